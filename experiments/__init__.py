@@ -1,0 +1,1 @@
+"""Questions: runs, sweeps and comparisons on the twin, and their figures."""

@@ -1,0 +1,1 @@
+"""The worlds that a loop can observe and change."""

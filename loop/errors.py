@@ -1,0 +1,27 @@
+"""The exception tree of the loop.
+
+    LoopError
+    ├── BackendError      the world failed (observe or apply): the cycle is skipped and recorded, the next starts clean
+    └── SpecError         bad input: ends a program at its start (exit 2); a running loop keeps its last good data
+
+SpecError itself is defined in twin.spec, the bottom of the import order, and adopted here by registration of names:
+`except (LoopError, SpecError)` catches both. Errors of the programmer are asserts and are not in the tree.
+"""
+
+from __future__ import annotations
+
+from twin.spec import SpecError
+
+__all__ = ["BackendError", "LoopError", "SpecError"]
+
+
+class LoopError(Exception):
+    """Anything the loop may raise on purpose."""
+
+
+class BackendError(LoopError):
+    """The world failed to answer or to obey; *phase* is "observe" or "apply"."""
+
+    def __init__(self, message: str, *, phase: str) -> None:
+        super().__init__(message)
+        self.phase = phase

@@ -1,0 +1,65 @@
+"""What the loop asks of the outside: a Backend, a Clock, an Inbox; and what it asks of a Policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from loop.spec import SystemData
+    from loop.types import Change, Decision, Mode, Snapshot
+
+
+class Backend(Protocol):
+    """A world: the twin, a Kubernetes cluster, or a recording."""
+
+    @property
+    def name(self) -> str:
+        """Return the word by which records and the command name this world."""
+        ...
+
+    def observe(self) -> Snapshot:
+        """Look, and change nothing. Raise BackendError when the world does not answer."""
+        ...
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Ask the world to become *changes*; return before it obeys. Raise BackendError when it refuses."""
+        ...
+
+
+class Clock(Protocol):
+    """Monotonic seconds, for the timing of phases only."""
+
+    def now_s(self) -> float:
+        """Return seconds since an arbitrary start; never decreases."""
+        ...
+
+
+class Inbox(Protocol):
+    """Requests for a cycle that arrive while the driver waits for its next period."""
+
+    def wait(self, timeout_s: float | None) -> Mode | None:
+        """Wait for a request for at most *timeout_s*; return its mode, or None when the time ran out."""
+        ...
+
+
+class Policy(Protocol):
+    """What decides. State is explicit, so that replay and what-if can copy it."""
+
+    @property
+    def name(self) -> str:
+        """Return the word after --policy."""
+        ...
+
+    @property
+    def tick_s(self) -> float:
+        """Return the period the policy was made for [s]; used when no period is given."""
+        ...
+
+    def start(self) -> Any:
+        """Return the state before the first decision."""
+        ...
+
+    def decide(self, snapshot: Snapshot, data: SystemData, state: Any) -> tuple[Decision, Any]:
+        """Return the decision and the next state. Arithmetic only: no clock, no chance, no I/O."""
+        ...

@@ -1,0 +1,1 @@
+"""FastAPI applications around the parts of the loop."""

@@ -1,0 +1,1 @@
+"""Which candidate allocation each server gets; pure."""

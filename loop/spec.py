@@ -1,0 +1,105 @@
+"""The JSON data files of the loop as frozen data: what the optimizer believes of accelerators, models, classes, servers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from loop.types import Load
+from twin.spec import Accelerator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Perf:
+    """How one model performs on one accelerator (model-data.json).
+
+    kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json), None where it is not known; it caps the batch.
+    """
+
+    model: str
+    accelerator: str
+    acc_count: int = 1
+    max_batch: int = 0
+    at_tokens: int = 0
+    alpha_ms: float
+    beta_ms: float
+    gamma_ms: float
+    kv_tokens: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloTarget:
+    """The objectives of one model in one service class; 0 means not set."""
+
+    model: str
+    slo_itl_ms: float = 0.0
+    slo_ttft_ms: float = 0.0
+    slo_tps: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceClass:
+    """A service class: priority 1 (highest) to 100, and its targets by model name."""
+
+    name: str
+    priority: int = 100
+    targets: Mapping[str, SloTarget] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Allocation:
+    """What a server has: accelerator "" or 0 replicas mean nothing. cost_cents_per_h is None where it was not given."""
+
+    accelerator: str = ""
+    replicas: int = 0
+    max_batch: int = 0
+    cost_cents_per_h: float | None = None
+    itl_ms: float = 0.0
+    ttft_ms: float = 0.0
+    load: Load | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerData:
+    """A server as the optimizer is told of it (server-data.json). max_batch 0: derive it from the model's data."""
+
+    name: str
+    model: str
+    service_class: str = "Free"
+    keep_accelerator: bool = False
+    min_replicas: int = 0
+    max_batch: int = 0
+    max_queue: int = 0
+    current: Allocation = field(default_factory=Allocation)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerData:
+    """The flags of optimizer-data.json."""
+
+    unlimited: bool = False
+    heterogeneous: bool = False
+    saturation_policy: str = "None"
+    delayed_best_effort: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SystemData:
+    """Everything a policy may know besides the snapshot. perf is by (model, accelerator); capacity is cards per type."""
+
+    accelerators: Mapping[str, Accelerator]
+    perf: Mapping[tuple[str, str], Perf]
+    classes: Mapping[str, ServiceClass]
+    servers: Mapping[str, ServerData] = field(default_factory=dict)
+    optimizer: OptimizerData = field(default_factory=OptimizerData)
+    capacity: Mapping[str, int] = field(default_factory=dict)
+
+    def target(self, *, service_class: str, model: str) -> SloTarget | None:
+        """Return the objectives of *model* in *service_class*, or None where there are none."""
+        entry = self.classes.get(service_class)
+        return entry.targets.get(model) if entry else None
+
+    def priority(self, service_class: str) -> int:
+        """Return the priority of *service_class*: 1 is highest, an unknown class is 100."""
+        entry = self.classes.get(service_class)
+        return entry.priority if entry else 100

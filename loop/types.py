@@ -1,0 +1,160 @@
+"""The values that go round the loop: Snapshot, Decision, Change, CycleRecord. Frozen; no behaviour beyond look-ups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+PodPhase = Literal["pending", "starting", "ready", "draining"]
+Mode = Literal["act", "advise"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """The demand on one server: arrivals [requests/min] and mean tokens of a request."""
+
+    rate_rpm: float
+    in_tokens: float
+    out_tokens: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodView:
+    """One pod as last scraped. since_s: when it entered its phase; created_s: when it was asked for [s of the run]."""
+
+    name: str
+    phase: PodPhase
+    since_s: float
+    created_s: float
+    accelerator: str
+    max_batch: int
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerView:
+    """What is seen of one server. Replica counts are facts; figures that nobody measured yet are None.
+
+    wanted is what was last asked for; starting counts pods that hold units but are not ready; pending those without units.
+    load is the demand at the router; completions_rpm what was finished; running, waiting and kv_usage (0..1, mean over
+    ready pods) are the gauges of the last scrape; backlog is the requests waiting at the router (no ready pod) and in pods.
+    """
+
+    name: str
+    model: str
+    service_class: str
+    accelerator: str
+    max_batch: int
+    wanted: int
+    ready: int
+    starting: int = 0
+    pending: int = 0
+    draining: int = 0
+    load: Load | None = None
+    completions_rpm: float | None = None
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+    output_tps: float | None = None
+    running: int = 0
+    waiting: int = 0
+    backlog: int = 0
+    kv_usage: float = 0.0
+    pods: tuple[PodView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityView:
+    """Cards of one accelerator type: how many there are, how many are held (starting and draining pods included)."""
+
+    type: str
+    total: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """One observation of the world at now_s. capacity is None where the world does not know it."""
+
+    now_s: float
+    servers: Mapping[str, ServerView]
+    capacity: Mapping[str, CapacityView] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What a policy wants of one server, and why.
+
+    held: the server keeps what it has (no data, or nothing can be decided). reason is one line for people; details are
+    figures for machines (binding SLO, rate per replica, runner-up …). Predictions are None where the policy makes none.
+    """
+
+    server: str
+    accelerator: str
+    replicas: int
+    max_batch: int
+    cost_cents_per_h: float | None = None
+    itl_ms: float | None = None
+    ttft_ms: float | None = None
+    rho: float | None = None
+    held: bool = False
+    reason: str = ""
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """Targets by server name. A server absent from it is held. unserved: servers that cannot be served, with the reason."""
+
+    targets: Mapping[str, Target]
+    unserved: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """An absolute wish for one server: applying it twice does no harm."""
+
+    server: str
+    accelerator: str
+    replicas: int
+    max_batch: int
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """How long each phase of a cycle took [ms], by the Clock of the controller."""
+
+    collect_ms: float = 0.0
+    optimize_ms: float = 0.0
+    actuate_ms: float = 0.0
+    total_ms: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CycleRecord:
+    """Everything one cycle saw, believed, decided and did: the only product of the loop.
+
+    seen is what observe returned, believed is the collector's reading of it (smoothed, gaps ruled on); both None when
+    observe failed. error is one line, empty when the cycle succeeded; failed_phase says where it stopped.
+    """
+
+    cycle: int
+    now_s: float
+    ts: str
+    trigger: Literal["period", "invoke"]
+    mode: Mode
+    backend: str
+    policy: str
+    seen: Snapshot | None = None
+    believed: Snapshot | None = None
+    decision: Decision | None = None
+    changes: tuple[Change, ...] = ()
+    applied: bool = False
+    total_cost_cents_per_h: float = 0.0
+    timing: Timing = field(default_factory=Timing)
+    error: str = ""
+    failed_phase: str = ""
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,135 @@
+"""Frozen data of the physical system: accelerators, engines, servers, the world's delays; and SpecError for bad input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+TokenDistribution = Literal["fixed", "lognormal", "gamma"]
+RouterName = Literal["round_robin", "random", "least_outstanding"]
+CrashPolicy = Literal["requeue", "fail"]
+MaxBatchChange = Literal["live", "rolling"]
+AdmissionRule = Literal["chunk", "full_prompt"]
+
+
+class SpecError(Exception):
+    """Bad input: one line that names the file, the entry, the field, what was expected and what came.
+
+    It ends a program at its start (exit code 2). In a running loop the last good data stay and it is recorded.
+    """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Power:
+    """Electrical power of an accelerator [W] at idle, at full load, and at one utilisation between them."""
+
+    idle_w: float = 0.0
+    full_w: float = 0.0
+    mid_w: float = 0.0
+    mid_utilisation: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """A named unit that a replica can be given, made of *multiplicity* cards of *type*.
+
+    cost_cents_per_h is the price of the whole unit (its multiplicity included).
+    """
+
+    name: str
+    type: str
+    multiplicity: int = 1
+    cost_cents_per_h: float
+    memory_gb: float = 0.0
+    memory_bandwidth_gbps: float = 0.0
+    power: Power = field(default_factory=Power)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IterationLaw:
+    """Time of one engine iteration [ms]: alpha + beta·(tokens computed) + gamma·(KV tokens read)."""
+
+    alpha_ms: float
+    beta_ms: float
+    gamma_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Delay:
+    """A delay of the world: fixed at mean_s when cv is 0, else gamma-distributed with that coefficient of variation."""
+
+    mean_s: float = 0.0
+    cv: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """The truth of one model on one accelerator.
+
+    kv_tokens is the KV capacity of one replica [tokens], None for unlimited. acc_count is how many accelerators of that
+    name one replica takes, so it holds acc_count · multiplicity cards of the accelerator's type.
+    """
+
+    model: str
+    accelerator: str
+    acc_count: int = 1
+    law: IterationLaw
+    kv_tokens: int | None = None
+    block_size: int = 16
+    max_num_batched_tokens: int = 8192
+    admission: AdmissionRule = "chunk"
+    start_up: Delay = field(default_factory=lambda: Delay(mean_s=60.0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A logical inference server as it stands at t = 0, and how the world treats its requests and pods.
+
+    queue_max bounds the waiting queue of one replica (None: unbounded). crash_rate_per_h is per ready pod.
+    token_cv is the coefficient of variation of the input and of the output tokens of a request.
+    """
+
+    name: str
+    model: str
+    service_class: str = "Free"
+    accelerator: str = ""
+    replicas: int = 0
+    max_batch: int = 1
+    queue_max: int | None = None
+    router: RouterName = "least_outstanding"
+    token_distribution: TokenDistribution = "lognormal"
+    token_cv: float = 0.5
+    arrival_cv: float = 1.0
+    crash_rate_per_h: float = 0.0
+    crash_policy: CrashPolicy = "requeue"
+    max_batch_change: MaxBatchChange = "live"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """Delays that belong to the world [s]: what a scraper sees and how long the orchestrator takes to act."""
+
+    scrape_interval_s: float = 15.0
+    window_s: float = 60.0
+    actuation_delay: Delay = field(default_factory=Delay)
+    scheduling_delay: Delay = field(default_factory=Delay)
+    drain_timeout_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSpec:
+    """A whole physical system: what twin.cluster.Cluster simulates.
+
+    accelerators by name; capacity in cards per type; engines by (model, accelerator name).
+    """
+
+    accelerators: Mapping[str, Accelerator]
+    capacity: Mapping[str, int]
+    engines: Mapping[tuple[str, str], Engine]
+    servers: tuple[Server, ...]
+    world: World = field(default_factory=World)
+
+    def cards(self, *, model: str, accelerator: str) -> int:
+        """Return how many cards of the accelerator's type one replica of *model* on *accelerator* holds."""
+        return self.engines[model, accelerator].acc_count * self.accelerators[accelerator].multiplicity
