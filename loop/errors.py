@@ -4,7 +4,7 @@
     ├── BackendError      the world failed (observe or apply): the cycle is skipped and recorded, the next starts clean
     └── SpecError         bad input: ends a program at its start (exit 2); a running loop keeps its last good data
 
-SpecError itself is defined in twin.spec, the bottom of the import order, and adopted here by registration of names:
+SpecError itself is defined in twin.spec, the bottom of the import order, so it is a plain Exception there:
 `except (LoopError, SpecError)` catches both. Errors of the programmer are asserts and are not in the tree.
 """
 

@@ -1,4 +1,4 @@
-"""The JSON data files of the loop as frozen data: what the optimizer believes of accelerators, models, classes, servers."""
+"""What the optimizer believes of accelerators, models, classes and servers, as frozen data (the JSON data files)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from twin.spec import Accelerator
 class Perf:
     """How one model performs on one accelerator (model-data.json).
 
-    kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json), None where it is not known; it caps the batch.
+    kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json), None where not known; it caps the batch.
     """
 
     model: str
@@ -85,7 +85,7 @@ class OptimizerData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemData:
-    """Everything a policy may know besides the snapshot. perf is by (model, accelerator); capacity is cards per type."""
+    """All a policy may know besides the snapshot. perf is by (model, accelerator); capacity is cards per type."""
 
     accelerators: Mapping[str, Accelerator]
     perf: Mapping[tuple[str, str], Perf]

@@ -38,9 +38,9 @@ class PodView:
 class ServerView:
     """What is seen of one server. Replica counts are facts; figures that nobody measured yet are None.
 
-    wanted is what was last asked for; starting counts pods that hold units but are not ready; pending those without units.
-    load is the demand at the router; completions_rpm what was finished; running, waiting and kv_usage (0..1, mean over
-    ready pods) are the gauges of the last scrape; backlog is the requests waiting at the router (no ready pod) and in pods.
+    wanted is what was last asked for; starting counts pods that hold units but are not ready; pending those without
+    units. load is the demand at the router; completions_rpm what was finished; running, waiting and kv_usage (0..1, mean
+    over ready pods) are the gauges of the last scrape; backlog is the requests that wait, at the router and in pods.
     """
 
     name: str
@@ -106,7 +106,7 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Targets by server name. A server absent from it is held. unserved: servers that cannot be served, with the reason."""
+    """Targets by server name; a server absent from it is held. unserved: who cannot be served, with the reason."""
 
     targets: Mapping[str, Target]
     unserved: Mapping[str, str] = field(default_factory=dict)
