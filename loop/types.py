@@ -39,7 +39,7 @@ class ServerView:
     """What is seen of one server. Replica counts are facts; figures that nobody measured yet are None.
 
     wanted is what was last asked for; starting counts pods that hold units but are not ready; pending those without
-    units. load is the demand at the router; completions_rpm what was finished; running, waiting and kv_usage (0..1, mean
+    units. load is the demand at the router; completions_rpm what was finished; running, waiting, kv_usage (0..1, mean
     over ready pods) are the gauges of the last scrape; backlog is the requests that wait, at the router and in pods.
     """
 

@@ -1,4 +1,4 @@
-"""Frozen data of the physical system (accelerators, engines, servers, the world's delays), and SpecError for bad input."""
+"""Frozen data of the physical system (accelerators, engines, servers, delays), and SpecError for bad input."""
 
 from __future__ import annotations
 
