@@ -1,0 +1,42 @@
+# The project's commands. `make demo` needs Python 3.11 or newer and make; nothing else, and no root.
+PYTHON ?= python3
+BIN := .venv/bin
+PACKAGES := twin loop emulator experiments inferno.py tests benchmarks
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: help demo test check bench clean
+
+help:  ## List the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+.venv/bin/python:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, found " + sys.version)'
+	$(PYTHON) -m venv .venv
+
+# Editable installs, so that a change of the code needs no second installation.
+.venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	$(INSTALL) --editable .
+	@touch $@
+
+.venv/.installed-test: .venv/.installed
+	$(INSTALL) --editable '.[test]'
+	@touch $@
+
+demo: .venv/.installed  ## Sweep alpha and the period on sample-data/large; print a table and where the figures are
+	$(BIN)/inferno sweep --data sample-data/large --scenario disturbed --alpha 0.1,0.3,0.5 --period 30,60,120 \
+	  --seeds 2 --hours 0.25 --out out/demo --resume
+
+test: .venv/.installed-test  ## Run all tests with coverage
+	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-fail-under=90
+
+check: .venv/.installed-test  ## Check format, lint, types and import contracts
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+bench: .venv/.installed-test  ## Run the benchmarks: one JSON line a figure
+	$(BIN)/python -m benchmarks
+
+clean:  ## Remove what the targets made
+	rm -rf .venv out build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
