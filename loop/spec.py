@@ -29,12 +29,16 @@ class Perf:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloTarget:
-    """The objectives of one model in one service class; 0 means not set."""
+    """The objectives of one model in one service class; 0 means not set.
+
+    slo_ttw_ms, the 95th percentile of the waiting time, is of older files and used by the early model only.
+    """
 
     model: str
     slo_itl_ms: float = 0.0
     slo_ttft_ms: float = 0.0
     slo_tps: float = 0.0
+    slo_ttw_ms: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,264 @@
+"""Reading of JSON data files: keys in any case, errors of one line that name the place, unknown keys told."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twin.spec import SpecError
+
+Choice = TypeVar("Choice", bound=str)
+
+LONGEST_FOUND = 60  # characters of a wrong value that an error line repeats
+
+
+class Entry:
+    """One JSON object and its place. Every look-up marks its key as known; what stays unmarked is told by `warnings`.
+
+    Keys match in any case; null counts as absent. A lenient entry takes what is absent as zero, "" or False and checks
+    kinds and finiteness, but no ranges: so the existing Go services read their messages.
+    """
+
+    __slots__ = ("_children", "_entry", "_fields", "_keys", "_known", "_prefix", "lenient", "source")
+
+    def __init__(self, obj: object, *, source: str, lenient: bool = False, entry: str = "", prefix: str = "") -> None:
+        self.source = source
+        self.lenient = lenient
+        self._entry = entry
+        self._prefix = prefix
+        self._known: set[str] = set()
+        self._children: list[Entry] = []
+        if not isinstance(obj, Mapping):
+            raise SpecError(self._line(prefix.rstrip("."), "an object {…}", obj))
+        self._fields = {str(key).lower(): value for key, value in obj.items()}
+        self._keys = {str(key).lower(): str(key) for key in obj}
+
+    @property
+    def place(self) -> str:
+        """Return "file: entry", for a message about the entry as a whole."""
+        return ": ".join(part for part in (self.source, self._entry) if part)
+
+    def fail(self, key: str, *, expected: str, found: object) -> SpecError:
+        """Return the error to raise for the field *key* of this entry."""
+        return SpecError(self._line(self._prefix + key, expected, found))
+
+    def has(self, key: str) -> bool:
+        """Tell whether *key* is there and not null."""
+        return self._get(key) is not None
+
+    def ignore(self, *keys: str) -> None:
+        """Mark *keys* as known: they may be there and mean nothing here."""
+        self._known.update(key.lower() for key in keys)
+
+    def text(self, key: str, *, default: str | None = None) -> str:
+        """Return a text that is not empty; *default* where it is absent or empty."""
+        value = self._get(key)
+        if isinstance(value, str) and value:
+            return value
+        if value in (None, ""):
+            if default is not None:
+                return default
+            if self.lenient:
+                return ""
+        raise self.fail(key, expected="a text", found=value)
+
+    def choice(self, key: str, choices: Sequence[Choice], *, default: Choice) -> Choice:
+        """Return one of *choices*, in its own spelling."""
+        value = self._get(key)
+        if value is None:
+            return default
+        for choice in choices:
+            if isinstance(value, str) and value.lower() == choice.lower():
+                return choice
+        if self.lenient:
+            return default
+        raise self.fail(key, expected="one of " + ", ".join(choices), found=value)
+
+    def flag(self, key: str, *, default: bool = False) -> bool:
+        """Return true or false."""
+        value = self._get(key)
+        if value is None:
+            return default
+        if not isinstance(value, bool):
+            raise self.fail(key, expected="true or false", found=value)
+        return value
+
+    def number(
+        self,
+        key: str,
+        *,
+        at_least: float | None = None,
+        above: float | None = None,
+        at_most: float | None = None,
+        default: float | None = None,
+    ) -> float:
+        """Return a finite number within its bounds; *default* None means that it must be given."""
+        expected = "a number" + _bounds(at_least=at_least, above=above, at_most=at_most)
+        value = self._figure(key, expected=expected, default=default)
+        if not self.lenient and _outside(value, at_least=at_least, above=above, at_most=at_most):
+            raise self.fail(key, expected=expected, found=self._get(key))
+        return value
+
+    def whole(
+        self, key: str, *, at_least: int | None = None, at_most: int | None = None, default: int | None = None
+    ) -> int:
+        """Return a whole number within its bounds (8 and 8.0 are both whole)."""
+        expected = "a whole number" + _bounds(at_least=at_least, above=None, at_most=at_most)
+        value = self._figure(key, expected=expected, default=default)
+        within = self.lenient or not _outside(value, at_least=at_least, above=None, at_most=at_most)
+        if value.is_integer() and within:
+            return int(value)
+        raise self.fail(key, expected=expected, found=self._get(key))
+
+    def child(self, key: str) -> Entry | None:
+        """Return the object under *key*, or None where there is none; its fields are named "key.field" in errors."""
+        value = self._get(key)
+        if value is None:
+            return None
+        return self._add(value, entry=self._entry, prefix=f"{self._prefix}{key}.")
+
+    def children(self, key: str, *, required: bool = True, label: Sequence[str] = ("name",)) -> list[Entry]:
+        """Return the objects of the list under *key*, named "key[3] 'label'" in errors by their *label* fields."""
+        value = self._get(key)
+        if value is None and (self.lenient or not required):
+            return []
+        if not isinstance(value, list):
+            raise self.fail(key, expected="a list […]", found=value)
+        outer = f"{self._entry}: " if self._entry else ""
+        return [
+            self._add(item, entry=f"{outer}{self._prefix}{key}[{index}]{_label(item, label)}", prefix="")
+            for index, item in enumerate(value)
+        ]
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return a line for every key that nothing has asked for, in this entry and below; alike rows share a line."""
+        places: dict[str, list[str]] = {}
+        for entry in self._walk():
+            for lowered, key in entry._keys.items():
+                if lowered not in entry._known:
+                    places.setdefault(entry._prefix + key, []).append(entry._entry)
+        return tuple(_unknown(self.source, key, where) for key, where in places.items())
+
+    def _get(self, key: str) -> Any:
+        self._known.add(key.lower())
+        return self._fields.get(key.lower())
+
+    def _figure(self, key: str, *, expected: str, default: float | None) -> float:
+        value = self._get(key)
+        if value is None and default is not None:
+            return float(default)
+        if value is None and self.lenient:
+            return 0.0
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise self.fail(key, expected=expected, found=value)
+        try:
+            figure = float(value)
+        except OverflowError:
+            figure = math.inf
+        if not math.isfinite(figure):
+            raise self.fail(key, expected=expected, found=value)
+        return figure
+
+    def _add(self, obj: object, *, entry: str, prefix: str) -> Entry:
+        child = Entry(obj, source=self.source, lenient=self.lenient, entry=entry, prefix=prefix)
+        self._children.append(child)
+        return child
+
+    def _walk(self) -> Iterator[Entry]:
+        yield self
+        for child in self._children:
+            yield from child._walk()
+
+    def _line(self, field: str, expected: str, found: object) -> str:
+        parts = (self.source, self._entry, field, f"expected {expected}, found {_found(found)}")
+        return ": ".join(part for part in parts if part)
+
+
+def read_json(path: Path) -> Any:
+    """Return the value of the JSON file *path*. Raise SpecError with file and line where it cannot be read."""
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SpecError(f"{path.name}: expected a file in {path.parent}, found none") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a text file in UTF-8, found {_one_line(error)}") from None
+    return parse_json(text, source=path.name)
+
+
+def parse_json(text: str, *, source: str) -> Any:
+    """Return the value of a JSON text. Raise SpecError with *source* (and line) where it is malformed."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        lowered: set[str] = set()
+        for key, _ in pairs:
+            if key.lower() in lowered:
+                raise SpecError(f"{source}: expected every key once, found {key!r} twice in {_found(dict(pairs))}")
+            lowered.add(key.lower())
+        return dict(pairs)
+
+    try:
+        return json.loads(text, object_pairs_hook=unique)
+    except json.JSONDecodeError as error:
+        raise SpecError(
+            f"{source}: line {error.lineno}: expected JSON, found {error.msg} (column {error.colno})"
+        ) from None
+    except (ValueError, RecursionError) as error:
+        # A number of thousands of digits, or thousands of nested brackets.
+        raise SpecError(f"{source}: expected JSON, found {_one_line(error)}") from None
+
+
+def read_entry(path: Path, *, lenient: bool = False) -> Entry:
+    """Return the one object of the JSON file *path*."""
+    return Entry(read_json(path), source=path.name, lenient=lenient)
+
+
+def _bounds(*, at_least: float | None, above: float | None, at_most: float | None) -> str:
+    bounds = []
+    if at_least is not None:
+        bounds.append(f">= {at_least:g}")
+    if above is not None:
+        bounds.append(f"> {above:g}")
+    if at_most is not None:
+        bounds.append(f"<= {at_most:g}")
+    return " " + " and ".join(bounds) if bounds else ""
+
+
+def _outside(value: float, *, at_least: float | None, above: float | None, at_most: float | None) -> bool:
+    return (
+        (at_least is not None and value < at_least)
+        or (above is not None and value <= above)
+        or (at_most is not None and value > at_most)
+    )
+
+
+def _found(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, str):
+        return repr(value[:LONGEST_FOUND])
+    try:
+        text = json.dumps(value)
+    except (TypeError, ValueError):
+        text = type(value).__name__
+    return text if len(text) <= LONGEST_FOUND else text[:LONGEST_FOUND] + "…"
+
+
+def _label(item: object, keys: Sequence[str]) -> str:
+    if not isinstance(item, Mapping):
+        return ""
+    lowered = {str(key).lower(): value for key, value in item.items()}
+    names = [str(lowered[key])[:LONGEST_FOUND] for key in keys if lowered.get(key)]
+    return f" {' on '.join(names)!r}" if names else ""
+
+
+def _unknown(source: str, key: str, places: Sequence[str]) -> str:
+    first = f"{source}: {places[0]}" if places[0] else source
+    others = f" (and in {len(places) - 1} more)" if len(places) > 1 else ""
+    return f"{first}: unknown key {key!r} is not used{others}"
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
