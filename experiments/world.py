@@ -1,0 +1,62 @@
+"""From what the loop believes to the world that it will meet: SystemData and twin-data.json make a ClusterSpec."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from loop.reading import SERVERS
+from loop.spec import Perf, ServerData, SystemData
+from twin.spec import ClusterSpec, Engine, IterationLaw, Server, SpecError
+from twin.world import read_cluster_spec
+
+
+def build_cluster_spec(
+    system: SystemData, directory: Path, *, truth: Path | None = None
+) -> tuple[ClusterSpec, tuple[str, ...]]:
+    """Return the physical system of *directory* and notes on it, a line each (unknown keys, KV memory not given, …).
+
+    The laws of the truth are the belief's unless twin-data.json or the file *truth* has others. A server starts with
+    the pods of its currentAlloc. Raise SpecError where there is no server or a file is wrong.
+    """
+    if not system.servers:
+        raise SpecError(f"{SERVERS}: expected at least one server in {directory}, found none")
+    return read_cluster_spec(
+        directory,
+        accelerators=system.accelerators,
+        capacity=system.capacity,
+        engines={key: _engine(perf) for key, perf in system.perf.items() if perf.accelerator in system.accelerators},
+        servers=[_server(server, system) for server in system.servers.values()],
+        truth=truth,
+    )
+
+
+def _engine(perf: Perf) -> Engine:
+    return Engine(
+        model=perf.model,
+        accelerator=perf.accelerator,
+        acc_count=perf.acc_count,
+        law=IterationLaw(alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms),
+    )
+
+
+def _server(server: ServerData, system: SystemData) -> Server:
+    return Server(
+        name=server.name,
+        model=server.model,
+        service_class=server.service_class,
+        accelerator=server.current.accelerator,
+        replicas=server.current.replicas if server.current.accelerator else 0,
+        max_batch=_max_batch_at_start(server, system),
+    )
+
+
+def _max_batch_at_start(server: ServerData, system: SystemData) -> int:
+    """Return the max batch in force at t = 0: the current one, else the server's own, else that of the model's data."""
+    given = server.current.max_batch or server.max_batch
+    perf = system.perf.get((server.model, server.current.accelerator))
+    if given or perf is None:
+        return max(given, 1)
+    load = server.current.load
+    if load is None or load.out_tokens < 1:
+        return max(perf.max_batch, 1)
+    return max(int(perf.max_batch * perf.at_tokens // load.out_tokens), 1)

@@ -1,0 +1,94 @@
+"""Where a cycle gets its data: the files of a directory (static or dynamic mode), or a system that never changes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from loop.reading import read_capacity, read_system
+from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from loop.spec import SystemData
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataReading:
+    """What one cycle may know. error is one line, empty when all files were well; then the last good data stand in.
+
+    warnings are the lines that the reading before did not have already.
+    """
+
+    system: SystemData
+    warnings: tuple[str, ...] = ()
+    error: str = ""
+
+
+class Data(Protocol):
+    """What the controller asks at the start of every cycle."""
+
+    def load(self) -> DataReading:
+        """Return the data of this cycle. Only the first call may raise SpecError."""
+        ...
+
+
+class FixedData:
+    """A system that never changes: of a message, of a test, of an experiment that perturbs what the loop believes."""
+
+    def __init__(self, system: SystemData) -> None:
+        self._reading = DataReading(system=system)
+
+    def load(self) -> DataReading:
+        """Return the system."""
+        return self._reading
+
+
+class DataSource:
+    """The data files of a directory: static mode reads all but the capacity once, dynamic mode reads all each cycle."""
+
+    def __init__(self, directory: Path, *, dynamic: bool) -> None:
+        self._directory = directory
+        self._dynamic = dynamic
+        self._static: SystemData | None = None
+        self._capacity: Mapping[str, int] = {}
+        self._lines: list[str] = []
+        self._told: frozenset[str] = frozenset()
+
+    def static(self) -> SystemData:
+        """Return all but the fresh capacity: from the files in dynamic mode or at first, else as read before."""
+        if self._static is None or self._dynamic:
+            self._static = read_system(self._directory, warn=self._lines.append)
+            self._capacity = self._static.capacity
+        return self._static
+
+    def capacity(self) -> Mapping[str, int]:
+        """Return the cards per accelerator type, from the file."""
+        self._capacity = read_capacity(self._directory, warn=self._lines.append)
+        return self._capacity
+
+    def load(self) -> DataReading:
+        """Return the data of this cycle. The first call may raise SpecError; a later one keeps the last good data.
+
+        The static files and the capacity fail apart: a broken model file does not hide a node that is gone.
+        """
+        self._lines.clear()
+        if self._static is None:
+            system, error = self.static(), ""
+        else:
+            system, error = self._static, ""
+            try:
+                system = self.static()
+            except SpecError as problem:
+                error = str(problem)
+            try:
+                self.capacity()
+            except SpecError as problem:
+                # In dynamic mode read_system has met the same error already.
+                error = error or str(problem)
+        lines = frozenset(self._lines)
+        fresh = tuple(line for line in dict.fromkeys(self._lines) if line not in self._told)
+        self._told = lines if not error else self._told | lines
+        return DataReading(system=replace(system, capacity=self._capacity), warnings=fresh, error=error)

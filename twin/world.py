@@ -1,0 +1,203 @@
+"""The world as data: what twin-data.json and a --truth file say, laid over the engines and servers of the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from twin.datafile import Entry, read_entry
+from twin.spec import Accelerator, ClusterSpec, Delay, Engine, IterationLaw, Server, SpecError, World
+
+TWIN = "twin-data.json"
+
+Key = TypeVar("Key", str, tuple[str, str])
+Value = TypeVar("Value", Engine, Server)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layer:
+    """What the files read so far make of the world."""
+
+    engines: Mapping[tuple[str, str], Engine]
+    servers: Mapping[str, Server]
+    world: World
+
+
+def read_cluster_spec(
+    directory: Path,
+    *,
+    accelerators: Mapping[str, Accelerator],
+    capacity: Mapping[str, int],
+    engines: Mapping[tuple[str, str], Engine],
+    servers: Sequence[Server],
+    truth: Path | None = None,
+) -> tuple[ClusterSpec, tuple[str, ...]]:
+    """Return the physical system and notes on it, a line each.
+
+    engines and servers hold what the loop believes, and this module's defaults for the rest. twin-data.json of
+    *directory*, where it is there, and then *truth*, a file of the same schema, override them field by field. Raise
+    SpecError at the first thing that is wrong.
+    """
+    layer = _Layer(engines=engines, servers={server.name: server for server in servers}, world=World())
+    notes: list[str] = []
+    paths = [directory / TWIN] if (directory / TWIN).exists() else []
+    for path in [*paths, truth] if truth else paths:
+        entry = read_entry(path)
+        layer = _overlay(entry, layer)
+        notes += entry.warnings()
+    spec = ClusterSpec(
+        accelerators=accelerators,
+        capacity=capacity,
+        engines=layer.engines,
+        servers=tuple(layer.servers.values()),
+        world=layer.world,
+    )
+    _check(spec)
+    return spec, (*notes, *_unlimited_memory(spec), *_overfull(spec))
+
+
+def _overlay(file: Entry, layer: _Layer) -> _Layer:
+    engine_rows = file.children("engines", required=False, label=("model", "acc"))
+    server_rows = file.children("servers", required=False)
+    world = file.child("world")
+    return _Layer(
+        engines=_laid_over(
+            engine_rows,
+            layer.engines,
+            key=_pair,
+            read=_engine,
+            expected="a model and an accelerator of model-data.json",
+        ),
+        servers=_laid_over(
+            server_rows, layer.servers, key=_name, read=_server, expected="a server of server-data.json"
+        ),
+        world=_world(world, layer.world) if world else layer.world,
+    )
+
+
+def _laid_over(
+    rows: Sequence[Entry],
+    known: Mapping[Key, Value],
+    *,
+    key: Callable[[Entry], Key],
+    read: Callable[[Entry, Value], Value],
+    expected: str,
+) -> dict[Key, Value]:
+    """Return *known* with the fields of *rows* in place of its own; a row must name one of *known*, once."""
+    changed: dict[Key, Value] = {}
+    for row in rows:
+        name = key(row)
+        field = "name" if isinstance(name, str) else "acc"
+        if name not in known:
+            raise row.fail(field, expected=expected, found=name)
+        if name in changed:
+            raise row.fail(field, expected="a name that no entry before it has", found=name)
+        changed[name] = read(row, known[name])
+    return {**known, **changed}
+
+
+def _name(row: Entry) -> str:
+    return row.text("name")
+
+
+def _pair(row: Entry) -> tuple[str, str]:
+    return row.text("model"), row.text("acc")
+
+
+def _engine(row: Entry, engine: Engine) -> Engine:
+    law = row.child("perfParms")
+    return replace(
+        engine,
+        law=_law(law, engine.law) if law else engine.law,
+        kv_tokens=row.whole("kvTokens", at_least=1) if row.has("kvTokens") else engine.kv_tokens,
+        block_size=row.whole("blockSize", at_least=1, default=engine.block_size),
+        max_num_batched_tokens=row.whole("maxNumBatchedTokens", at_least=1, default=engine.max_num_batched_tokens),
+        admission=row.choice("admission", ("chunk", "full_prompt"), default=engine.admission),
+        start_up=_delay(row, "startUp", engine.start_up),
+    )
+
+
+def _law(entry: Entry, law: IterationLaw) -> IterationLaw:
+    return IterationLaw(
+        alpha_ms=entry.number("alpha", at_least=0, default=law.alpha_ms),
+        beta_ms=entry.number("beta", at_least=0, default=law.beta_ms),
+        gamma_ms=entry.number("gamma", at_least=0, default=law.gamma_ms),
+    )
+
+
+def _server(row: Entry, server: Server) -> Server:
+    return replace(
+        server,
+        queue_max=row.whole("queueMax", at_least=1) if row.has("queueMax") else server.queue_max,
+        router=row.choice("router", ("round_robin", "random", "least_outstanding"), default=server.router),
+        token_distribution=row.choice(
+            "tokenDistribution", ("fixed", "lognormal", "gamma"), default=server.token_distribution
+        ),
+        token_cv=row.number("tokenCv", at_least=0, default=server.token_cv),
+        arrival_cv=row.number("arrivalCv", above=0, default=server.arrival_cv),
+        crash_rate_per_h=row.number("crashRatePerHour", at_least=0, default=server.crash_rate_per_h),
+        crash_policy=row.choice("crashPolicy", ("requeue", "fail"), default=server.crash_policy),
+        max_batch_change=row.choice("maxBatchChange", ("live", "rolling"), default=server.max_batch_change),
+    )
+
+
+def _world(entry: Entry, world: World) -> World:
+    scrape_s = entry.number("scrapeIntervalS", above=0, default=world.scrape_interval_s)
+    timeout = entry.has("drainTimeoutS")
+    return World(
+        scrape_interval_s=scrape_s,
+        window_s=entry.number("windowS", at_least=scrape_s, default=world.window_s),
+        actuation_delay=_delay(entry, "actuationDelay", world.actuation_delay),
+        scheduling_delay=_delay(entry, "schedulingDelay", world.scheduling_delay),
+        drain_timeout_s=entry.number("drainTimeoutS", above=0) if timeout else world.drain_timeout_s,
+    )
+
+
+def _delay(row: Entry, key: str, delay: Delay) -> Delay:
+    entry = row.child(key)
+    if entry is None:
+        return delay
+    return Delay(
+        mean_s=entry.number("meanS", at_least=0, default=delay.mean_s),
+        cv=entry.number("cv", at_least=0, default=delay.cv),
+    )
+
+
+def _check(spec: ClusterSpec) -> None:
+    for (model, accelerator), engine in spec.engines.items():
+        if engine.law.alpha_ms + engine.law.beta_ms <= 0:
+            raise SpecError(f"{model} on {accelerator}: perfParms: expected alpha + beta > 0, found {engine.law}")
+    for server in spec.servers:
+        if server.replicas > 0 and (server.model, server.accelerator) not in spec.engines:
+            known = ", ".join(name for model, name in spec.engines if model == server.model) or "none"
+            raise SpecError(
+                f"server {server.name!r}: currentAlloc.accelerator: expected one that {server.model} has data for "
+                f"({known}), found {server.accelerator!r}"
+            )
+
+
+def _unlimited_memory(spec: ClusterSpec) -> list[str]:
+    pairs = [
+        f"{model} on {accelerator}" for (model, accelerator), engine in spec.engines.items() if engine.kv_tokens is None
+    ]
+    if not pairs:
+        return []
+    others = f" and {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+    return [f"{TWIN}: no kvTokens for {pairs[0]}{others}: KV memory is taken as unlimited there"]
+
+
+def _overfull(spec: ClusterSpec) -> list[str]:
+    """Return a line for every type of which the pods at t = 0 want more cards than there are: some will be pending."""
+    wanted: dict[str, int] = {}
+    for server in spec.servers:
+        if server.replicas > 0:
+            kind = spec.accelerators[server.accelerator].type
+            cards = spec.cards(model=server.model, accelerator=server.accelerator)
+            wanted[kind] = wanted.get(kind, 0) + server.replicas * cards
+    return [
+        f"capacity-data.json: {spec.capacity.get(kind, 0)} cards of {kind}, but the pods at the start want {cards}"
+        for kind, cards in wanted.items()
+        if cards > spec.capacity.get(kind, 0)
+    ]
