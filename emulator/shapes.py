@@ -1,0 +1,134 @@
+"""How a nominal load moves: curves of a multiplier over time, and the named shapes built from them. Pure."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import NamedTuple
+
+DAY_S = 86_400.0
+
+
+class Segment(NamedTuple):
+    """A stretch of time over which a quantity goes linearly from *start* to *end*."""
+
+    t0_s: float
+    t1_s: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """A multiplier >= 0 over time: straight lines between knots (time [s], value); a time given twice is a jump.
+
+    The first knot is at 0. After the last one the curve repeats, or stays where it is.
+    """
+
+    knots: tuple[tuple[float, float], ...]
+    repeat: bool = False
+    _times: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        times = tuple(time for time, _ in self.knots)
+        assert times[0] == 0.0, f"the first knot must be at 0, got {times[0]}"
+        assert all(a <= b for a, b in pairwise(times)), f"the times of knots must ascend: {times}"
+        assert all(0.0 <= value < math.inf for _, value in self.knots), f"values must be finite and >= 0: {self.knots}"
+        assert not self.repeat or times[-1] > 0.0, "a curve that repeats needs a length"
+        object.__setattr__(self, "_times", times)
+
+    def at(self, t_s: float) -> float:
+        """Return the multiplier at *t_s*; at a jump, the value after it."""
+        return next(self._pieces(t_s)).start
+
+    def mean(self, t0_s: float, t1_s: float) -> float:
+        """Return the mean multiplier over [t0_s, t1_s)."""
+        area = sum(0.5 * (s.start + s.end) * (s.t1_s - s.t0_s) for s in self.segments(t0_s, t1_s))
+        return area / (t1_s - t0_s)
+
+    def segments(self, t0_s: float, t1_s: float) -> list[Segment]:
+        """Cut [t0_s, t1_s) at the knots; the pieces follow each other without gaps."""
+        pieces: list[Segment] = []
+        for piece in self._pieces(t0_s):
+            if piece.t1_s >= t1_s:
+                pieces.append(_cut(piece, piece.t0_s, t1_s))
+                break
+            pieces.append(piece)
+        return pieces
+
+    def _pieces(self, t0_s: float) -> Iterator[Segment]:
+        """Yield the pieces from *t0_s* on, the first one cut there.
+
+        Pieces are placed by their knots, never found again from a time: a jump cannot be missed by a rounding error.
+        """
+        length_s = self._times[-1]
+        cycle = int(t0_s // length_s) if self.repeat else 0
+        first = max(bisect_right(self._times, t0_s - cycle * length_s) - 1, 0)
+        while True:
+            shift_s = cycle * length_s
+            for (a_s, start), (b_s, end) in pairwise(self.knots[first:]):
+                piece = Segment(shift_s + a_s, shift_s + b_s, start, end)
+                if piece.t1_s > max(t0_s, piece.t0_s):
+                    yield _cut(piece, max(t0_s, piece.t0_s), piece.t1_s)
+            if not self.repeat:
+                break
+            cycle, first = cycle + 1, 0
+        last = self.knots[-1][1]
+        yield Segment(max(t0_s, length_s), math.inf, last, last)
+
+
+def _cut(piece: Segment, t0_s: float, t1_s: float) -> Segment:
+    if piece.start == piece.end:
+        return Segment(t0_s, t1_s, piece.start, piece.end)
+    slope = (piece.end - piece.start) / (piece.t1_s - piece.t0_s)
+    start = piece.start if t0_s == piece.t0_s else piece.start + slope * (t0_s - piece.t0_s)
+    end = piece.end if t1_s == piece.t1_s else piece.start + slope * (t1_s - piece.t0_s)
+    return Segment(t0_s, t1_s, max(start, 0.0), max(end, 0.0))
+
+
+def constant() -> Curve:
+    """Return the curve that stays at 1."""
+    return Curve(((0.0, 1.0),))
+
+
+def ramp(*, factor: float, start_s: float, up_s: float, hold_s: float, down_s: float) -> Curve:
+    """Return a curve that goes linearly from 1 to *factor*, holds, and goes back to 1."""
+    top_s = start_s + up_s
+    fall_s = top_s + hold_s
+    return Curve(((0.0, 1.0), (start_s, 1.0), (top_s, factor), (fall_s, factor), (fall_s + down_s, 1.0)))
+
+
+def steps(levels: Sequence[tuple[float, float]]) -> Curve:
+    """Return a curve that jumps to each value at its time [s]; before the first it is 1. Times ascend."""
+    knots = [(0.0, 1.0)]
+    for time_s, value in levels:
+        knots += [(time_s, knots[-1][1]), (time_s, value)]
+    return Curve(tuple(knots))
+
+
+def burst(*, factor: float, start_s: float, length_s: float, every_s: float | None = None) -> Curve:
+    """Return a curve at 1 that jumps to *factor* at *start_s* for *length_s*; with *every_s*, once in each such period.
+
+    start_s + length_s <= every_s.
+    """
+    end_s = start_s + length_s
+    knots = ((0.0, 1.0), (start_s, 1.0), (start_s, factor), (end_s, factor), (end_s, 1.0))
+    return Curve(knots) if every_s is None else Curve((*knots, (every_s, 1.0)), repeat=True)
+
+
+def diurnal(*, low: float, high: float, peak_hour: float, start_hour: float, compression: float = 1.0) -> Curve:
+    """Return a day as a cosine between *low* and *high* with its top at *peak_hour*, over and over.
+
+    The run starts at *start_hour* of the day; *compression* 24 makes a day last one hour. The curve is drawn with a
+    knot every five minutes of its day, which is within 1e-4 of the cosine's range.
+    """
+    knots_a_day = 288
+    knots = []
+    for i in range(knots_a_day + 1):
+        angle = 2.0 * math.pi * ((start_hour - peak_hour) / 24.0 + i / knots_a_day)
+        value = 0.5 * (high + low) + 0.5 * (high - low) * math.cos(angle)
+        knots.append((i * DAY_S / (knots_a_day * compression), max(value, 0.0)))
+    return Curve(tuple(knots), repeat=True)

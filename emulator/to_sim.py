@@ -1,0 +1,142 @@
+"""Feeds a simulated cluster: the requests of every server as SimPy events, and calls at given instants."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from heapq import heappush
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from emulator.load import Batch, ServerLoad, batches
+
+if TYPE_CHECKING:
+    import simpy
+
+    from emulator.load import LoadInterval
+    from emulator.walk import SetPoint
+
+# SimPy's order of events of one instant: the load and the world move first, then control 0, arrivals 1, replicas 2.
+LOAD_PRIORITY = -1
+ARRIVAL_PRIORITY = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offered:
+    """What was offered to one server up to until_s: requests, mean rate [rpm], mean tokens (None: no request)."""
+
+    until_s: float
+    requests: int
+    rate_rpm: float
+    in_tokens: float | None
+    out_tokens: float | None
+
+
+class SimFeeder:
+    """Submits the requests of *servers* to a simulated world at their instants, from 0 to *until_s* (None: for ever).
+
+    Requests are drawn an interval at a time, all servers together, and wait in one list: the event queue holds one
+    arrival at a time. A new interval begins before the control actions of its instant, so a controller that reads
+    set_points sees them without lag.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        submit: Callable[[str, int, int], None],
+        servers: Sequence[ServerLoad],
+        *,
+        interval_s: float,
+        until_s: float | None = None,
+    ) -> None:
+        assert env.now == 0.0, "the load starts with the run"
+        self._env = env
+        self._submit = submit
+        self._until_s = until_s
+        self._names = [load.server for load in servers]
+        self._sources = [batches(load, interval_s=interval_s, until_s=until_s) for load in servers]
+        self._log: dict[str, list[LoadInterval]] = {name: [] for name in self._names}
+        self._totals = np.zeros((len(servers), 3), dtype=np.int64)
+        self._due: list[tuple[float, str, int, int]] = []  # the latest first, so that the next one is popped
+        self._arrival = _armed(env)
+        if servers:
+            self._begin_interval(None)
+
+    def set_points(self) -> Mapping[str, SetPoint]:
+        """Return what labels would say now: by server, the set-point of the interval in progress."""
+        return {name: log[-1].set_point for name, log in self._log.items()}
+
+    def log(self) -> Mapping[str, Sequence[LoadInterval]]:
+        """Return the intervals begun so far, by server."""
+        return self._log
+
+    def offered(self) -> Mapping[str, Offered]:
+        """Return what the intervals begun so far offer, by server."""
+        result = {}
+        for name, (requests, in_sum, out_sum) in zip(self._names, self._totals.tolist(), strict=True):
+            end_s = self._log[name][-1].t1_s
+            result[name] = Offered(
+                until_s=end_s,
+                requests=requests,
+                rate_rpm=60.0 * requests / end_s,
+                in_tokens=in_sum / requests if requests else None,
+                out_tokens=out_sum / requests if requests else None,
+            )
+        return result
+
+    def _begin_interval(self, _event: Any) -> None:
+        chunk = [next(source) for source in self._sources]
+        for row, (name, batch) in enumerate(zip(self._names, chunk, strict=True)):
+            self._log[name].append(batch.interval)
+            self._totals[row] += (len(batch.times_s), int(batch.in_tokens.sum()), int(batch.out_tokens.sum()))
+        self._due = _merged(self._names, chunk)
+        if self._due:
+            self._await_arrival()
+        end_s = chunk[0].interval.t1_s
+        if self._until_s is None or end_s < self._until_s:
+            call_at(self._env, end_s, self._begin_interval, priority=LOAD_PRIORITY)
+
+    def _await_arrival(self) -> None:
+        self._arrival.callbacks = [self._arrive]
+        _push(self._env, self._due[-1][0], ARRIVAL_PRIORITY, self._arrival)
+
+    def _arrive(self, _event: Any) -> None:
+        _, server, in_tokens, out_tokens = self._due.pop()
+        if self._due:
+            self._await_arrival()
+        self._submit(server, in_tokens, out_tokens)
+
+
+def call_at(env: simpy.Environment, at_s: float, callback: Callable[[Any], None], *, priority: int) -> None:
+    """Have *callback* called at exactly *at_s* >= now, among the events of that instant in order of *priority*."""
+    assert at_s >= env.now, f"cannot call back at {at_s}: it is {env.now}"
+    event = _armed(env)
+    event.callbacks = [callback]
+    _push(env, at_s, priority, event)
+
+
+def _armed(env: simpy.Environment) -> Any:
+    """Make a bare event that has its value, so that the kernel only runs its callbacks; it may be used again."""
+    event: Any = env.event()
+    event._ok = True
+    event._value = None
+    return event
+
+
+def _push(env: simpy.Environment, at_s: float, priority: int, event: Any) -> None:
+    # Environment.schedule takes a delay, and now + (at - now) is not always `at`: an arrival could change its order
+    # with a control action of the same instant, or differ in its last digit between two policies.
+    kernel: Any = env
+    heappush(kernel._queue, (at_s, priority, next(kernel._eid), event))
+
+
+def _merged(names: Sequence[str], chunk: Sequence[Batch]) -> list[tuple[float, str, int, int]]:
+    """Return the requests of all servers, the latest first; of one instant, the server named first comes first."""
+    times = np.concatenate([batch.times_s for batch in chunk])
+    order = np.argsort(times, kind="stable")[::-1]
+    servers = np.repeat(np.arange(len(names)), [len(batch.times_s) for batch in chunk])[order]
+    in_tokens = np.concatenate([batch.in_tokens for batch in chunk])[order]
+    out_tokens = np.concatenate([batch.out_tokens for batch in chunk])[order]
+    named = [names[row] for row in servers.tolist()]
+    return list(zip(times[order].tolist(), named, in_tokens.tolist(), out_tokens.tolist(), strict=True))

@@ -1,0 +1,114 @@
+"""The disturbance of a load: a plain and a mean-reverting walk of its set-point. Pure; the generator is passed in."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+WalkKind = Literal["plain", "reverting"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetPoint:
+    """What an emulator sets for one server: the rate [requests/min] and the mean tokens of a request."""
+
+    rate_rpm: float
+    in_tokens: float
+    out_tokens: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Walk:
+    """How a set-point wanders about its nominal: alpha in [0, 1] is the standard deviation of a step as a part of the
+    nominal; theta in [0, 1] is how much of the way back a reverting walk goes each step. Raise SpecError otherwise.
+    """
+
+    kind: WalkKind = "plain"
+    alpha: float = 0.5
+    theta: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(WalkKind):
+            raise SpecError(f"walk: expected one of {', '.join(get_args(WalkKind))}, found {self.kind!r}")
+        for name, value in (("alpha", self.alpha), ("theta", self.theta)):
+            if not 0.0 <= value <= 1.0:
+                raise SpecError(f"{name}: expected a number in [0, 1], found {value:g}")
+
+
+def check_interval(interval_s: float) -> float:
+    """Return *interval_s*, or raise SpecError where it is not a finite number of seconds above 0."""
+    if not (interval_s > 0.0 and math.isfinite(interval_s)):
+        raise SpecError(f"interval: expected a number of seconds > 0, found {interval_s:g}")
+    return interval_s
+
+
+def step(
+    walk: Walk, current: SetPoint, nominal_before: SetPoint, nominal_now: SetPoint, *, rng: np.random.Generator
+) -> SetPoint:
+    """Return the set-point one interval after *current* (semantics: first the nominal's own move, then the draw)."""
+    if walk.kind == "plain":
+        return step_plain(current, nominal_before, nominal_now, alpha=walk.alpha, rng=rng)
+    return step_reverting(current, nominal_before, nominal_now, alpha=walk.alpha, theta=walk.theta, rng=rng)
+
+
+def step_plain(
+    current: SetPoint, nominal_before: SetPoint, nominal_now: SetPoint, *, alpha: float, rng: np.random.Generator
+) -> SetPoint:
+    """Return current + Normal(0, alpha · nominal_now), drawn for the rate, the input and the output tokens in turn.
+
+    *current* first moves with its nominal. The rate stays in [min(6, nominal/10), max(240, 2·nominal)] rpm, tokens in
+    [min(100, nominal), max(10 000, nominal)].
+    """
+    before, now = _figures(nominal_before), _figures(nominal_now)
+    moved = [_moved(c, b, n) for c, b, n in zip(_figures(current), before, now, strict=True)]
+    draws = rng.standard_normal(3).tolist()
+    rate, in_tokens, out_tokens = (m + alpha * n * z for m, n, z in zip(moved, now, draws, strict=True))
+    return SetPoint(
+        rate_rpm=_clamp(rate, min(6.0, now[0] / 10.0), max(240.0, 2.0 * now[0])),
+        in_tokens=_clamp(in_tokens, min(100.0, now[1]), max(10_000.0, now[1])),
+        out_tokens=_clamp(out_tokens, min(100.0, now[2]), max(10_000.0, now[2])),
+    )
+
+
+def step_reverting(
+    current: SetPoint,
+    nominal_before: SetPoint,
+    nominal_now: SetPoint,
+    *,
+    alpha: float,
+    theta: float,
+    rng: np.random.Generator,
+) -> SetPoint:
+    """Return current + theta · (nominal_now - current) + Normal(0, alpha · nominal_now).
+
+    The result stays in [nominal/10, 10·nominal]. *current* first moves with its nominal; the order of draws is that of
+    step_plain.
+    """
+    before, now = _figures(nominal_before), _figures(nominal_now)
+    moved = [_moved(c, b, n) for c, b, n in zip(_figures(current), before, now, strict=True)]
+    draws = rng.standard_normal(3).tolist()
+    stepped = [m + theta * (n - m) + alpha * n * z for m, n, z in zip(moved, now, draws, strict=True)]
+    rate, in_tokens, out_tokens = (_clamp(s, n / 10.0, n * 10.0) for s, n in zip(stepped, now, strict=True))
+    return SetPoint(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)
+
+
+def _figures(point: SetPoint) -> tuple[float, float, float]:
+    return point.rate_rpm, point.in_tokens, point.out_tokens
+
+
+def _moved(current: float, before: float, now: float) -> float:
+    """Move *current* by the ratio now/before; where the nominal was 0 there is no ratio, and it starts at its nominal.
+
+    Written as a deviation from the nominal, so that a load without deviation stays on its nominal to the last digit.
+    """
+    return now if before == 0.0 else now + (current - before) * (now / before)
+
+
+def _clamp(value: float, low: float, high: float) -> float:
+    return min(max(value, low), high)
