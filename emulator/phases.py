@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from emulator.shapes import Curve
+
+_UNITS_S = {"h": 3600.0, "m": 60.0, "s": 1.0, "ms": 1e-3}
+_DURATION = re.compile(r"(?:\d+(?:\.\d+)?(?:ms|h|m|s))+")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,3 +34,10 @@ def phases_curve(phases: Sequence[Phase]) -> Curve:
         time_s, value = knots[-1]
         knots.append((time_s + phase.duration_s, value * phase.ratio))
     return Curve(tuple(knots))
+
+
+def duration_s(text: str) -> float | None:
+    """Return the seconds of a duration such as "1h30m" or "90s"; None where *text* is none."""
+    if not _DURATION.fullmatch(text):
+        return None
+    return sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text))

@@ -1,0 +1,255 @@
+"""Reading of scenario files (YAML), with one-line errors that name the place. Their form is in docs/load.md."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Hashable, Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args
+
+import yaml
+
+from emulator.phases import Phase, duration_s, phases_curve
+from emulator.shapes import Curve, burst, constant, diurnal, ramp, steps
+from emulator.trace import Origin, Replay
+from emulator.walk import WalkKind
+from experiments.scenario_rules import (
+    EVERY_TYPE,
+    CapacityEvent,
+    CapacityRule,
+    LoadRule,
+    Scenario,
+    capacity_events,
+    node_failures,
+    server_loads,
+)
+from twin.datafile import Entry
+from twin.spec import SpecError
+from twin.traces import TraceFormat, read_trace
+
+__all__ = [
+    "SCENARIOS",
+    "read_scenario",
+    "known_scenarios",
+    "parse_scenario",
+    "Scenario",
+    "LoadRule",
+    "CapacityRule",
+    "CapacityEvent",
+    "server_loads",
+    "capacity_events",
+    "node_failures",
+]
+
+SCENARIOS = Path(__file__).resolve().parent.parent / "sample-data" / "scenarios"
+
+
+def read_scenario(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Scenario:
+    """Read the scenario NAME of *folder* (NAME.yaml), else the file at that path. Raise SpecError, one line."""
+    path = folder / f"{name_or_path}.yaml"
+    if not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        known = ", ".join(known_scenarios(folder)) or "none"
+        raise SpecError(f"scenario: expected one of {known}, or the path of a file, found {str(name_or_path)!r}")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}") from None
+    return parse_scenario(text, name=path.stem, source=path.name, base=path.parent)
+
+
+def known_scenarios(folder: Path = SCENARIOS) -> tuple[str, ...]:
+    """Return the names that read_scenario knows, sorted."""
+    return tuple(sorted(path.stem for path in folder.glob("*.yaml")))
+
+
+def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario:
+    """Return the scenario of a YAML text. *source* names it in errors; paths in it start at *base*."""
+    obj = _parse_yaml(text, source=source)
+    entry = Entry(obj, source=source)
+    defaults = Scenario(name=name)
+    walk = entry.child("walk")
+    load = tuple(_load_rule(row, base) for row in entry.children("load", required=False))
+    scenario = Scenario(
+        name=entry.text("name", default=name),
+        description=entry.text("description", default=""),
+        digest=_digest(obj, load),
+        disturbance_alpha=entry.number("alpha", at_least=0, at_most=1, default=defaults.disturbance_alpha),
+        interval_s=entry.number("interval_s", above=0, default=defaults.interval_s),
+        hours=entry.number("hours", above=0, default=defaults.hours),
+        walk=walk.choice("kind", get_args(WalkKind), default=defaults.walk) if walk else defaults.walk,
+        theta=walk.number("theta", at_least=0, at_most=1, default=defaults.theta) if walk else defaults.theta,
+        load=load,
+        capacity=tuple(_capacity_rule(row, part_max=None) for row in entry.children("capacity", required=False)),
+        failures=tuple(_capacity_rule(row, part_max=1.0) for row in entry.children("failures", required=False)),
+    )
+    # A data file may carry keys of other tools; a scenario is ours alone, so an unknown key is a slip of the pen.
+    for line in entry.warnings():
+        raise SpecError(line)
+    return scenario
+
+
+def _digest(obj: Any, rules: tuple[LoadRule, ...]) -> str:
+    total = hashlib.sha256(json.dumps(obj, sort_keys=True, default=str).encode())
+    for trace in (rule.replay.trace for rule in rules if rule.replay):
+        for column in (trace.times_s, trace.prompt_tokens, trace.output_tokens):
+            total.update(column.tobytes())
+    return total.hexdigest()
+
+
+def _load_rule(row: Entry, base: Path) -> LoadRule:
+    if row.has("shape") and row.has("phases"):
+        raise row.fail("phases", expected="a shape or phases, not both", found=["shape", "phases"])
+    return LoadRule(
+        place=row.place,
+        server=row.text("server", default=""),
+        service_class=row.text("class", default=""),
+        model=row.text("model", default=""),
+        curve=_curve(row),
+        replay=_replay(row, base),
+        scale=row.number("scale", at_least=0, default=1.0),
+        in_tokens_scale=row.number("in_tokens_scale", above=0, default=1.0),
+        out_tokens_scale=row.number("out_tokens_scale", above=0, default=1.0),
+        arrival_cv=row.number("arrival_cv", at_least=0) if row.has("arrival_cv") else None,
+    )
+
+
+def _curve(row: Entry) -> Curve:
+    if row.has("phases"):
+        return _phases(row)
+    shape = row.child("shape")
+    if shape is None:
+        return constant()
+    kind = shape.text("kind")
+    if kind not in _SHAPES:
+        raise shape.fail("kind", expected="one of " + ", ".join(_SHAPES), found=kind)
+    return _SHAPES[kind](shape)
+
+
+def _ramp(shape: Entry) -> Curve:
+    return ramp(
+        factor=shape.number("factor", at_least=0),
+        start_s=shape.number("start_s", at_least=0, default=0.0),
+        up_s=shape.number("up_s", at_least=0),
+        hold_s=shape.number("hold_s", at_least=0, default=0.0),
+        down_s=shape.number("down_s", at_least=0),
+    )
+
+
+def _steps(shape: Entry) -> Curve:
+    levels = [(row.number("t_s", at_least=0), row.number("factor", at_least=0)) for row in shape.children("levels")]
+    if not levels or any(before >= after for (before, _), (after, _) in pairwise(levels)):
+        raise shape.fail("levels", expected="at least one, with ascending t_s", found=[t_s for t_s, _ in levels])
+    return steps(levels)
+
+
+def _burst(shape: Entry) -> Curve:
+    start_s = shape.number("start_s", at_least=0)
+    length_s = shape.number("length_s", above=0)
+    end_s = start_s + length_s
+    every_s = shape.number("every_s", at_least=end_s) if shape.has("every_s") else None
+    return burst(factor=shape.number("factor", at_least=0), start_s=start_s, length_s=length_s, every_s=every_s)
+
+
+def _diurnal(shape: Entry) -> Curve:
+    low = shape.number("low", at_least=0)
+    return diurnal(
+        low=low,
+        high=shape.number("high", at_least=low),
+        peak_hour=shape.number("peak_hour", at_least=0, at_most=24),
+        start_hour=shape.number("start_hour", at_least=0, at_most=24, default=0.0),
+        compression=shape.number("compression", above=0, default=1.0),
+    )
+
+
+def _constant(_: Entry) -> Curve:
+    return constant()
+
+
+_SHAPES: Mapping[str, Callable[[Entry], Curve]] = {
+    "constant": _constant,
+    "ramp": _ramp,
+    "steps": _steps,
+    "burst": _burst,
+    "diurnal": _diurnal,
+}
+
+
+def _phases(row: Entry) -> Curve:
+    rows = row.children("phases")
+    phases = [_phase(phase) for phase in rows]
+    if not phases:
+        raise row.fail("phases", expected="at least one phase", found=[])
+    for phase, entry in zip(phases[:-1], rows[:-1], strict=True):
+        if phase.duration_s is None:
+            raise entry.fail("duration", expected="a duration > 0 (only the last phase may be endless)", found=0)
+    return phases_curve(phases)
+
+
+def _phase(row: Entry) -> Phase:
+    """Read one phase; a duration of 0, or none, is an endless one, as it is for the existing emulator."""
+    if row.has("duration_s") or not row.has("duration"):
+        seconds: float | None = row.number("duration_s", at_least=0, default=0.0)
+    else:
+        text = row.text("duration")
+        seconds = duration_s(text)
+        if seconds is None:
+            raise row.fail("duration", expected='a duration such as "1h30m" or "90s"', found=text)
+    return Phase(duration_s=seconds or None, ratio=row.number("ratio", above=0, default=1.0))
+
+
+def _replay(row: Entry, base: Path) -> Replay | None:
+    entry = row.child("trace")
+    if entry is None:
+        return None
+    formats = get_args(TraceFormat)
+    trace = read_trace(
+        base / entry.text("file"),
+        entry.choice("format", formats, default=formats[0]) if entry.has("format") else None,
+        model=entry.text("model") if entry.has("model") else None,
+    )
+    return Replay(
+        trace=trace,
+        rate=entry.choice("rate", get_args(Origin), default="trace"),
+        tokens=entry.choice("tokens", get_args(Origin), default="trace"),
+        repeat=entry.flag("repeat", default=True),
+    )
+
+
+def _capacity_rule(row: Entry, *, part_max: float | None) -> CapacityRule:
+    if row.has("cards") == row.has("part"):
+        raise row.fail("cards", expected="either cards or part", found=None if not row.has("cards") else "both")
+    return CapacityRule(
+        place=row.place,
+        t_s=row.number("t_s", at_least=0),
+        type=row.text("type", default=EVERY_TYPE),
+        cards=row.whole("cards", at_least=0) if row.has("cards") else None,
+        part=row.number("part", at_least=0, at_most=part_max) if row.has("part") else None,
+    )
+
+
+class _UniqueKeys(yaml.SafeLoader):
+    """YAML, in which a key given twice is an error instead of the last one winning in silence."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 (PyYAML's signature)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key.value!r} twice", problem_mark=key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def _parse_yaml(text: str, *, source: str) -> Any:
+    try:
+        return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise SpecError(f"{source}: line {line}: expected YAML, found {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise SpecError(f"{source}: expected YAML, found {' '.join(str(error).split())}") from None

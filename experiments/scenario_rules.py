@@ -1,0 +1,187 @@
+"""A scenario: how the load of each server and the capacity of the world move in a run, whatever the data set."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from emulator.load import ServerLoad
+from emulator.shapes import Curve, constant
+from emulator.trace import Replay
+from emulator.walk import SetPoint, Walk, WalkKind
+from twin.spec import Server, SpecError
+
+if TYPE_CHECKING:
+    from loop.types import Load
+
+EVERY_TYPE = "*"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadRule:
+    """How the load of some servers moves. A selector that is "" selects all; place is where an error points to.
+
+    The scales multiply the nominal load; *curve* then moves its rate. arrival_cv None: the server's own.
+    """
+
+    place: str
+    server: str = ""
+    service_class: str = ""
+    model: str = ""
+    curve: Curve = field(default_factory=constant)
+    replay: Replay | None = None
+    scale: float = 1.0
+    in_tokens_scale: float = 1.0
+    out_tokens_scale: float = 1.0
+    arrival_cv: float | None = None
+
+    def selects(self, server: Server) -> bool:
+        """Tell whether *server* is meant."""
+        return (
+            self.server in ("", server.name)
+            and self.service_class in ("", server.service_class)
+            and self.model in ("", server.model)
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityRule:
+    """At t_s, so many cards of a type ("*": of each type), given as a number or as a part of what there is at t = 0."""
+
+    place: str
+    t_s: float
+    type: str = EVERY_TYPE
+    cards: int | None = None
+    part: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityEvent:
+    """At t_s, *cards* of *type*: the new capacity, or how many of them fail."""
+
+    t_s: float
+    type: str
+    cards: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scenario:
+    """What a scenario file says. Of load rules the first that selects a server is the one for it.
+
+    digest is a hash of the content, the traces it names included; it does not depend on where the file lies.
+    """
+
+    name: str
+    description: str = ""
+    digest: str = ""
+    disturbance_alpha: float = 0.5
+    interval_s: float = 60.0
+    hours: float = 1.0
+    walk: WalkKind = "plain"
+    theta: float = 0.2
+    load: tuple[LoadRule, ...] = ()
+    capacity: tuple[CapacityRule, ...] = ()
+    failures: tuple[CapacityRule, ...] = ()
+
+
+def server_loads(
+    scenario: Scenario, *, servers: Sequence[Server], nominal: Mapping[str, Load | None], walk: Walk, seed: int
+) -> tuple[ServerLoad, ...]:
+    """Return the load of each of *servers*, in their order.
+
+    *nominal* is the undisturbed load by server name; it may be missing only for a server that replays a trace at the
+    trace's own rate and sizes. Raise SpecError for a rule that selects no server and for a missing load.
+    """
+    for rule in scenario.load:
+        if not any(rule.selects(server) for server in servers):
+            raise SpecError(
+                f"{rule.place}: expected to select a server of the data, found none with {_selectors(rule)}"
+            )
+    return tuple(
+        _server_load(_rule_for(server, scenario), server, nominal.get(server.name), index=index, walk=walk, seed=seed)
+        for index, server in enumerate(servers)
+    )
+
+
+def capacity_events(scenario: Scenario, capacity: Mapping[str, int]) -> tuple[CapacityEvent, ...]:
+    """Return when the capacity of which type becomes how many cards, in order of time.
+
+    *capacity* is the cards per type at t = 0. Raise SpecError for a type that it does not have.
+    """
+    return tuple(event for _, event in _events(scenario.capacity, capacity))
+
+
+def node_failures(scenario: Scenario, capacity: Mapping[str, int]) -> tuple[CapacityEvent, ...]:
+    """Return when how many cards of which type fail with the pods on them, in order of time; see capacity_events.
+
+    A rule for every type takes what a type has; a rule for one type that has fewer cards is a SpecError.
+    """
+    failures = []
+    for rule, event in _events(scenario.failures, capacity):
+        if event.cards > capacity[event.type] and rule.type != EVERY_TYPE:
+            most = f"at most the {capacity[event.type]} cards of {event.type}"
+            raise SpecError(f"{rule.place}: cards: expected {most}, found {event.cards}")
+        failures.append(replace(event, cards=min(event.cards, capacity[event.type])))
+    return tuple(event for event in failures if event.cards)
+
+
+def _events(rules: Sequence[CapacityRule], capacity: Mapping[str, int]) -> list[tuple[CapacityRule, CapacityEvent]]:
+    events = []
+    for rule in sorted(rules, key=lambda rule: rule.t_s):
+        if rule.type != EVERY_TYPE and rule.type not in capacity:
+            known = ", ".join(sorted(capacity))
+            raise SpecError(f"{rule.place}: type: expected one of the capacity data ({known}), found {rule.type!r}")
+        for name in sorted(capacity) if rule.type == EVERY_TYPE else [rule.type]:
+            events.append((rule, CapacityEvent(t_s=rule.t_s, type=name, cards=_cards(rule, capacity[name]))))
+    return events
+
+
+def _cards(rule: CapacityRule, at_start: int) -> int:
+    if rule.cards is not None:
+        return rule.cards
+    assert rule.part is not None, "a capacity rule has cards or a part"
+    # A part such as 0.29 of 100 cards is 28.999… in floating point and means 29.
+    return math.floor(rule.part * at_start + 1e-9)
+
+
+def _rule_for(server: Server, scenario: Scenario) -> LoadRule:
+    return next((rule for rule in scenario.load if rule.selects(server)), LoadRule(place=scenario.name))
+
+
+def _server_load(
+    rule: LoadRule, server: Server, given: Load | None, *, index: int, walk: Walk, seed: int
+) -> ServerLoad:
+    traced = rule.replay is not None and rule.replay.rate == rule.replay.tokens == "trace"
+    if given is None and not traced:
+        raise SpecError(f"{server.name}: currentAlloc.load: expected a nominal load for {rule.place}, found nothing")
+    nominal = SetPoint(
+        rate_rpm=given.rate_rpm if given else 0.0,
+        in_tokens=given.in_tokens if given else 0.0,
+        out_tokens=given.out_tokens if given else 0.0,
+    )
+    if rule.replay is not None:
+        nominal = rule.replay.nominal(nominal)
+    scaled = SetPoint(
+        rate_rpm=nominal.rate_rpm * rule.scale,
+        in_tokens=nominal.in_tokens * rule.in_tokens_scale,
+        out_tokens=nominal.out_tokens * rule.out_tokens_scale,
+    )
+    return ServerLoad(
+        server=server.name,
+        index=index,
+        seed=seed,
+        nominal=scaled,
+        curve=rule.curve,
+        walk=walk,
+        token_distribution=server.token_distribution,
+        token_cv=server.token_cv,
+        arrival_cv=server.arrival_cv if rule.arrival_cv is None else rule.arrival_cv,
+        replay=rule.replay,
+    )
+
+
+def _selectors(rule: LoadRule) -> str:
+    given = (("server", rule.server), ("class", rule.service_class), ("model", rule.model))
+    return " and ".join(f"{name} {value!r}" for name, value in given if value) or "any name"
