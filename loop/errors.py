@@ -2,6 +2,8 @@
 
     LoopError
     ├── BackendError      the world failed (observe or apply): the cycle is skipped and recorded, the next starts clean
+    ├── InboxFullError    too many requests for a cycle wait already: the caller may try again later
+    ├── StoppedError      the driver was stopped before it came to the request
     └── SpecError         bad input: ends a program at its start (exit 2); a running loop keeps its last good data
 
 SpecError itself is defined in twin.spec, the bottom of the import order, so it is a plain Exception there:
@@ -10,9 +12,11 @@ SpecError itself is defined in twin.spec, the bottom of the import order, so it 
 
 from __future__ import annotations
 
+from typing import Literal
+
 from twin.spec import SpecError
 
-__all__ = ["BackendError", "LoopError", "SpecError"]
+__all__ = ["BackendError", "InboxFullError", "LoopError", "SpecError", "StoppedError"]
 
 
 class LoopError(Exception):
@@ -22,6 +26,14 @@ class LoopError(Exception):
 class BackendError(LoopError):
     """The world failed to answer or to obey; *phase* is "observe" or "apply"."""
 
-    def __init__(self, message: str, *, phase: str) -> None:
+    def __init__(self, message: str, *, phase: Literal["observe", "apply"]) -> None:
         super().__init__(message)
         self.phase = phase
+
+
+class InboxFullError(LoopError):
+    """Too many requests for a cycle wait already."""
+
+
+class StoppedError(LoopError):
+    """The driver has stopped, or stops, and runs no more cycles."""

@@ -1,13 +1,17 @@
-"""What the loop asks of the outside: a Backend, a Clock, an Inbox; and what it asks of a Policy."""
+"""What the loop asks of the outside: Backend, Clock, Inbox, Data; and what it asks of a Policy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
+from loop.data import Data
+
 if TYPE_CHECKING:
     from loop.spec import SystemData
-    from loop.types import Change, Decision, Mode, Snapshot
+    from loop.types import Change, CycleRecord, Decision, Mode, Snapshot
+
+__all__ = ["Backend", "Clock", "Data", "Inbox", "Policy", "Request"]
 
 
 class Backend(Protocol):
@@ -28,18 +32,40 @@ class Backend(Protocol):
 
 
 class Clock(Protocol):
-    """Monotonic seconds, for the timing of phases only."""
+    """Monotonic seconds: for the timing of phases, and for a live driver to know when a period is due."""
 
     def now_s(self) -> float:
         """Return seconds since an arbitrary start; never decreases."""
         ...
 
 
-class Inbox(Protocol):
-    """Requests for a cycle that arrive while the driver waits for its next period."""
+class Request(Protocol):
+    """Somebody who waits for a cycle."""
 
-    def wait(self, timeout_s: float | None) -> Mode | None:
-        """Wait for a request for at most *timeout_s*; return its mode, or None when the time ran out."""
+    @property
+    def mode(self) -> Mode:
+        """Return what was asked for: to act, or to explain only."""
+        ...
+
+    def begin(self) -> bool:
+        """Tell that its cycle begins. False: nobody waits any more."""
+        ...
+
+    def answer(self, record: CycleRecord) -> None:
+        """Hand over the record of its cycle."""
+        ...
+
+
+class Inbox(Protocol):
+    """Requests for a cycle that arrive while a live driver waits for its next period."""
+
+    def wait(self, timeout_s: float) -> Sequence[Request]:
+        """Wait for requests for at most *timeout_s*; take all there are, none when the time ran out or it closed."""
+        ...
+
+    @property
+    def closed(self) -> bool:
+        """Tell whether the driver is to stop."""
         ...
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from loop.spec import SystemData
 
 PodPhase = Literal["pending", "starting", "ready", "draining"]
 Mode = Literal["act", "advise"]
+Trigger = Literal["period", "invoke"]
+FailedPhase = Literal["", "observe", "decide", "apply", "program"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,7 @@ class ServerView:
     wanted is what was last asked for; starting counts pods that hold units but are not ready; pending those without
     units. load is the demand at the router; completions_rpm what was finished; running, waiting, kv_usage (0..1, mean
     over ready pods) are the gauges of the last scrape; backlog is the requests that wait, at the router and in pods.
+    reporting is how many ready pods load was summed over; None where load is of the whole server, as a router sees it.
     """
 
     name: str
@@ -62,6 +68,7 @@ class ServerView:
     waiting: int = 0
     backlog: int = 0
     kv_usage: float = 0.0
+    reporting: int | None = None
     pods: tuple[PodView, ...] = ()
 
 
@@ -137,24 +144,35 @@ class Timing:
 class CycleRecord:
     """Everything one cycle saw, believed, decided and did: the only product of the loop.
 
-    seen is what observe returned, believed is the collector's reading of it (smoothed, gaps ruled on); both None when
-    observe failed. error is one line, empty when the cycle succeeded; failed_phase says where it stopped.
+    seen is what observe returned, believed is the collector's reading of it (smoothed, gaps ruled on), data what the
+    policy was told besides; None when the cycle did not come so far. changes are what was asked of the world, or in
+    mode "advise" what would have been.
+
+    failed_phase says where the cycle stopped, "" when it went through; "program" is an error of the programmer, with
+    its traceback. error is one line; a cycle that went through has one when it had to use the last good data.
     """
 
     cycle: int
     now_s: float
     ts: str
-    trigger: Literal["period", "invoke"]
+    trigger: Trigger
     mode: Mode
     backend: str
     policy: str
     seen: Snapshot | None = None
     believed: Snapshot | None = None
+    data: SystemData | None = None
     decision: Decision | None = None
     changes: tuple[Change, ...] = ()
     applied: bool = False
     total_cost_cents_per_h: float = 0.0
     timing: Timing = field(default_factory=Timing)
     error: str = ""
-    failed_phase: str = ""
+    failed_phase: FailedPhase = ""
+    traceback: str = ""
     warnings: tuple[str, ...] = ()
+
+    @property
+    def failed(self) -> bool:
+        """Tell whether the cycle stopped before its end."""
+        return self.failed_phase != ""

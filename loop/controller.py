@@ -1,0 +1,209 @@
+"""One cycle of the loop: observe, believe, decide, plan, apply. It never waits, and knows no thread and no SimPy."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+from loop.actuator import Limits, plan
+from loop.collector import Beliefs, CollectorSettings, collect
+from loop.cost import cost_cents_per_h
+from loop.errors import BackendError, SpecError
+from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from loop.ports import Backend, Clock, Data, Policy
+    from loop.spec import SystemData
+
+# What `ts` counts from in a simulated world.
+SIMULATED_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerSettings:
+    """mode "advise" decides and explains, and never acts. epoch is the date at now_s = 0."""
+
+    mode: Mode = "act"
+    limits: Limits = field(default_factory=Limits)
+    collector: CollectorSettings = field(default_factory=CollectorSettings)
+    epoch: datetime = SIMULATED_EPOCH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Memory:
+    """What one cycle leaves to the next; replaced as a whole, so that a failed cycle leaves nothing half-done."""
+
+    beliefs: Beliefs
+    policy_state: Any
+
+
+class Controller:
+    """Runs cycles over one backend with one policy. Make it with good data: SpecError otherwise."""
+
+    def __init__(
+        self, *, backend: Backend, policy: Policy, data: Data, clock: Clock, settings: ControllerSettings | None = None
+    ) -> None:
+        self._backend = backend
+        self._policy = policy
+        self._data = data
+        self._clock = clock
+        self._settings = settings or ControllerSettings()
+        self._memory = _Memory(beliefs={}, policy_state=policy.start())
+        self._cycles = 0
+        reading = data.load()
+        refuse(reading.system)
+        self._system = reading.system
+        self._told_at_start = reading.warnings
+
+    def cycle(self, now_s: float, *, trigger: Trigger = "period", mode: Mode | None = None) -> CycleRecord:
+        """Run one cycle at *now_s* and return what happened; a failure of the world or of the data is in the record.
+
+        *mode* may make one cycle of an acting controller advise, not the reverse. Such a cycle leaves no trace in the
+        state of the policy. Errors of the programmer are raised, and leave the controller as it was.
+        """
+        clock, start_s = self._clock, self._clock.now_s()
+        record = self._blank(now_s, trigger=trigger, mode=mode)
+        record, memory = self._see(record, self._memory)
+        seen_s = clock.now_s()
+        if not record.failed:
+            record, memory = self._decide(record, memory)
+        decided_s = clock.now_s()
+        if not record.failed:
+            record = self._act(record)
+        end_s = clock.now_s()
+        if record.mode == self._settings.mode and record.decision is not None:
+            self._memory = memory
+        self._cycles = record.cycle
+        timing = Timing(
+            collect_ms=1000 * (seen_s - start_s),
+            optimize_ms=1000 * (decided_s - seen_s),
+            actuate_ms=1000 * (end_s - decided_s),
+            total_ms=1000 * (end_s - start_s),
+        )
+        return replace(record, timing=timing)
+
+    def failure(
+        self, now_s: float, *, error: Exception, trigger: Trigger = "period", mode: Mode | None = None
+    ) -> CycleRecord:
+        """Return the record of a cycle that *error*, an error of the programmer, has ended."""
+        record = self._blank(now_s, trigger=trigger, mode=mode)
+        self._cycles = record.cycle
+        line = f"{type(error).__name__}: {_one_line(error)}"
+        trace = "".join(traceback.format_exception(error))
+        return replace(record, error=line, failed_phase="program", traceback=trace)
+
+    def _blank(self, now_s: float, *, trigger: Trigger, mode: Mode | None) -> CycleRecord:
+        own = self._settings.mode
+        return CycleRecord(
+            cycle=self._cycles + 1,
+            now_s=now_s,
+            ts=timestamp(self._settings.epoch, now_s),
+            trigger=trigger,
+            mode="advise" if "advise" in (own, mode) else "act",
+            backend=self._backend.name,
+            policy=self._policy.name,
+        )
+
+    def _see(self, record: CycleRecord, memory: _Memory) -> tuple[CycleRecord, _Memory]:
+        """Read the data and the world. Bad data are recorded, and the last good ones stand in."""
+        record = self._read_data(record)
+        try:
+            seen = self._backend.observe()
+        except BackendError as error:
+            return _failed(record, error), memory
+        reading = collect(seen, memory.beliefs, settings=self._settings.collector)
+        record = replace(record, seen=seen, believed=reading.snapshot, warnings=(*record.warnings, *reading.warnings))
+        return record, replace(memory, beliefs=reading.beliefs)
+
+    def _read_data(self, record: CycleRecord) -> CycleRecord:
+        warnings, self._told_at_start = self._told_at_start, ()
+        reading = self._data.load()
+        error = reading.error
+        try:
+            refuse(reading.system)
+            self._system = reading.system
+        except SpecError as problem:
+            error = error or str(problem)
+        return replace(record, data=self._system, error=error, warnings=(*warnings, *reading.warnings))
+
+    def _decide(self, record: CycleRecord, memory: _Memory) -> tuple[CycleRecord, _Memory]:
+        assert record.believed is not None
+        try:
+            decision, state = self._policy.decide(record.believed, self._system, memory.policy_state)
+        except SpecError as error:
+            return replace(record, error=str(error), failed_phase="decide"), memory
+        changes = plan(decision, record.believed, limits=self._settings.limits)
+        for change in changes:
+            assert change.accelerator or change.replicas == 0, f"{change.server}: replicas without an accelerator"
+        cost, unpriced = _total_cost(record.believed, changes, self._system)
+        strangers = sorted(decision.targets.keys() - record.believed.servers.keys())
+        record = replace(
+            record,
+            decision=decision,
+            changes=changes,
+            total_cost_cents_per_h=cost,
+            warnings=(
+                *record.warnings,
+                *(f"{name}: decided, but not seen: nothing is asked for" for name in strangers),
+                *(f"{name}: its cost is not known and not in the total" for name in unpriced),
+            ),
+        )
+        return record, replace(memory, policy_state=state)
+
+    def _act(self, record: CycleRecord) -> CycleRecord:
+        if record.mode == "advise":
+            return record
+        try:
+            if record.changes:
+                self._backend.apply(record.changes)
+        except BackendError as error:
+            return _failed(record, error)
+        return replace(record, applied=True)
+
+
+def refuse(data: SystemData) -> None:
+    """Raise SpecError for what the data may say and this loop cannot do."""
+    if data.optimizer.heterogeneous:
+        raise SpecError(
+            "optimizer-data.json: heterogeneous: expected false (a server has one accelerator in this loop), found true"
+        )
+
+
+def timestamp(epoch: datetime, now_s: float) -> str:
+    """Return the date *now_s* after *epoch*, as records carry it (UTC, milliseconds)."""
+    date = epoch.astimezone(UTC) + timedelta(seconds=now_s)
+    return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def planned(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, Change]:
+    """Return what every server of *snapshot* is to have once *changes* are obeyed."""
+    present = {
+        name: Change(server=name, accelerator=view.accelerator, replicas=view.wanted, max_batch=view.max_batch)
+        for name, view in snapshot.servers.items()
+    }
+    return present | {change.server: change for change in changes}
+
+
+def _total_cost(snapshot: Snapshot, changes: Iterable[Change], data: SystemData) -> tuple[float, list[str]]:
+    """Return the price of what is planned [cents/h], and the servers whose price the data do not know."""
+    costs = {
+        name: cost_cents_per_h(
+            data, model=snapshot.servers[name].model, accelerator=wish.accelerator, replicas=wish.replicas
+        )
+        for name, wish in planned(snapshot, changes).items()
+    }
+    known = [cost for cost in costs.values() if cost is not None]
+    return sum(known), [name for name, cost in costs.items() if cost is None]
+
+
+def _failed(record: CycleRecord, error: BackendError) -> CycleRecord:
+    return replace(record, error=_one_line(error), failed_phase=error.phase)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

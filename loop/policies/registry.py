@@ -1,0 +1,37 @@
+"""The policies by the word after --policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from loop.errors import SpecError
+from loop.policies.static import StaticPolicy
+
+if TYPE_CHECKING:
+    from loop.ports import Policy
+
+# A policy is a frozen dataclass whose fields are its options, besides these two that say what it is.
+NOT_OPTIONS = ("name", "tick_s")
+
+POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType({"static": StaticPolicy})
+
+
+def policy_names() -> tuple[str, ...]:
+    """Return the names that make_policy knows."""
+    return tuple(sorted(POLICIES))
+
+
+def make_policy(name: str, **options: Any) -> Policy:
+    """Return the policy *name* with *options*. Raise SpecError for a name, an option or a value that is not known."""
+    make = POLICIES.get(name)
+    if make is None:
+        raise SpecError(f"policy: expected one of {', '.join(policy_names())}, found {name!r}")
+    known = [field.name for field in fields(make) if field.name not in NOT_OPTIONS]  # type: ignore[arg-type]
+    for option in options:
+        if option not in known:
+            expected = f"one of {', '.join(known)}" if known else "none"
+            raise SpecError(f"policy {name}: expected options: {expected}; found {option!r}")
+    return make(**options)

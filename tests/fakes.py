@@ -1,0 +1,132 @@
+"""Small real implementations of the ports of the loop, and the system that tests of the loop share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from loop.data import DataReading
+from loop.errors import BackendError
+from loop.spec import OptimizerData, Perf, ServerData, ServiceClass, SloTarget, SystemData
+from loop.types import CapacityView, Change, Load, ServerView, Snapshot
+from twin.spec import Accelerator
+
+
+class ManualClock:
+    """A clock that a test moves; each reading may also take *step_s*."""
+
+    def __init__(self, *, step_s: float = 0.0) -> None:
+        self.time_s = 0.0
+        self._step_s = step_s
+
+    def now_s(self) -> float:
+        """Return the time, and let the step pass."""
+        self.time_s += self._step_s
+        return self.time_s
+
+
+class FakeBackend:
+    """A world that obeys at once, keeps what it was asked for, and fails in the phases named in *failing*."""
+
+    name = "fake"
+
+    def __init__(self, servers: Sequence[ServerView], *, capacity: Mapping[str, int] | None = None) -> None:
+        self.views = {view.name: view for view in servers}
+        self.capacity = capacity
+        self.now_s = 0.0
+        self.failing: set[str] = set()
+        self.applied: list[tuple[Change, ...]] = []
+
+    def observe(self) -> Snapshot:
+        """Return the views as they are."""
+        if "observe" in self.failing:
+            raise BackendError("the world does not answer", phase="observe")
+        return Snapshot(now_s=self.now_s, servers=dict(self.views), capacity=self._capacity_view())
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Become what is asked: all replicas ready at once."""
+        if "apply" in self.failing:
+            raise BackendError("the world refuses", phase="apply")
+        self.applied.append(tuple(changes))
+        for change in changes:
+            self.views[change.server] = replace(
+                self.views[change.server],
+                accelerator=change.accelerator,
+                wanted=change.replicas,
+                ready=change.replicas,
+                max_batch=change.max_batch,
+            )
+
+    def set_load(self, server: str, load: Load | None) -> None:
+        """Let *server* be seen under *load* from now on."""
+        self.views[server] = replace(self.views[server], load=load)
+
+    def _capacity_view(self) -> dict[str, CapacityView] | None:
+        if self.capacity is None:
+            return None
+        return {kind: CapacityView(type=kind, total=total, used=0) for kind, total in self.capacity.items()}
+
+
+class ListedData:
+    """Data that are another each cycle: the readings in turn, the last one for ever."""
+
+    def __init__(self, readings: Sequence[DataReading]) -> None:
+        self._readings = list(readings)
+
+    def load(self) -> DataReading:
+        """Return the next reading."""
+        return self._readings.pop(0) if len(self._readings) > 1 else self._readings[0]
+
+
+def server_view(name: str = "s1", **fields: object) -> ServerView:
+    """Return a Premium server of llama_8b, two replicas on H100 unless *fields* say otherwise."""
+    given: dict[str, object] = {
+        "name": name,
+        "model": "llama_8b",
+        "service_class": "Premium",
+        "accelerator": "H100",
+        "max_batch": 64,
+        "wanted": 2,
+        "ready": 2,
+        "load": Load(rate_rpm=120.0, in_tokens=512.0, out_tokens=256.0),
+    }
+    return ServerView(**{**given, **fields})  # type: ignore[arg-type]
+
+
+def system(**fields: object) -> SystemData:
+    """Return two accelerators, two models, two classes and no servers; *fields* replace parts of it."""
+    data = SystemData(
+        accelerators={
+            "H100": Accelerator(name="H100", type="H100", cost_cents_per_h=400.0),
+            "2xA100": Accelerator(name="2xA100", type="A100", multiplicity=2, cost_cents_per_h=500.0),
+        },
+        perf={
+            (perf.model, perf.accelerator): perf
+            for perf in (
+                Perf(model="llama_8b", accelerator="H100", max_batch=64, at_tokens=512, **_law(6.49, 0.0219, 4.96e-5)),
+                Perf(model="llama_8b", accelerator="2xA100", max_batch=48, at_tokens=512, **_law(8.1, 0.03, 6e-5)),
+                Perf(model="qwen_14b", accelerator="H100", max_batch=64, at_tokens=512, **_law(10.6, 0.042, 5.8e-5)),
+            )
+        },
+        classes={
+            "Premium": ServiceClass(name="Premium", priority=1, targets=_targets(itl_ms=12.0, ttft_ms=500.0)),
+            "Free": ServiceClass(name="Free", priority=10, targets=_targets(itl_ms=25.0, ttft_ms=2000.0)),
+        },
+        optimizer=OptimizerData(),
+        capacity={"H100": 8, "A100": 8},
+    )
+    return replace(data, **fields)  # type: ignore[arg-type]
+
+
+def server_data(name: str = "s1", **fields: object) -> ServerData:
+    """Return the row of server-data.json that fits server_view."""
+    given: dict[str, object] = {"name": name, "model": "llama_8b", "service_class": "Premium"}
+    return ServerData(**{**given, **fields})  # type: ignore[arg-type]
+
+
+def _law(alpha_ms: float, beta_ms: float, gamma_ms: float) -> dict[str, float]:
+    return {"alpha_ms": alpha_ms, "beta_ms": beta_ms, "gamma_ms": gamma_ms}
+
+
+def _targets(*, itl_ms: float, ttft_ms: float) -> dict[str, SloTarget]:
+    return {model: SloTarget(model=model, slo_itl_ms=itl_ms, slo_ttft_ms=ttft_ms) for model in ("llama_8b", "qwen_14b")}

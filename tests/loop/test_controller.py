@@ -1,0 +1,239 @@
+"""One cycle: what it records, what a failure leaves behind, and what advice must not do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pytest
+
+from loop.actuator import Limits
+from loop.collector import CollectorSettings
+from loop.controller import Controller, ControllerSettings
+from loop.data import DataReading, FixedData
+from loop.errors import SpecError
+from loop.policies import make_policy
+from loop.ports import Data, Policy
+from loop.spec import OptimizerData, SystemData
+from loop.types import Decision, Load, ServerView, Snapshot, Target
+from tests.fakes import FakeBackend, ListedData, ManualClock, server_view, system
+
+
+@dataclass
+class Counting:
+    """A policy that adds one replica each time it is asked, and counts how often that was."""
+
+    name: str = "counting"
+    tick_s: float = 60.0
+    error: Exception | None = None
+
+    def start(self) -> int:
+        """Return the count of zero."""
+        return 0
+
+    def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:  # noqa: ARG002 the port
+        """Want one replica more of each, the count as the reason."""
+        if self.error:
+            raise self.error
+        targets = {name: grown(view, reason=f"decision {state + 1}") for name, view in snapshot.servers.items()}
+        return Decision(targets=targets), state + 1
+
+
+def grown(view: ServerView, *, reason: str) -> Target:
+    """Return the target of one replica more."""
+    return Target(
+        server=view.name,
+        accelerator=view.accelerator,
+        replicas=view.wanted + 1,
+        max_batch=view.max_batch,
+        reason=reason,
+    )
+
+
+def controller(
+    backend: FakeBackend,
+    *,
+    policy: Policy | None = None,
+    data: Data | None = None,
+    settings: ControllerSettings | None = None,
+) -> Controller:
+    """Return a controller over fakes."""
+    return Controller(
+        backend=backend,
+        policy=policy or Counting(),
+        data=data or FixedData(system()),
+        clock=ManualClock(step_s=0.001),
+        settings=settings,
+    )
+
+
+def test_a_cycle_asks_for_what_the_policy_wants_and_records_it() -> None:
+    """The record is the only product of the loop: it must hold the seen, the decided and the done."""
+    backend = FakeBackend([server_view()])
+    record = controller(backend).cycle(60.0)
+    assert backend.views["s1"].wanted == 3
+    assert (record.cycle, record.now_s, record.applied, record.failed) == (1, 60.0, True, False)
+    assert record.seen is not None
+    assert record.seen.servers["s1"].wanted == 2
+    assert [change.replicas for change in record.changes] == [3]
+    assert record.total_cost_cents_per_h == 3 * 400.0
+
+
+def test_the_date_of_a_simulated_cycle_is_that_of_its_virtual_time() -> None:
+    """Records of equal runs must be equal, so `ts` may not come from the machine."""
+    assert controller(FakeBackend([])).cycle(90.5).ts == "2026-01-01T00:01:30.500Z"
+
+
+def test_the_phases_are_timed_by_the_clock_of_the_controller() -> None:
+    """Timings say where a slow cycle spends its time; nothing else reads a clock."""
+    timing = controller(FakeBackend([server_view()])).cycle(60.0).timing
+    assert timing.collect_ms == pytest.approx(1.0)
+    assert timing.total_ms == pytest.approx(3.0)
+
+
+@pytest.mark.parametrize("phase", ["observe", "apply"])
+def test_a_world_that_fails_costs_one_cycle_and_no_more(phase: str) -> None:
+    """The cycle is recorded with the phase that failed; the next starts clean."""
+    backend = FakeBackend([server_view()])
+    loop = controller(backend)
+    backend.failing.add(phase)
+    failed = loop.cycle(60.0)
+    backend.failing.clear()
+    good = loop.cycle(120.0)
+    assert (failed.failed_phase, failed.applied, failed.cycle) == (phase, False, 1)
+    assert "the world" in failed.error
+    assert (good.failed, good.cycle, backend.views["s1"].wanted) == (False, 2, 3)
+
+
+def test_a_failed_apply_still_shows_what_was_decided() -> None:
+    """Nothing half-done is hidden: who reads the record sees what the world refused."""
+    backend = FakeBackend([server_view()])
+    backend.failing.add("apply")
+    record = controller(backend).cycle(60.0)
+    assert record.decision is not None
+    assert [change.replicas for change in record.changes] == [3]
+
+
+def test_an_advising_controller_decides_and_changes_nothing() -> None:
+    """Advice is for trying a policy on a cluster that somebody else controls; it may never act, whoever asks."""
+    backend = FakeBackend([server_view()])
+    loop = controller(backend, settings=ControllerSettings(mode="advise"))
+    records = [loop.cycle(60.0), loop.cycle(120.0, mode="act")]
+    assert backend.applied == []
+    assert [(record.mode, record.applied) for record in records] == [("advise", False)] * 2
+    assert [record.changes[0].reason for record in records] == ["decision 1", "decision 2"]
+
+
+def test_advice_asked_of_an_acting_controller_leaves_no_trace() -> None:
+    """A look at what would be decided must not move what the policy remembers."""
+    loop = controller(FakeBackend([server_view()]))
+    assert loop.cycle(60.0, mode="advise").changes[0].reason == "decision 1"
+    assert loop.cycle(61.0).changes[0].reason == "decision 1"
+
+
+def test_a_failed_apply_keeps_what_the_policy_learned() -> None:
+    """The decision was taken on what was seen; only its effect is missing, and the next observe shows that."""
+    backend = FakeBackend([server_view()])
+    loop = controller(backend)
+    backend.failing.add("apply")
+    loop.cycle(60.0)
+    backend.failing.clear()
+    assert loop.cycle(120.0).changes[0].reason == "decision 2"
+
+
+def test_nothing_is_asked_of_the_world_when_nothing_is_to_change() -> None:
+    """A steady system must see no writes."""
+    backend = FakeBackend([server_view()])
+    record = controller(backend, policy=make_policy("static")).cycle(60.0)
+    assert backend.applied == []
+    assert (record.applied, record.changes) == (True, ())
+
+
+def test_limits_bound_what_one_cycle_may_change() -> None:
+    """The record shows both: the target in the decision, and the bounded wish in the changes."""
+    backend = FakeBackend([server_view(wanted=9, ready=9)])
+
+    class Halving(Counting):
+        def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:  # noqa: ARG002 the port
+            target = replace(grown(snapshot.servers["s1"], reason=""), replicas=1)
+            return Decision(targets={"s1": target}), state
+
+    settings = ControllerSettings(limits=Limits(step_down_max=2))
+    record = controller(backend, policy=Halving(), settings=settings).cycle(60.0)
+    assert record.decision is not None
+    assert (record.decision.targets["s1"].replicas, record.changes[0].replicas) == (1, 7)
+
+
+def test_a_target_of_a_server_nobody_saw_is_left_out_and_told() -> None:
+    """A server may be deleted while the policy decides; asking the world for it would fail the whole cycle."""
+
+    class Inventing(Counting):
+        def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:  # noqa: ARG002 the port
+            return Decision(targets={"ghost": grown(server_view("ghost"), reason="")}), state
+
+    record = controller(FakeBackend([server_view()]), policy=Inventing()).cycle(60.0)
+    assert record.changes == ()
+    assert any("ghost" in line for line in record.warnings)
+
+
+def test_bad_data_in_a_running_loop_are_recorded_and_the_last_good_ones_stand_in() -> None:
+    """A typing error in a file that is re-read must not stop the control of a cluster."""
+    readings = [DataReading(system=system()), DataReading(system=system(), error="model-data.json: expected …")]
+    record = controller(FakeBackend([server_view()]), data=ListedData(readings)).cycle(60.0)
+    assert record.error.startswith("model-data.json")
+    assert (record.failed, record.applied) == (False, True)
+
+
+def test_heterogeneous_data_are_refused_at_the_start() -> None:
+    """One server on several accelerators is beyond this loop; to ignore the flag would answer another question."""
+    data = FixedData(system(optimizer=OptimizerData(heterogeneous=True)))
+    with pytest.raises(SpecError, match="heterogeneous"):
+        controller(FakeBackend([]), data=data)
+
+
+def test_heterogeneous_data_in_a_running_loop_are_recorded_and_not_used() -> None:
+    """The flag may appear in dynamic mode; then the last good data stay."""
+    bad = system(optimizer=OptimizerData(heterogeneous=True))
+    loop = controller(
+        FakeBackend([server_view()]), data=ListedData([DataReading(system=system()), DataReading(system=bad)])
+    )
+    record = loop.cycle(60.0)
+    assert "heterogeneous" in record.error
+    assert record.data is not None
+    assert not record.data.optimizer.heterogeneous
+
+
+def test_bad_input_that_the_policy_meets_fails_the_cycle_and_leaves_its_state() -> None:
+    """SpecError is never a crash of a running loop."""
+    policy = Counting(error=SpecError("model-data.json: …"))
+    loop = controller(FakeBackend([server_view()]), policy=policy)
+    assert loop.cycle(60.0).failed_phase == "decide"
+    policy.error = None
+    assert loop.cycle(120.0).changes[0].reason == "decision 1"
+
+
+def test_an_error_of_the_programmer_is_raised_and_its_record_carries_the_traceback() -> None:
+    """A simulated run ends with it; a live driver records it, under the number of the cycle it ended."""
+    policy = Counting(error=ZeroDivisionError("division by zero"))
+    loop = controller(FakeBackend([server_view()]), policy=policy)
+    with pytest.raises(ZeroDivisionError) as caught:
+        loop.cycle(60.0)
+    record = loop.failure(60.0, error=caught.value)
+    policy.error = None
+    assert (record.cycle, record.failed_phase) == (1, "program")
+    assert record.error == "ZeroDivisionError: division by zero"
+    assert "in decide" in record.traceback
+    assert loop.cycle(120.0).cycle == 2
+
+
+def test_a_smoothed_belief_is_what_the_policy_is_told() -> None:
+    """The record keeps both, so that a plot can show the noise and what was made of it."""
+    backend = FakeBackend([server_view(load=Load(rate_rpm=100.0, in_tokens=500.0, out_tokens=200.0))])
+    settings = ControllerSettings(collector=CollectorSettings(smoothing=0.5))
+    loop = controller(backend, settings=settings)
+    loop.cycle(60.0)
+    backend.set_load("s1", Load(rate_rpm=200.0, in_tokens=500.0, out_tokens=200.0))
+    record = loop.cycle(120.0)
+    assert record.seen is not None
+    assert record.believed is not None
+    assert record.seen.servers["s1"].load == Load(rate_rpm=200.0, in_tokens=500.0, out_tokens=200.0)
+    assert record.believed.servers["s1"].load == Load(rate_rpm=150.0, in_tokens=500.0, out_tokens=200.0)
