@@ -1,0 +1,172 @@
+"""One request and its life as a flat mutable record, and the compact log of how requests ended."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from math import nan
+from struct import Struct
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+
+class Outcome(IntEnum):
+    """How a request stands in the log."""
+
+    FINISHED = 0
+    REJECTED = 1
+    FAILED = 2
+    UNFINISHED = 3
+
+
+REASONS = ("", "queue_full", "never_fits", "draining", "crashed", "node_lost", "drain_timeout", "no_pod")
+"""What the reason codes of a log mean; the empty reason belongs to finished and unfinished requests."""
+
+_REASON_CODES = {reason: code for code, reason in enumerate(REASONS)}
+
+
+class Request:
+    """One request: what it asks for, and where it is in its life.
+
+    server is an index of whoever submits it. arrival_s is when the client asked and never changes; submitted_s is when
+    the replica that holds it now took it in. first_token_s and last_token_s are nan until there is such a token.
+    generated and context (tokens whose KV is held) are kept current by a replica only while the request is not
+    decoding: ask Replica.in_flight for them. admitted says whether the present replica ever ran it.
+    ticket and context_offset belong to the replica: its place in the admission order, and context less the
+    replica's iteration counter, which stays constant while it decodes.
+    """
+
+    __slots__ = (
+        "admitted",
+        "arrival_s",
+        "context",
+        "context_offset",
+        "first_token_s",
+        "generated",
+        "id",
+        "last_token_s",
+        "output_tokens",
+        "preemptions",
+        "prompt_tokens",
+        "server",
+        "submitted_s",
+        "ticket",
+    )
+
+    def __init__(self, *, id: int, server: int = 0, prompt_tokens: int, output_tokens: int, arrival_s: float) -> None:  # noqa: A002  the contract's name
+        assert prompt_tokens >= 1, f"request {id}: prompt_tokens must be >= 1, got {prompt_tokens}"
+        assert output_tokens >= 1, f"request {id}: output_tokens must be >= 1, got {output_tokens}"
+        self.id = id
+        self.server = server
+        self.prompt_tokens = prompt_tokens
+        self.output_tokens = output_tokens
+        self.arrival_s = arrival_s
+        self.submitted_s = arrival_s
+        self.generated = 0
+        self.context = 0
+        self.context_offset = 0
+        self.ticket = 0
+        self.admitted = False
+        self.first_token_s = nan
+        self.last_token_s = nan
+        self.preemptions = 0
+
+    def restart(self) -> None:
+        """Forget what a lost replica computed, so that another one can serve the request from its beginning.
+
+        The arrival stays, and so does the count of preemptions. The first token is forgotten too: the client's stream
+        broke with the replica, so the TTFT that counts is that of the retry, measured from the first arrival.
+        """
+        self.generated = 0
+        self.context = 0
+        self.admitted = False
+        self.first_token_s = nan
+        self.last_token_s = nan
+
+
+class RequestLog:
+    """Every ended request in 46 packed bytes; shared by all replicas of a cluster."""
+
+    __slots__ = ("_rows",)
+
+    _ROW = Struct("<hqiiIdddbb")
+    _DTYPE = np.dtype(
+        [
+            ("server", "<i2"),
+            ("id", "<i8"),
+            ("prompt_tokens", "<i4"),
+            ("output_tokens", "<i4"),
+            ("preemptions", "<u4"),
+            ("arrival_s", "<f8"),
+            ("first_token_s", "<f8"),
+            ("finish_s", "<f8"),
+            ("outcome", "i1"),
+            ("reason", "i1"),
+        ]
+    )
+
+    def __init__(self) -> None:
+        self._rows = bytearray()
+
+    def __len__(self) -> int:
+        return len(self._rows) // self._ROW.size
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the rows take, spare room of the growing buffer included."""
+        return self._rows.__sizeof__()
+
+    def add_finished(self, request: Request, finish_s: float) -> None:
+        """Record that *request* emitted its last token at *finish_s*."""
+        # Spelled out, not shared with _add: this line runs once for every request of every run.
+        self._rows += _PACK(
+            request.server,
+            request.id,
+            request.prompt_tokens,
+            request.output_tokens,
+            request.preemptions,
+            request.arrival_s,
+            request.first_token_s,
+            finish_s,
+            0,
+            0,
+        )
+
+    def add_rejected(self, request: Request, now_s: float, reason: str) -> None:
+        """Record that *request* was turned away at *now_s* for *reason* (one of REASONS)."""
+        self._add(request, now_s, Outcome.REJECTED, reason)
+
+    def add_failed(self, request: Request, now_s: float, reason: str) -> None:
+        """Record that *request* was lost at *now_s* for *reason* (one of REASONS)."""
+        self._add(request, now_s, Outcome.FAILED, reason)
+
+    def add_unfinished(self, request: Request) -> None:
+        """Record that *request* was still waiting or running when the run ended; it may have a first token."""
+        self._add(request, nan, Outcome.UNFINISHED, "")
+
+    def _add(self, request: Request, end_s: float, outcome: Outcome, reason: str) -> None:
+        self._rows += self._ROW.pack(
+            request.server,
+            request.id,
+            request.prompt_tokens,
+            request.output_tokens,
+            request.preemptions,
+            request.arrival_s,
+            request.first_token_s,
+            end_s,
+            outcome,
+            _REASON_CODES[reason],
+        )
+
+    def frame(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the columns as arrays, one row a request in the order in which they were recorded.
+
+        finish_s is when the request ended, however it did; nan for unfinished ones. outcome is an Outcome, reason an
+        index into REASONS.
+        """
+        rows = np.frombuffer(bytes(self._rows), dtype=self._DTYPE)
+        return {name: np.ascontiguousarray(rows[name]) for name in self._DTYPE.names or ()}
+
+
+_PACK = RequestLog._ROW.pack
