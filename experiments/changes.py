@@ -1,0 +1,88 @@
+"""How restless a policy was: changes, reversals, overshoot and settling of the wanted replicas. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from experiments.columns import Floats, Window
+from loop.types import CycleRecord
+
+REVERSAL_WITHIN_S = 15 * 60.0
+_STEADY_WITHIN = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What was wanted of one server after one cycle."""
+
+    t_s: float
+    accelerator: str
+    replicas: int
+
+
+def wishes_by_server(records: Sequence[CycleRecord]) -> dict[str, list[Wish]]:
+    """Return what was wanted of each server: before the first cycle, and after each cycle that saw the world.
+
+    A server absent from a decision, or a decision that was not applied, leaves what was wanted already.
+    """
+    wishes: dict[str, list[Wish]] = {}
+    for record in records:
+        if record.seen is None:
+            continue
+        targets = record.decision.targets if record.decision and record.applied else {}
+        for name, view in record.seen.servers.items():
+            history = wishes.setdefault(name, [Wish(t_s=0.0, accelerator=view.accelerator, replicas=view.wanted)])
+            last, target = history[-1], targets.get(name)
+            history.append(
+                Wish(
+                    t_s=record.now_s,
+                    accelerator=target.accelerator if target else last.accelerator,
+                    replicas=target.replicas if target else last.replicas,
+                )
+            )
+    return wishes
+
+
+def count_changes(wishes: Sequence[Wish], window: Window) -> int:
+    """Count the cycles in *window* after which replicas or accelerator differ from the cycle before."""
+    return sum(
+        _inside(now, window) and (old.replicas, old.accelerator) != (now.replicas, now.accelerator)
+        for old, now in pairwise(wishes)
+    )
+
+
+def count_reversals(wishes: Sequence[Wish], window: Window) -> int:
+    """Count the replica changes in *window* of opposite sign to the last one, at most 15 min before."""
+    reversals = 0
+    last_sign, last_s = 0, -np.inf
+    for old, now in pairwise(wishes):
+        sign = (now.replicas > old.replicas) - (now.replicas < old.replicas)
+        if sign == 0:
+            continue
+        if sign == -last_sign and now.t_s - last_s <= REVERSAL_WITHIN_S and _inside(now, window):
+            reversals += 1
+        last_sign, last_s = sign, now.t_s
+    return reversals
+
+
+def overshoot(t_s: Floats, wanted: Floats, *, step_s: float) -> float:
+    """Return the highest wanted count from the step on, less the final steady value (the last one)."""
+    after = wanted[t_s >= step_s]
+    return float(after.max() - after[-1])
+
+
+def settling_s(t_s: Floats, wanted: Floats, *, step_s: float) -> float:
+    """Return the time from the step until the wanted count stays within ±1 of its final value [s]."""
+    later = t_s >= step_s
+    outside = np.flatnonzero(np.abs(wanted[later] - wanted[later][-1]) > _STEADY_WITHIN)
+    if outside.size == 0:
+        return 0.0
+    return float(t_s[later][outside[-1] + 1] - step_s)
+
+
+def _inside(wish: Wish, window: Window) -> bool:
+    return window.start_s <= wish.t_s < window.end_s

@@ -1,0 +1,55 @@
+"""Columnar records of a run: what the columns of requests and pods are, and how they are selected. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Columns = Mapping[str, npt.NDArray[Any]]
+Floats = npt.NDArray[np.float64]
+Bools = npt.NDArray[np.bool_]
+
+FINISHED, REJECTED, FAILED, UNFINISHED = 0, 1, 2, 3
+
+WARM_UP_S = 600.0
+WARM_UP_SHARE = 0.2
+MINUTE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Window:
+    """The part of a run that is scored: [start_s, end_s). The run itself ends at end_s."""
+
+    start_s: float
+    end_s: float
+
+    @property
+    def length_s(self) -> float:
+        """Return how long the window is [s]."""
+        return self.end_s - self.start_s
+
+    @property
+    def hours(self) -> float:
+        """Return how long the window is [h]."""
+        return self.length_s / 3600.0
+
+
+def scored_window(duration_s: float) -> Window:
+    """Leave out the warm-up: ten minutes, or a fifth of a run too short for that."""
+    return Window(start_s=min(WARM_UP_S, WARM_UP_SHARE * duration_s), end_s=duration_s)
+
+
+def select(columns: Columns, mask: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Return the rows of *columns* that *mask* (booleans or indices) picks."""
+    return {name: column[mask] for name, column in columns.items()}
+
+
+def arrived_within(requests: Columns, window: Window) -> Bools:
+    """Return which requests arrived in the scored window."""
+    arrival_s = requests["arrival_s"]
+    inside: Bools = (arrival_s >= window.start_s) & (arrival_s < window.end_s)
+    return inside

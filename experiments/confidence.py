@@ -1,0 +1,60 @@
+"""Means with confidence intervals over seeds (Student's t), and differences of policies paired by seed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """A mean of *n* values and the half-width of its confidence interval (NaN where n < 2: nothing is known)."""
+
+    mean: float
+    half_width: float
+    n: int
+
+    @property
+    def low(self) -> float:
+        """Return the lower end of the interval."""
+        return self.mean - self.half_width
+
+    @property
+    def high(self) -> float:
+        """Return the upper end of the interval."""
+        return self.mean + self.half_width
+
+
+def estimate(values: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
+    """Return the mean of *values* with its two-sided Student t interval; values that are not finite are left out."""
+    given = np.asarray(values, dtype=float)
+    known = given[np.isfinite(given)]
+    if known.size == 0:
+        return Estimate(mean=float("nan"), half_width=float("nan"), n=0)
+    if known.size == 1:
+        return Estimate(mean=float(known[0]), half_width=float("nan"), n=1)
+    quantile = float(stats.t.ppf(0.5 + level / 2, df=known.size - 1))
+    half_width = quantile * float(known.std(ddof=1)) / float(np.sqrt(known.size))
+    return Estimate(mean=float(known.mean()), half_width=half_width, n=int(known.size))
+
+
+def paired_difference(
+    results: pd.DataFrame, metric: str, *, first: str, second: str, by: Sequence[str] = (), level: float = 0.95
+) -> Estimate:
+    """Return *second* − *first* of *metric*, both policies of *results*, paired by seed (and by the columns *by*).
+
+    Pairing takes the chance that both share (arrivals and tokens of a seed) out of the difference; seeds that only one
+    of them has are left out.
+    """
+    keys = [*by, "seed"]
+    sides = [results[results["policy"] == policy].set_index(keys)[metric] for policy in (first, second)]
+    difference = (sides[1] - sides[0]).dropna()
+    return estimate(difference, level=level)

@@ -1,0 +1,143 @@
+"""What one run is: its settings, their checks, and the hash by which a finished run is known again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from emulator.walk import WalkKind
+from experiments.versions import package_version
+from twin.spec import SpecError
+
+Metrics = Literal["measured", "labels"]
+
+SAMPLE_DATA = Path(__file__).resolve().parent.parent / "sample-data"
+DEFAULT_PERIOD_S = 60.0
+
+PolicyOption = float | str | bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunConfig:
+    """One run: (system, load scenario, policy, disturbance alpha, interval, period, seed, hours).
+
+    None means not given: alpha, interval and walk are then the scenario's (else 0.5, 60 s, plain), the period is 60 s.
+    truth is a file in the form of twin-data.json whose engines overrule those of the data directory. policy_options are
+    settings of the policy by name (`headroom`, `solver` …). Raise SpecError for a value out of its range.
+    """
+
+    data: Path = SAMPLE_DATA / "large"
+    scenario: str = "disturbed"
+    policy: str = "slo"
+    disturbance_alpha: float | None = None
+    interval_s: float | None = None
+    period_s: float | None = None
+    hours: float = 1.0
+    seed: int = 1
+    metrics: Metrics = "measured"
+    walk: WalkKind | None = None
+    theta: float | None = None
+    dynamic: bool = False
+    truth: Path | None = None
+    policy_options: tuple[tuple[str, PolicyOption], ...] = ()
+
+    def __post_init__(self) -> None:
+        _check(self.disturbance_alpha, "alpha", "within [0, 1]", lambda value: 0.0 <= value <= 1.0)
+        _check(self.interval_s, "interval", "> 0", lambda value: value > 0)
+        _check(self.period_s, "period", "> 0", lambda value: value > 0)
+        _check(self.hours, "hours", "> 0", lambda value: value > 0)
+        _check(self.theta, "theta", "within [0, 1]", lambda value: 0.0 <= value <= 1.0)
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
+            raise SpecError(f"seed: expected a whole number >= 0, found {self.seed!r}")
+        _check_choice(self.metrics, "metrics", ("measured", "labels"))
+        _check_choice(self.walk, "walk", ("plain", "reverting", None))
+
+    @property
+    def duration_s(self) -> float:
+        """Return how long the run is in simulated time [s]."""
+        return self.hours * 3600.0
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the settings as JSON values, `from_json` takes them back."""
+        values = {item.name: getattr(self, item.name) for item in fields(self)}
+        values |= {"data": str(self.data), "truth": str(self.truth) if self.truth else None}
+        return values | {"policy_options": dict(self.policy_options)}
+
+
+def config_from_json(values: Mapping[str, Any]) -> RunConfig:
+    """Return the RunConfig that `as_json` wrote."""
+    truth = values["truth"]
+    given = {
+        "data": Path(values["data"]),
+        "truth": Path(truth) if truth else None,
+        "policy_options": tuple(sorted(values["policy_options"].items())),
+    }
+    return RunConfig(**{**values, **given})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """What a scenario says where the user is silent."""
+
+    disturbance_alpha: float = 0.5
+    interval_s: float = 60.0
+    walk: WalkKind = "plain"
+    theta: float = 0.2
+
+
+def resolve(config: RunConfig, defaults: Resolved) -> RunConfig:
+    """Fill in what was not given: the hash, the records and the tables carry the figures that were in force."""
+
+    def first(given: Any, default: Any) -> Any:
+        return default if given is None else given
+
+    return replace(
+        config,
+        disturbance_alpha=first(config.disturbance_alpha, defaults.disturbance_alpha),
+        interval_s=first(config.interval_s, defaults.interval_s),
+        period_s=first(config.period_s, DEFAULT_PERIOD_S),
+        walk=first(config.walk, defaults.walk),
+        theta=first(config.theta, defaults.theta),
+    )
+
+
+def run_id(config: RunConfig, *, data_digest: str, scenario_digest: str) -> str:
+    """Return the hash that names a run: equal data, scenario, settings, seed and package version, and only these.
+
+    The digests stand for what the files hold, so where they lie does not matter.
+    """
+    settings = config.as_json() | {"data": data_digest, "truth": None, "scenario": scenario_digest}
+    identity = {"settings": settings, "version": package_version()}
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
+
+
+def canonical_json(value: Any) -> str:
+    """Return the one JSON text of *value*: sorted keys, no spaces, no NaN."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def digest_files(paths: Iterable[Path]) -> str:
+    """Return a hash of the names and contents of files, in the order of their names."""
+    total = hashlib.sha256()
+    for path in sorted(paths, key=lambda path: path.name):
+        try:
+            content = path.read_bytes()
+        except OSError as error:
+            raise SpecError(f"{path}: expected a readable file, found {error.strerror}") from None
+        total.update(canonical_json([path.name, len(content)]).encode() + content)
+    return total.hexdigest()
+
+
+def _check(value: float | None, name: str, expected: str, holds: Any) -> None:
+    if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and holds(value)):
+        raise SpecError(f"{name}: expected a number {expected}, found {value!r}")
+
+
+def _check_choice(value: str | None, name: str, choices: tuple[str | None, ...]) -> None:
+    if value not in choices:
+        raise SpecError(f"{name}: expected one of {', '.join(filter(None, choices))}, found {value!r}")

@@ -1,0 +1,113 @@
+"""How figures look and are saved (colours, sizes, deterministic files), and the drawing of replica timelines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from experiments.output import whole_file
+
+# Okabe and Ito's palette: told apart with every common form of colour blindness.
+BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
+YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
+SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+_PANEL_IN = (5.0, 1.9)
+
+
+def our_style() -> AbstractContextManager[None]:
+    """Give the settings under which figures are made, drawn and saved."""
+    return mpl.rc_context(
+        {
+            "font.size": 9,
+            "axes.titlesize": 9,
+            "axes.spines.top": False,
+            "svg.hashsalt": "inferno",  # the ids in an SVG are random without it
+            "svg.fonttype": "none",
+        }
+    )
+
+
+def new_figure(*, width_in: float, height_in: float) -> Figure:
+    """Return an empty figure in our style, without the global state of pyplot."""
+    with our_style():
+        return Figure(figsize=(width_in, height_in), layout="constrained")
+
+
+def save_figure(figure: Figure, stem: Path) -> list[Path]:
+    """Write *figure* as PNG and SVG side by side, each whole or not at all; equal figures give equal bytes."""
+    metadata: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    written = []
+    for kind, notes in metadata.items():
+        target = stem.with_suffix(f".{kind}")
+        with whole_file(target) as part, our_style():
+            figure.savefig(part, format=kind, dpi=120, metadata=notes)
+        written.append(target)
+    return written
+
+
+def draw_timelines(counts: pd.DataFrame, minutes: pd.DataFrame, *, titles: Mapping[str, str], heading: str) -> Figure:
+    """Draw one panel per server of *titles* (by name, in order) from the frames of `experiments.timeline`."""
+    columns = 1 if len(titles) <= 2 else 2 if len(titles) <= 8 else 3
+    rows = math.ceil(len(titles) / columns)
+    figure = new_figure(width_in=_PANEL_IN[0] * columns, height_in=_PANEL_IN[1] * rows + 0.9)
+    with our_style():
+        grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
+        for ax, (name, title) in zip(grid.flat, titles.items(), strict=False):
+            draw_server(ax, counts[counts["server"] == name], minutes[minutes["server"] == name], title=title)
+        for ax in list(grid.flat)[len(titles) :]:
+            ax.set_axis_off()
+        for ax in grid[-1]:
+            ax.set_xlabel("time [min]")
+        figure.suptitle(heading, fontsize=11)
+        figure.legend(handles=_timeline_legend(), loc="outside lower center", ncols=5, frameon=False)
+    return figure
+
+
+def draw_server(ax: Axes, counts: pd.DataFrame, minutes: pd.DataFrame, *, title: str) -> None:
+    """Draw wanted, ready and starting replicas (left), the arrival rate (right), and bands over violated minutes."""
+    violated = minutes[minutes["violated"]]
+    for begin_s, length_s in zip(violated["start_s"], violated["length_s"], strict=True):
+        ax.axvspan(begin_s / 60.0, (begin_s + length_s) / 60.0, color=PURPLE, alpha=0.3, linewidth=0, zorder=0)
+    t_min = counts["t_s"] / 60.0
+    present = counts["ready"] + counts["starting"]
+    ax.fill_between(t_min, counts["ready"], step="post", color=SKY, alpha=0.7, linewidth=0, zorder=1)
+    ax.fill_between(t_min, counts["ready"], present, step="post", color=ORANGE, linewidth=0, zorder=1)
+    ax.step(t_min, counts["wanted"], where="post", color=BLACK, linewidth=1.2, zorder=3)
+    top = max(1.0, float(counts["wanted"].max()), float(present.max()))
+    ax.set_ylim(0, top * 1.15)
+    ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
+    ax.set_ylabel("replicas")
+    ax.set_title(title, loc="left")
+    ax.margins(x=0)
+    rate = ax.twinx()
+    rate.spines["top"].set_visible(False)
+    rate.plot(
+        (minutes["start_s"] + minutes["length_s"] / 2) / 60.0, minutes["rate_rpm"], color=VERMILLION, linewidth=1.0
+    )
+    rate.set_ylim(0, max(1.0, float(minutes["rate_rpm"].max())) * 1.15)
+    rate.set_ylabel("req/min", color=VERMILLION)
+    rate.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    rate.tick_params(axis="y", colors=VERMILLION)
+
+
+def _timeline_legend() -> list[Line2D | Patch]:
+    return [
+        Line2D([], [], color=BLACK, linewidth=1.2, label="wanted"),
+        Patch(color=SKY, alpha=0.7, label="ready"),
+        Patch(color=ORANGE, label="starting"),
+        Line2D([], [], color=VERMILLION, linewidth=1.0, label="arrivals (right axis)"),
+        Patch(color=PURPLE, alpha=0.3, label="minute in which a target was missed"),
+    ]

@@ -1,0 +1,152 @@
+"""What happened to each server in each minute: arrivals, mean latencies, output, and whether the targets held. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from experiments.columns import FAILED, MINUTE_S, REJECTED, UNFINISHED, Bools, Columns, Floats, Window, select
+from experiments.verdicts import LEFT_OUT, bounded_latencies_ms, judge, target_columns
+from loop.spec import SloTarget
+
+_ROUNDING = 1.0 - 1e-9  # output is a sum of shares of requests; a minute exactly on its target must not miss it
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MinuteTable:
+    """Figures by server (rows) and minute (columns); a request belongs to the minute it arrived in.
+
+    Means are NaN in a minute without a request that counts. `counted` tells the minutes that are scored: an arrival
+    that is not left out; `met` those of them that kept every target. Rates of a cut minute use its own length.
+    """
+
+    start_s: Floats
+    length_s: Floats
+    arrivals: npt.NDArray[np.int64]
+    rate_rpm: Floats
+    ttft_ms: Floats
+    itl_ms: Floats
+    output_tps: Floats
+    demanded_tps: Floats
+    tps_missed: Bools
+    counted: Bools
+    met: Bools
+
+
+def minute_table(requests: Columns, targets: Sequence[SloTarget | None], window: Window) -> MinuteTable:
+    """Count *requests* (of all servers of *targets*, in their order) by the minutes of *window*.
+
+    A rejected or failed request has no latency, so its minute has no mean that meets the targets: it is missed.
+    Requests left out of the scores (unfinished, no target broken yet) are left out of the means.
+    """
+    edges_s = minute_edges_s(window)
+    length_s = np.diff(edges_s)
+    shape = (len(targets), length_s.size)
+    output_tps, demanded_tps = token_rates(requests, servers=len(targets), window=window)
+    limits = target_columns(targets)
+    limit_tps = np.minimum(limits.slo_tps[:, None], _demand_that_is_due(demanded_tps))
+    tps_missed = (limits.slo_tps[:, None] > 0) & (output_tps < limit_tps * _ROUNDING)
+
+    inside = (requests["arrival_s"] >= window.start_s) & (requests["arrival_s"] < window.end_s)
+    own = select(requests, inside)
+    cells = own["server"].astype(np.int64) * length_s.size + _minute_of(own["arrival_s"], edges_s)
+    verdict = judge(own, targets, end_s=window.end_s, tps_missed=tps_missed.ravel()[cells])
+    ttft_all, itl_all = bounded_latencies_ms(own, end_s=window.end_s)
+    lost = np.isin(own["outcome"], (REJECTED, FAILED))
+    scored = verdict != LEFT_OUT
+
+    arrivals = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
+    ttft_ms = _cell_means(ttft_all, cells, scored & ~lost, shape)
+    itl_ms = _cell_means(itl_all, cells, scored & ~lost & np.isfinite(itl_all), shape)
+    lost_here = np.bincount(cells, weights=lost, minlength=arrivals.size).reshape(shape) > 0
+    counted = np.bincount(cells, weights=scored, minlength=arrivals.size).reshape(shape) > 0
+    # NaN (no figure in this minute) compares as not above the target.
+    late = (limits.slo_ttft_ms[:, None] > 0) & (ttft_ms > limits.slo_ttft_ms[:, None])
+    slow = (limits.slo_itl_ms[:, None] > 0) & (itl_ms > limits.slo_itl_ms[:, None])
+    return MinuteTable(
+        start_s=edges_s[:-1],
+        length_s=length_s,
+        arrivals=arrivals,
+        rate_rpm=arrivals / (length_s / MINUTE_S),
+        ttft_ms=ttft_ms,
+        itl_ms=itl_ms,
+        output_tps=output_tps,
+        demanded_tps=demanded_tps,
+        tps_missed=tps_missed,
+        counted=counted,
+        met=counted & ~(late | slow | lost_here | tps_missed),
+    )
+
+
+def minute_edges_s(window: Window) -> Floats:
+    """Return the edges of the clock's minutes within *window*, its two ends included [s]."""
+    first = int(window.start_s // MINUTE_S) + 1
+    last = int(np.ceil(window.end_s / MINUTE_S))
+    return np.array([window.start_s, *(MINUTE_S * k for k in range(first, last)), window.end_s])
+
+
+def token_rates(requests: Columns, *, servers: int, window: Window) -> tuple[Floats, Floats]:
+    """Return the output tokens made and the output tokens demanded (by arrivals), each per second of each minute.
+
+    A request makes its first token at first_token_s and the others evenly until its last; of an unfinished one the
+    tokens generated so far are spread until the end.
+    """
+    edges_s = minute_edges_s(window)
+    made, demanded = np.zeros((2, servers, edges_s.size - 1))
+    for server in range(servers):
+        own = select(requests, requests["server"] == server)
+        made[server] = np.diff(_tokens_made_until(edges_s, own, end_s=window.end_s))
+        demanded[server], _ = np.histogram(own["arrival_s"], bins=edges_s, weights=own["output_tokens"])
+    length_s = np.diff(edges_s)
+    return made / length_s, demanded / length_s
+
+
+def _tokens_made_until(edges_s: Floats, own: Columns, *, end_s: float) -> Floats:
+    """Return how many output tokens were made up to each edge: a sum of steps (first tokens) and ramps (the rest)."""
+    served = np.isfinite(own["first_token_s"]) & ~np.isin(own["outcome"], (REJECTED, FAILED))
+    own = select(own, served)
+    unfinished = own["outcome"] == UNFINISHED
+    begin_s = own["first_token_s"]
+    finish_s = np.where(unfinished, end_s, own["finish_s"])
+    later_tokens = np.where(unfinished, own["generated"], own["output_tokens"]) - 1.0
+    span_s = finish_s - begin_s
+    ramps = (span_s > 0) & (later_tokens > 0)
+    slope = np.divide(later_tokens, span_s, out=np.zeros_like(span_s), where=ramps)
+    firsts = np.searchsorted(np.sort(begin_s), edges_s, side="right")
+    return firsts + _ramp_sum(edges_s, begin_s[ramps], slope[ramps]) - _ramp_sum(edges_s, finish_s[ramps], slope[ramps])
+
+
+def _ramp_sum(edges_s: Floats, start_s: Floats, slope: Floats) -> Floats:
+    """Return sum of slope·max(0, edge − start) at each edge, in O(n log n) for all edges together."""
+    order = np.argsort(start_s, kind="stable")
+    slopes = np.concatenate(([0.0], np.cumsum(slope[order])))
+    offsets = np.concatenate(([0.0], np.cumsum(slope[order] * start_s[order])))
+    begun = np.searchsorted(start_s[order], edges_s, side="right")
+    ramps: Floats = slopes[begun] * edges_s - offsets[begun]
+    return ramps
+
+
+def _demand_that_is_due(demanded_tps: Floats) -> Floats:
+    """Return the demand that a server which keeps up has served in each minute: the lower of this and the last minute.
+
+    Tokens come out over the seconds after an arrival, so such a server makes in a minute a mixture of what was demanded
+    in it and in the one before; to hold it to more would score the chance of the arrivals.
+    """
+    before = np.concatenate((demanded_tps[:, :1] * 0.0, demanded_tps[:, :-1]), axis=1)
+    return np.minimum(before, demanded_tps)
+
+
+def _minute_of(arrival_s: Floats, edges_s: Floats) -> npt.NDArray[np.int64]:
+    return np.searchsorted(edges_s, arrival_s, side="right").astype(np.int64) - 1
+
+
+def _cell_means(values: Floats, cells: npt.NDArray[np.int64], chosen: Bools, shape: tuple[int, int]) -> Floats:
+    size = shape[0] * shape[1]
+    count = np.bincount(cells[chosen], minlength=size)
+    total = np.bincount(cells[chosen], weights=values[chosen], minlength=size)
+    means = np.full(size, np.nan)
+    np.divide(total, count, out=means, where=count > 0)
+    return means.reshape(shape)

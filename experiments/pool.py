@@ -1,0 +1,110 @@
+"""Independent tasks on several processes: outcomes as they come, errors as values, nothing left running behind."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import threading
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.connection import wait as wait_for_sentinel
+from typing import Generic, TypeVar
+
+Task = TypeVar("Task")
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome(Generic[Value]):
+    """What became of the task at *index*: a value, or one line of error with its traceback."""
+
+    index: int
+    value: Value | None = None
+    error: str = ""
+    trace: str = ""
+
+
+def run_tasks(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int) -> Iterator[Outcome[Value]]:
+    """Yield the outcome of *work* on each task as it is done, on *jobs* processes (1: in this one).
+
+    *work* is a function of a module and the tasks can be pickled (processes are spawned). A task that raises, or kills
+    its process, becomes an outcome with an error. Closing the iterator, or an interrupt, ends the processes at once.
+    """
+    if jobs == 1 or len(tasks) <= 1:
+        return (_attempt(work, index, task) for index, task in enumerate(tasks))
+    return _on_processes(work, tasks, jobs=min(jobs, len(tasks)))
+
+
+def _attempt(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Value]:
+    try:
+        return Outcome(index=index, value=work(task))
+    except Exception as error:
+        # One run must not stop the others: its error is part of the result, and reported with its traceback.
+        line = " ".join(f"{type(error).__name__}: {error}".split())
+        return Outcome(index=index, error=line, trace=traceback.format_exc())
+
+
+def _on_processes(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int) -> Iterator[Outcome[Value]]:
+    queue = deque(enumerate(tasks))
+    while queue:
+        flying: dict[Future[Outcome[Value]], tuple[int, Task]] = {}
+        suspects: list[tuple[int, Task]] = []
+        with _processes(jobs) as pool:
+            try:
+                while queue or flying:
+                    while queue and len(flying) < jobs:
+                        index, task = queue.popleft()
+                        flying[pool.submit(_attempt, work, index, task)] = (index, task)
+                    done, _ = wait(flying, return_when=FIRST_COMPLETED)
+                    for future in done:
+                        outcome = future.result()
+                        del flying[future]
+                        yield outcome
+            except BrokenProcessPool:
+                suspects = list(flying.values())
+        # One of these killed its process and took the pool with it; alone, only the guilty one fails.
+        for index, task in suspects:
+            yield _alone(work, index, task)
+
+
+def _alone(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Value]:
+    with _processes(1) as pool:
+        try:
+            return pool.submit(_attempt, work, index, task).result()
+        except BrokenProcessPool:
+            return Outcome(index=index, error="its process was killed (out of memory?)")
+
+
+@contextmanager
+def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
+    """Give a pool of spawned processes; when the block is left before its work is done, end them without waiting."""
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    try:
+        yield pool
+    except BaseException:
+        for process in multiprocessing.active_children():
+            if process not in others:
+                process.terminate()
+        pool.shutdown(wait=True, cancel_futures=True)
+        raise
+    pool.shutdown(wait=True)
+
+
+def _follow_parent() -> None:
+    """Leave Ctrl-C to the parent, and end when it ends, however it ended: an orphan would simulate for nobody."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "runs in a spawned process"
+
+    def watch() -> None:
+        wait_for_sentinel([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

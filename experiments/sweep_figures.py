@@ -1,0 +1,176 @@
+"""The figures of a sweep: heat maps over alpha × period, and cost against attainment. Data functions, then drawings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from experiments.confidence import estimate
+from experiments.figures import MARKERS, SERIES, new_figure, our_style, save_figure
+
+CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric:
+    """A column of the results as a figure shows it: multiplied by *scale*, with its unit and number format."""
+
+    column: str
+    label: str
+    scale: float = 1.0
+    form: str = ".1f"
+
+
+ATTAINMENT = Metric(column="attainment", label="requests within target [%]", scale=100.0)
+COST = Metric(column="cost_cents_per_h", label="cost [cents/h]", form=".0f")
+
+
+def cell_estimates(results: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
+    """Return one row per cell of the grid: for each metric its mean, its 95 % half-width over seeds, and n."""
+    rows: list[dict[str, Any]] = []
+    for key, runs in results.groupby(list(CELL), sort=True):
+        row: dict[str, Any] = dict(zip(CELL, key, strict=True))
+        for metric in metrics:
+            over_seeds = estimate(runs[metric.column].to_numpy(dtype=float) * metric.scale)
+            row |= {
+                metric.column: over_seeds.mean,
+                f"{metric.column}_half_width": over_seeds.half_width,
+                f"{metric.column}_n": over_seeds.n,
+            }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def draw_heat_maps(cells: pd.DataFrame, metric: Metric) -> Figure:
+    """Draw one map of *metric* over alpha × period for each policy (and scenario, interval), on one colour scale."""
+    groups = list(cells.groupby(["scenario", "interval_s", "policy"], sort=True))
+    alphas, periods = sorted(cells["alpha"].unique()), sorted(cells["period_s"].unique())
+    columns = min(len(groups), 3)
+    rows = -(-len(groups) // columns)
+    width, height = max(2.6, 0.95 * len(periods) + 1.2), max(1.8, 0.6 * len(alphas) + 1.1)
+    figure = new_figure(width_in=width * columns + 1.2, height_in=height * rows + 0.4)
+    scale = mpl.colors.Normalize(*_limits(cells[metric.column]))
+    with our_style():
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for ax, (key, group) in zip(grid.flat, groups, strict=False):
+            _draw_heat_map(ax, group, metric, alphas=alphas, periods=periods, scale=scale)
+            ax.set_title(_group_title(key, cells), loc="left")
+        for ax in list(grid.flat)[len(groups) :]:
+            ax.set_axis_off()
+        figure.colorbar(mpl.cm.ScalarMappable(norm=scale, cmap="cividis"), ax=grid, label=metric.label, shrink=0.9)
+    return figure
+
+
+def _draw_heat_map(
+    ax: Axes, group: pd.DataFrame, metric: Metric, *, alphas: Sequence[float], periods: Sequence[float], scale: Any
+) -> None:
+    values = group.pivot_table(index="alpha", columns="period_s", values=metric.column, dropna=False)
+    values = values.reindex(index=pd.Index(alphas), columns=pd.Index(periods))
+    ax.imshow(values.to_numpy(dtype=float), origin="lower", aspect="auto", cmap="cividis", norm=scale)
+    ax.set_xticks(range(len(periods)), [f"{period:g}" for period in periods])
+    ax.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
+    ax.set_xlabel("control period [s]")
+    ax.set_ylabel("disturbance alpha")
+    ax.spines[:].set_visible(False)
+    for cell in group.itertuples():
+        mean, half_width = getattr(cell, metric.column), getattr(cell, f"{metric.column}_half_width")
+        text = f"{mean:{metric.form}}" + (f"\n±{half_width:{metric.form}}" if np.isfinite(half_width) else "")
+        # cividis goes from dark to bright: white reads on its lower part, black on its upper.
+        colour = "white" if scale(mean) < 0.55 else "black"
+        place = (periods.index(cell.period_s), alphas.index(cell.alpha))
+        ax.text(*place, text, ha="center", va="center", color=colour, fontsize=8)
+
+
+def draw_cost_against_attainment(cells: pd.DataFrame) -> Figure:
+    """Draw attainment over cost with 95 % bars: a panel per alpha, a colour per policy, a marker per period."""
+    panels = list(cells.groupby(["scenario", "interval_s", "alpha"], sort=True))
+    policies, periods = sorted(cells["policy"].unique()), sorted(cells["period_s"].unique())
+    columns = min(len(panels), 3)
+    rows = -(-len(panels) // columns)
+    figure = new_figure(width_in=3.4 * columns + 1.6, height_in=3.0 * rows + 0.3)
+    with our_style():
+        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        for ax, (key, panel) in zip(grid.flat, panels, strict=False):
+            for cell in panel.itertuples():
+                _draw_cell(ax, cell, SERIES[policies.index(cell.policy) % 8], MARKERS[periods.index(cell.period_s) % 8])
+            ax.set_title(_panel_title(key, cells), loc="left")
+            ax.grid(visible=True, color="0.9")
+            ax.set_axisbelow(True)
+        for ax in list(grid.flat)[len(panels) :]:
+            ax.set_axis_off()
+        for ax in grid[-1]:
+            ax.set_xlabel(COST.label)
+        for ax in grid[:, 0]:
+            ax.set_ylabel(ATTAINMENT.label)
+        figure.legend(handles=_scatter_legend(policies, periods), loc="outside right center", frameon=False)
+    return figure
+
+
+def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
+    bars = [np.nan_to_num(getattr(cell, f"{metric.column}_half_width")) for metric in (COST, ATTAINMENT)]
+    ax.errorbar(
+        getattr(cell, COST.column),
+        getattr(cell, ATTAINMENT.column),
+        xerr=bars[0],
+        yerr=bars[1],
+        color=colour,
+        marker=marker,
+        markersize=6,
+        elinewidth=1.0,
+        capsize=2,
+        linestyle="none",
+    )
+
+
+def _scatter_legend(policies: Sequence[str], periods: Sequence[float]) -> list[Line2D]:
+    colours = [
+        Line2D([], [], color=SERIES[i % 8], marker="s", linestyle="none", label=name) for i, name in enumerate(policies)
+    ]
+    shapes = [
+        Line2D([], [], color="0.4", marker=MARKERS[i % 8], linestyle="none", label=f"period {period:g} s")
+        for i, period in enumerate(periods)
+    ]
+    return colours + shapes
+
+
+def _limits(values: pd.Series[float]) -> tuple[float, float]:
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if high > low else (low - 1.0, high + 1.0)
+
+
+def _group_title(key: Any, cells: pd.DataFrame) -> str:
+    scenario, interval_s, policy = key
+    return f"{policy}, {_situation(scenario, interval_s, cells)}"
+
+
+def _panel_title(key: Any, cells: pd.DataFrame) -> str:
+    scenario, interval_s, alpha = key
+    return f"alpha {alpha:g}, {_situation(scenario, interval_s, cells)}"
+
+
+def _situation(scenario: str, interval_s: float, cells: pd.DataFrame) -> str:
+    many = cells["interval_s"].nunique() > 1
+    return f"{scenario}, interval {interval_s:g} s" if many else str(scenario)
+
+
+def save_sweep_figures(results: pd.DataFrame, directory: Path) -> list[Path]:
+    """Draw all figures of a sweep from its result table into *directory*; failed runs are left out."""
+    done = results[results["error"] == ""]
+    if done.empty:
+        return []
+    cells = cell_estimates(done, (ATTAINMENT, COST))
+    figures: Mapping[str, Figure] = {
+        "attainment": draw_heat_maps(cells, ATTAINMENT),
+        "cost": draw_heat_maps(cells, COST),
+        "cost-attainment": draw_cost_against_attainment(cells),
+    }
+    return [path for name, figure in figures.items() for path in save_figure(figure, directory / name)]

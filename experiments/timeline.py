@@ -1,0 +1,89 @@
+"""The data behind the replica timelines: counts of pods over time, and the minutes of each server. Pure; no drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from experiments.changes import Wish
+from experiments.columns import Columns, Floats, Window, select
+from experiments.minutes import minute_table
+from loop.spec import SloTarget
+
+
+def replica_timeline(
+    pods: Columns, wishes: Mapping[str, Sequence[Wish]], *, names: Sequence[str], end_s: float
+) -> pd.DataFrame:
+    """Return wanted, ready, starting, pending and draining replicas of each server from each instant t_s on.
+
+    Columns: server, t_s, wanted, ready, starting, pending, draining; one row per server and instant at which a count
+    moves, with rows at 0 and *end_s*, so a step plot (`where="post"`) of it is exact.
+    """
+    frames = [
+        _server_timeline(select(pods, pods["server"] == index), wishes.get(name, ()), end_s=end_s).assign(server=name)
+        for index, name in enumerate(names)
+    ]
+    columns = ["server", "t_s", "wanted", "ready", "starting", "pending", "draining"]
+    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+
+
+def minute_timeline(
+    requests: Columns, targets: Sequence[SloTarget | None], *, names: Sequence[str], end_s: float
+) -> pd.DataFrame:
+    """Return arrival rate, mean latencies and whether the targets were violated, by server and minute of the run.
+
+    Columns: server, start_s, length_s, rate_rpm, ttft_ms, itl_ms, output_tps, violated. Warm-up is drawn too.
+    """
+    table = minute_table(requests, targets, Window(start_s=0.0, end_s=end_s))
+    minutes = table.start_s.size
+    return pd.DataFrame(
+        {
+            "server": np.repeat(np.array(names, dtype=object), minutes),
+            "start_s": np.tile(table.start_s, len(names)),
+            "length_s": np.tile(table.length_s, len(names)),
+            "rate_rpm": table.rate_rpm.ravel(),
+            "ttft_ms": table.ttft_ms.ravel(),
+            "itl_ms": table.itl_ms.ravel(),
+            "output_tps": table.output_tps.ravel(),
+            "violated": (table.counted & ~table.met).ravel(),
+        }
+    )
+
+
+def _server_timeline(pods: Columns, wishes: Sequence[Wish], *, end_s: float) -> pd.DataFrame:
+    never = np.full(pods["asked_s"].shape, np.inf)
+    asked_s, granted_s, ready_s, draining_s, released_s = (
+        np.where(np.isnan(pods[name]), never, pods[name])
+        for name in ("asked_s", "granted_s", "ready_s", "draining_s", "released_s")
+    )
+    # A pod may be taken back before it is ready, or before it is granted: each phase ends with the next that comes.
+    leaves_s = np.minimum(draining_s, released_s)
+    spans = {
+        "pending": (asked_s, np.minimum(granted_s, leaves_s)),
+        "starting": (granted_s, np.minimum(ready_s, leaves_s)),
+        "ready": (ready_s, leaves_s),
+        "draining": (draining_s, released_s),
+    }
+    wished_s = np.array([wish.t_s for wish in wishes], dtype=float)
+    instants = np.concatenate([wished_s, *(edge for span in spans.values() for edge in span), [0.0, end_s]])
+    t_s = np.unique(instants[(instants >= 0.0) & (instants <= end_s)])
+    counts = {name: _count_open(t_s, begin, end) for name, (begin, end) in spans.items()}
+    return pd.DataFrame({"t_s": t_s, "wanted": _step_values(t_s, wished_s, wishes), **counts})
+
+
+def _count_open(t_s: Floats, begin_s: Floats, end_s: Floats) -> npt.NDArray[np.int64]:
+    """Return how many of the spans [begin, end) are open at each instant."""
+    real = begin_s < end_s
+    begun = np.searchsorted(np.sort(begin_s[real]), t_s, side="right")
+    ended = np.searchsorted(np.sort(end_s[real]), t_s, side="right")
+    return (begun - ended).astype(np.int64)
+
+
+def _step_values(t_s: Floats, wished_s: Floats, wishes: Sequence[Wish]) -> npt.NDArray[np.int64]:
+    if not wishes:
+        return np.zeros(t_s.size, dtype=np.int64)
+    replicas = np.array([wish.replicas for wish in wishes], dtype=np.int64)
+    return replicas[np.maximum(np.searchsorted(wished_s, t_s, side="right") - 1, 0)]

@@ -1,0 +1,65 @@
+"""Tasks on processes: same answers on one and on two, failures as outcomes, nothing left running."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from experiments.pool import run_tasks
+from tests.experiments.pool_work import square, square_or_die
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_failing_task_is_reported_and_does_not_stop_the_others(jobs: int) -> None:
+    """The outcome of a failure is one line for the table and a traceback for its file."""
+    outcomes = {outcome.index: outcome for outcome in run_tasks(square, [1, 2, 3, 4], jobs=jobs)}
+    assert [outcomes[i].value for i in range(4)] == [1, 4, None, 16]
+    assert outcomes[2].error == "ValueError: three is not liked"
+    assert "pool_work.py" in outcomes[2].trace
+    assert not outcomes[0].error
+
+
+def test_a_task_that_kills_its_process_takes_no_other_with_it() -> None:
+    """The executor gives the whole pool up when one process dies; only the guilty task may fail."""
+    outcomes = {outcome.index: outcome for outcome in run_tasks(square_or_die, [1, 2, 3, 4, 5], jobs=2)}
+    assert [outcomes[i].value for i in range(5)] == [1, 4, None, 16, 25]
+    assert "killed" in outcomes[2].error
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
+def test_ending_the_parent_ends_its_processes(tmp_path: Path, how: signal.Signals, repository: Path) -> None:
+    """After Ctrl-C, or a kill that no handler sees, nothing may go on simulating for nobody."""
+    program = (
+        "from experiments.pool import run_tasks; from tests.experiments.pool_work import beat; "
+        f"list(run_tasks(beat, [{str(tmp_path)!r}] * 2, jobs=2))"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], cwd=repository, stderr=subprocess.DEVNULL) as parent:
+        wait_until(lambda: len(signs_of_life(tmp_path)) == 2, "the processes to begin")
+        parent.send_signal(how)
+        parent.wait(timeout=30)
+
+    def silent() -> bool:
+        before = signs_of_life(tmp_path)
+        time.sleep(0.5)  # ten beats
+        return signs_of_life(tmp_path) == before
+
+    wait_until(silent, "the processes to end")
+
+
+def signs_of_life(directory: Path) -> dict[str, str]:
+    """Return what each process wrote last."""
+    return {path.name: path.read_text() for path in directory.iterdir()}
+
+
+def wait_until(holds: Callable[[], bool], what: str) -> None:
+    """Poll with a deadline."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.02)
