@@ -153,4 +153,5 @@ def _instants(
     slope = (rate1_rps - rate0_rps) / (t1_s - t0_s)
     root = np.sqrt(np.maximum(rate0_rps * rate0_rps + 2.0 * slope * positions, 0.0))
     elapsed_s = 2.0 * positions / np.maximum(rate0_rps + root, np.finfo(np.float64).tiny)
-    return np.clip(t0_s + elapsed_s, t0_s, np.nextafter(t1_s, t0_s))
+    # The formula may break the order of two close arrivals, or cross the ends of the call, in the last digit.
+    return np.clip(np.maximum.accumulate(t0_s + elapsed_s), t0_s, np.nextafter(t1_s, t0_s))

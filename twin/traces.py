@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
+from twin.datafile import LONGEST_FOUND
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class _Row:
     model: str = ""
 
 
+TOKENS_MAX = 10**9  # far above any context length; catches a column of times taken for tokens
+
 _COLUMNS: Mapping[str, tuple[str, ...]] = {
     "azure": ("TIMESTAMP", "ContextTokens", "GeneratedTokens"),
     "burstgpt": ("Timestamp", "Model", "Request tokens", "Response tokens"),
@@ -80,24 +83,25 @@ def read_trace(path: str | Path, trace_format: TraceFormat | None = None, *, mod
     """
     path = Path(path)
     lines = _read_lines(path)
-    kind = trace_format or _recognise(path, lines[0])
+    kind = trace_format or _recognise(path.name, lines[0])
     if kind not in get_args(TraceFormat):
-        raise SpecError(f"{path}: format: expected one of {', '.join(get_args(TraceFormat))}, found {kind!r}")
-    rows = list(_parse_jsonl(path, lines) if kind == "mooncake" else _parse_csv(path, lines, kind))
+        raise SpecError(f"{path.name}: format: expected one of {', '.join(get_args(TraceFormat))}, found {kind!r}")
+    rows = list(_parse_jsonl(path.name, lines) if kind == "mooncake" else _parse_csv(path.name, lines, kind))
     kept = [row for row in rows if model is None or row.model == model]
     if model is not None and not kept:
         known = ", ".join(sorted({row.model for row in rows if row.model})) or "none"
-        raise SpecError(f"{path}: model: expected one of those in the trace ({known}), found {model!r}")
-    return _to_trace(path, kept)
+        raise SpecError(f"{path.name}: model: expected one of those in the trace ({known}), found {model!r}")
+    return _to_trace(path.name, kept)
 
 
-def _to_trace(path: Path, rows: list[_Row]) -> Trace:
+def _to_trace(source: str, rows: list[_Row]) -> Trace:
     served = sorted((row for row in rows if row.output_tokens > 0), key=lambda row: row.time_s)
     if len(served) < 2 or served[0].time_s == served[-1].time_s:
-        raise SpecError(f"{path}: expected at least two requests at different instants, found {len(served)} request(s)")
+        found = f"{len(served)} request(s)"
+        raise SpecError(f"{source}: expected at least two requests at different instants, found {found}")
     start_s = served[0].time_s
     return Trace(
-        name=path.name,
+        name=source,
         times_s=np.array([row.time_s - start_s for row in served]),
         prompt_tokens=np.array([max(row.prompt_tokens, 1) for row in served], dtype=np.int64),
         output_tokens=np.array([row.output_tokens for row in served], dtype=np.int64),
@@ -109,45 +113,40 @@ def _to_trace(path: Path, rows: list[_Row]) -> Trace:
 def _read_lines(path: Path) -> list[str]:
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except OSError as error:
-        raise SpecError(f"{path}: expected a trace file, found none ({error.strerror})") from error
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: expected text in UTF-8, found byte {error.object[error.start]:#04x}") from error
+    except FileNotFoundError:
+        raise SpecError(f"{path}: expected a request trace, found no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a request trace (text in UTF-8), found {error}") from None
     if not lines:
-        raise SpecError(f"{path}: expected a trace, found an empty file")
+        raise SpecError(f"{path.name}: expected a request trace, found an empty file")
     return lines
 
 
-def _recognise(path: Path, first_line: str) -> str:
+def _recognise(source: str, first_line: str) -> str:
     if first_line.lstrip().startswith("{"):
         return "mooncake"
-    header = {name.strip() for name in next(csv.reader([first_line]))}
+    header = {name.strip() for name in first_line.split(",")}
     for kind, columns in _COLUMNS.items():
         if header.issuperset(columns):
             return kind
-    expected = "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in _COLUMNS.items())
-    raise SpecError(
-        f"{path}:1: expected JSON lines or the columns of a known format ({expected}), found {first_line!r}"
-    )
+    known = "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in _COLUMNS.items())
+    found = repr(first_line[:LONGEST_FOUND])
+    raise SpecError(f"{source}: line 1: expected JSON lines or the columns of a known format ({known}), found {found}")
 
 
-def _parse_csv(path: Path, lines: list[str], kind: str) -> Iterator[_Row]:
+def _parse_csv(source: str, lines: list[str], kind: str) -> Iterator[_Row]:
     columns = _COLUMNS[kind]
-    reader = csv.reader(lines)
-    header = [name.strip() for name in next(reader)]
-    missing = [name for name in columns if name not in header]
-    if missing:
-        raise SpecError(f"{path}:1: expected the columns {', '.join(columns)}, found {', '.join(header)}")
-    at = [header.index(name) for name in columns]
+    rows = _complete(lines, source)
+    header = [name.strip() for name in next(rows)[1]]
+    for column in columns:
+        if header.count(column) != 1:
+            expected = f"the columns {', '.join(columns)}, once each"
+            raise SpecError(f"{source}: line 1: expected {expected}, found {', '.join(header)}")
+    time_at, in_at, out_at = (header.index(columns[place]) for place in (0, -2, -1))
     model_at = header.index("Model") if kind == "burstgpt" else None
-    time_at, in_at, out_at = (at[0], at[-2], at[-1])
     seconds: Callable[[str], float] = _azure_seconds if kind == "azure" else float
-    for values in reader:
-        if not values:
-            continue
-        if len(values) <= max(at):
-            raise SpecError(f"{path}:{reader.line_num}: expected {len(header)} columns, found {len(values)}")
-        where = f"{path}:{reader.line_num}"
+    for line, values in rows:
+        where = f"{source}: line {line}"
         yield _Row(
             time_s=_finite(where, header[time_at], values[time_at], seconds),
             prompt_tokens=_count(where, header[in_at], values[in_at]),
@@ -156,17 +155,33 @@ def _parse_csv(path: Path, lines: list[str], kind: str) -> Iterator[_Row]:
         )
 
 
-def _parse_jsonl(path: Path, lines: list[str]) -> Iterator[_Row]:
+def _complete(lines: list[str], source: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty, all as wide as the first, with their line numbers."""
+    reader = csv.reader(lines, strict=True)
+    width = 0
+    try:
+        for row in reader:
+            width = width or len(row)
+            if row and len(row) != width:
+                raise SpecError(f"{source}: line {reader.line_num}: expected {width} columns, found {len(row)}")
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise SpecError(f"{source}: line {reader.line_num}: expected CSV, found {error}") from None
+
+
+def _parse_jsonl(source: str, lines: list[str]) -> Iterator[_Row]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        where = f"{path}:{number}"
+        where = f"{source}: line {number}"
         try:
             entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise SpecError(f"{where}: expected a JSON object, found {line[:40]!r} ({error.msg})") from error
+        except (ValueError, RecursionError):
+            entry = None
         if not isinstance(entry, dict) or any(name not in entry for name in _FIELDS):
-            raise SpecError(f"{where}: expected an object with {', '.join(_FIELDS)}, found {line[:60]!r}")
+            expected = f"a JSON object with {', '.join(_FIELDS)}"
+            raise SpecError(f"{where}: expected {expected}, found {line[:LONGEST_FOUND]!r}")
         yield _Row(
             time_s=_finite(where, "timestamp", str(entry["timestamp"]), float) / 1000.0,
             prompt_tokens=_count(where, "input_length", str(entry["input_length"])),
@@ -180,19 +195,25 @@ def _azure_seconds(text: str) -> float:
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
-def _finite(where: str, field: str, text: str, convert: Callable[[str], float]) -> float:
-    try:
-        value = convert(text)
-    except ValueError:
-        value = math.nan
+def _finite(where: str, column: str, text: str, convert: Callable[[str], float]) -> float:
+    value = _converted(text, convert)
     if not math.isfinite(value):
         expected = "a date and time" if convert is _azure_seconds else "a finite number"
-        raise SpecError(f"{where}: {field}: expected {expected}, found {text!r}")
+        raise SpecError(f"{where}: {column}: expected {expected}, found {text[:LONGEST_FOUND]!r}")
     return value
 
 
-def _count(where: str, field: str, text: str) -> int:
-    value = _finite(where, field, text, float)
-    if value < 0 or value != int(value):
-        raise SpecError(f"{where}: {field}: expected a whole number >= 0, found {text!r}")
+def _count(where: str, column: str, text: str) -> int:
+    value = _converted(text, float)
+    if not (0 <= value <= TOKENS_MAX and value.is_integer()):
+        expected = f"a whole number in 0..{TOKENS_MAX}"
+        raise SpecError(f"{where}: {column}: expected {expected}, found {text[:LONGEST_FOUND]!r}")
     return int(value)
+
+
+def _converted(text: str, convert: Callable[[str], float]) -> float:
+    """Return the figure, or NaN where there is none."""
+    try:
+        return convert(text)
+    except (ValueError, OverflowError):
+        return math.nan
