@@ -1,0 +1,239 @@
+"""The cluster: servers, pods, capacity. What a controller may ask of it, what it shows, and the truth of a run."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import simpy
+
+from twin.capacity import CapacityChange, Ledger
+from twin.chance import ACTUATION, draw_s, node_generator, server_generator
+from twin.deployment import Deployment
+from twin.pod import Pod, PodLog
+from twin.request import Request, RequestLog
+from twin.rollout import Wish
+from twin.schedule import CONTROL, SCRAPE, Call
+from twin.spec import ClusterSpec, SpecError
+from twin.view import CapacityState, ClusterView, PodState, ServerState
+
+
+class Cluster:
+    """A simulated cluster of LLM inference servers in the time of *env*.
+
+    It starts with the pods of spec.servers ready at t = 0, as far as capacity allows (server by server, in order). The
+    truth of the run: requests, pods, wishes (as asked, those of t = 0 first) and capacity_history. All chance comes
+    from *seed*, with generators of its own for every server, so that none shifts the draws of another.
+    """
+
+    def __init__(self, env: simpy.Environment, spec: ClusterSpec, *, seed: np.random.SeedSequence) -> None:
+        self.spec = spec
+        self.requests = RequestLog()
+        self.pods = PodLog()
+        self.wishes: list[Wish] = []
+        self._env = env
+        self._ledger = Ledger(spec.capacity)
+        self._deployments = tuple(
+            Deployment(
+                env,
+                spec,
+                index,
+                ledger=self._ledger,
+                requests=self.requests,
+                pod_log=self.pods,
+                seed=seed,
+                freed=self._make_room,
+            )
+            for index in range(len(spec.servers))
+        )
+        self._by_name = {deployment.server.name: deployment for deployment in self._deployments}
+        self._submits = {name: deployment.submit for name, deployment in self._by_name.items()}
+        self._asked: dict[str, Wish] = {}
+        self._obeyed = [-1] * len(spec.servers)
+        self._rng_actuation = [server_generator(seed, index, ACTUATION) for index in range(len(spec.servers))]
+        self._rng_nodes = node_generator(seed)
+        for deployment in self._deployments:
+            deployment.begin()
+            self.wishes.append(deployment.wish)
+            self._asked[deployment.server.name] = deployment.wish
+        self._scrapes = 0
+        self._await_scrape()
+
+    # -- what a gateway, a controller and nature do --------------------------------------------------------------------
+
+    def submit(self, server: str, prompt_tokens: int, output_tokens: int) -> None:
+        """Let a request arrive at *server* now; with no ready pod it waits at the router."""
+        self._submits[server](prompt_tokens, output_tokens)
+
+    def scale(self, server: str, *, accelerator: str, replicas: int, max_batch: int) -> None:
+        """Ask for *replicas* pods of *server* on *accelerator* with *max_batch* each; obeyed after the actuation delay.
+
+        An absolute wish: asking twice does no harm, and a later wish is never undone by a slower earlier one. With 0
+        replicas the accelerator may be empty: the server keeps the one that it had. Raise SpecError for a server, an
+        accelerator or a figure that makes no sense.
+        """
+        deployment = self._deployment(server)
+        wish = self._checked(Wish(self._env.now, server, accelerator, replicas, max_batch))
+        self.wishes.append(wish)
+        self._asked[server] = wish
+        number = len(self.wishes)
+        delay_s = draw_s(self.spec.world.actuation_delay, self._rng_actuation[deployment.index])
+        if delay_s == 0.0:
+            self._obey(deployment, number, wish)
+            return
+        obey = partial(self._obey, deployment, number, wish)
+        Call(self._env, at_s=self._env.now + delay_s, priority=CONTROL, action=obey)
+
+    def set_capacity(self, type: str, cards: int) -> None:  # noqa: A002, the word of the data files
+        """Let there be *cards* of *type* from now on. Below what is held nothing is killed, but nothing new granted."""
+        self._ledger.set_total(type, cards, now_s=self._env.now)
+        self._make_room()
+
+    def fail_node(self, type: str, cards: int) -> None:  # noqa: A002, the word of the data files
+        """Lose a node with *cards* of *type*, and the pods on it.
+
+        The pods lie side by side on the cards in the order in which they were asked for, the free cards after them; the
+        node is a stretch of cards drawn at random, and a pod that has one card on it is lost.
+        """
+        total, used = self._ledger.total(type), self._ledger.used(type)
+        cards = min(cards, total)
+        begin = int(self._rng_nodes.integers(0, max(total, used) - cards, endpoint=True))
+        lost = self._pods_on(type, begin, begin + cards)
+        # First the cards go, then their holders, so that nobody is granted what no longer exists.
+        self._ledger.set_total(type, total - cards, now_s=self._env.now)
+        hit = [(deployment, [pod for pod in deployment.pods if pod in lost]) for deployment in self._deployments]
+        for deployment, pods in hit:
+            deployment.kill(pods)
+        for deployment, pods in hit:
+            if pods:
+                deployment.replace_lost()
+        self._make_room()
+
+    # -- what it shows -------------------------------------------------------------------------------------------------
+
+    def advance(self) -> None:
+        """Bring every replica up to now, without what happens at this very instant. Changes when, never what."""
+        for deployment in self._deployments:
+            deployment.advance()
+
+    def snapshot(self) -> ClusterView:
+        """Return what an observer sees now: pods and capacity as they are, figures as last scraped."""
+        return ClusterView(
+            now_s=self._env.now,
+            servers={
+                deployment.server.name: _server_state(deployment, self._asked[deployment.server.name])
+                for deployment in self._deployments
+            },
+            capacity={
+                type_: CapacityState(type=type_, total=self._ledger.total(type_), used=self._ledger.used(type_))
+                for type_ in self._ledger.types
+            },
+        )
+
+    def unfinished(self) -> list[Request]:
+        """Return the requests in flight at the end of a run, server by server; what ends at this instant has ended."""
+        return [request for deployment in self._deployments for request in deployment.in_flight()]
+
+    @property
+    def capacity_history(self) -> list[CapacityChange]:
+        """Return every change of capacity, the first at t = 0."""
+        return self._ledger.history
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Return the servers at run time, in the order of the spec: for checkers and the twin's own API."""
+        return self._deployments
+
+    # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _await_scrape(self) -> None:
+        self._scrapes += 1
+        at_s = self._scrapes * self.spec.world.scrape_interval_s
+        Call(self._env, at_s=at_s, priority=SCRAPE, action=self._scrape)
+
+    def _scrape(self) -> None:
+        for deployment in self._deployments:
+            deployment.scrape()
+        self._await_scrape()
+
+    def _obey(self, deployment: Deployment, number: int, wish: Wish) -> None:
+        if number > self._obeyed[deployment.index]:
+            self._obeyed[deployment.index] = number
+            deployment.obey(wish)
+
+    def _make_room(self) -> None:
+        """Let every server look whether its next new pod can have the cards of its own old ones, until none can."""
+        while any(deployment.make_room() for deployment in self._deployments):
+            pass
+
+    def _pods_on(self, type_: str, begin: int, end: int) -> set[Pod]:
+        holders = [
+            pod
+            for deployment in self._deployments
+            for pod in deployment.pods
+            if pod.life.type == type_ and pod.phase != "pending"
+        ]
+        found, card = set(), 0
+        for pod in sorted(holders, key=lambda pod: pod.created_s):
+            if card < end and card + pod.life.cards > begin:
+                found.add(pod)
+            card += pod.life.cards
+        return found
+
+    def _deployment(self, server: str) -> Deployment:
+        if server not in self._by_name:
+            raise SpecError(f"{server}: expected one of {', '.join(self._by_name)}")
+        return self._by_name[server]
+
+    def _checked(self, wish: Wish) -> Wish:
+        if wish.replicas < 0:
+            raise SpecError(f"{wish.server}: replicas must be >= 0, got {wish.replicas}")
+        if wish.max_batch < 1:
+            raise SpecError(f"{wish.server}: max_batch must be >= 1, got {wish.max_batch}")
+        if wish.replicas == 0 and not wish.accelerator:
+            return wish._replace(accelerator=self._asked[wish.server].accelerator)
+        model = self._by_name[wish.server].server.model
+        if (model, wish.accelerator) not in self.spec.engines:
+            raise SpecError(f"{wish.server}: expected an accelerator that runs {model}, got {wish.accelerator!r}")
+        return wish
+
+
+def _server_state(deployment: Deployment, asked: Wish) -> ServerState:
+    server, series = deployment.server, deployment.series
+    phases = [pod.phase for pod in deployment.pods]
+    return ServerState(
+        name=server.name,
+        model=server.model,
+        service_class=server.service_class,
+        accelerator=asked.accelerator,
+        max_batch=asked.max_batch,
+        wanted=asked.replicas,
+        ready=phases.count("ready"),
+        starting=phases.count("starting"),
+        pending=phases.count("pending"),
+        draining=phases.count("draining"),
+        scraped_s=series.scraped_s,
+        window=series.figures(),
+        running=series.running,
+        waiting=series.waiting,
+        backlog=series.backlog,
+        kv_usage=series.kv_usage,
+        pods=tuple(map(_pod_state, deployment.pods)),
+    )
+
+
+def _pod_state(pod: Pod) -> PodState:
+    series = pod.series
+    return PodState(
+        name=pod.name,
+        phase=pod.phase,
+        since_s=pod.since_s,
+        created_s=pod.created_s,
+        accelerator=pod.life.accelerator,
+        max_batch=pod.max_batch,
+        restarts=pod.restarts,
+        scraped_s=series.scraped_s,
+        running=series.running,
+        waiting=series.waiting,
+        kv_usage=series.kv_usage,
+    )
