@@ -118,7 +118,7 @@ class ReplicaTelemetry:
         self.e2e_buckets[bisect_left(LATENCY_BOUNDS_S, e2e_s)] += 1
 
     def decoded(self, n: int, k: int, *, c0_s: float, c1_s: float, duration_s: float) -> None:
-        """Count the tokens of *n* requests in each of *k* iterations that take c0, c0 + c1, …, together *duration_s*."""
+        """Count a token of *n* requests in each of *k* iterations that take c0, c0 + c1, …, together *duration_s*."""
         self.generation_tokens += n * k
         self.itl_sum_s += n * duration_s
         add_progression(self.itl_buckets, n, k, c0_s, c1_s)
