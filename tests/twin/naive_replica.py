@@ -1,0 +1,235 @@
+"""The oracle: one replica that steps every iteration in SimPy, written plainly. Frozen: slow and obvious on purpose."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Callable
+from math import nan
+
+import simpy
+
+from twin.physics import iteration_ms, kv_block_count, kv_blocks
+from twin.request import Request
+from twin.spec import AdmissionRule, IterationLaw
+from twin.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
+
+# SimPy priorities of simultaneous events: the batch of an instant is decided after everything that arrives at it.
+CONTROL, ARRIVAL, BOUNDARY, SCRAPE = 0, 1, 2, 3
+
+
+class Alarm(simpy.Event):
+    """An event after *delay* with a *priority* among those of its instant."""
+
+    def __init__(self, env: simpy.Environment, *, delay: float, priority: int) -> None:
+        super().__init__(env)
+        self._ok = True
+        self._value = None
+        env.schedule(self, priority=priority, delay=delay)  # type: ignore[arg-type]  any integer works
+
+
+class Job:
+    """A request in the replica: tokens generated, tokens whose KV is held, blocks held, tokens of this iteration."""
+
+    __slots__ = ("admitted", "blocks", "chunk", "context", "decoding", "generated", "last_token_s", "request")
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.generated = 0
+        self.context = 0
+        self.blocks = 0
+        self.chunk = 0
+        self.decoding = False
+        self.admitted = False
+        self.last_token_s = nan
+
+
+class Histogram:
+    """A histogram with a sum, as a Prometheus client keeps it."""
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self.bounds = bounds
+        self.buckets = [0] * (len(bounds) + 1)
+        self.count = 0
+        self.sum = 0.0
+
+    def observe(self, value: float) -> None:
+        self.buckets[bisect_left(self.bounds, value)] += 1
+        self.count += 1
+        self.sum += value
+
+
+class NaiveReplica:
+    """One replica under a SimPy environment; the arguments are those of twin.replica.Replica."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        *,
+        law: IterationLaw,
+        max_batch: int,
+        max_num_batched_tokens: int = 8192,
+        kv_tokens: int | None = None,
+        block_size: int = 16,
+        queue_max: int | None = None,
+        admission: AdmissionRule = "chunk",
+        on_finish: Callable[[Request, float], None] | None = None,
+    ) -> None:
+        self.env = env
+        self.law = law
+        self.max_batch = max_batch
+        self.token_budget = max_num_batched_tokens
+        self.block_size = block_size
+        self.blocks = kv_block_count(kv_tokens, block_size)
+        self.free = 10**12 if self.blocks is None else self.blocks
+        self.queue_max = queue_max
+        self.admission = admission
+        self.on_finish = on_finish
+        self.waiting: deque[Job] = deque()
+        self.running: list[Job] = []
+        self.draining = False
+        self.iterations = 0
+        self.prompt_tokens = self.generation_tokens = self.successes = self.rejections = self.preemptions = 0
+        self.ttft, self.itl = Histogram(TTFT_BOUNDS_S), Histogram(ITL_BOUNDS_S)
+        self.e2e, self.queue_time = Histogram(LATENCY_BOUNDS_S), Histogram(LATENCY_BOUNDS_S)
+        self.wake = env.event()
+        env.process(self.run())
+
+    def run(self):  # type: ignore[no-untyped-def]  a SimPy process
+        while True:
+            if not self.running and not self.waiting:
+                self.wake = self.env.event()
+                yield self.wake
+                yield Alarm(self.env, delay=0.0, priority=BOUNDARY)
+            elapsed_s = self.start_iteration()
+            yield Alarm(self.env, delay=elapsed_s, priority=BOUNDARY)
+            self.end_iteration(elapsed_s)
+
+    def submit(self, request: Request) -> str | None:
+        reason = None
+        if self.draining:
+            reason = "draining"
+        elif self.queue_max is not None and len(self.waiting) >= self.queue_max:
+            reason = "queue_full"
+        elif self.blocks is not None and (
+            request.prompt_tokens + request.output_tokens - 1 > self.blocks * self.block_size
+        ):
+            reason = "never_fits"
+        if reason is not None:
+            self.rejections += 1
+            return reason
+        request.submitted_s = self.env.now
+        self.waiting.append(Job(request))
+        if not self.wake.triggered:
+            self.wake.succeed()
+        return None
+
+    def start_iteration(self) -> float:
+        budget = self.token_budget
+        preempted = False
+        scheduled = 0
+        while scheduled < len(self.running):
+            job = self.running[scheduled]
+            job.chunk = min(job.request.prompt_tokens + job.generated - job.context, budget)
+            needed = kv_blocks(job.context + job.chunk, self.block_size) - job.blocks
+            while needed > self.free and scheduled < len(self.running):
+                self.preempt(self.running.pop())
+                preempted = True
+            if scheduled == len(self.running):
+                break
+            job.blocks += needed
+            self.free -= needed
+            budget -= job.chunk
+            scheduled += 1
+        while not preempted and self.waiting and len(self.running) < self.max_batch and budget > 0:
+            job = self.waiting[0]
+            need = job.request.prompt_tokens + job.generated
+            chunk = min(need, budget)
+            if kv_blocks(chunk if self.admission == "chunk" else need, self.block_size) > self.free:
+                break
+            self.waiting.popleft()
+            if not job.admitted:
+                job.admitted = True
+                self.queue_time.observe(self.env.now - job.request.submitted_s)
+            job.chunk = chunk
+            job.blocks = kv_blocks(chunk, self.block_size)
+            self.free -= job.blocks
+            budget -= chunk
+            self.running.append(job)
+        kv_tokens = sum(job.context + job.chunk for job in self.running)
+        return iteration_ms(self.law, tokens=self.token_budget - budget, kv_tokens=kv_tokens) / 1000.0
+
+    def preempt(self, job: Job) -> None:
+        self.free += job.blocks
+        job.blocks = job.context = 0
+        job.decoding = False
+        job.request.preemptions += 1
+        self.preemptions += 1
+        self.waiting.appendleft(job)
+
+    def end_iteration(self, elapsed_s: float) -> None:
+        self.iterations += 1
+        for job in list(self.running):
+            job.context += job.chunk
+            if job.context == job.request.prompt_tokens + job.generated:
+                self.emit(job, elapsed_s)
+
+    def emit(self, job: Job, elapsed_s: float) -> None:
+        request, now_s = job.request, self.env.now
+        job.generated += 1
+        self.generation_tokens += 1
+        if job.generated == 1:
+            request.first_token_s = now_s
+            self.prompt_tokens += request.prompt_tokens
+            self.ttft.observe(now_s - request.submitted_s)
+        else:
+            self.itl.observe(elapsed_s if job.decoding else now_s - job.last_token_s)
+        job.decoding = True
+        job.last_token_s = now_s
+        if job.generated == request.output_tokens:
+            self.running.remove(job)
+            self.free += job.blocks
+            self.successes += 1
+            self.e2e.observe(now_s - request.submitted_s)
+            if self.on_finish is not None:
+                self.on_finish(request, now_s)
+
+    def set_max_batch(self, max_batch: int) -> None:
+        self.max_batch = max_batch
+
+    def drain(self) -> list[Request]:
+        self.draining = True
+        returned = [job.request for job in self.waiting if not job.admitted]
+        self.waiting = deque(job for job in self.waiting if job.admitted)
+        return returned
+
+    def abort(self) -> list[Request]:
+        """Lose everything; the iteration in progress runs out empty, so submit nothing afterwards."""
+        lost = [job.request for job in [*self.running, *self.waiting]]
+        self.running, self.waiting = [], deque()
+        self.free = 10**12 if self.blocks is None else self.blocks
+        return lost
+
+    def read(self) -> ReplicaReading:
+        return ReplicaReading(
+            prompt_tokens=self.prompt_tokens,
+            generation_tokens=self.generation_tokens,
+            successes=self.successes,
+            rejections=self.rejections,
+            preemptions=self.preemptions,
+            ttft_count=self.ttft.count,
+            ttft_sum_s=self.ttft.sum,
+            ttft_buckets=tuple(self.ttft.buckets),
+            itl_count=self.itl.count,
+            itl_sum_s=self.itl.sum,
+            itl_buckets=tuple(self.itl.buckets),
+            e2e_count=self.e2e.count,
+            e2e_sum_s=self.e2e.sum,
+            e2e_buckets=tuple(self.e2e.buckets),
+            queue_count=self.queue_time.count,
+            queue_sum_s=self.queue_time.sum,
+            queue_buckets=tuple(self.queue_time.buckets),
+            running=len(self.running),
+            waiting=len(self.waiting),
+            kv_usage=0.0 if self.blocks is None else (self.blocks - self.free) / self.blocks,
+        )

@@ -1,0 +1,227 @@
+"""Random scripts (arrivals, control actions, scrapes) played to the replica and to the naive oracle, and compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from math import inf, isclose, isnan, nan
+from random import Random
+from typing import Any, Literal
+
+import simpy
+
+from tests.twin.naive_replica import ARRIVAL, CONTROL, SCRAPE, Alarm, NaiveReplica
+from twin.replica import Replica
+from twin.request import Request
+from twin.spec import IterationLaw
+from twin.telemetry import ReplicaReading
+
+Grid = Literal["none", "integer", "dyadic"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Script:
+    """What happens to one replica: how it is made, and (t_s, priority, verb, argument) in the order of SimPy."""
+
+    replica: dict[str, Any]
+    events: tuple[tuple[float, int, str, Any], ...]
+
+
+@dataclass(kw_only=True)
+class Outcome:
+    """What came of a script. ended: request id → (how, when); readings: one per scrape, the last at the very end."""
+
+    ended: dict[int, tuple[str, float]] = field(default_factory=dict)
+    order: list[int] = field(default_factory=list)
+    first_token_s: dict[int, float] = field(default_factory=dict)
+    preemptions: dict[int, int] = field(default_factory=dict)
+    readings: list[ReplicaReading] = field(default_factory=list)
+
+
+def make_script(seed: int, grid: Grid = "none") -> Script:
+    """Draw a script. On a grid all times are exact in floats, so boundaries, arrivals and actions coincide often.
+
+    "integer" has alpha = 10 and beta = gamma = 0 on integer instants: milliseconds by their figures, called seconds here
+    because a millisecond is no exact float. "dyadic" has all coefficients and times in powers of two.
+    """
+    rng = Random(f"{grid}-{seed}")
+    law = _draw_law(rng, grid)
+    prompt_max = rng.choice([1, 8, 40, 200])
+    output_max = rng.choice([1, 6, 40, 150])
+    max_batch = rng.choice([1, 2, 4, 8, 16, 32])
+    block_size = rng.choice([1, 3, 4, 16])
+    replica: dict[str, Any] = {
+        "law": law,
+        "max_batch": max_batch,
+        "max_num_batched_tokens": rng.choice([1, 3, 7, 16, 64, 256, 2048]),
+        "block_size": block_size,
+        "kv_tokens": _draw_kv_tokens(rng, prompt_max + output_max, max_batch, block_size),
+        "queue_max": rng.choice([None, None, 1, 4, 20]),
+        "admission": rng.choice(["chunk", "full_prompt"]),
+    }
+    mean_s = (law.alpha_ms + law.beta_ms * max_batch + law.gamma_ms * max_batch * (prompt_max + output_max)) / 1000
+    mean_gap_s = max(1e-3, mean_s) * (output_max / 2 + 1) / max_batch * rng.choice([0.3, 0.8, 1.0, 1.5, 4.0])
+    events: list[tuple[float, int, str, Any]] = []
+    t = 0.0
+    for number in range(rng.choice([10, 40, 80])):
+        if rng.random() > 0.15:
+            t = _on_grid(t + rng.expovariate(1 / mean_gap_s), grid)
+        tokens = (rng.randint(1, prompt_max), rng.randint(1, output_max))
+        events.append((t, ARRIVAL, "submit", (number, *tokens)))
+    events += _draw_actions(rng, grid, span_s=t, max_batch=max_batch)
+    # A stable sort keeps the order of insertion within an instant and priority, as SimPy does.
+    return Script(replica=replica, events=tuple(sorted(events, key=lambda event: event[:2])))
+
+
+def _draw_law(rng: Random, grid: Grid) -> IterationLaw:
+    if grid == "integer":
+        return IterationLaw(alpha_ms=10_000.0, beta_ms=0.0, gamma_ms=0.0)
+    if grid == "dyadic":
+        alpha_s, beta_s, gamma_s = rng.choice([0, 4, 32]) / 4, rng.choice([0, 1, 3]) / 64, rng.choice([0, 1, 5]) / 4096
+        return IterationLaw(alpha_ms=1000 * alpha_s, beta_ms=1000 * beta_s, gamma_ms=1000 * gamma_s)
+    return IterationLaw(
+        alpha_ms=rng.choice([0.0, 1.0, 1.0]) * rng.uniform(1, 20),
+        beta_ms=rng.choice([0.0, 1.0, 1.0]) * rng.uniform(0.001, 0.2),
+        gamma_ms=rng.choice([0.0, 1.0, 1.0, 100.0]) * rng.uniform(1e-5, 1e-3),
+    )
+
+
+def _draw_kv_tokens(rng: Random, longest: int, max_batch: int, block_size: int) -> int | None:
+    """Draw a KV memory from nearly too small for one request to ample; now and then one that rejects long requests."""
+    if rng.random() < 0.2:
+        return None
+    share = rng.choice([0.6, 1.0, 1.0, 1.5, 2.0, 0.4 * max_batch, 0.7 * max_batch, 2.0 * max_batch])
+    return max(block_size, int(longest * share) + rng.randint(0, block_size))
+
+
+def _draw_actions(rng: Random, grid: Grid, *, span_s: float, max_batch: int) -> list[tuple[float, int, str, Any]]:
+    actions: list[tuple[float, int, str, Any]] = []
+    for _ in range(rng.choice([0, 0, 2, 6])):
+        size = max(1, int(max_batch * rng.choice([0.25, 0.5, 1, 2])))
+        actions.append((_on_grid(rng.uniform(0, 1.1 * span_s), grid), CONTROL, "set_max_batch", size))
+    scrapes = rng.choice([0, 5, 40])
+    actions += [(_on_grid(1.3 * span_s * i / scrapes, grid), SCRAPE, "read", None) for i in range(scrapes)]
+    if rng.random() < 0.3:
+        actions.append((_on_grid(rng.uniform(0.2, 1) * span_s, grid), CONTROL, "drain", None))
+    if rng.random() < 0.15:
+        actions.append((_on_grid(rng.uniform(1, 1.1) * span_s + 1e-3, grid) + (grid != "none"), CONTROL, "abort", None))
+    return actions
+
+
+def _on_grid(t_s: float, grid: Grid) -> float:
+    return t_s if grid == "none" else float(round(t_s)) if grid == "integer" else round(t_s * 4) / 4
+
+
+def play_replica(script: Script) -> Outcome:
+    """Play *script* to the replica, advancing it only where the contract asks for it."""
+    outcome = Outcome()
+    recorder = _Recorder(outcome)
+    replica = Replica(**script.replica, on_finish=recorder.finished)
+    last_s = 0.0
+    for t_s, priority, verb, argument in script.events:
+        last_s = t_s
+        replica.advance(t_s, inclusive=priority == SCRAPE)
+        _play(outcome, recorder, verb, argument, t_s, submit=lambda r, t=t_s: replica.submit(r, t), target=replica)
+    replica.advance(inf, inclusive=True)
+    assert replica.outstanding == replica.running == replica.waiting == 0
+    outcome.readings.append(replica.read(last_s))
+    recorder.close()
+    return outcome
+
+
+def play_naive(script: Script) -> Outcome:
+    """Play *script* to the oracle as SimPy events."""
+    outcome = Outcome()
+    recorder = _Recorder(outcome)
+    env = simpy.Environment()
+    naive = NaiveReplica(env, **script.replica, on_finish=recorder.finished)
+
+    def at(priority: int, verb: str, argument: Any) -> Callable[[simpy.Event], None]:
+        return lambda _: _play(outcome, recorder, verb, argument, env.now, submit=naive.submit, target=naive)
+
+    for t_s, priority, verb, argument in script.events:
+        alarm = Alarm(env, delay=t_s, priority=priority)
+        assert alarm.callbacks is not None
+        alarm.callbacks.append(at(priority, verb, argument))
+    env.run()
+    outcome.readings.append(naive.read())
+    recorder.close()
+    return outcome
+
+
+class _Recorder:
+    def __init__(self, outcome: Outcome) -> None:
+        self.outcome = outcome
+        self.requests: list[Request] = []
+
+    def finished(self, request: Request, finish_s: float) -> None:
+        assert request.id not in self.outcome.ended, f"request {request.id} ended twice"
+        self.outcome.ended[request.id] = ("finished", finish_s)
+        self.outcome.order.append(request.id)
+
+    def close(self) -> None:
+        for request in self.requests:
+            self.outcome.first_token_s[request.id] = request.first_token_s
+            self.outcome.preemptions[request.id] = request.preemptions
+
+
+def _play(
+    outcome: Outcome,
+    recorder: _Recorder,
+    verb: str,
+    argument: Any,
+    now_s: float,
+    *,
+    submit: Callable[[Request], str | None],
+    target: Replica | NaiveReplica,
+) -> None:
+    pulled = isinstance(target, Replica)
+    if verb == "submit":
+        number, prompt_tokens, output_tokens = argument
+        request = Request(id=number, prompt_tokens=prompt_tokens, output_tokens=output_tokens, arrival_s=now_s)
+        recorder.requests.append(request)
+        if (reason := submit(request)) is not None:
+            outcome.ended[number] = (reason, now_s)
+    elif verb == "set_max_batch":
+        target.set_max_batch(argument, now_s) if pulled else target.set_max_batch(argument)
+    elif verb == "read":
+        outcome.readings.append(target.read(now_s) if pulled else target.read())
+    else:
+        end = getattr(target, verb)
+        for request in end(now_s) if pulled else end():
+            outcome.ended[request.id] = ("handed_back" if verb == "drain" else "lost", now_s)
+            # A lost request forgets its first token in the replica; the oracle does not restart it.
+            request.first_token_s = nan if verb == "abort" else request.first_token_s
+
+
+def differences(script: Script, *, rel: float) -> list[str]:
+    """Play *script* to both and return what differs; times and sums by more than *rel* relatively, the rest at all."""
+    ours, oracle = play_replica(script), play_naive(script)
+    found = []
+    if ours.ended.keys() != oracle.ended.keys():
+        found.append(f"ended: {sorted(ours.ended.keys() ^ oracle.ended.keys())}")
+    for name in ("ended", "first_token_s", "preemptions"):
+        left, right = getattr(ours, name), getattr(oracle, name)
+        found += [
+            f"{name}[{key}]: {left[key]} != {right[key]}"
+            for key in left.keys() & right.keys()
+            if not _same(left[key], right[key], rel)
+        ]
+    if ours.order != oracle.order:
+        found.append("order of finishing")
+    if len(ours.readings) != len(oracle.readings):
+        found.append("number of readings")
+    for i, (mine, theirs) in enumerate(zip(ours.readings, oracle.readings, strict=False)):
+        for item in fields(ReplicaReading):
+            left, right = getattr(mine, item.name), getattr(theirs, item.name)
+            if not _same(left, right, rel):
+                found.append(f"reading {i} {item.name}: {left} != {right}")
+    return found
+
+
+def _same(left: Any, right: Any, rel: float) -> bool:
+    if isinstance(left, float):
+        return left == right or (isnan(left) and isnan(right)) or isclose(left, right, rel_tol=rel)
+    if isinstance(left, tuple):
+        return all(_same(a, b, rel) for a, b in zip(left, right, strict=True))
+    return bool(left == right)
