@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from loop.spec import Allocation, OptimizerData, Perf, ServerData, ServiceClass, SloTarget
@@ -93,20 +94,18 @@ def _class(row: Entry) -> ServiceClass:
     )
 
 
-def _flat_classes(rows: list[Entry]) -> dict[str, ServiceClass]:
+def _flat_classes(rows: Sequence[Entry]) -> dict[str, ServiceClass]:
     """Read rows from before 2025-09: one per class and model, {name, priority, model, slo-…}."""
-    names = [row.text("name") for row in rows]
-    priorities = {name: _priority(row) for name, row in zip(names, rows, strict=True)}
-    targets: dict[str, dict[str, SloTarget]] = {}
-    for name, row in zip(names, rows, strict=True):
-        target = _target(row)
-        of_class = targets.setdefault(name, {})
-        if not row.lenient and (target.model in of_class or _priority(row) != priorities[name]):
-            raise row.fail(
-                "model", expected=f"one row per class and model, one priority per class {name!r}", found=target.model
-            )
-        of_class[target.model] = target
-    return {name: ServiceClass(name=name, priority=priorities[name], targets=targets[name]) for name in priorities}
+    classes: dict[str, ServiceClass] = {}
+    for row in rows:
+        name, priority, target = row.text("name"), _priority(row), _target(row)
+        entry = classes.get(name, ServiceClass(name=name, priority=priority))
+        if not row.lenient and entry.priority != priority:
+            raise row.fail("priority", expected=f"{entry.priority} as in the rows before", found=priority)
+        if not row.lenient and target.model in entry.targets:
+            raise row.fail("model", expected="a model that the class has no row for yet", found=target.model)
+        classes[name] = replace(entry, targets={**entry.targets, target.model: target})
+    return classes
 
 
 def _priority(row: Entry) -> int:

@@ -239,6 +239,8 @@ def _found(value: object) -> str:
         return "nothing"
     if isinstance(value, str):
         return repr(value[:LONGEST_FOUND])
+    if isinstance(value, tuple):
+        return repr(" on ".join(str(part) for part in value))  # a model on an accelerator
     try:
         text = json.dumps(value)
     except (TypeError, ValueError):

@@ -1,0 +1,67 @@
+"""experiments.world: from the system that the loop believes in to the world that it meets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.world import build_cluster_spec
+from loop.reading import read_system
+from tests.loop.data_files import files, write
+from twin.spec import IterationLaw, SpecError
+
+
+def build(directory: Path, objects: dict[str, dict[str, Any]]) -> Any:
+    """Write *objects* and build their world."""
+    return build_cluster_spec(read_system(write(directory, objects)), directory)[0]
+
+
+def test_the_truth_defaults_to_the_belief(tmp_path: Path) -> None:
+    """Without a word to the contrary an experiment tests the policy, not its data."""
+    spec = build(tmp_path, files())
+    assert spec.engines["small", "H100"].law == IterationLaw(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
+    assert spec.cards(model="small", accelerator="2xH100") == 2
+    assert spec.capacity == {"H100": 8}
+
+
+def test_a_server_starts_with_its_current_allocation(tmp_path: Path) -> None:
+    """A run begins in the state that the data describe."""
+    server = build(tmp_path, files()).servers[0]
+    assert (server.name, server.service_class, server.model) == ("a", "Premium", "small")
+    assert (server.accelerator, server.replicas, server.max_batch) == ("H100", 2, 32)
+
+
+@pytest.mark.parametrize(
+    ("allocation", "expected"),
+    [
+        ({"numReplicas": 2}, ("", 0, 1)),
+        ({"accelerator": "", "numReplicas": 2, "maxBatch": 8}, ("", 0, 8)),
+        ({"accelerator": "H100", "numReplicas": 1}, ("H100", 1, 64)),
+        ({"accelerator": "H100", "load": {"arrivalRate": 1, "avgInTokens": 1, "avgOutTokens": 1024}}, ("H100", 0, 32)),
+    ],
+)
+def test_what_an_allocation_leaves_out_is_filled_in(
+    allocation: dict[str, Any], expected: tuple[str, int, int], tmp_path: Path
+) -> None:
+    """No accelerator means no pods; the batch is then the model's at the server's output length."""
+    objects = files()
+    objects["server-data.json"]["servers"][0]["currentAlloc"] = allocation
+    server = build(tmp_path, objects).servers[0]
+    assert (server.accelerator, server.replicas, server.max_batch) == expected
+
+
+def test_a_world_needs_a_server(tmp_path: Path) -> None:
+    """A directory made for Kubernetes has no servers, and a simulated run of nothing helps nobody."""
+    objects = files()
+    del objects["server-data.json"]
+    with pytest.raises(SpecError, match=r"^server-data.json: expected at least one server in "):
+        build(tmp_path, objects)
+
+
+def test_a_performance_row_without_its_accelerator_is_left_out(tmp_path: Path) -> None:
+    """read_system has told it; there is no card to run on."""
+    objects = files()
+    objects["model-data.json"]["models"].append({**objects["model-data.json"]["models"][0], "acc": "B200"})
+    assert set(build(tmp_path, objects).engines) == {("small", "H100"), ("small", "2xH100")}
