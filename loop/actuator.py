@@ -35,9 +35,10 @@ def plan(decision: Decision, snapshot: Snapshot, *, limits: Limits = NO_LIMITS) 
 
 def _wish(target: Target, view: ServerView, *, limits: Limits) -> Change:
     assert target.replicas >= 0, f"{target.server}: replicas must be >= 0, got {target.replicas}"
-    replicas = _limited(target.replicas if target.accelerator else 0, wanted=view.wanted, limits=limits)
-    # A limit may keep replicas that the target has given up: they stay as they are.
-    keeps = replicas == 0 or not target.accelerator
+    aim = target.replicas if target.accelerator else 0
+    replicas = _limited(aim, wanted=view.wanted, limits=limits)
+    # Also where a limit makes replicas stay a while that the target has given up.
+    keeps = aim == 0
     return Change(
         server=view.name,
         accelerator=view.accelerator if keeps else target.accelerator,

@@ -34,19 +34,20 @@ def collect(seen: Snapshot, beliefs: Beliefs, *, settings: CollectorSettings) ->
     """Return *seen* with the load of every server as it is to be believed; None where nothing is known: hold it.
 
     The rules, in order: a figure that is no number, or negative, makes the load unknown. The sum over some of the ready
-    pods is scaled up to all of them; over none of them it is unknown, never zero. Requests without token counts (none
-    has finished yet) have the mean tokens believed before, or are unknown. beliefs are those of the reading before.
+    pods is scaled up to all of them; over none of them it is unknown, never zero. Tokens that nobody counted yet (0)
+    are those believed before, *beliefs* being those of the reading before; without them a rate above 0 is unknown.
     """
     views: dict[str, ServerView] = {}
     believed: dict[str, Load] = {}
     warnings: list[str] = []
     for name, view in seen.servers.items():
-        load, warning = _believe(view, before=beliefs.get(name), smoothing=settings.smoothing)
+        before = beliefs.get(name)
+        load, warning = _believe(view, before=before, smoothing=settings.smoothing)
         views[name] = replace(view, load=load)
-        if load is not None:
-            believed[name] = load
-        elif name in beliefs:
-            believed[name] = beliefs[name]
+        # A gap in the readings does not make forget what was known before it.
+        kept = load or before
+        if kept is not None:
+            believed[name] = kept
         if warning:
             warnings.append(f"{name}: {warning}")
     return Reading(snapshot=replace(seen, servers=views), beliefs=believed, warnings=tuple(warnings))
@@ -62,12 +63,15 @@ def _believe(view: ServerView, *, before: Load | None, smoothing: float) -> tupl
     scale = _scale(view)
     if scale is None:
         return None, f"load is not known: none of {view.ready} ready pods reports"
-    load = replace(load, rate_rpm=load.rate_rpm * scale)
-    if load.out_tokens == 0 and before is not None:
-        load = replace(load, in_tokens=before.in_tokens, out_tokens=before.out_tokens)
-    if load.rate_rpm > 0 and load.out_tokens == 0:
-        return None, f"load is not known: {load.rate_rpm:g} rpm of requests without a token count"
-    return _smooth(load, before=before, weight=smoothing), ""
+    known = before or Load(rate_rpm=load.rate_rpm * scale, in_tokens=0.0, out_tokens=0.0)
+    believed = Load(
+        rate_rpm=_mixed(load.rate_rpm * scale, known.rate_rpm, weight=smoothing),
+        in_tokens=_tokens(load.in_tokens, known.in_tokens, weight=smoothing),
+        out_tokens=_tokens(load.out_tokens, known.out_tokens, weight=smoothing),
+    )
+    if believed.rate_rpm > 0 and believed.out_tokens == 0:
+        return None, f"load is not known: {believed.rate_rpm:g} rpm of requests whose tokens nobody counted yet"
+    return believed, ""
 
 
 def _scale(view: ServerView) -> float | None:
@@ -77,11 +81,12 @@ def _scale(view: ServerView) -> float | None:
     return view.ready / view.reporting if view.reporting > 0 else None
 
 
-def _smooth(load: Load, *, before: Load | None, weight: float) -> Load:
-    if before is None or weight == 1:
-        return load
-    return Load(
-        rate_rpm=before.rate_rpm + weight * (load.rate_rpm - before.rate_rpm),
-        in_tokens=before.in_tokens + weight * (load.in_tokens - before.in_tokens),
-        out_tokens=before.out_tokens + weight * (load.out_tokens - before.out_tokens),
-    )
+def _tokens(new: float, before: float, *, weight: float) -> float:
+    if new == 0 or before == 0:
+        return new or before
+    return _mixed(new, before, weight=weight)
+
+
+def _mixed(new: float, before: float, *, weight: float) -> float:
+    # Written so that the full weight gives exactly the new figure.
+    return weight * new + (1 - weight) * before

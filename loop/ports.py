@@ -68,6 +68,10 @@ class Inbox(Protocol):
         """Tell whether the driver is to stop."""
         ...
 
+    def close(self) -> None:
+        """Wake the driver for its end; refuse those who still wait."""
+        ...
+
 
 class Policy(Protocol):
     """What decides. State is explicit, so that replay and what-if can copy it."""

@@ -17,7 +17,7 @@ FailedPhase = Literal["", "observe", "decide", "apply", "program"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """The demand on one server: arrivals [requests/min] and mean tokens of a request."""
+    """The demand on one server: arrivals [requests/min] and mean tokens of a request (0: nobody counted them yet)."""
 
     rate_rpm: float
     in_tokens: float

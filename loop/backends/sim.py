@@ -1,0 +1,157 @@
+"""The twin as a world of the loop: its views become snapshots, changes become wishes. Nothing else reaches the twin."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from loop.errors import BackendError, SpecError
+from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
+from twin.schedule import CONTROL, Call
+
+if TYPE_CHECKING:
+    import simpy
+
+    from twin.cluster import Cluster
+    from twin.metrics import WindowFigures
+    from twin.view import PodState, ServerState
+
+Metrics = Literal["measured", "labels"]
+
+
+class SetPoint(Protocol):
+    """What labels would say of the load of one server: set-points of the emulator, without noise or lag."""
+
+    @property
+    def rate_rpm(self) -> float:
+        """Return the rate [requests/min]."""
+        ...
+
+    @property
+    def in_tokens(self) -> float:
+        """Return the mean input tokens of a request."""
+        ...
+
+    @property
+    def out_tokens(self) -> float:
+        """Return the mean output tokens of a request."""
+        ...
+
+
+class SimBackend:
+    """A cluster of the twin. metrics "measured": the load as scraped; "labels": the set-points, which it then needs."""
+
+    name = "sim"
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        *,
+        metrics: Metrics = "measured",
+        set_points: Callable[[], Mapping[str, SetPoint]] | None = None,
+    ) -> None:
+        if metrics not in ("measured", "labels"):
+            raise SpecError(f"metrics: expected measured or labels, found {metrics!r}")
+        if metrics == "labels" and set_points is None:
+            raise SpecError("metrics: expected a source of set-points for labels, found none")
+        self._cluster = cluster
+        self._set_points = set_points if metrics == "labels" else None
+
+    def observe(self) -> Snapshot:
+        """Return the cluster as an observer sees it now."""
+        view = self._cluster.snapshot()
+        labels = self._set_points() if self._set_points else None
+        return Snapshot(
+            now_s=view.now_s,
+            servers={
+                name: _server_view(state, load=_measured(state.window) if labels is None else _labelled(labels, name))
+                for name, state in view.servers.items()
+            },
+            capacity={
+                kind: CapacityView(type=kind, total=state.total, used=state.used)
+                for kind, state in view.capacity.items()
+            },
+        )
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Ask for *changes*; the twin obeys after its actuation delay. Raise BackendError at the first it refuses."""
+        for change in changes:
+            try:
+                self._cluster.scale(
+                    change.server,
+                    accelerator=change.accelerator,
+                    replicas=change.replicas,
+                    max_batch=change.max_batch,
+                )
+            except SpecError as error:
+                raise BackendError(str(error), phase="apply") from error
+
+
+class SimWorld:
+    """The twin's time, for a driver that lives in the machine's: `advance` lets it pass."""
+
+    def __init__(self, env: simpy.Environment) -> None:
+        self._env = env
+
+    def advance(self, now_s: float) -> None:
+        """Run the world up to *now_s*, but not what happens at that very instant: control comes first."""
+        if now_s > self._env.now:
+            # Not run(until=now_s): that may miss the instant by its last digit, and then run what comes after control.
+            self._env.run(until=Call(self._env, at_s=now_s, priority=CONTROL, action=_nothing))
+
+
+def _nothing() -> None:
+    """Let an instant pass."""
+
+
+def _measured(window: WindowFigures) -> Load | None:
+    """Return the load as scraped; None before the first scrape."""
+    if window.rate_rpm is None:
+        return None
+    return Load(rate_rpm=window.rate_rpm, in_tokens=window.in_tokens or 0.0, out_tokens=window.out_tokens or 0.0)
+
+
+def _labelled(set_points: Mapping[str, SetPoint], name: str) -> Load | None:
+    point = set_points.get(name)
+    if point is None:
+        return None
+    return Load(rate_rpm=point.rate_rpm, in_tokens=point.in_tokens, out_tokens=point.out_tokens)
+
+
+def _server_view(state: ServerState, *, load: Load | None) -> ServerView:
+    return ServerView(
+        name=state.name,
+        model=state.model,
+        service_class=state.service_class,
+        accelerator=state.accelerator,
+        max_batch=state.max_batch,
+        wanted=state.wanted,
+        ready=state.ready,
+        starting=state.starting,
+        pending=state.pending,
+        draining=state.draining,
+        load=load,
+        completions_rpm=state.window.completions_rpm,
+        ttft_ms=state.window.ttft_ms,
+        itl_ms=state.window.itl_ms,
+        output_tps=state.window.output_tps,
+        running=state.running,
+        waiting=state.waiting,
+        backlog=state.backlog,
+        kv_usage=state.kv_usage,
+        pods=tuple(map(_pod_view, state.pods)),
+    )
+
+
+def _pod_view(state: PodState) -> PodView:
+    return PodView(
+        name=state.name,
+        phase=state.phase,
+        since_s=state.since_s,
+        created_s=state.created_s,
+        accelerator=state.accelerator,
+        max_batch=state.max_batch,
+        running=state.running,
+        waiting=state.waiting,
+        kv_usage=state.kv_usage,
+    )

@@ -1,0 +1,257 @@
+"""CycleRecord ⇄ one line of strict JSON (docs/loop.md names the fields); the writing to files is the caller's."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from numbers import Integral, Real
+from typing import TYPE_CHECKING, Any
+
+from loop.controller import planned
+from loop.cost import cards, cost_cents_per_h
+from loop.types import CapacityView, Load, ServerView, Snapshot
+
+if TYPE_CHECKING:
+    from loop.spec import SloTarget, SystemData
+    from loop.types import Change, CycleRecord, Target
+
+Line = dict[str, Any]
+
+
+def record_line(record: CycleRecord) -> Line:
+    """Return *record* as one JSON object: what is not known is null, and no figure is NaN or infinite."""
+    line = {
+        "ts": record.ts,
+        "t_s": record.now_s,
+        "cycle": record.cycle,
+        "trigger": record.trigger,
+        "mode": record.mode,
+        "backend": record.backend,
+        "policy": record.policy,
+        "applied": record.applied,
+        "error": record.error,
+        "failedPhase": record.failed_phase,
+        "traceback": record.traceback,
+        "warnings": record.warnings,
+        "servers": _servers(record),
+        "internals": _internals(record),
+        "capacity": _capacity(record),
+        "totalCost": record.total_cost_cents_per_h,
+        "timing": {
+            "collectMs": record.timing.collect_ms,
+            "optimizeMs": record.timing.optimize_ms,
+            "actuateMs": record.timing.actuate_ms,
+            "totalMs": record.timing.total_ms,
+        },
+    }
+    plain = _plain(line)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def record_text(record: CycleRecord) -> str:
+    """Return *record* as one line of text, without the line's end."""
+    return json.dumps(record_line(record), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+def snapshot_of(line: Mapping[str, Any]) -> Snapshot:
+    """Return what was seen in the cycle of *line*, but for single pods and the cards in use, which lines do not keep.
+
+    The line must be one of this module's, of a cycle whose observe succeeded.
+    """
+    servers = {row["name"]: _view(row) for row in line["servers"]}
+    known = [row for row in line["capacity"] if row["seen"]]
+    capacity = {row["type"]: CapacityView(type=row["type"], total=row["available"], used=row["used"]) for row in known}
+    return Snapshot(now_s=line["t_s"], servers=servers, capacity=capacity if known else None)
+
+
+def _servers(record: CycleRecord) -> list[Line]:
+    if record.seen is None:
+        return []
+    believed = record.believed.servers if record.believed else {}
+    targets = record.decision.targets if record.decision else {}
+    unserved = record.decision.unserved if record.decision else {}
+    wishes = planned(record.seen, record.changes)
+    return [
+        _seen(view)
+        | _believed(believed.get(name))
+        | _objectives(record.data, view)
+        | _decided(record.data, view, wishes[name])
+        | _explained(targets.get(name), wishes[name], unserved.get(name))
+        for name, view in record.seen.servers.items()
+    ]
+
+
+def _seen(view: ServerView) -> Line:
+    load = view.load
+    return {
+        "name": view.name,
+        "class": view.service_class,
+        "model": view.model,
+        "rpm": load.rate_rpm if load else None,
+        "throughput": view.completions_rpm,
+        "avgInTok": (load.in_tokens or None) if load else None,
+        "avgOutTok": (load.out_tokens or None) if load else None,
+        "itl": view.itl_ms,
+        "ttft": view.ttft_ms,
+        "outputTps": view.output_tps,
+        "currentAccelerator": view.accelerator,
+        "currentMaxBatch": view.max_batch,
+        "wanted": view.wanted,
+        "ready": view.ready,
+        "starting": view.starting,
+        "pending": view.pending,
+        "draining": view.draining,
+        "running": view.running,
+        "waiting": view.waiting,
+        "backlog": view.backlog,
+        "kvUsage": view.kv_usage,
+        "reporting": view.reporting,
+    }
+
+
+def _view(row: Mapping[str, Any]) -> ServerView:
+    """Return the inverse of _seen."""
+    load = None
+    if row["rpm"] is not None:
+        load = Load(rate_rpm=row["rpm"], in_tokens=row["avgInTok"] or 0.0, out_tokens=row["avgOutTok"] or 0.0)
+    return ServerView(
+        name=row["name"],
+        model=row["model"],
+        service_class=row["class"],
+        accelerator=row["currentAccelerator"],
+        max_batch=row["currentMaxBatch"],
+        wanted=row["wanted"],
+        ready=row["ready"],
+        starting=row["starting"],
+        pending=row["pending"],
+        draining=row["draining"],
+        load=load,
+        completions_rpm=row["throughput"],
+        ttft_ms=row["ttft"],
+        itl_ms=row["itl"],
+        output_tps=row["outputTps"],
+        running=row["running"],
+        waiting=row["waiting"],
+        backlog=row["backlog"],
+        kv_usage=row["kvUsage"],
+        reporting=row["reporting"],
+    )
+
+
+def _believed(view: ServerView | None) -> Line:
+    load = view.load if view else None
+    return {
+        "believedRpm": load.rate_rpm if load else None,
+        "believedInTok": (load.in_tokens or None) if load else None,
+        "believedOutTok": (load.out_tokens or None) if load else None,
+    }
+
+
+def _objectives(data: SystemData | None, view: ServerView) -> Line:
+    target: SloTarget | None = None
+    if data is not None:
+        target = data.target(service_class=view.service_class, model=view.model)
+    # 0 means "not set" in the data files; here null does.
+    return {
+        "sloItl": (target.slo_itl_ms or None) if target else None,
+        "sloTtft": (target.slo_ttft_ms or None) if target else None,
+        "sloTps": (target.slo_tps or None) if target else None,
+    }
+
+
+def _decided(data: SystemData | None, view: ServerView, wish: Change) -> Line:
+    cost = None
+    if data is not None:
+        cost = cost_cents_per_h(data, model=view.model, accelerator=wish.accelerator, replicas=wish.replicas)
+    return {
+        "accelerator": wish.accelerator,
+        "replicas": wish.replicas,
+        "maxBatch": wish.max_batch,
+        "cost": cost,
+    }
+
+
+def _explained(target: Target | None, wish: Change, unserved: str | None) -> Line:
+    """Return why: a server that is absent from the decision is held."""
+    return {
+        "policyReplicas": target.replicas if target else wish.replicas,
+        "held": target.held if target else True,
+        "reason": target.reason if target else "",
+        "unserved": unserved,
+        "predictedItl": target.itl_ms if target else None,
+        "predictedTtft": target.ttft_ms if target else None,
+        "predictedRho": target.rho if target else None,
+    }
+
+
+def _internals(record: CycleRecord) -> list[Line]:
+    """Return the law that was believed of every server where it is to run, and the figures behind its decision."""
+    if record.seen is None or record.data is None:
+        return []
+    targets = record.decision.targets if record.decision else {}
+    rows = []
+    for name, wish in planned(record.seen, record.changes).items():
+        model = record.seen.servers[name].model
+        perf = record.data.perf.get((model, wish.accelerator))
+        details = targets[name].details if name in targets else {}
+        rows.append(
+            {
+                "name": name,
+                "model": model,
+                "accelerator": wish.accelerator,
+                "alpha": perf.alpha_ms if perf else None,
+                "beta": perf.beta_ms if perf else None,
+                "gamma": perf.gamma_ms if perf else None,
+                "details": details,
+            }
+        )
+    return rows
+
+
+def _capacity(record: CycleRecord) -> list[Line]:
+    """Return per accelerator type the cards there are (available), that the decision takes (allocated), in use."""
+    if record.data is None:
+        return []
+    allocated = _allocated(record)
+    seen = record.seen.capacity if record.seen else None
+    totals = {kind: view.total for kind, view in seen.items()} if seen is not None else dict(record.data.capacity)
+    return [
+        {
+            "type": kind,
+            "allocated": allocated.get(kind, 0),
+            "available": totals.get(kind, 0),
+            "used": seen[kind].used if seen and kind in seen else None,
+            "seen": seen is not None and kind in seen,
+        }
+        for kind in [*totals, *(kind for kind in allocated if kind not in totals)]
+    ]
+
+
+def _allocated(record: CycleRecord) -> dict[str, int]:
+    allocated: dict[str, int] = {}
+    if record.seen is None or record.data is None:
+        return allocated
+    for name, wish in planned(record.seen, record.changes).items():
+        model = record.seen.servers[name].model
+        held = cards(record.data, model=model, accelerator=wish.accelerator, replicas=wish.replicas)
+        if held is not None:
+            kind, count = held
+            allocated[kind] = allocated.get(kind, 0) + count
+    return allocated
+
+
+def _plain(value: object) -> object:
+    """Return *value* in the types of JSON; a figure that JSON cannot write becomes null."""
+    if value is None or isinstance(value, str | bool):
+        return value
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, Sequence):
+        return [_plain(item) for item in value]
+    return str(value)

@@ -1,0 +1,135 @@
+"""The only reader of the environment: what the commands of the loop are told, with arguments before variables."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from loop.errors import SpecError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment and the arguments say. data_path is None where neither names a data directory.
+
+    namespaces are those to watch, none for all of them. period_s 0: cycles run on /invoke only.
+    """
+
+    data_path: Path | None = None
+    period_s: float = 60.0
+    dynamic: bool = False
+    controller_host: str = "127.0.0.1"
+    controller_port: int = 3300
+    collector_host: str = "127.0.0.1"
+    collector_port: int = 3301
+    optimizer_host: str = "127.0.0.1"
+    optimizer_port: int = 3302
+    actuator_host: str = "127.0.0.1"
+    actuator_port: int = 3303
+    kubeconfig: str = ""
+    namespaces: tuple[str, ...] = ()
+    prometheus_url: str = ""
+    prometheus_token_path: Path | None = None
+    prometheus_ca_path: Path | None = None
+    load_interval_s: float = 60.0
+    load_alpha: float = 0.5
+
+
+def read_settings(
+    environ: Mapping[str, str] | None = None, *, arguments: Mapping[str, str | None] | None = None
+) -> Settings:
+    """Return the settings: *arguments* by field name win over *environ* (the process's own when None), then defaults.
+
+    An empty text and None count as not given. Raise SpecError that names the argument or the variable.
+    """
+    environ = os.environ if environ is None else environ
+    arguments = arguments or {}
+    unknown = arguments.keys() - VARIABLES.keys()
+    assert not unknown, f"no such settings: {sorted(unknown)}"
+    values: dict[str, object] = {}
+    for field, (variable, parse) in VARIABLES.items():
+        for source, text in ((field, arguments.get(field)), (variable, environ.get(variable))):
+            if text is not None and text.strip():
+                values[field] = _parsed(parse, text.strip(), source=source)
+                break
+    return Settings(**values)  # type: ignore[arg-type] # each parser returns the type of its field
+
+
+class _UnexpectedError(Exception):
+    """What a parser expected; its caller knows what came and from where."""
+
+
+def _parsed(parse: Callable[[str], object], text: str, *, source: str) -> object:
+    try:
+        return parse(text)
+    except _UnexpectedError as problem:
+        raise SpecError(f"{source}: expected {problem}, found {text!r}") from None
+
+
+def _seconds(text: str) -> float:
+    return _number(text, expected="a number of seconds >= 0", low=0.0)
+
+
+def _interval(text: str) -> float:
+    seconds = _number(text, expected="a number of seconds > 0", low=0.0)
+    if seconds == 0:
+        raise _UnexpectedError("a number of seconds > 0")
+    return seconds
+
+
+def _alpha(text: str) -> float:
+    return _number(text, expected="a number in [0, 1]", low=0.0, high=1.0)
+
+
+def _number(text: str, *, expected: str, low: float, high: float = math.inf) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        raise _UnexpectedError(expected) from None
+    if not (math.isfinite(number) and low <= number <= high):
+        raise _UnexpectedError(expected)
+    return number
+
+
+def _flag(text: str) -> bool:
+    # The words that the existing components take.
+    flags = dict.fromkeys(("true", "t", "1"), True) | dict.fromkeys(("false", "f", "0"), False)
+    if text.lower() not in flags:
+        raise _UnexpectedError("true or false")
+    return flags[text.lower()]
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise _UnexpectedError("a port, 0 to 65535")
+    return int(text)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+# The variable and the parser of every field of Settings.
+VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
+    "data_path": ("INFERNO_DATA_PATH", Path),
+    "period_s": ("INFERNO_CONTROL_PERIOD", _seconds),
+    "dynamic": ("INFERNO_CONTROL_DYNAMIC", _flag),
+    "controller_host": ("CONTROLLER_HOST", str),
+    "controller_port": ("CONTROLLER_PORT", _port),
+    "collector_host": ("COLLECTOR_HOST", str),
+    "collector_port": ("COLLECTOR_PORT", _port),
+    "optimizer_host": ("INFERNO_HOST", str),
+    "optimizer_port": ("INFERNO_PORT", _port),
+    "actuator_host": ("ACTUATOR_HOST", str),
+    "actuator_port": ("ACTUATOR_PORT", _port),
+    "kubeconfig": ("KUBECONFIG", str),
+    "namespaces": ("WATCH_NAMESPACE", _names),
+    "prometheus_url": ("INFERNO_PROMETHEUS_URL", str),
+    "prometheus_token_path": ("INFERNO_PROMETHEUS_TOKEN_PATH", Path),
+    "prometheus_ca_path": ("INFERNO_PROMETHEUS_CA_PATH", Path),
+    "load_interval_s": ("INFERNO_LOAD_INTERVAL", _interval),
+    "load_alpha": ("INFERNO_LOAD_ALPHA", _alpha),
+}

@@ -1,0 +1,123 @@
+"""From decision to changes: only what differs is asked for, and nobody is scaled to zero by being left out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loop.actuator import Limits, plan
+from loop.types import Change, Decision, ServerView, Snapshot, Target
+from tests.fakes import server_view
+
+
+def target(name: str = "s1", *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64) -> Target:
+    """Return a target; the defaults are what server_view has."""
+    return Target(server=name, accelerator=accelerator, replicas=replicas, max_batch=max_batch, reason="because")
+
+
+def changes(*targets: Target, views: tuple[ServerView, ...] = (), limits: Limits | None = None) -> tuple[Change, ...]:
+    """Return the plan for *targets* over *views* (server_view when none are given)."""
+    seen = Snapshot(now_s=0.0, servers={view.name: view for view in views or (server_view(),)})
+    return plan(Decision(targets={entry.server: entry for entry in targets}), seen, limits=limits or Limits())
+
+
+def test_what_is_wanted_already_is_not_asked_for_again() -> None:
+    """Every write on a cluster costs, and wakes whoever watches."""
+    assert changes(target()) == ()
+
+
+def test_the_wish_counts_and_not_the_pods_that_are_ready() -> None:
+    """Three wanted of which one is ready are on their way: asking for more each cycle would overshoot."""
+    assert changes(target(replicas=3), views=(server_view(wanted=3, ready=1, starting=2),)) == ()
+
+
+@pytest.mark.parametrize("different", [{"replicas": 3}, {"accelerator": "2xA100"}, {"max_batch": 32}])
+def test_any_difference_is_one_absolute_change(different: dict[str, int]) -> None:
+    """Changes are absolute, so that applying twice is harmless."""
+    assert len(changes(target(**different))) == 1
+    wish = target(**different)
+    assert changes(wish)[0] == Change(
+        server="s1",
+        accelerator=wish.accelerator,
+        replicas=wish.replicas,
+        max_batch=wish.max_batch,
+        reason="because",
+    )
+
+
+def test_a_server_absent_from_the_decision_is_held() -> None:
+    """The existing loop scales it to zero; a policy that fails on one server must not take it down."""
+    views = (server_view("s1"), server_view("s2"))
+    assert [change.server for change in changes(target("s1", replicas=4), views=views)] == ["s1"]
+
+
+def test_a_target_of_a_server_that_was_not_seen_is_left_out() -> None:
+    """It may have been deleted meanwhile."""
+    assert changes(target("ghost", replicas=4)) == ()
+
+
+@pytest.mark.parametrize("accelerator", ["", "2xA100"])
+def test_scaling_to_zero_keeps_accelerator_and_max_batch(accelerator: str) -> None:
+    """They are what the server starts with when load comes back."""
+    (change,) = changes(target(accelerator=accelerator, replicas=0, max_batch=0))
+    assert (change.replicas, change.accelerator, change.max_batch) == (0, "H100", 64)
+
+
+def test_an_empty_accelerator_means_no_replicas() -> None:
+    """So do the messages of the existing components."""
+    (change,) = changes(target(accelerator="", replicas=3))
+    assert change.replicas == 0
+
+
+def test_zero_replicas_are_not_asked_for_twice() -> None:
+    """Zero is a wish like any other."""
+    assert changes(target(accelerator="", replicas=0), views=(server_view(wanted=0, ready=0),)) == ()
+
+
+def test_a_target_without_a_max_batch_keeps_the_present_one() -> None:
+    """Policies that choose only replicas say 0."""
+    (change,) = changes(target(replicas=3, max_batch=0))
+    assert change.max_batch == 64
+
+
+@pytest.mark.parametrize("accelerator", ["", "2xA100"])
+def test_a_limit_keeps_replicas_on_the_accelerator_they_have_while_scaling_to_zero(accelerator: str) -> None:
+    """Three of five replicas that must stay a cycle longer must not be moved for that, least of all to nowhere."""
+    view = server_view(wanted=5, ready=5)
+    (change,) = changes(target(accelerator=accelerator, replicas=0), views=(view,), limits=Limits(step_down_max=2))
+    assert (change.replicas, change.accelerator, change.max_batch) == (3, "H100", 64)
+
+
+@given(
+    wanted=st.integers(min_value=0, max_value=50),
+    replicas=st.integers(min_value=0, max_value=50),
+    up=st.none() | st.integers(min_value=1, max_value=10),
+    down=st.none() | st.integers(min_value=1, max_value=10),
+)
+def test_limits_shorten_a_step_and_never_turn_or_stop_it(
+    wanted: int, replicas: int, up: int | None, down: int | None
+) -> None:
+    """Repeated cycles reach the target from either side, each no faster than allowed."""
+    limits = Limits(step_up_max=up, step_down_max=down)
+    for _ in range(60):
+        plans = changes(target(replicas=replicas), views=(server_view(wanted=wanted, ready=wanted),), limits=limits)
+        if not plans:
+            break
+        step = plans[0].replicas - wanted
+        assert (step > 0) == (replicas > wanted)
+        assert -(down or 50) <= step <= (up or 50)
+        wanted = plans[0].replicas
+    assert wanted == replicas
+
+
+def test_a_negative_target_is_an_error_of_the_programmer() -> None:
+    """It must not reach a cluster."""
+    with pytest.raises(AssertionError, match="s1: replicas must be >= 0, got -1"):
+        changes(target(replicas=-1))
+
+
+def test_a_limit_of_zero_is_refused() -> None:
+    """It would freeze the loop; advice is what does that."""
+    with pytest.raises(AssertionError, match="limit per cycle"):
+        Limits(step_up_max=0)
