@@ -11,7 +11,7 @@ import numpy as np
 
 from emulator.shapes import Curve, Segment, constant
 from emulator.trace import Replay, held, scaled_tokens
-from emulator.walk import SetPoint, Walk, check_interval, step
+from emulator.walk import NEGLIGIBLE, SetPoint, Walk, check_interval, step
 from twin.arrivals import ArrivalStream, ReplayStream, token_counts
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ def intervals(load: ServerLoad, *, interval_s: float, until_s: float | None = No
 
     The first interval is undisturbed: the emulator meets the load as it is, and moves it at the end of each interval.
     Within an interval the rate is the set-point's times nominal(t) / nominal(start), so that a burst shorter than an
-    interval happens. Where the nominal starts from 0, there is no deviation to keep.
+    interval happens. Where the nominal starts from nothing, there is no deviation to keep.
     """
     check_interval(interval_s)
     rng = load.generator(_WALK)
@@ -90,7 +90,7 @@ def intervals(load: ServerLoad, *, interval_s: float, until_s: float | None = No
             before, nominal = nominal, _nominal(load, t0_s)
             current = step(load.walk, current, before, nominal, rng=rng)
         end_s = t1_s if until_s is None else min(t1_s, until_s)
-        deviation = current.rate_rpm / nominal.rate_rpm if nominal.rate_rpm > 0.0 else 1.0
+        deviation = current.rate_rpm / nominal.rate_rpm if nominal.rate_rpm >= NEGLIGIBLE else 1.0
         scale = deviation * load.nominal.rate_rpm / 60.0
         rates = tuple(Segment(a, b, x * scale, y * scale) for a, b, x, y in load.curve.segments(t0_s, end_s))
         yield LoadInterval(t0_s=t0_s, t1_s=end_s, set_point=current, rates_rps=rates)

@@ -60,10 +60,11 @@ class Curve:
         return pieces
 
     def _pieces(self, t0_s: float) -> Iterator[Segment]:
-        """Yield the pieces from *t0_s* on, the first one cut there.
+        """Yield the pieces from *t0_s* on, each from the end of the one before.
 
         Pieces are placed by their knots, never found again from a time: a jump cannot be missed by a rounding error.
         """
+        now_s = t0_s
         length_s = self._times[-1]
         cycle = int(t0_s // length_s) if self.repeat else 0
         first = max(bisect_right(self._times, t0_s - cycle * length_s) - 1, 0)
@@ -71,13 +72,14 @@ class Curve:
             shift_s = cycle * length_s
             for (a_s, start), (b_s, end) in pairwise(self.knots[first:]):
                 piece = Segment(shift_s + a_s, shift_s + b_s, start, end)
-                if piece.t1_s > max(t0_s, piece.t0_s):
-                    yield _cut(piece, max(t0_s, piece.t0_s), piece.t1_s)
+                if piece.t1_s > max(now_s, piece.t0_s):
+                    yield _cut(piece, now_s, piece.t1_s)
+                    now_s = piece.t1_s
             if not self.repeat:
                 break
             cycle, first = cycle + 1, 0
         last = self.knots[-1][1]
-        yield Segment(max(t0_s, length_s), math.inf, last, last)
+        yield Segment(now_s, math.inf, last, last)
 
 
 def _cut(piece: Segment, t0_s: float, t1_s: float) -> Segment:

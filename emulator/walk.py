@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 WalkKind = Literal["plain", "reverting"]
 
+# A nominal below this is nothing: no deviation from it is worth keeping, and ratios to it would overflow.
+NEGLIGIBLE = 1e-9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPoint:
@@ -103,11 +106,11 @@ def _figures(point: SetPoint) -> tuple[float, float, float]:
 
 
 def _moved(current: float, before: float, now: float) -> float:
-    """Move *current* by the ratio now/before; where the nominal was 0 there is no ratio, and it starts at its nominal.
+    """Move *current* by the ratio now/before; a nominal that comes from nothing has no ratio, and starts undisturbed.
 
     Written as a deviation from the nominal, so that a load without deviation stays on its nominal to the last digit.
     """
-    return now if before == 0.0 else now + (current - before) * (now / before)
+    return now if before < NEGLIGIBLE else now + (current - before) * (now / before)
 
 
 def _clamp(value: float, low: float, high: float) -> float:
