@@ -1,0 +1,132 @@
+"""What sizing hands to a solver: one candidate per (server, accelerator), as columns; and the settings of both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from loop.queueing import Floats, Ints, ReplicaColumns
+
+SolverName = Literal["greedy", "exact"]
+Objective = Literal["value", "cost"]
+
+# Why a candidate cannot be taken (CandidateTable.verdict); 0 is a good one.
+GOOD, NO_LAW, BAD_LOAD, NO_MEMORY, ONE_STATE, ITL_SHORT, TTFT_SHORT, TARGET_SHORT, TOO_MANY = range(9)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSettings:
+    """How to size and to choose.
+
+    compat: as the existing Go optimizer does, with its defects; everything below down to band is then off.
+    headroom: targets used are (1 - headroom) of the SLO. utilisation_max: a replica takes at most this share of what a
+    full batch serves. loss_max: with a bounded queue, the share of requests that may be turned away. max_batch_cap and
+    replicas_cap: beyond these a candidate is cut or given up. near_peak: the batch chosen is the smallest whose highest
+    rate is this share of the best (0: keep the largest). band: a change must save this share of the cost, and load may
+    pass what the present replicas sustain by this share, before a server is changed.
+    time_limit_s and gap end the exact solver. objective: value (cost with the transition penalty) or cost alone.
+    """
+
+    solver: SolverName = "exact"
+    compat: bool = False
+    headroom: float = 0.1
+    utilisation_max: float = 0.95
+    loss_max: float = 0.01
+    max_batch_cap: int = 512
+    replicas_cap: int = 1000
+    near_peak: float = 0.98
+    band: float = 0.05
+    objective: Objective = "value"
+    time_limit_s: float = 10.0
+    gap: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges: a wrong setting is the programmer's (the command checks what a user typed)."""
+        assert self.solver in {"greedy", "exact"}, self.solver
+        assert self.objective in {"value", "cost"}, self.objective
+        assert 0.0 <= self.headroom < 1.0, self.headroom
+        assert 0.0 < self.utilisation_max < 1.0, self.utilisation_max
+        assert self.band >= 0.0, self.band
+        assert self.gap >= 0.0, self.gap
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """One way to serve one server: replicas of one accelerator.
+
+    value is cost with the transition penalty [cents/h]; units_per_replica are cards of *type*. itl_ms, ttft_ms and rho
+    (busy share of the batch) are what the belief expects at the present load; rate_max_rpm is what one replica sustains
+    within its targets [requests/min]. Accelerator "" with 0 replicas is the answer to no load.
+    """
+
+    accelerator: str
+    type: str
+    replicas: int
+    units_per_replica: int
+    max_batch: int
+    cost_cents_per_h: float
+    value: float
+    itl_ms: float
+    ttft_ms: float
+    rho: float
+    rate_max_rpm: float
+
+    @property
+    def units(self) -> int:
+        """Return how many cards of the type all replicas hold."""
+        return self.units_per_replica * self.replicas
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CandidateTable:
+    """All candidates of all servers: row k belongs to servers[server[k]], rows of a server are neighbours.
+
+    Rows start[i]..start[i+1] are those of server i. accelerator indexes accelerators (-1: none), type indexes types,
+    units are cards per replica, columns the parameters of one replica. score is what a solver makes least. A row whose
+    verdict is not GOOD cannot be taken; best_itl and best_ttft [ms] then say what would be attainable. need is the
+    rate of the whole server and rate_max that of one replica [requests/ms]. said are the server's data (catalog.SAID).
+    problem says why a server has no rows at all.
+    """
+
+    servers: tuple[str, ...]
+    priority: Ints
+    start: Ints
+    accelerators: tuple[str, ...]
+    types: tuple[str, ...]
+    capacity: Ints
+    problem: dict[str, str]
+    server: Ints
+    accelerator: Ints
+    type: Ints
+    units: Ints
+    columns: ReplicaColumns
+    replicas: Ints
+    cost: Floats
+    value: Floats
+    score: Floats
+    itl: Floats
+    ttft: Floats
+    rho: Floats
+    rate_max: Floats
+    verdict: Ints
+    best_itl: Floats
+    best_ttft: Floats
+    need: Floats
+    said: dict[str, Floats]
+
+    def candidate(self, row: int) -> Candidate:
+        """Return row *row* as a value of its own."""
+        index = int(self.accelerator[row])
+        return Candidate(
+            accelerator=self.accelerators[index] if index >= 0 else "",
+            type=self.types[int(self.type[row])] if index >= 0 else "",
+            replicas=int(self.replicas[row]),
+            units_per_replica=int(self.units[row]),
+            max_batch=int(self.columns.max_batch[row]),
+            cost_cents_per_h=float(self.cost[row]),
+            value=float(self.value[row]),
+            itl_ms=float(self.itl[row]),
+            ttft_ms=float(self.ttft[row]),
+            rho=float(self.rho[row]),
+            rate_max_rpm=float(self.rate_max[row]) * 60_000.0,
+        )

@@ -1,0 +1,118 @@
+"""The greedy solver: servers by priority and by what waiting would cost them; each takes its best option that fits.
+
+The existing optimizer's algorithm, with its random ties decided by name. What it cannot place may get a part of what it
+asks for, by the saturation policy.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+
+from loop.solvers.problem import Answer, Choice, Problem
+
+LAST_DELTA = 3.4028234663852886e38  # what an option without an alternative is worth
+
+
+def solve_greedy(problem: Problem, *, saturation_policy: str = "None", delayed_best_effort: bool = False) -> Answer:
+    """Return who gets what. Servers that get nothing are absent.
+
+    delayed_best_effort: parts are given when all servers have been tried, else after each group of equal priority.
+    """
+    if problem.capacity is None:
+        first = {i: Choice(rows[0], problem.replicas[rows[0]]) for i, rows in enumerate(problem.options) if rows}
+        return Answer(choices=first)
+    greedy = _Greedy(problem)
+    able = [i for i, rows in enumerate(problem.options) if rows]
+    able.sort(key=lambda i: problem.priority[i])
+    if delayed_best_effort:
+        greedy.fill(greedy.place(able), saturation_policy)
+    else:
+        for _, group in groupby(able, key=lambda i: problem.priority[i]):
+            greedy.fill(greedy.place(group), saturation_policy)
+    return Answer(choices=greedy.choices)
+
+
+class _Greedy:
+    """The state of one run: what is left of each type, and the choices so far."""
+
+    def __init__(self, problem: Problem) -> None:
+        assert problem.capacity is not None, "unlimited capacity needs no greedy run"
+        self.problem = problem
+        self.left = list(problem.capacity)
+        self.choices: dict[int, Choice] = {}
+
+    def place(self, servers: Iterable[int]) -> list[int]:
+        """Give servers whole options, who would lose most by waiting first; return those left over, in order."""
+        problem, left = self.problem, self.left
+        queue = [self._entry(i, 0) for i in servers]
+        heapq.heapify(queue)
+        leftover = []
+        while queue:
+            *_, i, position = queue[0]
+            row = problem.options[i][position]
+            cards = problem.units[row] * problem.replicas[row]
+            kind = problem.type[row]
+            if cards == 0 or left[kind] >= cards:
+                heapq.heappop(queue)
+                left[kind] -= cards
+                self.choices[i] = Choice(row, problem.replicas[row])
+            elif position + 1 < len(problem.options[i]):
+                heapq.heapreplace(queue, self._entry(i, position + 1))
+            else:
+                heapq.heappop(queue)
+                leftover.append(i)
+        return leftover
+
+    def _entry(self, i: int, position: int) -> tuple[int, float, float, int, int]:
+        """Return what orders server *i* while it tries its option *position*: least first."""
+        rows, score = self.problem.options[i], self.problem.score
+        here = score[rows[position]]
+        delta = score[rows[position + 1]] - here if position + 1 < len(rows) else LAST_DELTA
+        return self.problem.priority[i], -delta, -here, i, position
+
+    def fill(self, leftover: Sequence[int], saturation_policy: str) -> None:
+        """Give servers that found no whole option a part of one, by the saturation policy."""
+        if saturation_policy == "PriorityExhaustive":
+            self._exhaust(leftover)
+        elif saturation_policy == "RoundRobin":
+            self._take_turns(leftover)
+        elif saturation_policy == "PriorityRoundRobin":
+            for _, group in groupby(leftover, key=lambda i: self.problem.priority[i]):
+                self._take_turns(list(group))
+
+    def _exhaust(self, leftover: Sequence[int]) -> None:
+        """Give each server as much as it can have of its best option that has room for a replica."""
+        for i in leftover:
+            row = self._first_with_room(i)
+            if row is not None:
+                units, kind = self.problem.units[row], self.problem.type[row]
+                replicas = min(self.left[kind] // units, self.problem.replicas[row])
+                self.left[kind] -= replicas * units
+                self.choices[i] = Choice(row, replicas)
+
+    def _take_turns(self, leftover: Sequence[int]) -> None:
+        """Give the servers a replica each in turn, of the first option that had room when they were first asked."""
+        chosen: dict[int, int] = {}
+        active = list(leftover)
+        while active:
+            still = []
+            for i in active:
+                row = chosen.get(i)
+                if row is None:
+                    row = self._first_with_room(i)
+                    if row is None:
+                        continue
+                    chosen[i] = row
+                    self.choices[i] = Choice(row, 0)
+                units, kind, taken = self.problem.units[row], self.problem.type[row], self.choices[i].replicas
+                if self.left[kind] >= units and taken < self.problem.replicas[row]:
+                    self.left[kind] -= units
+                    self.choices[i] = Choice(row, taken + 1)
+                    still.append(i)
+            active = still
+
+    def _first_with_room(self, i: int) -> int | None:
+        problem = self.problem
+        return next((row for row in problem.options[i] if self.left[problem.type[row]] >= problem.units[row]), None)
