@@ -1,0 +1,244 @@
+"""The sample data: derived figures follow from the tables and formulas of their README, and a run starts steady."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.world import build_cluster_spec
+from loop.optimizer import OptimizerSettings, optimize
+from loop.reading import read_system
+from loop.spec import Allocation, SystemData
+from twin.spec import ClusterSpec
+
+FOLDERS = ("small", "large")
+MEASURED = {("Llama-3.1-8B", "H100"): (6.49, 0.0219, 4.96e-5), ("Qwen2.5-14B", "H100"): (10.645, 0.04176, 5.77e-5)}
+MEASURED_KV = {("Qwen2.5-14B", "H100"): 226_992}
+REQUEST_TOKENS = 1024
+
+
+@pytest.fixture(scope="module", params=FOLDERS)
+def folder(request: pytest.FixtureRequest, repository: Path) -> Path:
+    """Return each of the folders."""
+    return repository / "sample-data" / str(request.param)
+
+
+@pytest.fixture(scope="module")
+def system(folder: Path) -> SystemData:
+    """Return the system of a folder, read without a warning."""
+    warnings: list[str] = []
+    data = read_system(folder, warn=warnings.append)
+    assert warnings == []
+    return data
+
+
+@pytest.fixture(scope="module")
+def world(folder: Path, system: SystemData) -> ClusterSpec:
+    """Return the world of a folder, built without a note."""
+    spec, notes = build_cluster_spec(system, folder)
+    assert notes == ()
+    return spec
+
+
+@pytest.fixture(scope="module")
+def tables(repository: Path) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the tables of cards and models of the README, by first column and heading."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    heading: list[str] = []
+    for line in (repository / "sample-data" / "README.md").read_text().splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        if not cells:
+            heading = []
+        elif not heading:
+            heading = cells
+        elif heading[0] in {"type", "model"} and not cells[0].startswith("-"):
+            figures = {name: float(cell) for name, cell in zip(heading[1:], cells[1:], strict=True) if name != "is"}
+            found.setdefault(heading[0], {})[cells[0]] = figures
+    return found
+
+
+def law(card: dict[str, float], model: dict[str, float], *, cards: int) -> tuple[float, float, float]:
+    """Return alpha, beta and gamma by the formulas of the README."""
+    shared = cards > 1
+    weights = 2e9 * model["parameters"]
+    kv_bytes = 4 * model["layers"] * model["heads"] * model["head size"]
+    bandwidth = 1e9 * card["bandwidth GB/s"] * card["bandwidth factor"]
+    flops = 1e12 * card["TFLOPS"] * card["compute factor"]
+    exchanges_ms = 2 * model["layers"] * card["link µs"] / 1000 if shared else 0.0
+    return (
+        1.54 + 1000 * weights / (cards * bandwidth * 0.968) + exchanges_ms,
+        1000 * 2e9 * model["active"] / (cards * flops * 0.728 * (0.8 if shared else 1.0)),
+        1000 * kv_bytes / (min(cards, model["heads"]) * bandwidth * 0.896),
+    )
+
+
+def kv_tokens(card: dict[str, float], model: dict[str, float], *, cards: int) -> int:
+    """Return the KV capacity of a replica [tokens] by the formula of the README."""
+    kv_bytes = 4 * model["layers"] * model["heads"] * model["head size"] / min(cards, model["heads"])
+    room = 0.9e9 * card["memory GB"] - 2e9 * model["parameters"] / cards
+    return int(room / kv_bytes // 16 * 16)
+
+
+def test_every_law_is_measured_or_follows_from_the_readme(
+    system: SystemData, world: ClusterSpec, tables: dict[str, Any]
+) -> None:
+    """A figure that nobody can recompute is a figure that nobody can check."""
+    for (model, name), perf in system.perf.items():
+        card = tables["type"][system.accelerators[name].type]
+        cards = world.cards(model=model, accelerator=name)
+        expected = MEASURED.get((model, name)) or law(card, tables["model"][model], cards=cards)
+        assert (perf.alpha_ms, perf.beta_ms, perf.gamma_ms) == pytest.approx(expected, rel=5e-3), (model, name)
+
+
+def test_the_two_measured_laws_calibrate_the_rule(tables: dict[str, Any]) -> None:
+    """The README says how far the rule is from what was measured; that must stay true when a constant changes."""
+    card = tables["type"]["H100"]
+    for (model, _), measured in MEASURED.items():
+        alpha, beta, gamma = law(card, tables["model"][model], cards=1)
+        assert alpha == pytest.approx(measured[0], rel=0.002)
+        assert beta == pytest.approx(measured[1], rel=0.02)
+        assert gamma == pytest.approx(measured[2], rel=0.14)
+    rule = kv_tokens(card, tables["model"]["Qwen2.5-14B"], cards=1)
+    assert rule == 215_952
+    assert rule == pytest.approx(MEASURED_KV["Qwen2.5-14B", "H100"], rel=0.05)
+
+
+def test_every_memory_batch_and_start_up_follows_from_the_readme(
+    system: SystemData, world: ClusterSpec, tables: dict[str, Any]
+) -> None:
+    """These decide preemption, the sizes of batches and how late help comes."""
+    for (model, name), perf in system.perf.items():
+        card = tables["type"][system.accelerators[name].type]
+        engine = world.engines[model, name]
+        rule = kv_tokens(card, tables["model"][model], cards=world.cards(model=model, accelerator=name))
+        assert perf.kv_tokens == engine.kv_tokens == MEASURED_KV.get((model, name), rule), (model, name)
+        assert perf.max_batch == min(48, perf.kv_tokens // REQUEST_TOKENS)
+        assert (perf.at_tokens, engine.block_size, engine.max_num_batched_tokens) == (512, 16, 8192)
+        assert engine.start_up.mean_s == pytest.approx(45 + 2 * tables["model"][model]["parameters"], abs=0.06)
+        assert engine.start_up.cv == 0.15
+
+
+def test_rows_are_there_exactly_for_pairs_that_fit(system: SystemData, tables: dict[str, Any]) -> None:
+    """A pair that fits and has no row would be a candidate that the optimizer never sees."""
+    multi = {(unit.type, unit.multiplicity) for unit in system.accelerators.values()}
+    expected: dict[tuple[str, str], int] = {}
+    for model in {model for model, _ in system.perf}:
+        for unit in system.accelerators.values():
+            for count in (1, 2, 4):
+                cards = count * unit.multiplicity
+                covered = count > 1 and (unit.type, cards) in multi
+                tokens = kv_tokens(tables["type"][unit.type], tables["model"][model], cards=cards)
+                if cards <= 4 and not covered and tokens >= 8 * REQUEST_TOKENS:
+                    expected[model, unit.name] = count
+                    break
+    assert {key: perf.acc_count for key, perf in system.perf.items()} == expected
+
+
+def test_accelerators_follow_from_the_cards(system: SystemData, tables: dict[str, Any]) -> None:
+    """A multi-card accelerator is its cards, 2 % dearer."""
+    for unit in system.accelerators.values():
+        card, n = tables["type"][unit.type], unit.multiplicity
+        assert unit.name == (unit.type if n == 1 else f"{n}x{unit.type}")
+        assert (unit.memory_gb, unit.memory_bandwidth_gbps) == (n * card["memory GB"], n * card["bandwidth GB/s"])
+        assert unit.cost_cents_per_h == pytest.approx(n * card["price cents/h"] * (1.02 if n > 1 else 1.0), abs=0.06)
+        assert unit.power.full_w == n * card["power W"]
+        assert unit.power.idle_w == pytest.approx(0.15 * unit.power.full_w, abs=n * 0.5)
+        assert unit.power.mid_w == pytest.approx(0.8 * unit.power.full_w, abs=n * 0.5)
+
+
+def test_the_large_system_is_large(repository: Path) -> None:
+    """Fewer servers, types or requests would make the demonstration of limited capacity and priorities a toy."""
+    data = read_system(repository / "sample-data" / "large")
+    loads = [server.current.load for server in data.servers.values()]
+    assert len(data.servers) == 27
+    assert len({model for model, _ in data.perf}) >= 9
+    assert len({unit.type for unit in data.accelerators.values()}) >= 9
+    assert {unit.multiplicity for unit in data.accelerators.values()} >= {1, 2, 4}
+    assert {"Premium", "Bronze", "Free"} < set(data.classes)
+    assert any(target.slo_tps > 0 for entry in data.classes.values() for target in entry.targets.values())
+    assert sum(load.rate_rpm for load in loads if load) >= 3000
+    assert all(load and 128 <= load.out_tokens <= 1024 for load in loads)
+    assert sum(server.current.replicas for server in data.servers.values()) >= 40
+    assert ("llama_13b", "MI250") in data.perf
+
+
+def test_a_run_starts_in_its_steady_state(system: SystemData) -> None:
+    """Otherwise the first cycles of every run would show the way there and not the load."""
+    solution = optimize(system, OptimizerSettings(solver="greedy"))
+    assert solution.unserved == {}
+    for name, assignment in solution.allocations.items():
+        current = system.servers[name].current
+        assert (assignment.accelerator, assignment.replicas) == (current.accelerator, current.replicas), name
+        assert assignment.max_batch == current.max_batch, name
+        assert current.cost_cents_per_h == pytest.approx(assignment.cost_cents_per_h, abs=0.01)
+
+
+def test_the_steady_state_is_the_answer_from_nothing(system: SystemData) -> None:
+    """It must not hang on a history that the files do not tell."""
+    bare = {
+        name: replace(
+            server,
+            current=Allocation(
+                accelerator=server.current.accelerator if server.keep_accelerator else "", load=server.current.load
+            ),
+        )
+        for name, server in system.servers.items()
+    }
+    solution = optimize(replace(system, servers=bare), OptimizerSettings(solver="greedy"))
+    found = {name: (one.accelerator, one.replicas) for name, one in solution.allocations.items()}
+    assert found == {
+        name: (server.current.accelerator, server.current.replicas) for name, server in system.servers.items()
+    }
+
+
+def test_targets_are_met_with_cards_to_spare(system: SystemData, world: ClusterSpec) -> None:
+    """A disturbed load needs room to grow into; without any limit, capacity would not matter."""
+    solution = optimize(system, OptimizerSettings(solver="greedy"))
+    used: dict[str, int] = {}
+    for name, one in solution.allocations.items():
+        server = system.servers[name]
+        target = system.target(service_class=server.service_class, model=server.model)
+        assert target is not None
+        assert one.itl_ms is not None
+        assert one.ttft_ms is not None
+        assert one.itl_ms <= (target.slo_itl_ms or math.inf)
+        assert one.ttft_ms <= (target.slo_ttft_ms or math.inf)
+        kind = system.accelerators[one.accelerator].type
+        used[kind] = used.get(kind, 0) + one.replicas * world.cards(model=server.model, accelerator=one.accelerator)
+    assert not system.optimizer.unlimited
+    assert all(cards <= system.capacity[kind] for kind, cards in used.items())
+    assert 0.25 < sum(used.values()) / sum(system.capacity.values()) < 0.75
+
+
+def test_the_files_are_readable_by_the_existing_tools(folder: Path) -> None:
+    """Their readers refuse 1.0 where they want an integer; the walk-through creates ConfigMaps from these files."""
+    whole = {"multiplicity", "memsize", "membw", "acccount", "maxbatchsize", "attokens", "priority", "count"}
+    whole |= {"minnumreplicas", "numreplicas", "maxbatch", "avgintokens", "avgouttokens"}
+    parts = {
+        "accelerator": ("accelerators", {"name", "type", "multiplicity", "memSize", "memBW", "power", "cost"}),
+        "model": ("models", {"name", "acc", "accCount", "maxBatchSize", "atTokens", "perfParms"}),
+        "serviceclass": ("serviceClasses", {"name", "priority", "modelTargets"}),
+        "server": ("servers", {"name", "class", "model", "keepAccelerator", "minNumReplicas", "currentAlloc"}),
+        "capacity": ("count", {"type", "count"}),
+    }
+    for part, (key, fields) in parts.items():
+        obj = json.loads((folder / f"{part}-data.json").read_text())
+        assert set(obj) == {key}
+        assert all(set(row) == fields for row in obj[key])
+        _check_whole(obj, whole)
+    assert set(json.loads((folder / "optimizer-data.json").read_text())) == {"optimizer"}
+
+
+def _check_whole(obj: object, keys: set[str]) -> None:
+    if isinstance(obj, list):
+        for item in obj:
+            _check_whole(item, keys)
+    elif isinstance(obj, dict):
+        for key, value in obj.items():
+            assert not (key.lower() in keys and isinstance(value, float)), (key, value)
+            _check_whole(value, keys)
