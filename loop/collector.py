@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 
 from loop.types import Load, ServerView, Snapshot
 
 Beliefs = Mapping[str, Load]
+
+NOTHING: Beliefs = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,19 +33,22 @@ class Reading:
     warnings: tuple[str, ...] = ()
 
 
-def collect(seen: Snapshot, beliefs: Beliefs, *, settings: CollectorSettings) -> Reading:
+def collect(
+    seen: Snapshot, beliefs: Beliefs, *, settings: CollectorSettings, expected: Mapping[str, Load] = NOTHING
+) -> Reading:
     """Return *seen* with the load of every server as it is to be believed; None where nothing is known: hold it.
 
     The rules, in order: a figure that is no number, or negative, makes the load unknown. The sum over some of the ready
     pods is scaled up to all of them; over none of them it is unknown, never zero. Tokens that nobody counted yet (0)
-    are those believed before, *beliefs* being those of the reading before; without them a rate above 0 is unknown.
+    are those believed before, *beliefs* being those of the reading before, or else those *expected* of the server;
+    without either a rate above 0 is unknown.
     """
     views: dict[str, ServerView] = {}
     believed: dict[str, Load] = {}
     warnings: list[str] = []
     for name, view in seen.servers.items():
         before = beliefs.get(name)
-        load, warning = _believe(view, before=before, smoothing=settings.smoothing)
+        load, warning = _believe(view, before=before, expected=expected.get(name), smoothing=settings.smoothing)
         views[name] = replace(view, load=load)
         # A gap in the readings does not make forget what was known before it.
         kept = load or before
@@ -53,7 +59,9 @@ def collect(seen: Snapshot, beliefs: Beliefs, *, settings: CollectorSettings) ->
     return Reading(snapshot=replace(seen, servers=views), beliefs=believed, warnings=tuple(warnings))
 
 
-def _believe(view: ServerView, *, before: Load | None, smoothing: float) -> tuple[Load | None, str]:
+def _believe(
+    view: ServerView, *, before: Load | None, expected: Load | None, smoothing: float
+) -> tuple[Load | None, str]:
     load = view.load
     if load is None:
         return None, ""
@@ -64,10 +72,11 @@ def _believe(view: ServerView, *, before: Load | None, smoothing: float) -> tupl
     if scale is None:
         return None, f"load is not known: none of {view.ready} ready pods reports"
     known = before or Load(rate_rpm=load.rate_rpm * scale, in_tokens=0.0, out_tokens=0.0)
+    hoped = expected or known
     believed = Load(
         rate_rpm=_mixed(load.rate_rpm * scale, known.rate_rpm, weight=smoothing),
-        in_tokens=_tokens(load.in_tokens, known.in_tokens, weight=smoothing),
-        out_tokens=_tokens(load.out_tokens, known.out_tokens, weight=smoothing),
+        in_tokens=_tokens(load.in_tokens, known.in_tokens, weight=smoothing) or hoped.in_tokens,
+        out_tokens=_tokens(load.out_tokens, known.out_tokens, weight=smoothing) or hoped.out_tokens,
     )
     if believed.rate_rpm > 0 and believed.out_tokens == 0:
         return None, f"load is not known: {believed.rate_rpm:g} rpm of requests whose tokens nobody counted yet"

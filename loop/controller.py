@@ -116,7 +116,10 @@ class Controller:
             seen = self._backend.observe()
         except BackendError as error:
             return _failed(record, error), memory
-        reading = collect(seen, memory.beliefs, settings=self._settings.collector)
+        expected = {
+            name: told.current.load for name, told in self._system.servers.items() if told.current.load is not None
+        }
+        reading = collect(seen, memory.beliefs, settings=self._settings.collector, expected=expected)
         record = replace(record, seen=seen, believed=reading.snapshot, warnings=(*record.warnings, *reading.warnings))
         return record, replace(memory, beliefs=reading.beliefs)
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from loop.data import DataReading
 from loop.errors import BackendError
 from loop.spec import OptimizerData, Perf, ServerData, ServiceClass, SloTarget, SystemData
-from loop.types import CapacityView, Change, Load, ServerView, Snapshot
+from loop.types import CapacityView, Change, CycleRecord, Load, Mode, ServerView, Snapshot
 from twin.spec import Accelerator
 
 
@@ -65,6 +65,61 @@ class FakeBackend:
         if self.capacity is None:
             return None
         return {kind: CapacityView(type=kind, total=total, used=0) for kind, total in self.capacity.items()}
+
+
+class VirtualRequest:
+    """Somebody who asks for a cycle in *mode*, and keeps the answer; *gone* before its cycle begins, if so."""
+
+    def __init__(self, mode: Mode = "act", *, gone: bool = False) -> None:
+        self.mode = mode
+        self.answers: list[CycleRecord] = []
+        self._gone = gone
+
+    def begin(self) -> bool:
+        """Tell whether somebody waits still."""
+        return not self._gone
+
+    def answer(self, record: CycleRecord) -> None:
+        """Keep the answer."""
+        self.answers.append(record)
+
+
+class VirtualInbox:
+    """An inbox whose waits pass at once: they move *clock*, *speed* times as far, and it closes at *until_s*.
+
+    *coming* are requests by the time of the clock at which they arrive.
+    """
+
+    def __init__(
+        self,
+        clock: ManualClock,
+        *,
+        until_s: float,
+        coming: Sequence[tuple[float, VirtualRequest]] = (),
+        speed: float = 1.0,
+    ) -> None:
+        self.waits_s: list[float] = []
+        self.closed = False
+        self._clock = clock
+        self._until_s = until_s
+        self._coming = sorted(coming, key=lambda pair: pair[0])
+        self._speed = speed
+
+    def wait(self, timeout_s: float) -> list[VirtualRequest]:
+        """Let time pass to the next request, or by *timeout_s*."""
+        self.waits_s.append(timeout_s)
+        end_s = min(self._clock.time_s + timeout_s * self._speed, self._until_s)
+        if self._coming:
+            end_s = min(end_s, max(self._coming[0][0], self._clock.time_s))
+        self._clock.time_s = max(end_s, self._clock.time_s)
+        self.closed = self.closed or self._clock.time_s >= self._until_s
+        arrived = [request for time_s, request in self._coming if time_s <= self._clock.time_s]
+        self._coming = self._coming[len(arrived) :]
+        return arrived
+
+    def close(self) -> None:
+        """Let the driver end."""
+        self.closed = True
 
 
 class ListedData:

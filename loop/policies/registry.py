@@ -8,6 +8,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loop.errors import SpecError
+from loop.policies.slo import SloPolicy
 from loop.policies.static import StaticPolicy
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 # A policy is a frozen dataclass whose fields are its options, besides these two that say what it is.
 NOT_OPTIONS = ("name", "tick_s")
 
-POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType({"static": StaticPolicy})
+POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType({"slo": SloPolicy, "static": StaticPolicy})
 
 
 def policy_names() -> tuple[str, ...]:

@@ -1,0 +1,179 @@
+"""The Inferno optimizer as a policy: the cheapest allocation that meets the objectives under the load believed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, get_args
+
+from loop.candidates import OptimizerSettings, SolverName
+from loop.cost import cards, cost_cents_per_h
+from loop.errors import SpecError
+from loop.optimizer import SizingCache, optimize
+from loop.spec import Allocation, ServerData, SystemData
+from loop.types import Decision, Load, ServerView, Snapshot, Target
+
+if TYPE_CHECKING:
+    from loop.optimizer import Assignment, Solution
+
+CAPACITY = "capacity"  # how the optimizer's reason begins where only cards are missing
+DEFAULTS = OptimizerSettings()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SloPolicy:
+    """Sizes for targets of (1 - headroom) · SLO, and for what waits: backlog / drain_s is added to the rate.
+
+    drain_s 0 leaves the backlog alone. band: how much a change must save, and how much load may pass what the present
+    replicas sustain, before a server is changed. compat: as the existing optimizer, without headroom and draining.
+    Raise SpecError for an option that cannot be.
+    """
+
+    solver: SolverName = DEFAULTS.solver
+    headroom: float = DEFAULTS.headroom
+    drain_s: float = 120.0
+    band: float = DEFAULTS.band
+    compat: bool = False
+    name: str = "slo"
+    tick_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        if self.solver not in get_args(SolverName):
+            raise SpecError(f"policy slo: solver: expected {' or '.join(get_args(SolverName))}, found {self.solver!r}")
+        _check("headroom", self.headroom, below=1.0)
+        _check("drain_s", self.drain_s, below=math.inf)
+        _check("band", self.band, below=math.inf)
+        if not isinstance(self.compat, bool):
+            raise SpecError(f"policy slo: compat: expected true or false, found {self.compat!r}")
+
+    def start(self) -> None:
+        """Return no state: the present allocation is in the snapshot."""
+
+    def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
+        """Return what every server should have; what cannot be decided is held, and stops nobody else.
+
+        Held are servers whose load is not known, and those that no accelerator can serve. Where only cards are missing
+        a server keeps of what it has as much as the others leave, highest class first.
+        """
+        system = self._system(snapshot, data)
+        unknown = frozenset(name for name, server in system.servers.items() if server.current.load is None)
+        solution, hopeless = self._solve(system, held=unknown)
+        targets = {name: _target(found, system) for name, found in solution.allocations.items()}
+        targets |= {
+            name: replace(targets[name], reason=_line("held", why, targets[name].reason))
+            for name, why in {**dict.fromkeys(unknown, "the load is not known"), **hopeless}.items()
+        }
+        short = {name: why for name, why in solution.unserved.items() if name not in targets}
+        targets |= _leftovers(system, solution, short)
+        return Decision(targets=targets, unserved={**hopeless, **short}), None
+
+    def _solve(self, system: SystemData, *, held: frozenset[str]) -> tuple[Solution, dict[str, str]]:
+        """Return the solution, and whom nothing can serve, with the reason.
+
+        These hold cards that the others must not be given, so where there are any the rest is solved again.
+        """
+        settings = OptimizerSettings(solver=self.solver, headroom=self.headroom, band=self.band, compat=self.compat)
+        cache = SizingCache()
+        solution = optimize(system, settings, held=held, cache=cache)
+        hopeless = {name: why for name, why in solution.unserved.items() if not why.startswith(CAPACITY)}
+        if hopeless:
+            solution = optimize(system, settings, held=held | hopeless.keys(), cache=cache)
+        return solution, hopeless
+
+    def _system(self, snapshot: Snapshot, data: SystemData) -> SystemData:
+        """Return *data* with the servers and, where the world knows it, the capacity of *snapshot*."""
+        capacity = data.capacity
+        if snapshot.capacity is not None:
+            capacity = {kind: view.total for kind, view in snapshot.capacity.items()}
+        servers = {name: self._server(view, data) for name, view in snapshot.servers.items()}
+        return replace(data, servers=servers, capacity=capacity)
+
+    def _server(self, view: ServerView, data: SystemData) -> ServerData:
+        """Return *view* as the optimizer is told of it; the data files add what no label says."""
+        told = data.servers.get(view.name)
+        base = told or ServerData(name=view.name, model=view.model)
+        replicas = view.wanted
+        if view.load is None and view.wanted == 0 and view.backlog > 0:
+            # Nothing will ever be known of requests that no replica serves: one begins.
+            replicas = 1
+        cost = cost_cents_per_h(data, model=view.model, accelerator=view.accelerator, replicas=replicas)
+        return replace(
+            base,
+            model=view.model,
+            service_class=view.service_class,
+            current=Allocation(
+                accelerator=view.accelerator,
+                replicas=replicas,
+                max_batch=view.max_batch,
+                cost_cents_per_h=cost,
+                itl_ms=view.itl_ms or 0.0,
+                ttft_ms=view.ttft_ms or 0.0,
+                load=self._demand(view),
+            ),
+        )
+
+    def _demand(self, view: ServerView) -> Load | None:
+        """Return the load to size for: what comes, and what waits spread over drain_s."""
+        if view.load is None or self.compat or self.drain_s == 0:
+            return view.load
+        return replace(view.load, rate_rpm=view.load.rate_rpm + 60.0 * view.backlog / self.drain_s)
+
+
+def _target(found: Assignment, system: SystemData) -> Target:
+    load = system.servers[found.server].current.load
+    demand = {"demandRpm": load.rate_rpm} if load is not None and not found.held else {}
+    return Target(
+        server=found.server,
+        accelerator=found.accelerator,
+        replicas=found.replicas,
+        max_batch=found.max_batch,
+        cost_cents_per_h=found.cost_cents_per_h,
+        itl_ms=found.itl_ms,
+        ttft_ms=found.ttft_ms,
+        rho=found.rho,
+        held=found.held,
+        reason=found.reason,
+        details={**found.details, **demand},
+    )
+
+
+def _leftovers(system: SystemData, solution: Solution, short: Mapping[str, str]) -> dict[str, Target]:
+    """Return for the servers *short* of cards as many of their present replicas as the others leave cards for."""
+    left = dict(system.capacity)
+    for found in solution.allocations.values():
+        _take(left, system, found.server, found.accelerator, found.replicas)
+    targets = {}
+    for name in sorted(short, key=lambda name: (system.priority(system.servers[name].service_class), name)):
+        current = system.servers[name].current
+        each = cards(system, model=system.servers[name].model, accelerator=current.accelerator, replicas=1)
+        room = left.get(each[0], 0) // each[1] if each is not None else current.replicas
+        replicas = min(current.replicas, max(room, 0))
+        _take(left, system, name, current.accelerator, replicas)
+        targets[name] = Target(
+            server=name,
+            accelerator=current.accelerator,
+            replicas=replicas,
+            max_batch=current.max_batch,
+            held=True,
+            reason=_line(short[name], f"keeps {replicas} of {current.replicas} replicas"),
+        )
+    return targets
+
+
+def _take(left: dict[str, int], system: SystemData, server: str, accelerator: str, replicas: int) -> None:
+    taken = cards(system, model=system.servers[server].model, accelerator=accelerator, replicas=replicas)
+    if taken is not None:
+        kind, count = taken
+        left[kind] = left.get(kind, 0) - count
+
+
+def _line(*parts: str) -> str:
+    """Return the parts that say something new, as one line."""
+    return "; ".join(dict.fromkeys(part for part in parts if part))
+
+
+def _check(option: str, value: float, *, below: float) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < below:
+        bound = f" and < {below:g}" if below < math.inf else ""
+        raise SpecError(f"policy slo: {option}: expected a number >= 0{bound}, found {value!r}")
