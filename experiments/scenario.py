@@ -5,7 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from operator import mul
 from pathlib import Path
 from typing import Any, get_args
 
@@ -42,6 +43,9 @@ __all__ = [
     "capacity_events",
     "node_failures",
 ]
+
+# Beyond this a factor is a slip of the pen, and the arrivals of one interval would fill the memory.
+FACTOR_MAX = 1000.0
 
 SCENARIOS = Path(__file__).resolve().parent.parent / "sample-data" / "scenarios"
 
@@ -110,10 +114,10 @@ def _load_rule(row: Entry, base: Path) -> LoadRule:
         model=row.text("model", default=""),
         curve=_curve(row),
         replay=_replay(row, base),
-        scale=row.number("scale", at_least=0, default=1.0),
-        in_tokens_scale=row.number("in_tokens_scale", above=0, default=1.0),
-        out_tokens_scale=row.number("out_tokens_scale", above=0, default=1.0),
-        arrival_cv=row.number("arrival_cv", at_least=0) if row.has("arrival_cv") else None,
+        scale=row.number("scale", at_least=0, at_most=FACTOR_MAX, default=1.0),
+        in_tokens_scale=row.number("in_tokens_scale", above=0, at_most=FACTOR_MAX, default=1.0),
+        out_tokens_scale=row.number("out_tokens_scale", above=0, at_most=FACTOR_MAX, default=1.0),
+        arrival_cv=row.number("arrival_cv", at_least=0, at_most=100) if row.has("arrival_cv") else None,
     )
 
 
@@ -131,7 +135,7 @@ def _curve(row: Entry) -> Curve:
 
 def _ramp(shape: Entry) -> Curve:
     return ramp(
-        factor=shape.number("factor", at_least=0),
+        factor=_factor(shape),
         start_s=shape.number("start_s", at_least=0, default=0.0),
         up_s=shape.number("up_s", at_least=0),
         hold_s=shape.number("hold_s", at_least=0, default=0.0),
@@ -140,7 +144,7 @@ def _ramp(shape: Entry) -> Curve:
 
 
 def _steps(shape: Entry) -> Curve:
-    levels = [(row.number("t_s", at_least=0), row.number("factor", at_least=0)) for row in shape.children("levels")]
+    levels = [(row.number("t_s", at_least=0), _factor(row)) for row in shape.children("levels")]
     if not levels or any(before >= after for (before, _), (after, _) in pairwise(levels)):
         raise shape.fail("levels", expected="at least one, with ascending t_s", found=[t_s for t_s, _ in levels])
     return steps(levels)
@@ -151,18 +155,22 @@ def _burst(shape: Entry) -> Curve:
     length_s = shape.number("length_s", above=0)
     end_s = start_s + length_s
     every_s = shape.number("every_s", at_least=end_s) if shape.has("every_s") else None
-    return burst(factor=shape.number("factor", at_least=0), start_s=start_s, length_s=length_s, every_s=every_s)
+    return burst(factor=_factor(shape), start_s=start_s, length_s=length_s, every_s=every_s)
 
 
 def _diurnal(shape: Entry) -> Curve:
     low = shape.number("low", at_least=0)
     return diurnal(
         low=low,
-        high=shape.number("high", at_least=low),
+        high=shape.number("high", at_least=low, at_most=FACTOR_MAX),
         peak_hour=shape.number("peak_hour", at_least=0, at_most=24),
         start_hour=shape.number("start_hour", at_least=0, at_most=24, default=0.0),
         compression=shape.number("compression", above=0, default=1.0),
     )
+
+
+def _factor(entry: Entry) -> float:
+    return entry.number("factor", at_least=0, at_most=FACTOR_MAX)
 
 
 def _constant(_: Entry) -> Curve:
@@ -183,6 +191,9 @@ def _phases(row: Entry) -> Curve:
     phases = [_phase(phase) for phase in rows]
     if not phases:
         raise row.fail("phases", expected="at least one phase", found=[])
+    if max(accumulate((phase.ratio for phase in phases), mul)) > FACTOR_MAX:
+        ratios = [phase.ratio for phase in phases]
+        raise row.fail("phases", expected=f"ratios whose product stays <= {FACTOR_MAX:g}", found=ratios)
     for phase, entry in zip(phases[:-1], rows[:-1], strict=True):
         if phase.duration_s is None:
             raise entry.fail("duration", expected="a duration > 0 (only the last phase may be endless)", found=0)
@@ -239,7 +250,7 @@ class _UniqueKeys(yaml.SafeLoader):
         for key, _ in node.value:
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key.value!r} twice", problem_mark=key.start_mark
+                    problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark
                 )
             seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
@@ -250,6 +261,6 @@ def _parse_yaml(text: str, *, source: str) -> Any:
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise SpecError(f"{source}: line {line}: expected YAML, found {error.problem}") from None
+        raise SpecError(f"{source}: line {line}: expected YAML ({error.problem})") from None
     except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise SpecError(f"{source}: expected YAML, found {' '.join(str(error).split())}") from None
+        raise SpecError(f"{source}: expected YAML ({' '.join(str(error).split())})") from None
