@@ -204,12 +204,15 @@ def _tail(log_ratio: Floats, queue: Floats, *, rising: NDArray[np.bool_]) -> tup
 class Model:
     """Columns with what follows from them: prefill iterations by batch, work per request, service times, the chain.
 
-    chunks is None where every prefill takes one iteration at any batch (the usual case); else int[i, batch-1].
+    chunks is None where every prefill takes one iteration at any batch (the usual case); else chunks[i, batch-1].
+    prefill and delta are the works of a lone request (batch 1) in a prefill and per iteration.
     steady tells the rows whose prefill iterations do not depend on the batch: there every figure is smooth in the rate.
     """
 
     columns: ReplicaColumns
     chunks: Floats | None
+    prefill: Floats
+    delta: Floats
     steady: NDArray[np.bool_]
     chain: Chain
     rate_min: Floats
@@ -220,6 +223,8 @@ class Model:
         return Model(
             self.columns.take(rows),
             None if self.chunks is None else self.chunks[rows],
+            self.prefill[rows],
+            self.delta[rows],
             self.steady[rows],
             self.chain.take(rows),
             self.rate_min[rows],
@@ -310,10 +315,10 @@ def make_model(columns: ReplicaColumns) -> Model:
     batch = np.arange(1, int(columns.max_batch.max()) + 1, dtype=np.float64)[None, :]
     chunks = prefill_chunks(columns)
     rows = np.arange(len(columns))
+    first = np.ones(len(columns)) if chunks is None else chunks[:, 0]
+    delta = work_per_iteration(columns, first)
     if chunks is None:
-        once = np.ones(len(columns))
-        delta = work_per_iteration(columns, once)[:, None]
-        times = (1.0 + columns.out_tokens)[:, None] * (columns.alpha[:, None] + batch * delta)
+        times = (1.0 + columns.out_tokens)[:, None] * (columns.alpha[:, None] + batch * delta[:, None])
         steady = np.ones(len(columns), dtype=np.bool_)
     else:
         wide = ReplicaColumns(
@@ -331,7 +336,8 @@ def make_model(columns: ReplicaColumns) -> Model:
     full = times[rows, columns.max_batch - 1]
     chain = make_chain(times, max_batch=columns.max_batch, max_queue=columns.max_queue)
     rate_max = RATE_MAX_SHARE * columns.max_batch / full
-    return Model(columns, chunks, steady, chain, RATE_MIN_SHARE / times[:, 0], rate_max)
+    rate_min = RATE_MIN_SHARE / times[:, 0]
+    return Model(columns, chunks, prefill_work(columns, first), delta, steady, chain, rate_min, rate_max)
 
 
 def analyze(model: Model, rate: Floats) -> Metrics:
@@ -344,9 +350,14 @@ def analyze(model: Model, rate: Floats) -> Metrics:
     seen = occupancy(model.chain, rate)
     service = seen.in_service / seen.throughput
     wait = seen.waiting / seen.throughput
-    chunks = _chunks_at(model, seen.in_service)
-    delta = work_per_iteration(columns, chunks)
-    prefill = chunks * np.maximum(0.0, columns.alpha + (seen.in_service - 1.0) * delta) + prefill_work(columns, chunks)
+    if model.chunks is None:
+        prefill = np.maximum(0.0, columns.alpha + (seen.in_service - 1.0) * model.delta) + model.prefill
+    else:
+        nearest = np.clip((seen.in_service + 0.5).astype(np.int64), 1, columns.max_batch)
+        chunks = model.chunks[np.arange(len(nearest)), nearest - 1]
+        delta = work_per_iteration(columns, chunks)
+        prefill = chunks * np.maximum(0.0, columns.alpha + (seen.in_service - 1.0) * delta)
+        prefill += prefill_work(columns, chunks)
     itl = (service - prefill) / columns.out_tokens
     return Metrics(
         rate=rate,
@@ -357,16 +368,7 @@ def analyze(model: Model, rate: Floats) -> Metrics:
         prefill=prefill,
         itl=itl,
         ttft=wait + prefill + itl,
-        rho=np.clip(seen.in_service / columns.max_batch, 0.0, 1.0),
+        rho=np.minimum(seen.in_service / columns.max_batch, 1.0),
         loss=seen.loss,
         idle=seen.idle,
     )
-
-
-def _chunks_at(model: Model, in_service: Floats) -> Floats:
-    """Return the prefill iterations at the batch nearest to the mean number in service."""
-    if model.chunks is None:
-        return np.ones(len(in_service))
-    nearest = np.clip((in_service + 0.5).astype(np.int64), 1, model.columns.max_batch)
-    chunks: Floats = model.chunks[np.arange(len(nearest)), nearest - 1]
-    return chunks

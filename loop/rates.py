@@ -21,6 +21,7 @@ CLOSE = 1e-8  # relative, in the figure: where a search inside the range stops
 STEPS_MAX = 100
 TPS_SHARE = 0.9  # with a TPS target the rate stays below this share of the highest one
 BLOCK_CELLS = 1 << 16  # states worked on at once: half a megabyte stays in the cache of a core
+BLOCK_WASTE = 1 << 14  # states of padding that cost as much as one more group
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +37,10 @@ class Targets:
         """Return the given rows."""
         return Targets(self.itl[rows], self.ttft[rows], self.tps[rows], self.loss[rows])
 
-    def where(self, kept: list[Bools]) -> Targets:
-        """Return the targets of latency and loss that are kept, in the order itl, ttft, loss, where given."""
-        itl, ttft = (np.where(keep, value, 0.0) for keep, value in zip(kept, (self.itl, self.ttft), strict=False))
-        return Targets(itl, ttft, self.tps, np.where(kept[2], self.loss, 0.0) if len(kept) > 2 else self.loss)
-
-    def only(self, name: str) -> Targets:
-        """Return the targets without all but one of them."""
-        none = np.zeros_like(self.itl)
-        return Targets(**{key: getattr(self, key) if key == name else none for key in ("itl", "ttft", "tps", "loss")})
+    def weights(self) -> Floats:
+        """Return 1 / target of ITL, TTFT and loss by row, 0 where not set: figures times weights are ratios."""
+        wanted = np.stack([self.itl, self.ttft, self.loss])
+        return np.divide(1.0, wanted, out=np.zeros_like(wanted), where=wanted > 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,32 +56,23 @@ class Limits:
 
 
 def blocks(sizes: NDArray[np.int64]) -> Iterator[Rows]:
-    """Split rows into groups of similar size (so that padding is small) of about BLOCK_CELLS states."""
+    """Split rows into groups of similar size, of at most BLOCK_CELLS states and BLOCK_WASTE states of padding."""
     order = np.argsort(sizes, kind="stable")
-    ranked = sizes[order]
+    ranked = sizes[order] + 1
     start = 0
     while start < len(order):
-        # The largest of a group is at the right of it, so look ahead from the left with the size found there.
-        count = max(1, BLOCK_CELLS // int(ranked[start] + 1))
-        stop = min(len(order), start + count)
-        stop = max(start + 1, min(stop, start + BLOCK_CELLS // int(ranked[stop - 1] + 1)))
-        widest = int(np.searchsorted(ranked, 1.5 * ranked[start] + 8, side="right"))
-        if stop - start > 64:
-            stop = max(start + 64, min(stop, widest))
+        part = ranked[start : start + BLOCK_CELLS // int(ranked[start]) + 1]
+        # Sizes rise, so the last row of a group says how wide all of it is.
+        cells = part * np.arange(1, len(part) + 1)
+        fits = (cells <= BLOCK_CELLS) & (cells - np.cumsum(part) <= BLOCK_WASTE)
+        stop = start + max(1, int(np.argmin(fits)) if not fits.all() else len(part))
         yield order[start:stop]
         start = stop
 
 
-def ratios(metrics: Metrics, targets: Targets) -> list[Floats]:
-    """Return figure / target for each latency and the loss; 0 where the target is not set."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        result = [
-            np.where(targets.itl > 0.0, metrics.itl / targets.itl, 0.0),
-            np.where(targets.ttft > 0.0, metrics.ttft / targets.ttft, 0.0),
-        ]
-        if targets.loss.any():
-            result.append(np.where(targets.loss > 0.0, metrics.loss / targets.loss, 0.0))
-    return result
+def figures(metrics: Metrics) -> Floats:
+    """Return ITL, TTFT and loss by row, in the order of Targets.weights."""
+    return np.stack([metrics.itl, metrics.ttft, metrics.loss])
 
 
 def highest_rates(model: Model, targets: Targets, *, stepwise: bool = False) -> Limits:
@@ -95,85 +82,60 @@ def highest_rates(model: Model, targets: Targets, *, stepwise: bool = False) -> 
     within 1e-6 of the target; far from the root where the figure hardly depends on the rate).
     """
     low, high = analyze(model, model.rate_min), analyze(model, model.rate_max)
+    weights = targets.weights()
+    verdict, rising = _ends(figures(low) * weights, figures(high) * weights)
     rate = np.where(targets.tps > 0.0, TPS_SHARE * model.rate_max, model.rate_max)
-    at_low, at_high = ratios(low, targets), ratios(high, targets)
-    ends = [_ends(lowest, highest) for lowest, highest in zip(at_low, at_high, strict=True)]
-    for verdict, _ in ends:
-        rate = np.where(verdict == IMPOSSIBLE, np.nan, rate)
-        rate = np.where(verdict == LOWEST, np.minimum(rate, model.rate_min), rate)
-    possible = ~np.isnan(rate)
-    inside = [possible & (verdict == INSIDE) for verdict, _ in ends]
+    rate = np.where((verdict == LOWEST).any(axis=0), model.rate_min, rate)
+    rate = np.where((verdict == IMPOSSIBLE).any(axis=0), np.nan, rate)
+    inside = (verdict == INSIDE) & ~np.isnan(rate)
+    weights = np.where(inside, weights, 0.0)
     # Ratios that rise without jumps are searched together: the largest is the first to reach its target. The others
     # are searched one by one, as the original does everywhere.
-    together = np.logical_or.reduce(inside) & model.steady
-    for wanted, (_, rising) in zip(inside, ends, strict=True):
-        together &= ~wanted | rising
-    binding = targets.where(inside)
-    at_low, at_high = ratios(low, binding), ratios(high, binding)
-    _lower(rate, model, binding, at_low, at_high, rows=np.flatnonzero(together), smooth=True, stepwise=stepwise)
-    for i, (name, wanted) in enumerate(zip(("itl", "ttft", "loss"), inside, strict=False)):
-        rows = np.flatnonzero(wanted & ~together)
-        _lower(
-            rate,
-            model,
-            binding.only(name),
-            at_low[i : i + 1],
-            at_high[i : i + 1],
-            rows=rows,
-            smooth=False,
-            stepwise=stepwise,
-        )
+    together = inside.any(axis=0) & model.steady & (rising | ~inside).all(axis=0)
+    rows = np.flatnonzero(together)
+    if len(rows):
+        search = _Search(model.take(rows), weights[:, rows])
+        found = search.interpolate(figures(low)[:, rows], figures(high)[:, rows], stepwise=stepwise)
+        rate[rows] = np.minimum(rate[rows], found)
+    for i, wanted in enumerate(inside & ~together):
+        rows = np.flatnonzero(wanted)
+        if len(rows):
+            alone = np.zeros((len(weights), len(rows)))
+            alone[i] = weights[i, rows]
+            found = _Search(model.take(rows), alone).bisect(rising=rising[i, rows])
+            rate[rows] = np.minimum(rate[rows], found)
     return Limits(rate, low.itl, low.ttft)
 
 
 FREE, LOWEST, INSIDE, IMPOSSIBLE = range(4)
 
 
-def _ends(low: Floats, high: Floats) -> tuple[Floats, Bools]:
-    """Return where the root lies, judged by the ratio at both ends of the range, and whether the ratio rises."""
+def _ends(low: Floats, high: Floats) -> tuple[NDArray[np.intp], Bools]:
+    """Return where each root lies, judged by the ratio at both ends of the range, and whether the ratio rises."""
     rising = low <= high * (1.0 + 1e-12)
-    beyond = np.where(rising, high < 1.0, high > 1.0) | (np.abs(high - 1.0) <= TOLERANCE) | (low + high == 0.0)
+    unset = low + high == 0.0
+    met = np.abs(high - 1.0) <= TOLERANCE
+    beyond = unset | met | np.where(rising, high < 1.0, high > 1.0)
     before = np.where(rising, low > 1.0, low < 1.0)
-    verdict = np.select(
-        [(low + high > 0.0) & (np.abs(low - 1.0) <= TOLERANCE), beyond, before], [LOWEST, FREE, IMPOSSIBLE], INSIDE
-    )
-    return verdict.astype(np.float64), rising
-
-
-def _lower(
-    rate: Floats,
-    model: Model,
-    targets: Targets,
-    at_low: list[Floats],
-    at_high: list[Floats],
-    *,
-    rows: Rows,
-    smooth: bool,
-    stepwise: bool,
-) -> None:
-    """Lower *rate* of the given rows to where the largest of their ratios is 1."""
-    if not len(rows):
-        return
-    low, high = np.maximum.reduce(at_low)[rows], np.maximum.reduce(at_high)[rows]
-    search = _Search(model.take(rows), targets.take(rows))
-    found = search.interpolate(low, high, stepwise=stepwise) if smooth else search.bisect(rising=low < high)
-    rate[rows] = np.minimum(rate[rows], found)
+    lowest = np.abs(low - 1.0) <= TOLERANCE
+    verdict = np.where(lowest, LOWEST, np.where(beyond, FREE, np.where(before, IMPOSSIBLE, INSIDE)))
+    return verdict, rising
 
 
 class _Search:
     """Finds the rate at which the largest ratio is 1, all rows in step; rows that are done are put aside."""
 
-    def __init__(self, model: Model, targets: Targets) -> None:
-        self.model, self.targets = model, targets
+    def __init__(self, model: Model, weights: Floats) -> None:
+        self.model, self.weights = model, weights
 
     def bisect(self, *, rising: Bools) -> Floats:
         """Halve the range of rates until the ratio is within TOLERANCE of 1, or the range is exhausted."""
-        model, targets = self.model, self.targets
+        model, weights = self.model, self.weights
         low, high, rows = model.rate_min, model.rate_max, np.arange(len(rising))
         rate = low.copy()
         for _ in range(STEPS_MAX):
             middle = 0.5 * (low + high)
-            over = _pressure(analyze(model, middle), targets) - 1.0
+            over = _pressure(model, middle, weights) - 1.0
             rate[rows] = middle
             above = (over > 0.0) == rising
             low, high = np.where(above, low, middle), np.where(above, middle, high)
@@ -181,7 +143,7 @@ class _Search:
             if not len(left):
                 break
             rows, low, high, rising = rows[left], low[left], high[left], rising[left]
-            model, targets = model.take(left), targets.take(left)
+            model, weights = model.take(left), weights[:, left]
         return rate
 
     def interpolate(self, at_low: Floats, at_high: Floats, *, stepwise: bool) -> Floats:
@@ -190,17 +152,17 @@ class _Search:
         It works on ln(ratio) over the batch that the fluid limit has at the rate, x = rate·tau(x), where the figures
         are nearly straight lines.
         """
-        model, targets = self.model, self.targets
+        model, weights = self.model, self.weights
         fixed, slope = _fluid(model)
         a, b = (rate * fixed / (1.0 - rate * slope) for rate in (model.rate_min, model.rate_max))
         with np.errstate(divide="ignore"):
-            fa, fb = np.log(at_low), np.log(at_high)
+            fa, fb = (np.log((ends * weights).max(axis=0)) for ends in (at_low, at_high))
         root, over, rows = np.full(len(a), np.nan), np.zeros(len(a)), np.arange(len(a))
         share = np.clip(np.where(np.isfinite(fa + fb), fa / (fa - fb), 0.5), 0.02, 0.98)
         for _ in range(STEPS_MAX):
             x = a + share * (b - a)
             rate = x / (fixed + slope * x)
-            f = np.log(_pressure(analyze(model, rate), targets))
+            f = np.log(_pressure(model, rate, weights))
             same = np.sign(f) == np.sign(fa)
             c, fc = np.where(same, a, b), np.where(same, fa, fb)
             b, fb = np.where(same, b, a), np.where(same, fb, fa)
@@ -209,7 +171,7 @@ class _Search:
             left = np.flatnonzero((np.abs(f) > CLOSE) & (np.abs(b - a) > 1e-14 * np.abs(a)))
             if not len(left):
                 break
-            rows, model, targets = rows[left], model.take(left), targets.take(left)
+            rows, model, weights = rows[left], model.take(left), weights[:, left]
             fixed, slope = fixed[left], slope[left]
             a, b, fa, fb = a[left], b[left], fa[left], fb[left]
             share = _share((a, b, c[left]), (fa, fb, fc[left]))
@@ -221,7 +183,7 @@ class _Search:
         *over* is ln(ratio) at *root*; with the slope there it tells which rates are within the tolerance.
         """
         near = root * (1.0 + 1e-3)
-        slope = (np.log(_pressure(analyze(self.model, near), self.targets)) - over) / (near - root)
+        slope = (np.log(_pressure(self.model, near, self.weights)) - over) / (near - root)
         slope = np.maximum(slope, 1e-300)
         root, reach = root - over / slope, TOLERANCE / slope
         low, high = self.model.rate_min.copy(), self.model.rate_max.copy()
@@ -235,9 +197,9 @@ class _Search:
         return middle
 
 
-def _pressure(metrics: Metrics, targets: Targets) -> Floats:
+def _pressure(model: Model, rate: Floats, weights: Floats) -> Floats:
     """Return the largest ratio of a figure to its target."""
-    pressure: Floats = np.maximum.reduce(ratios(metrics, targets))
+    pressure: Floats = (figures(analyze(model, rate)) * weights).max(axis=0)
     return pressure
 
 

@@ -53,10 +53,10 @@ class Answer:
 
 
 def make_problem(table: CandidateTable, *, capacity: Sequence[int] | None) -> Problem:
-    """Return the problem of *table*: good rows, sorted by score, then by name of accelerator."""
+    """Return the problem of *table*: good rows by score; of equal ones the lower ITL first, then by name."""
     good = np.flatnonzero(table.verdict == GOOD)
     score = np.round(table.score, SCORE_DIGITS)
-    order = good[np.lexsort((table.accelerator[good], score[good], table.server[good]))]
+    order = good[np.lexsort((table.accelerator[good], table.itl[good], score[good], table.server[good]))]
     counts = np.bincount(table.server[good], minlength=len(table.servers))
     stops = np.cumsum(counts).tolist()
     rows = order.tolist()
