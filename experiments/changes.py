@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 
 from experiments.columns import Floats, Window
-from loop.types import CycleRecord
 
 REVERSAL_WITHIN_S = 15 * 60.0
 _STEADY_WITHIN = 1
@@ -24,26 +24,18 @@ class Wish:
     replicas: int
 
 
-def wishes_by_server(records: Sequence[CycleRecord]) -> dict[str, list[Wish]]:
-    """Return what was wanted of each server: before the first cycle, and after each cycle that saw the world.
+def wishes_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Wish]]:
+    """Return what was wanted of each server before the first of *cycles* (lines of loop.records) and after each.
 
-    A server absent from a decision, or a decision that was not applied, leaves what was wanted already.
+    A cycle that did not act leaves what was wanted already.
     """
     wishes: dict[str, list[Wish]] = {}
-    for record in records:
-        if record.seen is None:
-            continue
-        targets = record.decision.targets if record.decision and record.applied else {}
-        for name, view in record.seen.servers.items():
-            history = wishes.setdefault(name, [Wish(t_s=0.0, accelerator=view.accelerator, replicas=view.wanted)])
-            last, target = history[-1], targets.get(name)
-            history.append(
-                Wish(
-                    t_s=record.now_s,
-                    accelerator=target.accelerator if target else last.accelerator,
-                    replicas=target.replicas if target else last.replicas,
-                )
-            )
+    for cycle in cycles:
+        for row in cycle["servers"]:
+            before = Wish(t_s=0.0, accelerator=row["currentAccelerator"], replicas=row["wanted"])
+            history = wishes.setdefault(row["name"], [before])
+            if cycle["applied"]:
+                history.append(Wish(t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"]))
     return wishes
 
 

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-Columns = Mapping[str, npt.NDArray[Any]]
+Column = npt.NDArray[Any]
+Columns = Mapping[str, Column]
 Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,7 +17,6 @@ from twin.spec import SpecError
 Metrics = Literal["measured", "labels"]
 
 SAMPLE_DATA = Path(__file__).resolve().parent.parent / "sample-data"
-DEFAULT_PERIOD_S = 60.0
 
 PolicyOption = float | str | bool
 
@@ -26,7 +25,7 @@ PolicyOption = float | str | bool
 class RunConfig:
     """One run: (system, load scenario, policy, disturbance alpha, interval, period, seed, hours).
 
-    None means not given: alpha, interval and walk are then the scenario's (else 0.5, 60 s, plain), the period is 60 s.
+    None means not given: alpha, interval, hours, walk and theta are then the scenario's, the period is the policy's.
     truth is a file in the form of twin-data.json whose engines overrule those of the data directory. policy_options are
     settings of the policy by name (`headroom`, `solver` …). Raise SpecError for a value out of its range.
     """
@@ -37,7 +36,7 @@ class RunConfig:
     disturbance_alpha: float | None = None
     interval_s: float | None = None
     period_s: float | None = None
-    hours: float = 1.0
+    hours: float | None = None
     seed: int = 1
     metrics: Metrics = "measured"
     walk: WalkKind | None = None
@@ -59,7 +58,8 @@ class RunConfig:
 
     @property
     def duration_s(self) -> float:
-        """Return how long the run is in simulated time [s]."""
+        """Return how long the run is in simulated time [s]; the hours must be known."""
+        assert self.hours is not None, "the configuration was not resolved"
         return self.hours * 3600.0
 
     def as_json(self) -> dict[str, Any]:
@@ -80,38 +80,12 @@ def config_from_json(values: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{**values, **given})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Resolved:
-    """What a scenario says where the user is silent."""
-
-    disturbance_alpha: float = 0.5
-    interval_s: float = 60.0
-    walk: WalkKind = "plain"
-    theta: float = 0.2
-
-
-def resolve(config: RunConfig, defaults: Resolved) -> RunConfig:
-    """Fill in what was not given: the hash, the records and the tables carry the figures that were in force."""
-
-    def first(given: Any, default: Any) -> Any:
-        return default if given is None else given
-
-    return replace(
-        config,
-        disturbance_alpha=first(config.disturbance_alpha, defaults.disturbance_alpha),
-        interval_s=first(config.interval_s, defaults.interval_s),
-        period_s=first(config.period_s, DEFAULT_PERIOD_S),
-        walk=first(config.walk, defaults.walk),
-        theta=first(config.theta, defaults.theta),
-    )
-
-
-def run_id(config: RunConfig, *, data_digest: str, scenario_digest: str) -> str:
+def run_id(config: RunConfig, *, data_digest: str, truth_digest: str, scenario_digest: str) -> str:
     """Return the hash that names a run: equal data, scenario, settings, seed and package version, and only these.
 
     The digests stand for what the files hold, so where they lie does not matter.
     """
-    settings = config.as_json() | {"data": data_digest, "truth": None, "scenario": scenario_digest}
+    settings = config.as_json() | {"data": data_digest, "truth": truth_digest, "scenario": scenario_digest}
     identity = {"settings": settings, "version": package_version()}
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 

@@ -13,6 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 
 from experiments.confidence import estimate
 from experiments.figures import MARKERS, SERIES, new_figure, our_style, save_figure
@@ -66,7 +67,8 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric) -> Figure:
             ax.set_title(_group_title(key, cells), loc="left")
         for ax in list(grid.flat)[len(groups) :]:
             ax.set_axis_off()
-        figure.colorbar(mpl.cm.ScalarMappable(norm=scale, cmap="cividis"), ax=grid, label=metric.label, shrink=0.9)
+        label = f"{metric.label}\nmean ± 95 % interval over seeds"
+        figure.colorbar(mpl.cm.ScalarMappable(norm=scale, cmap="cividis"), ax=grid, label=label, shrink=0.9)
     return figure
 
 
@@ -131,15 +133,13 @@ def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
     )
 
 
-def _scatter_legend(policies: Sequence[str], periods: Sequence[float]) -> list[Line2D]:
-    colours = [
-        Line2D([], [], color=SERIES[i % 8], marker="s", linestyle="none", label=name) for i, name in enumerate(policies)
-    ]
+def _scatter_legend(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:
+    colours = [Patch(color=SERIES[i % 8], label=name) for i, name in enumerate(policies)]
     shapes = [
         Line2D([], [], color="0.4", marker=MARKERS[i % 8], linestyle="none", label=f"period {period:g} s")
         for i, period in enumerate(periods)
     ]
-    return colours + shapes
+    return [*colours, *shapes]
 
 
 def _limits(values: pd.Series[float]) -> tuple[float, float]:

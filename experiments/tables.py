@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import pandas as pd
+from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from experiments.confidence import Estimate, estimate, paired_difference
 
@@ -25,30 +27,31 @@ class Column:
 
 
 COLUMNS = (
-    Column(name="attainment", heading="within\ntarget [%]", scale=100.0),
-    Column(name="minute_attainment", heading="minutes\nwithin [%]", scale=100.0),
-    Column(name="cost_cents_per_h", heading="cost\n[cents/h]", form=".0f"),
-    Column(name="changes_per_h", heading="changes\n[1/h]"),
-    Column(name="offered_rpm", heading="offered\n[req/min]", form=",.0f", plain=True),
-    Column(name="offered_in_tokens", heading="tokens\nin", form=".0f", plain=True),
-    Column(name="offered_out_tokens", heading="tokens\nout", form=".0f", plain=True),
-    Column(name="requests_per_cpu_s", heading="requests\nper CPU s", form=",.0f", plain=True),
+    Column(name="attainment", heading="within\nSLO [%]", scale=100.0),
+    Column(name="minute_attainment", heading="minutes\nwithin", scale=100.0),
+    Column(name="cost_cents_per_h", heading="cost\n[cent/h]", form=".0f"),
+    Column(name="changes_per_h", heading="changes\n[1/h]", form=".0f", plain=True),
+    Column(name="offered_rpm", heading="offered\n[rpm]", form=",.0f", plain=True),
+    Column(name="offered_in_tokens", heading="tok.\nin", form=".0f", plain=True),
+    Column(name="offered_out_tokens", heading="tok.\nout", form=".0f", plain=True),
+    Column(name="requests_per_cpu_s", heading="reqs/\nCPU s", form=",.0f", plain=True),
 )
+_KEYS = {
+    "scenario": "\nscenario",
+    "interval_s": "interval\n[s]",
+    "policy": "\npolicy",
+    "alpha": "\nalpha",
+    "period_s": "period\n[s]",
+}
 
 
 def summary_table(results: pd.DataFrame, *, columns: Sequence[Column] = COLUMNS) -> Table:
     """Return one line per cell of the grid: mean ± half-width of the 95 % interval over its seeds."""
     done = results[results["error"] == ""]
-    keys = [name for name in CELL if name in ("policy", "alpha", "period_s") or results[name].nunique() > 1]
-    table = Table(title=_title(results), title_justify="left")
-    for name in keys:
-        table.add_column(name.replace("_s", "\n[s]").replace("alpha", "distur-\nbance\nalpha"), justify="right")
-    table.add_column("seeds", justify="right")
-    for column in columns:
-        table.add_column(column.heading, justify="right", no_wrap=True)
+    keys = _shown_keys(results)
+    table = _table(_title(results), [*(_KEYS[name] for name in keys), *(column.heading for column in columns)])
     for key, runs in done.groupby(keys, sort=True):
-        cells = [_mean_and_half_width(runs, column) for column in columns]
-        table.add_row(*(str(part) if isinstance(part, str) else f"{part:g}" for part in key), str(len(runs)), *cells)
+        table.add_row(*(_key(part) for part in key), *(_mean_and_half_width(runs, column) for column in columns))
     return table
 
 
@@ -58,18 +61,33 @@ def paired_table(results: pd.DataFrame, *, metrics: Sequence[Column] = COLUMNS[:
     policies = list(dict.fromkeys(done["policy"]))
     if len(policies) < 2:
         return None
-    by = [name for name in CELL if name != "policy"]
-    table = Table(title=f"difference from {policies[0]}, in pairs of equal seeds", title_justify="left")
-    for heading in ("policy", "alpha", "period\n[s]", *(metric.heading for metric in metrics)):
-        table.add_column(heading, justify="right")
+    by = [name for name in _shown_keys(results) if name != "policy"]
+    headings = ["\npolicy", *(_KEYS[name] for name in by), *(metric.heading for metric in metrics)]
+    table = _table(f"difference from {policies[0]}, in pairs of equal seeds", headings)
     for key, runs in done.groupby(by, sort=True):
         for policy in policies[1:]:
-            differences = [
-                _text(paired_difference(runs, metric.name, first=policies[0], second=policy), metric, form="+")
-                for metric in metrics
-            ]
-            table.add_row(policy, f"{key[by.index('alpha')]:g}", f"{key[by.index('period_s')]:g}", *differences)
+            found = [paired_difference(runs, metric.name, first=policies[0], second=policy) for metric in metrics]
+            texts = (_text(difference, metric, sign="+") for difference, metric in zip(found, metrics, strict=True))
+            table.add_row(policy, *(_key(part) for part in key), *texts)
     return table
+
+
+def _shown_keys(results: pd.DataFrame) -> list[str]:
+    return [name for name in CELL if name in ("policy", "alpha", "period_s") or results[name].nunique() > 1]
+
+
+def _table(title: str, headings: Sequence[str]) -> Table:
+    table = Table(
+        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False
+    )
+    for heading in headings:
+        # A Text, because "[s]" in a plain string would be read as markup.
+        table.add_column(Text(heading), justify="right", no_wrap=True)
+    return table
+
+
+def _key(part: object) -> str:
+    return f"{part:g}" if isinstance(part, int | float) else str(part)
 
 
 def _mean_and_half_width(runs: pd.DataFrame, column: Column) -> str:
@@ -77,15 +95,16 @@ def _mean_and_half_width(runs: pd.DataFrame, column: Column) -> str:
     return f"{found.mean * column.scale:{column.form}}" if column.plain else _text(found, column)
 
 
-def _text(found: Estimate, column: Column, *, form: str = "") -> str:
+def _text(found: Estimate, column: Column, *, sign: str = "") -> str:
     if found.n == 0:
         return "–"
-    mean = f"{found.mean * column.scale:{form}{column.form}}"
-    return mean if found.n == 1 else f"{mean} ± {found.half_width * column.scale:{column.form}}"
+    mean = f"{found.mean * column.scale:{sign}{column.form}}"
+    return mean if found.n == 1 else f"{mean}±{found.half_width * column.scale:{column.form}}"
 
 
 def _title(results: pd.DataFrame) -> str:
-    names = ", ".join(dict.fromkeys(results["scenario"]))
-    failed = int((results["error"] != "").sum())
-    what = f"{len(results)} runs of {results['hours'].iloc[0]:g} h, scenario {names}; mean ± 95 % interval over seeds"
+    names, hours = ", ".join(dict.fromkeys(results["scenario"])), f"{results['hours'].iloc[0]:g}"
+    seeds, failed = results["seed"].nunique(), int((results["error"] != "").sum())
+    over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed"
+    what = f"{len(results)} runs of {hours} h, scenario {names}; {over}"
     return f"{what}; {failed} failed" if failed else what

@@ -108,25 +108,54 @@ def test_minutes_keep_to_the_clock_and_are_cut_by_the_window() -> None:
 
 
 def test_a_throughput_target_is_missed_where_neither_target_nor_demand_is_made() -> None:
-    """Demand below the target asks for the demand only; a server that falls behind both is missed."""
+    """Demand below the target asks for the demand only; a server that keeps its requests waiting misses."""
     target = SloTarget(model="m", slo_tps=10.0)
-    steady = [good(0, 60.0 * minute + second, out=100) for minute in range(5) for second in range(0, 60, 20)]
+    arrivals_s = [60.0 * minute + second for minute in range(5) for second in range(0, 60, 20)]
+    steady = [good(0, arrival_s, out=100) for arrival_s in arrivals_s]
     overall, _ = score_requests(columns(steady), names=["a"], targets=[target], window=WINDOW)
     assert (overall["minute_attainment"], overall["attainment"]) == (1.0, 1.0)
 
-    crawling = [finished(0, row["arrival_s"], ttft_s=0.1, itl_s=10.0, out=100) for row in map(dict, steady)]
-    overall, _ = score_requests(columns(crawling), names=["a"], targets=[target], window=WINDOW)
-    assert overall["minute_attainment"] < 0.5
-    assert overall["attainment"] == overall["minute_attainment"]
+    # Served one after another, each takes 40 s: half of what is demanded is made.
+    queued = [
+        finished(0, arrival_s, ttft_s=20.0 * number, itl_s=0.4, out=100) for number, arrival_s in enumerate(arrivals_s)
+    ]
+    overall, _ = score_requests(columns(queued), names=["a"], targets=[target], window=WINDOW)
+    assert (overall["minute_attainment"], overall["attainment"]) == (0.0, 0.0)
+
+    modest = SloTarget(model="m", slo_tps=2.0)
+    overall, _ = score_requests(columns(queued), names=["a"], targets=[modest], window=WINDOW)
+    assert (overall["minute_attainment"], overall["attainment"]) == (1.0, 1.0)
 
 
-def test_left_of_an_unfinished_request_count_the_tokens_that_it_made() -> None:
-    """The last minute of a run is full of them."""
+def test_the_chance_of_arrivals_is_no_miss_of_a_throughput_target() -> None:
+    """Without any queue the tokens come seconds after their arrival, in the next minute for some: that is no miss."""
+    rng = np.random.default_rng(3)
+    arrivals_s = np.sort(rng.uniform(0.0, 3600.0, 1800))
+    rows = [finished(0, t, ttft_s=0.1, itl_s=0.03, out=int(rng.integers(500, 1500))) for t in arrivals_s.tolist()]
+    target = SloTarget(model="m", slo_tps=1e6)
+    window = Window(start_s=600.0, end_s=3600.0)
+    overall, _ = score_requests(columns(rows), names=["a"], targets=[target], window=window)
+    assert overall["minute_attainment"] == 1.0
+
+
+def test_tokens_of_an_unfinished_request_count_as_far_as_it_made_them() -> None:
+    """The last minute of a run is full of them; what they demanded began at their arrival, at their pace."""
     rows = columns([unfinished(0, 100.0, first_s=110.0, out=1000, generated=41)])
     made, demanded = token_rates(rows, servers=1, window=Window(start_s=0.0, end_s=150.0))
     lengths = np.array([60.0, 60.0, 30.0])
     assert (made[0] * lengths).tolist() == pytest.approx([0.0, 11.0, 30.0])
-    assert (demanded[0] * lengths).tolist() == pytest.approx([0.0, 1000.0, 0.0])
+    assert (demanded[0] * lengths).tolist() == pytest.approx([0.0, 21.0, 30.0])
+
+
+def test_whoever_was_not_served_demanded_tokens_all_the_same() -> None:
+    """Rejected requests demand at the usual pace; where nobody was ever served, all at once."""
+    window = Window(start_s=0.0, end_s=120.0)
+    lengths = np.array([60.0, 60.0])
+    _, demanded = token_rates(columns([rejected(0, 10.0, out=30)]), servers=1, window=window)
+    assert (demanded[0] * lengths).tolist() == pytest.approx([30.0, 0.0])
+    paced = finished(0, 0.0, ttft_s=0.5, itl_s=1.0, out=11)
+    _, demanded = token_rates(columns([paced, rejected(0, 50.0, out=30)]), servers=1, window=window)
+    assert (demanded[0] * lengths).tolist() == pytest.approx([11.0 + 11.0, 19.0])
 
 
 @given(

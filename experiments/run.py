@@ -1,0 +1,177 @@
+"""One run: wires world, load and loop in virtual time, lets it go, and scores the truth of what happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import simpy
+
+from emulator.to_sim import LOAD_PRIORITY, SimFeeder, call_at
+from experiments.changes import Wish, count_changes, count_reversals, wishes_by_server
+from experiments.columns import Columns, Window, scored_window
+from experiments.config import RunConfig
+from experiments.costs import pod_costs
+from experiments.scenario import CapacityEvent
+from experiments.scores import Scores, score_requests
+from experiments.sources import Sources, read_sources
+from loop.backends.sim import SimBackend
+from loop.clocks import MonotonicClock
+from loop.controller import Controller
+from loop.data import DataSource
+from loop.drivers import SimDriver
+from loop.records import record_line
+from loop.spec import SloTarget
+from loop.types import CycleRecord
+from twin.cluster import Cluster
+from twin.request import Outcome
+
+Progress = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunResult:
+    """Everything a run left: records of the cycles (and as lines of JSON values), requests, pods, scores.
+
+    requests and pods are columns whose `server` is an index into names; targets are in that order too. cpu_s, the CPU
+    time it took, is the only figure here (but for `ts` and `timing` in the records) that does not follow from config.
+    """
+
+    config: RunConfig
+    run_id: str
+    names: tuple[str, ...]
+    targets: tuple[SloTarget | None, ...]
+    window: Window
+    records: tuple[CycleRecord, ...]
+    cycles: tuple[Mapping[str, Any], ...]
+    requests: Columns
+    pods: Columns
+    summary: Scores
+    notes: tuple[str, ...]
+    cpu_s: float
+
+    @property
+    def timings(self) -> dict[str, float]:
+        """Return what depends on the machine: CPU time, and requests simulated per CPU second."""
+        return {"cpu_s": self.cpu_s, "requests_per_cpu_s": self.requests["arrival_s"].size / self.cpu_s}
+
+
+def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
+    """Simulate *config* and return what happened; *progress* is told the share that is done, after each cycle.
+
+    Equal configurations (and data) give equal results. Raise SpecError, before anything is simulated, for bad input.
+    """
+    return simulate(read_sources(config), progress=progress)
+
+
+def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult:
+    """Simulate what was read, see `run`."""
+    begin_s = time.process_time()
+    config, end_s = sources.config, sources.config.duration_s
+    assert config.interval_s is not None, "resolved"
+    assert config.period_s is not None, "resolved"
+    env = simpy.Environment()
+    cluster = Cluster(env, sources.world, seed=np.random.SeedSequence(config.seed))
+    feeder = SimFeeder(env, cluster.submit, sources.loads, interval_s=config.interval_s, until_s=end_s)
+    _schedule_capacity(env, cluster, sources)
+    controller = Controller(
+        backend=SimBackend(cluster, metrics=config.metrics, set_points=feeder.set_points),
+        policy=sources.policy,
+        data=DataSource(config.data, dynamic=config.dynamic),
+        clock=MonotonicClock(),
+    )
+    tell = partial(_tell, progress=progress or _drop, end_s=end_s)
+    driver = SimDriver(env, controller, period_s=config.period_s, on_record=tell)
+    env.run(until=end_s)
+    return _result(sources, cluster, driver.records, begin_s=begin_s)
+
+
+def _tell(record: CycleRecord, *, progress: Progress, end_s: float) -> None:
+    progress(record.now_s / end_s)
+
+
+def _drop(_share: float) -> None:
+    """Take the progress of a caller that wants none."""
+
+
+def _schedule_capacity(env: simpy.Environment, cluster: Cluster, sources: Sources) -> None:
+    for what, events in (
+        (cluster.set_capacity, sources.capacity_events),
+        (cluster.fail_node, sources.node_failures),
+    ):
+        for event in events:
+            call_at(env, event.t_s, partial(_change_capacity, what, event), priority=LOAD_PRIORITY)
+
+
+def _change_capacity(what: Callable[[str, int], None], event: CapacityEvent, _event: object) -> None:
+    what(event.type, event.cards)
+
+
+def _result(sources: Sources, cluster: Cluster, records: Sequence[CycleRecord], *, begin_s: float) -> RunResult:
+    window = scored_window(sources.config.duration_s)
+    requests, pods = _request_columns(cluster), cluster.pods.frame()
+    cycles = tuple(map(record_line, records))
+    summary = summarise(requests, pods, cycles, sources=sources, window=window)
+    return RunResult(
+        config=sources.config,
+        run_id=sources.run_id,
+        names=sources.names,
+        targets=sources.targets,
+        window=window,
+        records=tuple(records),
+        cycles=cycles,
+        requests=requests,
+        pods=pods,
+        summary=summary,
+        notes=sources.notes,
+        cpu_s=time.process_time() - begin_s,
+    )
+
+
+def _request_columns(cluster: Cluster) -> Columns:
+    """Return every request of the run; `generated` is how many tokens the unfinished ones had made at the end."""
+    unfinished = cluster.unfinished()
+    for request in unfinished:
+        cluster.requests.add_unfinished(request)
+    columns = cluster.requests.frame()
+    generated = np.where(columns["outcome"] == Outcome.FINISHED, columns["output_tokens"], 0)
+    if unfinished:
+        generated[-len(unfinished) :] = [request.generated for request in unfinished]
+    return {**columns, "generated": generated}
+
+
+def summarise(
+    requests: Columns, pods: Columns, cycles: Sequence[Mapping[str, Any]], *, sources: Sources, window: Window
+) -> Scores:
+    """Return the scores of a run: overall figures, and those of each server under "servers"."""
+    names = sources.names
+    overall, servers = score_requests(requests, names=names, targets=sources.targets, window=window)
+    costs = pod_costs(pods, names=names, accelerators=sources.world.accelerators, window=window)
+    wishes = wishes_by_server(cycles)
+    for name, scores in servers.items():
+        scores["cost_cents_per_h"] = costs.cents_by_server[name] / window.hours
+        scores.update(_restlessness(wishes.get(name, []), window))
+    return {
+        **overall,
+        **costs.summary(),
+        **{
+            figure: sum(scores[figure] for scores in servers.values())
+            for figure in ("changes_per_h", "reversals_per_h")
+        },
+        "cycles": len(cycles),
+        "cycles_failed": sum(bool(cycle["error"]) for cycle in cycles),
+        "warm_up_s": window.start_s,
+        "scored_s": window.length_s,
+        "servers": servers,
+    }
+
+
+def _restlessness(wishes: Sequence[Wish], window: Window) -> Scores:
+    return {
+        "changes_per_h": count_changes(wishes, window) / window.hours,
+        "reversals_per_h": count_reversals(wishes, window) / window.hours,
+    }

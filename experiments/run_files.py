@@ -1,0 +1,193 @@
+"""The files of one run: written whole, and read back for its figure. docs/experiments.md says what each holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.changes import wishes_by_server
+from experiments.columns import Column, Columns
+from experiments.config import RunConfig
+from experiments.figures import draw_timelines, save_figure
+from experiments.output import whole_directory, write_json
+from experiments.run import Progress, RunResult, simulate
+from experiments.sources import read_sources
+from experiments.timeline import minute_timeline, replica_timeline
+from experiments.versions import commit, versions
+from loop.records import record_text
+from loop.spec import SloTarget
+from twin.datafile import parse_json, read_json
+from twin.request import REASONS, Outcome
+from twin.spec import SpecError
+
+CYCLES, REQUESTS, PODS = "cycles.jsonl", "requests.parquet", "pods.parquet"
+SUMMARY, RUN, TIMELINE = "summary.json", "run.json", "timeline"
+
+_OUTCOMES = [outcome.name.lower() for outcome in Outcome]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RunRecords:
+    """What the figure of a run is made from; servers in columns are indices into names."""
+
+    names: tuple[str, ...]
+    targets: tuple[SloTarget | None, ...]
+    titles: Mapping[str, str]
+    heading: str
+    end_s: float
+    cycles: tuple[Mapping[str, Any], ...]
+    requests: Columns
+    pods: Columns
+
+
+def run_to_directory(config: RunConfig, out: Path, *, progress: Progress | None = None) -> tuple[RunResult, list[Path]]:
+    """Run *config* and write its files into *out*, all of them or none; return the result and the paths.
+
+    Raise SpecError, before anything is simulated, for bad input and for an *out* that cannot be written.
+    """
+    sources = read_sources(config)
+    with whole_directory(out) as scratch:
+        result = simulate(sources, progress=progress)
+        names = _write_files(result, scratch)
+    return result, [out / name for name in names]
+
+
+def write_run(result: RunResult, out: Path) -> list[Path]:
+    """Write the files of *result* into *out*, all of them or none; return their paths. Raise SpecError if it cannot."""
+    with whole_directory(out) as scratch:
+        names = _write_files(result, scratch)
+    return [out / name for name in names]
+
+
+def plot_run(directory: Path) -> list[Path]:
+    """Draw the timeline of a run again, from its files alone. Raise SpecError where one is missing or damaged."""
+    return save_figure(_draw(read_run(directory)), directory / TIMELINE)
+
+
+def _write_files(result: RunResult, directory: Path) -> list[str]:
+    lines = "".join(record_text(record) + "\n" for record in result.records)
+    (directory / CYCLES).write_text(lines, encoding="utf-8")
+    _requests_frame(result).to_parquet(directory / REQUESTS, index=False)
+    _pods_frame(result).to_parquet(directory / PODS, index=False)
+    write_json(directory / SUMMARY, result.summary)
+    write_json(directory / RUN, _run_json(result))
+    save_figure(_draw(read_run(directory)), directory / TIMELINE)
+    return [CYCLES, REQUESTS, PODS, SUMMARY, RUN, f"{TIMELINE}.png", f"{TIMELINE}.svg"]
+
+
+def _requests_frame(result: RunResult) -> pd.DataFrame:
+    words = {"server": list(result.names), "outcome": _OUTCOMES, "reason": list(REASONS)}
+    return pd.DataFrame({**result.requests, **{name: _words(result.requests[name], words[name]) for name in words}})
+
+
+def _pods_frame(result: RunResult) -> pd.DataFrame:
+    return pd.DataFrame({**result.pods, "server": _words(result.pods["server"], list(result.names))})
+
+
+def _words(codes: Column, words: list[str]) -> Any:
+    return pd.Categorical(np.array(words, dtype=object)[codes], categories=words)
+
+
+def _run_json(result: RunResult) -> dict[str, Any]:
+    return {
+        "run_id": result.run_id,
+        "seed": result.config.seed,
+        "config": result.config.as_json(),
+        "versions": versions(),
+        "commit": commit(),
+        "duration_s": result.window.end_s,
+        "scored": {"start_s": result.window.start_s, "end_s": result.window.end_s},
+        "servers": [
+            {
+                "name": name,
+                "slo_ttft_ms": t.slo_ttft_ms,
+                "slo_itl_ms": t.slo_itl_ms,
+                "slo_tps": t.slo_tps,
+                "model": t.model,
+            }
+            if t
+            else {"name": name}
+            for name, t in zip(result.names, result.targets, strict=True)
+        ],
+        "notes": list(result.notes),
+        "timings": result.timings,
+    }
+
+
+def read_run(directory: Path) -> RunRecords:
+    """Read what the figure of a run needs from its *directory*. Raise SpecError, one line, where that fails."""
+    about, summary = read_json(directory / RUN), read_json(directory / SUMMARY)
+    text = (directory / CYCLES).read_text(encoding="utf-8") if (directory / CYCLES).is_file() else ""
+    cycles = tuple(parse_json(line, source=CYCLES) for line in text.splitlines())
+    requests, pods = _read_columns(directory / REQUESTS), _read_columns(directory / PODS)
+    try:
+        names = tuple(server["name"] for server in about["servers"])
+        return RunRecords(
+            names=names,
+            targets=tuple(_target(server) for server in about["servers"]),
+            titles={name: _title(name, summary["servers"][name]) for name in names},
+            heading=_heading(about["config"], summary),
+            end_s=float(about["duration_s"]),
+            cycles=cycles,
+            requests=_indexed(requests, names=names) | {"outcome": _codes(requests["outcome"], _OUTCOMES)},
+            pods=_indexed(pods, names=names),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise SpecError(f"{directory}: expected the files of one run as they were written, found {error!r}") from None
+
+
+def _read_columns(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: expected a Parquet file, found {' '.join(str(error).split())[:100]}") from None
+
+
+def _indexed(frame: pd.DataFrame, *, names: tuple[str, ...]) -> dict[str, Column]:
+    columns = {str(name): frame[name].to_numpy() for name in frame.columns}
+    return columns | {"server": _codes(frame["server"], names)}
+
+
+def _codes(column: pd.Series[Any], names: list[str] | tuple[str, ...]) -> Column:
+    """Return the index in *names* of each entry: the order of categories is not kept by every version of a file."""
+    return np.asarray(pd.Categorical(column, categories=list(names)).codes, dtype=np.int64)
+
+
+def _target(server: Mapping[str, Any]) -> SloTarget | None:
+    return SloTarget(**{key: value for key, value in server.items() if key != "name"}) if "model" in server else None
+
+
+def _draw(records: RunRecords) -> Any:
+    counts = replica_timeline(records.pods, wishes_by_server(records.cycles), names=records.names, end_s=records.end_s)
+    minutes = minute_timeline(records.requests, records.targets, names=records.names, end_s=records.end_s)
+    return draw_timelines(counts, minutes, titles=records.titles, heading=records.heading)
+
+
+def _heading(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+    settings = (
+        f"{config['scenario']}, policy {config['policy']}, alpha {config['disturbance_alpha']:g}, "
+        f"period {config['period_s']:g} s, seed {config['seed']}"
+    )
+    return f"{settings}: {_percent(summary['attainment'])} within target, {summary['cost_cents_per_h']:.0f} cents/h"
+
+
+def _title(name: str, scores: Mapping[str, Any]) -> str:
+    targets = [
+        f"{label} {scores[key]:g} {unit}"
+        for label, key, unit in (
+            ("TTFT", "slo_ttft_ms", "ms"),
+            ("ITL", "slo_itl_ms", "ms"),
+            ("output", "slo_tps", "tokens/s"),
+        )
+        if scores[key]
+    ]
+    return f"{name} ({', '.join(targets) or 'no target'}): {_percent(scores['attainment'])}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{100 * share:.1f} %"

@@ -1,0 +1,111 @@
+"""From a configuration to everything a run needs, read and checked: no simulation happens here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from emulator.load import ServerLoad
+from emulator.walk import Walk
+from experiments.config import RunConfig, digest_files, run_id
+from experiments.scenario import (
+    CapacityEvent,
+    Scenario,
+    capacity_events,
+    node_failures,
+    read_scenario,
+    server_loads,
+)
+from experiments.world import build_cluster_spec
+from loop.policies import make_policy
+from loop.ports import Policy
+from loop.reading import read_system
+from loop.spec import SloTarget, SystemData
+from twin.spec import ClusterSpec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sources:
+    """A run that is ready to begin: its resolved configuration, its name, and all that was read for it.
+
+    targets are by server, in the order of the world's servers. notes are lines that stand beside the results.
+    """
+
+    config: RunConfig
+    run_id: str
+    system: SystemData
+    world: ClusterSpec
+    policy: Policy
+    loads: tuple[ServerLoad, ...]
+    capacity_events: tuple[CapacityEvent, ...]
+    node_failures: tuple[CapacityEvent, ...]
+    targets: tuple[SloTarget | None, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Return the names of the servers, in order."""
+        return tuple(server.name for server in self.world.servers)
+
+
+def read_sources(config: RunConfig) -> Sources:
+    """Read and check all that *config* names. Raise SpecError, one line, for whatever is wrong with any of it."""
+    policy = make_policy(config.policy, **dict(config.policy_options))
+    scenario = read_scenario(config.scenario)
+    config = resolve(config, scenario, policy)
+    notes: list[str] = []
+    system = read_system(config.data, warn=notes.append)
+    world, world_notes = build_cluster_spec(system, config.data, truth=config.truth)
+    loads = server_loads(
+        scenario,
+        servers=world.servers,
+        nominal={name: server.current.load for name, server in system.servers.items()},
+        walk=_walk(config),
+        seed=config.seed,
+    )
+    return Sources(
+        config=config,
+        run_id=_run_id(config, scenario),
+        system=system,
+        world=world,
+        policy=policy,
+        loads=loads,
+        capacity_events=capacity_events(scenario, world.capacity),
+        node_failures=node_failures(scenario, world.capacity),
+        targets=tuple(
+            system.target(service_class=server.service_class, model=server.model) for server in world.servers
+        ),
+        notes=tuple(dict.fromkeys([*notes, *world_notes])),
+    )
+
+
+def resolve(config: RunConfig, scenario: Scenario, policy: Policy) -> RunConfig:
+    """Fill in what was not given: the hash, the records and the tables carry the figures that were in force."""
+
+    def first(given: float | None, default: float) -> float:
+        return float(default if given is None else given)
+
+    return replace(
+        config,
+        disturbance_alpha=first(config.disturbance_alpha, scenario.disturbance_alpha),
+        interval_s=first(config.interval_s, scenario.interval_s),
+        period_s=first(config.period_s, policy.tick_s),
+        hours=first(config.hours, scenario.hours),
+        walk=config.walk or scenario.walk,
+        theta=first(config.theta, scenario.theta),
+    )
+
+
+def _walk(config: RunConfig) -> Walk:
+    assert config.walk is not None, "resolved"
+    assert config.disturbance_alpha is not None, "resolved"
+    assert config.theta is not None, "resolved"
+    return Walk(kind=config.walk, alpha=config.disturbance_alpha, theta=config.theta)
+
+
+def _run_id(config: RunConfig, scenario: Scenario) -> str:
+    return run_id(
+        config,
+        data_digest=digest_files(config.data.glob("*.json")),
+        truth_digest=digest_files([config.truth] if config.truth else []),
+        scenario_digest=scenario.digest,
+    )
