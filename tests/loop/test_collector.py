@@ -92,6 +92,18 @@ def test_requests_whose_tokens_were_never_counted_are_an_unknown_load() -> None:
     assert "tokens" in reading.warnings[0]
 
 
+def test_tokens_never_counted_are_those_that_the_data_expect() -> None:
+    """A server that starts from nothing must be sized before its first request has finished."""
+    view = server_view(load=Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=0.0))
+    seen = Snapshot(now_s=60.0, servers={"s1": view})
+    reading = collect(seen, {}, settings=PLAIN, expected={"s1": KNOWN})
+    assert reading.snapshot.servers["s1"].load == Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=200.0)
+    again = collect(
+        seen, {"s1": Load(rate_rpm=1.0, in_tokens=1.0, out_tokens=7.0)}, settings=PLAIN, expected={"s1": KNOWN}
+    )
+    assert again.beliefs["s1"].out_tokens == 7.0, "what was measured once is better than what a file expects"
+
+
 def test_an_idle_server_keeps_the_tokens_it_is_known_for() -> None:
     """When requests come back, the first reading has a rate and no finished output."""
     load = believed(server_view(load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)), beliefs={"s1": KNOWN})

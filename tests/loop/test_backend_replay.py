@@ -1,0 +1,42 @@
+"""A recording shows what had been seen at a time, and only that."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from loop.backends.replay import ReplayBackend
+from loop.errors import BackendError
+from loop.types import Change, Snapshot
+from tests.fakes import server_view
+
+EARLY = Snapshot(now_s=60.0, servers={"s1": server_view(wanted=1)})
+LATE = Snapshot(now_s=120.0, servers={"s1": server_view(wanted=2)})
+
+
+def test_it_shows_the_latest_snapshot_at_its_time() -> None:
+    """A policy that is asked at 100 s must not see what was only seen at 120 s."""
+    backend = ReplayBackend([LATE, EARLY])
+    assert backend.observe() == EARLY
+    for now_s, expected in ((100.0, EARLY), (120.0, LATE), (500.0, LATE)):
+        backend.advance(now_s)
+        assert backend.observe() == expected
+
+
+@pytest.mark.parametrize("snapshots", [[], [EARLY]])
+def test_before_the_first_snapshot_it_does_not_answer(snapshots: list[Snapshot]) -> None:
+    """A recording without a beginning is a failed observe, recorded like any other."""
+    backend = ReplayBackend(snapshots)
+    backend.advance(59.0)
+    with pytest.raises(BackendError, match="no snapshot at or before 59 s"):
+        backend.observe()
+
+
+def test_wishes_are_kept_and_change_nothing() -> None:
+    """What was seen was seen; what a policy would have asked is the answer one looks for."""
+    backend = ReplayBackend([EARLY])
+    change = Change(server="s1", accelerator="H100", replicas=9, max_batch=64)
+    backend.apply([change])
+    assert backend.asked == [(change,)]
+    assert backend.observe() == replace(EARLY)

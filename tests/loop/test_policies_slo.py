@@ -1,0 +1,214 @@
+"""The SLO policy: what it tells the optimizer, whom it holds, and that nobody goes to zero by mistake."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from loop.errors import SpecError
+from loop.optimizer import OptimizerSettings, optimize
+from loop.policies import make_policy
+from loop.policies.slo import SloPolicy
+from loop.spec import Allocation, SystemData
+from loop.types import CapacityView, Decision, Load, ServerView, Snapshot
+from tests.fakes import server_data, server_view, system
+
+BUSY = Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0)
+PLAIN = SloPolicy(solver="greedy", band=0.0)
+
+
+def decide(
+    *views: ServerView,
+    policy: SloPolicy = PLAIN,
+    data: SystemData | None = None,
+    capacity: dict[str, int] | None = None,
+) -> Decision:
+    """Return what *policy* decides on *views*."""
+    cards = None
+    if capacity is not None:
+        cards = {kind: CapacityView(type=kind, total=total, used=0) for kind, total in capacity.items()}
+    seen = Snapshot(now_s=60.0, servers={view.name: view for view in views}, capacity=cards)
+    decision, _ = policy.decide(seen, data or system(), None)
+    return decision
+
+
+def test_a_server_gets_what_the_optimizer_says_of_its_load() -> None:
+    """The policy adds nothing of its own to a plain case."""
+    view = server_view(load=BUSY)
+    alone = server_data(
+        current=Allocation(accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=BUSY)
+    )
+    solution = optimize(system(servers={"s1": alone}), OptimizerSettings(solver="greedy", band=0.0))
+    target = decide(view).targets["s1"]
+    found = solution.allocations["s1"]
+    assert (target.accelerator, target.replicas, target.max_batch) == (
+        found.accelerator,
+        found.replicas,
+        found.max_batch,
+    )
+    assert (target.cost_cents_per_h, target.itl_ms, target.reason) == (
+        found.cost_cents_per_h,
+        found.itl_ms,
+        found.reason,
+    )
+    assert not target.held
+
+
+def test_what_waits_is_drained_in_drain_s() -> None:
+    """60 requests over 120 s are 30 more a minute; without them the queue would never go down."""
+    view = server_view(load=BUSY, backlog=60)
+    demand = [
+        decide(view, policy=replace(PLAIN, drain_s=drain_s)).targets["s1"].details["demandRpm"]
+        for drain_s in (120.0, 60.0, 0.0)
+    ]
+    assert demand == [930.0, 960.0, 900.0]
+
+
+def test_more_waiting_never_means_fewer_replicas() -> None:
+    """The queue is a reason to grow."""
+    counts = [decide(server_view(load=BUSY, backlog=backlog)).targets["s1"].replicas for backlog in (0, 500, 3000)]
+    assert counts == sorted(counts)
+    assert counts[-1] > counts[0]
+
+
+def test_compatible_mode_has_neither_headroom_nor_draining() -> None:
+    """It answers what the existing optimizer would."""
+    compat = replace(PLAIN, compat=True)
+    view = server_view(load=BUSY, backlog=1000)
+    assert decide(view, policy=compat).targets["s1"].replicas == (
+        decide(replace(view, backlog=0), policy=replace(compat, headroom=0.5)).targets["s1"].replicas
+    )
+
+
+def test_headroom_costs_replicas() -> None:
+    """Sizing for less than the objective must show, or the option does nothing."""
+    few, many = (
+        decide(server_view(load=BUSY), policy=replace(PLAIN, headroom=headroom), capacity={"H100": 99, "A100": 0})
+        .targets["s1"]
+        .replicas
+        for headroom in (0.0, 0.3)
+    )
+    assert many > few
+
+
+def test_a_server_without_a_load_is_held_and_its_cards_are_kept_for_it() -> None:
+    """Missing data are no zero load; and the others must not be promised its cards."""
+    dark = server_view("dark", load=None, wanted=3, ready=3)
+    decision = decide(dark, server_view("busy", load=BUSY), capacity={"H100": 4})
+    target = decision.targets["dark"]
+    assert (target.held, target.replicas, target.accelerator, target.max_batch) == (True, 3, "H100", 64)
+    assert "load is not known" in target.reason
+    assert decision.targets["busy"].replicas <= 1
+
+
+def test_held_cards_beyond_the_capacity_go_by_priority() -> None:
+    """What does not exist cannot be held: the lowest class gives way first."""
+    top = server_view("top", load=None, wanted=3, ready=3)
+    low = server_view("low", load=None, wanted=3, ready=3, service_class="Free")
+    targets = decide(low, top, capacity={"H100": 4}).targets
+    assert (targets["top"].replicas, targets["low"].replicas) == (3, 1)
+    assert "capacity" in targets["low"].reason
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"model": "unheard_of"}, {"service_class": "Nobody"}], ids=["no such model", "no such class"]
+)
+def test_a_server_that_nothing_can_be_decided_of_is_held_and_stops_nobody(wrong: dict[str, str]) -> None:
+    """The existing optimizer answers one such server with no allocation for all, and its actuator with zero."""
+    odd = server_view("odd", load=BUSY, wanted=1, ready=1, **wrong)
+    decision = decide(odd, server_view(load=BUSY))
+    assert (decision.targets["odd"].held, decision.targets["odd"].replicas) == (True, 1)
+    assert "odd" in decision.unserved
+    assert decision.unserved["odd"] in decision.targets["odd"].reason
+    assert not decision.targets["s1"].held
+
+
+def test_a_server_whose_objectives_nothing_meets_keeps_its_cards() -> None:
+    """It holds them in truth: to give them to others would leave pods pending."""
+    data = system()
+    tight = replace(data.classes["Premium"].targets["llama_8b"], slo_itl_ms=0.5)
+    premium = replace(data.classes["Premium"], targets={"llama_8b": tight})
+    data = replace(data, classes={**data.classes, "Premium": premium})
+    hopeless = server_view("hopeless", load=BUSY, wanted=3, ready=3)
+    other = server_view("other", load=BUSY, service_class="Free", wanted=0, ready=0)
+    decision = decide(hopeless, other, data=data, capacity={"H100": 4})
+    assert (decision.targets["hopeless"].held, decision.targets["hopeless"].replicas) == (True, 3)
+    assert "slo-itl" in decision.unserved["hopeless"]
+    assert decision.targets["other"].replicas <= 1
+
+
+def test_who_lacks_cards_keeps_what_the_others_leave() -> None:
+    """Priority decides who is served; the rest is not thrown away, and not promised twice."""
+    top = server_view("top", load=BUSY, wanted=1, ready=1)
+    low = server_view("low", load=replace(BUSY, rate_rpm=9000.0), service_class="Free", wanted=3, ready=3)
+    need = decide(top, capacity={"H100": 99}).targets["top"].replicas
+    decision = decide(low, top, capacity={"H100": need + 1})
+    assert decision.targets["top"].replicas == need
+    assert (decision.targets["low"].held, decision.targets["low"].replicas) == (True, 1)
+    assert decision.unserved["low"].startswith("capacity")
+    assert "keeps 1 of 3" in decision.targets["low"].reason
+
+
+def test_an_idle_server_goes_to_its_least_replicas() -> None:
+    """No arrivals in a whole window, seen by the router, is knowledge; min_replicas is what it keeps."""
+    idle = Load(rate_rpm=0.0, in_tokens=512.0, out_tokens=256.0)
+    data = system(servers={"kept": server_data("kept", min_replicas=1)})
+    targets = decide(server_view("kept", load=idle), server_view("free", load=idle), data=data).targets
+    assert (targets["kept"].replicas, targets["free"].replicas) == (1, 0)
+
+
+def test_requests_that_wait_where_nothing_runs_and_nothing_is_known_wake_one_replica() -> None:
+    """Without it their tokens are never counted, the load is never known, and the server is held at zero for ever."""
+    asleep = server_view(load=None, wanted=0, ready=0, backlog=5)
+    assert decide(asleep).targets["s1"].replicas == 1
+    assert decide(replace(asleep, backlog=0)).targets["s1"].replicas == 0
+
+
+def test_labels_win_over_the_data_file_and_the_file_adds_what_no_label_says() -> None:
+    """A Deployment may have moved to another class since the file was written; keepAccelerator is only in the file."""
+    data = system(servers={"s1": server_data(service_class="Premium", keep_accelerator=True)})
+    view = server_view(load=BUSY, accelerator="2xA100", service_class="Free")
+    kept = decide(view, data=data, capacity={"H100": 99, "A100": 99}).targets["s1"]
+    assert kept.accelerator == "2xA100"
+    same = decide(view, data=system(servers={"s1": server_data(service_class="Free", keep_accelerator=True)}))
+    assert kept.replicas == same.targets["s1"].replicas
+
+
+def test_a_server_that_no_file_names_is_decided_by_its_labels() -> None:
+    """Who labels a Deployment as managed need not edit a file."""
+    assert decide(server_view("new", load=BUSY)).targets["new"].replicas > 0
+
+
+def test_a_server_of_the_file_that_the_world_does_not_have_is_not_decided() -> None:
+    """It would take cards from servers that exist."""
+    data = system(servers={"gone": server_data("gone", current=Allocation(load=BUSY))})
+    assert set(decide(server_view(load=BUSY), data=data).targets) == {"s1"}
+
+
+def test_the_capacity_of_the_world_counts_where_it_is_known_and_else_the_file() -> None:
+    """A node that is gone is seen at once; the file is what people remember to edit."""
+    none_left = decide(server_view(load=BUSY), capacity={"H100": 0, "A100": 0})
+    assert none_left.targets["s1"].replicas == 0
+    assert none_left.unserved["s1"].startswith("capacity")
+    assert decide(server_view(load=BUSY)).targets["s1"].replicas > 0
+
+
+@pytest.mark.parametrize(
+    "option",
+    [
+        {"solver": "magic"},
+        {"headroom": 1.0},
+        {"headroom": -0.1},
+        {"headroom": float("nan")},
+        {"headroom": "much"},
+        {"drain_s": -1.0},
+        {"drain_s": float("inf")},
+        {"band": -0.1},
+        {"compat": "yes"},
+    ],
+)
+def test_an_option_that_cannot_be_is_one_line(option: dict[str, object]) -> None:
+    """Options come from a command line."""
+    with pytest.raises(SpecError, match=f"policy slo: {next(iter(option))}: expected"):
+        make_policy("slo", **option)
