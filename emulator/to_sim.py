@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from heapq import heappush
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from simpy.events import EventPriority
 
 from emulator.load import Batch, ServerLoad, batches
+from twin.schedule import ARRIVAL, CONTROL, delay_until
 
 if TYPE_CHECKING:
     import simpy
@@ -17,9 +18,8 @@ if TYPE_CHECKING:
     from emulator.load import LoadInterval
     from emulator.walk import SetPoint
 
-# SimPy's order of events of one instant: the load and the world move first, then control 0, arrivals 1, replicas 2.
-LOAD_PRIORITY = -1
-ARRIVAL_PRIORITY = 1
+# At one instant the load and the world move first, then come the control actions of twin.schedule and the rest.
+LOAD_PRIORITY = EventPriority(CONTROL - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ class SimFeeder:
         self._log: dict[str, list[LoadInterval]] = {name: [] for name in self._names}
         self._totals = np.zeros((len(servers), 3), dtype=np.int64)
         self._due: list[tuple[float, str, int, int]] = []  # the latest first, so that the next one is popped
-        self._arrival = _armed(env)
+        self._arrival = _succeeded(env)
         if servers:
             self._begin_interval(None)
 
@@ -98,8 +98,9 @@ class SimFeeder:
             call_at(self._env, end_s, self._begin_interval, priority=LOAD_PRIORITY)
 
     def _await_arrival(self) -> None:
+        # One event serves all arrivals: the kernel has let go of it when its callback runs.
         self._arrival.callbacks = [self._arrive]
-        _push(self._env, self._due[-1][0], ARRIVAL_PRIORITY, self._arrival)
+        self._env.schedule(self._arrival, ARRIVAL, delay_until(self._due[-1][0], now_s=self._env.now))
 
     def _arrive(self, _event: Any) -> None:
         _, server, in_tokens, out_tokens = self._due.pop()
@@ -111,24 +112,17 @@ class SimFeeder:
 def call_at(env: simpy.Environment, at_s: float, callback: Callable[[Any], None], *, priority: int) -> None:
     """Have *callback* called at exactly *at_s* >= now, among the events of that instant in order of *priority*."""
     assert at_s >= env.now, f"cannot call back at {at_s}: it is {env.now}"
-    event = _armed(env)
+    event = _succeeded(env)
     event.callbacks = [callback]
-    _push(env, at_s, priority, event)
+    env.schedule(event, EventPriority(priority), delay_until(at_s, now_s=env.now))
 
 
-def _armed(env: simpy.Environment) -> Any:
-    """Make a bare event that has its value, so that the kernel only runs its callbacks; it may be used again."""
+def _succeeded(env: simpy.Environment) -> Any:
+    """Make a bare event that has its value, so that the kernel only runs its callbacks."""
     event: Any = env.event()
     event._ok = True
     event._value = None
     return event
-
-
-def _push(env: simpy.Environment, at_s: float, priority: int, event: Any) -> None:
-    # Environment.schedule takes a delay, and now + (at - now) is not always `at`: an arrival could change its order
-    # with a control action of the same instant, or differ in its last digit between two policies.
-    kernel: Any = env
-    heappush(kernel._queue, (at_s, priority, next(kernel._eid), event))
 
 
 def _merged(names: Sequence[str], chunk: Sequence[Batch]) -> list[tuple[float, str, int, int]]:
