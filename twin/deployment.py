@@ -177,6 +177,20 @@ class Deployment:
             self._remove(given_up)
         return bool(given_up)
 
+    def crash(self, pod: Pod) -> None:
+        """Lose what *pod* serves, and restart it on the cards that it holds."""
+        now_s = self._env.now
+        self._stop_routing([pod])
+        lost = self._abort(pod)
+        pod.cancel_calls()
+        pod.life.released_s, pod.life.end = now_s, "crash"
+        pod.life = pod.life.restarted(now_s)
+        pod.restarts += 1
+        pod.begin_series()
+        self._pod_log.add(pod.life)
+        self._start(pod, after_s=0.0)
+        self._lose(lost, "crashed")
+
     def kill(self, pods: Sequence[Pod]) -> None:
         """Lose *pods* with the node they ran on; what they served is re-queued or failed. They will be replaced."""
         lost: list[Request] = []
@@ -259,7 +273,7 @@ class Deployment:
         self._router.add(pod.replica)
         if self.server.crash_rate_per_h > 0.0:
             crash_s = now_s + self._rng_crash.exponential(_HOUR_S / self.server.crash_rate_per_h)
-            pod.mishap = Call(self._env, at_s=crash_s, priority=CONTROL, action=partial(self._crash, pod))
+            pod.mishap = Call(self._env, at_s=crash_s, priority=CONTROL, action=partial(self.crash, pod))
 
     # -- the ways in which a pod ends ----------------------------------------------------------------------------------
 
@@ -311,20 +325,6 @@ class Deployment:
         self._end(pod, "drain_timeout")
         self._lose(lost, "drain_timeout")
         self._freed()
-
-    def _crash(self, pod: Pod) -> None:
-        """Lose what *pod* serves, and restart it on the cards that it holds."""
-        now_s = self._env.now
-        self._stop_routing([pod])
-        lost = self._abort(pod)
-        pod.cancel_calls()
-        pod.life.released_s, pod.life.end = now_s, "crash"
-        pod.life = pod.life.restarted(now_s)
-        pod.restarts += 1
-        pod.begin_series()
-        self._pod_log.add(pod.life)
-        self._start(pod, after_s=0.0)
-        self._lose(lost, "crashed")
 
     def _end(self, pod: Pod, end: LifeEnd) -> None:
         pod.cancel_calls()
