@@ -212,7 +212,7 @@ def test_targets_are_met_with_cards_to_spare(system: SystemData, world: ClusterS
         used[kind] = used.get(kind, 0) + one.replicas * world.cards(model=server.model, accelerator=one.accelerator)
     assert not system.optimizer.unlimited
     assert all(cards <= system.capacity[kind] for kind, cards in used.items())
-    assert 0.25 < sum(used.values()) / sum(system.capacity.values()) < 0.75
+    assert 0.15 < sum(used.values()) / sum(system.capacity.values()) < 0.6
 
 
 def test_the_files_are_readable_by_the_existing_tools(folder: Path) -> None:
