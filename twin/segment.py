@@ -26,8 +26,8 @@ def boundaries_before(now_s: float, *, start_s: float, c0_s: float, c1_s: float)
     b = c0_s - a
     # 2d / (b + sqrt(b² + 4ad)) is the root in the form that stays exact as a tends to 0.
     k = int(2.0 * d / (b + sqrt(b * b + 4.0 * a * d)))
-    while start_s + duration_s(k + 1, c0_s, c1_s) < now_s:
+    while start_s + ((k + 1) * c0_s + c1_s * (k * (k + 1) // 2)) < now_s:
         k += 1
-    while k > 0 and start_s + duration_s(k, c0_s, c1_s) >= now_s:
+    while k > 0 and start_s + (k * c0_s + c1_s * (k * (k - 1) // 2)) >= now_s:
         k -= 1
     return k

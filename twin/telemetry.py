@@ -119,9 +119,15 @@ class ReplicaTelemetry:
 
     def decoded(self, n: int, k: int, *, c0_s: float, c1_s: float, duration_s: float) -> None:
         """Count a token of *n* requests in each of *k* iterations that take c0, c0 + c1, …, together *duration_s*."""
-        self.generation_tokens += n * k
+        tokens = n * k
+        self.generation_tokens += tokens
         self.itl_sum_s += n * duration_s
-        add_progression(self.itl_buckets, n, k, c0_s, c1_s)
+        last = bisect_left(ITL_BOUNDS_S, c0_s + c1_s * (k - 1))
+        if k == 1 or not last or c0_s > ITL_BOUNDS_S[last - 1]:
+            # Nearly always all the gaps are in one bucket.
+            self.itl_buckets[last] += tokens
+        else:
+            add_progression(self.itl_buckets, n, k, c0_s, c1_s)
 
     def reading(
         self, *, running: int, waiting: int, kv_usage: float, segment: tuple[int, int, float, float, float] | None

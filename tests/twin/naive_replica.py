@@ -210,6 +210,11 @@ class NaiveReplica:
         self.free = 10**12 if self.blocks is None else self.blocks
         return lost
 
+    def in_flight(self) -> list[tuple[int, int, int, float]]:
+        """Return (id, generated, context, time of the last token) of what runs and then of what waits."""
+        jobs = [*self.running, *self.waiting]
+        return [(job.request.id, job.generated, job.context, job.last_token_s) for job in jobs]
+
     def read(self) -> ReplicaReading:
         return ReplicaReading(
             prompt_tokens=self.prompt_tokens,

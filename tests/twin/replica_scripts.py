@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
 from math import inf, isclose, isnan, nan
 from random import Random
@@ -16,7 +16,9 @@ from twin.request import Request
 from twin.spec import IterationLaw
 from twin.telemetry import ReplicaReading
 
-Grid = Literal["none", "integer", "dyadic"]
+Grid = Literal["none", "integer", "dyadic", "coarse"]
+
+EXACT: tuple[Grid, ...] = ("integer", "dyadic")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +38,15 @@ class Outcome:
     first_token_s: dict[int, float] = field(default_factory=dict)
     preemptions: dict[int, int] = field(default_factory=dict)
     readings: list[ReplicaReading] = field(default_factory=list)
+    in_flight: list[tuple[int, int, int, float]] = field(default_factory=list)
 
 
 def make_script(seed: int, grid: Grid = "none") -> Script:
     """Draw a script. On a grid all times are exact in floats, so boundaries, arrivals and actions coincide often.
 
-    "integer" has alpha = 10 and beta = gamma = 0 on integer instants: milliseconds by their figures, called seconds here
-    because a millisecond is no exact float. "dyadic" has all coefficients and times in powers of two.
+    "integer" has alpha = 10 and beta = gamma = 0 on integer instants: milliseconds by their figures, called seconds
+    here because a millisecond is no exact float. "dyadic" has coefficients and times that are sums of powers of two.
+    "coarse" has rounded coefficients, so that gaps lie on the bounds of the histograms.
     """
     rng = Random(f"{grid}-{seed}")
     law = _draw_law(rng, grid)
@@ -79,6 +83,8 @@ def _draw_law(rng: Random, grid: Grid) -> IterationLaw:
     if grid == "dyadic":
         alpha_s, beta_s, gamma_s = rng.choice([0, 4, 32]) / 4, rng.choice([0, 1, 3]) / 64, rng.choice([0, 1, 5]) / 4096
         return IterationLaw(alpha_ms=1000 * alpha_s, beta_ms=1000 * beta_s, gamma_ms=1000 * gamma_s)
+    if grid == "coarse":
+        return IterationLaw(alpha_ms=rng.choice([2.5, 10, 20]), beta_ms=rng.choice([0, 0.5]), gamma_ms=0.01)
     return IterationLaw(
         alpha_ms=rng.choice([0.0, 1.0, 1.0]) * rng.uniform(1, 20),
         beta_ms=rng.choice([0.0, 1.0, 1.0]) * rng.uniform(0.001, 0.2),
@@ -104,12 +110,14 @@ def _draw_actions(rng: Random, grid: Grid, *, span_s: float, max_batch: int) -> 
     if rng.random() < 0.3:
         actions.append((_on_grid(rng.uniform(0.2, 1) * span_s, grid), CONTROL, "drain", None))
     if rng.random() < 0.15:
-        actions.append((_on_grid(rng.uniform(1, 1.1) * span_s + 1e-3, grid) + (grid != "none"), CONTROL, "abort", None))
+        actions.append((_on_grid(rng.uniform(1, 1.1) * span_s + 1e-3, grid) + (grid in EXACT), CONTROL, "abort", None))
     return actions
 
 
 def _on_grid(t_s: float, grid: Grid) -> float:
-    return t_s if grid == "none" else float(round(t_s)) if grid == "integer" else round(t_s * 4) / 4
+    if grid == "integer":
+        return float(round(t_s))
+    return round(t_s * 4) / 4 if grid == "dyadic" else t_s
 
 
 def play_replica(script: Script) -> Outcome:
@@ -186,6 +194,7 @@ def _play(
         target.set_max_batch(argument, now_s) if pulled else target.set_max_batch(argument)
     elif verb == "read":
         outcome.readings.append(target.read(now_s) if pulled else target.read())
+        outcome.in_flight += [_life(r) for r in target.in_flight(now_s)] if pulled else target.in_flight()
     else:
         end = getattr(target, verb)
         for request in end(now_s) if pulled else end():
@@ -194,8 +203,15 @@ def _play(
             request.first_token_s = nan if verb == "abort" else request.first_token_s
 
 
-def differences(script: Script, *, rel: float) -> list[str]:
-    """Play *script* to both and return what differs; times and sums by more than *rel* relatively, the rest at all."""
+def _life(request: Request) -> tuple[int, int, int, float]:
+    return request.id, request.generated, request.context, request.last_token_s
+
+
+def differences(script: Script, *, rel: float, ignore: Collection[str] = ()) -> list[str]:
+    """Play *script* to both and return what differs; times and sums by more than *rel* relatively, the rest at all.
+
+    *ignore* names fields of the readings that are not compared.
+    """
     ours, oracle = play_replica(script), play_naive(script)
     found = []
     if ours.ended.keys() != oracle.ended.keys():
@@ -209,19 +225,19 @@ def differences(script: Script, *, rel: float) -> list[str]:
         ]
     if ours.order != oracle.order:
         found.append("order of finishing")
-    if len(ours.readings) != len(oracle.readings):
-        found.append("number of readings")
-    for i, (mine, theirs) in enumerate(zip(ours.readings, oracle.readings, strict=False)):
-        for item in fields(ReplicaReading):
-            left, right = getattr(mine, item.name), getattr(theirs, item.name)
+    if not _same(ours.in_flight, oracle.in_flight, rel):
+        found.append("requests in flight")
+    for i, (mine, theirs) in enumerate(zip(ours.readings, oracle.readings, strict=True)):
+        for name in {item.name for item in fields(ReplicaReading)} - set(ignore):
+            left, right = getattr(mine, name), getattr(theirs, name)
             if not _same(left, right, rel):
-                found.append(f"reading {i} {item.name}: {left} != {right}")
+                found.append(f"reading {i} {name}: {left} != {right}")
     return found
 
 
 def _same(left: Any, right: Any, rel: float) -> bool:
     if isinstance(left, float):
         return left == right or (isnan(left) and isnan(right)) or isclose(left, right, rel_tol=rel)
-    if isinstance(left, tuple):
-        return all(_same(a, b, rel) for a, b in zip(left, right, strict=True))
+    if isinstance(left, tuple | list):
+        return len(left) == len(right) and all(_same(a, b, rel) for a, b in zip(left, right, strict=True))
     return bool(left == right)

@@ -1,0 +1,80 @@
+"""The fast replica against the naive one: the same requests, the same times, the same counters."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+import pytest
+
+from tests.twin.naive_replica import ARRIVAL, SCRAPE
+from tests.twin.replica_scripts import Script, differences, make_script, play_replica
+from twin.spec import IterationLaw
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_a_random_script_gives_the_times_of_the_naive_replica(seed: int) -> None:
+    """The fast-forward may change the speed and nothing else: times and sums to 1e-9, everything else exactly."""
+    assert differences(make_script(seed), rel=1e-9) == []
+
+
+@pytest.mark.parametrize("grid", ["integer", "dyadic"])
+@pytest.mark.parametrize("seed", range(120))
+def test_coinciding_events_come_out_in_the_same_order_to_the_last_bit(seed: int, grid: Any) -> None:
+    """On a grid arrivals, actions, boundaries and scrapes tie all the time, and sums are exact: nothing may differ."""
+    assert differences(make_script(seed, grid), rel=0.0) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_rounded_laws_differ_at_most_in_the_bucket_of_a_gap_on_a_bound(seed: int) -> None:
+    """With round coefficients a gap may lie on a histogram's bound, where the last digit decides; all else is equal."""
+    assert differences(make_script(seed, "coarse"), rel=1e-9, ignore={"itl_buckets"}) == []
+
+
+@pytest.mark.parametrize(("kv_tokens", "budget"), [(15_300, 8192), (12_500, 8192), (15_300, 100), (41_408, 300)])
+def test_a_run_of_realistic_size_gives_the_times_of_the_naive_replica(kv_tokens: int, budget: int) -> None:
+    """Errors of rounding or of bookkeeping that grow with the length of a run would show here, preempting or not."""
+    rng = Random(kv_tokens + budget)
+    events: list[tuple[float, int, str, Any]] = []
+    t = 0.0
+    for number in range(350):
+        t += rng.expovariate(6.1)
+        events.append((t, ARRIVAL, "submit", (number, 128, 512)))
+    events += [(15.0 * i, SCRAPE, "read", None) for i in range(int(t / 15))]
+    replica = {
+        "law": IterationLaw(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5),
+        "max_batch": 64,
+        "max_num_batched_tokens": budget,
+        "kv_tokens": kv_tokens,
+    }
+    script = Script(replica=replica, events=tuple(sorted(events, key=lambda event: event[:2])))
+    assert differences(script, rel=1e-9) == []
+
+
+def test_the_scripts_reach_every_corner() -> None:
+    """An oracle proves nothing about what its scripts never do."""
+    preempting = rejecting_full = rejecting_large = handing_back = losing = requeueing = 0
+    for seed in range(120):
+        outcome = play_replica(make_script(seed))
+        ways = [how for how, _ in outcome.ended.values()]
+        preempting += outcome.readings[-1].preemptions > 0
+        requeueing += max(outcome.preemptions.values()) > 1
+        rejecting_full += "queue_full" in ways
+        rejecting_large += "never_fits" in ways
+        handing_back += "handed_back" in ways
+        losing += "lost" in ways
+    assert min(preempting, rejecting_full, rejecting_large, handing_back) >= 10
+    assert min(losing, requeueing) >= 5
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_looking_changes_nothing(seed: int) -> None:
+    """If a scrape split a segment, results would depend on the scrape interval in their last digits."""
+    script = make_script(seed)
+    unseen = replace(script, events=tuple(event for event in script.events if event[2] != "read"))
+    seen, blind = play_replica(script), play_replica(unseen)
+    assert seen.ended == blind.ended
+    assert seen.order == blind.order
+    assert str(seen.first_token_s) == str(blind.first_token_s)
+    assert seen.readings[-1] == blind.readings[-1]
