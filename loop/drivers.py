@@ -112,7 +112,7 @@ class LiveDriver:
         self._thread = threading.Thread(target=self.run, name="controller", daemon=True)
         self._thread.start()
 
-    def stop(self, *, timeout_s: float = 1.0) -> bool:
+    def stop(self, *, timeout_s: float = 0.5) -> bool:
         """Close the inbox and wait for a cycle in progress; tell whether the thread has ended."""
         self._inbox.close()
         if self._thread is not None:
@@ -224,6 +224,11 @@ class ThreadInbox:
     def closed(self) -> bool:
         """Tell whether the driver is to stop."""
         return self._closed
+
+    def __len__(self) -> int:
+        """Return how many requests wait."""
+        with self._changed:
+            return len(self._requests)
 
     def ask(self, mode: Mode = "act") -> Future[CycleRecord]:
         """Ask for a cycle. Raise InboxFullError or StoppedError; the answer may be StoppedError too."""

@@ -1,0 +1,127 @@
+"""A controller served over real HTTP on a free port of the loopback, for tests; waits have deadlines."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import httpx
+
+from loop.clocks import MonotonicClock
+from loop.controller import Controller, ControllerSettings
+from loop.data import FixedData
+from loop.drivers import LiveDriver, ThreadInbox
+from loop.policies import make_policy
+from loop.ports import Backend
+from loop.services.controller_app import create_controller_app
+from loop.services.controller_metrics import ControllerMetrics
+from loop.services.serving import Service, listen
+from loop.types import Change, CycleRecord, Snapshot
+from tests.fakes import FakeBackend, server_view, system
+
+DEADLINE_S = 10.0
+
+
+class GatedBackend(FakeBackend):
+    """A world that answers only while its gate is open; `looking` counts who has come to it."""
+
+    def __init__(self) -> None:
+        super().__init__([server_view()])
+        self.gate = threading.Event()
+        self.gate.set()
+        self.bug: Exception | None = None
+        self.looking = 0
+
+    def observe(self) -> Snapshot:
+        """Wait for the gate, then look."""
+        self.looking += 1
+        assert self.gate.wait(DEADLINE_S), "the test forgot to open the gate"
+        if self.bug:
+            raise self.bug
+        return super().observe()
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Obey."""
+        super().apply(changes)
+
+
+@dataclass(kw_only=True)
+class Served:
+    """A running service and what it did."""
+
+    client: httpx.Client
+    driver: LiveDriver
+    inbox: ThreadInbox
+    service: Service
+    thread: threading.Thread
+    records: list[CycleRecord] = field(default_factory=list)
+
+    def stop(self) -> float:
+        """Stop the service; return how long that took [s]."""
+        begin_s = time.monotonic()
+        self.service.should_exit = True
+        self.thread.join(DEADLINE_S)
+        assert not self.thread.is_alive(), "the service does not stop"
+        return time.monotonic() - begin_s
+
+
+@contextmanager
+def serving(
+    backend: Backend,
+    *,
+    policy: str = "static",
+    period_s: float = 0.0,
+    speed: float = 1.0,
+    advance: Callable[[float], None] | None = None,
+    settings: ControllerSettings | None = None,
+    inbox_size: int = 64,
+    timeout_s: float = DEADLINE_S,
+) -> Iterator[Served]:
+    """Serve a controller over *backend*; stop it at the end."""
+    metrics, records = ControllerMetrics(), list[CycleRecord]()
+
+    def report(record: CycleRecord) -> None:
+        records.append(record)
+        metrics.observe(record)
+
+    controller = Controller(
+        backend=backend,
+        policy=make_policy(policy),
+        data=FixedData(system()),
+        clock=MonotonicClock(),
+        settings=settings,
+    )
+    inbox = ThreadInbox(size_max=inbox_size)
+    driver = LiveDriver(
+        controller,
+        period_s=period_s,
+        clock=MonotonicClock(speed=speed),
+        inbox=inbox,
+        speed=speed,
+        advance=advance,
+        on_record=report,
+    )
+    app = create_controller_app(driver, inbox, metrics=metrics, timeout_s=timeout_s)
+    service = Service(app, on_stop=driver.stop)
+    sockets = listen("127.0.0.1", 0)
+    port = sockets[0].getsockname()[1]
+    thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
+    thread.start()
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False) as client:
+        served = Served(client=client, driver=driver, inbox=inbox, service=service, thread=thread, records=records)
+        eventually(lambda: driver.alive, "the driver runs")
+        try:
+            yield served
+        finally:
+            served.stop()
+
+
+def eventually(happened: Callable[[], object], what: str) -> None:
+    """Wait until *happened*, at most until the deadline."""
+    end_s = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < end_s, f"waited {DEADLINE_S:g} s in vain: {what}"
+        time.sleep(0.005)
