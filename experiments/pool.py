@@ -8,7 +8,7 @@ import signal
 import threading
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -30,7 +30,10 @@ class Outcome(Generic[Value]):
     trace: str = ""
 
 
-def run_tasks(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int) -> Iterator[Outcome[Value]]:
+Outcomes = Generator[Outcome[Value], None, None]
+
+
+def run_tasks(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int) -> Outcomes[Value]:
     """Yield the outcome of *work* on each task as it is done, on *jobs* processes (1: in this one).
 
     *work* is a function of a module and the tasks can be pickled (processes are spawned). A task that raises, or kills
@@ -50,7 +53,7 @@ def _attempt(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[V
         return Outcome(index=index, error=line, trace=traceback.format_exc())
 
 
-def _on_processes(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int) -> Iterator[Outcome[Value]]:
+def _on_processes(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int) -> Outcomes[Value]:
     queue = deque(enumerate(tasks))
     while queue:
         flying: dict[Future[Outcome[Value]], tuple[int, Task]] = {}

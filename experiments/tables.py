@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from rich import box
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -36,6 +38,16 @@ COLUMNS = (
     Column(name="offered_out_tokens", heading="tok.\nout", form=".0f", plain=True),
     Column(name="requests_per_cpu_s", heading="reqs/\nCPU s", form=",.0f", plain=True),
 )
+RUN_COLUMNS = (
+    Column(name="attainment", heading="within\nSLO [%]", scale=100.0),
+    Column(name="minute_attainment", heading="minutes\nwithin", scale=100.0),
+    Column(name="ttft_ms_p95", heading="TTFT p95\n[ms]", form=".0f"),
+    Column(name="itl_ms_p95", heading="ITL p95\n[ms]"),
+    Column(name="offered_rpm", heading="offered\n[rpm]", form=",.0f"),
+    Column(name="cost_cents_per_h", heading="cost\n[cent/h]", form=".0f"),
+    Column(name="changes_per_h", heading="changes\n[1/h]", form=".0f"),
+)
+_UNCUT = 120
 _KEYS = {
     "scenario": "\nscenario",
     "interval_s": "interval\n[s]",
@@ -70,6 +82,26 @@ def paired_table(results: pd.DataFrame, *, metrics: Sequence[Column] = COLUMNS[:
             texts = (_text(difference, metric, sign="+") for difference, metric in zip(found, metrics, strict=True))
             table.add_row(policy, *(_key(part) for part in key), *texts)
     return table
+
+
+def print_table(console: Console, table: Table) -> None:
+    """Print *table* uncut: in a narrow console, or a file, whole figures are worth more than straight lines."""
+    console.print(table, width=max(console.width, _UNCUT), crop=False, soft_wrap=False)
+
+
+def run_table(summary: Mapping[str, Any]) -> Table:
+    """Return the scores of one run (its summary): a line per server, and the overall ones."""
+    headings = ("\nserver", *(column.heading for column in RUN_COLUMNS))
+    table = _table("the scored part of the run", headings)
+    for name, scores in (*summary["servers"].items(), ("overall", summary)):
+        if name == "overall":
+            table.add_section()
+        table.add_row(name, *(_figure(scores[column.name], column) for column in RUN_COLUMNS))
+    return table
+
+
+def _figure(value: float | None, column: Column) -> str:
+    return "–" if value is None else f"{value * column.scale:{column.form}}"
 
 
 def _shown_keys(results: pd.DataFrame) -> list[str]:

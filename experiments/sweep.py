@@ -1,0 +1,177 @@
+"""A sweep: a grid of runs times seeds on all cores, resumable, each finished run kept in a file of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from experiments.grid import SweepConfig
+from experiments.output import require_writable, whole_file, write_text
+from experiments.pool import Outcome, run_tasks
+from experiments.progress import sweep_progress
+from experiments.run import run
+from experiments.sources import read_sources
+from experiments.sweep_figures import save_sweep_figures
+from experiments.sweep_rows import (
+    FAILURES,
+    ROWS,
+    PlannedRun,
+    Row,
+    load_rows,
+    results_frame,
+    row_of,
+    save_row,
+    settings_row,
+)
+from experiments.tables import paired_table, print_table, summary_table
+from twin.spec import SpecError
+
+RESULTS_PARQUET, RESULTS_CSV = "results.parquet", "results.csv"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class SweepResult:
+    """The table of a sweep (a row a run, `error` "" where it went well), how many rows were reused, what was written.
+
+    failures are the files that hold the tracebacks of the runs that failed this time.
+    """
+
+    results: pd.DataFrame
+    reused: int
+    paths: list[Path]
+    failures: list[Path]
+
+    @property
+    def failed(self) -> int:
+        """Return how many runs failed."""
+        return len(self.failures)
+
+
+def sweep(
+    grid: SweepConfig, out: Path, *, jobs: int | None = None, resume: bool = False, console: Console | None = None
+) -> pd.DataFrame:
+    """Run *grid* and return its table, see `sweep_to_directory`."""
+    return sweep_to_directory(grid, out, jobs=jobs, resume=resume, console=console).results
+
+
+def sweep_to_directory(
+    grid: SweepConfig, out: Path, *, jobs: int | None = None, resume: bool = False, console: Console | None = None
+) -> SweepResult:
+    """Run *grid* on *jobs* processes (None: one a core), with its table, figures and rows of single runs in *out*.
+
+    With *resume*, finished runs in *out* whose hash (data, scenario, settings, seed, version) is the same are not
+    repeated. A run that fails becomes a row with an error and does not stop the others. Progress and tables go to *console*.
+    Raise SpecError, before anything is simulated, for bad input, a damaged row and an *out* that cannot be written. An
+    interrupt leaves the finished runs for a later *resume*.
+    """
+    if jobs is not None and jobs < 1:
+        raise SpecError(f"jobs: expected a whole number >= 1, found {jobs}")
+    runs = plan(grid)
+    require_writable(out / ROWS)
+    rows = load_rows(out / ROWS, runs) if resume else {}
+    if resume:
+        _check_results(out)
+    missing = [planned for planned in runs if planned.run_id not in rows]
+    failures: list[Path] = []
+    with sweep_progress(console, total=len(runs), reused=len(rows)) as tell:
+        for planned, outcome in _outcomes(missing, jobs=jobs or _cores()):
+            rows[planned.run_id] = _keep(out, planned, outcome, failures)
+            tell(_describe(planned, outcome))
+    results = results_frame(runs, rows)
+    paths = _write_results(results, out)
+    if console:
+        _print_tables(console, results, failures)
+    return SweepResult(results=results, reused=len(runs) - len(missing), paths=paths, failures=failures)
+
+
+def plan(grid: SweepConfig) -> list[PlannedRun]:
+    """Return the runs of *grid* with all that they name read and checked. Raise SpecError for what is wrong."""
+    runs = []
+    for config in grid.runs():
+        sources = read_sources(config)
+        runs.append(PlannedRun(run_id=sources.run_id, config=sources.config))
+    return runs
+
+
+def plot_sweep(directory: Path) -> list[Path]:
+    """Draw the figures of a sweep again, from its table alone. Raise SpecError where that is missing or damaged."""
+    return save_sweep_figures(_read_results(directory / RESULTS_PARQUET), directory)
+
+
+def simulate_row(planned: PlannedRun) -> Row:
+    """Return the row of one run: what a process of a sweep does."""
+    result = run(planned.config)
+    return row_of(planned, result.summary | result.timings)
+
+
+def _outcomes(runs: Sequence[PlannedRun], *, jobs: int) -> Iterator[tuple[PlannedRun, Outcome[Row]]]:
+    with closing(run_tasks(simulate_row, runs, jobs=jobs)) as outcomes:
+        for outcome in outcomes:
+            yield runs[outcome.index], outcome
+
+
+def _keep(out: Path, planned: PlannedRun, outcome: Outcome[Row], failures: list[Path]) -> Row:
+    """Save what became of a run, and return its row."""
+    trace = out / FAILURES / f"{planned.run_id}.txt"
+    if outcome.value is not None:
+        save_row(out / ROWS, planned, outcome.value)
+        trace.unlink(missing_ok=True)
+        return outcome.value
+    trace.parent.mkdir(exist_ok=True)
+    write_text(trace, f"{planned.config}\n\n{outcome.trace or outcome.error}\n")
+    failures.append(trace)
+    return settings_row(planned) | {"error": outcome.error}
+
+
+def _write_results(results: pd.DataFrame, out: Path) -> list[Path]:
+    with whole_file(out / RESULTS_PARQUET) as part:
+        results.to_parquet(part, index=False)
+    with whole_file(out / RESULTS_CSV) as part:
+        results.to_csv(part, index=False, lineterminator="\n")
+    return [out / RESULTS_PARQUET, out / RESULTS_CSV, *save_sweep_figures(results, out)]
+
+
+def _print_tables(console: Console, results: pd.DataFrame, failures: Sequence[Path]) -> None:
+    for table in (summary_table(results), paired_table(results)):
+        if table is not None and table.row_count:
+            print_table(console, table)
+    for planned_id, error in results.loc[results["error"] != "", ["run_id", "error"]].itertuples(index=False):
+        console.print(f"run {planned_id} failed: {error}", markup=False, highlight=False, soft_wrap=True)
+    for path in failures:
+        console.print(f"its traceback is in {path}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _check_results(out: Path) -> None:
+    if (out / RESULTS_PARQUET).exists():
+        _read_results(out / RESULTS_PARQUET)
+
+
+def _read_results(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        what = "nothing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:100]
+        raise SpecError(f"{path}: expected the results of a sweep, found {what}") from None
+
+
+def _cores() -> int:
+    """Return how many processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _describe(planned: PlannedRun, outcome: Outcome[Row]) -> str:
+    config = planned.config
+    what = (
+        f"{config.scenario} {config.policy} alpha {config.disturbance_alpha:g} period {config.period_s:g} s "
+        f"seed {config.seed}"
+    )
+    if outcome.value is None:
+        return f"{what}: failed, {outcome.error}"
+    share = outcome.value["attainment"]
+    return f"{what}: {100 * share:.1f} % within target" if share is not None else what
