@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import inf
 from typing import Protocol
 
 import numpy as np
@@ -109,19 +110,19 @@ class LeastOutstanding:
         self._round = self.replicas * 2
 
     def choose(self, now_s: float) -> Replica:
-        count = len(self.replicas)
+        replicas = self.replicas
+        count = len(replicas)
         if count == 1:
-            return self.replicas[0]
+            return replicas[0]
         start = self._start if self._start < count else 0
-        fewest = -1
-        chosen = position = start
+        fewest = inf
         # The list stands twice in the round, so that a slice begins anywhere without a modulo per replica.
         for replica in self._round[start : start + count]:
             if replica.next_boundary_s < now_s:
                 replica.advance(now_s, inclusive=False)
-            if fewest < 0 or replica.outstanding < fewest:
-                fewest = replica.outstanding
-                chosen = position
-            position += 1
-        self._start = chosen + 1 if chosen < count else chosen + 1 - count
-        return self._round[chosen]
+            outstanding = replica.outstanding
+            if outstanding < fewest:
+                fewest = outstanding
+                chosen = replica
+        self._start = replicas.index(chosen) + 1
+        return chosen

@@ -1,0 +1,74 @@
+"""What routing costs: eight replicas behind a least-outstanding router against one, at the same load per replica."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator, Sequence
+from time import process_time
+from typing import Any
+
+import numpy as np
+import simpy
+
+from twin.cluster import Cluster
+from twin.schedule import ARRIVAL, Call
+from twin.spec import Accelerator, ClusterSpec, Engine, IterationLaw, Server
+
+PROMPT, OUTPUT, MAX_BATCH, KV_TOKENS = 128, 512, 256, 60_000
+# Llama-3.1-8B on an H100; at this rate the mean batch of a replica is 24.
+LAW = IterationLaw(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
+RATE_RPS = 6.25
+REQUESTS = 6000
+ROUNDS = 7
+REPLICAS = 8
+
+
+def figures() -> Iterator[dict[str, Any]]:
+    """Yield `routing_ratio`: CPU per request with eight replicas over that with one, minima of interleaved rounds."""
+    ratios = {replicas: _arrivals(replicas) for replicas in (1, REPLICAS)}
+    best_s = dict.fromkeys(ratios, float("inf"))
+    for _ in range(ROUNDS):
+        for replicas, times_s in ratios.items():
+            best_s[replicas] = min(best_s[replicas], _cpu_s(replicas, times_s))
+    yield {"name": "routing_ratio", "value": round(best_s[REPLICAS] / best_s[1], 3), "unit": "ratio"}
+
+
+def _arrivals(replicas: int) -> Sequence[float]:
+    rng = np.random.default_rng(1)
+    times_s: list[float] = np.cumsum(rng.exponential(1.0 / (RATE_RPS * replicas), REQUESTS)).tolist()
+    return times_s
+
+
+def _cpu_s(replicas: int, times_s: Sequence[float]) -> float:
+    """Return the CPU of bringing a cluster over all arrivals [s]; as many requests, whatever the replicas."""
+    env = simpy.Environment()
+    cluster = Cluster(env, _spec(replicas), seed=np.random.SeedSequence(1))
+    due = iter(times_s)
+
+    def arrive() -> None:
+        cluster.submit("s", PROMPT, OUTPUT)
+        await_next()
+
+    def await_next() -> None:
+        at_s = next(due, None)
+        if at_s is not None:
+            Call(env, at_s=at_s, priority=ARRIVAL, action=arrive)
+
+    gc.collect()
+    begin_s = process_time()
+    await_next()
+    env.run(until=times_s[-1])
+    cluster.advance()
+    return process_time() - begin_s
+
+
+def _spec(replicas: int) -> ClusterSpec:
+    server = Server(
+        name="s", model="m", accelerator="A", replicas=replicas, max_batch=MAX_BATCH, router="least_outstanding"
+    )
+    return ClusterSpec(
+        accelerators={"A": Accelerator(name="A", type="A", cost_cents_per_h=100.0)},
+        capacity={"A": replicas},
+        engines={("m", "A"): Engine(model="m", accelerator="A", law=LAW, kv_tokens=KV_TOKENS)},
+        servers=(server,),
+    )
