@@ -28,8 +28,10 @@ class SetPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """How a set-point wanders about its nominal: alpha in [0, 1] is the standard deviation of a step as a part of the
-    nominal; theta in [0, 1] is how much of the way back a reverting walk goes each step. Raise SpecError otherwise.
+    """How a set-point wanders about its nominal.
+
+    alpha is the standard deviation of a step as a part of the nominal, theta the part of the way back that a reverting
+    walk goes in a step. Raise SpecError where one is not in [0, 1].
     """
 
     kind: WalkKind = "plain"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Hashable, Mapping
+from dataclasses import replace
 from itertools import accumulate, pairwise
 from operator import mul
 from pathlib import Path
@@ -80,7 +81,6 @@ def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario
     scenario = Scenario(
         name=entry.text("name", default=name),
         description=entry.text("description", default=""),
-        digest=_digest(obj, load),
         disturbance_alpha=entry.number("alpha", at_least=0, at_most=1, default=defaults.disturbance_alpha),
         interval_s=entry.number("interval_s", above=0, default=defaults.interval_s),
         hours=entry.number("hours", above=0, default=defaults.hours),
@@ -93,7 +93,7 @@ def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario
     # A data file may carry keys of other tools; a scenario is ours alone, so an unknown key is a slip of the pen.
     for line in entry.warnings():
         raise SpecError(line)
-    return scenario
+    return replace(scenario, digest=_digest(obj, load))
 
 
 def _digest(obj: Any, rules: tuple[LoadRule, ...]) -> str:
@@ -247,7 +247,7 @@ class _UniqueKeys(yaml.SafeLoader):
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 (PyYAML's signature)
         seen: set[str] = set()
-        for key, _ in node.value:
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(
                     problem=f"the key {key.value!r} is given twice", problem_mark=key.start_mark

@@ -160,6 +160,14 @@ def test_arrivals_stop_at_the_end_and_the_queue_stays_short():
     assert longest <= 2
 
 
+def test_no_servers_are_no_load():
+    """A system may be built before its servers are."""
+    env = simpy.Environment()
+    feeder = SimFeeder(env, lambda *_: None, [], interval_s=60.0, until_s=60.0)
+    env.run()
+    assert (feeder.set_points(), feeder.offered(), feeder.log()) == ({}, {}, {})
+
+
 def test_without_an_end_the_load_goes_on():
     """The twin served in real time has no end."""
     env, count = simpy.Environment(), 0

@@ -105,6 +105,13 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path):
         read_scenario("x", folder=tmp_path)
 
 
+def test_a_file_that_is_no_text_is_named(tmp_path: Path):
+    """A parquet file given for a scenario is not a traceback."""
+    (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match=r"x\.yaml: expected a text file in UTF-8, found 'utf-8' codec can't decode"):
+        read_scenario("x", folder=tmp_path)
+
+
 def test_an_empty_scenario_is_the_default_one():
     """Everything has a default: those of the command."""
     scenario = parsed("{}")
@@ -229,6 +236,9 @@ def test_a_part_of_the_cards_is_not_lost_by_rounding(cards: int):
         ("alpha: true", "alpha: expected a number >= 0 and <= 1, found true"),
         ("interval_s: 0", "interval_s: expected a number > 0, found 0"),
         ("hours: -1", "hours: expected a number > 0, found -1"),
+        ("{[1, 2]: 3}", "line 1: expected YAML (found unhashable key)"),
+        ("alpha: 2026-99-99", "expected YAML (month must be in 1..12)"),
+        ("{1: 2, alpha: 0.5}", "unknown key '1' is not used"),
         ("alhpa: 0.5", "unknown key 'alhpa' is not used"),
         ("walk: {kind: drunk}", "walk.kind: expected one of plain, reverting, found 'drunk'"),
         ("walk: {theta: 2}", "walk.theta: expected a number >= 0 and <= 1, found 2"),

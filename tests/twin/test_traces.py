@@ -115,7 +115,10 @@ def test_a_missing_file_and_a_wrong_format_are_named(tmp_path: Path):
     """The format may be forced, and then its columns must be there."""
     with pytest.raises(SpecError, match=r"none\.csv: expected a request trace, found no such file"):
         read_trace(tmp_path / "none.csv")
-    path = write(tmp_path, OWN + "0,1,1\n1,1,1\n")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(SpecError, match=r"bytes\.csv: expected a request trace \(text in UTF-8\), found 'utf-8' codec"):
+        read_trace(tmp_path / "bytes.csv")
+    path = write(tmp_path, OWN + "0,1,1\n\n1,1,1\n")
     with pytest.raises(SpecError, match="expected the columns TIMESTAMP, ContextTokens, GeneratedTokens"):
         read_trace(path, "azure")
     with pytest.raises(SpecError, match="format: expected one of azure, mooncake, burstgpt, own"):
