@@ -129,8 +129,6 @@ class BatchEngine:
 
     def _truncate(self, now_s: float) -> None:
         """End the segment in progress at its first boundary at or after *now_s*."""
-        if self._c0_s <= 0.0:
-            return
         k = self._iterations_before(now_s) + 1
         if k < self._length:
             self._length = k
