@@ -112,8 +112,11 @@ class LiveDriver:
         self._thread = threading.Thread(target=self.run, name="controller", daemon=True)
         self._thread.start()
 
-    def stop(self, *, timeout_s: float = 0.5) -> bool:
-        """Close the inbox and wait for a cycle in progress; tell whether the thread has ended."""
+    def stop(self, *, timeout_s: float = 0.3) -> bool:
+        """Close the inbox and wait for a cycle in progress; tell whether the thread has ended.
+
+        The default leaves room for the rest of a service to end within a second.
+        """
         self._inbox.close()
         if self._thread is not None:
             self._thread.join(timeout_s)

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from loop.services.controller_metrics import ControllerMetrics
     from loop.types import Mode
 
-STOP_S = 0.5  # for the cycle in progress when the service stops; the whole stop stays below a second
-
 
 def create_controller_app(
     driver: LiveDriver, inbox: ThreadInbox, *, metrics: ControllerMetrics, timeout_s: float = 30.0
@@ -33,7 +31,7 @@ def create_controller_app(
         driver.start()
         yield
         if not inbox.closed:
-            await asyncio.to_thread(driver.stop, timeout_s=STOP_S)
+            await asyncio.to_thread(driver.stop)
 
     app = FastAPI(title="Inferno Twin: controller", lifespan=lifespan)
 
