@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from math import nan
 
 import simpy
@@ -25,7 +25,7 @@ class Alarm(simpy.Event):
         super().__init__(env)
         self._ok = True
         self._value = None
-        env.schedule(self, priority=priority, delay=delay)  # type: ignore[arg-type]  any integer works
+        env.schedule(self, priority=priority, delay=delay)  # type: ignore[arg-type] # any integer works
 
 
 class Job:
@@ -95,7 +95,7 @@ class NaiveReplica:
         self.wake = env.event()
         env.process(self.run())
 
-    def run(self):  # type: ignore[no-untyped-def]  a SimPy process
+    def run(self) -> Generator[simpy.Event, None, None]:
         while True:
             if not self.running and not self.waiting:
                 self.wake = self.env.event()

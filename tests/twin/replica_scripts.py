@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, fields
-from math import inf, isclose, isnan, nan
+from math import inf, isclose, isnan
 from random import Random
 from typing import Any, Literal
 
@@ -121,45 +121,70 @@ def _on_grid(t_s: float, grid: Grid) -> float:
 
 
 def play_replica(script: Script) -> Outcome:
-    """Play *script* to the replica, advancing it only where the contract asks for it."""
-    outcome = Outcome()
-    recorder = _Recorder(outcome)
+    """Play *script* to the replica, which is advanced by its own verbs and before it is read."""
+    recorder = _Recorder()
     replica = Replica(**script.replica, on_finish=recorder.finished)
     last_s = 0.0
     for t_s, priority, verb, argument in script.events:
         last_s = t_s
-        replica.advance(t_s, inclusive=priority == SCRAPE)
-        _play(outcome, recorder, verb, argument, t_s, submit=lambda r, t=t_s: replica.submit(r, t), target=replica)
+        if priority == SCRAPE:
+            replica.advance(t_s, inclusive=True)
+        recorder.play(replica, verb, argument, t_s)
     replica.advance(inf, inclusive=True)
     assert replica.outstanding == replica.running == replica.waiting == 0
-    outcome.readings.append(replica.read(last_s))
-    recorder.close()
-    return outcome
+    return recorder.close(replica.read(last_s))
 
 
 def play_naive(script: Script) -> Outcome:
     """Play *script* to the oracle as SimPy events."""
-    outcome = Outcome()
-    recorder = _Recorder(outcome)
+    recorder = _Recorder()
     env = simpy.Environment()
-    naive = NaiveReplica(env, **script.replica, on_finish=recorder.finished)
+    oracle = _Oracle(NaiveReplica(env, **script.replica, on_finish=recorder.finished))
 
-    def at(priority: int, verb: str, argument: Any) -> Callable[[simpy.Event], None]:
-        return lambda _: _play(outcome, recorder, verb, argument, env.now, submit=naive.submit, target=naive)
+    def at(verb: str, argument: Any) -> Callable[[simpy.Event], None]:
+        def play(_: simpy.Event) -> None:
+            recorder.play(oracle, verb, argument, env.now)
+
+        return play
 
     for t_s, priority, verb, argument in script.events:
         alarm = Alarm(env, delay=t_s, priority=priority)
         assert alarm.callbacks is not None
-        alarm.callbacks.append(at(priority, verb, argument))
+        alarm.callbacks.append(at(verb, argument))
     env.run()
-    outcome.readings.append(naive.read())
-    recorder.close()
-    return outcome
+    return recorder.close(oracle.naive.read())
+
+
+class _Oracle:
+    """The naive replica behind the verbs of the other; it takes the time from its environment, not from the caller."""
+
+    def __init__(self, naive: NaiveReplica) -> None:
+        self.naive = naive
+
+    def submit(self, request: Request, _: float) -> str | None:
+        return self.naive.submit(request)
+
+    def set_max_batch(self, max_batch: int, _: float) -> None:
+        self.naive.set_max_batch(max_batch)
+
+    def drain(self, _: float) -> list[Request]:
+        return self.naive.drain()
+
+    def abort(self, _: float) -> list[Request]:
+        lost = self.naive.abort()
+        for request in lost:
+            request.restart()
+        return lost
+
+    def read(self, _: float) -> ReplicaReading:
+        return self.naive.read()
 
 
 class _Recorder:
-    def __init__(self, outcome: Outcome) -> None:
-        self.outcome = outcome
+    """Plays verbs, and writes down what becomes of the requests."""
+
+    def __init__(self) -> None:
+        self.outcome = Outcome()
         self.requests: list[Request] = []
 
     def finished(self, request: Request, finish_s: float) -> None:
@@ -167,44 +192,38 @@ class _Recorder:
         self.outcome.ended[request.id] = ("finished", finish_s)
         self.outcome.order.append(request.id)
 
-    def close(self) -> None:
+    def play(self, target: Replica | _Oracle, verb: str, argument: Any, now_s: float) -> None:
+        ended = self.outcome.ended
+        if verb == "submit":
+            number, prompt_tokens, output_tokens = argument
+            request = Request(id=number, prompt_tokens=prompt_tokens, output_tokens=output_tokens, arrival_s=now_s)
+            self.requests.append(request)
+            if (reason := target.submit(request, now_s)) is not None:
+                ended[number] = (reason, now_s)
+        elif verb == "set_max_batch":
+            target.set_max_batch(argument, now_s)
+        elif verb == "read":
+            self.outcome.readings.append(target.read(now_s))
+            self.outcome.in_flight += _lives(target, now_s)
+        elif verb == "drain":
+            ended.update({request.id: ("handed_back", now_s) for request in target.drain(now_s)})
+        else:
+            assert verb == "abort"
+            ended.update({request.id: ("lost", now_s) for request in target.abort(now_s)})
+
+    def close(self, last: ReplicaReading) -> Outcome:
+        self.outcome.readings.append(last)
         for request in self.requests:
             self.outcome.first_token_s[request.id] = request.first_token_s
             self.outcome.preemptions[request.id] = request.preemptions
+        return self.outcome
 
 
-def _play(
-    outcome: Outcome,
-    recorder: _Recorder,
-    verb: str,
-    argument: Any,
-    now_s: float,
-    *,
-    submit: Callable[[Request], str | None],
-    target: Replica | NaiveReplica,
-) -> None:
-    pulled = isinstance(target, Replica)
-    if verb == "submit":
-        number, prompt_tokens, output_tokens = argument
-        request = Request(id=number, prompt_tokens=prompt_tokens, output_tokens=output_tokens, arrival_s=now_s)
-        recorder.requests.append(request)
-        if (reason := submit(request)) is not None:
-            outcome.ended[number] = (reason, now_s)
-    elif verb == "set_max_batch":
-        target.set_max_batch(argument, now_s) if pulled else target.set_max_batch(argument)
-    elif verb == "read":
-        outcome.readings.append(target.read(now_s) if pulled else target.read())
-        outcome.in_flight += [_life(r) for r in target.in_flight(now_s)] if pulled else target.in_flight()
-    else:
-        end = getattr(target, verb)
-        for request in end(now_s) if pulled else end():
-            outcome.ended[request.id] = ("handed_back" if verb == "drain" else "lost", now_s)
-            # A lost request forgets its first token in the replica; the oracle does not restart it.
-            request.first_token_s = nan if verb == "abort" else request.first_token_s
-
-
-def _life(request: Request) -> tuple[int, int, int, float]:
-    return request.id, request.generated, request.context, request.last_token_s
+def _lives(target: Replica | _Oracle, now_s: float) -> list[tuple[int, int, int, float]]:
+    """Return (id, generated, context, time of the last token) of what runs and then of what waits."""
+    if isinstance(target, _Oracle):
+        return target.naive.in_flight()
+    return [(one.id, one.generated, one.context, one.last_token_s) for one in target.in_flight(now_s)]
 
 
 def differences(script: Script, *, rel: float, ignore: Collection[str] = ()) -> list[str]:

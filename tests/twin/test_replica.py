@@ -26,9 +26,7 @@ class Rig:
 
     def __init__(self, **settings: Any) -> None:
         self.finished: list[tuple[int, float]] = []
-        self.replica = Replica(
-            **{"law": ONE_SECOND, "max_batch": 8, "on_finish": self._on_finish, **settings}  # type: ignore[arg-type]
-        )
+        self.replica = Replica(**{"law": ONE_SECOND, "max_batch": 8, "on_finish": self._on_finish, **settings})
 
     def _on_finish(self, request: Request, finish_s: float) -> None:
         self.finished.append((request.id, finish_s))
@@ -53,7 +51,9 @@ def test_the_prefill_emits_the_first_token_and_each_decode_one_more() -> None:
     finishes = rig.run()
     prefill_ms, decodes_ms = 10 + 100 + 10, (10 + 1 + 10.1) + (10 + 1 + 10.2)
     assert request.first_token_s == pytest.approx(2 + prefill_ms / 1000)
-    assert finishes == [(1, pytest.approx(2 + (prefill_ms + decodes_ms) / 1000))]
+    ((number, finish_s),) = finishes
+    assert number == 1
+    assert finish_s == pytest.approx(2 + (prefill_ms + decodes_ms) / 1000)
 
 
 def test_an_idle_replica_begins_after_all_arrivals_of_the_instant() -> None:
@@ -291,25 +291,27 @@ def test_clients_that_ask_again_at_each_answer_see_the_times_of_the_naive_replic
 
         return ask, answered
 
-    ours: list[tuple[int, float]] = []
-
     def submit(request: Request, now_s: float) -> None:
         assert replica.submit(request, now_s) is None
 
+    ours: list[tuple[int, float]] = []
     ask, answered = play(submit, ours)
     replica = Replica(**settings, on_finish=answered)
     for _ in range(clients):
         ask(0.0)
     replica.advance(inf, inclusive=True)
 
+    def submit_naive(request: Request, _: float) -> None:
+        assert naive.submit(request) is None
+
     theirs: list[tuple[int, float]] = []
-    ask, answered = play(lambda request, _: naive.submit(request), theirs)
+    ask_naive, answered = play(submit_naive, theirs)
     env = simpy.Environment()
     naive = NaiveReplica(env, **settings, on_finish=answered)
+    alarm = Alarm(env, delay=0.0, priority=ARRIVAL)
+    assert alarm.callbacks is not None
     for _ in range(clients):
-        alarm = Alarm(env, delay=0.0, priority=ARRIVAL)
-        assert alarm.callbacks is not None
-        alarm.callbacks.append(lambda _, ask=ask: ask(0.0))
+        alarm.callbacks.append(lambda _: ask_naive(0.0))
     env.run()
     assert len(ours) == len(sizes)
     assert ours == theirs
