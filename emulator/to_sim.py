@@ -10,7 +10,7 @@ import numpy as np
 from simpy.events import EventPriority
 
 from emulator.load import Batch, ServerLoad, batches
-from twin.schedule import ARRIVAL, CONTROL, delay_until
+from twin.schedule import ARRIVAL, CONTROL, schedule_at
 
 if TYPE_CHECKING:
     import simpy
@@ -100,7 +100,7 @@ class SimFeeder:
     def _await_arrival(self) -> None:
         # One event serves all arrivals: the kernel has let go of it when its callback runs.
         self._arrival.callbacks = [self._arrive]
-        self._env.schedule(self._arrival, ARRIVAL, delay_until(self._due[-1][0], now_s=self._env.now))
+        schedule_at(self._env, self._arrival, at_s=self._due[-1][0], priority=ARRIVAL)
 
     def _arrive(self, _event: Any) -> None:
         _, server, in_tokens, out_tokens = self._due.pop()
@@ -114,7 +114,7 @@ def call_at(env: simpy.Environment, at_s: float, callback: Callable[[Any], None]
     assert at_s >= env.now, f"cannot call back at {at_s}: it is {env.now}"
     event = _succeeded(env)
     event.callbacks = [callback]
-    env.schedule(event, EventPriority(priority), delay_until(at_s, now_s=env.now))
+    schedule_at(env, event, at_s=at_s, priority=EventPriority(priority))
 
 
 def _succeeded(env: simpy.Environment) -> Any:

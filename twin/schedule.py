@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import inf, nextafter
+from heapq import heappush
 
 import simpy
 from simpy.events import EventPriority
@@ -13,10 +13,7 @@ CONTROL, ARRIVAL, BOUNDARY, SCRAPE = (EventPriority(number) for number in range(
 
 
 class Call(simpy.Event):
-    """An action that runs once at *at_s*, unless it is cancelled before.
-
-    One event without a process or a generator; *at_s* is kept to the last digit, so that ties stay ties.
-    """
+    """An action that runs once at *at_s* to the last digit (now if that is past), unless it is cancelled before."""
 
     def __init__(
         self, env: simpy.Environment, *, at_s: float, priority: EventPriority, action: Callable[[], None]
@@ -26,7 +23,7 @@ class Call(simpy.Event):
         self._value = None
         self._action: Callable[[], None] | None = action
         self.callbacks.append(Call._run)
-        env.schedule(self, priority, delay_until(at_s, now_s=env.now))
+        schedule_at(env, self, at_s=max(at_s, env.now), priority=priority)
 
     def cancel(self) -> None:
         """Make this call do nothing when its instant comes; harmless when it has run."""
@@ -40,14 +37,11 @@ class Call(simpy.Event):
             action()
 
 
-def delay_until(at_s: float, *, now_s: float) -> float:
-    """Return the delay for which now_s + delay is *at_s* to the last digit; 0 when that instant is past.
+def schedule_at(env: simpy.Environment, event: simpy.Event, *, at_s: float, priority: EventPriority) -> None:
+    """Have *event*, which has its value, processed at exactly *at_s* >= now.
 
-    SimPy schedules by delay, and now + (at - now) may miss *at* by one digit, which would turn a tie into an order.
+    Environment.schedule takes a delay, and now + (at - now) is rounded: some instants are met by no delay at all. One
+    digit off, a tie of a drain end and an arrival would become an order that depends on when this was called.
     """
-    delay_s = max(at_s - now_s, 0.0)
-    while now_s + delay_s < at_s:
-        delay_s = nextafter(delay_s, inf)
-    while now_s + delay_s > at_s and delay_s > 0.0:
-        delay_s = nextafter(delay_s, 0.0)
-    return delay_s
+    assert at_s >= env.now, f"cannot schedule at {at_s}: it is {env.now}"
+    heappush(env._queue, (at_s, priority, next(env._eid), event))

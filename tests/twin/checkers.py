@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isnan
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import simpy
 
 from tests.twin.worlds import cluster_of
+from twin.capacity import CapacityChange
 from twin.cluster import Cluster
-from twin.request import Outcome, Request
+from twin.request import Outcome
 from twin.schedule import SCRAPE, Call
 from twin.spec import ClusterSpec
 
+Columns = Mapping[str, npt.NDArray[Any]]
 _AFTER_SCRAPE = type(SCRAPE)(SCRAPE + 1)
 
 
@@ -110,48 +114,71 @@ def check_settled(watch: Watch) -> None:
 def check_truth(cluster: Cluster, now_s: float) -> None:
     """Check the records of a run that has been brought to *now_s*: nothing lost, nothing twice, time never back."""
     unfinished = cluster.unfinished()
-    check_requests(cluster, unfinished, now_s)
-    check_lives(cluster, now_s)
-    check_capacity(cluster)
-
-
-def check_requests(cluster: Cluster, unfinished: list[Request], now_s: float) -> None:
-    """Check that every request that arrived is finished, rejected, failed or in flight: exactly one, exactly once."""
-    frame = cluster.requests.frame()
+    requests = cluster.requests.frame()
     for deployment in cluster.deployments:
-        logged = frame["id"][frame["server"] == deployment.index].tolist()
+        logged = requests["id"][requests["server"] == deployment.index].tolist()
         held = [request.id for request in unfinished if request.server == deployment.index]
         assert sorted(logged + held) == list(range(deployment.arrivals)), (
             f"{deployment.server.name}: {deployment.arrivals} requests arrived, {len(logged)} are in the log, "
             f"{len(held)} in flight, {len({*logged, *held})} different"
         )
-    finished = frame["outcome"] == Outcome.FINISHED
-    assert np.all(frame["arrival_s"] <= frame["finish_s"]), "a request ended before it arrived"
-    assert np.all(frame["finish_s"] <= now_s), "a request ended after the end"
-    assert np.all(frame["arrival_s"][finished] < frame["first_token_s"][finished]), "a token came before its request"
-    assert np.all(frame["first_token_s"][finished] <= frame["finish_s"][finished]), "the last token was not the last"
+    pods = cluster.pods.frame()
+    check_requests(requests, now_s)
+    check_lives(pods, now_s)
+    check_capacity(pods, cluster.capacity_history)
 
 
-def check_lives(cluster: Cluster, now_s: float) -> None:
-    """Check that every life of a pod went through its phases in order."""
-    for life in cluster.pods.lives:
-        times_s = [life.asked_s, life.granted_s, life.ready_s, life.draining_s, life.released_s, now_s]
-        known_s = [t_s for t_s in times_s if not isnan(t_s)]
-        assert known_s == sorted(known_s), f"{life.pod}: times go back: {times_s}"
-        assert isnan(life.released_s) != bool(life.end), f"{life.pod}: ended without a reason: {life}"
+def check_records(requests: Columns, pods: Columns, end_s: float) -> None:
+    """Check the columns of a whole run, unfinished requests included: what a saved run has to offer."""
+    for server in np.unique(requests["server"]):
+        ids = np.sort(requests["id"][requests["server"] == server])
+        assert np.array_equal(ids, np.arange(ids.size)), f"server {server}: requests lost or recorded twice"
+    check_requests(requests, end_s)
+    check_lives(pods, end_s)
 
 
-def check_capacity(cluster: Cluster) -> None:
+def check_requests(requests: Columns, now_s: float) -> None:
+    """Check that every request went through its life in order."""
+    ended = requests["outcome"] != Outcome.UNFINISHED
+    arrival_s, token_s, finish_s = (requests[name] for name in ("arrival_s", "first_token_s", "finish_s"))
+    assert np.all(arrival_s <= now_s), "a request arrived after the end"
+    assert np.all(arrival_s[ended] <= finish_s[ended]), "a request ended before it arrived"
+    assert np.all(finish_s[ended] <= now_s), "a request ended after the end"
+    assert np.all(np.isnan(finish_s[~ended])), "an unfinished request has an end"
+    finished = requests["outcome"] == Outcome.FINISHED
+    assert np.all(arrival_s[finished] < token_s[finished]), "a token came before its request"
+    assert np.all(token_s[finished] <= finish_s[finished]), "the last token was not the last"
+
+
+def check_lives(pods: Columns, now_s: float) -> None:
+    """Check that every life of a pod went through its phases in order, and ended for a reason."""
+    times_s = [pods[name] for name in ("asked_s", "granted_s", "ready_s", "draining_s", "released_s")]
+    reached_s = times_s[0]
+    for times in times_s[1:]:
+        assert not np.any(times < reached_s), f"times go back: {pods['pod'][times < reached_s]}"
+        reached_s = np.fmax(reached_s, times)
+    assert np.all(reached_s <= now_s), "a pod lived after the end"
+    assert np.array_equal(np.isnan(pods["released_s"]), pods["end"] == ""), "a life ended without a reason"
+    assert not np.any(~np.isnan(pods["ready_s"]) & np.isnan(pods["granted_s"])), "a pod was ready without cards"
+
+
+def check_capacity(pods: Columns, history: Sequence[CapacityChange]) -> None:
     """Check from the records that no card was granted when all were held, also while draining or rolling."""
-    for type_ in {change.type for change in cluster.capacity_history}:
-        lives = [life for life in cluster.pods.lives if life.type == type_ and not isnan(life.granted_s)]
-        totals = [change for change in cluster.capacity_history if change.type == type_]
-        for granted_s in {life.granted_s for life in lives}:
-            used = sum(life.cards for life in lives if life.granted_s <= granted_s and not life.released_s <= granted_s)
+    crashed = {
+        (pod, t_s) for pod, t_s, end in zip(pods["pod"], pods["released_s"], pods["end"], strict=True) if end == "crash"
+    }
+    released_s = np.where(np.isnan(pods["released_s"]), np.inf, pods["released_s"])
+    for type_ in {change.type for change in history}:
+        holders = (pods["type"] == type_) & ~np.isnan(pods["granted_s"])
+        totals = [change for change in history if change.type == type_]
+        for pod, granted_s in zip(pods["pod"][holders], pods["granted_s"][holders], strict=True):
+            if (pod, granted_s) in crashed:
+                continue  # a restart keeps its cards, also where capacity has fallen below use
+            held = holders & (pods["granted_s"] <= granted_s) & (granted_s < released_s)
             at_once = [change.total for change in totals if change.t_s == granted_s]
             before = [change.total for change in totals if change.t_s < granted_s]
-            restart = all(_is_restart(life.pod, granted_s, cluster) for life in lives if life.granted_s == granted_s)
-            assert restart or used <= max([*before[-1:], *at_once]), f"{type_}: {used} cards held at {granted_s}"
+            used = pods["cards"][held].sum()
+            assert used <= max([*before[-1:], *at_once]), f"{type_}: {used} cards held at {granted_s}"
 
 
 def check_counts(watch: Watch) -> None:
@@ -177,7 +204,3 @@ def _requests_inside(cluster: Cluster, now_s: float) -> int:
                 pod.replica.advance(now_s, inclusive=True)
                 inside += pod.replica.running + pod.replica.waiting
     return inside
-
-
-def _is_restart(pod: str, at_s: float, cluster: Cluster) -> bool:
-    return any(life.pod == pod and life.end == "crash" and life.released_s == at_s for life in cluster.pods.lives)
