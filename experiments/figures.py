@@ -56,6 +56,7 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
         target = stem.with_suffix(f".{kind}")
         with whole_file(target) as part, our_style():
             figure.savefig(part, format=kind, dpi=120, metadata=notes)
+        figure.set_layout_engine("none")  # found once, it serves both files
         written.append(target)
     return written
 

@@ -72,12 +72,9 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
     """Simulate what was read, see `run`."""
     begin_s = time.process_time()
     config, end_s = sources.config, sources.config.duration_s
-    assert config.interval_s is not None, "resolved"
     assert config.period_s is not None, "resolved"
     env = simpy.Environment()
-    cluster = Cluster(env, sources.world, seed=np.random.SeedSequence(config.seed))
-    feeder = SimFeeder(env, cluster.submit, sources.loads, interval_s=config.interval_s, until_s=end_s)
-    _schedule_capacity(env, cluster, sources)
+    cluster, feeder = start_world(env, sources, until_s=end_s)
     controller = Controller(
         backend=SimBackend(cluster, metrics=config.metrics, set_points=feeder.set_points),
         policy=sources.policy,
@@ -90,21 +87,24 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
     return _result(sources, cluster, driver.records, begin_s=begin_s)
 
 
+def start_world(env: simpy.Environment, sources: Sources, *, until_s: float | None) -> tuple[Cluster, SimFeeder]:
+    """Put the cluster, its load (to *until_s*, None: for ever) and what befalls its capacity into *env*, at time 0."""
+    config = sources.config
+    assert config.interval_s is not None, "resolved"
+    cluster = Cluster(env, sources.world, seed=np.random.SeedSequence(config.seed))
+    feeder = SimFeeder(env, cluster.submit, sources.loads, interval_s=config.interval_s, until_s=until_s)
+    for what, events in ((cluster.set_capacity, sources.capacity_events), (cluster.fail_node, sources.node_failures)):
+        for event in events:
+            call_at(env, event.t_s, partial(_change_capacity, what, event), priority=LOAD_PRIORITY)
+    return cluster, feeder
+
+
 def _tell(record: CycleRecord, *, progress: Progress, end_s: float) -> None:
     progress(record.now_s / end_s)
 
 
 def _drop(_share: float) -> None:
     """Take the progress of a caller that wants none."""
-
-
-def _schedule_capacity(env: simpy.Environment, cluster: Cluster, sources: Sources) -> None:
-    for what, events in (
-        (cluster.set_capacity, sources.capacity_events),
-        (cluster.fail_node, sources.node_failures),
-    ):
-        for event in events:
-            call_at(env, event.t_s, partial(_change_capacity, what, event), priority=LOAD_PRIORITY)
 
 
 def _change_capacity(what: Callable[[str, int], None], event: CapacityEvent, _event: object) -> None:

@@ -122,10 +122,11 @@ def _run_json(result: RunResult) -> dict[str, Any]:
 def read_run(directory: Path) -> RunRecords:
     """Read what the figure of a run needs from its *directory*. Raise SpecError, one line, where that fails."""
     about, summary = read_json(directory / RUN), read_json(directory / SUMMARY)
-    text = (directory / CYCLES).read_text(encoding="utf-8") if (directory / CYCLES).is_file() else ""
-    cycles = tuple(parse_json(line, source=CYCLES) for line in text.splitlines())
+    cycles = _read_cycles(directory / CYCLES)
     requests, pods = _read_columns(directory / REQUESTS), _read_columns(directory / PODS)
     try:
+        if len(cycles) != summary["cycles"]:
+            raise ValueError(f"{len(cycles)} lines in {CYCLES} for {summary['cycles']} cycles")
         names = tuple(server["name"] for server in about["servers"])
         return RunRecords(
             names=names,
@@ -139,6 +140,14 @@ def read_run(directory: Path) -> RunRecords:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SpecError(f"{directory}: expected the files of one run as they were written, found {error!r}") from None
+
+
+def _read_cycles(path: Path) -> tuple[Mapping[str, Any], ...]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}") from None
+    return tuple(parse_json(line, source=f"{path.name}: cycle {number}") for number, line in enumerate(lines, start=1))
 
 
 def _read_columns(path: Path) -> pd.DataFrame:

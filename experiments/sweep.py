@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +31,8 @@ from experiments.sweep_rows import (
 )
 from experiments.tables import paired_table, print_table, summary_table
 from twin.spec import SpecError
+
+Work = Callable[[PlannedRun], Row]
 
 RESULTS_PARQUET, RESULTS_CSV = "results.parquet", "results.csv"
 
@@ -61,26 +63,34 @@ def sweep(
 
 
 def sweep_to_directory(
-    grid: SweepConfig, out: Path, *, jobs: int | None = None, resume: bool = False, console: Console | None = None
+    grid: SweepConfig,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+    work: Work | None = None,
 ) -> SweepResult:
     """Run *grid* on *jobs* processes (None: one a core), with its table, figures and rows of single runs in *out*.
 
     With *resume*, finished runs in *out* whose hash (data, scenario, settings, seed, version) is the same are not
-    repeated. A run that fails becomes a row with an error and does not stop the others. Progress and tables go to *console*.
-    Raise SpecError, before anything is simulated, for bad input, a damaged row and an *out* that cannot be written. An
-    interrupt leaves the finished runs for a later *resume*.
+    repeated. A run that fails becomes a row with an error and does not stop the others. Progress and tables go to
+    *console*. Raise SpecError, before anything is simulated, for bad input, damaged results and an *out* that cannot be
+    written. An interrupt leaves the finished runs for a later *resume*. *work* makes the row of one run.
     """
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs: expected a whole number >= 1, found {jobs}")
     runs = plan(grid)
     require_writable(out / ROWS)
-    rows = load_rows(out / ROWS, runs) if resume else {}
-    if resume:
-        _check_results(out)
+    rows = _finished(runs, out) if resume else {}
     missing = [planned for planned in runs if planned.run_id not in rows]
     failures: list[Path] = []
-    with sweep_progress(console, total=len(runs), reused=len(rows)) as tell:
-        for planned, outcome in _outcomes(missing, jobs=jobs or _cores()):
+    with (
+        sweep_progress(console, total=len(runs), reused=len(rows)) as tell,
+        closing(run_tasks(work or simulate_row, missing, jobs=jobs or _cores())) as outcomes,
+    ):
+        for outcome in outcomes:
+            planned = missing[outcome.index]
             rows[planned.run_id] = _keep(out, planned, outcome, failures)
             tell(_describe(planned, outcome))
     results = results_frame(runs, rows)
@@ -110,10 +120,10 @@ def simulate_row(planned: PlannedRun) -> Row:
     return row_of(planned, result.summary | result.timings)
 
 
-def _outcomes(runs: Sequence[PlannedRun], *, jobs: int) -> Iterator[tuple[PlannedRun, Outcome[Row]]]:
-    with closing(run_tasks(simulate_row, runs, jobs=jobs)) as outcomes:
-        for outcome in outcomes:
-            yield runs[outcome.index], outcome
+def _finished(runs: Sequence[PlannedRun], out: Path) -> dict[str, Row]:
+    if (out / RESULTS_PARQUET).exists():
+        _read_results(out / RESULTS_PARQUET)  # it is written anew, but damage must not pass unnoticed
+    return load_rows(out / ROWS, runs)
 
 
 def _keep(out: Path, planned: PlannedRun, outcome: Outcome[Row], failures: list[Path]) -> Row:
@@ -145,11 +155,6 @@ def _print_tables(console: Console, results: pd.DataFrame, failures: Sequence[Pa
         console.print(f"run {planned_id} failed: {error}", markup=False, highlight=False, soft_wrap=True)
     for path in failures:
         console.print(f"its traceback is in {path}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _check_results(out: Path) -> None:
-    if (out / RESULTS_PARQUET).exists():
-        _read_results(out / RESULTS_PARQUET)
 
 
 def _read_results(path: Path) -> pd.DataFrame:

@@ -86,7 +86,8 @@ def paired_table(results: pd.DataFrame, *, metrics: Sequence[Column] = COLUMNS[:
 
 def print_table(console: Console, table: Table) -> None:
     """Print *table* uncut: in a narrow console, or a file, whole figures are worth more than straight lines."""
-    console.print(table, width=max(console.width, _UNCUT), crop=False, soft_wrap=False)
+    wide = Console(file=console.file, width=max(console.width, _UNCUT), force_terminal=console.is_terminal)
+    wide.print(table)
 
 
 def run_table(summary: Mapping[str, Any]) -> Table:

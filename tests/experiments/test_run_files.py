@@ -1,0 +1,114 @@
+"""The files of a run: complete, strict, enough to draw it again, and damage is told in a line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments import RunConfig, run, write_run
+from experiments.config import SAMPLE_DATA, config_from_json
+from experiments.plots import plot_directory
+from experiments.run import RunResult
+from experiments.run_files import run_to_directory
+from twin.spec import SpecError
+
+CONFIG = RunConfig(data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, period_s=30.0, interval_s=20.0)
+FILES = {
+    "cycles.jsonl",
+    "requests.parquet",
+    "pods.parquet",
+    "summary.json",
+    "run.json",
+    "timeline.png",
+    "timeline.svg",
+}
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunResult, Path]:
+    """Run once and write it."""
+    out = tmp_path_factory.mktemp("run") / "out"
+    result, paths = run_to_directory(CONFIG, out)
+    assert {path.name for path in paths} == FILES
+    return result, out
+
+
+def refuse(name: str) -> float:
+    """Stop at what strict JSON does not know."""
+    raise AssertionError(f"{name} is not JSON")
+
+
+def test_all_files_are_there_and_nothing_else(written: tuple[RunResult, Path]) -> None:
+    """No scratch stays behind."""
+    _, out = written
+    assert {path.name for path in out.iterdir()} == FILES
+    assert [path.name for path in out.parent.iterdir()] == ["out"]
+
+
+def test_json_files_are_strict_and_repeat_the_result(written: tuple[RunResult, Path]) -> None:
+    """NaN would stop most readers; run.json alone leads to the same run."""
+    result, out = written
+    summary = json.loads((out / "summary.json").read_text(), parse_constant=refuse)
+    assert summary == result.summary
+    about = json.loads((out / "run.json").read_text(), parse_constant=refuse)
+    assert config_from_json(about["config"]) == result.config
+    assert (about["seed"], about["run_id"]) == (1, result.run_id)
+    assert about["versions"]["inferno-twin"]
+    cycles = [json.loads(line, parse_constant=refuse) for line in (out / "cycles.jsonl").read_text().splitlines()]
+    assert cycles == list(result.cycles)
+
+
+def test_the_table_of_requests_has_names_and_every_request(written: tuple[RunResult, Path]) -> None:
+    """Whoever opens it in pandas should need no code book."""
+    result, out = written
+    frame = pd.read_parquet(out / "requests.parquet")
+    assert len(frame) == result.requests["id"].size
+    assert set(frame["server"]) == set(result.names)
+    assert set(frame["outcome"]) == {"finished", "unfinished"}
+    by_hand = (frame["outcome"] == "finished") & (frame["arrival_s"] >= result.window.start_s)
+    assert int(by_hand.sum()) == result.summary["finished"]
+
+
+def test_figures_are_drawn_again_from_the_files_alone_to_the_last_byte(written: tuple[RunResult, Path]) -> None:
+    """Records, not memory, are what a figure shows; equal records give equal files."""
+    _, out = written
+    before = {name: (out / name).read_bytes() for name in ("timeline.png", "timeline.svg")}
+    for name in before:
+        (out / name).unlink()
+    assert {path.name for path in plot_directory(out)} == before.keys()
+    assert {name: (out / name).read_bytes() for name in before} == before
+
+
+def test_a_result_in_memory_can_be_written_later(written: tuple[RunResult, Path], tmp_path: Path) -> None:
+    """The notebook runs first and decides then what to keep."""
+    _, out = written
+    write_run(run(CONFIG), tmp_path / "again")
+    assert (tmp_path / "again" / "summary.json").read_bytes() == (out / "summary.json").read_bytes()
+
+
+@pytest.mark.parametrize("name", ["requests.parquet", "cycles.jsonl", "run.json", "summary.json"])
+@pytest.mark.parametrize("content", [b"", b'{"half', None])
+def test_a_missing_or_damaged_file_is_told_in_a_line(
+    written: tuple[RunResult, Path], tmp_path: Path, name: str, content: bytes | None
+) -> None:
+    """Which file, and that it is the file."""
+    _, out = written
+    for path in out.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    if content is None:
+        (tmp_path / name).unlink()
+    else:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(SpecError, match="found neither" if (name, content) == ("run.json", None) else name) as told:
+        plot_directory(tmp_path)
+    assert "\n" not in str(told.value)
+
+
+def test_bad_input_leaves_no_directory(tmp_path: Path) -> None:
+    """Nothing half is written."""
+    with pytest.raises(SpecError):
+        run_to_directory(RunConfig(data=tmp_path / "nowhere"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
