@@ -24,7 +24,8 @@ class OptimizerSettings:
     replicas_cap: beyond these a candidate is cut or given up. near_peak: the batch chosen is the smallest whose highest
     rate is this share of the best (0: keep the largest). band: a change must save this share of the cost, and load may
     pass what the present replicas sustain by this share, before a server is changed.
-    time_limit_s and gap end the exact solver. objective: value (cost with the transition penalty) or cost alone.
+    objective: value (cost with the transition penalty) or cost alone. gap: relative distance from the least total that
+    is good enough for the exact solver; time_limit_s: when it gives the best found (None: see solvers.exact).
     """
 
     solver: SolverName = "exact"
@@ -37,7 +38,7 @@ class OptimizerSettings:
     near_peak: float = 0.98
     band: float = 0.05
     objective: Objective = "value"
-    time_limit_s: float = 10.0
+    time_limit_s: float | None = None
     gap: float = 0.0
 
     def __post_init__(self) -> None:

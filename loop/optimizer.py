@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,7 +13,8 @@ from loop.catalog import present_cost
 from loop.queueing import analyze, make_model
 from loop.reasons import binding, runner_up, why_none, why_short
 from loop.sizing import MS_PER_MIN, SizingCache, size_all
-from loop.solvers.greedy import solve_greedy
+from loop.solvers.exact import solve_exact
+from loop.solvers.greedy import fill_left_over, solve_greedy
 from loop.solvers.problem import Answer, Choice, Problem, make_problem
 
 if TYPE_CHECKING:
@@ -98,11 +99,14 @@ def optimize(
 
 
 def _solve(problem: Problem, data: SystemData, settings: OptimizerSettings) -> Answer:
-    del settings
+    """Return the answer of the solver that the settings name; servers left over get parts by the saturation policy."""
     flags = data.optimizer
-    return solve_greedy(
-        problem, saturation_policy=flags.saturation_policy, delayed_best_effort=flags.delayed_best_effort
-    )
+    if settings.solver == "greedy":
+        return solve_greedy(
+            problem, saturation_policy=flags.saturation_policy, delayed_best_effort=flags.delayed_best_effort
+        )
+    answer = solve_exact(problem, time_limit_s=settings.time_limit_s, gap=settings.gap)
+    return replace(answer, choices=fill_left_over(problem, answer.choices, saturation_policy=flags.saturation_policy))
 
 
 def _hold(

@@ -7,7 +7,7 @@ asks for, by the saturation policy.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from loop.solvers.problem import Answer, Choice, Problem
@@ -32,6 +32,19 @@ def solve_greedy(problem: Problem, *, saturation_policy: str = "None", delayed_b
         for _, group in groupby(able, key=lambda i: problem.priority[i]):
             greedy.fill(greedy.place(group), saturation_policy)
     return Answer(choices=greedy.choices)
+
+
+def fill_left_over(problem: Problem, choices: Mapping[int, Choice], *, saturation_policy: str) -> dict[int, Choice]:
+    """Return *choices* with parts for servers that have none, of the capacity left, by the saturation policy."""
+    if problem.capacity is None:
+        return dict(choices)
+    greedy = _Greedy(problem)
+    for i, choice in choices.items():
+        greedy.choices[i] = choice
+        greedy.left[problem.type[choice.row]] -= problem.units[choice.row] * choice.replicas
+    leftover = [i for i, rows in enumerate(problem.options) if rows and i not in choices]
+    greedy.fill(sorted(leftover, key=lambda i: problem.priority[i]), saturation_policy)
+    return greedy.choices
 
 
 class _Greedy:
