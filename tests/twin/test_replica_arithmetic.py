@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import inf, nextafter
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from twin.kv import ResidueTable
@@ -29,6 +29,7 @@ def test_a_segment_lasts_as_long_as_its_iterations(c0_s: float, c1_s: float, k: 
     k=st.integers(0, 10**7),
     towards_s=st.sampled_from([-inf, 0.0, inf]),
 )
+@example(start_s=0.0, c0_s=0.001, c1_s=0.001, k=6, towards_s=inf)  # the root is rounded to below 6
 def test_an_arrival_finds_the_last_boundary_before_it(
     start_s: float, c0_s: float, c1_s: float, k: int, towards_s: float
 ) -> None:
