@@ -47,7 +47,7 @@ class Cluster:
             for index in range(len(spec.servers))
         )
         self._by_name = {deployment.server.name: deployment for deployment in self._deployments}
-        self._submits = {name: deployment.submit for name, deployment in self._by_name.items()}
+        self._submits = {name: deployment.gateway.submit for name, deployment in self._by_name.items()}
         self._asked: dict[str, Wish] = {}
         self._obeyed = [-1] * len(spec.servers)
         self._rng_actuation = [server_generator(seed, index, ACTUATION) for index in range(len(spec.servers))]

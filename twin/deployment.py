@@ -1,8 +1,7 @@
-"""One server at run time: obeys wishes by making and taking away pods, and brings every request to a replica."""
+"""One server at run time: obeys wishes by making pods and taking them away. Requests come in by its gateway."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -11,12 +10,12 @@ import simpy
 
 from twin.capacity import Claim, Ledger
 from twin.chance import CRASH, ROUTER, START_UP, draw_s, server_generator
+from twin.gateway import Gateway, arrival_order
 from twin.metrics import Arrivals, Counters, ServerSeries
 from twin.pod import LifeEnd, Pod, PodLife, PodLog
 from twin.replica import Replica
 from twin.request import Request, RequestLog
 from twin.rollout import Wish, make_room, plan
-from twin.router import make_router
 from twin.schedule import BOUNDARY, CONTROL, Call
 from twin.spec import ClusterSpec, Server
 
@@ -24,10 +23,9 @@ _HOUR_S = 3600.0
 
 
 class Deployment:
-    """The pods of one server, its router, and the requests that wait because no pod is ready.
+    """The pods of one server, from wish to drain, and what a scraper saw of them.
 
-    freed is called after cards may have come free, so that others who need room can look again. Counters: arrivals and
-    their prompt tokens (queued and rejected ones included), requests re-queued after the loss of a pod, and failed.
+    *freed* is called after cards may have come free, so that other servers which need room can look again.
     """
 
     def __init__(
@@ -46,13 +44,12 @@ class Deployment:
         self.index = index
         self.wish = Wish(0.0, self.server.name, self.server.accelerator, 0, self.server.max_batch)
         self.pods: list[Pod] = []
-        self.backlog: deque[Request] = deque()
-        self.arrivals = self.arrived_tokens = self.requeued = self.failed = 0
+        rng_router = server_generator(seed, index, ROUTER)
+        self.gateway = Gateway(env, self.server, index, requests=requests, rng=rng_router)
         self.series = ServerSeries(scrape_interval_s=spec.world.scrape_interval_s, window_s=spec.world.window_s)
         self._env = env
         self._spec = spec
         self._ledger = ledger
-        self._requests = requests
         self._add_finished = requests.add_finished
         self._pod_log = pod_log
         self._freed = freed
@@ -60,30 +57,6 @@ class Deployment:
         self._pods_made = 0
         self._rng_start_up = server_generator(seed, index, START_UP)
         self._rng_crash = server_generator(seed, index, CRASH)
-        self._router = make_router(self.server.router, server_generator(seed, index, ROUTER))
-        self._choose = self._router.choose
-        self._ready = self._router.replicas
-
-    # -- requests ------------------------------------------------------------------------------------------------------
-
-    def submit(self, prompt_tokens: int, output_tokens: int) -> None:
-        """Take a request that arrives now: to a ready replica, or into the backlog until there is one."""
-        now_s = self._env.now
-        request = Request(
-            id=self.arrivals,
-            server=self.index,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            arrival_s=now_s,
-        )
-        self.arrivals += 1
-        self.arrived_tokens += prompt_tokens
-        if self.backlog or not self._ready:
-            self.backlog.append(request)
-            return
-        reason = self._choose(now_s).submit(request, now_s)
-        if reason is not None:
-            self._requests.add_rejected(request, now_s, reason)
 
     def advance(self) -> None:
         """Bring every replica up to now, without what happens at this very instant."""
@@ -100,7 +73,7 @@ class Deployment:
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=True)
                 held += pod.replica.in_flight(now_s)
-        return sorted((*self.backlog, *held), key=_age)
+        return sorted((*self.gateway.backlog, *held), key=arrival_order)
 
     def scrape(self) -> None:
         """Take a sample of the router and of every pod that serves; what happens at this instant is in it."""
@@ -111,35 +84,17 @@ class Deployment:
                 pod.replica.advance(now_s, inclusive=True)
                 reading = pod.replica.read(now_s)
                 growths.append(pod.series.scrape(reading, finished_tokens=pod.finished_tokens, now_s=now_s))
-        series.add(now_s, Arrivals(self.arrivals, self.arrived_tokens), growths)
+        series.add(now_s, Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens), growths)
         serving = [pod.series for pod in self.pods if pod.replica is not None]
         ready = [pod.series.kv_usage for pod in self.pods if pod.phase == "ready"]
         series.running = sum(pod.running for pod in serving)
         series.waiting = sum(pod.waiting for pod in serving)
-        series.backlog = series.waiting + len(self.backlog)
+        series.backlog = series.waiting + len(self.gateway.backlog)
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
     def _finished(self, pod: Pod, request: Request, finish_s: float) -> None:
         pod.finished_tokens += request.output_tokens
         self._add_finished(request, finish_s)
-
-    def _take_back(self, requests: Sequence[Request]) -> None:
-        """Find a new place for requests whose pod does not serve them; they go before those that arrived after them."""
-        if requests:
-            self.backlog = deque(sorted((*requests, *self.backlog), key=_age))
-            self._dispatch_soon()
-
-    def _dispatch_soon(self) -> None:
-        # At this instant, but after the other pods that get ready or leave at it, so that all share the work.
-        Call(self._env, at_s=self._env.now, priority=CONTROL, action=self._dispatch)
-
-    def _dispatch(self) -> None:
-        now_s = self._env.now
-        while self.backlog and self._ready:
-            request = self.backlog.popleft()
-            reason = self._choose(now_s).submit(request, now_s)
-            if reason is not None:
-                self._requests.add_rejected(request, now_s, reason)
 
     # -- pods ----------------------------------------------------------------------------------------------------------
 
@@ -189,7 +144,7 @@ class Deployment:
         pod.begin_series()
         self._pod_log.add(pod.life)
         self._start(pod, after_s=0.0)
-        self._lose(lost, "crashed")
+        self.gateway.lose(lost, "crashed")
 
     def kill(self, pods: Sequence[Pod]) -> None:
         """Lose *pods* with the node they ran on; what they served is re-queued or failed. They will be replaced."""
@@ -198,7 +153,7 @@ class Deployment:
         for pod in pods:
             lost += self._abort(pod)
             self._end(pod, "node_loss")
-        self._lose(lost, "node_lost")
+        self.gateway.lose(lost, "node_lost")
 
     def replace_lost(self) -> None:
         """Make pods for those that were killed."""
@@ -251,8 +206,6 @@ class Deployment:
 
     def _get_ready(self, pod: Pod) -> None:
         self._become_ready(pod)
-        if self.backlog:
-            self._dispatch_soon()
         self._reconcile()
         self._freed()
 
@@ -270,7 +223,7 @@ class Deployment:
             admission=engine.admission,
             on_finish=partial(self._finished, pod),
         )
-        self._router.add(pod.replica)
+        self.gateway.open(pod.replica)
         if self.server.crash_rate_per_h > 0.0:
             crash_s = now_s + self._rng_crash.exponential(_HOUR_S / self.server.crash_rate_per_h)
             pod.mishap = Call(self._env, at_s=crash_s, priority=CONTROL, action=partial(self.crash, pod))
@@ -286,7 +239,7 @@ class Deployment:
                 self._end(pod, "withdrawn" if pod.phase == "pending" else "scaled_down")
             else:
                 handed_back += self._drain(pod)
-        self._take_back(handed_back)
+        self.gateway.take_back(handed_back)
 
     def _drain(self, pod: Pod) -> list[Request]:
         now_s, replica, patience_s = self._env.now, pod.replica, self._spec.world.drain_timeout_s
@@ -323,7 +276,7 @@ class Deployment:
     def _lose_patience(self, pod: Pod) -> None:
         lost = self._abort(pod)
         self._end(pod, "drain_timeout")
-        self._lose(lost, "drain_timeout")
+        self.gateway.lose(lost, "drain_timeout")
         self._freed()
 
     def _end(self, pod: Pod, end: LifeEnd) -> None:
@@ -340,7 +293,7 @@ class Deployment:
     def _stop_routing(self, pods: Sequence[Pod]) -> None:
         for pod in pods:
             if pod.phase == "ready" and pod.replica is not None:
-                self._router.remove(pod.replica)
+                self.gateway.close(pod.replica)
 
     def _abort(self, pod: Pod) -> list[Request]:
         replica, pod.replica = pod.replica, None
@@ -349,16 +302,3 @@ class Deployment:
         now_s = self._env.now
         replica.advance(now_s, inclusive=False)
         return replica.abort(now_s)
-
-    def _lose(self, requests: Sequence[Request], reason: str) -> None:
-        if self.server.crash_policy == "requeue":
-            self.requeued += len(requests)
-            self._take_back(requests)
-            return
-        self.failed += len(requests)
-        for request in requests:
-            self._requests.add_failed(request, self._env.now, reason)
-
-
-def _age(request: Request) -> tuple[float, int]:
-    return request.arrival_s, request.id

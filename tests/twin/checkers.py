@@ -75,7 +75,7 @@ def check_now(watch: Watch) -> None:
         state = view.servers[name]
         assert (state.ready, state.draining) == (len(ready), draining), f"{name}: the snapshot miscounts its pods"
         replicas = {id(pod.replica) for pod in ready}
-        routed = {id(replica) for replica in deployment._ready}
+        routed = {id(replica) for replica in deployment.gateway.replicas}
         assert routed == replicas, f"{name}: the router does not route to exactly the ready pods"
         for pod in pods:
             if pod.phase != "pending":
@@ -94,7 +94,9 @@ def check_settled(watch: Watch) -> None:
     ledger = watch.cluster._ledger
     for deployment in watch.cluster.deployments:
         name = deployment.server.name
-        assert not (deployment.backlog and deployment._ready), f"{name}: requests wait though a pod is ready"
+        assert not (deployment.gateway.backlog and deployment.gateway.replicas), (
+            f"{name}: requests wait though a pod is ready"
+        )
         staying = [pod for pod in deployment.pods if pod.phase != "draining"]
         wish = deployment.wish
         new = [
@@ -118,8 +120,8 @@ def check_truth(cluster: Cluster, now_s: float) -> None:
     for deployment in cluster.deployments:
         logged = requests["id"][requests["server"] == deployment.index].tolist()
         held = [request.id for request in unfinished if request.server == deployment.index]
-        assert sorted(logged + held) == list(range(deployment.arrivals)), (
-            f"{deployment.server.name}: {deployment.arrivals} requests arrived, {len(logged)} are in the log, "
+        assert sorted(logged + held) == list(range(deployment.gateway.arrivals)), (
+            f"{deployment.server.name}: {deployment.gateway.arrivals} requests arrived, {len(logged)} are in the log, "
             f"{len(held)} in flight, {len({*logged, *held})} different"
         )
     pods = cluster.pods.frame()
@@ -198,7 +200,7 @@ def check_counts(watch: Watch) -> None:
 def _requests_inside(cluster: Cluster, now_s: float) -> int:
     inside = 0
     for deployment in cluster.deployments:
-        inside += len(deployment.backlog)
+        inside += len(deployment.gateway.backlog)
         for pod in deployment.pods:
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=True)

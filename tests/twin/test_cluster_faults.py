@@ -59,12 +59,12 @@ def test_requests_in_flight_at_a_crash_are_requeued_or_failed_and_counted(policy
     failed = frame["outcome"] == Outcome.FAILED
     deployment = cluster.deployments[0]
     if policy == "fail":
-        assert deployment.failed == failed.sum() > 10
-        assert deployment.requeued == 0
+        assert deployment.gateway.failed == failed.sum() > 10
+        assert deployment.gateway.requeued == 0
         assert {REASONS[code] for code in frame["reason"][failed].tolist()} == {"crashed"}
     else:
-        assert failed.sum() == deployment.failed == 0
-        assert deployment.requeued > 10
+        assert failed.sum() == deployment.gateway.failed == 0
+        assert deployment.gateway.requeued > 10
 
 
 def test_a_requeued_request_goes_before_those_that_came_after_it() -> None:
@@ -80,7 +80,7 @@ def test_a_requeued_request_goes_before_those_that_came_after_it() -> None:
     frame = cluster.requests.frame()
     assert frame["arrival_s"].tolist() == times_s
     assert frame["finish_s"].tolist() == pytest.approx([73.5, 83.5, 93.5, 103.5])
-    assert deployment.requeued == 3
+    assert deployment.gateway.requeued == 3
 
 
 def test_a_lost_node_takes_its_cards_and_at_least_the_pods_that_no_longer_fit() -> None:
