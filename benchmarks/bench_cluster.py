@@ -18,17 +18,17 @@ PROMPT, OUTPUT, MAX_BATCH, KV_TOKENS = 128, 512, 256, 60_000
 # Llama-3.1-8B on an H100; at this rate the mean batch of a replica is 24.
 LAW = IterationLaw(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
 RATE_RPS = 6.25
-REQUESTS = 6000
-ROUNDS = 7
+REQUESTS = 4000
+ROUNDS = 25
 REPLICAS = 8
 
 
 def figures() -> Iterator[dict[str, Any]]:
     """Yield `routing_ratio`: CPU per request with eight replicas over that with one, minima of interleaved rounds."""
-    ratios = {replicas: _arrivals(replicas) for replicas in (1, REPLICAS)}
-    best_s = dict.fromkeys(ratios, float("inf"))
+    loads = {replicas: _arrivals(replicas) for replicas in (1, REPLICAS)}
+    best_s = dict.fromkeys(loads, float("inf"))
     for _ in range(ROUNDS):
-        for replicas, times_s in ratios.items():
+        for replicas, times_s in loads.items():
             best_s[replicas] = min(best_s[replicas], _cpu_s(replicas, times_s))
     yield {"name": "routing_ratio", "value": round(best_s[REPLICAS] / best_s[1], 3), "unit": "ratio"}
 
