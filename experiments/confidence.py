@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy import stats
+from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -41,7 +41,7 @@ def estimate(values: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
         return Estimate(mean=float("nan"), half_width=float("nan"), n=0)
     if known.size == 1:
         return Estimate(mean=float(known[0]), half_width=float("nan"), n=1)
-    quantile = float(stats.t.ppf(0.5 + level / 2, df=known.size - 1))
+    quantile = float(stdtrit(known.size - 1, 0.5 + level / 2))
     half_width = quantile * float(known.std(ddof=1)) / float(np.sqrt(known.size))
     return Estimate(mean=float(known.mean()), half_width=half_width, n=int(known.size))
 
