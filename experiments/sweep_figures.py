@@ -85,7 +85,8 @@ def _draw_heat_map(
     ax.spines[:].set_visible(False)
     for cell in group.itertuples():
         mean, half_width = getattr(cell, metric.column), getattr(cell, f"{metric.column}_half_width")
-        text = f"{mean:{metric.form}}" + (f"\n±{half_width:{metric.form}}" if np.isfinite(half_width) else "")
+        text = f"{mean:{metric.form}}" if np.isfinite(mean) else "–"
+        text += f"\n±{half_width:{metric.form}}" if np.isfinite(half_width) else ""
         # cividis goes from dark to bright: white reads on its lower part, black on its upper.
         colour = "white" if scale(mean) < 0.55 else "black"
         place = (periods.index(cell.period_s), alphas.index(cell.alpha))
@@ -144,6 +145,8 @@ def _scatter_legend(policies: Sequence[str], periods: Sequence[float]) -> list[P
 
 def _limits(values: pd.Series[float]) -> tuple[float, float]:
     low, high = float(values.min()), float(values.max())
+    if not np.isfinite(low):
+        return 0.0, 1.0  # no run had a figure
     return (low, high) if high > low else (low - 1.0, high + 1.0)
 
 

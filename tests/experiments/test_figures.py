@@ -17,6 +17,7 @@ from experiments.sweep_figures import (
     cell_estimates,
     draw_cost_against_attainment,
     draw_heat_maps,
+    save_sweep_figures,
 )
 from experiments.timeline import minute_timeline, replica_timeline
 from loop.spec import SloTarget
@@ -165,3 +166,11 @@ def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
     assert figure.axes[0].get_ylabel() == "requests within target [%]"
     assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
     assert len(figure.axes[0].containers) == 6
+
+
+def test_a_figure_that_no_run_has_is_a_dash(tmp_path: Path) -> None:
+    """Servers without targets have no attainment: the maps say so, and nothing fails."""
+    bare = results().assign(attainment=None)
+    save_sweep_figures(bare, tmp_path)
+    figure = draw_heat_maps(cell_estimates(bare, (ATTAINMENT,)), ATTAINMENT)
+    assert {text.get_text() for ax in figure.axes for text in ax.texts} == {"–"}
