@@ -14,6 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from experiments.confidence import estimate
 from experiments.figures import MARKERS, SERIES, new_figure, our_style, save_figure
@@ -101,11 +102,15 @@ def draw_cost_against_attainment(cells: pd.DataFrame) -> Figure:
     rows = -(-len(panels) // columns)
     figure = new_figure(width_in=3.4 * columns + 1.6, height_in=3.0 * rows + 0.3)
     with our_style():
-        grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
+        grid = figure.subplots(rows, columns, squeeze=False)
         for ax, (key, panel) in zip(grid.flat, panels, strict=False):
             for cell in panel.itertuples():
                 _draw_cell(ax, cell, SERIES[policies.index(cell.policy) % 8], MARKERS[periods.index(cell.period_s) % 8])
             ax.set_title(_panel_title(key, cells), loc="left")
+            # Its own view: policies and periods compare within a panel, loads of different alpha in the heat maps.
+            ax.set_xlim(*_view(panel, COST))
+            ax.set_ylim(*_view(panel, ATTAINMENT))
+            ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
             ax.grid(visible=True, color="0.9")
             ax.set_axisbelow(True)
         for ax in list(grid.flat)[len(panels) :]:
@@ -132,6 +137,20 @@ def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
         capsize=2,
         linestyle="none",
     )
+
+
+def _view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
+    """Return the part of an axis to show: all means, and their bars as far as these do not drown the differences."""
+    means = cells[metric.column].to_numpy(dtype=float)
+    known = np.isfinite(means)
+    if not known.any():
+        return 0.0, 1.0
+    bars = np.nan_to_num(cells[f"{metric.column}_half_width"].to_numpy(dtype=float))[known]
+    means = means[known]
+    room = max(float(np.ptp(means)), 0.05 * float(means.max()), 1e-9)
+    low = max(float((means - bars).min()), float(means.min()) - room)
+    high = min(float((means + bars).max()), float(means.max()) + room)
+    return low - 0.1 * room, high + 0.1 * room
 
 
 def _scatter_legend(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:

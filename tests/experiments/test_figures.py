@@ -159,12 +159,12 @@ def test_one_seed_claims_no_interval() -> None:
 
 
 def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
-    """Both axes shared, so that panels compare."""
+    """A mark for each policy and period; bars far wider than the differences do not hide these."""
     figure = draw_cost_against_attainment(cell_estimates(results(), (ATTAINMENT, COST)))
     assert [ax.get_title(loc="left") for ax in figure.axes] == ["alpha 0.1, disturbed", "alpha 0.5, disturbed"]
     assert figure.axes[0].get_xlabel() == "cost [cents/h]"
     assert figure.axes[0].get_ylabel() == "requests within target [%]"
-    assert figure.axes[0].get_xlim() == figure.axes[1].get_xlim()
+    assert [ax.get_xlim()[0] > 800.0 and ax.get_xlim()[1] < 1400.0 for ax in figure.axes] == [True, True]
     assert len(figure.axes[0].containers) == 6
 
 
