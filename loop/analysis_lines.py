@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,23 +18,25 @@ MAX_BATCH = 1_000_000  # a state each: beyond this a line would take the memory 
 TARGETS = ("itl", "tps", "ttft")
 
 
-class LineAnalyzer:
-    """Answers lines and counts those that could not be read."""
+@dataclass(frozen=True, slots=True)
+class AnswerLine:
+    """One line of JSON; malformed: what it answers could not be read."""
 
-    def __init__(self) -> None:
-        self.malformed = 0
+    text: str
+    malformed: bool = False
 
-    def analyze_lines(self, lines: Iterable[str]) -> Iterator[str]:
-        """Yield one JSON line for each that is not blank. A malformed line is answered with its error and counted."""
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                answer = analyze_replica(_parse(line))
-            except SpecError as error:
-                self.malformed += 1
-                answer = {"error": f"line {number}: {error}"}
-            yield json.dumps(answer, allow_nan=False)
+
+def analyze_lines(lines: Iterable[str]) -> Iterator[AnswerLine]:
+    """Yield one answer for each line that is not blank; a malformed one is answered with its error."""
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            answer = analyze_replica(_parse(line))
+        except SpecError as error:
+            yield AnswerLine(json.dumps({"error": f"line {number}: {error}"}), malformed=True)
+        else:
+            yield AnswerLine(json.dumps(answer, allow_nan=False))
 
 
 def _parse(line: str) -> Mapping[str, Any]:

@@ -83,10 +83,11 @@ class CandidateTable:
     """All candidates of all servers: row k belongs to servers[server[k]], rows of a server are neighbours.
 
     Rows start[i]..start[i+1] are those of server i. accelerator indexes accelerators (-1: none), type indexes types,
-    units are cards per replica, columns the parameters of one replica. score is what a solver makes least. A row whose
-    verdict is not GOOD cannot be taken; best_itl and best_ttft [ms] then say what would be attainable. need is the
-    rate of the whole server and rate_max that of one replica [requests/ms]. said are the server's data (catalog.SAID).
-    problem says why a server has no rows at all.
+    units are cards and unit_costs cents/h per replica, columns the parameters of one replica. score is what a solver
+    makes least. A row whose verdict is not GOOD cannot be taken; best_itl and best_ttft [ms] then say what would be
+    attainable. need is the rate of the whole server, rate_max that by which replicas are counted and limit the highest
+    that meets the targets, both of one replica [requests/ms]. said are the server's data (catalog.SAID). problem says
+    why a server has no rows at all.
     """
 
     servers: tuple[str, ...]
@@ -102,6 +103,7 @@ class CandidateTable:
     units: Ints
     columns: ReplicaColumns
     replicas: Ints
+    unit_costs: Floats
     cost: Floats
     value: Floats
     score: Floats
@@ -109,11 +111,16 @@ class CandidateTable:
     ttft: Floats
     rho: Floats
     rate_max: Floats
+    limit: Floats
     verdict: Ints
     best_itl: Floats
     best_ttft: Floats
     need: Floats
     said: dict[str, Floats]
+
+    def unit_cost(self, row: int) -> float:
+        """Return the cost of one replica of row *row* [cents/h]."""
+        return float(self.unit_costs[row])
 
     def candidate(self, row: int) -> Candidate:
         """Return row *row* as a value of its own."""

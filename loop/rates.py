@@ -6,7 +6,7 @@ is within 1e-6 of it; a target below what the lowest rate gives is infeasible, a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -75,15 +75,18 @@ def figures(metrics: Metrics) -> Floats:
     return np.stack([metrics.itl, metrics.ttft, metrics.loss])
 
 
-def highest_rates(model: Model, targets: Targets, *, stepwise: bool = False) -> Limits:
-    """Return the highest rate at which each row meets all its targets.
+Figures = Callable[[Metrics], Floats]
+
+
+def highest_rates(model: Model, targets: Targets, *, stepwise: bool = False, figures: Figures = figures) -> Limits:
+    """Return the highest rate at which each row meets all its targets, of what *figures* makes of the metrics.
 
     *stepwise*: return the rate at which the original's bisection stops instead (the first of its steps whose figure is
     within 1e-6 of the target; far from the root where the figure hardly depends on the rate).
     """
-    low, high = analyze(model, model.rate_min), analyze(model, model.rate_max)
+    low, high = figures(analyze(model, model.rate_min)), figures(analyze(model, model.rate_max))
     weights = targets.weights()
-    verdict, rising = _ends(figures(low) * weights, figures(high) * weights)
+    verdict, rising = _ends(low * weights, high * weights)
     rate = np.where(targets.tps > 0.0, TPS_SHARE * model.rate_max, model.rate_max)
     rate = np.where((verdict == LOWEST).any(axis=0), model.rate_min, rate)
     rate = np.where((verdict == IMPOSSIBLE).any(axis=0), np.nan, rate)
@@ -94,17 +97,17 @@ def highest_rates(model: Model, targets: Targets, *, stepwise: bool = False) -> 
     together = inside.any(axis=0) & model.steady & (rising | ~inside).all(axis=0)
     rows = np.flatnonzero(together)
     if len(rows):
-        search = _Search(model.take(rows), weights[:, rows])
-        found = search.interpolate(figures(low)[:, rows], figures(high)[:, rows], stepwise=stepwise)
+        search = _Search(model.take(rows), weights[:, rows], figures)
+        found = search.interpolate(low[:, rows], high[:, rows], stepwise=stepwise)
         rate[rows] = np.minimum(rate[rows], found)
     for i, wanted in enumerate(inside & ~together):
         rows = np.flatnonzero(wanted)
         if len(rows):
             alone = np.zeros((len(weights), len(rows)))
             alone[i] = weights[i, rows]
-            found = _Search(model.take(rows), alone).bisect(rising=rising[i, rows])
+            found = _Search(model.take(rows), alone, figures).bisect(rising=rising[i, rows])
             rate[rows] = np.minimum(rate[rows], found)
-    return Limits(rate, low.itl, low.ttft)
+    return Limits(rate, low[0], low[1])
 
 
 FREE, LOWEST, INSIDE, IMPOSSIBLE = range(4)
@@ -125,8 +128,8 @@ def _ends(low: Floats, high: Floats) -> tuple[NDArray[np.intp], Bools]:
 class _Search:
     """Finds the rate at which the largest ratio is 1, all rows in step; rows that are done are put aside."""
 
-    def __init__(self, model: Model, weights: Floats) -> None:
-        self.model, self.weights = model, weights
+    def __init__(self, model: Model, weights: Floats, figures: Figures) -> None:
+        self.model, self.weights, self.figures = model, weights, figures
 
     def bisect(self, *, rising: Bools) -> Floats:
         """Halve the range of rates until the ratio is within TOLERANCE of 1, or the range is exhausted."""
@@ -135,7 +138,7 @@ class _Search:
         rate = low.copy()
         for _ in range(STEPS_MAX):
             middle = 0.5 * (low + high)
-            over = _pressure(model, middle, weights) - 1.0
+            over = self._pressure(model, middle, weights) - 1.0
             rate[rows] = middle
             above = (over > 0.0) == rising
             low, high = np.where(above, low, middle), np.where(above, middle, high)
@@ -155,14 +158,16 @@ class _Search:
         model, weights = self.model, self.weights
         fixed, slope = _fluid(model)
         a, b = (rate * fixed / (1.0 - rate * slope) for rate in (model.rate_min, model.rate_max))
-        with np.errstate(divide="ignore"):
+        with np.errstate(divide="ignore", invalid="ignore"):
             fa, fb = (np.log((ends * weights).max(axis=0)) for ends in (at_low, at_high))
+            share = fa / (fa - fb)
         root, over, rows = np.full(len(a), np.nan), np.zeros(len(a)), np.arange(len(a))
-        share = np.clip(np.where(np.isfinite(fa + fb), fa / (fa - fb), 0.5), 0.02, 0.98)
+        share = np.clip(np.where(np.isfinite(share), share, 0.5), 0.02, 0.98)
         for _ in range(STEPS_MAX):
             x = a + share * (b - a)
             rate = x / (fixed + slope * x)
-            f = np.log(_pressure(model, rate, weights))
+            with np.errstate(divide="ignore"):
+                f = np.log(self._pressure(model, rate, weights))
             same = np.sign(f) == np.sign(fa)
             c, fc = np.where(same, a, b), np.where(same, fa, fb)
             b, fb = np.where(same, b, a), np.where(same, fb, fa)
@@ -183,7 +188,7 @@ class _Search:
         *over* is ln(ratio) at *root*; with the slope there it tells which rates are within the tolerance.
         """
         near = root * (1.0 + 1e-3)
-        slope = (np.log(_pressure(self.model, near, self.weights)) - over) / (near - root)
+        slope = (np.log(self._pressure(self.model, near, self.weights)) - over) / (near - root)
         slope = np.maximum(slope, 1e-300)
         root, reach = root - over / slope, TOLERANCE / slope
         low, high = self.model.rate_min.copy(), self.model.rate_max.copy()
@@ -196,11 +201,10 @@ class _Search:
             middle = np.where(on, 0.5 * (low + high), middle)
         return middle
 
-
-def _pressure(model: Model, rate: Floats, weights: Floats) -> Floats:
-    """Return the largest ratio of a figure to its target."""
-    pressure: Floats = (figures(analyze(model, rate)) * weights).max(axis=0)
-    return pressure
+    def _pressure(self, model: Model, rate: Floats, weights: Floats) -> Floats:
+        """Return the largest ratio of a figure to its target."""
+        pressure: Floats = (self.figures(analyze(model, rate)) * weights).max(axis=0)
+        return pressure
 
 
 def _fluid(model: Model) -> tuple[Floats, Floats]:

@@ -38,21 +38,23 @@ def goal(settings: OptimizerSettings) -> float:
 def binding(table: CandidateTable, rows: Rows, settings: OptimizerSettings) -> list[str]:
     """Return what keeps a replica of each row from taking more: slo-itl, slo-ttft, slo-tps, loss, batch; or no load."""
     result = ["no load"] * len(rows)
-    busy = np.flatnonzero(table.rate_max[rows] * (table.need[rows] > 0.0) > 0.0)
+    busy = np.flatnonzero(table.limit[rows] > 0.0)
     columns = table.columns.take(rows[busy])
     said = {name: values[rows[busy]] for name, values in table.said.items()}
     for part in blocks(columns.max_batch):
         model = make_model(columns.take(part))
-        rate = table.rate_max[rows[busy[part]]]
+        here = rows[busy[part]]
+        rate = table.limit[here]
         seen = analyze(model, np.minimum(rate, model.rate_max))
         share = goal(settings) * (1.0 - CLOSE)
         itl = (said["itl"][part] > 0.0) & (seen.itl >= share * said["itl"][part])
         ttft = (said["ttft"][part] > 0.0) & (seen.ttft >= share * said["ttft"][part])
         loss = np.isfinite(columns.max_queue[part]) & (seen.loss >= settings.loss_max * (1.0 - CLOSE))
         tps = (said["tps"][part] > 0.0) & (rate >= model.rate_max * TPS_SHARE * (1.0 - CLOSE))
-        words = np.select(
-            [itl, ttft, loss & (not settings.compat), tps], ["slo-itl", "slo-ttft", "loss", "slo-tps"], "batch"
-        )
+        # Ours stays below what a full batch serves; where that is less than the targets allow, the batch binds.
+        full = (table.rate_max[here] < rate * (1.0 - CLOSE)) & (not settings.compat)
+        tests = [full, itl, ttft, loss & (not settings.compat), tps]
+        words = np.select(tests, ["batch", "slo-itl", "slo-ttft", "loss", "slo-tps"], "batch")
         for i, word in zip(busy[part].tolist(), words.tolist(), strict=True):
             result[i] = word
     return result

@@ -73,7 +73,8 @@ def size_all(
     busy = np.flatnonzero(~sized.idle & (sized.verdict == GOOD))
     if len(busy):
         _size_busy(sized, busy, settings, cache)
-    cost = _unit_cost(sized, catalog) * sized.replicas
+    unit_costs = _unit_cost(sized, catalog)
+    cost = unit_costs * sized.replicas
     value, score = _values(sized, cost, settings)
     return CandidateTable(
         servers=tuple(server.name for server in servers),
@@ -91,6 +92,7 @@ def size_all(
         ),
         columns=_replica_columns(sized, settings),
         replicas=sized.replicas,
+        unit_costs=unit_costs,
         cost=cost,
         value=value,
         score=score,
@@ -98,6 +100,7 @@ def size_all(
         ttft=sized.ttft,
         rho=sized.rho,
         rate_max=sized.rate_max,
+        limit=sized.limit,
         verdict=sized.verdict,
         best_itl=sized.best_itl,
         best_ttft=sized.best_ttft,
@@ -121,6 +124,7 @@ class _Sized:
     ttft: Floats
     rho: Floats
     rate_max: Floats
+    limit: Floats
     best_itl: Floats
     best_ttft: Floats
 
@@ -147,11 +151,12 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Sized:
         batch=batch.astype(np.int64),
         replicas=said["least"].astype(np.int64),
         verdict=verdict,
-        need=_need(said, settings),
+        need=np.where(idle, 0.0, _need(said, settings)),
         itl=np.zeros(rows),
         ttft=np.zeros(rows),
         rho=np.zeros(rows),
         rate_max=np.zeros(rows),
+        limit=np.zeros(rows),
         best_itl=np.zeros(rows),
         best_ttft=np.zeros(rows),
     )
@@ -199,6 +204,7 @@ def _size_busy(sized: _Sized, busy: Rows, settings: OptimizerSettings, cache: Si
     limits = _limits(models, columns, targets, cache, stepwise=settings.compat)
     rate = limits[:, 0].copy()
     sized.best_itl[busy], sized.best_ttft[busy] = limits[:, 1], limits[:, 2]
+    sized.limit[busy] = np.nan_to_num(rate)
     sized.verdict[busy] = _verdicts(limits, targets, columns, settings)
     good = sized.verdict[busy] == GOOD
     for rows, model in models:

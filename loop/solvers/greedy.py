@@ -7,12 +7,13 @@ asks for, by the saturation policy.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
 from loop.solvers.problem import Answer, Choice, Problem
 
-LAST_DELTA = 3.4028234663852886e38  # what an option without an alternative is worth
+LAST_DELTA = math.inf  # what an option without an alternative is worth
 
 
 def solve_greedy(problem: Problem, *, saturation_policy: str = "None", delayed_best_effort: bool = False) -> Answer:
@@ -26,7 +27,7 @@ def solve_greedy(problem: Problem, *, saturation_policy: str = "None", delayed_b
     greedy = _Greedy(problem)
     able = [i for i, rows in enumerate(problem.options) if rows]
     able.sort(key=lambda i: problem.priority[i])
-    if delayed_best_effort:
+    if delayed_best_effort or problem.weight is not None:
         greedy.fill(greedy.place(able), saturation_policy)
     else:
         for _, group in groupby(able, key=lambda i: problem.priority[i]):
@@ -83,7 +84,10 @@ class _Greedy:
         rows, score = self.problem.options[i], self.problem.score
         here = score[rows[position]]
         delta = score[rows[position + 1]] - here if position + 1 < len(rows) else LAST_DELTA
-        return self.problem.priority[i], -delta, -here, i, position
+        if self.problem.weight is None:
+            return self.problem.priority[i], -delta, -here, i, position
+        weight = self.problem.weight[i]
+        return 0, -delta * weight, -here * weight, i, position
 
     def fill(self, leftover: Sequence[int], saturation_policy: str) -> None:
         """Give servers that found no whole option a part of one, by the saturation policy."""

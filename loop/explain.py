@@ -1,0 +1,219 @@
+"""From a solver's choices to assignments: figures at the load each replica then gets, and words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loop.queueing import analyze, make_model
+from loop.reasons import binding, runner_up, why_none, why_short
+from loop.sizing import MS_PER_MIN
+from loop.solution import Assignment, Part
+from loop.solvers.problem import Answer, Choice, Problem
+
+if TYPE_CHECKING:
+    from loop.candidates import CandidateTable, OptimizerSettings
+    from loop.solvers.several import SeveralAnswer
+
+_Latency = tuple[float | None, float | None, float | None]
+
+
+def explain(
+    table: CandidateTable, problem: Problem, answer: Answer, settings: OptimizerSettings
+) -> tuple[dict[str, Assignment], dict[str, str]]:
+    """Return the choices as assignments, and why the other servers have none."""
+    choices, dropped = _kept(table, problem, answer.choices, settings)
+    assignments = _assign(table, problem, choices, settings)
+    left = _left(problem, choices.values())
+    return assignments, _unserved(
+        table, problem, settings, left=left, known=assignments.keys() | dropped.keys()
+    ) | dropped
+
+
+def explain_several(
+    table: CandidateTable, problem: Problem, answer: SeveralAnswer, settings: OptimizerSettings
+) -> tuple[dict[str, Assignment], dict[str, str]]:
+    """Return the parts as assignments, and why the other servers have none."""
+    idle = {
+        i: Choice(rows[0], 0)
+        for i, rows in enumerate(problem.options)
+        if rows and i not in answer.parts and table.accelerator[rows[0]] < 0
+    }
+    choices, dropped = _kept(table, problem, idle, settings)
+    assignments = _assign(table, problem, choices, settings)
+    taken = [choice for parts in answer.parts.values() for choice in parts]
+    rows = np.array([choice.row for choice in taken], dtype=np.intp)
+    words = dict(zip(rows.tolist(), binding(table, rows, settings), strict=True))
+    for i, parts in answer.parts.items():
+        found = [words[part.row] for part in parts]
+        assignments[table.servers[i]] = _joined(table, parts, value=answer.value[i], words=found)
+    left = _left(problem, taken)
+    return assignments, _unserved(
+        table, problem, settings, left=left, known=assignments.keys() | dropped.keys()
+    ) | dropped
+
+
+def _kept(
+    table: CandidateTable, problem: Problem, choices: Mapping[int, Choice], settings: OptimizerSettings
+) -> tuple[dict[int, Choice], dict[str, str]]:
+    """Return the choices that give something, or nothing to no load; and servers that the original drops."""
+    nothing = {i for i, choice in choices.items() if table.accelerator[choice.row] < 0}
+    dropped = {}
+    if settings.compat and problem.capacity is not None:
+        why = "no load and no least number of replicas: dropped where capacity is limited"
+        dropped = {table.servers[i]: why for i in nothing}
+    return {
+        i: choice
+        for i, choice in choices.items()
+        if table.servers[i] not in dropped and (choice.replicas > 0 or i in nothing)
+    }, dropped
+
+
+def _assign(
+    table: CandidateTable, problem: Problem, choices: Mapping[int, Choice], settings: OptimizerSettings
+) -> dict[str, Assignment]:
+    servers = sorted(choices)
+    rows = np.array([choices[i].row for i in servers], dtype=np.intp)
+    partial = _partial(table, [choices[i] for i in servers], settings)
+    return {
+        table.servers[i]: _assignment(table, problem, choices[i], word=word, partial=partial.get(choices[i].row))
+        for i, word in zip(servers, binding(table, rows, settings), strict=True)
+    }
+
+
+def _unserved(
+    table: CandidateTable, problem: Problem, settings: OptimizerSettings, *, left: Sequence[int], known: Set[str]
+) -> dict[str, str]:
+    """Return why each server that is not *known* has nothing."""
+    return {
+        name: why_short(table, problem, i, left) if problem.options[i] else why_none(table, i, settings)
+        for i, name in enumerate(table.servers)
+        if name not in known
+    }
+
+
+def _left(problem: Problem, choices: Iterable[Choice]) -> list[int]:
+    """Return the cards by type that *choices* leave free."""
+    left = list(problem.capacity or [])
+    for choice in choices if problem.capacity is not None else ():
+        left[problem.type[choice.row]] -= problem.units[choice.row] * choice.replicas
+    return left
+
+
+def _partial(table: CandidateTable, choices: Sequence[Choice], settings: OptimizerSettings) -> dict[int, _Latency]:
+    """Return ITL, TTFT and rho of the rows that got fewer replicas than they asked for, at the load these get.
+
+    The original reports those of the whole; in compat so do we.
+    """
+    part = [choice for choice in choices if choice.replicas < table.replicas[choice.row]]
+    if not part or settings.compat:
+        return {}
+    rows = np.array([choice.row for choice in part], dtype=np.intp)
+    rate = table.need[rows] / np.array([choice.replicas for choice in part])
+    seen = analyze(make_model(table.columns.take(rows)), rate)
+    figures = zip(seen.itl.tolist(), seen.ttft.tolist(), seen.rho.tolist(), strict=True)
+    return {
+        int(row): (itl, ttft if np.isfinite(ttft) else None, rho)
+        for row, (itl, ttft, rho) in zip(rows.tolist(), figures, strict=True)
+    }
+
+
+def _joined(table: CandidateTable, parts: Sequence[Choice], *, value: float, words: Sequence[str]) -> Assignment:
+    """Return the parts of one server as one assignment; its load is spread so that all parts are equally busy."""
+    rows = np.array([part.row for part in parts], dtype=np.intp)
+    replicas = np.array([part.replicas for part in parts])
+    total = float((table.rate_max[rows] * replicas).sum())
+    used = float(table.need[rows[0]]) / total if total > 0.0 else 0.0
+    rate = table.rate_max[rows] * used
+    itl, ttft, rho = table.itl[rows], table.ttft[rows], table.rho[rows]
+    if used > 0.0:
+        seen = analyze(make_model(table.columns.take(rows)), rate)
+        itl, ttft, rho = seen.itl, seen.ttft, seen.rho
+    share = rate * replicas / (rate * replicas).sum() if used > 0.0 else replicas / replicas.sum()
+    found = tuple(
+        Part(
+            accelerator=table.accelerators[int(table.accelerator[part.row])],
+            replicas=part.replicas,
+            max_batch=int(table.columns.max_batch[part.row]),
+            cost_cents_per_h=table.unit_cost(part.row) * part.replicas,
+        )
+        for part in parts
+    )
+    line = " + ".join(f"{part.replicas} × {part.accelerator}" for part in found)
+    return Assignment(
+        server=table.servers[int(table.server[rows[0]])],
+        accelerator="+".join(part.accelerator for part in found),
+        replicas=int(replicas.sum()),
+        max_batch=max(part.max_batch for part in found),
+        cost_cents_per_h=sum(part.cost_cents_per_h for part in found),
+        value=value,
+        itl_ms=float(itl @ share),
+        ttft_ms=float(ttft @ share),
+        rho=float(rho @ share),
+        rate_max_rpm=total * MS_PER_MIN / int(replicas.sum()),
+        parts=found,
+        reason=f"{line} at {used:.0%}, bound by {', '.join(dict.fromkeys(words))}",
+        details={"utilisation": used, "binding": list(words)},
+    )
+
+
+def _assignment(
+    table: CandidateTable, problem: Problem, choice: Choice, *, word: str, partial: _Latency | None
+) -> Assignment:
+    i = int(table.server[choice.row])
+    row, replicas = choice.row, choice.replicas
+    candidate = table.candidate(row)
+    share = replicas / candidate.replicas if candidate.replicas else 1.0
+    itl, ttft, rho = partial or (candidate.itl_ms, candidate.ttft_ms, candidate.rho)
+    need_rpm = float(table.need[row]) * MS_PER_MIN
+    used = need_rpm / (candidate.rate_max_rpm * replicas) if candidate.rate_max_rpm * replicas > 0.0 else 0.0
+    other = runner_up(table, problem, i, row)
+    details: dict[str, object] = {
+        "binding": word,
+        "rateMaxRpm": candidate.rate_max_rpm,
+        "utilisation": used,
+        "replicasWanted": candidate.replicas,
+        "units": candidate.units_per_replica * replicas,
+        "type": candidate.type,
+    }
+    if other is not None:
+        details["runnerUp"] = {
+            "accelerator": other.accelerator,
+            "replicas": other.replicas,
+            "cost": other.cost_cents_per_h,
+            "value": other.value,
+        }
+    return Assignment(
+        server=table.servers[i],
+        accelerator=candidate.accelerator,
+        replicas=replicas,
+        max_batch=candidate.max_batch,
+        cost_cents_per_h=candidate.cost_cents_per_h * share,
+        value=candidate.value * share,
+        itl_ms=itl,
+        ttft_ms=ttft,
+        rho=rho,
+        rate_max_rpm=candidate.rate_max_rpm,
+        reason=_reason(table, row, choice, details),
+        details=details,
+    )
+
+
+def _reason(table: CandidateTable, row: int, choice: Choice, details: Mapping[str, object]) -> str:
+    if table.accelerator[row] < 0:
+        return "no load: no replicas"
+    if details["binding"] == "no load":
+        return f"no load: the least number of replicas, {choice.replicas}"
+    name = table.accelerators[int(table.accelerator[row])]
+    line = (
+        f"{choice.replicas} × {name} at {details['utilisation']:.0%} of {details['rateMaxRpm']:.4g} rpm each, "
+        f"bound by {details['binding']}"
+    )
+    if choice.replicas < table.replicas[row]:
+        line = f"capacity: {choice.replicas} of {table.replicas[row]} replicas; {line}"
+    other = details.get("runnerUp")
+    if isinstance(other, dict):
+        line += f"; next {other['replicas']} × {other['accelerator']} for {other['cost']:.6g}"
+    return line
