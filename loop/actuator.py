@@ -26,7 +26,8 @@ def plan(decision: Decision, snapshot: Snapshot, *, limits: Limits = NO_LIMITS) 
     """Return what to ask of the world, in the order of the snapshot: absolute wishes, none that is wanted already.
 
     A server absent from the decision is held, and a target of a server that was not seen is left out. No replicas (an
-    empty accelerator means the same) keep accelerator and max batch as they are.
+    empty accelerator means the same) keep accelerator and max batch as they are. The bounds that a server has of its
+    own win over *limits*, the lower one over the upper one.
     """
     pairs = ((view, decision.targets.get(name)) for name, view in snapshot.servers.items())
     wishes = ((view, _wish(target, view, limits=limits)) for view, target in pairs if target is not None)
@@ -39,13 +40,21 @@ def _wish(target: Target, view: ServerView, *, limits: Limits) -> Change:
     replicas = _limited(aim, wanted=view.wanted, limits=limits)
     # Also where a limit makes replicas stay a while that the target has given up.
     keeps = aim == 0
+    accelerator = view.accelerator if keeps else target.accelerator
+    # Without an accelerator there is nothing that a lower bound could be of.
+    bounded = _bounded(replicas, view) if accelerator else replicas
     return Change(
         server=view.name,
-        accelerator=view.accelerator if keeps else target.accelerator,
-        replicas=replicas,
+        accelerator=accelerator,
+        replicas=bounded,
         max_batch=view.max_batch if keeps or target.max_batch <= 0 else target.max_batch,
-        reason=target.reason,
+        reason=target.reason if bounded == replicas else f"{target.reason}; {bounded} is the bound set for it",
     )
+
+
+def _bounded(replicas: int, view: ServerView) -> int:
+    upper = replicas if view.replicas_max is None else min(replicas, view.replicas_max)
+    return max(upper, view.replicas_min)
 
 
 def _limited(replicas: int, *, wanted: int, limits: Limits) -> int:

@@ -120,7 +120,8 @@ class Controller:
             name: told.current.load for name, told in self._system.servers.items() if told.current.load is not None
         }
         reading = collect(seen, memory.beliefs, settings=self._settings.collector, expected=expected)
-        record = replace(record, seen=seen, believed=reading.snapshot, warnings=(*record.warnings, *reading.warnings))
+        warnings = (*record.warnings, *seen.warnings, *reading.warnings)
+        record = replace(record, seen=seen, believed=reading.snapshot, warnings=warnings)
         return record, replace(memory, beliefs=reading.beliefs)
 
     def _read_data(self, record: CycleRecord) -> CycleRecord:

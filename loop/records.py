@@ -108,6 +108,8 @@ def _seen(view: ServerView) -> Line:
         "backlog": view.backlog,
         "kvUsage": view.kv_usage,
         "reporting": view.reporting,
+        "minReplicas": view.replicas_min,
+        "maxReplicas": view.replicas_max,
     }
 
 
@@ -137,6 +139,8 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         backlog=row["backlog"],
         kv_usage=row["kvUsage"],
         reporting=row["reporting"],
+        replicas_min=row.get("minReplicas", 0),
+        replicas_max=row.get("maxReplicas"),
     )
 
 

@@ -47,6 +47,7 @@ class ServerView:
     units. load is the demand at the router; completions_rpm what was finished; running, waiting, kv_usage (0..1, mean
     over ready pods) are the gauges of the last scrape; backlog is the requests that wait, at the router and in pods.
     reporting is how many ready pods load was summed over; None where load is of the whole server, as a router sees it.
+    replicas_min and replicas_max are bounds that the world sets for this server (None: no upper one).
     """
 
     name: str
@@ -69,6 +70,8 @@ class ServerView:
     backlog: int = 0
     kv_usage: float = 0.0
     reporting: int | None = None
+    replicas_min: int = 0
+    replicas_max: int | None = None
     pods: tuple[PodView, ...] = ()
 
 
@@ -83,11 +86,15 @@ class CapacityView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One observation of the world at now_s. capacity is None where the world does not know it."""
+    """One observation of the world at now_s. capacity is None where the world does not know it.
+
+    warnings are lines about what was seen and is not as it should be; they go into the record.
+    """
 
     now_s: float
     servers: Mapping[str, ServerView]
     capacity: Mapping[str, CapacityView] | None = None
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -121,3 +121,24 @@ def test_a_limit_of_zero_is_refused() -> None:
     """It would freeze the loop; advice is what does that."""
     with pytest.raises(AssertionError, match="limit per cycle"):
         Limits(step_up_max=0)
+
+
+def test_the_bounds_of_a_server_win_over_the_policy_and_the_limits_per_cycle() -> None:
+    """Who sets a minimum on a server means it: no decision and no slow start may go below."""
+    bounded = server_view(wanted=1, replicas_min=4, replicas_max=6)
+    assert [change.replicas for change in changes(target(replicas=9), views=(bounded,))] == [6]
+    (change,) = changes(target(replicas=0), views=(bounded,), limits=Limits(step_up_max=1))
+    assert (change.replicas, change.accelerator) == (4, "H100")
+    assert change.reason == "because; 4 is the bound set for it"
+
+
+def test_of_bounds_that_contradict_each_other_the_lower_one_wins() -> None:
+    """Too many replicas cost money, too few cost requests."""
+    (change,) = changes(target(replicas=5), views=(server_view(replicas_min=7, replicas_max=3),))
+    assert change.replicas == 7
+
+
+def test_a_server_without_an_accelerator_is_not_lifted_to_its_minimum() -> None:
+    """There would be nothing to run the replicas on."""
+    nowhere = server_view(accelerator="", wanted=0, ready=0, replicas_min=2)
+    assert changes(target(accelerator="", replicas=0), views=(nowhere,)) == ()

@@ -237,3 +237,14 @@ def test_a_smoothed_belief_is_what_the_policy_is_told() -> None:
     assert record.believed is not None
     assert record.seen.servers["s1"].load == Load(rate_rpm=200.0, in_tokens=500.0, out_tokens=200.0)
     assert record.believed.servers["s1"].load == Load(rate_rpm=150.0, in_tokens=500.0, out_tokens=200.0)
+
+
+def test_what_the_world_warns_of_is_in_the_record() -> None:
+    """A cluster tells of servers that others have changed; nobody would look for that elsewhere."""
+
+    class Wary(FakeBackend):
+        def observe(self) -> Snapshot:
+            return replace(super().observe(), warnings=("s1: changed by someone else",))
+
+    record = controller(Wary([server_view()])).cycle(60.0)
+    assert record.warnings == ("s1: changed by someone else",)
