@@ -1,0 +1,215 @@
+"""The `inferno` command: every wrong input gives one clear line and exit code 2, and nothing half is written."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import pytest
+
+import inferno
+from tests.live.served import eventually
+
+Capture = pytest.CaptureFixture[str]
+
+COMMANDS = ("sim", "sweep", "plot", "optimize", "analyze", "fit", "controller")
+
+QUICK = ["--data", "sample-data/small", "--scenario", "steady", "--hours", "0.02", "--policy", "static"]
+
+
+@pytest.fixture
+def data(repository: Path, tmp_path: Path) -> Path:
+    """Return a copy of the small sample system that a test may spoil."""
+    return shutil.copytree(repository / "sample-data" / "small", tmp_path / "data")
+
+
+def complaint(capsys: Capture, *arguments: str) -> str:
+    """Run a command that must refuse its input; return its one line."""
+    try:
+        code = inferno.main(arguments)
+    except SystemExit as end:  # argparse leaves by itself
+        code = int(end.code or 0)
+    said = capsys.readouterr()
+    assert code == 2, said
+    assert said.out == ""
+    lines = said.err.strip().splitlines()
+    assert "Traceback" not in said.err
+    # argparse puts its usage before the line.
+    return lines[-1] if lines[0].startswith("usage:") else _only(lines)
+
+
+def _only(lines: list[str]) -> str:
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_teaches_itself(command: str, capsys: Capture) -> None:
+    """--help is where people look first."""
+    with pytest.raises(SystemExit) as end:
+        inferno.main([command, "--help"])
+    assert end.value.code == 0
+    assert f"usage: inferno {command}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--alpha", "1.5"], r"alpha: expected .*\[0, 1\].*1\.5"),
+        (["--alpha", "-0.1"], r"alpha: expected .*\[0, 1\].*-0\.1"),
+        (["--period", "0"], r"period: expected .*> 0.*0"),
+        (["--interval", "-5"], r"interval: expected .*> 0.*-5"),
+        (["--hours", "nan"], r"hours: expected .*> 0.*nan"),
+        (["--policy", "oracle"], r"policy: expected one of .*static.*oracle"),
+        (["--scenario", "tsunami"], r"scenario: expected one of .*steady.*tsunami"),
+        (["--data", "nowhere"], r"nowhere: expected a directory.*none"),
+        (["--set", "headroom=7"], r"headroom: expected .*7"),
+        (["--set", "colour=red"], r"expected options: .*headroom.*colour"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_one_line(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: Capture
+) -> None:
+    """Who mistypes must see what was expected, not a traceback; and no directory appears."""
+    out = tmp_path / "out"
+    for command in ("sim", "sweep"):
+        assert re.search(expected, complaint(capsys, command, *arguments, "--out", str(out)))
+    assert not out.exists()
+
+
+def test_a_broken_data_file_is_named_with_its_line(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The file and the line are what its author needs."""
+    (data / "model-data.json").write_text('{"models": [\n  {"name": }\n]}')
+    line = complaint(capsys, "sim", "--data", str(data), "--out", str(tmp_path / "out"))
+    assert "model-data.json" in line
+    assert "line 2" in line
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "named"),
+    [
+        ("accelerator-data.json", r'"cost": *[0-9.]+', '"cost": -1', "cost"),
+        ("model-data.json", r'"alpha": *[0-9.]+', '"alpha": "fast"', "alpha"),
+        ("server-data.json", r'"model": *"[^"]+"', '"model": "gpt-0"', "gpt-0"),
+        ("server-data.json", r'"class": *"[^"]+"', '"class": "Platinum"', "Platinum"),
+        ("server-data.json", r'"accelerator": *"[^"]+"', '"accelerator": "Z80"', "Z80"),
+        ("capacity-data.json", r'"type": *"[^"]+"', '"type": "H100"', "H100"),
+    ],
+)
+def test_an_impossible_figure_or_name_is_found_before_anything_runs(
+    data: Path, tmp_path: Path, capsys: Capture, file: str, old: str, new: str, named: str
+) -> None:
+    """Negative and non-numeric figures, unknown and duplicate names: the file and the field are named."""
+    path = data / file
+    text, found = re.subn(old, new, path.read_text(), count=1)
+    assert found == 1
+    path.write_text(text)
+    line = complaint(capsys, "sim", "--data", str(data), "--out", str(tmp_path / "out"))
+    assert file in line
+    assert named in line
+    assert "expected" in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_missing_data_file_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    """A half copied directory is a usual mistake."""
+    (data / "serviceclass-data.json").unlink()
+    assert "serviceclass-data.json" in complaint(capsys, "sim", "--data", str(data), "--out", str(tmp_path / "out"))
+
+
+def test_an_output_directory_that_cannot_be_written_is_found_first(tmp_path: Path, capsys: Capture) -> None:
+    """Nobody wants to learn that after an hour's work."""
+    (tmp_path / "file").write_text("")
+    out = str(tmp_path / "file" / "out")
+    for command in ("sim", "sweep"):
+        assert "expected a directory that can be written" in complaint(capsys, command, *QUICK, "--out", out)
+
+
+def test_a_damaged_result_stops_a_resumed_sweep(tmp_path: Path, capsys: Capture) -> None:
+    """A sweep must not be built upon what cannot be read."""
+    out = tmp_path / "out"
+    assert inferno.main(["sweep", *QUICK, "--jobs", "1", "--out", str(out)]) == 0
+    capsys.readouterr()
+    row = next((out / "runs").glob("*.json"))
+    row.write_text(row.read_text()[:20])
+    assert row.name in complaint(capsys, "sweep", *QUICK, "--resume", "--out", str(out))
+
+
+def test_a_run_says_what_it_wrote(tmp_path: Path, capsys: Capture) -> None:
+    """The five files and the picture are there, and named."""
+    out = tmp_path / "out"
+    assert inferno.main(["sim", *QUICK, "--out", str(out)]) == 0
+    said = capsys.readouterr().out.replace("\n", "")
+    for name in ("cycles.jsonl", "requests.parquet", "summary.json", "run.json", "timeline.png"):
+        assert (out / name).stat().st_size > 0
+        assert name in said
+    (out / "timeline.png").unlink()
+    assert inferno.main(["plot", str(out)]) == 0
+    assert (out / "timeline.png").stat().st_size > 0
+
+
+def test_analyze_answers_each_line_and_fails_at_the_end(tmp_path: Path, capsys: Capture) -> None:
+    """One bad line in a stream must not cost the answers to the others, nor go unnoticed."""
+    replica = {"alpha": 6.49, "beta": 0.0219, "gamma": 4.96e-5, "avgIn": 512, "avgOut": 256, "maxBatch": 64, "rate": 2}
+    lines = tmp_path / "lines.jsonl"
+    lines.write_text(f"{json.dumps(replica)}\nnonsense\n{json.dumps(replica)}\n")
+    assert inferno.main(["analyze", str(lines)]) == 2
+    answers = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert ["error" in answer for answer in answers] == [False, True, False]
+    assert answers[0]["analyze"]["avgTTFT"] > 0
+
+
+def test_optimize_answers_for_the_sample_system(repository: Path, tmp_path: Path, capsys: Capture) -> None:
+    """The files of a data directory are the message of POST /optimizeOne, put together."""
+    names = {
+        "acceleratorData": "accelerator-data.json",
+        "modelData": "model-data.json",
+        "serviceClassData": "serviceclass-data.json",
+        "serverData": "server-data.json",
+        "optimizerData": "optimizer-data.json",
+        "capacityData": "capacity-data.json",
+    }
+    folder = repository / "sample-data" / "small"
+    message = tmp_path / "system.json"
+    message.write_text(
+        json.dumps({"system": {key: json.loads((folder / name).read_text()) for key, name in names.items()}})
+    )
+    for solver in ("greedy", "exact"):
+        assert inferno.main(["optimize", "--solver", solver, str(message)]) == 0
+        answer = json.loads(capsys.readouterr().out)
+        assert len(answer["allocations"]) == 4
+        assert answer["unallocated"] == {}
+        assert answer["totalCost"] > 0
+
+
+def test_optimize_names_what_is_wrong_with_its_file(tmp_path: Path, capsys: Capture) -> None:
+    """As for data files: the file, and what was expected."""
+    assert "system.json" in complaint(capsys, "optimize", str(tmp_path / "system.json"))
+    (tmp_path / "system.json").write_text('{"system": 5}')
+    assert "expected" in complaint(capsys, "optimize", str(tmp_path / "system.json"))
+
+
+def test_the_controller_serves_invoke_over_the_twin_and_stops_on_a_signal(repository: Path, tmp_path: Path) -> None:
+    """The rehearsal of going live: real process, real HTTP, records on disk, exit code 0 on SIGTERM."""
+    records = tmp_path / "records.jsonl"
+    command = [sys.executable, "-m", "inferno", "controller", "0", "false", "--backend", "sim", "--speed", "20"]
+    command += ["--data", "sample-data/small", "--scenario", "steady", "--port", "0", "--records", str(records)]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = re.search(r"http://\S+(?=/invoke)", process.stderr.readline())
+        assert address
+        with httpx.Client(base_url=address[0], timeout=30, trust_env=False) as client:
+            eventually(lambda: client.get("/readyz").status_code == 200, "the controller is ready")
+            record = client.get("/invoke").json()
+            advice = client.post("/invoke", json={"mode": "advise"}).json()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert [server["name"] for server in record["servers"]]
+    assert advice["mode"] == "advise"
+    assert [json.loads(line)["cycle"] for line in records.read_text().splitlines()] == [1, 2]
