@@ -1,0 +1,160 @@
+"""The optimizer over HTTP: POST /optimizeOne, and the verbs of the existing service. Sizing and choosing are elsewhere.
+
+Requests run in worker threads. Those to /optimizeOne share nothing; verbs that change the system go one by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter, FastAPI
+from pydantic import ValidationError
+
+from loop.candidates import OptimizerSettings
+from loop.errors import SpecError
+from loop.optimizer import optimize
+from loop.optimizer_json import read_throughputs, solution_json
+from loop.reading import parse_system
+from loop.rows import SATURATION_POLICIES
+from loop.services import optimizer_store as store
+from loop.services.answers import Json, add_error_answers
+from loop.services.doorway import Doorway, Gate
+from loop.services.optimizer_early import make_early_optimisation
+from loop.services.optimizer_store import System, VerbError
+from loop.services.optimizer_verbs import Desk, make_verbs
+from loop.wire import (
+    AllocationData,
+    AllocationSolution,
+    ExplainedSolution,
+    OptimizeRequest,
+    OptimizerSpec,
+    Problem,
+    SystemData,
+    error_line,
+)
+
+BODY_BYTES_MAX = 16 * 2**20
+
+Answer = dict[str, Any]
+ALLOCATION_KEYS = tuple(field.alias or name for name, field in AllocationData.model_fields.items())
+
+
+def make_optimizer_app(
+    *,
+    settings: OptimizerSettings,
+    stateful: bool = False,
+    early: bool = False,
+    body_bytes_max: int = BODY_BYTES_MAX,
+) -> FastAPI:
+    """Return the service. stateful: with the verbs that change a system that it keeps, else with those that show.
+
+    settings.compat: answers as the existing service, 404 where a server is left without an allocation. early: only
+    /optimizeOne, for messages of mid 2025. Call app.state.stop() before the server ends: it lets nobody in any more
+    and waits a moment for those inside.
+    """
+    assert not (stateful and early), "the verbs are those of today"
+    gate = Gate()
+    app = FastAPI(
+        title="Inferno Twin: optimizer",
+        description="Which accelerator, how many replicas and what batch each server should have.",
+        default_response_class=Json,
+        redirect_slashes=False,
+        responses={status: {"model": Problem} for status in (400, 413, 503)},
+    )
+    app.add_middleware(Doorway, gate=gate, body_bytes_max=body_bytes_max)
+    app.state.stop = gate.close
+    add_error_answers(app, compat=settings.compat)
+    app.include_router(_probes(gate))
+    if early:
+        app.include_router(make_early_optimisation(settings))
+    else:
+        desk = Desk(stateful=stateful, compat=settings.compat)
+        app.include_router(_optimisation(desk, settings))
+        app.include_router(make_verbs(desk))
+    return app
+
+
+def _probes(gate: Gate) -> APIRouter:
+    router = APIRouter(default_response_class=Json, tags=["probes"])
+
+    @router.get("/healthz")
+    def healthz() -> dict[str, bool]:
+        return {"alive": True}
+
+    @router.get("/readyz")
+    def readyz() -> dict[str, bool]:
+        return {"ready": not gate.closed}
+
+    return router
+
+
+def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
+    solution = AllocationSolution if settings.compat else ExplainedSolution
+    router = APIRouter(tags=["optimise"])
+    answers: dict[int | str, dict[str, Any]] = {200: {"model": solution}}
+    if settings.compat:
+        answers[404] = {"model": Problem, "description": "A server is left without an allocation"}
+
+    @router.post("/optimizeOne", responses=answers, response_model=None)
+    def optimize_one(body: SystemData) -> Json:
+        """Optimise the system of the body, and keep it as the one that the other verbs see."""
+        desk.check(body)
+        flags = body.system.optimizer_data.optimizer
+        system, answer = _optimised(store.system_of(body.system), flags, settings)
+        desk.change(lambda _before: system)
+        return _told(answer, compat=settings.compat)
+
+    if desk.stateful:
+
+        @router.post("/optimize", responses=answers, response_model=None)
+        def optimize_kept(body: OptimizeRequest) -> Json:
+            """Optimise the system that the other verbs built up; /applyAllocation then makes the answer its state."""
+            # The existing service reads flags in a wrapper as none at all.
+            flags = body if settings.compat or body.optimizer is None else body.optimizer
+            with desk.lock:
+                desk.system, answer = _optimised(desk.system, flags, settings)
+            return _told(answer, compat=settings.compat)
+
+    return router
+
+
+def _optimised(system: System, flags: OptimizerSpec, settings: OptimizerSettings) -> tuple[System, Answer]:
+    """Return *system* with what each server shall have, and the answer that says so."""
+    asked = store.message_of(system, flags)
+    if not settings.compat:
+        _check_policy(flags.saturation_policy)
+    # Leniently: a server that names what does not exist must not block the others; it is told why it gets nothing.
+    data = parse_system(asked, source="body", lenient=True)
+    solution = optimize(data, settings)
+    answer = solution_json(solution, data, throughputs=read_throughputs(asked), explain=not settings.compat)
+    desired = {
+        name: _allocation(name, found) for name, found in answer["allocations"].items() if not found.get("parts")
+    }
+    return store.with_desired(system, desired, compat=settings.compat), answer
+
+
+def _check_policy(policy: str) -> None:
+    """Raise SpecError where there is no such policy; the existing service takes it for None."""
+    if policy and policy.lower() not in {known.lower() for known in SATURATION_POLICIES}:
+        known = ", ".join(SATURATION_POLICIES)
+        raise SpecError(f"body: saturationPolicy: expected one of {known}, found {policy[:60]!r}")
+
+
+def _allocation(server: str, found: Mapping[str, Any]) -> AllocationData:
+    """Return one allocation of the answer. Raise SpecError where its figures are beyond what a message may hold."""
+    try:
+        return AllocationData.model_validate({key: found[key] for key in ALLOCATION_KEYS})
+    except ValidationError as problem:
+        error = problem.errors(include_url=False, include_context=False)[0]
+        raise SpecError(f"{server}: the answer would be beyond all measure: {error_line(error)}") from None
+
+
+def _told(answer: Answer, *, compat: bool) -> Json:
+    """Return the answer as a response. In compat: 404 where a server got nothing, and nothing but allocations."""
+    if not compat:
+        return Json(answer)
+    if answer["unallocated"]:
+        names = ", ".join(sorted(answer["unallocated"]))
+        raise VerbError(f"optimization error: no feasible allocation for servers: [{names}]", status=404)
+    return Json({"allocations": answer["allocations"]})
