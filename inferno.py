@@ -15,7 +15,8 @@ from typing import TextIO
 
 import simpy
 
-from experiments.cli import add_commands, add_policy_options
+from experiments.cli import add_commands as add_experiments
+from experiments.cli import add_policy_options
 from experiments.config import RunConfig
 from experiments.run import start_world
 from experiments.sources import read_sources
@@ -28,6 +29,7 @@ from loop.drivers import LiveDriver, ThreadInbox
 from loop.errors import LoopError
 from loop.optimizer_json import optimize_json
 from loop.records import record_text
+from loop.services.cli import add_commands as add_services
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.serving import listen, serve
@@ -85,9 +87,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add = partial(_add, commands)
-    add_commands(add)
+    add_experiments(add)
     for add_one in (_add_optimize, _add_analyze, _add_fit, _add_controller):
         add_one(add)
+    add_services(add)
     return parser
 
 
@@ -308,7 +311,11 @@ def _controller(options: argparse.Namespace) -> int:
         )
         port = sockets[0].getsockname()[1]
         every = f"every {settings.period_s:g} s" if settings.period_s else "on /invoke only"
-        print(f"inferno controller: cycles {every}; http://{settings.controller_host}:{port}/invoke", file=sys.stderr)
+        print(
+            f"inferno controller: cycles {every}; http://{settings.controller_host}:{port}/invoke",
+            file=sys.stderr,
+            flush=True,
+        )
         serve(create_controller_app(driver, inbox, metrics=metrics), sockets, on_stop=driver.stop)
     return EXIT_OK
 

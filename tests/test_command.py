@@ -18,7 +18,7 @@ from tests.live.served import eventually
 
 Capture = pytest.CaptureFixture[str]
 
-COMMANDS = ("sim", "sweep", "plot", "optimize", "analyze", "fit", "controller")
+COMMANDS = ("sim", "sweep", "plot", "optimize", "analyze", "fit", "controller", "optimizer")
 
 QUICK = ["--data", "sample-data/small", "--scenario", "steady", "--hours", "0.02", "--policy", "static"]
 
@@ -213,3 +213,16 @@ def test_the_controller_serves_invoke_over_the_twin_and_stops_on_a_signal(reposi
     assert [server["name"] for server in record["servers"]]
     assert advice["mode"] == "advise"
     assert [json.loads(line)["cycle"] for line in records.read_text().splitlines()] == [1, 2]
+
+
+def test_the_optimizer_serves_one_system_and_stops_on_a_signal(repository: Path) -> None:
+    """A real process: an empty system is answered, and SIGTERM is no failure."""
+    command = [sys.executable, "-m", "inferno", "optimizer", "--port", "0"]
+    with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        address = re.search(r"http://\S+", process.stderr.readline())
+        assert address
+        answer = httpx.post(address[0], json={"system": {}}, timeout=30, trust_env=False)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    assert answer.json()["allocations"] == {}
