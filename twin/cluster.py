@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -14,7 +16,7 @@ from twin.pod import Pod, PodLog
 from twin.request import Request, RequestLog
 from twin.rollout import Wish
 from twin.schedule import CONTROL, SCRAPE, Call
-from twin.spec import ClusterSpec, SpecError
+from twin.spec import ClusterSpec, Server, SpecError
 from twin.view import CapacityState, ClusterView, PodState, ServerState
 
 
@@ -24,38 +26,36 @@ class Cluster:
     It starts with the pods of spec.servers ready at t = 0, as far as capacity allows (server by server, in order). The
     truth of the run: requests, pods, wishes (as asked, those of t = 0 first) and capacity_history. All chance comes
     from *seed*, with generators of its own for every server, so that none shifts the draws of another.
+
+    *requests* takes the log of requests in the place of a new one, for a world that shall not remember them all.
     """
 
-    def __init__(self, env: simpy.Environment, spec: ClusterSpec, *, seed: np.random.SeedSequence) -> None:
+    def __init__(
+        self,
+        env: simpy.Environment,
+        spec: ClusterSpec,
+        *,
+        seed: np.random.SeedSequence,
+        requests: RequestLog | None = None,
+    ) -> None:
         self.spec = spec
-        self.requests = RequestLog()
+        self.requests = RequestLog() if requests is None else requests
         self.pods = PodLog()
         self.wishes: list[Wish] = []
         self._env = env
         self._ledger = Ledger(spec.capacity)
-        self._deployments = tuple(
-            Deployment(
-                env,
-                spec,
-                index,
-                ledger=self._ledger,
-                requests=self.requests,
-                pod_log=self.pods,
-                seed=seed,
-                freed=self._make_room,
-            )
-            for index in range(len(spec.servers))
-        )
-        self._by_name = {deployment.server.name: deployment for deployment in self._deployments}
-        self._submits = {name: deployment.gateway.submit for name, deployment in self._by_name.items()}
+        self._seed = seed
+        self._deployments: tuple[Deployment, ...] = ()
+        self._retired: list[Deployment] = []
+        self._by_name: dict[str, Deployment] = {}
+        self._submits: dict[str, Callable[[int, int], None]] = {}
         self._asked: dict[str, Wish] = {}
-        self._obeyed = [-1] * len(spec.servers)
-        self._rng_actuation = [server_generator(seed, index, ACTUATION) for index in range(len(spec.servers))]
+        self._obeyed: list[int] = []
+        self._rng_actuation: list[np.random.Generator] = []
         self._rng_nodes = node_generator(seed)
-        for deployment in self._deployments:
+        for deployment in [self._add(index) for index in range(len(spec.servers))]:
             deployment.begin()
-            self.wishes.append(deployment.wish)
-            self._asked[deployment.server.name] = deployment.wish
+            self._note(deployment.wish)
         self._scrapes = 0
         self._await_scrape()
 
@@ -65,17 +65,36 @@ class Cluster:
         """Let a request arrive at *server* now; with no ready pod it waits at the router."""
         self._submits[server](prompt_tokens, output_tokens)
 
-    def scale(self, server: str, *, accelerator: str, replicas: int, max_batch: int) -> None:
+    def add_server(self, server: Server) -> None:
+        """Let there be *server* from now on, without pods until it is scaled. Raise SpecError for a taken name."""
+        if server.name in self._by_name:
+            raise SpecError(f"{server.name}: expected a name that no other server has")
+        self.spec = replace(self.spec, servers=(*self.spec.servers, replace(server, replicas=0)))
+        deployment = self._add(len(self.spec.servers) - 1)
+        self._note(deployment.wish._replace(t_s=self._env.now))
+
+    def remove_server(self, server: str) -> None:
+        """Let *server* be no more: what waits fails, what runs is finished, then its pods are gone.
+
+        It is out of snapshots at once; its pods hold their cards until they are. Its name is free again.
+        """
+        deployment = self._deployment(server)
+        del self._by_name[server], self._submits[server], self._asked[server]
+        # No wish on its way may be obeyed any more.
+        self._obeyed[deployment.index] = len(self.wishes)
+        self._retired.append(deployment)
+        deployment.retire()
+
+    def scale(self, server: str, *, accelerator: str, replicas: int, max_batch: int, revision: int = 0) -> None:
         """Ask for *replicas* pods of *server* on *accelerator* with *max_batch* each; obeyed after the actuation delay.
 
         An absolute wish: asking twice does no harm, and a later wish is never undone by a slower earlier one. With 0
         replicas the accelerator may be empty: the server keeps the one that it had. Raise SpecError for a server, an
-        accelerator or a figure that makes no sense.
+        accelerator or a figure that makes no sense. Another *revision* than before replaces all pods.
         """
         deployment = self._deployment(server)
-        wish = self._checked(Wish(self._env.now, server, accelerator, replicas, max_batch))
-        self.wishes.append(wish)
-        self._asked[server] = wish
+        wish = self._checked(Wish(self._env.now, server, accelerator, replicas, max_batch, revision))
+        self._note(wish)
         number = len(self.wishes)
         delay_s = draw_s(self.spec.world.actuation_delay, self._rng_actuation[deployment.index])
         if delay_s == 0.0:
@@ -89,23 +108,26 @@ class Cluster:
         self._ledger.set_total(type, cards, now_s=self._env.now)
         self._make_room()
 
-    def fail_node(self, type: str, cards: int) -> None:  # noqa: A002, the word of the data files
-        """Lose a node with *cards* of *type*, and the pods on it.
+    def fail_node(self, type: str, cards: int, *, pods: Collection[str] | None = None) -> None:  # noqa: A002, as above
+        """Lose a node with *cards* of *type*, and the pods on it: those named *pods*, where it is known which.
 
-        The pods lie side by side on the cards in the order in which they were asked for, the free cards after them; the
-        node is a stretch of cards drawn at random, and a pod that has one card on it is lost.
+        Else the pods lie side by side on the cards in the order in which they were asked for, the free cards after
+        them; the node is a stretch of cards drawn at random, and a pod that has one card on it is lost.
         """
         total, used = self._ledger.total(type), self._ledger.used(type)
         cards = min(cards, total)
-        begin = int(self._rng_nodes.integers(0, max(total, used) - cards, endpoint=True))
-        lost = self._pods_on(type, begin, begin + cards)
+        if pods is None:
+            begin = int(self._rng_nodes.integers(0, max(total, used) - cards, endpoint=True))
+            lost = self._pods_on(type, begin, begin + cards)
+        else:
+            lost = {pod for deployment in self._deployments for pod in deployment.pods if pod.name in pods}
         # First the cards go, then their holders, so that nobody is granted what no longer exists.
         self._ledger.set_total(type, total - cards, now_s=self._env.now)
         hit = [(deployment, [pod for pod in deployment.pods if pod in lost]) for deployment in self._deployments]
-        for deployment, pods in hit:
-            deployment.kill(pods)
-        for deployment, pods in hit:
-            if pods:
+        for deployment, killed in hit:
+            deployment.kill(killed)
+        for deployment, killed in hit:
+            if killed:
                 deployment.replace_lost()
         self._make_room()
 
@@ -120,10 +142,7 @@ class Cluster:
         """Return what an observer sees now: pods and capacity as they are, figures as last scraped."""
         return ClusterView(
             now_s=self._env.now,
-            servers={
-                deployment.server.name: _server_state(deployment, self._asked[deployment.server.name])
-                for deployment in self._deployments
-            },
+            servers={name: _server_state(deployment, self._asked[name]) for name, deployment in self._by_name.items()},
             capacity={
                 type_: CapacityState(type=type_, total=self._ledger.total(type_), used=self._ledger.used(type_))
                 for type_ in self._ledger.types
@@ -141,10 +160,39 @@ class Cluster:
 
     @property
     def deployments(self) -> tuple[Deployment, ...]:
-        """Return the servers at run time, in the order of the spec: for checkers and the twin's own API."""
+        """Return the servers at run time, in the order of the spec: for checkers and the twin's own API.
+
+        A server that was removed is among them until its last pod is gone.
+        """
         return self._deployments
 
+    def server(self, server: str) -> Deployment:
+        """Return one server at run time."""
+        return self._deployment(server)
+
     # -- inside --------------------------------------------------------------------------------------------------------
+
+    def _add(self, index: int) -> Deployment:
+        deployment = Deployment(
+            self._env,
+            self.spec,
+            index,
+            ledger=self._ledger,
+            requests=self.requests,
+            pod_log=self.pods,
+            seed=self._seed,
+            freed=self._make_room,
+        )
+        self._deployments += (deployment,)
+        self._by_name[deployment.server.name] = deployment
+        self._submits[deployment.server.name] = deployment.gateway.submit
+        self._obeyed.append(-1)
+        self._rng_actuation.append(server_generator(self._seed, index, ACTUATION))
+        return deployment
+
+    def _note(self, wish: Wish) -> None:
+        self.wishes.append(wish)
+        self._asked[wish.server] = wish
 
     def _await_scrape(self) -> None:
         self._scrapes += 1
@@ -162,7 +210,14 @@ class Cluster:
             deployment.obey(wish)
 
     def _make_room(self) -> None:
-        """Let every server look whether its next new pod can have the cards of its own old ones, until none can."""
+        """Let every server look whether its next new pod can have the cards of its own old ones, until none can.
+
+        A server that was removed and has no pods left is forgotten.
+        """
+        gone = [deployment for deployment in self._retired if not deployment.pods]
+        if gone:
+            self._retired = [deployment for deployment in self._retired if deployment.pods]
+            self._deployments = tuple(deployment for deployment in self._deployments if deployment not in gone)
         while any(deployment.make_room() for deployment in self._deployments):
             pass
 

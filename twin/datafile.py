@@ -77,6 +77,14 @@ class Entry:
             return default
         raise self.fail(key, expected="one of " + ", ".join(choices), found=value)
 
+    def words(self, key: str) -> tuple[str, ...]:
+        """Return a list of texts, none where it is absent; a text alone is a list of one."""
+        value = self._get(key)
+        found = [value] if isinstance(value, str) else [] if value is None else value
+        if not isinstance(found, list) or not all(isinstance(word, str) and word for word in found):
+            raise self.fail(key, expected="a list of texts", found=value)
+        return tuple(found)
+
     def flag(self, key: str, *, default: bool = False) -> bool:
         """Return true or false."""
         value = self._get(key)

@@ -155,6 +155,26 @@ class Deployment:
             self._end(pod, "node_loss")
         self.gateway.lose(lost, "node_lost")
 
+    def evict(self, pods: Sequence[Pod]) -> None:
+        """Take *pods* away as a scale-down does, and make others for them."""
+        self._remove([pod for pod in pods if pod.phase != "draining"])
+        self._reconcile()
+        self._freed()
+
+    def hold_start(self, pod: Pod) -> None:
+        """Let a starting *pod* not get ready, until it is told to start again."""
+        assert pod.phase == "starting", f"{pod.name}: only a start can be held up, it is {pod.phase}"
+        pod.cancel_calls()
+
+    def start_again(self, pod: Pod) -> None:
+        """Let a *pod* whose start was held up begin it anew."""
+        self._start(pod, after_s=0.0)
+
+    def retire(self) -> None:
+        """Serve nobody any more: what waits fails, what runs is finished, and all pods go."""
+        self.gateway.shut()
+        self.obey(self.wish._replace(t_s=self._env.now, replicas=0))
+
     def replace_lost(self) -> None:
         """Make pods for those that were killed."""
         self._reconcile()
@@ -187,7 +207,8 @@ class Deployment:
         )
         self._pods_made += 1
         self._pod_log.add(life)
-        pod = Pod(engine=self._spec.engines[model, wish.accelerator], max_batch=wish.max_batch, life=life)
+        engine = self._spec.engines[model, wish.accelerator]
+        pod = Pod(engine=engine, max_batch=wish.max_batch, life=life, revision=wish.revision)
         pod.claim = Claim(type=life.type, cards=life.cards, granted=partial(self._schedule, pod))
         self.pods.append(pod)
         self._ledger.ask(pod.claim)

@@ -33,6 +33,7 @@ class Gateway:
         self._requeue = server.crash_policy == "requeue"
         self._router = make_router(server.router, rng)
         self._choose = self._router.choose
+        self._shut = False
         self.replicas: Sequence[Replica] = self._router.replicas
 
     def submit(self, prompt_tokens: int, output_tokens: int) -> None:
@@ -66,7 +67,9 @@ class Gateway:
 
     def take_back(self, requests: Sequence[Request]) -> None:
         """Find a new place for requests that their pod does not serve; they go before those that arrived later."""
-        if requests:
+        if self._shut:
+            self._fail(requests, "server_removed")
+        elif requests:
             self.backlog = deque(sorted((*requests, *self.backlog), key=arrival_order))
             self._dispatch_soon()
 
@@ -76,6 +79,15 @@ class Gateway:
             self.requeued += len(requests)
             self.take_back(requests)
             return
+        self._fail(requests, reason)
+
+    def shut(self) -> None:
+        """Fail what waits, and from now on whatever comes back: the server is being removed."""
+        self._shut = True
+        self._fail(tuple(self.backlog), "server_removed")
+        self.backlog.clear()
+
+    def _fail(self, requests: Sequence[Request], reason: str) -> None:
         self.failed += len(requests)
         for request in requests:
             self._requests.add_failed(request, self._env.now, reason)

@@ -57,7 +57,8 @@ class Pod:
 
     replica is there while the pod is ready or draining. due is the next step of its life that is known in advance (the
     end of its start or of its drain), mishap the one that is not (a crash, the end of patience with a drain).
-    finished_tokens counts the output of finished requests; it and series begin anew with every life.
+    finished_tokens counts the output of finished requests; it and series begin anew with every life. revision is the
+    one of the wish that it was made for.
     """
 
     __slots__ = (
@@ -72,12 +73,14 @@ class Pod:
         "phase",
         "replica",
         "restarts",
+        "revision",
         "series",
         "since_s",
     )
 
-    def __init__(self, *, engine: Engine, max_batch: int, life: PodLife) -> None:
+    def __init__(self, *, engine: Engine, max_batch: int, life: PodLife, revision: int = 0) -> None:
         self.engine = engine
+        self.revision = revision
         self.max_batch = max_batch
         self.life = life
         self.phase: PodPhase = "pending"

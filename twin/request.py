@@ -20,7 +20,10 @@ class Outcome(IntEnum):
     UNFINISHED = 3
 
 
-REASONS = ("", "queue_full", "never_fits", "draining", "crashed", "node_lost", "drain_timeout", "no_pod")
+REASONS = (
+    *("", "queue_full", "never_fits", "draining", "crashed", "node_lost", "drain_timeout", "no_pod"),
+    "server_removed",
+)
 """What the reason codes of a log mean; the empty reason belongs to finished and unfinished requests."""
 
 _REASON_CODES = {reason: code for code, reason in enumerate(REASONS)}

@@ -10,13 +10,14 @@ from twin.pod import Pod
 
 
 class Wish(NamedTuple):
-    """What was asked for one server at t_s; absolute."""
+    """What was asked for one server at t_s; absolute. Pods of another revision, whatever it means, are replaced."""
 
     t_s: float
     server: str
     accelerator: str
     replicas: int
     max_batch: int
+    revision: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +30,11 @@ class Plan:
 
 def fits(pod: Pod, wish: Wish, *, live: bool) -> bool:
     """Tell whether *pod* is of the kind that is wished; a max batch that is changed *live* makes no other kind."""
-    return pod.life.accelerator == wish.accelerator and (live or pod.max_batch == wish.max_batch)
+    return (
+        pod.life.accelerator == wish.accelerator
+        and (live or pod.max_batch == wish.max_batch)
+        and pod.revision == wish.revision
+    )
 
 
 def plan(pods: Sequence[Pod], wish: Wish, *, live: bool) -> Plan:

@@ -42,7 +42,7 @@ def test_a_run_starts_with_ready_pods_as_far_as_capacity_allows() -> None:
     view = cluster.snapshot()
     assert (view.servers["s"].ready, view.servers["t"].ready, view.servers["t"].pending) == (2, 1, 1)
     assert (view.capacity["A"].used, view.capacity["A"].total) == (4, 5)
-    assert [tuple(wish) for wish in cluster.wishes] == [(0.0, "s", "A", 2, 1), (0.0, "t", "2xA", 2, 4)]
+    assert [tuple(wish) for wish in cluster.wishes] == [(0.0, "s", "A", 2, 1, 0), (0.0, "t", "2xA", 2, 4, 0)]
 
 
 def test_a_new_pod_is_ready_after_scheduling_and_start_up() -> None:

@@ -216,3 +216,12 @@ def test_a_lenient_entry_takes_what_is_absent_as_zero() -> None:
     row = entry({"rate": -3}, lenient=True)
     assert (row.text("name"), row.whole("count", at_least=1), row.number("rate", at_least=0)) == ("", 0, -3.0)
     assert row.children("rows") == []
+
+
+def test_a_list_of_words_may_be_one_word_or_absent() -> None:
+    """`verbs: get` and `verbs: [get]` mean the same to who writes them."""
+    file = entry({"one": "get", "two": ["get", "list"], "none": None, "bad": ["get", 1]})
+    assert [file.words(key) for key in ("one", "two", "none", "absent")] == [("get",), ("get", "list"), (), ()]
+    with pytest.raises(SpecError) as error:
+        file.words("bad")
+    assert line_of(error) == 'server-data.json: bad: expected a list of texts, found ["get", 1]'
