@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from loop.queueing import Floats, Ints, ReplicaColumns
+from loop.chain import Floats, Ints
+from loop.queueing import ReplicaColumns
 
 SolverName = Literal["greedy", "exact"]
 Objective = Literal["value", "cost"]
@@ -83,10 +84,12 @@ class CandidateTable:
     """All candidates of all servers: row k belongs to servers[server[k]], rows of a server are neighbours.
 
     Rows start[i]..start[i+1] are those of server i. accelerator indexes accelerators (-1: none), type indexes types,
-    units are cards and unit_costs cents/h per replica, columns the parameters of one replica. score is what a solver
+    units are cards and unit_costs cents/h per replica, columns the parameters of one replica,
+    wanted_batch its batch before memory and the cap cut it. score is what a solver
     makes least. A row whose verdict is not GOOD cannot be taken; best_itl and best_ttft [ms] then say what would be
     attainable. need is the rate of the whole server, rate_max that by which replicas are counted and limit the highest
-    that meets the targets, both of one replica [requests/ms]. said are the server's data (catalog.SAID). problem says
+    that meets the targets, both of one replica [requests/ms]; binding says
+    what binds (index into rates.BINDING, -1 without load). said are the server's data (catalog.SAID). problem says
     why a server has no rows at all.
     """
 
@@ -102,6 +105,7 @@ class CandidateTable:
     type: Ints
     units: Ints
     columns: ReplicaColumns
+    wanted_batch: Ints
     replicas: Ints
     unit_costs: Floats
     cost: Floats
@@ -112,6 +116,7 @@ class CandidateTable:
     rho: Floats
     rate_max: Floats
     limit: Floats
+    binding: Ints
     verdict: Ints
     best_itl: Floats
     best_ttft: Floats

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.queueing import Floats, Ints
+from loop.chain import Floats, Ints
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,21 @@ if TYPE_CHECKING:
     from loop.spec import ServerData, SystemData
 
 LAW = ("alpha", "beta", "gamma", "count", "batch", "at_tokens", "kv_tokens")
-SAID = ("rate", "in", "out", "batch", "queue", "least", "itl", "ttft", "tps", "accelerator", "replicas", "cost")
+SAID = (
+    "rate",
+    "in",
+    "out",
+    "batch",
+    "queue",
+    "least",
+    "itl",
+    "ttft",
+    "tps",
+    "accelerator",
+    "replicas",
+    "batch_now",
+    "cost",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +173,7 @@ def _said(data: SystemData, settings: OptimizerSettings, catalog: Catalog, serve
         tps,
         now,
         current.replicas,
+        current.max_batch,
         present_cost(data, server, settings),
     )
 

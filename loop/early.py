@@ -16,24 +16,16 @@ import numpy as np
 
 from loop.candidates import GOOD, ITL_SHORT, NO_LAW, TARGET_SHORT, CandidateTable, OptimizerSettings
 from loop.catalog import make_catalog, make_pairs
-from loop.queueing import (
-    RATE_MAX_SHARE,
-    RATE_MIN_SHARE,
-    Floats,
-    Metrics,
-    Model,
-    ReplicaColumns,
-    analyze,
-    make_chain,
-)
+from loop.chain import Floats, make_chain
+from loop.queueing import RATE_MAX_SHARE, RATE_MIN_SHARE, Metrics, Model, ReplicaColumns, analyze
 from loop.rates import Targets, blocks, highest_rates
-from loop.sizing import MS_PER_MIN
+from loop.sizing import MS_PER_MIN, transition_value
 from loop.solvers.exact import solve_exact
 from loop.solvers.greedy import solve_greedy
 from loop.solvers.problem import Answer, make_problem
 
 if TYPE_CHECKING:
-    from loop.queueing import Rows
+    from loop.chain import Rows
     from loop.spec import SystemData
 
 QUEUE_PER_BATCH = 9  # the system holds ten batches, one of them in service
@@ -68,7 +60,8 @@ def optimize_early(data: SystemData, settings: OptimizerSettings) -> EarlySoluti
     """Return what each server of *data* should have, by the model and (solver greedy) the order of mid 2025."""
     table = size_early(data)
     capacity = None if data.optimizer.unlimited else table.capacity.tolist()
-    problem = make_problem(table, capacity=capacity)
+    # Equal values go by name, not by latency: so they fell when a control loop of that time was recorded.
+    problem = make_problem(replace(table, itl=np.zeros_like(table.itl)), capacity=capacity)
     if settings.solver == "greedy":
         weight = [1.0 + 1.0 / (1.0 + priority) for priority in problem.priority]
         answer: Answer = solve_greedy(replace(problem, weight=weight))
@@ -134,10 +127,7 @@ def size_early(data: SystemData) -> CandidateTable:
     replicas = np.ceil(need / np.where(sized.rate > 0.0, sized.rate, np.inf)).astype(np.int64)
     unit_costs = catalog.cost[pairs.accelerator] * law["count"]
     cost = unit_costs * replicas
-    saving = cost - said["cost"]
-    same = said["accelerator"] == pairs.accelerator
-    unchanged = same & (said["replicas"] == replicas)
-    value = np.where(unchanged, 0.0, np.where(same, saving, saving + 0.1 * (cost + said["cost"])))
+    value = transition_value(said, accelerator=pairs.accelerator, replicas=replicas, cost=cost)
     return CandidateTable(
         servers=tuple(server.name for server in servers),
         priority=np.array([data.priority(server.service_class) for server in servers], dtype=np.int64),
@@ -151,6 +141,7 @@ def size_early(data: SystemData) -> CandidateTable:
         type=catalog.type[pairs.accelerator],
         units=law["count"].astype(np.int64) * catalog.multiplicity[pairs.accelerator],
         columns=columns,
+        wanted_batch=batch,
         replicas=replicas,
         unit_costs=unit_costs,
         cost=cost,
@@ -161,6 +152,7 @@ def size_early(data: SystemData) -> CandidateTable:
         rho=sized.rho,
         rate_max=sized.rate,
         limit=sized.rate,
+        binding=np.zeros(count, dtype=np.int64),
         verdict=verdict,
         best_itl=sized.best_itl,
         best_ttft=np.zeros(count),

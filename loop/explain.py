@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.chain import Ints, Rows
+from loop.concurrency import Tuned, tune
 from loop.queueing import analyze, make_model
-from loop.reasons import binding, runner_up, why_none, why_short
-from loop.sizing import MS_PER_MIN
+from loop.reasons import batch_cut, binding, runner_up, why_none, why_short
+from loop.sizing import MS_PER_MIN, transition_value
 from loop.solution import Assignment, Part
 from loop.solvers.problem import Answer, Choice, Problem
 
 if TYPE_CHECKING:
     from loop.candidates import CandidateTable, OptimizerSettings
     from loop.solvers.several import SeveralAnswer
-
-_Latency = tuple[float | None, float | None, float | None]
 
 
 def explain(
@@ -44,10 +46,8 @@ def explain_several(
     choices, dropped = _kept(table, problem, idle, settings)
     assignments = _assign(table, problem, choices, settings)
     taken = [choice for parts in answer.parts.values() for choice in parts]
-    rows = np.array([choice.row for choice in taken], dtype=np.intp)
-    words = dict(zip(rows.tolist(), binding(table, rows, settings), strict=True))
     for i, parts in answer.parts.items():
-        found = [words[part.row] for part in parts]
+        found = [binding(table, part.row) for part in parts]
         assignments[table.servers[i]] = _joined(table, parts, value=answer.value[i], words=found)
     left = _left(problem, taken)
     return assignments, _unserved(
@@ -76,11 +76,25 @@ def _assign(
 ) -> dict[str, Assignment]:
     servers = sorted(choices)
     rows = np.array([choices[i].row for i in servers], dtype=np.intp)
-    partial = _partial(table, [choices[i] for i in servers], settings)
+    replicas = np.array([choices[i].replicas for i in servers], dtype=np.int64)
+    tuned = tune(table, rows, replicas, settings)
+    words = [binding(table, choices[i].row) for i in servers]
+    values = _values(table, rows, replicas, settings)
     return {
-        table.servers[i]: _assignment(table, problem, choices[i], word=word, partial=partial.get(choices[i].row))
-        for i, word in zip(servers, binding(table, rows, settings), strict=True)
+        table.servers[i]: _assignment(table, problem, choices[i], _Figures(tuned, k, words[k], values[k]), settings)
+        for k, i in enumerate(servers)
     }
+
+
+def _values(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings) -> list[float]:
+    """Return the value of each row with the replicas it gets; the original scales that of the whole."""
+    whole = np.maximum(table.replicas[rows], 1)
+    if settings.compat:
+        return [float(value) for value in table.value[rows] * np.where(replicas > 0, replicas / whole, 1.0)]
+    said = {name: table.said[name][rows] for name in ("accelerator", "replicas", "cost")}
+    cost = table.unit_costs[rows] * replicas
+    values = transition_value(said, accelerator=table.accelerator[rows], replicas=replicas, cost=cost)
+    return [float(value) for value in values]
 
 
 def _unserved(
@@ -100,24 +114,6 @@ def _left(problem: Problem, choices: Iterable[Choice]) -> list[int]:
     for choice in choices if problem.capacity is not None else ():
         left[problem.type[choice.row]] -= problem.units[choice.row] * choice.replicas
     return left
-
-
-def _partial(table: CandidateTable, choices: Sequence[Choice], settings: OptimizerSettings) -> dict[int, _Latency]:
-    """Return ITL, TTFT and rho of the rows that got fewer replicas than they asked for, at the load these get.
-
-    The original reports those of the whole; in compat so do we.
-    """
-    part = [choice for choice in choices if choice.replicas < table.replicas[choice.row]]
-    if not part or settings.compat:
-        return {}
-    rows = np.array([choice.row for choice in part], dtype=np.intp)
-    rate = table.need[rows] / np.array([choice.replicas for choice in part])
-    seen = analyze(make_model(table.columns.take(rows)), rate)
-    figures = zip(seen.itl.tolist(), seen.ttft.tolist(), seen.rho.tolist(), strict=True)
-    return {
-        int(row): (itl, ttft if np.isfinite(ttft) else None, rho)
-        for row, (itl, ttft, rho) in zip(rows.tolist(), figures, strict=True)
-    }
 
 
 def _joined(table: CandidateTable, parts: Sequence[Choice], *, value: float, words: Sequence[str]) -> Assignment:
@@ -159,25 +155,49 @@ def _joined(table: CandidateTable, parts: Sequence[Choice], *, value: float, wor
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What belongs to the choice at *position* of those tuned together."""
+
+    tuned: Tuned
+    position: int
+    word: str
+    value: float
+
+    @property
+    def batch(self) -> int:
+        return int(self.tuned.batch[self.position])
+
+    @property
+    def latencies(self) -> tuple[float, float | None, float]:
+        """Return ITL, TTFT (None where it has no bound) and the busy share."""
+        ttft = float(self.tuned.ttft[self.position])
+        bounded = ttft if math.isfinite(ttft) else None
+        return float(self.tuned.itl[self.position]), bounded, float(self.tuned.rho[self.position])
+
+
 def _assignment(
-    table: CandidateTable, problem: Problem, choice: Choice, *, word: str, partial: _Latency | None
+    table: CandidateTable, problem: Problem, choice: Choice, figures: _Figures, settings: OptimizerSettings
 ) -> Assignment:
-    i = int(table.server[choice.row])
     row, replicas = choice.row, choice.replicas
     candidate = table.candidate(row)
     share = replicas / candidate.replicas if candidate.replicas else 1.0
-    itl, ttft, rho = partial or (candidate.itl_ms, candidate.ttft_ms, candidate.rho)
+    itl, ttft, rho = figures.latencies
     need_rpm = float(table.need[row]) * MS_PER_MIN
     used = need_rpm / (candidate.rate_max_rpm * replicas) if candidate.rate_max_rpm * replicas > 0.0 else 0.0
-    other = runner_up(table, problem, i, row)
+    other = runner_up(table, problem, int(table.server[row]), row)
     details: dict[str, object] = {
-        "binding": word,
+        "binding": figures.word,
         "rateMaxRpm": candidate.rate_max_rpm,
         "utilisation": used,
         "replicasWanted": candidate.replicas,
         "units": candidate.units_per_replica * replicas,
         "type": candidate.type,
+        "maxBatchAllowed": candidate.max_batch,
     }
+    cut = batch_cut(table, row, settings)
+    if cut:
+        details["maxBatchCut"] = cut
     if other is not None:
         details["runnerUp"] = {
             "accelerator": other.accelerator,
@@ -186,12 +206,12 @@ def _assignment(
             "value": other.value,
         }
     return Assignment(
-        server=table.servers[i],
+        server=table.servers[int(table.server[row])],
         accelerator=candidate.accelerator,
         replicas=replicas,
-        max_batch=candidate.max_batch,
+        max_batch=figures.batch,
         cost_cents_per_h=candidate.cost_cents_per_h * share,
-        value=candidate.value * share,
+        value=figures.value,
         itl_ms=itl,
         ttft_ms=ttft,
         rho=rho,
@@ -213,6 +233,8 @@ def _reason(table: CandidateTable, row: int, choice: Choice, details: Mapping[st
     )
     if choice.replicas < table.replicas[row]:
         line = f"capacity: {choice.replicas} of {table.replicas[row]} replicas; {line}"
+    if "maxBatchCut" in details:
+        line += f"; {details['maxBatchCut']}"
     other = details.get("runnerUp")
     if isinstance(other, dict):
         line += f"; next {other['replicas']} × {other['accelerator']} for {other['cost']:.6g}"

@@ -12,13 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Rows = NDArray[np.intp]
+from loop.chain import Chain, Floats, Ints, Rows, make_chain, occupancy
 
 TOKEN_BUDGET = 8192
 RATE_MIN_SHARE = 0.001  # the lowest rate looked at is this share of the service rate of a lone request
-RATE_MAX_SHARE = 0.999  # the highest is this share of the service rate of a full batch
+RATE_MAX_SHARE = 0.999  # the highest, unless told otherwise, is this share of the service rate of a full batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +38,10 @@ class ReplicaColumns:
 
     def __len__(self) -> int:
         return len(self.alpha)
+
+    def as_column(self) -> ReplicaColumns:
+        """Return the rows as columns of a matrix, for figures that have a column per batch."""
+        return ReplicaColumns(*(getattr(self, name)[:, None] for name in ReplicaColumns.__slots__))
 
     def take(self, rows: Rows) -> ReplicaColumns:
         """Return the given rows."""
@@ -72,132 +74,6 @@ def replica_columns(
     )
     a, b, g, tokens_in, tokens_out, batch, queue, budget = (np.array(row, dtype=np.float64) for row in rows)
     return ReplicaColumns(a, b, g, tokens_in, tokens_out, batch.astype(np.int64), queue, budget)
-
-
-@dataclass(frozen=True, slots=True)
-class Chain:
-    """The birth-death chain of each row: states 0..max_batch, then a geometric tail of max_queue waiting states.
-
-    log_services[i, n] is the sum of ln(service rate) of states 1..n, inf where n > max_batch (no such state).
-    """
-
-    states: Floats
-    powers: Floats
-    log_services: Floats
-    log_service_full: Floats
-    max_batch: Floats
-    max_queue: Floats
-
-    def take(self, rows: Rows) -> Chain:
-        """Return the given rows."""
-        return Chain(
-            self.states,
-            self.powers,
-            self.log_services[rows],
-            self.log_service_full[rows],
-            self.max_batch[rows],
-            self.max_queue[rows],
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Occupancy:
-    """The steady state of each row: mean requests in service and waiting, and requests/ms that complete.
-
-    loss is the probability that an arrival finds the queue full, idle that it finds nobody.
-    """
-
-    in_service: Floats
-    waiting: Floats
-    throughput: Floats
-    loss: Floats
-    idle: Floats
-
-
-def make_chain(service_times: Floats, *, max_batch: Ints, max_queue: Floats) -> Chain:
-    """Return the chain whose state n serves at n / service_times[i, n-1]; columns beyond max_batch are ignored."""
-    rows, columns = service_times.shape
-    states = np.arange(columns + 1, dtype=np.float64)
-    log_rates = np.log(states[1:] / service_times)
-    log_services = np.zeros((rows, columns + 1))
-    np.cumsum(log_rates, axis=1, out=log_services[:, 1:])
-    log_services[states[None, :] > max_batch[:, None]] = np.inf
-    full = log_rates[np.arange(rows), max_batch - 1]
-    powers = np.stack([np.ones_like(states), states], axis=1)
-    return Chain(states, powers, log_services, full, max_batch.astype(np.float64), max_queue)
-
-
-def occupancy(chain: Chain, rate: Floats) -> Occupancy:
-    """Return the steady state when requests arrive at *rate* > 0 [requests/ms] in every state that admits them.
-
-    The weight of state n is rate^n / (product of service rates), kept in logarithms of which the largest is taken off.
-    The waiting states N+1..N+Q are a geometric series with ratio rate / (service rate of a full batch): closed form,
-    any Q. An unbounded queue at a ratio >= 1 has no steady state: the answer is inf waiting at full throughput.
-    """
-    weights = np.multiply(np.log(rate)[:, None], chain.states)
-    weights -= chain.log_services
-    if not chain.max_queue.any():
-        weights -= weights.max(axis=1)[:, None]
-        np.exp(weights, out=weights)
-        sums = weights @ chain.powers
-        total = sums[:, 0]
-        loss = weights[np.arange(len(rate)), chain.max_batch.astype(np.intp)] / total
-        none = np.zeros_like(total)
-        return Occupancy(sums[:, 1] / total, none, rate * (1.0 - loss), loss, weights[:, 0] / total)
-    return _with_queue(chain, rate, weights)
-
-
-def _with_queue(chain: Chain, rate: Floats, weights: Floats) -> Occupancy:
-    """Return the steady state where some queue is not empty, from the logarithms of the weights of states 0..N."""
-    queue = chain.max_queue
-    log_ratio = np.log(rate) - chain.log_service_full
-    unstable = np.isinf(queue) & (log_ratio >= 0.0)
-    log_ratio = np.where(unstable, -1e-12, log_ratio)
-    log_full = weights[np.arange(len(rate)), chain.max_batch.astype(np.intp)]
-    rising = log_ratio > 0.0
-    # Where the tail rises its last state is the heaviest, so the tail is summed backwards from there.
-    last = log_full + np.where(rising, queue * log_ratio, 0.0)
-    top = np.maximum(weights.max(axis=1), last)
-    weights -= top[:, None]
-    np.exp(weights, out=weights)
-    sums = weights @ chain.powers
-    tail, tail_waiting, blocked = _tail(-np.abs(log_ratio), queue, rising=rising)
-    anchor = np.exp(last - top)
-    tail, tail_waiting, blocked = anchor * tail, anchor * tail_waiting, anchor * blocked
-    total = sums[:, 0] + tail
-    in_service = (sums[:, 1] + chain.max_batch * tail) / total
-    throughput = rate * ((total - blocked) / total)
-    waiting = tail_waiting / total
-    if unstable.any():
-        throughput = np.where(unstable, np.exp(chain.log_service_full), throughput)
-        in_service = np.where(unstable, chain.max_batch, in_service)
-        waiting = np.where(unstable, np.inf, waiting)
-    return Occupancy(in_service, waiting, throughput, blocked / total, weights[:, 0] / total)
-
-
-def _tail(log_ratio: Floats, queue: Floats, *, rising: NDArray[np.bool_]) -> tuple[Floats, Floats, Floats]:
-    """Return sums over the waiting states j = 1..queue of x^j and j·x^j, and the weight of the last state.
-
-    x = exp(log_ratio) <= 1. Where *rising*, the weights run backwards: that of state j is x^(queue - j).
-    """
-    x = np.exp(log_ratio)
-    gap = -np.expm1(log_ratio)
-    bounded = np.where(np.isinf(queue), 0.0, queue)
-    last = np.where(np.isinf(queue), 0.0, np.exp(bounded * log_ratio))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ones = np.where(np.isinf(queue), 1.0, -np.expm1(bounded * log_ratio)) / gap  # 1 + x + ... + x^(queue-1)
-        # x + 2x^2 + ... + queue·x^queue; it cancels where queue·(1-x) is small, so there is a series for that below.
-        firsts = x * (ones - bounded * last) / gap
-    flat = ~np.isinf(queue) & (bounded * -log_ratio < 1e-3)
-    if flat.any():
-        half = bounded * (bounded + 1.0) / 2.0
-        squares = half * (2.0 * bounded + 1.0) / 3.0
-        ones = np.where(log_ratio == 0.0, bounded, ones)
-        firsts = np.where(flat, half + log_ratio * squares + log_ratio**2 / 2.0 * half**2, firsts)
-    forward = x * ones
-    # Backwards: sum of (Q - i)·x^i over i = 0..Q-1, which is Q·ones less the sum of i·x^i.
-    backward = bounded * ones - (firsts - bounded * last)
-    return np.where(rising, ones, forward), np.where(rising, backward, firsts), np.where(rising, 1.0, last)
 
 
 @dataclass(frozen=True, slots=True)
@@ -310,8 +186,11 @@ def _batch_of_chunks(columns: ReplicaColumns, chunks: Floats) -> Floats:
     return _Wide(columns.in_tokens, columns.out_tokens, columns.token_budget).batch(chunks)
 
 
-def make_model(columns: ReplicaColumns) -> Model:
-    """Return the model of each row: tau(B) = (c(B) + m) · (alpha + B·delta(c(B))) is the service time at batch B."""
+def make_model(columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE) -> Model:
+    """Return the model of each row: tau(B) = (c(B) + m) · (alpha + B·delta(c(B))) is the service time at batch B.
+
+    share: the highest rate that is looked at, as a share of the service rate of a full batch.
+    """
     batch = np.arange(1, int(columns.max_batch.max()) + 1, dtype=np.float64)[None, :]
     chunks = prefill_chunks(columns)
     rows = np.arange(len(columns))
@@ -321,21 +200,12 @@ def make_model(columns: ReplicaColumns) -> Model:
         times = (1.0 + columns.out_tokens)[:, None] * (columns.alpha[:, None] + batch * delta[:, None])
         steady = np.ones(len(columns), dtype=np.bool_)
     else:
-        wide = ReplicaColumns(
-            columns.alpha[:, None],
-            columns.beta[:, None],
-            columns.gamma[:, None],
-            columns.in_tokens[:, None],
-            columns.out_tokens[:, None],
-            columns.max_batch[:, None],
-            columns.max_queue[:, None],
-            columns.token_budget[:, None],
-        )
+        wide = columns.as_column()
         times = (chunks + wide.out_tokens) * (wide.alpha + batch * work_per_iteration(wide, chunks))
         steady = chunks[:, 0] == chunks[rows, columns.max_batch - 1]
     full = times[rows, columns.max_batch - 1]
     chain = make_chain(times, max_batch=columns.max_batch, max_queue=columns.max_queue)
-    rate_max = RATE_MAX_SHARE * columns.max_batch / full
+    rate_max = share * columns.max_batch / full
     rate_min = RATE_MIN_SHARE / times[:, 0]
     return Model(columns, chunks, prefill_work(columns, first), delta, steady, chain, rate_min, rate_max)
 

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from loop.queueing import Floats, Metrics, Model, Rows, analyze, work_per_iteration
+from loop.chain import Floats, Ints, Rows
+from loop.queueing import RATE_MAX_SHARE, Metrics, Model, analyze, work_per_iteration
 
 Bools = NDArray[np.bool_]
 
 TOLERANCE = 1e-6  # relative, in the figure; at the ends of the range it decides what counts as met
 CLOSE = 1e-8  # relative, in the figure: where a search inside the range stops
 STEPS_MAX = 100
+BINDING = ("slo-itl", "slo-ttft", "loss", "slo-tps", "batch")  # batch: nothing but what a full batch serves
 TPS_SHARE = 0.9  # with a TPS target the rate stays below this share of the highest one
 BLOCK_CELLS = 1 << 16  # states worked on at once: half a megabyte stays in the cache of a core
 BLOCK_WASTE = 1 << 14  # states of padding that cost as much as one more group
@@ -47,12 +49,14 @@ class Targets:
 class Limits:
     """The highest rate of each row [requests/ms], nan where a target cannot be met at any rate.
 
-    itl_floor and ttft_floor are the best attainable latencies [ms], those at the lowest rate.
+    itl_floor and ttft_floor are the best attainable latencies [ms], those at the lowest rate. binding says what keeps
+    the rate from being higher: index into BINDING.
     """
 
     rate: Floats
     itl_floor: Floats
     ttft_floor: Floats
+    binding: Ints
 
 
 def blocks(sizes: NDArray[np.int64]) -> Iterator[Rows]:
@@ -87,10 +91,13 @@ def highest_rates(model: Model, targets: Targets, *, stepwise: bool = False, fig
     low, high = figures(analyze(model, model.rate_min)), figures(analyze(model, model.rate_max))
     weights = targets.weights()
     verdict, rising = _ends(low * weights, high * weights)
-    rate = np.where(targets.tps > 0.0, TPS_SHARE * model.rate_max, model.rate_max)
-    rate = np.where((verdict == LOWEST).any(axis=0), model.rate_min, rate)
-    rate = np.where((verdict == IMPOSSIBLE).any(axis=0), np.nan, rate)
-    inside = (verdict == INSIDE) & ~np.isnan(rate)
+    by_tps = TPS_SHARE * RATE_MAX_SHARE * model.chain.service_full
+    slowed = (targets.tps > 0.0) & (by_tps < model.rate_max)
+    limits = _Limited(np.where(slowed, by_tps, model.rate_max), np.where(slowed, 3, 4))
+    for i, at_once in enumerate(verdict == LOWEST):
+        limits.lower(np.flatnonzero(at_once), model.rate_min, i)
+    limits.rate[(verdict == IMPOSSIBLE).any(axis=0)] = np.nan
+    inside = (verdict == INSIDE) & ~np.isnan(limits.rate)
     weights = np.where(inside, weights, 0.0)
     # Ratios that rise without jumps are searched together: the largest is the first to reach its target. The others
     # are searched one by one, as the original does everywhere.
@@ -98,16 +105,31 @@ def highest_rates(model: Model, targets: Targets, *, stepwise: bool = False, fig
     rows = np.flatnonzero(together)
     if len(rows):
         search = _Search(model.take(rows), weights[:, rows], figures)
-        found = search.interpolate(low[:, rows], high[:, rows], stepwise=stepwise)
-        rate[rows] = np.minimum(rate[rows], found)
+        found, which = search.interpolate(low[:, rows], high[:, rows], stepwise=stepwise)
+        limits.lower(rows, found, which)
     for i, wanted in enumerate(inside & ~together):
         rows = np.flatnonzero(wanted)
         if len(rows):
             alone = np.zeros((len(weights), len(rows)))
             alone[i] = weights[i, rows]
-            found = _Search(model.take(rows), alone, figures).bisect(rising=rising[i, rows])
-            rate[rows] = np.minimum(rate[rows], found)
-    return Limits(rate, low[0], low[1])
+            limits.lower(rows, _Search(model.take(rows), alone, figures).bisect(rising=rising[i, rows]), i)
+    return Limits(limits.rate, low[0], low[1], limits.binding)
+
+
+@dataclass(frozen=True, slots=True)
+class _Limited:
+    """The rates found so far and what binds them."""
+
+    rate: Floats
+    binding: Ints
+
+    def lower(self, rows: Rows, rate: Floats, which: Ints | int) -> None:
+        """Take *rate* of the given rows, by *which* target, where it is lower."""
+        if len(rows):
+            found = rate if len(rate) == len(rows) else rate[rows]
+            lower = found < self.rate[rows]
+            self.binding[rows] = np.where(lower, which, self.binding[rows])
+            self.rate[rows] = np.where(lower, found, self.rate[rows])
 
 
 FREE, LOWEST, INSIDE, IMPOSSIBLE = range(4)
@@ -149,38 +171,43 @@ class _Search:
             model, weights = model.take(left), weights[:, left]
         return rate
 
-    def interpolate(self, at_low: Floats, at_high: Floats, *, stepwise: bool) -> Floats:
+    def interpolate(self, at_low: Floats, at_high: Floats, *, stepwise: bool) -> tuple[Floats, Ints]:
         """Search by Chandrupatla's method (inverse quadratic interpolation, else halving), for ratios without jumps.
 
+        Return the rates and which figure is the largest there.
         It works on ln(ratio) over the batch that the fluid limit has at the rate, x = rate·tau(x), where the figures
         are nearly straight lines.
         """
         model, weights = self.model, self.weights
         fixed, slope = _fluid(model)
         a, b = (rate * fixed / (1.0 - rate * slope) for rate in (model.rate_min, model.rate_max))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            fa, fb = (np.log((ends * weights).max(axis=0)) for ends in (at_low, at_high))
-            share = fa / (fa - fb)
+        with np.errstate(divide="ignore"):
+            fa, fb = np.log(at_low * weights), np.log(at_high * weights)
+        share = np.clip(_secant(fa, fb)[0], 0.02, 0.98)
         root, over, rows = np.full(len(a), np.nan), np.zeros(len(a)), np.arange(len(a))
-        share = np.clip(np.where(np.isfinite(share), share, 0.5), 0.02, 0.98)
+        which = np.zeros(len(a), dtype=np.int64)
+        close = CLOSE if stepwise else TOLERANCE
         for _ in range(STEPS_MAX):
             x = a + share * (b - a)
             rate = x / (fixed + slope * x)
             with np.errstate(divide="ignore"):
-                f = np.log(self._pressure(model, rate, weights))
-            same = np.sign(f) == np.sign(fa)
+                f = np.log(self.figures(analyze(model, rate)) * weights)
+            largest = f.argmax(axis=0)
+            f_max = f[largest, np.arange(len(x))]
+            same = (f_max > 0.0) == (fa.max(axis=0) > 0.0)
             c, fc = np.where(same, a, b), np.where(same, fa, fb)
             b, fb = np.where(same, b, a), np.where(same, fb, fa)
             a, fa = x, f
-            root[rows], over[rows] = rate, f
-            left = np.flatnonzero((np.abs(f) > CLOSE) & (np.abs(b - a) > 1e-14 * np.abs(a)))
+            root[rows], over[rows], which[rows] = rate, f_max, largest
+            left = np.flatnonzero((np.abs(f_max) > close) & (np.abs(b - a) > 1e-14 * np.abs(a)))
             if not len(left):
                 break
-            rows, model, weights = rows[left], model.take(left), weights[:, left]
-            fixed, slope = fixed[left], slope[left]
-            a, b, fa, fb = a[left], b[left], fa[left], fb[left]
-            share = _share((a, b, c[left]), (fa, fb, fc[left]))
-        return self._step_of_bisection(root, over) if stepwise else root
+            if len(left) < len(rows):
+                rows, model, weights = rows[left], model.take(left), weights[:, left]
+                fixed, slope = fixed[left], slope[left]
+                a, b, c, fa, fb, fc = a[left], b[left], c[left], fa[:, left], fb[:, left], fc[:, left]
+            share = _share((a, b, c), (fa, fb, fc))
+        return (self._step_of_bisection(root, over) if stepwise else root), which
 
     def _step_of_bisection(self, root: Floats, over: Floats) -> Floats:
         """Return where a bisection that stops within TOLERANCE of the target would stop.
@@ -216,13 +243,29 @@ def _fluid(model: Model) -> tuple[Floats, Floats]:
     return np.where(fixed > 0.0, fixed, 1.0), np.where(fixed > 0.0, slope, 0.0)
 
 
+def _secant(fa: Floats, fb: Floats) -> tuple[Floats, Ints]:
+    """Return the share of the way from a to b where the first of the figures is 0 on a straight line, and which it is.
+
+    A root of the largest figure lies between: only a figure of opposite signs at the ends may be it. Each figure is
+    drawn by itself, for the largest of several has kinks.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        shares = fa / (fa - fb)
+    shares[np.isnan(shares)] = 0.5  # infinitely far below at one end
+    up = fb.max(axis=0) > 0.0
+    shares = np.where(up, np.where(fb > 0.0, shares, np.inf), np.where(fa > 0.0, -shares, np.inf))
+    first = shares.argmin(axis=0)
+    return np.abs(shares[first, np.arange(len(first))]), first
+
+
 def _share(points: tuple[Floats, Floats, Floats], values: tuple[Floats, Floats, Floats]) -> Floats:
     """Return the share of the way from a to b to try next: interpolated where Chandrupatla's test trusts it, else half.
 
-    a is the last point, b the one on the other side of the root, c the one before.
+    a is the last point, b the one on the other side of the root, c the one before; a row of values per figure.
     """
     a, b, c = points
-    fa, fb, fc = values
+    _, first = _secant(values[0], values[1])
+    fa, fb, fc = (value[first, np.arange(len(a))] for value in values)
     with np.errstate(all="ignore"):
         xi, phi = (a - b) / (c - b), (fa - fb) / (fc - fb)
         trusted = (phi**2 < xi) & ((1.0 - phi) ** 2 < 1.0 - xi)

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from loop.candidates import (
     BAD_LOAD,
     GOOD,
@@ -17,17 +15,13 @@ from loop.candidates import (
     TOO_MANY,
     TTFT_SHORT,
 )
-from loop.queueing import analyze, make_model
-from loop.rates import TPS_SHARE, blocks
+from loop.rates import BINDING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loop.candidates import CandidateTable, OptimizerSettings
-    from loop.queueing import Rows
     from loop.solvers.problem import Problem
-
-CLOSE = 1e-3  # relative: a figure this close to its target binds
 
 
 def goal(settings: OptimizerSettings) -> float:
@@ -35,29 +29,19 @@ def goal(settings: OptimizerSettings) -> float:
     return 1.0 if settings.compat else 1.0 - settings.headroom
 
 
-def binding(table: CandidateTable, rows: Rows, settings: OptimizerSettings) -> list[str]:
-    """Return what keeps a replica of each row from taking more: slo-itl, slo-ttft, slo-tps, loss, batch; or no load."""
-    result = ["no load"] * len(rows)
-    busy = np.flatnonzero(table.limit[rows] > 0.0)
-    columns = table.columns.take(rows[busy])
-    said = {name: values[rows[busy]] for name, values in table.said.items()}
-    for part in blocks(columns.max_batch):
-        model = make_model(columns.take(part))
-        here = rows[busy[part]]
-        rate = table.limit[here]
-        seen = analyze(model, np.minimum(rate, model.rate_max))
-        share = goal(settings) * (1.0 - CLOSE)
-        itl = (said["itl"][part] > 0.0) & (seen.itl >= share * said["itl"][part])
-        ttft = (said["ttft"][part] > 0.0) & (seen.ttft >= share * said["ttft"][part])
-        loss = np.isfinite(columns.max_queue[part]) & (seen.loss >= settings.loss_max * (1.0 - CLOSE))
-        tps = (said["tps"][part] > 0.0) & (rate >= model.rate_max * TPS_SHARE * (1.0 - CLOSE))
-        # Ours stays below what a full batch serves; where that is less than the targets allow, the batch binds.
-        full = (table.rate_max[here] < rate * (1.0 - CLOSE)) & (not settings.compat)
-        tests = [full, itl, ttft, loss & (not settings.compat), tps]
-        words = np.select(tests, ["batch", "slo-itl", "slo-ttft", "loss", "slo-tps"], "batch")
-        for i, word in zip(busy[part].tolist(), words.tolist(), strict=True):
-            result[i] = word
-    return result
+def binding(table: CandidateTable, row: int) -> str:
+    """Return what keeps a replica of *row* from taking more: slo-itl, slo-ttft, slo-tps, loss, batch; or no load."""
+    index = int(table.binding[row])
+    return BINDING[index] if index >= 0 else "no load"
+
+
+def batch_cut(table: CandidateTable, row: int, settings: OptimizerSettings) -> str:
+    """Return what cut the batch of *row* below what the model's data or the server's ask for, or nothing."""
+    wanted, batch = int(table.wanted_batch[row]), int(table.columns.max_batch[row])
+    if table.accelerator[row] < 0 or batch >= wanted:
+        return ""
+    by = f"the cap of {settings.max_batch_cap}" if batch == settings.max_batch_cap else "KV memory"
+    return f"batch cut from {wanted} to {batch} by {by}"
 
 
 def why_none(table: CandidateTable, i: int, settings: OptimizerSettings) -> str:

@@ -26,7 +26,8 @@ from loop.candidates import (
     OptimizerSettings,
 )
 from loop.catalog import Catalog, Pairs, make_catalog, make_pairs
-from loop.queueing import RATE_MAX_SHARE, TOKEN_BUDGET, Floats, Ints, Model, ReplicaColumns, Rows, analyze, make_model
+from loop.chain import Floats, Ints, Rows
+from loop.queueing import RATE_MAX_SHARE, TOKEN_BUDGET, Model, ReplicaColumns, analyze, make_model
 from loop.rates import TOLERANCE, Targets, blocks, highest_rates
 
 if TYPE_CHECKING:
@@ -35,10 +36,12 @@ if TYPE_CHECKING:
     from loop.spec import ServerData, SystemData
 
 Bools = NDArray[np.bool_]
-Limit = tuple[float, float, float]  # highest rate, best attainable ITL and TTFT
+Limit = tuple[float, float, float, float]  # highest rate, best attainable ITL and TTFT, index into rates.BINDING
 
 ROUNDING = 1e-9  # a number of replicas this little above a whole one is that one
 MS_PER_MIN = 60_000.0
+NO_LOAD = -1  # in place of what binds
+BATCH_LIMIT = 1 << 20  # no batch is looked at beyond this, whatever is asked: each of its states takes memory
 
 
 class SizingCache:
@@ -75,7 +78,7 @@ def size_all(
         _size_busy(sized, busy, settings, cache)
     unit_costs = _unit_cost(sized, catalog)
     cost = unit_costs * sized.replicas
-    value, score = _values(sized, cost, settings)
+    value = transition_value(pairs.said, accelerator=sized.accelerator, replicas=sized.replicas, cost=cost)
     return CandidateTable(
         servers=tuple(server.name for server in servers),
         priority=np.array([data.priority(server.service_class or "Free") for server in servers], dtype=np.int64),
@@ -91,16 +94,18 @@ def size_all(
             sized.accelerator < 0, 0, pairs.law["count"].astype(np.int64) * catalog.multiplicity[pairs.accelerator]
         ),
         columns=_replica_columns(sized, settings),
+        wanted_batch=sized.wanted_batch,
         replicas=sized.replicas,
         unit_costs=unit_costs,
         cost=cost,
         value=value,
-        score=score,
+        score=_score(sized, cost, value, settings),
         itl=sized.itl,
         ttft=sized.ttft,
         rho=sized.rho,
         rate_max=sized.rate_max,
         limit=sized.limit,
+        binding=sized.binding,
         verdict=sized.verdict,
         best_itl=sized.best_itl,
         best_ttft=sized.best_ttft,
@@ -116,6 +121,7 @@ class _Sized:
     pairs: Pairs
     idle: Bools
     accelerator: Ints
+    wanted_batch: Ints
     batch: Ints
     replicas: Ints
     verdict: Ints
@@ -125,6 +131,7 @@ class _Sized:
     rho: Floats
     rate_max: Floats
     limit: Floats
+    binding: Ints
     best_itl: Floats
     best_ttft: Floats
 
@@ -137,6 +144,8 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Sized:
     verdict = np.zeros(rows, dtype=np.int64)
     derived = law["batch"] * law["at_tokens"] // np.maximum(said["out"], 1.0)
     batch = np.where(said["batch"] > 0.0, said["batch"], np.where(idle, law["batch"], np.maximum(derived, 1.0)))
+    wanted = np.minimum(batch, float(BATCH_LIMIT))
+    batch = wanted
     if not settings.compat:
         # Memory holds the prompt and, on average over its life, half of the output of every running request.
         room = np.floor(law["kv_tokens"] / np.maximum(said["in"] + said["out"] / 2.0, 1.0))
@@ -148,6 +157,7 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Sized:
         pairs=pairs,
         idle=idle,
         accelerator=pairs.accelerator.copy(),
+        wanted_batch=wanted.astype(np.int64),
         batch=batch.astype(np.int64),
         replicas=said["least"].astype(np.int64),
         verdict=verdict,
@@ -157,6 +167,7 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Sized:
         rho=np.zeros(rows),
         rate_max=np.zeros(rows),
         limit=np.zeros(rows),
+        binding=np.full(rows, NO_LOAD),
         best_itl=np.zeros(rows),
         best_ttft=np.zeros(rows),
     )
@@ -200,16 +211,18 @@ def _size_busy(sized: _Sized, busy: Rows, settings: OptimizerSettings, cache: Si
     """Size the pairs with load: highest rate of a replica, replicas, latencies at the load each then gets."""
     columns = _replica_columns(sized, settings).take(busy)
     targets = _targets(sized, busy, columns, settings)
-    models = [(rows, make_model(columns.take(rows))) for rows in blocks(columns.max_batch)]
-    limits = _limits(models, columns, targets, cache, stepwise=settings.compat)
+    share = RATE_MAX_SHARE if settings.compat else settings.utilisation_max
+    models = [(rows, make_model(columns.take(rows), share=share)) for rows in blocks(columns.max_batch)]
+    limits = _limits(models, columns, targets, cache, share=share, stepwise=settings.compat)
     rate = limits[:, 0].copy()
     sized.best_itl[busy], sized.best_ttft[busy] = limits[:, 1], limits[:, 2]
     sized.limit[busy] = np.nan_to_num(rate)
     sized.verdict[busy] = _verdicts(limits, targets, columns, settings)
+    sized.binding[busy] = limits[:, 3].astype(np.int64)
     good = sized.verdict[busy] == GOOD
-    for rows, model in models:
-        share = model.rate_max * (settings.utilisation_max / RATE_MAX_SHARE)
-        rate[rows] = _replica_rate(model, rate[rows], share, settings)
+    if settings.compat:
+        for rows, model in models:
+            rate[rows] = _after_loss(model, rate[rows])
     sized.rate_max[busy] = np.where(good, rate, 0.0)
     sized.replicas[busy] = _replicas(sized, busy, settings)
     sized.verdict[busy[good & (sized.replicas[busy] > settings.replicas_cap)]] = GOOD if settings.compat else TOO_MANY
@@ -252,12 +265,13 @@ def _limits(
     targets: Targets,
     cache: SizingCache,
     *,
+    share: float,
     stepwise: bool,
 ) -> Floats:
     """Return a Limit per row, remembered or searched for."""
-    keys = _keys(columns, targets, stepwise=stepwise)
+    keys = _keys(columns, targets, share=share, stepwise=stepwise)
     known = cache.get(keys)
-    limits = np.array([entry or (0.0, 0.0, 0.0) for entry in known])
+    limits = np.array([entry or (0.0, 0.0, 0.0, 0.0) for entry in known])
     unknown = np.array([entry is None for entry in known])
     for rows, model in models:
         new = np.flatnonzero(unknown[rows])
@@ -265,16 +279,17 @@ def _limits(
             here = rows[new]
             part = model if len(new) == len(rows) else model.take(new)
             found = highest_rates(part, targets.take(here), stepwise=stepwise)
-            limits[here] = np.stack([found.rate, found.itl_floor, found.ttft_floor], axis=1)
+            limits[here] = np.stack([found.rate, found.itl_floor, found.ttft_floor, found.binding], axis=1)
     new = np.flatnonzero(unknown)
-    cache.put([keys[i] for i in new.tolist()], [(a, b, c) for a, b, c in limits[new].tolist()])
+    cache.put([keys[i] for i in new.tolist()], [(a, b, c, d) for a, b, c, d in limits[new].tolist()])
     return limits
 
 
-def _keys(columns: ReplicaColumns, targets: Targets, *, stepwise: bool) -> list[bytes]:
+def _keys(columns: ReplicaColumns, targets: Targets, *, share: float, stepwise: bool) -> list[bytes]:
     """Return one key per row from all that its highest rate depends on."""
     parts = [getattr(columns, name) for name in ReplicaColumns.__slots__]
-    parts += [targets.itl, targets.ttft, targets.tps, targets.loss, np.full(len(columns), float(stepwise))]
+    parts += [targets.itl, targets.ttft, targets.tps, targets.loss]
+    parts += [np.full(len(columns), share), np.full(len(columns), float(stepwise))]
     table = np.stack(parts, axis=1).astype(np.float64)
     keys: list[bytes] = table.view(f"V{table.shape[1] * 8}").ravel().tolist()
     return keys
@@ -282,7 +297,7 @@ def _keys(columns: ReplicaColumns, targets: Targets, *, stepwise: bool) -> list[
 
 def _verdicts(limits: Floats, targets: Targets, columns: ReplicaColumns, settings: OptimizerSettings) -> Ints:
     """Return why the rows without a rate have none."""
-    rate, best_itl, best_ttft = limits.T
+    rate, best_itl, best_ttft, _ = limits.T
     itl = (targets.itl > 0.0) & (best_itl > targets.itl * (1.0 + TOLERANCE))
     ttft = (targets.ttft > 0.0) & (best_ttft > targets.ttft * (1.0 + TOLERANCE))
     # One place and no queue: the original calls the model invalid.
@@ -293,13 +308,11 @@ def _verdicts(limits: Floats, targets: Targets, columns: ReplicaColumns, setting
     return verdict
 
 
-def _replica_rate(model: Model, rate: Floats, share: Floats, settings: OptimizerSettings) -> Floats:
-    """Return the rate by which replicas are counted.
+def _after_loss(model: Model, rate: Floats) -> Floats:
+    """Return what is served of *rate*.
 
-    The original counts by what is left of the highest rate after loss, and so offers each replica more than that rate.
+    The original counts replicas by that, and so offers each replica more than the rate that meets the targets.
     """
-    if not settings.compat:
-        return np.minimum(rate, share)
     return analyze(model, np.where(np.isnan(rate), model.rate_min, rate)).throughput
 
 
@@ -327,18 +340,22 @@ def _unit_cost(sized: _Sized, catalog: Catalog) -> Floats:
     return np.where(sized.accelerator < 0, 0.0, cost)
 
 
-def _values(sized: _Sized, cost: Floats, settings: OptimizerSettings) -> tuple[Floats, Floats]:
-    """Return value (cost with the penalty of a transition from what there is) and score (what a solver makes least).
+def transition_value(said: dict[str, Floats], *, accelerator: Ints, replicas: Ints, cost: Floats) -> Floats:
+    """Return cost with the penalty of a transition from what *said* tells there is.
 
     Nothing changes: 0. The same accelerator: the difference of cost. Another: 0.1 of both costs on top.
     """
-    said = sized.pairs.said
-    same = said["accelerator"] == sized.accelerator
-    unchanged = same & (said["replicas"] == sized.replicas)
+    same = said["accelerator"] == accelerator
+    unchanged = same & (said["replicas"] == replicas)
     saving = cost - said["cost"]
-    value = np.where(unchanged, 0.0, np.where(same, saving, saving + 0.1 * (cost + said["cost"])))
+    return np.where(unchanged, 0.0, np.where(same, saving, saving + 0.1 * (cost + said["cost"])))
+
+
+def _score(sized: _Sized, cost: Floats, value: Floats, settings: OptimizerSettings) -> Floats:
+    """Return what a solver makes least: value or cost; with a band, a move to another accelerator has to save more."""
     score = value if settings.objective == "value" else cost
-    if not settings.compat and settings.band > 0.0:
-        moved = (said["accelerator"] >= 0) & (said["replicas"] > 0.0) & ~same
-        score = score + np.where(moved, settings.band * said["cost"], 0.0)
-    return value, score
+    if settings.compat or settings.band == 0.0:
+        return score
+    said = sized.pairs.said
+    moved = (said["accelerator"] >= 0) & (said["replicas"] > 0.0) & (said["accelerator"] != sized.accelerator)
+    return score + np.where(moved, settings.band * said["cost"], 0.0)
