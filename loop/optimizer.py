@@ -15,6 +15,7 @@ from loop.sizing import SizingCache, size_all
 from loop.solution import Assignment, Part, Solution
 from loop.solvers.exact import solve_exact
 from loop.solvers.greedy import fill_left_over, solve_greedy
+from loop.solvers.grouped import solve_grouped
 from loop.solvers.problem import Answer, Problem, make_problem
 from loop.solvers.several import SeveralProblem, solve_several
 
@@ -69,13 +70,25 @@ def optimize(
 
 def _solve(problem: Problem, data: SystemData, settings: OptimizerSettings) -> Answer:
     """Return the answer of the solver that the settings name; servers left over get parts by the saturation policy."""
-    flags = data.optimizer
+    flags, by_share = data.optimizer, not settings.compat
     if settings.solver == "greedy":
         return solve_greedy(
-            problem, saturation_policy=flags.saturation_policy, delayed_best_effort=flags.delayed_best_effort
+            problem,
+            saturation_policy=flags.saturation_policy,
+            delayed_best_effort=flags.delayed_best_effort,
+            by_share=by_share,
+        )
+    if flags.saturation_policy != "None" and not flags.delayed_best_effort:
+        return solve_grouped(
+            problem,
+            saturation_policy=flags.saturation_policy,
+            by_share=by_share,
+            time_limit_s=settings.time_limit_s,
+            gap=settings.gap,
         )
     answer = solve_exact(problem, time_limit_s=settings.time_limit_s, gap=settings.gap)
-    return replace(answer, choices=fill_left_over(problem, answer.choices, saturation_policy=flags.saturation_policy))
+    filled = fill_left_over(problem, answer.choices, saturation_policy=flags.saturation_policy, by_share=by_share)
+    return replace(answer, choices=filled)
 
 
 def _hold(

@@ -13,18 +13,23 @@ from itertools import groupby
 
 from loop.solvers.problem import Answer, Choice, Problem
 
+NEARLY = 0.8  # of the largest share: an option that serves so much is good enough, and the cheapest such is taken
 LAST_DELTA = math.inf  # what an option without an alternative is worth
 
 
-def solve_greedy(problem: Problem, *, saturation_policy: str = "None", delayed_best_effort: bool = False) -> Answer:
+def solve_greedy(
+    problem: Problem, *, saturation_policy: str = "None", delayed_best_effort: bool = False, by_share: bool = False
+) -> Answer:
     """Return who gets what. Servers that get nothing are absent.
 
     delayed_best_effort: parts are given when all servers have been tried, else after each group of equal priority.
+    by_share: a part is taken of the option that serves most of the load, else (as the original does) of the first one
+    with room for a replica.
     """
     if problem.capacity is None:
         first = {i: Choice(rows[0], problem.replicas[rows[0]]) for i, rows in enumerate(problem.options) if rows}
         return Answer(choices=first)
-    greedy = _Greedy(problem)
+    greedy = _Greedy(problem, by_share=by_share)
     able = [i for i, rows in enumerate(problem.options) if rows]
     able.sort(key=lambda i: problem.priority[i])
     if delayed_best_effort or problem.weight is not None:
@@ -35,11 +40,13 @@ def solve_greedy(problem: Problem, *, saturation_policy: str = "None", delayed_b
     return Answer(choices=greedy.choices)
 
 
-def fill_left_over(problem: Problem, choices: Mapping[int, Choice], *, saturation_policy: str) -> dict[int, Choice]:
+def fill_left_over(
+    problem: Problem, choices: Mapping[int, Choice], *, saturation_policy: str, by_share: bool = False
+) -> dict[int, Choice]:
     """Return *choices* with parts for servers that have none, of the capacity left, by the saturation policy."""
     if problem.capacity is None:
         return dict(choices)
-    greedy = _Greedy(problem)
+    greedy = _Greedy(problem, by_share=by_share)
     for i, choice in choices.items():
         greedy.choices[i] = choice
         greedy.left[problem.type[choice.row]] -= problem.units[choice.row] * choice.replicas
@@ -51,9 +58,10 @@ def fill_left_over(problem: Problem, choices: Mapping[int, Choice], *, saturatio
 class _Greedy:
     """The state of one run: what is left of each type, and the choices so far."""
 
-    def __init__(self, problem: Problem) -> None:
+    def __init__(self, problem: Problem, *, by_share: bool) -> None:
         assert problem.capacity is not None, "unlimited capacity needs no greedy run"
         self.problem = problem
+        self.pick = self._largest_share if by_share else self._first_with_room
         self.left = list(problem.capacity)
         self.choices: dict[int, Choice] = {}
 
@@ -102,7 +110,7 @@ class _Greedy:
     def _exhaust(self, leftover: Sequence[int]) -> None:
         """Give each server as much as it can have of its best option that has room for a replica."""
         for i in leftover:
-            row = self._first_with_room(i)
+            row = self.pick(i)
             if row is not None:
                 units, kind = self.problem.units[row], self.problem.type[row]
                 replicas = min(self.left[kind] // units, self.problem.replicas[row])
@@ -118,7 +126,7 @@ class _Greedy:
             for i in active:
                 row = chosen.get(i)
                 if row is None:
-                    row = self._first_with_room(i)
+                    row = self.pick(i)
                     if row is None:
                         continue
                     chosen[i] = row
@@ -133,3 +141,14 @@ class _Greedy:
     def _first_with_room(self, i: int) -> int | None:
         problem = self.problem
         return next((row for row in problem.options[i] if self.left[problem.type[row]] >= problem.units[row]), None)
+
+    def _largest_share(self, i: int) -> int | None:
+        """Return the best option of those that can serve nearly as much of the load as any."""
+        problem, left = self.problem, self.left
+        shares = {
+            row: min(left[problem.type[row]] // problem.units[row] / problem.replicas[row], 1.0)
+            for row in problem.options[i]
+            if problem.units[row]
+        }
+        most = max(shares.values(), default=0.0)
+        return next((row for row, share in shares.items() if share > 0.0 and share >= NEARLY * most), None)
