@@ -357,6 +357,8 @@ def error_line(error: Mapping[str, Any]) -> str:
     if error["type"] == "missing":
         return f"{place}: expected a value, found nothing"
     says = " ".join(str(error["msg"]).removeprefix("Input should be ").split())
+    if error["type"] in {"model_type", "model_attributes_type", "dict_type"}:
+        says = "an object {…}"
     return f"{place or 'body'}: expected {says}, found {_found(error.get('input'))}"
 
 

@@ -50,6 +50,9 @@ def add_error_answers(app: FastAPI, *, compat: bool) -> None:
     async def answer_http(request: Request, problem: HTTPException) -> Response:
         if compat:
             return _as_gin(problem.status_code)
+        if problem.status_code == 400:
+            # Numbers of thousands of digits, brackets nested thousands deep.
+            return message(400, "body: expected JSON, found what no reader takes")
         line = f"{request.method} {request.url.path}: {problem.detail}"
         return message(problem.status_code, line, headers=problem.headers)
 

@@ -18,27 +18,27 @@ class Gate:
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
-        self._inside = 0
+        self.inside = 0
         self.closed = False
 
     def enter(self) -> bool:
         """Let a request in, unless the gate is closed."""
         with self._changed:
             if not self.closed:
-                self._inside += 1
+                self.inside += 1
             return not self.closed
 
     def leave(self) -> None:
         """Let a request out."""
         with self._changed:
-            self._inside -= 1
+            self.inside -= 1
             self._changed.notify_all()
 
     def close(self, *, wait_s: float = STOP_WAIT_S) -> bool:
         """Close, and wait for those inside, at most *wait_s*. Tell whether all are out."""
         with self._changed:
             self.closed = True
-            return self._changed.wait_for(lambda: self._inside == 0, wait_s)
+            return self._changed.wait_for(lambda: self.inside == 0, wait_s)
 
 
 class Doorway:

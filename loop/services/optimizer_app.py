@@ -20,6 +20,7 @@ from loop.rows import SATURATION_POLICIES
 from loop.services import optimizer_store as store
 from loop.services.answers import Json, add_error_answers
 from loop.services.doorway import Doorway, Gate
+from loop.services.optimizer_bounds import check_batches
 from loop.services.optimizer_early import make_early_optimisation
 from loop.services.optimizer_store import System, VerbError
 from loop.services.optimizer_verbs import Desk, make_verbs
@@ -60,9 +61,11 @@ def make_optimizer_app(
         description="Which accelerator, how many replicas and what batch each server should have.",
         default_response_class=Json,
         redirect_slashes=False,
-        responses={status: {"model": Problem} for status in (400, 413, 503)},
+        separate_input_output_schemas=False,
+        responses={"4XX": {"model": Problem, "description": "Refused, and why"}, 503: {"model": Problem}},
     )
     app.add_middleware(Doorway, gate=gate, body_bytes_max=body_bytes_max)
+    app.state.gate = gate
     app.state.stop = gate.close
     add_error_answers(app, compat=settings.compat)
     app.include_router(_probes(gate))
@@ -93,8 +96,6 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
     solution = AllocationSolution if settings.compat else ExplainedSolution
     router = APIRouter(tags=["optimise"])
     answers: dict[int | str, dict[str, Any]] = {200: {"model": solution}}
-    if settings.compat:
-        answers[404] = {"model": Problem, "description": "A server is left without an allocation"}
 
     @router.post("/optimizeOne", responses=answers, response_model=None)
     def optimize_one(body: SystemData) -> Json:
@@ -122,10 +123,12 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
 def _optimised(system: System, flags: OptimizerSpec, settings: OptimizerSettings) -> tuple[System, Answer]:
     """Return *system* with what each server shall have, and the answer that says so."""
     asked = store.message_of(system, flags)
-    if not settings.compat:
-        _check_policy(flags.saturation_policy)
     # Leniently: a server that names what does not exist must not block the others; it is told why it gets nothing.
     data = parse_system(asked, source="body", lenient=True)
+    if settings.compat:
+        check_batches(data)
+    else:
+        _check_policy(flags.saturation_policy)
     solution = optimize(data, settings)
     answer = solution_json(solution, data, throughputs=read_throughputs(asked), explain=not settings.compat)
     desired = {

@@ -9,7 +9,9 @@ from pydantic import AfterValidator, Field
 
 from loop.candidates import OptimizerSettings
 from loop.optimizer_json import optimize_json
+from loop.reading import parse_system
 from loop.services.answers import Json
+from loop.services.optimizer_bounds import check_batches
 from loop.wire import Figure, Message, Name, SystemData, written
 
 
@@ -69,6 +71,7 @@ def make_early_optimisation(settings: OptimizerSettings) -> APIRouter:
     @router.post("/optimizeOne")
     def optimize_one(body: EarlyBody) -> dict[str, Any]:
         """Optimise the system of the body, by the model of mid 2025."""
+        check_batches(parse_system(body, source="body", lenient=True))
         answer = optimize_json(
             body,
             solver=settings.solver,

@@ -23,7 +23,6 @@ from loop.wire import (
     ModelAcceleratorPerfData,
     ModelData,
     ModelTarget,
-    Problem,
     ServerData,
     ServerSpec,
     ServiceClassData,
@@ -55,7 +54,7 @@ class Desk:
 
 def make_verbs(desk: Desk) -> APIRouter:
     """Return the routes: those that show, and where the desk is stateful also those that change."""
-    router = APIRouter(default_response_class=Json, responses={404: {"model": Problem}})
+    router = APIRouter(default_response_class=Json)
     show_accelerators(router, desk)
     show_capacities(router, desk)
     show_models(router, desk)

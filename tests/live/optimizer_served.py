@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +32,14 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
             service.should_exit = True
             thread.join(DEADLINE_S)
             assert not thread.is_alive(), "the service does not stop"
+
+
+def eventually(happened: Callable[[], object], what: str) -> None:
+    """Wait until *happened*, at most until the deadline."""
+    end_s = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < end_s, f"waited {DEADLINE_S:g} s in vain: {what}"
+        time.sleep(0.001)
 
 
 def difference(found: Any, wanted: Any, *, place: str = "") -> str:
