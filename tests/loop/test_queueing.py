@@ -1,0 +1,122 @@
+"""The columnar queueing model: against the plain one, against closed forms, and at its edges."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loop.queueing import Metrics, ReplicaColumns, analyze, make_model, replica_columns
+from tests.loop.slow_queue import SlowReplica
+
+REPLICAS = st.builds(
+    SlowReplica,
+    alpha=st.floats(0.5, 100.0),
+    beta=st.floats(0.0, 1.0),
+    gamma=st.floats(0.0, 0.01),
+    in_tokens=st.floats(0.0, 3000.0),
+    out_tokens=st.floats(1.0, 800.0),
+    max_batch=st.integers(1, 40),
+    max_queue=st.integers(0, 60),
+    token_budget=st.sampled_from([512.0, 2048.0, 8192.0]),
+)
+
+
+def columns(*replicas: SlowReplica) -> ReplicaColumns:
+    """Return the rows of *replicas*."""
+    rows = [asdict(replica) for replica in replicas]
+    return replica_columns(**{name: [row[name] for row in rows] for name in rows[0]})
+
+
+def figures(found: Metrics, row: int = 0) -> dict[str, float]:
+    """Return what *found* says of one row, under the names of the plain model."""
+    names = ("throughput", "wait", "response", "in_service", "prefill", "itl", "ttft", "loss", "idle")
+    return {name: float(getattr(found, name)[row]) for name in names}
+
+
+def close(found: dict[str, float], wanted: dict[str, float]) -> None:
+    """Assert that all figures agree; those that are differences of others, to their scale."""
+    for name, value in wanted.items():
+        scale = 1e-9 * (wanted["response"] if name in {"wait", "itl", "ttft", "prefill"} else 1.0)
+        assert found[name] == pytest.approx(value, rel=1e-7, abs=scale), name
+
+
+@settings(max_examples=60, deadline=None)
+@given(replicas=st.lists(REPLICAS, min_size=1, max_size=4), load=st.floats(0.001, 1.6))
+def test_columns_say_what_the_plain_model_says(replicas: list[SlowReplica], load: float) -> None:
+    """Padding, logarithms and the closed form of the queue must not show, below and above saturation."""
+    model = make_model(columns(*replicas))
+    rates = [load * replica.service_rate(replica.max_batch) for replica in replicas]
+    found = analyze(model, np.array(rates))
+    for i, (replica, rate) in enumerate(zip(replicas, rates, strict=True)):
+        close(figures(found, i), replica.figures(rate))
+
+
+@pytest.mark.parametrize("load", [0.2, 0.9, 1.0 - 1e-9, 1.0, 1.0 + 1e-9, 1.1, 50.0])
+@pytest.mark.parametrize("queue", [1, 7, 300])
+def test_the_closed_form_of_the_queue_holds_at_saturation(load: float, queue: int) -> None:
+    """The geometric sum divides by 1 - ratio: near a ratio of 1 a series takes its place."""
+    replica = SlowReplica(8.0, 0.03, 4e-5, 512.0, 256.0, 16, queue)
+    rate = load * replica.service_rate(16)
+    close(figures(analyze(make_model(columns(replica)), np.array([rate]))), replica.figures(rate))
+
+
+def test_a_long_queue_is_an_unbounded_one() -> None:
+    """Two formulas for one thing: the bounded sum with many states, and the infinite series."""
+    bounded = SlowReplica(8.0, 0.03, 4e-5, 512.0, 256.0, 16, 4000)
+    unbounded = replica_columns(
+        alpha=8.0, beta=0.03, gamma=4e-5, in_tokens=512.0, out_tokens=256.0, max_batch=16, max_queue=np.inf
+    )
+    rate = np.array([0.97 * bounded.service_rate(16)])
+    close(figures(analyze(make_model(unbounded), rate)), figures(analyze(make_model(columns(bounded)), rate)))
+
+
+@pytest.mark.parametrize("batch", [1, 4, 30])
+@pytest.mark.parametrize("load", [0.3, 0.9])
+def test_iterations_of_fixed_length_make_an_erlang_queue(batch: int, load: float) -> None:
+    """With beta = gamma = 0 the replica is M/M/c: the mean wait has Erlang's closed form."""
+    service = 101.0 * 7.0
+    rate = load * batch / service
+    busy = load * batch
+    terms = [busy**n / math.factorial(n) for n in range(batch)]
+    full = busy**batch / math.factorial(batch) / (1.0 - load)
+    wait = full / (sum(terms) + full) / (batch / service - rate)
+    model = make_model(
+        replica_columns(alpha=7.0, beta=0.0, gamma=0.0, in_tokens=64.0, out_tokens=100.0, max_batch=batch)
+    )
+    found = analyze(model, np.array([rate]))
+    assert found.wait[0] == pytest.approx(wait, rel=1e-10)
+    assert found.throughput[0] == rate
+
+
+def test_an_unbounded_queue_in_overload_has_no_mean_wait() -> None:
+    """Inf says so; a large number would be taken for a latency."""
+    model = make_model(
+        replica_columns(alpha=7.0, beta=0.02, gamma=0.0, in_tokens=64.0, out_tokens=[100.0, 100.0], max_batch=8)
+    )
+    found = analyze(model, model.rate_max * np.array([0.5, 1.2]))
+    assert np.isfinite(found.wait[0])
+    assert np.isinf(found.wait[1])
+    assert found.throughput[1] == pytest.approx(model.chain.service_full[1])
+    assert np.isfinite(found.itl).all()
+
+
+def test_a_prefill_takes_more_iterations_where_the_batch_fills_the_budget() -> None:
+    """The number is found in closed form; counting up must give the same at every batch."""
+    replica = SlowReplica(5.0, 0.1, 1e-4, 4000.0, 64.0, 40, 0, 512.0)
+    model = make_model(columns(replica))
+    assert model.chunks is not None
+    assert model.chunks[0].tolist() == [replica.chunks(batch) for batch in range(1, 41)]
+    assert not model.steady[0]
+
+
+def test_a_large_batch_of_short_outputs_is_no_work() -> None:
+    """The original counts chunks one by one for each batch, which takes it 0.6 s here."""
+    model = make_model(
+        replica_columns(alpha=5.0, beta=0.1, gamma=1e-4, in_tokens=4096.0, out_tokens=1.0, max_batch=77824)
+    )
+    assert np.isfinite(analyze(model, 0.5 * model.rate_max).ttft).all()
