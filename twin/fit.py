@@ -1,40 +1,31 @@
 """alpha, beta and gamma of a replica from a request log: the law whose replay comes nearest to what was measured.
 
-A log holds no iteration times, so the law is found by simulation: robust least squares over the times of first and last
-tokens. Where memory runs short the misfit is rugged, since a small change of the law lets another request be preempted.
-Hence several descents from starts far apart, and a simplex at the end. docs/validation.md says how well this does.
+A log holds no iteration times, so the law is found by simulation: robust least squares over times to first token and
+times of decoding. docs/validation.md says how well this does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import product
 from math import inf
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares, minimize
 
+from twin.descent import best_shares, loss
 from twin.exposure import ceilings_ms
 from twin.replay import ReplayScore, ReplicaLimits, check_fits, replay, score
 from twin.request_csv import RequestRows, Times, read_request_rows
 from twin.spec import AdmissionRule, IterationLaw, SpecError
 
 Vector = npt.NDArray[np.float64]
-Residuals = Callable[[Vector], Vector]
 
 ROWS_MIN = 10
-ROWS_FITTED_MAX = 1000  # of a longer log, unless told otherwise: a fit replays them some 700 times
-SPREAD = 0.01  # of the end-to-end latency, beside one iteration: how far a good replay may miss a token
-CUT_TOLERANCE = 0.02  # of the end-to-end latency: what a replay without the later requests may be late
-SHARES = 6  # parts into which the time of an iteration is divided to make starts
-SCALES = (0.6, 0.7, 0.8, 0.9, 1.0, 1.1)  # of such a start: the ceilings are rough
-DESCENTS, APART = 6, 0.12  # starts to descend from, and how much their shares differ at least
-STEPS = (0.1, 0.03)  # of the differences in a Jacobian: coarse ones see past the jumps of single events
-POLISH_EVALUATIONS = 150
+ROWS_FITTED_MAX = 1000  # of a longer log, unless told otherwise: a fit replays them some 900 times
+SPREAD = 0.01  # of a latency, beside the iteration on which a token falls: how far a good replay may miss
+TIMER_S = 0.001  # what the clock of a log is trusted to resolve
+CUT_TOLERANCE = 0.02  # of a decode: by how much a replay that lacks the later requests may be slower
 NEARLY_FACTOR, NEARLY_EXTRA = 1.1, 4.0  # of the least loss, and on top of it: what counts as nearly as good
 
 
@@ -99,12 +90,12 @@ def fit_rows(rows: RequestRows, *, limits: ReplicaLimits, fitted: slice | None =
 
     def residuals(shares: Vector) -> Vector:
         found = misfit.residuals(_law(shares * ceilings))
-        tried.append((shares, _loss(found)))
+        tried.append((shares, loss(found)))
         return found
 
-    law = _law(_best_shares(residuals) * ceilings)
-    best = min(loss for _, loss in tried)
-    good = np.array([shares for shares, loss in tried if loss <= best * NEARLY_FACTOR + NEARLY_EXTRA])
+    law = _law(best_shares(residuals, count=len(ceilings)) * ceilings)
+    bound = min(cost for _, cost in tried) * NEARLY_FACTOR + NEARLY_EXTRA
+    good = np.array([shares for shares, cost in tried if cost <= bound])
     replayed = replay(rows, law=law, limits=limits)
     return FitResult(
         source=rows.source,
@@ -122,93 +113,31 @@ def fit_rows(rows: RequestRows, *, limits: ReplicaLimits, fitted: slice | None =
 
 
 class _Misfit:
-    """Residuals of a law: differences of token times, in units of how far a good replay may miss them."""
+    """Residuals of a law: differences of measured and replayed times, in units of how far a good replay may miss."""
 
     def __init__(self, rows: RequestRows, *, limits: ReplicaLimits, start: int, is_cut: bool) -> None:
         self._rows = rows
         self._limits = limits
         self._fitted = slice(start, None)
-        self._measured = measured = rows.part(self._fitted)
-        gap_s = (measured.last_token_s - measured.first_token_s) / np.maximum(measured.output_tokens - 1, 1)
-        self._spread_s = np.hypot(SPREAD * measured.e2e_s, gap_s)
+        measured = rows.part(self._fitted)
+        self._first_token_s = measured.first_token_s
+        self._decode_s = measured.last_token_s - measured.first_token_s
+        gap_s = self._decode_s / np.maximum(measured.output_tokens - 1, 1)
+        # A first token may fall an iteration early or late; a decode has both its ends on boundaries.
+        self._first_spread_s = np.maximum(np.hypot(SPREAD * measured.e2e_s, gap_s), TIMER_S)
+        self._decode_spread_s = np.maximum(np.hypot(SPREAD * self._decode_s, 0.3 * gap_s), TIMER_S)
         # Where later requests were cut off, the batch is known only until the last one seen had its first token. What
         # ended after that was slowed by requests that are not in the replay: it bounds the law from one side only.
         self._known = measured.last_token_s <= (measured.first_token_s.max() if is_cut else inf)
-        self._tolerance_s = CUT_TOLERANCE * measured.e2e_s
 
     def residuals(self, law: IterationLaw) -> Times:
-        """Replay with *law*; return the residuals of the first and then of the last tokens."""
+        """Replay with *law*; return the residuals of the first tokens and then of the decodes."""
         replayed = replay(self._rows, law=law, limits=self._limits)
-        first_s = replayed.first_token_s[self._fitted] - self._measured.first_token_s
-        last_s = replayed.last_token_s[self._fitted] - self._measured.last_token_s
-        last_s = np.where(self._known, last_s, np.maximum(last_s - self._tolerance_s, 0.0))
-        return np.concatenate([first_s / self._spread_s, last_s / self._spread_s])
-
-
-def _best_shares(residuals: Residuals) -> Vector:
-    """Return the shares of the ceilings, one a coefficient, that fit best."""
-
-    def cost(shares: Vector) -> float:
-        return _loss(residuals(shares))
-
-    best = min((_descend(residuals, start) for start in _starts(cost)), key=cost)
-    # The cost jumps wherever two events change places; a simplex walks over those, a gradient does not.
-    polished = minimize(
-        cost,
-        best,
-        method="Nelder-Mead",
-        bounds=[(0.0, None)] * len(best),
-        options={
-            "maxfev": POLISH_EVALUATIONS,
-            "initial_simplex": np.vstack([best, best + 0.05 * np.diag(np.maximum(best, 0.2))]),
-            "xatol": 1e-5,
-            "fatol": 1e-6,
-        },
-    )
-    shares: Vector = polished.x
-    return shares
-
-
-def _loss(residuals: Vector) -> float:
-    """Cauchy's loss: a request that the replay preempts and the server did not must not steer the fit."""
-    return float(np.log1p(residuals**2).sum())
-
-
-def _starts(cost: Callable[[Vector], float]) -> Sequence[Vector]:
-    """Return the best few of a grid over all ways to divide the time between the coefficients, not near each other."""
-    thirds = [np.array(parts) + 1 / 3 for parts in product(range(SHARES), repeat=3) if sum(parts) == SHARES - 1]
-    divisions = [division / division.sum() for division in thirds]
-    ranked = sorted(
-        ((cost(scale * division), scale, tuple(division)) for division in divisions for scale in SCALES),
-    )
-    chosen: list[tuple[float, Vector]] = []
-    for _, scale, division in ranked:
-        if len(chosen) < DESCENTS and all(np.abs(other - division).max() > APART for _, other in chosen):
-            chosen.append((scale, np.array(division)))
-    return [scale * division for scale, division in chosen]
-
-
-def _descend(residuals: Residuals, start: Vector) -> Vector:
-    shares = start
-    for step in STEPS:
-        found = least_squares(
-            residuals,
-            shares,
-            jac=partial(_jacobian, residuals, step=step),
-            bounds=(0.0, inf),
-            loss="cauchy",
-            max_nfev=10,
-        )
-        shares = found.x
-    return shares
-
-
-def _jacobian(residuals: Residuals, at: Vector, /, *, step: float) -> Vector:
-    """Forward differences that are wide enough for a misfit with jumps, also where a share is nearly 0."""
-    centre = residuals(at)
-    widths = step * np.maximum(at, 0.1)
-    columns = [(residuals(at + move) - centre) / move.sum() for move in np.diag(widths)]
-    return np.stack(columns, axis=1)
+        first_s = replayed.first_token_s[self._fitted]
+        late_s = first_s - self._first_token_s
+        longer_s = replayed.last_token_s[self._fitted] - first_s - self._decode_s
+        longer_s = np.where(self._known, longer_s, np.maximum(longer_s - CUT_TOLERANCE * self._decode_s, 0.0))
+        return np.concatenate([late_s / self._first_spread_s, longer_s / self._decode_spread_s])
 
 
 def _law(ms: Vector) -> IterationLaw:
