@@ -147,10 +147,13 @@ def _check_policy(policy: str) -> None:
 def _allocation(server: str, found: Mapping[str, Any]) -> AllocationData:
     """Return one allocation of the answer. Raise SpecError where its figures are beyond what a message may hold."""
     try:
-        return AllocationData.model_validate({key: found[key] for key in ALLOCATION_KEYS})
+        allocation = AllocationData.model_validate({key: found[key] for key in ALLOCATION_KEYS})
     except ValidationError as problem:
         error = problem.errors(include_url=False, include_context=False)[0]
         raise SpecError(f"{server}: the answer would be beyond all measure: {error_line(error)}") from None
+    # In a message null is absent; here it is a latency without bound, to be shown as it was answered.
+    unbounded = {"itl_average": found["itlAverage"], "ttft_average": found["ttftAverage"]}
+    return allocation.model_copy(update={key: None for key, value in unbounded.items() if value is None})
 
 
 def _told(answer: Answer, *, compat: bool) -> Json:

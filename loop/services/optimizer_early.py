@@ -58,6 +58,7 @@ class EarlySystemData(Message):
 def _checked(body: dict[str, Any]) -> dict[str, Any]:
     """Return *body* where it can be read; what it means is left to the reader of older files."""
     SystemData.model_validate(body)
+    EarlySystemData.model_validate(body)
     return body
 
 

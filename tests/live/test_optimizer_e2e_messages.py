@@ -58,3 +58,32 @@ def rounded(answer: dict[str, Any]) -> dict[str, Any]:
         if row.get("waitAverage", 1.0) < TOLERANCE * response:
             row["waitAverage"] = 0
     return answer
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"arrivalRate": -1}, "body.system.serverData.servers[0].currentAlloc.load.arrivalRate: expected greater than"),
+        ({"avgLength": "long"}, "body.system.serverData.servers[0].currentAlloc.load.avgOutTokens: expected a valid"),
+        ({"arrivalCOV": -1}, "body.system.serverData.servers[0].currentAlloc.load.arrivalCOV: expected greater than"),
+    ],
+)
+def test_early_messages_too_are_refused_in_one_line(shared: Path, change: dict[str, Any], line: str) -> None:
+    """A component of that time sends as much by mistake as one of today."""
+    asked, *_ = recorded(shared / "golden", "early")[0]
+    asked["system"]["serverData"]["servers"][0]["currentAlloc"]["load"].update(change)
+    with serving(make_optimizer_app(settings=SECOND["early"], early=True)) as client:
+        answer = client.post("/optimizeOne", json=asked)
+    assert answer.status_code == 400
+    assert answer.json()["message"].startswith(line)
+
+
+def test_early_batches_are_bounded(shared: Path) -> None:
+    """A typing error must not take all memory."""
+    asked, *_ = recorded(shared / "golden", "early")[0]
+    for row in asked["system"]["modelData"]["models"]:
+        row["maxBatchSize"] = 10**9
+    with serving(make_optimizer_app(settings=SECOND["early"], early=True)) as client:
+        answer = client.post("/optimizeOne", json=asked)
+    assert answer.status_code == 400
+    assert "expected a batch of at most 200000 on " in answer.json()["message"]

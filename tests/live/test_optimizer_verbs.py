@@ -214,3 +214,13 @@ def test_optimizing_one_system_replaces_the_one_that_is_kept(client: httpx.Clien
     client.post("/optimizeOne", json={})
     assert got(client, "/getServers") == {"servers": []}
     assert got(client, "/getModels") == []
+
+
+def test_a_wait_without_bound_is_shown_as_null(client: httpx.Client) -> None:
+    """Replicas that cannot keep up, as far as cards went: a 0 would be the best of all latencies."""
+    client.post("/setServers", json={"servers": [server(rpm=90_000.0)]})
+    answer = client.post("/optimize", json={"saturationPolicy": "PriorityExhaustive"}).json()
+    assert answer["allocations"]["s1"]["ttftAverage"] is None
+    assert got(client, "/getServer/s1")["desiredAlloc"]["ttftAverage"] is None
+    got(client, "/applyAllocation")
+    assert client.post("/optimize", json={"unlimited": True}).status_code == 200
