@@ -17,6 +17,7 @@ from loop.types import Decision, Load, ServerView, Snapshot, Target
 if TYPE_CHECKING:
     from loop.optimizer import Assignment, Solution
 
+ROOMY = 2  # a present max batch up to so many times the wanted one stays: it is no smaller, and a change is a patch
 CAPACITY = "capacity"  # how the optimizer's reason begins where only cards are missing
 DEFAULTS = OptimizerSettings()
 
@@ -59,7 +60,10 @@ class SloPolicy:
         system = self._system(snapshot, data)
         unknown = frozenset(name for name, server in system.servers.items() if server.current.load is None)
         solution, hopeless = self._solve(system, held=unknown)
-        targets = {name: _target(found, system) for name, found in solution.allocations.items()}
+        targets = {
+            name: _target(found, system, max_batch=self._max_batch(found, system))
+            for name, found in solution.allocations.items()
+        }
         targets |= {
             name: replace(targets[name], reason=_line("held", why, targets[name].reason))
             for name, why in {**dict.fromkeys(unknown, "the load is not known"), **hopeless}.items()
@@ -80,6 +84,17 @@ class SloPolicy:
         if hopeless:
             solution = optimize(system, settings, held=held | hopeless.keys(), cache=cache)
         return solution, hopeless
+
+    def _max_batch(self, found: Assignment, system: SystemData) -> int:
+        """Return the max batch to ask for: the present one where it is large enough, and not far too large."""
+        current = system.servers[found.server].current
+        stays = (
+            not self.compat
+            and self.band > 0.0
+            and found.accelerator == current.accelerator
+            and found.max_batch <= current.max_batch <= ROOMY * found.max_batch
+        )
+        return current.max_batch if stays else found.max_batch
 
     def _system(self, snapshot: Snapshot, data: SystemData) -> SystemData:
         """Return *data* with the servers and, where the world knows it, the capacity of *snapshot*."""
@@ -120,14 +135,14 @@ class SloPolicy:
         return replace(view.load, rate_rpm=view.load.rate_rpm + 60.0 * view.backlog / self.drain_s)
 
 
-def _target(found: Assignment, system: SystemData) -> Target:
+def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
     load = system.servers[found.server].current.load
     demand = {"demandRpm": load.rate_rpm} if load is not None and not found.held else {}
     return Target(
         server=found.server,
         accelerator=found.accelerator,
         replicas=found.replicas,
-        max_batch=found.max_batch,
+        max_batch=max_batch,
         cost_cents_per_h=found.cost_cents_per_h,
         itl_ms=found.itl_ms,
         ttft_ms=found.ttft_ms,

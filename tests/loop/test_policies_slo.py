@@ -212,3 +212,15 @@ def test_an_option_that_cannot_be_is_one_line(option: dict[str, object]) -> None
     """Options come from a command line."""
     with pytest.raises(SpecError, match=f"policy slo: {next(iter(option))}: expected"):
         make_policy("slo", **option)
+
+
+@pytest.mark.parametrize(("factor", "stays"), [(1.0, True), (1.5, True), (2.0, True), (0.9, False), (2.5, False)])
+def test_a_max_batch_that_is_large_enough_stays(factor: float, stays: bool) -> None:
+    """The batch wanted moves with every measurement; on a cluster each change is a patch, and buys nothing."""
+    sticky = SloPolicy(solver="greedy")
+    wanted = decide(server_view(load=BUSY, max_batch=1), policy=sticky).targets["s1"]
+    present = round(wanted.max_batch * factor)
+    target = decide(
+        server_view(load=BUSY, max_batch=present, accelerator=wanted.accelerator, wanted=wanted.replicas), policy=sticky
+    ).targets["s1"]
+    assert target.max_batch == (present if stays else wanted.max_batch)
