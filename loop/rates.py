@@ -90,7 +90,7 @@ def highest_rates(model: Model, targets: Targets, *, stepwise: bool = False, fig
     """
     low, high = figures(analyze(model, model.rate_min)), figures(analyze(model, model.rate_max))
     weights = targets.weights()
-    verdict, rising = _ends(low * weights, high * weights)
+    verdict, rising = _ends(low * weights, high * weights, mirrored=stepwise)
     by_tps = TPS_SHARE * RATE_MAX_SHARE * model.chain.service_full
     slowed = (targets.tps > 0.0) & (by_tps < model.rate_max)
     limits = _Limited(np.where(slowed, by_tps, model.rate_max), np.where(slowed, 3, 4))
@@ -135,14 +135,22 @@ class _Limited:
 FREE, LOWEST, INSIDE, IMPOSSIBLE = range(4)
 
 
-def _ends(low: Floats, high: Floats) -> tuple[NDArray[np.intp], Bools]:
-    """Return where each root lies, judged by the ratio at both ends of the range, and whether the ratio rises."""
+def _ends(low: Floats, high: Floats, *, mirrored: bool) -> tuple[NDArray[np.intp], Bools]:
+    """Return where each root lies, judged by the ratio at both ends of the range, and whether the ratio rises.
+
+    A ratio that falls (the inter-token latency of a lone request, of which a longer prefill is taken off) is met
+    everywhere or not surely. The original's search mirrors its tests there, and calls infeasible what is always met.
+    """
     rising = low <= high * (1.0 + 1e-12)
     unset = low + high == 0.0
     met = np.abs(high - 1.0) <= TOLERANCE
     beyond = unset | met | np.where(rising, high < 1.0, high > 1.0)
     before = np.where(rising, low > 1.0, low < 1.0)
     lowest = np.abs(low - 1.0) <= TOLERANCE
+    if not mirrored:
+        beyond = unset | np.where(rising, met | (high < 1.0), low <= 1.0 + TOLERANCE)
+        before = low > 1.0
+        lowest &= rising & ~beyond
     verdict = np.where(lowest, LOWEST, np.where(beyond, FREE, np.where(before, IMPOSSIBLE, INSIDE)))
     return verdict, rising
 

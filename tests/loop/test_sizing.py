@@ -1,0 +1,223 @@
+"""Sizing of one server on one accelerator: batch, rate, replicas, reasons; ours, and where asked for the original's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loop.candidates import GOOD, CandidateTable, OptimizerSettings
+from loop.optimizer import SizingCache, optimize
+from loop.queueing import analyze, make_model
+from loop.sizing import size_all
+from loop.spec import Allocation, SystemData
+from loop.types import Load
+from tests.loop.small_systems import LAWS, LOADS, server, small_system
+
+PLAIN = OptimizerSettings(solver="greedy", band=0.0)
+COMPAT = OptimizerSettings(solver="greedy", compat=True)
+
+
+def table(data: SystemData, settings: OptimizerSettings = PLAIN, cache: SizingCache | None = None) -> CandidateTable:
+    """Return the candidates of all servers of *data*."""
+    return size_all(data, settings, servers=list(data.servers.values()), cache=cache or SizingCache())
+
+
+def row(found: CandidateTable, accelerator: str = "H100") -> int:
+    """Return the row of the first server on *accelerator*."""
+    index = found.accelerators.index(accelerator)
+    return next(int(k) for k in range(found.start[0], found.start[1]) if found.accelerator[k] == index)
+
+
+def test_replicas_take_the_load_within_the_targets_less_headroom() -> None:
+    """The whole of sizing: each replica gets its share, and meets the targets at it."""
+    found = table(small_system(server(rpm=3000.0), itl_ms=60.0))
+    for accelerator in LAWS:
+        k = row(found, accelerator)
+        assert found.verdict[k] == GOOD
+        assert found.itl[k] <= 0.9 * 60.0 * (1.0 + 1e-5)
+        assert found.ttft[k] <= 0.9 * 800.0 * (1.0 + 1e-5)
+        assert found.replicas[k] * found.rate_max[k] >= found.need[k] * (1.0 - 1e-9)
+        assert (found.replicas[k] - 1) * found.rate_max[k] < found.need[k]
+
+
+def test_less_headroom_needs_no_more_replicas() -> None:
+    """Headroom is a margin on the targets, and costs what it costs."""
+    data = small_system(server(rpm=3000.0), itl_ms=9.0)
+    wide, none = (table(data, replace(PLAIN, headroom=headroom)) for headroom in (0.25, 0.0))
+    assert wide.replicas[row(wide)] > none.replicas[row(none)]
+
+
+def test_the_original_offers_replicas_more_than_they_serve() -> None:
+    """Its queue is bounded at 0 and it counts by what is left after loss: up to 12 % of requests are turned away."""
+    data = small_system(server(rpm=3000.0, max_batch=8), itl_ms=40.0)
+    for how, least, most in ((COMPAT, 0.02, 1.0), (PLAIN, 0.0, 0.0)):
+        found = table(data, how)
+        k = row(found)
+        model = make_model(found.columns.take(np.array([k])))
+        loss = analyze(model, np.array([found.need[k] / found.replicas[k]])).loss[0]
+        assert least <= loss <= most
+
+
+def test_a_bounded_queue_loses_at_most_what_the_setting_allows() -> None:
+    """Requests that are turned away are not served, whatever the others' latencies."""
+    data = small_system(server(rpm=3000.0, max_batch=8, max_queue=2), itl_ms=40.0)
+    found = table(data)
+    k = row(found)
+    model = make_model(found.columns.take(np.array([k])))
+    assert analyze(model, np.array([found.need[k] / found.replicas[k]])).loss[0] <= 0.01 * (1.0 + 1e-5)
+
+
+def test_the_load_counts_beside_a_tps_target() -> None:
+    """The original sizes for the target alone: far too much for little load, far too little for much."""
+    little, much = (small_system(server(rpm=rpm), itl_ms=0.0, ttft_ms=0.0, tps=20_000.0) for rpm in (10.0, 18_000.0))
+    ours = [int(found.replicas[row(found)]) for found in (table(little), table(much))]
+    theirs = [int(found.replicas[row(found)]) for found in (table(little, COMPAT), table(much, COMPAT))]
+    assert theirs[0] == theirs[1]
+    assert ours[0] == 1 < theirs[0]
+    assert ours[1] > theirs[1]
+
+
+def test_a_batch_of_one_is_served() -> None:
+    """The original calls the model invalid where one place and no queue make one state."""
+    data = small_system(server(max_batch=1))
+    assert table(data).verdict[row(table(data))] == GOOD
+    assert "invalid" in optimize(data, COMPAT).unserved["s"]
+
+
+def test_memory_caps_the_batch() -> None:
+    """A request holds its prompt and, on the mean, half of its output; what does not fit cannot run."""
+    found = table(small_system(server(), kv_tokens=6400))
+    assert found.columns.max_batch[row(found)] == 10
+    assert found.wanted_batch[row(found)] == 64
+    compat = table(small_system(server(), kv_tokens=6400), COMPAT)
+    assert compat.columns.max_batch[row(compat)] == 64
+
+
+def test_a_request_that_never_fits_says_so() -> None:
+    """More replicas would not help."""
+    answer = optimize(small_system(server(), kv_tokens=600), PLAIN)
+    assert "does not fit the KV memory" in answer.unserved["s"]
+
+
+def test_the_cap_on_the_batch_is_told() -> None:
+    """Short outputs make the derived batch explode; where it is cut the reason says by what."""
+    data = small_system(server(tokens=(512.0, 2.0), rpm=60.0))
+    answer = optimize(data, PLAIN)
+    assert "batch cut from 8192 to 512 by the cap of 512" in answer.allocations["s"].reason
+
+
+def test_the_cap_on_replicas_gives_up_with_the_figure() -> None:
+    """A target barely above the idle latency makes a million replicas look feasible."""
+    data = small_system(server(rpm=3000.0))
+    floor = table(data).best_itl[row(table(data), "H100")]
+    tight = small_system(server(rpm=30_000.0), itl_ms=float(floor) * 1.0001 / 0.9, unlimited=True)
+    assert "more than the cap of 1000" in optimize(tight, PLAIN).unserved["s"]
+    assert optimize(tight, replace(PLAIN, replicas_cap=10_000)).allocations["s"].replicas > 1000
+
+
+def test_a_target_below_the_best_attainable_says_both() -> None:
+    """A user sees how far the target is out of reach, on the accelerator that comes nearest."""
+    reason = optimize(small_system(server(), itl_ms=5.0), PLAIN).unserved["s"]
+    assert reason.startswith("slo-itl 5 ms (less 10% headroom) below the best attainable 6.")
+    assert "on H100" in reason
+    assert "slo-ttft 20 ms" in optimize(small_system(server(), ttft_ms=20.0), PLAIN).unserved["s"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"model": "unknown"}, "no target for model 'unknown' in service class 'Premium'"),
+        ({"service_class": "None"}, "no service class 'None'"),
+        ({"current": Allocation()}, "no load is known"),
+        ({"keep_accelerator": True, "now": ("B200", 1)}, "no perf data of model 'm' on 'B200', which it must keep"),
+    ],
+)
+def test_a_server_without_candidates_says_what_is_missing(fields: dict[str, object], reason: str) -> None:
+    """And the others are served all the same."""
+    data = small_system(server("broken", **fields), server("well"))  # type: ignore[arg-type]
+    answer = optimize(data, PLAIN)
+    assert answer.unserved == {"broken": reason}
+    assert set(answer.allocations) == {"well"}
+
+
+def test_a_model_without_perf_data_says_so() -> None:
+    """The class may have a target for it all the same."""
+    data = replace(small_system(server()), perf={})
+    assert optimize(data, PLAIN).unserved["s"] == "no perf data of model 'm' on any accelerator"
+
+
+def test_no_load_needs_nothing_or_the_least() -> None:
+    """Scaling to zero is an answer, and not a failure to find one."""
+    none, one = (small_system(server(rpm=0.0, min_replicas=least)) for least in (0, 2))
+    found = optimize(none, PLAIN).allocations["s"]
+    assert (found.accelerator, found.replicas, found.cost_cents_per_h) == ("", 0, 0.0)
+    found = optimize(one, PLAIN).allocations["s"]
+    assert (found.accelerator, found.replicas) == ("L4", 2)
+    assert "dropped" in optimize(none, COMPAT).unserved["s"]
+
+
+def test_the_least_number_of_replicas_holds_under_load() -> None:
+    """Two for safety stay two when one would do."""
+    found = table(small_system(server(rpm=1.0, min_replicas=2)))
+    assert found.replicas[row(found)] == 2
+
+
+def test_fractional_tokens_are_sized_like_whole_ones_nearby() -> None:
+    """The loop measures means; the message of the original holds integers."""
+    rates = [table(small_system(server(tokens=(512.0 + d, 256.0 + d)))).rate_max[0] for d in (-0.25, 0.0, 0.25)]
+    assert rates[0] > rates[1] > rates[2]
+    assert rates[2] == pytest.approx(rates[0], rel=0.01)
+
+
+def test_the_present_cost_comes_from_the_prices_where_nobody_tells_it() -> None:
+    """The collector of the original sends 0, and so makes any change look like 1.1 times its whole cost."""
+    data = small_system(server(rpm=3000.0, now=("H100", 1)))
+    ours, theirs = table(data), table(data, COMPAT)
+    k = row(ours)
+    assert ours.value[k] == pytest.approx(300.0 * (ours.replicas[k] - 1))
+    assert theirs.value[k] == pytest.approx(300.0 * theirs.replicas[k])
+
+
+def test_the_cache_answers_as_the_search_does_and_stays_bounded() -> None:
+    """Speed must not change an answer, nor eat the memory of a loop that runs for months."""
+    cache = SizingCache(limit=10)
+    data = small_system(*(server(f"s{i}", tokens=(500.0 + i, 256.0)) for i in range(5)))
+    first = table(data, cache=cache)
+    assert len(cache) <= 10
+    again = table(data, cache=cache)
+    assert again.rate_max.tolist() == first.rate_max.tolist()
+    assert table(data).rate_max.tolist() == pytest.approx(first.rate_max.tolist(), rel=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(load=LOADS, more=st.floats(1.0, 3.0))
+def test_more_load_never_needs_fewer_replicas(load: tuple[float, tuple[float, float]], more: float) -> None:
+    """On any accelerator, for any tokens."""
+    rpm, tokens = load
+    low, high = (table(small_system(server(rpm=rate, tokens=tokens))) for rate in (rpm, rpm * more))
+    assert (high.replicas >= low.replicas).all()
+
+
+@settings(max_examples=40, deadline=None)
+@given(load=LOADS, tighter=st.floats(0.5, 1.0), which=st.sampled_from(["itl_ms", "ttft_ms"]))
+def test_a_tighter_target_is_never_cheaper(load: tuple[float, tuple[float, float]], tighter: float, which: str) -> None:
+    """Where both can be met."""
+    base = {"itl_ms": 30.0, "ttft_ms": 1500.0}
+    loose, tight = (
+        table(small_system(server(rpm=load[0], tokens=load[1]), **targets))
+        for targets in (base, {**base, which: base[which] * tighter})
+    )
+    both = (loose.verdict == GOOD) & (tight.verdict == GOOD)
+    assert (tight.replicas[both] >= loose.replicas[both]).all()
+    assert not ((loose.verdict != GOOD) & (tight.verdict == GOOD)).any()
+
+
+def test_loads_are_taken_from_the_current_allocation() -> None:
+    """The loop replaces it by what it has seen."""
+    quiet = server(rpm=10.0)
+    busy = replace(quiet, current=replace(quiet.current, load=Load(rate_rpm=9000.0, in_tokens=512.0, out_tokens=256.0)))
+    assert table(small_system(busy)).replicas[0] > table(small_system(quiet)).replicas[0]
