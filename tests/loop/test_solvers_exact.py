@@ -1,0 +1,198 @@
+"""The exact solver against all choices one by one, and what it promises at any size."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from benchmarks.systems import synthetic_system
+from loop.candidates import OptimizerSettings
+from loop.optimizer import SizingCache
+from loop.sizing import size_all
+from loop.solvers.core import Program, minimise
+from loop.solvers.exact import LARGE, LARGE_GAP, solve_exact
+from loop.solvers.greedy import solve_greedy
+from loop.solvers.problem import Problem, make_problem
+from tests.loop.brute_force import best_rank, fits, rank
+
+
+@st.composite
+def problems(draw: st.DrawFn, servers: int = 5, options: int = 3) -> Problem:
+    """Return a problem with few servers and options on three types."""
+    count = draw(st.integers(1, servers))
+    rows: list[list[int]] = []
+    kinds: list[int] = []
+    units: list[int] = []
+    replicas: list[int] = []
+    score: list[float] = []
+    for _ in range(count):
+        mine = list(range(len(kinds), len(kinds) + draw(st.integers(0, options))))
+        for _ in mine:
+            kinds.append(draw(st.integers(0, 2)))
+            units.append(draw(st.sampled_from([1, 2, 4])))
+            replicas.append(draw(st.integers(1, 3)))
+            score.append(float(draw(st.integers(-50, 300))))
+        rows.append(sorted(mine, key=score.__getitem__))
+    return Problem(
+        names=[f"s{i}" for i in range(count)],
+        priority=draw(st.lists(st.sampled_from([1, 2, 100]), min_size=count, max_size=count)),
+        options=rows,
+        type=kinds,
+        units=units,
+        replicas=replicas,
+        score=score,
+        capacity=draw(st.lists(st.integers(0, 12), min_size=3, max_size=3)),
+    )
+
+
+@settings(max_examples=150, deadline=None)
+@given(problem=problems())
+def test_exact_is_the_best_of_all_choices(problem: Problem) -> None:
+    """As many servers as can be by priority, then the least score: every choice of a small problem is looked at."""
+    answer = solve_exact(problem)
+    found = dict(answer.choices)
+    assert fits(problem, found)
+    missed, score = best_rank(problem)
+    assert rank(problem, found)[0] == missed
+    assert rank(problem, found)[1] == pytest.approx(score)
+    assert answer.optimal
+    assert answer.gap == 0.0
+
+
+@settings(max_examples=100, deadline=None)
+@given(problem=problems(servers=8))
+def test_exact_is_never_worse_than_greedy(problem: Problem) -> None:
+    """It is the default because of this."""
+    exact, greedy = (rank(problem, dict(solve(problem).choices)) for solve in (solve_exact, solve_greedy))
+    assert exact[0] <= greedy[0]
+    if exact[0] == greedy[0]:
+        assert exact[1] <= greedy[1] + 1e-6
+
+
+@settings(max_examples=60, deadline=None)
+@given(problem=problems(), kind=st.integers(0, 2), more=st.integers(1, 8))
+def test_more_capacity_is_never_worse(problem: Problem, kind: int, more: int) -> None:
+    """More cards of any type only add choices."""
+    assert problem.capacity is not None
+    capacity = list(problem.capacity)
+    capacity[kind] += more
+    before, after = (
+        rank(given, dict(solve_exact(given).choices)) for given in (problem, replace(problem, capacity=capacity))
+    )
+    assert after[0] <= before[0]
+    if after[0] == before[0]:
+        assert after[1] <= before[1] + 1e-6
+
+
+@settings(max_examples=40, deadline=None)
+@given(problem=problems(), scale=st.sampled_from([1e-3, 7.0, 1e4]))
+def test_the_unit_of_cost_does_not_matter(problem: Problem, scale: float) -> None:
+    """Cents or euros: the same servers at the same score."""
+    scaled = replace(problem, score=[score * scale for score in problem.score])
+    first, second = (dict(solve_exact(given).choices) for given in (problem, scaled))
+    assert rank(problem, first)[0] == rank(problem, second)[0]
+    assert rank(problem, first)[1] == pytest.approx(rank(problem, second)[1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(problem=problems(), order=st.randoms(use_true_random=False))
+def test_the_order_of_the_servers_does_not_matter(problem: Problem, order: object) -> None:
+    """A message with the same servers in another order gets the same answer, ties included."""
+    places = list(range(len(problem.names)))
+    order.shuffle(places)  # type: ignore[attr-defined]
+    turned = replace(
+        problem,
+        names=[problem.names[i] for i in places],
+        priority=[problem.priority[i] for i in places],
+        options=[problem.options[i] for i in places],
+    )
+    first = {problem.names[i]: choice for i, choice in solve_exact(problem).choices.items()}
+    second = {turned.names[i]: choice for i, choice in solve_exact(turned).choices.items()}
+    assert first == second
+
+
+def large_problem(servers: int, share: float) -> Problem:
+    """Return a synthetic problem of *servers* servers."""
+    data = synthetic_system(servers=servers, share=share, seed=7)
+    table = size_all(data, OptimizerSettings(), servers=list(data.servers.values()), cache=SizingCache())
+    return make_problem(table, capacity=table.capacity.tolist())
+
+
+@pytest.mark.parametrize("share", [0.4, 0.9])
+def test_a_scarce_system_of_a_hundred_servers_is_proven_optimal(share: float) -> None:
+    """No system that a person looks after is too large for a proof."""
+    problem = large_problem(100, share)
+    answer = solve_exact(problem)
+    assert answer.optimal
+    assert fits(problem, dict(answer.choices))
+
+
+def test_a_large_system_is_solved_to_a_proven_gap() -> None:
+    """Without a time limit the answer must not depend on the speed of the machine, so it stops at a gap."""
+    problem = large_problem(500, 0.8)
+    answer = solve_exact(problem)
+    assert sum(len(rows) for rows in problem.options) > LARGE
+    assert answer.gap is not None
+    assert answer.gap <= LARGE_GAP
+    greedy = rank(problem, dict(solve_greedy(problem).choices))
+    assert rank(problem, dict(answer.choices)) < greedy
+
+
+def test_no_time_at_all_still_gives_an_answer() -> None:
+    """A time limit returns the best found, and says that there may be better."""
+    problem = large_problem(100, 0.5)
+    answer = solve_exact(problem, time_limit_s=1e-6)
+    assert answer.choices
+    assert fits(problem, dict(answer.choices))
+    assert not answer.optimal
+    assert "time limit" in answer.note
+
+
+def test_unlimited_capacity_gives_everybody_the_best_option() -> None:
+    """There is nothing to share."""
+    problem = replace(large_problem(20, 1.0), capacity=None)
+    answer = solve_exact(problem)
+    assert answer.optimal
+    assert {i: choice.row for i, choice in answer.choices.items()} == {
+        i: rows[0] for i, rows in enumerate(problem.options)
+    }
+
+
+def test_nobody_to_serve_is_an_answer() -> None:
+    """An empty message, or one in which no server can be sized."""
+    empty = Problem(names=[], priority=[], options=[], type=[], units=[], replicas=[], score=[], capacity=[4])
+    assert solve_exact(empty).choices == {}
+    assert solve_exact(replace(empty, names=["a"], priority=[1], options=[[]])).choices == {}
+
+
+def test_the_bound_is_below_every_choice() -> None:
+    """A gap is proven by it: with gap the answer may be worse than the best, but never by more."""
+    problem = large_problem(200, 1.0)
+    best = solve_exact(problem)
+    rough = solve_exact(problem, gap=0.02)
+    least, found = (sum(problem.score[c.row] for c in answer.choices.values()) for answer in (best, rough))
+    assert best.optimal
+    assert rough.gap is not None
+    assert found * (1.0 - rough.gap) <= least + 1e-6
+    assert found <= least * 1.02 + 1e-6
+
+
+def test_musts_that_cannot_be_met_have_no_solution() -> None:
+    """Two servers that both need the only card."""
+    program = Program(
+        owner=np.array([0, 1]),
+        cards=np.array([1.0, 1.0]),
+        type=np.array([0, 0]),
+        capacity=np.array([1.0]),
+        must=np.array([True, True]),
+        rows=np.zeros((0, 2)),
+        bounds=np.zeros(0),
+    )
+    assert minimise(program, np.array([1.0, 2.0]), time_limit_s=5.0) is None
+    one = minimise(replace(program, must=np.array([False, True])), np.array([1.0, 2.0]), time_limit_s=5.0)
+    assert one is not None
+    assert one.taken.tolist() == [1]
