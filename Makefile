@@ -4,7 +4,7 @@ BIN := .venv/bin
 PACKAGES := twin loop emulator experiments inferno.py tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check bench clean
+.PHONY: help demo test check bench figures clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -24,7 +24,7 @@ help:  ## List the targets
 
 demo: .venv/.installed  ## Sweep alpha and the period on sample-data/large; print a table and where the figures are
 	$(BIN)/inferno sweep --data sample-data/large --scenario disturbed --alpha 0.1,0.3,0.5 --period 30,60,120 \
-	  --seeds 2 --hours 0.25 --out out/demo --resume
+	  --seeds 3 --hours 0.25 --out out/demo --resume
 
 test: .venv/.installed-test  ## Run all tests with coverage
 	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-fail-under=90
@@ -37,6 +37,9 @@ check: .venv/.installed-test  ## Check format, lint, types and import contracts
 
 bench: .venv/.installed-test  ## Run the benchmarks: one JSON line a figure
 	$(BIN)/python -m benchmarks
+
+figures: .venv/.installed  ## Draw the pictures of the documents again (some minutes)
+	$(BIN)/python docs/figures.py
 
 clean:  ## Remove what the targets made
 	rm -rf .venv out build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
