@@ -224,7 +224,10 @@ def _size_busy(sized: _Sized, busy: Rows, settings: OptimizerSettings, cache: Si
         for rows, model in models:
             rate[rows] = _after_loss(model, rate[rows])
     sized.rate_max[busy] = np.where(good, rate, 0.0)
-    sized.replicas[busy] = _replicas(sized, busy, settings)
+    full = np.empty(len(busy))
+    for rows, model in models:
+        full[rows] = model.rate_max
+    sized.replicas[busy] = _replicas(sized, busy, full, settings)
     sized.verdict[busy[good & (sized.replicas[busy] > settings.replicas_cap)]] = GOOD if settings.compat else TOO_MANY
     each = sized.need[busy] / np.maximum(sized.replicas[busy], 1)
     for rows, model in models:
@@ -316,8 +319,12 @@ def _after_loss(model: Model, rate: Floats) -> Floats:
     return analyze(model, np.where(np.isnan(rate), model.rate_min, rate)).throughput
 
 
-def _replicas(sized: _Sized, busy: Rows, settings: OptimizerSettings) -> Ints:
-    """Return how many replicas take the load; the present number where it is within the band of that."""
+def _replicas(sized: _Sized, busy: Rows, full: Floats, settings: OptimizerSettings) -> Ints:
+    """Return how many replicas take the load; the present number where it is within the band of that.
+
+    Replicas that stay may take more than they should by the band, but never more than *full* [requests/ms] each, the
+    most that a full batch should serve: beyond that the queue grows without end.
+    """
     said, need = sized.pairs.said, sized.need[busy]
     rate_max = np.where(sized.rate_max[busy] > 0.0, sized.rate_max[busy], np.inf)
     least = said["least"][busy]
@@ -327,7 +334,7 @@ def _replicas(sized: _Sized, busy: Rows, settings: OptimizerSettings) -> Ints:
     wanted = np.maximum(np.ceil(share * (1.0 - ROUNDING)), np.maximum(least, 1.0))
     now = np.where(said["accelerator"][busy] == sized.accelerator[busy], said["replicas"][busy], 0.0)
     if settings.band > 0.0:
-        fewest = np.ceil(share / (1.0 + settings.band) * (1.0 - ROUNDING))
+        fewest = np.ceil(np.maximum(share / (1.0 + settings.band), need / full) * (1.0 - ROUNDING))
         most = np.ceil(share * (1.0 + settings.band) * (1.0 - ROUNDING))
         stay = (now >= np.maximum(fewest, least)) & (now <= np.maximum(most, least)) & (now > 0.0)
         wanted = np.where(stay, now, wanted)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from loop.solvers.problem import Answer, Choice, Problem
+from loop.solvers.problem import SCORE_DIGITS, Answer, Choice, Problem
 
 NEARLY = 0.8  # of the largest share: an option that serves so much is good enough, and the cheapest such is taken
 LAST_DELTA = math.inf  # what an option without an alternative is worth
@@ -91,7 +91,8 @@ class _Greedy:
         """Return what orders server *i* while it tries its option *position*: least first."""
         rows, score = self.problem.options[i], self.problem.score
         here = score[rows[position]]
-        delta = score[rows[position + 1]] - here if position + 1 < len(rows) else LAST_DELTA
+        # Rounded as scores are, so that equal differences are a tie in any currency.
+        delta = round(score[rows[position + 1]] - here, SCORE_DIGITS) if position + 1 < len(rows) else LAST_DELTA
         if self.problem.weight is None:
             return self.problem.priority[i], -delta, -here, i, position
         weight = self.problem.weight[i]

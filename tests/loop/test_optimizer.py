@@ -1,0 +1,343 @@
+"""The front of the optimizer: partial answers, held servers, the band, best effort, and the reasons of it all."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from loop.optimizer import OptimizerSettings, Solution, optimize
+from loop.spec import Allocation, ServerData, SystemData
+from loop.types import Load
+from tests.loop.small_systems import CAPACITIES, server, several_servers, small_system
+
+PLAIN = OptimizerSettings(solver="greedy", band=0.0)
+EXACT = OptimizerSettings(solver="exact", band=0.0)
+
+
+def cards(data: SystemData, solution: Solution) -> dict[str, int]:
+    """Return the cards that *solution* holds by type."""
+    used: dict[str, int] = {}
+    for found in solution.allocations.values():
+        for part in found.parts or (found,):
+            if part.accelerator:
+                unit = data.accelerators[part.accelerator]
+                used[unit.type] = used.get(unit.type, 0) + unit.multiplicity * part.replicas
+    return used
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    servers=several_servers(),
+    capacity=CAPACITIES,
+    solver=st.sampled_from(["greedy", "exact"]),
+    policy=st.sampled_from(["None", "PriorityExhaustive", "PriorityRoundRobin", "RoundRobin"]),
+    delayed=st.booleans(),
+    several=st.booleans(),
+)
+def test_every_server_has_an_answer_within_capacity(
+    servers: list[ServerData],
+    capacity: dict[str, int],
+    solver: str,
+    policy: str,
+    *,
+    delayed: bool,
+    several: bool,
+) -> None:
+    """An allocation or a reason, each exactly once; and never a card more than there is."""
+    data = small_system(
+        *servers, capacity=capacity, saturation_policy=policy, delayed_best_effort=delayed, heterogeneous=several
+    )
+    solution = optimize(data, OptimizerSettings(solver=solver))  # type: ignore[arg-type]
+    assert sorted([*solution.allocations, *solution.unserved]) == sorted(data.servers)
+    assert all(solution.unserved.values())
+    assert all(count <= capacity[kind] for kind, count in cards(data, solution).items())
+    for name, found in solution.allocations.items():
+        assert found.reason
+        assert found.replicas > 0 or data.servers[name].current.load == replace(
+            data.servers[name].current.load or Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0), rate_rpm=0.0
+        )
+    assert solution.total_cost == pytest.approx(sum(a.cost_cents_per_h for a in solution.allocations.values()))
+
+
+@settings(max_examples=40, deadline=None)
+@given(servers=several_servers(), capacity=CAPACITIES, more=st.floats(1.0, 3.0))
+def test_more_load_is_never_cheaper_to_serve(servers: list[ServerData], capacity: dict[str, int], more: float) -> None:
+    """From nothing: where the busier system is served whole, the quieter one is, and costs no more."""
+    bare = [
+        replace(one, current=Allocation(load=one.current.load), min_replicas=max(one.min_replicas, 0))
+        for one in servers
+    ]
+    busier = [
+        replace(one, current=Allocation(load=replace(one.current.load, rate_rpm=one.current.load.rate_rpm * more)))
+        for one in bare
+        if one.current.load is not None
+    ]
+    quiet, busy = (optimize(small_system(*given, capacity=capacity), EXACT) for given in (bare, busier))
+    if not busy.unserved:
+        assert not quiet.unserved
+        assert quiet.total_cost <= busy.total_cost + 1e-6
+
+
+@settings(max_examples=30, deadline=None)
+@given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([2, 3]))
+def test_the_size_of_a_card_does_not_matter(servers: list[ServerData], capacity: dict[str, int], scale: int) -> None:
+    """Counting half cards, with twice the multiplicity of each unit, is the same system."""
+    data = small_system(*servers, capacity=capacity)
+    halves = replace(
+        data,
+        accelerators={
+            name: replace(unit, multiplicity=unit.multiplicity * scale) for name, unit in data.accelerators.items()
+        },
+        capacity={kind: count * scale for kind, count in capacity.items()},
+    )
+    for how in (PLAIN, EXACT):
+        whole, half = optimize(data, how), optimize(halves, how)
+        assert {name: (a.accelerator, a.replicas) for name, a in whole.allocations.items()} == {
+            name: (a.accelerator, a.replicas) for name, a in half.allocations.items()
+        }
+
+
+@settings(max_examples=30, deadline=None)
+@given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([0.01, 1.5, 100.0]))
+def test_the_unit_of_cost_does_not_matter(servers: list[ServerData], capacity: dict[str, int], scale: float) -> None:
+    """Prices in another currency: the same allocation."""
+    data = small_system(*servers, capacity=capacity)
+    priced = replace(
+        data,
+        accelerators={
+            name: replace(unit, cost_cents_per_h=unit.cost_cents_per_h * scale)
+            for name, unit in data.accelerators.items()
+        },
+    )
+    for how in (PLAIN, EXACT):
+        found, other = optimize(data, how), optimize(priced, how)
+        assert found.total_cost * scale == pytest.approx(other.total_cost)
+        assert found.unserved.keys() == other.unserved.keys()
+
+
+def test_a_server_that_cannot_be_served_blocks_nobody() -> None:
+    """The original answers 404 for everybody, and its controller skips the cycle."""
+    data = small_system(
+        server("huge", rpm=500_000.0), server("odd", model="other"), server("fine"), capacity={"H100": 2, "A100": 2}
+    )
+    for how in (PLAIN, EXACT):
+        answer = optimize(data, how)
+        assert set(answer.allocations) == {"fine"}
+        assert answer.unserved["huge"].startswith("capacity: ")
+        assert answer.unserved["odd"].startswith("no target")
+
+
+def test_short_capacity_says_of_which_type_and_how_much() -> None:
+    """The figure is what a user has to add: of the option that lacks least, beside what others hold."""
+    data = small_system(
+        server("first", rpm=600.0),
+        server("second", rpm=6000.0, service_class="Free", keep_accelerator=True, now=("H100", 1)),
+        capacity={"H100": 1, "A100": 0, "L4": 0},
+    )
+    answer = optimize(data, PLAIN)
+    needed = optimize(replace(data, capacity={"H100": 99}), PLAIN).allocations["second"].replicas
+    assert answer.unserved["second"] == f"capacity: {needed} H100 needed, 0 free, {needed} short"
+
+
+def test_an_allocation_says_why() -> None:
+    """Binding target, rate and use of a replica, and the runner-up with its cost: a user can argue with that."""
+    found = optimize(small_system(server(rpm=3000.0), itl_ms=9.0), PLAIN).allocations["s"]
+    details = found.details
+    assert details["binding"] == "slo-itl"
+    assert details["rateMaxRpm"] == pytest.approx(found.rate_max_rpm)
+    assert details["utilisation"] == pytest.approx(3000.0 / (found.rate_max_rpm * found.replicas))
+    runner_up = details["runnerUp"]
+    assert isinstance(runner_up, dict)
+    assert runner_up["cost"] >= found.cost_cents_per_h
+    assert runner_up["accelerator"] != found.accelerator
+    assert found.accelerator in found.reason
+    assert "bound by slo-itl" in found.reason
+    assert f"next {runner_up['replicas']} × {runner_up['accelerator']}" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("targets", "fields", "word"),
+    [
+        ({"itl_ms": 9.0}, {}, "slo-itl"),
+        ({"ttft_ms": 60.0}, {"max_batch": 4}, "slo-ttft"),
+        ({"itl_ms": 0.0, "ttft_ms": 0.0, "tps": 10.0}, {}, "slo-tps"),
+        ({"itl_ms": 0.0, "ttft_ms": 0.0}, {}, "batch"),
+        ({"itl_ms": 0.0, "ttft_ms": 0.0}, {"max_queue": 1}, "loss"),
+    ],
+)
+def test_the_binding_target_has_its_name(targets: dict[str, float], fields: dict[str, int], word: str) -> None:
+    """It tells which target to loosen, or that a larger batch would help."""
+    data = small_system(server(rpm=3000.0, now=("H100", 1), keep_accelerator=True, **fields), **targets)  # type: ignore[arg-type]
+    assert optimize(data, PLAIN).allocations["s"].details["binding"] == word
+
+
+def test_held_servers_keep_what_they_have_and_come_first() -> None:
+    """Their cards are not there for the others."""
+    data = small_system(
+        server("held", now=("H100", 3), service_class="Free"), server("asks", rpm=6000.0), capacity={"H100": 4}
+    )
+    answer = optimize(data, PLAIN, held=frozenset({"held"}))
+    found = answer.allocations["held"]
+    assert (found.accelerator, found.replicas, found.max_batch, found.held) == ("H100", 3, 64, True)
+    assert found.cost_cents_per_h == 900.0
+    assert "H100 needed, 1 free" in answer.unserved["asks"]
+
+
+def test_held_servers_beyond_capacity_are_reduced_lowest_class_first() -> None:
+    """A node is gone: the highest class keeps its replicas longest."""
+    data = small_system(
+        server("low", now=("H100", 3), service_class="Free"),
+        server("high", now=("H100", 3)),
+        server("pairs", now=("2xA100", 2)),
+        capacity={"H100": 4, "A100": 3},
+    )
+    answer = optimize(data, PLAIN, held=frozenset(data.servers))
+    assert {name: found.replicas for name, found in answer.allocations.items()} == {"low": 1, "high": 3, "pairs": 1}
+    assert answer.allocations["low"].reason.startswith("capacity")
+    assert answer.allocations["low"].cost_cents_per_h == 300.0
+    assert answer.allocations["high"].reason == "held"
+
+
+def test_held_servers_on_unlimited_capacity_are_untouched() -> None:
+    """There is nothing to reduce them for."""
+    data = small_system(server("held", now=("H100", 30)), capacity={"H100": 4}, unlimited=True)
+    assert optimize(data, PLAIN, held=frozenset({"held"})).allocations["held"].replicas == 30
+
+
+def loads(first: float, *rest: float, band: float) -> list[int]:
+    """Return the replicas that follow when a server sees these rates one after another."""
+    now: tuple[str, int] = ("", 0)
+    found = []
+    for rpm in (first, *rest):
+        answer = optimize(
+            small_system(server(rpm=rpm, now=now, keep_accelerator=bool(now[0])), itl_ms=9.0),
+            OptimizerSettings(solver="greedy", band=band),
+        )
+        now = (answer.allocations["s"].accelerator, answer.allocations["s"].replicas)
+        found.append(now[1])
+    return found
+
+
+def test_load_that_wavers_within_the_band_changes_nothing() -> None:
+    """Every change costs a start-up: a few per cent of noise must not flap."""
+    rate = optimize(small_system(server(), itl_ms=9.0), PLAIN).allocations["s"].rate_max_rpm
+    wavering = [7.0 * rate * (1.0 + 0.04 * math.sin(k)) for k in range(12)]
+    assert len(set(loads(*wavering, band=0.0))) > 1
+    assert len(set(loads(*wavering, band=0.1))) == 1
+
+
+def test_load_beyond_the_band_moves_the_replicas() -> None:
+    """Up when it has to, and down when it pays."""
+    up, peak, down = loads(3000.0, 6000.0, 1500.0, band=0.1)
+    assert peak > up > down
+
+
+def test_the_band_never_lets_a_queue_grow_without_end() -> None:
+    """Replicas whose batch is full take no more, whatever the band."""
+    base = small_system(server(now=("H100", 1), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0)
+    rate = optimize(base, PLAIN).allocations["s"].rate_max_rpm
+    busy = small_system(server(rpm=2.08 * rate, now=("H100", 2), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0)
+    assert optimize(busy, OptimizerSettings(solver="greedy", band=0.2)).allocations["s"].replicas == 3
+
+
+def test_a_move_to_another_accelerator_has_to_save_more_than_the_band() -> None:
+    """Penalty and band together; without them the cheapest wins."""
+    here = server(rpm=600.0, now=("H100", 1))
+    free = optimize(small_system(server(rpm=600.0), itl_ms=60.0), PLAIN).allocations["s"]
+    assert free.accelerator != "H100"
+    stay = optimize(small_system(here, itl_ms=60.0), OptimizerSettings(solver="greedy", band=1.0)).allocations["s"]
+    assert (stay.accelerator, stay.replicas, stay.value) == ("H100", 1, 0.0)
+    move = optimize(small_system(here, itl_ms=60.0), replace(PLAIN, objective="cost")).allocations["s"]
+    assert move.accelerator == free.accelerator
+
+
+def test_the_objective_cost_ignores_what_there_is() -> None:
+    """For planning, where nothing runs yet."""
+    data = small_system(server(rpm=3000.0, now=("L4", 40)), itl_ms=60.0)
+    value, cost = (optimize(data, replace(EXACT, objective=objective)) for objective in ("value", "cost"))
+    assert cost.total_cost <= value.total_cost
+    assert value.total_value <= cost.total_value
+
+
+def test_parts_report_the_latencies_of_the_parts() -> None:
+    """The original reports those of the whole, which the replicas that there are do not reach."""
+    data = small_system(server(rpm=6000.0), capacity={"H100": 2}, itl_ms=9.0, saturation_policy="PriorityExhaustive")
+    part = optimize(data, PLAIN).allocations["s"]
+    whole = optimize(replace(data, capacity={"H100": 100}), PLAIN).allocations["s"]
+    compat = optimize(data, OptimizerSettings(solver="greedy", compat=True)).allocations["s"]
+    assert part.replicas == 2 < whole.replicas
+    assert part.itl_ms is not None
+    assert whole.itl_ms is not None
+    assert part.itl_ms > whole.itl_ms
+    assert part.details["replicasWanted"] == whole.replicas
+    assert part.reason.startswith(f"capacity: 2 of {whole.replicas} replicas")
+    assert compat.itl_ms is not None
+    assert compat.itl_ms <= 9.0
+
+
+def test_parts_in_overload_have_no_mean_time_to_first_token() -> None:
+    """The queue grows for ever: no figure would be true."""
+    data = small_system(server(rpm=90_000.0), capacity={"H100": 1}, saturation_policy="RoundRobin")
+    found = optimize(data, PLAIN).allocations["s"]
+    assert found.replicas == 1
+    assert found.ttft_ms is None
+    assert found.itl_ms is not None
+
+
+def test_a_server_with_a_fixed_batch_keeps_it() -> None:
+    """maxBatchSize of the data is an order; else the smallest batch worth allowing is chosen."""
+    told, free = (
+        optimize(small_system(server(max_batch=batch), itl_ms=9.0), PLAIN).allocations["s"] for batch in (60, 0)
+    )
+    assert told.max_batch == 60
+    assert free.max_batch < 60
+
+
+def test_a_smaller_batch_serves_the_load_within_the_targets() -> None:
+    """Sized anew with the batch that was chosen, the same replicas take nearly the same rate."""
+    data = small_system(server(rpm=3000.0), itl_ms=9.0)
+    found = optimize(data, PLAIN).allocations["s"]
+    assert found.max_batch < found.details["maxBatchAllowed"]  # type: ignore[operator]
+    told = small_system(server(rpm=3000.0, max_batch=found.max_batch), itl_ms=9.0)
+    again = optimize(told, PLAIN).allocations["s"]
+    assert again.replicas == found.replicas
+    assert again.rate_max_rpm >= 0.97 * found.rate_max_rpm
+    largest = optimize(data, replace(PLAIN, near_peak=0.0)).allocations["s"]
+    assert largest.max_batch == found.details["maxBatchAllowed"]
+
+
+def test_the_present_batch_stays_while_it_is_nearly_the_smallest() -> None:
+    """A change of the batch is a change too."""
+    fresh = optimize(small_system(server(rpm=3000.0), itl_ms=9.0), PLAIN).allocations["s"]
+    for batch, stays in ((fresh.max_batch + 3, True), (fresh.max_batch - 3, False), (3 * fresh.max_batch, False)):
+        one = server(rpm=3000.0)
+        now = Allocation(accelerator=fresh.accelerator, replicas=fresh.replicas, max_batch=batch, load=one.current.load)
+        data = small_system(replace(one, current=now), itl_ms=9.0)
+        found = optimize(data, OptimizerSettings(solver="greedy")).allocations["s"]
+        assert (found.max_batch == batch) == stays
+
+
+def test_unlimited_gives_each_the_best_whatever_the_capacity() -> None:
+    """For planning what to buy."""
+    data = small_system(server("a", rpm=9000.0), server("b"), capacity={}, unlimited=True)
+    for how in (PLAIN, EXACT):
+        assert not optimize(data, how).unserved
+
+
+def test_compat_is_the_original_whatever_the_other_settings() -> None:
+    """Headroom, band, caps: a comparison must not hang on them."""
+    data = small_system(server(rpm=3000.0, now=("A100", 3)), itl_ms=9.0)
+    plain = optimize(data, OptimizerSettings(compat=True))
+    other = optimize(data, OptimizerSettings(compat=True, headroom=0.5, band=0.9, replicas_cap=1, max_batch_cap=2))
+    assert plain.allocations["s"] == other.allocations["s"]
+
+
+def test_an_empty_system_has_an_empty_answer() -> None:
+    """The first request of a controller whose cluster has no server yet."""
+    for how in (PLAIN, EXACT, OptimizerSettings(compat=True)):
+        answer = optimize(small_system(), how)
+        assert (answer.allocations, answer.unserved, answer.total_cost) == ({}, {}, 0.0)
