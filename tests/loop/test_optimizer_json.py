@@ -1,0 +1,164 @@
+"""The engine of `inferno optimize`: a message in, the words of the wire out."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from loop.errors import SpecError
+from loop.optimizer_json import optimize_json
+
+SYSTEM: dict[str, Any] = {
+    "acceleratorData": {
+        "accelerators": [
+            {"name": "H100", "type": "H100", "multiplicity": 1, "cost": 300.0},
+            {"name": "A100", "type": "A100", "multiplicity": 1, "cost": 180.0},
+        ]
+    },
+    "modelData": {
+        "models": [
+            {
+                "name": "m",
+                "acc": name,
+                "accCount": 1,
+                "maxBatchSize": 64,
+                "atTokens": 256,
+                "perfParms": {"alpha": alpha, "beta": 0.03, "gamma": 5e-5},
+            }
+            for name, alpha in (("H100", 6.5), ("A100", 11.0))
+        ]
+    },
+    "serviceClassData": {
+        "serviceClasses": [
+            {"name": "Premium", "priority": 1, "modelTargets": [{"model": "m", "slo-itl": 20.0, "slo-ttft": 800.0}]}
+        ]
+    },
+    "serverData": {
+        "servers": [
+            {
+                "name": "s",
+                "class": "Premium",
+                "model": "m",
+                "currentAlloc": {
+                    "load": {"arrivalRate": 900, "throughput": 850, "avgInTokens": 512, "avgOutTokens": 256}
+                },
+            }
+        ]
+    },
+    "optimizerData": {"optimizer": {"unlimited": False}},
+    "capacityData": {"count": [{"type": "H100", "count": 4}, {"type": "A100", "count": 4}]},
+}
+
+
+def changed(**parts: Any) -> dict[str, Any]:
+    """Return the message with other parts."""
+    return {"system": {**SYSTEM, **parts}}
+
+
+def test_the_answer_has_the_words_of_the_wire() -> None:
+    """What the existing controller and actuator read; the load is echoed as it came."""
+    answer = optimize_json(changed(), compat=True)
+    assert answer.keys() == {"allocations", "unallocated", "totalCost"}
+    found = answer["allocations"]["s"]
+    assert found.keys() == {"accelerator", "numReplicas", "maxBatch", "cost", "itlAverage", "ttftAverage", "load"}
+    assert found["load"] == {"arrivalRate": 900.0, "throughput": 850.0, "avgInTokens": 512, "avgOutTokens": 256}
+    assert answer["totalCost"] == found["cost"]
+    json.dumps(answer, allow_nan=False)
+
+
+def test_outside_compat_the_answer_explains_itself() -> None:
+    """Reasons and figures beside every allocation, and how far the whole may be from the best."""
+    answer = optimize_json(changed())
+    found = answer["allocations"]["s"]
+    assert found["reason"]
+    assert found["details"]["binding"]
+    assert (answer["gap"], answer["optimal"]) == (0.0, True)
+    assert optimize_json(changed(), solver="greedy")["gap"] is None
+    json.dumps(answer, allow_nan=False)
+
+
+def test_several_accelerators_are_parts_with_their_totals() -> None:
+    """In compat too: it is the only mode of the original's integer program that its answer lost."""
+    message = changed(
+        optimizerData={"optimizer": {"heterogeneous": True}},
+        capacityData={"count": [{"type": "H100", "count": 2}, {"type": "A100", "count": 9}]},
+        serverData={
+            "servers": [
+                {
+                    "name": "s",
+                    "class": "Premium",
+                    "model": "m",
+                    "currentAlloc": {"load": {"arrivalRate": 6000, "avgInTokens": 512, "avgOutTokens": 256}},
+                }
+            ]
+        },
+    )
+    found = optimize_json(message, compat=True)["allocations"]["s"]
+    assert {part["accelerator"] for part in found["parts"]} == {"H100", "A100"}
+    assert found["numReplicas"] == sum(part["numReplicas"] for part in found["parts"])
+    assert found["cost"] == pytest.approx(sum(part["cost"] for part in found["parts"]))
+    assert found["value"] == pytest.approx(1.1 * found["cost"])
+
+
+def test_a_wait_without_bound_is_null() -> None:
+    """JSON has no infinity, and a large number would be read as a latency."""
+    message = changed(
+        optimizerData={"optimizer": {"saturationPolicy": "PriorityExhaustive"}},
+        capacityData={"count": [{"type": "H100", "count": 1}]},
+        serverData={
+            "servers": [
+                {
+                    "name": "s",
+                    "class": "Premium",
+                    "model": "m",
+                    "currentAlloc": {"load": {"arrivalRate": 90000, "avgInTokens": 512, "avgOutTokens": 256}},
+                }
+            ]
+        },
+    )
+    assert optimize_json(message)["allocations"]["s"]["ttftAverage"] is None
+
+
+def test_a_wrong_message_is_one_line() -> None:
+    """Strict by default; in compat as lenient as the original, which answers that it cannot serve the server."""
+    message = changed(modelData={"models": []})
+    with pytest.raises(SpecError, match="model"):
+        optimize_json(message)
+    assert optimize_json(message, compat=True)["unallocated"] == {"s": "no perf data of model 'm' on any accelerator"}
+
+
+def test_an_early_message_has_a_wait_in_place_of_the_first_token() -> None:
+    """The words of mid 2025."""
+    message = {
+        "system": {
+            **SYSTEM,
+            "modelData": {
+                "models": [
+                    {"name": "m", "acc": "A100", "alpha": 11.0, "beta": 0.3, "maxBatchSize": 32, "atTokens": 512}
+                ]
+            },
+            "serviceClassData": {
+                "serviceClasses": [{"name": "Premium", "model": "m", "priority": 1, "slo-itl": 40.0, "slo-ttw": 500.0}]
+            },
+            "serverData": {
+                "servers": [
+                    {
+                        "name": "s",
+                        "class": "Premium",
+                        "model": "m",
+                        "currentAlloc": {"load": {"arrivalRate": 60, "avgLength": 512, "arrivalCOV": 1.5}},
+                    },
+                    {"name": "idle", "class": "Premium", "model": "m", "currentAlloc": {}},
+                ]
+            },
+        }
+    }
+    answer = optimize_json(message, compat_early=True)
+    found = answer["allocations"]["s"]
+    assert (found["accelerator"], found["numReplicas"], found["maxBatch"]) == ("A100", 1, 32)
+    assert found["itlAverage"] <= 40.0
+    assert found["waitAverage"] <= 500.0 / 2.99
+    assert found["load"]["avgLength"] == 512
+    assert list(answer["unallocated"]) == ["idle"]
