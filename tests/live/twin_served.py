@@ -1,0 +1,91 @@
+"""The twin as a cluster, served over real HTTP on a free port of the loopback, for tests."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import httpx
+from kubernetes import client
+
+from loop.clocks import MonotonicClock
+from loop.services.serving import Service, listen
+from tests.twin.worlds import spec_of
+from twin.api.app import create_twin_app
+from twin.api.authority import ADMIN, Identity
+from twin.api.faults import Fault
+from twin.api.twincluster import TOKEN, TwinCluster
+from twin.spec import ClusterSpec, Delay, Server
+
+DEADLINE_S = 30.0
+SPEC = spec_of(Server(name="vllm-001", model="m", queue_max=50), capacity={"A": 12, "B": 4}, start_up=Delay(mean_s=5.0))
+
+
+@dataclass(kw_only=True)
+class ServedTwin:
+    """A running twin. `cluster` belongs to the thread that serves: tests look at it through HTTP, faults excepted."""
+
+    cluster: TwinCluster
+    url: str
+    http: httpx.Client
+    service: Service
+    thread: threading.Thread
+
+    def api(self, token: str = TOKEN) -> client.ApiClient:
+        """Return the official client, sending *token*."""
+        configuration = client.Configuration(host=self.url)
+        configuration.api_key = {"authorization": f"Bearer {token}"}
+        configuration.retries = False
+        return client.ApiClient(configuration)
+
+    def stop(self) -> float:
+        """Stop it; return how long that took [s]."""
+        begin_s = time.monotonic()
+        self.service.should_exit = True
+        self.thread.join(DEADLINE_S)
+        assert not self.thread.is_alive(), "the twin does not stop"
+        return time.monotonic() - begin_s
+
+
+@contextmanager
+def serving_twin(
+    spec: ClusterSpec = SPEC,
+    *,
+    speed: float = 1.0,
+    tokens: Mapping[str, Identity] | None = None,
+    anonymous: Identity = ADMIN,
+    faults: Sequence[Fault] = (),
+) -> Iterator[ServedTwin]:
+    """Serve a twin of *spec*; stop it at the end."""
+    sockets = listen("127.0.0.1", 0)
+    address = f"127.0.0.1:{sockets[0].getsockname()[1]}"
+    cluster = TwinCluster(
+        spec,
+        clock=MonotonicClock(speed=speed).now_s,
+        start=datetime.now(UTC),
+        speed=speed,
+        tokens=tokens,
+        anonymous=anonymous,
+        faults=faults,
+        address=address,
+    )
+    service = Service(create_twin_app(cluster.server, cluster, cluster.faults), on_stop=lambda: None)
+    thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
+    thread.start()
+    url = f"http://{address}"
+    headers = {"Authorization": f"Bearer {TOKEN}"}
+    with httpx.Client(base_url=url, headers=headers, timeout=DEADLINE_S, trust_env=False) as http:
+        twin = ServedTwin(cluster=cluster, url=url, http=http, service=service, thread=thread)
+        end_s = time.monotonic() + DEADLINE_S
+        while not service.started:
+            assert time.monotonic() < end_s, "the twin does not start"
+            assert thread.is_alive(), "the twin has failed"
+            time.sleep(0.005)
+        try:
+            yield twin
+        finally:
+            twin.stop()
