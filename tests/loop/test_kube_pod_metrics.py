@@ -1,0 +1,154 @@
+"""Metrics straight from pods: pages in vLLM's format, and rates from the samples that it keeps itself."""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+import pytest
+
+from loop.backends.kube_read import Pod
+from loop.backends.metrics_source import Measurement
+from loop.backends.pod_metrics import PageError, PodMetrics, read_page
+from tests.loop.kube_objects import Json, pod, server
+
+PAGE = """\
+# HELP vllm:num_requests_running Number of requests in model execution batches.
+# TYPE vllm:num_requests_running gauge
+vllm:num_requests_running{engine="0",model_name="m"} 3.0
+# TYPE vllm:request_success counter
+vllm:request_success_total{finished_reason="stop"} 10.0
+vllm:request_success_total{finished_reason="length"} 2.0
+vllm:request_success_created{finished_reason="length"} 1.7e+09
+vllm:time_to_first_token_seconds_bucket{le="0.1"} 12.0
+vllm:time_to_first_token_seconds_sum 0.6
+process_cpu_seconds_total 17.0
+"""
+
+
+class CountedPages:
+    """Pods that finish requests at rates of their own, by the last letters of their names; None: no answer."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+        self.finished: dict[str, float | None] = {}
+        self.asked: list[str] = []
+
+    def page(self, pod: Pod) -> str:
+        """Return the page of *pod*."""
+        letter = pod.name.rpartition("-")[2]
+        self.asked.append(letter)
+        finished = self.finished[letter]
+        if finished is None:
+            raise PageError("no answer")
+        return f"vllm:request_success_total {finished}\nvllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
+
+
+def measured(source: PodMetrics, *pods: Json, now_s: float) -> Measurement:
+    """Return what *source* tells of a server of *pods*."""
+    return source.measure([server(*pods)], now_s=now_s)
+
+
+def rate_rpm(found: Measurement) -> float | None:
+    """Return the rate of the server, None where it is not known."""
+    load = found.figures["s1"].load
+    return None if load is None else load.rate_rpm
+
+
+def test_a_page_is_read_by_the_names_that_count() -> None:
+    """Histograms have hundreds of lines that nobody needs."""
+    assert read_page(PAGE) == {
+        "vllm:num_requests_running": 3.0,
+        "vllm:request_success_total": 12.0,
+        "vllm:time_to_first_token_seconds_sum": 0.6,
+    }
+
+
+@pytest.mark.parametrize("text", ["", "<html>not found</html>", "up 1\n"])
+def test_a_page_without_those_names_tells_nothing(text: str) -> None:
+    """A server of another kind: its load is not known, and not zero."""
+    assert read_page(text) == {}
+
+
+@pytest.mark.parametrize("line", ["vllm:request_success_total{a= 3", "vllm:num_requests_running much"])
+def test_a_page_that_is_cut_or_spoilt_is_told(line: str) -> None:
+    """Half a page must not be taken for the whole."""
+    with pytest.raises(PageError, match="expected metrics"):
+        read_page(line)
+
+
+def test_a_rate_needs_two_cycles_and_is_over_the_time_between_them() -> None:
+    """Until then the server is held."""
+    pages = CountedPages()
+    with closing(PodMetrics(pages)) as source:
+        pages.finished = {"a": 100.0}
+        assert rate_rpm(measured(source, pod("a"), now_s=0.0)) is None
+        pages.finished = {"a": 190.0}
+        assert rate_rpm(measured(source, pod("a"), now_s=90.0)) == pytest.approx(60.0)
+
+
+def test_many_cycles_within_a_window_are_over_the_window() -> None:
+    """Somebody who calls /invoke every second must not get the rate of a second."""
+    pages = CountedPages()
+    with closing(PodMetrics(pages)) as source:
+        for t in range(0, 200, 4):
+            pages.finished = {"a": float(min(t, 160))}
+            found = measured(source, pod("a"), now_s=float(t))
+        # The latest window holds 24 s at one a second and 36 s of nothing.
+        assert rate_rpm(found) == pytest.approx(60.0 * 24 / 60, rel=0.03)
+
+
+def test_looking_twice_at_one_instant_is_looking_once() -> None:
+    """No time has passed: there is nothing to divide by."""
+    pages = CountedPages()
+    pages.finished = {"a": 5.0}
+    with closing(PodMetrics(pages)) as source:
+        first = measured(source, pod("a"), now_s=0.0)
+        assert measured(source, pod("a"), now_s=0.0) == first
+
+
+def test_a_pod_that_does_not_answer_is_told_and_its_load_is_taken_for_that_of_the_others() -> None:
+    """A missing pod is never an idle one."""
+    pages = CountedPages()
+    with closing(PodMetrics(pages)) as source:
+        pages.finished = {"a": 0.0, "b": None}
+        measured(source, pod("a"), pod("b"), now_s=0.0)
+        pages.finished = {"a": 60.0, "b": None}
+        found = measured(source, pod("a"), pod("b"), now_s=60.0)
+    assert rate_rpm(found) == pytest.approx(120.0)
+    assert len(found.warnings) == 1
+    assert found.warnings[0].endswith("-b: no answer")
+
+
+def test_only_pods_that_can_answer_are_asked() -> None:
+    """Starting ones refuse the connection, each for seconds; draining ones still end requests."""
+    pages = CountedPages()
+    pages.finished = dict.fromkeys("abcd", 0.0)
+    phases = {"a": "ready", "b": "starting", "c": "pending", "d": "draining"}
+    with closing(PodMetrics(pages)) as source:
+        measured(source, *(pod(letter, phase=phase) for letter, phase in phases.items()), now_s=0.0)
+    assert sorted(pages.asked) == ["a", "d"]
+
+
+def test_a_pod_that_has_gone_is_thought_to_have_served_half_of_the_time_since() -> None:
+    """Its load of before is with the others now: to forget it would scale down further."""
+    pages = CountedPages()
+    with closing(PodMetrics(pages)) as source:
+        pages.finished = {"a": 0.0, "b": 0.0}
+        measured(source, pod("a"), pod("b"), now_s=0.0)
+        pages.finished = {"a": 60.0, "b": 60.0}
+        measured(source, pod("a"), pod("b"), now_s=60.0)
+        # b goes half-way: a has 30 more as before, then twice as many.
+        pages.finished = {"a": 60.0 + 30.0 + 60.0}
+        found = measured(source, pod("a"), now_s=120.0)
+    # The truth is 120; b is taken to have served half of the minute at the mean rate of a, which is a little more.
+    assert rate_rpm(found) == pytest.approx(90.0 + 45.0)
+
+
+def test_after_a_long_pause_old_samples_tell_nothing_of_now() -> None:
+    """A loop that stood still for an hour must not act on the mean of that hour."""
+    pages = CountedPages()
+    pages.finished = {"a": 0.0}
+    with closing(PodMetrics(pages)) as source:
+        measured(source, pod("a"), now_s=0.0)
+        pages.finished = {"a": 3600.0}
+        assert rate_rpm(measured(source, pod("a"), now_s=3600.0)) is None

@@ -1,0 +1,155 @@
+"""From lists of objects to servers: whose pod is whose, in which phase, and what is said of what is odd."""
+
+from __future__ import annotations
+
+import pytest
+
+from loop.backends import labels as names
+from loop.backends.kube_read import Servers, argument_of, read_pod, read_servers, selects
+from tests.loop.kube_objects import EPOCH_S, Json, alive, date, deployment, pod, read
+
+
+def servers(*deployments: Json, pods: tuple[Json, ...] = ()) -> Servers:
+    """Return the servers that these objects make."""
+    return read_servers(deployments, pods, epoch_s=EPOCH_S)
+
+
+def test_a_deployment_says_what_its_labels_say() -> None:
+    """These are the names of the walk-through."""
+    one = read(labels={names.LOAD_RPM: "30"})
+    assert (one.server, one.model, one.service_class) == ("s1", "llama_8b", "Premium")
+    assert (one.accelerator, one.max_batch, one.wanted) == ("H100", 64, 2)
+    assert one.load is not None
+    assert one.load.rate_rpm == 30.0
+    assert one.problem == ""
+
+
+def test_what_no_label_says_has_a_rule() -> None:
+    """The name is the Deployment's, the class Free; accelerator and batch are simply not known."""
+    one = read(without=(names.NAME, names.CLASS, names.ACCELERATOR, names.MAX_BATCH))
+    assert (one.server, one.service_class, one.accelerator, one.max_batch) == ("dep1", "Free", "", 0)
+
+
+@pytest.mark.parametrize(("told", "wanted"), [(0, 0), (3, 3), (None, 1)])
+def test_replicas_that_are_not_told_are_one_and_zero_is_zero(told: int | None, wanted: int) -> None:
+    """Absent is the API's default of one; 0 is falsy in Python and must not become it."""
+    assert read(replicas=told).wanted == wanted
+
+
+def test_fields_that_are_absent_or_null_are_empty() -> None:
+    """A server leaves out what is zero: labels, annotations, the whole status."""
+    obj = deployment()
+    obj["metadata"] |= {"annotations": None, "managedFields": None}
+    del obj["status"]
+    (found,) = servers(obj).by_name.values()
+    assert (found.deployment.observed, found.deployment.settled, found.pods) == (0, False, ())
+
+
+def test_a_status_behind_the_specification_is_not_settled() -> None:
+    """For a moment after a patch the status is of the time before."""
+    assert read().settled
+    assert not read(status={"observedGeneration": 2}).settled
+
+
+@pytest.mark.parametrize("phase", ["ready", "starting", "pending", "draining"])
+def test_pods_are_counted_by_the_phase_they_are_in(phase: str) -> None:
+    """Starting ones hold cards already; those that end do so still."""
+    (found,) = servers(deployment(), pods=(pod("a", phase=phase),)).by_name.values()
+    assert [one.phase for one in found.pods] == [phase]
+
+
+def test_a_pod_is_in_its_phase_since_the_condition_says() -> None:
+    """A policy asks how long a replica starts already; a pod that ends names the end of its grace period instead."""
+    ready, going = alive(pod("a", since_s=-90.0, created_s=-200.0), pod("b", phase="draining", since_s=-10.0))
+    assert (ready.since_s, ready.created_s) == (-90.0, -200.0)
+    assert going.since_s == -10.0
+
+
+def test_finished_pods_are_no_pods() -> None:
+    """An evicted pod stays listed for days."""
+    assert read_pod(pod("a", phase="finished"), epoch_s=EPOCH_S) is None
+
+
+def test_pods_of_deployments_with_similar_names_are_not_mixed_up() -> None:
+    """dep1 is the beginning of dep1-canary; only the ReplicaSet's name tells."""
+    both = (deployment(), deployment("dep1-canary", labels={names.NAME: "s2"}))
+    found = servers(*both, pods=(pod("a"), pod("b", of="dep1-canary"), pod("c", of="dep1-canary"))).by_name
+    assert {name: len(one.pods) for name, one in found.items()} == {"s1": 1, "s2": 2}
+
+
+def test_a_pod_without_a_replica_set_belongs_to_whoever_selects_it() -> None:
+    """Adopted pods, and API servers that keep no owners."""
+    lone = pod("a")
+    lone["metadata"]["ownerReferences"] = []
+    found = servers(deployment(), pods=(lone,))
+    assert len(found.by_name["s1"].pods) == 1
+
+
+def test_pods_in_another_namespace_and_of_nobody_are_strangers() -> None:
+    """They hold cards all the same."""
+    found = servers(deployment(), pods=(pod("a", namespace="other"), pod("b", of="redis")))
+    assert found.by_name["s1"].pods == ()
+    assert len(found.strangers) == 2
+
+
+def test_a_name_that_two_deployments_claim_stays_with_the_older_one() -> None:
+    """A copied manifest must not take a server over, nor have the two fight for it."""
+    young = deployment("copy", metadata={"creationTimestamp": date(-10)})
+    found = servers(young, deployment())
+    assert found.by_name["s1"].deployment.name == "dep1"
+    assert found.warnings == ("infer/copy: left alone: infer/dep1 has its name s1 already",)
+
+
+def test_what_is_wrong_with_one_server_is_told_and_keeps_no_other_out() -> None:
+    """A typing error in one manifest must not stop the loop."""
+    odd = deployment("dep2", labels={names.NAME: "s2", names.MAX_BATCH: "many"})
+    nameless = deployment("dep3", labels={names.NAME: "s3", names.MODEL: ""})
+    found = servers(deployment(), odd, nameless)
+    assert set(found.by_name) == {"s1", "s2", "s3"}
+    assert found.warnings == (
+        "s2: label inferno.server.allocation.maxbatchsize: expected a whole number, found 'many'",
+        "s3: label inferno.server.model: expected the name of a model, found none",
+    )
+
+
+@pytest.mark.parametrize(
+    ("selector", "fits"),
+    [
+        ({"matchLabels": {"app": "x"}}, True),
+        ({"matchLabels": {"app": "y"}}, False),
+        ({"matchExpressions": [{"key": "app", "operator": "In", "values": ["x", "z"]}]}, True),
+        ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["x"]}]}, False),
+        ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, True),
+        ({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}, True),
+        ({"matchLabels": {"app": "x"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}, False),
+        ({}, False),
+    ],
+)
+def test_selectors_select_as_the_api_says(selector: Json, fits: bool) -> None:
+    """An empty selector of a Deployment is refused by the API; here it must not claim every pod."""
+    assert selects(selector, {"app": "x"}) == fits
+
+
+@pytest.mark.parametrize(
+    ("container", "value"),
+    [
+        ({"args": ["--max-num-seqs", "32"]}, "32"),
+        ({"args": ["--model", "m", "--max-num-seqs=48"]}, "48"),
+        ({"command": ["vllm", "--max-num-seqs", "8"]}, "8"),
+        ({"args": ["--max-num-seqs"]}, None),
+        ({}, None),
+    ],
+)
+def test_an_argument_is_found_in_either_form_and_place(container: Json, value: str | None) -> None:
+    """Manifests are written in both."""
+    assert argument_of({"containers": [{"name": "c", **container}]}, "--max-num-seqs") == value
+
+
+def test_the_port_of_metrics_is_the_annotated_the_named_or_the_first() -> None:
+    """As Prometheus is usually told; 8000 is vLLM's."""
+    ports = [{"containerPort": 9000}, {"name": "metrics", "containerPort": 9090}]
+    named = pod("a", spec={"containers": [{"name": "c", "ports": ports}]})
+    annotated = pod("b", metadata={"annotations": {"prometheus.io/port": "7", "prometheus.io/path": "/m"}})
+    bare = pod("c", spec={"containers": [{"name": "c"}]})
+    found = [(one.metrics_port, one.metrics_path) for one in alive(named, annotated, bare)]
+    assert found == [(9090, "/metrics"), (7, "/m"), (8000, "/metrics")]

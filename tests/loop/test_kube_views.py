@@ -1,0 +1,63 @@
+"""What the loop sees of a server of the cluster: counts that add up, bounds, and no load where something is wrong."""
+
+from __future__ import annotations
+
+from loop.backends import labels as names
+from loop.backends.kube_views import Sight, server_view
+from loop.backends.pod_window import Figures, Gauges
+from loop.types import Load
+from tests.loop.kube_objects import pod, server
+
+LOAD = Load(rate_rpm=60.0, in_tokens=128.0, out_tokens=256.0)
+
+
+def test_replicas_without_a_pod_are_pending() -> None:
+    """A quota or a slow cluster: they were asked for, and must not be asked for again as if missing."""
+    view = server_view(server(pod("a"), pod("b", phase="draining"), replicas=4), Sight())
+    assert (view.wanted, view.ready, view.starting, view.pending, view.draining) == (4, 1, 0, 3, 1)
+
+
+def test_pods_beyond_what_is_wanted_are_seen_as_they_are() -> None:
+    """A rolling change has some more for a while."""
+    view = server_view(server(pod("a"), pod("b"), pod("c", phase="starting"), replicas=2), Sight())
+    assert (view.wanted, view.ready, view.starting, view.pending) == (2, 2, 1, 0)
+
+
+def test_gauges_are_those_of_ready_pods_that_report() -> None:
+    """What waits in a pod that ends will be finished there."""
+    one = server(pod("a"), pod("b"), pod("c", phase="draining"))
+    names_of_pods = [each.name for each in one.pods]
+    gauges = (Gauges(running=3, waiting=2, kv_usage=0.5), Gauges(running=1, kv_usage=0.1), Gauges(waiting=9))
+    figures = Figures(pods=dict(zip(names_of_pods, gauges, strict=True)))
+    view = server_view(one, Sight(figures=figures))
+    assert (view.running, view.waiting, view.backlog, view.kv_usage) == (4, 2, 2, 0.3)
+    assert [each.waiting for each in view.pods] == [2, 0, 9]
+
+
+def test_a_server_with_a_wrong_label_is_held_as_it_is() -> None:
+    """A slip of the pen in a bound must neither be ignored nor guessed at."""
+    view = server_view(server(annotations={names.REPLICAS_MIN: "two"}), Sight(load=LOAD))
+    assert (view.load, view.replicas_min, view.replicas_max) == (None, 2, 2)
+
+
+def test_bounds_come_from_annotations() -> None:
+    """Zero as a minimum is said as well as any other."""
+    view = server_view(
+        server(annotations={names.REPLICAS_MIN: "0", names.REPLICAS_MAX: "9"}), Sight(blind_at_zero=True)
+    )
+    assert (view.replicas_min, view.replicas_max) == (0, 9)
+
+
+def test_the_last_replica_stays_where_only_pods_tell_that_requests_come() -> None:
+    """At zero nobody would ever see a request again. Who is at zero already was put there on purpose."""
+    assert server_view(server(replicas=3), Sight(blind_at_zero=True)).replicas_min == 1
+    assert server_view(server(replicas=0), Sight(blind_at_zero=True)).replicas_min == 0
+    assert server_view(server(replicas=3), Sight()).replicas_min == 0
+
+
+def test_the_batch_size_in_force_is_that_of_the_command_line_where_it_is_written_there() -> None:
+    """During a rolling change some pods have the old one still."""
+    old = pod("a", spec={"containers": [{"name": "vllm", "args": ["--max-num-seqs=32"]}]})
+    one = server(old, pod("b"), annotations={names.APPLY_MAX_BATCH: "--max-num-seqs"})
+    assert [each.max_batch for each in server_view(one, Sight()).pods] == [32, 64]
+    assert [each.max_batch for each in server_view(server(old), Sight()).pods] == [64]

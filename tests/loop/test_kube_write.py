@@ -1,0 +1,207 @@
+"""The patch of a change: only what differs, in one piece, and nothing that others have done is written over."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from loop.backends import labels as names
+from loop.backends.kube_events import change_event
+from loop.backends.kube_write import (
+    UnfitError,
+    Wish,
+    asked_before,
+    foreign_change,
+    held_by,
+    manager_of,
+    others_changed,
+    patch_of,
+    wish_of,
+)
+from loop.types import Change
+from tests.loop.kube_objects import Json, read
+
+DATE = "2026-01-01T00:01:00+00:00"
+
+
+def change(*, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64, reason: str = "because") -> Change:
+    """Return a change; the defaults are what the Deployment has."""
+    return Change(server="s1", accelerator=accelerator, replicas=replicas, max_batch=max_batch, reason=reason)
+
+
+def patch(wish: Change, *, types: dict[str, str] | None = None, **fields: Any) -> Json:
+    """Return the patch of *wish* for the Deployment of *fields*."""
+    made = patch_of(read(**fields), wish, date=DATE, types=types or {})
+    assert made is not None
+    return made
+
+
+def with_command(**container: Any) -> Json:
+    """Return the fields of a Deployment that lets its batch size be written to its container."""
+    template = {"spec": {"containers": [{"name": "side"}, {"name": "vllm", **container}]}}
+    annotations = {names.APPLY_MAX_BATCH: "--max-num-seqs", names.APPLY_CONTAINER: "vllm"}
+    return {"annotations": annotations, "spec": {"template": template}}
+
+
+def test_what_is_so_already_needs_no_patch() -> None:
+    """Every write wakes whoever watches."""
+    assert patch_of(read(), change(), date=DATE, types={}) is None
+
+
+def test_labels_and_replicas_go_in_one_patch() -> None:
+    """Two would leave a moment, and a failure, in between with one of them only."""
+    made = patch(change(accelerator="2xA100", replicas=5, max_batch=16))
+    assert made["metadata"]["labels"] == {names.ACCELERATOR: "2xA100", names.MAX_BATCH: "16"}
+    assert made["spec"] == {"replicas": 5}
+
+
+def test_only_what_differs_is_written() -> None:
+    """A patch of all would take ownership of fields that nobody asked to change."""
+    assert "labels" not in patch(change(replicas=5))["metadata"]
+    assert "spec" not in patch(change(max_batch=16))
+
+
+def test_a_patch_is_for_the_object_that_was_seen() -> None:
+    """Another one of the same name, or one changed since, must refuse it."""
+    metadata = patch(change(replicas=5))["metadata"]
+    assert (metadata["uid"], metadata["resourceVersion"]) == ("uid-dep1", "7")
+
+
+def test_the_status_says_what_was_asked_for_and_why() -> None:
+    """Who looks at the Deployment must see the reason there."""
+    told = json.loads(patch(change(replicas=5))["metadata"]["annotations"][names.STATUS])
+    assert (told["replicas"], told["accelerator"], told["maxBatch"]) == (5, "H100", 64)
+    assert (told["was"], told["reason"], told["time"]) == ("2 x H100, batch 64", "because", DATE)
+
+
+def test_an_accelerator_that_cannot_be_a_label_is_refused_here() -> None:
+    """The server would answer 422 after a round trip, with less to say."""
+    with pytest.raises(UnfitError, match="'H 100' cannot be a label"):
+        patch(change(accelerator="H 100"))
+
+
+@pytest.mark.parametrize(
+    ("annotation", "selector"),
+    [
+        ("nvidia.com/gpu.product", {"nvidia.com/gpu.product": "A100"}),
+        ("pool={accelerator}", {"pool": "4xA100"}),
+        ("pool=gpu-{type}", {"pool": "gpu-A100"}),
+    ],
+)
+def test_an_accelerator_becomes_a_node_selector_where_an_annotation_asks_for_it(
+    annotation: str, selector: dict[str, str]
+) -> None:
+    """Then the cluster really moves the pods, one by one."""
+    made = patch(
+        change(accelerator="4xA100"), types={"4xA100": "A100"}, annotations={names.APPLY_NODE_SELECTOR: annotation}
+    )
+    assert made["spec"]["template"]["spec"] == {"nodeSelector": selector}
+
+
+def test_a_node_selector_that_is_right_already_starts_no_rolling_change() -> None:
+    """Any touch of the template replaces every pod."""
+    template = {"spec": {"nodeSelector": {"pool": "A100"}, "containers": []}}
+    fields = {"annotations": {names.APPLY_NODE_SELECTOR: "pool"}, "spec": {"template": template}}
+    assert "spec" not in patch(change(accelerator="A100"), **fields)
+
+
+@pytest.mark.parametrize(
+    ("container", "changed"),
+    [
+        ({"args": ["--max-num-seqs", "64", "--x"]}, {"args": ["--max-num-seqs", "16", "--x"]}),
+        ({"args": ["--max-num-seqs=64"]}, {"args": ["--max-num-seqs=16"]}),
+        ({"command": ["vllm", "--max-num-seqs=64"]}, {"command": ["vllm", "--max-num-seqs=16"]}),
+        ({"args": ["--x"]}, {"args": ["--x", "--max-num-seqs=16"]}),
+        ({}, {"args": ["--max-num-seqs=16"]}),
+    ],
+)
+def test_a_batch_size_becomes_an_argument_where_an_annotation_asks_for_it(container: Json, changed: Json) -> None:
+    """Replaced where it stands, else added; the other words stay as they are."""
+    made = patch(change(max_batch=16), **with_command(**container))
+    assert made["spec"]["template"]["spec"]["containers"] == [{"name": "vllm", **changed}]
+
+
+def test_an_argument_that_is_right_already_starts_no_rolling_change() -> None:
+    """More replicas must not restart those there are."""
+    assert patch(change(replicas=5), **with_command(args=["--max-num-seqs=64"]))["spec"] == {"replicas": 5}
+
+
+def test_an_argument_inside_a_shell_command_is_refused() -> None:
+    """Nobody can tell how to change a script."""
+    with pytest.raises(UnfitError, match="inside a shell command"):
+        patch(change(max_batch=16), **with_command(args=["-c", "vllm serve --max-num-seqs 64"]))
+
+
+def test_a_container_that_is_not_there_is_refused() -> None:
+    """A patch would add one of that name."""
+    fields = with_command()
+    fields["annotations"][names.APPLY_CONTAINER] = "vlm"
+    with pytest.raises(UnfitError, match="expected the name of a container, found 'vlm'"):
+        patch(change(max_batch=16), **fields)
+
+
+def test_scaling_to_zero_writes_replicas_alone() -> None:
+    """Accelerator and batch are what the server starts with again."""
+    made = patch(change(replicas=0))
+    assert (made["spec"], "labels" in made["metadata"]) == ({"replicas": 0}, False)
+
+
+def test_a_change_of_anything_else_by_others_is_no_obstacle() -> None:
+    """The status of a Deployment changes all the time."""
+    now = read(metadata={"resourceVersion": "9", "generation": 4}, labels={"team": "a"})
+    assert others_changed(now, read()) == ""
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        ({"replicas": 4}, "from 2 x H100, batch 64 to 4 x H100, batch 64 meanwhile"),
+        ({"labels": {names.ACCELERATOR: "L4"}}, "from 2 x H100, batch 64 to 2 x L4, batch 64 meanwhile"),
+        ({"labels": {names.MANAGED: "false"}}, "no longer managed"),
+        ({"labels": {names.NAME: "s2"}}, "no longer managed under this name"),
+        ({"metadata": {"uid": "another"}}, "deleted and made anew"),
+    ],
+)
+def test_what_others_changed_of_what_the_loop_sets_is_told(fields: Json, line: str) -> None:
+    """A person who scales by hand during a cycle must win that cycle."""
+    assert line in others_changed(read(**fields), read())
+
+
+def test_who_changed_it_is_told_as_far_as_the_object_says() -> None:
+    """The managed fields name the writer; the loop itself is not meant."""
+    written = {"f:spec": {"f:replicas": {}}}
+    entries = [
+        {"manager": "inferno", "time": "2026-01-01T00:09:00Z", "fieldsV1": written},
+        {"manager": "kubectl-scale", "time": "2026-01-01T00:05:00Z", "fieldsV1": written},
+        {"manager": "kubectl-edit", "time": "2026-01-01T00:08:00Z", "fieldsV1": {"f:spec": {"f:paused": {}}}},
+    ]
+    one = read(replicas=4, metadata={"managedFields": entries})
+    assert manager_of(one) == "kubectl-scale"
+    asked = Wish(accelerator="H100", replicas=2, max_batch=64)
+    line = "2 x H100, batch 64 was asked for, found 4 x H100, batch 64: changed by kubectl-scale"
+    assert foreign_change(one, asked) == line
+    assert foreign_change(one, held_by(one)) == ""
+    assert manager_of(read()) == "someone else"
+
+
+def test_what_was_asked_before_is_remembered_in_the_status() -> None:
+    """A controller that starts again still notices what others did while it was away."""
+    text = patch(change(replicas=5))["metadata"]["annotations"][names.STATUS]
+    assert asked_before(read(annotations={names.STATUS: text})) == Wish(accelerator="H100", replicas=5, max_batch=64)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", "no", '{"accelerator": "a", "replicas": "x", "maxBatch": 1}'])
+def test_a_status_that_others_have_spoilt_is_not_believed(text: str) -> None:
+    """It is a note, not a source of truth."""
+    assert asked_before(read(annotations={names.STATUS: text})) is None
+
+
+def test_an_event_is_about_the_deployment_and_says_why() -> None:
+    """`kubectl describe` finds it by the uid."""
+    one = read()
+    event = change_event(one, wish_of(change(replicas=5)), reason="itl binds", date=DATE)
+    assert event["involvedObject"]["uid"] == "uid-dep1"
+    assert event["message"] == "Asked for 5 x H100, batch 64 instead of 2 x H100, batch 64: itl binds"
+    assert event["metadata"]["namespace"] == "infer"

@@ -1,0 +1,221 @@
+"""The query for Prometheus and the reading of its answers: by the forms that a real one gives, right and wrong ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from loop.backends.metrics_source import Measurement
+from loop.backends.pod_window import METRIC_NAMES
+from loop.backends.prometheus import (
+    Prometheus,
+    PrometheusError,
+    PrometheusSettings,
+    read_matrix,
+    share,
+    window_query,
+)
+from loop.errors import SpecError
+from tests.loop.kube_objects import EPOCH_S, TEMPLATE_HASH, pod, server
+
+SETTINGS = PrometheusSettings(url="http://prometheus:9090")
+NOW_S = 600.0
+
+
+def series(name: str, values: list[tuple[float, str]], *, pod_name: str = "p", **labels: str) -> dict[str, Any]:
+    """Return one series of a matrix; times in seconds of the run."""
+    metric = {"__name__": name, "namespace": "infer", "pod": pod_name, **labels}
+    return {"metric": metric, "values": [[EPOCH_S + t_s, text] for t_s, text in values]}
+
+
+def matrix(*result: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return an answer of Prometheus."""
+    return {"status": "success", "data": {"resultType": "matrix", "result": list(result)}, **more}
+
+
+def test_one_query_asks_for_all_metrics_of_all_namespaces_by_old_and_new_names() -> None:
+    """Its number must not grow with that of the servers."""
+    query = window_query(["infer", "b.c"], SETTINGS)
+    assert query.endswith("[60000ms]")
+    assert 'namespace=~"infer|b\\\\.c"' in query
+    assert {"vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum"} <= set(METRIC_NAMES)
+    assert "|".join(METRIC_NAMES) in query
+
+
+def test_a_query_takes_further_matchers_and_other_names_of_labels() -> None:
+    """One Prometheus for several clusters; scrapers that rename."""
+    settings = PrometheusSettings(url="http://x", matchers='cluster="east"', namespace_label="kubernetes_namespace")
+    query = window_query(["infer"], settings)
+    assert 'kubernetes_namespace=~"infer"' in query
+    assert ',cluster="east"}' in query
+
+
+def test_samples_are_put_together_by_pod_and_time() -> None:
+    """Series that differ in the reason a request ended with are one."""
+    answer = matrix(
+        series("vllm:request_success_total", [(585.0, "3"), (600.0, "5")], finished_reason="stop"),
+        series("vllm:request_success_total", [(585.0, "1"), (600.0, "1")], finished_reason="length"),
+        series("vllm:num_requests_running", [(585.0, "2"), (600.0, "4")]),
+    )
+    samples = read_matrix(answer, settings=SETTINGS, epoch_s=EPOCH_S)["infer", "p"]
+    assert [(one.t_s, one.success, one.running) for one in samples] == [(585.0, 4.0, 2.0), (600.0, 6.0, 4.0)]
+
+
+def test_series_without_a_pod_are_of_nobody() -> None:
+    """A recording rule over all pods has none."""
+    lost = series("vllm:num_requests_running", [(600.0, "1")])
+    del lost["metric"]["pod"]
+    assert read_matrix(matrix(lost), settings=SETTINGS, epoch_s=EPOCH_S) == {}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"status": "error", "errorType": "bad_data", "error": "x"},
+        {"status": "success", "data": {"resultType": "vector", "result": []}},
+        {"status": "success", "data": []},
+        matrix({"metric": {"namespace": "n", "pod": "p"}, "values": 3}),
+        matrix({"metric": {"__name__": "a", "namespace": "n", "pod": "p"}, "values": [[1.0, "x"]]}),
+        matrix({"values": []}),
+    ],
+)
+def test_an_answer_that_is_none_is_an_error_and_not_no_load(answer: dict[str, Any]) -> None:
+    """A proxy's page, another API: anything but data."""
+    with pytest.raises(PrometheusError):
+        read_matrix(answer, settings=SETTINGS, epoch_s=EPOCH_S)
+
+
+def test_pods_that_are_gone_are_known_by_the_beginning_of_their_name() -> None:
+    """What they did within the window was the server's load."""
+    one = server(pod("a"))
+    gone = ("infer", f"dep1-{TEMPLATE_HASH}-zzzzz")
+    other = ("infer", f"dep2-{TEMPLATE_HASH}-zzzzz")
+    elsewhere = ("other", one.pods[0].name)
+    shared = share(dict.fromkeys([("infer", one.pods[0].name), gone, other, elsewhere], ()), [one])
+    assert shared == {"s1": {one.pods[0].name: (), gone[1]: ()}}
+
+
+@pytest.mark.parametrize("url", ["", "prometheus:9090", "ftp://x", "http://"])
+def test_an_address_that_is_none_is_bad_input(url: str) -> None:
+    """It ends the program at its start with one line."""
+    with pytest.raises(SpecError, match="expected a URL"):
+        Prometheus(PrometheusSettings(url=url), epoch_s=0.0)
+
+
+def test_a_ca_file_that_is_none_is_bad_input(tmp_path: Path) -> None:
+    """The user gave it to be checked against."""
+    wrong = tmp_path / "ca.pem"
+    wrong.write_text("not a certificate")
+    for path in (wrong, tmp_path / "missing.pem"):
+        with pytest.raises(SpecError, match="expected CA certificates"):
+            Prometheus(PrometheusSettings(url="https://x", ca_path=path), epoch_s=0.0)
+
+
+def asked(handle: Callable[[httpx.Request], httpx.Response], *, token: Path | None = None) -> Measurement:
+    """Return what a Prometheus that answers with *handle* tells of a server of one ready pod."""
+    settings = PrometheusSettings(url="http://prometheus:9090/", token_path=token)
+    transport = httpx.MockTransport(handle)
+    with closing(Prometheus(settings, epoch_s=EPOCH_S, transport=transport)) as source:
+        return source.measure([server(pod("a"))], now_s=NOW_S)
+
+
+def answering(body: object, *, status: int = 200) -> Callable[[httpx.Request], httpx.Response]:
+    """Return a handler that always answers *body*."""
+    return lambda _request: httpx.Response(status, content=body if isinstance(body, bytes) else json.dumps(body))
+
+
+def test_the_query_is_posted_for_the_present_of_the_run() -> None:
+    """A long query fits no URL; the time given makes an answer repeatable."""
+    requests: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(200, json=matrix())
+
+    asked(handle)
+    (request,) = requests
+    assert (request.method, request.url.path) == ("POST", "/api/v1/query")
+    assert f"time={EPOCH_S + NOW_S:.3f}" in request.content.decode()
+
+
+def test_no_series_is_an_answer_the_load_is_unknown_and_labels_may_tell_it() -> None:
+    """`"result": []` is what Prometheus says of servers that export nothing."""
+    found = asked(answering(matrix()))
+    assert found.error == ""
+    assert (found.figures["s1"].load, found.figures["s1"].measured) == (None, False)
+
+
+def test_what_prometheus_warns_of_is_passed_on() -> None:
+    """A federated one says so when a part of it did not answer."""
+    assert asked(answering(matrix(warnings=["store east is away"]))).warnings == ("prometheus: store east is away",)
+
+
+@pytest.mark.parametrize(
+    ("handle", "line"),
+    [
+        (
+            answering({"status": "error", "errorType": "bad_data", "error": "1:2: parse\nerror"}, status=400),
+            "bad_data: 1:2: parse error",
+        ),
+        (answering(b"<html>", status=503), "HTTP 503: Service Unavailable"),
+        (answering({}, status=401), "HTTP 401"),
+        (answering(b"<html>"), "expected JSON, found '<html>'"),
+        (answering([1]), "expected an object, found list"),
+        (answering({"status": "success"}), "expected a matrix"),
+    ],
+)
+def test_a_refusal_is_told_in_one_line_and_every_load_is_unknown(
+    handle: Callable[[httpx.Request], httpx.Response], line: str
+) -> None:
+    """Prometheus being away is no reason to scale anything."""
+    found = asked(handle)
+    assert line in found.error
+    assert "\n" not in found.error
+    assert found.figures == {}
+
+
+def test_what_may_pass_is_asked_for_once_more() -> None:
+    """A cut connection in the middle of a restart must not cost a cycle; an endless one must not take longer."""
+    answers: list[Exception | httpx.Response] = [httpx.ReadError("cut"), httpx.Response(200, json=matrix())]
+
+    def handle(_request: httpx.Request) -> httpx.Response:
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    assert asked(handle).error == ""
+    answers[:] = [httpx.ReadTimeout("slow"), httpx.Response(502), httpx.Response(200, json=matrix())]
+    assert "HTTP 502" in asked(handle).error
+    assert len(answers) == 1
+
+
+def test_the_token_is_read_for_every_request(tmp_path: Path) -> None:
+    """Tokens of service accounts are renewed in place, every hour."""
+    told: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        told.append(request.headers["Authorization"])
+        return httpx.Response(200, json=matrix())
+
+    token = tmp_path / "token"
+    for text in ("one\n", "two\n"):
+        token.write_text(text)
+        asked(handle, token=token)
+    assert told == ["Bearer one", "Bearer two"]
+
+
+@pytest.mark.parametrize("text", [None, "", "a\nb", "\xff"])
+def test_a_token_file_without_a_token_is_told(tmp_path: Path, text: str | None) -> None:
+    """It must not become an empty header, nor a crash."""
+    token = tmp_path / "token"
+    if text is not None:
+        token.write_text(text, encoding="latin-1")
+    assert "token file" in asked(answering(matrix()), token=token).error
