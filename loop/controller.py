@@ -141,6 +141,8 @@ class Controller:
             decision, state = self._policy.decide(record.believed, self._system, memory.policy_state)
         except SpecError as error:
             return replace(record, error=str(error), failed_phase="decide"), memory
+        except BackendError as error:
+            return _failed(record, error), memory
         changes = plan(decision, record.believed, limits=self._settings.limits)
         for change in changes:
             assert change.accelerator or change.replicas == 0, f"{change.server}: replicas without an accelerator"

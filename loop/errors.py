@@ -1,7 +1,8 @@
 """The exception tree of the loop.
 
     LoopError
-    ├── BackendError      the world failed (observe or apply): the cycle is skipped and recorded, the next starts clean
+    ├── BackendError      the world, or a service that decides, failed: the cycle is skipped and recorded, the next
+    │                     starts clean
     ├── InboxFullError    too many requests for a cycle wait already: the caller may try again later
     ├── StoppedError      the driver was stopped before it came to the request
     └── SpecError         bad input: ends a program at its start (exit 2); a running loop keeps its last good data
@@ -16,7 +17,9 @@ from typing import Literal
 
 from twin.spec import SpecError
 
-__all__ = ["BackendError", "InboxFullError", "LoopError", "SpecError", "StoppedError"]
+Phase = Literal["observe", "decide", "apply"]
+
+__all__ = ["BackendError", "InboxFullError", "LoopError", "Phase", "SpecError", "StoppedError"]
 
 
 class LoopError(Exception):
@@ -24,9 +27,9 @@ class LoopError(Exception):
 
 
 class BackendError(LoopError):
-    """The world failed to answer or to obey; *phase* is "observe" or "apply"."""
+    """The world failed to answer or to obey, or a service did to decide; *phase* is which of them."""
 
-    def __init__(self, message: str, *, phase: Literal["observe", "apply"]) -> None:
+    def __init__(self, message: str, *, phase: Phase) -> None:
         super().__init__(message)
         self.phase = phase
 

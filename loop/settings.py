@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from loop.errors import SpecError
@@ -15,7 +15,8 @@ from loop.errors import SpecError
 class Settings:
     """What the environment and the arguments say. data_path is None where neither names a data directory.
 
-    namespaces are those to watch, none for all of them. period_s 0: cycles run on /invoke only.
+    namespaces are those to watch, none for all of them. period_s 0: cycles run on /invoke only. The bearer token of the
+    services is in a file or, where none is named, in a variable; without either they ask for none.
     """
 
     data_path: Path | None = None
@@ -34,6 +35,8 @@ class Settings:
     prometheus_url: str = ""
     prometheus_token_path: Path | None = None
     prometheus_ca_path: Path | None = None
+    service_token_path: Path | None = None
+    service_token: str = field(default="", repr=False)
     load_interval_s: float = 60.0
     load_alpha: float = 0.5
 
@@ -130,6 +133,8 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "prometheus_url": ("INFERNO_PROMETHEUS_URL", str),
     "prometheus_token_path": ("INFERNO_PROMETHEUS_TOKEN_PATH", Path),
     "prometheus_ca_path": ("INFERNO_PROMETHEUS_CA_PATH", Path),
+    "service_token_path": ("INFERNO_SERVICE_TOKEN_PATH", Path),
+    "service_token": ("INFERNO_SERVICE_TOKEN", str),
     "load_interval_s": ("INFERNO_LOAD_INTERVAL", _interval),
     "load_alpha": ("INFERNO_LOAD_ALPHA", _alpha),
 }

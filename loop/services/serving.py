@@ -51,6 +51,8 @@ class Service(uvicorn.Server):
     def __init__(self, app: FastAPI, *, on_stop: Callable[[], object]) -> None:
         config = uvicorn.Config(
             app,
+            # What it has to say goes where the program's own logs go (services/logs.py), and in their form.
+            log_config=None,
             log_level="warning",
             access_log=False,
             timeout_graceful_shutdown=0.1,  # type: ignore[arg-type] # seconds to wait; whole ones are too coarse

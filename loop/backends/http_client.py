@@ -1,0 +1,117 @@
+"""Asks one of the other services: JSON there, JSON back, within a time; whatever goes wrong is a BackendError."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import httpx
+
+from loop.clocks import MonotonicClock
+from loop.errors import BackendError, LoopError, Phase
+
+ANSWER_BYTES_MAX = 64 * 2**20
+LINE_MAX = 300
+
+Tokens = Callable[[], str]
+
+
+def service_url(host: str, port: int) -> str:
+    """Return the address of a service; an empty host is this machine, as for the existing components."""
+    host = host or "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class ServiceClient:
+    """One service at *url*. An answer has *timeout_s* to come, from the first byte sent to the last one received.
+
+    *token* gives the bearer token, read anew for each request. A request is made once: the next cycle repeats it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        url: str,
+        *,
+        timeout_s: float,
+        token: Tokens | None = None,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._name = name
+        self._url = url.rstrip("/")
+        self._timeout_s = timeout_s
+        self._token = token
+        # A connection per request: those kept open between two cycles are closed by the other side meanwhile.
+        # Proxies of the environment are for what is outside; the services of a loop stand side by side.
+        limits = httpx.Limits(max_keepalive_connections=0)
+        self._client = httpx.Client(timeout=timeout_s, trust_env=False, limits=limits, transport=transport)
+
+    def close(self) -> None:
+        """Close what is open."""
+        self._client.close()
+
+    def get(self, verb: str, *, phase: Phase) -> Any:
+        """Return the answer to GET *verb*. Raise BackendError of *phase* where there is none, or no good one."""
+        return self._ask("GET", verb, None, phase=phase)
+
+    def post(self, verb: str, body: object, *, phase: Phase) -> Any:
+        """Return the answer to POST *verb* with *body*. Raise as get does."""
+        return self._ask("POST", verb, json.dumps(body, allow_nan=False).encode(), phase=phase)
+
+    def _ask(self, method: str, verb: str, body: bytes | None, *, phase: Phase) -> Any:
+        def fail(line: str) -> NoReturn:
+            text = " ".join(line.split())[:LINE_MAX]
+            raise BackendError(f"{self._name} {self._url}/{verb}: {text}", phase=phase) from None
+
+        headers = {"content-type": "application/json"} if body is not None else {}
+        try:
+            if self._token is not None:
+                headers["authorization"] = f"Bearer {self._token()}"
+            status, text = self._exchange(method, verb, body, headers)
+        except httpx.TimeoutException:
+            fail(f"no answer within {self._timeout_s:g} s")
+        except (httpx.HTTPError, httpx.InvalidURL) as problem:
+            fail(f"no answer: {problem or type(problem).__name__}")
+        except (_TooMuchError, LoopError) as problem:
+            fail(str(problem))
+        if status != httpx.codes.OK:
+            fail(f"{status} {_said(text)}")
+        try:
+            return _read(text)
+        except (ValueError, RecursionError):
+            fail(f"expected JSON, found {text[:60]!r}")
+
+    def _exchange(self, method: str, verb: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+        clock, text = MonotonicClock(), bytearray()
+        with self._client.stream(method, f"{self._url}/{verb}", content=body, headers=headers) as answer:
+            for part in answer.iter_bytes():
+                text += part
+                if len(text) > ANSWER_BYTES_MAX:
+                    raise _TooMuchError(f"expected an answer of at most {ANSWER_BYTES_MAX} bytes, found more")
+                if clock.now_s() > self._timeout_s:
+                    raise _TooMuchError(f"no whole answer within {self._timeout_s:g} s")
+        return answer.status_code, bytes(text)
+
+
+class _TooMuchError(Exception):
+    """An answer is too long, or takes too long."""
+
+
+def _said(text: bytes) -> str:
+    """Return why a service refused: its message, else the begin of what it said."""
+    try:
+        said = _read(text)
+    except (ValueError, RecursionError):
+        said = None
+    if isinstance(said, dict) and isinstance(said.get("message"), str):
+        return str(said["message"])
+    return text[:100].decode("utf-8", errors="replace")
+
+
+def _read(text: bytes) -> Any:
+    return json.loads(text, parse_constant=_refuse)
+
+
+def _refuse(constant: str) -> NoReturn:
+    raise ValueError(f"{constant} is no JSON")

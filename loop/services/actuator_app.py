@@ -1,0 +1,64 @@
+"""The actuator over HTTP: POST /update asks the world for allocations. Who is not in the message is left alone."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, get_args
+
+from starlette.responses import Response
+
+from loop.actuator import plan
+from loop.errors import SpecError
+from loop.messages import Absent, UpdateRequest, decided
+from loop.services.answers import Json
+from loop.services.logs import change_fields, log
+from loop.services.world_app import make_world_app
+from loop.types import Change
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from loop.ports import Backend
+    from loop.services.auth import TokenSource
+    from loop.services.owner import Owner
+
+DONE = "Done"  # what the existing actuator says
+
+
+def make_actuator_app(
+    backend: Backend,
+    owner: Owner,
+    *,
+    absent: Absent = "hold",
+    token: TokenSource | None = None,
+    timeout_s: float = 60.0,
+) -> FastAPI:
+    """Return the service over *backend*, which only *owner* touches.
+
+    absent: what becomes of a server that a message gives nothing: "hold" it, or end its replicas ("zero") as the
+    existing actuator does. Call app.state.stop() before the server ends. Raise SpecError for another word.
+    """
+    if absent not in get_args(Absent):
+        raise SpecError(f"absent: expected {' or '.join(get_args(Absent))}, found {absent!r}")
+    app, desk = make_world_app("actuator", owner, timeout_s=timeout_s, token=token)
+
+    @app.post("/update", tags=["update"], response_model=None)
+    async def update(body: UpdateRequest) -> Response:
+        """Ask the world for what differs from what is wanted already; the world obeys later."""
+        await desk.ask(lambda: obey(backend, body, absent=absent))
+        return Json(DONE)
+
+    return app
+
+
+def obey(backend: Backend, request: UpdateRequest, *, absent: Absent) -> tuple[Change, ...]:
+    """Return what was asked of the world for *request*. Raise BackendError where the world failed."""
+    seen = backend.observe()
+    changes = plan(decided(request, seen, absent=absent), seen)
+    for name in sorted(request.allocations.keys() - seen.servers.keys()):
+        log(f"{name}: not seen: nothing is asked for it", {"server": name}, level=logging.WARNING)
+    if changes:
+        backend.apply(changes)
+    for change in changes:
+        log("change", change_fields(change))
+    return changes

@@ -1,0 +1,63 @@
+"""The collector over HTTP: GET /collect answers with what is seen of all servers. It changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
+
+from starlette.responses import Response
+
+from loop.collector import NOTHING, Beliefs, CollectorSettings, collect
+from loop.messages import Json as JsonObject
+from loop.messages import Place, collect_message
+from loop.services.answers import Json
+from loop.services.world_app import make_world_app
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from loop.ports import Backend
+    from loop.services.auth import TokenSource
+    from loop.services.owner import Owner
+
+Places = Callable[[], Mapping[str, Place]]
+NOWHERE: Mapping[str, Place] = {}
+
+
+def make_collector_app(
+    backend: Backend,
+    owner: Owner,
+    *,
+    places: Places = lambda: NOWHERE,
+    token: TokenSource | None = None,
+    timeout_s: float = 60.0,
+) -> FastAPI:
+    """Return the service over *backend*, which only *owner* touches. *places* tells which objects the servers are.
+
+    Call app.state.stop() before the server ends.
+    """
+    app, desk = make_world_app("collector", owner, timeout_s=timeout_s, token=token)
+    collecting = Collecting(backend, places)
+
+    @app.get("/collect", tags=["collect"], response_model=None)
+    async def collect_now() -> Response:
+        """Look at the world, and tell of every server what it has and what its load is."""
+        return Json(await desk.ask(collecting.message))
+
+    return app
+
+
+class Collecting:
+    """Looks, and rules on gaps by what was seen before. For one thread."""
+
+    def __init__(self, backend: Backend, places: Places) -> None:
+        self._backend = backend
+        self._places = places
+        self._beliefs: Beliefs = NOTHING
+
+    def message(self) -> JsonObject:
+        """Return the answer to GET /collect. Raise BackendError where the world does not answer."""
+        seen = self._backend.observe()
+        reading = collect(seen, self._beliefs, settings=CollectorSettings())
+        self._beliefs = reading.beliefs
+        return collect_message(seen, reading.snapshot, self._places())

@@ -1,0 +1,125 @@
+"""What services log: one JSON object a line, on stderr. Never a header, a query or a body, for tokens are in those."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, TextIO
+
+from loop.clocks import MonotonicClock
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from loop.types import Change, CycleRecord
+
+QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds, by machines
+NOT_ANSWERED = 0
+NO_FIELDS: Mapping[str, object] = MappingProxyType({})
+
+
+def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
+    """Let everything that this process logs be lines of JSON that name *service*. Call once, before serving."""
+    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
+    handler.setFormatter(JsonLines(service))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level)
+    # These tell of every request they send, with its whole address.
+    for chatty in ("httpx", "httpcore", "urllib3"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class JsonLines(logging.Formatter):
+    """ts, level, service, logger, message, then what the caller gave as fields, and a traceback where there is one."""
+
+    def __init__(self, service: str) -> None:
+        super().__init__()
+        self._service = service
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        date = datetime.fromtimestamp(record.created, UTC)
+        line: dict[str, Any] = {
+            "ts": date.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "service": self._service,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for key, value in getattr(record, "fields", {}).items():
+            line.setdefault(key, value)
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        # ASCII: some take U+2028 for the end of a line.
+        return json.dumps(line, default=str)
+
+
+def log(message: str, fields: Mapping[str, object] = NO_FIELDS, *, level: int = logging.INFO) -> None:
+    """Log *message* with *fields*."""
+    logging.getLogger("inferno").log(level, message, extra={"fields": fields})
+
+
+def log_cycle(record: CycleRecord) -> None:
+    """Log what one cycle did, in short; its whole record is the answer of /invoke and a line of --records."""
+    fields: dict[str, object] = {
+        "cycle": record.cycle,
+        "trigger": record.trigger,
+        "mode": record.mode,
+        "failedPhase": record.failed_phase,
+        "applied": record.applied,
+        "changes": [change_fields(change) for change in record.changes],
+        "warnings": list(record.warnings),
+        "totalCost": record.total_cost_cents_per_h,
+        "totalMs": round(record.timing.total_ms, 3),
+    }
+    if record.traceback:
+        fields["traceback"] = record.traceback
+    log(record.error or "cycle", fields, level=logging.ERROR if record.failed else logging.INFO)
+
+
+def change_fields(change: Change) -> dict[str, object]:
+    """Return *change* in the words of the wire."""
+    return {
+        "server": change.server,
+        "accelerator": change.accelerator,
+        "replicas": change.replicas,
+        "maxBatch": change.max_batch,
+        "reason": change.reason,
+    }
+
+
+def log_requests(app: FastAPI) -> None:
+    """Let *app* log every request but those of probes and scrapers. Call last, so that refused ones are told too."""
+    app.add_middleware(RequestLog)
+
+
+class RequestLog:
+    """Logs method, path, status and duration of a request; status 0: it was cut before it was answered."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request."""
+        if scope["type"] != "http" or scope["path"] in QUIET:
+            await self._app(scope, receive, send)
+            return
+        status, clock = NOT_ANSWERED, MonotonicClock()
+
+        async def watch(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await self._app(scope, receive, watch)
+        finally:
+            took_ms = round(1000 * clock.now_s(), 3)
+            log("request", {"method": scope["method"], "path": scope["path"], "status": status, "tookMs": took_ms})

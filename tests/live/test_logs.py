@@ -1,0 +1,83 @@
+"""What the services log: one JSON object a line, whatever is in it."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from loop.services.logs import log, log_cycle, set_up_logs
+from loop.types import Change, CycleRecord, Timing
+
+
+@pytest.fixture
+def told() -> Iterator[io.StringIO]:
+    """Let logs go to a text, as long as a test runs."""
+    root, chatty = logging.getLogger(), logging.getLogger("httpx")
+    before = root.handlers[:], root.level, chatty.level
+    stream = io.StringIO()
+    set_up_logs("collector", stream=stream)
+    yield stream
+    root.handlers[:] = before[0]
+    root.setLevel(before[1])
+    chatty.setLevel(before[2])
+
+
+def lines(told: io.StringIO) -> list[dict[str, Any]]:
+    """Return what was logged."""
+    return [json.loads(line) for line in told.getvalue().splitlines()]
+
+
+def test_a_line_says_when_who_and_what(told: io.StringIO) -> None:
+    """Collectors of logs index these."""
+    log("change", {"server": "s1", "replicas": 3})
+    (line,) = lines(told)
+    assert line.pop("ts").endswith("Z")
+    assert line == {
+        "level": "info",
+        "service": "collector",
+        "logger": "inferno",
+        "message": "change",
+        "server": "s1",
+        "replicas": 3,
+    }
+
+
+@pytest.mark.parametrize("text", ['two\nlines "quoted"', "\u2028 é \x00", ""])
+def test_odd_text_stays_one_line(told: io.StringIO, text: str) -> None:
+    """Somebody else's words must not forge a line of ours."""
+    log(text, {"field": text, "message": "forged", "odd": object()})
+    assert told.getvalue().count("\n") == 1
+    (line,) = lines(told)
+    assert (line["message"], line["field"]) == (text, text)
+
+
+def test_what_libraries_log_is_of_the_same_form(told: io.StringIO) -> None:
+    """A traceback over thirty lines is thirty events to a collector of logs."""
+    try:
+        raise ValueError("no\nway")
+    except ValueError:
+        logging.getLogger("uvicorn.error").error("failed %s", "here", exc_info=sys.exc_info())
+    logging.getLogger("httpx").info("HTTP Request: GET http://host/?token=secret")
+    (line,) = lines(told)
+    assert (line["level"], line["logger"], line["message"]) == ("error", "uvicorn.error", "failed here")
+    assert "ValueError: no\nway" in line["traceback"]
+
+
+def test_a_cycle_is_told_in_short_and_a_failed_one_as_an_error(told: io.StringIO) -> None:
+    """Who watches the log sees what was changed and why, and what failed."""
+    common = {"now_s": 60.0, "ts": "", "trigger": "period", "mode": "act", "backend": "http", "policy": "remote"}
+    change = Change(server="s1", accelerator="H100", replicas=3, max_batch=64, reason="ITL binds")
+    log_cycle(CycleRecord(cycle=1, changes=(change,), applied=True, timing=Timing(total_ms=2.0), **common))  # type: ignore[arg-type]
+    log_cycle(CycleRecord(cycle=2, error="collector: away", failed_phase="observe", **common))  # type: ignore[arg-type]
+    good, bad = lines(told)
+    assert (good["message"], good["level"], good["cycle"], good["totalMs"]) == ("cycle", "info", 1, 2.0)
+    assert good["changes"] == [
+        {"server": "s1", "accelerator": "H100", "replicas": 3, "maxBatch": 64, "reason": "ITL binds"}
+    ]
+    assert (bad["message"], bad["level"], bad["failedPhase"]) == ("collector: away", "error", "observe")

@@ -1,0 +1,251 @@
+"""What services say to each other: nothing is lost between ours, and what others read of it is what they expect."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loop.actuator import plan
+from loop.errors import SpecError
+from loop.messages import (
+    Absent,
+    KubeResource,
+    UpdateRequest,
+    collect_message,
+    decided,
+    read_collected,
+    read_snapshot,
+    snapshot_json,
+    update_message,
+)
+from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
+from tests.fakes import server_view
+
+PLACES = {"s1": KubeResource(uid="u-1", namespace="infer", name="premium")}
+
+
+def snapshot(*views: ServerView, **fields: Any) -> Snapshot:
+    """Return a snapshot of *views*."""
+    return Snapshot(now_s=12.5, servers={view.name: view for view in views}, **fields)
+
+
+def sent(message: object) -> Any:
+    """Return *message* as its reader gets it."""
+    return json.loads(json.dumps(message, allow_nan=False))
+
+
+figures = st.floats(min_value=0.0, max_value=1e9)
+counts = st.integers(min_value=0, max_value=10_000)
+loads = st.none() | st.builds(Load, rate_rpm=figures, in_tokens=figures, out_tokens=figures)
+pods = st.builds(
+    PodView,
+    name=st.text(min_size=1, max_size=9),
+    phase=st.sampled_from(["pending", "starting", "ready", "draining"]),
+    since_s=figures,
+    created_s=figures,
+    accelerator=st.sampled_from(["H100", ""]),
+    max_batch=counts,
+    running=counts,
+    waiting=counts,
+    kv_usage=st.floats(0.0, 1.0),
+)
+views = st.builds(
+    ServerView,
+    name=st.sampled_from(["s1", "s2", "s3"]),
+    model=st.just("llama_8b"),
+    service_class=st.sampled_from(["Premium", "Free"]),
+    accelerator=st.sampled_from(["H100", "2xA100", ""]),
+    max_batch=counts,
+    wanted=counts,
+    ready=counts,
+    starting=counts,
+    load=loads,
+    completions_rpm=st.none() | figures,
+    ttft_ms=st.none() | figures,
+    itl_ms=st.none() | figures,
+    backlog=counts,
+    reporting=st.none() | counts,
+    replicas_min=counts,
+    replicas_max=st.none() | counts,
+    pods=st.lists(pods, max_size=2).map(tuple),
+)
+snapshots = st.builds(
+    lambda seen, capacity, warnings: snapshot(
+        *seen,
+        capacity=capacity and {"H100": CapacityView(type="H100", total=8, used=3)},
+        warnings=tuple(warnings),
+    ),
+    st.lists(views, max_size=3, unique_by=lambda view: view.name),
+    st.sampled_from([True, None]),
+    st.lists(st.text(max_size=20), max_size=2),
+)
+
+
+@given(snapshots)
+def test_what_our_collector_sends_is_to_ours_all_that_was_seen(seen: Snapshot) -> None:
+    """A policy must decide the same whether it looks itself or asks a collector."""
+    collected = read_collected(sent(collect_message(seen, seen, PLACES)), now_s=0.0)
+    assert collected.snapshot == seen
+    assert collected.places.keys() == seen.servers.keys()
+
+
+@given(snapshots)
+def test_what_we_send_is_read_by_types_of_the_existing_components(seen: Snapshot) -> None:
+    """Go gives up a whole message for one 3.5 where it wants an int, and for a NaN."""
+    message = sent(collect_message(seen, seen, PLACES))
+    update = sent(update_message(seen, [], PLACES))
+    allocations = [*update["allocations"].values()]
+    for server in message["servers"]:
+        assert all(type(server[key]) is int for key in ("minNumReplicas", "maxBatchSize", "maxQueueSize"))
+        allocations += [server["currentAlloc"], server["desiredAlloc"]]
+    for allocation in allocations:
+        assert type(allocation["numReplicas"]) is int
+        assert type(allocation["maxBatch"]) is int
+        assert type(allocation["load"]["avgInTokens"]) is type(allocation["load"]["avgOutTokens"]) is int
+        assert type(allocation["load"]["avgLength"]) is int
+
+
+def test_a_server_of_an_existing_collector_is_seen_with_the_replicas_it_counts() -> None:
+    """It knows one kind of replicas, and its zeros of latencies and throughput are not measured ones."""
+    row = {
+        "name": "vllm-001",
+        "class": "",
+        "model": "llama_13b",
+        "currentAlloc": {
+            "accelerator": "MI250",
+            "numReplicas": 3,
+            "maxBatch": 8,
+            "itlAverage": 0,
+            "load": {"arrivalRate": 30, "throughput": 0, "avgInTokens": 128, "avgOutTokens": 2048},
+        },
+    }
+    answer = {"servers": [row], "kube-resources": {"vllm-001": {"uid": "u", "name": "d", "space": "infer"}}}
+    collected = read_collected(answer, now_s=7.0)
+    assert collected.snapshot == Snapshot(
+        now_s=7.0,
+        servers={
+            "vllm-001": ServerView(
+                name="vllm-001",
+                model="llama_13b",
+                service_class="Free",
+                accelerator="MI250",
+                max_batch=8,
+                wanted=3,
+                ready=3,
+                load=Load(rate_rpm=30.0, in_tokens=128.0, out_tokens=2048.0),
+            )
+        },
+    )
+    assert collected.places == {"vllm-001": KubeResource(uid="u", namespace="infer", name="d")}
+
+
+def test_a_load_that_nobody_knows_is_told_as_a_server_to_be_held() -> None:
+    """An existing optimizer takes no load for none: it would end the server."""
+    seen = snapshot(server_view("s1", load=None, wanted=3), server_view("s2", load=None, wanted=0))
+    rows = {row["name"]: row for row in collect_message(seen, seen, PLACES)["servers"]}
+    assert rows.keys() == {"s1"}
+    held = {key: rows["s1"][key] for key in ("keepAccelerator", "minNumReplicas", "maxBatchSize")}
+    assert held == {"keepAccelerator": True, "minNumReplicas": 3, "maxBatchSize": 64}
+    assert rows["s1"]["currentAlloc"]["load"]["arrivalRate"] == 0
+
+
+def test_others_are_told_the_load_believed_and_ours_the_load_seen() -> None:
+    """Ours rule on gaps themselves, with what they remember; others cannot, and get the ruling."""
+    seen = snapshot(server_view("s1", ready=2, reporting=1))
+    ruled = snapshot(server_view("s1", load=Load(rate_rpm=240.0, in_tokens=512.0, out_tokens=256.0)))
+    message = sent(collect_message(seen, ruled, PLACES))
+    assert message["servers"][0]["currentAlloc"]["load"]["arrivalRate"] == 240
+    assert read_collected(message, now_s=0.0).snapshot == seen
+
+
+@pytest.mark.parametrize("figure", [math.nan, math.inf])
+def test_figures_that_are_no_numbers_are_left_out(figure: float) -> None:
+    """JSON has no words for them; and nobody knows a load of NaN requests."""
+    load = Load(rate_rpm=figure, in_tokens=1.0, out_tokens=1.0)
+    seen = snapshot(server_view("s1", load=load, kv_usage=figure, ttft_ms=figure))
+    read = read_snapshot(sent(snapshot_json(seen)))
+    assert read.servers["s1"] == server_view("s1", load=None)
+
+
+@pytest.mark.parametrize(
+    ("answer", "line"),
+    [
+        ([], "answer: body: expected an object {…}, found a list"),
+        ({"servers": [{"name": ""}]}, "answer: servers[0].name: expected"),
+        ({"servers": [{"name": "s", "currentAlloc": {"numReplicas": -1}}]}, "currentAlloc.numReplicas: expected"),
+        ({"servers": [], "snapshot": {"servers": {}}}, "snapshot: now_s: expected a value, found nothing"),
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_told_in_one_line(answer: object, line: str) -> None:
+    """The cycle is recorded with it."""
+    with pytest.raises(SpecError) as caught:
+        read_collected(answer, now_s=0.0)
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_update_names_every_server_and_tells_who_is_held() -> None:
+    """Existing actuators end whom a message does not name; ours must not write back what somebody changed meanwhile."""
+    seen = snapshot(server_view("s1"), server_view("s2"))
+    change = Change(server="s1", accelerator="2xA100", replicas=5, max_batch=48, reason="SLO")
+    body = sent(update_message(seen, [change], PLACES))
+    rows = {
+        name: (row["accelerator"], row["numReplicas"], row["maxBatch"]) for name, row in body["allocations"].items()
+    }
+    assert rows == {"s1": ("2xA100", 5, 48), "s2": ("H100", 2, 64)}
+    assert [row["held"] for row in body["allocations"].values()] == [False, True]
+    assert body["kube-resources"]["s1"] == {"uid": "u-1", "name": "premium", "space": "infer"}
+
+
+@given(snapshots, st.data())
+def test_what_an_update_asks_for_is_what_was_decided(seen: Snapshot, data: st.DataObject) -> None:
+    """Between controller and actuator nothing may be lost, nor anything asked for that nobody decided."""
+    names = data.draw(st.lists(st.sampled_from(sorted(seen.servers)), unique=True) if seen.servers else st.just([]))
+    changes = tuple(
+        Change(server=name, accelerator="L40S", replicas=1 + number, max_batch=7, reason="why")
+        for number, name in enumerate(names)
+    )
+    request = UpdateRequest.model_validate(sent(update_message(seen, changes, PLACES)))
+    free = snapshot(
+        *(
+            server_view(name, wanted=99, accelerator="other", max_batch=view.max_batch)
+            for name, view in seen.servers.items()
+        )
+    )
+    asked = plan(decided(request, free, absent="zero"), free)
+    assert sorted(asked, key=lambda change: change.server) == sorted(changes, key=lambda change: change.server)
+
+
+@pytest.mark.parametrize(
+    ("absent", "resources", "ended"),
+    [
+        ("hold", {"s1": {}, "s2": {}}, set()),
+        ("zero", {"s1": {}, "s2": {}}, {"s2"}),
+        ("zero", {"s1": {}}, set()),
+        ("zero", {}, {"s2", "s3"}),
+    ],
+)
+def test_who_is_absent_is_held_or_ended_as_is_set(absent: Absent, resources: dict[str, Any], ended: set[str]) -> None:
+    """zero is what the existing one does; who came after the message was made is not meant by it."""
+    seen = snapshot(*(server_view(name) for name in ("s1", "s2", "s3")))
+    request = UpdateRequest.model_validate(
+        {"allocations": {"s1": {"accelerator": "H100", "numReplicas": 2}}, "kube-resources": resources}
+    )
+    changes = plan(decided(request, seen, absent=absent), seen)
+    assert {change.server for change in changes} == ended
+    assert all((change.replicas, change.accelerator, change.max_batch) == (0, "H100", 64) for change in changes)
+
+
+def test_no_accelerator_means_no_replicas_and_keeps_the_labels() -> None:
+    """So the existing optimizer answers to no load; the next decision still knows what it had."""
+    seen = snapshot(server_view("s1"))
+    request = UpdateRequest.model_validate(
+        {"allocations": {"s1": {"accelerator": "", "numReplicas": 3, "maxBatch": 0}}}
+    )
+    (change,) = plan(decided(request, seen, absent="hold"), seen)
+    assert (change.accelerator, change.replicas, change.max_batch) == ("H100", 0, 64)

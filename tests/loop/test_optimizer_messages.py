@@ -1,0 +1,86 @@
+"""The question for a whole system and its answer: what an optimizer of either era reads, and what it said."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from loop.errors import SpecError
+from loop.messages import server_spec
+from loop.optimizer_messages import Era, optimize_message, read_optimized
+from loop.reading import parse_system
+from loop.spec import Allocation, ServerData, SystemData
+from tests.fakes import server_view, system
+
+
+@pytest.mark.parametrize("era", ["today", "early"])
+def test_the_question_says_all_that_the_data_do(era: Era) -> None:
+    """What is lost here, a service would decide without."""
+    view = server_view()
+    assert view.load is not None
+    message = optimize_message(system(), [server_spec(view, view.load, cost_cents_per_h=800.0)], era=era)
+    read = parse_system(message, source="body")
+    current = Allocation(accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=view.load)
+    server = ServerData(name="s1", model="llama_8b", service_class="Premium", current=current)
+    assert plain(read) == plain(replace(system(), servers={"s1": server}))
+
+
+def plain(data: SystemData) -> SystemData:
+    """Return *data* with whole gigabytes, as the message has them."""
+    units = {
+        name: replace(unit, memory_gb=round(unit.memory_gb), memory_bandwidth_gbps=round(unit.memory_bandwidth_gbps))
+        for name, unit in data.accelerators.items()
+    }
+    return replace(data, accelerators=units)
+
+
+def test_classes_of_mid_2025_are_a_row_a_model() -> None:
+    """An optimizer of then reads no nested targets, and would find no objective at all."""
+    rows = optimize_message(system(), [], era="early")["system"]["serviceClassData"]["serviceClasses"]
+    assert [(row["name"], row["model"], row["slo-itl"]) for row in rows] == [
+        ("Premium", "llama_8b", 12.0),
+        ("Premium", "qwen_14b", 12.0),
+        ("Free", "llama_8b", 25.0),
+        ("Free", "qwen_14b", 25.0),
+    ]
+
+
+def test_an_answer_becomes_targets_and_reasons() -> None:
+    """Ours tells why; the record of the cycle shows it."""
+    decision = read_optimized(
+        {
+            "allocations": {
+                "s1": {
+                    "accelerator": "H100",
+                    "numReplicas": 3,
+                    "maxBatch": 40,
+                    "cost": 840,
+                    "itlAverage": 11.5,
+                    "ttftAverage": None,
+                    "reason": "ITL binds",
+                    "details": {"binding": "itl"},
+                }
+            },
+            "unallocated": {"s2": "capacity: no H100 left"},
+        }
+    )
+    target = decision.targets["s1"]
+    assert (target.accelerator, target.replicas, target.max_batch) == ("H100", 3, 40)
+    assert (target.cost_cents_per_h, target.itl_ms, target.ttft_ms) == (840.0, 11.5, None)
+    assert (target.reason, target.details) == ("ITL binds", {"binding": "itl"})
+    assert decision.unserved == {"s2": "capacity: no H100 left"}
+
+
+def test_an_early_answer_predicts_a_wait_and_no_time_to_first_token() -> None:
+    """A TTFT of 0 ms in the record would be a lie."""
+    row = {"accelerator": "H100", "numReplicas": 1, "maxBatch": 8, "itlAverage": 9.0, "waitAverage": 140.5}
+    target = read_optimized({"allocations": {"s1": row}}).targets["s1"]
+    assert (target.itl_ms, target.ttft_ms, target.details) == (9.0, None, {"waitAverage": 140.5})
+
+
+@pytest.mark.parametrize("answer", [None, [], {}, {"allocations": {"s1": {"numReplicas": "3"}}}])
+def test_an_answer_that_makes_no_sense_is_refused(answer: object) -> None:
+    """Half a decision must not be acted on."""
+    with pytest.raises(SpecError, match="answer: "):
+        read_optimized(answer)
