@@ -141,7 +141,8 @@ def _replied(reply: Reply) -> Response:
     headers = {}
     if reply.warnings:
         headers["Warning"] = ", ".join(f"299 - {json.dumps(line)}" for line in reply.warnings)
-    return _json(reply.body, reply.code, headers)
+    text = json.dumps(reply.body, separators=(",", ":"))
+    return Response(text, status_code=reply.code, media_type=reply.media_type, headers=headers)
 
 
 def _failed(error: ApiError) -> Response:

@@ -8,7 +8,8 @@ from typing import Any
 
 import yaml
 
-from twin.api.errors import bad_request
+from twin.api.errors import bad_request, unsupported_media_type
+from twin.api.protobuf import MEDIA_TYPE, parsed_protobuf
 
 YAML_TYPES = ("application/yaml", "application/apply-patch+yaml", "text/yaml")
 
@@ -34,9 +35,16 @@ def parsed_yaml(body: bytes) -> Any:
 
 
 def parsed(body: bytes, media_type: str) -> Any:
-    """Return what *body* says in the format of *media_type*, None where it is empty. Raise ApiError 400."""
+    """Return what *body* says in the format of *media_type*, None where it is empty.
+
+    Raise ApiError 400 where it cannot be read, 415 where nobody here knows the format.
+    """
     if not body.strip():
         return None
+    if media_type == MEDIA_TYPE:
+        return parsed_protobuf(body)
+    if media_type not in ("", "application/json", *YAML_TYPES):
+        raise unsupported_media_type(media_type, ("application/json", YAML_TYPES[0]))
     return parsed_yaml(body) if media_type in YAML_TYPES else parsed_json(body)
 
 

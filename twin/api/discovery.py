@@ -8,6 +8,7 @@ from twin.api.objects import Json
 from twin.api.resources import RESOURCES, Resource, group_versions
 
 AGGREGATED = "APIGroupDiscoveryList"
+AGGREGATED_TYPE = f"application/json;g=apidiscovery.k8s.io;v=v2;as={AGGREGATED}"
 MINOR = "32"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twin.api.nodes import card_resource
@@ -90,7 +90,7 @@ def _status(pod: Json, facts: PodFacts) -> Json:
         ],
         "hostIP": "127.0.0.1",
         "startTime": granted,
-        "qosClass": "BestEffort",
+        "qosClass": _quality(pod["spec"]["containers"]),
         "containerStatuses": [
             _container_status(container, facts, running=running, ready=ready) for container in pod["spec"]["containers"]
         ],
@@ -102,7 +102,22 @@ def _pending(pod: Json, facts: PodFacts) -> Json:
     condition = _condition("PodScheduled", _when(pod, "PodScheduled") or facts.entered, good=False, why="Unschedulable")
     if facts.message:
         condition["message"] = facts.message
-    return {"phase": "Pending", "conditions": [condition], "qosClass": "BestEffort"}
+    return {"phase": "Pending", "conditions": [condition], "qosClass": _quality(pod["spec"]["containers"])}
+
+
+def _quality(containers: Sequence[Json]) -> str:
+    """Return the class of service that what *containers* ask for gives a pod."""
+    rooms = [container.get("resources") or {} for container in containers]
+    if not any(room.get("limits") or room.get("requests") for room in rooms):
+        return "BestEffort"
+    kinds = ("cpu", "memory")
+    bounded = all(
+        kind in (room.get("limits") or {})
+        and room["limits"][kind] == (room.get("requests") or room["limits"]).get(kind)
+        for room in rooms
+        for kind in kinds
+    )
+    return "Guaranteed" if bounded else "Burstable"
 
 
 def _condition(kind: str, date: str, *, good: bool, why: str = "") -> Json:

@@ -50,6 +50,7 @@ class Reply:
     stream: AsyncIterator[Json] | None = None
     code: int = 200
     warnings: tuple[str, ...] = ()
+    media_type: str = "application/json"
 
 
 class PodAccess(Protocol):
@@ -88,7 +89,9 @@ class ApiServer:
         described = self._described(call)
         if described is not None:
             self._authority.check_reading(identity, call.path)
-            return Reply(body=described)
+            # The client tells by the type, not by the body, whether it got the aggregated form.
+            kind = discovery.AGGREGATED_TYPE if described.get("kind") == discovery.AGGREGATED else "application/json"
+            return Reply(body=described, media_type=kind)
         return self._on_resource(call, identity)
 
     # -- what there is -------------------------------------------------------------------------------------------------

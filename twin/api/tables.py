@@ -17,11 +17,15 @@ Cells = list[Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Columns:
-    """The columns after NAME, those of -o wide after a "+", and the cells under all of them (AGE included)."""
+    """The columns after the first, those of -o wide, and the cells under all of them.
+
+    The first column is the name of the object, unless *first* gives it another title: then the cells have it too.
+    """
 
     names: tuple[str, ...]
     wide: tuple[str, ...] = ()
     cells: Callable[[Json, datetime], Cells]
+    first: str = "Name"
 
 
 def table(
@@ -34,10 +38,13 @@ def table(
         "apiVersion": "meta.k8s.io/v1",
         "metadata": {},
         "columnDefinitions": _definitions(columns) if header else None,
-        "rows": [
-            {"cells": [name_of(obj), *columns.cells(obj, now)], "object": _beside(obj, include)} for obj in objects
-        ],
+        "rows": [{"cells": _cells(columns, obj, now), "object": _beside(obj, include)} for obj in objects],
     }
+
+
+def _cells(columns: Columns, obj: Json, now: datetime) -> Cells:
+    named = [name_of(obj)] if columns.first == "Name" else []
+    return [*named, *columns.cells(obj, now)]
 
 
 def _definitions(columns: Columns) -> list[Json]:
@@ -51,7 +58,7 @@ def _definitions(columns: Columns) -> list[Json]:
             "description": "",
             "priority": priority,
         }
-        for priority, names in ((0, ("Name", *columns.names)), (1, columns.wide))
+        for priority, names in ((0, (columns.first, *columns.names)), (1, columns.wide))
         for name in names
     ]
 
@@ -204,6 +211,12 @@ _COLUMNS: dict[Resource, Columns] = {
         names=("Status", "Roles", "Age", "Version"),
         wide=("Internal-IP", "External-IP", "OS-Image", "Kernel-Version", "Container-Runtime"),
         cells=_node,
+    ),
+    resources.EVENTS: Columns(
+        names=("Type", "Reason", "Object", "Message"),
+        wide=("Subobject", "Source", "First Seen", "Count", "Name"),
+        cells=_event,
+        first="Last Seen",
     ),
     resources.NAMESPACES: Columns(names=("Status", "Age"), cells=_namespace),
     resources.CONFIG_MAPS: Columns(names=("Data", "Age"), cells=_config_map),
