@@ -36,6 +36,7 @@ Json = dict[str, Any]
 CONFLICTS_MAX = 5  # how often a patch is made anew because something else of the Deployment has changed
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
 FAILURES_NAMED = 5
+SETTLING_S = 10.0  # a controller-manager takes note of a change within a second
 APPLY_S = 30.0  # after that no further change is tried: a cluster that does not answer must not hold up the loop
 
 
@@ -92,7 +93,7 @@ class KubeBackend:
         self._pool = ThreadPoolExecutor(self._settings.parallel, thread_name_prefix="kube")
         self._seen: dict[str, Deployment] = {}
         self._asked: dict[str, Wish] = {}
-        self._unsettled: dict[str, int] = {}
+        self._unsettled: dict[str, tuple[int, float]] = {}
         self._measured: frozenset[str] = frozenset()
         self._told: list[str] = []
 
@@ -101,7 +102,6 @@ class KubeBackend:
         self._client.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    @property
     def places(self) -> Mapping[str, Place]:
         """Return where the servers are that were seen last."""
         return {name: Place(uid=one.uid, namespace=one.namespace, name=one.name) for name, one in self._seen.items()}
@@ -178,6 +178,7 @@ class KubeBackend:
     def _compare(self, servers: Servers) -> list[str]:
         """Return what others did since the loop last asked for something, once, and who does not obey."""
         told, self._told = self._told, []
+        now_s = self._clock.now_s()
         unsettled = {}
         for name, server in servers.by_name.items():
             one = server.deployment
@@ -186,9 +187,11 @@ class KubeBackend:
                 told.append(f"{name}: {line}")
             self._asked[name] = held_by(one)
             if not one.settled:
-                unsettled[name] = one.generation
-                if self._unsettled.get(name) == one.generation:
-                    told.append(f"{name}: the cluster has not taken note yet of what was asked of it a cycle ago")
+                generation, since_s = self._unsettled.get(name, (0, now_s))
+                unsettled[name] = (one.generation, since_s if generation == one.generation else now_s)
+                waited_s = now_s - unsettled[name][1]
+                if waited_s >= SETTLING_S:
+                    told.append(f"{name}: the cluster has not taken note of its latest change for {waited_s:.0f} s")
         self._unsettled = unsettled
         self._asked = {name: wish for name, wish in self._asked.items() if name in servers.by_name}
         return told

@@ -62,10 +62,14 @@ COUNTERS = Sample._fields[1:10]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowSettings:
-    """Figures are over window_s; a pod whose latest sample is older than stale_s does not report."""
+    """Figures are over window_s; a pod whose latest sample is older than stale_s does not report.
+
+    speed: how many seconds pass in the world in one of the machine: other than 1 for a simulated cluster only.
+    """
 
     window_s: float = 60.0
     stale_s: float = 60.0
+    speed: float = 1.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -164,7 +168,8 @@ def figures(
     ready = [pod for pod in server.pods if pod.phase == "ready"]
     if not any(pod.name in tracks for pod in ready):
         return _unknown(told, ready, series, settings=settings, now_s=now_s)
-    return _told(told, ready, tracks, gone or {}, warning=_missing(ready, tracks, settings=settings, now_s=now_s))
+    warning = _missing(ready, tracks, settings=settings, now_s=now_s)
+    return _told(told, ready, tracks, gone or {}, speed=settings.speed, warning=warning)
 
 
 def _told(
@@ -173,6 +178,7 @@ def _told(
     tracks: Mapping[str, _Track],
     gone: Mapping[str, tuple[float, float]],
     *,
+    speed: float,
     warning: str,
 ) -> Figures:
     """Return the figures that *tracks* tell, from the first sample to the last one of any pod.
@@ -193,7 +199,7 @@ def _told(
         tracks[name].came(*span) if name in tracks else sum(track.came(*span) for track in heard) / len(heard)
         for name, span in there.items()
     )
-    length_s = end_s - begin_s
+    length_s = (end_s - begin_s) * speed
     total = {name: sum(track.counters[name] for track in tracks.values()) for name in COUNTERS}
     present_s = sum(end - begin for begin, end in there.values())
     per_second = present_s / sum(track.covered_s for track in tracks.values()) / length_s

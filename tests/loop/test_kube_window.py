@@ -228,6 +228,13 @@ def test_old_names_of_metrics_stand_in_for_new_ones() -> None:
     assert set(METRICS) == set(Sample._fields[1:])
 
 
+def test_rates_of_a_simulated_cluster_are_by_its_own_time() -> None:
+    """Ten of its seconds pass in one of ours; latencies are its own already."""
+    found = seen({"a": steady(rps=10.0)}, pod("a"), settings=WindowSettings(speed=10.0))
+    assert (rate_rpm(found), found.completions_rpm, found.output_tps) == pytest.approx((60.0, 60.0, 200.0))
+    assert found.ttft_ms == pytest.approx(50.0)
+
+
 def test_series_of_one_pod_are_added_up_but_for_shares() -> None:
     """Requests end for several reasons; of two engines at half their memory none is full."""
     values: dict[str, float] = {}

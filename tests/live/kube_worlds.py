@@ -1,0 +1,195 @@
+"""A cluster of the twin's API with managed Deployments, and the Kubernetes backend over it, for tests of both."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from kubernetes import client
+
+from loop.backends import labels as names
+from loop.backends.kube import KubeBackend, KubeSettings
+from loop.backends.kube_client import KubeClient, Patience
+from loop.backends.metrics_source import LabelsOnly, MetricsSource
+from loop.clocks import MonotonicClock, date_now
+from loop.ports import Clock
+from loop.types import Change
+from tests.fakes import system
+from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
+from twin.api.faults import Fault, Match
+from twin.spec import ClusterSpec, Delay, Engine, IterationLaw
+
+Json = dict[str, Any]
+
+QUICK = Patience(connect_s=1.0, read_s=1.0, attempts=3, pause_s=0.01, total_s=5.0)
+
+
+def cluster_spec(*, start_up_s: float = 0.0) -> ClusterSpec:
+    """Return the world of tests.fakes.system(): H100 and A100 cards, two models."""
+    data = system()
+    engines = {
+        (perf.model, perf.accelerator): Engine(
+            model=perf.model,
+            accelerator=perf.accelerator,
+            law=IterationLaw(alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms),
+            start_up=Delay(mean_s=start_up_s),
+        )
+        for perf in data.perf.values()
+    }
+    return ClusterSpec(accelerators=data.accelerators, capacity=data.capacity, engines=engines, servers=())
+
+
+def manifest(
+    name: str = "dep1",
+    *,
+    server: str = "s1",
+    namespace: str = "infer",
+    replicas: int = 2,
+    labels: dict[str, str] | None = None,
+    annotations: dict[str, str] | None = None,
+    container: Json | None = None,
+) -> Json:
+    """Return a managed Deployment of llama_8b, Premium, on H100 at batch 64, with a load of 120 rpm."""
+    told = {
+        names.MANAGED: "true",
+        names.NAME: server,
+        names.MODEL: "llama_8b",
+        names.CLASS: "Premium",
+        names.ACCELERATOR: "H100",
+        names.MAX_BATCH: "64",
+        names.LOAD_RPM: "120",
+        names.LOAD_IN_TOKENS: "512",
+        names.LOAD_OUT_TOKENS: "128",
+        **(labels or {}),
+    }
+    pods = {"app": name}
+    ports = [{"name": "http", "containerPort": 8000}]
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {
+            "name": name,
+            "namespace": namespace,
+            "labels": {key: value for key, value in told.items() if value},
+            "annotations": annotations or {},
+        },
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": pods},
+            "template": {
+                "metadata": {"labels": pods},
+                "spec": {"containers": [{"name": "vllm", "image": "vllm", "ports": ports, **(container or {})}]},
+            },
+        },
+    }
+
+
+@dataclass(kw_only=True)
+class KubeWorld:
+    """A served twin, the client of the loop to it, and its backend."""
+
+    twin: ServedTwin
+    apps: client.AppsV1Api
+    core: client.CoreV1Api
+    calls: KubeClient
+    backend: KubeBackend
+    clock: Clock
+    epoch: datetime
+
+    def create(self, *manifests: Json) -> None:
+        """Create Deployments."""
+        for body in manifests:
+            self.apps.create_namespaced_deployment(body["metadata"]["namespace"], body)
+
+    def get(self, name: str = "dep1") -> Any:
+        """Return a Deployment as the official client has it."""
+        return self.apps.read_namespaced_deployment(name, "infer")
+
+    def settled(self) -> None:
+        """Wait until the cluster has obeyed: every pod ready, none left over."""
+
+        def calm() -> bool:
+            views = self.backend.observe().servers.values()
+            return all(view.wanted == view.ready == len(view.pods) for view in views)
+
+        eventually(calm, "all pods are ready")
+
+    def suffer(self, *faults: Fault) -> None:
+        """Let these faults be in force from now on, instead of others."""
+        self.twin.cluster.faults.all = list(faults)
+
+
+@contextmanager
+def kube_world(
+    *manifests: Json,
+    source: Callable[[KubeClient], MetricsSource] | None = None,
+    settings: KubeSettings | None = None,
+    patience: Patience = QUICK,
+    clock: Clock | None = None,
+    epoch: datetime | None = None,
+    may_act: Callable[[], bool] = lambda: True,
+    start_up_s: float = 0.0,
+    speed: float = 1.0,
+    namespaces: Sequence[str] = ("infer",),
+) -> Iterator[KubeWorld]:
+    """Serve a cluster with *namespaces* and *manifests*, and a backend that watches the first namespace."""
+    with ExitStack() as stack:
+        twin = stack.enter_context(serving_twin(cluster_spec(start_up_s=start_up_s), speed=speed))
+        clock, epoch = clock or MonotonicClock(), epoch or date_now()
+        calls = KubeClient(twin.api, clock=clock, patience=patience)
+        backend = KubeBackend(
+            calls,
+            source(calls) if source else LabelsOnly(),
+            clock=clock,
+            epoch=epoch,
+            settings=settings or KubeSettings(namespaces=tuple(namespaces[:1])),
+            may_act=may_act,
+        )
+        stack.callback(backend.close)
+        api = stack.enter_context(twin.api())
+        world = KubeWorld(
+            twin=twin,
+            apps=client.AppsV1Api(api),
+            core=client.CoreV1Api(api),
+            calls=calls,
+            backend=backend,
+            clock=clock,
+            epoch=epoch,
+        )
+        for name in namespaces:
+            world.core.create_namespace({"metadata": {"name": name}})
+        world.create(*manifests)
+        yield world
+
+
+@contextmanager
+def kube_again(world: KubeWorld, *, may_act: Callable[[], bool] = lambda: True) -> Iterator[KubeBackend]:
+    """Return a backend over the cluster of *world* that has seen nothing yet, as after a restart."""
+    calls = KubeClient(world.twin.api, clock=world.clock, patience=QUICK)
+    settings = KubeSettings(namespaces=("infer",))
+    backend = KubeBackend(calls, LabelsOnly(), clock=world.clock, epoch=world.epoch, settings=settings, may_act=may_act)
+    yield backend
+    backend.close()
+
+
+def fault(kind: Any, *verbs: str, resource: str = "deployments", name: str = "", **fields: Any) -> Fault:
+    """Return a fault of requests with *verbs* to a resource."""
+    match = Match(verbs=verbs, resources=(resource,), names=(name,) if name else ())
+    return Fault(kind=kind, match=match, **fields)
+
+
+def wish(server: str = "s1", *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64) -> Change:
+    """Return a wish; the defaults are what a manifest has."""
+    return Change(server=server, accelerator=accelerator, replicas=replicas, max_batch=max_batch, reason="because")
+
+
+def eventually(happened: Callable[[], object], what: str) -> None:
+    """Wait until *happened*, at most until the deadline."""
+    end_s = time.monotonic() + DEADLINE_S
+    while not happened():
+        assert time.monotonic() < end_s, f"waited {DEADLINE_S:g} s in vain: {what}"
+        time.sleep(0.01)

@@ -1,0 +1,287 @@
+"""The Kubernetes backend over real HTTP: what it reads, what it writes, how often it asks, and whom it leaves alone."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from loop.backends import labels as names
+from loop.backends.kube import KubeSettings
+from loop.backends.kube_client import ApiError, KubeClient
+from loop.controller import Controller, ControllerSettings
+from loop.data import FixedData
+from loop.errors import BackendError
+from loop.policies import make_policy
+from loop.types import Load, Mode
+from tests.fakes import ManualClock, system
+from tests.live.kube_worlds import KubeWorld, eventually, kube_again, kube_world, manifest, wish
+from tests.live.twin_served import serving_twin
+from twin.api.authority import Identity, Rule
+
+
+def controller(world: KubeWorld, *, mode: Mode = "act", policy: str = "slo") -> Controller:
+    """Return a controller over the cluster."""
+    return Controller(
+        backend=world.backend,
+        policy=make_policy(policy),
+        data=FixedData(system()),
+        clock=ManualClock(),
+        settings=ControllerSettings(mode=mode, epoch=world.epoch),
+    )
+
+
+def test_labels_tell_the_load_and_objects_the_rest() -> None:
+    """This is all that the loop needs, with no metrics at all."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        view = world.backend.observe().servers["s1"]
+        assert (view.model, view.service_class, view.accelerator, view.max_batch) == ("llama_8b", "Premium", "H100", 64)
+        assert view.load == Load(rate_rpm=120.0, in_tokens=512.0, out_tokens=128.0)
+        assert (view.wanted, view.ready, len(view.pods)) == (2, 2, 2)
+        assert 0 <= world.clock.now_s() - view.pods[0].since_s < 30.0
+
+
+def test_a_change_is_one_patch_and_says_why_on_the_object() -> None:
+    """Labels, replicas and the reason come and go together."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        world.backend.apply([wish(accelerator="2xA100", replicas=3, max_batch=16)])
+        assert world.calls.calls["patch deployments"] == 1
+        one = world.get()
+        assert (one.spec.replicas, one.metadata.labels[names.ACCELERATOR]) == (3, "2xA100")
+        assert one.metadata.labels[names.MAX_BATCH] == "16"
+        told = json.loads(one.metadata.annotations[names.STATUS])
+        assert (told["was"], told["reason"]) == ("2 x H100, batch 64", "because")
+        assert one.spec.template.spec.node_selector is None
+
+
+def test_an_event_tells_of_a_change_where_that_is_wanted() -> None:
+    """`kubectl describe deployment` then shows the history."""
+    settings = KubeSettings(namespaces=("infer",), events=True)
+    with kube_world(manifest(), settings=settings) as world:
+        world.backend.observe()
+        world.backend.apply([wish(replicas=3)])
+        uid = world.get().metadata.uid
+        events = world.core.list_namespaced_event("infer", field_selector=f"involvedObject.uid={uid}").items
+        messages = [event.message for event in events if event.reason == "InfernoAllocation"]
+        assert messages == ["Asked for 3 x H100, batch 64 instead of 2 x H100, batch 64: because"]
+
+
+@pytest.mark.parametrize("servers", [1, 12])
+def test_the_number_of_lists_does_not_grow_with_that_of_servers(servers: int) -> None:
+    """A cycle over hundreds of Deployments must not be hundreds of requests."""
+    manifests = [manifest(f"dep{i}", server=f"s{i}", replicas=0) for i in range(servers)]
+    with kube_world(*manifests) as world:
+        world.calls.calls.clear()
+        assert len(world.backend.observe().servers) == servers
+        assert dict(world.calls.calls) == {"list deployments": 1, "list pods": 1}
+
+
+def test_only_what_changes_is_written() -> None:
+    """Of many servers few change in a cycle."""
+    with kube_world(*(manifest(f"dep{i}", server=f"s{i}", replicas=1) for i in range(4))) as world:
+        world.settled()
+        world.calls.calls.clear()
+        world.backend.apply([wish("s1", replicas=1), wish("s2", replicas=2), wish("s3", replicas=0)])
+        assert dict(world.calls.calls) == {"patch deployments": 2}
+
+
+def test_a_cycle_of_the_controller_moves_the_cluster_and_the_next_one_leaves_it_alone() -> None:
+    """The whole loop, on objects: what was decided is what the Deployments are asked for."""
+    with kube_world(manifest(labels={names.LOAD_RPM: "6000"})) as world:
+        loop = controller(world)
+        record = loop.cycle(60.0)
+        assert (record.applied, record.error) == (True, "")
+        (change,) = record.changes
+        assert (world.get().spec.replicas, change.replicas > 2) == (change.replicas, True)
+        again = loop.cycle(120.0)
+        assert (again.applied, again.changes, again.warnings) == (True, (), ())
+
+
+def test_advice_writes_nothing() -> None:
+    """A controller that is tried out on a live cluster must not touch it."""
+    with kube_world(manifest(labels={names.LOAD_RPM: "6000"})) as world:
+        world.settled()
+        version = world.get().metadata.resource_version
+        record = controller(world, mode="advise").cycle(60.0)
+        assert (bool(record.changes), record.applied) == (True, False)
+        assert not [what for what in world.calls.calls if not what.startswith(("list", "get"))]
+        assert world.get().metadata.resource_version == version
+
+
+def test_bounds_by_annotation_hold_whatever_is_decided() -> None:
+    """Who answers for a service can keep it from being scaled away, or from taking all cards."""
+    annotations = {names.REPLICAS_MIN: "2", names.REPLICAS_MAX: "3"}
+    busy = manifest(labels={names.LOAD_RPM: "9000"}, annotations=annotations)
+    idle = manifest("dep2", server="s2", labels={names.LOAD_RPM: "0"}, annotations=annotations)
+    with kube_world(busy, idle) as world:
+        controller(world).cycle(60.0)
+        assert (world.get().spec.replicas, world.get("dep2").spec.replicas) == (3, 2)
+
+
+def test_replicas_that_start_are_counted_as_such() -> None:
+    """Who does not see them asks for more every cycle while a model loads."""
+    with kube_world(manifest(replicas=1), start_up_s=600.0) as world:
+        eventually(lambda: world.backend.observe().servers["s1"].starting == 1, "the pod starts")
+        view = world.backend.observe().servers["s1"]
+        assert (view.wanted, view.ready, view.pending) == (1, 0, 0)
+        world.backend.apply([wish(replicas=3)])
+        assert world.backend.observe().servers["s1"].wanted == 3
+
+
+def test_replicas_without_cards_are_pending() -> None:
+    """There are eight H100."""
+    with kube_world(manifest(replicas=10)) as world:
+        eventually(lambda: world.backend.observe().servers["s1"].ready == 8, "eight are ready")
+        view = world.backend.observe().servers["s1"]
+        assert (view.wanted, view.pending) == (10, 2)
+
+
+def test_capacity_is_counted_from_nodes_where_that_is_wanted() -> None:
+    """The data file may be wrong; the nodes know what there is, and who holds it."""
+    types = {name: one.type for name, one in system().accelerators.items()}
+    settings = KubeSettings(namespaces=("infer",), from_nodes=True, types=types)
+    with kube_world(manifest(), settings=settings) as world:
+        world.settled()
+        capacity = world.backend.observe().capacity
+        assert capacity is not None
+        assert {kind: (view.total, view.used) for kind, view in capacity.items()} == {"A100": (8, 0), "H100": (8, 2)}
+
+
+@pytest.mark.parametrize(
+    ("watched", "seen"),
+    [(("infer",), {"s1"}), (("infer", "other"), {"s1", "s2"}), ((), {"s1", "s2"}), (("nowhere",), set())],
+)
+def test_it_watches_one_namespace_or_several_or_all(watched: tuple[str, ...], seen: set[str]) -> None:
+    """WATCH_NAMESPACE says which."""
+    servers = (manifest(), manifest("dep2", server="s2", namespace="other"))
+    with kube_world(*servers, namespaces=("infer", "other"), settings=KubeSettings(namespaces=watched)) as world:
+        found = world.backend.observe().servers
+        assert found.keys() == seen
+        eventually(lambda: all(view.pods for view in world.backend.observe().servers.values()), "pods are listed, too")
+        assert {name: one.namespace for name, one in world.backend.places().items()} == {
+            name: {"s1": "infer", "s2": "other"}[name] for name in seen
+        }
+
+
+def test_pods_of_many_namespaces_are_listed_at_once() -> None:
+    """A namespace per team must not make a list per team."""
+    spaces = [f"team{i}" for i in range(6)]
+    servers = [manifest(server=space, namespace=space, replicas=1) for space in spaces]
+    with kube_world(*servers, namespaces=spaces, settings=KubeSettings()) as world:
+        eventually(lambda: all(view.ready for view in world.backend.observe().servers.values()), "all are ready")
+        world.calls.calls.clear()
+        world.backend.observe()
+        assert dict(world.calls.calls) == {"list deployments": 1, "list pods": 1}
+
+
+def test_a_change_by_somebody_else_between_cycles_is_told_once() -> None:
+    """The loop goes on with what it finds; people must know that two are steering."""
+    with kube_world(manifest()) as world:
+        world.backend.observe()
+        world.backend.apply([wish(replicas=3)])
+        assert world.backend.observe().warnings == ()
+        world.apps.patch_namespaced_deployment_scale("dep1", "infer", {"spec": {"replicas": 5}}, field_manager="me")
+        (line,) = world.backend.observe().warnings
+        assert line.startswith("s1: 3 x H100, batch 64 was asked for, found 5 x H100, batch 64: changed by ")
+        assert world.backend.observe().warnings == ()
+
+
+def test_a_change_by_somebody_else_during_a_cycle_wins_that_cycle() -> None:
+    """It was decided without knowing of it; the next cycle decides anew."""
+    with kube_world(manifest()) as world:
+        world.backend.observe()
+        world.apps.patch_namespaced_deployment("dep1", "infer", {"spec": {"replicas": 5}}, field_manager="me")
+        with pytest.raises(BackendError, match="s1: left as it is: changed by me from 2 x H100"):
+            world.backend.apply([wish(replicas=3)])
+        assert world.get().spec.replicas == 5
+
+
+def test_a_change_of_anything_else_during_a_cycle_is_no_obstacle() -> None:
+    """Labels of others, load labels, the status: all change the version."""
+    with kube_world(manifest()) as world:
+        world.backend.observe()
+        world.apps.patch_namespaced_deployment("dep1", "infer", {"metadata": {"labels": {"team": "a"}}})
+        world.backend.apply([wish(replicas=3)])
+        one = world.get()
+        assert (one.spec.replicas, one.metadata.labels["team"]) == (3, "a")
+
+
+def test_what_was_done_while_no_controller_ran_is_told_by_the_next_one() -> None:
+    """The Deployment itself remembers what it was asked for."""
+    with kube_world(manifest()) as world:
+        world.backend.observe()
+        world.backend.apply([wish(replicas=3)])
+        world.apps.patch_namespaced_deployment("dep1", "infer", {"spec": {"replicas": 6}}, field_manager="me")
+        with kube_again(world) as second:
+            (line,) = second.observe().warnings
+            assert line.endswith("found 6 x H100, batch 64: changed by me")
+
+
+def test_a_deployment_that_is_deleted_during_a_cycle_is_no_failure() -> None:
+    """The others are asked for all the same, and the next snapshot is without it."""
+    with kube_world(manifest(), manifest("dep2", server="s2")) as world:
+        world.backend.observe()
+        world.apps.delete_namespaced_deployment("dep1", "infer")
+        world.backend.apply([wish(replicas=3), wish("s2", replicas=3)])
+        assert world.get("dep2").spec.replicas == 3
+        seen = world.backend.observe()
+        assert set(seen.servers) == {"s2"}
+        assert seen.warnings == ("s1: deleted before it could be asked for 3 x H100, batch 64",)
+
+
+def test_a_deployment_made_anew_under_the_same_name_is_not_written_over() -> None:
+    """What was decided was decided for another one."""
+    with kube_world(manifest()) as world:
+        world.backend.observe()
+        world.apps.delete_namespaced_deployment("dep1", "infer")
+        eventually(lambda: not world.calls.deployments("infer"), "it is deleted")
+        world.create(manifest(replicas=1))
+        with pytest.raises(BackendError, match="deleted and made anew by someone else"):
+            world.backend.apply([wish(replicas=3)])
+        assert world.get().spec.replicas == 1
+
+
+def test_a_server_nobody_saw_is_a_failure_that_is_named() -> None:
+    """A decision of another time, or of another cluster."""
+    with kube_world(manifest()) as world:
+        world.backend.observe()
+        with pytest.raises(BackendError, match="1 of 2 changes failed: ghost: not seen"):
+            world.backend.apply([wish("ghost"), wish(replicas=3)])
+        assert world.get().spec.replicas == 3
+
+
+def test_an_accelerator_really_moves_pods_where_an_annotation_asks_for_it() -> None:
+    """A node selector and an argument: a rolling change, at the end of which nothing of before is left."""
+    annotations = {
+        names.APPLY_NODE_SELECTOR: "nvidia.com/gpu.product",
+        names.APPLY_MAX_BATCH: "--max-num-seqs",
+    }
+    settings = KubeSettings(namespaces=("infer",), types={"2xA100": "A100"})
+    with kube_world(manifest(annotations=annotations), settings=settings) as world:
+        world.settled()
+        world.backend.apply([wish(accelerator="2xA100", replicas=2, max_batch=16)])
+        spec = world.get().spec.template.spec
+        assert (spec.node_selector, spec.containers[0].args) == (
+            {"nvidia.com/gpu.product": "A100"},
+            ["--max-num-seqs=16"],
+        )
+
+        def moved() -> bool:
+            pods = world.backend.observe().servers["s1"].pods
+            return len(pods) == 2 and all((pod.max_batch, pod.phase) == (16, "ready") for pod in pods)
+
+        eventually(moved, "all pods are new ones")
+
+
+def test_a_namespaced_account_may_watch_its_namespace_and_not_all() -> None:
+    """Least privilege: the error must say what is forbidden."""
+    rule = Rule(verbs=("get", "list", "patch"), resources=("deployments", "pods"), namespaces=("infer",))
+    own = Identity(user="system:serviceaccount:infer:inferno", rules=(rule,))
+    with serving_twin(tokens={"own": own}) as twin:
+        client = KubeClient(lambda: twin.api("own"), clock=ManualClock())
+        assert client.deployments("infer") == []
+        with pytest.raises(ApiError, match=r"list deployments: 403 .*forbidden"):
+            client.deployments()
+        client.close()

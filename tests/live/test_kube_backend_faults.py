@@ -1,0 +1,259 @@
+"""What goes wrong between a loop and an API server: no wrong replica counts, no dead loop, a reason for every failure."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from kubernetes import client
+
+from loop.backends import labels as names
+from loop.backends.kube_client import KubeClient, Patience, connect
+from loop.clocks import MonotonicClock
+from loop.controller import Controller, ControllerSettings
+from loop.data import FixedData
+from loop.errors import BackendError, SpecError
+from loop.policies import make_policy
+from tests.fakes import ManualClock, system
+from tests.live.kube_worlds import QUICK, KubeWorld, eventually, fault, kube_again, kube_world, manifest, wish
+from tests.live.twin_served import DEADLINE_S, serving_twin
+from twin.api.authority import ADMIN
+
+
+def three() -> tuple[dict[str, object], ...]:
+    """Return three servers of one replica."""
+    return tuple(manifest(f"dep{i}", server=f"s{i}", replicas=1) for i in (1, 2, 3))
+
+
+def replicas(world: KubeWorld) -> list[int]:
+    """Return what the three are asked to have."""
+    return [world.get(f"dep{i}").spec.replicas for i in (1, 2, 3)]
+
+
+@pytest.mark.parametrize("status", [409, 429, 500, 503])
+def test_a_refusal_that_passes_costs_no_cycle(status: int) -> None:
+    """A leader of the control plane changes, a webhook restarts, a client is too fast: tried again, it goes through."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        world.suffer(fault("error", "patch", status=status, count=1))
+        world.backend.apply([wish(replicas=3)])
+        assert (world.get().spec.replicas, world.calls.calls["patch deployments"]) == (3, 2)
+
+
+def test_a_server_that_says_when_to_come_back_is_not_asked_before() -> None:
+    """429 with Retry-After is how an API server defends itself."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        world.suffer(fault("error", "patch", status=429, retry_after_s=1, count=1))
+        begin_s = time.monotonic()
+        world.backend.apply([wish(replicas=3)])
+        assert time.monotonic() - begin_s >= 1.0
+        assert world.get().spec.replicas == 3
+
+
+def test_a_server_that_asks_for_too_much_patience_fails_the_cycle_at_once() -> None:
+    """An hour is not waited for: the next cycle asks again."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        world.suffer(fault("error", "patch", status=429, retry_after_s=3600))
+        with pytest.raises(BackendError, match="429"):
+            world.backend.apply([wish(replicas=3)])
+        assert world.calls.calls["patch deployments"] == 1
+
+
+@pytest.mark.parametrize(("status", "attempts"), [(403, 1), (422, 1), (429, 3), (500, 3), (503, 3)])
+def test_one_deployment_that_refuses_stops_no_other_and_is_named(status: int, attempts: int) -> None:
+    """All are tried; what may pass is tried a few times, what will not once. The next cycle makes up for it."""
+    with kube_world(*three()) as world:
+        world.settled()
+        world.suffer(fault("error", "patch", name="dep2", status=status))
+        changes = [wish(f"s{i}", replicas=2) for i in (1, 2, 3)]
+        with pytest.raises(BackendError, match=f"^1 of 3 changes failed: s2: patch deployments: {status} ") as caught:
+            world.backend.apply(changes)
+        assert caught.value.phase == "apply"
+        assert replicas(world) == [2, 1, 2]
+        assert world.calls.calls["patch deployments"] == 2 + attempts
+        world.suffer()
+        world.backend.observe()
+        world.backend.apply(changes)
+        assert replicas(world) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("after", [True, False])
+def test_a_patch_whose_answer_is_cut_off_is_done_once(after: bool) -> None:
+    """Whether the server has obeyed before the connection broke or not: in the end it has, and nobody is blamed."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        world.suffer(fault("drop", "patch", count=1, after=after))
+        world.backend.apply([wish(replicas=3, max_batch=16)])
+        one = world.get()
+        assert (one.spec.replicas, one.metadata.labels[names.MAX_BATCH]) == (3, "16")
+        assert world.backend.observe().warnings == ()
+
+
+def test_a_patch_that_takes_too_long_is_done_once() -> None:
+    """The first one may arrive late, even after the second: both say the same."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        world.suffer(fault("delay", "patch", delay_s=QUICK.read_s + 0.3, count=1))
+        world.backend.apply([wish(replicas=3)])
+        assert world.get().spec.replicas == 3
+        time.sleep(0.5)  # until the late one has arrived
+        assert world.get().spec.replicas == 3
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        fault("error", "list", status=500),
+        fault("error", "list", status=403),
+        fault("error", "list", resource="pods", status=503),
+        fault("drop", "list"),
+        fault("drop", "list", resource="pods"),
+        fault("delay", "list", delay_s=30.0),
+    ],
+    ids=["500", "403", "pods 503", "cut", "pods cut", "slow"],
+)
+def test_a_list_that_fails_fails_the_cycle_in_time_and_the_next_one_starts_clean(trouble: object) -> None:
+    """Half a list would be taken for servers that are gone, and their cards given away."""
+    with kube_world(manifest()) as world:
+        loop = Controller(
+            backend=world.backend,
+            policy=make_policy("slo"),
+            data=FixedData(system()),
+            clock=ManualClock(),
+            settings=ControllerSettings(epoch=world.epoch),
+        )
+        world.suffer(trouble)  # type: ignore[arg-type] # made by fault()
+        begin_s = time.monotonic()
+        record = loop.cycle(60.0)
+        assert time.monotonic() - begin_s < QUICK.total_s + 1.0
+        assert (record.failed_phase, record.applied, bool(record.error)) == ("observe", False, True)
+        world.suffer()
+        assert loop.cycle(120.0).error == ""
+
+
+def test_a_server_that_is_not_there_fails_the_cycle_with_its_reason() -> None:
+    """Connection refused: the loop lives on."""
+    with kube_world(manifest()) as world:
+        world.twin.stop()
+        with pytest.raises(BackendError, match=r"list (deployments|pods): no answer: .*refused"):
+            world.backend.observe()
+
+
+def test_a_token_that_has_expired_is_replaced_by_the_present_one() -> None:
+    """Whoever renews it writes the file; the loop reads it again when it is refused."""
+    with serving_twin(tokens={"new": ADMIN}) as twin:
+        tokens = iter(["old", "new"])
+        calls = KubeClient(lambda: twin.api(next(tokens)), clock=MonotonicClock(), patience=QUICK)
+        assert calls.deployments("default") == []
+        assert calls.calls["list deployments"] == 2
+        calls.close()
+
+
+def test_a_token_that_stays_wrong_is_told_and_not_tried_for_ever() -> None:
+    """The user must get a new one."""
+    with serving_twin(tokens={"new": ADMIN}) as twin:
+        calls = KubeClient(lambda: twin.api("old"), clock=MonotonicClock(), patience=QUICK)
+        with pytest.raises(Exception, match="list deployments: 401 Unauthorized"):
+            calls.deployments("default")
+        assert calls.calls["list deployments"] == 2
+        calls.close()
+
+
+def test_a_controller_that_loses_its_lead_in_the_middle_of_a_cycle_stops_there() -> None:
+    """What was asked for stays; the rest is up to the one that leads now."""
+    asked: list[bool] = []
+
+    def may_act() -> bool:
+        asked.append(True)
+        return len(asked) <= 1
+
+    with kube_world(*three(), may_act=may_act) as world:
+        world.settled()
+        with pytest.raises(BackendError, match=r"2 of 3 changes failed: .*leads no longer"):
+            world.backend.apply([wish(f"s{i}", replicas=2) for i in (1, 2, 3)])
+        assert sorted(replicas(world)) == [1, 1, 2]
+
+
+def test_a_patch_of_the_former_leader_that_arrives_late_is_refused() -> None:
+    """It was on its way when another one took over: the version it was made for is no longer there."""
+    with kube_world(manifest()) as world, kube_again(world) as former:
+        world.settled()
+        former.observe()
+        world.backend.apply([wish(replicas=4)])
+        with pytest.raises(BackendError, match=r"left as it is: changed by .* from 2 x H100, batch 64 to 4 x H100"):
+            former.apply([wish(replicas=1)])
+        assert world.get().spec.replicas == 4
+
+
+def test_a_controller_killed_between_two_patches_leaves_whole_changes_and_the_next_one_completes_them(
+    repository: Path,
+) -> None:
+    """kill -9 leaves no time for anything. What is asked for is absolute, so asking again is right."""
+    with kube_world(*three()) as world:
+        world.settled()
+        # The first patch goes through at once, the others would take longer than the test.
+        world.suffer(fault("delay", "patch", delay_s=60.0, skip=1))
+        command = [sys.executable, "-m", "tests.live.kube_apply", world.twin.url, "infer", "3"]
+        killed = subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE)
+        eventually(lambda: 3 in replicas(world) or killed.poll() is not None, "the first patch is through")
+        killed.kill()
+        killed.communicate(timeout=DEADLINE_S)
+        assert sorted(replicas(world)) == [1, 1, 3]
+        world.suffer()
+        with kube_again(world) as second:
+            seen = second.observe()
+            assert sorted(view.wanted for view in seen.servers.values()) == [1, 1, 3]
+            assert seen.warnings == ()
+            second.apply([wish(name, replicas=3) for name, view in seen.servers.items() if view.wanted != 3])
+        assert replicas(world) == [3, 3, 3]
+
+
+def test_a_status_that_stays_behind_is_told() -> None:
+    """A controller-manager that is down obeys nothing, and nothing else would say so."""
+    clock = ManualClock()
+    with kube_world(manifest(), clock=clock) as world:
+        world.settled()
+        world.suffer(fault("staleStatus", resource=""))
+        world.backend.apply([wish(replicas=3)])
+        assert world.backend.observe().warnings == ()
+        clock.time_s = 12.0
+        (line,) = world.backend.observe().warnings
+        assert line == "s1: the cluster has not taken note of its latest change for 12 s"
+
+
+def test_no_cluster_at_all_is_bad_input(tmp_path: Path) -> None:
+    """One line at the start, not a traceback."""
+    for text in (None, "", "{", "apiVersion: v1\nkind: Config\n", "current-context: x\nclusters: []\n"):
+        path = tmp_path / "config"
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(SpecError, match="expected a cluster to talk to") as caught:
+            connect(str(path))
+        assert "\n" not in str(caught.value)
+
+
+def test_a_kubeconfig_is_all_that_is_needed(tmp_path: Path) -> None:
+    """As `inferno twin serve` writes it, and as kubectl has it. No request is repeated behind our back."""
+    with serving_twin() as twin:
+        path = tmp_path / "config"
+        path.write_text(
+            f"""\
+apiVersion: v1
+kind: Config
+clusters: [{{name: c, cluster: {{server: {twin.url}}}}}]
+users: [{{name: u, user: {{token: inferno-twin}}}}]
+contexts: [{{name: x, context: {{cluster: c, user: u}}}}]
+current-context: x
+"""
+        )
+        api = connect(str(path))
+        assert isinstance(api, client.ApiClient)
+        assert api.configuration.retries is False
+        calls = KubeClient(lambda: connect(str(path)), clock=MonotonicClock(), patience=Patience(attempts=1))
+        assert calls.deployments() == []
+        calls.close()
