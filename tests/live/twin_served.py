@@ -73,7 +73,7 @@ def serving_twin(
         faults=faults,
         address=address,
     )
-    service = Service(create_twin_app(cluster.server, cluster, cluster.faults), on_stop=lambda: None)
+    service = Service(create_twin_app(cluster.server, cluster, cluster.faults), on_stop=cluster.stop)
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
     url = f"http://{address}"

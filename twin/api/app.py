@@ -18,6 +18,9 @@ from twin.api.server import BODY_BYTES_MAX, ApiServer, Call, Reply
 TICK_S = 0.05
 """How often the world is brought up to date, in seconds of the machine."""
 
+CONTROL = "/twin/"
+"""Paths by which the world itself is steered; no fault befalls them."""
+
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Page = Callable[[], tuple[str, str]]
 
@@ -36,6 +39,10 @@ class World(Protocol):
 
     def page(self, path: str) -> tuple[str, str] | None:
         """Return (media type, text) of a page outside the Kubernetes API, None where there is none at *path*."""
+        ...
+
+    def control(self, method: str, path: str, body: bytes) -> Any:
+        """Do what an administrator asks of the world itself; return the answer. Raise ApiError where it cannot be."""
         ...
 
 
@@ -98,6 +105,9 @@ class _Handler:
             message = f"the world has stopped: {type(self._failure).__name__}: {self._failure}"
             return _failed(ApiError(500, "InternalError", message))
         try:
+            if call.path.startswith(CONTROL):
+                self._server.check_master(call)
+                return _json(self._world.control(call.method, call.path, call.body), 200, {})
             page = self._world.page(call.path) if call.method in ("GET", "HEAD") else None
             if page is not None:
                 return Response(page[1], media_type=page[0])
@@ -106,7 +116,7 @@ class _Handler:
             return _failed(error)
 
     def _suffered(self, call: Call) -> list[Fault]:
-        if not self._faults.all:
+        if not self._faults.all or call.path.startswith(CONTROL):
             return []
         verb, thing, namespace, name = call.method.lower(), "", "", ""
         with suppress(ApiError):

@@ -11,10 +11,12 @@ from typing import Any, Literal, get_args
 
 import yaml
 
+from twin.api.objects import Json
 from twin.datafile import Entry
 from twin.spec import SpecError
 
 FaultKind = Literal["delay", "error", "drop", "stuckPods", "lostNode", "staleStatus"]
+_MATCHED = ("verbs", "resources", "namespaces", "names", "paths")
 REQUEST_KINDS = ("delay", "error", "drop")
 REASONS = {
     400: "BadRequest",
@@ -111,6 +113,22 @@ class Faults:
         )
 
 
+def described(fault: Fault) -> Json:
+    """Return *fault* as a faults file has it, with how many requests it has met and struck."""
+    match = fault.match
+    lists = {name: list(words) for name in _MATCHED if (words := getattr(match, name))}
+    figures: Json = {"fromS": fault.from_s, "skip": fault.skip}
+    if fault.until_s < inf:
+        figures["untilS"] = fault.until_s
+    if fault.count < inf:
+        figures["count"] = fault.count
+    if fault.delay_s:
+        figures["delayS"] = fault.delay_s
+    if fault.kind == "error":
+        figures["status"] = fault.status
+    return {"kind": fault.kind, **lists, **figures, "matched": fault.matched, "suffered": fault.suffered}
+
+
 def read_faults(path: Path) -> tuple[Fault, ...]:
     """Return the faults of a YAML or JSON file. Raise SpecError, one line, where it makes no sense."""
     try:
@@ -122,8 +140,8 @@ def read_faults(path: Path) -> tuple[Fault, ...]:
 
 def parse_faults(value: Any, *, source: str) -> tuple[Fault, ...]:
     """Return the faults of {"faults": [...]}. Raise SpecError where a field is unknown or makes no sense."""
-    file = Entry(value, source=source)
-    faults = tuple(_fault(row) for row in file.children("faults", label=("kind",)))
+    file = Entry({} if value is None else value, source=source)
+    faults = tuple(_fault(row) for row in file.children("faults", required=False, label=("kind",)))
     for line in file.warnings():
         # A misspelt condition would make a fault strike everywhere.
         raise SpecError(line)
@@ -133,17 +151,12 @@ def parse_faults(value: Any, *, source: str) -> tuple[Fault, ...]:
 def _fault(row: Entry) -> Fault:
     if not row.has("kind"):
         raise row.fail("kind", expected="one of " + ", ".join(get_args(FaultKind)), found=None)
+    row.ignore("matched", "suffered")
     kind: FaultKind = row.choice("kind", get_args(FaultKind), default="delay")
     status = row.whole("status", at_least=400, at_most=599, default=503)
     return Fault(
         kind=kind,
-        match=Match(
-            verbs=row.words("verbs"),
-            resources=row.words("resources"),
-            namespaces=row.words("namespaces"),
-            names=row.words("names"),
-            paths=row.words("paths"),
-        ),
+        match=Match(**{name: row.words(name) for name in _MATCHED}),
         from_s=row.number("fromS", at_least=0, default=0),
         until_s=row.number("untilS", above=0) if row.has("untilS") else inf,
         skip=row.whole("skip", at_least=0, default=0),

@@ -9,11 +9,11 @@ from datetime import timedelta
 from typing import Any, Protocol
 
 from twin.api import discovery, openapi
-from twin.api.authority import Authority, Deed, Identity
+from twin.api.authority import MASTERS, Authority, Deed, Identity
 from twin.api.bodies import parsed
 from twin.api.commits import Commits
 from twin.api.dates import Dates, date_text
-from twin.api.errors import ApiError, bad_request, no_such_path, not_found
+from twin.api.errors import ApiError, bad_request, forbidden, no_such_path, not_found
 from twin.api.formats import Form, forms, shaped
 from twin.api.objects import Json
 from twin.api.resources import ACCESS_REVIEWS, PODS, SERVICE_ACCOUNTS, find
@@ -74,6 +74,12 @@ class ApiServer:
         self._pods = pods
         self._now = dates.now
         self._rest = Rest(commits)
+        self._watchers: set[Watcher] = set()
+
+    def close(self) -> None:
+        """End all watches. May be called by any thread."""
+        for watcher in tuple(self._watchers):
+            watcher.close()
 
     def identify(self, call: Call) -> Identity:
         """Return who calls. Raise ApiError 401 for a bad token."""
@@ -93,6 +99,12 @@ class ApiServer:
             kind = discovery.AGGREGATED_TYPE if described.get("kind") == discovery.AGGREGATED else "application/json"
             return Reply(body=described, media_type=kind)
         return self._on_resource(call, identity)
+
+    def check_master(self, call: Call) -> None:
+        """Raise ApiError where whoever sends *call* is not an administrator."""
+        identity = self.identify(call)
+        if MASTERS not in identity.groups:
+            raise forbidden(None, "", f'User "{identity.user}" cannot {call.method.lower()} path "{call.path}"')
 
     # -- what there is -------------------------------------------------------------------------------------------------
 
@@ -171,10 +183,14 @@ class ApiServer:
         self, watcher: Watcher, target: Target, form: Form, query: Mapping[str, str]
     ) -> AsyncIterator[Json]:
         header = True
-        async for event in watcher.events():
-            obj = shaped(event["object"], form, target.resource, now=self._now(), query=query, header=header)
-            header = header and event["type"] == "BOOKMARK"
-            yield {"type": event["type"], "object": obj}
+        self._watchers.add(watcher)
+        try:
+            async for event in watcher.events():
+                obj = shaped(event["object"], form, target.resource, now=self._now(), query=query, header=header)
+                header = header and event["type"] == "BOOKMARK"
+                yield {"type": event["type"], "object": obj}
+        finally:
+            self._watchers.discard(watcher)
 
     def _written(self, call: Call, target: Target, verb: str, options: WriteOptions) -> Answer:
         if verb == "patch":

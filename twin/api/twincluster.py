@@ -10,11 +10,12 @@ import simpy
 
 from twin.api.authority import ADMIN, Authority, Identity
 from twin.api.barepods import BarePods
+from twin.api.bodies import parsed_yaml
 from twin.api.commits import Commits
 from twin.api.dates import Dates
-from twin.api.errors import ApiError, not_found
+from twin.api.errors import ApiError, bad_request, no_such_path, not_found
 from twin.api.events import EventLog
-from twin.api.faults import Fault, Faults
+from twin.api.faults import Fault, Faults, described, parse_faults
 from twin.api.feeder import LoadFeeder
 from twin.api.fleet import Fleet
 from twin.api.garbage import Garbage
@@ -29,7 +30,7 @@ from twin.api.workload import World
 from twin.cluster import Cluster
 from twin.request import Request, RequestLog
 from twin.schedule import CONTROL, Call
-from twin.spec import ClusterSpec
+from twin.spec import ClusterSpec, SpecError
 
 SLICE_S = 0.5
 """How much of the world's time passes at most between two looks at what it and its clients want."""
@@ -104,6 +105,23 @@ class TwinCluster:
         self._fleet.sync(self.now_s)
         self._bare.sync(self.now_s)
         return until_s >= present_s
+
+    def stop(self) -> None:
+        """End the watches of all clients, so that a server can end at once. May be called by any thread."""
+        self.server.close()
+
+    def control(self, method: str, path: str, body: bytes) -> Json:
+        """Show or replace the faults in force, or forget the history of changes (then old watches answer 410)."""
+        if path == "/twin/faults" and method == "PUT":
+            try:
+                self.faults.all = list(parse_faults(parsed_yaml(body), source="faults"))
+            except SpecError as error:
+                raise bad_request(str(error)) from None
+        elif (method, path) == ("POST", "/twin/compact"):
+            self.store.compact()
+        elif (method, path) != ("GET", "/twin/faults"):
+            raise no_such_path()
+        return {"nowS": self.now_s, "faults": [described(fault) for fault in self.faults.all]}
 
     # -- pods, as the API server reaches them --------------------------------------------------------------------------
 

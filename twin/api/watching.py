@@ -44,10 +44,17 @@ class Watcher:
         self._from = int(version or 0)
         self._waiting: deque[Json] = deque()
         self._news = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._closed = False
+
+    def close(self) -> None:
+        """End the watch. May be called by any thread."""
+        self._closed = True
+        self._loop.call_soon_threadsafe(self._news.set)
 
     async def events(self) -> AsyncIterator[Json]:
         """Yield {"type", "object"} until the time is over, or an ERROR ends the watch."""
-        end_s = asyncio.get_running_loop().time() + self._timeout_s
+        end_s = self._loop.time() + self._timeout_s
         with self._listening():
             try:
                 self._begin()
@@ -55,10 +62,10 @@ class Watcher:
                 # As the real one does: the watch itself is answered, its first event says why it ends.
                 yield {"type": "ERROR", "object": error.status()}
                 return
-            while True:
+            while not self._closed:
                 while self._waiting:
                     yield self._waiting.popleft()
-                left_s = end_s - asyncio.get_running_loop().time()
+                left_s = end_s - self._loop.time()
                 if left_s <= 0:
                     if self._bookmarks:
                         yield self._bookmark()
@@ -67,7 +74,8 @@ class Watcher:
                     yield self._bookmark()
 
     async def _anything(self, patience_s: float) -> bool:
-        self._news.clear()
+        if not self._closed:
+            self._news.clear()
         try:
             await asyncio.wait_for(self._news.wait(), patience_s)
         except TimeoutError:
