@@ -14,15 +14,26 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from loop.errors import InboxFullError, SpecError, StoppedError
 from loop.records import record_line
+from loop.services.answers import add_error_answers, message
+from loop.services.auth import TokenSource, require_token
+from loop.services.doorway import Doorway, Gate
+from loop.services.logs import log_requests
 
 if TYPE_CHECKING:
     from loop.drivers import LiveDriver, ThreadInbox
     from loop.services.controller_metrics import ControllerMetrics
     from loop.types import Mode
 
+BODY_BYTES_MAX = 2**20
+
 
 def create_controller_app(
-    driver: LiveDriver, inbox: ThreadInbox, *, metrics: ControllerMetrics, timeout_s: float = 30.0
+    driver: LiveDriver,
+    inbox: ThreadInbox,
+    *,
+    metrics: ControllerMetrics,
+    timeout_s: float = 30.0,
+    token: TokenSource | None = None,
 ) -> FastAPI:
     """Return the service over *driver*, which it starts and stops. An invoke waits for its cycle for *timeout_s*."""
 
@@ -33,7 +44,11 @@ def create_controller_app(
         if not inbox.closed:
             await asyncio.to_thread(driver.stop)
 
-    app = FastAPI(title="Inferno Twin: controller", lifespan=lifespan)
+    app = FastAPI(title="Inferno Twin: controller", lifespan=lifespan, redirect_slashes=False)
+    app.add_middleware(Doorway, gate=Gate(), body_bytes_max=BODY_BYTES_MAX)
+    require_token(app, token)
+    log_requests(app)
+    add_error_answers(app, compat=False)
 
     @app.api_route("/invoke", methods=["GET", "POST"])
     async def invoke(request: Request) -> Response:
@@ -92,4 +107,4 @@ def _mode(body: bytes) -> Mode:
 
 
 def _error(status: int, line: str) -> Response:
-    return JSONResponse({"error": line}, status_code=status)
+    return message(status, line)

@@ -16,6 +16,7 @@ from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
 from loop.policies import make_policy
 from loop.ports import Backend
+from loop.services.auth import TokenSource
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.serving import Service, listen
@@ -79,6 +80,7 @@ def serving(
     settings: ControllerSettings | None = None,
     inbox_size: int = 64,
     timeout_s: float = DEADLINE_S,
+    token: TokenSource | None = None,
 ) -> Iterator[Served]:
     """Serve a controller over *backend*; stop it at the end."""
     metrics, records = ControllerMetrics(), list[CycleRecord]()
@@ -104,7 +106,7 @@ def serving(
         advance=advance,
         on_record=report,
     )
-    app = create_controller_app(driver, inbox, metrics=metrics, timeout_s=timeout_s)
+    app = create_controller_app(driver, inbox, metrics=metrics, timeout_s=timeout_s, token=token)
     service = Service(app, on_stop=driver.stop)
     sockets = listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]

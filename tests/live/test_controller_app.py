@@ -12,6 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from loop.backends.sim import SimWorld
 from loop.controller import ControllerSettings
 from loop.errors import BackendError, LoopError
+from loop.services.controller_app import BODY_BYTES_MAX
 from loop.services.serving import listen
 from tests.fakes import FakeBackend, server_view
 from tests.live.served import GatedBackend, Served, eventually, serving
@@ -60,8 +61,26 @@ def test_a_body_that_makes_no_sense_is_refused_and_causes_no_cycle(body: str) ->
     with serving(FakeBackend([server_view()])) as served:
         answer = served.client.post("/invoke", content=body.encode("latin-1"))
     assert answer.status_code == 400
-    assert answer.json()["error"].startswith("body: expected")
+    assert answer.json()["message"].startswith("body: expected")
     assert served.records == []
+
+
+def test_a_body_without_end_is_refused() -> None:
+    """A mode has a few bytes; memory is for the loop."""
+    with serving(FakeBackend([server_view()])) as served:
+        answer = served.client.post("/invoke", content=b" " * (BODY_BYTES_MAX + 1))
+    assert answer.status_code == 413
+    assert answer.json() == {"message": f"body: expected at most {BODY_BYTES_MAX} bytes, found more"}
+
+
+def test_with_a_token_only_those_who_have_it_run_cycles() -> None:
+    """Who may invoke may change a cluster."""
+    with serving(FakeBackend([server_view()]), token=lambda: "s3cret") as served:
+        assert served.client.post("/invoke").status_code == 401
+        assert served.client.get("/metrics").status_code == 401
+        assert served.client.get("/healthz").status_code == 200
+        assert served.client.post("/invoke", headers={"authorization": "Bearer s3cret"}).status_code == 200
+    assert len(served.records) == 1
 
 
 def test_invokes_during_a_cycle_share_the_following_one() -> None:
@@ -106,7 +125,7 @@ def test_an_invoke_without_an_answer_in_time_is_told_so_and_causes_no_late_cycle
         eventually(lambda: len(served.records) == 1, "the first cycle ends")
         third = served.client.get("/invoke").json()
     assert third["cycle"] == 2
-    assert "0.2 s" in second.json()["error"]
+    assert "0.2 s" in second.json()["message"]
 
 
 def test_a_failed_cycle_answers_503_with_its_record() -> None:
@@ -154,7 +173,7 @@ def test_it_stops_within_a_second_and_tells_those_who_wait() -> None:
         took_s = served.stop()
         backend.gate.set()
         assert waiting.result().status_code == 503
-        assert "stopping" in waiting.result().json()["error"]
+        assert "stopping" in waiting.result().json()["message"]
     assert took_s < 1.0
     eventually(lambda: not served.driver.alive, "the thread ends after its cycle")
 
