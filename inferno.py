@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
-from typing import TextIO
+from typing import NoReturn, TextIO
 
 import simpy
 
@@ -78,8 +78,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_INTERRUPTED
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line: its usage is a --help away."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="inferno",
         description="Try an autoscaling policy for LLM servers on a digital twin, then run the same loop live.",
         epilog=EXAMPLES,
@@ -95,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add(
-    commands: argparse._SubParsersAction[argparse.ArgumentParser], name: str, run: Command, summary: str, text: str = ""
+    commands: argparse._SubParsersAction[_Parser], name: str, run: Command, summary: str, text: str = ""
 ) -> argparse.ArgumentParser:
     parser = commands.add_parser(
         name,

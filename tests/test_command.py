@@ -40,11 +40,6 @@ def complaint(capsys: Capture, *arguments: str) -> str:
     assert said.out == ""
     lines = said.err.strip().splitlines()
     assert "Traceback" not in said.err
-    # argparse puts its usage before the line.
-    return lines[-1] if lines[0].startswith("usage:") else _only(lines)
-
-
-def _only(lines: list[str]) -> str:
     assert len(lines) == 1, lines
     return lines[0]
 
@@ -69,6 +64,8 @@ def test_every_command_teaches_itself(command: str, capsys: Capture) -> None:
         (["--policy", "oracle"], r"policy: expected one of .*static.*oracle"),
         (["--scenario", "tsunami"], r"scenario: expected one of .*steady.*tsunami"),
         (["--data", "nowhere"], r"nowhere: expected a directory.*none"),
+        (["--alpha", "much"], r"alpha.*much"),
+        (["--colour"], r"unrecognized arguments: --colour"),
         (["--set", "headroom=7"], r"headroom: expected .*7"),
         (["--set", "colour=red"], r"expected options: .*headroom.*colour"),
     ],
