@@ -100,6 +100,7 @@ class KubeBackend:
     def close(self) -> None:
         """End what still runs."""
         self._client.close()
+        self._source.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def places(self) -> Mapping[str, Place]:

@@ -31,6 +31,10 @@ class MetricsSource(Protocol):
         """Return what is known of *servers* now. A source that fails says so in its answer, and does not raise."""
         ...
 
+    def close(self) -> None:
+        """Let go of connections and threads."""
+        ...
+
 
 class LabelsOnly:
     """No source: the labels of the Deployments tell the load."""
@@ -40,3 +44,6 @@ class LabelsOnly:
     def measure(self, servers: Sequence[Server], *, now_s: float) -> Measurement:  # noqa: ARG002 the port
         """Return nothing."""
         return Measurement()
+
+    def close(self) -> None:
+        """Hold nothing."""

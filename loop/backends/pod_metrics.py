@@ -43,6 +43,10 @@ class Pages(Protocol):
         """Return the text; raise LoopError where there is none."""
         ...
 
+    def close(self) -> None:
+        """Let go of connections of its own."""
+        ...
+
 
 class ProxiedPages:
     """Pages through the API server: nothing but it need be reachable, and its permissions hold (pods/proxy)."""
@@ -53,6 +57,9 @@ class ProxiedPages:
     def page(self, pod: Pod) -> str:
         """Return the text of the page of *pod*."""
         return self._client.pod_page(pod.namespace, pod.name, port=pod.metrics_port, path=pod.metrics_path)
+
+    def close(self) -> None:
+        """Leave the client to its owner."""
 
 
 class DirectPages:
@@ -94,6 +101,7 @@ class PodMetrics:
     def close(self) -> None:
         """End what still runs."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pages.close()
 
     def measure(self, servers: Sequence[Server], *, now_s: float) -> Measurement:
         """Fetch the pages of all pods that answer, and return the figures of *servers* over the window."""

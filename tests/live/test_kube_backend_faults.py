@@ -1,4 +1,4 @@
-"""What goes wrong between a loop and an API server: no wrong replica counts, no dead loop, a reason for every failure."""
+"""What goes wrong between a loop and an API server: no wrong replica counts, no dead loop, a reason every time."""
 
 from __future__ import annotations
 

@@ -42,6 +42,9 @@ class CountedPages:
             raise PageError("no answer")
         return f"vllm:request_success_total {finished}\nvllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
 
+    def close(self) -> None:
+        """Hold nothing."""
+
 
 def measured(source: PodMetrics, *pods: Json, now_s: float) -> Measurement:
     """Return what *source* tells of a server of *pods*."""

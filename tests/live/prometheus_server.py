@@ -1,0 +1,94 @@
+"""A real Prometheus for tests, on a free port of the loopback: the one on PATH, else the one that make test unpacks."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+
+DEADLINE_S = 30.0
+ROOT = Path(__file__).resolve().parents[2]
+UNPACKED = ROOT / ".venv" / "prometheus" / "usr" / "bin" / "prometheus"
+
+# As `inferno twin serve` offers its pods.
+CONFIG = """\
+global: {{scrape_interval: {interval_ms}ms, scrape_timeout: {interval_ms}ms}}
+scrape_configs:
+  - job_name: twin
+    http_sd_configs: [{{url: "{twin}/sd/pods", refresh_interval: 1s}}]
+"""
+
+
+@dataclass(kw_only=True)
+class PrometheusServer:
+    """A running Prometheus."""
+
+    url: str
+    process: subprocess.Popen[bytes]
+
+    def stop(self) -> None:
+        """Stop it, as if it had crashed."""
+        self.process.kill()
+        self.process.wait(DEADLINE_S)
+
+
+def program() -> str:
+    """Return the path of a Prometheus; skip the test, saying why, where there is none."""
+    found = shutil.which("prometheus") or (str(UNPACKED) if UNPACKED.exists() else None)
+    if found is None:
+        pytest.skip("no Prometheus on PATH, and scripts/get-prometheus.sh could not get one")
+    return found
+
+
+@contextmanager
+def prometheus_server(folder: Path, twin: str, *, interval_ms: int = 500) -> Iterator[PrometheusServer]:
+    """Run a Prometheus that scrapes the pods of *twin* (its URL), with its data in *folder*."""
+    command = program()
+    (folder / "prometheus.yml").write_text(CONFIG.format(interval_ms=interval_ms, twin=twin))
+    url = f"127.0.0.1:{_free_port()}"
+    process = subprocess.Popen(
+        [
+            command,
+            f"--config.file={folder / 'prometheus.yml'}",
+            f"--storage.tsdb.path={folder / 'data'}",
+            f"--web.listen-address={url}",
+            "--log.level=error",
+        ],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    server = PrometheusServer(url=f"http://{url}", process=process)
+    try:
+        _await_ready(server)
+        yield server
+    finally:
+        server.stop()
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _await_ready(server: PrometheusServer) -> None:
+    end_s = time.monotonic() + DEADLINE_S
+    with httpx.Client(trust_env=False) as client:
+        while True:
+            assert server.process.poll() is None, "Prometheus has ended"
+            assert time.monotonic() < end_s, "Prometheus does not become ready"
+            try:
+                if client.get(f"{server.url}/-/ready").status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.02)
