@@ -15,8 +15,7 @@ from loop.cadence import due_s, next_period
 from loop.errors import InboxFullError, StoppedError
 
 if TYPE_CHECKING:
-    from loop.controller import Controller
-    from loop.ports import Clock, Inbox, Request
+    from loop.ports import Clock, Cycles, Inbox, Request
     from loop.types import CycleRecord, Mode, Trigger
 
 CONTROL_PRIORITY = 0  # before the arrivals, replica boundaries and scrapes of the same instant
@@ -32,7 +31,7 @@ class SimDriver:
     """
 
     def __init__(
-        self, env: simpy.Environment, controller: Controller, *, period_s: float, on_record: OnRecord | None = None
+        self, env: simpy.Environment, controller: Cycles, *, period_s: float, on_record: OnRecord | None = None
     ) -> None:
         self.records: list[CycleRecord] = []
         self._env = env
@@ -74,7 +73,7 @@ class LiveDriver:
 
     def __init__(
         self,
-        controller: Controller,
+        controller: Cycles,
         *,
         period_s: float,
         clock: Clock,

@@ -9,9 +9,9 @@ from loop.data import Data
 
 if TYPE_CHECKING:
     from loop.spec import SystemData
-    from loop.types import Change, CycleRecord, Decision, Mode, Snapshot
+    from loop.types import Change, CycleRecord, Decision, Mode, Snapshot, Trigger
 
-__all__ = ["Backend", "Clock", "Data", "Inbox", "Policy", "Request"]
+__all__ = ["Backend", "Clock", "Cycles", "Data", "Inbox", "Policy", "Request"]
 
 
 class Backend(Protocol):
@@ -92,4 +92,18 @@ class Policy(Protocol):
 
     def decide(self, snapshot: Snapshot, data: SystemData, state: Any) -> tuple[Decision, Any]:
         """Return the decision and the next state. Arithmetic only: no clock, no chance, no I/O."""
+        ...
+
+
+class Cycles(Protocol):
+    """What a driver runs: a Controller, or one that acts only while it leads."""
+
+    def cycle(self, now_s: float, *, trigger: Trigger = "period", mode: Mode | None = None) -> CycleRecord:
+        """Run one cycle and return its record."""
+        ...
+
+    def failure(
+        self, now_s: float, *, error: Exception, trigger: Trigger = "period", mode: Mode | None = None
+    ) -> CycleRecord:
+        """Return the record of a cycle that an error of the programmer has ended."""
         ...

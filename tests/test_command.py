@@ -18,7 +18,7 @@ from tests.live.served import eventually
 
 Capture = pytest.CaptureFixture[str]
 
-COMMANDS = ("sim", "sweep", "plot", "optimize", "analyze", "fit", "controller", "optimizer")
+COMMANDS = ("sim", "sweep", "plot", "optimize", "analyze", "fit", "controller", "optimizer", "twin", "emulator")
 
 QUICK = ["--data", "sample-data/small", "--scenario", "steady", "--hours", "0.02", "--policy", "static"]
 

@@ -1,0 +1,112 @@
+"""Makes the Kubernetes backend that the settings name: client, source of metrics, capacity, and a Lease if wanted."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+
+from loop.backends.kube import KubeBackend, KubeSettings
+from loop.backends.kube_client import KubeClient, connect
+from loop.backends.lease import Lease, LeaseSettings
+from loop.backends.metrics_source import LabelsOnly, MetricsSource
+from loop.backends.pod_metrics import PodMetrics, ProxiedPages
+from loop.backends.prometheus import Prometheus, PrometheusSettings
+from loop.clocks import MonotonicClock, date_now
+from loop.errors import SpecError
+from loop.settings import Settings
+
+METRICS = ("prometheus", "pods", "labels")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveCluster:
+    """A cluster to steer: its backend, the clock of the run, the date of its second 0, and the Lease, if any."""
+
+    backend: KubeBackend
+    clock: MonotonicClock
+    epoch: datetime
+    lease: Lease | None
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options of a command that talks to a cluster."""
+    parser.add_argument("--kubeconfig", help="kube: which cluster ($KUBECONFIG, else the pod's own or the default)")
+    parser.add_argument("--namespace", help="kube: watch these, separated by commas ($WATCH_NAMESPACE, else all)")
+    parser.add_argument("--prometheus", metavar="URL", help="kube: where it is ($INFERNO_PROMETHEUS_URL)")
+    parser.add_argument(
+        "--capacity", choices=("data", "nodes"), default="data", help="kube: cards of the data files, or of the nodes"
+    )
+    parser.add_argument("--events", action="store_true", help="kube: tell of each change by an Event")
+    parser.add_argument("--lease", metavar="NAMESPACE/NAME", help="kube: act only while holding this Lease")
+
+
+def cluster_arguments(options: argparse.Namespace) -> dict[str, str | None]:
+    """Return what of *options* wins over the environment, for read_settings."""
+    return {
+        "kubeconfig": options.kubeconfig,
+        "namespaces": options.namespace,
+        "prometheus_url": options.prometheus,
+    }
+
+
+def open_cluster(
+    told: Settings, options: argparse.Namespace, *, types: Mapping[str, str], metrics: str | None, stack: ExitStack
+) -> LiveCluster:
+    """Return the cluster that *told* and *options* name; *stack* closes it. Raise SpecError where there is none.
+
+    metrics None: Prometheus where its address is known, else the pods themselves. types: by accelerator name.
+    """
+    clock, epoch = MonotonicClock(), date_now()
+    client = KubeClient(partial(connect, told.kubeconfig), clock=clock)
+    lease = _lease(options.lease, client, clock=clock, epoch=epoch) if options.lease else None
+    backend = KubeBackend(
+        client,
+        _source(metrics or ("prometheus" if told.prometheus_url else "pods"), told, client, epoch=epoch, stack=stack),
+        clock=clock,
+        epoch=epoch,
+        settings=KubeSettings(
+            namespaces=told.namespaces,
+            from_nodes=options.capacity == "nodes",
+            events=options.events,
+            types=types,
+        ),
+        may_act=lease.held if lease else (lambda: True),
+    )
+    stack.callback(backend.close)
+    if lease:
+        lease.start()
+        stack.callback(lease.stop)
+    return LiveCluster(backend=backend, clock=clock, epoch=epoch, lease=lease)
+
+
+def _source(metrics: str, told: Settings, client: KubeClient, *, epoch: datetime, stack: ExitStack) -> MetricsSource:
+    if metrics == "labels":
+        return LabelsOnly()
+    if metrics == "pods":
+        pods = PodMetrics(ProxiedPages(client))
+        stack.callback(pods.close)
+        return pods
+    if metrics != "prometheus":
+        raise SpecError(f"metrics: expected one of {', '.join(METRICS)} with --backend kube, found {metrics}")
+    if not told.prometheus_url:
+        raise SpecError("metrics: expected the address of Prometheus (INFERNO_PROMETHEUS_URL), found none")
+    settings = PrometheusSettings(
+        url=told.prometheus_url, token_path=told.prometheus_token_path, ca_path=told.prometheus_ca_path
+    )
+    return Prometheus(settings, epoch_s=epoch.timestamp())
+
+
+def _lease(place: str, client: KubeClient, *, clock: MonotonicClock, epoch: datetime) -> Lease:
+    namespace, slash, name = place.partition("/")
+    if not (namespace and slash and name):
+        raise SpecError(f"lease: expected NAMESPACE/NAME, found {place!r}")
+    holder = f"{socket.gethostname()}-{os.getpid()}"
+    return Lease(
+        client, settings=LeaseSettings(namespace=namespace, name=name, holder=holder), clock=clock, epoch=epoch
+    )
