@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,12 +14,12 @@ CARDS_MAX = 8
 PLAIN_NODE = "cpu-1"
 """The machine of everything that holds no cards."""
 
-_VENDORS = (("MI", "amd.com/gpu"), ("G", "habana.ai/gaudi"))
+_VENDORS = ((re.compile(r"MI\d"), "amd.com/gpu"), (re.compile(r"G\d"), "habana.ai/gaudi"))
 
 
 def card_resource(type_: str) -> str:
     """Return the name under which a node counts cards of *type_*, as the device plugin of its maker calls it."""
-    return next((name for start, name in _VENDORS if type_.upper().startswith(start)), "nvidia.com/gpu")
+    return next((name for start, name in _VENDORS if start.match(type_.upper())), "nvidia.com/gpu")
 
 
 def type_label(type_: str) -> str:

@@ -162,8 +162,10 @@ def applied(old: Json, config: Json, schema: Json | None, *, writer: Writer, for
         raise apply_conflict([(_shown(who), _field(path)) for who, path in lost])
     kept = set[Path]().union(*others.values()) if others else set[Path]()
     result = merged(old, config, schema)
-    for path in sorted(held.get(writer, set()) - wanted.keys() - kept, key=len, reverse=True):
-        result = _without(result, path, schema)
+    # An item of a list goes as a whole, before its fields: without its key nobody would find it.
+    for path in sorted(held.get(writer, set()) - wanted.keys() - kept, key=len):
+        if not any(other[: len(path)] == path for other in kept):
+            result = _without(result, path, schema)
     taken = {path for _, path in lost}
     held = {who: paths - taken for who, paths in others.items()} | {writer: set(wanted)}
     return _with_owners(old, result, held, now=now)
