@@ -1,0 +1,34 @@
+# The one image of all services: the `inferno` command, and nothing to build with. Not built where it was written (no
+# daemon there): a test runs its install steps in a clean directory, and checks the rest as text.
+#   docker build -t inferno-loop . --load
+#   docker run --rm --read-only --tmpfs /tmp inferno-loop sim --data sample-data/small --hours 0.1 --out /tmp/out
+
+FROM python:3.11.13-slim-bookworm AS build
+WORKDIR /src
+RUN python -m venv /opt/inferno
+COPY constraints.txt pyproject.toml README.md LICENSE inferno.py ./
+COPY twin twin
+COPY loop loop
+COPY emulator emulator
+COPY experiments experiments
+RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt .
+# The samples stand beside the packages, where a checkout has them.
+COPY sample-data sample-data
+RUN cp -r sample-data "$(/opt/inferno/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+
+FROM python:3.11.13-slim-bookworm
+LABEL org.opencontainers.image.title="Inferno Twin" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /opt/inferno /opt/inferno
+COPY sample-data /app/sample-data
+# The root file system may be read-only: what is written goes to /tmp.
+ENV PATH=/opt/inferno/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    HOME=/tmp \
+    MPLCONFIGDIR=/tmp/matplotlib
+WORKDIR /app
+USER 10001:10001
+EXPOSE 3300 3301 3302 3303
+ENTRYPOINT ["inferno"]
+CMD ["--help"]
