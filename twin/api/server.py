@@ -149,26 +149,27 @@ class ApiServer:
         target, deed = self.deed(call)
         if target.resource is not ACCESS_REVIEWS:
             self._authority.check(identity, deed)
+        metadata = "PartialObjectMetadataList" if deed.verb == "list" else "PartialObjectMetadata"
+        # Before anything is done: who cannot read the answer must not have changed anything.
+        form = forms(call.headers.get("accept", ""), offered=("Table", metadata))
         if deed.verb in ("get", "list", "watch"):
-            return self._read(call, target, deed.verb)
+            return self._read(call, target, deed.verb, form)
         options = write_options(call.query, agent=call.headers.get("user-agent", ""))
         if target.subresource in ("token", "eviction") or target.resource is ACCESS_REVIEWS:
             return self._special(call, target, identity, options)
         answer = self._written(call, target, deed.verb, options)
-        return self._replied(answer, call, target)
+        return self._replied(answer, call, target, form)
 
-    def _read(self, call: Call, target: Target, verb: str) -> Reply:
+    def _read(self, call: Call, target: Target, verb: str, form: Form) -> Reply:
         if target.subresource == "log":
             return Reply(text=self._pods.log(target.namespace, target.name))
         if target.subresource == "proxy":
             # The name may say scheme and port: there is only one.
             names = [part for part in target.name.split(":") if part not in ("http", "") and not part.isdecimal()]
             return Reply(text=self._pods.pod_page(target.namespace, "".join(names[:1]), f"/{target.rest}"))
-        form = forms(call.headers.get("accept", ""), offered=("Table", "PartialObjectMetadata"))
         if verb == "watch":
             return self._watched(call, target, form)
         if verb == "list":
-            form = forms(call.headers.get("accept", ""), offered=("Table", "PartialObjectMetadataList"))
             return self._replied(self._rest.list(target, call.query), call, target, form)
         return self._replied(self._rest.get(target), call, target, form)
 
@@ -204,9 +205,7 @@ class ApiServer:
             return self._rest.delete(target, body, call.query, options)
         return self._rest.delete_all(target, call.query, options)
 
-    def _replied(self, answer: Answer, call: Call, target: Target, form: Form | None = None) -> Reply:
-        if form is None:
-            form = forms(call.headers.get("accept", ""), offered=("Table", "PartialObjectMetadata"))
+    def _replied(self, answer: Answer, call: Call, target: Target, form: Form) -> Reply:
         body = shaped(answer.body, form, target.resource, now=self._now(), query=call.query)
         return Reply(body=body, code=answer.code, warnings=answer.warnings)
 
