@@ -130,6 +130,15 @@ def add_to(values: dict[str, float], name: str, value: float) -> None:
         values[name] = max(before, value) if name in SHARES else before + value
 
 
+def merged(name: str, one: Mapping[float, float], other: Mapping[float, float]) -> dict[float, float]:
+    """Return two series of a pod as one, by time, as add_to does."""
+    together = dict(one)
+    for t_s, value in other.items():
+        before = together.get(t_s)
+        together[t_s] = value if before is None else max(before, value) if name in SHARES else before + value
+    return together
+
+
 def sample_of(t_s: float, values: Mapping[str, float]) -> Sample:
     """Return the sample of a pod from its metrics by name, old names standing in for new ones."""
     told = {
@@ -137,6 +146,23 @@ def sample_of(t_s: float, values: Mapping[str, float]) -> Sample:
         for figure, group in METRICS.items()
     }
     return Sample(t_s=t_s, **told)
+
+
+def samples_of(columns: Mapping[str, Mapping[float, float]]) -> list[Sample]:
+    """Return the samples of a pod from its metrics by name and time, as sample_of makes each of them."""
+    told = [_column([columns[name] for name in group if name in columns]) for group in METRICS.values()]
+    times_s = sorted({t_s for column in told for t_s in column})
+    return [Sample(t_s, *[column.get(t_s, NAN) for column in told]) for t_s in times_s]
+
+
+def _column(named: Sequence[Mapping[float, float]]) -> Mapping[float, float]:
+    """Return one metric by time from its names, the first of which count where they have a number."""
+    if len(named) <= 1:
+        return named[0] if named else {}
+    merged: dict[float, float] = {}
+    for values in reversed(named):
+        merged |= {t_s: value for t_s, value in values.items() if math.isfinite(value)}
+    return merged
 
 
 def figures(

@@ -19,7 +19,7 @@ import httpx
 
 from loop.backends.kube_read import Server
 from loop.backends.metrics_source import Measurement
-from loop.backends.pod_window import METRIC_NAMES, Sample, WindowSettings, add_to, figures, sample_of
+from loop.backends.pod_window import METRIC_NAMES, Sample, WindowSettings, figures, merged, samples_of
 from loop.errors import LoopError, SpecError
 
 PodKey = tuple[str, str]  # namespace, name
@@ -139,26 +139,21 @@ def read_matrix(
     data = answer.get("data")
     if answer.get("status") != "success" or not isinstance(data, Mapping) or data.get("resultType") != "matrix":
         raise PrometheusError(f"expected a matrix, found {json.dumps(answer)[:120]}")
-    pods: dict[PodKey, dict[float, dict[str, float]]] = defaultdict(dict)
+    pods: dict[PodKey, dict[str, dict[float, float]]] = defaultdict(dict)
     try:
         for entry in data["result"]:
             metric = entry["metric"]
             pod, namespace = metric.get(settings.pod_label), metric.get(settings.namespace_label)
             if not pod or not namespace:
                 continue
-            times = pods[namespace, pod]
-            name = metric["__name__"]
-            for time_s, text in entry["values"]:
-                told = times.setdefault(float(time_s), {})
-                add_to(told, name, float(text))
+            values = {float(time_s) - epoch_s: float(text) for time_s, text in entry["values"]}
+            columns, name = pods[namespace, pod], metric["__name__"]
+            columns[name] = merged(name, columns[name], values) if name in columns else values
     except (KeyError, TypeError, ValueError) as error:
         raise PrometheusError(
             f"expected series of numbers, found otherwise ({type(error).__name__}: {error})"
         ) from error
-    return {
-        pod: [sample_of(time_s - epoch_s, told) for time_s, told in sorted(times.items())]
-        for pod, times in pods.items()
-    }
+    return {pod: samples_of(columns) for pod, columns in pods.items()}
 
 
 def share(

@@ -9,7 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.backends.pod_window import METRICS, Figures, Sample, WindowSettings, add_to, figures, sample_of
+from loop.backends.pod_window import (
+    METRIC_NAMES,
+    METRICS,
+    Figures,
+    Sample,
+    WindowSettings,
+    add_to,
+    figures,
+    merged,
+    sample_of,
+    samples_of,
+)
 from tests.loop.kube_objects import Json, pod, server
 
 NOW_S = 600.0
@@ -228,6 +239,21 @@ def test_old_names_of_metrics_stand_in_for_new_ones() -> None:
     assert set(METRICS) == set(Sample._fields[1:])
 
 
+@given(
+    values=st.dictionaries(
+        st.sampled_from([name for group in METRICS.values() for name in group] + ["up"]),
+        st.floats(min_value=0.0, max_value=1e6) | st.just(math.nan),
+    )
+)
+def test_metrics_by_time_make_the_same_samples_as_one_by_one(values: dict[str, float]) -> None:
+    """One way is for pages, the other for thousands of series."""
+    times_s = (1.0, 2.0)
+    columns = {name: dict.fromkeys(times_s, value) for name, value in values.items()}
+    known = any(name in METRIC_NAMES and math.isfinite(value) for name, value in values.items())
+    expected = [sample_of(t_s, values) for t_s in times_s] if known else []
+    assert repr([one for one in samples_of(columns) if any(map(math.isfinite, one[1:]))]) == repr(expected)
+
+
 def test_rates_of_a_simulated_cluster_are_by_its_own_time() -> None:
     """Ten of its seconds pass in one of ours; latencies are its own already."""
     found = seen({"a": steady(rps=10.0)}, pod("a"), settings=WindowSettings(speed=10.0))
@@ -242,3 +268,6 @@ def test_series_of_one_pod_are_added_up_but_for_shares() -> None:
         add_to(values, "vllm:request_success_total", 3.0)
         add_to(values, "vllm:kv_cache_usage_perc", 0.5)
     assert values == {"vllm:request_success_total": 6.0, "vllm:kv_cache_usage_perc": 0.5}
+    for name, both in values.items():
+        half = {1.0: both / 2 if name != "vllm:kv_cache_usage_perc" else both}
+        assert merged(name, half, half) == {1.0: both}
