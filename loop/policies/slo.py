@@ -117,6 +117,7 @@ class SloPolicy:
             base,
             model=view.model,
             service_class=view.service_class,
+            min_replicas=max(base.min_replicas, view.replicas_min),
             current=Allocation(
                 accelerator=view.accelerator,
                 replicas=replicas,

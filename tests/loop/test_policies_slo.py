@@ -224,3 +224,10 @@ def test_a_max_batch_that_is_large_enough_stays(factor: float, stays: bool) -> N
         server_view(load=BUSY, max_batch=present, accelerator=wanted.accelerator, wanted=wanted.replicas), policy=sticky
     ).targets["s1"]
     assert target.max_batch == (present if stays else wanted.max_batch)
+
+
+def test_a_minimum_that_the_world_sets_is_planned_with() -> None:
+    """Put on afterwards, it would take cards that had been given to others."""
+    idle = Load(rate_rpm=0.0, in_tokens=512.0, out_tokens=256.0)
+    targets = decide(server_view(load=idle, replicas_min=2), server_view("s2", load=idle)).targets
+    assert (targets["s1"].replicas, targets["s2"].replicas) == (2, 0)
