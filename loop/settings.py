@@ -53,10 +53,10 @@ def read_settings(
     unknown = arguments.keys() - VARIABLES.keys()
     assert not unknown, f"no such settings: {sorted(unknown)}"
     values: dict[str, object] = {}
-    for field, (variable, parse) in VARIABLES.items():
-        for source, text in ((field, arguments.get(field)), (variable, environ.get(variable))):
+    for name, (variable, parse) in VARIABLES.items():
+        for source, text in ((name, arguments.get(name)), (variable, environ.get(variable))):
             if text is not None and text.strip():
-                values[field] = _parsed(parse, text.strip(), source=source)
+                values[name] = _parsed(parse, text.strip(), source=source)
                 break
     return Settings(**values)  # type: ignore[arg-type] # each parser returns the type of its field
 
