@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -59,13 +59,14 @@ def serving_twin(
     tokens: Mapping[str, Identity] | None = None,
     anonymous: Identity = ADMIN,
     faults: Sequence[Fault] = (),
+    clock: Callable[[], float] | None = None,
 ) -> Iterator[ServedTwin]:
     """Serve a twin of *spec*; stop it at the end."""
     sockets = listen("127.0.0.1", 0)
     address = f"127.0.0.1:{sockets[0].getsockname()[1]}"
     cluster = TwinCluster(
         spec,
-        clock=MonotonicClock(speed=speed).now_s,
+        clock=clock or MonotonicClock(speed=speed).now_s,
         start=datetime.now(UTC),
         speed=speed,
         tokens=tokens,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import yaml
 
+from twin.spec import SpecError
+
 NAME = "inferno-twin"
 
 
@@ -24,10 +26,16 @@ def kubeconfig_text(url: str, *, token: str, namespace: str = "default") -> str:
 
 
 def write_kubeconfig(path: Path, url: str, *, token: str) -> None:
-    """Write it to *path*, readable by its owner only. What is there is replaced only if it is the twin's own."""
-    if path.exists() and NAME not in path.read_text(encoding="utf-8"):
-        raise FileExistsError(f"{path}: a kubeconfig of another cluster is there: name another file")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(kubeconfig_text(url, token=token))
+    """Write it to *path*, readable by its owner only.
+
+    Raise SpecError where the kubeconfig of another cluster is there, or where nothing can be written.
+    """
+    try:
+        if path.exists() and NAME not in path.read_text(encoding="utf-8"):
+            raise SpecError(f"{path}: expected no file or one of the twin, found a kubeconfig of another cluster")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(kubeconfig_text(url, token=token))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a place to write a kubeconfig to, found {error}") from None

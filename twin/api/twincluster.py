@@ -19,11 +19,13 @@ from twin.api.faults import Fault, Faults, described, parse_faults
 from twin.api.feeder import LoadFeeder
 from twin.api.fleet import Fleet
 from twin.api.garbage import Garbage
+from twin.api.manifests import create_objects
 from twin.api.nodekeeper import NodeKeeper
 from twin.api.nodes import Machines
 from twin.api.objects import Json, at_path
 from twin.api.pages import METRICS_TYPE, discovery_text, gateway_samples, metrics_text, pod_samples
 from twin.api.resources import NAMESPACES, PODS
+from twin.api.rest import Rest
 from twin.api.server import ApiServer
 from twin.api.store import Store
 from twin.api.workload import World
@@ -105,6 +107,10 @@ class TwinCluster:
         self._fleet.sync(self.now_s)
         self._bare.sync(self.now_s)
         return until_s >= present_s
+
+    def load(self, manifests: Sequence[tuple[str, Json]]) -> None:
+        """Create *manifests* (see read_manifests). Raise SpecError, one line, for the first that is refused."""
+        create_objects(Rest(self.commits), manifests)
 
     def stop(self) -> None:
         """End the watches of all clients, so that a server can end at once. May be called by any thread."""
