@@ -1,4 +1,4 @@
-"""Synthetic systems of any size, for benchmarks and tests of the optimizer: plausible laws, loads and prices by seed."""
+"""Synthetic systems of any size, for benchmarks and tests of the optimizer: laws, loads and prices by seed."""
 
 from __future__ import annotations
 
