@@ -158,14 +158,15 @@ class Fleet:
         assert wants is not None
         current = self._set_name(workload, wants.revision, self._accelerator(workload))
         if self._store.get(REPLICA_SETS, workload.namespace, current) is None:
+            workload.sets.add(current)
             number = len(workload.revisions)
             made = self._commits.create(REPLICA_SETS, new_replica_set(deployment, current, number))
             self._events.add(deployment, "ScalingReplicaSet", f"Created replica set {name_of(made)}", source=CONTROLLER)
         by_set: dict[str, list[Unit]] = {current: []}
         for unit in units:
             by_set.setdefault(self._set_of(workload, unit), []).append(unit)
-        sets = [obj for obj in self._store.items(REPLICA_SETS, workload.namespace) if _is_of(obj, workload)]
-        for obj in sets:
+        found = (self._store.get(REPLICA_SETS, workload.namespace, name) for name in sorted(workload.sets))
+        for obj in filter(None, found):
             mine = by_set.get(name_of(obj), [])
             staying = sum(unit.phase != "draining" for unit in mine)
             wanted = max(wants.replicas, 0) if name_of(obj) == current else staying
@@ -276,10 +277,6 @@ class Fleet:
 
     def _set_name(self, workload: Workload, revision: str, accelerator: str) -> str:
         return f"{workload.name}-{template_hash(revision, accelerator)}"
-
-
-def _is_of(replica_set: Json, workload: Workload) -> bool:
-    return any(each.get("uid") == workload.uid for each in replica_set["metadata"].get("ownerReferences") or ())
 
 
 def _container(pod: Json) -> str:

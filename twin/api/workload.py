@@ -47,6 +47,7 @@ class Workload:
         self.name = name_of(deployment)
         self.uid = str(deployment["metadata"]["uid"])
         self.revisions: dict[str, int] = {}
+        self.sets: set[str] = set()  # names of its ReplicaSets
         self.objects: dict[str, str] = {}  # names of Pod objects by the names of the pods behind them
         self.wants: Wants | None = None
         self._world = world
