@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
+from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube_client import CONFLICT, NOT_FOUND, ApiError, KubeClient
@@ -28,6 +29,8 @@ from loop.errors import BackendError
 from loop.types import Change, Snapshot
 
 if TYPE_CHECKING:
+    from multiprocessing.pool import MapResult
+
     from loop.backends.metrics_source import Measurement, MetricsSource
     from loop.ports import Clock
 
@@ -90,7 +93,8 @@ class KubeBackend:
         self._epoch = epoch
         self._settings = settings or KubeSettings()
         self._may_act = may_act
-        self._pool = ThreadPoolExecutor(self._settings.parallel, thread_name_prefix="kube")
+        # Its threads do not keep a program from ending while a request of theirs hangs.
+        self._pool = ThreadPool(self._settings.parallel)
         self._seen: dict[str, Deployment] = {}
         self._asked: dict[str, Wish] = {}
         self._unsettled: dict[str, tuple[int, float]] = {}
@@ -101,7 +105,7 @@ class KubeBackend:
         """End what still runs."""
         self._client.close()
         self._source.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.terminate()
 
     def places(self) -> Mapping[str, Place]:
         """Return where the servers are that were seen last."""
@@ -137,7 +141,7 @@ class KubeBackend:
         asks again for what is missing. A Deployment that is gone is no failure: the next snapshot is without it.
         """
         until_s = self._clock.now_s() + APPLY_S
-        problems = self._pool.map(lambda change: self._ask(change, until_s=until_s), changes)
+        problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
         failed = [f"{change.server}: {line}" for change, line in zip(changes, problems, strict=True) if line]
         if failed:
             more = f" and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
@@ -148,21 +152,25 @@ class KubeBackend:
 
     def _look(self) -> tuple[Servers, Capacity | None]:
         watched = self._settings.namespaces
-        nodes = self._pool.submit(self._client.nodes) if self._settings.from_nodes else None
-        deployments = self._pool.map(self._client.deployments, watched or ("",))
-        pods = self._pool.map(self._client.pods, watched) if watched else None
-        listed = [one for part in deployments for one in part]
+        nodes = self._pool.apply_async(self._client.nodes) if self._settings.from_nodes else None
+        deployments = self._each(self._client.deployments, watched or ("",))
+        # All at once, where it is known already which lists are needed.
+        pods = self._each(self._client.pods, watched) if watched else None
+        listed = [one for part in deployments.get() for one in part]
         if pods is None:
             spaces = sorted({one["metadata"]["namespace"] for one in listed})
             # The capacity that others hold is everywhere.
             everywhere = nodes is not None or len(spaces) > SPACES_MAX
-            pods = self._pool.map(self._client.pods, [""] if everywhere else spaces)
-        servers = read_servers(listed, (one for part in pods for one in part), epoch_s=self._epoch.timestamp())
+            pods = self._each(self._client.pods, [""] if everywhere else spaces)
+        servers = read_servers(listed, (one for part in pods.get() for one in part), epoch_s=self._epoch.timestamp())
         if nodes is None:
             return servers, None
         ours = [pod for server in servers.by_name.values() for pod in server.pods]
         kinds = frozenset(self._settings.types.values())
-        return servers, read_capacity(nodes.result(), ours=ours, others=servers.strangers, types=kinds)
+        return servers, read_capacity(nodes.get(), ours=ours, others=servers.strangers, types=kinds)
+
+    def _each(self, listing: Callable[[str], list[Json]], spaces: Sequence[str]) -> MapResult[list[Json]]:
+        return self._pool.map_async(listing, spaces, chunksize=1)
 
     def _sight(self, server: Server, found: Measurement) -> Sight:
         """Return what is known of the load of *server*, and whether it may be asked to have no replicas."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Protocol
 
 import httpx
@@ -93,20 +93,21 @@ class PodMetrics:
     def __init__(self, pages: Pages, *, window: WindowSettings | None = None, parallel: int = 8) -> None:
         self._pages = pages
         self._window = window or WindowSettings()
-        self._pool = ThreadPoolExecutor(parallel, thread_name_prefix="pod-metrics")
+        # Its threads do not keep a program from ending while a request of theirs hangs.
+        self._pool = ThreadPool(parallel)
         self._series: dict[PodKey, list[Sample]] = defaultdict(list)
         self._left_s: dict[PodKey, float] = {}
         self._server: dict[PodKey, str] = {}
 
     def close(self) -> None:
         """End what still runs."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.terminate()
         self._pages.close()
 
     def measure(self, servers: Sequence[Server], *, now_s: float) -> Measurement:
         """Fetch the pages of all pods that answer, and return the figures of *servers* over the window."""
         pods = [pod for server in servers for pod in server.pods if pod.phase in ANSWERING]
-        told = list(self._pool.map(self._fetch, pods))
+        told = self._pool.map(self._fetch, pods, chunksize=1)
         errors = []
         for pod, values in zip(pods, told, strict=True):
             if isinstance(values, LoopError):

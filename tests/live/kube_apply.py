@@ -6,6 +6,8 @@ One patch at a time, so that whoever kills it does so between two.
 from __future__ import annotations
 
 import sys
+import threading
+import time
 
 from kubernetes import client
 
@@ -17,8 +19,8 @@ from loop.types import Change
 from twin.api.twincluster import TOKEN
 
 
-def main(url: str, namespace: str, replicas: str) -> None:
-    """Ask for *replicas* of every server."""
+def backend_of(url: str, namespace: str) -> tuple[KubeBackend, KubeClient]:
+    """Return a backend that watches *namespace*, one request at a time, and its client."""
 
     def connector() -> client.ApiClient:
         configuration = client.Configuration(host=url)
@@ -26,13 +28,14 @@ def main(url: str, namespace: str, replicas: str) -> None:
         return client.ApiClient(configuration)
 
     clock = MonotonicClock()
-    backend = KubeBackend(
-        KubeClient(connector, clock=clock),
-        LabelsOnly(),
-        clock=clock,
-        epoch=date_now(),
-        settings=KubeSettings(namespaces=(namespace,), parallel=1),
-    )
+    calls = KubeClient(connector, clock=clock)
+    settings = KubeSettings(namespaces=(namespace,), parallel=1)
+    return KubeBackend(calls, LabelsOnly(), clock=clock, epoch=date_now(), settings=settings), calls
+
+
+def main(url: str, namespace: str, replicas: str) -> None:
+    """Ask for *replicas* of every server."""
+    backend, _ = backend_of(url, namespace)
     views = backend.observe().servers.values()
     backend.apply(
         [
@@ -40,6 +43,15 @@ def main(url: str, namespace: str, replicas: str) -> None:
             for view in views
         ]
     )
+
+
+def leave(url: str, namespace: str) -> None:
+    """End while a request is under way."""
+    backend, calls = backend_of(url, namespace)
+    threading.Thread(target=backend.observe, daemon=True).start()
+    while not calls.calls:
+        time.sleep(0.01)
+    backend.close()
 
 
 if __name__ == "__main__":

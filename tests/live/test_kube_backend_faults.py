@@ -213,6 +213,19 @@ def test_a_controller_killed_between_two_patches_leaves_whole_changes_and_the_ne
         assert replicas(world) == [3, 3, 3]
 
 
+def test_a_request_that_hangs_does_not_hold_up_the_end_of_the_program(repository: Path) -> None:
+    """A service that is told to stop has a second, not the time-out of an API server that is away."""
+    with kube_world() as world:
+        world.suffer(fault("delay", "list", delay_s=60.0))
+        code = f"from tests.live.kube_apply import leave; leave({world.twin.url!r}, 'infer')"
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=repository)
+        try:
+            # Far less than the ten seconds that the request would be waited for, start of Python included.
+            assert process.wait(8.0) == 0
+        finally:
+            process.kill()
+
+
 def test_a_status_that_stays_behind_is_told() -> None:
     """A controller-manager that is down obeys nothing, and nothing else would say so."""
     clock = ManualClock()

@@ -1,0 +1,49 @@
+"""Pages of pods fetched straight from their addresses, as a controller inside the cluster may."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
+
+import httpx
+import pytest
+
+from loop.backends.kube_read import Pod, read_pod
+from loop.backends.pod_metrics import DirectPages, PageError, read_page
+from tests.live.kube_worlds import KubeWorld, kube_world, manifest
+
+
+@pytest.fixture(scope="module")
+def world() -> Iterator[KubeWorld]:
+    """Return a cluster with a ready pod."""
+    with kube_world(manifest(replicas=1)) as served:
+        served.settled()
+        yield served
+
+
+@pytest.fixture
+def pod(world: KubeWorld) -> Pod:
+    """Return the pod, at the address where the twin shows its page."""
+    found = read_pod(world.calls.pods("infer")[0], epoch_s=world.epoch.timestamp())
+    assert found is not None
+    url = httpx.URL(world.twin.url)
+    assert url.port is not None
+    path = f"/pods/infer/{found.name}/metrics"
+    return replace(found, address=url.host, metrics_port=url.port, metrics_path=path)
+
+
+def test_a_page_comes_from_the_pod_itself(pod: Pod) -> None:
+    """No API server is between."""
+    with closing(DirectPages()) as pages:
+        assert "vllm:request_success_total" in read_page(pages.page(pod))
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [({"address": ""}, "no address yet"), ({"metrics_path": "/nowhere"}, "404"), ({"address": "::1"}, "ConnectError")],
+)
+def test_a_pod_that_shows_no_page_is_told(pod: Pod, fields: dict[str, str], line: str) -> None:
+    """It has no address yet, another kind of server answers, or none."""
+    with closing(DirectPages(timeout_s=2.0)) as pages, pytest.raises(PageError, match=line):
+        pages.page(replace(pod, **fields))  # type: ignore[arg-type] # names of text fields
