@@ -26,8 +26,10 @@ demo: .venv/.installed  ## Sweep alpha and the period on sample-data/large; prin
 	$(BIN)/inferno sweep --data sample-data/large --scenario disturbed --alpha 0.1,0.3,0.5 --period 30,60,120 \
 	  --seeds 3 --hours 0.25 --out out/demo --resume
 
+# Tests over real HTTP have deadlines: they run one at a time, so that none waits for a core.
 test: .venv/.installed-test  ## Run all tests with coverage
-	$(BIN)/python -m pytest -n auto --cov --cov-report=term --cov-fail-under=90
+	$(BIN)/python -m pytest -n auto --ignore tests/live --cov --cov-report=
+	$(BIN)/python -m pytest tests/live --cov --cov-append --cov-report=term --cov-fail-under=90
 
 check: .venv/.installed-test  ## Check format, lint, types and import contracts
 	$(BIN)/ruff format --check .
