@@ -110,11 +110,15 @@ class KubeWorld:
         return self.apps.read_namespaced_deployment(name, "infer")
 
     def settled(self) -> None:
-        """Wait until the cluster has obeyed: every pod ready, none left over."""
+        """Wait until the cluster has obeyed: every pod ready, none left over, and every status says so."""
 
         def calm() -> bool:
+            # The status first: one that follows the look would be a change of the object in the middle of a test.
+            told = [one["status"].get("readyReplicas", 0) for one in self.calls.deployments() if "status" in one]
             views = self.backend.observe().servers.values()
-            return all(view.wanted == view.ready == len(view.pods) for view in views)
+            return all(view.wanted == view.ready == len(view.pods) for view in views) and sum(told) == sum(
+                view.wanted for view in views
+            )
 
         eventually(calm, "all pods are ready")
 
