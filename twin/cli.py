@@ -9,6 +9,7 @@ from pathlib import Path
 
 from twin.fit import fit_file
 from twin.fit_report import fit_json, fit_text
+from twin.spec import SpecError
 
 EXIT_OK = 0
 
@@ -49,6 +50,8 @@ FILE has the columns queued_s, input_tokens, output_tokens, first_token_s and la
 
 
 def _fit(options: argparse.Namespace) -> int:
+    if options.rows is not None and options.rows < 1:
+        raise SpecError(f"rows: expected a whole number >= 1, found {options.rows}")
     result = fit_file(
         options.file,
         kv_tokens=options.kv_tokens,
