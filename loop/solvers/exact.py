@@ -11,15 +11,21 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from loop.solvers.core import Found, OutOfTimeError, Program, minimise, relaxed_least
+from loop.solvers.core import Effort, Found, Group, OutOfTimeError, Program, minimise, relaxed
 from loop.solvers.greedy import solve_greedy
 from loop.solvers.problem import Answer, Choice, Problem
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
 
 LARGE = 2500  # options from which on a system without a time limit is solved to LARGE_GAP
 LARGE_GAP = 1e-3
+LARGE_NODES = 500  # of one tree of a large system
+ANY_GAP = 1e9  # where any solution will do
+TIE = 1e-3  # weight of the score beside the worth of cards
+LIKELY_NODES = 50  # of one tree among likely options
+MORE = "more servers may be possible: not all could be looked at"
 ROUGH_GAP = 0.05  # where only the number of servers counts
 NO_LIMIT_S = 600.0
 
@@ -28,8 +34,8 @@ def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: flo
     """Return who gets what. Servers that get nothing are absent.
 
     gap: relative distance of the score from the least that is good enough. time_limit_s: when it is reached the best
-    found stands, with its gap; None: no limit worth naming, but a large system is solved to LARGE_GAP only, so that
-    the answer is quick and does not depend on the speed of the machine.
+    found stands, with its gap; None: no limit worth naming, but a large system is solved to LARGE_GAP and by so many
+    nodes only, so that the answer is quick and does not depend on the speed of the machine.
     """
     if problem.capacity is None:
         first = {i: Choice(rows[0], problem.replicas[rows[0]]) for i, rows in enumerate(problem.options) if rows}
@@ -37,10 +43,14 @@ def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: flo
     options = _options(problem)
     if not len(options.row):
         return Answer(choices={}, gap=0.0, optimal=True)
-    if time_limit_s is None:
-        time_limit_s = NO_LIMIT_S
-        gap = max(gap, LARGE_GAP) if len(options.row) > LARGE else gap
-    search = _Search(problem, options, time_limit_s=time_limit_s, gap=gap)
+    quick = time_limit_s is None and len(options.row) > LARGE
+    effort = Effort(
+        gap=max(gap, LARGE_GAP) if quick else gap,
+        time_limit_s=NO_LIMIT_S if time_limit_s is None else time_limit_s,
+        nodes=LARGE_NODES if quick else None,
+        thorough=not quick,
+    )
+    search = _Search(problem, options, effort)
     return search.all_served() or search.by_priority()
 
 
@@ -72,6 +82,18 @@ def _options(problem: Problem) -> _Options:
     return _Options(table[:, 0], table[:, 1], table[:, 2].astype(np.float64), score)
 
 
+def _known(problem: Problem, options: _Options) -> Ints:
+    """Return the greedy choices as options; where one of them is beaten, the option that beats it."""
+    place: dict[tuple[int, int], list[int]] = {}
+    for k, (row, owner) in enumerate(zip(options.row.tolist(), options.owner.tolist(), strict=True)):
+        place.setdefault((owner, problem.type[row]), []).append(k)
+    found = []
+    for i, choice in solve_greedy(problem).choices.items():
+        cards = problem.units[choice.row] * choice.replicas
+        found.append(next(k for k in place[i, problem.type[choice.row]] if options.cards[k] <= cards))
+    return np.array(found, dtype=np.int64)
+
+
 def _program(problem: Problem, options: _Options, *, must: NDArray[np.bool_]) -> Program:
     assert problem.capacity is not None
     kinds = np.array(problem.type, dtype=np.int64)[options.row]
@@ -81,27 +103,26 @@ def _program(problem: Problem, options: _Options, *, must: NDArray[np.bool_]) ->
         type=np.maximum(kinds, 0),  # no type at all takes no cards
         capacity=np.array(problem.capacity, dtype=np.float64),
         must=must,
-        rows=np.zeros((0, len(options.row))),
-        bounds=np.zeros(0),
     )
 
 
 class _Search:
     """One run: who can be served, by priority, and what is spent on it."""
 
-    def __init__(self, problem: Problem, options: _Options, *, time_limit_s: float, gap: float) -> None:
-        self.problem, self.options = problem, options
+    def __init__(self, problem: Problem, options: _Options, effort: Effort) -> None:
+        self.problem, self.options, self.effort = problem, options, effort
         self.able = np.zeros(len(problem.names), dtype=np.bool_)
         self.able[options.owner] = True
         self.priority = np.array(problem.priority, dtype=np.int64)
         self.levels = sorted(set(self.priority[self.able].tolist()))
-        self.time_limit_s, self.gap = time_limit_s, gap
+        # The options of a solution with all the numbers served that are held so far; the greedy one to begin with.
+        self.known = _known(problem, options)
 
     def all_served(self) -> Answer | None:
         """Return the best answer that serves every server that has an option, or None where there is none."""
         everyone = _program(self.problem, self.options, must=self.able)
         try:
-            found = self._least(everyone, final=True)
+            found = minimise(everyone, self.options.score, self._final())
         except OutOfTimeError:
             return None
         return None if found is None else _answer(self.problem, self.options, found)
@@ -109,46 +130,81 @@ class _Search:
     def by_priority(self) -> Answer:
         """Return the answer where not all can be served: as many as possible, priority by priority."""
         program = _program(self.problem, self.options, must=np.zeros_like(self.able))
-        best: Found | None = None
+        certain = True
         for level in self.levels:
-            here = self.able & (self.priority == level)
-            try:
-                program, best = self._most(program, here, final=level == self.levels[-1])
-            except OutOfTimeError:
-                return self._late(best)
-        assert best is not None, "a system with options has an answer"
-        return _answer(self.problem, self.options, best)
-
-    def _late(self, best: Found | None) -> Answer:
-        """Return what was found before the time ended: what the greedy solver finds where that is nothing."""
-        note = "time limit: more servers may be possible"
+            program, sure = self._most(program, self.able & (self.priority == level))
+            certain = certain and sure
+        try:
+            best = minimise(program, self.options.score, self._final(), known=self.known)
+        except OutOfTimeError:
+            best = None
         if best is None:
-            return replace(solve_greedy(self.problem), note=note)
-        return replace(_answer(self.problem, self.options, best), optimal=False, gap=None, note=note)
+            total = float(self.options.score[self.known].sum())
+            best = Found(taken=self.known, cost=total, bound=relaxed(program, self.options.score)[0], proven=False)
+        answer = _answer(self.problem, self.options, best)
+        return answer if certain else replace(answer, optimal=False, note=MORE)
 
-    def _most(self, program: Program, here: Bools, *, final: bool) -> tuple[Program, Found]:
-        """Return *program* held to serve the most servers of *here*, and a solution of it.
+    def _most(self, program: Program, here: Bools) -> tuple[Program, bool]:
+        """Return *program* held to serve the most servers of *here*, and whether that number is certain.
 
-        The relaxation says how many there can be at most; a solution with that many, least score in mind, is found
-        sooner than one that is only asked to be numerous. Where there is none, one fewer is tried.
+        The relaxation says how many there can be at most. A solution with a given number, least score in mind, is found
+        sooner than one that is only asked to be numerous; so numbers are tried, first among the likely options. Only
+        that there is none with one more has to be shown among all.
         """
-        whole = replace(program, must=program.must | here)
-        found = self._least(whole, final=final)
-        if found is not None:
-            return whole, found
+        able = int(here.sum())
         served = here[self.options.owner].astype(np.float64)
-        most = min(int(-relaxed_least(program, -served) + 1e-6), int(here.sum()))
-        for count in range(most, -1, -1):
-            rows = np.vstack([program.rows, -served])
-            some = replace(program, rows=rows, bounds=np.append(program.bounds, -float(count)))
-            found = self._least(some, final=final)
-            if found is not None:
-                return some, found
-        raise AssertionError("to serve nobody of a class is always possible")
+        least, worth = relaxed(program, -served)
+        most = min(int(-least + 1e-6), able)
+        count = self._likely(program, here, most, worth)
+        while count < most and self.effort.thorough:
+            try:
+                more = minimise(_held(program, here, count + 1), self.options.score, self._rough(thorough=True))
+            except OutOfTimeError:
+                return _held(program, here, count), False
+            if more is None:
+                most = count
+            else:
+                self.known, count = more.taken, int(served[more.taken].sum())
+        return _held(program, here, count), count == most
 
-    def _least(self, program: Program, *, final: bool) -> Found | None:
-        share = self.time_limit_s * (0.8 if final else 0.2 / len(self.levels))
-        return minimise(program, self.options.score, time_limit_s=share, gap=self.gap if final else ROUGH_GAP)
+    def _likely(self, program: Program, here: Bools, most: int, worth: Floats) -> int:
+        """Return a number of servers of *here*, *most* or less, for which a solution is found among likely options.
+
+        Likely are those whose cards are *worth* little; of these the ones of low score.
+        """
+        scale = max(float(np.abs(self.options.score).max()), 1e-9)
+        cost = worth / max(float(worth.max(initial=0.0)), 1e-9) + TIE * self.options.score / scale
+
+        def found(count: int) -> bool:
+            one = minimise(_held(program, here, count), cost, self._rough(thorough=False), known=self.known)
+            self.known = self.known if one is None else one.taken
+            return one is not None
+
+        count, missing, step = int(here[self.options.owner[self.known]].sum()), most + 1, 1
+        while missing - count > 1 and not found(max(missing - step, count + 1)):
+            missing, step = max(missing - step, count + 1), 2 * step
+        count = max(count, int(here[self.options.owner[self.known]].sum()))
+        while missing - count > 1:
+            middle = (count + missing) // 2
+            count, missing = (middle, missing) if found(middle) else (count, middle)
+        return count
+
+    def _final(self) -> Effort:
+        return replace(self.effort, time_limit_s=0.6 * self.effort.time_limit_s)
+
+    def _rough(self, *, thorough: bool) -> Effort:
+        share = (0.35 if thorough else 0.05) * self.effort.time_limit_s / len(self.levels)
+        nodes = self.effort.nodes if thorough else LIKELY_NODES
+        gap = ROUGH_GAP if thorough else ANY_GAP
+        return Effort(gap=gap, time_limit_s=share, nodes=nodes, thorough=thorough)
+
+
+def _held(program: Program, here: Bools, count: int) -> Program:
+    """Return *program* held to serve at least *count* of the servers *here*."""
+    able = int(here.sum())
+    if count == able:
+        return replace(program, must=program.must | here)
+    return replace(program, groups=(*program.groups, Group(np.flatnonzero(here), able - count)))
 
 
 def _answer(problem: Problem, options: _Options, found: Found) -> Answer:
