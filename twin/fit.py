@@ -81,7 +81,8 @@ def fit_rows(rows: RequestRows, *, limits: ReplicaLimits, fitted: slice | None =
     """Fit the requests *fitted* of *rows*; see fit_file. The fit sees no row after them, the scores see all."""
     start, stop, step = (fitted or slice(ROWS_FITTED_MAX)).indices(len(rows))
     if step != 1 or stop - start < ROWS_MIN:
-        raise SpecError(f"{rows.source}: expected at least {ROWS_MIN} rows to fit, found {max(stop - start, 0)}")
+        found = len(range(start, stop)) if step == 1 else 1
+        raise SpecError(f"{rows.source}: expected at least {ROWS_MIN} consecutive rows to fit, found {found}")
     check_fits(rows, limits)
     seen = rows.part(slice(stop))
     misfit = _Misfit(seen, limits=limits, start=start, is_cut=stop < len(rows))
