@@ -11,9 +11,12 @@ import httpx
 import pytest
 from kubernetes import client, config
 
-pytest.register_assert_rewrite("tests.live.kube_contract")
+for part in ("_changing", "_reading", "_refusing", "_watching"):
+    pytest.register_assert_rewrite(f"tests.live.kube_contract{part}")
+pytest.register_assert_rewrite("tests.live.kube_cluster")
 
-from tests.live.kube_contract import ClusterUnderTest, KubeContract  # noqa: E402 its asserts are rewritten first
+from tests.live.kube_cluster import ClusterUnderTest  # noqa: E402 its asserts are rewritten first
+from tests.live.kube_contract import KubeContract  # noqa: E402
 from tests.live.twin_served import serving_twin  # noqa: E402
 
 NAMESPACE = f"inferno-contract-{uuid4().hex[:6]}"
