@@ -153,9 +153,13 @@ class KubeClient:
         )
 
     def lease(self, namespace: str, name: str) -> Json:
-        """Return one Lease."""
+        """Return one Lease. Asked for once, as all that is about Leases: who contends asks again soon by itself."""
         return self._json(
-            "get leases", lambda api: official.CoordinationV1Api(api).read_namespaced_lease, name, namespace
+            "get leases",
+            lambda api: official.CoordinationV1Api(api).read_namespaced_lease,
+            name,
+            namespace,
+            once=True,
         )
 
     def create_lease(self, namespace: str, body: Json) -> Json:

@@ -69,10 +69,6 @@ class Fleet:
         """Yield the workloads that there are."""
         yield from self._workloads.values()
 
-    def names_on(self, node: str) -> list[str]:
-        """Return the simulated names of the pods on *node*."""
-        return list(self._machines.by_name[node].pods)
-
     # -- from objects to the simulation --------------------------------------------------------------------------------
 
     def _note(self, change: Change) -> None:

@@ -19,6 +19,9 @@ MANAGED = f"{PREFIX}managed"
 MAX_BATCH_DEFAULT = 256
 """Requests that vLLM lets run together when nobody says how many."""
 
+REPLICAS_MAX = 1000
+"""Pods of one Deployment that the twin makes: a slip of the finger must not fill its memory."""
+
 MAX_BATCH_ARGUMENT = "--max-num-seqs"
 
 
@@ -56,7 +59,7 @@ def wants_of(deployment: Json, spec: ClusterSpec) -> Wants:
     labels = labels_of(deployment)
     model, accelerator = labels.get(f"{PREFIX}model", ""), labels.get(f"{PREFIX}allocation.accelerator", "")
     managed = labels.get(MANAGED) == "true"
-    template = deployment["spec"]["template"]
+    template, replicas = deployment["spec"]["template"], deployment["spec"].get("replicas", 1)
     return Wants(
         managed=managed,
         server=labels.get(f"{PREFIX}name") or name_of(deployment),
@@ -64,7 +67,7 @@ def wants_of(deployment: Json, spec: ClusterSpec) -> Wants:
         service_class=labels.get(f"{PREFIX}class") or "Free",
         accelerator=accelerator,
         max_batch=_max_batch(labels, template),
-        replicas=deployment["spec"].get("replicas", 1),
+        replicas=min(replicas, REPLICAS_MAX),
         revision=sha256(json.dumps(template, sort_keys=True).encode()).hexdigest(),
         node_selector=at_path(template, "spec.nodeSelector") or {},
         load=load_of(labels) if managed else Load(),
