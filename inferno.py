@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import socket
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -42,6 +41,7 @@ from loop.services.cli import add_commands as add_services
 from loop.services.cluster import add_cluster_options, cluster_arguments, open_cluster
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
+from loop.services.logs import log_cycle, log_listening, set_up_logs
 from loop.services.serving import listen, serve
 from loop.settings import Settings, read_settings
 from loop.types import CycleRecord
@@ -214,8 +214,9 @@ def _controller(options: argparse.Namespace) -> int:
             on_record=partial(_report, metrics=metrics, records=records),
         )
         app = create_controller_app(driver, inbox, metrics=metrics, token=token_source(told))
-        every = f"every {told.period_s:g} s" if told.period_s else "on /invoke only"
-        _say(f"inferno controller: {options.backend}, cycles {every}; {_address(told.controller_host, sockets)}/invoke")
+        set_up_logs("controller")
+        about = {"backend": options.backend, "mode": options.mode, "periodS": told.period_s}
+        log_listening(told.controller_host, sockets, verb="invoke", about=about)
         serve(app, sockets, on_stop=driver.stop)
     return EXIT_OK
 
@@ -289,10 +290,9 @@ def _data_path(told: Settings) -> Path:
 
 
 def _report(record: CycleRecord, *, metrics: ControllerMetrics, records: TextIO | None) -> None:
-    """Count the cycle, say in one line what it did, and keep its record where the user wants it."""
+    """Count the cycle, log what it did, and keep its record where the user wants it."""
     metrics.observe(record)
-    changes = ", ".join(f"{change.server} {change.replicas}x{change.accelerator}" for change in record.changes)
-    _say(f"cycle {record.cycle} ({record.trigger}) at {record.now_s:.0f} s: {record.error or changes or 'no change'}")
+    log_cycle(record)
     if records:
         print(record_text(record), file=records, flush=True)
 
@@ -302,14 +302,6 @@ def _open_records(path: Path) -> TextIO:
         return path.open("a", encoding="utf-8")
     except OSError as error:
         raise SpecError(f"{path}: expected a file that can be written, found {error.strerror}") from None
-
-
-def _address(host: str, sockets: Sequence[socket.socket]) -> str:
-    return service_url(host, sockets[0].getsockname()[1])
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

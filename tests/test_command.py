@@ -18,7 +18,8 @@ from tests.live.served import eventually
 
 Capture = pytest.CaptureFixture[str]
 
-COMMANDS = ("sim", "sweep", "plot", "optimize", "analyze", "fit", "controller", "optimizer", "twin", "emulator")
+COMMANDS = ("sim", "sweep", "plot", "optimize", "analyze", "fit", "controller", "collector", "optimizer", "actuator")
+COMMANDS += ("twin", "emulator")
 
 QUICK = ["--data", "sample-data/small", "--scenario", "steady", "--hours", "0.02", "--policy", "static"]
 
@@ -217,7 +218,7 @@ def test_the_optimizer_serves_one_system_and_stops_on_a_signal(repository: Path)
     command = [sys.executable, "-m", "inferno", "optimizer", "--port", "0"]
     with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        address = re.search(r"http://\S+", process.stderr.readline())
+        address = re.search(r"http://[^\s\"]+", process.stderr.readline())
         assert address
         answer = httpx.post(address[0], json={"system": {}}, timeout=30, trust_env=False)
         process.send_signal(signal.SIGTERM)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+import inferno
 from loop.backends import labels
 from loop.reading import read_system
 from loop.settings import VARIABLES, read_settings
@@ -121,6 +122,17 @@ def test_the_variables_of_the_containers_are_ones_that_the_program_reads() -> No
         environ = {each["name"]: each["value"] for each in container.get("env", [])}
         assert environ.keys() <= known
         read_settings(environ)
+
+
+def test_the_commands_of_the_containers_are_ones_that_there_are() -> None:
+    """A flag that was renamed shows only when a pod does not start."""
+    parser = inferno._parser()
+    emulator = objects(YAMLS / "deploy")["Pod", "load-emulator"]["spec"]["containers"][0]
+    for container in [*loop()["containers"], emulator]:
+        program, *arguments = container["command"]
+        assert (program, parser.parse_args(arguments).command) == ("inferno", container["name"])
+    told = parser.parse_args(containers()["controller"]["command"][1:])
+    assert told.backend == "http"
 
 
 def test_the_services_find_each_other_and_only_the_controller_listens_to_the_outside() -> None:

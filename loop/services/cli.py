@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable
 
 from loop.candidates import OptimizerSettings
 from loop.errors import SpecError
+from loop.services.auth import require_token, token_source
+from loop.services.logs import log_listening, log_requests, set_up_logs
 from loop.services.optimizer_app import make_optimizer_app
 from loop.services.serving import listen, serve
+from loop.services.world_cli import add_world_commands
 from loop.settings import read_settings
 
 EXIT_OK = 0
@@ -20,6 +22,7 @@ AddCommand = Callable[..., argparse.ArgumentParser]
 def add_commands(add: AddCommand) -> None:
     """Add the commands of this package; *add*(name, run, summary, text) makes a parser for one."""
     _add_optimizer(add)
+    add_world_commands(add)
 
 
 def _add_optimizer(add: AddCommand) -> None:
@@ -59,8 +62,10 @@ def _optimizer(options: argparse.Namespace) -> int:
         time_limit_s=options.time_limit,
     )
     app = make_optimizer_app(settings=settings, stateful=options.stateful, early=options.compat_early)
+    require_token(app, token_source(told))
+    log_requests(app)
     sockets = listen(told.optimizer_host, told.optimizer_port)
-    port = sockets[0].getsockname()[1]
-    print(f"inferno optimizer: http://{told.optimizer_host}:{port}/optimizeOne", file=sys.stderr, flush=True)
+    set_up_logs("optimizer")
+    log_listening(told.optimizer_host, sockets, verb="optimizeOne")
     serve(app, sockets, on_stop=app.state.stop)
     return EXIT_OK

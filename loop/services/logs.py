@@ -1,18 +1,21 @@
-"""What services log: one JSON object a line, on stderr. Never a header, a query or a body, for tokens are in those."""
+"""What services log: on stderr, a line of JSON each, or of words at a terminal. Never what may hold a token."""
 
 from __future__ import annotations
 
 import json
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from loop.backends.http_client import service_url
 from loop.clocks import MonotonicClock
 
 if TYPE_CHECKING:
+    import socket
+
     from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -24,9 +27,13 @@ NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
 def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Let everything that this process logs be lines of JSON that name *service*. Call once, before serving."""
-    handler = logging.StreamHandler(sys.stderr if stream is None else stream)
-    handler.setFormatter(JsonLines(service))
+    """Let all that this process logs be lines of JSON that name *service*, or of words where *stream* is a terminal.
+
+    Call once, before serving.
+    """
+    stream = sys.stderr if stream is None else stream
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(TextLines() if stream.isatty() else JsonLines(service))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
@@ -60,9 +67,33 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class TextLines(logging.Formatter):
+    """The time, the message and the fields that say something, for somebody who watches."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line, and a traceback below it where there is one."""
+        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        fields = {key: value for key, value in getattr(record, "fields", {}).items() if _says_something(value)}
+        told = [f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in fields.items()]
+        line = " ".join([time, record.getMessage(), *told])
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def _says_something(value: object) -> bool:
+    """Tell whether somebody who watches wants it: not what is empty, and not what the message says in short."""
+    return value not in ("", None) and not (isinstance(value, list) and not any(isinstance(one, str) for one in value))
+
+
 def log(message: str, fields: Mapping[str, object] = NO_FIELDS, *, level: int = logging.INFO) -> None:
     """Log *message* with *fields*."""
     logging.getLogger("inferno").log(level, message, extra={"fields": fields})
+
+
+def log_listening(
+    host: str, sockets: Sequence[socket.socket], *, verb: str, about: Mapping[str, object] = NO_FIELDS
+) -> None:
+    """Log where a service can be reached; its port is known once it listens."""
+    log("listening", {"url": f"{service_url(host, sockets[0].getsockname()[1])}/{verb}", **about})
 
 
 def log_cycle(record: CycleRecord) -> None:
@@ -71,6 +102,7 @@ def log_cycle(record: CycleRecord) -> None:
         "cycle": record.cycle,
         "trigger": record.trigger,
         "mode": record.mode,
+        "error": record.error,
         "failedPhase": record.failed_phase,
         "applied": record.applied,
         "changes": [change_fields(change) for change in record.changes],
@@ -80,7 +112,9 @@ def log_cycle(record: CycleRecord) -> None:
     }
     if record.traceback:
         fields["traceback"] = record.traceback
-    log(record.error or "cycle", fields, level=logging.ERROR if record.failed else logging.INFO)
+    what = record.error or ", ".join(f"{one.server} {one.replicas}x{one.accelerator}" for one in record.changes)
+    line = f"cycle {record.cycle} ({record.trigger}) at {record.now_s:.0f} s: {what or 'no change'}"
+    log(line, fields, level=logging.ERROR if record.failed else logging.INFO)
 
 
 def change_fields(change: Change) -> dict[str, object]:

@@ -76,8 +76,26 @@ def test_a_cycle_is_told_in_short_and_a_failed_one_as_an_error(told: io.StringIO
     log_cycle(CycleRecord(cycle=1, changes=(change,), applied=True, timing=Timing(total_ms=2.0), **common))  # type: ignore[arg-type]
     log_cycle(CycleRecord(cycle=2, error="collector: away", failed_phase="observe", **common))  # type: ignore[arg-type]
     good, bad = lines(told)
-    assert (good["message"], good["level"], good["cycle"], good["totalMs"]) == ("cycle", "info", 1, 2.0)
+    assert (good["level"], good["cycle"], good["totalMs"]) == ("info", 1, 2.0)
+    assert good["message"] == "cycle 1 (period) at 60 s: s1 3xH100"
     assert good["changes"] == [
         {"server": "s1", "accelerator": "H100", "replicas": 3, "maxBatch": 64, "reason": "ITL binds"}
     ]
-    assert (bad["message"], bad["level"], bad["failedPhase"]) == ("collector: away", "error", "observe")
+    assert (bad["error"], bad["level"], bad["failedPhase"]) == ("collector: away", "error", "observe")
+    assert bad["message"].endswith(": collector: away")
+
+
+class Terminal(io.StringIO):
+    """A text that somebody watches."""
+
+    def isatty(self) -> bool:
+        """Say so."""
+        return True
+
+
+def test_somebody_who_watches_reads_words(told: io.StringIO) -> None:
+    """Five terminals full of JSON show nothing; what the message says in short is not said twice."""
+    watched = Terminal()
+    set_up_logs("controller", stream=watched)
+    log("cycle 1: s1 3xH100", {"warnings": ["s2: no load"], "changes": [{"server": "s1"}], "error": "", "totalMs": 2.0})
+    assert watched.getvalue()[8:] == ' cycle 1: s1 3xH100 warnings=["s2: no load"] totalMs=2.0\n'
