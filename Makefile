@@ -26,8 +26,13 @@ demo: .venv/.installed  ## Sweep alpha and the period on sample-data/large; prin
 	$(BIN)/inferno sweep --data sample-data/large --scenario disturbed --alpha 0.1,0.3,0.5 --period 30,60,120 \
 	  --seeds 3 --hours 0.25 --out out/demo --resume
 
+# For tests only. It never fails: without one those tests skip, saying so.
+.PHONY: prometheus
+prometheus: .venv/.installed-test
+	@scripts/get-prometheus.sh
+
 # Tests over real HTTP have deadlines: they run one at a time, so that none waits for a core.
-test: .venv/.installed-test  ## Run all tests with coverage
+test: .venv/.installed-test prometheus  ## Run all tests with coverage
 	$(BIN)/python -m pytest -n auto --ignore tests/live --cov --cov-report=
 	$(BIN)/python -m pytest tests/live --cov --cov-append --cov-report=term --cov-fail-under=90
 

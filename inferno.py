@@ -22,9 +22,10 @@ from experiments.cluster_cli import add_commands as add_cluster
 from experiments.config import RunConfig
 from experiments.run import start_world
 from experiments.sources import read_sources
+from loop.actuator import Limits
 from loop.backends.http import HttpBackend
 from loop.backends.http_client import ServiceClient, service_url
-from loop.backends.http_policy import RemotePolicy
+from loop.backends.http_policy import remote_policy
 from loop.backends.lease import Lease, LedController
 from loop.backends.sim import SimBackend, SimWorld
 from loop.cli import add_commands as add_parts
@@ -157,11 +158,15 @@ an optimizer and an actuator that run as services.
     parser.add_argument("--host", help="address to listen on ($CONTROLLER_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($CONTROLLER_PORT, else 3300)")
     parser.add_argument("--records", type=Path, metavar="FILE", help="append each record to FILE as a JSON line")
-    parser.add_argument("--speed", type=float, default=1.0, help="sim: simulated seconds per second (default 1)")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="simulated seconds per second, also of a twin as a cluster (default 1)"
+    )
     parser.add_argument("--scenario", default="disturbed", help="sim: the load (default disturbed)")
     parser.add_argument("--alpha", type=float, help="sim: disturbance, 0 to 1")
     parser.add_argument("--interval", type=float, help="sim: seconds between disturbances")
     parser.add_argument("--seed", type=int, default=1, help="sim: the seed (default 1)")
+    parser.add_argument("--step-up", type=int, metavar="N", help="replicas that a server gains per cycle at most")
+    parser.add_argument("--step-down", type=int, metavar="N", help="replicas that a server loses per cycle at most")
     add_cluster_options(parser)
     add_policy_options(parser)
 
@@ -191,6 +196,7 @@ def _controller(options: argparse.Namespace) -> int:
             **cluster_arguments(options),
         }
     )
+    limits = _limits(options)
     with ExitStack() as stack:
         world = _WORLDS[options.backend](told, options, stack)
         alone = Controller(
@@ -198,7 +204,7 @@ def _controller(options: argparse.Namespace) -> int:
             policy=world.policy,
             data=world.data,
             clock=MonotonicClock(),
-            settings=ControllerSettings(mode=options.mode, epoch=world.epoch),
+            settings=ControllerSettings(mode=options.mode, limits=limits, epoch=world.epoch),
         )
         controller: Cycles = LedController(alone, world.lease) if world.lease else alone
         metrics, inbox = ControllerMetrics(), ThreadInbox()
@@ -219,6 +225,13 @@ def _controller(options: argparse.Namespace) -> int:
         log_listening(told.controller_host, sockets, verb="invoke", about=about)
         serve(app, sockets, on_stop=driver.stop)
     return EXIT_OK
+
+
+def _limits(options: argparse.Namespace) -> Limits:
+    for name, step in (("step-up", options.step_up), ("step-down", options.step_down)):
+        if step is not None and step < 1:
+            raise SpecError(f"{name}: expected a whole number >= 1, found {step}")
+    return Limits(step_up_max=options.step_up, step_down_max=options.step_down)
 
 
 def _sim_world(told: Settings, options: argparse.Namespace, _stack: ExitStack) -> _World:
@@ -275,7 +288,7 @@ def _http_world(told: Settings, options: argparse.Namespace, stack: ExitStack) -
         stack.callback(client.close)
     return _World(
         backend=HttpBackend(collector=clients["collector"], actuator=clients["actuator"], clock=clock),
-        policy=RemotePolicy(optimizer=clients["optimizer"], **dict(options.policy_options)),
+        policy=remote_policy(clients["optimizer"], **dict(options.policy_options)),
         data=DataSource(_data_path(told), dynamic=told.dynamic),
         clock=clock,
         epoch=date_now(),

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import math
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 from emulator.to_cluster import ClusterEmulator, Disturbance, connect
@@ -17,14 +19,13 @@ from experiments.world import build_cluster_spec
 from loop.backends.http_client import service_url
 from loop.clocks import MonotonicClock, date_now
 from loop.reading import read_system
+from loop.services.logs import log, set_up_logs
 from loop.services.serving import listen, serve
 from loop.settings import read_settings
 from twin.api.app import create_twin_app
-from twin.api.faults import read_faults
 from twin.api.kubeconfig import write_kubeconfig
-from twin.api.manifests import create_objects, read_manifests
-from twin.api.rest import Rest
-from twin.api.twincluster import TOKEN, TwinCluster
+from twin.api.start import read_token_file, start_twin
+from twin.api.twincluster import TOKEN
 from twin.spec import SpecError
 
 EXIT_OK, EXIT_FAILURE = 0, 1
@@ -55,6 +56,7 @@ Run the twin in real time (or faster) behind a Kubernetes API of its own, for ku
     parser.add_argument("--data", help="data directory ($INFERNO_DATA_PATH, else sample-data/large)")
     parser.add_argument("--manifests", type=Path, metavar="DIR", help="create what its YAML files describe")
     parser.add_argument("--faults", type=Path, metavar="FILE", help="faults to suffer from (see docs/twin-api.md)")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="who may do what, by token (see docs/twin-api.md)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
     parser.add_argument("--port", type=int, default=8001, help="port to listen on (default 8001)")
     parser.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second (default 1)")
@@ -69,26 +71,25 @@ def _twin(options: argparse.Namespace) -> int:
         raise SpecError(f"speed: expected a number > 0, found {options.speed}")
     directory = read_settings(arguments={"data_path": options.data}).data_path or RunConfig().data
     spec, _notes = build_cluster_spec(read_system(directory), directory)
-    manifests = read_manifests(options.manifests) if options.manifests else ()
-    faults = read_faults(options.faults) if options.faults else ()
-    sockets = listen(options.host, options.port)
-    url = service_url(options.host, sockets[0].getsockname()[1])
-    cluster = TwinCluster(
-        spec,
-        clock=MonotonicClock(speed=options.speed).now_s,
-        start=date_now(),
-        speed=options.speed,
-        seed=options.seed,
-        faults=faults,
-        address=url.removeprefix("http://"),
-    )
-    create_objects(Rest(cluster.commits), manifests)
-    try:
-        write_kubeconfig(options.kubeconfig, url, token=TOKEN)
-    except OSError as error:
-        raise SpecError(f"{options.kubeconfig}: expected a file that can be written, found {error}") from None
-    print(f"inferno twin: {url}; export KUBECONFIG={options.kubeconfig}", file=sys.stderr, flush=True)
-    serve(create_twin_app(cluster.server, cluster, cluster.faults), sockets, on_stop=cluster.stop)
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(closing(each)) for each in listen(options.host, options.port)]
+        url = service_url(options.host, sockets[0].getsockname()[1])
+        cluster = start_twin(
+            spec,
+            clock=MonotonicClock(speed=options.speed).now_s,
+            start=date_now(),
+            address=url.removeprefix("http://"),
+            speed=options.speed,
+            seed=options.seed,
+            manifests=options.manifests,
+            faults=options.faults,
+            tokens=options.tokens,
+        )
+        # With a file only its tokens count: the kubeconfig has the first of them.
+        token = next(iter(read_token_file(options.tokens)), TOKEN) if options.tokens else TOKEN
+        write_kubeconfig(options.kubeconfig, url, token=token)
+        print(f"inferno twin: {url}; export KUBECONFIG={options.kubeconfig}", file=sys.stderr, flush=True)
+        serve(create_twin_app(cluster.server, cluster, cluster.faults), sockets, on_stop=cluster.stop)
     return EXIT_OK
 
 
@@ -126,6 +127,7 @@ def _emulator(options: argparse.Namespace) -> int:
     )
     if options.seed < 0:
         raise SpecError(f"seed: expected a whole number >= 0, found {options.seed}")
+    set_up_logs("emulator")
     stopped = threading.Event()
     emulator = ClusterEmulator(
         connect(told.kubeconfig),
@@ -147,6 +149,6 @@ def _emulator(options: argparse.Namespace) -> int:
 def _report(done: Disturbance) -> None:
     for name, point in done.written.items():
         load = f"{point.rate_rpm:.0f} rpm, {point.in_tokens:.0f} tokens in, {point.out_tokens:.0f} out"
-        print(f"{name}: {load}", file=sys.stderr, flush=True)
+        log(f"{name}: {load}", {"server": name})
     for line in done.problems:
-        print(f"problem: {line}", file=sys.stderr, flush=True)
+        log(f"problem: {line}", level=logging.WARNING)

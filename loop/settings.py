@@ -35,6 +35,7 @@ class Settings:
     prometheus_url: str = ""
     prometheus_token_path: Path | None = None
     prometheus_ca_path: Path | None = None
+    metrics_window_s: float = 60.0
     service_token_path: Path | None = None
     service_token: str = field(default="", repr=False)
     load_interval_s: float = 60.0
@@ -133,6 +134,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "prometheus_url": ("INFERNO_PROMETHEUS_URL", str),
     "prometheus_token_path": ("INFERNO_PROMETHEUS_TOKEN_PATH", Path),
     "prometheus_ca_path": ("INFERNO_PROMETHEUS_CA_PATH", Path),
+    "metrics_window_s": ("INFERNO_METRICS_WINDOW", _interval),
     "service_token_path": ("INFERNO_SERVICE_TOKEN_PATH", Path),
     "service_token": ("INFERNO_SERVICE_TOKEN", str),
     "load_interval_s": ("INFERNO_LOAD_INTERVAL", _interval),

@@ -15,6 +15,7 @@ import pytest
 
 import inferno
 from tests.live.served import eventually
+from twin.api.kubeconfig import kubeconfig_text
 
 Capture = pytest.CaptureFixture[str]
 
@@ -79,6 +80,39 @@ def test_a_wrong_argument_is_named_in_one_line(
     for command in ("sim", "sweep"):
         assert re.search(expected, complaint(capsys, command, *arguments, "--out", str(out)))
     assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["controller", "--backend", "http", "--set", "headroom=0.2"], r"expected options: .*drain_s.*headroom"),
+        (["controller", "--backend", "http", "--set", "era=soon"], r"era: expected today or early.*soon"),
+        (["controller", "--backend", "http", "--set", "drain_s=soon"], r"drain_s: expected a number.*soon"),
+        (["controller", "--step-up", "0"], r"step-up: expected .*>= 1.*0"),
+        (["controller", "--step-down", "-1"], r"step-down: expected .*>= 1.*-1"),
+        (["controller", "often"], r"period_s: expected .*often"),
+        (["collector", "--window", "0"], r"metrics_window_s: expected .*> 0.*0"),
+        (["collector", "--speed", "0"], r"speed: expected .*> 0.*0"),
+        (["collector", "--kubeconfig", "nowhere"], r"nowhere: expected a cluster"),
+        (["actuator", "--lease", "mine"], r"lease: expected NAMESPACE/NAME.*mine"),
+        (["twin", "serve", "--tokens", "nowhere.yaml"], r"nowhere.yaml: expected"),
+        (["twin", "serve", "--speed", "-1"], r"speed: expected .*> 0.*-1"),
+        (["emulator", "0"], r"load_interval_s: expected .*> 0.*0"),
+    ],
+)
+def test_a_wrong_argument_of_a_service_is_named_in_one_line(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: Capture
+) -> None:
+    """A service that starts with half of what it was told would do harm for hours."""
+    if arguments[0] != "emulator" and "--kubeconfig" not in arguments:
+        arguments = [
+            *arguments,
+            *(["--port", "0"] if arguments[0] != "twin" else ["--kubeconfig", str(tmp_path / "k")]),
+        ]
+    if "mine" in arguments:
+        (tmp_path / "k").write_text(kubeconfig_text("http://127.0.0.1:9", token="t"))
+        arguments = [*arguments, "--kubeconfig", str(tmp_path / "k")]
+    assert re.search(expected, complaint(capsys, *arguments))
 
 
 def test_a_broken_data_file_is_named_with_its_line(data: Path, tmp_path: Path, capsys: Capture) -> None:

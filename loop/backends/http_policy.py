@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, get_args
 
 from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from loop.backends.http_client import ServiceClient
     from loop.spec import SystemData
 
+OPTIONS = ("drain_s", "compat", "era")
 CAPACITY = "capacity"  # how our optimizer's reason begins where only cards are missing
 
 
@@ -36,8 +37,13 @@ class RemotePolicy:
     tick_s: float = 60.0
 
     def __post_init__(self) -> None:
-        if not 0.0 <= self.drain_s < math.inf:
+        number = isinstance(self.drain_s, int | float) and not isinstance(self.drain_s, bool)
+        if not (number and 0.0 <= self.drain_s < math.inf):
             raise SpecError(f"policy remote: drain_s: expected a number >= 0, found {self.drain_s!r}")
+        if not isinstance(self.compat, bool):
+            raise SpecError(f"policy remote: compat: expected true or false, found {self.compat!r}")
+        if self.era not in get_args(Era):
+            raise SpecError(f"policy remote: era: expected {' or '.join(get_args(Era))}, found {self.era!r}")
 
     def start(self) -> None:
         """Return no state: the optimizer is told all there is to know."""
@@ -107,3 +113,11 @@ def _first(view: ServerView) -> Target:
         max_batch=view.max_batch,
         reason=f"{view.backlog} requests wait, and nothing is known of them: one replica begins",
     )
+
+
+def remote_policy(optimizer: ServiceClient, **options: Any) -> RemotePolicy:
+    """Return the policy that asks *optimizer*. Raise SpecError for an unknown option or a wrong value."""
+    for option in options:
+        if option not in OPTIONS:
+            raise SpecError(f"policy remote: expected options: one of {', '.join(OPTIONS)}; found {option!r}")
+    return RemotePolicy(optimizer=optimizer, **options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import socket
 from collections.abc import Mapping
@@ -15,13 +16,15 @@ from loop.backends.kube import KubeBackend, KubeSettings
 from loop.backends.kube_client import KubeClient, connect
 from loop.backends.lease import Lease, LeaseSettings
 from loop.backends.metrics_source import LabelsOnly, MetricsSource
-from loop.backends.pod_metrics import PodMetrics, ProxiedPages
+from loop.backends.pod_metrics import DirectPages, PodMetrics, ProxiedPages
+from loop.backends.pod_window import WindowSettings
 from loop.backends.prometheus import Prometheus, PrometheusSettings
 from loop.clocks import MonotonicClock, date_now
 from loop.errors import SpecError
 from loop.settings import Settings
 
 METRICS = ("prometheus", "pods", "labels")
+STALE_S = 60.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +42,13 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--kubeconfig", help="kube: which cluster ($KUBECONFIG, else the pod's own or the default)")
     parser.add_argument("--namespace", help="kube: watch these, separated by commas ($WATCH_NAMESPACE, else all)")
     parser.add_argument("--prometheus", metavar="URL", help="kube: where it is ($INFERNO_PROMETHEUS_URL)")
+    parser.add_argument("--matchers", default="", help='prometheus: further ones for its query, as cluster="east"')
+    parser.add_argument(
+        "--window", metavar="S", help="kube: figures are over so long ($INFERNO_METRICS_WINDOW, else 60)"
+    )
+    parser.add_argument(
+        "--pages", choices=("proxy", "direct"), default="proxy", help="pods: by the API server (default), or pod by pod"
+    )
     parser.add_argument(
         "--capacity", choices=("data", "nodes"), default="data", help="kube: cards of the data files, or of the nodes"
     )
@@ -52,6 +62,7 @@ def cluster_arguments(options: argparse.Namespace) -> dict[str, str | None]:
         "kubeconfig": options.kubeconfig,
         "namespaces": options.namespace,
         "prometheus_url": options.prometheus,
+        "metrics_window_s": options.window,
     }
 
 
@@ -62,12 +73,14 @@ def open_cluster(
 
     metrics None: Prometheus where its address is known, else the pods themselves. types: by accelerator name.
     """
+    if not (math.isfinite(options.speed) and options.speed > 0):
+        raise SpecError(f"speed: expected a number > 0, found {options.speed}")
     clock, epoch = MonotonicClock(), date_now()
     client = KubeClient(partial(connect, told.kubeconfig), clock=clock)
     lease = _lease(options.lease, client, clock=clock, epoch=epoch) if options.lease else None
     backend = KubeBackend(
         client,
-        _source(metrics or ("prometheus" if told.prometheus_url else "pods"), told, client, epoch=epoch, stack=stack),
+        _source(told, options, client, metrics=metrics, epoch=epoch, stack=stack),
         clock=clock,
         epoch=epoch,
         settings=KubeSettings(
@@ -85,11 +98,23 @@ def open_cluster(
     return LiveCluster(backend=backend, clock=clock, epoch=epoch, lease=lease)
 
 
-def _source(metrics: str, told: Settings, client: KubeClient, *, epoch: datetime, stack: ExitStack) -> MetricsSource:
+def _source(
+    told: Settings,
+    options: argparse.Namespace,
+    client: KubeClient,
+    *,
+    metrics: str | None,
+    epoch: datetime,
+    stack: ExitStack,
+) -> MetricsSource:
+    metrics = metrics or ("prometheus" if told.prometheus_url else "pods")
+    window = WindowSettings(
+        window_s=told.metrics_window_s, stale_s=max(told.metrics_window_s, STALE_S), speed=options.speed
+    )
     if metrics == "labels":
         return LabelsOnly()
     if metrics == "pods":
-        pods = PodMetrics(ProxiedPages(client))
+        pods = PodMetrics(DirectPages() if options.pages == "direct" else ProxiedPages(client), window=window)
         stack.callback(pods.close)
         return pods
     if metrics != "prometheus":
@@ -97,7 +122,11 @@ def _source(metrics: str, told: Settings, client: KubeClient, *, epoch: datetime
     if not told.prometheus_url:
         raise SpecError("metrics: expected the address of Prometheus (INFERNO_PROMETHEUS_URL), found none")
     settings = PrometheusSettings(
-        url=told.prometheus_url, token_path=told.prometheus_token_path, ca_path=told.prometheus_ca_path
+        url=told.prometheus_url,
+        token_path=told.prometheus_token_path,
+        ca_path=told.prometheus_ca_path,
+        window=window,
+        matchers=options.matchers,
     )
     return Prometheus(settings, epoch_s=epoch.timestamp())
 

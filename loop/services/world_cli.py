@@ -75,6 +75,7 @@ def _add_common(parser: argparse.ArgumentParser, *, variables: str, port: int) -
     parser.add_argument("--host", help=f"address to listen on (${variables}_HOST, else localhost)")
     parser.add_argument("--port", help=f"port to listen on (${variables}_PORT, else {port})")
     parser.add_argument("--data", help="data directory, for the types of accelerators ($INFERNO_DATA_PATH, else none)")
+    parser.add_argument("--speed", type=float, default=1.0, help="how fast the twin as a cluster runs (default 1)")
     add_cluster_options(parser)
 
 

@@ -41,7 +41,7 @@ def start_twin(
         start=start,
         speed=speed,
         seed=seed,
-        tokens=_tokens(tokens) if tokens else {TOKEN: ADMIN},
+        tokens=read_token_file(tokens) if tokens else {TOKEN: ADMIN},
         anonymous=ANONYMOUS if tokens else ADMIN,
         faults=read_faults(faults) if faults else (),
         address=address,
@@ -51,7 +51,8 @@ def start_twin(
     return twin
 
 
-def _tokens(path: Path) -> Mapping[str, Identity]:
+def read_token_file(path: Path) -> Mapping[str, Identity]:
+    """Return who may do what, by token, in the file's order. Raise SpecError, one line, where it makes no sense."""
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
