@@ -25,6 +25,7 @@ from loop.backends.kube_write import (
     patch_of,
     wish_of,
 )
+from loop.backends.labels import STATUS
 from loop.errors import BackendError
 from loop.types import Change, Snapshot
 
@@ -191,7 +192,7 @@ class KubeBackend:
         unsettled = {}
         for name, server in servers.by_name.items():
             one = server.deployment
-            line = foreign_change(one, self._asked.get(name) or (None if name in self._seen else asked_before(one)))
+            line = foreign_change(one, self._expected(name, one))
             if line:
                 told.append(f"{name}: {line}")
             self._asked[name] = held_by(one)
@@ -204,6 +205,13 @@ class KubeBackend:
         self._unsettled = unsettled
         self._asked = {name: wish for name, wish in self._asked.items() if name in servers.by_name}
         return told
+
+    def _expected(self, name: str, now: Deployment) -> Wish | None:
+        """Return what the loop last asked of a server: another process of it, an actuator, may have done so since."""
+        before = self._seen.get(name)
+        if before is None or before.annotations.get(STATUS) != now.annotations.get(STATUS):
+            return asked_before(now)
+        return self._asked.get(name)
 
     # --- asking -------------------------------------------------------------------------------------------------------
 

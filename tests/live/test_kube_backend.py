@@ -208,6 +208,19 @@ def test_a_change_of_anything_else_during_a_cycle_is_no_obstacle() -> None:
         assert (one.spec.replicas, one.metadata.labels["team"]) == (3, "a")
 
 
+def test_what_an_actuator_of_the_loop_did_is_not_taken_for_somebody_elses_doing() -> None:
+    """A collector in a process of its own never writes; crying wolf every cycle would hide the real foreign changes."""
+    with kube_world(manifest()) as world, kube_again(world) as actuator:
+        world.settled()
+        world.backend.observe()
+        actuator.observe()
+        actuator.apply([wish(replicas=4)])
+        assert world.backend.observe().warnings == ()
+        world.apps.patch_namespaced_deployment("dep1", "infer", {"spec": {"replicas": 1}})
+        (warning,) = world.backend.observe().warnings
+        assert "4 x H100, batch 64 was asked for, found 1 x H100" in warning
+
+
 def test_what_was_done_while_no_controller_ran_is_told_by_the_next_one() -> None:
     """The Deployment itself remembers what it was asked for."""
     with kube_world(manifest()) as world:
