@@ -6,15 +6,14 @@
 FROM python:3.11.13-slim-bookworm AS build
 WORKDIR /src
 RUN python -m venv /opt/inferno
-COPY constraints.txt pyproject.toml README.md LICENSE inferno.py ./
+COPY constraints.txt pyproject.toml README.md LICENSE CHANGELOG.md ./
+COPY inferno inferno
 COPY twin twin
 COPY loop loop
 COPY emulator emulator
 COPY experiments experiments
-RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt .
-# The samples stand beside the packages, where a checkout has them.
 COPY sample-data sample-data
-RUN cp -r sample-data "$(/opt/inferno/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt .
 
 FROM python:3.11.13-slim-bookworm
 LABEL org.opencontainers.image.title="Inferno Twin" \

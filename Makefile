@@ -1,7 +1,7 @@
 # The project's commands. `make demo` needs Python 3.11 or newer and make; nothing else, and no root.
 PYTHON ?= python3
 BIN := .venv/bin
-PACKAGES := twin loop emulator experiments inferno.py tests benchmarks
+PACKAGES := twin loop emulator experiments inferno tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
 .PHONY: help demo test check bench figures clean

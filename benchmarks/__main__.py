@@ -1,4 +1,6 @@
-"""Run the benchmarks and print one JSON line a figure; arguments choose benchmarks by a part of their name."""
+"""Run the benchmarks and print one JSON line a figure; arguments choose benchmarks by a part of
+their name.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from pathlib import Path
 
 
 def main(chosen: list[str]) -> int:
-    """Print the figures of every bench_*.py whose name contains one of *chosen* (all when none is given)."""
+    """Print the figures of every bench_*.py whose name contains one of *chosen* (all when none is
+    given).
+    """
     names = sorted(path.stem for path in Path(__file__).parent.glob("bench_*.py"))
     for name in names:
         if chosen and not any(word in name for word in chosen):

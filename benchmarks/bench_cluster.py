@@ -1,4 +1,6 @@
-"""What routing costs: eight replicas behind a least-outstanding router against one, at the same load per replica."""
+"""What routing costs: eight replicas behind a least-outstanding router against one, at the same
+load per replica.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from typing import Any
 import numpy as np
 import simpy
 
-from twin.cluster import Cluster
-from twin.schedule import ARRIVAL, Call
+from twin.kernel import ARRIVAL, Call
+from twin.serving.cluster import Cluster
 from twin.spec import Accelerator, ClusterSpec, Engine, IterationLaw, Server
 
 PROMPT, OUTPUT, MAX_BATCH, KV_TOKENS = 128, 512, 256, 60_000
@@ -24,23 +26,33 @@ REPLICAS = 8
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """Yield `routing_ratio`: CPU per request with eight replicas over that with one, minima of interleaved rounds."""
+    """Yield `routing_ratio`: CPU per request with eight replicas over that with one, minima of
+    interleaved rounds.
+    """
     loads = {replicas: _arrivals(replicas) for replicas in (1, REPLICAS)}
     best_s = dict.fromkeys(loads, float("inf"))
     for _ in range(ROUNDS):
         for replicas, times_s in loads.items():
             best_s[replicas] = min(best_s[replicas], _cpu_s(replicas, times_s))
-    yield {"name": "routing_ratio", "value": round(best_s[REPLICAS] / best_s[1], 3), "unit": "ratio"}
+    yield {
+        "name": "routing_ratio",
+        "value": round(best_s[REPLICAS] / best_s[1], 3),
+        "unit": "ratio",
+    }
 
 
 def _arrivals(replicas: int) -> Sequence[float]:
     rng = np.random.default_rng(1)
-    times_s: list[float] = np.cumsum(rng.exponential(1.0 / (RATE_RPS * replicas), REQUESTS)).tolist()
+    times_s: list[float] = np.cumsum(
+        rng.exponential(1.0 / (RATE_RPS * replicas), REQUESTS)
+    ).tolist()
     return times_s
 
 
 def _cpu_s(replicas: int, times_s: Sequence[float]) -> float:
-    """Return the CPU of bringing a cluster over all arrivals [s]; as many requests, whatever the replicas."""
+    """Return the CPU of bringing a cluster over all arrivals [s]; as many requests, whatever the
+    replicas.
+    """
     env = simpy.Environment()
     cluster = Cluster(env, _spec(replicas), seed=np.random.SeedSequence(1))
     due = iter(times_s)
@@ -64,7 +76,12 @@ def _cpu_s(replicas: int, times_s: Sequence[float]) -> float:
 
 def _spec(replicas: int) -> ClusterSpec:
     server = Server(
-        name="s", model="m", accelerator="A", replicas=replicas, max_batch=MAX_BATCH, router="least_outstanding"
+        name="s",
+        model="m",
+        accelerator="A",
+        replicas=replicas,
+        max_batch=MAX_BATCH,
+        router="least_outstanding",
     )
     return ClusterSpec(
         accelerators={"A": Accelerator(name="A", type="A", cost_cents_per_h=100.0)},

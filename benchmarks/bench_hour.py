@@ -1,4 +1,6 @@
-"""What an hour of a whole system costs: sample-data/large, scenario steady, a cycle a minute, records and scores."""
+"""What an hour of a whole system costs: sample-data/large, scenario steady, a cycle a minute,
+records and scores.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,18 @@ ROUNDS = 2
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """Yield `hour_large_cpu_s`, CPU of one process from reading the data to the scores (least of two rounds), and
-    `requests_per_cpu_s_hour`, the requests that were simulated in it per second of that.
+    """Yield `hour_large_cpu_s`, CPU of one process from reading the data to the scores (least of
+    two rounds), and `requests_per_cpu_s_hour`, the requests that were simulated in it per second of
+    that.
     """
     rounds = [_measured() for _ in range(ROUNDS)]
     cpu_s, requests = min(rounds)
     yield {"name": "hour_large_cpu_s", "value": round(cpu_s, 2), "unit": "s"}
-    yield {"name": "requests_per_cpu_s_hour", "value": round(requests / cpu_s), "unit": "requests/s"}
+    yield {
+        "name": "requests_per_cpu_s_hour",
+        "value": round(requests / cpu_s),
+        "unit": "requests/s",
+    }
 
 
 def _measured() -> tuple[float, int]:

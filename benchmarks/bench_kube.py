@@ -1,7 +1,8 @@
-"""What a cycle costs on a cluster: requests, and CPU of observing and of asking for changes to a tenth of the servers.
+"""What a cycle costs on a cluster: requests, and CPU of observing and of asking for changes to a
+tenth of the servers.
 
-At 10, 200 and 1000 Deployments of three pods each, with labels alone and with Prometheus. The other side is a process
-of its own that answers from memory, so the figures are those of the loop.
+At 10, 200 and 1000 Deployments of three pods each, with labels alone and with Prometheus. The other
+side is a process of its own that answers from memory, so the figures are those of the loop.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from typing import Any
 
 from kubernetes import client
 
-from loop.backends.kube import KubeBackend, KubeSettings
-from loop.backends.kube_client import KubeClient
-from loop.backends.metrics_source import LabelsOnly, MetricsSource
-from loop.backends.prometheus import Prometheus, PrometheusSettings
+from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.client import KubeClient
+from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
 from loop.types import Change, Snapshot
 
@@ -29,7 +30,9 @@ ROUNDS = 3
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """Yield per size requests and CPU [ms] of observing (and with Prometheus), and of a tenth of changes."""
+    """Yield per size requests and CPU [ms] of observing (and with Prometheus), and of a tenth of
+    changes.
+    """
     for size in SIZES:
         with _server(size) as url:
             yield from _measured(size, url)
@@ -71,7 +74,9 @@ def _figure(name: str, value: float, unit: str) -> dict[str, Any]:
 def _changes(seen: Snapshot, *, count: int) -> Sequence[Change]:
     # The server forgets what it is asked for, so every round has the same to do.
     return [
-        Change(server=view.name, accelerator="L4", replicas=view.wanted + 1, max_batch=view.max_batch)
+        Change(
+            server=view.name, accelerator="L4", replicas=view.wanted + 1, max_batch=view.max_batch
+        )
         for view in list(seen.servers.values())[:count]
     ]
 
@@ -89,7 +94,9 @@ def _backend(url: str, *, with_prometheus: bool) -> Iterator[tuple[KubeBackend, 
     source: MetricsSource = LabelsOnly()
     if with_prometheus:
         source = Prometheus(PrometheusSettings(url=url, timeout_s=60.0), epoch_s=epoch.timestamp())
-    backend = KubeBackend(calls, source, clock=clock, epoch=epoch, settings=KubeSettings(namespaces=("infer",)))
+    backend = KubeBackend(
+        calls, source, clock=clock, epoch=epoch, settings=KubeSettings(namespaces=("infer",))
+    )
     yield backend, calls
     backend.close()
 

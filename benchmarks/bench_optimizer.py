@@ -1,4 +1,6 @@
-"""CPU time of the optimizer: the large sample, and synthetic systems of 100 and 1000 servers; caches are cold."""
+"""CPU time of the optimizer: the large sample, and synthetic systems of 100 and 1000 servers;
+caches are cold.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.systems import synthetic_system
-from loop.optimizer import OptimizerSettings, SizingCache, Solution, optimize
-from loop.reading import read_system
+from loop.optimizer.front import OptimizerSettings, SizingCache, Solution, optimize
+from loop.schema.reading import read_system
 from loop.spec import Allocation, SystemData
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -22,10 +24,20 @@ SHARES = (0.5, 0.8, 1.0, 1.2)  # capacity as a share of what is needed, from sca
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """Yield the figures of the optimizer, each the least CPU time of some rounds after a warm-up."""
+    """Yield the figures of the optimizer, each the least CPU time of some rounds after a
+    warm-up.
+    """
     large = read_system(ROOT / "sample-data" / "large")
-    yield figure("optimize_large_greedy_ms", 1e3 * least(lambda k: optimize(shaken(large, k), GREEDY), rounds=40), "ms")
-    yield figure("optimize_large_exact_ms", 1e3 * least(lambda k: optimize(shaken(large, k), EXACT), rounds=20), "ms")
+    yield figure(
+        "optimize_large_greedy_ms",
+        1e3 * least(lambda k: optimize(shaken(large, k), GREEDY), rounds=40),
+        "ms",
+    )
+    yield figure(
+        "optimize_large_exact_ms",
+        1e3 * least(lambda k: optimize(shaken(large, k), EXACT), rounds=20),
+        "ms",
+    )
     cache = SizingCache()
     cached = 1e3 * least(lambda _: optimize(large, GREEDY, cache=cache), rounds=20)
     yield figure("optimize_large_greedy_cached_ms", cached, "ms")
@@ -37,7 +49,11 @@ def figures() -> Iterator[dict[str, Any]]:
     greedy = worst(thousand, GREEDY)
     yield figure("optimize_1000_greedy_s", greedy, "s")
     yield figure("optimize_1000_exact_s", worst(thousand, EXACT), "s")
-    yield figure("optimize_1000_exact_gap", max(optimize(data, EXACT).gap or 0.0 for data in thousand), "share")
+    yield figure(
+        "optimize_1000_exact_gap",
+        max(optimize(data, EXACT).gap or 0.0 for data in thousand),
+        "share",
+    )
     # Time per server of 1000 over that of 100: 1 is linear.
     yield figure("optimize_growth", greedy / hundred / 10.0, "ratio")
 
@@ -53,7 +69,9 @@ def shaken(data: SystemData, k: int) -> SystemData:
     for name, server in data.servers.items():
         load = server.current.load
         assert load is not None
-        moved = replace(load, rate_rpm=load.rate_rpm * (1.0 + 1e-3 * k), in_tokens=load.in_tokens + 0.01 * k)
+        moved = replace(
+            load, rate_rpm=load.rate_rpm * (1.0 + 1e-3 * k), in_tokens=load.in_tokens + 0.01 * k
+        )
         servers[name] = replace(server, current=Allocation(load=moved))
     return replace(data, servers=servers)
 
@@ -69,8 +87,12 @@ def least(run: Callable[[int], Solution], *, rounds: int) -> float:
     return min(found[2:])
 
 
-def worst(systems: list[SystemData], settings: OptimizerSettings, *, optimal: bool = False) -> float:
-    """Return the longest CPU time over *systems*, of the least of three rounds each [s]; optimal: all must be."""
+def worst(
+    systems: list[SystemData], settings: OptimizerSettings, *, optimal: bool = False
+) -> float:
+    """Return the longest CPU time over *systems*, of the least of three rounds each [s]; optimal:
+    all must be.
+    """
     longest = 0.0
     for data in systems:
         longest = max(longest, least(lambda _, data=data: optimize(data, settings), rounds=3))  # type: ignore[misc] # a default

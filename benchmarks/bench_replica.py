@@ -1,8 +1,9 @@
 """The speed and the size of one replica, against the plain per-iteration one of the tests.
 
-Both are driven by the same SimPy processes: Poisson arrivals of 128 input and 512 output tokens at a mean batch of
-about 24, a scrape every 15 s, a KV limit, a log of all requests. Many short runs are interleaved and their minima of
-CPU time are compared, for a busy machine then disturbs the ratios little.
+Both are driven by the same SimPy processes: Poisson arrivals of 128 input and 512 output tokens at
+a mean batch of about 24, a scrape every 15 s, a KV limit, a log of all requests. Many short runs
+are interleaved and their minima of CPU time are compared, for a busy machine then disturbs the
+ratios little.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy as np
 import simpy
 
 from tests.twin.naive_replica import NaiveReplica
-from twin.replica import Replica
+from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
 from twin.spec import IterationLaw
 
@@ -58,14 +59,20 @@ def figures() -> Iterator[dict[str, Any]]:
     """Yield the figures that concern one replica."""
     best: dict[str, Measured] = {}
     slow = (("naive", run_naive, AMPLE), ("naive_tight", run_naive, TIGHT))
-    fast = (("fast", run_fast, AMPLE), ("fast_tight", run_fast, TIGHT), ("fast_long", run_fast, LONG))
+    fast = (
+        ("fast", run_fast, AMPLE),
+        ("fast_tight", run_fast, TIGHT),
+        ("fast_long", run_fast, LONG),
+    )
     for name, run, workload in (slow + fast * FAST_RUNS_PER_ROUND) * ROUNDS:
         measured = run(workload)
         best[name] = min(best.get(name, measured), measured, key=lambda one: one.cpu_s)
     check_workload(best)
     ours = best["fast"]
     yield figure("twin_vs_naive", best["naive"].cpu_s / ours.cpu_s, "ratio")
-    yield figure("twin_vs_naive_kv_tight", best["naive_tight"].cpu_s / best["fast_tight"].cpu_s, "ratio")
+    yield figure(
+        "twin_vs_naive_kv_tight", best["naive_tight"].cpu_s / best["fast_tight"].cpu_s, "ratio"
+    )
     yield figure("steps_per_request", ours.steps, "steps")
     yield figure("output_length_ratio", best["fast_long"].cpu_s / ours.cpu_s, "ratio")
     yield figure("bytes_per_request", ours.log.nbytes / len(ours.log), "bytes")
@@ -91,13 +98,17 @@ def run_fast(workload: Workload) -> Measured:
     """Run the twin's replica, advanced only when it is asked."""
     env = simpy.Environment()
     log = RequestLog()
-    replica = Replica(law=LAW, max_batch=MAX_BATCH, kv_tokens=workload.kv_tokens, on_finish=log.add_finished)
+    replica = Replica(
+        law=LAW, max_batch=MAX_BATCH, kv_tokens=workload.kv_tokens, on_finish=log.add_finished
+    )
     gaps_s = draw_gaps(workload, REQUESTS)
 
     def arrive() -> Generator[simpy.Event, None, None]:
         for number, gap_s in enumerate(gaps_s):
             yield env.timeout(gap_s)
-            request = Request(id=number, prompt_tokens=PROMPT, output_tokens=workload.output, arrival_s=env.now)
+            request = Request(
+                id=number, prompt_tokens=PROMPT, output_tokens=workload.output, arrival_s=env.now
+            )
             replica.submit(request, env.now)
 
     def scrape() -> Generator[simpy.Event, None, None]:
@@ -120,13 +131,17 @@ def run_naive(workload: Workload) -> Measured:
     """Run the plain replica of the tests on the first of the same arrivals."""
     env = simpy.Environment()
     log = RequestLog()
-    naive = NaiveReplica(env, law=LAW, max_batch=MAX_BATCH, kv_tokens=workload.kv_tokens, on_finish=log.add_finished)
+    naive = NaiveReplica(
+        env, law=LAW, max_batch=MAX_BATCH, kv_tokens=workload.kv_tokens, on_finish=log.add_finished
+    )
     gaps_s = draw_gaps(workload, REQUESTS)[:REQUESTS_NAIVE]
 
     def arrive() -> Generator[simpy.Event, None, None]:
         for number, gap_s in enumerate(gaps_s):
             yield env.timeout(gap_s)
-            request = Request(id=number, prompt_tokens=PROMPT, output_tokens=workload.output, arrival_s=env.now)
+            request = Request(
+                id=number, prompt_tokens=PROMPT, output_tokens=workload.output, arrival_s=env.now
+            )
             naive.submit(request)
 
     def scrape() -> Generator[simpy.Event, None, None]:
@@ -145,5 +160,7 @@ def run_naive(workload: Workload) -> Measured:
 
 def draw_gaps(workload: Workload, count: int) -> list[float]:
     """Return the times between *count* Poisson arrivals, the same in every round."""
-    gaps: list[float] = np.random.default_rng(1).exponential(1.0 / workload.rate_rps, count).tolist()
+    gaps: list[float] = (
+        np.random.default_rng(1).exponential(1.0 / workload.rate_rps, count).tolist()
+    )
     return gaps

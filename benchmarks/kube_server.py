@@ -1,7 +1,9 @@
-"""An API server and a Prometheus of stored answers, for benchmarks: `python -m benchmarks.kube_server DEPLOYMENTS`.
+"""An API server and a Prometheus of stored answers, for benchmarks: `python -m
+benchmarks.kube_server DEPLOYMENTS`.
 
-It runs in a process of its own, so that its CPU is not counted, and prints its port. Objects are about as large as real
-ones (a Deployment 5 KB, a pod 7 KB, mostly what a cluster adds of its own); each Deployment has three ready pods.
+It runs in a process of its own, so that its CPU is not counted, and prints its port. Objects are
+about as large as real ones (a Deployment 5 KB, a pod 7 KB, mostly what a cluster adds of its own);
+each Deployment has three ready pods.
 """
 
 from __future__ import annotations
@@ -12,14 +14,19 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from loop.backends.pod_window import METRICS
+from loop.signals.window import METRICS
 from tests.loop.kube_objects import deployment, pod
 
 PODS_EACH = 3
 SAMPLES = 5  # of each series within the window
 SCRAPE_S = 15.0
 # What clusters add: who owns which field, and the state of containers and volumes.
-FILLING = [{"manager": "kube-controller-manager", "fieldsV1": {f"f:field{i}": {"f:inside": {}} for i in range(25)}}]
+FILLING = [
+    {
+        "manager": "kube-controller-manager",
+        "fieldsV1": {f"f:field{i}": {"f:inside": {}} for i in range(25)},
+    }
+]
 TEXT = "x" * 3000
 
 
@@ -36,7 +43,10 @@ def stored(count: int) -> dict[str, bytes]:
         deployments.append(deployment(name, **fields))
         pods += [pod(f"pod{j}", of=name, cards=1, metadata=filling) for j in range(PODS_EACH)]
     answers = {
-        "/apis/apps/v1/namespaces/infer/deployments": {"kind": "DeploymentList", "items": deployments},
+        "/apis/apps/v1/namespaces/infer/deployments": {
+            "kind": "DeploymentList",
+            "items": deployments,
+        },
         "/api/v1/namespaces/infer/pods": {"kind": "PodList", "items": pods},
         "/api/v1/query": _matrix([one["metadata"]["name"] for one in pods]),
     }
@@ -47,7 +57,13 @@ def _matrix(pods: list[str]) -> dict[str, Any]:
     """Return the samples of all metrics of *pods* over the last minute."""
     now_s = time.time()
     times = [now_s - SCRAPE_S * (SAMPLES - 1 - i) for i in range(SAMPLES)]
-    labels = {"namespace": "infer", "job": "vllm", "instance": "10.0.0.1:8000", "model_name": "llama_8b", "engine": "0"}
+    labels = {
+        "namespace": "infer",
+        "job": "vllm",
+        "instance": "10.0.0.1:8000",
+        "model_name": "llama_8b",
+        "engine": "0",
+    }
     result = [
         {
             "metric": {"__name__": group[0], "pod": name, **labels},
@@ -87,7 +103,10 @@ def main(count: int) -> None:
             """Say nothing."""
 
         def _answer(self, body: bytes) -> None:
-            head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            head = (
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: "
+                f"{len(body)}\r\n\r\n"
+            )
             self.wfile.write(head.encode() + body)
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

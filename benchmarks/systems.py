@@ -1,10 +1,20 @@
-"""Synthetic systems of any size, for benchmarks and tests of the optimizer: laws, loads and prices by seed."""
+"""Synthetic systems of any size, for benchmarks and tests of the optimizer: laws, loads and prices
+by seed.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 
-from loop.spec import Allocation, OptimizerData, Perf, ServerData, ServiceClass, SloTarget, SystemData
+from loop.spec import (
+    Allocation,
+    OptimizerData,
+    Perf,
+    ServerData,
+    ServiceClass,
+    SloTarget,
+    SystemData,
+)
 from loop.types import Load
 from twin.spec import Accelerator
 
@@ -23,11 +33,14 @@ MODELS = tuple((f"model_{size}b", size) for size in (3, 7, 8, 13, 14, 20, 34, 47
 CLASSES = (("Premium", 1, 24.0, 500.0), ("Bronze", 2, 60.0, 2000.0), ("Free", 3, 120.0, 4000.0))
 
 
-def synthetic_system(*, servers: int, share: float, seed: int, unlimited: bool = False) -> SystemData:
+def synthetic_system(
+    *, servers: int, share: float, seed: int, unlimited: bool = False
+) -> SystemData:
     """Return a system of 21 accelerators (7 types of 1, 2 and 4 cards) and *servers* servers.
 
-    share: capacity of each type as a share of what the servers would need of it if each type served an equal part of
-    them (a rough demand: 1 is just about enough). Every load differs, so that nothing can be looked up twice.
+    share: capacity of each type as a share of what the servers would need of it if each type served
+    an equal part of them (a rough demand: 1 is just about enough). Every load differs, so that
+    nothing can be looked up twice.
     """
     rng = np.random.default_rng(seed)
     accelerators = {accelerator.name: accelerator for accelerator in _accelerators()}
@@ -37,7 +50,9 @@ def synthetic_system(*, servers: int, share: float, seed: int, unlimited: bool =
             name=name,
             priority=priority,
             targets={
-                model: SloTarget(model=model, slo_itl_ms=itl * (0.5 + size / 30.0), slo_ttft_ms=ttft)
+                model: SloTarget(
+                    model=model, slo_itl_ms=itl * (0.5 + size / 30.0), slo_ttft_ms=ttft
+                )
                 for model, size in MODELS
             },
         )
@@ -49,7 +64,9 @@ def synthetic_system(*, servers: int, share: float, seed: int, unlimited: bool =
         assert server.current.load is not None
         law = perf[server.model, "A100"]
         tokens_per_ms = 24.0 / (law.alpha_ms + 24.0 * law.beta_ms)
-        busy = server.current.load.rate_rpm / 60_000.0 * server.current.load.out_tokens / tokens_per_ms
+        busy = (
+            server.current.load.rate_rpm / 60_000.0 * server.current.load.out_tokens / tokens_per_ms
+        )
         for kind, _, speed in TYPES:
             rough[kind] += max(busy / speed, 1.0) * law.acc_count / len(TYPES)
     return SystemData(
@@ -63,7 +80,8 @@ def synthetic_system(*, servers: int, share: float, seed: int, unlimited: bool =
 
 
 def _accelerators() -> list[Accelerator]:
-    # More cards in one unit are a little cheaper each, so that no size of unit is always the wrong one.
+    # More cards in one unit are a little cheaper each, so that no size of unit is always the wrong
+    # one.
     return [
         Accelerator(
             name=kind if cards == 1 else f"{cards}x{kind}",
@@ -76,13 +94,19 @@ def _accelerators() -> list[Accelerator]:
     ]
 
 
-def _perf(accelerators: dict[str, Accelerator], rng: np.random.Generator) -> dict[tuple[str, str], Perf]:
+def _perf(
+    accelerators: dict[str, Accelerator], rng: np.random.Generator
+) -> dict[tuple[str, str], Perf]:
     speeds = {kind: speed for kind, _, speed in TYPES}
     rows = {}
     for model, size in MODELS:
         for name, unit in accelerators.items():
             # Some models gain more than their share from more cards, others less.
-            speed = speeds[unit.type] * unit.multiplicity ** rng.uniform(0.7, 1.3) * rng.uniform(0.9, 1.1)
+            speed = (
+                speeds[unit.type]
+                * unit.multiplicity ** rng.uniform(0.7, 1.3)
+                * rng.uniform(0.9, 1.1)
+            )
             alpha = (3.0 + 0.9 * size) / speed
             rows[model, name] = Perf(
                 model=model,
@@ -105,4 +129,6 @@ def _server(i: int, rng: np.random.Generator) -> ServerData:
         in_tokens=float(rng.integers(64, 2048)),
         out_tokens=float(rng.integers(128, 1024)),
     )
-    return ServerData(name=f"server-{i:04d}", model=model, service_class=name, current=Allocation(load=load))
+    return ServerData(
+        name=f"server-{i:04d}", model=model, service_class=name, current=Allocation(load=load)
+    )

@@ -1,4 +1,6 @@
-"""Draws the pictures that the documents show, from runs on the sample data: python docs/figures.py (some minutes)."""
+"""Draws the pictures that the documents show, from runs on the sample data: python docs/figures.py
+(some minutes).
+"""
 
 from __future__ import annotations
 
@@ -56,7 +58,9 @@ def draw_ramp() -> None:
 
 
 def headroom_table() -> pd.DataFrame:
-    """Return attainment and cost by load, headroom and seed: half an hour of the large system each."""
+    """Return attainment and cost by load, headroom and seed: half an hour of the large system
+    each.
+    """
     tasks = list(product(LOADS, HEADROOMS, SEEDS))
     with ProcessPoolExecutor() as pool:
         return pd.DataFrame(list(pool.map(_score, tasks)))
@@ -97,8 +101,13 @@ def _draw(axes: Axes, table: pd.DataFrame, *, column: str, scale: float, label: 
     for colour, (name, rows) in zip(COLOURS, table.groupby("load", sort=False), strict=True):
         cells = rows.groupby("headroom")[column]
         found = {float(str(headroom)): estimate(values * scale) for headroom, values in cells}
-        means, bars = [each.mean for each in found.values()], [each.half_width for each in found.values()]
-        axes.errorbar(list(found), means, yerr=bars, color=colour, marker="o", capsize=3, label=str(name))
+        means, bars = (
+            [each.mean for each in found.values()],
+            [each.half_width for each in found.values()],
+        )
+        axes.errorbar(
+            list(found), means, yerr=bars, color=colour, marker="o", capsize=3, label=str(name)
+        )
     axes.set_xlabel("headroom: sized for (1 − headroom) · SLO")
     axes.set_ylabel(label)
     axes.spines[["top", "right"]].set_visible(False)

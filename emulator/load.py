@@ -1,4 +1,6 @@
-"""The load of one server: its set-point per interval, and the requests that arrive under it. Knows no SimPy."""
+"""The load of one server: its set-point per interval, and the requests that arrive under it. Knows
+no SimPy.
+"""
 
 from __future__ import annotations
 
@@ -24,10 +26,12 @@ _WALK, _ARRIVALS, _TOKENS = range(3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLoad:
-    """All that fixes the load of one server; the same values give the same requests, whoever serves them.
+    """All that fixes the load of one server; the same values give the same requests, whoever serves
+    them.
 
-    *nominal* is the undisturbed load, of which *curve* moves the rate. *index* is the server's place in the system: it
-    and *seed* choose the generators. With *replay*, arrivals and sizes come from a trace.
+    *nominal* is the undisturbed load, of which *curve* moves the rate. *index* is the server's
+    place in the system: it and *seed* choose the generators. With *replay*, arrivals and sizes come
+    from a trace.
     """
 
     server: str
@@ -42,8 +46,12 @@ class ServerLoad:
     replay: Replay | None = None
 
     def generator(self, purpose: int) -> np.random.Generator:
-        """Return the generator for one purpose, at its beginning: a stream of its own per server and purpose."""
-        return np.random.default_rng(np.random.SeedSequence(entropy=self.seed, spawn_key=(self.index, purpose)))
+        """Return the generator for one purpose, at its beginning: a stream of its own per server
+        and purpose.
+        """
+        return np.random.default_rng(
+            np.random.SeedSequence(entropy=self.seed, spawn_key=(self.index, purpose))
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +66,9 @@ class LoadInterval:
     @property
     def requests_expected(self) -> float:
         """Return the integral of the rate."""
-        return sum(0.5 * (piece.start + piece.end) * (piece.t1_s - piece.t0_s) for piece in self.rates_rps)
+        return sum(
+            0.5 * (piece.start + piece.end) * (piece.t1_s - piece.t0_s) for piece in self.rates_rps
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -71,12 +81,16 @@ class Batch:
     out_tokens: NDArray[np.int64]
 
 
-def intervals(load: ServerLoad, *, interval_s: float, until_s: float | None = None) -> Iterator[LoadInterval]:
-    """Yield the intervals of *load* from 0 on; without *until_s*, for ever. The last one is cut at *until_s*.
+def intervals(
+    load: ServerLoad, *, interval_s: float, until_s: float | None = None
+) -> Iterator[LoadInterval]:
+    """Yield the intervals of *load* from 0 on; without *until_s*, for ever. The last one is cut at
+    *until_s*.
 
-    The first interval is undisturbed: the emulator meets the load as it is, and moves it at the end of each interval.
-    Within an interval the rate is the set-point's times nominal(t) / nominal(start), so that a burst shorter than an
-    interval happens. Where the nominal starts from nothing, there is no deviation to keep.
+    The first interval is undisturbed: the emulator meets the load as it is, and moves it at the end
+    of each interval. Within an interval the rate is the set-point's times nominal(t) /
+    nominal(start), so that a burst shorter than an interval happens. Where the nominal starts from
+    nothing, there is no deviation to keep.
     """
     check_interval(interval_s)
     rng = load.generator(_WALK)
@@ -92,12 +106,18 @@ def intervals(load: ServerLoad, *, interval_s: float, until_s: float | None = No
         end_s = t1_s if until_s is None else min(t1_s, until_s)
         deviation = current.rate_rpm / nominal.rate_rpm if nominal.rate_rpm >= NEGLIGIBLE else 1.0
         scale = deviation * load.nominal.rate_rpm / 60.0
-        rates = tuple(Segment(a, b, x * scale, y * scale) for a, b, x, y in load.curve.segments(t0_s, end_s))
+        rates = tuple(
+            Segment(a, b, x * scale, y * scale) for a, b, x, y in load.curve.segments(t0_s, end_s)
+        )
         yield LoadInterval(t0_s=t0_s, t1_s=end_s, set_point=current, rates_rps=rates)
 
 
-def batches(load: ServerLoad, *, interval_s: float, until_s: float | None = None) -> Iterator[Batch]:
-    """Yield the requests of *load*, interval by interval. The set-point of a trace is what the interval holds."""
+def batches(
+    load: ServerLoad, *, interval_s: float, until_s: float | None = None
+) -> Iterator[Batch]:
+    """Yield the requests of *load*, interval by interval. The set-point of a trace is what the
+    interval holds.
+    """
     rng_tokens = load.generator(_TOKENS)
     rng_arrivals = load.generator(_ARRIVALS)
     if load.replay is None:
@@ -116,7 +136,9 @@ def _nominal(load: ServerLoad, t_s: float) -> SetPoint:
 
 
 def _arrivals(stream: ArrivalStream | ReplayStream, interval: LoadInterval) -> NDArray[np.float64]:
-    parts = [stream.until(piece.t0_s, piece.t1_s, piece.start, piece.end) for piece in interval.rates_rps]
+    parts = [
+        stream.until(piece.t0_s, piece.t1_s, piece.start, piece.end) for piece in interval.rates_rps
+    ]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -125,7 +147,13 @@ def _drawn_batch(
 ) -> Batch:
     times_s = _arrivals(stream, interval)
     in_tokens, out_tokens = (
-        token_counts(rng_tokens, len(times_s), mean=mean, distribution=load.token_distribution, cv=load.token_cv)
+        token_counts(
+            rng_tokens,
+            len(times_s),
+            mean=mean,
+            distribution=load.token_distribution,
+            cv=load.token_cv,
+        )
         for mean in (interval.set_point.in_tokens, interval.set_point.out_tokens)
     )
     return Batch(interval=interval, times_s=times_s, in_tokens=in_tokens, out_tokens=out_tokens)
@@ -137,8 +165,12 @@ def _replayed_batch(
     trace, plan, first = replay.trace, interval.set_point, stream.drawn
     times_s = _arrivals(stream, interval)
     chosen = np.arange(first, first + len(times_s)) % len(trace.times_s)
-    in_tokens = scaled_tokens(trace.prompt_tokens[chosen], plan.in_tokens / trace.in_tokens, rng=rng_tokens)
-    out_tokens = scaled_tokens(trace.output_tokens[chosen], plan.out_tokens / trace.out_tokens, rng=rng_tokens)
+    in_tokens = scaled_tokens(
+        trace.prompt_tokens[chosen], plan.in_tokens / trace.in_tokens, rng=rng_tokens
+    )
+    out_tokens = scaled_tokens(
+        trace.output_tokens[chosen], plan.out_tokens / trace.out_tokens, rng=rng_tokens
+    )
     holds = held(times_s, interval.t1_s - interval.t0_s, (in_tokens, out_tokens), plan)
     interval = replace(interval, set_point=holds)
     return Batch(interval=interval, times_s=times_s, in_tokens=in_tokens, out_tokens=out_tokens)

@@ -1,4 +1,6 @@
-"""The load of a server as labels of its Deployment: reading, writing, keeping the original, putting it back; pure."""
+"""The load of a server as labels of its Deployment: reading, writing, keeping the original, putting
+it back; pure.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ RPM, IN_TOKENS, OUT_TOKENS, TOKENS = "rpm", "intokens", "outtokens", "numtokens"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelledLoad:
-    """What the labels of one Deployment say: the load now, the original, and whether that has been kept yet.
+    """What the labels of one Deployment say: the load now, the original, and whether that has been
+    kept yet.
 
     older: the tokens are under their older name.
     """
@@ -29,7 +32,8 @@ class LabelledLoad:
 
 
 def read_load(labels: Mapping[str, str]) -> LabelledLoad | None:
-    """Return the load that *labels* tell of; None where they tell of none, or of none that makes sense.
+    """Return the load that *labels* tell of; None where they tell of none, or of none that makes
+    sense.
 
     What is kept as the original is the original, whatever the load is now.
     """
@@ -39,7 +43,9 @@ def read_load(labels: Mapping[str, str]) -> LabelledLoad | None:
     nominal = kept or current
     if nominal is None:
         return None
-    return LabelledLoad(current=current or nominal, nominal=nominal, kept=kept is not None, older=older)
+    return LabelledLoad(
+        current=current or nominal, nominal=nominal, kept=kept is not None, older=older
+    )
 
 
 def labels_of(load: LabelledLoad, point: SetPoint) -> dict[str, str | None]:
@@ -60,7 +66,8 @@ def labels_of(load: LabelledLoad, point: SetPoint) -> dict[str, str | None]:
 def restored_labels(load: LabelledLoad) -> dict[str, str | None]:
     """Return the labels that put the original back, and forget that it was kept (None deletes)."""
     back = labels_of(
-        LabelledLoad(current=load.nominal, nominal=load.nominal, kept=True, older=load.older), load.nominal
+        LabelledLoad(current=load.nominal, nominal=load.nominal, kept=True, older=load.older),
+        load.nominal,
     )
     return {**back, **dict.fromkeys(_nominal_labels(load.nominal))}
 
@@ -81,7 +88,10 @@ def says(labels: Mapping[str, str], written: Mapping[str, str | None]) -> bool:
 
 
 def _nominal_labels(nominal: SetPoint) -> dict[str, str]:
-    kept = {f"{NOMINAL}.{RPM}": rate_text(nominal.rate_rpm), f"{NOMINAL}.{OUT_TOKENS}": tokens_text(nominal.out_tokens)}
+    kept = {
+        f"{NOMINAL}.{RPM}": rate_text(nominal.rate_rpm),
+        f"{NOMINAL}.{OUT_TOKENS}": tokens_text(nominal.out_tokens),
+    }
     if nominal.in_tokens > 0:
         kept[f"{NOMINAL}.{IN_TOKENS}"] = tokens_text(nominal.in_tokens)
     return kept
@@ -92,7 +102,9 @@ def _point(labels: Mapping[str, str], prefix: str, *, tokens: str) -> SetPoint |
     if f"{prefix}.{RPM}" not in labels:
         return None
     try:
-        rate, in_tokens, out_tokens = (float(labels.get(f"{prefix}.{key}", "0")) for key in (RPM, IN_TOKENS, tokens))
+        rate, in_tokens, out_tokens = (
+            float(labels.get(f"{prefix}.{key}", "0")) for key in (RPM, IN_TOKENS, tokens)
+        )
     except ValueError:
         return None
     if not all(math.isfinite(figure) and figure >= 0 for figure in (rate, in_tokens, out_tokens)):

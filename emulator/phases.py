@@ -15,7 +15,9 @@ _PART = re.compile(r"(\d+(?:\.\d+)?)(ms|h|m|s)")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """Go linearly, over *duration_s* > 0, to *ratio* times the value at the phase's start; None holds for ever."""
+    """Go linearly, over *duration_s* > 0, to *ratio* times the value at the phase's start; None
+    holds for ever.
+    """
 
     duration_s: float | None
     ratio: float = 1.0

@@ -1,4 +1,6 @@
-"""How a nominal load moves: curves of a multiplier over time, and the named shapes built from them. Pure."""
+"""How a nominal load moves: curves of a multiplier over time, and the named shapes built from them.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,8 @@ class Segment(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """A multiplier >= 0 over time: straight lines between knots (time [s], value); a time given twice is a jump.
+    """A multiplier >= 0 over time: straight lines between knots (time [s], value); a time given
+    twice is a jump.
 
     The first knot is at 0. After the last one the curve repeats, or stays where it is.
     """
@@ -36,7 +39,9 @@ class Curve:
         times = tuple(time for time, _ in self.knots)
         assert times[0] == 0.0, f"the first knot must be at 0, got {times[0]}"
         assert all(a <= b for a, b in pairwise(times)), f"the times of knots must ascend: {times}"
-        assert all(0.0 <= value < math.inf for _, value in self.knots), f"values must be finite and >= 0: {self.knots}"
+        assert all(0.0 <= value < math.inf for _, value in self.knots), (
+            f"values must be finite and >= 0: {self.knots}"
+        )
         assert not self.repeat or times[-1] > 0.0, "a curve that repeats needs a length"
         object.__setattr__(self, "_times", times)
 
@@ -62,7 +67,8 @@ class Curve:
     def _pieces(self, t0_s: float) -> Iterator[Segment]:
         """Yield the pieces from *t0_s* on, each from the end of the one before.
 
-        Pieces are placed by their knots, never found again from a time: a jump cannot be missed by a rounding error.
+        Pieces are placed by their knots, never found again from a time: a jump cannot be missed by
+        a rounding error.
         """
         now_s = t0_s
         length_s = self._times[-1]
@@ -100,11 +106,15 @@ def ramp(*, factor: float, start_s: float, up_s: float, hold_s: float, down_s: f
     """Return a curve that goes linearly from 1 to *factor*, holds, and goes back to 1."""
     top_s = start_s + up_s
     fall_s = top_s + hold_s
-    return Curve(((0.0, 1.0), (start_s, 1.0), (top_s, factor), (fall_s, factor), (fall_s + down_s, 1.0)))
+    return Curve(
+        ((0.0, 1.0), (start_s, 1.0), (top_s, factor), (fall_s, factor), (fall_s + down_s, 1.0))
+    )
 
 
 def steps(levels: Sequence[tuple[float, float]]) -> Curve:
-    """Return a curve that jumps to each value at its time [s]; before the first it is 1. Times ascend."""
+    """Return a curve that jumps to each value at its time [s]; before the first it is 1. Times
+    ascend.
+    """
     knots = [(0.0, 1.0)]
     for time_s, value in levels:
         knots += [(time_s, knots[-1][1]), (time_s, value)]
@@ -112,7 +122,8 @@ def steps(levels: Sequence[tuple[float, float]]) -> Curve:
 
 
 def burst(*, factor: float, start_s: float, length_s: float, every_s: float | None = None) -> Curve:
-    """Return a curve at 1 that jumps to *factor* at *start_s* for *length_s*; with *every_s*, once in each such period.
+    """Return a curve at 1 that jumps to *factor* at *start_s* for *length_s*; with *every_s*, once
+    in each such period.
 
     start_s + length_s <= every_s.
     """
@@ -121,11 +132,13 @@ def burst(*, factor: float, start_s: float, length_s: float, every_s: float | No
     return Curve(knots) if every_s is None else Curve((*knots, (every_s, 1.0)), repeat=True)
 
 
-def diurnal(*, low: float, high: float, peak_hour: float, start_hour: float, compression: float = 1.0) -> Curve:
+def diurnal(
+    *, low: float, high: float, peak_hour: float, start_hour: float, compression: float = 1.0
+) -> Curve:
     """Return a day as a cosine between *low* and *high* with its top at *peak_hour*, over and over.
 
-    The run starts at *start_hour* of the day; *compression* 24 makes a day last one hour. The curve is drawn with a
-    knot every five minutes of its day, which is within 1e-4 of the cosine's range.
+    The run starts at *start_hour* of the day; *compression* 24 makes a day last one hour. The curve
+    is drawn with a knot every five minutes of its day, which is within 1e-4 of the cosine's range.
     """
     knots_a_day = 288
     knots = []

@@ -1,4 +1,6 @@
-"""Disturbs the load of managed Deployments on a cluster: their load labels walk about the original ones."""
+"""Disturbs the load of managed Deployments on a cluster: their load labels walk about the original
+ones.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,15 @@ import yaml
 from kubernetes import config as official_config
 from kubernetes.client.exceptions import ApiException
 
-from emulator.load_labels import NAME, SELECTOR, LabelledLoad, labels_of, read_load, restored_labels, says
+from emulator.load_labels import (
+    NAME,
+    SELECTOR,
+    LabelledLoad,
+    labels_of,
+    read_load,
+    restored_labels,
+    says,
+)
 from emulator.walk import SetPoint, Walk, check_interval, step
 from twin.spec import SpecError
 
@@ -41,7 +51,9 @@ class Disturbance:
 
 @dataclass(slots=True, kw_only=True)
 class _Memory:
-    """Of one Deployment: its exact load, which labels hold rounded, what was written last, and its generator."""
+    """Of one Deployment: its exact load, which labels hold rounded, what was written last, and its
+    generator.
+    """
 
     current: SetPoint
     nominal: SetPoint
@@ -50,7 +62,8 @@ class _Memory:
 
 
 def connect(kubeconfig: str = "") -> official.ApiClient:
-    """Return a client of the cluster of *kubeconfig*; without one: of the pod's own, else of the default file.
+    """Return a client of the cluster of *kubeconfig*; without one: of the pod's own, else of the
+    default file.
 
     Raise SpecError, one line, where there is no such thing.
     """
@@ -64,9 +77,18 @@ def connect(kubeconfig: str = "") -> official.ApiClient:
                 configs.load_incluster_config(client_configuration=settings)
             except official_config.ConfigException:
                 configs.load_kube_config(client_configuration=settings)
-    except (official_config.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+    except (
+        official_config.ConfigException,
+        OSError,
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
         where = kubeconfig or "kubernetes"
-        raise SpecError(f"{where}: expected a cluster to talk to, found {' '.join(str(error).split())}") from error
+        raise SpecError(
+            f"{where}: expected a cluster to talk to, found {' '.join(str(error).split())}"
+        ) from error
     settings.retries = False
     return official.ApiClient(settings)
 
@@ -74,8 +96,9 @@ def connect(kubeconfig: str = "") -> official.ApiClient:
 class ClusterEmulator:
     """Moves the load labels of the managed Deployments in *namespaces* (none: all of them).
 
-    A server's walk depends on *seed* and on its own name alone. The original load is kept in labels at first sight, so
-    another emulator, or this one started again, walks about the same. wait is how to pause between attempts [s].
+    A server's walk depends on *seed* and on its own name alone. The original load is kept in labels
+    at first sight, so another emulator, or this one started again, walks about the same. wait is
+    how to pause between attempts [s].
     """
 
     def __init__(
@@ -97,7 +120,9 @@ class ClusterEmulator:
     def keep(self) -> Disturbance:
         """Keep the original load of every server where nobody has yet; change nothing else."""
         return self._each(
-            lambda place, labels, load: None if load.kept else self._next(place, labels, load, moved=False)
+            lambda place, labels, load: (
+                None if load.kept else self._next(place, labels, load, moved=False)
+            )
         )
 
     def disturb(self) -> Disturbance:
@@ -107,10 +132,22 @@ class ClusterEmulator:
     def restore(self) -> Disturbance:
         """Put the original load of every server back, and forget it."""
         self._memories.clear()
-        return self._each(lambda _place, _labels, load: (load.nominal, restored_labels(load)) if load.kept else None)
+        return self._each(
+            lambda _place, _labels, load: (
+                (load.nominal, restored_labels(load)) if load.kept else None
+            )
+        )
 
-    def run(self, *, interval_s: float, now_s: Callable[[], float], report: Callable[[Disturbance], None]) -> None:
-        """Keep the originals, then disturb at the end of every interval, until stopped. Late rounds are skipped."""
+    def run(
+        self,
+        *,
+        interval_s: float,
+        now_s: Callable[[], float],
+        report: Callable[[Disturbance], None],
+    ) -> None:
+        """Keep the originals, then disturb at the end of every interval, until stopped. Late rounds
+        are skipped.
+        """
         check_interval(interval_s)
         begin_s = now_s()
         report(self.keep())
@@ -123,9 +160,12 @@ class ClusterEmulator:
             report(self.disturb())
 
     def _each(
-        self, change: Callable[[str, Mapping[str, str], LabelledLoad], tuple[SetPoint, Labels] | None]
+        self,
+        change: Callable[[str, Mapping[str, str], LabelledLoad], tuple[SetPoint, Labels] | None],
     ) -> Disturbance:
-        """Write what *change* returns for each Deployment that has a load; one that fails stops no other."""
+        """Write what *change* returns for each Deployment that has a load; one that fails stops no
+        other.
+        """
         written: dict[str, SetPoint] = {}
         problems: list[str] = []
         for namespace in self._namespaces or ("",):
@@ -159,19 +199,27 @@ class ClusterEmulator:
         memory = self._memories.get(place)
         if memory is None:
             key = zlib.crc32(place.encode())
-            rng = np.random.default_rng(np.random.SeedSequence(entropy=self._seed, spawn_key=(key,)))
+            rng = np.random.default_rng(
+                np.random.SeedSequence(entropy=self._seed, spawn_key=(key,))
+            )
             memory = _Memory(current=load.current, nominal=load.nominal, written={}, rng=rng)
             self._memories[place] = memory
         elif not says(labels, memory.written):
             memory.current = load.current
         if moved:
-            memory.current = step(self._walk, memory.current, memory.nominal, load.nominal, rng=memory.rng)
+            memory.current = step(
+                self._walk, memory.current, memory.nominal, load.nominal, rng=memory.rng
+            )
         memory.nominal = load.nominal
         memory.written = labels_of(load, memory.current)
         return memory.current, memory.written
 
     def _list(self, namespace: str) -> list[Json]:
-        method = self._apps.list_namespaced_deployment if namespace else self._apps.list_deployment_for_all_namespaces
+        method = (
+            self._apps.list_namespaced_deployment
+            if namespace
+            else self._apps.list_deployment_for_all_namespaces
+        )
         where = (namespace,) if namespace else ()
         items: list[Json] = self._call(method, *where, label_selector=SELECTOR).get("items") or []
         return items
@@ -193,13 +241,19 @@ class ClusterEmulator:
             if attempt and self._stopped.wait(PAUSE_S * 2**attempt):
                 break
             try:
-                answer = json.loads(method(*args, **query, _preload_content=False, _request_timeout=TIMEOUT_S).data)
+                answer = json.loads(
+                    method(*args, **query, _preload_content=False, _request_timeout=TIMEOUT_S).data
+                )
             except ApiException as error:
-                problem = _RefusedError(f"{error.status} {_message(error)}", status=int(error.status or 0))
+                problem = _RefusedError(
+                    f"{error.status} {_message(error)}", status=int(error.status or 0)
+                )
                 if problem.status not in (0, *REPEATABLE):
                     break
             except (urllib3.exceptions.HTTPError, ValueError) as error:
-                problem = _RefusedError(f"no answer: {' '.join(str(error).split())[:200]}", status=0)
+                problem = _RefusedError(
+                    f"no answer: {' '.join(str(error).split())[:200]}", status=0
+                )
             else:
                 if isinstance(answer, dict):
                     return answer

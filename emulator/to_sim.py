@@ -1,4 +1,6 @@
-"""Feeds a simulated cluster: the requests of every server as SimPy events, and calls at given instants."""
+"""Feeds a simulated cluster: the requests of every server as SimPy events, and calls at given
+instants.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ import numpy as np
 from simpy.events import EventPriority
 
 from emulator.load import Batch, ServerLoad, batches
-from twin.schedule import ARRIVAL, CONTROL, schedule_at
+from twin.kernel import ARRIVAL, CONTROL, schedule_at
 
 if TYPE_CHECKING:
     import simpy
@@ -18,13 +20,16 @@ if TYPE_CHECKING:
     from emulator.load import LoadInterval
     from emulator.walk import SetPoint
 
-# At one instant the load and the world move first, then come the control actions of twin.schedule and the rest.
+# At one instant the load and the world move first, then come the control actions of twin.kernel and
+# the rest.
 LOAD_PRIORITY = EventPriority(CONTROL - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offered:
-    """What was offered to one server up to until_s: requests, mean rate [rpm], mean tokens (None: no request)."""
+    """What was offered to one server up to until_s: requests, mean rate [rpm], mean tokens (None:
+    no request).
+    """
 
     until_s: float
     requests: int
@@ -34,11 +39,12 @@ class Offered:
 
 
 class SimFeeder:
-    """Submits the requests of *servers* to a simulated world at their instants, from 0 to *until_s* (None: for ever).
+    """Submits the requests of *servers* to a simulated world at their instants, from 0 to *until_s*
+    (None: for ever).
 
-    Requests are drawn an interval at a time, all servers together, and wait in one list: the event queue holds one
-    arrival at a time. A new interval begins before the control actions of its instant, so a controller that reads
-    set_points sees them without lag.
+    Requests are drawn an interval at a time, all servers together, and wait in one list: the event
+    queue holds one arrival at a time. A new interval begins before the control actions of its
+    instant, so a controller that reads set_points sees them without lag.
     """
 
     def __init__(
@@ -58,13 +64,17 @@ class SimFeeder:
         self._sources = [batches(load, interval_s=interval_s, until_s=until_s) for load in servers]
         self._log: dict[str, list[LoadInterval]] = {name: [] for name in self._names}
         self._totals = np.zeros((len(servers), 3), dtype=np.int64)
-        self._due: list[tuple[float, str, int, int]] = []  # the latest first, so that the next one is popped
+        self._due: list[
+            tuple[float, str, int, int]
+        ] = []  # the latest first, so that the next one is popped
         self._arrival = _succeeded(env)
         if servers:
             self._begin_interval(None)
 
     def set_points(self) -> Mapping[str, SetPoint]:
-        """Return what labels would say now: by server, the set-point of the interval in progress."""
+        """Return what labels would say now: by server, the set-point of the interval in
+        progress.
+        """
         return {name: log[-1].set_point for name, log in self._log.items()}
 
     def log(self) -> Mapping[str, Sequence[LoadInterval]]:
@@ -74,7 +84,9 @@ class SimFeeder:
     def offered(self) -> Mapping[str, Offered]:
         """Return what the intervals begun so far offer, by server."""
         result = {}
-        for name, (requests, in_sum, out_sum) in zip(self._names, self._totals.tolist(), strict=True):
+        for name, (requests, in_sum, out_sum) in zip(
+            self._names, self._totals.tolist(), strict=True
+        ):
             end_s = self._log[name][-1].t1_s
             result[name] = Offered(
                 until_s=end_s,
@@ -89,7 +101,11 @@ class SimFeeder:
         chunk = [next(source) for source in self._sources]
         for row, (name, batch) in enumerate(zip(self._names, chunk, strict=True)):
             self._log[name].append(batch.interval)
-            self._totals[row] += (len(batch.times_s), int(batch.in_tokens.sum()), int(batch.out_tokens.sum()))
+            self._totals[row] += (
+                len(batch.times_s),
+                int(batch.in_tokens.sum()),
+                int(batch.out_tokens.sum()),
+            )
         self._due = _merged(self._names, chunk)
         if self._due:
             self._await_arrival()
@@ -109,8 +125,12 @@ class SimFeeder:
         self._submit(server, in_tokens, out_tokens)
 
 
-def call_at(env: simpy.Environment, at_s: float, callback: Callable[[Any], None], *, priority: int) -> None:
-    """Have *callback* called at exactly *at_s* >= now, among the events of that instant in order of *priority*."""
+def call_at(
+    env: simpy.Environment, at_s: float, callback: Callable[[Any], None], *, priority: int
+) -> None:
+    """Have *callback* called at exactly *at_s* >= now, among the events of that instant in order of
+    *priority*.
+    """
     assert at_s >= env.now, f"cannot call back at {at_s}: it is {env.now}"
     event = _succeeded(env)
     event.callbacks = [callback]
@@ -126,11 +146,15 @@ def _succeeded(env: simpy.Environment) -> Any:
 
 
 def _merged(names: Sequence[str], chunk: Sequence[Batch]) -> list[tuple[float, str, int, int]]:
-    """Return the requests of all servers, the latest first; of one instant, the server named first comes first."""
+    """Return the requests of all servers, the latest first; of one instant, the server named first
+    comes first.
+    """
     times = np.concatenate([batch.times_s for batch in chunk])
     order = np.argsort(times, kind="stable")[::-1]
     servers = np.repeat(np.arange(len(names)), [len(batch.times_s) for batch in chunk])[order]
     in_tokens = np.concatenate([batch.in_tokens for batch in chunk])[order]
     out_tokens = np.concatenate([batch.out_tokens for batch in chunk])[order]
     named = [names[row] for row in servers.tolist()]
-    return list(zip(times[order].tolist(), named, in_tokens.tolist(), out_tokens.tolist(), strict=True))
+    return list(
+        zip(times[order].tolist(), named, in_tokens.tolist(), out_tokens.tolist(), strict=True)
+    )

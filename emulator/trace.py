@@ -20,7 +20,9 @@ Origin = Literal["trace", "server"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Replay:
-    """A trace to be replayed, over and over with *repeat*. rate and tokens say whose means the nominal load has."""
+    """A trace to be replayed, over and over with *repeat*. rate and tokens say whose means the
+    nominal load has.
+    """
 
     trace: Trace
     rate: Origin = "trace"
@@ -37,21 +39,31 @@ class Replay:
         )
 
 
-def scaled_tokens(counts: NDArray[np.int64], factor: float, *, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Return *counts* times *factor*, at least 1 each; fractions are rounded up with their own probability."""
+def scaled_tokens(
+    counts: NDArray[np.int64], factor: float, *, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    """Return *counts* times *factor*, at least 1 each; fractions are rounded up with their own
+    probability.
+    """
     if factor == 1.0:
         return counts
     return np.maximum(round_fairly(rng, counts.astype(np.float64) * factor), 1)
 
 
 def held(
-    times_s: NDArray[np.float64], length_s: float, tokens: tuple[NDArray[np.int64], ...], plan: SetPoint
+    times_s: NDArray[np.float64],
+    length_s: float,
+    tokens: tuple[NDArray[np.int64], ...],
+    plan: SetPoint,
 ) -> SetPoint:
-    """Return the mean load that an interval of a trace really holds; token means are *plan*'s where none arrives.
+    """Return the mean load that an interval of a trace really holds; token means are *plan*'s where
+    none arrives.
 
     A trace moves within its mean rate, so its labels say what it holds.
     """
     if not len(times_s):
         return SetPoint(rate_rpm=0.0, in_tokens=plan.in_tokens, out_tokens=plan.out_tokens)
     in_tokens, out_tokens = (float(counts.mean()) for counts in tokens)
-    return SetPoint(rate_rpm=60.0 * len(times_s) / length_s, in_tokens=in_tokens, out_tokens=out_tokens)
+    return SetPoint(
+        rate_rpm=60.0 * len(times_s) / length_s, in_tokens=in_tokens, out_tokens=out_tokens
+    )

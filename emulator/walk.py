@@ -1,4 +1,6 @@
-"""The disturbance of a load: a plain and a mean-reverting walk of its set-point. Pure; the generator is passed in."""
+"""The disturbance of a load: a plain and a mean-reverting walk of its set-point. Pure; the
+generator is passed in.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,16 @@ if TYPE_CHECKING:
 
 WalkKind = Literal["plain", "reverting"]
 
-# A nominal below this is nothing: no deviation from it is worth keeping, and ratios to it would overflow.
+# A nominal below this is nothing: no deviation from it is worth keeping, and ratios to it would
+# overflow.
 NEGLIGIBLE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SetPoint:
-    """What an emulator sets for one server: the rate [requests/min] and the mean tokens of a request."""
+    """What an emulator sets for one server: the rate [requests/min] and the mean tokens of a
+    request.
+    """
 
     rate_rpm: float
     in_tokens: float
@@ -30,8 +35,8 @@ class SetPoint:
 class Walk:
     """How a set-point wanders about its nominal.
 
-    alpha is the standard deviation of a step as a part of the nominal, theta the part of the way back that a reverting
-    walk goes in a step. Raise SpecError where one is not in [0, 1].
+    alpha is the standard deviation of a step as a part of the nominal, theta the part of the way
+    back that a reverting walk goes in a step. Raise SpecError where one is not in [0, 1].
     """
 
     kind: WalkKind = "plain"
@@ -40,40 +45,61 @@ class Walk:
 
     def __post_init__(self) -> None:
         if self.kind not in get_args(WalkKind):
-            raise SpecError(f"walk: expected one of {', '.join(get_args(WalkKind))}, found {self.kind!r}")
+            raise SpecError(
+                f"walk: expected one of {', '.join(get_args(WalkKind))}, found {self.kind!r}"
+            )
         for name, value in (("alpha", self.alpha), ("theta", self.theta)):
             if not 0.0 <= value <= 1.0:
                 raise SpecError(f"{name}: expected a number in [0, 1], found {value:g}")
 
 
 def check_interval(interval_s: float) -> float:
-    """Return *interval_s*, or raise SpecError where it is not a finite number of seconds above 0."""
+    """Return *interval_s*, or raise SpecError where it is not a finite number of seconds above
+    0.
+    """
     if not (interval_s > 0.0 and math.isfinite(interval_s)):
         raise SpecError(f"interval: expected a number of seconds > 0, found {interval_s:g}")
     return interval_s
 
 
 def step(
-    walk: Walk, current: SetPoint, nominal_before: SetPoint, nominal_now: SetPoint, *, rng: np.random.Generator
+    walk: Walk,
+    current: SetPoint,
+    nominal_before: SetPoint,
+    nominal_now: SetPoint,
+    *,
+    rng: np.random.Generator,
 ) -> SetPoint:
-    """Return the set-point one interval after *current* (semantics: first the nominal's own move, then the draw)."""
+    """Return the set-point one interval after *current* (semantics: first the nominal's own move,
+    then the draw).
+    """
     if walk.kind == "plain":
         return step_plain(current, nominal_before, nominal_now, alpha=walk.alpha, rng=rng)
-    return step_reverting(current, nominal_before, nominal_now, alpha=walk.alpha, theta=walk.theta, rng=rng)
+    return step_reverting(
+        current, nominal_before, nominal_now, alpha=walk.alpha, theta=walk.theta, rng=rng
+    )
 
 
 def step_plain(
-    current: SetPoint, nominal_before: SetPoint, nominal_now: SetPoint, *, alpha: float, rng: np.random.Generator
+    current: SetPoint,
+    nominal_before: SetPoint,
+    nominal_now: SetPoint,
+    *,
+    alpha: float,
+    rng: np.random.Generator,
 ) -> SetPoint:
-    """Return current + Normal(0, alpha · nominal_now), drawn for the rate, the input and the output tokens in turn.
+    """Return current + Normal(0, alpha · nominal_now), drawn for the rate, the input and the output
+    tokens in turn.
 
-    *current* first moves with its nominal. The rate stays in [min(6, nominal/10), max(240, 2·nominal)] rpm, tokens in
-    [min(100, nominal), max(10 000, nominal)].
+    *current* first moves with its nominal. The rate stays in [min(6, nominal/10), max(240,
+    2·nominal)] rpm, tokens in [min(100, nominal), max(10 000, nominal)].
     """
     before, now = _figures(nominal_before), _figures(nominal_now)
     moved = [_moved(c, b, n) for c, b, n in zip(_figures(current), before, now, strict=True)]
     draws = rng.standard_normal(3).tolist()
-    rate, in_tokens, out_tokens = (m + alpha * n * z for m, n, z in zip(moved, now, draws, strict=True))
+    rate, in_tokens, out_tokens = (
+        m + alpha * n * z for m, n, z in zip(moved, now, draws, strict=True)
+    )
     return SetPoint(
         rate_rpm=_clamp(rate, min(6.0, now[0] / 10.0), max(240.0, 2.0 * now[0])),
         in_tokens=_clamp(in_tokens, min(100.0, now[1]), max(10_000.0, now[1])),
@@ -92,14 +118,18 @@ def step_reverting(
 ) -> SetPoint:
     """Return current + theta · (nominal_now - current) + Normal(0, alpha · nominal_now).
 
-    The result stays in [nominal/10, 10·nominal]. *current* first moves with its nominal; the order of draws is that of
-    step_plain.
+    The result stays in [nominal/10, 10·nominal]. *current* first moves with its nominal; the order
+    of draws is that of step_plain.
     """
     before, now = _figures(nominal_before), _figures(nominal_now)
     moved = [_moved(c, b, n) for c, b, n in zip(_figures(current), before, now, strict=True)]
     draws = rng.standard_normal(3).tolist()
-    stepped = [m + theta * (n - m) + alpha * n * z for m, n, z in zip(moved, now, draws, strict=True)]
-    rate, in_tokens, out_tokens = (_clamp(s, n / 10.0, n * 10.0) for s, n in zip(stepped, now, strict=True))
+    stepped = [
+        m + theta * (n - m) + alpha * n * z for m, n, z in zip(moved, now, draws, strict=True)
+    ]
+    rate, in_tokens, out_tokens = (
+        _clamp(s, n / 10.0, n * 10.0) for s, n in zip(stepped, now, strict=True)
+    )
     return SetPoint(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)
 
 
@@ -108,9 +138,11 @@ def _figures(point: SetPoint) -> tuple[float, float, float]:
 
 
 def _moved(current: float, before: float, now: float) -> float:
-    """Move *current* by the ratio now/before; a nominal that comes from nothing has no ratio, and starts undisturbed.
+    """Move *current* by the ratio now/before; a nominal that comes from nothing has no ratio, and
+    starts undisturbed.
 
-    Written as a deviation from the nominal, so that a load without deviation stays on its nominal to the last digit.
+    Written as a deviation from the nominal, so that a load without deviation stays on its nominal
+    to the last digit.
     """
     return now if before < NEGLIGIBLE else now + (current - before) * (now / before)
 

@@ -1,4 +1,6 @@
-"""How restless a policy was: changes, reversals, overshoot and settling of the wanted replicas. Pure."""
+"""How restless a policy was: changes, reversals, overshoot and settling of the wanted replicas.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ class Wish:
 
 
 def wishes_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Wish]]:
-    """Return what was wanted of each server before the first of *cycles* (lines of loop.records) and after each.
+    """Return what was wanted of each server before the first of *cycles* (lines of loop.records)
+    and after each.
 
     A cycle that did not act leaves what was wanted already.
     """
@@ -35,12 +38,16 @@ def wishes_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Wish
             before = Wish(t_s=0.0, accelerator=row["currentAccelerator"], replicas=row["wanted"])
             history = wishes.setdefault(row["name"], [before])
             if cycle["applied"]:
-                history.append(Wish(t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"]))
+                history.append(
+                    Wish(t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"])
+                )
     return wishes
 
 
 def count_changes(wishes: Sequence[Wish], window: Window) -> int:
-    """Count the cycles in *window* after which replicas or accelerator differ from the cycle before."""
+    """Count the cycles in *window* after which replicas or accelerator differ from the cycle
+    before.
+    """
     return sum(
         _inside(now, window) and (old.replicas, old.accelerator) != (now.replicas, now.accelerator)
         for old, now in pairwise(wishes)
@@ -48,7 +55,9 @@ def count_changes(wishes: Sequence[Wish], window: Window) -> int:
 
 
 def count_reversals(wishes: Sequence[Wish], window: Window) -> int:
-    """Count the replica changes in *window* of opposite sign to the last one, at most 15 min before."""
+    """Count the replica changes in *window* of opposite sign to the last one, at most 15 min
+    before.
+    """
     reversals = 0
     last_sign, last_s = 0, -np.inf
     for old, now in pairwise(wishes):
@@ -62,13 +71,17 @@ def count_reversals(wishes: Sequence[Wish], window: Window) -> int:
 
 
 def overshoot(t_s: Floats, wanted: Floats, *, step_s: float) -> float:
-    """Return the highest wanted count from the step on, less the final steady value (the last one)."""
+    """Return the highest wanted count from the step on, less the final steady value (the last
+    one).
+    """
     after = wanted[t_s >= step_s]
     return float(after.max() - after[-1])
 
 
 def settling_s(t_s: Floats, wanted: Floats, *, step_s: float) -> float:
-    """Return the time from the step until the wanted count stays within ±1 of its final value [s]."""
+    """Return the time from the step until the wanted count stays within ±1 of its final value
+    [s].
+    """
     later = t_s >= step_s
     outside = np.flatnonzero(np.abs(wanted[later] - wanted[later][-1]) > _STEADY_WITHIN)
     if outside.size == 0:

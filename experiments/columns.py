@@ -1,4 +1,6 @@
-"""Columnar records of a run: what the columns of requests and pods are, and how they are selected. Pure."""
+"""Columnar records of a run: what the columns of requests and pods are, and how they are selected.
+Pure.
+"""
 
 from __future__ import annotations
 

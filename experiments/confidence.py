@@ -1,4 +1,6 @@
-"""Means with confidence intervals over seeds (Student's t), and differences of policies paired by seed. Pure."""
+"""Means with confidence intervals over seeds (Student's t), and differences of policies paired by
+seed. Pure.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """A mean of *n* values and the half-width of its confidence interval (NaN where n < 2: nothing is known)."""
+    """A mean of *n* values and the half-width of its confidence interval (NaN where n < 2: nothing
+    is known).
+    """
 
     mean: float
     half_width: float
@@ -34,7 +38,9 @@ class Estimate:
 
 
 def estimate(values: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
-    """Return the mean of *values* with its two-sided Student t interval; values that are not finite are left out."""
+    """Return the mean of *values* with its two-sided Student t interval; values that are not finite
+    are left out.
+    """
     given = np.asarray(values, dtype=float)
     known = given[np.isfinite(given)]
     if known.size == 0:
@@ -47,14 +53,23 @@ def estimate(values: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
 
 
 def paired_difference(
-    results: pd.DataFrame, metric: str, *, first: str, second: str, by: Sequence[str] = (), level: float = 0.95
+    results: pd.DataFrame,
+    metric: str,
+    *,
+    first: str,
+    second: str,
+    by: Sequence[str] = (),
+    level: float = 0.95,
 ) -> Estimate:
-    """Return *second* − *first* of *metric*, both policies of *results*, paired by seed (and by the columns *by*).
+    """Return *second* − *first* of *metric*, both policies of *results*, paired by seed (and by the
+    columns *by*).
 
-    Pairing takes the chance that both share (arrivals and tokens of a seed) out of the difference; seeds that only one
-    of them has are left out.
+    Pairing takes the chance that both share (arrivals and tokens of a seed) out of the difference;
+    seeds that only one of them has are left out.
     """
     keys = [*by, "seed"]
-    sides = [results[results["policy"] == policy].set_index(keys)[metric] for policy in (first, second)]
+    sides = [
+        results[results["policy"] == policy].set_index(keys)[metric] for policy in (first, second)
+    ]
     difference = (sides[1] - sides[0]).dropna()
     return estimate(difference, level=level)

@@ -1,4 +1,6 @@
-"""What one run is: its settings, their checks, and the hash by which a finished run is known again."""
+"""What one run is: its settings, their checks, and the hash by which a finished run is known
+again.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,23 @@ from twin.spec import SpecError
 
 Metrics = Literal["measured", "labels"]
 
-SAMPLE_DATA = Path(__file__).resolve().parent.parent / "sample-data"
+
+def _sample_data() -> Path:
+    """Return the sample data: of the checkout, or where a wheel puts them (inside the package of
+    the command).
+    """
+    root = Path(__file__).resolve().parent.parent
+    return next(
+        (
+            path
+            for path in (root / "sample-data", root / "inferno" / "sample-data")
+            if path.is_dir()
+        ),
+        root,
+    )
+
+
+SAMPLE_DATA = _sample_data()
 
 PolicyOption = float | str | bool
 
@@ -25,9 +43,10 @@ PolicyOption = float | str | bool
 class RunConfig:
     """One run: (system, load scenario, policy, disturbance alpha, interval, period, seed, hours).
 
-    None means not given: alpha, interval, hours, walk and theta are then the scenario's, the period is the policy's.
-    truth is a file in the form of twin-data.json whose engines overrule those of the data directory. policy_options are
-    settings of the policy by name (`headroom`, `solver` …). Raise SpecError for a value out of its range.
+    None means not given: alpha, interval, hours, walk and theta are then the scenario's, the period
+    is the policy's. truth is a file in the form of twin-data.json whose engines overrule those of
+    the data directory. policy_options are settings of the policy by name (`headroom`, `solver` …).
+    Raise SpecError for a value out of its range.
     """
 
     data: Path = SAMPLE_DATA / "large"
@@ -81,11 +100,16 @@ def config_from_json(values: Mapping[str, Any]) -> RunConfig:
 
 
 def run_id(config: RunConfig, *, data_digest: str, truth_digest: str, scenario_digest: str) -> str:
-    """Return the hash that names a run: equal data, scenario, settings, seed and package version, and only these.
+    """Return the hash that names a run: equal data, scenario, settings, seed and package version,
+    and only these.
 
     The digests stand for what the files hold, so where they lie does not matter.
     """
-    settings = config.as_json() | {"data": data_digest, "truth": truth_digest, "scenario": scenario_digest}
+    settings = config.as_json() | {
+        "data": data_digest,
+        "truth": truth_digest,
+        "scenario": scenario_digest,
+    }
     identity = {"settings": settings, "version": package_version()}
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 
@@ -108,10 +132,14 @@ def digest_files(paths: Iterable[Path]) -> str:
 
 
 def _check(value: float | None, name: str, expected: str, holds: Any) -> None:
-    if value is not None and not (isinstance(value, int | float) and math.isfinite(value) and holds(value)):
+    if value is not None and not (
+        isinstance(value, int | float) and math.isfinite(value) and holds(value)
+    ):
         raise SpecError(f"{name}: expected a number {expected}, found {value!r}")
 
 
 def _check_choice(value: str | None, name: str, choices: tuple[str | None, ...]) -> None:
     if value not in choices:
-        raise SpecError(f"{name}: expected one of {', '.join(filter(None, choices))}, found {value!r}")
+        raise SpecError(
+            f"{name}: expected one of {', '.join(filter(None, choices))}, found {value!r}"
+        )

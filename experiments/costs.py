@@ -1,4 +1,6 @@
-"""What the pods of a run held, and what that cost: integrals of units over the scored window. Pure."""
+"""What the pods of a run held, and what that cost: integrals of units over the scored window.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -38,20 +40,27 @@ class Costs:
 def held_s(pods: Columns, window: Window) -> Floats:
     """Return how long each pod held its units within *window* [s].
 
-    From the instant it got them until it gave them back (NaN: not yet), so starting, draining and both sides of a
-    rolling change count; a pending pod (never granted: NaN) holds nothing.
+    From the instant it got them until it gave them back (NaN: not yet), so starting, draining and
+    both sides of a rolling change count; a pending pod (never granted: NaN) holds nothing.
     """
     granted_s = np.maximum(pods["granted_s"], window.start_s)
-    released_s = np.minimum(np.where(np.isnan(pods["released_s"]), np.inf, pods["released_s"]), window.end_s)
-    held: Floats = np.where(np.isnan(pods["granted_s"]), 0.0, np.maximum(released_s - granted_s, 0.0))
+    released_s = np.minimum(
+        np.where(np.isnan(pods["released_s"]), np.inf, pods["released_s"]), window.end_s
+    )
+    held: Floats = np.where(
+        np.isnan(pods["granted_s"]), 0.0, np.maximum(released_s - granted_s, 0.0)
+    )
     return held
 
 
-def pod_costs(pods: Columns, *, names: Sequence[str], accelerators: Mapping[str, Accelerator], window: Window) -> Costs:
-    """Integrate what *pods* held × accelerator cost × accelerators per replica, clipped to *window*.
+def pod_costs(
+    pods: Columns, *, names: Sequence[str], accelerators: Mapping[str, Accelerator], window: Window
+) -> Costs:
+    """Integrate what *pods* held × accelerator cost × accelerators per replica, clipped to
+    *window*.
 
-    Pods give server (index in *names*), accelerator (name) and cards (of its type); the price of a pod is that of its
-    cards, since an accelerator's cost is for its whole multiplicity.
+    Pods give server (index in *names*), accelerator (name) and cards (of its type); the price of a
+    pod is that of its cards, since an accelerator's cost is for its whole multiplicity.
     """
     hours = held_s(pods, window) / 3600.0
     cents = dict.fromkeys(names, 0.0)

@@ -1,4 +1,6 @@
-"""How figures look and are saved (colours, sizes, deterministic files), and the drawing of replica timelines."""
+"""How figures look and are saved (colours, sizes, deterministic files), and the drawing of replica
+timelines.
+"""
 
 from __future__ import annotations
 
@@ -43,14 +45,21 @@ def our_style() -> AbstractContextManager[None]:
 
 
 def new_figure(*, width_in: float, height_in: float, automatic: bool = True) -> Figure:
-    """Return an empty figure in our style, without the global state of pyplot; its layout is found or left to you."""
+    """Return an empty figure in our style, without the global state of pyplot; its layout is found
+    or left to you.
+    """
     with our_style():
         return Figure(figsize=(width_in, height_in), layout="constrained" if automatic else None)
 
 
 def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write *figure* as PNG and SVG side by side, each whole or not at all; equal figures give equal bytes."""
-    metadata: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
+    """Write *figure* as PNG and SVG side by side, each whole or not at all; equal figures give
+    equal bytes.
+    """
+    metadata: dict[str, dict[str, Any]] = {
+        "png": {"Software": None},
+        "svg": {"Date": None, "Creator": None},
+    }
     written = []
     for kind, notes in metadata.items():
         target = stem.with_suffix(f".{kind}")
@@ -61,8 +70,12 @@ def save_figure(figure: Figure, stem: Path) -> list[Path]:
     return written
 
 
-def draw_timelines(counts: pd.DataFrame, minutes: pd.DataFrame, *, titles: Mapping[str, str], heading: str) -> Figure:
-    """Draw one panel per server of *titles* (by name, in order) from the frames of `experiments.timeline`."""
+def draw_timelines(
+    counts: pd.DataFrame, minutes: pd.DataFrame, *, titles: Mapping[str, str], heading: str
+) -> Figure:
+    """Draw one panel per server of *titles* (by name, in order) from the frames of
+    `experiments.timeline`.
+    """
     columns = 1 if len(titles) <= 2 else 2 if len(titles) <= 8 else 3
     rows = math.ceil(len(titles) / columns)
     width_in, height_in = _PANEL_IN[0] * columns, _PANEL_IN[1] * rows + _HEAD_IN + _FOOT_IN
@@ -79,7 +92,12 @@ def draw_timelines(counts: pd.DataFrame, minutes: pd.DataFrame, *, titles: Mappi
     with our_style():
         grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
         for ax, (name, title) in zip(grid.flat, titles.items(), strict=False):
-            draw_server(ax, counts[counts["server"] == name], minutes[minutes["server"] == name], title=title)
+            draw_server(
+                ax,
+                counts[counts["server"] == name],
+                minutes[minutes["server"] == name],
+                title=title,
+            )
         for ax in list(grid.flat)[len(titles) :]:
             ax.set_axis_off()
         for ax in grid[-1]:
@@ -90,17 +108,33 @@ def draw_timelines(counts: pd.DataFrame, minutes: pd.DataFrame, *, titles: Mappi
 
 
 def draw_server(ax: Axes, counts: pd.DataFrame, minutes: pd.DataFrame, *, title: str) -> None:
-    """Draw wanted, ready and starting replicas (left), the arrival rate (right), and bands over violated minutes."""
+    """Draw wanted, ready and starting replicas (left), the arrival rate (right), and bands over
+    violated minutes.
+    """
     violated = minutes[minutes["violated"]]
     bands = list(zip(violated["start_s"] / 60.0, violated["length_s"] / 60.0, strict=True))
     full_height = ax.get_xaxis_transform()
-    ax.broken_barh(bands, (0, 1), transform=full_height, color=PURPLE, alpha=0.4, linewidth=0, zorder=0)
+    ax.broken_barh(
+        bands, (0, 1), transform=full_height, color=PURPLE, alpha=0.4, linewidth=0, zorder=0
+    )
     t_min = counts["t_s"] / 60.0
     present = counts["ready"] + counts["starting"]
-    ax.fill_between(t_min, counts["ready"], step="post", color=SKY, alpha=0.35, linewidth=0, zorder=1)
+    ax.fill_between(
+        t_min, counts["ready"], step="post", color=SKY, alpha=0.35, linewidth=0, zorder=1
+    )
     ax.step(t_min, counts["ready"], where="post", color=BLUE, linewidth=1.8, zorder=2)
-    ax.fill_between(t_min, counts["ready"], present, step="post", color=ORANGE, linewidth=0, zorder=1)
-    ax.step(t_min, counts["wanted"], where="post", color=BLACK, linewidth=1.0, linestyle=(0, (3, 1.5)), zorder=3)
+    ax.fill_between(
+        t_min, counts["ready"], present, step="post", color=ORANGE, linewidth=0, zorder=1
+    )
+    ax.step(
+        t_min,
+        counts["wanted"],
+        where="post",
+        color=BLACK,
+        linewidth=1.0,
+        linestyle=(0, (3, 1.5)),
+        zorder=3,
+    )
     top = max(1.0, float(counts["wanted"].max()), float(present.max()))
     ax.set_ylim(0, top * 1.15)
     ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
@@ -110,7 +144,10 @@ def draw_server(ax: Axes, counts: pd.DataFrame, minutes: pd.DataFrame, *, title:
     rate = ax.twinx()
     rate.spines["right"].set_visible(True)
     rate.plot(
-        (minutes["start_s"] + minutes["length_s"] / 2) / 60.0, minutes["rate_rpm"], color=VERMILLION, linewidth=1.0
+        (minutes["start_s"] + minutes["length_s"] / 2) / 60.0,
+        minutes["rate_rpm"],
+        color=VERMILLION,
+        linewidth=1.0,
     )
     rate.set_ylim(0, max(1.0, float(minutes["rate_rpm"].max())) * 1.15)
     rate.set_ylabel("req/min", color=VERMILLION)

@@ -11,7 +11,8 @@ from twin.spec import SpecError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepConfig:
-    """Every combination of these values (none given: the base's) times *seeds* seeds: base.seed, base.seed + 1, …
+    """Every combination of these values (none given: the base's) times *seeds* seeds: base.seed,
+    base.seed + 1, …
 
     All policies and periods of a cell meet the same seeds, so that they can be compared in pairs.
     """
@@ -35,7 +36,9 @@ class SweepConfig:
                     raise SpecError(f"{name}: expected every value once, found {value} twice")
 
     def runs(self) -> list[RunConfig]:
-        """Return the runs, those of one cell (all but the seed) beside each other. Raise SpecError for a bad value."""
+        """Return the runs, those of one cell (all but the seed) beside each other. Raise SpecError
+        for a bad value.
+        """
         base = self.base
         return [
             replace(

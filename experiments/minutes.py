@@ -1,4 +1,6 @@
-"""What happened to each server in each minute: arrivals, mean latencies, output, and whether the targets held. Pure."""
+"""What happened to each server in each minute: arrivals, mean latencies, output, and whether the
+targets held. Pure.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,32 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from experiments.columns import FAILED, MINUTE_S, REJECTED, UNFINISHED, Bools, Columns, Floats, Window, select
+from experiments.columns import (
+    FAILED,
+    MINUTE_S,
+    REJECTED,
+    UNFINISHED,
+    Bools,
+    Columns,
+    Floats,
+    Window,
+    select,
+)
 from experiments.verdicts import LEFT_OUT, bounded_latencies_ms, judge, target_columns
 from loop.spec import SloTarget
 
-_MADE = 0.95  # a first token takes a prefill also where nobody waits, so what is made comes a little after the demand
+# a first token takes a prefill also where nobody waits, so what is made comes a little after the
+# demand
+_MADE = 0.95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MinuteTable:
     """Figures by server (rows) and minute (columns); a request belongs to the minute it arrived in.
 
-    Means are NaN in a minute without a request that counts. `counted` tells the minutes that are scored: an arrival
-    that is not left out; `met` those of them that kept every target. Rates of a cut minute use its own length.
+    Means are NaN in a minute without a request that counts. `counted` tells the minutes that are
+    scored: an arrival that is not left out; `met` those of them that kept every target. Rates of a
+    cut minute use its own length.
     """
 
     start_s: Floats
@@ -36,11 +51,14 @@ class MinuteTable:
     met: Bools
 
 
-def minute_table(requests: Columns, targets: Sequence[SloTarget | None], window: Window) -> MinuteTable:
+def minute_table(
+    requests: Columns, targets: Sequence[SloTarget | None], window: Window
+) -> MinuteTable:
     """Count *requests* (of all servers of *targets*, in their order) by the minutes of *window*.
 
-    A rejected or failed request has no latency, so its minute has no mean that meets the targets: it is missed.
-    Requests left out of the scores (unfinished, no target broken yet) are left out of the means.
+    A rejected or failed request has no latency, so its minute has no mean that meets the targets:
+    it is missed. Requests left out of the scores (unfinished, no target broken yet) are left out of
+    the means.
     """
     edges_s = minute_edges_s(window)
     length_s = np.diff(edges_s)
@@ -89,12 +107,14 @@ def minute_edges_s(window: Window) -> Floats:
 
 
 def token_rates(requests: Columns, *, servers: int, window: Window) -> tuple[Floats, Floats]:
-    """Return the output tokens made and the output tokens demanded, each per second of each minute, by server.
+    """Return the output tokens made and the output tokens demanded, each per second of each minute,
+    by server.
 
-    A request makes its first token at first_token_s and the others evenly until its last; of an unfinished one the
-    tokens generated so far are spread until the end. Demanded is what would have been made had no request waited: the
-    same tokens at the same pace, but from the arrival on. (To count a request's tokens as demanded at the instant of
-    its arrival would score the chance of the arrivals: a server without any queue would miss every second minute.)
+    A request makes its first token at first_token_s and the others evenly until its last; of an
+    unfinished one the tokens generated so far are spread until the end. Demanded is what would have
+    been made had no request waited: the same tokens at the same pace, but from the arrival on. (To
+    count a request's tokens as demanded at the instant of its arrival would score the chance of the
+    arrivals: a server without any queue would miss every second minute.)
     """
     edges_s = minute_edges_s(window)
     made, demanded = np.zeros((2, servers, edges_s.size - 1))
@@ -127,17 +147,24 @@ def _tokens_in_minutes(own: Columns, edges_s: Floats) -> tuple[Floats, Floats]:
 
 
 def _spread(edges_s: Floats, begin_s: Floats, span_s: Floats, tokens: Floats) -> Floats:
-    """Return the sum in each minute of *tokens* spread evenly over [begin, begin + span]; at begin where span is 0."""
+    """Return the sum in each minute of *tokens* spread evenly over [begin, begin + span]; at begin
+    where span is 0.
+    """
     even = span_s > 0
     at_once, _ = np.histogram(begin_s[~even], bins=edges_s, weights=tokens[~even])
     slope = tokens[even] / span_s[even]
-    until = _ramp_sum(edges_s, begin_s[even], slope) - _ramp_sum(edges_s, begin_s[even] + span_s[even], slope)
-    # The difference of two long sums: what is left of a quiet minute may be a rounding error below zero.
+    until = _ramp_sum(edges_s, begin_s[even], slope) - _ramp_sum(
+        edges_s, begin_s[even] + span_s[even], slope
+    )
+    # The difference of two long sums: what is left of a quiet minute may be a rounding error below
+    # zero.
     return at_once + np.maximum(np.diff(until), 0.0)
 
 
 def _ramp_sum(edges_s: Floats, start_s: Floats, slope: Floats) -> Floats:
-    """Return sum of slope·max(0, edge − start) at each edge, in O(n log n) for all edges together."""
+    """Return sum of slope·max(0, edge − start) at each edge, in O(n log n) for all edges
+    together.
+    """
     order = np.argsort(start_s, kind="stable")
     slopes = np.concatenate(([0.0], np.cumsum(slope[order])))
     offsets = np.concatenate(([0.0], np.cumsum(slope[order] * start_s[order])))
@@ -150,7 +177,9 @@ def _minute_of(arrival_s: Floats, edges_s: Floats) -> npt.NDArray[np.int64]:
     return np.searchsorted(edges_s, arrival_s, side="right").astype(np.int64) - 1
 
 
-def _cell_means(values: Floats, cells: npt.NDArray[np.int64], chosen: Bools, shape: tuple[int, int]) -> Floats:
+def _cell_means(
+    values: Floats, cells: npt.NDArray[np.int64], chosen: Bools, shape: tuple[int, int]
+) -> Floats:
     size = shape[0] * shape[1]
     count = np.bincount(cells[chosen], minlength=size)
     total = np.bincount(cells[chosen], weights=values[chosen], minlength=size)

@@ -1,4 +1,6 @@
-"""Where results are written: whole files or none, into a directory known to be writable before the work starts."""
+"""Where results are written: whole files or none, into a directory known to be writable before the
+work starts.
+"""
 
 from __future__ import annotations
 
@@ -16,10 +18,11 @@ from twin.spec import SpecError
 
 @contextmanager
 def whole_directory(out: Path) -> Iterator[Path]:
-    """Give a scratch directory whose files come to stand in *out* when the block succeeds; else leave *out* as it was.
+    """Give a scratch directory whose files come to stand in *out* when the block succeeds; else
+    leave *out* as it was.
 
-    A new *out* appears in one rename; in an existing one each file is replaced whole. Raise SpecError at once where it
-    cannot be written.
+    A new *out* appears in one rename; in an existing one each file is replaced whole. Raise
+    SpecError at once where it cannot be written.
     """
     exists = out.is_dir()
     with _writing(out):
@@ -46,7 +49,9 @@ def _move(scratch: Path, out: Path, *, exists: bool) -> None:
 
 
 def require_writable(out: Path) -> None:
-    """Make the directory *out*, and write and remove a file in it. Raise SpecError where that fails."""
+    """Make the directory *out*, and write and remove a file in it. Raise SpecError where that
+    fails.
+    """
     with _writing(out):
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
@@ -58,7 +63,9 @@ def _writing(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise SpecError(f"{out}: expected a directory that can be written, found {error.strerror or error}") from None
+        raise SpecError(
+            f"{out}: expected a directory that can be written, found {error.strerror or error}"
+        ) from None
 
 
 @contextmanager

@@ -10,7 +10,8 @@ from twin.spec import SpecError
 
 
 def plot_directory(directory: Path) -> list[Path]:
-    """Draw the figures of the run or the sweep that was written into *directory*, and return their paths.
+    """Draw the figures of the run or the sweep that was written into *directory*, and return their
+    paths.
 
     Raise SpecError where there is neither, or a file of it is missing or damaged.
     """
@@ -18,4 +19,6 @@ def plot_directory(directory: Path) -> list[Path]:
         return plot_sweep(directory)
     if (directory / RUN).exists():
         return plot_run(directory)
-    raise SpecError(f"{directory}: expected {RESULTS_PARQUET} (of a sweep) or {RUN} (of a run), found neither")
+    raise SpecError(
+        f"{directory}: expected {RESULTS_PARQUET} (of a sweep) or {RUN} (of a run), found neither"
+    )

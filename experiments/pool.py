@@ -1,4 +1,6 @@
-"""Independent tasks on several processes: outcomes as they come, errors as values, nothing left running behind."""
+"""Independent tasks on several processes: outcomes as they come, errors as values, nothing left
+running behind.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +35,14 @@ class Outcome(Generic[Value]):
 Outcomes = Generator[Outcome[Value], None, None]
 
 
-def run_tasks(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int) -> Outcomes[Value]:
+def run_tasks(
+    work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int
+) -> Outcomes[Value]:
     """Yield the outcome of *work* on each task as it is done, on *jobs* processes (1: in this one).
 
-    *work* is a function of a module and the tasks can be pickled (processes are spawned). A task that raises, or kills
-    its process, becomes an outcome with an error. Closing the iterator, or an interrupt, ends the processes at once.
+    *work* is a function of a module and the tasks can be pickled (processes are spawned). A task
+    that raises, or kills its process, becomes an outcome with an error. Closing the iterator, or an
+    interrupt, ends the processes at once.
     """
     if jobs == 1 or len(tasks) <= 1:
         return (_attempt(work, index, task) for index, task in enumerate(tasks))
@@ -48,12 +53,15 @@ def _attempt(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[V
     try:
         return Outcome(index=index, value=work(task))
     except Exception as error:
-        # One run must not stop the others: its error is part of the result, and reported with its traceback.
+        # One run must not stop the others: its error is part of the result, and reported with its
+        # traceback.
         line = " ".join(f"{type(error).__name__}: {error}".split())
         return Outcome(index=index, error=line, trace=traceback.format_exc())
 
 
-def _on_processes(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int) -> Outcomes[Value]:
+def _on_processes(
+    work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int
+) -> Outcomes[Value]:
     queue = deque(enumerate(tasks))
     while queue:
         flying: dict[Future[Outcome[Value]], tuple[int, Task]] = {}
@@ -71,7 +79,8 @@ def _on_processes(work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs:
                         yield outcome
             except BrokenProcessPool:
                 suspects = list(flying.values())
-        # One of these killed its process and took the pool with it; alone, only the guilty one fails.
+        # One of these killed its process and took the pool with it; alone, only the guilty one
+        # fails.
         for index, task in suspects:
             yield _alone(work, index, task)
 
@@ -86,9 +95,13 @@ def _alone(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Val
 
 @contextmanager
 def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
-    """Give a pool of spawned processes; when the block is left before its work is done, end them without waiting."""
+    """Give a pool of spawned processes; when the block is left before its work is done, end them
+    without waiting.
+    """
     others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent)
+    pool = ProcessPoolExecutor(
+        jobs, mp_context=multiprocessing.get_context("spawn"), initializer=_follow_parent
+    )
     try:
         yield pool
     except BaseException:
@@ -101,7 +114,9 @@ def _processes(jobs: int) -> Iterator[ProcessPoolExecutor]:
 
 
 def _follow_parent() -> None:
-    """Leave Ctrl-C to the parent, and end when it ends, however it ended: an orphan would simulate for nobody."""
+    """Leave Ctrl-C to the parent, and end when it ends, however it ended: an orphan would simulate
+    for nobody.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     assert parent is not None, "runs in a spawned process"

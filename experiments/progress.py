@@ -26,13 +26,19 @@ from loop.clocks import MonotonicClock
 Tell = Callable[[str], None]
 
 
-def run_with_progress(config: RunConfig, out: Path, *, console: Console) -> tuple[RunResult, list[Path]]:
-    """Do `run_to_directory` with a bar of the simulated time on *console*; without a terminal it is silent."""
+def run_with_progress(
+    config: RunConfig, out: Path, *, console: Console
+) -> tuple[RunResult, list[Path]]:
+    """Do `run_to_directory` with a bar of the simulated time on *console*; without a terminal it is
+    silent.
+    """
     if not console.is_terminal:
         return run_to_directory(config, out)
     with _bar(console, TaskProgressColumn()) as bar:
         task = bar.add_task("simulating", total=1.0)
-        return run_to_directory(config, out, progress=lambda share: bar.update(task, completed=share))
+        return run_to_directory(
+            config, out, progress=lambda share: bar.update(task, completed=share)
+        )
 
 
 @contextmanager
@@ -51,7 +57,9 @@ def sweep_progress(console: Console | None, *, total: int, reused: int) -> Itera
 
 def _bar(console: Console, how_far: ProgressColumn) -> Progress:
     text = TextColumn("{task.description}", markup=False)
-    return Progress(BarColumn(), how_far, TimeElapsedColumn(), TimeRemainingColumn(), text, console=console)
+    return Progress(
+        BarColumn(), how_far, TimeElapsedColumn(), TimeRemainingColumn(), text, console=console
+    )
 
 
 def _silent(_line: str) -> None:
@@ -68,7 +76,9 @@ class _Lines:
             self._print(f"{done} of {total} runs are finished already")
 
     def tell(self, line: str) -> None:
-        """Print how far it is, which run was the last, and how long the others will take at this pace."""
+        """Print how far it is, which run was the last, and how long the others will take at this
+        pace.
+        """
         self._done += 1
         left_s = self._clock.now_s() / (self._done - self._reused) * (self._total - self._done)
         eta = f", about {left_s:.0f} s left" if left_s else ""

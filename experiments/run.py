@@ -1,4 +1,6 @@
-"""One run: wires world, load and loop in virtual time, lets it go, and scores the truth of what happened."""
+"""One run: wires world, load and loop in virtual time, lets it go, and scores the truth of what
+happened.
+"""
 
 from __future__ import annotations
 
@@ -27,18 +29,20 @@ from loop.drivers import SimDriver
 from loop.records import record_line
 from loop.spec import SloTarget
 from loop.types import CycleRecord
-from twin.cluster import Cluster
 from twin.request import Outcome
+from twin.serving.cluster import Cluster
 
 Progress = Callable[[float], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunResult:
-    """Everything a run left: records of the cycles (and as lines of JSON values), requests, pods, scores.
+    """Everything a run left: records of the cycles (and as lines of JSON values), requests, pods,
+    scores.
 
-    requests and pods are columns whose `server` is an index into names; targets are in that order too. cpu_s, the CPU
-    time it took, is the only figure here (but for `ts` and `timing` in the records) that does not follow from config.
+    requests and pods are columns whose `server` is an index into names; targets are in that order
+    too. cpu_s, the CPU time it took, is the only figure here (but for `ts` and `timing` in the
+    records) that does not follow from config.
     """
 
     config: RunConfig
@@ -57,13 +61,18 @@ class RunResult:
     @property
     def timings(self) -> dict[str, float]:
         """Return what depends on the machine: CPU time, and requests simulated per CPU second."""
-        return {"cpu_s": self.cpu_s, "requests_per_cpu_s": self.requests["arrival_s"].size / self.cpu_s}
+        return {
+            "cpu_s": self.cpu_s,
+            "requests_per_cpu_s": self.requests["arrival_s"].size / self.cpu_s,
+        }
 
 
 def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
-    """Simulate *config* and return what happened; *progress* is told the share that is done, after each cycle.
+    """Simulate *config* and return what happened; *progress* is told the share that is done, after
+    each cycle.
 
-    Equal configurations (and data) give equal results. Raise SpecError, before anything is simulated, for bad input.
+    Equal configurations (and data) give equal results. Raise SpecError, before anything is
+    simulated, for bad input.
     """
     return simulate(read_sources(config), progress=progress)
 
@@ -87,13 +96,22 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
     return _result(sources, cluster, driver.records, begin_s=begin_s)
 
 
-def start_world(env: simpy.Environment, sources: Sources, *, until_s: float | None) -> tuple[Cluster, SimFeeder]:
-    """Put the cluster, its load (to *until_s*, None: for ever) and what befalls its capacity into *env*, at time 0."""
+def start_world(
+    env: simpy.Environment, sources: Sources, *, until_s: float | None
+) -> tuple[Cluster, SimFeeder]:
+    """Put the cluster, its load (to *until_s*, None: for ever) and what befalls its capacity into
+    *env*, at time 0.
+    """
     config = sources.config
     assert config.interval_s is not None, "resolved"
     cluster = Cluster(env, sources.world, seed=np.random.SeedSequence(config.seed))
-    feeder = SimFeeder(env, cluster.submit, sources.loads, interval_s=config.interval_s, until_s=until_s)
-    for what, events in ((cluster.set_capacity, sources.capacity_events), (cluster.fail_node, sources.node_failures)):
+    feeder = SimFeeder(
+        env, cluster.submit, sources.loads, interval_s=config.interval_s, until_s=until_s
+    )
+    for what, events in (
+        (cluster.set_capacity, sources.capacity_events),
+        (cluster.fail_node, sources.node_failures),
+    ):
         for event in events:
             call_at(env, event.t_s, partial(_change_capacity, what, event), priority=LOAD_PRIORITY)
     return cluster, feeder
@@ -107,11 +125,15 @@ def _drop(_share: float) -> None:
     """Take the progress of a caller that wants none."""
 
 
-def _change_capacity(what: Callable[[str, int], None], event: CapacityEvent, _event: object) -> None:
+def _change_capacity(
+    what: Callable[[str, int], None], event: CapacityEvent, _event: object
+) -> None:
     what(event.type, event.cards)
 
 
-def _result(sources: Sources, cluster: Cluster, records: Sequence[CycleRecord], *, begin_s: float) -> RunResult:
+def _result(
+    sources: Sources, cluster: Cluster, records: Sequence[CycleRecord], *, begin_s: float
+) -> RunResult:
     window = scored_window(sources.config.duration_s)
     requests, pods = _request_columns(cluster), cluster.pods.frame()
     cycles = tuple(map(record_line, records))
@@ -133,7 +155,9 @@ def _result(sources: Sources, cluster: Cluster, records: Sequence[CycleRecord], 
 
 
 def _request_columns(cluster: Cluster) -> Columns:
-    """Return every request of the run; `generated` is how many tokens the unfinished ones had made at the end."""
+    """Return every request of the run; `generated` is how many tokens the unfinished ones had made
+    at the end.
+    """
     unfinished = cluster.unfinished()
     for request in unfinished:
         cluster.requests.add_unfinished(request)
@@ -145,7 +169,12 @@ def _request_columns(cluster: Cluster) -> Columns:
 
 
 def summarise(
-    requests: Columns, pods: Columns, cycles: Sequence[Mapping[str, Any]], *, sources: Sources, window: Window
+    requests: Columns,
+    pods: Columns,
+    cycles: Sequence[Mapping[str, Any]],
+    *,
+    sources: Sources,
+    window: Window,
 ) -> Scores:
     """Return the scores of a run: overall figures, and those of each server under "servers"."""
     names = sources.names

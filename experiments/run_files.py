@@ -1,4 +1,6 @@
-"""The files of one run: written whole, and read back for its figure. docs/experiments.md says what each holds."""
+"""The files of one run: written whole, and read back for its figure. docs/experiments.md says what
+each holds.
+"""
 
 from __future__ import annotations
 
@@ -45,10 +47,14 @@ class RunRecords:
     pods: Columns
 
 
-def run_to_directory(config: RunConfig, out: Path, *, progress: Progress | None = None) -> tuple[RunResult, list[Path]]:
-    """Run *config* and write its files into *out*, all of them or none; return the result and the paths.
+def run_to_directory(
+    config: RunConfig, out: Path, *, progress: Progress | None = None
+) -> tuple[RunResult, list[Path]]:
+    """Run *config* and write its files into *out*, all of them or none; return the result and the
+    paths.
 
-    Raise SpecError, before anything is simulated, for bad input and for an *out* that cannot be written.
+    Raise SpecError, before anything is simulated, for bad input and for an *out* that cannot be
+    written.
     """
     sources = read_sources(config)
     with whole_directory(out) as scratch:
@@ -58,14 +64,18 @@ def run_to_directory(config: RunConfig, out: Path, *, progress: Progress | None 
 
 
 def write_run(result: RunResult, out: Path) -> list[Path]:
-    """Write the files of *result* into *out*, all of them or none; return their paths. Raise SpecError if it cannot."""
+    """Write the files of *result* into *out*, all of them or none; return their paths. Raise
+    SpecError if it cannot.
+    """
     with whole_directory(out) as scratch:
         names = _write_files(result, scratch)
     return [out / name for name in names]
 
 
 def plot_run(directory: Path) -> list[Path]:
-    """Draw the timeline of a run again, from its files alone. Raise SpecError where one is missing or damaged."""
+    """Draw the timeline of a run again, from its files alone. Raise SpecError where one is missing
+    or damaged.
+    """
     return save_figure(_draw(read_run(directory)), directory / TIMELINE)
 
 
@@ -82,11 +92,15 @@ def _write_files(result: RunResult, directory: Path) -> list[str]:
 
 def _requests_frame(result: RunResult) -> pd.DataFrame:
     words = {"server": list(result.names), "outcome": _OUTCOMES, "reason": list(REASONS)}
-    return pd.DataFrame({**result.requests, **{name: _words(result.requests[name], words[name]) for name in words}})
+    return pd.DataFrame(
+        {**result.requests, **{name: _words(result.requests[name], words[name]) for name in words}}
+    )
 
 
 def _pods_frame(result: RunResult) -> pd.DataFrame:
-    return pd.DataFrame({**result.pods, "server": _words(result.pods["server"], list(result.names))})
+    return pd.DataFrame(
+        {**result.pods, "server": _words(result.pods["server"], list(result.names))}
+    )
 
 
 def _words(codes: Column, words: list[str]) -> Any:
@@ -120,7 +134,9 @@ def _run_json(result: RunResult) -> dict[str, Any]:
 
 
 def read_run(directory: Path) -> RunRecords:
-    """Read what the figure of a run needs from its *directory*. Raise SpecError, one line, where that fails."""
+    """Read what the figure of a run needs from its *directory*. Raise SpecError, one line, where
+    that fails.
+    """
     about, summary = read_json(directory / RUN), read_json(directory / SUMMARY)
     cycles = _read_cycles(directory / CYCLES)
     requests, pods = _read_columns(directory / REQUESTS), _read_columns(directory / PODS)
@@ -135,26 +151,36 @@ def read_run(directory: Path) -> RunRecords:
             heading=_heading(about["config"], summary),
             end_s=float(about["duration_s"]),
             cycles=cycles,
-            requests=_indexed(requests, names=names) | {"outcome": _codes(requests["outcome"], _OUTCOMES)},
+            requests=_indexed(requests, names=names)
+            | {"outcome": _codes(requests["outcome"], _OUTCOMES)},
             pods=_indexed(pods, names=names),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise SpecError(f"{directory}: expected the files of one run as they were written, found {error!r}") from None
+        raise SpecError(
+            f"{directory}: expected the files of one run as they were written, found {error!r}"
+        ) from None
 
 
 def _read_cycles(path: Path) -> tuple[Mapping[str, Any], ...]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}") from None
-    return tuple(parse_json(line, source=f"{path.name}: cycle {number}") for number, line in enumerate(lines, start=1))
+        raise SpecError(
+            f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}"
+        ) from None
+    return tuple(
+        parse_json(line, source=f"{path.name}: cycle {number}")
+        for number, line in enumerate(lines, start=1)
+    )
 
 
 def _read_columns(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        raise SpecError(f"{path}: expected a Parquet file, found {' '.join(str(error).split())[:100]}") from None
+        raise SpecError(
+            f"{path}: expected a Parquet file, found {' '.join(str(error).split())[:100]}"
+        ) from None
 
 
 def _indexed(frame: pd.DataFrame, *, names: tuple[str, ...]) -> dict[str, Column]:
@@ -163,17 +189,27 @@ def _indexed(frame: pd.DataFrame, *, names: tuple[str, ...]) -> dict[str, Column
 
 
 def _codes(column: pd.Series[Any], names: list[str] | tuple[str, ...]) -> Column:
-    """Return the index in *names* of each entry: the order of categories is not kept by every version of a file."""
+    """Return the index in *names* of each entry: the order of categories is not kept by every
+    version of a file.
+    """
     return np.asarray(pd.Categorical(column, categories=list(names)).codes, dtype=np.int64)
 
 
 def _target(server: Mapping[str, Any]) -> SloTarget | None:
-    return SloTarget(**{key: value for key, value in server.items() if key != "name"}) if "model" in server else None
+    return (
+        SloTarget(**{key: value for key, value in server.items() if key != "name"})
+        if "model" in server
+        else None
+    )
 
 
 def _draw(records: RunRecords) -> Any:
-    counts = replica_timeline(records.pods, wishes_by_server(records.cycles), names=records.names, end_s=records.end_s)
-    minutes = minute_timeline(records.requests, records.targets, names=records.names, end_s=records.end_s)
+    counts = replica_timeline(
+        records.pods, wishes_by_server(records.cycles), names=records.names, end_s=records.end_s
+    )
+    minutes = minute_timeline(
+        records.requests, records.targets, names=records.names, end_s=records.end_s
+    )
     return draw_timelines(counts, minutes, titles=records.titles, heading=records.heading)
 
 
@@ -182,7 +218,10 @@ def _heading(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
         f"{config['scenario']}, policy {config['policy']}, alpha {config['disturbance_alpha']:g}, "
         f"period {config['period_s']:g} s, seed {config['seed']}"
     )
-    return f"{settings}: {_percent(summary['attainment'])} within target, {summary['cost_cents_per_h']:.0f} cents/h"
+    return (
+        f"{settings}: {_percent(summary['attainment'])} within target, "
+        f"{summary['cost_cents_per_h']:.0f} cents/h"
+    )
 
 
 def _title(name: str, scores: Mapping[str, Any]) -> str:

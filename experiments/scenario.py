@@ -1,4 +1,6 @@
-"""Reading of scenario files (YAML), with one-line errors that name the place. Their form is in docs/load.md."""
+"""Reading of scenario files (YAML), with one-line errors that name the place. Their form is in
+docs/load.md.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +19,7 @@ from emulator.phases import Phase, duration_s, phases_curve
 from emulator.shapes import Curve, burst, constant, diurnal, ramp, steps
 from emulator.trace import Origin, Replay
 from emulator.walk import WalkKind
+from experiments.config import SAMPLE_DATA
 from experiments.scenario_rules import (
     EVERY_TYPE,
     CapacityEvent,
@@ -48,21 +51,27 @@ __all__ = [
 # Beyond this a factor is a slip of the pen, and the arrivals of one interval would fill the memory.
 FACTOR_MAX = 1000.0
 
-SCENARIOS = Path(__file__).resolve().parent.parent / "sample-data" / "scenarios"
+SCENARIOS = SAMPLE_DATA / "scenarios"
 
 
 def read_scenario(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Scenario:
-    """Read the scenario NAME of *folder* (NAME.yaml), else the file at that path. Raise SpecError, one line."""
+    """Read the scenario NAME of *folder* (NAME.yaml), else the file at that path. Raise SpecError,
+    one line.
+    """
     path = folder / f"{name_or_path}.yaml"
     if not path.is_file():
         path = Path(name_or_path)
     if not path.is_file():
         known = ", ".join(known_scenarios(folder)) or "none"
-        raise SpecError(f"scenario: expected one of {known}, or the path of a file, found {str(name_or_path)!r}")
+        raise SpecError(
+            f"scenario: expected one of {known}, or the path of a file, found {str(name_or_path)!r}"
+        )
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}") from None
+        raise SpecError(
+            f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}"
+        ) from None
     return parse_scenario(text, name=path.stem, source=path.name, base=path.parent)
 
 
@@ -72,7 +81,9 @@ def known_scenarios(folder: Path = SCENARIOS) -> tuple[str, ...]:
 
 
 def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario:
-    """Return the scenario of a YAML text. *source* names it in errors; paths in it start at *base*."""
+    """Return the scenario of a YAML text. *source* names it in errors; paths in it start at
+    *base*.
+    """
     obj = _parse_yaml(text, source=source)
     entry = Entry(obj, source=source)
     defaults = Scenario(name=name)
@@ -81,16 +92,27 @@ def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario
     scenario = Scenario(
         name=entry.text("name", default=name),
         description=entry.text("description", default=""),
-        disturbance_alpha=entry.number("alpha", at_least=0, at_most=1, default=defaults.disturbance_alpha),
+        disturbance_alpha=entry.number(
+            "alpha", at_least=0, at_most=1, default=defaults.disturbance_alpha
+        ),
         interval_s=entry.number("interval_s", above=0, default=defaults.interval_s),
         hours=entry.number("hours", above=0, default=defaults.hours),
-        walk=walk.choice("kind", get_args(WalkKind), default=defaults.walk) if walk else defaults.walk,
-        theta=walk.number("theta", at_least=0, at_most=1, default=defaults.theta) if walk else defaults.theta,
+        walk=walk.choice("kind", get_args(WalkKind), default=defaults.walk)
+        if walk
+        else defaults.walk,
+        theta=walk.number("theta", at_least=0, at_most=1, default=defaults.theta)
+        if walk
+        else defaults.theta,
         load=load,
-        capacity=tuple(_capacity_rule(row, part_max=None) for row in entry.children("capacity", required=False)),
-        failures=tuple(_capacity_rule(row, part_max=1.0) for row in entry.children("failures", required=False)),
+        capacity=tuple(
+            _capacity_rule(row, part_max=None) for row in entry.children("capacity", required=False)
+        ),
+        failures=tuple(
+            _capacity_rule(row, part_max=1.0) for row in entry.children("failures", required=False)
+        ),
     )
-    # A data file may carry keys of other tools; a scenario is ours alone, so an unknown key is a slip of the pen.
+    # A data file may carry keys of other tools; a scenario is ours alone, so an unknown key is a
+    # slip of the pen.
     for line in entry.warnings():
         raise SpecError(line)
     return replace(scenario, digest=_digest(obj, load))
@@ -117,7 +139,9 @@ def _load_rule(row: Entry, base: Path) -> LoadRule:
         scale=row.number("scale", at_least=0, at_most=FACTOR_MAX, default=1.0),
         in_tokens_scale=row.number("in_tokens_scale", above=0, at_most=FACTOR_MAX, default=1.0),
         out_tokens_scale=row.number("out_tokens_scale", above=0, at_most=FACTOR_MAX, default=1.0),
-        arrival_cv=row.number("arrival_cv", at_least=0, at_most=100) if row.has("arrival_cv") else None,
+        arrival_cv=row.number("arrival_cv", at_least=0, at_most=100)
+        if row.has("arrival_cv")
+        else None,
     )
 
 
@@ -146,7 +170,9 @@ def _ramp(shape: Entry) -> Curve:
 def _steps(shape: Entry) -> Curve:
     levels = [(row.number("t_s", at_least=0), _factor(row)) for row in shape.children("levels")]
     if not levels or any(before >= after for (before, _), (after, _) in pairwise(levels)):
-        raise shape.fail("levels", expected="at least one, with ascending t_s", found=[t_s for t_s, _ in levels])
+        raise shape.fail(
+            "levels", expected="at least one, with ascending t_s", found=[t_s for t_s, _ in levels]
+        )
     return steps(levels)
 
 
@@ -193,15 +219,21 @@ def _phases(row: Entry) -> Curve:
         raise row.fail("phases", expected="at least one phase", found=[])
     if max(accumulate((phase.ratio for phase in phases), mul)) > FACTOR_MAX:
         ratios = [phase.ratio for phase in phases]
-        raise row.fail("phases", expected=f"ratios whose product stays <= {FACTOR_MAX:g}", found=ratios)
+        raise row.fail(
+            "phases", expected=f"ratios whose product stays <= {FACTOR_MAX:g}", found=ratios
+        )
     for phase, entry in zip(phases[:-1], rows[:-1], strict=True):
         if phase.duration_s is None:
-            raise entry.fail("duration", expected="a duration > 0 (only the last phase may be endless)", found=0)
+            raise entry.fail(
+                "duration", expected="a duration > 0 (only the last phase may be endless)", found=0
+            )
     return phases_curve(phases)
 
 
 def _phase(row: Entry) -> Phase:
-    """Read one phase; a duration of 0, or none, is an endless one, as it is for the existing emulator."""
+    """Read one phase; a duration of 0, or none, is an endless one, as it is for the existing
+    emulator.
+    """
     if row.has("duration_s") or not row.has("duration"):
         seconds: float | None = row.number("duration_s", at_least=0, default=0.0)
     else:
@@ -232,7 +264,9 @@ def _replay(row: Entry, base: Path) -> Replay | None:
 
 def _capacity_rule(row: Entry, *, part_max: float | None) -> CapacityRule:
     if row.has("cards") == row.has("part"):
-        raise row.fail("cards", expected="either cards or part", found=None if not row.has("cards") else "both")
+        raise row.fail(
+            "cards", expected="either cards or part", found=None if not row.has("cards") else "both"
+        )
     return CapacityRule(
         place=row.place,
         t_s=row.number("t_s", at_least=0),

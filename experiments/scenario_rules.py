@@ -1,4 +1,6 @@
-"""A scenario: how the load of each server and the capacity of the world move in a run, whatever the data set."""
+"""A scenario: how the load of each server and the capacity of the world move in a run, whatever the
+data set.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +23,11 @@ EVERY_TYPE = "*"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRule:
-    """How the load of some servers moves. A selector that is "" selects all; place is where an error points to.
+    """How the load of some servers moves. A selector that is "" selects all; place is where an
+    error points to.
 
-    The scales multiply the nominal load; *curve* then moves its rate. arrival_cv None: the server's own.
+    The scales multiply the nominal load; *curve* then moves its rate. arrival_cv None: the server's
+    own.
     """
 
     place: str
@@ -48,7 +52,9 @@ class LoadRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityRule:
-    """At t_s, so many cards of a type ("*": of each type), given as a number or as a part of what there is at t = 0."""
+    """At t_s, so many cards of a type ("*": of each type), given as a number or as a part of what
+    there is at t = 0.
+    """
 
     place: str
     t_s: float
@@ -70,7 +76,8 @@ class CapacityEvent:
 class Scenario:
     """What a scenario file says. Of load rules the first that selects a server is the one for it.
 
-    digest is a hash of the content, the traces it names included; it does not depend on where the file lies.
+    digest is a hash of the content, the traces it names included; it does not depend on where the
+    file lies.
     """
 
     name: str
@@ -87,20 +94,34 @@ class Scenario:
 
 
 def server_loads(
-    scenario: Scenario, *, servers: Sequence[Server], nominal: Mapping[str, Load | None], walk: Walk, seed: int
+    scenario: Scenario,
+    *,
+    servers: Sequence[Server],
+    nominal: Mapping[str, Load | None],
+    walk: Walk,
+    seed: int,
 ) -> tuple[ServerLoad, ...]:
     """Return the load of each of *servers*, in their order.
 
-    *nominal* is the undisturbed load by server name; it may be missing only for a server that replays a trace at the
-    trace's own rate and sizes. Raise SpecError for a rule that selects no server and for a missing load.
+    *nominal* is the undisturbed load by server name; it may be missing only for a server that
+    replays a trace at the trace's own rate and sizes. Raise SpecError for a rule that selects no
+    server and for a missing load.
     """
     for rule in scenario.load:
         if not any(rule.selects(server) for server in servers):
             raise SpecError(
-                f"{rule.place}: expected to select a server of the data, found none with {_selectors(rule)}"
+                f"{rule.place}: expected to select a server of the data, found none with "
+                f"{_selectors(rule)}"
             )
     return tuple(
-        _server_load(_rule_for(server, scenario), server, nominal.get(server.name), index=index, walk=walk, seed=seed)
+        _server_load(
+            _rule_for(server, scenario),
+            server,
+            nominal.get(server.name),
+            index=index,
+            walk=walk,
+            seed=seed,
+        )
         for index, server in enumerate(servers)
     )
 
@@ -114,9 +135,11 @@ def capacity_events(scenario: Scenario, capacity: Mapping[str, int]) -> tuple[Ca
 
 
 def node_failures(scenario: Scenario, capacity: Mapping[str, int]) -> tuple[CapacityEvent, ...]:
-    """Return when how many cards of which type fail with the pods on them, in order of time; see capacity_events.
+    """Return when how many cards of which type fail with the pods on them, in order of time; see
+    capacity_events.
 
-    A rule for every type takes what a type has; a rule for one type that has fewer cards is a SpecError.
+    A rule for every type takes what a type has; a rule for one type that has fewer cards is a
+    SpecError.
     """
     failures = []
     for rule, event in _events(scenario.failures, capacity):
@@ -127,14 +150,21 @@ def node_failures(scenario: Scenario, capacity: Mapping[str, int]) -> tuple[Capa
     return tuple(event for event in failures if event.cards)
 
 
-def _events(rules: Sequence[CapacityRule], capacity: Mapping[str, int]) -> list[tuple[CapacityRule, CapacityEvent]]:
+def _events(
+    rules: Sequence[CapacityRule], capacity: Mapping[str, int]
+) -> list[tuple[CapacityRule, CapacityEvent]]:
     events = []
     for rule in sorted(rules, key=lambda rule: rule.t_s):
         if rule.type != EVERY_TYPE and rule.type not in capacity:
             known = ", ".join(sorted(capacity))
-            raise SpecError(f"{rule.place}: type: expected one of the capacity data ({known}), found {rule.type!r}")
+            raise SpecError(
+                f"{rule.place}: type: expected one of the capacity data ({known}), found "
+                f"{rule.type!r}"
+            )
         for name in sorted(capacity) if rule.type == EVERY_TYPE else [rule.type]:
-            events.append((rule, CapacityEvent(t_s=rule.t_s, type=name, cards=_cards(rule, capacity[name]))))
+            events.append(
+                (rule, CapacityEvent(t_s=rule.t_s, type=name, cards=_cards(rule, capacity[name])))
+            )
     return events
 
 
@@ -147,7 +177,9 @@ def _cards(rule: CapacityRule, at_start: int) -> int:
 
 
 def _rule_for(server: Server, scenario: Scenario) -> LoadRule:
-    return next((rule for rule in scenario.load if rule.selects(server)), LoadRule(place=scenario.name))
+    return next(
+        (rule for rule in scenario.load if rule.selects(server)), LoadRule(place=scenario.name)
+    )
 
 
 def _server_load(
@@ -155,7 +187,10 @@ def _server_load(
 ) -> ServerLoad:
     traced = rule.replay is not None and rule.replay.rate == rule.replay.tokens == "trace"
     if given is None and not traced:
-        raise SpecError(f"{server.name}: currentAlloc.load: expected a nominal load for {rule.place}, found nothing")
+        raise SpecError(
+            f"{server.name}: currentAlloc.load: expected a nominal load for {rule.place}, found "
+            "nothing"
+        )
     nominal = SetPoint(
         rate_rpm=given.rate_rpm if given else 0.0,
         in_tokens=given.in_tokens if given else 0.0,

@@ -1,4 +1,6 @@
-"""The scores of a run from the truth of its requests: attainment, latencies, goodput, losses, offered load. Pure."""
+"""The scores of a run from the truth of its requests: attainment, latencies, goodput, losses,
+offered load. Pure.
+"""
 
 from __future__ import annotations
 
@@ -31,15 +33,19 @@ _PERCENTILES = (50, 95, 99)
 def score_requests(
     requests: Columns, *, names: Sequence[str], targets: Sequence[SloTarget | None], window: Window
 ) -> tuple[Scores, dict[str, Scores]]:
-    """Return the overall scores and those of each server, over the requests that arrived in *window*.
+    """Return the overall scores and those of each server, over the requests that arrived in
+    *window*.
 
-    *names* and *targets* are by server index. Overall attainment is request-weighted, over the servers with a target;
-    `attainment_mean_servers` is the plain mean over them. Shares of nothing are None.
+    *names* and *targets* are by server index. Overall attainment is request-weighted, over the
+    servers with a target; `attainment_mean_servers` is the plain mean over them. Shares of nothing
+    are None.
     """
     minutes = minute_table(requests, targets, window)
     own = select(requests, arrived_within(requests, window))
     minute_of = np.searchsorted(minutes.start_s, own["arrival_s"], side="right") - 1
-    verdicts = judge(own, targets, end_s=window.end_s, tps_missed=minutes.tps_missed[own["server"], minute_of])
+    verdicts = judge(
+        own, targets, end_s=window.end_s, tps_missed=minutes.tps_missed[own["server"], minute_of]
+    )
     everything = np.ones(verdicts.size, dtype=bool)
     by_server = {
         name: _server_scores(own, verdicts, minutes, index, targets[index], window=window)
@@ -58,7 +64,13 @@ def score_requests(
 
 
 def _server_scores(
-    own: Columns, verdicts: Any, minutes: MinuteTable, index: int, target: SloTarget | None, *, window: Window
+    own: Columns,
+    verdicts: Any,
+    minutes: MinuteTable,
+    index: int,
+    target: SloTarget | None,
+    *,
+    window: Window,
 ) -> Scores:
     mine = own["server"] == index
     return {
@@ -75,11 +87,18 @@ def _attainment(verdicts: Any, chosen: Bools) -> Scores:
     met = int(np.count_nonzero(verdicts[chosen] == MET))
     missed = int(np.count_nonzero(verdicts[chosen] == MISSED))
     left_out = int(np.count_nonzero(verdicts[chosen] == LEFT_OUT))
-    return {"attainment": _share(met, met + missed), "met": met, "missed": missed, "left_out": left_out}
+    return {
+        "attainment": _share(met, met + missed),
+        "met": met,
+        "missed": missed,
+        "left_out": left_out,
+    }
 
 
 def _traffic(own: Columns, verdicts: Any, chosen: Bools, window: Window) -> Scores:
-    """Return what was offered, what came of it, how fast; goodput counts the met requests and their output tokens."""
+    """Return what was offered, what came of it, how fast; goodput counts the met requests and their
+    output tokens.
+    """
     outcome = own["outcome"][chosen]
     met = chosen & (verdicts == MET)
     ttft_ms, itl_ms = measured_latencies_ms(select(own, chosen))

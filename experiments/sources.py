@@ -18,16 +18,18 @@ from experiments.scenario import (
 from experiments.world import build_cluster_spec
 from loop.policies import make_policy
 from loop.ports import Policy
-from loop.reading import read_system
+from loop.schema.reading import read_system
 from loop.spec import SloTarget, SystemData
 from twin.spec import ClusterSpec
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sources:
-    """A run that is ready to begin: its resolved configuration, its name, and all that was read for it.
+    """A run that is ready to begin: its resolved configuration, its name, and all that was read for
+    it.
 
-    targets are by server, in the order of the world's servers. notes are lines that stand beside the results.
+    targets are by server, in the order of the world's servers. notes are lines that stand beside
+    the results.
     """
 
     config: RunConfig
@@ -48,7 +50,9 @@ class Sources:
 
 
 def read_sources(config: RunConfig) -> Sources:
-    """Read and check all that *config* names. Raise SpecError, one line, for whatever is wrong with any of it."""
+    """Read and check all that *config* names. Raise SpecError, one line, for whatever is wrong with
+    any of it.
+    """
     policy = make_policy(config.policy, **dict(config.policy_options))
     scenario = read_scenario(config.scenario)
     config = resolve(config, scenario, policy)
@@ -72,14 +76,17 @@ def read_sources(config: RunConfig) -> Sources:
         capacity_events=capacity_events(scenario, world.capacity),
         node_failures=node_failures(scenario, world.capacity),
         targets=tuple(
-            system.target(service_class=server.service_class, model=server.model) for server in world.servers
+            system.target(service_class=server.service_class, model=server.model)
+            for server in world.servers
         ),
         notes=tuple(dict.fromkeys([*notes, *world_notes])),
     )
 
 
 def resolve(config: RunConfig, scenario: Scenario, policy: Policy) -> RunConfig:
-    """Fill in what was not given: the hash, the records and the tables carry the figures that were in force."""
+    """Fill in what was not given: the hash, the records and the tables carry the figures that were
+    in force.
+    """
 
     def first(given: float | None, default: float) -> float:
         return float(default if given is None else given)

@@ -1,4 +1,6 @@
-"""A sweep: a grid of runs times seeds on all cores, resumable, each finished run kept in a file of its own."""
+"""A sweep: a grid of runs times seeds on all cores, resumable, each finished run kept in a file of
+its own.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,8 @@ RESULTS_PARQUET, RESULTS_CSV = "results.parquet", "results.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SweepResult:
-    """The table of a sweep (a row a run, `error` "" where it went well), how many rows were reused, what was written.
+    """The table of a sweep (a row a run, `error` "" where it went well), how many rows were reused,
+    what was written.
 
     failures are the files that hold the tracebacks of the runs that failed this time.
     """
@@ -56,7 +59,12 @@ class SweepResult:
 
 
 def sweep(
-    grid: SweepConfig, out: Path, *, jobs: int | None = None, resume: bool = False, console: Console | None = None
+    grid: SweepConfig,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
 ) -> pd.DataFrame:
     """Run *grid* and return its table, see `sweep_to_directory`."""
     return sweep_to_directory(grid, out, jobs=jobs, resume=resume, console=console).results
@@ -71,12 +79,14 @@ def sweep_to_directory(
     console: Console | None = None,
     work: Work | None = None,
 ) -> SweepResult:
-    """Run *grid* on *jobs* processes (None: one a core), with its table, figures and rows of single runs in *out*.
+    """Run *grid* on *jobs* processes (None: one a core), with its table, figures and rows of single
+    runs in *out*.
 
-    With *resume*, finished runs in *out* whose hash (data, scenario, settings, seed, version) is the same are not
-    repeated. A run that fails becomes a row with an error and does not stop the others. Progress and tables go to
-    *console*. Raise SpecError, before anything is simulated, for bad input, damaged results and an *out* that cannot be
-    written. An interrupt leaves the finished runs for a later *resume*. *work* makes the row of one run.
+    With *resume*, finished runs in *out* whose hash (data, scenario, settings, seed, version) is
+    the same are not repeated. A run that fails becomes a row with an error and does not stop the
+    others. Progress and tables go to *console*. Raise SpecError, before anything is simulated, for
+    bad input, damaged results and an *out* that cannot be written. An interrupt leaves the finished
+    runs for a later *resume*. *work* makes the row of one run.
     """
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs: expected a whole number >= 1, found {jobs}")
@@ -97,11 +107,15 @@ def sweep_to_directory(
     paths = _write_results(results, out)
     if console:
         _print_tables(console, results, failures)
-    return SweepResult(results=results, reused=len(runs) - len(missing), paths=paths, failures=failures)
+    return SweepResult(
+        results=results, reused=len(runs) - len(missing), paths=paths, failures=failures
+    )
 
 
 def plan(grid: SweepConfig) -> list[PlannedRun]:
-    """Return the runs of *grid* with all that they name read and checked. Raise SpecError for what is wrong."""
+    """Return the runs of *grid* with all that they name read and checked. Raise SpecError for what
+    is wrong.
+    """
     runs = []
     for config in grid.runs():
         sources = read_sources(config)
@@ -110,7 +124,9 @@ def plan(grid: SweepConfig) -> list[PlannedRun]:
 
 
 def plot_sweep(directory: Path) -> list[Path]:
-    """Draw the figures of a sweep again, from its table alone. Raise SpecError where that is missing or damaged."""
+    """Draw the figures of a sweep again, from its table alone. Raise SpecError where that is
+    missing or damaged.
+    """
     return save_sweep_figures(_read_results(directory / RESULTS_PARQUET), directory)
 
 
@@ -122,7 +138,9 @@ def simulate_row(planned: PlannedRun) -> Row:
 
 def _finished(runs: Sequence[PlannedRun], out: Path) -> dict[str, Row]:
     if (out / RESULTS_PARQUET).exists():
-        _read_results(out / RESULTS_PARQUET)  # it is written anew, but damage must not pass unnoticed
+        _read_results(
+            out / RESULTS_PARQUET
+        )  # it is written anew, but damage must not pass unnoticed
     return load_rows(out / ROWS, runs)
 
 
@@ -151,8 +169,12 @@ def _print_tables(console: Console, results: pd.DataFrame, failures: Sequence[Pa
     for table in (summary_table(results), paired_table(results)):
         if table is not None and table.row_count:
             print_table(console, table)
-    for planned_id, error in results.loc[results["error"] != "", ["run_id", "error"]].itertuples(index=False):
-        console.print(f"run {planned_id} failed: {error}", markup=False, highlight=False, soft_wrap=True)
+    for planned_id, error in results.loc[results["error"] != "", ["run_id", "error"]].itertuples(
+        index=False
+    ):
+        console.print(
+            f"run {planned_id} failed: {error}", markup=False, highlight=False, soft_wrap=True
+        )
     for path in failures:
         console.print(f"its traceback is in {path}", markup=False, highlight=False, soft_wrap=True)
 
@@ -161,7 +183,11 @@ def _read_results(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:
-        what = "nothing" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:100]
+        what = (
+            "nothing"
+            if isinstance(error, FileNotFoundError)
+            else " ".join(str(error).split())[:100]
+        )
         raise SpecError(f"{path}: expected the results of a sweep, found {what}") from None
 
 
@@ -173,7 +199,8 @@ def _cores() -> int:
 def _describe(planned: PlannedRun, outcome: Outcome[Row]) -> str:
     config = planned.config
     what = (
-        f"{config.scenario} {config.policy} alpha {config.disturbance_alpha:g} period {config.period_s:g} s "
+        f"{config.scenario} {config.policy} alpha {config.disturbance_alpha:g} period "
+        f"{config.period_s:g} s "
         f"seed {config.seed}"
     )
     if outcome.value is None:

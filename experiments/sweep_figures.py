@@ -1,4 +1,6 @@
-"""The figures of a sweep: heat maps over alpha × period, and cost against attainment. Data functions, then drawings."""
+"""The figures of a sweep: heat maps over alpha × period, and cost against attainment. Data
+functions, then drawings.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
-    """A column of the results as a figure shows it: multiplied by *scale*, with its unit and number format."""
+    """A column of the results as a figure shows it: multiplied by *scale*, with its unit and number
+    format.
+    """
 
     column: str
     label: str
@@ -37,7 +41,9 @@ COST = Metric(column="cost_cents_per_h", label="cost [cents/h]", form=".0f")
 
 
 def cell_estimates(results: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
-    """Return one row per cell of the grid: for each metric its mean, its 95 % half-width over seeds, and n."""
+    """Return one row per cell of the grid: for each metric its mean, its 95 % half-width over
+    seeds, and n.
+    """
     rows: list[dict[str, Any]] = []
     for key, runs in results.groupby(list(CELL), sort=True):
         row: dict[str, Any] = dict(zip(CELL, key, strict=True))
@@ -53,7 +59,9 @@ def cell_estimates(results: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataF
 
 
 def draw_heat_maps(cells: pd.DataFrame, metric: Metric) -> Figure:
-    """Draw one map of *metric* over alpha × period for each policy (and scenario, interval), on one colour scale."""
+    """Draw one map of *metric* over alpha × period for each policy (and scenario, interval), on one
+    colour scale.
+    """
     groups = list(cells.groupby(["scenario", "interval_s", "policy"], sort=True))
     alphas, periods = sorted(cells["alpha"].unique()), sorted(cells["period_s"].unique())
     columns = min(len(groups), 3)
@@ -69,23 +77,38 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric) -> Figure:
         for ax in list(grid.flat)[len(groups) :]:
             ax.set_axis_off()
         label = f"{metric.label}\nmean ± 95 % interval over seeds"
-        figure.colorbar(mpl.cm.ScalarMappable(norm=scale, cmap="cividis"), ax=grid, label=label, shrink=0.9)
+        figure.colorbar(
+            mpl.cm.ScalarMappable(norm=scale, cmap="cividis"), ax=grid, label=label, shrink=0.9
+        )
     return figure
 
 
 def _draw_heat_map(
-    ax: Axes, group: pd.DataFrame, metric: Metric, *, alphas: Sequence[float], periods: Sequence[float], scale: Any
+    ax: Axes,
+    group: pd.DataFrame,
+    metric: Metric,
+    *,
+    alphas: Sequence[float],
+    periods: Sequence[float],
+    scale: Any,
 ) -> None:
-    values = group.pivot_table(index="alpha", columns="period_s", values=metric.column, dropna=False)
+    values = group.pivot_table(
+        index="alpha", columns="period_s", values=metric.column, dropna=False
+    )
     values = values.reindex(index=pd.Index(alphas), columns=pd.Index(periods))
-    ax.imshow(values.to_numpy(dtype=float), origin="lower", aspect="auto", cmap="cividis", norm=scale)
+    ax.imshow(
+        values.to_numpy(dtype=float), origin="lower", aspect="auto", cmap="cividis", norm=scale
+    )
     ax.set_xticks(range(len(periods)), [f"{period:g}" for period in periods])
     ax.set_yticks(range(len(alphas)), [f"{alpha:g}" for alpha in alphas])
     ax.set_xlabel("control period [s]")
     ax.set_ylabel("disturbance alpha")
     ax.spines[:].set_visible(False)
     for cell in group.itertuples():
-        mean, half_width = getattr(cell, metric.column), getattr(cell, f"{metric.column}_half_width")
+        mean, half_width = (
+            getattr(cell, metric.column),
+            getattr(cell, f"{metric.column}_half_width"),
+        )
         text = f"{mean:{metric.form}}" if np.isfinite(mean) else "–"
         text += f"\n±{half_width:{metric.form}}" if np.isfinite(half_width) else ""
         # cividis goes from dark to bright: white reads on its lower part, black on its upper.
@@ -95,7 +118,9 @@ def _draw_heat_map(
 
 
 def draw_cost_against_attainment(cells: pd.DataFrame) -> Figure:
-    """Draw attainment over cost with 95 % bars: a panel per alpha, a colour per policy, a marker per period."""
+    """Draw attainment over cost with 95 % bars: a panel per alpha, a colour per policy, a marker
+    per period.
+    """
     panels = list(cells.groupby(["scenario", "interval_s", "alpha"], sort=True))
     policies, periods = sorted(cells["policy"].unique()), sorted(cells["period_s"].unique())
     columns = min(len(panels), 3)
@@ -105,9 +130,15 @@ def draw_cost_against_attainment(cells: pd.DataFrame) -> Figure:
         grid = figure.subplots(rows, columns, squeeze=False)
         for ax, (key, panel) in zip(grid.flat, panels, strict=False):
             for cell in panel.itertuples():
-                _draw_cell(ax, cell, SERIES[policies.index(cell.policy) % 8], MARKERS[periods.index(cell.period_s) % 8])
+                _draw_cell(
+                    ax,
+                    cell,
+                    SERIES[policies.index(cell.policy) % 8],
+                    MARKERS[periods.index(cell.period_s) % 8],
+                )
             ax.set_title(_panel_title(key, cells), loc="left")
-            # Its own view: policies and periods compare within a panel, loads of different alpha in the heat maps.
+            # Its own view: policies and periods compare within a panel, loads of different alpha in
+            # the heat maps.
             ax.set_xlim(*_view(panel, COST))
             ax.set_ylim(*_view(panel, ATTAINMENT))
             ax.xaxis.set_major_locator(MaxNLocator(nbins=5))
@@ -119,12 +150,16 @@ def draw_cost_against_attainment(cells: pd.DataFrame) -> Figure:
             ax.set_xlabel(COST.label)
         for ax in grid[:, 0]:
             ax.set_ylabel(ATTAINMENT.label)
-        figure.legend(handles=_scatter_legend(policies, periods), loc="outside right center", frameon=False)
+        figure.legend(
+            handles=_scatter_legend(policies, periods), loc="outside right center", frameon=False
+        )
     return figure
 
 
 def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
-    bars = [np.nan_to_num(getattr(cell, f"{metric.column}_half_width")) for metric in (COST, ATTAINMENT)]
+    bars = [
+        np.nan_to_num(getattr(cell, f"{metric.column}_half_width")) for metric in (COST, ATTAINMENT)
+    ]
     ax.errorbar(
         getattr(cell, COST.column),
         getattr(cell, ATTAINMENT.column),
@@ -140,7 +175,9 @@ def _draw_cell(ax: Axes, cell: Any, colour: str, marker: str) -> None:
 
 
 def _view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
-    """Return the part of an axis to show: all means, and their bars as far as these do not drown the differences."""
+    """Return the part of an axis to show: all means, and their bars as far as these do not drown
+    the differences.
+    """
     means = cells[metric.column].to_numpy(dtype=float)
     known = np.isfinite(means)
     if not known.any():
@@ -156,7 +193,14 @@ def _view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
 def _scatter_legend(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:
     colours = [Patch(color=SERIES[i % 8], label=name) for i, name in enumerate(policies)]
     shapes = [
-        Line2D([], [], color="0.4", marker=MARKERS[i % 8], linestyle="none", label=f"period {period:g} s")
+        Line2D(
+            [],
+            [],
+            color="0.4",
+            marker=MARKERS[i % 8],
+            linestyle="none",
+            label=f"period {period:g} s",
+        )
         for i, period in enumerate(periods)
     ]
     return [*colours, *shapes]
@@ -185,7 +229,9 @@ def _situation(scenario: str, interval_s: float, cells: pd.DataFrame) -> str:
 
 
 def save_sweep_figures(results: pd.DataFrame, directory: Path) -> list[Path]:
-    """Draw all figures of a sweep from its result table into *directory*; failed runs are left out."""
+    """Draw all figures of a sweep from its result table into *directory*; failed runs are left
+    out.
+    """
     done = results[results["error"] == ""]
     if done.empty:
         return []
@@ -195,4 +241,6 @@ def save_sweep_figures(results: pd.DataFrame, directory: Path) -> list[Path]:
         "cost": draw_heat_maps(cells, COST),
         "cost-attainment": draw_cost_against_attainment(cells),
     }
-    return [path for name, figure in figures.items() for path in save_figure(figure, directory / name)]
+    return [
+        path for name, figure in figures.items() for path in save_figure(figure, directory / name)
+    ]

@@ -1,4 +1,6 @@
-"""One row of a sweep: what it holds, its small JSON file, and the reading of that file on resume."""
+"""One row of a sweep: what it holds, its small JSON file, and the reading of that file on
+resume.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from twin.spec import SpecError
 Row = dict[str, Any]
 
 ROWS, FAILURES = "runs", "failures"
-TIMINGS = ("cpu_s", "requests_per_cpu_s")  # these depend on the machine: leave them out of comparisons
+TIMINGS = (
+    "cpu_s",
+    "requests_per_cpu_s",
+)  # these depend on the machine: leave them out of comparisons
 
 _FORMAT = 1
 
@@ -50,7 +55,9 @@ def settings_row(planned: PlannedRun) -> Row:
 
 
 def row_of(planned: PlannedRun, summary: Mapping[str, Any]) -> Row:
-    """Return the row of a finished run: its settings and the plain figures of its summary (no maps)."""
+    """Return the row of a finished run: its settings and the plain figures of its summary (no
+    maps).
+    """
     figures = {name: value for name, value in summary.items() if not isinstance(value, Mapping)}
     return {**settings_row(planned), **figures, "error": ""}
 
@@ -68,7 +75,8 @@ def save_row(directory: Path, planned: PlannedRun, row: Row) -> None:
 
 
 def load_rows(directory: Path, runs: Sequence[PlannedRun]) -> dict[str, Row]:
-    """Return the rows of those *runs* that are finished, by run id; check every row file that lies in *directory*.
+    """Return the rows of those *runs* that are finished, by run id; check every row file that lies
+    in *directory*.
 
     Raise SpecError, one line, for a file that is damaged.
     """
@@ -82,7 +90,10 @@ def _load_row(path: Path) -> Row:
         row = content["row"]
         if row["run_id"] == path.stem:
             return dict(row)
-    raise SpecError(f"{path}: expected a finished run as it was written, found a damaged file; delete it to repeat it")
+    raise SpecError(
+        f"{path}: expected a finished run as it was written, found a damaged file; delete it to "
+        "repeat it"
+    )
 
 
 def _digest(content: Mapping[str, Any]) -> str:

@@ -1,4 +1,6 @@
-"""The tables that a sweep prints: means with 95 % intervals over seeds, and policies compared in pairs."""
+"""The tables that a sweep prints: means with 95 % intervals over seeds, and policies compared in
+pairs.
+"""
 
 from __future__ import annotations
 
@@ -58,17 +60,26 @@ _KEYS = {
 
 
 def summary_table(results: pd.DataFrame, *, columns: Sequence[Column] = COLUMNS) -> Table:
-    """Return one line per cell of the grid: mean ± half-width of the 95 % interval over its seeds."""
+    """Return one line per cell of the grid: mean ± half-width of the 95 % interval over its
+    seeds.
+    """
     done = results[results["error"] == ""]
     keys = _shown_keys(results)
-    table = _table(_title(results), [*(_KEYS[name] for name in keys), *(column.heading for column in columns)])
+    table = _table(
+        _title(results), [*(_KEYS[name] for name in keys), *(column.heading for column in columns)]
+    )
     for key, runs in done.groupby(keys, sort=True):
-        table.add_row(*(_key(part) for part in key), *(_mean_and_half_width(runs, column) for column in columns))
+        table.add_row(
+            *(_key(part) for part in key),
+            *(_mean_and_half_width(runs, column) for column in columns),
+        )
     return table
 
 
 def paired_table(results: pd.DataFrame, *, metrics: Sequence[Column] = COLUMNS[:4]) -> Table | None:
-    """Return how each policy differs from the first, over the same seeds; None where there is only one policy."""
+    """Return how each policy differs from the first, over the same seeds; None where there is only
+    one policy.
+    """
     done = results[results["error"] == ""]
     policies = list(dict.fromkeys(done["policy"]))
     if len(policies) < 2:
@@ -78,15 +89,25 @@ def paired_table(results: pd.DataFrame, *, metrics: Sequence[Column] = COLUMNS[:
     table = _table(f"difference from {policies[0]}, in pairs of equal seeds", headings)
     for key, runs in done.groupby(by, sort=True):
         for policy in policies[1:]:
-            found = [paired_difference(runs, metric.name, first=policies[0], second=policy) for metric in metrics]
-            texts = (_text(difference, metric, sign="+") for difference, metric in zip(found, metrics, strict=True))
+            found = [
+                paired_difference(runs, metric.name, first=policies[0], second=policy)
+                for metric in metrics
+            ]
+            texts = (
+                _text(difference, metric, sign="+")
+                for difference, metric in zip(found, metrics, strict=True)
+            )
             table.add_row(policy, *(_key(part) for part in key), *texts)
     return table
 
 
 def print_table(console: Console, table: Table) -> None:
-    """Print *table* uncut: in a narrow console, or a file, whole figures are worth more than straight lines."""
-    wide = Console(file=console.file, width=max(console.width, _UNCUT), force_terminal=console.is_terminal)
+    """Print *table* uncut: in a narrow console, or a file, whole figures are worth more than
+    straight lines.
+    """
+    wide = Console(
+        file=console.file, width=max(console.width, _UNCUT), force_terminal=console.is_terminal
+    )
     wide.print(table)
 
 
@@ -106,12 +127,21 @@ def _figure(value: float | None, column: Column) -> str:
 
 
 def _shown_keys(results: pd.DataFrame) -> list[str]:
-    return [name for name in CELL if name in ("policy", "alpha", "period_s") or results[name].nunique() > 1]
+    return [
+        name
+        for name in CELL
+        if name in ("policy", "alpha", "period_s") or results[name].nunique() > 1
+    ]
 
 
 def _table(title: str, headings: Sequence[str]) -> Table:
     table = Table(
-        title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 0), pad_edge=False, show_edge=False
+        title=title,
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 0),
+        pad_edge=False,
+        show_edge=False,
     )
     for heading in headings:
         # A Text, because "[s]" in a plain string would be read as markup.

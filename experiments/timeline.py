@@ -1,4 +1,6 @@
-"""The data behind the replica timelines: counts of pods over time, and the minutes of each server. Pure; no drawing."""
+"""The data behind the replica timelines: counts of pods over time, and the minutes of each server.
+Pure; no drawing.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +19,33 @@ from loop.spec import SloTarget
 def replica_timeline(
     pods: Columns, wishes: Mapping[str, Sequence[Wish]], *, names: Sequence[str], end_s: float
 ) -> pd.DataFrame:
-    """Return wanted, ready, starting, pending and draining replicas of each server from each instant t_s on.
+    """Return wanted, ready, starting, pending and draining replicas of each server from each
+    instant t_s on.
 
-    Columns: server, t_s, wanted, ready, starting, pending, draining; one row per server and instant at which a count
-    moves, with rows at 0 and *end_s*, so a step plot (`where="post"`) of it is exact.
+    Columns: server, t_s, wanted, ready, starting, pending, draining; one row per server and instant
+    at which a count moves, with rows at 0 and *end_s*, so a step plot (`where="post"`) of it is
+    exact.
     """
     frames = [
-        _server_timeline(select(pods, pods["server"] == index), wishes.get(name, ()), end_s=end_s).assign(server=name)
+        _server_timeline(
+            select(pods, pods["server"] == index), wishes.get(name, ()), end_s=end_s
+        ).assign(server=name)
         for index, name in enumerate(names)
     ]
     columns = ["server", "t_s", "wanted", "ready", "starting", "pending", "draining"]
-    return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+    return (
+        pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
+    )
 
 
 def minute_timeline(
     requests: Columns, targets: Sequence[SloTarget | None], *, names: Sequence[str], end_s: float
 ) -> pd.DataFrame:
-    """Return arrival rate, mean latencies and whether the targets were violated, by server and minute of the run.
+    """Return arrival rate, mean latencies and whether the targets were violated, by server and
+    minute of the run.
 
-    Columns: server, start_s, length_s, rate_rpm, ttft_ms, itl_ms, output_tps, violated. Warm-up is drawn too.
+    Columns: server, start_s, length_s, rate_rpm, ttft_ms, itl_ms, output_tps, violated. Warm-up is
+    drawn too.
     """
     table = minute_table(requests, targets, Window(start_s=0.0, end_s=end_s))
     minutes = table.start_s.size
@@ -59,7 +69,8 @@ def _server_timeline(pods: Columns, wishes: Sequence[Wish], *, end_s: float) -> 
         np.where(np.isnan(pods[name]), never, pods[name])
         for name in ("asked_s", "granted_s", "ready_s", "draining_s", "released_s")
     )
-    # A pod may be taken back before it is ready, or before it is granted: each phase ends with the next that comes.
+    # A pod may be taken back before it is ready, or before it is granted: each phase ends with the
+    # next that comes.
     leaves_s = np.minimum(draining_s, released_s)
     spans = {
         "pending": (asked_s, np.minimum(granted_s, leaves_s)),
@@ -68,7 +79,9 @@ def _server_timeline(pods: Columns, wishes: Sequence[Wish], *, end_s: float) -> 
         "draining": (draining_s, released_s),
     }
     wished_s = np.array([wish.t_s for wish in wishes], dtype=float)
-    instants = np.concatenate([wished_s, *(edge for span in spans.values() for edge in span), [0.0, end_s]])
+    instants = np.concatenate(
+        [wished_s, *(edge for span in spans.values() for edge in span), [0.0, end_s]]
+    )
     t_s = np.unique(instants[(instants >= 0.0) & (instants <= end_s)])
     counts = {name: _count_open(t_s, begin, end) for name, (begin, end) in spans.items()}
     return pd.DataFrame({"t_s": t_s, "wanted": _step_values(t_s, wished_s, wishes), **counts})

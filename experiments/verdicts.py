@@ -1,4 +1,6 @@
-"""Whether one request met the targets of its server: met, missed, or left out of the scores. Pure."""
+"""Whether one request met the targets of its server: met, missed, or left out of the scores.
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -38,14 +40,18 @@ def target_columns(targets: Sequence[SloTarget | None]) -> TargetColumns:
 
 
 def judge(
-    requests: Columns, targets: Sequence[SloTarget | None], *, end_s: float, tps_missed: Bools | None = None
+    requests: Columns,
+    targets: Sequence[SloTarget | None],
+    *,
+    end_s: float,
+    tps_missed: Bools | None = None,
 ) -> npt.NDArray[np.int8]:
     """Return MET, MISSED or LEFT_OUT for each request of a run that ended at *end_s*.
 
-    Met: TTFT and mean ITL within target and, where the server has a throughput target, its minute made the tokens
-    (*tps_missed*, one flag a request, says where not). A target that is not set and, for ITL, an output of one token
-    count as met; rejected and failed requests are missed. An unfinished request is missed when a target is already
-    broken by what has passed, else left out.
+    Met: TTFT and mean ITL within target and, where the server has a throughput target, its minute
+    made the tokens (*tps_missed*, one flag a request, says where not). A target that is not set
+    and, for ITL, an output of one token count as met; rejected and failed requests are missed. An
+    unfinished request is missed when a target is already broken by what has passed, else left out.
     """
     limits = target_columns(targets)
     server = requests["server"]
@@ -61,7 +67,8 @@ def judge(
 
 
 def bounded_latencies_ms(requests: Columns, *, end_s: float) -> tuple[Floats, Floats]:
-    """Return TTFT and mean ITL = (last − first token)/(out − 1); for an unfinished request what they are at least.
+    """Return TTFT and mean ITL = (last − first token)/(out − 1); for an unfinished request what
+    they are at least.
 
     NaN where there is no such figure (ITL of one token, or before the first token).
     """
@@ -69,12 +76,16 @@ def bounded_latencies_ms(requests: Columns, *, end_s: float) -> tuple[Floats, Fl
     last_s = np.where(requests["outcome"] == FINISHED, requests["finish_s"], end_s)
     ttft_ms = (np.where(np.isfinite(first_s), first_s, end_s) - requests["arrival_s"]) * 1000.0
     itl_ms = np.full(ttft_ms.shape, np.nan)
-    np.divide((last_s - first_s) * 1000.0, out - 1.0, out=itl_ms, where=(out > 1) & np.isfinite(first_s))
+    np.divide(
+        (last_s - first_s) * 1000.0, out - 1.0, out=itl_ms, where=(out > 1) & np.isfinite(first_s)
+    )
     return ttft_ms, itl_ms
 
 
 def measured_latencies_ms(requests: Columns) -> tuple[Floats, Floats]:
-    """Return TTFT and mean ITL of finished requests; NaN elsewhere, and for the ITL of a single token."""
+    """Return TTFT and mean ITL of finished requests; NaN elsewhere, and for the ITL of a single
+    token.
+    """
     finished = requests["outcome"] == FINISHED
     ttft_ms, itl_ms = bounded_latencies_ms(requests, end_s=float("nan"))
     return np.where(finished, ttft_ms, np.nan), np.where(finished, itl_ms, np.nan)

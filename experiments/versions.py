@@ -1,4 +1,6 @@
-"""What a result was made with: versions of this package and of those that its figures depend on, and the commit."""
+"""What a result was made with: versions of this package and of those that its figures depend on,
+and the commit.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,23 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """Return the git commit of the checkout that runs, with "-dirty" where it was changed; None outside a checkout."""
+    """Return the git commit of the checkout that runs, with "-dirty" where it was changed; None
+    outside a checkout.
+    """
     git = shutil.which("git")
     # Looking only here keeps out a stranger's repository around an installed package.
     if git is None or not (_ROOT / ".git").exists():
         return None
-    command = [git, "-C", str(_ROOT), "describe", "--always", "--abbrev=40", "--dirty", "--exclude", "*"]
+    command = [
+        git,
+        "-C",
+        str(_ROOT),
+        "describe",
+        "--always",
+        "--abbrev=40",
+        "--dirty",
+        "--exclude",
+        "*",
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 -- a fixed command
     return answer.stdout.strip() or None

@@ -1,10 +1,12 @@
-"""From what the loop believes to the world that it will meet: SystemData and twin-data.json make a ClusterSpec."""
+"""From what the loop believes to the world that it will meet: SystemData and twin-data.json make a
+ClusterSpec.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from loop.reading import SERVERS
+from loop.schema.reading import SERVERS
 from loop.spec import Perf, ServerData, SystemData
 from twin.spec import ClusterSpec, Engine, IterationLaw, Server, SpecError
 from twin.world import read_cluster_spec
@@ -13,10 +15,12 @@ from twin.world import read_cluster_spec
 def build_cluster_spec(
     system: SystemData, directory: Path, *, truth: Path | None = None
 ) -> tuple[ClusterSpec, tuple[str, ...]]:
-    """Return the physical system of *directory* and notes on it, a line each (unknown keys, KV memory not given, …).
+    """Return the physical system of *directory* and notes on it, a line each (unknown keys, KV
+    memory not given, …).
 
-    The laws of the truth are the belief's unless twin-data.json or the file *truth* has others. A server starts with
-    the pods of its currentAlloc. Raise SpecError where there is no server or a file is wrong.
+    The laws of the truth are the belief's unless twin-data.json or the file *truth* has others. A
+    server starts with the pods of its currentAlloc. Raise SpecError where there is no server or a
+    file is wrong.
     """
     if not system.servers:
         raise SpecError(f"{SERVERS}: expected at least one server in {directory}, found none")
@@ -24,7 +28,11 @@ def build_cluster_spec(
         directory,
         accelerators=system.accelerators,
         capacity=system.capacity,
-        engines={key: _engine(perf) for key, perf in system.perf.items() if perf.accelerator in system.accelerators},
+        engines={
+            key: _engine(perf)
+            for key, perf in system.perf.items()
+            if perf.accelerator in system.accelerators
+        },
         servers=[_server(server, system) for server in system.servers.values()],
         truth=truth,
     )
@@ -51,7 +59,9 @@ def _server(server: ServerData, system: SystemData) -> Server:
 
 
 def _max_batch_at_start(server: ServerData, system: SystemData) -> int:
-    """Return the max batch in force at t = 0: the current one, else the server's own, else that of the model's data."""
+    """Return the max batch in force at t = 0: the current one, else the server's own, else that of
+    the model's data.
+    """
     given = server.current.max_batch or server.max_batch
     perf = system.perf.get((server.model, server.current.accelerator))
     if given or perf is None:

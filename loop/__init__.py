@@ -1,1 +1,3 @@
-"""The control loop: collector, optimizer, actuator and controller; the same code for the twin and for a cluster."""
+"""The control loop: collector, optimizer, actuator and controller; the same code for the twin and
+for a cluster.
+"""

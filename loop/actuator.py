@@ -1,4 +1,6 @@
-"""From a decision to the changes to ask for: the difference to what is wanted already, and limits per cycle; pure."""
+"""From a decision to the changes to ask for: the difference to what is wanted already, and limits
+per cycle; pure.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,9 @@ from loop.types import Change, Decision, ServerView, Snapshot, Target
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many replicas a server may gain or lose in one cycle; None: as many as the policy says."""
+    """How many replicas a server may gain or lose in one cycle; None: as many as the policy
+    says.
+    """
 
     step_up_max: int | None = None
     step_down_max: int | None = None
@@ -22,15 +26,21 @@ class Limits:
 NO_LIMITS = Limits()
 
 
-def plan(decision: Decision, snapshot: Snapshot, *, limits: Limits = NO_LIMITS) -> tuple[Change, ...]:
-    """Return what to ask of the world, in the order of the snapshot: absolute wishes, none that is wanted already.
+def plan(
+    decision: Decision, snapshot: Snapshot, *, limits: Limits = NO_LIMITS
+) -> tuple[Change, ...]:
+    """Return what to ask of the world, in the order of the snapshot: absolute wishes, none that is
+    wanted already.
 
-    A server absent from the decision is held, and a target of a server that was not seen is left out. No replicas (an
-    empty accelerator means the same) keep accelerator and max batch as they are. The bounds that a server has of its
-    own win over *limits*, the lower one over the upper one.
+    A server absent from the decision is held, and a target of a server that was not seen is left
+    out. No replicas (an empty accelerator means the same) keep accelerator and max batch as they
+    are. The bounds that a server has of its own win over *limits*, the lower one over the upper
+    one.
     """
     pairs = ((view, decision.targets.get(name)) for name, view in snapshot.servers.items())
-    wishes = ((view, _wish(target, view, limits=limits)) for view, target in pairs if target is not None)
+    wishes = (
+        (view, _wish(target, view, limits=limits)) for view, target in pairs if target is not None
+    )
     return tuple(change for view, change in wishes if _differs(change, view))
 
 
@@ -48,7 +58,9 @@ def _wish(target: Target, view: ServerView, *, limits: Limits) -> Change:
         accelerator=accelerator,
         replicas=bounded,
         max_batch=view.max_batch if keeps or target.max_batch <= 0 else target.max_batch,
-        reason=target.reason if bounded == replicas else f"{target.reason}; {bounded} is the bound set for it",
+        reason=target.reason
+        if bounded == replicas
+        else f"{target.reason}; {bounded} is the bound set for it",
     )
 
 

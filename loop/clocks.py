@@ -1,4 +1,6 @@
-"""The only readers of the machine's clocks: monotonic seconds for timing and waiting, and the date at the start."""
+"""The only readers of the machine's clocks: monotonic seconds for timing and waiting, and the date
+at the start.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""From what was seen to what is believed: gaps and partial readings ruled on, noise smoothed on request; pure."""
+"""From what was seen to what is believed: gaps and partial readings ruled on, noise smoothed on
+request; pure.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ NOTHING: Beliefs = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectorSettings:
-    """smoothing is the weight of the newest reading in an exponential mean, in (0, 1]; 1 believes it as it is."""
+    """smoothing is the weight of the newest reading in an exponential mean, in (0, 1]; 1 believes
+    it as it is.
+    """
 
     smoothing: float = 1.0
 
@@ -26,7 +30,9 @@ class CollectorSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What the collector makes of a snapshot: beliefs go into the next reading, warnings into the record."""
+    """What the collector makes of a snapshot: beliefs go into the next reading, warnings into the
+    record.
+    """
 
     snapshot: Snapshot
     beliefs: Beliefs = field(default_factory=dict)
@@ -34,21 +40,29 @@ class Reading:
 
 
 def collect(
-    seen: Snapshot, beliefs: Beliefs, *, settings: CollectorSettings, expected: Mapping[str, Load] = NOTHING
+    seen: Snapshot,
+    beliefs: Beliefs,
+    *,
+    settings: CollectorSettings,
+    expected: Mapping[str, Load] = NOTHING,
 ) -> Reading:
-    """Return *seen* with the load of every server as it is to be believed; None where nothing is known: hold it.
+    """Return *seen* with the load of every server as it is to be believed; None where nothing is
+    known: hold it.
 
-    The rules, in order: a figure that is no number, or negative, makes the load unknown. The sum over some of the ready
-    pods is scaled up to all of them; over none of them it is unknown, never zero. Tokens that nobody counted yet (0)
-    are those believed before, *beliefs* being those of the reading before, or else those *expected* of the server;
-    without either a rate above 0 is unknown.
+    The rules, in order: a figure that is no number, or negative, makes the load unknown. The sum
+    over some of the ready pods is scaled up to all of them; over none of them it is unknown, never
+    zero. Tokens that nobody counted yet (0) are those believed before, *beliefs* being those of the
+    reading before, or else those *expected* of the server; without either a rate above 0 is
+    unknown.
     """
     views: dict[str, ServerView] = {}
     believed: dict[str, Load] = {}
     warnings: list[str] = []
     for name, view in seen.servers.items():
         before = beliefs.get(name)
-        load, warning = _believe(view, before=before, expected=expected.get(name), smoothing=settings.smoothing)
+        load, warning = _believe(
+            view, before=before, expected=expected.get(name), smoothing=settings.smoothing
+        )
         views[name] = replace(view, load=load)
         # A gap in the readings does not make forget what was known before it.
         kept = load or before
@@ -56,7 +70,9 @@ def collect(
             believed[name] = kept
         if warning:
             warnings.append(f"{name}: {warning}")
-    return Reading(snapshot=replace(seen, servers=views), beliefs=believed, warnings=tuple(warnings))
+    return Reading(
+        snapshot=replace(seen, servers=views), beliefs=believed, warnings=tuple(warnings)
+    )
 
 
 def _believe(
@@ -79,12 +95,18 @@ def _believe(
         out_tokens=_tokens(load.out_tokens, known.out_tokens, weight=smoothing) or hoped.out_tokens,
     )
     if believed.rate_rpm > 0 and believed.out_tokens == 0:
-        return None, f"load is not known: {believed.rate_rpm:g} rpm of requests whose tokens nobody counted yet"
+        return (
+            None,
+            f"load is not known: {believed.rate_rpm:g} rpm of requests whose tokens nobody counted "
+            "yet",
+        )
     return believed, ""
 
 
 def _scale(view: ServerView) -> float | None:
-    """Return by how much a sum over the reporting pods falls short of all ready ones; None where nothing reports."""
+    """Return by how much a sum over the reporting pods falls short of all ready ones; None where
+    nothing reports.
+    """
     if view.reporting is None or view.reporting >= view.ready:
         return 1.0
     return view.ready / view.reporting if view.reporting > 0 else None

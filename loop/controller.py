@@ -1,4 +1,6 @@
-"""One cycle of the loop: observe, believe, decide, plan, apply. It never waits, and knows no thread and no SimPy."""
+"""One cycle of the loop: observe, believe, decide, plan, apply. It never waits, and knows no thread
+and no SimPy.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +38,9 @@ class ControllerSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Memory:
-    """What one cycle leaves to the next; replaced as a whole, so that a failed cycle leaves nothing half-done."""
+    """What one cycle leaves to the next; replaced as a whole, so that a failed cycle leaves nothing
+    half-done.
+    """
 
     beliefs: Beliefs
     policy_state: Any
@@ -46,7 +50,13 @@ class Controller:
     """Runs cycles over one backend with one policy. Make it with good data: SpecError otherwise."""
 
     def __init__(
-        self, *, backend: Backend, policy: Policy, data: Data, clock: Clock, settings: ControllerSettings | None = None
+        self,
+        *,
+        backend: Backend,
+        policy: Policy,
+        data: Data,
+        clock: Clock,
+        settings: ControllerSettings | None = None,
     ) -> None:
         self._backend = backend
         self._policy = policy
@@ -60,11 +70,15 @@ class Controller:
         self._system = reading.system
         self._told_at_start = reading.warnings
 
-    def cycle(self, now_s: float, *, trigger: Trigger = "period", mode: Mode | None = None) -> CycleRecord:
-        """Run one cycle at *now_s* and return what happened; a failure of the world or of the data is in the record.
+    def cycle(
+        self, now_s: float, *, trigger: Trigger = "period", mode: Mode | None = None
+    ) -> CycleRecord:
+        """Run one cycle at *now_s* and return what happened; a failure of the world or of the data
+        is in the record.
 
-        *mode* may make one cycle of an acting controller advise, not the reverse. Such a cycle leaves no trace in the
-        state of the policy. Errors of the programmer are raised, and leave the controller as it was.
+        *mode* may make one cycle of an acting controller advise, not the reverse. Such a cycle
+        leaves no trace in the state of the policy. Errors of the programmer are raised, and leave
+        the controller as it was.
         """
         clock, start_s = self._clock, self._clock.now_s()
         record = self._blank(now_s, trigger=trigger, mode=mode)
@@ -88,7 +102,12 @@ class Controller:
         return replace(record, timing=timing)
 
     def failure(
-        self, now_s: float, *, error: Exception, trigger: Trigger = "period", mode: Mode | None = None
+        self,
+        now_s: float,
+        *,
+        error: Exception,
+        trigger: Trigger = "period",
+        mode: Mode | None = None,
     ) -> CycleRecord:
         """Return the record of a cycle that *error*, an error of the programmer, has ended."""
         record = self._blank(now_s, trigger=trigger, mode=mode)
@@ -117,9 +136,13 @@ class Controller:
         except BackendError as error:
             return _failed(record, error), memory
         expected = {
-            name: told.current.load for name, told in self._system.servers.items() if told.current.load is not None
+            name: told.current.load
+            for name, told in self._system.servers.items()
+            if told.current.load is not None
         }
-        reading = collect(seen, memory.beliefs, settings=self._settings.collector, expected=expected)
+        reading = collect(
+            seen, memory.beliefs, settings=self._settings.collector, expected=expected
+        )
         warnings = (*record.warnings, *seen.warnings, *reading.warnings)
         record = replace(record, seen=seen, believed=reading.snapshot, warnings=warnings)
         return record, replace(memory, beliefs=reading.beliefs)
@@ -133,19 +156,25 @@ class Controller:
             self._system = reading.system
         except SpecError as problem:
             error = error or str(problem)
-        return replace(record, data=self._system, error=error, warnings=(*warnings, *reading.warnings))
+        return replace(
+            record, data=self._system, error=error, warnings=(*warnings, *reading.warnings)
+        )
 
     def _decide(self, record: CycleRecord, memory: _Memory) -> tuple[CycleRecord, _Memory]:
         assert record.believed is not None
         try:
-            decision, state = self._policy.decide(record.believed, self._system, memory.policy_state)
+            decision, state = self._policy.decide(
+                record.believed, self._system, memory.policy_state
+            )
         except SpecError as error:
             return replace(record, error=str(error), failed_phase="decide"), memory
         except BackendError as error:
             return _failed(record, error), memory
         changes = plan(decision, record.believed, limits=self._settings.limits)
         for change in changes:
-            assert change.accelerator or change.replicas == 0, f"{change.server}: replicas without an accelerator"
+            assert change.accelerator or change.replicas == 0, (
+                f"{change.server}: replicas without an accelerator"
+            )
         cost, unpriced = _total_cost(record.believed, changes, self._system)
         strangers = sorted(decision.targets.keys() - record.believed.servers.keys())
         record = replace(
@@ -176,7 +205,8 @@ def refuse(data: SystemData) -> None:
     """Raise SpecError for what the data may say and this loop cannot do."""
     if data.optimizer.heterogeneous:
         raise SpecError(
-            "optimizer-data.json: heterogeneous: expected false (a server has one accelerator in this loop), found true"
+            "optimizer-data.json: heterogeneous: expected false (a server has one accelerator in "
+            "this loop), found true"
         )
 
 
@@ -189,17 +219,29 @@ def timestamp(epoch: datetime, now_s: float) -> str:
 def planned(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, Change]:
     """Return what every server of *snapshot* is to have once *changes* are obeyed."""
     present = {
-        name: Change(server=name, accelerator=view.accelerator, replicas=view.wanted, max_batch=view.max_batch)
+        name: Change(
+            server=name,
+            accelerator=view.accelerator,
+            replicas=view.wanted,
+            max_batch=view.max_batch,
+        )
         for name, view in snapshot.servers.items()
     }
     return present | {change.server: change for change in changes}
 
 
-def _total_cost(snapshot: Snapshot, changes: Iterable[Change], data: SystemData) -> tuple[float, list[str]]:
-    """Return the price of what is planned [cents/h], and the servers whose price the data do not know."""
+def _total_cost(
+    snapshot: Snapshot, changes: Iterable[Change], data: SystemData
+) -> tuple[float, list[str]]:
+    """Return the price of what is planned [cents/h], and the servers whose price the data do not
+    know.
+    """
     costs = {
         name: cost_cents_per_h(
-            data, model=snapshot.servers[name].model, accelerator=wish.accelerator, replicas=wish.replicas
+            data,
+            model=snapshot.servers[name].model,
+            accelerator=wish.accelerator,
+            replicas=wish.replicas,
         )
         for name, wish in planned(snapshot, changes).items()
     }

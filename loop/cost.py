@@ -8,8 +8,12 @@ if TYPE_CHECKING:
     from loop.spec import SystemData
 
 
-def cost_cents_per_h(data: SystemData, *, model: str, accelerator: str, replicas: int) -> float | None:
-    """Return the price of *replicas* of *model* on *accelerator*; None where the data do not know it."""
+def cost_cents_per_h(
+    data: SystemData, *, model: str, accelerator: str, replicas: int
+) -> float | None:
+    """Return the price of *replicas* of *model* on *accelerator*; None where the data do not know
+    it.
+    """
     if replicas == 0 or not accelerator:
         return 0.0
     unit = data.accelerators.get(accelerator)
@@ -19,8 +23,12 @@ def cost_cents_per_h(data: SystemData, *, model: str, accelerator: str, replicas
     return unit.cost_cents_per_h * perf.acc_count * replicas
 
 
-def cards(data: SystemData, *, model: str, accelerator: str, replicas: int) -> tuple[str, int] | None:
-    """Return the accelerator type and how many of its cards *replicas* hold; None where the data do not know it."""
+def cards(
+    data: SystemData, *, model: str, accelerator: str, replicas: int
+) -> tuple[str, int] | None:
+    """Return the accelerator type and how many of its cards *replicas* hold; None where the data do
+    not know it.
+    """
     unit = data.accelerators.get(accelerator)
     perf = data.perf.get((model, accelerator))
     if unit is None or perf is None:

@@ -1,11 +1,13 @@
-"""Where a cycle gets its data: the files of a directory (static or dynamic mode), or a system that never changes."""
+"""Where a cycle gets its data: the files of a directory (static or dynamic mode), or a system that
+never changes.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from loop.reading import read_capacity, read_system
+from loop.schema.reading import read_capacity, read_system
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DataReading:
-    """What one cycle may know. error is one line, empty when all files were well; then the last good data stand in.
+    """What one cycle may know. error is one line, empty when all files were well; then the last
+    good data stand in.
 
     warnings are the lines that the reading before did not have already.
     """
@@ -36,7 +39,9 @@ class Data(Protocol):
 
 
 class FixedData:
-    """A system that never changes: of a message, of a test, of an experiment that perturbs what the loop believes."""
+    """A system that never changes: of a message, of a test, of an experiment that perturbs what the
+    loop believes.
+    """
 
     def __init__(self, system: SystemData) -> None:
         self._reading = DataReading(system=system)
@@ -47,7 +52,9 @@ class FixedData:
 
 
 class DataSource:
-    """The data files of a directory: static mode reads all but the capacity once, dynamic mode reads all each cycle."""
+    """The data files of a directory: static mode reads all but the capacity once, dynamic mode
+    reads all each cycle.
+    """
 
     def __init__(self, directory: Path, *, dynamic: bool) -> None:
         self._directory = directory
@@ -58,7 +65,9 @@ class DataSource:
         self._told: frozenset[str] = frozenset()
 
     def static(self) -> SystemData:
-        """Return all but the fresh capacity: from the files in dynamic mode or at first, else as read before."""
+        """Return all but the fresh capacity: from the files in dynamic mode or at first, else as
+        read before.
+        """
         if self._static is None or self._dynamic:
             self._static = read_system(self._directory, warn=self._lines.append)
             self._capacity = self._static.capacity
@@ -70,9 +79,11 @@ class DataSource:
         return self._capacity
 
     def load(self) -> DataReading:
-        """Return the data of this cycle. The first call may raise SpecError; a later one keeps the last good data.
+        """Return the data of this cycle. The first call may raise SpecError; a later one keeps the
+        last good data.
 
-        The static files and the capacity fail apart: a broken model file does not hide a node that is gone.
+        The static files and the capacity fail apart: a broken model file does not hide a node that
+        is gone.
         """
         self._lines.clear()
         if self._static is None:
@@ -91,4 +102,6 @@ class DataSource:
         lines = frozenset(self._lines)
         fresh = tuple(line for line in dict.fromkeys(self._lines) if line not in self._told)
         self._told = lines if not error else self._told | lines
-        return DataReading(system=replace(system, capacity=self._capacity), warnings=fresh, error=error)
+        return DataReading(
+            system=replace(system, capacity=self._capacity), warnings=fresh, error=error
+        )

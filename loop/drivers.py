@@ -1,4 +1,6 @@
-"""Who waits for the next cycle: a SimPy process in virtual time, or a thread with an inbox that also serves /invoke."""
+"""Who waits for the next cycle: a SimPy process in virtual time, or a thread with an inbox that
+also serves /invoke.
+"""
 
 from __future__ import annotations
 
@@ -27,11 +29,17 @@ OnRecord = Callable[["CycleRecord"], None]
 class SimDriver:
     """Runs the controller in virtual time: cycle n at n · period_s; never, when period_s is 0.
 
-    Records go to *on_record* as they come, and into `records`. An error of the programmer ends the run.
+    Records go to *on_record* as they come, and into `records`. An error of the programmer ends the
+    run.
     """
 
     def __init__(
-        self, env: simpy.Environment, controller: Cycles, *, period_s: float, on_record: OnRecord | None = None
+        self,
+        env: simpy.Environment,
+        controller: Cycles,
+        *,
+        period_s: float,
+        on_record: OnRecord | None = None,
     ) -> None:
         self.records: list[CycleRecord] = []
         self._env = env
@@ -51,7 +59,8 @@ class SimDriver:
 def _at(env: simpy.Environment, time_s: float) -> simpy.Event:
     """Return an event of control priority at exactly *time_s*.
 
-    A Timeout has a lower priority, and Environment.schedule takes a delay: now + (time - now) is not always the time.
+    A Timeout has a lower priority, and Environment.schedule takes a delay: now + (time - now) is
+    not always the time.
     """
     event = env.event()
     kernel: Any = env
@@ -64,9 +73,10 @@ def _at(env: simpy.Environment, time_s: float) -> simpy.Event:
 class LiveDriver:
     """Runs the controller as time passes: in its own thread (start), or in the caller's (run).
 
-    *clock* has the time of the world, *speed* times as fast as that of *inbox*. *advance* brings a simulated world to a
-    time; it is called before each cycle and, between cycles, at least every *patience_s* of the inbox's seconds. Nobody
-    but this thread touches the controller and its world, so neither needs a lock.
+    *clock* has the time of the world, *speed* times as fast as that of *inbox*. *advance* brings a
+    simulated world to a time; it is called before each cycle and, between cycles, at least every
+    *patience_s* of the inbox's seconds. Nobody but this thread touches the controller and its
+    world, so neither needs a lock.
 
     Errors of the programmer are recorded as failed cycles, and the driver goes on.
     """
@@ -124,14 +134,17 @@ class LiveDriver:
     def run(self) -> None:
         """Run cycles until the inbox is closed.
 
-        A cycle that overruns skips the periods it missed, and one on request does not move the grid.
+        A cycle that overruns skips the periods it missed, and one on request does not move the
+        grid.
         """
         number = self._next(previous=0)
         while not self._inbox.closed:
             requests = self._inbox.wait(self._patience(number))
             if self._inbox.closed and not requests:
                 return
-            due = number is not None and due_s(number, period_s=self._period_s) <= self._clock.now_s()
+            due = (
+                number is not None and due_s(number, period_s=self._period_s) <= self._clock.now_s()
+            )
             if self._serve(requests, due=due) and number is not None:
                 number = self._next(previous=number if due else number - 1)
 
@@ -141,20 +154,27 @@ class LiveDriver:
         return next_period(now_s=self._clock.now_s(), period_s=self._period_s, previous=previous)
 
     def _patience(self, number: int | None) -> float:
-        """Return how long to wait at most [s of the inbox]: until the next period, and not too long for the world."""
+        """Return how long to wait at most [s of the inbox]: until the next period, and not too long
+        for the world.
+        """
         if number is None:
             return self._patience_s
         left_s = due_s(number, period_s=self._period_s) - self._clock.now_s()
         return min(max(0.0, left_s / self._speed), self._patience_s)
 
     def _serve(self, requests: Sequence[Request], *, due: bool) -> bool:
-        """Run the one cycle that is due or that *requests* share; only let the world pass when there is none."""
+        """Run the one cycle that is due or that *requests* share; only let the world pass when
+        there is none.
+        """
         waiting = [request for request in requests if request.begin()]
         if not waiting and not due:
             self._guarded(self._advance, trigger="period", mode=None)
             return False
-        # Who asks for advice only gets the record of a cycle that acts, where another one wants that at the same time.
-        mode: Mode | None = None if due or any(request.mode == "act" for request in waiting) else "advise"
+        # Who asks for advice only gets the record of a cycle that acts, where another one wants
+        # that at the same time.
+        mode: Mode | None = (
+            None if due or any(request.mode == "act" for request in waiting) else "advise"
+        )
         trigger: Trigger = "period" if due else "invoke"
 
         def cycle(now_s: float) -> CycleRecord:
@@ -170,7 +190,9 @@ class LiveDriver:
     def _guarded(
         self, act: Callable[[float], CycleRecord | None], *, trigger: Trigger, mode: Mode | None
     ) -> CycleRecord | None:
-        """Do *act* and report its record, if it has one; an error of the programmer makes a failed cycle of it."""
+        """Do *act* and report its record, if it has one; an error of the programmer makes a failed
+        cycle of it.
+        """
         now_s = self._clock.now_s()
         try:
             record = act(now_s)
@@ -179,11 +201,15 @@ class LiveDriver:
         return None if record is None else self._reported(record)
 
     def _reported(self, record: CycleRecord) -> CycleRecord:
-        """Report *record*; a report that fails (a full disk) must not end the control of the world."""
+        """Report *record*; a report that fails (a full disk) must not end the control of the
+        world.
+        """
         try:
             self._report(record)
         except Exception as error:
-            record = self._controller.failure(record.now_s, error=error, trigger=record.trigger, mode=record.mode)
+            record = self._controller.failure(
+                record.now_s, error=error, trigger=record.trigger, mode=record.mode
+            )
         self._failures = self._failures + 1 if record.failed else 0
         self.last = record
         return record
@@ -214,7 +240,9 @@ class Invocation:
 
 
 class ThreadInbox:
-    """Where other threads ask for a cycle, and the driver's thread waits: at most *size_max* requests at a time."""
+    """Where other threads ask for a cycle, and the driver's thread waits: at most *size_max*
+    requests at a time.
+    """
 
     def __init__(self, *, size_max: int = 64) -> None:
         self._size_max = size_max
@@ -233,13 +261,17 @@ class ThreadInbox:
             return len(self._requests)
 
     def ask(self, mode: Mode = "act") -> Future[CycleRecord]:
-        """Ask for a cycle. Raise InboxFullError or StoppedError; the answer may be StoppedError too."""
+        """Ask for a cycle. Raise InboxFullError or StoppedError; the answer may be StoppedError
+        too.
+        """
         invocation = Invocation(mode)
         with self._changed:
             if self._closed:
                 raise StoppedError("the controller is stopping")
             # Who has gone away meanwhile must not keep others out.
-            self._requests = [request for request in self._requests if not request.future.cancelled()]
+            self._requests = [
+                request for request in self._requests if not request.future.cancelled()
+            ]
             if len(self._requests) >= self._size_max:
                 raise InboxFullError(f"{self._size_max} requests for a cycle wait already")
             self._requests.append(invocation)

@@ -1,14 +1,16 @@
 """The exception tree of the loop.
 
     LoopError
-    ├── BackendError      the world, or a service that decides, failed: the cycle is skipped and recorded, the next
-    │                     starts clean
+    ├── BackendError      the world, or a service that decides, failed: the cycle is skipped and
+    │                     recorded, the next starts clean
     ├── InboxFullError    too many requests for a cycle wait already: the caller may try again later
     ├── StoppedError      the driver was stopped before it came to the request
-    └── SpecError         bad input: ends a program at its start (exit 2); a running loop keeps its last good data
+    └── SpecError         bad input: ends a program at its start (exit 2); a running loop
+                          keeps its last good data
 
-SpecError itself is defined in twin.spec, the bottom of the import order, so it is a plain Exception there:
-`except (LoopError, SpecError)` catches both. Errors of the programmer are asserts and are not in the tree.
+SpecError itself is defined in twin.spec, the bottom of the import order, so it is a plain Exception
+there: `except (LoopError, SpecError)` catches both. Errors of the programmer are asserts and are
+not in the tree.
 """
 
 from __future__ import annotations
@@ -27,7 +29,9 @@ class LoopError(Exception):
 
 
 class BackendError(LoopError):
-    """The world failed to answer or to obey, or a service did to decide; *phase* is which of them."""
+    """The world failed to answer or to obey, or a service did to decide; *phase* is which of
+    them.
+    """
 
     def __init__(self, message: str, *, phase: Phase) -> None:
         super().__init__(message)

@@ -27,12 +27,16 @@ class Backend(Protocol):
         ...
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ask the world to become *changes*; return before it obeys. Raise BackendError when it refuses."""
+        """Ask the world to become *changes*; return before it obeys. Raise BackendError when it
+        refuses.
+        """
         ...
 
 
 class Clock(Protocol):
-    """Monotonic seconds: for the timing of phases, and for a live driver to know when a period is due."""
+    """Monotonic seconds: for the timing of phases, and for a live driver to know when a period is
+    due.
+    """
 
     def now_s(self) -> float:
         """Return seconds since an arbitrary start; never decreases."""
@@ -60,7 +64,9 @@ class Inbox(Protocol):
     """Requests for a cycle that arrive while a live driver waits for its next period."""
 
     def wait(self, timeout_s: float) -> Sequence[Request]:
-        """Wait for requests for at most *timeout_s*; take all there are, none when the time ran out or it closed."""
+        """Wait for requests for at most *timeout_s*; take all there are, none when the time ran out
+        or it closed.
+        """
         ...
 
     @property
@@ -98,12 +104,19 @@ class Policy(Protocol):
 class Cycles(Protocol):
     """What a driver runs: a Controller, or one that acts only while it leads."""
 
-    def cycle(self, now_s: float, *, trigger: Trigger = "period", mode: Mode | None = None) -> CycleRecord:
+    def cycle(
+        self, now_s: float, *, trigger: Trigger = "period", mode: Mode | None = None
+    ) -> CycleRecord:
         """Run one cycle and return its record."""
         ...
 
     def failure(
-        self, now_s: float, *, error: Exception, trigger: Trigger = "period", mode: Mode | None = None
+        self,
+        now_s: float,
+        *,
+        error: Exception,
+        trigger: Trigger = "period",
+        mode: Mode | None = None,
     ) -> CycleRecord:
         """Return the record of a cycle that an error of the programmer has ended."""
         ...

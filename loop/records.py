@@ -1,4 +1,6 @@
-"""CycleRecord ⇄ one line of strict JSON (docs/loop.md names the fields); the writing to files is the caller's."""
+"""CycleRecord ⇄ one line of strict JSON (docs/loop.md names the fields); the writing to files is
+the caller's.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ Line = dict[str, Any]
 
 
 def record_line(record: CycleRecord) -> Line:
-    """Return *record* as one JSON object: what is not known is null, and no figure is NaN or infinite."""
+    """Return *record* as one JSON object: what is not known is null, and no figure is NaN or
+    infinite.
+    """
     line = {
         "ts": record.ts,
         "t_s": record.now_s,
@@ -52,17 +56,23 @@ def record_line(record: CycleRecord) -> Line:
 
 def record_text(record: CycleRecord) -> str:
     """Return *record* as one line of text, without the line's end."""
-    return json.dumps(record_line(record), allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        record_line(record), allow_nan=False, ensure_ascii=False, separators=(",", ":")
+    )
 
 
 def snapshot_of(line: Mapping[str, Any]) -> Snapshot:
-    """Return what was seen in the cycle of *line*, but for single pods and the cards in use, which lines do not keep.
+    """Return what was seen in the cycle of *line*, but for single pods and the cards in use, which
+    lines do not keep.
 
     The line must be one of this module's, of a cycle whose observe succeeded.
     """
     servers = {row["name"]: _view(row) for row in line["servers"]}
     known = [row for row in line["capacity"] if row["seen"]]
-    capacity = {row["type"]: CapacityView(type=row["type"], total=row["available"], used=row["used"]) for row in known}
+    capacity = {
+        row["type"]: CapacityView(type=row["type"], total=row["available"], used=row["used"])
+        for row in known
+    }
     return Snapshot(now_s=line["t_s"], servers=servers, capacity=capacity if known else None)
 
 
@@ -117,7 +127,11 @@ def _view(row: Mapping[str, Any]) -> ServerView:
     """Return the inverse of _seen."""
     load = None
     if row["rpm"] is not None:
-        load = Load(rate_rpm=row["rpm"], in_tokens=row["avgInTok"] or 0.0, out_tokens=row["avgOutTok"] or 0.0)
+        load = Load(
+            rate_rpm=row["rpm"],
+            in_tokens=row["avgInTok"] or 0.0,
+            out_tokens=row["avgOutTok"] or 0.0,
+        )
     return ServerView(
         name=row["name"],
         model=row["model"],
@@ -168,7 +182,9 @@ def _objectives(data: SystemData | None, view: ServerView) -> Line:
 def _decided(data: SystemData | None, view: ServerView, wish: Change) -> Line:
     cost = None
     if data is not None:
-        cost = cost_cents_per_h(data, model=view.model, accelerator=wish.accelerator, replicas=wish.replicas)
+        cost = cost_cents_per_h(
+            data, model=view.model, accelerator=wish.accelerator, replicas=wish.replicas
+        )
     return {
         "accelerator": wish.accelerator,
         "replicas": wish.replicas,
@@ -191,7 +207,9 @@ def _explained(target: Target | None, wish: Change, unserved: str | None) -> Lin
 
 
 def _internals(record: CycleRecord) -> list[Line]:
-    """Return the law that was believed of every server where it is to run, and the figures behind its decision."""
+    """Return the law that was believed of every server where it is to run, and the figures behind
+    its decision.
+    """
     if record.seen is None or record.data is None:
         return []
     targets = record.decision.targets if record.decision else {}
@@ -215,12 +233,18 @@ def _internals(record: CycleRecord) -> list[Line]:
 
 
 def _capacity(record: CycleRecord) -> list[Line]:
-    """Return per accelerator type the cards there are (available), that the decision takes (allocated), in use."""
+    """Return per accelerator type the cards there are (available), that the decision takes
+    (allocated), in use.
+    """
     if record.data is None:
         return []
     allocated = _allocated(record)
     seen = record.seen.capacity if record.seen else None
-    totals = {kind: view.total for kind, view in seen.items()} if seen is not None else dict(record.data.capacity)
+    totals = (
+        {kind: view.total for kind, view in seen.items()}
+        if seen is not None
+        else dict(record.data.capacity)
+    )
     return [
         {
             "type": kind,

@@ -1,4 +1,6 @@
-"""The only reader of the environment: what the commands of the loop are told, with arguments before variables."""
+"""The only reader of the environment: what the commands of the loop are told, with arguments before
+variables.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,12 @@ from loop.errors import SpecError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the environment and the arguments say. data_path is None where neither names a data directory.
+    """What the environment and the arguments say. data_path is None where neither names a data
+    directory.
 
-    namespaces are those to watch, none for all of them. period_s 0: cycles run on /invoke only. The bearer token of the
-    services is in a file or, where none is named, in a variable; without either they ask for none.
+    namespaces are those to watch, none for all of them. period_s 0: cycles run on /invoke only. The
+    bearer token of the services is in a file or, where none is named, in a variable; without either
+    they ask for none.
     """
 
     data_path: Path | None = None
@@ -45,9 +49,11 @@ class Settings:
 def read_settings(
     environ: Mapping[str, str] | None = None, *, arguments: Mapping[str, str | None] | None = None
 ) -> Settings:
-    """Return the settings: *arguments* by field name win over *environ* (the process's own when None), then defaults.
+    """Return the settings: *arguments* by field name win over *environ* (the process's own when
+    None), then defaults.
 
-    An empty text and None count as not given. Raise SpecError that names the argument or the variable.
+    An empty text and None count as not given. Raise SpecError that names the argument or the
+    variable.
     """
     environ = os.environ if environ is None else environ
     arguments = arguments or {}

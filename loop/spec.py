@@ -1,4 +1,6 @@
-"""What the optimizer believes of accelerators, models, classes and servers, as frozen data (the JSON data files)."""
+"""What the optimizer believes of accelerators, models, classes and servers, as frozen data (the
+JSON data files).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,8 @@ from twin.spec import Accelerator
 class Perf:
     """How one model performs on one accelerator (model-data.json).
 
-    kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json), None where not known; it caps the batch.
+    kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json), None where not
+    known; it caps the batch.
     """
 
     model: str
@@ -31,7 +34,8 @@ class Perf:
 class SloTarget:
     """The objectives of one model in one service class; 0 means not set.
 
-    slo_ttw_ms, the 95th percentile of the waiting time, is of older files and used by the early model only.
+    slo_ttw_ms, the 95th percentile of the waiting time, is of older files and used by the early
+    model only.
     """
 
     model: str
@@ -52,7 +56,9 @@ class ServiceClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """What a server has: accelerator "" or 0 replicas mean nothing. cost_cents_per_h is None where it was not given."""
+    """What a server has: accelerator "" or 0 replicas mean nothing. cost_cents_per_h is None where
+    it was not given.
+    """
 
     accelerator: str = ""
     replicas: int = 0
@@ -65,7 +71,9 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerData:
-    """A server as the optimizer is told of it (server-data.json). max_batch 0: derive it from the model's data."""
+    """A server as the optimizer is told of it (server-data.json). max_batch 0: derive it from the
+    model's data.
+    """
 
     name: str
     model: str
@@ -89,7 +97,9 @@ class OptimizerData:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemData:
-    """All a policy may know besides the snapshot. perf is by (model, accelerator); capacity is cards per type."""
+    """All a policy may know besides the snapshot. perf is by (model, accelerator); capacity is
+    cards per type.
+    """
 
     accelerators: Mapping[str, Accelerator]
     perf: Mapping[tuple[str, str], Perf]

@@ -1,4 +1,6 @@
-"""The values that go round the loop: Snapshot, Decision, Change, CycleRecord. Frozen; no behaviour beyond look-ups."""
+"""The values that go round the loop: Snapshot, Decision, Change, CycleRecord. Frozen; no behaviour
+beyond look-ups.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ FailedPhase = Literal["", "observe", "decide", "apply", "program"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """The demand on one server: arrivals [requests/min] and mean tokens of a request (0: nobody counted them yet)."""
+    """The demand on one server: arrivals [requests/min] and mean tokens of a request (0: nobody
+    counted them yet).
+    """
 
     rate_rpm: float
     in_tokens: float
@@ -26,7 +30,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodView:
-    """One pod as last scraped. since_s: when it entered its phase; created_s: when it was asked for [s of the run]."""
+    """One pod as last scraped. since_s: when it entered its phase; created_s: when it was asked for
+    [s of the run].
+    """
 
     name: str
     phase: PodPhase
@@ -41,13 +47,16 @@ class PodView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerView:
-    """What is seen of one server. Replica counts are facts; figures that nobody measured yet are None.
+    """What is seen of one server. Replica counts are facts; figures that nobody measured yet are
+    None.
 
-    wanted is what was last asked for; starting counts pods that hold units but are not ready; pending those without
-    units. load is the demand at the router; completions_rpm what was finished; running, waiting, kv_usage (0..1, mean
-    over ready pods) are the gauges of the last scrape; backlog is the requests that wait, at the router and in pods.
-    reporting is how many ready pods load was summed over; None where load is of the whole server, as a router sees it.
-    replicas_min and replicas_max are bounds that the world sets for this server (None: no upper one).
+    wanted is what was last asked for; starting counts pods that hold units but are not ready;
+    pending those without units. load is the demand at the router; completions_rpm what was
+    finished; running, waiting, kv_usage (0..1, mean over ready pods) are the gauges of the last
+    scrape; backlog is the requests that wait, at the router and in pods. reporting is how many
+    ready pods load was summed over; None where load is of the whole server, as a router sees it.
+    replicas_min and replicas_max are bounds that the world sets for this server (None: no upper
+    one).
     """
 
     name: str
@@ -77,7 +86,9 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityView:
-    """Cards of one accelerator type: how many there are, how many are held (starting and draining pods included)."""
+    """Cards of one accelerator type: how many there are, how many are held (starting and draining
+    pods included).
+    """
 
     type: str
     total: int
@@ -101,8 +112,9 @@ class Snapshot:
 class Target:
     """What a policy wants of one server, and why.
 
-    held: the server keeps what it has (no data, or nothing can be decided). reason is one line for people; details are
-    figures for machines (binding SLO, rate per replica, runner-up …). Predictions are None where the policy makes none.
+    held: the server keeps what it has (no data, or nothing can be decided). reason is one line for
+    people; details are figures for machines (binding SLO, rate per replica, runner-up …).
+    Predictions are None where the policy makes none.
     """
 
     server: str
@@ -120,7 +132,9 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Targets by server name; a server absent from it is held. unserved: who cannot be served, with the reason."""
+    """Targets by server name; a server absent from it is held. unserved: who cannot be served, with
+    the reason.
+    """
 
     targets: Mapping[str, Target]
     unserved: Mapping[str, str] = field(default_factory=dict)
@@ -151,12 +165,13 @@ class Timing:
 class CycleRecord:
     """Everything one cycle saw, believed, decided and did: the only product of the loop.
 
-    seen is what observe returned, believed is the collector's reading of it (smoothed, gaps ruled on), data what the
-    policy was told besides; None when the cycle did not come so far. changes are what was asked of the world, or in
-    mode "advise" what would have been.
+    seen is what observe returned, believed is the collector's reading of it (smoothed, gaps ruled
+    on), data what the policy was told besides; None when the cycle did not come so far. changes are
+    what was asked of the world, or in mode "advise" what would have been.
 
-    failed_phase says where the cycle stopped, "" when it went through; "program" is an error of the programmer, with
-    its traceback. error is one line; a cycle that went through has one when it had to use the last good data.
+    failed_phase says where the cycle stopped, "" when it went through; "program" is an error of the
+    programmer, with its traceback. error is one line; a cycle that went through has one when it had
+    to use the last good data.
     """
 
     cycle: int

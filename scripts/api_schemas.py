@@ -1,9 +1,11 @@
-"""Writes twin/api/schemas.json: the kinds that the twin's API serves, as reduced OpenAPI, from the client's models.
+"""Writes twin/kube/apiserver/schemas.json: the kinds that the twin's API serves, as reduced
+OpenAPI, from the client's models.
 
     python scripts/api_schemas.py
 
-Run it again after a change of the pinned `kubernetes` package; a test compares. Descriptions are left out. What the
-models do not say (merge keys, and which maps hold quantities) stands in the tables here, as in the API reference.
+Run it again after a change of the pinned `kubernetes` package; a test compares. Descriptions are
+left out. What the models do not say (merge keys, and which maps hold quantities) stands in the
+tables here, as in the API reference.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 from kubernetes import client
 
-TARGET = Path(__file__).resolve().parent.parent / "twin" / "api" / "schemas.json"
+TARGET = Path(__file__).resolve().parent.parent / "twin" / "kube" / "apiserver" / "schemas.json"
 
 KINDS = {
     "v1": {
@@ -44,7 +46,8 @@ KINDS = {
     "authorization.k8s.io/v1": {"SelfSubjectAccessReview": "V1SelfSubjectAccessReview"},
 }
 
-# Lists whose items are merged by a key: (keys, with the one of strategic merge first; further strategy).
+# Lists whose items are merged by a key: (keys, with the one of strategic merge first; further
+# strategy).
 MERGED_LISTS: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("V1PodSpec", "containers"): (("name",), ""),
     ("V1PodSpec", "initContainers"): (("name",), ""),
@@ -74,7 +77,9 @@ MERGED_LISTS: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
 }
 SETS = {("V1ObjectMeta", "finalizers"), ("V1NodeSpec", "podCIDRs")}
 RETAINED = {("V1DeploymentSpec", "strategy")}
-QUANTITIES = re.compile(r"^(limits|requests|capacity|allocatable|hard|overhead|allocatedResources)$")
+QUANTITIES = re.compile(
+    r"^(limits|requests|capacity|allocatable|hard|overhead|allocatedResources)$"
+)
 
 PLAIN = {
     "str": {"type": "string"},
@@ -103,8 +108,15 @@ def schemas() -> dict[str, Any]:
 def text() -> str:
     """Return the contents of the file, one definition a line."""
     found = schemas()
-    lines = [f"  {json.dumps(name)}: {json.dumps(found['definitions'][name])}" for name in sorted(found["definitions"])]
-    return f'{{"kinds": {json.dumps(found["kinds"])},\n"definitions": {{\n' + ",\n".join(lines) + "\n}}\n"
+    lines = [
+        f"  {json.dumps(name)}: {json.dumps(found['definitions'][name])}"
+        for name in sorted(found["definitions"])
+    ]
+    return (
+        f'{{"kinds": {json.dumps(found["kinds"])},\n"definitions": {{\n'
+        + ",\n".join(lines)
+        + "\n}}\n"
+    )
 
 
 def _definition(name: str) -> dict[str, Any]:
@@ -118,7 +130,11 @@ def _definition(name: str) -> dict[str, Any]:
         for field, about in model.model_fields.items()
         if field in model.attribute_map and about.is_required()
     )
-    return {"type": "object", **({"required": required} if required else {}), "properties": properties}
+    return {
+        "type": "object",
+        **({"required": required} if required else {}),
+        "properties": properties,
+    }
 
 
 def _property(model: str, name: str, kind: str) -> dict[str, Any]:
@@ -139,7 +155,10 @@ def _schema(kind: str, *, quantity: bool = False) -> dict[str, Any]:
     if listed := re.fullmatch(r"[Ll]ist\[(.+)\]", kind):
         return {"type": "array", "items": _schema(listed[1])}
     if mapped := re.fullmatch(r"[Dd]ict[\[(]str, (.+)[\])]", kind):
-        return {"type": "object", "additionalProperties": QUANTITY if quantity else _schema(mapped[1])}
+        return {
+            "type": "object",
+            "additionalProperties": QUANTITY if quantity else _schema(mapped[1]),
+        }
     if kind in PLAIN:
         return dict(PLAIN[kind])
     return {"$ref": f"#/components/schemas/{kind}"}

@@ -1,4 +1,6 @@
-"""The manifests of the repository, read for tests; and objects checked against the models of the official client."""
+"""The manifests of the repository, read for tests; and objects checked against the models of the
+official client.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,13 @@ from tests.conftest import ROOT
 YAMLS = ROOT / "yamls"
 Object = dict[str, Any]
 
-SCALARS: dict[str, Any] = {"str": str, "int": int, "bool": bool, "float": (int, float), "object": object}
+SCALARS: dict[str, Any] = {
+    "str": str,
+    "int": int,
+    "bool": bool,
+    "float": (int, float),
+    "object": object,
+}
 MODELS = {
     ("v1", "Namespace"): models.V1Namespace,
     ("v1", "Pod"): models.V1Pod,
@@ -39,12 +47,22 @@ def documents(path: Path) -> list[Object]:
 def objects(folder: Path) -> dict[tuple[str, str], Object]:
     """Return the objects of all files in *folder* by kind and name; kustomizations are none."""
     found = [one for file in sorted(folder.glob("*.yaml")) for one in documents(file)]
-    return {(one["kind"], one["metadata"]["name"]): one for one in found if one["kind"] != "Kustomization"}
+    return {
+        (one["kind"], one["metadata"]["name"]): one
+        for one in found
+        if one["kind"] != "Kustomization"
+    }
 
 
 def kustomized(folder: Path) -> dict[tuple[str, str], Object]:
     """Return what kubectl makes of the kustomization in *folder*."""
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=True, timeout=60)
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
     return {(one["kind"], one["metadata"]["name"]): one for one in yaml.safe_load_all(done.stdout)}
 
 
@@ -55,10 +73,16 @@ def problems(obj: Object) -> list[str]:
 
 
 def _check(value: Any, kind: str, *, place: str) -> Iterator[str]:
-    """Yield the problems of *value* as what the client calls *kind*: "str", "List[V1Pod]", "Dict[str, str]"."""
+    """Yield the problems of *value* as what the client calls *kind*: "str", "List[V1Pod]",
+    "Dict[str, str]".
+    """
     many = re.fullmatch(r"(?i)(list|dict)[\[(](?:str, )?(.+)[\])]", kind)
-    expected = {"list": list, "dict": Mapping, **SCALARS}.get(many[1].lower() if many else kind, Mapping)
-    if not isinstance(value, expected) or (isinstance(value, bool) and kind not in ("bool", "object")):
+    expected = {"list": list, "dict": Mapping, **SCALARS}.get(
+        many[1].lower() if many else kind, Mapping
+    )
+    if not isinstance(value, expected) or (
+        isinstance(value, bool) and kind not in ("bool", "object")
+    ):
         yield f"{place}: expected {kind}, found {value!r}"
     elif many and isinstance(value, list):
         for index, item in enumerate(value):

@@ -1,4 +1,6 @@
-"""Small real implementations of the ports of the loop, and the system that tests of the loop share."""
+"""Small real implementations of the ports of the loop, and the system that tests of the loop
+share.
+"""
 
 from __future__ import annotations
 
@@ -26,11 +28,15 @@ class ManualClock:
 
 
 class FakeBackend:
-    """A world that obeys at once, keeps what it was asked for, and fails in the phases named in *failing*."""
+    """A world that obeys at once, keeps what it was asked for, and fails in the phases named in
+    *failing*.
+    """
 
     name = "fake"
 
-    def __init__(self, servers: Sequence[ServerView], *, capacity: Mapping[str, int] | None = None) -> None:
+    def __init__(
+        self, servers: Sequence[ServerView], *, capacity: Mapping[str, int] | None = None
+    ) -> None:
         self.views = {view.name: view for view in servers}
         self.capacity = capacity
         self.now_s = 0.0
@@ -64,11 +70,16 @@ class FakeBackend:
     def _capacity_view(self) -> dict[str, CapacityView] | None:
         if self.capacity is None:
             return None
-        return {kind: CapacityView(type=kind, total=total, used=0) for kind, total in self.capacity.items()}
+        return {
+            kind: CapacityView(type=kind, total=total, used=0)
+            for kind, total in self.capacity.items()
+        }
 
 
 class VirtualRequest:
-    """Somebody who asks for a cycle in *mode*, and keeps the answer; *gone* before its cycle begins, if so."""
+    """Somebody who asks for a cycle in *mode*, and keeps the answer; *gone* before its cycle
+    begins, if so.
+    """
 
     def __init__(self, mode: Mode = "act", *, gone: bool = False) -> None:
         self.mode = mode
@@ -85,7 +96,8 @@ class VirtualRequest:
 
 
 class VirtualInbox:
-    """An inbox whose waits pass at once: they move *clock*, *speed* times as far, and it closes at *until_s*.
+    """An inbox whose waits pass at once: they move *clock*, *speed* times as far, and it closes at
+    *until_s*.
 
     *coming* are requests by the time of the clock at which they arrive.
     """
@@ -149,23 +161,49 @@ def server_view(name: str = "s1", **fields: object) -> ServerView:
 
 
 def system(**fields: object) -> SystemData:
-    """Return two accelerators, two models, two classes and no servers; *fields* replace parts of it."""
+    """Return two accelerators, two models, two classes and no servers; *fields* replace parts of
+    it.
+    """
     data = SystemData(
         accelerators={
             "H100": Accelerator(name="H100", type="H100", cost_cents_per_h=400.0),
-            "2xA100": Accelerator(name="2xA100", type="A100", multiplicity=2, cost_cents_per_h=500.0),
+            "2xA100": Accelerator(
+                name="2xA100", type="A100", multiplicity=2, cost_cents_per_h=500.0
+            ),
         },
         perf={
             (perf.model, perf.accelerator): perf
             for perf in (
-                Perf(model="llama_8b", accelerator="H100", max_batch=64, at_tokens=512, **_law(6.49, 0.0219, 4.96e-5)),
-                Perf(model="llama_8b", accelerator="2xA100", max_batch=48, at_tokens=512, **_law(8.1, 0.03, 6e-5)),
-                Perf(model="qwen_14b", accelerator="H100", max_batch=64, at_tokens=512, **_law(10.6, 0.042, 5.8e-5)),
+                Perf(
+                    model="llama_8b",
+                    accelerator="H100",
+                    max_batch=64,
+                    at_tokens=512,
+                    **_law(6.49, 0.0219, 4.96e-5),
+                ),
+                Perf(
+                    model="llama_8b",
+                    accelerator="2xA100",
+                    max_batch=48,
+                    at_tokens=512,
+                    **_law(8.1, 0.03, 6e-5),
+                ),
+                Perf(
+                    model="qwen_14b",
+                    accelerator="H100",
+                    max_batch=64,
+                    at_tokens=512,
+                    **_law(10.6, 0.042, 5.8e-5),
+                ),
             )
         },
         classes={
-            "Premium": ServiceClass(name="Premium", priority=1, targets=_targets(itl_ms=12.0, ttft_ms=500.0)),
-            "Free": ServiceClass(name="Free", priority=10, targets=_targets(itl_ms=25.0, ttft_ms=2000.0)),
+            "Premium": ServiceClass(
+                name="Premium", priority=1, targets=_targets(itl_ms=12.0, ttft_ms=500.0)
+            ),
+            "Free": ServiceClass(
+                name="Free", priority=10, targets=_targets(itl_ms=25.0, ttft_ms=2000.0)
+            ),
         },
         optimizer=OptimizerData(),
         capacity={"H100": 8, "A100": 8},
@@ -184,4 +222,7 @@ def _law(alpha_ms: float, beta_ms: float, gamma_ms: float) -> dict[str, float]:
 
 
 def _targets(*, itl_ms: float, ttft_ms: float) -> dict[str, SloTarget]:
-    return {model: SloTarget(model=model, slo_itl_ms=itl_ms, slo_ttft_ms=ttft_ms) for model in ("llama_8b", "qwen_14b")}
+    return {
+        model: SloTarget(model=model, slo_itl_ms=itl_ms, slo_ttft_ms=ttft_ms)
+        for model in ("llama_8b", "qwen_14b")
+    }

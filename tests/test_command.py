@@ -1,4 +1,6 @@
-"""The `inferno` command: every wrong input gives one clear line and exit code 2, and nothing half is written."""
+"""The `inferno` command: every wrong input gives one clear line and exit code 2, and nothing half
+is written.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +15,36 @@ from pathlib import Path
 import httpx
 import pytest
 
-import inferno
+from inferno.cli import main as inferno
 from tests.live.served import eventually
-from twin.api.kubeconfig import kubeconfig_text
+from twin.kube.apiserver.kubeconfig import kubeconfig_text
 
 Capture = pytest.CaptureFixture[str]
 
-COMMANDS = ("sim", "sweep", "plot", "optimize", "analyze", "fit", "controller", "collector", "optimizer", "actuator")
+COMMANDS = (
+    "sim",
+    "sweep",
+    "plot",
+    "optimize",
+    "analyze",
+    "fit",
+    "controller",
+    "collector",
+    "optimizer",
+    "actuator",
+)
 COMMANDS += ("twin", "emulator")
 
-QUICK = ["--data", "sample-data/small", "--scenario", "steady", "--hours", "0.02", "--policy", "static"]
+QUICK = [
+    "--data",
+    "sample-data/small",
+    "--scenario",
+    "steady",
+    "--hours",
+    "0.02",
+    "--policy",
+    "static",
+]
 
 
 @pytest.fixture
@@ -85,9 +107,18 @@ def test_a_wrong_argument_is_named_in_one_line(
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        (["controller", "--backend", "http", "--set", "headroom=0.2"], r"expected options: .*drain_s.*headroom"),
-        (["controller", "--backend", "http", "--set", "era=soon"], r"era: expected today or early.*soon"),
-        (["controller", "--backend", "http", "--set", "drain_s=soon"], r"drain_s: expected a number.*soon"),
+        (
+            ["controller", "--backend", "http", "--set", "headroom=0.2"],
+            r"expected options: .*drain_s.*headroom",
+        ),
+        (
+            ["controller", "--backend", "http", "--set", "era=soon"],
+            r"era: expected today or early.*soon",
+        ),
+        (
+            ["controller", "--backend", "http", "--set", "drain_s=soon"],
+            r"drain_s: expected a number.*soon",
+        ),
         (["controller", "--step-up", "0"], r"step-up: expected .*>= 1.*0"),
         (["controller", "--step-down", "-1"], r"step-down: expected .*>= 1.*-1"),
         (["controller", "often"], r"period_s: expected .*often"),
@@ -115,7 +146,9 @@ def test_a_wrong_argument_of_a_service_is_named_in_one_line(
     assert re.search(expected, complaint(capsys, *arguments))
 
 
-def test_a_broken_data_file_is_named_with_its_line(data: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_a_broken_data_file_is_named_with_its_line(
+    data: Path, tmp_path: Path, capsys: Capture
+) -> None:
     """The file and the line are what its author needs."""
     (data / "model-data.json").write_text('{"models": [\n  {"name": }\n]}')
     line = complaint(capsys, "sim", "--data", str(data), "--out", str(tmp_path / "out"))
@@ -137,7 +170,9 @@ def test_a_broken_data_file_is_named_with_its_line(data: Path, tmp_path: Path, c
 def test_an_impossible_figure_or_name_is_found_before_anything_runs(
     data: Path, tmp_path: Path, capsys: Capture, file: str, old: str, new: str, named: str
 ) -> None:
-    """Negative and non-numeric figures, unknown and duplicate names: the file and the field are named."""
+    """Negative and non-numeric figures, unknown and duplicate names: the file and the field are
+    named.
+    """
     path = data / file
     text, found = re.subn(old, new, path.read_text(), count=1)
     assert found == 1
@@ -152,15 +187,21 @@ def test_an_impossible_figure_or_name_is_found_before_anything_runs(
 def test_a_missing_data_file_is_named(data: Path, tmp_path: Path, capsys: Capture) -> None:
     """A half copied directory is a usual mistake."""
     (data / "serviceclass-data.json").unlink()
-    assert "serviceclass-data.json" in complaint(capsys, "sim", "--data", str(data), "--out", str(tmp_path / "out"))
+    assert "serviceclass-data.json" in complaint(
+        capsys, "sim", "--data", str(data), "--out", str(tmp_path / "out")
+    )
 
 
-def test_an_output_directory_that_cannot_be_written_is_found_first(tmp_path: Path, capsys: Capture) -> None:
+def test_an_output_directory_that_cannot_be_written_is_found_first(
+    tmp_path: Path, capsys: Capture
+) -> None:
     """Nobody wants to learn that after an hour's work."""
     (tmp_path / "file").write_text("")
     out = str(tmp_path / "file" / "out")
     for command in ("sim", "sweep"):
-        assert "expected a directory that can be written" in complaint(capsys, command, *QUICK, "--out", out)
+        assert "expected a directory that can be written" in complaint(
+            capsys, command, *QUICK, "--out", out
+        )
 
 
 def test_a_damaged_result_stops_a_resumed_sweep(tmp_path: Path, capsys: Capture) -> None:
@@ -188,7 +229,15 @@ def test_a_run_says_what_it_wrote(tmp_path: Path, capsys: Capture) -> None:
 
 def test_analyze_answers_each_line_and_fails_at_the_end(tmp_path: Path, capsys: Capture) -> None:
     """One bad line in a stream must not cost the answers to the others, nor go unnoticed."""
-    replica = {"alpha": 6.49, "beta": 0.0219, "gamma": 4.96e-5, "avgIn": 512, "avgOut": 256, "maxBatch": 64, "rate": 2}
+    replica = {
+        "alpha": 6.49,
+        "beta": 0.0219,
+        "gamma": 4.96e-5,
+        "avgIn": 512,
+        "avgOut": 256,
+        "maxBatch": 64,
+        "rate": 2,
+    }
     lines = tmp_path / "lines.jsonl"
     lines.write_text(f"{json.dumps(replica)}\nnonsense\n{json.dumps(replica)}\n")
     assert inferno.main(["analyze", str(lines)]) == 2
@@ -197,7 +246,9 @@ def test_analyze_answers_each_line_and_fails_at_the_end(tmp_path: Path, capsys: 
     assert answers[0]["analyze"]["avgTTFT"] > 0
 
 
-def test_optimize_answers_for_the_sample_system(repository: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_optimize_answers_for_the_sample_system(
+    repository: Path, tmp_path: Path, capsys: Capture
+) -> None:
     """The files of a data directory are the message of POST /optimizeOne, put together."""
     names = {
         "acceleratorData": "accelerator-data.json",
@@ -210,7 +261,13 @@ def test_optimize_answers_for_the_sample_system(repository: Path, tmp_path: Path
     folder = repository / "sample-data" / "small"
     message = tmp_path / "system.json"
     message.write_text(
-        json.dumps({"system": {key: json.loads((folder / name).read_text()) for key, name in names.items()}})
+        json.dumps(
+            {
+                "system": {
+                    key: json.loads((folder / name).read_text()) for key, name in names.items()
+                }
+            }
+        )
     )
     for solver in ("greedy", "exact"):
         assert inferno.main(["optimize", "--solver", solver, str(message)]) == 0
@@ -227,11 +284,35 @@ def test_optimize_names_what_is_wrong_with_its_file(tmp_path: Path, capsys: Capt
     assert "expected" in complaint(capsys, "optimize", str(tmp_path / "system.json"))
 
 
-def test_the_controller_serves_invoke_over_the_twin_and_stops_on_a_signal(repository: Path, tmp_path: Path) -> None:
-    """The rehearsal of going live: real process, real HTTP, records on disk, exit code 0 on SIGTERM."""
+def test_the_controller_serves_invoke_over_the_twin_and_stops_on_a_signal(
+    repository: Path, tmp_path: Path
+) -> None:
+    """The rehearsal of going live: real process, real HTTP, records on disk, exit code 0 on
+    SIGTERM.
+    """
     records = tmp_path / "records.jsonl"
-    command = [sys.executable, "-m", "inferno", "controller", "0", "false", "--backend", "sim", "--speed", "20"]
-    command += ["--data", "sample-data/small", "--scenario", "steady", "--port", "0", "--records", str(records)]
+    command = [
+        sys.executable,
+        "-m",
+        "inferno",
+        "controller",
+        "0",
+        "false",
+        "--backend",
+        "sim",
+        "--speed",
+        "20",
+    ]
+    command += [
+        "--data",
+        "sample-data/small",
+        "--scenario",
+        "steady",
+        "--port",
+        "0",
+        "--records",
+        str(records),
+    ]
     with subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
         address = re.search(r"http://\S+(?=/invoke)", process.stderr.readline())

@@ -1,4 +1,6 @@
-"""docs/data.md against the readers: the fields that it names are read, the defaults that it gives are in force."""
+"""docs/data.md against the readers: the fields that it names are read, the defaults that it gives
+are in force.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 
 from experiments.world import build_cluster_spec
-from loop.reading import read_system
+from loop.schema.reading import read_system
 from tests.loop.data_files import files, write
 from twin.spec import SpecError
 
@@ -78,19 +80,28 @@ def rows(text: str, heading: str) -> dict[str, str]:
 
 
 def documented(text: str) -> dict[str, dict[str, str]]:
-    """Return the fields of twin-data.json and their defaults; rows are named by model, acc and name."""
+    """Return the fields of twin-data.json and their defaults; rows are named by model, acc and
+    name.
+    """
     tables = {part: rows(text, f"`{part}`") for part in OTHER}
     shared = tables["servers"].pop("tokenDistribution"), tables["servers"].pop("tokenCv")
     distribution, cv = shared[0].split(", ")
     tables["servers"] |= {"tokenDistribution": distribution, "tokenCv": cv}
-    return {part: {key: default for key, default in table.items() if default} for part, table in tables.items()}
+    return {
+        part: {key: default for key, default in table.items() if default}
+        for part, table in tables.items()
+    }
 
 
 def world_of(directory: Path, twin: dict[str, Any]) -> tuple[Any, tuple[str, ...]]:
     """Return engine, server and world of a small system with this twin-data.json, and the notes."""
     write(directory, {**files(), "twin-data.json": twin})
     spec, notes = build_cluster_spec(read_system(directory), directory)
-    return {"engines": spec.engines["small", "H100"], "servers": spec.servers[0], "world": spec.world}, notes
+    return {
+        "engines": spec.engines["small", "H100"],
+        "servers": spec.servers[0],
+        "world": spec.world,
+    }, notes
 
 
 def snake(key: str) -> str:
@@ -104,7 +115,11 @@ def test_every_field_of_the_twin_file_is_documented_and_read(text: str, tmp_path
         part: set(values) for part, values in OTHER.items()
     }
     pairs = [{"model": "small", "acc": acc, **OTHER["engines"]} for acc in ("H100", "2xH100")]
-    twin = {"engines": pairs, "servers": [{"name": "a", **OTHER["servers"]}], "world": OTHER["world"]}
+    twin = {
+        "engines": pairs,
+        "servers": [{"name": "a", **OTHER["servers"]}],
+        "world": OTHER["world"],
+    }
     changed, notes = world_of(tmp_path, twin)
     plain, _ = world_of(tmp_path, {})
     assert notes == ()
@@ -125,7 +140,9 @@ def test_the_documented_defaults_are_in_force(text: str, tmp_path: Path) -> None
 
 def test_the_example_runs(text: str, repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first thing that a reader tries."""
-    block = re.search(r"(?:^ {4}.*\n|^\n)+", text[text.index("## From Python") :].split("\n", 2)[2], re.MULTILINE)
+    block = re.search(
+        r"(?:^ {4}.*\n|^\n)+", text[text.index("## From Python") :].split("\n", 2)[2], re.MULTILINE
+    )
     assert block is not None
     monkeypatch.chdir(repository)
     names: dict[str, Any] = {"Path": Path}
@@ -140,7 +157,11 @@ def test_the_quoted_error_is_the_one_that_comes(text: str, tmp_path: Path) -> No
     assert quoted is not None
     objects = files()
     server = objects["server-data.json"]["servers"][0]
-    objects["server-data.json"]["servers"] = [{**server, "name": f"vllm-00{n}"} for n in range(1, 4)]
-    objects["server-data.json"]["servers"].append({**server, "name": "vllm-004", "maxBatchSize": -1})
+    objects["server-data.json"]["servers"] = [
+        {**server, "name": f"vllm-00{n}"} for n in range(1, 4)
+    ]
+    objects["server-data.json"]["servers"].append(
+        {**server, "name": "vllm-004", "maxBatchSize": -1}
+    )
     with pytest.raises(SpecError, match=f"^{re.escape(quoted.group(1))}$"):
         read_system(write(tmp_path, objects))

@@ -1,4 +1,6 @@
-"""The pages about going live: every command of ours that they show is one that there is, and every file is there."""
+"""The pages about going live: every command of ours that they show is one that there is, and every
+file is there.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-import inferno
+from inferno.cli import main as inferno
 from tests.test_manifests import YAMLS
 
 PAGES = ("README.md", "docs/walkthrough.md", "docs/services.md", "docs/twin-api.md")
@@ -16,7 +18,9 @@ ARGUMENTS = re.compile(r"^(?:[A-Z_]+=\S+ +)*inferno +(.*)$")
 
 
 def commands(text: str) -> list[list[str]]:
-    """Return the arguments of each `inferno` in the blocks of a page, and of those in the lines that have options."""
+    """Return the arguments of each `inferno` in the blocks of a page, and of those in the lines
+    that have options.
+    """
     blocks = re.findall(r"^```(?:sh)?\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     lines = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     lines += [one for one in re.findall(r"`(inferno [^`]*)`", text) if re.search(r" -|\d", one)]

@@ -1,4 +1,6 @@
-"""The manifests: what a cluster would refuse, rights beyond what is needed, and the names of the walk-through."""
+"""The manifests: what a cluster would refuse, rights beyond what is needed, and the names of the
+walk-through.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +12,22 @@ from typing import Any
 import pytest
 import yaml
 
-import inferno
-from loop.backends import labels
-from loop.reading import read_system
+from inferno.cli import main as inferno
+from loop.backends.kube import labels
+from loop.schema.reading import read_system
 from loop.settings import VARIABLES, read_settings
 from tests.cluster_files import YAMLS, Object, documents, kustomized, objects, problems
 
-FILES = sorted(path for path in YAMLS.rglob("*.yaml") if path.name not in ("kustomization.yaml", "podmonitor.yaml"))
+FILES = sorted(
+    path
+    for path in YAMLS.rglob("*.yaml")
+    if path.name not in ("kustomization.yaml", "podmonitor.yaml")
+)
 CONTAINERS = ("controller", "collector", "optimizer", "actuator")
 
-needs_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not on the path")
+needs_kubectl = pytest.mark.skipif(
+    shutil.which("kubectl") is None, reason="kubectl is not on the path"
+)
 
 
 def loop() -> Object:
@@ -48,7 +56,10 @@ def test_every_object_fits_the_models_of_the_client(file: Path) -> None:
         ({"replica": 3}, "Deployment.spec.replica: no such field"),
         ({"replicas": "3"}, "Deployment.spec.replicas: expected int, found '3'"),
         ({"replicas": True}, "Deployment.spec.replicas: expected int, found True"),
-        ({"selector": {"matchLabels": {"app": 1}}}, "Deployment.spec.selector.matchLabels.app: expected str, found 1"),
+        (
+            {"selector": {"matchLabels": {"app": 1}}},
+            "Deployment.spec.selector.matchLabels.app: expected str, found 1",
+        ),
         ({"selector": []}, "Deployment.spec.selector: expected V1LabelSelector, found []"),
     ],
 )
@@ -70,16 +81,30 @@ def test_the_check_itself_misses_what_is_required() -> None:
 def test_the_names_of_the_walk_through_are_there() -> None:
     """People and scripts type them."""
     deploy, workload = objects(YAMLS / "deploy"), objects(YAMLS / "workload")
-    assert {path.name for path in (YAMLS / "workload").iterdir()} >= {"ns.yaml", *(f"dep{n}.yaml" for n in range(1, 5))}
-    assert {path.name for path in (YAMLS / "deploy").iterdir()} >= {"ns.yaml", "deploy-loop.yaml", "load-emulator.yaml"}
+    assert {path.name for path in (YAMLS / "workload").iterdir()} >= {
+        "ns.yaml",
+        *(f"dep{n}.yaml" for n in range(1, 5)),
+    }
+    assert {path.name for path in (YAMLS / "deploy").iterdir()} >= {
+        "ns.yaml",
+        "deploy-loop.yaml",
+        "load-emulator.yaml",
+    }
     assert ("Namespace", "infer") in workload
-    in_loop = {(one["kind"], one["metadata"]["name"]) for one in documents(YAMLS / "deploy" / "deploy-loop.yaml")}
+    in_loop = {
+        (one["kind"], one["metadata"]["name"])
+        for one in documents(YAMLS / "deploy" / "deploy-loop.yaml")
+    }
     named = ("ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Deployment", "Service")
     assert in_loop >= {(kind, "inferno") for kind in named}
     assert ("Namespace", "inferno") in deploy
     assert tuple(containers()) == CONTAINERS
-    assert deploy["Deployment", "inferno"]["spec"]["template"]["metadata"]["labels"] == {"app": "inferno"}
-    assert deploy["Service", "inferno"]["spec"]["ports"] == [{"name": "http", "port": 80, "targetPort": 3300}]
+    assert deploy["Deployment", "inferno"]["spec"]["template"]["metadata"]["labels"] == {
+        "app": "inferno"
+    }
+    assert deploy["Service", "inferno"]["spec"]["ports"] == [
+        {"name": "http", "port": 80, "targetPort": 3300}
+    ]
     assert deploy["Pod", "load-emulator"]["metadata"]["namespace"] == "inferno"
 
 
@@ -107,7 +132,10 @@ def test_every_server_of_the_workload_can_be_served_by_the_large_sample(reposito
             told = one["metadata"]["labels"]
             names.add(told[labels.NAME])
             model, accelerator = told[labels.MODEL], told[labels.ACCELERATOR]
-            assert data.target(service_class=told.get(labels.CLASS, labels.CLASS_DEFAULT), model=model) is not None
+            assert (
+                data.target(service_class=told.get(labels.CLASS, labels.CLASS_DEFAULT), model=model)
+                is not None
+            )
             assert accelerator == "" or (model, accelerator) in data.perf
             load, problem = labels.load_of(told)
             assert (load is not None, problem) == (True, "")
@@ -118,7 +146,10 @@ def test_every_server_of_the_workload_can_be_served_by_the_large_sample(reposito
 def test_the_variables_of_the_containers_are_ones_that_the_program_reads() -> None:
     """A misspelt variable is a default in silence."""
     known = {variable for variable, _ in VARIABLES.values()}
-    for container in [*loop()["containers"], *objects(YAMLS / "deploy")["Pod", "load-emulator"]["spec"]["containers"]]:
+    for container in [
+        *loop()["containers"],
+        *objects(YAMLS / "deploy")["Pod", "load-emulator"]["spec"]["containers"],
+    ]:
         environ = {each["name"]: each["value"] for each in container.get("env", [])}
         assert environ.keys() <= known
         read_settings(environ)
@@ -141,11 +172,18 @@ def test_the_services_find_each_other_and_only_the_controller_listens_to_the_out
     told = read_settings(environ)
     assert (told.controller_host, told.controller_port) == ("0.0.0.0", 3300)
     assert {told.collector_host, told.optimizer_host, told.actuator_host} == {"localhost"}
-    ports = {"collector": told.collector_port, "optimizer": told.optimizer_port, "actuator": told.actuator_port}
+    ports = {
+        "collector": told.collector_port,
+        "optimizer": told.optimizer_port,
+        "actuator": told.actuator_port,
+    }
     for name, port in ports.items():
         own = read_settings({each["name"]: each["value"] for each in containers()[name]["env"]})
         assert (getattr(own, f"{name}_host"), getattr(own, f"{name}_port")) == ("localhost", port)
-        assert f"localhost:{port}/healthz" in containers()[name]["livenessProbe"]["exec"]["command"][-1]
+        assert (
+            f"localhost:{port}/healthz"
+            in containers()[name]["livenessProbe"]["exec"]["command"][-1]
+        )
         assert "ports" not in containers()[name]
 
 
@@ -163,11 +201,15 @@ def test_only_who_asks_the_api_server_gets_a_token_for_it() -> None:
 
 @pytest.mark.parametrize("pod", ["loop", "emulator", "dep1"])
 def test_pods_may_do_no_more_than_they_need(pod: str) -> None:
-    """Not root, a root file system to read only, no capabilities, bounds on what they take: the restricted standard."""
+    """Not root, a root file system to read only, no capabilities, bounds on what they take: the
+    restricted standard.
+    """
     spec = {
         "loop": loop(),
         "emulator": objects(YAMLS / "deploy")["Pod", "load-emulator"]["spec"],
-        "dep1": objects(YAMLS / "workload")["Deployment", "premium-llama-13b"]["spec"]["template"]["spec"],
+        "dep1": objects(YAMLS / "workload")["Deployment", "premium-llama-13b"]["spec"]["template"][
+            "spec"
+        ],
     }[pod]
     for container in spec["containers"]:
         security = {**spec.get("securityContext", {}), **container["securityContext"]}
@@ -185,7 +227,11 @@ def test_every_service_is_probed_and_ends_in_time() -> None:
     """A loop that hangs is restarted; a data error must not restart it (that is readiness)."""
     assert loop()["terminationGracePeriodSeconds"] >= 2
     for container in loop()["containers"]:
-        for kind, path in (("startupProbe", "/healthz"), ("livenessProbe", "/healthz"), ("readinessProbe", "/readyz")):
+        for kind, path in (
+            ("startupProbe", "/healthz"),
+            ("livenessProbe", "/healthz"),
+            ("readinessProbe", "/readyz"),
+        ):
             assert path in yaml.safe_dump(container[kind])
 
 
@@ -218,20 +264,32 @@ def test_the_loop_has_the_rights_that_its_backend_uses_and_no_others() -> None:
         ("", "events", "create"),
     }
     emulator = objects(YAMLS / "deploy")["ClusterRole", "inferno-load-emulator"]
-    assert rights(emulator["rules"]) == {("apps", "deployments", "list"), ("apps", "deployments", "patch")}
+    assert rights(emulator["rules"]) == {
+        ("apps", "deployments", "list"),
+        ("apps", "deployments", "patch"),
+    }
 
 
 @pytest.mark.parametrize(
     ("folder", "binding"),
-    [("deploy", ("ClusterRoleBinding", "inferno")), ("overlays/namespaced", ("RoleBinding", "inferno"))],
+    [
+        ("deploy", ("ClusterRoleBinding", "inferno")),
+        ("overlays/namespaced", ("RoleBinding", "inferno")),
+    ],
 )
-def test_bindings_bind_what_there_is_to_the_account_of_the_pod(folder: str, binding: tuple[str, str]) -> None:
+def test_bindings_bind_what_there_is_to_the_account_of_the_pod(
+    folder: str, binding: tuple[str, str]
+) -> None:
     """A binding to a name that is not there is no error, and gives nothing."""
     found = objects(YAMLS / "deploy") | objects(YAMLS / folder)
     bound = found[binding]
     assert (bound["roleRef"]["kind"], bound["roleRef"]["name"]) in found
     (subject,) = bound["subjects"]
-    assert subject == {"kind": "ServiceAccount", "name": loop()["serviceAccountName"], "namespace": "inferno"}
+    assert subject == {
+        "kind": "ServiceAccount",
+        "name": loop()["serviceAccountName"],
+        "namespace": "inferno",
+    }
 
 
 def test_what_selects_the_pod_selects_this_one() -> None:
@@ -243,7 +301,10 @@ def test_what_selects_the_pod_selects_this_one() -> None:
     monitor = found["PodMonitor", "inferno"]["spec"]
     assert monitor["selector"] == {"matchLabels": pod_labels}
     (port,) = containers()["controller"]["ports"]
-    assert (port["name"], port["containerPort"]) == (monitor["podMetricsEndpoints"][0]["port"], 3300)
+    assert (port["name"], port["containerPort"]) == (
+        monitor["podMetricsEndpoints"][0]["port"],
+        3300,
+    )
     (rule,) = found["NetworkPolicy", "inferno"]["spec"]["ingress"]
     assert rule["ports"] == [{"protocol": "TCP", "port": 3300}]
 
@@ -252,7 +313,11 @@ def test_what_selects_the_pod_selects_this_one() -> None:
 def test_the_kustomization_holds_the_loop_and_its_policies() -> None:
     """`kubectl apply -k yamls/deploy`."""
     found = kustomized(YAMLS / "deploy")
-    assert found.keys() >= {("Deployment", "inferno"), ("NetworkPolicy", "inferno"), ("ClusterRole", "inferno")}
+    assert found.keys() >= {
+        ("Deployment", "inferno"),
+        ("NetworkPolicy", "inferno"),
+        ("ClusterRole", "inferno"),
+    }
     assert all(problems(one) == [] for one in found.values())
 
 
@@ -277,9 +342,11 @@ def test_the_token_overlay_gives_all_services_the_same_file() -> None:
     }
     pod = found["Deployment", "inferno"]["spec"]["template"]["spec"]
     for container in pod["containers"]:
-        assert {"name": "service-token", "mountPath": "/etc/inferno-token", "readOnly": True} in container[
-            "volumeMounts"
-        ]
+        assert {
+            "name": "service-token",
+            "mountPath": "/etc/inferno-token",
+            "readOnly": True,
+        } in container["volumeMounts"]
 
 
 def environment(found: dict[tuple[str, str], Object], container: str) -> dict[str, str]:

@@ -1,4 +1,6 @@
-"""The sample data: derived figures follow from the tables and formulas of their README, and a run starts steady."""
+"""The sample data: derived figures follow from the tables and formulas of their README, and a run
+starts steady.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +13,16 @@ from typing import Any
 import pytest
 
 from experiments.world import build_cluster_spec
-from loop.optimizer import OptimizerSettings, optimize
-from loop.reading import read_system
+from loop.optimizer.front import OptimizerSettings, optimize
+from loop.schema.reading import read_system
 from loop.spec import Allocation, SystemData
 from twin.spec import ClusterSpec
 
 FOLDERS = ("small", "large")
-MEASURED = {("Llama-3.1-8B", "H100"): (6.49, 0.0219, 4.96e-5), ("Qwen2.5-14B", "H100"): (10.645, 0.04176, 5.77e-5)}
+MEASURED = {
+    ("Llama-3.1-8B", "H100"): (6.49, 0.0219, 4.96e-5),
+    ("Qwen2.5-14B", "H100"): (10.645, 0.04176, 5.77e-5),
+}
 MEASURED_KV = {("Qwen2.5-14B", "H100"): 226_992}
 REQUEST_TOKENS = 1024
 
@@ -51,18 +56,26 @@ def tables(repository: Path) -> dict[str, dict[str, dict[str, float]]]:
     found: dict[str, dict[str, dict[str, float]]] = {}
     heading: list[str] = []
     for line in (repository / "sample-data" / "README.md").read_text().splitlines():
-        cells = [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        cells = (
+            [cell.strip() for cell in line.strip("|").split("|")] if line.startswith("|") else []
+        )
         if not cells:
             heading = []
         elif not heading:
             heading = cells
         elif heading[0] in {"type", "model"} and not cells[0].startswith("-"):
-            figures = {name: float(cell) for name, cell in zip(heading[1:], cells[1:], strict=True) if name != "is"}
+            figures = {
+                name: float(cell)
+                for name, cell in zip(heading[1:], cells[1:], strict=True)
+                if name != "is"
+            }
             found.setdefault(heading[0], {})[cells[0]] = figures
     return found
 
 
-def law(card: dict[str, float], model: dict[str, float], *, cards: int) -> tuple[float, float, float]:
+def law(
+    card: dict[str, float], model: dict[str, float], *, cards: int
+) -> tuple[float, float, float]:
     """Return alpha, beta and gamma by the formulas of the README."""
     shared = cards > 1
     weights = 2e9 * model["parameters"]
@@ -79,7 +92,9 @@ def law(card: dict[str, float], model: dict[str, float], *, cards: int) -> tuple
 
 def kv_tokens(card: dict[str, float], model: dict[str, float], *, cards: int) -> int:
     """Return the KV capacity of a replica [tokens] by the formula of the README."""
-    kv_bytes = 4 * model["layers"] * model["heads"] * model["head size"] / min(cards, model["heads"])
+    kv_bytes = (
+        4 * model["layers"] * model["heads"] * model["head size"] / min(cards, model["heads"])
+    )
     room = 0.9e9 * card["memory GB"] - 2e9 * model["parameters"] / cards
     return int(room / kv_bytes // 16 * 16)
 
@@ -92,11 +107,16 @@ def test_every_law_is_measured_or_follows_from_the_readme(
         card = tables["type"][system.accelerators[name].type]
         cards = world.cards(model=model, accelerator=name)
         expected = MEASURED.get((model, name)) or law(card, tables["model"][model], cards=cards)
-        assert (perf.alpha_ms, perf.beta_ms, perf.gamma_ms) == pytest.approx(expected, rel=5e-3), (model, name)
+        assert (perf.alpha_ms, perf.beta_ms, perf.gamma_ms) == pytest.approx(expected, rel=5e-3), (
+            model,
+            name,
+        )
 
 
 def test_the_two_measured_laws_calibrate_the_rule(tables: dict[str, Any]) -> None:
-    """The README says how far the rule is from what was measured; that must stay true when a constant changes."""
+    """The README says how far the rule is from what was measured; that must stay true when a
+    constant changes.
+    """
     card = tables["type"]["H100"]
     for (model, _), measured in MEASURED.items():
         alpha, beta, gamma = law(card, tables["model"][model], cards=1)
@@ -115,15 +135,24 @@ def test_every_memory_batch_and_start_up_follows_from_the_readme(
     for (model, name), perf in system.perf.items():
         card = tables["type"][system.accelerators[name].type]
         engine = world.engines[model, name]
-        rule = kv_tokens(card, tables["model"][model], cards=world.cards(model=model, accelerator=name))
-        assert perf.kv_tokens == engine.kv_tokens == MEASURED_KV.get((model, name), rule), (model, name)
+        rule = kv_tokens(
+            card, tables["model"][model], cards=world.cards(model=model, accelerator=name)
+        )
+        assert perf.kv_tokens == engine.kv_tokens == MEASURED_KV.get((model, name), rule), (
+            model,
+            name,
+        )
         assert perf.max_batch == min(48, perf.kv_tokens // REQUEST_TOKENS)
         assert (perf.at_tokens, engine.block_size, engine.max_num_batched_tokens) == (512, 16, 8192)
-        assert engine.start_up.mean_s == pytest.approx(45 + 2 * tables["model"][model]["parameters"], abs=0.06)
+        assert engine.start_up.mean_s == pytest.approx(
+            45 + 2 * tables["model"][model]["parameters"], abs=0.06
+        )
         assert engine.start_up.cv == 0.15
 
 
-def test_rows_are_there_exactly_for_pairs_that_fit(system: SystemData, tables: dict[str, Any]) -> None:
+def test_rows_are_there_exactly_for_pairs_that_fit(
+    system: SystemData, tables: dict[str, Any]
+) -> None:
     """A pair that fits and has no row would be a candidate that the optimizer never sees."""
     multi = {(unit.type, unit.multiplicity) for unit in system.accelerators.values()}
     expected: dict[tuple[str, str], int] = {}
@@ -144,15 +173,22 @@ def test_accelerators_follow_from_the_cards(system: SystemData, tables: dict[str
     for unit in system.accelerators.values():
         card, n = tables["type"][unit.type], unit.multiplicity
         assert unit.name == (unit.type if n == 1 else f"{n}x{unit.type}")
-        assert (unit.memory_gb, unit.memory_bandwidth_gbps) == (n * card["memory GB"], n * card["bandwidth GB/s"])
-        assert unit.cost_cents_per_h == pytest.approx(n * card["price cents/h"] * (1.02 if n > 1 else 1.0), abs=0.06)
+        assert (unit.memory_gb, unit.memory_bandwidth_gbps) == (
+            n * card["memory GB"],
+            n * card["bandwidth GB/s"],
+        )
+        assert unit.cost_cents_per_h == pytest.approx(
+            n * card["price cents/h"] * (1.02 if n > 1 else 1.0), abs=0.06
+        )
         assert unit.power.full_w == n * card["power W"]
         assert unit.power.idle_w == pytest.approx(0.15 * unit.power.full_w, abs=n * 0.5)
         assert unit.power.mid_w == pytest.approx(0.8 * unit.power.full_w, abs=n * 0.5)
 
 
 def test_the_large_system_is_large(repository: Path) -> None:
-    """Fewer servers, types or requests would make the demonstration of limited capacity and priorities a toy."""
+    """Fewer servers, types or requests would make the demonstration of limited capacity and
+    priorities a toy.
+    """
     data = read_system(repository / "sample-data" / "large")
     loads = [server.current.load for server in data.servers.values()]
     assert len(data.servers) == 27
@@ -160,7 +196,9 @@ def test_the_large_system_is_large(repository: Path) -> None:
     assert len({unit.type for unit in data.accelerators.values()}) >= 9
     assert {unit.multiplicity for unit in data.accelerators.values()} >= {1, 2, 4}
     assert {"Premium", "Bronze", "Free"} < set(data.classes)
-    assert any(target.slo_tps > 0 for entry in data.classes.values() for target in entry.targets.values())
+    assert any(
+        target.slo_tps > 0 for entry in data.classes.values() for target in entry.targets.values()
+    )
     assert sum(load.rate_rpm for load in loads if load) >= 3000
     assert all(load and 128 <= load.out_tokens <= 1024 for load in loads)
     assert sum(server.current.replicas for server in data.servers.values()) >= 40
@@ -173,7 +211,10 @@ def test_a_run_starts_in_its_steady_state(system: SystemData) -> None:
     assert solution.unserved == {}
     for name, assignment in solution.allocations.items():
         current = system.servers[name].current
-        assert (assignment.accelerator, assignment.replicas) == (current.accelerator, current.replicas), name
+        assert (assignment.accelerator, assignment.replicas) == (
+            current.accelerator,
+            current.replicas,
+        ), name
         assert assignment.max_batch == current.max_batch, name
         assert current.cost_cents_per_h == pytest.approx(assignment.cost_cents_per_h, abs=0.01)
 
@@ -184,7 +225,8 @@ def test_the_steady_state_is_the_answer_from_nothing(system: SystemData) -> None
         name: replace(
             server,
             current=Allocation(
-                accelerator=server.current.accelerator if server.keep_accelerator else "", load=server.current.load
+                accelerator=server.current.accelerator if server.keep_accelerator else "",
+                load=server.current.load,
             ),
         )
         for name, server in system.servers.items()
@@ -192,7 +234,8 @@ def test_the_steady_state_is_the_answer_from_nothing(system: SystemData) -> None
     solution = optimize(replace(system, servers=bare), OptimizerSettings(solver="greedy"))
     found = {name: (one.accelerator, one.replicas) for name, one in solution.allocations.items()}
     assert found == {
-        name: (server.current.accelerator, server.current.replicas) for name, server in system.servers.items()
+        name: (server.current.accelerator, server.current.replicas)
+        for name, server in system.servers.items()
     }
 
 
@@ -209,21 +252,40 @@ def test_targets_are_met_with_cards_to_spare(system: SystemData, world: ClusterS
         assert one.itl_ms <= (target.slo_itl_ms or math.inf)
         assert one.ttft_ms <= (target.slo_ttft_ms or math.inf)
         kind = system.accelerators[one.accelerator].type
-        used[kind] = used.get(kind, 0) + one.replicas * world.cards(model=server.model, accelerator=one.accelerator)
+        used[kind] = used.get(kind, 0) + one.replicas * world.cards(
+            model=server.model, accelerator=one.accelerator
+        )
     assert not system.optimizer.unlimited
     assert all(cards <= system.capacity[kind] for kind, cards in used.items())
     assert 0.15 < sum(used.values()) / sum(system.capacity.values()) < 0.6
 
 
 def test_the_files_are_readable_by_the_existing_tools(folder: Path) -> None:
-    """Their readers refuse 1.0 where they want an integer; the walk-through creates ConfigMaps from these files."""
-    whole = {"multiplicity", "memsize", "membw", "acccount", "maxbatchsize", "attokens", "priority", "count"}
+    """Their readers refuse 1.0 where they want an integer; the walk-through creates ConfigMaps from
+    these files.
+    """
+    whole = {
+        "multiplicity",
+        "memsize",
+        "membw",
+        "acccount",
+        "maxbatchsize",
+        "attokens",
+        "priority",
+        "count",
+    }
     whole |= {"minnumreplicas", "numreplicas", "maxbatch", "avgintokens", "avgouttokens"}
     parts = {
-        "accelerator": ("accelerators", {"name", "type", "multiplicity", "memSize", "memBW", "power", "cost"}),
+        "accelerator": (
+            "accelerators",
+            {"name", "type", "multiplicity", "memSize", "memBW", "power", "cost"},
+        ),
         "model": ("models", {"name", "acc", "accCount", "maxBatchSize", "atTokens", "perfParms"}),
         "serviceclass": ("serviceClasses", {"name", "priority", "modelTargets"}),
-        "server": ("servers", {"name", "class", "model", "keepAccelerator", "minNumReplicas", "currentAlloc"}),
+        "server": (
+            "servers",
+            {"name", "class", "model", "keepAccelerator", "minNumReplicas", "currentAlloc"},
+        ),
         "capacity": ("count", {"type", "count"}),
     }
     for part, (key, fields) in parts.items():

@@ -1,4 +1,6 @@
-"""The scripts of the walk-through: what they set, and that what they start runs, is found again, and ends."""
+"""The scripts of the walk-through: what they set, and that what they start runs, is found again,
+and ends.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ while :; do sleep 0.05; done
 
 @dataclass(frozen=True, kw_only=True)
 class Launcher:
-    """The script with a directory of its own, a tmux server of its own, and a program in the place of the command."""
+    """The script with a directory of its own, a tmux server of its own, and a program in the place
+    of the command.
+    """
 
     script: Path
     environ: Mapping[str, str]
@@ -63,7 +67,9 @@ def launcher(repository: Path, tmp_path: Path) -> Iterator[Launcher]:
     program.write_text(PROGRAM)
     program.chmod(0o755)
     session = f"inferno-test-{uuid.uuid4().hex[:12]}"
-    keep = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ}
+    keep = {
+        name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR", "LANG") if name in os.environ
+    }
     environ = {
         **keep,
         "SHELL": "/bin/sh",
@@ -72,7 +78,9 @@ def launcher(repository: Path, tmp_path: Path) -> Iterator[Launcher]:
         "INFERNO_RUN_DIR": str(tmp_path / "run"),
         "INFERNO_SESSION": session,
     }
-    launch = Launcher(script=repository / "scripts" / "launch-terms.sh", environ=environ, folder=tmp_path / "run")
+    launch = Launcher(
+        script=repository / "scripts" / "launch-terms.sh", environ=environ, folder=tmp_path / "run"
+    )
     yield launch
     launch("stop")
 
@@ -110,18 +118,26 @@ def test_the_parameters_are_those_of_the_walk_through(repository: Path, shell: s
 def test_what_is_set_already_stays(repository: Path) -> None:
     """The twin's kubeconfig, or another port, is one export away."""
     told = sourced(repository, "bash", {"KUBECONFIG": "/tmp/twin", "ACTUATOR_PORT": "4303"})
-    assert (told["KUBECONFIG"], told["ACTUATOR_PORT"], told["COLLECTOR_PORT"]) == ("/tmp/twin", "4303", "3301")
+    assert (told["KUBECONFIG"], told["ACTUATOR_PORT"], told["COLLECTOR_PORT"]) == (
+        "/tmp/twin",
+        "4303",
+        "3301",
+    )
 
 
 def sourced(repository: Path, shell: str, environ: Mapping[str, str]) -> dict[str, str]:
     """Return the environment after sourcing setparms.sh."""
     line = f". '{repository / 'scripts' / 'setparms.sh'}' && env"
     told = {"HOME": "/home/me", "PATH": os.environ["PATH"], **environ}
-    done = subprocess.run([shell, "-eu", "-c", line], check=True, env=told, capture_output=True, text=True)
+    done = subprocess.run(
+        [shell, "-eu", "-c", line], check=True, env=told, capture_output=True, text=True
+    )
     return dict(row.split("=", 1) for row in done.stdout.splitlines())
 
 
-def test_in_the_background_all_five_run_with_logs_and_end(launcher: Launcher, repository: Path) -> None:
+def test_in_the_background_all_five_run_with_logs_and_end(
+    launcher: Launcher, repository: Path
+) -> None:
     """Without tmux this is how the loop runs on a machine."""
     said = launcher("start", "--background")
     assert [line.split(":")[0] for line in said.splitlines()] == list(COMPONENTS)
@@ -138,7 +154,9 @@ def test_in_the_background_all_five_run_with_logs_and_end(launcher: Launcher, re
         "controller 60 false --backend http",
         "emulator",
     ]
-    assert {lines[1] for lines in logs.values()} == {f"data={repository}/sample-data/large/ collector=localhost:3301"}
+    assert {lines[1] for lines in logs.values()} == {
+        f"data={repository}/sample-data/large/ collector=localhost:3301"
+    }
     assert {lines[-1] for lines in logs.values()} == {"ended"}
 
 
@@ -151,7 +169,9 @@ def wait_for_words(launcher: Launcher) -> None:
 
 
 def test_one_that_has_ended_by_itself_is_told_and_stops_nobody(launcher: Launcher) -> None:
-    """A port that is taken ends one of the five: the others must still be ended, and nothing else be killed."""
+    """A port that is taken ends one of the five: the others must still be ended, and nothing else
+    be killed.
+    """
     launcher("start", "--background")
     wait_for_words(launcher)
     pid, _ = (launcher.folder / "actuator.pid").read_text().split("\n", 1)
@@ -180,7 +200,9 @@ def test_in_tmux_each_has_a_terminal_of_its_own(launcher: Launcher) -> None:
 def tmux(launcher: Launcher, *arguments: str) -> str:
     """Return what the tmux server of the script says."""
     command = ["tmux", "-L", launcher.environ["INFERNO_SESSION"], *arguments]
-    return subprocess.run(command, check=False, env=launcher.environ, capture_output=True, text=True).stdout
+    return subprocess.run(
+        command, check=False, env=launcher.environ, capture_output=True, text=True
+    ).stdout
 
 
 def test_a_word_that_it_does_not_know_is_answered_with_its_usage(launcher: Launcher) -> None:

@@ -1,4 +1,6 @@
-"""When requests arrive and how many tokens they have: unit-rate processes warped by a rate, and token counts."""
+"""When requests arrive and how many tokens they have: unit-rate processes warped by a rate, and
+token counts.
+"""
 
 from __future__ import annotations
 
@@ -18,10 +20,11 @@ _BLOCK = 256
 class ArrivalStream:
     """A renewal process of rate one, mapped through the cumulated rate of whoever asks.
 
-    The gaps of the unit process are exponential (cv 1: a Poisson process) or gamma-distributed with mean 1 and
-    coefficient of variation *cv* (0: evenly spaced). It is stationary from the start: the first gap has the law of the
-    wait from an arbitrary instant. Which arrivals come depends on the generator and on the cumulated rate only, not on
-    how the time is cut into calls, so a policy cannot move them.
+    The gaps of the unit process are exponential (cv 1: a Poisson process) or gamma-distributed with
+    mean 1 and coefficient of variation *cv* (0: evenly spaced). It is stationary from the start:
+    the first gap has the law of the wait from an arbitrary instant. Which arrivals come depends on
+    the generator and on the cumulated rate only, not on how the time is cut into calls, so a policy
+    cannot move them.
     """
 
     __slots__ = ("_ahead", "_cv", "_rng")
@@ -30,13 +33,15 @@ class ArrivalStream:
         assert 0.0 <= cv < math.inf, f"cv must be finite and >= 0, got {cv}"
         self._rng = rng_arrivals
         self._cv = cv
-        # Positions of the arrivals drawn but not yet due, in units of the process, from the present.
+        # Positions of the arrivals drawn but not yet due, in units of the process, from the
+        # present.
         self._ahead = np.array([self._first_gap()])
 
     def until(
         self, t0_s: float, t1_s: float, rate_rps_at_t0: float, rate_rps_at_t1: float | None = None
     ) -> NDArray[np.float64]:
-        """Return the arrival instants in [t0_s, t1_s), ascending, for a rate that is linear in between.
+        """Return the arrival instants in [t0_s, t1_s), ascending, for a rate that is linear in
+        between.
 
         Without *rate_rps_at_t1* the rate is constant. Each call goes on where the one before ended.
         """
@@ -63,7 +68,9 @@ class ArrivalStream:
         return self._rng.standard_gamma(1.0 / variance, count) * variance
 
     def _first_gap(self) -> float:
-        """Draw the wait from an arbitrary instant: a uniform part of a gap chosen in proportion to its length."""
+        """Draw the wait from an arbitrary instant: a uniform part of a gap chosen in proportion to
+        its length.
+        """
         if self._cv == 0.0:
             return self._rng.random()
         if self._cv == 1.0:
@@ -75,8 +82,8 @@ class ArrivalStream:
 class ReplayStream:
     """The arrivals of a trace as a unit-rate process, warped like an ArrivalStream.
 
-    At the trace's own mean rate it gives back the trace's instants. *times_s* ascend from 0 and lie in [0, span_s);
-    with *repeat* the trace begins again after span_s, otherwise it falls silent.
+    At the trace's own mean rate it gives back the trace's instants. *times_s* ascend from 0 and lie
+    in [0, span_s); with *repeat* the trace begins again after span_s, otherwise it falls silent.
     """
 
     __slots__ = ("_now_units", "_positions", "_repeat", "drawn")
@@ -86,7 +93,9 @@ class ReplayStream:
         self._positions = times_s * (len(times_s) / span_s)
         self._repeat = repeat
         self._now_units = 0.0
-        self.drawn = 0  # requests so far: request number i of the stream is request i mod n of the trace
+        self.drawn = (
+            0  # requests so far: request number i of the stream is request i mod n of the trace
+        )
 
     def until(
         self, t0_s: float, t1_s: float, rate_rps_at_t0: float, rate_rps_at_t1: float | None = None
@@ -104,8 +113,11 @@ class ReplayStream:
     def _count_before(self, units: float) -> int:
         size = len(self._positions)
         rounds = int(units // size) if self._repeat else 0
-        count = rounds * size + int(self._positions.searchsorted(units - rounds * size, side="left"))
-        # Rounding may put a position a hair before a boundary already passed: never give a request back.
+        count = rounds * size + int(
+            self._positions.searchsorted(units - rounds * size, side="left")
+        )
+        # Rounding may put a position a hair before a boundary already passed: never give a request
+        # back.
         return max(count, self.drawn)
 
 
@@ -114,9 +126,10 @@ def token_counts(
 ) -> NDArray[np.int64]:
     """Draw *n* token counts >= 1 whose expectation is exactly *mean* (a mean below 1 counts as 1).
 
-    The first token is certain; the rest follow the distribution with mean `mean - 1` and standard deviation `cv·mean`,
-    so the bound of 1 does not shift the mean. "fixed" ignores *cv*. Fractions are rounded up with their own
-    probability, which keeps the mean where rounding to the nearest would not (a fixed mean of 2.4 tokens).
+    The first token is certain; the rest follow the distribution with mean `mean - 1` and standard
+    deviation `cv·mean`, so the bound of 1 does not shift the mean. "fixed" ignores *cv*. Fractions
+    are rounded up with their own probability, which keeps the mean where rounding to the nearest
+    would not (a fixed mean of 2.4 tokens).
     """
     assert 0.0 <= mean < math.inf, f"mean must be finite and >= 0, got {mean}"
     assert 0.0 <= cv < math.inf, f"cv must be finite and >= 0, got {cv}"
@@ -133,7 +146,9 @@ def token_counts(
 
 
 def round_fairly(rng: np.random.Generator, values: NDArray[np.float64]) -> NDArray[np.int64]:
-    """Round to a neighbouring integer so that the expectation is the value itself; integers stay as they are."""
+    """Round to a neighbouring integer so that the expectation is the value itself; integers stay as
+    they are.
+    """
     whole = np.floor(values)
     return whole.astype(np.int64) + (rng.random(len(values)) < values - whole)
 
@@ -147,11 +162,14 @@ def _cumulated(t0_s: float, t1_s: float, rate0_rps: float, rate1_rps: float) -> 
 def _instants(
     positions: NDArray[np.float64], t0_s: float, t1_s: float, rate0_rps: float, rate1_rps: float
 ) -> NDArray[np.float64]:
-    """Solve r0·τ + (r1 - r0)/(t1 - t0)·τ²/2 = position for each τ, in the form that also holds for equal rates."""
+    """Solve r0·τ + (r1 - r0)/(t1 - t0)·τ²/2 = position for each τ, in the form that also holds for
+    equal rates.
+    """
     if not len(positions):
         return positions
     slope = (rate1_rps - rate0_rps) / (t1_s - t0_s)
     root = np.sqrt(np.maximum(rate0_rps * rate0_rps + 2.0 * slope * positions, 0.0))
     elapsed_s = 2.0 * positions / np.maximum(rate0_rps + root, np.finfo(np.float64).tiny)
-    # The formula may break the order of two close arrivals, or cross the ends of the call, in the last digit.
+    # The formula may break the order of two close arrivals, or cross the ends of the call, in the
+    # last digit.
     return np.clip(np.maximum.accumulate(t0_s + elapsed_s), t0_s, np.nextafter(t1_s, t0_s))

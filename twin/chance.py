@@ -13,7 +13,9 @@ _NODES = 0
 
 
 def server_generator(seed: np.random.SeedSequence, index: int, purpose: int) -> np.random.Generator:
-    """Return the generator of one purpose of the server at *index*: independent of what any other one draws."""
+    """Return the generator of one purpose of the server at *index*: independent of what any other
+    one draws.
+    """
     return _generator(seed, _SERVERS + index, purpose)
 
 
@@ -23,7 +25,9 @@ def node_generator(seed: np.random.SeedSequence) -> np.random.Generator:
 
 
 def draw_s(delay: Delay, rng: np.random.Generator) -> float:
-    """Draw how long *delay* takes [s]: its mean when cv is 0 (nothing is drawn), else a gamma variate."""
+    """Draw how long *delay* takes [s]: its mean when cv is 0 (nothing is drawn), else a gamma
+    variate.
+    """
     if delay.cv == 0.0 or delay.mean_s == 0.0:
         return delay.mean_s
     shape = delay.cv**-2
@@ -31,4 +35,6 @@ def draw_s(delay: Delay, rng: np.random.Generator) -> float:
 
 
 def _generator(seed: np.random.SeedSequence, *key: int) -> np.random.Generator:
-    return np.random.default_rng(np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key)))
+    return np.random.default_rng(
+        np.random.SeedSequence(seed.entropy, spawn_key=(*seed.spawn_key, *key))
+    )

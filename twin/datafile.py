@@ -1,4 +1,6 @@
-"""Reading of JSON data files: keys in any case, errors of one line that name the place, unknown keys told."""
+"""Reading of JSON data files: keys in any case, errors of one line that name the place, unknown
+keys told.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +18,28 @@ LONGEST_FOUND = 60  # characters of a wrong value that an error line repeats
 
 
 class Entry:
-    """One JSON object and its place. Every look-up marks its key as known; what stays unmarked is told by `warnings`.
+    """One JSON object and its place. Every look-up marks its key as known; what stays unmarked is
+    told by `warnings`.
 
-    Keys match in any case; null counts as absent. A lenient entry takes what is absent as zero, "" or False and checks
-    kinds and finiteness, but no ranges: so the existing Go services read their messages.
+    Keys match in any case; null counts as absent. A lenient entry takes what is absent as zero, ""
+    or False and checks kinds and finiteness, but no ranges: so the existing Go services read their
+    messages.
     """
 
-    __slots__ = ("_children", "_entry", "_fields", "_keys", "_known", "_prefix", "lenient", "source")
+    __slots__ = (
+        "_children",
+        "_entry",
+        "_fields",
+        "_keys",
+        "_known",
+        "_prefix",
+        "lenient",
+        "source",
+    )
 
-    def __init__(self, obj: object, *, source: str, lenient: bool = False, entry: str = "", prefix: str = "") -> None:
+    def __init__(
+        self, obj: object, *, source: str, lenient: bool = False, entry: str = "", prefix: str = ""
+    ) -> None:
         self.source = source
         self.lenient = lenient
         self._entry = entry
@@ -111,7 +126,12 @@ class Entry:
         return value
 
     def whole(
-        self, key: str, *, at_least: int | None = None, at_most: int | None = None, default: int | None = None
+        self,
+        key: str,
+        *,
+        at_least: int | None = None,
+        at_most: int | None = None,
+        default: int | None = None,
     ) -> int:
         """Return a whole number within its bounds (8 and 8.0 are both whole)."""
         expected = "a whole number" + _bounds(at_least=at_least, above=None, at_most=at_most)
@@ -122,14 +142,20 @@ class Entry:
         raise self.fail(key, expected=expected, found=self._get(key))
 
     def child(self, key: str) -> Entry | None:
-        """Return the object under *key*, or None where there is none; its fields are named "key.field" in errors."""
+        """Return the object under *key*, or None where there is none; its fields are named
+        "key.field" in errors.
+        """
         value = self._get(key)
         if value is None:
             return None
         return self._add(value, entry=self._entry, prefix=f"{self._prefix}{key}.")
 
-    def children(self, key: str, *, required: bool = True, label: Sequence[str] = ("name",)) -> list[Entry]:
-        """Return the objects of the list under *key*, named "key[3] 'label'" in errors by their *label* fields."""
+    def children(
+        self, key: str, *, required: bool = True, label: Sequence[str] = ("name",)
+    ) -> list[Entry]:
+        """Return the objects of the list under *key*, named "key[3] 'label'" in errors by their
+        *label* fields.
+        """
         value = self._get(key)
         if value is None and (self.lenient or not required):
             return []
@@ -137,12 +163,16 @@ class Entry:
             raise self.fail(key, expected="a list […]", found=value)
         outer = f"{self._entry}: " if self._entry else ""
         return [
-            self._add(item, entry=f"{outer}{self._prefix}{key}[{index}]{_label(item, label)}", prefix="")
+            self._add(
+                item, entry=f"{outer}{self._prefix}{key}[{index}]{_label(item, label)}", prefix=""
+            )
             for index, item in enumerate(value)
         ]
 
     def warnings(self) -> tuple[str, ...]:
-        """Return a line for every key that nothing has asked for, in this entry and below; alike rows share a line."""
+        """Return a line for every key that nothing has asked for, in this entry and below; alike
+        rows share a line.
+        """
         places: dict[str, list[str]] = {}
         for entry in self._walk():
             for lowered, key in entry._keys.items():
@@ -186,24 +216,33 @@ class Entry:
 
 
 def read_json(path: Path) -> Any:
-    """Return the value of the JSON file *path*. Raise SpecError with file and line where it cannot be read."""
+    """Return the value of the JSON file *path*. Raise SpecError with file and line where it cannot
+    be read.
+    """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise SpecError(f"{path.name}: expected a file in {path.parent}, found none") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected a text file in UTF-8, found {_one_line(error)}") from None
+        raise SpecError(
+            f"{path}: expected a text file in UTF-8, found {_one_line(error)}"
+        ) from None
     return parse_json(text, source=path.name)
 
 
 def parse_json(text: str, *, source: str) -> Any:
-    """Return the value of a JSON text. Raise SpecError with *source* (and line) where it is malformed."""
+    """Return the value of a JSON text. Raise SpecError with *source* (and line) where it is
+    malformed.
+    """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         lowered: set[str] = set()
         for key, _ in pairs:
             if key.lower() in lowered:
-                raise SpecError(f"{source}: expected every key once, found {key!r} twice in {_found(dict(pairs))}")
+                raise SpecError(
+                    f"{source}: expected every key once, found {key!r} twice in "
+                    f"{_found(dict(pairs))}"
+                )
             lowered.add(key.lower())
         return dict(pairs)
 
@@ -211,7 +250,8 @@ def parse_json(text: str, *, source: str) -> Any:
         return json.loads(text, object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise SpecError(
-            f"{source}: line {error.lineno}: expected JSON, found {error.msg} (column {error.colno})"
+            f"{source}: line {error.lineno}: expected JSON, found {error.msg} (column "
+            f"{error.colno})"
         ) from None
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or thousands of nested brackets.
@@ -234,7 +274,9 @@ def _bounds(*, at_least: float | None, above: float | None, at_most: float | Non
     return " " + " and ".join(bounds) if bounds else ""
 
 
-def _outside(value: float, *, at_least: float | None, above: float | None, at_most: float | None) -> bool:
+def _outside(
+    value: float, *, at_least: float | None, above: float | None, at_most: float | None
+) -> bool:
     return (
         (at_least is not None and value < at_least)
         or (above is not None and value <= above)

@@ -21,10 +21,21 @@ class Outcome(IntEnum):
 
 
 REASONS = (
-    *("", "queue_full", "never_fits", "draining", "crashed", "node_lost", "drain_timeout", "no_pod"),
+    *(
+        "",
+        "queue_full",
+        "never_fits",
+        "draining",
+        "crashed",
+        "node_lost",
+        "drain_timeout",
+        "no_pod",
+    ),
     "server_removed",
 )
-"""What the reason codes of a log mean; the empty reason belongs to finished and unfinished requests."""
+"""What the reason codes of a log mean; the empty reason belongs to finished and unfinished
+requests.
+"""
 
 _REASON_CODES = {reason: code for code, reason in enumerate(REASONS)}
 
@@ -32,12 +43,13 @@ _REASON_CODES = {reason: code for code, reason in enumerate(REASONS)}
 class Request:
     """One request: what it asks for, and where it is in its life.
 
-    server is an index of whoever submits it. arrival_s is when the client asked and never changes; submitted_s is when
-    the replica that holds it now took it in. first_token_s and last_token_s are nan until there is such a token.
-    generated and context (tokens whose KV is held) are kept current by a replica only while the request is not
-    decoding: ask Replica.in_flight for them. admitted says whether the present replica ever ran it.
-    ticket and context_offset belong to the replica: its place in the admission order, and context less the
-    replica's iteration counter, which stays constant while it decodes.
+    server is an index of whoever submits it. arrival_s is when the client asked and never changes;
+    submitted_s is when the replica that holds it now took it in. first_token_s and last_token_s are
+    nan until there is such a token. generated and context (tokens whose KV is held) are kept
+    current by a replica only while the request is not decoding: ask Replica.in_flight for them.
+    admitted says whether the present replica ever ran it. ticket and context_offset belong to the
+    replica: its place in the admission order, and context less the replica's iteration counter,
+    which stays constant while it decodes.
     """
 
     __slots__ = (
@@ -57,7 +69,9 @@ class Request:
         "ticket",
     )
 
-    def __init__(self, *, id: int, server: int = 0, prompt_tokens: int, output_tokens: int, arrival_s: float) -> None:  # noqa: A002  the contract's name
+    def __init__(  # the contract's name
+        self, *, id: int, server: int = 0, prompt_tokens: int, output_tokens: int, arrival_s: float
+    ) -> None:
         assert prompt_tokens >= 1, f"request {id}: prompt_tokens must be >= 1, got {prompt_tokens}"
         assert output_tokens >= 1, f"request {id}: output_tokens must be >= 1, got {output_tokens}"
         self.id = id
@@ -76,10 +90,12 @@ class Request:
         self.preemptions = 0
 
     def restart(self) -> None:
-        """Forget what a lost replica computed, so that another one can serve the request from its beginning.
+        """Forget what a lost replica computed, so that another one can serve the request from its
+        beginning.
 
-        The arrival stays, and so does the count of preemptions. The first token is forgotten too: the client's stream
-        broke with the replica, so the TTFT that counts is that of the retry, measured from the first arrival.
+        The arrival stays, and so does the count of preemptions. The first token is forgotten too:
+        the client's stream broke with the replica, so the TTFT that counts is that of the retry,
+        measured from the first arrival.
         """
         self.generated = 0
         self.context = 0
@@ -145,7 +161,9 @@ class RequestLog:
         self._add(request, now_s, Outcome.FAILED, reason)
 
     def add_unfinished(self, request: Request) -> None:
-        """Record that *request* was still waiting or running when the run ended; it may have a first token."""
+        """Record that *request* was still waiting or running when the run ended; it may have a
+        first token.
+        """
         self._add(request, nan, Outcome.UNFINISHED, "")
 
     def _add(self, request: Request, end_s: float, outcome: Outcome, reason: str) -> None:
@@ -165,8 +183,8 @@ class RequestLog:
     def frame(self) -> dict[str, npt.NDArray[Any]]:
         """Return the columns as arrays, one row a request in the order in which they were recorded.
 
-        finish_s is when the request ended, however it did; nan for unfinished ones. outcome is an Outcome, reason an
-        index into REASONS.
+        finish_s is when the request ended, however it did; nan for unfinished ones. outcome is an
+        Outcome, reason an index into REASONS.
         """
         rows = np.frombuffer(bytes(self._rows), dtype=self._DTYPE)
         return {name: np.ascontiguousarray(rows[name]) for name in self._DTYPE.names or ()}

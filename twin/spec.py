@@ -1,4 +1,6 @@
-"""Frozen data of the physical system (accelerators, engines, servers, delays), and SpecError for bad input."""
+"""Frozen data of the physical system (accelerators, engines, servers, delays), and SpecError for
+bad input.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,19 @@ AdmissionRule = Literal["chunk", "full_prompt"]
 
 
 class SpecError(Exception):
-    """Bad input: one line that names the file, the entry, the field, what was expected and what came.
+    """Bad input: one line that names the file, the entry, the field, what was expected and what
+    came.
 
-    It ends a program at its start (exit code 2). In a running loop the last good data stay and it is recorded.
+    It ends a program at its start (exit code 2). In a running loop the last good data stay and it
+    is recorded.
     """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Power:
-    """Electrical power of an accelerator [W] at idle, at full load, and at one utilisation between them."""
+    """Electrical power of an accelerator [W] at idle, at full load, and at one utilisation between
+    them.
+    """
 
     idle_w: float = 0.0
     full_w: float = 0.0
@@ -48,7 +54,9 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class IterationLaw:
-    """Time of one engine iteration [ms]: alpha + beta·(tokens computed) + gamma·(KV tokens read)."""
+    """Time of one engine iteration [ms]: alpha + beta·(tokens computed) + gamma·(KV tokens
+    read).
+    """
 
     alpha_ms: float
     beta_ms: float
@@ -57,7 +65,9 @@ class IterationLaw:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """A delay of the world: fixed at mean_s when cv is 0, else gamma-distributed with that coefficient of variation."""
+    """A delay of the world: fixed at mean_s when cv is 0, else gamma-distributed with that
+    coefficient of variation.
+    """
 
     mean_s: float = 0.0
     cv: float = 0.0
@@ -67,8 +77,9 @@ class Delay:
 class Engine:
     """The truth of one model on one accelerator.
 
-    kv_tokens is the KV capacity of one replica [tokens], None for unlimited. acc_count is how many accelerators of that
-    name one replica takes, so it holds acc_count · multiplicity cards of the accelerator's type.
+    kv_tokens is the KV capacity of one replica [tokens], None for unlimited. acc_count is how many
+    accelerators of that name one replica takes, so it holds acc_count · multiplicity cards of the
+    accelerator's type.
     """
 
     model: str
@@ -84,10 +95,12 @@ class Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """A logical inference server as it stands at t = 0, and how the world treats its requests and pods.
+    """A logical inference server as it stands at t = 0, and how the world treats its requests and
+    pods.
 
-    queue_max bounds the waiting queue of one replica (None: unbounded). crash_rate_per_h is per ready pod.
-    token_cv is the coefficient of variation of the input and of the output tokens of a request.
+    queue_max bounds the waiting queue of one replica (None: unbounded). crash_rate_per_h is per
+    ready pod. token_cv is the coefficient of variation of the input and of the output tokens of a
+    request.
     """
 
     name: str
@@ -108,7 +121,9 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
-    """Delays that belong to the world [s]: what a scraper sees and how long the orchestrator takes to act."""
+    """Delays that belong to the world [s]: what a scraper sees and how long the orchestrator takes
+    to act.
+    """
 
     scrape_interval_s: float = 15.0
     window_s: float = 60.0
@@ -119,7 +134,7 @@ class World:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClusterSpec:
-    """A whole physical system: what twin.cluster.Cluster simulates.
+    """A whole physical system: what twin.serving.cluster.Cluster simulates.
 
     accelerators by name; capacity in cards per type; engines by (model, accelerator name).
     """
@@ -131,5 +146,9 @@ class ClusterSpec:
     world: World = field(default_factory=World)
 
     def cards(self, *, model: str, accelerator: str) -> int:
-        """Return how many cards of the accelerator's type one replica of *model* on *accelerator* holds."""
-        return self.engines[model, accelerator].acc_count * self.accelerators[accelerator].multiplicity
+        """Return how many cards of the accelerator's type one replica of *model* on *accelerator*
+        holds.
+        """
+        return (
+            self.engines[model, accelerator].acc_count * self.accelerators[accelerator].multiplicity
+        )

@@ -24,7 +24,8 @@ TraceFormat = Literal["azure", "mooncake", "burstgpt", "own"]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trace:
-    """Requests in order of arrival: instants from 0 [s], token counts >= 1, and each one's model ("" where not given).
+    """Requests in order of arrival: instants from 0 [s], token counts >= 1, and each one's model
+    ("" where not given).
 
     dropped is how many rows were left out because nothing was generated (failed requests).
     """
@@ -38,7 +39,9 @@ class Trace:
 
     @property
     def span_s(self) -> float:
-        """Return the length of the trace when it is repeated: the last instant and one mean gap more."""
+        """Return the length of the trace when it is repeated: the last instant and one mean gap
+        more.
+        """
         return float(self.times_s[-1]) * len(self.times_s) / (len(self.times_s) - 1)
 
     @property
@@ -75,22 +78,33 @@ _COLUMNS: Mapping[str, tuple[str, ...]] = {
 _FIELDS = ("timestamp", "input_length", "output_length")
 
 
-def read_trace(path: str | Path, trace_format: TraceFormat | None = None, *, model: str | None = None) -> Trace:
-    """Read a trace; without *trace_format*, tell it from the first line. With *model*, keep that model's requests.
+def read_trace(
+    path: str | Path, trace_format: TraceFormat | None = None, *, model: str | None = None
+) -> Trace:
+    """Read a trace; without *trace_format*, tell it from the first line. With *model*, keep that
+    model's requests.
 
-    Rows are put in order of time, and time starts at the first one kept. Raise SpecError, with file and line, for
-    what cannot be read, and where fewer than two requests at different instants remain.
+    Rows are put in order of time, and time starts at the first one kept. Raise SpecError, with file
+    and line, for what cannot be read, and where fewer than two requests at different instants
+    remain.
     """
     path = Path(path)
     lines = _read_lines(path)
     kind = trace_format or _recognise(path.name, lines[0])
     if kind not in get_args(TraceFormat):
-        raise SpecError(f"{path.name}: format: expected one of {', '.join(get_args(TraceFormat))}, found {kind!r}")
-    rows = list(_parse_jsonl(path.name, lines) if kind == "mooncake" else _parse_csv(path.name, lines, kind))
+        raise SpecError(
+            f"{path.name}: format: expected one of {', '.join(get_args(TraceFormat))}, found "
+            f"{kind!r}"
+        )
+    rows = list(
+        _parse_jsonl(path.name, lines) if kind == "mooncake" else _parse_csv(path.name, lines, kind)
+    )
     kept = [row for row in rows if model is None or row.model == model]
     if model is not None and not kept:
         known = ", ".join(sorted({row.model for row in rows if row.model})) or "none"
-        raise SpecError(f"{path.name}: model: expected one of those in the trace ({known}), found {model!r}")
+        raise SpecError(
+            f"{path.name}: model: expected one of those in the trace ({known}), found {model!r}"
+        )
     return _to_trace(path.name, kept)
 
 
@@ -98,7 +112,9 @@ def _to_trace(source: str, rows: list[_Row]) -> Trace:
     served = sorted((row for row in rows if row.output_tokens > 0), key=lambda row: row.time_s)
     if len(served) < 2 or served[0].time_s == served[-1].time_s:
         found = f"{len(served)} request(s)"
-        raise SpecError(f"{source}: expected at least two requests at different instants, found {found}")
+        raise SpecError(
+            f"{source}: expected at least two requests at different instants, found {found}"
+        )
     start_s = served[0].time_s
     return Trace(
         name=source,
@@ -116,7 +132,9 @@ def _read_lines(path: Path) -> list[str]:
     except FileNotFoundError:
         raise SpecError(f"{path}: expected a request trace, found no such file") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected a request trace (text in UTF-8), found {error}") from None
+        raise SpecError(
+            f"{path}: expected a request trace (text in UTF-8), found {error}"
+        ) from None
     if not lines:
         raise SpecError(f"{path.name}: expected a request trace, found an empty file")
     return lines
@@ -131,7 +149,10 @@ def _recognise(source: str, first_line: str) -> str:
             return kind
     known = "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in _COLUMNS.items())
     found = repr(first_line[:LONGEST_FOUND])
-    raise SpecError(f"{source}: line 1: expected JSON lines or the columns of a known format ({known}), found {found}")
+    raise SpecError(
+        f"{source}: line 1: expected JSON lines or the columns of a known format ({known}), found "
+        f"{found}"
+    )
 
 
 def _parse_csv(source: str, lines: list[str], kind: str) -> Iterator[_Row]:
@@ -163,7 +184,9 @@ def _complete(lines: list[str], source: str) -> Iterator[tuple[int, list[str]]]:
         for row in reader:
             width = width or len(row)
             if row and len(row) != width:
-                raise SpecError(f"{source}: line {reader.line_num}: expected {width} columns, found {len(row)}")
+                raise SpecError(
+                    f"{source}: line {reader.line_num}: expected {width} columns, found {len(row)}"
+                )
             if row:
                 yield reader.line_num, row
     except csv.Error as error:

@@ -1,4 +1,6 @@
-"""The world as data: what twin-data.json and a --truth file say, laid over the engines and servers of the caller."""
+"""The world as data: what twin-data.json and a --truth file say, laid over the engines and servers
+of the caller.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,16 @@ from pathlib import Path
 from typing import TypeVar
 
 from twin.datafile import Entry, read_entry
-from twin.spec import Accelerator, ClusterSpec, Delay, Engine, IterationLaw, Server, SpecError, World
+from twin.spec import (
+    Accelerator,
+    ClusterSpec,
+    Delay,
+    Engine,
+    IterationLaw,
+    Server,
+    SpecError,
+    World,
+)
 
 TWIN = "twin-data.json"
 
@@ -36,11 +47,13 @@ def read_cluster_spec(
 ) -> tuple[ClusterSpec, tuple[str, ...]]:
     """Return the physical system and notes on it, a line each.
 
-    engines and servers hold what the loop believes, and this module's defaults for the rest. twin-data.json of
-    *directory*, where it is there, and then *truth*, a file of the same schema, override them field by field. Raise
-    SpecError at the first thing that is wrong.
+    engines and servers hold what the loop believes, and this module's defaults for the rest.
+    twin-data.json of *directory*, where it is there, and then *truth*, a file of the same schema,
+    override them field by field. Raise SpecError at the first thing that is wrong.
     """
-    layer = _Layer(engines=engines, servers={server.name: server for server in servers}, world=World())
+    layer = _Layer(
+        engines=engines, servers={server.name: server for server in servers}, world=World()
+    )
     notes: list[str] = []
     paths = [directory / TWIN] if (directory / TWIN).exists() else []
     for path in [*paths, truth] if truth else paths:
@@ -71,7 +84,11 @@ def _overlay(file: Entry, layer: _Layer) -> _Layer:
             expected="a model and an accelerator of model-data.json",
         ),
         servers=_laid_over(
-            server_rows, layer.servers, key=_name, read=_server, expected="a server of server-data.json"
+            server_rows,
+            layer.servers,
+            key=_name,
+            read=_server,
+            expected="a server of server-data.json",
         ),
         world=_world(world, layer.world) if world else layer.world,
     )
@@ -85,7 +102,9 @@ def _laid_over(
     read: Callable[[Entry, Value], Value],
     expected: str,
 ) -> dict[Key, Value]:
-    """Return *known* with the fields of *rows* in place of its own; a row must name one of *known*, once."""
+    """Return *known* with the fields of *rows* in place of its own; a row must name one of *known*,
+    once.
+    """
     changed: dict[Key, Value] = {}
     for row in rows:
         name = key(row)
@@ -113,7 +132,9 @@ def _engine(row: Entry, engine: Engine) -> Engine:
         law=_law(law, engine.law) if law else engine.law,
         kv_tokens=row.whole("kvTokens", at_least=1) if row.has("kvTokens") else engine.kv_tokens,
         block_size=row.whole("blockSize", at_least=1, default=engine.block_size),
-        max_num_batched_tokens=row.whole("maxNumBatchedTokens", at_least=1, default=engine.max_num_batched_tokens),
+        max_num_batched_tokens=row.whole(
+            "maxNumBatchedTokens", at_least=1, default=engine.max_num_batched_tokens
+        ),
         admission=row.choice("admission", ("chunk", "full_prompt"), default=engine.admission),
         start_up=_delay(row, "startUp", engine.start_up),
     )
@@ -131,15 +152,21 @@ def _server(row: Entry, server: Server) -> Server:
     return replace(
         server,
         queue_max=row.whole("queueMax", at_least=1) if row.has("queueMax") else server.queue_max,
-        router=row.choice("router", ("round_robin", "random", "least_outstanding"), default=server.router),
+        router=row.choice(
+            "router", ("round_robin", "random", "least_outstanding"), default=server.router
+        ),
         token_distribution=row.choice(
             "tokenDistribution", ("fixed", "lognormal", "gamma"), default=server.token_distribution
         ),
         token_cv=row.number("tokenCv", at_least=0, default=server.token_cv),
         arrival_cv=row.number("arrivalCv", above=0, default=server.arrival_cv),
-        crash_rate_per_h=row.number("crashRatePerHour", at_least=0, default=server.crash_rate_per_h),
+        crash_rate_per_h=row.number(
+            "crashRatePerHour", at_least=0, default=server.crash_rate_per_h
+        ),
         crash_policy=row.choice("crashPolicy", ("requeue", "fail"), default=server.crash_policy),
-        max_batch_change=row.choice("maxBatchChange", ("live", "rolling"), default=server.max_batch_change),
+        max_batch_change=row.choice(
+            "maxBatchChange", ("live", "rolling"), default=server.max_batch_change
+        ),
     )
 
 
@@ -151,7 +178,9 @@ def _world(entry: Entry, world: World) -> World:
         window_s=entry.number("windowS", at_least=scrape_s, default=world.window_s),
         actuation_delay=_delay(entry, "actuationDelay", world.actuation_delay),
         scheduling_delay=_delay(entry, "schedulingDelay", world.scheduling_delay),
-        drain_timeout_s=entry.number("drainTimeoutS", above=0) if timeout else world.drain_timeout_s,
+        drain_timeout_s=entry.number("drainTimeoutS", above=0)
+        if timeout
+        else world.drain_timeout_s,
     )
 
 
@@ -168,19 +197,27 @@ def _delay(row: Entry, key: str, delay: Delay) -> Delay:
 def _check(spec: ClusterSpec) -> None:
     for (model, accelerator), engine in spec.engines.items():
         if engine.law.alpha_ms + engine.law.beta_ms <= 0:
-            raise SpecError(f"{model} on {accelerator}: perfParms: expected alpha + beta > 0, found {engine.law}")
+            raise SpecError(
+                f"{model} on {accelerator}: perfParms: expected alpha + beta > 0, found "
+                f"{engine.law}"
+            )
     for server in spec.servers:
         if server.replicas > 0 and (server.model, server.accelerator) not in spec.engines:
-            known = ", ".join(name for model, name in spec.engines if model == server.model) or "none"
+            known = (
+                ", ".join(name for model, name in spec.engines if model == server.model) or "none"
+            )
             raise SpecError(
-                f"server {server.name!r}: currentAlloc.accelerator: expected one that {server.model} has data for "
+                f"server {server.name!r}: currentAlloc.accelerator: expected one that "
+                f"{server.model} has data for "
                 f"({known}), found {server.accelerator!r}"
             )
 
 
 def _unlimited_memory(spec: ClusterSpec) -> list[str]:
     pairs = [
-        f"{model} on {accelerator}" for (model, accelerator), engine in spec.engines.items() if engine.kv_tokens is None
+        f"{model} on {accelerator}"
+        for (model, accelerator), engine in spec.engines.items()
+        if engine.kv_tokens is None
     ]
     if not pairs:
         return []
@@ -189,7 +226,9 @@ def _unlimited_memory(spec: ClusterSpec) -> list[str]:
 
 
 def _overfull(spec: ClusterSpec) -> list[str]:
-    """Return a line for every type of which the pods at t = 0 want more cards than there are: some will be pending."""
+    """Return a line for every type of which the pods at t = 0 want more cards than there are: some
+    will be pending.
+    """
     wanted: dict[str, int] = {}
     for server in spec.servers:
         if server.replicas > 0:
@@ -197,7 +236,8 @@ def _overfull(spec: ClusterSpec) -> list[str]:
             cards = spec.cards(model=server.model, accelerator=server.accelerator)
             wanted[kind] = wanted.get(kind, 0) + server.replicas * cards
     return [
-        f"capacity-data.json: {spec.capacity.get(kind, 0)} cards of {kind}, but the pods at the start want {cards}"
+        f"capacity-data.json: {spec.capacity.get(kind, 0)} cards of {kind}, but the pods at the "
+        f"start want {cards}"
         for kind, cards in wanted.items()
         if cards > spec.capacity.get(kind, 0)
     ]

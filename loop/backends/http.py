@@ -1,4 +1,6 @@
-"""A world behind two services, ours or existing ones: a collector that observes it, and an actuator that obeys."""
+"""A world behind two services, ours or existing ones: a collector that observes it, and an actuator
+that obeys.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from loop.errors import BackendError, SpecError
-from loop.messages import KubeResource, read_collected, update_message
+from loop.schema.messages import KubeResource, read_collected, update_message
 
 if TYPE_CHECKING:
     from loop.backends.http_client import ServiceClient
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 class HttpBackend:
     """Observes by GET /collect of *collector*, and asks for changes by POST /update of *actuator*.
 
-    *clock* tells the time of what a collector has seen that does not tell it (existing ones do not).
+    *clock* tells the time of what a collector has seen that does not tell it (existing ones do
+    not).
     """
 
     name = "http"
@@ -35,7 +38,9 @@ class HttpBackend:
         self._actuator.close()
 
     def observe(self) -> Snapshot:
-        """Return what the collector sees now. Raise BackendError where there is no answer, or none that makes sense."""
+        """Return what the collector sees now. Raise BackendError where there is no answer, or none
+        that makes sense.
+        """
         answer = self._collector.get("collect", phase="observe")
         try:
             collected = read_collected(answer, now_s=self._clock.now_s())
@@ -45,6 +50,8 @@ class HttpBackend:
         return collected.snapshot
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ask the actuator for *changes* to what was seen last. Raise BackendError where that fails."""
+        """Ask the actuator for *changes* to what was seen last. Raise BackendError where that
+        fails.
+        """
         seen = self._seen or self.observe()
         self._actuator.post("update", update_message(seen, changes, self._places), phase="apply")

@@ -1,4 +1,6 @@
-"""Asks one of the other services: JSON there, JSON back, within a time; whatever goes wrong is a BackendError."""
+"""Asks one of the other services: JSON there, JSON back, within a time; whatever goes wrong is a
+BackendError.
+"""
 
 from __future__ import annotations
 
@@ -18,15 +20,19 @@ Tokens = Callable[[], str]
 
 
 def service_url(host: str, port: int) -> str:
-    """Return the address of a service; an empty host is this machine, as for the existing components."""
+    """Return the address of a service; an empty host is this machine, as for the existing
+    components.
+    """
     host = host or "localhost"
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class ServiceClient:
-    """One service at *url*. An answer has *timeout_s* to come, from the first byte sent to the last one received.
+    """One service at *url*. An answer has *timeout_s* to come, from the first byte sent to the last
+    one received.
 
-    *token* gives the bearer token, read anew for each request. A request is made once: the next cycle repeats it.
+    *token* gives the bearer token, read anew for each request. A request is made once: the next
+    cycle repeats it.
     """
 
     def __init__(
@@ -42,17 +48,22 @@ class ServiceClient:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._token = token
-        # A connection per request: those kept open between two cycles are closed by the other side meanwhile.
-        # Proxies of the environment are for what is outside; the services of a loop stand side by side.
+        # A connection per request: those kept open between two cycles are closed by the other side
+        # meanwhile. Proxies of the environment are for what is outside; the services of a loop
+        # stand side by side.
         limits = httpx.Limits(max_keepalive_connections=0)
-        self._client = httpx.Client(timeout=timeout_s, trust_env=False, limits=limits, transport=transport)
+        self._client = httpx.Client(
+            timeout=timeout_s, trust_env=False, limits=limits, transport=transport
+        )
 
     def close(self) -> None:
         """Close what is open."""
         self._client.close()
 
     def get(self, verb: str, *, phase: Phase) -> Any:
-        """Return the answer to GET *verb*. Raise BackendError of *phase* where there is none, or no good one."""
+        """Return the answer to GET *verb*. Raise BackendError of *phase* where there is none, or no
+        good one.
+        """
         return self._ask("GET", verb, None, phase=phase)
 
     def post(self, verb: str, body: object, *, phase: Phase) -> Any:
@@ -82,13 +93,19 @@ class ServiceClient:
         except (ValueError, RecursionError):
             fail(f"expected JSON, found {text[:60]!r}")
 
-    def _exchange(self, method: str, verb: str, body: bytes | None, headers: dict[str, str]) -> tuple[int, bytes]:
+    def _exchange(
+        self, method: str, verb: str, body: bytes | None, headers: dict[str, str]
+    ) -> tuple[int, bytes]:
         clock, text = MonotonicClock(), bytearray()
-        with self._client.stream(method, f"{self._url}/{verb}", content=body, headers=headers) as answer:
+        with self._client.stream(
+            method, f"{self._url}/{verb}", content=body, headers=headers
+        ) as answer:
             for part in answer.iter_bytes():
                 text += part
                 if len(text) > ANSWER_BYTES_MAX:
-                    raise _TooMuchError(f"expected an answer of at most {ANSWER_BYTES_MAX} bytes, found more")
+                    raise _TooMuchError(
+                        f"expected an answer of at most {ANSWER_BYTES_MAX} bytes, found more"
+                    )
                 if clock.now_s() > self._timeout_s:
                     raise _TooMuchError(f"no whole answer within {self._timeout_s:g} s")
         return answer.status_code, bytes(text)

@@ -10,7 +10,8 @@ from loop.types import Change, Snapshot
 
 
 class ReplayBackend:
-    """Shows of *snapshots* the latest one at the time it was brought to; at first that is the earliest.
+    """Shows of *snapshots* the latest one at the time it was brought to; at first that is the
+    earliest.
 
     Wishes are kept in `asked` and change nothing: what was seen was seen.
     """
@@ -30,7 +31,9 @@ class ReplayBackend:
         """Return the latest snapshot at the time. Raise BackendError before the first one."""
         count = bisect_right(self._snapshots, self._now_s, key=lambda snapshot: snapshot.now_s)
         if count == 0:
-            raise BackendError(f"the recording has no snapshot at or before {self._now_s:g} s", phase="observe")
+            raise BackendError(
+                f"the recording has no snapshot at or before {self._now_s:g} s", phase="observe"
+            )
         return self._snapshots[count - 1]
 
     def apply(self, changes: Sequence[Change]) -> None:

@@ -1,4 +1,6 @@
-"""The twin as a world of the loop: its views become snapshots, changes become wishes. Nothing else reaches the twin."""
+"""The twin as a world of the loop: its views become snapshots, changes become wishes. Nothing else
+reaches the twin.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +9,22 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
 from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
-from twin.schedule import CONTROL, Call
+from twin.kernel import CONTROL, Call
 
 if TYPE_CHECKING:
     import simpy
 
-    from twin.cluster import Cluster
-    from twin.metrics import WindowFigures
-    from twin.view import PodState, ServerState
+    from twin.serving.cluster import Cluster
+    from twin.serving.metrics import WindowFigures
+    from twin.serving.view import PodState, ServerState
 
 Metrics = Literal["measured", "labels"]
 
 
 class SetPoint(Protocol):
-    """What labels would say of the load of one server: set-points of the emulator, without noise or lag."""
+    """What labels would say of the load of one server: set-points of the emulator, without noise or
+    lag.
+    """
 
     @property
     def rate_rpm(self) -> float:
@@ -39,7 +43,9 @@ class SetPoint(Protocol):
 
 
 class SimBackend:
-    """A cluster of the twin. metrics "measured": the load as scraped; "labels": the set-points, which it then needs."""
+    """A cluster of the twin. metrics "measured": the load as scraped; "labels": the set-points,
+    which it then needs.
+    """
 
     name = "sim"
 
@@ -64,7 +70,10 @@ class SimBackend:
         return Snapshot(
             now_s=view.now_s,
             servers={
-                name: _server_view(state, load=_measured(state.window) if labels is None else _labelled(labels, name))
+                name: _server_view(
+                    state,
+                    load=_measured(state.window) if labels is None else _labelled(labels, name),
+                )
                 for name, state in view.servers.items()
             },
             capacity={
@@ -74,7 +83,9 @@ class SimBackend:
         )
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ask for *changes*; the twin obeys after its actuation delay. Raise BackendError at the first it refuses."""
+        """Ask for *changes*; the twin obeys after its actuation delay. Raise BackendError at the
+        first it refuses.
+        """
         for change in changes:
             try:
                 self._cluster.scale(
@@ -94,9 +105,12 @@ class SimWorld:
         self._env = env
 
     def advance(self, now_s: float) -> None:
-        """Run the world up to *now_s*, but not what happens at that very instant: control comes first."""
+        """Run the world up to *now_s*, but not what happens at that very instant: control comes
+        first.
+        """
         if now_s > self._env.now:
-            # Not run(until=now_s): that may miss the instant by its last digit, and then run what comes after control.
+            # Not run(until=now_s): that may miss the instant by its last digit, and then run what
+            # comes after control.
             self._env.run(until=Call(self._env, at_s=now_s, priority=CONTROL, action=_nothing))
 
 
@@ -108,7 +122,11 @@ def _measured(window: WindowFigures) -> Load | None:
     """Return the load as scraped; None before the first scrape."""
     if window.rate_rpm is None:
         return None
-    return Load(rate_rpm=window.rate_rpm, in_tokens=window.in_tokens or 0.0, out_tokens=window.out_tokens or 0.0)
+    return Load(
+        rate_rpm=window.rate_rpm,
+        in_tokens=window.in_tokens or 0.0,
+        out_tokens=window.out_tokens or 0.0,
+    )
 
 
 def _labelled(set_points: Mapping[str, SetPoint], name: str) -> Load | None:

@@ -14,10 +14,13 @@ from loop.policies.static import StaticPolicy
 if TYPE_CHECKING:
     from loop.ports import Policy
 
-# A policy is a frozen dataclass whose fields are its options, besides these two that say what it is.
+# A policy is a frozen dataclass whose fields are its options, besides these two that say what it
+# is.
 NOT_OPTIONS = ("name", "tick_s")
 
-POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType({"slo": SloPolicy, "static": StaticPolicy})
+POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType(
+    {"slo": SloPolicy, "static": StaticPolicy}
+)
 
 
 def policy_names() -> tuple[str, ...]:
@@ -26,7 +29,9 @@ def policy_names() -> tuple[str, ...]:
 
 
 def make_policy(name: str, **options: Any) -> Policy:
-    """Return the policy *name* with *options*. Raise SpecError for a name, an option or a value that is not known."""
+    """Return the policy *name* with *options*. Raise SpecError for a name, an option or a value
+    that is not known.
+    """
     make = POLICIES.get(name)
     if make is None:
         raise SpecError(f"policy: expected one of {', '.join(policy_names())}, found {name!r}")

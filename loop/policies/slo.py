@@ -1,4 +1,6 @@
-"""The Inferno optimizer as a policy: the cheapest allocation that meets the objectives under the load believed."""
+"""The Inferno optimizer as a policy: the cheapest allocation that meets the objectives under the
+load believed.
+"""
 
 from __future__ import annotations
 
@@ -7,28 +9,31 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from loop.candidates import OptimizerSettings, SolverName
 from loop.cost import cards, cost_cents_per_h
 from loop.errors import SpecError
-from loop.optimizer import SizingCache, optimize
+from loop.optimizer.front import SizingCache, optimize
+from loop.optimizer.table import OptimizerSettings, SolverName
 from loop.spec import Allocation, ServerData, SystemData
 from loop.types import Decision, Load, ServerView, Snapshot, Target
 
 if TYPE_CHECKING:
-    from loop.optimizer import Assignment, Solution
+    from loop.optimizer.front import Assignment, Solution
 
-ROOMY = 2  # a present max batch up to so many times the wanted one stays: it is no smaller, and a change is a patch
+# a present max batch up to so many times the wanted one stays: it is no smaller, and a change is a
+# patch
+ROOMY = 2
 CAPACITY = "capacity"  # how the optimizer's reason begins where only cards are missing
 DEFAULTS = OptimizerSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloPolicy:
-    """Sizes for targets of (1 - headroom) · SLO, and for what waits: backlog / drain_s is added to the rate.
+    """Sizes for targets of (1 - headroom) · SLO, and for what waits: backlog / drain_s is added to
+    the rate.
 
-    drain_s 0 leaves the backlog alone. band: how much a change must save, and how much load may pass what the present
-    replicas sustain, before a server is changed. compat: as the existing optimizer, without headroom and draining.
-    Raise SpecError for an option that cannot be.
+    drain_s 0 leaves the backlog alone. band: how much a change must save, and how much load may
+    pass what the present replicas sustain, before a server is changed. compat: as the existing
+    optimizer, without headroom and draining. Raise SpecError for an option that cannot be.
     """
 
     solver: SolverName = DEFAULTS.solver
@@ -41,7 +46,10 @@ class SloPolicy:
 
     def __post_init__(self) -> None:
         if self.solver not in get_args(SolverName):
-            raise SpecError(f"policy slo: solver: expected {' or '.join(get_args(SolverName))}, found {self.solver!r}")
+            raise SpecError(
+                f"policy slo: solver: expected {' or '.join(get_args(SolverName))}, found "
+                f"{self.solver!r}"
+            )
         _check("headroom", self.headroom, below=1.0)
         _check("drain_s", self.drain_s, below=math.inf)
         _check("band", self.band, below=math.inf)
@@ -52,13 +60,17 @@ class SloPolicy:
         """Return no state: the present allocation is in the snapshot."""
 
     def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
-        """Return what every server should have; what cannot be decided is held, and stops nobody else.
+        """Return what every server should have; what cannot be decided is held, and stops nobody
+        else.
 
-        Held are servers whose load is not known, and those that no accelerator can serve. Where only cards are missing
-        a server keeps of what it has as much as the others leave, highest class first.
+        Held are servers whose load is not known, and those that no accelerator can serve. Where
+        only cards are missing a server keeps of what it has as much as the others leave, highest
+        class first.
         """
         system = self._system(snapshot, data)
-        unknown = frozenset(name for name, server in system.servers.items() if server.current.load is None)
+        unknown = frozenset(
+            name for name, server in system.servers.items() if server.current.load is None
+        )
         solution, hopeless = self._solve(system, held=unknown)
         targets = {
             name: _target(found, system, max_batch=self._max_batch(found, system))
@@ -72,21 +84,30 @@ class SloPolicy:
         targets |= _leftovers(system, solution, short)
         return Decision(targets=targets, unserved={**hopeless, **short}), None
 
-    def _solve(self, system: SystemData, *, held: frozenset[str]) -> tuple[Solution, dict[str, str]]:
+    def _solve(
+        self, system: SystemData, *, held: frozenset[str]
+    ) -> tuple[Solution, dict[str, str]]:
         """Return the solution, and whom nothing can serve, with the reason.
 
-        These hold cards that the others must not be given, so where there are any the rest is solved again.
+        These hold cards that the others must not be given, so where there are any the rest is
+        solved again.
         """
-        settings = OptimizerSettings(solver=self.solver, headroom=self.headroom, band=self.band, compat=self.compat)
+        settings = OptimizerSettings(
+            solver=self.solver, headroom=self.headroom, band=self.band, compat=self.compat
+        )
         cache = SizingCache()
         solution = optimize(system, settings, held=held, cache=cache)
-        hopeless = {name: why for name, why in solution.unserved.items() if not why.startswith(CAPACITY)}
+        hopeless = {
+            name: why for name, why in solution.unserved.items() if not why.startswith(CAPACITY)
+        }
         if hopeless:
             solution = optimize(system, settings, held=held | hopeless.keys(), cache=cache)
         return solution, hopeless
 
     def _max_batch(self, found: Assignment, system: SystemData) -> int:
-        """Return the max batch to ask for: the present one where it is large enough, and not far too large."""
+        """Return the max batch to ask for: the present one where it is large enough, and not far
+        too large.
+        """
         current = system.servers[found.server].current
         stays = (
             not self.compat
@@ -97,7 +118,9 @@ class SloPolicy:
         return current.max_batch if stays else found.max_batch
 
     def _system(self, snapshot: Snapshot, data: SystemData) -> SystemData:
-        """Return *data* with the servers and, where the world knows it, the capacity of *snapshot*."""
+        """Return *data* with the servers and, where the world knows it, the capacity of
+        *snapshot*.
+        """
         capacity = data.capacity
         if snapshot.capacity is not None:
             capacity = {kind: view.total for kind, view in snapshot.capacity.items()}
@@ -112,7 +135,9 @@ class SloPolicy:
         if view.load is None and view.wanted == 0 and view.backlog > 0:
             # Nothing will ever be known of requests that no replica serves: one begins.
             replicas = 1
-        cost = cost_cents_per_h(data, model=view.model, accelerator=view.accelerator, replicas=replicas)
+        cost = cost_cents_per_h(
+            data, model=view.model, accelerator=view.accelerator, replicas=replicas
+        )
         return replace(
             base,
             model=view.model,
@@ -154,15 +179,23 @@ def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
     )
 
 
-def _leftovers(system: SystemData, solution: Solution, short: Mapping[str, str]) -> dict[str, Target]:
-    """Return for the servers *short* of cards as many of their present replicas as the others leave cards for."""
+def _leftovers(
+    system: SystemData, solution: Solution, short: Mapping[str, str]
+) -> dict[str, Target]:
+    """Return for the servers *short* of cards as many of their present replicas as the others leave
+    cards for.
+    """
     left = dict(system.capacity)
     for found in solution.allocations.values():
         _take(left, system, found.server, found.accelerator, found.replicas)
     targets = {}
-    for name in sorted(short, key=lambda name: (system.priority(system.servers[name].service_class), name)):
+    for name in sorted(
+        short, key=lambda name: (system.priority(system.servers[name].service_class), name)
+    ):
         current = system.servers[name].current
-        each = cards(system, model=system.servers[name].model, accelerator=current.accelerator, replicas=1)
+        each = cards(
+            system, model=system.servers[name].model, accelerator=current.accelerator, replicas=1
+        )
         room = left.get(each[0], 0) // each[1] if each is not None else current.replicas
         replicas = min(current.replicas, max(room, 0))
         _take(left, system, name, current.accelerator, replicas)
@@ -177,8 +210,12 @@ def _leftovers(system: SystemData, solution: Solution, short: Mapping[str, str])
     return targets
 
 
-def _take(left: dict[str, int], system: SystemData, server: str, accelerator: str, replicas: int) -> None:
-    taken = cards(system, model=system.servers[server].model, accelerator=accelerator, replicas=replicas)
+def _take(
+    left: dict[str, int], system: SystemData, server: str, accelerator: str, replicas: int
+) -> None:
+    taken = cards(
+        system, model=system.servers[server].model, accelerator=accelerator, replicas=replicas
+    )
     if taken is not None:
         kind, count = taken
         left[kind] = left.get(kind, 0) - count

@@ -1,4 +1,6 @@
-"""The actuator over HTTP: POST /update asks the world for allocations. Who is not in the message is left alone."""
+"""The actuator over HTTP: POST /update asks the world for allocations. Who is not in the message is
+left alone.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from starlette.responses import Response
 
 from loop.actuator import plan
 from loop.errors import SpecError
-from loop.messages import Absent, UpdateRequest, decided
+from loop.schema.messages import Absent, UpdateRequest, decided
 from loop.services.answers import Json
 from loop.services.logs import change_fields, log
 from loop.services.world_app import make_world_app
@@ -35,8 +37,9 @@ def make_actuator_app(
 ) -> FastAPI:
     """Return the service over *backend*, which only *owner* touches.
 
-    absent: what becomes of a server that a message gives nothing: "hold" it, or end its replicas ("zero") as the
-    existing actuator does. Call app.state.stop() before the server ends. Raise SpecError for another word.
+    absent: what becomes of a server that a message gives nothing: "hold" it, or end its replicas
+    ("zero") as the existing actuator does. Call app.state.stop() before the server ends. Raise
+    SpecError for another word.
     """
     if absent not in get_args(Absent):
         raise SpecError(f"absent: expected {' or '.join(get_args(Absent))}, found {absent!r}")
@@ -52,7 +55,9 @@ def make_actuator_app(
 
 
 def obey(backend: Backend, request: UpdateRequest, *, absent: Absent) -> tuple[Change, ...]:
-    """Return what was asked of the world for *request*. Raise BackendError where the world failed."""
+    """Return what was asked of the world for *request*. Raise BackendError where the world
+    failed.
+    """
     seen = backend.observe()
     changes = plan(decided(request, seen, absent=absent), seen)
     for name in sorted(request.allocations.keys() - seen.servers.keys()):

@@ -1,4 +1,6 @@
-"""How the services of REST verbs answer: JSON as the Go components send it, and errors as {"message": one line}."""
+"""How the services of REST verbs answer: JSON as the Go components send it, and errors as
+{"message": one line}.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ from starlette.exceptions import HTTPException
 from starlette.responses import PlainTextResponse, Response
 
 from loop.errors import SpecError
+from loop.schema.wire import error_line
 from loop.services.optimizer_store import VerbError
-from loop.wire import error_line
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -28,7 +30,8 @@ class Json(JSONResponse):
 def add_error_answers(app: FastAPI, *, compat: bool) -> None:
     """Let *app* answer what goes wrong in one line.
 
-    compat: as the existing service, which says nothing of a body that it cannot read, and knows a path by its method.
+    compat: as the existing service, which says nothing of a body that it cannot read, and knows a
+    path by its method.
     """
 
     @app.exception_handler(VerbError)
@@ -61,7 +64,8 @@ def add_error_answers(app: FastAPI, *, compat: bool) -> None:
         return message(500, f"a bug, and a traceback of it in the log: {type(problem).__name__}")
 
 
-# A figure of the right kind that is out of range: the existing service takes these, and we do not even in compat.
+# A figure of the right kind that is out of range: the existing service takes these, and we do not
+# even in compat.
 RANGES = frozenset({"greater_than_equal", "less_than_equal", "finite_number", "string_too_short"})
 
 
@@ -72,7 +76,9 @@ def message(status: int, line: str, *, headers: Any = None) -> Response:
 
 def _body_line(error: dict[str, Any]) -> str:
     if error["type"] == "json_invalid":
-        return f"body: expected JSON, found {error['ctx']['error']} (at character {error['loc'][-1]})"
+        return (
+            f"body: expected JSON, found {error['ctx']['error']} (at character {error['loc'][-1]})"
+        )
     if error["type"] == "missing" and error["loc"] == ("body",):
         return "body: expected JSON, found nothing"
     return error_line(error)
@@ -80,5 +86,7 @@ def _body_line(error: dict[str, Any]) -> str:
 
 def _as_gin(status: int) -> Response:
     if status in {404, 405}:
-        return PlainTextResponse("404 page not found", status_code=404, headers={"content-type": "text/plain"})
+        return PlainTextResponse(
+            "404 page not found", status_code=404, headers={"content-type": "text/plain"}
+        )
     return Response(status_code=status)

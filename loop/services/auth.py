@@ -1,4 +1,6 @@
-"""Who may use a service: all, or those who send the bearer token, which is compared here and shown to nobody."""
+"""Who may use a service: all, or those who send the bearer token, which is compared here and shown
+to nobody.
+"""
 
 from __future__ import annotations
 
@@ -24,9 +26,11 @@ TOKEN_BYTES_MAX = 16384
 
 
 def token_source(settings: Settings) -> TokenSource | None:
-    """Return what gives the token of *settings*, None where there is none. A file is read again for each request.
+    """Return what gives the token of *settings*, None where there is none. A file is read again for
+    each request.
 
-    Raise SpecError where the file holds no token now; what is returned raises LoopError where it holds none later.
+    Raise SpecError where the file holds no token now; what is returned raises LoopError where it
+    holds none later.
     """
     path, text = settings.service_token_path, settings.service_token
     if path is None:
@@ -39,13 +43,17 @@ def token_source(settings: Settings) -> TokenSource | None:
 
 
 def require_token(app: FastAPI, token: TokenSource | None) -> None:
-    """Let *app* answer nobody without the token, but for the probes; None: it answers all. Call before it is served."""
+    """Let *app* answer nobody without the token, but for the probes; None: it answers all. Call
+    before it is served.
+    """
     if token is not None:
         app.add_middleware(BearerAuth, token=token)
 
 
 class BearerAuth:
-    """Answers 401 to requests without `Authorization: Bearer` and the token; 503 where nobody knows the token."""
+    """Answers 401 to requests without `Authorization: Bearer` and the token; 503 where nobody knows
+    the token.
+    """
 
     def __init__(self, app: ASGIApp, *, token: TokenSource) -> None:
         self._app = app
@@ -65,7 +73,9 @@ class BearerAuth:
             await self._app(scope, receive, send)
             return
         headers = {"www-authenticate": "Bearer", "connection": "close"}
-        await refusal(401, "expected the bearer token of this service", headers=headers)(scope, receive, send)
+        await refusal(401, "expected the bearer token of this service", headers=headers)(
+            scope, receive, send
+        )
 
 
 def _sent(scope: Scope) -> bytes:
@@ -87,7 +97,9 @@ def _read_token(path: Path) -> str:
         with path.open("rb") as file:
             token = file.read(TOKEN_BYTES_MAX + 1).decode("ascii").strip()
     except OSError as error:
-        raise LoopError(f"token file {path}: expected a readable file, found {error.strerror}") from None
+        raise LoopError(
+            f"token file {path}: expected a readable file, found {error.strerror}"
+        ) from None
     except UnicodeDecodeError:
         raise LoopError(f"token file {path}: expected ASCII text, found other bytes") from None
     if not token or len(token) > TOKEN_BYTES_MAX or not token.isprintable() or " " in token:

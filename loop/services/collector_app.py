@@ -1,4 +1,6 @@
-"""The collector over HTTP: GET /collect answers with what is seen of all servers. It changes nothing."""
+"""The collector over HTTP: GET /collect answers with what is seen of all servers. It changes
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from loop.collector import NOTHING, Beliefs, CollectorSettings, collect
-from loop.messages import Json as JsonObject
-from loop.messages import Place, collect_message
+from loop.schema.messages import Json as JsonObject
+from loop.schema.messages import Place, collect_message
 from loop.services.answers import Json
 from loop.services.world_app import make_world_app
 
@@ -32,7 +34,8 @@ def make_collector_app(
     token: TokenSource | None = None,
     timeout_s: float = 60.0,
 ) -> FastAPI:
-    """Return the service over *backend*, which only *owner* touches. *places* tells which objects the servers are.
+    """Return the service over *backend*, which only *owner* touches. *places* tells which objects
+    the servers are.
 
     Call app.state.stop() before the server ends.
     """

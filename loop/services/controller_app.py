@@ -1,4 +1,6 @@
-"""The controller over HTTP: /invoke, /healthz, /readyz and /metrics. It asks the driver's inbox and never the world."""
+"""The controller over HTTP: /invoke, /healthz, /readyz and /metrics. It asks the driver's inbox and
+never the world.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +37,9 @@ def create_controller_app(
     timeout_s: float = 30.0,
     token: TokenSource | None = None,
 ) -> FastAPI:
-    """Return the service over *driver*, which it starts and stops. An invoke waits for its cycle for *timeout_s*."""
+    """Return the service over *driver*, which it starts and stops. An invoke waits for its cycle
+    for *timeout_s*.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -75,7 +79,9 @@ def create_controller_app(
     return app
 
 
-async def _invoke(driver: LiveDriver, inbox: ThreadInbox, *, mode: Mode, timeout_s: float) -> Response:
+async def _invoke(
+    driver: LiveDriver, inbox: ThreadInbox, *, mode: Mode, timeout_s: float
+) -> Response:
     if not driver.alive:
         return _error(503, "the controller does not run")
     try:
@@ -91,7 +97,9 @@ async def _invoke(driver: LiveDriver, inbox: ThreadInbox, *, mode: Mode, timeout
 
 
 def _mode(body: bytes) -> Mode:
-    """Return the mode asked for: "act" where the body says nothing. Raise SpecError where it makes no sense."""
+    """Return the mode asked for: "act" where the body says nothing. Raise SpecError where it makes
+    no sense.
+    """
     if not body.strip():
         return "act"
     expected = 'expected nothing or {"mode": "act"} or {"mode": "advise"}'

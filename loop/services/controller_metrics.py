@@ -1,4 +1,6 @@
-"""The controller's own metrics for Prometheus, in a registry of their own; fed with records only."""
+"""The controller's own metrics for Prometheus, in a registry of their own; fed with records
+only.
+"""
 
 from __future__ import annotations
 
@@ -16,22 +18,32 @@ SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 
 
 class ControllerMetrics:
-    """Counts cycles and shows the latest decision. `observe` is called by one thread, `text` by any."""
+    """Counts cycles and shows the latest decision. `observe` is called by one thread, `text` by
+    any.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._cycles = Counter(
-            "inferno_cycles", "Control cycles by outcome (ok, failed).", ["outcome"], registry=self.registry
+            "inferno_cycles",
+            "Control cycles by outcome (ok, failed).",
+            ["outcome"],
+            registry=self.registry,
         )
         for outcome in ("ok", "failed"):
             # A series that appears with its first failure would hide that failure from rate().
             self._cycles.labels(outcome)
         self._duration = Histogram(
-            "inferno_cycle_duration_seconds", "How long a cycle took.", buckets=SECONDS, registry=self.registry
+            "inferno_cycle_duration_seconds",
+            "How long a cycle took.",
+            buckets=SECONDS,
+            registry=self.registry,
         )
         self._wanted = self._per_server("inferno_wanted_replicas", "Replicas last decided on.")
         self._ready = self._per_server("inferno_ready_replicas", "Replicas seen ready.")
-        self._cost = Gauge("inferno_cost_cents_per_hour", "Cost of the latest decision.", registry=self.registry)
+        self._cost = Gauge(
+            "inferno_cost_cents_per_hour", "Cost of the latest decision.", registry=self.registry
+        )
         self._success = Gauge(
             "inferno_last_success_timestamp_seconds",
             "Time of the latest cycle that went through (in the time of the world).",
@@ -62,7 +74,9 @@ class ControllerMetrics:
         return Gauge(name, help_text, ["server"], registry=self.registry)
 
     def _forget(self, gone: set[str]) -> None:
-        """Drop the series of servers that are no longer there: a last value would look alive for ever."""
+        """Drop the series of servers that are no longer there: a last value would look alive for
+        ever.
+        """
         for name in gone:
             self._wanted.remove(name)
             self._ready.remove(name)

@@ -1,4 +1,6 @@
-"""What every request to a service of REST verbs passes: how long its body is, whether we are still open, its form."""
+"""What every request to a service of REST verbs passes: how long its body is, whether we are still
+open, its form.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +44,9 @@ class Gate:
 
 
 class Doorway:
-    """Reads the body of a request, at most *body_bytes_max*; takes every body for JSON and forgives a last slash."""
+    """Reads the body of a request, at most *body_bytes_max*; takes every body for JSON and forgives
+    a last slash.
+    """
 
     def __init__(self, app: ASGIApp, *, gate: Gate, body_bytes_max: int) -> None:
         self._app = app

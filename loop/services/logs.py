@@ -1,4 +1,6 @@
-"""What services log: on stderr, a line of JSON each, or of words at a terminal. Never what may hold a token."""
+"""What services log: on stderr, a line of JSON each, or of words at a terminal. Never what may hold
+a token.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +29,8 @@ NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
 def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Let all that this process logs be lines of JSON that name *service*, or of words where *stream* is a terminal.
+    """Let all that this process logs be lines of JSON that name *service*, or of words where
+    *stream* is a terminal.
 
     Call once, before serving.
     """
@@ -43,7 +46,9 @@ def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | Non
 
 
 class JsonLines(logging.Formatter):
-    """ts, level, service, logger, message, then what the caller gave as fields, and a traceback where there is one."""
+    """ts, level, service, logger, message, then what the caller gave as fields, and a traceback
+    where there is one.
+    """
 
     def __init__(self, service: str) -> None:
         super().__init__()
@@ -73,31 +78,50 @@ class TextLines(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, and a traceback below it where there is one."""
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
-        fields = {key: value for key, value in getattr(record, "fields", {}).items() if _says_something(value)}
-        told = [f"{key}={json.dumps(value, ensure_ascii=False, default=str)}" for key, value in fields.items()]
+        fields = {
+            key: value
+            for key, value in getattr(record, "fields", {}).items()
+            if _says_something(value)
+        }
+        told = [
+            f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"
+            for key, value in fields.items()
+        ]
         line = " ".join([time, record.getMessage(), *told])
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
 def _says_something(value: object) -> bool:
-    """Tell whether somebody who watches wants it: not what is empty, and not what the message says in short."""
-    return value not in ("", None) and not (isinstance(value, list) and not any(isinstance(one, str) for one in value))
+    """Tell whether somebody who watches wants it: not what is empty, and not what the message says
+    in short.
+    """
+    return value not in ("", None) and not (
+        isinstance(value, list) and not any(isinstance(one, str) for one in value)
+    )
 
 
-def log(message: str, fields: Mapping[str, object] = NO_FIELDS, *, level: int = logging.INFO) -> None:
+def log(
+    message: str, fields: Mapping[str, object] = NO_FIELDS, *, level: int = logging.INFO
+) -> None:
     """Log *message* with *fields*."""
     logging.getLogger("inferno").log(level, message, extra={"fields": fields})
 
 
 def log_listening(
-    host: str, sockets: Sequence[socket.socket], *, verb: str, about: Mapping[str, object] = NO_FIELDS
+    host: str,
+    sockets: Sequence[socket.socket],
+    *,
+    verb: str,
+    about: Mapping[str, object] = NO_FIELDS,
 ) -> None:
     """Log where a service can be reached; its port is known once it listens."""
     log("listening", {"url": f"{service_url(host, sockets[0].getsockname()[1])}/{verb}", **about})
 
 
 def log_cycle(record: CycleRecord) -> None:
-    """Log what one cycle did, in short; its whole record is the answer of /invoke and a line of --records."""
+    """Log what one cycle did, in short; its whole record is the answer of /invoke and a line of
+    --records.
+    """
     fields: dict[str, object] = {
         "cycle": record.cycle,
         "trigger": record.trigger,
@@ -112,7 +136,9 @@ def log_cycle(record: CycleRecord) -> None:
     }
     if record.traceback:
         fields["traceback"] = record.traceback
-    what = record.error or ", ".join(f"{one.server} {one.replicas}x{one.accelerator}" for one in record.changes)
+    what = record.error or ", ".join(
+        f"{one.server} {one.replicas}x{one.accelerator}" for one in record.changes
+    )
     line = f"cycle {record.cycle} ({record.trigger}) at {record.now_s:.0f} s: {what or 'no change'}"
     log(line, fields, level=logging.ERROR if record.failed else logging.INFO)
 
@@ -129,12 +155,16 @@ def change_fields(change: Change) -> dict[str, object]:
 
 
 def log_requests(app: FastAPI) -> None:
-    """Let *app* log every request but those of probes and scrapers. Call last, so that refused ones are told too."""
+    """Let *app* log every request but those of probes and scrapers. Call last, so that refused ones
+    are told too.
+    """
     app.add_middleware(RequestLog)
 
 
 class RequestLog:
-    """Logs method, path, status and duration of a request; status 0: it was cut before it was answered."""
+    """Logs method, path, status and duration of a request; status 0: it was cut before it was
+    answered.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -156,4 +186,12 @@ class RequestLog:
             await self._app(scope, receive, watch)
         finally:
             took_ms = round(1000 * clock.now_s(), 3)
-            log("request", {"method": scope["method"], "path": scope["path"], "status": status, "tookMs": took_ms})
+            log(
+                "request",
+                {
+                    "method": scope["method"],
+                    "path": scope["path"],
+                    "status": status,
+                    "tookMs": took_ms,
+                },
+            )

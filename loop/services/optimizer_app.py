@@ -1,6 +1,8 @@
-"""The optimizer over HTTP: POST /optimizeOne, and the verbs of the existing service. Sizing and choosing are elsewhere.
+"""The optimizer over HTTP: POST /optimizeOne, and the verbs of the existing service. Sizing and
+choosing are elsewhere.
 
-Requests run in worker threads. Those to /optimizeOne share nothing; verbs that change the system go one by one.
+Requests run in worker threads. Those to /optimizeOne share nothing; verbs that change the system go
+one by one.
 """
 
 from __future__ import annotations
@@ -11,20 +13,13 @@ from typing import Any
 from fastapi import APIRouter, FastAPI
 from pydantic import ValidationError
 
-from loop.candidates import OptimizerSettings
 from loop.errors import SpecError
-from loop.optimizer import optimize
-from loop.optimizer_json import read_throughputs, solution_json
-from loop.reading import parse_system
-from loop.rows import SATURATION_POLICIES
-from loop.services import optimizer_store as store
-from loop.services.answers import Json, add_error_answers
-from loop.services.doorway import Doorway, Gate
-from loop.services.optimizer_bounds import check_batches
-from loop.services.optimizer_early import make_early_optimisation
-from loop.services.optimizer_store import System, VerbError
-from loop.services.optimizer_verbs import Desk, make_verbs
-from loop.wire import (
+from loop.optimizer.front import optimize
+from loop.optimizer.table import OptimizerSettings
+from loop.schema.optimizer_json import read_throughputs, solution_json
+from loop.schema.reading import parse_system
+from loop.schema.rows import SATURATION_POLICIES
+from loop.schema.wire import (
     AllocationData,
     AllocationSolution,
     ExplainedSolution,
@@ -34,6 +29,13 @@ from loop.wire import (
     SystemData,
     error_line,
 )
+from loop.services import optimizer_store as store
+from loop.services.answers import Json, add_error_answers
+from loop.services.doorway import Doorway, Gate
+from loop.services.optimizer_bounds import check_batches
+from loop.services.optimizer_early import make_early_optimisation
+from loop.services.optimizer_store import System, VerbError
+from loop.services.optimizer_verbs import Desk, make_verbs
 
 BODY_BYTES_MAX = 16 * 2**20
 
@@ -48,11 +50,12 @@ def make_optimizer_app(
     early: bool = False,
     body_bytes_max: int = BODY_BYTES_MAX,
 ) -> FastAPI:
-    """Return the service. stateful: with the verbs that change a system that it keeps, else with those that show.
+    """Return the service. stateful: with the verbs that change a system that it keeps, else with
+    those that show.
 
-    settings.compat: answers as the existing service, 404 where a server is left without an allocation. early: only
-    /optimizeOne, for messages of mid 2025. Call app.state.stop() before the server ends: it lets nobody in any more
-    and waits a moment for those inside.
+    settings.compat: answers as the existing service, 404 where a server is left without an
+    allocation. early: only /optimizeOne, for messages of mid 2025. Call app.state.stop() before the
+    server ends: it lets nobody in any more and waits a moment for those inside.
     """
     assert not (stateful and early), "the verbs are those of today"
     gate = Gate()
@@ -62,7 +65,10 @@ def make_optimizer_app(
         default_response_class=Json,
         redirect_slashes=False,
         separate_input_output_schemas=False,
-        responses={"4XX": {"model": Problem, "description": "Refused, and why"}, 503: {"model": Problem}},
+        responses={
+            "4XX": {"model": Problem, "description": "Refused, and why"},
+            503: {"model": Problem},
+        },
     )
     app.add_middleware(Doorway, gate=gate, body_bytes_max=body_bytes_max)
     app.state.gate = gate
@@ -110,7 +116,9 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
 
         @router.post("/optimize", responses=answers, response_model=None)
         def optimize_kept(body: OptimizeRequest) -> Json:
-            """Optimise the system that the other verbs built up; /applyAllocation then makes the answer its state."""
+            """Optimise the system that the other verbs built up; /applyAllocation then makes the
+            answer its state.
+            """
             # The existing service reads flags in a wrapper as none at all.
             flags = body if settings.compat or body.optimizer is None else body.optimizer
             with desk.lock:
@@ -120,19 +128,26 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
     return router
 
 
-def _optimised(system: System, flags: OptimizerSpec, settings: OptimizerSettings) -> tuple[System, Answer]:
+def _optimised(
+    system: System, flags: OptimizerSpec, settings: OptimizerSettings
+) -> tuple[System, Answer]:
     """Return *system* with what each server shall have, and the answer that says so."""
     asked = store.message_of(system, flags)
-    # Leniently: a server that names what does not exist must not block the others; it is told why it gets nothing.
+    # Leniently: a server that names what does not exist must not block the others; it is told why
+    # it gets nothing.
     data = parse_system(asked, source="body", lenient=True)
     if settings.compat:
         check_batches(data)
     else:
         _check_policy(flags.saturation_policy)
     solution = optimize(data, settings)
-    answer = solution_json(solution, data, throughputs=read_throughputs(asked), explain=not settings.compat)
+    answer = solution_json(
+        solution, data, throughputs=read_throughputs(asked), explain=not settings.compat
+    )
     desired = {
-        name: _allocation(name, found) for name, found in answer["allocations"].items() if not found.get("parts")
+        name: _allocation(name, found)
+        for name, found in answer["allocations"].items()
+        if not found.get("parts")
     }
     return store.with_desired(system, desired, compat=settings.compat), answer
 
@@ -145,22 +160,33 @@ def _check_policy(policy: str) -> None:
 
 
 def _allocation(server: str, found: Mapping[str, Any]) -> AllocationData:
-    """Return one allocation of the answer. Raise SpecError where its figures are beyond what a message may hold."""
+    """Return one allocation of the answer. Raise SpecError where its figures are beyond what a
+    message may hold.
+    """
     try:
         allocation = AllocationData.model_validate({key: found[key] for key in ALLOCATION_KEYS})
     except ValidationError as problem:
         error = problem.errors(include_url=False, include_context=False)[0]
-        raise SpecError(f"{server}: the answer would be beyond all measure: {error_line(error)}") from None
-    # In a message null is absent; here it is a latency without bound, to be shown as it was answered.
+        raise SpecError(
+            f"{server}: the answer would be beyond all measure: {error_line(error)}"
+        ) from None
+    # In a message null is absent; here it is a latency without bound, to be shown as it was
+    # answered.
     unbounded = {"itl_average": found["itlAverage"], "ttft_average": found["ttftAverage"]}
-    return allocation.model_copy(update={key: None for key, value in unbounded.items() if value is None})
+    return allocation.model_copy(
+        update={key: None for key, value in unbounded.items() if value is None}
+    )
 
 
 def _told(answer: Answer, *, compat: bool) -> Json:
-    """Return the answer as a response. In compat: 404 where a server got nothing, and nothing but allocations."""
+    """Return the answer as a response. In compat: 404 where a server got nothing, and nothing but
+    allocations.
+    """
     if not compat:
         return Json(answer)
     if answer["unallocated"]:
         names = ", ".join(sorted(answer["unallocated"]))
-        raise VerbError(f"optimization error: no feasible allocation for servers: [{names}]", status=404)
+        raise VerbError(
+            f"optimization error: no feasible allocation for servers: [{names}]", status=404
+        )
     return Json({"allocations": answer["allocations"]})

@@ -1,4 +1,6 @@
-"""What a request may not ask for in compat: batches whose sizing would take all memory (else they are capped)."""
+"""What a request may not ask for in compat: batches whose sizing would take all memory (else they
+are capped).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,9 @@ BATCH_MAX = 200_000  # states of a replica that are worked out one by one
 
 
 def check_batches(data: SystemData) -> None:
-    """Raise SpecError at the first server that would have a batch beyond BATCH_MAX on some accelerator."""
+    """Raise SpecError at the first server that would have a batch beyond BATCH_MAX on some
+    accelerator.
+    """
     rows: dict[str, list[Perf]] = {}
     for row in data.perf.values():
         rows.setdefault(row.model, []).append(row)

@@ -1,4 +1,6 @@
-"""POST /optimizeOne for messages of mid 2025: requests of one length, targets of waiting; answers of that form too."""
+"""POST /optimizeOne for messages of mid 2025: requests of one length, targets of waiting; answers
+of that form too.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,18 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 
-from loop.candidates import OptimizerSettings
-from loop.optimizer_json import optimize_json
-from loop.reading import parse_system
+from loop.optimizer.table import OptimizerSettings
+from loop.schema.optimizer_json import optimize_json
+from loop.schema.reading import parse_system
+from loop.schema.wire import Figure, Message, Name, SystemData, written
 from loop.services.answers import Json
 from loop.services.optimizer_bounds import check_batches
-from loop.wire import Figure, Message, Name, SystemData, written
 
 
 class EarlyLoad(Message):
-    """The load of a server: arrivals [requests/min], tokens of a request, and variations that mean nothing."""
+    """The load of a server: arrivals [requests/min], tokens of a request, and variations that mean
+    nothing.
+    """
 
     arrival_rate: Figure = 0.0
     avg_length: Figure = 0.0
@@ -66,7 +70,9 @@ EarlyBody = Annotated[dict[str, Any], AfterValidator(_checked)]
 
 
 def make_early_optimisation(settings: OptimizerSettings) -> APIRouter:
-    """Return the route. A server that is left without an allocation is absent from the answer, as it was."""
+    """Return the route. A server that is left without an allocation is absent from the answer, as
+    it was.
+    """
     router = APIRouter(default_response_class=Json, tags=["optimise"])
 
     @router.post("/optimizeOne")
@@ -83,6 +89,10 @@ def make_early_optimisation(settings: OptimizerSettings) -> APIRouter:
         )
         servers = EarlySystemData.model_validate(body).system.server_data.servers
         loads = {server.name: written(server.current_alloc.load) for server in servers}
-        return {"allocations": {name: {**row, "load": loads[name]} for name, row in answer["allocations"].items()}}
+        return {
+            "allocations": {
+                name: {**row, "load": loads[name]} for name, row in answer["allocations"].items()
+            }
+        }
 
     return router

@@ -1,7 +1,8 @@
-"""The system that the verbs of the optimizer service build up: a frozen value, and functions from one to the next.
+"""The system that the verbs of the optimizer service build up: a frozen value, and functions from
+one to the next.
 
-A verb that sets or adds replaces what has the same name and deletes nothing. compat: as the existing service does,
-where that is otherwise.
+A verb that sets or adds replaces what has the same name and deletes nothing. compat: as the
+existing service does, where that is otherwise.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from loop.errors import LoopError
-from loop.rows import PRIORITY_LOWEST
-from loop.wire import (
+from loop.schema.rows import PRIORITY_LOWEST
+from loop.schema.wire import (
     AcceleratorCount,
     AcceleratorSpec,
     AllocationData,
@@ -39,7 +40,8 @@ class VerbError(LoopError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """All that has been said: accelerators, cards by type, models' rows by accelerator, classes and servers by name.
+    """All that has been said: accelerators, cards by type, models' rows by accelerator, classes and
+    servers by name.
 
     assigned are the servers whose desired allocation is an answer of the optimizer.
     """
@@ -65,10 +67,18 @@ def message_of(system: System, flags: OptimizerSpec) -> dict[str, Any]:
     """Return the message that holds all of *system*."""
     return {
         "system": {
-            "acceleratorData": {"accelerators": [given(each) for each in system.accelerators.values()]},
-            "capacityData": {"count": [{"type": name, "count": count} for name, count in system.capacity.items()]},
-            "modelData": {"models": [given(row) for rows in system.models.values() for row in rows.values()]},
-            "serviceClassData": {"serviceClasses": [given(each) for each in system.classes.values()]},
+            "acceleratorData": {
+                "accelerators": [given(each) for each in system.accelerators.values()]
+            },
+            "capacityData": {
+                "count": [{"type": name, "count": count} for name, count in system.capacity.items()]
+            },
+            "modelData": {
+                "models": [given(row) for rows in system.models.values() for row in rows.values()]
+            },
+            "serviceClassData": {
+                "serviceClasses": [given(each) for each in system.classes.values()]
+            },
             "serverData": {"servers": [given(each) for each in system.servers.values()]},
             "optimizerData": {"optimizer": given(flags)},
         }
@@ -77,7 +87,9 @@ def message_of(system: System, flags: OptimizerSpec) -> dict[str, Any]:
 
 def set_accelerators(system: System, specs: Iterable[AcceleratorSpec]) -> System:
     """Take in accelerators."""
-    return replace(system, accelerators={**system.accelerators, **{spec.name: spec for spec in specs}})
+    return replace(
+        system, accelerators={**system.accelerators, **{spec.name: spec for spec in specs}}
+    )
 
 
 def get_accelerator(system: System, name: str) -> AcceleratorSpec:
@@ -93,12 +105,16 @@ def remove_accelerator(system: System, name: str) -> System:
 
 def set_capacities(system: System, counts: Iterable[AcceleratorCount]) -> System:
     """Take in how many cards there are of types."""
-    return replace(system, capacity={**system.capacity, **{each.type: each.count for each in counts}})
+    return replace(
+        system, capacity={**system.capacity, **{each.type: each.count for each in counts}}
+    )
 
 
 def get_capacity(system: System, kind: str) -> AcceleratorCount:
     """Return how many cards of a type there are."""
-    return AcceleratorCount(type=kind, count=_get(system.capacity, kind, f"capacity for {kind} not found"))
+    return AcceleratorCount(
+        type=kind, count=_get(system.capacity, kind, f"capacity for {kind} not found")
+    )
 
 
 def remove_capacity(system: System, kind: str) -> System:
@@ -146,11 +162,15 @@ def add_perf(system: System, row: ModelAcceleratorPerfData) -> System:
 def remove_perf(system: System, name: str, accelerator: str) -> System:
     """Forget how a model performs on an accelerator."""
     get_perf(system, name, accelerator)
-    return replace(system, models={**system.models, name: _without(system.models[name], accelerator)})
+    return replace(
+        system, models={**system.models, name: _without(system.models[name], accelerator)}
+    )
 
 
 def set_classes(system: System, specs: Iterable[ServiceClassSpec]) -> System:
-    """Take in service classes: their priority, and their targets beside those of models that are not named."""
+    """Take in service classes: their priority, and their targets beside those of models that are
+    not named.
+    """
     classes = dict(system.classes)
     for spec in specs:
         known = classes.get(spec.name, ServiceClassSpec(name=spec.name))
@@ -164,7 +184,9 @@ def get_class(system: System, name: str) -> ServiceClassSpec:
 
 
 def add_class(system: System, name: str, priority: int, *, compat: bool) -> System:
-    """Add a service class without targets. One that is there keeps its targets; in compat it loses them."""
+    """Add a service class without targets. One that is there keeps its targets; in compat it loses
+    them.
+    """
     if compat:
         system = replace(system, classes=_without(system.classes, name))
     return set_classes(system, [ServiceClassSpec(name=name, priority=priority)])
@@ -177,14 +199,21 @@ def remove_class(system: System, name: str) -> System:
 
 
 def add_targets(system: System, spec: ServiceClassSpec, *, compat: bool) -> System:
-    """Take in targets of a class that is there and has that priority (compat: compared with it as it was sent)."""
+    """Take in targets of a class that is there and has that priority (compat: compared with it as
+    it was sent).
+    """
     known = get_class(system, spec.name)
     asked = spec.priority if compat else _priority(spec.priority)
     if asked != known.priority and (compat or "priority" in spec.model_fields_set):
-        raise VerbError(f"inconsistent specs: svcName={spec.name} ; svcPrio={spec.priority}", status=400)
+        raise VerbError(
+            f"inconsistent specs: svcName={spec.name} ; svcPrio={spec.priority}", status=400
+        )
     return replace(
         system,
-        classes={**system.classes, spec.name: _with_targets(known, spec.model_targets, priority=known.priority)},
+        classes={
+            **system.classes,
+            spec.name: _with_targets(known, spec.model_targets, priority=known.priority),
+        },
     )
 
 
@@ -199,7 +228,9 @@ def remove_target(system: System, name: str, model: str) -> System:
     get_target(system, name, model)
     known = system.classes[name]
     rest = [target for target in known.model_targets if target.model != model]
-    return replace(system, classes={**system.classes, name: known.model_copy(update={"model_targets": rest})})
+    return replace(
+        system, classes={**system.classes, name: known.model_copy(update={"model_targets": rest})}
+    )
 
 
 def set_servers(system: System, specs: Iterable[ServerSpec]) -> System:
@@ -219,8 +250,12 @@ def remove_server(system: System, name: str) -> System:
     return replace(system, servers=_without(system.servers, name))
 
 
-def with_desired(system: System, allocations: Mapping[str, AllocationData], *, compat: bool) -> System:
-    """Write down what the optimizer gave each server. One that got nothing desires nothing; in compat, what it did."""
+def with_desired(
+    system: System, allocations: Mapping[str, AllocationData], *, compat: bool
+) -> System:
+    """Write down what the optimizer gave each server. One that got nothing desires nothing; in
+    compat, what it did.
+    """
     servers = {
         name: server.model_copy(update={"desired_alloc": allocations.get(name, AllocationData())})
         for name, server in system.servers.items()
@@ -242,9 +277,13 @@ def apply_desired(system: System, *, compat: bool) -> System:
     return replace(system, servers={**system.servers, **servers})
 
 
-def _with_targets(known: ServiceClassSpec, targets: Iterable[ModelTarget], *, priority: int) -> ServiceClassSpec:
+def _with_targets(
+    known: ServiceClassSpec, targets: Iterable[ModelTarget], *, priority: int
+) -> ServiceClassSpec:
     merged = {target.model: target for target in (*known.model_targets, *targets)}
-    return known.model_copy(update={"priority": _priority(priority), "model_targets": list(merged.values())})
+    return known.model_copy(
+        update={"priority": _priority(priority), "model_targets": list(merged.values())}
+    )
 
 
 def _priority(priority: int) -> int:

@@ -1,6 +1,8 @@
-"""The verbs that build up, show and take apart the system of the optimizer service; one function per kind of thing.
+"""The verbs that build up, show and take apart the system of the optimizer service; one function
+per kind of thing.
 
-Paths and answers are those of the existing service, which changes things on GET too (add…, remove…).
+Paths and answers are those of the existing service, which changes things on GET too (add…,
+remove…).
 """
 
 from __future__ import annotations
@@ -11,10 +13,7 @@ from collections.abc import Callable
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from loop.services import optimizer_store as store
-from loop.services.answers import Json
-from loop.services.optimizer_store import System, VerbError
-from loop.wire import (
+from loop.schema.wire import (
     AcceleratorCount,
     AcceleratorData,
     AcceleratorSpec,
@@ -29,6 +28,9 @@ from loop.wire import (
     ServiceClassSpec,
     require_essentials,
 )
+from loop.services import optimizer_store as store
+from loop.services.answers import Json
+from loop.services.optimizer_store import System, VerbError
 
 
 class Desk:
@@ -47,7 +49,9 @@ class Desk:
             return before, self.system
 
     def check(self, message: Message) -> None:
-        """Raise SpecError where *message* leaves out what cannot be zero; the existing service takes that for zero."""
+        """Raise SpecError where *message* leaves out what cannot be zero; the existing service
+        takes that for zero.
+        """
         if not self.compat:
             require_essentials(message)
 
@@ -109,7 +113,9 @@ def show_capacities(router: APIRouter, desk: Desk) -> None:
 
     @router.get("/getCapacities", tags=["capacity"])
     def get_capacities() -> CapacityData:
-        counts = [AcceleratorCount(type=kind, count=count) for kind, count in desk.system.capacity.items()]
+        counts = [
+            AcceleratorCount(type=kind, count=count) for kind, count in desk.system.capacity.items()
+        ]
         return CapacityData(count=counts)
 
     @router.get("/getCapacity/{type:path}", tags=["capacity"])
@@ -218,7 +224,9 @@ def change_classes(router: APIRouter, desk: Desk) -> None:
     def add_service_class(name: str, priority: str) -> ServiceClassSpec:
         if not (priority.isascii() and priority.isdigit() and len(priority) <= 9):
             raise VerbError(f"service class priority {priority} invalid", status=400)
-        _, after = desk.change(lambda system: store.add_class(system, name, int(priority), compat=desk.compat))
+        _, after = desk.change(
+            lambda system: store.add_class(system, name, int(priority), compat=desk.compat)
+        )
         return after.classes[name]
 
     @router.get("/removeServiceClass/{name:path}", tags=["service classes"])
@@ -230,11 +238,15 @@ def change_classes(router: APIRouter, desk: Desk) -> None:
 def change_targets(router: APIRouter, desk: Desk) -> None:
     """Add the verbs that change the targets of a service class."""
 
-    @router.post("/addServiceClassModelTargets", tags=["service classes"], response_model=ServiceClassSpec)
+    @router.post(
+        "/addServiceClassModelTargets", tags=["service classes"], response_model=ServiceClassSpec
+    )
     def add_service_class_model_targets(body: ServiceClassSpec) -> ServiceClassSpec | Response:
         desk.check(body)
         try:
-            _, after = desk.change(lambda system: store.add_targets(system, body, compat=desk.compat))
+            _, after = desk.change(
+                lambda system: store.add_targets(system, body, compat=desk.compat)
+            )
         except VerbError as problem:
             if desk.compat:
                 return Json(str(problem), status_code=problem.status)

@@ -1,4 +1,6 @@
-"""One thread that owns a world: what services ask of it is done there, one after the other, and the rest waits."""
+"""One thread that owns a world: what services ask of it is done there, one after the other, and the
+rest waits.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,19 @@ Act = Callable[[], Any]
 
 
 class Owner:
-    """Does what it is asked in its own thread, which does not keep a program alive, so no act can hold up its end.
+    """Does what it is asked in its own thread, which does not keep a program alive, so no act can
+    hold up its end.
 
-    *advance* brings a simulated world to the present: before every act, and at least every *patience_s*.
+    *advance* brings a simulated world to the present: before every act, and at least every
+    *patience_s*.
     """
 
     def __init__(
-        self, *, advance: Callable[[], object] | None = None, patience_s: float = 1.0, size_max: int = 16
+        self,
+        *,
+        advance: Callable[[], object] | None = None,
+        patience_s: float = 1.0,
+        size_max: int = 16,
     ) -> None:
         self._advance = advance
         self._patience_s = patience_s if advance else None
@@ -52,7 +60,8 @@ class Owner:
                 self._thread.start()
 
     def stop(self, *, timeout_s: float = 0.4) -> bool:
-        """Refuse what waits still, give the act in progress a moment, and then who waits for it is told; it goes on.
+        """Refuse what waits still, give the act in progress a moment, and then who waits for it is
+        told; it goes on.
 
         Tell whether the thread has ended.
         """
@@ -66,7 +75,10 @@ class Owner:
         if self._thread is not None:
             self._thread.join(timeout_s)
         if self._doing is not None:
-            self._settle(self._doing, error=StoppedError("the service is stopping, and the world has not answered"))
+            self._settle(
+                self._doing,
+                error=StoppedError("the service is stopping, and the world has not answered"),
+            )
         return not self.alive
 
     def ask(self, act: Callable[[], Answer]) -> Future[Answer]:
@@ -85,7 +97,9 @@ class Owner:
         return future
 
     async def answer(self, act: Callable[[], Answer], *, timeout_s: float) -> Answer:
-        """Wait for the answer to *act*. Raise besides TimeoutError; an act that has not begun then is never done."""
+        """Wait for the answer to *act*. Raise besides TimeoutError; an act that has not begun then
+        is never done.
+        """
         return await asyncio.wait_for(asyncio.wrap_future(self.ask(act)), timeout_s)
 
     def _run(self) -> None:
@@ -111,7 +125,9 @@ class Owner:
             self._settle(future, answer=answer)
         self._doing = None
 
-    def _settle(self, future: Future[Any], *, answer: object = None, error: Exception | None = None) -> None:
+    def _settle(
+        self, future: Future[Any], *, answer: object = None, error: Exception | None = None
+    ) -> None:
         with self._changed:
             if future.done():
                 return

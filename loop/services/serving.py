@@ -1,4 +1,6 @@
-"""Runs an application on a host and port until it is told to stop; listening fails early, with one line."""
+"""Runs an application on a host and port until it is told to stop; listening fails early, with one
+line.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +39,8 @@ def listen(host: str, port: int) -> list[socket.socket]:
             sockets.append(_bind(family, address))
         except OSError as error:
             problem = error
-    # An address of a family that the machine does not have is no reason to fail; a port that is taken is.
+    # An address of a family that the machine does not have is no reason to fail; a port that is
+    # taken is.
     if not sockets or (problem is not None and problem.errno == errno.EADDRINUSE):
         for each in sockets:
             each.close()
@@ -46,12 +49,15 @@ def listen(host: str, port: int) -> list[socket.socket]:
 
 
 class Service(uvicorn.Server):
-    """A server that ends well within a second: *on_stop* releases the requests that wait, then open ones are cut."""
+    """A server that ends well within a second: *on_stop* releases the requests that wait, then open
+    ones are cut.
+    """
 
     def __init__(self, app: FastAPI, *, on_stop: Callable[[], object]) -> None:
         config = uvicorn.Config(
             app,
-            # What it has to say goes where the program's own logs go (services/logs.py), and in their form.
+            # What it has to say goes where the program's own logs go (services/logs.py), and in
+            # their form.
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -61,7 +67,9 @@ class Service(uvicorn.Server):
         self._on_stop = on_stop
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 the signature of a signal handler
-        """Stop on a signal, and do not raise it again afterwards: a service that was told to stop has succeeded."""
+        """Stop on a signal, and do not raise it again afterwards: a service that was told to stop
+        has succeeded.
+        """
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,4 +1,6 @@
-"""What the collector and the actuator have in common: probes, a door, one owner of the world, errors in one line."""
+"""What the collector and the actuator have in common: probes, a door, one owner of the world,
+errors in one line.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from loop.errors import BackendError, InboxFullError, StoppedError
+from loop.schema.wire import Problem
 from loop.services.answers import Json, add_error_answers, message
 from loop.services.auth import TokenSource, require_token
 from loop.services.doorway import Doorway, Gate
 from loop.services.logs import log, log_requests
 from loop.services.owner import Owner
-from loop.wire import Problem
 
 Answer = TypeVar("Answer")
 
@@ -41,7 +43,9 @@ class WorldDesk:
         return self._failures <= FAILURES_READY_MAX
 
     async def ask(self, act: Callable[[], Answer]) -> Answer:
-        """Return the answer to *act*, which only the owner may do. Raise BackendError, and what Owner.answer does."""
+        """Return the answer to *act*, which only the owner may do. Raise BackendError, and what
+        Owner.answer does.
+        """
         try:
             answer = await self._owner.answer(act, timeout_s=self._timeout_s)
         except (BackendError, TimeoutError) as problem:
@@ -57,7 +61,8 @@ def make_world_app(
 ) -> tuple[FastAPI, WorldDesk]:
     """Return a service without verbs, and what its verbs ask.
 
-    app.state.stop() stops the owner, waits a moment for those inside to hear of it, and lets nobody in any more.
+    app.state.stop() stops the owner, waits a moment for those inside to hear of it, and lets nobody
+    in any more.
     """
     gate, desk = Gate(), WorldDesk(owner, timeout_s=timeout_s)
 
@@ -93,7 +98,9 @@ def make_world_app(
     @app.get("/readyz", tags=["probes"])
     def readyz() -> Response:
         ready = owner.alive and desk.healthy and not gate.closed
-        return Json({"ready": ready, "lastError": desk.last_error}, status_code=200 if ready else 503)
+        return Json(
+            {"ready": ready, "lastError": desk.last_error}, status_code=200 if ready else 503
+        )
 
     return app, desk
 

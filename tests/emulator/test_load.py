@@ -29,12 +29,16 @@ def run(load: ServerLoad, *, interval_s: float = 60.0, until_s: float = 3600.0) 
     return list(batches(load, interval_s=interval_s, until_s=until_s))
 
 
-def plan(load: ServerLoad, *, interval_s: float = 60.0, until_s: float = 3600.0) -> list[LoadInterval]:
+def plan(
+    load: ServerLoad, *, interval_s: float = 60.0, until_s: float = 3600.0
+) -> list[LoadInterval]:
     return list(intervals(load, interval_s=interval_s, until_s=until_s))
 
 
 def test_the_first_interval_is_undisturbed_and_every_other_one_takes_a_step():
-    """The run starts from the data's load, as a cluster's labels do; then the load moves once an interval."""
+    """The run starts from the data's load, as a cluster's labels do; then the load moves once an
+    interval.
+    """
     points = [interval.set_point for interval in plan(WILD)]
     assert points[0] == NOMINAL
     assert len(set(points)) == 60
@@ -52,7 +56,9 @@ def test_intervals_are_counted_and_the_last_one_is_cut_at_the_end():
 
 
 def test_without_disturbance_the_offered_load_is_the_nominal():
-    """What tables call offered must be what the data files say, within the noise of a Poisson hour."""
+    """What tables call offered must be what the data files say, within the noise of a Poisson
+    hour.
+    """
     chunk = run(replace(CALM, token_distribution="gamma"), until_s=36_000.0)
     requests = sum(len(batch.times_s) for batch in chunk)
     assert abs(requests - 360_000) < SURE * math.sqrt(360_000)
@@ -69,12 +75,16 @@ def test_the_requests_of_an_interval_follow_its_set_point():
     counted = np.array([len(batch.times_s) for batch in chunk])
     assert expected.std() > 10.0 * math.sqrt(expected.mean())
     assert np.sum((counted - expected) ** 2 / expected) < stats.chi2.ppf(1 - 1e-4, len(chunk))
-    means = np.array([batch.out_tokens.mean() for batch in chunk]) / [b.interval.set_point.out_tokens for b in chunk]
+    means = np.array([batch.out_tokens.mean() for batch in chunk]) / [
+        b.interval.set_point.out_tokens for b in chunk
+    ]
     assert np.all(np.abs(means - 1.0) < SURE * 0.5 / np.sqrt(counted))
 
 
 def test_a_burst_shorter_than_an_interval_happens():
-    """The set-point is held for a minute; ten seconds of ×9 inside it still arrive when they should."""
+    """The set-point is held for a minute; ten seconds of ×9 inside it still arrive when they
+    should.
+    """
     load = replace(CALM, curve=burst(factor=9.0, start_s=80.0, length_s=10.0))
     second = plan(load, until_s=180.0)[1]
     assert second.set_point == NOMINAL
@@ -90,7 +100,9 @@ def test_a_burst_shorter_than_an_interval_happens():
 
 
 def test_a_disturbance_scales_the_whole_shape():
-    """rate(t) = set-point · nominal(t)/nominal(start): a load that stands 30 % high is 30 % high in its burst too."""
+    """rate(t) = set-point · nominal(t)/nominal(start): a load that stands 30 % high is 30 % high in
+    its burst too.
+    """
     shape = ramp(factor=5.0, start_s=0.0, up_s=900.0, hold_s=0.0, down_s=900.0)
     for interval in plan(replace(WILD, curve=shape), until_s=1800.0):
         deviation = interval.set_point.rate_rpm / (600.0 * shape.at(interval.t0_s))
@@ -100,7 +112,9 @@ def test_a_disturbance_scales_the_whole_shape():
 
 
 def test_a_load_may_stop_and_come_back():
-    """A nominal of zero has no ratio; the load comes back at its nominal, and its walk goes on from there."""
+    """A nominal of zero has no ratio; the load comes back at its nominal, and its walk goes on from
+    there.
+    """
     load = replace(WILD, curve=steps([(600.0, 0.0), (1230.0, 2.0)]))
     chunk = run(load, until_s=2400.0)
     rates = {batch.interval.t0_s: batch.interval.set_point.rate_rpm for batch in chunk}
@@ -125,7 +139,9 @@ def test_servers_have_generators_of_their_own():
     """27 servers that burst in step would be another experiment."""
     first, second = run(WILD), run(replace(WILD, index=1, server="vllm-002"))
     counts = np.array([[len(batch.times_s) for batch in chunk] for chunk in (first, second)])
-    steps_taken = np.diff([[batch.interval.set_point.rate_rpm for batch in chunk] for chunk in (first, second)])
+    steps_taken = np.diff(
+        [[batch.interval.set_point.rate_rpm for batch in chunk] for chunk in (first, second)]
+    )
     for pair in (counts, steps_taken):
         assert abs(np.corrcoef(pair)[0, 1]) < SURE / math.sqrt(59)
 
@@ -156,4 +172,6 @@ def test_the_interval_is_checked():
 def test_the_expected_requests_are_the_integral_of_the_rate():
     """A clairvoyant policy sizes for them."""
     load = replace(CALM, curve=ramp(factor=5.0, start_s=0.0, up_s=60.0, hold_s=0.0, down_s=60.0))
-    assert [interval.requests_expected for interval in plan(load, until_s=180.0)] == pytest.approx([1800, 1800, 600])
+    assert [interval.requests_expected for interval in plan(load, until_s=180.0)] == pytest.approx(
+        [1800, 1800, 600]
+    )

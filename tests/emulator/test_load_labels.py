@@ -6,7 +6,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.load_labels import LOAD, LabelledLoad, labels_of, rate_text, read_load, restored_labels, says, tokens_text
+from emulator.load_labels import (
+    LOAD,
+    LabelledLoad,
+    labels_of,
+    rate_text,
+    read_load,
+    restored_labels,
+    says,
+    tokens_text,
+)
 from emulator.walk import SetPoint
 
 FIGURES = st.floats(min_value=0.0, max_value=1e6)
@@ -27,7 +36,9 @@ def test_what_is_written_is_read_back_as_far_as_it_is_not_rounded(
     assert (again.nominal, again.kept) == (POINT, True)
 
 
-@pytest.mark.parametrize(("rate", "text"), [(30.0, "30"), (0.0, "0"), (12.5, "12.5"), (0.004, "0"), (1e5, "100000")])
+@pytest.mark.parametrize(
+    ("rate", "text"), [(30.0, "30"), (0.0, "0"), (12.5, "12.5"), (0.004, "0"), (1e5, "100000")]
+)
 def test_a_rate_is_written_as_people_would(rate: float, text: str) -> None:
     """And never as 1e+05, which is no label."""
     assert rate_text(rate) == text

@@ -24,7 +24,9 @@ def test_a_ratio_is_relative_to_the_start_of_its_phase():
     assert seen == pytest.approx([1, 1, 2, 3, 3, 3, 2, 1, 1])
 
 
-@given(phases=st.lists(st.tuples(st.floats(1.0, 1000.0), st.floats(0.1, 3.0)), min_size=1, max_size=6))
+@given(
+    phases=st.lists(st.tuples(st.floats(1.0, 1000.0), st.floats(0.1, 3.0)), min_size=1, max_size=6)
+)
 def test_the_end_is_the_product_of_the_ratios(phases: list[tuple[float, float]]):
     """Chained means multiplied; after the last phase the load stays."""
     curve = phases_curve([Phase(duration_s=duration, ratio=ratio) for duration, ratio in phases])
@@ -36,12 +38,22 @@ def test_the_end_is_the_product_of_the_ratios(phases: list[tuple[float, float]])
 
 def test_an_endless_last_phase_holds_whatever_its_ratio():
     """There is no end at which its ratio could be reached."""
-    assert phases_curve([Phase(duration_s=10.0, ratio=2.0), Phase(duration_s=None, ratio=9.0)]).at(1e6) == 2.0
+    assert (
+        phases_curve([Phase(duration_s=10.0, ratio=2.0), Phase(duration_s=None, ratio=9.0)]).at(1e6)
+        == 2.0
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "seconds"),
-    [("5m", 300.0), ("1h30m", 5400.0), ("90s", 90.0), ("1.5h", 5400.0), ("250ms", 0.25), ("0s", 0.0)],
+    [
+        ("5m", 300.0),
+        ("1h30m", 5400.0),
+        ("90s", 90.0),
+        ("1.5h", 5400.0),
+        ("250ms", 0.25),
+        ("0s", 0.0),
+    ],
 )
 def test_durations_are_written_as_for_the_existing_emulator(text: str, seconds: float):
     """Its phase files are read unchanged."""

@@ -19,7 +19,9 @@ def curves(draw: st.DrawFn) -> Curve:
     times = [0.0]
     for gap in gaps:
         times.append(times[-1] + gap)
-    return Curve(tuple(zip(times, values, strict=True)), repeat=draw(st.booleans()) and times[-1] > 0.0)
+    return Curve(
+        tuple(zip(times, values, strict=True)), repeat=draw(st.booleans()) and times[-1] > 0.0
+    )
 
 
 @given(curve=curves(), t0_s=st.floats(0.0, 1000.0), length_s=st.floats(1e-3, 200.0))
@@ -33,13 +35,22 @@ def test_segments_tile_the_time_asked_for(curve: Curve, t0_s: float, length_s: f
     assert all(piece.t0_s < piece.t1_s for piece in pieces)
 
 
-@given(curve=curves(), t0_s=st.floats(0.0, 1000.0), length_s=st.floats(1e-3, 200.0), part=st.floats(0.01, 0.99))
-def test_where_the_time_is_cut_does_not_change_the_area(curve: Curve, t0_s: float, length_s: float, part: float):
+@given(
+    curve=curves(),
+    t0_s=st.floats(0.0, 1000.0),
+    length_s=st.floats(1e-3, 200.0),
+    part=st.floats(0.01, 0.99),
+)
+def test_where_the_time_is_cut_does_not_change_the_area(
+    curve: Curve, t0_s: float, length_s: float, part: float
+):
     """The cumulated rate is what the arrivals come from."""
     t1_s, middle_s = t0_s + length_s, t0_s + part * length_s
     whole = curve.mean(t0_s, t1_s) * (t1_s - t0_s)
     if t0_s < middle_s < t1_s:
-        parts = curve.mean(t0_s, middle_s) * (middle_s - t0_s) + curve.mean(middle_s, t1_s) * (t1_s - middle_s)
+        parts = curve.mean(t0_s, middle_s) * (middle_s - t0_s) + curve.mean(middle_s, t1_s) * (
+            t1_s - middle_s
+        )
         assert parts == pytest.approx(whole, rel=1e-9, abs=1e-9)
 
 
@@ -58,7 +69,9 @@ def test_the_constant_curve_is_one():
 def test_a_ramp_climbs_holds_and_comes_back():
     """×5 and back in thirty minutes."""
     curve = ramp(factor=5.0, start_s=900.0, up_s=900.0, hold_s=60.0, down_s=900.0)
-    seen = [curve.at(t) for t in (0.0, 900.0, 1350.0, 1800.0, 1830.0, 1860.0, 2310.0, 2760.0, 9999.0)]
+    seen = [
+        curve.at(t) for t in (0.0, 900.0, 1350.0, 1800.0, 1830.0, 1860.0, 2310.0, 2760.0, 9999.0)
+    ]
     assert seen == pytest.approx([1, 1, 3, 5, 5, 5, 3, 1, 1])
 
 
@@ -79,7 +92,9 @@ def test_a_burst_comes_again_every_period(cycle: int):
     base_s = cycle * 0.7
     assert curve.mean(base_s, base_s + 0.7) == pytest.approx(1.0 + 3.0 / 7.0, rel=1e-9)
     values = {
-        (piece.start, piece.end) for piece in curve.segments(base_s, base_s + 0.7) if piece.t1_s - piece.t0_s > 1e-9
+        (piece.start, piece.end)
+        for piece in curve.segments(base_s, base_s + 0.7)
+        if piece.t1_s - piece.t0_s > 1e-9
     }
     assert values == {(1.0, 1.0), (4.0, 4.0)}
 

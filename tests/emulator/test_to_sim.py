@@ -1,4 +1,6 @@
-"""Claims about emulator.to_sim: requests reach the simulated world at their instants, whoever controls it."""
+"""Claims about emulator.to_sim: requests reach the simulated world at their instants, whoever
+controls it.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,10 @@ Seen = list[tuple[float, str, int, int]]
 
 
 def feed(
-    until_s: float, *, interval_s: float = 60.0, control: Callable[[simpy.Environment, SimFeeder], Any] | None = None
+    until_s: float,
+    *,
+    interval_s: float = 60.0,
+    control: Callable[[simpy.Environment, SimFeeder], Any] | None = None,
 ) -> tuple[Seen, SimFeeder]:
     env, seen = simpy.Environment(), []
 
@@ -47,7 +52,9 @@ def feed(
     return seen, feeder
 
 
-def busy_control(period_s: float) -> Callable[[simpy.Environment, SimFeeder], Iterator[simpy.Event]]:
+def busy_control(
+    period_s: float,
+) -> Callable[[simpy.Environment, SimFeeder], Iterator[simpy.Event]]:
     def control(env: simpy.Environment, feeder: SimFeeder) -> Iterator[simpy.Event]:
         while True:
             yield env.timeout(period_s)
@@ -71,14 +78,23 @@ def test_every_request_is_submitted_once_at_its_exact_instant():
     expected = []
     for load in LOADS:
         for batch in batches(load, interval_s=60.0, until_s=900.0):
-            rows = zip(batch.times_s.tolist(), batch.in_tokens.tolist(), batch.out_tokens.tolist(), strict=True)
-            expected += [(t_s, load.server, in_tokens, out_tokens) for t_s, in_tokens, out_tokens in rows]
+            rows = zip(
+                batch.times_s.tolist(),
+                batch.in_tokens.tolist(),
+                batch.out_tokens.tolist(),
+                strict=True,
+            )
+            expected += [
+                (t_s, load.server, in_tokens, out_tokens) for t_s, in_tokens, out_tokens in rows
+            ]
     assert seen == sorted(expected, key=lambda row: row[0])
     assert all(0.0 <= t < 900.0 for t, *_ in seen)
 
 
 def test_a_new_interval_begins_before_the_control_of_its_instant():
-    """`labels` are without lag: the controller at 60 s sees the set-point that holds from 60 s on."""
+    """`labels` are without lag: the controller at 60 s sees the set-point that holds from 60 s
+    on.
+    """
     env = simpy.Environment()
     feeder = SimFeeder(env, lambda *_: None, LOADS, interval_s=60.0, until_s=600.0)
     seen = []
@@ -86,9 +102,12 @@ def test_a_new_interval_begins_before_the_control_of_its_instant():
         call_at(env, number * 60.0, lambda _: seen.append(dict(feeder.set_points())), priority=0)
     env.run(until=600.0)
     planned = {
-        load.server: [b.interval.set_point for b in batches(load, interval_s=60.0, until_s=600.0)] for load in LOADS
+        load.server: [b.interval.set_point for b in batches(load, interval_s=60.0, until_s=600.0)]
+        for load in LOADS
     }
-    assert seen == [{server: points[number] for server, points in planned.items()} for number in range(10)]
+    assert seen == [
+        {server: points[number] for server, points in planned.items()} for number in range(10)
+    ]
 
 
 def test_an_arrival_comes_after_control_and_before_the_replicas_of_its_instant():
@@ -110,7 +129,13 @@ def test_an_arrival_comes_after_control_and_before_the_replicas_of_its_instant()
     )
     for priority in (3, 2, 0):
         call_at(env, 60.0, lambda _, priority=priority: order.append(priority), priority=priority)
-    SimFeeder(env, lambda *_: order.append(1) if env.now == 60.0 else None, [load], interval_s=60.0, until_s=120.0)
+    SimFeeder(
+        env,
+        lambda *_: order.append(1) if env.now == 60.0 else None,
+        [load],
+        interval_s=60.0,
+        until_s=120.0,
+    )
     call_at(env, 60.0, lambda _: order.append(LOAD_PRIORITY), priority=LOAD_PRIORITY)
     env.run(until=100.0)
     assert order == [LOAD_PRIORITY, 0, 1, 2, 3]
@@ -132,13 +157,17 @@ def test_the_log_has_every_interval():
     """Figures draw the offered rate from it."""
     _, feeder = feed(500.0)
     for intervals in feeder.log().values():
-        assert [interval.t1_s for interval in intervals] == [60.0 * n for n in range(1, 9)] + [500.0]
+        assert [interval.t1_s for interval in intervals] == [60.0 * n for n in range(1, 9)] + [
+            500.0
+        ]
 
 
 def test_a_server_without_requests_has_no_mean_tokens():
     """None, not zero: nothing was measured."""
     env = simpy.Environment()
-    silent = ServerLoad(server="s", index=0, seed=1, nominal=SetPoint(rate_rpm=0.0, in_tokens=9.0, out_tokens=9.0))
+    silent = ServerLoad(
+        server="s", index=0, seed=1, nominal=SetPoint(rate_rpm=0.0, in_tokens=9.0, out_tokens=9.0)
+    )
     feeder = SimFeeder(env, lambda *_: None, [silent], interval_s=60.0, until_s=120.0)
     env.run()
     assert env.now == 60.0
@@ -147,7 +176,9 @@ def test_a_server_without_requests_has_no_mean_tokens():
 
 
 def test_arrivals_stop_at_the_end_and_the_queue_stays_short():
-    """One arrival waits in SimPy's queue at a time: 27 servers must not make every other event slower."""
+    """One arrival waits in SimPy's queue at a time: 27 servers must not make every other event
+    slower.
+    """
     env, longest = simpy.Environment(), 0
 
     def submit(*_: object) -> None:
@@ -184,7 +215,9 @@ def test_without_an_end_the_load_goes_on():
 
 
 def test_a_call_is_made_at_the_exact_instant_asked_for():
-    """now + (at - now) is not always `at`; a tie with a control action would be lost by the last digit."""
+    """now + (at - now) is not always `at`; a tie with a control action would be lost by the last
+    digit.
+    """
     env, seen = simpy.Environment(), []
     instants = [0.1 * k for k in range(1, 200)]
     env.timeout(0.05)

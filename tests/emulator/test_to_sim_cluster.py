@@ -1,4 +1,6 @@
-"""Claims about the load and the simulated cluster together: what is fed arrives, however the cluster is controlled."""
+"""Claims about the load and the simulated cluster together: what is fed arrives, however the
+cluster is controlled.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ from emulator.load import ServerLoad
 from emulator.shapes import ramp
 from emulator.to_sim import SimFeeder, call_at
 from emulator.walk import SetPoint
-from twin.cluster import Cluster
 from twin.request import Request
+from twin.serving.cluster import Cluster
 from twin.spec import Accelerator, ClusterSpec, Delay, Engine, IterationLaw, Server
 
 SPEC = ClusterSpec(
@@ -26,7 +28,14 @@ SPEC = ClusterSpec(
         )
     },
     servers=tuple(
-        Server(name=name, model="llama_13b", accelerator="A100", replicas=1, max_batch=16, crash_rate_per_h=20.0)
+        Server(
+            name=name,
+            model="llama_13b",
+            accelerator="A100",
+            replicas=1,
+            max_batch=16,
+            crash_rate_per_h=20.0,
+        )
         for name in ("vllm-001", "vllm-002")
     ),
 )
@@ -46,7 +55,9 @@ Rows = list[tuple[int, float, int, int]]
 
 
 def arrived(*, period_s: float, replicas: tuple[int, ...]) -> tuple[Rows, SimFeeder]:
-    """Run ten minutes in which every period both servers are scaled to the next of *replicas*; return what arrived."""
+    """Run ten minutes in which every period both servers are scaled to the next of *replicas*;
+    return what arrived.
+    """
     env = simpy.Environment()
     cluster = Cluster(env, SPEC, seed=np.random.SeedSequence(5))
     feeder = SimFeeder(env, cluster.submit, LOADS, interval_s=60.0, until_s=600.0)
@@ -61,7 +72,9 @@ def arrived(*, period_s: float, replicas: tuple[int, ...]) -> tuple[Rows, SimFee
     env.run(until=600.0)
     cluster.advance()
     frame = cluster.requests.frame()
-    columns = [frame[name].tolist() for name in ("server", "arrival_s", "prompt_tokens", "output_tokens")]
+    columns = [
+        frame[name].tolist() for name in ("server", "arrival_s", "prompt_tokens", "output_tokens")
+    ]
     rows = list(zip(*columns, strict=True))
     rows += [_row(request) for request in cluster.unfinished()]
     return sorted(rows), feeder
@@ -72,7 +85,9 @@ def _row(request: Request) -> tuple[int, float, int, int]:
 
 
 def test_arrivals_and_sizes_are_the_same_under_every_control():
-    """Scaled up, scaled to nothing and back, at another period, with crashes: the same requests, bit by bit."""
+    """Scaled up, scaled to nothing and back, at another period, with crashes: the same requests,
+    bit by bit.
+    """
     steady, feeder = arrived(period_s=60.0, replicas=(1,))
     assert sum(offered.requests for offered in feeder.offered().values()) == len(steady)
     assert len(steady) > 1500

@@ -32,13 +32,22 @@ def trace() -> Trace:
 
 def load_of(replay: Replay, walk: Walk | None = None) -> ServerLoad:
     return ServerLoad(
-        server="s", index=0, seed=1, nominal=replay.nominal(SERVER), walk=walk or Walk(alpha=0.0), replay=replay
+        server="s",
+        index=0,
+        seed=1,
+        nominal=replay.nominal(SERVER),
+        walk=walk or Walk(alpha=0.0),
+        replay=replay,
     )
 
 
-def collected(load: ServerLoad, *, interval_s: float, until_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def collected(
+    load: ServerLoad, *, interval_s: float, until_s: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     chunk = list(batches(load, interval_s=interval_s, until_s=until_s))
-    columns = [[getattr(batch, name) for batch in chunk] for name in ("times_s", "in_tokens", "out_tokens")]
+    columns = [
+        [getattr(batch, name) for batch in chunk] for name in ("times_s", "in_tokens", "out_tokens")
+    ]
     times_s, in_tokens, out_tokens = (np.concatenate(column) for column in columns)
     return times_s, in_tokens, out_tokens
 
@@ -47,14 +56,18 @@ def collected(load: ServerLoad, *, interval_s: float, until_s: float) -> tuple[n
 def test_a_trace_without_disturbance_is_replayed_to_the_request(trace: Trace, interval_s: float):
     """The same instants and the same sizes, whatever the interval: nothing is drawn."""
     replay = Replay(trace=trace, repeat=False)
-    times_s, in_tokens, out_tokens = collected(load_of(replay), interval_s=interval_s, until_s=100.0)
+    times_s, in_tokens, out_tokens = collected(
+        load_of(replay), interval_s=interval_s, until_s=100.0
+    )
     np.testing.assert_allclose(times_s, trace.times_s, atol=1e-9)
     assert np.array_equal(in_tokens, trace.prompt_tokens)
     assert np.array_equal(out_tokens, trace.output_tokens)
 
 
 def test_a_trace_scaled_to_the_server_has_its_rate_and_sizes(trace: Trace):
-    """One trace can drive servers of any size: pattern and mix from the trace, means from the server."""
+    """One trace can drive servers of any size: pattern and mix from the trace, means from the
+    server.
+    """
     replay = Replay(trace=trace, rate="server", tokens="server")
     times_s, in_tokens, out_tokens = collected(load_of(replay), interval_s=60.0, until_s=3000.0)
     assert len(times_s) == pytest.approx(3000, abs=1)
@@ -67,7 +80,9 @@ def test_a_trace_scaled_to_the_server_has_its_rate_and_sizes(trace: Trace):
 def test_a_shape_moves_a_trace(trace: Trace):
     """Twice the rate from half a minute on: the second half of the trace takes half of its time."""
     replay = Replay(trace=trace, repeat=False)
-    times_s, _, _ = collected(replace(load_of(replay), curve=steps([(30.0, 2.0)])), interval_s=60.0, until_s=100.0)
+    times_s, _, _ = collected(
+        replace(load_of(replay), curve=steps([(30.0, 2.0)])), interval_s=60.0, until_s=100.0
+    )
     expected = np.where(trace.times_s < 30.0, trace.times_s, 30.0 + (trace.times_s - 30.0) / 2.0)
     np.testing.assert_allclose(times_s, expected, atol=1e-9)
 
@@ -84,7 +99,9 @@ def test_alpha_disturbs_a_trace_as_it_does_any_load(trace: Trace):
 
 
 def test_the_labels_of_a_trace_say_what_the_interval_holds(trace: Trace):
-    """A trace moves within its mean rate: a set-point at the mean would be a lie for every minute of it."""
+    """A trace moves within its mean rate: a set-point at the mean would be a lie for every minute
+    of it.
+    """
     load = load_of(Replay(trace=trace, repeat=False))
     first, second, third = list(batches(load, interval_s=40.0, until_s=120.0))
     assert first.interval.set_point.rate_rpm == pytest.approx(np.sum(trace.times_s < 40.0) * 1.5)
@@ -104,7 +121,9 @@ def test_scaled_sizes_keep_their_mean_and_are_at_least_one():
 
 @pytest.mark.parametrize("name", ["code", "conv"])
 def test_the_public_azure_hours_replay_whole(shared: Path, name: str):
-    """An hour of a production service, minute by minute, loses no request and moves none by a microsecond."""
+    """An hour of a production service, minute by minute, loses no request and moves none by a
+    microsecond.
+    """
     path = shared / "traces" / f"AzureLLMInferenceTrace_{name}.csv"
     if not path.exists():
         pytest.skip(f"{path.name} is not there")

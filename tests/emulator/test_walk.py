@@ -18,10 +18,16 @@ SURE = float(stats.norm.ppf(1 - 1e-4))
 NOMINAL = SetPoint(rate_rpm=120.0, in_tokens=1000.0, out_tokens=400.0)
 
 nominals = st.builds(
-    SetPoint, rate_rpm=st.floats(0.0, 1e4), in_tokens=st.floats(1.0, 2e4), out_tokens=st.floats(1.0, 2e4)
+    SetPoint,
+    rate_rpm=st.floats(0.0, 1e4),
+    in_tokens=st.floats(1.0, 2e4),
+    out_tokens=st.floats(1.0, 2e4),
 )
 walks = st.builds(
-    Walk, kind=st.sampled_from(["plain", "reverting"]), alpha=st.floats(0.0, 1.0), theta=st.floats(0.0, 1.0)
+    Walk,
+    kind=st.sampled_from(["plain", "reverting"]),
+    alpha=st.floats(0.0, 1.0),
+    theta=st.floats(0.0, 1.0),
 )
 
 
@@ -31,7 +37,9 @@ def rng(seed: int = 1) -> np.random.Generator:
 
 def scaled(point: SetPoint, factor: float) -> SetPoint:
     return SetPoint(
-        rate_rpm=point.rate_rpm * factor, in_tokens=point.in_tokens * factor, out_tokens=point.out_tokens * factor
+        rate_rpm=point.rate_rpm * factor,
+        in_tokens=point.in_tokens * factor,
+        out_tokens=point.out_tokens * factor,
     )
 
 
@@ -40,7 +48,9 @@ def figures(point: SetPoint) -> tuple[float, float, float]:
 
 
 def test_rate_input_and_output_draw_separately_and_in_that_order():
-    """The order fixes what a seed means; a common draw would make every long prompt come with a high rate."""
+    """The order fixes what a seed means; a common draw would make every long prompt come with a
+    high rate.
+    """
     stepped = step_plain(NOMINAL, NOMINAL, NOMINAL, alpha=0.1, rng=rng(2))
     twin = rng(2)
     expected = [value + twin.normal(0.0, 0.1 * value) for value in figures(NOMINAL)]
@@ -52,17 +62,24 @@ def test_a_plain_step_has_alpha_times_the_nominal_as_deviation_wherever_it_stand
     low = SetPoint(rate_rpm=60.0, in_tokens=700.0, out_tokens=300.0)
     generator = rng(3)
     moves = np.array(
-        [figures(step_plain(low, NOMINAL, NOMINAL, alpha=0.05, rng=generator)) for _ in range(20_000)]
+        [
+            figures(step_plain(low, NOMINAL, NOMINAL, alpha=0.05, rng=generator))
+            for _ in range(20_000)
+        ]
     ) - figures(low)
     sigmas = 0.05 * np.array(figures(NOMINAL))
     assert np.all(np.abs(moves.mean(axis=0)) < SURE * sigmas / math.sqrt(len(moves)))
-    assert np.all(np.abs(moves.std(axis=0, ddof=1) / sigmas - 1.0) < SURE / math.sqrt(2.0 * len(moves)))
+    assert np.all(
+        np.abs(moves.std(axis=0, ddof=1) / sigmas - 1.0) < SURE / math.sqrt(2.0 * len(moves))
+    )
     correlations = np.corrcoef(moves, rowvar=False)[np.triu_indices(3, 1)]
     assert np.all(np.abs(correlations) < SURE / math.sqrt(len(moves)))
 
 
 def test_a_plain_walk_spreads_with_the_root_of_its_steps():
-    """It has no way back: after n steps the deviation is sqrt(n) · alpha · nominal (far from the clamps)."""
+    """It has no way back: after n steps the deviation is sqrt(n) · alpha · nominal (far from the
+    clamps).
+    """
     nominal = SetPoint(rate_rpm=1000.0, in_tokens=5000.0, out_tokens=5000.0)
     ends = []
     for seed in range(2000):
@@ -75,7 +92,9 @@ def test_a_plain_walk_spreads_with_the_root_of_its_steps():
 
 
 def test_a_reverting_walk_stays_about_its_nominal():
-    """Its stationary variance is (alpha · nominal)² / (1 - (1 - theta)²), and its mean the nominal."""
+    """Its stationary variance is (alpha · nominal)² / (1 - (1 - theta)²), and its mean the
+    nominal.
+    """
     generator, current, seen = rng(4), NOMINAL, []
     for number in range(60_000):
         current = step_reverting(current, NOMINAL, NOMINAL, alpha=0.08, theta=0.2, rng=generator)
@@ -83,7 +102,8 @@ def test_a_reverting_walk_stays_about_its_nominal():
             seen.append(figures(current))
     values = np.array(seen) / figures(NOMINAL)
     variance = 0.08**2 / (1.0 - 0.8**2)
-    # Correlation phi from step to step multiplies the variance of a mean by (1 + phi)/(1 - phi); for squares, phi².
+    # Correlation phi from step to step multiplies the variance of a mean by (1 + phi)/(1 - phi);
+    # for squares, phi².
     mean_sigma = math.sqrt(variance * (1.0 + 0.8) / (1.0 - 0.8) / len(values))
     variance_sigma = variance * math.sqrt(2.0 * (1.0 + 0.64) / (1.0 - 0.64) / len(values))
     assert np.all(np.abs(values.mean(axis=0) - 1.0) < SURE * mean_sigma)
@@ -104,7 +124,9 @@ def test_a_reverting_walk_goes_theta_of_the_way_back():
     deviations=st.tuples(*[st.floats(0.0, 12.0)] * 3),
     seed=st.integers(0, 2**32),
 )
-def test_a_step_ends_within_the_clamps(walk: Walk, before: SetPoint, now: SetPoint, deviations, seed: int):
+def test_a_step_ends_within_the_clamps(
+    walk: Walk, before: SetPoint, now: SetPoint, deviations, seed: int
+):
     """No rate of zero or below, no prompt of a million tokens, whatever was drawn."""
     current = SetPoint(
         rate_rpm=before.rate_rpm * deviations[0],
@@ -121,7 +143,9 @@ def test_a_step_ends_within_the_clamps(walk: Walk, before: SetPoint, now: SetPoi
             assert nominal / 10.0 <= value <= nominal * 10.0
 
 
-@given(kind=st.sampled_from(["plain", "reverting"]), path=st.lists(nominals, min_size=2, max_size=10))
+@given(
+    kind=st.sampled_from(["plain", "reverting"]), path=st.lists(nominals, min_size=2, max_size=10)
+)
 def test_with_alpha_zero_the_load_is_its_nominal_to_the_last_digit(kind, path: list[SetPoint]):
     """`steady` and shapes without disturbance must not drift by rounding over a day of steps."""
     walk, current, generator = Walk(kind=kind, alpha=0.0), path[0], rng()
@@ -152,7 +176,9 @@ def test_alpha_changes_the_size_of_a_draw_and_not_the_draw():
 
 
 def test_a_load_that_comes_back_from_nothing_starts_at_its_nominal():
-    """From a nominal of zero there is no ratio; a silent NaN here would stop every arrival of the run."""
+    """From a nominal of zero there is no ratio; a silent NaN here would stop every arrival of the
+    run.
+    """
     nothing = SetPoint(rate_rpm=0.0, in_tokens=1000.0, out_tokens=400.0)
     gone = step_plain(NOMINAL, NOMINAL, nothing, alpha=0.0, rng=rng())
     assert gone == nothing

@@ -1,4 +1,6 @@
-"""Functions for spawned processes to work on: they must live in a module that a new interpreter can import."""
+"""Functions for spawned processes to work on: they must live in a module that a new interpreter can
+import.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ def square_or_die(value: int) -> int:
 
 
 def beat(directory: str) -> None:
-    """Write a sign of life into a file of this process, again and again, for two minutes at most."""
+    """Write a sign of life into a file of this process, again and again, for two minutes at
+    most.
+    """
     path = Path(directory, str(os.getpid()))
     for count in range(2400):
         path.write_text(str(count))

@@ -13,7 +13,9 @@ from experiments.columns import FAILED, FINISHED, REJECTED, UNFINISHED
 NAN = math.nan
 
 
-def finished(server: int, arrival_s: float, *, ttft_s: float, itl_s: float, out: int) -> dict[str, float]:
+def finished(
+    server: int, arrival_s: float, *, ttft_s: float, itl_s: float, out: int
+) -> dict[str, float]:
     """Return a finished request with these latencies."""
     first_s = arrival_s + ttft_s
     return _row(server, arrival_s, first_s, first_s + itl_s * (out - 1), out, FINISHED, out)
@@ -39,7 +41,10 @@ def failed(server: int, arrival_s: float, *, out: int = 10) -> dict[str, float]:
 def columns(rows: Sequence[dict[str, float]]) -> dict[str, npt.NDArray[np.generic]]:
     """Lay the rows out as columns, with the types of a run."""
     whole = ("server", "prompt_tokens", "output_tokens", "preemptions", "outcome", "generated")
-    return {name: np.array([row[name] for row in rows], dtype=np.int64 if name in whole else float) for name in _NAMES}
+    return {
+        name: np.array([row[name] for row in rows], dtype=np.int64 if name in whole else float)
+        for name in _NAMES
+    }
 
 
 _NAMES = (
@@ -58,4 +63,10 @@ _NAMES = (
 def _row(*figures: float) -> dict[str, float]:
     """Name the figures: server, arrival, first token, finish, output tokens, outcome, generated."""
     server, arrival_s, first_s, finish_s, out, outcome, generated = figures
-    return dict(zip(_NAMES, (server, arrival_s, first_s, finish_s, 100, out, 0, outcome, generated), strict=True))
+    return dict(
+        zip(
+            _NAMES,
+            (server, arrival_s, first_s, finish_s, 100, out, 0, outcome, generated),
+            strict=True,
+        )
+    )

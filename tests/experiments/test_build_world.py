@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from experiments.world import build_cluster_spec
-from loop.reading import read_system
+from loop.schema.reading import read_system
 from tests.loop.data_files import files, write
 from twin.spec import IterationLaw, SpecError
 
@@ -21,7 +21,9 @@ def build(directory: Path, objects: dict[str, dict[str, Any]]) -> Any:
 def test_the_truth_defaults_to_the_belief(tmp_path: Path) -> None:
     """Without a word to the contrary an experiment tests the policy, not its data."""
     spec = build(tmp_path, files())
-    assert spec.engines["small", "H100"].law == IterationLaw(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
+    assert spec.engines["small", "H100"].law == IterationLaw(
+        alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005
+    )
     assert spec.cards(model="small", accelerator="2xH100") == 2
     assert spec.capacity == {"H100": 8}
 
@@ -39,7 +41,13 @@ def test_a_server_starts_with_its_current_allocation(tmp_path: Path) -> None:
         ({"numReplicas": 2}, ("", 0, 1)),
         ({"accelerator": "", "numReplicas": 2, "maxBatch": 8}, ("", 0, 8)),
         ({"accelerator": "H100", "numReplicas": 1}, ("H100", 1, 64)),
-        ({"accelerator": "H100", "load": {"arrivalRate": 1, "avgInTokens": 1, "avgOutTokens": 1024}}, ("H100", 0, 32)),
+        (
+            {
+                "accelerator": "H100",
+                "load": {"arrivalRate": 1, "avgInTokens": 1, "avgOutTokens": 1024},
+            },
+            ("H100", 0, 32),
+        ),
     ],
 )
 def test_what_an_allocation_leaves_out_is_filled_in(
@@ -53,7 +61,9 @@ def test_what_an_allocation_leaves_out_is_filled_in(
 
 
 def test_a_world_needs_a_server(tmp_path: Path) -> None:
-    """A directory made for Kubernetes has no servers, and a simulated run of nothing helps nobody."""
+    """A directory made for Kubernetes has no servers, and a simulated run of nothing helps
+    nobody.
+    """
     objects = files()
     del objects["server-data.json"]
     with pytest.raises(SpecError, match=r"^server-data.json: expected at least one server in "):
@@ -63,5 +73,7 @@ def test_a_world_needs_a_server(tmp_path: Path) -> None:
 def test_a_performance_row_without_its_accelerator_is_left_out(tmp_path: Path) -> None:
     """read_system has told it; there is no card to run on."""
     objects = files()
-    objects["model-data.json"]["models"].append({**objects["model-data.json"]["models"][0], "acc": "B200"})
+    objects["model-data.json"]["models"].append(
+        {**objects["model-data.json"]["models"][0], "acc": "B200"}
+    )
     assert set(build(tmp_path, objects).engines) == {("small", "H100"), ("small", "2xH100")}

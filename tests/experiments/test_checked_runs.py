@@ -13,8 +13,12 @@ from tests.twin.checkers import check_records
 
 @pytest.mark.parametrize("scenario", ["disturbed", "shortage", "failure"])
 def test_no_run_loses_a_request_or_turns_time_back(repository: Path, scenario: str) -> None:
-    """A restless policy, a shortage and a lost node, as users run them: what is saved of them must be consistent."""
-    config = RunConfig(data=repository / "sample-data" / "small", scenario=scenario, hours=0.5, period_s=30.0)
+    """A restless policy, a shortage and a lost node, as users run them: what is saved of them must
+    be consistent.
+    """
+    config = RunConfig(
+        data=repository / "sample-data" / "small", scenario=scenario, hours=0.5, period_s=30.0
+    )
     result = run(config)
     check_records(result.requests, result.pods, config.duration_s)
     assert len(result.requests["id"]) > 1000

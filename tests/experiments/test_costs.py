@@ -1,4 +1,6 @@
-"""Cost is what pods held, clipped to the scored window; restlessness is counted on what was wanted."""
+"""Cost is what pods held, clipped to the scored window; restlessness is counted on what was
+wanted.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ ACCELERATORS = {
 def pods(*rows: tuple[int, str, int, float, float]) -> dict[str, np.ndarray]:
     """Return columns of pods: server, accelerator, cards, granted_s, released_s."""
     names = ("server", "accelerator", "cards", "granted_s", "released_s")
-    return {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    return {
+        name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }
 
 
 @pytest.mark.parametrize(
@@ -56,7 +60,9 @@ def test_cost_is_price_times_accelerators_of_a_replica_times_hours() -> None:
 
 def wishes(*replicas: int, period_s: float = 60.0, accelerator: str = "A100") -> list[Wish]:
     """Return what was wanted before the first cycle and after each."""
-    return [Wish(t_s=period_s * i, accelerator=accelerator, replicas=n) for i, n in enumerate(replicas)]
+    return [
+        Wish(t_s=period_s * i, accelerator=accelerator, replicas=n) for i, n in enumerate(replicas)
+    ]
 
 
 EVERYTHING = Window(start_s=0.0, end_s=1e9)
@@ -79,7 +85,9 @@ def test_a_reversal_is_a_change_of_the_other_sign_within_fifteen_minutes() -> No
 
 
 def test_overshoot_and_settling_are_read_after_the_step() -> None:
-    """Overshoot is the peak over the final value; settled means within one replica of it for good."""
+    """Overshoot is the peak over the final value; settled means within one replica of it for
+    good.
+    """
     t_s = np.arange(8) * 60.0
     wanted = np.array([2, 2, 5, 9, 8, 5, 6, 6.0])
     assert overshoot(t_s, wanted, step_s=100.0) == 3.0

@@ -1,4 +1,6 @@
-"""docs/experiments.md against what runs and sweeps write: every figure and file is named, its examples run."""
+"""docs/experiments.md against what runs and sweeps write: every figure and file is named, its
+examples run.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +24,14 @@ def document(repository: Path) -> str:
 def test_every_figure_of_a_summary_is_explained(document: str) -> None:
     """A column that nobody defines is read as whatever the reader hopes."""
     summary = run(TINY).summary
-    explained_by_family = re.compile(r"(ttft|itl)_ms_(mean|p50|p95|p99)|accelerator_hours_by_type|servers")
-    unexplained = [name for name in summary if not explained_by_family.fullmatch(name) and f"`{name}`" not in document]
+    explained_by_family = re.compile(
+        r"(ttft|itl)_ms_(mean|p50|p95|p99)|accelerator_hours_by_type|servers"
+    )
+    unexplained = [
+        name
+        for name in summary
+        if not explained_by_family.fullmatch(name) and f"`{name}`" not in document
+    ]
     assert unexplained == []
 
 
@@ -32,7 +40,9 @@ def test_every_file_of_a_run_and_a_sweep_is_named(document: str, tmp_path: Path)
     names = {path.name for path in write_run(run(TINY), tmp_path / "run")} - {"timeline.svg"}
     assert [name for name in sorted(names) if f"`{name}`" not in document] == []
     sweep(SweepConfig(base=TINY, seeds=1), tmp_path / "sweep", jobs=1)
-    tables = [path.name for path in (tmp_path / "sweep").iterdir() if path.suffix in (".parquet", ".csv")]
+    tables = [
+        path.name for path in (tmp_path / "sweep").iterdir() if path.suffix in (".parquet", ".csv")
+    ]
     assert [name for name in tables if f"`{name}`" not in document] == []
 
 
@@ -42,8 +52,15 @@ def test_the_examples_run(document: str, tmp_path: Path) -> None:
     assert len(examples) == 2
     for number, example in enumerate(examples):
         text = example.replace("hours=1.0", "hours=0.05, data=SAMPLE_DATA / 'small'")
-        text = text.replace("base=RunConfig()", "base=RunConfig(hours=0.02, data=SAMPLE_DATA / 'small')")
-        text = text.replace("seeds=5", "seeds=1").replace("periods_s=(30.0, 60.0)", "periods_s=(30.0,)")
+        text = text.replace(
+            "base=RunConfig()", "base=RunConfig(hours=0.02, data=SAMPLE_DATA / 'small')"
+        )
+        text = text.replace("seeds=5", "seeds=1").replace(
+            "periods_s=(30.0, 60.0)", "periods_s=(30.0,)"
+        )
         assert text != example
-        exec(compile(text, f"example {number}", "exec"), {"out": tmp_path / str(number), "SAMPLE_DATA": SAMPLE_DATA})
+        exec(
+            compile(text, f"example {number}", "exec"),
+            {"out": tmp_path / str(number), "SAMPLE_DATA": SAMPLE_DATA},
+        )
         assert any((tmp_path / str(number)).iterdir())

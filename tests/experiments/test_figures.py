@@ -1,4 +1,6 @@
-"""The data behind the figures, and that the drawings are whole: panels, units, legible marks, equal bytes."""
+"""The data behind the figures, and that the drawings are whole: panels, units, legible marks, equal
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,9 @@ NAN = math.nan
 def lives(*rows: tuple[float, float, float, float, float]) -> dict[str, np.ndarray]:
     """Return pods of server 0: asked, granted, ready, draining, released."""
     names = ("asked_s", "granted_s", "ready_s", "draining_s", "released_s")
-    times = {name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    times = {
+        name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
+    }
     return times | {"server": np.zeros(len(rows), dtype=int)}
 
 
@@ -40,7 +44,9 @@ def at(frame: pd.DataFrame, t_s: float) -> dict[str, int]:
 
 
 def test_the_timeline_counts_pods_by_phase_at_every_instant() -> None:
-    """A pod is in one phase at a time; the figure must show what the truth says, between cycles too."""
+    """A pod is in one phase at a time; the figure must show what the truth says, between cycles
+    too.
+    """
     pods = lives(
         (0.0, 0.0, 0.0, 100.0, 130.0),  # ready from the start, drained and gone
         (20.0, 40.0, 70.0, NAN, NAN),  # waits for units, starts, stays
@@ -48,7 +54,12 @@ def test_the_timeline_counts_pods_by_phase_at_every_instant() -> None:
         (30.0, 35.0, NAN, NAN, 60.0),  # withdrawn while it started
         (90.0, 95.0, NAN, NAN, NAN),  # still starting at the end
     )
-    wishes = {"a": [Wish(t_s=0.0, accelerator="A", replicas=1), Wish(t_s=20.0, accelerator="A", replicas=3)]}
+    wishes = {
+        "a": [
+            Wish(t_s=0.0, accelerator="A", replicas=1),
+            Wish(t_s=20.0, accelerator="A", replicas=3),
+        ]
+    }
     frame = replica_timeline(pods, wishes, names=["a"], end_s=140.0)
     assert at(frame, 0.0) == {"wanted": 1, "ready": 1, "starting": 0, "pending": 0, "draining": 0}
     assert at(frame, 32.0) == {"wanted": 3, "ready": 1, "starting": 0, "pending": 3, "draining": 0}
@@ -62,27 +73,43 @@ def test_what_was_wanted_is_read_from_the_cycles_that_acted() -> None:
     """A cycle that failed or advised changes nothing; the first view says what stood before."""
 
     def cycle(t_s: float, replicas: int, *, applied: bool) -> dict[str, object]:
-        row = {"name": "a", "currentAccelerator": "A", "wanted": 2, "accelerator": "B", "replicas": replicas}
+        row = {
+            "name": "a",
+            "currentAccelerator": "A",
+            "wanted": 2,
+            "accelerator": "B",
+            "replicas": replicas,
+        }
         return {"t_s": t_s, "applied": applied, "servers": [row]}
 
     cycles = [cycle(60.0, 5, applied=False), {"t_s": 120.0, "applied": False, "servers": []}]
     cycles.append(cycle(180.0, 3, applied=True))
     assert wishes_by_server(cycles) == {
-        "a": [Wish(t_s=0.0, accelerator="A", replicas=2), Wish(t_s=180.0, accelerator="B", replicas=3)]
+        "a": [
+            Wish(t_s=0.0, accelerator="A", replicas=2),
+            Wish(t_s=180.0, accelerator="B", replicas=3),
+        ]
     }
 
 
 def test_minutes_carry_rate_and_violation() -> None:
     """The bands of the figure are the minutes that the score counts as missed."""
-    rows = [finished(0, 10.0, ttft_s=0.1, itl_s=0.01, out=5), finished(0, 70.0, ttft_s=9.0, itl_s=0.01, out=5)]
-    frame = minute_timeline(columns(rows), [SloTarget(model="m", slo_ttft_ms=500.0)], names=["a"], end_s=150.0)
+    rows = [
+        finished(0, 10.0, ttft_s=0.1, itl_s=0.01, out=5),
+        finished(0, 70.0, ttft_s=9.0, itl_s=0.01, out=5),
+    ]
+    frame = minute_timeline(
+        columns(rows), [SloTarget(model="m", slo_ttft_ms=500.0)], names=["a"], end_s=150.0
+    )
     assert frame["violated"].tolist() == [False, True, False]
     assert frame["rate_rpm"].tolist() == [1.0, 1.0, 0.0]
     assert frame["length_s"].tolist() == [60.0, 60.0, 30.0]
 
 
 @pytest.mark.parametrize("servers", [1, 4, 11])
-def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(tmp_path: Path, servers: int) -> None:
+def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
+    tmp_path: Path, servers: int
+) -> None:
     """From one server to many; the same records give the same file."""
     names = [f"server-{index}" for index in range(servers)]
     pods = lives((0.0, 0.0, 0.0, NAN, NAN))
@@ -92,7 +119,9 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(tmp_path: 
     written = []
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
-        figure = draw_timelines(counts, minutes, titles={name: name for name in names}, heading="a run")
+        figure = draw_timelines(
+            counts, minutes, titles={name: name for name in names}, heading="a run"
+        )
         panels = [ax for ax in figure.axes if ax.get_title(loc="left")]
         assert [ax.get_title(loc="left") for ax in panels] == names
         assert {ax.get_ylabel() for ax in panels} == {"replicas"}
@@ -132,14 +161,18 @@ def test_cells_are_means_over_seeds_in_the_units_of_the_figure() -> None:
     """Shares become per cent; the half-width is Student's for three seeds."""
     cells = cell_estimates(results(), (ATTAINMENT, COST))
     assert len(cells) == 12
-    cell = cells[(cells["policy"] == "slo") & (cells["alpha"] == 0.5) & (cells["period_s"] == 60.0)].iloc[0]
+    cell = cells[
+        (cells["policy"] == "slo") & (cells["alpha"] == 0.5) & (cells["period_s"] == 60.0)
+    ].iloc[0]
     assert cell["attainment"] == pytest.approx(78.0)
     assert cell["attainment_half_width"] == pytest.approx(4.302653 * 1.0 / math.sqrt(3), rel=1e-6)
     assert (cell["cost_cents_per_h"], cell["cost_cents_per_h_n"]) == (pytest.approx(1100.0), 3)
 
 
 def test_a_heat_map_shows_every_cell_with_its_interval() -> None:
-    """One map a policy on one colour scale; alpha up, period to the right, both with their values."""
+    """One map a policy on one colour scale; alpha up, period to the right, both with their
+    values.
+    """
     figure = draw_heat_maps(cell_estimates(results(), (ATTAINMENT,)), ATTAINMENT)
     maps = [ax for ax in figure.axes if ax.images]
     assert [ax.get_title(loc="left") for ax in maps] == ["slo, disturbed", "static, disturbed"]
@@ -161,10 +194,16 @@ def test_one_seed_claims_no_interval() -> None:
 def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
     """A mark for each policy and period; bars far wider than the differences do not hide these."""
     figure = draw_cost_against_attainment(cell_estimates(results(), (ATTAINMENT, COST)))
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["alpha 0.1, disturbed", "alpha 0.5, disturbed"]
+    assert [ax.get_title(loc="left") for ax in figure.axes] == [
+        "alpha 0.1, disturbed",
+        "alpha 0.5, disturbed",
+    ]
     assert figure.axes[0].get_xlabel() == "cost [cents/h]"
     assert figure.axes[0].get_ylabel() == "requests within target [%]"
-    assert [ax.get_xlim()[0] > 800.0 and ax.get_xlim()[1] < 1400.0 for ax in figure.axes] == [True, True]
+    assert [ax.get_xlim()[0] > 800.0 and ax.get_xlim()[1] < 1400.0 for ax in figure.axes] == [
+        True,
+        True,
+    ]
     assert len(figure.axes[0].containers) == 6
 
 

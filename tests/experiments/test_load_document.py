@@ -33,7 +33,10 @@ def test_the_yaml_examples_are_scenarios(text: str, tmp_path: Path):
     """Every shape, the phases and the trace rules are read as they stand."""
     (tmp_path / "hour.csv").write_text("arrival_s,input_tokens,output_tokens\n0,1,1\n1,1,1\n")
     rows = "0,s,1,GPT-4,1,1,2,API log\n5,s,1,GPT-4,1,1,2,API log\n"
-    header = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    header = (
+        "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total "
+        "tokens,Log Type\n"
+    )
     (tmp_path / "burst.csv").write_text(header + rows)
     shapes, traces = blocks(text, "yaml")
     parse_scenario(traces, name="doc", source="load.md", base=tmp_path)
@@ -41,7 +44,10 @@ def test_the_yaml_examples_are_scenarios(text: str, tmp_path: Path):
     assert len(rules) == 5
     for rule in rules:
         scenario = parse_scenario(
-            yaml.safe_dump({"load": [yaml.safe_load(rule)]}), name="doc", source="load.md", base=tmp_path
+            yaml.safe_dump({"load": [yaml.safe_load(rule)]}),
+            name="doc",
+            source="load.md",
+            base=tmp_path,
         )
         assert len(scenario.load[0].curve.knots) > 1
 
@@ -54,7 +60,9 @@ def test_the_table_of_ready_scenarios_is_complete(text: str):
 
 def test_the_defaults_in_the_table_are_those_of_the_code(text: str):
     """alpha 0.5, interval 60, one hour, plain walk."""
-    values = dict(re.findall(r"^\| `(alpha|interval_s|hours|walk)` \| `?(.*?)`? \|", text, re.MULTILINE))
+    values = dict(
+        re.findall(r"^\| `(alpha|interval_s|hours|walk)` \| `?(.*?)`? \|", text, re.MULTILINE)
+    )
     default = Scenario(name="x")
     kind: WalkKind = default.walk
     assert yaml.safe_load(values["walk"]) == {"kind": kind, "theta": default.theta}

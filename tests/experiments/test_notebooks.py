@@ -35,14 +35,25 @@ def test_every_notebook_is_run_here(repository: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_a_notebook_runs_to_its_end(repository: Path, tmp_path: Path, name: str) -> None:
-    """What a newcomer tries first must work; a table or a picture comes out of every other cell at least."""
+    """What a newcomer tries first must work; a table or a picture comes out of every other cell at
+    least.
+    """
     nodes = notebook(repository, name)
     (parameters,) = (cell for cell in nodes.cells if "parameters" in cell.metadata.get("tags", []))
     parameters.source = TINY[name]
-    environment = {**os.environ, "PYTHONPATH": str(repository), "TMPDIR": str(tmp_path), "PYTHONWARNINGS": "default"}
-    client = NotebookClient(nodes, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(repository),
+        "TMPDIR": str(tmp_path),
+        "PYTHONWARNINGS": "default",
+    }
+    client = NotebookClient(
+        nodes, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
     client.execute(env=environment)
-    outputs = [output for cell in nodes.cells if cell.cell_type == "code" for output in cell.outputs]
+    outputs = [
+        output for cell in nodes.cells if cell.cell_type == "code" for output in cell.outputs
+    ]
     kinds = {kind for output in outputs for kind in output.get("data", {})}
     assert {"text/html", "image/png"} <= kinds
 

@@ -1,4 +1,6 @@
-"""Results appear whole or not at all, and an output that cannot be written is told before the work."""
+"""Results appear whole or not at all, and an output that cannot be written is told before the
+work.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Tasks on processes: same answers on one and on two, failures as outcomes, nothing left running."""
+"""Tasks on processes: same answers on one and on two, failures as outcomes, nothing left
+running.
+"""
 
 from __future__ import annotations
 
@@ -27,19 +29,25 @@ def test_a_failing_task_is_reported_and_does_not_stop_the_others(jobs: int) -> N
 
 def test_a_task_that_kills_its_process_takes_no_other_with_it() -> None:
     """The executor gives the whole pool up when one process dies; only the guilty task may fail."""
-    outcomes = {outcome.index: outcome for outcome in run_tasks(square_or_die, [1, 2, 3, 4, 5], jobs=2)}
+    outcomes = {
+        outcome.index: outcome for outcome in run_tasks(square_or_die, [1, 2, 3, 4, 5], jobs=2)
+    }
     assert [outcomes[i].value for i in range(5)] == [1, 4, None, 16, 25]
     assert "killed" in outcomes[2].error
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
-def test_ending_the_parent_ends_its_processes(tmp_path: Path, how: signal.Signals, repository: Path) -> None:
+def test_ending_the_parent_ends_its_processes(
+    tmp_path: Path, how: signal.Signals, repository: Path
+) -> None:
     """After Ctrl-C, or a kill that no handler sees, nothing may go on simulating for nobody."""
     program = (
         "from experiments.pool import run_tasks; from tests.experiments.pool_work import beat; "
         f"list(run_tasks(beat, [{str(tmp_path)!r}] * 2, jobs=2))"
     )
-    with subprocess.Popen([sys.executable, "-c", program], cwd=repository, stderr=subprocess.DEVNULL) as parent:
+    with subprocess.Popen(
+        [sys.executable, "-c", program], cwd=repository, stderr=subprocess.DEVNULL
+    ) as parent:
         wait_until(lambda: len(signs_of_life(tmp_path)) == 2, "the processes to begin")
         parent.send_signal(how)
         parent.wait(timeout=30)

@@ -1,4 +1,6 @@
-"""Whoever waits is told how far it is: a bar on a terminal, a line a run elsewhere, nothing without a console."""
+"""Whoever waits is told how far it is: a bar on a terminal, a line a run elsewhere, nothing without
+a console.
+"""
 
 from __future__ import annotations
 

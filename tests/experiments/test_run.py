@@ -18,12 +18,17 @@ from twin.request import Outcome
 from twin.spec import SpecError
 
 # Three minutes of the small system: some thousand requests in a fifth of a second.
-SHORT = RunConfig(data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, period_s=30.0, interval_s=20.0)
+SHORT = RunConfig(
+    data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, period_s=30.0, interval_s=20.0
+)
 
 
 def lines(result: RunResult) -> list[dict[str, Any]]:
     """Return the cycles without what the machine's clock put there."""
-    return [{key: value for key, value in cycle.items() if key not in ("ts", "timing")} for cycle in result.cycles]
+    return [
+        {key: value for key, value in cycle.items() if key not in ("ts", "timing")}
+        for cycle in result.cycles
+    ]
 
 
 def test_equal_configurations_give_equal_results() -> None:
@@ -60,11 +65,16 @@ def test_cycles_run_from_the_first_period_to_the_end() -> None:
 def test_every_request_is_in_one_outcome_and_none_arrives_after_the_end() -> None:
     """What is not recorded cannot be scored."""
     result = run(SHORT)
-    assert len(np.unique(result.requests["id"] * 100 + result.requests["server"])) == result.requests["id"].size
+    assert (
+        len(np.unique(result.requests["id"] * 100 + result.requests["server"]))
+        == result.requests["id"].size
+    )
     assert result.requests["arrival_s"].max() < 180.0
     unfinished = result.requests["outcome"] == Outcome.UNFINISHED
     assert unfinished.any()
-    assert (result.requests["generated"][~unfinished] == result.requests["output_tokens"][~unfinished]).all()
+    assert (
+        result.requests["generated"][~unfinished] == result.requests["output_tokens"][~unfinished]
+    ).all()
     assert (result.requests["generated"] <= result.requests["output_tokens"]).all()
 
 
@@ -85,11 +95,17 @@ def test_a_policy_that_changes_nothing_costs_what_the_pods_at_the_start_cost() -
 def test_with_labels_the_loop_sees_the_set_points_themselves() -> None:
     """No lag and no noise: the nominal of a steady load is what the first cycle reads."""
     result = run(replace(SHORT, scenario="steady", metrics="labels"))
-    nominal = {name: server.current.load for name, server in read_sources(SHORT).system.servers.items()}
+    nominal = {
+        name: server.current.load for name, server in read_sources(SHORT).system.servers.items()
+    }
     for row in result.cycles[0]["servers"]:
         load = nominal[row["name"]]
         assert load is not None
-        assert (row["rpm"], row["avgInTok"], row["avgOutTok"]) == (load.rate_rpm, load.in_tokens, load.out_tokens)
+        assert (row["rpm"], row["avgInTok"], row["avgOutTok"]) == (
+            load.rate_rpm,
+            load.in_tokens,
+            load.out_tokens,
+        )
 
 
 def test_progress_is_told_up_to_the_last_cycle() -> None:
@@ -102,7 +118,12 @@ def test_progress_is_told_up_to_the_last_cycle() -> None:
 def test_the_scenario_speaks_where_the_user_is_silent_and_yields_where_not() -> None:
     """A flag wins over the scenario; steady is undisturbed by itself."""
     assert read_sources(replace(SHORT, scenario="steady")).config.disturbance_alpha == 0.0
-    assert read_sources(replace(SHORT, scenario="steady", disturbance_alpha=0.3)).config.disturbance_alpha == 0.3
+    assert (
+        read_sources(
+            replace(SHORT, scenario="steady", disturbance_alpha=0.3)
+        ).config.disturbance_alpha
+        == 0.3
+    )
     resolved = read_sources(RunConfig(data=SAMPLE_DATA / "small")).config
     assert (resolved.disturbance_alpha, resolved.interval_s, resolved.period_s, resolved.hours) == (
         0.5,
@@ -114,17 +135,27 @@ def test_the_scenario_speaks_where_the_user_is_silent_and_yields_where_not() -> 
 
 def test_a_configuration_survives_its_file() -> None:
     """run.json must be enough to run again."""
-    config = replace(SHORT, truth=Path("truth.json"), policy_options=(("headroom", 0.2), ("solver", "greedy")))
+    config = replace(
+        SHORT, truth=Path("truth.json"), policy_options=(("headroom", 0.2), ("solver", "greedy"))
+    )
     assert config_from_json(config.as_json()) == config
 
 
 def test_a_run_is_known_by_what_decides_its_numbers_and_by_nothing_else(tmp_path: Path) -> None:
-    """On this a resume relies: equal hash, equal numbers; another place of the same data is the same."""
+    """On this a resume relies: equal hash, equal numbers; another place of the same data is the
+    same.
+    """
     known = read_sources(SHORT).run_id
     moved = shutil.copytree(SAMPLE_DATA / "small", tmp_path / "elsewhere")
     assert read_sources(replace(SHORT, data=moved)).run_id == known
     assert read_sources(replace(SHORT, disturbance_alpha=0.5)).run_id == known  # the scenario's own
-    for change in ({"seed": 2}, {"policy": "static"}, {"period_s": 31.0}, {"scenario": "steady"}, {"hours": 0.06}):
+    for change in (
+        {"seed": 2},
+        {"policy": "static"},
+        {"period_s": 31.0},
+        {"scenario": "steady"},
+        {"hours": 0.06},
+    ):
         assert read_sources(replace(SHORT, **change)).run_id != known
     capacity = moved / "capacity-data.json"
     capacity.write_text(capacity.read_text().replace("10", "11"))

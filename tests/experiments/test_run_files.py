@@ -15,7 +15,9 @@ from experiments.run import RunResult
 from experiments.run_files import run_to_directory
 from twin.spec import SpecError
 
-CONFIG = RunConfig(data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, period_s=30.0, interval_s=20.0)
+CONFIG = RunConfig(
+    data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, period_s=30.0, interval_s=20.0
+)
 FILES = {
     "cycles.jsonl",
     "requests.parquet",
@@ -57,7 +59,10 @@ def test_json_files_are_strict_and_repeat_the_result(written: tuple[RunResult, P
     assert config_from_json(about["config"]) == result.config
     assert (about["seed"], about["run_id"]) == (1, result.run_id)
     assert about["versions"]["inferno-twin"]
-    cycles = [json.loads(line, parse_constant=refuse) for line in (out / "cycles.jsonl").read_text().splitlines()]
+    cycles = [
+        json.loads(line, parse_constant=refuse)
+        for line in (out / "cycles.jsonl").read_text().splitlines()
+    ]
     assert cycles == list(result.cycles)
 
 
@@ -72,7 +77,9 @@ def test_the_table_of_requests_has_names_and_every_request(written: tuple[RunRes
     assert int(by_hand.sum()) == result.summary["finished"]
 
 
-def test_figures_are_drawn_again_from_the_files_alone_to_the_last_byte(written: tuple[RunResult, Path]) -> None:
+def test_figures_are_drawn_again_from_the_files_alone_to_the_last_byte(
+    written: tuple[RunResult, Path],
+) -> None:
     """Records, not memory, are what a figure shows; equal records give equal files."""
     _, out = written
     before = {name: (out / name).read_bytes() for name in ("timeline.png", "timeline.svg")}
@@ -82,7 +89,9 @@ def test_figures_are_drawn_again_from_the_files_alone_to_the_last_byte(written: 
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
-def test_a_result_in_memory_can_be_written_later(written: tuple[RunResult, Path], tmp_path: Path) -> None:
+def test_a_result_in_memory_can_be_written_later(
+    written: tuple[RunResult, Path], tmp_path: Path
+) -> None:
     """The notebook runs first and decides then what to keep."""
     _, out = written
     write_run(run(CONFIG), tmp_path / "again")
@@ -102,7 +111,9 @@ def test_a_missing_or_damaged_file_is_told_in_a_line(
         (tmp_path / name).unlink()
     else:
         (tmp_path / name).write_bytes(content)
-    with pytest.raises(SpecError, match="found neither" if (name, content) == ("run.json", None) else name) as told:
+    with pytest.raises(
+        SpecError, match="found neither" if (name, content) == ("run.json", None) else name
+    ) as told:
         plot_directory(tmp_path)
     assert "\n" not in str(told.value)
 

@@ -1,4 +1,6 @@
-"""Claims about experiments.scenario: scenario files, their errors, and what they make of a data set."""
+"""Claims about experiments.scenario: scenario files, their errors, and what they make of a data
+set.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,13 @@ from loop.types import Load
 from twin.spec import Server, SpecError
 
 SERVERS = (
-    Server(name="vllm-001", model="llama_13b", service_class="Premium", token_distribution="fixed", arrival_cv=2.0),
+    Server(
+        name="vllm-001",
+        model="llama_13b",
+        service_class="Premium",
+        token_distribution="fixed",
+        arrival_cv=2.0,
+    ),
     Server(name="vllm-002", model="granite_13b", service_class="Bronze"),
     Server(name="vllm-003", model="llama_13b", service_class="Free"),
 )
@@ -56,7 +64,13 @@ def test_every_ready_scenario_works_on_any_data_set(name: str):
     assert scenario.name == name
     assert scenario.description
     for load in loads_of(scenario, alpha=scenario.disturbance_alpha):
-        assert sum(len(batch.times_s) for batch in batches(load, interval_s=scenario.interval_s, until_s=600.0)) > 100
+        assert (
+            sum(
+                len(batch.times_s)
+                for batch in batches(load, interval_s=scenario.interval_s, until_s=600.0)
+            )
+            > 100
+        )
     events = (*capacity_events(scenario, CAPACITY), *node_failures(scenario, CAPACITY))
     assert all(0 <= event.t_s < 3600 * scenario.hours for event in events)
 
@@ -65,7 +79,11 @@ def test_steady_is_calm_and_disturbed_is_the_walk_through():
     """alpha 0; and interval 60, alpha 0.5, plain walk: the defaults of the existing emulator."""
     assert read_scenario("steady").disturbance_alpha == 0.0
     disturbed = read_scenario("disturbed")
-    assert (disturbed.disturbance_alpha, disturbed.interval_s, disturbed.walk) == (0.5, 60.0, "plain")
+    assert (disturbed.disturbance_alpha, disturbed.interval_s, disturbed.walk) == (
+        0.5,
+        60.0,
+        "plain",
+    )
 
 
 def test_the_ramp_is_five_times_and_back_in_thirty_minutes():
@@ -80,7 +98,10 @@ def test_the_ramp_is_five_times_and_back_in_thirty_minutes():
 def test_a_shortage_takes_cards_away_and_gives_them_back():
     """A number of cards is a whole number; 9 cards halved are 4."""
     events = capacity_events(read_scenario("shortage"), CAPACITY)
-    cards = [{event.type: event.cards for event in events if event.t_s == t_s} for t_s in (1200.0, 2400.0)]
+    cards = [
+        {event.type: event.cards for event in events if event.t_s == t_s}
+        for t_s in (1200.0, 2400.0)
+    ]
     assert cards == [{"A100": 8, "H100": 4, "MI250": 0}, CAPACITY]
 
 
@@ -108,7 +129,9 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path):
 def test_a_file_that_is_no_text_is_named(tmp_path: Path):
     """A parquet file given for a scenario is not a traceback."""
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SpecError, match=r"x\.yaml: expected a text file in UTF-8, found 'utf-8' codec can't decode"):
+    with pytest.raises(
+        SpecError, match=r"x\.yaml: expected a text file in UTF-8, found 'utf-8' codec can't decode"
+    ):
         read_scenario("x", folder=tmp_path)
 
 
@@ -116,7 +139,12 @@ def test_an_empty_scenario_is_the_default_one():
     """Everything has a default: those of the command."""
     scenario = parsed("{}")
     assert scenario == Scenario(name="test", digest=scenario.digest)
-    assert (scenario.disturbance_alpha, scenario.interval_s, scenario.hours, scenario.walk) == (0.5, 60.0, 1.0, "plain")
+    assert (scenario.disturbance_alpha, scenario.interval_s, scenario.hours, scenario.walk) == (
+        0.5,
+        60.0,
+        1.0,
+        "plain",
+    )
 
 
 def test_the_first_rule_that_selects_a_server_is_the_one_for_it():
@@ -139,13 +167,19 @@ def test_a_server_brings_its_own_sizes_and_burstiness():
     """They are facts of the world (twin-data.json); a scenario only moves the load."""
     first, second, _ = loads_of(parsed("{}"))
     assert (first.token_distribution, first.arrival_cv) == ("fixed", 2.0)
-    assert (second.token_distribution, second.token_cv, second.arrival_cv) == ("lognormal", 0.5, 1.0)
+    assert (second.token_distribution, second.token_cv, second.arrival_cv) == (
+        "lognormal",
+        0.5,
+        1.0,
+    )
 
 
 def test_phases_are_read_in_seconds_and_in_the_words_of_the_existing_emulator():
     """A duration of 0s, as there, or none, holds for ever."""
     for last in ("{duration: 0s}", "{}", "{duration_s: 0, ratio: 7}"):
-        scenario = parsed(f"load: [{{phases: [{{duration: 5m}}, {{duration_s: 600, ratio: 3}}, {last}]}}]")
+        scenario = parsed(
+            f"load: [{{phases: [{{duration: 5m}}, {{duration_s: 600, ratio: 3}}, {last}]}}]"
+        )
         curve = loads_of(scenario)[0].curve
         assert [curve.at(t) for t in (0, 300, 600, 900, 1e6)] == pytest.approx([1, 1, 2, 3, 3])
 
@@ -157,7 +191,11 @@ def test_every_shape_can_be_written():
         "{kind: ramp, factor: 3, up_s: 100, hold_s: 50, down_s: 0}": [1, 3, 1],
         "{kind: steps, levels: [{t_s: 50, factor: 2}, {t_s: 150, factor: 0.5}]}": [1, 2, 0.5],
         "{kind: burst, factor: 9, start_s: 90, length_s: 20}": [1, 9, 1],
-        "{kind: diurnal, low: 0, high: 2, peak_hour: 12, start_hour: 6, compression: 432}": [1, 1, 1],
+        "{kind: diurnal, low: 0, high: 2, peak_hour: 12, start_hour: 6, compression: 432}": [
+            1,
+            1,
+            1,
+        ],
     }
     for text, expected in shapes.items():
         curve = loads_of(parsed(f"load: [{{shape: {text}}}]"))[0].curve
@@ -166,29 +204,45 @@ def test_every_shape_can_be_written():
 
 def test_a_trace_is_found_beside_its_scenario(tmp_path: Path):
     """A scenario and its trace are moved together; the server needs no load of its own."""
-    (tmp_path / "hour.csv").write_text("arrival_s,input_tokens,output_tokens\n0,10,5\n1,20,5\n3,30,8\n")
-    scenario = parsed("load: [{server: vllm-001, trace: {file: hour.csv, repeat: false}}]", tmp_path)
+    (tmp_path / "hour.csv").write_text(
+        "arrival_s,input_tokens,output_tokens\n0,10,5\n1,20,5\n3,30,8\n"
+    )
+    scenario = parsed(
+        "load: [{server: vllm-001, trace: {file: hour.csv, repeat: false}}]", tmp_path
+    )
     nominal = {**LOADS, "vllm-001": None}
-    load, _, _ = server_loads(scenario, servers=SERVERS, nominal=nominal, walk=Walk(alpha=0.0), seed=1)
+    load, _, _ = server_loads(
+        scenario, servers=SERVERS, nominal=nominal, walk=Walk(alpha=0.0), seed=1
+    )
     (batch,) = batches(load, interval_s=60.0, until_s=60.0)
     assert batch.times_s.tolist() == pytest.approx([0.0, 1.0, 3.0])
     assert batch.in_tokens.tolist() == [10, 20, 30]
-    own_rate = parsed("load: [{trace: {file: hour.csv, rate: server, format: own}, scale: 2}]", tmp_path)
+    own_rate = parsed(
+        "load: [{trace: {file: hour.csv, rate: server, format: own}, scale: 2}]", tmp_path
+    )
     assert loads_of(own_rate)[0].nominal.rate_rpm == 120.0
     assert loads_of(own_rate)[0].nominal.in_tokens == 20.0
     with pytest.raises(SpecError, match=r"no\.csv: expected a request trace, found no such file$"):
         parsed("load: [{trace: {file: no.csv}}]", tmp_path)
-    with pytest.raises(SpecError, match=r"^vllm-001: currentAlloc\.load: expected a nominal load for test\.yaml: load"):
+    with pytest.raises(
+        SpecError,
+        match=r"^vllm-001: currentAlloc\.load: expected a nominal load for test\.yaml: load",
+    ):
         server_loads(own_rate, servers=SERVERS, nominal=nominal, walk=Walk(alpha=0.0), seed=1)
 
 
 def test_the_digest_follows_the_content_and_nothing_else(tmp_path: Path):
-    """A finished run is used again only if its scenario is the same: not its name, comments or place."""
+    """A finished run is used again only if its scenario is the same: not its name, comments or
+    place.
+    """
     rows = "arrival_s,input_tokens,output_tokens\n0,10,5\n1,20,5\n"
     (tmp_path / "a.csv").write_text(rows)
     text = "load: [{trace: {file: a.csv}}]\nalpha: 0.5"
     before = parsed(text, tmp_path).digest
-    assert parsed("# why\nalpha: 0.5\nload:\n  - trace:\n      file: a.csv\n", tmp_path).digest == before
+    assert (
+        parsed("# why\nalpha: 0.5\nload:\n  - trace:\n      file: a.csv\n", tmp_path).digest
+        == before
+    )
     assert parsed(text.replace("0.5", "0.6"), tmp_path).digest != before
     (tmp_path / "a.csv").write_text(rows.replace("20", "21"))
     assert parsed(text, tmp_path).digest != before
@@ -227,9 +281,18 @@ def test_a_part_of_the_cards_is_not_lost_by_rounding(cards: int):
     [
         ("[1, 2]", "expected an object {…}, found [1, 2]"),
         ("", "expected an object {…}, found nothing"),
-        ("load: [{scale: 1}", "line 1: expected YAML (expected ',' or ']', but got '<stream end>')"),
-        ("alpha: 0.5\n\talpha: 1", "line 2: expected YAML (found character '\\t' that cannot start any token)"),
-        ("alpha: 0.5\nhours: 1\nalpha: 0.6", "line 3: expected YAML (the key 'alpha' is given twice)"),
+        (
+            "load: [{scale: 1}",
+            "line 1: expected YAML (expected ',' or ']', but got '<stream end>')",
+        ),
+        (
+            "alpha: 0.5\n\talpha: 1",
+            "line 2: expected YAML (found character '\\t' that cannot start any token)",
+        ),
+        (
+            "alpha: 0.5\nhours: 1\nalpha: 0.6",
+            "line 3: expected YAML (the key 'alpha' is given twice)",
+        ),
         ("alpha: 1.5", "alpha: expected a number >= 0 and <= 1, found 1.5"),
         ("alpha: .nan", "alpha: expected a number >= 0 and <= 1, found NaN"),
         ("alpha: half", "alpha: expected a number >= 0 and <= 1, found 'half'"),
@@ -249,7 +312,8 @@ def test_a_part_of_the_cards_is_not_lost_by_rounding(cards: int):
         ("load: [{shape: {}}]", "load[0]: shape.kind: expected a text, found nothing"),
         (
             "load: [{shape: {kind: rmp}}]",
-            "load[0]: shape.kind: expected one of constant, ramp, steps, burst, diurnal, found 'rmp'",
+            "load[0]: shape.kind: expected one of constant, ramp, steps, burst, diurnal, found "
+            "'rmp'",
         ),
         (
             "load: [{shape: {kind: ramp, factor: 2, up_s: 1}}]",
@@ -278,13 +342,18 @@ def test_a_part_of_the_cards_is_not_lost_by_rounding(cards: int):
         ("load: [{phases: []}]", "load[0]: phases: expected at least one phase, found []"),
         (
             "load: [{phases: [{duration: 0s}, {duration: 5m}]}]",
-            "load[0]: phases[0]: duration: expected a duration > 0 (only the last phase may be endless), found 0",
+            "load[0]: phases[0]: duration: expected a duration > 0 (only the last phase may be "
+            "endless), found 0",
         ),
         (
             "load: [{phases: [{duration: 5 minutes}]}]",
-            'load[0]: phases[0]: duration: expected a duration such as "1h30m" or "90s", found \'5 minutes\'',
+            'load[0]: phases[0]: duration: expected a duration such as "1h30m" or "90s", found \'5 '
+            "minutes'",
         ),
-        ("load: [{phases: [{duration: 5m, ratio: 0}]}]", "load[0]: phases[0]: ratio: expected a number > 0, found 0"),
+        (
+            "load: [{phases: [{duration: 5m, ratio: 0}]}]",
+            "load[0]: phases[0]: ratio: expected a number > 0, found 0",
+        ),
         (
             "load: [{phases: [{duration: 5m, ratio: 100}, {duration: 5m, ratio: 11}]}]",
             "load[0]: phases: expected ratios whose product stays <= 1000, found [100.0, 11.0]",
@@ -294,11 +363,23 @@ def test_a_part_of_the_cards_is_not_lost_by_rounding(cards: int):
             "load: [{trace: {file: no.csv, format: xml}}]",
             "load[0]: trace.format: expected one of azure, mooncake, burstgpt, own, found 'xml'",
         ),
-        ("capacity: [{t_s: 5}]", "capacity[0]: cards: expected either cards or part, found nothing"),
-        ("capacity: [{t_s: 5, cards: 1, part: 1}]", "capacity[0]: cards: expected either cards or part, found 'both'"),
+        (
+            "capacity: [{t_s: 5}]",
+            "capacity[0]: cards: expected either cards or part, found nothing",
+        ),
+        (
+            "capacity: [{t_s: 5, cards: 1, part: 1}]",
+            "capacity[0]: cards: expected either cards or part, found 'both'",
+        ),
         ("capacity: [{cards: 1}]", "capacity[0]: t_s: expected a number >= 0, found nothing"),
-        ("capacity: [{t_s: 5, cards: 1.5}]", "capacity[0]: cards: expected a whole number >= 0, found 1.5"),
-        ("failures: [{t_s: 5, part: 1.5}]", "failures[0]: part: expected a number >= 0 and <= 1, found 1.5"),
+        (
+            "capacity: [{t_s: 5, cards: 1.5}]",
+            "capacity[0]: cards: expected a whole number >= 0, found 1.5",
+        ),
+        (
+            "failures: [{t_s: 5, part: 1.5}]",
+            "failures[0]: part: expected a number >= 0 and <= 1, found 1.5",
+        ),
     ],
 )
 def test_a_mistake_in_a_file_is_one_line_that_names_its_place(text: str, expected: str):
@@ -317,15 +398,18 @@ def test_a_mistake_in_a_file_is_one_line_that_names_its_place(text: str, expecte
         ),
         (
             "load: [{class: Free, model: granite_13b}]",
-            "load[0]: expected to select a server of the data, found none with class 'Free' and model 'granite_13b'",
+            "load[0]: expected to select a server of the data, found none with class 'Free' and "
+            "model 'granite_13b'",
         ),
         (
             "capacity: [{t_s: 0, type: B200, cards: 1}]",
-            "capacity[0]: type: expected one of the capacity data (A100, H100, MI250), found 'B200'",
+            "capacity[0]: type: expected one of the capacity data (A100, H100, MI250), found "
+            "'B200'",
         ),
         (
             "failures: [{t_s: 0, type: B200, cards: 1}]",
-            "failures[0]: type: expected one of the capacity data (A100, H100, MI250), found 'B200'",
+            "failures[0]: type: expected one of the capacity data (A100, H100, MI250), found "
+            "'B200'",
         ),
         (
             "failures: [{t_s: 0, type: H100, cards: 10}]",

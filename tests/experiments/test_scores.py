@@ -1,4 +1,6 @@
-"""The scores of a run: which requests count, how servers weigh, minutes, goodput, tokens per second."""
+"""The scores of a run: which requests count, how servers weigh, minutes, goodput, tokens per
+second.
+"""
 
 from __future__ import annotations
 
@@ -27,22 +29,32 @@ def late(server: int, arrival_s: float) -> dict[str, float]:
     return finished(server, arrival_s, ttft_s=2.0, itl_s=0.01, out=11)
 
 
-@pytest.mark.parametrize(("duration_s", "start_s"), [(7200.0, 600.0), (3000.0, 600.0), (1000.0, 200.0), (60.0, 12.0)])
-def test_the_warm_up_is_ten_minutes_or_a_fifth_of_a_shorter_run(duration_s: float, start_s: float) -> None:
+@pytest.mark.parametrize(
+    ("duration_s", "start_s"), [(7200.0, 600.0), (3000.0, 600.0), (1000.0, 200.0), (60.0, 12.0)]
+)
+def test_the_warm_up_is_ten_minutes_or_a_fifth_of_a_shorter_run(
+    duration_s: float, start_s: float
+) -> None:
     """The pods of t = 0 face a load that the policy has not seen; that is not what is asked."""
     assert scored_window(duration_s) == Window(start_s=start_s, end_s=duration_s)
 
 
 def test_requests_of_the_warm_up_are_not_scored() -> None:
-    """A request counts by its arrival: late in the warm-up is out, on the first instant after it is in."""
-    overall, _ = score_requests(columns([late(0, 59.9), good(0, 60.0)]), names=["a"], targets=[TTFT], window=WINDOW)
+    """A request counts by its arrival: late in the warm-up is out, on the first instant after it is
+    in.
+    """
+    overall, _ = score_requests(
+        columns([late(0, 59.9), good(0, 60.0)]), names=["a"], targets=[TTFT], window=WINDOW
+    )
     assert (overall["requests"], overall["attainment"]) == (1, 1.0)
 
 
-def test_overall_attainment_is_weighted_by_requests_and_the_mean_over_servers_stands_beside_it() -> None:
+def test_overall_attainment_is_weighted_by_requests_and_the_mean_over_servers_beside_it() -> None:
     """A small server in trouble hides in the first figure and shows in the second."""
     rows = [good(0, 100.0 + i) for i in range(9)] + [late(1, 100.0)]
-    overall, servers = score_requests(columns(rows), names=["a", "b"], targets=[TTFT, TTFT], window=WINDOW)
+    overall, servers = score_requests(
+        columns(rows), names=["a", "b"], targets=[TTFT, TTFT], window=WINDOW
+    )
     assert overall["attainment"] == pytest.approx(0.9)
     assert overall["attainment_mean_servers"] == pytest.approx(0.5)
     assert (servers["a"]["attainment"], servers["b"]["attainment"]) == (1.0, 0.0)
@@ -51,8 +63,14 @@ def test_overall_attainment_is_weighted_by_requests_and_the_mean_over_servers_st
 def test_a_server_without_targets_is_reported_but_not_in_the_overall_attainment() -> None:
     """Else a free class would buy any policy a good score."""
     rows = [late(0, 100.0), good(1, 100.0), good(1, 101.0)]
-    overall, servers = score_requests(columns(rows), names=["a", "free"], targets=[TTFT, None], window=WINDOW)
-    assert (overall["attainment"], overall["attainment_mean_servers"], overall["minute_attainment"]) == (0.0, 0.0, 0.0)
+    overall, servers = score_requests(
+        columns(rows), names=["a", "free"], targets=[TTFT, None], window=WINDOW
+    )
+    assert (
+        overall["attainment"],
+        overall["attainment_mean_servers"],
+        overall["minute_attainment"],
+    ) == (0.0, 0.0, 0.0)
     assert servers["free"]["requests"] == 2
     assert overall["requests"] == 3
 
@@ -61,13 +79,25 @@ def test_a_request_that_cannot_be_judged_is_left_out_and_counted() -> None:
     """Left out of numerator and denominator, but never out of sight."""
     rows = [good(0, 100.0), unfinished(0, 299.5, out=10), unfinished(0, 200.0, out=10)]
     overall, _ = score_requests(columns(rows), names=["a"], targets=[TTFT], window=WINDOW)
-    assert (overall["met"], overall["missed"], overall["left_out"], overall["unfinished"]) == (1, 1, 1, 2)
+    assert (overall["met"], overall["missed"], overall["left_out"], overall["unfinished"]) == (
+        1,
+        1,
+        1,
+        2,
+    )
     assert overall["attainment"] == 0.5
 
 
 def test_a_minute_is_met_when_its_means_are_within_target() -> None:
-    """One slow request among fast ones does not spoil a minute; a minute without arrivals is not counted."""
-    rows = [good(0, 61.0), good(0, 62.0), finished(0, 63.0, ttft_s=1.9, itl_s=0.01, out=5), late(0, 185.0)]
+    """One slow request among fast ones does not spoil a minute; a minute without arrivals is not
+    counted.
+    """
+    rows = [
+        good(0, 61.0),
+        good(0, 62.0),
+        finished(0, 63.0, ttft_s=1.9, itl_s=0.01, out=5),
+        late(0, 185.0),
+    ]
     overall, _ = score_requests(columns(rows), names=["a"], targets=[TTFT], window=WINDOW)
     assert overall["minute_attainment"] == pytest.approx(1 / 2)
     assert overall["attainment"] == pytest.approx(2 / 4)
@@ -76,7 +106,9 @@ def test_a_minute_is_met_when_its_means_are_within_target() -> None:
 @pytest.mark.parametrize("lost", [rejected(0, 70.0), failed(0, 70.0)])
 def test_a_minute_that_lost_a_request_is_missed(lost: dict[str, float]) -> None:
     """Means over those that were served would praise a server for turning the others away."""
-    overall, _ = score_requests(columns([good(0, 65.0), lost]), names=["a"], targets=[TTFT], window=WINDOW)
+    overall, _ = score_requests(
+        columns([good(0, 65.0), lost]), names=["a"], targets=[TTFT], window=WINDOW
+    )
     assert overall["minute_attainment"] == 0.0
 
 
@@ -90,8 +122,12 @@ def test_goodput_counts_met_requests_and_their_output_tokens() -> None:
 
 def test_percentiles_are_of_finished_requests_and_none_when_there_are_none() -> None:
     """An absent figure is None, not zero."""
-    rows = [finished(0, 100.0 + i, ttft_s=(i + 1) / 100, itl_s=0.01, out=2) for i in range(100)] + [rejected(0, 250.0)]
-    overall, servers = score_requests(columns(rows), names=["a", "idle"], targets=[TTFT, TTFT], window=WINDOW)
+    rows = [finished(0, 100.0 + i, ttft_s=(i + 1) / 100, itl_s=0.01, out=2) for i in range(100)] + [
+        rejected(0, 250.0)
+    ]
+    overall, servers = score_requests(
+        columns(rows), names=["a", "idle"], targets=[TTFT, TTFT], window=WINDOW
+    )
     assert overall["ttft_ms_p50"] == pytest.approx(505.0)
     assert overall["ttft_ms_p99"] == pytest.approx(990.1)
     assert overall["itl_ms_p95"] == pytest.approx(10.0)
@@ -108,7 +144,9 @@ def test_minutes_keep_to_the_clock_and_are_cut_by_the_window() -> None:
 
 
 def test_a_throughput_target_is_missed_where_neither_target_nor_demand_is_made() -> None:
-    """Demand below the target asks for the demand only; a server that keeps its requests waiting misses."""
+    """Demand below the target asks for the demand only; a server that keeps its requests waiting
+    misses.
+    """
     target = SloTarget(model="m", slo_tps=10.0)
     arrivals_s = [60.0 * minute + second for minute in range(5) for second in range(0, 60, 20)]
     steady = [good(0, arrival_s, out=100) for arrival_s in arrivals_s]
@@ -117,7 +155,8 @@ def test_a_throughput_target_is_missed_where_neither_target_nor_demand_is_made()
 
     # Served one after another, each takes 40 s: half of what is demanded is made.
     queued = [
-        finished(0, arrival_s, ttft_s=20.0 * number, itl_s=0.4, out=100) for number, arrival_s in enumerate(arrivals_s)
+        finished(0, arrival_s, ttft_s=20.0 * number, itl_s=0.4, out=100)
+        for number, arrival_s in enumerate(arrivals_s)
     ]
     overall, _ = score_requests(columns(queued), names=["a"], targets=[target], window=WINDOW)
     assert (overall["minute_attainment"], overall["attainment"]) == (0.0, 0.0)
@@ -128,10 +167,15 @@ def test_a_throughput_target_is_missed_where_neither_target_nor_demand_is_made()
 
 
 def test_the_chance_of_arrivals_is_no_miss_of_a_throughput_target() -> None:
-    """Without any queue the tokens come seconds after their arrival, in the next minute for some: that is no miss."""
+    """Without any queue the tokens come seconds after their arrival, in the next minute for some:
+    that is no miss.
+    """
     rng = np.random.default_rng(3)
     arrivals_s = np.sort(rng.uniform(0.0, 3600.0, 1800))
-    rows = [finished(0, t, ttft_s=0.1, itl_s=0.03, out=int(rng.integers(500, 1500))) for t in arrivals_s.tolist()]
+    rows = [
+        finished(0, t, ttft_s=0.1, itl_s=0.03, out=int(rng.integers(500, 1500)))
+        for t in arrivals_s.tolist()
+    ]
     target = SloTarget(model="m", slo_tps=1e6)
     window = Window(start_s=600.0, end_s=3600.0)
     overall, _ = score_requests(columns(rows), names=["a"], targets=[target], window=window)
@@ -139,7 +183,9 @@ def test_the_chance_of_arrivals_is_no_miss_of_a_throughput_target() -> None:
 
 
 def test_tokens_of_an_unfinished_request_count_as_far_as_it_made_them() -> None:
-    """The last minute of a run is full of them; what they demanded began at their arrival, at their pace."""
+    """The last minute of a run is full of them; what they demanded began at their arrival, at their
+    pace.
+    """
     rows = columns([unfinished(0, 100.0, first_s=110.0, out=1000, generated=41)])
     made, demanded = token_rates(rows, servers=1, window=Window(start_s=0.0, end_s=150.0))
     lengths = np.array([60.0, 60.0, 30.0])
@@ -160,12 +206,19 @@ def test_whoever_was_not_served_demanded_tokens_all_the_same() -> None:
 
 @given(
     st.lists(
-        st.tuples(st.floats(0.0, 250.0), st.floats(0.001, 20.0), st.floats(0.0001, 1.0), st.integers(1, 60)),
+        st.tuples(
+            st.floats(0.0, 250.0),
+            st.floats(0.001, 20.0),
+            st.floats(0.0001, 1.0),
+            st.integers(1, 60),
+        ),
         min_size=1,
         max_size=30,
     )
 )
-def test_every_output_token_is_made_in_some_minute(draws: list[tuple[float, float, float, int]]) -> None:
+def test_every_output_token_is_made_in_some_minute(
+    draws: list[tuple[float, float, float, int]],
+) -> None:
     """The closed form of steps and ramps must conserve tokens, whatever the overlaps."""
     rows = columns([finished(0, a, ttft_s=ttft, itl_s=itl, out=out) for a, ttft, itl, out in draws])
     window = Window(start_s=0.0, end_s=500.0)
@@ -175,8 +228,18 @@ def test_every_output_token_is_made_in_some_minute(draws: list[tuple[float, floa
     assert total == pytest.approx(sum(out for *_, out in draws), rel=1e-9)
 
 
-@given(st.lists(st.tuples(st.sampled_from([good, late, rejected, failed]), st.integers(0, 2), st.floats(0.0, 299.9))))
-def test_every_scored_request_is_met_missed_or_left_out_once(draws: list[tuple[object, int, float]]) -> None:
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([good, late, rejected, failed]),
+            st.integers(0, 2),
+            st.floats(0.0, 299.9),
+        )
+    )
+)
+def test_every_scored_request_is_met_missed_or_left_out_once(
+    draws: list[tuple[object, int, float]],
+) -> None:
     """The parts add up, per server and overall."""
     rows = columns([make(server, arrival_s) for make, server, arrival_s in draws])  # type: ignore[operator]
     targets = [TTFT, SloTarget(model="m", slo_itl_ms=5.0), TTFT]

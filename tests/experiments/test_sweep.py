@@ -1,4 +1,6 @@
-"""A sweep gives the same numbers however it is run, keeps what is finished, and survives what fails."""
+"""A sweep gives the same numbers however it is run, keeps what is finished, and survives what
+fails.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,9 @@ from tests.experiments.sweep_work import InterruptAfter, fail_on_seed_two, refus
 from twin.spec import SpecError
 
 BASE = RunConfig(data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, interval_s=20.0)
-GRID = SweepConfig(base=BASE, policies=("slo", "static"), alphas=(0.1, 0.5), periods_s=(30.0, 60.0), seeds=2)
+GRID = SweepConfig(
+    base=BASE, policies=("slo", "static"), alphas=(0.1, 0.5), periods_s=(30.0, 60.0), seeds=2
+)
 FEW = SweepConfig(base=BASE, seeds=3)
 
 
@@ -40,7 +44,12 @@ def numbers(frame: pd.DataFrame) -> pd.DataFrame:
 def test_the_grid_is_every_combination_times_the_seeds_in_order() -> None:
     """Cells lie together, seeds innermost: --seeds N means seed … seed + N − 1."""
     runs = SweepConfig(base=replace(BASE, seed=5), alphas=(0.1, 0.5), seeds=2).runs()
-    assert [(config.disturbance_alpha, config.seed) for config in runs] == [(0.1, 5), (0.1, 6), (0.5, 5), (0.5, 6)]
+    assert [(config.disturbance_alpha, config.seed) for config in runs] == [
+        (0.1, 5),
+        (0.1, 6),
+        (0.5, 5),
+        (0.5, 6),
+    ]
     assert len(GRID.runs()) == 16
 
 
@@ -67,7 +76,9 @@ def test_a_sweep_gives_the_same_numbers_on_one_and_on_two_processes(
 def test_a_row_is_the_summary_of_its_run(swept: tuple[pd.DataFrame, Path]) -> None:
     """The table adds nothing and loses nothing on the way."""
     results, _ = swept
-    row = results[(results["policy"] == "slo") & (results["alpha"] == 0.5) & (results["period_s"] == 30.0)].iloc[1]
+    row = results[
+        (results["policy"] == "slo") & (results["alpha"] == 0.5) & (results["period_s"] == 30.0)
+    ].iloc[1]
     result = run(replace(BASE, policy="slo", disturbance_alpha=0.5, period_s=30.0, seed=2))
     assert row["run_id"] == result.run_id
     for name, value in result.summary.items():
@@ -88,7 +99,9 @@ def test_the_files_of_a_sweep_hold_its_table(swept: tuple[pd.DataFrame, Path]) -
 def test_policies_of_a_cell_meet_the_same_load(swept: tuple[pd.DataFrame, Path]) -> None:
     """Pairs of equal seeds are what the comparison of policies rests on."""
     results, _ = swept
-    offered = results.set_index(["policy", "alpha", "period_s", "seed"])[["requests", "offered_out_tokens"]]
+    offered = results.set_index(["policy", "alpha", "period_s", "seed"])[
+        ["requests", "offered_out_tokens"]
+    ]
     pd.testing.assert_frame_equal(offered.loc["slo"], offered.loc["static"])
 
 
@@ -116,14 +129,20 @@ def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     assert len(list((tmp_path / "runs").glob("*.json"))) == 2
     resumed = sweep_to_directory(FEW, tmp_path, jobs=1, resume=True)
     assert resumed.reused == 2
-    pd.testing.assert_frame_equal(numbers(resumed.results), numbers(sweep(FEW, tmp_path / "other", jobs=1)))
+    pd.testing.assert_frame_equal(
+        numbers(resumed.results), numbers(sweep(FEW, tmp_path / "other", jobs=1))
+    )
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_failed_run_is_reported_and_stops_no_other(tmp_path: Path, jobs: int) -> None:
-    """Its row carries the error, a file its traceback; the figures show the others; a resume tries it again."""
+    """Its row carries the error, a file its traceback; the figures show the others; a resume tries
+    it again.
+    """
     out = io.StringIO()
-    outcome = sweep_to_directory(FEW, tmp_path, jobs=jobs, work=fail_on_seed_two, console=Console(file=out, width=200))
+    outcome = sweep_to_directory(
+        FEW, tmp_path, jobs=jobs, work=fail_on_seed_two, console=Console(file=out, width=200)
+    )
     assert outcome.failed == 1
     assert outcome.results["error"].tolist() == ["", "ZeroDivisionError: a bug of two lines", ""]
     assert outcome.results["attainment"].notna().tolist() == [True, False, True]
@@ -138,14 +157,18 @@ def test_a_failed_run_is_reported_and_stops_no_other(tmp_path: Path, jobs: int) 
 
 def test_a_sweep_in_which_all_fail_still_ends_in_order(tmp_path: Path) -> None:
     """A table of errors and no figures, but no crash over the empty rest."""
-    outcome = sweep_to_directory(FEW, tmp_path, jobs=1, work=refuse, console=Console(file=io.StringIO()))
+    outcome = sweep_to_directory(
+        FEW, tmp_path, jobs=1, work=refuse, console=Console(file=io.StringIO())
+    )
     assert outcome.failed == 3
     assert [path.name for path in outcome.paths] == ["results.parquet", "results.csv"]
 
 
 @pytest.mark.parametrize("damage", ["cut", "altered", "other", "emptied"])
 def test_a_damaged_row_is_told_in_a_line_before_anything_runs(tmp_path: Path, damage: str) -> None:
-    """Silently repeating it would hide a failing disk; silently using it would falsify the table."""
+    """Silently repeating it would hide a failing disk; silently using it would falsify the
+    table.
+    """
     sweep_to_directory(FEW, tmp_path, jobs=1)
     path = sorted((tmp_path / "runs").glob("*.json"))[1]
     text = path.read_text()
@@ -178,10 +201,16 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_runs(tmp_path:
         sweep_to_directory(FEW, tmp_path / "file", jobs=1, work=refuse)
 
 
-def test_figures_are_drawn_again_from_the_table_alone_to_the_last_byte(swept: tuple[pd.DataFrame, Path]) -> None:
+def test_figures_are_drawn_again_from_the_table_alone_to_the_last_byte(
+    swept: tuple[pd.DataFrame, Path],
+) -> None:
     """PNG and SVG of both maps and of cost against attainment."""
     _, out = swept
-    names = [f"{stem}.{kind}" for stem in ("attainment", "cost", "cost-attainment") for kind in ("png", "svg")]
+    names = [
+        f"{stem}.{kind}"
+        for stem in ("attainment", "cost", "cost-attainment")
+        for kind in ("png", "svg")
+    ]
     before = {name: (out / name).read_bytes() for name in names}
     for name in names:
         (out / name).unlink()
@@ -190,7 +219,9 @@ def test_figures_are_drawn_again_from_the_table_alone_to_the_last_byte(swept: tu
 
 
 def test_the_printed_table_says_what_was_offered_and_how_fast(tmp_path: Path) -> None:
-    """Plain lines off a terminal, then the table with intervals, offered load and requests per CPU second."""
+    """Plain lines off a terminal, then the table with intervals, offered load and requests per CPU
+    second.
+    """
     out = io.StringIO()
     grid = SweepConfig(base=BASE, policies=("slo", "static"), seeds=2)
     results = sweep(grid, tmp_path, jobs=1, console=Console(file=out, width=80))

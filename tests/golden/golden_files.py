@@ -1,4 +1,6 @@
-"""Finds the golden files: outputs of the existing Go implementation, in GOLDEN_DIR or beside the checkout."""
+"""Finds the golden files: outputs of the existing Go implementation, in GOLDEN_DIR or beside the
+checkout.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,8 @@ TOLERANCE = 2e-4
 
 
 def golden_cases(pattern: str, *, only: Callable[[str], bool] = lambda _: True) -> list[Any]:
-    """Return one pytest parameter per case of every file that matches; a skipped one where there is none.
+    """Return one pytest parameter per case of every file that matches; a skipped one where there is
+    none.
 
     only: takes the cases of these names.
     """
@@ -31,8 +34,12 @@ def golden_cases(pattern: str, *, only: Callable[[str], bool] = lambda _: True) 
     return found
 
 
-def differences(found: Any, golden: Any, *, tolerance: float = TOLERANCE, place: str = "") -> list[str]:
-    """Return a line for every figure of *golden* that *found* does not have within the relative tolerance."""
+def differences(
+    found: Any, golden: Any, *, tolerance: float = TOLERANCE, place: str = ""
+) -> list[str]:
+    """Return a line for every figure of *golden* that *found* does not have within the relative
+    tolerance.
+    """
     if isinstance(golden, dict):
         if not isinstance(found, dict):
             return [f"{place}: {found!r} is no object"]

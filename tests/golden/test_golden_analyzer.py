@@ -1,4 +1,6 @@
-"""The queueing model and the sizing of one replica against the existing analyzer, through the engine of the command."""
+"""The queueing model and the sizing of one replica against the existing analyzer, through the
+engine of the command.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loop.analysis_lines import analyze_lines
+from loop.schema.analysis_lines import analyze_lines
 from tests.golden.golden_files import differences, golden_cases
 
 SENSITIVE = 2e-2  # cases marked as sensitive to 32-bit arithmetic, which the original has

@@ -1,4 +1,6 @@
-"""The optimizer of mid 2025 against its golden file: candidates, and allocations of the greedy solver."""
+"""The optimizer of mid 2025 against its golden file: candidates, and allocations of the greedy
+solver.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from loop.candidates import GOOD
-from loop.early import early_allocation, size_early
-from loop.optimizer_json import optimize_json
-from loop.reading import parse_system
+from loop.optimizer.early import early_allocation, size_early
+from loop.optimizer.table import GOOD
+from loop.schema.optimizer_json import optimize_json
+from loop.schema.reading import parse_system
 from tests.golden.golden_files import TOLERANCE, differences, golden_cases
 
 # The others are integer programs that timed out, and whose answers were mapped back wrongly.
@@ -20,7 +22,9 @@ FIGURES = ("accelerator", "numReplicas", "maxBatch", "cost", "itlAverage")
 
 @pytest.mark.parametrize("case", CASES)
 def test_early_candidates_are_those_of_the_original(case: dict[str, Any]) -> None:
-    """All sizes with a batch above 1: below that the figures do not depend on the rate, and rounding decides there."""
+    """All sizes with a batch above 1: below that the figures do not depend on the rate, and
+    rounding decides there.
+    """
     data = parse_system({"system": case["system"]}, source=case["id"], lenient=True)
     table = size_early(data)
     for i, name in enumerate(table.servers):
@@ -37,7 +41,11 @@ def test_early_candidates_are_those_of_the_original(case: dict[str, Any]) -> Non
             # 32-bit rounding moves the largest counts by a replica.
             assert mine.replicas == pytest.approx(replicas, rel=3e-4, abs=0)
             assert mine.max_batch == batch
-            for ours, theirs in ((mine.cost_cents_per_h, cost), (mine.value, value), (mine.rate_max_rpm, rpm)):
+            for ours, theirs in (
+                (mine.cost_cents_per_h, cost),
+                (mine.value, value),
+                (mine.rate_max_rpm, rpm),
+            ):
                 assert ours == pytest.approx(theirs, rel=3e-4)
             assert mine.itl_ms == pytest.approx(itl, rel=TOLERANCE)
             # Waits are differences of large numbers in the original.
@@ -49,10 +57,16 @@ def test_early_candidates_are_those_of_the_original(case: dict[str, Any]) -> Non
 def test_early_greedy_answers_as_the_original_did(case: dict[str, Any]) -> None:
     """Older messages keep their answers, unlimited and limited."""
     answer = optimize_json({"system": case["system"]}, compat_early=True, source=case["id"])
-    found = {name: {key: row[key] for key in FIGURES} for name, row in answer["allocations"].items()}
+    found = {
+        name: {key: row[key] for key in FIGURES} for name, row in answer["allocations"].items()
+    }
     assert any(
         not differences(
-            found, {name: {key: row[key] for key in FIGURES} for name, row in outcome["allocations"].items()}
+            found,
+            {
+                name: {key: row[key] for key in FIGURES}
+                for name, row in outcome["allocations"].items()
+            },
         )
         for outcome in case["outcomes"]
     )
@@ -61,5 +75,7 @@ def test_early_greedy_answers_as_the_original_did(case: dict[str, Any]) -> None:
 @pytest.mark.parametrize("case", golden_cases("*early-v*.json", only=BEST.__contains__))
 def test_early_exact_finds_the_true_optimum(case: dict[str, Any]) -> None:
     """What lp_solve missed within its minute: the cost of the June 2025 large sample."""
-    answer = optimize_json({"system": case["system"]}, solver="exact", compat_early=True, source=case["id"])
+    answer = optimize_json(
+        {"system": case["system"]}, solver="exact", compat_early=True, source=case["id"]
+    )
     assert answer["totalCost"] == pytest.approx(BEST[case["id"]])

@@ -1,4 +1,6 @@
-"""Candidates and greedy allocations against the existing optimizer, in compatibility settings; exact against greedy."""
+"""Candidates and greedy allocations against the existing optimizer, in compatibility settings;
+exact against greedy.
+"""
 
 from __future__ import annotations
 
@@ -6,26 +8,49 @@ from typing import Any
 
 import pytest
 
-from loop.candidates import GOOD, OptimizerSettings
-from loop.optimizer import SizingCache, optimize
-from loop.optimizer_json import optimize_json
-from loop.reading import parse_system
-from loop.sizing import size_all
+from loop.optimizer.front import SizingCache, optimize
+from loop.optimizer.sizing import size_all
+from loop.optimizer.table import GOOD, OptimizerSettings
+from loop.schema.optimizer_json import optimize_json
+from loop.schema.reading import parse_system
 from tests.golden.golden_files import TOLERANCE, differences, golden_cases
 
-COLUMNS = ("type", "numReplicas", "unitsPerReplica", "maxBatch", "cost", "value", "itl", "ttft", "rho", "maxRPM")
+COLUMNS = (
+    "type",
+    "numReplicas",
+    "unitsPerReplica",
+    "maxBatch",
+    "cost",
+    "value",
+    "itl",
+    "ttft",
+    "rho",
+    "maxRPM",
+)
 
 
 @pytest.mark.parametrize("case", golden_cases("*optimizer-[0-9]*.json"))
 def test_candidates_are_those_of_the_original(case: dict[str, Any]) -> None:
-    """Every (server, accelerator) pair is sized alike, with loads, queues, targets and odd data of all kinds."""
+    """Every (server, accelerator) pair is sized alike, with loads, queues, targets and odd data of
+    all kinds.
+    """
     data = parse_system({"system": case["system"]}, source=case["id"], lenient=True)
-    table = size_all(data, OptimizerSettings(compat=True), servers=list(data.servers.values()), cache=SizingCache())
+    table = size_all(
+        data,
+        OptimizerSettings(compat=True),
+        servers=list(data.servers.values()),
+        cache=SizingCache(),
+    )
     sensitive = {tuple(pair) for pair in case["sensitive"]}
     for i, name in enumerate(table.servers):
-        rows = [row for row in range(table.start[i], table.start[i + 1]) if table.verdict[row] == GOOD]
+        rows = [
+            row for row in range(table.start[i], table.start[i + 1]) if table.verdict[row] == GOOD
+        ]
         found = {table.candidate(row).accelerator: table.candidate(row) for row in rows}
-        golden = {row[0]: dict(zip(COLUMNS, row[1:], strict=True)) for row in case["candidates"].get(name, [])}
+        golden = {
+            row[0]: dict(zip(COLUMNS, row[1:], strict=True))
+            for row in case["candidates"].get(name, [])
+        }
         assert found.keys() == golden.keys(), name
         for accelerator, row in golden.items():
             candidate = found[accelerator]
@@ -50,10 +75,16 @@ def test_candidates_are_those_of_the_original(case: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("case", golden_cases("*optimizer-[0-9]*.json"))
 def test_greedy_answers_as_the_original_did(case: dict[str, Any]) -> None:
-    """One of the outcomes seen in 15 runs of the original; its ties are random, so one of equal value is as good."""
-    answer = optimize_json({"system": case["system"]}, solver="greedy", compat=True, source=case["id"])
+    """One of the outcomes seen in 15 runs of the original; its ties are random, so one of equal
+    value is as good.
+    """
+    answer = optimize_json(
+        {"system": case["system"]}, solver="greedy", compat=True, source=case["id"]
+    )
     listed = [outcome for outcome in case["outcomes"] if _same(answer, outcome)]
-    assert listed or any(_as_good(case, answer, outcome) for outcome in case["outcomes"] if not case["stable"])
+    assert listed or any(
+        _as_good(case, answer, outcome) for outcome in case["outcomes"] if not case["stable"]
+    )
 
 
 def _same(answer: dict[str, Any], outcome: dict[str, Any]) -> bool:
@@ -65,25 +96,34 @@ def _same(answer: dict[str, Any], outcome: dict[str, Any]) -> bool:
 
 
 def _as_good(case: dict[str, Any], answer: dict[str, Any], outcome: dict[str, Any]) -> bool:
-    """Tell whether *answer* serves the same servers at the same total value, by the golden values of the candidates."""
+    """Tell whether *answer* serves the same servers at the same total value, by the golden values
+    of the candidates.
+    """
     total = 0.0
     for name, found in answer["allocations"].items():
         row = next(row for row in case["candidates"][name] if row[0] == found["accelerator"])
         total += row[6] * (found["numReplicas"] / row[2] if row[2] else 1.0)
-    return sorted(answer["unallocated"]) == sorted(outcome["unallocated"]) and total == pytest.approx(
-        outcome["totalValue"], rel=TOLERANCE
-    )
+    return sorted(answer["unallocated"]) == sorted(
+        outcome["unallocated"]
+    ) and total == pytest.approx(outcome["totalValue"], rel=TOLERANCE)
 
 
 @pytest.mark.parametrize("case", golden_cases("*optimizer-[0-9]*.json"))
 def test_exact_is_never_worse_than_greedy(case: dict[str, Any]) -> None:
-    """More servers by priority, or as many at no greater value; without parts, which greedy gives by its own rules."""
+    """More servers by priority, or as many at no greater value; without parts, which greedy gives
+    by its own rules.
+    """
     system = dict(case["system"])
     flags = {**system["optimizerData"]["optimizer"], "saturationPolicy": "None"}
-    data = parse_system({"system": {**system, "optimizerData": {"optimizer": flags}}}, source=case["id"], lenient=True)
+    data = parse_system(
+        {"system": {**system, "optimizerData": {"optimizer": flags}}},
+        source=case["id"],
+        lenient=True,
+    )
     cache = SizingCache()
     greedy, exact = (
-        optimize(data, OptimizerSettings(compat=True, solver=solver), cache=cache) for solver in ("greedy", "exact")
+        optimize(data, OptimizerSettings(compat=True, solver=solver), cache=cache)
+        for solver in ("greedy", "exact")
     )
     ranks = {
         solution: [
@@ -107,8 +147,12 @@ BEST = {
 
 
 @pytest.mark.parametrize("heterogeneous", [False, True])
-@pytest.mark.parametrize("case", golden_cases("*optimizer-[0-9]*.json", only={name for name, _ in BEST}.__contains__))
-def test_exact_reaches_the_known_best_cost_of_the_samples(case: dict[str, Any], *, heterogeneous: bool) -> None:
+@pytest.mark.parametrize(
+    "case", golden_cases("*optimizer-[0-9]*.json", only={name for name, _ in BEST}.__contains__)
+)
+def test_exact_reaches_the_known_best_cost_of_the_samples(
+    case: dict[str, Any], *, heterogeneous: bool
+) -> None:
     """Figures found by independent integer programs over the same candidates."""
     best = BEST[case["id"], heterogeneous]
     system = dict(case["system"])

@@ -1,4 +1,5 @@
-"""A controller that is to be killed: `python -m tests.live.kube_apply URL NAMESPACE REPLICAS` asks all for that many.
+"""A controller that is to be killed: `python -m tests.live.kube_apply URL NAMESPACE REPLICAS` asks
+all for that many.
 
 One patch at a time, so that whoever kills it does so between two.
 """
@@ -11,12 +12,12 @@ import time
 
 from kubernetes import client
 
-from loop.backends.kube import KubeBackend, KubeSettings
-from loop.backends.kube_client import KubeClient
-from loop.backends.metrics_source import LabelsOnly
+from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.client import KubeClient
+from loop.backends.metrics.source import LabelsOnly
 from loop.clocks import MonotonicClock, date_now
 from loop.types import Change
-from twin.api.twincluster import TOKEN
+from twin.kube.twincluster import TOKEN
 
 
 def backend_of(url: str, namespace: str) -> tuple[KubeBackend, KubeClient]:
@@ -39,7 +40,12 @@ def main(url: str, namespace: str, replicas: str) -> None:
     views = backend.observe().servers.values()
     backend.apply(
         [
-            Change(server=view.name, accelerator=view.accelerator, replicas=int(replicas), max_batch=view.max_batch)
+            Change(
+                server=view.name,
+                accelerator=view.accelerator,
+                replicas=int(replicas),
+                max_batch=view.max_batch,
+            )
             for view in views
         ]
     )

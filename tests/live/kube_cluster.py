@@ -1,4 +1,6 @@
-"""A cluster that may be tried out, twin or real, and what the questions of the contract have in common."""
+"""A cluster that may be tried out, twin or real, and what the questions of the contract have in
+common.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,9 @@ PATCH_TYPES = {
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterUnderTest:
-    """A cluster that may be tried out: the official client and a raw one, both as an administrator, and a namespace."""
+    """A cluster that may be tried out: the official client and a raw one, both as an administrator,
+    and a namespace.
+    """
 
     api: client.ApiClient
     http: httpx.Client
@@ -56,7 +60,9 @@ class ClusterUnderTest:
         assert answer.status_code == 200, answer.text
         return dict(answer.json())
 
-    def patch(self, name: str, body: Any, *, kind: str = "merge", part: str = "", **query: str) -> httpx.Response:
+    def patch(
+        self, name: str, body: Any, *, kind: str = "merge", part: str = "", **query: str
+    ) -> httpx.Response:
         """Patch a Deployment or a part of it."""
         path = f"{self.deployments}/{name}{part}"
         headers = {"Content-Type": PATCH_TYPES[kind]}
@@ -67,7 +73,9 @@ class ClusterUnderTest:
         return self.http.get(self.deployments, params=query)
 
 
-def deployment(name: str, *, labels: Json | None = None, replicas: int | None = 0, **spec: Any) -> Json:
+def deployment(
+    name: str, *, labels: Json | None = None, replicas: int | None = 0, **spec: Any
+) -> Json:
     """Return a Deployment that asks for nothing that a cluster might not have."""
     return {
         "apiVersion": "apps/v1",
@@ -94,13 +102,21 @@ def names(answer: httpx.Response) -> list[str]:
 def refused(answer: httpx.Response, code: int, reason: str) -> Json:
     """Check that *answer* is a Status of *code* and *reason*, and return it."""
     status = answer.json()
-    found = (answer.status_code, status.get("kind"), status.get("status"), status.get("code"), status.get("reason"))
+    found = (
+        answer.status_code,
+        status.get("kind"),
+        status.get("status"),
+        status.get("code"),
+        status.get("reason"),
+    )
     assert found == (code, "Status", "Failure", code, reason), answer.text
     return dict(status)
 
 
 def settle(cluster: ClusterUnderTest, name: str) -> Json:
-    """Wait until the controllers have taken note of a Deployment and write nothing more of it; return it."""
+    """Wait until the controllers have taken note of a Deployment and write nothing more of it;
+    return it.
+    """
 
     def settled() -> Json | None:
         found = cluster.read(name)
@@ -122,7 +138,9 @@ def eventually(attempt: Any, what: str) -> Any:
     return found
 
 
-def events_of(cluster: ClusterUnderTest, *, until: str = "", **query: str) -> Iterator[tuple[str, Json]]:
+def events_of(
+    cluster: ClusterUnderTest, *, until: str = "", **query: str
+) -> Iterator[tuple[str, Json]]:
     """Yield the events of a watch until it ends, or until one of type *until* has come."""
     query = {"watch": "true", "timeoutSeconds": "10", **query}
     with cluster.http.stream("GET", cluster.deployments, params=query) as answer:

@@ -1,7 +1,9 @@
-"""What a Kubernetes API answers, question by question: for the twin's API always, for a real server where there is one.
+"""What a Kubernetes API answers, question by question: for the twin's API always, for a real server
+where there is one.
 
-A subclass gives a fixture `cluster` (ClusterUnderTest). Everything happens in a namespace of its own; what is asked is
-what documentation and spec say of a real API server, no more: messages, for instance, are left alone.
+A subclass gives a fixture `cluster` (ClusterUnderTest). Everything happens in a namespace of its
+own; what is asked is what documentation and spec say of a real API server, no more: messages, for
+instance, are left alone.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The contract of a Kubernetes API, second part: patches of every type, scales, versions and generations."""
+"""The contract of a Kubernetes API, second part: patches of every type, scales, versions and
+generations.
+"""
 
 from __future__ import annotations
 
@@ -10,36 +12,56 @@ from tests.live.kube_cluster import ClusterUnderTest, deployment, refused, settl
 class Changing:
     """Questions about patches, scales and versions."""
 
-    # -- patches -------------------------------------------------------------------------------------------------------
+    # -- patches
 
-    def test_a_strategic_merge_knows_containers_by_name(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_a_strategic_merge_knows_containers_by_name(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """A patch of one container leaves the others, and the rest of itself, alone."""
         body = deployment(name)
-        body["spec"]["template"]["spec"]["containers"].append({"name": "side", "image": "registry.k8s.io/pause:3.9"})
+        body["spec"]["template"]["spec"]["containers"].append(
+            {"name": "side", "image": "registry.k8s.io/pause:3.9"}
+        )
         cluster.create(body)
         containers = [{"name": "main", "args": ["--max-num-seqs=8"]}]
-        answer = cluster.patch(name, {"spec": {"template": {"spec": {"containers": containers}}}}, kind="strategic")
+        answer = cluster.patch(
+            name, {"spec": {"template": {"spec": {"containers": containers}}}}, kind="strategic"
+        )
         found = answer.json()["spec"]["template"]["spec"]["containers"]
-        assert [(each["name"], each.get("args")) for each in found] == [("main", ["--max-num-seqs=8"]), ("side", None)]
+        assert [(each["name"], each.get("args")) for each in found] == [
+            ("main", ["--max-num-seqs=8"]),
+            ("side", None),
+        ]
         assert found[0]["image"] == "registry.k8s.io/pause:3.10"
 
-    def test_the_client_sends_strategic_merges_and_none_deletes(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_the_client_sends_strategic_merges_and_none_deletes(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """A dict as body of the official client."""
         cluster.create(deployment(name, labels={"a": "1", "b": "2"}))
         body = {"metadata": {"labels": {"a": None, "c": "3"}}}
         found = cluster.apps.patch_namespaced_deployment(name, cluster.namespace, body)
         assert found.metadata.labels == {"contract": name, "b": "2", "c": "3"}
 
-    def test_a_merge_patch_deletes_by_null_and_replaces_lists(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_a_merge_patch_deletes_by_null_and_replaces_lists(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """RFC 7386."""
         body = deployment(name, labels={"a": "1"})
-        body["spec"]["template"]["spec"]["containers"].append({"name": "side", "image": "registry.k8s.io/pause:3.9"})
+        body["spec"]["template"]["spec"]["containers"].append(
+            {"name": "side", "image": "registry.k8s.io/pause:3.9"}
+        )
         cluster.create(body)
         containers = [{"name": "only", "image": "registry.k8s.io/pause:3.9"}]
-        patch = {"metadata": {"labels": {"a": None}}, "spec": {"template": {"spec": {"containers": containers}}}}
+        patch = {
+            "metadata": {"labels": {"a": None}},
+            "spec": {"template": {"spec": {"containers": containers}}},
+        }
         found = cluster.patch(name, patch).json()
         assert "a" not in found["metadata"]["labels"]
-        assert [each["name"] for each in found["spec"]["template"]["spec"]["containers"]] == ["only"]
+        assert [each["name"] for each in found["spec"]["template"]["spec"]["containers"]] == [
+            "only"
+        ]
 
     def test_a_json_patch_replaces(self, cluster: ClusterUnderTest, name: str) -> None:
         """RFC 6902; a key with a slash is written ~1."""
@@ -51,7 +73,11 @@ class Changing:
         ]
         answer = cluster.patch(name, patch, kind="json")
         assert answer.status_code == 200, answer.text
-        assert answer.json()["metadata"]["labels"] == {"contract": name, "example.com/x": "2", "new": "3"}
+        assert answer.json()["metadata"]["labels"] == {
+            "contract": name,
+            "example.com/x": "2",
+            "new": "3",
+        }
 
     def test_a_json_patch_whose_test_fails_is_422_and_changes_nothing(
         self, cluster: ClusterUnderTest, name: str
@@ -65,7 +91,9 @@ class Changing:
         refused(cluster.patch(name, patch, kind="json"), 422, "Invalid")
         assert cluster.read(name)["metadata"]["labels"] == before["metadata"]["labels"]
 
-    def test_server_side_apply_creates_and_changes(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_server_side_apply_creates_and_changes(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """The same body twice: created, then there already; what others set stays."""
         body = deployment(name)
         created = cluster.patch(name, body, kind="apply", fieldManager="contract")
@@ -76,10 +104,14 @@ class Changing:
         assert changed.status_code == 200, changed.text
         found = changed.json()
         assert (found["spec"]["minReadySeconds"], found["metadata"]["labels"]["other"]) == (3, "1")
-        managers = {(each["manager"], each["operation"]) for each in found["metadata"]["managedFields"]}
+        managers = {
+            (each["manager"], each["operation"]) for each in found["metadata"]["managedFields"]
+        }
         assert {("contract", "Apply"), ("somebody", "Update")} <= managers
 
-    def test_server_side_apply_gives_up_what_it_no_longer_names(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_server_side_apply_gives_up_what_it_no_longer_names(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """That is what it is for."""
         body = deployment(name, labels={"gone": "1"})
         cluster.patch(name, body, kind="apply", fieldManager="contract")
@@ -94,7 +126,9 @@ class Changing:
         body = deployment(name, replicas=0, minReadySeconds=1)
         cluster.patch(name, body, kind="apply", fieldManager="one")
         body["spec"]["minReadySeconds"] = 2
-        status = refused(cluster.patch(name, body, kind="apply", fieldManager="two"), 409, "Conflict")
+        status = refused(
+            cluster.patch(name, body, kind="apply", fieldManager="two"), 409, "Conflict"
+        )
         assert [each["field"] for each in status["details"]["causes"]] == [".spec.minReadySeconds"]
         forced = cluster.patch(name, body, kind="apply", fieldManager="two", force="true")
         assert forced.json()["spec"]["minReadySeconds"] == 2
@@ -114,19 +148,25 @@ class Changing:
         """A patch creates nothing."""
         refused(cluster.patch(name, {"spec": {"replicas": 1}}), 404, "NotFound")
 
-    # -- scale ---------------------------------------------------------------------------------------------------------
+    # -- scale
 
     def test_scale_is_read_and_patched(self, cluster: ClusterUnderTest, name: str) -> None:
         """It is a door to spec.replicas with a lock of its own."""
         cluster.create(deployment(name, replicas=1))
         scale = cluster.http.get(f"{cluster.deployments}/{name}/scale").json()
-        assert (scale["kind"], scale["apiVersion"], scale["spec"]) == ("Scale", "autoscaling/v1", {"replicas": 1})
+        assert (scale["kind"], scale["apiVersion"], scale["spec"]) == (
+            "Scale",
+            "autoscaling/v1",
+            {"replicas": 1},
+        )
         assert scale["status"]["selector"] == f"app={name}"
         answer = cluster.patch(name, {"spec": {"replicas": 2}}, part="/scale")
         assert (answer.status_code, answer.json()["spec"]) == (200, {"replicas": 2})
         assert cluster.read(name)["spec"]["replicas"] == 2
 
-    def test_scale_to_zero_leaves_the_figure_out(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_scale_to_zero_leaves_the_figure_out(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """The official client then has None, not 0."""
         cluster.create(deployment(name, replicas=1))
         body = {"spec": {"replicas": 0}}
@@ -145,7 +185,7 @@ class Changing:
         stale = scale | {"metadata": scale["metadata"] | {"resourceVersion": "1"}}
         refused(cluster.http.put(path, json=stale), 409, "Conflict")
 
-    # -- versions ------------------------------------------------------------------------------------------------------
+    # -- versions
 
     def test_a_stale_version_is_409(self, cluster: ClusterUnderTest, name: str) -> None:
         """On PUT and on PATCH, and then nothing is changed."""
@@ -166,7 +206,10 @@ class Changing:
         answer = cluster.http.put(f"{cluster.deployments}/{name}", json=body)
         assert answer.status_code == 200, answer.text
         found = answer.json()
-        assert (found["metadata"]["labels"], found["spec"]["minReadySeconds"]) == ({"contract": name}, 4)
+        assert (found["metadata"]["labels"], found["spec"]["minReadySeconds"]) == (
+            {"contract": name},
+            4,
+        )
 
     def test_another_uid_is_409(self, cluster: ClusterUnderTest, name: str) -> None:
         """An object that was deleted and made again is not the one that was meant."""
@@ -174,7 +217,9 @@ class Changing:
         patch = {"metadata": {"uid": str(uuid4())}, "spec": {"minReadySeconds": 9}}
         refused(cluster.patch(name, patch), 409, "Conflict")
 
-    def test_the_version_moves_on_a_change_and_not_on_a_no_op(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_the_version_moves_on_a_change_and_not_on_a_no_op(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """Otherwise every cycle would wake every watcher."""
         cluster.create(deployment(name))
         cluster.patch(name, {"spec": {"minReadySeconds": 1}})
@@ -185,16 +230,24 @@ class Changing:
         cluster.patch(name, {"metadata": {"labels": {"x": "1"}}})
         assert int(cluster.read(name)["metadata"]["resourceVersion"]) > int(first)
 
-    def test_the_generation_moves_on_the_spec_only(self, cluster: ClusterUnderTest, name: str) -> None:
-        """observedGeneration is compared with it to tell whether a status is about the present wish."""
+    def test_the_generation_moves_on_the_spec_only(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
+        """observedGeneration is compared with it to tell whether a status is about the present
+        wish.
+        """
         cluster.create(deployment(name))
         labelled = cluster.patch(name, {"metadata": {"labels": {"x": "1"}}}).json()
         assert labelled["metadata"]["generation"] == 1
         changed = cluster.patch(name, {"spec": {"minReadySeconds": 1}}).json()
         assert changed["metadata"]["generation"] == 2
 
-    def test_the_status_catches_up_with_the_generation(self, cluster: ClusterUnderTest, name: str) -> None:
-        """After a patch the status is stale for a moment; then observedGeneration says that it is not."""
+    def test_the_status_catches_up_with_the_generation(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
+        """After a patch the status is stale for a moment; then observedGeneration says that it is
+        not.
+        """
         cluster.create(deployment(name))
         cluster.patch(name, {"spec": {"minReadySeconds": 1}})
         assert settle(cluster, name)["status"]["observedGeneration"] == 2

@@ -1,4 +1,6 @@
-"""The contract of a Kubernetes API, first part: what is created is read and listed as it should be."""
+"""The contract of a Kubernetes API, first part: what is created is read and listed as it should
+be.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from tests.live.kube_cluster import ClusterUnderTest, deployment, names, refused
 class Reading:
     """Questions about creating, reading and listing."""
 
-    # -- create and get ------------------------------------------------------------------------------------------------
+    # -- create and get
 
     def test_create_then_get(self, cluster: ClusterUnderTest, name: str) -> None:
         """What was stored is what is read, by the official client too."""
@@ -33,7 +35,11 @@ class Reading:
         """Who reads spec.replicas of an object that does not say finds one."""
         spec = cluster.create(deployment(name, replicas=None))["spec"]
         cluster.http.delete(f"{cluster.deployments}/{name}")
-        assert (spec["replicas"], spec["revisionHistoryLimit"], spec["progressDeadlineSeconds"]) == (1, 10, 600)
+        assert (
+            spec["replicas"],
+            spec["revisionHistoryLimit"],
+            spec["progressDeadlineSeconds"],
+        ) == (1, 10, 600)
         assert spec["strategy"] == {
             "type": "RollingUpdate",
             "rollingUpdate": {"maxSurge": "25%", "maxUnavailable": "25%"},
@@ -67,7 +73,10 @@ class Reading:
         """A namespace has to be made first."""
         path = f"/apis/apps/v1/namespaces/{name}/deployments"
         assert (
-            refused(cluster.http.post(path, json=deployment(name)), 404, "NotFound")["details"]["kind"] == "namespaces"
+            refused(cluster.http.post(path, json=deployment(name)), 404, "NotFound")["details"][
+                "kind"
+            ]
+            == "namespaces"
         )
 
     def test_another_kind_is_400(self, cluster: ClusterUnderTest, name: str) -> None:
@@ -84,14 +93,16 @@ class Reading:
     def test_malformed_json_is_400(self, cluster: ClusterUnderTest) -> None:
         """And nothing is created."""
         headers = {"Content-Type": "application/json"}
-        refused(cluster.http.post(cluster.deployments, content="{", headers=headers), 400, "BadRequest")
+        refused(
+            cluster.http.post(cluster.deployments, content="{", headers=headers), 400, "BadRequest"
+        )
 
     def test_an_unknown_path_is_404(self, cluster: ClusterUnderTest) -> None:
         """An older server does not know every resource."""
         assert cluster.http.get("/apis/apps/v1/spaceships").status_code == 404
         assert cluster.http.get("/apis/nobody.example/v1/things").status_code == 404
 
-    # -- list ----------------------------------------------------------------------------------------------------------
+    # -- list
 
     def test_list_has_kind_and_version(self, cluster: ClusterUnderTest, name: str) -> None:
         """A watch starts from the version of a list."""
@@ -115,15 +126,21 @@ class Reading:
             ("tier=a,tier=b", ""),
         ],
     )
-    def test_label_selectors(self, cluster: ClusterUnderTest, name: str, selector: str, chosen: str) -> None:
-        """A loop lists its servers by label: who ignores the selector manages everything there is."""
+    def test_label_selectors(
+        self, cluster: ClusterUnderTest, name: str, selector: str, chosen: str
+    ) -> None:
+        """A loop lists its servers by label: who ignores the selector manages everything there
+        is.
+        """
         for letter in "abc":
             labels = {"group": name} | ({"tier": letter} if letter != "c" else {})
             cluster.create(deployment(f"{name}-{letter}", labels=labels))
         found = cluster.list(labelSelector=f"group={name},{selector}")
         assert [found.removeprefix(f"{name}-") for found in names(found)] == list(chosen)
 
-    @pytest.mark.parametrize("selector", ["a b", "=x", "a in x", "a in (x", "a,,b", "-a=b", "a=b c", "a=_"])
+    @pytest.mark.parametrize(
+        "selector", ["a b", "=x", "a in x", "a in (x", "a,,b", "-a=b", "a=b c", "a=_"]
+    )
     def test_a_bad_label_selector_is_400(self, cluster: ClusterUnderTest, selector: str) -> None:
         """A selector that cannot be read must not select everything."""
         refused(cluster.list(labelSelector=selector), 400, "BadRequest")
@@ -131,7 +148,9 @@ class Reading:
     def test_all_namespaces(self, cluster: ClusterUnderTest, name: str) -> None:
         """Without a namespace in the path the list is of all."""
         cluster.create(deployment(name))
-        found = cluster.http.get("/apis/apps/v1/deployments", params={"labelSelector": f"contract={name}"})
+        found = cluster.http.get(
+            "/apis/apps/v1/deployments", params={"labelSelector": f"contract={name}"}
+        )
         assert names(found) == [name]
         assert found.json()["items"][0]["metadata"]["namespace"] == cluster.namespace
 
@@ -159,7 +178,9 @@ class Reading:
         second = cluster.list(**query, **{"continue": first["metadata"]["continue"]}).json()
         third = cluster.list(**query, **{"continue": second["metadata"]["continue"]}).json()
         items = [*first["items"], *second["items"], *third["items"]]
-        assert [item["metadata"]["name"] for item in items] == [f"{name}-{number}" for number in range(5)]
+        assert [item["metadata"]["name"] for item in items] == [
+            f"{name}-{number}" for number in range(5)
+        ]
         assert not third["metadata"].get("continue")
         assert first["metadata"]["resourceVersion"] == third["metadata"]["resourceVersion"]
 

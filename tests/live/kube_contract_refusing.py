@@ -1,4 +1,6 @@
-"""The contract of a Kubernetes API, third part: what is refused, dry runs, statuses, and who may do what."""
+"""The contract of a Kubernetes API, third part: what is refused, dry runs, statuses, and who may do
+what.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +10,20 @@ from uuid import uuid4
 import pytest
 from kubernetes import client
 
-from tests.live.kube_cluster import ClusterUnderTest, deployment, eventually, refused, service_token, settle
+from tests.live.kube_cluster import (
+    ClusterUnderTest,
+    deployment,
+    eventually,
+    refused,
+    service_token,
+    settle,
+)
 
 
 class Refusing:
     """Questions about what is refused, and what changes nothing."""
 
-    # -- what is refused -----------------------------------------------------------------------------------------------
+    # -- what is refused
 
     @pytest.mark.parametrize("replicas", [-1, "three", 1.5, True, [], {}])
     @pytest.mark.parametrize("kind", ["merge", "strategic"])
@@ -23,12 +32,20 @@ class Refusing:
     ) -> None:
         """By the object and by its scale; nothing is changed."""
         cluster.create(deployment(name))
-        assert cluster.patch(name, {"spec": {"replicas": replicas}}, kind=kind).status_code in (400, 422)
-        assert cluster.patch(name, {"spec": {"replicas": replicas}}, part="/scale").status_code in (400, 422)
+        assert cluster.patch(name, {"spec": {"replicas": replicas}}, kind=kind).status_code in (
+            400,
+            422,
+        )
+        assert cluster.patch(name, {"spec": {"replicas": replicas}}, part="/scale").status_code in (
+            400,
+            422,
+        )
         assert cluster.read(name)["spec"]["replicas"] == 0
 
     @pytest.mark.parametrize("value", ["a b", "a/b", "-a", "a_", "x" * 64, "ä"])
-    def test_invalid_label_values_are_422(self, cluster: ClusterUnderTest, name: str, value: str) -> None:
+    def test_invalid_label_values_are_422(
+        self, cluster: ClusterUnderTest, name: str, value: str
+    ) -> None:
         """And the patch that holds one changes nothing."""
         cluster.create(deployment(name))
         patch = {"metadata": {"labels": {"x": value}}, "spec": {"minReadySeconds": 5}}
@@ -36,13 +53,19 @@ class Refusing:
         assert cluster.read(name)["spec"].get("minReadySeconds") is None
 
     @pytest.mark.parametrize("value", [8, 1.5, True])
-    def test_a_label_that_is_no_text_is_400(self, cluster: ClusterUnderTest, name: str, value: Any) -> None:
+    def test_a_label_that_is_no_text_is_400(
+        self, cluster: ClusterUnderTest, name: str, value: Any
+    ) -> None:
         """maxbatchsize: 8 instead of "8" is the classic."""
         body = deployment(name)
         body["metadata"]["labels"]["x"] = value
         refused(cluster.http.post(cluster.deployments, json=body), 400, "BadRequest")
         cluster.create(deployment(name))
-        refused(cluster.patch(name, {"metadata": {"labels": {"x": value}}}, kind="strategic"), 400, "BadRequest")
+        refused(
+            cluster.patch(name, {"metadata": {"labels": {"x": value}}}, kind="strategic"),
+            400,
+            "BadRequest",
+        )
 
     @pytest.mark.parametrize("bad", ["Upper", "under_score", "-dash", "x" * 254, "a..b"])
     def test_impossible_names_are_422(self, cluster: ClusterUnderTest, bad: str) -> None:
@@ -69,20 +92,26 @@ class Refusing:
         }
         refused(cluster.patch(name, patch), 422, "Invalid")
 
-    def test_unknown_fields_are_dropped_unless_strict(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_unknown_fields_are_dropped_unless_strict(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """A misspelt field does nothing, in silence or almost."""
         body = deployment(name, replica=3)
-        strict = cluster.http.post(cluster.deployments, json=body, params={"fieldValidation": "Strict"})
+        strict = cluster.http.post(
+            cluster.deployments, json=body, params={"fieldValidation": "Strict"}
+        )
         refused(strict, 400, "BadRequest")
         assert "replica" in strict.json()["message"]
         assert "replica" not in cluster.create(body)["spec"]
-        assert cluster.patch(name, {"spec": {"bogus": 1}}, fieldValidation="Strict").status_code in (400, 422)
+        assert cluster.patch(
+            name, {"spec": {"bogus": 1}}, fieldValidation="Strict"
+        ).status_code in (400, 422)
         ignored = cluster.patch(name, {"spec": {"bogus": 1}}, fieldValidation="Ignore")
         assert (ignored.status_code, "warning" in ignored.headers) == (200, False)
         warned = cluster.patch(name, {"spec": {"bogus": 1}}, fieldValidation="Warn")
         assert "bogus" in warned.headers["warning"]
 
-    # -- dry runs and status -------------------------------------------------------------------------------------------
+    # -- dry runs and status
 
     def test_a_dry_run_changes_nothing(self, cluster: ClusterUnderTest, name: str) -> None:
         """It answers as if, for create, patch, put and delete."""
@@ -95,22 +124,33 @@ class Refusing:
         patched = cluster.patch(name, {"spec": {"minReadySeconds": 7}}, dryRun="All")
         assert patched.json()["spec"]["minReadySeconds"] == 7
         path = f"{cluster.deployments}/{name}"
-        assert cluster.http.put(path, json=deployment(name, minReadySeconds=7), params=dry).status_code == 200
+        assert (
+            cluster.http.put(path, json=deployment(name, minReadySeconds=7), params=dry).status_code
+            == 200
+        )
         assert cluster.http.delete(path, params=dry).status_code == 200
         assert cluster.read(name)["spec"] == before["spec"]
 
     def test_a_bad_dry_run_is_refused(self, cluster: ClusterUnderTest, name: str) -> None:
         """Who misspells it must not get a real change."""
-        answer = cluster.http.post(cluster.deployments, json=deployment(name), params={"dryRun": "all"})
+        answer = cluster.http.post(
+            cluster.deployments, json=deployment(name), params={"dryRun": "all"}
+        )
         assert answer.status_code in (400, 422)
         refused(cluster.http.get(f"{cluster.deployments}/{name}"), 404, "NotFound")
 
-    def test_the_status_is_written_by_its_subresource_only(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_the_status_is_written_by_its_subresource_only(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """Who patches the object cannot fake readiness, who patches the status cannot scale."""
         cluster.create(deployment(name))
         condition = {"type": "Contract", "status": "True"}
-        ignored = cluster.patch(name, {"status": {"conditions": [condition]}}, kind="strategic").json()
-        assert "Contract" not in [each["type"] for each in ignored.get("status", {}).get("conditions", [])]
+        ignored = cluster.patch(
+            name, {"status": {"conditions": [condition]}}, kind="strategic"
+        ).json()
+        assert "Contract" not in [
+            each["type"] for each in ignored.get("status", {}).get("conditions", [])
+        ]
         settle(cluster, name)
         body = {"status": {"conditions": [condition]}, "spec": {"replicas": 5}}
         found = cluster.patch(name, body, kind="strategic", part="/status").json()
@@ -119,7 +159,7 @@ class Refusing:
         read = cluster.http.get(f"{cluster.deployments}/{name}/status").json()
         assert read["kind"] == "Deployment"
 
-    # -- who may -------------------------------------------------------------------------------------------------------
+    # -- who may
 
     def test_a_wrong_token_is_401(self, cluster: ClusterUnderTest) -> None:
         """Also where who sends none may do something."""
@@ -132,7 +172,9 @@ class Refusing:
         status = refused(cluster.http.get(cluster.deployments, headers=headers), 403, "Forbidden")
         assert name in status["message"]
 
-    def test_a_role_of_a_namespace_does_not_reach_across(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_a_role_of_a_namespace_does_not_reach_across(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """Who may list in its namespace may not list them all: list per namespace."""
         headers = {"Authorization": f"Bearer {service_token(cluster, name)}"}
         rbac = client.RbacAuthorizationV1Api(cluster.api)
@@ -142,7 +184,16 @@ class Refusing:
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": name}
         binding = {"metadata": {"name": name}, "subjects": [subject], "roleRef": role}
         rbac.create_namespaced_role_binding(cluster.namespace, binding)
-        eventually(lambda: cluster.http.get(cluster.deployments, headers=headers).status_code == 200, "the role")
+        eventually(
+            lambda: cluster.http.get(cluster.deployments, headers=headers).status_code == 200,
+            "the role",
+        )
         refused(cluster.http.get("/apis/apps/v1/deployments", headers=headers), 403, "Forbidden")
-        refused(cluster.http.post(cluster.deployments, json=deployment(name), headers=headers), 403, "Forbidden")
-        refused(cluster.http.get(f"{cluster.deployments}/{name}", headers=headers), 403, "Forbidden")
+        refused(
+            cluster.http.post(cluster.deployments, json=deployment(name), headers=headers),
+            403,
+            "Forbidden",
+        )
+        refused(
+            cluster.http.get(f"{cluster.deployments}/{name}", headers=headers), 403, "Forbidden"
+        )

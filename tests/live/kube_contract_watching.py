@@ -25,7 +25,7 @@ from tests.live.kube_cluster import (
 class Watching:
     """Questions about watches, ends, and what else lives in a cluster."""
 
-    # -- watches -------------------------------------------------------------------------------------------------------
+    # -- watches
 
     def test_a_watch_goes_on_from_a_list(self, cluster: ClusterUnderTest, name: str) -> None:
         """Every change after the list, in order, and none before."""
@@ -35,13 +35,19 @@ class Watching:
         cluster.create(deployment(f"{name}-new", labels={"group": name}))
         cluster.create(deployment(f"{name}-other"))
         cluster.http.delete(f"{cluster.deployments}/{name}-new")
-        events = list(events_of(cluster, until="DELETED", labelSelector=f"group={name}", resourceVersion=version))
+        events = list(
+            events_of(
+                cluster, until="DELETED", labelSelector=f"group={name}", resourceVersion=version
+            )
+        )
         assert [type_ for type_, _ in events][:1] == ["ADDED"]
         assert {obj["metadata"]["name"] for _, obj in events} == {f"{name}-new"}
         versions = [int(obj["metadata"]["resourceVersion"]) for _, obj in events]
         assert versions == sorted(versions)
 
-    def test_a_change_out_of_the_selection_arrives_as_deleted(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_a_change_out_of_the_selection_arrives_as_deleted(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """And one into it as added: a managed server may stop to be one."""
         cluster.create(deployment(name, labels={"group": name}))
         settle(cluster, name)
@@ -52,7 +58,9 @@ class Watching:
         events = events_of(cluster, labelSelector=f"group={name}", resourceVersion=version)
         assert [next(events)[0] for _ in range(2)] == ["DELETED", "ADDED"]
 
-    def test_a_watch_of_one_object_by_field_selector(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_a_watch_of_one_object_by_field_selector(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """kubectl rollout status does so."""
         cluster.create(deployment(name))
         settle(cluster, name)
@@ -61,9 +69,15 @@ class Watching:
         cluster.patch(name, {"metadata": {"labels": {"x": "1"}}})
         events = events_of(cluster, fieldSelector=f"metadata.name={name}", resourceVersion=version)
         type_, obj = next(events)
-        assert (type_, obj["metadata"]["name"], obj["metadata"]["labels"]["x"]) == ("MODIFIED", name, "1")
+        assert (type_, obj["metadata"]["name"], obj["metadata"]["labels"]["x"]) == (
+            "MODIFIED",
+            name,
+            "1",
+        )
 
-    def test_a_watch_without_a_version_begins_with_what_there_is(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_a_watch_without_a_version_begins_with_what_there_is(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """As made-up ADDED events."""
         cluster.create(deployment(name))
         type_, obj = next(events_of(cluster, fieldSelector=f"metadata.name={name}"))
@@ -86,13 +100,16 @@ class Watching:
             else:
                 assert answer.status_code == 410
         stream = watch.Watch().stream(
-            cluster.apps.list_namespaced_deployment, cluster.namespace, resource_version="1", timeout_seconds=5
+            cluster.apps.list_namespaced_deployment,
+            cluster.namespace,
+            resource_version="1",
+            timeout_seconds=5,
         )
         with pytest.raises(ApiException) as error:
             next(stream)
         assert error.value.status == 410
 
-    # -- delete --------------------------------------------------------------------------------------------------------
+    # -- delete
 
     def test_delete_then_404(self, cluster: ClusterUnderTest, name: str) -> None:
         """The answer is a Status, and a second delete finds nothing."""
@@ -111,11 +128,15 @@ class Watching:
         answer = cluster.http.request("DELETE", f"{cluster.deployments}/{name}", json=body)
         refused(answer, 409, "Conflict")
 
-    def test_a_collection_is_deleted_by_selector(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_a_collection_is_deleted_by_selector(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """And only what is selected."""
         for letter in "ab":
             cluster.create(deployment(f"{name}-{letter}", labels={"group": name, "tier": letter}))
-        answer = cluster.http.delete(cluster.deployments, params={"labelSelector": f"group={name},tier=a"})
+        answer = cluster.http.delete(
+            cluster.deployments, params={"labelSelector": f"group={name},tier=a"}
+        )
         assert answer.status_code == 200, answer.text
         assert names(cluster.list(labelSelector=f"group={name}")) == [f"{name}-b"]
 
@@ -123,7 +144,7 @@ class Watching:
         """A collection cannot be replaced."""
         refused(cluster.http.put(cluster.deployments, json={}), 405, "MethodNotAllowed")
 
-    # -- pods and others -----------------------------------------------------------------------------------------------
+    # -- pods and others
 
     def test_pods_are_listed_and_labelled(self, cluster: ClusterUnderTest, name: str) -> None:
         """Labels of a Deployment do not reach its pods, so somebody may label pods."""
@@ -139,19 +160,24 @@ class Watching:
         cluster.core.create_namespaced_pod(cluster.namespace, pod)
         listed = cluster.core.list_namespaced_pod(cluster.namespace, label_selector=f"app={name}")
         assert [each.metadata.name for each in listed.items] == [name]
-        cluster.core.patch_namespaced_pod(name, cluster.namespace, {"metadata": {"labels": {"x": "1"}}})
+        cluster.core.patch_namespaced_pod(
+            name, cluster.namespace, {"metadata": {"labels": {"x": "1"}}}
+        )
         found = cluster.core.list_namespaced_pod(
             cluster.namespace, label_selector="x=1", field_selector=f"metadata.name={name}"
         )
         assert [each.metadata.name for each in found.items] == [name]
         cluster.core.delete_namespaced_pod(name, cluster.namespace, grace_period_seconds=0)
 
-    def test_a_deployment_makes_a_replica_set_of_its_own(self, cluster: ClusterUnderTest, name: str) -> None:
+    def test_a_deployment_makes_a_replica_set_of_its_own(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
         """Owned by it and named after it: that is how pods are brought back to their Deployment."""
         made = cluster.create(deployment(name))
         path = f"/apis/apps/v1/namespaces/{cluster.namespace}/replicasets"
         found = eventually(
-            lambda: cluster.http.get(path, params={"labelSelector": f"app={name}"}).json()["items"], "a ReplicaSet"
+            lambda: cluster.http.get(path, params={"labelSelector": f"app={name}"}).json()["items"],
+            "a ReplicaSet",
         )
         metadata = found[0]["metadata"]
         assert metadata["name"] == f"{name}-{metadata['labels']['pod-template-hash']}"
@@ -160,8 +186,17 @@ class Watching:
     def test_a_lease_is_taken_over_once(self, cluster: ClusterUnderTest, name: str) -> None:
         """Two candidates replace the same version: one wins, the other gets a conflict."""
         path = f"/apis/coordination.k8s.io/v1/namespaces/{cluster.namespace}/leases"
-        spec = {"holderIdentity": "a", "leaseDurationSeconds": 15, "renewTime": "2026-01-01T00:00:00.000001Z"}
-        body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": spec}
+        spec = {
+            "holderIdentity": "a",
+            "leaseDurationSeconds": 15,
+            "renewTime": "2026-01-01T00:00:00.000001Z",
+        }
+        body = {
+            "apiVersion": "coordination.k8s.io/v1",
+            "kind": "Lease",
+            "metadata": {"name": name},
+            "spec": spec,
+        }
         lease = cluster.http.post(path, json=body).json()
         assert lease["spec"]["renewTime"] == "2026-01-01T00:00:00.000001Z"
         mine, theirs = (lease | {"spec": spec | {"holderIdentity": who}} for who in "bc")
@@ -171,5 +206,7 @@ class Watching:
     def test_a_config_map_keeps_its_data(self, cluster: ClusterUnderTest, name: str) -> None:
         """Data files come into the cluster so."""
         data = {"capacity-data.json": '{"count": []}'}
-        cluster.core.create_namespaced_config_map(cluster.namespace, {"metadata": {"name": name}, "data": data})
+        cluster.core.create_namespaced_config_map(
+            cluster.namespace, {"metadata": {"name": name}, "data": data}
+        )
         assert cluster.core.read_namespaced_config_map(name, cluster.namespace).data == data

@@ -1,4 +1,6 @@
-"""A cluster of the twin's API with managed Deployments, and the Kubernetes backend over it, for tests of both."""
+"""A cluster of the twin's API with managed Deployments, and the Kubernetes backend over it, for
+tests of both.
+"""
 
 from __future__ import annotations
 
@@ -11,16 +13,16 @@ from typing import Any
 
 from kubernetes import client
 
-from loop.backends import labels as names
-from loop.backends.kube import KubeBackend, KubeSettings
-from loop.backends.kube_client import KubeClient, Patience
-from loop.backends.metrics_source import LabelsOnly, MetricsSource
+from loop.backends.kube import labels as names
+from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.client import KubeClient, Patience
+from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
 from loop.ports import Clock
 from loop.types import Change
 from tests.fakes import system
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
-from twin.api.faults import Fault, Match
+from twin.kube.apiserver.faults import Fault, Match
 from twin.spec import ClusterSpec, Delay, Engine, IterationLaw
 
 Json = dict[str, Any]
@@ -40,7 +42,9 @@ def cluster_spec(*, start_up_s: float = 0.0) -> ClusterSpec:
         )
         for perf in data.perf.values()
     }
-    return ClusterSpec(accelerators=data.accelerators, capacity=data.capacity, engines=engines, servers=())
+    return ClusterSpec(
+        accelerators=data.accelerators, capacity=data.capacity, engines=engines, servers=()
+    )
 
 
 def manifest(
@@ -53,7 +57,9 @@ def manifest(
     annotations: dict[str, str] | None = None,
     container: Json | None = None,
 ) -> Json:
-    """Return a managed Deployment of llama_8b, Premium, on H100 at batch 64, with a load of 120 rpm."""
+    """Return a managed Deployment of llama_8b, Premium, on H100 at batch 64, with a load of 120
+    rpm.
+    """
     told = {
         names.MANAGED: "true",
         names.NAME: server,
@@ -82,7 +88,11 @@ def manifest(
             "selector": {"matchLabels": pods},
             "template": {
                 "metadata": {"labels": pods},
-                "spec": {"containers": [{"name": "vllm", "image": "vllm", "ports": ports, **(container or {})}]},
+                "spec": {
+                    "containers": [
+                        {"name": "vllm", "image": "vllm", "ports": ports, **(container or {})}
+                    ]
+                },
             },
         },
     }
@@ -110,15 +120,22 @@ class KubeWorld:
         return self.apps.read_namespaced_deployment(name, "infer")
 
     def settled(self) -> None:
-        """Wait until the cluster has obeyed: every pod ready, none left over, and every status says so."""
+        """Wait until the cluster has obeyed: every pod ready, none left over, and every status says
+        so.
+        """
 
         def calm() -> bool:
-            # The status first: one that follows the look would be a change of the object in the middle of a test.
-            told = [one["status"].get("readyReplicas", 0) for one in self.calls.deployments() if "status" in one]
+            # The status first: one that follows the look would be a change of the object in the
+            # middle of a test.
+            told = [
+                one["status"].get("readyReplicas", 0)
+                for one in self.calls.deployments()
+                if "status" in one
+            ]
             views = self.backend.observe().servers.values()
-            return all(view.wanted == view.ready == len(view.pods) for view in views) and sum(told) == sum(
-                view.wanted for view in views
-            )
+            return all(view.wanted == view.ready == len(view.pods) for view in views) and sum(
+                told
+            ) == sum(view.wanted for view in views)
 
         eventually(calm, "all pods are ready")
 
@@ -140,11 +157,13 @@ def kube_world(
     speed: float = 1.0,
     namespaces: Sequence[str] = ("infer",),
 ) -> Iterator[KubeWorld]:
-    """Serve a cluster with *namespaces* and *manifests*, and a backend that watches the first namespace."""
+    """Serve a cluster with *namespaces* and *manifests*, and a backend that watches the first
+    namespace.
+    """
     with ExitStack() as stack:
         twin = stack.enter_context(serving_twin(cluster_spec(start_up_s=start_up_s), speed=speed))
         clock, epoch = clock or MonotonicClock(), epoch or date_now()
-        calls = KubeClient(twin.api, clock=clock, patience=patience)
+        calls = KubeClient(twin.kube, clock=clock, patience=patience)
         backend = KubeBackend(
             calls,
             source(calls) if source else LabelsOnly(),
@@ -154,7 +173,7 @@ def kube_world(
             may_act=may_act,
         )
         stack.callback(backend.close)
-        api = stack.enter_context(twin.api())
+        api = stack.enter_context(twin.kube())
         world = KubeWorld(
             twin=twin,
             apps=client.AppsV1Api(api),
@@ -171,24 +190,45 @@ def kube_world(
 
 
 @contextmanager
-def kube_again(world: KubeWorld, *, may_act: Callable[[], bool] = lambda: True) -> Iterator[KubeBackend]:
-    """Return a backend over the cluster of *world* that has seen nothing yet, as after a restart."""
+def kube_again(
+    world: KubeWorld, *, may_act: Callable[[], bool] = lambda: True
+) -> Iterator[KubeBackend]:
+    """Return a backend over the cluster of *world* that has seen nothing yet, as after a
+    restart.
+    """
     calls = KubeClient(world.twin.api, clock=world.clock, patience=QUICK)
     settings = KubeSettings(namespaces=("infer",))
-    backend = KubeBackend(calls, LabelsOnly(), clock=world.clock, epoch=world.epoch, settings=settings, may_act=may_act)
+    backend = KubeBackend(
+        calls,
+        LabelsOnly(),
+        clock=world.clock,
+        epoch=world.epoch,
+        settings=settings,
+        may_act=may_act,
+    )
     yield backend
     backend.close()
 
 
-def fault(kind: Any, *verbs: str, resource: str = "deployments", name: str = "", **fields: Any) -> Fault:
+def fault(
+    kind: Any, *verbs: str, resource: str = "deployments", name: str = "", **fields: Any
+) -> Fault:
     """Return a fault of requests with *verbs* to a resource."""
     match = Match(verbs=verbs, resources=(resource,), names=(name,) if name else ())
     return Fault(kind=kind, match=match, **fields)
 
 
-def wish(server: str = "s1", *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64) -> Change:
+def wish(
+    server: str = "s1", *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64
+) -> Change:
     """Return a wish; the defaults are what a manifest has."""
-    return Change(server=server, accelerator=accelerator, replicas=replicas, max_batch=max_batch, reason="because")
+    return Change(
+        server=server,
+        accelerator=accelerator,
+        replicas=replicas,
+        max_batch=max_batch,
+        reason="because",
+    )
 
 
 def eventually(happened: Callable[[], object], what: str) -> None:

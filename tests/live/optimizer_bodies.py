@@ -1,4 +1,6 @@
-"""Bodies for the optimizer service: a small system, and many of it that differ in load and capacity."""
+"""Bodies for the optimizer service: a small system, and many of it that differ in load and
+capacity.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,14 @@ SYSTEM: Body = {
     },
     "modelData": {
         "models": [
-            {"name": "m", "acc": acc, "accCount": 1, "maxBatchSize": batch, "atTokens": 512, "perfParms": law}
+            {
+                "name": "m",
+                "acc": acc,
+                "accCount": 1,
+                "maxBatchSize": batch,
+                "atTokens": 512,
+                "perfParms": law,
+            }
             for acc, batch, law in (
                 ("A100", 64, {"alpha": 20.13, "beta": 0.087, "gamma": 0.0027}),
                 ("2xA100", 64, {"alpha": 14.0, "beta": 0.06, "gamma": 0.0019}),
@@ -30,8 +39,16 @@ SYSTEM: Body = {
     },
     "serviceClassData": {
         "serviceClasses": [
-            {"name": "Premium", "priority": 1, "modelTargets": [{"model": "m", "slo-itl": 80, "slo-ttft": 1000}]},
-            {"name": "Free", "priority": 9, "modelTargets": [{"model": "m", "slo-itl": 160, "slo-ttft": 4000}]},
+            {
+                "name": "Premium",
+                "priority": 1,
+                "modelTargets": [{"model": "m", "slo-itl": 80, "slo-ttft": 1000}],
+            },
+            {
+                "name": "Free",
+                "priority": 9,
+                "modelTargets": [{"model": "m", "slo-itl": 160, "slo-ttft": 4000}],
+            },
         ]
     },
     "optimizerData": {"optimizer": {"unlimited": False, "saturationPolicy": "None"}},
@@ -42,7 +59,13 @@ SYSTEM: Body = {
 def server(name: str = "s1", *, rpm: float = 60.0, **fields: Any) -> Body:
     """Return a server with a load."""
     load = {"arrivalRate": rpm, "throughput": 0, "avgInTokens": 128, "avgOutTokens": 512}
-    return {"name": name, "class": "Premium", "model": "m", "currentAlloc": {"load": load}, **fields}
+    return {
+        "name": name,
+        "class": "Premium",
+        "model": "m",
+        "currentAlloc": {"load": load},
+        **fields,
+    }
 
 
 def body(*servers: Body, **parts: Any) -> Body:
@@ -58,11 +81,17 @@ def many_bodies(count: int) -> list[Body]:
     bodies = []
     for index in range(count):
         servers = [
-            server(f"s{k}", rpm=round(rng.uniform(20.0, 900.0), 3), **{"class": rng.choice(["Premium", "Free"])})
+            server(
+                f"s{k}",
+                rpm=round(rng.uniform(20.0, 900.0), 3),
+                **{"class": rng.choice(["Premium", "Free"])},
+            )
             for k in range(rng.randint(1, 5))
         ]
         cards = rng.choice([2, 8, 64])
-        capacity = {"count": [{"type": "A100", "count": cards}, {"type": "G2", "count": cards + index}]}
+        capacity = {
+            "count": [{"type": "A100", "count": cards}, {"type": "G2", "count": cards + index}]
+        }
         bodies.append(body(*servers, capacityData=capacity))
     return bodies
 

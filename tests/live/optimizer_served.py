@@ -1,4 +1,6 @@
-"""An optimizer served over real HTTP on a free port of the loopback, for tests; and answers compared as JSON values."""
+"""An optimizer served over real HTTP on a free port of the loopback, for tests; and answers
+compared as JSON values.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,9 @@ def serving(app: FastAPI) -> Iterator[httpx.Client]:
     port = sockets[0].getsockname()[1]
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False) as client:
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False
+    ) as client:
         try:
             yield client
         finally:
@@ -43,20 +47,28 @@ def eventually(happened: Callable[[], object], what: str) -> None:
 
 
 def difference(found: Any, wanted: Any, *, place: str = "") -> str:
-    """Return where two JSON values differ: figures within the tolerance are equal, and lists in any order.
+    """Return where two JSON values differ: figures within the tolerance are equal, and lists in any
+    order.
 
     The existing service lists what it keeps in the random order of a Go map.
     """
     if isinstance(wanted, dict) and isinstance(found, dict):
         if found.keys() != wanted.keys():
             return f"{place}: keys {sorted(found)} instead of {sorted(wanted)}"
-        differences = (difference(found[key], wanted[key], place=f"{place}.{key}") for key in wanted)
+        differences = (
+            difference(found[key], wanted[key], place=f"{place}.{key}") for key in wanted
+        )
         return next(filter(None, differences), "")
     if isinstance(wanted, list) and isinstance(found, list):
         if len(found) != len(wanted):
             return f"{place}: {len(found)} instead of {len(wanted)}"
         pairs = zip(sorted(found, key=_order), sorted(wanted, key=_order), strict=True)
-        return next(filter(None, (difference(a, b, place=f"{place}[{i}]") for i, (a, b) in enumerate(pairs))), "")
+        return next(
+            filter(
+                None, (difference(a, b, place=f"{place}[{i}]") for i, (a, b) in enumerate(pairs))
+            ),
+            "",
+        )
     if _is_figure(wanted) and _is_figure(found):
         close = abs(found - wanted) <= TOLERANCE * max(abs(found), abs(wanted))
         return "" if close else f"{place}: {found} instead of {wanted}"

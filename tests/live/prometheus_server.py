@@ -1,4 +1,6 @@
-"""A real Prometheus for tests, on a free port of the loopback: the one on PATH, else the one that make test unpacks."""
+"""A real Prometheus for tests, on a free port of the loopback: the one on PATH, else the one that
+make test unpacks.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,9 @@ def program() -> str:
 
 
 @contextmanager
-def prometheus_server(folder: Path, twin: str, *, interval_ms: int = 500) -> Iterator[PrometheusServer]:
+def prometheus_server(
+    folder: Path, twin: str, *, interval_ms: int = 500
+) -> Iterator[PrometheusServer]:
     """Run a Prometheus that scrapes the pods of *twin* (its URL), with its data in *folder*."""
     command = program()
     (folder / "prometheus.yml").write_text(CONFIG.format(interval_ms=interval_ms, twin=twin))

@@ -1,4 +1,6 @@
-"""What the existing components were recorded to say to each other, for tests that put ours in the place of one."""
+"""What the existing components were recorded to say to each other, for tests that put ours in the
+place of one.
+"""
 
 from __future__ import annotations
 
@@ -9,18 +11,23 @@ from typing import Any, Literal
 
 from fastapi import FastAPI, Request
 
-from loop.backends import labels as names
+from loop.backends.kube import labels as names
 
 Json = dict[str, Any]
 Era = Literal["early", "late"]
 
 # The recordings leave the static data out: they are those of the large sample of their time.
-STATIC = {"early": ("open-early-v0.1.0.json", "sample-large-unl"), "late": ("open-optimizer-2.json", "sample-large")}
+STATIC = {
+    "early": ("open-early-v0.1.0.json", "sample-large-unl"),
+    "late": ("open-optimizer-2.json", "sample-large"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cycle:
-    """One cycle: what the optimizer was asked and answered, what the actuator was asked, and what it patched."""
+    """One cycle: what the optimizer was asked and answered, what the actuator was asked, and what
+    it patched.
+    """
 
     servers: list[Json]
     flags: Json
@@ -44,11 +51,18 @@ def read_recording(folder: Path, era: Era) -> Recording:
     rows = json.loads((folder / f"open-e2e-control-loop-{era}.json").read_text())
     (collected,) = (row[2] for row in rows if row[0] == "collector GET /collect")
     file, case_id = STATIC[era]
-    (static,) = (case["system"] for case in json.loads((folder / file).read_text())["cases"] if case["id"] == case_id)
+    (static,) = (
+        case["system"]
+        for case in json.loads((folder / file).read_text())["cases"]
+        if case["id"] == case_id
+    )
     places = [at for at, row in enumerate(rows) if row[0] == "optimizer POST"]
     cycles = []
     for at, until in zip(places, [*places[1:], len(rows)], strict=True):
-        system, (update,) = rows[at][2]["system"], (row for row in rows[at:until] if row[0] == "actuator POST")
+        system, (update,) = (
+            rows[at][2]["system"],
+            (row for row in rows[at:until] if row[0] == "actuator POST"),
+        )
         patches = [row for row in rows[at:until] if row[0] == "kube PATCH"]
         cycles.append(
             Cycle(
@@ -56,24 +70,35 @@ def read_recording(folder: Path, era: Era) -> Recording:
                 flags=system["optimizerData"],
                 allocations=rows[at][4],
                 update=update[2],
-                patched={row[1].rpartition("/")[2]: tuple(op["value"] for op in row[3]) for row in patches},
+                patched={
+                    row[1].rpartition("/")[2]: tuple(op["value"] for op in row[3])
+                    for row in patches
+                },
             )
         )
     return Recording(era=era, collected=collected, cycles=cycles, static=static)
 
 
 def missing(found: Any, wanted: Any, *, place: str = "") -> str:
-    """Return where *found* does not hold all that is *wanted*, "" where it does; it may hold more keys."""
+    """Return where *found* does not hold all that is *wanted*, "" where it does; it may hold more
+    keys.
+    """
     if isinstance(wanted, dict) and isinstance(found, dict):
         parts = (
-            missing(found[key], wanted[key], place=f"{place}.{key}") if key in found else f"{place}.{key}: nothing"
+            missing(found[key], wanted[key], place=f"{place}.{key}")
+            if key in found
+            else f"{place}.{key}: nothing"
             for key in wanted
         )
         return next(filter(None, parts), "")
     if isinstance(wanted, list) and isinstance(found, list) and len(found) == len(wanted):
         pairs = enumerate(zip(found, wanted, strict=True))
         return next(filter(None, (missing(a, b, place=f"{place}[{i}]") for i, (a, b) in pairs)), "")
-    return "" if found == wanted and type(found) is type(wanted) else f"{place}: {found!r} instead of {wanted!r}"
+    return (
+        ""
+        if found == wanted and type(found) is type(wanted)
+        else f"{place}: {found!r} instead of {wanted!r}"
+    )
 
 
 def manifest(server: Json, place: Json) -> Json:
@@ -110,13 +135,18 @@ def manifest(server: Json, place: Json) -> Json:
         "spec": {
             "replicas": current["numReplicas"],
             "selector": {"matchLabels": pods},
-            "template": {"metadata": {"labels": pods}, "spec": {"containers": [{"name": "main", "image": "nginx"}]}},
+            "template": {
+                "metadata": {"labels": pods},
+                "spec": {"containers": [{"name": "main", "image": "nginx"}]},
+            },
         },
     }
 
 
 class Existing:
-    """The existing collector, optimizer and actuator as far as they were recorded; keeps what they are asked."""
+    """The existing collector, optimizer and actuator as far as they were recorded; keeps what they
+    are asked.
+    """
 
     def __init__(self, recording: Recording) -> None:
         self.questions: list[Json] = []
@@ -131,8 +161,12 @@ class Existing:
 
         @app.get("/collect")
         def collect() -> Json:
-            # Servers go through a controller as they are: the second answer of the collector is in the second question.
-            return {"servers": self._recording.cycles[len(self.questions)].servers, "kube-resources": places}
+            # Servers go through a controller as they are: the second answer of the collector is in
+            # the second question.
+            return {
+                "servers": self._recording.cycles[len(self.questions)].servers,
+                "kube-resources": places,
+            }
 
         @app.post("/optimizeOne")
         async def optimize_one(request: Request) -> Json:

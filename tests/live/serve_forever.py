@@ -1,4 +1,6 @@
-"""A controller over a fake world as a program of its own: prints its port, and ends when it is told to."""
+"""A controller over a fake world as a program of its own: prints its port, and ends when it is told
+to.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A controller served over real HTTP on a free port of the loopback, for tests; waits have deadlines."""
+"""A controller served over real HTTP on a free port of the loopback, for tests; waits have
+deadlines.
+"""
 
 from __future__ import annotations
 
@@ -112,8 +114,17 @@ def serving(
     port = sockets[0].getsockname()[1]
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False) as client:
-        served = Served(client=client, driver=driver, inbox=inbox, service=service, thread=thread, records=records)
+    with httpx.Client(
+        base_url=f"http://127.0.0.1:{port}", timeout=DEADLINE_S, trust_env=False
+    ) as client:
+        served = Served(
+            client=client,
+            driver=driver,
+            inbox=inbox,
+            service=service,
+            thread=thread,
+            records=records,
+        )
         eventually(lambda: driver.alive, "the driver runs")
         try:
             yield served

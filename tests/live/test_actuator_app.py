@@ -1,4 +1,6 @@
-"""The actuator as a service: it asks for what differs, leaves alone who is held or absent, and says what went wrong."""
+"""The actuator as a service: it asks for what differs, leaves alone who is held or absent, and says
+what went wrong.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +9,16 @@ from typing import Any
 import pytest
 
 from loop.errors import BackendError, SpecError
-from loop.messages import Absent
+from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app
 from loop.services.owner import Owner
 from loop.types import Change
 from tests.fakes import FakeBackend, server_view
 from tests.live.world_served import serving_world
 
-RESOURCES = {name: {"uid": f"u-{name}", "name": name, "space": "infer"} for name in ("s1", "s2", "gone")}
+RESOURCES = {
+    name: {"uid": f"u-{name}", "name": name, "space": "infer"} for name in ("s1", "s2", "gone")
+}
 
 
 def world() -> FakeBackend:
@@ -34,12 +38,19 @@ def test_it_asks_for_what_differs_and_says_done() -> None:
         answer = services.actuator.post(
             "/update",
             json=body(
-                s1={"accelerator": "2xA100", "numReplicas": 3, "maxBatch": 19, "load": {"arrivalRate": 30}},
+                s1={
+                    "accelerator": "2xA100",
+                    "numReplicas": 3,
+                    "maxBatch": 19,
+                    "load": {"arrivalRate": 30},
+                },
                 s2={"accelerator": "H100", "numReplicas": 2, "maxBatch": 64},
             ),
         )
     assert (answer.status_code, answer.json()) == (200, "Done")
-    assert behind.applied == [(Change(server="s1", accelerator="2xA100", replicas=3, max_batch=19),)]
+    assert behind.applied == [
+        (Change(server="s1", accelerator="2xA100", replicas=3, max_batch=19),)
+    ]
 
 
 def test_asking_again_asks_for_nothing() -> None:
@@ -53,11 +64,15 @@ def test_asking_again_asks_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(("absent", "replicas"), [("hold", 2), ("zero", 0)])
-def test_a_server_without_an_allocation_is_held_unless_told_otherwise(absent: Absent, replicas: int) -> None:
+def test_a_server_without_an_allocation_is_held_unless_told_otherwise(
+    absent: Absent, replicas: int
+) -> None:
     """The existing one ends it: an optimizer that forgot a server would end that server."""
     behind = world()
     with serving_world(behind, absent=absent) as services:
-        services.actuator.post("/update", json=body(s1={"accelerator": "H100", "numReplicas": 3, "maxBatch": 64}))
+        services.actuator.post(
+            "/update", json=body(s1={"accelerator": "H100", "numReplicas": 3, "maxBatch": 64})
+        )
     assert (behind.views["s1"].wanted, behind.views["s2"].wanted) == (3, replicas)
     assert (behind.views["s2"].accelerator, behind.views["s2"].max_batch) == ("H100", 64)
 
@@ -77,7 +92,8 @@ def test_bounds_of_a_server_win_over_what_is_asked_for() -> None:
     with serving_world(behind) as services:
         for replicas in (0, 9):
             services.actuator.post(
-                "/update", json=body(s1={"accelerator": "H100", "numReplicas": replicas, "maxBatch": 64})
+                "/update",
+                json=body(s1={"accelerator": "H100", "numReplicas": replicas, "maxBatch": 64}),
             )
     assert [changes[0].replicas for changes in behind.applied] == [1, 6]
 
@@ -88,9 +104,13 @@ def test_our_controller_may_ask_for_one_and_the_others_are_named_and_held() -> N
     with serving_world(behind) as services:
         services.backend.observe()
         behind.views["s2"] = server_view("s2", wanted=7)
-        services.backend.apply([Change(server="s1", accelerator="H100", replicas=1, max_batch=64, reason="idle")])
+        services.backend.apply(
+            [Change(server="s1", accelerator="H100", replicas=1, max_batch=64, reason="idle")]
+        )
     assert behind.views["s2"].wanted == 7
-    assert behind.applied == [(Change(server="s1", accelerator="H100", replicas=1, max_batch=64, reason="idle"),)]
+    assert behind.applied == [
+        (Change(server="s1", accelerator="H100", replicas=1, max_batch=64, reason="idle"),)
+    ]
 
 
 @pytest.mark.parametrize("phase", ["observe", "apply"])
@@ -101,7 +121,9 @@ def test_a_world_that_fails_is_told_and_the_controller_records_it(phase: str) ->
         services.backend.observe()
         behind.failing = {phase}
         change = Change(server="s1", accelerator="H100", replicas=1, max_batch=64)
-        with pytest.raises(BackendError, match=r"actuator http://.*/update: 503 the world") as caught:
+        with pytest.raises(
+            BackendError, match=r"actuator http://.*/update: 503 the world"
+        ) as caught:
             services.backend.apply([change])
     assert caught.value.phase == "apply"
     assert behind.views["s1"].wanted == 2
@@ -114,9 +136,18 @@ def test_a_world_that_fails_is_told_and_the_controller_records_it(phase: str) ->
         ('{"allocations": null}', "allocations: expected a value, found nothing"),
         ("", "body: expected JSON, found nothing"),
         ("[1", "body: expected JSON, found Expecting"),
-        ('{"allocations": {"s1": {"numReplicas": -1}}}', "allocations.s1.numReplicas: expected greater than or equal"),
-        ('{"allocations": {"s1": {"numReplicas": 1.5}}}', "allocations.s1.numReplicas: expected a valid integer"),
-        ('{"allocations": {"s1": {"numReplicas": 1e99}}}', "allocations.s1.numReplicas: expected less than or equal"),
+        (
+            '{"allocations": {"s1": {"numReplicas": -1}}}',
+            "allocations.s1.numReplicas: expected greater than or equal",
+        ),
+        (
+            '{"allocations": {"s1": {"numReplicas": 1.5}}}',
+            "allocations.s1.numReplicas: expected a valid integer",
+        ),
+        (
+            '{"allocations": {"s1": {"numReplicas": 1e99}}}',
+            "allocations.s1.numReplicas: expected less than or equal",
+        ),
     ],
 )
 def test_a_body_that_makes_no_sense_asks_for_nothing(text: str, line: str) -> None:
@@ -132,7 +163,9 @@ def test_a_body_that_makes_no_sense_asks_for_nothing(text: str, line: str) -> No
 def test_other_verbs_and_paths_are_refused_in_one_line() -> None:
     """A probe of a wrong address must not look like a success."""
     with serving_world(world()) as services:
-        assert services.actuator.get("/update").json() == {"message": "GET /update: Method Not Allowed"}
+        assert services.actuator.get("/update").json() == {
+            "message": "GET /update: Method Not Allowed"
+        }
         assert services.actuator.post("/collect").status_code == 404
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loop.candidates import OptimizerSettings
 from loop.errors import LoopError, SpecError
+from loop.optimizer.table import OptimizerSettings
 from loop.services.auth import require_token, token_source
 from loop.services.logs import log_requests, set_up_logs
 from loop.services.optimizer_app import make_optimizer_app
@@ -45,7 +45,9 @@ def service() -> Iterator[httpx.Client]:
         (None, 401),
     ],
 )
-def test_only_the_token_opens(service: httpx.Client, header: str | bytes | None, status: int) -> None:
+def test_only_the_token_opens(
+    service: httpx.Client, header: str | bytes | None, status: int
+) -> None:
     """Neither a part of it, nor another scheme."""
     headers: dict[str, str | bytes] = {} if header is None else {"authorization": header}
     answer = service.get("/getAccelerators", headers=headers)
@@ -62,7 +64,10 @@ def test_two_tokens_are_none(service: httpx.Client) -> None:
 
 def test_probes_need_none_and_the_documents_do(service: httpx.Client) -> None:
     """A kubelet has no token; all else, found or not, is closed."""
-    statuses = [service.get(path).status_code for path in ("/healthz", "/readyz", "/docs", "/healthz/", "/nowhere")]
+    statuses = [
+        service.get(path).status_code
+        for path in ("/healthz", "/readyz", "/docs", "/healthz/", "/nowhere")
+    ]
     assert statuses == [200, 200, 401, 401, 401]
 
 
@@ -84,7 +89,9 @@ def test_a_body_is_not_read_before_the_token_is(service: httpx.Client) -> None:
         (None, "expected a readable file, found No such file"),
     ],
 )
-def test_a_file_without_a_token_ends_the_start(tmp_path: Path, content: bytes | None, line: str) -> None:
+def test_a_file_without_a_token_ends_the_start(
+    tmp_path: Path, content: bytes | None, line: str
+) -> None:
     """An empty secret must not open a service to all."""
     file = tmp_path / "token"
     if content is not None:
@@ -127,7 +134,9 @@ def test_the_token_is_in_no_log_and_in_no_error(tmp_path: Path) -> None:
     try:
         with serving(app) as client:
             for sent in (TOKEN, f"{TOKEN}x"):
-                client.get(f"/getAccelerators?token={sent}", headers={"authorization": f"Bearer {sent}"})
+                client.get(
+                    f"/getAccelerators?token={sent}", headers={"authorization": f"Bearer {sent}"}
+                )
     finally:
         logging.getLogger().handlers[:], level = before
         logging.getLogger().setLevel(level)

@@ -1,4 +1,6 @@
-"""The collector as a service: what it tells, what it says when the world is away, and that it ends at once."""
+"""The collector as a service: what it tells, what it says when the world is away, and that it ends
+at once.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import httpx
 import pytest
 
 from loop.errors import BackendError
-from loop.messages import KubeResource, read_collected
+from loop.schema.messages import KubeResource, read_collected
 from loop.services.collector_app import make_collector_app
 from loop.services.owner import Owner
 from loop.services.serving import Service, listen
@@ -21,7 +23,9 @@ from tests.live.world_served import serving_world
 
 def world() -> FakeBackend:
     """Return a world of two servers."""
-    return FakeBackend([server_view("s1"), server_view("s2", wanted=0, ready=0)], capacity={"H100": 8})
+    return FakeBackend(
+        [server_view("s1"), server_view("s2", wanted=0, ready=0)], capacity={"H100": 8}
+    )
 
 
 def test_it_tells_of_every_server_and_of_what_it_is_in_the_cluster() -> None:
@@ -58,13 +62,20 @@ def test_others_get_a_partial_sum_scaled_up_and_the_tokens_of_before() -> None:
 
 
 def test_a_world_that_does_not_answer_is_told_in_one_line_and_no_servers() -> None:
-    """The existing controller looks at the servers only, and skips its cycle where there are none."""
+    """The existing controller looks at the servers only, and skips its cycle where there are
+    none.
+    """
     behind = world()
     behind.failing = {"observe"}
     with serving_world(behind) as services:
         answer = services.collector.get("/collect")
-        assert (answer.status_code, answer.json()) == (503, {"message": "the world does not answer"})
-        with pytest.raises(BackendError, match=r"collector http://.*/collect: 503 the world does not answer") as caught:
+        assert (answer.status_code, answer.json()) == (
+            503,
+            {"message": "the world does not answer"},
+        )
+        with pytest.raises(
+            BackendError, match=r"collector http://.*/collect: 503 the world does not answer"
+        ) as caught:
             services.backend.observe()
     assert caught.value.phase == "observe"
 
@@ -102,9 +113,14 @@ def test_a_world_that_takes_too_long_is_given_up() -> None:
     behind = StuckBackend()
     with serving_world(behind, timeout_s=0.05) as services:
         late = services.collector.get("/collect")
-        assert (late.status_code, late.json()) == (504, {"message": "the world did not answer within 0.05 s"})
+        assert (late.status_code, late.json()) == (
+            504,
+            {"message": "the world did not answer within 0.05 s"},
+        )
         behind.gate.set()
-        eventually(lambda: services.collector.get("/collect").status_code == 200, "it answers again")
+        eventually(
+            lambda: services.collector.get("/collect").status_code == 200, "it answers again"
+        )
 
 
 def test_requests_beyond_what_may_wait_are_refused() -> None:
@@ -138,7 +154,11 @@ def test_it_ends_within_a_second_though_the_world_hangs() -> None:
 
     def ask() -> None:
         try:
-            httpx.get(f"http://127.0.0.1:{sockets[0].getsockname()[1]}/collect", timeout=DEADLINE_S, trust_env=False)
+            httpx.get(
+                f"http://127.0.0.1:{sockets[0].getsockname()[1]}/collect",
+                timeout=DEADLINE_S,
+                trust_env=False,
+            )
         except httpx.HTTPError as error:
             errors.append(error)
 

@@ -1,4 +1,6 @@
-"""The controller's service over real HTTP: what /invoke answers in each case, and how it starts, fails and stops."""
+"""The controller's service over real HTTP: what /invoke answers in each case, and how it starts,
+fails and stops.
+"""
 
 from __future__ import annotations
 
@@ -50,12 +52,16 @@ def test_a_body_may_ask_for_advice_only() -> None:
 
 def test_an_advising_controller_cannot_be_told_to_act() -> None:
     """--mode advise is a promise to whoever owns the cluster."""
-    with serving(FakeBackend([server_view()]), settings=ControllerSettings(mode="advise")) as served:
+    with serving(
+        FakeBackend([server_view()]), settings=ControllerSettings(mode="advise")
+    ) as served:
         line = served.client.post("/invoke", json={"mode": "act"}).json()
     assert (line["mode"], line["applied"]) == ("advise", False)
 
 
-@pytest.mark.parametrize("body", ["{", "[]", '{"mode": "dance"}', '{"made": "act"}', "advise", "\xff", "[" * 100_000])
+@pytest.mark.parametrize(
+    "body", ["{", "[]", '{"mode": "dance"}', '{"made": "act"}', "advise", "\xff", "[" * 100_000]
+)
 def test_a_body_that_makes_no_sense_is_refused_and_causes_no_cycle(body: str) -> None:
     """Who misspells "advise" must not get an action."""
     with serving(FakeBackend([server_view()])) as served:
@@ -70,7 +76,9 @@ def test_a_body_without_end_is_refused() -> None:
     with serving(FakeBackend([server_view()])) as served:
         answer = served.client.post("/invoke", content=b" " * (BODY_BYTES_MAX + 1))
     assert answer.status_code == 413
-    assert answer.json() == {"message": f"body: expected at most {BODY_BYTES_MAX} bytes, found more"}
+    assert answer.json() == {
+        "message": f"body: expected at most {BODY_BYTES_MAX} bytes, found more"
+    }
 
 
 def test_with_a_token_only_those_who_have_it_run_cycles() -> None:
@@ -79,12 +87,17 @@ def test_with_a_token_only_those_who_have_it_run_cycles() -> None:
         assert served.client.post("/invoke").status_code == 401
         assert served.client.get("/metrics").status_code == 401
         assert served.client.get("/healthz").status_code == 200
-        assert served.client.post("/invoke", headers={"authorization": "Bearer s3cret"}).status_code == 200
+        assert (
+            served.client.post("/invoke", headers={"authorization": "Bearer s3cret"}).status_code
+            == 200
+        )
     assert len(served.records) == 1
 
 
 def test_invokes_during_a_cycle_share_the_following_one() -> None:
-    """Neither is one answered by a cycle that had looked before it came, nor do ten cause ten cycles."""
+    """Neither is one answered by a cycle that had looked before it came, nor do ten cause ten
+    cycles.
+    """
     backend = GatedBackend()
     with serving(backend) as served, ThreadPoolExecutor(6) as pool:
         backend.gate.clear()
@@ -109,7 +122,11 @@ def test_too_many_waiting_invokes_are_turned_away() -> None:
         eventually(lambda: len(served.inbox) == 1, "the second waits")
         third = served.client.get("/invoke")
         backend.gate.set()
-        assert (third.status_code, first.result().status_code, second.result().status_code) == (429, 200, 200)
+        assert (third.status_code, first.result().status_code, second.result().status_code) == (
+            429,
+            200,
+            200,
+        )
 
 
 def test_an_invoke_without_an_answer_in_time_is_told_so_and_causes_no_late_cycle() -> None:
@@ -135,11 +152,16 @@ def test_a_failed_cycle_answers_503_with_its_record() -> None:
     with serving(backend) as served:
         answer = served.client.get("/invoke")
     assert answer.status_code == 503
-    assert (answer.json()["failedPhase"], answer.json()["error"]) == ("observe", "the API server is away")
+    assert (answer.json()["failedPhase"], answer.json()["error"]) == (
+        "observe",
+        "the API server is away",
+    )
 
 
 def test_three_failures_in_a_row_make_it_unready_and_one_good_cycle_ready_again() -> None:
-    """A bug is recorded with its traceback; the thread lives on and recovers when the bug is gone."""
+    """A bug is recorded with its traceback; the thread lives on and recovers when the bug is
+    gone.
+    """
     backend = GatedBackend()
     with serving(backend) as served:
         assert ready(served) == 200
@@ -195,7 +217,9 @@ def test_periods_run_by_themselves_and_invokes_between_them() -> None:
 
 
 def test_the_twin_lives_in_the_thread_of_the_controller_and_runs_faster_if_told() -> None:
-    """--backend sim --speed 600: a minute of the twin passes in a tenth of a second, between cycles too."""
+    """--backend sim --speed 600: a minute of the twin passes in a tenth of a second, between cycles
+    too.
+    """
     world = sim_world()
     with serving(
         world.backend, policy="slo", period_s=60.0, speed=600.0, advance=SimWorld(world.env).advance

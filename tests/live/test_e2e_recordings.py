@@ -1,4 +1,6 @@
-"""Ours in the place of each existing component: recorded messages in, and out what the others were recorded to read."""
+"""Ours in the place of each existing component: recorded messages in, and out what the others were
+recorded to read.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,15 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.backends import labels as names
 from loop.backends.http import HttpBackend
 from loop.backends.http_policy import RemotePolicy
-from loop.candidates import OptimizerSettings
+from loop.backends.kube import labels as names
 from loop.clocks import MonotonicClock
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
-from loop.reading import parse_system
+from loop.optimizer.table import OptimizerSettings
+from loop.schema.reading import parse_system
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.optimizer_app import make_optimizer_app
@@ -27,7 +29,10 @@ from tests.live.optimizer_served import serving
 from tests.live.recordings import Era, Existing, Recording, manifest, missing, read_recording
 from tests.live.world_served import WorldServices, client_of, serving_world
 
-OPTIMIZERS = {"early": OptimizerSettings(solver="greedy"), "late": OptimizerSettings(solver="greedy", compat=True)}
+OPTIMIZERS = {
+    "early": OptimizerSettings(solver="greedy"),
+    "late": OptimizerSettings(solver="greedy", compat=True),
+}
 
 
 @pytest.fixture(params=["early", "late"])
@@ -41,7 +46,9 @@ def recording(shared: Path, request: pytest.FixtureRequest) -> Recording:
 def recorded_world(recording: Recording) -> Iterator[tuple[KubeWorld, WorldServices]]:
     """Serve a cluster with the Deployments of then, and our collector and actuator over it."""
     places = recording.collected["kube-resources"]
-    deployments = [manifest(server, places[server["name"]]) for server in recording.collected["servers"]]
+    deployments = [
+        manifest(server, places[server["name"]]) for server in recording.collected["servers"]
+    ]
     with (
         kube_world(*deployments) as world,
         serving_world(world.backend, places=world.backend.places) as services,
@@ -51,21 +58,37 @@ def recorded_world(recording: Recording) -> Iterator[tuple[KubeWorld, WorldServi
 
 @contextmanager
 def serving_controller(
-    recording: Recording, *, collector: httpx.Client, optimizer: httpx.Client, actuator: httpx.Client
+    recording: Recording,
+    *,
+    collector: httpx.Client,
+    optimizer: httpx.Client,
+    actuator: httpx.Client,
 ) -> Iterator[httpx.Client]:
-    """Serve our controller between three services, ours or recorded ones, with the static data of then."""
+    """Serve our controller between three services, ours or recorded ones, with the static data of
+    then.
+    """
     flags = {"optimizerData": recording.cycles[0].flags}
     with ExitStack() as stack:
         clients = {}
-        for name, service in (("collector", collector), ("optimizer", optimizer), ("actuator", actuator)):
+        for name, service in (
+            ("collector", collector),
+            ("optimizer", optimizer),
+            ("actuator", actuator),
+        ):
             clients[name] = client_of(name, service)
             stack.callback(clients[name].close)
         controller = Controller(
-            backend=HttpBackend(collector=clients["collector"], actuator=clients["actuator"], clock=MonotonicClock()),
-            policy=RemotePolicy(
-                optimizer=clients["optimizer"], compat=True, era="early" if recording.era == "early" else "today"
+            backend=HttpBackend(
+                collector=clients["collector"], actuator=clients["actuator"], clock=MonotonicClock()
             ),
-            data=FixedData(parse_system(recording.static | flags, source="recording", lenient=True)),
+            policy=RemotePolicy(
+                optimizer=clients["optimizer"],
+                compat=True,
+                era="early" if recording.era == "early" else "today",
+            ),
+            data=FixedData(
+                parse_system(recording.static | flags, source="recording", lenient=True)
+            ),
             clock=MonotonicClock(),
         )
         inbox = ThreadInbox()
@@ -76,18 +99,25 @@ def serving_controller(
 
 
 def test_our_collector_tells_what_the_existing_controller_read(recording: Recording) -> None:
-    """It passes servers on to its optimizer and places to its actuator: each field must be there, and of its type."""
+    """It passes servers on to its optimizer and places to its actuator: each field must be there,
+    and of its type.
+    """
     with recorded_world(recording) as (_, services):
         told = services.collector.get("/collect").json()
     wanted = dict(recording.collected)
-    places = {name: {key: one[key] for key in ("name", "space")} for name, one in wanted.pop("kube-resources").items()}
+    places = {
+        name: {key: one[key] for key in ("name", "space")}
+        for name, one in wanted.pop("kube-resources").items()
+    }
     assert missing(told, wanted) == ""
     assert missing(told["kube-resources"], places) == ""
     assert all(one["uid"] for one in told["kube-resources"].values())
 
 
 def test_our_actuator_makes_of_deployments_what_the_existing_one_made(recording: Recording) -> None:
-    """Labels and replicas, from the message that the existing controller sent; twice, as it does."""
+    """Labels and replicas, from the message that the existing controller sent; twice, as it
+    does.
+    """
     with recorded_world(recording) as (world, services):
         for cycle in recording.cycles:
             answer = services.actuator.post("/update", json=cycle.update)
@@ -95,12 +125,16 @@ def test_our_actuator_makes_of_deployments_what_the_existing_one_made(recording:
             assert deployed(world) == cycle.patched
 
 
-def test_our_controller_says_what_the_existing_optimizer_and_actuator_were_told(recording: Recording) -> None:
+def test_our_controller_says_what_the_existing_optimizer_and_actuator_were_told(
+    recording: Recording,
+) -> None:
     """The question of each cycle, and then for every server what the optimizer answered."""
     existing = Existing(recording)
     with (
         serving(existing.app()) as others,
-        serving_controller(recording, collector=others, optimizer=others, actuator=others) as controller,
+        serving_controller(
+            recording, collector=others, optimizer=others, actuator=others
+        ) as controller,
     ):
         answers = [controller.get("/invoke") for _ in recording.cycles]
     assert [answer.status_code for answer in answers] == [200, 200]
@@ -119,12 +153,17 @@ def test_our_controller_says_what_the_existing_optimizer_and_actuator_were_told(
 
 def test_all_of_ours_together_end_where_the_existing_ones_did(recording: Recording) -> None:
     """From the same labels to the same labels and replicas."""
-    optimizer = make_optimizer_app(settings=OPTIMIZERS[recording.era], early=recording.era == "early")
+    optimizer = make_optimizer_app(
+        settings=OPTIMIZERS[recording.era], early=recording.era == "early"
+    )
     with (
         recorded_world(recording) as (world, services),
         serving(optimizer) as optimizing,
         serving_controller(
-            recording, collector=services.collector, optimizer=optimizing, actuator=services.actuator
+            recording,
+            collector=services.collector,
+            optimizer=optimizing,
+            actuator=services.actuator,
         ) as controller,
     ):
         record = controller.get("/invoke").json()
@@ -149,6 +188,8 @@ def acted_on(update: dict[str, Any]) -> dict[str, Any]:
     """Return what an existing actuator reads of a message."""
     keys = ("accelerator", "numReplicas", "maxBatch")
     return {
-        "allocations": {name: {key: one[key] for key in keys} for name, one in update["allocations"].items()},
+        "allocations": {
+            name: {key: one[key] for key in keys} for name, one in update["allocations"].items()
+        },
         "kube-resources": update["kube-resources"],
     }

@@ -1,4 +1,6 @@
-"""The whole way of a user, with the commands as processes: apply, emulate, scale up and down, /invoke, clean up."""
+"""The whole way of a user, with the commands as processes: apply, emulate, scale up and down,
+/invoke, clean up.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ import yaml
 from kubernetes import client, config
 from kubernetes.client.exceptions import ApiException
 
-from loop.backends import labels as names
+from loop.backends.kube import labels as names
 
 DEADLINE_S = 120.0  # a real cluster pulls images
 STOP_S = 10.0  # far less than the 30 s after which a cluster kills
@@ -47,7 +49,11 @@ class Target:
 
     def label(self, **load: str) -> None:
         """Set load labels: rpm, intokens, outtokens."""
-        body = {"metadata": {"labels": {f"inferno.server.load.{key}": value for key, value in load.items()}}}
+        body = {
+            "metadata": {
+                "labels": {f"inferno.server.load.{key}": value for key, value in load.items()}
+            }
+        }
         self.apps.patch_namespaced_deployment(NAME, self.namespace, body)
 
     def replicas(self) -> int:
@@ -60,7 +66,9 @@ class Target:
 
     def pods(self) -> int:
         """Return how many pods there are of the server."""
-        return len(self.core.list_namespaced_pod(self.namespace, label_selector=f"app={NAME}").items)
+        return len(
+            self.core.list_namespaced_pod(self.namespace, label_selector=f"app={NAME}").items
+        )
 
     def arguments(self, *words: str) -> list[str]:
         """Return a command of ours for this namespace of this cluster."""
@@ -96,7 +104,9 @@ def eventually(happened: Callable[[], object], what: str) -> None:
 
 def address(log: Path) -> str:
     """Return the address that a service says it listens at."""
-    eventually(lambda: re.search(r"http://[^\s\";/]+", log.read_text()), f"{log.name} names its address")
+    eventually(
+        lambda: re.search(r"http://[^\s\";/]+", log.read_text()), f"{log.name} names its address"
+    )
     found = re.search(r"http://[^\s\";/]+", log.read_text())
     assert found
     return found[0]
@@ -116,7 +126,9 @@ def twin_kubeconfig(repository: Path, folder: Path) -> Iterator[Path]:
 
 @pytest.fixture(params=["twin", "real"])
 def target(request: pytest.FixtureRequest, repository: Path, tmp_path: Path) -> Iterator[Target]:
-    """Give each cluster with a namespace that is deleted at the end; skip the real one where none is named."""
+    """Give each cluster with a namespace that is deleted at the end; skip the real one where none
+    is named.
+    """
     if request.param == "twin":
         with twin_kubeconfig(repository, tmp_path) as kubeconfig:
             yield from prepared(kubeconfig, repository, tmp_path)
@@ -145,7 +157,9 @@ def prepared(kubeconfig: Path, repository: Path, folder: Path) -> Iterator[Targe
             )
         finally:
             core.delete_namespace(namespace)
-            eventually(lambda: is_gone(lambda: core.read_namespace(namespace)), "the namespace is gone")
+            eventually(
+                lambda: is_gone(lambda: core.read_namespace(namespace)), "the namespace is gone"
+            )
 
 
 def is_gone(read: Callable[[], Any]) -> bool:
@@ -173,11 +187,15 @@ def emulate_and_restore(target: Target) -> None:
     before = target.labels()
     command = target.arguments("emulator", "1", "0.2")
     with process(command, cwd=target.repository, log=target.folder / "emulator.log") as emulator:
-        eventually(lambda: target.labels()[names.LOAD_RPM] != before[names.LOAD_RPM], "the load moves")
+        eventually(
+            lambda: target.labels()[names.LOAD_RPM] != before[names.LOAD_RPM], "the load moves"
+        )
         assert target.labels()["inferno.server.load.nominal.rpm"] == before[names.LOAD_RPM]
         assert ends_well(emulator)
     restore = target.arguments("emulator", "--restore")
-    subprocess.run(restore, cwd=target.repository, check=True, capture_output=True, timeout=DEADLINE_S)
+    subprocess.run(
+        restore, cwd=target.repository, check=True, capture_output=True, timeout=DEADLINE_S
+    )
     assert target.labels() == before
 
 
@@ -185,10 +203,22 @@ def emulate_and_restore(target: Target) -> None:
 def controlled(target: Target) -> Iterator[httpx.Client]:
     """Run the controller over the namespace; it ends well when it is told to stop."""
     log = target.folder / "controller.log"
-    words = ["controller", "0", "false", "--backend", "kube", "--metrics", "labels", "--data", "sample-data/large"]
+    words = [
+        "controller",
+        "0",
+        "false",
+        "--backend",
+        "kube",
+        "--metrics",
+        "labels",
+        "--data",
+        "sample-data/large",
+    ]
     limits = ["--step-up", str(STEP_UP)]
     records = ["--port", "0", "--records", str(target.folder / "records.jsonl")]
-    with process(target.arguments(*words, *limits, *records), cwd=target.repository, log=log) as controller:
+    with process(
+        target.arguments(*words, *limits, *records), cwd=target.repository, log=log
+    ) as controller:
         with httpx.Client(base_url=address(log), timeout=DEADLINE_S, trust_env=False) as http:
             eventually(lambda: http.get("/readyz").status_code == 200, "the controller is ready")
             yield http
@@ -196,7 +226,9 @@ def controlled(target: Target) -> Iterator[httpx.Client]:
 
 
 def decided(http: httpx.Client, *, mode: str = "") -> tuple[int, int]:
-    """Ask for a cycle; return the replicas that it decided for the server, and those that the policy wanted."""
+    """Ask for a cycle; return the replicas that it decided for the server, and those that the
+    policy wanted.
+    """
     answer = http.post("/invoke", json={"mode": mode}) if mode else http.get("/invoke")
     assert answer.status_code == 200, answer.text
     (server,) = answer.json()["servers"]
@@ -226,5 +258,6 @@ def test_a_user_goes_all_the_way_from_an_empty_cluster_and_back(target: Target) 
     assert [json.loads(line)["cycle"] for line in lines] == [1, 2, 3, 4]
     target.apps.delete_namespaced_deployment(NAME, target.namespace)
     eventually(
-        lambda: is_gone(lambda: target.apps.read_namespaced_deployment(NAME, target.namespace)), "the server is gone"
+        lambda: is_gone(lambda: target.apps.read_namespaced_deployment(NAME, target.namespace)),
+        "the server is gone",
     )

@@ -14,10 +14,10 @@ import pytest
 from loop.backends.http import HttpBackend
 from loop.backends.http_client import ServiceClient, service_url
 from loop.backends.http_policy import RemotePolicy
-from loop.candidates import OptimizerSettings
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.errors import BackendError, LoopError, SpecError
+from loop.optimizer.table import OptimizerSettings
 from loop.policies.slo import SloPolicy
 from loop.services.optimizer_app import make_optimizer_app
 from loop.spec import SystemData
@@ -66,16 +66,40 @@ def answer(text: str, *, status: str = "200 OK") -> bytes:
         (answer("{", status="200 OK"), False, "expected JSON, found b'{'"),
         (answer('{"servers": NaN}'), False, "expected JSON, found"),
         (answer('{"servers": 3}'), False, "answer: servers: expected a valid list, found 3"),
-        (answer('{"message": "kube client: no"}', status="404 Not Found"), False, "404 kube client: no"),
-        (answer("<html>gateway</html>", status="502 Bad Gateway"), False, "502 <html>gateway</html>"),
+        (
+            answer('{"message": "kube client: no"}', status="404 Not Found"),
+            False,
+            "404 kube client: no",
+        ),
+        (
+            answer("<html>gateway</html>", status="502 Bad Gateway"),
+            False,
+            "502 <html>gateway</html>",
+        ),
         (answer("", status="307 Temporary Redirect"), False, "collect: 307"),
         (b"", False, "no answer: Server disconnected"),
-        (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", False, "no answer: peer closed connection"),
+        (
+            b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{",
+            False,
+            "no answer: peer closed connection",
+        ),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 99\r\n\r\n{", True, "no answer within 0.2 s"),
     ],
-    ids=["no JSON", "NaN", "another form", "refused", "a page", "a redirect", "cut", "cut half-way", "too slow"],
+    ids=[
+        "no JSON",
+        "NaN",
+        "another form",
+        "refused",
+        "a page",
+        "a redirect",
+        "cut",
+        "cut half-way",
+        "too slow",
+    ],
 )
-def test_whatever_a_collector_answers_is_a_line_in_the_record(raw: bytes, then_wait: bool, line: str) -> None:
+def test_whatever_a_collector_answers_is_a_line_in_the_record(
+    raw: bytes, then_wait: bool, line: str
+) -> None:
     """The loop goes on; the record says what was wrong, and with whom."""
     with answering(raw, then_wait=then_wait) as url:
         backend = HttpBackend(
@@ -96,14 +120,21 @@ def test_a_service_that_does_not_run_is_named() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
     client = ServiceClient("optimizer", service_url("127.0.0.1", port), timeout_s=5.0)
-    with pytest.raises(BackendError, match=rf"optimizer http://127\.0\.0\.1:{port}/optimizeOne: no answer: .*refused"):
+    with pytest.raises(
+        BackendError,
+        match=rf"optimizer http://127\.0\.0\.1:{port}/optimizeOne: no answer: .*refused",
+    ):
         client.post("optimizeOne", {}, phase="decide")
     client.close()
 
 
 @pytest.mark.parametrize(
     ("host", "url"),
-    [("localhost", "http://localhost:3301"), ("", "http://localhost:3301"), ("::1", "http://[::1]:3301")],
+    [
+        ("localhost", "http://localhost:3301"),
+        ("", "http://localhost:3301"),
+        ("::1", "http://[::1]:3301"),
+    ],
 )
 def test_addresses_are_made_of_host_and_port(host: str, url: str) -> None:
     """COLLECTOR_HOST may be empty, and may be an address of IPv6."""
@@ -123,24 +154,34 @@ def seen(*views: ServerView, **fields: object) -> Snapshot:
 
 
 CASES = {
-    "load for several replicas": seen(server_view("s1", load=Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0))),
+    "load for several replicas": seen(
+        server_view("s1", load=Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0))
+    ),
     "a backlog": seen(server_view("s1", backlog=200)),
     "no load": seen(server_view("s1", load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0))),
     "two classes, few cards": seen(
         server_view("s1", load=Load(rate_rpm=2000.0, in_tokens=512.0, out_tokens=256.0)),
         server_view("s2", service_class="Free", model="qwen_14b"),
     ),
-    "a load that nobody knows": seen(server_view("s1", load=None, wanted=6), server_view("s2", wanted=1)),
+    "a load that nobody knows": seen(
+        server_view("s1", load=None, wanted=6), server_view("s2", wanted=1)
+    ),
     "a model that nobody knows": seen(server_view("s1", model="gpt_9"), server_view("s2")),
     "nothing serves it yet": seen(server_view("s1", load=None, wanted=0, ready=0, backlog=3)),
 }
 
 
 @pytest.mark.parametrize("snapshot", CASES.values(), ids=CASES.keys())
-def test_a_service_decides_what_our_policy_would(optimizer: httpx.Client, snapshot: Snapshot) -> None:
-    """Five processes or one: the same loop. Who is held by the one is absent, and so held, in the other."""
+def test_a_service_decides_what_our_policy_would(
+    optimizer: httpx.Client, snapshot: Snapshot
+) -> None:
+    """Five processes or one: the same loop. Who is held by the one is absent, and so held, in the
+    other.
+    """
     data = system(servers={"s2": server_data("s2", service_class="Free", min_replicas=1)})
-    remote, _ = RemotePolicy(optimizer=client_of("optimizer", optimizer)).decide(snapshot, data, None)
+    remote, _ = RemotePolicy(optimizer=client_of("optimizer", optimizer)).decide(
+        snapshot, data, None
+    )
     local, _ = SloPolicy().decide(snapshot, data, None)
     wanted = {name: (each.accelerator, each.replicas) for name, each in local.targets.items()}
     present = {name: (view.accelerator, view.wanted) for name, view in snapshot.servers.items()}
@@ -150,9 +191,16 @@ def test_a_service_decides_what_our_policy_would(optimizer: httpx.Client, snapsh
 
 
 def test_an_optimizer_that_is_away_fails_the_cycle_and_changes_nothing() -> None:
-    """No decision is not a decision for nothing. The next cycle goes through as soon as it is back."""
-    behind = FakeBackend([server_view(load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))])
-    with serving(make_optimizer_app(settings=OptimizerSettings())) as running, serving_world(behind) as services:
+    """No decision is not a decision for nothing. The next cycle goes through as soon as it is
+    back.
+    """
+    behind = FakeBackend(
+        [server_view(load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))]
+    )
+    with (
+        serving(make_optimizer_app(settings=OptimizerSettings())) as running,
+        serving_world(behind) as services,
+    ):
         working = client_of("optimizer", running)
         away = ServiceClient("optimizer", "http://127.0.0.1:9", timeout_s=1.0)
         lines = []
@@ -170,11 +218,15 @@ def test_an_optimizer_that_is_away_fails_the_cycle_and_changes_nothing() -> None
 
 
 def test_the_existing_optimizers_refusal_of_one_server_fails_the_cycle() -> None:
-    """It answers 404 and nothing else where one server cannot be served: nobody may be changed on that."""
+    """It answers 404 and nothing else where one server cannot be served: nobody may be changed on
+    that.
+    """
     compat = make_optimizer_app(settings=OptimizerSettings(solver="greedy", compat=True))
     with serving(compat) as client:
         policy = RemotePolicy(optimizer=client_of("optimizer", client), compat=True)
-        with pytest.raises(BackendError, match=r"404 optimization error: no feasible allocation .*\[s1\]") as caught:
+        with pytest.raises(
+            BackendError, match=r"404 optimization error: no feasible allocation .*\[s1\]"
+        ) as caught:
             policy.decide(seen(server_view("s1", model="gpt_9"), server_view("s2")), system(), None)
     assert caught.value.phase == "decide"
 
@@ -193,7 +245,9 @@ def test_the_capacity_of_the_world_wins_over_that_of_the_files(optimizer: httpx.
         view = server_view("s1", load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))
         policy = RemotePolicy(optimizer=client_of("optimizer", optimizer))
         decision, _ = policy.decide(seen(view, **known), data, None)
-        return sum(target.replicas for target in decision.targets.values() if target.accelerator == "H100")
+        return sum(
+            target.replicas for target in decision.targets.values() if target.accelerator == "H100"
+        )
 
     one = FakeBackend([], capacity={"H100": 1}).observe().capacity
     assert cards(system(), capacity=one) <= 1 < cards(system())
@@ -220,7 +274,10 @@ def test_services_with_a_token_answer_only_those_who_send_it(tmp_path: Path) -> 
         services.backend.apply([])
         wrong = {"authorization": "Bearer s3cret"}
         refused = services.actuator.post("/update", json={"allocations": {}}, headers=wrong)
-    assert (refused.status_code, refused.json()) == (401, {"message": "expected the bearer token of this service"})
+    assert (refused.status_code, refused.json()) == (
+        401,
+        {"message": "expected the bearer token of this service"},
+    )
     assert refused.headers["www-authenticate"] == "Bearer"
 
 

@@ -1,4 +1,6 @@
-"""The Kubernetes backend over real HTTP: what it reads, what it writes, how often it asks, and whom it leaves alone."""
+"""The Kubernetes backend over real HTTP: what it reads, what it writes, how often it asks, and whom
+it leaves alone.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ import json
 
 import pytest
 
-from loop.backends import labels as names
-from loop.backends.kube import KubeSettings
-from loop.backends.kube_client import ApiError, KubeClient
+from loop.backends.kube import labels as names
+from loop.backends.kube.backend import KubeSettings
+from loop.backends.kube.client import ApiError, KubeClient
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError
@@ -17,7 +19,7 @@ from loop.types import Load, Mode
 from tests.fakes import ManualClock, system
 from tests.live.kube_worlds import KubeWorld, eventually, kube_again, kube_world, manifest, wish
 from tests.live.twin_served import serving_twin
-from twin.api.authority import Identity, Rule
+from twin.kube.apiserver.authority import Identity, Rule
 
 
 def controller(world: KubeWorld, *, mode: Mode = "act", policy: str = "slo") -> Controller:
@@ -36,7 +38,12 @@ def test_labels_tell_the_load_and_objects_the_rest() -> None:
     with kube_world(manifest()) as world:
         world.settled()
         view = world.backend.observe().servers["s1"]
-        assert (view.model, view.service_class, view.accelerator, view.max_batch) == ("llama_8b", "Premium", "H100", 64)
+        assert (view.model, view.service_class, view.accelerator, view.max_batch) == (
+            "llama_8b",
+            "Premium",
+            "H100",
+            64,
+        )
         assert view.load == Load(rate_rpm=120.0, in_tokens=512.0, out_tokens=128.0)
         assert (view.wanted, view.ready, len(view.pods)) == (2, 2, 2)
         assert 0 <= world.clock.now_s() - view.pods[0].since_s < 30.0
@@ -63,7 +70,9 @@ def test_an_event_tells_of_a_change_where_that_is_wanted() -> None:
         world.backend.observe()
         world.backend.apply([wish(replicas=3)])
         uid = world.get().metadata.uid
-        events = world.core.list_namespaced_event("infer", field_selector=f"involvedObject.uid={uid}").items
+        events = world.core.list_namespaced_event(
+            "infer", field_selector=f"involvedObject.uid={uid}"
+        ).items
         messages = [event.message for event in events if event.reason == "InfernoAllocation"]
         assert messages == ["Asked for 3 x H100, batch 64 instead of 2 x H100, batch 64: because"]
 
@@ -83,7 +92,9 @@ def test_only_what_changes_is_written() -> None:
     with kube_world(*(manifest(f"dep{i}", server=f"s{i}", replicas=1) for i in range(4))) as world:
         world.settled()
         world.calls.calls.clear()
-        world.backend.apply([wish("s1", replicas=1), wish("s2", replicas=2), wish("s3", replicas=0)])
+        world.backend.apply(
+            [wish("s1", replicas=1), wish("s2", replicas=2), wish("s3", replicas=0)]
+        )
         assert dict(world.calls.calls) == {"patch deployments": 2}
 
 
@@ -146,20 +157,35 @@ def test_capacity_is_counted_from_nodes_where_that_is_wanted() -> None:
         world.settled()
         capacity = world.backend.observe().capacity
         assert capacity is not None
-        assert {kind: (view.total, view.used) for kind, view in capacity.items()} == {"A100": (8, 0), "H100": (8, 2)}
+        assert {kind: (view.total, view.used) for kind, view in capacity.items()} == {
+            "A100": (8, 0),
+            "H100": (8, 2),
+        }
 
 
 @pytest.mark.parametrize(
     ("watched", "seen"),
-    [(("infer",), {"s1"}), (("infer", "other"), {"s1", "s2"}), ((), {"s1", "s2"}), (("nowhere",), set())],
+    [
+        (("infer",), {"s1"}),
+        (("infer", "other"), {"s1", "s2"}),
+        ((), {"s1", "s2"}),
+        (("nowhere",), set()),
+    ],
 )
-def test_it_watches_one_namespace_or_several_or_all(watched: tuple[str, ...], seen: set[str]) -> None:
+def test_it_watches_one_namespace_or_several_or_all(
+    watched: tuple[str, ...], seen: set[str]
+) -> None:
     """WATCH_NAMESPACE says which."""
     servers = (manifest(), manifest("dep2", server="s2", namespace="other"))
-    with kube_world(*servers, namespaces=("infer", "other"), settings=KubeSettings(namespaces=watched)) as world:
+    with kube_world(
+        *servers, namespaces=("infer", "other"), settings=KubeSettings(namespaces=watched)
+    ) as world:
         found = world.backend.observe().servers
         assert found.keys() == seen
-        eventually(lambda: all(view.pods for view in world.backend.observe().servers.values()), "pods are listed, too")
+        eventually(
+            lambda: all(view.pods for view in world.backend.observe().servers.values()),
+            "pods are listed, too",
+        )
         assert {name: one.namespace for name, one in world.backend.places().items()} == {
             name: {"s1": "infer", "s2": "other"}[name] for name in seen
         }
@@ -170,7 +196,10 @@ def test_pods_of_many_namespaces_are_listed_at_once() -> None:
     spaces = [f"team{i}" for i in range(6)]
     servers = [manifest(server=space, namespace=space, replicas=1) for space in spaces]
     with kube_world(*servers, namespaces=spaces, settings=KubeSettings()) as world:
-        eventually(lambda: all(view.ready for view in world.backend.observe().servers.values()), "all are ready")
+        eventually(
+            lambda: all(view.ready for view in world.backend.observe().servers.values()),
+            "all are ready",
+        )
         world.calls.calls.clear()
         world.backend.observe()
         assert dict(world.calls.calls) == {"list deployments": 1, "list pods": 1}
@@ -182,9 +211,13 @@ def test_a_change_by_somebody_else_between_cycles_is_told_once() -> None:
         world.backend.observe()
         world.backend.apply([wish(replicas=3)])
         assert world.backend.observe().warnings == ()
-        world.apps.patch_namespaced_deployment_scale("dep1", "infer", {"spec": {"replicas": 5}}, field_manager="me")
+        world.apps.patch_namespaced_deployment_scale(
+            "dep1", "infer", {"spec": {"replicas": 5}}, field_manager="me"
+        )
         (line,) = world.backend.observe().warnings
-        assert line.startswith("s1: 3 x H100, batch 64 was asked for, found 5 x H100, batch 64: changed by ")
+        assert line.startswith(
+            "s1: 3 x H100, batch 64 was asked for, found 5 x H100, batch 64: changed by "
+        )
         assert world.backend.observe().warnings == ()
 
 
@@ -192,7 +225,9 @@ def test_a_change_by_somebody_else_during_a_cycle_wins_that_cycle() -> None:
     """It was decided without knowing of it; the next cycle decides anew."""
     with kube_world(manifest()) as world:
         world.backend.observe()
-        world.apps.patch_namespaced_deployment("dep1", "infer", {"spec": {"replicas": 5}}, field_manager="me")
+        world.apps.patch_namespaced_deployment(
+            "dep1", "infer", {"spec": {"replicas": 5}}, field_manager="me"
+        )
         with pytest.raises(BackendError, match="s1: left as it is: changed by me from 2 x H100"):
             world.backend.apply([wish(replicas=3)])
         assert world.get().spec.replicas == 5
@@ -202,14 +237,18 @@ def test_a_change_of_anything_else_during_a_cycle_is_no_obstacle() -> None:
     """Labels of others, load labels, the status: all change the version."""
     with kube_world(manifest()) as world:
         world.backend.observe()
-        world.apps.patch_namespaced_deployment("dep1", "infer", {"metadata": {"labels": {"team": "a"}}})
+        world.apps.patch_namespaced_deployment(
+            "dep1", "infer", {"metadata": {"labels": {"team": "a"}}}
+        )
         world.backend.apply([wish(replicas=3)])
         one = world.get()
         assert (one.spec.replicas, one.metadata.labels["team"]) == (3, "a")
 
 
 def test_what_an_actuator_of_the_loop_did_is_not_taken_for_somebody_elses_doing() -> None:
-    """A collector in a process of its own never writes; crying wolf every cycle would hide the real foreign changes."""
+    """A collector in a process of its own never writes; crying wolf every cycle would hide the real
+    foreign changes.
+    """
     with kube_world(manifest()) as world, kube_again(world) as actuator:
         world.settled()
         world.backend.observe()
@@ -226,7 +265,9 @@ def test_what_was_done_while_no_controller_ran_is_told_by_the_next_one() -> None
     with kube_world(manifest()) as world:
         world.backend.observe()
         world.backend.apply([wish(replicas=3)])
-        world.apps.patch_namespaced_deployment("dep1", "infer", {"spec": {"replicas": 6}}, field_manager="me")
+        world.apps.patch_namespaced_deployment(
+            "dep1", "infer", {"spec": {"replicas": 6}}, field_manager="me"
+        )
         with kube_again(world) as second:
             (line,) = second.observe().warnings
             assert line.endswith("found 6 x H100, batch 64: changed by me")
@@ -266,7 +307,9 @@ def test_a_server_nobody_saw_is_a_failure_that_is_named() -> None:
 
 
 def test_an_accelerator_really_moves_pods_where_an_annotation_asks_for_it() -> None:
-    """A node selector and an argument: a rolling change, at the end of which nothing of before is left."""
+    """A node selector and an argument: a rolling change, at the end of which nothing of before is
+    left.
+    """
     annotations = {
         names.APPLY_NODE_SELECTOR: "nvidia.com/gpu.product",
         names.APPLY_MAX_BATCH: "--max-num-seqs",
@@ -283,17 +326,21 @@ def test_an_accelerator_really_moves_pods_where_an_annotation_asks_for_it() -> N
 
         def moved() -> bool:
             pods = world.backend.observe().servers["s1"].pods
-            return len(pods) == 2 and all((pod.max_batch, pod.phase) == (16, "ready") for pod in pods)
+            return len(pods) == 2 and all(
+                (pod.max_batch, pod.phase) == (16, "ready") for pod in pods
+            )
 
         eventually(moved, "all pods are new ones")
 
 
 def test_a_namespaced_account_may_watch_its_namespace_and_not_all() -> None:
     """Least privilege: the error must say what is forbidden."""
-    rule = Rule(verbs=("get", "list", "patch"), resources=("deployments", "pods"), namespaces=("infer",))
+    rule = Rule(
+        verbs=("get", "list", "patch"), resources=("deployments", "pods"), namespaces=("infer",)
+    )
     own = Identity(user="system:serviceaccount:infer:inferno", rules=(rule,))
     with serving_twin(tokens={"own": own}) as twin:
-        client = KubeClient(lambda: twin.api("own"), clock=ManualClock())
+        client = KubeClient(lambda: twin.kube("own"), clock=ManualClock())
         assert client.deployments("infer") == []
         with pytest.raises(ApiError, match=r"list deployments: 403 .*forbidden"):
             client.deployments()

@@ -1,4 +1,6 @@
-"""A Kubernetes cluster does what every world does: the contract suite, over real HTTP against the twin's API."""
+"""A Kubernetes cluster does what every world does: the contract suite, over real HTTP against the
+twin's API.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ from tests.loop.test_backend_contract import Subject
 def observed() -> Iterator[Subject]:
     """Return a cluster with two servers, all pods ready."""
     # The clock stands still, so that looking twice is looking at one instant.
-    with kube_world(manifest(), manifest("dep2", server="s2", replicas=1), clock=ManualClock()) as world:
+    with kube_world(
+        manifest(), manifest("dep2", server="s2", replicas=1), clock=ManualClock()
+    ) as world:
         world.settled()
         yield Subject(backend=world.backend, settle=world.settled)
 

@@ -1,4 +1,6 @@
-"""What goes wrong between a loop and an API server: no wrong replica counts, no dead loop, a reason every time."""
+"""What goes wrong between a loop and an API server: no wrong replica counts, no dead loop, a reason
+every time.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +12,26 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
-from loop.backends import labels as names
-from loop.backends.kube_client import KubeClient, Patience, connect
+from loop.backends.kube import labels as names
+from loop.backends.kube.client import KubeClient, Patience, connect
 from loop.clocks import MonotonicClock
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError, SpecError
 from loop.policies import make_policy
 from tests.fakes import ManualClock, system
-from tests.live.kube_worlds import QUICK, KubeWorld, eventually, fault, kube_again, kube_world, manifest, wish
+from tests.live.kube_worlds import (
+    QUICK,
+    KubeWorld,
+    eventually,
+    fault,
+    kube_again,
+    kube_world,
+    manifest,
+    wish,
+)
 from tests.live.twin_served import DEADLINE_S, serving_twin
-from twin.api.authority import ADMIN
+from twin.kube.apiserver.authority import ADMIN
 
 
 def three() -> tuple[dict[str, object], ...]:
@@ -35,7 +46,9 @@ def replicas(world: KubeWorld) -> list[int]:
 
 @pytest.mark.parametrize("status", [409, 429, 500, 503])
 def test_a_refusal_that_passes_costs_no_cycle(status: int) -> None:
-    """A leader of the control plane changes, a webhook restarts, a client is too fast: tried again, it goes through."""
+    """A leader of the control plane changes, a webhook restarts, a client is too fast: tried again,
+    it goes through.
+    """
     with kube_world(manifest()) as world:
         world.settled()
         world.suffer(fault("error", "patch", status=status, count=1))
@@ -65,13 +78,19 @@ def test_a_server_that_asks_for_too_much_patience_fails_the_cycle_at_once() -> N
 
 
 @pytest.mark.parametrize(("status", "attempts"), [(403, 1), (422, 1), (429, 3), (500, 3), (503, 3)])
-def test_one_deployment_that_refuses_stops_no_other_and_is_named(status: int, attempts: int) -> None:
-    """All are tried; what may pass is tried a few times, what will not once. The next cycle makes up for it."""
+def test_one_deployment_that_refuses_stops_no_other_and_is_named(
+    status: int, attempts: int
+) -> None:
+    """All are tried; what may pass is tried a few times, what will not once. The next cycle makes
+    up for it.
+    """
     with kube_world(*three()) as world:
         world.settled()
         world.suffer(fault("error", "patch", name="dep2", status=status))
         changes = [wish(f"s{i}", replicas=2) for i in (1, 2, 3)]
-        with pytest.raises(BackendError, match=f"^1 of 3 changes failed: s2: patch deployments: {status} ") as caught:
+        with pytest.raises(
+            BackendError, match=f"^1 of 3 changes failed: s2: patch deployments: {status} "
+        ) as caught:
             world.backend.apply(changes)
         assert caught.value.phase == "apply"
         assert replicas(world) == [2, 1, 2]
@@ -84,7 +103,9 @@ def test_one_deployment_that_refuses_stops_no_other_and_is_named(status: int, at
 
 @pytest.mark.parametrize("after", [True, False])
 def test_a_patch_whose_answer_is_cut_off_is_done_once(after: bool) -> None:
-    """Whether the server has obeyed before the connection broke or not: in the end it has, and nobody is blamed."""
+    """Whether the server has obeyed before the connection broke or not: in the end it has, and
+    nobody is blamed.
+    """
     with kube_world(manifest()) as world:
         world.settled()
         world.suffer(fault("drop", "patch", count=1, after=after))
@@ -117,7 +138,9 @@ def test_a_patch_that_takes_too_long_is_done_once() -> None:
     ],
     ids=["500", "403", "pods 503", "cut", "pods cut", "slow"],
 )
-def test_a_list_that_fails_fails_the_cycle_in_time_and_the_next_one_starts_clean(trouble: object) -> None:
+def test_a_list_that_fails_fails_the_cycle_in_time_and_the_next_one_starts_clean(
+    trouble: object,
+) -> None:
     """Half a list would be taken for servers that are gone, and their cards given away."""
     with kube_world(manifest()) as world:
         loop = Controller(
@@ -148,7 +171,7 @@ def test_a_token_that_has_expired_is_replaced_by_the_present_one() -> None:
     """Whoever renews it writes the file; the loop reads it again when it is refused."""
     with serving_twin(tokens={"new": ADMIN}) as twin:
         tokens = iter(["old", "new"])
-        calls = KubeClient(lambda: twin.api(next(tokens)), clock=MonotonicClock(), patience=QUICK)
+        calls = KubeClient(lambda: twin.kube(next(tokens)), clock=MonotonicClock(), patience=QUICK)
         assert calls.deployments("default") == []
         assert calls.calls["list deployments"] == 2
         calls.close()
@@ -157,7 +180,7 @@ def test_a_token_that_has_expired_is_replaced_by_the_present_one() -> None:
 def test_a_token_that_stays_wrong_is_told_and_not_tried_for_ever() -> None:
     """The user must get a new one."""
     with serving_twin(tokens={"new": ADMIN}) as twin:
-        calls = KubeClient(lambda: twin.api("old"), clock=MonotonicClock(), patience=QUICK)
+        calls = KubeClient(lambda: twin.kube("old"), clock=MonotonicClock(), patience=QUICK)
         with pytest.raises(Exception, match="list deployments: 401 Unauthorized"):
             calls.deployments("default")
         assert calls.calls["list deployments"] == 2
@@ -180,27 +203,35 @@ def test_a_controller_that_loses_its_lead_in_the_middle_of_a_cycle_stops_there()
 
 
 def test_a_patch_of_the_former_leader_that_arrives_late_is_refused() -> None:
-    """It was on its way when another one took over: the version it was made for is no longer there."""
+    """It was on its way when another one took over: the version it was made for is no longer
+    there.
+    """
     with kube_world(manifest()) as world, kube_again(world) as former:
         world.settled()
         former.observe()
         world.backend.apply([wish(replicas=4)])
-        with pytest.raises(BackendError, match=r"left as it is: changed by .* from 2 x H100, batch 64 to 4 x H100"):
+        with pytest.raises(
+            BackendError, match=r"left as it is: changed by .* from 2 x H100, batch 64 to 4 x H100"
+        ):
             former.apply([wish(replicas=1)])
         assert world.get().spec.replicas == 4
 
 
-def test_a_controller_killed_between_two_patches_leaves_whole_changes_and_the_next_one_completes_them(
+def test_a_controller_killed_between_patches_leaves_whole_changes_and_the_next_completes_them(
     repository: Path,
 ) -> None:
-    """kill -9 leaves no time for anything. What is asked for is absolute, so asking again is right."""
+    """kill -9 leaves no time for anything. What is asked for is absolute, so asking again is
+    right.
+    """
     with kube_world(*three()) as world:
         world.settled()
         # The first patch goes through at once, the others would take longer than the test.
         world.suffer(fault("delay", "patch", delay_s=60.0, skip=1))
         command = [sys.executable, "-m", "tests.live.kube_apply", world.twin.url, "infer", "3"]
         killed = subprocess.Popen(command, cwd=repository, stderr=subprocess.PIPE)
-        eventually(lambda: 3 in replicas(world) or killed.poll() is not None, "the first patch is through")
+        eventually(
+            lambda: 3 in replicas(world) or killed.poll() is not None, "the first patch is through"
+        )
         killed.kill()
         killed.communicate(timeout=DEADLINE_S)
         assert sorted(replicas(world)) == [1, 1, 3]
@@ -209,18 +240,23 @@ def test_a_controller_killed_between_two_patches_leaves_whole_changes_and_the_ne
             seen = second.observe()
             assert sorted(view.wanted for view in seen.servers.values()) == [1, 1, 3]
             assert seen.warnings == ()
-            second.apply([wish(name, replicas=3) for name, view in seen.servers.items() if view.wanted != 3])
+            second.apply(
+                [wish(name, replicas=3) for name, view in seen.servers.items() if view.wanted != 3]
+            )
         assert replicas(world) == [3, 3, 3]
 
 
 def test_a_request_that_hangs_does_not_hold_up_the_end_of_the_program(repository: Path) -> None:
-    """A service that is told to stop has a second, not the time-out of an API server that is away."""
+    """A service that is told to stop has a second, not the time-out of an API server that is
+    away.
+    """
     with kube_world() as world:
         world.suffer(fault("delay", "list", delay_s=60.0))
         code = f"from tests.live.kube_apply import leave; leave({world.twin.url!r}, 'infer')"
         process = subprocess.Popen([sys.executable, "-c", code], cwd=repository)
         try:
-            # Far less than the ten seconds that the request would be waited for, start of Python included.
+            # Far less than the ten seconds that the request would be waited for, start of Python
+            # included.
             assert process.wait(8.0) == 0
         finally:
             process.kill()
@@ -241,7 +277,13 @@ def test_a_status_that_stays_behind_is_told() -> None:
 
 def test_no_cluster_at_all_is_bad_input(tmp_path: Path) -> None:
     """One line at the start, not a traceback."""
-    for text in (None, "", "{", "apiVersion: v1\nkind: Config\n", "current-context: x\nclusters: []\n"):
+    for text in (
+        None,
+        "",
+        "{",
+        "apiVersion: v1\nkind: Config\n",
+        "current-context: x\nclusters: []\n",
+    ):
         path = tmp_path / "config"
         if text is not None:
             path.write_text(text)
@@ -251,7 +293,9 @@ def test_no_cluster_at_all_is_bad_input(tmp_path: Path) -> None:
 
 
 def test_a_kubeconfig_is_all_that_is_needed(tmp_path: Path) -> None:
-    """As `inferno twin serve` writes it, and as kubectl has it. No request is repeated behind our back."""
+    """As `inferno twin serve` writes it, and as kubectl has it. No request is repeated behind our
+    back.
+    """
     with serving_twin() as twin:
         path = tmp_path / "config"
         path.write_text(
@@ -267,6 +311,8 @@ current-context: x
         api = connect(str(path))
         assert isinstance(api, client.ApiClient)
         assert api.configuration.retries is False
-        calls = KubeClient(lambda: connect(str(path)), clock=MonotonicClock(), patience=Patience(attempts=1))
+        calls = KubeClient(
+            lambda: connect(str(path)), clock=MonotonicClock(), patience=Patience(attempts=1)
+        )
         assert calls.deployments() == []
         calls.close()

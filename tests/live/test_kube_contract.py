@@ -1,4 +1,6 @@
-"""The contract of a Kubernetes API: of the twin's always, of a real server where KUBECONFIG_CONTRACT names one."""
+"""The contract of a Kubernetes API: of the twin's always, of a real server where
+KUBECONFIG_CONTRACT names one.
+"""
 
 from __future__ import annotations
 
@@ -47,9 +49,14 @@ def real_cluster() -> Iterator[ClusterUnderTest]:
     context = ssl.create_default_context(cafile=settings.ssl_ca_cert)
     if settings.cert_file:
         context.load_cert_chain(settings.cert_file, settings.key_file)
-    token = settings.get_api_key_with_prefix("authorization") or settings.get_api_key_with_prefix("BearerToken")
+    token = settings.get_api_key_with_prefix("authorization") or settings.get_api_key_with_prefix(
+        "BearerToken"
+    )
     headers = {"Authorization": token} if token else {}
-    with httpx.Client(base_url=settings.host, headers=headers, verify=context, timeout=30.0) as http, api:
+    with (
+        httpx.Client(base_url=settings.host, headers=headers, verify=context, timeout=30.0) as http,
+        api,
+    ):
         yield from with_namespace(api, http)
 
 
@@ -75,5 +82,7 @@ if "KUBECONFIG_CONTRACT" in os.environ:
 else:
 
     def test_a_real_server_keeps_the_contract() -> None:
-        """The same suite runs against any server that the variable names: the twin must not be asked for less."""
+        """The same suite runs against any server that the variable names: the twin must not be
+        asked for less.
+        """
         pytest.skip("KUBECONFIG_CONTRACT names no real cluster")

@@ -1,4 +1,6 @@
-"""Leader election on Leases of an API over HTTP: two controllers, one of which acts, and what follows when it fails."""
+"""Leader election on Leases of an API over HTTP: two controllers, one of which acts, and what
+follows when it fails.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from kubernetes import client
 
-from loop.backends.kube_client import KubeClient, Patience
-from loop.backends.lease import Lease, LeaseSettings, LedController
+from loop.backends.kube.client import KubeClient, Patience
+from loop.backends.kube.lease import Lease, LeaseSettings, LedController
 from loop.clocks import MonotonicClock, date_now
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
@@ -32,7 +34,12 @@ def contender(twin: ServedTwin, holder: str, **times: float) -> Lease:
     """Return a contender of the lease that controllers of the namespace default share."""
     clock = MonotonicClock()
     settings = LeaseSettings(namespace="default", name="inferno", holder=holder, **(times or QUICK))
-    return Lease(KubeClient(twin.api, clock=clock, patience=PATIENCE), settings=settings, clock=clock, epoch=date_now())
+    return Lease(
+        KubeClient(twin.kube, clock=clock, patience=PATIENCE),
+        settings=settings,
+        clock=clock,
+        epoch=date_now(),
+    )
 
 
 def test_a_lease_is_an_object_that_people_can_read(twin: ServedTwin) -> None:
@@ -40,9 +47,13 @@ def test_a_lease_is_an_object_that_people_can_read(twin: ServedTwin) -> None:
     lease = contender(twin, "pod-a")
     assert lease.step()
     assert lease.step()
-    api = client.CoordinationV1Api(twin.api())
+    api = client.CoordinationV1Api(twin.kube())
     spec = api.read_namespaced_lease("inferno", "default").spec
-    assert (spec.holder_identity, spec.lease_transitions, spec.lease_duration_seconds) == ("pod-a", 0, 2)
+    assert (spec.holder_identity, spec.lease_transitions, spec.lease_duration_seconds) == (
+        "pod-a",
+        0,
+        2,
+    )
     assert spec.renew_time > spec.acquire_time
     lease.stop()
     assert api.read_namespaced_lease("inferno", "default").spec.holder_identity in ("", None)
@@ -84,18 +95,25 @@ def test_api_errors_cost_no_lead_as_long_as_the_lease_lasts(twin: ServedTwin) ->
     """A control plane that restarts must not have controllers change places."""
     lease = contender(twin, "a", lease_s=60.0, act_s=30.0, renew_s=0.05)
     assert lease.step()
-    twin.cluster.faults.all = [fault("error", "get", "update", resource="leases", status=503)]
+    twin.serving.cluster.faults.all = [
+        fault("error", "get", "update", resource="leases", status=503)
+    ]
     assert lease.step()
     assert "503" in lease.state
-    twin.cluster.faults.all = []
+    twin.serving.cluster.faults.all = []
     assert lease.step()
     assert "held by a" in lease.state
     lease.stop()
 
 
 def test_two_controllers_of_one_cluster_never_both_act() -> None:
-    """Each looks and decides; only the one that leads writes, and when it is gone the other one does."""
-    with kube_world(manifest(labels={"inferno.server.load.rpm": "6000"})) as world, kube_again(world) as other:
+    """Each looks and decides; only the one that leads writes, and when it is gone the other one
+    does.
+    """
+    with (
+        kube_world(manifest(labels={"inferno.server.load.rpm": "6000"})) as world,
+        kube_again(world) as other,
+    ):
         world.settled()
         leases = [contender(world.twin, name) for name in "ab"]
         led = [
@@ -113,7 +131,11 @@ def test_two_controllers_of_one_cluster_never_both_act() -> None:
         ]
         assert [lease.step() for lease in leases] == [True, False]
         standing_by, acting = led[1].cycle(60.0), led[0].cycle(60.0)
-        assert (standing_by.mode, standing_by.applied, bool(standing_by.changes)) == ("advise", False, True)
+        assert (standing_by.mode, standing_by.applied, bool(standing_by.changes)) == (
+            "advise",
+            False,
+            True,
+        )
         assert standing_by.warnings == ("standing by: lease default/inferno is held by a",)
         assert (acting.applied, bool(acting.changes)) == (True, True)
         leases[0].stop()

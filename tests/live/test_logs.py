@@ -65,23 +65,46 @@ def test_what_libraries_log_is_of_the_same_form(told: io.StringIO) -> None:
         logging.getLogger("uvicorn.error").error("failed %s", "here", exc_info=sys.exc_info())
     logging.getLogger("httpx").info("HTTP Request: GET http://host/?token=secret")
     (line,) = lines(told)
-    assert (line["level"], line["logger"], line["message"]) == ("error", "uvicorn.error", "failed here")
+    assert (line["level"], line["logger"], line["message"]) == (
+        "error",
+        "uvicorn.error",
+        "failed here",
+    )
     assert "ValueError: no\nway" in line["traceback"]
 
 
 def test_a_cycle_is_told_in_short_and_a_failed_one_as_an_error(told: io.StringIO) -> None:
     """Who watches the log sees what was changed and why, and what failed."""
-    common = {"now_s": 60.0, "ts": "", "trigger": "period", "mode": "act", "backend": "http", "policy": "remote"}
+    common = {
+        "now_s": 60.0,
+        "ts": "",
+        "trigger": "period",
+        "mode": "act",
+        "backend": "http",
+        "policy": "remote",
+    }
     change = Change(server="s1", accelerator="H100", replicas=3, max_batch=64, reason="ITL binds")
-    log_cycle(CycleRecord(cycle=1, changes=(change,), applied=True, timing=Timing(total_ms=2.0), **common))  # type: ignore[arg-type]
+    log_cycle(
+        CycleRecord(cycle=1, changes=(change,), applied=True, timing=Timing(total_ms=2.0), **common)
+    )  # type: ignore[arg-type]
     log_cycle(CycleRecord(cycle=2, error="collector: away", failed_phase="observe", **common))  # type: ignore[arg-type]
     good, bad = lines(told)
     assert (good["level"], good["cycle"], good["totalMs"]) == ("info", 1, 2.0)
     assert good["message"] == "cycle 1 (period) at 60 s: s1 3xH100"
     assert good["changes"] == [
-        {"server": "s1", "accelerator": "H100", "replicas": 3, "maxBatch": 64, "reason": "ITL binds"}
+        {
+            "server": "s1",
+            "accelerator": "H100",
+            "replicas": 3,
+            "maxBatch": 64,
+            "reason": "ITL binds",
+        }
     ]
-    assert (bad["error"], bad["level"], bad["failedPhase"]) == ("collector: away", "error", "observe")
+    assert (bad["error"], bad["level"], bad["failedPhase"]) == (
+        "collector: away",
+        "error",
+        "observe",
+    )
     assert bad["message"].endswith(": collector: away")
 
 
@@ -94,8 +117,13 @@ class Terminal(io.StringIO):
 
 
 def test_somebody_who_watches_reads_words(told: io.StringIO) -> None:
-    """Five terminals full of JSON show nothing; what the message says in short is not said twice."""
+    """Five terminals full of JSON show nothing; what the message says in short is not said
+    twice.
+    """
     watched = Terminal()
     set_up_logs("controller", stream=watched)
-    log("cycle 1: s1 3xH100", {"warnings": ["s2: no load"], "changes": [{"server": "s1"}], "error": "", "totalMs": 2.0})
+    log(
+        "cycle 1: s1 3xH100",
+        {"warnings": ["s2: no load"], "changes": [{"server": "s1"}], "error": "", "totalMs": 2.0},
+    )
     assert watched.getvalue()[8:] == ' cycle 1: s1 3xH100 warnings=["s2: no load"] totalMs=2.0\n'

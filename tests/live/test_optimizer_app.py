@@ -1,4 +1,6 @@
-"""The optimizer service by itself: right answers, to many clients at once too; it describes itself and ends well."""
+"""The optimizer service by itself: right answers, to many clients at once too; it describes itself
+and ends well.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.candidates import OptimizerSettings
-from loop.optimizer_json import optimize_json
+from loop.optimizer.table import OptimizerSettings
+from loop.schema.optimizer_json import optimize_json
 from loop.services.doorway import Gate
 from loop.services.optimizer_app import make_optimizer_app
 from loop.services.serving import listen
@@ -30,12 +32,14 @@ def plain() -> Iterator[httpx.Client]:
         yield client
 
 
-# --- Many at once ---------------------------------------------------------------------------------------------------
+# --- Many at once ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("chosen", [OptimizerSettings(), COMPAT], ids=["default", "compat"])
 def test_parallel_clients_get_the_answers_they_would_get_alone(chosen: OptimizerSettings) -> None:
-    """The existing service mixes answers up: of six clients most got somebody else's, or an error."""
+    """The existing service mixes answers up: of six clients most got somebody else's, or an
+    error.
+    """
     bodies = many_bodies(24)
     with serving(make_optimizer_app(settings=chosen)) as client:
         alone = [outcome(client.post("/optimizeOne", json=each)) for each in bodies]
@@ -49,11 +53,15 @@ def test_parallel_clients_get_the_answers_they_would_get_alone(chosen: Optimizer
             together = [each for found in pool.map(call, range(CLIENTS)) for each in found]
     assert len(together) == CLIENTS * CALLS
     assert [i for i, found in together if found != alone[i]] == []
-    assert len({json.dumps(each) for each in alone}) > len(bodies) // 2, "the answers must tell the requests apart"
+    assert len({json.dumps(each) for each in alone}) > len(bodies) // 2, (
+        "the answers must tell the requests apart"
+    )
 
 
 def test_parallel_changes_are_all_kept() -> None:
-    """Verbs that change the system go one by one: no change is lost, and an optimisation sees whole changes only."""
+    """Verbs that change the system go one by one: no change is lost, and an optimisation sees whole
+    changes only.
+    """
     with serving(make_optimizer_app(settings=OptimizerSettings(), stateful=True)) as client:
         fill(client)
 
@@ -61,9 +69,17 @@ def test_parallel_changes_are_all_kept() -> None:
             with httpx.Client(base_url=client.base_url, timeout=30.0, trust_env=False) as own:
                 statuses = []
                 for i in range(10):
-                    statuses.append(own.post("/addServer", json=server(f"s{k}-{i}", rpm=6.0)).status_code)
-                    statuses.append(own.post("/setCapacity", json={"type": f"T{k}-{i}", "count": i}).status_code)
-                    statuses.append(own.post("/optimize", json={"unlimited": True}).status_code if i == 5 else 200)
+                    statuses.append(
+                        own.post("/addServer", json=server(f"s{k}-{i}", rpm=6.0)).status_code
+                    )
+                    statuses.append(
+                        own.post("/setCapacity", json={"type": f"T{k}-{i}", "count": i}).status_code
+                    )
+                    statuses.append(
+                        own.post("/optimize", json={"unlimited": True}).status_code
+                        if i == 5
+                        else 200
+                    )
                 return statuses
 
         with ThreadPoolExecutor(CLIENTS) as pool:
@@ -80,7 +96,7 @@ def outcome(answer: httpx.Response) -> tuple[int, Any]:
     return answer.status_code, answer.json()
 
 
-# --- What is answered -----------------------------------------------------------------------------------------------
+# --- What is answered -----------------------------------------------------------------------------
 
 
 def test_the_answer_is_that_of_the_command(plain: httpx.Client) -> None:
@@ -92,7 +108,10 @@ def test_the_answer_is_that_of_the_command(plain: httpx.Client) -> None:
 def test_a_server_that_cannot_be_served_blocks_nobody(plain: httpx.Client) -> None:
     """In the existing service one impossible server takes the allocations of all others away."""
     lost = {"s2": {"class": "none"}, "s3": {"model": "none"}, "s4": {"currentAlloc": {}}}
-    answer = plain.post("/optimizeOne", json=body(server(), *(server(name, **fields) for name, fields in lost.items())))
+    answer = plain.post(
+        "/optimizeOne",
+        json=body(server(), *(server(name, **fields) for name, fields in lost.items())),
+    )
     assert answer.status_code == 200
     assert answer.json()["allocations"].keys() == {"s1"}
     assert answer.json()["unallocated"] == {
@@ -103,32 +122,55 @@ def test_a_server_that_cannot_be_served_blocks_nobody(plain: httpx.Client) -> No
 
 
 def test_in_compat_a_server_that_cannot_be_served_fails_the_request() -> None:
-    """A controller written for the existing service skips its cycle on that, and must not scale the server to zero."""
+    """A controller written for the existing service skips its cycle on that, and must not scale the
+    server to zero.
+    """
     with serving(make_optimizer_app(settings=COMPAT)) as client:
-        answer = client.post("/optimizeOne", json=body(server(), server("b", model="x"), server("a", model="x")))
+        answer = client.post(
+            "/optimizeOne", json=body(server(), server("b", model="x"), server("a", model="x"))
+        )
     assert answer.status_code == 404
-    assert answer.json() == {"message": "optimization error: no feasible allocation for servers: [a, b]"}
+    assert answer.json() == {
+        "message": "optimization error: no feasible allocation for servers: [a, b]"
+    }
 
 
 def test_keys_match_in_any_case_and_null_is_nothing(plain: httpx.Client) -> None:
     """So Go reads JSON, and the files of the existing project rely on it."""
     asked = body(server())
     shouted = json.loads(
-        json.dumps(asked), object_pairs_hook=lambda pairs: {key.upper(): value for key, value in pairs}
+        json.dumps(asked),
+        object_pairs_hook=lambda pairs: {key.upper(): value for key, value in pairs},
     )
     shouted["SYSTEM"]["SERVERDATA"]["SERVERS"][0]["MAXQUEUESIZE"] = None
-    assert plain.post("/optimizeOne", json=shouted).json() == plain.post("/optimizeOne", json=asked).json()
+    assert (
+        plain.post("/optimizeOne", json=shouted).json()
+        == plain.post("/optimizeOne", json=asked).json()
+    )
 
 
 def test_older_messages_are_read_as_those_of_today(plain: httpx.Client) -> None:
-    """numTokens was the output, alpha and beta stood in the row, classes were flat, slo-ttw is a part of TTFT."""
+    """numTokens was the output, alpha and beta stood in the row, classes were flat, slo-ttw is a
+    part of TTFT.
+    """
     older = {
         "acceleratorData": SYSTEM["acceleratorData"],
         "modelData": {
-            "models": [{"name": "m", "acc": "G2", "maxBatchSize": 76, "atTokens": 512, "alpha": 16.8, "beta": 0.07}]
+            "models": [
+                {
+                    "name": "m",
+                    "acc": "G2",
+                    "maxBatchSize": 76,
+                    "atTokens": 512,
+                    "alpha": 16.8,
+                    "beta": 0.07,
+                }
+            ]
         },
         "serviceClassData": {
-            "serviceClasses": [{"name": "P", "model": "m", "priority": 1, "slo-itl": 80, "slo-ttw": 900}]
+            "serviceClasses": [
+                {"name": "P", "model": "m", "priority": 1, "slo-itl": 80, "slo-ttw": 900}
+            ]
         },
         "serverData": {
             "servers": [
@@ -148,7 +190,11 @@ def test_older_messages_are_read_as_those_of_today(plain: httpx.Client) -> None:
         "modelData": {"models": [{**row, "perfParms": {"alpha": 16.8, "beta": 0.07, "gamma": 0}}]},
         "serviceClassData": {
             "serviceClasses": [
-                {"name": "P", "priority": 1, "modelTargets": [{"model": "m", "slo-itl": 80, "slo-ttft": 900}]}
+                {
+                    "name": "P",
+                    "priority": 1,
+                    "modelTargets": [{"model": "m", "slo-itl": 80, "slo-ttft": 900}],
+                }
             ]
         },
         "serverData": {"servers": [server("a", **{"class": "P"})]},
@@ -160,17 +206,23 @@ def test_older_messages_are_read_as_those_of_today(plain: httpx.Client) -> None:
 
 
 def test_several_accelerators_of_a_server_are_listed(plain: httpx.Client) -> None:
-    """With heterogeneous the answer says what a server has of each; it is for planning, not to be applied."""
+    """With heterogeneous the answer says what a server has of each; it is for planning, not to be
+    applied.
+    """
     flags = {"optimizer": {"heterogeneous": True}}
     capacity = {"count": [{"type": "A100", "count": 3}, {"type": "G2", "count": 3}]}
-    answer = plain.post("/optimizeOne", json=body(server(rpm=400.0), optimizerData=flags, capacityData=capacity)).json()
+    answer = plain.post(
+        "/optimizeOne", json=body(server(rpm=400.0), optimizerData=flags, capacityData=capacity)
+    ).json()
     found = answer["allocations"]["s1"]
     assert sum(part["numReplicas"] for part in found["parts"]) == found["numReplicas"]
     assert len(found["parts"]) == 2
 
 
 def test_reads_show_the_system_last_optimised(plain: httpx.Client) -> None:
-    """The stateless service too lets one look at what it was asked, with what each server shall have."""
+    """The stateless service too lets one look at what it was asked, with what each server shall
+    have.
+    """
     answer = plain.post("/optimizeOne", json=body(server("seen"))).json()
     kept = plain.get("/getServer/seen").json()
     assert kept["desiredAlloc"]["numReplicas"] == answer["allocations"]["seen"]["numReplicas"]
@@ -179,7 +231,7 @@ def test_reads_show_the_system_last_optimised(plain: httpx.Client) -> None:
     assert plain.get("/getModelAcceleratorPerf/m/G2").json()["maxBatchSize"] == 76
 
 
-# --- The service ----------------------------------------------------------------------------------------------------
+# --- The service ----------------------------------------------------------------------------------
 
 
 def test_openapi_describes_every_verb(plain: httpx.Client) -> None:
@@ -190,13 +242,18 @@ def test_openapi_describes_every_verb(plain: httpx.Client) -> None:
     assert described["paths"].keys() < full["paths"].keys()
     assert "/optimize" not in described["paths"]
     assert all(
-        path == "/optimizeOne" or path.startswith(("/get", "/healthz", "/readyz")) for path in described["paths"]
+        path == "/optimizeOne" or path.startswith(("/get", "/healthz", "/readyz"))
+        for path in described["paths"]
     )
     assert len(full["paths"]) == 34 + 2, "the verbs of the existing service, and two probes"
-    asked = described["paths"]["/optimizeOne"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    asked = described["paths"]["/optimizeOne"]["post"]["requestBody"]["content"][
+        "application/json"
+    ]["schema"]
     assert asked == {"$ref": "#/components/schemas/SystemData"}
     assert "slo-ttft" in described["components"]["schemas"]["ModelTarget"]["properties"]
-    assert "422" not in described["paths"]["/optimizeOne"]["post"]["responses"], "refusals are 400 and of one line"
+    assert "422" not in described["paths"]["/optimizeOne"]["post"]["responses"], (
+        "refusals are 400 and of one line"
+    )
     assert plain.get("/docs").status_code == 200
 
 
@@ -207,14 +264,18 @@ def test_probes_answer(plain: httpx.Client) -> None:
 
 
 def test_an_answer_is_sent_at_once() -> None:
-    """asyncio turns Nagle's algorithm off for sockets that name TCP only; with it every answer takes 40 ms."""
+    """asyncio turns Nagle's algorithm off for sockets that name TCP only; with it every answer
+    takes 40 ms.
+    """
     (sock,) = listen("127.0.0.1", 0)
     with sock:
         assert sock.proto == socket.IPPROTO_TCP
 
 
 def test_a_service_that_stops_finishes_what_it_has_begun() -> None:
-    """The answer to a request that was let in comes whole; one that comes later is told why it is refused."""
+    """The answer to a request that was let in comes whole; one that comes later is told why it is
+    refused.
+    """
     app = make_optimizer_app(settings=OptimizerSettings())
     with serving(app) as client, ThreadPoolExecutor(1) as pool:
         asked = body(*(server(f"s{k}", rpm=50.0 + k) for k in range(300)))

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from loop.candidates import OptimizerSettings
+from loop.optimizer.table import OptimizerSettings
+from loop.schema.wire import LARGEST_FIGURE, LARGEST_WHOLE
 from loop.services.optimizer_app import BODY_BYTES_MAX, make_optimizer_app
 from loop.services.optimizer_bounds import BATCH_MAX
-from loop.wire import LARGEST_FIGURE, LARGEST_WHOLE
 from tests.live.optimizer_served import serving
 
 
@@ -24,7 +24,9 @@ def page(repository: Path) -> str:
 
 def test_the_example_gets_the_answer_that_the_page_shows(page: str) -> None:
     """An example that does not run is worse than none."""
-    asked, shown = (json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL))
+    asked, shown = (
+        json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    )
     with serving(make_optimizer_app(settings=OptimizerSettings())) as client:
         found = client.post("/optimizeOne", json=asked).json()
     for row in found["allocations"].values():
@@ -49,7 +51,9 @@ def test_the_table_has_exactly_the_verbs_there_are(page: str, stateful: bool) ->
         if stateful or not row.endswith("*"):
             told |= {(method[1].lower(), path) for path in re.findall(r"(/[^`]+)`", row)}
     app = make_optimizer_app(settings=OptimizerSettings(), stateful=stateful)
-    there = {(method, path) for path, methods in app.openapi()["paths"].items() for method in methods}
+    there = {
+        (method, path) for path, methods in app.openapi()["paths"].items() for method in methods
+    }
     assert told == there - {("get", "/healthz"), ("get", "/readyz")}
 
 

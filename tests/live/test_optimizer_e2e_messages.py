@@ -1,4 +1,6 @@
-"""Our optimizer in the place of the existing one: what the existing controller was recorded to send it, and to get."""
+"""Our optimizer in the place of the existing one: what the existing controller was recorded to send
+it, and to get.
+"""
 
 from __future__ import annotations
 
@@ -8,18 +10,28 @@ from typing import Any
 
 import pytest
 
-from loop.candidates import OptimizerSettings
+from loop.optimizer.table import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_served import TOLERANCE, difference, serving
 
 # The recordings leave the static data out: they are those of the large sample of their time.
-STATIC = {"early": ("open-early-v0.1.0.json", "sample-large-unl"), "late": ("open-optimizer-2.json", "sample-large")}
-SECOND = {"early": OptimizerSettings(solver="greedy"), "late": OptimizerSettings(solver="greedy", compat=True)}
+STATIC = {
+    "early": ("open-early-v0.1.0.json", "sample-large-unl"),
+    "late": ("open-optimizer-2.json", "sample-large"),
+}
+SECOND = {
+    "early": OptimizerSettings(solver="greedy"),
+    "late": OptimizerSettings(solver="greedy", compat=True),
+}
 
 
 @pytest.mark.parametrize("era", ["early", "late"])
-def test_the_controller_gets_the_answers_it_got_from_the_existing_optimizer(shared: Path, era: str) -> None:
-    """It reads them with Go's types and passes them on to its actuator: form and figures must be the same."""
+def test_the_controller_gets_the_answers_it_got_from_the_existing_optimizer(
+    shared: Path, era: str
+) -> None:
+    """It reads them with Go's types and passes them on to its actuator: form and figures must be
+    the same.
+    """
     exchanges = recorded(shared / "golden", era)
     with serving(make_optimizer_app(settings=SECOND[era], early=era == "early")) as client:
         for asked, status, wanted in exchanges:
@@ -43,16 +55,26 @@ def test_whole_numbers_are_written_as_go_reads_them(shared: Path, key: str) -> N
 
 
 def recorded(folder: Path, era: str) -> list[tuple[dict[str, Any], int, dict[str, Any]]]:
-    """Return what the optimizer was asked, with the static data, and what it answered: status and body."""
+    """Return what the optimizer was asked, with the static data, and what it answered: status and
+    body.
+    """
     name, case_id = STATIC[era]
-    (static,) = (case["system"] for case in json.loads((folder / name).read_text())["cases"] if case["id"] == case_id)
+    (static,) = (
+        case["system"]
+        for case in json.loads((folder / name).read_text())["cases"]
+        if case["id"] == case_id
+    )
     rows = json.loads((folder / f"open-e2e-control-loop-{era}.json").read_text())
     asked = [row[2:] for row in rows if row[0] == "optimizer POST"]
-    return [({"system": {**static, **body["system"]}}, status, answer) for body, status, answer in asked]
+    return [
+        ({"system": {**static, **body["system"]}}, status, answer) for body, status, answer in asked
+    ]
 
 
 def rounded(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return *answer* with waits that are nothing beside the response as 0: they are differences of large figures."""
+    """Return *answer* with waits that are nothing beside the response as 0: they are differences of
+    large figures.
+    """
     for row in answer["allocations"].values():
         response = row["itlAverage"] * row["load"].get("avgLength", 0.0)
         if row.get("waitAverage", 1.0) < TOLERANCE * response:
@@ -63,12 +85,24 @@ def rounded(answer: dict[str, Any]) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("change", "line"),
     [
-        ({"arrivalRate": -1}, "body.system.serverData.servers[0].currentAlloc.load.arrivalRate: expected greater than"),
-        ({"avgLength": "long"}, "body.system.serverData.servers[0].currentAlloc.load.avgOutTokens: expected a valid"),
-        ({"arrivalCOV": -1}, "body.system.serverData.servers[0].currentAlloc.load.arrivalCOV: expected greater than"),
+        (
+            {"arrivalRate": -1},
+            "body.system.serverData.servers[0].currentAlloc.load.arrivalRate: expected greater "
+            "than",
+        ),
+        (
+            {"avgLength": "long"},
+            "body.system.serverData.servers[0].currentAlloc.load.avgOutTokens: expected a valid",
+        ),
+        (
+            {"arrivalCOV": -1},
+            "body.system.serverData.servers[0].currentAlloc.load.arrivalCOV: expected greater than",
+        ),
     ],
 )
-def test_early_messages_too_are_refused_in_one_line(shared: Path, change: dict[str, Any], line: str) -> None:
+def test_early_messages_too_are_refused_in_one_line(
+    shared: Path, change: dict[str, Any], line: str
+) -> None:
     """A component of that time sends as much by mistake as one of today."""
     asked, *_ = recorded(shared / "golden", "early")[0]
     asked["system"]["serverData"]["servers"][0]["currentAlloc"]["load"].update(change)

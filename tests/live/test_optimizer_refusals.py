@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.candidates import OptimizerSettings
+from loop.optimizer.table import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_bodies import body, fill, server
 from tests.live.optimizer_served import serving
@@ -22,8 +22,12 @@ BODY_BYTES_MAX = 300_000
 
 @pytest.fixture(scope="module")
 def client() -> Iterator[httpx.Client]:
-    """Return a client of a service that keeps a system, which is that of optimizer_bodies with one server."""
-    app = make_optimizer_app(settings=OptimizerSettings(), stateful=True, body_bytes_max=BODY_BYTES_MAX)
+    """Return a client of a service that keeps a system, which is that of optimizer_bodies with one
+    server.
+    """
+    app = make_optimizer_app(
+        settings=OptimizerSettings(), stateful=True, body_bytes_max=BODY_BYTES_MAX
+    )
     with serving(app) as found:
         fill(found)
         yield found
@@ -50,20 +54,34 @@ BAD = {
 
 @pytest.mark.parametrize("case", BAD)
 @pytest.mark.parametrize("path", ["/optimizeOne", "/optimize", "/addServer"])
-def test_a_body_that_is_no_json_object_is_refused_in_one_line(case: str, path: str, client: httpx.Client) -> None:
+def test_a_body_that_is_no_json_object_is_refused_in_one_line(
+    case: str, path: str, client: httpx.Client
+) -> None:
     """The existing service answers 400 with an empty body: nobody learns what was wrong."""
     content, wanted = BAD[case]
     refused(client.post(path, content=content), 400, wanted)
 
 
 WRONG = {
-    "a text for a number": ({"arrivalRate": "many"}, 'arrivalRate: expected a valid number, found "many"'),
+    "a text for a number": (
+        {"arrivalRate": "many"},
+        'arrivalRate: expected a valid number, found "many"',
+    ),
     "negative": ({"arrivalRate": -5}, "arrivalRate: expected greater than or equal to 0, found -5"),
-    "true for a number": ({"avgOutTokens": True}, "avgOutTokens: expected a valid number, found true"),
-    "not a number": ({"arrivalRate": float("nan")}, "arrivalRate: expected a finite number, found NaN"),
+    "true for a number": (
+        {"avgOutTokens": True},
+        "avgOutTokens: expected a valid number, found true",
+    ),
+    "not a number": (
+        {"arrivalRate": float("nan")},
+        "arrivalRate: expected a finite number, found NaN",
+    ),
     "infinite": ({"arrivalRate": float("inf")}, "arrivalRate: expected"),
     "beyond all measure": ({"arrivalRate": 1e300}, "arrivalRate: expected less than or equal to"),
-    "a list for a number": ({"avgInTokens": [1]}, "avgInTokens: expected a valid number, found a list"),
+    "a list for a number": (
+        {"avgInTokens": [1]},
+        "avgInTokens: expected a valid number, found a list",
+    ),
     "said by half": ({"avgOutTokens": None}, "avgOutTokens: expected a value, found nothing"),
 }
 
@@ -75,7 +93,12 @@ def test_a_wrong_figure_is_refused_with_its_place(case: str, client: httpx.Clien
     one = server()
     one["currentAlloc"]["load"].update(load)
     answer = client.post("/optimizeOne", content=json.dumps(body(server("s0"), one)))
-    refused(answer, 400, r"body\.system\.serverData\.servers\[1\]\.currentAlloc\.load\." + wanted.replace("[", r"\["))
+    refused(
+        answer,
+        400,
+        r"body\.system\.serverData\.servers\[1\]\.currentAlloc\.load\."
+        + wanted.replace("[", r"\["),
+    )
 
 
 MISSING = {
@@ -84,7 +107,11 @@ MISSING = {
     "empty name": ("/addServer", {"name": ""}, "body.name: .*at least 1 character"),
     "count": ("/setCapacity", {"type": "G2"}, "body.count: expected a value"),
     "negative count": ("/setCapacity", {"type": "G2", "count": -1}, "body.count: expected greater"),
-    "half a card": ("/setCapacity", {"type": "G2", "count": 1.5}, "body.count: expected a valid integer"),
+    "half a card": (
+        "/setCapacity",
+        {"type": "G2", "count": 1.5},
+        "body.count: expected a valid integer",
+    ),
     "batch": (
         "/setModels",
         {"models": [{"name": "m", "acc": "G2"}]},
@@ -100,8 +127,12 @@ MISSING = {
 
 
 @pytest.mark.parametrize("case", MISSING)
-def test_verbs_refuse_what_is_missing_or_impossible_and_change_nothing(case: str, client: httpx.Client) -> None:
-    """What Go takes for zero when it is absent would be a free accelerator, or a type without cards."""
+def test_verbs_refuse_what_is_missing_or_impossible_and_change_nothing(
+    case: str, client: httpx.Client
+) -> None:
+    """What Go takes for zero when it is absent would be a free accelerator, or a type without
+    cards.
+    """
     path, content, wanted = MISSING[case]
     before = everything(client)
     refused(client.post(path, json=content), 400, wanted)
@@ -139,7 +170,9 @@ def test_a_body_that_is_too_long_is_refused_before_it_is_read(client: httpx.Clie
 def test_every_body_is_taken_for_json(kind: str | None, client: httpx.Client) -> None:
     """curl -d says that it sends a form; the existing service does not look either."""
     headers = {"content-type": kind} if kind else {}
-    assert client.post("/optimizeOne", content=json.dumps(body()), headers=headers).status_code == 200
+    assert (
+        client.post("/optimizeOne", content=json.dumps(body()), headers=headers).status_code == 200
+    )
 
 
 def test_a_path_that_is_none_is_refused_in_one_line(client: httpx.Client) -> None:
@@ -164,25 +197,55 @@ def test_a_name_may_hold_a_slash(client: httpx.Client) -> None:
 
 def test_in_compat_too_negative_figures_and_huge_batches_are_refused(compat: httpx.Client) -> None:
     """The existing service takes both; the second would take all memory."""
-    refused(compat.post("/setCapacity", json={"type": "G2", "count": -1}), 400, "body.count: expected greater")
-    refused(compat.post("/optimizeOne", json=body(server(rpm=-1.0))), 400, "arrivalRate: expected greater")
+    refused(
+        compat.post("/setCapacity", json={"type": "G2", "count": -1}),
+        400,
+        "body.count: expected greater",
+    )
+    refused(
+        compat.post("/optimizeOne", json=body(server(rpm=-1.0))),
+        400,
+        "arrivalRate: expected greater",
+    )
     huge = body(server(maxBatchSize=10**9))
-    refused(compat.post("/optimizeOne", json=huge), 400, "server 's1': expected a batch of at most 200000 on ")
+    refused(
+        compat.post("/optimizeOne", json=huge),
+        400,
+        "server 's1': expected a batch of at most 200000 on ",
+    )
 
 
-KEYS = ["system", "serverData", "servers", "name", "class", "model", "currentAlloc", "load", "arrivalRate", "count"]
+KEYS = [
+    "system",
+    "serverData",
+    "servers",
+    "name",
+    "class",
+    "model",
+    "currentAlloc",
+    "load",
+    "arrivalRate",
+    "count",
+]
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4)
+    ),
     max_leaves=12,
 )
 
 
 @given(
-    part=st.sampled_from(["serverData", "modelData", "capacityData", "optimizerData", "serviceClassData"]), value=VALUES
+    part=st.sampled_from(
+        ["serverData", "modelData", "capacityData", "optimizerData", "serviceClassData"]
+    ),
+    value=VALUES,
 )
 @settings(max_examples=60, deadline=None)
-def test_no_body_is_too_odd_for_an_answer(part: str, value: Any, client: httpx.Client, compat: httpx.Client) -> None:
+def test_no_body_is_too_odd_for_an_answer(
+    part: str, value: Any, client: httpx.Client, compat: httpx.Client
+) -> None:
     """Whatever comes, the answer is one, or a 4xx: never a 500."""
     content = json.dumps(body(**{part: value}))
     for each in (client, compat):

@@ -1,4 +1,6 @@
-"""The optimizer service in compat against what the existing one was recorded to answer, request by request."""
+"""The optimizer service in compat against what the existing one was recorded to answer, request by
+request.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.candidates import OptimizerSettings
+from loop.optimizer.table import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_served import difference, serving
 
@@ -19,15 +21,23 @@ COMPAT = OptimizerSettings(solver="greedy", compat=True)
 @pytest.fixture(scope="module")
 def transcript(shared: Path) -> dict[str, Any]:
     """Return the recording."""
-    found: dict[str, Any] = json.loads((shared / "golden" / "open-rest-transcript.json").read_text())
+    found: dict[str, Any] = json.loads(
+        (shared / "golden" / "open-rest-transcript.json").read_text()
+    )
     return found
 
 
 @pytest.mark.parametrize("mode", ["stateful (-F)", "stateless (default)"])
-def test_every_recorded_request_gets_the_recorded_answer(transcript: dict[str, Any], mode: str) -> None:
-    """Scripts written for the existing service must run on ours unchanged: paths, statuses and bodies, in a row."""
+def test_every_recorded_request_gets_the_recorded_answer(
+    transcript: dict[str, Any], mode: str
+) -> None:
+    """Scripts written for the existing service must run on ours unchanged: paths, statuses and
+    bodies, in a row.
+    """
     steps = transcript[mode]
-    with serving(make_optimizer_app(settings=COMPAT, stateful=mode.startswith("stateful"))) as client:
+    with serving(
+        make_optimizer_app(settings=COMPAT, stateful=mode.startswith("stateful"))
+    ) as client:
         problems = [
             f"{i} {step['method']} {step['path']}: {wrong}"
             for i, step in enumerate(steps)
@@ -48,4 +58,8 @@ def replay(client: httpx.Client, step: dict[str, Any]) -> str:
         return f"content type {answer.headers.get('content-type')} instead of {step['contentType']}"
     if "json" in (step["contentType"] or ""):
         return difference(answer.json(), step["response"])
-    return "" if answer.text == step["response"] else f"{answer.text!r} instead of {step['response']!r}"
+    return (
+        ""
+        if answer.text == step["response"]
+        else f"{answer.text!r} instead of {step['response']!r}"
+    )

@@ -1,4 +1,6 @@
-"""The verbs that build up a system: what they keep, and each place where ours differ from the existing service's."""
+"""The verbs that build up a system: what they keep, and each place where ours differ from the
+existing service's.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.candidates import OptimizerSettings
+from loop.optimizer.table import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_bodies import SYSTEM, body, fill, server
 from tests.live.optimizer_served import serving
@@ -51,7 +53,9 @@ def got(client: httpx.Client, path: str) -> Any:
 def test_setting_replaces_by_name_and_deletes_nothing(client: httpx.Client) -> None:
     """A client may send what changed, and nothing else is lost."""
     client.post("/setCapacities", json={"count": [{"type": "G2", "count": 5}]})
-    client.post("/setAccelerators", json={"accelerators": [{"name": "G2", "type": "G2", "cost": 99}]})
+    client.post(
+        "/setAccelerators", json={"accelerators": [{"name": "G2", "type": "G2", "cost": 99}]}
+    )
     client.post("/setServers", json={"servers": [server("s2")]})
     client.post("/setModels", json={"models": []})
     row = {
@@ -65,9 +69,13 @@ def test_setting_replaces_by_name_and_deletes_nothing(client: httpx.Client) -> N
     client.post("/setModels", json={"models": [row]})
     target = {"model": "other", "slo-itl": 50}
     client.post(
-        "/setServiceClasses", json={"serviceClasses": [{"name": "Premium", "priority": 4, "modelTargets": [target]}]}
+        "/setServiceClasses",
+        json={"serviceClasses": [{"name": "Premium", "priority": 4, "modelTargets": [target]}]},
     )
-    assert got(client, "/getCapacities")["count"] == [{"type": "A100", "count": 64}, {"type": "G2", "count": 5}]
+    assert got(client, "/getCapacities")["count"] == [
+        {"type": "A100", "count": 64},
+        {"type": "G2", "count": 5},
+    ]
     assert {each["name"]: each["cost"] for each in got(client, "/getAccelerators")} == {
         "A100": 40,
         "2xA100": 80,
@@ -82,7 +90,10 @@ def test_setting_replaces_by_name_and_deletes_nothing(client: httpx.Client) -> N
     premium = got(client, "/getServiceClass/Premium")
     assert premium["priority"] == 4
     assert [each["model"] for each in premium["modelTargets"]] == ["m", "other"]
-    assert [each["name"] for each in got(client, "/getServiceClasses")["serviceClasses"]] == ["Premium", "Free"]
+    assert [each["name"] for each in got(client, "/getServiceClasses")["serviceClasses"]] == [
+        "Premium",
+        "Free",
+    ]
 
 
 def test_what_is_removed_is_answered_and_gone(client: httpx.Client) -> None:
@@ -106,7 +117,9 @@ def test_what_is_removed_is_answered_and_gone(client: httpx.Client) -> None:
 
 
 def test_optimising_and_applying_makes_the_answer_the_present_state(client: httpx.Client) -> None:
-    """Then the next optimisation weighs changes from there: with nothing changed it answers the same at no penalty."""
+    """Then the next optimisation weighs changes from there: with nothing changed it answers the
+    same at no penalty.
+    """
     answer = client.post("/optimize", json={}).json()
     wanted = answer["allocations"]["s1"]
     shown = got(client, "/getServer/s1")
@@ -115,15 +128,23 @@ def test_optimising_and_applying_makes_the_answer_the_present_state(client: http
     assert got(client, "/applyAllocation") == "Done"
     assert got(client, "/getServer/s1")["currentAlloc"] == shown["desiredAlloc"]
     again = client.post("/optimize", json={}).json()["allocations"]["s1"]
-    assert (again["accelerator"], again["numReplicas"]) == (wanted["accelerator"], wanted["numReplicas"])
+    assert (again["accelerator"], again["numReplicas"]) == (
+        wanted["accelerator"],
+        wanted["numReplicas"],
+    )
     assert again["value"] == 0
 
 
 def test_flags_in_a_wrapper_count(client: httpx.Client, compat: httpx.Client) -> None:
-    """The existing service documents the wrapper and ignores it: capacity is then limited, whatever was asked."""
+    """The existing service documents the wrapper and ignores it: capacity is then limited, whatever
+    was asked.
+    """
     asked = {"optimizer": {"unlimited": True}}
     for each, wanted in ((client, 200), (compat, 404)):
-        each.post("/setCapacities", json={"count": [{"type": "A100", "count": 0}, {"type": "G2", "count": 0}]})
+        each.post(
+            "/setCapacities",
+            json={"count": [{"type": "A100", "count": 0}, {"type": "G2", "count": 0}]},
+        )
         assert each.post("/optimize", json={"unlimited": True}).status_code == 200
         assert each.post("/optimize", json=asked).status_code == wanted
     assert client.post("/optimize", json=asked).json()["unallocated"] == {}
@@ -131,7 +152,9 @@ def test_flags_in_a_wrapper_count(client: httpx.Client, compat: httpx.Client) ->
 
 
 def test_adding_what_is_there_keeps_its_parts(client: httpx.Client, compat: httpx.Client) -> None:
-    """In the existing service a second addModel or addServiceClass wipes the rows or the targets."""
+    """In the existing service a second addModel or addServiceClass wipes the rows or the
+    targets.
+    """
     for each, rows, targets in ((client, 3, 1), (compat, 0, 0)):
         assert got(each, "/addModel/m") == "m"
         assert len(got(each, "/getModel/m")["models"]) == rows
@@ -140,12 +163,15 @@ def test_adding_what_is_there_keeps_its_parts(client: httpx.Client, compat: http
 
 
 def test_a_priority_out_of_range_is_the_lowest(client: httpx.Client, compat: httpx.Client) -> None:
-    """And targets for it are found again: the existing service compares the number that was sent."""
+    """And targets for it are found again: the existing service compares the number that was
+    sent.
+    """
     target = [{"model": "m", "slo-itl": 70}]
     for each, wanted in ((client, 200), (compat, 400)):
         assert got(each, "/addServiceClass/Gold/500")["priority"] == 100
         answer = each.post(
-            "/addServiceClassModelTargets", json={"name": "Gold", "priority": 500, "modelTargets": target}
+            "/addServiceClassModelTargets",
+            json={"name": "Gold", "priority": 500, "modelTargets": target},
         )
         assert answer.status_code == wanted
     assert got(client, "/getServiceClassModelTarget/Gold/m")["slo-itl"] == 70
@@ -157,9 +183,18 @@ def test_a_priority_out_of_range_is_the_lowest(client: httpx.Client, compat: htt
     assert compat.post("/addServiceClassModelTargets", json=other).json() == line
 
 
-def test_applying_leaves_a_server_alone_that_got_nothing(client: httpx.Client, compat: httpx.Client) -> None:
-    """In the existing service it loses its load and what it has, or gets what an older answer gave it."""
-    present = {**NOTHING, "accelerator": "G2", "numReplicas": 2, "load": {"arrivalRate": 60, "avgOutTokens": 512}}
+def test_applying_leaves_a_server_alone_that_got_nothing(
+    client: httpx.Client, compat: httpx.Client
+) -> None:
+    """In the existing service it loses its load and what it has, or gets what an older answer gave
+    it.
+    """
+    present = {
+        **NOTHING,
+        "accelerator": "G2",
+        "numReplicas": 2,
+        "load": {"arrivalRate": 60, "avgOutTokens": 512},
+    }
     for each in (client, compat):
         each.post("/addServer", json=server("lost", model="none", currentAlloc=present))
         each.post("/optimize", json={})
@@ -170,24 +205,34 @@ def test_applying_leaves_a_server_alone_that_got_nothing(client: httpx.Client, c
         assert got(each, "/getServer/s1")["currentAlloc"]["numReplicas"] > 0
 
 
-def test_a_server_that_gets_nothing_any_more_desires_nothing(client: httpx.Client, compat: httpx.Client) -> None:
+def test_a_server_that_gets_nothing_any_more_desires_nothing(
+    client: httpx.Client, compat: httpx.Client
+) -> None:
     """A stale answer must not look like one; in the existing service it does."""
     for each in (client, compat):
         each.post("/optimize", json={})
-        each.post("/setCapacities", json={"count": [{"type": "A100", "count": 0}, {"type": "G2", "count": 0}]})
+        each.post(
+            "/setCapacities",
+            json={"count": [{"type": "A100", "count": 0}, {"type": "G2", "count": 0}]},
+        )
         each.post("/optimize", json={})
     assert got(client, "/getServer/s1")["desiredAlloc"] == NOTHING
     assert got(compat, "/getServer/s1")["desiredAlloc"]["numReplicas"] > 0
 
 
 def test_a_server_without_load_gets_no_replicas(client: httpx.Client, compat: httpx.Client) -> None:
-    """In the existing service it fails the request where capacity is limited; here nothing is what it is given."""
+    """In the existing service it fails the request where capacity is limited; here nothing is what
+    it is given.
+    """
     for each, wanted in ((client, 200), (compat, 404)):
         each.post("/setServers", json={"servers": [server(rpm=0.0)]})
         answer = each.post("/optimize", json={})
         assert answer.status_code == wanted
     found = client.post("/optimize", json={}).json()
-    assert (found["allocations"]["s1"]["accelerator"], found["allocations"]["s1"]["numReplicas"]) == ("", 0)
+    assert (
+        found["allocations"]["s1"]["accelerator"],
+        found["allocations"]["s1"]["numReplicas"],
+    ) == ("", 0)
     got(client, "/applyAllocation")
     assert got(client, "/getServer/s1")["currentAlloc"]["numReplicas"] == 0
 
@@ -217,7 +262,9 @@ def test_optimizing_one_system_replaces_the_one_that_is_kept(client: httpx.Clien
 
 
 def test_a_wait_without_bound_is_shown_as_null(client: httpx.Client) -> None:
-    """Replicas that cannot keep up, as far as cards went: a 0 would be the best of all latencies."""
+    """Replicas that cannot keep up, as far as cards went: a 0 would be the best of all
+    latencies.
+    """
     client.post("/setServers", json={"servers": [server(rpm=90_000.0)]})
     answer = client.post("/optimize", json={"saturationPolicy": "PriorityExhaustive"}).json()
     assert answer["allocations"]["s1"]["ttftAverage"] is None

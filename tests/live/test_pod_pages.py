@@ -9,8 +9,8 @@ from dataclasses import replace
 import httpx
 import pytest
 
-from loop.backends.kube_read import Pod, read_pod
-from loop.backends.pod_metrics import DirectPages, PageError, read_page
+from loop.backends.kube.read import Pod, read_pod
+from loop.backends.metrics.pods import DirectPages, PageError, read_page
 from tests.live.kube_worlds import KubeWorld, kube_world, manifest
 
 
@@ -41,7 +41,11 @@ def test_a_page_comes_from_the_pod_itself(pod: Pod) -> None:
 
 @pytest.mark.parametrize(
     ("fields", "line"),
-    [({"address": ""}, "no address yet"), ({"metrics_path": "/nowhere"}, "404"), ({"address": "::1"}, "ConnectError")],
+    [
+        ({"address": ""}, "no address yet"),
+        ({"metrics_path": "/nowhere"}, "404"),
+        ({"address": "::1"}, "ConnectError"),
+    ],
 )
 def test_a_pod_that_shows_no_page_is_told(pod: Pod, fields: dict[str, str], line: str) -> None:
     """It has no address yet, another kind of server answers, or none."""

@@ -1,4 +1,6 @@
-"""A real Prometheus scrapes the twin and tells the loop its load: the rules about its answers, on real answers."""
+"""A real Prometheus scrapes the twin and tells the loop its load: the rules about its answers, on
+real answers.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +12,15 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loop.backends import labels as names
-from loop.backends.kube import KubeBackend, KubeSettings
-from loop.backends.kube_client import KubeClient
-from loop.backends.kube_read import read_servers
-from loop.backends.metrics_source import MetricsSource
-from loop.backends.pod_metrics import PodMetrics, ProxiedPages
-from loop.backends.pod_window import WindowSettings
-from loop.backends.prometheus import Prometheus, PrometheusSettings
+from loop.backends.kube import labels as names
+from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.client import KubeClient
+from loop.backends.kube.read import read_servers
+from loop.backends.metrics.pods import PodMetrics, ProxiedPages
+from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+from loop.backends.metrics.source import MetricsSource
 from loop.clocks import MonotonicClock, date_now
+from loop.signals.window import WindowSettings
 from loop.types import ServerView, Snapshot
 from tests.live.kube_worlds import KubeWorld, eventually, kube_world, manifest
 from tests.live.prometheus_server import PrometheusServer, prometheus_server
@@ -49,11 +51,15 @@ class Scraped:
 
 @contextmanager
 def scraped(folder: Path, *, matchers: str = "", fallback: bool = True) -> Iterator[Scraped]:
-    """Run a cluster with one busy server, a Prometheus over it, and a backend that asks this one."""
+    """Run a cluster with one busy server, a Prometheus over it, and a backend that asks this
+    one.
+    """
     clock, epoch = MonotonicClock(), date_now()
     with kube_world(speed=SPEED) as bare, prometheus_server(folder, bare.twin.url) as server:
         bare.create(manifest(labels=BUSY))
-        settings = PrometheusSettings(url=server.url, window=WINDOW, timeout_s=2.0, matchers=matchers)
+        settings = PrometheusSettings(
+            url=server.url, window=WINDOW, timeout_s=2.0, matchers=matchers
+        )
         backend = KubeBackend(
             bare.calls,
             Prometheus(settings, epoch_s=epoch.timestamp()),
@@ -69,7 +75,9 @@ def test_the_load_that_prometheus_tells_is_the_one_that_the_twin_was_given(tmp_p
     """From the label through requests, counters, scrapes and the query back to a rate."""
     with scraped(tmp_path) as cluster:
         eventually(cluster.measured, "a load is measured")
-        eventually(lambda: abs(_rate(cluster.view()) - RPM) < 0.15 * RPM, "the rate is that of the label")
+        eventually(
+            lambda: abs(_rate(cluster.view()) - RPM) < 0.15 * RPM, "the rate is that of the label"
+        )
         view = cluster.view()
         assert view.load is not None
         assert view.load.in_tokens == pytest.approx(256, rel=0.15)
@@ -106,7 +114,10 @@ def test_pods_that_are_scraped_no_more_make_the_load_unknown(tmp_path: Path) -> 
 
         def unknown() -> bool:
             found = source.measure(list(read.by_name.values()), now_s=cluster.world.clock.now_s())
-            return found.figures["s1"].load is None and "s old: expected at most 3" in found.figures["s1"].warning
+            return (
+                found.figures["s1"].load is None
+                and "s old: expected at most 3" in found.figures["s1"].warning
+            )
 
         assert servers.servers["s1"].load is not None
         eventually(unknown, "the samples are too old")
@@ -156,7 +167,9 @@ def test_a_port_that_prometheus_does_not_answer_at_is_told(tmp_path: Path) -> No
         source = Prometheus(PrometheusSettings(url=world.twin.url), epoch_s=0.0)
         world.create(manifest())
         read = read_servers(world.calls.deployments("infer"), (), epoch_s=0.0)
-        assert "prometheus: HTTP 404" in source.measure(list(read.by_name.values()), now_s=0.0).error
+        assert (
+            "prometheus: HTTP 404" in source.measure(list(read.by_name.values()), now_s=0.0).error
+        )
         source.close()
 
 

@@ -1,4 +1,6 @@
-"""A service as a process: it ends well and quickly when it is told to, by a terminal or by Kubernetes."""
+"""A service as a process: it ends well and quickly when it is told to, by a terminal or by
+Kubernetes.
+"""
 
 from __future__ import annotations
 
@@ -15,8 +17,12 @@ from tests.live.served import DEADLINE_S, eventually
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "SIGINT"])
-def test_a_signal_ends_a_service_within_a_second_and_with_success(sig: signal.Signals, repository: Path) -> None:
-    """Exit code 0: a supervisor must not count an ordered stop as a crash, nor wait until it has to kill."""
+def test_a_signal_ends_a_service_within_a_second_and_with_success(
+    sig: signal.Signals, repository: Path
+) -> None:
+    """Exit code 0: a supervisor must not count an ordered stop as a crash, nor wait until it has to
+    kill.
+    """
     command = [sys.executable, "-W", "error", "-m", "tests.live.serve_forever"]
     with subprocess.Popen(
         command, cwd=repository, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -1,4 +1,6 @@
-"""The load emulator on a cluster: labels walk about the original, which is kept, and put back on demand."""
+"""The load emulator on a cluster: labels walk about the original, which is kept, and put back on
+demand.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import pytest
 
 from emulator.to_cluster import ClusterEmulator, Disturbance
 from emulator.walk import Walk
-from loop.backends import labels as names
+from loop.backends.kube import labels as names
 from tests.live.kube_worlds import KubeWorld, fault, kube_world, manifest
 
 NOMINAL = "inferno.server.load.nominal"
@@ -18,13 +20,19 @@ def emulator(
     world: KubeWorld, *, alpha: float = 0.3, seed: int = 1, namespaces: tuple[str, ...] = ()
 ) -> ClusterEmulator:
     """Return an emulator of the cluster."""
-    return ClusterEmulator(world.twin.api(), walk=Walk(alpha=alpha), seed=seed, namespaces=namespaces)
+    return ClusterEmulator(
+        world.twin.api(), walk=Walk(alpha=alpha), seed=seed, namespaces=namespaces
+    )
 
 
 def labels(world: KubeWorld, name: str = "dep1") -> dict[str, str]:
     """Return the load labels of a Deployment, by their last part."""
     found: dict[str, str] = world.get(name).metadata.labels
-    return {key.removeprefix("inferno.server.load."): value for key, value in found.items() if ".load." in key}
+    return {
+        key.removeprefix("inferno.server.load."): value
+        for key, value in found.items()
+        if ".load." in key
+    }
 
 
 def test_the_load_is_moved_and_the_original_kept() -> None:
@@ -32,7 +40,11 @@ def test_the_load_is_moved_and_the_original_kept() -> None:
     with kube_world(manifest(replicas=0)) as world:
         done = emulator(world).disturb()
         told = labels(world)
-        assert (told["nominal.rpm"], told["nominal.intokens"], told["nominal.outtokens"]) == ("120", "512", "128")
+        assert (told["nominal.rpm"], told["nominal.intokens"], told["nominal.outtokens"]) == (
+            "120",
+            "512",
+            "128",
+        )
         assert told["rpm"] != "120"
         assert float(told["rpm"]) == pytest.approx(done.written["s1"].rate_rpm, abs=0.005)
         assert int(told["outtokens"]) == round(done.written["s1"].out_tokens)
@@ -62,7 +74,9 @@ def test_restoring_leaves_no_trace() -> None:
 
 
 def test_an_emulator_that_is_started_again_walks_about_the_same_original() -> None:
-    """What it finds is disturbed already: to take that for the original would let the load run away."""
+    """What it finds is disturbed already: to take that for the original would let the load run
+    away.
+    """
     with kube_world(manifest(replicas=0)) as world:
         for seed in range(4):
             emulator(world, seed=seed).disturb()
@@ -75,7 +89,9 @@ def test_with_alpha_zero_nothing_moves() -> None:
         still = emulator(world, alpha=0.0)
         still.disturb()
         assert labels(world)["rpm"] == "120"
-        world.apps.patch_namespaced_deployment("dep1", "infer", {"metadata": {"labels": {names.LOAD_RPM: "60"}}})
+        world.apps.patch_namespaced_deployment(
+            "dep1", "infer", {"metadata": {"labels": {names.LOAD_RPM: "60"}}}
+        )
         still.disturb()
         assert (labels(world)["rpm"], labels(world)["nominal.rpm"]) == ("60", "120")
 
@@ -118,7 +134,10 @@ def test_a_server_that_cannot_be_written_to_stops_no_other() -> None:
     """The next interval comes anyway."""
     servers = [manifest(f"dep{i}", server=f"s{i}", replicas=0) for i in (1, 2)]
     with kube_world(*servers) as world:
-        world.suffer(fault("error", "patch", name="dep1", status=422), fault("error", "list", status=503, count=1))
+        world.suffer(
+            fault("error", "patch", name="dep1", status=422),
+            fault("error", "list", status=503, count=1),
+        )
         done = emulator(world).disturb()
         assert set(done.written) == {"s2"}
         (line,) = done.problems
@@ -135,7 +154,9 @@ def test_a_cluster_that_does_not_answer_is_told_and_not_waited_for() -> None:
 
 
 def test_it_runs_by_intervals_until_it_is_stopped() -> None:
-    """The first thing is to keep the originals; then one round an interval. A stop is obeyed at once."""
+    """The first thing is to keep the originals; then one round an interval. A stop is obeyed at
+    once.
+    """
     stopped, rounds = threading.Event(), list[Disturbance]()
 
     def report(done: Disturbance) -> None:

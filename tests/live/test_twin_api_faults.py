@@ -1,4 +1,6 @@
-"""Faults that clients of the twin meet over real HTTP; and how it stops, fails, and answers what is no API call."""
+"""Faults that clients of the twin meet over real HTTP; and how it stops, fails, and answers what is
+no API call.
+"""
 
 from __future__ import annotations
 
@@ -15,9 +17,9 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
-from twin.api.authority import ANONYMOUS, Identity, Rule
-from twin.api.faults import Fault, Match
-from twin.api.server import BODY_BYTES_MAX
+from twin.kube.apiserver.authority import ANONYMOUS, Identity, Rule
+from twin.kube.apiserver.faults import Fault, Match
+from twin.kube.apiserver.server import BODY_BYTES_MAX
 
 SPACES = "/api/v1/namespaces"
 PATCHES = Match(verbs=("patch",), resources=("deployments",))
@@ -25,14 +27,19 @@ PATCHES = Match(verbs=("patch",), resources=("deployments",))
 
 def deployment() -> dict[str, Any]:
     """Return a Deployment of the default namespace."""
-    template = {"metadata": {"labels": {"app": "d"}}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}}
+    template = {
+        "metadata": {"labels": {"app": "d"}},
+        "spec": {"containers": [{"name": "c", "image": "i:1"}]},
+    }
     spec = {"replicas": 0, "selector": {"matchLabels": {"app": "d"}}, "template": template}
     return {"metadata": {"name": "d"}, "spec": spec}
 
 
 def scale(apps: client.AppsV1Api, replicas: int) -> Any:
     """Ask for *replicas* by a patch."""
-    return apps.patch_namespaced_deployment("d", "default", {"spec": {"replicas": replicas}}, _request_timeout=(5, 5))
+    return apps.patch_namespaced_deployment(
+        "d", "default", {"spec": {"replicas": replicas}}, _request_timeout=(5, 5)
+    )
 
 
 def wanted(apps: client.AppsV1Api) -> int:
@@ -44,7 +51,7 @@ def wanted(apps: client.AppsV1Api) -> int:
 def test_errors_come_as_often_as_asked_and_nothing_is_done(status: int) -> None:
     """The reason is the one that goes with the code."""
     fault = Fault(kind="error", match=PATCHES, status=status, count=2, retry_after_s=1)
-    with serving_twin(faults=[fault]) as twin, twin.api() as api:
+    with serving_twin(faults=[fault]) as twin, twin.kube() as api:
         apps = client.AppsV1Api(api)
         apps.create_namespaced_deployment("default", deployment())
         for _ in range(2):
@@ -58,18 +65,26 @@ def test_errors_come_as_often_as_asked_and_nothing_is_done(status: int) -> None:
 
 def test_a_delay_makes_a_client_time_out_while_others_are_served() -> None:
     """A slow answer to one must not stop the world."""
-    with serving_twin(faults=[Fault(kind="delay", match=PATCHES, delay_s=DEADLINE_S)]) as twin, twin.api() as api:
+    with (
+        serving_twin(faults=[Fault(kind="delay", match=PATCHES, delay_s=DEADLINE_S)]) as twin,
+        twin.kube() as api,
+    ):
         apps = client.AppsV1Api(api)
         apps.create_namespaced_deployment("default", deployment())
         with pytest.raises(urllib3.exceptions.HTTPError):
-            apps.patch_namespaced_deployment("d", "default", {"spec": {"replicas": 3}}, _request_timeout=(1, 0.2))
+            apps.patch_namespaced_deployment(
+                "d", "default", {"spec": {"replicas": 3}}, _request_timeout=(1, 0.2)
+            )
         assert wanted(apps) == 0
 
 
 @pytest.mark.parametrize(("after", "replicas"), [(False, 0), (True, 3)])
 def test_a_connection_is_cut_before_or_after_the_deed(after: bool, replicas: int) -> None:
     """The client sees the same, and must not believe that nothing happened."""
-    with serving_twin(faults=[Fault(kind="drop", match=PATCHES, after=after, count=1)]) as twin, twin.api() as api:
+    with (
+        serving_twin(faults=[Fault(kind="drop", match=PATCHES, after=after, count=1)]) as twin,
+        twin.kube() as api,
+    ):
         apps = client.AppsV1Api(api)
         apps.create_namespaced_deployment("default", deployment())
         with pytest.raises(urllib3.exceptions.HTTPError):
@@ -86,25 +101,35 @@ def test_faults_are_switched_on_and_off_by_an_administrator() -> None:
     with serving_twin(tokens=tokens, anonymous=ANONYMOUS) as twin:
 
         def ask(method: str, path: str, *, token: str, body: str = "") -> httpx.Response:
-            return twin.http.request(method, path, content=body, headers={"Authorization": f"Bearer {token}"})
+            return twin.http.request(
+                method, path, content=body, headers={"Authorization": f"Bearer {token}"}
+            )
 
-        body = "faults: [{kind: error, status: 503, verbs: [list], resources: [namespaces], count: 1}]"
+        body = (
+            "faults: [{kind: error, status: 503, verbs: [list], resources: [namespaces], count: 1}]"
+        )
         assert ask("PUT", "/twin/faults", token="user", body=body).status_code == 403
         assert ask("PUT", "/twin/faults", token="wrong", body=body).status_code == 401
         assert ask("PUT", "/twin/faults", token="root", body=body).status_code == 200
         assert [ask("GET", SPACES, token="user").status_code for _ in range(2)] == [503, 200]
         (shown,) = ask("GET", "/twin/faults", token="root").json()["faults"]
         assert (shown["matched"], shown["suffered"]) == (2, 1)
-        assert ask("PUT", "/twin/faults", token="root", body="faults: [{kind: x}]").status_code == 400
+        assert (
+            ask("PUT", "/twin/faults", token="root", body="faults: [{kind: x}]").status_code == 400
+        )
 
 
-def test_the_twin_stops_within_a_second_also_while_somebody_watches(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_twin_stops_within_a_second_also_while_somebody_watches(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     """A watch lasts for half an hour; its end is a normal one."""
     ended = threading.Event()
 
     def watch(twin: ServedTwin) -> None:
         url = f"{twin.url}{SPACES}"
-        with httpx.stream("GET", url, params={"watch": "true"}, timeout=DEADLINE_S, trust_env=False) as answer:
+        with httpx.stream(
+            "GET", url, params={"watch": "true"}, timeout=DEADLINE_S, trust_env=False
+        ) as answer:
             for _ in answer.iter_lines():
                 began.set()
         ended.set()
@@ -139,7 +164,9 @@ def test_a_world_that_breaks_says_so_to_everybody(caplog: pytest.LogCaptureFixtu
         while (answer := twin.http.get("/readyz")).status_code == 200:
             assert time.monotonic() < end_s
             time.sleep(0.01)
-        assert answer.json()["message"] == "the world has stopped: RuntimeError: the clock is broken"
+        assert (
+            answer.json()["message"] == "the world has stopped: RuntimeError: the clock is broken"
+        )
 
 
 def test_a_body_that_is_too_large_is_413() -> None:

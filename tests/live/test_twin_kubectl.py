@@ -1,4 +1,6 @@
-"""Plain kubectl against the twin: each command that people type, with the real program, where there is one."""
+"""Plain kubectl against the twin: each command that people type, with the real program, where there
+is one.
+"""
 
 from __future__ import annotations
 
@@ -16,14 +18,16 @@ import pytest
 import yaml
 
 from tests.live.twin_served import DEADLINE_S, SPEC, serving_twin
-from twin.api.kubeconfig import write_kubeconfig
-from twin.api.twincluster import TOKEN
+from twin.kube.apiserver.kubeconfig import write_kubeconfig
+from twin.kube.twincluster import TOKEN
 
 OLDEST = (1, 27)
 
 
 def find_kubectl() -> str:
-    """Return a kubectl beside the interpreter or on the path; skip where there is none that is new enough."""
+    """Return a kubectl beside the interpreter or on the path; skip where there is none that is new
+    enough.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     found = shutil.which("kubectl", path=path)
     if found is None:
@@ -40,11 +44,17 @@ def _output(command: list[str]) -> str:
 
 
 class Kubectl:
-    """The program, pointed at a twin. Each call gives what it printed, and fails the test where it failed."""
+    """The program, pointed at a twin. Each call gives what it printed, and fails the test where it
+    failed.
+    """
 
     def __init__(self, program: str, home: Path) -> None:
         self.program = program
-        self.environment = {"KUBECONFIG": str(home / "config"), "HOME": str(home), "PATH": os.environ.get("PATH", "")}
+        self.environment = {
+            "KUBECONFIG": str(home / "config"),
+            "HOME": str(home),
+            "PATH": os.environ.get("PATH", ""),
+        }
 
     def run(self, *words: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run a command, whatever comes of it."""
@@ -66,13 +76,19 @@ class Kubectl:
     def start(self, *words: str) -> subprocess.Popen[str]:
         """Start a command that goes on."""
         return subprocess.Popen(
-            [self.program, *words], env=self.environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            [self.program, *words],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
         )
 
 
 @pytest.fixture(scope="module")
 def kubectl(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kubectl]:
-    """Serve a twin in which a start-up takes a quarter of a second, with a namespace and a Deployment."""
+    """Serve a twin in which a start-up takes a quarter of a second, with a namespace and a
+    Deployment.
+    """
     program, home = find_kubectl(), tmp_path_factory.mktemp("home")
     with serving_twin(SPEC, speed=20.0) as twin:
         write_kubeconfig(home / "config", twin.url, token=TOKEN)
@@ -146,12 +162,23 @@ def test_get_all_lists_what_belongs_together(kubectl: Kubectl) -> None:
 
 def test_get_gives_json_yaml_and_single_fields(kubectl: Kubectl) -> None:
     """As scripts use it: the walk-through finds a pod by jsonpath."""
-    name = kubectl("get", "pod", "-l", "app=dep", "-n", "infer", "-o", "jsonpath={.items[0].metadata.name}")
+    name = kubectl(
+        "get", "pod", "-l", "app=dep", "-n", "infer", "-o", "jsonpath={.items[0].metadata.name}"
+    )
     assert name.startswith("dep-")
-    assert json.loads(kubectl("get", "deploy", "dep", "-n", "infer", "-o", "json"))["kind"] == "Deployment"
+    assert (
+        json.loads(kubectl("get", "deploy", "dep", "-n", "infer", "-o", "json"))["kind"]
+        == "Deployment"
+    )
     assert "kind: Deployment" in kubectl("get", "deploy", "dep", "-n", "infer", "-o", "yaml")
     listed = kubectl(
-        "get", "deploy", "-n", "infer", "-o", "custom-columns=N:.metadata.name", "--sort-by=.metadata.name"
+        "get",
+        "deploy",
+        "-n",
+        "infer",
+        "-o",
+        "custom-columns=N:.metadata.name",
+        "--sort-by=.metadata.name",
     )
     assert "dep" in listed
 
@@ -163,7 +190,10 @@ def test_apply_creates_then_finds_nothing_to_do_then_changes(kubectl: Kubectl) -
     assert "unchanged" in kubectl(*words, text=manifest("applied"))
     assert "configured" in kubectl(*words, text=manifest("applied", replicas=1, rpm=90))
     found = json.loads(kubectl("get", "deploy", "applied", "-n", "infer", "-o", "json"))
-    assert (found["spec"]["replicas"], found["metadata"]["labels"]["inferno.server.load.rpm"]) == (1, "90")
+    assert (found["spec"]["replicas"], found["metadata"]["labels"]["inferno.server.load.rpm"]) == (
+        1,
+        "90",
+    )
     diff = kubectl.run("diff", "-f", "-", text=manifest("applied", replicas=5))
     assert diff.returncode == 1
     assert "+  replicas: 5" in diff.stdout
@@ -199,7 +229,10 @@ def test_scale_patch_label_and_annotate(kubectl: Kubectl) -> None:
     kubectl("annotate", "deploy", "hand", "-n", "infer", "inferno.server.replicas.max=4")
     found = json.loads(kubectl("get", "deploy", "hand", "-n", "infer", "-o", "json"))
     assert found["spec"]["replicas"] == 3
-    assert (found["metadata"]["labels"]["a"], found["metadata"]["labels"]["inferno.server.load.rpm"]) == ("2", "30")
+    assert (
+        found["metadata"]["labels"]["a"],
+        found["metadata"]["labels"]["inferno.server.load.rpm"],
+    ) == ("2", "30")
     bad = kubectl.run("label", "deploy", "hand", "-n", "infer", "a=b c", "--overwrite")
     assert bad.returncode == 1
     kubectl("delete", "deploy", "hand", "-n", "infer")
@@ -225,7 +258,9 @@ def test_rollout_status_waits_for_new_pods(kubectl: Kubectl) -> None:
     kubectl("set", "image", "deploy/roll", "vllm=vllm:2", "-n", "infer")
     text = kubectl("rollout", "status", "deploy/roll", "-n", "infer", "--timeout=30s")
     assert "successfully rolled out" in text
-    assert re.search(r"^2 ", kubectl("rollout", "history", "deploy/roll", "-n", "infer"), re.MULTILINE)
+    assert re.search(
+        r"^2 ", kubectl("rollout", "history", "deploy/roll", "-n", "infer"), re.MULTILINE
+    )
     kubectl("rollout", "undo", "deploy/roll", "-n", "infer")
     kubectl("rollout", "status", "deploy/roll", "-n", "infer", "--timeout=30s")
     image = "jsonpath={.items[0].spec.containers[0].image}"
@@ -276,12 +311,29 @@ def test_a_deleted_pod_is_replaced(kubectl: Kubectl) -> None:
 def test_create_makes_what_the_walk_through_makes(kubectl: Kubectl, tmp_path: Path) -> None:
     """ConfigMaps from files, accounts, roles and tokens; kubectl sends these in protobuf."""
     (tmp_path / "capacity-data.json").write_text('{"count": []}', encoding="utf-8")
-    kubectl("create", "configmap", "data", "-n", "infer", f"--from-file={tmp_path / 'capacity-data.json'}")
+    kubectl(
+        "create",
+        "configmap",
+        "data",
+        "-n",
+        "infer",
+        f"--from-file={tmp_path / 'capacity-data.json'}",
+    )
     data = json.loads(kubectl("get", "configmap", "data", "-n", "infer", "-o", "json"))["data"]
     assert data == {"capacity-data.json": '{"count": []}'}
     kubectl("create", "serviceaccount", "bob", "-n", "infer")
-    kubectl("create", "role", "reader", "-n", "infer", "--verb=get,list", "--resource=deployments.apps")
-    kubectl("create", "rolebinding", "reader", "-n", "infer", "--role=reader", "--serviceaccount=infer:bob")
+    kubectl(
+        "create", "role", "reader", "-n", "infer", "--verb=get,list", "--resource=deployments.apps"
+    )
+    kubectl(
+        "create",
+        "rolebinding",
+        "reader",
+        "-n",
+        "infer",
+        "--role=reader",
+        "--serviceaccount=infer:bob",
+    )
     assert len(kubectl("create", "token", "bob", "-n", "infer").strip()) > 20
     kubectl("create", "secret", "generic", "keys", "-n", "infer", "--from-literal=a=b")
     assert kubectl("auth", "can-i", "list", "pods").strip() == "yes"
@@ -290,7 +342,9 @@ def test_create_makes_what_the_walk_through_makes(kubectl: Kubectl, tmp_path: Pa
 def test_raw_paths_logs_and_events(kubectl: Kubectl) -> None:
     """get --raw gives any path; a pod's metrics through the proxy too."""
     assert json.loads(kubectl("get", "--raw", "/version"))["major"] == "1"
-    pod = kubectl("get", "pod", "-l", "app=dep", "-n", "infer", "-o", "jsonpath={.items[0].metadata.name}")
+    pod = kubectl(
+        "get", "pod", "-l", "app=dep", "-n", "infer", "-o", "jsonpath={.items[0].metadata.name}"
+    )
     metrics = kubectl("get", "--raw", f"/api/v1/namespaces/infer/pods/{pod}:8000/proxy/metrics")
     assert "vllm:num_requests_running" in metrics
     assert "simulated" in kubectl("logs", pod, "-n", "infer")
@@ -307,4 +361,7 @@ def test_what_is_not_there_is_said_in_the_words_of_kubectl(kubectl: Kubectl) -> 
         'Error from server (NotFound): deployments.apps "nobody" not found',
     )
     done = kubectl.run("create", "namespace", "infer")
-    assert done.stderr.strip() == 'Error from server (AlreadyExists): namespaces "infer" already exists'
+    assert (
+        done.stderr.strip()
+        == 'Error from server (AlreadyExists): namespaces "infer" already exists'
+    )

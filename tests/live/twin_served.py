@@ -15,19 +15,25 @@ from kubernetes import client
 from loop.clocks import MonotonicClock
 from loop.services.serving import Service, listen
 from tests.twin.worlds import spec_of
-from twin.api.app import create_twin_app
-from twin.api.authority import ADMIN, Identity
-from twin.api.faults import Fault
-from twin.api.twincluster import TOKEN, TwinCluster
+from twin.kube.apiserver.app import create_twin_app
+from twin.kube.apiserver.authority import ADMIN, Identity
+from twin.kube.apiserver.faults import Fault
+from twin.kube.twincluster import TOKEN, TwinCluster
 from twin.spec import ClusterSpec, Delay, Server
 
 DEADLINE_S = 30.0
-SPEC = spec_of(Server(name="vllm-001", model="m", queue_max=50), capacity={"A": 12, "B": 4}, start_up=Delay(mean_s=5.0))
+SPEC = spec_of(
+    Server(name="vllm-001", model="m", queue_max=50),
+    capacity={"A": 12, "B": 4},
+    start_up=Delay(mean_s=5.0),
+)
 
 
 @dataclass(kw_only=True)
 class ServedTwin:
-    """A running twin. `cluster` belongs to the thread that serves: tests look at it through HTTP, faults excepted."""
+    """A running twin. `cluster` belongs to the thread that serves: tests look at it through HTTP,
+    faults excepted.
+    """
 
     cluster: TwinCluster
     url: str
@@ -74,7 +80,9 @@ def serving_twin(
         faults=faults,
         address=address,
     )
-    service = Service(create_twin_app(cluster.server, cluster, cluster.faults), on_stop=cluster.stop)
+    service = Service(
+        create_twin_app(cluster.server, cluster, cluster.faults), on_stop=cluster.stop
+    )
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
     url = f"http://{address}"

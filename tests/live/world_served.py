@@ -1,4 +1,6 @@
-"""A collector and an actuator over one world, served over real HTTP on the loopback, for tests; and their client."""
+"""A collector and an actuator over one world, served over real HTTP on the loopback, for tests; and
+their client.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,8 @@ import httpx
 
 from loop.backends.http import HttpBackend
 from loop.backends.http_client import ServiceClient
-from loop.messages import Absent
 from loop.ports import Backend
+from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app
 from loop.services.auth import TokenSource
 from loop.services.collector_app import Places, make_collector_app
@@ -54,6 +56,8 @@ def serving_world(
         backend.close()
 
 
-def client_of(name: str, service: httpx.Client, *, token: TokenSource | None = None) -> ServiceClient:
+def client_of(
+    name: str, service: httpx.Client, *, token: TokenSource | None = None
+) -> ServiceClient:
     """Return our client of a service that is served."""
     return ServiceClient(name, str(service.base_url), timeout_s=DEADLINE_S, token=token)

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import itertools
 
-from loop.solvers.problem import Choice, Problem
+from loop.optimizer.solvers.problem import Choice, Problem
 
 Rank = tuple[tuple[int, ...], float]
 
 
 def rank(problem: Problem, choices: dict[int, Choice]) -> Rank:
-    """Return what an answer is judged by, less is better: servers missed by priority, then score."""
+    """Return what an answer is judged by, less is better: servers missed by priority, then
+    score.
+    """
     levels = sorted(set(problem.priority))
-    missed = tuple(sum(p == level and i not in choices for i, p in enumerate(problem.priority)) for level in levels)
+    missed = tuple(
+        sum(p == level and i not in choices for i, p in enumerate(problem.priority))
+        for level in levels
+    )
     return missed, sum(problem.score[choice.row] for choice in choices.values())
 
 
@@ -31,7 +36,9 @@ def best_rank(problem: Problem) -> Rank:
     """Return the rank of the best choice of at most one whole option per server."""
     found = []
     for picks in itertools.product(*([None, *rows] for rows in problem.options)):
-        choices = {i: Choice(row, problem.replicas[row]) for i, row in enumerate(picks) if row is not None}
+        choices = {
+            i: Choice(row, problem.replicas[row]) for i, row in enumerate(picks) if row is not None
+        }
         if fits(problem, choices):
             found.append(rank(problem, choices))
     return min(found)

@@ -1,4 +1,6 @@
-"""A minimal system as the JSON objects of its data files, and a writer that changes some of them."""
+"""A minimal system as the JSON objects of its data files, and a writer that changes some of
+them.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +12,22 @@ from typing import Any
 FILES: dict[str, dict[str, Any]] = {
     "accelerator-data.json": {
         "accelerators": [
-            {"name": "H100", "type": "H100", "multiplicity": 1, "memSize": 80, "memBW": 3350, "cost": 300},
-            {"name": "2xH100", "type": "H100", "multiplicity": 2, "memSize": 160, "memBW": 6700, "cost": 600},
+            {
+                "name": "H100",
+                "type": "H100",
+                "multiplicity": 1,
+                "memSize": 80,
+                "memBW": 3350,
+                "cost": 300,
+            },
+            {
+                "name": "2xH100",
+                "type": "H100",
+                "multiplicity": 2,
+                "memSize": 160,
+                "memBW": 6700,
+                "cost": 600,
+            },
         ]
     },
     "model-data.json": {
@@ -29,8 +45,16 @@ FILES: dict[str, dict[str, Any]] = {
     },
     "serviceclass-data.json": {
         "serviceClasses": [
-            {"name": "Premium", "priority": 1, "modelTargets": [{"model": "small", "slo-itl": 30, "slo-ttft": 500}]},
-            {"name": "Free", "priority": 3, "modelTargets": [{"model": "small", "slo-itl": 90, "slo-ttft": 2000}]},
+            {
+                "name": "Premium",
+                "priority": 1,
+                "modelTargets": [{"model": "small", "slo-itl": 30, "slo-ttft": 500}],
+            },
+            {
+                "name": "Free",
+                "priority": 3,
+                "modelTargets": [{"model": "small", "slo-itl": 90, "slo-ttft": 2000}],
+            },
         ]
     },
     "optimizer-data.json": {"optimizer": {"unlimited": False, "saturationPolicy": "RoundRobin"}},

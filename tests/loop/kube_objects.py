@@ -1,12 +1,14 @@
-"""Objects of an API server as raw JSON, small and right, for tests of what reads and writes them."""
+"""Objects of an API server as raw JSON, small and right, for tests of what reads and writes
+them.
+"""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from loop.backends import labels as names
-from loop.backends.kube_read import Deployment, Pod, Server, read_deployment, read_pod
+from loop.backends.kube import labels as names
+from loop.backends.kube.read import Deployment, Pod, Server, read_deployment, read_pod
 
 Json = dict[str, Any]
 
@@ -30,7 +32,9 @@ def deployment(
     without: tuple[str, ...] = (),
     **fields: Any,
 ) -> Json:
-    """Return a managed Deployment: s1, llama_8b, Premium, two replicas on H100 at batch 64, unless told otherwise."""
+    """Return a managed Deployment: s1, llama_8b, Premium, two replicas on H100 at batch 64, unless
+    told otherwise.
+    """
     told = {
         names.MANAGED: "true",
         names.NAME: "s1",
@@ -42,7 +46,10 @@ def deployment(
     }
     spec: Json = {
         "selector": {"matchLabels": {"app": name}},
-        "template": {"metadata": {"labels": {"app": name}}, "spec": {"containers": [{"name": "vllm"}]}},
+        "template": {
+            "metadata": {"labels": {"app": name}},
+            "spec": {"containers": [{"name": "vllm"}]},
+        },
     }
     if replicas is not None:
         spec["replicas"] = replicas
@@ -85,7 +92,9 @@ def pod(
         "namespace": namespace,
         "creationTimestamp": date(created_s),
         "labels": {"app": of, "pod-template-hash": TEMPLATE_HASH},
-        "ownerReferences": [{"kind": "ReplicaSet", "name": f"{of}-{TEMPLATE_HASH}", "controller": True}],
+        "ownerReferences": [
+            {"kind": "ReplicaSet", "name": f"{of}-{TEMPLATE_HASH}", "controller": True}
+        ],
         **fields.pop("metadata", {}),
     }
     if phase == "draining":
@@ -96,12 +105,21 @@ def pod(
     spec: Json = {"containers": [container], **fields.pop("spec", {})}
     if phase != "pending":
         spec["nodeName"] = node
-    status = {"phase": "Succeeded" if phase == "finished" else "Running", "conditions": conditions, "podIP": "10.0.0.1"}
+    status = {
+        "phase": "Succeeded" if phase == "finished" else "Running",
+        "conditions": conditions,
+        "podIP": "10.0.0.1",
+    }
     return {"metadata": meta, "spec": spec, "status": status}
 
 
 def node(
-    name: str = "node-1", *, cards: int = 8, product: str = "H100", ready: str = "True", closed: bool = False
+    name: str = "node-1",
+    *,
+    cards: int = 8,
+    product: str = "H100",
+    ready: str = "True",
+    closed: bool = False,
 ) -> Json:
     """Return a node with cards of a product."""
     return {

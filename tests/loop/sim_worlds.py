@@ -1,4 +1,6 @@
-"""A small twin with load for tests of the loop: two servers on two types of cards, requests fed by the emulator."""
+"""A small twin with load for tests of the loop: two servers on two types of cards, requests fed by
+the emulator.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from emulator.walk import SetPoint, Walk
 from loop.backends.sim import Metrics, SimBackend
 from loop.spec import SystemData
 from tests.fakes import system
-from twin.cluster import Cluster
+from twin.serving.cluster import Cluster
 from twin.spec import ClusterSpec, Delay, Engine, IterationLaw, Server, World
 
 
@@ -46,14 +48,30 @@ def sim_world(
             (perf.model, perf.accelerator): Engine(
                 model=perf.model,
                 accelerator=perf.accelerator,
-                law=IterationLaw(alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms),
+                law=IterationLaw(
+                    alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms
+                ),
                 start_up=Delay(mean_s=start_up_s),
             )
             for perf in data.perf.values()
         },
         servers=(
-            Server(name="s1", model="llama_8b", service_class="Premium", accelerator="H100", replicas=2, max_batch=64),
-            Server(name="s2", model="llama_8b", service_class="Free", accelerator="2xA100", replicas=1, max_batch=48),
+            Server(
+                name="s1",
+                model="llama_8b",
+                service_class="Premium",
+                accelerator="H100",
+                replicas=2,
+                max_batch=64,
+            ),
+            Server(
+                name="s2",
+                model="llama_8b",
+                service_class="Free",
+                accelerator="2xA100",
+                replicas=1,
+                max_batch=48,
+            ),
         ),
         world=World(actuation_delay=Delay(mean_s=actuation_s)),
     )

@@ -1,4 +1,6 @@
-"""The queueing model of one replica in plain Python, state by state: the oracle of the columnar one."""
+"""The queueing model of one replica in plain Python, state by state: the oracle of the columnar
+one.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class SlowReplica:
-    """Parameters as in loop.queueing.ReplicaColumns, of one replica with a bounded queue."""
+    """Parameters as in loop.optimizer.model.queueing.ReplicaColumns, of one replica with a bounded
+    queue.
+    """
 
     alpha: float
     beta: float
@@ -48,13 +52,17 @@ class SlowReplica:
         states = self.max_batch + self.max_queue
         logs = [0.0]
         for n in range(1, states + 1):
-            logs.append(logs[-1] + math.log(rate) - math.log(self.service_rate(min(n, self.max_batch))))
+            logs.append(
+                logs[-1] + math.log(rate) - math.log(self.service_rate(min(n, self.max_batch)))
+            )
         top = max(logs)
         weights = [math.exp(log - top) for log in logs]
         share = [weight / sum(weights) for weight in weights]
         in_service = sum(min(n, self.max_batch) * p for n, p in enumerate(share))
         waiting = sum(max(n - self.max_batch, 0) * p for n, p in enumerate(share))
-        throughput = sum(p * self.service_rate(min(n, self.max_batch)) for n, p in enumerate(share) if n > 0)
+        throughput = sum(
+            p * self.service_rate(min(n, self.max_batch)) for n, p in enumerate(share) if n > 0
+        )
         service, wait = in_service / throughput, waiting / throughput
         chunks = self.chunks(min(max(int(in_service + 0.5), 1), self.max_batch))
         fixed = max(0.0, self.alpha + (in_service - 1.0) * self.delta(chunks))

@@ -1,4 +1,6 @@
-"""Small systems for the tests of sizing, solvers and the optimizer: one accelerator type or two, loads by name."""
+"""Small systems for the tests of sizing, solvers and the optimizer: one accelerator type or two,
+loads by name.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +8,24 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from loop.spec import Allocation, OptimizerData, Perf, ServerData, ServiceClass, SloTarget, SystemData
+from loop.spec import (
+    Allocation,
+    OptimizerData,
+    Perf,
+    ServerData,
+    ServiceClass,
+    SloTarget,
+    SystemData,
+)
 from loop.types import Load
 from twin.spec import Accelerator
 
-LAWS = {"H100": (6.5, 0.022, 5e-5), "A100": (11.0, 0.04, 9e-5), "2xA100": (6.9, 0.025, 6e-5), "L4": (40.0, 0.15, 3e-4)}
+LAWS = {
+    "H100": (6.5, 0.022, 5e-5),
+    "A100": (11.0, 0.04, 9e-5),
+    "2xA100": (6.9, 0.025, 6e-5),
+    "L4": (40.0, 0.15, 3e-4),
+}
 COSTS = {"H100": 300.0, "A100": 180.0, "2xA100": 350.0, "L4": 55.0}
 
 
@@ -23,7 +38,9 @@ def small_system(
     kv_tokens: int | None = None,
     **flags: object,
 ) -> SystemData:
-    """Return a system of four accelerators and one model, in classes Premium (1) and Free (5) with the same targets."""
+    """Return a system of four accelerators and one model, in classes Premium (1) and Free (5) with
+    the same targets.
+    """
     target = SloTarget(model="m", slo_itl_ms=itl_ms, slo_ttft_ms=ttft_ms, slo_tps=tps)
     slow = replace(target, slo_itl_ms=4.0 * itl_ms, slo_ttft_ms=4.0 * ttft_ms)
     return SystemData(
@@ -69,8 +86,15 @@ def server(
 ) -> ServerData:
     """Return a server with a load; now: accelerator and replicas that it has."""
     load = Load(rate_rpm=rpm, in_tokens=tokens[0], out_tokens=tokens[1])
-    current = Allocation(accelerator=now[0], replicas=now[1], max_batch=64 if now[0] else 0, load=load)
-    given: dict[str, object] = {"name": name, "model": "m", "service_class": "Premium", "current": current}
+    current = Allocation(
+        accelerator=now[0], replicas=now[1], max_batch=64 if now[0] else 0, load=load
+    )
+    given: dict[str, object] = {
+        "name": name,
+        "model": "m",
+        "service_class": "Premium",
+        "current": current,
+    }
     return ServerData(**{**given, **fields})  # type: ignore[arg-type]
 
 
@@ -86,7 +110,9 @@ CAPACITIES = st.fixed_dictionaries({kind: st.integers(0, 12) for kind in ("H100"
 
 @st.composite
 def several_servers(draw: st.DrawFn, most: int = 4) -> list[ServerData]:
-    """Return one to *most* servers of either class, with loads of some replicas and perhaps something in place."""
+    """Return one to *most* servers of either class, with loads of some replicas and perhaps
+    something in place.
+    """
     found = []
     for i in range(draw(st.integers(1, most))):
         accelerator = draw(st.sampled_from(["", *LAWS]))

@@ -1,4 +1,6 @@
-"""From decision to changes: only what differs is asked for, and nobody is scaled to zero by being left out."""
+"""From decision to changes: only what differs is asked for, and nobody is scaled to zero by being
+left out.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,29 @@ from loop.types import Change, Decision, ServerView, Snapshot, Target
 from tests.fakes import server_view
 
 
-def target(name: str = "s1", *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64) -> Target:
+def target(
+    name: str = "s1", *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64
+) -> Target:
     """Return a target; the defaults are what server_view has."""
-    return Target(server=name, accelerator=accelerator, replicas=replicas, max_batch=max_batch, reason="because")
+    return Target(
+        server=name,
+        accelerator=accelerator,
+        replicas=replicas,
+        max_batch=max_batch,
+        reason="because",
+    )
 
 
-def changes(*targets: Target, views: tuple[ServerView, ...] = (), limits: Limits | None = None) -> tuple[Change, ...]:
+def changes(
+    *targets: Target, views: tuple[ServerView, ...] = (), limits: Limits | None = None
+) -> tuple[Change, ...]:
     """Return the plan for *targets* over *views* (server_view when none are given)."""
     seen = Snapshot(now_s=0.0, servers={view.name: view for view in views or (server_view(),)})
-    return plan(Decision(targets={entry.server: entry for entry in targets}), seen, limits=limits or Limits())
+    return plan(
+        Decision(targets={entry.server: entry for entry in targets}),
+        seen,
+        limits=limits or Limits(),
+    )
 
 
 def test_what_is_wanted_already_is_not_asked_for_again() -> None:
@@ -28,11 +44,15 @@ def test_what_is_wanted_already_is_not_asked_for_again() -> None:
 
 
 def test_the_wish_counts_and_not_the_pods_that_are_ready() -> None:
-    """Three wanted of which one is ready are on their way: asking for more each cycle would overshoot."""
+    """Three wanted of which one is ready are on their way: asking for more each cycle would
+    overshoot.
+    """
     assert changes(target(replicas=3), views=(server_view(wanted=3, ready=1, starting=2),)) == ()
 
 
-@pytest.mark.parametrize("different", [{"replicas": 3}, {"accelerator": "2xA100"}, {"max_batch": 32}])
+@pytest.mark.parametrize(
+    "different", [{"replicas": 3}, {"accelerator": "2xA100"}, {"max_batch": 32}]
+)
 def test_any_difference_is_one_absolute_change(different: dict[str, int]) -> None:
     """Changes are absolute, so that applying twice is harmless."""
     assert len(changes(target(**different))) == 1
@@ -47,7 +67,9 @@ def test_any_difference_is_one_absolute_change(different: dict[str, int]) -> Non
 
 
 def test_a_server_absent_from_the_decision_is_held() -> None:
-    """The existing loop scales it to zero; a policy that fails on one server must not take it down."""
+    """The existing loop scales it to zero; a policy that fails on one server must not take it
+    down.
+    """
     views = (server_view("s1"), server_view("s2"))
     assert [change.server for change in changes(target("s1", replicas=4), views=views)] == ["s1"]
 
@@ -72,7 +94,9 @@ def test_an_empty_accelerator_means_no_replicas() -> None:
 
 def test_zero_replicas_are_not_asked_for_twice() -> None:
     """Zero is a wish like any other."""
-    assert changes(target(accelerator="", replicas=0), views=(server_view(wanted=0, ready=0),)) == ()
+    assert (
+        changes(target(accelerator="", replicas=0), views=(server_view(wanted=0, ready=0),)) == ()
+    )
 
 
 def test_a_target_without_a_max_batch_keeps_the_present_one() -> None:
@@ -82,10 +106,16 @@ def test_a_target_without_a_max_batch_keeps_the_present_one() -> None:
 
 
 @pytest.mark.parametrize("accelerator", ["", "2xA100"])
-def test_a_limit_keeps_replicas_on_the_accelerator_they_have_while_scaling_to_zero(accelerator: str) -> None:
-    """Three of five replicas that must stay a cycle longer must not be moved for that, least of all to nowhere."""
+def test_a_limit_keeps_replicas_on_the_accelerator_they_have_while_scaling_to_zero(
+    accelerator: str,
+) -> None:
+    """Three of five replicas that must stay a cycle longer must not be moved for that, least of all
+    to nowhere.
+    """
     view = server_view(wanted=5, ready=5)
-    (change,) = changes(target(accelerator=accelerator, replicas=0), views=(view,), limits=Limits(step_down_max=2))
+    (change,) = changes(
+        target(accelerator=accelerator, replicas=0), views=(view,), limits=Limits(step_down_max=2)
+    )
     assert (change.replicas, change.accelerator, change.max_batch) == (3, "H100", 64)
 
 
@@ -101,7 +131,11 @@ def test_limits_shorten_a_step_and_never_turn_or_stop_it(
     """Repeated cycles reach the target from either side, each no faster than allowed."""
     limits = Limits(step_up_max=up, step_down_max=down)
     for _ in range(60):
-        plans = changes(target(replicas=replicas), views=(server_view(wanted=wanted, ready=wanted),), limits=limits)
+        plans = changes(
+            target(replicas=replicas),
+            views=(server_view(wanted=wanted, ready=wanted),),
+            limits=limits,
+        )
         if not plans:
             break
         step = plans[0].replicas - wanted

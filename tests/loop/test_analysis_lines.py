@@ -1,4 +1,6 @@
-"""The engine of `inferno analyze`: what a line may say, and what becomes of lines that say something else."""
+"""The engine of `inferno analyze`: what a line may say, and what becomes of lines that say
+something else.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loop.analysis_lines import analyze_lines
+from loop.schema.analysis_lines import analyze_lines
 
 GOOD: dict[str, Any] = {
     "alpha": 6.49,
@@ -37,7 +39,12 @@ def test_a_rate_is_analysed_and_targets_are_sized() -> None:
     sized = answer(targets={"itl": 9.0})
     assert sized.keys() == common | {"size", "sizeRates", "sizeAchieved"}
     assert sized["sizeAchieved"]["itl"] == pytest.approx(9.0, rel=1e-5)
-    assert answer(rate=2.0, targets={"itl": 12.0}).keys() == common | {"analyze", "size", "sizeRates", "sizeAchieved"}
+    assert answer(rate=2.0, targets={"itl": 12.0}).keys() == common | {
+        "analyze",
+        "size",
+        "sizeRates",
+        "sizeAchieved",
+    }
 
 
 def test_a_case_of_the_test_data_may_be_fed_as_it_is() -> None:
@@ -54,7 +61,10 @@ def test_a_case_of_the_test_data_may_be_fed_as_it_is() -> None:
         (json.dumps({**GOOD, "rate": "fast"}), "rate: expected a finite number, found 'fast'"),
         (json.dumps({**GOOD, "rate": True}), "rate: expected a finite number, found True"),
         ('{"alpha": NaN}', "alpha: expected a finite number"),
-        (json.dumps({**GOOD, "maxBatch": 2.5, "rate": 1}), "maxBatch: expected a whole number, found 2.5"),
+        (
+            json.dumps({**GOOD, "maxBatch": 2.5, "rate": 1}),
+            "maxBatch: expected a whole number, found 2.5",
+        ),
         (
             json.dumps({key: GOOD[key] for key in GOOD if key != "beta"}),
             "beta: expected a finite number, found nothing",

@@ -17,7 +17,9 @@ from tests.loop.sim_worlds import sim_world
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """A backend under test whose world has a server s1 with two replicas on H100; settle lets the world obey."""
+    """A backend under test whose world has a server s1 with two replicas on H100; settle lets the
+    world obey.
+    """
 
     backend: Backend
     settle: Callable[[], None]
@@ -82,9 +84,16 @@ def test_servers_are_keyed_by_their_names_and_have_a_class_and_a_model(observed:
 def test_counts_are_whole_and_not_negative_and_pods_add_up(observed: Subject) -> None:
     """A backend that cannot count would make the loop act on nonsense."""
     for view in observed.backend.observe().servers.values():
-        assert min(view.wanted, view.ready, view.starting, view.pending, view.draining, view.backlog) >= 0
+        assert (
+            min(view.wanted, view.ready, view.starting, view.pending, view.draining, view.backlog)
+            >= 0
+        )
         if view.pods:
-            for phase, count in (("ready", view.ready), ("starting", view.starting), ("draining", view.draining)):
+            for phase, count in (
+                ("ready", view.ready),
+                ("starting", view.starting),
+                ("draining", view.draining),
+            ):
                 assert [pod.phase for pod in view.pods].count(phase) == count
 
 
@@ -143,10 +152,18 @@ def test_an_accelerator_and_a_max_batch_can_be_changed(obeying: Subject) -> None
 
 def test_other_servers_are_left_alone(obeying: Subject) -> None:
     """A wish is for one server."""
-    before = {name: view.wanted for name, view in obeying.backend.observe().servers.items() if name != "s1"}
+    before = {
+        name: view.wanted
+        for name, view in obeying.backend.observe().servers.items()
+        if name != "s1"
+    }
     obeying.backend.apply([wish(replicas=5)])
     obeying.settle()
-    after = {name: view.wanted for name, view in obeying.backend.observe().servers.items() if name != "s1"}
+    after = {
+        name: view.wanted
+        for name, view in obeying.backend.observe().servers.items()
+        if name != "s1"
+    }
     assert after == before
 
 

@@ -1,4 +1,6 @@
-"""The twin as the loop sees it: lagged figures or labels, wishes at once, pods and cards as they are."""
+"""The twin as the loop sees it: lagged figures or labels, wishes at once, pods and cards as they
+are.
+"""
 
 from __future__ import annotations
 
@@ -42,14 +44,18 @@ def test_measured_figures_lag_until_the_next_scrape() -> None:
 
 
 def test_labels_are_the_set_points_without_lag() -> None:
-    """As the labels that the emulator writes: known from the first instant, and new at the start of an interval."""
+    """As the labels that the emulator writes: known from the first instant, and new at the start of
+    an interval.
+    """
     world = sim_world(metrics="labels")
     first = world.backend.observe().servers["s1"].load
     assert first == Load(rate_rpm=240.0, in_tokens=512.0, out_tokens=128.0)
     world.env.run(until=60.5)
     point = world.feeder.set_points()["s1"]
     second = world.backend.observe().servers["s1"].load
-    assert second == Load(rate_rpm=point.rate_rpm, in_tokens=point.in_tokens, out_tokens=point.out_tokens)
+    assert second == Load(
+        rate_rpm=point.rate_rpm, in_tokens=point.in_tokens, out_tokens=point.out_tokens
+    )
     assert second != first
 
 
@@ -67,7 +73,9 @@ def test_labels_need_a_source() -> None:
 
 
 def test_pods_and_cards_are_shown_as_they_are() -> None:
-    """Starting pods count, and hold cards: a loop that does not see them scales up again every cycle."""
+    """Starting pods count, and hold cards: a loop that does not see them scales up again every
+    cycle.
+    """
     world = sim_world(start_up_s=30.0)
     world.env.run(until=61.0)
     world.backend.apply([Change(server="s1", accelerator="H100", replicas=12, max_batch=64)])

@@ -32,7 +32,11 @@ def test_a_quotient_rounded_down_does_not_give_a_period_of_the_past() -> None:
     assert due_s(number, period_s=0.1) >= 0.7
 
 
-@given(now_s=st.floats(min_value=0, max_value=1e7), period_s=PERIODS, previous=st.integers(min_value=0, max_value=1000))
+@given(
+    now_s=st.floats(min_value=0, max_value=1e7),
+    period_s=PERIODS,
+    previous=st.integers(min_value=0, max_value=1000),
+)
 def test_the_next_period_is_the_first_one_after_the_previous_that_is_not_past(
     now_s: float, period_s: float, previous: int
 ) -> None:

@@ -1,4 +1,6 @@
-"""What is believed of a reading with gaps: a missing figure holds a server, and never passes for no load."""
+"""What is believed of a reading with gaps: a missing figure holds a server, and never passes for no
+load.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ PLAIN = CollectorSettings()
 KNOWN = Load(rate_rpm=60.0, in_tokens=500.0, out_tokens=200.0)
 
 
-def read(*views: ServerView, beliefs: Beliefs | None = None, settings: CollectorSettings = PLAIN) -> Reading:
+def read(
+    *views: ServerView, beliefs: Beliefs | None = None, settings: CollectorSettings = PLAIN
+) -> Reading:
     """Return what the collector makes of *views*."""
     seen = Snapshot(now_s=60.0, servers={view.name: view for view in views})
     return collect(seen, beliefs or {}, settings=settings)
@@ -28,13 +32,17 @@ def believed(view: ServerView, *, beliefs: Beliefs | None = None) -> Load | None
 
 
 def test_a_whole_reading_is_believed_as_it_is() -> None:
-    """Without a gap and without smoothing the collector must add nothing of its own, not even a rounding error."""
+    """Without a gap and without smoothing the collector must add nothing of its own, not even a
+    rounding error.
+    """
     load = Load(rate_rpm=0.1 + 0.2, in_tokens=511.3, out_tokens=77.7)
     assert believed(server_view(load=load), beliefs={"s1": KNOWN}) == load
 
 
 def test_a_reading_without_a_load_stays_unknown() -> None:
-    """None means that nobody measured: the policy holds the server, it does not scale it to zero."""
+    """None means that nobody measured: the policy holds the server, it does not scale it to
+    zero.
+    """
     reading = read(server_view(load=None), beliefs={"s1": KNOWN})
     assert reading.snapshot.servers["s1"].load is None
     assert reading.beliefs == {"s1": KNOWN}, "a gap must not make forget"
@@ -58,7 +66,9 @@ def test_a_server_with_a_gap_does_not_touch_the_others() -> None:
 
 
 def test_a_sum_over_some_pods_is_scaled_up_to_all_ready_ones() -> None:
-    """Five ready pods of which three report carry five thirds of the sum; taken as it is, it made loops oscillate."""
+    """Five ready pods of which three report carry five thirds of the sum; taken as it is, it made
+    loops oscillate.
+    """
     load = believed(server_view(ready=5, reporting=3, load=KNOWN))
     assert load is not None
     assert load.rate_rpm == pytest.approx(100.0)
@@ -80,8 +90,13 @@ def test_no_pods_and_no_arrivals_are_no_load() -> None:
 
 
 def test_tokens_that_nobody_counted_yet_are_those_believed_before() -> None:
-    """With every pod gone nothing finishes, so nobody knows the length of outputs; requests still come in."""
-    load = believed(server_view(load=Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=0.0)), beliefs={"s1": KNOWN})
+    """With every pod gone nothing finishes, so nobody knows the length of outputs; requests still
+    come in.
+    """
+    load = believed(
+        server_view(load=Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=0.0)),
+        beliefs={"s1": KNOWN},
+    )
     assert load == Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=200.0)
 
 
@@ -97,16 +112,25 @@ def test_tokens_never_counted_are_those_that_the_data_expect() -> None:
     view = server_view(load=Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=0.0))
     seen = Snapshot(now_s=60.0, servers={"s1": view})
     reading = collect(seen, {}, settings=PLAIN, expected={"s1": KNOWN})
-    assert reading.snapshot.servers["s1"].load == Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=200.0)
-    again = collect(
-        seen, {"s1": Load(rate_rpm=1.0, in_tokens=1.0, out_tokens=7.0)}, settings=PLAIN, expected={"s1": KNOWN}
+    assert reading.snapshot.servers["s1"].load == Load(
+        rate_rpm=90.0, in_tokens=480.0, out_tokens=200.0
     )
-    assert again.beliefs["s1"].out_tokens == 7.0, "what was measured once is better than what a file expects"
+    again = collect(
+        seen,
+        {"s1": Load(rate_rpm=1.0, in_tokens=1.0, out_tokens=7.0)},
+        settings=PLAIN,
+        expected={"s1": KNOWN},
+    )
+    assert again.beliefs["s1"].out_tokens == 7.0, (
+        "what was measured once is better than what a file expects"
+    )
 
 
 def test_an_idle_server_keeps_the_tokens_it_is_known_for() -> None:
     """When requests come back, the first reading has a rate and no finished output."""
-    load = believed(server_view(load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)), beliefs={"s1": KNOWN})
+    load = believed(
+        server_view(load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)), beliefs={"s1": KNOWN}
+    )
     assert load == Load(rate_rpm=0.0, in_tokens=500.0, out_tokens=200.0)
 
 
@@ -119,7 +143,9 @@ def test_a_smoothed_rate_stays_within_what_was_seen(rates: list[float], smoothin
     beliefs: Beliefs = {}
     for rate in rates:
         load = Load(rate_rpm=rate, in_tokens=500.0, out_tokens=200.0)
-        beliefs = read(server_view(load=load), beliefs=beliefs, settings=CollectorSettings(smoothing=smoothing)).beliefs
+        beliefs = read(
+            server_view(load=load), beliefs=beliefs, settings=CollectorSettings(smoothing=smoothing)
+        ).beliefs
     assert min(rates) * (1 - 1e-12) <= beliefs["s1"].rate_rpm <= max(rates) * (1 + 1e-12)
 
 
@@ -127,8 +153,12 @@ def test_tokens_are_not_smoothed_with_what_was_never_known() -> None:
     """A mean with the 0 of "not counted" would halve the first real reading."""
     load = Load(rate_rpm=10.0, in_tokens=500.0, out_tokens=200.0)
     beliefs = {"s1": Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)}
-    reading = read(server_view(load=load), beliefs=beliefs, settings=CollectorSettings(smoothing=0.5))
-    assert reading.snapshot.servers["s1"].load == Load(rate_rpm=5.0, in_tokens=500.0, out_tokens=200.0)
+    reading = read(
+        server_view(load=load), beliefs=beliefs, settings=CollectorSettings(smoothing=0.5)
+    )
+    assert reading.snapshot.servers["s1"].load == Load(
+        rate_rpm=5.0, in_tokens=500.0, out_tokens=200.0
+    )
 
 
 @pytest.mark.parametrize("smoothing", [0.0, -0.5, 1.5, math.nan])

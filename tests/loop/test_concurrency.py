@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.candidates import OptimizerSettings
-from loop.concurrency import WAIT_MARGIN, figures_by_batch, tune
-from loop.optimizer import SizingCache
-from loop.queueing import analyze, make_model, replica_columns
-from loop.sizing import size_all
+from loop.optimizer.front import SizingCache
+from loop.optimizer.model.concurrency import WAIT_MARGIN, figures_by_batch, tune
+from loop.optimizer.model.queueing import analyze, make_model, replica_columns
+from loop.optimizer.sizing import size_all
+from loop.optimizer.table import OptimizerSettings
 from tests.loop.small_systems import server, small_system
 
 
@@ -21,10 +21,18 @@ from tests.loop.small_systems import server, small_system
     queue=st.sampled_from([0.0, 3.0, 40.0, np.inf]),
     in_tokens=st.sampled_from([0.0, 700.0, 6000.0]),
 )
-def test_one_pass_says_what_a_chain_for_each_batch_says(load: float, queue: float, in_tokens: float) -> None:
+def test_one_pass_says_what_a_chain_for_each_batch_says(
+    load: float, queue: float, in_tokens: float
+) -> None:
     """Running sums over the states of the largest batch stand in for one chain per batch."""
     largest = 24
-    given_ = {"alpha": 7.0, "beta": 0.03, "gamma": 5e-5, "in_tokens": in_tokens, "out_tokens": 200.0}
+    given_ = {
+        "alpha": 7.0,
+        "beta": 0.03,
+        "gamma": 5e-5,
+        "in_tokens": in_tokens,
+        "out_tokens": 200.0,
+    }
     whole = make_model(replica_columns(**given_, max_batch=largest, max_queue=queue))
     rate = load * whole.rate_max
     itl, ttft, loss, used = figures_by_batch(whole, rate)
@@ -37,11 +45,15 @@ def test_one_pass_says_what_a_chain_for_each_batch_says(load: float, queue: floa
         assert itl[0, batch - 1] == pytest.approx(found.itl[0], rel=1e-7)
         late = found.ttft[0] + (WAIT_MARGIN - 1.0) * found.wait[0]
         assert ttft[0, batch - 1] == pytest.approx(late, rel=1e-7)
-        assert np.broadcast_to(loss, itl.shape)[0, batch - 1] == pytest.approx(found.loss[0], abs=1e-12)
+        assert np.broadcast_to(loss, itl.shape)[0, batch - 1] == pytest.approx(
+            found.loss[0], abs=1e-12
+        )
 
 
 def test_one_less_than_the_batch_chosen_would_not_do() -> None:
-    """It is the smallest: with one less a replica falls short of near-peak throughput within the targets."""
+    """It is the smallest: with one less a replica falls short of near-peak throughput within the
+    targets.
+    """
     how = OptimizerSettings(band=0.0)
     data = small_system(server(rpm=3000.0), itl_ms=9.0)
     table = size_all(data, how, servers=list(data.servers.values()), cache=SizingCache())

@@ -34,7 +34,10 @@ class Counting:
         """Want one replica more of each, the count as the reason."""
         if self.error:
             raise self.error
-        targets = {name: grown(view, reason=f"decision {state + 1}") for name, view in snapshot.servers.items()}
+        targets = {
+            name: grown(view, reason=f"decision {state + 1}")
+            for name, view in snapshot.servers.items()
+        }
         return Decision(targets=targets), state + 1
 
 
@@ -67,7 +70,9 @@ def controller(
 
 
 def test_a_cycle_asks_for_what_the_policy_wants_and_records_it() -> None:
-    """The record is the only product of the loop: it must hold the seen, the decided and the done."""
+    """The record is the only product of the loop: it must hold the seen, the decided and the
+    done.
+    """
     backend = FakeBackend([server_view()])
     record = controller(backend).cycle(60.0)
     assert backend.views["s1"].wanted == 3
@@ -114,7 +119,9 @@ def test_a_failed_apply_still_shows_what_was_decided() -> None:
 
 
 def test_an_advising_controller_decides_and_changes_nothing() -> None:
-    """Advice is for trying a policy on a cluster that somebody else controls; it may never act, whoever asks."""
+    """Advice is for trying a policy on a cluster that somebody else controls; it may never act,
+    whoever asks.
+    """
     backend = FakeBackend([server_view()])
     loop = controller(backend, settings=ControllerSettings(mode="advise"))
     records = [loop.cycle(60.0), loop.cycle(120.0, mode="act")]
@@ -131,7 +138,9 @@ def test_advice_asked_of_an_acting_controller_leaves_no_trace() -> None:
 
 
 def test_a_failed_apply_keeps_what_the_policy_learned() -> None:
-    """The decision was taken on what was seen; only its effect is missing, and the next observe shows that."""
+    """The decision was taken on what was seen; only its effect is missing, and the next observe
+    shows that.
+    """
     backend = FakeBackend([server_view()])
     loop = controller(backend)
     backend.failing.add("apply")
@@ -164,7 +173,9 @@ def test_limits_bound_what_one_cycle_may_change() -> None:
 
 
 def test_a_target_of_a_server_nobody_saw_is_left_out_and_told() -> None:
-    """A server may be deleted while the policy decides; asking the world for it would fail the whole cycle."""
+    """A server may be deleted while the policy decides; asking the world for it would fail the
+    whole cycle.
+    """
 
     class Inventing(Counting):
         def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:  # noqa: ARG002 the port
@@ -177,14 +188,19 @@ def test_a_target_of_a_server_nobody_saw_is_left_out_and_told() -> None:
 
 def test_bad_data_in_a_running_loop_are_recorded_and_the_last_good_ones_stand_in() -> None:
     """A typing error in a file that is re-read must not stop the control of a cluster."""
-    readings = [DataReading(system=system()), DataReading(system=system(), error="model-data.json: expected …")]
+    readings = [
+        DataReading(system=system()),
+        DataReading(system=system(), error="model-data.json: expected …"),
+    ]
     record = controller(FakeBackend([server_view()]), data=ListedData(readings)).cycle(60.0)
     assert record.error.startswith("model-data.json")
     assert (record.failed, record.applied) == (False, True)
 
 
 def test_heterogeneous_data_are_refused_at_the_start() -> None:
-    """One server on several accelerators is beyond this loop; to ignore the flag would answer another question."""
+    """One server on several accelerators is beyond this loop; to ignore the flag would answer
+    another question.
+    """
     data = FixedData(system(optimizer=OptimizerData(heterogeneous=True)))
     with pytest.raises(SpecError, match="heterogeneous"):
         controller(FakeBackend([]), data=data)
@@ -194,7 +210,8 @@ def test_heterogeneous_data_in_a_running_loop_are_recorded_and_not_used() -> Non
     """The flag may appear in dynamic mode; then the last good data stay."""
     bad = system(optimizer=OptimizerData(heterogeneous=True))
     loop = controller(
-        FakeBackend([server_view()]), data=ListedData([DataReading(system=system()), DataReading(system=bad)])
+        FakeBackend([server_view()]),
+        data=ListedData([DataReading(system=system()), DataReading(system=bad)]),
     )
     record = loop.cycle(60.0)
     assert "heterogeneous" in record.error
@@ -212,7 +229,9 @@ def test_bad_input_that_the_policy_meets_fails_the_cycle_and_leaves_its_state() 
 
 
 def test_an_error_of_the_programmer_is_raised_and_its_record_carries_the_traceback() -> None:
-    """A simulated run ends with it; a live driver records it, under the number of the cycle it ended."""
+    """A simulated run ends with it; a live driver records it, under the number of the cycle it
+    ended.
+    """
     policy = Counting(error=ZeroDivisionError("division by zero"))
     loop = controller(FakeBackend([server_view()]), policy=policy)
     with pytest.raises(ZeroDivisionError) as caught:
@@ -227,7 +246,9 @@ def test_an_error_of_the_programmer_is_raised_and_its_record_carries_the_traceba
 
 def test_a_smoothed_belief_is_what_the_policy_is_told() -> None:
     """The record keeps both, so that a plot can show the noise and what was made of it."""
-    backend = FakeBackend([server_view(load=Load(rate_rpm=100.0, in_tokens=500.0, out_tokens=200.0))])
+    backend = FakeBackend(
+        [server_view(load=Load(rate_rpm=100.0, in_tokens=500.0, out_tokens=200.0))]
+    )
     settings = ControllerSettings(collector=CollectorSettings(smoothing=0.5))
     loop = controller(backend, settings=settings)
     loop.cycle(60.0)
@@ -236,7 +257,9 @@ def test_a_smoothed_belief_is_what_the_policy_is_told() -> None:
     assert record.seen is not None
     assert record.believed is not None
     assert record.seen.servers["s1"].load == Load(rate_rpm=200.0, in_tokens=500.0, out_tokens=200.0)
-    assert record.believed.servers["s1"].load == Load(rate_rpm=150.0, in_tokens=500.0, out_tokens=200.0)
+    assert record.believed.servers["s1"].load == Load(
+        rate_rpm=150.0, in_tokens=500.0, out_tokens=200.0
+    )
 
 
 def test_what_the_world_warns_of_is_in_the_record() -> None:

@@ -11,11 +11,15 @@ from tests.fakes import system
 
 
 def test_a_price_counts_the_units_of_a_replica_but_not_their_cards_again() -> None:
-    """The price of an accelerator is of the whole unit; a replica may take several units, each of several cards."""
+    """The price of an accelerator is of the whole unit; a replica may take several units, each of
+    several cards.
+    """
     data = system()
     double = replace(data.perf["llama_8b", "2xA100"], acc_count=3)
     data = replace(data, perf={**data.perf, ("llama_8b", "2xA100"): double})
-    assert cost_cents_per_h(data, model="llama_8b", accelerator="2xA100", replicas=4) == 3 * 500.0 * 4
+    assert (
+        cost_cents_per_h(data, model="llama_8b", accelerator="2xA100", replicas=4) == 3 * 500.0 * 4
+    )
     assert cards(data, model="llama_8b", accelerator="2xA100", replicas=4) == ("A100", 3 * 2 * 4)
 
 

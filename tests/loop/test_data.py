@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loop.data import DataSource, FixedData
-from loop.reading import read_system
+from loop.schema.reading import read_system
 from tests.loop.data_files import files, write
 from twin.spec import SpecError
 
@@ -52,7 +52,10 @@ def test_the_last_good_data_stay_when_a_file_goes_bad(dynamic: bool, tmp_path: P
     (tmp_path / "capacity-data.json").write_text('{"count": [{"type": "H100", "count": -1}]}')
     reading = data.load()
     assert reading.system == good
-    assert reading.error == "capacity-data.json: count[0] 'H100': count: expected a whole number >= 0, found -1"
+    assert (
+        reading.error
+        == "capacity-data.json: count[0] 'H100': count: expected a whole number >= 0, found -1"
+    )
     change(tmp_path, cards=5)
     reading = data.load()
     assert (reading.system.capacity, reading.error) == ({"H100": 5}, "")

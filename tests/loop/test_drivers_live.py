@@ -1,4 +1,6 @@
-"""The live driver in virtual time: periods, requests and failures, without a thread and without a sleep."""
+"""The live driver in virtual time: periods, requests and failures, without a thread and without a
+sleep.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ Coming = Sequence[tuple[float, VirtualRequest]]
 
 
 class TimedBackend(FakeBackend):
-    """A world whose observe takes as long as *takes_s* says for each cycle in turn, then no time."""
+    """A world whose observe takes as long as *takes_s* says for each cycle in turn, then no
+    time.
+    """
 
     def __init__(self, clock: ManualClock, takes_s: Sequence[float] = ()) -> None:
         super().__init__([server_view()])
@@ -59,7 +63,9 @@ def drive(
     """Return the records of a live driver that ran from 0 to *until_s*."""
     clock = clock or ManualClock()
     records: list[CycleRecord] = []
-    loop = Controller(backend=backend, policy=make_policy("static"), data=FixedData(system()), clock=ManualClock())
+    loop = Controller(
+        backend=backend, policy=make_policy("static"), data=FixedData(system()), clock=ManualClock()
+    )
     LiveDriver(
         loop,
         period_s=period_s,
@@ -80,7 +86,9 @@ def test_cycle_n_runs_at_n_periods() -> None:
 
 
 def test_a_slow_cycle_skips_the_periods_it_missed() -> None:
-    """Two and a half periods in one cycle are followed by the next one on the grid, and by no burst."""
+    """Two and a half periods in one cycle are followed by the next one on the grid, and by no
+    burst.
+    """
     clock = ManualClock()
     records = drive(TimedBackend(clock, [150.0]), clock=clock, until_s=400.0)
     assert [record.now_s for record in records] == [60.0, 240.0, 300.0, 360.0]
@@ -102,14 +110,18 @@ def test_a_request_runs_a_cycle_now_and_does_not_move_the_grid() -> None:
 def test_a_period_of_zero_runs_on_request_only() -> None:
     """The walk-through's aperiodic mode."""
     request = VirtualRequest()
-    records = drive(FakeBackend([server_view()]), period_s=0.0, until_s=500.0, coming=[(321.0, request)])
+    records = drive(
+        FakeBackend([server_view()]), period_s=0.0, until_s=500.0, coming=[(321.0, request)]
+    )
     assert [record.now_s for record in records] == [321.0]
 
 
 def test_requests_that_arrive_together_share_one_cycle() -> None:
     """Ten clients must not cause ten decisions on the same state."""
     requests = [VirtualRequest() for _ in range(10)]
-    records = drive(FakeBackend([server_view()]), until_s=59.0, coming=[(10.0, request) for request in requests])
+    records = drive(
+        FakeBackend([server_view()]), until_s=59.0, coming=[(10.0, request) for request in requests]
+    )
     assert len(records) == 1
     assert all(request.answers == records for request in requests)
 
@@ -132,7 +144,9 @@ def test_requests_during_a_cycle_share_the_following_one() -> None:
 def test_a_requested_cycle_that_overruns_skips_periods_too() -> None:
     """A cycle has just run when the missed period's turn would come."""
     clock = ManualClock()
-    records = drive(TimedBackend(clock, [30.0]), clock=clock, until_s=130.0, coming=[(50.0, VirtualRequest())])
+    records = drive(
+        TimedBackend(clock, [30.0]), clock=clock, until_s=130.0, coming=[(50.0, VirtualRequest())]
+    )
     assert [record.now_s for record in records] == [50.0, 120.0]
 
 
@@ -140,13 +154,17 @@ def test_a_request_at_the_instant_of_a_period_shares_its_cycle() -> None:
     """One cycle is enough for both, and it counts as the period's."""
     request = VirtualRequest("advise")
     records = drive(FakeBackend([server_view()]), until_s=100.0, coming=[(60.0, request)])
-    assert [(record.now_s, record.trigger, record.mode) for record in records] == [(60.0, "period", "act")]
+    assert [(record.now_s, record.trigger, record.mode) for record in records] == [
+        (60.0, "period", "act")
+    ]
     assert request.answers == records
 
 
 def test_a_request_for_advice_gets_advice() -> None:
     """It decides and explains, and does not act."""
-    records = drive(FakeBackend([server_view()]), until_s=59.0, coming=[(10.0, VirtualRequest("advise"))])
+    records = drive(
+        FakeBackend([server_view()]), until_s=59.0, coming=[(10.0, VirtualRequest("advise"))]
+    )
     assert [(record.mode, record.applied) for record in records] == [("advise", False)]
 
 
@@ -159,7 +177,12 @@ def test_advice_and_action_asked_for_together_make_one_cycle_that_acts() -> None
 
 def test_a_request_that_nobody_waits_for_causes_no_cycle() -> None:
     """Its client has gone: to act now would surprise everybody."""
-    assert drive(FakeBackend([server_view()]), until_s=59.0, coming=[(10.0, VirtualRequest(gone=True))]) == []
+    assert (
+        drive(
+            FakeBackend([server_view()]), until_s=59.0, coming=[(10.0, VirtualRequest(gone=True))]
+        )
+        == []
+    )
 
 
 def test_a_simulated_world_is_brought_to_the_time_of_each_cycle_and_every_second_between() -> None:
@@ -173,14 +196,21 @@ def test_a_simulated_world_is_brought_to_the_time_of_each_cycle_and_every_second
 
 
 def test_a_faster_world_has_its_periods_in_its_own_time() -> None:
-    """At speed 20 a period of 60 s passes in three seconds of the machine, in steps of at most one."""
+    """At speed 20 a period of 60 s passes in three seconds of the machine, in steps of at most
+    one.
+    """
     clock = ManualClock()
     records: list[CycleRecord] = []
     loop = Controller(
-        backend=FakeBackend([]), policy=make_policy("static"), data=FixedData(system()), clock=ManualClock()
+        backend=FakeBackend([]),
+        policy=make_policy("static"),
+        data=FixedData(system()),
+        clock=ManualClock(),
     )
     inbox = VirtualInbox(clock, until_s=130.0, speed=20.0)
-    LiveDriver(loop, period_s=60.0, clock=clock, inbox=inbox, speed=20.0, on_record=records.append).run()
+    LiveDriver(
+        loop, period_s=60.0, clock=clock, inbox=inbox, speed=20.0, on_record=records.append
+    ).run()
     assert [record.now_s for record in records] == [60.0, 120.0]
     assert inbox.waits_s == pytest.approx([1.0] * 3 + [1.0] * 3 + [1.0])
 
@@ -201,7 +231,9 @@ def test_a_request_whose_cycle_has_a_bug_is_answered() -> None:
 
 
 def test_a_world_that_breaks_while_it_passes_is_recorded() -> None:
-    """The twin runs in the thread of the driver: an error in it must neither end the thread nor stay hidden."""
+    """The twin runs in the thread of the driver: an error in it must neither end the thread nor
+    stay hidden.
+    """
 
     def advance(now_s: float) -> None:
         if now_s == 3.0:
@@ -220,7 +252,9 @@ def test_a_report_that_fails_does_not_end_the_control() -> None:
     def report(_record: CycleRecord) -> None:
         raise OSError("no space left on device")
 
-    loop = Controller(backend=backend, policy=make_policy("static"), data=FixedData(system()), clock=ManualClock())
+    loop = Controller(
+        backend=backend, policy=make_policy("static"), data=FixedData(system()), clock=ManualClock()
+    )
     inbox = VirtualInbox(clock, until_s=130.0, coming=[(10.0, request)])
     driver = LiveDriver(loop, period_s=60.0, clock=clock, inbox=inbox, on_record=report)
     driver.run()
@@ -255,7 +289,10 @@ def failing_driver(failures: Sequence[bool]) -> LiveDriver:
             return super().observe()
 
     loop = Controller(
-        backend=Flaky([server_view()]), policy=make_policy("static"), data=FixedData(system()), clock=ManualClock()
+        backend=Flaky([server_view()]),
+        policy=make_policy("static"),
+        data=FixedData(system()),
+        clock=ManualClock(),
     )
     inbox = VirtualInbox(clock, until_s=60.0 * len(failures) + 1.0)
     return LiveDriver(loop, period_s=60.0, clock=clock, inbox=inbox)

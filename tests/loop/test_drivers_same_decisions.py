@@ -1,4 +1,6 @@
-"""The same loop in both kinds of time: the live driver, its waits made virtual, decides as the simulated one does."""
+"""The same loop in both kinds of time: the live driver, its waits made virtual, decides as the
+simulated one does.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,10 @@ END_S = 1801.0
 def controller(world: SimWorldParts, *, policy: str) -> Controller:
     """Return a controller over *world*."""
     return Controller(
-        backend=world.backend, policy=make_policy(policy), data=FixedData(world.data), clock=MonotonicClock()
+        backend=world.backend,
+        policy=make_policy(policy),
+        data=FixedData(world.data),
+        clock=MonotonicClock(),
     )
 
 
@@ -34,8 +39,12 @@ def simulated(*, policy: str, period_s: float, metrics: Metrics) -> list[CycleRe
     return driver.records
 
 
-def live(*, policy: str, period_s: float, metrics: Metrics, speed: float = 20.0) -> list[CycleRecord]:
-    """Return the records of the same half hour under the live driver: the code that waits, its waits made virtual."""
+def live(
+    *, policy: str, period_s: float, metrics: Metrics, speed: float = 20.0
+) -> list[CycleRecord]:
+    """Return the records of the same half hour under the live driver: the code that waits, its
+    waits made virtual.
+    """
     world = sim_world(metrics=metrics, alpha=0.5, actuation_s=7.0)
     clock, records = ManualClock(), list[CycleRecord]()
     LiveDriver(
@@ -51,21 +60,31 @@ def live(*, policy: str, period_s: float, metrics: Metrics, speed: float = 20.0)
 
 
 def comparable(records: list[CycleRecord]) -> list[CycleRecord]:
-    """Return *records* without how long their phases took, the only thing that depends on the machine."""
+    """Return *records* without how long their phases took, the only thing that depends on the
+    machine.
+    """
     return [replace(record, timing=Timing()) for record in records]
 
 
 @pytest.mark.parametrize("metrics", ["measured", "labels"])
 @pytest.mark.parametrize("period_s", [60.0, 37.7])
-def test_simulated_and_live_drivers_take_the_same_decisions(period_s: float, metrics: Metrics) -> None:
-    """What was tried on the twin is what runs live: whole records are equal, not only the replicas."""
+def test_simulated_and_live_drivers_take_the_same_decisions(
+    period_s: float, metrics: Metrics
+) -> None:
+    """What was tried on the twin is what runs live: whole records are equal, not only the
+    replicas.
+    """
     expected = comparable(simulated(policy="slo", period_s=period_s, metrics=metrics))
     assert comparable(live(policy="slo", period_s=period_s, metrics=metrics)) == expected
     assert len(expected) == int(END_S / period_s)
-    assert any(record.changes for record in expected), "a run in which nothing changes shows nothing"
+    assert any(record.changes for record in expected), (
+        "a run in which nothing changes shows nothing"
+    )
 
 
 def test_a_run_in_virtual_time_can_be_repeated() -> None:
     """A seed must fix a whole run, records and all."""
-    runs = [comparable(simulated(policy="slo", period_s=60.0, metrics="measured")) for _ in range(2)]
+    runs = [
+        comparable(simulated(policy="slo", period_s=60.0, metrics="measured")) for _ in range(2)
+    ]
     assert runs[0] == runs[1]

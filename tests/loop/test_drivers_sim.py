@@ -1,4 +1,6 @@
-"""The driver in virtual time: when cycles run, and in which order among the events of one instant."""
+"""The driver in virtual time: when cycles run, and in which order among the events of one
+instant.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,11 @@ from tests.fakes import FakeBackend, ManualClock, server_view, system
 def controller(backend: FakeBackend) -> Controller:
     """Return a controller that keeps things as they are."""
     return Controller(
-        backend=backend, policy=make_policy("static"), data=FixedData(system()), clock=ManualClock(), settings=None
+        backend=backend,
+        policy=make_policy("static"),
+        data=FixedData(system()),
+        clock=ManualClock(),
+        settings=None,
     )
 
 
@@ -28,13 +34,20 @@ def test_cycle_n_runs_at_n_periods_and_the_first_not_at_zero() -> None:
 
 
 def test_a_cycle_runs_before_the_arrivals_of_its_instant() -> None:
-    """Control comes first among simultaneous events, whatever was scheduled earlier; so runs can be repeated."""
+    """Control comes first among simultaneous events, whatever was scheduled earlier; so runs can be
+    repeated.
+    """
     env = simpy.Environment()
     order: list[str] = []
     timeout = env.timeout(60.0)
     assert timeout.callbacks is not None
     timeout.callbacks.append(lambda _event: order.append("arrival"))
-    SimDriver(env, controller(FakeBackend([])), period_s=60.0, on_record=lambda _record: order.append("control"))
+    SimDriver(
+        env,
+        controller(FakeBackend([])),
+        period_s=60.0,
+        on_record=lambda _record: order.append("control"),
+    )
     env.run(until=61.0)
     assert order == ["control", "arrival"]
 

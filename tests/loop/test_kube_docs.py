@@ -1,4 +1,6 @@
-"""The page about Kubernetes names what the code reads and writes: labels, annotations, requests, numbers."""
+"""The page about Kubernetes names what the code reads and writes: labels, annotations, requests,
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from loop.backends import kube, labels
-from loop.backends.kube_client import Patience
-from loop.backends.lease import LeaseSettings
-from loop.backends.pod_window import WindowSettings
+from loop.backends.kube import backend as kube
+from loop.backends.kube import labels
+from loop.backends.kube.client import Patience
+from loop.backends.kube.lease import LeaseSettings
+from loop.signals.window import WindowSettings
 
 
 @pytest.fixture
@@ -24,7 +27,11 @@ def page(repository: Path) -> str:
 
 def test_every_label_and_annotation_is_explained(page: str) -> None:
     """A name that only the code knows is of use to nobody."""
-    keys = {value for value in vars(labels).values() if isinstance(value, str) and value.startswith("inferno.server.")}
+    keys = {
+        value
+        for value in vars(labels).values()
+        if isinstance(value, str) and value.startswith("inferno.server.")
+    }
     assert len(keys) > 12
     assert [key for key in sorted(keys) if key.partition("=")[0] not in page] == []
 

@@ -1,25 +1,31 @@
-"""Labels and annotations: what they say, and that what makes no sense is told and never guessed at."""
+"""Labels and annotations: what they say, and that what makes no sense is told and never guessed
+at.
+"""
 
 from __future__ import annotations
 
 import pytest
 
 from emulator import load_labels
-from loop.backends import labels as names
+from loop.backends.kube import labels as names
 from loop.types import Load
 
 
 def test_the_names_are_those_of_the_walk_through() -> None:
     """Manifests, the existing components and users type these."""
     assert names.SELECTOR == "inferno.server.managed=true"
-    assert {names.NAME, names.MODEL, names.CLASS} == {f"inferno.server.{word}" for word in ("name", "model", "class")}
+    assert {names.NAME, names.MODEL, names.CLASS} == {
+        f"inferno.server.{word}" for word in ("name", "model", "class")
+    }
     assert names.ACCELERATOR == "inferno.server.allocation.accelerator"
     assert names.MAX_BATCH == "inferno.server.allocation.maxbatchsize"
 
 
 def test_the_emulator_writes_the_load_where_the_loop_reads_it() -> None:
     """The two know nothing of each other but these labels."""
-    load = load_labels.read_load({names.LOAD_RPM: "30", names.LOAD_IN_TOKENS: "128", names.LOAD_OUT_TOKENS: "512"})
+    load = load_labels.read_load(
+        {names.LOAD_RPM: "30", names.LOAD_IN_TOKENS: "128", names.LOAD_OUT_TOKENS: "512"}
+    )
     assert load is not None
     written = load_labels.labels_of(load, load.current)
     assert {names.LOAD_RPM, names.LOAD_IN_TOKENS, names.LOAD_OUT_TOKENS} <= written.keys()
@@ -28,7 +34,9 @@ def test_the_emulator_writes_the_load_where_the_loop_reads_it() -> None:
 
 
 def test_a_load_is_read_under_the_present_and_the_older_name_of_its_tokens() -> None:
-    """Older manifests know the length of an answer only; the prompt is then not known, which is not 0 tokens."""
+    """Older manifests know the length of an answer only; the prompt is then not known, which is not
+    0 tokens.
+    """
     new = {names.LOAD_RPM: "30.5", names.LOAD_IN_TOKENS: "128", names.LOAD_OUT_TOKENS: "512"}
     assert names.load_of(new) == (Load(rate_rpm=30.5, in_tokens=128.0, out_tokens=512.0), "")
     old = {names.LOAD_RPM: "30", names.LOAD_TOKENS: "2048"}
@@ -49,7 +57,8 @@ def test_a_figure_that_is_none_makes_the_load_unknown_and_is_told(text: str) -> 
 
 
 @pytest.mark.parametrize(
-    ("text", "number", "wrong"), [("8", 8, False), ("", 0, False), ("-8", 0, True), ("8.5", 0, True)]
+    ("text", "number", "wrong"),
+    [("8", 8, False), ("", 0, False), ("-8", 0, True), ("8.5", 0, True)],
 )
 def test_a_batch_size_is_a_whole_number(text: str, number: int, wrong: bool) -> None:
     """None at all is allowed: the optimizer has its own."""
@@ -64,7 +73,9 @@ def test_bounds_are_read_from_annotations() -> None:
     assert names.bounds_of({}) == (names.Bounds(), "")
 
 
-@pytest.mark.parametrize("wrong", [{names.REPLICAS_MIN: "two"}, {names.REPLICAS_MIN: "5", names.REPLICAS_MAX: "4"}])
+@pytest.mark.parametrize(
+    "wrong", [{names.REPLICAS_MIN: "two"}, {names.REPLICAS_MIN: "5", names.REPLICAS_MAX: "4"}]
+)
 def test_bounds_that_make_no_sense_are_told(wrong: dict[str, str]) -> None:
     """Whoever set them wanted something: ignoring it in silence would be worst."""
     bounds, problem = names.bounds_of(wrong)
@@ -72,7 +83,9 @@ def test_bounds_that_make_no_sense_are_told(wrong: dict[str, str]) -> None:
     assert names.REPLICAS_MIN in problem
 
 
-@pytest.mark.parametrize("value", ["", "H100", "4xA100", "NVIDIA-A100-SXM4-80GB", "a.b_c-d", "x" * 63])
+@pytest.mark.parametrize(
+    "value", ["", "H100", "4xA100", "NVIDIA-A100-SXM4-80GB", "a.b_c-d", "x" * 63]
+)
 def test_a_value_that_can_be_a_label_has_no_problem(value: str) -> None:
     """An empty one is a label, too: no accelerator."""
     assert names.value_problem(value) == ""

@@ -1,4 +1,6 @@
-"""Leader election with clocks that a test moves: one acts at a time, whoever fails, and somebody always will."""
+"""Leader election with clocks that a test moves: one acts at a time, whoever fails, and somebody
+always will.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.backends.kube_client import CONFLICT, NOT_FOUND, ApiError
-from loop.backends.lease import Lease, LeaseSettings, LedController
+from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError
+from loop.backends.kube.lease import Lease, LeaseSettings, LedController
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.policies import make_policy
@@ -140,7 +142,9 @@ def test_the_time_of_a_lease_runs_from_when_it_was_first_seen() -> None:
 
 
 def test_the_holder_stops_acting_before_others_may_begin() -> None:
-    """Cut off from the API server, it cannot know that another one leads; a request of it may still be on its way."""
+    """Cut off from the API server, it cannot know that another one leads; a request of it may still
+    be on its way.
+    """
     store, clock = StoredLease(), ManualClock()
     first = contender(store, clock)
     first.step()
@@ -155,7 +159,9 @@ def test_the_holder_stops_acting_before_others_may_begin() -> None:
 
 
 def test_a_lease_given_up_is_free_at_once() -> None:
-    """A rolling update of the controller should not leave the cluster alone for a quarter of a minute."""
+    """A rolling update of the controller should not leave the cluster alone for a quarter of a
+    minute.
+    """
     store, clock = StoredLease(), ManualClock()
     first, second = contender(store, clock), contender(store, clock, "b")
     first.step()
@@ -201,7 +207,11 @@ def test_an_answer_that_is_lost_is_made_good_by_the_next_attempt() -> None:
 
 @given(
     steps=st.lists(
-        st.tuples(st.sampled_from(["a", "b", "c"]), st.floats(min_value=0.0, max_value=20.0), st.booleans()),
+        st.tuples(
+            st.sampled_from(["a", "b", "c"]),
+            st.floats(min_value=0.0, max_value=20.0),
+            st.booleans(),
+        ),
         max_size=60,
     )
 )
@@ -221,12 +231,19 @@ def test_a_controller_that_does_not_lead_looks_and_advises() -> None:
     store, clock = StoredLease(), ManualClock()
     contender(store, clock).step()
     backend = FakeBackend([server_view(wanted=7, ready=7)], capacity={"H100": 8})
-    controller = Controller(backend=backend, policy=make_policy("slo"), data=FixedData(system()), clock=clock)
+    controller = Controller(
+        backend=backend, policy=make_policy("slo"), data=FixedData(system()), clock=clock
+    )
     lease = contender(store, clock, "b")
     led = LedController(controller, lease)
     lease.step()
     record = led.cycle(60.0)
-    assert (record.mode, record.failed, bool(record.changes), backend.applied) == ("advise", False, True, [])
+    assert (record.mode, record.failed, bool(record.changes), backend.applied) == (
+        "advise",
+        False,
+        True,
+        [],
+    )
     assert record.warnings[-1] == "standing by: lease inferno/controller is held by a"
     clock.time_s = 15.0
     lease.step()

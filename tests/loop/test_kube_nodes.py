@@ -1,16 +1,20 @@
-"""Capacity from nodes: cards that can be planned with are those of living nodes that nobody else holds."""
+"""Capacity from nodes: cards that can be planned with are those of living nodes that nobody else
+holds.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from loop.backends.kube_nodes import known_type, read_capacity
+from loop.backends.kube.nodes import known_type, read_capacity
 from tests.loop.kube_objects import Json, alive, node, pod
 
 TYPES = ("A100", "H100", "L4", "L40S", "MI300X", "4xA100")
 
 
-def capacity(*nodes: Json, ours: tuple[Json, ...] = (), others: tuple[Json, ...] = ()) -> dict[str, tuple[int, int]]:
+def capacity(
+    *nodes: Json, ours: tuple[Json, ...] = (), others: tuple[Json, ...] = ()
+) -> dict[str, tuple[int, int]]:
     """Return (total, used) by type."""
     found = read_capacity(nodes, ours=alive(*ours), others=alive(*others), types=TYPES)
     return {kind: (view.total, view.used) for kind, view in found.by_type.items()}
@@ -18,18 +22,25 @@ def capacity(*nodes: Json, ours: tuple[Json, ...] = (), others: tuple[Json, ...]
 
 def test_cards_of_living_nodes_are_added_up_by_type() -> None:
     """The optimizer knows types, not nodes."""
-    assert capacity(node("a"), node("b", cards=4), node("c", product="NVIDIA-L4")) == {"H100": (12, 0), "L4": (8, 0)}
+    assert capacity(node("a"), node("b", cards=4), node("c", product="NVIDIA-L4")) == {
+        "H100": (12, 0),
+        "L4": (8, 0),
+    }
 
 
 def test_cards_that_our_pods_hold_are_used_and_still_ours_to_plan_with() -> None:
     """Those of starting and draining pods too; one without a node holds none."""
-    pods = tuple(pod(phase, phase=phase, cards=2) for phase in ("ready", "starting", "draining", "pending"))
+    pods = tuple(
+        pod(phase, phase=phase, cards=2) for phase in ("ready", "starting", "draining", "pending")
+    )
     assert capacity(node(), ours=pods) == {"H100": (8, 6)}
 
 
 def test_cards_that_others_hold_are_not_there() -> None:
     """To plan with them would leave pods pending for ever."""
-    assert capacity(node(), ours=(pod("a", cards=1),), others=(pod("x", of="batch", cards=3),)) == {"H100": (5, 1)}
+    assert capacity(node(), ours=(pod("a", cards=1),), others=(pod("x", of="batch", cards=3),)) == {
+        "H100": (5, 1)
+    }
 
 
 def test_a_dead_node_has_no_cards_and_a_closed_one_those_that_our_pods_hold() -> None:

@@ -1,4 +1,6 @@
-"""Metrics straight from pods: pages in vLLM's format, and rates from the samples that it keeps itself."""
+"""Metrics straight from pods: pages in vLLM's format, and rates from the samples that it keeps
+itself.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +8,9 @@ from contextlib import closing
 
 import pytest
 
-from loop.backends.kube_read import Pod
-from loop.backends.metrics_source import Measurement
-from loop.backends.pod_metrics import PageError, PodMetrics, read_page
+from loop.backends.kube.read import Pod
+from loop.backends.metrics.pods import PageError, PodMetrics, read_page
+from loop.backends.metrics.source import Measurement
 from tests.loop.kube_objects import Json, pod, server
 
 PAGE = """\
@@ -26,7 +28,9 @@ process_cpu_seconds_total 17.0
 
 
 class CountedPages:
-    """Pods that finish requests at rates of their own, by the last letters of their names; None: no answer."""
+    """Pods that finish requests at rates of their own, by the last letters of their names; None: no
+    answer.
+    """
 
     def __init__(self) -> None:
         self.now_s = 0.0
@@ -40,7 +44,10 @@ class CountedPages:
         finished = self.finished[letter]
         if finished is None:
             raise PageError("no answer")
-        return f"vllm:request_success_total {finished}\nvllm:num_requests_running 0\nvllm:num_requests_waiting 0\n"
+        return (
+            f"vllm:request_success_total {finished}\nvllm:num_requests_running "
+            "0\nvllm:num_requests_waiting 0\n"
+        )
 
     def close(self) -> None:
         """Hold nothing."""
@@ -72,7 +79,9 @@ def test_a_page_without_those_names_tells_nothing(text: str) -> None:
     assert read_page(text) == {}
 
 
-@pytest.mark.parametrize("line", ["vllm:request_success_total{a= 3", "vllm:num_requests_running much"])
+@pytest.mark.parametrize(
+    "line", ["vllm:request_success_total{a= 3", "vllm:num_requests_running much"]
+)
 def test_a_page_that_is_cut_or_spoilt_is_told(line: str) -> None:
     """Half a page must not be taken for the whole."""
     with pytest.raises(PageError, match="expected metrics"):
@@ -143,7 +152,8 @@ def test_a_pod_that_has_gone_is_thought_to_have_served_half_of_the_time_since() 
         # b goes half-way: a has 30 more as before, then twice as many.
         pages.finished = {"a": 60.0 + 30.0 + 60.0}
         found = measured(source, pod("a"), now_s=120.0)
-    # The truth is 120; b is taken to have served half of the minute at the mean rate of a, which is a little more.
+    # The truth is 120; b is taken to have served half of the minute at the mean rate of a, which is
+    # a little more.
     assert rate_rpm(found) == pytest.approx(90.0 + 45.0)
 
 

@@ -1,11 +1,13 @@
-"""From lists of objects to servers: whose pod is whose, in which phase, and what is said of what is odd."""
+"""From lists of objects to servers: whose pod is whose, in which phase, and what is said of what is
+odd.
+"""
 
 from __future__ import annotations
 
 import pytest
 
-from loop.backends import labels as names
-from loop.backends.kube_read import Servers, argument_of, read_pod, read_servers, selects
+from loop.backends.kube import labels as names
+from loop.backends.kube.read import Servers, argument_of, read_pod, read_servers, selects
 from tests.loop.kube_objects import EPOCH_S, Json, alive, date, deployment, pod, read
 
 
@@ -27,7 +29,12 @@ def test_a_deployment_says_what_its_labels_say() -> None:
 def test_what_no_label_says_has_a_rule() -> None:
     """The name is the Deployment's, the class Free; accelerator and batch are simply not known."""
     one = read(without=(names.NAME, names.CLASS, names.ACCELERATOR, names.MAX_BATCH))
-    assert (one.server, one.service_class, one.accelerator, one.max_batch) == ("dep1", "Free", "", 0)
+    assert (one.server, one.service_class, one.accelerator, one.max_batch) == (
+        "dep1",
+        "Free",
+        "",
+        0,
+    )
 
 
 @pytest.mark.parametrize(("told", "wanted"), [(0, 0), (3, 3), (None, 1)])
@@ -59,8 +66,12 @@ def test_pods_are_counted_by_the_phase_they_are_in(phase: str) -> None:
 
 
 def test_a_pod_is_in_its_phase_since_the_condition_says() -> None:
-    """A policy asks how long a replica starts already; a pod that ends names the end of its grace period instead."""
-    ready, going = alive(pod("a", since_s=-90.0, created_s=-200.0), pod("b", phase="draining", since_s=-10.0))
+    """A policy asks how long a replica starts already; a pod that ends names the end of its grace
+    period instead.
+    """
+    ready, going = alive(
+        pod("a", since_s=-90.0, created_s=-200.0), pod("b", phase="draining", since_s=-10.0)
+    )
     assert (ready.since_s, ready.created_s) == (-90.0, -200.0)
     assert going.since_s == -10.0
 
@@ -73,7 +84,9 @@ def test_finished_pods_are_no_pods() -> None:
 def test_pods_of_deployments_with_similar_names_are_not_mixed_up() -> None:
     """dep1 is the beginning of dep1-canary; only the ReplicaSet's name tells."""
     both = (deployment(), deployment("dep1-canary", labels={names.NAME: "s2"}))
-    found = servers(*both, pods=(pod("a"), pod("b", of="dep1-canary"), pod("c", of="dep1-canary"))).by_name
+    found = servers(
+        *both, pods=(pod("a"), pod("b", of="dep1-canary"), pod("c", of="dep1-canary"))
+    ).by_name
     assert {name: len(one.pods) for name, one in found.items()} == {"s1": 1, "s2": 2}
 
 
@@ -121,7 +134,13 @@ def test_what_is_wrong_with_one_server_is_told_and_keeps_no_other_out() -> None:
         ({"matchExpressions": [{"key": "app", "operator": "NotIn", "values": ["x"]}]}, False),
         ({"matchExpressions": [{"key": "app", "operator": "Exists"}]}, True),
         ({"matchExpressions": [{"key": "tier", "operator": "DoesNotExist"}]}, True),
-        ({"matchLabels": {"app": "x"}, "matchExpressions": [{"key": "tier", "operator": "Exists"}]}, False),
+        (
+            {
+                "matchLabels": {"app": "x"},
+                "matchExpressions": [{"key": "tier", "operator": "Exists"}],
+            },
+            False,
+        ),
         ({}, False),
     ],
 )
@@ -149,7 +168,9 @@ def test_the_port_of_metrics_is_the_annotated_the_named_or_the_first() -> None:
     """As Prometheus is usually told; 8000 is vLLM's."""
     ports = [{"containerPort": 9000}, {"name": "metrics", "containerPort": 9090}]
     named = pod("a", spec={"containers": [{"name": "c", "ports": ports}]})
-    annotated = pod("b", metadata={"annotations": {"prometheus.io/port": "7", "prometheus.io/path": "/m"}})
+    annotated = pod(
+        "b", metadata={"annotations": {"prometheus.io/port": "7", "prometheus.io/path": "/m"}}
+    )
     bare = pod("c", spec={"containers": [{"name": "c"}]})
     found = [(one.metrics_port, one.metrics_path) for one in alive(named, annotated, bare)]
     assert found == [(9090, "/metrics"), (7, "/m"), (8000, "/metrics")]

@@ -1,10 +1,12 @@
-"""What the loop sees of a server of the cluster: counts that add up, bounds, and no load where something is wrong."""
+"""What the loop sees of a server of the cluster: counts that add up, bounds, and no load where
+something is wrong.
+"""
 
 from __future__ import annotations
 
-from loop.backends import labels as names
-from loop.backends.kube_views import Sight, server_view
-from loop.backends.pod_window import Figures, Gauges
+from loop.backends.kube import labels as names
+from loop.backends.kube.views import Sight, server_view
+from loop.signals.window import Figures, Gauges
 from loop.types import Load
 from tests.loop.kube_objects import pod, server
 
@@ -12,7 +14,9 @@ LOAD = Load(rate_rpm=60.0, in_tokens=128.0, out_tokens=256.0)
 
 
 def test_replicas_without_a_pod_are_pending() -> None:
-    """A quota or a slow cluster: they were asked for, and must not be asked for again as if missing."""
+    """A quota or a slow cluster: they were asked for, and must not be asked for again as if
+    missing.
+    """
     view = server_view(server(pod("a"), pod("b", phase="draining"), replicas=4), Sight())
     assert (view.wanted, view.ready, view.starting, view.pending, view.draining) == (4, 1, 0, 3, 1)
 
@@ -27,7 +31,11 @@ def test_gauges_are_those_of_ready_pods_that_report() -> None:
     """What waits in a pod that ends will be finished there."""
     one = server(pod("a"), pod("b"), pod("c", phase="draining"))
     names_of_pods = [each.name for each in one.pods]
-    gauges = (Gauges(running=3, waiting=2, kv_usage=0.5), Gauges(running=1, kv_usage=0.1), Gauges(waiting=9))
+    gauges = (
+        Gauges(running=3, waiting=2, kv_usage=0.5),
+        Gauges(running=1, kv_usage=0.1),
+        Gauges(waiting=9),
+    )
     figures = Figures(pods=dict(zip(names_of_pods, gauges, strict=True)))
     view = server_view(one, Sight(figures=figures))
     assert (view.running, view.waiting, view.backlog, view.kv_usage) == (4, 2, 2, 0.3)
@@ -43,13 +51,16 @@ def test_a_server_with_a_wrong_label_is_held_as_it_is() -> None:
 def test_bounds_come_from_annotations() -> None:
     """Zero as a minimum is said as well as any other."""
     view = server_view(
-        server(annotations={names.REPLICAS_MIN: "0", names.REPLICAS_MAX: "9"}), Sight(blind_at_zero=True)
+        server(annotations={names.REPLICAS_MIN: "0", names.REPLICAS_MAX: "9"}),
+        Sight(blind_at_zero=True),
     )
     assert (view.replicas_min, view.replicas_max) == (0, 9)
 
 
 def test_the_last_replica_stays_where_only_pods_tell_that_requests_come() -> None:
-    """At zero nobody would ever see a request again. Who is at zero already was put there on purpose."""
+    """At zero nobody would ever see a request again. Who is at zero already was put there on
+    purpose.
+    """
     assert server_view(server(replicas=3), Sight(blind_at_zero=True)).replicas_min == 1
     assert server_view(server(replicas=0), Sight(blind_at_zero=True)).replicas_min == 0
     assert server_view(server(replicas=3), Sight()).replicas_min == 0

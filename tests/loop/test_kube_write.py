@@ -1,4 +1,6 @@
-"""The patch of a change: only what differs, in one piece, and nothing that others have done is written over."""
+"""The patch of a change: only what differs, in one piece, and nothing that others have done is
+written over.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from loop.backends import labels as names
-from loop.backends.kube_events import change_event
-from loop.backends.kube_write import (
+from loop.backends.kube import labels as names
+from loop.backends.kube.events import change_event
+from loop.backends.kube.write import (
     UnfitError,
     Wish,
     asked_before,
@@ -26,9 +28,13 @@ from tests.loop.kube_objects import Json, read
 DATE = "2026-01-01T00:01:00+00:00"
 
 
-def change(*, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64, reason: str = "because") -> Change:
+def change(
+    *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64, reason: str = "because"
+) -> Change:
     """Return a change; the defaults are what the Deployment has."""
-    return Change(server="s1", accelerator=accelerator, replicas=replicas, max_batch=max_batch, reason=reason)
+    return Change(
+        server="s1", accelerator=accelerator, replicas=replicas, max_batch=max_batch, reason=reason
+    )
 
 
 def patch(wish: Change, *, types: dict[str, str] | None = None, **fields: Any) -> Json:
@@ -95,7 +101,9 @@ def test_an_accelerator_becomes_a_node_selector_where_an_annotation_asks_for_it(
 ) -> None:
     """Then the cluster really moves the pods, one by one."""
     made = patch(
-        change(accelerator="4xA100"), types={"4xA100": "A100"}, annotations={names.APPLY_NODE_SELECTOR: annotation}
+        change(accelerator="4xA100"),
+        types={"4xA100": "A100"},
+        annotations={names.APPLY_NODE_SELECTOR: annotation},
     )
     assert made["spec"]["template"]["spec"] == {"nodeSelector": selector}
 
@@ -117,7 +125,9 @@ def test_a_node_selector_that_is_right_already_starts_no_rolling_change() -> Non
         ({}, {"args": ["--max-num-seqs=16"]}),
     ],
 )
-def test_a_batch_size_becomes_an_argument_where_an_annotation_asks_for_it(container: Json, changed: Json) -> None:
+def test_a_batch_size_becomes_an_argument_where_an_annotation_asks_for_it(
+    container: Json, changed: Json
+) -> None:
     """Replaced where it stands, else added; the other words stay as they are."""
     made = patch(change(max_batch=16), **with_command(**container))
     assert made["spec"]["template"]["spec"]["containers"] == [{"name": "vllm", **changed}]
@@ -125,7 +135,9 @@ def test_a_batch_size_becomes_an_argument_where_an_annotation_asks_for_it(contai
 
 def test_an_argument_that_is_right_already_starts_no_rolling_change() -> None:
     """More replicas must not restart those there are."""
-    assert patch(change(replicas=5), **with_command(args=["--max-num-seqs=64"]))["spec"] == {"replicas": 5}
+    assert patch(change(replicas=5), **with_command(args=["--max-num-seqs=64"]))["spec"] == {
+        "replicas": 5
+    }
 
 
 def test_an_argument_inside_a_shell_command_is_refused() -> None:
@@ -158,7 +170,10 @@ def test_a_change_of_anything_else_by_others_is_no_obstacle() -> None:
     ("fields", "line"),
     [
         ({"replicas": 4}, "from 2 x H100, batch 64 to 4 x H100, batch 64 meanwhile"),
-        ({"labels": {names.ACCELERATOR: "L4"}}, "from 2 x H100, batch 64 to 2 x L4, batch 64 meanwhile"),
+        (
+            {"labels": {names.ACCELERATOR: "L4"}},
+            "from 2 x H100, batch 64 to 2 x L4, batch 64 meanwhile",
+        ),
         ({"labels": {names.MANAGED: "false"}}, "no longer managed"),
         ({"labels": {names.NAME: "s2"}}, "no longer managed under this name"),
         ({"metadata": {"uid": "another"}}, "deleted and made anew"),
@@ -175,7 +190,11 @@ def test_who_changed_it_is_told_as_far_as_the_object_says() -> None:
     entries = [
         {"manager": "inferno", "time": "2026-01-01T00:09:00Z", "fieldsV1": written},
         {"manager": "kubectl-scale", "time": "2026-01-01T00:05:00Z", "fieldsV1": written},
-        {"manager": "kubectl-edit", "time": "2026-01-01T00:08:00Z", "fieldsV1": {"f:spec": {"f:paused": {}}}},
+        {
+            "manager": "kubectl-edit",
+            "time": "2026-01-01T00:08:00Z",
+            "fieldsV1": {"f:spec": {"f:paused": {}}},
+        },
     ]
     one = read(replicas=4, metadata={"managedFields": entries})
     assert manager_of(one) == "kubectl-scale"
@@ -189,10 +208,14 @@ def test_who_changed_it_is_told_as_far_as_the_object_says() -> None:
 def test_what_was_asked_before_is_remembered_in_the_status() -> None:
     """A controller that starts again still notices what others did while it was away."""
     text = patch(change(replicas=5))["metadata"]["annotations"][names.STATUS]
-    assert asked_before(read(annotations={names.STATUS: text})) == Wish(accelerator="H100", replicas=5, max_batch=64)
+    assert asked_before(read(annotations={names.STATUS: text})) == Wish(
+        accelerator="H100", replicas=5, max_batch=64
+    )
 
 
-@pytest.mark.parametrize("text", ["", "{}", "[]", "no", '{"accelerator": "a", "replicas": "x", "maxBatch": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "no", '{"accelerator": "a", "replicas": "x", "maxBatch": 1}']
+)
 def test_a_status_that_others_have_spoilt_is_not_believed(text: str) -> None:
     """It is a note, not a source of truth."""
     assert asked_before(read(annotations={names.STATUS: text})) is None
@@ -203,5 +226,7 @@ def test_an_event_is_about_the_deployment_and_says_why() -> None:
     one = read()
     event = change_event(one, wish_of(change(replicas=5)), reason="itl binds", date=DATE)
     assert event["involvedObject"]["uid"] == "uid-dep1"
-    assert event["message"] == "Asked for 5 x H100, batch 64 instead of 2 x H100, batch 64: itl binds"
+    assert (
+        event["message"] == "Asked for 5 x H100, batch 64 instead of 2 x H100, batch 64: itl binds"
+    )
     assert event["metadata"]["namespace"] == "infer"

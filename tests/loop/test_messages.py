@@ -1,4 +1,6 @@
-"""What services say to each other: nothing is lost between ours, and what others read of it is what they expect."""
+"""What services say to each other: nothing is lost between ours, and what others read of it is what
+they expect.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 
 from loop.actuator import plan
 from loop.errors import SpecError
-from loop.messages import (
+from loop.schema.messages import (
     Absent,
     KubeResource,
     UpdateRequest,
@@ -101,17 +103,25 @@ def test_what_we_send_is_read_by_types_of_the_existing_components(seen: Snapshot
     update = sent(update_message(seen, [], PLACES))
     allocations = [*update["allocations"].values()]
     for server in message["servers"]:
-        assert all(type(server[key]) is int for key in ("minNumReplicas", "maxBatchSize", "maxQueueSize"))
+        assert all(
+            type(server[key]) is int for key in ("minNumReplicas", "maxBatchSize", "maxQueueSize")
+        )
         allocations += [server["currentAlloc"], server["desiredAlloc"]]
     for allocation in allocations:
         assert type(allocation["numReplicas"]) is int
         assert type(allocation["maxBatch"]) is int
-        assert type(allocation["load"]["avgInTokens"]) is type(allocation["load"]["avgOutTokens"]) is int
+        assert (
+            type(allocation["load"]["avgInTokens"])
+            is type(allocation["load"]["avgOutTokens"])
+            is int
+        )
         assert type(allocation["load"]["avgLength"]) is int
 
 
 def test_a_server_of_an_existing_collector_is_seen_with_the_replicas_it_counts() -> None:
-    """It knows one kind of replicas, and its zeros of latencies and throughput are not measured ones."""
+    """It knows one kind of replicas, and its zeros of latencies and throughput are not measured
+    ones.
+    """
     row = {
         "name": "vllm-001",
         "class": "",
@@ -124,7 +134,10 @@ def test_a_server_of_an_existing_collector_is_seen_with_the_replicas_it_counts()
             "load": {"arrivalRate": 30, "throughput": 0, "avgInTokens": 128, "avgOutTokens": 2048},
         },
     }
-    answer = {"servers": [row], "kube-resources": {"vllm-001": {"uid": "u", "name": "d", "space": "infer"}}}
+    answer = {
+        "servers": [row],
+        "kube-resources": {"vllm-001": {"uid": "u", "name": "d", "space": "infer"}},
+    }
     collected = read_collected(answer, now_s=7.0)
     assert collected.snapshot == Snapshot(
         now_s=7.0,
@@ -157,7 +170,9 @@ def test_a_load_that_nobody_knows_is_told_as_a_server_to_be_held() -> None:
 def test_others_are_told_the_load_believed_and_ours_the_load_seen() -> None:
     """Ours rule on gaps themselves, with what they remember; others cannot, and get the ruling."""
     seen = snapshot(server_view("s1", ready=2, reporting=1))
-    ruled = snapshot(server_view("s1", load=Load(rate_rpm=240.0, in_tokens=512.0, out_tokens=256.0)))
+    ruled = snapshot(
+        server_view("s1", load=Load(rate_rpm=240.0, in_tokens=512.0, out_tokens=256.0))
+    )
     message = sent(collect_message(seen, ruled, PLACES))
     assert message["servers"][0]["currentAlloc"]["load"]["arrivalRate"] == 240
     assert read_collected(message, now_s=0.0).snapshot == seen
@@ -177,8 +192,14 @@ def test_figures_that_are_no_numbers_are_left_out(figure: float) -> None:
     [
         ([], "answer: body: expected an object {…}, found a list"),
         ({"servers": [{"name": ""}]}, "answer: servers[0].name: expected"),
-        ({"servers": [{"name": "s", "currentAlloc": {"numReplicas": -1}}]}, "currentAlloc.numReplicas: expected"),
-        ({"servers": [], "snapshot": {"servers": {}}}, "snapshot: now_s: expected a value, found nothing"),
+        (
+            {"servers": [{"name": "s", "currentAlloc": {"numReplicas": -1}}]},
+            "currentAlloc.numReplicas: expected",
+        ),
+        (
+            {"servers": [], "snapshot": {"servers": {}}},
+            "snapshot: now_s: expected a value, found nothing",
+        ),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_told_in_one_line(answer: object, line: str) -> None:
@@ -190,12 +211,15 @@ def test_an_answer_that_makes_no_sense_is_told_in_one_line(answer: object, line:
 
 
 def test_an_update_names_every_server_and_tells_who_is_held() -> None:
-    """Existing actuators end whom a message does not name; ours must not write back what somebody changed meanwhile."""
+    """Existing actuators end whom a message does not name; ours must not write back what somebody
+    changed meanwhile.
+    """
     seen = snapshot(server_view("s1"), server_view("s2"))
     change = Change(server="s1", accelerator="2xA100", replicas=5, max_batch=48, reason="SLO")
     body = sent(update_message(seen, [change], PLACES))
     rows = {
-        name: (row["accelerator"], row["numReplicas"], row["maxBatch"]) for name, row in body["allocations"].items()
+        name: (row["accelerator"], row["numReplicas"], row["maxBatch"])
+        for name, row in body["allocations"].items()
     }
     assert rows == {"s1": ("2xA100", 5, 48), "s2": ("H100", 2, 64)}
     assert [row["held"] for row in body["allocations"].values()] == [False, True]
@@ -204,8 +228,14 @@ def test_an_update_names_every_server_and_tells_who_is_held() -> None:
 
 @given(snapshots, st.data())
 def test_what_an_update_asks_for_is_what_was_decided(seen: Snapshot, data: st.DataObject) -> None:
-    """Between controller and actuator nothing may be lost, nor anything asked for that nobody decided."""
-    names = data.draw(st.lists(st.sampled_from(sorted(seen.servers)), unique=True) if seen.servers else st.just([]))
+    """Between controller and actuator nothing may be lost, nor anything asked for that nobody
+    decided.
+    """
+    names = data.draw(
+        st.lists(st.sampled_from(sorted(seen.servers)), unique=True)
+        if seen.servers
+        else st.just([])
+    )
     changes = tuple(
         Change(server=name, accelerator="L40S", replicas=1 + number, max_batch=7, reason="why")
         for number, name in enumerate(names)
@@ -218,7 +248,9 @@ def test_what_an_update_asks_for_is_what_was_decided(seen: Snapshot, data: st.Da
         )
     )
     asked = plan(decided(request, free, absent="zero"), free)
-    assert sorted(asked, key=lambda change: change.server) == sorted(changes, key=lambda change: change.server)
+    assert sorted(asked, key=lambda change: change.server) == sorted(
+        changes, key=lambda change: change.server
+    )
 
 
 @pytest.mark.parametrize(
@@ -230,15 +262,25 @@ def test_what_an_update_asks_for_is_what_was_decided(seen: Snapshot, data: st.Da
         ("zero", {}, {"s2", "s3"}),
     ],
 )
-def test_who_is_absent_is_held_or_ended_as_is_set(absent: Absent, resources: dict[str, Any], ended: set[str]) -> None:
-    """zero is what the existing one does; who came after the message was made is not meant by it."""
+def test_who_is_absent_is_held_or_ended_as_is_set(
+    absent: Absent, resources: dict[str, Any], ended: set[str]
+) -> None:
+    """zero is what the existing one does; who came after the message was made is not meant by
+    it.
+    """
     seen = snapshot(*(server_view(name) for name in ("s1", "s2", "s3")))
     request = UpdateRequest.model_validate(
-        {"allocations": {"s1": {"accelerator": "H100", "numReplicas": 2}}, "kube-resources": resources}
+        {
+            "allocations": {"s1": {"accelerator": "H100", "numReplicas": 2}},
+            "kube-resources": resources,
+        }
     )
     changes = plan(decided(request, seen, absent=absent), seen)
     assert {change.server for change in changes} == ended
-    assert all((change.replicas, change.accelerator, change.max_batch) == (0, "H100", 64) for change in changes)
+    assert all(
+        (change.replicas, change.accelerator, change.max_batch) == (0, "H100", 64)
+        for change in changes
+    )
 
 
 def test_no_accelerator_means_no_replicas_and_keeps_the_labels() -> None:

@@ -1,4 +1,6 @@
-"""The front of the optimizer: partial answers, held servers, the band, best effort, and the reasons of it all."""
+"""The front of the optimizer: partial answers, held servers, the band, best effort, and the reasons
+of it all.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.optimizer import OptimizerSettings, Solution, optimize
+from loop.optimizer.front import OptimizerSettings, Solution, optimize
 from loop.spec import Allocation, ServerData, SystemData
 from loop.types import Load
 from tests.loop.small_systems import CAPACITIES, server, several_servers, small_system
@@ -49,7 +51,11 @@ def test_every_server_has_an_answer_within_capacity(
 ) -> None:
     """An allocation or a reason, each exactly once; and never a card more than there is."""
     data = small_system(
-        *servers, capacity=capacity, saturation_policy=policy, delayed_best_effort=delayed, heterogeneous=several
+        *servers,
+        capacity=capacity,
+        saturation_policy=policy,
+        delayed_best_effort=delayed,
+        heterogeneous=several,
     )
     solution = optimize(data, OptimizerSettings(solver=solver))  # type: ignore[arg-type]
     assert sorted([*solution.allocations, *solution.unserved]) == sorted(data.servers)
@@ -58,25 +64,41 @@ def test_every_server_has_an_answer_within_capacity(
     for name, found in solution.allocations.items():
         assert found.reason
         assert found.replicas > 0 or data.servers[name].current.load == replace(
-            data.servers[name].current.load or Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0), rate_rpm=0.0
+            data.servers[name].current.load or Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0),
+            rate_rpm=0.0,
         )
-    assert solution.total_cost == pytest.approx(sum(a.cost_cents_per_h for a in solution.allocations.values()))
+    assert solution.total_cost == pytest.approx(
+        sum(a.cost_cents_per_h for a in solution.allocations.values())
+    )
 
 
 @settings(max_examples=40, deadline=None)
 @given(servers=several_servers(), capacity=CAPACITIES, more=st.floats(1.0, 3.0))
-def test_more_load_is_never_cheaper_to_serve(servers: list[ServerData], capacity: dict[str, int], more: float) -> None:
-    """From nothing: where the busier system is served whole, the quieter one is, and costs no more."""
+def test_more_load_is_never_cheaper_to_serve(
+    servers: list[ServerData], capacity: dict[str, int], more: float
+) -> None:
+    """From nothing: where the busier system is served whole, the quieter one is, and costs no
+    more.
+    """
     bare = [
-        replace(one, current=Allocation(load=one.current.load), min_replicas=max(one.min_replicas, 0))
+        replace(
+            one, current=Allocation(load=one.current.load), min_replicas=max(one.min_replicas, 0)
+        )
         for one in servers
     ]
     busier = [
-        replace(one, current=Allocation(load=replace(one.current.load, rate_rpm=one.current.load.rate_rpm * more)))
+        replace(
+            one,
+            current=Allocation(
+                load=replace(one.current.load, rate_rpm=one.current.load.rate_rpm * more)
+            ),
+        )
         for one in bare
         if one.current.load is not None
     ]
-    quiet, busy = (optimize(small_system(*given, capacity=capacity), EXACT) for given in (bare, busier))
+    quiet, busy = (
+        optimize(small_system(*given, capacity=capacity), EXACT) for given in (bare, busier)
+    )
     if not busy.unserved:
         assert not quiet.unserved
         assert quiet.total_cost <= busy.total_cost + 1e-6
@@ -84,13 +106,16 @@ def test_more_load_is_never_cheaper_to_serve(servers: list[ServerData], capacity
 
 @settings(max_examples=30, deadline=None)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([2, 3]))
-def test_the_size_of_a_card_does_not_matter(servers: list[ServerData], capacity: dict[str, int], scale: int) -> None:
+def test_the_size_of_a_card_does_not_matter(
+    servers: list[ServerData], capacity: dict[str, int], scale: int
+) -> None:
     """Counting half cards, with twice the multiplicity of each unit, is the same system."""
     data = small_system(*servers, capacity=capacity)
     halves = replace(
         data,
         accelerators={
-            name: replace(unit, multiplicity=unit.multiplicity * scale) for name, unit in data.accelerators.items()
+            name: replace(unit, multiplicity=unit.multiplicity * scale)
+            for name, unit in data.accelerators.items()
         },
         capacity={kind: count * scale for kind, count in capacity.items()},
     )
@@ -103,7 +128,9 @@ def test_the_size_of_a_card_does_not_matter(servers: list[ServerData], capacity:
 
 @settings(max_examples=30, deadline=None)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([0.01, 1.5, 100.0]))
-def test_the_unit_of_cost_does_not_matter(servers: list[ServerData], capacity: dict[str, int], scale: float) -> None:
+def test_the_unit_of_cost_does_not_matter(
+    servers: list[ServerData], capacity: dict[str, int], scale: float
+) -> None:
     """Prices in another currency: the same allocation."""
     data = small_system(*servers, capacity=capacity)
     priced = replace(
@@ -122,7 +149,10 @@ def test_the_unit_of_cost_does_not_matter(servers: list[ServerData], capacity: d
 def test_a_server_that_cannot_be_served_blocks_nobody() -> None:
     """The original answers 404 for everybody, and its controller skips the cycle."""
     data = small_system(
-        server("huge", rpm=500_000.0), server("odd", model="other"), server("fine"), capacity={"H100": 2, "A100": 2}
+        server("huge", rpm=500_000.0),
+        server("odd", model="other"),
+        server("fine"),
+        capacity={"H100": 2, "A100": 2},
     )
     for how in (PLAIN, EXACT):
         answer = optimize(data, how)
@@ -132,7 +162,9 @@ def test_a_server_that_cannot_be_served_blocks_nobody() -> None:
 
 
 def test_short_capacity_says_of_which_type_and_how_much() -> None:
-    """The figure is what a user has to add: of the option that lacks least, beside what others hold."""
+    """The figure is what a user has to add: of the option that lacks least, beside what others
+    hold.
+    """
     data = small_system(
         server("first", rpm=600.0),
         server("second", rpm=6000.0, service_class="Free", keep_accelerator=True, now=("H100", 1)),
@@ -144,7 +176,9 @@ def test_short_capacity_says_of_which_type_and_how_much() -> None:
 
 
 def test_an_allocation_says_why() -> None:
-    """Binding target, rate and use of a replica, and the runner-up with its cost: a user can argue with that."""
+    """Binding target, rate and use of a replica, and the runner-up with its cost: a user can argue
+    with that.
+    """
     found = optimize(small_system(server(rpm=3000.0), itl_ms=9.0), PLAIN).allocations["s"]
     details = found.details
     assert details["binding"] == "slo-itl"
@@ -169,16 +203,22 @@ def test_an_allocation_says_why() -> None:
         ({"itl_ms": 0.0, "ttft_ms": 0.0}, {"max_queue": 1}, "loss"),
     ],
 )
-def test_the_binding_target_has_its_name(targets: dict[str, float], fields: dict[str, int], word: str) -> None:
+def test_the_binding_target_has_its_name(
+    targets: dict[str, float], fields: dict[str, int], word: str
+) -> None:
     """It tells which target to loosen, or that a larger batch would help."""
-    data = small_system(server(rpm=3000.0, now=("H100", 1), keep_accelerator=True, **fields), **targets)  # type: ignore[arg-type]
+    data = small_system(
+        server(rpm=3000.0, now=("H100", 1), keep_accelerator=True, **fields), **targets
+    )  # type: ignore[arg-type]
     assert optimize(data, PLAIN).allocations["s"].details["binding"] == word
 
 
 def test_held_servers_keep_what_they_have_and_come_first() -> None:
     """Their cards are not there for the others."""
     data = small_system(
-        server("held", now=("H100", 3), service_class="Free"), server("asks", rpm=6000.0), capacity={"H100": 4}
+        server("held", now=("H100", 3), service_class="Free"),
+        server("asks", rpm=6000.0),
+        capacity={"H100": 4},
     )
     answer = optimize(data, PLAIN, held=frozenset({"held"}))
     found = answer.allocations["held"]
@@ -196,7 +236,11 @@ def test_held_servers_beyond_capacity_are_reduced_lowest_class_first() -> None:
         capacity={"H100": 4, "A100": 3},
     )
     answer = optimize(data, PLAIN, held=frozenset(data.servers))
-    assert {name: found.replicas for name, found in answer.allocations.items()} == {"low": 1, "high": 3, "pairs": 1}
+    assert {name: found.replicas for name, found in answer.allocations.items()} == {
+        "low": 1,
+        "high": 3,
+        "pairs": 1,
+    }
     assert answer.allocations["low"].reason.startswith("capacity")
     assert answer.allocations["low"].cost_cents_per_h == 300.0
     assert answer.allocations["high"].reason == "held"
@@ -240,8 +284,12 @@ def test_the_band_never_lets_a_queue_grow_without_end() -> None:
     """Replicas whose batch is full take no more, whatever the band."""
     base = small_system(server(now=("H100", 1), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0)
     rate = optimize(base, PLAIN).allocations["s"].rate_max_rpm
-    busy = small_system(server(rpm=2.08 * rate, now=("H100", 2), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0)
-    assert optimize(busy, OptimizerSettings(solver="greedy", band=0.2)).allocations["s"].replicas == 3
+    busy = small_system(
+        server(rpm=2.08 * rate, now=("H100", 2), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0
+    )
+    assert (
+        optimize(busy, OptimizerSettings(solver="greedy", band=0.2)).allocations["s"].replicas == 3
+    )
 
 
 def test_a_move_to_another_accelerator_has_to_save_more_than_the_band() -> None:
@@ -249,23 +297,31 @@ def test_a_move_to_another_accelerator_has_to_save_more_than_the_band() -> None:
     here = server(rpm=600.0, now=("H100", 1))
     free = optimize(small_system(server(rpm=600.0), itl_ms=60.0), PLAIN).allocations["s"]
     assert free.accelerator != "H100"
-    stay = optimize(small_system(here, itl_ms=60.0), OptimizerSettings(solver="greedy", band=1.0)).allocations["s"]
+    stay = optimize(
+        small_system(here, itl_ms=60.0), OptimizerSettings(solver="greedy", band=1.0)
+    ).allocations["s"]
     assert (stay.accelerator, stay.replicas, stay.value) == ("H100", 1, 0.0)
-    move = optimize(small_system(here, itl_ms=60.0), replace(PLAIN, objective="cost")).allocations["s"]
+    move = optimize(small_system(here, itl_ms=60.0), replace(PLAIN, objective="cost")).allocations[
+        "s"
+    ]
     assert move.accelerator == free.accelerator
 
 
 def test_the_objective_cost_ignores_what_there_is() -> None:
     """For planning, where nothing runs yet."""
     data = small_system(server(rpm=3000.0, now=("L4", 40)), itl_ms=60.0)
-    value, cost = (optimize(data, replace(EXACT, objective=objective)) for objective in ("value", "cost"))
+    value, cost = (
+        optimize(data, replace(EXACT, objective=objective)) for objective in ("value", "cost")
+    )
     assert cost.total_cost <= value.total_cost
     assert value.total_value <= cost.total_value
 
 
 def test_parts_report_the_latencies_of_the_parts() -> None:
     """The original reports those of the whole, which the replicas that there are do not reach."""
-    data = small_system(server(rpm=6000.0), capacity={"H100": 2}, itl_ms=9.0, saturation_policy="PriorityExhaustive")
+    data = small_system(
+        server(rpm=6000.0), capacity={"H100": 2}, itl_ms=9.0, saturation_policy="PriorityExhaustive"
+    )
     part = optimize(data, PLAIN).allocations["s"]
     whole = optimize(replace(data, capacity={"H100": 100}), PLAIN).allocations["s"]
     compat = optimize(data, OptimizerSettings(solver="greedy", compat=True)).allocations["s"]
@@ -291,7 +347,8 @@ def test_parts_in_overload_have_no_mean_time_to_first_token() -> None:
 def test_a_server_with_a_fixed_batch_keeps_it() -> None:
     """maxBatchSize of the data is an order; else the smallest batch worth allowing is chosen."""
     told, free = (
-        optimize(small_system(server(max_batch=batch), itl_ms=9.0), PLAIN).allocations["s"] for batch in (60, 0)
+        optimize(small_system(server(max_batch=batch), itl_ms=9.0), PLAIN).allocations["s"]
+        for batch in (60, 0)
     )
     assert told.max_batch == 60
     assert free.max_batch < 60
@@ -313,9 +370,18 @@ def test_a_smaller_batch_serves_the_load_within_the_targets() -> None:
 def test_the_present_batch_stays_while_it_is_nearly_the_smallest() -> None:
     """A change of the batch is a change too."""
     fresh = optimize(small_system(server(rpm=3000.0), itl_ms=9.0), PLAIN).allocations["s"]
-    for batch, stays in ((fresh.max_batch + 3, True), (fresh.max_batch - 3, False), (3 * fresh.max_batch, False)):
+    for batch, stays in (
+        (fresh.max_batch + 3, True),
+        (fresh.max_batch - 3, False),
+        (3 * fresh.max_batch, False),
+    ):
         one = server(rpm=3000.0)
-        now = Allocation(accelerator=fresh.accelerator, replicas=fresh.replicas, max_batch=batch, load=one.current.load)
+        now = Allocation(
+            accelerator=fresh.accelerator,
+            replicas=fresh.replicas,
+            max_batch=batch,
+            load=one.current.load,
+        )
         data = small_system(replace(one, current=now), itl_ms=9.0)
         found = optimize(data, OptimizerSettings(solver="greedy")).allocations["s"]
         assert (found.max_batch == batch) == stays
@@ -332,7 +398,10 @@ def test_compat_is_the_original_whatever_the_other_settings() -> None:
     """Headroom, band, caps: a comparison must not hang on them."""
     data = small_system(server(rpm=3000.0, now=("A100", 3)), itl_ms=9.0)
     plain = optimize(data, OptimizerSettings(compat=True))
-    other = optimize(data, OptimizerSettings(compat=True, headroom=0.5, band=0.9, replicas_cap=1, max_batch_cap=2))
+    other = optimize(
+        data,
+        OptimizerSettings(compat=True, headroom=0.5, band=0.9, replicas_cap=1, max_batch_cap=2),
+    )
     assert plain.allocations["s"] == other.allocations["s"]
 
 

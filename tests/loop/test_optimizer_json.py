@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from loop.errors import SpecError
-from loop.optimizer_json import optimize_json
+from loop.schema.optimizer_json import optimize_json
 
 SYSTEM: dict[str, Any] = {
     "acceleratorData": {
@@ -32,7 +32,11 @@ SYSTEM: dict[str, Any] = {
     },
     "serviceClassData": {
         "serviceClasses": [
-            {"name": "Premium", "priority": 1, "modelTargets": [{"model": "m", "slo-itl": 20.0, "slo-ttft": 800.0}]}
+            {
+                "name": "Premium",
+                "priority": 1,
+                "modelTargets": [{"model": "m", "slo-itl": 20.0, "slo-ttft": 800.0}],
+            }
         ]
     },
     "serverData": {
@@ -42,7 +46,12 @@ SYSTEM: dict[str, Any] = {
                 "class": "Premium",
                 "model": "m",
                 "currentAlloc": {
-                    "load": {"arrivalRate": 900, "throughput": 850, "avgInTokens": 512, "avgOutTokens": 256}
+                    "load": {
+                        "arrivalRate": 900,
+                        "throughput": 850,
+                        "avgInTokens": 512,
+                        "avgOutTokens": 256,
+                    }
                 },
             }
         ]
@@ -62,8 +71,21 @@ def test_the_answer_has_the_words_of_the_wire() -> None:
     answer = optimize_json(changed(), compat=True)
     assert answer.keys() == {"allocations", "unallocated", "totalCost"}
     found = answer["allocations"]["s"]
-    assert found.keys() == {"accelerator", "numReplicas", "maxBatch", "cost", "itlAverage", "ttftAverage", "load"}
-    assert found["load"] == {"arrivalRate": 900.0, "throughput": 850.0, "avgInTokens": 512, "avgOutTokens": 256}
+    assert found.keys() == {
+        "accelerator",
+        "numReplicas",
+        "maxBatch",
+        "cost",
+        "itlAverage",
+        "ttftAverage",
+        "load",
+    }
+    assert found["load"] == {
+        "arrivalRate": 900.0,
+        "throughput": 850.0,
+        "avgInTokens": 512,
+        "avgOutTokens": 256,
+    }
     assert answer["totalCost"] == found["cost"]
     json.dumps(answer, allow_nan=False)
 
@@ -90,7 +112,9 @@ def test_several_accelerators_are_parts_with_their_totals() -> None:
                     "name": "s",
                     "class": "Premium",
                     "model": "m",
-                    "currentAlloc": {"load": {"arrivalRate": 6000, "avgInTokens": 512, "avgOutTokens": 256}},
+                    "currentAlloc": {
+                        "load": {"arrivalRate": 6000, "avgInTokens": 512, "avgOutTokens": 256}
+                    },
                 }
             ]
         },
@@ -113,7 +137,9 @@ def test_a_wait_without_bound_is_null() -> None:
                     "name": "s",
                     "class": "Premium",
                     "model": "m",
-                    "currentAlloc": {"load": {"arrivalRate": 90000, "avgInTokens": 512, "avgOutTokens": 256}},
+                    "currentAlloc": {
+                        "load": {"arrivalRate": 90000, "avgInTokens": 512, "avgOutTokens": 256}
+                    },
                 }
             ]
         },
@@ -122,11 +148,15 @@ def test_a_wait_without_bound_is_null() -> None:
 
 
 def test_a_wrong_message_is_one_line() -> None:
-    """Strict by default; in compat as lenient as the original, which answers that it cannot serve the server."""
+    """Strict by default; in compat as lenient as the original, which answers that it cannot serve
+    the server.
+    """
     message = changed(modelData={"models": []})
     with pytest.raises(SpecError, match="model"):
         optimize_json(message)
-    assert optimize_json(message, compat=True)["unallocated"] == {"s": "no perf data of model 'm' on any accelerator"}
+    assert optimize_json(message, compat=True)["unallocated"] == {
+        "s": "no perf data of model 'm' on any accelerator"
+    }
 
 
 def test_an_early_message_has_a_wait_in_place_of_the_first_token() -> None:
@@ -136,11 +166,26 @@ def test_an_early_message_has_a_wait_in_place_of_the_first_token() -> None:
             **SYSTEM,
             "modelData": {
                 "models": [
-                    {"name": "m", "acc": "A100", "alpha": 11.0, "beta": 0.3, "maxBatchSize": 32, "atTokens": 512}
+                    {
+                        "name": "m",
+                        "acc": "A100",
+                        "alpha": 11.0,
+                        "beta": 0.3,
+                        "maxBatchSize": 32,
+                        "atTokens": 512,
+                    }
                 ]
             },
             "serviceClassData": {
-                "serviceClasses": [{"name": "Premium", "model": "m", "priority": 1, "slo-itl": 40.0, "slo-ttw": 500.0}]
+                "serviceClasses": [
+                    {
+                        "name": "Premium",
+                        "model": "m",
+                        "priority": 1,
+                        "slo-itl": 40.0,
+                        "slo-ttw": 500.0,
+                    }
+                ]
             },
             "serverData": {
                 "servers": [
@@ -148,7 +193,9 @@ def test_an_early_message_has_a_wait_in_place_of_the_first_token() -> None:
                         "name": "s",
                         "class": "Premium",
                         "model": "m",
-                        "currentAlloc": {"load": {"arrivalRate": 60, "avgLength": 512, "arrivalCOV": 1.5}},
+                        "currentAlloc": {
+                            "load": {"arrivalRate": 60, "avgLength": 512, "arrivalCOV": 1.5}
+                        },
                     },
                     {"name": "idle", "class": "Premium", "model": "m", "currentAlloc": {}},
                 ]

@@ -1,4 +1,6 @@
-"""The question for a whole system and its answer: what an optimizer of either era reads, and what it said."""
+"""The question for a whole system and its answer: what an optimizer of either era reads, and what
+it said.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from loop.errors import SpecError
-from loop.messages import server_spec
-from loop.optimizer_messages import Era, optimize_message, read_optimized
-from loop.reading import parse_system
+from loop.schema.messages import server_spec
+from loop.schema.optimizer_messages import Era, optimize_message, read_optimized
+from loop.schema.reading import parse_system
 from loop.spec import Allocation, ServerData, SystemData
 from tests.fakes import server_view, system
 
@@ -19,9 +21,13 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
     """What is lost here, a service would decide without."""
     view = server_view()
     assert view.load is not None
-    message = optimize_message(system(), [server_spec(view, view.load, cost_cents_per_h=800.0)], era=era)
+    message = optimize_message(
+        system(), [server_spec(view, view.load, cost_cents_per_h=800.0)], era=era
+    )
     read = parse_system(message, source="body")
-    current = Allocation(accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=view.load)
+    current = Allocation(
+        accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=view.load
+    )
     server = ServerData(name="s1", model="llama_8b", service_class="Premium", current=current)
     assert plain(read) == plain(replace(system(), servers={"s1": server}))
 
@@ -29,7 +35,11 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
 def plain(data: SystemData) -> SystemData:
     """Return *data* with whole gigabytes, as the message has them."""
     units = {
-        name: replace(unit, memory_gb=round(unit.memory_gb), memory_bandwidth_gbps=round(unit.memory_bandwidth_gbps))
+        name: replace(
+            unit,
+            memory_gb=round(unit.memory_gb),
+            memory_bandwidth_gbps=round(unit.memory_bandwidth_gbps),
+        )
         for name, unit in data.accelerators.items()
     }
     return replace(data, accelerators=units)
@@ -37,7 +47,9 @@ def plain(data: SystemData) -> SystemData:
 
 def test_classes_of_mid_2025_are_a_row_a_model() -> None:
     """An optimizer of then reads no nested targets, and would find no objective at all."""
-    rows = optimize_message(system(), [], era="early")["system"]["serviceClassData"]["serviceClasses"]
+    rows = optimize_message(system(), [], era="early")["system"]["serviceClassData"][
+        "serviceClasses"
+    ]
     assert [(row["name"], row["model"], row["slo-itl"]) for row in rows] == [
         ("Premium", "llama_8b", 12.0),
         ("Premium", "qwen_14b", 12.0),
@@ -74,7 +86,13 @@ def test_an_answer_becomes_targets_and_reasons() -> None:
 
 def test_an_early_answer_predicts_a_wait_and_no_time_to_first_token() -> None:
     """A TTFT of 0 ms in the record would be a lie."""
-    row = {"accelerator": "H100", "numReplicas": 1, "maxBatch": 8, "itlAverage": 9.0, "waitAverage": 140.5}
+    row = {
+        "accelerator": "H100",
+        "numReplicas": 1,
+        "maxBatch": 8,
+        "itlAverage": 9.0,
+        "waitAverage": 140.5,
+    }
     target = read_optimized({"allocations": {"s1": row}}).targets["s1"]
     assert (target.itl_ms, target.ttft_ms, target.details) == (9.0, None, {"waitAverage": 140.5})
 

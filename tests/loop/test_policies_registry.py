@@ -14,7 +14,10 @@ from tests.fakes import server_view, system
 def test_every_policy_answers_for_every_server_it_is_shown(name: str) -> None:
     """The port: a target or a hold for each, a name that is the word after --policy, a tick."""
     policy = make_policy(name)
-    seen = Snapshot(now_s=60.0, servers={view.name: view for view in (server_view("a"), server_view("b", load=None))})
+    seen = Snapshot(
+        now_s=60.0,
+        servers={view.name: view for view in (server_view("a"), server_view("b", load=None))},
+    )
     state = policy.start()
     decision, _ = policy.decide(seen, system(), state)
     again, _ = policy.decide(seen, system(), state)
@@ -38,7 +41,12 @@ def test_the_static_policy_keeps_what_is_wanted_and_not_what_is_ready() -> None:
     view = server_view(wanted=4, ready=1, starting=3)
     decision, _ = policy.decide(Snapshot(now_s=0.0, servers={"s1": view}), system(), policy.start())
     target = decision.targets["s1"]
-    assert (target.replicas, target.accelerator, target.max_batch, target.held) == (4, "H100", 64, True)
+    assert (target.replicas, target.accelerator, target.max_batch, target.held) == (
+        4,
+        "H100",
+        64,
+        True,
+    )
 
 
 def test_an_unknown_policy_is_answered_with_the_known_ones() -> None:
@@ -49,7 +57,9 @@ def test_an_unknown_policy_is_answered_with_the_known_ones() -> None:
 
 def test_an_unknown_option_is_answered_with_the_known_ones() -> None:
     """A misspelt option that is ignored would be an experiment about something else."""
-    with pytest.raises(SpecError, match=r"policy slo: expected options: one of .*headroom.*; found 'headrom'"):
+    with pytest.raises(
+        SpecError, match=r"policy slo: expected options: one of .*headroom.*; found 'headrom'"
+    ):
         make_policy("slo", headrom=0.2)
     with pytest.raises(SpecError, match="policy static: expected options: none; found 'headroom'"):
         make_policy("static", headroom=0.2)

@@ -1,4 +1,6 @@
-"""The SLO policy: what it tells the optimizer, whom it holds, and that nobody goes to zero by mistake."""
+"""The SLO policy: what it tells the optimizer, whom it holds, and that nobody goes to zero by
+mistake.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from loop.errors import SpecError
-from loop.optimizer import OptimizerSettings, optimize
+from loop.optimizer.front import OptimizerSettings, optimize
 from loop.policies import make_policy
 from loop.policies.slo import SloPolicy
 from loop.spec import Allocation, SystemData
@@ -27,7 +29,9 @@ def decide(
     """Return what *policy* decides on *views*."""
     cards = None
     if capacity is not None:
-        cards = {kind: CapacityView(type=kind, total=total, used=0) for kind, total in capacity.items()}
+        cards = {
+            kind: CapacityView(type=kind, total=total, used=0) for kind, total in capacity.items()
+        }
     seen = Snapshot(now_s=60.0, servers={view.name: view for view in views}, capacity=cards)
     decision, _ = policy.decide(seen, data or system(), None)
     return decision
@@ -37,7 +41,9 @@ def test_a_server_gets_what_the_optimizer_says_of_its_load() -> None:
     """The policy adds nothing of its own to a plain case."""
     view = server_view(load=BUSY)
     alone = server_data(
-        current=Allocation(accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=BUSY)
+        current=Allocation(
+            accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=BUSY
+        )
     )
     solution = optimize(system(servers={"s1": alone}), OptimizerSettings(solver="greedy", band=0.0))
     target = decide(view).targets["s1"]
@@ -67,7 +73,10 @@ def test_what_waits_is_drained_in_drain_s() -> None:
 
 def test_more_waiting_never_means_fewer_replicas() -> None:
     """The queue is a reason to grow."""
-    counts = [decide(server_view(load=BUSY, backlog=backlog)).targets["s1"].replicas for backlog in (0, 500, 3000)]
+    counts = [
+        decide(server_view(load=BUSY, backlog=backlog)).targets["s1"].replicas
+        for backlog in (0, 500, 3000)
+    ]
     assert counts == sorted(counts)
     assert counts[-1] > counts[0]
 
@@ -77,14 +86,20 @@ def test_compatible_mode_has_neither_headroom_nor_draining() -> None:
     compat = replace(PLAIN, compat=True)
     view = server_view(load=BUSY, backlog=1000)
     assert decide(view, policy=compat).targets["s1"].replicas == (
-        decide(replace(view, backlog=0), policy=replace(compat, headroom=0.5)).targets["s1"].replicas
+        decide(replace(view, backlog=0), policy=replace(compat, headroom=0.5))
+        .targets["s1"]
+        .replicas
     )
 
 
 def test_headroom_costs_replicas() -> None:
     """Sizing for less than the objective must show, or the option does nothing."""
     few, many = (
-        decide(server_view(load=BUSY), policy=replace(PLAIN, headroom=headroom), capacity={"H100": 99, "A100": 0})
+        decide(
+            server_view(load=BUSY),
+            policy=replace(PLAIN, headroom=headroom),
+            capacity={"H100": 99, "A100": 0},
+        )
         .targets["s1"]
         .replicas
         for headroom in (0.0, 0.3)
@@ -97,7 +112,12 @@ def test_a_server_without_a_load_is_held_and_its_cards_are_kept_for_it() -> None
     dark = server_view("dark", load=None, wanted=3, ready=3)
     decision = decide(dark, server_view("busy", load=BUSY), capacity={"H100": 4})
     target = decision.targets["dark"]
-    assert (target.held, target.replicas, target.accelerator, target.max_batch) == (True, 3, "H100", 64)
+    assert (target.held, target.replicas, target.accelerator, target.max_batch) == (
+        True,
+        3,
+        "H100",
+        64,
+    )
     assert "load is not known" in target.reason
     assert decision.targets["busy"].replicas <= 1
 
@@ -112,10 +132,16 @@ def test_held_cards_beyond_the_capacity_go_by_priority() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"model": "unheard_of"}, {"service_class": "Nobody"}], ids=["no such model", "no such class"]
+    "wrong",
+    [{"model": "unheard_of"}, {"service_class": "Nobody"}],
+    ids=["no such model", "no such class"],
 )
-def test_a_server_that_nothing_can_be_decided_of_is_held_and_stops_nobody(wrong: dict[str, str]) -> None:
-    """The existing optimizer answers one such server with no allocation for all, and its actuator with zero."""
+def test_a_server_that_nothing_can_be_decided_of_is_held_and_stops_nobody(
+    wrong: dict[str, str],
+) -> None:
+    """The existing optimizer answers one such server with no allocation for all, and its actuator
+    with zero.
+    """
     odd = server_view("odd", load=BUSY, wanted=1, ready=1, **wrong)
     decision = decide(odd, server_view(load=BUSY))
     assert (decision.targets["odd"].held, decision.targets["odd"].replicas) == (True, 1)
@@ -141,7 +167,9 @@ def test_a_server_whose_objectives_nothing_meets_keeps_its_cards() -> None:
 def test_who_lacks_cards_keeps_what_the_others_leave() -> None:
     """Priority decides who is served; the rest is not thrown away, and not promised twice."""
     top = server_view("top", load=BUSY, wanted=1, ready=1)
-    low = server_view("low", load=replace(BUSY, rate_rpm=9000.0), service_class="Free", wanted=3, ready=3)
+    low = server_view(
+        "low", load=replace(BUSY, rate_rpm=9000.0), service_class="Free", wanted=3, ready=3
+    )
     need = decide(top, capacity={"H100": 99}).targets["top"].replicas
     decision = decide(low, top, capacity={"H100": need + 1})
     assert decision.targets["top"].replicas == need
@@ -151,27 +179,37 @@ def test_who_lacks_cards_keeps_what_the_others_leave() -> None:
 
 
 def test_an_idle_server_goes_to_its_least_replicas() -> None:
-    """No arrivals in a whole window, seen by the router, is knowledge; min_replicas is what it keeps."""
+    """No arrivals in a whole window, seen by the router, is knowledge; min_replicas is what it
+    keeps.
+    """
     idle = Load(rate_rpm=0.0, in_tokens=512.0, out_tokens=256.0)
     data = system(servers={"kept": server_data("kept", min_replicas=1)})
-    targets = decide(server_view("kept", load=idle), server_view("free", load=idle), data=data).targets
+    targets = decide(
+        server_view("kept", load=idle), server_view("free", load=idle), data=data
+    ).targets
     assert (targets["kept"].replicas, targets["free"].replicas) == (1, 0)
 
 
 def test_requests_that_wait_where_nothing_runs_and_nothing_is_known_wake_one_replica() -> None:
-    """Without it their tokens are never counted, the load is never known, and the server is held at zero for ever."""
+    """Without it their tokens are never counted, the load is never known, and the server is held at
+    zero for ever.
+    """
     asleep = server_view(load=None, wanted=0, ready=0, backlog=5)
     assert decide(asleep).targets["s1"].replicas == 1
     assert decide(replace(asleep, backlog=0)).targets["s1"].replicas == 0
 
 
 def test_labels_win_over_the_data_file_and_the_file_adds_what_no_label_says() -> None:
-    """A Deployment may have moved to another class since the file was written; keepAccelerator is only in the file."""
+    """A Deployment may have moved to another class since the file was written; keepAccelerator is
+    only in the file.
+    """
     data = system(servers={"s1": server_data(service_class="Premium", keep_accelerator=True)})
     view = server_view(load=BUSY, accelerator="2xA100", service_class="Free")
     kept = decide(view, data=data, capacity={"H100": 99, "A100": 99}).targets["s1"]
     assert kept.accelerator == "2xA100"
-    same = decide(view, data=system(servers={"s1": server_data(service_class="Free", keep_accelerator=True)}))
+    same = decide(
+        view, data=system(servers={"s1": server_data(service_class="Free", keep_accelerator=True)})
+    )
     assert kept.replicas == same.targets["s1"].replicas
 
 
@@ -214,14 +252,21 @@ def test_an_option_that_cannot_be_is_one_line(option: dict[str, object]) -> None
         make_policy("slo", **option)
 
 
-@pytest.mark.parametrize(("factor", "stays"), [(1.0, True), (1.5, True), (2.0, True), (0.9, False), (2.5, False)])
+@pytest.mark.parametrize(
+    ("factor", "stays"), [(1.0, True), (1.5, True), (2.0, True), (0.9, False), (2.5, False)]
+)
 def test_a_max_batch_that_is_large_enough_stays(factor: float, stays: bool) -> None:
-    """The batch wanted moves with every measurement; on a cluster each change is a patch, and buys nothing."""
+    """The batch wanted moves with every measurement; on a cluster each change is a patch, and buys
+    nothing.
+    """
     sticky = SloPolicy(solver="greedy")
     wanted = decide(server_view(load=BUSY, max_batch=1), policy=sticky).targets["s1"]
     present = round(wanted.max_batch * factor)
     target = decide(
-        server_view(load=BUSY, max_batch=present, accelerator=wanted.accelerator, wanted=wanted.replicas), policy=sticky
+        server_view(
+            load=BUSY, max_batch=present, accelerator=wanted.accelerator, wanted=wanted.replicas
+        ),
+        policy=sticky,
     ).targets["s1"]
     assert target.max_batch == (present if stays else wanted.max_batch)
 

@@ -1,4 +1,6 @@
-"""The query for Prometheus and the reading of its answers: by the forms that a real one gives, right and wrong ones."""
+"""The query for Prometheus and the reading of its answers: by the forms that a real one gives,
+right and wrong ones.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.backends.metrics_source import Measurement
-from loop.backends.pod_window import METRIC_NAMES
-from loop.backends.prometheus import (
+from loop.backends.metrics.prometheus import (
     Prometheus,
     PrometheusError,
     PrometheusSettings,
@@ -21,14 +21,18 @@ from loop.backends.prometheus import (
     share,
     window_query,
 )
+from loop.backends.metrics.source import Measurement
 from loop.errors import SpecError
+from loop.signals.window import METRIC_NAMES
 from tests.loop.kube_objects import EPOCH_S, TEMPLATE_HASH, pod, server
 
 SETTINGS = PrometheusSettings(url="http://prometheus:9090")
 NOW_S = 600.0
 
 
-def series(name: str, values: list[tuple[float, str]], *, pod_name: str = "p", **labels: str) -> dict[str, Any]:
+def series(
+    name: str, values: list[tuple[float, str]], *, pod_name: str = "p", **labels: str
+) -> dict[str, Any]:
     """Return one series of a matrix; times in seconds of the run."""
     metric = {"__name__": name, "namespace": "infer", "pod": pod_name, **labels}
     return {"metric": metric, "values": [[EPOCH_S + t_s, text] for t_s, text in values]}
@@ -44,13 +48,18 @@ def test_one_query_asks_for_all_metrics_of_all_namespaces_by_old_and_new_names()
     query = window_query(["infer", "b.c"], SETTINGS)
     assert query.endswith("[60000ms]")
     assert 'namespace=~"infer|b\\\\.c"' in query
-    assert {"vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum"} <= set(METRIC_NAMES)
+    assert {
+        "vllm:inter_token_latency_seconds_sum",
+        "vllm:time_per_output_token_seconds_sum",
+    } <= set(METRIC_NAMES)
     assert "|".join(METRIC_NAMES) in query
 
 
 def test_a_query_takes_further_matchers_and_other_names_of_labels() -> None:
     """One Prometheus for several clusters; scrapers that rename."""
-    settings = PrometheusSettings(url="http://x", matchers='cluster="east"', namespace_label="kubernetes_namespace")
+    settings = PrometheusSettings(
+        url="http://x", matchers='cluster="east"', namespace_label="kubernetes_namespace"
+    )
     query = window_query(["infer"], settings)
     assert 'kubernetes_namespace=~"infer"' in query
     assert ',cluster="east"}' in query
@@ -60,11 +69,16 @@ def test_samples_are_put_together_by_pod_and_time() -> None:
     """Series that differ in the reason a request ended with are one."""
     answer = matrix(
         series("vllm:request_success_total", [(585.0, "3"), (600.0, "5")], finished_reason="stop"),
-        series("vllm:request_success_total", [(585.0, "1"), (600.0, "1")], finished_reason="length"),
+        series(
+            "vllm:request_success_total", [(585.0, "1"), (600.0, "1")], finished_reason="length"
+        ),
         series("vllm:num_requests_running", [(585.0, "2"), (600.0, "4")]),
     )
     samples = read_matrix(answer, settings=SETTINGS, epoch_s=EPOCH_S)["infer", "p"]
-    assert [(one.t_s, one.success, one.running) for one in samples] == [(585.0, 4.0, 2.0), (600.0, 6.0, 4.0)]
+    assert [(one.t_s, one.success, one.running) for one in samples] == [
+        (585.0, 4.0, 2.0),
+        (600.0, 6.0, 4.0),
+    ]
 
 
 def test_series_without_a_pod_are_of_nobody() -> None:
@@ -118,7 +132,9 @@ def test_a_ca_file_that_is_none_is_bad_input(tmp_path: Path) -> None:
             Prometheus(PrometheusSettings(url="https://x", ca_path=path), epoch_s=0.0)
 
 
-def asked(handle: Callable[[httpx.Request], httpx.Response], *, token: Path | None = None) -> Measurement:
+def asked(
+    handle: Callable[[httpx.Request], httpx.Response], *, token: Path | None = None
+) -> Measurement:
     """Return what a Prometheus that answers with *handle* tells of a server of one ready pod."""
     settings = PrometheusSettings(url="http://prometheus:9090/", token_path=token)
     transport = httpx.MockTransport(handle)
@@ -128,7 +144,9 @@ def asked(handle: Callable[[httpx.Request], httpx.Response], *, token: Path | No
 
 def answering(body: object, *, status: int = 200) -> Callable[[httpx.Request], httpx.Response]:
     """Return a handler that always answers *body*."""
-    return lambda _request: httpx.Response(status, content=body if isinstance(body, bytes) else json.dumps(body))
+    return lambda _request: httpx.Response(
+        status, content=body if isinstance(body, bytes) else json.dumps(body)
+    )
 
 
 def test_the_query_is_posted_for_the_present_of_the_run() -> None:
@@ -154,14 +172,19 @@ def test_no_series_is_an_answer_the_load_is_unknown_and_labels_may_tell_it() -> 
 
 def test_what_prometheus_warns_of_is_passed_on() -> None:
     """A federated one says so when a part of it did not answer."""
-    assert asked(answering(matrix(warnings=["store east is away"]))).warnings == ("prometheus: store east is away",)
+    assert asked(answering(matrix(warnings=["store east is away"]))).warnings == (
+        "prometheus: store east is away",
+    )
 
 
 @pytest.mark.parametrize(
     ("handle", "line"),
     [
         (
-            answering({"status": "error", "errorType": "bad_data", "error": "1:2: parse\nerror"}, status=400),
+            answering(
+                {"status": "error", "errorType": "bad_data", "error": "1:2: parse\nerror"},
+                status=400,
+            ),
             "bad_data: 1:2: parse error",
         ),
         (answering(b"<html>", status=503), "HTTP 503: Service Unavailable"),
@@ -182,8 +205,13 @@ def test_a_refusal_is_told_in_one_line_and_every_load_is_unknown(
 
 
 def test_what_may_pass_is_asked_for_once_more() -> None:
-    """A cut connection in the middle of a restart must not cost a cycle; an endless one must not take longer."""
-    answers: list[Exception | httpx.Response] = [httpx.ReadError("cut"), httpx.Response(200, json=matrix())]
+    """A cut connection in the middle of a restart must not cost a cycle; an endless one must not
+    take longer.
+    """
+    answers: list[Exception | httpx.Response] = [
+        httpx.ReadError("cut"),
+        httpx.Response(200, json=matrix()),
+    ]
 
     def handle(_request: httpx.Request) -> httpx.Response:
         answer = answers.pop(0)
@@ -192,7 +220,11 @@ def test_what_may_pass_is_asked_for_once_more() -> None:
         return answer
 
     assert asked(handle).error == ""
-    answers[:] = [httpx.ReadTimeout("slow"), httpx.Response(502), httpx.Response(200, json=matrix())]
+    answers[:] = [
+        httpx.ReadTimeout("slow"),
+        httpx.Response(502),
+        httpx.Response(200, json=matrix()),
+    ]
     assert "HTTP 502" in asked(handle).error
     assert len(answers) == 1
 

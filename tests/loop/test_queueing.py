@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.queueing import Metrics, ReplicaColumns, analyze, make_model, replica_columns
+from loop.optimizer.model.queueing import (
+    Metrics,
+    ReplicaColumns,
+    analyze,
+    make_model,
+    replica_columns,
+)
 from tests.loop.slow_queue import SlowReplica
 
 REPLICAS = st.builds(
@@ -34,7 +40,17 @@ def columns(*replicas: SlowReplica) -> ReplicaColumns:
 
 def figures(found: Metrics, row: int = 0) -> dict[str, float]:
     """Return what *found* says of one row, under the names of the plain model."""
-    names = ("throughput", "wait", "response", "in_service", "prefill", "itl", "ttft", "loss", "idle")
+    names = (
+        "throughput",
+        "wait",
+        "response",
+        "in_service",
+        "prefill",
+        "itl",
+        "ttft",
+        "loss",
+        "idle",
+    )
     return {name: float(getattr(found, name)[row]) for name in names}
 
 
@@ -48,7 +64,9 @@ def close(found: dict[str, float], wanted: dict[str, float]) -> None:
 @settings(max_examples=60, deadline=None)
 @given(replicas=st.lists(REPLICAS, min_size=1, max_size=4), load=st.floats(0.001, 1.6))
 def test_columns_say_what_the_plain_model_says(replicas: list[SlowReplica], load: float) -> None:
-    """Padding, logarithms and the closed form of the queue must not show, below and above saturation."""
+    """Padding, logarithms and the closed form of the queue must not show, below and above
+    saturation.
+    """
     model = make_model(columns(*replicas))
     rates = [load * replica.service_rate(replica.max_batch) for replica in replicas]
     found = analyze(model, np.array(rates))
@@ -69,10 +87,19 @@ def test_a_long_queue_is_an_unbounded_one() -> None:
     """Two formulas for one thing: the bounded sum with many states, and the infinite series."""
     bounded = SlowReplica(8.0, 0.03, 4e-5, 512.0, 256.0, 16, 4000)
     unbounded = replica_columns(
-        alpha=8.0, beta=0.03, gamma=4e-5, in_tokens=512.0, out_tokens=256.0, max_batch=16, max_queue=np.inf
+        alpha=8.0,
+        beta=0.03,
+        gamma=4e-5,
+        in_tokens=512.0,
+        out_tokens=256.0,
+        max_batch=16,
+        max_queue=np.inf,
     )
     rate = np.array([0.97 * bounded.service_rate(16)])
-    close(figures(analyze(make_model(unbounded), rate)), figures(analyze(make_model(columns(bounded)), rate)))
+    close(
+        figures(analyze(make_model(unbounded), rate)),
+        figures(analyze(make_model(columns(bounded)), rate)),
+    )
 
 
 @pytest.mark.parametrize("batch", [1, 4, 30])
@@ -86,7 +113,9 @@ def test_iterations_of_fixed_length_make_an_erlang_queue(batch: int, load: float
     full = busy**batch / math.factorial(batch) / (1.0 - load)
     wait = full / (sum(terms) + full) / (batch / service - rate)
     model = make_model(
-        replica_columns(alpha=7.0, beta=0.0, gamma=0.0, in_tokens=64.0, out_tokens=100.0, max_batch=batch)
+        replica_columns(
+            alpha=7.0, beta=0.0, gamma=0.0, in_tokens=64.0, out_tokens=100.0, max_batch=batch
+        )
     )
     found = analyze(model, np.array([rate]))
     assert found.wait[0] == pytest.approx(wait, rel=1e-10)
@@ -96,7 +125,9 @@ def test_iterations_of_fixed_length_make_an_erlang_queue(batch: int, load: float
 def test_an_unbounded_queue_in_overload_has_no_mean_wait() -> None:
     """Inf says so; a large number would be taken for a latency."""
     model = make_model(
-        replica_columns(alpha=7.0, beta=0.02, gamma=0.0, in_tokens=64.0, out_tokens=[100.0, 100.0], max_batch=8)
+        replica_columns(
+            alpha=7.0, beta=0.02, gamma=0.0, in_tokens=64.0, out_tokens=[100.0, 100.0], max_batch=8
+        )
     )
     found = analyze(model, model.rate_max * np.array([0.5, 1.2]))
     assert np.isfinite(found.wait[0])
@@ -117,6 +148,8 @@ def test_a_prefill_takes_more_iterations_where_the_batch_fills_the_budget() -> N
 def test_a_large_batch_of_short_outputs_is_no_work() -> None:
     """The original counts chunks one by one for each batch, which takes it 0.6 s here."""
     model = make_model(
-        replica_columns(alpha=5.0, beta=0.1, gamma=1e-4, in_tokens=4096.0, out_tokens=1.0, max_batch=77824)
+        replica_columns(
+            alpha=5.0, beta=0.1, gamma=1e-4, in_tokens=4096.0, out_tokens=1.0, max_batch=77824
+        )
     )
     assert np.isfinite(analyze(model, 0.5 * model.rate_max).ttft).all()

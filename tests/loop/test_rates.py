@@ -1,4 +1,6 @@
-"""The highest rate within targets: roots, ends of the range, several targets at once, and the original's steps."""
+"""The highest rate within targets: roots, ends of the range, several targets at once, and the
+original's steps.
+"""
 
 from __future__ import annotations
 
@@ -7,13 +9,27 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.queueing import Model, analyze, make_model, replica_columns
-from loop.rates import BINDING, BLOCK_CELLS, TPS_SHARE, Targets, blocks, highest_rates
+from loop.optimizer.model.queueing import Model, analyze, make_model, replica_columns
+from loop.optimizer.model.rates import (
+    BINDING,
+    BLOCK_CELLS,
+    TPS_SHARE,
+    Targets,
+    blocks,
+    highest_rates,
+)
 
 
 def model(**fields: float) -> Model:
     """Return a replica like Llama-3.1-8B on an H100; *fields* replace what it has."""
-    given = {"alpha": 6.49, "beta": 0.0219, "gamma": 4.96e-5, "in_tokens": 1024.0, "out_tokens": 512.0, "max_batch": 64}
+    given = {
+        "alpha": 6.49,
+        "beta": 0.0219,
+        "gamma": 4.96e-5,
+        "in_tokens": 1024.0,
+        "out_tokens": 512.0,
+        "max_batch": 64,
+    }
     return make_model(replica_columns(**{**given, **fields}))
 
 
@@ -33,7 +49,9 @@ def targets(itl: float = 0.0, ttft: float = 0.0, tps: float = 0.0, loss: float =
 def test_the_rate_is_where_the_first_target_is_met_exactly(
     itl: float, ttft: float, queue: float, batch: int, in_tokens: float
 ) -> None:
-    """Lower would waste replicas, higher would break the target; with kinks where another target takes over."""
+    """Lower would waste replicas, higher would break the target; with kinks where another target
+    takes over.
+    """
     replica = model(max_queue=queue, max_batch=batch, in_tokens=in_tokens, token_budget=100_000.0)
     found = highest_rates(replica, targets(itl=itl, ttft=ttft))
     low = analyze(replica, replica.rate_min)
@@ -46,7 +64,9 @@ def test_the_rate_is_where_the_first_target_is_met_exactly(
     if BINDING[found.binding[0]] == "batch":
         assert found.rate[0] == replica.rate_max[0]
     else:
-        figure, target = (here.itl, itl) if BINDING[found.binding[0]] == "slo-itl" else (here.ttft, ttft)
+        figure, target = (
+            (here.itl, itl) if BINDING[found.binding[0]] == "slo-itl" else (here.ttft, ttft)
+        )
         assert figure[0] == pytest.approx(target, rel=3e-6)
 
 
@@ -67,7 +87,9 @@ def test_targets_that_never_bind_leave_the_highest_rate() -> None:
 def test_a_tps_target_keeps_a_margin() -> None:
     """A replica at its highest rate has none for a burst."""
     replica = model()
-    assert highest_rates(replica, targets(tps=1.0)).rate[0] == pytest.approx(TPS_SHARE * replica.rate_max[0])
+    assert highest_rates(replica, targets(tps=1.0)).rate[0] == pytest.approx(
+        TPS_SHARE * replica.rate_max[0]
+    )
 
 
 def test_a_bounded_queue_may_turn_away_only_so_many() -> None:
@@ -79,7 +101,9 @@ def test_a_bounded_queue_may_turn_away_only_so_many() -> None:
 
 
 def test_the_rate_of_the_original_is_a_step_of_its_bisection() -> None:
-    """Near the floor a latency hardly depends on the rate, and where its search stops decides the replicas."""
+    """Near the floor a latency hardly depends on the rate, and where its search stops decides the
+    replicas.
+    """
     replica = model(max_queue=0.0)
     floor = analyze(replica, replica.rate_min).itl[0]
     exact = highest_rates(replica, targets(itl=floor * 1.0001))
@@ -97,7 +121,13 @@ def test_rows_do_not_disturb_each_other() -> None:
     """A row is sized alike alone and among others that end early, late, or have no root."""
     batches = np.array([2, 64, 7, 64, 33, 64])
     rows = replica_columns(
-        alpha=6.49, beta=0.0219, gamma=4.96e-5, in_tokens=1024.0, out_tokens=512.0, max_batch=batches, max_queue=0.0
+        alpha=6.49,
+        beta=0.0219,
+        gamma=4.96e-5,
+        in_tokens=1024.0,
+        out_tokens=512.0,
+        max_batch=batches,
+        max_queue=0.0,
     )
     wanted = Targets(
         np.array([9.0, 9.0, 2.0, 0.0, 12.0, 12.0]),

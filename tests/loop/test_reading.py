@@ -1,4 +1,6 @@
-"""loop.reading: the data files and the {"system": …} message become SystemData, or one line that says what is wrong."""
+"""loop.schema.reading: the data files and the {"system": …} message become SystemData, or one line
+that says what is wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loop.reading import parse_system, read_capacity, read_system
+from loop.schema.reading import parse_system, read_capacity, read_system
 from loop.spec import Allocation
 from loop.types import Load
 from tests.loop.data_files import files, message, write
@@ -65,7 +67,9 @@ def test_the_message_and_the_files_say_the_same(tmp_path: Path) -> None:
 
 
 def test_servers_are_optional_for_a_cluster_that_names_its_own(tmp_path: Path) -> None:
-    """On Kubernetes the servers are Deployments, and the static ConfigMap has no server-data.json."""
+    """On Kubernetes the servers are Deployments, and the static ConfigMap has no
+    server-data.json.
+    """
     objects = files()
     del objects["server-data.json"]
     assert read_system(write(tmp_path, objects)).servers == {}
@@ -74,7 +78,9 @@ def test_servers_are_optional_for_a_cluster_that_names_its_own(tmp_path: Path) -
 def test_the_belief_takes_its_kv_capacity_from_the_twin_file(tmp_path: Path) -> None:
     """The optimizer caps the batch by KV memory where it knows it."""
     objects = files()
-    objects["twin-data.json"] = {"engines": [{"model": "small", "acc": "H100", "kvTokens": 4096, "blockSize": 16}]}
+    objects["twin-data.json"] = {
+        "engines": [{"model": "small", "acc": "H100", "kvTokens": 4096, "blockSize": 16}]
+    }
     warnings: list[str] = []
     data = read_system(write(tmp_path, objects), warn=warnings.append)
     assert data.perf["small", "H100"].kv_tokens == 4096
@@ -110,19 +116,23 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "no price": (
         _drop("accelerator-data.json", "accelerators", 1, "cost"),
-        "accelerator-data.json: accelerators[1] '2xH100': cost: expected a number >= 0, found nothing",
+        "accelerator-data.json: accelerators[1] '2xH100': cost: expected a number >= 0, found "
+        "nothing",
     ),
     "no cards": (
         _set("accelerator-data.json", "accelerators", 1, "multiplicity", 0),
-        "accelerator-data.json: accelerators[1] '2xH100': multiplicity: expected a whole number >= 1, found 0",
+        "accelerator-data.json: accelerators[1] '2xH100': multiplicity: expected a whole number >= "
+        "1, found 0",
     ),
     "no law": (
         _drop("model-data.json", "models", 0, "perfParms"),
-        "model-data.json: models[0] 'small on H100': perfParms: expected an object {alpha, beta, gamma}, found nothing",
+        "model-data.json: models[0] 'small on H100': perfParms: expected an object {alpha, beta, "
+        "gamma}, found nothing",
     ),
     "negative law": (
         _set("model-data.json", "models", 0, "perfParms", {"alpha": 1, "beta": -2, "gamma": 0}),
-        "model-data.json: models[0] 'small on H100': perfParms.beta: expected a number >= 0, found -2",
+        "model-data.json: models[0] 'small on H100': perfParms.beta: expected a number >= 0, found "
+        "-2",
     ),
     "no time": (
         _set("model-data.json", "models", 0, "perfParms", {"alpha": 0, "beta": 0, "gamma": 1}),
@@ -131,7 +141,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "half a batch": (
         _set("model-data.json", "models", 1, "maxBatchSize", 0.5),
-        "model-data.json: models[1] 'small on 2xH100': maxBatchSize: expected a whole number >= 1, found 0.5",
+        "model-data.json: models[1] 'small on 2xH100': maxBatchSize: expected a whole number >= 1, "
+        "found 0.5",
     ),
     "priority": (
         _set("serviceclass-data.json", "serviceClasses", 0, "priority", 0),
@@ -139,7 +150,13 @@ WRONG: dict[str, tuple[Change, str]] = {
         "expected a whole number >= 1 and <= 100, found 0",
     ),
     "target": (
-        _set("serviceclass-data.json", "serviceClasses", 0, "modelTargets", [{"model": "small", "slo-itl": "fast"}]),
+        _set(
+            "serviceclass-data.json",
+            "serviceClasses",
+            0,
+            "modelTargets",
+            [{"model": "small", "slo-itl": "fast"}],
+        ),
         "serviceclass-data.json: serviceClasses[0] 'Premium': modelTargets[0] 'small': slo-itl: "
         "expected a number >= 0, found 'fast'",
     ),
@@ -156,20 +173,30 @@ WRONG: dict[str, tuple[Change, str]] = {
         "server-data.json: servers[0] 'a': model: expected one of small, found 'large'",
     ),
     "unknown accelerator": (
-        _set("server-data.json", "servers", 0, "currentAlloc", {"accelerator": "B200", "numReplicas": 1}),
-        "server-data.json: servers[0] 'a': currentAlloc.accelerator: expected one of 2xH100, H100, found 'B200'",
+        _set(
+            "server-data.json",
+            "servers",
+            0,
+            "currentAlloc",
+            {"accelerator": "B200", "numReplicas": 1},
+        ),
+        "server-data.json: servers[0] 'a': currentAlloc.accelerator: expected one of 2xH100, H100, "
+        "found 'B200'",
     ),
     "negative load": (
         _set("server-data.json", "servers", 0, "currentAlloc", {"load": {"arrivalRate": -1}}),
-        "server-data.json: servers[0] 'a': currentAlloc.load.arrivalRate: expected a number >= 0, found -1",
+        "server-data.json: servers[0] 'a': currentAlloc.load.arrivalRate: expected a number >= 0, "
+        "found -1",
     ),
     "no tokens": (
         _set("server-data.json", "servers", 0, "currentAlloc", {"load": {"arrivalRate": 1}}),
-        "server-data.json: servers[0] 'a': currentAlloc.load.avgInTokens: expected a number >= 0, found nothing",
+        "server-data.json: servers[0] 'a': currentAlloc.load.avgInTokens: expected a number >= 0, "
+        "found nothing",
     ),
     "same server": (
         _again("server-data.json", "servers"),
-        "server-data.json: servers[2] 'a': name: expected a name that no entry before it has, found 'a'",
+        "server-data.json: servers[2] 'a': name: expected a name that no entry before it has, "
+        "found 'a'",
     ),
     "same accelerator": (
         _again("accelerator-data.json", "accelerators"),
@@ -188,7 +215,8 @@ WRONG: dict[str, tuple[Change, str]] = {
     ),
     "same type": (
         _again("capacity-data.json", "count"),
-        "capacity-data.json: count[1] 'H100': type: expected a name that no entry before it has, found 'H100'",
+        "capacity-data.json: count[1] 'H100': type: expected a name that no entry before it has, "
+        "found 'H100'",
     ),
 }
 
@@ -214,14 +242,20 @@ def test_a_missing_file_is_named(name: str, tmp_path: Path) -> None:
 def test_a_missing_directory_is_named(tmp_path: Path) -> None:
     """A mistyped --data is not five missing files."""
     for read_it in (read_system, read_capacity):
-        with pytest.raises(SpecError, match=r"nowhere: expected a directory of data files, found none"):
+        with pytest.raises(
+            SpecError, match=r"nowhere: expected a directory of data files, found none"
+        ):
             read_it(tmp_path / "nowhere")
 
 
 def test_what_no_server_can_use_is_told(tmp_path: Path) -> None:
-    """A row for an accelerator that is not there is often a slip in its name; it is no reason to stop."""
+    """A row for an accelerator that is not there is often a slip in its name; it is no reason to
+    stop.
+    """
     objects = files()
-    objects["model-data.json"]["models"].append({**objects["model-data.json"]["models"][0], "acc": "H1000"})
+    objects["model-data.json"]["models"].append(
+        {**objects["model-data.json"]["models"][0], "acc": "H1000"}
+    )
     objects["capacity-data.json"]["count"].append({"type": "h100", "count": 1})
     objects["serviceclass-data.json"]["serviceClasses"][0]["modelTargets"][0]["model"] = "smal"
     objects["server-data.json"]["servers"][0]["color"] = "red"
@@ -237,9 +271,15 @@ def test_what_no_server_can_use_is_told(tmp_path: Path) -> None:
 
 
 def test_what_the_existing_tools_write_and_nobody_needs_is_not_told(tmp_path: Path) -> None:
-    """Their files hold desiredAlloc, throughput, milpSolver: a line for each would hide the lines that matter."""
+    """Their files hold desiredAlloc, throughput, milpSolver: a line for each would hide the lines
+    that matter.
+    """
     objects = files()
-    objects["optimizer-data.json"]["optimizer"] |= {"milpSolver": False, "useCplex": False, "heterogeneous": False}
+    objects["optimizer-data.json"]["optimizer"] |= {
+        "milpSolver": False,
+        "useCplex": False,
+        "heterogeneous": False,
+    }
     row = server(objects)
     row["desiredAlloc"] = {}
     row["currentAlloc"]["waitAverage"] = 0
@@ -251,7 +291,9 @@ def test_what_the_existing_tools_write_and_nobody_needs_is_not_told(tmp_path: Pa
 
 def test_capacity_is_read_alone(tmp_path: Path) -> None:
     """It is read every cycle, also where the static files are not."""
-    (tmp_path / "capacity-data.json").write_text('{"count": [{"type": "H100", "count": 3, "zone": 1}]}')
+    (tmp_path / "capacity-data.json").write_text(
+        '{"count": [{"type": "H100", "count": 3, "zone": 1}]}'
+    )
     warnings: list[str] = []
     assert read_capacity(tmp_path, warn=warnings.append) == {"H100": 3}
     assert warnings == ["capacity-data.json: count[0] 'H100': unknown key 'zone' is not used"]
@@ -273,7 +315,9 @@ def test_a_lenient_message_may_hold_nothing(empty: dict[str, Any]) -> None:
     assert (data.servers, data.perf, data.capacity) == ({}, {}, {})
 
 
-@pytest.mark.parametrize("body", [[], "text", 5, None, {"system": []}, {"system": {"serverData": {"servers": {}}}}])
+@pytest.mark.parametrize(
+    "body", [[], "text", 5, None, {"system": []}, {"system": {"serverData": {"servers": {}}}}]
+)
 def test_a_lenient_message_of_the_wrong_shape_is_refused(body: object) -> None:
     """The existing optimizer answers 400."""
     with pytest.raises(SpecError):

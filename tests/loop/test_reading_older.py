@@ -1,4 +1,6 @@
-"""loop.reading on files from before 2025-09: one length a request, no gamma, flat service classes, slo-ttw."""
+"""loop.schema.reading on files from before 2025-09: one length a request, no gamma, flat service
+classes, slo-ttw.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from loop.reading import parse_system, read_system
+from loop.schema.reading import parse_system, read_system
 from loop.spec import SloTarget
 from loop.types import Load
 from tests.loop.data_files import files, write
@@ -30,7 +32,12 @@ def older() -> dict[str, dict[str, Any]]:
         row |= {"alpha": 20.5, "beta": 0.4}
     objects["serviceclass-data.json"] = {"serviceClasses": FLAT}
     for row in objects["server-data.json"]["servers"]:
-        row["currentAlloc"]["load"] = {"arrivalRate": 30, "avgLength": 2048, "arrivalCOV": 1.5, "serviceCOV": 1.5}
+        row["currentAlloc"]["load"] = {
+            "arrivalRate": 30,
+            "avgLength": 2048,
+            "arrivalCOV": 1.5,
+            "serviceCOV": 1.5,
+        }
     return objects
 
 
@@ -40,12 +47,17 @@ def test_an_older_system_is_read(tmp_path: Path) -> None:
     perf = data.perf["small", "H100"]
     assert (perf.alpha_ms, perf.beta_ms, perf.gamma_ms) == (20.5, 0.4, 0.0)
     assert data.servers["a"].current.load == Load(rate_rpm=30, in_tokens=0, out_tokens=2048)
-    assert {name: entry.priority for name, entry in data.classes.items()} == {"Premium": 1, "Free": 3}
+    assert {name: entry.priority for name, entry in data.classes.items()} == {
+        "Premium": 1,
+        "Free": 3,
+    }
     assert set(data.classes["Premium"].targets) == {"small", "large"}
 
 
 def test_a_waiting_time_target_also_bounds_the_time_to_first_token(tmp_path: Path) -> None:
-    """Waiting is a part of it: dropping the older target would leave the class without any for its first token."""
+    """Waiting is a part of it: dropping the older target would leave the class without any for its
+    first token.
+    """
     data = read_system(write(tmp_path, older()))
     assert data.target(service_class="Premium", model="small") == SloTarget(
         model="small", slo_itl_ms=40, slo_ttft_ms=500, slo_ttw_ms=500
@@ -60,7 +72,10 @@ def test_a_waiting_time_target_also_bounds_the_time_to_first_token(tmp_path: Pat
 def test_a_length_under_its_label_name_is_read_too(tmp_path: Path) -> None:
     """The label of Deployments is inferno.server.load.numtokens."""
     objects = files()
-    objects["server-data.json"]["servers"][0]["currentAlloc"]["load"] = {"arrivalRate": 30, "numTokens": 1024}
+    objects["server-data.json"]["servers"][0]["currentAlloc"]["load"] = {
+        "arrivalRate": 30,
+        "numTokens": 1024,
+    }
     data = read_system(write(tmp_path, objects))
     assert data.servers["a"].current.load == Load(rate_rpm=30, in_tokens=0, out_tokens=1024)
 
@@ -70,8 +85,10 @@ def test_older_variation_figures_are_told_not_to_count(tmp_path: Path) -> None:
     warnings: list[str] = []
     read_system(write(tmp_path, older()), warn=warnings.append)
     assert [line for line in warnings if "COV" in line] == [
-        "server-data.json: servers[0] 'a': unknown key 'currentAlloc.load.arrivalCOV' is not used (and in 1 more)",
-        "server-data.json: servers[0] 'a': unknown key 'currentAlloc.load.serviceCOV' is not used (and in 1 more)",
+        "server-data.json: servers[0] 'a': unknown key 'currentAlloc.load.arrivalCOV' is not used "
+        "(and in 1 more)",
+        "server-data.json: servers[0] 'a': unknown key 'currentAlloc.load.serviceCOV' is not used "
+        "(and in 1 more)",
     ]
 
 
@@ -79,10 +96,15 @@ def test_older_variation_figures_are_told_not_to_count(tmp_path: Path) -> None:
     ("row", "line"),
     [
         (FLAT[0], "model: expected a model that the class has no row for yet, found 'small'"),
-        ({**FLAT[0], "model": "medium", "priority": 2}, "priority: expected 1 as in the rows before, found 2"),
+        (
+            {**FLAT[0], "model": "medium", "priority": 2},
+            "priority: expected 1 as in the rows before, found 2",
+        ),
     ],
 )
-def test_flat_rows_that_disagree_are_refused(row: dict[str, Any], line: str, tmp_path: Path) -> None:
+def test_flat_rows_that_disagree_are_refused(
+    row: dict[str, Any], line: str, tmp_path: Path
+) -> None:
     """Of two rows for one class and model, or two priorities, one must be wrong."""
     objects = older()
     objects["serviceclass-data.json"]["serviceClasses"] = [*FLAT, row]

@@ -1,4 +1,6 @@
-"""The wire form of a cycle: the names that others read, strict JSON, and what a recording can be read back to."""
+"""The wire form of a cycle: the names that others read, strict JSON, and what a recording can be
+read back to.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,10 @@ from tests.fakes import FakeBackend, ManualClock, server_view, system
 def cycle(backend: FakeBackend) -> CycleRecord:
     """Return the record of one cycle that keeps everything as it is."""
     loop = Controller(
-        backend=backend, policy=make_policy("static"), data=FixedData(system()), clock=ManualClock(step_s=0.01)
+        backend=backend,
+        policy=make_policy("static"),
+        data=FixedData(system()),
+        clock=ManualClock(step_s=0.01),
     )
     return loop.cycle(60.0)
 
@@ -36,62 +41,126 @@ def decided(record: CycleRecord) -> CycleRecord:
         ttft_ms=120.0,
         rho=0.7,
         reason="itl binds",
-        details={"rateMaxRpm": np.float64(31.5), "tried": np.int64(3), "runnerUp": None, "margin": math.inf},
+        details={
+            "rateMaxRpm": np.float64(31.5),
+            "tried": np.int64(3),
+            "runnerUp": None,
+            "margin": math.inf,
+        },
     )
     change = Change(server="s1", accelerator="2xA100", replicas=4, max_batch=32, reason="itl binds")
-    return replace(record, decision=Decision(targets={"s1": target}, unserved={"s2": "capacity"}), changes=(change,))
+    return replace(
+        record,
+        decision=Decision(targets={"s1": target}, unserved={"s2": "capacity"}),
+        changes=(change,),
+    )
 
 
 def test_the_names_that_others_read_are_all_there() -> None:
-    """Plots, the walk-through's readers and other components go by these; add fields freely, rename none."""
+    """Plots, the walk-through's readers and other components go by these; add fields freely, rename
+    none.
+    """
     line = record_line(cycle(FakeBackend([server_view()])))
-    assert {"ts", "t_s", "cycle", "servers", "internals", "capacity", "totalCost", "timing"} <= line.keys()
+    assert {
+        "ts",
+        "t_s",
+        "cycle",
+        "servers",
+        "internals",
+        "capacity",
+        "totalCost",
+        "timing",
+    } <= line.keys()
     assert {"backend", "policy", "mode", "error", "warnings"} <= line.keys()
     assert set(line["timing"]) == {"collectMs", "optimizeMs", "actuateMs", "totalMs"}
     assert {"type", "allocated", "available"} <= line["capacity"][0].keys()
     server = line["servers"][0].keys()
-    assert {"name", "class", "model", "rpm", "throughput", "avgInTok", "avgOutTok", "itl", "ttft"} <= server
+    assert {
+        "name",
+        "class",
+        "model",
+        "rpm",
+        "throughput",
+        "avgInTok",
+        "avgOutTok",
+        "itl",
+        "ttft",
+    } <= server
     assert {"sloItl", "sloTtft", "accelerator", "replicas", "maxBatch", "cost"} <= server
     assert {"ready", "starting", "pending", "draining", "reason"} <= server
 
 
 def test_replicas_max_batch_and_cost_are_the_decision_just_taken() -> None:
-    """What was observed stands beside it under names of its own: they belong to the decision before."""
+    """What was observed stands beside it under names of its own: they belong to the decision
+    before.
+    """
     line = record_line(decided(cycle(FakeBackend([server_view(), server_view("s2")]))))
     first, second = line["servers"]
-    assert (first["accelerator"], first["replicas"], first["maxBatch"], first["cost"]) == ("2xA100", 4, 32, 2000.0)
-    assert (first["currentAccelerator"], first["wanted"], first["currentMaxBatch"]) == ("H100", 2, 64)
+    assert (first["accelerator"], first["replicas"], first["maxBatch"], first["cost"]) == (
+        "2xA100",
+        4,
+        32,
+        2000.0,
+    )
+    assert (first["currentAccelerator"], first["wanted"], first["currentMaxBatch"]) == (
+        "H100",
+        2,
+        64,
+    )
     assert (first["policyReplicas"], first["held"], first["reason"]) == (5, False, "itl binds")
     assert (second["replicas"], second["held"], second["unserved"]) == (2, True, "capacity")
 
 
 def test_capacity_counts_the_cards_of_the_decision() -> None:
     """A replica of a unit of two cards holds two; available is what there is, not what is left."""
-    line = record_line(decided(cycle(FakeBackend([server_view()], capacity={"A100": 16, "H100": 4}))))
-    rows = {row["type"]: (row["allocated"], row["available"], row["seen"]) for row in line["capacity"]}
+    line = record_line(
+        decided(cycle(FakeBackend([server_view()], capacity={"A100": 16, "H100": 4})))
+    )
+    rows = {
+        row["type"]: (row["allocated"], row["available"], row["seen"]) for row in line["capacity"]
+    }
     assert rows == {"A100": (8, 16, True), "H100": (0, 4, True)}
 
 
 def test_capacity_comes_from_the_data_where_the_world_does_not_know_it() -> None:
     """A cluster does not tell how many accelerators it could have."""
     line = record_line(cycle(FakeBackend([server_view()])))
-    rows = {row["type"]: (row["allocated"], row["available"], row["seen"]) for row in line["capacity"]}
+    rows = {
+        row["type"]: (row["allocated"], row["available"], row["seen"]) for row in line["capacity"]
+    }
     assert rows == {"H100": (2, 8, False), "A100": (0, 8, False)}
 
 
 def test_internals_hold_the_law_believed_where_the_server_is_to_run() -> None:
     """Who asks why looks here first."""
     (row,) = record_line(decided(cycle(FakeBackend([server_view()]))))["internals"]
-    assert (row["accelerator"], row["alpha"], row["beta"], row["gamma"]) == ("2xA100", 8.1, 0.03, 6e-5)
+    assert (row["accelerator"], row["alpha"], row["beta"], row["gamma"]) == (
+        "2xA100",
+        8.1,
+        0.03,
+        6e-5,
+    )
     assert row["details"] == {"rateMaxRpm": 31.5, "tried": 3, "runnerUp": None, "margin": None}
 
 
 def test_what_is_not_known_is_null_and_never_a_nan() -> None:
     """NaN is no JSON: strict readers refuse the whole line."""
-    view = server_view(load=None, itl_ms=math.nan, ttft_ms=None, model="unknown_model", service_class="Nobody")
+    view = server_view(
+        load=None, itl_ms=math.nan, ttft_ms=None, model="unknown_model", service_class="Nobody"
+    )
     text = record_text(cycle(FakeBackend([view])))
     server = json.loads(text, parse_constant=pytest.fail)["servers"][0]
-    for name in ("rpm", "avgInTok", "avgOutTok", "itl", "ttft", "sloItl", "sloTtft", "throughput", "cost"):
+    for name in (
+        "rpm",
+        "avgInTok",
+        "avgOutTok",
+        "itl",
+        "ttft",
+        "sloItl",
+        "sloTtft",
+        "throughput",
+        "cost",
+    ):
         assert server[name] is None, name
 
 
@@ -111,9 +180,18 @@ def test_a_failed_cycle_has_a_line_too() -> None:
 
 
 def test_a_recording_can_be_observed_again() -> None:
-    """Replay asks other policies what they would have done: they need what was seen, unknown figures included."""
+    """Replay asks other policies what they would have done: they need what was seen, unknown
+    figures included.
+    """
     busy = server_view(
-        completions_rpm=110.0, itl_ms=9.0, ttft_ms=80.0, output_tps=470.0, running=9, waiting=2, backlog=3, kv_usage=0.4
+        completions_rpm=110.0,
+        itl_ms=9.0,
+        ttft_ms=80.0,
+        output_tps=470.0,
+        running=9,
+        waiting=2,
+        backlog=3,
+        kv_usage=0.4,
     )
     dark = server_view("s2", load=None, ready=1, starting=1, pending=2, draining=1, reporting=0)
     fresh = server_view("s3", load=Load(rate_rpm=6.0, in_tokens=10.0, out_tokens=0.0))

@@ -54,7 +54,9 @@ def test_the_variables_of_the_walk_through_are_read() -> None:
 def test_an_argument_wins_over_the_environment() -> None:
     """`inferno controller 0 true` must not be overruled by what a shell has exported."""
     environ = {"INFERNO_CONTROL_PERIOD": "30", "INFERNO_CONTROL_DYNAMIC": "false"}
-    settings = read_settings(environ, arguments={"period_s": "0", "dynamic": "True", "data_path": None})
+    settings = read_settings(
+        environ, arguments={"period_s": "0", "dynamic": "True", "data_path": None}
+    )
     assert (settings.period_s, settings.dynamic) == (0.0, True)
 
 
@@ -65,7 +67,9 @@ def test_an_empty_variable_counts_as_not_set() -> None:
 
 def test_a_wrong_variable_is_not_looked_at_where_an_argument_was_given() -> None:
     """The user has said what counts."""
-    assert read_settings({"INFERNO_CONTROL_PERIOD": "x"}, arguments={"period_s": "5"}).period_s == 5.0
+    assert (
+        read_settings({"INFERNO_CONTROL_PERIOD": "x"}, arguments={"period_s": "5"}).period_s == 5.0
+    )
 
 
 @pytest.mark.parametrize(
@@ -83,7 +87,9 @@ def test_a_wrong_variable_is_not_looked_at_where_an_argument_was_given() -> None
         ("INFERNO_LOAD_ALPHA", "1.5"),
     ],
 )
-def test_a_value_that_cannot_be_is_one_line_that_names_its_variable(variable: str, text: str) -> None:
+def test_a_value_that_cannot_be_is_one_line_that_names_its_variable(
+    variable: str, text: str
+) -> None:
     """The user must see where to look, and what was expected there."""
     with pytest.raises(SpecError) as caught:
         read_settings({variable: text})
@@ -94,5 +100,7 @@ def test_a_value_that_cannot_be_is_one_line_that_names_its_variable(variable: st
 
 def test_a_wrong_argument_is_named_as_one() -> None:
     """The environment is then not at fault."""
-    with pytest.raises(SpecError, match=r"^period_s: expected a number of seconds >= 0, found 'soon'$"):
+    with pytest.raises(
+        SpecError, match=r"^period_s: expected a number of seconds >= 0, found 'soon'$"
+    ):
         read_settings({}, arguments={"period_s": "soon"})

@@ -1,4 +1,6 @@
-"""Sizing of one server on one accelerator: batch, rate, replicas, reasons; ours, and where asked for the original's."""
+"""Sizing of one server on one accelerator: batch, rate, replicas, reasons; ours, and where asked
+for the original's.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.candidates import GOOD, CandidateTable, OptimizerSettings
-from loop.optimizer import SizingCache, optimize
-from loop.queueing import analyze, make_model
-from loop.sizing import size_all
+from loop.optimizer.front import SizingCache, optimize
+from loop.optimizer.model.queueing import analyze, make_model
+from loop.optimizer.sizing import size_all
+from loop.optimizer.table import GOOD, CandidateTable, OptimizerSettings
 from loop.spec import Allocation, SystemData
 from loop.types import Load
 from tests.loop.small_systems import LAWS, LOADS, server, small_system
@@ -21,15 +23,21 @@ PLAIN = OptimizerSettings(solver="greedy", band=0.0)
 COMPAT = OptimizerSettings(solver="greedy", compat=True)
 
 
-def table(data: SystemData, settings: OptimizerSettings = PLAIN, cache: SizingCache | None = None) -> CandidateTable:
+def table(
+    data: SystemData, settings: OptimizerSettings = PLAIN, cache: SizingCache | None = None
+) -> CandidateTable:
     """Return the candidates of all servers of *data*."""
-    return size_all(data, settings, servers=list(data.servers.values()), cache=cache or SizingCache())
+    return size_all(
+        data, settings, servers=list(data.servers.values()), cache=cache or SizingCache()
+    )
 
 
 def row(found: CandidateTable, accelerator: str = "H100") -> int:
     """Return the row of the first server on *accelerator*."""
     index = found.accelerators.index(accelerator)
-    return next(int(k) for k in range(found.start[0], found.start[1]) if found.accelerator[k] == index)
+    return next(
+        int(k) for k in range(found.start[0], found.start[1]) if found.accelerator[k] == index
+    )
 
 
 def test_replicas_take_the_load_within_the_targets_less_headroom() -> None:
@@ -52,7 +60,9 @@ def test_less_headroom_needs_no_more_replicas() -> None:
 
 
 def test_the_original_offers_replicas_more_than_they_serve() -> None:
-    """Its queue is bounded at 0 and it counts by what is left after loss: up to 12 % of requests are turned away."""
+    """Its queue is bounded at 0 and it counts by what is left after loss: up to 12 % of requests
+    are turned away.
+    """
     data = small_system(server(rpm=3000.0, max_batch=8), itl_ms=40.0)
     for how, least, most in ((COMPAT, 0.02, 1.0), (PLAIN, 0.0, 0.0)):
         found = table(data, how)
@@ -68,14 +78,23 @@ def test_a_bounded_queue_loses_at_most_what_the_setting_allows() -> None:
     found = table(data)
     k = row(found)
     model = make_model(found.columns.take(np.array([k])))
-    assert analyze(model, np.array([found.need[k] / found.replicas[k]])).loss[0] <= 0.01 * (1.0 + 1e-5)
+    assert analyze(model, np.array([found.need[k] / found.replicas[k]])).loss[0] <= 0.01 * (
+        1.0 + 1e-5
+    )
 
 
 def test_the_load_counts_beside_a_tps_target() -> None:
-    """The original sizes for the target alone: far too much for little load, far too little for much."""
-    little, much = (small_system(server(rpm=rpm), itl_ms=0.0, ttft_ms=0.0, tps=20_000.0) for rpm in (10.0, 18_000.0))
+    """The original sizes for the target alone: far too much for little load, far too little for
+    much.
+    """
+    little, much = (
+        small_system(server(rpm=rpm), itl_ms=0.0, ttft_ms=0.0, tps=20_000.0)
+        for rpm in (10.0, 18_000.0)
+    )
     ours = [int(found.replicas[row(found)]) for found in (table(little), table(much))]
-    theirs = [int(found.replicas[row(found)]) for found in (table(little, COMPAT), table(much, COMPAT))]
+    theirs = [
+        int(found.replicas[row(found)]) for found in (table(little, COMPAT), table(much, COMPAT))
+    ]
     assert theirs[0] == theirs[1]
     assert ours[0] == 1 < theirs[0]
     assert ours[1] > theirs[1]
@@ -89,7 +108,9 @@ def test_a_batch_of_one_is_served() -> None:
 
 
 def test_memory_caps_the_batch() -> None:
-    """A request holds its prompt and, on the mean, half of its output; what does not fit cannot run."""
+    """A request holds its prompt and, on the mean, half of its output; what does not fit cannot
+    run.
+    """
     found = table(small_system(server(), kv_tokens=6400))
     assert found.columns.max_batch[row(found)] == 10
     assert found.wanted_batch[row(found)] == 64
@@ -133,10 +154,15 @@ def test_a_target_below_the_best_attainable_says_both() -> None:
         ({"model": "unknown"}, "no target for model 'unknown' in service class 'Premium'"),
         ({"service_class": "None"}, "no service class 'None'"),
         ({"current": Allocation()}, "no load is known"),
-        ({"keep_accelerator": True, "now": ("B200", 1)}, "no perf data of model 'm' on 'B200', which it must keep"),
+        (
+            {"keep_accelerator": True, "now": ("B200", 1)},
+            "no perf data of model 'm' on 'B200', which it must keep",
+        ),
     ],
 )
-def test_a_server_without_candidates_says_what_is_missing(fields: dict[str, object], reason: str) -> None:
+def test_a_server_without_candidates_says_what_is_missing(
+    fields: dict[str, object], reason: str
+) -> None:
     """And the others are served all the same."""
     data = small_system(server("broken", **fields), server("well"))  # type: ignore[arg-type]
     answer = optimize(data, PLAIN)
@@ -168,13 +194,18 @@ def test_the_least_number_of_replicas_holds_under_load() -> None:
 
 def test_fractional_tokens_are_sized_like_whole_ones_nearby() -> None:
     """The loop measures means; the message of the original holds integers."""
-    rates = [table(small_system(server(tokens=(512.0 + d, 256.0 + d)))).rate_max[0] for d in (-0.25, 0.0, 0.25)]
+    rates = [
+        table(small_system(server(tokens=(512.0 + d, 256.0 + d)))).rate_max[0]
+        for d in (-0.25, 0.0, 0.25)
+    ]
     assert rates[0] > rates[1] > rates[2]
     assert rates[2] == pytest.approx(rates[0], rel=0.01)
 
 
 def test_the_present_cost_comes_from_the_prices_where_nobody_tells_it() -> None:
-    """The collector of the original sends 0, and so makes any change look like 1.1 times its whole cost."""
+    """The collector of the original sends 0, and so makes any change look like 1.1 times its whole
+    cost.
+    """
     data = small_system(server(rpm=3000.0, now=("H100", 1)))
     ours, theirs = table(data), table(data, COMPAT)
     k = row(ours)
@@ -195,7 +226,9 @@ def test_the_cache_answers_as_the_search_does_and_stays_bounded() -> None:
 
 @settings(max_examples=40, deadline=None)
 @given(load=LOADS, more=st.floats(1.0, 3.0))
-def test_more_load_never_needs_fewer_replicas(load: tuple[float, tuple[float, float]], more: float) -> None:
+def test_more_load_never_needs_fewer_replicas(
+    load: tuple[float, tuple[float, float]], more: float
+) -> None:
     """On any accelerator, for any tokens."""
     rpm, tokens = load
     low, high = (table(small_system(server(rpm=rate, tokens=tokens))) for rate in (rpm, rpm * more))
@@ -204,7 +237,9 @@ def test_more_load_never_needs_fewer_replicas(load: tuple[float, tuple[float, fl
 
 @settings(max_examples=40, deadline=None)
 @given(load=LOADS, tighter=st.floats(0.5, 1.0), which=st.sampled_from(["itl_ms", "ttft_ms"]))
-def test_a_tighter_target_is_never_cheaper(load: tuple[float, tuple[float, float]], tighter: float, which: str) -> None:
+def test_a_tighter_target_is_never_cheaper(
+    load: tuple[float, tuple[float, float]], tighter: float, which: str
+) -> None:
     """Where both can be met."""
     base = {"itl_ms": 30.0, "ttft_ms": 1500.0}
     loose, tight = (
@@ -219,5 +254,10 @@ def test_a_tighter_target_is_never_cheaper(load: tuple[float, tuple[float, float
 def test_loads_are_taken_from_the_current_allocation() -> None:
     """The loop replaces it by what it has seen."""
     quiet = server(rpm=10.0)
-    busy = replace(quiet, current=replace(quiet.current, load=Load(rate_rpm=9000.0, in_tokens=512.0, out_tokens=256.0)))
+    busy = replace(
+        quiet,
+        current=replace(
+            quiet.current, load=Load(rate_rpm=9000.0, in_tokens=512.0, out_tokens=256.0)
+        ),
+    )
     assert table(small_system(busy)).replicas[0] > table(small_system(quiet)).replicas[0]

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.systems import synthetic_system
-from loop.candidates import OptimizerSettings
-from loop.optimizer import SizingCache
-from loop.sizing import size_all
-from loop.solvers.core import Effort, Program, minimise
-from loop.solvers.exact import LARGE, LARGE_GAP, solve_exact
-from loop.solvers.greedy import solve_greedy
-from loop.solvers.problem import Problem, make_problem
+from loop.optimizer.front import SizingCache
+from loop.optimizer.sizing import size_all
+from loop.optimizer.solvers.core import Effort, Program, minimise
+from loop.optimizer.solvers.exact import LARGE, LARGE_GAP, solve_exact
+from loop.optimizer.solvers.greedy import solve_greedy
+from loop.optimizer.solvers.problem import Problem, make_problem
+from loop.optimizer.table import OptimizerSettings
 from tests.loop.brute_force import best_rank, fits, rank
 
 
@@ -52,7 +52,9 @@ def problems(draw: st.DrawFn, servers: int = 5, options: int = 3) -> Problem:
 @settings(max_examples=150, deadline=None)
 @given(problem=problems())
 def test_exact_is_the_best_of_all_choices(problem: Problem) -> None:
-    """As many servers as can be by priority, then the least score: every choice of a small problem is looked at."""
+    """As many servers as can be by priority, then the least score: every choice of a small problem
+    is looked at.
+    """
     answer = solve_exact(problem)
     found = dict(answer.choices)
     assert fits(problem, found)
@@ -67,7 +69,9 @@ def test_exact_is_the_best_of_all_choices(problem: Problem) -> None:
 @given(problem=problems(servers=8))
 def test_exact_is_never_worse_than_greedy(problem: Problem) -> None:
     """It is the default because of this."""
-    exact, greedy = (rank(problem, dict(solve(problem).choices)) for solve in (solve_exact, solve_greedy))
+    exact, greedy = (
+        rank(problem, dict(solve(problem).choices)) for solve in (solve_exact, solve_greedy)
+    )
     assert exact[0] <= greedy[0]
     if exact[0] == greedy[0]:
         assert exact[1] <= greedy[1] + 1e-6
@@ -81,7 +85,8 @@ def test_more_capacity_is_never_worse(problem: Problem, kind: int, more: int) ->
     capacity = list(problem.capacity)
     capacity[kind] += more
     before, after = (
-        rank(given, dict(solve_exact(given).choices)) for given in (problem, replace(problem, capacity=capacity))
+        rank(given, dict(solve_exact(given).choices))
+        for given in (problem, replace(problem, capacity=capacity))
     )
     assert after[0] <= before[0]
     if after[0] == before[0]:
@@ -118,7 +123,9 @@ def test_the_order_of_the_servers_does_not_matter(problem: Problem, order: objec
 def large_problem(servers: int, share: float) -> Problem:
     """Return a synthetic problem of *servers* servers."""
     data = synthetic_system(servers=servers, share=share, seed=7)
-    table = size_all(data, OptimizerSettings(), servers=list(data.servers.values()), cache=SizingCache())
+    table = size_all(
+        data, OptimizerSettings(), servers=list(data.servers.values()), cache=SizingCache()
+    )
     return make_problem(table, capacity=table.capacity.tolist())
 
 
@@ -132,7 +139,9 @@ def test_a_scarce_system_of_a_hundred_servers_is_proven_optimal(share: float) ->
 
 
 def test_a_large_system_is_solved_to_a_proven_gap() -> None:
-    """Without a time limit the answer must not depend on the speed of the machine, so it stops at a gap."""
+    """Without a time limit the answer must not depend on the speed of the machine, so it stops at a
+    gap.
+    """
     problem = large_problem(500, 0.8)
     answer = solve_exact(problem)
     assert sum(len(rows) for rows in problem.options) > LARGE
@@ -164,7 +173,9 @@ def test_unlimited_capacity_gives_everybody_the_best_option() -> None:
 
 def test_nobody_to_serve_is_an_answer() -> None:
     """An empty message, or one in which no server can be sized."""
-    empty = Problem(names=[], priority=[], options=[], type=[], units=[], replicas=[], score=[], capacity=[4])
+    empty = Problem(
+        names=[], priority=[], options=[], type=[], units=[], replicas=[], score=[], capacity=[4]
+    )
     assert solve_exact(empty).choices == {}
     assert solve_exact(replace(empty, names=["a"], priority=[1], options=[[]])).choices == {}
 
@@ -174,7 +185,9 @@ def test_the_bound_is_below_every_choice() -> None:
     problem = large_problem(200, 1.0)
     best = solve_exact(problem)
     rough = solve_exact(problem, gap=0.02)
-    least, found = (sum(problem.score[c.row] for c in answer.choices.values()) for answer in (best, rough))
+    least, found = (
+        sum(problem.score[c.row] for c in answer.choices.values()) for answer in (best, rough)
+    )
     assert best.optimal
     assert rough.gap is not None
     assert found * (1.0 - rough.gap) <= least + 1e-6
@@ -191,6 +204,10 @@ def test_musts_that_cannot_be_met_have_no_solution() -> None:
         must=np.array([True, True]),
     )
     assert minimise(program, np.array([1.0, 2.0]), Effort(time_limit_s=5.0)) is None
-    one = minimise(replace(program, must=np.array([False, True])), np.array([1.0, 2.0]), Effort(time_limit_s=5.0))
+    one = minimise(
+        replace(program, must=np.array([False, True])),
+        np.array([1.0, 2.0]),
+        Effort(time_limit_s=5.0),
+    )
     assert one is not None
     assert one.taken.tolist() == [1]

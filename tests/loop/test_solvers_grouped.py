@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from loop.solvers.exact import solve_exact
-from loop.solvers.grouped import solve_grouped
-from loop.solvers.problem import Choice, Problem
+from loop.optimizer.solvers.exact import solve_exact
+from loop.optimizer.solvers.grouped import solve_grouped
+from loop.optimizer.solvers.problem import Choice, Problem
 
 
-def problem(options: Sequence[tuple[int, int, int, float]], *, capacity: list[int], priority: list[int]) -> Problem:
+def problem(
+    options: Sequence[tuple[int, int, int, float]], *, capacity: list[int], priority: list[int]
+) -> Problem:
     """Return a problem of rows (server, type, replicas, score), one card a replica."""
     return Problem(
         names=[f"s{i}" for i in range(len(priority))],
         priority=priority,
-        options=[[row for row, option in enumerate(options) if option[0] == i] for i in range(len(priority))],
+        options=[
+            [row for row, option in enumerate(options) if option[0] == i]
+            for i in range(len(priority))
+        ],
         type=[option[1] for option in options],
         units=[1] * len(options),
         replicas=[option[2] for option in options],
@@ -23,7 +28,9 @@ def problem(options: Sequence[tuple[int, int, int, float]], *, capacity: list[in
     )
 
 
-def grouped(asked: Problem, *, policy: str = "PriorityRoundRobin", by_share: bool = True) -> dict[int, Choice]:
+def grouped(
+    asked: Problem, *, policy: str = "PriorityRoundRobin", by_share: bool = True
+) -> dict[int, Choice]:
     """Return the choices."""
     return dict(solve_grouped(asked, saturation_policy=policy, by_share=by_share).choices)
 
@@ -37,7 +44,9 @@ def test_who_is_short_gets_a_part_before_a_lower_class_gets_all() -> None:
 
 def test_the_cards_that_a_part_leaves_go_to_the_next_class() -> None:
     """A second type is of no use to the first server, and must not be left idle."""
-    asked = problem([(0, 0, 10, 10.0), (1, 1, 4, 4.0), (2, 0, 1, 1.0)], capacity=[8, 5], priority=[1, 50, 100])
+    asked = problem(
+        [(0, 0, 10, 10.0), (1, 1, 4, 4.0), (2, 0, 1, 1.0)], capacity=[8, 5], priority=[1, 50, 100]
+    )
     assert grouped(asked) == {0: Choice(0, 8), 1: Choice(1, 4)}
 
 
@@ -50,5 +59,7 @@ def test_a_part_is_of_the_option_that_serves_most() -> None:
 
 def test_where_all_can_be_served_it_is_the_exact_answer() -> None:
     """Best effort must cost nothing where nobody is short."""
-    asked = problem([(0, 0, 3, 3.0), (0, 1, 2, 4.0), (1, 0, 2, 2.0)], capacity=[4, 4], priority=[1, 100])
+    asked = problem(
+        [(0, 0, 3, 3.0), (0, 1, 2, 4.0), (1, 0, 2, 2.0)], capacity=[4, 4], priority=[1, 100]
+    )
     assert grouped(asked) == dict(solve_exact(asked).choices) == {0: Choice(1, 2), 1: Choice(2, 2)}

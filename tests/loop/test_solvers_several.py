@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.candidates import OptimizerSettings
-from loop.optimizer import optimize
-from loop.solvers.problem import Problem
-from loop.solvers.several import CHANGE, SeveralProblem, solve_several
+from loop.optimizer.front import optimize
+from loop.optimizer.solvers.problem import Problem
+from loop.optimizer.solvers.several import CHANGE, SeveralProblem, solve_several
+from loop.optimizer.table import OptimizerSettings
 from tests.loop.small_systems import server, small_system
 
 
@@ -42,12 +42,16 @@ def problems(draw: st.DrawFn) -> SeveralProblem:
         now=now,
         need=np.array([draw(st.integers(1, 20)) / 1000.0 for _ in range(servers)]),
         least=np.array([draw(st.integers(0, 2)) for _ in range(servers)]),
-        present_cost=np.array([float((unit_cost * now)[2 * i : 2 * i + 2].sum()) for i in range(servers)]),
+        present_cost=np.array(
+            [float((unit_cost * now)[2 * i : 2 * i + 2].sum()) for i in range(servers)]
+        ),
     )
 
 
 def best(several: SeveralProblem, *, by_cost: bool) -> tuple[tuple[int, ...], float]:
-    """Return servers missed by priority and the least total of the best numbers of replicas, all tried."""
+    """Return servers missed by priority and the least total of the best numbers of replicas, all
+    tried.
+    """
     problem = several.problem
     assert problem.capacity is not None
     levels = sorted(set(problem.priority))
@@ -65,11 +69,16 @@ def best(several: SeveralProblem, *, by_cost: bool) -> tuple[tuple[int, ...], fl
             numbers = np.array(replicas[mine])
             if not numbers.any():
                 missed[priority] += 1
-            elif numbers @ several.rate[mine] < several.need[i] - 1e-12 or numbers.sum() < several.least[i]:
+            elif (
+                numbers @ several.rate[mine] < several.need[i] - 1e-12
+                or numbers.sum() < several.least[i]
+            ):
                 break
             total += float(numbers @ several.unit_cost[mine])
             if not by_cost:
-                total += CHANGE * float(np.abs(numbers - several.now[mine]) @ several.unit_cost[mine])
+                total += CHANGE * float(
+                    np.abs(numbers - several.now[mine]) @ several.unit_cost[mine]
+                )
         else:
             found.append((tuple(missed.values()), total))
     return min(found)
@@ -83,7 +92,8 @@ def test_several_is_the_best_of_all_numbers(several: SeveralProblem, *, by_cost:
     problem = several.problem
     levels = sorted(set(problem.priority))
     missed = tuple(
-        sum(p == level and i not in answer.parts for i, p in enumerate(problem.priority)) for level in levels
+        sum(p == level and i not in answer.parts for i, p in enumerate(problem.priority))
+        for level in levels
     )
     total = 0.0
     for i in range(len(problem.names)):
@@ -103,14 +113,21 @@ def test_several_is_the_best_of_all_numbers(several: SeveralProblem, *, by_cost:
 
 def test_two_accelerators_together_can_cost_less_than_one() -> None:
     """The leftover cards of a type too small for the whole load are of use."""
-    data = small_system(server(rpm=9000.0), itl_ms=60.0, capacity={"H100": 100, "A100": 3, "L4": 0}, heterogeneous=True)
+    data = small_system(
+        server(rpm=9000.0),
+        itl_ms=60.0,
+        capacity={"H100": 100, "A100": 3, "L4": 0},
+        heterogeneous=True,
+    )
     one = small_system(server(rpm=9000.0), itl_ms=60.0, capacity={"H100": 100, "A100": 3, "L4": 0})
     several, single = (optimize(given, OptimizerSettings()) for given in (data, one))
     found = several.allocations["s"]
     assert several.total_cost < single.total_cost
     assert len(found.parts) > 1
     assert found.replicas == sum(part.replicas for part in found.parts)
-    assert found.cost_cents_per_h == pytest.approx(sum(part.cost_cents_per_h for part in found.parts))
+    assert found.cost_cents_per_h == pytest.approx(
+        sum(part.cost_cents_per_h for part in found.parts)
+    )
     assert found.value == pytest.approx(1.1 * found.cost_cents_per_h)
     assert found.itl_ms is not None
     assert found.itl_ms <= 60.0

@@ -1,4 +1,6 @@
-"""Checkers that watch simulated runs of a cluster: what must hold after every event, and of the truth at the end."""
+"""Checkers that watch simulated runs of a cluster: what must hold after every event, and of the
+truth at the end.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ import numpy.typing as npt
 import simpy
 
 from tests.twin.worlds import cluster_of
-from twin.capacity import CapacityChange
-from twin.cluster import Cluster
+from twin.kernel import SCRAPE, Call
 from twin.request import Outcome
-from twin.schedule import SCRAPE, Call
+from twin.serving.capacity import CapacityChange
+from twin.serving.cluster import Cluster
 from twin.spec import ClusterSpec
 
 Columns = Mapping[str, npt.NDArray[Any]]
@@ -23,9 +25,11 @@ _AFTER_SCRAPE = type(SCRAPE)(SCRAPE + 1)
 
 @dataclass(slots=True, kw_only=True)
 class Watch:
-    """Looks at a cluster after every event of its environment, and counts its requests every *tick_s*.
+    """Looks at a cluster after every event of its environment, and counts its requests every
+    *tick_s*.
 
-    counted holds (instant, requests in the cluster then), to be compared with the records at the end.
+    counted holds (instant, requests in the cluster then), to be compared with the records at the
+    end.
     """
 
     env: simpy.Environment
@@ -35,11 +39,15 @@ class Watch:
     used_before: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.used_before = {name: capacity.used for name, capacity in self.cluster.snapshot().capacity.items()}
+        self.used_before = {
+            name: capacity.used for name, capacity in self.cluster.snapshot().capacity.items()
+        }
         self._await_tick(1)
 
     def run(self, until_s: float) -> None:
-        """Run to *until_s* event by event; raise AssertionError at the first one after which something is wrong."""
+        """Run to *until_s* event by event; raise AssertionError at the first one after which
+        something is wrong.
+        """
         while self.env.peek() < until_s:
             before_s = self.env.now
             self.env.step()
@@ -57,7 +65,9 @@ class Watch:
         Call(self.env, at_s=number * self.tick_s, priority=_AFTER_SCRAPE, action=tick)
 
 
-def watched(spec: ClusterSpec, *, seed: int = 1, tick_s: float = 5.0) -> tuple[simpy.Environment, Cluster, Watch]:
+def watched(
+    spec: ClusterSpec, *, seed: int = 1, tick_s: float = 5.0
+) -> tuple[simpy.Environment, Cluster, Watch]:
     """Return a fresh environment, the cluster in it, and the watch that runs both."""
     env, cluster = cluster_of(spec, seed=seed)
     return env, cluster, Watch(env=env, cluster=cluster, tick_s=tick_s)
@@ -71,9 +81,13 @@ def check_now(watch: Watch) -> None:
         name, pods = deployment.server.name, deployment.pods
         ready = [pod for pod in pods if pod.phase == "ready"]
         draining = sum(pod.phase == "draining" for pod in pods)
-        assert len(ready) <= deployment.wish.replicas, f"{name}: {len(ready)} ready, wanted {deployment.wish.replicas}"
+        assert len(ready) <= deployment.wish.replicas, (
+            f"{name}: {len(ready)} ready, wanted {deployment.wish.replicas}"
+        )
         state = view.servers[name]
-        assert (state.ready, state.draining) == (len(ready), draining), f"{name}: the snapshot miscounts its pods"
+        assert (state.ready, state.draining) == (len(ready), draining), (
+            f"{name}: the snapshot miscounts its pods"
+        )
         replicas = {id(pod.replica) for pod in ready}
         routed = {id(replica) for replica in deployment.gateway.replicas}
         assert routed == replicas, f"{name}: the router does not route to exactly the ready pods"
@@ -81,7 +95,9 @@ def check_now(watch: Watch) -> None:
             if pod.phase != "pending":
                 held[pod.life.type] += pod.life.cards
     for type_, capacity in view.capacity.items():
-        assert held[type_] == capacity.used, f"{type_}: pods hold {held[type_]} cards, the ledger says {capacity.used}"
+        assert held[type_] == capacity.used, (
+            f"{type_}: pods hold {held[type_]} cards, the ledger says {capacity.used}"
+        )
         # Capacity may fall below use; then use may only fall.
         assert capacity.used <= max(capacity.total, watch.used_before.get(type_, capacity.total)), (
             f"{type_}: {capacity.used} cards held of {capacity.total}"
@@ -103,25 +119,37 @@ def check_settled(watch: Watch) -> None:
             pod
             for pod in staying
             if (pod.life.accelerator, pod.max_batch) == (wish.accelerator, wish.max_batch)
-            or (deployment.server.max_batch_change == "live" and pod.life.accelerator == wish.accelerator)
+            or (
+                deployment.server.max_batch_change == "live"
+                and pod.life.accelerator == wish.accelerator
+            )
         ]
-        assert len(new) == wish.replicas, f"{name}: {len(new)} pods of the wished kind, wanted {wish.replicas}"
+        assert len(new) == wish.replicas, (
+            f"{name}: {len(new)} pods of the wished kind, wanted {wish.replicas}"
+        )
         for pod in deployment.pods:
             if pod.phase == "pending":
                 assert pod.claim is not None
-                can_have = ledger.is_next(pod.claim) and pod.claim.cards <= ledger.free(pod.claim.type)
-                assert not can_have, f"{pod.name}: pending though its cards are free and its turn has come"
+                can_have = ledger.is_next(pod.claim) and pod.claim.cards <= ledger.free(
+                    pod.claim.type
+                )
+                assert not can_have, (
+                    f"{pod.name}: pending though its cards are free and its turn has come"
+                )
 
 
 def check_truth(cluster: Cluster, now_s: float) -> None:
-    """Check the records of a run that has been brought to *now_s*: nothing lost, nothing twice, time never back."""
+    """Check the records of a run that has been brought to *now_s*: nothing lost, nothing twice,
+    time never back.
+    """
     unfinished = cluster.unfinished()
     requests = cluster.requests.frame()
     for deployment in cluster.deployments:
         logged = requests["id"][requests["server"] == deployment.index].tolist()
         held = [request.id for request in unfinished if request.server == deployment.index]
         assert sorted(logged + held) == list(range(deployment.gateway.arrivals)), (
-            f"{deployment.server.name}: {deployment.gateway.arrivals} requests arrived, {len(logged)} are in the log, "
+            f"{deployment.server.name}: {deployment.gateway.arrivals} requests arrived, "
+            f"{len(logged)} are in the log, "
             f"{len(held)} in flight, {len({*logged, *held})} different"
         )
     pods = cluster.pods.frame()
@@ -131,10 +159,14 @@ def check_truth(cluster: Cluster, now_s: float) -> None:
 
 
 def check_records(requests: Columns, pods: Columns, end_s: float) -> None:
-    """Check the columns of a whole run, unfinished requests included: what a saved run has to offer."""
+    """Check the columns of a whole run, unfinished requests included: what a saved run has to
+    offer.
+    """
     for server in np.unique(requests["server"]):
         ids = np.sort(requests["id"][requests["server"] == server])
-        assert np.array_equal(ids, np.arange(ids.size)), f"server {server}: requests lost or recorded twice"
+        assert np.array_equal(ids, np.arange(ids.size)), (
+            f"server {server}: requests lost or recorded twice"
+        )
     check_requests(requests, end_s)
     check_lives(pods, end_s)
 
@@ -142,7 +174,9 @@ def check_records(requests: Columns, pods: Columns, end_s: float) -> None:
 def check_requests(requests: Columns, now_s: float) -> None:
     """Check that every request went through its life in order."""
     ended = requests["outcome"] != Outcome.UNFINISHED
-    arrival_s, token_s, finish_s = (requests[name] for name in ("arrival_s", "first_token_s", "finish_s"))
+    arrival_s, token_s, finish_s = (
+        requests[name] for name in ("arrival_s", "first_token_s", "finish_s")
+    )
     assert np.all(arrival_s <= now_s), "a request arrived after the end"
     assert np.all(arrival_s[ended] <= finish_s[ended]), "a request ended before it arrived"
     assert np.all(finish_s[ended] <= now_s), "a request ended after the end"
@@ -154,20 +188,30 @@ def check_requests(requests: Columns, now_s: float) -> None:
 
 def check_lives(pods: Columns, now_s: float) -> None:
     """Check that every life of a pod went through its phases in order, and ended for a reason."""
-    times_s = [pods[name] for name in ("asked_s", "granted_s", "ready_s", "draining_s", "released_s")]
+    times_s = [
+        pods[name] for name in ("asked_s", "granted_s", "ready_s", "draining_s", "released_s")
+    ]
     reached_s = times_s[0]
     for times in times_s[1:]:
         assert not np.any(times < reached_s), f"times go back: {pods['pod'][times < reached_s]}"
         reached_s = np.fmax(reached_s, times)
     assert np.all(reached_s <= now_s), "a pod lived after the end"
-    assert np.array_equal(np.isnan(pods["released_s"]), pods["end"] == ""), "a life ended without a reason"
-    assert not np.any(~np.isnan(pods["ready_s"]) & np.isnan(pods["granted_s"])), "a pod was ready without cards"
+    assert np.array_equal(np.isnan(pods["released_s"]), pods["end"] == ""), (
+        "a life ended without a reason"
+    )
+    assert not np.any(~np.isnan(pods["ready_s"]) & np.isnan(pods["granted_s"])), (
+        "a pod was ready without cards"
+    )
 
 
 def check_capacity(pods: Columns, history: Sequence[CapacityChange]) -> None:
-    """Check from the records that no card was granted when all were held, also while draining or rolling."""
+    """Check from the records that no card was granted when all were held, also while draining or
+    rolling.
+    """
     crashed = {
-        (pod, t_s) for pod, t_s, end in zip(pods["pod"], pods["released_s"], pods["end"], strict=True) if end == "crash"
+        (pod, t_s)
+        for pod, t_s, end in zip(pods["pod"], pods["released_s"], pods["end"], strict=True)
+        if end == "crash"
     }
     released_s = np.where(np.isnan(pods["released_s"]), np.inf, pods["released_s"])
     for type_ in {change.type for change in history}:
@@ -180,21 +224,31 @@ def check_capacity(pods: Columns, history: Sequence[CapacityChange]) -> None:
             at_once = [change.total for change in totals if change.t_s == granted_s]
             before = [change.total for change in totals if change.t_s < granted_s]
             used = pods["cards"][held].sum()
-            assert used <= max([*before[-1:], *at_once]), f"{type_}: {used} cards held at {granted_s}"
+            assert used <= max([*before[-1:], *at_once]), (
+                f"{type_}: {used} cards held at {granted_s}"
+            )
 
 
 def check_counts(watch: Watch) -> None:
-    """Check that the requests counted inside at each tick are those that the records say were inside.
+    """Check that the requests counted inside at each tick are those that the records say were
+    inside.
 
-    It is Little's law instant by instant: the mean of the counts is the arrival rate times the mean time spent inside.
+    It is Little's law instant by instant: the mean of the counts is the arrival rate times the mean
+    time spent inside.
     """
     frame = watch.cluster.requests.frame()
     unfinished = watch.cluster.unfinished()
-    arrival_s = np.sort(np.concatenate([frame["arrival_s"], [request.arrival_s for request in unfinished]]))
+    arrival_s = np.sort(
+        np.concatenate([frame["arrival_s"], [request.arrival_s for request in unfinished]])
+    )
     end_s = np.sort(frame["finish_s"])
     for t_s, counted in watch.counted:
-        inside = np.searchsorted(arrival_s, t_s, side="right") - np.searchsorted(end_s, t_s, side="right")
-        assert counted == inside, f"at {t_s}: {counted} requests counted inside, {inside} by their records"
+        inside = np.searchsorted(arrival_s, t_s, side="right") - np.searchsorted(
+            end_s, t_s, side="right"
+        )
+        assert counted == inside, (
+            f"at {t_s}: {counted} requests counted inside, {inside} by their records"
+        )
 
 
 def _requests_inside(cluster: Cluster, now_s: float) -> int:

@@ -1,4 +1,6 @@
-"""The oracle: one replica that steps every iteration in SimPy, written plainly. Frozen: slow and obvious on purpose."""
+"""The oracle: one replica that steps every iteration in SimPy, written plainly. Frozen: slow and
+obvious on purpose.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +11,13 @@ from math import nan
 
 import simpy
 
-from twin.physics import iteration_ms, kv_block_count, kv_blocks
+from twin.engine.latency import iteration_ms, kv_block_count, kv_blocks
+from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
 from twin.request import Request
 from twin.spec import AdmissionRule, IterationLaw
-from twin.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
 
-# SimPy priorities of simultaneous events: the batch of an instant is decided after everything that arrives at it.
+# SimPy priorities of simultaneous events: the batch of an instant is decided after everything that
+# arrives at it.
 CONTROL, ARRIVAL, BOUNDARY, SCRAPE = 0, 1, 2, 3
 
 
@@ -29,9 +32,20 @@ class Alarm(simpy.Event):
 
 
 class Job:
-    """A request in the replica: tokens generated, tokens whose KV is held, blocks held, tokens of this iteration."""
+    """A request in the replica: tokens generated, tokens whose KV is held, blocks held, tokens of
+    this iteration.
+    """
 
-    __slots__ = ("admitted", "blocks", "chunk", "context", "decoding", "generated", "last_token_s", "request")
+    __slots__ = (
+        "admitted",
+        "blocks",
+        "chunk",
+        "context",
+        "decoding",
+        "generated",
+        "last_token_s",
+        "request",
+    )
 
     def __init__(self, request: Request) -> None:
         self.request = request
@@ -60,7 +74,9 @@ class Histogram:
 
 
 class NaiveReplica:
-    """One replica under a SimPy environment; the arguments are those of twin.replica.Replica."""
+    """One replica under a SimPy environment; the arguments are those of
+    twin.engine.replica.Replica.
+    """
 
     def __init__(
         self,
@@ -89,7 +105,9 @@ class NaiveReplica:
         self.running: list[Job] = []
         self.draining = False
         self.iterations = 0
-        self.prompt_tokens = self.generation_tokens = self.successes = self.rejections = self.preemptions = 0
+        self.prompt_tokens = self.generation_tokens = self.successes = self.rejections = (
+            self.preemptions
+        ) = 0
         self.ttft, self.itl = Histogram(TTFT_BOUNDS_S), Histogram(ITL_BOUNDS_S)
         self.e2e, self.queue_time = Histogram(LATENCY_BOUNDS_S), Histogram(LATENCY_BOUNDS_S)
         self.wake = env.event()
@@ -157,7 +175,9 @@ class NaiveReplica:
             budget -= chunk
             self.running.append(job)
         kv_tokens = sum(job.context + job.chunk for job in self.running)
-        return iteration_ms(self.law, tokens=self.token_budget - budget, kv_tokens=kv_tokens) / 1000.0
+        return (
+            iteration_ms(self.law, tokens=self.token_budget - budget, kv_tokens=kv_tokens) / 1000.0
+        )
 
     def preempt(self, job: Job) -> None:
         self.free += job.blocks
@@ -204,14 +224,18 @@ class NaiveReplica:
         return returned
 
     def abort(self) -> list[Request]:
-        """Lose everything; the iteration in progress runs out empty, so submit nothing afterwards."""
+        """Lose everything; the iteration in progress runs out empty, so submit nothing
+        afterwards.
+        """
         lost = [job.request for job in [*self.running, *self.waiting]]
         self.running, self.waiting = [], deque()
         self.free = 10**12 if self.blocks is None else self.blocks
         return lost
 
     def in_flight(self) -> list[tuple[int, int, int, float]]:
-        """Return (id, generated, context, time of the last token) of what runs and then of what waits."""
+        """Return (id, generated, context, time of the last token) of what runs and then of what
+        waits.
+        """
         jobs = [*self.running, *self.waiting]
         return [(job.request.id, job.generated, job.context, job.last_token_s) for job in jobs]
 

@@ -1,4 +1,6 @@
-"""Random scripts (arrivals, control actions, scrapes) played to the replica and to the naive oracle, and compared."""
+"""Random scripts (arrivals, control actions, scrapes) played to the replica and to the naive
+oracle, and compared.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from typing import Any, Literal
 import simpy
 
 from tests.twin.naive_replica import ARRIVAL, CONTROL, SCRAPE, Alarm, NaiveReplica
-from twin.replica import Replica
+from twin.engine.replica import Replica
+from twin.engine.telemetry import ReplicaReading
 from twin.request import Request
 from twin.spec import IterationLaw
-from twin.telemetry import ReplicaReading
 
 Grid = Literal["none", "integer", "dyadic", "coarse"]
 
@@ -23,7 +25,9 @@ EXACT: tuple[Grid, ...] = ("integer", "dyadic")
 
 @dataclass(frozen=True, kw_only=True)
 class Script:
-    """What happens to one replica: how it is made, and (t_s, priority, verb, argument) in the order of SimPy."""
+    """What happens to one replica: how it is made, and (t_s, priority, verb, argument) in the order
+    of SimPy.
+    """
 
     replica: dict[str, Any]
     events: tuple[tuple[float, int, str, Any], ...]
@@ -31,7 +35,9 @@ class Script:
 
 @dataclass(kw_only=True)
 class Outcome:
-    """What came of a script. ended: request id → (how, when); readings: one per scrape, the last at the very end."""
+    """What came of a script. ended: request id → (how, when); readings: one per scrape, the last at
+    the very end.
+    """
 
     ended: dict[int, tuple[str, float]] = field(default_factory=dict)
     order: list[int] = field(default_factory=list)
@@ -42,11 +48,13 @@ class Outcome:
 
 
 def make_script(seed: int, grid: Grid = "none") -> Script:
-    """Draw a script. On a grid all times are exact in floats, so boundaries, arrivals and actions coincide often.
+    """Draw a script. On a grid all times are exact in floats, so boundaries, arrivals and actions
+    coincide often.
 
-    "integer" has alpha = 10 and beta = gamma = 0 on integer instants: milliseconds by their figures, called seconds
-    here because a millisecond is no exact float. "dyadic" has coefficients and times that are sums of powers of two.
-    "coarse" has rounded coefficients, so that gaps lie on the bounds of the histograms.
+    "integer" has alpha = 10 and beta = gamma = 0 on integer instants: milliseconds by their
+    figures, called seconds here because a millisecond is no exact float. "dyadic" has coefficients
+    and times that are sums of powers of two. "coarse" has rounded coefficients, so that gaps lie on
+    the bounds of the histograms.
     """
     rng = Random(f"{grid}-{seed}")
     law = _draw_law(rng, grid)
@@ -63,8 +71,14 @@ def make_script(seed: int, grid: Grid = "none") -> Script:
         "queue_max": rng.choice([None, None, 1, 4, 20]),
         "admission": rng.choice(["chunk", "full_prompt"]),
     }
-    mean_s = (law.alpha_ms + law.beta_ms * max_batch + law.gamma_ms * max_batch * (prompt_max + output_max)) / 1000
-    mean_gap_s = max(1e-3, mean_s) * (output_max / 2 + 1) / max_batch * rng.choice([0.3, 0.8, 1.0, 1.5, 4.0])
+    mean_s = (
+        law.alpha_ms
+        + law.beta_ms * max_batch
+        + law.gamma_ms * max_batch * (prompt_max + output_max)
+    ) / 1000
+    mean_gap_s = (
+        max(1e-3, mean_s) * (output_max / 2 + 1) / max_batch * rng.choice([0.3, 0.8, 1.0, 1.5, 4.0])
+    )
     events: list[tuple[float, int, str, Any]] = []
     t = 0.0
     for number in range(rng.choice([10, 40, 80])):
@@ -81,10 +95,16 @@ def _draw_law(rng: Random, grid: Grid) -> IterationLaw:
     if grid == "integer":
         return IterationLaw(alpha_ms=10_000.0, beta_ms=0.0, gamma_ms=0.0)
     if grid == "dyadic":
-        alpha_s, beta_s, gamma_s = rng.choice([0, 4, 32]) / 4, rng.choice([0, 1, 3]) / 64, rng.choice([0, 1, 5]) / 4096
+        alpha_s, beta_s, gamma_s = (
+            rng.choice([0, 4, 32]) / 4,
+            rng.choice([0, 1, 3]) / 64,
+            rng.choice([0, 1, 5]) / 4096,
+        )
         return IterationLaw(alpha_ms=1000 * alpha_s, beta_ms=1000 * beta_s, gamma_ms=1000 * gamma_s)
     if grid == "coarse":
-        return IterationLaw(alpha_ms=rng.choice([2.5, 10, 20]), beta_ms=rng.choice([0, 0.5]), gamma_ms=0.01)
+        return IterationLaw(
+            alpha_ms=rng.choice([2.5, 10, 20]), beta_ms=rng.choice([0, 0.5]), gamma_ms=0.01
+        )
     return IterationLaw(
         alpha_ms=rng.choice([0.0, 1.0, 1.0]) * rng.uniform(1, 20),
         beta_ms=rng.choice([0.0, 1.0, 1.0]) * rng.uniform(0.001, 0.2),
@@ -93,24 +113,39 @@ def _draw_law(rng: Random, grid: Grid) -> IterationLaw:
 
 
 def _draw_kv_tokens(rng: Random, longest: int, max_batch: int, block_size: int) -> int | None:
-    """Draw a KV memory from nearly too small for one request to ample; now and then one that rejects long requests."""
+    """Draw a KV memory from nearly too small for one request to ample; now and then one that
+    rejects long requests.
+    """
     if rng.random() < 0.2:
         return None
     share = rng.choice([0.6, 1.0, 1.0, 1.5, 2.0, 0.4 * max_batch, 0.7 * max_batch, 2.0 * max_batch])
     return max(block_size, int(longest * share) + rng.randint(0, block_size))
 
 
-def _draw_actions(rng: Random, grid: Grid, *, span_s: float, max_batch: int) -> list[tuple[float, int, str, Any]]:
+def _draw_actions(
+    rng: Random, grid: Grid, *, span_s: float, max_batch: int
+) -> list[tuple[float, int, str, Any]]:
     actions: list[tuple[float, int, str, Any]] = []
     for _ in range(rng.choice([0, 0, 2, 6])):
         size = max(1, int(max_batch * rng.choice([0.25, 0.5, 1, 2])))
-        actions.append((_on_grid(rng.uniform(0, 1.1 * span_s), grid), CONTROL, "set_max_batch", size))
+        actions.append(
+            (_on_grid(rng.uniform(0, 1.1 * span_s), grid), CONTROL, "set_max_batch", size)
+        )
     scrapes = rng.choice([0, 5, 40])
-    actions += [(_on_grid(1.3 * span_s * i / scrapes, grid), SCRAPE, "read", None) for i in range(scrapes)]
+    actions += [
+        (_on_grid(1.3 * span_s * i / scrapes, grid), SCRAPE, "read", None) for i in range(scrapes)
+    ]
     if rng.random() < 0.3:
         actions.append((_on_grid(rng.uniform(0.2, 1) * span_s, grid), CONTROL, "drain", None))
     if rng.random() < 0.15:
-        actions.append((_on_grid(rng.uniform(1, 1.1) * span_s + 1e-3, grid) + (grid in EXACT), CONTROL, "abort", None))
+        actions.append(
+            (
+                _on_grid(rng.uniform(1, 1.1) * span_s + 1e-3, grid) + (grid in EXACT),
+                CONTROL,
+                "abort",
+                None,
+            )
+        )
     return actions
 
 
@@ -156,7 +191,9 @@ def play_naive(script: Script) -> Outcome:
 
 
 class _Oracle:
-    """The naive replica behind the verbs of the other; it takes the time from its environment, not from the caller."""
+    """The naive replica behind the verbs of the other; it takes the time from its environment, not
+    from the caller.
+    """
 
     def __init__(self, naive: NaiveReplica) -> None:
         self.naive = naive
@@ -196,7 +233,9 @@ class _Recorder:
         ended = self.outcome.ended
         if verb == "submit":
             number, prompt_tokens, output_tokens = argument
-            request = Request(id=number, prompt_tokens=prompt_tokens, output_tokens=output_tokens, arrival_s=now_s)
+            request = Request(
+                id=number, prompt_tokens=prompt_tokens, output_tokens=output_tokens, arrival_s=now_s
+            )
             self.requests.append(request)
             if (reason := target.submit(request, now_s)) is not None:
                 ended[number] = (reason, now_s)
@@ -220,14 +259,19 @@ class _Recorder:
 
 
 def _lives(target: Replica | _Oracle, now_s: float) -> list[tuple[int, int, int, float]]:
-    """Return (id, generated, context, time of the last token) of what runs and then of what waits."""
+    """Return (id, generated, context, time of the last token) of what runs and then of what
+    waits.
+    """
     if isinstance(target, _Oracle):
         return target.naive.in_flight()
-    return [(one.id, one.generated, one.context, one.last_token_s) for one in target.in_flight(now_s)]
+    return [
+        (one.id, one.generated, one.context, one.last_token_s) for one in target.in_flight(now_s)
+    ]
 
 
 def differences(script: Script, *, rel: float, ignore: Collection[str] = ()) -> list[str]:
-    """Play *script* to both and return what differs; times and sums by more than *rel* relatively, the rest at all.
+    """Play *script* to both and return what differs; times and sums by more than *rel* relatively,
+    the rest at all.
 
     *ignore* names fields of the readings that are not compared.
     """
@@ -258,5 +302,7 @@ def _same(left: Any, right: Any, rel: float) -> bool:
     if isinstance(left, float):
         return left == right or (isnan(left) and isnan(right)) or isclose(left, right, rel_tol=rel)
     if isinstance(left, tuple | list):
-        return len(left) == len(right) and all(_same(a, b, rel) for a, b in zip(left, right, strict=True))
+        return len(left) == len(right) and all(
+            _same(a, b, rel) for a, b in zip(left, right, strict=True)
+        )
     return bool(left == right)

@@ -6,13 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from twin.replay import Replayed, ReplicaLimits, replay
-from twin.request_csv import RequestRows
+from twin.fit.replay import Replayed, ReplicaLimits, replay
+from twin.fit.request_csv import RequestRows
 from twin.spec import IterationLaw
 
 
-def arrivals(rng: np.random.Generator, *, requests: int, rate_rps: float, prompt: float, output: float) -> RequestRows:
-    """Return Poisson arrivals with lognormal token counts (medians *prompt* and *output*), without their times."""
+def arrivals(
+    rng: np.random.Generator, *, requests: int, rate_rps: float, prompt: float, output: float
+) -> RequestRows:
+    """Return Poisson arrivals with lognormal token counts (medians *prompt* and *output*), without
+    their times.
+    """
     queued_s = np.cumsum(rng.exponential(1.0 / rate_rps, requests))
     unknown = np.full(requests, np.nan)
     return RequestRows(
@@ -22,11 +26,15 @@ def arrivals(rng: np.random.Generator, *, requests: int, rate_rps: float, prompt
         first_token_s=unknown,
         last_token_s=unknown,
         input_tokens=np.maximum(rng.lognormal(np.log(prompt), 0.7, requests), 1.0).astype(np.int64),
-        output_tokens=np.maximum(rng.lognormal(np.log(output), 0.5, requests), 1.0).astype(np.int64),
+        output_tokens=np.maximum(rng.lognormal(np.log(output), 0.5, requests), 1.0).astype(
+            np.int64
+        ),
     )
 
 
-def served(rows: RequestRows, *, law: IterationLaw, limits: ReplicaLimits) -> tuple[RequestRows, Replayed]:
+def served(
+    rows: RequestRows, *, law: IterationLaw, limits: ReplicaLimits
+) -> tuple[RequestRows, Replayed]:
     """Return *rows* with the times that a replica with *law* gives them, and the replay itself."""
     replayed = replay(rows, law=law, limits=limits)
     timed = replace(rows, first_token_s=replayed.first_token_s, last_token_s=replayed.last_token_s)

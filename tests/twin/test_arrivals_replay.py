@@ -37,12 +37,18 @@ def test_twice_the_rate_halves_the_gaps():
 
 @settings(max_examples=200, deadline=None)
 @given(
-    gaps=st.lists(st.floats(0.0, 5.0), min_size=2, max_size=30).filter(lambda gaps: sum(gaps) > 0.1),
+    gaps=st.lists(st.floats(0.0, 5.0), min_size=2, max_size=30).filter(
+        lambda gaps: sum(gaps) > 0.1
+    ),
     cuts=st.lists(st.floats(0.0, 60.0), max_size=10),
     rate=st.floats(0.1, 20.0),
 )
-def test_every_request_of_a_trace_comes_once_and_in_its_call(gaps: list[float], cuts: list[float], rate: float):
-    """Requests on the edge between two intervals are neither lost nor served twice, whatever the rounding."""
+def test_every_request_of_a_trace_comes_once_and_in_its_call(
+    gaps: list[float], cuts: list[float], rate: float
+):
+    """Requests on the edge between two intervals are neither lost nor served twice, whatever the
+    rounding.
+    """
     times = np.concatenate(([0.0], np.cumsum(gaps)))
     span_s = float(times[-1]) * len(times) / (len(times) - 1)
     stream = ReplayStream(times, span_s=span_s, repeat=True)
@@ -53,6 +59,10 @@ def test_every_request_of_a_trace_comes_once_and_in_its_call(gaps: list[float], 
     joined = np.concatenate(parts)
     assert stream.drawn == len(joined)
     numbers = np.arange(len(joined))
-    exact = (numbers // len(times) * span_s + times[numbers % len(times)]) * (len(times) / span_s) / rate
+    exact = (
+        (numbers // len(times) * span_s + times[numbers % len(times)])
+        * (len(times) / span_s)
+        / rate
+    )
     np.testing.assert_allclose(joined, exact, atol=1e-9)
     assert abs(len(joined) - np.sum(exact < 60.0)) <= np.sum(np.abs(exact - 60.0) < 1e-9)

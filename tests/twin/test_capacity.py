@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twin.capacity import Claim, Ledger
+from twin.serving.capacity import Claim, Ledger
 from twin.spec import SpecError
 
 
@@ -64,7 +64,9 @@ def test_less_capacity_than_use_takes_nothing_away_and_grants_nothing() -> None:
 
 
 def test_who_gives_up_cards_for_a_claim_puts_it_first() -> None:
-    """The cards that a server gives back for its own replacement go to it, not to who has waited longer."""
+    """The cards that a server gives back for its own replacement go to it, not to who has waited
+    longer.
+    """
     log: list[str] = []
     ledger = Ledger({"A": 1})
     holder = _claim(log, "holder", 1)
@@ -96,9 +98,15 @@ def test_negative_capacity_is_bad_input() -> None:
         Ledger({"A": 1}).set_total("A", -1, now_s=0.0)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["ask", "back", "total"]), st.integers(1, 4)), max_size=60))
-def test_use_is_the_sum_of_the_grants_and_grows_only_within_capacity(steps: list[tuple[str, int]]) -> None:
-    """Whatever the order of claims, returns and changes of capacity: no card is counted twice or granted twice."""
+@given(
+    st.lists(st.tuples(st.sampled_from(["ask", "back", "total"]), st.integers(1, 4)), max_size=60)
+)
+def test_use_is_the_sum_of_the_grants_and_grows_only_within_capacity(
+    steps: list[tuple[str, int]],
+) -> None:
+    """Whatever the order of claims, returns and changes of capacity: no card is counted twice or
+    granted twice.
+    """
     ledger = Ledger({"A": 4})
     held: list[Claim] = []
     for step, figure in steps:

@@ -1,4 +1,6 @@
-"""Random wishes, crashes, node failures, capacity and arrivals all at once, with the checkers watching every event."""
+"""Random wishes, crashes, node failures, capacity and arrivals all at once, with the checkers
+watching every event.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import pytest
 
 from tests.twin.checkers import Watch, check_counts, check_truth
 from tests.twin.worlds import cluster_of, spec_of
-from twin.cluster import Cluster
-from twin.schedule import ARRIVAL, CONTROL, Call
+from twin.kernel import ARRIVAL, CONTROL, Call
+from twin.serving.cluster import Cluster
 from twin.spec import Delay, IterationLaw, Server, World
 
 END_S = 900.0
@@ -36,7 +38,9 @@ def _chaotic(seed: int) -> Watch:
     rng = np.random.default_rng(seed)
     servers = [_server(f"s{index}", rng) for index in range(int(rng.integers(1, 4)))]
     world = World(
-        actuation_delay=Delay(mean_s=float(rng.choice([0.0, 5.0])), cv=float(rng.choice([0.0, 1.0]))),
+        actuation_delay=Delay(
+            mean_s=float(rng.choice([0.0, 5.0])), cv=float(rng.choice([0.0, 1.0]))
+        ),
         scheduling_delay=Delay(mean_s=float(rng.choice([0.0, 2.0]))),
         drain_timeout_s=None if rng.random() < 0.7 else 1.0,
     )
@@ -44,7 +48,9 @@ def _chaotic(seed: int) -> Watch:
         *servers,
         capacity={"A": int(rng.integers(2, 9)), "B": int(rng.integers(0, 5))},
         law=IterationLaw(alpha_ms=20.0, beta_ms=float(rng.choice([0.0, 0.1])), gamma_ms=0.001),
-        start_up=Delay(mean_s=float(rng.choice([0.0, 10.0, 60.0])), cv=float(rng.choice([0.0, 0.5]))),
+        start_up=Delay(
+            mean_s=float(rng.choice([0.0, 10.0, 60.0])), cv=float(rng.choice([0.0, 0.5]))
+        ),
         kv_tokens=None if rng.random() < 0.5 else 400,
         world=world,
     )
@@ -56,7 +62,12 @@ def _chaotic(seed: int) -> Watch:
         whole = rng.random(times_s.size) < 0.3
         for t_s in np.where(whole, np.round(times_s), times_s).tolist():
             prompt, output = int(rng.integers(1, 120)), int(rng.integers(1, 200))
-            Call(env, at_s=t_s, priority=ARRIVAL, action=partial(cluster.submit, server.name, prompt, output))
+            Call(
+                env,
+                at_s=t_s,
+                priority=ARRIVAL,
+                action=partial(cluster.submit, server.name, prompt, output),
+            )
     return Watch(env=env, cluster=cluster, tick_s=7.5)
 
 
@@ -78,7 +89,9 @@ def _random_action(cluster: Cluster, rng: np.random.Generator) -> partial[None]:
 
 @pytest.mark.parametrize("block", range(4))
 def test_nothing_is_lost_served_twice_or_over_capacity_in_a_chaotic_world(block: int) -> None:
-    """A wish, a crash or a lost node may come at any point of any change; the invariants may not depend on which."""
+    """A wish, a crash or a lost node may come at any point of any change; the invariants may not
+    depend on which.
+    """
     ended: set[str] = set()
     finished = 0
     for seed in range(20 * block, 20 * block + 20):
@@ -91,7 +104,12 @@ def test_nothing_is_lost_served_twice_or_over_capacity_in_a_chaotic_world(block:
             raise AssertionError(f"seed {seed}: {error}") from error
         ended |= {life.end for life in watch.cluster.pods.lives}
         finished += len(watch.cluster.requests)
-    assert {"withdrawn", "scaled_down", "drained", "drain_timeout", "crash", "node_loss"} <= ended, (
-        "the chaos is too tame"
-    )
+    assert {
+        "withdrawn",
+        "scaled_down",
+        "drained",
+        "drain_timeout",
+        "crash",
+        "node_loss",
+    } <= ended, "the chaos is too tame"
     assert finished > 1000

@@ -1,4 +1,6 @@
-"""Crashes, lost nodes and impatient drains: what becomes of the pods, the cards and the requests in flight."""
+"""Crashes, lost nodes and impatient drains: what becomes of the pods, the cards and the requests in
+flight.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,17 @@ import pytest
 
 from tests.twin.checkers import check_truth, watched
 from tests.twin.worlds import arrive, cluster_of, spec_of
+from twin.kernel import CONTROL, Call
 from twin.request import REASONS, Outcome
-from twin.schedule import CONTROL, Call
 from twin.spec import Delay, Server, World
 
 S = Server(name="s", model="m", accelerator="A", replicas=2, max_batch=4)
 
 
 def test_a_crash_restarts_the_pod_on_its_own_cards() -> None:
-    """A process that dies does not lose its node: nobody else can take the cards meanwhile, and they cost on."""
+    """A process that dies does not lose its node: nobody else can take the cards meanwhile, and
+    they cost on.
+    """
     server = replace(S, replicas=1, crash_rate_per_h=20.0)
     other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=1)
     _, cluster, watch = watched(spec_of(server, other, capacity={"A": 1}))
@@ -36,11 +40,15 @@ def test_a_crash_restarts_the_pod_on_its_own_cards() -> None:
 
 
 def test_crashes_come_at_their_rate_per_ready_pod() -> None:
-    """Exponential times with the given mean, counted from the instant a pod is ready: 20 per hour is one in 180 s."""
+    """Exponential times with the given mean, counted from the instant a pod is ready: 20 per hour
+    is one in 180 s.
+    """
     server = replace(S, replicas=10, crash_rate_per_h=20.0)
     env, cluster = cluster_of(spec_of(server, capacity={"A": 10}))
     env.run(until=20_000.0)
-    spans_s = np.array([life.released_s - life.ready_s for life in cluster.pods.lives if life.end == "crash"])
+    spans_s = np.array(
+        [life.released_s - life.ready_s for life in cluster.pods.lives if life.end == "crash"]
+    )
     assert spans_s.size > 500
     # Four standard errors of the mean of an exponential; its spread is its mean.
     assert abs(spans_s.mean() - 180.0) < 4.0 * 180.0 / np.sqrt(spans_s.size)
@@ -68,7 +76,9 @@ def test_requests_in_flight_at_a_crash_are_requeued_or_failed_and_counted(policy
 
 
 def test_a_requeued_request_goes_before_those_that_came_after_it() -> None:
-    """Its client has waited longest. One pod crashes with a full queue; all is served again in order of arrival."""
+    """Its client has waited longest. One pod crashes with a full queue; all is served again in
+    order of arrival.
+    """
     server = replace(S, replicas=1, max_batch=1)
     env, cluster, watch = watched(spec_of(server, capacity={"A": 1}))
     times_s = [1.0, 2.0, 3.0, 4.0]
@@ -87,7 +97,10 @@ def test_a_lost_node_takes_its_cards_and_at_least_the_pods_that_no_longer_fit() 
     """What is left never exceeds what there is, and no more pods die than the node could hold."""
     killed = []
     for seed in range(40):
-        servers = [replace(S, replicas=4), Server(name="t", model="m", accelerator="2xA", replicas=2, max_batch=4)]
+        servers = [
+            replace(S, replicas=4),
+            Server(name="t", model="m", accelerator="2xA", replicas=2, max_batch=4),
+        ]
         env, cluster, watch = watched(spec_of(*servers, capacity={"A": 12}), seed=seed)
         Call(env, at_s=100.0, priority=CONTROL, action=partial(cluster.fail_node, "A", 4))
         watch.run(101.0)
@@ -95,10 +108,14 @@ def test_a_lost_node_takes_its_cards_and_at_least_the_pods_that_no_longer_fit() 
         assert all(life.released_s == 100.0 for life in lost)
         capacity = cluster.snapshot().capacity["A"]
         assert capacity.total == 8
-        assert sum(life.cards for life in lost) <= 5, "a node of 4 cards holds at most 4 of the first and one of a pair"
+        assert sum(life.cards for life in lost) <= 5, (
+            "a node of 4 cards holds at most 4 of the first and one of a pair"
+        )
         killed.append(len(lost))
         watch.run(300.0)
-        assert cluster.snapshot().capacity["A"].used == 8, "lost pods are replaced as far as cards are left"
+        assert cluster.snapshot().capacity["A"].used == 8, (
+            "lost pods are replaced as far as cards are left"
+        )
     assert len(set(killed)) > 2, "the node that fails is drawn at random"
 
 
@@ -106,8 +123,18 @@ def test_the_loss_of_a_node_also_ends_pods_that_drain_or_start() -> None:
     """All that is on it dies, whatever it was doing."""
     env, cluster, watch = watched(spec_of(replace(S, replicas=1), capacity={"A": 3}))
     arrive(env, cluster, [9.0], output=1000)
-    Call(env, at_s=10.0, priority=CONTROL, action=lambda: cluster.scale("s", accelerator="A", replicas=0, max_batch=4))
-    Call(env, at_s=11.0, priority=CONTROL, action=lambda: cluster.scale("s", accelerator="A", replicas=2, max_batch=4))
+    Call(
+        env,
+        at_s=10.0,
+        priority=CONTROL,
+        action=lambda: cluster.scale("s", accelerator="A", replicas=0, max_batch=4),
+    )
+    Call(
+        env,
+        at_s=11.0,
+        priority=CONTROL,
+        action=lambda: cluster.scale("s", accelerator="A", replicas=2, max_batch=4),
+    )
     Call(env, at_s=12.0, priority=CONTROL, action=lambda: cluster.fail_node("A", 3))
     Call(env, at_s=20.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 3))
     watch.run(19.0)
@@ -130,11 +157,20 @@ def test_requests_on_a_lost_node_fail_where_the_server_says_so() -> None:
 
 @pytest.mark.parametrize("policy", ["requeue", "fail"])
 def test_a_drain_that_takes_too_long_is_cut_short(policy: str) -> None:
-    """As a grace period does: the cards are free at its end, and what still ran is retried or lost."""
+    """As a grace period does: the cards are free at its end, and what still ran is retried or
+    lost.
+    """
     server = replace(S, replicas=2, crash_policy=policy, router="round_robin")  # type: ignore[arg-type]
-    env, cluster, watch = watched(spec_of(server, capacity={"A": 2}, world=World(drain_timeout_s=30.0)))
+    env, cluster, watch = watched(
+        spec_of(server, capacity={"A": 2}, world=World(drain_timeout_s=30.0))
+    )
     arrive(env, cluster, [9.0, 9.0, 9.1, 9.1], output=5000)
-    Call(env, at_s=10.0, priority=CONTROL, action=lambda: cluster.scale("s", accelerator="A", replicas=1, max_batch=4))
+    Call(
+        env,
+        at_s=10.0,
+        priority=CONTROL,
+        action=lambda: cluster.scale("s", accelerator="A", replicas=1, max_batch=4),
+    )
     watch.run(120.0)
     life = cluster.pods.lives[1]
     assert (life.draining_s, life.released_s, life.end) == (10.0, 40.0, "drain_timeout")
@@ -145,10 +181,19 @@ def test_a_drain_that_takes_too_long_is_cut_short(policy: str) -> None:
 
 
 def test_a_crash_does_not_move_the_start_up_times_of_other_servers() -> None:
-    """One generator per server and purpose: paired runs that differ in one server stay pairs in the others."""
+    """One generator per server and purpose: paired runs that differ in one server stay pairs in the
+    others.
+    """
 
     def ready_times(*, crash_rate_per_h: float) -> list[float]:
-        noisy = Server(name="n", model="m", accelerator="A", replicas=3, max_batch=1, crash_rate_per_h=crash_rate_per_h)
+        noisy = Server(
+            name="n",
+            model="m",
+            accelerator="A",
+            replicas=3,
+            max_batch=1,
+            crash_rate_per_h=crash_rate_per_h,
+        )
         spec = spec_of(noisy, S, capacity={"A": 20}, start_up=Delay(mean_s=60.0, cv=0.5))
         env, cluster = cluster_of(spec)
         for t_s, replicas in ((300.0, 5), (600.0, 8)):

@@ -1,4 +1,6 @@
-"""Changes of accelerator and of max batch: new pods first, old ones serve until they are replaced."""
+"""Changes of accelerator and of max batch: new pods first, old ones serve until they are
+replaced.
+"""
 
 from __future__ import annotations
 
@@ -11,10 +13,10 @@ from hypothesis import strategies as st
 
 from tests.twin.checkers import check_truth, watched
 from tests.twin.worlds import ACCELERATORS, LAW, arrive, spec_of
-from twin.cluster import Cluster
-from twin.pod import Pod, PodLife
-from twin.rollout import Wish, fits, make_room, plan
-from twin.schedule import CONTROL, Call
+from twin.kernel import CONTROL, Call
+from twin.serving.cluster import Cluster
+from twin.serving.pod import Pod, PodLife
+from twin.serving.rollout import Wish, fits, make_room, plan
 from twin.spec import Engine, Server
 
 S = Server(name="s", model="m", accelerator="A", replicas=2, max_batch=4)
@@ -37,7 +39,9 @@ def _at(
 
 
 def _pods(cluster: Cluster) -> list[tuple[str, str, int]]:
-    return [(pod.accelerator, pod.phase, pod.max_batch) for pod in cluster.snapshot().servers["s"].pods]
+    return [
+        (pod.accelerator, pod.phase, pod.max_batch) for pod in cluster.snapshot().servers["s"].pods
+    ]
 
 
 def _lives(cluster: Cluster) -> dict[str, PodLife]:
@@ -50,7 +54,12 @@ def test_a_change_of_accelerator_begins_with_new_pods_and_each_replaces_an_old_o
     _at(env, cluster, 10.0, "B", 2)
     arrive(env, cluster, [69.5, 69.5], output=100)
     watch.run(69.0)
-    assert _pods(cluster) == [("A", "ready", 4), ("A", "ready", 4), ("B", "starting", 4), ("B", "starting", 4)]
+    assert _pods(cluster) == [
+        ("A", "ready", 4),
+        ("A", "ready", 4),
+        ("B", "starting", 4),
+        ("B", "starting", 4),
+    ]
     watch.run(100.0)
     lives = _lives(cluster)
     assert [lives[name].ready_s for name in ("s-2", "s-3")] == [70.0, 70.0]
@@ -81,7 +90,10 @@ def test_a_rolling_change_without_spare_cards_gives_up_one_old_pod_at_a_time() -
     arrive(env, cluster, [9.0] * 3, output=200)  # until 11
     _at(env, cluster, 10.0, "A", 3, batch=8)
     watch.run(10.5)
-    assert sorted(_pods(cluster)) == [("A", "draining", 4)] + [("A", "pending", 8)] * 3 + [("A", "ready", 4)] * 2
+    assert (
+        sorted(_pods(cluster))
+        == [("A", "draining", 4)] + [("A", "pending", 8)] * 3 + [("A", "ready", 4)] * 2
+    )
     lowest = 3
     for second in range(11, 400):
         watch.run(float(second))
@@ -110,7 +122,10 @@ def test_as_many_old_pods_are_given_up_as_the_new_one_needs_cards() -> None:
     _at(env, cluster, 10.0, "2xA", 2)
     watch.run(10.5)
     # Two are more than wanted; their cards suffice for the first new pod.
-    assert _pods(cluster) == [("A", "ready", 4)] * 2 + [("2xA", "starting", 4), ("2xA", "pending", 4)]
+    assert _pods(cluster) == [("A", "ready", 4)] * 2 + [
+        ("2xA", "starting", 4),
+        ("2xA", "pending", 4),
+    ]
     watch.run(200.0)
     assert _pods(cluster) == [("2xA", "ready", 4)] * 2
     _at(env, cluster, 210.0, "A", 2)
@@ -121,7 +136,9 @@ def test_as_many_old_pods_are_given_up_as_the_new_one_needs_cards() -> None:
 
 
 def test_old_pods_that_hold_too_few_cards_together_are_kept() -> None:
-    """To give up the last one for a pair of cards that can never come together would end the service."""
+    """To give up the last one for a pair of cards that can never come together would end the
+    service.
+    """
     server = replace(S, replicas=1)
     other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=4)
     env, cluster, watch = watched(spec_of(server, other, capacity={"A": 2}))
@@ -149,7 +166,9 @@ def test_nothing_is_given_up_in_vain_while_capacity_is_below_use() -> None:
 
 
 def test_cards_given_up_for_a_replacement_do_not_go_to_who_waits_longer() -> None:
-    """In a shortage a change of one's own batch size would otherwise hand over the server, pod by pod."""
+    """In a shortage a change of one's own batch size would otherwise hand over the server, pod by
+    pod.
+    """
     server = replace(S, max_batch_change="rolling")
     other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=4)
     env, cluster, watch = watched(spec_of(server, other, capacity={"A": 2}))
@@ -161,7 +180,9 @@ def test_cards_given_up_for_a_replacement_do_not_go_to_who_waits_longer() -> Non
 
 @pytest.mark.parametrize("back_s", [11.0, 69.0, 70.0, 71.0, 90.0, 130.0])
 @pytest.mark.parametrize("capacity", [{"A": 2, "B": 2}, {"A": 2, "B": 1}, {"A": 3, "B": 3}])
-def test_a_change_taken_back_in_its_midst_ends_where_it_began(back_s: float, capacity: dict[str, int]) -> None:
+def test_a_change_taken_back_in_its_midst_ends_where_it_began(
+    back_s: float, capacity: dict[str, int]
+) -> None:
     """Restless policies do this all the time: nothing may be lost, stuck or left over."""
     env, cluster, watch = watched(spec_of(S, capacity=capacity))
     arrive(env, cluster, [0.7 * number for number in range(400)], output=150)
@@ -201,7 +222,9 @@ def test_scaling_down_with_a_change_drops_the_surplus_at_once() -> None:
 
 
 def test_a_starting_pod_of_the_old_kind_may_still_serve_before_the_new_ones() -> None:
-    """Killed at once, a server that starts and is moved at the same time would serve nobody for longer."""
+    """Killed at once, a server that starts and is moved at the same time would serve nobody for
+    longer.
+    """
     env, cluster, watch = watched(spec_of(replace(S, replicas=0), capacity={"A": 2, "B": 2}))
     _at(env, cluster, 10.0, "A", 1)
     _at(env, cluster, 50.0, "B", 1)
@@ -211,7 +234,7 @@ def test_a_starting_pod_of_the_old_kind_may_still_serve_before_the_new_ones() ->
     assert _pods(cluster) == [("B", "ready", 4)]
 
 
-# -- the plan alone ----------------------------------------------------------------------------------------------------
+# -- the plan alone
 
 
 @st.composite
@@ -230,7 +253,8 @@ def _pod_lists(draw: st.DrawFn) -> list[Pod]:
         )
         pod = Pod(engine=engine, max_batch=draw(st.sampled_from([4, 8])), life=life)
         pod.enter(
-            draw(st.sampled_from(["pending", "starting", "ready", "draining"])), draw(st.sampled_from([1.0, 2.0]))
+            draw(st.sampled_from(["pending", "starting", "ready", "draining"])),
+            draw(st.sampled_from([1.0, 2.0])),
         )
         pods.append(pod)
     return pods
@@ -247,8 +271,12 @@ WISHES = st.builds(
 
 
 @given(_pod_lists(), WISHES, st.booleans())
-def test_a_plan_keeps_as_many_as_wished_and_never_touches_what_drains(pods: list[Pod], wish: Wish, live: bool) -> None:
-    """From any state at all: the wished kind has the wished number, and what is left is no more than wished."""
+def test_a_plan_keeps_as_many_as_wished_and_never_touches_what_drains(
+    pods: list[Pod], wish: Wish, live: bool
+) -> None:
+    """From any state at all: the wished kind has the wished number, and what is left is no more
+    than wished.
+    """
     step = plan(pods, wish, live=live)
     assert len(set(step.remove)) == len(step.remove)
     assert not any(pod.phase == "draining" for pod in step.remove)
@@ -275,7 +303,9 @@ def test_room_is_made_by_as_few_old_pods_as_suffice_or_not_at_all(
         return
     new = [pod for pod in pods if fits(pod, wish, live=live)]
     need = next(pod.life for pod in new if pod.phase == "pending")
-    coming = sum(pod.life.cards for pod in pods if pod.phase == "draining" and pod.life.type == need.type)
+    coming = sum(
+        pod.life.cards for pod in pods if pod.phase == "draining" and pod.life.type == need.type
+    )
     gained = [pod.life.cards for pod in given_up]
     assert all(pod.life.type == need.type and not fits(pod, wish, live=live) for pod in given_up)
     assert all(pod.phase in ("starting", "ready") for pod in given_up)

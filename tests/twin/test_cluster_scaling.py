@@ -1,4 +1,6 @@
-"""Scaling up and down: when pods get ready, who is taken away, what a drain does, and what an observer sees."""
+"""Scaling up and down: when pods get ready, who is taken away, what a drain does, and what an
+observer sees.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,22 @@ import simpy
 
 from tests.twin.checkers import check_truth, watched
 from tests.twin.worlds import arrive, cluster_of, spec_of
-from twin.cluster import Cluster
-from twin.pod import PodLife
-from twin.schedule import CONTROL, Call
+from twin.kernel import CONTROL, Call
+from twin.serving.cluster import Cluster
+from twin.serving.pod import PodLife
 from twin.spec import Delay, Server, SpecError, World
 
 S = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=4)
 
 
 def _at(
-    env: simpy.Environment, cluster: Cluster, t_s: float, replicas: int, accelerator: str = "A", *, batch: int = 4
+    env: simpy.Environment,
+    cluster: Cluster,
+    t_s: float,
+    replicas: int,
+    accelerator: str = "A",
+    *,
+    batch: int = 4,
 ) -> None:
     def ask() -> None:
         cluster.scale("s", accelerator=accelerator, replicas=replicas, max_batch=batch)
@@ -34,21 +42,32 @@ def _life(cluster: Cluster, name: str) -> PodLife:
 
 
 def test_a_run_starts_with_ready_pods_as_far_as_capacity_allows() -> None:
-    """The allocation of the data files is what stands at t = 0; what does not fit waits like any other pod."""
+    """The allocation of the data files is what stands at t = 0; what does not fit waits like any
+    other pod.
+    """
     others = Server(name="t", model="m", accelerator="2xA", replicas=2, max_batch=4)
     _, cluster = cluster_of(
         spec_of(Server(name="s", model="m", accelerator="A", replicas=2), others, capacity={"A": 5})
     )
     view = cluster.snapshot()
-    assert (view.servers["s"].ready, view.servers["t"].ready, view.servers["t"].pending) == (2, 1, 1)
+    assert (view.servers["s"].ready, view.servers["t"].ready, view.servers["t"].pending) == (
+        2,
+        1,
+        1,
+    )
     assert (view.capacity["A"].used, view.capacity["A"].total) == (4, 5)
-    assert [tuple(wish) for wish in cluster.wishes] == [(0.0, "s", "A", 2, 1, 0), (0.0, "t", "2xA", 2, 4, 0)]
+    assert [tuple(wish) for wish in cluster.wishes] == [
+        (0.0, "s", "A", 2, 1, 0),
+        (0.0, "t", "2xA", 2, 4, 0),
+    ]
 
 
 def test_a_new_pod_is_ready_after_scheduling_and_start_up() -> None:
     """These delays are what makes autoscaling hard; each must count once."""
     world = World(scheduling_delay=Delay(mean_s=3.0), actuation_delay=Delay(mean_s=5.0))
-    env, cluster, watch = watched(spec_of(S, capacity={"A": 4}, start_up=Delay(mean_s=60.0), world=world))
+    env, cluster, watch = watched(
+        spec_of(S, capacity={"A": 4}, start_up=Delay(mean_s=60.0), world=world)
+    )
     _at(env, cluster, 10.0, 3)
     watch.run(200.0)
     for name in ("s-1", "s-2"):
@@ -59,11 +78,19 @@ def test_a_new_pod_is_ready_after_scheduling_and_start_up() -> None:
 
 def test_a_snapshot_tells_the_wish_at_once_and_the_pods_as_they_are() -> None:
     """A loop that saw neither its own wish nor the starting pods would ask for more and more."""
-    env, cluster = cluster_of(spec_of(S, capacity={"A": 2}, world=World(actuation_delay=Delay(mean_s=5.0))))
+    env, cluster = cluster_of(
+        spec_of(S, capacity={"A": 2}, world=World(actuation_delay=Delay(mean_s=5.0)))
+    )
     env.run(until=10.0)
     cluster.scale("s", accelerator="A", replicas=4, max_batch=7)
     state = cluster.snapshot().servers["s"]
-    assert (state.wanted, state.max_batch, state.ready, state.starting, state.pending) == (4, 7, 1, 0, 0)
+    assert (state.wanted, state.max_batch, state.ready, state.starting, state.pending) == (
+        4,
+        7,
+        1,
+        0,
+        0,
+    )
     env.run(until=16.0)
     state = cluster.snapshot().servers["s"]
     assert (state.wanted, state.ready, state.starting, state.pending) == (4, 1, 1, 2)
@@ -75,7 +102,12 @@ def test_pods_wait_for_cards_in_the_order_in_which_they_were_asked_for() -> None
     t = Server(name="t", model="m", accelerator="A", replicas=2, max_batch=4)
     env, cluster, watch = watched(spec_of(S, t, capacity={"A": 3}))
     _at(env, cluster, 10.0, 2)
-    Call(env, at_s=20.0, priority=CONTROL, action=lambda: cluster.scale("t", accelerator="A", replicas=3, max_batch=4))
+    Call(
+        env,
+        at_s=20.0,
+        priority=CONTROL,
+        action=lambda: cluster.scale("t", accelerator="A", replicas=3, max_batch=4),
+    )
     Call(env, at_s=30.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 4))
     Call(env, at_s=40.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 5))
     watch.run(200.0)
@@ -92,12 +124,20 @@ def test_scaling_down_takes_pending_pods_then_starting_then_the_youngest_ready()
         _at(env, cluster, t_s, replicas)
     watch.run(200.0)
     ends = [(life.pod, life.end, life.released_s) for life in cluster.pods.lives if life.end]
-    assert ends == [("s-1", "drained", 92.0), ("s-2", "scaled_down", 91.0), ("s-3", "withdrawn", 90.0)]
+    assert ends == [
+        ("s-1", "drained", 92.0),
+        ("s-2", "scaled_down", 91.0),
+        ("s-3", "withdrawn", 90.0),
+    ]
 
 
-def test_a_drain_finishes_what_runs_hands_back_what_waits_and_frees_the_cards_at_its_exact_end() -> None:
-    """A pod of another server gets the card at the instant of the last token, not at a scrape or a poll."""
-    one = Server(name="s", model="m", accelerator="A", replicas=2, max_batch=1, router="round_robin")
+def test_a_drain_finishes_what_runs_hands_back_what_waits_and_frees_units_at_its_end() -> None:
+    """A pod of another server gets the card at the instant of the last token, not at a scrape or a
+    poll.
+    """
+    one = Server(
+        name="s", model="m", accelerator="A", replicas=2, max_batch=1, router="round_robin"
+    )
     other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=1)
     env, cluster, watch = watched(spec_of(one, other, capacity={"A": 2}))
     # s-1 and t-0 do not fit at once: A has 2 cards. s-0 and s-1 run, t-0 waits.
@@ -140,7 +180,9 @@ def test_the_same_wish_again_changes_nothing() -> None:
     """A loop may apply its decision every cycle, in whatever state its last one is."""
 
     def lives(*, repeats: int) -> list[PodLife]:
-        env, cluster, watch = watched(spec_of(S, capacity={"A": 3, "B": 3}, start_up=Delay(mean_s=60.0, cv=0.5)))
+        env, cluster, watch = watched(
+            spec_of(S, capacity={"A": 3, "B": 3}, start_up=Delay(mean_s=60.0, cv=0.5))
+        )
         arrive(env, cluster, np.linspace(0.5, 250.0, 400).tolist(), output=300)
         for t_s, replicas, accelerator in ((10.0, 4, "A"), (100.0, 2, "B"), (200.0, 1, "B")):
             for repeat in range(repeats):
@@ -166,8 +208,12 @@ def test_a_later_wish_is_not_undone_by_a_slower_earlier_one() -> None:
 
 
 def test_wishes_closer_than_the_actuation_delay_are_all_obeyed_in_turn() -> None:
-    """If each wish cancelled the one before it, a loop faster than the delay would never get anything."""
-    env, cluster, watch = watched(spec_of(S, capacity={"A": 9}, world=World(actuation_delay=Delay(mean_s=30.0))))
+    """If each wish cancelled the one before it, a loop faster than the delay would never get
+    anything.
+    """
+    env, cluster, watch = watched(
+        spec_of(S, capacity={"A": 9}, world=World(actuation_delay=Delay(mean_s=30.0)))
+    )
     for number in range(20):
         _at(env, cluster, 10.0 * number + 1.0, 2 + number % 2)
     watch.run(45.0)
@@ -213,7 +259,10 @@ def test_capacity_below_use_kills_nothing_and_holds_new_pods() -> None:
     watch.run(300.0)
     assert _phases(cluster) == ["ready", "ready", "ready", "pending"]
     assert (cluster.snapshot().capacity["A"].used, cluster.snapshot().capacity["A"].total) == (3, 1)
-    assert [tuple(change) for change in cluster.capacity_history] == [(0.0, "A", 3), (100.0, "A", 1)]
+    assert [tuple(change) for change in cluster.capacity_history] == [
+        (0.0, "A", 3),
+        (100.0, "A", 1),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -221,8 +270,14 @@ def test_capacity_below_use_kills_nothing_and_holds_new_pods() -> None:
     [
         ({"accelerator": "A", "replicas": -1, "max_batch": 4}, "s: replicas must be >= 0, got -1"),
         ({"accelerator": "A", "replicas": 1, "max_batch": 0}, "s: max_batch must be >= 1, got 0"),
-        ({"accelerator": "Z", "replicas": 1, "max_batch": 4}, "s: expected an accelerator that runs m, got 'Z'"),
-        ({"accelerator": "", "replicas": 1, "max_batch": 4}, "s: expected an accelerator that runs m, got ''"),
+        (
+            {"accelerator": "Z", "replicas": 1, "max_batch": 4},
+            "s: expected an accelerator that runs m, got 'Z'",
+        ),
+        (
+            {"accelerator": "", "replicas": 1, "max_batch": 4},
+            "s: expected an accelerator that runs m, got ''",
+        ),
     ],
 )
 def test_a_wish_that_makes_no_sense_is_refused_whole(wish: dict[str, object], message: str) -> None:
@@ -254,7 +309,13 @@ def test_the_same_seed_makes_the_same_run_and_another_seed_another_one() -> None
 
     def truth(seed: int) -> tuple[bytes, str]:
         server = Server(
-            name="s", model="m", accelerator="A", replicas=2, max_batch=4, router="random", crash_rate_per_h=30.0
+            name="s",
+            model="m",
+            accelerator="A",
+            replicas=2,
+            max_batch=4,
+            router="random",
+            crash_rate_per_h=30.0,
         )
         spec = spec_of(server, capacity={"A": 4}, start_up=Delay(mean_s=20.0, cv=0.7))
         env, cluster = cluster_of(spec, seed=seed)

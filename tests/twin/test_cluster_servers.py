@@ -1,4 +1,6 @@
-"""Servers that come and go in a running cluster, and pods that are evicted, held up or lost by name."""
+"""Servers that come and go in a running cluster, and pods that are evicted, held up or lost by
+name.
+"""
 
 from __future__ import annotations
 
@@ -7,9 +9,9 @@ import pytest
 import simpy
 
 from tests.twin.worlds import arrive, cluster_of, spec_of
-from twin.cluster import Cluster
+from twin.kernel import CONTROL, Call
 from twin.request import REASONS, Outcome, RequestLog
-from twin.schedule import CONTROL, Call
+from twin.serving.cluster import Cluster
 from twin.spec import Delay, Server, SpecError, World
 
 SERVER = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=4)
@@ -53,9 +55,15 @@ def test_a_name_that_is_taken_is_refused_and_one_that_was_removed_is_free_again(
     assert cluster.snapshot().capacity["A"].used == 1
 
 
-def test_a_removed_server_finishes_what_runs_fails_what_waits_and_then_gives_back_its_cards() -> None:
-    """Cards of a pod that still drains are not free for others, also when its Deployment is gone."""
-    env, cluster = cluster_of(spec_of(Server(name="s", model="m", accelerator="A", replicas=1), capacity={"A": 1}))
+def test_a_removed_server_finishes_what_runs_fails_what_waits_and_then_gives_back_its_cards() -> (
+    None
+):
+    """Cards of a pod that still drains are not free for others, also when its Deployment is
+    gone.
+    """
+    env, cluster = cluster_of(
+        spec_of(Server(name="s", model="m", accelerator="A", replicas=1), capacity={"A": 1})
+    )
     arrive(env, cluster, [0.0, 0.0], output=100)
     env.run(until=0.5)
     cluster.remove_server("s")
@@ -64,7 +72,9 @@ def test_a_removed_server_finishes_what_runs_fails_what_waits_and_then_gives_bac
     env.run(until=10.0)
     assert (cluster.deployments, cluster.snapshot().capacity["A"].used) == ((), 0)
     frame = cluster.requests.frame()
-    ended = sorted(zip(frame["outcome"].tolist(), [REASONS[code] for code in frame["reason"]], strict=True))
+    ended = sorted(
+        zip(frame["outcome"].tolist(), [REASONS[code] for code in frame["reason"]], strict=True)
+    )
     assert ended == [(Outcome.FINISHED, ""), (Outcome.FAILED, "server_removed")]
 
 
@@ -113,7 +123,10 @@ def test_a_start_that_is_held_up_takes_its_time_once_it_is_let_go() -> None:
     stuck = deployment.pods[1]
     deployment.hold_start(stuck)
     env.run(until=500.0)
-    assert (phases(cluster, "s"), cluster.snapshot().capacity["A"].used) == (["ready", "starting"], 2)
+    assert (phases(cluster, "s"), cluster.snapshot().capacity["A"].used) == (
+        ["ready", "starting"],
+        2,
+    )
     deployment.start_again(stuck)
     env.run(until=559.0)
     assert phases(cluster, "s") == ["ready", "starting"]
@@ -123,8 +136,15 @@ def test_a_start_that_is_held_up_takes_its_time_once_it_is_let_go() -> None:
 
 def test_a_node_takes_the_pods_that_are_known_to_be_on_it() -> None:
     """Where nodes have names, which pods a failure hits is no matter of chance."""
-    env, cluster = cluster_of(spec_of(Server(name="s", model="m", accelerator="A", replicas=4), capacity={"A": 4}))
-    Call(env, at_s=5.0, priority=CONTROL, action=lambda: cluster.fail_node("A", 2, pods=["s-1", "s-3"]))
+    env, cluster = cluster_of(
+        spec_of(Server(name="s", model="m", accelerator="A", replicas=4), capacity={"A": 4})
+    )
+    Call(
+        env,
+        at_s=5.0,
+        priority=CONTROL,
+        action=lambda: cluster.fail_node("A", 2, pods=["s-1", "s-3"]),
+    )
     env.run(until=6.0)
     assert [pod.name for pod in cluster.server("s").pods] == ["s-0", "s-2", "s-4", "s-5"]
     assert phases(cluster, "s") == ["ready", "ready", "pending", "pending"]

@@ -16,7 +16,9 @@ from twin.spec import SpecError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=100),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
     max_leaves=5,
 )
 
@@ -39,9 +41,9 @@ def test_an_error_names_file_entry_field_what_was_expected_and_what_came() -> No
     row = file.children("servers")[3]
     with pytest.raises(SpecError) as error:
         row.whole("maxBatchSize", at_least=0)
-    assert (
-        line_of(error)
-        == "server-data.json: servers[3] 'vllm-004': maxBatchSize: expected a whole number >= 0, found -2"
+    assert line_of(error) == (
+        "server-data.json: servers[3] 'vllm-004': maxBatchSize: expected a whole number >= 0, "
+        "found -2"
     )
 
 
@@ -55,12 +57,15 @@ def test_a_nested_field_is_named_with_its_path() -> None:
     with pytest.raises(SpecError) as error:
         load.number("arrivalRate", at_least=0)
     assert line_of(error) == (
-        "server-data.json: servers[0] 'a': currentAlloc.load.arrivalRate: expected a number >= 0, found 'many'"
+        "server-data.json: servers[0] 'a': currentAlloc.load.arrivalRate: expected a number >= 0, "
+        "found 'many'"
     )
 
 
 def test_keys_match_in_any_case() -> None:
-    """The existing sample data write AvgInTokens and milpsolver; the Go tools accept it, so do we."""
+    """The existing sample data write AvgInTokens and milpsolver; the Go tools accept it, so do
+    we.
+    """
     assert entry({"AVGINTOKENS": 128}).number("avgInTokens") == 128.0
 
 
@@ -71,7 +76,9 @@ def test_null_counts_as_absent() -> None:
     assert row.number("cost", default=7.0) == 7.0
 
 
-@pytest.mark.parametrize("value", ["NaN", "Infinity", "-Infinity", "1e400", "1" + "0" * 400, "true", '"5"', "[5]"])
+@pytest.mark.parametrize(
+    "value", ["NaN", "Infinity", "-Infinity", "1e400", "1" + "0" * 400, "true", '"5"', "[5]"]
+)
 def test_what_is_not_a_finite_number_is_refused(value: str) -> None:
     """A NaN that got in would end as a NaN in every table of a sweep; true is not 1."""
     row = Entry(parse_json(f'{{"cost": {value}}}', source="a.json"), source="a.json")
@@ -79,7 +86,9 @@ def test_what_is_not_a_finite_number_is_refused(value: str) -> None:
         row.number("cost")
 
 
-@pytest.mark.parametrize(("value", "good"), [(8, True), (8.0, True), (8.5, False), (-1, False), (9, False)])
+@pytest.mark.parametrize(
+    ("value", "good"), [(8, True), (8.0, True), (8.5, False), (-1, False), (9, False)]
+)
 def test_a_whole_number_is_whole_and_within_its_bounds(value: float, good: bool) -> None:
     """8.0 is how some writers print 8; 8.5 replicas do not exist."""
     row = entry({"numReplicas": value})
@@ -93,7 +102,12 @@ def test_a_whole_number_is_whole_and_within_its_bounds(value: float, good: bool)
 @given(value=VALUES)
 def test_any_value_is_either_read_within_bounds_or_refused_in_one_line(value: object) -> None:
     """No JSON value may pass as something else, or end in a traceback."""
-    good = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100 and value == int(value)
+    good = (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and 0 <= value <= 100
+        and value == int(value)
+    )
     row = entry({"count": value})
     if good:
         assert row.whole("count", at_least=0, at_most=100) == value
@@ -118,7 +132,12 @@ def test_a_lenient_entry_gives_a_number_or_refuses_in_one_line(value: object) ->
 
 def test_unknown_keys_are_told_once_for_all_rows_alike() -> None:
     """Twenty-seven servers with the same old key are one fact, not twenty-seven lines."""
-    file = entry({"note": 1, "servers": [{"name": "a", "zone": 1}, {"name": "b", "zone": 1, "old": {"x": 1}}]})
+    file = entry(
+        {
+            "note": 1,
+            "servers": [{"name": "a", "zone": 1}, {"name": "b", "zone": 1, "old": {"x": 1}}],
+        }
+    )
     for row in file.children("servers"):
         row.text("name")
         row.ignore("OLD")
@@ -214,14 +233,23 @@ def test_a_file_that_holds_no_object_is_refused(tmp_path: Path) -> None:
 def test_a_lenient_entry_takes_what_is_absent_as_zero() -> None:
     """So the Go services read their messages, and ours must stand in for them."""
     row = entry({"rate": -3}, lenient=True)
-    assert (row.text("name"), row.whole("count", at_least=1), row.number("rate", at_least=0)) == ("", 0, -3.0)
+    assert (row.text("name"), row.whole("count", at_least=1), row.number("rate", at_least=0)) == (
+        "",
+        0,
+        -3.0,
+    )
     assert row.children("rows") == []
 
 
 def test_a_list_of_words_may_be_one_word_or_absent() -> None:
     """`verbs: get` and `verbs: [get]` mean the same to who writes them."""
     file = entry({"one": "get", "two": ["get", "list"], "none": None, "bad": ["get", 1]})
-    assert [file.words(key) for key in ("one", "two", "none", "absent")] == [("get",), ("get", "list"), (), ()]
+    assert [file.words(key) for key in ("one", "two", "none", "absent")] == [
+        ("get",),
+        ("get", "list"),
+        (),
+        (),
+    ]
     with pytest.raises(SpecError) as error:
         file.words("bad")
     assert line_of(error) == 'server-data.json: bad: expected a list of texts, found ["get", 1]'

@@ -1,4 +1,6 @@
-"""Claims about the search: it finds minima that are smooth, stepped or spoilt by outliers, and always the same one."""
+"""Claims about the search: it finds minima that are smooth, stepped or spoilt by outliers, and
+always the same one.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from twin.descent import best_shares, loss
+from twin.fit.descent import best_shares, loss
 
 Vector = npt.NDArray[np.float64]
 
@@ -27,7 +29,9 @@ def test_a_smooth_minimum_is_found_exactly_also_on_the_border(truth: Vector) -> 
 
 
 def test_a_minimum_is_found_through_jumps() -> None:
-    """A replay's times jump where events change places; small differences see no slope at all on such steps."""
+    """A replay's times jump where events change places; small differences see no slope at all on
+    such steps.
+    """
     grow = slopes(np.random.default_rng(2), residuals=200)
 
     def residuals(shares: Vector) -> Vector:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.twin.request_logs import arrivals, served
-from twin.exposure import ceilings_ms
-from twin.replay import ReplicaLimits
-from twin.request_csv import parse_request_rows
+from twin.fit.exposure import ceilings_ms
+from twin.fit.replay import ReplicaLimits
+from twin.fit.request_csv import parse_request_rows
 from twin.spec import IterationLaw
 
 HEADER = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
@@ -17,13 +17,19 @@ HEADER = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
 def test_a_lone_decode_is_counted_by_hand() -> None:
     """Ten iterations in a second, one token each, 105 tokens of context in the middle."""
     rows = parse_request_rows(HEADER + "0,1,2,100,11\n", source="log.csv")
-    np.testing.assert_allclose(ceilings_ms(rows, token_budget=2048), [100.0, 100.0, 1000.0 / (10 * 105)])
+    np.testing.assert_allclose(
+        ceilings_ms(rows, token_budget=2048), [100.0, 100.0, 1000.0 / (10 * 105)]
+    )
 
 
 def test_what_runs_beside_a_decode_counts_with_it() -> None:
-    """Two that decode together compute two tokens an iteration; a prefill in between adds its prompt."""
+    """Two that decode together compute two tokens an iteration; a prefill in between adds its
+    prompt.
+    """
     together = parse_request_rows(HEADER + "0,1,2,100,11\n0,1,2,100,11\n", source="log.csv")
-    np.testing.assert_allclose(ceilings_ms(together, token_budget=2048), [100.0, 50.0, 1000.0 / (10 * 210)])
+    np.testing.assert_allclose(
+        ceilings_ms(together, token_budget=2048), [100.0, 50.0, 1000.0 / (10 * 210)]
+    )
     joined = parse_request_rows(HEADER + "0,1,2,100,11\n0,1.5,1.5,30,1\n", source="log.csv")
     assert ceilings_ms(joined, token_budget=2048)[1] == pytest.approx(1000.0 / (10 + 30))
 
@@ -39,6 +45,10 @@ def test_the_shares_of_the_true_law_are_about_one() -> None:
     law = IterationLaw(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
     limits = ReplicaLimits(max_batch=32, token_budget=2048)
     rng = np.random.default_rng(6)
-    rows, _ = served(arrivals(rng, requests=200, rate_rps=3.0, prompt=400, output=150), law=law, limits=limits)
-    shares = np.array([law.alpha_ms, law.beta_ms, law.gamma_ms]) / ceilings_ms(rows, token_budget=2048)
+    rows, _ = served(
+        arrivals(rng, requests=200, rate_rps=3.0, prompt=400, output=150), law=law, limits=limits
+    )
+    shares = np.array([law.alpha_ms, law.beta_ms, law.gamma_ms]) / ceilings_ms(
+        rows, token_budget=2048
+    )
     assert shares.sum() == pytest.approx(1.0, abs=0.1)

@@ -1,4 +1,6 @@
-"""Claims about fitting: laws of logs that the twin made itself are found again, and bad logs are told in one line."""
+"""Claims about fitting: laws of logs that the twin made itself are found again, and bad logs are
+told in one line.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.twin.request_logs import arrivals, served
-from twin.fit import FitResult, fit_file, fit_rows
-from twin.replay import ReplicaLimits
-from twin.request_csv import RequestRows
+from twin.fit.replay import ReplicaLimits
+from twin.fit.request_csv import RequestRows
+from twin.fit.search import FitResult, fit_file, fit_rows
 from twin.spec import IterationLaw, SpecError
 
 LAW = IterationLaw(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
@@ -25,11 +27,15 @@ def errors(law: IterationLaw, truth: IterationLaw) -> list[float]:
     return [getattr(law, name) / getattr(truth, name) - 1.0 for name in names]
 
 
-def made(seed: int, *, law: IterationLaw, limits: ReplicaLimits, requests: int = 60) -> tuple[RequestRows, int]:
+def made(
+    seed: int, *, law: IterationLaw, limits: ReplicaLimits, requests: int = 60
+) -> tuple[RequestRows, int]:
     """Return a log that the twin made, and how many preemptions are in it."""
     rng = np.random.default_rng(seed)
     rows, replayed = served(
-        arrivals(rng, requests=requests, rate_rps=4.0, prompt=400, output=150), law=law, limits=limits
+        arrivals(rng, requests=requests, rate_rps=4.0, prompt=400, output=150),
+        law=law,
+        limits=limits,
     )
     return rows, int(replayed.preemptions.sum())
 
@@ -38,7 +44,11 @@ def made(seed: int, *, law: IterationLaw, limits: ReplicaLimits, requests: int =
 def test_a_law_drawn_at_random_is_found_again_within_two_percent(seed: int) -> None:
     """The fit knows nothing of the law: neither its size nor which part is the largest."""
     rng = np.random.default_rng((7, seed))
-    law = IterationLaw(alpha_ms=rng.uniform(5, 25), beta_ms=rng.uniform(0.02, 0.1), gamma_ms=rng.uniform(5e-5, 2e-4))
+    law = IterationLaw(
+        alpha_ms=rng.uniform(5, 25),
+        beta_ms=rng.uniform(0.02, 0.1),
+        gamma_ms=rng.uniform(5e-5, 2e-4),
+    )
     limits = (AMPLE, TIGHT, replace(TIGHT, admission="chunk"))[seed % 3]
     rows, _ = made(seed, law=law, limits=limits)
     found = fit_rows(rows, limits=limits)
@@ -46,12 +56,16 @@ def test_a_law_drawn_at_random_is_found_again_within_two_percent(seed: int) -> N
     assert abs(found.all_rows.e2e_error) < 1e-3
     assert found.all_rows.e2e_mape < 1e-3
     for name in ("alpha_ms", "beta_ms", "gamma_ms"):
-        assert getattr(found.lowest, name) <= getattr(found.law, name) <= getattr(found.highest, name)
+        assert (
+            getattr(found.lowest, name) <= getattr(found.law, name) <= getattr(found.highest, name)
+        )
 
 
 @pytest.mark.parametrize("seed", [0, 3])
 def test_a_law_is_found_through_preemptions(seed: int) -> None:
-    """Where memory runs short the misfit is rugged: gamma is less sharp then, but the replay must be as close."""
+    """Where memory runs short the misfit is rugged: gamma is less sharp then, but the replay must
+    be as close.
+    """
     limits = replace(TIGHT, kv_tokens=5000)
     rows, preemptions = made(seed, law=LAW, limits=limits, requests=100)
     assert preemptions >= 25
@@ -68,7 +82,9 @@ def test_a_noisy_log_gives_the_law_within_a_few_percent() -> None:
     rows, _ = made(4, law=LAW, limits=AMPLE)
     jitter = np.random.default_rng(5).normal(1.0, 0.01, (2, len(rows)))
     first_s = rows.queued_s + rows.ttft_s * jitter[0]
-    noisy = replace(rows, first_token_s=first_s, last_token_s=first_s + (rows.e2e_s - rows.ttft_s) * jitter[1])
+    noisy = replace(
+        rows, first_token_s=first_s, last_token_s=first_s + (rows.e2e_s - rows.ttft_s) * jitter[1]
+    )
     found = fit_rows(noisy, limits=AMPLE)
     alpha, beta, gamma = errors(found.law, LAW)
     assert abs(alpha) < 0.03
@@ -94,7 +110,9 @@ def test_a_fit_of_the_first_rows_sees_nothing_of_the_later_ones() -> None:
 
 
 def test_requests_cut_off_do_not_bias_the_law() -> None:
-    """The last of the fitted requests ran beside later ones that the fit cannot see: it must know which to trust."""
+    """The last of the fitted requests ran beside later ones that the fit cannot see: it must know
+    which to trust.
+    """
     rows, _ = made(8, law=LAW, limits=AMPLE, requests=100)
     found = fit_rows(rows, limits=AMPLE, fitted=slice(50))
     assert np.abs(errors(found.law, LAW)).max() < 0.02
@@ -112,10 +130,14 @@ def test_one_token_answers_tell_alpha_and_beta() -> None:
     """Without decodes there are only prefills; gamma then hardly shows, and its range says so."""
     rng = np.random.default_rng(9)
     asked = arrivals(rng, requests=60, rate_rps=2.0, prompt=400, output=1)
-    rows, _ = served(replace(asked, output_tokens=np.ones(60, dtype=np.int64)), law=LAW, limits=AMPLE)
+    rows, _ = served(
+        replace(asked, output_tokens=np.ones(60, dtype=np.int64)), law=LAW, limits=AMPLE
+    )
     found = fit_rows(rows, limits=AMPLE)
     assert found.law.alpha_ms == pytest.approx(LAW.alpha_ms, rel=0.02)
-    assert found.law.beta_ms + found.law.gamma_ms == pytest.approx(LAW.beta_ms + LAW.gamma_ms, rel=0.02)
+    assert found.law.beta_ms + found.law.gamma_ms == pytest.approx(
+        LAW.beta_ms + LAW.gamma_ms, rel=0.02
+    )
     assert found.highest.gamma_ms > 10 * LAW.gamma_ms
 
 
@@ -123,22 +145,35 @@ def test_one_token_answers_tell_alpha_and_beta() -> None:
 def test_too_few_rows_are_refused(fitted: slice) -> None:
     """Three coefficients from a handful of requests would be an accident."""
     rows, _ = made(5, law=LAW, limits=AMPLE)
-    with pytest.raises(SpecError, match=r"^twin: expected at least 10 consecutive rows to fit, found \d+$"):
+    with pytest.raises(
+        SpecError, match=r"^twin: expected at least 10 consecutive rows to fit, found \d+$"
+    ):
         fit_rows(rows, limits=AMPLE, fitted=fitted)
 
 
 def test_a_file_is_fitted_like_its_rows(tmp_path: Path) -> None:
-    """The way through CSV, with rows out of order and on another clock, changes nothing but the last digits."""
+    """The way through CSV, with rows out of order and on another clock, changes nothing but the
+    last digits.
+    """
     rows, _ = made(2, law=LAW, limits=TIGHT)
     columns = ("queued_s", "first_token_s", "last_token_s", "input_tokens", "output_tokens")
     table = np.column_stack([getattr(rows, column) for column in columns])
     table[:, :3] += 5000.0
     path = tmp_path / "log.csv"
-    np.savetxt(path, table[::-1], fmt=["%.9f"] * 3 + ["%d"] * 2, delimiter=",", header=",".join(columns), comments="")
+    np.savetxt(
+        path,
+        table[::-1],
+        fmt=["%.9f"] * 3 + ["%d"] * 2,
+        delimiter=",",
+        header=",".join(columns),
+        comments="",
+    )
     found: FitResult = fit_file(path, kv_tokens=16000, max_batch=64, token_budget=2048)
     assert found.source == "log.csv"
     assert np.abs(errors(found.law, LAW)).max() < 0.02
-    with pytest.raises(SpecError, match=r"^log\.csv: line \d+: input_tokens \+ output_tokens: expected <= 257 .*$"):
+    with pytest.raises(
+        SpecError, match=r"^log\.csv: line \d+: input_tokens \+ output_tokens: expected <= 257 .*$"
+    ):
         fit_file(path, kv_tokens=256, max_batch=64, token_budget=2048)
     with pytest.raises(SpecError, match=r"^max_batch must be >= 1, got 0$"):
         fit_file(path, kv_tokens=None, max_batch=0, token_budget=2048)

@@ -9,10 +9,17 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.twin.worlds import arrive, cluster_of, spec_of
-from twin.metrics import METRIC_TYPES, Arrivals, Counters, ServerSeries, WindowFigures, exposition
-from twin.replica import Replica
+from twin.engine.replica import Replica
+from twin.kernel import CONTROL, Call
 from twin.request import Request
-from twin.schedule import CONTROL, Call
+from twin.serving.metrics import (
+    METRIC_TYPES,
+    Arrivals,
+    Counters,
+    ServerSeries,
+    WindowFigures,
+    exposition,
+)
 from twin.spec import IterationLaw, Server, World
 
 S = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=100)
@@ -58,7 +65,12 @@ def test_a_full_window_forgets_what_was_before_it() -> None:
         rates.append(cluster.snapshot().servers["s"].window.rate_rpm)
     assert rates == [60.0, 45.0, 30.0, 15.0, 0.0]
     window = cluster.snapshot().servers["s"].window
-    assert (window.in_tokens, window.out_tokens, window.ttft_ms, window.itl_ms) == (None, None, None, None)
+    assert (window.in_tokens, window.out_tokens, window.ttft_ms, window.itl_ms) == (
+        None,
+        None,
+        None,
+        None,
+    )
     assert (window.completions_rpm, window.output_tps) == (0.0, 0.0)
 
 
@@ -68,7 +80,12 @@ def test_a_cycle_at_the_instant_of_a_scrape_sees_the_one_before() -> None:
     arrive(env, cluster, [20.0], output=1)
     seen: list[float | None] = []
     for at_s in (30.0, 45.0):
-        Call(env, at_s=at_s, priority=CONTROL, action=lambda: seen.append(cluster.snapshot().servers["s"].scraped_s))
+        Call(
+            env,
+            at_s=at_s,
+            priority=CONTROL,
+            action=lambda: seen.append(cluster.snapshot().servers["s"].scraped_s),
+        )
     env.run(until=50.0)
     assert seen == [15.0, 30.0]
 
@@ -101,11 +118,18 @@ def test_arrivals_are_counted_at_the_router_whatever_becomes_of_them() -> None:
 
 
 def test_what_a_pod_did_after_its_last_scrape_is_never_seen() -> None:
-    """Prometheus cannot scrape a pod that is gone; the truth is in the records, not in the metrics."""
-    env, cluster = cluster_of(spec_of(replace(S, replicas=2, router="round_robin"), capacity={"A": 2}))
+    """Prometheus cannot scrape a pod that is gone; the truth is in the records, not in the
+    metrics.
+    """
+    env, cluster = cluster_of(
+        spec_of(replace(S, replicas=2, router="round_robin"), capacity={"A": 2})
+    )
     arrive(env, cluster, [1.0, 1.0, 16.0, 16.0], output=100)
     Call(
-        env, at_s=16.5, priority=CONTROL, action=lambda: cluster.scale("s", accelerator="A", replicas=1, max_batch=100)
+        env,
+        at_s=16.5,
+        priority=CONTROL,
+        action=lambda: cluster.scale("s", accelerator="A", replicas=1, max_batch=100),
     )
     env.run(until=31.0)
     window = cluster.snapshot().servers["s"].window
@@ -133,15 +157,21 @@ def test_gauges_are_those_of_the_last_scrape() -> None:
     env.run(until=20.0)
     state = cluster.snapshot().servers["s"]
     pod = state.pods[0]
-    assert (state.running, state.waiting, state.backlog) == (pod.running, pod.waiting, 1) == (2, 1, 1)
-    # At 15 s the 51st iteration runs: two requests with 150 tokens each, 10 blocks of 16, of 100 blocks.
+    assert (
+        (state.running, state.waiting, state.backlog) == (pod.running, pod.waiting, 1) == (2, 1, 1)
+    )
+    # At 15 s the 51st iteration runs: two requests with 150 tokens each, 10 blocks of 16, of 100
+    # blocks.
     assert state.kv_usage == pod.kv_usage == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(
-    ("interval_s", "window_s", "expected"), [(0.1, 0.3, 3), (15.0, 60.0, 4), (15.0, 70.0, 5), (7.0, 7.0, 1)]
+    ("interval_s", "window_s", "expected"),
+    [(0.1, 0.3, 3), (15.0, 60.0, 4), (15.0, 70.0, 5), (7.0, 7.0, 1)],
 )
-def test_a_window_reaches_back_a_whole_number_of_scrapes(interval_s: float, window_s: float, expected: int) -> None:
+def test_a_window_reaches_back_a_whole_number_of_scrapes(
+    interval_s: float, window_s: float, expected: int
+) -> None:
     """The smallest that covers it; 0.3 over 0.1 is 3, not 4."""
     series = ServerSeries(scrape_interval_s=interval_s, window_s=window_s)
     for number in range(1, 20):
@@ -155,10 +185,22 @@ def test_totals_of_a_server_are_the_sums_over_its_pods() -> None:
     """Means over a window weight every request alike, whichever pod served it."""
     series = ServerSeries(scrape_interval_s=15.0, window_s=60.0)
     one = Counters(
-        successes=1, finished_tokens=10, ttft_count=1, ttft_sum_s=0.1, generation_tokens=10, itl_count=9, itl_sum_s=0.9
+        successes=1,
+        finished_tokens=10,
+        ttft_count=1,
+        ttft_sum_s=0.1,
+        generation_tokens=10,
+        itl_count=9,
+        itl_sum_s=0.9,
     )
     two = Counters(
-        successes=3, finished_tokens=60, ttft_count=3, ttft_sum_s=0.9, generation_tokens=60, itl_count=57, itl_sum_s=5.7
+        successes=3,
+        finished_tokens=60,
+        ttft_count=3,
+        ttft_sum_s=0.9,
+        generation_tokens=60,
+        itl_count=57,
+        itl_sum_s=5.7,
     )
     series.add(15.0, Arrivals(8, 80), [one, two])
     figures = series.figures()
@@ -170,18 +212,29 @@ def test_totals_of_a_server_are_the_sums_over_its_pods() -> None:
 
 
 def test_a_pod_is_printed_under_the_names_that_vllm_uses() -> None:
-    """A collector made for vLLM must find everything that it asks for, in the text format of Prometheus."""
-    replica = Replica(law=IterationLaw(alpha_ms=20.0, beta_ms=0.0, gamma_ms=0.0), max_batch=1, kv_tokens=1600)
+    """A collector made for vLLM must find everything that it asks for, in the text format of
+    Prometheus.
+    """
+    replica = Replica(
+        law=IterationLaw(alpha_ms=20.0, beta_ms=0.0, gamma_ms=0.0), max_batch=1, kv_tokens=1600
+    )
     for number in range(3):
         replica.submit(Request(id=number, prompt_tokens=100, output_tokens=11, arrival_s=0.0), 0.0)
     replica.advance(0.3, inclusive=True)
-    samples = list(exposition(replica.read(0.3), finished_tokens=11, labels={"model_name": "m", "pod": "s-0"}))
+    samples = list(
+        exposition(replica.read(0.3), finished_tokens=11, labels={"model_name": "m", "pod": "s-0"})
+    )
     lines = [f"# TYPE {name.removesuffix('_total')} {kind}" for name, kind in METRIC_TYPES.items()]
-    by_family = {name: [sample for sample in samples if sample.name.startswith(name)] for name in METRIC_TYPES}
+    by_family = {
+        name: [sample for sample in samples if sample.name.startswith(name)]
+        for name in METRIC_TYPES
+    }
     text = ""
     for own, head in zip(by_family.values(), lines, strict=True):
         body = [
-            f"{s.name}{{{','.join(f'{k}={v!r}' for k, v in s.labels.items())}}} {s.value}".replace("'", '"')
+            f"{s.name}{{{','.join(f'{k}={v!r}' for k, v in s.labels.items())}}} {s.value}".replace(
+                "'", '"'
+            )
             for s in own
         ]
         text += "\n".join([head, *body]) + "\n"
@@ -201,4 +254,9 @@ def test_a_pod_is_printed_under_the_names_that_vllm_uses() -> None:
     assert values["vllm:request_generation_tokens_sum"] == 11
     assert values["vllm:kv_cache_usage_perc"] == pytest.approx(0.07)
     buckets = [s for s in samples if s.name == "vllm:time_to_first_token_seconds_bucket"]
-    assert [s.value for s in buckets if s.labels["le"] in ("0.02", "0.1", "0.25", "+Inf")] == [1, 1, 2, 2]
+    assert [s.value for s in buckets if s.labels["le"] in ("0.02", "0.1", "0.25", "+Inf")] == [
+        1,
+        1,
+        2,
+        2,
+    ]

@@ -7,10 +7,12 @@ import pytest
 from scipy import stats
 
 from twin.chance import ACTUATION, CRASH, START_UP, draw_s, node_generator, server_generator
-from twin.pod import Pod, PodLife, PodLog
+from twin.serving.pod import Pod, PodLife, PodLog
 from twin.spec import Delay, Engine, IterationLaw
 
-ENGINE = Engine(model="m", accelerator="A", law=IterationLaw(alpha_ms=1.0, beta_ms=0.0, gamma_ms=0.0))
+ENGINE = Engine(
+    model="m", accelerator="A", law=IterationLaw(alpha_ms=1.0, beta_ms=0.0, gamma_ms=0.0)
+)
 
 
 def _life() -> PodLife:
@@ -18,7 +20,9 @@ def _life() -> PodLife:
 
 
 def test_the_log_has_a_row_for_every_life_and_a_restart_begins_one() -> None:
-    """Cost is integrated over these rows: a crash must neither end nor double the cards that are held."""
+    """Cost is integrated over these rows: a crash must neither end nor double the cards that are
+    held.
+    """
     log = PodLog()
     life = _life()
     log.add(life)
@@ -38,9 +42,16 @@ def test_an_empty_log_has_all_columns() -> None:
     """A run without any pod must be scored like any other."""
     frame = PodLog().frame()
     assert {column.shape for column in frame.values()} == {(0,)}
-    assert {"server", "accelerator", "cards", "asked_s", "granted_s", "ready_s", "draining_s", "released_s"} <= set(
-        frame
-    )
+    assert {
+        "server",
+        "accelerator",
+        "cards",
+        "asked_s",
+        "granted_s",
+        "ready_s",
+        "draining_s",
+        "released_s",
+    } <= set(frame)
 
 
 def test_time_never_goes_back_in_a_life() -> None:
@@ -62,17 +73,23 @@ def test_a_delay_without_spread_is_its_mean_and_draws_nothing() -> None:
 
 @pytest.mark.parametrize("cv", [0.2, 1.0, 2.0])
 def test_a_delay_with_spread_is_gamma_with_that_mean_and_cv(cv: float) -> None:
-    """Kolmogorov-Smirnov against the gamma distribution, at a level that a right generator misses once in 1000."""
+    """Kolmogorov-Smirnov against the gamma distribution, at a level that a right generator misses
+    once in 1000.
+    """
     rng = np.random.default_rng(3)
     drawn = [draw_s(Delay(mean_s=60.0, cv=cv), rng) for _ in range(2000)]
     assert stats.kstest(drawn, stats.gamma(cv**-2, scale=60.0 * cv**2).cdf).pvalue > 1e-3
 
 
 def test_every_purpose_of_every_server_has_its_own_generator() -> None:
-    """Otherwise one more crash of one server would move the start-up of another, and paired runs would not be pairs."""
+    """Otherwise one more crash of one server would move the start-up of another, and paired runs
+    would not be pairs.
+    """
     seed = np.random.SeedSequence(5)
     generators = [
-        server_generator(seed, index, purpose) for index in (0, 1) for purpose in (START_UP, CRASH, ACTUATION)
+        server_generator(seed, index, purpose)
+        for index in (0, 1)
+        for purpose in (START_UP, CRASH, ACTUATION)
     ]
     draws = {generator.random() for generator in [*generators, node_generator(seed)]}
     assert len(draws) == 7

@@ -1,4 +1,6 @@
-"""Claims about replaying a request log: the times of a hand-made log, the limits, and the scores."""
+"""Claims about replaying a request log: the times of a hand-made log, the limits, and the
+scores.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twin.replay import Replayed, ReplicaLimits, check_fits, replay, score
-from twin.request_csv import RequestRows, parse_request_rows
+from twin.fit.replay import Replayed, ReplicaLimits, check_fits, replay, score
+from twin.fit.request_csv import RequestRows, parse_request_rows
 from twin.spec import IterationLaw, SpecError
 
 LAW = IterationLaw(alpha_ms=10.0, beta_ms=0.1, gamma_ms=0.01)
@@ -63,12 +65,15 @@ def test_a_request_that_never_fits_is_told_with_its_line() -> None:
     with pytest.raises(SpecError) as caught:
         check_fits(rows, limits)
     assert (
-        str(caught.value) == "log.csv: line 3: input_tokens + output_tokens: expected <= 65 (kv_tokens + 1), found 66"
+        str(caught.value)
+        == "log.csv: line 3: input_tokens + output_tokens: expected <= 65 (kv_tokens + 1), found 66"
     )
 
 
 def test_a_request_that_just_fits_is_served() -> None:
-    """The last token is never written to memory, so a sum of capacity + 1 fits: the check and the replica agree."""
+    """The last token is never written to memory, so a sum of capacity + 1 fits: the check and the
+    replica agree.
+    """
     rows = log((0, 40, 25, 1, 2))
     limits = ReplicaLimits(max_batch=8, token_budget=100, kv_tokens=79)
     check_fits(rows, limits)

@@ -9,14 +9,16 @@ import pytest
 import simpy
 
 from tests.twin.naive_replica import ARRIVAL, Alarm, NaiveReplica
-from twin.replica import Replica
+from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
 from twin.spec import IterationLaw
 
 ONE_SECOND = IterationLaw(alpha_ms=1000.0, beta_ms=0.0, gamma_ms=0.0)
 
 
-def make_request(number: int, *, prompt: int = 4, output: int = 5, arrival_s: float = 0.0) -> Request:
+def make_request(
+    number: int, *, prompt: int = 4, output: int = 5, arrival_s: float = 0.0
+) -> Request:
     """Return a request of *prompt* and *output* tokens."""
     return Request(id=number, prompt_tokens=prompt, output_tokens=output, arrival_s=arrival_s)
 
@@ -26,7 +28,9 @@ class Rig:
 
     def __init__(self, **settings: Any) -> None:
         self.finished: list[tuple[int, float]] = []
-        self.replica = Replica(**{"law": ONE_SECOND, "max_batch": 8, "on_finish": self._on_finish, **settings})
+        self.replica = Replica(
+            **{"law": ONE_SECOND, "max_batch": 8, "on_finish": self._on_finish, **settings}
+        )
 
     def _on_finish(self, request: Request, finish_s: float) -> None:
         self.finished.append((request.id, finish_s))
@@ -44,7 +48,9 @@ class Rig:
 
 
 def test_the_prefill_emits_the_first_token_and_each_decode_one_more() -> None:
-    """TTFT ends with the prefill and out tokens take out - 1 decodes; all scores hang on this count."""
+    """TTFT ends with the prefill and out tokens take out - 1 decodes; all scores hang on this
+    count.
+    """
     law = IterationLaw(alpha_ms=10.0, beta_ms=1.0, gamma_ms=0.1)
     rig = Rig(law=law)
     request = rig.submit(1, 2.0, prompt=100, output=3)
@@ -57,7 +63,9 @@ def test_the_prefill_emits_the_first_token_and_each_decode_one_more() -> None:
 
 
 def test_an_idle_replica_begins_after_all_arrivals_of_the_instant() -> None:
-    """Requests that come together are prefilled together, in whatever order the events were inserted."""
+    """Requests that come together are prefilled together, in whatever order the events were
+    inserted.
+    """
     rig = Rig()
     first, second = rig.submit(1, 5.0), rig.submit(2, 5.0)
     assert rig.replica.next_boundary_s == 5.0
@@ -77,7 +85,9 @@ def test_an_arrival_on_a_boundary_is_seen_by_the_iteration_that_starts_there() -
 
 
 def test_a_long_prompt_is_prefilled_in_chunks_beside_the_decodes() -> None:
-    """With a budget of 10 tokens one decode leaves 9, so 20 tokens take three iterations while the decode goes on."""
+    """With a budget of 10 tokens one decode leaves 9, so 20 tokens take three iterations while the
+    decode goes on.
+    """
     rig = Rig(max_num_batched_tokens=10)
     rig.submit(1, 0.0, prompt=4, output=8)
     long = rig.submit(2, 1.0, prompt=20, output=1)
@@ -90,8 +100,12 @@ def test_a_long_prompt_is_prefilled_in_chunks_beside_the_decodes() -> None:
     ("settings", "reason"),
     [({"queue_max": 2}, "queue_full"), ({"kv_tokens": 47, "block_size": 16}, "never_fits")],
 )
-def test_a_request_that_cannot_be_served_is_rejected_with_its_reason(settings: dict[str, Any], reason: str) -> None:
-    """A full queue and a request that would preempt itself for ever are misses that must be told apart."""
+def test_a_request_that_cannot_be_served_is_rejected_with_its_reason(
+    settings: dict[str, Any], reason: str
+) -> None:
+    """A full queue and a request that would preempt itself for ever are misses that must be told
+    apart.
+    """
     rig = Rig(**settings)
     rig.submit(1, 0.0, prompt=16, output=17)
     rig.submit(2, 0.0)
@@ -103,7 +117,9 @@ def test_a_request_that_cannot_be_served_is_rejected_with_its_reason(settings: d
 
 
 def test_memory_runs_out_for_the_youngest() -> None:
-    """Two of 4 + 12 tokens end with 4 blocks of 4 each and there are 6: the younger starts again and finishes."""
+    """Two of 4 + 12 tokens end with 4 blocks of 4 each and there are 6: the younger starts again
+    and finishes.
+    """
     rig = Rig(kv_tokens=24, block_size=4)
     old, young = rig.submit(1, 0.0, output=12), rig.submit(2, 0.0, output=12)
     finishes = rig.run()
@@ -113,7 +129,8 @@ def test_memory_runs_out_for_the_youngest() -> None:
     assert (reading.preemptions, reading.prompt_tokens, reading.generation_tokens) == (1, 8, 24)
     assert reading.ttft_count == 2
     assert reading.itl_count == 22
-    # Every gap is one second but that of the victim: its token of t = 9 is followed by that of t = 13.
+    # Every gap is one second but that of the victim: its token of t = 9 is followed by that of t =
+    # 13.
     assert reading.itl_sum_s == 11.0 + 14.0
 
 
@@ -164,7 +181,9 @@ def test_a_preempted_request_stays_in_a_draining_replica() -> None:
 
 
 def test_draining_an_idle_replica_leaves_it_idle() -> None:
-    """Whoever waits for outstanding to be 0 must not wait for an event of a batch that never begins."""
+    """Whoever waits for outstanding to be 0 must not wait for an event of a batch that never
+    begins.
+    """
     rig = Rig()
     waiting = rig.submit(1, 3.0)
     assert rig.replica.drain(3.0) == [waiting]
@@ -173,13 +192,18 @@ def test_draining_an_idle_replica_leaves_it_idle() -> None:
 
 
 def test_a_crash_returns_everything_ready_to_be_queued_again() -> None:
-    """Tokens emitted before the crash stay counted; the requests start from nothing but their arrival."""
+    """Tokens emitted before the crash stay counted; the requests start from nothing but their
+    arrival.
+    """
     rig = Rig(max_batch=1)
     rig.submit(1, 0.0, output=10)
     rig.submit(2, 1.0)
     lost = rig.replica.abort(4.5)
     assert [request.id for request in lost] == [1, 2]
-    assert all(request.generated == request.context == 0 and isnan(request.first_token_s) for request in lost)
+    assert all(
+        request.generated == request.context == 0 and isnan(request.first_token_s)
+        for request in lost
+    )
     assert [request.arrival_s for request in lost] == [0.0, 1.0]
     reading = rig.replica.read(5.0)
     assert (reading.generation_tokens, reading.running, reading.waiting) == (4, 0, 0)
@@ -188,7 +212,9 @@ def test_a_crash_returns_everything_ready_to_be_queued_again() -> None:
 
 
 def test_a_requeued_request_is_served_whole_and_timed_from_its_arrival() -> None:
-    """The truth counts from the client's first try; the new replica's metrics from when it was given the request."""
+    """The truth counts from the client's first try; the new replica's metrics from when it was
+    given the request.
+    """
     log = RequestLog()
     second = Replica(law=ONE_SECOND, max_batch=8, kv_tokens=64, on_finish=log.add_finished)
     first = Rig()
@@ -197,7 +223,11 @@ def test_a_requeued_request_is_served_whole_and_timed_from_its_arrival() -> None
     assert second.submit(lost, 10.0) is None
     second.advance(inf, inclusive=True)
     frame = log.frame()
-    assert (frame["arrival_s"][0], frame["first_token_s"][0], frame["finish_s"][0]) == (2.0, 11.0, 19.0)
+    assert (frame["arrival_s"][0], frame["first_token_s"][0], frame["finish_s"][0]) == (
+        2.0,
+        11.0,
+        19.0,
+    )
     reading = second.read(20.0)
     assert (reading.ttft_sum_s, reading.e2e_sum_s, reading.queue_sum_s) == (1.0, 9.0, 0.0)
 
@@ -214,14 +244,18 @@ def test_a_replica_can_serve_again_after_a_crash() -> None:
 
 
 def test_a_scrape_sees_the_iteration_that_ends_at_its_instant_as_done() -> None:
-    """Within a segment nothing is processed, so a read computes what stepping would have counted."""
+    """Within a segment nothing is processed, so a read computes what stepping would have
+    counted.
+    """
     rig = Rig(kv_tokens=160, block_size=4)
     rig.submit(1, 0.0, output=30)
     rig.replica.advance(5.0, inclusive=True)
     at_boundary = rig.replica.read(5.0)
     assert at_boundary.generation_tokens == 5
     assert at_boundary.itl_sum_s == 4.0
-    assert at_boundary.kv_usage == 3 / 40, "in the iteration from 5 to 6 its context grows from 8 to 9 tokens"
+    assert at_boundary.kv_usage == 3 / 40, (
+        "in the iteration from 5 to 6 its context grows from 8 to 9 tokens"
+    )
     assert rig.replica.read(5.9) == at_boundary
     assert rig.replica.read(6.0).generation_tokens == 6
     assert rig.replica.steps == 2
@@ -242,7 +276,13 @@ def test_requests_in_flight_show_how_far_they_are() -> None:
     rig.submit(2, 0.0)
     rig.replica.advance(7.5, inclusive=True)
     running, waiting = rig.replica.in_flight(7.5)
-    assert (running.id, running.generated, running.context, running.first_token_s, running.last_token_s) == (
+    assert (
+        running.id,
+        running.generated,
+        running.context,
+        running.first_token_s,
+        running.last_token_s,
+    ) == (
         *(1, 7, 10),
         *(1.0, 7.0),
     )
@@ -272,8 +312,12 @@ def test_an_engine_that_takes_no_time_comes_to_an_end() -> None:
 
 
 @pytest.mark.parametrize("clients", [1, 3])
-def test_clients_that_ask_again_at_each_answer_see_the_times_of_the_naive_replica(clients: int) -> None:
-    """on_finish may submit: a closed loop of clients needs it, as benchmarks with a fixed concurrency do."""
+def test_clients_that_ask_again_at_each_answer_see_the_times_of_the_naive_replica(
+    clients: int,
+) -> None:
+    """on_finish may submit: a closed loop of clients needs it, as benchmarks with a fixed
+    concurrency do.
+    """
     settings: dict[str, Any] = {"law": ONE_SECOND, "max_batch": 2, "kv_tokens": 40, "block_size": 4}
     sizes = [(1 + 5 * number % 7, 1 + 11 * number % 13) for number in range(40)]
 

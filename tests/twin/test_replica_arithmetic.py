@@ -7,9 +7,9 @@ from math import inf, nextafter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from twin.kv import ResidueTable
-from twin.segment import boundaries_before, duration_s
-from twin.telemetry import ITL_BOUNDS_S, ReplicaTelemetry, add_progression
+from twin.engine.kv_cache import ResidueTable
+from twin.engine.segment import boundaries_before, duration_s
+from twin.engine.telemetry import ITL_BOUNDS_S, ReplicaTelemetry, add_progression
 
 SECONDS = st.floats(1e-4, 10.0)
 STEPS = st.one_of(st.just(0.0), st.floats(1e-9, 1.0))
@@ -33,7 +33,9 @@ def test_a_segment_lasts_as_long_as_its_iterations(c0_s: float, c1_s: float, k: 
 def test_an_arrival_finds_the_last_boundary_before_it(
     start_s: float, c0_s: float, c1_s: float, k: int, towards_s: float
 ) -> None:
-    """One iteration too many or too few shifts an admission; beside a boundary, one digit of rounding is enough."""
+    """One iteration too many or too few shifts an admission; beside a boundary, one digit of
+    rounding is enough.
+    """
     boundary_s = start_s + duration_s(k, c0_s, c1_s)
     now_s = nextafter(boundary_s, towards_s) if towards_s else boundary_s
     done = boundaries_before(now_s, start_s=start_s, c0_s=c0_s, c1_s=c1_s)
@@ -51,7 +53,9 @@ def test_an_arrival_finds_the_last_boundary_before_it(
 def test_residues_know_use_demand_and_the_end_of_memory(
     contexts: list[int], block_size: int, spare: int, g: int, ahead: int
 ) -> None:
-    """Blocks are never counted while a segment runs, so the residues must say exactly what counting would."""
+    """Blocks are never counted while a segment runs, so the residues must say exactly what counting
+    would.
+    """
     blocks_now = sum(-(-context // block_size) for context in contexts)
     table = ResidueTable(blocks=blocks_now + spare, block_size=block_size)
     for context in [*contexts, 5]:
@@ -67,7 +71,9 @@ def test_residues_know_use_demand_and_the_end_of_memory(
 
 
 @given(c0_s=SECONDS, c1_s=STEPS, k=st.integers(1, 300), n=st.integers(1, 5))
-def test_a_segment_fills_the_buckets_that_its_gaps_would(c0_s: float, c1_s: float, k: int, n: int) -> None:
+def test_a_segment_fills_the_buckets_that_its_gaps_would(
+    c0_s: float, c1_s: float, k: int, n: int
+) -> None:
     """The histogram of a progression must be that of its terms, across any number of bounds."""
     expected = [0] * (len(ITL_BOUNDS_S) + 1)
     for j in range(k):
@@ -79,5 +85,9 @@ def test_a_segment_fills_the_buckets_that_its_gaps_would(c0_s: float, c1_s: floa
     telemetry.decoded(n, k, c0_s=c0_s, c1_s=c1_s, duration_s=duration_s(k, c0_s, c1_s))
     assert telemetry.itl_buckets == buckets
     # A gap that lies on a bound to the last digit may fall on either side of it.
-    on_bound = sum(n for j in range(k) if any(abs(c0_s + c1_s * j - bound) <= 1e-12 * bound for bound in ITL_BOUNDS_S))
+    on_bound = sum(
+        n
+        for j in range(k)
+        if any(abs(c0_s + c1_s * j - bound) <= 1e-12 * bound for bound in ITL_BOUNDS_S)
+    )
     assert sum(abs(a - b) for a, b in zip(buckets, expected, strict=True)) <= 2 * on_bound

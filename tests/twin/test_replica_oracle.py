@@ -15,27 +15,39 @@ from twin.spec import IterationLaw
 
 @pytest.mark.parametrize("seed", range(120))
 def test_a_random_script_gives_the_times_of_the_naive_replica(seed: int) -> None:
-    """The fast-forward may change the speed and nothing else: times and sums to 1e-9, everything else exactly."""
+    """The fast-forward may change the speed and nothing else: times and sums to 1e-9, everything
+    else exactly.
+    """
     assert differences(make_script(seed), rel=1e-9) == []
 
 
 @pytest.mark.parametrize("grid", ["integer", "dyadic"])
 @pytest.mark.parametrize("seed", range(120))
 def test_coinciding_events_come_out_in_the_same_order_to_the_last_bit(seed: int, grid: Any) -> None:
-    """On a grid arrivals, actions, boundaries and scrapes tie all the time, and sums are exact: nothing may differ."""
+    """On a grid arrivals, actions, boundaries and scrapes tie all the time, and sums are exact:
+    nothing may differ.
+    """
     assert differences(make_script(seed, grid), rel=0.0) == []
 
 
 @pytest.mark.parametrize("seed", range(40))
 def test_rounded_laws_differ_at_most_in_the_bucket_of_a_time_on_a_bound(seed: int) -> None:
-    """With round coefficients a time may lie on the bound of a bucket, and its last digit decides."""
+    """With round coefficients a time may lie on the bound of a bucket, and its last digit
+    decides.
+    """
     buckets = {"itl_buckets", "ttft_buckets", "e2e_buckets", "queue_buckets"}
     assert differences(make_script(seed, "coarse"), rel=1e-9, ignore=buckets) == []
 
 
-@pytest.mark.parametrize(("kv_tokens", "budget"), [(15_300, 8192), (12_500, 8192), (15_300, 100), (41_408, 300)])
-def test_a_run_of_realistic_size_gives_the_times_of_the_naive_replica(kv_tokens: int, budget: int) -> None:
-    """Errors of rounding or of bookkeeping that grow with the length of a run would show here, preempting or not."""
+@pytest.mark.parametrize(
+    ("kv_tokens", "budget"), [(15_300, 8192), (12_500, 8192), (15_300, 100), (41_408, 300)]
+)
+def test_a_run_of_realistic_size_gives_the_times_of_the_naive_replica(
+    kv_tokens: int, budget: int
+) -> None:
+    """Errors of rounding or of bookkeeping that grow with the length of a run would show here,
+    preempting or not.
+    """
     rng = Random(kv_tokens + budget)
     events: list[tuple[float, int, str, Any]] = []
     t = 0.0
@@ -71,7 +83,9 @@ def test_the_scripts_reach_every_corner() -> None:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_looking_changes_nothing(seed: int) -> None:
-    """If a scrape split a segment, results would depend on the scrape interval in their last digits."""
+    """If a scrape split a segment, results would depend on the scrape interval in their last
+    digits.
+    """
     script = make_script(seed)
     unseen = replace(script, events=tuple(event for event in script.events if event[2] != "read"))
     seen, blind = play_replica(script), play_replica(unseen)

@@ -1,8 +1,9 @@
-"""Limits in which a replica is a textbook queue: M/D/1, M/M/1, M/M/c and M/M/1/K, within confidence intervals.
+"""Limits in which a replica is a textbook queue: M/D/1, M/M/1, M/M/c and M/M/1/K, within confidence
+intervals.
 
-With beta = gamma = 0 an iteration always takes alpha, so a request of o output tokens is served for o·alpha whatever
-runs beside it, max_batch is the number of servers, and a geometric o of large mean is an exponential service time. The
-unit is one mean service time: one second.
+With beta = gamma = 0 an iteration always takes alpha, so a request of o output tokens is served for
+o·alpha whatever runs beside it, max_batch is the number of servers, and a geometric o of large mean
+is an exponential service time. The unit is one mean service time: one second.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import numpy.typing as npt
 import pytest
 from scipy import stats
 
-from twin.replica import Replica
+from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
 from twin.spec import IterationLaw
 
@@ -29,7 +30,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Queue:
-    """A queue with Poisson arrivals: its servers, load per server, and whether service is exponential or constant."""
+    """A queue with Poisson arrivals: its servers, load per server, and whether service is
+    exponential or constant.
+    """
 
     servers: int = 1
     rho: float
@@ -51,7 +54,9 @@ M_M_1 = Queue(rho=0.6, mean_tokens=1000)
 
 @cache
 def simulate(queue: Queue, seed: int) -> tuple[dict[str, npt.NDArray[Any]], float]:
-    """Return the columns of one run after its warm-up, and the mean number in the system as seen once a second."""
+    """Return the columns of one run after its warm-up, and the mean number in the system as seen
+    once a second.
+    """
     rng = np.random.default_rng([seed, queue.servers, queue.mean_tokens])
     log_of_requests = RequestLog()
     replica = Replica(
@@ -61,14 +66,20 @@ def simulate(queue: Queue, seed: int) -> tuple[dict[str, npt.NDArray[Any]], floa
         on_finish=log_of_requests.add_finished,
     )
     arrivals_s = np.cumsum(rng.exponential(1.0 / queue.rate, REQUESTS))
-    tokens = rng.geometric(queue.alpha_s, REQUESTS) if queue.exponential else [queue.mean_tokens] * REQUESTS
+    tokens = (
+        rng.geometric(queue.alpha_s, REQUESTS)
+        if queue.exponential
+        else [queue.mean_tokens] * REQUESTS
+    )
     seen, next_look_s = [], float(arrivals_s[WARM_UP])
     for number, (now_s, output_tokens) in enumerate(zip(arrivals_s.tolist(), tokens, strict=True)):
         while next_look_s < now_s:
             replica.advance(next_look_s, inclusive=True)
             seen.append(replica.outstanding)
             next_look_s += 1.0
-        request = Request(id=number, prompt_tokens=1, output_tokens=int(output_tokens), arrival_s=now_s)
+        request = Request(
+            id=number, prompt_tokens=1, output_tokens=int(output_tokens), arrival_s=now_s
+        )
         reason = replica.submit(request, now_s)
         if reason is not None:
             log_of_requests.add_rejected(request, now_s, reason)
@@ -78,7 +89,9 @@ def simulate(queue: Queue, seed: int) -> tuple[dict[str, npt.NDArray[Any]], floa
     return {name: column[late] for name, column in frame.items()}, float(np.mean(seen))
 
 
-def confidence(queue: Queue, figure: Callable[[dict[str, npt.NDArray[Any]]], float]) -> tuple[float, float]:
+def confidence(
+    queue: Queue, figure: Callable[[dict[str, npt.NDArray[Any]]], float]
+) -> tuple[float, float]:
     """Return mean and 99 % half-width of *figure* over independent runs."""
     values = [figure(simulate(queue, seed)[0]) for seed in range(RUNS)]
     half_width = stats.t.ppf(0.995, RUNS - 1) * np.std(values, ddof=1) / sqrt(RUNS)
@@ -86,7 +99,9 @@ def confidence(queue: Queue, figure: Callable[[dict[str, npt.NDArray[Any]]], flo
 
 
 def wait_s(queue: Queue) -> Callable[[dict[str, npt.NDArray[Any]]], float]:
-    """Return the mean time in the queue: the first token comes one iteration after the admission."""
+    """Return the mean time in the queue: the first token comes one iteration after the
+    admission.
+    """
     return lambda frame: float(np.mean(frame["first_token_s"] - frame["arrival_s"])) - queue.alpha_s
 
 
@@ -117,7 +132,9 @@ def test_geometric_lengths_one_at_a_time_are_an_m_m_1_queue() -> None:
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
 def test_times_in_an_m_m_1_queue_are_exponential(share: float) -> None:
-    """Not only the mean: the time in the system is exponential with rate 1 - rho, so its quantiles are known."""
+    """Not only the mean: the time in the system is exponential with rate 1 - rho, so its quantiles
+    are known.
+    """
     mean, half_width = confidence(
         M_M_1, lambda frame: float(np.quantile(frame["finish_s"] - frame["arrival_s"], share))
     )
@@ -128,7 +145,9 @@ def test_times_in_an_m_m_1_queue_are_exponential(share: float) -> None:
 
 @pytest.mark.parametrize(("servers", "rho"), [(4, 0.7), (8, 0.75)])
 def test_a_batch_with_constant_iterations_is_an_m_m_c_queue(servers: int, rho: float) -> None:
-    """Erlang's C: W = C / (c·(1 - rho)). Admission waits for a boundary, 0.05 % of a service here."""
+    """Erlang's C: W = C / (c·(1 - rho)). Admission waits for a boundary, 0.05 % of a service
+    here.
+    """
     queue = Queue(servers=servers, rho=rho, mean_tokens=1000)
     mean, half_width = confidence(queue, wait_s(queue))
     expected = erlang_c(servers, rho) / (servers * (1 - rho))
@@ -154,7 +173,9 @@ def test_littles_law_holds_in_equilibrium(queue: Queue) -> None:
         frame, mean_seen = simulate(queue, seed)
         span_s = frame["arrival_s"].max() - frame["arrival_s"].min()
         served_per_s = len(frame["id"]) / span_s
-        gaps.append(mean_seen / (served_per_s * float(np.mean(frame["finish_s"] - frame["arrival_s"]))) - 1)
+        gaps.append(
+            mean_seen / (served_per_s * float(np.mean(frame["finish_s"] - frame["arrival_s"]))) - 1
+        )
     half_width = stats.t.ppf(0.995, RUNS - 1) * np.std(gaps, ddof=1) / sqrt(RUNS)
     assert half_width < 0.01
     assert abs(float(np.mean(gaps))) < half_width

@@ -12,7 +12,9 @@ from twin.request import REASONS, Outcome, Request, RequestLog
 
 def make_request(number: int, *, arrival_s: float = 1.5) -> Request:
     """Return a request of server 3 with 100 + number prompt tokens and 7 output tokens."""
-    return Request(id=number, server=3, prompt_tokens=100 + number, output_tokens=7, arrival_s=arrival_s)
+    return Request(
+        id=number, server=3, prompt_tokens=100 + number, output_tokens=7, arrival_s=arrival_s
+    )
 
 
 def test_the_log_returns_what_was_recorded_in_columns() -> None:
@@ -80,7 +82,9 @@ def test_an_unknown_reason_is_an_error() -> None:
 
 
 def test_a_restarted_request_keeps_its_arrival_and_forgets_its_tokens() -> None:
-    """After a crash the client still waits since its arrival, and gets the first token again from another replica."""
+    """After a crash the client still waits since its arrival, and gets the first token again from
+    another replica.
+    """
     request = make_request(1)
     request.generated, request.context, request.admitted, request.preemptions = 5, 106, True, 2
     request.first_token_s = request.last_token_s = 2.0
@@ -93,6 +97,8 @@ def test_a_restarted_request_keeps_its_arrival_and_forgets_its_tokens() -> None:
 
 @pytest.mark.parametrize(("prompt_tokens", "output_tokens"), [(0, 1), (1, 0)])
 def test_a_request_has_tokens_on_both_sides(prompt_tokens: int, output_tokens: int) -> None:
-    """An empty prompt or answer has no first token; who draws token counts must draw at least one."""
+    """An empty prompt or answer has no first token; who draws token counts must draw at least
+    one.
+    """
     with pytest.raises(AssertionError, match="must be >= 1, got 0"):
         Request(id=1, prompt_tokens=prompt_tokens, output_tokens=output_tokens, arrival_s=0.0)

@@ -1,4 +1,6 @@
-"""Claims about reading request logs: what is taken as it is, and the one line that everything else gets."""
+"""Claims about reading request logs: what is taken as it is, and the one line that everything else
+gets.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twin.request_csv import parse_request_rows, read_request_rows
+from twin.fit.request_csv import parse_request_rows, read_request_rows
 from twin.spec import SpecError
 
 HEADER = "request,queued_s,input_tokens,output_tokens,scheduled_s,first_token_s,last_token_s\n"
@@ -15,9 +17,13 @@ GOOD = "a,1.0,100,5,1.1,1.5,2.0\n"
 
 
 def test_rows_are_put_in_order_of_arrival_and_time_starts_at_the_first() -> None:
-    """A replay submits in order of time; logs are often written in order of completion, on the clock of the epoch."""
+    """A replay submits in order of time; logs are often written in order of completion, on the
+    clock of the epoch.
+    """
     rows = parse_request_rows(
-        HEADER + "b,1700000012.5,20,3,1700000013,1700000014,1700000015\na,1700000010,10,2,1,1700000011,1700000012\n",
+        HEADER
+        + "b,1700000012.5,20,3,1700000013,1700000014,1700000015\n"
+        + "a,1700000010,10,2,1,1700000011,1700000012\n",
         source="log.csv",
     )
     np.testing.assert_allclose(rows.queued_s, [0.0, 2.5])
@@ -38,7 +44,9 @@ def test_columns_may_come_in_any_order_and_case_with_others_between() -> None:
 
 def test_a_part_keeps_the_times_of_the_whole() -> None:
     """A held-out half is replayed after the first: its clock must not start again."""
-    rows = parse_request_rows(HEADER + GOOD + "b,3,1,1,3,4,4\nc,5,1,1,5,6,6\n", source="log.csv").part(slice(1, None))
+    rows = parse_request_rows(
+        HEADER + GOOD + "b,3,1,1,3,4,4\nc,5,1,1,5,6,6\n", source="log.csv"
+    ).part(slice(1, None))
     assert len(rows) == 2
     assert rows.queued_s.tolist() == [2.0, 4.0]
 
@@ -60,7 +68,10 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
             "log.csv: line 1: expected a column first_token_s, found only "
             "request, queued_s, input_tokens, output_tokens, scheduled_s, ttft, last_token_s",
         ),
-        (HEADER.replace("scheduled_s", "queued_s"), "log.csv: line 1: expected a column queued_s, found it twice"),
+        (
+            HEADER.replace("scheduled_s", "queued_s"),
+            "log.csv: line 1: expected a column queued_s, found it twice",
+        ),
         (HEADER, "log.csv: expected at least one row below the header, found none"),
         (HEADER + GOOD + "b,1\n", "log.csv: line 3: expected 7 fields as in the header, found 2"),
         (HEADER + "a,x,1,1,0,2,3\n", "log.csv: line 2: queued_s: expected a number, found 'x'"),
@@ -76,14 +87,21 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
         ),
         (
             HEADER + "a,1,1,1e300,0,2,3\n",
-            "log.csv: line 2: output_tokens: expected a whole number in 1..1000000000, found 1e+300",
+            "log.csv: line 2: output_tokens: expected a whole number in 1..1000000000, found "
+            "1e+300",
         ),
-        (HEADER + "a,2,1,1,0,2,3\n", "log.csv: line 2: first_token_s: expected > queued_s (2), found 2"),
+        (
+            HEADER + "a,2,1,1,0,2,3\n",
+            "log.csv: line 2: first_token_s: expected > queued_s (2), found 2",
+        ),
         (
             HEADER + GOOD + "\nb,1,1,1,0,3,2\n",
             "log.csv: line 4: last_token_s: expected >= first_token_s (3), found 2",
         ),
-        (HEADER + 'a,"1,1,1,0,3,2\n', "log.csv: line 2: expected CSV, found unexpected end of data"),
+        (
+            HEADER + 'a,"1,1,1,0,3,2\n',
+            "log.csv: line 2: expected CSV, found unexpected end of data",
+        ),
     ],
 )
 def test_a_bad_log_is_told_in_one_line_that_names_the_place(text: str, line: str) -> None:
@@ -95,10 +113,14 @@ def test_a_bad_log_is_told_in_one_line_that_names_the_place(text: str, line: str
 
 def test_a_file_that_is_not_there_or_not_text_is_told_in_one_line(tmp_path: Path) -> None:
     """Both are mistakes of the command line, not of the program."""
-    with pytest.raises(SpecError, match=r"absent\.csv: expected a request log \(CSV\), found no such file$"):
+    with pytest.raises(
+        SpecError, match=r"absent\.csv: expected a request log \(CSV\), found no such file$"
+    ):
         read_request_rows(tmp_path / "absent.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SpecError, match=r"binary\.csv: expected a request log \(CSV in UTF-8\), found .*"):
+    with pytest.raises(
+        SpecError, match=r"binary\.csv: expected a request log \(CSV in UTF-8\), found .*"
+    ):
         read_request_rows(tmp_path / "binary.csv")
     with pytest.raises(SpecError, match="expected a request log"):
         read_request_rows(tmp_path)

@@ -7,9 +7,9 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from twin.replica import Replica
+from twin.engine.replica import Replica
 from twin.request import Request
-from twin.router import LeastOutstanding, RandomChoice, RoundRobin, Router, make_router
+from twin.serving.router import LeastOutstanding, RandomChoice, RoundRobin, Router, make_router
 from twin.spec import IterationLaw, RouterName
 
 LAW = IterationLaw(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
@@ -42,7 +42,9 @@ def test_each_name_makes_its_router() -> None:
 
 
 def test_round_robin_takes_turns_and_skips_nobody_when_one_leaves() -> None:
-    """A replica that leaves must not shift the turn of the others, or one would get two requests in a row."""
+    """A replica that leaves must not shift the turn of the others, or one would get two requests in
+    a row.
+    """
     a, b, c, d = _replicas(4)
     router = _router("round_robin", [a, b, c, d])
     assert [router.choose(0.0) for _ in range(6)] == [a, b, c, d, a, b]
@@ -55,7 +57,9 @@ def test_round_robin_takes_turns_and_skips_nobody_when_one_leaves() -> None:
 
 
 def test_random_is_uniform_and_independent_of_load() -> None:
-    """Chi-square over four replicas: each gets its quarter within chance (99.9 % quantile of 3 degrees is 16.3)."""
+    """Chi-square over four replicas: each gets its quarter within chance (99.9 % quantile of 3
+    degrees is 16.3).
+    """
     replicas = _replicas(4)
     router = _router("random", replicas)
     counts = Counter(id(router.choose(0.0)) for _ in range(8000))
@@ -103,7 +107,9 @@ def test_least_outstanding_sees_what_finished_before_now_but_not_at_now() -> Non
     assert _send(router, 0.0, output=5) is a  # until 0.05
     assert _send(router, 0.0, output=100) is b
     assert _send(router, 0.0, output=100) is a
-    assert _send(router, 0.05, output=1) is b  # a finishes one at this instant, after the arrivals of the instant
+    assert (
+        _send(router, 0.05, output=1) is b
+    )  # a finishes one at this instant, after the arrivals of the instant
     assert (a.outstanding, b.outstanding) == (2, 2)
     assert _send(router, 0.055, output=1) is a
     assert (a.outstanding, b.outstanding) == (2, 2)

@@ -6,13 +6,15 @@ from functools import partial
 
 import simpy
 
-from twin.schedule import ARRIVAL, BOUNDARY, CONTROL, SCRAPE, Call
+from twin.kernel import ARRIVAL, BOUNDARY, CONTROL, SCRAPE, Call
 
 
 def test_a_call_comes_at_its_instant_to_the_last_digit() -> None:
-    """SimPy takes delays, and now + (at - now) is rounded: some of these instants would be missed by a digit.
+    """SimPy takes delays, and now + (at - now) is rounded: some of these instants would be missed
+    by a digit.
 
-    A tie of a drain end with an arrival would then become an order that depends on when the call was made.
+    A tie of a drain end with an arrival would then become an order that depends on when the call
+    was made.
     """
     missed = 0
     digit_s = 2.0**-49  # of a time between 8 and 16 s
@@ -37,23 +39,40 @@ def test_an_instant_that_is_past_is_now() -> None:
 
 
 def test_control_comes_before_arrivals_before_boundaries_before_scrapes() -> None:
-    """The order of one instant, whatever was scheduled first; of one kind, the one scheduled first."""
+    """The order of one instant, whatever was scheduled first; of one kind, the one scheduled
+    first.
+    """
     env = simpy.Environment()
     log: list[str] = []
-    for name, priority in (("scrape", SCRAPE), ("boundary", BOUNDARY), ("arrival", ARRIVAL), ("control", CONTROL)):
+    for name, priority in (
+        ("scrape", SCRAPE),
+        ("boundary", BOUNDARY),
+        ("arrival", ARRIVAL),
+        ("control", CONTROL),
+    ):
         for number in (1, 2):
             Call(
-                env, at_s=5.0, priority=priority, action=lambda name=name, number=number: log.append(f"{name} {number}")
+                env,
+                at_s=5.0,
+                priority=priority,
+                action=lambda name=name, number=number: log.append(f"{name} {number}"),
             )
     env.run(until=6.0)
-    assert log == [f"{name} {number}" for name in ("control", "arrival", "boundary", "scrape") for number in (1, 2)]
+    assert log == [
+        f"{name} {number}"
+        for name in ("control", "arrival", "boundary", "scrape")
+        for number in (1, 2)
+    ]
 
 
 def test_a_cancelled_call_does_nothing() -> None:
     """A pod that is gone must not get ready; cancelling what has run does no harm."""
     env = simpy.Environment()
     log: list[float] = []
-    calls = [Call(env, at_s=at_s, priority=CONTROL, action=partial(_note, env, log)) for at_s in (1.0, 2.0, 3.0)]
+    calls = [
+        Call(env, at_s=at_s, priority=CONTROL, action=partial(_note, env, log))
+        for at_s in (1.0, 2.0, 3.0)
+    ]
     calls[1].cancel()
     env.run(until=4.0)
     calls[0].cancel()

@@ -13,7 +13,9 @@ from twin.traces import read_trace
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 OWN = "arrival_s,input_tokens,output_tokens\n"
-BURST = "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+BURST = (
+    "Timestamp,Session ID,Elapsed time,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+)
 
 
 def write(folder: Path, text: str, name: str = "trace.csv") -> Path:
@@ -61,14 +63,17 @@ def test_burstgpt_failures_are_left_out_and_counted_and_a_model_can_be_chosen(tm
     assert trace.dropped == 1
     assert read_trace(path, model="ChatGPT").times_s.tolist() == [0.0, 113.0]
     with pytest.raises(
-        SpecError, match="model: expected one of those in the trace \\(ChatGPT, GPT-4\\), found 'GPT-5'"
+        SpecError,
+        match="model: expected one of those in the trace \\(ChatGPT, GPT-4\\), found 'GPT-5'",
     ):
         read_trace(path, model="GPT-5")
 
 
 def test_our_own_rows_may_come_in_any_order_and_with_more_columns(tmp_path: Path):
     """A request log sorted by completion is a trace too."""
-    trace = read_trace(write(tmp_path, "input_tokens,output_tokens,arrival_s,note\n7,8,30.5,x\n5,6,10.5,y\n"))
+    trace = read_trace(
+        write(tmp_path, "input_tokens,output_tokens,arrival_s,note\n7,8,30.5,x\n5,6,10.5,y\n")
+    )
     assert trace.times_s.tolist() == [0.0, 20.0]
     assert trace.prompt_tokens.tolist() == [5, 7]
     assert trace.span_s == 40.0
@@ -80,25 +85,44 @@ def test_our_own_rows_may_come_in_any_order_and_with_more_columns(tmp_path: Path
     [
         ("", "expected a request trace, found an empty file"),
         ("a,b\n1,2\n", "line 1: expected JSON lines or the columns of a known format"),
-        (OWN + "0,1,1\n1,x,1\n", "line 3: input_tokens: expected a whole number in 0..1000000000, found 'x'"),
-        (OWN + "0,1,1\n1,-4,1\n", "line 3: input_tokens: expected a whole number in 0..1000000000, found '-4'"),
-        (OWN + "0,1,1\n1,4,1.5\n", "line 3: output_tokens: expected a whole number in 0..1000000000, found '1.5'"),
+        (
+            OWN + "0,1,1\n1,x,1\n",
+            "line 3: input_tokens: expected a whole number in 0..1000000000, found 'x'",
+        ),
+        (
+            OWN + "0,1,1\n1,-4,1\n",
+            "line 3: input_tokens: expected a whole number in 0..1000000000, found '-4'",
+        ),
+        (
+            OWN + "0,1,1\n1,4,1.5\n",
+            "line 3: output_tokens: expected a whole number in 0..1000000000, found '1.5'",
+        ),
         (OWN + "0,1,1\nnan,4,1\n", "line 3: arrival_s: expected a finite number, found 'nan'"),
         (OWN + "0,1,1\n1,4,2,9\n", "line 3: expected 3 columns, found 4"),
         (OWN + '0,1,1\n1,"4,2\n', "line 3: expected CSV, found unexpected end of data"),
         (OWN.replace("output", "input") + "0,1,1\n", "line 1: expected JSON lines or the columns"),
-        (OWN.replace("\n", ",arrival_s\n") + "0,1,1,1\n", "line 1: expected the columns arrival_s, input_tokens"),
+        (
+            OWN.replace("\n", ",arrival_s\n") + "0,1,1,1\n",
+            "line 1: expected the columns arrival_s, input_tokens",
+        ),
         (OWN + "0,1,1\n1,4\n", "line 3: expected 3 columns, found 2"),
         (OWN + "0,1,1\n", "expected at least two requests at different instants, found 1 request"),
-        (OWN + "3,1,1\n3,1,1\n", "expected at least two requests at different instants, found 2 request"),
-        (AZURE + "yesterday,1,1\n", "line 2: TIMESTAMP: expected a date and time, found 'yesterday'"),
+        (
+            OWN + "3,1,1\n3,1,1\n",
+            "expected at least two requests at different instants, found 2 request",
+        ),
+        (
+            AZURE + "yesterday,1,1\n",
+            "line 2: TIMESTAMP: expected a date and time, found 'yesterday'",
+        ),
         (
             '{"timestamp": 1, "input_length": 2}\n',
             "line 1: expected a JSON object with timestamp, input_length, output_length",
         ),
         (
             '{"timestamp": 1,\n',
-            "line 1: expected a JSON object with timestamp, input_length, output_length, found '{\"timestamp\": 1,'",
+            "line 1: expected a JSON object with timestamp, input_length, output_length, found "
+            "'{\"timestamp\": 1,'",
         ),
     ],
 )
@@ -116,20 +140,30 @@ def test_a_missing_file_and_a_wrong_format_are_named(tmp_path: Path):
     with pytest.raises(SpecError, match=r"none\.csv: expected a request trace, found no such file"):
         read_trace(tmp_path / "none.csv")
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SpecError, match=r"bytes\.csv: expected a request trace \(text in UTF-8\), found 'utf-8' codec"):
+    with pytest.raises(
+        SpecError,
+        match=r"bytes\.csv: expected a request trace \(text in UTF-8\), found 'utf-8' codec",
+    ):
         read_trace(tmp_path / "bytes.csv")
     path = write(tmp_path, OWN + "0,1,1\n\n1,1,1\n")
-    with pytest.raises(SpecError, match="expected the columns TIMESTAMP, ContextTokens, GeneratedTokens"):
+    with pytest.raises(
+        SpecError, match="expected the columns TIMESTAMP, ContextTokens, GeneratedTokens"
+    ):
         read_trace(path, "azure")
     with pytest.raises(SpecError, match="format: expected one of azure, mooncake, burstgpt, own"):
         read_trace(path, "parquet")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
-    ("name", "requests", "in_tokens", "out_tokens"), [("code", 8819, 2048, 28), ("conv", 19366, 1155, 211)]
+    ("name", "requests", "in_tokens", "out_tokens"),
+    [("code", 8819, 2048, 28), ("conv", 19366, 1155, 211)],
 )
-def test_the_public_azure_hours_are_read_whole(shared: Path, name: str, requests: int, in_tokens: int, out_tokens: int):
-    """The counts are those of the traces' own description; the means are known from their publication."""
+def test_the_public_azure_hours_are_read_whole(
+    shared: Path, name: str, requests: int, in_tokens: int, out_tokens: int
+):
+    """The counts are those of the traces' own description; the means are known from their
+    publication.
+    """
     path = shared / "traces" / f"AzureLLMInferenceTrace_{name}.csv"
     if not path.exists():
         pytest.skip(f"{path.name} is not there")

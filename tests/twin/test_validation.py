@@ -1,6 +1,8 @@
-"""The twin against reality: two measured runs of vLLM are replayed within the bounds that docs/validation.md states.
+"""The twin against reality: two measured runs of vLLM are replayed within the bounds that
+docs/validation.md states.
 
-The fits run as the command that a user types, in a process of its own, so that its time is measured as it is.
+The fits run as the command that a user types, in a process of its own, so that its time is measured
+as it is.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from twin.replay import ReplicaLimits, replay, score
-from twin.request_csv import read_request_rows
+from twin.fit.replay import ReplicaLimits, replay, score
+from twin.fit.request_csv import read_request_rows
 from twin.spec import IterationLaw
 
 RTX4090 = "rtx4090-llama-3.1-8b.csv"
@@ -27,8 +29,19 @@ E2E, TTFT, MAPE = 0.02, 0.10, 0.03  # of the means, and of each request's end-to
 
 def fit(run: Path, *options: str) -> dict[str, Any]:
     """Return what `inferno fit --json` prints about *run*."""
-    command = [sys.executable, "-m", "inferno", "fit", str(run), "--token-budget=2048", "--json", *options]
-    printed = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
+    command = [
+        sys.executable,
+        "-m",
+        "inferno",
+        "fit",
+        str(run),
+        "--token-budget=2048",
+        "--json",
+        *options,
+    ]
+    printed = subprocess.run(
+        command, check=True, capture_output=True, text=True, timeout=300
+    ).stdout
     found: dict[str, Any] = json.loads(printed)
     return found
 
@@ -50,7 +63,8 @@ def runs(shared: Path) -> Path:
 def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Path) -> None:
     """Memory short, a queue of minutes, requests preempted: the hard case.
 
-    With the same law and no memory limit the replay is far off: memory makes the agreement, not three free figures.
+    With the same law and no memory limit the replay is far off: memory makes the agreement, not
+    three free figures.
     """
     begin = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = fit(runs / RTX4090, *LIMITS[RTX4090])
@@ -58,7 +72,9 @@ def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Pat
     assert found["fitted"]["requests"] == 300
     assert_within(found["fitted"])
     assert found["preemptions"] > 100
-    assert end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime < 30.0, "a fit must take under 30 s of CPU"
+    assert end.ru_utime + end.ru_stime - begin.ru_utime - begin.ru_stime < 30.0, (
+        "a fit must take under 30 s of CPU"
+    )
 
     rows = read_request_rows(runs / RTX4090)
     law = IterationLaw(**{f"{name}_ms": value for name, value in found["perfParms"].items()})

@@ -1,4 +1,6 @@
-"""twin.world: twin-data.json and a --truth file over what the caller knows of engines and servers."""
+"""twin.world: twin-data.json and a --truth file over what the caller knows of engines and
+servers.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,16 @@ from typing import Any
 
 import pytest
 
-from twin.spec import Accelerator, ClusterSpec, Delay, Engine, IterationLaw, Server, SpecError, World
+from twin.spec import (
+    Accelerator,
+    ClusterSpec,
+    Delay,
+    Engine,
+    IterationLaw,
+    Server,
+    SpecError,
+    World,
+)
 from twin.world import read_cluster_spec
 
 LAW = IterationLaw(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
@@ -18,7 +29,10 @@ SERVER = Server(name="a", model="small", accelerator="H100", replicas=2, max_bat
 
 
 def build(
-    directory: Path, twin: dict[str, Any] | None = None, truth: dict[str, Any] | None = None, **changes: Any
+    directory: Path,
+    twin: dict[str, Any] | None = None,
+    truth: dict[str, Any] | None = None,
+    **changes: Any,
 ) -> tuple[ClusterSpec, tuple[str, ...]]:
     """Build a world of one server from the given files."""
     if twin is not None:
@@ -36,12 +50,16 @@ def build(
 
 
 def test_without_a_twin_file_every_default_holds(tmp_path: Path) -> None:
-    """A data directory of the existing tools must run as it is; that memory is unlimited then is said once."""
+    """A data directory of the existing tools must run as it is; that memory is unlimited then is
+    said once.
+    """
     spec, notes = build(tmp_path)
     assert spec.engines["small", "H100"] == ENGINE
     assert spec.servers == (SERVER,)
     assert spec.world == World()
-    assert notes == ("twin-data.json: no kvTokens for small on H100: KV memory is taken as unlimited there",)
+    assert notes == (
+        "twin-data.json: no kvTokens for small on H100: KV memory is taken as unlimited there",
+    )
 
 
 def test_the_twin_file_sets_engines_servers_and_world(tmp_path: Path) -> None:
@@ -137,7 +155,8 @@ WRONG = {
     ),
     "pair twice": (
         {"engines": [ROW, ROW]},
-        "engines[1] 'small on H100': acc: expected a name that no entry before it has, found 'small on H100'",
+        "engines[1] 'small on H100': acc: expected a name that no entry before it has, found "
+        "'small on H100'",
     ),
     "no memory": (
         {"engines": [{**ROW, "kvTokens": 0}]},
@@ -153,7 +172,8 @@ WRONG = {
     ),
     "unknown router": (
         {"servers": [{"name": "a", "router": "fastest"}]},
-        "servers[0] 'a': router: expected one of round_robin, random, least_outstanding, found 'fastest'",
+        "servers[0] 'a': router: expected one of round_robin, random, least_outstanding, found "
+        "'fastest'",
     ),
     "no queue": (
         {"servers": [{"name": "a", "queueMax": 0}]},
@@ -177,7 +197,9 @@ def test_a_wrong_twin_file_is_refused_with_one_line(case: str, tmp_path: Path) -
 
 def test_unknown_keys_are_told(tmp_path: Path) -> None:
     """A key in the wrong spelling would leave its default in force unseen."""
-    _, notes = build(tmp_path, {"engines": [{**ROW, "kvTokens": 4096, "kvBlocks": 9}], "world": {"scrape": 5}})
+    _, notes = build(
+        tmp_path, {"engines": [{**ROW, "kvTokens": 4096, "kvBlocks": 9}], "world": {"scrape": 5}}
+    )
     assert notes == (
         "twin-data.json: engines[0] 'small on H100': unknown key 'kvBlocks' is not used",
         "twin-data.json: unknown key 'world.scrape' is not used",
@@ -195,7 +217,8 @@ def test_pods_need_a_law_for_their_accelerator(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as error:
         build(tmp_path, servers=[replace(SERVER, model="large")])
     assert str(error.value) == (
-        "server 'a': currentAlloc.accelerator: expected one that large has data for (none), found 'H100'"
+        "server 'a': currentAlloc.accelerator: expected one that large has data for (none), found "
+        "'H100'"
     )
 
 

@@ -1,4 +1,6 @@
-"""Small clusters for tests: two types of cards, one model on three accelerators, everything else as asked."""
+"""Small clusters for tests: two types of cards, one model on three accelerators, everything else as
+asked.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import simpy
 
-from twin.cluster import Cluster
-from twin.schedule import ARRIVAL, Call
+from twin.kernel import ARRIVAL, Call
+from twin.serving.cluster import Cluster
 from twin.spec import Accelerator, ClusterSpec, Delay, Engine, IterationLaw, Server, World
 
 ACCELERATORS = {
@@ -37,7 +39,9 @@ def spec_of(
         for server in servers
         for name in ACCELERATORS
     }
-    return ClusterSpec(accelerators=ACCELERATORS, capacity=capacity, engines=engines, servers=servers, world=world)
+    return ClusterSpec(
+        accelerators=ACCELERATORS, capacity=capacity, engines=engines, servers=servers, world=world
+    )
 
 
 def cluster_of(spec: ClusterSpec, *, seed: int = 1) -> tuple[simpy.Environment, Cluster]:

@@ -1,0 +1,1 @@
+"""The command, and the only place that wires worlds, loads, loops and experiments together."""

@@ -1,0 +1,1 @@
+"""The worlds a controller can run over, each with its own options."""

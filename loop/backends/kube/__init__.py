@@ -1,0 +1,1 @@
+"""A Kubernetes cluster as a world of the loop."""

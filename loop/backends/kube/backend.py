@@ -1,0 +1,328 @@
+"""A Kubernetes cluster as a world of the loop: managed Deployments become servers, changes become
+patches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from multiprocessing.pool import ThreadPool
+from typing import TYPE_CHECKING, Any
+
+from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
+from loop.backends.kube.events import change_event
+from loop.backends.kube.labels import STATUS
+from loop.backends.kube.nodes import Capacity, read_capacity
+from loop.backends.kube.read import Deployment, Server, Servers, read_deployment, read_servers
+from loop.backends.kube.views import Sight, server_view
+from loop.backends.kube.write import (
+    MANAGER,
+    UnfitError,
+    Wish,
+    asked_before,
+    foreign_change,
+    held_by,
+    others_changed,
+    patch_of,
+    wish_of,
+)
+from loop.errors import BackendError
+from loop.types import Change, Snapshot
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import MapResult
+
+    from loop.backends.metrics.source import Measurement, MetricsSource
+    from loop.ports import Clock
+
+Json = dict[str, Any]
+
+CONFLICTS_MAX = (
+    5  # how often a patch is made anew because something else of the Deployment has changed
+)
+SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
+FAILURES_NAMED = 5
+SETTLING_S = 10.0  # a controller-manager takes note of a change within a second
+# after that no further change is tried: a cluster that does not answer must not hold up the loop
+APPLY_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeSettings:
+    """namespaces: which to watch, none for all. parallel: how many requests at a time. types: by
+    accelerator name.
+
+    from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
+    fallback: load labels stand in for servers that the source of metrics has never heard of.
+    """
+
+    namespaces: tuple[str, ...] = ()
+    parallel: int = 8
+    from_nodes: bool = False
+    events: bool = False
+    fallback: bool = True
+    types: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a server is on the cluster."""
+
+    uid: str
+    namespace: str
+    name: str
+
+
+class KubeBackend:
+    """Managed Deployments of one cluster.
+
+    *epoch* is the date of second 0 of *clock*. *may_act* is asked before every write: a controller
+    that no longer leads must not. Not for several threads at once; its own requests run on a few.
+    """
+
+    name = "kube"
+
+    def __init__(
+        self,
+        client: KubeClient,
+        source: MetricsSource,
+        *,
+        clock: Clock,
+        epoch: datetime,
+        settings: KubeSettings | None = None,
+        may_act: Callable[[], bool] = lambda: True,
+    ) -> None:
+        self._client = client
+        self._source = source
+        self._clock = clock
+        self._epoch = epoch
+        self._settings = settings or KubeSettings()
+        self._may_act = may_act
+        # Its threads do not keep a program from ending while a request of theirs hangs.
+        self._pool = ThreadPool(self._settings.parallel)
+        self._seen: dict[str, Deployment] = {}
+        self._asked: dict[str, Wish] = {}
+        self._unsettled: dict[str, tuple[int, float]] = {}
+        self._measured: frozenset[str] = frozenset()
+        self._told: list[str] = []
+
+    def close(self) -> None:
+        """End what still runs."""
+        self._client.close()
+        self._source.close()
+        self._pool.terminate()
+
+    def places(self) -> Mapping[str, Place]:
+        """Return where the servers are that were seen last."""
+        return {
+            name: Place(uid=one.uid, namespace=one.namespace, name=one.name)
+            for name, one in self._seen.items()
+        }
+
+    def observe(self) -> Snapshot:
+        """Return the managed servers as they are now: a few lists, and one question to the source
+        of metrics.
+        """
+        now_s = self._clock.now_s()
+        try:
+            servers, capacity = self._look()
+        except ApiError as error:
+            raise BackendError(str(error), phase="observe") from error
+        found = self._source.measure(list(servers.by_name.values()), now_s=now_s)
+        self._measured |= {name for name, figures in found.figures.items() if figures.measured}
+        sights = {name: self._sight(server, found) for name, server in servers.by_name.items()}
+        views = {
+            name: server_view(server, sights[name]) for name, server in servers.by_name.items()
+        }
+        warnings = (
+            *servers.warnings,
+            *(capacity.warnings if capacity else ()),
+            *([found.error] if found.error else []),
+            *found.warnings,
+            *(f"{name}: {sight.warning}" for name, sight in sights.items() if sight.warning),
+            *self._compare(servers),
+        )
+        self._seen = {name: server.deployment for name, server in servers.by_name.items()}
+        by_type = capacity.by_type if capacity else None
+        return Snapshot(now_s=now_s, servers=views, capacity=by_type, warnings=warnings)
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Ask for *changes*, side by side, one patch for each Deployment that they change.
+
+        All are tried. Raise BackendError that names those that failed; what is asked for is
+        absolute, so the next cycle asks again for what is missing. A Deployment that is gone is no
+        failure: the next snapshot is without it.
+        """
+        until_s = self._clock.now_s() + APPLY_S
+        problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
+        failed = [
+            f"{change.server}: {line}"
+            for change, line in zip(changes, problems, strict=True)
+            if line
+        ]
+        if failed:
+            more = (
+                f" and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
+            )
+            line = "; ".join(failed[:FAILURES_NAMED])
+            raise BackendError(
+                f"{len(failed)} of {len(changes)} changes failed: {line}{more}", phase="apply"
+            )
+
+    # --- observing --------------------------------------------------------------------------------
+
+    def _look(self) -> tuple[Servers, Capacity | None]:
+        watched = self._settings.namespaces
+        nodes = self._pool.apply_async(self._client.nodes) if self._settings.from_nodes else None
+        deployments = self._each(self._client.deployments, watched or ("",))
+        # All at once, where it is known already which lists are needed.
+        pods = self._each(self._client.pods, watched) if watched else None
+        listed = [one for part in deployments.get() for one in part]
+        if pods is None:
+            spaces = sorted({one["metadata"]["namespace"] for one in listed})
+            # The capacity that others hold is everywhere.
+            everywhere = nodes is not None or len(spaces) > SPACES_MAX
+            pods = self._each(self._client.pods, [""] if everywhere else spaces)
+        servers = read_servers(
+            listed, (one for part in pods.get() for one in part), epoch_s=self._epoch.timestamp()
+        )
+        if nodes is None:
+            return servers, None
+        ours = [pod for server in servers.by_name.values() for pod in server.pods]
+        kinds = frozenset(self._settings.types.values())
+        return servers, read_capacity(nodes.get(), ours=ours, others=servers.strangers, types=kinds)
+
+    def _each(
+        self, listing: Callable[[str], list[Json]], spaces: Sequence[str]
+    ) -> MapResult[list[Json]]:
+        return self._pool.map_async(listing, spaces, chunksize=1)
+
+    def _sight(self, server: Server, found: Measurement) -> Sight:
+        """Return what is known of the load of *server*, and whether it may be asked to have no
+        replicas.
+        """
+        figures = found.figures.get(server.name)
+        labelled = server.deployment.load
+        unheard = server.name not in self._measured and not found.error
+        if not self._source.at_pods:
+            return Sight(load=labelled)
+        if unheard and self._settings.fallback and labelled is not None:
+            return Sight(load=labelled, figures=figures)
+        # Without pods nobody would ever tell that requests come again.
+        return Sight(load=figures.load if figures else None, figures=figures, blind_at_zero=True)
+
+    def _compare(self, servers: Servers) -> list[str]:
+        """Return what others did since the loop last asked for something, once, and who does not
+        obey.
+        """
+        told, self._told = self._told, []
+        now_s = self._clock.now_s()
+        unsettled = {}
+        for name, server in servers.by_name.items():
+            one = server.deployment
+            line = foreign_change(one, self._expected(name, one))
+            if line:
+                told.append(f"{name}: {line}")
+            self._asked[name] = held_by(one)
+            if not one.settled:
+                generation, since_s = self._unsettled.get(name, (0, now_s))
+                unsettled[name] = (
+                    one.generation,
+                    since_s if generation == one.generation else now_s,
+                )
+                waited_s = now_s - unsettled[name][1]
+                if waited_s >= SETTLING_S:
+                    told.append(
+                        f"{name}: the cluster has not taken note of its latest change for "
+                        f"{waited_s:.0f} s"
+                    )
+        self._unsettled = unsettled
+        self._asked = {name: wish for name, wish in self._asked.items() if name in servers.by_name}
+        return told
+
+    def _expected(self, name: str, now: Deployment) -> Wish | None:
+        """Return what the loop last asked of a server: another process of it, an actuator, may have
+        done so since.
+        """
+        before = self._seen.get(name)
+        if before is None or before.annotations.get(STATUS) != now.annotations.get(STATUS):
+            return asked_before(now)
+        return self._asked.get(name)
+
+    # --- asking -----------------------------------------------------------------------------------
+
+    def _ask(self, change: Change, *, until_s: float) -> str:
+        """Ask for one change; return what went wrong, or nothing."""
+        seen = self._seen.get(change.server)
+        if seen is None:
+            return "not seen among the managed Deployments"
+        try:
+            now = self._write(seen, change, until_s=until_s)
+        except (ApiError, UnfitError) as error:
+            if isinstance(error, ApiError) and error.status == NOT_FOUND:
+                self._told.append(
+                    f"{change.server}: deleted before it could be asked for {wish_of(change)}"
+                )
+                return ""
+            return str(error)
+        self._seen[change.server] = now
+        self._asked[change.server] = wish_of(change)
+        return ""
+
+    def _write(self, seen: Deployment, change: Change, *, until_s: float) -> Deployment:
+        """Return the Deployment as it is once *change* is written to it; raise ApiError or
+        UnfitError.
+        """
+        date = (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)
+        now = seen
+        for _ in range(CONFLICTS_MAX):
+            patch = patch_of(
+                now, change, date=date.isoformat(timespec="seconds"), types=self._settings.types
+            )
+            if patch is None:
+                return now
+            if self._clock.now_s() > until_s:
+                raise UnfitError(f"not asked for: no time left of {APPLY_S:g} s")
+            if not self._may_act():
+                raise UnfitError("not asked for: this controller leads no longer")
+            try:
+                answer = self._client.patch_deployment(
+                    now.namespace, now.name, patch, manager=MANAGER, go_on=self._may_act
+                )
+            except ApiError as error:
+                if error.status != CONFLICT:
+                    raise
+                now = self._after_conflict(seen, change)
+                continue
+            self._tell(now, change, date)
+            return read_deployment(answer)
+        raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")
+
+    def _after_conflict(self, seen: Deployment, change: Change) -> Deployment:
+        """Return the Deployment as it is now, when it may be written to: nothing that the loop sets
+        was changed.
+
+        A patch whose answer was lost may be what has changed: then it is what it was asked to be
+        already.
+        """
+        now = read_deployment(self._client.deployment(seen.namespace, seen.name))
+        if held_by(now) == wish_of(change) and now.uid == seen.uid:
+            return now
+        if problem := others_changed(now, seen):
+            raise UnfitError(f"left as it is: {problem}")
+        return now
+
+    def _tell(self, deployment: Deployment, change: Change, date: datetime) -> None:
+        """Tell of a change by an Event, if so set; that it could not be told is no reason to
+        fail.
+        """
+        if not self._settings.events:
+            return
+        stamp = date.strftime("%Y-%m-%dT%H:%M:%SZ")
+        try:
+            event = change_event(deployment, wish_of(change), reason=change.reason, date=stamp)
+            self._client.create_event(deployment.namespace, event)
+        except ApiError as error:
+            self._told.append(f"{change.server}: its Event could not be written: {error}")

@@ -1,0 +1,362 @@
+"""The calls of the loop to an API server: raw JSON in and out, every one with a timeout, few
+repetitions, one error.
+
+The official client is used for configuration, credentials and transport, and not for its models:
+parsing those takes twice the time.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import kubernetes.client as official
+import urllib3
+import yaml
+from kubernetes import config as official_config
+from kubernetes.client.exceptions import ApiException
+
+from loop.backends.kube import labels
+from loop.errors import LoopError, SpecError
+
+if TYPE_CHECKING:
+    from loop.ports import Clock
+
+Json = dict[str, Any]
+
+REPEATABLE = (429, 500, 502, 503, 504)
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 401, 403, 404, 409
+
+
+class ApiError(LoopError):
+    """An API server refused, with its status, or did not answer: status 0."""
+
+    def __init__(self, message: str, *, status: int, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.status = status
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Patience:
+    """How long to wait for an API server: for a connection, an answer, between attempts (doubled
+    each time), in all.
+    """
+
+    connect_s: float = 3.0
+    read_s: float = 10.0
+    attempts: int = 4
+    pause_s: float = 0.1
+    pause_max_s: float = 2.0
+    total_s: float = 25.0
+
+
+class Reply(Protocol):
+    """A raw answer."""
+
+    @property
+    def data(self) -> bytes:
+        """Read the body."""
+        ...
+
+
+def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) -> official.ApiClient:
+    """Return a client of the cluster of *kubeconfig*; without one: of the pod's own, else of the
+    default file.
+
+    Raise SpecError, one line, where there is no such thing.
+    """
+    settings = official.Configuration()
+    configs: Any = official_config  # its functions have no types
+    try:
+        if kubeconfig or context:
+            configs.load_kube_config(
+                config_file=kubeconfig or None,
+                context=context or None,
+                client_configuration=settings,
+            )
+        else:
+            _load_found(configs, settings)
+    except (
+        official_config.ConfigException,
+        OSError,
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        where = kubeconfig or "kubernetes"
+        raise SpecError(
+            f"{where}: expected a cluster to talk to, found {' '.join(str(error).split())}"
+        ) from error
+    # GETs would be repeated in silence three times, each with the full timeout.
+    settings.retries = False
+    settings.connection_pool_maxsize = connections
+    return official.ApiClient(settings)
+
+
+def _load_found(configs: Any, settings: official.Configuration) -> None:
+    try:
+        configs.load_incluster_config(client_configuration=settings)
+    except official_config.ConfigException:
+        configs.load_kube_config(client_configuration=settings)
+
+
+class KubeClient:
+    """One API server. *connector* makes the client, and makes it anew when its credentials were
+    refused.
+
+    Any thread may call. `calls` counts requests by verb and resource, repeated ones included.
+    """
+
+    def __init__(
+        self,
+        connector: Callable[[], official.ApiClient],
+        *,
+        clock: Clock,
+        patience: Patience | None = None,
+    ) -> None:
+        self.calls: Counter[str] = Counter()
+        self._connector = connector
+        self._clock = clock
+        self._patience = patience or Patience()
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._api = connector()
+
+    def close(self) -> None:
+        """End pauses between attempts, and let go of the connections."""
+        self._closed.set()
+        api: Any = self._api
+        api.close()
+
+    def deployments(self, namespace: str = "") -> list[Json]:
+        """Return the managed Deployments of *namespace*, of all of them when it is empty: one
+        call.
+        """
+        return self._list("deployments", namespace, label_selector=labels.SELECTOR)
+
+    def pods(self, namespace: str = "") -> list[Json]:
+        """Return the pods of *namespace* that have not finished, of all of them when it is empty:
+        one call.
+        """
+        return self._list(
+            "pods", namespace, field_selector="status.phase!=Succeeded,status.phase!=Failed"
+        )
+
+    def nodes(self) -> list[Json]:
+        """Return the nodes: one call."""
+        return _items(self._json("list nodes", lambda api: official.CoreV1Api(api).list_node))
+
+    def deployment(self, namespace: str, name: str) -> Json:
+        """Return one Deployment."""
+        return self._json(
+            "get deployments",
+            lambda api: official.AppsV1Api(api).read_namespaced_deployment,
+            name,
+            namespace,
+        )
+
+    def patch_deployment(
+        self,
+        namespace: str,
+        name: str,
+        body: Json,
+        *,
+        manager: str,
+        go_on: Callable[[], bool] = lambda: True,
+    ) -> Json:
+        """Change a Deployment by a strategic merge and return it; try again only while *go_on*
+        allows.
+        """
+        return self._json(
+            "patch deployments",
+            lambda api: official.AppsV1Api(api).patch_namespaced_deployment,
+            name,
+            namespace,
+            body,
+            go_on=go_on,
+            field_manager=manager,
+        )
+
+    def create_event(self, namespace: str, body: Json) -> None:
+        """Tell of something that happened to an object; once, since a repetition would tell it
+        twice.
+        """
+        self._json(
+            "create events",
+            lambda api: official.CoreV1Api(api).create_namespaced_event,
+            namespace,
+            body,
+            once=True,
+        )
+
+    def lease(self, namespace: str, name: str) -> Json:
+        """Return one Lease. Asked for once, as all that is about Leases: who contends asks again
+        soon by itself.
+        """
+        return self._json(
+            "get leases",
+            lambda api: official.CoordinationV1Api(api).read_namespaced_lease,
+            name,
+            namespace,
+            once=True,
+        )
+
+    def create_lease(self, namespace: str, body: Json) -> Json:
+        """Create a Lease; ApiError with status 409 where there is one."""
+        return self._json(
+            "create leases",
+            lambda api: official.CoordinationV1Api(api).create_namespaced_lease,
+            namespace,
+            body,
+            once=True,
+        )
+
+    def replace_lease(self, namespace: str, name: str, body: Json) -> Json:
+        """Replace a Lease; ApiError with status 409 where it has changed since *body* was read."""
+        return self._json(
+            "update leases",
+            lambda api: official.CoordinationV1Api(api).replace_namespaced_lease,
+            name,
+            namespace,
+            body,
+            once=True,
+        )
+
+    def pod_page(self, namespace: str, name: str, *, port: int, path: str) -> str:
+        """Return what a pod answers at *port* and *path*, through the API server. Asked for
+        once.
+        """
+        page = self._call(
+            "proxy pods",
+            lambda api: official.CoreV1Api(api).connect_get_namespaced_pod_proxy_with_path,
+            f"{name}:{port}",
+            namespace,
+            path.lstrip("/"),
+            once=True,
+        )
+        return page.decode("utf-8", errors="replace")
+
+    def _list(self, plural: str, namespace: str, **query: str) -> list[Json]:
+        def method(api: official.ApiClient) -> Callable[..., Any]:
+            group: Any = (
+                official.AppsV1Api(api) if plural == "deployments" else official.CoreV1Api(api)
+            )
+            word = plural.removesuffix("s")
+            named: Callable[..., Any] = getattr(
+                group, f"list_namespaced_{word}" if namespace else f"list_{word}_for_all_namespaces"
+            )
+            return named
+
+        where = (namespace,) if namespace else ()
+        return _items(self._json(f"list {plural}", method, *where, **query))
+
+    def _json(
+        self,
+        what: str,
+        method: Callable[[official.ApiClient], Callable[..., Any]],
+        *args: Any,
+        **query: Any,
+    ) -> Json:
+        text = self._call(what, method, *args, **query)
+        try:
+            answer = json.loads(text)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise ApiError(f"{what}: expected a JSON object, found {text[:60]!r}", status=0)
+        return answer
+
+    def _call(
+        self,
+        what: str,
+        method: Callable[[official.ApiClient], Callable[..., Any]],
+        *args: Any,
+        once: bool = False,
+        go_on: Callable[[], bool] = lambda: True,
+        **query: Any,
+    ) -> bytes:
+        """Return the body of an answer. What may pass is tried again, as long as the patience
+        lasts.
+        """
+        patience, begin_s = self._patience, self._clock.now_s()
+        attempts = 1 if once else patience.attempts
+        for attempt in range(1, attempts + 1):
+            left_s = patience.total_s - (self._clock.now_s() - begin_s)
+            api = self._api
+            try:
+                return self._try(
+                    what, method(api), *args, read_s=min(patience.read_s, max(left_s, 0.1)), **query
+                )
+            except ApiError as error:
+                if error.status == UNAUTHORIZED and attempt == 1:
+                    # The next attempt has what the file of the token holds by now, if that is what
+                    # was wrong.
+                    self._reconnect(api)
+                    if not once:
+                        continue
+                pause_s = max(
+                    min(patience.pause_s * 2 ** (attempt - 1), patience.pause_max_s),
+                    error.retry_after_s,
+                )
+                out_of_time = self._clock.now_s() - begin_s + pause_s >= patience.total_s
+                last = attempt == attempts or error.status not in (0, *REPEATABLE)
+                if last or out_of_time or self._closed.wait(pause_s) or not go_on():
+                    raise
+        raise AssertionError("the last attempt answers or raises")
+
+    def _try(
+        self, what: str, method: Callable[..., Any], *args: Any, read_s: float, **query: Any
+    ) -> bytes:
+        self.calls[what] += 1
+        try:
+            reply: Reply = method(
+                *args,
+                **query,
+                _preload_content=False,
+                _request_timeout=(self._patience.connect_s, read_s),
+            )
+            return reply.data
+        except ApiException as error:
+            raise _refused(what, error) from error
+        except urllib3.exceptions.HTTPError as error:
+            raise ApiError(f"{what}: no answer: {_one_line(error)}", status=0) from error
+
+    def _reconnect(self, used: official.ApiClient) -> None:
+        with self._lock:
+            if self._api is used:
+                self._api = self._connector()
+
+
+def _items(answer: Json) -> list[Json]:
+    items = answer.get("items")
+    if not isinstance(items, list):
+        raise ApiError(f"expected a list, found {json.dumps(answer)[:60]}", status=0)
+    return items
+
+
+def _refused(what: str, error: ApiException) -> ApiError:
+    """Return the refusal in one line: what the Status says, else what HTTP says."""
+    body = error.body
+    text = body.decode("utf-8", errors="replace") if isinstance(body, bytes) else body or ""
+    try:
+        message = str(json.loads(text)["message"])
+    except (ValueError, KeyError, TypeError):
+        message = str(error.reason or "")
+    status = int(error.status or 0)
+    after = (error.headers or {}).get("Retry-After", "") if status in REPEATABLE else ""
+    retry_after_s = float(after) if after.isascii() and after.isdigit() else 0.0
+    return ApiError(
+        f"{what}: {status} {' '.join(message.split())[:300]}",
+        status=status,
+        retry_after_s=retry_after_s,
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,0 +1,38 @@
+"""The Event that tells of a change, as `kubectl describe` shows it; pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from loop.backends.kube.read import Deployment
+from loop.backends.kube.write import MANAGER, Wish, held_by
+
+MESSAGE_MAX = 1000  # a server refuses longer ones
+
+
+def change_event(deployment: Deployment, wish: Wish, *, reason: str, date: str) -> dict[str, Any]:
+    """Return the Event of *deployment* having been asked to become *wish*."""
+    message = f"Asked for {wish} instead of {held_by(deployment)}" + (
+        f": {reason}" if reason else ""
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{deployment.name}.", "namespace": deployment.namespace},
+        "involvedObject": {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "namespace": deployment.namespace,
+            "name": deployment.name,
+            "uid": deployment.uid,
+            "resourceVersion": deployment.version,
+        },
+        "type": "Normal",
+        "reason": "InfernoAllocation",
+        "message": message[:MESSAGE_MAX],
+        "source": {"component": MANAGER},
+        "reportingComponent": MANAGER,
+        "firstTimestamp": date,
+        "lastTimestamp": date,
+        "count": 1,
+    }

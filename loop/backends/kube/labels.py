@@ -1,0 +1,116 @@
+"""The labels and annotations of a managed Deployment: their names, and what each of them says;
+pure.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from loop.types import Load
+
+MANAGED = "inferno.server.managed"
+SELECTOR = f"{MANAGED}=true"
+NAME = "inferno.server.name"
+MODEL = "inferno.server.model"
+CLASS = "inferno.server.class"
+CLASS_DEFAULT = "Free"
+ACCELERATOR = "inferno.server.allocation.accelerator"
+MAX_BATCH = "inferno.server.allocation.maxbatchsize"
+LOAD_RPM = "inferno.server.load.rpm"
+LOAD_IN_TOKENS = "inferno.server.load.intokens"
+LOAD_OUT_TOKENS = "inferno.server.load.outtokens"
+LOAD_TOKENS = "inferno.server.load.numtokens"  # older: the length of an answer
+
+# Annotations: what a user says of one Deployment, and what the loop says back.
+REPLICAS_MIN = "inferno.server.replicas.min"
+REPLICAS_MAX = "inferno.server.replicas.max"
+APPLY_NODE_SELECTOR = "inferno.server.apply.nodeselector"
+APPLY_MAX_BATCH = "inferno.server.apply.maxbatchsize"
+APPLY_CONTAINER = "inferno.server.apply.container"
+STATUS = "inferno.server.status"
+
+VALUE_MAX = 63
+_VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)?")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """How many replicas a Deployment may have by its annotations; None: they do not say."""
+
+    replicas_min: int | None = None
+    replicas_max: int | None = None
+
+
+def value_problem(value: str) -> str:
+    """Say why *value* cannot be the value of a label, or nothing."""
+    if len(value) <= VALUE_MAX and _VALUE.fullmatch(value):
+        return ""
+    return (
+        f"{value!r} cannot be a label: at most {VALUE_MAX} of A-Z, a-z, 0-9, '.', '_' and '-' are"
+    )
+
+
+def load_of(labels: Mapping[str, str]) -> tuple[Load | None, str]:
+    """Return the load that *labels* tell of, and what is wrong with them; None where they tell of
+    none.
+
+    Tokens that are not told of are 0: nobody counted them.
+    """
+    if LOAD_RPM not in labels:
+        return None, ""
+    out_key = LOAD_OUT_TOKENS if LOAD_OUT_TOKENS in labels else LOAD_TOKENS
+    figures = {}
+    for key in (LOAD_RPM, LOAD_IN_TOKENS, out_key):
+        figure = _figure(labels.get(key, "0"))
+        if figure is None:
+            return None, f"label {key}: expected a number >= 0, found {labels[key]!r}"
+        figures[key] = figure
+    return Load(
+        rate_rpm=figures[LOAD_RPM], in_tokens=figures[LOAD_IN_TOKENS], out_tokens=figures[out_key]
+    ), ""
+
+
+def max_batch_of(labels: Mapping[str, str]) -> tuple[int, str]:
+    """Return the batch size that *labels* name, 0 for none, and what is wrong with it."""
+    text = labels.get(MAX_BATCH, "")
+    if not text:
+        return 0, ""
+    number = _whole(text)
+    if number is None:
+        return 0, f"label {MAX_BATCH}: expected a whole number, found {text!r}"
+    return number, ""
+
+
+def bounds_of(annotations: Mapping[str, str]) -> tuple[Bounds, str]:
+    """Return the bounds that *annotations* set, and what is wrong with them; none are set where
+    something is.
+    """
+    numbers: list[int | None] = []
+    for key in (REPLICAS_MIN, REPLICAS_MAX):
+        text = annotations.get(key)
+        number = None if text is None else _whole(text)
+        if text is not None and number is None:
+            return Bounds(), f"annotation {key}: expected a whole number, found {text!r}"
+        numbers.append(number)
+    low, high = numbers
+    if low is not None and high is not None and low > high:
+        return (
+            Bounds(),
+            f"annotation {REPLICAS_MIN}: expected at most the maximum of {high}, found {low}",
+        )
+    return Bounds(replicas_min=low, replicas_max=high), ""
+
+
+def _figure(text: str) -> float | None:
+    try:
+        figure = float(text)
+    except ValueError:
+        return None
+    return figure if math.isfinite(figure) and figure >= 0 else None
+
+
+def _whole(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() else None

@@ -1,0 +1,324 @@
+"""From what an API server lists, as raw JSON, to Deployments, their pods and the servers they make;
+pure.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from loop.backends.kube import labels as names
+from loop.backends.kube.labels import Bounds
+from loop.types import Load, PodPhase
+
+Json = Mapping[str, Any]
+
+FINISHED = ("Succeeded", "Failed")
+METRICS_PORT = 8000
+METRICS_PATH = "/metrics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deployment:
+    """One managed Deployment as listed. problem is the first thing that is wrong with its labels
+    and annotations.
+
+    max_batch 0 and accelerator "": no label says. version is its resourceVersion; pod_spec its
+    template's spec.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    version: str
+    created: str
+    generation: int
+    observed: int
+    managed: bool
+    server: str
+    model: str
+    service_class: str
+    accelerator: str
+    max_batch: int
+    wanted: int
+    load: Load | None
+    bounds: Bounds
+    annotations: Mapping[str, str]
+    selector: Json
+    pod_spec: Json
+    field_owners: Sequence[Json]
+    problem: str = ""
+
+    @property
+    def place(self) -> str:
+        """Return namespace/name, as people write it."""
+        return f"{self.namespace}/{self.name}"
+
+    @property
+    def settled(self) -> bool:
+        """Tell whether the cluster has taken note of the latest change of its specification."""
+        return self.observed >= self.generation
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pod:
+    """One pod that has not finished. since_s, created_s: seconds of the run; owner: its Deployment,
+    "" if not told.
+    """
+
+    namespace: str
+    name: str
+    owner: str
+    labels: Mapping[str, str]
+    phase: PodPhase
+    since_s: float
+    created_s: float
+    node: str
+    address: str
+    metrics_port: int
+    metrics_path: str
+    spec: Json
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """A Deployment and its pods."""
+
+    deployment: Deployment
+    pods: tuple[Pod, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Return the name by which the loop knows it."""
+        return self.deployment.server
+
+    def count(self, phase: PodPhase) -> int:
+        """Return how many pods are in *phase*."""
+        return sum(pod.phase == phase for pod in self.pods)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Servers:
+    """All servers by name, the pods that belong to none of them, and what was found wrong."""
+
+    by_name: Mapping[str, Server]
+    strangers: tuple[Pod, ...] = ()
+    warnings: tuple[str, ...] = field(default=())
+
+
+def read_deployment(obj: Json) -> Deployment:
+    """Return the Deployment *obj*; raise KeyError or TypeError where it is none."""
+    meta, spec, status = obj["metadata"], obj["spec"], obj.get("status") or {}
+    labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
+    load, load_problem = names.load_of(labels)
+    max_batch, batch_problem = names.max_batch_of(labels)
+    bounds, bounds_problem = names.bounds_of(annotations)
+    replicas = spec.get("replicas")
+    return Deployment(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        uid=meta.get("uid") or "",
+        version=meta.get("resourceVersion") or "",
+        created=meta.get("creationTimestamp") or "",
+        generation=meta.get("generation") or 0,
+        observed=status.get("observedGeneration") or 0,
+        managed=labels.get(names.MANAGED) == "true",
+        server=labels.get(names.NAME) or meta["name"],
+        model=labels.get(names.MODEL) or "",
+        service_class=labels.get(names.CLASS) or names.CLASS_DEFAULT,
+        accelerator=labels.get(names.ACCELERATOR) or "",
+        max_batch=max_batch,
+        # Absent means one, the server's own default; zero is written out.
+        wanted=1 if replicas is None else replicas,
+        load=load,
+        bounds=bounds,
+        annotations=annotations,
+        selector=spec.get("selector") or {},
+        pod_spec=(spec.get("template") or {}).get("spec") or {},
+        field_owners=meta.get("managedFields") or (),
+        problem=bounds_problem or batch_problem or load_problem,
+    )
+
+
+def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
+    """Return the pod *obj*, None where it has finished; *epoch_s* is the date of second 0 of the
+    run [Unix time].
+    """
+    meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
+    if status.get("phase") in FINISHED:
+        return None
+    created = meta.get("creationTimestamp")
+    phase, since = _phase(meta, spec, status)
+    # A pod that was deleted names the end of its grace period.
+    grace_s = (meta.get("deletionGracePeriodSeconds") or 0) if phase == "draining" else 0
+    port, path = _metrics(meta.get("annotations") or {}, spec)
+    return Pod(
+        namespace=meta["namespace"],
+        name=meta["name"],
+        owner=_owner(meta),
+        labels=meta.get("labels") or {},
+        phase=phase,
+        since_s=_unix_s(since or created) - grace_s - epoch_s,
+        created_s=_unix_s(created) - epoch_s,
+        node=spec.get("nodeName") or "",
+        address=status.get("podIP") or "",
+        metrics_port=port,
+        metrics_path=path,
+        spec=spec,
+    )
+
+
+def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: float) -> Servers:
+    """Return the servers that managed *deployments* and *pods* make.
+
+    A name that two Deployments claim goes to the older one; the other is left alone, and told of.
+    """
+    read = sorted(
+        (read_deployment(obj) for obj in deployments),
+        key=lambda one: (one.created, one.namespace, one.name),
+    )
+    owners: dict[str, Deployment] = {}
+    warnings = []
+    for one in read:
+        if not one.managed:
+            continue
+        first = owners.setdefault(one.server, one)
+        if first is not one:
+            warnings.append(
+                f"{one.place}: left alone: {first.place} has its name {one.server} already"
+            )
+        elif one.problem:
+            warnings.append(f"{one.server}: {one.problem}")
+        elif not one.model:
+            warnings.append(
+                f"{one.server}: label {names.MODEL}: expected the name of a model, found none"
+            )
+    alive = [pod for pod in (read_pod(obj, epoch_s=epoch_s) for obj in pods) if pod is not None]
+    mine, strangers = assign(list(owners.values()), alive)
+    by_name = {
+        name: Server(deployment=one, pods=tuple(mine.get((one.namespace, one.name), ())))
+        for name, one in sorted(owners.items())
+    }
+    return Servers(by_name=by_name, strangers=tuple(strangers), warnings=tuple(warnings))
+
+
+def assign(
+    deployments: Sequence[Deployment], pods: Iterable[Pod]
+) -> tuple[dict[tuple[str, str], list[Pod]], list[Pod]]:
+    """Return the pods of every Deployment by its namespace and name, and the pods of nobody here.
+
+    The name of a pod's ReplicaSet tells its Deployment; only where there is none do selectors have
+    to be asked, which several Deployments may have in common.
+    """
+    mine: dict[tuple[str, str], list[Pod]] = defaultdict(list)
+    known = {(one.namespace, one.name) for one in deployments}
+    spaces: dict[str, list[Deployment]] = defaultdict(list)
+    for one in deployments:
+        spaces[one.namespace].append(one)
+    strangers = []
+    for pod in pods:
+        owner: str | None = pod.owner
+        if not owner:
+            owner = next(
+                (one.name for one in spaces[pod.namespace] if selects(one.selector, pod.labels)),
+                None,
+            )
+        key = (pod.namespace, owner or "")
+        if key in known:
+            mine[key].append(pod)
+        else:
+            strangers.append(pod)
+    return mine, strangers
+
+
+def selects(selector: Json, labels: Mapping[str, str]) -> bool:
+    """Tell whether a Deployment's *selector* selects a pod with *labels*. An empty one selects
+    nothing.
+    """
+    equal, rules = selector.get("matchLabels") or {}, selector.get("matchExpressions") or ()
+    if not equal and not rules:
+        return False
+    return all(labels.get(key) == value for key, value in equal.items()) and all(
+        _fits(rule, labels) for rule in rules
+    )
+
+
+def argument_of(pod_spec: Json, argument: str) -> str | None:
+    """Return the value of *argument* (--name) in the command lines of *pod_spec*, None where there
+    is none.
+    """
+    for container in pod_spec.get("containers") or ():
+        words = [*(container.get("command") or ()), *(container.get("args") or ())]
+        for place, word in enumerate(words):
+            if word == argument and place + 1 < len(words):
+                return str(words[place + 1])
+            if word.startswith(f"{argument}="):
+                return str(word.removeprefix(f"{argument}="))
+    return None
+
+
+def _fits(rule: Json, labels: Mapping[str, str]) -> bool:
+    value, values = labels.get(rule.get("key", "")), rule.get("values") or ()
+    match rule.get("operator"):
+        case "In":
+            return value in values
+        case "NotIn":
+            return value not in values
+        case "Exists":
+            return value is not None
+        case "DoesNotExist":
+            return value is None
+    return False
+
+
+def _phase(meta: Json, spec: Json, status: Json) -> tuple[PodPhase, str | None]:
+    """Return the phase of a pod, and when it entered it, where that is told."""
+    if meta.get("deletionTimestamp"):
+        return "draining", meta["deletionTimestamp"]
+    conditions = {one.get("type"): one for one in status.get("conditions") or ()}
+    ready, scheduled = conditions.get("Ready", {}), conditions.get("PodScheduled", {})
+    if ready.get("status") == "True":
+        return "ready", ready.get("lastTransitionTime")
+    if spec.get("nodeName") or scheduled.get("status") == "True":
+        return "starting", scheduled.get("lastTransitionTime")
+    return "pending", None
+
+
+def _owner(meta: Json) -> str:
+    """Return the name of the Deployment: a ReplicaSet is named after it, with the hash of its
+    template behind.
+    """
+    template_hash = (meta.get("labels") or {}).get("pod-template-hash")
+    for reference in meta.get("ownerReferences") or ():
+        if reference.get("controller") and reference.get("kind") == "ReplicaSet" and template_hash:
+            owner: str = reference.get("name") or ""
+            if owner.endswith(f"-{template_hash}"):
+                return owner.removesuffix(f"-{template_hash}")
+    return ""
+
+
+def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[int, str]:
+    """Return port and path of the metrics: as annotated for Prometheus, else of the port so named,
+    else the first.
+    """
+    path = annotations.get("prometheus.io/path") or METRICS_PATH
+    annotated = annotations.get("prometheus.io/port", "")
+    if annotated.isascii() and annotated.isdigit():
+        return int(annotated), path
+    ports = [
+        port for container in spec.get("containers") or () for port in container.get("ports") or ()
+    ]
+    named = [
+        port["containerPort"]
+        for port in ports
+        if port.get("name") in ("metrics", "http", "http-metrics")
+    ]
+    numbers = named or [port["containerPort"] for port in ports]
+    return (numbers[0] if numbers else METRICS_PORT), path
+
+
+def _unix_s(text: str | None) -> float:
+    return datetime.fromisoformat(text).timestamp() if text else 0.0

@@ -1,0 +1,108 @@
+"""From a server of the cluster and what is known of its load to what the loop sees of it; pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loop.backends.kube import labels as names
+from loop.backends.kube.read import Deployment, Pod, Server, argument_of
+from loop.signals.window import Figures, Gauges
+from loop.types import Load, PodView, ServerView
+
+NO_FIGURES = Figures()
+NO_GAUGES = Gauges()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What is known of one server. blind_at_zero: without pods nobody could tell that requests
+    come.
+    """
+
+    load: Load | None = None
+    figures: Figures | None = None
+    blind_at_zero: bool = False
+
+    @property
+    def warning(self) -> str:
+        """Return what is amiss with its metrics, where they are what counts."""
+        return self.figures.warning if self.figures is not None and self.blind_at_zero else ""
+
+
+def server_view(server: Server, sight: Sight) -> ServerView:
+    """Return what the loop sees of *server*. One whose labels or annotations are wrong has no load:
+    it is held.
+    """
+    one, figures = server.deployment, sight.figures or NO_FIGURES
+    counts = {phase: server.count(phase) for phase in ("ready", "starting", "pending", "draining")}
+    # What is wanted and not there in any form: the cluster has yet to make these pods, or may not.
+    unmade = max(0, one.wanted - counts["ready"] - counts["starting"] - counts["pending"])
+    pods = tuple(_pod_view(pod, one, figures.pods.get(pod.name, NO_GAUGES)) for pod in server.pods)
+    reporting = [
+        figures.pods[pod.name]
+        for pod in server.pods
+        if pod.phase == "ready" and pod.name in figures.pods
+    ]
+    low, high = _bounds(one, sight)
+    return ServerView(
+        name=one.server,
+        model=one.model,
+        service_class=one.service_class,
+        accelerator=one.accelerator,
+        max_batch=one.max_batch,
+        wanted=one.wanted,
+        ready=counts["ready"],
+        starting=counts["starting"],
+        pending=counts["pending"] + unmade,
+        draining=counts["draining"],
+        load=None if one.problem else sight.load,
+        completions_rpm=figures.completions_rpm,
+        ttft_ms=figures.ttft_ms,
+        itl_ms=figures.itl_ms,
+        output_tps=figures.output_tps,
+        running=sum(gauges.running for gauges in reporting),
+        waiting=sum(gauges.waiting for gauges in reporting),
+        backlog=sum(gauges.waiting for gauges in reporting),
+        kv_usage=sum(gauges.kv_usage for gauges in reporting) / len(reporting)
+        if reporting
+        else 0.0,
+        replicas_min=low,
+        replicas_max=high,
+        pods=pods,
+    )
+
+
+def _bounds(one: Deployment, sight: Sight) -> tuple[int, int | None]:
+    """Return the bounds of a server: as annotated; else its last replica stays where zero could not
+    be left again.
+    """
+    if one.problem:
+        return one.wanted, one.wanted
+    low = one.bounds.replicas_min
+    if low is None:
+        low = min(1, one.wanted) if sight.blind_at_zero else 0
+    high = one.bounds.replicas_max
+    return low, high
+
+
+def _pod_view(pod: Pod, one: Deployment, gauges: Gauges) -> PodView:
+    return PodView(
+        name=pod.name,
+        phase=pod.phase,
+        since_s=pod.since_s,
+        created_s=pod.created_s,
+        accelerator=one.accelerator,
+        max_batch=_max_batch(pod, one),
+        running=gauges.running,
+        waiting=gauges.waiting,
+        kv_usage=gauges.kv_usage,
+    )
+
+
+def _max_batch(pod: Pod, one: Deployment) -> int:
+    """Return the batch size in force in a pod: that of its command line where the loop writes it
+    there.
+    """
+    argument = one.annotations.get(names.APPLY_MAX_BATCH, "").strip()
+    told = argument_of(pod.spec, argument) if argument else None
+    return int(told) if told is not None and told.isascii() and told.isdigit() else one.max_batch

@@ -1,0 +1,224 @@
+"""What to write to a Deployment for a change: one patch; and what of it others have changed
+meanwhile; pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from loop.backends.kube import labels as names
+from loop.backends.kube.read import Deployment
+from loop.types import Change
+
+Json = dict[str, Any]
+REASON_MAX = 500
+MANAGER = "inferno"
+
+
+class UnfitError(Exception):
+    """A change cannot be written as the Deployment asks for it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a Deployment is asked to have, or has: the three things that the loop sets."""
+
+    accelerator: str
+    replicas: int
+    max_batch: int
+
+    def __str__(self) -> str:
+        """Return it as people write it."""
+        return f"{self.replicas} x {self.accelerator or 'nothing'}, batch {self.max_batch}"
+
+
+def wish_of(change: Change) -> Wish:
+    """Return what *change* asks for."""
+    return Wish(
+        accelerator=change.accelerator, replicas=change.replicas, max_batch=change.max_batch
+    )
+
+
+def held_by(deployment: Deployment) -> Wish:
+    """Return what *deployment* is asked to have."""
+    return Wish(
+        accelerator=deployment.accelerator,
+        replicas=deployment.wanted,
+        max_batch=deployment.max_batch,
+    )
+
+
+def asked_before(deployment: Deployment) -> Wish | None:
+    """Return what the loop last asked of *deployment*, by its status annotation; None where that
+    does not tell.
+    """
+    try:
+        told = json.loads(deployment.annotations[names.STATUS])
+        return Wish(
+            accelerator=str(told["accelerator"]),
+            replicas=int(told["replicas"]),
+            max_batch=int(told["maxBatch"]),
+        )
+    except (KeyError, ValueError, TypeError):
+        return None
+
+
+def patch_of(
+    deployment: Deployment, change: Change, *, date: str, types: Mapping[str, str]
+) -> Json | None:
+    """Return the strategic merge patch that makes *deployment* what *change* says, None where it is
+    that already.
+
+    It holds only what differs, with the version it was made for, so that a change by others in
+    between is refused. *types* are accelerator types by accelerator. Raise UnfitError where a label
+    or an annotation forbids it.
+    """
+    wish, held = wish_of(change), held_by(deployment)
+    if wish == held:
+        return None
+    labels: Json = {}
+    if wish.accelerator != held.accelerator:
+        labels[names.ACCELERATOR] = wish.accelerator
+    if wish.max_batch != held.max_batch:
+        labels[names.MAX_BATCH] = str(wish.max_batch)
+    for value in labels.values():
+        if problem := names.value_problem(value):
+            raise UnfitError(problem)
+    spec: Json = {}
+    if wish.replicas != held.replicas:
+        spec["replicas"] = wish.replicas
+    template = _template_patch(deployment, wish, types=types)
+    if template:
+        spec["template"] = {"spec": template}
+    metadata: Json = {
+        "uid": deployment.uid,
+        "resourceVersion": deployment.version,
+        "annotations": {names.STATUS: status_text(wish, was=held, reason=change.reason, date=date)},
+    }
+    if labels:
+        metadata["labels"] = labels
+    return {"metadata": metadata} | ({"spec": spec} if spec else {})
+
+
+def status_text(wish: Wish, *, was: Wish, reason: str, date: str) -> str:
+    """Return the status annotation: what was asked for, when, instead of what, and why."""
+    told = {
+        "accelerator": wish.accelerator,
+        "replicas": wish.replicas,
+        "maxBatch": wish.max_batch,
+        "was": str(was),
+        "reason": reason[:REASON_MAX],
+        "time": date,
+    }
+    return json.dumps(told, ensure_ascii=False)
+
+
+def others_changed(now: Deployment, seen: Deployment) -> str:
+    """Return what others did to a Deployment since it was *seen* that the loop must not write over,
+    or nothing.
+    """
+    if now.uid != seen.uid:
+        return "deleted and made anew by someone else"
+    if not now.managed or now.server != seen.server:
+        return "no longer managed under this name"
+    if held_by(now) != held_by(seen):
+        return f"changed by {manager_of(now)} from {held_by(seen)} to {held_by(now)} meanwhile"
+    return ""
+
+
+def manager_of(deployment: Deployment) -> str:
+    """Return who else wrote the replicas or the labels last, as far as the object tells."""
+    owned = [
+        (entry.get("time") or "", str(entry.get("manager") or ""))
+        for entry in deployment.field_owners
+        if entry.get("manager") != MANAGER and _owns(entry.get("fieldsV1") or {})
+    ]
+    return max(owned)[1] if owned else "someone else"
+
+
+def foreign_change(deployment: Deployment, asked: Wish | None) -> str:
+    """Return the line that says that *deployment* is not what was *asked* of it, or nothing."""
+    held = held_by(deployment)
+    if asked is None or asked == held:
+        return ""
+    return f"{asked} was asked for, found {held}: changed by {manager_of(deployment)}"
+
+
+def _owns(fields: Mapping[str, Any]) -> bool:
+    labels = (fields.get("f:metadata") or {}).get("f:labels") or {}
+    ours = {f"f:{names.ACCELERATOR}", f"f:{names.MAX_BATCH}"}
+    return "f:replicas" in (fields.get("f:spec") or {}) or not ours.isdisjoint(labels)
+
+
+def _template_patch(deployment: Deployment, wish: Wish, *, types: Mapping[str, str]) -> Json:
+    """Return what to change in the pods, where annotations ask for it; pods are then replaced, a
+    few at a time.
+    """
+    patch: Json = {}
+    selector = node_selector(deployment, wish.accelerator, types=types)
+    if selector and any(
+        (deployment.pod_spec.get("nodeSelector") or {}).get(key) != selector[key]
+        for key in selector
+    ):
+        patch["nodeSelector"] = selector
+    argument = deployment.annotations.get(names.APPLY_MAX_BATCH, "").strip()
+    if argument and wish.max_batch > 0:
+        container = _container(deployment)
+        changed = _with_argument(container, argument, str(wish.max_batch))
+        if changed:
+            patch["containers"] = [{"name": container["name"], **changed}]
+    return patch
+
+
+def node_selector(
+    deployment: Deployment, accelerator: str, *, types: Mapping[str, str]
+) -> dict[str, str]:
+    """Return the nodeSelector that the annotation asks for: KEY, or KEY=TEXT with {type} or
+    {accelerator} in it.
+    """
+    asked = deployment.annotations.get(names.APPLY_NODE_SELECTOR, "").strip()
+    if not asked or not accelerator:
+        return {}
+    key, _, text = asked.partition("=")
+    value = (text or "{type}").replace("{type}", types.get(accelerator, accelerator))
+    value = value.replace("{accelerator}", accelerator)
+    if problem := names.value_problem(value):
+        raise UnfitError(f"annotation {names.APPLY_NODE_SELECTOR}: {problem}")
+    return {key.strip(): value}
+
+
+def _container(deployment: Deployment) -> Mapping[str, Any]:
+    """Return the container that takes the batch size: the one annotated, else the first."""
+    containers = deployment.pod_spec.get("containers") or ()
+    name = deployment.annotations.get(names.APPLY_CONTAINER)
+    for container in containers:
+        if name in (None, container.get("name")):
+            found: Mapping[str, Any] = container
+            return found
+    raise UnfitError(
+        f"annotation {names.APPLY_CONTAINER}: expected the name of a container, found {name!r}"
+    )
+
+
+def _with_argument(container: Mapping[str, Any], argument: str, value: str) -> Json:
+    """Return the command line of *container* where *argument* has *value*: the list that changes,
+    or nothing.
+    """
+    for key in ("args", "command"):
+        words = [str(word) for word in container.get(key) or ()]
+        for place, word in enumerate(words):
+            if word == argument and place + 1 < len(words):
+                changed = [*words[: place + 1], value, *words[place + 2 :]]
+            elif word.startswith(f"{argument}="):
+                changed = [*words[:place], f"{argument}={value}", *words[place + 1 :]]
+            elif argument in word.split():
+                raise UnfitError(
+                    f"annotation {names.APPLY_MAX_BATCH}: {argument} is inside a shell command"
+                )
+            else:
+                continue
+            return {key: changed} if changed != words else {}
+    return {"args": [*(container.get("args") or ()), f"{argument}={value}"]}

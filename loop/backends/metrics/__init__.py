@@ -1,0 +1,1 @@
+"""Where figures of servers come from: Prometheus, the pages of pods, labels."""

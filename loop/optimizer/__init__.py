@@ -1,0 +1,1 @@
+"""Which accelerator, how many replicas, what batch size: sizing, choosing, explaining. Pure."""

@@ -1,0 +1,280 @@
+"""From a solver's choices to assignments: figures at the load each replica then gets, and words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loop.optimizer.model.chain import Ints, Rows
+from loop.optimizer.model.concurrency import Tuned, tune
+from loop.optimizer.model.queueing import analyze, make_model
+from loop.optimizer.reasons import batch_cut, binding, runner_up, why_none, why_short
+from loop.optimizer.sizing import MS_PER_MIN, transition_value
+from loop.optimizer.solution import Assignment, Part
+from loop.optimizer.solvers.problem import Answer, Choice, Problem
+
+if TYPE_CHECKING:
+    from loop.optimizer.solvers.several import SeveralAnswer
+    from loop.optimizer.table import CandidateTable, OptimizerSettings
+
+
+def explain(
+    table: CandidateTable, problem: Problem, answer: Answer, settings: OptimizerSettings
+) -> tuple[dict[str, Assignment], dict[str, str]]:
+    """Return the choices as assignments, and why the other servers have none."""
+    choices, dropped = _kept(table, problem, answer.choices, settings)
+    assignments = _assign(table, problem, choices, settings)
+    left = _left(problem, choices.values())
+    return assignments, _unserved(
+        table, problem, settings, left=left, known=assignments.keys() | dropped.keys()
+    ) | dropped
+
+
+def explain_several(
+    table: CandidateTable, problem: Problem, answer: SeveralAnswer, settings: OptimizerSettings
+) -> tuple[dict[str, Assignment], dict[str, str]]:
+    """Return the parts as assignments, and why the other servers have none."""
+    idle = {
+        i: Choice(rows[0], 0)
+        for i, rows in enumerate(problem.options)
+        if rows and i not in answer.parts and table.accelerator[rows[0]] < 0
+    }
+    choices, dropped = _kept(table, problem, idle, settings)
+    assignments = _assign(table, problem, choices, settings)
+    taken = [choice for parts in answer.parts.values() for choice in parts]
+    for i, parts in answer.parts.items():
+        found = [binding(table, part.row) for part in parts]
+        assignments[table.servers[i]] = _joined(table, parts, value=answer.value[i], words=found)
+    left = _left(problem, taken)
+    return assignments, _unserved(
+        table, problem, settings, left=left, known=assignments.keys() | dropped.keys()
+    ) | dropped
+
+
+def _kept(
+    table: CandidateTable,
+    problem: Problem,
+    choices: Mapping[int, Choice],
+    settings: OptimizerSettings,
+) -> tuple[dict[int, Choice], dict[str, str]]:
+    """Return the choices that give something, or nothing to no load; and servers that the original
+    drops.
+    """
+    nothing = {i for i, choice in choices.items() if table.accelerator[choice.row] < 0}
+    dropped = {}
+    if settings.compat and problem.capacity is not None:
+        why = "no load and no least number of replicas: dropped where capacity is limited"
+        dropped = {table.servers[i]: why for i in nothing}
+    return {
+        i: choice
+        for i, choice in choices.items()
+        if table.servers[i] not in dropped and (choice.replicas > 0 or i in nothing)
+    }, dropped
+
+
+def _assign(
+    table: CandidateTable,
+    problem: Problem,
+    choices: Mapping[int, Choice],
+    settings: OptimizerSettings,
+) -> dict[str, Assignment]:
+    servers = sorted(choices)
+    rows = np.array([choices[i].row for i in servers], dtype=np.intp)
+    replicas = np.array([choices[i].replicas for i in servers], dtype=np.int64)
+    tuned = tune(table, rows, replicas, settings)
+    words = [binding(table, choices[i].row) for i in servers]
+    values = _values(table, rows, replicas, settings)
+    return {
+        table.servers[i]: _assignment(
+            table, problem, choices[i], _Figures(tuned, k, words[k], values[k]), settings
+        )
+        for k, i in enumerate(servers)
+    }
+
+
+def _values(
+    table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings
+) -> list[float]:
+    """Return the value of each row with the replicas it gets; the original scales that of the
+    whole.
+    """
+    whole = np.maximum(table.replicas[rows], 1)
+    if settings.compat:
+        return [
+            float(value)
+            for value in table.value[rows] * np.where(replicas > 0, replicas / whole, 1.0)
+        ]
+    said = {name: table.said[name][rows] for name in ("accelerator", "replicas", "cost")}
+    cost = table.unit_costs[rows] * replicas
+    values = transition_value(
+        said, accelerator=table.accelerator[rows], replicas=replicas, cost=cost
+    )
+    return [float(value) for value in values]
+
+
+def _unserved(
+    table: CandidateTable,
+    problem: Problem,
+    settings: OptimizerSettings,
+    *,
+    left: Sequence[int],
+    known: Set[str],
+) -> dict[str, str]:
+    """Return why each server that is not *known* has nothing."""
+    return {
+        name: why_short(table, problem, i, left)
+        if problem.options[i]
+        else why_none(table, i, settings)
+        for i, name in enumerate(table.servers)
+        if name not in known
+    }
+
+
+def _left(problem: Problem, choices: Iterable[Choice]) -> list[int]:
+    """Return the cards by type that *choices* leave free."""
+    left = list(problem.capacity or [])
+    for choice in choices if problem.capacity is not None else ():
+        left[problem.type[choice.row]] -= problem.units[choice.row] * choice.replicas
+    return left
+
+
+def _joined(
+    table: CandidateTable, parts: Sequence[Choice], *, value: float, words: Sequence[str]
+) -> Assignment:
+    """Return the parts of one server as one assignment; its load is spread so that all parts are
+    equally busy.
+    """
+    rows = np.array([part.row for part in parts], dtype=np.intp)
+    replicas = np.array([part.replicas for part in parts])
+    total = float((table.rate_max[rows] * replicas).sum())
+    used = float(table.need[rows[0]]) / total if total > 0.0 else 0.0
+    rate = table.rate_max[rows] * used
+    itl, ttft, rho = table.itl[rows], table.ttft[rows], table.rho[rows]
+    if used > 0.0:
+        seen = analyze(make_model(table.columns.take(rows)), rate)
+        itl, ttft, rho = seen.itl, seen.ttft, seen.rho
+    share = rate * replicas / (rate * replicas).sum() if used > 0.0 else replicas / replicas.sum()
+    found = tuple(
+        Part(
+            accelerator=table.accelerators[int(table.accelerator[part.row])],
+            replicas=part.replicas,
+            max_batch=int(table.columns.max_batch[part.row]),
+            cost_cents_per_h=table.unit_cost(part.row) * part.replicas,
+        )
+        for part in parts
+    )
+    line = " + ".join(f"{part.replicas} × {part.accelerator}" for part in found)
+    return Assignment(
+        server=table.servers[int(table.server[rows[0]])],
+        accelerator="+".join(part.accelerator for part in found),
+        replicas=int(replicas.sum()),
+        max_batch=max(part.max_batch for part in found),
+        cost_cents_per_h=sum(part.cost_cents_per_h for part in found),
+        value=value,
+        itl_ms=float(itl @ share),
+        ttft_ms=float(ttft @ share),
+        rho=float(rho @ share),
+        rate_max_rpm=total * MS_PER_MIN / int(replicas.sum()),
+        parts=found,
+        reason=f"{line} at {used:.0%}, bound by {', '.join(dict.fromkeys(words))}",
+        details={"utilisation": used, "binding": list(words)},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Figures:
+    """What belongs to the choice at *position* of those tuned together."""
+
+    tuned: Tuned
+    position: int
+    word: str
+    value: float
+
+    @property
+    def batch(self) -> int:
+        return int(self.tuned.batch[self.position])
+
+    @property
+    def latencies(self) -> tuple[float, float | None, float]:
+        """Return ITL, TTFT (None where it has no bound) and the busy share."""
+        ttft = float(self.tuned.ttft[self.position])
+        bounded = ttft if math.isfinite(ttft) else None
+        return float(self.tuned.itl[self.position]), bounded, float(self.tuned.rho[self.position])
+
+
+def _assignment(
+    table: CandidateTable,
+    problem: Problem,
+    choice: Choice,
+    figures: _Figures,
+    settings: OptimizerSettings,
+) -> Assignment:
+    row, replicas = choice.row, choice.replicas
+    candidate = table.candidate(row)
+    share = replicas / candidate.replicas if candidate.replicas else 1.0
+    itl, ttft, rho = figures.latencies
+    need_rpm = float(table.need[row]) * MS_PER_MIN
+    used = (
+        need_rpm / (candidate.rate_max_rpm * replicas)
+        if candidate.rate_max_rpm * replicas > 0.0
+        else 0.0
+    )
+    other = runner_up(table, problem, int(table.server[row]), row)
+    details: dict[str, object] = {
+        "binding": figures.word,
+        "rateMaxRpm": candidate.rate_max_rpm,
+        "utilisation": used,
+        "replicasWanted": candidate.replicas,
+        "units": candidate.units_per_replica * replicas,
+        "type": candidate.type,
+        "maxBatchAllowed": candidate.max_batch,
+    }
+    cut = batch_cut(table, row, settings)
+    if cut:
+        details["maxBatchCut"] = cut
+    if other is not None:
+        details["runnerUp"] = {
+            "accelerator": other.accelerator,
+            "replicas": other.replicas,
+            "cost": other.cost_cents_per_h,
+            "value": other.value,
+        }
+    return Assignment(
+        server=table.servers[int(table.server[row])],
+        accelerator=candidate.accelerator,
+        replicas=replicas,
+        max_batch=figures.batch,
+        cost_cents_per_h=candidate.cost_cents_per_h * share,
+        value=figures.value,
+        itl_ms=itl,
+        ttft_ms=ttft,
+        rho=rho,
+        rate_max_rpm=candidate.rate_max_rpm,
+        reason=_reason(table, row, choice, details),
+        details=details,
+    )
+
+
+def _reason(table: CandidateTable, row: int, choice: Choice, details: Mapping[str, object]) -> str:
+    if table.accelerator[row] < 0:
+        return "no load: no replicas"
+    if details["binding"] == "no load":
+        return f"no load: the least number of replicas, {choice.replicas}"
+    name = table.accelerators[int(table.accelerator[row])]
+    line = (
+        f"{choice.replicas} × {name} at {details['utilisation']:.0%} of "
+        f"{details['rateMaxRpm']:.4g} rpm each, "
+        f"bound by {details['binding']}"
+    )
+    if choice.replicas < table.replicas[row]:
+        line = f"capacity: {choice.replicas} of {table.replicas[row]} replicas; {line}"
+    if "maxBatchCut" in details:
+        line += f"; {details['maxBatchCut']}"
+    other = details.get("runnerUp")
+    if isinstance(other, dict):
+        line += f"; next {other['replicas']} × {other['accelerator']} for {other['cost']:.6g}"
+    return line

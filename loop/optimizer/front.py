@@ -1,0 +1,166 @@
+"""The front of the optimizer: sizes all servers, lets a solver choose, and says why. Pure: values
+in, values out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loop.optimizer.catalog import present_cost
+from loop.optimizer.explain import explain, explain_several
+from loop.optimizer.sizing import SizingCache, size_all
+from loop.optimizer.solution import Assignment, Part, Solution
+from loop.optimizer.solvers.exact import solve_exact
+from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
+from loop.optimizer.solvers.grouped import solve_grouped
+from loop.optimizer.solvers.problem import Answer, Problem, make_problem
+from loop.optimizer.solvers.several import SeveralProblem, solve_several
+from loop.optimizer.table import CandidateTable, OptimizerSettings
+
+if TYPE_CHECKING:
+    from loop.spec import ServerData, SystemData
+
+__all__ = ["Assignment", "OptimizerSettings", "Part", "SizingCache", "Solution", "optimize"]
+
+
+def optimize(
+    data: SystemData,
+    settings: OptimizerSettings,
+    *,
+    held: frozenset[str] = frozenset(),
+    cache: SizingCache | None = None,
+) -> Solution:
+    """Return what each server of *data* should have at the load of its current allocation.
+
+    Servers in *held* keep what they have; their cards are taken from capacity first, and where
+    these alone exceed it the lowest class is reduced first. Servers that cannot be served are
+    listed with the reason and block nobody. Where the data say heterogeneous, the exact solver may
+    give a server several accelerators (Assignment.parts).
+    """
+    asked = [server for name, server in data.servers.items() if name not in held]
+    kept = [server for name, server in data.servers.items() if name in held]
+    table = size_all(data, settings, servers=asked, cache=SizingCache() if cache is None else cache)
+    left = {name: int(count) for name, count in zip(table.types, table.capacity, strict=True)}
+    limited = not data.optimizer.unlimited
+    allocations = _hold(data, settings, kept, left, limited=limited)
+    problem = make_problem(
+        table, capacity=[left[name] for name in table.types] if limited else None
+    )
+    if data.optimizer.heterogeneous and settings.solver == "exact":
+        several = solve_several(
+            _several(table, problem),
+            by_cost=settings.objective == "cost",
+            time_limit_s=settings.time_limit_s,
+        )
+        gap, optimal, note = several.gap, several.optimal, several.note
+        chosen, unserved = explain_several(table, problem, several, settings)
+    else:
+        answer = _solve(problem, data, settings)
+        gap, optimal, note = answer.gap, answer.optimal, answer.note
+        chosen, unserved = explain(table, problem, answer, settings)
+    allocations.update(chosen)
+    order = [name for name in data.servers if name in allocations]
+    return Solution(
+        allocations={name: allocations[name] for name in order},
+        unserved=unserved,
+        total_cost=sum(allocations[name].cost_cents_per_h for name in order),
+        total_value=sum(allocations[name].value for name in order),
+        gap=gap,
+        optimal=optimal,
+        note=note,
+    )
+
+
+def _solve(problem: Problem, data: SystemData, settings: OptimizerSettings) -> Answer:
+    """Return the answer of the solver that the settings name; servers left over get parts by the
+    saturation policy.
+    """
+    flags, by_share = data.optimizer, not settings.compat
+    if settings.solver == "greedy":
+        return solve_greedy(
+            problem,
+            saturation_policy=flags.saturation_policy,
+            delayed_best_effort=flags.delayed_best_effort,
+            by_share=by_share,
+        )
+    if flags.saturation_policy != "None" and not flags.delayed_best_effort:
+        return solve_grouped(
+            problem,
+            saturation_policy=flags.saturation_policy,
+            by_share=by_share,
+            time_limit_s=settings.time_limit_s,
+            gap=settings.gap,
+        )
+    answer = solve_exact(problem, time_limit_s=settings.time_limit_s, gap=settings.gap)
+    filled = fill_left_over(
+        problem, answer.choices, saturation_policy=flags.saturation_policy, by_share=by_share
+    )
+    return replace(answer, choices=filled)
+
+
+def _hold(
+    data: SystemData,
+    settings: OptimizerSettings,
+    kept: Sequence[ServerData],
+    left: dict[str, int],
+    *,
+    limited: bool,
+) -> dict[str, Assignment]:
+    """Return the held servers as they are and take their cards from *left*, highest class first."""
+    result = {}
+    for server in sorted(kept, key=lambda server: data.priority(server.service_class)):
+        current = server.current
+        unit = data.accelerators.get(current.accelerator)
+        perf = data.perf.get((server.model, current.accelerator))
+        replicas, reason = current.replicas, "held"
+        if limited and unit is not None and perf is not None:
+            cards = max(perf.acc_count, 1) * unit.multiplicity
+            room = left.get(unit.type, 0) // cards
+            if replicas > room:
+                reason = (
+                    f"capacity: held {replicas} replicas, room for {room} ({cards} "
+                    f"{unit.type} each)"
+                )
+                replicas = room
+            left[unit.type] = left.get(unit.type, 0) - replicas * cards
+        cost = present_cost(data, server, settings) * (
+            replicas / current.replicas if current.replicas else 1.0
+        )
+        result[server.name] = Assignment(
+            server=server.name,
+            accelerator=current.accelerator,
+            replicas=replicas,
+            max_batch=current.max_batch,
+            cost_cents_per_h=cost,
+            value=0.0,
+            itl_ms=None,
+            ttft_ms=None,
+            rho=None,
+            rate_max_rpm=0.0,
+            held=True,
+            reason=reason,
+        )
+    return result
+
+
+def _several(table: CandidateTable, problem: Problem) -> SeveralProblem:
+    """Return what the solver for several accelerators needs to know besides *problem*."""
+    count = len(table.servers)
+    need, present, least = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
+    need[table.server] = table.need
+    present[table.server] = table.said["cost"]
+    least[table.server] = table.said["least"].astype(np.int64)
+    here = (table.said["accelerator"] == table.accelerator) & (table.accelerator >= 0)
+    return SeveralProblem(
+        problem=problem,
+        rate=table.rate_max,
+        unit_cost=table.unit_costs,
+        now=np.where(here, table.said["replicas"], 0.0).astype(np.int64),
+        need=need,
+        least=least,
+        present_cost=present,
+    )

@@ -1,0 +1,1 @@
+"""The queueing model of one replica, by which the optimizer estimates latencies."""

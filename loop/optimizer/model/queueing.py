@@ -1,0 +1,272 @@
+"""The optimizer's belief about one replica: a birth-death chain with batch-dependent service; many
+replicas at once.
+
+Formulas: the queue-analysis model (one iteration costs alpha + beta·tokens + gamma·KV tokens read).
+Everything is columnar: row i of every array belongs to one replica. Times in ms, rates in
+requests/ms. Nothing here solves or sizes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loop.optimizer.model.chain import Chain, Floats, Ints, Rows, make_chain, occupancy
+
+TOKEN_BUDGET = 8192
+RATE_MIN_SHARE = (
+    0.001  # the lowest rate looked at is this share of the service rate of a lone request
+)
+RATE_MAX_SHARE = (
+    0.999  # the highest, unless told otherwise, is this share of the service rate of a full batch
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicaColumns:
+    """Parameters of replicas, one row each.
+
+    alpha, beta, gamma: iteration law [ms, ms/token, ms/token]; in_tokens >= 0 and out_tokens >= 1:
+    mean request; max_batch >= 1; max_queue >= 0 requests, inf for an unbounded queue; token_budget:
+    tokens an iteration may compute.
+    """
+
+    alpha: Floats
+    beta: Floats
+    gamma: Floats
+    in_tokens: Floats
+    out_tokens: Floats
+    max_batch: Ints
+    max_queue: Floats
+    token_budget: Floats
+
+    def __len__(self) -> int:
+        return len(self.alpha)
+
+    def as_column(self) -> ReplicaColumns:
+        """Return the rows as columns of a matrix, for figures that have a column per batch."""
+        return ReplicaColumns(*(getattr(self, name)[:, None] for name in ReplicaColumns.__slots__))
+
+    def take(self, rows: Rows) -> ReplicaColumns:
+        """Return the given rows."""
+        return ReplicaColumns(
+            self.alpha[rows],
+            self.beta[rows],
+            self.gamma[rows],
+            self.in_tokens[rows],
+            self.out_tokens[rows],
+            self.max_batch[rows],
+            self.max_queue[rows],
+            self.token_budget[rows],
+        )
+
+
+def replica_columns(
+    *,
+    alpha: Any,
+    beta: Any,
+    gamma: Any,
+    in_tokens: Any,
+    out_tokens: Any,
+    max_batch: Any,
+    max_queue: Any = np.inf,
+    token_budget: Any = TOKEN_BUDGET,
+) -> ReplicaColumns:
+    """Return columns from scalars and sequences, broadcast to one length."""
+    rows = np.broadcast_arrays(
+        *np.atleast_1d(
+            alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget
+        )
+    )
+    a, b, g, tokens_in, tokens_out, batch, queue, budget = (
+        np.array(row, dtype=np.float64) for row in rows
+    )
+    return ReplicaColumns(a, b, g, tokens_in, tokens_out, batch.astype(np.int64), queue, budget)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Columns with what follows from them: prefill iterations by batch, work per request, service
+    times, the chain.
+
+    chunks is None where every prefill takes one iteration at any batch (the usual case); else
+    chunks[i, batch-1]. prefill and delta are the works of a lone request (batch 1) in a prefill and
+    per iteration. steady tells the rows whose prefill iterations do not depend on the batch: there
+    every figure is smooth in the rate.
+    """
+
+    columns: ReplicaColumns
+    chunks: Floats | None
+    prefill: Floats
+    delta: Floats
+    steady: NDArray[np.bool_]
+    chain: Chain
+    rate_min: Floats
+    rate_max: Floats
+
+    def take(self, rows: Rows) -> Model:
+        """Return the given rows."""
+        return Model(
+            self.columns.take(rows),
+            None if self.chunks is None else self.chunks[rows],
+            self.prefill[rows],
+            self.delta[rows],
+            self.steady[rows],
+            self.chain.take(rows),
+            self.rate_min[rows],
+            self.rate_max[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """What a replica does at a rate: latencies [ms], throughput [requests/ms], occupancy. One entry
+    per row.
+
+    ttft includes the wait and, as in the original, one decode step; rho is the busy share of the
+    batch (0..1).
+    """
+
+    rate: Floats
+    throughput: Floats
+    response: Floats
+    wait: Floats
+    in_service: Floats
+    prefill: Floats
+    itl: Floats
+    ttft: Floats
+    rho: Floats
+    loss: Floats
+    idle: Floats
+
+
+def prefill_work(columns: ReplicaColumns, chunks: Floats) -> Floats:
+    """Return the work of a prefill in *chunks* iterations [ms]: each later chunk reads the keys of
+    those before it.
+    """
+    return (columns.beta + columns.gamma * (chunks + 1.0) / 2.0) * columns.in_tokens
+
+
+def decode_work(columns: ReplicaColumns) -> Floats:
+    """Return the work of all decode steps of a request [ms]."""
+    m = columns.out_tokens
+    return columns.beta * m + columns.gamma * m * (columns.in_tokens + (m + 1.0) / 2.0)
+
+
+def work_per_iteration(columns: ReplicaColumns, chunks: Floats) -> Floats:
+    """Return delta: the mean work a request adds to one iteration [ms]."""
+    return (prefill_work(columns, chunks) + decode_work(columns)) / (chunks + columns.out_tokens)
+
+
+def prefill_chunks(columns: ReplicaColumns) -> Floats | None:
+    """Return the number of prefill iterations of a request at each batch, or None where it is 1
+    everywhere.
+
+    With k chunks a batch of (k+m)·(M - L/k)/(L+m) requests fits the token budget M. The smallest k
+    that fits batch B is the larger root of M·k² + (m·M - L - B·(L+m))·k - m·L = 0 rounded up, then
+    corrected by the definition itself where rounding moved it.
+    """
+    if bool(np.all(_batch_of_chunks(columns, np.ones(len(columns))) >= columns.max_batch)):
+        return None
+    width = int(columns.max_batch.max())
+    batch = np.arange(1, width + 1, dtype=np.float64)[None, :]
+    length = columns.in_tokens[:, None]
+    m = columns.out_tokens[:, None]
+    budget = columns.token_budget[:, None]
+    wide = _Wide(length, m, budget)
+    linear = m * budget - length - batch * (length + m)
+    chunks = np.ceil((np.sqrt(linear**2 + 4.0 * budget * m * length) - linear) / (2.0 * budget))
+    chunks = np.maximum(chunks, 1.0)
+    for _ in range(3):
+        chunks = np.where(
+            (chunks > 1.0) & (wide.batch(chunks - 1.0) >= batch), chunks - 1.0, chunks
+        )
+        chunks = np.where(wide.batch(chunks) < batch, chunks + 1.0, chunks)
+    return chunks
+
+
+@dataclass(frozen=True, slots=True)
+class _Wide:
+    """Prompt, output and token budget as matrix columns."""
+
+    length: Floats
+    m: Floats
+    budget: Floats
+
+    def batch(self, chunks: Floats) -> Floats:
+        """Return the largest batch that fits the token budget with *chunks* prefill iterations."""
+        room = self.budget - self.length / np.maximum(chunks, 1.0)
+        return np.floor(np.maximum(0.0, (chunks + self.m) * room / (self.length + self.m)))
+
+
+def _batch_of_chunks(columns: ReplicaColumns, chunks: Floats) -> Floats:
+    return _Wide(columns.in_tokens, columns.out_tokens, columns.token_budget).batch(chunks)
+
+
+def make_model(columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE) -> Model:
+    """Return the model of each row: tau(B) = (c(B) + m) · (alpha + B·delta(c(B))) is the service
+    time at batch B.
+
+    share: the highest rate that is looked at, as a share of the service rate of a full batch.
+    """
+    batch = np.arange(1, int(columns.max_batch.max()) + 1, dtype=np.float64)[None, :]
+    chunks = prefill_chunks(columns)
+    rows = np.arange(len(columns))
+    first = np.ones(len(columns)) if chunks is None else chunks[:, 0]
+    delta = work_per_iteration(columns, first)
+    if chunks is None:
+        times = (1.0 + columns.out_tokens)[:, None] * (
+            columns.alpha[:, None] + batch * delta[:, None]
+        )
+        steady = np.ones(len(columns), dtype=np.bool_)
+    else:
+        wide = columns.as_column()
+        times = (chunks + wide.out_tokens) * (wide.alpha + batch * work_per_iteration(wide, chunks))
+        steady = chunks[:, 0] == chunks[rows, columns.max_batch - 1]
+    full = times[rows, columns.max_batch - 1]
+    chain = make_chain(times, max_batch=columns.max_batch, max_queue=columns.max_queue)
+    rate_max = share * columns.max_batch / full
+    rate_min = RATE_MIN_SHARE / times[:, 0]
+    return Model(
+        columns, chunks, prefill_work(columns, first), delta, steady, chain, rate_min, rate_max
+    )
+
+
+def analyze(model: Model, rate: Floats) -> Metrics:
+    """Return the metrics of each row when requests arrive at *rate* > 0 [requests/ms]; overload is
+    allowed.
+
+    The mean batch X gives prefill = c·max(0, alpha + (X-1)·delta) + w_prefill, and what is left of
+    the mean service time S, spread over the m output tokens, is the inter-token latency.
+    """
+    columns = model.columns
+    seen = occupancy(model.chain, rate)
+    service = seen.in_service / seen.throughput
+    wait = seen.waiting / seen.throughput
+    if model.chunks is None:
+        prefill = (
+            np.maximum(0.0, columns.alpha + (seen.in_service - 1.0) * model.delta) + model.prefill
+        )
+    else:
+        nearest = np.clip((seen.in_service + 0.5).astype(np.int64), 1, columns.max_batch)
+        chunks = model.chunks[np.arange(len(nearest)), nearest - 1]
+        delta = work_per_iteration(columns, chunks)
+        prefill = chunks * np.maximum(0.0, columns.alpha + (seen.in_service - 1.0) * delta)
+        prefill += prefill_work(columns, chunks)
+    itl = (service - prefill) / columns.out_tokens
+    return Metrics(
+        rate=rate,
+        throughput=seen.throughput,
+        response=service + wait,
+        wait=wait,
+        in_service=seen.in_service,
+        prefill=prefill,
+        itl=itl,
+        ttft=wait + prefill + itl,
+        rho=np.minimum(seen.in_service / columns.max_batch, 1.0),
+        loss=seen.loss,
+        idle=seen.idle,
+    )

@@ -1,0 +1,270 @@
+"""The exact solver: one option per server, as many servers as possible by priority, then least
+score.
+
+Lexicographic: first the number of servers served of the highest priority, then of the next, …, then
+the total score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from loop.optimizer.solvers.core import (
+    Effort,
+    Found,
+    Group,
+    OutOfTimeError,
+    Program,
+    minimise,
+    relaxed,
+)
+from loop.optimizer.solvers.greedy import solve_greedy
+from loop.optimizer.solvers.problem import Answer, Choice, Problem
+
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+LARGE = 2500  # options from which on a system without a time limit is solved to LARGE_GAP
+LARGE_GAP = 1e-3
+LARGE_NODES = 500  # of one tree of a large system
+ANY_GAP = 1e9  # where any solution will do
+TIE = 1e-3  # weight of the score beside the worth of cards
+LIKELY_NODES = 50  # of one tree among likely options
+MORE = "more servers may be possible: not all could be looked at"
+ROUGH_GAP = 0.05  # where only the number of servers counts
+NO_LIMIT_S = 600.0
+
+
+def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: float = 0.0) -> Answer:
+    """Return who gets what. Servers that get nothing are absent.
+
+    gap: relative distance of the score from the least that is good enough. time_limit_s: when it is
+    reached the best found stands, with its gap; None: no limit worth naming, but a large system is
+    solved to LARGE_GAP and by so many nodes only, so that the answer is quick and does not depend
+    on the speed of the machine.
+    """
+    if problem.capacity is None:
+        first = {
+            i: Choice(rows[0], problem.replicas[rows[0]])
+            for i, rows in enumerate(problem.options)
+            if rows
+        }
+        return Answer(choices=first, gap=0.0, optimal=True)
+    options = _options(problem)
+    if not len(options.row):
+        return Answer(choices={}, gap=0.0, optimal=True)
+    quick = time_limit_s is None and len(options.row) > LARGE
+    effort = Effort(
+        gap=max(gap, LARGE_GAP) if quick else gap,
+        time_limit_s=NO_LIMIT_S if time_limit_s is None else time_limit_s,
+        nodes=LARGE_NODES if quick else None,
+        thorough=not quick,
+    )
+    search = _Search(problem, options, effort)
+    return search.all_served() or search.by_priority()
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    """The options worth considering: row in the table, server, cards and score of each."""
+
+    row: Ints
+    owner: Ints
+    cards: NDArray[np.float64]
+    score: NDArray[np.float64]
+
+
+def _options(problem: Problem) -> _Options:
+    """Return the options that fit the capacity and are not beaten: another of the same type, no
+    dearer, no larger.
+    """
+    assert problem.capacity is not None, "unlimited capacity leaves nothing to solve"
+    kept: list[tuple[int, int, int]] = []
+    # Servers in the order of their names: the answer must not depend on the order in which they
+    # were given.
+    for i in sorted(range(len(problem.names)), key=problem.names.__getitem__):
+        smallest: dict[int, int] = {}
+        for row in problem.options[i]:
+            kind, cards = problem.type[row], problem.units[row] * problem.replicas[row]
+            room = problem.capacity[kind] if cards else 0
+            if cards <= room and cards < smallest.get(kind, cards + 1):
+                smallest[kind] = cards
+                kept.append((row, i, cards))
+    table = np.array(kept, dtype=np.int64).reshape(-1, 3)
+    score = np.array([problem.score[row] for row in table[:, 0]], dtype=np.float64)
+    return _Options(table[:, 0], table[:, 1], table[:, 2].astype(np.float64), score)
+
+
+def _known(problem: Problem, options: _Options) -> Ints:
+    """Return the greedy choices as options; where one of them is beaten, the option that beats
+    it.
+    """
+    place: dict[tuple[int, int], list[int]] = {}
+    for k, (row, owner) in enumerate(
+        zip(options.row.tolist(), options.owner.tolist(), strict=True)
+    ):
+        place.setdefault((owner, problem.type[row]), []).append(k)
+    found = []
+    for i, choice in solve_greedy(problem).choices.items():
+        cards = problem.units[choice.row] * choice.replicas
+        found.append(
+            next(k for k in place[i, problem.type[choice.row]] if options.cards[k] <= cards)
+        )
+    return np.array(found, dtype=np.int64)
+
+
+def _program(problem: Problem, options: _Options, *, must: NDArray[np.bool_]) -> Program:
+    assert problem.capacity is not None
+    kinds = np.array(problem.type, dtype=np.int64)[options.row]
+    return Program(
+        owner=options.owner,
+        cards=options.cards,
+        type=np.maximum(kinds, 0),  # no type at all takes no cards
+        capacity=np.array(problem.capacity, dtype=np.float64),
+        must=must,
+    )
+
+
+class _Search:
+    """One run: who can be served, by priority, and what is spent on it."""
+
+    def __init__(self, problem: Problem, options: _Options, effort: Effort) -> None:
+        self.problem, self.options, self.effort = problem, options, effort
+        self.able = np.zeros(len(problem.names), dtype=np.bool_)
+        self.able[options.owner] = True
+        self.priority = np.array(problem.priority, dtype=np.int64)
+        self.levels = sorted(set(self.priority[self.able].tolist()))
+        # The options of a solution with all the numbers served that are held so far; the greedy one
+        # to begin with.
+        self.known = _known(problem, options)
+
+    def all_served(self) -> Answer | None:
+        """Return the best answer that serves every server that has an option, or None where there
+        is none.
+        """
+        everyone = _program(self.problem, self.options, must=self.able)
+        try:
+            found = minimise(everyone, self.options.score, self._final())
+        except OutOfTimeError:
+            return None
+        return None if found is None else _answer(self.problem, self.options, found)
+
+    def by_priority(self) -> Answer:
+        """Return the answer where not all can be served: as many as possible, priority by
+        priority.
+        """
+        program = _program(self.problem, self.options, must=np.zeros_like(self.able))
+        certain = True
+        for level in self.levels:
+            program, sure = self._most(program, self.able & (self.priority == level))
+            certain = certain and sure
+        try:
+            best = minimise(program, self.options.score, self._final(), known=self.known)
+        except OutOfTimeError:
+            best = None
+        if best is None:
+            total = float(self.options.score[self.known].sum())
+            best = Found(
+                taken=self.known,
+                cost=total,
+                bound=relaxed(program, self.options.score)[0],
+                proven=False,
+            )
+        answer = _answer(self.problem, self.options, best)
+        return answer if certain else replace(answer, optimal=False, note=MORE)
+
+    def _most(self, program: Program, here: Bools) -> tuple[Program, bool]:
+        """Return *program* held to serve the most servers of *here*, and whether that number is
+        certain.
+
+        The relaxation says how many there can be at most. A solution with a given number, least
+        score in mind, is found sooner than one that is only asked to be numerous; so numbers are
+        tried, first among the likely options. Only that there is none with one more has to be shown
+        among all.
+        """
+        able = int(here.sum())
+        served = here[self.options.owner].astype(np.float64)
+        least, worth = relaxed(program, -served)
+        most = min(int(-least + 1e-6), able)
+        count = self._likely(program, here, most, worth)
+        while count < most and self.effort.thorough:
+            try:
+                more = minimise(
+                    _held(program, here, count + 1), self.options.score, self._rough(thorough=True)
+                )
+            except OutOfTimeError:
+                return _held(program, here, count), False
+            if more is None:
+                most = count
+            else:
+                self.known, count = more.taken, int(served[more.taken].sum())
+        return _held(program, here, count), count == most
+
+    def _likely(self, program: Program, here: Bools, most: int, worth: Floats) -> int:
+        """Return a number of servers of *here*, *most* or less, for which a solution is found among
+        likely options.
+
+        Likely are those whose cards are *worth* little; of these the ones of low score.
+        """
+        scale = max(float(np.abs(self.options.score).max()), 1e-9)
+        cost = worth / max(float(worth.max(initial=0.0)), 1e-9) + TIE * self.options.score / scale
+
+        def found(count: int) -> bool:
+            one = minimise(
+                _held(program, here, count), cost, self._rough(thorough=False), known=self.known
+            )
+            self.known = self.known if one is None else one.taken
+            return one is not None
+
+        count, missing, step = int(here[self.options.owner[self.known]].sum()), most + 1, 1
+        while missing - count > 1 and not found(max(missing - step, count + 1)):
+            missing, step = max(missing - step, count + 1), 2 * step
+        count = max(count, int(here[self.options.owner[self.known]].sum()))
+        while missing - count > 1:
+            middle = (count + missing) // 2
+            count, missing = (middle, missing) if found(middle) else (count, middle)
+        return count
+
+    def _final(self) -> Effort:
+        return replace(self.effort, time_limit_s=0.6 * self.effort.time_limit_s)
+
+    def _rough(self, *, thorough: bool) -> Effort:
+        share = (0.35 if thorough else 0.05) * self.effort.time_limit_s / len(self.levels)
+        nodes = self.effort.nodes if thorough else LIKELY_NODES
+        gap = ROUGH_GAP if thorough else ANY_GAP
+        return Effort(gap=gap, time_limit_s=share, nodes=nodes, thorough=thorough)
+
+
+def _held(program: Program, here: Bools, count: int) -> Program:
+    """Return *program* held to serve at least *count* of the servers *here*."""
+    able = int(here.sum())
+    if count == able:
+        return replace(program, must=program.must | here)
+    return replace(program, groups=(*program.groups, Group(np.flatnonzero(here), able - count)))
+
+
+def _answer(problem: Problem, options: _Options, found: Found) -> Answer:
+    rows = options.row[found.taken].tolist()
+    owners = options.owner[found.taken].tolist()
+    choices = {i: Choice(row, problem.replicas[row]) for i, row in zip(owners, rows, strict=True)}
+    _check(problem, choices.values())
+    cost = float(options.score[found.taken].sum())
+    gap = 0.0 if found.proven else max(0.0, cost - found.bound) / max(abs(cost), 1e-9)
+    return Answer(choices=choices, gap=gap, optimal=found.proven)
+
+
+def _check(problem: Problem, choices: Iterable[Choice]) -> None:
+    """Assert that the choices hold no more cards than there are."""
+    used: dict[int, int] = {}
+    for choice in choices:
+        kind = problem.type[choice.row]
+        used[kind] = used.get(kind, 0) + problem.units[choice.row] * choice.replicas
+    assert problem.capacity is not None
+    assert all(kind < 0 or cards <= problem.capacity[kind] for kind, cards in used.items()), (
+        "capacity exceeded"
+    )

@@ -1,0 +1,1 @@
+"""The JSON of data files and messages: modelled once, converted once."""

@@ -1,0 +1,355 @@
+"""What goes between the services as JSON, ours ⇄ values of the loop: GET /collect and POST /update;
+pure.
+
+The words are those of the existing Go components (loop/schema/wire.py). Fields that only ours read
+stand beside them, and the older names of mid 2025 too, so that one message serves readers of every
+version (docs/services.md).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Literal, Protocol, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from loop.controller import planned
+from loop.errors import SpecError
+from loop.schema.wire import (
+    LARGEST_FIGURE,
+    AllocationData,
+    Message,
+    ServerLoad,
+    ServerSpec,
+    error_line,
+    written,
+)
+from loop.types import Change, Decision, Load, ServerView, Snapshot, Target
+
+Json = dict[str, Any]
+Absent = Literal["hold", "zero"]
+
+Value = TypeVar("Value")
+
+NO_LOAD = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
+
+
+class Place(Protocol):
+    """The object of a cluster that a server is."""
+
+    @property
+    def uid(self) -> str:
+        """Return what makes it this one, and no later one of its name."""
+        ...
+
+    @property
+    def namespace(self) -> str:
+        """Return where it is."""
+        ...
+
+    @property
+    def name(self) -> str:
+        """Return its name there."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KubeResource:
+    """The object of a cluster that a server is; all empty where there is no cluster."""
+
+    uid: str = ""
+    namespace: str = ""
+    name: str = ""
+
+
+NOWHERE = KubeResource()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Collected:
+    """What a collector answered: of ours all that was seen, of others what the servers of the wire
+    say.
+    """
+
+    snapshot: Snapshot
+    places: Mapping[str, KubeResource]
+
+
+class Resource(Message):
+    """A place on the wire."""
+
+    uid: str = ""
+    name: str = ""
+    space: str = ""
+
+
+class CollectAnswer(Message):
+    """The answer of a collector; snapshot is there where it is ours."""
+
+    servers: list[ServerSpec] = Field(default=[])
+    kube_resources: dict[str, Resource] = Field(default={}, alias="kube-resources")
+    snapshot: Json | None = None
+
+
+class Wish(AllocationData):
+    """What a server shall have. Ours say besides why, and which servers are only named, and
+    held.
+    """
+
+    held: bool = False
+    reason: str = ""
+
+
+class UpdateRequest(Message):
+    """What an actuator is asked for. allocations must be said: to say nothing must not end all
+    servers.
+    """
+
+    allocations: dict[str, Wish]
+    kube_resources: dict[str, Resource] = Field(default={}, alias="kube-resources")
+
+
+_COLLECTED = TypeAdapter(CollectAnswer)
+_SNAPSHOT = TypeAdapter(Snapshot)
+
+
+def collect_message(seen: Snapshot, believed: Snapshot, places: Mapping[str, Place]) -> Json:
+    """Return the answer to GET /collect: what is *believed* in the words of all, and what was
+    *seen* for our own.
+
+    A server whose load is not known is told of as one to be held, so that no reader takes it for
+    idle: no load, and a least number of replicas on its accelerator that is what it has. One that
+    has nothing to hold is left out.
+    """
+    rows = [
+        server_spec(view, view.load) if view.load is not None else held_spec(view)
+        for view in believed.servers.values()
+        if view.load is not None or view.wanted > 0
+    ]
+    return {
+        "servers": rows,
+        "replicas": [],
+        "kube-resources": {name: _object(places.get(name, NOWHERE)) for name in believed.servers},
+        "snapshot": snapshot_json(seen),
+    }
+
+
+def server_spec(view: ServerView, load: Load, *, cost_cents_per_h: float = 0.0) -> Json:
+    """Return *view* under *load* as a server of the wire. What it desires is nothing, as existing
+    collectors say.
+    """
+    current = AllocationData(
+        accelerator=view.accelerator,
+        num_replicas=view.wanted,
+        max_batch=view.max_batch,
+        cost=_figure(cost_cents_per_h),
+        itl_average=_figure(view.itl_ms),
+        ttft_average=_figure(view.ttft_ms),
+        load=_wire_load(load, throughput_rpm=view.completions_rpm),
+    )
+    spec = ServerSpec(
+        name=view.name, model=view.model, min_num_replicas=view.replicas_min, current_alloc=current
+    )
+    return with_older_names(written(spec) | {"class": view.service_class})
+
+
+def held_spec(view: ServerView) -> Json:
+    """Return *view* as a server of the wire that every optimizer leaves as it is: nothing to do,
+    and that with all.
+    """
+    return server_spec(view, NO_LOAD) | {
+        "keepAccelerator": True,
+        "minNumReplicas": max(view.wanted, view.replicas_min),
+        "maxBatchSize": view.max_batch,
+    }
+
+
+def with_older_names(server: Json) -> Json:
+    """Return the *server* of the wire with what components of mid 2025 read besides: a length, and
+    a wait.
+    """
+    allocations = {
+        key: server[key] | {"waitAverage": 0} for key in ("currentAlloc", "desiredAlloc")
+    }
+    for allocation in allocations.values():
+        allocation["load"] = _older_load(allocation["load"])
+    return server | allocations
+
+
+def read_collected(answer: object, *, now_s: float) -> Collected:
+    """Return what a collector answered; *now_s* is the time of what was seen, where the answer does
+    not tell.
+
+    Raise SpecError, one line, where it cannot be read.
+    """
+    read = validated(_COLLECTED, answer, source="answer")
+    places = {
+        name: KubeResource(uid=one.uid, namespace=one.space, name=one.name)
+        for name, one in read.kube_resources.items()
+    }
+    if read.snapshot is not None:
+        return Collected(snapshot=read_snapshot(read.snapshot), places=places)
+    servers = {spec.name: _view(spec) for spec in read.servers}
+    return Collected(snapshot=Snapshot(now_s=now_s, servers=servers), places=places)
+
+
+def update_message(seen: Snapshot, changes: Iterable[Change], places: Mapping[str, Place]) -> Json:
+    """Return the body of POST /update that asks for *changes*, and names every other server with
+    what it has.
+
+    It has to: existing actuators end whom the message does not name. Ours leave alone who is marked
+    as held.
+    """
+    changes = tuple(changes)
+    changed = {change.server for change in changes}
+    allocations = {}
+    for name, change in planned(seen, changes).items():
+        view = seen.servers[name]
+        wish = Wish(
+            accelerator=change.accelerator,
+            num_replicas=change.replicas,
+            max_batch=change.max_batch,
+            load=_wire_load(view.load or NO_LOAD, throughput_rpm=view.completions_rpm),
+            held=name not in changed,
+            reason=change.reason,
+        )
+        row = written(wish)
+        allocations[name] = row | {"load": _older_load(row["load"])}
+    return {
+        "allocations": allocations,
+        "kube-resources": {name: _object(places.get(name, NOWHERE)) for name in allocations},
+    }
+
+
+def decided(request: UpdateRequest, seen: Snapshot, *, absent: Absent) -> Decision:
+    """Return what *request* asks of the servers *seen*; it may name others, which planning leaves
+    out.
+
+    absent "zero": a server that the request knows (or any, where it tells no kube-resources) and
+    gives nothing, ends.
+    """
+    targets = {
+        name: Target(
+            server=name,
+            accelerator=wish.accelerator,
+            replicas=wish.num_replicas,
+            max_batch=wish.max_batch,
+            reason=wish.reason,
+        )
+        for name, wish in request.allocations.items()
+        if not wish.held
+    }
+    if absent == "zero":
+        known = request.kube_resources or seen.servers
+        for name, view in seen.servers.items():
+            if name in known and name not in request.allocations:
+                targets[name] = Target(
+                    server=name,
+                    accelerator=view.accelerator,
+                    replicas=0,
+                    max_batch=view.max_batch,
+                    reason="nothing is allocated to it",
+                )
+    return Decision(targets=targets)
+
+
+def snapshot_json(snapshot: Snapshot) -> Json:
+    """Return *snapshot* as JSON, fields by their names. A figure that is no number is left out:
+    nobody knows it.
+    """
+    plain = _plain(snapshot)
+    assert isinstance(plain, dict)
+    return plain
+
+
+def read_snapshot(obj: object) -> Snapshot:
+    """Return the inverse of snapshot_json. Raise SpecError where *obj* is no snapshot."""
+    return validated(_SNAPSHOT, obj, source="snapshot")
+
+
+def validated(adapter: TypeAdapter[Value], obj: object, *, source: str) -> Value:
+    """Return *obj* as what *adapter* reads. Raise SpecError, one line that begins with *source*,
+    where it is not.
+    """
+    try:
+        return adapter.validate_python(obj)
+    except ValidationError as problem:
+        error = problem.errors(include_url=False, include_context=False)[0]
+        raise SpecError(f"{source}: {error_line(error)}") from None
+
+
+def _view(spec: ServerSpec) -> ServerView:
+    """Return the server of a collector that is not ours: it counts one kind of replicas, and its
+    zeros are unknown.
+    """
+    current = spec.current_alloc
+    return ServerView(
+        name=spec.name,
+        model=spec.model,
+        service_class=spec.service_class or "Free",
+        accelerator=current.accelerator,
+        max_batch=current.max_batch,
+        wanted=current.num_replicas,
+        ready=current.num_replicas,
+        load=Load(
+            rate_rpm=current.load.arrival_rate,
+            in_tokens=current.load.avg_in_tokens,
+            out_tokens=current.load.avg_out_tokens,
+        ),
+        completions_rpm=current.load.throughput or None,
+        ttft_ms=current.ttft_average or None,
+        itl_ms=current.itl_average or None,
+        replicas_min=spec.min_num_replicas,
+    )
+
+
+def _wire_load(load: Load, *, throughput_rpm: float | None) -> ServerLoad:
+    # Existing readers of token counts take whole numbers only; some tokens must not become none.
+    tokens = [
+        0 if count == 0 else max(round(count), 1)
+        for count in map(_figure, (load.in_tokens, load.out_tokens))
+    ]
+    return ServerLoad(
+        arrival_rate=_figure(load.rate_rpm),
+        throughput=_figure(throughput_rpm),
+        avg_in_tokens=tokens[0],
+        avg_out_tokens=tokens[1],
+    )
+
+
+def _older_load(load: Json) -> Json:
+    return load | {"avgLength": load["avgOutTokens"], "arrivalCOV": 0, "serviceCOV": 0}
+
+
+def _figure(value: float | None) -> float:
+    """Return *value* as the wire can hold it: 0 where there is none."""
+    return (
+        min(value, LARGEST_FIGURE)
+        if value is not None and math.isfinite(value) and value > 0
+        else 0.0
+    )
+
+
+def _object(place: Place) -> Json:
+    return {"uid": place.uid, "name": place.name, "space": place.namespace}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Load) and not all(
+        map(math.isfinite, (value.rate_rpm, value.in_tokens, value.out_tokens))
+    ):
+        return None
+    if is_dataclass(value):
+        named = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        return {name: item for name, item in named.items() if not _unknown(item)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _unknown(value: object) -> bool:
+    return isinstance(value, float) and not math.isfinite(value)

@@ -1,0 +1,163 @@
+"""The engine of `inferno optimize`: a {"system": …} message in, the allocation in the wire's words
+out.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from loop.optimizer.early import optimize_early
+from loop.optimizer.front import optimize
+from loop.optimizer.table import OptimizerSettings
+from loop.schema.reading import parse_system
+from twin.datafile import Entry
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from loop.optimizer.early import EarlySolution
+    from loop.optimizer.solution import Assignment, Solution
+    from loop.optimizer.table import Objective, SolverName
+    from loop.spec import SystemData
+    from loop.types import Load
+
+
+def optimize_json(
+    obj: object,
+    *,
+    solver: SolverName | None = None,
+    compat: bool = False,
+    compat_early: bool = False,
+    objective: Objective = "value",
+    time_limit_s: float | None = None,
+    source: str = "system",
+) -> dict[str, Any]:
+    """Return {"allocations": …, "unallocated": {server: reason}, "totalCost": …} for the message
+    *obj*.
+
+    solver: None is the exact one. compat: size as the existing optimizer does, and read its
+    messages as leniently as it does; compat_early: as the one of mid 2025 (solver: None is then the
+    greedy one, as it was). Raise SpecError, one line, where the message is wrong.
+    """
+    data = parse_system(obj, source=source, lenient=compat or compat_early)
+    settings = OptimizerSettings(
+        solver=solver or "exact",
+        compat=compat,
+        objective=objective,
+        time_limit_s=time_limit_s,
+    )
+    if compat_early:
+        settings = replace(settings, solver=solver or "greedy", compat=True)
+        return _early_json(optimize_early(data, settings), data)
+    solution = optimize(data, settings)
+    return solution_json(solution, data, throughputs=read_throughputs(obj), explain=not compat)
+
+
+def read_throughputs(obj: object) -> dict[str, float]:
+    """Return the throughput that the message gives for each server [requests/min]: it is echoed,
+    and means nothing.
+    """
+    outer = Entry(obj, source="system", lenient=True)
+    system = outer.child("system") or outer
+    servers = system.child("serverData")
+    found = {}
+    for row in servers.children("servers") if servers else ():
+        current = row.child("currentAlloc")
+        load = current.child("load") if current else None
+        if load is not None:
+            found[row.text("name")] = load.number("throughput", default=0.0)
+    return found
+
+
+def solution_json(
+    solution: Solution, data: SystemData, *, throughputs: Mapping[str, float], explain: bool
+) -> dict[str, Any]:
+    """Return *solution* in the words of the wire; explain: with reasons and how far it may be from
+    the best.
+    """
+    answer: dict[str, Any] = {
+        "allocations": {
+            name: allocation_json(
+                found,
+                load=data.servers[name].current.load,
+                throughput=throughputs.get(name, 0.0),
+                explain=explain,
+            )
+            for name, found in solution.allocations.items()
+        },
+        "unallocated": dict(solution.unserved),
+        "totalCost": solution.total_cost,
+    }
+    if explain:
+        answer |= {
+            "totalValue": solution.total_value,
+            "gap": solution.gap,
+            "optimal": solution.optimal,
+        }
+    if solution.note:
+        answer["note"] = solution.note
+    return answer
+
+
+def allocation_json(
+    found: Assignment, *, load: Load | None, throughput: float, explain: bool
+) -> dict[str, Any]:
+    """Return one allocation in the words of the wire. A wait without bound is null."""
+    answer: dict[str, Any] = {
+        "accelerator": found.accelerator,
+        "numReplicas": found.replicas,
+        "maxBatch": found.max_batch,
+        "cost": found.cost_cents_per_h,
+        "itlAverage": found.itl_ms,
+        "ttftAverage": found.ttft_ms,
+        "load": {
+            "arrivalRate": load.rate_rpm if load else 0.0,
+            "throughput": throughput,
+            "avgInTokens": _whole(load.in_tokens) if load else 0,
+            "avgOutTokens": _whole(load.out_tokens) if load else 0,
+        },
+    }
+    if found.parts:
+        answer["parts"] = [
+            {
+                "accelerator": part.accelerator,
+                "numReplicas": part.replicas,
+                "maxBatch": part.max_batch,
+                "cost": part.cost_cents_per_h,
+            }
+            for part in found.parts
+        ]
+    if explain or found.parts:
+        answer["value"] = found.value
+    if explain:
+        answer |= {"reason": found.reason, "details": dict(found.details)}
+    return answer
+
+
+def _early_json(solution: EarlySolution, data: SystemData) -> dict[str, Any]:
+    """Return *solution* in the words of mid 2025: a wait in place of the time to first token."""
+    return {
+        "allocations": {
+            name: {
+                "accelerator": found.accelerator,
+                "numReplicas": found.replicas,
+                "maxBatch": found.max_batch,
+                "cost": found.cost_cents_per_h,
+                "itlAverage": found.itl_ms,
+                "waitAverage": found.wait_ms,
+                "load": _early_load(data.servers[name].current.load),
+            }
+            for name, found in solution.allocations.items()
+        },
+        "unallocated": solution.unserved,
+        "totalCost": solution.total_cost,
+    }
+
+
+def _early_load(load: Load | None) -> dict[str, float]:
+    return {"arrivalRate": load.rate_rpm, "avgLength": _whole(load.out_tokens)} if load else {}
+
+
+def _whole(tokens: float) -> float | int:
+    return int(tokens) if tokens.is_integer() else tokens

@@ -1,0 +1,201 @@
+"""Faults of the world behind the API: lost nodes, stuck pods, stale statuses; and how they are
+asked for.
+"""
+
+from __future__ import annotations
+
+import json
+from math import inf
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.twin.kube.desks import Desk, managed
+from twin.kube.apiserver.errors import ApiError
+from twin.kube.apiserver.faults import Fault, Match, described, parse_faults, read_faults
+from twin.spec import SpecError
+
+
+def node_is_ready(desk: Desk, name: str) -> bool:
+    """Tell whether a node says that it is ready."""
+    node = desk.ask("GET", f"/api/v1/nodes/{name}")
+    return {each["type"]: each["status"] for each in node["status"]["conditions"]}[
+        "Ready"
+    ] == "True"
+
+
+def test_a_lost_node_takes_its_pods_and_its_cards_until_it_is_back() -> None:
+    """Replacements go elsewhere, as far as there is room."""
+    lost = Fault(kind="lostNode", match=Match(names=("a-1",)), from_s=100.0, until_s=300.0)
+    desk = Desk(faults=[lost])
+    desk.apply(managed(replicas=10))
+    desk.until(99.0)
+    assert {pod["spec"]["nodeName"] for pod in desk.pods()} == {"a-1", "a-2"}
+    desk.until(101.0)
+    assert not node_is_ready(desk, "a-1")
+    assert {pod["spec"].get("nodeName") for pod in desk.pods()} == {"a-2", None}
+    assert len(desk.pods()) == 10
+    desk.until(200.0)
+    assert desk.deployment()["status"]["readyReplicas"] == 4
+    desk.until(400.0)
+    assert node_is_ready(desk, "a-1")
+    assert desk.deployment()["status"]["readyReplicas"] == 10
+
+
+def test_a_deleted_node_is_lost_for_ever() -> None:
+    """`kubectl delete node` is how people try it."""
+    desk = Desk()
+    desk.apply(managed(replicas=10))
+    desk.until(61.0)
+    desk.ask("DELETE", "/api/v1/nodes/a-1")
+    desk.until(200.0)
+    assert desk.refusal("GET", "/api/v1/nodes/a-1") == (404, "NotFound")
+    assert (desk.deployment()["status"]["readyReplicas"], desk.cards()) == (4, 4)
+
+
+def test_nodes_tell_their_cards_under_the_names_that_device_plugins_use() -> None:
+    """Capacity is read from them."""
+    desk = Desk()
+    nodes = {each["metadata"]["name"]: each for each in desk.ask("GET", "/api/v1/nodes")["items"]}
+    cards = {
+        name: node["status"]["allocatable"].get("nvidia.com/gpu") for name, node in nodes.items()
+    }
+    assert cards == {"a-1": "8", "a-2": "4", "b-1": "4", "cpu-1": None}
+    assert nodes["b-1"]["metadata"]["labels"]["nvidia.com/gpu.product"] == "B"
+
+
+def test_a_stuck_pod_gets_ready_only_after_the_fault() -> None:
+    """It holds its cards meanwhile, and others that start are not held up."""
+    stuck = Fault(kind="stuckPods", match=Match(names=("slow-*",)), until_s=200.0)
+    desk = Desk(faults=[stuck])
+    desk.apply(managed("slow"))
+    desk.apply(managed("quick"))
+    desk.until(150.0)
+    assert (desk.words(), desk.cards()) == (["Running 0/1", "Running 1/1"], 2)
+    desk.until(259.0)
+    assert desk.words() == ["Running 0/1", "Running 1/1"]
+    desk.until(262.0)
+    assert desk.words() == ["Running 1/1", "Running 1/1"]
+
+
+def test_a_stuck_pod_can_be_deleted() -> None:
+    """And its successor is stuck as well, while it lasts."""
+    desk = Desk(faults=[Fault(kind="stuckPods", until_s=100.0)])
+    desk.apply(managed())
+    desk.until(50.0)
+    (pod,) = desk.pods()
+    desk.ask("DELETE", f"/api/v1/namespaces/infer/pods/{pod['metadata']['name']}")
+    desk.until(120.0)
+    assert desk.words() == ["Running 0/1"]
+    desk.until(165.0)
+    assert desk.words() == ["Running 1/1"]
+
+
+def test_a_stale_status_does_not_say_that_it_is_one() -> None:
+    """observedGeneration stays behind: that is all there is to notice it by."""
+    desk = Desk(faults=[Fault(kind="staleStatus", from_s=70.0, until_s=200.0)])
+    desk.apply(managed())
+    desk.until(65.0)
+    desk.until(71.0)
+    desk.patch("dep", {"spec": {"replicas": 3}})
+    desk.until(190.0)
+    found = desk.deployment()
+    assert (found["metadata"]["generation"], found["status"]["observedGeneration"]) == (2, 1)
+    assert found["status"]["readyReplicas"] == 1
+    assert desk.words() == ["Running 1/1"] * 3
+    desk.until(201.0)
+    assert desk.deployment()["status"]["readyReplicas"] == 3
+
+
+def test_a_faults_file_says_who_suffers_what_and_when(tmp_path: Path) -> None:
+    """YAML or JSON; what is not said is all, always, as often as it comes."""
+    path = tmp_path / "faults.yaml"
+    path.write_text(
+        """
+faults:
+  - kind: error
+    status: 429
+    retryAfterS: 2
+    verbs: [patch]
+    resources: deployments
+    namespaces: [infer]
+    count: 3
+  - {kind: delay, delayS: 1.5, paths: ["/apis/*"], fromS: 10, untilS: 20, skip: 2}
+  - {kind: drop, after: true}
+""",
+        encoding="utf-8",
+    )
+    error, delay, drop = read_faults(path)
+    match = Match(verbs=("patch",), resources=("deployments",), namespaces=("infer",))
+    assert error == Fault(kind="error", match=match, status=429, retry_after_s=2, count=3)
+    assert delay == Fault(
+        kind="delay", match=Match(paths=("/apis/*",)), delay_s=1.5, from_s=10, until_s=20, skip=2
+    )
+    assert drop == Fault(kind="drop", after=True, until_s=inf)
+    path.write_text(
+        json.dumps({"faults": [described(each) for each in (delay, drop)]}), encoding="utf-8"
+    )
+    assert [each.kind for each in read_faults(path)] == ["delay", "drop"]
+
+
+@pytest.mark.parametrize(
+    ("value", "line"),
+    [
+        ({"faults": [{}]}, "faults: faults[0]: kind: expected one of delay, error, drop"),
+        (
+            {"faults": [{"kind": "plague"}]},
+            "faults: faults[0] 'plague': kind: expected one of delay",
+        ),
+        ({"faults": [{"kind": "error", "status": 200}]}, "status: expected a whole number >= 400"),
+        ({"faults": [{"kind": "error", "verb": "get"}]}, "unknown key 'verb'"),
+        ([], "expected an object"),
+    ],
+)
+def test_a_faults_file_that_makes_no_sense_is_refused(value: Any, line: str) -> None:
+    """A misspelt condition would make a fault strike everywhere."""
+    with pytest.raises(SpecError) as error:
+        parse_faults(value, source="faults")
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_faults_file_that_is_not_there_is_one_line(tmp_path: Path) -> None:
+    """It ends the program at its start."""
+    with pytest.raises(SpecError, match=r"^none\.yaml: expected YAML or JSON"):
+        read_faults(tmp_path / "none.yaml")
+
+
+def test_a_fault_spares_some_requests_and_strikes_as_many_as_it_says() -> None:
+    """So that a test can break the third patch, and only that."""
+    fault = Fault(kind="error", skip=2, count=1)
+    assert [fault.strikes() for _ in range(5)] == [False, False, True, False, False]
+    assert (fault.matched, fault.suffered) == (5, 1)
+
+
+def test_faults_are_shown_and_replaced_while_the_twin_runs() -> None:
+    """A request for nonsense leaves those in force alone."""
+    desk = Desk(faults=[Fault(kind="drop")])
+    assert [each["kind"] for each in desk.twin.control("GET", "/twin/faults", b"")["faults"]] == [
+        "drop"
+    ]
+    desk.twin.control("PUT", "/twin/faults", b"faults: [{kind: delay, delayS: 1}]")
+    with pytest.raises(ApiError) as error:
+        desk.twin.control("PUT", "/twin/faults", b"faults: [{kind: plague}]")
+    assert error.value.code == 400
+    assert [each.kind for each in desk.twin.faults.all] == ["delay"]
+    assert desk.twin.control("PUT", "/twin/faults", b"")["faults"] == []
+    with pytest.raises(ApiError) as error:
+        desk.twin.control("POST", "/twin/earthquake", b"")
+    assert error.value.code == 404
+
+
+def test_history_is_forgotten_on_request() -> None:
+    """Then every watch from before has to list again."""
+    desk = Desk()
+    version = desk.ask("GET", "/api/v1/namespaces/infer/pods")["metadata"]["resourceVersion"]
+    desk.apply(managed())
+    desk.until(1.0)
+    desk.twin.control("POST", "/twin/compact", b"")
+    query = {"resourceVersion": version, "resourceVersionMatch": "Exact"}
+    assert desk.refusal("GET", "/api/v1/namespaces/infer/pods", **query) == (410, "Expired")

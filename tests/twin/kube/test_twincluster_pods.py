@@ -1,0 +1,378 @@
+"""Deployments and their pods: how they come up, move, hold cards and go, as anybody sees who asks
+the API.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.twin.kube.desks import SPEC, Desk, managed
+from tests.twin.worlds import spec_of
+from twin.spec import Delay, Server, World
+
+ACCELERATOR = "inferno.server.allocation.accelerator"
+
+
+def conditions(obj: dict[str, Any]) -> dict[str, str]:
+    """Return the conditions of an object."""
+    return {each["type"]: each["status"] for each in obj["status"]["conditions"]}
+
+
+def test_pods_are_created_run_and_get_ready_after_the_start_up() -> None:
+    """Who counts starting pods as serving, or not at all, is found out only where they take their
+    time.
+    """
+    desk = Desk()
+    desk.apply(managed(replicas=2))
+    desk.until(1.0)
+    assert desk.words() == ["ContainerCreating 0/1"] * 2
+    desk.until(10.0)
+    assert desk.words() == ["Running 0/1"] * 2
+    assert [pod["status"]["phase"] for pod in desk.pods()] == ["Running"] * 2
+    desk.until(59.0)
+    assert desk.words() == ["Running 0/1"] * 2
+    desk.until(61.0)
+    assert desk.words() == ["Running 1/1"] * 2
+
+
+def test_a_pod_tells_when_it_came_to_its_phases() -> None:
+    """The loop reads from it for how long a pod has been starting, and how long it has served."""
+    desk = Desk()
+    desk.until(5.0)
+    desk.apply(managed())
+    desk.until(100.0)
+    (pod,) = desk.pods()
+    told = {each["type"]: each["lastTransitionTime"] for each in pod["status"]["conditions"]}
+    assert (told["PodScheduled"], told["Ready"]) == ("2026-01-01T00:00:05Z", "2026-01-01T00:01:05Z")
+    assert pod["metadata"]["creationTimestamp"] == "2026-01-01T00:00:05Z"
+
+
+def test_dates_are_those_of_the_machine_also_where_time_is_fast() -> None:
+    """Whoever looks from outside compares them with its own clock."""
+    desk = Desk(speed=10.0)
+    desk.until(100.0)
+    assert desk.apply(managed())["metadata"]["creationTimestamp"] == "2026-01-01T00:00:10Z"
+
+
+def test_the_status_of_a_deployment_follows_its_pods() -> None:
+    """READY, UP-TO-DATE and AVAILABLE; what is zero is left out."""
+    desk = Desk()
+    made = desk.apply(managed(replicas=2))
+    assert "status" not in made
+    desk.until(1.0)
+    status = desk.deployment()["status"]
+    counts = {key: value for key, value in status.items() if key.endswith("eplicas")}
+    assert counts == {"replicas": 2, "updatedReplicas": 2, "unavailableReplicas": 2}
+    assert conditions(desk.deployment()) == {"Available": "False", "Progressing": "True"}
+    desk.until(61.0)
+    status = desk.deployment()["status"]
+    counts = {key: value for key, value in status.items() if key.endswith("eplicas")}
+    assert counts == {
+        "replicas": 2,
+        "updatedReplicas": 2,
+        "readyReplicas": 2,
+        "availableReplicas": 2,
+    }
+    assert (status["observedGeneration"], conditions(desk.deployment())["Available"]) == (1, "True")
+
+
+def test_the_status_lags_behind_a_patch_until_the_twin_has_seen_it() -> None:
+    """As on a real cluster, where that takes a tenth of a second."""
+    desk = Desk()
+    desk.apply(managed())
+    desk.until(1.0)
+    patched = desk.patch("dep", {"spec": {"replicas": 3}})
+    assert (patched["metadata"]["generation"], patched["status"]["observedGeneration"]) == (2, 1)
+    desk.until(1.1)
+    assert desk.deployment()["status"]["observedGeneration"] == 2
+
+
+def test_pods_are_brought_back_to_their_deployment_by_their_replica_set() -> None:
+    """Names and owners are as a real controller makes them."""
+    desk = Desk()
+    desk.apply(managed())
+    desk.until(1.0)
+    ((replica_set,), (pod,)) = desk.replica_sets(), desk.pods()
+    mark = replica_set["metadata"]["labels"]["pod-template-hash"]
+    assert replica_set["metadata"]["name"] == f"dep-{mark}"
+    assert pod["metadata"]["name"].startswith(f"dep-{mark}-")
+    assert pod["metadata"]["labels"] == {"app": "dep", "pod-template-hash": mark}
+    assert pod["metadata"]["ownerReferences"][0]["name"] == f"dep-{mark}"
+    assert "inferno.server.model" not in pod["metadata"]["labels"]
+
+
+def test_pods_hold_the_cards_of_their_accelerator_on_nodes() -> None:
+    """A unit of two cards takes two, and nobody gets what is not there."""
+    desk = Desk()
+    desk.apply(managed(replicas=7, labels={ACCELERATOR: "2xA"}))
+    desk.until(1.0)
+    words = desk.words()
+    assert (words.count("ContainerCreating 0/1"), words.count("Pending 0/1")) == (6, 1)
+    assert desk.cards() == 12
+    per_node: dict[str, int] = {}
+    for pod in desk.pods():
+        node = pod["spec"].get("nodeName", "none")
+        per_node[node] = per_node.get(node, 0) + 2
+    assert per_node == {"a-1": 8, "a-2": 4, "none": 2}
+
+
+def test_a_pod_without_cards_is_unschedulable_and_says_why() -> None:
+    """The patch succeeds, the pod stays pending: so does a real cluster."""
+    desk = Desk()
+    desk.apply(managed(replicas=5, labels={ACCELERATOR: "B"}))
+    desk.until(100.0)
+    (pending,) = [pod for pod in desk.pods() if "nodeName" not in pod["spec"]]
+    (condition,) = pending["status"]["conditions"]
+    assert (condition["type"], condition["status"], condition["reason"]) == (
+        "PodScheduled",
+        "False",
+        "Unschedulable",
+    )
+    assert "not enough free cards of B" in condition["message"]
+    assert desk.deployment()["status"]["readyReplicas"] == 4
+    assert ("Pod", "FailedScheduling", "Warning") in desk.events()
+
+
+def test_a_scale_down_drops_the_count_at_once_while_pods_still_drain_on_their_cards() -> None:
+    """status.replicas says nothing about cards: who needs those has to look at pods."""
+    law_slow = spec_of(Server(name="t", model="m"), capacity={"A": 4}, start_up=Delay(mean_s=1.0))
+    desk = Desk(law_slow)
+    load = {"inferno.server.load.rpm": "600", "inferno.server.load.outtokens": "3000"}
+    desk.apply(managed(replicas=2, labels=load))
+    desk.until(20.0)
+    desk.patch(
+        "dep", {"spec": {"replicas": 1}, "metadata": {"labels": {"inferno.server.load.rpm": "0"}}}
+    )
+    desk.until(20.1)
+    assert (desk.deployment()["status"]["replicas"], desk.cards()) == (1, 2)
+    assert desk.words() == ["Running 1/1", "Terminating 1/1"]
+    (going,) = [pod for pod in desk.pods() if "deletionTimestamp" in pod["metadata"]]
+    assert going["metadata"]["deletionGracePeriodSeconds"] == 30
+    assert going["metadata"]["deletionTimestamp"] == "2026-01-01T00:00:50Z"
+    desk.until(400.0)
+    assert (desk.words(), desk.cards()) == (["Running 1/1"], 1)
+
+
+def test_another_accelerator_is_a_rolling_change_with_another_replica_set() -> None:
+    """New pods come first, each that gets ready takes the place of an old one."""
+    desk = Desk()
+    desk.apply(managed(replicas=2))
+    desk.until(61.0)
+    desk.patch("dep", {"metadata": {"labels": {ACCELERATOR: "B"}}})
+    desk.until(70.0)
+    assert desk.words() == ["Running 0/1"] * 2 + ["Running 1/1"] * 2
+    assert {each["spec"]["replicas"] for each in desk.replica_sets()} == {2}
+    assert desk.deployment()["status"]["updatedReplicas"] == 2
+    desk.until(130.0)
+    assert {pod["spec"]["nodeName"] for pod in desk.pods()} == {"b-1"}
+    assert sorted(each["spec"]["replicas"] for each in desk.replica_sets()) == [0, 2]
+    assert [pod["metadata"]["annotations"]["inferno.twin/accelerator"] for pod in desk.pods()] == [
+        "B",
+        "B",
+    ]
+
+
+def test_another_template_is_a_rolling_change_too() -> None:
+    """`kubectl rollout restart` and `set image` must do what they do elsewhere."""
+    desk = Desk()
+    desk.apply(managed())
+    desk.until(61.0)
+    (before,) = desk.pods()
+    containers = [{"name": "vllm", "image": "vllm:2"}]
+    desk.patch("dep", {"spec": {"template": {"spec": {"containers": containers}}}})
+    desk.until(70.0)
+    assert desk.words() == ["Running 0/1", "Running 1/1"]
+    desk.until(130.0)
+    (after,) = desk.pods()
+    assert (before["spec"]["containers"][0]["image"], after["spec"]["containers"][0]["image"]) == (
+        "vllm:1",
+        "vllm:2",
+    )
+    annotations = desk.deployment()["metadata"]["annotations"]
+    assert annotations["deployment.kubernetes.io/revision"] == "2"
+    assert desk.deployment()["metadata"]["generation"] == 2
+
+
+def test_a_deleted_pod_is_replaced() -> None:
+    """The one that goes and the one that comes are both seen."""
+    desk = Desk()
+    desk.apply(managed())
+    desk.until(61.0)
+    (pod,) = desk.pods()
+    desk.ask("DELETE", f"/api/v1/namespaces/infer/pods/{pod['metadata']['name']}")
+    desk.until(61.5)
+    (other,) = desk.pods()
+    assert other["metadata"]["name"] != pod["metadata"]["name"]
+    assert desk.words() == ["ContainerCreating 0/1"]
+
+
+@pytest.mark.parametrize("grace", [{}, {"gracePeriodSeconds": "0"}])
+def test_a_pod_that_serves_drains_unless_it_is_forced(grace: dict[str, str]) -> None:
+    """Force loses what runs; without it the pod stays until that is done."""
+    desk = Desk(spec_of(Server(name="t", model="m"), capacity={"A": 4}, start_up=Delay(mean_s=1.0)))
+    desk.apply(
+        managed(labels={"inferno.server.load.rpm": "600", "inferno.server.load.outtokens": "3000"})
+    )
+    desk.until(20.0)
+    (pod,) = desk.pods()
+    desk.ask("DELETE", f"/api/v1/namespaces/infer/pods/{pod['metadata']['name']}", **grace)
+    desk.until(20.2)
+    assert desk.words() == ["ContainerCreating 0/1", *([] if grace else ["Terminating 1/1"])]
+
+
+def test_a_deleted_deployment_takes_everything_with_it_and_frees_its_cards() -> None:
+    """And its name may be used again at once."""
+    desk = Desk()
+    desk.apply(managed(replicas=3))
+    desk.until(61.0)
+    first = desk.deployment()["metadata"]["uid"]
+    desk.ask("DELETE", "/apis/apps/v1/namespaces/infer/deployments/dep")
+    desk.apply(managed(replicas=1))
+    desk.until(62.0)
+    assert desk.deployment()["metadata"]["uid"] != first
+    assert (len(desk.pods()), len(desk.replica_sets()), desk.cards()) == (1, 1, 1)
+    desk.until(130.0)
+    assert desk.words() == ["Running 1/1"]
+
+
+def test_what_the_twin_has_no_data_for_stays_pending_and_says_so() -> None:
+    """A misspelt model must not look like a lack of cards, and must not stop the others."""
+    desk = Desk()
+    desk.apply(managed("good"))
+    desk.apply(managed("bad", labels={"inferno.server.model": "gpt-9"}))
+    desk.apply(managed("lost", labels={ACCELERATOR: None}))
+    desk.until(61.0)
+    assert desk.words() == ["Pending 0/1", "Pending 0/1", "Running 1/1"]
+    messages = {
+        pod["metadata"]["labels"]["app"]: pod["status"]["conditions"][0].get("message", "")
+        for pod in desk.pods()
+    }
+    assert "no data for model 'gpt-9'" in messages["bad"]
+    assert f"no label {ACCELERATOR}" in messages["lost"]
+    assert ("Deployment", "Unsimulated", "Warning") in desk.events()
+
+
+def test_a_wish_that_cannot_be_leaves_those_who_serve_alone() -> None:
+    """A typing error in a label must not take down a server."""
+    desk = Desk()
+    desk.apply(managed())
+    desk.until(61.0)
+    desk.patch("dep", {"metadata": {"labels": {ACCELERATOR: "Z"}}})
+    desk.until(130.0)
+    assert desk.words() == ["Running 1/1"]
+    desk.patch("dep", {"metadata": {"labels": {ACCELERATOR: "B"}}})
+    desk.until(200.0)
+    assert [pod["spec"]["nodeName"] for pod in desk.pods()] == ["b-1"]
+
+
+def test_another_model_is_another_server() -> None:
+    """Its old pods end, its new ones start."""
+    spec = spec_of(Server(name="t", model="m"), Server(name="u", model="n"), capacity={"A": 4})
+    desk = Desk(spec)
+    desk.apply(managed())
+    desk.until(61.0)
+    desk.patch("dep", {"metadata": {"labels": {"inferno.server.model": "n"}}})
+    desk.until(62.0)
+    assert desk.words() == ["ContainerCreating 0/1"]
+
+
+def test_a_node_selector_that_no_node_has_keeps_pods_pending() -> None:
+    """That is how a loop binds pods to an accelerator, and how it may get it wrong."""
+    desk = Desk()
+    desk.apply(managed("good", template={"nodeSelector": {"nvidia.com/gpu.product": "A"}}))
+    desk.apply(managed("bad", template={"nodeSelector": {"nvidia.com/gpu.product": "B"}}))
+    desk.until(61.0)
+    assert desk.words() == ["Pending 0/1", "Running 1/1"]
+
+
+def test_unmanaged_deployments_get_pods_that_only_are_there() -> None:
+    """The loop's own Deployment runs beside those that it manages, on no card at all."""
+    desk = Desk()
+    desk.apply(managed(replicas=2, labels={"inferno.server.managed": None}))
+    desk.until(3.0)
+    assert (desk.words(), desk.cards()) == (["Running 1/1"] * 2, 0)
+    assert {pod["spec"]["nodeName"] for pod in desk.pods()} == {"cpu-1"}
+    containers = [{"name": "vllm", "image": "vllm:2"}]
+    desk.patch("dep", {"spec": {"template": {"spec": {"containers": containers}}}})
+    desk.until(8.0)
+    assert [pod["spec"]["containers"][0]["image"] for pod in desk.pods()] == ["vllm:2"] * 2
+    desk.patch("dep", {"spec": {"replicas": 0}})
+    desk.until(10.0)
+    assert desk.pods() == []
+
+
+def test_a_deployment_that_becomes_managed_is_simulated_from_then_on() -> None:
+    """A label makes the difference, and it may come later."""
+    desk = Desk()
+    desk.apply(managed(labels={"inferno.server.managed": "false"}))
+    desk.until(3.0)
+    desk.patch("dep", {"metadata": {"labels": {"inferno.server.managed": "true"}}})
+    desk.until(5.0)
+    assert (desk.words(), desk.cards()) == (["ContainerCreating 0/1"], 1)
+
+
+def test_a_pod_made_by_hand_runs_and_goes() -> None:
+    """The load emulator is one."""
+    desk = Desk()
+    body = {
+        "metadata": {"name": "load-emulator"},
+        "spec": {"containers": [{"name": "main", "image": "i:1"}]},
+    }
+    desk.ask("POST", "/api/v1/namespaces/infer/pods", body)
+    desk.until(2.0)
+    assert desk.words() == ["Running 1/1"]
+    desk.ask("DELETE", "/api/v1/namespaces/infer/pods/load-emulator")
+    desk.until(2.5)
+    assert desk.words() == ["Terminating 1/1"]
+    desk.until(4.0)
+    assert desk.pods() == []
+
+
+def test_a_deleted_namespace_is_terminating_until_its_pods_have_ended() -> None:
+    """Nothing new may be created in it meanwhile."""
+    desk = Desk(spec_of(Server(name="t", model="m"), capacity={"A": 4}, start_up=Delay(mean_s=1.0)))
+    desk.apply(
+        managed(labels={"inferno.server.load.rpm": "600", "inferno.server.load.outtokens": "300"})
+    )
+    desk.until(20.0)
+    desk.ask("DELETE", "/api/v1/namespaces/infer")
+    desk.until(20.2)
+    assert desk.ask("GET", "/api/v1/namespaces/infer")["status"]["phase"] == "Terminating"
+    assert desk.refusal("POST", "/apis/apps/v1/namespaces/infer/deployments", managed("late")) == (
+        403,
+        "Forbidden",
+    )
+    assert desk.words() == ["Terminating 1/1"]
+    desk.until(60.0)
+    assert desk.refusal("GET", "/api/v1/namespaces/infer") == (404, "NotFound")
+
+
+def test_a_world_that_obeys_late_shows_its_old_pods_meanwhile() -> None:
+    """The actuation delay of the world holds here too."""
+    desk = Desk(
+        spec_of(
+            Server(name="t", model="m"),
+            capacity={"A": 4},
+            world=World(actuation_delay=Delay(mean_s=5.0)),
+        )
+    )
+    desk.apply(managed())
+    desk.until(4.0)
+    assert desk.pods() == []
+    desk.until(6.0)
+    assert len(desk.pods()) == 1
+
+
+def test_a_pod_that_crashes_says_so_and_starts_again() -> None:
+    """RESTARTS is where people look."""
+    servers = [Server(name="dep", model="m", crash_rate_per_h=100.0)]
+    desk = Desk(spec_of(*servers, capacity=SPEC.capacity, start_up=Delay(mean_s=5.0)))
+    desk.apply(managed(replicas=4))
+    desk.until(120.0)
+    statuses = [pod["status"]["containerStatuses"][0] for pod in desk.pods()]
+    crashed = [status for status in statuses if status["restartCount"]]
+    assert crashed
+    assert all(status["lastState"]["terminated"]["exitCode"] == 137 for status in crashed)
+    assert len(desk.pods()) == 4

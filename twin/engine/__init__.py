@@ -1,0 +1,3 @@
+"""One replica of an inference engine: batches, KV cache, latency model, telemetry. Knows no
+SimPy.
+"""

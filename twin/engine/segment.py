@@ -1,0 +1,36 @@
+"""Closed forms of a decode segment: k iterations whose times grow by a constant step; pure
+arithmetic, no state.
+
+The first iteration takes c0_s, each further one c1_s more, so k of them take T(k) = k·c0 +
+c1·k·(k-1)/2.
+"""
+
+from __future__ import annotations
+
+from math import sqrt
+
+
+def duration_s(k: int, c0_s: float, c1_s: float) -> float:
+    """Return T(k), the time that the first *k* iterations take."""
+    return k * c0_s + c1_s * (k * (k - 1) // 2)
+
+
+def boundaries_before(now_s: float, *, start_s: float, c0_s: float, c1_s: float) -> int:
+    """Return how many iterations of an endless segment that began at *start_s* end strictly before
+    *now_s*.
+
+    The root of T(k) = now - start is only a guess: the answer is settled by comparing absolute
+    times, as whoever processes the boundary does. Needs a positive iteration time.
+    """
+    d = now_s - start_s
+    if d <= 0.0:
+        return 0
+    a = 0.5 * c1_s
+    b = c0_s - a
+    # 2d / (b + sqrt(b² + 4ad)) is the root in the form that stays exact as a tends to 0.
+    k = int(2.0 * d / (b + sqrt(b * b + 4.0 * a * d)))
+    while start_s + ((k + 1) * c0_s + c1_s * (k * (k + 1) // 2)) < now_s:
+        k += 1
+    while k > 0 and start_s + (k * c0_s + c1_s * (k * (k - 1) // 2)) >= now_s:
+        k -= 1
+    return k

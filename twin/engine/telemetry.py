@@ -1,0 +1,198 @@
+"""Cumulative counters and histograms of one replica, as vLLM keeps them, and the reading that a
+scrape takes.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from dataclasses import dataclass
+
+TTFT_BOUNDS_S = (
+    *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
+)
+"""Upper bounds of vllm:time_to_first_token_seconds."""
+
+ITL_BOUNDS_S = (
+    *(0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75),
+    *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
+)
+"""Upper bounds of vllm:inter_token_latency_seconds."""
+
+LATENCY_BOUNDS_S = (
+    *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0),
+    *(40.0, 50.0, 60.0, 120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
+)
+"""Upper bounds of vllm:e2e_request_latency_seconds and vllm:request_queue_time_seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaReading:
+    """What a scrape of one replica sees: counters since its start, and gauges of the iteration in
+    progress.
+
+    A histogram is (count, sum, buckets); buckets counts the observations per bucket, not cumulated,
+    with one more entry than there are bounds, for those beyond the last. prompt_tokens are counted
+    at a request's first token. TTFT, end-to-end and queue times run from the submission to this
+    replica: a server cannot know when a client began to wait elsewhere. ITL counts one gap per
+    token that follows another. kv_usage is 0..1, 0 for unlimited memory.
+    """
+
+    prompt_tokens: int
+    generation_tokens: int
+    successes: int
+    rejections: int
+    preemptions: int
+    ttft_count: int
+    ttft_sum_s: float
+    ttft_buckets: tuple[int, ...]
+    itl_count: int
+    itl_sum_s: float
+    itl_buckets: tuple[int, ...]
+    e2e_count: int
+    e2e_sum_s: float
+    e2e_buckets: tuple[int, ...]
+    queue_count: int
+    queue_sum_s: float
+    queue_buckets: tuple[int, ...]
+    running: int
+    waiting: int
+    kv_usage: float
+
+
+class ReplicaTelemetry:
+    """The counters behind a ReplicaReading, current as of the last boundary that the replica
+    processed.
+    """
+
+    __slots__ = (
+        "e2e_buckets",
+        "e2e_sum_s",
+        "first_tokens",
+        "generation_tokens",
+        "itl_buckets",
+        "itl_sum_s",
+        "preemptions",
+        "prompt_tokens",
+        "queue_buckets",
+        "queue_sum_s",
+        "rejections",
+        "successes",
+        "ttft_buckets",
+        "ttft_sum_s",
+    )
+
+    def __init__(self) -> None:
+        self.prompt_tokens = 0
+        self.generation_tokens = 0
+        self.first_tokens = 0
+        self.successes = 0
+        self.rejections = 0
+        self.preemptions = 0
+        self.ttft_sum_s = 0.0
+        self.itl_sum_s = 0.0
+        self.e2e_sum_s = 0.0
+        self.queue_sum_s = 0.0
+        self.ttft_buckets = [0] * (len(TTFT_BOUNDS_S) + 1)
+        self.itl_buckets = [0] * (len(ITL_BOUNDS_S) + 1)
+        self.e2e_buckets = [0] * (len(LATENCY_BOUNDS_S) + 1)
+        self.queue_buckets = [0] * (len(LATENCY_BOUNDS_S) + 1)
+
+    def admitted(self, waited_s: float) -> None:
+        """Count the first admission of a request."""
+        self.queue_sum_s += waited_s
+        self.queue_buckets[bisect_left(LATENCY_BOUNDS_S, waited_s)] += 1
+
+    def first_token(self, ttft_s: float, prompt_tokens: int) -> None:
+        """Count the first token of a request."""
+        self.first_tokens += 1
+        self.generation_tokens += 1
+        self.prompt_tokens += prompt_tokens
+        self.ttft_sum_s += ttft_s
+        self.ttft_buckets[bisect_left(TTFT_BOUNDS_S, ttft_s)] += 1
+
+    def late_token(self, gap_s: float) -> None:
+        """Count the token that ends the recomputation of a preempted request."""
+        self.generation_tokens += 1
+        self.itl_sum_s += gap_s
+        self.itl_buckets[bisect_left(ITL_BOUNDS_S, gap_s)] += 1
+
+    def finished(self, e2e_s: float) -> None:
+        """Count the end of a request."""
+        self.successes += 1
+        self.e2e_sum_s += e2e_s
+        self.e2e_buckets[bisect_left(LATENCY_BOUNDS_S, e2e_s)] += 1
+
+    def decoded(self, n: int, k: int, *, c0_s: float, c1_s: float, duration_s: float) -> None:
+        """Count a token of *n* requests in each of *k* iterations that take c0, c0 + c1, …,
+        together *duration_s*.
+        """
+        tokens = n * k
+        self.generation_tokens += tokens
+        self.itl_sum_s += n * duration_s
+        last = bisect_left(ITL_BOUNDS_S, c0_s + c1_s * (k - 1))
+        if k == 1 or not last or c0_s > ITL_BOUNDS_S[last - 1]:
+            # Nearly always all the gaps are in one bucket.
+            self.itl_buckets[last] += tokens
+        else:
+            add_progression(self.itl_buckets, n, k, c0_s, c1_s)
+
+    def reading(
+        self,
+        *,
+        running: int,
+        waiting: int,
+        kv_usage: float,
+        segment: tuple[int, int, float, float, float] | None,
+    ) -> ReplicaReading:
+        """Return the counters with the gauges given; *segment* is the (n, k, c0, c1, duration) not
+        yet counted.
+        """
+        generation_tokens, itl_sum_s, itl_buckets = (
+            self.generation_tokens,
+            self.itl_sum_s,
+            self.itl_buckets,
+        )
+        if segment is not None:
+            n, k, c0_s, c1_s, duration = segment
+            generation_tokens += n * k
+            itl_sum_s += n * duration
+            itl_buckets = itl_buckets.copy()
+            add_progression(itl_buckets, n, k, c0_s, c1_s)
+        return ReplicaReading(
+            prompt_tokens=self.prompt_tokens,
+            generation_tokens=generation_tokens,
+            successes=self.successes,
+            rejections=self.rejections,
+            preemptions=self.preemptions,
+            ttft_count=self.first_tokens,
+            ttft_sum_s=self.ttft_sum_s,
+            ttft_buckets=tuple(self.ttft_buckets),
+            itl_count=generation_tokens - self.first_tokens,
+            itl_sum_s=itl_sum_s,
+            itl_buckets=tuple(itl_buckets),
+            e2e_count=self.successes,
+            e2e_sum_s=self.e2e_sum_s,
+            e2e_buckets=tuple(self.e2e_buckets),
+            queue_count=sum(self.queue_buckets),
+            queue_sum_s=self.queue_sum_s,
+            queue_buckets=tuple(self.queue_buckets),
+            running=running,
+            waiting=waiting,
+            kv_usage=kv_usage,
+        )
+
+
+def add_progression(buckets: list[int], n: int, k: int, c0_s: float, c1_s: float) -> None:
+    """Add *n* observations of each of the *k* gaps c0, c0 + c1, c0 + 2·c1, … to an ITL
+    histogram.
+    """
+    bucket = bisect_left(ITL_BOUNDS_S, c0_s)
+    last = bisect_left(ITL_BOUNDS_S, c0_s + c1_s * (k - 1))
+    done = 0
+    while bucket < last:
+        upto = min(k, int((ITL_BOUNDS_S[bucket] - c0_s) / c1_s) + 1)
+        buckets[bucket] += n * (upto - done)
+        done = upto
+        bucket += 1
+    buckets[bucket] += n * (k - done)

@@ -1,0 +1,1 @@
+"""From logs of real servers to the coefficients of the latency model."""

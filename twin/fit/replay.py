@@ -1,0 +1,134 @@
+"""Replay of a request log through one simulated replica, and how far the replay is from what was
+measured.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from twin.engine.replica import Replica
+from twin.fit.request_csv import Counts, RequestRows, Times
+from twin.request import Request
+from twin.spec import AdmissionRule, IterationLaw, SpecError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaLimits:
+    """What bounds the batches of a replica beside its law; fields as in twin.spec.Engine.
+
+    max_batch is vLLM's max_num_seqs, token_budget its max_num_batched_tokens, kv_tokens its number
+    of KV blocks times block_size (None: memory never runs short). vLLM admits by "full_prompt"
+    since 0.19, by "chunk" before.
+    """
+
+    max_batch: int
+    token_budget: int
+    kv_tokens: int | None = None
+    block_size: int = 16
+    admission: AdmissionRule = "full_prompt"
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for a limit that lets nothing run."""
+        for name in ("max_batch", "token_budget", "block_size"):
+            if getattr(self, name) < 1:
+                raise SpecError(f"{name} must be >= 1, got {getattr(self, name)}")
+        if self.kv_tokens is not None and self.kv_tokens < self.block_size:
+            raise SpecError(
+                f"kv_tokens must be >= one block of {self.block_size}, got {self.kv_tokens}"
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Replayed:
+    """What a replay gave, in the order of the log: times [s] on the log's clock, and preemptions of
+    each request.
+    """
+
+    first_token_s: Times
+    last_token_s: Times
+    preemptions: Counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayScore:
+    """Mean latencies measured and replayed [s], and the mean of each request's |replayed / measured
+    - 1| of e2e.
+    """
+
+    requests: int
+    e2e_s: float
+    e2e_replayed_s: float
+    ttft_s: float
+    ttft_replayed_s: float
+    e2e_mape: float
+
+    @property
+    def e2e_error(self) -> float:
+        """Relative error of the mean end-to-end latency; positive when the replay is too slow."""
+        return self.e2e_replayed_s / self.e2e_s - 1.0
+
+    @property
+    def ttft_error(self) -> float:
+        """Relative error of the mean time to first token; positive when the replay is too slow."""
+        return self.ttft_replayed_s / self.ttft_s - 1.0
+
+
+def check_fits(rows: RequestRows, limits: ReplicaLimits) -> None:
+    """Raise SpecError at the first request that the KV memory of *limits* can never hold."""
+    if limits.kv_tokens is None:
+        return
+    held = rows.input_tokens + rows.output_tokens - 1  # the last token is never written
+    capacity = limits.kv_tokens // limits.block_size * limits.block_size
+    too_long = np.flatnonzero(held > capacity)
+    if len(too_long):
+        first = too_long[0]
+        raise SpecError(
+            f"{rows.source}: line {rows.line[first]}: input_tokens + output_tokens: "
+            f"expected <= {capacity + 1} (kv_tokens + 1), found {held[first] + 1}"
+        )
+
+
+def replay(rows: RequestRows, *, law: IterationLaw, limits: ReplicaLimits) -> Replayed:
+    """Serve the arrivals of *rows* on an idle replica; every request must pass check_fits."""
+    replica = Replica(
+        law=law,
+        max_batch=limits.max_batch,
+        max_num_batched_tokens=limits.token_budget,
+        kv_tokens=limits.kv_tokens,
+        block_size=limits.block_size,
+        admission=limits.admission,
+    )
+    arrivals = zip(
+        rows.queued_s.tolist(), rows.input_tokens.tolist(), rows.output_tokens.tolist(), strict=True
+    )
+    requests = [
+        Request(id=index, prompt_tokens=prompt, output_tokens=output, arrival_s=arrival_s)
+        for index, (arrival_s, prompt, output) in enumerate(arrivals)
+    ]
+    for request in requests:
+        reason = replica.submit(request, request.arrival_s)
+        assert reason is None, f"{rows.source}: request {request.id} was rejected: {reason}"
+    replica.advance(inf, inclusive=False)
+    return Replayed(
+        first_token_s=np.array([request.first_token_s for request in requests]),
+        last_token_s=np.array([request.last_token_s for request in requests]),
+        preemptions=np.array([request.preemptions for request in requests], dtype=np.int64),
+    )
+
+
+def score(rows: RequestRows, replayed: Replayed, *, of: slice) -> ReplayScore:
+    """Compare the replay of *rows* with what was measured, over the requests *of*, at least one."""
+    measured = rows.part(of)
+    e2e_replayed_s = replayed.last_token_s[of] - measured.queued_s
+    ttft_replayed_s = replayed.first_token_s[of] - measured.queued_s
+    return ReplayScore(
+        requests=len(measured),
+        e2e_s=float(measured.e2e_s.mean()),
+        e2e_replayed_s=float(e2e_replayed_s.mean()),
+        ttft_s=float(measured.ttft_s.mean()),
+        ttft_replayed_s=float(ttft_replayed_s.mean()),
+        e2e_mape=float(np.abs(e2e_replayed_s / measured.e2e_s - 1.0).mean()),
+    )

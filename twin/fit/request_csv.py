@@ -1,0 +1,169 @@
+"""Reading of request logs: one CSV row a request, as a real server or the twin has timed it."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from twin.spec import SpecError
+
+Times = npt.NDArray[np.float64]
+Counts = npt.NDArray[np.int64]
+
+TIME_COLUMNS = ("queued_s", "first_token_s", "last_token_s")
+COUNT_COLUMNS = ("input_tokens", "output_tokens")
+COLUMNS = (*TIME_COLUMNS, *COUNT_COLUMNS)
+TOKENS_MAX = 10**9  # far above any context length; catches a column of times taken for tokens
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RequestRows:
+    """A request log in columns, in order of queued_s, which starts at 0; all arrays have one entry
+    a request.
+
+    line is each request's line in the file *source*, for messages.
+    """
+
+    source: str
+    line: Counts
+    queued_s: Times
+    first_token_s: Times
+    last_token_s: Times
+    input_tokens: Counts
+    output_tokens: Counts
+
+    def __len__(self) -> int:
+        """Return the number of requests."""
+        return len(self.line)
+
+    def part(self, rows: slice) -> RequestRows:
+        """Return the requests of *rows*, their times unchanged."""
+        return RequestRows(
+            source=self.source,
+            line=self.line[rows],
+            queued_s=self.queued_s[rows],
+            first_token_s=self.first_token_s[rows],
+            last_token_s=self.last_token_s[rows],
+            input_tokens=self.input_tokens[rows],
+            output_tokens=self.output_tokens[rows],
+        )
+
+    @property
+    def ttft_s(self) -> Times:
+        """Return the time to first token of each request [s]."""
+        return self.first_token_s - self.queued_s
+
+    @property
+    def e2e_s(self) -> Times:
+        """Return the end-to-end latency of each request [s]."""
+        return self.last_token_s - self.queued_s
+
+
+def read_request_rows(path: Path) -> RequestRows:
+    """Read the request log *path*: CSV with a header that has at least COLUMNS, in any order and
+    case.
+
+    Times in seconds on any one clock; other columns are left alone. Rows may come in any order.
+    Raise SpecError, one line with file, line, column, what was expected and what came.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise SpecError(f"{path}: expected a request log (CSV), found no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a request log (CSV in UTF-8), found {error}") from None
+    return parse_request_rows(text, source=path.name)
+
+
+def parse_request_rows(text: str, *, source: str) -> RequestRows:
+    """Read a request log from *text*; see read_request_rows."""
+    rows = _fields(text, source=source)
+    line, header = next(rows, (1, []))
+    places = _places(header, where=f"{source}: line {line}")
+    lines: list[int] = []
+    values: list[list[float]] = []
+    for line, row in rows:
+        lines.append(line)
+        values.append(
+            _figures(row, places=places, width=len(header), where=f"{source}: line {line}")
+        )
+    if not lines:
+        raise SpecError(f"{source}: expected at least one row below the header, found none")
+    table = np.array(values, dtype=np.float64)
+    order = np.argsort(table[:, 0], kind="stable")
+    queued_s, first_token_s, last_token_s, input_tokens, output_tokens = table[order].T
+    start_s = queued_s[0]
+    return RequestRows(
+        source=source,
+        line=np.array(lines, dtype=np.int64)[order],
+        queued_s=queued_s - start_s,
+        first_token_s=first_token_s - start_s,
+        last_token_s=last_token_s - start_s,
+        input_tokens=input_tokens.astype(np.int64),
+        output_tokens=output_tokens.astype(np.int64),
+    )
+
+
+def _fields(text: str, *, source: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        for row in reader:
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise SpecError(f"{source}: line {reader.line_num}: expected CSV, found {error}") from None
+
+
+def _places(header: Sequence[str], *, where: str) -> tuple[int, ...]:
+    names = [name.strip().lower() for name in header]
+    for column in COLUMNS:
+        if names.count(column) != 1:
+            found = (
+                "it twice"
+                if column in names
+                else "only " + (", ".join(filter(None, names)) or "an empty line")
+            )
+            raise SpecError(f"{where}: expected a column {column}, found {found}")
+    return tuple(names.index(column) for column in COLUMNS)
+
+
+def _figures(row: Sequence[str], *, places: Sequence[int], width: int, where: str) -> list[float]:
+    if len(row) != width:
+        raise SpecError(f"{where}: expected {width} fields as in the header, found {len(row)}")
+    values = [
+        _figure(row[place], where=f"{where}: {column}")
+        for place, column in zip(places, COLUMNS, strict=True)
+    ]
+    for column, value in zip(COUNT_COLUMNS, values[len(TIME_COLUMNS) :], strict=True):
+        if not (1 <= value <= TOKENS_MAX and value.is_integer()):
+            raise SpecError(
+                f"{where}: {column}: expected a whole number in 1..{TOKENS_MAX}, found {value:g}"
+            )
+    queued_s, first_token_s, last_token_s = values[: len(TIME_COLUMNS)]
+    if first_token_s <= queued_s:
+        raise SpecError(
+            f"{where}: first_token_s: expected > queued_s ({queued_s:g}), found {first_token_s:g}"
+        )
+    if last_token_s < first_token_s:
+        raise SpecError(
+            f"{where}: last_token_s: expected >= first_token_s ({first_token_s:g}), found "
+            f"{last_token_s:g}"
+        )
+    return values
+
+
+def _figure(text: str, *, where: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise SpecError(f"{where}: expected a number, found {text.strip()!r}")
+    return value

@@ -1,0 +1,158 @@
+"""Nodes: how the cards of the world are spread over machines, and which pod is on which. Knows no
+simulation.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from twin.kube.apiserver.objects import Json
+
+CARDS_MAX = 8
+"""Cards in one machine."""
+
+PLAIN_NODE = "cpu-1"
+"""The machine of everything that holds no cards."""
+
+_VENDORS = ((re.compile(r"MI\d"), "amd.com/gpu"), (re.compile(r"G\d"), "habana.ai/gaudi"))
+
+
+def card_resource(type_: str) -> str:
+    """Return the name under which a node counts cards of *type_*, as the device plugin of its maker
+    calls it.
+    """
+    return next((name for start, name in _VENDORS if start.match(type_.upper())), "nvidia.com/gpu")
+
+
+def type_label(type_: str) -> str:
+    """Return the label of a node that names the type of its cards."""
+    return f"{card_resource(type_)}.product"
+
+
+@dataclass(slots=True, kw_only=True)
+class Machine:
+    """One node: cards of one type (0 of none), and the pods on it with the cards that each
+    holds.
+    """
+
+    name: str
+    type: str = ""
+    cards: int = 0
+    up: bool = True
+    pods: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def free(self) -> int:
+        """Return the cards that no pod holds; below zero where the pool gave out cards of several
+        machines at once.
+        """
+        return self.cards - sum(self.pods.values())
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Return the labels of the node."""
+        named = {
+            "kubernetes.io/hostname": self.name,
+            "kubernetes.io/os": "linux",
+            "kubernetes.io/arch": "amd64",
+        }
+        return {**named, type_label(self.type): self.type} if self.type else named
+
+
+class Machines:
+    """All nodes of a world of *capacity* cards per type."""
+
+    def __init__(self, capacity: Mapping[str, int]) -> None:
+        self.by_name = {PLAIN_NODE: Machine(name=PLAIN_NODE)}
+        for type_, total in capacity.items():
+            for number, begin in enumerate(range(0, total, CARDS_MAX), start=1):
+                name = f"{type_.lower()}-{number}"
+                cards = min(CARDS_MAX, total - begin)
+                self.by_name[name] = Machine(name=name, type=type_, cards=cards)
+        self._places: dict[str, Machine] = {}
+
+    def place(self, pod: str, *, type_: str, cards: int) -> str:
+        """Put *pod* on the fullest node of *type_* that has room for it, or where most is free;
+        return its name.
+
+        The simulation grants cards of a type, wherever they are. So a pod of several cards may find
+        none with room.
+        """
+        if pod in self._places:
+            return self._places[pod].name
+        up = [node for node in self.by_name.values() if node.up and node.type == type_]
+        roomy = [node for node in up if node.free >= cards]
+        chosen = (
+            min(roomy, key=lambda node: node.free)
+            if roomy
+            else max(up, key=lambda node: node.free, default=None)
+        )
+        if chosen is None:
+            return ""
+        chosen.pods[pod] = cards
+        self._places[pod] = chosen
+        return chosen.name
+
+    def release(self, pod: str) -> None:
+        """Take *pod* off its node, if it is on one."""
+        node = self._places.pop(pod, None)
+        if node is not None:
+            node.pods.pop(pod, None)
+
+    def selected(self, type_: str, selector: Mapping[str, str]) -> bool:
+        """Tell whether some node with cards of *type_* has all labels of *selector*."""
+        nodes = [node for node in self.by_name.values() if node.type == type_]
+        return any(selector.items() <= node.labels.items() for node in nodes)
+
+
+def node_object(machine: Machine, *, date: str) -> Json:
+    """Return the Node object of *machine*, whose state last changed at *date*."""
+    room: Json = {"cpu": "192", "memory": "2Ti", "ephemeral-storage": "1Ti", "pods": "250"}
+    if machine.type:
+        room[card_resource(machine.type)] = str(machine.cards)
+    return {
+        "apiVersion": "v1",
+        "kind": "Node",
+        "metadata": {"name": machine.name, "labels": machine.labels},
+        "spec": {}
+        if machine.up
+        else {"taints": [{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}]},
+        "status": {
+            "capacity": room,
+            "allocatable": room,
+            "conditions": [_ready_condition(machine, date=date)],
+            "addresses": [
+                {"type": "InternalIP", "address": "127.0.0.1"},
+                {"type": "Hostname", "address": machine.name},
+            ],
+            "nodeInfo": {
+                "architecture": "amd64",
+                "bootID": "",
+                "containerRuntimeVersion": "simpy://4",
+                "kernelVersion": "none",
+                "kubeProxyVersion": "",
+                "kubeletVersion": "v1.32.0",
+                "machineID": machine.name,
+                "operatingSystem": "linux",
+                "osImage": "Inferno Twin",
+                "systemUUID": machine.name,
+            },
+        },
+    }
+
+
+def _ready_condition(machine: Machine, *, date: str) -> Json:
+    up = {"status": "True", "reason": "KubeletReady", "message": "kubelet is posting ready status"}
+    down = {
+        "status": "Unknown",
+        "reason": "NodeStatusUnknown",
+        "message": "Kubelet stopped posting node status.",
+    }
+    return {
+        "type": "Ready",
+        **(up if machine.up else down),
+        "lastHeartbeatTime": date,
+        "lastTransitionTime": date,
+    }

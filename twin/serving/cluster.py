@@ -1,0 +1,337 @@
+"""The cluster: servers, pods, capacity. What a controller may ask of it, what it shows, and the
+truth of a run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import simpy
+
+from twin.chance import ACTUATION, draw_s, node_generator, server_generator
+from twin.kernel import CONTROL, SCRAPE, Call
+from twin.request import Request, RequestLog
+from twin.serving.capacity import CapacityChange, Ledger
+from twin.serving.deployment import Deployment
+from twin.serving.pod import Pod, PodLog
+from twin.serving.rollout import Wish
+from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
+from twin.spec import ClusterSpec, Server, SpecError
+
+
+class Cluster:
+    """A simulated cluster of LLM inference servers in the time of *env*.
+
+    It starts with the pods of spec.servers ready at t = 0, as far as capacity allows (server by
+    server, in order). The truth of the run: requests, pods, wishes (as asked, those of t = 0 first)
+    and capacity_history. All chance comes from *seed*, with generators of its own for every server,
+    so that none shifts the draws of another.
+
+    *requests* takes the log of requests in the place of a new one, for a world that shall not
+    remember them all.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        spec: ClusterSpec,
+        *,
+        seed: np.random.SeedSequence,
+        requests: RequestLog | None = None,
+    ) -> None:
+        self.spec = spec
+        self.requests = RequestLog() if requests is None else requests
+        self.pods = PodLog()
+        self.wishes: list[Wish] = []
+        self._env = env
+        self._ledger = Ledger(spec.capacity)
+        self._seed = seed
+        self._deployments: tuple[Deployment, ...] = ()
+        self._retired: list[Deployment] = []
+        self._by_name: dict[str, Deployment] = {}
+        self._submits: dict[str, Callable[[int, int], None]] = {}
+        self._asked: dict[str, Wish] = {}
+        self._obeyed: list[int] = []
+        self._rng_actuation: list[np.random.Generator] = []
+        self._rng_nodes = node_generator(seed)
+        for deployment in [self._add(index) for index in range(len(spec.servers))]:
+            deployment.begin()
+            self._note(deployment.wish)
+        self._scrapes = 0
+        self._await_scrape()
+
+    # -- what a gateway, a controller and nature do
+
+    def submit(self, server: str, prompt_tokens: int, output_tokens: int) -> None:
+        """Let a request arrive at *server* now; with no ready pod it waits at the router."""
+        self._submits[server](prompt_tokens, output_tokens)
+
+    def add_server(self, server: Server) -> None:
+        """Let there be *server* from now on, without pods until it is scaled. Raise SpecError for a
+        taken name.
+        """
+        if server.name in self._by_name:
+            raise SpecError(f"{server.name}: expected a name that no other server has")
+        self.spec = replace(self.spec, servers=(*self.spec.servers, replace(server, replicas=0)))
+        deployment = self._add(len(self.spec.servers) - 1)
+        self._note(deployment.wish._replace(t_s=self._env.now))
+
+    def remove_server(self, server: str) -> None:
+        """Let *server* be no more: what waits fails, what runs is finished, then its pods are gone.
+
+        It is out of snapshots at once; its pods hold their cards until they are. Its name is free
+        again.
+        """
+        deployment = self._deployment(server)
+        del self._by_name[server], self._submits[server], self._asked[server]
+        # No wish on its way may be obeyed any more.
+        self._obeyed[deployment.index] = len(self.wishes)
+        self._retired.append(deployment)
+        deployment.retire()
+
+    def scale(
+        self, server: str, *, accelerator: str, replicas: int, max_batch: int, revision: int = 0
+    ) -> None:
+        """Ask for *replicas* pods of *server* on *accelerator* with *max_batch* each; obeyed after
+        the actuation delay.
+
+        An absolute wish: asking twice does no harm, and a later wish is never undone by a slower
+        earlier one. With 0 replicas the accelerator may be empty: the server keeps the one that it
+        had. Raise SpecError for a server, an accelerator or a figure that makes no sense. Another
+        *revision* than before replaces all pods.
+        """
+        deployment = self._deployment(server)
+        wish = self._checked(
+            Wish(self._env.now, server, accelerator, replicas, max_batch, revision)
+        )
+        self._note(wish)
+        number = len(self.wishes)
+        delay_s = draw_s(self.spec.world.actuation_delay, self._rng_actuation[deployment.index])
+        if delay_s == 0.0:
+            self._obey(deployment, number, wish)
+            return
+        obey = partial(self._obey, deployment, number, wish)
+        Call(self._env, at_s=self._env.now + delay_s, priority=CONTROL, action=obey)
+
+    def set_capacity(self, type: str, cards: int) -> None:  # noqa: A002, the word of the data files
+        """Let there be *cards* of *type* from now on. Below what is held nothing is killed, but
+        nothing new granted.
+        """
+        self._ledger.set_total(type, cards, now_s=self._env.now)
+        self._make_room()
+
+    def fail_node(self, type: str, cards: int, *, pods: Collection[str] | None = None) -> None:  # noqa: A002, as above
+        """Lose a node with *cards* of *type*, and the pods on it: those named *pods*, where it is
+        known which.
+
+        Else the pods lie side by side on the cards in the order in which they were asked for, the
+        free cards after them; the node is a stretch of cards drawn at random, and a pod that has
+        one card on it is lost.
+        """
+        total, used = self._ledger.total(type), self._ledger.used(type)
+        cards = min(cards, total)
+        if pods is None:
+            begin = int(self._rng_nodes.integers(0, max(total, used) - cards, endpoint=True))
+            lost = self._pods_on(type, begin, begin + cards)
+        else:
+            lost = {
+                pod
+                for deployment in self._deployments
+                for pod in deployment.pods
+                if pod.name in pods
+            }
+        # First the cards go, then their holders, so that nobody is granted what no longer exists.
+        self._ledger.set_total(type, total - cards, now_s=self._env.now)
+        hit = [
+            (deployment, [pod for pod in deployment.pods if pod in lost])
+            for deployment in self._deployments
+        ]
+        for deployment, killed in hit:
+            deployment.kill(killed)
+        for deployment, killed in hit:
+            if killed:
+                deployment.replace_lost()
+        self._make_room()
+
+    # -- what it shows
+
+    def advance(self) -> None:
+        """Bring every replica up to now, without what happens at this very instant. Changes when,
+        never what.
+        """
+        for deployment in self._deployments:
+            deployment.advance()
+
+    def snapshot(self) -> ClusterView:
+        """Return what an observer sees now: pods and capacity as they are, figures as last
+        scraped.
+        """
+        return ClusterView(
+            now_s=self._env.now,
+            servers={
+                name: _server_state(deployment, self._asked[name])
+                for name, deployment in self._by_name.items()
+            },
+            capacity={
+                type_: CapacityState(
+                    type=type_, total=self._ledger.total(type_), used=self._ledger.used(type_)
+                )
+                for type_ in self._ledger.types
+            },
+        )
+
+    def unfinished(self) -> list[Request]:
+        """Return the requests in flight at the end of a run, server by server; what ends at this
+        instant has ended.
+        """
+        return [request for deployment in self._deployments for request in deployment.in_flight()]
+
+    @property
+    def capacity_history(self) -> list[CapacityChange]:
+        """Return every change of capacity, the first at t = 0."""
+        return self._ledger.history
+
+    @property
+    def deployments(self) -> tuple[Deployment, ...]:
+        """Return the servers at run time, in the order of the spec: for checkers and the twin's own
+        API.
+
+        A server that was removed is among them until its last pod is gone.
+        """
+        return self._deployments
+
+    def server(self, server: str) -> Deployment:
+        """Return one server at run time."""
+        return self._deployment(server)
+
+    # -- inside
+
+    def _add(self, index: int) -> Deployment:
+        deployment = Deployment(
+            self._env,
+            self.spec,
+            index,
+            ledger=self._ledger,
+            requests=self.requests,
+            pod_log=self.pods,
+            seed=self._seed,
+            freed=self._make_room,
+        )
+        self._deployments += (deployment,)
+        self._by_name[deployment.server.name] = deployment
+        self._submits[deployment.server.name] = deployment.gateway.submit
+        self._obeyed.append(-1)
+        self._rng_actuation.append(server_generator(self._seed, index, ACTUATION))
+        return deployment
+
+    def _note(self, wish: Wish) -> None:
+        self.wishes.append(wish)
+        self._asked[wish.server] = wish
+
+    def _await_scrape(self) -> None:
+        self._scrapes += 1
+        at_s = self._scrapes * self.spec.world.scrape_interval_s
+        Call(self._env, at_s=at_s, priority=SCRAPE, action=self._scrape)
+
+    def _scrape(self) -> None:
+        for deployment in self._deployments:
+            deployment.scrape()
+        self._await_scrape()
+
+    def _obey(self, deployment: Deployment, number: int, wish: Wish) -> None:
+        if number > self._obeyed[deployment.index]:
+            self._obeyed[deployment.index] = number
+            deployment.obey(wish)
+
+    def _make_room(self) -> None:
+        """Let every server look whether its next new pod can have the cards of its own old ones,
+        until none can.
+
+        A server that was removed and has no pods left is forgotten.
+        """
+        gone = [deployment for deployment in self._retired if not deployment.pods]
+        if gone:
+            self._retired = [deployment for deployment in self._retired if deployment.pods]
+            self._deployments = tuple(
+                deployment for deployment in self._deployments if deployment not in gone
+            )
+        while any(deployment.make_room() for deployment in self._deployments):
+            pass
+
+    def _pods_on(self, type_: str, begin: int, end: int) -> set[Pod]:
+        holders = [
+            pod
+            for deployment in self._deployments
+            for pod in deployment.pods
+            if pod.life.type == type_ and pod.phase != "pending"
+        ]
+        found, card = set(), 0
+        for pod in sorted(holders, key=lambda pod: pod.created_s):
+            if card < end and card + pod.life.cards > begin:
+                found.add(pod)
+            card += pod.life.cards
+        return found
+
+    def _deployment(self, server: str) -> Deployment:
+        if server not in self._by_name:
+            raise SpecError(f"{server}: expected one of {', '.join(self._by_name)}")
+        return self._by_name[server]
+
+    def _checked(self, wish: Wish) -> Wish:
+        if wish.replicas < 0:
+            raise SpecError(f"{wish.server}: replicas must be >= 0, got {wish.replicas}")
+        if wish.max_batch < 1:
+            raise SpecError(f"{wish.server}: max_batch must be >= 1, got {wish.max_batch}")
+        if wish.replicas == 0 and not wish.accelerator:
+            return wish._replace(accelerator=self._asked[wish.server].accelerator)
+        model = self._by_name[wish.server].server.model
+        if (model, wish.accelerator) not in self.spec.engines:
+            raise SpecError(
+                f"{wish.server}: expected an accelerator that runs {model}, got "
+                f"{wish.accelerator!r}"
+            )
+        return wish
+
+
+def _server_state(deployment: Deployment, asked: Wish) -> ServerState:
+    server, series = deployment.server, deployment.series
+    phases = [pod.phase for pod in deployment.pods]
+    return ServerState(
+        name=server.name,
+        model=server.model,
+        service_class=server.service_class,
+        accelerator=asked.accelerator,
+        max_batch=asked.max_batch,
+        wanted=asked.replicas,
+        ready=phases.count("ready"),
+        starting=phases.count("starting"),
+        pending=phases.count("pending"),
+        draining=phases.count("draining"),
+        scraped_s=series.scraped_s,
+        window=series.figures(),
+        running=series.running,
+        waiting=series.waiting,
+        backlog=series.backlog,
+        kv_usage=series.kv_usage,
+        pods=tuple(map(_pod_state, deployment.pods)),
+    )
+
+
+def _pod_state(pod: Pod) -> PodState:
+    series = pod.series
+    return PodState(
+        name=pod.name,
+        phase=pod.phase,
+        since_s=pod.since_s,
+        created_s=pod.created_s,
+        accelerator=pod.life.accelerator,
+        max_batch=pod.max_batch,
+        restarts=pod.restarts,
+        scraped_s=series.scraped_s,
+        running=series.running,
+        waiting=series.waiting,
+        kv_usage=series.kv_usage,
+    )

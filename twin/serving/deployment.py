@@ -1,0 +1,355 @@
+"""One server at run time: obeys wishes by making pods and taking them away. Requests come in by its
+gateway.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import simpy
+
+from twin.chance import CRASH, ROUTER, START_UP, draw_s, server_generator
+from twin.engine.replica import Replica
+from twin.kernel import BOUNDARY, CONTROL, Call
+from twin.request import Request, RequestLog
+from twin.serving.capacity import Claim, Ledger
+from twin.serving.gateway import Gateway, arrival_order
+from twin.serving.metrics import Arrivals, Counters, ServerSeries
+from twin.serving.pod import LifeEnd, Pod, PodLife, PodLog
+from twin.serving.rollout import Wish, make_room, plan
+from twin.spec import ClusterSpec, Server
+
+_HOUR_S = 3600.0
+
+
+class Deployment:
+    """The pods of one server, from wish to drain, and what a scraper saw of them.
+
+    *freed* is called after cards may have come free, so that other servers which need room can look
+    again.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        spec: ClusterSpec,
+        index: int,
+        *,
+        ledger: Ledger,
+        requests: RequestLog,
+        pod_log: PodLog,
+        seed: np.random.SeedSequence,
+        freed: Callable[[], None],
+    ) -> None:
+        self.server: Server = spec.servers[index]
+        self.index = index
+        self.wish = Wish(0.0, self.server.name, self.server.accelerator, 0, self.server.max_batch)
+        self.pods: list[Pod] = []
+        rng_router = server_generator(seed, index, ROUTER)
+        self.gateway = Gateway(env, self.server, index, requests=requests, rng=rng_router)
+        self.series = ServerSeries(
+            scrape_interval_s=spec.world.scrape_interval_s, window_s=spec.world.window_s
+        )
+        self._env = env
+        self._spec = spec
+        self._ledger = ledger
+        self._add_finished = requests.add_finished
+        self._pod_log = pod_log
+        self._freed = freed
+        self._live = self.server.max_batch_change == "live"
+        self._pods_made = 0
+        self._rng_start_up = server_generator(seed, index, START_UP)
+        self._rng_crash = server_generator(seed, index, CRASH)
+
+    def advance(self) -> None:
+        """Bring every replica up to now, without what happens at this very instant."""
+        now_s = self._env.now
+        for pod in self.pods:
+            if pod.replica is not None:
+                pod.replica.advance(now_s, inclusive=False)
+
+    def in_flight(self) -> list[Request]:
+        """Return the requests that have neither finished nor gone, oldest first. Includes what ends
+        at this instant.
+        """
+        now_s = self._env.now
+        held: list[Request] = []
+        for pod in self.pods:
+            if pod.replica is not None:
+                pod.replica.advance(now_s, inclusive=True)
+                held += pod.replica.in_flight(now_s)
+        return sorted((*self.gateway.backlog, *held), key=arrival_order)
+
+    def scrape(self) -> None:
+        """Take a sample of the router and of every pod that serves; what happens at this instant is
+        in it.
+        """
+        now_s, series = self._env.now, self.series
+        growths: list[Counters] = []
+        for pod in self.pods:
+            if pod.replica is not None:
+                pod.replica.advance(now_s, inclusive=True)
+                reading = pod.replica.read(now_s)
+                growths.append(
+                    pod.series.scrape(reading, finished_tokens=pod.finished_tokens, now_s=now_s)
+                )
+        series.add(now_s, Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens), growths)
+        serving = [pod.series for pod in self.pods if pod.replica is not None]
+        ready = [pod.series.kv_usage for pod in self.pods if pod.phase == "ready"]
+        series.running = sum(pod.running for pod in serving)
+        series.waiting = sum(pod.waiting for pod in serving)
+        series.backlog = series.waiting + len(self.gateway.backlog)
+        series.kv_usage = sum(ready) / len(ready) if ready else 0.0
+
+    def _finished(self, pod: Pod, request: Request, finish_s: float) -> None:
+        pod.finished_tokens += request.output_tokens
+        self._add_finished(request, finish_s)
+
+    # -- pods
+
+    def begin(self) -> None:
+        """Make the pods of t = 0: those that get cards are ready at once, the others pending."""
+        wish = self.wish = self.wish._replace(replicas=self.server.replicas)
+        for _ in range(wish.replicas):
+            pod = self._make_pod()
+            if pod.phase == "starting":
+                pod.cancel_calls()
+                self._become_ready(pod)
+
+    def obey(self, wish: Wish) -> None:
+        """Become as wished, as fast as capacity and delays allow. Asking the same again changes
+        nothing.
+        """
+        self.wish = wish
+        if self._live:
+            self._retune()
+        self._reconcile()
+        self._freed()
+
+    def make_room(self) -> bool:
+        """Give up old pods where the next new one can only have their cards; tell whether any was
+        given up.
+        """
+        waiting = next((pod for pod in self.pods if pod.phase == "pending"), None)
+        if waiting is None:
+            return False
+        claim = waiting.claim
+        assert claim is not None
+        free = self._ledger.free(claim.type)
+        if free > 0 and not self._ledger.is_next(claim):
+            free = 0
+        given_up = make_room(self.pods, self.wish, live=self._live, free=free)
+        if given_up:
+            # The cards that this server gives back are for its own new pod, not for who has waited
+            # longer.
+            self._ledger.put_first(claim)
+            self._remove(given_up)
+        return bool(given_up)
+
+    def crash(self, pod: Pod) -> None:
+        """Lose what *pod* serves, and restart it on the cards that it holds."""
+        now_s = self._env.now
+        self._stop_routing([pod])
+        lost = self._abort(pod)
+        pod.cancel_calls()
+        pod.life.released_s, pod.life.end = now_s, "crash"
+        pod.life = pod.life.restarted(now_s)
+        pod.restarts += 1
+        pod.begin_series()
+        self._pod_log.add(pod.life)
+        self._start(pod, after_s=0.0)
+        self.gateway.lose(lost, "crashed")
+
+    def kill(self, pods: Sequence[Pod]) -> None:
+        """Lose *pods* with the node they ran on; what they served is re-queued or failed. They will
+        be replaced.
+        """
+        lost: list[Request] = []
+        self._stop_routing(pods)
+        for pod in pods:
+            lost += self._abort(pod)
+            self._end(pod, "node_loss")
+        self.gateway.lose(lost, "node_lost")
+
+    def evict(self, pods: Sequence[Pod]) -> None:
+        """Take *pods* away as a scale-down does, and make others for them."""
+        self._remove([pod for pod in pods if pod.phase != "draining"])
+        self._reconcile()
+        self._freed()
+
+    def hold_start(self, pod: Pod) -> None:
+        """Let a starting *pod* not get ready, until it is told to start again."""
+        assert pod.phase == "starting", (
+            f"{pod.name}: only a start can be held up, it is {pod.phase}"
+        )
+        pod.cancel_calls()
+
+    def start_again(self, pod: Pod) -> None:
+        """Let a *pod* whose start was held up begin it anew."""
+        self._start(pod, after_s=0.0)
+
+    def retire(self) -> None:
+        """Serve nobody any more: what waits fails, what runs is finished, and all pods go."""
+        self.gateway.shut()
+        self.obey(self.wish._replace(t_s=self._env.now, replicas=0))
+
+    def replace_lost(self) -> None:
+        """Make pods for those that were killed."""
+        self._reconcile()
+
+    def _reconcile(self) -> None:
+        step = plan(self.pods, self.wish, live=self._live)
+        for _ in range(step.create):
+            self._make_pod()
+        self._remove(step.remove)
+
+    def _retune(self) -> None:
+        now_s, wish = self._env.now, self.wish
+        for pod in self.pods:
+            if (
+                pod.phase == "draining"
+                or pod.life.accelerator != wish.accelerator
+                or pod.max_batch == wish.max_batch
+            ):
+                continue
+            pod.max_batch = wish.max_batch
+            if pod.replica is not None:
+                pod.replica.advance(now_s, inclusive=False)
+                pod.replica.set_max_batch(wish.max_batch, now_s)
+
+    def _make_pod(self) -> Pod:
+        wish, model = self.wish, self.server.model
+        life = PodLife(
+            pod=f"{self.server.name}-{self._pods_made}",
+            server=self.index,
+            accelerator=wish.accelerator,
+            type=self._spec.accelerators[wish.accelerator].type,
+            cards=self._spec.cards(model=model, accelerator=wish.accelerator),
+            asked_s=float(self._env.now),
+        )
+        self._pods_made += 1
+        self._pod_log.add(life)
+        engine = self._spec.engines[model, wish.accelerator]
+        pod = Pod(engine=engine, max_batch=wish.max_batch, life=life, revision=wish.revision)
+        pod.claim = Claim(type=life.type, cards=life.cards, granted=partial(self._schedule, pod))
+        self.pods.append(pod)
+        self._ledger.ask(pod.claim)
+        return pod
+
+    def _schedule(self, pod: Pod) -> None:
+        """Begin a pod that has just been given its cards."""
+        pod.life.granted_s = self._env.now
+        self._start(pod, after_s=draw_s(self._spec.world.scheduling_delay, self._rng_start_up))
+
+    def _start(self, pod: Pod, *, after_s: float) -> None:
+        now_s = self._env.now
+        pod.enter("starting", now_s)
+        ready_s = now_s + after_s + draw_s(pod.engine.start_up, self._rng_start_up)
+        pod.due = Call(
+            self._env, at_s=ready_s, priority=CONTROL, action=partial(self._get_ready, pod)
+        )
+
+    def _get_ready(self, pod: Pod) -> None:
+        self._become_ready(pod)
+        self._reconcile()
+        self._freed()
+
+    def _become_ready(self, pod: Pod) -> None:
+        now_s, engine = self._env.now, pod.engine
+        pod.enter("ready", now_s)
+        pod.life.ready_s = now_s
+        pod.replica = Replica(
+            law=engine.law,
+            max_batch=pod.max_batch,
+            max_num_batched_tokens=engine.max_num_batched_tokens,
+            kv_tokens=engine.kv_tokens,
+            block_size=engine.block_size,
+            queue_max=self.server.queue_max,
+            admission=engine.admission,
+            on_finish=partial(self._finished, pod),
+        )
+        self.gateway.open(pod.replica)
+        if self.server.crash_rate_per_h > 0.0:
+            crash_s = now_s + self._rng_crash.exponential(_HOUR_S / self.server.crash_rate_per_h)
+            pod.mishap = Call(
+                self._env, at_s=crash_s, priority=CONTROL, action=partial(self.crash, pod)
+            )
+
+    # -- the ways in which a pod ends
+
+    def _remove(self, pods: Sequence[Pod]) -> None:
+        """Take *pods* away: at once those that serve nothing, the others when what they run has
+        finished.
+        """
+        self._stop_routing(pods)
+        handed_back: list[Request] = []
+        for pod in pods:
+            if pod.replica is None:
+                self._end(pod, "withdrawn" if pod.phase == "pending" else "scaled_down")
+            else:
+                handed_back += self._drain(pod)
+        self.gateway.take_back(handed_back)
+
+    def _drain(self, pod: Pod) -> list[Request]:
+        now_s, replica, patience_s = self._env.now, pod.replica, self._spec.world.drain_timeout_s
+        assert replica is not None
+        pod.cancel_calls()
+        pod.enter("draining", now_s)
+        pod.life.draining_s = now_s
+        replica.advance(now_s, inclusive=False)
+        handed_back = replica.drain(now_s)
+        if not replica.outstanding:
+            self._end(pod, "drained")
+            return handed_back
+        self._await_boundary(pod)
+        if patience_s is not None:
+            timeout = partial(self._lose_patience, pod)
+            pod.mishap = Call(self._env, at_s=now_s + patience_s, priority=CONTROL, action=timeout)
+        return handed_back
+
+    def _await_boundary(self, pod: Pod) -> None:
+        assert pod.replica is not None
+        again = partial(self._pass_boundary, pod)
+        pod.due = Call(self._env, at_s=pod.replica.next_boundary_s, priority=BOUNDARY, action=again)
+
+    def _pass_boundary(self, pod: Pod) -> None:
+        """End a draining pod at the exact instant at which it has nothing left to do."""
+        assert pod.replica is not None
+        pod.replica.advance(self._env.now, inclusive=True)
+        if pod.replica.outstanding:
+            self._await_boundary(pod)
+            return
+        self._end(pod, "drained")
+        self._freed()
+
+    def _lose_patience(self, pod: Pod) -> None:
+        lost = self._abort(pod)
+        self._end(pod, "drain_timeout")
+        self.gateway.lose(lost, "drain_timeout")
+        self._freed()
+
+    def _end(self, pod: Pod, end: LifeEnd) -> None:
+        pod.cancel_calls()
+        pod.life.released_s, pod.life.end = self._env.now, end
+        self.pods.remove(pod)
+        pod.replica = None
+        assert pod.claim is not None
+        if pod.phase == "pending":
+            self._ledger.withdraw(pod.claim)
+        else:
+            self._ledger.give_back(pod.claim)
+
+    def _stop_routing(self, pods: Sequence[Pod]) -> None:
+        for pod in pods:
+            if pod.phase == "ready" and pod.replica is not None:
+                self.gateway.close(pod.replica)
+
+    def _abort(self, pod: Pod) -> list[Request]:
+        replica, pod.replica = pod.replica, None
+        if replica is None:
+            return []
+        now_s = self._env.now
+        replica.advance(now_s, inclusive=False)
+        return replica.abort(now_s)

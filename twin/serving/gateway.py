@@ -1,0 +1,126 @@
+"""The front door of one server: counts every arrival, routes it to a ready replica, or keeps it
+until there is one.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+
+import numpy as np
+import simpy
+
+from twin.engine.replica import Replica
+from twin.kernel import CONTROL, Call
+from twin.request import Request, RequestLog
+from twin.serving.router import make_router
+from twin.spec import Server
+
+
+class Gateway:
+    """Requests that no pod can take yet wait in the backlog, without bound, in order of their
+    arrival.
+
+    arrivals and arrived_tokens (of prompts) count whatever came, queued and rejected requests
+    included; requeued and failed count those that lost their pod.
+    """
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        server: Server,
+        index: int,
+        *,
+        requests: RequestLog,
+        rng: np.random.Generator,
+    ) -> None:
+        self.backlog: deque[Request] = deque()
+        self.arrivals = self.arrived_tokens = self.requeued = self.failed = 0
+        self._env = env
+        self._index = index
+        self._requests = requests
+        self._requeue = server.crash_policy == "requeue"
+        self._router = make_router(server.router, rng)
+        self._choose = self._router.choose
+        self._shut = False
+        self.replicas: Sequence[Replica] = self._router.replicas
+
+    def submit(self, prompt_tokens: int, output_tokens: int) -> None:
+        """Take a request that arrives now: to a ready replica, or into the backlog until there is
+        one.
+        """
+        now_s = self._env.now
+        request = Request(
+            id=self.arrivals,
+            server=self._index,
+            prompt_tokens=prompt_tokens,
+            output_tokens=output_tokens,
+            arrival_s=now_s,
+        )
+        self.arrivals += 1
+        self.arrived_tokens += prompt_tokens
+        if self.backlog or not self.replicas:
+            self.backlog.append(request)
+            return
+        reason = self._choose(now_s).submit(request, now_s)
+        if reason is not None:
+            self._requests.add_rejected(request, now_s, reason)
+
+    def open(self, replica: Replica) -> None:
+        """Route to *replica* from now on, and share the backlog with it."""
+        self._router.add(replica)
+        if self.backlog:
+            self._dispatch_soon()
+
+    def close(self, replica: Replica) -> None:
+        """Route nothing to *replica* any more."""
+        self._router.remove(replica)
+
+    def take_back(self, requests: Sequence[Request]) -> None:
+        """Find a new place for requests that their pod does not serve; they go before those that
+        arrived later.
+        """
+        if self._shut:
+            self._fail(requests, "server_removed")
+        elif requests:
+            self.backlog = deque(sorted((*requests, *self.backlog), key=arrival_order))
+            self._dispatch_soon()
+
+    def lose(self, requests: Sequence[Request], reason: str) -> None:
+        """Queue again, or fail for *reason*, requests that were lost with their pod: as the server
+        has it.
+        """
+        if self._requeue:
+            self.requeued += len(requests)
+            self.take_back(requests)
+            return
+        self._fail(requests, reason)
+
+    def shut(self) -> None:
+        """Fail what waits, and from now on whatever comes back: the server is being removed."""
+        self._shut = True
+        self._fail(tuple(self.backlog), "server_removed")
+        self.backlog.clear()
+
+    def _fail(self, requests: Sequence[Request], reason: str) -> None:
+        self.failed += len(requests)
+        for request in requests:
+            self._requests.add_failed(request, self._env.now, reason)
+
+    def _dispatch_soon(self) -> None:
+        # At this instant, but after the other pods that get ready or leave at it, so that all share
+        # the work.
+        Call(self._env, at_s=self._env.now, priority=CONTROL, action=self._dispatch)
+
+    def _dispatch(self) -> None:
+        now_s = self._env.now
+        while self.backlog and self.replicas:
+            request = self.backlog.popleft()
+            reason = self._choose(now_s).submit(request, now_s)
+            if reason is not None:
+                self._requests.add_rejected(request, now_s, reason)
+
+
+def arrival_order(request: Request) -> tuple[float, int]:
+    """Return the key that sorts the requests of one server as they arrived."""
+    return request.arrival_s, request.id

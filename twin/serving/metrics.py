@@ -1,0 +1,240 @@
+"""What a scraper sees of a cluster: samples of counters at the scrape interval, figures over a
+window, vLLM's names.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import ceil
+from typing import NamedTuple
+
+from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
+
+_MS, _MINUTE_S = 1000.0, 60.0
+
+
+class Counters(NamedTuple):
+    """Counters of one pod since its start. finished_tokens: output tokens of the requests that
+    finished.
+    """
+
+    successes: int = 0
+    finished_tokens: int = 0
+    prompt_tokens: int = 0
+    generation_tokens: int = 0
+    ttft_count: int = 0
+    ttft_sum_s: float = 0.0
+    itl_count: int = 0
+    itl_sum_s: float = 0.0
+
+
+class Arrivals(NamedTuple):
+    """What came to the router of one server since the start of the run, rejected requests
+    included.
+    """
+
+    requests: int = 0
+    prompt_tokens: int = 0
+
+
+class Sample(NamedTuple):
+    """One line of a /metrics page."""
+
+    name: str
+    labels: Mapping[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowFigures:
+    """Figures of one server over the window before the last scrape; None where nothing happened
+    that can be measured.
+
+    rate_rpm counts arrivals at the router, in_tokens is their mean prompt. out_tokens is the mean
+    output of requests that finished, since an output's length is known when it ends. output_tps
+    counts every token generated.
+    """
+
+    rate_rpm: float | None = None
+    in_tokens: float | None = None
+    out_tokens: float | None = None
+    completions_rpm: float | None = None
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+    output_tps: float | None = None
+
+
+class PodSeries:
+    """What was scraped of one life of a pod: its counters at the last scrape (None before the
+    first) and its gauges.
+    """
+
+    __slots__ = ("counters", "kv_usage", "running", "scraped_s", "waiting")
+
+    def __init__(self) -> None:
+        self.counters = Counters()
+        self.scraped_s: float | None = None
+        self.running = self.waiting = 0
+        self.kv_usage = 0.0
+
+    def scrape(self, reading: ReplicaReading, *, finished_tokens: int, now_s: float) -> Counters:
+        """Take in *reading*; return how much each counter grew since the scrape before, or since
+        the pod's start.
+        """
+        counters = Counters(
+            successes=reading.successes,
+            finished_tokens=finished_tokens,
+            prompt_tokens=reading.prompt_tokens,
+            generation_tokens=reading.generation_tokens,
+            ttft_count=reading.ttft_count,
+            ttft_sum_s=reading.ttft_sum_s,
+            itl_count=reading.itl_count,
+            itl_sum_s=reading.itl_sum_s,
+        )
+        growth = Counters._make(
+            now - then for now, then in zip(counters, self.counters, strict=True)
+        )
+        self.counters, self.scraped_s = counters, now_s
+        self.running, self.waiting, self.kv_usage = (
+            reading.running,
+            reading.waiting,
+            reading.kv_usage,
+        )
+        return growth
+
+
+class ServerSeries:
+    """Samples of one server's counters as far back as a window reaches, and its gauges at the last
+    scrape.
+
+    Counters of pods are totals of what was ever scraped: what a pod did between its last scrape and
+    its end is never seen. backlog counts the requests that wait, at the router and in pods;
+    kv_usage is the mean over ready pods.
+    """
+
+    def __init__(self, *, scrape_interval_s: float, window_s: float) -> None:
+        # The tolerance keeps 0.3 / 0.1 at 3 intervals.
+        intervals = max(ceil(window_s / scrape_interval_s - 1e-9), 1)
+        self._samples = deque([(0.0, Arrivals(), Counters())], maxlen=intervals + 1)
+        self.running = self.waiting = self.backlog = 0
+        self.kv_usage = 0.0
+
+    @property
+    def scraped_s(self) -> float | None:
+        """Return when the last scrape was, None before the first."""
+        last_s = self._samples[-1][0]
+        return last_s if last_s > 0.0 else None
+
+    def add(self, now_s: float, arrivals: Arrivals, growths: Sequence[Counters]) -> None:
+        """Append the sample of a scrape: the router's counters, and the growth of those of every
+        pod that answered.
+        """
+        total = self._samples[-1][2]
+        if growths:
+            total = Counters._make(map(sum, zip(total, *growths, strict=True)))
+        self._samples.append((now_s, arrivals, total))
+
+    def figures(self) -> WindowFigures:
+        """Return the figures over the window before the last scrape: since the start, before there
+        is a full one.
+        """
+        begin_s, arrivals_then, then = self._samples[0]
+        end_s, arrivals_now, now = self._samples[-1]
+        if end_s == 0.0:
+            return WindowFigures()
+        length_s = end_s - begin_s
+        requests = arrivals_now.requests - arrivals_then.requests
+        finished = now.successes - then.successes
+        return WindowFigures(
+            rate_rpm=requests * _MINUTE_S / length_s,
+            in_tokens=_mean(arrivals_now.prompt_tokens - arrivals_then.prompt_tokens, requests),
+            out_tokens=_mean(now.finished_tokens - then.finished_tokens, finished),
+            completions_rpm=finished * _MINUTE_S / length_s,
+            ttft_ms=_mean(
+                _MS * (now.ttft_sum_s - then.ttft_sum_s), now.ttft_count - then.ttft_count
+            ),
+            itl_ms=_mean(_MS * (now.itl_sum_s - then.itl_sum_s), now.itl_count - then.itl_count),
+            output_tps=(now.generation_tokens - then.generation_tokens) / length_s,
+        )
+
+
+def _mean(total: float, count: int) -> float | None:
+    return total / count if count else None
+
+
+METRIC_TYPES: Mapping[str, str] = {
+    "vllm:num_requests_running": "gauge",
+    "vllm:num_requests_waiting": "gauge",
+    "vllm:kv_cache_usage_perc": "gauge",
+    "vllm:num_preemptions_total": "counter",
+    "vllm:request_success_total": "counter",
+    "vllm:prompt_tokens_total": "counter",
+    "vllm:generation_tokens_total": "counter",
+    "vllm:time_to_first_token_seconds": "histogram",
+    "vllm:inter_token_latency_seconds": "histogram",
+    "vllm:e2e_request_latency_seconds": "histogram",
+    "vllm:request_queue_time_seconds": "histogram",
+    "vllm:request_generation_tokens": "histogram",
+}
+"""The metrics of a pod and their Prometheus types; those of a histogram are its family name."""
+
+
+def exposition(
+    reading: ReplicaReading, *, finished_tokens: int, labels: Mapping[str, str]
+) -> Iterator[Sample]:
+    """Yield the samples of one pod's /metrics page under vLLM's names, each with *labels*
+    (model_name, pod, …).
+
+    Lengths of outputs are not kept in buckets: that histogram has only its last one.
+    """
+    for name, value in (
+        ("vllm:num_requests_running", reading.running),
+        ("vllm:num_requests_waiting", reading.waiting),
+        ("vllm:kv_cache_usage_perc", reading.kv_usage),
+        ("vllm:num_preemptions_total", reading.preemptions),
+        ("vllm:prompt_tokens_total", reading.prompt_tokens),
+        ("vllm:generation_tokens_total", reading.generation_tokens),
+    ):
+        yield Sample(name, labels, value)
+    yield Sample(
+        "vllm:request_success_total", {**labels, "finished_reason": "stop"}, reading.successes
+    )
+    for name, bounds_s, buckets, total_s in (
+        (
+            "vllm:time_to_first_token_seconds",
+            TTFT_BOUNDS_S,
+            reading.ttft_buckets,
+            reading.ttft_sum_s,
+        ),
+        ("vllm:inter_token_latency_seconds", ITL_BOUNDS_S, reading.itl_buckets, reading.itl_sum_s),
+        (
+            "vllm:e2e_request_latency_seconds",
+            LATENCY_BOUNDS_S,
+            reading.e2e_buckets,
+            reading.e2e_sum_s,
+        ),
+        (
+            "vllm:request_queue_time_seconds",
+            LATENCY_BOUNDS_S,
+            reading.queue_buckets,
+            reading.queue_sum_s,
+        ),
+        ("vllm:request_generation_tokens", (), (reading.successes,), finished_tokens),
+    ):
+        yield from _histogram(name, labels, bounds_s, buckets, total_s)
+
+
+def _histogram(
+    name: str,
+    labels: Mapping[str, str],
+    bounds: Sequence[float],
+    buckets: Sequence[int],
+    total: float,
+) -> Iterator[Sample]:
+    for bound, count in zip((*map(str, bounds), "+Inf"), accumulate(buckets), strict=True):
+        yield Sample(f"{name}_bucket", {**labels, "le": bound}, count)
+    yield Sample(f"{name}_sum", labels, total)
+    yield Sample(f"{name}_count", labels, sum(buckets))

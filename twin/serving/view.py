@@ -1,0 +1,80 @@
+"""Frozen views of a cluster: what its API server and its scraper would tell at one instant. No
+behaviour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from twin.serving.metrics import WindowFigures
+from twin.serving.pod import PodPhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PodState:
+    """One pod: its phase as it is, its gauges as last scraped (scraped_s None: never in this life,
+    gauges zero).
+
+    since_s: when it entered its phase; created_s: when it was asked for; restarts: crashes
+    survived. max_batch is the value in force.
+    """
+
+    name: str
+    phase: PodPhase
+    since_s: float
+    created_s: float
+    accelerator: str
+    max_batch: int
+    restarts: int
+    scraped_s: float | None
+    running: int
+    waiting: int
+    kv_usage: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerState:
+    """One server: what was last asked for (at once, obeyed or not), its pods as they are, figures
+    as last scraped.
+
+    starting counts pods that hold cards but are not ready, pending those without. backlog is the
+    requests that wait, at the router and in pods; kv_usage the mean over ready pods; window the
+    figures over the metrics window.
+    """
+
+    name: str
+    model: str
+    service_class: str
+    accelerator: str
+    max_batch: int
+    wanted: int
+    ready: int
+    starting: int
+    pending: int
+    draining: int
+    scraped_s: float | None
+    window: WindowFigures
+    running: int
+    waiting: int
+    backlog: int
+    kv_usage: float
+    pods: tuple[PodState, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CapacityState:
+    """Cards of one accelerator type: how many there are, how many are held."""
+
+    type: str
+    total: int
+    used: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterView:
+    """The whole cluster at now_s, servers and types by name."""
+
+    now_s: float
+    servers: Mapping[str, ServerState]
+    capacity: Mapping[str, CapacityState]
