@@ -14,11 +14,11 @@ import simpy
 
 from twin.kernel import ARRIVAL, Call
 from twin.serving.cluster import Cluster
-from twin.spec import Accelerator, ClusterSpec, Engine, IterationLaw, Server
+from twin.spec import Accelerator, ClusterSpec, Engine, LatencyModel, Server
 
 PROMPT, OUTPUT, MAX_BATCH, KV_TOKENS = 128, 512, 256, 60_000
 # Llama-3.1-8B on an H100; at this rate the mean batch of a replica is 24.
-LAW = IterationLaw(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
+LAW = LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
 RATE_RPS = 6.25
 REQUESTS = 4000
 ROUNDS = 25
@@ -86,6 +86,8 @@ def _spec(replicas: int) -> ClusterSpec:
     return ClusterSpec(
         accelerators={"A": Accelerator(name="A", type="A", cost_cents_per_h=100.0)},
         capacity={"A": replicas},
-        engines={("m", "A"): Engine(model="m", accelerator="A", law=LAW, kv_tokens=KV_TOKENS)},
+        engines={
+            ("m", "A"): Engine(model="m", accelerator="A", latency_model=LAW, kv_tokens=KV_TOKENS)
+        },
         servers=(server,),
     )

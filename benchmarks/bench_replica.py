@@ -21,10 +21,10 @@ import simpy
 from tests.twin.naive_replica import NaiveReplica
 from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
 # Llama-3.1-8B on an H100 (published fit); one request beside 23 others takes about 3.9 s.
-LAW = IterationLaw(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
+LAW = LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
 MAX_BATCH = 64
 PROMPT = 128
 SCRAPE_S = 15.0
@@ -34,7 +34,7 @@ REQUESTS_NAIVE, REQUESTS = 300, 2000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Workload:
-    """Arrivals at a rate that keeps the mean batch at 24, before a KV memory of kv_tokens."""
+    """Arrivals at a rate that keeps the mean batch at 24, before a KV cache of kv_tokens."""
 
     output: int = 512
     rate_rps: float = 6.2
@@ -99,7 +99,10 @@ def run_fast(workload: Workload) -> Measured:
     env = simpy.Environment()
     log = RequestLog()
     replica = Replica(
-        law=LAW, max_batch=MAX_BATCH, kv_tokens=workload.kv_tokens, on_finish=log.add_finished
+        latency_model=LAW,
+        max_batch=MAX_BATCH,
+        kv_tokens=workload.kv_tokens,
+        on_finish=log.add_finished,
     )
     gaps_s = draw_gaps(workload, REQUESTS)
 
@@ -132,7 +135,11 @@ def run_naive(workload: Workload) -> Measured:
     env = simpy.Environment()
     log = RequestLog()
     naive = NaiveReplica(
-        env, law=LAW, max_batch=MAX_BATCH, kv_tokens=workload.kv_tokens, on_finish=log.add_finished
+        env,
+        latency_model=LAW,
+        max_batch=MAX_BATCH,
+        kv_tokens=workload.kv_tokens,
+        on_finish=log.add_finished,
     )
     gaps_s = draw_gaps(workload, REQUESTS)[:REQUESTS_NAIVE]
 

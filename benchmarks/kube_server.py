@@ -41,7 +41,7 @@ def stored(count: int) -> dict[str, bytes]:
             "metadata": {"managedFields": FILLING * 2, "annotations": {"a": TEXT}},
         }
         deployments.append(deployment(name, **fields))
-        pods += [pod(f"pod{j}", of=name, cards=1, metadata=filling) for j in range(PODS_EACH)]
+        pods += [pod(f"pod{j}", of=name, gpus=1, metadata=filling) for j in range(PODS_EACH)]
     answers = {
         "/apis/apps/v1/namespaces/infer/deployments": {
             "kind": "DeploymentList",

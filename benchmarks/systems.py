@@ -1,5 +1,5 @@
-"""Synthetic systems of any size, for benchmarks and tests of the optimizer: laws, loads and prices
-by seed.
+"""Synthetic systems of any size, for benchmarks and tests of the optimizer: latency models, loads
+and prices by seed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from loop.spec import (
 from loop.types import Load
 from twin.spec import Accelerator
 
-# name, cards per unit, price of a card [cents/h], speed relative to the first
+# name, GPUs per unit, price of a GPU [cents/h], speed relative to the first
 TYPES = (
     ("A100", 40.0, 1.0),
     ("H100", 75.0, 1.7),
@@ -36,7 +36,7 @@ CLASSES = (("Premium", 1, 24.0, 500.0), ("Bronze", 2, 60.0, 2000.0), ("Free", 3,
 def synthetic_system(
     *, servers: int, share: float, seed: int, unlimited: bool = False
 ) -> SystemData:
-    """Return a system of 21 accelerators (7 types of 1, 2 and 4 cards) and *servers* servers.
+    """Return a system of 21 accelerators (7 types of 1, 2 and 4 GPUs) and *servers* servers.
 
     share: capacity of each type as a share of what the servers would need of it if each type served
     an equal part of them (a rough demand: 1 is just about enough). Every load differs, so that
@@ -62,35 +62,35 @@ def synthetic_system(
     rough = {kind: 0.0 for kind, _, _ in TYPES}
     for server in found:
         assert server.current.load is not None
-        law = perf[server.model, "A100"]
-        tokens_per_ms = 24.0 / (law.alpha_ms + 24.0 * law.beta_ms)
+        latency_model = perf[server.model, "A100"]
+        tokens_per_ms = 24.0 / (latency_model.alpha_ms + 24.0 * latency_model.beta_ms)
         busy = (
             server.current.load.rate_rpm / 60_000.0 * server.current.load.out_tokens / tokens_per_ms
         )
         for kind, _, speed in TYPES:
-            rough[kind] += max(busy / speed, 1.0) * law.acc_count / len(TYPES)
+            rough[kind] += max(busy / speed, 1.0) * latency_model.acc_count / len(TYPES)
     return SystemData(
         accelerators=accelerators,
         perf=perf,
         classes=classes,
         servers={server.name: server for server in found},
         optimizer=OptimizerData(unlimited=unlimited),
-        capacity={kind: int(share * cards) + 1 for kind, cards in rough.items()},
+        capacity={kind: int(share * gpus) + 1 for kind, gpus in rough.items()},
     )
 
 
 def _accelerators() -> list[Accelerator]:
-    # More cards in one unit are a little cheaper each, so that no size of unit is always the wrong
+    # More GPUs in one unit are a little cheaper each, so that no size of unit is always the wrong
     # one.
     return [
         Accelerator(
-            name=kind if cards == 1 else f"{cards}x{kind}",
+            name=kind if gpus == 1 else f"{gpus}x{kind}",
             type=kind,
-            multiplicity=cards,
-            cost_cents_per_h=price * cards**0.95,
+            multiplicity=gpus,
+            cost_cents_per_h=price * gpus**0.95,
         )
         for kind, price, _ in TYPES
-        for cards in CARDS
+        for gpus in CARDS
     ]
 
 
@@ -101,7 +101,7 @@ def _perf(
     rows = {}
     for model, size in MODELS:
         for name, unit in accelerators.items():
-            # Some models gain more than their share from more cards, others less.
+            # Some models gain more than their share from more GPUs, others less.
             speed = (
                 speeds[unit.type]
                 * unit.multiplicity ** rng.uniform(0.7, 1.3)

@@ -1,5 +1,5 @@
-"""The load of one server: its set-point per interval, and the requests that arrive under it. Knows
-no SimPy.
+"""The load of one server: its offered load per interval, and the requests that arrive under it.
+Knows no SimPy.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from emulator.shapes import Curve, Segment, constant
 from emulator.trace import Replay, held, scaled_tokens
-from emulator.walk import NEGLIGIBLE, SetPoint, Walk, check_interval, step
+from emulator.walk import NEGLIGIBLE, OfferedLoad, Walk, check_interval, step
 from twin.arrivals import ArrivalStream, ReplayStream, token_counts
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ class ServerLoad:
     server: str
     index: int
     seed: int
-    nominal: SetPoint
+    nominal: OfferedLoad
     curve: Curve = field(default_factory=constant)
     walk: Walk = field(default_factory=Walk)
     token_distribution: TokenDistribution = "lognormal"
@@ -56,11 +56,13 @@ class ServerLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadInterval:
-    """The load over [t0_s, t1_s): the set-point held, and the rate [requests/s] piece by piece."""
+    """The load over [t0_s, t1_s): the offered load held, and the rate [requests/s] piece by
+    piece.
+    """
 
     t0_s: float
     t1_s: float
-    set_point: SetPoint
+    offered_load: OfferedLoad
     rates_rps: tuple[Segment, ...]
 
     @property
@@ -88,7 +90,7 @@ def intervals(
     *until_s*.
 
     The first interval is undisturbed: the emulator meets the load as it is, and moves it at the end
-    of each interval. Within an interval the rate is the set-point's times nominal(t) /
+    of each interval. Within an interval the rate is the offered load's times nominal(t) /
     nominal(start), so that a burst shorter than an interval happens. Where the nominal starts from
     nothing, there is no deviation to keep.
     """
@@ -109,13 +111,13 @@ def intervals(
         rates = tuple(
             Segment(a, b, x * scale, y * scale) for a, b, x, y in load.curve.segments(t0_s, end_s)
         )
-        yield LoadInterval(t0_s=t0_s, t1_s=end_s, set_point=current, rates_rps=rates)
+        yield LoadInterval(t0_s=t0_s, t1_s=end_s, offered_load=current, rates_rps=rates)
 
 
 def batches(
     load: ServerLoad, *, interval_s: float, until_s: float | None = None
 ) -> Iterator[Batch]:
-    """Yield the requests of *load*, interval by interval. The set-point of a trace is what the
+    """Yield the requests of *load*, interval by interval. The offered load of a trace is what the
     interval holds.
     """
     rng_tokens = load.generator(_TOKENS)
@@ -131,7 +133,7 @@ def batches(
         yield _replayed_batch(load.replay, interval, replayed, rng_tokens)
 
 
-def _nominal(load: ServerLoad, t_s: float) -> SetPoint:
+def _nominal(load: ServerLoad, t_s: float) -> OfferedLoad:
     return replace(load.nominal, rate_rpm=load.nominal.rate_rpm * load.curve.at(t_s))
 
 
@@ -154,7 +156,7 @@ def _drawn_batch(
             distribution=load.token_distribution,
             cv=load.token_cv,
         )
-        for mean in (interval.set_point.in_tokens, interval.set_point.out_tokens)
+        for mean in (interval.offered_load.in_tokens, interval.offered_load.out_tokens)
     )
     return Batch(interval=interval, times_s=times_s, in_tokens=in_tokens, out_tokens=out_tokens)
 
@@ -162,7 +164,7 @@ def _drawn_batch(
 def _replayed_batch(
     replay: Replay, interval: LoadInterval, stream: ReplayStream, rng_tokens: np.random.Generator
 ) -> Batch:
-    trace, plan, first = replay.trace, interval.set_point, stream.drawn
+    trace, plan, first = replay.trace, interval.offered_load, stream.drawn
     times_s = _arrivals(stream, interval)
     chosen = np.arange(first, first + len(times_s)) % len(trace.times_s)
     in_tokens = scaled_tokens(
@@ -172,5 +174,5 @@ def _replayed_batch(
         trace.output_tokens[chosen], plan.out_tokens / trace.out_tokens, rng=rng_tokens
     )
     holds = held(times_s, interval.t1_s - interval.t0_s, (in_tokens, out_tokens), plan)
-    interval = replace(interval, set_point=holds)
+    interval = replace(interval, offered_load=holds)
     return Batch(interval=interval, times_s=times_s, in_tokens=in_tokens, out_tokens=out_tokens)

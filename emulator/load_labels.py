@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from emulator.walk import SetPoint
+from emulator.walk import OfferedLoad
 
 SELECTOR = "inferno.server.managed=true"
 NAME = "inferno.server.name"
@@ -25,8 +25,8 @@ class LabelledLoad:
     older: the tokens are under their older name.
     """
 
-    current: SetPoint
-    nominal: SetPoint
+    current: OfferedLoad
+    nominal: OfferedLoad
     kept: bool
     older: bool
 
@@ -48,7 +48,7 @@ def read_load(labels: Mapping[str, str]) -> LabelledLoad | None:
     )
 
 
-def labels_of(load: LabelledLoad, point: SetPoint) -> dict[str, str | None]:
+def labels_of(load: LabelledLoad, point: OfferedLoad) -> dict[str, str | None]:
     """Return the labels that say *point*, and those that keep the original where nobody has yet."""
     out = TOKENS if load.older else OUT_TOKENS
     written: dict[str, str | None] = {
@@ -87,7 +87,7 @@ def says(labels: Mapping[str, str], written: Mapping[str, str | None]) -> bool:
     return all(labels.get(key) == value for key, value in written.items() if value is not None)
 
 
-def _nominal_labels(nominal: SetPoint) -> dict[str, str]:
+def _nominal_labels(nominal: OfferedLoad) -> dict[str, str]:
     kept = {
         f"{NOMINAL}.{RPM}": rate_text(nominal.rate_rpm),
         f"{NOMINAL}.{OUT_TOKENS}": tokens_text(nominal.out_tokens),
@@ -97,8 +97,8 @@ def _nominal_labels(nominal: SetPoint) -> dict[str, str]:
     return kept
 
 
-def _point(labels: Mapping[str, str], prefix: str, *, tokens: str) -> SetPoint | None:
-    """Return the set-point under *prefix*; tokens that are not told of are 0."""
+def _point(labels: Mapping[str, str], prefix: str, *, tokens: str) -> OfferedLoad | None:
+    """Return the offered load under *prefix*; tokens that are not told of are 0."""
     if f"{prefix}.{RPM}" not in labels:
         return None
     try:
@@ -109,4 +109,4 @@ def _point(labels: Mapping[str, str], prefix: str, *, tokens: str) -> SetPoint |
         return None
     if not all(math.isfinite(figure) and figure >= 0 for figure in (rate, in_tokens, out_tokens)):
         return None
-    return SetPoint(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)
+    return OfferedLoad(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)

@@ -28,7 +28,7 @@ from emulator.load_labels import (
     restored_labels,
     says,
 )
-from emulator.walk import SetPoint, Walk, check_interval, step
+from emulator.walk import OfferedLoad, Walk, check_interval, step
 from twin.spec import SpecError
 
 Json = Mapping[str, Any]
@@ -43,9 +43,11 @@ NOT_FOUND = 404
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Disturbance:
-    """What one round did: the set-points written, by server, and what went wrong, a line each."""
+    """What one round did: the offered loads written, by server, and what went wrong, a line
+    each.
+    """
 
-    written: Mapping[str, SetPoint] = field(default_factory=dict)
+    written: Mapping[str, OfferedLoad] = field(default_factory=dict)
     problems: tuple[str, ...] = ()
 
 
@@ -55,8 +57,8 @@ class _Memory:
     generator.
     """
 
-    current: SetPoint
-    nominal: SetPoint
+    current: OfferedLoad
+    nominal: OfferedLoad
     written: Labels
     rng: np.random.Generator
 
@@ -161,12 +163,12 @@ class ClusterEmulator:
 
     def _each(
         self,
-        change: Callable[[str, Mapping[str, str], LabelledLoad], tuple[SetPoint, Labels] | None],
+        change: Callable[[str, Mapping[str, str], LabelledLoad], tuple[OfferedLoad, Labels] | None],
     ) -> Disturbance:
         """Write what *change* returns for each Deployment that has a load; one that fails stops no
         other.
         """
-        written: dict[str, SetPoint] = {}
+        written: dict[str, OfferedLoad] = {}
         problems: list[str] = []
         for namespace in self._namespaces or ("",):
             try:
@@ -194,8 +196,8 @@ class ClusterEmulator:
 
     def _next(
         self, place: str, labels: Mapping[str, str], load: LabelledLoad, *, moved: bool
-    ) -> tuple[SetPoint, Labels]:
-        """Return the next set-point of a Deployment with its labels, and remember both."""
+    ) -> tuple[OfferedLoad, Labels]:
+        """Return the next offered load of a Deployment with its labels, and remember both."""
         memory = self._memories.get(place)
         if memory is None:
             key = zlib.crc32(place.encode())

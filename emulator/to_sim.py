@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import simpy
 
     from emulator.load import LoadInterval
-    from emulator.walk import SetPoint
+    from emulator.walk import OfferedLoad
 
 # At one instant the load and the world move first, then come the control actions of twin.kernel and
 # the rest.
@@ -71,11 +71,11 @@ class SimFeeder:
         if servers:
             self._begin_interval(None)
 
-    def set_points(self) -> Mapping[str, SetPoint]:
-        """Return what labels would say now: by server, the set-point of the interval in
+    def offered_loads(self) -> Mapping[str, OfferedLoad]:
+        """Return what labels would say now: by server, the offered load of the interval in
         progress.
         """
-        return {name: log[-1].set_point for name, log in self._log.items()}
+        return {name: log[-1].offered_load for name, log in self._log.items()}
 
     def log(self) -> Mapping[str, Sequence[LoadInterval]]:
         """Return the intervals begun so far, by server."""

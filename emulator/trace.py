@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from emulator.walk import SetPoint
+from emulator.walk import OfferedLoad
 from twin.arrivals import round_fairly
 
 if TYPE_CHECKING:
@@ -29,10 +29,10 @@ class Replay:
     tokens: Origin = "trace"
     repeat: bool = True
 
-    def nominal(self, of_server: SetPoint) -> SetPoint:
+    def nominal(self, of_server: OfferedLoad) -> OfferedLoad:
         """Return the nominal load of a server that replays this trace."""
         sizes = self.trace if self.tokens == "trace" else of_server
-        return SetPoint(
+        return OfferedLoad(
             rate_rpm=self.trace.rate_rpm if self.rate == "trace" else of_server.rate_rpm,
             in_tokens=sizes.in_tokens,
             out_tokens=sizes.out_tokens,
@@ -54,16 +54,16 @@ def held(
     times_s: NDArray[np.float64],
     length_s: float,
     tokens: tuple[NDArray[np.int64], ...],
-    plan: SetPoint,
-) -> SetPoint:
+    plan: OfferedLoad,
+) -> OfferedLoad:
     """Return the mean load that an interval of a trace really holds; token means are *plan*'s where
     none arrives.
 
     A trace moves within its mean rate, so its labels say what it holds.
     """
     if not len(times_s):
-        return SetPoint(rate_rpm=0.0, in_tokens=plan.in_tokens, out_tokens=plan.out_tokens)
+        return OfferedLoad(rate_rpm=0.0, in_tokens=plan.in_tokens, out_tokens=plan.out_tokens)
     in_tokens, out_tokens = (float(counts.mean()) for counts in tokens)
-    return SetPoint(
+    return OfferedLoad(
         rate_rpm=60.0 * len(times_s) / length_s, in_tokens=in_tokens, out_tokens=out_tokens
     )

@@ -1,4 +1,4 @@
-"""The disturbance of a load: a plain and a mean-reverting walk of its set-point. Pure; the
+"""The disturbance of a load: a plain and a mean-reverting walk of its offered load. Pure; the
 generator is passed in.
 """
 
@@ -21,7 +21,7 @@ NEGLIGIBLE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetPoint:
+class OfferedLoad:
     """What an emulator sets for one server: the rate [requests/min] and the mean tokens of a
     request.
     """
@@ -33,7 +33,7 @@ class SetPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """How a set-point wanders about its nominal.
+    """How a offered load wanders about its nominal.
 
     alpha is the standard deviation of a step as a part of the nominal, theta the part of the way
     back that a reverting walk goes in a step. Raise SpecError where one is not in [0, 1].
@@ -64,14 +64,14 @@ def check_interval(interval_s: float) -> float:
 
 def step(
     walk: Walk,
-    current: SetPoint,
-    nominal_before: SetPoint,
-    nominal_now: SetPoint,
+    current: OfferedLoad,
+    nominal_before: OfferedLoad,
+    nominal_now: OfferedLoad,
     *,
     rng: np.random.Generator,
-) -> SetPoint:
-    """Return the set-point one interval after *current* (semantics: first the nominal's own move,
-    then the draw).
+) -> OfferedLoad:
+    """Return the offered load one interval after *current* (semantics: first the nominal's own
+    move, then the draw).
     """
     if walk.kind == "plain":
         return step_plain(current, nominal_before, nominal_now, alpha=walk.alpha, rng=rng)
@@ -81,13 +81,13 @@ def step(
 
 
 def step_plain(
-    current: SetPoint,
-    nominal_before: SetPoint,
-    nominal_now: SetPoint,
+    current: OfferedLoad,
+    nominal_before: OfferedLoad,
+    nominal_now: OfferedLoad,
     *,
     alpha: float,
     rng: np.random.Generator,
-) -> SetPoint:
+) -> OfferedLoad:
     """Return current + Normal(0, alpha · nominal_now), drawn for the rate, the input and the output
     tokens in turn.
 
@@ -100,7 +100,7 @@ def step_plain(
     rate, in_tokens, out_tokens = (
         m + alpha * n * z for m, n, z in zip(moved, now, draws, strict=True)
     )
-    return SetPoint(
+    return OfferedLoad(
         rate_rpm=_clamp(rate, min(6.0, now[0] / 10.0), max(240.0, 2.0 * now[0])),
         in_tokens=_clamp(in_tokens, min(100.0, now[1]), max(10_000.0, now[1])),
         out_tokens=_clamp(out_tokens, min(100.0, now[2]), max(10_000.0, now[2])),
@@ -108,14 +108,14 @@ def step_plain(
 
 
 def step_reverting(
-    current: SetPoint,
-    nominal_before: SetPoint,
-    nominal_now: SetPoint,
+    current: OfferedLoad,
+    nominal_before: OfferedLoad,
+    nominal_now: OfferedLoad,
     *,
     alpha: float,
     theta: float,
     rng: np.random.Generator,
-) -> SetPoint:
+) -> OfferedLoad:
     """Return current + theta · (nominal_now - current) + Normal(0, alpha · nominal_now).
 
     The result stays in [nominal/10, 10·nominal]. *current* first moves with its nominal; the order
@@ -130,10 +130,10 @@ def step_reverting(
     rate, in_tokens, out_tokens = (
         _clamp(s, n / 10.0, n * 10.0) for s, n in zip(stepped, now, strict=True)
     )
-    return SetPoint(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)
+    return OfferedLoad(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)
 
 
-def _figures(point: SetPoint) -> tuple[float, float, float]:
+def _figures(point: OfferedLoad) -> tuple[float, float, float]:
     return point.rate_rpm, point.in_tokens, point.out_tokens
 
 

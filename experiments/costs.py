@@ -16,7 +16,7 @@ from twin.spec import Accelerator
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
-    """Integrals over the scored window: cents by server, hours of cards by accelerator type."""
+    """Integrals over the scored window: cents by server, hours of GPUs by accelerator type."""
 
     cents_by_server: Mapping[str, float]
     card_hours_by_type: Mapping[str, float]
@@ -59,8 +59,8 @@ def pod_costs(
     """Integrate what *pods* held × accelerator cost × accelerators per replica, clipped to
     *window*.
 
-    Pods give server (index in *names*), accelerator (name) and cards (of its type); the price of a
-    pod is that of its cards, since an accelerator's cost is for its whole multiplicity.
+    Pods give server (index in *names*), accelerator (name) and GPUs (of its type); the price of a
+    pod is that of its GPUs, since an accelerator's cost is for its whole multiplicity.
     """
     hours = held_s(pods, window) / 3600.0
     cents = dict.fromkeys(names, 0.0)
@@ -68,10 +68,10 @@ def pod_costs(
     for accelerator_name in sorted(set(pods["accelerator"].tolist())):
         accelerator = accelerators[accelerator_name]
         here = pods["accelerator"] == accelerator_name
-        cards = pods["cards"] * here * hours
-        card_hours[accelerator.type] = card_hours.get(accelerator.type, 0.0) + float(cards.sum())
+        gpus = pods["gpus"] * here * hours
+        card_hours[accelerator.type] = card_hours.get(accelerator.type, 0.0) + float(gpus.sum())
         per_card_h = accelerator.cost_cents_per_h / accelerator.multiplicity
-        by_server = np.bincount(pods["server"], weights=cards * per_card_h, minlength=len(names))
+        by_server = np.bincount(pods["server"], weights=gpus * per_card_h, minlength=len(names))
         for index, name in enumerate(names):
             cents[name] += float(by_server[index])
     return Costs(cents_by_server=cents, card_hours_by_type=card_hours, hours=window.hours)

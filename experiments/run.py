@@ -85,7 +85,7 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
     env = simpy.Environment()
     cluster, feeder = start_world(env, sources, until_s=end_s)
     controller = Controller(
-        backend=SimBackend(cluster, metrics=config.metrics, set_points=feeder.set_points),
+        backend=SimBackend(cluster, metrics=config.metrics, offered_loads=feeder.offered_loads),
         policy=sources.policy,
         data=DataSource(config.data, dynamic=config.dynamic),
         clock=MonotonicClock(),
@@ -128,7 +128,7 @@ def _drop(_share: float) -> None:
 def _change_capacity(
     what: Callable[[str, int], None], event: CapacityEvent, _event: object
 ) -> None:
-    what(event.type, event.cards)
+    what(event.type, event.gpus)
 
 
 def _result(

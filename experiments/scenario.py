@@ -271,7 +271,7 @@ def _capacity_rule(row: Entry, *, part_max: float | None) -> CapacityRule:
         place=row.place,
         t_s=row.number("t_s", at_least=0),
         type=row.text("type", default=EVERY_TYPE),
-        cards=row.whole("cards", at_least=0) if row.has("cards") else None,
+        gpus=row.whole("cards", at_least=0) if row.has("cards") else None,
         part=row.number("part", at_least=0, at_most=part_max) if row.has("part") else None,
     )
 

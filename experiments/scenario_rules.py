@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from emulator.load import ServerLoad
 from emulator.shapes import Curve, constant
 from emulator.trace import Replay
-from emulator.walk import SetPoint, Walk, WalkKind
+from emulator.walk import OfferedLoad, Walk, WalkKind
 from twin.spec import Server, SpecError
 
 if TYPE_CHECKING:
@@ -52,24 +52,24 @@ class LoadRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityRule:
-    """At t_s, so many cards of a type ("*": of each type), given as a number or as a part of what
+    """At t_s, so many GPUs of a type ("*": of each type), given as a number or as a part of what
     there is at t = 0.
     """
 
     place: str
     t_s: float
     type: str = EVERY_TYPE
-    cards: int | None = None
+    gpus: int | None = None
     part: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityEvent:
-    """At t_s, *cards* of *type*: the new capacity, or how many of them fail."""
+    """At t_s, *gpus* of *type*: the new capacity, or how many of them fail."""
 
     t_s: float
     type: str
-    cards: int
+    gpus: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -127,27 +127,27 @@ def server_loads(
 
 
 def capacity_events(scenario: Scenario, capacity: Mapping[str, int]) -> tuple[CapacityEvent, ...]:
-    """Return when the capacity of which type becomes how many cards, in order of time.
+    """Return when the capacity of which type becomes how many GPUs, in order of time.
 
-    *capacity* is the cards per type at t = 0. Raise SpecError for a type that it does not have.
+    *capacity* is the GPUs per type at t = 0. Raise SpecError for a type that it does not have.
     """
     return tuple(event for _, event in _events(scenario.capacity, capacity))
 
 
 def node_failures(scenario: Scenario, capacity: Mapping[str, int]) -> tuple[CapacityEvent, ...]:
-    """Return when how many cards of which type fail with the pods on them, in order of time; see
+    """Return when how many GPUs of which type fail with the pods on them, in order of time; see
     capacity_events.
 
-    A rule for every type takes what a type has; a rule for one type that has fewer cards is a
+    A rule for every type takes what a type has; a rule for one type that has fewer GPUs is a
     SpecError.
     """
     failures = []
     for rule, event in _events(scenario.failures, capacity):
-        if event.cards > capacity[event.type] and rule.type != EVERY_TYPE:
-            most = f"at most the {capacity[event.type]} cards of {event.type}"
-            raise SpecError(f"{rule.place}: cards: expected {most}, found {event.cards}")
-        failures.append(replace(event, cards=min(event.cards, capacity[event.type])))
-    return tuple(event for event in failures if event.cards)
+        if event.gpus > capacity[event.type] and rule.type != EVERY_TYPE:
+            most = f"at most the {capacity[event.type]} GPUs of {event.type}"
+            raise SpecError(f"{rule.place}: cards: expected {most}, found {event.gpus}")
+        failures.append(replace(event, gpus=min(event.gpus, capacity[event.type])))
+    return tuple(event for event in failures if event.gpus)
 
 
 def _events(
@@ -163,16 +163,16 @@ def _events(
             )
         for name in sorted(capacity) if rule.type == EVERY_TYPE else [rule.type]:
             events.append(
-                (rule, CapacityEvent(t_s=rule.t_s, type=name, cards=_cards(rule, capacity[name])))
+                (rule, CapacityEvent(t_s=rule.t_s, type=name, gpus=_gpus(rule, capacity[name])))
             )
     return events
 
 
-def _cards(rule: CapacityRule, at_start: int) -> int:
-    if rule.cards is not None:
-        return rule.cards
-    assert rule.part is not None, "a capacity rule has cards or a part"
-    # A part such as 0.29 of 100 cards is 28.999… in floating point and means 29.
+def _gpus(rule: CapacityRule, at_start: int) -> int:
+    if rule.gpus is not None:
+        return rule.gpus
+    assert rule.part is not None, "a capacity rule has GPUs or a part"
+    # A part such as 0.29 of 100 GPUs is 28.999… in floating point and means 29.
     return math.floor(rule.part * at_start + 1e-9)
 
 
@@ -191,14 +191,14 @@ def _server_load(
             f"{server.name}: currentAlloc.load: expected a nominal load for {rule.place}, found "
             "nothing"
         )
-    nominal = SetPoint(
+    nominal = OfferedLoad(
         rate_rpm=given.rate_rpm if given else 0.0,
         in_tokens=given.in_tokens if given else 0.0,
         out_tokens=given.out_tokens if given else 0.0,
     )
     if rule.replay is not None:
         nominal = rule.replay.nominal(nominal)
-    scaled = SetPoint(
+    scaled = OfferedLoad(
         rate_rpm=nominal.rate_rpm * rule.scale,
         in_tokens=nominal.in_tokens * rule.in_tokens_scale,
         out_tokens=nominal.out_tokens * rule.out_tokens_scale,

@@ -1,4 +1,4 @@
-"""From what the loop believes to the world that it will meet: SystemData and twin-data.json make a
+"""From what the loop estimates to the world that it will meet: SystemData and twin-data.json make a
 ClusterSpec.
 """
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loop.schema.reading import SERVERS
 from loop.spec import Perf, ServerData, SystemData
-from twin.spec import ClusterSpec, Engine, IterationLaw, Server, SpecError
+from twin.spec import ClusterSpec, Engine, LatencyModel, Server, SpecError
 from twin.world import read_cluster_spec
 
 
@@ -18,9 +18,9 @@ def build_cluster_spec(
     """Return the physical system of *directory* and notes on it, a line each (unknown keys, KV
     memory not given, …).
 
-    The laws of the truth are the belief's unless twin-data.json or the file *truth* has others. A
-    server starts with the pods of its currentAlloc. Raise SpecError where there is no server or a
-    file is wrong.
+    The latency models of the truth are the estimate's unless twin-data.json or the file *truth* has
+    others. A server starts with the pods of its currentAlloc. Raise SpecError where there is no
+    server or a file is wrong.
     """
     if not system.servers:
         raise SpecError(f"{SERVERS}: expected at least one server in {directory}, found none")
@@ -43,7 +43,9 @@ def _engine(perf: Perf) -> Engine:
         model=perf.model,
         accelerator=perf.accelerator,
         acc_count=perf.acc_count,
-        law=IterationLaw(alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms),
+        latency_model=LatencyModel(
+            alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms
+        ),
     )
 
 

@@ -1,4 +1,4 @@
-"""From what was seen to what is believed: gaps and partial readings ruled on, noise smoothed on
+"""From what was seen to what is estimated: gaps and partial readings ruled on, noise smoothed on
 request; pure.
 """
 
@@ -11,14 +11,14 @@ from types import MappingProxyType
 
 from loop.types import Load, ServerView, Snapshot
 
-Beliefs = Mapping[str, Load]
+Estimates = Mapping[str, Load]
 
-NOTHING: Beliefs = MappingProxyType({})
+NOTHING: Estimates = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectorSettings:
-    """smoothing is the weight of the newest reading in an exponential mean, in (0, 1]; 1 believes
+    """smoothing is the weight of the newest reading in an exponential mean, in (0, 1]; 1 estimates
     it as it is.
     """
 
@@ -30,36 +30,36 @@ class CollectorSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reading:
-    """What the collector makes of a snapshot: beliefs go into the next reading, warnings into the
+    """What the collector makes of a snapshot: estimates go into the next reading, warnings into the
     record.
     """
 
     snapshot: Snapshot
-    beliefs: Beliefs = field(default_factory=dict)
+    estimates: Estimates = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 
 def collect(
     seen: Snapshot,
-    beliefs: Beliefs,
+    estimates: Estimates,
     *,
     settings: CollectorSettings,
     expected: Mapping[str, Load] = NOTHING,
 ) -> Reading:
-    """Return *seen* with the load of every server as it is to be believed; None where nothing is
+    """Return *seen* with the load of every server as it is to be estimated; None where nothing is
     known: hold it.
 
     The rules, in order: a figure that is no number, or negative, makes the load unknown. The sum
     over some of the ready pods is scaled up to all of them; over none of them it is unknown, never
-    zero. Tokens that nobody counted yet (0) are those believed before, *beliefs* being those of the
-    reading before, or else those *expected* of the server; without either a rate above 0 is
+    zero. Tokens that nobody counted yet (0) are those estimated before, *estimates* being those of
+    the reading before, or else those *expected* of the server; without either a rate above 0 is
     unknown.
     """
     views: dict[str, ServerView] = {}
-    believed: dict[str, Load] = {}
+    estimated: dict[str, Load] = {}
     warnings: list[str] = []
     for name, view in seen.servers.items():
-        before = beliefs.get(name)
+        before = estimates.get(name)
         load, warning = _believe(
             view, before=before, expected=expected.get(name), smoothing=settings.smoothing
         )
@@ -67,11 +67,11 @@ def collect(
         # A gap in the readings does not make forget what was known before it.
         kept = load or before
         if kept is not None:
-            believed[name] = kept
+            estimated[name] = kept
         if warning:
             warnings.append(f"{name}: {warning}")
     return Reading(
-        snapshot=replace(seen, servers=views), beliefs=believed, warnings=tuple(warnings)
+        snapshot=replace(seen, servers=views), estimates=estimated, warnings=tuple(warnings)
     )
 
 
@@ -89,18 +89,19 @@ def _believe(
         return None, f"load is not known: none of {view.ready} ready pods reports"
     known = before or Load(rate_rpm=load.rate_rpm * scale, in_tokens=0.0, out_tokens=0.0)
     hoped = expected or known
-    believed = Load(
+    estimated = Load(
         rate_rpm=_mixed(load.rate_rpm * scale, known.rate_rpm, weight=smoothing),
         in_tokens=_tokens(load.in_tokens, known.in_tokens, weight=smoothing) or hoped.in_tokens,
         out_tokens=_tokens(load.out_tokens, known.out_tokens, weight=smoothing) or hoped.out_tokens,
     )
-    if believed.rate_rpm > 0 and believed.out_tokens == 0:
+    if estimated.rate_rpm > 0 and estimated.out_tokens == 0:
         return (
             None,
-            f"load is not known: {believed.rate_rpm:g} rpm of requests whose tokens nobody counted "
+            f"load is not known: {estimated.rate_rpm:g} rpm of requests whose tokens nobody "
+            "counted "
             "yet",
         )
-    return believed, ""
+    return estimated, ""
 
 
 def _scale(view: ServerView) -> float | None:

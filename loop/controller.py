@@ -1,5 +1,5 @@
-"""One cycle of the loop: observe, believe, decide, plan, apply. It never waits, and knows no thread
-and no SimPy.
+"""One cycle of the loop: observe, estimate, decide, plan, apply. It never waits, and knows no
+thread and no SimPy.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from loop.actuator import Limits, plan
-from loop.collector import Beliefs, CollectorSettings, collect
+from loop.collector import CollectorSettings, Estimates, collect
 from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
@@ -42,7 +42,7 @@ class _Memory:
     half-done.
     """
 
-    beliefs: Beliefs
+    estimates: Estimates
     policy_state: Any
 
 
@@ -63,7 +63,7 @@ class Controller:
         self._data = data
         self._clock = clock
         self._settings = settings or ControllerSettings()
-        self._memory = _Memory(beliefs={}, policy_state=policy.start())
+        self._memory = _Memory(estimates={}, policy_state=policy.start())
         self._cycles = 0
         reading = data.load()
         refuse(reading.system)
@@ -141,11 +141,11 @@ class Controller:
             if told.current.load is not None
         }
         reading = collect(
-            seen, memory.beliefs, settings=self._settings.collector, expected=expected
+            seen, memory.estimates, settings=self._settings.collector, expected=expected
         )
         warnings = (*record.warnings, *seen.warnings, *reading.warnings)
-        record = replace(record, seen=seen, believed=reading.snapshot, warnings=warnings)
-        return record, replace(memory, beliefs=reading.beliefs)
+        record = replace(record, seen=seen, estimated=reading.snapshot, warnings=warnings)
+        return record, replace(memory, estimates=reading.estimates)
 
     def _read_data(self, record: CycleRecord) -> CycleRecord:
         warnings, self._told_at_start = self._told_at_start, ()
@@ -161,22 +161,22 @@ class Controller:
         )
 
     def _decide(self, record: CycleRecord, memory: _Memory) -> tuple[CycleRecord, _Memory]:
-        assert record.believed is not None
+        assert record.estimated is not None
         try:
             decision, state = self._policy.decide(
-                record.believed, self._system, memory.policy_state
+                record.estimated, self._system, memory.policy_state
             )
         except SpecError as error:
             return replace(record, error=str(error), failed_phase="decide"), memory
         except BackendError as error:
             return _failed(record, error), memory
-        changes = plan(decision, record.believed, limits=self._settings.limits)
+        changes = plan(decision, record.estimated, limits=self._settings.limits)
         for change in changes:
             assert change.accelerator or change.replicas == 0, (
                 f"{change.server}: replicas without an accelerator"
             )
-        cost, unpriced = _total_cost(record.believed, changes, self._system)
-        strangers = sorted(decision.targets.keys() - record.believed.servers.keys())
+        cost, unpriced = _total_cost(record.estimated, changes, self._system)
+        strangers = sorted(decision.targets.keys() - record.estimated.servers.keys())
         record = replace(
             record,
             decision=decision,

@@ -1,4 +1,4 @@
-"""What replicas cost and how many cards they hold, by the data of the loop; pure."""
+"""What replicas cost and how many GPUs they hold, by the data of the loop; pure."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def cost_cents_per_h(
     return unit.cost_cents_per_h * perf.acc_count * replicas
 
 
-def cards(
+def gpus(
     data: SystemData, *, model: str, accelerator: str, replicas: int
 ) -> tuple[str, int] | None:
-    """Return the accelerator type and how many of its cards *replicas* hold; None where the data do
+    """Return the accelerator type and how many of its GPUs *replicas* hold; None where the data do
     not know it.
     """
     unit = data.accelerators.get(accelerator)

@@ -40,7 +40,7 @@ class Data(Protocol):
 
 class FixedData:
     """A system that never changes: of a message, of a test, of an experiment that perturbs what the
-    loop believes.
+    loop estimates.
     """
 
     def __init__(self, system: SystemData) -> None:
@@ -74,7 +74,7 @@ class DataSource:
         return self._static
 
     def capacity(self) -> Mapping[str, int]:
-        """Return the cards per accelerator type, from the file."""
+        """Return the GPUs per accelerator type, from the file."""
         self._capacity = read_capacity(self._directory, warn=self._lines.append)
         return self._capacity
 

@@ -11,7 +11,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from loop.controller import planned
-from loop.cost import cards, cost_cents_per_h
+from loop.cost import cost_cents_per_h, gpus
 from loop.types import CapacityView, Load, ServerView, Snapshot
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def record_text(record: CycleRecord) -> str:
 
 
 def snapshot_of(line: Mapping[str, Any]) -> Snapshot:
-    """Return what was seen in the cycle of *line*, but for single pods and the cards in use, which
+    """Return what was seen in the cycle of *line*, but for single pods and the GPUs in use, which
     lines do not keep.
 
     The line must be one of this module's, of a cycle whose observe succeeded.
@@ -79,13 +79,13 @@ def snapshot_of(line: Mapping[str, Any]) -> Snapshot:
 def _servers(record: CycleRecord) -> list[Line]:
     if record.seen is None:
         return []
-    believed = record.believed.servers if record.believed else {}
+    estimated = record.estimated.servers if record.estimated else {}
     targets = record.decision.targets if record.decision else {}
     unserved = record.decision.unserved if record.decision else {}
     wishes = planned(record.seen, record.changes)
     return [
         _seen(view)
-        | _believed(believed.get(name))
+        | _estimated(estimated.get(name))
         | _objectives(record.data, view)
         | _decided(record.data, view, wishes[name])
         | _explained(targets.get(name), wishes[name], unserved.get(name))
@@ -158,7 +158,7 @@ def _view(row: Mapping[str, Any]) -> ServerView:
     )
 
 
-def _believed(view: ServerView | None) -> Line:
+def _estimated(view: ServerView | None) -> Line:
     load = view.load if view else None
     return {
         "believedRpm": load.rate_rpm if load else None,
@@ -207,8 +207,8 @@ def _explained(target: Target | None, wish: Change, unserved: str | None) -> Lin
 
 
 def _internals(record: CycleRecord) -> list[Line]:
-    """Return the law that was believed of every server where it is to run, and the figures behind
-    its decision.
+    """Return the latency model that was estimated of every server where it is to run, and the
+    figures behind its decision.
     """
     if record.seen is None or record.data is None:
         return []
@@ -233,7 +233,7 @@ def _internals(record: CycleRecord) -> list[Line]:
 
 
 def _capacity(record: CycleRecord) -> list[Line]:
-    """Return per accelerator type the cards there are (available), that the decision takes
+    """Return per accelerator type the GPUs there are (available), that the decision takes
     (allocated), in use.
     """
     if record.data is None:
@@ -263,7 +263,7 @@ def _allocated(record: CycleRecord) -> dict[str, int]:
         return allocated
     for name, wish in planned(record.seen, record.changes).items():
         model = record.seen.servers[name].model
-        held = cards(record.data, model=model, accelerator=wish.accelerator, replicas=wish.replicas)
+        held = gpus(record.data, model=model, accelerator=wish.accelerator, replicas=wish.replicas)
         if held is not None:
             kind, count = held
             allocated[kind] = allocated.get(kind, 0) + count

@@ -1,4 +1,4 @@
-"""What the optimizer believes of accelerators, models, classes and servers, as frozen data (the
+"""What the optimizer estimates of accelerators, models, classes and servers, as frozen data (the
 JSON data files).
 """
 
@@ -98,7 +98,7 @@ class OptimizerData:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemData:
     """All a policy may know besides the snapshot. perf is by (model, accelerator); capacity is
-    cards per type.
+    GPUs per type.
     """
 
     accelerators: Mapping[str, Accelerator]

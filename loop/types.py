@@ -86,7 +86,7 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityView:
-    """Cards of one accelerator type: how many there are, how many are held (starting and draining
+    """GPUs of one accelerator type: how many there are, how many are held (starting and draining
     pods included).
     """
 
@@ -163,9 +163,9 @@ class Timing:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleRecord:
-    """Everything one cycle saw, believed, decided and did: the only product of the loop.
+    """Everything one cycle saw, estimated, decided and did: the only product of the loop.
 
-    seen is what observe returned, believed is the collector's reading of it (smoothed, gaps ruled
+    seen is what observe returned, estimated is the collector's reading of it (smoothed, gaps ruled
     on), data what the policy was told besides; None when the cycle did not come so far. changes are
     what was asked of the world, or in mode "advise" what would have been.
 
@@ -182,7 +182,7 @@ class CycleRecord:
     backend: str
     policy: str
     seen: Snapshot | None = None
-    believed: Snapshot | None = None
+    estimated: Snapshot | None = None
     data: SystemData | None = None
     decision: Decision | None = None
     changes: tuple[Change, ...] = ()

@@ -179,21 +179,21 @@ def system(**fields: object) -> SystemData:
                     accelerator="H100",
                     max_batch=64,
                     at_tokens=512,
-                    **_law(6.49, 0.0219, 4.96e-5),
+                    **_latency_model(6.49, 0.0219, 4.96e-5),
                 ),
                 Perf(
                     model="llama_8b",
                     accelerator="2xA100",
                     max_batch=48,
                     at_tokens=512,
-                    **_law(8.1, 0.03, 6e-5),
+                    **_latency_model(8.1, 0.03, 6e-5),
                 ),
                 Perf(
                     model="qwen_14b",
                     accelerator="H100",
                     max_batch=64,
                     at_tokens=512,
-                    **_law(10.6, 0.042, 5.8e-5),
+                    **_latency_model(10.6, 0.042, 5.8e-5),
                 ),
             )
         },
@@ -217,7 +217,7 @@ def server_data(name: str = "s1", **fields: object) -> ServerData:
     return ServerData(**{**given, **fields})  # type: ignore[arg-type]
 
 
-def _law(alpha_ms: float, beta_ms: float, gamma_ms: float) -> dict[str, float]:
+def _latency_model(alpha_ms: float, beta_ms: float, gamma_ms: float) -> dict[str, float]:
     return {"alpha_ms": alpha_ms, "beta_ms": beta_ms, "gamma_ms": gamma_ms}
 
 

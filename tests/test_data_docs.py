@@ -50,10 +50,10 @@ WORDS = {
     "never": "None",
     "60, 0": "Delay(mean_s=60.0, cv=0.0)",
     "0, 0": "Delay(mean_s=0.0, cv=0.0)",
-    "that of `model-data.json`": "IterationLaw(alpha_ms=6.5, beta_ms=0.02, gamma_ms=5e-05)",
+    "that of `model-data.json`": "LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=5e-05)",
 }
 FIELDS = {
-    "perfParms": "law",
+    "perfParms": "latency_model",
     "crashRatePerHour": "crash_rate_per_h",
     "tokenDistribution": "token_distribution",
     "kvTokens": "kv_tokens",

@@ -124,7 +124,7 @@ def test_the_first_server_is_that_of_the_walk_through() -> None:
 
 
 def test_every_server_of_the_workload_can_be_served_by_the_large_sample(repository: Path) -> None:
-    """A model without a law, or a class without a target, would be held for ever."""
+    """A model without a latency model, or a class without a target, would be held for ever."""
     data = read_system(repository / "sample-data" / "large")
     names = set()
     for (kind, _), one in objects(YAMLS / "workload").items():

@@ -52,7 +52,7 @@ def world(folder: Path, system: SystemData) -> ClusterSpec:
 
 @pytest.fixture(scope="module")
 def tables(repository: Path) -> dict[str, dict[str, dict[str, float]]]:
-    """Return the tables of cards and models of the README, by first column and heading."""
+    """Return the tables of GPUs and models of the README, by first column and heading."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     heading: list[str] = []
     for line in (repository / "sample-data" / "README.md").read_text().splitlines():
@@ -73,29 +73,27 @@ def tables(repository: Path) -> dict[str, dict[str, dict[str, float]]]:
     return found
 
 
-def law(
-    card: dict[str, float], model: dict[str, float], *, cards: int
+def latency_model(
+    gpu: dict[str, float], model: dict[str, float], *, gpus: int
 ) -> tuple[float, float, float]:
     """Return alpha, beta and gamma by the formulas of the README."""
-    shared = cards > 1
+    shared = gpus > 1
     weights = 2e9 * model["parameters"]
     kv_bytes = 4 * model["layers"] * model["heads"] * model["head size"]
-    bandwidth = 1e9 * card["bandwidth GB/s"] * card["bandwidth factor"]
-    flops = 1e12 * card["TFLOPS"] * card["compute factor"]
-    exchanges_ms = 2 * model["layers"] * card["link µs"] / 1000 if shared else 0.0
+    bandwidth = 1e9 * gpu["bandwidth GB/s"] * gpu["bandwidth factor"]
+    flops = 1e12 * gpu["TFLOPS"] * gpu["compute factor"]
+    exchanges_ms = 2 * model["layers"] * gpu["link µs"] / 1000 if shared else 0.0
     return (
-        1.54 + 1000 * weights / (cards * bandwidth * 0.968) + exchanges_ms,
-        1000 * 2e9 * model["active"] / (cards * flops * 0.728 * (0.8 if shared else 1.0)),
-        1000 * kv_bytes / (min(cards, model["heads"]) * bandwidth * 0.896),
+        1.54 + 1000 * weights / (gpus * bandwidth * 0.968) + exchanges_ms,
+        1000 * 2e9 * model["active"] / (gpus * flops * 0.728 * (0.8 if shared else 1.0)),
+        1000 * kv_bytes / (min(gpus, model["heads"]) * bandwidth * 0.896),
     )
 
 
-def kv_tokens(card: dict[str, float], model: dict[str, float], *, cards: int) -> int:
+def kv_tokens(gpu: dict[str, float], model: dict[str, float], *, gpus: int) -> int:
     """Return the KV capacity of a replica [tokens] by the formula of the README."""
-    kv_bytes = (
-        4 * model["layers"] * model["heads"] * model["head size"] / min(cards, model["heads"])
-    )
-    room = 0.9e9 * card["memory GB"] - 2e9 * model["parameters"] / cards
+    kv_bytes = 4 * model["layers"] * model["heads"] * model["head size"] / min(gpus, model["heads"])
+    room = 0.9e9 * gpu["memory GB"] - 2e9 * model["parameters"] / gpus
     return int(room / kv_bytes // 16 * 16)
 
 
@@ -104,9 +102,11 @@ def test_every_law_is_measured_or_follows_from_the_readme(
 ) -> None:
     """A figure that nobody can recompute is a figure that nobody can check."""
     for (model, name), perf in system.perf.items():
-        card = tables["type"][system.accelerators[name].type]
-        cards = world.cards(model=model, accelerator=name)
-        expected = MEASURED.get((model, name)) or law(card, tables["model"][model], cards=cards)
+        gpu = tables["type"][system.accelerators[name].type]
+        gpus = world.gpus(model=model, accelerator=name)
+        expected = MEASURED.get((model, name)) or latency_model(
+            gpu, tables["model"][model], gpus=gpus
+        )
         assert (perf.alpha_ms, perf.beta_ms, perf.gamma_ms) == pytest.approx(expected, rel=5e-3), (
             model,
             name,
@@ -117,13 +117,13 @@ def test_the_two_measured_laws_calibrate_the_rule(tables: dict[str, Any]) -> Non
     """The README says how far the rule is from what was measured; that must stay true when a
     constant changes.
     """
-    card = tables["type"]["H100"]
+    gpu = tables["type"]["H100"]
     for (model, _), measured in MEASURED.items():
-        alpha, beta, gamma = law(card, tables["model"][model], cards=1)
+        alpha, beta, gamma = latency_model(gpu, tables["model"][model], gpus=1)
         assert alpha == pytest.approx(measured[0], rel=0.002)
         assert beta == pytest.approx(measured[1], rel=0.02)
         assert gamma == pytest.approx(measured[2], rel=0.14)
-    rule = kv_tokens(card, tables["model"]["Qwen2.5-14B"], cards=1)
+    rule = kv_tokens(gpu, tables["model"]["Qwen2.5-14B"], gpus=1)
     assert rule == 215_952
     assert rule == pytest.approx(MEASURED_KV["Qwen2.5-14B", "H100"], rel=0.05)
 
@@ -133,10 +133,10 @@ def test_every_memory_batch_and_start_up_follows_from_the_readme(
 ) -> None:
     """These decide preemption, the sizes of batches and how late help comes."""
     for (model, name), perf in system.perf.items():
-        card = tables["type"][system.accelerators[name].type]
+        gpu = tables["type"][system.accelerators[name].type]
         engine = world.engines[model, name]
         rule = kv_tokens(
-            card, tables["model"][model], cards=world.cards(model=model, accelerator=name)
+            gpu, tables["model"][model], gpus=world.gpus(model=model, accelerator=name)
         )
         assert perf.kv_tokens == engine.kv_tokens == MEASURED_KV.get((model, name), rule), (
             model,
@@ -159,28 +159,28 @@ def test_rows_are_there_exactly_for_pairs_that_fit(
     for model in {model for model, _ in system.perf}:
         for unit in system.accelerators.values():
             for count in (1, 2, 4):
-                cards = count * unit.multiplicity
-                covered = count > 1 and (unit.type, cards) in multi
-                tokens = kv_tokens(tables["type"][unit.type], tables["model"][model], cards=cards)
-                if cards <= 4 and not covered and tokens >= 8 * REQUEST_TOKENS:
+                gpus = count * unit.multiplicity
+                covered = count > 1 and (unit.type, gpus) in multi
+                tokens = kv_tokens(tables["type"][unit.type], tables["model"][model], gpus=gpus)
+                if gpus <= 4 and not covered and tokens >= 8 * REQUEST_TOKENS:
                     expected[model, unit.name] = count
                     break
     assert {key: perf.acc_count for key, perf in system.perf.items()} == expected
 
 
 def test_accelerators_follow_from_the_cards(system: SystemData, tables: dict[str, Any]) -> None:
-    """A multi-card accelerator is its cards, 2 % dearer."""
+    """A multi-GPU accelerator is its GPUs, 2 % dearer."""
     for unit in system.accelerators.values():
-        card, n = tables["type"][unit.type], unit.multiplicity
+        gpu, n = tables["type"][unit.type], unit.multiplicity
         assert unit.name == (unit.type if n == 1 else f"{n}x{unit.type}")
         assert (unit.memory_gb, unit.memory_bandwidth_gbps) == (
-            n * card["memory GB"],
-            n * card["bandwidth GB/s"],
+            n * gpu["memory GB"],
+            n * gpu["bandwidth GB/s"],
         )
         assert unit.cost_cents_per_h == pytest.approx(
-            n * card["price cents/h"] * (1.02 if n > 1 else 1.0), abs=0.06
+            n * gpu["price cents/h"] * (1.02 if n > 1 else 1.0), abs=0.06
         )
-        assert unit.power.full_w == n * card["power W"]
+        assert unit.power.full_w == n * gpu["power W"]
         assert unit.power.idle_w == pytest.approx(0.15 * unit.power.full_w, abs=n * 0.5)
         assert unit.power.mid_w == pytest.approx(0.8 * unit.power.full_w, abs=n * 0.5)
 
@@ -252,11 +252,11 @@ def test_targets_are_met_with_cards_to_spare(system: SystemData, world: ClusterS
         assert one.itl_ms <= (target.slo_itl_ms or math.inf)
         assert one.ttft_ms <= (target.slo_ttft_ms or math.inf)
         kind = system.accelerators[one.accelerator].type
-        used[kind] = used.get(kind, 0) + one.replicas * world.cards(
+        used[kind] = used.get(kind, 0) + one.replicas * world.gpus(
             model=server.model, accelerator=one.accelerator
         )
     assert not system.optimizer.unlimited
-    assert all(cards <= system.capacity[kind] for kind, cards in used.items())
+    assert all(gpus <= system.capacity[kind] for kind, gpus in used.items())
     assert 0.15 < sum(used.values()) / sum(system.capacity.values()) < 0.6
 
 

@@ -22,9 +22,9 @@ class ArrivalStream:
 
     The gaps of the unit process are exponential (cv 1: a Poisson process) or gamma-distributed with
     mean 1 and coefficient of variation *cv* (0: evenly spaced). It is stationary from the start:
-    the first gap has the law of the wait from an arbitrary instant. Which arrivals come depends on
-    the generator and on the cumulated rate only, not on how the time is cut into calls, so a policy
-    cannot move them.
+    the first gap has the distribution of the wait from an arbitrary instant. Which arrivals come
+    depends on the generator and on the cumulated rate only, not on how the time is cut into calls,
+    so a policy cannot move them.
     """
 
     __slots__ = ("_ahead", "_cv", "_rng")

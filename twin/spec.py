@@ -38,7 +38,7 @@ class Power:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """A named unit that a replica can be given, made of *multiplicity* cards of *type*.
+    """A named unit that a replica can be given, made of *multiplicity* GPUs of *type*.
 
     cost_cents_per_h is the price of the whole unit (its multiplicity included).
     """
@@ -53,7 +53,7 @@ class Accelerator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class IterationLaw:
+class LatencyModel:
     """Time of one engine iteration [ms]: alpha + beta·(tokens computed) + gamma·(KV tokens
     read).
     """
@@ -78,14 +78,14 @@ class Engine:
     """The truth of one model on one accelerator.
 
     kv_tokens is the KV capacity of one replica [tokens], None for unlimited. acc_count is how many
-    accelerators of that name one replica takes, so it holds acc_count · multiplicity cards of the
+    accelerators of that name one replica takes, so it holds acc_count · multiplicity GPUs of the
     accelerator's type.
     """
 
     model: str
     accelerator: str
     acc_count: int = 1
-    law: IterationLaw
+    latency_model: LatencyModel
     kv_tokens: int | None = None
     block_size: int = 16
     max_num_batched_tokens: int = 8192
@@ -136,7 +136,7 @@ class World:
 class ClusterSpec:
     """A whole physical system: what twin.serving.cluster.Cluster simulates.
 
-    accelerators by name; capacity in cards per type; engines by (model, accelerator name).
+    accelerators by name; capacity in GPUs per type; engines by (model, accelerator name).
     """
 
     accelerators: Mapping[str, Accelerator]
@@ -145,8 +145,8 @@ class ClusterSpec:
     servers: tuple[Server, ...]
     world: World = field(default_factory=World)
 
-    def cards(self, *, model: str, accelerator: str) -> int:
-        """Return how many cards of the accelerator's type one replica of *model* on *accelerator*
+    def gpus(self, *, model: str, accelerator: str) -> int:
+        """Return how many GPUs of the accelerator's type one replica of *model* on *accelerator*
         holds.
         """
         return (

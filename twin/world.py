@@ -15,7 +15,7 @@ from twin.spec import (
     ClusterSpec,
     Delay,
     Engine,
-    IterationLaw,
+    LatencyModel,
     Server,
     SpecError,
     World,
@@ -47,7 +47,7 @@ def read_cluster_spec(
 ) -> tuple[ClusterSpec, tuple[str, ...]]:
     """Return the physical system and notes on it, a line each.
 
-    engines and servers hold what the loop believes, and this module's defaults for the rest.
+    engines and servers hold what the loop estimates, and this module's defaults for the rest.
     twin-data.json of *directory*, where it is there, and then *truth*, a file of the same schema,
     override them field by field. Raise SpecError at the first thing that is wrong.
     """
@@ -126,10 +126,12 @@ def _pair(row: Entry) -> tuple[str, str]:
 
 
 def _engine(row: Entry, engine: Engine) -> Engine:
-    law = row.child("perfParms")
+    latency_model = row.child("perfParms")
     return replace(
         engine,
-        law=_law(law, engine.law) if law else engine.law,
+        latency_model=_latency_model(latency_model, engine.latency_model)
+        if latency_model
+        else engine.latency_model,
         kv_tokens=row.whole("kvTokens", at_least=1) if row.has("kvTokens") else engine.kv_tokens,
         block_size=row.whole("blockSize", at_least=1, default=engine.block_size),
         max_num_batched_tokens=row.whole(
@@ -140,11 +142,11 @@ def _engine(row: Entry, engine: Engine) -> Engine:
     )
 
 
-def _law(entry: Entry, law: IterationLaw) -> IterationLaw:
-    return IterationLaw(
-        alpha_ms=entry.number("alpha", at_least=0, default=law.alpha_ms),
-        beta_ms=entry.number("beta", at_least=0, default=law.beta_ms),
-        gamma_ms=entry.number("gamma", at_least=0, default=law.gamma_ms),
+def _latency_model(entry: Entry, latency_model: LatencyModel) -> LatencyModel:
+    return LatencyModel(
+        alpha_ms=entry.number("alpha", at_least=0, default=latency_model.alpha_ms),
+        beta_ms=entry.number("beta", at_least=0, default=latency_model.beta_ms),
+        gamma_ms=entry.number("gamma", at_least=0, default=latency_model.gamma_ms),
     )
 
 
@@ -196,10 +198,10 @@ def _delay(row: Entry, key: str, delay: Delay) -> Delay:
 
 def _check(spec: ClusterSpec) -> None:
     for (model, accelerator), engine in spec.engines.items():
-        if engine.law.alpha_ms + engine.law.beta_ms <= 0:
+        if engine.latency_model.alpha_ms + engine.latency_model.beta_ms <= 0:
             raise SpecError(
                 f"{model} on {accelerator}: perfParms: expected alpha + beta > 0, found "
-                f"{engine.law}"
+                f"{engine.latency_model}"
             )
     for server in spec.servers:
         if server.replicas > 0 and (server.model, server.accelerator) not in spec.engines:
@@ -222,22 +224,22 @@ def _unlimited_memory(spec: ClusterSpec) -> list[str]:
     if not pairs:
         return []
     others = f" and {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
-    return [f"{TWIN}: no kvTokens for {pairs[0]}{others}: KV memory is taken as unlimited there"]
+    return [f"{TWIN}: no kvTokens for {pairs[0]}{others}: KV cache is taken as unlimited there"]
 
 
 def _overfull(spec: ClusterSpec) -> list[str]:
-    """Return a line for every type of which the pods at t = 0 want more cards than there are: some
+    """Return a line for every type of which the pods at t = 0 want more GPUs than there are: some
     will be pending.
     """
     wanted: dict[str, int] = {}
     for server in spec.servers:
         if server.replicas > 0:
             kind = spec.accelerators[server.accelerator].type
-            cards = spec.cards(model=server.model, accelerator=server.accelerator)
-            wanted[kind] = wanted.get(kind, 0) + server.replicas * cards
+            gpus = spec.gpus(model=server.model, accelerator=server.accelerator)
+            wanted[kind] = wanted.get(kind, 0) + server.replicas * gpus
     return [
-        f"capacity-data.json: {spec.capacity.get(kind, 0)} cards of {kind}, but the pods at the "
-        f"start want {cards}"
-        for kind, cards in wanted.items()
-        if cards > spec.capacity.get(kind, 0)
+        f"capacity-data.json: {spec.capacity.get(kind, 0)} GPUs of {kind}, but the pods at the "
+        f"start want {gpus}"
+        for kind, gpus in wanted.items()
+        if gpus > spec.capacity.get(kind, 0)
     ]

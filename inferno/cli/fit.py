@@ -1,4 +1,4 @@
-"""The command fit: a request log in, the law of its engine out."""
+"""The command fit: a request log in, the latency model of its engine out."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _add_fit(add: AddCommand) -> None:
         _fit,
         "alpha, beta, gamma of an engine from a log of its requests",
         """\\
-Fit the iteration law alpha + beta·(tokens computed) + gamma·(KV tokens read) by replaying the log
+Fit the latency model alpha + beta·(tokens computed) + gamma·(KV tokens read) by replaying the log
 on the twin's replica.
 FILE has the columns queued_s, input_tokens, output_tokens, first_token_s and last_token_s.
 
@@ -59,7 +59,7 @@ FILE has the columns queued_s, input_tokens, output_tokens, first_token_s and la
     parser.add_argument(
         "--rows",
         type=int,
-        help="fit the first ROWS requests and score the law on the later ones too",
+        help="fit the first ROWS requests and score the latency model on the later ones too",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 

@@ -305,7 +305,7 @@ def _sim_world(told: Settings, options: argparse.Namespace, _stack: ExitStack) -
     cluster, feeder = start_world(env, sources, until_s=None)
     return _World(
         backend=SimBackend(
-            cluster, metrics=options.metrics or "measured", set_points=feeder.set_points
+            cluster, metrics=options.metrics or "measured", offered_loads=feeder.offered_loads
         ),
         policy=sources.policy,
         data=DataSource(sources.config.data, dynamic=told.dynamic),

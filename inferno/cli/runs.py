@@ -127,7 +127,7 @@ def _run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     parser.add_argument(
         "--truth",
         type=Path,
-        help="like twin-data.json: where the world differs from what is believed",
+        help="like twin-data.json: where the world differs from what is estimated",
     )
     parser.add_argument(
         "--dynamic", action="store_true", help="read the static data files again at every cycle"

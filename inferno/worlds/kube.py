@@ -70,7 +70,7 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
         "--capacity",
         choices=("data", "nodes"),
         default="data",
-        help="kube: cards of the data files, or of the nodes",
+        help="kube: GPUs of the data files, or of the nodes",
     )
     parser.add_argument(
         "--events", action="store_true", help="kube: tell of each change by an Event"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from loop.spec import SystemData
 
 OPTIONS = ("drain_s", "compat", "era")
-CAPACITY = "capacity"  # how our optimizer's reason begins where only cards are missing
+CAPACITY = "capacity"  # how our optimizer's reason begins where only GPUs are missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,9 +58,9 @@ class RemotePolicy:
     def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
         """Return what the optimizer answers. Raise BackendError, of phase decide, where it fails.
 
-        Servers whose load is not known are told of as ones to be held, so that their cards are not
+        Servers whose load is not known are told of as ones to be held, so that their GPUs are not
         given to others. So are, in a second question, those that nothing can serve: they keep their
-        cards, too.
+        GPUs, too.
         """
         unknown = {name for name, view in snapshot.servers.items() if view.load is None}
         decision = self._ask(snapshot, data, held=unknown)

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 Metrics = Literal["measured", "labels"]
 
 
-class SetPoint(Protocol):
-    """What labels would say of the load of one server: set-points of the emulator, without noise or
-    lag.
+class OfferedLoad(Protocol):
+    """What labels would say of the load of one server: offered loads of the emulator, without noise
+    or lag.
     """
 
     @property
@@ -43,7 +43,7 @@ class SetPoint(Protocol):
 
 
 class SimBackend:
-    """A cluster of the twin. metrics "measured": the load as scraped; "labels": the set-points,
+    """A cluster of the twin. metrics "measured": the load as scraped; "labels": the offered loads,
     which it then needs.
     """
 
@@ -54,19 +54,19 @@ class SimBackend:
         cluster: Cluster,
         *,
         metrics: Metrics = "measured",
-        set_points: Callable[[], Mapping[str, SetPoint]] | None = None,
+        offered_loads: Callable[[], Mapping[str, OfferedLoad]] | None = None,
     ) -> None:
         if metrics not in ("measured", "labels"):
             raise SpecError(f"metrics: expected measured or labels, found {metrics!r}")
-        if metrics == "labels" and set_points is None:
-            raise SpecError("metrics: expected a source of set-points for labels, found none")
+        if metrics == "labels" and offered_loads is None:
+            raise SpecError("metrics: expected a source of offered loads for labels, found none")
         self._cluster = cluster
-        self._set_points = set_points if metrics == "labels" else None
+        self._offered_loads = offered_loads if metrics == "labels" else None
 
     def observe(self) -> Snapshot:
         """Return the cluster as an observer sees it now."""
         view = self._cluster.snapshot()
-        labels = self._set_points() if self._set_points else None
+        labels = self._offered_loads() if self._offered_loads else None
         return Snapshot(
             now_s=view.now_s,
             servers={
@@ -129,8 +129,8 @@ def _measured(window: WindowFigures) -> Load | None:
     )
 
 
-def _labelled(set_points: Mapping[str, SetPoint], name: str) -> Load | None:
-    point = set_points.get(name)
+def _labelled(offered_loads: Mapping[str, OfferedLoad], name: str) -> Load | None:
+    point = offered_loads.get(name)
     if point is None:
         return None
     return Load(rate_rpm=point.rate_rpm, in_tokens=point.in_tokens, out_tokens=point.out_tokens)

@@ -44,7 +44,7 @@ class Catalog:
     type: Ints
     multiplicity: Ints
     cost: Floats
-    laws: dict[
+    latency_models: dict[
         str, tuple[Ints, Floats]
     ]  # by model: accelerator indices; rows (alpha, beta, gamma, count, batch, at, kv)
 
@@ -63,7 +63,7 @@ def make_catalog(data: SystemData) -> Catalog:
     for (model, name), perf in data.perf.items():
         if name in index:
             kv = np.inf if perf.kv_tokens is None else float(perf.kv_tokens)
-            law = (
+            latency_model = (
                 perf.alpha_ms,
                 perf.beta_ms,
                 perf.gamma_ms,
@@ -72,13 +72,13 @@ def make_catalog(data: SystemData) -> Catalog:
                 perf.at_tokens,
                 kv,
             )
-            rows.setdefault(model, []).append((index[name], law))
-    laws = {}
+            rows.setdefault(model, []).append((index[name], latency_model))
+    latency_models = {}
     for model, found in rows.items():
         found.sort()
-        laws[model] = (
+        latency_models[model] = (
             np.array([i for i, _ in found], dtype=np.int64),
-            np.array([law for _, law in found]),
+            np.array([latency_model for _, latency_model in found]),
         )
     return Catalog(
         names=names,
@@ -86,7 +86,7 @@ def make_catalog(data: SystemData) -> Catalog:
         type=np.array([type_index[unit.type] for unit in units], dtype=np.int64),
         multiplicity=np.array([unit.multiplicity for unit in units], dtype=np.int64),
         cost=np.array([unit.cost_cents_per_h for unit in units]),
-        laws=laws,
+        latency_models=latency_models,
     )
 
 
@@ -95,15 +95,15 @@ class Pairs:
     """Every (server, accelerator) pair, one row each; rows of a server are neighbours, start[i] is
     its first.
 
-    law holds the columns of LAW, said those of SAID: what the server's data say (rates in req/min,
-    latencies in ms; accelerator is the index of the present one, -1 for none, -2 for one that does
-    not exist). problem says why a server has no rows.
+    latency_model holds the columns of LAW, said those of SAID: what the server's data say (rates in
+    req/min, latencies in ms; accelerator is the index of the present one, -1 for none, -2 for one
+    that does not exist). problem says why a server has no rows.
     """
 
     server: Ints
     start: Ints
     accelerator: Ints
-    law: dict[str, Floats]
+    latency_model: dict[str, Floats]
     said: dict[str, Floats]
     problem: dict[str, str]
 
@@ -118,7 +118,7 @@ def make_pairs(
     """Return the pairs of *servers*, with the load of their current allocation."""
     problem: dict[str, str] = {}
     accelerators: list[Ints] = []
-    laws: list[Floats] = []
+    latency_models: list[Floats] = []
     said: list[tuple[float, ...]] = []
     for server in servers:
         found = _rows_of(data, settings, catalog, server)
@@ -126,17 +126,17 @@ def make_pairs(
             problem[server.name] = found
             found = np.zeros(0, dtype=np.int64), np.zeros((0, len(LAW)))
         accelerators.append(found[0])
-        laws.append(found[1])
+        latency_models.append(found[1])
         said.append(_said(data, settings, catalog, server))
     counts = np.array([len(rows) for rows in accelerators], dtype=np.int64)
     owner = np.repeat(np.arange(len(servers)), counts)
     by_row = np.array(said, dtype=np.float64).reshape(-1, len(SAID))[owner].T
-    law = np.concatenate([*laws, np.zeros((0, len(LAW)))]).T
+    latency_model = np.concatenate([*latency_models, np.zeros((0, len(LAW)))]).T
     return Pairs(
         server=owner,
         start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         accelerator=np.concatenate([*accelerators, np.zeros(0, dtype=np.int64)]),
-        law=dict(zip(LAW, np.ascontiguousarray(law), strict=True)),
+        latency_model=dict(zip(LAW, np.ascontiguousarray(latency_model), strict=True)),
         said=dict(zip(SAID, np.ascontiguousarray(by_row), strict=True)),
         problem=problem,
     )
@@ -145,17 +145,19 @@ def make_pairs(
 def _rows_of(
     data: SystemData, settings: OptimizerSettings, catalog: Catalog, server: ServerData
 ) -> tuple[Ints, Floats] | str:
-    """Return the accelerators that may serve *server* and their laws, or why there are none."""
+    """Return the accelerators that may serve *server* and their latency models, or why there are
+    none.
+    """
     name = server.service_class or "Free"
     if name not in data.classes:
         return f"no service class {name!r}"
     if data.target(service_class=name, model=server.model) is None:
         return f"no target for model {server.model!r} in service class {name!r}"
-    if server.model not in catalog.laws:
+    if server.model not in catalog.latency_models:
         return f"no perf data of model {server.model!r} on any accelerator"
     if server.current.load is None and not settings.compat:
         return "no load is known"
-    accelerators, laws = catalog.laws[server.model]
+    accelerators, latency_models = catalog.latency_models[server.model]
     if server.keep_accelerator and server.current.accelerator:
         kept = server.current.accelerator
         here = np.flatnonzero(
@@ -163,8 +165,8 @@ def _rows_of(
         )
         if not len(here):
             return f"no perf data of model {server.model!r} on {kept!r}, which it must keep"
-        return accelerators[here], laws[here]
-    return accelerators, laws
+        return accelerators[here], latency_models[here]
+    return accelerators, latency_models
 
 
 def _said(

@@ -124,18 +124,22 @@ def size_early(data: SystemData) -> CandidateTable:
     servers = list(data.servers.values())
     catalog = make_catalog(data)
     pairs = make_pairs(data, catalog, OptimizerSettings(compat=True), servers=servers)
-    law, said = pairs.law, pairs.said
+    latency_model, said = pairs.latency_model, pairs.said
     length = said["out"]
     count = len(pairs.server)
     verdict = np.where(
-        (law["alpha"] + law["beta"] > 0.0) & (length > 0.0) & (said["rate"] > 0.0), GOOD, NO_LAW
+        (latency_model["alpha"] + latency_model["beta"] > 0.0)
+        & (length > 0.0)
+        & (said["rate"] > 0.0),
+        GOOD,
+        NO_LAW,
     )
-    batch = np.maximum(law["batch"] * law["at_tokens"] // np.maximum(length, 1.0), 1.0).astype(
-        np.int64
-    )
+    batch = np.maximum(
+        latency_model["batch"] * latency_model["at_tokens"] // np.maximum(length, 1.0), 1.0
+    ).astype(np.int64)
     columns = ReplicaColumns(
-        law["alpha"],
-        law["beta"],
+        latency_model["alpha"],
+        latency_model["beta"],
         np.zeros(count),
         np.zeros(count),
         np.maximum(
@@ -159,7 +163,7 @@ def size_early(data: SystemData) -> CandidateTable:
         _size(sized, model, targets.take(rows), need, rows)
     verdict = np.where((verdict == GOOD) & (sized.rate == 0.0), _missed(sized, targets), verdict)
     replicas = np.ceil(need / np.where(sized.rate > 0.0, sized.rate, np.inf)).astype(np.int64)
-    unit_costs = catalog.cost[pairs.accelerator] * law["count"]
+    unit_costs = catalog.cost[pairs.accelerator] * latency_model["count"]
     cost = unit_costs * replicas
     value = transition_value(said, accelerator=pairs.accelerator, replicas=replicas, cost=cost)
     return CandidateTable(
@@ -175,7 +179,7 @@ def size_early(data: SystemData) -> CandidateTable:
         server=pairs.server,
         accelerator=pairs.accelerator,
         type=catalog.type[pairs.accelerator],
-        units=law["count"].astype(np.int64) * catalog.multiplicity[pairs.accelerator],
+        units=latency_model["count"].astype(np.int64) * catalog.multiplicity[pairs.accelerator],
         columns=columns,
         wanted_batch=batch,
         replicas=replicas,

@@ -135,7 +135,7 @@ def _unserved(
 
 
 def _left(problem: Problem, choices: Iterable[Choice]) -> list[int]:
-    """Return the cards by type that *choices* leave free."""
+    """Return the GPUs by type that *choices* leave free."""
     left = list(problem.capacity or [])
     for choice in choices if problem.capacity is not None else ():
         left[problem.type[choice.row]] -= problem.units[choice.row] * choice.replicas

@@ -36,7 +36,7 @@ def optimize(
 ) -> Solution:
     """Return what each server of *data* should have at the load of its current allocation.
 
-    Servers in *held* keep what they have; their cards are taken from capacity first, and where
+    Servers in *held* keep what they have; their GPUs are taken from capacity first, and where
     these alone exceed it the lowest class is reduced first. Servers that cannot be served are
     listed with the reason and block nobody. Where the data say heterogeneous, the exact solver may
     give a server several accelerators (Assignment.parts).
@@ -110,7 +110,7 @@ def _hold(
     *,
     limited: bool,
 ) -> dict[str, Assignment]:
-    """Return the held servers as they are and take their cards from *left*, highest class first."""
+    """Return the held servers as they are and take their GPUs from *left*, highest class first."""
     result = {}
     for server in sorted(kept, key=lambda server: data.priority(server.service_class)):
         current = server.current
@@ -118,15 +118,14 @@ def _hold(
         perf = data.perf.get((server.model, current.accelerator))
         replicas, reason = current.replicas, "held"
         if limited and unit is not None and perf is not None:
-            cards = max(perf.acc_count, 1) * unit.multiplicity
-            room = left.get(unit.type, 0) // cards
+            gpus = max(perf.acc_count, 1) * unit.multiplicity
+            room = left.get(unit.type, 0) // gpus
             if replicas > room:
                 reason = (
-                    f"capacity: held {replicas} replicas, room for {room} ({cards} "
-                    f"{unit.type} each)"
+                    f"capacity: held {replicas} replicas, room for {room} ({gpus} {unit.type} each)"
                 )
                 replicas = room
-            left[unit.type] = left.get(unit.type, 0) - replicas * cards
+            left[unit.type] = left.get(unit.type, 0) - replicas * gpus
         cost = present_cost(data, server, settings) * (
             replicas / current.replicas if current.replicas else 1.0
         )

@@ -46,7 +46,7 @@ def batch_cut(table: CandidateTable, row: int, settings: OptimizerSettings) -> s
     wanted, batch = int(table.wanted_batch[row]), int(table.columns.max_batch[row])
     if table.accelerator[row] < 0 or batch >= wanted:
         return ""
-    by = f"the cap of {settings.max_batch_cap}" if batch == settings.max_batch_cap else "KV memory"
+    by = f"the cap of {settings.max_batch_cap}" if batch == settings.max_batch_cap else "KV cache"
     return f"batch cut from {wanted} to {batch} by {by}"
 
 
@@ -101,7 +101,7 @@ def _why_row(table: CandidateTable, row: int, settings: OptimizerSettings) -> st
     return {
         NO_LAW: f"alpha, beta and gamma are all zero on {accelerator}",
         BAD_LOAD: "the load has a negative figure",
-        NO_MEMORY: f"one request does not fit the KV memory of {accelerator}",
+        NO_MEMORY: f"one request does not fit the KV cache of {accelerator}",
         ONE_STATE: (
             f"max batch 1 without a queue on {accelerator}: the compatible model is invalid there"
         ),
@@ -109,7 +109,7 @@ def _why_row(table: CandidateTable, row: int, settings: OptimizerSettings) -> st
 
 
 def why_short(table: CandidateTable, problem: Problem, i: int, left: Sequence[int]) -> str:
-    """Return how much capacity server *i* lacks, for the option that lacks least; *left* is cards
+    """Return how much capacity server *i* lacks, for the option that lacks least; *left* is GPUs
     by type index.
     """
     short = [
@@ -118,8 +118,8 @@ def why_short(table: CandidateTable, problem: Problem, i: int, left: Sequence[in
     ]
     lack, _, row = min(short)
     kind = problem.type[row]
-    cards = problem.units[row] * problem.replicas[row]
-    return f"capacity: {cards} {table.types[kind]} needed, {left[kind]} free, {lack} short"
+    gpus = problem.units[row] * problem.replicas[row]
+    return f"capacity: {gpus} {table.types[kind]} needed, {left[kind]} free, {lack} short"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -117,7 +117,7 @@ def size_all(
         units=np.where(
             sized.accelerator < 0,
             0,
-            pairs.law["count"].astype(np.int64) * catalog.multiplicity[pairs.accelerator],
+            pairs.latency_model["count"].astype(np.int64) * catalog.multiplicity[pairs.accelerator],
         ),
         columns=_replica_columns(sized, settings),
         wanted_batch=sized.wanted_batch,
@@ -164,23 +164,29 @@ class _Sized:
 
 def _start(pairs: Pairs, settings: OptimizerSettings) -> _Sized:
     """Return the pairs with their batch, and a verdict on those that cannot be sized."""
-    law, said = pairs.law, pairs.said
+    latency_model, said = pairs.latency_model, pairs.said
     rows = len(pairs.server)
     idle = (said["rate"] == 0.0) | (said["out"] == 0.0)
     verdict = np.zeros(rows, dtype=np.int64)
-    derived = law["batch"] * law["at_tokens"] // np.maximum(said["out"], 1.0)
+    derived = latency_model["batch"] * latency_model["at_tokens"] // np.maximum(said["out"], 1.0)
     batch = np.where(
-        said["batch"] > 0.0, said["batch"], np.where(idle, law["batch"], np.maximum(derived, 1.0))
+        said["batch"] > 0.0,
+        said["batch"],
+        np.where(idle, latency_model["batch"], np.maximum(derived, 1.0)),
     )
     wanted = np.minimum(batch, float(BATCH_LIMIT))
     batch = wanted
     if not settings.compat:
         # Memory holds the prompt and, on average over its life, half of the output of every running
         # request.
-        room = np.floor(law["kv_tokens"] / np.maximum(said["in"] + said["out"] / 2.0, 1.0))
+        room = np.floor(
+            latency_model["kv_tokens"] / np.maximum(said["in"] + said["out"] / 2.0, 1.0)
+        )
         verdict[~idle & (room < 1.0)] = NO_MEMORY
         batch = np.maximum(np.minimum(np.minimum(batch, room), settings.max_batch_cap), 1.0)
-    verdict[~idle & (law["alpha"] + law["beta"] + law["gamma"] <= 0.0)] = NO_LAW
+    verdict[
+        ~idle & (latency_model["alpha"] + latency_model["beta"] + latency_model["gamma"] <= 0.0)
+    ] = NO_LAW
     verdict[(said["rate"] < 0.0) | (said["in"] < 0.0) | (said["out"] < 0.0)] = BAD_LOAD
     return _Sized(
         pairs=pairs,
@@ -217,18 +223,22 @@ def _need(said: dict[str, Floats], settings: OptimizerSettings) -> Floats:
 
 def _size_idle(sized: _Sized, settings: OptimizerSettings) -> None:
     """Size the pairs without load: the least replicas, or nothing at all (accelerator -1)."""
-    law, said, idle = sized.pairs.law, sized.pairs.said, sized.idle
+    latency_model, said, idle = sized.pairs.latency_model, sized.pairs.said, sized.idle
     if not idle.any():
         return
-    base = law["alpha"] + law["beta"]
+    base = latency_model["alpha"] + latency_model["beta"]
     batch = sized.batch.astype(np.float64)
     if settings.compat:
-        itl, ttft = base, base + law["gamma"] * batch
-        span = ttft + law["alpha"] + law["beta"] * batch
+        itl, ttft = base, base + latency_model["gamma"] * batch
+        span = ttft + latency_model["alpha"] + latency_model["beta"] * batch
         rate_max = np.divide(batch, span, out=np.zeros_like(batch), where=span > 0.0)
     else:
-        itl = base + law["gamma"] * (said["in"] + said["out"] / 2.0)
-        ttft = law["alpha"] + (law["beta"] + law["gamma"]) * said["in"] + itl
+        itl = base + latency_model["gamma"] * (said["in"] + said["out"] / 2.0)
+        ttft = (
+            latency_model["alpha"]
+            + (latency_model["beta"] + latency_model["gamma"]) * said["in"]
+            + itl
+        )
         rate_max = np.zeros_like(batch)
     nothing = idle & (said["least"] == 0.0)
     for column, found in ((sized.itl, itl), (sized.ttft, ttft), (sized.rate_max, rate_max)):
@@ -278,14 +288,14 @@ def _size_busy(sized: _Sized, busy: Rows, settings: OptimizerSettings, cache: Si
 
 
 def _replica_columns(sized: _Sized, settings: OptimizerSettings) -> ReplicaColumns:
-    law, said = sized.pairs.law, sized.pairs.said
+    latency_model, said = sized.pairs.latency_model, sized.pairs.said
     queue = said["queue"]
     if not settings.compat:
         queue = np.where(queue > 0.0, queue, np.inf)
     return ReplicaColumns(
-        law["alpha"],
-        law["beta"],
-        law["gamma"],
+        latency_model["alpha"],
+        latency_model["beta"],
+        latency_model["gamma"],
         said["in"],
         np.maximum(said["out"], 1.0),
         sized.batch,
@@ -400,7 +410,7 @@ def _replicas(sized: _Sized, busy: Rows, full: Floats, settings: OptimizerSettin
 
 def _unit_cost(sized: _Sized, catalog: Catalog) -> Floats:
     """Return the cost of one replica of each pair [cents/h]."""
-    cost: Floats = catalog.cost[sized.pairs.accelerator] * sized.pairs.law["count"]
+    cost: Floats = catalog.cost[sized.pairs.accelerator] * sized.pairs.latency_model["count"]
     return np.where(sized.accelerator < 0, 0.0, cost)
 
 

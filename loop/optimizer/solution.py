@@ -21,7 +21,7 @@ class Assignment:
     """What one server gets, and why.
 
     value is cost with the transition penalty [cents/h]. itl_ms, ttft_ms and rho (busy share of the
-    batch) are what the belief expects at the present load; None where the replicas cannot keep up
+    batch) are what the estimate expects at the present load; None where the replicas cannot keep up
     and the wait has no bound. reason is one line for people, details are figures for machines.
     held: it keeps what it has, unasked. parts: where a server may have several accelerators, what
     it has of each; the figures above are then totals (names joined by +, the largest batch,

@@ -64,8 +64,8 @@ class OptimizerSettings:
 class Candidate:
     """One way to serve one server: replicas of one accelerator.
 
-    value is cost with the transition penalty [cents/h]; units_per_replica are cards of *type*.
-    itl_ms, ttft_ms and rho (busy share of the batch) are what the belief expects at the present
+    value is cost with the transition penalty [cents/h]; units_per_replica are GPUs of *type*.
+    itl_ms, ttft_ms and rho (busy share of the batch) are what the estimate expects at the present
     load; rate_max_rpm is what one replica sustains within its targets [requests/min]. Accelerator
     "" with 0 replicas is the answer to no load.
     """
@@ -84,7 +84,7 @@ class Candidate:
 
     @property
     def units(self) -> int:
-        """Return how many cards of the type all replicas hold."""
+        """Return how many GPUs of the type all replicas hold."""
         return self.units_per_replica * self.replicas
 
 
@@ -94,7 +94,7 @@ class CandidateTable:
     neighbours.
 
     Rows start[i]..start[i+1] are those of server i. accelerator indexes accelerators (-1: none),
-    type indexes types, units are cards and unit_costs cents/h per replica, columns the parameters
+    type indexes types, units are GPUs and unit_costs cents/h per replica, columns the parameters
     of one replica, wanted_batch its batch before memory and the cap cut it. score is what a solver
     makes least. A row whose verdict is not GOOD cannot be taken; best_itl and best_ttft [ms] then
     say what would be attainable. need is the rate of the whole server, rate_max that by which

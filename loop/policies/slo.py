@@ -1,5 +1,5 @@
 """The Inferno optimizer as a policy: the cheapest allocation that meets the objectives under the
-load believed.
+load estimated.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
-from loop.cost import cards, cost_cents_per_h
+from loop.cost import cost_cents_per_h, gpus
 from loop.errors import SpecError
 from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.table import OptimizerSettings, SolverName
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 # a present max batch up to so many times the wanted one stays: it is no smaller, and a change is a
 # patch
 ROOMY = 2
-CAPACITY = "capacity"  # how the optimizer's reason begins where only cards are missing
+CAPACITY = "capacity"  # how the optimizer's reason begins where only GPUs are missing
 DEFAULTS = OptimizerSettings()
 
 
@@ -64,7 +64,7 @@ class SloPolicy:
         else.
 
         Held are servers whose load is not known, and those that no accelerator can serve. Where
-        only cards are missing a server keeps of what it has as much as the others leave, highest
+        only GPUs are missing a server keeps of what it has as much as the others leave, highest
         class first.
         """
         system = self._system(snapshot, data)
@@ -89,7 +89,7 @@ class SloPolicy:
     ) -> tuple[Solution, dict[str, str]]:
         """Return the solution, and whom nothing can serve, with the reason.
 
-        These hold cards that the others must not be given, so where there are any the rest is
+        These hold GPUs that the others must not be given, so where there are any the rest is
         solved again.
         """
         settings = OptimizerSettings(
@@ -182,8 +182,8 @@ def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
 def _leftovers(
     system: SystemData, solution: Solution, short: Mapping[str, str]
 ) -> dict[str, Target]:
-    """Return for the servers *short* of cards as many of their present replicas as the others leave
-    cards for.
+    """Return for the servers *short* of GPUs as many of their present replicas as the others leave
+    GPUs for.
     """
     left = dict(system.capacity)
     for found in solution.allocations.values():
@@ -193,7 +193,7 @@ def _leftovers(
         short, key=lambda name: (system.priority(system.servers[name].service_class), name)
     ):
         current = system.servers[name].current
-        each = cards(
+        each = gpus(
             system, model=system.servers[name].model, accelerator=current.accelerator, replicas=1
         )
         room = left.get(each[0], 0) // each[1] if each is not None else current.replicas
@@ -213,7 +213,7 @@ def _leftovers(
 def _take(
     left: dict[str, int], system: SystemData, server: str, accelerator: str, replicas: int
 ) -> None:
-    taken = cards(
+    taken = gpus(
         system, model=system.servers[server].model, accelerator=accelerator, replicas=replicas
     )
     if taken is not None:

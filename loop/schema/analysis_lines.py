@@ -72,22 +72,24 @@ def analyze_replica(given: Mapping[str, Any]) -> dict[str, Any]:
     and rate [req/s] to analyse at, or targets {ttft, itl [ms], tps} to size for. Raise SpecError
     where a field is missing or no number; a replica that cannot be is an "error" in the answer.
     """
-    law = {key: _number(given, key) for key in ("alpha", "beta", "gamma", "avgIn", "avgOut")}
+    latency_model = {
+        key: _number(given, key) for key in ("alpha", "beta", "gamma", "avgIn", "avgOut")
+    }
     sizes = {key: _whole(given, key) for key in ("maxBatch", "maxQueue", "maxNumTokens")}
     rate = _number(given, "rate") if "rate" in given else None
     targets = _targets(given) if "targets" in given else None
-    problem = _impossible(law, sizes)
+    problem = _impossible(latency_model, sizes)
     if problem:
         return {"error": problem}
     if rate is None and targets is None:
         raise SpecError("expected a rate or targets, found neither")
     model = make_model(
         replica_columns(
-            alpha=law["alpha"],
-            beta=law["beta"],
-            gamma=law["gamma"],
-            in_tokens=law["avgIn"],
-            out_tokens=law["avgOut"],
+            alpha=latency_model["alpha"],
+            beta=latency_model["beta"],
+            gamma=latency_model["gamma"],
+            in_tokens=latency_model["avgIn"],
+            out_tokens=latency_model["avgOut"],
             max_batch=sizes["maxBatch"],
             max_queue=sizes["maxQueue"],
             token_budget=sizes["maxNumTokens"] or TOKEN_BUDGET,
@@ -131,18 +133,18 @@ def _targets(given: Mapping[str, Any]) -> dict[str, float]:
     return {key: _number(found, key) if key in found else 0.0 for key in TARGETS}
 
 
-def _impossible(law: Mapping[str, float], sizes: Mapping[str, int]) -> str:
+def _impossible(latency_model: Mapping[str, float], sizes: Mapping[str, int]) -> str:
     """Return why there can be no such replica, or nothing."""
     if not 1 <= sizes["maxBatch"] <= MAX_BATCH:
         return f"maxBatch: expected 1 to {MAX_BATCH}, found {sizes['maxBatch']}"
     negative = [key for key in ("maxQueue", "maxNumTokens") if sizes[key] < 0]
-    negative += [key for key in ("alpha", "beta", "gamma", "avgIn") if law[key] < 0.0]
+    negative += [key for key in ("alpha", "beta", "gamma", "avgIn") if latency_model[key] < 0.0]
     if negative:
         key = negative[0]
-        return f"{key}: expected at least 0, found {({**law, **sizes})[key]:g}"
-    if law["avgOut"] < 1.0:
-        return f"avgOut: expected at least 1, found {law['avgOut']:g}"
-    if law["alpha"] + law["beta"] + law["gamma"] == 0.0:
+        return f"{key}: expected at least 0, found {({**latency_model, **sizes})[key]:g}"
+    if latency_model["avgOut"] < 1.0:
+        return f"avgOut: expected at least 1, found {latency_model['avgOut']:g}"
+    if latency_model["alpha"] + latency_model["beta"] + latency_model["gamma"] == 0.0:
         return "alpha, beta, gamma: expected one above 0, found none"
     return ""
 

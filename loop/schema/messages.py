@@ -115,8 +115,8 @@ _COLLECTED = TypeAdapter(CollectAnswer)
 _SNAPSHOT = TypeAdapter(Snapshot)
 
 
-def collect_message(seen: Snapshot, believed: Snapshot, places: Mapping[str, Place]) -> Json:
-    """Return the answer to GET /collect: what is *believed* in the words of all, and what was
+def collect_message(seen: Snapshot, estimated: Snapshot, places: Mapping[str, Place]) -> Json:
+    """Return the answer to GET /collect: what is *estimated* in the words of all, and what was
     *seen* for our own.
 
     A server whose load is not known is told of as one to be held, so that no reader takes it for
@@ -125,13 +125,13 @@ def collect_message(seen: Snapshot, believed: Snapshot, places: Mapping[str, Pla
     """
     rows = [
         server_spec(view, view.load) if view.load is not None else held_spec(view)
-        for view in believed.servers.values()
+        for view in estimated.servers.values()
         if view.load is not None or view.wanted > 0
     ]
     return {
         "servers": rows,
         "replicas": [],
-        "kube-resources": {name: _object(places.get(name, NOWHERE)) for name in believed.servers},
+        "kube-resources": {name: _object(places.get(name, NOWHERE)) for name in estimated.servers},
         "snapshot": snapshot_json(seen),
     }
 

@@ -107,15 +107,15 @@ def _accelerator(unit: Accelerator) -> Json:
 
 
 def _perf(row: Perf) -> Json:
-    law = {"alpha": row.alpha_ms, "beta": row.beta_ms}
+    latency_model = {"alpha": row.alpha_ms, "beta": row.beta_ms}
     return {
         "name": row.model,
         "acc": row.accelerator,
         "accCount": row.acc_count,
         "maxBatchSize": row.max_batch,
         "atTokens": row.at_tokens,
-        "perfParms": law | {"gamma": row.gamma_ms},
-        **law,
+        "perfParms": latency_model | {"gamma": row.gamma_ms},
+        **latency_model,
     }
 
 

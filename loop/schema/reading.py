@@ -74,7 +74,7 @@ def read_system(directory: Path, *, warn: Warn = _drop) -> SystemData:
 
 
 def read_capacity(directory: Path, *, warn: Warn = _drop) -> dict[str, int]:
-    """Read capacity-data.json of *directory*: cards per accelerator type."""
+    """Read capacity-data.json of *directory*: GPUs per accelerator type."""
     _require_directory(directory)
     entry = read_entry(directory / CAPACITY)
     capacity = rows.capacity(entry)

@@ -62,12 +62,13 @@ def perf(file: Entry) -> dict[tuple[str, str], Perf]:
 
 def _perf_row(row: Entry) -> Perf:
     model, accelerator = row.text("name"), row.text("acc")
-    law = row.child("perfParms")
-    # Files from before 2025-09 hold alpha and beta in the row itself, of a law without gamma.
-    early = law is None and (row.has("alpha") or row.has("beta"))
-    if law is None and not early and not row.lenient:
+    latency_model = row.child("perfParms")
+    # Files from before 2025-09 hold alpha and beta in the row itself, of a latency model without
+    # gamma.
+    early = latency_model is None and (row.has("alpha") or row.has("beta"))
+    if latency_model is None and not early and not row.lenient:
         raise row.fail("perfParms", expected="an object {alpha, beta, gamma}", found=None)
-    figures = law or row
+    figures = latency_model or row
     perf = Perf(
         model=model,
         accelerator=accelerator,
@@ -151,7 +152,7 @@ def optimizer(file: Entry) -> OptimizerData:
 
 
 def capacity(file: Entry) -> dict[str, int]:
-    """Read capacity-data.json: cards per accelerator type."""
+    """Read capacity-data.json: GPUs per accelerator type."""
     rows = file.children("count", label=("type",))
     counts = [(row.text("type"), row.whole("count", at_least=0)) for row in rows]
     return dict(_unique(rows, counts, key=lambda pair: pair[0], field="type").values())
@@ -213,7 +214,7 @@ def _load(entry: Entry | None) -> Load | None:
 
 
 def kv_tokens(file: Entry) -> dict[tuple[str, str], int]:
-    """Return what twin-data.json says of KV memory; the rest of that file is the world's and read
+    """Return what twin-data.json says of KV cache; the rest of that file is the world's and read
     by twin/world.py.
     """
     rows = file.children("engines", required=False, label=("model", "acc"))

@@ -83,7 +83,7 @@ class Power(Message):
 
 
 class AcceleratorSpec(Message):
-    """An accelerator: so many cards of a type, at a cost [cents/h]; memory in GB and GB/s."""
+    """An accelerator: so many GPUs of a type, at a cost [cents/h]; memory in GB and GB/s."""
 
     name: Name
     type: str = ""
@@ -101,7 +101,7 @@ class AcceleratorData(Message):
 
 
 class AcceleratorCount(Message):
-    """How many cards of a type there are."""
+    """How many GPUs of a type there are."""
 
     type: Name
     count: Whole = 0
@@ -114,8 +114,8 @@ class CapacityData(Message):
 
 
 class PerfParms(Message):
-    """The law of an iteration: alpha [ms] + beta [ms/token] · tokens + gamma [ms/token] · KV
-    tokens.
+    """The latency model of an iteration: alpha [ms] + beta [ms/token] · tokens + gamma [ms/token] ·
+    KV tokens.
     """
 
     alpha: Figure = 0.0
@@ -136,7 +136,7 @@ class ModelAcceleratorPerfData(Message):
 
     @classmethod
     def of_today(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Take alpha and beta of the row itself for those of a law without gamma."""
+        """Take alpha and beta of the row itself for those of a latency model without gamma."""
         if "perfParms" not in given and ("alpha" in given or "beta" in given):
             given["perfParms"] = {key: given[key] for key in ("alpha", "beta") if key in given}
         return given

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from loop.collector import NOTHING, Beliefs, CollectorSettings, collect
+from loop.collector import NOTHING, CollectorSettings, Estimates, collect
 from loop.schema.messages import Json as JsonObject
 from loop.schema.messages import Place, collect_message
 from loop.services.answers import Json
@@ -56,11 +56,11 @@ class Collecting:
     def __init__(self, backend: Backend, places: Places) -> None:
         self._backend = backend
         self._places = places
-        self._beliefs: Beliefs = NOTHING
+        self._estimates: Estimates = NOTHING
 
     def message(self) -> JsonObject:
         """Return the answer to GET /collect. Raise BackendError where the world does not answer."""
         seen = self._backend.observe()
-        reading = collect(seen, self._beliefs, settings=CollectorSettings())
-        self._beliefs = reading.beliefs
+        reading = collect(seen, self._estimates, settings=CollectorSettings())
+        self._estimates = reading.estimates
         return collect_message(seen, reading.snapshot, self._places())

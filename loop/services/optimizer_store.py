@@ -40,7 +40,7 @@ class VerbError(LoopError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class System:
-    """All that has been said: accelerators, cards by type, models' rows by accelerator, classes and
+    """All that has been said: accelerators, GPUs by type, models' rows by accelerator, classes and
     servers by name.
 
     assigned are the servers whose desired allocation is an answer of the optimizer.
@@ -104,21 +104,21 @@ def remove_accelerator(system: System, name: str) -> System:
 
 
 def set_capacities(system: System, counts: Iterable[AcceleratorCount]) -> System:
-    """Take in how many cards there are of types."""
+    """Take in how many GPUs there are of types."""
     return replace(
         system, capacity={**system.capacity, **{each.type: each.count for each in counts}}
     )
 
 
 def get_capacity(system: System, kind: str) -> AcceleratorCount:
-    """Return how many cards of a type there are."""
+    """Return how many GPUs of a type there are."""
     return AcceleratorCount(
         type=kind, count=_get(system.capacity, kind, f"capacity for {kind} not found")
     )
 
 
 def remove_capacity(system: System, kind: str) -> System:
-    """Forget the cards of a type."""
+    """Forget the GPUs of a type."""
     _get(system.capacity, kind, f"accelerator type {kind} not found")
     return replace(system, capacity=_without(system.capacity, kind))
 

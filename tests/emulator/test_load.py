@@ -12,11 +12,11 @@ from scipy import stats
 
 from emulator.load import Batch, LoadInterval, ServerLoad, batches, intervals
 from emulator.shapes import burst, ramp, steps
-from emulator.walk import SetPoint, Walk
+from emulator.walk import OfferedLoad, Walk
 from twin.spec import SpecError
 
 SURE = float(stats.norm.ppf(1 - 1e-4))
-NOMINAL = SetPoint(rate_rpm=600.0, in_tokens=1000.0, out_tokens=200.0)
+NOMINAL = OfferedLoad(rate_rpm=600.0, in_tokens=1000.0, out_tokens=200.0)
 CALM = ServerLoad(server="vllm-001", index=0, seed=1, nominal=NOMINAL, walk=Walk(alpha=0.0))
 WILD = replace(CALM, walk=Walk(kind="reverting", alpha=0.2))
 
@@ -39,7 +39,7 @@ def test_the_first_interval_is_undisturbed_and_every_other_one_takes_a_step():
     """The run starts from the data's load, as a cluster's labels do; then the load moves once an
     interval.
     """
-    points = [interval.set_point for interval in plan(WILD)]
+    points = [interval.offered_load for interval in plan(WILD)]
     assert points[0] == NOMINAL
     assert len(set(points)) == 60
 
@@ -71,23 +71,23 @@ def test_without_disturbance_the_offered_load_is_the_nominal():
 def test_the_requests_of_an_interval_follow_its_set_point():
     """Set-points are what `labels` report: they must be what arrives."""
     chunk = run(WILD, interval_s=600.0, until_s=36_000.0)
-    expected = np.array([batch.interval.set_point.rate_rpm * 10.0 for batch in chunk])
+    expected = np.array([batch.interval.offered_load.rate_rpm * 10.0 for batch in chunk])
     counted = np.array([len(batch.times_s) for batch in chunk])
     assert expected.std() > 10.0 * math.sqrt(expected.mean())
     assert np.sum((counted - expected) ** 2 / expected) < stats.chi2.ppf(1 - 1e-4, len(chunk))
     means = np.array([batch.out_tokens.mean() for batch in chunk]) / [
-        b.interval.set_point.out_tokens for b in chunk
+        b.interval.offered_load.out_tokens for b in chunk
     ]
     assert np.all(np.abs(means - 1.0) < SURE * 0.5 / np.sqrt(counted))
 
 
 def test_a_burst_shorter_than_an_interval_happens():
-    """The set-point is held for a minute; ten seconds of ×9 inside it still arrive when they
+    """The offered load is held for a minute; ten seconds of ×9 inside it still arrive when they
     should.
     """
     load = replace(CALM, curve=burst(factor=9.0, start_s=80.0, length_s=10.0))
     second = plan(load, until_s=180.0)[1]
-    assert second.set_point == NOMINAL
+    assert second.offered_load == NOMINAL
     assert [(p.t0_s, p.t1_s, p.start, p.end) for p in second.rates_rps] == [
         (60.0, 80.0, 10.0, 10.0),
         (80.0, 90.0, 90.0, 90.0),
@@ -100,12 +100,12 @@ def test_a_burst_shorter_than_an_interval_happens():
 
 
 def test_a_disturbance_scales_the_whole_shape():
-    """rate(t) = set-point · nominal(t)/nominal(start): a load that stands 30 % high is 30 % high in
-    its burst too.
+    """rate(t) = offered load · nominal(t)/nominal(start): a load that stands 30 % high is 30 % high
+    in its burst too.
     """
     shape = ramp(factor=5.0, start_s=0.0, up_s=900.0, hold_s=0.0, down_s=900.0)
     for interval in plan(replace(WILD, curve=shape), until_s=1800.0):
-        deviation = interval.set_point.rate_rpm / (600.0 * shape.at(interval.t0_s))
+        deviation = interval.offered_load.rate_rpm / (600.0 * shape.at(interval.t0_s))
         for piece in interval.rates_rps:
             assert piece.start == pytest.approx(deviation * 10.0 * shape.at(piece.t0_s))
             assert piece.end == pytest.approx(deviation * 10.0 * shape.at(piece.t1_s))
@@ -117,7 +117,7 @@ def test_a_load_may_stop_and_come_back():
     """
     load = replace(WILD, curve=steps([(600.0, 0.0), (1230.0, 2.0)]))
     chunk = run(load, until_s=2400.0)
-    rates = {batch.interval.t0_s: batch.interval.set_point.rate_rpm for batch in chunk}
+    rates = {batch.interval.t0_s: batch.interval.offered_load.rate_rpm for batch in chunk}
     times = times_of(chunk)
     assert not np.any((times >= 600.0) & (times < 1230.0))
     assert rates[600.0] == rates[1200.0] == 0.0
@@ -140,20 +140,22 @@ def test_servers_have_generators_of_their_own():
     first, second = run(WILD), run(replace(WILD, index=1, server="vllm-002"))
     counts = np.array([[len(batch.times_s) for batch in chunk] for chunk in (first, second)])
     steps_taken = np.diff(
-        [[batch.interval.set_point.rate_rpm for batch in chunk] for chunk in (first, second)]
+        [[batch.interval.offered_load.rate_rpm for batch in chunk] for chunk in (first, second)]
     )
     for pair in (counts, steps_taken):
         assert abs(np.corrcoef(pair)[0, 1]) < SURE / math.sqrt(59)
 
 
 def test_alpha_leaves_the_unit_process_alone():
-    """Runs of one seed at two alphas differ by the set-points only: the same arrivals, warped."""
+    """Runs of one seed at two alphas differ by the offered loads only: the same arrivals,
+    warped.
+    """
     calm, wild = run(CALM), run(WILD)
 
     def positions(chunk: list[Batch]) -> np.ndarray:
         done, units = 0.0, []
         for batch in chunk:
-            rate = batch.interval.set_point.rate_rpm / 60.0
+            rate = batch.interval.offered_load.rate_rpm / 60.0
             units.append(done + (batch.times_s - batch.interval.t0_s) * rate)
             done += 60.0 * rate
         return np.concatenate(units)

@@ -16,10 +16,10 @@ from emulator.load_labels import (
     says,
     tokens_text,
 )
-from emulator.walk import SetPoint
+from emulator.walk import OfferedLoad
 
 FIGURES = st.floats(min_value=0.0, max_value=1e6)
-POINT = SetPoint(rate_rpm=30.0, in_tokens=128.0, out_tokens=512.0)
+POINT = OfferedLoad(rate_rpm=30.0, in_tokens=128.0, out_tokens=512.0)
 
 
 @given(rate=FIGURES, in_tokens=st.floats(min_value=1.0, max_value=1e5), out_tokens=FIGURES)
@@ -27,7 +27,7 @@ def test_what_is_written_is_read_back_as_far_as_it_is_not_rounded(
     rate: float, in_tokens: float, out_tokens: float
 ) -> None:
     """Two decimals of a rate, whole tokens; the original stays what it was."""
-    point = SetPoint(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)
+    point = OfferedLoad(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)
     written = labels_of(LabelledLoad(current=POINT, nominal=POINT, kept=False, older=False), point)
     again = read_load({key: value for key, value in written.items() if value is not None})
     assert again is not None

@@ -56,7 +56,7 @@ def test_where_the_time_is_cut_does_not_change_the_area(
 
 @given(curve=curves(), t_s=st.floats(0.0, 1000.0))
 def test_a_value_is_the_start_of_the_segment_there(curve: Curve, t_s: float):
-    """The set-point of an interval and the rate within it must agree at the interval's start."""
+    """The offered load of an interval and the rate within it must agree at the interval's start."""
     assert curve.at(t_s) == curve.segments(t_s, t_s + 1.0)[0].start
 
 

@@ -16,7 +16,7 @@ from emulator.load import ServerLoad, batches
 from emulator.shapes import burst
 from emulator.to_sim import LOAD_PRIORITY, SimFeeder, call_at
 from emulator.trace import Replay
-from emulator.walk import SetPoint, Walk
+from emulator.walk import OfferedLoad, Walk
 from twin.traces import Trace
 
 LOADS = tuple(
@@ -24,7 +24,7 @@ LOADS = tuple(
         server=f"vllm-{index:03d}",
         index=index,
         seed=7,
-        nominal=SetPoint(rate_rpm=30.0 * (index + 1), in_tokens=500.0, out_tokens=100.0),
+        nominal=OfferedLoad(rate_rpm=30.0 * (index + 1), in_tokens=500.0, out_tokens=100.0),
         curve=burst(factor=3.0, start_s=100.0, length_s=20.0, every_s=300.0),
         arrival_cv=1.0 + index,
     )
@@ -58,7 +58,7 @@ def busy_control(
     def control(env: simpy.Environment, feeder: SimFeeder) -> Iterator[simpy.Event]:
         while True:
             yield env.timeout(period_s)
-            feeder.set_points()
+            feeder.offered_loads()
             feeder.offered()
             for _ in range(int(env.now) % 5):
                 env.timeout(period_s / 3.0)
@@ -92,17 +92,19 @@ def test_every_request_is_submitted_once_at_its_exact_instant():
 
 
 def test_a_new_interval_begins_before_the_control_of_its_instant():
-    """`labels` are without lag: the controller at 60 s sees the set-point that holds from 60 s
+    """`labels` are without lag: the controller at 60 s sees the offered load that holds from 60 s
     on.
     """
     env = simpy.Environment()
     feeder = SimFeeder(env, lambda *_: None, LOADS, interval_s=60.0, until_s=600.0)
     seen = []
     for number in range(10):
-        call_at(env, number * 60.0, lambda _: seen.append(dict(feeder.set_points())), priority=0)
+        call_at(env, number * 60.0, lambda _: seen.append(dict(feeder.offered_loads())), priority=0)
     env.run(until=600.0)
     planned = {
-        load.server: [b.interval.set_point for b in batches(load, interval_s=60.0, until_s=600.0)]
+        load.server: [
+            b.interval.offered_load for b in batches(load, interval_s=60.0, until_s=600.0)
+        ]
         for load in LOADS
     }
     assert seen == [
@@ -123,7 +125,7 @@ def test_an_arrival_comes_after_control_and_before_the_replicas_of_its_instant()
         server="s",
         index=0,
         seed=1,
-        nominal=SetPoint(rate_rpm=1.0, in_tokens=1.0, out_tokens=1.0),
+        nominal=OfferedLoad(rate_rpm=1.0, in_tokens=1.0, out_tokens=1.0),
         walk=Walk(alpha=0.0),
         replay=Replay(trace=trace),
     )
@@ -166,7 +168,10 @@ def test_a_server_without_requests_has_no_mean_tokens():
     """None, not zero: nothing was measured."""
     env = simpy.Environment()
     silent = ServerLoad(
-        server="s", index=0, seed=1, nominal=SetPoint(rate_rpm=0.0, in_tokens=9.0, out_tokens=9.0)
+        server="s",
+        index=0,
+        seed=1,
+        nominal=OfferedLoad(rate_rpm=0.0, in_tokens=9.0, out_tokens=9.0),
     )
     feeder = SimFeeder(env, lambda *_: None, [silent], interval_s=60.0, until_s=120.0)
     env.run()
@@ -196,7 +201,7 @@ def test_no_servers_are_no_load():
     env = simpy.Environment()
     feeder = SimFeeder(env, lambda *_: None, [], interval_s=60.0, until_s=60.0)
     env.run()
-    assert (feeder.set_points(), feeder.offered(), feeder.log()) == ({}, {}, {})
+    assert (feeder.offered_loads(), feeder.offered(), feeder.log()) == ({}, {}, {})
 
 
 def test_without_an_end_the_load_goes_on():

@@ -10,10 +10,10 @@ import simpy
 from emulator.load import ServerLoad
 from emulator.shapes import ramp
 from emulator.to_sim import SimFeeder, call_at
-from emulator.walk import SetPoint
+from emulator.walk import OfferedLoad
 from twin.request import Request
 from twin.serving.cluster import Cluster
-from twin.spec import Accelerator, ClusterSpec, Delay, Engine, IterationLaw, Server
+from twin.spec import Accelerator, ClusterSpec, Delay, Engine, LatencyModel, Server
 
 SPEC = ClusterSpec(
     accelerators={"A100": Accelerator(name="A100", type="A100", cost_cents_per_h=40.0)},
@@ -22,7 +22,7 @@ SPEC = ClusterSpec(
         ("llama_13b", "A100"): Engine(
             model="llama_13b",
             accelerator="A100",
-            law=IterationLaw(alpha_ms=15.0, beta_ms=0.05, gamma_ms=1e-4),
+            latency_model=LatencyModel(alpha_ms=15.0, beta_ms=0.05, gamma_ms=1e-4),
             kv_tokens=20_000,
             start_up=Delay(mean_s=30.0),
         )
@@ -44,7 +44,7 @@ LOADS = tuple(
         server=server.name,
         index=index,
         seed=5,
-        nominal=SetPoint(rate_rpm=60.0, in_tokens=300.0, out_tokens=60.0),
+        nominal=OfferedLoad(rate_rpm=60.0, in_tokens=300.0, out_tokens=60.0),
         curve=ramp(factor=3.0, start_s=60.0, up_s=120.0, hold_s=0.0, down_s=60.0),
         arrival_cv=1.5,
     )

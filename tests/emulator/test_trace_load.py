@@ -11,10 +11,10 @@ import pytest
 from emulator.load import ServerLoad, batches
 from emulator.shapes import steps
 from emulator.trace import Replay, scaled_tokens
-from emulator.walk import SetPoint, Walk
+from emulator.walk import OfferedLoad, Walk
 from twin.traces import Trace, read_trace
 
-SERVER = SetPoint(rate_rpm=60.0, in_tokens=300.0, out_tokens=50.0)
+SERVER = OfferedLoad(rate_rpm=60.0, in_tokens=300.0, out_tokens=50.0)
 
 
 @pytest.fixture(scope="module")
@@ -99,15 +99,17 @@ def test_alpha_disturbs_a_trace_as_it_does_any_load(trace: Trace):
 
 
 def test_the_labels_of_a_trace_say_what_the_interval_holds(trace: Trace):
-    """A trace moves within its mean rate: a set-point at the mean would be a lie for every minute
-    of it.
+    """A trace moves within its mean rate: a offered load at the mean would be a lie for every
+    minute of it.
     """
     load = load_of(Replay(trace=trace, repeat=False))
     first, second, third = list(batches(load, interval_s=40.0, until_s=120.0))
-    assert first.interval.set_point.rate_rpm == pytest.approx(np.sum(trace.times_s < 40.0) * 1.5)
-    assert second.interval.set_point.in_tokens == trace.prompt_tokens[trace.times_s >= 40.0].mean()
-    assert third.interval.set_point.rate_rpm == 0.0
-    assert third.interval.set_point.in_tokens == pytest.approx(trace.in_tokens)
+    assert first.interval.offered_load.rate_rpm == pytest.approx(np.sum(trace.times_s < 40.0) * 1.5)
+    assert (
+        second.interval.offered_load.in_tokens == trace.prompt_tokens[trace.times_s >= 40.0].mean()
+    )
+    assert third.interval.offered_load.rate_rpm == 0.0
+    assert third.interval.offered_load.in_tokens == pytest.approx(trace.in_tokens)
 
 
 def test_scaled_sizes_keep_their_mean_and_are_at_least_one():

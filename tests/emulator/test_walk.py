@@ -1,4 +1,4 @@
-"""Claims about emulator.walk: how a set-point is disturbed."""
+"""Claims about emulator.walk: how a offered load is disturbed."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from emulator.walk import SetPoint, Walk, check_interval, step, step_plain, step_reverting
+from emulator.walk import OfferedLoad, Walk, check_interval, step, step_plain, step_reverting
 from twin.spec import SpecError
 
 SURE = float(stats.norm.ppf(1 - 1e-4))
-NOMINAL = SetPoint(rate_rpm=120.0, in_tokens=1000.0, out_tokens=400.0)
+NOMINAL = OfferedLoad(rate_rpm=120.0, in_tokens=1000.0, out_tokens=400.0)
 
 nominals = st.builds(
-    SetPoint,
+    OfferedLoad,
     rate_rpm=st.floats(0.0, 1e4),
     in_tokens=st.floats(1.0, 2e4),
     out_tokens=st.floats(1.0, 2e4),
@@ -35,15 +35,15 @@ def rng(seed: int = 1) -> np.random.Generator:
     return np.random.default_rng(seed)
 
 
-def scaled(point: SetPoint, factor: float) -> SetPoint:
-    return SetPoint(
+def scaled(point: OfferedLoad, factor: float) -> OfferedLoad:
+    return OfferedLoad(
         rate_rpm=point.rate_rpm * factor,
         in_tokens=point.in_tokens * factor,
         out_tokens=point.out_tokens * factor,
     )
 
 
-def figures(point: SetPoint) -> tuple[float, float, float]:
+def figures(point: OfferedLoad) -> tuple[float, float, float]:
     return point.rate_rpm, point.in_tokens, point.out_tokens
 
 
@@ -59,7 +59,7 @@ def test_rate_input_and_output_draw_separately_and_in_that_order():
 
 def test_a_plain_step_has_alpha_times_the_nominal_as_deviation_wherever_it_stands():
     """sigma = alpha · original value: it does not shrink when the load has wandered down."""
-    low = SetPoint(rate_rpm=60.0, in_tokens=700.0, out_tokens=300.0)
+    low = OfferedLoad(rate_rpm=60.0, in_tokens=700.0, out_tokens=300.0)
     generator = rng(3)
     moves = np.array(
         [
@@ -80,7 +80,7 @@ def test_a_plain_walk_spreads_with_the_root_of_its_steps():
     """It has no way back: after n steps the deviation is sqrt(n) · alpha · nominal (far from the
     clamps).
     """
-    nominal = SetPoint(rate_rpm=1000.0, in_tokens=5000.0, out_tokens=5000.0)
+    nominal = OfferedLoad(rate_rpm=1000.0, in_tokens=5000.0, out_tokens=5000.0)
     ends = []
     for seed in range(2000):
         generator, current = rng(seed), nominal
@@ -125,10 +125,10 @@ def test_a_reverting_walk_goes_theta_of_the_way_back():
     seed=st.integers(0, 2**32),
 )
 def test_a_step_ends_within_the_clamps(
-    walk: Walk, before: SetPoint, now: SetPoint, deviations, seed: int
+    walk: Walk, before: OfferedLoad, now: OfferedLoad, deviations, seed: int
 ):
     """No rate of zero or below, no prompt of a million tokens, whatever was drawn."""
-    current = SetPoint(
+    current = OfferedLoad(
         rate_rpm=before.rate_rpm * deviations[0],
         in_tokens=before.in_tokens * deviations[1],
         out_tokens=before.out_tokens * deviations[2],
@@ -146,7 +146,7 @@ def test_a_step_ends_within_the_clamps(
 @given(
     kind=st.sampled_from(["plain", "reverting"]), path=st.lists(nominals, min_size=2, max_size=10)
 )
-def test_with_alpha_zero_the_load_is_its_nominal_to_the_last_digit(kind, path: list[SetPoint]):
+def test_with_alpha_zero_the_load_is_its_nominal_to_the_last_digit(kind, path: list[OfferedLoad]):
     """`steady` and shapes without disturbance must not drift by rounding over a day of steps."""
     walk, current, generator = Walk(kind=kind, alpha=0.0), path[0], rng()
     for before, now in pairwise(path):
@@ -179,7 +179,7 @@ def test_a_load_that_comes_back_from_nothing_starts_at_its_nominal():
     """From a nominal of zero there is no ratio; a silent NaN here would stop every arrival of the
     run.
     """
-    nothing = SetPoint(rate_rpm=0.0, in_tokens=1000.0, out_tokens=400.0)
+    nothing = OfferedLoad(rate_rpm=0.0, in_tokens=1000.0, out_tokens=400.0)
     gone = step_plain(NOMINAL, NOMINAL, nothing, alpha=0.0, rng=rng())
     assert gone == nothing
     assert step_plain(gone, nothing, NOMINAL, alpha=0.0, rng=rng()) == NOMINAL

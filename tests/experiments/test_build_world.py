@@ -1,4 +1,4 @@
-"""experiments.world: from the system that the loop believes in to the world that it meets."""
+"""experiments.world: from the system that the loop estimates in to the world that it meets."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from experiments.world import build_cluster_spec
 from loop.schema.reading import read_system
 from tests.loop.data_files import files, write
-from twin.spec import IterationLaw, SpecError
+from twin.spec import LatencyModel, SpecError
 
 
 def build(directory: Path, objects: dict[str, dict[str, Any]]) -> Any:
@@ -21,10 +21,10 @@ def build(directory: Path, objects: dict[str, dict[str, Any]]) -> Any:
 def test_the_truth_defaults_to_the_belief(tmp_path: Path) -> None:
     """Without a word to the contrary an experiment tests the policy, not its data."""
     spec = build(tmp_path, files())
-    assert spec.engines["small", "H100"].law == IterationLaw(
+    assert spec.engines["small", "H100"].latency_model == LatencyModel(
         alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005
     )
-    assert spec.cards(model="small", accelerator="2xH100") == 2
+    assert spec.gpus(model="small", accelerator="2xH100") == 2
     assert spec.capacity == {"H100": 8}
 
 
@@ -71,7 +71,7 @@ def test_a_world_needs_a_server(tmp_path: Path) -> None:
 
 
 def test_a_performance_row_without_its_accelerator_is_left_out(tmp_path: Path) -> None:
-    """read_system has told it; there is no card to run on."""
+    """read_system has told it; there is no GPU to run on."""
     objects = files()
     objects["model-data.json"]["models"].append(
         {**objects["model-data.json"]["models"][0], "acc": "B200"}

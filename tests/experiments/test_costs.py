@@ -23,8 +23,8 @@ ACCELERATORS = {
 
 
 def pods(*rows: tuple[int, str, int, float, float]) -> dict[str, np.ndarray]:
-    """Return columns of pods: server, accelerator, cards, granted_s, released_s."""
-    names = ("server", "accelerator", "cards", "granted_s", "released_s")
+    """Return columns of pods: server, accelerator, GPUs, granted_s, released_s."""
+    names = ("server", "accelerator", "gpus", "granted_s", "released_s")
     return {
         name: np.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)
     }
@@ -50,7 +50,7 @@ def test_a_pod_costs_from_grant_to_release_within_the_window(
 
 
 def test_cost_is_price_times_accelerators_of_a_replica_times_hours() -> None:
-    """Two 4xA100 a replica cost twice the price of one; hours are counted in cards of the type."""
+    """Two 4xA100 a replica cost twice the price of one; hours are counted in GPUs of the type."""
     rows = pods((0, "A100", 1, 0.0, NAN), (1, "4xA100", 8, 0.0, 2400.0))
     costs = pod_costs(rows, names=["a", "b"], accelerators=ACCELERATORS, window=WINDOW)
     assert costs.cents_by_server == pytest.approx({"a": 40.0, "b": 2 * 160.0 * 0.5})

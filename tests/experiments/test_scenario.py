@@ -98,11 +98,10 @@ def test_the_ramp_is_five_times_and_back_in_thirty_minutes():
 def test_a_shortage_takes_cards_away_and_gives_them_back():
     """A number of cards is a whole number; 9 cards halved are 4."""
     events = capacity_events(read_scenario("shortage"), CAPACITY)
-    cards = [
-        {event.type: event.cards for event in events if event.t_s == t_s}
-        for t_s in (1200.0, 2400.0)
+    gpus = [
+        {event.type: event.gpus for event in events if event.t_s == t_s} for t_s in (1200.0, 2400.0)
     ]
-    assert cards == [{"A100": 8, "H100": 4, "MI250": 0}, CAPACITY]
+    assert gpus == [{"A100": 8, "H100": 4, "MI250": 0}, CAPACITY]
 
 
 def test_a_name_is_looked_up_before_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -258,22 +257,22 @@ def test_events_come_in_order_of_time_and_in_cards():
       - {t_s: 60, cards: 10}
       - {t_s: 30, type: H100, part: 1}
     """)
-    assert [(e.t_s, e.type, e.cards) for e in capacity_events(scenario, CAPACITY)] == [
+    assert [(e.t_s, e.type, e.gpus) for e in capacity_events(scenario, CAPACITY)] == [
         (300.0, "A100", 5),
         (900.0, "H100", 12),
     ]
-    assert [(e.t_s, e.type, e.cards) for e in node_failures(scenario, CAPACITY)] == [
+    assert [(e.t_s, e.type, e.gpus) for e in node_failures(scenario, CAPACITY)] == [
         (30.0, "H100", 9),
         (60.0, "A100", 10),
         (60.0, "H100", 9),
     ]
 
 
-@pytest.mark.parametrize("cards", range(1, 101))
-def test_a_part_of_the_cards_is_not_lost_by_rounding(cards: int):
+@pytest.mark.parametrize("gpus", range(1, 101))
+def test_a_part_of_the_cards_is_not_lost_by_rounding(gpus: int):
     """0.29 · 100 is 28.999… in floating point."""
-    scenario = parsed(f"capacity: [{{t_s: 0, part: {cards / 100!r}}}]")
-    assert [event.cards for event in capacity_events(scenario, {"A100": 100})] == [cards]
+    scenario = parsed(f"capacity: [{{t_s: 0, part: {gpus / 100!r}}}]")
+    assert [event.gpus for event in capacity_events(scenario, {"A100": 100})] == [gpus]
 
 
 @pytest.mark.parametrize(
@@ -413,7 +412,7 @@ def test_a_mistake_in_a_file_is_one_line_that_names_its_place(text: str, expecte
         ),
         (
             "failures: [{t_s: 0, type: H100, cards: 10}]",
-            "failures[0]: cards: expected at most the 9 cards of H100, found 10",
+            "failures[0]: cards: expected at most the 9 GPUs of H100, found 10",
         ),
     ],
 )

@@ -18,7 +18,7 @@ ERRORS = ("error", "analyzeError", "sizeError")
 
 @pytest.mark.parametrize("case", golden_cases("*analyzer-analyze*.json"))
 def test_analysis_gives_the_figures_of_the_original(case: dict[str, Any]) -> None:
-    """The belief must be the original's, or no parity of decisions means anything."""
+    """The estimate must be the original's, or no parity of decisions means anything."""
     _check(case)
 
 

@@ -23,7 +23,7 @@ from loop.types import Change
 from tests.fakes import system
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
 from twin.kube.apiserver.faults import Fault, Match
-from twin.spec import ClusterSpec, Delay, Engine, IterationLaw
+from twin.spec import ClusterSpec, Delay, Engine, LatencyModel
 
 Json = dict[str, Any]
 
@@ -31,13 +31,15 @@ QUICK = Patience(connect_s=1.0, read_s=1.0, attempts=3, pause_s=0.01, total_s=5.
 
 
 def cluster_spec(*, start_up_s: float = 0.0) -> ClusterSpec:
-    """Return the world of tests.fakes.system(): H100 and A100 cards, two models."""
+    """Return the world of tests.fakes.system(): H100 and A100 GPUs, two models."""
     data = system()
     engines = {
         (perf.model, perf.accelerator): Engine(
             model=perf.model,
             accelerator=perf.accelerator,
-            law=IterationLaw(alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms),
+            latency_model=LatencyModel(
+                alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms
+            ),
             start_up=Delay(mean_s=start_up_s),
         )
         for perf in data.perf.values()

@@ -28,9 +28,9 @@ SYSTEM: Body = {
                 "accCount": 1,
                 "maxBatchSize": batch,
                 "atTokens": 512,
-                "perfParms": law,
+                "perfParms": latency_model,
             }
-            for acc, batch, law in (
+            for acc, batch, latency_model in (
                 ("A100", 64, {"alpha": 20.13, "beta": 0.087, "gamma": 0.0027}),
                 ("2xA100", 64, {"alpha": 14.0, "beta": 0.06, "gamma": 0.0019}),
                 ("G2", 76, {"alpha": 16.78, "beta": 0.073, "gamma": 0.0023}),
@@ -88,9 +88,9 @@ def many_bodies(count: int) -> list[Body]:
             )
             for k in range(rng.randint(1, 5))
         ]
-        cards = rng.choice([2, 8, 64])
+        gpus = rng.choice([2, 8, 64])
         capacity = {
-            "count": [{"type": "A100", "count": cards}, {"type": "G2", "count": cards + index}]
+            "count": [{"type": "A100", "count": gpus}, {"type": "G2", "count": gpus + index}]
         }
         bodies.append(body(*servers, capacityData=capacity))
     return bodies

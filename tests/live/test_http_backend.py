@@ -159,7 +159,7 @@ CASES = {
     ),
     "a backlog": seen(server_view("s1", backlog=200)),
     "no load": seen(server_view("s1", load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0))),
-    "two classes, few cards": seen(
+    "two classes, few GPUs": seen(
         server_view("s1", load=Load(rate_rpm=2000.0, in_tokens=512.0, out_tokens=256.0)),
         server_view("s2", service_class="Free", model="qwen_14b"),
     ),
@@ -239,9 +239,9 @@ def test_with_nothing_to_ask_the_optimizer_is_not_asked() -> None:
 
 
 def test_the_capacity_of_the_world_wins_over_that_of_the_files(optimizer: httpx.Client) -> None:
-    """A node was lost: who decides by the file gives away cards that are not there."""
+    """A node was lost: who decides by the file gives away GPUs that are not there."""
 
-    def cards(data: SystemData, **known: object) -> int:
+    def gpus(data: SystemData, **known: object) -> int:
         view = server_view("s1", load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))
         policy = RemotePolicy(optimizer=client_of("optimizer", optimizer))
         decision, _ = policy.decide(seen(view, **known), data, None)
@@ -250,7 +250,7 @@ def test_the_capacity_of_the_world_wins_over_that_of_the_files(optimizer: httpx.
         )
 
     one = FakeBackend([], capacity={"H100": 1}).observe().capacity
-    assert cards(system(), capacity=one) <= 1 < cards(system())
+    assert gpus(system(), capacity=one) <= 1 < gpus(system())
 
 
 @pytest.mark.parametrize("drain_s", [-1.0, float("nan"), float("inf")])

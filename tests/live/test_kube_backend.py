@@ -122,7 +122,7 @@ def test_advice_writes_nothing() -> None:
 
 
 def test_bounds_by_annotation_hold_whatever_is_decided() -> None:
-    """Who answers for a service can keep it from being scaled away, or from taking all cards."""
+    """Who answers for a service can keep it from being scaled away, or from taking all GPUs."""
     annotations = {names.REPLICAS_MIN: "2", names.REPLICAS_MAX: "3"}
     busy = manifest(labels={names.LOAD_RPM: "9000"}, annotations=annotations)
     idle = manifest("dep2", server="s2", labels={names.LOAD_RPM: "0"}, annotations=annotations)

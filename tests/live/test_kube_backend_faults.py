@@ -141,7 +141,7 @@ def test_a_patch_that_takes_too_long_is_done_once() -> None:
 def test_a_list_that_fails_fails_the_cycle_in_time_and_the_next_one_starts_clean(
     trouble: object,
 ) -> None:
-    """Half a list would be taken for servers that are gone, and their cards given away."""
+    """Half a list would be taken for servers that are gone, and their GPUs given away."""
     with kube_world(manifest()) as world:
         loop = Controller(
             backend=world.backend,

@@ -107,7 +107,7 @@ MISSING = {
     "empty name": ("/addServer", {"name": ""}, "body.name: .*at least 1 character"),
     "count": ("/setCapacity", {"type": "G2"}, "body.count: expected a value"),
     "negative count": ("/setCapacity", {"type": "G2", "count": -1}, "body.count: expected greater"),
-    "half a card": (
+    "half a GPU": (
         "/setCapacity",
         {"type": "G2", "count": 1.5},
         "body.count: expected a valid integer",
@@ -131,7 +131,7 @@ def test_verbs_refuse_what_is_missing_or_impossible_and_change_nothing(
     case: str, client: httpx.Client
 ) -> None:
     """What Go takes for zero when it is absent would be a free accelerator, or a type without
-    cards.
+    GPUs.
     """
     path, content, wanted = MISSING[case]
     before = everything(client)

@@ -262,7 +262,7 @@ def test_optimizing_one_system_replaces_the_one_that_is_kept(client: httpx.Clien
 
 
 def test_a_wait_without_bound_is_shown_as_null(client: httpx.Client) -> None:
-    """Replicas that cannot keep up, as far as cards went: a 0 would be the best of all
+    """Replicas that cannot keep up, as far as GPUs went: a 0 would be the best of all
     latencies.
     """
     client.post("/setServers", json={"servers": [server(rpm=90_000.0)]})

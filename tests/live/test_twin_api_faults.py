@@ -80,7 +80,7 @@ def test_a_delay_makes_a_client_time_out_while_others_are_served() -> None:
 
 @pytest.mark.parametrize(("after", "replicas"), [(False, 0), (True, 3)])
 def test_a_connection_is_cut_before_or_after_the_deed(after: bool, replicas: int) -> None:
-    """The client sees the same, and must not believe that nothing happened."""
+    """The client sees the same, and must not estimate that nothing happened."""
     with (
         serving_twin(faults=[Fault(kind="drop", match=PATCHES, after=after, count=1)]) as twin,
         twin.kube() as api,

@@ -22,14 +22,14 @@ def rank(problem: Problem, choices: dict[int, Choice]) -> Rank:
 
 
 def fits(problem: Problem, choices: dict[int, Choice]) -> bool:
-    """Tell whether *choices* hold no more cards than there are."""
+    """Tell whether *choices* hold no more GPUs than there are."""
     if problem.capacity is None:
         return True
     used = dict.fromkeys(range(len(problem.capacity)), 0)
     for choice in choices.values():
         if problem.units[choice.row]:
             used[problem.type[choice.row]] += problem.units[choice.row] * choice.replicas
-    return all(used[kind] <= cards for kind, cards in enumerate(problem.capacity))
+    return all(used[kind] <= gpus for kind, gpus in enumerate(problem.capacity))
 
 
 def best_rank(problem: Problem) -> Rank:

@@ -78,7 +78,7 @@ def pod(
     phase: str = "ready",
     since_s: float = -500.0,
     created_s: float = -600.0,
-    cards: int = 0,
+    gpus: int = 0,
     node: str = "node-1",
     **fields: Any,
 ) -> Json:
@@ -100,8 +100,8 @@ def pod(
     if phase == "draining":
         meta |= {"deletionTimestamp": date(since_s + 30), "deletionGracePeriodSeconds": 30}
     container: Json = {"name": "vllm", "ports": [{"containerPort": 8000}]}
-    if cards:
-        container["resources"] = {"limits": {"nvidia.com/gpu": str(cards), "cpu": "8"}}
+    if gpus:
+        container["resources"] = {"limits": {"nvidia.com/gpu": str(gpus), "cpu": "8"}}
     spec: Json = {"containers": [container], **fields.pop("spec", {})}
     if phase != "pending":
         spec["nodeName"] = node
@@ -116,17 +116,17 @@ def pod(
 def node(
     name: str = "node-1",
     *,
-    cards: int = 8,
+    gpus: int = 8,
     product: str = "H100",
     ready: str = "True",
     closed: bool = False,
 ) -> Json:
-    """Return a node with cards of a product."""
+    """Return a node with GPUs of a product."""
     return {
         "metadata": {"name": name, "labels": {"nvidia.com/gpu.product": product}},
         "spec": {"unschedulable": True} if closed else {},
         "status": {
-            "allocatable": {"nvidia.com/gpu": str(cards), "cpu": "192"},
+            "allocatable": {"nvidia.com/gpu": str(gpus), "cpu": "192"},
             "conditions": [{"type": "Ready", "status": ready}],
         },
     }

@@ -1,4 +1,4 @@
-"""A small twin with load for tests of the loop: two servers on two types of cards, requests fed by
+"""A small twin with load for tests of the loop: two servers on two types of GPUs, requests fed by
 the emulator.
 """
 
@@ -11,12 +11,12 @@ import simpy
 
 from emulator.load import ServerLoad
 from emulator.to_sim import SimFeeder
-from emulator.walk import SetPoint, Walk
+from emulator.walk import OfferedLoad, Walk
 from loop.backends.sim import Metrics, SimBackend
 from loop.spec import SystemData
 from tests.fakes import system
 from twin.serving.cluster import Cluster
-from twin.spec import ClusterSpec, Delay, Engine, IterationLaw, Server, World
+from twin.spec import ClusterSpec, Delay, Engine, LatencyModel, Server, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,7 @@ def sim_world(
             (perf.model, perf.accelerator): Engine(
                 model=perf.model,
                 accelerator=perf.accelerator,
-                law=IterationLaw(
+                latency_model=LatencyModel(
                     alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms
                 ),
                 start_up=Delay(mean_s=start_up_s),
@@ -81,11 +81,11 @@ def sim_world(
             server=server.name,
             index=index,
             seed=seed,
-            nominal=SetPoint(rate_rpm=rate_rpm, in_tokens=512.0, out_tokens=128.0),
+            nominal=OfferedLoad(rate_rpm=rate_rpm, in_tokens=512.0, out_tokens=128.0),
             walk=Walk(alpha=alpha),
         )
         for index, server in enumerate(spec.servers)
     ]
     feeder = SimFeeder(env, cluster.submit, loads, interval_s=60.0)
-    backend = SimBackend(cluster, metrics=metrics, set_points=feeder.set_points)
+    backend = SimBackend(cluster, metrics=metrics, offered_loads=feeder.offered_loads)
     return SimWorldParts(env=env, cluster=cluster, feeder=feeder, backend=backend, data=data)

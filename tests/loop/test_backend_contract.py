@@ -76,7 +76,7 @@ def test_looking_changes_nothing(observed: Subject) -> None:
 
 
 def test_servers_are_keyed_by_their_names_and_have_a_class_and_a_model(observed: Subject) -> None:
-    """The optimizer looks targets and laws up by these."""
+    """The optimizer looks targets and latency models up by these."""
     for name, view in observed.backend.observe().servers.items():
         assert (name, bool(view.model), bool(view.service_class)) == (view.name, True, True)
 

@@ -1,4 +1,4 @@
-"""The twin as the loop sees it: lagged figures or labels, wishes at once, pods and cards as they
+"""The twin as the loop sees it: lagged figures or labels, wishes at once, pods and GPUs as they
 are.
 """
 
@@ -51,7 +51,7 @@ def test_labels_are_the_set_points_without_lag() -> None:
     first = world.backend.observe().servers["s1"].load
     assert first == Load(rate_rpm=240.0, in_tokens=512.0, out_tokens=128.0)
     world.env.run(until=60.5)
-    point = world.feeder.set_points()["s1"]
+    point = world.feeder.offered_loads()["s1"]
     second = world.backend.observe().servers["s1"].load
     assert second == Load(
         rate_rpm=point.rate_rpm, in_tokens=point.in_tokens, out_tokens=point.out_tokens
@@ -62,13 +62,13 @@ def test_labels_are_the_set_points_without_lag() -> None:
 def test_a_server_without_a_label_is_unknown() -> None:
     """The fallback for a missing label is to hold, not to take another source in secret."""
     world = sim_world()
-    backend = SimBackend(world.cluster, metrics="labels", set_points=lambda: {})
+    backend = SimBackend(world.cluster, metrics="labels", offered_loads=lambda: {})
     assert backend.observe().servers["s1"].load is None
 
 
 def test_labels_need_a_source() -> None:
     """A wiring slip must show at the start."""
-    with pytest.raises(SpecError, match="set-points"):
+    with pytest.raises(SpecError, match="offered loads"):
         SimBackend(sim_world().cluster, metrics="labels")
 
 

@@ -1,5 +1,5 @@
-"""What is believed of a reading with gaps: a missing figure holds a server, and never passes for no
-load.
+"""What is estimated of a reading with gaps: a missing figure holds a server, and never passes for
+no load.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.collector import Beliefs, CollectorSettings, Reading, collect
+from loop.collector import CollectorSettings, Estimates, Reading, collect
 from loop.types import Load, ServerView, Snapshot
 from tests.fakes import server_view
 
@@ -19,16 +19,16 @@ KNOWN = Load(rate_rpm=60.0, in_tokens=500.0, out_tokens=200.0)
 
 
 def read(
-    *views: ServerView, beliefs: Beliefs | None = None, settings: CollectorSettings = PLAIN
+    *views: ServerView, estimates: Estimates | None = None, settings: CollectorSettings = PLAIN
 ) -> Reading:
     """Return what the collector makes of *views*."""
     seen = Snapshot(now_s=60.0, servers={view.name: view for view in views})
-    return collect(seen, beliefs or {}, settings=settings)
+    return collect(seen, estimates or {}, settings=settings)
 
 
-def believed(view: ServerView, *, beliefs: Beliefs | None = None) -> Load | None:
-    """Return the load believed of the one server *view*."""
-    return read(view, beliefs=beliefs).snapshot.servers[view.name].load
+def estimated(view: ServerView, *, estimates: Estimates | None = None) -> Load | None:
+    """Return the load estimated of the one server *view*."""
+    return read(view, estimates=estimates).snapshot.servers[view.name].load
 
 
 def test_a_whole_reading_is_believed_as_it_is() -> None:
@@ -36,16 +36,16 @@ def test_a_whole_reading_is_believed_as_it_is() -> None:
     rounding error.
     """
     load = Load(rate_rpm=0.1 + 0.2, in_tokens=511.3, out_tokens=77.7)
-    assert believed(server_view(load=load), beliefs={"s1": KNOWN}) == load
+    assert estimated(server_view(load=load), estimates={"s1": KNOWN}) == load
 
 
 def test_a_reading_without_a_load_stays_unknown() -> None:
     """None means that nobody measured: the policy holds the server, it does not scale it to
     zero.
     """
-    reading = read(server_view(load=None), beliefs={"s1": KNOWN})
+    reading = read(server_view(load=None), estimates={"s1": KNOWN})
     assert reading.snapshot.servers["s1"].load is None
-    assert reading.beliefs == {"s1": KNOWN}, "a gap must not make forget"
+    assert reading.estimates == {"s1": KNOWN}, "a gap must not make forget"
 
 
 @pytest.mark.parametrize("figure", [math.nan, math.inf, -1.0])
@@ -69,7 +69,7 @@ def test_a_sum_over_some_pods_is_scaled_up_to_all_ready_ones() -> None:
     """Five ready pods of which three report carry five thirds of the sum; taken as it is, it made
     loops oscillate.
     """
-    load = believed(server_view(ready=5, reporting=3, load=KNOWN))
+    load = estimated(server_view(ready=5, reporting=3, load=KNOWN))
     assert load is not None
     assert load.rate_rpm == pytest.approx(100.0)
     assert load.out_tokens == 200.0, "a mean is no sum"
@@ -86,16 +86,16 @@ def test_a_sum_over_no_pod_is_unknown_and_not_zero() -> None:
 def test_no_pods_and_no_arrivals_are_no_load() -> None:
     """A server scaled to zero that nobody asks for is known to be idle."""
     idle = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
-    assert believed(server_view(wanted=0, ready=0, reporting=0, load=idle)) == idle
+    assert estimated(server_view(wanted=0, ready=0, reporting=0, load=idle)) == idle
 
 
 def test_tokens_that_nobody_counted_yet_are_those_believed_before() -> None:
     """With every pod gone nothing finishes, so nobody knows the length of outputs; requests still
     come in.
     """
-    load = believed(
+    load = estimated(
         server_view(load=Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=0.0)),
-        beliefs={"s1": KNOWN},
+        estimates={"s1": KNOWN},
     )
     assert load == Load(rate_rpm=90.0, in_tokens=480.0, out_tokens=200.0)
 
@@ -121,15 +121,15 @@ def test_tokens_never_counted_are_those_that_the_data_expect() -> None:
         settings=PLAIN,
         expected={"s1": KNOWN},
     )
-    assert again.beliefs["s1"].out_tokens == 7.0, (
+    assert again.estimates["s1"].out_tokens == 7.0, (
         "what was measured once is better than what a file expects"
     )
 
 
 def test_an_idle_server_keeps_the_tokens_it_is_known_for() -> None:
     """When requests come back, the first reading has a rate and no finished output."""
-    load = believed(
-        server_view(load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)), beliefs={"s1": KNOWN}
+    load = estimated(
+        server_view(load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)), estimates={"s1": KNOWN}
     )
     assert load == Load(rate_rpm=0.0, in_tokens=500.0, out_tokens=200.0)
 
@@ -140,21 +140,23 @@ def test_an_idle_server_keeps_the_tokens_it_is_known_for() -> None:
 )
 def test_a_smoothed_rate_stays_within_what_was_seen(rates: list[float], smoothing: float) -> None:
     """An exponential mean never leaves the range of its inputs; the first reading starts it."""
-    beliefs: Beliefs = {}
+    estimates: Estimates = {}
     for rate in rates:
         load = Load(rate_rpm=rate, in_tokens=500.0, out_tokens=200.0)
-        beliefs = read(
-            server_view(load=load), beliefs=beliefs, settings=CollectorSettings(smoothing=smoothing)
-        ).beliefs
-    assert min(rates) * (1 - 1e-12) <= beliefs["s1"].rate_rpm <= max(rates) * (1 + 1e-12)
+        estimates = read(
+            server_view(load=load),
+            estimates=estimates,
+            settings=CollectorSettings(smoothing=smoothing),
+        ).estimates
+    assert min(rates) * (1 - 1e-12) <= estimates["s1"].rate_rpm <= max(rates) * (1 + 1e-12)
 
 
 def test_tokens_are_not_smoothed_with_what_was_never_known() -> None:
     """A mean with the 0 of "not counted" would halve the first real reading."""
     load = Load(rate_rpm=10.0, in_tokens=500.0, out_tokens=200.0)
-    beliefs = {"s1": Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)}
+    estimates = {"s1": Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)}
     reading = read(
-        server_view(load=load), beliefs=beliefs, settings=CollectorSettings(smoothing=0.5)
+        server_view(load=load), estimates=estimates, settings=CollectorSettings(smoothing=0.5)
     )
     assert reading.snapshot.servers["s1"].load == Load(
         rate_rpm=5.0, in_tokens=500.0, out_tokens=200.0
@@ -163,6 +165,6 @@ def test_tokens_are_not_smoothed_with_what_was_never_known() -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, -0.5, 1.5, math.nan])
 def test_a_weight_that_is_none_is_refused(smoothing: float) -> None:
-    """A weight of 0 would never believe anything new."""
+    """A weight of 0 would never estimate anything new."""
     with pytest.raises(AssertionError, match="smoothing"):
         CollectorSettings(smoothing=smoothing)

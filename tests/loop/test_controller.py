@@ -255,9 +255,9 @@ def test_a_smoothed_belief_is_what_the_policy_is_told() -> None:
     backend.set_load("s1", Load(rate_rpm=200.0, in_tokens=500.0, out_tokens=200.0))
     record = loop.cycle(120.0)
     assert record.seen is not None
-    assert record.believed is not None
+    assert record.estimated is not None
     assert record.seen.servers["s1"].load == Load(rate_rpm=200.0, in_tokens=500.0, out_tokens=200.0)
-    assert record.believed.servers["s1"].load == Load(
+    assert record.estimated.servers["s1"].load == Load(
         rate_rpm=150.0, in_tokens=500.0, out_tokens=200.0
     )
 

@@ -1,4 +1,4 @@
-"""Prices and cards of replicas: units count, and what the data do not know is unknown."""
+"""Prices and GPUs of replicas: units count, and what the data do not know is unknown."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from loop.cost import cards, cost_cents_per_h
+from loop.cost import cost_cents_per_h, gpus
 from tests.fakes import system
 
 
 def test_a_price_counts_the_units_of_a_replica_but_not_their_cards_again() -> None:
     """The price of an accelerator is of the whole unit; a replica may take several units, each of
-    several cards.
+    several GPUs.
     """
     data = system()
     double = replace(data.perf["llama_8b", "2xA100"], acc_count=3)
@@ -20,7 +20,7 @@ def test_a_price_counts_the_units_of_a_replica_but_not_their_cards_again() -> No
     assert (
         cost_cents_per_h(data, model="llama_8b", accelerator="2xA100", replicas=4) == 3 * 500.0 * 4
     )
-    assert cards(data, model="llama_8b", accelerator="2xA100", replicas=4) == ("A100", 3 * 2 * 4)
+    assert gpus(data, model="llama_8b", accelerator="2xA100", replicas=4) == ("A100", 3 * 2 * 4)
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ def test_a_price_counts_the_units_of_a_replica_but_not_their_cards_again() -> No
 def test_what_the_data_do_not_know_has_no_price(model: str, accelerator: str) -> None:
     """An unknown price is not zero: it would make the total look cheap."""
     assert cost_cents_per_h(system(), model=model, accelerator=accelerator, replicas=1) is None
-    assert cards(system(), model=model, accelerator=accelerator, replicas=1) is None
+    assert gpus(system(), model=model, accelerator=accelerator, replicas=1) is None
 
 
 def test_nothing_costs_nothing() -> None:

@@ -13,13 +13,13 @@ from tests.loop.data_files import files, write
 from twin.spec import SpecError
 
 
-def change(directory: Path, *, alpha: float | None = None, cards: int | None = None) -> None:
-    """Write the minimal system again with another law or another capacity."""
+def change(directory: Path, *, alpha: float | None = None, gpus: int | None = None) -> None:
+    """Write the minimal system again with another latency model or another capacity."""
     objects: dict[str, dict[str, Any]] = files()
     if alpha is not None:
         objects["model-data.json"]["models"][0]["perfParms"]["alpha"] = alpha
-    if cards is not None:
-        objects["capacity-data.json"]["count"][0]["count"] = cards
+    if gpus is not None:
+        objects["capacity-data.json"]["count"][0]["count"] = gpus
     write(directory, objects)
 
 
@@ -30,7 +30,7 @@ def test_capacity_is_read_every_cycle_and_the_rest_only_in_dynamic_mode(
     """That is what <isDynamicMode> of the walk-through means."""
     data = DataSource(write(tmp_path), dynamic=dynamic)
     assert data.load().system.capacity == {"H100": 8}
-    change(tmp_path, alpha=9.0, cards=3)
+    change(tmp_path, alpha=9.0, gpus=3)
     reading = data.load()
     assert reading.system.capacity == {"H100": 3}
     assert reading.system.perf["small", "H100"].alpha_ms == alpha
@@ -56,7 +56,7 @@ def test_the_last_good_data_stay_when_a_file_goes_bad(dynamic: bool, tmp_path: P
         reading.error
         == "capacity-data.json: count[0] 'H100': count: expected a whole number >= 0, found -1"
     )
-    change(tmp_path, cards=5)
+    change(tmp_path, gpus=5)
     reading = data.load()
     assert (reading.system.capacity, reading.error) == ({"H100": 5}, "")
 
@@ -65,7 +65,7 @@ def test_a_bad_static_file_does_not_hide_a_change_of_capacity(tmp_path: Path) ->
     """In dynamic mode a broken model file and a lost node may come together."""
     data = DataSource(write(tmp_path), dynamic=True)
     data.load()
-    change(tmp_path, cards=2)
+    change(tmp_path, gpus=2)
     (tmp_path / "model-data.json").unlink()
     reading = data.load()
     assert reading.system.capacity == {"H100": 2}
@@ -87,7 +87,7 @@ def test_a_warning_is_told_when_it_is_new(tmp_path: Path) -> None:
 
 
 def test_fixed_data_are_always_the_same(tmp_path: Path) -> None:
-    """An experiment that perturbs the belief hands its system over as it is."""
+    """An experiment that perturbs the estimate hands its system over as it is."""
     system = read_system(write(tmp_path))
     data = FixedData(system)
     assert data.load() == data.load()

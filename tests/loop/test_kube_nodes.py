@@ -1,4 +1,4 @@
-"""Capacity from nodes: cards that can be planned with are those of living nodes that nobody else
+"""Capacity from nodes: GPUs that can be planned with are those of living nodes that nobody else
 holds.
 """
 
@@ -22,7 +22,7 @@ def capacity(
 
 def test_cards_of_living_nodes_are_added_up_by_type() -> None:
     """The optimizer knows types, not nodes."""
-    assert capacity(node("a"), node("b", cards=4), node("c", product="NVIDIA-L4")) == {
+    assert capacity(node("a"), node("b", gpus=4), node("c", product="NVIDIA-L4")) == {
         "H100": (12, 0),
         "L4": (8, 0),
     }
@@ -31,14 +31,14 @@ def test_cards_of_living_nodes_are_added_up_by_type() -> None:
 def test_cards_that_our_pods_hold_are_used_and_still_ours_to_plan_with() -> None:
     """Those of starting and draining pods too; one without a node holds none."""
     pods = tuple(
-        pod(phase, phase=phase, cards=2) for phase in ("ready", "starting", "draining", "pending")
+        pod(phase, phase=phase, gpus=2) for phase in ("ready", "starting", "draining", "pending")
     )
     assert capacity(node(), ours=pods) == {"H100": (8, 6)}
 
 
 def test_cards_that_others_hold_are_not_there() -> None:
     """To plan with them would leave pods pending for ever."""
-    assert capacity(node(), ours=(pod("a", cards=1),), others=(pod("x", of="batch", cards=3),)) == {
+    assert capacity(node(), ours=(pod("a", gpus=1),), others=(pod("x", of="batch", gpus=3),)) == {
         "H100": (5, 1)
     }
 
@@ -46,12 +46,12 @@ def test_cards_that_others_hold_are_not_there() -> None:
 def test_a_dead_node_has_no_cards_and_a_closed_one_those_that_our_pods_hold() -> None:
     """Pods on a cordoned node go on; new ones do not come."""
     assert capacity(node(ready="Unknown")) == {}
-    assert capacity(node(closed=True), ours=(pod("a", cards=2),)) == {"H100": (2, 2)}
+    assert capacity(node(closed=True), ours=(pod("a", gpus=2),)) == {"H100": (2, 2)}
 
 
 def test_nodes_without_cards_do_not_count() -> None:
     """Most nodes have none."""
-    assert capacity(node(cards=0)) == {}
+    assert capacity(node(gpus=0)) == {}
 
 
 @pytest.mark.parametrize(
@@ -72,6 +72,6 @@ def test_a_product_is_of_the_type_that_is_a_word_of_its_name(product: str, kind:
 
 
 def test_a_type_that_the_data_do_not_know_is_told() -> None:
-    """Its cards would lie idle, and nobody would know why."""
+    """Its GPUs would lie idle, and nobody would know why."""
     found = read_capacity([node(product="NVIDIA-T4")], ours=(), others=(), types=TYPES)
     assert found.warnings == ("nodes: the data know no accelerator of type NVIDIA-T4",)

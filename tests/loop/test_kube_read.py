@@ -60,7 +60,7 @@ def test_a_status_behind_the_specification_is_not_settled() -> None:
 
 @pytest.mark.parametrize("phase", ["ready", "starting", "pending", "draining"])
 def test_pods_are_counted_by_the_phase_they_are_in(phase: str) -> None:
-    """Starting ones hold cards already; those that end do so still."""
+    """Starting ones hold GPUs already; those that end do so still."""
     (found,) = servers(deployment(), pods=(pod("a", phase=phase),)).by_name.values()
     assert [one.phase for one in found.pods] == [phase]
 
@@ -99,7 +99,7 @@ def test_a_pod_without_a_replica_set_belongs_to_whoever_selects_it() -> None:
 
 
 def test_pods_in_another_namespace_and_of_nobody_are_strangers() -> None:
-    """They hold cards all the same."""
+    """They hold GPUs all the same."""
     found = servers(deployment(), pods=(pod("a", namespace="other"), pod("b", of="redis")))
     assert found.by_name["s1"].pods == ()
     assert len(found.strangers) == 2

@@ -20,8 +20,8 @@ PLAIN = OptimizerSettings(solver="greedy", band=0.0)
 EXACT = OptimizerSettings(solver="exact", band=0.0)
 
 
-def cards(data: SystemData, solution: Solution) -> dict[str, int]:
-    """Return the cards that *solution* holds by type."""
+def gpus(data: SystemData, solution: Solution) -> dict[str, int]:
+    """Return the GPUs that *solution* holds by type."""
     used: dict[str, int] = {}
     for found in solution.allocations.values():
         for part in found.parts or (found,):
@@ -49,7 +49,7 @@ def test_every_server_has_an_answer_within_capacity(
     delayed: bool,
     several: bool,
 ) -> None:
-    """An allocation or a reason, each exactly once; and never a card more than there is."""
+    """An allocation or a reason, each exactly once; and never a GPU more than there is."""
     data = small_system(
         *servers,
         capacity=capacity,
@@ -60,7 +60,7 @@ def test_every_server_has_an_answer_within_capacity(
     solution = optimize(data, OptimizerSettings(solver=solver))  # type: ignore[arg-type]
     assert sorted([*solution.allocations, *solution.unserved]) == sorted(data.servers)
     assert all(solution.unserved.values())
-    assert all(count <= capacity[kind] for kind, count in cards(data, solution).items())
+    assert all(count <= capacity[kind] for kind, count in gpus(data, solution).items())
     for name, found in solution.allocations.items():
         assert found.reason
         assert found.replicas > 0 or data.servers[name].current.load == replace(
@@ -109,7 +109,7 @@ def test_more_load_is_never_cheaper_to_serve(
 def test_the_size_of_a_card_does_not_matter(
     servers: list[ServerData], capacity: dict[str, int], scale: int
 ) -> None:
-    """Counting half cards, with twice the multiplicity of each unit, is the same system."""
+    """Counting half GPUs, with twice the multiplicity of each unit, is the same system."""
     data = small_system(*servers, capacity=capacity)
     halves = replace(
         data,
@@ -214,7 +214,7 @@ def test_the_binding_target_has_its_name(
 
 
 def test_held_servers_keep_what_they_have_and_come_first() -> None:
-    """Their cards are not there for the others."""
+    """Their GPUs are not there for the others."""
     data = small_system(
         server("held", now=("H100", 3), service_class="Free"),
         server("asks", rpm=6000.0),

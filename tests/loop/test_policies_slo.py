@@ -27,12 +27,12 @@ def decide(
     capacity: dict[str, int] | None = None,
 ) -> Decision:
     """Return what *policy* decides on *views*."""
-    cards = None
+    gpus = None
     if capacity is not None:
-        cards = {
+        gpus = {
             kind: CapacityView(type=kind, total=total, used=0) for kind, total in capacity.items()
         }
-    seen = Snapshot(now_s=60.0, servers={view.name: view for view in views}, capacity=cards)
+    seen = Snapshot(now_s=60.0, servers={view.name: view for view in views}, capacity=gpus)
     decision, _ = policy.decide(seen, data or system(), None)
     return decision
 
@@ -108,7 +108,7 @@ def test_headroom_costs_replicas() -> None:
 
 
 def test_a_server_without_a_load_is_held_and_its_cards_are_kept_for_it() -> None:
-    """Missing data are no zero load; and the others must not be promised its cards."""
+    """Missing data are no zero load; and the others must not be promised its GPUs."""
     dark = server_view("dark", load=None, wanted=3, ready=3)
     decision = decide(dark, server_view("busy", load=BUSY), capacity={"H100": 4})
     target = decision.targets["dark"]
@@ -219,7 +219,7 @@ def test_a_server_that_no_file_names_is_decided_by_its_labels() -> None:
 
 
 def test_a_server_of_the_file_that_the_world_does_not_have_is_not_decided() -> None:
-    """It would take cards from servers that exist."""
+    """It would take GPUs from servers that exist."""
     data = system(servers={"gone": server_data("gone", current=Allocation(load=BUSY))})
     assert set(decide(server_view(load=BUSY), data=data).targets) == {"s1"}
 
@@ -272,7 +272,7 @@ def test_a_max_batch_that_is_large_enough_stays(factor: float, stays: bool) -> N
 
 
 def test_a_minimum_that_the_world_sets_is_planned_with() -> None:
-    """Put on afterwards, it would take cards that had been given to others."""
+    """Put on afterwards, it would take GPUs that had been given to others."""
     idle = Load(rate_rpm=0.0, in_tokens=512.0, out_tokens=256.0)
     targets = decide(server_view(load=idle, replicas_min=2), server_view("s2", load=idle)).targets
     assert (targets["s1"].replicas, targets["s2"].replicas) == (2, 0)

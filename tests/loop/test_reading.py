@@ -76,7 +76,7 @@ def test_servers_are_optional_for_a_cluster_that_names_its_own(tmp_path: Path) -
 
 
 def test_the_belief_takes_its_kv_capacity_from_the_twin_file(tmp_path: Path) -> None:
-    """The optimizer caps the batch by KV memory where it knows it."""
+    """The optimizer caps the batch by KV cache where it knows it."""
     objects = files()
     objects["twin-data.json"] = {
         "engines": [{"model": "small", "acc": "H100", "kvTokens": 4096, "blockSize": 16}]
@@ -119,17 +119,17 @@ WRONG: dict[str, tuple[Change, str]] = {
         "accelerator-data.json: accelerators[1] '2xH100': cost: expected a number >= 0, found "
         "nothing",
     ),
-    "no cards": (
+    "no GPUs": (
         _set("accelerator-data.json", "accelerators", 1, "multiplicity", 0),
         "accelerator-data.json: accelerators[1] '2xH100': multiplicity: expected a whole number >= "
         "1, found 0",
     ),
-    "no law": (
+    "no latency model": (
         _drop("model-data.json", "models", 0, "perfParms"),
         "model-data.json: models[0] 'small on H100': perfParms: expected an object {alpha, beta, "
         "gamma}, found nothing",
     ),
-    "negative law": (
+    "negative latency model": (
         _set("model-data.json", "models", 0, "perfParms", {"alpha": 1, "beta": -2, "gamma": 0}),
         "model-data.json: models[0] 'small on H100': perfParms.beta: expected a number >= 0, found "
         "-2",
@@ -355,7 +355,7 @@ def test_odd_figures_of_a_lenient_message_mean_what_they_mean_there() -> None:
 
 
 def test_a_message_survives_its_way_through_text(tmp_path: Path) -> None:
-    """Floats of the belief must not change on the wire."""
+    """Floats of the estimate must not change on the wire."""
     objects = files()
     assert parse_system(json.loads(json.dumps(message(objects))), source="request") == read_system(
         write(tmp_path, objects)

@@ -112,7 +112,7 @@ def test_replicas_max_batch_and_cost_are_the_decision_just_taken() -> None:
 
 
 def test_capacity_counts_the_cards_of_the_decision() -> None:
-    """A replica of a unit of two cards holds two; available is what there is, not what is left."""
+    """A replica of a unit of two GPUs holds two; available is what there is, not what is left."""
     line = record_line(
         decided(cycle(FakeBackend([server_view()], capacity={"A100": 16, "H100": 4})))
     )

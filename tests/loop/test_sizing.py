@@ -121,7 +121,7 @@ def test_memory_caps_the_batch() -> None:
 def test_a_request_that_never_fits_says_so() -> None:
     """More replicas would not help."""
     answer = optimize(small_system(server(), kv_tokens=600), PLAIN)
-    assert "does not fit the KV memory" in answer.unserved["s"]
+    assert "does not fit the KV cache" in answer.unserved["s"]
 
 
 def test_the_cap_on_the_batch_is_told() -> None:

@@ -80,7 +80,7 @@ def test_exact_is_never_worse_than_greedy(problem: Problem) -> None:
 @settings(max_examples=60, deadline=None)
 @given(problem=problems(), kind=st.integers(0, 2), more=st.integers(1, 8))
 def test_more_capacity_is_never_worse(problem: Problem, kind: int, more: int) -> None:
-    """More cards of any type only add choices."""
+    """More GPUs of any type only add choices."""
     assert problem.capacity is not None
     capacity = list(problem.capacity)
     capacity[kind] += more
@@ -195,10 +195,10 @@ def test_the_bound_is_below_every_choice() -> None:
 
 
 def test_musts_that_cannot_be_met_have_no_solution() -> None:
-    """Two servers that both need the only card."""
+    """Two servers that both need the only GPU."""
     program = Program(
         owner=np.array([0, 1]),
-        cards=np.array([1.0, 1.0]),
+        gpus=np.array([1.0, 1.0]),
         type=np.array([0, 0]),
         capacity=np.array([1.0]),
         must=np.array([True, True]),

@@ -19,7 +19,7 @@ def problem(
     capacity: list[int] | None,
     priority: Sequence[int] = (1, 1, 1),
 ) -> Problem:
-    """Return a problem of rows (server, type, replicas, score), one card a replica, given best
+    """Return a problem of rows (server, type, replicas, score), one GPU a replica, given best
     first.
     """
     count = max(option[0] for option in options) + 1
@@ -44,7 +44,7 @@ def chosen(asked: Problem, **how: object) -> dict[int, tuple[int, int]]:
 
 
 def test_who_would_lose_most_by_waiting_goes_first() -> None:
-    """Two want the same two cards; the second choice of one is far dearer."""
+    """Two want the same two GPUs; the second choice of one is far dearer."""
     asked = problem(
         [(0, 0, 2, 10.0), (0, 1, 2, 15.0), (1, 0, 2, 10.0), (1, 1, 2, 90.0)], capacity=[2, 2]
     )
@@ -89,7 +89,7 @@ BOTH = [(0, 0, 4, 40.0), (1, 0, 4, 50.0), (2, 0, 3, 60.0)]
     ],
 )
 def test_best_effort_by_policy(policy: str, wanted: dict[int, tuple[int, int]]) -> None:
-    """Two cards for servers that want three and more: the order is by score, the largest first."""
+    """Two GPUs for servers that want three and more: the order is by score, the largest first."""
     asked = problem(BOTH, capacity=[2])
     assert chosen(asked, saturation_policy=policy) == wanted
 

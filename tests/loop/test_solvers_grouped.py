@@ -12,7 +12,7 @@ from loop.optimizer.solvers.problem import Choice, Problem
 def problem(
     options: Sequence[tuple[int, int, int, float]], *, capacity: list[int], priority: list[int]
 ) -> Problem:
-    """Return a problem of rows (server, type, replicas, score), one card a replica."""
+    """Return a problem of rows (server, type, replicas, score), one GPU a replica."""
     return Problem(
         names=[f"s{i}" for i in range(len(priority))],
         priority=priority,
@@ -36,7 +36,7 @@ def grouped(
 
 
 def test_who_is_short_gets_a_part_before_a_lower_class_gets_all() -> None:
-    """A Premium server in trouble must not lose the cards it has because Free ones fit whole."""
+    """A Premium server in trouble must not lose the GPUs it has because Free ones fit whole."""
     asked = problem([(0, 0, 10, 10.0), (1, 0, 4, 4.0)], capacity=[8], priority=[1, 100])
     assert grouped(asked) == {0: Choice(0, 8)}
     assert grouped(asked, policy="None") == {1: Choice(1, 4)}

@@ -112,7 +112,7 @@ def test_several_is_the_best_of_all_numbers(several: SeveralProblem, *, by_cost:
 
 
 def test_two_accelerators_together_can_cost_less_than_one() -> None:
-    """The leftover cards of a type too small for the whole load are of use."""
+    """The leftover GPUs of a type too small for the whole load are of use."""
     data = small_system(
         server(rpm=9000.0),
         itl_ms=60.0,

@@ -74,7 +74,7 @@ def test_the_older_length_of_a_request_is_its_output(
 
 
 def test_older_rows_of_models_and_classes_are_read_as_those_of_today() -> None:
-    """A law without gamma, a class with one target, a target of waiting."""
+    """A latency model without gamma, a class with one target, a target of waiting."""
     row = ModelAcceleratorPerfData.model_validate(
         {"name": "m", "acc": "A", "Alpha": 5, "beta": 0.1}
     )

@@ -93,14 +93,14 @@ def check_now(watch: Watch) -> None:
         assert routed == replicas, f"{name}: the router does not route to exactly the ready pods"
         for pod in pods:
             if pod.phase != "pending":
-                held[pod.life.type] += pod.life.cards
+                held[pod.life.type] += pod.life.gpus
     for type_, capacity in view.capacity.items():
         assert held[type_] == capacity.used, (
-            f"{type_}: pods hold {held[type_]} cards, the ledger says {capacity.used}"
+            f"{type_}: pods hold {held[type_]} GPUs, the ledger says {capacity.used}"
         )
         # Capacity may fall below use; then use may only fall.
         assert capacity.used <= max(capacity.total, watch.used_before.get(type_, capacity.total)), (
-            f"{type_}: {capacity.used} cards held of {capacity.total}"
+            f"{type_}: {capacity.used} GPUs held of {capacity.total}"
         )
         watch.used_before[type_] = capacity.used
 
@@ -130,11 +130,11 @@ def check_settled(watch: Watch) -> None:
         for pod in deployment.pods:
             if pod.phase == "pending":
                 assert pod.claim is not None
-                can_have = ledger.is_next(pod.claim) and pod.claim.cards <= ledger.free(
+                can_have = ledger.is_next(pod.claim) and pod.claim.gpus <= ledger.free(
                     pod.claim.type
                 )
                 assert not can_have, (
-                    f"{pod.name}: pending though its cards are free and its turn has come"
+                    f"{pod.name}: pending though its GPUs are free and its turn has come"
                 )
 
 
@@ -200,12 +200,12 @@ def check_lives(pods: Columns, now_s: float) -> None:
         "a life ended without a reason"
     )
     assert not np.any(~np.isnan(pods["ready_s"]) & np.isnan(pods["granted_s"])), (
-        "a pod was ready without cards"
+        "a pod was ready without GPUs"
     )
 
 
 def check_capacity(pods: Columns, history: Sequence[CapacityChange]) -> None:
-    """Check from the records that no card was granted when all were held, also while draining or
+    """Check from the records that no GPU was granted when all were held, also while draining or
     rolling.
     """
     crashed = {
@@ -219,13 +219,13 @@ def check_capacity(pods: Columns, history: Sequence[CapacityChange]) -> None:
         totals = [change for change in history if change.type == type_]
         for pod, granted_s in zip(pods["pod"][holders], pods["granted_s"][holders], strict=True):
             if (pod, granted_s) in crashed:
-                continue  # a restart keeps its cards, also where capacity has fallen below use
+                continue  # a restart keeps its GPUs, also where capacity has fallen below use
             held = holders & (pods["granted_s"] <= granted_s) & (granted_s < released_s)
             at_once = [change.total for change in totals if change.t_s == granted_s]
             before = [change.total for change in totals if change.t_s < granted_s]
-            used = pods["cards"][held].sum()
+            used = pods["gpus"][held].sum()
             assert used <= max([*before[-1:], *at_once]), (
-                f"{type_}: {used} cards held at {granted_s}"
+                f"{type_}: {used} GPUs held at {granted_s}"
             )
 
 
@@ -233,8 +233,8 @@ def check_counts(watch: Watch) -> None:
     """Check that the requests counted inside at each tick are those that the records say were
     inside.
 
-    It is Little's law instant by instant: the mean of the counts is the arrival rate times the mean
-    time spent inside.
+    It is Little's law instant by instant: the mean of the counts is the arrival rate
+    times the mean time spent inside.
     """
     frame = watch.cluster.requests.frame()
     unfinished = watch.cluster.unfinished()

@@ -14,7 +14,7 @@ import simpy
 from twin.engine.latency import iteration_ms, kv_block_count, kv_blocks
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
 from twin.request import Request
-from twin.spec import AdmissionRule, IterationLaw
+from twin.spec import AdmissionRule, LatencyModel
 
 # SimPy priorities of simultaneous events: the batch of an instant is decided after everything that
 # arrives at it.
@@ -82,7 +82,7 @@ class NaiveReplica:
         self,
         env: simpy.Environment,
         *,
-        law: IterationLaw,
+        latency_model: LatencyModel,
         max_batch: int,
         max_num_batched_tokens: int = 8192,
         kv_tokens: int | None = None,
@@ -92,7 +92,7 @@ class NaiveReplica:
         on_finish: Callable[[Request, float], None] | None = None,
     ) -> None:
         self.env = env
-        self.law = law
+        self.latency_model = latency_model
         self.max_batch = max_batch
         self.token_budget = max_num_batched_tokens
         self.block_size = block_size
@@ -176,7 +176,8 @@ class NaiveReplica:
             self.running.append(job)
         kv_tokens = sum(job.context + job.chunk for job in self.running)
         return (
-            iteration_ms(self.law, tokens=self.token_budget - budget, kv_tokens=kv_tokens) / 1000.0
+            iteration_ms(self.latency_model, tokens=self.token_budget - budget, kv_tokens=kv_tokens)
+            / 1000.0
         )
 
     def preempt(self, job: Job) -> None:

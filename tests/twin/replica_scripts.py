@@ -16,7 +16,7 @@ from tests.twin.naive_replica import ARRIVAL, CONTROL, SCRAPE, Alarm, NaiveRepli
 from twin.engine.replica import Replica
 from twin.engine.telemetry import ReplicaReading
 from twin.request import Request
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
 Grid = Literal["none", "integer", "dyadic", "coarse"]
 
@@ -57,13 +57,13 @@ def make_script(seed: int, grid: Grid = "none") -> Script:
     the bounds of the histograms.
     """
     rng = Random(f"{grid}-{seed}")
-    law = _draw_law(rng, grid)
+    latency_model = _draw_latency_model(rng, grid)
     prompt_max = rng.choice([1, 8, 40, 200])
     output_max = rng.choice([1, 6, 40, 150])
     max_batch = rng.choice([1, 2, 4, 8, 16, 32])
     block_size = rng.choice([1, 3, 4, 16])
     replica: dict[str, Any] = {
-        "law": law,
+        "latency_model": latency_model,
         "max_batch": max_batch,
         "max_num_batched_tokens": rng.choice([1, 3, 7, 16, 64, 256, 2048]),
         "block_size": block_size,
@@ -72,9 +72,9 @@ def make_script(seed: int, grid: Grid = "none") -> Script:
         "admission": rng.choice(["chunk", "full_prompt"]),
     }
     mean_s = (
-        law.alpha_ms
-        + law.beta_ms * max_batch
-        + law.gamma_ms * max_batch * (prompt_max + output_max)
+        latency_model.alpha_ms
+        + latency_model.beta_ms * max_batch
+        + latency_model.gamma_ms * max_batch * (prompt_max + output_max)
     ) / 1000
     mean_gap_s = (
         max(1e-3, mean_s) * (output_max / 2 + 1) / max_batch * rng.choice([0.3, 0.8, 1.0, 1.5, 4.0])
@@ -91,21 +91,21 @@ def make_script(seed: int, grid: Grid = "none") -> Script:
     return Script(replica=replica, events=tuple(sorted(events, key=lambda event: event[:2])))
 
 
-def _draw_law(rng: Random, grid: Grid) -> IterationLaw:
+def _draw_latency_model(rng: Random, grid: Grid) -> LatencyModel:
     if grid == "integer":
-        return IterationLaw(alpha_ms=10_000.0, beta_ms=0.0, gamma_ms=0.0)
+        return LatencyModel(alpha_ms=10_000.0, beta_ms=0.0, gamma_ms=0.0)
     if grid == "dyadic":
         alpha_s, beta_s, gamma_s = (
             rng.choice([0, 4, 32]) / 4,
             rng.choice([0, 1, 3]) / 64,
             rng.choice([0, 1, 5]) / 4096,
         )
-        return IterationLaw(alpha_ms=1000 * alpha_s, beta_ms=1000 * beta_s, gamma_ms=1000 * gamma_s)
+        return LatencyModel(alpha_ms=1000 * alpha_s, beta_ms=1000 * beta_s, gamma_ms=1000 * gamma_s)
     if grid == "coarse":
-        return IterationLaw(
+        return LatencyModel(
             alpha_ms=rng.choice([2.5, 10, 20]), beta_ms=rng.choice([0, 0.5]), gamma_ms=0.01
         )
-    return IterationLaw(
+    return LatencyModel(
         alpha_ms=rng.choice([0.0, 1.0, 1.0]) * rng.uniform(1, 20),
         beta_ms=rng.choice([0.0, 1.0, 1.0]) * rng.uniform(0.001, 0.2),
         gamma_ms=rng.choice([0.0, 1.0, 1.0, 100.0]) * rng.uniform(1e-5, 1e-3),
@@ -113,7 +113,7 @@ def _draw_law(rng: Random, grid: Grid) -> IterationLaw:
 
 
 def _draw_kv_tokens(rng: Random, longest: int, max_batch: int, block_size: int) -> int | None:
-    """Draw a KV memory from nearly too small for one request to ample; now and then one that
+    """Draw a KV cache from nearly too small for one request to ample; now and then one that
     rejects long requests.
     """
     if rng.random() < 0.2:

@@ -1,4 +1,6 @@
-"""Request logs made by the twin itself: their law is known, so a fit can be held to it."""
+"""Request logs made by the twin itself: their latency model is known, so a fit can be held to
+it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,7 @@ import numpy as np
 
 from twin.fit.replay import Replayed, ReplicaLimits, replay
 from twin.fit.request_csv import RequestRows
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
 
 def arrivals(
@@ -33,9 +35,11 @@ def arrivals(
 
 
 def served(
-    rows: RequestRows, *, law: IterationLaw, limits: ReplicaLimits
+    rows: RequestRows, *, latency_model: LatencyModel, limits: ReplicaLimits
 ) -> tuple[RequestRows, Replayed]:
-    """Return *rows* with the times that a replica with *law* gives them, and the replay itself."""
-    replayed = replay(rows, law=law, limits=limits)
+    """Return *rows* with the times that a replica with *latency_model* gives them, and the replay
+    itself.
+    """
+    replayed = replay(rows, latency_model=latency_model, limits=limits)
     timed = replace(rows, first_token_s=replayed.first_token_s, last_token_s=replayed.last_token_s)
     return timed, replayed

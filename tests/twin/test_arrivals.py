@@ -112,8 +112,8 @@ def test_gamma_gaps_have_the_coefficient_of_variation_asked_for(cv: float):
 
 @pytest.mark.parametrize("cv", [0.0, 0.3, 1.0, 3.0])
 def test_the_process_is_stationary_from_its_first_instant(cv: float):
-    """Without the first gap's own law, a bursty run begins with a burst: 27 servers at once, in
-    every run.
+    """Without the first gap's own distribution, a bursty run begins with a burst: 27 servers at
+    once, in every run.
     """
     counts = np.array([len(stream(seed=seed, cv=cv).until(0.0, 2.3, 1.0)) for seed in range(4000)])
     assert abs(counts.mean() - 2.3) < SURE * counts.std(ddof=1) / math.sqrt(len(counts))

@@ -10,8 +10,8 @@ from twin.serving.capacity import Claim, Ledger
 from twin.spec import SpecError
 
 
-def _claim(log: list[str], name: str, cards: int, type_: str = "A") -> Claim:
-    return Claim(type=type_, cards=cards, granted=lambda: log.append(name))
+def _claim(log: list[str], name: str, gpus: int, type_: str = "A") -> Claim:
+    return Claim(type=type_, gpus=gpus, granted=lambda: log.append(name))
 
 
 def test_cards_go_to_who_asked_first_even_where_a_later_claim_would_fit() -> None:
@@ -39,7 +39,7 @@ def test_a_claim_that_can_never_be_met_holds_up_nobody() -> None:
 
 
 def test_types_do_not_share_a_queue() -> None:
-    """Who waits for one type of card must not hold up another type."""
+    """Who waits for one type of GPU must not hold up another type."""
     log: list[str] = []
     ledger = Ledger({"A": 0, "B": 1})
     ledger.ask(_claim(log, "a", 1))
@@ -48,7 +48,7 @@ def test_types_do_not_share_a_queue() -> None:
 
 
 def test_less_capacity_than_use_takes_nothing_away_and_grants_nothing() -> None:
-    """Cards that go out of sale are not torn from running pods."""
+    """GPUs that go out of sale are not torn from running pods."""
     log: list[str] = []
     ledger = Ledger({"A": 3})
     holders = [_claim(log, name, 1) for name in "xyz"]
@@ -64,7 +64,7 @@ def test_less_capacity_than_use_takes_nothing_away_and_grants_nothing() -> None:
 
 
 def test_who_gives_up_cards_for_a_claim_puts_it_first() -> None:
-    """The cards that a server gives back for its own replacement go to it, not to who has waited
+    """The GPUs that a server gives back for its own replacement go to it, not to who has waited
     longer.
     """
     log: list[str] = []
@@ -94,7 +94,7 @@ def test_who_withdraws_lets_those_behind_pass() -> None:
 
 def test_negative_capacity_is_bad_input() -> None:
     """It comes from a file or a scenario, so it is told in one line."""
-    with pytest.raises(SpecError, match="capacity of A: expected cards >= 0, got -1"):
+    with pytest.raises(SpecError, match="capacity of A: expected GPUs >= 0, got -1"):
         Ledger({"A": 1}).set_total("A", -1, now_s=0.0)
 
 
@@ -104,7 +104,7 @@ def test_negative_capacity_is_bad_input() -> None:
 def test_use_is_the_sum_of_the_grants_and_grows_only_within_capacity(
     steps: list[tuple[str, int]],
 ) -> None:
-    """Whatever the order of claims, returns and changes of capacity: no card is counted twice or
+    """Whatever the order of claims, returns and changes of capacity: no GPU is counted twice or
     granted twice.
     """
     ledger = Ledger({"A": 4})
@@ -112,12 +112,12 @@ def test_use_is_the_sum_of_the_grants_and_grows_only_within_capacity(
     for step, figure in steps:
         used_before = ledger.used("A")
         if step == "ask":
-            claim = Claim(type="A", cards=figure, granted=lambda: None)
+            claim = Claim(type="A", gpus=figure, granted=lambda: None)
             claim.granted = lambda claim=claim: held.append(claim)  # type: ignore[misc]
             ledger.ask(claim)
         elif step == "back" and held:
             ledger.give_back(held.pop(figure % len(held)))
         elif step == "total":
             ledger.set_total("A", figure + 1, now_s=0.0)
-        assert ledger.used("A") == sum(claim.cards for claim in held)
+        assert ledger.used("A") == sum(claim.gpus for claim in held)
         assert ledger.used("A") <= max(ledger.total("A"), used_before)

@@ -13,7 +13,7 @@ from tests.twin.checkers import Watch, check_counts, check_truth
 from tests.twin.worlds import cluster_of, spec_of
 from twin.kernel import ARRIVAL, CONTROL, Call
 from twin.serving.cluster import Cluster
-from twin.spec import Delay, IterationLaw, Server, World
+from twin.spec import Delay, LatencyModel, Server, World
 
 END_S = 900.0
 
@@ -47,7 +47,9 @@ def _chaotic(seed: int) -> Watch:
     spec = spec_of(
         *servers,
         capacity={"A": int(rng.integers(2, 9)), "B": int(rng.integers(0, 5))},
-        law=IterationLaw(alpha_ms=20.0, beta_ms=float(rng.choice([0.0, 0.1])), gamma_ms=0.001),
+        latency_model=LatencyModel(
+            alpha_ms=20.0, beta_ms=float(rng.choice([0.0, 0.1])), gamma_ms=0.001
+        ),
         start_up=Delay(
             mean_s=float(rng.choice([0.0, 10.0, 60.0])), cv=float(rng.choice([0.0, 0.5]))
         ),

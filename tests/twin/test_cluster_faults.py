@@ -1,4 +1,4 @@
-"""Crashes, lost nodes and impatient drains: what becomes of the pods, the cards and the requests in
+"""Crashes, lost nodes and impatient drains: what becomes of the pods, the GPUs and the requests in
 flight.
 """
 
@@ -21,7 +21,7 @@ S = Server(name="s", model="m", accelerator="A", replicas=2, max_batch=4)
 
 
 def test_a_crash_restarts_the_pod_on_its_own_cards() -> None:
-    """A process that dies does not lose its node: nobody else can take the cards meanwhile, and
+    """A process that dies does not lose its node: nobody else can take the GPUs meanwhile, and
     they cost on.
     """
     server = replace(S, replicas=1, crash_rate_per_h=20.0)
@@ -108,13 +108,13 @@ def test_a_lost_node_takes_its_cards_and_at_least_the_pods_that_no_longer_fit() 
         assert all(life.released_s == 100.0 for life in lost)
         capacity = cluster.snapshot().capacity["A"]
         assert capacity.total == 8
-        assert sum(life.cards for life in lost) <= 5, (
-            "a node of 4 cards holds at most 4 of the first and one of a pair"
+        assert sum(life.gpus for life in lost) <= 5, (
+            "a node of 4 GPUs holds at most 4 of the first and one of a pair"
         )
         killed.append(len(lost))
         watch.run(300.0)
         assert cluster.snapshot().capacity["A"].used == 8, (
-            "lost pods are replaced as far as cards are left"
+            "lost pods are replaced as far as GPUs are left"
         )
     assert len(set(killed)) > 2, "the node that fails is drawn at random"
 
@@ -157,7 +157,7 @@ def test_requests_on_a_lost_node_fail_where_the_server_says_so() -> None:
 
 @pytest.mark.parametrize("policy", ["requeue", "fail"])
 def test_a_drain_that_takes_too_long_is_cut_short(policy: str) -> None:
-    """As a grace period does: the cards are free at its end, and what still ran is retried or
+    """As a grace period does: the GPUs are free at its end, and what still ran is retried or
     lost.
     """
     server = replace(S, replicas=2, crash_policy=policy, router="round_robin")  # type: ignore[arg-type]

@@ -70,7 +70,7 @@ def test_a_change_of_accelerator_begins_with_new_pods_and_each_replaces_an_old_o
 
 
 def test_old_pods_serve_until_cards_of_the_new_type_appear() -> None:
-    """Giving up old pods would not help: they hold cards of another type."""
+    """Giving up old pods would not help: they hold GPUs of another type."""
     env, cluster, watch = watched(spec_of(S, capacity={"A": 2, "B": 0}))
     _at(env, cluster, 10.0, "B", 2)
     Call(env, at_s=500.0, priority=CONTROL, action=lambda: cluster.set_capacity("B", 1))
@@ -105,7 +105,7 @@ def test_a_rolling_change_without_spare_cards_gives_up_one_old_pod_at_a_time() -
 
 
 def test_a_rolling_change_with_spare_cards_gives_up_nothing_before_a_new_pod_is_ready() -> None:
-    """One spare card is enough to replace all, one after the other, at full strength."""
+    """One spare GPU is enough to replace all, one after the other, at full strength."""
     server = replace(S, replicas=3, max_batch_change="rolling")
     env, cluster, watch = watched(spec_of(server, capacity={"A": 4}))
     _at(env, cluster, 10.0, "A", 3, batch=8)
@@ -116,12 +116,12 @@ def test_a_rolling_change_with_spare_cards_gives_up_nothing_before_a_new_pod_is_
 
 
 def test_as_many_old_pods_are_given_up_as_the_new_one_needs_cards() -> None:
-    """From single cards to pairs of the same type: two old pods make room for one new pod."""
+    """From single GPUs to pairs of the same type: two old pods make room for one new pod."""
     server = replace(S, replicas=4)
     env, cluster, watch = watched(spec_of(server, capacity={"A": 4}))
     _at(env, cluster, 10.0, "2xA", 2)
     watch.run(10.5)
-    # Two are more than wanted; their cards suffice for the first new pod.
+    # Two are more than wanted; their GPUs suffice for the first new pod.
     assert _pods(cluster) == [("A", "ready", 4)] * 2 + [
         ("2xA", "starting", 4),
         ("2xA", "pending", 4),
@@ -130,13 +130,13 @@ def test_as_many_old_pods_are_given_up_as_the_new_one_needs_cards() -> None:
     assert _pods(cluster) == [("2xA", "ready", 4)] * 2
     _at(env, cluster, 210.0, "A", 2)
     watch.run(300.0)
-    assert _lives(cluster)["s-4"].released_s == 270.0, "one pair is given up for two single cards"
+    assert _lives(cluster)["s-4"].released_s == 270.0, "one pair is given up for two single GPUs"
     assert _lives(cluster)["s-5"].released_s == 210.0
     assert _pods(cluster) == [("A", "ready", 4)] * 2
 
 
 def test_old_pods_that_hold_too_few_cards_together_are_kept() -> None:
-    """To give up the last one for a pair of cards that can never come together would end the
+    """To give up the last one for a pair of GPUs that can never come together would end the
     service.
     """
     server = replace(S, replicas=1)
@@ -147,12 +147,12 @@ def test_old_pods_that_hold_too_few_cards_together_are_kept() -> None:
     watch.run(299.0)
     assert _pods(cluster) == [("A", "ready", 4), ("2xA", "pending", 4)]
     watch.run(301.0)
-    # Now its own card and the free one make a pair.
+    # Now its own GPU and the free one make a pair.
     assert _pods(cluster) == [("2xA", "starting", 4)]
 
 
 def test_nothing_is_given_up_in_vain_while_capacity_is_below_use() -> None:
-    """A card given back then is not granted again: the server would melt away."""
+    """A GPU given back then is not granted again: the server would melt away."""
     server = replace(S, max_batch_change="rolling")
     env, cluster, watch = watched(spec_of(server, capacity={"A": 2}))
     Call(env, at_s=5.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 0))
@@ -161,7 +161,7 @@ def test_nothing_is_given_up_in_vain_while_capacity_is_below_use() -> None:
     assert _pods(cluster) == [("A", "ready", 4)] * 2 + [("A", "pending", 8)] * 2
     cluster.set_capacity("A", 1)
     watch.run(301.0)
-    # One card must go in any case; with the second one the change could go on.
+    # One GPU must go in any case; with the second one the change could go on.
     assert _pods(cluster) == [("A", "starting", 8), ("A", "pending", 8)]
 
 
@@ -242,13 +242,13 @@ def _pod_lists(draw: st.DrawFn) -> list[Pod]:
     pods = []
     for number in range(draw(st.integers(0, 8))):
         accelerator = draw(st.sampled_from(sorted(ACCELERATORS)))
-        engine = Engine(model="m", accelerator=accelerator, law=LAW)
+        engine = Engine(model="m", accelerator=accelerator, latency_model=LAW)
         life = PodLife(
             pod=f"s-{number}",
             server=0,
             accelerator=accelerator,
             type=ACCELERATORS[accelerator].type,
-            cards=ACCELERATORS[accelerator].multiplicity,
+            gpus=ACCELERATORS[accelerator].multiplicity,
             asked_s=0.0,
         )
         pod = Pod(engine=engine, max_batch=draw(st.sampled_from([4, 8])), life=life)
@@ -304,9 +304,9 @@ def test_room_is_made_by_as_few_old_pods_as_suffice_or_not_at_all(
     new = [pod for pod in pods if fits(pod, wish, live=live)]
     need = next(pod.life for pod in new if pod.phase == "pending")
     coming = sum(
-        pod.life.cards for pod in pods if pod.phase == "draining" and pod.life.type == need.type
+        pod.life.gpus for pod in pods if pod.phase == "draining" and pod.life.type == need.type
     )
-    gained = [pod.life.cards for pod in given_up]
+    gained = [pod.life.gpus for pod in given_up]
     assert all(pod.life.type == need.type and not fits(pod, wish, live=live) for pod in given_up)
     assert all(pod.phase in ("starting", "ready") for pod in given_up)
-    assert free + coming + sum(gained[:-1]) < need.cards <= free + coming + sum(gained)
+    assert free + coming + sum(gained[:-1]) < need.gpus <= free + coming + sum(gained)

@@ -98,7 +98,7 @@ def test_a_snapshot_tells_the_wish_at_once_and_the_pods_as_they_are() -> None:
 
 
 def test_pods_wait_for_cards_in_the_order_in_which_they_were_asked_for() -> None:
-    """Cards that come free go to the server that waits longest, whoever gave them up."""
+    """GPUs that come free go to the server that waits longest, whoever gave them up."""
     t = Server(name="t", model="m", accelerator="A", replicas=2, max_batch=4)
     env, cluster, watch = watched(spec_of(S, t, capacity={"A": 3}))
     _at(env, cluster, 10.0, 2)
@@ -132,7 +132,7 @@ def test_scaling_down_takes_pending_pods_then_starting_then_the_youngest_ready()
 
 
 def test_a_drain_finishes_what_runs_hands_back_what_waits_and_frees_units_at_its_end() -> None:
-    """A pod of another server gets the card at the instant of the last token, not at a scrape or a
+    """A pod of another server gets the GPU at the instant of the last token, not at a scrape or a
     poll.
     """
     one = Server(
@@ -140,7 +140,7 @@ def test_a_drain_finishes_what_runs_hands_back_what_waits_and_frees_units_at_its
     )
     other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=1)
     env, cluster, watch = watched(spec_of(one, other, capacity={"A": 2}))
-    # s-1 and t-0 do not fit at once: A has 2 cards. s-0 and s-1 run, t-0 waits.
+    # s-1 and t-0 do not fit at once: A has 2 GPUs. s-0 and s-1 run, t-0 waits.
     arrive(env, cluster, [1.0, 1.0, 1.1, 1.1], output=100)  # 1 s each: two run, two wait
     _at(env, cluster, 1.5, 1, batch=1)
     watch.run(10.0)
@@ -165,7 +165,7 @@ def test_a_drain_of_an_idle_pod_ends_at_once() -> None:
 
 
 def test_scaling_up_does_not_call_a_draining_pod_back() -> None:
-    """A terminating pod is past recall; the new one needs its own cards and its own start."""
+    """A terminating pod is past recall; the new one needs its own GPUs and its own start."""
     env, cluster, watch = watched(spec_of(S, capacity={"A": 4}))
     arrive(env, cluster, [1.0], output=1000)
     _at(env, cluster, 2.0, 0)

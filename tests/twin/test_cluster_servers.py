@@ -58,7 +58,7 @@ def test_a_name_that_is_taken_is_refused_and_one_that_was_removed_is_free_again(
 def test_a_removed_server_finishes_what_runs_fails_what_waits_and_then_gives_back_its_cards() -> (
     None
 ):
-    """Cards of a pod that still drains are not free for others, also when its Deployment is
+    """GPUs of a pod that still drains are not free for others, also when its Deployment is
     gone.
     """
     env, cluster = cluster_of(
@@ -115,7 +115,7 @@ def test_an_evicted_pod_drains_and_is_replaced() -> None:
 
 
 def test_a_start_that_is_held_up_takes_its_time_once_it_is_let_go() -> None:
-    """A stuck pod holds its cards and serves nobody."""
+    """A stuck pod holds its GPUs and serves nobody."""
     env, cluster = cluster_of(spec_of(SERVER, capacity={"A": 2}))
     cluster.scale("s", accelerator="A", replicas=2, max_batch=4)
     env.run(until=1.0)

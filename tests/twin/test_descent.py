@@ -41,7 +41,7 @@ def test_a_minimum_is_found_through_jumps() -> None:
 
 
 def test_a_few_wild_residuals_do_not_steer() -> None:
-    """One request in ten preempted elsewhere must not move the law of the other nine."""
+    """One request in ten preempted elsewhere must not move the latency model of the other nine."""
     rng = np.random.default_rng(3)
     grow = slopes(rng, residuals=100)
     wild = np.where(np.arange(100) % 10 == 0, rng.uniform(20.0, 60.0, 100), 0.0)

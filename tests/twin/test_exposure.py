@@ -9,7 +9,7 @@ from tests.twin.request_logs import arrivals, served
 from twin.fit.exposure import ceilings_ms
 from twin.fit.replay import ReplicaLimits
 from twin.fit.request_csv import parse_request_rows
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
 HEADER = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
 
@@ -41,14 +41,16 @@ def test_a_log_without_decodes_is_scaled_by_its_prefills() -> None:
 
 
 def test_the_shares_of_the_true_law_are_about_one() -> None:
-    """That is what makes the grid of starts cover every law, whatever the machine."""
-    law = IterationLaw(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
+    """That is what makes the grid of starts cover every latency model, whatever the machine."""
+    latency_model = LatencyModel(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
     limits = ReplicaLimits(max_batch=32, token_budget=2048)
     rng = np.random.default_rng(6)
     rows, _ = served(
-        arrivals(rng, requests=200, rate_rps=3.0, prompt=400, output=150), law=law, limits=limits
+        arrivals(rng, requests=200, rate_rps=3.0, prompt=400, output=150),
+        latency_model=latency_model,
+        limits=limits,
     )
-    shares = np.array([law.alpha_ms, law.beta_ms, law.gamma_ms]) / ceilings_ms(
-        rows, token_budget=2048
-    )
+    shares = np.array(
+        [latency_model.alpha_ms, latency_model.beta_ms, latency_model.gamma_ms]
+    ) / ceilings_ms(rows, token_budget=2048)
     assert shares.sum() == pytest.approx(1.0, abs=0.1)

@@ -1,5 +1,5 @@
-"""Claims about fitting: laws of logs that the twin made itself are found again, and bad logs are
-told in one line.
+"""Claims about fitting: latency models of logs that the twin made itself are found again, and bad
+logs are told in one line.
 """
 
 from __future__ import annotations
@@ -14,27 +14,27 @@ from tests.twin.request_logs import arrivals, served
 from twin.fit.replay import ReplicaLimits
 from twin.fit.request_csv import RequestRows
 from twin.fit.search import FitResult, fit_file, fit_rows
-from twin.spec import IterationLaw, SpecError
+from twin.spec import LatencyModel, SpecError
 
-LAW = IterationLaw(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
+LAW = LatencyModel(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
 AMPLE = ReplicaLimits(max_batch=64, token_budget=2048)
 TIGHT = replace(AMPLE, kv_tokens=16000)
 
 
-def errors(law: IterationLaw, truth: IterationLaw) -> list[float]:
+def errors(latency_model: LatencyModel, truth: LatencyModel) -> list[float]:
     """Return the relative errors of alpha, beta and gamma."""
     names = ("alpha_ms", "beta_ms", "gamma_ms")
-    return [getattr(law, name) / getattr(truth, name) - 1.0 for name in names]
+    return [getattr(latency_model, name) / getattr(truth, name) - 1.0 for name in names]
 
 
 def made(
-    seed: int, *, law: IterationLaw, limits: ReplicaLimits, requests: int = 60
+    seed: int, *, latency_model: LatencyModel, limits: ReplicaLimits, requests: int = 60
 ) -> tuple[RequestRows, int]:
     """Return a log that the twin made, and how many preemptions are in it."""
     rng = np.random.default_rng(seed)
     rows, replayed = served(
         arrivals(rng, requests=requests, rate_rps=4.0, prompt=400, output=150),
-        law=law,
+        latency_model=latency_model,
         limits=limits,
     )
     return rows, int(replayed.preemptions.sum())
@@ -42,22 +42,26 @@ def made(
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_law_drawn_at_random_is_found_again_within_two_percent(seed: int) -> None:
-    """The fit knows nothing of the law: neither its size nor which part is the largest."""
+    """The fit knows nothing of the latency model: neither its size nor which part is the
+    largest.
+    """
     rng = np.random.default_rng((7, seed))
-    law = IterationLaw(
+    latency_model = LatencyModel(
         alpha_ms=rng.uniform(5, 25),
         beta_ms=rng.uniform(0.02, 0.1),
         gamma_ms=rng.uniform(5e-5, 2e-4),
     )
     limits = (AMPLE, TIGHT, replace(TIGHT, admission="chunk"))[seed % 3]
-    rows, _ = made(seed, law=law, limits=limits)
+    rows, _ = made(seed, latency_model=latency_model, limits=limits)
     found = fit_rows(rows, limits=limits)
-    assert np.abs(errors(found.law, law)).max() < 0.02
+    assert np.abs(errors(found.latency_model, latency_model)).max() < 0.02
     assert abs(found.all_rows.e2e_error) < 1e-3
     assert found.all_rows.e2e_mape < 1e-3
     for name in ("alpha_ms", "beta_ms", "gamma_ms"):
         assert (
-            getattr(found.lowest, name) <= getattr(found.law, name) <= getattr(found.highest, name)
+            getattr(found.lowest, name)
+            <= getattr(found.latency_model, name)
+            <= getattr(found.highest, name)
         )
 
 
@@ -67,10 +71,10 @@ def test_a_law_is_found_through_preemptions(seed: int) -> None:
     be as close.
     """
     limits = replace(TIGHT, kv_tokens=5000)
-    rows, preemptions = made(seed, law=LAW, limits=limits, requests=100)
+    rows, preemptions = made(seed, latency_model=LAW, limits=limits, requests=100)
     assert preemptions >= 25
     found = fit_rows(rows, limits=limits)
-    alpha, beta, gamma = errors(found.law, LAW)
+    alpha, beta, gamma = errors(found.latency_model, LAW)
     assert abs(alpha) < 0.02
     assert abs(beta) < 0.02
     assert abs(gamma) < 0.15
@@ -78,15 +82,15 @@ def test_a_law_is_found_through_preemptions(seed: int) -> None:
 
 
 def test_a_noisy_log_gives_the_law_within_a_few_percent() -> None:
-    """A real server jitters; times that are 1 % off at random must not spoil the law."""
-    rows, _ = made(4, law=LAW, limits=AMPLE)
+    """A real server jitters; times that are 1 % off at random must not spoil the latency model."""
+    rows, _ = made(4, latency_model=LAW, limits=AMPLE)
     jitter = np.random.default_rng(5).normal(1.0, 0.01, (2, len(rows)))
     first_s = rows.queued_s + rows.ttft_s * jitter[0]
     noisy = replace(
         rows, first_token_s=first_s, last_token_s=first_s + (rows.e2e_s - rows.ttft_s) * jitter[1]
     )
     found = fit_rows(noisy, limits=AMPLE)
-    alpha, beta, gamma = errors(found.law, LAW)
+    alpha, beta, gamma = errors(found.latency_model, LAW)
     assert abs(alpha) < 0.03
     assert abs(beta) < 0.1
     assert abs(gamma) < 0.15
@@ -95,14 +99,14 @@ def test_a_noisy_log_gives_the_law_within_a_few_percent() -> None:
 
 def test_a_fit_of_the_first_rows_sees_nothing_of_the_later_ones() -> None:
     """Otherwise the score on the later ones would be worth nothing."""
-    rows, _ = made(5, law=LAW, limits=AMPLE)
+    rows, _ = made(5, latency_model=LAW, limits=AMPLE)
     other = replace(
         rows,
         last_token_s=np.where(np.arange(60) < 30, rows.last_token_s, rows.last_token_s + 9.0),
         output_tokens=np.where(np.arange(60) < 30, rows.output_tokens, 1),
     )
     first, second = (fit_rows(log, limits=AMPLE, fitted=slice(30)) for log in (rows, other))
-    assert first.law == second.law
+    assert first.latency_model == second.latency_model
     assert first.held_out is not None
     assert second.held_out is not None
     assert first.held_out.requests == second.held_out.requests == 30
@@ -113,16 +117,16 @@ def test_requests_cut_off_do_not_bias_the_law() -> None:
     """The last of the fitted requests ran beside later ones that the fit cannot see: it must know
     which to trust.
     """
-    rows, _ = made(8, law=LAW, limits=AMPLE, requests=100)
+    rows, _ = made(8, latency_model=LAW, limits=AMPLE, requests=100)
     found = fit_rows(rows, limits=AMPLE, fitted=slice(50))
-    assert np.abs(errors(found.law, LAW)).max() < 0.02
+    assert np.abs(errors(found.latency_model, LAW)).max() < 0.02
     assert found.held_out is not None
     assert found.held_out.e2e_mape < 2e-3
 
 
 def test_the_wrong_memory_limit_shows_in_the_score() -> None:
     """How a user notices that --kv-tokens was forgotten."""
-    rows, _ = made(3, law=LAW, limits=replace(TIGHT, kv_tokens=5000))
+    rows, _ = made(3, latency_model=LAW, limits=replace(TIGHT, kv_tokens=5000))
     assert fit_rows(rows, limits=AMPLE).all_rows.e2e_mape > 0.1
 
 
@@ -131,11 +135,11 @@ def test_one_token_answers_tell_alpha_and_beta() -> None:
     rng = np.random.default_rng(9)
     asked = arrivals(rng, requests=60, rate_rps=2.0, prompt=400, output=1)
     rows, _ = served(
-        replace(asked, output_tokens=np.ones(60, dtype=np.int64)), law=LAW, limits=AMPLE
+        replace(asked, output_tokens=np.ones(60, dtype=np.int64)), latency_model=LAW, limits=AMPLE
     )
     found = fit_rows(rows, limits=AMPLE)
-    assert found.law.alpha_ms == pytest.approx(LAW.alpha_ms, rel=0.02)
-    assert found.law.beta_ms + found.law.gamma_ms == pytest.approx(
+    assert found.latency_model.alpha_ms == pytest.approx(LAW.alpha_ms, rel=0.02)
+    assert found.latency_model.beta_ms + found.latency_model.gamma_ms == pytest.approx(
         LAW.beta_ms + LAW.gamma_ms, rel=0.02
     )
     assert found.highest.gamma_ms > 10 * LAW.gamma_ms
@@ -144,7 +148,7 @@ def test_one_token_answers_tell_alpha_and_beta() -> None:
 @pytest.mark.parametrize("fitted", [slice(9), slice(0, 20, 2), slice(55, None)])
 def test_too_few_rows_are_refused(fitted: slice) -> None:
     """Three coefficients from a handful of requests would be an accident."""
-    rows, _ = made(5, law=LAW, limits=AMPLE)
+    rows, _ = made(5, latency_model=LAW, limits=AMPLE)
     with pytest.raises(
         SpecError, match=r"^twin: expected at least 10 consecutive rows to fit, found \d+$"
     ):
@@ -155,7 +159,7 @@ def test_a_file_is_fitted_like_its_rows(tmp_path: Path) -> None:
     """The way through CSV, with rows out of order and on another clock, changes nothing but the
     last digits.
     """
-    rows, _ = made(2, law=LAW, limits=TIGHT)
+    rows, _ = made(2, latency_model=LAW, limits=TIGHT)
     columns = ("queued_s", "first_token_s", "last_token_s", "input_tokens", "output_tokens")
     table = np.column_stack([getattr(rows, column) for column in columns])
     table[:, :3] += 5000.0
@@ -170,7 +174,7 @@ def test_a_file_is_fitted_like_its_rows(tmp_path: Path) -> None:
     )
     found: FitResult = fit_file(path, kv_tokens=16000, max_batch=64, token_budget=2048)
     assert found.source == "log.csv"
-    assert np.abs(errors(found.law, LAW)).max() < 0.02
+    assert np.abs(errors(found.latency_model, LAW)).max() < 0.02
     with pytest.raises(
         SpecError, match=r"^log\.csv: line \d+: input_tokens \+ output_tokens: expected <= 257 .*$"
     ):

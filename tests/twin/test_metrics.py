@@ -20,7 +20,7 @@ from twin.serving.metrics import (
     WindowFigures,
     exposition,
 )
-from twin.spec import IterationLaw, Server, World
+from twin.spec import LatencyModel, Server, World
 
 S = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=100)
 
@@ -216,7 +216,9 @@ def test_a_pod_is_printed_under_the_names_that_vllm_uses() -> None:
     Prometheus.
     """
     replica = Replica(
-        law=IterationLaw(alpha_ms=20.0, beta_ms=0.0, gamma_ms=0.0), max_batch=1, kv_tokens=1600
+        latency_model=LatencyModel(alpha_ms=20.0, beta_ms=0.0, gamma_ms=0.0),
+        max_batch=1,
+        kv_tokens=1600,
     )
     for number in range(3):
         replica.submit(Request(id=number, prompt_tokens=100, output_tokens=11, arrival_s=0.0), 0.0)

@@ -1,4 +1,4 @@
-"""The iteration law and the KV blocks, in figures that can be checked by hand."""
+"""The latency model and the KV blocks, in figures that can be checked by hand."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from twin.engine.latency import iteration_ms, kv_block_count, kv_blocks
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
 
 def test_an_iteration_costs_its_constant_its_tokens_and_the_context_it_reads() -> None:
     """Every time in the twin comes from this line."""
-    law = IterationLaw(alpha_ms=6.0, beta_ms=0.5, gamma_ms=0.01)
-    assert iteration_ms(law, tokens=8, kv_tokens=300) == pytest.approx(6.0 + 4.0 + 3.0)
+    latency_model = LatencyModel(alpha_ms=6.0, beta_ms=0.5, gamma_ms=0.01)
+    assert iteration_ms(latency_model, tokens=8, kv_tokens=300) == pytest.approx(6.0 + 4.0 + 3.0)
 
 
 @given(tokens=st.integers(0, 10**6), block_size=st.integers(1, 128))

@@ -8,19 +8,19 @@ from scipy import stats
 
 from twin.chance import ACTUATION, CRASH, START_UP, draw_s, node_generator, server_generator
 from twin.serving.pod import Pod, PodLife, PodLog
-from twin.spec import Delay, Engine, IterationLaw
+from twin.spec import Delay, Engine, LatencyModel
 
 ENGINE = Engine(
-    model="m", accelerator="A", law=IterationLaw(alpha_ms=1.0, beta_ms=0.0, gamma_ms=0.0)
+    model="m", accelerator="A", latency_model=LatencyModel(alpha_ms=1.0, beta_ms=0.0, gamma_ms=0.0)
 )
 
 
 def _life() -> PodLife:
-    return PodLife(pod="s-0", server=3, accelerator="4xA", type="A", cards=4, asked_s=10.0)
+    return PodLife(pod="s-0", server=3, accelerator="4xA", type="A", gpus=4, asked_s=10.0)
 
 
 def test_the_log_has_a_row_for_every_life_and_a_restart_begins_one() -> None:
-    """Cost is integrated over these rows: a crash must neither end nor double the cards that are
+    """Cost is integrated over these rows: a crash must neither end nor double the GPUs that are
     held.
     """
     log = PodLog()
@@ -31,7 +31,7 @@ def test_the_log_has_a_row_for_every_life_and_a_restart_begins_one() -> None:
     frame = log.frame()
     assert frame["pod"].tolist() == ["s-0", "s-0"]
     assert frame["end"].tolist() == ["crash", ""]
-    assert (frame["server"].tolist(), frame["cards"].tolist()) == ([3, 3], [4, 4])
+    assert (frame["server"].tolist(), frame["gpus"].tolist()) == ([3, 3], [4, 4])
     assert frame["granted_s"].tolist() == [12.0, 100.0]
     assert frame["released_s"][0] == frame["asked_s"][1] == 100.0
     assert np.isnan(frame["ready_s"][1])
@@ -45,7 +45,7 @@ def test_an_empty_log_has_all_columns() -> None:
     assert {
         "server",
         "accelerator",
-        "cards",
+        "gpus",
         "asked_s",
         "granted_s",
         "ready_s",

@@ -11,9 +11,9 @@ import simpy
 from tests.twin.naive_replica import ARRIVAL, Alarm, NaiveReplica
 from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
-ONE_SECOND = IterationLaw(alpha_ms=1000.0, beta_ms=0.0, gamma_ms=0.0)
+ONE_SECOND = LatencyModel(alpha_ms=1000.0, beta_ms=0.0, gamma_ms=0.0)
 
 
 def make_request(
@@ -29,7 +29,12 @@ class Rig:
     def __init__(self, **settings: Any) -> None:
         self.finished: list[tuple[int, float]] = []
         self.replica = Replica(
-            **{"law": ONE_SECOND, "max_batch": 8, "on_finish": self._on_finish, **settings}
+            **{
+                "latency_model": ONE_SECOND,
+                "max_batch": 8,
+                "on_finish": self._on_finish,
+                **settings,
+            }
         )
 
     def _on_finish(self, request: Request, finish_s: float) -> None:
@@ -51,8 +56,8 @@ def test_the_prefill_emits_the_first_token_and_each_decode_one_more() -> None:
     """TTFT ends with the prefill and out tokens take out - 1 decodes; all scores hang on this
     count.
     """
-    law = IterationLaw(alpha_ms=10.0, beta_ms=1.0, gamma_ms=0.1)
-    rig = Rig(law=law)
+    latency_model = LatencyModel(alpha_ms=10.0, beta_ms=1.0, gamma_ms=0.1)
+    rig = Rig(latency_model=latency_model)
     request = rig.submit(1, 2.0, prompt=100, output=3)
     finishes = rig.run()
     prefill_ms, decodes_ms = 10 + 100 + 10, (10 + 1 + 10.1) + (10 + 1 + 10.2)
@@ -216,7 +221,9 @@ def test_a_requeued_request_is_served_whole_and_timed_from_its_arrival() -> None
     given the request.
     """
     log = RequestLog()
-    second = Replica(law=ONE_SECOND, max_batch=8, kv_tokens=64, on_finish=log.add_finished)
+    second = Replica(
+        latency_model=ONE_SECOND, max_batch=8, kv_tokens=64, on_finish=log.add_finished
+    )
     first = Rig()
     first.submit(1, 2.0, output=9)
     (lost,) = first.replica.abort(7.0)
@@ -303,8 +310,8 @@ def test_steps_do_not_grow_with_the_output() -> None:
 
 
 def test_an_engine_that_takes_no_time_comes_to_an_end() -> None:
-    """A law of zeros is no reason to divide by zero or to run for ever."""
-    rig = Rig(law=IterationLaw(alpha_ms=0.0, beta_ms=0.0, gamma_ms=0.0), max_batch=1)
+    """A latency model of zeros is no reason to divide by zero or to run for ever."""
+    rig = Rig(latency_model=LatencyModel(alpha_ms=0.0, beta_ms=0.0, gamma_ms=0.0), max_batch=1)
     rig.submit(1, 1.0)
     rig.submit(2, 1.0)
     rig.submit(3, 2.0)
@@ -318,7 +325,12 @@ def test_clients_that_ask_again_at_each_answer_see_the_times_of_the_naive_replic
     """on_finish may submit: a closed loop of clients needs it, as benchmarks with a fixed
     concurrency do.
     """
-    settings: dict[str, Any] = {"law": ONE_SECOND, "max_batch": 2, "kv_tokens": 40, "block_size": 4}
+    settings: dict[str, Any] = {
+        "latency_model": ONE_SECOND,
+        "max_batch": 2,
+        "kv_tokens": 40,
+        "block_size": 4,
+    }
     sizes = [(1 + 5 * number % 7, 1 + 11 * number % 13) for number in range(40)]
 
     def play(submit: Any, finishes: list[tuple[int, float]]) -> Any:

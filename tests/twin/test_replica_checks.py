@@ -1,5 +1,5 @@
-"""Checkers that watch every random script: Little's law, time never back, memory and batch never
-exceeded.
+"""Checkers that watch every random script: Little's law, time never back, memory and
+batch never exceeded.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def test_time_never_goes_back(watched: WatchedRun) -> None:
 
 
 def test_batch_and_memory_are_never_exceeded(watched: WatchedRun) -> None:
-    """The KV memory is full at most, and a batch has at most max_batch requests."""
+    """The KV cache is full at most, and a batch has at most max_batch requests."""
     assert watched.largest_batch <= watched.replica.max_batch
     assert all(0.0 <= usage <= 1.0 for usage in watched.usages)
 

@@ -10,7 +10,7 @@ import pytest
 
 from tests.twin.naive_replica import ARRIVAL, SCRAPE
 from tests.twin.replica_scripts import Script, differences, make_script, play_replica
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
 
 @pytest.mark.parametrize("seed", range(120))
@@ -56,7 +56,7 @@ def test_a_run_of_realistic_size_gives_the_times_of_the_naive_replica(
         events.append((t, ARRIVAL, "submit", (number, 128, 512)))
     events += [(15.0 * i, SCRAPE, "read", None) for i in range(int(t / 15))]
     replica = {
-        "law": IterationLaw(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5),
+        "latency_model": LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5),
         "max_batch": 64,
         "max_num_batched_tokens": budget,
         "kv_tokens": kv_tokens,

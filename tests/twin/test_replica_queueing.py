@@ -21,7 +21,7 @@ from scipy import stats
 
 from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
 RUNS, REQUESTS, WARM_UP = 40, 4000, 500
 
@@ -60,7 +60,7 @@ def simulate(queue: Queue, seed: int) -> tuple[dict[str, npt.NDArray[Any]], floa
     rng = np.random.default_rng([seed, queue.servers, queue.mean_tokens])
     log_of_requests = RequestLog()
     replica = Replica(
-        law=IterationLaw(alpha_ms=1000.0 * queue.alpha_s, beta_ms=0.0, gamma_ms=0.0),
+        latency_model=LatencyModel(alpha_ms=1000.0 * queue.alpha_s, beta_ms=0.0, gamma_ms=0.0),
         max_batch=queue.servers,
         queue_max=queue.queue_max,
         on_finish=log_of_requests.add_finished,

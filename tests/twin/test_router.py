@@ -10,13 +10,13 @@ import pytest
 from twin.engine.replica import Replica
 from twin.request import Request
 from twin.serving.router import LeastOutstanding, RandomChoice, RoundRobin, Router, make_router
-from twin.spec import IterationLaw, RouterName
+from twin.spec import LatencyModel, RouterName
 
-LAW = IterationLaw(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
+LAW = LatencyModel(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
 
 
 def _replicas(count: int) -> list[Replica]:
-    return [Replica(law=LAW, max_batch=8) for _ in range(count)]
+    return [Replica(latency_model=LAW, max_batch=8) for _ in range(count)]
 
 
 def _router(name: RouterName, replicas: list[Replica]) -> Router:

@@ -19,7 +19,7 @@ import pytest
 
 from twin.fit.replay import ReplicaLimits, replay, score
 from twin.fit.request_csv import read_request_rows
-from twin.spec import IterationLaw
+from twin.spec import LatencyModel
 
 RTX4090 = "rtx4090-llama-3.1-8b.csv"
 RTXPRO6000 = "rtxpro6000-llama-3.1-8b.csv"
@@ -63,8 +63,8 @@ def runs(shared: Path) -> Path:
 def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Path) -> None:
     """Memory short, a queue of minutes, requests preempted: the hard case.
 
-    With the same law and no memory limit the replay is far off: memory makes the agreement, not
-    three free figures.
+    With the same latency model and no memory limit the replay is far off: memory makes the
+    agreement, not three free figures.
     """
     begin = resource.getrusage(resource.RUSAGE_CHILDREN)
     found = fit(runs / RTX4090, *LIMITS[RTX4090])
@@ -77,21 +77,28 @@ def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Pat
     )
 
     rows = read_request_rows(runs / RTX4090)
-    law = IterationLaw(**{f"{name}_ms": value for name, value in found["perfParms"].items()})
+    latency_model = LatencyModel(
+        **{f"{name}_ms": value for name, value in found["perfParms"].items()}
+    )
     ample = ReplicaLimits(max_batch=256, token_budget=2048)
-    assert score(rows, replay(rows, law=law, limits=ample), of=slice(None)).e2e_mape > 10 * MAPE
+    assert (
+        score(
+            rows, replay(rows, latency_model=latency_model, limits=ample), of=slice(None)
+        ).e2e_mape
+        > 10 * MAPE
+    )
 
 
 @pytest.mark.slow
 def test_no_law_makes_up_for_a_memory_limit_that_is_left_out(runs: Path) -> None:
-    """The same, with a law that was fitted without the limit."""
+    """The same, with a latency model that was fitted without the limit."""
     found = fit(runs / RTX4090, "--max-batch=256")
     assert found["fitted"]["e2eMape"] > 10 * MAPE
 
 
 @pytest.mark.slow
 def test_a_server_with_ample_memory_is_replayed_much_closer(runs: Path) -> None:
-    """Only max batch limits: nothing but the law and the schedule is at work."""
+    """Only max batch limits: nothing but the latency model and the schedule is at work."""
     found = fit(runs / RTXPRO6000, *LIMITS[RTXPRO6000])
     assert_within(found["fitted"], times=0.25)
     assert found["preemptions"] == 0
@@ -100,7 +107,7 @@ def test_a_server_with_ample_memory_is_replayed_much_closer(runs: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [RTX4090, RTXPRO6000])
 def test_the_first_half_predicts_the_second(runs: Path, name: str) -> None:
-    """A law is worth something only on requests that it was not fitted to."""
+    """A latency model is worth something only on requests that it was not fitted to."""
     found = fit(runs / name, *LIMITS[name], "--rows=150")
     assert found["fitted"]["requests"] == found["heldOut"]["requests"] == 150
     assert_within(found["heldOut"], times=2.0)

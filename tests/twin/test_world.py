@@ -16,15 +16,15 @@ from twin.spec import (
     ClusterSpec,
     Delay,
     Engine,
-    IterationLaw,
+    LatencyModel,
     Server,
     SpecError,
     World,
 )
 from twin.world import read_cluster_spec
 
-LAW = IterationLaw(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
-ENGINE = Engine(model="small", accelerator="H100", law=LAW)
+LAW = LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
+ENGINE = Engine(model="small", accelerator="H100", latency_model=LAW)
 SERVER = Server(name="a", model="small", accelerator="H100", replicas=2, max_batch=32)
 
 
@@ -58,7 +58,7 @@ def test_without_a_twin_file_every_default_holds(tmp_path: Path) -> None:
     assert spec.servers == (SERVER,)
     assert spec.world == World()
     assert notes == (
-        "twin-data.json: no kvTokens for small on H100: KV memory is taken as unlimited there",
+        "twin-data.json: no kvTokens for small on H100: KV cache is taken as unlimited there",
     )
 
 
@@ -104,7 +104,7 @@ def test_the_twin_file_sets_engines_servers_and_world(tmp_path: Path) -> None:
     assert notes == ()
     assert spec.engines["small", "H100"] == replace(
         ENGINE,
-        law=IterationLaw(alpha_ms=7, beta_ms=0.02, gamma_ms=0.00005),
+        latency_model=LatencyModel(alpha_ms=7, beta_ms=0.02, gamma_ms=0.00005),
         kv_tokens=4096,
         block_size=32,
         max_num_batched_tokens=2048,
@@ -134,7 +134,9 @@ def test_the_twin_file_sets_engines_servers_and_world(tmp_path: Path) -> None:
 
 
 def test_a_truth_file_lies_over_the_twin_file_field_by_field(tmp_path: Path) -> None:
-    """An experiment that asks "what if the law is wrong" changes one figure and keeps the rest."""
+    """An experiment that asks "what if the latency model is wrong" changes one figure and keeps the
+    rest.
+    """
     row = {"model": "small", "acc": "H100"}
     spec, _ = build(
         tmp_path,
@@ -142,7 +144,7 @@ def test_a_truth_file_lies_over_the_twin_file_field_by_field(tmp_path: Path) -> 
         {"engines": [{**row, "perfParms": {"beta": 0.03}, "startUp": {"cv": 0.5}}]},
     )
     engine = spec.engines["small", "H100"]
-    assert engine.law == IterationLaw(alpha_ms=6.5, beta_ms=0.03, gamma_ms=0.00005)
+    assert engine.latency_model == LatencyModel(alpha_ms=6.5, beta_ms=0.03, gamma_ms=0.00005)
     assert (engine.kv_tokens, engine.start_up) == (4096, Delay(mean_s=90, cv=0.5))
 
 
@@ -225,4 +227,4 @@ def test_pods_need_a_law_for_their_accelerator(tmp_path: Path) -> None:
 def test_more_pods_than_cards_at_the_start_is_told(tmp_path: Path) -> None:
     """Some pods stay pending then, and the first cycle is not a steady state."""
     _, notes = build(tmp_path, {"engines": [{**ROW, "kvTokens": 4096}]}, capacity={"H100": 1})
-    assert notes == ("capacity-data.json: 1 cards of H100, but the pods at the start want 2",)
+    assert notes == ("capacity-data.json: 1 GPUs of H100, but the pods at the start want 2",)

@@ -1,4 +1,4 @@
-"""Small clusters for tests: two types of cards, one model on three accelerators, everything else as
+"""Small clusters for tests: two types of GPUs, one model on three accelerators, everything else as
 asked.
 """
 
@@ -11,14 +11,14 @@ import simpy
 
 from twin.kernel import ARRIVAL, Call
 from twin.serving.cluster import Cluster
-from twin.spec import Accelerator, ClusterSpec, Delay, Engine, IterationLaw, Server, World
+from twin.spec import Accelerator, ClusterSpec, Delay, Engine, LatencyModel, Server, World
 
 ACCELERATORS = {
     "A": Accelerator(name="A", type="A", cost_cents_per_h=100.0),
     "2xA": Accelerator(name="2xA", type="A", multiplicity=2, cost_cents_per_h=200.0),
     "B": Accelerator(name="B", type="B", cost_cents_per_h=150.0),
 }
-LAW = IterationLaw(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
+LAW = LatencyModel(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
 START_UP = Delay(mean_s=60.0)
 WORLD = World()
 
@@ -26,7 +26,7 @@ WORLD = World()
 def spec_of(
     *servers: Server,
     capacity: Mapping[str, int],
-    law: IterationLaw = LAW,
+    latency_model: LatencyModel = LAW,
     start_up: Delay = START_UP,
     kv_tokens: int | None = None,
     world: World = WORLD,
@@ -34,7 +34,11 @@ def spec_of(
     """Return a system in which every model of *servers* runs on every accelerator."""
     engines = {
         (server.model, name): Engine(
-            model=server.model, accelerator=name, law=law, start_up=start_up, kv_tokens=kv_tokens
+            model=server.model,
+            accelerator=name,
+            latency_model=latency_model,
+            start_up=start_up,
+            kv_tokens=kv_tokens,
         )
         for server in servers
         for name in ACCELERATORS

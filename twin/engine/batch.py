@@ -18,7 +18,7 @@ from twin.engine.latency import kv_block_count
 from twin.engine.segment import boundaries_before, duration_s
 from twin.engine.telemetry import ReplicaTelemetry
 from twin.request import Request
-from twin.spec import AdmissionRule, IterationLaw
+from twin.spec import AdmissionRule, LatencyModel
 
 _TICKET_BITS = 32
 _TICKET_MASK = (1 << _TICKET_BITS) - 1
@@ -67,7 +67,7 @@ class BatchEngine:
     def __init__(
         self,
         *,
-        law: IterationLaw,
+        latency_model: LatencyModel,
         max_batch: int,
         max_num_batched_tokens: int,
         kv_tokens: int | None,
@@ -80,9 +80,9 @@ class BatchEngine:
         assert max_num_batched_tokens >= 1, (
             f"max_num_batched_tokens must be >= 1, got {max_num_batched_tokens}"
         )
-        self._alpha_s = law.alpha_ms / 1000.0
-        self._beta_s = law.beta_ms / 1000.0
-        self._gamma_s = law.gamma_ms / 1000.0
+        self._alpha_s = latency_model.alpha_ms / 1000.0
+        self._beta_s = latency_model.beta_ms / 1000.0
+        self._gamma_s = latency_model.gamma_ms / 1000.0
         self._max_batch = max_batch
         self._token_budget = max_num_batched_tokens
         blocks = kv_block_count(kv_tokens, block_size)
@@ -233,7 +233,7 @@ class BatchEngine:
         context_sum = self._context_sum
         k = (self._finishes[0] >> _TICKET_BITS) - g
         kv = self._kv
-        # While every decode could fill its last block and more, the KV memory need not be looked
+        # While every decode could fill its last block and more, the KV cache need not be looked
         # at.
         if kv is not None and context_sum + n * (k + kv.block_size - 1) > kv.tokens:
             k = min(k, kv.iterations_left(g, n, context_sum))

@@ -13,7 +13,7 @@ from __future__ import annotations
 class ResidueTable:
     """The decodes of one replica by residue.
 
-    blocks and block_size describe the KV memory; tokens is what it holds. The number n of decodes
+    blocks and block_size describe the KV cache; tokens is what it holds. The number n of decodes
     and the sum S of their contexts at counter g are kept by the replica and passed in.
     """
 

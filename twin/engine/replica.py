@@ -15,7 +15,7 @@ from twin.engine.batch import BatchEngine
 from twin.engine.segment import duration_s
 from twin.engine.telemetry import ReplicaReading, ReplicaTelemetry
 from twin.request import Request
-from twin.spec import AdmissionRule, IterationLaw
+from twin.spec import AdmissionRule, LatencyModel
 
 
 class Replica(BatchEngine):
@@ -32,7 +32,7 @@ class Replica(BatchEngine):
     def __init__(
         self,
         *,
-        law: IterationLaw,
+        latency_model: LatencyModel,
         max_batch: int,
         max_num_batched_tokens: int = 8192,
         kv_tokens: int | None = None,
@@ -50,7 +50,7 @@ class Replica(BatchEngine):
         """
         assert queue_max is None or queue_max >= 1, f"queue_max must be >= 1, got {queue_max}"
         super().__init__(
-            law=law,
+            latency_model=latency_model,
             max_batch=max_batch,
             max_num_batched_tokens=max_num_batched_tokens,
             kv_tokens=kv_tokens,

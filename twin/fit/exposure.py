@@ -18,9 +18,9 @@ def ceilings_ms(rows: RequestRows, *, token_budget: int) -> Vector:
     """Return the alpha [ms], beta [ms/token] and gamma [ms/KV token] that each alone would explain
     the times of *rows*.
 
-    So a law is nearly `shares * ceilings_ms(...)` with shares >= 0 that sum to 1. Who was decoding
-    when is read off the log, at each request's mean rate. Without any decode, the times to first
-    token are taken as if nobody waited.
+    So a latency model is nearly `shares * ceilings_ms(...)` with shares >= 0 that sum to 1. Who was
+    decoding when is read off the log, at each request's mean rate. Without any decode, the times to
+    first token are taken as if nobody waited.
     """
     exposure, time_ms = _decodes(rows)
     if not len(time_ms):

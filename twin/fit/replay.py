@@ -12,12 +12,12 @@ import numpy as np
 from twin.engine.replica import Replica
 from twin.fit.request_csv import Counts, RequestRows, Times
 from twin.request import Request
-from twin.spec import AdmissionRule, IterationLaw, SpecError
+from twin.spec import AdmissionRule, LatencyModel, SpecError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaLimits:
-    """What bounds the batches of a replica beside its law; fields as in twin.spec.Engine.
+    """What bounds the batches of a replica beside its latency model; fields as in twin.spec.Engine.
 
     max_batch is vLLM's max_num_seqs, token_budget its max_num_batched_tokens, kv_tokens its number
     of KV blocks times block_size (None: memory never runs short). vLLM admits by "full_prompt"
@@ -77,7 +77,7 @@ class ReplayScore:
 
 
 def check_fits(rows: RequestRows, limits: ReplicaLimits) -> None:
-    """Raise SpecError at the first request that the KV memory of *limits* can never hold."""
+    """Raise SpecError at the first request that the KV cache of *limits* can never hold."""
     if limits.kv_tokens is None:
         return
     held = rows.input_tokens + rows.output_tokens - 1  # the last token is never written
@@ -91,10 +91,10 @@ def check_fits(rows: RequestRows, limits: ReplicaLimits) -> None:
         )
 
 
-def replay(rows: RequestRows, *, law: IterationLaw, limits: ReplicaLimits) -> Replayed:
+def replay(rows: RequestRows, *, latency_model: LatencyModel, limits: ReplicaLimits) -> Replayed:
     """Serve the arrivals of *rows* on an idle replica; every request must pass check_fits."""
     replica = Replica(
-        law=law,
+        latency_model=latency_model,
         max_batch=limits.max_batch,
         max_num_batched_tokens=limits.token_budget,
         kv_tokens=limits.kv_tokens,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from twin.fit.replay import ReplayScore
     from twin.fit.search import FitResult
-    from twin.spec import IterationLaw
+    from twin.spec import LatencyModel
 
 COEFFICIENTS = (
     ("alpha", "alpha_ms", "ms"),
@@ -17,14 +17,14 @@ COEFFICIENTS = (
 
 
 def fit_json(result: FitResult) -> dict[str, Any]:
-    """Return the law under the names of model-data.json, how well it is known, and the scores of
-    its replay.
+    """Return the latency model under the names of model-data.json, how well it is known, and the
+    scores of its replay.
     """
     return {
         "source": result.source,
-        "perfParms": _law(result.law),
-        "lowest": _law(result.lowest),
-        "highest": _law(result.highest),
+        "perfParms": _latency_model(result.latency_model),
+        "lowest": _latency_model(result.lowest),
+        "highest": _latency_model(result.highest),
         "fitted": _score(result.fitted_rows),
         "heldOut": _score(result.held_out) if result.held_out else None,
         "preemptions": result.preemptions,
@@ -42,15 +42,16 @@ def fit_text(result: FitResult) -> str:
         "",
     ]
     for name, field, unit in COEFFICIENTS:
-        law, lowest, highest = (
-            getattr(each, field) for each in (result.law, result.lowest, result.highest)
+        latency_model, lowest, highest = (
+            getattr(each, field) for each in (result.latency_model, result.lowest, result.highest)
         )
         lines.append(
-            f"  {name:<6}{law:>12.6g} {unit:<12} nearly as good: {lowest:.4g} to {highest:.4g}"
+            f"  {name:<6}{latency_model:>12.6g} {unit:<12} nearly as good: {lowest:.4g} to "
+            f"{highest:.4g}"
         )
     lines += [
         "",
-        f"  {'replay with this law':<24}{'mean e2e':>10}{'mean TTFT':>11}{'e2e MAPE':>10}",
+        f"  {'replay with this model':<24}{'mean e2e':>10}{'mean TTFT':>11}{'e2e MAPE':>10}",
     ]
     lines.append(_score_line("fitted requests", result.fitted_rows))
     if result.held_out:
@@ -62,8 +63,12 @@ def _score_line(name: str, score: ReplayScore) -> str:
     return f"  {name:<24}{score.e2e_error:>+10.2%}{score.ttft_error:>+11.2%}{score.e2e_mape:>10.2%}"
 
 
-def _law(law: IterationLaw) -> dict[str, float]:
-    return {"alpha": law.alpha_ms, "beta": law.beta_ms, "gamma": law.gamma_ms}
+def _latency_model(latency_model: LatencyModel) -> dict[str, float]:
+    return {
+        "alpha": latency_model.alpha_ms,
+        "beta": latency_model.beta_ms,
+        "gamma": latency_model.gamma_ms,
+    }
 
 
 def _score(score: ReplayScore) -> dict[str, float]:

@@ -1,8 +1,8 @@
-"""alpha, beta and gamma of a replica from a request log: the law whose replay comes nearest to what
-was measured.
+"""alpha, beta and gamma of a replica from a request log: the latency model whose replay comes
+nearest to what was measured.
 
-A log holds no iteration times, so the law is found by simulation: robust least squares over times
-to first token and times of decoding. docs/validation.md says how well this does.
+A log holds no iteration times, so the latency model is found by simulation: robust least squares
+over times to first token and times of decoding. docs/validation.md says how well this does.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twin.fit.descent import best_shares, loss
 from twin.fit.exposure import ceilings_ms
 from twin.fit.replay import ReplayScore, ReplicaLimits, check_fits, replay, score
 from twin.fit.request_csv import RequestRows, Times, read_request_rows
-from twin.spec import AdmissionRule, IterationLaw, SpecError
+from twin.spec import AdmissionRule, LatencyModel, SpecError
 
 Vector = npt.NDArray[np.float64]
 
@@ -38,19 +38,19 @@ NEARLY_FACTOR, NEARLY_EXTRA = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
-    """The law found, and how a replay of the whole log with it scores.
+    """The latency model found, and how a replay of the whole log with it scores.
 
-    lowest and highest hold each coefficient's extremes among the laws tried that fit nearly as
-    well: where they are far apart the log does not tell the coefficients from each other, and only
-    their sum over its batches is known. fitted are the rows, in order of arrival, whose times were
-    used; held_out is the score of the rows after them, None where there are none. evaluations is
-    how many replays the fit took.
+    lowest and highest hold each coefficient's extremes among the latency models tried that fit
+    nearly as well: where they are far apart the log does not tell the coefficients from each other,
+    and only their sum over its batches is known. fitted are the rows, in order of arrival, whose
+    times were used; held_out is the score of the rows after them, None where there are none.
+    evaluations is how many replays the fit took.
     """
 
     source: str
-    law: IterationLaw
-    lowest: IterationLaw
-    highest: IterationLaw
+    latency_model: LatencyModel
+    lowest: LatencyModel
+    highest: LatencyModel
     limits: ReplicaLimits
     fitted: slice
     all_rows: ReplayScore
@@ -103,19 +103,19 @@ def fit_rows(rows: RequestRows, *, limits: ReplicaLimits, fitted: slice | None =
     tried: list[tuple[Vector, float]] = []
 
     def residuals(shares: Vector) -> Vector:
-        found = misfit.residuals(_law(shares * ceilings))
+        found = misfit.residuals(_latency_model(shares * ceilings))
         tried.append((shares, loss(found)))
         return found
 
-    law = _law(best_shares(residuals, count=len(ceilings)) * ceilings)
+    latency_model = _latency_model(best_shares(residuals, count=len(ceilings)) * ceilings)
     bound = min(cost for _, cost in tried) * NEARLY_FACTOR + NEARLY_EXTRA
     good = np.array([shares for shares, cost in tried if cost <= bound])
-    replayed = replay(rows, law=law, limits=limits)
+    replayed = replay(rows, latency_model=latency_model, limits=limits)
     return FitResult(
         source=rows.source,
-        law=law,
-        lowest=_law(good.min(axis=0) * ceilings),
-        highest=_law(good.max(axis=0) * ceilings),
+        latency_model=latency_model,
+        lowest=_latency_model(good.min(axis=0) * ceilings),
+        highest=_latency_model(good.max(axis=0) * ceilings),
         limits=limits,
         fitted=slice(start, stop),
         all_rows=score(rows, replayed, of=slice(None)),
@@ -127,8 +127,8 @@ def fit_rows(rows: RequestRows, *, limits: ReplicaLimits, fitted: slice | None =
 
 
 class _Misfit:
-    """Residuals of a law: differences of measured and replayed times, in units of how far a good
-    replay may miss.
+    """Residuals of a latency model: differences of measured and replayed times, in units of how far
+    a good replay may miss.
     """
 
     def __init__(
@@ -147,12 +147,14 @@ class _Misfit:
         self._decode_spread_s = np.maximum(np.hypot(SPREAD * self._decode_s, 0.3 * gap_s), TIMER_S)
         # Where later requests were cut off, the batch is known only until the last one seen had its
         # first token. What ended after that was slowed by requests that are not in the replay: it
-        # bounds the law from one side only.
+        # bounds the latency model from one side only.
         self._known = measured.last_token_s <= (measured.first_token_s.max() if is_cut else inf)
 
-    def residuals(self, law: IterationLaw) -> Times:
-        """Replay with *law*; return the residuals of the first tokens and then of the decodes."""
-        replayed = replay(self._rows, law=law, limits=self._limits)
+    def residuals(self, latency_model: LatencyModel) -> Times:
+        """Replay with *latency_model*; return the residuals of the first tokens and then of the
+        decodes.
+        """
+        replayed = replay(self._rows, latency_model=latency_model, limits=self._limits)
         first_s = replayed.first_token_s[self._fitted]
         late_s = first_s - self._first_token_s
         longer_s = replayed.last_token_s[self._fitted] - first_s - self._decode_s
@@ -162,6 +164,6 @@ class _Misfit:
         return np.concatenate([late_s / self._first_spread_s, longer_s / self._decode_spread_s])
 
 
-def _law(ms: Vector) -> IterationLaw:
+def _latency_model(ms: Vector) -> LatencyModel:
     alpha_ms, beta_ms, gamma_ms = (float(value) for value in ms)
-    return IterationLaw(alpha_ms=alpha_ms, beta_ms=beta_ms, gamma_ms=gamma_ms)
+    return LatencyModel(alpha_ms=alpha_ms, beta_ms=beta_ms, gamma_ms=gamma_ms)

@@ -106,7 +106,7 @@ class Fleet:
             type_ = self._world.spec.accelerators[wants.accelerator].type
             if not self._machines.selected(type_, wants.node_selector):
                 wants = replace(
-                    wants, problem=f"no node with cards of {type_} matches the pod's node selector"
+                    wants, problem=f"no node with GPUs of {type_} matches the pod's node selector"
                 )
         if workload is None:
             workload = self._workloads[uid] = Workload(self._world, deployment)
@@ -271,8 +271,8 @@ class Fleet:
     def _facts(self, workload: Workload, unit: Unit, now_s: float) -> PodFacts:
         pending = unit.phase == "pending"
         node = "" if pending else PLAIN_NODE
-        if unit.cards and not pending:
-            node = self._machines.place(unit.key, type_=unit.type, cards=unit.cards) or PLAIN_NODE
+        if unit.gpus and not pending:
+            node = self._machines.place(unit.key, type_=unit.type, gpus=unit.gpus) or PLAIN_NODE
         date = self._commits.dates.text_at
         message = ""
         if pending:
@@ -280,7 +280,7 @@ class Fleet:
             problem = workload.wants.problem if workload.wants else ""
             message = (
                 f"0/{total} nodes are available: "
-                f"{problem or f'not enough free cards of {unit.type}'}."
+                f"{problem or f'not enough free GPUs of {unit.type}'}."
             )
         return PodFacts(
             name=workload.objects[unit.key],
@@ -294,7 +294,7 @@ class Fleet:
             node=node,
             accelerator=unit.accelerator,
             type=unit.type,
-            cards=unit.cards,
+            gpus=unit.gpus,
             message=message,
         )
 

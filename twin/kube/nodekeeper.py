@@ -1,4 +1,4 @@
-"""Nodes as objects, and what becomes of their pods and cards when one is lost or comes back."""
+"""Nodes as objects, and what becomes of their pods and GPUs when one is lost or comes back."""
 
 from __future__ import annotations
 
@@ -57,13 +57,13 @@ class NodeKeeper:
     def _lose(self, machine: Machine) -> None:
         machine.up = False
         if machine.type:
-            # Only cards that are really there can be lost: the simulation counts them by type.
-            self._cluster.fail_node(machine.type, machine.cards, pods=list(machine.pods))
+            # Only GPUs that are really there can be lost: the simulation counts them by type.
+            self._cluster.fail_node(machine.type, machine.gpus, pods=list(machine.pods))
 
     def _regain(self, machine: Machine) -> None:
         machine.up = True
         up = sum(
-            each.cards
+            each.gpus
             for each in self._machines.by_name.values()
             if each.up and each.type == machine.type
         )

@@ -1,4 +1,4 @@
-"""Nodes: how the cards of the world are spread over machines, and which pod is on which. Knows no
+"""Nodes: how the GPUs of the world are spread over machines, and which pod is on which. Knows no
 simulation.
 """
 
@@ -11,44 +11,44 @@ from dataclasses import dataclass, field
 from twin.kube.apiserver.objects import Json
 
 CARDS_MAX = 8
-"""Cards in one machine."""
+"""GPUs in one machine."""
 
 PLAIN_NODE = "cpu-1"
-"""The machine of everything that holds no cards."""
+"""The machine of everything that holds no GPUs."""
 
 _VENDORS = ((re.compile(r"MI\d"), "amd.com/gpu"), (re.compile(r"G\d"), "habana.ai/gaudi"))
 
 
-def card_resource(type_: str) -> str:
-    """Return the name under which a node counts cards of *type_*, as the device plugin of its maker
+def gpu_resource(type_: str) -> str:
+    """Return the name under which a node counts GPUs of *type_*, as the device plugin of its maker
     calls it.
     """
     return next((name for start, name in _VENDORS if start.match(type_.upper())), "nvidia.com/gpu")
 
 
 def type_label(type_: str) -> str:
-    """Return the label of a node that names the type of its cards."""
-    return f"{card_resource(type_)}.product"
+    """Return the label of a node that names the type of its GPUs."""
+    return f"{gpu_resource(type_)}.product"
 
 
 @dataclass(slots=True, kw_only=True)
 class Machine:
-    """One node: cards of one type (0 of none), and the pods on it with the cards that each
+    """One node: GPUs of one type (0 of none), and the pods on it with the GPUs that each
     holds.
     """
 
     name: str
     type: str = ""
-    cards: int = 0
+    gpus: int = 0
     up: bool = True
     pods: dict[str, int] = field(default_factory=dict)
 
     @property
     def free(self) -> int:
-        """Return the cards that no pod holds; below zero where the pool gave out cards of several
+        """Return the GPUs that no pod holds; below zero where the pool gave out GPUs of several
         machines at once.
         """
-        return self.cards - sum(self.pods.values())
+        return self.gpus - sum(self.pods.values())
 
     @property
     def labels(self) -> dict[str, str]:
@@ -62,28 +62,28 @@ class Machine:
 
 
 class Machines:
-    """All nodes of a world of *capacity* cards per type."""
+    """All nodes of a world of *capacity* GPUs per type."""
 
     def __init__(self, capacity: Mapping[str, int]) -> None:
         self.by_name = {PLAIN_NODE: Machine(name=PLAIN_NODE)}
         for type_, total in capacity.items():
             for number, begin in enumerate(range(0, total, CARDS_MAX), start=1):
                 name = f"{type_.lower()}-{number}"
-                cards = min(CARDS_MAX, total - begin)
-                self.by_name[name] = Machine(name=name, type=type_, cards=cards)
+                gpus = min(CARDS_MAX, total - begin)
+                self.by_name[name] = Machine(name=name, type=type_, gpus=gpus)
         self._places: dict[str, Machine] = {}
 
-    def place(self, pod: str, *, type_: str, cards: int) -> str:
+    def place(self, pod: str, *, type_: str, gpus: int) -> str:
         """Put *pod* on the fullest node of *type_* that has room for it, or where most is free;
         return its name.
 
-        The simulation grants cards of a type, wherever they are. So a pod of several cards may find
+        The simulation grants GPUs of a type, wherever they are. So a pod of several GPUs may find
         none with room.
         """
         if pod in self._places:
             return self._places[pod].name
         up = [node for node in self.by_name.values() if node.up and node.type == type_]
-        roomy = [node for node in up if node.free >= cards]
+        roomy = [node for node in up if node.free >= gpus]
         chosen = (
             min(roomy, key=lambda node: node.free)
             if roomy
@@ -91,7 +91,7 @@ class Machines:
         )
         if chosen is None:
             return ""
-        chosen.pods[pod] = cards
+        chosen.pods[pod] = gpus
         self._places[pod] = chosen
         return chosen.name
 
@@ -102,7 +102,7 @@ class Machines:
             node.pods.pop(pod, None)
 
     def selected(self, type_: str, selector: Mapping[str, str]) -> bool:
-        """Tell whether some node with cards of *type_* has all labels of *selector*."""
+        """Tell whether some node with GPUs of *type_* has all labels of *selector*."""
         nodes = [node for node in self.by_name.values() if node.type == type_]
         return any(selector.items() <= node.labels.items() for node in nodes)
 
@@ -111,7 +111,7 @@ def node_object(machine: Machine, *, date: str) -> Json:
     """Return the Node object of *machine*, whose state last changed at *date*."""
     room: Json = {"cpu": "192", "memory": "2Ti", "ephemeral-storage": "1Ti", "pods": "250"}
     if machine.type:
-        room[card_resource(machine.type)] = str(machine.cards)
+        room[gpu_resource(machine.type)] = str(machine.gpus)
     return {
         "apiVersion": "v1",
         "kind": "Node",

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from twin.kube.apiserver.objects import Json, copied, owner_reference
-from twin.kube.nodes import card_resource
+from twin.kube.nodes import gpu_resource
 from twin.serving.pod import PodPhase
 
 CREATING_S = 2.0
@@ -36,26 +36,26 @@ class PodFacts:
     node: str = ""
     accelerator: str = ""
     type: str = ""
-    cards: int = 0
+    gpus: int = 0
     grace_s: int = 30
     message: str = ""
     address: str = ""
 
 
 def new_pod(template: Json, replica_set: Json, facts: PodFacts) -> Json:
-    """Return the Pod that *replica_set* makes of its *template*; the cards that it is to hold are
+    """Return the Pod that *replica_set* makes of its *template*; the GPUs that it is to hold are
     its limits.
     """
     template = copied(template)
     metadata = template.get("metadata") or {}
     spec = template["spec"]
     spec.setdefault("serviceAccountName", "default")
-    if facts.cards:
+    if facts.gpus:
         resources = spec["containers"][0].setdefault("resources", {})
         for kind in ("limits", "requests"):
             resources[kind] = {
                 **(resources.get(kind) or {}),
-                card_resource(facts.type): str(facts.cards),
+                gpu_resource(facts.type): str(facts.gpus),
             }
     annotations = {**(metadata.get("annotations") or {})}
     if facts.accelerator:

@@ -28,7 +28,7 @@ class Unit(NamedTuple):
     revision: int
     accelerator: str
     type: str
-    cards: int
+    gpus: int
     granted_s: float
 
 
@@ -205,6 +205,6 @@ def _unit(pod: Pod | StandIn) -> Unit:
         pod.revision,
         life.accelerator,
         life.type,
-        life.cards,
+        life.gpus,
         life.granted_s,
     )

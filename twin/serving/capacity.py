@@ -11,7 +11,7 @@ from twin.spec import SpecError
 
 
 class CapacityChange(NamedTuple):
-    """From t_s on there are *total* cards of *type*."""
+    """From t_s on there are *total* GPUs of *type*."""
 
     t_s: float
     type: str
@@ -19,25 +19,25 @@ class CapacityChange(NamedTuple):
 
 
 class Claim:
-    """A wish for *cards* of *type*; *granted* is called at the instant when they are handed
+    """A wish for *gpus* of *type*; *granted* is called at the instant when they are handed
     over.
     """
 
-    __slots__ = ("cards", "granted", "type")
+    __slots__ = ("gpus", "granted", "type")
 
-    def __init__(self, *, type: str, cards: int, granted: Callable[[], None]) -> None:  # noqa: A002, the word for it here
-        assert cards > 0, f"{type}: a claim needs at least one card, got {cards}"
+    def __init__(self, *, type: str, gpus: int, granted: Callable[[], None]) -> None:  # noqa: A002, the word for it here
+        assert gpus > 0, f"{type}: a claim needs at least one GPU, got {gpus}"
         self.type = type
-        self.cards = cards
+        self.gpus = gpus
         self.granted = granted
 
 
 class Ledger:
-    """Cards per type. Nobody is granted more than is free; a smaller total takes nothing away from
+    """GPUs per type. Nobody is granted more than is free; a smaller total takes nothing away from
     holders.
 
     Claims of a type are served strictly in order: one that must wait holds up those behind it. Only
-    a claim for more cards than exist at all is passed over, since it would hold them up for ever.
+    a claim for more GPUs than exist at all is passed over, since it would hold them up for ever.
     """
 
     def __init__(self, capacity: Mapping[str, int]) -> None:
@@ -52,24 +52,24 @@ class Ledger:
         return tuple(self._total)
 
     def total(self, type_: str) -> int:
-        """Return how many cards of *type_* there are; none of a type nobody has heard of."""
+        """Return how many GPUs of *type_* there are; none of a type nobody has heard of."""
         return self._total.get(type_, 0)
 
     def used(self, type_: str) -> int:
-        """Return how many cards of *type_* are held."""
+        """Return how many GPUs of *type_* are held."""
         return self._used.get(type_, 0)
 
     def free(self, type_: str) -> int:
-        """Return how many cards of *type_* nobody holds; below zero after capacity fell below
+        """Return how many GPUs of *type_* nobody holds; below zero after capacity fell below
         use.
         """
         return self.total(type_) - self.used(type_)
 
     def is_next(self, claim: Claim) -> bool:
-        """Tell whether the next free cards would go to *claim*."""
+        """Tell whether the next free GPUs would go to *claim*."""
         waiting = self._waiting.get(claim.type, ())
         return (
-            next((other for other in waiting if other.cards <= self.total(claim.type)), None)
+            next((other for other in waiting if other.gpus <= self.total(claim.type)), None)
             is claim
         )
 
@@ -80,7 +80,7 @@ class Ledger:
         self._grant(claim.type)
 
     def put_first(self, claim: Claim) -> None:
-        """Move a waiting *claim* to the head of its queue: its owner gives back cards for it."""
+        """Move a waiting *claim* to the head of its queue: its owner gives back GPUs for it."""
         waiting = self._waiting[claim.type]
         waiting.remove(claim)
         waiting.insert(0, claim)
@@ -92,18 +92,18 @@ class Ledger:
         self._grant(claim.type)
 
     def give_back(self, claim: Claim) -> None:
-        """Free the cards of a granted *claim*, and grant those who waited for them."""
-        self._used[claim.type] -= claim.cards
-        assert self._used[claim.type] >= 0, f"{claim.type}: more cards given back than were held"
+        """Free the GPUs of a granted *claim*, and grant those who waited for them."""
+        self._used[claim.type] -= claim.gpus
+        assert self._used[claim.type] >= 0, f"{claim.type}: more GPUs given back than were held"
         self._grant(claim.type)
 
-    def set_total(self, type_: str, cards: int, *, now_s: float) -> None:
-        """Make *cards* of *type_* exist from now on."""
-        if cards < 0:
-            raise SpecError(f"capacity of {type_}: expected cards >= 0, got {cards}")
+    def set_total(self, type_: str, gpus: int, *, now_s: float) -> None:
+        """Make *gpus* of *type_* exist from now on."""
+        if gpus < 0:
+            raise SpecError(f"capacity of {type_}: expected GPUs >= 0, got {gpus}")
         self._meet(type_)
-        self._total[type_] = cards
-        self.history.append(CapacityChange(now_s, type_, cards))
+        self._total[type_] = gpus
+        self.history.append(CapacityChange(now_s, type_, gpus))
         self._grant(type_)
 
     def _meet(self, type_: str) -> None:
@@ -112,10 +112,10 @@ class Ledger:
 
     def _grant(self, type_: str) -> None:
         for claim in tuple(self._waiting[type_]):
-            if claim.cards > self._total[type_]:
+            if claim.gpus > self._total[type_]:
                 continue
-            if claim.cards > self._total[type_] - self._used[type_]:
+            if claim.gpus > self._total[type_] - self._used[type_]:
                 return
             self._waiting[type_].remove(claim)
-            self._used[type_] += claim.cards
+            self._used[type_] += claim.gpus
             claim.granted()

@@ -82,7 +82,7 @@ class Cluster:
     def remove_server(self, server: str) -> None:
         """Let *server* be no more: what waits fails, what runs is finished, then its pods are gone.
 
-        It is out of snapshots at once; its pods hold their cards until they are. Its name is free
+        It is out of snapshots at once; its pods hold their GPUs until they are. Its name is free
         again.
         """
         deployment = self._deployment(server)
@@ -116,26 +116,26 @@ class Cluster:
         obey = partial(self._obey, deployment, number, wish)
         Call(self._env, at_s=self._env.now + delay_s, priority=CONTROL, action=obey)
 
-    def set_capacity(self, type: str, cards: int) -> None:  # noqa: A002, the word of the data files
-        """Let there be *cards* of *type* from now on. Below what is held nothing is killed, but
+    def set_capacity(self, type: str, gpus: int) -> None:  # noqa: A002, the word of the data files
+        """Let there be *gpus* of *type* from now on. Below what is held nothing is killed, but
         nothing new granted.
         """
-        self._ledger.set_total(type, cards, now_s=self._env.now)
+        self._ledger.set_total(type, gpus, now_s=self._env.now)
         self._make_room()
 
-    def fail_node(self, type: str, cards: int, *, pods: Collection[str] | None = None) -> None:  # noqa: A002, as above
-        """Lose a node with *cards* of *type*, and the pods on it: those named *pods*, where it is
+    def fail_node(self, type: str, gpus: int, *, pods: Collection[str] | None = None) -> None:  # noqa: A002, as above
+        """Lose a node with *gpus* of *type*, and the pods on it: those named *pods*, where it is
         known which.
 
-        Else the pods lie side by side on the cards in the order in which they were asked for, the
-        free cards after them; the node is a stretch of cards drawn at random, and a pod that has
-        one card on it is lost.
+        Else the pods lie side by side on the GPUs in the order in which they were asked for, the
+        free GPUs after them; the node is a stretch of GPUs drawn at random, and a pod that has
+        one GPU on it is lost.
         """
         total, used = self._ledger.total(type), self._ledger.used(type)
-        cards = min(cards, total)
+        gpus = min(gpus, total)
         if pods is None:
-            begin = int(self._rng_nodes.integers(0, max(total, used) - cards, endpoint=True))
-            lost = self._pods_on(type, begin, begin + cards)
+            begin = int(self._rng_nodes.integers(0, max(total, used) - gpus, endpoint=True))
+            lost = self._pods_on(type, begin, begin + gpus)
         else:
             lost = {
                 pod
@@ -143,8 +143,8 @@ class Cluster:
                 for pod in deployment.pods
                 if pod.name in pods
             }
-        # First the cards go, then their holders, so that nobody is granted what no longer exists.
-        self._ledger.set_total(type, total - cards, now_s=self._env.now)
+        # First the GPUs go, then their holders, so that nobody is granted what no longer exists.
+        self._ledger.set_total(type, total - gpus, now_s=self._env.now)
         hit = [
             (deployment, [pod for pod in deployment.pods if pod in lost])
             for deployment in self._deployments
@@ -247,7 +247,7 @@ class Cluster:
             deployment.obey(wish)
 
     def _make_room(self) -> None:
-        """Let every server look whether its next new pod can have the cards of its own old ones,
+        """Let every server look whether its next new pod can have the GPUs of its own old ones,
         until none can.
 
         A server that was removed and has no pods left is forgotten.
@@ -268,11 +268,11 @@ class Cluster:
             for pod in deployment.pods
             if pod.life.type == type_ and pod.phase != "pending"
         ]
-        found, card = set(), 0
+        found, gpu = set(), 0
         for pod in sorted(holders, key=lambda pod: pod.created_s):
-            if card < end and card + pod.life.cards > begin:
+            if gpu < end and gpu + pod.life.gpus > begin:
                 found.add(pod)
-            card += pod.life.cards
+            gpu += pod.life.gpus
         return found
 
     def _deployment(self, server: str) -> Deployment:

@@ -27,7 +27,7 @@ _HOUR_S = 3600.0
 class Deployment:
     """The pods of one server, from wish to drain, and what a scraper saw of them.
 
-    *freed* is called after cards may have come free, so that other servers which need room can look
+    *freed* is called after GPUs may have come free, so that other servers which need room can look
     again.
     """
 
@@ -110,7 +110,7 @@ class Deployment:
     # -- pods
 
     def begin(self) -> None:
-        """Make the pods of t = 0: those that get cards are ready at once, the others pending."""
+        """Make the pods of t = 0: those that get GPUs are ready at once, the others pending."""
         wish = self.wish = self.wish._replace(replicas=self.server.replicas)
         for _ in range(wish.replicas):
             pod = self._make_pod()
@@ -129,7 +129,7 @@ class Deployment:
         self._freed()
 
     def make_room(self) -> bool:
-        """Give up old pods where the next new one can only have their cards; tell whether any was
+        """Give up old pods where the next new one can only have their GPUs; tell whether any was
         given up.
         """
         waiting = next((pod for pod in self.pods if pod.phase == "pending"), None)
@@ -142,14 +142,14 @@ class Deployment:
             free = 0
         given_up = make_room(self.pods, self.wish, live=self._live, free=free)
         if given_up:
-            # The cards that this server gives back are for its own new pod, not for who has waited
+            # The GPUs that this server gives back are for its own new pod, not for who has waited
             # longer.
             self._ledger.put_first(claim)
             self._remove(given_up)
         return bool(given_up)
 
     def crash(self, pod: Pod) -> None:
-        """Lose what *pod* serves, and restart it on the cards that it holds."""
+        """Lose what *pod* serves, and restart it on the GPUs that it holds."""
         now_s = self._env.now
         self._stop_routing([pod])
         lost = self._abort(pod)
@@ -226,20 +226,20 @@ class Deployment:
             server=self.index,
             accelerator=wish.accelerator,
             type=self._spec.accelerators[wish.accelerator].type,
-            cards=self._spec.cards(model=model, accelerator=wish.accelerator),
+            gpus=self._spec.gpus(model=model, accelerator=wish.accelerator),
             asked_s=float(self._env.now),
         )
         self._pods_made += 1
         self._pod_log.add(life)
         engine = self._spec.engines[model, wish.accelerator]
         pod = Pod(engine=engine, max_batch=wish.max_batch, life=life, revision=wish.revision)
-        pod.claim = Claim(type=life.type, cards=life.cards, granted=partial(self._schedule, pod))
+        pod.claim = Claim(type=life.type, gpus=life.gpus, granted=partial(self._schedule, pod))
         self.pods.append(pod)
         self._ledger.ask(pod.claim)
         return pod
 
     def _schedule(self, pod: Pod) -> None:
-        """Begin a pod that has just been given its cards."""
+        """Begin a pod that has just been given its GPUs."""
         pod.life.granted_s = self._env.now
         self._start(pod, after_s=draw_s(self._spec.world.scheduling_delay, self._rng_start_up))
 
@@ -261,7 +261,7 @@ class Deployment:
         pod.enter("ready", now_s)
         pod.life.ready_s = now_s
         pod.replica = Replica(
-            law=engine.law,
+            latency_model=engine.latency_model,
             max_batch=pod.max_batch,
             max_num_batched_tokens=engine.max_num_batched_tokens,
             kv_tokens=engine.kv_tokens,

@@ -1,5 +1,5 @@
 """One pod and its lives (pending, starting, ready, draining, gone), and the log of them: the truth
-about cards held.
+about GPUs held.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class PodLife:
     was skipped.
 
     A crash ends a life and begins the next one of the same pod at the same instant, with the same
-    cards. Cards are held from granted_s to released_s. server is an index into the servers of the
+    GPUs. GPUs are held from granted_s to released_s. server is an index into the servers of the
     cluster.
     """
 
@@ -35,7 +35,7 @@ class PodLife:
     server: int
     accelerator: str
     type: str
-    cards: int
+    gpus: int
     asked_s: float
     granted_s: float = nan
     ready_s: float = nan
@@ -44,13 +44,13 @@ class PodLife:
     end: LifeEnd = ""
 
     def restarted(self, now_s: float) -> PodLife:
-        """Return the life that a restart at *now_s* begins; it holds its cards from the start."""
+        """Return the life that a restart at *now_s* begins; it holds its GPUs from the start."""
         return PodLife(
             pod=self.pod,
             server=self.server,
             accelerator=self.accelerator,
             type=self.type,
-            cards=self.cards,
+            gpus=self.gpus,
             asked_s=now_s,
             granted_s=now_s,
         )
@@ -144,7 +144,7 @@ class PodLog:
             "accelerator": object,
             "type": object,
         }
-        columns |= {"cards": np.int64, "end": object}
+        columns |= {"gpus": np.int64, "end": object}
         columns |= dict.fromkeys(
             ("asked_s", "granted_s", "ready_s", "draining_s", "released_s"), np.float64
         )

@@ -47,7 +47,7 @@ def plan(pods: Sequence[Pod], wish: Wish, *, live: bool) -> Plan:
     """Return the next step from *pods* to *wish*.
 
     There shall be as many pods of the wished kind as wished. Of the pods of other kinds those
-    without cards go at once; the others stay as long as they and the ready ones of the wished kind
+    without GPUs go at once; the others stay as long as they and the ready ones of the wished kind
     are no more than wished: a change begins with new pods, and each that gets ready replaces an old
     one. A pod that drains is past recall and counts for nothing.
     """
@@ -69,12 +69,12 @@ def plan(pods: Sequence[Pod], wish: Wish, *, live: bool) -> Plan:
 
 
 def make_room(pods: Sequence[Pod], wish: Wish, *, live: bool, free: int) -> tuple[Pod, ...]:
-    """Return old pods to give up so that one of the wished kind gets cards; none where waiting or
+    """Return old pods to give up so that one of the wished kind gets GPUs; none where waiting or
     giving up is no use.
 
-    *free* are the cards that this server would get now. One replacement is under way at a time:
-    nothing is given up while a new pod starts, or while cards come back that suffice. Old pods
-    without a use for it (they hold another type, or too few cards all together) go on serving.
+    *free* are the GPUs that this server would get now. One replacement is under way at a time:
+    nothing is given up while a new pod starts, or while GPUs come back that suffice. Old pods
+    without a use for it (they hold another type, or too few GPUs all together) go on serving.
     """
     new = [pod for pod in pods if pod.phase != "draining" and fits(pod, wish, live=live)]
     waiting = [pod for pod in new if pod.phase == "pending"]
@@ -82,14 +82,14 @@ def make_room(pods: Sequence[Pod], wish: Wish, *, live: bool, free: int) -> tupl
         return ()
     need = waiting[0].life
     of_type = [pod for pod in pods if pod.life.type == need.type and pod.phase != "pending"]
-    missing = need.cards - free - sum(pod.life.cards for pod in of_type if pod.phase == "draining")
+    missing = need.gpus - free - sum(pod.life.gpus for pod in of_type if pod.phase == "draining")
     old = [pod for pod in of_type if pod.phase != "draining" and not fits(pod, wish, live=live)]
     given_up: list[Pod] = []
     for pod in _first_to_go(old, len(old)):
         if missing <= 0:
             break
         given_up.append(pod)
-        missing -= pod.life.cards
+        missing -= pod.life.gpus
     return tuple(given_up) if missing <= 0 else ()
 
 

@@ -38,7 +38,7 @@ class ServerState:
     """One server: what was last asked for (at once, obeyed or not), its pods as they are, figures
     as last scraped.
 
-    starting counts pods that hold cards but are not ready, pending those without. backlog is the
+    starting counts pods that hold GPUs but are not ready, pending those without. backlog is the
     requests that wait, at the router and in pods; kv_usage the mean over ready pods; window the
     figures over the metrics window.
     """
@@ -64,7 +64,7 @@ class ServerState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityState:
-    """Cards of one accelerator type: how many there are, how many are held."""
+    """GPUs of one accelerator type: how many there are, how many are held."""
 
     type: str
     total: int

@@ -1,4 +1,4 @@
-"""The capacity of a cluster from its nodes: cards per accelerator type, less those that others
+"""The capacity of a cluster from its nodes: GPUs per accelerator type, less those that others
 hold; pure.
 """
 
@@ -15,7 +15,7 @@ from loop.types import CapacityView
 
 Json = Mapping[str, Any]
 
-# The resources that are cards.
+# The resources that are GPUs.
 CARDS = (
     "nvidia.com/gpu",
     "amd.com/gpu",
@@ -27,7 +27,7 @@ CARDS = (
 # Which label tells the type of a node's cards: the first that it has.
 TYPE_LABELS = (
     "inferno.accelerator.type",
-    *(f"{card}.product" for card in CARDS),
+    *(f"{gpu}.product" for gpu in CARDS),
     "amd.com/gpu.product-name",
     "cloud.google.com/gke-accelerator",
 )
@@ -35,17 +35,17 @@ TYPE_LABELS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node with cards. open: it takes pods; a node that is not alive has no cards at all."""
+    """One node with GPUs. open: it takes pods; a node that is not alive has no GPUs at all."""
 
     name: str
     type: str
-    cards: int
+    gpus: int
     open: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """Cards by type as the loop may plan with them, and what was found wrong."""
+    """GPUs by type as the loop may plan with them, and what was found wrong."""
 
     by_type: Mapping[str, CapacityView]
     warnings: tuple[str, ...] = ()
@@ -54,10 +54,10 @@ class Capacity:
 def read_capacity(
     nodes: Iterable[Json], *, ours: Iterable[Pod], others: Iterable[Pod], types: Collection[str]
 ) -> Capacity:
-    """Return the cards of the alive *nodes* that are not held by *others*; used is what *ours* hold
+    """Return the GPUs of the alive *nodes* that are not held by *others*; used is what *ours* hold
     of them.
 
-    Of a node that takes no pods only the cards count that ours hold. *types* are those that the
+    Of a node that takes no pods only the GPUs count that ours hold. *types* are those that the
     data know; a product name holds its type as a word (A100 in NVIDIA-A100-SXM4-80GB).
     """
     read = [node for node in (read_node(obj, types=types) for obj in nodes) if node is not None]
@@ -66,7 +66,7 @@ def read_capacity(
     used: dict[str, int] = defaultdict(int)
     for node in read:
         held = mine.get(node.name, 0)
-        free = max(node.cards - theirs.get(node.name, 0), held)
+        free = max(node.gpus - theirs.get(node.name, 0), held)
         total[node.type] += free if node.open else held
         used[node.type] += held
     unknown = sorted({node.type for node in read if types and node.type not in types})
@@ -80,20 +80,20 @@ def read_capacity(
 
 
 def read_node(obj: Json, *, types: Collection[str]) -> Node | None:
-    """Return the node *obj*; None where it has no cards or is not alive."""
+    """Return the node *obj*; None where it has no GPUs or is not alive."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
-    cards = _cards(status.get("allocatable") or status.get("capacity") or {})
+    gpus = _gpus(status.get("allocatable") or status.get("capacity") or {})
     ready = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}.get(
         "Ready"
     )
-    if cards == 0 or ready != "True":
+    if gpus == 0 or ready != "True":
         return None
     labels = meta.get("labels") or {}
     told = next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
     return Node(
         name=meta["name"],
         type=known_type(told, types) or "unknown",
-        cards=cards,
+        gpus=gpus,
         open=not spec.get("unschedulable"),
     )
 
@@ -115,10 +115,10 @@ def known_type(product: str, types: Collection[str]) -> str:
     )
 
 
-def pod_cards(pod: Pod) -> int:
-    """Return the cards that a pod holds or waits for."""
+def pod_gpus(pod: Pod) -> int:
+    """Return the GPUs that a pod holds or waits for."""
     return sum(
-        _cards((container.get("resources") or {}).get("limits") or {})
+        _gpus((container.get("resources") or {}).get("limits") or {})
         for container in pod.spec.get("containers") or ()
     )
 
@@ -127,16 +127,16 @@ def _held(pods: Iterable[Pod]) -> dict[str, int]:
     held: dict[str, int] = defaultdict(int)
     for pod in pods:
         if pod.node:
-            held[pod.node] += pod_cards(pod)
+            held[pod.node] += pod_gpus(pod)
     return held
 
 
-def _cards(resources: Json) -> int:
+def _gpus(resources: Json) -> int:
     return sum(_count(resources.get(name, 0)) for name in CARDS)
 
 
 def _count(quantity: object) -> int:
-    """Return a count of cards; a quantity that is none (cards have no fractions) counts for
+    """Return a count of GPUs; a quantity that is none (GPUs have no fractions) counts for
     nothing.
     """
     text = str(quantity)

@@ -1,5 +1,5 @@
-"""The optimizer's belief about one replica: a birth-death chain with batch-dependent service; many
-replicas at once.
+"""The optimizer's estimate about one replica: a birth-death chain with batch-dependent service;
+many replicas at once.
 
 Formulas: the queue-analysis model (one iteration costs alpha + beta·tokens + gamma·KV tokens read).
 Everything is columnar: row i of every array belongs to one replica. Times in ms, rates in
@@ -29,7 +29,7 @@ RATE_MAX_SHARE = (
 class ReplicaColumns:
     """Parameters of replicas, one row each.
 
-    alpha, beta, gamma: iteration law [ms, ms/token, ms/token]; in_tokens >= 0 and out_tokens >= 1:
+    alpha, beta, gamma: latency model [ms, ms/token, ms/token]; in_tokens >= 0 and out_tokens >= 1:
     mean request; max_batch >= 1; max_queue >= 0 requests, inf for an unbounded queue; token_budget:
     tokens an iteration may compute.
     """

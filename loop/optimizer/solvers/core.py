@@ -1,7 +1,7 @@
 """Choose at most one option per server at least cost within capacity: a linear relaxation, then its
 core by HiGHS.
 
-The relaxation has one row per server and few others (card types, counts of served servers), so it
+The relaxation has one row per server and few others (GPU types, counts of served servers), so it
 leaves few servers undecided and its bound is close. Prices of the few rows tell the regret of every
 option: how much the bound rises if it is taken. Options of high regret are left out; when the best
 solution is known to be within some distance of the bound, those with more regret than that cannot
@@ -37,14 +37,14 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """Options k of servers owner[k] that take cards[k] of type[k]; servers where must is true need
+    """Options k of servers owner[k] that take GPUs[k] of type[k]; servers where must is true need
     exactly one.
 
     groups bound how many of the other servers go without; a server is in one of them at most.
     """
 
     owner: Ints
-    cards: Floats
+    gpus: Floats
     type: Ints
     capacity: Floats
     must: NDArray[np.bool_]
@@ -86,8 +86,8 @@ class _Matrix:
         options, types, count = len(program.owner), len(program.capacity), len(program.must)
         columns = np.arange(options)
         optional = np.flatnonzero(~program.must)
-        cards = sp.csc_array(
-            (program.cards, (program.type, columns)), shape=(types, options + len(optional))
+        gpus = sp.csc_array(
+            (program.gpus, (program.type, columns)), shape=(types, options + len(optional))
         )
         without = np.zeros((len(program.groups), options + len(optional)))
         for row, group in zip(without, program.groups, strict=True):
@@ -96,7 +96,7 @@ class _Matrix:
         ones = (np.ones(len(owners)), (owners, np.arange(len(owners))))
         bounds = np.concatenate([program.capacity, [group.missed for group in program.groups]])
         return cls(
-            sp.csc_array(sp.vstack([cards, sp.csc_array(without)])) if len(without) else cards,
+            sp.csc_array(sp.vstack([gpus, sp.csc_array(without)])) if len(without) else gpus,
             bounds,
             sp.csc_array(ones, shape=(count, len(owners))),
             optional,
@@ -162,7 +162,7 @@ def minimise(
 
 
 def relaxed(program: Program, cost: Floats) -> tuple[float, Floats]:
-    """Return a cost below which no choice is (inf where there is none), and what the cards of each
+    """Return a cost below which no choice is (inf where there is none), and what the GPUs of each
     option are worth.
 
     Both are those of options that may be split: the second is the price of capacity in units of
@@ -177,7 +177,7 @@ def relaxed(program: Program, cost: Floats) -> tuple[float, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class _Relaxed:
-    """The least cost where options may be split; by option, cost with the price of its cards, and
+    """The least cost where options may be split; by option, cost with the price of its GPUs, and
     regret.
     """
 

@@ -33,7 +33,7 @@ LARGE = 2500  # options from which on a system without a time limit is solved to
 LARGE_GAP = 1e-3
 LARGE_NODES = 500  # of one tree of a large system
 ANY_GAP = 1e9  # where any solution will do
-TIE = 1e-3  # weight of the score beside the worth of cards
+TIE = 1e-3  # weight of the score beside the worth of GPUs
 LIKELY_NODES = 50  # of one tree among likely options
 MORE = "more servers may be possible: not all could be looked at"
 ROUGH_GAP = 0.05  # where only the number of servers counts
@@ -71,11 +71,11 @@ def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: flo
 
 @dataclass(frozen=True, slots=True)
 class _Options:
-    """The options worth considering: row in the table, server, cards and score of each."""
+    """The options worth considering: row in the table, server, GPUs and score of each."""
 
     row: Ints
     owner: Ints
-    cards: NDArray[np.float64]
+    gpus: NDArray[np.float64]
     score: NDArray[np.float64]
 
 
@@ -90,11 +90,11 @@ def _options(problem: Problem) -> _Options:
     for i in sorted(range(len(problem.names)), key=problem.names.__getitem__):
         smallest: dict[int, int] = {}
         for row in problem.options[i]:
-            kind, cards = problem.type[row], problem.units[row] * problem.replicas[row]
-            room = problem.capacity[kind] if cards else 0
-            if cards <= room and cards < smallest.get(kind, cards + 1):
-                smallest[kind] = cards
-                kept.append((row, i, cards))
+            kind, gpus = problem.type[row], problem.units[row] * problem.replicas[row]
+            room = problem.capacity[kind] if gpus else 0
+            if gpus <= room and gpus < smallest.get(kind, gpus + 1):
+                smallest[kind] = gpus
+                kept.append((row, i, gpus))
     table = np.array(kept, dtype=np.int64).reshape(-1, 3)
     score = np.array([problem.score[row] for row in table[:, 0]], dtype=np.float64)
     return _Options(table[:, 0], table[:, 1], table[:, 2].astype(np.float64), score)
@@ -111,10 +111,8 @@ def _known(problem: Problem, options: _Options) -> Ints:
         place.setdefault((owner, problem.type[row]), []).append(k)
     found = []
     for i, choice in solve_greedy(problem).choices.items():
-        cards = problem.units[choice.row] * choice.replicas
-        found.append(
-            next(k for k in place[i, problem.type[choice.row]] if options.cards[k] <= cards)
-        )
+        gpus = problem.units[choice.row] * choice.replicas
+        found.append(next(k for k in place[i, problem.type[choice.row]] if options.gpus[k] <= gpus))
     return np.array(found, dtype=np.int64)
 
 
@@ -123,8 +121,8 @@ def _program(problem: Problem, options: _Options, *, must: NDArray[np.bool_]) ->
     kinds = np.array(problem.type, dtype=np.int64)[options.row]
     return Program(
         owner=options.owner,
-        cards=options.cards,
-        type=np.maximum(kinds, 0),  # no type at all takes no cards
+        gpus=options.gpus,
+        type=np.maximum(kinds, 0),  # no type at all takes no GPUs
         capacity=np.array(problem.capacity, dtype=np.float64),
         must=must,
     )
@@ -209,7 +207,7 @@ class _Search:
         """Return a number of servers of *here*, *most* or less, for which a solution is found among
         likely options.
 
-        Likely are those whose cards are *worth* little; of these the ones of low score.
+        Likely are those whose GPUs are *worth* little; of these the ones of low score.
         """
         scale = max(float(np.abs(self.options.score).max()), 1e-9)
         cost = worth / max(float(worth.max(initial=0.0)), 1e-9) + TIE * self.options.score / scale
@@ -259,12 +257,12 @@ def _answer(problem: Problem, options: _Options, found: Found) -> Answer:
 
 
 def _check(problem: Problem, choices: Iterable[Choice]) -> None:
-    """Assert that the choices hold no more cards than there are."""
+    """Assert that the choices hold no more GPUs than there are."""
     used: dict[int, int] = {}
     for choice in choices:
         kind = problem.type[choice.row]
         used[kind] = used.get(kind, 0) + problem.units[choice.row] * choice.replicas
     assert problem.capacity is not None
-    assert all(kind < 0 or cards <= problem.capacity[kind] for kind, cards in used.items()), (
+    assert all(kind < 0 or gpus <= problem.capacity[kind] for kind, gpus in used.items()), (
         "capacity exceeded"
     )

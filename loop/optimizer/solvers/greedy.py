@@ -92,11 +92,11 @@ class _Greedy:
         while queue:
             *_, i, position = queue[0]
             row = problem.options[i][position]
-            cards = problem.units[row] * problem.replicas[row]
+            gpus = problem.units[row] * problem.replicas[row]
             kind = problem.type[row]
-            if cards == 0 or left[kind] >= cards:
+            if gpus == 0 or left[kind] >= gpus:
                 heapq.heappop(queue)
-                left[kind] -= cards
+                left[kind] -= gpus
                 self.choices[i] = Choice(row, problem.replicas[row])
             elif position + 1 < len(problem.options[i]):
                 heapq.heapreplace(queue, self._entry(i, position + 1))

@@ -25,8 +25,8 @@ class Problem:
     """The options of each server, best first: rows of a CandidateTable, as plain lists for quick
     access by row.
 
-    options[i] are rows of server i (none: it cannot be served). units is cards per replica.
-    capacity is cards by type index, None where it is not limited. weight, where given, makes
+    options[i] are rows of server i (none: it cannot be served). units is GPUs per replica.
+    capacity is GPUs by type index, None where it is not limited. weight, where given, makes
     priority soft for the greedy solver: one queue for all, in which what a server would lose by
     waiting counts so much.
     """

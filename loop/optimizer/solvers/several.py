@@ -2,7 +2,7 @@
 needs together.
 
 The integer program: n[k] replicas of option k (one per accelerator of a server), rate[k]·n[k]
-summed at least what the server needs, cards within capacity. Value is cost + 0.1 · cost of the
+summed at least what the server needs, GPUs within capacity. Value is cost + 0.1 · cost of the
 units changed (taken up or given back). Servers come by priority as with one accelerator: as many as
 possible of the highest class first, then least score.
 """
@@ -111,13 +111,13 @@ def _by_priority(
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """The options worth considering: row in the table, server, cards of a replica, most replicas of
+    """The options worth considering: row in the table, server, GPUs of a replica, most replicas of
     use.
     """
 
     row: Ints
     owner: Ints
-    cards: Floats
+    gpus: Floats
     most: Floats
 
     @classmethod
@@ -126,16 +126,16 @@ class _Rows:
         kept = []
         for i in sorted(range(len(problem.names)), key=problem.names.__getitem__):
             for row in problem.options[i]:
-                cards = problem.units[row]
-                if cards and (
-                    problem.capacity is None or cards <= problem.capacity[problem.type[row]]
+                gpus = problem.units[row]
+                if gpus and (
+                    problem.capacity is None or gpus <= problem.capacity[problem.type[row]]
                 ):
                     whole = (
                         np.ceil(several.need[i] / several.rate[row])
                         if several.rate[row] > 0.0
                         else 0.0
                     )
-                    kept.append((row, i, cards, max(whole, float(several.least[i]))))
+                    kept.append((row, i, gpus, max(whole, float(several.least[i]))))
         table = np.array(kept, dtype=np.float64).reshape(-1, 4)
         return cls(
             table[:, 0].astype(np.int64), table[:, 1].astype(np.int64), table[:, 2], table[:, 3]
@@ -263,11 +263,11 @@ class _Program:
         problem = several.problem
         if problem.capacity is not None:
             kinds = np.array(problem.type)[rows.row]
-            cards = sp.csr_array(
-                (rows.cards, (kinds, here)), shape=(len(problem.capacity), self.columns)
+            gpus = sp.csr_array(
+                (rows.gpus, (kinds, here)), shape=(len(problem.capacity), self.columns)
             )
             found.append(
-                LinearConstraint(cards, -np.inf, np.array(problem.capacity, dtype=np.float64))
+                LinearConstraint(gpus, -np.inf, np.array(problem.capacity, dtype=np.float64))
             )
         return found
 

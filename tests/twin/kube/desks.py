@@ -111,8 +111,8 @@ class Desk:
             (each["involvedObject"]["kind"], each["reason"], each["type"]) for each in items
         )
 
-    def cards(self, type_: str = "A") -> int:
-        """Return the cards of a type that pods hold, by their limits and nodes."""
+    def gpus(self, type_: str = "A") -> int:
+        """Return the GPUs of a type that pods hold, by their limits and nodes."""
         held = 0
         for pod in self.pods():
             node = pod["spec"].get("nodeName", "")

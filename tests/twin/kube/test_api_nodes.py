@@ -1,4 +1,4 @@
-"""Cards on machines, and pods that only are there: the parts of the twin that need no
+"""GPUs on machines, and pods that only are there: the parts of the twin that need no
 simulation.
 """
 
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twin.kube.desks import Desk, managed
-from twin.kube.nodes import CARDS_MAX, PLAIN_NODE, Machines, card_resource
+from twin.kube.nodes import CARDS_MAX, PLAIN_NODE, Machines, gpu_resource
 from twin.kube.standins import StandIns
 from twin.kube.wants import REPLICAS_MAX
 
@@ -27,21 +27,21 @@ from twin.kube.wants import REPLICAS_MAX
 )
 def test_cards_have_the_names_of_their_makers(type_: str, resource: str) -> None:
     """As device plugins call them."""
-    assert card_resource(type_) == resource
+    assert gpu_resource(type_) == resource
 
 
 def test_a_pod_goes_to_the_fullest_node_with_room_and_stays_there() -> None:
     """So that large pods find room for long."""
     machines = Machines({"A": 16})
-    assert machines.place("p1", type_="A", cards=3) == "a-1"
-    assert machines.place("p2", type_="A", cards=6) == "a-2"
-    assert machines.place("p3", type_="A", cards=2) == "a-2"
-    assert machines.place("p4", type_="A", cards=5) == "a-1"
-    assert machines.place("p1", type_="A", cards=3) == "a-1"
+    assert machines.place("p1", type_="A", gpus=3) == "a-1"
+    assert machines.place("p2", type_="A", gpus=6) == "a-2"
+    assert machines.place("p3", type_="A", gpus=2) == "a-2"
+    assert machines.place("p4", type_="A", gpus=5) == "a-1"
+    assert machines.place("p1", type_="A", gpus=3) == "a-1"
     machines.release("p2")
     machines.release("p2")
-    assert machines.place("p5", type_="A", cards=4) == "a-2"
-    assert machines.place("p6", type_="Z", cards=1) == ""
+    assert machines.place("p5", type_="A", gpus=4) == "a-2"
+    assert machines.place("p6", type_="Z", gpus=1) == ""
 
 
 @given(
@@ -53,22 +53,22 @@ def test_a_pod_goes_to_the_fullest_node_with_room_and_stays_there() -> None:
 def test_no_node_holds_more_than_it_has_while_pods_of_one_card_fit(
     total: int, script: list[tuple[int, int]]
 ) -> None:
-    """Only pods of several cards may be spread over machines, since the simulation counts cards by
+    """Only pods of several GPUs may be spread over machines, since the simulation counts GPUs by
     type.
     """
     machines = Machines({"A": total})
     held: dict[str, int] = {}
-    for number, cards in script:
+    for number, gpus in script:
         name = f"p{number}"
         if name in held:
             machines.release(name)
             del held[name]
-        elif sum(held.values()) + cards <= total:
-            held[name] = cards
-            machines.place(name, type_="A", cards=cards)
+        elif sum(held.values()) + gpus <= total:
+            held[name] = gpus
+            machines.place(name, type_="A", gpus=gpus)
     nodes = [node for node in machines.by_name.values() if node.type]
-    assert sum(node.cards for node in nodes) == total
-    assert max(node.cards for node in nodes) <= CARDS_MAX
+    assert sum(node.gpus for node in nodes) == total
+    assert max(node.gpus for node in nodes) <= CARDS_MAX
     assert sum(sum(node.pods.values()) for node in nodes) == sum(held.values())
     if set(held.values()) <= {1}:
         assert min(node.free for node in nodes) >= 0

@@ -51,28 +51,28 @@ def test_a_deleted_node_is_lost_for_ever() -> None:
     desk.ask("DELETE", "/api/v1/nodes/a-1")
     desk.until(200.0)
     assert desk.refusal("GET", "/api/v1/nodes/a-1") == (404, "NotFound")
-    assert (desk.deployment()["status"]["readyReplicas"], desk.cards()) == (4, 4)
+    assert (desk.deployment()["status"]["readyReplicas"], desk.gpus()) == (4, 4)
 
 
 def test_nodes_tell_their_cards_under_the_names_that_device_plugins_use() -> None:
     """Capacity is read from them."""
     desk = Desk()
     nodes = {each["metadata"]["name"]: each for each in desk.ask("GET", "/api/v1/nodes")["items"]}
-    cards = {
+    gpus = {
         name: node["status"]["allocatable"].get("nvidia.com/gpu") for name, node in nodes.items()
     }
-    assert cards == {"a-1": "8", "a-2": "4", "b-1": "4", "cpu-1": None}
+    assert gpus == {"a-1": "8", "a-2": "4", "b-1": "4", "cpu-1": None}
     assert nodes["b-1"]["metadata"]["labels"]["nvidia.com/gpu.product"] == "B"
 
 
 def test_a_stuck_pod_gets_ready_only_after_the_fault() -> None:
-    """It holds its cards meanwhile, and others that start are not held up."""
+    """It holds its GPUs meanwhile, and others that start are not held up."""
     stuck = Fault(kind="stuckPods", match=Match(names=("slow-*",)), until_s=200.0)
     desk = Desk(faults=[stuck])
     desk.apply(managed("slow"))
     desk.apply(managed("quick"))
     desk.until(150.0)
-    assert (desk.words(), desk.cards()) == (["Running 0/1", "Running 1/1"], 2)
+    assert (desk.words(), desk.gpus()) == (["Running 0/1", "Running 1/1"], 2)
     desk.until(259.0)
     assert desk.words() == ["Running 0/1", "Running 1/1"]
     desk.until(262.0)

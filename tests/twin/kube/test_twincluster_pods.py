@@ -1,4 +1,4 @@
-"""Deployments and their pods: how they come up, move, hold cards and go, as anybody sees who asks
+"""Deployments and their pods: how they come up, move, hold GPUs and go, as anybody sees who asks
 the API.
 """
 
@@ -104,13 +104,13 @@ def test_pods_are_brought_back_to_their_deployment_by_their_replica_set() -> Non
 
 
 def test_pods_hold_the_cards_of_their_accelerator_on_nodes() -> None:
-    """A unit of two cards takes two, and nobody gets what is not there."""
+    """A unit of two GPUs takes two, and nobody gets what is not there."""
     desk = Desk()
     desk.apply(managed(replicas=7, labels={ACCELERATOR: "2xA"}))
     desk.until(1.0)
     words = desk.words()
     assert (words.count("ContainerCreating 0/1"), words.count("Pending 0/1")) == (6, 1)
-    assert desk.cards() == 12
+    assert desk.gpus() == 12
     per_node: dict[str, int] = {}
     for pod in desk.pods():
         node = pod["spec"].get("nodeName", "none")
@@ -130,15 +130,17 @@ def test_a_pod_without_cards_is_unschedulable_and_says_why() -> None:
         "False",
         "Unschedulable",
     )
-    assert "not enough free cards of B" in condition["message"]
+    assert "not enough free GPUs of B" in condition["message"]
     assert desk.deployment()["status"]["readyReplicas"] == 4
     assert ("Pod", "FailedScheduling", "Warning") in desk.events()
 
 
 def test_a_scale_down_drops_the_count_at_once_while_pods_still_drain_on_their_cards() -> None:
     """status.replicas says nothing about cards: who needs those has to look at pods."""
-    law_slow = spec_of(Server(name="t", model="m"), capacity={"A": 4}, start_up=Delay(mean_s=1.0))
-    desk = Desk(law_slow)
+    latency_model_slow = spec_of(
+        Server(name="t", model="m"), capacity={"A": 4}, start_up=Delay(mean_s=1.0)
+    )
+    desk = Desk(latency_model_slow)
     load = {"inferno.server.load.rpm": "600", "inferno.server.load.outtokens": "3000"}
     desk.apply(managed(replicas=2, labels=load))
     desk.until(20.0)
@@ -146,13 +148,13 @@ def test_a_scale_down_drops_the_count_at_once_while_pods_still_drain_on_their_ca
         "dep", {"spec": {"replicas": 1}, "metadata": {"labels": {"inferno.server.load.rpm": "0"}}}
     )
     desk.until(20.1)
-    assert (desk.deployment()["status"]["replicas"], desk.cards()) == (1, 2)
+    assert (desk.deployment()["status"]["replicas"], desk.gpus()) == (1, 2)
     assert desk.words() == ["Running 1/1", "Terminating 1/1"]
     (going,) = [pod for pod in desk.pods() if "deletionTimestamp" in pod["metadata"]]
     assert going["metadata"]["deletionGracePeriodSeconds"] == 30
     assert going["metadata"]["deletionTimestamp"] == "2026-01-01T00:00:50Z"
     desk.until(400.0)
-    assert (desk.words(), desk.cards()) == (["Running 1/1"], 1)
+    assert (desk.words(), desk.gpus()) == (["Running 1/1"], 1)
 
 
 def test_another_accelerator_is_a_rolling_change_with_another_replica_set() -> None:
@@ -232,13 +234,13 @@ def test_a_deleted_deployment_takes_everything_with_it_and_frees_its_cards() -> 
     desk.apply(managed(replicas=1))
     desk.until(62.0)
     assert desk.deployment()["metadata"]["uid"] != first
-    assert (len(desk.pods()), len(desk.replica_sets()), desk.cards()) == (1, 1, 1)
+    assert (len(desk.pods()), len(desk.replica_sets()), desk.gpus()) == (1, 1, 1)
     desk.until(130.0)
     assert desk.words() == ["Running 1/1"]
 
 
 def test_what_the_twin_has_no_data_for_stays_pending_and_says_so() -> None:
-    """A misspelt model must not look like a lack of cards, and must not stop the others."""
+    """A misspelt model must not look like a lack of GPUs, and must not stop the others."""
     desk = Desk()
     desk.apply(managed("good"))
     desk.apply(managed("bad", labels={"inferno.server.model": "gpt-9"}))
@@ -288,11 +290,11 @@ def test_a_node_selector_that_no_node_has_keeps_pods_pending() -> None:
 
 
 def test_unmanaged_deployments_get_pods_that_only_are_there() -> None:
-    """The loop's own Deployment runs beside those that it manages, on no card at all."""
+    """The loop's own Deployment runs beside those that it manages, on no GPU at all."""
     desk = Desk()
     desk.apply(managed(replicas=2, labels={"inferno.server.managed": None}))
     desk.until(3.0)
-    assert (desk.words(), desk.cards()) == (["Running 1/1"] * 2, 0)
+    assert (desk.words(), desk.gpus()) == (["Running 1/1"] * 2, 0)
     assert {pod["spec"]["nodeName"] for pod in desk.pods()} == {"cpu-1"}
     containers = [{"name": "vllm", "image": "vllm:2"}]
     desk.patch("dep", {"spec": {"template": {"spec": {"containers": containers}}}})
@@ -310,7 +312,7 @@ def test_a_deployment_that_becomes_managed_is_simulated_from_then_on() -> None:
     desk.until(3.0)
     desk.patch("dep", {"metadata": {"labels": {"inferno.server.managed": "true"}}})
     desk.until(5.0)
-    assert (desk.words(), desk.cards()) == (["ContainerCreating 0/1"], 1)
+    assert (desk.words(), desk.gpus()) == (["ContainerCreating 0/1"], 1)
 
 
 def test_a_pod_made_by_hand_runs_and_goes() -> None:
