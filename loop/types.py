@@ -108,6 +108,35 @@ class Snapshot:
     warnings: tuple[str, ...] = ()
 
 
+WhyKind = Literal[
+    "slo-itl",  # this target binds: a replica takes no more within it
+    "slo-ttft",
+    "slo-tps",
+    "batch",  # a full batch serves no more
+    "loss",  # more requests would be turned away than the bounded queue may
+    "capacity",  # only GPUs are missing
+    "infeasible",  # no accelerator can meet the targets, whatever the capacity
+    "no-load",  # zero arrivals are known
+    "held-unknown",  # the load is not known, so nothing changes
+    "bound",  # a minimum or maximum of replicas decided
+    "hysteresis",  # a change would not pay
+    "unchanged",  # the policy keeps what there is on purpose
+    "remote",  # another optimizer decided and gave no reason of a known kind
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Why:
+    """Why something was decided: *kind* for programs, *text* for people, *details* for the record.
+
+    No code reads the words of *text*.
+    """
+
+    kind: WhyKind
+    text: str = ""
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
     """What a policy wants of one server, and why.

@@ -94,6 +94,19 @@ class Engine:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pool:
+    """Replicas of one server that are alike: what a server has, wants, is asked for, is recorded with.
+
+    role says which part of a request they serve; only "both" (prefill and decode) exists so far.
+    """
+
+    accelerator: str
+    replicas: int
+    max_batch: int
+    role: Literal["both"] = "both"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
     """A logical inference server as it stands at t = 0, and how the world treats its requests and
     pods.
