@@ -95,7 +95,7 @@ class Engine:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Replicas of one server that are alike: what a server has, wants, is asked for, is recorded with.
+    """Equal replicas of one server: what it has, wants, is asked for and is recorded with.
 
     role says which part of a request they serve; only "both" (prefill and decode) exists so far.
     """
