@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import simpy
 
-from twin.kernel import ARRIVAL, Call
+from twin.kernel import ARRIVAL, at
 from twin.serving.cluster import Cluster
 from twin.spec import Accelerator, ClusterSpec, Engine, LatencyModel, Server
 
@@ -64,7 +64,7 @@ def _cpu_s(replicas: int, times_s: Sequence[float]) -> float:
     def await_next() -> None:
         at_s = next(due, None)
         if at_s is not None:
-            Call(env, at_s=at_s, priority=ARRIVAL, action=arrive)
+            at(env, at_s, priority=ARRIVAL, action=arrive)
 
     gc.collect()
     begin_s = process_time()

@@ -1,28 +1,21 @@
-"""Feeds a simulated cluster: the requests of every server as SimPy events, and calls at given
-instants.
-"""
+"""Feeds a simulated cluster: the requests of every server as SimPy events."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from simpy.events import EventPriority
 
 from emulator.load import Batch, ServerLoad, batches
-from twin.kernel import ARRIVAL, CONTROL, schedule_at
+from twin.kernel import ARRIVAL, LOAD, Alarm, at
 
 if TYPE_CHECKING:
     import simpy
 
     from emulator.load import LoadInterval
     from emulator.walk import OfferedLoad
-
-# At one instant the load and the world move first, then come the control actions of twin.kernel and
-# the rest.
-LOAD_PRIORITY = EventPriority(CONTROL - 1)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +60,9 @@ class SimFeeder:
         self._due: list[
             tuple[float, str, int, int]
         ] = []  # the latest first, so that the next one is popped
-        self._arrival = _succeeded(env)
+        self._arrival = Alarm(env, priority=ARRIVAL, action=self._arrive)
         if servers:
-            self._begin_interval(None)
+            self._begin_interval()
 
     def offered_loads(self) -> Mapping[str, OfferedLoad]:
         """Return what labels would say now: by server, the offered load of the interval in
@@ -97,7 +90,7 @@ class SimFeeder:
             )
         return result
 
-    def _begin_interval(self, _event: Any) -> None:
+    def _begin_interval(self) -> None:
         chunk = [next(source) for source in self._sources]
         for row, (name, batch) in enumerate(zip(self._names, chunk, strict=True)):
             self._log[name].append(batch.interval)
@@ -108,41 +101,16 @@ class SimFeeder:
             )
         self._due = _merged(self._names, chunk)
         if self._due:
-            self._await_arrival()
+            self._arrival.set(self._due[-1][0])
         end_s = chunk[0].interval.t1_s
         if self._until_s is None or end_s < self._until_s:
-            call_at(self._env, end_s, self._begin_interval, priority=LOAD_PRIORITY)
+            at(self._env, end_s, priority=LOAD, action=self._begin_interval)
 
-    def _await_arrival(self) -> None:
-        # One event serves all arrivals: the kernel has let go of it when its callback runs.
-        self._arrival.callbacks = [self._arrive]
-        schedule_at(self._env, self._arrival, at_s=self._due[-1][0], priority=ARRIVAL)
-
-    def _arrive(self, _event: Any) -> None:
+    def _arrive(self) -> None:
         _, server, in_tokens, out_tokens = self._due.pop()
         if self._due:
-            self._await_arrival()
+            self._arrival.set(self._due[-1][0])
         self._submit(server, in_tokens, out_tokens)
-
-
-def call_at(
-    env: simpy.Environment, at_s: float, callback: Callable[[Any], None], *, priority: int
-) -> None:
-    """Have *callback* called at exactly *at_s* >= now, among the events of that instant in order of
-    *priority*.
-    """
-    assert at_s >= env.now, f"cannot call back at {at_s}: it is {env.now}"
-    event = _succeeded(env)
-    event.callbacks = [callback]
-    schedule_at(env, event, at_s=at_s, priority=EventPriority(priority))
-
-
-def _succeeded(env: simpy.Environment) -> Any:
-    """Make a bare event that has its value, so that the kernel only runs its callbacks."""
-    event: Any = env.event()
-    event._ok = True
-    event._value = None
-    return event
 
 
 def _merged(names: Sequence[str], chunk: Sequence[Batch]) -> list[tuple[float, str, int, int]]:

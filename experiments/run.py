@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import simpy
 
-from emulator.to_sim import LOAD_PRIORITY, SimFeeder, call_at
+from emulator.to_sim import SimFeeder
 from experiments.changes import Wish, count_changes, count_reversals, wishes_by_server
 from experiments.columns import Columns, Window, scored_window
 from experiments.config import RunConfig
 from experiments.costs import pod_costs
-from experiments.scenario import CapacityEvent
 from experiments.scores import Scores, score_requests
 from experiments.sources import Sources, read_sources
 from loop.backends.sim import SimBackend
@@ -29,6 +28,7 @@ from loop.drivers import SimDriver
 from loop.records import record_line
 from loop.spec import SloTarget
 from loop.types import CycleRecord
+from twin.kernel import LOAD, at
 from twin.request import Outcome
 from twin.serving.cluster import Cluster
 
@@ -113,7 +113,7 @@ def start_world(
         (cluster.fail_node, sources.node_failures),
     ):
         for event in events:
-            call_at(env, event.t_s, partial(_change_capacity, what, event), priority=LOAD_PRIORITY)
+            at(env, event.t_s, priority=LOAD, action=partial(what, event.type, event.gpus))
     return cluster, feeder
 
 
@@ -123,12 +123,6 @@ def _tell(record: CycleRecord, *, progress: Progress, end_s: float) -> None:
 
 def _drop(_share: float) -> None:
     """Take the progress of a caller that wants none."""
-
-
-def _change_capacity(
-    what: Callable[[str, int], None], event: CapacityEvent, _event: object
-) -> None:
-    what(event.type, event.gpus)
 
 
 def _result(

@@ -5,22 +5,20 @@ also serves /invoke.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from heapq import heappush
-from itertools import count
-from typing import TYPE_CHECKING, Any
-
-import simpy
+from typing import TYPE_CHECKING
 
 from loop.cadence import due_s, next_period
 from loop.errors import InboxFullError, StoppedError
+from twin.kernel import CONTROL, at
 
 if TYPE_CHECKING:
+    import simpy
+
     from loop.ports import Clock, Cycles, Inbox, Request
     from loop.types import CycleRecord, Mode, Trigger
 
-CONTROL_PRIORITY = 0  # before the arrivals, replica boundaries and scrapes of the same instant
 FAILURES_READY_MAX = 2  # failed cycles in a row that a ready loop may have
 
 OnRecord = Callable[["CycleRecord"], None]
@@ -47,27 +45,16 @@ class SimDriver:
         self._period_s = period_s
         self._report = on_record or _keep_quiet
         if period_s > 0:
-            env.process(self._run())
+            self._await_cycle()
 
-    def _run(self) -> Generator[simpy.Event, None, None]:
-        for number in count(1):
-            yield _at(self._env, due_s(number, period_s=self._period_s))
-            self.records.append(self._controller.cycle(self._env.now))
-            self._report(self.records[-1])
+    def _await_cycle(self) -> None:
+        due = due_s(len(self.records) + 1, period_s=self._period_s)
+        at(self._env, due, priority=CONTROL, action=self._cycle)
 
-
-def _at(env: simpy.Environment, time_s: float) -> simpy.Event:
-    """Return an event of control priority at exactly *time_s*.
-
-    A Timeout has a lower priority, and Environment.schedule takes a delay: now + (time - now) is
-    not always the time.
-    """
-    event = env.event()
-    kernel: Any = env
-    armed: Any = event
-    armed._ok, armed._value = True, None
-    heappush(kernel._queue, (max(time_s, env.now), CONTROL_PRIORITY, next(kernel._eid), event))
-    return event
+    def _cycle(self) -> None:
+        self.records.append(self._controller.cycle(self._env.now))
+        self._report(self.records[-1])
+        self._await_cycle()
 
 
 class LiveDriver:

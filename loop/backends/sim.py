@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
 from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
-from twin.kernel import CONTROL, Call
+from twin.kernel import CONTROL, at
 
 if TYPE_CHECKING:
     import simpy
@@ -111,7 +111,7 @@ class SimWorld:
         if now_s > self._env.now:
             # Not run(until=now_s): that may miss the instant by its last digit, and then run what
             # comes after control.
-            self._env.run(until=Call(self._env, at_s=now_s, priority=CONTROL, action=_nothing))
+            self._env.run(until=at(self._env, now_s, priority=CONTROL, action=_nothing))
 
 
 def _nothing() -> None:

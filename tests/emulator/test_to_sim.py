@@ -4,8 +4,8 @@ controls it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -14,9 +14,10 @@ import simpy
 
 from emulator.load import ServerLoad, batches
 from emulator.shapes import burst
-from emulator.to_sim import LOAD_PRIORITY, SimFeeder, call_at
+from emulator.to_sim import SimFeeder
 from emulator.trace import Replay
 from emulator.walk import OfferedLoad, Walk
+from twin.kernel import ARRIVAL, BOUNDARY, CONTROL, LOAD, SCRAPE, at
 from twin.traces import Trace
 
 LOADS = tuple(
@@ -99,7 +100,12 @@ def test_a_new_interval_begins_before_the_control_of_its_instant():
     feeder = SimFeeder(env, lambda *_: None, LOADS, interval_s=60.0, until_s=600.0)
     seen = []
     for number in range(10):
-        call_at(env, number * 60.0, lambda _: seen.append(dict(feeder.offered_loads())), priority=0)
+        at(
+            env,
+            number * 60.0,
+            priority=CONTROL,
+            action=lambda: seen.append(dict(feeder.offered_loads())),
+        )
     env.run(until=600.0)
     planned = {
         load.server: [
@@ -129,18 +135,18 @@ def test_an_arrival_comes_after_control_and_before_the_replicas_of_its_instant()
         walk=Walk(alpha=0.0),
         replay=Replay(trace=trace),
     )
-    for priority in (3, 2, 0):
-        call_at(env, 60.0, lambda _, priority=priority: order.append(priority), priority=priority)
+    for priority in (SCRAPE, BOUNDARY, CONTROL):
+        at(env, 60.0, priority=priority, action=partial(order.append, priority))
     SimFeeder(
         env,
-        lambda *_: order.append(1) if env.now == 60.0 else None,
+        lambda *_: order.append(ARRIVAL) if env.now == 60.0 else None,
         [load],
         interval_s=60.0,
         until_s=120.0,
     )
-    call_at(env, 60.0, lambda _: order.append(LOAD_PRIORITY), priority=LOAD_PRIORITY)
+    at(env, 60.0, priority=LOAD, action=partial(order.append, LOAD))
     env.run(until=100.0)
-    assert order == [LOAD_PRIORITY, 0, 1, 2, 3]
+    assert order == [LOAD, CONTROL, ARRIVAL, BOUNDARY, SCRAPE]
 
 
 def test_the_offered_load_is_what_was_submitted():
@@ -217,20 +223,3 @@ def test_without_an_end_the_load_goes_on():
     before = count
     env.run(until=14_400.0)
     assert count > before + 1000
-
-
-def test_a_call_is_made_at_the_exact_instant_asked_for():
-    """now + (at - now) is not always `at`; a tie with a control action would be lost by the last
-    digit.
-    """
-    env, seen = simpy.Environment(), []
-    instants = [0.1 * k for k in range(1, 200)]
-    env.timeout(0.05)
-    for at_s in instants:
-        call_at(env, at_s, lambda _: seen.append(env.now), priority=0)
-    env.run()
-    assert seen == instants
-    assert any(0.7 + (at_s - 0.7) != at_s for at_s in instants)
-    with pytest.raises(AssertionError, match="cannot call back at 1"):
-        call_at(env, 1.0, lambda _: None, priority=0)
-    assert math.isclose(env.now, 19.9)

@@ -9,8 +9,9 @@ import simpy
 
 from emulator.load import ServerLoad
 from emulator.shapes import ramp
-from emulator.to_sim import SimFeeder, call_at
+from emulator.to_sim import SimFeeder
 from emulator.walk import OfferedLoad
+from twin.kernel import CONTROL, at
 from twin.request import Request
 from twin.serving.cluster import Cluster
 from twin.spec import Accelerator, ClusterSpec, Delay, Engine, LatencyModel, Server
@@ -64,11 +65,11 @@ def arrived(*, period_s: float, replicas: tuple[int, ...]) -> tuple[Rows, SimFee
     for number in range(1, int(600.0 / period_s)):
         count = replicas[number % len(replicas)]
 
-        def scale(_: object, count: int = count) -> None:
+        def scale(count: int = count) -> None:
             for server in SPEC.servers:
                 cluster.scale(server.name, accelerator="A100", replicas=count, max_batch=16)
 
-        call_at(env, number * period_s, scale, priority=0)
+        at(env, number * period_s, priority=CONTROL, action=scale)
     env.run(until=600.0)
     cluster.advance()
     frame = cluster.requests.frame()

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import simpy
 
 from tests.twin.worlds import cluster_of
-from twin.kernel import SCRAPE, Call
+from twin.kernel import SCRAPE, at
 from twin.request import Outcome
 from twin.serving.capacity import CapacityChange
 from twin.serving.cluster import Cluster
@@ -62,7 +62,7 @@ class Watch:
             self.counted.append((float(self.env.now), _requests_inside(self.cluster, self.env.now)))
             self._await_tick(number + 1)
 
-        Call(self.env, at_s=number * self.tick_s, priority=_AFTER_SCRAPE, action=tick)
+        at(self.env, number * self.tick_s, priority=_AFTER_SCRAPE, action=tick)
 
 
 def watched(

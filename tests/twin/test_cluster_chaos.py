@@ -11,7 +11,7 @@ import pytest
 
 from tests.twin.checkers import Watch, check_counts, check_truth
 from tests.twin.worlds import cluster_of, spec_of
-from twin.kernel import ARRIVAL, CONTROL, Call
+from twin.kernel import ARRIVAL, CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.spec import Delay, LatencyModel, Server, World
 
@@ -58,15 +58,15 @@ def _chaotic(seed: int) -> Watch:
     )
     env, cluster = cluster_of(spec, seed=seed)
     for t_s in rng.integers(1, int(END_S), size=int(rng.integers(5, 60))).tolist():
-        Call(env, at_s=float(t_s), priority=CONTROL, action=_random_action(cluster, rng))
+        at(env, float(t_s), priority=CONTROL, action=_random_action(cluster, rng))
     for server in servers:
         times_s = rng.uniform(0.0, END_S, size=int(rng.integers(0, 500)))
         whole = rng.random(times_s.size) < 0.3
         for t_s in np.where(whole, np.round(times_s), times_s).tolist():
             prompt, output = int(rng.integers(1, 120)), int(rng.integers(1, 200))
-            Call(
+            at(
                 env,
-                at_s=t_s,
+                t_s,
                 priority=ARRIVAL,
                 action=partial(cluster.submit, server.name, prompt, output),
             )

@@ -13,7 +13,7 @@ import pytest
 
 from tests.twin.checkers import check_truth, watched
 from tests.twin.worlds import arrive, cluster_of, spec_of
-from twin.kernel import CONTROL, Call
+from twin.kernel import CONTROL, at
 from twin.request import REASONS, Outcome
 from twin.spec import Delay, Server, World
 
@@ -84,7 +84,7 @@ def test_a_requeued_request_goes_before_those_that_came_after_it() -> None:
     times_s = [1.0, 2.0, 3.0, 4.0]
     arrive(env, cluster, times_s, output=1000)
     deployment = cluster.deployments[0]
-    Call(env, at_s=3.5, priority=CONTROL, action=lambda: deployment.crash(deployment.pods[0]))
+    at(env, 3.5, priority=CONTROL, action=lambda: deployment.crash(deployment.pods[0]))
     watch.run(200.0)
     cluster.advance()
     frame = cluster.requests.frame()
@@ -102,7 +102,7 @@ def test_a_lost_node_takes_its_cards_and_at_least_the_pods_that_no_longer_fit() 
             Server(name="t", model="m", accelerator="2xA", replicas=2, max_batch=4),
         ]
         env, cluster, watch = watched(spec_of(*servers, capacity={"A": 12}), seed=seed)
-        Call(env, at_s=100.0, priority=CONTROL, action=partial(cluster.fail_node, "A", 4))
+        at(env, 100.0, priority=CONTROL, action=partial(cluster.fail_node, "A", 4))
         watch.run(101.0)
         lost = [life for life in cluster.pods.lives if life.end == "node_loss"]
         assert all(life.released_s == 100.0 for life in lost)
@@ -123,20 +123,20 @@ def test_the_loss_of_a_node_also_ends_pods_that_drain_or_start() -> None:
     """All that is on it dies, whatever it was doing."""
     env, cluster, watch = watched(spec_of(replace(S, replicas=1), capacity={"A": 3}))
     arrive(env, cluster, [9.0], output=1000)
-    Call(
+    at(
         env,
-        at_s=10.0,
+        10.0,
         priority=CONTROL,
         action=lambda: cluster.scale("s", accelerator="A", replicas=0, max_batch=4),
     )
-    Call(
+    at(
         env,
-        at_s=11.0,
+        11.0,
         priority=CONTROL,
         action=lambda: cluster.scale("s", accelerator="A", replicas=2, max_batch=4),
     )
-    Call(env, at_s=12.0, priority=CONTROL, action=lambda: cluster.fail_node("A", 3))
-    Call(env, at_s=20.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 3))
+    at(env, 12.0, priority=CONTROL, action=lambda: cluster.fail_node("A", 3))
+    at(env, 20.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 3))
     watch.run(19.0)
     assert [life.end for life in cluster.pods.lives] == ["node_loss"] * 3 + [""] * 2
     assert cluster.snapshot().servers["s"].backlog == 1
@@ -148,7 +148,7 @@ def test_requests_on_a_lost_node_fail_where_the_server_says_so() -> None:
     """The policy for crashes holds for nodes too, with a reason of its own."""
     env, cluster, watch = watched(spec_of(replace(S, crash_policy="fail"), capacity={"A": 2}))
     arrive(env, cluster, [9.0] * 5, output=1000)
-    Call(env, at_s=10.0, priority=CONTROL, action=lambda: cluster.fail_node("A", 2))
+    at(env, 10.0, priority=CONTROL, action=lambda: cluster.fail_node("A", 2))
     watch.run(11.0)
     frame = cluster.requests.frame()
     assert [REASONS[code] for code in frame["reason"].tolist()] == ["node_lost"] * 5
@@ -165,9 +165,9 @@ def test_a_drain_that_takes_too_long_is_cut_short(policy: str) -> None:
         spec_of(server, capacity={"A": 2}, world=World(drain_timeout_s=30.0))
     )
     arrive(env, cluster, [9.0, 9.0, 9.1, 9.1], output=5000)
-    Call(
+    at(
         env,
-        at_s=10.0,
+        10.0,
         priority=CONTROL,
         action=lambda: cluster.scale("s", accelerator="A", replicas=1, max_batch=4),
     )
@@ -198,7 +198,7 @@ def test_a_crash_does_not_move_the_start_up_times_of_other_servers() -> None:
         env, cluster = cluster_of(spec)
         for t_s, replicas in ((300.0, 5), (600.0, 8)):
             action = partial(cluster.scale, "s", accelerator="A", replicas=replicas, max_batch=4)
-            Call(env, at_s=t_s, priority=CONTROL, action=action)
+            at(env, t_s, priority=CONTROL, action=action)
         env.run(until=1000.0)
         return [life.ready_s for life in cluster.pods.lives if life.pod.startswith("s-")]
 

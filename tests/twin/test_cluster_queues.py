@@ -14,7 +14,7 @@ from scipy import optimize
 
 from tests.twin.checkers import check_counts, check_truth, watched
 from tests.twin.worlds import cluster_of, spec_of
-from twin.kernel import ARRIVAL, Call
+from twin.kernel import ARRIVAL, at
 from twin.spec import RouterName, Server
 
 ITERATION_S = 0.01
@@ -46,7 +46,7 @@ def _mean_waits_s(
         rng = np.random.default_rng([seed, 77])
         times_s = np.cumsum(rng.exponential(SERVICE_S / (rho * replicas), REQUESTS))
         for t_s, output in zip(times_s.tolist(), outputs(rng, REQUESTS).tolist(), strict=True):
-            Call(env, at_s=t_s, priority=ARRIVAL, action=partial(cluster.submit, "s", 1, output))
+            at(env, t_s, priority=ARRIVAL, action=partial(cluster.submit, "s", 1, output))
         env.run(until=float(times_s[-1]))
         cluster.advance()
         frame = cluster.requests.frame()
@@ -135,9 +135,9 @@ def test_littles_law_holds_for_a_whole_cluster() -> None:
         for t_s, output in zip(
             rng.uniform(0.0, end_s, count).tolist(), _geometric(rng, count).tolist(), strict=True
         ):
-            Call(
+            at(
                 env,
-                at_s=t_s,
+                t_s,
                 priority=ARRIVAL,
                 action=partial(cluster.submit, name, 60, 4 * output),
             )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from tests.twin.checkers import check_truth, watched
 from tests.twin.worlds import ACCELERATORS, LAW, arrive, spec_of
-from twin.kernel import CONTROL, Call
+from twin.kernel import CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.serving.pod import Pod, PodLife
 from twin.serving.rollout import Wish, fits, make_room, plan
@@ -35,7 +35,7 @@ def _at(
     def ask() -> None:
         cluster.scale(server, accelerator=accelerator, replicas=replicas, max_batch=batch)
 
-    Call(env, at_s=t_s, priority=CONTROL, action=ask)
+    at(env, t_s, priority=CONTROL, action=ask)
 
 
 def _pods(cluster: Cluster) -> list[tuple[str, str, int]]:
@@ -73,8 +73,8 @@ def test_old_pods_serve_until_cards_of_the_new_type_appear() -> None:
     """Giving up old pods would not help: they hold GPUs of another type."""
     env, cluster, watch = watched(spec_of(S, capacity={"A": 2, "B": 0}))
     _at(env, cluster, 10.0, "B", 2)
-    Call(env, at_s=500.0, priority=CONTROL, action=lambda: cluster.set_capacity("B", 1))
-    Call(env, at_s=700.0, priority=CONTROL, action=lambda: cluster.set_capacity("B", 2))
+    at(env, 500.0, priority=CONTROL, action=lambda: cluster.set_capacity("B", 1))
+    at(env, 700.0, priority=CONTROL, action=lambda: cluster.set_capacity("B", 2))
     watch.run(499.0)
     assert _pods(cluster) == [("A", "ready", 4)] * 2 + [("B", "pending", 4)] * 2
     watch.run(699.0)
@@ -155,7 +155,7 @@ def test_nothing_is_given_up_in_vain_while_capacity_is_below_use() -> None:
     """A GPU given back then is not granted again: the server would melt away."""
     server = replace(S, max_batch_change="rolling")
     env, cluster, watch = watched(spec_of(server, capacity={"A": 2}))
-    Call(env, at_s=5.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 0))
+    at(env, 5.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 0))
     _at(env, cluster, 10.0, "A", 2, batch=8)
     watch.run(300.0)
     assert _pods(cluster) == [("A", "ready", 4)] * 2 + [("A", "pending", 8)] * 2

@@ -10,7 +10,7 @@ import simpy
 
 from tests.twin.checkers import check_truth, watched
 from tests.twin.worlds import arrive, cluster_of, spec_of
-from twin.kernel import CONTROL, Call
+from twin.kernel import CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.serving.pod import PodLife
 from twin.spec import Delay, Server, SpecError, World
@@ -30,7 +30,7 @@ def _at(
     def ask() -> None:
         cluster.scale("s", accelerator=accelerator, replicas=replicas, max_batch=batch)
 
-    Call(env, at_s=t_s, priority=CONTROL, action=ask)
+    at(env, t_s, priority=CONTROL, action=ask)
 
 
 def _phases(cluster: Cluster) -> list[str]:
@@ -102,14 +102,14 @@ def test_pods_wait_for_cards_in_the_order_in_which_they_were_asked_for() -> None
     t = Server(name="t", model="m", accelerator="A", replicas=2, max_batch=4)
     env, cluster, watch = watched(spec_of(S, t, capacity={"A": 3}))
     _at(env, cluster, 10.0, 2)
-    Call(
+    at(
         env,
-        at_s=20.0,
+        20.0,
         priority=CONTROL,
         action=lambda: cluster.scale("t", accelerator="A", replicas=3, max_batch=4),
     )
-    Call(env, at_s=30.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 4))
-    Call(env, at_s=40.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 5))
+    at(env, 30.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 4))
+    at(env, 40.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 5))
     watch.run(200.0)
     assert (_life(cluster, "s-1").granted_s, _life(cluster, "t-2").granted_s) == (30.0, 40.0)
     assert (_life(cluster, "s-1").ready_s, _life(cluster, "t-2").ready_s) == (90.0, 100.0)
@@ -254,7 +254,7 @@ def test_capacity_below_use_kills_nothing_and_holds_new_pods() -> None:
     """Only the loss of a node kills pods."""
     env, cluster, watch = watched(spec_of(S, capacity={"A": 3}))
     _at(env, cluster, 10.0, 3)
-    Call(env, at_s=100.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 1))
+    at(env, 100.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 1))
     _at(env, cluster, 110.0, 4)
     watch.run(300.0)
     assert _phases(cluster) == ["ready", "ready", "ready", "pending"]
@@ -343,7 +343,7 @@ def test_looking_changes_nothing() -> None:
             cluster.snapshot()
 
         for t_s in rng.uniform(0.0, 120.0, looks).tolist():
-            Call(env, at_s=t_s, priority=CONTROL, action=look)
+            at(env, t_s, priority=CONTROL, action=look)
         env.run(until=150.0)
         cluster.unfinished()
         return np.sort(cluster.requests.frame()["finish_s"]).tobytes()

@@ -9,7 +9,7 @@ import pytest
 import simpy
 
 from tests.twin.worlds import arrive, cluster_of, spec_of
-from twin.kernel import CONTROL, Call
+from twin.kernel import CONTROL, at
 from twin.request import REASONS, Outcome, RequestLog
 from twin.serving.cluster import Cluster
 from twin.spec import Delay, Server, SpecError, World
@@ -139,9 +139,9 @@ def test_a_node_takes_the_pods_that_are_known_to_be_on_it() -> None:
     env, cluster = cluster_of(
         spec_of(Server(name="s", model="m", accelerator="A", replicas=4), capacity={"A": 4})
     )
-    Call(
+    at(
         env,
-        at_s=5.0,
+        5.0,
         priority=CONTROL,
         action=lambda: cluster.fail_node("A", 2, pods=["s-1", "s-3"]),
     )

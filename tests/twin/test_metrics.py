@@ -10,7 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from tests.twin.worlds import arrive, cluster_of, spec_of
 from twin.engine.replica import Replica
-from twin.kernel import CONTROL, Call
+from twin.kernel import CONTROL, at
 from twin.request import Request
 from twin.serving.metrics import (
     METRIC_TYPES,
@@ -80,9 +80,9 @@ def test_a_cycle_at_the_instant_of_a_scrape_sees_the_one_before() -> None:
     arrive(env, cluster, [20.0], output=1)
     seen: list[float | None] = []
     for at_s in (30.0, 45.0):
-        Call(
+        at(
             env,
-            at_s=at_s,
+            at_s,
             priority=CONTROL,
             action=lambda: seen.append(cluster.snapshot().servers["s"].scraped_s),
         )
@@ -125,9 +125,9 @@ def test_what_a_pod_did_after_its_last_scrape_is_never_seen() -> None:
         spec_of(replace(S, replicas=2, router="round_robin"), capacity={"A": 2})
     )
     arrive(env, cluster, [1.0, 1.0, 16.0, 16.0], output=100)
-    Call(
+    at(
         env,
-        at_s=16.5,
+        16.5,
         priority=CONTROL,
         action=lambda: cluster.scale("s", accelerator="A", replicas=1, max_batch=100),
     )
@@ -143,7 +143,7 @@ def test_a_restarted_pod_counts_from_zero_without_a_dent_in_the_totals() -> None
     env, cluster = cluster_of(spec_of(S, capacity={"A": 1}, world=World(window_s=300.0)))
     arrive(env, cluster, [1.0, 2.0, 3.0, 100.0], output=10)
     deployment = cluster.deployments[0]
-    Call(env, at_s=20.0, priority=CONTROL, action=lambda: deployment.crash(deployment.pods[0]))
+    at(env, 20.0, priority=CONTROL, action=lambda: deployment.crash(deployment.pods[0]))
     env.run(until=121.0)
     state = cluster.snapshot().servers["s"]
     assert state.window.completions_rpm == pytest.approx(4 * 60.0 / 120.0)

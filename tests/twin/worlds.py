@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import simpy
 
-from twin.kernel import ARRIVAL, Call
+from twin.kernel import ARRIVAL, at
 from twin.serving.cluster import Cluster
 from twin.spec import Accelerator, ClusterSpec, Delay, Engine, LatencyModel, Server, World
 
@@ -65,4 +65,4 @@ def arrive(
 ) -> None:
     """Have a request arrive at each of *times_s*."""
     for t_s in times_s:
-        Call(env, at_s=t_s, priority=ARRIVAL, action=lambda: cluster.submit(server, prompt, output))
+        at(env, t_s, priority=ARRIVAL, action=lambda: cluster.submit(server, prompt, output))

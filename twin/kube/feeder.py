@@ -8,7 +8,7 @@ import numpy as np
 import simpy
 
 from twin.arrivals import ArrivalStream, token_counts
-from twin.kernel import ARRIVAL, Call
+from twin.kernel import ARRIVAL, at
 from twin.kube.wants import Load
 from twin.serving.cluster import Cluster
 from twin.spec import Server
@@ -80,4 +80,4 @@ class LoadFeeder:
                 outputs = source.tokens(len(times_s), source.load.out_tokens)
                 for at_s, prompt, output in zip(times_s.tolist(), prompts, outputs, strict=True):
                     submit = partial(self._cluster.submit, source.server.name, prompt, output)
-                    Call(self._env, at_s=at_s, priority=ARRIVAL, action=submit)
+                    at(self._env, at_s, priority=ARRIVAL, action=submit)

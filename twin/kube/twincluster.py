@@ -10,7 +10,7 @@ from datetime import datetime
 import numpy as np
 import simpy
 
-from twin.kernel import CONTROL, Call
+from twin.kernel import CONTROL, at
 from twin.kube.apiserver.authority import ADMIN, Authority, Identity
 from twin.kube.apiserver.bodies import parsed_yaml
 from twin.kube.apiserver.commits import Commits
@@ -115,7 +115,7 @@ class TwinCluster:
             self._feeder.feed(until_s)
             # Control comes first at its instant: what clients ask for now happens before the
             # requests that come now.
-            self._env.run(until=Call(self._env, at_s=until_s, priority=CONTROL, action=_nothing))
+            self._env.run(until=at(self._env, until_s, priority=CONTROL, action=_nothing))
         self._garbage.collect()
         self._keeper.sync(self.now_s)
         self._fleet.sync(self.now_s)

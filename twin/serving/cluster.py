@@ -12,7 +12,7 @@ import numpy as np
 import simpy
 
 from twin.chance import ACTUATION, draw_s, node_generator, server_generator
-from twin.kernel import CONTROL, SCRAPE, Call
+from twin.kernel import CONTROL, SCRAPE, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import CapacityChange, Ledger
 from twin.serving.deployment import Deployment
@@ -114,7 +114,7 @@ class Cluster:
             self._obey(deployment, number, wish)
             return
         obey = partial(self._obey, deployment, number, wish)
-        Call(self._env, at_s=self._env.now + delay_s, priority=CONTROL, action=obey)
+        at(self._env, self._env.now + delay_s, priority=CONTROL, action=obey)
 
     def set_capacity(self, type: str, gpus: int) -> None:  # noqa: A002, the word of the data files
         """Let there be *gpus* of *type* from now on. Below what is held nothing is killed, but
@@ -234,7 +234,7 @@ class Cluster:
     def _await_scrape(self) -> None:
         self._scrapes += 1
         at_s = self._scrapes * self.spec.world.scrape_interval_s
-        Call(self._env, at_s=at_s, priority=SCRAPE, action=self._scrape)
+        at(self._env, at_s, priority=SCRAPE, action=self._scrape)
 
     def _scrape(self) -> None:
         for deployment in self._deployments:

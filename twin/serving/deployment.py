@@ -12,7 +12,7 @@ import simpy
 
 from twin.chance import CRASH, ROUTER, START_UP, draw_s, server_generator
 from twin.engine.replica import Replica
-from twin.kernel import BOUNDARY, CONTROL, Call
+from twin.kernel import BOUNDARY, CONTROL, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import Claim, Ledger
 from twin.serving.gateway import Gateway, arrival_order
@@ -247,9 +247,7 @@ class Deployment:
         now_s = self._env.now
         pod.enter("starting", now_s)
         ready_s = now_s + after_s + draw_s(pod.engine.start_up, self._rng_start_up)
-        pod.due = Call(
-            self._env, at_s=ready_s, priority=CONTROL, action=partial(self._get_ready, pod)
-        )
+        pod.due = at(self._env, ready_s, priority=CONTROL, action=partial(self._get_ready, pod))
 
     def _get_ready(self, pod: Pod) -> None:
         self._become_ready(pod)
@@ -273,9 +271,7 @@ class Deployment:
         self.gateway.open(pod.replica)
         if self.server.crash_rate_per_h > 0.0:
             crash_s = now_s + self._rng_crash.exponential(_HOUR_S / self.server.crash_rate_per_h)
-            pod.mishap = Call(
-                self._env, at_s=crash_s, priority=CONTROL, action=partial(self.crash, pod)
-            )
+            pod.mishap = at(self._env, crash_s, priority=CONTROL, action=partial(self.crash, pod))
 
     # -- the ways in which a pod ends
 
@@ -306,13 +302,13 @@ class Deployment:
         self._await_boundary(pod)
         if patience_s is not None:
             timeout = partial(self._lose_patience, pod)
-            pod.mishap = Call(self._env, at_s=now_s + patience_s, priority=CONTROL, action=timeout)
+            pod.mishap = at(self._env, now_s + patience_s, priority=CONTROL, action=timeout)
         return handed_back
 
     def _await_boundary(self, pod: Pod) -> None:
         assert pod.replica is not None
         again = partial(self._pass_boundary, pod)
-        pod.due = Call(self._env, at_s=pod.replica.next_boundary_s, priority=BOUNDARY, action=again)
+        pod.due = at(self._env, pod.replica.next_boundary_s, priority=BOUNDARY, action=again)
 
     def _pass_boundary(self, pod: Pod) -> None:
         """End a draining pod at the exact instant at which it has nothing left to do."""

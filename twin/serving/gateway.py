@@ -11,7 +11,7 @@ import numpy as np
 import simpy
 
 from twin.engine.replica import Replica
-from twin.kernel import CONTROL, Call
+from twin.kernel import CONTROL, at
 from twin.request import Request, RequestLog
 from twin.serving.router import make_router
 from twin.spec import Server
@@ -110,7 +110,7 @@ class Gateway:
     def _dispatch_soon(self) -> None:
         # At this instant, but after the other pods that get ready or leave at it, so that all share
         # the work.
-        Call(self._env, at_s=self._env.now, priority=CONTROL, action=self._dispatch)
+        at(self._env, self._env.now, priority=CONTROL, action=self._dispatch)
 
     def _dispatch(self) -> None:
         now_s = self._env.now

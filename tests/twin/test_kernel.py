@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from functools import partial
 
+import pytest
 import simpy
 
-from twin.kernel import ARRIVAL, BOUNDARY, CONTROL, SCRAPE, Call
+from twin.kernel import ARRIVAL, BOUNDARY, CONTROL, SCRAPE, Alarm, at
 
 
 def test_a_call_comes_at_its_instant_to_the_last_digit() -> None:
@@ -23,7 +24,7 @@ def test_a_call_comes_at_its_instant_to_the_last_digit() -> None:
         missed += now_s + (at_s - now_s) != at_s
         env = simpy.Environment(initial_time=now_s)
         log: list[float] = []
-        Call(env, at_s=at_s, priority=CONTROL, action=partial(_note, env, log))
+        at(env, at_s, priority=CONTROL, action=partial(_note, env, log))
         env.run(until=11.0)
         assert log == [at_s]
     assert missed > 10
@@ -33,7 +34,7 @@ def test_an_instant_that_is_past_is_now() -> None:
     """Nothing can happen before now."""
     env = simpy.Environment(initial_time=2.0)
     log: list[float] = []
-    Call(env, at_s=1.0, priority=CONTROL, action=partial(_note, env, log))
+    at(env, 1.0, priority=CONTROL, action=partial(_note, env, log))
     env.run(until=3.0)
     assert log == [2.0]
 
@@ -51,9 +52,9 @@ def test_control_comes_before_arrivals_before_boundaries_before_scrapes() -> Non
         ("control", CONTROL),
     ):
         for number in (1, 2):
-            Call(
+            at(
                 env,
-                at_s=5.0,
+                5.0,
                 priority=priority,
                 action=lambda name=name, number=number: log.append(f"{name} {number}"),
             )
@@ -65,13 +66,38 @@ def test_control_comes_before_arrivals_before_boundaries_before_scrapes() -> Non
     ]
 
 
+def test_an_alarm_goes_off_at_every_instant_it_is_set_for() -> None:
+    """The arrivals of a run share one event; each must come at its own instant, and none twice."""
+    env = simpy.Environment()
+    log: list[float] = []
+    instants = [0.1 * k for k in range(1, 200)]
+    due = iter(instants)
+
+    def ring() -> None:
+        log.append(float(env.now))
+        if (time_s := next(due, None)) is not None:
+            alarm.set(time_s)
+
+    alarm = Alarm(env, priority=ARRIVAL, action=ring)
+    alarm.set(next(due))
+    env.run()
+    assert log == instants
+
+
+def test_an_alarm_is_not_set_for_the_past() -> None:
+    """An arrival that came late would be served as if the client had asked later."""
+    env = simpy.Environment(initial_time=2.0)
+    alarm = Alarm(env, priority=ARRIVAL, action=lambda: None)
+    with pytest.raises(AssertionError, match=r"cannot schedule at 1\.0: it is 2\.0"):
+        alarm.set(1.0)
+
+
 def test_a_cancelled_call_does_nothing() -> None:
     """A pod that is gone must not get ready; cancelling what has run does no harm."""
     env = simpy.Environment()
     log: list[float] = []
     calls = [
-        Call(env, at_s=at_s, priority=CONTROL, action=partial(_note, env, log))
-        for at_s in (1.0, 2.0, 3.0)
+        at(env, at_s, priority=CONTROL, action=partial(_note, env, log)) for at_s in (1.0, 2.0, 3.0)
     ]
     calls[1].cancel()
     env.run(until=4.0)
