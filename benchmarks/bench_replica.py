@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 import simpy
 
-from tests.twin.naive_replica import NaiveReplica
 from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
 from twin.spec import LatencyModel
+from twin.testing.naive_replica import NaiveReplica
 
 # Llama-3.1-8B on an H100 (published fit); one request beside 23 others takes about 3.9 s.
 LAW = LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)

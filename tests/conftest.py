@@ -6,8 +6,14 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# No deadline: what takes 2 ms alone may take a second on a busy machine. Where CI is set, the same
+# examples are tried in every run; a failing example is always printed as a line that repeats it.
+settings.register_profile("inferno", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+settings.load_profile("inferno")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ import pytest
 
 from experiments.config import RunConfig
 from experiments.run import run
-from tests.twin.checkers import check_records
+from twin.testing.checkers import check_records
 
 
 @pytest.mark.parametrize("scenario", ["disturbed", "shortage", "failure"])

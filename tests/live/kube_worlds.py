@@ -19,8 +19,8 @@ from loop.backends.kube.client import KubeClient, Patience
 from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
 from loop.ports import Clock
+from loop.testing.fakes import system
 from loop.types import Change
-from tests.fakes import system
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
 from twin.kube.apiserver.faults import Fault, Match
 from twin.spec import ClusterSpec, Delay, Engine, LatencyModel
@@ -31,7 +31,7 @@ QUICK = Patience(connect_s=1.0, read_s=1.0, attempts=3, pause_s=0.01, total_s=5.
 
 
 def cluster_spec(*, start_up_s: float = 0.0) -> ClusterSpec:
-    """Return the world of tests.fakes.system(): H100 and A100 GPUs, two models."""
+    """Return the world of loop.testing.fakes.system(): H100 and A100 GPUs, two models."""
     data = system()
     engines = {
         (perf.model, perf.accelerator): Engine(
@@ -165,7 +165,7 @@ def kube_world(
     with ExitStack() as stack:
         twin = stack.enter_context(serving_twin(cluster_spec(start_up_s=start_up_s), speed=speed))
         clock, epoch = clock or MonotonicClock(), epoch or date_now()
-        calls = KubeClient(twin.kube, clock=clock, patience=patience)
+        calls = KubeClient(twin.api, clock=clock, patience=patience)
         backend = KubeBackend(
             calls,
             source(calls) if source else LabelsOnly(),
@@ -175,7 +175,7 @@ def kube_world(
             may_act=may_act,
         )
         stack.callback(backend.close)
-        api = stack.enter_context(twin.kube())
+        api = stack.enter_context(twin.api())
         world = KubeWorld(
             twin=twin,
             apps=client.AppsV1Api(api),

@@ -14,7 +14,7 @@ from loop.policies import make_policy
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.serving import listen, serve
-from tests.fakes import FakeBackend, server_view, system
+from loop.testing.fakes import FakeBackend, server_view, system
 
 
 def main() -> int:

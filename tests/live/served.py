@@ -22,8 +22,8 @@ from loop.services.auth import TokenSource
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.serving import Service, listen
+from loop.testing.fakes import FakeBackend, server_view, system
 from loop.types import Change, CycleRecord, Snapshot
-from tests.fakes import FakeBackend, server_view, system
 
 DEADLINE_S = 30.0  # far longer than anything takes, for a machine that does much else
 

@@ -12,8 +12,8 @@ from loop.errors import BackendError, SpecError
 from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app
 from loop.services.owner import Owner
+from loop.testing.fakes import FakeBackend, server_view
 from loop.types import Change
-from tests.fakes import FakeBackend, server_view
 from tests.live.world_served import serving_world
 
 RESOURCES = {

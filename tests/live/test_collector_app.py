@@ -15,8 +15,8 @@ from loop.schema.messages import KubeResource, read_collected
 from loop.services.collector_app import make_collector_app
 from loop.services.owner import Owner
 from loop.services.serving import Service, listen
+from loop.testing.fakes import FakeBackend, server_view
 from loop.types import Load, Snapshot
-from tests.fakes import FakeBackend, server_view
 from tests.live.optimizer_served import DEADLINE_S, eventually, serving
 from tests.live.world_served import serving_world
 

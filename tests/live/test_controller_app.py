@@ -16,7 +16,7 @@ from loop.controller import ControllerSettings
 from loop.errors import BackendError, LoopError
 from loop.services.controller_app import BODY_BYTES_MAX
 from loop.services.serving import listen
-from tests.fakes import FakeBackend, server_view
+from loop.testing.fakes import FakeBackend, server_view
 from tests.live.served import GatedBackend, Served, eventually, serving
 from tests.loop.sim_worlds import sim_world
 

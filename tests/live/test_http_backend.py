@@ -21,8 +21,8 @@ from loop.optimizer.table import OptimizerSettings
 from loop.policies.slo import SloPolicy
 from loop.services.optimizer_app import make_optimizer_app
 from loop.spec import SystemData
+from loop.testing.fakes import FakeBackend, ManualClock, server_data, server_view, system
 from loop.types import Load, ServerView, Snapshot
-from tests.fakes import FakeBackend, ManualClock, server_data, server_view, system
 from tests.live.optimizer_served import DEADLINE_S, serving
 from tests.live.world_served import client_of, serving_world
 

@@ -6,21 +6,17 @@ from collections.abc import Iterator
 
 import pytest
 
+from loop.testing.backend import BackendContract, Subject
+from loop.testing.fakes import FakeBackend, server_view
 from tests.live.world_served import serving_world
-from tests.loop import test_backend_contract as contract
-from tests.loop.test_backend_contract import *  # noqa: F403 the suite itself: its fixtures are other ones below
-from tests.loop.test_backend_contract import Subject
 
 
-@pytest.fixture
-def observed() -> Iterator[Subject]:
-    """Return a world behind a collector and an actuator."""
-    behind = contract.fake()
-    with serving_world(behind.backend) as services:
-        yield Subject(backend=services.backend, settle=behind.settle)
+class TestHttp(BackendContract):
+    """A world behind a collector and an actuator."""
 
-
-@pytest.fixture
-def obeying(observed: Subject) -> Subject:
-    """Return the same: it obeys, too."""
-    return observed
+    @pytest.fixture
+    def subject(self) -> Iterator[Subject]:
+        """Serve the fake."""
+        behind = FakeBackend([server_view()], capacity={"H100": 8})
+        with serving_world(behind) as services:
+            yield Subject(backend=services.backend, settle=lambda: None)

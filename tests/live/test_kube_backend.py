@@ -15,8 +15,8 @@ from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError
 from loop.policies import make_policy
+from loop.testing.fakes import ManualClock, system
 from loop.types import Load, Mode
-from tests.fakes import ManualClock, system
 from tests.live.kube_worlds import KubeWorld, eventually, kube_again, kube_world, manifest, wish
 from tests.live.twin_served import serving_twin
 from twin.kube.apiserver.authority import Identity, Rule
@@ -340,7 +340,7 @@ def test_a_namespaced_account_may_watch_its_namespace_and_not_all() -> None:
     )
     own = Identity(user="system:serviceaccount:infer:inferno", rules=(rule,))
     with serving_twin(tokens={"own": own}) as twin:
-        client = KubeClient(lambda: twin.kube("own"), clock=ManualClock())
+        client = KubeClient(lambda: twin.api("own"), clock=ManualClock())
         assert client.deployments("infer") == []
         with pytest.raises(ApiError, match=r"list deployments: 403 .*forbidden"):
             client.deployments()

@@ -19,7 +19,7 @@ from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError, SpecError
 from loop.policies import make_policy
-from tests.fakes import ManualClock, system
+from loop.testing.fakes import ManualClock, system
 from tests.live.kube_worlds import (
     QUICK,
     KubeWorld,
@@ -171,7 +171,7 @@ def test_a_token_that_has_expired_is_replaced_by_the_present_one() -> None:
     """Whoever renews it writes the file; the loop reads it again when it is refused."""
     with serving_twin(tokens={"new": ADMIN}) as twin:
         tokens = iter(["old", "new"])
-        calls = KubeClient(lambda: twin.kube(next(tokens)), clock=MonotonicClock(), patience=QUICK)
+        calls = KubeClient(lambda: twin.api(next(tokens)), clock=MonotonicClock(), patience=QUICK)
         assert calls.deployments("default") == []
         assert calls.calls["list deployments"] == 2
         calls.close()
@@ -180,7 +180,7 @@ def test_a_token_that_has_expired_is_replaced_by_the_present_one() -> None:
 def test_a_token_that_stays_wrong_is_told_and_not_tried_for_ever() -> None:
     """The user must get a new one."""
     with serving_twin(tokens={"new": ADMIN}) as twin:
-        calls = KubeClient(lambda: twin.kube("old"), clock=MonotonicClock(), patience=QUICK)
+        calls = KubeClient(lambda: twin.api("old"), clock=MonotonicClock(), patience=QUICK)
         with pytest.raises(Exception, match="list deployments: 401 Unauthorized"):
             calls.deployments("default")
         assert calls.calls["list deployments"] == 2

@@ -15,7 +15,7 @@ from loop.clocks import MonotonicClock, date_now
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.policies import make_policy
-from tests.fakes import ManualClock, system
+from loop.testing.fakes import ManualClock, system
 from tests.live.kube_worlds import eventually, fault, kube_again, kube_world, manifest
 from tests.live.twin_served import ServedTwin, serving_twin
 
@@ -35,7 +35,7 @@ def contender(twin: ServedTwin, holder: str, **times: float) -> Lease:
     clock = MonotonicClock()
     settings = LeaseSettings(namespace="default", name="inferno", holder=holder, **(times or QUICK))
     return Lease(
-        KubeClient(twin.kube, clock=clock, patience=PATIENCE),
+        KubeClient(twin.api, clock=clock, patience=PATIENCE),
         settings=settings,
         clock=clock,
         epoch=date_now(),
@@ -47,7 +47,7 @@ def test_a_lease_is_an_object_that_people_can_read(twin: ServedTwin) -> None:
     lease = contender(twin, "pod-a")
     assert lease.step()
     assert lease.step()
-    api = client.CoordinationV1Api(twin.kube())
+    api = client.CoordinationV1Api(twin.api())
     spec = api.read_namespaced_lease("inferno", "default").spec
     assert (spec.holder_identity, spec.lease_transitions, spec.lease_duration_seconds) == (
         "pod-a",
@@ -95,12 +95,10 @@ def test_api_errors_cost_no_lead_as_long_as_the_lease_lasts(twin: ServedTwin) ->
     """A control plane that restarts must not have controllers change places."""
     lease = contender(twin, "a", lease_s=60.0, act_s=30.0, renew_s=0.05)
     assert lease.step()
-    twin.serving.cluster.faults.all = [
-        fault("error", "get", "update", resource="leases", status=503)
-    ]
+    twin.cluster.faults.all = [fault("error", "get", "update", resource="leases", status=503)]
     assert lease.step()
     assert "503" in lease.state
-    twin.serving.cluster.faults.all = []
+    twin.cluster.faults.all = []
     assert lease.step()
     assert "held by a" in lease.state
     lease.stop()

@@ -242,7 +242,7 @@ VALUES = st.recursive(
     ),
     value=VALUES,
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_no_body_is_too_odd_for_an_answer(
     part: str, value: Any, client: httpx.Client, compat: httpx.Client
 ) -> None:

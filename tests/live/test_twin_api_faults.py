@@ -51,7 +51,7 @@ def wanted(apps: client.AppsV1Api) -> int:
 def test_errors_come_as_often_as_asked_and_nothing_is_done(status: int) -> None:
     """The reason is the one that goes with the code."""
     fault = Fault(kind="error", match=PATCHES, status=status, count=2, retry_after_s=1)
-    with serving_twin(faults=[fault]) as twin, twin.kube() as api:
+    with serving_twin(faults=[fault]) as twin, twin.api() as api:
         apps = client.AppsV1Api(api)
         apps.create_namespaced_deployment("default", deployment())
         for _ in range(2):
@@ -67,7 +67,7 @@ def test_a_delay_makes_a_client_time_out_while_others_are_served() -> None:
     """A slow answer to one must not stop the world."""
     with (
         serving_twin(faults=[Fault(kind="delay", match=PATCHES, delay_s=DEADLINE_S)]) as twin,
-        twin.kube() as api,
+        twin.api() as api,
     ):
         apps = client.AppsV1Api(api)
         apps.create_namespaced_deployment("default", deployment())
@@ -83,7 +83,7 @@ def test_a_connection_is_cut_before_or_after_the_deed(after: bool, replicas: int
     """The client sees the same, and must not estimate that nothing happened."""
     with (
         serving_twin(faults=[Fault(kind="drop", match=PATCHES, after=after, count=1)]) as twin,
-        twin.kube() as api,
+        twin.api() as api,
     ):
         apps = client.AppsV1Api(api)
         apps.create_namespaced_deployment("default", deployment())

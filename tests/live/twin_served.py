@@ -14,12 +14,12 @@ from kubernetes import client
 
 from loop.clocks import MonotonicClock
 from loop.services.serving import Service, listen
-from tests.twin.worlds import spec_of
 from twin.kube.apiserver.app import create_twin_app
 from twin.kube.apiserver.authority import ADMIN, Identity
 from twin.kube.apiserver.faults import Fault
 from twin.kube.twincluster import TOKEN, TwinCluster
 from twin.spec import ClusterSpec, Delay, Server
+from twin.testing.worlds import spec_of
 
 DEADLINE_S = 30.0
 SPEC = spec_of(

@@ -18,7 +18,7 @@ from loop.services.actuator_app import make_actuator_app
 from loop.services.auth import TokenSource
 from loop.services.collector_app import Places, make_collector_app
 from loop.services.owner import Owner
-from tests.fakes import ManualClock
+from loop.testing.fakes import ManualClock
 from tests.live.optimizer_served import DEADLINE_S, serving
 
 

@@ -14,7 +14,7 @@ from emulator.to_sim import SimFeeder
 from emulator.walk import OfferedLoad, Walk
 from loop.backends.sim import Metrics, SimBackend
 from loop.spec import SystemData
-from tests.fakes import system
+from loop.testing.fakes import system
 from twin.serving.cluster import Cluster
 from twin.spec import ClusterSpec, Delay, Engine, LatencyModel, Server, World
 

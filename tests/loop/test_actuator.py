@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.actuator import Limits, plan
+from loop.testing.fakes import server_view
 from loop.types import Change, Decision, ServerView, Snapshot, Target
-from tests.fakes import server_view
 
 
 def target(

@@ -8,8 +8,8 @@ import pytest
 
 from loop.backends.replay import ReplayBackend
 from loop.errors import BackendError
+from loop.testing.fakes import server_view
 from loop.types import Change, Snapshot
-from tests.fakes import server_view
 
 EARLY = Snapshot(now_s=60.0, servers={"s1": server_view(wanted=1)})
 LATE = Snapshot(now_s=120.0, servers={"s1": server_view(wanted=2)})

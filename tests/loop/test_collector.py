@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.collector import CollectorSettings, Estimates, Reading, collect
+from loop.testing.fakes import server_view
 from loop.types import Load, ServerView, Snapshot
-from tests.fakes import server_view
 
 PLAIN = CollectorSettings()
 KNOWN = Load(rate_rpm=60.0, in_tokens=500.0, out_tokens=200.0)

@@ -15,7 +15,7 @@ from loop.optimizer.table import OptimizerSettings
 from tests.loop.small_systems import server, small_system
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     load=st.floats(0.05, 0.9),
     queue=st.sampled_from([0.0, 3.0, 40.0, np.inf]),

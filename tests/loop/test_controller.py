@@ -14,8 +14,8 @@ from loop.errors import SpecError
 from loop.policies import make_policy
 from loop.ports import Data, Policy
 from loop.spec import OptimizerData, SystemData
+from loop.testing.fakes import FakeBackend, ListedData, ManualClock, server_view, system
 from loop.types import Decision, Load, ServerView, Snapshot, Target
-from tests.fakes import FakeBackend, ListedData, ManualClock, server_view, system
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from loop.cost import cost_cents_per_h, gpus
-from tests.fakes import system
+from loop.testing.fakes import system
 
 
 def test_a_price_counts_the_units_of_a_replica_but_not_their_cards_again() -> None:

@@ -13,8 +13,15 @@ from loop.data import FixedData
 from loop.drivers import LiveDriver
 from loop.errors import BackendError
 from loop.policies import make_policy
+from loop.testing.fakes import (
+    FakeBackend,
+    ManualClock,
+    VirtualInbox,
+    VirtualRequest,
+    server_view,
+    system,
+)
 from loop.types import CycleRecord, Snapshot
-from tests.fakes import FakeBackend, ManualClock, VirtualInbox, VirtualRequest, server_view, system
 
 Coming = Sequence[tuple[float, VirtualRequest]]
 

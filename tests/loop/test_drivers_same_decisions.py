@@ -14,8 +14,8 @@ from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import LiveDriver, SimDriver
 from loop.policies import make_policy
+from loop.testing.fakes import ManualClock, VirtualInbox
 from loop.types import CycleRecord, Timing
-from tests.fakes import ManualClock, VirtualInbox
 from tests.loop.sim_worlds import SimWorldParts, sim_world
 
 END_S = 1801.0

@@ -11,7 +11,7 @@ from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import SimDriver
 from loop.policies import make_policy
-from tests.fakes import FakeBackend, ManualClock, server_view, system
+from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 
 
 def controller(backend: FakeBackend) -> Controller:

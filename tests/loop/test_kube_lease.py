@@ -16,7 +16,7 @@ from loop.backends.kube.lease import Lease, LeaseSettings, LedController
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.policies import make_policy
-from tests.fakes import FakeBackend, ManualClock, server_view, system
+from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 from tests.loop.kube_objects import EPOCH
 
 Json = dict[str, Any]

@@ -25,8 +25,8 @@ from loop.schema.messages import (
     snapshot_json,
     update_message,
 )
+from loop.testing.fakes import server_view
 from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
-from tests.fakes import server_view
 
 PLACES = {"s1": KubeResource(uid="u-1", namespace="infer", name="premium")}
 

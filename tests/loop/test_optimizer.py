@@ -31,7 +31,7 @@ def gpus(data: SystemData, solution: Solution) -> dict[str, int]:
     return used
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     servers=several_servers(),
     capacity=CAPACITIES,
@@ -72,7 +72,7 @@ def test_every_server_has_an_answer_within_capacity(
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(servers=several_servers(), capacity=CAPACITIES, more=st.floats(1.0, 3.0))
 def test_more_load_is_never_cheaper_to_serve(
     servers: list[ServerData], capacity: dict[str, int], more: float
@@ -104,7 +104,7 @@ def test_more_load_is_never_cheaper_to_serve(
         assert quiet.total_cost <= busy.total_cost + 1e-6
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([2, 3]))
 def test_the_size_of_a_card_does_not_matter(
     servers: list[ServerData], capacity: dict[str, int], scale: int
@@ -126,7 +126,7 @@ def test_the_size_of_a_card_does_not_matter(
         }
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([0.01, 1.5, 100.0]))
 def test_the_unit_of_cost_does_not_matter(
     servers: list[ServerData], capacity: dict[str, int], scale: float

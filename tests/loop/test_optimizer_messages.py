@@ -13,7 +13,7 @@ from loop.schema.messages import server_spec
 from loop.schema.optimizer_messages import Era, optimize_message, read_optimized
 from loop.schema.reading import parse_system
 from loop.spec import Allocation, ServerData, SystemData
-from tests.fakes import server_view, system
+from loop.testing.fakes import server_view, system
 
 
 @pytest.mark.parametrize("era", ["today", "early"])

@@ -6,33 +6,24 @@ import pytest
 
 from loop.errors import SpecError
 from loop.policies import make_policy, policy_names
+from loop.ports import Policy
+from loop.testing.fakes import server_view, system
+from loop.testing.policy import PolicyContract
 from loop.types import Snapshot
-from tests.fakes import server_view, system
 
 
 @pytest.mark.parametrize("name", policy_names())
-def test_every_policy_answers_for_every_server_it_is_shown(name: str) -> None:
-    """The port: a target or a hold for each, a name that is the word after --policy, a tick."""
-    policy = make_policy(name)
-    seen = Snapshot(
-        now_s=60.0,
-        servers={view.name: view for view in (server_view("a"), server_view("b", load=None))},
-    )
-    state = policy.start()
-    decision, _ = policy.decide(seen, system(), state)
-    again, _ = policy.decide(seen, system(), state)
-    assert decision == again, "the same state and the same snapshot must give the same decision"
-    assert set(decision.targets) == {"a", "b"}
-    assert policy.name == name
-    assert policy.tick_s > 0
+class TestKnown(PolicyContract):
+    """Every policy that the command knows."""
 
+    @pytest.fixture
+    def policy(self, name: str) -> Policy:
+        """Return it as the command makes it when no option is given."""
+        return make_policy(name)
 
-@pytest.mark.parametrize("name", policy_names())
-def test_a_world_without_servers_is_no_error(name: str) -> None:
-    """A namespace may be empty for a while."""
-    policy = make_policy(name)
-    decision, _ = policy.decide(Snapshot(now_s=0.0, servers={}), system(), policy.start())
-    assert decision.targets == {}
+    def test_its_name_is_the_word_after_policy(self, policy: Policy, name: str) -> None:
+        """Whoever reads a record must be able to run it again."""
+        assert policy.name == name
 
 
 def test_the_static_policy_keeps_what_is_wanted_and_not_what_is_ready() -> None:

@@ -13,8 +13,8 @@ from loop.optimizer.front import OptimizerSettings, optimize
 from loop.policies import make_policy
 from loop.policies.slo import SloPolicy
 from loop.spec import Allocation, SystemData
+from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Decision, Load, ServerView, Snapshot
-from tests.fakes import server_data, server_view, system
 
 BUSY = Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0)
 PLAIN = SloPolicy(solver="greedy", band=0.0)

@@ -38,7 +38,7 @@ def targets(itl: float = 0.0, ttft: float = 0.0, tps: float = 0.0, loss: float =
     return Targets(*(np.array([value]) for value in (itl, ttft, tps, loss)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     itl=st.floats(6.0, 60.0),
     ttft=st.floats(20.0, 3000.0),

@@ -15,8 +15,8 @@ from loop.controller import Controller
 from loop.data import FixedData
 from loop.policies import make_policy
 from loop.records import record_line, record_text, snapshot_of
+from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 from loop.types import Change, CycleRecord, Decision, Load, Target
-from tests.fakes import FakeBackend, ManualClock, server_view, system
 
 
 def cycle(backend: FakeBackend) -> CycleRecord:

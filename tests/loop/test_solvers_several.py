@@ -84,7 +84,7 @@ def best(several: SeveralProblem, *, by_cost: bool) -> tuple[tuple[int, ...], fl
     return min(found)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(several=problems(), by_cost=st.booleans())
 def test_several_is_the_best_of_all_numbers(several: SeveralProblem, *, by_cost: bool) -> None:
     """Cost, and in the value a tenth of the cost of every unit taken up or given back."""

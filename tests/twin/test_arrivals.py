@@ -50,7 +50,7 @@ def test_a_linear_rate_is_followed_within_the_call(rate0: float, rate1: float):
     assert stats.kstest(cumulated, "uniform").pvalue > 0.01
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     cuts=st.lists(st.floats(0.0, 100.0), max_size=8),
     cv=st.sampled_from([0.0, 0.4, 1.0, 2.5]),

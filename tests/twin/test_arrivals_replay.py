@@ -35,7 +35,7 @@ def test_twice_the_rate_halves_the_gaps():
     np.testing.assert_allclose(stream.until(0.0, 100.0, 2.0 * RATE_RPS), TIMES_S / 2.0, atol=1e-12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     gaps=st.lists(st.floats(0.0, 5.0), min_size=2, max_size=30).filter(
         lambda gaps: sum(gaps) > 0.1

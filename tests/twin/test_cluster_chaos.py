@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from tests.twin.checkers import Watch, check_counts, check_truth
-from tests.twin.worlds import cluster_of, spec_of
 from twin.kernel import ARRIVAL, CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.spec import Delay, LatencyModel, Server, World
+from twin.testing.checkers import Watch, check_counts, check_truth
+from twin.testing.worlds import cluster_of, spec_of
 
 END_S = 900.0
 

@@ -11,11 +11,11 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tests.twin.checkers import check_truth, watched
-from tests.twin.worlds import arrive, cluster_of, spec_of
 from twin.kernel import CONTROL, at
 from twin.request import REASONS, Outcome
 from twin.spec import Delay, Server, World
+from twin.testing.checkers import check_truth, watched
+from twin.testing.worlds import arrive, cluster_of, spec_of
 
 S = Server(name="s", model="m", accelerator="A", replicas=2, max_batch=4)
 

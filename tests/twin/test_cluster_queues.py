@@ -12,10 +12,10 @@ import numpy.typing as npt
 import pytest
 from scipy import optimize
 
-from tests.twin.checkers import check_counts, check_truth, watched
-from tests.twin.worlds import cluster_of, spec_of
 from twin.kernel import ARRIVAL, at
 from twin.spec import RouterName, Server
+from twin.testing.checkers import check_counts, check_truth, watched
+from twin.testing.worlds import cluster_of, spec_of
 
 ITERATION_S = 0.01
 OUTPUT = 50

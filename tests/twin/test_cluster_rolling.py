@@ -11,13 +11,13 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.twin.checkers import check_truth, watched
-from tests.twin.worlds import ACCELERATORS, LAW, arrive, spec_of
 from twin.kernel import CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.serving.pod import Pod, PodLife
 from twin.serving.rollout import Wish, fits, make_room, plan
 from twin.spec import Engine, Server
+from twin.testing.checkers import check_truth, watched
+from twin.testing.worlds import ACCELERATORS, LAW, arrive, spec_of
 
 S = Server(name="s", model="m", accelerator="A", replicas=2, max_batch=4)
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import simpy
 
-from tests.twin.checkers import check_truth, watched
-from tests.twin.worlds import arrive, cluster_of, spec_of
 from twin.kernel import CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.serving.pod import PodLife
 from twin.spec import Delay, Server, SpecError, World
+from twin.testing.checkers import check_truth, watched
+from twin.testing.worlds import arrive, cluster_of, spec_of
 
 S = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=4)
 

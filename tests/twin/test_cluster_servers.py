@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import simpy
 
-from tests.twin.worlds import arrive, cluster_of, spec_of
 from twin.kernel import CONTROL, at
 from twin.request import REASONS, Outcome, RequestLog
 from twin.serving.cluster import Cluster
 from twin.spec import Delay, Server, SpecError, World
+from twin.testing.worlds import arrive, cluster_of, spec_of
 
 SERVER = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=4)
 NEWCOMER = Server(name="t", model="m", accelerator="B", replicas=5, max_batch=2)

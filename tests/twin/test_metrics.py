@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.twin.worlds import arrive, cluster_of, spec_of
 from twin.engine.replica import Replica
 from twin.kernel import CONTROL, at
 from twin.request import Request
@@ -21,6 +20,7 @@ from twin.serving.metrics import (
     exposition,
 )
 from twin.spec import LatencyModel, Server, World
+from twin.testing.worlds import arrive, cluster_of, spec_of
 
 S = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=100)
 

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import simpy
 
-from tests.twin.naive_replica import ARRIVAL, Alarm, NaiveReplica
 from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
 from twin.spec import LatencyModel
+from twin.testing.naive_replica import ARRIVAL, Alarm, NaiveReplica
 
 ONE_SECOND = LatencyModel(alpha_ms=1000.0, beta_ms=0.0, gamma_ms=0.0)
 

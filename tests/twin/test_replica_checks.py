@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from tests.twin.naive_replica import SCRAPE
-from tests.twin.replica_scripts import Script, make_script, play_replica
 from twin.engine.replica import Replica
 from twin.request import Request
+from twin.testing.naive_replica import SCRAPE
+from twin.testing.replica_scripts import Script, make_script, play_replica
 
 
 class WatchedRun:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.twin.naive_replica import ARRIVAL, SCRAPE
-from tests.twin.replica_scripts import Script, differences, make_script, play_replica
 from twin.spec import LatencyModel
+from twin.testing.naive_replica import ARRIVAL, SCRAPE
+from twin.testing.replica_scripts import Script, differences, make_script, play_replica
 
 
 @pytest.mark.parametrize("seed", range(120))

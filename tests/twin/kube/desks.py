@@ -11,12 +11,12 @@ from typing import Any
 
 import pytest
 
-from tests.twin.worlds import spec_of
 from twin.kube.apiserver.errors import ApiError
 from twin.kube.apiserver.faults import Fault
 from twin.kube.apiserver.server import Call, Reply
 from twin.kube.twincluster import TwinCluster
 from twin.spec import ClusterSpec, Delay, Server
+from twin.testing.worlds import spec_of
 
 Json = dict[str, Any]
 START = datetime(2026, 1, 1, tzinfo=UTC)

@@ -8,9 +8,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.twin.kube.desks import Desk, managed
-from tests.twin.worlds import spec_of
 from twin.kube.apiserver.errors import ApiError
 from twin.spec import Delay, Server
+from twin.testing.worlds import spec_of
 
 QUICK = spec_of(
     Server(name="dep", model="m", token_distribution="fixed"),

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from tests.twin.kube.desks import SPEC, Desk, managed
-from tests.twin.worlds import spec_of
 from twin.spec import Delay, Server, World
+from twin.testing.worlds import spec_of
 
 ACCELERATOR = "inferno.server.allocation.accelerator"
 

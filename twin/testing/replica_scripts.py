@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import simpy
 
-from tests.twin.naive_replica import ARRIVAL, CONTROL, SCRAPE, Alarm, NaiveReplica
 from twin.engine.replica import Replica
 from twin.engine.telemetry import ReplicaReading
 from twin.request import Request
 from twin.spec import LatencyModel
+from twin.testing.naive_replica import ARRIVAL, CONTROL, SCRAPE, Alarm, NaiveReplica
 
 Grid = Literal["none", "integer", "dyadic", "coarse"]
 
@@ -56,7 +56,7 @@ def make_script(seed: int, grid: Grid = "none") -> Script:
     and times that are sums of powers of two. "coarse" has rounded coefficients, so that gaps lie on
     the bounds of the histograms.
     """
-    rng = Random(f"{grid}-{seed}")
+    rng = Random(f"{grid}-{seed}")  # noqa: S311 scripts for tests, the same on every machine
     latency_model = _draw_latency_model(rng, grid)
     prompt_max = rng.choice([1, 8, 40, 200])
     output_max = rng.choice([1, 6, 40, 150])

@@ -179,21 +179,27 @@ def system(**fields: object) -> SystemData:
                     accelerator="H100",
                     max_batch=64,
                     at_tokens=512,
-                    **_latency_model(6.49, 0.0219, 4.96e-5),
+                    alpha_ms=6.49,
+                    beta_ms=0.0219,
+                    gamma_ms=4.96e-5,
                 ),
                 Perf(
                     model="llama_8b",
                     accelerator="2xA100",
                     max_batch=48,
                     at_tokens=512,
-                    **_latency_model(8.1, 0.03, 6e-5),
+                    alpha_ms=8.1,
+                    beta_ms=0.03,
+                    gamma_ms=6e-5,
                 ),
                 Perf(
                     model="qwen_14b",
                     accelerator="H100",
                     max_batch=64,
                     at_tokens=512,
-                    **_latency_model(10.6, 0.042, 5.8e-5),
+                    alpha_ms=10.6,
+                    beta_ms=0.042,
+                    gamma_ms=5.8e-5,
                 ),
             )
         },
@@ -215,10 +221,6 @@ def server_data(name: str = "s1", **fields: object) -> ServerData:
     """Return the row of server-data.json that fits server_view."""
     given: dict[str, object] = {"name": name, "model": "llama_8b", "service_class": "Premium"}
     return ServerData(**{**given, **fields})  # type: ignore[arg-type]
-
-
-def _latency_model(alpha_ms: float, beta_ms: float, gamma_ms: float) -> dict[str, float]:
-    return {"alpha_ms": alpha_ms, "beta_ms": beta_ms, "gamma_ms": gamma_ms}
 
 
 def _targets(*, itl_ms: float, ttft_ms: float) -> dict[str, SloTarget]:

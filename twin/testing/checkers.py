@@ -12,12 +12,12 @@ import numpy as np
 import numpy.typing as npt
 import simpy
 
-from tests.twin.worlds import cluster_of
 from twin.kernel import SCRAPE, at
 from twin.request import Outcome
 from twin.serving.capacity import CapacityChange
 from twin.serving.cluster import Cluster
 from twin.spec import ClusterSpec
+from twin.testing.worlds import cluster_of
 
 Columns = Mapping[str, npt.NDArray[Any]]
 _AFTER_SCRAPE = type(SCRAPE)(SCRAPE + 1)
