@@ -1,9 +1,8 @@
-"""From a decision to the changes to ask for: the difference to what is wanted already, and limits
-per cycle; pure.
-"""
+"""From a decision to the changes to ask for: who is held, what differs, what is allowed; pure."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from loop.types import Change, Decision, ServerView, Snapshot, Target
@@ -27,32 +26,72 @@ NO_LIMITS = Limits()
 
 
 def plan(
-    decision: Decision, snapshot: Snapshot, *, limits: Limits = NO_LIMITS
+    decision: Decision,
+    snapshot: Snapshot,
+    *,
+    limits: Limits = NO_LIMITS,
+    reduce_unknown: bool = False,
 ) -> tuple[Change, ...]:
-    """Return what to ask of the world, in the order of the snapshot: absolute wishes, none that is
-    wanted already.
+    """Return what to ask of the world, in the order of the snapshot: absolute changes, and none
+    that asks for what is desired already.
 
-    A server absent from the decision is held, and a target of a server that was not seen is left
-    out. No replicas (an empty accelerator means the same) keep accelerator and max batch as they
-    are. The bounds that a server has of its own win over *limits*, the lower one over the upper
-    one.
+    Nothing is asked for a held server; one that is absent from the decision is held. A target of a
+    server that was not seen is left out. Zero replicas keep accelerator and max batch as they are,
+    and so does a target that names none. The bounds that a server has of its own win over *limits*,
+    the lower one over the upper one. A server whose load is not known is not reduced or moved,
+    whatever the policy says, unless *reduce_unknown* (somebody else knows the load, and decided).
     """
-    pairs = ((view, decision.targets.get(name)) for name, view in snapshot.servers.items())
-    wishes = (
-        (view, _wish(target, view, limits=limits)) for view, target in pairs if target is not None
+    changes = []
+    for name, view in snapshot.servers.items():
+        target = decision.targets.get(name)
+        # This is the one place that decides what "held" means: no change at all.
+        if target is None or target.held:
+            continue
+        change = _change(target, view, limits=limits)
+        if view.load is None and not reduce_unknown and _takes_away(change, view):
+            continue
+        # Replicas cannot be asked for without saying on what; zero can.
+        if (change.accelerator or change.replicas == 0) and _differs(change, view):
+            changes.append(change)
+    return tuple(changes)
+
+
+def planned(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, Change]:
+    """Return what every server of *snapshot* is to have once *changes* are carried out."""
+    present = {
+        name: Change(
+            server=name,
+            accelerator=view.accelerator,
+            replicas=view.wanted,
+            max_batch=view.max_batch,
+        )
+        for name, view in snapshot.servers.items()
+    }
+    return present | {change.server: change for change in changes}
+
+
+def below_minimum(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, ...]:
+    """Return a line for each server that *changes* leave below the minimum set for it, because it
+    is held or has no accelerator.
+    """
+    return tuple(
+        f"{name}: stays at {desired.replicas} replicas, below its minimum of "
+        f"{snapshot.servers[name].replicas_min}: nothing is asked for it"
+        for name, desired in planned(snapshot, changes).items()
+        if desired.replicas < snapshot.servers[name].replicas_min
     )
-    return tuple(change for view, change in wishes if _differs(change, view))
 
 
-def _wish(target: Target, view: ServerView, *, limits: Limits) -> Change:
+def _change(target: Target, view: ServerView, *, limits: Limits) -> Change:
     assert target.replicas >= 0, f"{target.server}: replicas must be >= 0, got {target.replicas}"
-    aim = target.replicas if target.accelerator else 0
-    replicas = _limited(aim, wanted=view.wanted, limits=limits)
-    # Also where a limit makes replicas stay a while that the target has given up.
-    keeps = aim == 0
-    accelerator = view.accelerator if keeps else target.accelerator
-    # Without an accelerator there is nothing that a lower bound could be of.
-    bounded = _bounded(replicas, view) if accelerator else replicas
+    replicas = _limited(target.replicas, wanted=view.wanted, limits=limits)
+    # A limit may let replicas stay a while that the target has given up: these do not move either.
+    keeps = target.replicas == 0
+    accelerator = view.accelerator if keeps else target.accelerator or view.accelerator
+    # Without an accelerator nothing can be added; what runs is still protected by its minimum.
+    lower = view.replicas_min if accelerator else min(view.replicas_min, view.wanted)
+    upper = replicas if view.replicas_max is None else min(replicas, view.replicas_max)
+    bounded = max(upper, lower)
     return Change(
         server=view.name,
         accelerator=accelerator,
@@ -64,9 +103,10 @@ def _wish(target: Target, view: ServerView, *, limits: Limits) -> Change:
     )
 
 
-def _bounded(replicas: int, view: ServerView) -> int:
-    upper = replicas if view.replicas_max is None else min(replicas, view.replicas_max)
-    return max(upper, view.replicas_min)
+def _takes_away(change: Change, view: ServerView) -> bool:
+    """Tell whether *change* removes replicas, or replaces those that run by others elsewhere."""
+    moves = change.accelerator != view.accelerator
+    return view.wanted > 0 and (change.replicas < view.wanted or moves)
 
 
 def _limited(replicas: int, *, wanted: int, limits: Limits) -> int:
@@ -78,5 +118,5 @@ def _limited(replicas: int, *, wanted: int, limits: Limits) -> int:
 
 
 def _differs(change: Change, view: ServerView) -> bool:
-    wanted = (view.accelerator, view.wanted, view.max_batch)
-    return (change.accelerator, change.replicas, change.max_batch) != wanted
+    desired = (view.accelerator, view.wanted, view.max_batch)
+    return (change.accelerator, change.replicas, change.max_batch) != desired

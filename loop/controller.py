@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from loop.actuator import Limits, plan
+from loop.actuator import Limits, below_minimum, plan, planned
 from loop.collector import CollectorSettings, Estimates, collect
 from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
@@ -171,12 +171,8 @@ class Controller:
         except BackendError as error:
             return _failed(record, error), memory
         changes = plan(decision, record.estimated, limits=self._settings.limits)
-        for change in changes:
-            assert change.accelerator or change.replicas == 0, (
-                f"{change.server}: replicas without an accelerator"
-            )
         cost, unpriced = _total_cost(record.estimated, changes, self._system)
-        strangers = sorted(decision.targets.keys() - record.estimated.servers.keys())
+        unseen = sorted(decision.targets.keys() - record.estimated.servers.keys())
         record = replace(
             record,
             decision=decision,
@@ -184,7 +180,8 @@ class Controller:
             total_cost_cents_per_h=cost,
             warnings=(
                 *record.warnings,
-                *(f"{name}: decided, but not seen: nothing is asked for" for name in strangers),
+                *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
+                *below_minimum(record.estimated, changes),
                 *(f"{name}: its cost is not known and not in the total" for name in unpriced),
             ),
         )
@@ -216,20 +213,6 @@ def timestamp(epoch: datetime, now_s: float) -> str:
     return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def planned(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, Change]:
-    """Return what every server of *snapshot* is to have once *changes* are obeyed."""
-    present = {
-        name: Change(
-            server=name,
-            accelerator=view.accelerator,
-            replicas=view.wanted,
-            max_batch=view.max_batch,
-        )
-        for name, view in snapshot.servers.items()
-    }
-    return present | {change.server: change for change in changes}
-
-
 def _total_cost(
     snapshot: Snapshot, changes: Iterable[Change], data: SystemData
 ) -> tuple[float, list[str]]:
@@ -240,10 +223,10 @@ def _total_cost(
         name: cost_cents_per_h(
             data,
             model=snapshot.servers[name].model,
-            accelerator=wish.accelerator,
-            replicas=wish.replicas,
+            accelerator=desired.accelerator,
+            replicas=desired.replicas,
         )
-        for name, wish in planned(snapshot, changes).items()
+        for name, desired in planned(snapshot, changes).items()
     }
     known = [cost for cost in costs.values() if cost is not None]
     return sum(known), [name for name, cost in costs.items() if cost is None]

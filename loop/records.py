@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
-from loop.controller import planned
+from loop.actuator import planned
 from loop.cost import cost_cents_per_h, gpus
 from loop.types import CapacityView, Load, ServerView, Snapshot
 

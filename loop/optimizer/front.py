@@ -36,10 +36,10 @@ def optimize(
 ) -> Solution:
     """Return what each server of *data* should have at the load of its current allocation.
 
-    Servers in *held* keep what they have; their GPUs are taken from capacity first, and where
-    these alone exceed it the lowest class is reduced first. Servers that cannot be served are
-    listed with the reason and block nobody. Where the data say heterogeneous, the exact solver may
-    give a server several accelerators (Assignment.parts).
+    Servers in *held* keep what they have, and their GPUs are taken from capacity first. If these
+    alone exceed it, the others plan with none, and the reason of the held ones says so. Servers
+    that cannot be served are listed with the reason and block nobody. If the data say
+    heterogeneous, the exact solver may give a server several accelerators (Assignment.parts).
     """
     asked = [server for name, server in data.servers.items() if name not in held]
     kept = [server for name, server in data.servers.items() if name in held]
@@ -116,25 +116,20 @@ def _hold(
         current = server.current
         unit = data.accelerators.get(current.accelerator)
         perf = data.perf.get((server.model, current.accelerator))
-        replicas, reason = current.replicas, "held"
+        reason = "held"
         if limited and unit is not None and perf is not None:
-            gpus = max(perf.acc_count, 1) * unit.multiplicity
-            room = left.get(unit.type, 0) // gpus
-            if replicas > room:
-                reason = (
-                    f"capacity: held {replicas} replicas, room for {room} ({gpus} {unit.type} each)"
-                )
-                replicas = room
-            left[unit.type] = left.get(unit.type, 0) - replicas * gpus
-        cost = present_cost(data, server, settings) * (
-            replicas / current.replicas if current.replicas else 1.0
-        )
+            gpus = max(perf.acc_count, 1) * unit.multiplicity * current.replicas
+            room = left.get(unit.type, 0)
+            if gpus > room:
+                reason = f"held: its {gpus} {unit.type} exceed the capacity, which has {room} left"
+            # What is held beyond the capacity leaves nothing to others, and is taken from nobody.
+            left[unit.type] = max(0, room - gpus)
         result[server.name] = Assignment(
             server=server.name,
             accelerator=current.accelerator,
-            replicas=replicas,
+            replicas=current.replicas,
             max_batch=current.max_batch,
-            cost_cents_per_h=cost,
+            cost_cents_per_h=present_cost(data, server, settings),
             value=0.0,
             itl_ms=None,
             ttft_ms=None,

@@ -5,7 +5,7 @@ load estimated.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, get_args
 
@@ -63,14 +63,16 @@ class SloPolicy:
         """Return what every server should have; what cannot be decided is held, and stops nobody
         else.
 
-        Held are servers whose load is not known, and those that no accelerator can serve. Where
-        only GPUs are missing a server keeps of what it has as much as the others leave, highest
-        class first.
+        Held are servers whose load is not known, and those that no accelerator can serve. If only
+        GPUs are missing, a server keeps of what it has as much as the others leave, highest class
+        first. A server without replicas, whose load nobody can know but for the requests that wait,
+        begins with one replica.
         """
         system = self._system(snapshot, data)
         unknown = frozenset(
             name for name, server in system.servers.items() if server.current.load is None
         )
+        system, woken = _wake(system, snapshot, unknown)
         solution, hopeless = self._solve(system, held=unknown)
         targets = {
             name: _target(found, system, max_batch=self._max_batch(found, system))
@@ -79,6 +81,9 @@ class SloPolicy:
         targets |= {
             name: replace(targets[name], reason=_line("held", why, targets[name].reason))
             for name, why in {**dict.fromkeys(unknown, "the load is not known"), **hopeless}.items()
+        }
+        targets |= {
+            name: replace(targets[name], held=False, reason=why) for name, why in woken.items()
         }
         short = {name: why for name, why in solution.unserved.items() if name not in targets}
         targets |= _leftovers(system, solution, short)
@@ -131,12 +136,8 @@ class SloPolicy:
         """Return *view* as the optimizer is told of it; the data files add what no label says."""
         told = data.servers.get(view.name)
         base = told or ServerData(name=view.name, model=view.model)
-        replicas = view.wanted
-        if view.load is None and view.wanted == 0 and view.backlog > 0:
-            # Nothing will ever be known of requests that no replica serves: one begins.
-            replicas = 1
         cost = cost_cents_per_h(
-            data, model=view.model, accelerator=view.accelerator, replicas=replicas
+            data, model=view.model, accelerator=view.accelerator, replicas=view.wanted
         )
         return replace(
             base,
@@ -145,7 +146,7 @@ class SloPolicy:
             min_replicas=max(base.min_replicas, view.replicas_min),
             current=Allocation(
                 accelerator=view.accelerator,
-                replicas=replicas,
+                replicas=view.wanted,
                 max_batch=view.max_batch,
                 cost_cents_per_h=cost,
                 itl_ms=view.itl_ms or 0.0,
@@ -159,6 +160,37 @@ class SloPolicy:
         if view.load is None or self.compat or self.drain_s == 0:
             return view.load
         return replace(view.load, rate_rpm=view.load.rate_rpm + 60.0 * view.backlog / self.drain_s)
+
+
+def _wake(
+    system: SystemData, snapshot: Snapshot, unknown: frozenset[str]
+) -> tuple[SystemData, dict[str, str]]:
+    """Return *system* with one replica for each server that has none and where requests wait, as
+    far as the held servers leave GPUs, and why.
+
+    Without one the tokens of these requests are never counted, and the load is never known.
+    """
+    waiting = {
+        name: view.backlog
+        for name, view in snapshot.servers.items()
+        if name in unknown and view.wanted == 0 and view.backlog > 0
+    }
+    left = dict(system.capacity)
+    for name in unknown:
+        current = system.servers[name].current
+        _take(left, system, name, current.accelerator, current.replicas)
+    servers, woken = dict(system.servers), {}
+    for name in _by_class(system, waiting):
+        server = servers[name]
+        accelerator = server.current.accelerator
+        if _room(left, system, name, accelerator) == 0 and not system.optimizer.unlimited:
+            continue
+        _take(left, system, name, accelerator, 1)
+        servers[name] = replace(server, current=replace(server.current, replicas=1))
+        woken[name] = (
+            f"{waiting[name]} requests wait, and nothing is known of them: one replica begins"
+        )
+    return replace(system, servers=servers), woken
 
 
 def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
@@ -189,25 +221,32 @@ def _leftovers(
     for found in solution.allocations.values():
         _take(left, system, found.server, found.accelerator, found.replicas)
     targets = {}
-    for name in sorted(
-        short, key=lambda name: (system.priority(system.servers[name].service_class), name)
-    ):
+    for name in _by_class(system, short):
         current = system.servers[name].current
-        each = gpus(
-            system, model=system.servers[name].model, accelerator=current.accelerator, replicas=1
-        )
-        room = left.get(each[0], 0) // each[1] if each is not None else current.replicas
-        replicas = min(current.replicas, max(room, 0))
+        room = _room(left, system, name, current.accelerator)
+        replicas = current.replicas if room is None else min(current.replicas, room)
         _take(left, system, name, current.accelerator, replicas)
         targets[name] = Target(
             server=name,
             accelerator=current.accelerator,
             replicas=replicas,
             max_batch=current.max_batch,
-            held=True,
             reason=_line(short[name], f"keeps {replicas} of {current.replicas} replicas"),
         )
     return targets
+
+
+def _by_class(system: SystemData, names: Iterable[str]) -> list[str]:
+    """Return *names*, highest class first."""
+    return sorted(
+        names, key=lambda name: (system.priority(system.servers[name].service_class), name)
+    )
+
+
+def _room(left: Mapping[str, int], system: SystemData, server: str, accelerator: str) -> int | None:
+    """Return how many replicas of *server* fit in the GPUs *left*; None if the data do not know."""
+    each = gpus(system, model=system.servers[server].model, accelerator=accelerator, replicas=1)
+    return max(left.get(each[0], 0), 0) // each[1] if each is not None else None
 
 
 def _take(

@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol, TypeVar
 
 from pydantic import Field, TypeAdapter, ValidationError
 
-from loop.controller import planned
+from loop.actuator import planned
 from loop.errors import SpecError
 from loop.schema.wire import (
     LARGEST_FIGURE,
@@ -234,7 +234,8 @@ def decided(request: UpdateRequest, seen: Snapshot, *, absent: Absent) -> Decisi
         name: Target(
             server=name,
             accelerator=wish.accelerator,
-            replicas=wish.num_replicas,
+            # In these messages an empty accelerator means no replicas.
+            replicas=wish.num_replicas if wish.accelerator else 0,
             max_batch=wish.max_batch,
             reason=wish.reason,
         )

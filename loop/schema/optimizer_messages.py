@@ -78,7 +78,8 @@ def _target(name: str, found: Answered) -> Target:
     return Target(
         server=name,
         accelerator=found.accelerator,
-        replicas=found.num_replicas,
+        # In these messages an empty accelerator means no replicas.
+        replicas=found.num_replicas if found.accelerator else 0,
         max_batch=found.max_batch,
         cost_cents_per_h=found.cost,
         itl_ms=found.itl_average,

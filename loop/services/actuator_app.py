@@ -59,7 +59,8 @@ def obey(backend: Backend, request: UpdateRequest, *, absent: Absent) -> tuple[C
     failed.
     """
     seen = backend.observe()
-    changes = plan(decided(request, seen, absent=absent), seen)
+    # Who sends the message has decided, and may know the load where this world does not.
+    changes = plan(decided(request, seen, absent=absent), seen, reduce_unknown=True)
     for name in sorted(request.allocations.keys() - seen.servers.keys()):
         log(f"{name}: not seen: nothing is asked for it", {"server": name}, level=logging.WARNING)
     if changes:

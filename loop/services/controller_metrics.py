@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
-from loop.controller import planned
+from loop.actuator import planned
 
 if TYPE_CHECKING:
     from loop.types import CycleRecord

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
+from loop.actuator import plan
 from loop.ports import Backend
-from loop.types import Change, ServerView
+from loop.types import Change, Decision, ServerView, Target
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,3 +142,41 @@ class BackendContract(ObservingContract):
         subject.backend.apply([])
         subject.settle()
         assert subject.s1.wanted == 2
+
+    def test_a_held_server_keeps_what_it_has_while_another_is_changed(
+        self, subject: Subject
+    ) -> None:
+        """Held means no change, whatever the target says; the plan leaves it out, and so must the
+        way to the world.
+        """
+        seen = subject.backend.observe()
+        before = subject.others()
+        targets = {
+            name: Target(
+                server=name,
+                accelerator="",
+                replicas=0,
+                max_batch=0,
+                held=True,
+            )
+            for name in before
+        }
+        wanted = Target(server="s1", accelerator="H100", replicas=5, max_batch=64)
+        subject.backend.apply(plan(Decision(targets={**targets, "s1": wanted}), seen))
+        subject.settle()
+        assert (subject.s1.wanted, subject.others()) == (5, before)
+
+    def test_an_unknown_load_ends_nothing(self, subject: Subject) -> None:
+        """Nothing known is not zero known: no policy may scale a server to zero on it."""
+        seen = subject.backend.observe()
+        dark = replace(
+            seen, servers={name: replace(view, load=None) for name, view in seen.servers.items()}
+        )
+        gone = {
+            name: Target(server=name, accelerator="", replicas=0, max_batch=0)
+            for name in seen.servers
+        }
+        before = subject.others()
+        subject.backend.apply(plan(Decision(targets=gone), dark))
+        subject.settle()
+        assert (subject.s1.wanted, subject.others()) == (2, before)

@@ -111,7 +111,7 @@ class PolicyContract:
         target = decided(policy, [seen(view)])[0].targets[view.name]
         if target.held:
             assert target.accelerator == view.accelerator
-            assert target.replicas in {view.wanted, 1 if view.backlog else view.wanted}
+            assert target.replicas == view.wanted
 
     @pytest.mark.parametrize("load", [IDLE, BUSY, None], ids=["idle", "busy", "unknown"])
     def test_a_lower_bound_of_the_world_is_kept(self, policy: Policy, load: Load | None) -> None:

@@ -113,6 +113,20 @@ def test_our_controller_may_ask_for_one_and_the_others_are_named_and_held() -> N
     ]
 
 
+def test_a_server_without_an_accelerator_is_held_through_the_services_too() -> None:
+    """An empty accelerator ends a server in these messages, but not one that is marked as held."""
+    behind = FakeBackend(
+        [server_view("s1", accelerator="", wanted=3, load=None), server_view("s2")]
+    )
+    with serving_world(behind) as services:
+        services.backend.observe()
+        services.backend.apply([Change(server="s2", accelerator="H100", replicas=5, max_batch=64)])
+        assert (behind.views["s1"].wanted, behind.views["s2"].wanted) == (3, 5)
+        message = body(s1={"accelerator": "", "numReplicas": 3, "maxBatch": 0})
+        assert services.actuator.post("/update", json=message).status_code == 200
+    assert behind.views["s1"].wanted == 0
+
+
 @pytest.mark.parametrize("phase", ["observe", "apply"])
 def test_a_world_that_fails_is_told_and_the_controller_records_it(phase: str) -> None:
     """Any status but 200 ends the cycle of an existing controller too."""

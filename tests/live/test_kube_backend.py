@@ -110,6 +110,22 @@ def test_a_cycle_of_the_controller_moves_the_cluster_and_the_next_one_leaves_it_
         assert (again.applied, again.changes, again.warnings) == (True, (), ())
 
 
+@pytest.mark.parametrize("policy", ["slo", "static"])
+@pytest.mark.parametrize("least", ["", "2"])
+def test_a_deployment_without_an_accelerator_label_is_not_scaled_to_zero(
+    policy: str, least: str
+) -> None:
+    """Whoever labels a Deployment by hand forgets one: the first cycle must not end its pods."""
+    bare = manifest(
+        replicas=3,
+        labels={names.ACCELERATOR: "", names.LOAD_RPM: ""},
+        annotations={names.REPLICAS_MIN: least} if least else {},
+    )
+    with kube_world(bare) as world:
+        record = controller(world, policy=policy).cycle(60.0)
+        assert (record.changes, world.get().spec.replicas) == ((), 3)
+
+
 def test_advice_writes_nothing() -> None:
     """A controller that is tried out on a live cluster must not touch it."""
     with kube_world(manifest(labels={names.LOAD_RPM: "6000"})) as world:

@@ -4,11 +4,13 @@ left out.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.actuator import Limits, plan
+from loop.actuator import Limits, below_minimum, plan
 from loop.testing.fakes import server_view
 from loop.types import Change, Decision, ServerView, Snapshot, Target
 
@@ -79,6 +81,11 @@ def test_a_target_of_a_server_that_was_not_seen_is_left_out() -> None:
     assert changes(target("ghost", replicas=4)) == ()
 
 
+def test_nothing_is_asked_for_a_held_server_whatever_its_target_says() -> None:
+    """Held means no change. It is decided here and nowhere else."""
+    assert changes(replace(target(accelerator="", replicas=0, max_batch=0), held=True)) == ()
+
+
 @pytest.mark.parametrize("accelerator", ["", "2xA100"])
 def test_scaling_to_zero_keeps_accelerator_and_max_batch(accelerator: str) -> None:
     """They are what the server starts with when load comes back."""
@@ -86,10 +93,38 @@ def test_scaling_to_zero_keeps_accelerator_and_max_batch(accelerator: str) -> No
     assert (change.replicas, change.accelerator, change.max_batch) == (0, "H100", 64)
 
 
-def test_an_empty_accelerator_means_no_replicas() -> None:
-    """So do the messages of the existing components."""
+def test_a_target_without_an_accelerator_keeps_the_present_one() -> None:
+    """Policies that choose only replicas say none; no replicas are something else."""
     (change,) = changes(target(accelerator="", replicas=3))
+    assert (change.accelerator, change.replicas) == ("H100", 3)
+
+
+def test_replicas_on_no_known_accelerator_are_not_asked_for() -> None:
+    """The label is missing, and the policy chooses none: what runs stays as it is."""
+    bare = server_view(accelerator="", wanted=3, ready=3)
+    assert changes(target(accelerator="", replicas=5), views=(bare,)) == ()
+    (change,) = changes(target(accelerator="", replicas=0), views=(bare,))
     assert change.replicas == 0
+
+
+def test_an_unknown_load_is_no_reason_to_take_replicas_away() -> None:
+    """The policy may have a fault; who knows the load better may say so."""
+    dark = server_view(load=None, wanted=3, ready=3)
+    seen = Snapshot(now_s=0.0, servers={"s1": dark})
+    decision = Decision(targets={"s1": target(replicas=1)})
+    assert plan(decision, seen) == ()
+    assert [change.replicas for change in plan(decision, seen, reduce_unknown=True)] == [1]
+    assert [change.replicas for change in changes(target(replicas=4), views=(dark,))] == [4]
+
+
+def test_a_server_left_below_its_minimum_is_told_of() -> None:
+    """Nothing is asked for a held server, so somebody has to look."""
+    seen = Snapshot(now_s=0.0, servers={"s1": server_view(wanted=1, replicas_min=2)})
+    assert below_minimum(seen, ()) == (
+        "s1: stays at 1 replicas, below its minimum of 2: nothing is asked for it",
+    )
+    lifted = Change(server="s1", accelerator="H100", replicas=2, max_batch=64)
+    assert below_minimum(seen, [lifted]) == ()
 
 
 def test_zero_replicas_are_not_asked_for_twice() -> None:

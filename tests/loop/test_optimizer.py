@@ -227,23 +227,29 @@ def test_held_servers_keep_what_they_have_and_come_first() -> None:
     assert "H100 needed, 1 free" in answer.unserved["asks"]
 
 
-def test_held_servers_beyond_capacity_are_reduced_lowest_class_first() -> None:
-    """A node is gone: the highest class keeps its replicas longest."""
+def test_held_servers_beyond_capacity_keep_all_and_say_so() -> None:
+    """A node is gone: nothing is known that would tell whom to take replicas from, and the others
+    get none.
+    """
     data = small_system(
         server("low", now=("H100", 3), service_class="Free"),
         server("high", now=("H100", 3)),
         server("pairs", now=("2xA100", 2)),
+        server("asks", rpm=600.0),
         capacity={"H100": 4, "A100": 3},
     )
-    answer = optimize(data, PLAIN, held=frozenset(data.servers))
+    answer = optimize(data, PLAIN, held=frozenset({"low", "high", "pairs"}))
     assert {name: found.replicas for name, found in answer.allocations.items()} == {
-        "low": 1,
+        "low": 3,
         "high": 3,
-        "pairs": 1,
+        "pairs": 2,
     }
-    assert answer.allocations["low"].reason.startswith("capacity")
-    assert answer.allocations["low"].cost_cents_per_h == 300.0
+    assert answer.allocations["low"].reason == (
+        "held: its 3 H100 exceed the capacity, which has 1 left"
+    )
+    assert answer.allocations["low"].cost_cents_per_h == 900.0
     assert answer.allocations["high"].reason == "held"
+    assert "0 free" in answer.unserved["asks"]
 
 
 def test_held_servers_on_unlimited_capacity_are_untouched() -> None:

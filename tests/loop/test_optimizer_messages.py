@@ -32,6 +32,12 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
     assert plain(read) == plain(replace(system(), servers={"s1": server}))
 
 
+def test_an_empty_accelerator_in_an_answer_means_no_replicas() -> None:
+    """The existing optimizer says so of a server without load."""
+    answer = {"allocations": {"s1": {"accelerator": "", "numReplicas": 3, "maxBatch": 0}}}
+    assert read_optimized(answer).targets["s1"].replicas == 0
+
+
 def plain(data: SystemData) -> SystemData:
     """Return *data* with whole gigabytes, as the message has them."""
     units = {

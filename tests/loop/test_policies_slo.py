@@ -122,13 +122,14 @@ def test_a_server_without_a_load_is_held_and_its_cards_are_kept_for_it() -> None
     assert decision.targets["busy"].replicas <= 1
 
 
-def test_held_cards_beyond_the_capacity_go_by_priority() -> None:
-    """What does not exist cannot be held: the lowest class gives way first."""
+def test_nothing_is_taken_from_held_servers_beyond_the_capacity_and_it_is_told() -> None:
+    """Nobody knows what they need; their pods run, or wait for GPUs, as they did before."""
     top = server_view("top", load=None, wanted=3, ready=3)
     low = server_view("low", load=None, wanted=3, ready=3, service_class="Free")
     targets = decide(low, top, capacity={"H100": 4}).targets
-    assert (targets["top"].replicas, targets["low"].replicas) == (3, 1)
-    assert "capacity" in targets["low"].reason
+    assert (targets["top"].replicas, targets["low"].replicas) == (3, 3)
+    assert (targets["top"].held, targets["low"].held) == (True, True)
+    assert "exceed the capacity" in targets["low"].reason
 
 
 @pytest.mark.parametrize(
@@ -173,7 +174,7 @@ def test_who_lacks_cards_keeps_what_the_others_leave() -> None:
     need = decide(top, capacity={"H100": 99}).targets["top"].replicas
     decision = decide(low, top, capacity={"H100": need + 1})
     assert decision.targets["top"].replicas == need
-    assert (decision.targets["low"].held, decision.targets["low"].replicas) == (True, 1)
+    assert (decision.targets["low"].held, decision.targets["low"].replicas) == (False, 1)
     assert decision.unserved["low"].startswith("capacity")
     assert "keeps 1 of 3" in decision.targets["low"].reason
 
@@ -195,7 +196,10 @@ def test_requests_that_wait_where_nothing_runs_and_nothing_is_known_wake_one_rep
     zero for ever.
     """
     asleep = server_view(load=None, wanted=0, ready=0, backlog=5)
-    assert decide(asleep).targets["s1"].replicas == 1
+    woken = decide(asleep).targets["s1"]
+    assert (woken.replicas, woken.held) == (1, False)
+    full = server_view("full", load=None, wanted=8, ready=8)
+    assert decide(asleep, full, capacity={"H100": 8}).targets["s1"].replicas == 0
     assert decide(replace(asleep, backlog=0)).targets["s1"].replicas == 0
 
 
