@@ -42,7 +42,7 @@ check: .venv/.installed-test  ## Check format, lint, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-bench: .venv/.installed-test  ## Run the benchmarks: one JSON line a figure
+bench: .venv/.installed-test  ## Run the benchmarks, and say what moved since benchmarks/baseline.json
 	$(BIN)/python -m benchmarks
 
 figures: .venv/.installed  ## Draw the pictures of the documents again (some minutes)

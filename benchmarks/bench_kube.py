@@ -104,7 +104,14 @@ def _backend(url: str, *, with_prometheus: bool) -> Iterator[tuple[KubeBackend, 
 @contextmanager
 def _server(size: int) -> Iterator[str]:
     command = [sys.executable, "-m", "benchmarks.kube_server", str(size)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 our own module
-        assert process.stdout is not None
-        yield f"http://127.0.0.1:{process.stdout.readline().strip()}"
-        process.kill()
+    # It ends when its input does: also if this process is killed.
+    with subprocess.Popen(  # noqa: S603 our own module
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            port = process.stdout.readline().strip()
+            assert port, "the stand-in of the cluster did not start"
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.kill()

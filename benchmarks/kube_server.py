@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import sys
-import time
+import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qs
 
 from loop.signals.window import METRICS
 from tests.loop.kube_objects import deployment, pod
@@ -20,6 +21,8 @@ from tests.loop.kube_objects import deployment, pod
 PODS_EACH = 3
 SAMPLES = 5  # of each series within the window
 SCRAPE_S = 15.0
+# The times of the samples as they stand in the stored answer; an answer has those before its query.
+STAMPS = tuple(f"1000000000.00{i}" for i in range(SAMPLES))
 # What clusters add: who owns which field, and the state of containers and volumes.
 FILLING = [
     {
@@ -54,9 +57,7 @@ def stored(count: int) -> dict[str, bytes]:
 
 
 def _matrix(pods: list[str]) -> dict[str, Any]:
-    """Return the samples of all metrics of *pods* over the last minute."""
-    now_s = time.time()
-    times = [now_s - SCRAPE_S * (SAMPLES - 1 - i) for i in range(SAMPLES)]
+    """Return the samples of all metrics of *pods*, at the times STAMPS."""
     labels = {
         "namespace": "infer",
         "job": "vllm",
@@ -67,7 +68,7 @@ def _matrix(pods: list[str]) -> dict[str, Any]:
     result = [
         {
             "metric": {"__name__": group[0], "pod": name, **labels},
-            "values": [[t, str(100.0 + 10 * i)] for i, t in enumerate(times)],
+            "values": [[stamp, str(100.0 + 10 * i)] for i, stamp in enumerate(STAMPS)],
         }
         for name in pods
         for group in METRICS.values()
@@ -75,8 +76,19 @@ def _matrix(pods: list[str]) -> dict[str, Any]:
     return {"status": "success", "data": {"resultType": "matrix", "result": result}}
 
 
+def fresh(answer: bytes, *, at_s: float) -> bytes:
+    """Return a stored *answer* with its samples in the minute before *at_s*.
+
+    A benchmark may run for long on a busy machine: samples of its start would be stale.
+    """
+    for i, stamp in enumerate(STAMPS):
+        told = f"{at_s - SCRAPE_S * (SAMPLES - 1 - i):.3f}"
+        answer = answer.replace(f'"{stamp}"'.encode(), told.encode())
+    return answer
+
+
 def main(count: int) -> None:
-    """Serve until killed."""
+    """Serve until the input ends: until whoever started it is gone."""
     answers = stored(count)
     named = {
         one["metadata"]["name"]: one
@@ -91,8 +103,8 @@ def main(count: int) -> None:
             self._answer(answers[self.path.partition("?")[0]])
 
         def do_POST(self) -> None:
-            self.rfile.read(int(self.headers["Content-Length"]))
-            self.do_GET()
+            form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            self._answer(fresh(answers[self.path], at_s=float(form["time"][0])))
 
         def do_PATCH(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))
@@ -111,7 +123,8 @@ def main(count: int) -> None:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     print(server.server_address[1], flush=True)
-    server.serve_forever()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    sys.stdin.read()
 
 
 if __name__ == "__main__":
