@@ -17,7 +17,7 @@ import pytest
 
 from inferno.cli import main as inferno
 from tests.live.served import eventually
-from twin.kube.apiserver.kubeconfig import kubeconfig_text
+from twin.kube.files import kubeconfig_text
 
 Capture = pytest.CaptureFixture[str]
 

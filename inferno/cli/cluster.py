@@ -25,9 +25,8 @@ from loop.services.logs import log, set_up_logs
 from loop.services.serving import listen, serve
 from loop.settings import read_settings
 from twin.kube.apiserver.app import create_twin_app
-from twin.kube.apiserver.kubeconfig import write_kubeconfig
-from twin.kube.start import read_token_file, start_twin
-from twin.kube.twincluster import TOKEN
+from twin.kube.cluster import TOKEN, start_twin
+from twin.kube.files import read_token_file, write_kubeconfig
 from twin.spec import SpecError
 
 EXIT_OK, EXIT_FAILURE = 0, 1

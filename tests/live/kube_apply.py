@@ -17,7 +17,7 @@ from loop.backends.kube.client import KubeClient
 from loop.backends.metrics.source import LabelsOnly
 from loop.clocks import MonotonicClock, date_now
 from loop.types import Change
-from twin.kube.twincluster import TOKEN
+from twin.kube.cluster import TOKEN
 
 
 def backend_of(url: str, namespace: str) -> tuple[KubeBackend, KubeClient]:

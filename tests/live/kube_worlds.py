@@ -22,7 +22,7 @@ from loop.ports import Clock
 from loop.testing.fakes import system
 from loop.types import Change
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
-from twin.kube.apiserver.faults import Fault, Match
+from twin.kube.faults import Fault, Match
 from twin.spec import ClusterSpec, Delay, Engine, LatencyModel
 
 Json = dict[str, Any]

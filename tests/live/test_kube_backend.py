@@ -19,7 +19,7 @@ from loop.testing.fakes import ManualClock, system
 from loop.types import Load, Mode
 from tests.live.kube_worlds import KubeWorld, eventually, kube_again, kube_world, manifest, wish
 from tests.live.twin_served import serving_twin
-from twin.kube.apiserver.authority import Identity, Rule
+from twin.kube.apiserver.auth import Identity, Rule
 
 
 def controller(world: KubeWorld, *, mode: Mode = "act", policy: str = "slo") -> Controller:

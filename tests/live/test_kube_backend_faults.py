@@ -31,7 +31,7 @@ from tests.live.kube_worlds import (
     wish,
 )
 from tests.live.twin_served import DEADLINE_S, serving_twin
-from twin.kube.apiserver.authority import ADMIN
+from twin.kube.apiserver.auth import ADMIN
 
 
 def three() -> tuple[dict[str, object], ...]:

@@ -17,9 +17,9 @@ from kubernetes import client
 from kubernetes.client.exceptions import ApiException
 
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
-from twin.kube.apiserver.authority import ANONYMOUS, Identity, Rule
-from twin.kube.apiserver.faults import Fault, Match
+from twin.kube.apiserver.auth import ANONYMOUS, Identity, Rule
 from twin.kube.apiserver.server import BODY_BYTES_MAX
+from twin.kube.faults import Fault, Match
 
 SPACES = "/api/v1/namespaces"
 PATCHES = Match(verbs=("patch",), resources=("deployments",))

@@ -18,8 +18,8 @@ import pytest
 import yaml
 
 from tests.live.twin_served import DEADLINE_S, SPEC, serving_twin
-from twin.kube.apiserver.kubeconfig import write_kubeconfig
-from twin.kube.twincluster import TOKEN
+from twin.kube.cluster import TOKEN
+from twin.kube.files import write_kubeconfig
 
 OLDEST = (1, 27)
 

@@ -15,9 +15,9 @@ from kubernetes import client
 from loop.clocks import MonotonicClock
 from loop.services.serving import Service, listen
 from twin.kube.apiserver.app import create_twin_app
-from twin.kube.apiserver.authority import ADMIN, Identity
-from twin.kube.apiserver.faults import Fault
-from twin.kube.twincluster import TOKEN, TwinCluster
+from twin.kube.apiserver.auth import ADMIN, Identity
+from twin.kube.cluster import TOKEN, TwinCluster
+from twin.kube.faults import Fault
 from twin.spec import ClusterSpec, Delay, Server
 from twin.testing.worlds import spec_of
 

@@ -6,15 +6,14 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Protocol
 
 from fastapi import FastAPI, Request
 from starlette.responses import Response, StreamingResponse
 
-from twin.kube.apiserver.errors import ApiError
-from twin.kube.apiserver.faults import REASONS, Fault, Faults
+from twin.kube.apiserver.errors import REASONS, ApiError
 from twin.kube.apiserver.server import BODY_BYTES_MAX, ApiServer, Call, Reply
 
 TICK_S = 0.05
@@ -25,6 +24,49 @@ CONTROL = "/twin/"
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Page = Callable[[], tuple[str, str]]
+
+
+class Fault(Protocol):
+    """A fault that one request meets: a delay, an answer with an error, or a cut connection."""
+
+    @property
+    def kind(self) -> str:
+        """Return "delay", "error" or "drop"."""
+        ...
+
+    @property
+    def delay_s(self) -> float:
+        """Return how long the answer waits; a delay comes before an error or a drop."""
+        ...
+
+    @property
+    def status(self) -> int:
+        """Return the HTTP status of an error."""
+        ...
+
+    @property
+    def retry_after_s(self) -> int | None:
+        """Return after how long an error asks to be tried again, None if it does not say."""
+        ...
+
+    @property
+    def after(self) -> bool:
+        """Tell whether a dropped request is carried out before the connection breaks."""
+        ...
+
+
+class Faults(Protocol):
+    """The faults in force."""
+
+    def __bool__(self) -> bool:
+        """Tell whether there are any."""
+        ...
+
+    def for_request(
+        self, now_s: float, *, verb: str, thing: str, namespace: str, name: str, path: str
+    ) -> Sequence[Fault]:
+        """Return the faults that this request meets, and count them."""
+        ...
 
 
 class World(Protocol):
@@ -53,7 +95,7 @@ class World(Protocol):
 
 
 def create_twin_app(server: ApiServer, world: World, faults: Faults) -> FastAPI:
-    """Return the application. While it is served, *world* is advanced; nobody else may touch it."""
+    """Return the application. While it is served, it alone advances and reads *world*."""
 
     handler = _Handler(server, world, faults)
 
@@ -84,7 +126,9 @@ class _Handler:
         self._failure: Exception | None = None
 
     async def tick(self) -> None:
-        """Keep the world in the present. Once it has failed, every request is told so."""
+        """Keep the world in the present. Once it has failed, every request fails with that
+        reason.
+        """
         try:
             while True:
                 present = self._world.advance()
@@ -129,13 +173,18 @@ class _Handler:
         except ApiError as error:
             return _failed(error)
 
-    def _suffered(self, call: Call) -> list[Fault]:
-        if not self._faults.all or call.path.startswith(CONTROL):
+    def _suffered(self, call: Call) -> Sequence[Fault]:
+        if not self._faults or call.path.startswith(CONTROL):
             return []
         verb, thing, namespace, name = call.method.lower(), "", "", ""
         with suppress(ApiError):
-            _, deed = self._server.deed(call)
-            verb, thing, namespace, name = deed.verb, deed.thing, deed.namespace, deed.name
+            _, attributes = self._server.attributes(call)
+            verb, thing, namespace, name = (
+                attributes.verb,
+                attributes.thing,
+                attributes.namespace,
+                attributes.name,
+            )
         return self._faults.for_request(
             self._world.now_s,
             verb=verb,

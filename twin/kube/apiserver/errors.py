@@ -10,6 +10,21 @@ from typing import NamedTuple
 from twin.kube.apiserver.objects import Json
 from twin.kube.apiserver.resources import Resource
 
+REASONS = {
+    400: "BadRequest",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "NotFound",
+    409: "Conflict",
+    410: "Expired",
+    422: "Invalid",
+    429: "TooManyRequests",
+    500: "InternalError",
+    503: "ServiceUnavailable",
+    504: "Timeout",
+}
+"""Reasons of a Status by code, for an error of which nothing else is known."""
+
 
 class Cause(NamedTuple):
     """One thing that is wrong with an object: reason FieldValueInvalid, FieldValueRequired, … and
@@ -69,7 +84,7 @@ def already_exists(resource: Resource, name: str) -> ApiError:
 
 
 def conflict(resource: Resource, name: str, why: str = "") -> ApiError:
-    """Somebody else was faster, or the object is not the one that was meant."""
+    """The object has changed since the client read it, or is not the one that was meant."""
     why = why or (
         "the object has been modified; please apply your changes to the latest version and try "
         "again"
@@ -112,12 +127,12 @@ def bad_request(message: str) -> ApiError:
 
 
 def unauthorized() -> ApiError:
-    """Nobody knows this token."""
+    """The token is unknown."""
     return ApiError(401, "Unauthorized", "Unauthorized")
 
 
 def forbidden(resource: Resource | None, name: str, why: str) -> ApiError:
-    """Who asks is known, and may not."""
+    """The client is known, and may not do this."""
     if resource is None:
         return ApiError(403, "Forbidden", f"forbidden: {why}")
     shown = f' "{name}"' if name else ""

@@ -1,14 +1,14 @@
-"""JSON patches (RFC 6902) and merge patches (RFC 7386): pure functions from one value to the
-next.
-"""
+"""JSON patches (RFC 6902), merge patches (RFC 7386) and strategic merge patches: pure functions."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any
 
 from twin.kube.apiserver.errors import bad_request, unprocessable
 from twin.kube.apiserver.objects import Json
+from twin.kube.apiserver.schema import child, items, resolved
 
 OPERATIONS_MAX = 10_000
 _REJECTED = "the server rejected our request due to an error in our request"
@@ -125,3 +125,123 @@ def _same(one: Any, other: Any) -> bool:
     if isinstance(one, list) and isinstance(other, list):
         return len(one) == len(other) and all(map(_same, one, other))
     return bool(one == other)
+
+
+_ORDER, _DELETE_FROM, _RETAIN, _DIRECTIVE = (
+    "$setElementOrder/",
+    "$deleteFromPrimitiveList/",
+    "$retainKeys",
+    "$patch",
+)
+
+
+def strategic_merge(target: Any, patch: Json, schema: Json | None) -> Json:
+    """Return *target*, whose schema is *schema*, with *patch* laid over it.
+
+    Directives: $patch (replace, delete, merge), $retainKeys, $setElementOrder/<list>,
+    $deleteFromPrimitiveList/<list>. Raise ApiError 400 where the patch does not fit them.
+    """
+    if patch.get(_DIRECTIVE) == "replace":
+        return {key: value for key, value in patch.items() if key != _DIRECTIVE}
+    if patch.get(_DIRECTIVE) == "delete":
+        return {}
+    result: Json = dict(target) if isinstance(target, dict) else {}
+    if _RETAIN in patch:
+        result = {key: value for key, value in result.items() if key in patch[_RETAIN]}
+    for key, value in patch.items():
+        if key.startswith(_DELETE_FROM):
+            name = key.removeprefix(_DELETE_FROM)
+            result[name] = [item for item in result.get(name) or () if item not in value]
+    for key, value in patch.items():
+        if key.startswith("$"):
+            continue
+        if value is None:
+            result.pop(key, None)
+        else:
+            order = patch.get(_ORDER + key)
+            result[key] = _merged(result.get(key), value, child(schema, key), order)
+    for key, order in patch.items():
+        name = key.removeprefix(_ORDER)
+        if key.startswith(_ORDER) and name not in patch and isinstance(result.get(name), list):
+            result[name] = _ordered(result[name], order, _merge_key(child(schema, name)))
+    return result
+
+
+def _merged(old: Any, value: Any, schema: Json, order: Sequence[Any] | None) -> Any:
+    if isinstance(value, dict):
+        if _kind(schema) not in ("object", ""):
+            raise bad_request("cannot merge a map into what is none")
+        return strategic_merge(old, value, schema)
+    if not isinstance(value, list):
+        return value
+    if "merge" not in _strategies(schema):
+        return [_plain(item) for item in value]
+    key = _merge_key(schema)
+    if key is None:
+        old = old or []
+        merged = [*old, *(item for item in value if item not in old)]
+    else:
+        merged = _merged_items(old or [], value, schema, key)
+    return merged if order is None else _ordered(merged, order, key)
+
+
+def _merged_items(old: list[Json], patch: list[Any], schema: Json, key: str) -> list[Json]:
+    if any(not isinstance(item, dict) for item in patch):
+        raise bad_request(f"a list that is merged by {key} holds objects only")
+    if any(item.get(_DIRECTIVE) == "replace" for item in patch):
+        return [item for item in patch if _DIRECTIVE not in item]
+    result = list(old)
+    for item in patch:
+        if key not in item:
+            raise bad_request(f"map: {item} does not contain declared merge key: {key}")
+        place = next((n for n, there in enumerate(result) if there.get(key) == item[key]), None)
+        if item.get(_DIRECTIVE) == "delete":
+            result = [there for there in result if there.get(key) != item[key]]
+        elif place is None:
+            result.append(
+                strategic_merge(
+                    {}, {k: v for k, v in item.items() if k != _DIRECTIVE}, items(schema)
+                )
+            )
+        else:
+            result[place] = strategic_merge(result[place], item, items(schema))
+    return [{k: v for k, v in item.items() if k != _DIRECTIVE} for item in result]
+
+
+def _ordered(merged: list[Any], order: Sequence[Any], key: str | None) -> list[Any]:
+    """Put the items that *order* names into its order; the others keep their places before or
+    after.
+    """
+
+    def identity(item: Any) -> Any:
+        return item.get(key) if key is not None and isinstance(item, dict) else item
+
+    ranks = {identity(item): rank for rank, item in enumerate(order)}
+    named = iter(
+        sorted(
+            (item for item in merged if identity(item) in ranks),
+            key=lambda item: ranks[identity(item)],
+        )
+    )
+    return [next(named) if identity(item) in ranks else item for item in merged]
+
+
+def _plain(value: Any) -> Any:
+    """Return *value* without directives and nulls: what it is where there is nothing to merge it
+    with.
+    """
+    if isinstance(value, dict):
+        return {k: _plain(v) for k, v in value.items() if not k.startswith("$") and v is not None}
+    return [_plain(item) for item in value] if isinstance(value, list) else value
+
+
+def _strategies(schema: Json) -> list[str]:
+    return str(schema.get("x-kubernetes-patch-strategy", "")).split(",")
+
+
+def _merge_key(schema: Json) -> str | None:
+    return schema.get("x-kubernetes-patch-merge-key")
+
+
+def _kind(schema: Json) -> str:
+    return str(resolved(schema).get("type", ""))

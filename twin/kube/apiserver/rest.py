@@ -10,18 +10,43 @@ from typing import Any
 
 from twin.kube.apiserver import errors
 from twin.kube.apiserver.admission import lawful, typed
-from twin.kube.apiserver.bodies import parsed_json, parsed_yaml
-from twin.kube.apiserver.commits import Commits
-from twin.kube.apiserver.listing import list_objects
+from twin.kube.apiserver.labels import matcher
+from twin.kube.apiserver.listwatch import list_objects
+from twin.kube.apiserver.managedfields import Writer, applied, first_owned, owned
 from twin.kube.apiserver.objects import Json, at_path, name_of
-from twin.kube.apiserver.ownership import Writer, applied, first_owned, owned
-from twin.kube.apiserver.patches import json_patch, merge_patch
+from twin.kube.apiserver.patches import json_patch, merge_patch, strategic_merge
+from twin.kube.apiserver.request import Target, WriteOptions, parsed_json, parsed_yaml
 from twin.kube.apiserver.resources import NAMESPACES, PODS, Resource
-from twin.kube.apiserver.scale import SCALE, from_scale, to_scale
 from twin.kube.apiserver.schema import resource_schema
-from twin.kube.apiserver.selectors import matcher
-from twin.kube.apiserver.strategic import strategic_merge
-from twin.kube.apiserver.targets import Target, WriteOptions
+from twin.kube.apiserver.storage import Commits
+
+SCALE = Resource(plural="scales", kind="Scale", group="autoscaling")
+
+
+def to_scale(obj: Json) -> Json:
+    """Return the Scale of *obj*; spec.replicas is absent at zero, as in the real one."""
+    metadata = obj["metadata"]
+    replicas = at_path(obj, "spec.replicas") or 0
+    labels = at_path(obj, "spec.selector.matchLabels") or {}
+    kept = ("name", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    return {
+        "kind": SCALE.kind,
+        "apiVersion": SCALE.api_version,
+        "metadata": {key: metadata[key] for key in kept if key in metadata},
+        "spec": {"replicas": replicas} if replicas else {},
+        "status": {
+            "replicas": at_path(obj, "status.replicas") or 0,
+            "selector": ",".join(f"{key}={value}" for key, value in sorted(labels.items())),
+        },
+    }
+
+
+def from_scale(obj: Json, scale: Json) -> Json:
+    """Return *obj* with the replicas of *scale*."""
+    replicas = at_path(scale, "spec.replicas") or 0
+    metadata = {key: value for key, value in obj["metadata"].items() if key != "resourceVersion"}
+    return {**obj, "metadata": metadata, "spec": {**obj["spec"], "replicas": replicas}}
+
 
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -80,7 +105,7 @@ class Rest:
         if self._store.get(resource, target.namespace, name_of(obj)) is not None:
             raise errors.already_exists(resource, name_of(obj))
         writer = Writer(manager=options.manager, operation=operation)
-        # Who applies owns what it names, who creates what there is, defaults included.
+        # An Apply owns the fields that it names, a create all that there are, defaults included.
         owned_by_writer = config if operation == "Apply" else obj
         obj = first_owned(
             obj, owned_by_writer, resource_schema(resource), writer=writer, now=self._commits.now()
@@ -130,8 +155,8 @@ class Rest:
     ) -> Answer:
         """Delete an object: at once, or, where it has to come to an end first, by and by."""
         obj = self._existing(target)
-        wanted = {**dict(query), **(body if isinstance(body, dict) else {})}
-        preconditions = wanted.get("preconditions") or {}
+        delete_options = {**dict(query), **(body if isinstance(body, dict) else {})}
+        preconditions = delete_options.get("preconditions") or {}
         for field in ("uid", "resourceVersion"):
             meant, found = preconditions.get(field), obj["metadata"][field]
             if meant and meant != found:
@@ -140,15 +165,17 @@ class Rest:
                     f"{found}"
                 )
                 raise errors.conflict(target.resource, name_of(obj), why)
-        if wanted.get("propagationPolicy") == "Orphan" or wanted.get("orphanDependents") in (
+        if delete_options.get("propagationPolicy") == "Orphan" or delete_options.get(
+            "orphanDependents"
+        ) in (
             True,
             "true",
         ):
             raise errors.bad_request(
                 "propagationPolicy: the twin does not orphan, it deletes what an object owns"
             )
-        dry = options.dry or wanted.get("dryRun") == ["All"]
-        return Answer(body=self._deleted(target.resource, obj, wanted, dry=dry))
+        dry = options.dry or delete_options.get("dryRun") == ["All"]
+        return Answer(body=self._deleted(target.resource, obj, delete_options, dry=dry))
 
     def delete_all(self, target: Target, query: Mapping[str, str], options: WriteOptions) -> Answer:
         """Delete the objects that *query* selects; return them."""
@@ -285,10 +312,10 @@ class Rest:
         )
 
     def _deleted(
-        self, resource: Resource, obj: Json, wanted: Mapping[str, Any], *, dry: bool
+        self, resource: Resource, obj: Json, delete_options: Mapping[str, Any], *, dry: bool
     ) -> Json:
         if resource is PODS:
-            grace_s = wanted.get("gracePeriodSeconds")
+            grace_s = delete_options.get("gracePeriodSeconds")
             grace_s = (
                 at_path(obj, "spec.terminationGracePeriodSeconds")
                 if grace_s is None

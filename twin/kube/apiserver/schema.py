@@ -23,7 +23,7 @@ def documents() -> Mapping[str, Any]:
     {name: schema}}.
     """
     data: Mapping[str, Any] = json.loads(
-        files("twin.kube.apiserver").joinpath("schemas.json").read_text(encoding="utf-8")
+        files(__name__.rpartition(".")[0]).joinpath("schemas.json").read_text(encoding="utf-8")
     )
     return data
 

@@ -10,25 +10,24 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, Protocol
 
-from twin.kube.apiserver import discovery, openapi
-from twin.kube.apiserver.authority import MASTERS, Authority, Deed, Identity
-from twin.kube.apiserver.bodies import parsed
-from twin.kube.apiserver.commits import Commits
-from twin.kube.apiserver.dates import Dates, date_text
+from twin.kube.apiserver import discovery
+from twin.kube.apiserver.auth import MASTERS, Attributes, Authority, Identity
 from twin.kube.apiserver.errors import ApiError, bad_request, forbidden, no_such_path, not_found
-from twin.kube.apiserver.formats import Form, forms, shaped
+from twin.kube.apiserver.listwatch import Watcher
 from twin.kube.apiserver.objects import Json
-from twin.kube.apiserver.resources import ACCESS_REVIEWS, PODS, SERVICE_ACCOUNTS, find
-from twin.kube.apiserver.rest import Answer, Rest
-from twin.kube.apiserver.targets import (
+from twin.kube.apiserver.printers import Form, forms, shaped
+from twin.kube.apiserver.request import (
     Target,
     WriteOptions,
+    parsed,
     target_of,
     verb_of,
     whole,
     write_options,
 )
-from twin.kube.apiserver.watching import Watcher
+from twin.kube.apiserver.resources import ACCESS_REVIEWS, PODS, SERVICE_ACCOUNTS, find
+from twin.kube.apiserver.rest import Answer, Rest
+from twin.kube.apiserver.storage import Commits, Dates, date_text
 
 BODY_BYTES_MAX = 3 * 1024 * 1024
 HEALTH = ("/healthz", "/livez", "/readyz")
@@ -93,7 +92,7 @@ class ApiServer:
             watcher.close()
 
     def identify(self, call: Call) -> Identity:
-        """Return who calls. Raise ApiError 401 for a bad token."""
+        """Return the identity of the client. Raise ApiError 401 for a bad token."""
         return self._authority.identify(call.headers.get("authorization", ""), now=self._now())
 
     def answer(self, call: Call) -> Reply:
@@ -116,7 +115,7 @@ class ApiServer:
         return self._on_resource(call, identity)
 
     def check_master(self, call: Call) -> None:
-        """Raise ApiError where whoever sends *call* is not an administrator."""
+        """Raise ApiError if the client of *call* is not an administrator."""
         identity = self.identify(call)
         if MASTERS not in identity.groups:
             raise forbidden(
@@ -131,9 +130,9 @@ class ApiServer:
         """
         parts = call.path.strip("/").split("/")
         if call.path == "/openapi/v3":
-            return openapi.index()
+            return discovery.openapi_index()
         if parts[:2] == ["openapi", "v3"]:
-            return _there(openapi.document("/".join(parts[2:])))
+            return _there(discovery.openapi_document("/".join(parts[2:])))
         if parts in (["api"], ["apis"]):
             form = forms(call.headers.get("accept", ""))
             if form.kind == discovery.AGGREGATED and form.version == "v2":
@@ -151,14 +150,14 @@ class ApiServer:
 
     # -- resources
 
-    def deed(self, call: Call) -> tuple[Target, Deed]:
-        """Return what *call* wants to do, and to what. Raise ApiError where there is no such
+    def attributes(self, call: Call) -> tuple[Target, Attributes]:
+        """Return what *call* does, and to what. Raise ApiError where there is no such
         thing.
         """
         target = target_of(call.path)
         verb = verb_of(call.method, target, call.query)
         name = target.name.split(":")[0] if target.subresource == "proxy" else target.name
-        return target, Deed(
+        return target, Attributes(
             verb=verb,
             resource=target.resource,
             subresource=target.subresource,
@@ -167,18 +166,21 @@ class ApiServer:
         )
 
     def _on_resource(self, call: Call, identity: Identity) -> Reply:
-        target, deed = self.deed(call)
+        target, attributes = self.attributes(call)
         if target.resource is not ACCESS_REVIEWS:
-            self._authority.check(identity, deed)
-        metadata = "PartialObjectMetadataList" if deed.verb == "list" else "PartialObjectMetadata"
-        # Before anything is done: who cannot read the answer must not have changed anything.
+            self._authority.check(identity, attributes)
+        metadata = (
+            "PartialObjectMetadataList" if attributes.verb == "list" else "PartialObjectMetadata"
+        )
+        # Before anything is done: a client that cannot read the answer must not have changed
+        # anything.
         form = forms(call.headers.get("accept", ""), offered=("Table", metadata))
-        if deed.verb in ("get", "list", "watch"):
-            return self._read(call, target, deed.verb, form)
+        if attributes.verb in ("get", "list", "watch"):
+            return self._read(call, target, attributes.verb, form)
         options = write_options(call.query, agent=call.headers.get("user-agent", ""))
         if target.subresource in ("token", "eviction") or target.resource is ACCESS_REVIEWS:
             return self._special(call, target, identity, options)
-        answer = self._written(call, target, deed.verb, options)
+        answer = self._written(call, target, attributes.verb, options)
         return self._replied(answer, call, target, form)
 
     def _read(self, call: Call, target: Target, verb: str, form: Form) -> Reply:
@@ -282,7 +284,7 @@ class ApiServer:
         )
         allowed = resource is not None and self._authority.allows(
             identity,
-            Deed(
+            Attributes(
                 verb=asked.get("verb", ""),
                 resource=resource,
                 subresource=asked.get("subresource", ""),

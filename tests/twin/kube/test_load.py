@@ -1,0 +1,202 @@
+"""The load that labels ask for, and what pods and the gateway tell of it to a scraper."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.twin.kube.clients import Client, managed
+from twin.kube.apiserver.errors import ApiError
+from twin.spec import Delay, Server
+from twin.testing.worlds import spec_of
+
+QUICK = spec_of(
+    Server(name="dep", model="m", token_distribution="fixed"),
+    capacity={"A": 8},
+    start_up=Delay(mean_s=1.0),
+)
+LOAD = {
+    "inferno.server.load.rpm": "600",
+    "inferno.server.load.intokens": "100",
+    "inferno.server.load.outtokens": "11",
+}
+
+
+def metrics(text: str) -> dict[str, float]:
+    """Return the samples of a page by name, those of all labels added up; it has to be
+    well-formed.
+    """
+    found: dict[str, float] = {}
+    for family in text_string_to_metric_families(text):
+        for sample in family.samples:
+            if "le" not in sample.labels:
+                found[sample.name] = found.get(sample.name, 0.0) + sample.value
+    return found
+
+
+def page(client: Client, path: str) -> str:
+    """Return the text of a page."""
+    found = client.twin.page(path)
+    assert found is not None
+    return found[1]
+
+
+def test_the_labels_set_the_rate_and_the_tokens() -> None:
+    """The load emulator of a cluster does nothing but write them."""
+    client = Client(QUICK)
+    client.apply(managed(replicas=2, labels=LOAD))
+    client.until(100.0)
+    arrived = metrics(page(client, "/metrics"))
+    client.until(700.0)
+    told = metrics(page(client, "/metrics"))
+    assert told["inferno_gateway_requests_total"] - arrived[
+        "inferno_gateway_requests_total"
+    ] == pytest.approx(6000, 0.05)
+    prompts = told["inferno_gateway_prompt_tokens_total"] / told["inferno_gateway_requests_total"]
+    outputs = (
+        told["vllm:request_generation_tokens_sum"] / told["vllm:request_generation_tokens_count"]
+    )
+    assert (prompts, outputs) == (100.0, 11.0)
+
+
+def test_a_changed_label_changes_the_rate_from_then_on() -> None:
+    """And no rate means no requests."""
+    client = Client(QUICK)
+    client.apply(managed(labels=LOAD))
+    client.until(60.0)
+    client.patch("dep", {"metadata": {"labels": {"inferno.server.load.rpm": "0"}}})
+    client.until(61.0)
+    stopped = metrics(page(client, "/metrics"))["inferno_gateway_requests_total"]
+    client.until(200.0)
+    assert metrics(page(client, "/metrics"))["inferno_gateway_requests_total"] == stopped
+    client.patch("dep", {"metadata": {"labels": {"inferno.server.load.rpm": "6000"}}})
+    client.until(261.0)
+    more = metrics(page(client, "/metrics"))["inferno_gateway_requests_total"] - stopped
+    assert more == pytest.approx(6000, 0.1)
+
+
+def test_the_older_label_of_tokens_is_the_length_of_an_answer() -> None:
+    """Manifests of the early loop have it."""
+    client = Client(QUICK)
+    client.apply(
+        managed(labels={"inferno.server.load.rpm": "600", "inferno.server.load.numtokens": "7"})
+    )
+    client.until(100.0)
+    told = metrics(page(client, "/metrics"))
+    assert (
+        told["vllm:request_generation_tokens_sum"] / told["vllm:request_generation_tokens_count"]
+        == 7.0
+    )
+
+
+@pytest.mark.parametrize("text", ["much", "nan", "1.2.3", "inf", ""])
+def test_a_rate_that_cannot_be_read_is_none(text: str) -> None:
+    """A label is any short text."""
+    client = Client(QUICK)
+    client.apply(managed(labels=LOAD | {"inferno.server.load.rpm": text}))
+    client.until(10.0)
+    assert metrics(page(client, "/metrics"))["inferno_gateway_requests_total"] == 0
+
+
+def test_each_pod_answers_with_its_own_counters() -> None:
+    """Directly and through the proxy of the API server; together they are the whole."""
+    client = Client(QUICK)
+    client.apply(managed(replicas=2, labels=LOAD))
+    client.until(60.0)
+    names = [pod["metadata"]["name"] for pod in client.pods()]
+    pages = [metrics(page(client, f"/pods/infer/{name}/metrics")) for name in names]
+    whole = metrics(page(client, "/metrics"))
+    for name in (
+        "vllm:request_success_total",
+        "vllm:prompt_tokens_total",
+        "vllm:time_to_first_token_seconds_count",
+    ):
+        assert sum(each[name] for each in pages) == whole[name] > 0
+    path = f"/api/v1/namespaces/infer/pods/{names[0]}:8000/proxy/metrics"
+    proxied = client.reply("GET", path).text
+    assert proxied == page(client, f"/pods/infer/{names[0]}/metrics")
+
+
+def test_pods_that_do_not_serve_do_not_answer() -> None:
+    """A scraper must not take a starting pod for an idle one."""
+    client = Client()
+    client.apply(managed(labels=LOAD))
+    client.until(10.0)
+    (pod,) = client.pods()
+    path = f"/api/v1/namespaces/infer/pods/{pod['metadata']['name']}/proxy/metrics"
+    assert client.refusal("GET", path) == (503, "ServiceUnavailable")
+    assert client.refusal("GET", "/api/v1/namespaces/infer/pods/nobody/proxy/metrics") == (
+        404,
+        "NotFound",
+    )
+    with pytest.raises(ApiError):
+        client.twin.page("/pods/infer/nobody/metrics")
+    client.until(61.0)
+    assert client.reply("GET", path).text
+    assert client.refusal("GET", path.replace("metrics", "admin")) == (404, "NotFound")
+
+
+def test_prometheus_is_told_where_each_pod_is() -> None:
+    """Its HTTP service discovery gives the labels that a cluster's would."""
+    client = Client(QUICK)
+    client.apply(managed(replicas=2, labels=LOAD))
+    client.until(10.0)
+    targets = json.loads(page(client, "/sd/pods"))
+    names = sorted(pod["metadata"]["name"] for pod in client.pods())
+    assert sorted(target["labels"]["pod"] for target in targets) == names
+    assert {tuple(target["targets"]) for target in targets} == {("127.0.0.1:8001",)}
+    for target in targets:
+        assert (
+            metrics(page(client, target["labels"]["__metrics_path__"]))["vllm:num_requests_running"]
+            >= 0
+        )
+
+
+def test_requests_wait_at_the_gateway_while_no_pod_is_ready() -> None:
+    """A server at zero replicas has demand all the same."""
+    client = Client(QUICK)
+    client.apply(managed(replicas=0, labels=LOAD))
+    client.until(60.0)
+    told = metrics(page(client, "/metrics"))
+    assert (
+        told["inferno_gateway_backlog"]
+        == told["inferno_gateway_requests_total"]
+        == pytest.approx(600, 0.2)
+    )
+    client.patch("dep", {"spec": {"replicas": 4}})
+    client.until(120.0)
+    assert metrics(page(client, "/metrics"))["inferno_gateway_backlog"] == 0
+
+
+def test_the_batch_of_the_label_is_in_force() -> None:
+    """Without a label the argument of the engine counts, as on a real cluster."""
+
+    def running(labels: dict[str, str | None], args: list[str]) -> float:
+        client = Client(QUICK)
+        containers = [{"name": "vllm", "image": "vllm:1", "args": args}]
+        body = managed(labels=LOAD | {"inferno.server.load.outtokens": "1000", **labels})
+        body["spec"]["template"]["spec"]["containers"] = containers
+        client.apply(body)
+        client.until(30.0)
+        return metrics(page(client, "/metrics"))["vllm:num_requests_running"]
+
+    key = "inferno.server.allocation.maxbatchsize"
+    assert running({key: "3"}, ["--max-num-seqs=5"]) == 3
+    assert running({key: None}, ["--max-num-seqs=5"]) == 5
+    assert running({key: None}, ["--max-num-seqs", "6"]) == 6
+    assert running({key: None}, []) > 50
+
+
+def test_a_pod_says_in_its_log_that_it_is_simulated() -> None:
+    """`kubectl logs` must not fail, nor pretend."""
+    client = Client(QUICK)
+    client.apply(managed())
+    client.until(10.0)
+    (pod,) = client.pods()
+    text = client.reply("GET", f"/api/v1/namespaces/infer/pods/{pod['metadata']['name']}/log").text
+    assert text is not None
+    assert "simulated" in text
+    assert "Ready=True" in text
+    assert client.refusal("GET", "/api/v1/namespaces/infer/pods/nobody/log") == (404, "NotFound")

@@ -1,0 +1,156 @@
+"""The desired state of a Deployment: its labels and template as a server, an allocation and a load.
+
+Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import pairwise
+from typing import Any
+
+from twin.kube.apiserver.objects import Json, at_path, labels_of, name_of
+from twin.kube.apiserver.storage import suffix
+from twin.spec import ClusterSpec, Server
+
+PREFIX = "inferno.server."
+MANAGED = f"{PREFIX}managed"
+MAX_BATCH_DEFAULT = 256
+"""Requests that vLLM lets run together without --max-num-seqs."""
+
+REPLICAS_MAX = 1000
+"""Pods of one Deployment that the twin makes: a slip of the finger must not fill its memory."""
+
+MAX_BATCH_ARGUMENT = "--max-num-seqs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """The load that labels tell of: requests a minute and mean tokens; none where they tell of
+    none.
+    """
+
+    rate_rpm: float = 0.0
+    in_tokens: float = 0.0
+    out_tokens: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DesiredState:
+    """The desired state of one Deployment. managed: the twin simulates it; problem says why it
+    cannot, although it is managed.
+
+    revision tells templates apart.
+    """
+
+    managed: bool
+    server: str
+    model: str
+    service_class: str
+    accelerator: str
+    max_batch: int
+    replicas: int
+    revision: str
+    node_selector: Mapping[str, str]
+    load: Load
+    problem: str = ""
+
+
+def desired_state(deployment: Json, spec: ClusterSpec) -> DesiredState:
+    """Return the desired state of *deployment* in the world of *spec*."""
+    labels = labels_of(deployment)
+    model, accelerator = (
+        labels.get(f"{PREFIX}model", ""),
+        labels.get(f"{PREFIX}allocation.accelerator", ""),
+    )
+    managed = labels.get(MANAGED) == "true"
+    template, replicas = deployment["spec"]["template"], deployment["spec"].get("replicas", 1)
+    return DesiredState(
+        managed=managed,
+        server=labels.get(f"{PREFIX}name") or name_of(deployment),
+        model=model,
+        service_class=labels.get(f"{PREFIX}class") or "Free",
+        accelerator=accelerator,
+        max_batch=_max_batch(labels, template),
+        replicas=min(replicas, REPLICAS_MAX),
+        revision=sha256(json.dumps(template, sort_keys=True).encode()).hexdigest(),
+        node_selector=at_path(template, "spec.nodeSelector") or {},
+        load=load_of(labels) if managed else Load(),
+        problem=_problem(model, accelerator, spec) if managed else "",
+    )
+
+
+def load_of(labels: Mapping[str, str]) -> Load:
+    """Return the load that *labels* tell of; a figure that cannot be read is none."""
+    out = f"{PREFIX}load.outtokens"
+    return Load(
+        rate_rpm=_figure(labels.get(f"{PREFIX}load.rpm")),
+        in_tokens=_figure(labels.get(f"{PREFIX}load.intokens")),
+        out_tokens=_figure(labels.get(out, labels.get(f"{PREFIX}load.numtokens"))),
+    )
+
+
+def server_of(desired: DesiredState, name: str, spec: ClusterSpec) -> Server:
+    """Return the server to simulate, called *name*; the data of the world may say more about one of
+    its own name.
+    """
+    known = next((server for server in spec.servers if server.name == desired.server), None)
+    template = known or Server(name=name, model=desired.model)
+    return Server(
+        name=name,
+        model=desired.model,
+        service_class=desired.service_class,
+        accelerator=desired.accelerator,
+        max_batch=desired.max_batch,
+        queue_max=template.queue_max,
+        router=template.router,
+        token_distribution=template.token_distribution,
+        token_cv=template.token_cv,
+        arrival_cv=template.arrival_cv,
+        crash_rate_per_h=template.crash_rate_per_h,
+        crash_policy=template.crash_policy,
+        max_batch_change=template.max_batch_change,
+    )
+
+
+def template_hash(revision: str, accelerator: str) -> str:
+    """Return what names the ReplicaSet of a template on an accelerator."""
+    return suffix(f"{revision}/{accelerator}", length=10)
+
+
+def _problem(model: str, accelerator: str, spec: ClusterSpec) -> str:
+    if (model, accelerator) in spec.engines:
+        return ""
+    if not any(model == known for known, _ in spec.engines):
+        return f"the twin has no data for model {model!r}"
+    if not accelerator:
+        return f"no label {PREFIX}allocation.accelerator says which accelerator to use"
+    return f"the twin has no data for model {model!r} on accelerator {accelerator!r}"
+
+
+def _max_batch(labels: Mapping[str, str], template: Mapping[str, Any]) -> int:
+    text = labels.get(f"{PREFIX}allocation.maxbatchsize") or _argument(template) or ""
+    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else MAX_BATCH_DEFAULT
+
+
+def _argument(template: Mapping[str, Any]) -> str | None:
+    for container in at_path(template, "spec.containers") or ():
+        words = [*(container.get("command") or ()), *(container.get("args") or ())]
+        for word, following in pairwise([*words, ""]):
+            if word == MAX_BATCH_ARGUMENT:
+                return str(following)
+            if word.startswith(f"{MAX_BATCH_ARGUMENT}="):
+                return str(word.partition("=")[2])
+    return None
+
+
+def _figure(text: str | None) -> float:
+    try:
+        figure = float(text or 0.0)
+    except ValueError:
+        return 0.0
+    return figure if math.isfinite(figure) and figure > 0.0 else 0.0
