@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from loop.data import Data
 
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from loop.spec import SystemData
     from loop.types import Change, CycleRecord, Decision, Mode, Snapshot, Trigger
 
-__all__ = ["Backend", "Clock", "Cycles", "Data", "Inbox", "Policy", "Request"]
+__all__ = ["Asked", "Backend", "Clock", "Cycles", "Data", "Inbox", "Policy", "Request"]
+
+Kind_co = TypeVar("Kind_co", bound="Asked", covariant=True)
 
 
 class Backend(Protocol):
@@ -43,16 +45,24 @@ class Clock(Protocol):
         ...
 
 
-class Request(Protocol):
-    """Somebody who waits for a cycle."""
+class Asked(Protocol):
+    """Something that was asked of an actor, for somebody who waits."""
+
+    def begin(self) -> bool:
+        """Tell that it is done now. False: nobody waits any more."""
+        ...
+
+    def refuse(self, error: Exception) -> None:
+        """Tell why there is no answer, unless there is one."""
+        ...
+
+
+class Request(Asked, Protocol):
+    """A cycle that was asked for."""
 
     @property
     def mode(self) -> Mode:
         """Return what was asked for: to act, or to explain only."""
-        ...
-
-    def begin(self) -> bool:
-        """Tell that its cycle begins. False: nobody waits any more."""
         ...
 
     def answer(self, record: CycleRecord) -> None:
@@ -60,22 +70,22 @@ class Request(Protocol):
         ...
 
 
-class Inbox(Protocol):
-    """Requests for a cycle that arrive while a live driver waits for its next period."""
+class Inbox(Protocol[Kind_co]):
+    """Requests that arrive while an actor waits, for its next period or for them."""
 
-    def wait(self, timeout_s: float) -> Sequence[Request]:
-        """Wait for requests for at most *timeout_s*; take all there are, none when the time ran out
-        or it closed.
+    def wait(self, timeout_s: float | None) -> Sequence[Kind_co]:
+        """Wait for requests for at most *timeout_s*; take those that are next, none if the time ran
+        out or it closed.
         """
         ...
 
     @property
     def closed(self) -> bool:
-        """Tell whether the driver is to stop."""
+        """Tell whether the actor is to stop."""
         ...
 
     def close(self) -> None:
-        """Wake the driver for its end; refuse those who still wait."""
+        """Wake the actor for its end; refuse those who still wait."""
         ...
 
 

@@ -272,7 +272,7 @@ def _controller(options: argparse.Namespace) -> int:
         set_up_logs("controller")
         about = {"backend": options.backend, "mode": options.mode, "periodS": told.period_s}
         log_listening(told.controller_host, sockets, verb="invoke", about=about)
-        serve(app, sockets, on_stop=driver.stop)
+        serve(app, sockets, on_stop=app.state.stop)
     return EXIT_OK
 
 

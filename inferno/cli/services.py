@@ -10,8 +10,8 @@ from collections.abc import Callable
 from inferno.cli.world_services import add_world_commands
 from loop.errors import SpecError
 from loop.optimizer.table import OptimizerSettings
-from loop.services.auth import require_token, token_source
-from loop.services.logs import log_listening, log_requests, set_up_logs
+from loop.services.auth import token_source
+from loop.services.logs import log_listening, set_up_logs
 from loop.services.optimizer_app import make_optimizer_app
 from loop.services.serving import listen, serve
 from loop.settings import read_settings
@@ -79,10 +79,11 @@ def _optimizer(options: argparse.Namespace) -> int:
         time_limit_s=options.time_limit,
     )
     app = make_optimizer_app(
-        settings=settings, stateful=options.stateful, early=options.compat_early
+        settings=settings,
+        stateful=options.stateful,
+        early=options.compat_early,
+        token=token_source(told),
     )
-    require_token(app, token_source(told))
-    log_requests(app)
     sockets = listen(told.optimizer_host, told.optimizer_port)
     set_up_logs("optimizer")
     log_listening(told.optimizer_host, sockets, verb="optimizeOne")

@@ -10,13 +10,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from inferno.worlds.kube import METRICS, add_cluster_options, cluster_arguments, open_cluster
+from loop.drivers import Owner
 from loop.errors import SpecError
 from loop.schema.reading import read_system
 from loop.services.actuator_app import make_actuator_app
 from loop.services.auth import token_source
 from loop.services.collector_app import make_collector_app
 from loop.services.logs import log_listening, set_up_logs
-from loop.services.owner import Owner
 from loop.services.serving import listen, serve
 from loop.settings import Settings, read_settings
 

@@ -14,15 +14,15 @@ from loop.errors import SpecError
 from loop.schema.messages import Absent, UpdateRequest, decided
 from loop.services.answers import Json
 from loop.services.logs import change_fields, log
-from loop.services.world_app import make_world_app
+from loop.services.world_app import create_world_app
 from loop.types import Change
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from loop.drivers import Owner
     from loop.ports import Backend
     from loop.services.auth import TokenSource
-    from loop.services.owner import Owner
 
 DONE = "Done"  # what the existing actuator says
 
@@ -43,7 +43,7 @@ def make_actuator_app(
     """
     if absent not in get_args(Absent):
         raise SpecError(f"absent: expected {' or '.join(get_args(Absent))}, found {absent!r}")
-    app, desk = make_world_app("actuator", owner, timeout_s=timeout_s, token=token)
+    app, desk = create_world_app("actuator", owner, timeout_s=timeout_s, token=token)
 
     @app.post("/update", tags=["update"], response_model=None)
     async def update(body: UpdateRequest) -> Response:

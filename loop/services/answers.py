@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from fastapi.exceptions import RequestValidationError
@@ -13,7 +15,7 @@ from starlette.responses import PlainTextResponse, Response
 
 from loop.errors import SpecError
 from loop.schema.wire import error_line
-from loop.services.optimizer_store import VerbError
+from loop.services.logs import log
 
 if TYPE_CHECKING:
     from fastapi import FastAPI, Request
@@ -27,16 +29,24 @@ class Json(JSONResponse):
         self.headers["content-type"] = "application/json; charset=utf-8"
 
 
-def add_error_answers(app: FastAPI, *, compat: bool) -> None:
-    """Let *app* answer what goes wrong in one line.
+def add_error_answers(
+    app: FastAPI, *, compat: bool, statuses: Mapping[type[Exception], int]
+) -> None:
+    """Let *app* answer what goes wrong in one line; *statuses* are those of errors whose own words
+    are told, and logged.
 
     compat: as the existing service, which says nothing of a body that it cannot read, and knows a
     path by its method.
     """
 
-    @app.exception_handler(VerbError)
-    async def answer_verb(_request: Request, problem: VerbError) -> Response:
-        return message(problem.status, str(problem))
+    async def answer_known(_request: Request, problem: Exception) -> Response:
+        status = next(statuses[kind] for kind in type(problem).__mro__ if kind in statuses)
+        line = " ".join(str(problem).split())
+        log(line, {"status": status}, level=logging.WARNING)
+        return message(status, line)
+
+    for kind in statuses:
+        app.exception_handler(kind)(answer_known)
 
     @app.exception_handler(SpecError)
     async def answer_spec(_request: Request, problem: SpecError) -> Response:

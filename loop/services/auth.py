@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loop.errors import LoopError, SpecError
-from loop.services.doorway import refusal
+from loop.services.answers import message
 
 if TYPE_CHECKING:
-    from fastapi import FastAPI
     from starlette.types import ASGIApp, Receive, Scope, Send
 
     from loop.settings import Settings
@@ -42,14 +41,6 @@ def token_source(settings: Settings) -> TokenSource | None:
     return lambda: _read_token(path)
 
 
-def require_token(app: FastAPI, token: TokenSource | None) -> None:
-    """Let *app* answer nobody without the token, but for the probes; None: it answers all. Call
-    before it is served.
-    """
-    if token is not None:
-        app.add_middleware(BearerAuth, token=token)
-
-
 class BearerAuth:
     """Answers 401 to requests without `Authorization: Bearer` and the token; 503 where nobody knows
     the token.
@@ -67,13 +58,13 @@ class BearerAuth:
         try:
             known = self._token()
         except LoopError as problem:
-            await refusal(503, str(problem))(scope, receive, send)
+            await message(503, str(problem))(scope, receive, send)
             return
         if _same(_sent(scope), known):
             await self._app(scope, receive, send)
             return
         headers = {"www-authenticate": "Bearer", "connection": "close"}
-        await refusal(401, "expected the bearer token of this service", headers=headers)(
+        await message(401, "expected the bearer token of this service", headers=headers)(
             scope, receive, send
         )
 

@@ -13,14 +13,14 @@ from loop.collector import NOTHING, CollectorSettings, Estimates, collect
 from loop.schema.messages import Json as JsonObject
 from loop.schema.messages import Place, collect_message
 from loop.services.answers import Json
-from loop.services.world_app import make_world_app
+from loop.services.world_app import create_world_app
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from loop.drivers import Owner
     from loop.ports import Backend
     from loop.services.auth import TokenSource
-    from loop.services.owner import Owner
 
 Places = Callable[[], Mapping[str, Place]]
 NOWHERE: Mapping[str, Place] = {}
@@ -39,7 +39,7 @@ def make_collector_app(
 
     Call app.state.stop() before the server ends.
     """
-    app, desk = make_world_app("collector", owner, timeout_s=timeout_s, token=token)
+    app, desk = create_world_app("collector", owner, timeout_s=timeout_s, token=token)
     collecting = Collecting(backend, places)
 
     @app.get("/collect", tags=["collect"], response_model=None)

@@ -6,23 +6,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI, Request, Response
-from fastapi.responses import JSONResponse
-from prometheus_client import CONTENT_TYPE_LATEST
+from fastapi import Request
+from starlette.responses import Response
 
-from loop.errors import InboxFullError, SpecError, StoppedError
+from loop.errors import SpecError, StoppedError
 from loop.records import record_line
-from loop.services.answers import add_error_answers, message
-from loop.services.auth import TokenSource, require_token
-from loop.services.doorway import Doorway, Gate
-from loop.services.logs import log_requests
+from loop.services.answers import Json
+from loop.services.scaffold import ACTOR_WAIT_S, Health, create_app
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from loop.drivers import LiveDriver, ThreadInbox
+    from loop.services.auth import TokenSource
     from loop.services.controller_metrics import ControllerMetrics
     from loop.types import Mode
 
@@ -38,62 +36,42 @@ def create_controller_app(
     token: TokenSource | None = None,
 ) -> FastAPI:
     """Return the service over *driver*, which it starts and stops. An invoke waits for its cycle
-    for *timeout_s*.
+    for *timeout_s*. Call app.state.stop() before the server ends.
     """
 
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        driver.start()
-        yield
-        if not inbox.closed:
-            await asyncio.to_thread(driver.stop)
+    def health() -> Health:
+        ready = driver.healthy and not inbox.closed
+        error = driver.last.error if driver.last else ""
+        return Health(alive=driver.alive, ready=ready, error=error)
 
-    app = FastAPI(title="Inferno Twin: controller", lifespan=lifespan, redirect_slashes=False)
-    app.add_middleware(Doorway, gate=Gate(), body_bytes_max=BODY_BYTES_MAX)
-    require_token(app, token)
-    log_requests(app)
-    add_error_answers(app, compat=False)
+    app = create_app(
+        "controller",
+        health=health,
+        start=driver.start,
+        stop=lambda: driver.stop(timeout_s=ACTOR_WAIT_S),
+        token=token,
+        body_bytes_max=BODY_BYTES_MAX,
+        registry=metrics.registry,
+    )
 
-    @app.api_route("/invoke", methods=["GET", "POST"])
+    @app.api_route("/invoke", methods=["GET", "POST"], tags=["invoke"])
     async def invoke(request: Request) -> Response:
-        try:
-            mode = _mode(await request.body())
-        except SpecError as problem:
-            return _error(400, str(problem))
-        return await _invoke(driver, inbox, mode=mode, timeout_s=timeout_s)
-
-    @app.get("/healthz")
-    async def healthz() -> Response:
-        return JSONResponse({"alive": driver.alive}, status_code=200 if driver.alive else 503)
-
-    @app.get("/readyz")
-    async def readyz() -> Response:
-        ready = driver.alive and driver.healthy and not inbox.closed
-        answer = {"ready": ready, "lastError": driver.last.error if driver.last else ""}
-        return JSONResponse(answer, status_code=200 if ready else 503)
-
-    @app.get("/metrics")
-    async def show_metrics() -> Response:
-        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+        """Run a cycle now, or share the next one, and answer with its record."""
+        mode = _mode(await request.body())
+        if not driver.alive:
+            raise StoppedError("the controller does not run")
+        return await _invoke(inbox, mode=mode, timeout_s=timeout_s)
 
     return app
 
 
-async def _invoke(
-    driver: LiveDriver, inbox: ThreadInbox, *, mode: Mode, timeout_s: float
-) -> Response:
-    if not driver.alive:
-        return _error(503, "the controller does not run")
+async def _invoke(inbox: ThreadInbox, *, mode: Mode, timeout_s: float) -> Response:
     try:
         # Cancelled by the timeout, the request leaves the inbox, unless its cycle has begun.
         record = await asyncio.wait_for(asyncio.wrap_future(inbox.ask(mode)), timeout_s)
-    except InboxFullError as problem:
-        return _error(429, str(problem))
-    except StoppedError as problem:
-        return _error(503, str(problem))
     except TimeoutError:
-        return _error(504, f"no cycle ended within {timeout_s:g} s")
-    return JSONResponse(record_line(record), status_code=503 if record.failed else 200)
+        raise TimeoutError(f"no cycle ended within {timeout_s:g} s") from None
+    return Json(record_line(record), status_code=503 if record.failed else 200)
 
 
 def _mode(body: bytes) -> Mode:
@@ -112,7 +90,3 @@ def _mode(body: bytes) -> Mode:
     if asked == {"mode": "advise"}:
         return "advise"
     raise SpecError(f"body: {expected}, found {json.dumps(asked)[:100]}")
-
-
-def _error(status: int, line: str) -> Response:
-    return message(status, line)

@@ -7,7 +7,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from loop.actuator import planned
 
@@ -18,8 +18,8 @@ SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 
 
 class ControllerMetrics:
-    """Counts cycles and shows the latest decision. `observe` is called by one thread, `text` by
-    any.
+    """Counts cycles and shows the latest decision. `observe` is called by one thread; any may
+    collect from `registry`.
     """
 
     def __init__(self) -> None:
@@ -65,10 +65,6 @@ class ControllerMetrics:
             self._ready.labels(name).set(record.seen.servers[name].ready)
         self._forget(self._servers - record.seen.servers.keys())
         self._servers = set(record.seen.servers)
-
-    def text(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
-        return generate_latest(self.registry)
 
     def _per_server(self, name: str, help_text: str) -> Gauge:
         return Gauge(name, help_text, ["server"], registry=self.registry)

@@ -12,18 +12,20 @@ from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
 
+from prometheus_client import CollectorRegistry, Counter
+
 from loop.backends.http_client import service_url
 from loop.clocks import MonotonicClock
 
 if TYPE_CHECKING:
     import socket
 
-    from fastapi import FastAPI
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
     from loop.types import Change, CycleRecord
 
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds, by machines
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NOT_ANSWERED = 0
 NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
@@ -154,20 +156,19 @@ def change_fields(change: Change) -> dict[str, object]:
     }
 
 
-def log_requests(app: FastAPI) -> None:
-    """Let *app* log every request but those of probes and scrapers. Call last, so that refused ones
-    are told too.
-    """
-    app.add_middleware(RequestLog)
-
-
 class RequestLog:
-    """Logs method, path, status and duration of a request; status 0: it was cut before it was
-    answered.
+    """Logs method, path, status and duration of every request but those of probes and scrapers, and
+    counts it. Status 0: it was cut before it was answered.
     """
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
         self._app = app
+        self._count = Counter(
+            "inferno_requests",
+            "Requests by method and status (0: cut before the answer), but for probes and scrapes.",
+            ["method", "status"],
+            registry=registry,
+        )
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -185,6 +186,9 @@ class RequestLog:
         try:
             await self._app(scope, receive, watch)
         finally:
+            # Whoever asks may invent methods; series are kept for ever.
+            method = scope["method"] if scope["method"] in METHODS else "other"
+            self._count.labels(method, status).inc()
             took_ms = round(1000 * clock.now_s(), 3)
             log(
                 "request",

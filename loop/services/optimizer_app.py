@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from pydantic import ValidationError
+from starlette.responses import Response
 
 from loop.errors import SpecError
 from loop.optimizer.front import optimize
@@ -30,14 +31,13 @@ from loop.schema.wire import (
     error_line,
 )
 from loop.services import optimizer_store as store
-from loop.services.answers import Json, add_error_answers
-from loop.services.doorway import Doorway, Gate
+from loop.services.answers import Json, message
+from loop.services.auth import TokenSource
 from loop.services.optimizer_bounds import check_batches
 from loop.services.optimizer_early import make_early_optimisation
 from loop.services.optimizer_store import System, VerbError
 from loop.services.optimizer_verbs import Desk, make_verbs
-
-BODY_BYTES_MAX = 16 * 2**20
+from loop.services.scaffold import BODY_BYTES_MAX, create_app
 
 Answer = dict[str, Any]
 ALLOCATION_KEYS = tuple(field.alias or name for name, field in AllocationData.model_fields.items())
@@ -48,6 +48,7 @@ def make_optimizer_app(
     settings: OptimizerSettings,
     stateful: bool = False,
     early: bool = False,
+    token: TokenSource | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
 ) -> FastAPI:
     """Return the service. stateful: with the verbs that change a system that it keeps, else with
@@ -58,23 +59,23 @@ def make_optimizer_app(
     server ends: it lets nobody in any more and waits a moment for those inside.
     """
     assert not (stateful and early), "the verbs are those of today"
-    gate = Gate()
-    app = FastAPI(
-        title="Inferno Twin: optimizer",
+    app = create_app(
+        "optimizer",
+        token=token,
+        body_bytes_max=body_bytes_max,
+        compat=settings.compat,
         description="Which accelerator, how many replicas and what batch each server should have.",
-        default_response_class=Json,
-        redirect_slashes=False,
         separate_input_output_schemas=False,
         responses={
             "4XX": {"model": Problem, "description": "Refused, and why"},
             503: {"model": Problem},
         },
     )
-    app.add_middleware(Doorway, gate=gate, body_bytes_max=body_bytes_max)
-    app.state.gate = gate
-    app.state.stop = gate.close
-    add_error_answers(app, compat=settings.compat)
-    app.include_router(_probes(gate))
+
+    @app.exception_handler(VerbError)
+    async def answer_verb(_request: Request, problem: VerbError) -> Response:
+        return message(problem.status, str(problem))
+
     if early:
         app.include_router(make_early_optimisation(settings))
     else:
@@ -82,20 +83,6 @@ def make_optimizer_app(
         app.include_router(_optimisation(desk, settings))
         app.include_router(make_verbs(desk))
     return app
-
-
-def _probes(gate: Gate) -> APIRouter:
-    router = APIRouter(default_response_class=Json, tags=["probes"])
-
-    @router.get("/healthz")
-    def healthz() -> dict[str, bool]:
-        return {"alive": True}
-
-    @router.get("/readyz")
-    def readyz() -> dict[str, bool]:
-        return {"ready": not gate.closed}
-
-    return router
 
 
 def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:

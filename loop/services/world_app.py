@@ -1,31 +1,23 @@
-"""What the collector and the actuator have in common: probes, a door, one owner of the world,
-errors in one line.
+"""What the collector and the actuator have in common: they ask one owner of the world, and remember
+whether that goes well.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import TypeVar
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TypeVar
 
-from fastapi import FastAPI
-from starlette.requests import Request
-from starlette.responses import Response
+from loop.drivers import FAILURES_READY_MAX, Owner
+from loop.errors import BackendError
+from loop.services.scaffold import ACTOR_WAIT_S, Health, create_app
 
-from loop.errors import BackendError, InboxFullError, StoppedError
-from loop.schema.wire import Problem
-from loop.services.answers import Json, add_error_answers, message
-from loop.services.auth import TokenSource, require_token
-from loop.services.doorway import Doorway, Gate
-from loop.services.logs import log, log_requests
-from loop.services.owner import Owner
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from loop.services.auth import TokenSource
 
 Answer = TypeVar("Answer")
-
-BODY_BYTES_MAX = 16 * 2**20
-FAILURES_READY_MAX = 2  # failures in a row that a ready service may have
-OWNER_WAIT_S, GATE_WAIT_S = 0.4, 0.2  # a service ends within a second
 
 
 class WorldDesk:
@@ -35,93 +27,47 @@ class WorldDesk:
         self._owner = owner
         self._timeout_s = timeout_s
         self._failures = 0
-        self.last_error = ""
+        self._last_error = ""
 
-    @property
-    def healthy(self) -> bool:
-        """Tell whether one of the last three requests went through, or there were not yet three."""
-        return self._failures <= FAILURES_READY_MAX
+    def health(self) -> Health:
+        """Return how the service is: ready until three requests in a row have failed."""
+        ready = self._owner.healthy and self._failures <= FAILURES_READY_MAX
+        return Health(alive=self._owner.alive, ready=ready, error=self._last_error)
 
     async def ask(self, act: Callable[[], Answer]) -> Answer:
-        """Return the answer to *act*, which only the owner may do. Raise BackendError, and what
-        Owner.answer does.
+        """Return the answer to *act*, which only the owner may do; an act that has not begun when
+        its time is over is never done.
+
+        Raise BackendError, InboxFullError, StoppedError or TimeoutError.
         """
         try:
-            answer = await self._owner.answer(act, timeout_s=self._timeout_s)
+            answer = await self._answer(act)
         except (BackendError, TimeoutError) as problem:
             self._failures += 1
-            self.last_error = str(problem) or f"no answer within {self._timeout_s:g} s"
+            self._last_error = str(problem)
             raise
-        self._failures, self.last_error = 0, ""
+        self._failures, self._last_error = 0, ""
         return answer
 
+    async def _answer(self, act: Callable[[], Answer]) -> Answer:
+        asked = asyncio.wrap_future(self._owner.ask(act))
+        try:
+            return await asyncio.wait_for(asked, self._timeout_s)
+        except TimeoutError:
+            line = f"the world did not answer within {self._timeout_s:g} s"
+            raise TimeoutError(line) from None
 
-def make_world_app(
+
+def create_world_app(
     title: str, owner: Owner, *, timeout_s: float, token: TokenSource | None
 ) -> tuple[FastAPI, WorldDesk]:
-    """Return a service without verbs, and what its verbs ask.
-
-    app.state.stop() stops the owner, waits a moment for those inside to hear of it, and lets nobody
-    in any more.
-    """
-    gate, desk = Gate(), WorldDesk(owner, timeout_s=timeout_s)
-
-    @asynccontextmanager
-    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-        owner.start()
-        yield
-
-    app = FastAPI(
-        title=f"Inferno Twin: {title}",
-        lifespan=lifespan,
-        default_response_class=Json,
-        redirect_slashes=False,
-        responses={status: {"model": Problem} for status in (400, 413, 429, 503, 504)},
+    """Return a service without verbs, and what its verbs ask."""
+    desk = WorldDesk(owner, timeout_s=timeout_s)
+    app = create_app(
+        title,
+        health=desk.health,
+        start=owner.start,
+        stop=lambda: owner.stop(timeout_s=ACTOR_WAIT_S),
+        token=token,
     )
-    app.add_middleware(Doorway, gate=gate, body_bytes_max=BODY_BYTES_MAX)
-    require_token(app, token)
-    log_requests(app)
-    add_error_answers(app, compat=False)
-    _add_world_errors(app, timeout_s=timeout_s)
-    app.state.gate = gate
-
-    def stop() -> None:
-        owner.stop(timeout_s=OWNER_WAIT_S)
-        gate.close(wait_s=GATE_WAIT_S)
-
-    app.state.stop = stop
-
-    @app.get("/healthz", tags=["probes"])
-    def healthz() -> Response:
-        return Json({"alive": owner.alive}, status_code=200 if owner.alive else 503)
-
-    @app.get("/readyz", tags=["probes"])
-    def readyz() -> Response:
-        ready = owner.alive and desk.healthy and not gate.closed
-        return Json(
-            {"ready": ready, "lastError": desk.last_error}, status_code=200 if ready else 503
-        )
-
     return app, desk
-
-
-def _add_world_errors(app: FastAPI, *, timeout_s: float) -> None:
-    def answer(status: int, line: str) -> Response:
-        log(line, {"status": status}, level=logging.WARNING)
-        return message(status, line)
-
-    @app.exception_handler(BackendError)
-    async def answer_world(_request: Request, problem: BackendError) -> Response:
-        return answer(503, " ".join(str(problem).split()))
-
-    @app.exception_handler(StoppedError)
-    async def answer_stop(_request: Request, problem: StoppedError) -> Response:
-        return answer(503, str(problem))
-
-    @app.exception_handler(InboxFullError)
-    async def answer_full(_request: Request, problem: InboxFullError) -> Response:
-        return answer(429, str(problem))
-
-    @app.exception_handler(TimeoutError)
-    async def answer_late(_request: Request, _problem: TimeoutError) -> Response:
-        return answer(504, f"the world did not answer within {timeout_s:g} s")

@@ -94,6 +94,10 @@ class VirtualRequest:
         """Keep the answer."""
         self.answers.append(record)
 
+    def refuse(self, error: Exception) -> None:
+        """Fail: no cycle of a driver may end without a record."""
+        raise AssertionError(f"no record: {error}")
+
 
 class VirtualInbox:
     """An inbox whose waits pass at once: they move *clock*, *speed* times as far, and it closes at

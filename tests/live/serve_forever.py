@@ -30,7 +30,7 @@ def main() -> int:
     app = create_controller_app(driver, inbox, metrics=ControllerMetrics())
     sockets = listen("localhost", 0)
     print(sockets[0].getsockname()[1], flush=True)  # noqa: T201 its parent reads it
-    serve(app, sockets, on_stop=driver.stop)
+    serve(app, sockets, on_stop=app.state.stop)
     return 0
 
 

@@ -109,7 +109,7 @@ def serving(
         on_record=report,
     )
     app = create_controller_app(driver, inbox, metrics=metrics, timeout_s=timeout_s, token=token)
-    service = Service(app, on_stop=driver.stop)
+    service = Service(app, on_stop=app.state.stop)
     sockets = listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
+from loop.drivers import Owner
 from loop.errors import BackendError, SpecError
 from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app
-from loop.services.owner import Owner
 from loop.testing.fakes import FakeBackend, server_view
 from loop.types import Change
 from tests.live.world_served import serving_world

@@ -13,8 +13,8 @@ import pytest
 
 from loop.errors import LoopError, SpecError
 from loop.optimizer.table import OptimizerSettings
-from loop.services.auth import require_token, token_source
-from loop.services.logs import log_requests, set_up_logs
+from loop.services.auth import token_source
+from loop.services.logs import set_up_logs
 from loop.services.optimizer_app import make_optimizer_app
 from loop.settings import Settings, read_settings
 from tests.live.optimizer_served import serving
@@ -25,8 +25,7 @@ TOKEN = "k3y-of-the-house"
 @pytest.fixture(scope="module")
 def service() -> Iterator[httpx.Client]:
     """Serve an optimizer that asks for the token."""
-    app = make_optimizer_app(settings=OptimizerSettings())
-    require_token(app, lambda: TOKEN)
+    app = make_optimizer_app(settings=OptimizerSettings(), token=lambda: TOKEN)
     with serving(app) as client:
         yield client
 
@@ -128,9 +127,7 @@ def test_the_token_is_in_no_log_and_in_no_error(tmp_path: Path) -> None:
     told = io.StringIO()
     before = logging.getLogger().handlers[:], logging.getLogger().level
     set_up_logs("optimizer", level=logging.DEBUG, stream=told)
-    app = make_optimizer_app(settings=OptimizerSettings())
-    require_token(app, lambda: TOKEN)
-    log_requests(app)
+    app = make_optimizer_app(settings=OptimizerSettings(), token=lambda: TOKEN)
     try:
         with serving(app) as client:
             for sent in (TOKEN, f"{TOKEN}x"):

@@ -10,10 +10,10 @@ import time
 import httpx
 import pytest
 
+from loop.drivers import Owner
 from loop.errors import BackendError
 from loop.schema.messages import KubeResource, read_collected
 from loop.services.collector_app import make_collector_app
-from loop.services.owner import Owner
 from loop.services.serving import Service, listen
 from loop.testing.fakes import FakeBackend, server_view
 from loop.types import Load, Snapshot

@@ -94,7 +94,6 @@ def serving_controller(
         inbox = ThreadInbox()
         driver = LiveDriver(controller, period_s=0.0, clock=MonotonicClock(), inbox=inbox)
         app = create_controller_app(driver, inbox, metrics=ControllerMetrics())
-        app.state.stop = driver.stop
         yield stack.enter_context(serving(app))
 
 

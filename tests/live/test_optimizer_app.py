@@ -15,8 +15,8 @@ import pytest
 
 from loop.optimizer.table import OptimizerSettings
 from loop.schema.optimizer_json import optimize_json
-from loop.services.doorway import Gate
 from loop.services.optimizer_app import make_optimizer_app
+from loop.services.scaffold import Gate
 from loop.services.serving import listen
 from tests.live.optimizer_bodies import SYSTEM, body, fill, many_bodies, server
 from tests.live.optimizer_served import DEADLINE_S, difference, eventually, serving

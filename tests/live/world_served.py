@@ -12,12 +12,12 @@ import httpx
 
 from loop.backends.http import HttpBackend
 from loop.backends.http_client import ServiceClient
+from loop.drivers import Owner
 from loop.ports import Backend
 from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app
 from loop.services.auth import TokenSource
 from loop.services.collector_app import Places, make_collector_app
-from loop.services.owner import Owner
 from loop.testing.fakes import ManualClock
 from tests.live.optimizer_served import DEADLINE_S, serving
 

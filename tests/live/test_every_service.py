@@ -1,0 +1,95 @@
+"""What holds for every service, whatever its verbs: probes, metrics, a body that is cut."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from loop.optimizer.table import OptimizerSettings
+from loop.services.optimizer_app import make_optimizer_app
+from loop.testing.fakes import FakeBackend, server_view
+from loop.types import Snapshot
+from tests.live.optimizer_served import DEADLINE_S, eventually
+from tests.live.optimizer_served import serving as serving_app
+from tests.live.served import serving as serving_controller
+from tests.live.world_served import serving_world
+
+VERBS = {
+    "controller": ("POST", "/invoke"),
+    "collector": ("GET", "/collect"),
+    "optimizer": ("POST", "/optimizeOne"),
+    "actuator": ("POST", "/update"),
+}
+
+
+class CountedBackend(FakeBackend):
+    """A world that counts how often somebody looked at it."""
+
+    observed = 0
+
+    def observe(self) -> Snapshot:
+        """Count, and look."""
+        self.observed += 1
+        return super().observe()
+
+
+@contextmanager
+def serving_one(name: str, world: FakeBackend) -> Iterator[httpx.Client]:
+    """Serve the service *name* over *world*."""
+    with ExitStack() as stack:
+        if name == "controller":
+            yield stack.enter_context(serving_controller(world)).client
+        elif name == "optimizer":
+            app = make_optimizer_app(settings=OptimizerSettings(), stateful=True)
+            yield stack.enter_context(serving_app(app))
+        else:
+            yield getattr(stack.enter_context(serving_world(world)), name)
+
+
+@pytest.fixture
+def world() -> CountedBackend:
+    """Return a world that counts what is asked of it."""
+    return CountedBackend([server_view()])
+
+
+@pytest.fixture(params=VERBS)
+def service(request: pytest.FixtureRequest, world: CountedBackend) -> Iterator[httpx.Client]:
+    """Serve each service in turn."""
+    with serving_one(request.param, world) as client:
+        yield client
+
+
+def test_probes_and_metrics_answer(service: httpx.Client) -> None:
+    """One scrape configuration and one set of probes fits all."""
+    assert service.get("/healthz").json() == {"alive": True}
+    assert service.get("/readyz").json()["ready"] is True
+    assert service.get("/nowhere").json() == {"message": "GET /nowhere: Not Found"}
+    page = service.get("/metrics")
+    assert page.headers["content-type"].startswith("text/plain")
+    found = [
+        (sample.labels["method"], sample.labels["status"], sample.value)
+        for family in text_string_to_metric_families(page.text)
+        for sample in family.samples
+        if sample.name == "inferno_requests_total"
+    ]
+    assert found == [("GET", "404", 1.0)], "probes and scrapes do not count"
+
+
+@pytest.mark.parametrize("name", ["controller", "actuator"])
+def test_a_body_that_is_cut_asks_for_nothing(name: str, world: CountedBackend) -> None:
+    """No body at all means a cycle that acts: a broken connection must not mean that."""
+    method, path = VERBS[name]
+    with serving_one(name, world) as client:
+        seen = world.observed
+        address = (client.base_url.host, client.base_url.port or 80)
+        with socket.create_connection(address, timeout=DEADLINE_S) as cut:
+            cut.sendall(f"{method} {path} HTTP/1.1\r\nHost: localhost\r\n".encode())
+            cut.sendall(b"Content-Length: 18\r\n\r\n")
+        eventually(lambda: 'status="0"' in client.get("/metrics").text, "it is told as cut")
+        assert world.observed == seen
+        assert world.applied == []
