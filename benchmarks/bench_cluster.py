@@ -14,7 +14,7 @@ import simpy
 
 from twin.kernel import ARRIVAL, at
 from twin.serving.cluster import Cluster
-from twin.spec import Accelerator, ClusterSpec, Engine, LatencyModel, Server
+from twin.spec import Accelerator, ClusterSpec, Engine, LatencyModel, Pool, Server
 
 PROMPT, OUTPUT, MAX_BATCH, KV_TOKENS = 128, 512, 256, 60_000
 # Llama-3.1-8B on an H100; at this rate the mean batch of a replica is 24.
@@ -78,9 +78,7 @@ def _spec(replicas: int) -> ClusterSpec:
     server = Server(
         name="s",
         model="m",
-        accelerator="A",
-        replicas=replicas,
-        max_batch=MAX_BATCH,
+        pool=Pool(accelerator="A", replicas=replicas, max_batch=MAX_BATCH),
         router="least_outstanding",
     )
     return ClusterSpec(

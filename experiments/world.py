@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loop.schema.reading import SERVERS
 from loop.spec import Perf, ServerData, SystemData
-from twin.spec import ClusterSpec, Engine, LatencyModel, Server, SpecError
+from twin.spec import ClusterSpec, Engine, LatencyModel, Pool, Server, SpecError
 from twin.world import read_cluster_spec
 
 
@@ -54,9 +54,11 @@ def _server(server: ServerData, system: SystemData) -> Server:
         name=server.name,
         model=server.model,
         service_class=server.service_class,
-        accelerator=server.current.accelerator,
-        replicas=server.current.replicas if server.current.accelerator else 0,
-        max_batch=_max_batch_at_start(server, system),
+        pool=Pool(
+            accelerator=server.current.accelerator,
+            replicas=server.current.replicas if server.current.accelerator else 0,
+            max_batch=_max_batch_at_start(server, system),
+        ),
     )
 
 

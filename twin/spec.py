@@ -111,17 +111,15 @@ class Server:
     """A logical inference server as it stands at t = 0, and how the world treats its requests and
     pods.
 
-    queue_max bounds the waiting queue of one replica (None: unbounded). crash_rate_per_h is per
-    ready pod. token_cv is the coefficient of variation of the input and of the output tokens of a
-    request.
+    pool is what it has at t = 0, accelerator empty if that is nothing. queue_max bounds the waiting
+    queue of one replica (None: unbounded). crash_rate_per_h is per ready pod. token_cv is the
+    coefficient of variation of the input and of the output tokens of a request.
     """
 
     name: str
     model: str
     service_class: str = "Free"
-    accelerator: str = ""
-    replicas: int = 0
-    max_batch: int = 1
+    pool: Pool = field(default_factory=lambda: Pool(accelerator="", replicas=0, max_batch=1))
     queue_max: int | None = None
     router: RouterName = "least_outstanding"
     token_distribution: TokenDistribution = "lognormal"

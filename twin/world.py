@@ -68,7 +68,7 @@ def read_cluster_spec(
         world=layer.world,
     )
     _check(spec)
-    return spec, (*notes, *_unlimited_memory(spec), *_overfull(spec))
+    return spec, (*notes, *_unlimited_kv_cache(spec), *_over_capacity(spec))
 
 
 def _overlay(file: Entry, layer: _Layer) -> _Layer:
@@ -204,18 +204,19 @@ def _check(spec: ClusterSpec) -> None:
                 f"{engine.latency_model}"
             )
     for server in spec.servers:
-        if server.replicas > 0 and (server.model, server.accelerator) not in spec.engines:
+        accelerator = server.pool.accelerator
+        if server.pool.replicas > 0 and (server.model, accelerator) not in spec.engines:
             known = (
                 ", ".join(name for model, name in spec.engines if model == server.model) or "none"
             )
             raise SpecError(
                 f"server {server.name!r}: currentAlloc.accelerator: expected one that "
                 f"{server.model} has data for "
-                f"({known}), found {server.accelerator!r}"
+                f"({known}), found {accelerator!r}"
             )
 
 
-def _unlimited_memory(spec: ClusterSpec) -> list[str]:
+def _unlimited_kv_cache(spec: ClusterSpec) -> list[str]:
     pairs = [
         f"{model} on {accelerator}"
         for (model, accelerator), engine in spec.engines.items()
@@ -227,16 +228,17 @@ def _unlimited_memory(spec: ClusterSpec) -> list[str]:
     return [f"{TWIN}: no kvTokens for {pairs[0]}{others}: KV cache is taken as unlimited there"]
 
 
-def _overfull(spec: ClusterSpec) -> list[str]:
+def _over_capacity(spec: ClusterSpec) -> list[str]:
     """Return a line for every type of which the pods at t = 0 want more GPUs than there are: some
     will be pending.
     """
     wanted: dict[str, int] = {}
     for server in spec.servers:
-        if server.replicas > 0:
-            kind = spec.accelerators[server.accelerator].type
-            gpus = spec.gpus(model=server.model, accelerator=server.accelerator)
-            wanted[kind] = wanted.get(kind, 0) + server.replicas * gpus
+        pool = server.pool
+        if pool.replicas > 0:
+            kind = spec.accelerators[pool.accelerator].type
+            gpus = spec.gpus(model=server.model, accelerator=pool.accelerator)
+            wanted[kind] = wanted.get(kind, 0) + pool.replicas * gpus
     return [
         f"capacity-data.json: {spec.capacity.get(kind, 0)} GPUs of {kind}, but the pods at the "
         f"start want {gpus}"

@@ -1,5 +1,6 @@
-"""The twin as a world of the loop: its views become snapshots, changes become wishes. Nothing else
-reaches the twin.
+"""The twin as a world of the loop: its views become snapshots, changes become desired pools.
+
+Nothing else in the loop reaches the twin.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from loop.errors import BackendError, SpecError
 from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
 from twin.kernel import CONTROL, at
+from twin.spec import Pool
 
 if TYPE_CHECKING:
     import simpy
@@ -83,16 +85,18 @@ class SimBackend:
         )
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ask for *changes*; the twin obeys after its actuation delay. Raise BackendError at the
-        first it refuses.
+        """Ask for *changes*; the twin applies them after its actuation delay. Raise BackendError at
+        the first it refuses.
         """
         for change in changes:
             try:
                 self._cluster.scale(
                     change.server,
-                    accelerator=change.accelerator,
-                    replicas=change.replicas,
-                    max_batch=change.max_batch,
+                    Pool(
+                        accelerator=change.accelerator,
+                        replicas=change.replicas,
+                        max_batch=change.max_batch,
+                    ),
                 )
             except SpecError as error:
                 raise BackendError(str(error), phase="apply") from error
@@ -141,9 +145,9 @@ def _server_view(state: ServerState, *, load: Load | None) -> ServerView:
         name=state.name,
         model=state.model,
         service_class=state.service_class,
-        accelerator=state.accelerator,
-        max_batch=state.max_batch,
-        wanted=state.wanted,
+        accelerator=state.desired.accelerator,
+        max_batch=state.desired.max_batch,
+        wanted=state.desired.replicas,
         ready=state.ready,
         starting=state.starting,
         pending=state.pending,

@@ -14,7 +14,7 @@ from emulator.walk import OfferedLoad
 from twin.kernel import CONTROL, at
 from twin.request import Request
 from twin.serving.cluster import Cluster
-from twin.spec import Accelerator, ClusterSpec, Delay, Engine, LatencyModel, Server
+from twin.spec import Accelerator, ClusterSpec, Delay, Engine, LatencyModel, Pool, Server
 
 SPEC = ClusterSpec(
     accelerators={"A100": Accelerator(name="A100", type="A100", cost_cents_per_h=40.0)},
@@ -32,9 +32,7 @@ SPEC = ClusterSpec(
         Server(
             name=name,
             model="llama_13b",
-            accelerator="A100",
-            replicas=1,
-            max_batch=16,
+            pool=Pool(accelerator="A100", replicas=1, max_batch=16),
             crash_rate_per_h=20.0,
         )
         for name in ("vllm-001", "vllm-002")
@@ -67,7 +65,7 @@ def arrived(*, period_s: float, replicas: tuple[int, ...]) -> tuple[Rows, SimFee
 
         def scale(count: int = count) -> None:
             for server in SPEC.servers:
-                cluster.scale(server.name, accelerator="A100", replicas=count, max_batch=16)
+                cluster.scale(server.name, Pool(accelerator="A100", replicas=count, max_batch=16))
 
         at(env, number * period_s, priority=CONTROL, action=scale)
     env.run(until=600.0)

@@ -32,7 +32,7 @@ def test_a_server_starts_with_its_current_allocation(tmp_path: Path) -> None:
     """A run begins in the state that the data describe."""
     server = build(tmp_path, files()).servers[0]
     assert (server.name, server.service_class, server.model) == ("a", "Premium", "small")
-    assert (server.accelerator, server.replicas, server.max_batch) == ("H100", 2, 32)
+    assert (server.pool.accelerator, server.pool.replicas, server.pool.max_batch) == ("H100", 2, 32)
 
 
 @pytest.mark.parametrize(
@@ -57,7 +57,7 @@ def test_what_an_allocation_leaves_out_is_filled_in(
     objects = files()
     objects["server-data.json"]["servers"][0]["currentAlloc"] = allocation
     server = build(tmp_path, objects).servers[0]
-    assert (server.accelerator, server.replicas, server.max_batch) == expected
+    assert (server.pool.accelerator, server.pool.replicas, server.pool.max_batch) == expected
 
 
 def test_a_world_needs_a_server(tmp_path: Path) -> None:

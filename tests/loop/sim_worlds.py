@@ -16,7 +16,7 @@ from loop.backends.sim import Metrics, SimBackend
 from loop.spec import SystemData
 from loop.testing.fakes import system
 from twin.serving.cluster import Cluster
-from twin.spec import ClusterSpec, Delay, Engine, LatencyModel, Server, World
+from twin.spec import ClusterSpec, Delay, Engine, LatencyModel, Pool, Server, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,17 +60,13 @@ def sim_world(
                 name="s1",
                 model="llama_8b",
                 service_class="Premium",
-                accelerator="H100",
-                replicas=2,
-                max_batch=64,
+                pool=Pool(accelerator="H100", replicas=2, max_batch=64),
             ),
             Server(
                 name="s2",
                 model="llama_8b",
                 service_class="Free",
-                accelerator="2xA100",
-                replicas=1,
-                max_batch=48,
+                pool=Pool(accelerator="2xA100", replicas=1, max_batch=48),
             ),
         ),
         world=World(actuation_delay=Delay(mean_s=actuation_s)),

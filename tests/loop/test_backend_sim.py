@@ -1,5 +1,5 @@
-"""The twin as the loop sees it: lagged figures or labels, wishes at once, pods and GPUs as they
-are.
+"""The twin as the loop sees it: lagged figures or labels, what was asked for at once, pods and GPUs
+as they are.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def test_pods_and_cards_are_shown_as_they_are() -> None:
     assert (snapshot.capacity["H100"].total, snapshot.capacity["H100"].used) == (8, 8)
 
 
-def test_a_wish_shows_at_once_though_the_world_obeys_later() -> None:
+def test_a_change_shows_at_once_though_the_world_applies_it_later() -> None:
     """Else the loop would ask again in the next cycle for what is on its way."""
     world = sim_world(actuation_s=20.0)
     world.env.run(until=61.0)

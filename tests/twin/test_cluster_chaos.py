@@ -1,4 +1,4 @@
-"""Random wishes, crashes, node failures, capacity and arrivals all at once, with the checkers
+"""Random scaling, crashes, node failures, capacity and arrivals all at once, with the checkers
 watching every event.
 """
 
@@ -11,7 +11,7 @@ import pytest
 
 from twin.kernel import ARRIVAL, CONTROL, at
 from twin.serving.cluster import Cluster
-from twin.spec import Delay, LatencyModel, Server, World
+from twin.spec import Delay, LatencyModel, Pool, Server, World
 from twin.testing.checkers import Watch, check_counts, check_truth
 from twin.testing.worlds import cluster_of, spec_of
 
@@ -22,9 +22,11 @@ def _server(name: str, rng: np.random.Generator) -> Server:
     return Server(
         name=name,
         model=name,
-        accelerator=str(rng.choice(["A", "2xA", "B"])),
-        replicas=int(rng.integers(0, 4)),
-        max_batch=int(rng.integers(1, 5)),
+        pool=Pool(
+            accelerator=str(rng.choice(["A", "2xA", "B"])),
+            replicas=int(rng.integers(0, 4)),
+            max_batch=int(rng.integers(1, 5)),
+        ),
         queue_max=None if rng.random() < 0.7 else int(rng.integers(1, 10)),
         router=rng.choice(["round_robin", "random", "least_outstanding"]),
         crash_rate_per_h=float(rng.choice([0.0, 20.0])),
@@ -80,9 +82,11 @@ def _random_action(cluster: Cluster, rng: np.random.Generator) -> partial[None]:
         return partial(
             cluster.scale,
             name,
-            accelerator=str(rng.choice(["A", "2xA", "B"])),
-            replicas=int(rng.integers(0, 6)),
-            max_batch=int(rng.integers(1, 5)),
+            Pool(
+                accelerator=str(rng.choice(["A", "2xA", "B"])),
+                replicas=int(rng.integers(0, 6)),
+                max_batch=int(rng.integers(1, 5)),
+            ),
         )
     if kind < 0.9:
         return partial(cluster.set_capacity, type_, int(rng.integers(0, 10)))
@@ -91,7 +95,7 @@ def _random_action(cluster: Cluster, rng: np.random.Generator) -> partial[None]:
 
 @pytest.mark.parametrize("block", range(4))
 def test_nothing_is_lost_served_twice_or_over_capacity_in_a_chaotic_world(block: int) -> None:
-    """A wish, a crash or a lost node may come at any point of any change; the invariants may not
+    """A change, a crash or a lost node may come at any point of any change; the invariants may not
     depend on which.
     """
     ended: set[str] = set()

@@ -13,19 +13,19 @@ import pytest
 
 from twin.kernel import CONTROL, at
 from twin.request import REASONS, Outcome
-from twin.spec import Delay, Server, World
+from twin.spec import Delay, Pool, Server, World
 from twin.testing.checkers import check_truth, watched
 from twin.testing.worlds import arrive, cluster_of, spec_of
 
-S = Server(name="s", model="m", accelerator="A", replicas=2, max_batch=4)
+S = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=2, max_batch=4))
 
 
 def test_a_crash_restarts_the_pod_on_its_own_cards() -> None:
     """A process that dies does not lose its node: nobody else can take the GPUs meanwhile, and
     they cost on.
     """
-    server = replace(S, replicas=1, crash_rate_per_h=20.0)
-    other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=1)
+    server = replace(S, pool=replace(S.pool, replicas=1), crash_rate_per_h=20.0)
+    other = Server(name="t", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=1))
     _, cluster, watch = watched(spec_of(server, other, capacity={"A": 1}))
     watch.run(3600.0)
     lives = [life for life in cluster.pods.lives if life.pod == "s-0"]
@@ -43,7 +43,7 @@ def test_crashes_come_at_their_rate_per_ready_pod() -> None:
     """Exponential times with the given mean, counted from the instant a pod is ready: 20 per hour
     is one in 180 s.
     """
-    server = replace(S, replicas=10, crash_rate_per_h=20.0)
+    server = replace(S, pool=replace(S.pool, replicas=10), crash_rate_per_h=20.0)
     env, cluster = cluster_of(spec_of(server, capacity={"A": 10}))
     env.run(until=20_000.0)
     spans_s = np.array(
@@ -79,7 +79,7 @@ def test_a_requeued_request_goes_before_those_that_came_after_it() -> None:
     """Its client has waited longest. One pod crashes with a full queue; all is served again in
     order of arrival.
     """
-    server = replace(S, replicas=1, max_batch=1)
+    server = replace(S, pool=replace(S.pool, replicas=1, max_batch=1))
     env, cluster, watch = watched(spec_of(server, capacity={"A": 1}))
     times_s = [1.0, 2.0, 3.0, 4.0]
     arrive(env, cluster, times_s, output=1000)
@@ -98,8 +98,8 @@ def test_a_lost_node_takes_its_cards_and_at_least_the_pods_that_no_longer_fit() 
     killed = []
     for seed in range(40):
         servers = [
-            replace(S, replicas=4),
-            Server(name="t", model="m", accelerator="2xA", replicas=2, max_batch=4),
+            replace(S, pool=replace(S.pool, replicas=4)),
+            Server(name="t", model="m", pool=Pool(accelerator="2xA", replicas=2, max_batch=4)),
         ]
         env, cluster, watch = watched(spec_of(*servers, capacity={"A": 12}), seed=seed)
         at(env, 100.0, priority=CONTROL, action=partial(cluster.fail_node, "A", 4))
@@ -121,19 +121,21 @@ def test_a_lost_node_takes_its_cards_and_at_least_the_pods_that_no_longer_fit() 
 
 def test_the_loss_of_a_node_also_ends_pods_that_drain_or_start() -> None:
     """All that is on it dies, whatever it was doing."""
-    env, cluster, watch = watched(spec_of(replace(S, replicas=1), capacity={"A": 3}))
+    env, cluster, watch = watched(
+        spec_of(replace(S, pool=replace(S.pool, replicas=1)), capacity={"A": 3})
+    )
     arrive(env, cluster, [9.0], output=1000)
     at(
         env,
         10.0,
         priority=CONTROL,
-        action=lambda: cluster.scale("s", accelerator="A", replicas=0, max_batch=4),
+        action=lambda: cluster.scale("s", Pool(accelerator="A", replicas=0, max_batch=4)),
     )
     at(
         env,
         11.0,
         priority=CONTROL,
-        action=lambda: cluster.scale("s", accelerator="A", replicas=2, max_batch=4),
+        action=lambda: cluster.scale("s", Pool(accelerator="A", replicas=2, max_batch=4)),
     )
     at(env, 12.0, priority=CONTROL, action=lambda: cluster.fail_node("A", 3))
     at(env, 20.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 3))
@@ -160,7 +162,7 @@ def test_a_drain_that_takes_too_long_is_cut_short(policy: str) -> None:
     """As a grace period does: the GPUs are free at its end, and what still ran is retried or
     lost.
     """
-    server = replace(S, replicas=2, crash_policy=policy, router="round_robin")  # type: ignore[arg-type]
+    server = replace(S, pool=replace(S.pool, replicas=2), crash_policy=policy, router="round_robin")  # type: ignore[arg-type]
     env, cluster, watch = watched(
         spec_of(server, capacity={"A": 2}, world=World(drain_timeout_s=30.0))
     )
@@ -169,7 +171,7 @@ def test_a_drain_that_takes_too_long_is_cut_short(policy: str) -> None:
         env,
         10.0,
         priority=CONTROL,
-        action=lambda: cluster.scale("s", accelerator="A", replicas=1, max_batch=4),
+        action=lambda: cluster.scale("s", Pool(accelerator="A", replicas=1, max_batch=4)),
     )
     watch.run(120.0)
     life = cluster.pods.lives[1]
@@ -189,15 +191,14 @@ def test_a_crash_does_not_move_the_start_up_times_of_other_servers() -> None:
         noisy = Server(
             name="n",
             model="m",
-            accelerator="A",
-            replicas=3,
-            max_batch=1,
+            pool=Pool(accelerator="A", replicas=3, max_batch=1),
             crash_rate_per_h=crash_rate_per_h,
         )
         spec = spec_of(noisy, S, capacity={"A": 20}, start_up=Delay(mean_s=60.0, cv=0.5))
         env, cluster = cluster_of(spec)
         for t_s, replicas in ((300.0, 5), (600.0, 8)):
-            action = partial(cluster.scale, "s", accelerator="A", replicas=replicas, max_batch=4)
+            pool = Pool(accelerator="A", replicas=replicas, max_batch=4)
+            action = partial(cluster.scale, "s", pool)
             at(env, t_s, priority=CONTROL, action=action)
         env.run(until=1000.0)
         return [life.ready_s for life in cluster.pods.lives if life.pod.startswith("s-")]

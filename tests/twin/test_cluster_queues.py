@@ -13,7 +13,7 @@ import pytest
 from scipy import optimize
 
 from twin.kernel import ARRIVAL, at
-from twin.spec import RouterName, Server
+from twin.spec import Pool, RouterName, Server
 from twin.testing.checkers import check_counts, check_truth, watched
 from twin.testing.worlds import cluster_of, spec_of
 
@@ -40,7 +40,10 @@ def _mean_waits_s(
     means = []
     for seed in range(RUNS):
         server = Server(
-            name="s", model="m", accelerator="A", replicas=replicas, max_batch=1, router=router
+            name="s",
+            model="m",
+            pool=Pool(accelerator="A", replicas=replicas, max_batch=1),
+            router=router,
         )
         env, cluster = cluster_of(spec_of(server, capacity={"A": replicas}), seed=seed)
         rng = np.random.default_rng([seed, 77])
@@ -123,8 +126,8 @@ def test_littles_law_holds_for_a_whole_cluster() -> None:
     """Requests inside, counted at ticks, are the arrival rate times the time that each spends
     inside: two measurements that share nothing but the run. At every tick the count is that of
     the records exactly."""
-    server = Server(name="s", model="m", accelerator="A", replicas=3, max_batch=8)
-    other = Server(name="t", model="m", accelerator="B", replicas=0, max_batch=8)
+    server = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=3, max_batch=8))
+    other = Server(name="t", model="m", pool=Pool(accelerator="B", replicas=0, max_batch=8))
     env, cluster, watch = watched(
         spec_of(server, other, capacity={"A": 3, "B": 1}, kv_tokens=2000), tick_s=0.5
     )

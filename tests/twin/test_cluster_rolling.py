@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from twin.kernel import CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.serving.pod import Pod, PodLife
-from twin.serving.rollout import Wish, fits, make_room, plan
-from twin.spec import Engine, Server
+from twin.serving.rollout import DesiredState, fits, make_room, plan
+from twin.spec import Engine, Pool, Server
 from twin.testing.checkers import check_truth, watched
 from twin.testing.worlds import ACCELERATORS, LAW, arrive, spec_of
 
-S = Server(name="s", model="m", accelerator="A", replicas=2, max_batch=4)
+S = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=2, max_batch=4))
 
 
 def _at(
@@ -33,7 +33,7 @@ def _at(
     server: str = "s",
 ) -> None:
     def ask() -> None:
-        cluster.scale(server, accelerator=accelerator, replicas=replicas, max_batch=batch)
+        cluster.scale(server, Pool(accelerator=accelerator, replicas=replicas, max_batch=batch))
 
     at(env, t_s, priority=CONTROL, action=ask)
 
@@ -85,7 +85,7 @@ def test_old_pods_serve_until_cards_of_the_new_type_appear() -> None:
 
 def test_a_rolling_change_without_spare_cards_gives_up_one_old_pod_at_a_time() -> None:
     """It would wait for ever otherwise; and it never has more than one pod fewer than wanted."""
-    server = replace(S, replicas=3, max_batch_change="rolling")
+    server = replace(S, pool=replace(S.pool, replicas=3), max_batch_change="rolling")
     env, cluster, watch = watched(spec_of(server, capacity={"A": 3}))
     arrive(env, cluster, [9.0] * 3, output=200)  # until 11
     _at(env, cluster, 10.0, "A", 3, batch=8)
@@ -106,7 +106,7 @@ def test_a_rolling_change_without_spare_cards_gives_up_one_old_pod_at_a_time() -
 
 def test_a_rolling_change_with_spare_cards_gives_up_nothing_before_a_new_pod_is_ready() -> None:
     """One spare GPU is enough to replace all, one after the other, at full strength."""
-    server = replace(S, replicas=3, max_batch_change="rolling")
+    server = replace(S, pool=replace(S.pool, replicas=3), max_batch_change="rolling")
     env, cluster, watch = watched(spec_of(server, capacity={"A": 4}))
     _at(env, cluster, 10.0, "A", 3, batch=8)
     for second in range(11, 400):
@@ -117,7 +117,7 @@ def test_a_rolling_change_with_spare_cards_gives_up_nothing_before_a_new_pod_is_
 
 def test_as_many_old_pods_are_given_up_as_the_new_one_needs_cards() -> None:
     """From single GPUs to pairs of the same type: two old pods make room for one new pod."""
-    server = replace(S, replicas=4)
+    server = replace(S, pool=replace(S.pool, replicas=4))
     env, cluster, watch = watched(spec_of(server, capacity={"A": 4}))
     _at(env, cluster, 10.0, "2xA", 2)
     watch.run(10.5)
@@ -139,8 +139,8 @@ def test_old_pods_that_hold_too_few_cards_together_are_kept() -> None:
     """To give up the last one for a pair of GPUs that can never come together would end the
     service.
     """
-    server = replace(S, replicas=1)
-    other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=4)
+    server = replace(S, pool=replace(S.pool, replicas=1))
+    other = Server(name="t", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=4))
     env, cluster, watch = watched(spec_of(server, other, capacity={"A": 2}))
     _at(env, cluster, 10.0, "2xA", 1)
     _at(env, cluster, 300.0, "A", 0, server="t")
@@ -170,7 +170,7 @@ def test_cards_given_up_for_a_replacement_do_not_go_to_who_waits_longer() -> Non
     pod.
     """
     server = replace(S, max_batch_change="rolling")
-    other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=4)
+    other = Server(name="t", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=4))
     env, cluster, watch = watched(spec_of(server, other, capacity={"A": 2}))
     _at(env, cluster, 10.0, "A", 2, batch=8)
     watch.run(300.0)
@@ -198,7 +198,9 @@ def test_a_change_taken_back_in_its_midst_ends_where_it_began(
 
 def test_a_live_change_of_max_batch_applies_to_every_pod_at_once() -> None:
     """No pod is replaced, and a starting pod gets the new value too."""
-    env, cluster, watch = watched(spec_of(replace(S, replicas=1), capacity={"A": 3}))
+    env, cluster, watch = watched(
+        spec_of(replace(S, pool=replace(S.pool, replicas=1)), capacity={"A": 3})
+    )
     _at(env, cluster, 5.0, "A", 2, batch=4)
     arrive(env, cluster, [9.0] * 8, output=200)
     _at(env, cluster, 10.0, "A", 2, batch=6)
@@ -215,7 +217,9 @@ def test_a_live_change_of_max_batch_applies_to_every_pod_at_once() -> None:
 
 def test_scaling_down_with_a_change_drops_the_surplus_at_once() -> None:
     """Fewer pods are wanted now: only as many old ones stay as are wanted in all."""
-    env, cluster, watch = watched(spec_of(replace(S, replicas=4), capacity={"A": 4, "B": 2}))
+    env, cluster, watch = watched(
+        spec_of(replace(S, pool=replace(S.pool, replicas=4)), capacity={"A": 4, "B": 2})
+    )
     _at(env, cluster, 10.0, "B", 1)
     watch.run(11.0)
     assert _pods(cluster) == [("A", "ready", 4), ("B", "starting", 4)]
@@ -225,7 +229,9 @@ def test_a_starting_pod_of_the_old_kind_may_still_serve_before_the_new_ones() ->
     """Killed at once, a server that starts and is moved at the same time would serve nobody for
     longer.
     """
-    env, cluster, watch = watched(spec_of(replace(S, replicas=0), capacity={"A": 2, "B": 2}))
+    env, cluster, watch = watched(
+        spec_of(replace(S, pool=replace(S.pool, replicas=0)), capacity={"A": 2, "B": 2})
+    )
     _at(env, cluster, 10.0, "A", 1)
     _at(env, cluster, 50.0, "B", 1)
     watch.run(71.0)
@@ -260,53 +266,60 @@ def _pod_lists(draw: st.DrawFn) -> list[Pod]:
     return pods
 
 
-WISHES = st.builds(
-    Wish,
+STATES = st.builds(
+    DesiredState,
     t_s=st.just(0.0),
     server=st.just("s"),
-    accelerator=st.sampled_from(sorted(ACCELERATORS)),
-    replicas=st.integers(0, 6),
-    max_batch=st.sampled_from([4, 8]),
+    pool=st.builds(
+        Pool,
+        accelerator=st.sampled_from(sorted(ACCELERATORS)),
+        replicas=st.integers(0, 6),
+        max_batch=st.sampled_from([4, 8]),
+    ),
 )
 
 
-@given(_pod_lists(), WISHES, st.booleans())
-def test_a_plan_keeps_as_many_as_wished_and_never_touches_what_drains(
-    pods: list[Pod], wish: Wish, live: bool
+@given(_pod_lists(), STATES, st.booleans())
+def test_a_plan_keeps_as_many_as_desired_and_never_touches_what_drains(
+    pods: list[Pod], desired: DesiredState, live: bool
 ) -> None:
-    """From any state at all: the wished kind has the wished number, and what is left is no more
-    than wished.
+    """From any state at all: the desired kind has the desired number, and what is left is no more
+    than desired.
     """
-    step = plan(pods, wish, live=live)
+    step = plan(pods, desired, live=live)
     assert len(set(step.remove)) == len(step.remove)
     assert not any(pod.phase == "draining" for pod in step.remove)
     left = [pod for pod in pods if pod.phase != "draining" and pod not in step.remove]
-    new = [pod for pod in left if fits(pod, wish, live=live)]
-    old = [pod for pod in left if not fits(pod, wish, live=live)]
-    assert len(new) + step.create == wish.replicas
-    assert not (step.create and any(fits(pod, wish, live=live) for pod in step.remove))
+    new = [pod for pod in left if fits(pod, desired, live=live)]
+    old = [pod for pod in left if not fits(pod, desired, live=live)]
+    assert len(new) + step.create == desired.pool.replicas
+    assert not (step.create and any(fits(pod, desired, live=live) for pod in step.remove))
     assert all(pod.phase != "pending" for pod in old)
-    assert sum(pod.phase == "ready" for pod in left) <= wish.replicas
+    assert sum(pod.phase == "ready" for pod in left) <= desired.pool.replicas
     ready_before = sum(pod.phase == "ready" for pod in pods)
-    assert len(old) + sum(pod.phase == "ready" for pod in new) >= min(ready_before, wish.replicas)
-    again = plan(left, wish._replace(replicas=len(new)) if step.create else wish, live=live)
+    assert len(old) + sum(pod.phase == "ready" for pod in new) >= min(
+        ready_before, desired.pool.replicas
+    )
+    if step.create:
+        desired = desired._replace(pool=replace(desired.pool, replicas=len(new)))
+    again = plan(left, desired, live=live)
     assert again.create == 0
 
 
-@given(_pod_lists(), WISHES, st.booleans(), st.integers(-4, 4))
+@given(_pod_lists(), STATES, st.booleans(), st.integers(-4, 4))
 def test_room_is_made_by_as_few_old_pods_as_suffice_or_not_at_all(
-    pods: list[Pod], wish: Wish, live: bool, free: int
+    pods: list[Pod], desired: DesiredState, live: bool, free: int
 ) -> None:
     """Every pod given up in vain is service lost."""
-    given_up = make_room(pods, wish, live=live, free=free)
+    given_up = make_room(pods, desired, live=live, free=free)
     if not given_up:
         return
-    new = [pod for pod in pods if fits(pod, wish, live=live)]
+    new = [pod for pod in pods if fits(pod, desired, live=live)]
     need = next(pod.life for pod in new if pod.phase == "pending")
     coming = sum(
         pod.life.gpus for pod in pods if pod.phase == "draining" and pod.life.type == need.type
     )
     gained = [pod.life.gpus for pod in given_up]
-    assert all(pod.life.type == need.type and not fits(pod, wish, live=live) for pod in given_up)
+    assert all(pod.life.type == need.type and not fits(pod, desired, live=live) for pod in given_up)
     assert all(pod.phase in ("starting", "ready") for pod in given_up)
     assert free + coming + sum(gained[:-1]) < need.gpus <= free + coming + sum(gained)

@@ -4,6 +4,8 @@ observer sees.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import simpy
@@ -11,11 +13,12 @@ import simpy
 from twin.kernel import CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.serving.pod import PodLife
-from twin.spec import Delay, Server, SpecError, World
+from twin.serving.rollout import DesiredState
+from twin.spec import Delay, Pool, Server, SpecError, World
 from twin.testing.checkers import check_truth, watched
 from twin.testing.worlds import arrive, cluster_of, spec_of
 
-S = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=4)
+S = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=4))
 
 
 def _at(
@@ -28,7 +31,7 @@ def _at(
     batch: int = 4,
 ) -> None:
     def ask() -> None:
-        cluster.scale("s", accelerator=accelerator, replicas=replicas, max_batch=batch)
+        cluster.scale("s", Pool(accelerator=accelerator, replicas=replicas, max_batch=batch))
 
     at(env, t_s, priority=CONTROL, action=ask)
 
@@ -45,9 +48,13 @@ def test_a_run_starts_with_ready_pods_as_far_as_capacity_allows() -> None:
     """The allocation of the data files is what stands at t = 0; what does not fit waits like any
     other pod.
     """
-    others = Server(name="t", model="m", accelerator="2xA", replicas=2, max_batch=4)
+    others = Server(name="t", model="m", pool=Pool(accelerator="2xA", replicas=2, max_batch=4))
     _, cluster = cluster_of(
-        spec_of(Server(name="s", model="m", accelerator="A", replicas=2), others, capacity={"A": 5})
+        spec_of(
+            Server(name="s", model="m", pool=Pool(accelerator="A", replicas=2, max_batch=1)),
+            others,
+            capacity={"A": 5},
+        )
     )
     view = cluster.snapshot()
     assert (view.servers["s"].ready, view.servers["t"].ready, view.servers["t"].pending) == (
@@ -56,9 +63,9 @@ def test_a_run_starts_with_ready_pods_as_far_as_capacity_allows() -> None:
         1,
     )
     assert (view.capacity["A"].used, view.capacity["A"].total) == (4, 5)
-    assert [tuple(wish) for wish in cluster.wishes] == [
-        (0.0, "s", "A", 2, 1, 0),
-        (0.0, "t", "2xA", 2, 4, 0),
+    assert cluster.desired == [
+        DesiredState(0.0, "s", Pool(accelerator="A", replicas=2, max_batch=1)),
+        DesiredState(0.0, "t", Pool(accelerator="2xA", replicas=2, max_batch=4)),
     ]
 
 
@@ -76,37 +83,32 @@ def test_a_new_pod_is_ready_after_scheduling_and_start_up() -> None:
     assert _phases(cluster) == ["ready"] * 3
 
 
-def test_a_snapshot_tells_the_wish_at_once_and_the_pods_as_they_are() -> None:
-    """A loop that saw neither its own wish nor the starting pods would ask for more and more."""
+def test_a_snapshot_tells_what_was_asked_for_at_once_and_the_pods_as_they_are() -> None:
+    """A loop that saw neither its own request nor the starting pods would ask for more and more."""
     env, cluster = cluster_of(
         spec_of(S, capacity={"A": 2}, world=World(actuation_delay=Delay(mean_s=5.0)))
     )
     env.run(until=10.0)
-    cluster.scale("s", accelerator="A", replicas=4, max_batch=7)
+    cluster.scale("s", Pool(accelerator="A", replicas=4, max_batch=7))
     state = cluster.snapshot().servers["s"]
-    assert (state.wanted, state.max_batch, state.ready, state.starting, state.pending) == (
-        4,
-        7,
-        1,
-        0,
-        0,
-    )
+    assert state.desired == Pool(accelerator="A", replicas=4, max_batch=7)
+    assert (state.ready, state.starting, state.pending) == (1, 0, 0)
     env.run(until=16.0)
     state = cluster.snapshot().servers["s"]
-    assert (state.wanted, state.ready, state.starting, state.pending) == (4, 1, 1, 2)
+    assert (state.ready, state.starting, state.pending) == (1, 1, 2)
     assert [pod.max_batch for pod in state.pods] == [7] * 4
 
 
 def test_pods_wait_for_cards_in_the_order_in_which_they_were_asked_for() -> None:
     """GPUs that come free go to the server that waits longest, whoever gave them up."""
-    t = Server(name="t", model="m", accelerator="A", replicas=2, max_batch=4)
+    t = Server(name="t", model="m", pool=Pool(accelerator="A", replicas=2, max_batch=4))
     env, cluster, watch = watched(spec_of(S, t, capacity={"A": 3}))
     _at(env, cluster, 10.0, 2)
     at(
         env,
         20.0,
         priority=CONTROL,
-        action=lambda: cluster.scale("t", accelerator="A", replicas=3, max_batch=4),
+        action=lambda: cluster.scale("t", Pool(accelerator="A", replicas=3, max_batch=4)),
     )
     at(env, 30.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 4))
     at(env, 40.0, priority=CONTROL, action=lambda: cluster.set_capacity("A", 5))
@@ -136,9 +138,12 @@ def test_a_drain_finishes_what_runs_hands_back_what_waits_and_frees_units_at_its
     poll.
     """
     one = Server(
-        name="s", model="m", accelerator="A", replicas=2, max_batch=1, router="round_robin"
+        name="s",
+        model="m",
+        pool=Pool(accelerator="A", replicas=2, max_batch=1),
+        router="round_robin",
     )
-    other = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=1)
+    other = Server(name="t", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=1))
     env, cluster, watch = watched(spec_of(one, other, capacity={"A": 2}))
     # s-1 and t-0 do not fit at once: A has 2 GPUs. s-0 and s-1 run, t-0 waits.
     arrive(env, cluster, [1.0, 1.0, 1.1, 1.1], output=100)  # 1 s each: two run, two wait
@@ -176,7 +181,7 @@ def test_scaling_up_does_not_call_a_draining_pod_back() -> None:
     assert (_life(cluster, "s-1").granted_s, _life(cluster, "s-1").ready_s) == (3.0, 63.0)
 
 
-def test_the_same_wish_again_changes_nothing() -> None:
+def test_asking_for_the_same_again_changes_nothing() -> None:
     """A loop may apply its decision every cycle, in whatever state its last one is."""
 
     def lives(*, repeats: int) -> list[PodLife]:
@@ -193,8 +198,10 @@ def test_the_same_wish_again_changes_nothing() -> None:
     assert repr(lives(repeats=1)) == repr(lives(repeats=10))
 
 
-def test_a_later_wish_is_not_undone_by_a_slower_earlier_one() -> None:
-    """With a random actuation delay wishes may overtake each other; the last word counts."""
+def test_a_later_change_is_not_undone_by_a_slower_earlier_one() -> None:
+    """With a random actuation delay changes may overtake each other; the one asked for last
+    counts.
+    """
     overtaken = 0
     for seed in range(20):
         world = World(actuation_delay=Delay(mean_s=20.0, cv=1.5))
@@ -204,11 +211,11 @@ def test_a_later_wish_is_not_undone_by_a_slower_earlier_one() -> None:
         watch.run(2000.0)
         assert cluster.snapshot().servers["s"].ready == 3
         overtaken += len({life.asked_s for life in cluster.pods.lives}) < 4
-    assert overtaken, "no wish was ever overtaken: the test shows nothing"
+    assert overtaken, "no change was ever overtaken: the test shows nothing"
 
 
-def test_wishes_closer_than_the_actuation_delay_are_all_obeyed_in_turn() -> None:
-    """If each wish cancelled the one before it, a loop faster than the delay would never get
+def test_changes_closer_than_the_actuation_delay_are_all_applied_in_turn() -> None:
+    """If each change cancelled the one before it, a loop faster than the delay would never get
     anything.
     """
     env, cluster, watch = watched(
@@ -242,7 +249,9 @@ def test_requests_without_a_ready_pod_wait_at_the_router_in_order_and_keep_their
 @pytest.mark.parametrize("router", ["least_outstanding", "round_robin"])
 def test_a_backlog_is_shared_by_all_pods_that_get_ready_at_the_same_instant(router: str) -> None:
     """Given to the first of them alone, it would make one pod slow and leave the others idle."""
-    server = Server(name="s", model="m", accelerator="A", replicas=0, max_batch=4, router=router)  # type: ignore[arg-type]
+    server = Server(
+        name="s", model="m", pool=Pool(accelerator="A", replicas=0, max_batch=4), router=router
+    )  # type: ignore[arg-type]
     env, cluster, watch = watched(spec_of(server, capacity={"A": 3}))
     arrive(env, cluster, [1.0] * 12, output=10)
     _at(env, cluster, 2.0, 3)
@@ -266,7 +275,7 @@ def test_capacity_below_use_kills_nothing_and_holds_new_pods() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wish", "message"),
+    ("pool", "message"),
     [
         ({"accelerator": "A", "replicas": -1, "max_batch": 4}, "s: replicas must be >= 0, got -1"),
         ({"accelerator": "A", "replicas": 1, "max_batch": 0}, "s: max_batch must be >= 1, got 0"),
@@ -280,28 +289,28 @@ def test_capacity_below_use_kills_nothing_and_holds_new_pods() -> None:
         ),
     ],
 )
-def test_a_wish_that_makes_no_sense_is_refused_whole(wish: dict[str, object], message: str) -> None:
+def test_a_pool_that_makes_no_sense_is_refused_whole(pool: dict[str, Any], message: str) -> None:
     """It comes from outside: one line, and nothing of it is done."""
     _, cluster = cluster_of(spec_of(S, capacity={"A": 1}))
     with pytest.raises(SpecError, match=message):
-        cluster.scale("s", **wish)  # type: ignore[arg-type]
-    assert len(cluster.wishes) == 1
+        cluster.scale("s", Pool(**pool))
+    assert len(cluster.desired) == 1
 
 
 def test_an_unknown_server_is_refused() -> None:
     """The message names those that there are."""
     _, cluster = cluster_of(spec_of(S, capacity={"A": 1}))
     with pytest.raises(SpecError, match="nobody: expected one of s"):
-        cluster.scale("nobody", accelerator="A", replicas=1, max_batch=1)
+        cluster.scale("nobody", Pool(accelerator="A", replicas=1, max_batch=1))
 
 
 def test_zero_replicas_without_an_accelerator_keep_the_one_there_was() -> None:
     """In messages an empty accelerator means no replicas; the label of the Deployment stays."""
     env, cluster = cluster_of(spec_of(S, capacity={"A": 1}))
-    cluster.scale("s", accelerator="", replicas=0, max_batch=4)
+    cluster.scale("s", Pool(accelerator="", replicas=0, max_batch=4))
     env.run(until=1.0)
     state = cluster.snapshot().servers["s"]
-    assert (state.wanted, state.accelerator, state.ready) == (0, "A", 0)
+    assert (state.desired.replicas, state.desired.accelerator, state.ready) == (0, "A", 0)
 
 
 def test_the_same_seed_makes_the_same_run_and_another_seed_another_one() -> None:
@@ -311,9 +320,7 @@ def test_the_same_seed_makes_the_same_run_and_another_seed_another_one() -> None
         server = Server(
             name="s",
             model="m",
-            accelerator="A",
-            replicas=2,
-            max_batch=4,
+            pool=Pool(accelerator="A", replicas=2, max_batch=4),
             router="random",
             crash_rate_per_h=30.0,
         )
@@ -332,7 +339,7 @@ def test_looking_changes_nothing() -> None:
     """Snapshots and advances at any instant must leave every time to the last digit as it was."""
 
     def finishes(*, looks: int) -> bytes:
-        server = Server(name="s", model="m", accelerator="A", replicas=3, max_batch=4)
+        server = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=3, max_batch=4))
         env, cluster = cluster_of(spec_of(server, capacity={"A": 4}, kv_tokens=2000))
         rng = np.random.default_rng(4)
         arrive(env, cluster, np.sort(rng.uniform(0.0, 100.0, 400)).tolist(), prompt=50, output=150)

@@ -11,11 +11,11 @@ import simpy
 from twin.kernel import CONTROL, at
 from twin.request import REASONS, Outcome, RequestLog
 from twin.serving.cluster import Cluster
-from twin.spec import Delay, Server, SpecError, World
+from twin.spec import Delay, Pool, Server, SpecError, World
 from twin.testing.worlds import arrive, cluster_of, spec_of
 
-SERVER = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=4)
-NEWCOMER = Server(name="t", model="m", accelerator="B", replicas=5, max_batch=2)
+SERVER = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=4))
+NEWCOMER = Server(name="t", model="m", pool=Pool(accelerator="B", replicas=5, max_batch=2))
 
 
 def phases(cluster: Cluster, server: str) -> list[str]:
@@ -29,13 +29,13 @@ def test_a_server_that_comes_later_starts_its_pods_when_it_is_scaled() -> None:
     env.run(until=10.0)
     cluster.add_server(NEWCOMER)
     assert phases(cluster, "t") == []
-    cluster.scale("t", accelerator="B", replicas=2, max_batch=2)
+    cluster.scale("t", Pool(accelerator="B", replicas=2, max_batch=2))
     env.run(until=69.0)
     assert phases(cluster, "t") == ["starting", "starting"]
     arrive(env, cluster, [70.5], server="t", output=1)
     env.run(until=71.0)
     assert phases(cluster, "t") == ["ready", "ready"]
-    assert [wish.t_s for wish in cluster.wishes] == [0.0, 10.0, 10.0]
+    assert [desired.t_s for desired in cluster.desired] == [0.0, 10.0, 10.0]
     cluster.advance()
     assert cluster.requests.frame()["server"].tolist() == [1]
 
@@ -49,7 +49,7 @@ def test_a_name_that_is_taken_is_refused_and_one_that_was_removed_is_free_again(
     cluster.remove_server("s")
     assert "s" not in cluster.snapshot().servers
     cluster.add_server(SERVER)
-    cluster.scale("s", accelerator="A", replicas=1, max_batch=4)
+    cluster.scale("s", Pool(accelerator="A", replicas=1, max_batch=4))
     env.run(until=100.0)
     assert phases(cluster, "s") == ["ready"]
     assert cluster.snapshot().capacity["A"].used == 1
@@ -62,7 +62,10 @@ def test_a_removed_server_finishes_what_runs_fails_what_waits_and_then_gives_bac
     gone.
     """
     env, cluster = cluster_of(
-        spec_of(Server(name="s", model="m", accelerator="A", replicas=1), capacity={"A": 1})
+        spec_of(
+            Server(name="s", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=1)),
+            capacity={"A": 1},
+        )
     )
     arrive(env, cluster, [0.0, 0.0], output=100)
     env.run(until=0.5)
@@ -78,12 +81,12 @@ def test_a_removed_server_finishes_what_runs_fails_what_waits_and_then_gives_bac
     assert ended == [(Outcome.FINISHED, ""), (Outcome.FAILED, "server_removed")]
 
 
-def test_a_wish_on_its_way_is_not_obeyed_after_the_server_is_removed() -> None:
-    """Otherwise a slow wish would raise the dead, whose pods nobody would ever take away."""
+def test_a_change_on_its_way_is_not_applied_after_the_server_is_removed() -> None:
+    """Otherwise a slow change would raise the dead, whose pods nobody would ever take away."""
     world = World(actuation_delay=Delay(mean_s=5.0))
     env, cluster = cluster_of(spec_of(SERVER, capacity={"A": 4}, world=world))
     env.run(until=1.0)
-    cluster.scale("s", accelerator="A", replicas=4, max_batch=4)
+    cluster.scale("s", Pool(accelerator="A", replicas=4, max_batch=4))
     cluster.remove_server("s")
     env.run(until=20.0)
     assert cluster.deployments == ()
@@ -93,7 +96,7 @@ def test_another_revision_replaces_every_pod_new_ones_first() -> None:
     """A change of a pod template is a rolling update, whatever in it has changed."""
     env, cluster = cluster_of(spec_of(SERVER, capacity={"A": 2}))
     env.run(until=1.0)
-    cluster.scale("s", accelerator="A", replicas=1, max_batch=4, revision=1)
+    cluster.scale("s", Pool(accelerator="A", replicas=1, max_batch=4), revision=1)
     env.run(until=60.0)
     assert phases(cluster, "s") == ["ready", "starting"]
     env.run(until=62.0)
@@ -117,7 +120,7 @@ def test_an_evicted_pod_drains_and_is_replaced() -> None:
 def test_a_start_that_is_held_up_takes_its_time_once_it_is_let_go() -> None:
     """A stuck pod holds its GPUs and serves nobody."""
     env, cluster = cluster_of(spec_of(SERVER, capacity={"A": 2}))
-    cluster.scale("s", accelerator="A", replicas=2, max_batch=4)
+    cluster.scale("s", Pool(accelerator="A", replicas=2, max_batch=4))
     env.run(until=1.0)
     deployment = cluster.server("s")
     stuck = deployment.pods[1]
@@ -137,7 +140,10 @@ def test_a_start_that_is_held_up_takes_its_time_once_it_is_let_go() -> None:
 def test_a_node_takes_the_pods_that_are_known_to_be_on_it() -> None:
     """Where nodes have names, which pods a failure hits is no matter of chance."""
     env, cluster = cluster_of(
-        spec_of(Server(name="s", model="m", accelerator="A", replicas=4), capacity={"A": 4})
+        spec_of(
+            Server(name="s", model="m", pool=Pool(accelerator="A", replicas=4, max_batch=1)),
+            capacity={"A": 4},
+        )
     )
     at(
         env,

@@ -19,10 +19,10 @@ from twin.serving.metrics import (
     WindowFigures,
     exposition,
 )
-from twin.spec import LatencyModel, Server, World
+from twin.spec import LatencyModel, Pool, Server, World
 from twin.testing.worlds import arrive, cluster_of, spec_of
 
-S = Server(name="s", model="m", accelerator="A", replicas=1, max_batch=100)
+S = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=100))
 
 
 def test_nothing_is_known_before_the_first_scrape() -> None:
@@ -103,8 +103,10 @@ def test_a_scrape_sees_what_happens_at_its_instant() -> None:
 
 def test_arrivals_are_counted_at_the_router_whatever_becomes_of_them() -> None:
     """A gateway sees the demand: also what is rejected and what no pod can take."""
-    server = replace(S, replicas=0)
-    full = Server(name="t", model="m", accelerator="A", replicas=1, max_batch=1, queue_max=1)
+    server = replace(S, pool=replace(S.pool, replicas=0))
+    full = Server(
+        name="t", model="m", pool=Pool(accelerator="A", replicas=1, max_batch=1), queue_max=1
+    )
     env, cluster = cluster_of(spec_of(server, full, capacity={"A": 1}))
     for name in ("s", "t"):
         arrive(env, cluster, [14.0] * 10, server=name, prompt=7, output=1000)
@@ -122,14 +124,16 @@ def test_what_a_pod_did_after_its_last_scrape_is_never_seen() -> None:
     metrics.
     """
     env, cluster = cluster_of(
-        spec_of(replace(S, replicas=2, router="round_robin"), capacity={"A": 2})
+        spec_of(
+            replace(S, pool=replace(S.pool, replicas=2), router="round_robin"), capacity={"A": 2}
+        )
     )
     arrive(env, cluster, [1.0, 1.0, 16.0, 16.0], output=100)
     at(
         env,
         16.5,
         priority=CONTROL,
-        action=lambda: cluster.scale("s", accelerator="A", replicas=1, max_batch=100),
+        action=lambda: cluster.scale("s", Pool(accelerator="A", replicas=1, max_batch=100)),
     )
     env.run(until=31.0)
     window = cluster.snapshot().servers["s"].window
@@ -152,7 +156,9 @@ def test_a_restarted_pod_counts_from_zero_without_a_dent_in_the_totals() -> None
 
 def test_gauges_are_those_of_the_last_scrape() -> None:
     """Running, waiting and KV usage lag like everything else that is scraped."""
-    env, cluster = cluster_of(spec_of(replace(S, max_batch=2), capacity={"A": 1}, kv_tokens=1600))
+    env, cluster = cluster_of(
+        spec_of(replace(S, pool=replace(S.pool, max_batch=2)), capacity={"A": 1}, kv_tokens=1600)
+    )
     arrive(env, cluster, [14.5] * 3, prompt=100, output=200)
     env.run(until=20.0)
     state = cluster.snapshot().servers["s"]

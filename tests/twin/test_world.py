@@ -17,6 +17,7 @@ from twin.spec import (
     Delay,
     Engine,
     LatencyModel,
+    Pool,
     Server,
     SpecError,
     World,
@@ -25,7 +26,7 @@ from twin.world import read_cluster_spec
 
 LAW = LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
 ENGINE = Engine(model="small", accelerator="H100", latency_model=LAW)
-SERVER = Server(name="a", model="small", accelerator="H100", replicas=2, max_batch=32)
+SERVER = Server(name="a", model="small", pool=Pool(accelerator="H100", replicas=2, max_batch=32))
 
 
 def build(

@@ -433,7 +433,7 @@ class Fleet:
 
     def _accelerator(self, workload: Workload) -> str:
         """Return the accelerator of the pods that are being made now."""
-        return workload.simulated.wish.accelerator if workload.simulated else ""
+        return workload.simulated.desired.pool.accelerator if workload.simulated else ""
 
     def _set_of(self, workload: Workload, unit: Unit) -> str:
         """Return the name of the ReplicaSet of *unit*."""

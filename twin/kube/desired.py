@@ -15,7 +15,7 @@ from typing import Any
 
 from twin.kube.apiserver.objects import Json, at_path, labels_of, name_of
 from twin.kube.apiserver.storage import suffix
-from twin.spec import ClusterSpec, Server
+from twin.spec import ClusterSpec, Pool, Server
 
 PREFIX = "inferno.server."
 MANAGED = f"{PREFIX}managed"
@@ -104,8 +104,7 @@ def server_of(desired: DesiredState, name: str, spec: ClusterSpec) -> Server:
         name=name,
         model=desired.model,
         service_class=desired.service_class,
-        accelerator=desired.accelerator,
-        max_batch=desired.max_batch,
+        pool=Pool(accelerator=desired.accelerator, replicas=0, max_batch=desired.max_batch),
         queue_max=template.queue_max,
         router=template.router,
         token_distribution=template.token_distribution,

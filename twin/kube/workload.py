@@ -15,7 +15,7 @@ from twin.kube.load import LoadFeeder
 from twin.serving.cluster import Cluster
 from twin.serving.deployment import Deployment
 from twin.serving.pod import Pod, PodPhase
-from twin.spec import ClusterSpec
+from twin.spec import ClusterSpec, Pool
 
 START_S = 1.0
 END_S = 1.0
@@ -224,9 +224,11 @@ class Workload:
         if before is None or _scaling(before) != _scaling(desired):
             world.cluster.scale(
                 name,
-                accelerator=desired.accelerator,
-                replicas=desired.replicas,
-                max_batch=desired.max_batch,
+                Pool(
+                    accelerator=desired.accelerator,
+                    replicas=desired.replicas,
+                    max_batch=desired.max_batch,
+                ),
                 revision=self.revisions[desired.revision],
             )
 

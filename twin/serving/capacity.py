@@ -1,4 +1,4 @@
-"""The ledger of accelerator cards: who holds how many of each type, and who waits for them, first
+"""The ledger of GPUs: who holds how many of each type, and who waits for them, first
 come first served.
 """
 
@@ -19,7 +19,7 @@ class CapacityChange(NamedTuple):
 
 
 class Claim:
-    """A wish for *gpus* of *type*; *granted* is called at the instant when they are handed
+    """A request for *gpus* of *type*; *granted* is called at the instant when they are handed
     over.
     """
 

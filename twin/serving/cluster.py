@@ -17,18 +17,18 @@ from twin.request import Request, RequestLog
 from twin.serving.capacity import CapacityChange, Ledger
 from twin.serving.deployment import Deployment
 from twin.serving.pod import Pod, PodLog
-from twin.serving.rollout import Wish
+from twin.serving.rollout import DesiredState
 from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
-from twin.spec import ClusterSpec, Server, SpecError
+from twin.spec import ClusterSpec, Pool, Server, SpecError
 
 
 class Cluster:
     """A simulated cluster of LLM inference servers in the time of *env*.
 
     It starts with the pods of spec.servers ready at t = 0, as far as capacity allows (server by
-    server, in order). The truth of the run: requests, pods, wishes (as asked, those of t = 0 first)
-    and capacity_history. All chance comes from *seed*, with generators of its own for every server,
-    so that none shifts the draws of another.
+    server, in order). The truth of the run: requests, pods, desired (the states asked for, those of
+    t = 0 first) and capacity_history. All chance comes from *seed*, with generators of its own for
+    every server, so that none shifts the draws of another.
 
     *requests* takes the log of requests in the place of a new one, for a world that shall not
     remember them all.
@@ -45,7 +45,7 @@ class Cluster:
         self.spec = spec
         self.requests = RequestLog() if requests is None else requests
         self.pods = PodLog()
-        self.wishes: list[Wish] = []
+        self.desired: list[DesiredState] = []
         self._env = env
         self._ledger = Ledger(spec.capacity)
         self._seed = seed
@@ -53,13 +53,14 @@ class Cluster:
         self._retired: list[Deployment] = []
         self._by_name: dict[str, Deployment] = {}
         self._submits: dict[str, Callable[[int, int], None]] = {}
-        self._asked: dict[str, Wish] = {}
-        self._obeyed: list[int] = []
+        # By name, what was asked for last; by index, which of the states asked for is applied.
+        self._asked: dict[str, DesiredState] = {}
+        self._applied: list[int] = []
         self._rng_actuation: list[np.random.Generator] = []
         self._rng_nodes = node_generator(seed)
         for deployment in [self._add(index) for index in range(len(spec.servers))]:
             deployment.begin()
-            self._note(deployment.wish)
+            self._note(deployment.desired)
         self._scrapes = 0
         self._await_scrape()
 
@@ -75,9 +76,10 @@ class Cluster:
         """
         if server.name in self._by_name:
             raise SpecError(f"{server.name}: expected a name that no other server has")
-        self.spec = replace(self.spec, servers=(*self.spec.servers, replace(server, replicas=0)))
+        none_yet = replace(server, pool=replace(server.pool, replicas=0))
+        self.spec = replace(self.spec, servers=(*self.spec.servers, none_yet))
         deployment = self._add(len(self.spec.servers) - 1)
-        self._note(deployment.wish._replace(t_s=self._env.now))
+        self._note(deployment.desired._replace(t_s=self._env.now))
 
     def remove_server(self, server: str) -> None:
         """Let *server* be no more: what waits fails, what runs is finished, then its pods are gone.
@@ -87,34 +89,29 @@ class Cluster:
         """
         deployment = self._deployment(server)
         del self._by_name[server], self._submits[server], self._asked[server]
-        # No wish on its way may be obeyed any more.
-        self._obeyed[deployment.index] = len(self.wishes)
+        # No state that was asked for and is on its way may be applied any more.
+        self._applied[deployment.index] = len(self.desired)
         self._retired.append(deployment)
         deployment.retire()
 
-    def scale(
-        self, server: str, *, accelerator: str, replicas: int, max_batch: int, revision: int = 0
-    ) -> None:
-        """Ask for *replicas* pods of *server* on *accelerator* with *max_batch* each; obeyed after
-        the actuation delay.
+    def scale(self, server: str, pool: Pool, *, revision: int = 0) -> None:
+        """Ask for *pool* as what *server* has; applied after the actuation delay.
 
-        An absolute wish: asking twice does no harm, and a later wish is never undone by a slower
+        It is absolute: asking twice does no harm, and a later state is never undone by a slower
         earlier one. With 0 replicas the accelerator may be empty: the server keeps the one that it
         had. Raise SpecError for a server, an accelerator or a figure that makes no sense. Another
         *revision* than before replaces all pods.
         """
         deployment = self._deployment(server)
-        wish = self._checked(
-            Wish(self._env.now, server, accelerator, replicas, max_batch, revision)
-        )
-        self._note(wish)
-        number = len(self.wishes)
+        desired = DesiredState(self._env.now, server, self._checked(server, pool), revision)
+        self._note(desired)
+        number = len(self.desired)
         delay_s = draw_s(self.spec.world.actuation_delay, self._rng_actuation[deployment.index])
         if delay_s == 0.0:
-            self._obey(deployment, number, wish)
+            self._apply(deployment, number, desired)
             return
-        obey = partial(self._obey, deployment, number, wish)
-        at(self._env, self._env.now + delay_s, priority=CONTROL, action=obey)
+        apply = partial(self._apply, deployment, number, desired)
+        at(self._env, self._env.now + delay_s, priority=CONTROL, action=apply)
 
     def set_capacity(self, type: str, gpus: int) -> None:  # noqa: A002, the word of the data files
         """Let there be *gpus* of *type* from now on. Below what is held nothing is killed, but
@@ -223,13 +220,13 @@ class Cluster:
         self._deployments += (deployment,)
         self._by_name[deployment.server.name] = deployment
         self._submits[deployment.server.name] = deployment.gateway.submit
-        self._obeyed.append(-1)
+        self._applied.append(-1)
         self._rng_actuation.append(server_generator(self._seed, index, ACTUATION))
         return deployment
 
-    def _note(self, wish: Wish) -> None:
-        self.wishes.append(wish)
-        self._asked[wish.server] = wish
+    def _note(self, desired: DesiredState) -> None:
+        self.desired.append(desired)
+        self._asked[desired.server] = desired
 
     def _await_scrape(self) -> None:
         self._scrapes += 1
@@ -241,10 +238,11 @@ class Cluster:
             deployment.scrape()
         self._await_scrape()
 
-    def _obey(self, deployment: Deployment, number: int, wish: Wish) -> None:
-        if number > self._obeyed[deployment.index]:
-            self._obeyed[deployment.index] = number
-            deployment.obey(wish)
+    def _apply(self, deployment: Deployment, number: int, desired: DesiredState) -> None:
+        # With a random delay one may overtake another: what was asked for later counts.
+        if number > self._applied[deployment.index]:
+            self._applied[deployment.index] = number
+            deployment.apply(desired)
 
     def _make_room(self) -> None:
         """Let every server look whether its next new pod can have the GPUs of its own old ones,
@@ -280,32 +278,29 @@ class Cluster:
             raise SpecError(f"{server}: expected one of {', '.join(self._by_name)}")
         return self._by_name[server]
 
-    def _checked(self, wish: Wish) -> Wish:
-        if wish.replicas < 0:
-            raise SpecError(f"{wish.server}: replicas must be >= 0, got {wish.replicas}")
-        if wish.max_batch < 1:
-            raise SpecError(f"{wish.server}: max_batch must be >= 1, got {wish.max_batch}")
-        if wish.replicas == 0 and not wish.accelerator:
-            return wish._replace(accelerator=self._asked[wish.server].accelerator)
-        model = self._by_name[wish.server].server.model
-        if (model, wish.accelerator) not in self.spec.engines:
+    def _checked(self, server: str, pool: Pool) -> Pool:
+        if pool.replicas < 0:
+            raise SpecError(f"{server}: replicas must be >= 0, got {pool.replicas}")
+        if pool.max_batch < 1:
+            raise SpecError(f"{server}: max_batch must be >= 1, got {pool.max_batch}")
+        if pool.replicas == 0 and not pool.accelerator:
+            return replace(pool, accelerator=self._asked[server].pool.accelerator)
+        model = self._by_name[server].server.model
+        if (model, pool.accelerator) not in self.spec.engines:
             raise SpecError(
-                f"{wish.server}: expected an accelerator that runs {model}, got "
-                f"{wish.accelerator!r}"
+                f"{server}: expected an accelerator that runs {model}, got {pool.accelerator!r}"
             )
-        return wish
+        return pool
 
 
-def _server_state(deployment: Deployment, asked: Wish) -> ServerState:
+def _server_state(deployment: Deployment, asked: DesiredState) -> ServerState:
     server, series = deployment.server, deployment.series
     phases = [pod.phase for pod in deployment.pods]
     return ServerState(
         name=server.name,
         model=server.model,
         service_class=server.service_class,
-        accelerator=asked.accelerator,
-        max_batch=asked.max_batch,
-        wanted=asked.replicas,
+        desired=asked.pool,
         ready=phases.count("ready"),
         starting=phases.count("starting"),
         pending=phases.count("pending"),

@@ -1,10 +1,12 @@
-"""One server at run time: obeys wishes by making pods and taking them away. Requests come in by its
-gateway.
+"""One server at run time: it makes pods and takes them away until it has what is desired.
+
+Requests come in by its gateway.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -18,14 +20,14 @@ from twin.serving.capacity import Claim, Ledger
 from twin.serving.gateway import Gateway, arrival_order
 from twin.serving.metrics import Arrivals, Counters, ServerSeries
 from twin.serving.pod import LifeEnd, Pod, PodLife, PodLog
-from twin.serving.rollout import Wish, make_room, plan
+from twin.serving.rollout import DesiredState, make_room, plan
 from twin.spec import ClusterSpec, Server
 
 _HOUR_S = 3600.0
 
 
 class Deployment:
-    """The pods of one server, from wish to drain, and what a scraper saw of them.
+    """The pods of one server, from the first to the last, and what a scraper saw of them.
 
     *freed* is called after GPUs may have come free, so that other servers which need room can look
     again.
@@ -45,7 +47,8 @@ class Deployment:
     ) -> None:
         self.server: Server = spec.servers[index]
         self.index = index
-        self.wish = Wish(0.0, self.server.name, self.server.accelerator, 0, self.server.max_batch)
+        none_yet = replace(self.server.pool, replicas=0)
+        self.desired = DesiredState(0.0, self.server.name, none_yet)
         self.pods: list[Pod] = []
         rng_router = server_generator(seed, index, ROUTER)
         self.gateway = Gateway(env, self.server, index, requests=requests, rng=rng_router)
@@ -111,25 +114,25 @@ class Deployment:
 
     def begin(self) -> None:
         """Make the pods of t = 0: those that get GPUs are ready at once, the others pending."""
-        wish = self.wish = self.wish._replace(replicas=self.server.replicas)
-        for _ in range(wish.replicas):
+        self.desired = self.desired._replace(pool=self.server.pool)
+        for _ in range(self.server.pool.replicas):
             pod = self._make_pod()
             if pod.phase == "starting":
                 pod.cancel_calls()
                 self._become_ready(pod)
 
-    def obey(self, wish: Wish) -> None:
-        """Become as wished, as fast as capacity and delays allow. Asking the same again changes
-        nothing.
+    def apply(self, desired: DesiredState) -> None:
+        """Go to the *desired* state, as fast as capacity and delays allow. Asking for the same
+        again changes nothing.
         """
-        self.wish = wish
+        self.desired = desired
         if self._live:
             self._retune()
         self._reconcile()
         self._freed()
 
     def make_room(self) -> bool:
-        """Give up old pods where the next new one can only have their GPUs; tell whether any was
+        """Give up old pods if the next new one can only have their GPUs; tell whether any was
         given up.
         """
         waiting = next((pod for pod in self.pods if pod.phase == "pending"), None)
@@ -140,7 +143,7 @@ class Deployment:
         free = self._ledger.free(claim.type)
         if free > 0 and not self._ledger.is_next(claim):
             free = 0
-        given_up = make_room(self.pods, self.wish, live=self._live, free=free)
+        given_up = make_room(self.pods, self.desired, live=self._live, free=free)
         if given_up:
             # The GPUs that this server gives back are for its own new pod, not for who has waited
             # longer.
@@ -180,7 +183,7 @@ class Deployment:
         self._freed()
 
     def hold_start(self, pod: Pod) -> None:
-        """Let a starting *pod* not get ready, until it is told to start again."""
+        """Let a starting *pod* not get ready, until `start_again`."""
         assert pod.phase == "starting", (
             f"{pod.name}: only a start can be held up, it is {pod.phase}"
         )
@@ -193,46 +196,48 @@ class Deployment:
     def retire(self) -> None:
         """Serve nobody any more: what waits fails, what runs is finished, and all pods go."""
         self.gateway.shut()
-        self.obey(self.wish._replace(t_s=self._env.now, replicas=0))
+        none = replace(self.desired.pool, replicas=0)
+        self.apply(self.desired._replace(t_s=self._env.now, pool=none))
 
     def replace_lost(self) -> None:
         """Make pods for those that were killed."""
         self._reconcile()
 
     def _reconcile(self) -> None:
-        step = plan(self.pods, self.wish, live=self._live)
+        step = plan(self.pods, self.desired, live=self._live)
         for _ in range(step.create):
             self._make_pod()
         self._remove(step.remove)
 
     def _retune(self) -> None:
-        now_s, wish = self._env.now, self.wish
+        now_s, pool = self._env.now, self.desired.pool
         for pod in self.pods:
             if (
                 pod.phase == "draining"
-                or pod.life.accelerator != wish.accelerator
-                or pod.max_batch == wish.max_batch
+                or pod.life.accelerator != pool.accelerator
+                or pod.max_batch == pool.max_batch
             ):
                 continue
-            pod.max_batch = wish.max_batch
+            pod.max_batch = pool.max_batch
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=False)
-                pod.replica.set_max_batch(wish.max_batch, now_s)
+                pod.replica.set_max_batch(pool.max_batch, now_s)
 
     def _make_pod(self) -> Pod:
-        wish, model = self.wish, self.server.model
+        pool, model = self.desired.pool, self.server.model
         life = PodLife(
             pod=f"{self.server.name}-{self._pods_made}",
             server=self.index,
-            accelerator=wish.accelerator,
-            type=self._spec.accelerators[wish.accelerator].type,
-            gpus=self._spec.gpus(model=model, accelerator=wish.accelerator),
+            accelerator=pool.accelerator,
+            type=self._spec.accelerators[pool.accelerator].type,
+            gpus=self._spec.gpus(model=model, accelerator=pool.accelerator),
             asked_s=float(self._env.now),
         )
         self._pods_made += 1
         self._pod_log.add(life)
-        engine = self._spec.engines[model, wish.accelerator]
-        pod = Pod(engine=engine, max_batch=wish.max_batch, life=life, revision=wish.revision)
+        engine = self._spec.engines[model, pool.accelerator]
+        revision = self.desired.revision
+        pod = Pod(engine=engine, max_batch=pool.max_batch, life=life, revision=revision)
         pod.claim = Claim(type=life.type, gpus=life.gpus, granted=partial(self._schedule, pod))
         self.pods.append(pod)
         self._ledger.ask(pod.claim)
@@ -289,7 +294,7 @@ class Deployment:
         self.gateway.take_back(handed_back)
 
     def _drain(self, pod: Pod) -> list[Request]:
-        now_s, replica, patience_s = self._env.now, pod.replica, self._spec.world.drain_timeout_s
+        now_s, replica, timeout_s = self._env.now, pod.replica, self._spec.world.drain_timeout_s
         assert replica is not None
         pod.cancel_calls()
         pod.enter("draining", now_s)
@@ -300,9 +305,9 @@ class Deployment:
             self._end(pod, "drained")
             return handed_back
         self._await_boundary(pod)
-        if patience_s is not None:
-            timeout = partial(self._lose_patience, pod)
-            pod.mishap = at(self._env, now_s + patience_s, priority=CONTROL, action=timeout)
+        if timeout_s is not None:
+            timeout = partial(self._time_out, pod)
+            pod.mishap = at(self._env, now_s + timeout_s, priority=CONTROL, action=timeout)
         return handed_back
 
     def _await_boundary(self, pod: Pod) -> None:
@@ -320,7 +325,7 @@ class Deployment:
         self._end(pod, "drained")
         self._freed()
 
-    def _lose_patience(self, pod: Pod) -> None:
+    def _time_out(self, pod: Pod) -> None:
         lost = self._abort(pod)
         self._end(pod, "drain_timeout")
         self.gateway.lose(lost, "drain_timeout")

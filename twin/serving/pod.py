@@ -61,8 +61,8 @@ class Pod:
 
     replica is there while the pod is ready or draining. due is the next step of its life that is
     known in advance (the end of its start or of its drain), mishap the one that is not (a crash,
-    the end of patience with a drain). finished_tokens counts the output of finished requests; it
-    and series begin anew with every life. revision is the one of the wish that it was made for.
+    the timeout of its drain). finished_tokens counts the output of finished requests; it and series
+    begin anew with every life. revision is that of the desired state that it was made for.
     """
 
     __slots__ = (

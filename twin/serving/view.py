@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from twin.serving.metrics import WindowFigures
 from twin.serving.pod import PodPhase
+from twin.spec import Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +36,7 @@ class PodState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
-    """One server: what was last asked for (at once, obeyed or not), its pods as they are, figures
+    """One server: the pool last asked for (at once, applied or not), its pods as they are, figures
     as last scraped.
 
     starting counts pods that hold GPUs but are not ready, pending those without. backlog is the
@@ -46,9 +47,7 @@ class ServerState:
     name: str
     model: str
     service_class: str
-    accelerator: str
-    max_batch: int
-    wanted: int
+    desired: Pool
     ready: int
     starting: int
     pending: int

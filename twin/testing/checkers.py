@@ -81,8 +81,8 @@ def check_now(watch: Watch) -> None:
         name, pods = deployment.server.name, deployment.pods
         ready = [pod for pod in pods if pod.phase == "ready"]
         draining = sum(pod.phase == "draining" for pod in pods)
-        assert len(ready) <= deployment.wish.replicas, (
-            f"{name}: {len(ready)} ready, wanted {deployment.wish.replicas}"
+        assert len(ready) <= deployment.desired.pool.replicas, (
+            f"{name}: {len(ready)} ready, wanted {deployment.desired.pool.replicas}"
         )
         state = view.servers[name]
         assert (state.ready, state.draining) == (len(ready), draining), (
@@ -114,18 +114,18 @@ def check_settled(watch: Watch) -> None:
             f"{name}: requests wait though a pod is ready"
         )
         staying = [pod for pod in deployment.pods if pod.phase != "draining"]
-        wish = deployment.wish
+        pool = deployment.desired.pool
         new = [
             pod
             for pod in staying
-            if (pod.life.accelerator, pod.max_batch) == (wish.accelerator, wish.max_batch)
+            if (pod.life.accelerator, pod.max_batch) == (pool.accelerator, pool.max_batch)
             or (
                 deployment.server.max_batch_change == "live"
-                and pod.life.accelerator == wish.accelerator
+                and pod.life.accelerator == pool.accelerator
             )
         ]
-        assert len(new) == wish.replicas, (
-            f"{name}: {len(new)} pods of the wished kind, wanted {wish.replicas}"
+        assert len(new) == pool.replicas, (
+            f"{name}: {len(new)} pods of the desired kind, wanted {pool.replicas}"
         )
         for pod in deployment.pods:
             if pod.phase == "pending":
