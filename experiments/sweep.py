@@ -9,17 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
-from rich.console import Console
+from typing import TYPE_CHECKING
 
 from experiments.grid import SweepConfig
 from experiments.output import require_writable, whole_file, write_text
 from experiments.pool import Outcome, run_tasks
-from experiments.progress import sweep_progress
 from experiments.run import run
 from experiments.sources import read_sources
-from experiments.sweep_figures import save_sweep_figures
 from experiments.sweep_rows import (
     FAILURES,
     ROWS,
@@ -31,8 +27,13 @@ from experiments.sweep_rows import (
     save_row,
     settings_row,
 )
-from experiments.tables import paired_table, print_table, summary_table
 from twin.spec import SpecError
+
+# Each process of a sweep imports this module, and needs neither tables nor figures: what makes them
+# is imported by the functions that use it.
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
 
 Work = Callable[[PlannedRun], Row]
 
@@ -44,13 +45,15 @@ class SweepResult:
     """The table of a sweep (a row a run, `error` "" where it went well), how many rows were reused,
     what was written.
 
-    failures are the files that hold the tracebacks of the runs that failed this time.
+    failures are the files that hold the tracebacks of the runs that failed this time; notes are
+    what the data leave open, a line each.
     """
 
     results: pd.DataFrame
     reused: int
     paths: list[Path]
     failures: list[Path]
+    notes: tuple[str, ...] = ()
 
     @property
     def failed(self) -> int:
@@ -88,6 +91,8 @@ def sweep_to_directory(
     bad input, damaged results and an *out* that cannot be written. An interrupt leaves the finished
     runs for a later *resume*. *work* makes the row of one run.
     """
+    from experiments.progress import sweep_progress
+
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs: expected a whole number >= 1, found {jobs}")
     runs = plan(grid)
@@ -108,7 +113,11 @@ def sweep_to_directory(
     if console:
         _print_tables(console, results, failures)
     return SweepResult(
-        results=results, reused=len(runs) - len(missing), paths=paths, failures=failures
+        results=results,
+        reused=len(runs) - len(missing),
+        paths=paths,
+        failures=failures,
+        notes=tuple(dict.fromkeys(note for planned in runs for note in planned.notes)),
     )
 
 
@@ -119,7 +128,7 @@ def plan(grid: SweepConfig) -> list[PlannedRun]:
     runs = []
     for config in grid.runs():
         sources = read_sources(config)
-        runs.append(PlannedRun(run_id=sources.run_id, config=sources.config))
+        runs.append(PlannedRun(run_id=sources.run_id, config=sources.config, notes=sources.notes))
     return runs
 
 
@@ -127,6 +136,8 @@ def plot_sweep(directory: Path) -> list[Path]:
     """Draw the figures of a sweep again, from its table alone. Raise SpecError where that is
     missing or damaged.
     """
+    from experiments.sweep_figures import save_sweep_figures
+
     return save_sweep_figures(_read_results(directory / RESULTS_PARQUET), directory)
 
 
@@ -158,6 +169,8 @@ def _keep(out: Path, planned: PlannedRun, outcome: Outcome[Row], failures: list[
 
 
 def _write_results(results: pd.DataFrame, out: Path) -> list[Path]:
+    from experiments.sweep_figures import save_sweep_figures
+
     with whole_file(out / RESULTS_PARQUET) as part:
         results.to_parquet(part, index=False)
     with whole_file(out / RESULTS_CSV) as part:
@@ -166,6 +179,8 @@ def _write_results(results: pd.DataFrame, out: Path) -> list[Path]:
 
 
 def _print_tables(console: Console, results: pd.DataFrame, failures: Sequence[Path]) -> None:
+    from experiments.tables import paired_table, print_table, summary_table
+
     for table in (summary_table(results), paired_table(results)):
         if table is not None and table.row_count:
             print_table(console, table)
@@ -180,6 +195,8 @@ def _print_tables(console: Console, results: pd.DataFrame, failures: Sequence[Pa
 
 
 def _read_results(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
     try:
         return pd.read_parquet(path)
     except (OSError, ValueError) as error:

@@ -9,15 +9,16 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import pandas as pd
+from typing import TYPE_CHECKING, Any
 
 from experiments.config import RunConfig
 from experiments.output import write_json
 from experiments.versions import commit, versions
 from twin.datafile import read_json
 from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 Row = dict[str, Any]
 
@@ -32,10 +33,13 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
-    """A run of a sweep with everything resolved: *run_id* names its file."""
+    """A run of a sweep with everything resolved: *run_id* names its file, and notes say what its
+    data leave open.
+    """
 
     run_id: str
     config: RunConfig
+    notes: tuple[str, ...] = ()
 
 
 def settings_row(planned: PlannedRun) -> Row:
@@ -104,6 +108,8 @@ def _digest(content: Mapping[str, Any]) -> str:
 
 def results_frame(runs: Sequence[PlannedRun], rows: Mapping[str, Row]) -> pd.DataFrame:
     """Return the rows of a sweep as a table, in the order of *runs*; timings stand last."""
+    import pandas as pd  # processes of a sweep import this module, and make no table
+
     frame = pd.DataFrame([rows[planned.run_id] for planned in runs])
     last = [name for name in (*TIMINGS, "error") if name in frame.columns]
     return frame[[name for name in frame.columns if name not in last] + last]

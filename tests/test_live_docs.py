@@ -36,7 +36,7 @@ def test_every_command_that_a_page_shows_is_understood(page: str, repository: Pa
     found = commands((repository / page).read_text(encoding="utf-8"))
     assert found
     for arguments in found:
-        inferno._parser().parse_args(arguments)
+        inferno.parse(arguments)
 
 
 def test_the_walk_through_names_the_files_that_there_are(repository: Path) -> None:

@@ -1,70 +1,76 @@
-"""The command fit: a request log in, the latency model of its engine out."""
+"""`inferno fit`: a request log in, the latency model of its engine out."""
 
 from __future__ import annotations
 
-import argparse
 import json
-from collections.abc import Callable
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
 
-from twin.fit.report import fit_json, fit_text
-from twin.fit.search import fit_file
-from twin.spec import SpecError
+from inferno.cli.command import EXIT_OK, Command
 
-EXIT_OK = 0
+TEXT = """\
+Fit the latency model of an engine,
 
-AddCommand = Callable[..., argparse.ArgumentParser]
+  alpha + beta · (tokens computed) + gamma · (KV tokens read)  [ms],
+
+by replaying a log of its requests on the twin's replica. FILE is a CSV with the
+columns queued_s, input_tokens, output_tokens, first_token_s and last_token_s.
+
+  inferno fit requests.csv --kv-tokens 41408 --max-batch 256
+"""
 
 
-def add_commands(add: AddCommand) -> None:
-    """Add this command; *add*(name, run, summary, text) makes a parser for it."""
-    _add_fit(add)
-
-
-def _add_fit(add: AddCommand) -> None:
-    parser = add(
-        "fit",
-        _fit,
-        "alpha, beta, gamma of an engine from a log of its requests",
-        """\\
-Fit the latency model alpha + beta·(tokens computed) + gamma·(KV tokens read) by replaying the log
-on the twin's replica.
-FILE has the columns queued_s, input_tokens, output_tokens, first_token_s and last_token_s.
-
-  inferno fit requests.csv --kv-tokens 41408 --max-batch 256 --token-budget 2048
-""",
-    )
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument("file", type=Path, metavar="FILE", help="CSV, one request a row")
     parser.add_argument(
-        "--kv-tokens", type=int, help="KV capacity of the replica in tokens (default: never short)"
+        "--kv-tokens",
+        type=int,
+        metavar="N",
+        help="KV cache of the replica in tokens (default: unlimited)",
     )
     parser.add_argument(
-        "--max-batch", type=int, default=256, help="most requests in a batch (default 256)"
+        "--max-batch",
+        type=int,
+        default=256,
+        metavar="N",
+        help="most requests in a batch (default 256)",
     )
     parser.add_argument(
-        "--token-budget", type=int, default=8192, help="most tokens in an iteration (default 8192)"
+        "--token-budget",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="most tokens in an iteration (default 8192)",
     )
     parser.add_argument(
-        "--block-size", type=int, default=16, help="tokens in a KV block (default 16)"
+        "--block-size",
+        type=int,
+        default=16,
+        metavar="N",
+        help="tokens in a block of the KV cache (default 16)",
     )
     parser.add_argument(
         "--admission",
         choices=("full_prompt", "chunk"),
         default="full_prompt",
-        help=(
-            "what must fit to be admitted: the whole prompt (vLLM since 0.19, default) or its "
-            "first chunk"
-        ),
+        help="what must fit for a request to be admitted: the whole prompt (vLLM since 0.19, "
+        "default) or its first chunk",
     )
     parser.add_argument(
         "--rows",
         type=int,
-        help="fit the first ROWS requests and score the latency model on the later ones too",
+        metavar="N",
+        help="fit the first N requests, and score the latency model on the later ones too",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
-def _fit(options: argparse.Namespace) -> int:
+def _run(options: Namespace) -> int:
+    from twin.fit.report import fit_json, fit_text
+    from twin.fit.search import fit_file
+    from twin.spec import SpecError
+
     if options.rows is not None and options.rows < 1:
         raise SpecError(f"rows: expected a whole number >= 1, found {options.rows}")
     result = fit_file(
@@ -82,3 +88,12 @@ def _fit(options: argparse.Namespace) -> int:
         else fit_text(result)
     )
     return EXIT_OK
+
+
+COMMAND = Command(
+    name="fit",
+    summary="the latency model of an engine, from a log of its requests",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,32 +1,134 @@
-"""Makes the Kubernetes backend that the settings name: client, source of metrics, capacity, and a
-Lease if wanted.
+"""A Kubernetes cluster as a world: its options, and the backend that they name (client, source of
+metrics, capacity, a Lease if wanted).
 """
 
 from __future__ import annotations
 
-import argparse
-import math
 import os
 import socket
+from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
+from typing import TYPE_CHECKING
 
-from loop.backends.kube.backend import KubeBackend, KubeSettings
-from loop.backends.kube.client import KubeClient, connect
-from loop.backends.kube.lease import Lease, LeaseSettings
-from loop.backends.metrics.pods import DirectPages, PodMetrics, ProxiedPages
-from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
-from loop.backends.metrics.source import LabelsOnly, MetricsSource
-from loop.clocks import MonotonicClock, date_now
-from loop.errors import SpecError
-from loop.settings import Settings
-from loop.signals.window import WindowSettings
+from inferno.cli.runs import add_policy_options
+
+if TYPE_CHECKING:
+    from argparse import _ActionsContainer as Options
+    from datetime import datetime
+
+    from inferno.worlds.world import World
+    from loop.backends.kube.backend import KubeBackend
+    from loop.backends.kube.client import KubeClient
+    from loop.backends.kube.lease import Lease
+    from loop.backends.metrics.source import MetricsSource
+    from loop.clocks import MonotonicClock
+    from loop.settings import Settings
 
 METRICS = ("prometheus", "pods", "labels")
 STALE_S = 60.0
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the options of a controller over this world."""
+    world = parser.add_argument_group("a cluster (--backend kube)")
+    add_cluster_options(world)
+    add_metrics_options(world)
+    add_acting_options(world)
+    world.add_argument(
+        "--capacity",
+        choices=("data", "nodes"),
+        default="data",
+        help="how many GPUs there are: as the data files say (default), or the nodes",
+    )
+    world.add_argument("--policy", default="slo", help="what decides: slo (default) or static")
+    add_policy_options(world)
+
+
+def add_cluster_options(parser: Options) -> None:
+    """Add the options of every command that talks to a cluster."""
+    parser.add_argument(
+        "--kubeconfig",
+        metavar="FILE",
+        help="which cluster ($KUBECONFIG, else the pod's own or the default)",
+    )
+    parser.add_argument(
+        "--namespace",
+        metavar="NAMES",
+        help="these namespaces only, separated by commas ($WATCH_NAMESPACE, else all)",
+    )
+
+
+def add_metrics_options(parser: Options) -> None:
+    """Add the options of a command that looks at the load of a cluster."""
+    parser.add_argument(
+        "--metrics",
+        choices=METRICS,
+        help="where the load is read (default: in Prometheus if its address is known, else in "
+        "the pods)",
+    )
+    parser.add_argument(
+        "--prometheus", metavar="URL", help="address of Prometheus ($INFERNO_PROMETHEUS_URL)"
+    )
+    parser.add_argument(
+        "--matchers",
+        default="",
+        metavar="TEXT",
+        help='Prometheus: further matchers of the query, such as cluster="east"',
+    )
+    parser.add_argument(
+        "--window",
+        metavar="S",
+        help="seconds that figures are taken over ($INFERNO_METRICS_WINDOW, else 60)",
+    )
+    parser.add_argument(
+        "--pages",
+        choices=("proxy", "direct"),
+        default="proxy",
+        help="pods: ask them through the API server (default), or each at its own address",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        help="speed of the cluster, if that is a twin (default 1)",
+    )
+
+
+def add_acting_options(parser: Options) -> None:
+    """Add the options of a command that changes a cluster."""
+    parser.add_argument("--events", action="store_true", help="create an Event for each change")
+    parser.add_argument(
+        "--lease", metavar="NAMESPACE/NAME", help="act only while holding this Lease"
+    )
+
+
+def cluster_arguments(options: Namespace) -> dict[str, str | None]:
+    """Return what of *options* wins over the environment, for read_settings."""
+    names = {
+        "kubeconfig": "kubeconfig",
+        "namespaces": "namespace",
+        "prometheus_url": "prometheus",
+        "metrics_window_s": "window",
+    }
+    return {name: getattr(options, option, None) for name, option in names.items()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choices:
+    """What a command wants of a cluster, besides the settings. metrics None: Prometheus if its
+    address is known, else the pods.
+    """
+
+    metrics: str | None = None
+    matchers: str = ""
+    pages: str = "proxy"
+    speed: float = 1.0
+    from_nodes: bool = False
+    events: bool = False
+    lease: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,83 +143,62 @@ class LiveCluster:
     lease: Lease | None
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a command that talks to a cluster."""
-    parser.add_argument(
-        "--kubeconfig", help="kube: which cluster ($KUBECONFIG, else the pod's own or the default)"
-    )
-    parser.add_argument(
-        "--namespace", help="kube: watch these, separated by commas ($WATCH_NAMESPACE, else all)"
-    )
-    parser.add_argument(
-        "--prometheus", metavar="URL", help="kube: where it is ($INFERNO_PROMETHEUS_URL)"
-    )
-    parser.add_argument(
-        "--matchers", default="", help='prometheus: further ones for its query, as cluster="east"'
-    )
-    parser.add_argument(
-        "--window",
-        metavar="S",
-        help="kube: figures are over so long ($INFERNO_METRICS_WINDOW, else 60)",
-    )
-    parser.add_argument(
-        "--pages",
-        choices=("proxy", "direct"),
-        default="proxy",
-        help="pods: by the API server (default), or pod by pod",
-    )
-    parser.add_argument(
-        "--capacity",
-        choices=("data", "nodes"),
-        default="data",
-        help="kube: GPUs of the data files, or of the nodes",
-    )
-    parser.add_argument(
-        "--events", action="store_true", help="kube: tell of each change by an Event"
-    )
-    parser.add_argument(
-        "--lease", metavar="NAMESPACE/NAME", help="kube: act only while holding this Lease"
-    )
+def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> World:
+    """Return the cluster that *settings* and *options* name; *stack* closes it. Raise SpecError
+    if there is none.
+    """
+    from inferno.worlds.world import World, data_directory
+    from loop.data import DataSource
+    from loop.policies import make_policy
 
-
-def cluster_arguments(options: argparse.Namespace) -> dict[str, str | None]:
-    """Return what of *options* wins over the environment, for read_settings."""
-    return {
-        "kubeconfig": options.kubeconfig,
-        "namespaces": options.namespace,
-        "prometheus_url": options.prometheus,
-        "metrics_window_s": options.window,
-    }
+    data = DataSource(data_directory(settings), dynamic=settings.dynamic)
+    types = {name: unit.type for name, unit in data.static().accelerators.items()}
+    choices = Choices(
+        metrics=options.metrics,
+        matchers=options.matchers,
+        pages=options.pages,
+        speed=options.speed,
+        from_nodes=options.capacity == "nodes",
+        events=options.events,
+        lease=options.lease,
+    )
+    live = open_cluster(settings, choices, types=types, stack=stack)
+    return World(
+        backend=live.backend,
+        policy=make_policy(options.policy, **dict(options.policy_options)),
+        data=data,
+        clock=live.clock,
+        epoch=live.epoch,
+        lease=live.lease,
+    )
 
 
 def open_cluster(
-    told: Settings,
-    options: argparse.Namespace,
-    *,
-    types: Mapping[str, str],
-    metrics: str | None,
-    stack: ExitStack,
+    settings: Settings, choices: Choices, *, types: Mapping[str, str], stack: ExitStack
 ) -> LiveCluster:
-    """Return the cluster that *told* and *options* name; *stack* closes it. Raise SpecError where
+    """Return the cluster that *settings* and *choices* name; *stack* closes it. Raise SpecError if
     there is none.
 
-    metrics None: Prometheus where its address is known, else the pods themselves. types: by
-    accelerator name.
+    types: of accelerators, by name.
     """
-    if not (math.isfinite(options.speed) and options.speed > 0):
-        raise SpecError(f"speed: expected a number > 0, found {options.speed}")
+    from inferno.worlds.world import check_speed
+    from loop.backends.kube.backend import KubeBackend, KubeSettings
+    from loop.backends.kube.client import KubeClient, connect
+    from loop.clocks import MonotonicClock, date_now
+
+    check_speed(choices.speed)
     clock, epoch = MonotonicClock(), date_now()
-    client = KubeClient(partial(connect, told.kubeconfig), clock=clock)
-    lease = _lease(options.lease, client, clock=clock, epoch=epoch) if options.lease else None
+    client = KubeClient(partial(connect, settings.kubeconfig), clock=clock)
+    lease = _lease(choices.lease, client, clock=clock, epoch=epoch) if choices.lease else None
     backend = KubeBackend(
         client,
-        _source(told, options, client, metrics=metrics, epoch=epoch, stack=stack),
+        _source(settings, choices, client, epoch=epoch, stack=stack),
         clock=clock,
         epoch=epoch,
         settings=KubeSettings(
-            namespaces=told.namespaces,
-            from_nodes=options.capacity == "nodes",
-            events=options.events,
+            namespaces=settings.namespaces,
+            from_nodes=choices.from_nodes,
+            events=choices.events,
             types=types,
         ),
         may_act=lease.held if lease else (lambda: True),
@@ -130,47 +211,55 @@ def open_cluster(
 
 
 def _source(
-    told: Settings,
-    options: argparse.Namespace,
+    settings: Settings,
+    choices: Choices,
     client: KubeClient,
     *,
-    metrics: str | None,
     epoch: datetime,
     stack: ExitStack,
 ) -> MetricsSource:
-    metrics = metrics or ("prometheus" if told.prometheus_url else "pods")
+    from loop.backends.metrics.source import LabelsOnly
+    from loop.signals.window import WindowSettings
+
+    metrics = choices.metrics or ("prometheus" if settings.prometheus_url else "pods")
     window = WindowSettings(
-        window_s=told.metrics_window_s,
-        stale_s=max(told.metrics_window_s, STALE_S),
-        speed=options.speed,
+        window_s=settings.metrics_window_s,
+        stale_s=max(settings.metrics_window_s, STALE_S),
+        speed=choices.speed,
     )
     if metrics == "labels":
         return LabelsOnly()
     if metrics == "pods":
+        from loop.backends.metrics.pods import DirectPages, PodMetrics, ProxiedPages
+
         pods = PodMetrics(
-            DirectPages() if options.pages == "direct" else ProxiedPages(client), window=window
+            DirectPages() if choices.pages == "direct" else ProxiedPages(client), window=window
         )
         stack.callback(pods.close)
         return pods
-    if metrics != "prometheus":
-        raise SpecError(
-            f"metrics: expected one of {', '.join(METRICS)} with --backend kube, found {metrics}"
-        )
-    if not told.prometheus_url:
+    from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+    from loop.errors import SpecError
+
+    if not settings.prometheus_url:
         raise SpecError(
             "metrics: expected the address of Prometheus (INFERNO_PROMETHEUS_URL), found none"
         )
-    settings = PrometheusSettings(
-        url=told.prometheus_url,
-        token_path=told.prometheus_token_path,
-        ca_path=told.prometheus_ca_path,
-        window=window,
-        matchers=options.matchers,
+    return Prometheus(
+        PrometheusSettings(
+            url=settings.prometheus_url,
+            token_path=settings.prometheus_token_path,
+            ca_path=settings.prometheus_ca_path,
+            window=window,
+            matchers=choices.matchers,
+        ),
+        epoch_s=epoch.timestamp(),
     )
-    return Prometheus(settings, epoch_s=epoch.timestamp())
 
 
 def _lease(place: str, client: KubeClient, *, clock: MonotonicClock, epoch: datetime) -> Lease:
+    from loop.backends.kube.lease import Lease, LeaseSettings
+    from loop.errors import SpecError
+
     namespace, slash, name = place.partition("/")
     if not (namespace and slash and name):
         raise SpecError(f"lease: expected NAMESPACE/NAME, found {place!r}")

@@ -1,0 +1,94 @@
+"""`inferno actuator`: what the servers of a cluster should have, as a service."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from inferno.cli.command import EXIT_OK, Command
+from inferno.worlds.kube import (
+    Choices,
+    add_acting_options,
+    add_cluster_options,
+    cluster_arguments,
+    open_cluster,
+)
+
+if TYPE_CHECKING:
+    from loop.settings import Settings
+
+TEXT = """\
+Serve POST /update: ask the managed Deployments of a cluster to have what the
+message says.
+
+  inferno actuator
+  inferno actuator --absent zero      as the existing actuator does
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument(
+        "--absent",
+        choices=("hold", "zero"),
+        default="hold",
+        help="a server that the message gives nothing: hold it (default), or end its replicas",
+    )
+    parser.add_argument("--host", help="address to listen on ($ACTUATOR_HOST, else localhost)")
+    parser.add_argument("--port", help="port to listen on ($ACTUATOR_PORT, else 3303)")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="data directory, for the types of accelerators that node selectors name "
+        "($INFERNO_DATA_PATH, else none)",
+    )
+    add_cluster_options(parser)
+    add_acting_options(parser)
+
+
+def _run(options: Namespace) -> int:
+    from inferno.cli.service import serve_app, start_logs
+    from loop.drivers import Owner
+    from loop.services.actuator_app import make_actuator_app
+    from loop.services.auth import token_source
+    from loop.services.serving import listen
+    from loop.settings import read_settings
+
+    settings = read_settings(
+        arguments={
+            "actuator_host": options.host,
+            "actuator_port": options.port,
+            "data_path": options.data,
+            **cluster_arguments(options),
+        }
+    )
+    # It asks, and needs no figures.
+    choices = Choices(metrics="labels", events=options.events, lease=options.lease)
+    with ExitStack() as stack:
+        backend = open_cluster(settings, choices, types=_types(settings), stack=stack).backend
+        app = make_actuator_app(
+            backend, Owner(), absent=options.absent, token=token_source(settings)
+        )
+        sockets = listen(settings.actuator_host, settings.actuator_port)
+        start_logs("actuator", options)
+        serve_app(app, sockets, host=settings.actuator_host, verb="update")
+    return EXIT_OK
+
+
+def _types(settings: Settings) -> Mapping[str, str]:
+    """Return accelerator types by name, as far as the data say."""
+    from loop.schema.reading import read_system
+
+    if settings.data_path is None:
+        return {}
+    return {name: unit.type for name, unit in read_system(settings.data_path).accelerators.items()}
+
+
+COMMAND = Command(
+    name="actuator",
+    summary="what servers should have, as a service",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

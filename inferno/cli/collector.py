@@ -1,0 +1,73 @@
+"""`inferno collector`: what is seen of the servers of a cluster, as a service."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from inferno.cli.command import EXIT_OK, Command
+from inferno.worlds.kube import (
+    Choices,
+    add_cluster_options,
+    add_metrics_options,
+    cluster_arguments,
+    open_cluster,
+)
+
+TEXT = """\
+Serve GET /collect: what the managed Deployments of a cluster have, and what
+their load is.
+
+  inferno collector
+  inferno collector --metrics prometheus --prometheus http://localhost:9090
+  curl http://localhost:3301/collect
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument("--host", help="address to listen on ($COLLECTOR_HOST, else localhost)")
+    parser.add_argument("--port", help="port to listen on ($COLLECTOR_PORT, else 3301)")
+    add_cluster_options(parser)
+    add_metrics_options(parser)
+
+
+def _run(options: Namespace) -> int:
+    from inferno.cli.service import serve_app, start_logs
+    from loop.drivers import Owner
+    from loop.services.auth import token_source
+    from loop.services.collector_app import make_collector_app
+    from loop.services.serving import listen
+    from loop.settings import read_settings
+
+    settings = read_settings(
+        arguments={
+            "collector_host": options.host,
+            "collector_port": options.port,
+            **cluster_arguments(options),
+        }
+    )
+    choices = Choices(
+        metrics=options.metrics,
+        matchers=options.matchers,
+        pages=options.pages,
+        speed=options.speed,
+    )
+    with ExitStack() as stack:
+        backend = open_cluster(settings, choices, types={}, stack=stack).backend
+        app = make_collector_app(
+            backend, Owner(), places=backend.places, token=token_source(settings)
+        )
+        sockets = listen(settings.collector_host, settings.collector_port)
+        start_logs("collector", options)
+        serve_app(app, sockets, host=settings.collector_host, verb="collect")
+    return EXIT_OK
+
+
+COMMAND = Command(
+    name="collector",
+    summary="what is seen of the servers, as a service",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

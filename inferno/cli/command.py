@@ -1,0 +1,94 @@
+"""What a subcommand is, and the parser of its arguments: one clear line for whatever is wrong."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NoReturn
+
+EXIT_OK, EXIT_FAILURE, EXIT_BAD_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says what is wrong in one line, and what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        """Leave with exit code 2."""
+        wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
+        if wrong:
+            message += did_you_mean(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
+        self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def options(self) -> list[str]:
+        """Return the long options of this parser."""
+        return [name for name in self._option_string_actions if name.startswith("--")]
+
+
+AddArguments = Callable[[Parser, Sequence[str]], None]
+Foreign = Callable[[argparse.Namespace], Mapping[str, str]]
+
+
+def _no_others(_options: argparse.Namespace) -> Mapping[str, str]:
+    return {}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """A subcommand. Its module is imported for every help text, so what is heavy waits for *run*.
+
+    add_arguments gets the parser and the words of the user, since what a command takes may depend
+    on them. foreign tells, of options that this command does not take as it was called, who does.
+    """
+
+    name: str
+    summary: str
+    text: str
+    add_arguments: AddArguments
+    run: Callable[[argparse.Namespace], int]
+    foreign: Foreign = _no_others
+
+    def parser(self, arguments: Sequence[str] = ()) -> Parser:
+        """Return the parser for *arguments*."""
+        parser = Parser(
+            prog=f"inferno {self.name}",
+            description=self.text,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_arguments(parser, arguments)
+        much = parser.add_mutually_exclusive_group()
+        much.add_argument("-q", "--quiet", action="store_true", help="say less: what matters only")
+        much.add_argument(
+            "-v", "--verbose", action="store_true", help="say more: details, and where errors arose"
+        )
+        return parser
+
+    def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
+        """Return what *arguments* say. Leave with exit code 2 and one line if they make no
+        sense.
+        """
+        parser = self.parser(arguments)
+        options, unknown = parser.parse_known_args(arguments)
+        if unknown:
+            parser.error(self._unknown(parser, options, unknown))
+        options.command = self.name
+        return options
+
+    def _unknown(self, parser: Parser, options: argparse.Namespace, unknown: Sequence[str]) -> str:
+        foreign = self.foreign(options)
+        for word in unknown:
+            name = word.partition("=")[0]
+            if name in foreign:
+                return f"{name} {foreign[name]}"
+        name = unknown[0].partition("=")[0]
+        meant = did_you_mean(name, parser.options()) if name.startswith("-") else ""
+        return f"unrecognized arguments: {' '.join(unknown)}{meant}"
+
+
+def did_you_mean(found: str, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" if one of *known* is close to *found*, else nothing."""
+    close = difflib.get_close_matches(found, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,222 @@
+"""`inferno controller`: the control loop, live, over the world that --backend names."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+from typing import TYPE_CHECKING, TextIO
+
+from inferno.cli.command import EXIT_OK, Command, Parser
+from inferno.worlds import http, kube, sim
+
+if TYPE_CHECKING:
+    from loop.actuator import Limits
+    from loop.backends.kube.lease import Lease
+    from loop.controller import Controller
+    from loop.ports import Cycles
+    from loop.services.controller_metrics import ControllerMetrics
+    from loop.types import CycleRecord
+
+TEXT = """\
+Run the control loop every PERIOD seconds and whenever /invoke is called
+(PERIOD 0: only then). --backend says over which world:
+
+  sim   the twin, in real time or faster (default)
+  kube  the managed Deployments of a cluster
+  http  a collector, an optimizer and an actuator that run as services
+
+Each world has options of its own: inferno controller --backend kube --help
+
+  inferno controller 60 false --backend sim --speed 20
+  inferno controller 60 false --backend kube --mode advise
+  curl http://localhost:3300/invoke
+  curl -X POST -d '{"mode": "advise"}' http://localhost:3300/invoke
+"""
+
+WORLDS = MappingProxyType({"sim": sim, "kube": kube, "http": http})
+
+
+def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+    parser.add_argument(
+        "period",
+        nargs="?",
+        metavar="PERIOD",
+        help="seconds between cycles ($INFERNO_CONTROL_PERIOD, else 60)",
+    )
+    parser.add_argument(
+        "dynamic",
+        nargs="?",
+        metavar="DYNAMIC",
+        help="true: read all files at each cycle ($INFERNO_CONTROL_DYNAMIC, else false)",
+    )
+    _add_backend(parser)
+    parser.add_argument(
+        "--mode",
+        choices=("act", "advise"),
+        default="act",
+        help="advise: decide, and change nothing (default act)",
+    )
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
+    )
+    parser.add_argument("--host", help="address to listen on ($CONTROLLER_HOST, else localhost)")
+    parser.add_argument("--port", help="port to listen on ($CONTROLLER_PORT, else 3300)")
+    parser.add_argument(
+        "--records", type=Path, metavar="FILE", help="append each record to FILE, a JSON line each"
+    )
+    parser.add_argument(
+        "--step-up",
+        type=int,
+        metavar="N",
+        help="most replicas that a server gains in a cycle (default: no bound)",
+    )
+    parser.add_argument(
+        "--step-down",
+        type=int,
+        metavar="N",
+        help="most replicas that a server loses in a cycle (default: no bound)",
+    )
+    WORLDS[_backend(arguments)].add_options(parser)
+
+
+def _add_backend(parser: ArgumentParser) -> None:
+    parser.add_argument(
+        "--backend", choices=tuple(WORLDS), default="sim", help="which world (default sim)"
+    )
+
+
+def _backend(arguments: Sequence[str]) -> str:
+    """Return the world that *arguments* name: its options are known only then."""
+    first = Parser(prog="inferno controller", add_help=False, allow_abbrev=False)
+    _add_backend(first)
+    backend, _others = first.parse_known_args(arguments)
+    return str(backend.backend)
+
+
+def _foreign(options: Namespace) -> Mapping[str, str]:
+    """Return, by option of the other worlds, which ones those are."""
+    owners: dict[str, list[str]] = {}
+    for name, world in WORLDS.items():
+        parser = Parser(add_help=False)
+        world.add_options(parser)
+        for option in parser.options():
+            owners.setdefault(option, []).append(f"--backend {name}")
+    return {
+        option: f"belongs to {' and '.join(names)}, and this is --backend {options.backend}"
+        for option, names in owners.items()
+    }
+
+
+def _run(options: Namespace) -> int:
+    from inferno.cli.service import serve_app, start_logs
+    from loop.clocks import MonotonicClock
+    from loop.controller import Controller, ControllerSettings
+    from loop.drivers import LiveDriver, ThreadInbox
+    from loop.services.auth import token_source
+    from loop.services.controller_app import create_controller_app
+    from loop.services.controller_metrics import ControllerMetrics
+    from loop.services.serving import listen
+    from loop.settings import read_settings
+
+    settings = read_settings(
+        arguments={
+            "period_s": options.period,
+            "dynamic": options.dynamic,
+            "controller_host": options.host,
+            "controller_port": options.port,
+            "data_path": options.data,
+            **kube.cluster_arguments(options),
+        }
+    )
+    limits = _limits(options)
+    with ExitStack() as stack:
+        world = WORLDS[options.backend].open_world(settings, options, stack)
+        alone = Controller(
+            backend=world.backend,
+            policy=world.policy,
+            data=world.data,
+            clock=MonotonicClock(),
+            settings=ControllerSettings(mode=options.mode, limits=limits, epoch=world.epoch),
+        )
+        controller = _led(alone, world.lease) if world.lease else alone
+        metrics, inbox = ControllerMetrics(), ThreadInbox()
+        sockets = listen(settings.controller_host, settings.controller_port)
+        records = stack.enter_context(_open_records(options.records)) if options.records else None
+        driver = LiveDriver(
+            controller,
+            period_s=settings.period_s,
+            clock=world.clock,
+            inbox=inbox,
+            speed=world.speed,
+            advance=world.advance,
+            on_record=partial(_report, metrics=metrics, records=records),
+        )
+        app = create_controller_app(driver, inbox, metrics=metrics, token=token_source(settings))
+        start_logs("controller", options)
+        serve_app(
+            app,
+            sockets,
+            host=settings.controller_host,
+            verb="invoke",
+            about={
+                "backend": options.backend,
+                "mode": options.mode,
+                "periodS": settings.period_s,
+            },
+        )
+    return EXIT_OK
+
+
+def _led(alone: Controller, lease: Lease) -> Cycles:
+    """Return the controller that acts only while it holds *lease*."""
+    from loop.backends.kube.lease import LedController
+
+    return LedController(alone, lease)
+
+
+def _limits(options: Namespace) -> Limits:
+    from loop.actuator import Limits
+    from loop.errors import SpecError
+
+    for name, step in (("step-up", options.step_up), ("step-down", options.step_down)):
+        if step is not None and step < 1:
+            raise SpecError(f"{name}: expected a whole number >= 1, found {step}")
+    return Limits(step_up_max=options.step_up, step_down_max=options.step_down)
+
+
+def _report(record: CycleRecord, *, metrics: ControllerMetrics, records: TextIO | None) -> None:
+    """Count the cycle, log what it did, and keep its record where the user wants it."""
+    from loop.records import record_text
+    from loop.services.logs import log_cycle
+
+    metrics.observe(record)
+    log_cycle(record)
+    if records:
+        print(record_text(record), file=records, flush=True)
+
+
+def _open_records(path: Path) -> TextIO:
+    from loop.errors import SpecError
+
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as error:
+        raise SpecError(
+            f"{path}: expected a file that can be written, found {error.strerror}"
+        ) from None
+
+
+COMMAND = Command(
+    name="controller",
+    summary="the control loop, live; serves /invoke",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+    foreign=_foreign,
+)

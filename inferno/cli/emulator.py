@@ -1,0 +1,109 @@
+"""`inferno emulator`: disturbs the load of managed Deployments."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
+from inferno.worlds.kube import add_cluster_options
+
+if TYPE_CHECKING:
+    from emulator.to_cluster import Disturbance
+
+TEXT = """\
+Every INTERVAL seconds move the load labels of all managed Deployments at
+random: by a normal step with mean 0 and standard deviation ALPHA · original
+value. The originals are kept in labels, and --restore puts them back.
+
+  inferno emulator 60 0.5
+  inferno emulator --restore
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument(
+        "interval", nargs="?", help="seconds between disturbances ($INFERNO_LOAD_INTERVAL, else 60)"
+    )
+    parser.add_argument(
+        "alpha", nargs="?", help="disturbance, 0 to 1 ($INFERNO_LOAD_ALPHA, else 0.5)"
+    )
+    parser.add_argument(
+        "--walk",
+        choices=("plain", "reverting"),
+        default="plain",
+        help="how it moves (default plain)",
+    )
+    parser.add_argument(
+        "--theta", type=float, default=0.2, help="pull of the reverting walk (default 0.2)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="everything random follows from it (default 1)"
+    )
+    add_cluster_options(parser)
+    parser.add_argument(
+        "--restore", action="store_true", help="put the original loads back, and end"
+    )
+
+
+def _run(options: Namespace) -> int:
+    from emulator.to_cluster import ClusterEmulator, connect
+    from emulator.walk import Walk
+    from inferno.cli.service import start_logs
+    from loop.clocks import MonotonicClock
+    from loop.errors import SpecError
+    from loop.settings import read_settings
+
+    settings = read_settings(
+        arguments={
+            "load_interval_s": options.interval,
+            "load_alpha": options.alpha,
+            "namespaces": options.namespace,
+            "kubeconfig": options.kubeconfig,
+        }
+    )
+    if options.seed < 0:
+        raise SpecError(f"seed: expected a whole number >= 0, found {options.seed}")
+    start_logs("emulator", options)
+    stopped = threading.Event()
+    emulator = ClusterEmulator(
+        connect(settings.kubeconfig),
+        walk=Walk(kind=options.walk, alpha=settings.load_alpha, theta=options.theta),
+        seed=options.seed,
+        namespaces=settings.namespaces,
+        stopped=stopped,
+    )
+    if options.restore:
+        done = emulator.restore()
+        _report(done)
+        return EXIT_FAILURE if done.problems else EXIT_OK
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stopped.set())
+    emulator.run(interval_s=settings.load_interval_s, now_s=MonotonicClock().now_s, report=_report)
+    return EXIT_OK
+
+
+def _report(done: Disturbance) -> None:
+    import logging
+
+    from loop.services.logs import log
+
+    for name, point in done.written.items():
+        load = (
+            f"{point.rate_rpm:.0f} rpm, {point.in_tokens:.0f} tokens in, {point.out_tokens:.0f} out"
+        )
+        log(f"{name}: {load}", {"server": name})
+    for line in done.problems:
+        log(f"problem: {line}", level=logging.WARNING)
+
+
+COMMAND = Command(
+    name="emulator",
+    summary="disturb the load of managed Deployments",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

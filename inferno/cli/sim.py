@@ -1,0 +1,69 @@
+"""`inferno sim`: one run on the twin."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.runs import add_run_options, print_notes, print_paths, run_config
+
+TEXT = """\
+Simulate servers, load and control loop for some hours, in virtual time, and
+write the records, the scores and the replica timeline.
+
+  inferno sim                                      27 servers, one hour
+  inferno sim --scenario ramp --policy static --out out/static
+  inferno sim --data sample-data/small --hours 0.5 --seed 7
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    add_run_options(parser, many=False)
+    parser.add_argument("--seed", type=int, help="everything random follows from it (default 1)")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/sim"),
+        metavar="DIR",
+        help="where to write (default out/sim)",
+    )
+
+
+def _run(options: Namespace) -> int:
+    from rich.console import Console
+
+    from experiments.progress import run_with_progress
+    from experiments.tables import print_table, run_table
+
+    config = run_config(
+        options,
+        scenario=options.scenario,
+        policy=options.policy,
+        disturbance_alpha=options.alpha,
+        interval_s=options.interval,
+        period_s=options.period,
+    )
+    console = Console(quiet=options.quiet)
+    result, paths = run_with_progress(config, options.out, console=console)
+    print_notes(result.notes, quiet=options.quiet)
+    if not options.quiet:
+        print_table(console, run_table(result.summary))
+    if options.verbose:
+        print(f"run {result.run_id}, seed {result.config.seed}, {_speed(result.timings)}")
+    print_paths(paths)
+    return EXIT_OK
+
+
+def _speed(timings: dict[str, float]) -> str:
+    return f"{timings['cpu_s']:.1f} CPU-s, {timings['requests_per_cpu_s']:,.0f} requests per CPU-s"
+
+
+COMMAND = Command(
+    name="sim",
+    summary="one run on the twin",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,32 @@
+"""What the commands optimize and optimizer share: how to size and to choose."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser
+
+
+def add_solver_options(parser: ArgumentParser) -> None:
+    """Add the options that say how the optimizer sizes and chooses."""
+    parser.add_argument(
+        "--solver",
+        choices=("greedy", "exact"),
+        help="how to choose (default exact; greedy with --compat)",
+    )
+    parser.add_argument(
+        "--compat", action="store_true", help="size, choose and answer as the Go optimizer does"
+    )
+    parser.add_argument(
+        "--compat-early", action="store_true", help="as the Go optimizer of mid 2025 did"
+    )
+    parser.add_argument(
+        "--objective",
+        choices=("value", "cost"),
+        default="value",
+        help="what to make least: the value, which counts changes too (default), or the cost",
+    )
+    parser.add_argument(
+        "--time-limit",
+        type=float,
+        metavar="S",
+        help="give the best answer found after so many seconds",
+    )

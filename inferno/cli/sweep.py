@@ -1,0 +1,76 @@
+"""`inferno sweep`: a grid of runs times seeds."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
+from inferno.cli.runs import add_run_options, print_notes, print_paths, run_config
+
+TEXT = """\
+Run every combination of the values given (separated by commas) for each seed.
+Finished runs are kept: a sweep that was interrupted goes on with --resume and
+repeats nothing.
+
+  inferno sweep --alpha 0.1,0.3,0.5 --period 30,60,120 --seeds 3 --out out/grid
+  inferno sweep --policy slo,static --scenario ramp --seeds 5 --resume
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    add_run_options(parser, many=True)
+    parser.add_argument("--seed", type=int, help="the first seed (default 1)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="how many seeds: seed, seed + 1 … (default 1)"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/sweep"),
+        metavar="DIR",
+        help="where to write (default out/sweep)",
+    )
+    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="reuse the finished runs of --out that are still valid",
+    )
+
+
+def _run(options: Namespace) -> int:
+    from rich.console import Console
+
+    from experiments.grid import SweepConfig
+    from experiments.sweep import sweep_to_directory
+
+    grid = SweepConfig(
+        base=run_config(options),
+        scenarios=options.scenario or (),
+        policies=options.policy or (),
+        alphas=options.alpha or (),
+        intervals_s=options.interval or (),
+        periods_s=options.period or (),
+        seeds=options.seeds,
+    )
+    outcome = sweep_to_directory(
+        grid,
+        options.out,
+        jobs=options.jobs,
+        resume=options.resume,
+        console=None if options.quiet else Console(),
+    )
+    print_notes(outcome.notes, quiet=options.quiet)
+    print_paths(outcome.paths)
+    return EXIT_FAILURE if outcome.failed else EXIT_OK
+
+
+COMMAND = Command(
+    name="sweep",
+    summary="a grid of runs times seeds, on all cores",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

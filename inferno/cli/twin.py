@@ -1,0 +1,112 @@
+"""`inferno twin serve`: the twin as a cluster, behind a Kubernetes API of its own."""
+
+from __future__ import annotations
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+from inferno.cli.command import EXIT_OK, Command
+
+TEXT = """\
+Run the twin in real time (or faster) behind a Kubernetes API of its own, for
+kubectl, Prometheus and any controller.
+
+  inferno twin serve --manifests yamls/workload --speed 10
+  export KUBECONFIG=out/twin.kubeconfig
+  kubectl get deployments -n infer
+  inferno controller 60 false --backend kube --speed 10
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument("action", choices=("serve",), help="what to do")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
+    )
+    parser.add_argument(
+        "--manifests", type=Path, metavar="DIR", help="create what its YAML files describe"
+    )
+    parser.add_argument(
+        "--faults", type=Path, metavar="FILE", help="faults to suffer from (docs/twin-api.md)"
+    )
+    parser.add_argument(
+        "--tokens", type=Path, metavar="FILE", help="who may do what, by token (docs/twin-api.md)"
+    )
+    parser.add_argument(
+        "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
+    )
+    parser.add_argument("--port", type=int, default=8001, help="port to listen on (default 8001)")
+    parser.add_argument(
+        "--speed", type=float, default=1.0, help="simulated seconds per second (default 1)"
+    )
+    parser.add_argument(
+        "--seed", type=int, default=1, help="everything random follows from it (default 1)"
+    )
+    parser.add_argument(
+        "--kubeconfig",
+        type=Path,
+        default=Path("out/twin.kubeconfig"),
+        metavar="FILE",
+        help="where to write it (default out/twin.kubeconfig)",
+    )
+
+
+def _run(options: Namespace) -> int:
+    from experiments.world import build_cluster_spec
+    from inferno.cli.runs import print_notes
+    from inferno.worlds.world import check_speed, data_directory
+    from loop.backends.http_client import service_url
+    from loop.clocks import MonotonicClock, date_now
+    from loop.schema.reading import read_system
+    from loop.services.serving import listen, serve
+    from loop.settings import read_settings
+    from twin.kube.apiserver.app import create_twin_app
+    from twin.kube.cluster import TOKEN, start_twin
+    from twin.kube.files import read_token_file, write_kubeconfig
+
+    check_speed(options.speed)
+    directory = data_directory(read_settings(arguments={"data_path": options.data}))
+    notes: list[str] = []
+    spec, world_notes = build_cluster_spec(read_system(directory, warn=notes.append), directory)
+    print_notes([*notes, *world_notes], quiet=options.quiet)
+    # With a file only its tokens count: the kubeconfig has the first of them.
+    token = next(iter(read_token_file(options.tokens)), TOKEN) if options.tokens else TOKEN
+    cluster = start_twin(
+        spec,
+        clock=MonotonicClock(speed=options.speed).now_s,
+        start=date_now(),
+        address=f"{options.host}:{options.port}",
+        speed=options.speed,
+        seed=options.seed,
+        manifests=options.manifests,
+        faults=options.faults,
+        tokens=options.tokens,
+    )
+    with ExitStack() as stack:
+        sockets = [
+            stack.enter_context(closing(each)) for each in listen(options.host, options.port)
+        ]
+        url = service_url(options.host, sockets[0].getsockname()[1])
+        cluster.address = url.removeprefix("http://")
+        write_kubeconfig(options.kubeconfig, url, token=token)
+        if not options.quiet:
+            line = f"inferno twin: {url}; export KUBECONFIG={options.kubeconfig}"
+            print(line, file=sys.stderr, flush=True)
+        serve(
+            create_twin_app(cluster.server, cluster, cluster.faults), sockets, on_stop=cluster.stop
+        )
+    return EXIT_OK
+
+
+COMMAND = Command(
+    name="twin",
+    summary="the twin as a cluster: twin serve",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

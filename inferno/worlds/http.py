@@ -1,0 +1,61 @@
+"""Services as a world: a collector, an optimizer and an actuator, where the environment says."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from contextlib import ExitStack
+from typing import TYPE_CHECKING
+
+from inferno.cli.runs import add_policy_options
+
+if TYPE_CHECKING:
+    from inferno.worlds.world import World
+    from loop.settings import Settings
+
+TIMEOUT_S = 30.0  # of one request to a service
+
+
+def add_options(parser: ArgumentParser) -> None:
+    """Add the options of this world."""
+    add_policy_options(
+        parser.add_argument_group(
+            "services (--backend http)",
+            "The services are at $COLLECTOR_HOST/_PORT, $INFERNO_HOST/_PORT (the optimizer) and "
+            "$ACTUATOR_HOST/_PORT. The optimizer decides; --set takes drain_s, compat and era.",
+        )
+    )
+
+
+def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> World:
+    """Return the world behind the services of *settings*; *stack* closes the clients. Raise
+    SpecError for bad input.
+    """
+    from inferno.worlds.world import World, data_directory
+    from loop.backends.http import HttpBackend
+    from loop.backends.http_client import ServiceClient, service_url
+    from loop.backends.http_policy import remote_policy
+    from loop.clocks import MonotonicClock, date_now
+    from loop.data import DataSource
+    from loop.services.auth import token_source
+
+    clock, token = MonotonicClock(), token_source(settings)
+    places = {
+        "collector": service_url(settings.collector_host, settings.collector_port),
+        "optimizer": service_url(settings.optimizer_host, settings.optimizer_port),
+        "actuator": service_url(settings.actuator_host, settings.actuator_port),
+    }
+    clients = {
+        name: ServiceClient(name, url, timeout_s=TIMEOUT_S, token=token)
+        for name, url in places.items()
+    }
+    for client in clients.values():
+        stack.callback(client.close)
+    return World(
+        backend=HttpBackend(
+            collector=clients["collector"], actuator=clients["actuator"], clock=clock
+        ),
+        policy=remote_policy(clients["optimizer"], **dict(options.policy_options)),
+        data=DataSource(data_directory(settings), dynamic=settings.dynamic),
+        clock=clock,
+        epoch=date_now(),
+    )

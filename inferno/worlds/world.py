@@ -1,0 +1,51 @@
+"""What a controller runs over, whichever world it is."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from loop.errors import SpecError
+
+if TYPE_CHECKING:
+    from loop.backends.kube.lease import Lease
+    from loop.data import DataSource
+    from loop.ports import Backend, Clock, Policy
+    from loop.settings import Settings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class World:
+    """A backend with its policy and data, and whose time passes how fast.
+
+    clock has the world's seconds, epoch is the date of its second 0. advance brings a simulated
+    world to a time; the time of others passes by itself. With a lease the controller acts only
+    while it holds that.
+    """
+
+    backend: Backend
+    policy: Policy
+    data: DataSource
+    clock: Clock
+    epoch: datetime
+    speed: float = 1.0
+    advance: Callable[[float], None] | None = None
+    lease: Lease | None = None
+
+
+def data_directory(settings: Settings) -> Path:
+    """Return the data directory of *settings*, else that of the sample system."""
+    from experiments.config import RunConfig
+
+    return settings.data_path or RunConfig().data
+
+
+def check_speed(speed: float) -> float:
+    """Return *speed*. Raise SpecError unless it is a number > 0."""
+    if not (math.isfinite(speed) and speed > 0):
+        raise SpecError(f"speed: expected a number > 0, found {speed}")
+    return speed
