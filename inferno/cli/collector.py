@@ -34,7 +34,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from inferno.cli.service import serve_app, start_logs
-    from loop.drivers import Owner
+    from loop.actors import Owner
     from loop.services.auth import token_source
     from loop.services.collector_app import make_collector_app
     from loop.services.serving import listen

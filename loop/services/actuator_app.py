@@ -1,5 +1,5 @@
-"""The actuator over HTTP: POST /update asks the world for allocations. Who is not in the message is
-left alone.
+"""The actuator over HTTP: POST /update asks the world for allocations. A server that is not
+in the message is left alone.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from loop.types import Change
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from loop.drivers import Owner
+    from loop.actors import Owner
     from loop.ports import Backend
     from loop.services.auth import TokenSource
 
@@ -47,19 +47,19 @@ def make_actuator_app(
 
     @app.post("/update", tags=["update"], response_model=None)
     async def update(body: UpdateRequest) -> Response:
-        """Ask the world for what differs from what is wanted already; the world obeys later."""
-        await desk.ask(lambda: obey(backend, body, absent=absent))
+        """Ask the world for what differs from what is wanted already, and wait for no pod."""
+        await desk.ask(lambda: carry_out(backend, body, absent=absent))
         return Json(DONE)
 
     return app
 
 
-def obey(backend: Backend, request: UpdateRequest, *, absent: Absent) -> tuple[Change, ...]:
-    """Return what was asked of the world for *request*. Raise BackendError where the world
+def carry_out(backend: Backend, request: UpdateRequest, *, absent: Absent) -> tuple[Change, ...]:
+    """Return what was asked of the world for *request*. Raise BackendError if the world
     failed.
     """
     seen = backend.observe()
-    # Who sends the message has decided, and may know the load where this world does not.
+    # Who sends the message has decided, and may know the load although this world does not.
     changes = plan(decided(request, seen, absent=absent), seen, reduce_unknown=True)
     for name in sorted(request.allocations.keys() - seen.servers.keys()):
         log(f"{name}: not seen: nothing is asked for it", {"server": name}, level=logging.WARNING)

@@ -25,10 +25,10 @@ TOKEN_BYTES_MAX = 16384
 
 
 def token_source(settings: Settings) -> TokenSource | None:
-    """Return what gives the token of *settings*, None where there is none. A file is read again for
+    """Return what gives the token of *settings*, None if there is none. A file is read again for
     each request.
 
-    Raise SpecError where the file holds no token now; what is returned raises LoopError where it
+    Raise SpecError if the file holds no token now; what is returned raises LoopError if it
     holds none later.
     """
     path, text = settings.service_token_path, settings.service_token
@@ -42,7 +42,7 @@ def token_source(settings: Settings) -> TokenSource | None:
 
 
 class BearerAuth:
-    """Answers 401 to requests without `Authorization: Bearer` and the token; 503 where nobody knows
+    """Answers 401 to requests without `Authorization: Bearer` and the token; 503 if nobody knows
     the token.
     """
 
@@ -70,7 +70,7 @@ class BearerAuth:
 
 
 def _sent(scope: Scope) -> bytes:
-    """Return the token that came with a request; nothing where none came, or several."""
+    """Return the token that came with a request; nothing if none came, or several."""
     values = [value for key, value in scope["headers"] if key == b"authorization"]
     if len(values) != 1:
         return b""

@@ -18,7 +18,7 @@ from loop.services.world_app import create_world_app
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from loop.drivers import Owner
+    from loop.actors import Owner
     from loop.ports import Backend
     from loop.services.auth import TokenSource
 
@@ -59,7 +59,7 @@ class Collecting:
         self._estimates: Estimates = NOTHING
 
     def message(self) -> JsonObject:
-        """Return the answer to GET /collect. Raise BackendError where the world does not answer."""
+        """Return the answer to GET /collect. Raise BackendError if the world does not answer."""
         seen = self._backend.observe()
         reading = collect(seen, self._estimates, settings=CollectorSettings())
         self._estimates = reading.estimates

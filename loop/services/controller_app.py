@@ -75,7 +75,7 @@ async def _invoke(inbox: ThreadInbox, *, mode: Mode, timeout_s: float) -> Respon
 
 
 def _mode(body: bytes) -> Mode:
-    """Return the mode asked for: "act" where the body says nothing. Raise SpecError where it makes
+    """Return the mode asked for: "act" if the body says nothing. Raise SpecError if it makes
     no sense.
     """
     if not body.strip():

@@ -60,8 +60,8 @@ class ControllerMetrics:
         if record.seen is None or record.decision is None:
             return
         self._cost.set(record.total_cost_cents_per_h)
-        for name, wish in planned(record.seen, record.changes).items():
-            self._wanted.labels(name).set(wish.replicas)
+        for name, pool in planned(record.seen, record.changes).items():
+            self._wanted.labels(name).set(pool.replicas)
             self._ready.labels(name).set(record.seen.servers[name].ready)
         self._forget(self._servers - record.seen.servers.keys())
         self._servers = set(record.seen.servers)

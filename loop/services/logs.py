@@ -31,7 +31,7 @@ NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
 def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Let all that this process logs be lines of JSON that name *service*, or of words where
+    """Let all that this process logs be lines of JSON that name *service*, or of words if
     *stream* is a terminal.
 
     Call once, before serving.
@@ -49,7 +49,7 @@ def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | Non
 
 class JsonLines(logging.Formatter):
     """ts, level, service, logger, message, then what the caller gave as fields, and a traceback
-    where there is one.
+    if there is one.
     """
 
     def __init__(self, service: str) -> None:
@@ -78,7 +78,7 @@ class TextLines(logging.Formatter):
     """The time, the message and the fields that say something, for somebody who watches."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, and a traceback below it where there is one."""
+        """Return one line, and a traceback below it if there is one."""
         time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
         fields = {
             key: value

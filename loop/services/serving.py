@@ -25,7 +25,7 @@ BACKLOG = 128
 def listen(host: str, port: int) -> list[socket.socket]:
     """Return a listening socket for every address of *host* (port 0: one socket, on any free port).
 
-    Raise LoopError, one line, where there is none.
+    Raise LoopError, one line, if there is none.
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)

@@ -8,7 +8,7 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from loop.drivers import FAILURES_READY_MAX, Owner
+from loop.actors import FAILURES_READY_MAX, Owner
 from loop.errors import BackendError
 from loop.services.scaffold import ACTOR_WAIT_S, Health, create_app
 

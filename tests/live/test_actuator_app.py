@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from loop.drivers import Owner
+from loop.actors import Owner
 from loop.errors import BackendError, SpecError
 from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app

@@ -10,7 +10,7 @@ import time
 import httpx
 import pytest
 
-from loop.drivers import Owner
+from loop.actors import Owner
 from loop.errors import BackendError
 from loop.schema.messages import KubeResource, read_collected
 from loop.services.collector_app import make_collector_app

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import httpx
 
+from loop.actors import Owner
 from loop.backends.http import HttpBackend
 from loop.backends.http_client import ServiceClient
-from loop.drivers import Owner
 from loop.ports import Backend
 from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app

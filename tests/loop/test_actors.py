@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from loop.drivers import Owner
+from loop.actors import Owner
 from loop.errors import BackendError, InboxFullError, StoppedError
 
 
