@@ -17,7 +17,8 @@ from loop.backends.http_policy import RemotePolicy
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.errors import BackendError, LoopError, SpecError
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.policies.slo import SloPolicy
 from loop.services.optimizer_app import make_optimizer_app
 from loop.spec import SystemData
@@ -221,7 +222,7 @@ def test_the_existing_optimizers_refusal_of_one_server_fails_the_cycle() -> None
     """It answers 404 and nothing else where one server cannot be served: nobody may be changed on
     that.
     """
-    compat = make_optimizer_app(settings=OptimizerSettings(solver="greedy", compat=True))
+    compat = make_optimizer_app(settings=OptimizerSettings(solver="greedy", rules=GO_TODAY))
     with serving(compat) as client:
         policy = RemotePolicy(optimizer=client_of("optimizer", client), compat=True)
         with pytest.raises(
