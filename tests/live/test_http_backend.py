@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from loop.backends.http import HttpBackend
-from loop.backends.http_client import ServiceClient, service_url
+from loop.backends.http_client import ServiceClient
 from loop.backends.http_policy import RemotePolicy
 from loop.controller import Controller
 from loop.data import FixedData
@@ -21,6 +21,7 @@ from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.settings import OptimizerSettings
 from loop.policies.slo import SloPolicy
 from loop.services.optimizer_app import make_optimizer_app
+from loop.settings import service_url
 from loop.spec import SystemData
 from loop.testing.fakes import FakeBackend, ManualClock, server_data, server_view, system
 from loop.types import Load, ServerView, Snapshot
