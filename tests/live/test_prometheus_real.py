@@ -20,7 +20,7 @@ from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
 from loop.backends.metrics.source import MetricsSource
 from loop.clocks import MonotonicClock, date_now
-from loop.signals.window import WindowSettings
+from loop.signals.demand import WindowSettings
 from loop.types import ServerView, Snapshot
 from tests.live.kube_worlds import KubeWorld, eventually, kube_world, manifest
 from tests.live.prometheus_server import PrometheusServer, prometheus_server
