@@ -23,7 +23,7 @@ from loop.backends.kube.client import KubeClient
 from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
 from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
-from loop.types import Change, Snapshot
+from loop.types import Change, Snapshot, Why, one_pool
 
 SIZES = (10, 200, 1000)
 ROUNDS = 3
@@ -75,7 +75,9 @@ def _changes(seen: Snapshot, *, count: int) -> Sequence[Change]:
     # The server forgets what it is asked for, so every round has the same to do.
     return [
         Change(
-            server=view.name, accelerator="L4", replicas=view.wanted + 1, max_batch=view.max_batch
+            server=view.name,
+            pools=one_pool(accelerator="L4", replicas=view.wanted + 1, max_batch=view.max_batch),
+            why=Why(kind="remote"),
         )
         for view in list(seen.servers.values())[:count]
     ]

@@ -18,7 +18,7 @@ _STEADY_WITHIN = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
+class Desired:
     """What was wanted of one server after one cycle."""
 
     t_s: float
@@ -26,41 +26,43 @@ class Wish:
     replicas: int
 
 
-def wishes_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Wish]]:
+def desired_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Desired]]:
     """Return what was wanted of each server before the first of *cycles* (lines of loop.records)
     and after each.
 
     A cycle that did not act leaves what was wanted already.
     """
-    wishes: dict[str, list[Wish]] = {}
+    desired: dict[str, list[Desired]] = {}
     for cycle in cycles:
         for row in cycle["servers"]:
-            before = Wish(t_s=0.0, accelerator=row["currentAccelerator"], replicas=row["wanted"])
-            history = wishes.setdefault(row["name"], [before])
+            before = Desired(t_s=0.0, accelerator=row["currentAccelerator"], replicas=row["wanted"])
+            history = desired.setdefault(row["name"], [before])
             if cycle["applied"]:
                 history.append(
-                    Wish(t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"])
+                    Desired(
+                        t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"]
+                    )
                 )
-    return wishes
+    return desired
 
 
-def count_changes(wishes: Sequence[Wish], window: Window) -> int:
+def count_changes(desired: Sequence[Desired], window: Window) -> int:
     """Count the cycles in *window* after which replicas or accelerator differ from the cycle
     before.
     """
     return sum(
         _inside(now, window) and (old.replicas, old.accelerator) != (now.replicas, now.accelerator)
-        for old, now in pairwise(wishes)
+        for old, now in pairwise(desired)
     )
 
 
-def count_reversals(wishes: Sequence[Wish], window: Window) -> int:
+def count_reversals(desired: Sequence[Desired], window: Window) -> int:
     """Count the replica changes in *window* of opposite sign to the last one, at most 15 min
     before.
     """
     reversals = 0
     last_sign, last_s = 0, -np.inf
-    for old, now in pairwise(wishes):
+    for old, now in pairwise(desired):
         sign = (now.replicas > old.replicas) - (now.replicas < old.replicas)
         if sign == 0:
             continue
@@ -89,5 +91,5 @@ def settling_s(t_s: Floats, wanted: Floats, *, step_s: float) -> float:
     return float(t_s[later][outside[-1] + 1] - step_s)
 
 
-def _inside(wish: Wish, window: Window) -> bool:
-    return window.start_s <= wish.t_s < window.end_s
+def _inside(one: Desired, window: Window) -> bool:
+    return window.start_s <= one.t_s < window.end_s

@@ -14,7 +14,7 @@ import numpy as np
 import simpy
 
 from emulator.to_sim import SimFeeder
-from experiments.changes import Wish, count_changes, count_reversals, wishes_by_server
+from experiments.changes import Desired, count_changes, count_reversals, desired_by_server
 from experiments.columns import Columns, Window, scored_window
 from experiments.config import RunConfig
 from experiments.costs import pod_costs
@@ -174,10 +174,10 @@ def summarise(
     names = sources.names
     overall, servers = score_requests(requests, names=names, targets=sources.targets, window=window)
     costs = pod_costs(pods, names=names, accelerators=sources.world.accelerators, window=window)
-    wishes = wishes_by_server(cycles)
+    desired = desired_by_server(cycles)
     for name, scores in servers.items():
         scores["cost_cents_per_h"] = costs.cents_by_server[name] / window.hours
-        scores.update(_restlessness(wishes.get(name, []), window))
+        scores.update(_restlessness(desired.get(name, []), window))
     return {
         **overall,
         **costs.summary(),
@@ -193,8 +193,8 @@ def summarise(
     }
 
 
-def _restlessness(wishes: Sequence[Wish], window: Window) -> Scores:
+def _restlessness(desired: Sequence[Desired], window: Window) -> Scores:
     return {
-        "changes_per_h": count_changes(wishes, window) / window.hours,
-        "reversals_per_h": count_reversals(wishes, window) / window.hours,
+        "changes_per_h": count_changes(desired, window) / window.hours,
+        "reversals_per_h": count_reversals(desired, window) / window.hours,
     }

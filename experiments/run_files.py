@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.changes import wishes_by_server
+from experiments.changes import desired_by_server
 from experiments.columns import Column, Columns
 from experiments.config import RunConfig
 from experiments.figures import draw_timelines, save_figure
@@ -205,7 +205,7 @@ def _target(server: Mapping[str, Any]) -> SloTarget | None:
 
 def _draw(records: RunRecords) -> Any:
     counts = replica_timeline(
-        records.pods, wishes_by_server(records.cycles), names=records.names, end_s=records.end_s
+        records.pods, desired_by_server(records.cycles), names=records.names, end_s=records.end_s
     )
     minutes = minute_timeline(
         records.requests, records.targets, names=records.names, end_s=records.end_s

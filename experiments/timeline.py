@@ -10,14 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments.changes import Wish
+from experiments.changes import Desired
 from experiments.columns import Columns, Floats, Window, select
 from experiments.minutes import minute_table
 from loop.spec import SloTarget
 
 
 def replica_timeline(
-    pods: Columns, wishes: Mapping[str, Sequence[Wish]], *, names: Sequence[str], end_s: float
+    pods: Columns, desired: Mapping[str, Sequence[Desired]], *, names: Sequence[str], end_s: float
 ) -> pd.DataFrame:
     """Return wanted, ready, starting, pending and draining replicas of each server from each
     instant t_s on.
@@ -28,7 +28,7 @@ def replica_timeline(
     """
     frames = [
         _server_timeline(
-            select(pods, pods["server"] == index), wishes.get(name, ()), end_s=end_s
+            select(pods, pods["server"] == index), desired.get(name, ()), end_s=end_s
         ).assign(server=name)
         for index, name in enumerate(names)
     ]
@@ -63,7 +63,7 @@ def minute_timeline(
     )
 
 
-def _server_timeline(pods: Columns, wishes: Sequence[Wish], *, end_s: float) -> pd.DataFrame:
+def _server_timeline(pods: Columns, desired: Sequence[Desired], *, end_s: float) -> pd.DataFrame:
     never = np.full(pods["asked_s"].shape, np.inf)
     asked_s, granted_s, ready_s, draining_s, released_s = (
         np.where(np.isnan(pods[name]), never, pods[name])
@@ -78,13 +78,13 @@ def _server_timeline(pods: Columns, wishes: Sequence[Wish], *, end_s: float) -> 
         "ready": (ready_s, leaves_s),
         "draining": (draining_s, released_s),
     }
-    wished_s = np.array([wish.t_s for wish in wishes], dtype=float)
+    asked_s = np.array([one.t_s for one in desired], dtype=float)
     instants = np.concatenate(
-        [wished_s, *(edge for span in spans.values() for edge in span), [0.0, end_s]]
+        [asked_s, *(edge for span in spans.values() for edge in span), [0.0, end_s]]
     )
     t_s = np.unique(instants[(instants >= 0.0) & (instants <= end_s)])
     counts = {name: _count_open(t_s, begin, end) for name, (begin, end) in spans.items()}
-    return pd.DataFrame({"t_s": t_s, "wanted": _step_values(t_s, wished_s, wishes), **counts})
+    return pd.DataFrame({"t_s": t_s, "wanted": _step_values(t_s, asked_s, desired), **counts})
 
 
 def _count_open(t_s: Floats, begin_s: Floats, end_s: Floats) -> npt.NDArray[np.int64]:
@@ -95,8 +95,8 @@ def _count_open(t_s: Floats, begin_s: Floats, end_s: Floats) -> npt.NDArray[np.i
     return (begun - ended).astype(np.int64)
 
 
-def _step_values(t_s: Floats, wished_s: Floats, wishes: Sequence[Wish]) -> npt.NDArray[np.int64]:
-    if not wishes:
+def _step_values(t_s: Floats, asked_s: Floats, desired: Sequence[Desired]) -> npt.NDArray[np.int64]:
+    if not desired:
         return np.zeros(t_s.size, dtype=np.int64)
-    replicas = np.array([wish.replicas for wish in wishes], dtype=np.int64)
-    return replicas[np.maximum(np.searchsorted(wished_s, t_s, side="right") - 1, 0)]
+    replicas = np.array([one.replicas for one in desired], dtype=np.int64)
+    return replicas[np.maximum(np.searchsorted(asked_s, t_s, side="right") - 1, 0)]

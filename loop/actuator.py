@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from loop.types import Change, Decision, ServerView, Snapshot, Target
+from loop.types import Change, Decision, ServerView, Snapshot, Target, Why, one_pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,9 +61,8 @@ def planned(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, Change]:
     present = {
         name: Change(
             server=name,
-            accelerator=view.accelerator,
-            replicas=view.wanted,
-            max_batch=view.max_batch,
+            pools=view.pools,
+            why=Why(kind="unchanged"),
         )
         for name, view in snapshot.servers.items()
     }
@@ -92,14 +91,15 @@ def _change(target: Target, view: ServerView, *, limits: Limits) -> Change:
     lower = view.replicas_min if accelerator else min(view.replicas_min, view.wanted)
     upper = replicas if view.replicas_max is None else min(replicas, view.replicas_max)
     bounded = max(upper, lower)
+    max_batch = view.max_batch if keeps or target.max_batch <= 0 else target.max_batch
+    why = target.why
+    if bounded != replicas:
+        text = f"{why.text}; {bounded} is the bound set for it"
+        why = replace(why, kind="bound", text=text)
     return Change(
         server=view.name,
-        accelerator=accelerator,
-        replicas=bounded,
-        max_batch=view.max_batch if keeps or target.max_batch <= 0 else target.max_batch,
-        reason=target.reason
-        if bounded == replicas
-        else f"{target.reason}; {bounded} is the bound set for it",
+        pools=one_pool(accelerator=accelerator, replicas=bounded, max_batch=max_batch),
+        why=why,
     )
 
 
@@ -118,5 +118,4 @@ def _limited(replicas: int, *, wanted: int, limits: Limits) -> int:
 
 
 def _differs(change: Change, view: ServerView) -> bool:
-    desired = (view.accelerator, view.wanted, view.max_batch)
-    return (change.accelerator, change.replicas, change.max_batch) != desired
+    return change.pools != view.pools

@@ -29,8 +29,8 @@ class LoopError(Exception):
 
 
 class BackendError(LoopError):
-    """The world failed to answer or to obey, or a service did to decide; *phase* is which of
-    them.
+    """The world failed to answer or to change, or a service failed to decide; *phase* says
+    which.
     """
 
     def __init__(self, message: str, *, phase: Phase) -> None:

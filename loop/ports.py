@@ -29,7 +29,7 @@ class Backend(Protocol):
         ...
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ask the world to become *changes*; return before it obeys. Raise BackendError when it
+        """Ask the world to become *changes*; return before it has. Raise BackendError when it
         refuses.
         """
         ...

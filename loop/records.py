@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from loop.actuator import planned
 from loop.cost import cost_cents_per_h, gpus
-from loop.types import CapacityView, Load, ServerView, Snapshot
+from loop.types import CapacityView, Load, ServerView, Snapshot, one_pool
 
 if TYPE_CHECKING:
     from loop.spec import SloTarget, SystemData
-    from loop.types import Change, CycleRecord, Target
+    from loop.types import Change, CycleRecord, Target, Why
 
 Line = dict[str, Any]
 
@@ -82,13 +82,13 @@ def _servers(record: CycleRecord) -> list[Line]:
     estimated = record.estimated.servers if record.estimated else {}
     targets = record.decision.targets if record.decision else {}
     unserved = record.decision.unserved if record.decision else {}
-    wishes = planned(record.seen, record.changes)
+    desired = planned(record.seen, record.changes)
     return [
         _seen(view)
         | _estimated(estimated.get(name))
         | _objectives(record.data, view)
-        | _decided(record.data, view, wishes[name])
-        | _explained(targets.get(name), wishes[name], unserved.get(name))
+        | _decided(record.data, view, desired[name])
+        | _explained(targets.get(name), desired[name], unserved.get(name))
         for name, view in record.seen.servers.items()
     ]
 
@@ -136,9 +136,11 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         name=row["name"],
         model=row["model"],
         service_class=row["class"],
-        accelerator=row["currentAccelerator"],
-        max_batch=row["currentMaxBatch"],
-        wanted=row["wanted"],
+        pools=one_pool(
+            accelerator=row["currentAccelerator"],
+            replicas=row["wanted"],
+            max_batch=row["currentMaxBatch"],
+        ),
         ready=row["ready"],
         starting=row["starting"],
         pending=row["pending"],
@@ -179,27 +181,28 @@ def _objectives(data: SystemData | None, view: ServerView) -> Line:
     }
 
 
-def _decided(data: SystemData | None, view: ServerView, wish: Change) -> Line:
+def _decided(data: SystemData | None, view: ServerView, desired: Change) -> Line:
     cost = None
     if data is not None:
         cost = cost_cents_per_h(
-            data, model=view.model, accelerator=wish.accelerator, replicas=wish.replicas
+            data, model=view.model, accelerator=desired.accelerator, replicas=desired.replicas
         )
     return {
-        "accelerator": wish.accelerator,
-        "replicas": wish.replicas,
-        "maxBatch": wish.max_batch,
+        "accelerator": desired.accelerator,
+        "replicas": desired.replicas,
+        "maxBatch": desired.max_batch,
         "cost": cost,
     }
 
 
-def _explained(target: Target | None, wish: Change, unserved: str | None) -> Line:
+def _explained(target: Target | None, desired: Change, unserved: Why | None) -> Line:
     """Return why: a server that is absent from the decision is held."""
     return {
-        "policyReplicas": target.replicas if target else wish.replicas,
+        "policyReplicas": target.replicas if target else desired.replicas,
         "held": target.held if target else True,
-        "reason": target.reason if target else "",
-        "unserved": unserved,
+        "reason": target.why.text if target else "",
+        "reasonKind": target.why.kind if target else "",
+        "unserved": unserved.text if unserved else None,
         "predictedItl": target.itl_ms if target else None,
         "predictedTtft": target.ttft_ms if target else None,
         "predictedRho": target.rho if target else None,
@@ -214,15 +217,15 @@ def _internals(record: CycleRecord) -> list[Line]:
         return []
     targets = record.decision.targets if record.decision else {}
     rows = []
-    for name, wish in planned(record.seen, record.changes).items():
+    for name, desired in planned(record.seen, record.changes).items():
         model = record.seen.servers[name].model
-        perf = record.data.perf.get((model, wish.accelerator))
-        details = targets[name].details if name in targets else {}
+        perf = record.data.perf.get((model, desired.accelerator))
+        details = targets[name].why.details if name in targets else {}
         rows.append(
             {
                 "name": name,
                 "model": model,
-                "accelerator": wish.accelerator,
+                "accelerator": desired.accelerator,
                 "alpha": perf.alpha_ms if perf else None,
                 "beta": perf.beta_ms if perf else None,
                 "gamma": perf.gamma_ms if perf else None,
@@ -261,9 +264,11 @@ def _allocated(record: CycleRecord) -> dict[str, int]:
     allocated: dict[str, int] = {}
     if record.seen is None or record.data is None:
         return allocated
-    for name, wish in planned(record.seen, record.changes).items():
+    for name, desired in planned(record.seen, record.changes).items():
         model = record.seen.servers[name].model
-        held = gpus(record.data, model=model, accelerator=wish.accelerator, replicas=wish.replicas)
+        held = gpus(
+            record.data, model=model, accelerator=desired.accelerator, replicas=desired.replicas
+        )
         if held is not None:
             kind, count = held
             allocated[kind] = allocated.get(kind, 0) + count

@@ -7,8 +7,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from loop.types import Load
 from twin.spec import Accelerator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Load:
+    """The demand on one server: arrivals [requests/min] and mean tokens of a request (0: nobody
+    counted them yet).
+    """
+
+    rate_rpm: float
+    in_tokens: float
+    out_tokens: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,10 +6,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
-if TYPE_CHECKING:
-    from loop.spec import SystemData
+from loop.spec import Load, SystemData
+from twin.spec import Pool
+
+__all__ = [
+    "CapacityView",
+    "Change",
+    "CycleRecord",
+    "Decision",
+    "FailedPhase",
+    "Load",
+    "Mode",
+    "OfPools",
+    "PodPhase",
+    "PodView",
+    "Pool",
+    "ServerView",
+    "Snapshot",
+    "Target",
+    "Timing",
+    "Trigger",
+    "Why",
+    "WhyKind",
+    "one_pool",
+]
 
 PodPhase = Literal["pending", "starting", "ready", "draining"]
 Mode = Literal["act", "advise"]
@@ -17,15 +39,32 @@ Trigger = Literal["period", "invoke"]
 FailedPhase = Literal["", "observe", "decide", "apply", "program"]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Load:
-    """The demand on one server: arrivals [requests/min] and mean tokens of a request (0: nobody
-    counted them yet).
-    """
+class OfPools:
+    """Pools as one: the flat view that records, labels and messages of a server have."""
 
-    rate_rpm: float
-    in_tokens: float
-    out_tokens: float
+    __slots__ = ()
+
+    pools: tuple[Pool, ...]
+
+    @property
+    def accelerator(self) -> str:
+        """Return the accelerator, joined by + if there are several; "" if none is named."""
+        return "+".join(pool.accelerator for pool in self.pools)
+
+    @property
+    def replicas(self) -> int:
+        """Return the replicas of all pools."""
+        return sum(pool.replicas for pool in self.pools)
+
+    @property
+    def max_batch(self) -> int:
+        """Return the largest batch of a replica; 0 if none is named."""
+        return max((pool.max_batch for pool in self.pools), default=0)
+
+
+def one_pool(*, accelerator: str, replicas: int, max_batch: int) -> tuple[Pool, ...]:
+    """Return the pools of a server that has one."""
+    return (Pool(accelerator=accelerator, replicas=replicas, max_batch=max_batch),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +85,11 @@ class PodView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ServerView:
+class ServerView(OfPools):
     """What is seen of one server. Replica counts are facts; figures that nobody measured yet are
     None.
 
-    wanted is what was last asked for; starting counts pods that hold units but are not ready;
+    pools are what was last asked for; starting counts pods that hold units but are not ready;
     pending those without units. load is the demand at the router; completions_rpm what was
     finished; running, waiting, kv_usage (0..1, mean over ready pods) are the gauges of the last
     scrape; backlog is the requests that wait, at the router and in pods. reporting is how many
@@ -62,9 +101,7 @@ class ServerView:
     name: str
     model: str
     service_class: str
-    accelerator: str
-    max_batch: int
-    wanted: int
+    pools: tuple[Pool, ...]
     ready: int
     starting: int = 0
     pending: int = 0
@@ -82,6 +119,11 @@ class ServerView:
     replicas_min: int = 0
     replicas_max: int | None = None
     pods: tuple[PodView, ...] = ()
+
+    @property
+    def wanted(self) -> int:
+        """Return how many replicas were last asked for."""
+        return self.replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,46 +180,40 @@ class Why:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Target:
+class Target(OfPools):
     """What a policy wants of one server, and why.
 
-    held: the server keeps what it has (no data, or nothing can be decided). reason is one line for
-    people; details are figures for machines (binding SLO, rate per replica, runner-up …).
-    Predictions are None where the policy makes none.
+    held: nothing is asked for, the server keeps what it has (no data, or nothing can be decided).
+    Predictions are None if the policy makes none.
     """
 
     server: str
-    accelerator: str
-    replicas: int
-    max_batch: int
+    pools: tuple[Pool, ...]
+    why: Why
+    held: bool = False
     cost_cents_per_h: float | None = None
     itl_ms: float | None = None
     ttft_ms: float | None = None
     rho: float | None = None
-    held: bool = False
-    reason: str = ""
-    details: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Targets by server name; a server absent from it is held. unserved: who cannot be served, with
-    the reason.
+    """Targets by server name; a server absent from it is held. unserved: which servers cannot be
+    served, and why.
     """
 
     targets: Mapping[str, Target]
-    unserved: Mapping[str, str] = field(default_factory=dict)
+    unserved: Mapping[str, Why] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """An absolute wish for one server: applying it twice does no harm."""
+class Change(OfPools):
+    """What one server is to become: absolute, so that applying it twice does no harm."""
 
     server: str
-    accelerator: str
-    replicas: int
-    max_batch: int
-    reason: str = ""
+    pools: tuple[Pool, ...]
+    why: Why
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

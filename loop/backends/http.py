@@ -1,5 +1,5 @@
 """A world behind two services, ours or existing ones: a collector that observes it, and an actuator
-that obeys.
+that changes it.
 """
 
 from __future__ import annotations

@@ -13,14 +13,13 @@ from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
 from loop.schema.messages import Json, held_spec, server_spec
 from loop.schema.optimizer_messages import Era, optimize_message, read_optimized
-from loop.types import Decision, ServerView, Snapshot, Target
+from loop.types import Decision, ServerView, Snapshot, Target, Why, one_pool
 
 if TYPE_CHECKING:
     from loop.backends.http_client import ServiceClient
     from loop.spec import SystemData
 
 OPTIONS = ("drain_s", "compat", "era")
-CAPACITY = "capacity"  # how our optimizer's reason begins where only GPUs are missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +63,7 @@ class RemotePolicy:
         """
         unknown = {name for name, view in snapshot.servers.items() if view.load is None}
         decision = self._ask(snapshot, data, held=unknown)
-        hopeless = {
-            name: why for name, why in decision.unserved.items() if not why.startswith(CAPACITY)
-        }
+        hopeless = {name: why for name, why in decision.unserved.items() if why.kind != "capacity"}
         if hopeless:
             decision = self._ask(snapshot, data, held=unknown | hopeless.keys())
         held = unknown | hopeless.keys()
@@ -128,10 +125,11 @@ def _starved(view: ServerView) -> bool:
 def _first(view: ServerView) -> Target:
     return Target(
         server=view.name,
-        accelerator=view.accelerator,
-        replicas=1,
-        max_batch=view.max_batch,
-        reason=f"{view.backlog} requests wait, and nothing is known of them: one replica begins",
+        pools=one_pool(accelerator=view.accelerator, replicas=1, max_batch=view.max_batch),
+        why=Why(
+            kind="bound",
+            text=f"{view.backlog} requests wait, and nothing is known of them: one replica begins",
+        ),
     )
 
 

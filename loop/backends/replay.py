@@ -13,7 +13,7 @@ class ReplayBackend:
     """Shows of *snapshots* the latest one at the time it was brought to; at first that is the
     earliest.
 
-    Wishes are kept in `asked` and change nothing: what was seen was seen.
+    Changes are kept in `asked` and change nothing: what was seen was seen.
     """
 
     name = "replay"

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Literal, Protocol
 from loop.errors import BackendError, SpecError
 from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
 from twin.kernel import CONTROL, at
-from twin.spec import Pool
 
 if TYPE_CHECKING:
     import simpy
@@ -89,15 +88,10 @@ class SimBackend:
         the first it refuses.
         """
         for change in changes:
+            # A server of the twin is one pool.
+            (pool,) = change.pools
             try:
-                self._cluster.scale(
-                    change.server,
-                    Pool(
-                        accelerator=change.accelerator,
-                        replicas=change.replicas,
-                        max_batch=change.max_batch,
-                    ),
-                )
+                self._cluster.scale(change.server, pool)
             except SpecError as error:
                 raise BackendError(str(error), phase="apply") from error
 
@@ -145,9 +139,7 @@ def _server_view(state: ServerState, *, load: Load | None) -> ServerView:
         name=state.name,
         model=state.model,
         service_class=state.service_class,
-        accelerator=state.desired.accelerator,
-        max_batch=state.desired.max_batch,
-        wanted=state.desired.replicas,
+        pools=(state.desired,),
         ready=state.ready,
         starting=state.starting,
         pending=state.pending,

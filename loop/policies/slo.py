@@ -7,16 +7,14 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, cast, get_args
 
 from loop.cost import cost_cents_per_h, gpus
 from loop.errors import SpecError
 from loop.optimizer.front import SizingCache, optimize
-from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.rules.ours import OURS
-from loop.optimizer.settings import OptimizerSettings, SolverName
+from loop.optimizer.table import OptimizerSettings, SolverName
 from loop.spec import Allocation, ServerData, SystemData
-from loop.types import Decision, Load, ServerView, Snapshot, Target
+from loop.types import Decision, Load, ServerView, Snapshot, Target, Why, WhyKind, one_pool
 
 if TYPE_CHECKING:
     from loop.optimizer.front import Assignment, Solution
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
 # a present max batch up to so many times the wanted one stays: it is no smaller, and a change is a
 # patch
 ROOMY = 2
-CAPACITY = "capacity"  # how the optimizer's reason begins where only GPUs are missing
+UNKNOWN = Why(kind="held-unknown", text="the load is not known")
 DEFAULTS = OptimizerSettings()
 
 
@@ -75,44 +73,41 @@ class SloPolicy:
             name for name, server in system.servers.items() if server.current.load is None
         )
         system, woken = _wake(system, snapshot, unknown)
-        solution, hopeless = self._solve(system, held=unknown)
+        solution, infeasible = self._solve(system, held=unknown)
         targets = {
             name: _target(found, system, max_batch=self._max_batch(found, system))
             for name, found in solution.allocations.items()
         }
         targets |= {
-            name: replace(targets[name], reason=_line("held", why, targets[name].reason))
-            for name, why in {**dict.fromkeys(unknown, "the load is not known"), **hopeless}.items()
+            name: replace(targets[name], why=_held(why, targets[name].why))
+            for name, why in {**dict.fromkeys(unknown, UNKNOWN), **infeasible}.items()
         }
         targets |= {
-            name: replace(targets[name], held=False, reason=why) for name, why in woken.items()
+            name: replace(targets[name], held=False, why=why) for name, why in woken.items()
         }
-        short = {name: why for name, why in solution.unserved.items() if name not in targets}
+        short = {name: why for name, why in unserved(solution).items() if name not in targets}
         targets |= _leftovers(system, solution, short)
-        return Decision(targets=targets, unserved={**hopeless, **short}), None
+        return Decision(targets=targets, unserved={**infeasible, **short}), None
 
     def _solve(
         self, system: SystemData, *, held: frozenset[str]
-    ) -> tuple[Solution, dict[str, str]]:
+    ) -> tuple[Solution, dict[str, Why]]:
         """Return the solution, and whom nothing can serve, with the reason.
 
         These hold GPUs that the others must not be given, so where there are any the rest is
         solved again.
         """
         settings = OptimizerSettings(
-            solver=self.solver,
-            headroom=self.headroom,
-            band=self.band,
-            rules=GO_TODAY if self.compat else OURS,
+            solver=self.solver, headroom=self.headroom, band=self.band, compat=self.compat
         )
         cache = SizingCache()
         solution = optimize(system, settings, held=held, cache=cache)
-        hopeless = {
-            name: why for name, why in solution.unserved.items() if not why.startswith(CAPACITY)
+        infeasible = {
+            name: why for name, why in unserved(solution).items() if why.kind != "capacity"
         }
-        if hopeless:
-            solution = optimize(system, settings, held=held | hopeless.keys(), cache=cache)
-        return solution, hopeless
+        if infeasible:
+            solution = optimize(system, settings, held=held | infeasible.keys(), cache=cache)
+        return solution, infeasible
 
     def _max_batch(self, found: Assignment, system: SystemData) -> int:
         """Return the max batch to ask for: the present one where it is large enough, and not far
@@ -169,7 +164,7 @@ class SloPolicy:
 
 def _wake(
     system: SystemData, snapshot: Snapshot, unknown: frozenset[str]
-) -> tuple[SystemData, dict[str, str]]:
+) -> tuple[SystemData, dict[str, Why]]:
     """Return *system* with one replica for each server that has none and where requests wait, as
     far as the held servers leave GPUs, and why.
 
@@ -192,8 +187,9 @@ def _wake(
             continue
         _take(left, system, name, accelerator, 1)
         servers[name] = replace(server, current=replace(server.current, replicas=1))
-        woken[name] = (
-            f"{waiting[name]} requests wait, and nothing is known of them: one replica begins"
+        woken[name] = Why(
+            kind="bound",
+            text=f"{waiting[name]} requests wait, and nothing is known of them: one replica begins",
         )
     return replace(system, servers=servers), woken
 
@@ -203,21 +199,39 @@ def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
     demand = {"demandRpm": load.rate_rpm} if load is not None and not found.held else {}
     return Target(
         server=found.server,
-        accelerator=found.accelerator,
-        replicas=found.replicas,
-        max_batch=max_batch,
+        pools=one_pool(accelerator=found.accelerator, replicas=found.replicas, max_batch=max_batch),
         cost_cents_per_h=found.cost_cents_per_h,
         itl_ms=found.itl_ms,
         ttft_ms=found.ttft_ms,
         rho=found.rho,
         held=found.held,
-        reason=found.reason,
-        details={**found.details, **demand},
+        why=Why(kind=_kind(found), text=found.reason, details={**found.details, **demand}),
     )
 
 
+def _kind(found: Assignment) -> WhyKind:
+    """Return the kind of reason of an assignment."""
+    if found.held:
+        return "unchanged"
+    if found.replicas < int(str(found.details.get("replicasWanted", 0))):
+        return "capacity"
+    words = found.details.get("binding")
+    word = words if isinstance(words, str) else "batch"
+    return "no-load" if word == "no load" else cast(WhyKind, word)
+
+
+def unserved(solution: Solution) -> dict[str, Why]:
+    """Return which servers the solution leaves out, and why."""
+    return {name: _why(text) for name, text in solution.unserved.items()}
+
+
+def _why(text: str) -> Why:
+    capacity, idle = text.startswith("capacity"), text.startswith("no load")
+    return Why(kind="capacity" if capacity else "no-load" if idle else "infeasible", text=text)
+
+
 def _leftovers(
-    system: SystemData, solution: Solution, short: Mapping[str, str]
+    system: SystemData, solution: Solution, short: Mapping[str, Why]
 ) -> dict[str, Target]:
     """Return for the servers *short* of GPUs as many of their present replicas as the others leave
     GPUs for.
@@ -233,10 +247,15 @@ def _leftovers(
         _take(left, system, name, current.accelerator, replicas)
         targets[name] = Target(
             server=name,
-            accelerator=current.accelerator,
-            replicas=replicas,
-            max_batch=current.max_batch,
-            reason=_line(short[name], f"keeps {replicas} of {current.replicas} replicas"),
+            pools=one_pool(
+                accelerator=current.accelerator,
+                replicas=replicas,
+                max_batch=current.max_batch,
+            ),
+            why=Why(
+                kind="capacity",
+                text=f"{short[name].text}; keeps {replicas} of {current.replicas} replicas",
+            ),
         )
     return targets
 
@@ -265,9 +284,10 @@ def _take(
         left[kind] = left.get(kind, 0) - count
 
 
-def _line(*parts: str) -> str:
-    """Return the parts that say something new, as one line."""
-    return "; ".join(dict.fromkeys(part for part in parts if part))
+def _held(why: Why, found: Why) -> Why:
+    """Return *why* a server is held, with what the optimizer says of it."""
+    parts = dict.fromkeys(part for part in ("held", why.text, found.text) if part)
+    return replace(why, text="; ".join(parts))
 
 
 def _check(option: str, value: float, *, below: float) -> None:

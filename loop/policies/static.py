@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loop.types import Decision, Snapshot, Target
+from loop.types import Decision, Snapshot, Target, Why
 
 if TYPE_CHECKING:
     from loop.spec import SystemData
@@ -26,11 +26,9 @@ class StaticPolicy:
         targets = {
             name: Target(
                 server=name,
-                accelerator=view.accelerator,
-                replicas=view.wanted,
-                max_batch=view.max_batch,
+                pools=view.pools,
+                why=Why(kind="unchanged", text="static"),
                 held=True,
-                reason="static",
             )
             for name, view in snapshot.servers.items()
         }

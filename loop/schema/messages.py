@@ -26,7 +26,7 @@ from loop.schema.wire import (
     error_line,
     written,
 )
-from loop.types import Change, Decision, Load, ServerView, Snapshot, Target
+from loop.types import Change, Decision, Load, ServerView, Snapshot, Target, Why, one_pool
 
 Json = dict[str, Any]
 Absent = Literal["hold", "zero"]
@@ -113,6 +113,8 @@ class UpdateRequest(Message):
 
 _COLLECTED = TypeAdapter(CollectAnswer)
 _SNAPSHOT = TypeAdapter(Snapshot)
+# What a message says of the one pool of a server, and what the pool calls it.
+_FLAT = {"accelerator": "accelerator", "wanted": "replicas", "max_batch": "max_batch"}
 
 
 def collect_message(seen: Snapshot, estimated: Snapshot, places: Mapping[str, Place]) -> Json:
@@ -213,7 +215,7 @@ def update_message(seen: Snapshot, changes: Iterable[Change], places: Mapping[st
             max_batch=change.max_batch,
             load=_wire_load(view.load or NO_LOAD, throughput_rpm=view.completions_rpm),
             held=name not in changed,
-            reason=change.reason,
+            reason=change.why.text,
         )
         row = written(wish)
         allocations[name] = row | {"load": _older_load(row["load"])}
@@ -233,11 +235,13 @@ def decided(request: UpdateRequest, seen: Snapshot, *, absent: Absent) -> Decisi
     targets = {
         name: Target(
             server=name,
-            accelerator=wish.accelerator,
-            # In these messages an empty accelerator means no replicas.
-            replicas=wish.num_replicas if wish.accelerator else 0,
-            max_batch=wish.max_batch,
-            reason=wish.reason,
+            pools=one_pool(
+                accelerator=wish.accelerator,
+                # In these messages an empty accelerator means no replicas.
+                replicas=wish.num_replicas if wish.accelerator else 0,
+                max_batch=wish.max_batch,
+            ),
+            why=Why(kind="remote", text=wish.reason),
         )
         for name, wish in request.allocations.items()
         if not wish.held
@@ -248,10 +252,10 @@ def decided(request: UpdateRequest, seen: Snapshot, *, absent: Absent) -> Decisi
             if name in known and name not in request.allocations:
                 targets[name] = Target(
                     server=name,
-                    accelerator=view.accelerator,
-                    replicas=0,
-                    max_batch=view.max_batch,
-                    reason="nothing is allocated to it",
+                    pools=one_pool(
+                        accelerator=view.accelerator, replicas=0, max_batch=view.max_batch
+                    ),
+                    why=Why(kind="remote", text="nothing is allocated to it"),
                 )
     return Decision(targets=targets)
 
@@ -267,7 +271,7 @@ def snapshot_json(snapshot: Snapshot) -> Json:
 
 def read_snapshot(obj: object) -> Snapshot:
     """Return the inverse of snapshot_json. Raise SpecError where *obj* is no snapshot."""
-    return validated(_SNAPSHOT, obj, source="snapshot")
+    return validated(_SNAPSHOT, _with_pools(obj), source="snapshot")
 
 
 def validated(adapter: TypeAdapter[Value], obj: object, *, source: str) -> Value:
@@ -281,6 +285,19 @@ def validated(adapter: TypeAdapter[Value], obj: object, *, source: str) -> Value
         raise SpecError(f"{source}: {error_line(error)}") from None
 
 
+def _with_pools(obj: object) -> object:
+    """Return the snapshot *obj* with pools in its servers; what is no snapshot as it is."""
+    if not isinstance(obj, Mapping) or not isinstance(obj.get("servers"), Mapping):
+        return obj
+    servers = {
+        name: {**row, "pools": [{to: row[flat] for flat, to in _FLAT.items() if flat in row}]}
+        if isinstance(row, Mapping)
+        else row
+        for name, row in obj["servers"].items()
+    }
+    return {**obj, "servers": servers}
+
+
 def _view(spec: ServerSpec) -> ServerView:
     """Return the server of a collector that is not ours: it counts one kind of replicas, and its
     zeros are unknown.
@@ -290,9 +307,11 @@ def _view(spec: ServerSpec) -> ServerView:
         name=spec.name,
         model=spec.model,
         service_class=spec.service_class or "Free",
-        accelerator=current.accelerator,
-        max_batch=current.max_batch,
-        wanted=current.num_replicas,
+        pools=one_pool(
+            accelerator=current.accelerator,
+            replicas=current.num_replicas,
+            max_batch=current.max_batch,
+        ),
         ready=current.num_replicas,
         load=Load(
             rate_rpm=current.load.arrival_rate,
@@ -344,6 +363,10 @@ def _plain(value: object) -> object:
         return None
     if is_dataclass(value):
         named = {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+        if isinstance(value, ServerView):
+            # A server has one pool, whose figures stand among its own in the message.
+            del named["pools"]
+            named |= {name: getattr(value, name) for name in _FLAT}
         return {name: item for name, item in named.items() if not _unknown(item)}
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}

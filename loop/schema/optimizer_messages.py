@@ -12,7 +12,7 @@ from pydantic import Field, TypeAdapter
 from loop.schema.messages import Json, validated
 from loop.schema.wire import AllocationData, Figure, Message
 from loop.spec import OptimizerData, Perf, ServiceClass, SloTarget, SystemData
-from loop.types import Decision, Target
+from loop.types import Decision, Target, Why, one_pool
 from twin.spec import Accelerator
 
 Era = Literal["today", "early"]
@@ -67,7 +67,10 @@ def read_optimized(answer: object) -> Decision:
     read = validated(_ANSWER, answer, source="answer")
     return Decision(
         targets={name: _target(name, found) for name, found in read.allocations.items()},
-        unserved=dict(read.unallocated),
+        unserved={
+            name: Why(kind="capacity" if text.startswith("capacity") else "remote", text=text)
+            for name, text in read.unallocated.items()
+        },
     )
 
 
@@ -77,15 +80,16 @@ def _target(name: str, found: Answered) -> Target:
     waiting = {} if found.wait_average is None else {"waitAverage": found.wait_average}
     return Target(
         server=name,
-        accelerator=found.accelerator,
-        # In these messages an empty accelerator means no replicas.
-        replicas=found.num_replicas if found.accelerator else 0,
-        max_batch=found.max_batch,
+        pools=one_pool(
+            accelerator=found.accelerator,
+            # In these messages an empty accelerator means no replicas.
+            replicas=found.num_replicas if found.accelerator else 0,
+            max_batch=found.max_batch,
+        ),
         cost_cents_per_h=found.cost,
         itl_ms=found.itl_average,
         ttft_ms=ttft_ms,
-        reason=found.reason,
-        details={**found.details, **waiting},
+        why=Why(kind="remote", text=found.reason, details={**found.details, **waiting}),
     )
 
 

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter
 
+from loop.backends.http_client import service_url
 from loop.clocks import MonotonicClock
-from loop.settings import service_url
 
 if TYPE_CHECKING:
     import socket
@@ -152,7 +152,7 @@ def change_fields(change: Change) -> dict[str, object]:
         "accelerator": change.accelerator,
         "replicas": change.replicas,
         "maxBatch": change.max_batch,
-        "reason": change.reason,
+        "reason": change.why.text,
     }
 
 

@@ -17,7 +17,8 @@ import pytest
 
 from loop.actuator import plan
 from loop.ports import Backend
-from loop.types import Change, Decision, ServerView, Target
+from loop.testing.fakes import change, target
+from loop.types import Decision, ServerView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,11 +39,6 @@ class Subject:
         """Return what is wanted of all servers but s1."""
         views = self.backend.observe().servers
         return {name: view.wanted for name, view in views.items() if name != "s1"}
-
-
-def change(*, replicas: int = 2, accelerator: str = "H100", max_batch: int = 64) -> Change:
-    """Return a change of s1."""
-    return Change(server="s1", accelerator=accelerator, replicas=replicas, max_batch=max_batch)
 
 
 class ObservingContract:
@@ -152,16 +148,10 @@ class BackendContract(ObservingContract):
         seen = subject.backend.observe()
         before = subject.others()
         targets = {
-            name: Target(
-                server=name,
-                accelerator="",
-                replicas=0,
-                max_batch=0,
-                held=True,
-            )
+            name: target(name, accelerator="", replicas=0, max_batch=0, held=True)
             for name in before
         }
-        wanted = Target(server="s1", accelerator="H100", replicas=5, max_batch=64)
+        wanted = target(replicas=5)
         subject.backend.apply(plan(Decision(targets={**targets, "s1": wanted}), seen))
         subject.settle()
         assert (subject.s1.wanted, subject.others()) == (5, before)
@@ -173,8 +163,7 @@ class BackendContract(ObservingContract):
             seen, servers={name: replace(view, load=None) for name, view in seen.servers.items()}
         )
         gone = {
-            name: Target(server=name, accelerator="", replicas=0, max_batch=0)
-            for name in seen.servers
+            name: target(name, accelerator="", replicas=0, max_batch=0) for name in seen.servers
         }
         before = subject.others()
         subject.backend.apply(plan(Decision(targets=gone), dark))

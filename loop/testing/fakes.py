@@ -10,8 +10,21 @@ from dataclasses import replace
 from loop.data import DataReading
 from loop.errors import BackendError
 from loop.spec import OptimizerData, Perf, ServerData, ServiceClass, SloTarget, SystemData
-from loop.types import CapacityView, Change, CycleRecord, Load, Mode, ServerView, Snapshot
+from loop.types import (
+    CapacityView,
+    Change,
+    CycleRecord,
+    Load,
+    Mode,
+    ServerView,
+    Snapshot,
+    Target,
+    Why,
+    one_pool,
+)
 from twin.spec import Accelerator
+
+BECAUSE = Why(kind="remote", text="because")
 
 
 class ManualClock:
@@ -57,10 +70,8 @@ class FakeBackend:
         for change in changes:
             self.views[change.server] = replace(
                 self.views[change.server],
-                accelerator=change.accelerator,
-                wanted=change.replicas,
+                pools=change.pools,
                 ready=change.replicas,
-                max_batch=change.max_batch,
             )
 
     def set_load(self, server: str, load: Load | None) -> None:
@@ -161,7 +172,40 @@ def server_view(name: str = "s1", **fields: object) -> ServerView:
         "ready": 2,
         "load": Load(rate_rpm=120.0, in_tokens=512.0, out_tokens=256.0),
     }
-    return ServerView(**{**given, **fields})  # type: ignore[arg-type]
+    told = {**given, **fields}
+    pool = one_pool(
+        accelerator=told.pop("accelerator"),  # type: ignore[arg-type]
+        replicas=told.pop("wanted"),  # type: ignore[arg-type]
+        max_batch=told.pop("max_batch"),  # type: ignore[arg-type]
+    )
+    return ServerView(pools=pool, **told)  # type: ignore[arg-type]
+
+
+def target(
+    server: str = "s1",
+    *,
+    accelerator: str = "H100",
+    replicas: int = 2,
+    max_batch: int = 64,
+    **fields: object,
+) -> Target:
+    """Return a target of one pool; the defaults are what server_view has."""
+    pools = one_pool(accelerator=accelerator, replicas=replicas, max_batch=max_batch)
+    given: dict[str, object] = {"server": server, "pools": pools, "why": BECAUSE}
+    return Target(**{**given, **fields})  # type: ignore[arg-type]
+
+
+def change(
+    server: str = "s1",
+    *,
+    accelerator: str = "H100",
+    replicas: int = 2,
+    max_batch: int = 64,
+    why: Why = BECAUSE,
+) -> Change:
+    """Return a change to one pool; the defaults are what server_view has."""
+    pools = one_pool(accelerator=accelerator, replicas=replicas, max_batch=max_batch)
+    return Change(server=server, pools=pools, why=why)
 
 
 def system(**fields: object) -> SystemData:

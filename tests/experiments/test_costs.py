@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from experiments.changes import Wish, count_changes, count_reversals, overshoot, settling_s
+from experiments.changes import Desired, count_changes, count_reversals, overshoot, settling_s
 from experiments.columns import Window
 from experiments.costs import held_s, pod_costs
 from twin.spec import Accelerator
@@ -58,10 +58,11 @@ def test_cost_is_price_times_accelerators_of_a_replica_times_hours() -> None:
     assert costs.summary()["cost_cents_per_h"] == pytest.approx(200.0)
 
 
-def wishes(*replicas: int, period_s: float = 60.0, accelerator: str = "A100") -> list[Wish]:
+def desired(*replicas: int, period_s: float = 60.0, accelerator: str = "A100") -> list[Desired]:
     """Return what was wanted before the first cycle and after each."""
     return [
-        Wish(t_s=period_s * i, accelerator=accelerator, replicas=n) for i, n in enumerate(replicas)
+        Desired(t_s=period_s * i, accelerator=accelerator, replicas=n)
+        for i, n in enumerate(replicas)
     ]
 
 
@@ -70,18 +71,18 @@ EVERYTHING = Window(start_s=0.0, end_s=1e9)
 
 def test_a_change_is_a_difference_of_replicas_or_accelerator_to_the_cycle_before() -> None:
     """One change a cycle, however large, and an exchange of the accelerator is one."""
-    assert count_changes(wishes(1, 1, 4, 4, 3), EVERYTHING) == 2
-    exchanged = [*wishes(2, 2), Wish(t_s=120.0, accelerator="4xA100", replicas=2)]
+    assert count_changes(desired(1, 1, 4, 4, 3), EVERYTHING) == 2
+    exchanged = [*desired(2, 2), Desired(t_s=120.0, accelerator="4xA100", replicas=2)]
     assert count_changes(exchanged, EVERYTHING) == 1
-    assert count_changes(wishes(1, 2, 3), Window(start_s=100.0, end_s=200.0)) == 1
+    assert count_changes(desired(1, 2, 3), Window(start_s=100.0, end_s=200.0)) == 1
 
 
 def test_a_reversal_is_a_change_of_the_other_sign_within_fifteen_minutes() -> None:
     """Up and down again within a quarter of an hour is what start-up times make expensive."""
-    assert count_reversals(wishes(2, 3, 2, 3), EVERYTHING) == 2
-    assert count_reversals(wishes(2, 3, 3, 4, 5), EVERYTHING) == 0
-    assert count_reversals(wishes(2, 3, 2, period_s=900.0), EVERYTHING) == 1
-    assert count_reversals(wishes(2, 3, 2, period_s=901.0), EVERYTHING) == 0
+    assert count_reversals(desired(2, 3, 2, 3), EVERYTHING) == 2
+    assert count_reversals(desired(2, 3, 3, 4, 5), EVERYTHING) == 0
+    assert count_reversals(desired(2, 3, 2, period_s=900.0), EVERYTHING) == 1
+    assert count_reversals(desired(2, 3, 2, period_s=901.0), EVERYTHING) == 0
 
 
 def test_overshoot_and_settling_are_read_after_the_step() -> None:

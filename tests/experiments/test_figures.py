@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.changes import Wish, wishes_by_server
+from experiments.changes import Desired, desired_by_server
 from experiments.figures import draw_timelines, save_figure
 from experiments.sweep_figures import (
     ATTAINMENT,
@@ -54,13 +54,13 @@ def test_the_timeline_counts_pods_by_phase_at_every_instant() -> None:
         (30.0, 35.0, NAN, NAN, 60.0),  # withdrawn while it started
         (90.0, 95.0, NAN, NAN, NAN),  # still starting at the end
     )
-    wishes = {
+    desired = {
         "a": [
-            Wish(t_s=0.0, accelerator="A", replicas=1),
-            Wish(t_s=20.0, accelerator="A", replicas=3),
+            Desired(t_s=0.0, accelerator="A", replicas=1),
+            Desired(t_s=20.0, accelerator="A", replicas=3),
         ]
     }
-    frame = replica_timeline(pods, wishes, names=["a"], end_s=140.0)
+    frame = replica_timeline(pods, desired, names=["a"], end_s=140.0)
     assert at(frame, 0.0) == {"wanted": 1, "ready": 1, "starting": 0, "pending": 0, "draining": 0}
     assert at(frame, 32.0) == {"wanted": 3, "ready": 1, "starting": 0, "pending": 3, "draining": 0}
     assert at(frame, 45.0) == {"wanted": 3, "ready": 1, "starting": 2, "pending": 1, "draining": 0}
@@ -84,10 +84,10 @@ def test_what_was_wanted_is_read_from_the_cycles_that_acted() -> None:
 
     cycles = [cycle(60.0, 5, applied=False), {"t_s": 120.0, "applied": False, "servers": []}]
     cycles.append(cycle(180.0, 3, applied=True))
-    assert wishes_by_server(cycles) == {
+    assert desired_by_server(cycles) == {
         "a": [
-            Wish(t_s=0.0, accelerator="A", replicas=2),
-            Wish(t_s=180.0, accelerator="B", replicas=3),
+            Desired(t_s=0.0, accelerator="A", replicas=2),
+            Desired(t_s=180.0, accelerator="B", replicas=3),
         ]
     }
 

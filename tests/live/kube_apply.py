@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from dataclasses import replace
 
 from kubernetes import client
 
@@ -16,7 +17,7 @@ from loop.backends.kube.backend import KubeBackend, KubeSettings
 from loop.backends.kube.client import KubeClient
 from loop.backends.metrics.source import LabelsOnly
 from loop.clocks import MonotonicClock, date_now
-from loop.types import Change
+from loop.types import Change, Why
 from twin.kube.cluster import TOKEN
 
 
@@ -42,9 +43,8 @@ def main(url: str, namespace: str, replicas: str) -> None:
         [
             Change(
                 server=view.name,
-                accelerator=view.accelerator,
-                replicas=int(replicas),
-                max_batch=view.max_batch,
+                pools=(replace(view.pools[0], replicas=int(replicas)),),
+                why=Why(kind="remote"),
             )
             for view in views
         ]

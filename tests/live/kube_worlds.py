@@ -20,7 +20,7 @@ from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
 from loop.ports import Clock
 from loop.testing.fakes import system
-from loop.types import Change
+from loop.types import Change, Why, one_pool
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
 from twin.kube.faults import Fault, Match
 from twin.spec import ClusterSpec, Delay, Engine, LatencyModel
@@ -226,10 +226,8 @@ def wish(
     """Return a wish; the defaults are what a manifest has."""
     return Change(
         server=server,
-        accelerator=accelerator,
-        replicas=replicas,
-        max_batch=max_batch,
-        reason="because",
+        pools=one_pool(accelerator=accelerator, replicas=replicas, max_batch=max_batch),
+        why=Why(kind="remote", text="because"),
     )
 
 

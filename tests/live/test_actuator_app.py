@@ -12,8 +12,8 @@ from loop.actors import Owner
 from loop.errors import BackendError, SpecError
 from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app
-from loop.testing.fakes import FakeBackend, server_view
-from loop.types import Change
+from loop.testing.fakes import FakeBackend, change, server_view
+from loop.types import Why
 from tests.live.world_served import serving_world
 
 RESOURCES = {
@@ -49,7 +49,7 @@ def test_it_asks_for_what_differs_and_says_done() -> None:
         )
     assert (answer.status_code, answer.json()) == (200, "Done")
     assert behind.applied == [
-        (Change(server="s1", accelerator="2xA100", replicas=3, max_batch=19),)
+        (change(accelerator="2xA100", replicas=3, max_batch=19, why=Why(kind="remote")),)
     ]
 
 
@@ -104,13 +104,9 @@ def test_our_controller_may_ask_for_one_and_the_others_are_named_and_held() -> N
     with serving_world(behind) as services:
         services.backend.observe()
         behind.views["s2"] = server_view("s2", wanted=7)
-        services.backend.apply(
-            [Change(server="s1", accelerator="H100", replicas=1, max_batch=64, reason="idle")]
-        )
+        services.backend.apply([change(replicas=1)])
     assert behind.views["s2"].wanted == 7
-    assert behind.applied == [
-        (Change(server="s1", accelerator="H100", replicas=1, max_batch=64, reason="idle"),)
-    ]
+    assert behind.applied == [(change(replicas=1),)]
 
 
 def test_a_server_without_an_accelerator_is_held_through_the_services_too() -> None:
@@ -120,7 +116,7 @@ def test_a_server_without_an_accelerator_is_held_through_the_services_too() -> N
     )
     with serving_world(behind) as services:
         services.backend.observe()
-        services.backend.apply([Change(server="s2", accelerator="H100", replicas=5, max_batch=64)])
+        services.backend.apply([change("s2", replicas=5)])
         assert (behind.views["s1"].wanted, behind.views["s2"].wanted) == (3, 5)
         message = body(s1={"accelerator": "", "numReplicas": 3, "maxBatch": 0})
         assert services.actuator.post("/update", json=message).status_code == 200
@@ -134,11 +130,11 @@ def test_a_world_that_fails_is_told_and_the_controller_records_it(phase: str) ->
     with serving_world(behind) as services:
         services.backend.observe()
         behind.failing = {phase}
-        change = Change(server="s1", accelerator="H100", replicas=1, max_batch=64)
+        asked = change(replicas=1)
         with pytest.raises(
             BackendError, match=r"actuator http://.*/update: 503 the world"
         ) as caught:
-            services.backend.apply([change])
+            services.backend.apply([asked])
     assert caught.value.phase == "apply"
     assert behind.views["s1"].wanted == 2
 

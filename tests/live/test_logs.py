@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from loop.services.logs import log, log_cycle, set_up_logs
-from loop.types import Change, CycleRecord, Timing
+from loop.testing.fakes import change
+from loop.types import CycleRecord, Timing, Why
 
 
 @pytest.fixture
@@ -83,9 +84,9 @@ def test_a_cycle_is_told_in_short_and_a_failed_one_as_an_error(told: io.StringIO
         "backend": "http",
         "policy": "remote",
     }
-    change = Change(server="s1", accelerator="H100", replicas=3, max_batch=64, reason="ITL binds")
+    asked = change(replicas=3, why=Why(kind="slo-itl", text="ITL binds"))
     log_cycle(
-        CycleRecord(cycle=1, changes=(change,), applied=True, timing=Timing(total_ms=2.0), **common)
+        CycleRecord(cycle=1, changes=(asked,), applied=True, timing=Timing(total_ms=2.0), **common)
     )  # type: ignore[arg-type]
     log_cycle(CycleRecord(cycle=2, error="collector: away", failed_phase="observe", **common))  # type: ignore[arg-type]
     good, bad = lines(told)

@@ -13,8 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.table import OptimizerSettings
 from loop.schema.optimizer_json import optimize_json
 from loop.services.optimizer_app import make_optimizer_app
 from loop.services.scaffold import Gate
@@ -22,7 +21,7 @@ from loop.services.serving import listen
 from tests.live.optimizer_bodies import SYSTEM, body, fill, many_bodies, server
 from tests.live.optimizer_served import DEADLINE_S, difference, eventually, serving
 
-COMPAT = OptimizerSettings(solver="greedy", rules=GO_TODAY)
+COMPAT = OptimizerSettings(solver="greedy", compat=True)
 CLIENTS, CALLS = 6, 60
 
 

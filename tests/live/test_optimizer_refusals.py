@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.table import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_bodies import body, fill, server
 from tests.live.optimizer_served import serving
@@ -37,7 +36,7 @@ def client() -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def compat() -> Iterator[httpx.Client]:
     """Return a client of a service that answers as the existing one."""
-    settings = OptimizerSettings(solver="greedy", rules=GO_TODAY)
+    settings = OptimizerSettings(solver="greedy", compat=True)
     with serving(make_optimizer_app(settings=settings, stateful=True)) as found:
         yield found
 

@@ -11,21 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.actuator import Limits, below_minimum, plan
-from loop.testing.fakes import server_view
+from loop.testing.fakes import BECAUSE, change, server_view, target
 from loop.types import Change, Decision, ServerView, Snapshot, Target
-
-
-def target(
-    name: str = "s1", *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64
-) -> Target:
-    """Return a target; the defaults are what server_view has."""
-    return Target(
-        server=name,
-        accelerator=accelerator,
-        replicas=replicas,
-        max_batch=max_batch,
-        reason="because",
-    )
 
 
 def changes(
@@ -45,7 +32,7 @@ def test_what_is_wanted_already_is_not_asked_for_again() -> None:
     assert changes(target()) == ()
 
 
-def test_the_wish_counts_and_not_the_pods_that_are_ready() -> None:
+def test_what_is_desired_counts_and_not_the_pods_that_are_ready() -> None:
     """Three wanted of which one is ready are on their way: asking for more each cycle would
     overshoot.
     """
@@ -58,14 +45,8 @@ def test_the_wish_counts_and_not_the_pods_that_are_ready() -> None:
 def test_any_difference_is_one_absolute_change(different: dict[str, int]) -> None:
     """Changes are absolute, so that applying twice is harmless."""
     assert len(changes(target(**different))) == 1
-    wish = target(**different)
-    assert changes(wish)[0] == Change(
-        server="s1",
-        accelerator=wish.accelerator,
-        replicas=wish.replicas,
-        max_batch=wish.max_batch,
-        reason="because",
-    )
+    wanted = target(**different)
+    assert changes(wanted)[0] == Change(server="s1", pools=wanted.pools, why=BECAUSE)
 
 
 def test_a_server_absent_from_the_decision_is_held() -> None:
@@ -89,22 +70,22 @@ def test_nothing_is_asked_for_a_held_server_whatever_its_target_says() -> None:
 @pytest.mark.parametrize("accelerator", ["", "2xA100"])
 def test_scaling_to_zero_keeps_accelerator_and_max_batch(accelerator: str) -> None:
     """They are what the server starts with when load comes back."""
-    (change,) = changes(target(accelerator=accelerator, replicas=0, max_batch=0))
-    assert (change.replicas, change.accelerator, change.max_batch) == (0, "H100", 64)
+    (asked,) = changes(target(accelerator=accelerator, replicas=0, max_batch=0))
+    assert (asked.replicas, asked.accelerator, asked.max_batch) == (0, "H100", 64)
 
 
 def test_a_target_without_an_accelerator_keeps_the_present_one() -> None:
     """Policies that choose only replicas say none; no replicas are something else."""
-    (change,) = changes(target(accelerator="", replicas=3))
-    assert (change.accelerator, change.replicas) == ("H100", 3)
+    (asked,) = changes(target(accelerator="", replicas=3))
+    assert (asked.accelerator, asked.replicas) == ("H100", 3)
 
 
 def test_replicas_on_no_known_accelerator_are_not_asked_for() -> None:
     """The label is missing, and the policy chooses none: what runs stays as it is."""
     bare = server_view(accelerator="", wanted=3, ready=3)
     assert changes(target(accelerator="", replicas=5), views=(bare,)) == ()
-    (change,) = changes(target(accelerator="", replicas=0), views=(bare,))
-    assert change.replicas == 0
+    (asked,) = changes(target(accelerator="", replicas=0), views=(bare,))
+    assert asked.replicas == 0
 
 
 def test_an_unknown_load_is_no_reason_to_take_replicas_away() -> None:
@@ -123,12 +104,11 @@ def test_a_server_left_below_its_minimum_is_told_of() -> None:
     assert below_minimum(seen, ()) == (
         "s1: stays at 1 replicas, below its minimum of 2: nothing is asked for it",
     )
-    lifted = Change(server="s1", accelerator="H100", replicas=2, max_batch=64)
-    assert below_minimum(seen, [lifted]) == ()
+    assert below_minimum(seen, [change(replicas=2)]) == ()
 
 
 def test_zero_replicas_are_not_asked_for_twice() -> None:
-    """Zero is a wish like any other."""
+    """Zero is desired like any other count."""
     assert (
         changes(target(accelerator="", replicas=0), views=(server_view(wanted=0, ready=0),)) == ()
     )
@@ -136,8 +116,8 @@ def test_zero_replicas_are_not_asked_for_twice() -> None:
 
 def test_a_target_without_a_max_batch_keeps_the_present_one() -> None:
     """Policies that choose only replicas say 0."""
-    (change,) = changes(target(replicas=3, max_batch=0))
-    assert change.max_batch == 64
+    (asked,) = changes(target(replicas=3, max_batch=0))
+    assert asked.max_batch == 64
 
 
 @pytest.mark.parametrize("accelerator", ["", "2xA100"])
@@ -148,10 +128,10 @@ def test_a_limit_keeps_replicas_on_the_accelerator_they_have_while_scaling_to_ze
     to nowhere.
     """
     view = server_view(wanted=5, ready=5)
-    (change,) = changes(
+    (asked,) = changes(
         target(accelerator=accelerator, replicas=0), views=(view,), limits=Limits(step_down_max=2)
     )
-    assert (change.replicas, change.accelerator, change.max_batch) == (3, "H100", 64)
+    assert (asked.replicas, asked.accelerator, asked.max_batch) == (3, "H100", 64)
 
 
 @given(
@@ -196,15 +176,18 @@ def test_the_bounds_of_a_server_win_over_the_policy_and_the_limits_per_cycle() -
     """Who sets a minimum on a server means it: no decision and no slow start may go below."""
     bounded = server_view(wanted=1, replicas_min=4, replicas_max=6)
     assert [change.replicas for change in changes(target(replicas=9), views=(bounded,))] == [6]
-    (change,) = changes(target(replicas=0), views=(bounded,), limits=Limits(step_up_max=1))
-    assert (change.replicas, change.accelerator) == (4, "H100")
-    assert change.reason == "because; 4 is the bound set for it"
+    (asked,) = changes(target(replicas=0), views=(bounded,), limits=Limits(step_up_max=1))
+    assert (asked.replicas, asked.accelerator) == (4, "H100")
+    assert (asked.why.kind, asked.why.text) == (
+        "bound",
+        "because; 4 is the bound set for it",
+    )
 
 
 def test_of_bounds_that_contradict_each_other_the_lower_one_wins() -> None:
     """Too many replicas cost money, too few cost requests."""
-    (change,) = changes(target(replicas=5), views=(server_view(replicas_min=7, replicas_max=3),))
-    assert change.replicas == 7
+    (asked,) = changes(target(replicas=5), views=(server_view(replicas_min=7, replicas_max=3),))
+    assert asked.replicas == 7
 
 
 def test_a_server_without_an_accelerator_is_not_lifted_to_its_minimum() -> None:

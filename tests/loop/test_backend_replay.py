@@ -8,8 +8,8 @@ import pytest
 
 from loop.backends.replay import ReplayBackend
 from loop.errors import BackendError
-from loop.testing.fakes import server_view
-from loop.types import Change, Snapshot
+from loop.testing.fakes import change, server_view
+from loop.types import Snapshot
 
 EARLY = Snapshot(now_s=60.0, servers={"s1": server_view(wanted=1)})
 LATE = Snapshot(now_s=120.0, servers={"s1": server_view(wanted=2)})
@@ -33,10 +33,10 @@ def test_before_the_first_snapshot_it_does_not_answer(snapshots: list[Snapshot])
         backend.observe()
 
 
-def test_wishes_are_kept_and_change_nothing() -> None:
+def test_changes_are_kept_and_change_nothing() -> None:
     """What was seen was seen; what a policy would have asked is the answer one looks for."""
     backend = ReplayBackend([EARLY])
-    change = Change(server="s1", accelerator="H100", replicas=9, max_batch=64)
-    backend.apply([change])
-    assert backend.asked == [(change,)]
+    nine = change(replicas=9)
+    backend.apply([nine])
+    assert backend.asked == [(nine,)]
     assert backend.observe() == replace(EARLY)

@@ -8,7 +8,8 @@ import pytest
 
 from loop.backends.sim import SimBackend, SimWorld
 from loop.errors import BackendError, SpecError
-from loop.types import Change, Load
+from loop.testing.fakes import change
+from loop.types import Load
 from tests.loop.sim_worlds import sim_world
 
 
@@ -78,7 +79,7 @@ def test_pods_and_cards_are_shown_as_they_are() -> None:
     """
     world = sim_world(start_up_s=30.0)
     world.env.run(until=61.0)
-    world.backend.apply([Change(server="s1", accelerator="H100", replicas=12, max_batch=64)])
+    world.backend.apply([change(replicas=12)])
     world.env.run(until=62.0)
     snapshot = world.backend.observe()
     view = snapshot.servers["s1"]
@@ -92,7 +93,7 @@ def test_a_change_shows_at_once_though_the_world_applies_it_later() -> None:
     """Else the loop would ask again in the next cycle for what is on its way."""
     world = sim_world(actuation_s=20.0)
     world.env.run(until=61.0)
-    world.backend.apply([Change(server="s1", accelerator="H100", replicas=3, max_batch=32)])
+    world.backend.apply([change(replicas=3, max_batch=32)])
     view = world.backend.observe().servers["s1"]
     assert (view.wanted, view.max_batch, view.ready + view.starting) == (3, 32, 2)
 
@@ -101,7 +102,7 @@ def test_what_the_world_cannot_do_is_its_failure_and_not_a_crash() -> None:
     """The cycle is recorded with it, and the next one starts clean."""
     backend = sim_world().backend
     with pytest.raises(BackendError, match="accelerator") as caught:
-        backend.apply([Change(server="s1", accelerator="B200", replicas=3, max_batch=32)])
+        backend.apply([change(accelerator="B200", replicas=3, max_batch=32)])
     assert caught.value.phase == "apply"
 
 

@@ -14,8 +14,8 @@ from loop.errors import SpecError
 from loop.policies import make_policy
 from loop.ports import Data, Policy
 from loop.spec import OptimizerData, SystemData
-from loop.testing.fakes import FakeBackend, ListedData, ManualClock, server_view, system
-from loop.types import Decision, Load, ServerView, Snapshot, Target
+from loop.testing.fakes import FakeBackend, ListedData, ManualClock, server_view, system, target
+from loop.types import Decision, Load, ServerView, Snapshot, Target, Why, one_pool
 
 
 @dataclass
@@ -45,10 +45,10 @@ def grown(view: ServerView, *, reason: str) -> Target:
     """Return the target of one replica more."""
     return Target(
         server=view.name,
-        accelerator=view.accelerator,
-        replicas=view.wanted + 1,
-        max_batch=view.max_batch,
-        reason=reason,
+        pools=one_pool(
+            accelerator=view.accelerator, replicas=view.wanted + 1, max_batch=view.max_batch
+        ),
+        why=Why(kind="remote", text=reason),
     )
 
 
@@ -127,14 +127,14 @@ def test_an_advising_controller_decides_and_changes_nothing() -> None:
     records = [loop.cycle(60.0), loop.cycle(120.0, mode="act")]
     assert backend.applied == []
     assert [(record.mode, record.applied) for record in records] == [("advise", False)] * 2
-    assert [record.changes[0].reason for record in records] == ["decision 1", "decision 2"]
+    assert [record.changes[0].why.text for record in records] == ["decision 1", "decision 2"]
 
 
 def test_advice_asked_of_an_acting_controller_leaves_no_trace() -> None:
     """A look at what would be decided must not move what the policy remembers."""
     loop = controller(FakeBackend([server_view()]))
-    assert loop.cycle(60.0, mode="advise").changes[0].reason == "decision 1"
-    assert loop.cycle(61.0).changes[0].reason == "decision 1"
+    assert loop.cycle(60.0, mode="advise").changes[0].why.text == "decision 1"
+    assert loop.cycle(61.0).changes[0].why.text == "decision 1"
 
 
 def test_a_failed_apply_keeps_what_the_policy_learned() -> None:
@@ -146,7 +146,7 @@ def test_a_failed_apply_keeps_what_the_policy_learned() -> None:
     backend.failing.add("apply")
     loop.cycle(60.0)
     backend.failing.clear()
-    assert loop.cycle(120.0).changes[0].reason == "decision 2"
+    assert loop.cycle(120.0).changes[0].why.text == "decision 2"
 
 
 def test_nothing_is_asked_of_the_world_when_nothing_is_to_change() -> None:
@@ -158,13 +158,12 @@ def test_nothing_is_asked_of_the_world_when_nothing_is_to_change() -> None:
 
 
 def test_limits_bound_what_one_cycle_may_change() -> None:
-    """The record shows both: the target in the decision, and the bounded wish in the changes."""
+    """The record shows both: the target, and what the limit leaves of it in the changes."""
     backend = FakeBackend([server_view(wanted=9, ready=9)])
 
     class Halving(Counting):
         def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:  # noqa: ARG002 the port
-            target = replace(grown(snapshot.servers["s1"], reason=""), replicas=1)
-            return Decision(targets={"s1": target}), state
+            return Decision(targets={"s1": target(replicas=1)}), state
 
     settings = ControllerSettings(limits=Limits(step_down_max=2))
     record = controller(backend, policy=Halving(), settings=settings).cycle(60.0)
@@ -225,7 +224,7 @@ def test_bad_input_that_the_policy_meets_fails_the_cycle_and_leaves_its_state() 
     loop = controller(FakeBackend([server_view()]), policy=policy)
     assert loop.cycle(60.0).failed_phase == "decide"
     policy.error = None
-    assert loop.cycle(120.0).changes[0].reason == "decision 1"
+    assert loop.cycle(120.0).changes[0].why.text == "decision 1"
 
 
 def test_an_error_of_the_programmer_is_raised_and_its_record_carries_the_traceback() -> None:

@@ -16,7 +16,7 @@ from loop.policies.slo import SloPolicy
 from loop.policies.static import StaticPolicy
 from loop.ports import Policy
 from loop.spec import SystemData
-from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
+from loop.testing.fakes import FakeBackend, ManualClock, server_view, system, target
 from loop.types import CycleRecord, Decision, Load, ServerView, Snapshot, Target
 
 NAMES = ("s1", "s2", "s3")
@@ -68,11 +68,11 @@ class Scripted:
 
     def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
         """Return the script."""
-        return Decision(targets={target.server: target for target in self.targets}), None
+        return Decision(targets={each.server: each for each in self.targets}), None
 
 
 targets = st.builds(
-    Target,
+    target,
     server=st.sampled_from(NAMES),
     accelerator=st.sampled_from(ACCELERATORS),
     replicas=st.integers(0, 9),

@@ -13,16 +13,15 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.events import change_event
 from loop.backends.kube.write import (
     UnfitError,
-    Wish,
     asked_before,
+    asked_of,
     foreign_change,
     held_by,
     manager_of,
     others_changed,
     patch_of,
-    wish_of,
 )
-from loop.types import Change
+from loop.types import Change, Pool, Why, one_pool
 from tests.loop.kube_objects import Json, read
 
 DATE = "2026-01-01T00:01:00+00:00"
@@ -32,14 +31,13 @@ def change(
     *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64, reason: str = "because"
 ) -> Change:
     """Return a change; the defaults are what the Deployment has."""
-    return Change(
-        server="s1", accelerator=accelerator, replicas=replicas, max_batch=max_batch, reason=reason
-    )
+    pools = one_pool(accelerator=accelerator, replicas=replicas, max_batch=max_batch)
+    return Change(server="s1", pools=pools, why=Why(kind="remote", text=reason))
 
 
-def patch(wish: Change, *, types: dict[str, str] | None = None, **fields: Any) -> Json:
-    """Return the patch of *wish* for the Deployment of *fields*."""
-    made = patch_of(read(**fields), wish, date=DATE, types=types or {})
+def patch(asked: Change, *, types: dict[str, str] | None = None, **fields: Any) -> Json:
+    """Return the patch of *asked* for the Deployment of *fields*."""
+    made = patch_of(read(**fields), asked, date=DATE, types=types or {})
     assert made is not None
     return made
 
@@ -198,7 +196,7 @@ def test_who_changed_it_is_told_as_far_as_the_object_says() -> None:
     ]
     one = read(replicas=4, metadata={"managedFields": entries})
     assert manager_of(one) == "kubectl-scale"
-    asked = Wish(accelerator="H100", replicas=2, max_batch=64)
+    asked = Pool(accelerator="H100", replicas=2, max_batch=64)
     line = "2 x H100, batch 64 was asked for, found 4 x H100, batch 64: changed by kubectl-scale"
     assert foreign_change(one, asked) == line
     assert foreign_change(one, held_by(one)) == ""
@@ -208,7 +206,7 @@ def test_who_changed_it_is_told_as_far_as_the_object_says() -> None:
 def test_what_was_asked_before_is_remembered_in_the_status() -> None:
     """A controller that starts again still notices what others did while it was away."""
     text = patch(change(replicas=5))["metadata"]["annotations"][names.STATUS]
-    assert asked_before(read(annotations={names.STATUS: text})) == Wish(
+    assert asked_before(read(annotations={names.STATUS: text})) == Pool(
         accelerator="H100", replicas=5, max_batch=64
     )
 
@@ -224,7 +222,7 @@ def test_a_status_that_others_have_spoilt_is_not_believed(text: str) -> None:
 def test_an_event_is_about_the_deployment_and_says_why() -> None:
     """`kubectl describe` finds it by the uid."""
     one = read()
-    event = change_event(one, wish_of(change(replicas=5)), reason="itl binds", date=DATE)
+    event = change_event(one, asked_of(change(replicas=5)), reason="itl binds", date=DATE)
     assert event["involvedObject"]["uid"] == "uid-dep1"
     assert (
         event["message"] == "Asked for 5 x H100, batch 64 instead of 2 x H100, batch 64: itl binds"

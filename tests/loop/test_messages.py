@@ -25,8 +25,8 @@ from loop.schema.messages import (
     snapshot_json,
     update_message,
 )
-from loop.testing.fakes import server_view
-from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
+from loop.testing.fakes import change, server_view
+from loop.types import CapacityView, Load, PodView, ServerView, Snapshot, one_pool
 
 PLACES = {"s1": KubeResource(uid="u-1", namespace="infer", name="premium")}
 
@@ -57,7 +57,7 @@ pods = st.builds(
     kv_usage=st.floats(0.0, 1.0),
 )
 views = st.builds(
-    ServerView,
+    server_view,
     name=st.sampled_from(["s1", "s2", "s3"]),
     model=st.just("llama_8b"),
     service_class=st.sampled_from(["Premium", "Free"]),
@@ -146,9 +146,7 @@ def test_a_server_of_an_existing_collector_is_seen_with_the_replicas_it_counts()
                 name="vllm-001",
                 model="llama_13b",
                 service_class="Free",
-                accelerator="MI250",
-                max_batch=8,
-                wanted=3,
+                pools=one_pool(accelerator="MI250", replicas=3, max_batch=8),
                 ready=3,
                 load=Load(rate_rpm=30.0, in_tokens=128.0, out_tokens=2048.0),
             )
@@ -215,8 +213,8 @@ def test_an_update_names_every_server_and_tells_who_is_held() -> None:
     changed meanwhile.
     """
     seen = snapshot(server_view("s1"), server_view("s2"))
-    change = Change(server="s1", accelerator="2xA100", replicas=5, max_batch=48, reason="SLO")
-    body = sent(update_message(seen, [change], PLACES))
+    asked = change(accelerator="2xA100", replicas=5, max_batch=48)
+    body = sent(update_message(seen, [asked], PLACES))
     rows = {
         name: (row["accelerator"], row["numReplicas"], row["maxBatch"])
         for name, row in body["allocations"].items()
@@ -237,7 +235,7 @@ def test_what_an_update_asks_for_is_what_was_decided(seen: Snapshot, data: st.Da
         else st.just([])
     )
     changes = tuple(
-        Change(server=name, accelerator="L40S", replicas=1 + number, max_batch=7, reason="why")
+        change(name, accelerator="L40S", replicas=1 + number, max_batch=7)
         for number, name in enumerate(names)
     )
     request = UpdateRequest.model_validate(sent(update_message(seen, changes, PLACES)))
@@ -248,8 +246,8 @@ def test_what_an_update_asks_for_is_what_was_decided(seen: Snapshot, data: st.Da
         )
     )
     asked = plan(decided(request, free, absent="zero"), free)
-    assert sorted(asked, key=lambda change: change.server) == sorted(
-        changes, key=lambda change: change.server
+    assert sorted(asked, key=lambda each: each.server) == sorted(
+        changes, key=lambda each: each.server
     )
 
 
@@ -276,10 +274,9 @@ def test_who_is_absent_is_held_or_ended_as_is_set(
         }
     )
     changes = plan(decided(request, seen, absent=absent), seen)
-    assert {change.server for change in changes} == ended
+    assert {each.server for each in changes} == ended
     assert all(
-        (change.replicas, change.accelerator, change.max_batch) == (0, "H100", 64)
-        for change in changes
+        (each.replicas, each.accelerator, each.max_batch) == (0, "H100", 64) for each in changes
     )
 
 
@@ -289,5 +286,5 @@ def test_no_accelerator_means_no_replicas_and_keeps_the_labels() -> None:
     request = UpdateRequest.model_validate(
         {"allocations": {"s1": {"accelerator": "", "numReplicas": 3, "maxBatch": 0}}}
     )
-    (change,) = plan(decided(request, seen, absent="hold"), seen)
-    assert (change.accelerator, change.replicas, change.max_batch) == ("H100", 0, 64)
+    (asked,) = plan(decided(request, seen, absent="hold"), seen)
+    assert (asked.accelerator, asked.replicas, asked.max_batch) == ("H100", 0, 64)

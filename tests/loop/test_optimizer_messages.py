@@ -14,6 +14,7 @@ from loop.schema.optimizer_messages import Era, optimize_message, read_optimized
 from loop.schema.reading import parse_system
 from loop.spec import Allocation, ServerData, SystemData
 from loop.testing.fakes import server_view, system
+from loop.types import Why
 
 
 @pytest.mark.parametrize("era", ["today", "early"])
@@ -86,8 +87,8 @@ def test_an_answer_becomes_targets_and_reasons() -> None:
     target = decision.targets["s1"]
     assert (target.accelerator, target.replicas, target.max_batch) == ("H100", 3, 40)
     assert (target.cost_cents_per_h, target.itl_ms, target.ttft_ms) == (840.0, 11.5, None)
-    assert (target.reason, target.details) == ("ITL binds", {"binding": "itl"})
-    assert decision.unserved == {"s2": "capacity: no H100 left"}
+    assert (target.why.text, target.why.details) == ("ITL binds", {"binding": "itl"})
+    assert decision.unserved == {"s2": Why(kind="capacity", text="capacity: no H100 left")}
 
 
 def test_an_early_answer_predicts_a_wait_and_no_time_to_first_token() -> None:
@@ -100,7 +101,11 @@ def test_an_early_answer_predicts_a_wait_and_no_time_to_first_token() -> None:
         "waitAverage": 140.5,
     }
     target = read_optimized({"allocations": {"s1": row}}).targets["s1"]
-    assert (target.itl_ms, target.ttft_ms, target.details) == (9.0, None, {"waitAverage": 140.5})
+    assert (target.itl_ms, target.ttft_ms, target.why.details) == (
+        9.0,
+        None,
+        {"waitAverage": 140.5},
+    )
 
 
 @pytest.mark.parametrize("answer", [None, [], {}, {"allocations": {"s1": {"numReplicas": "3"}}}])

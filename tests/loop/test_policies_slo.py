@@ -53,7 +53,7 @@ def test_a_server_gets_what_the_optimizer_says_of_its_load() -> None:
         found.replicas,
         found.max_batch,
     )
-    assert (target.cost_cents_per_h, target.itl_ms, target.reason) == (
+    assert (target.cost_cents_per_h, target.itl_ms, target.why.text) == (
         found.cost_cents_per_h,
         found.itl_ms,
         found.reason,
@@ -65,7 +65,7 @@ def test_what_waits_is_drained_in_drain_s() -> None:
     """60 requests over 120 s are 30 more a minute; without them the queue would never go down."""
     view = server_view(load=BUSY, backlog=60)
     demand = [
-        decide(view, policy=replace(PLAIN, drain_s=drain_s)).targets["s1"].details["demandRpm"]
+        decide(view, policy=replace(PLAIN, drain_s=drain_s)).targets["s1"].why.details["demandRpm"]
         for drain_s in (120.0, 60.0, 0.0)
     ]
     assert demand == [930.0, 960.0, 900.0]
@@ -118,7 +118,7 @@ def test_a_server_without_a_load_is_held_and_its_cards_are_kept_for_it() -> None
         "H100",
         64,
     )
-    assert "load is not known" in target.reason
+    assert "load is not known" in target.why.text
     assert decision.targets["busy"].replicas <= 1
 
 
@@ -129,7 +129,7 @@ def test_nothing_is_taken_from_held_servers_beyond_the_capacity_and_it_is_told()
     targets = decide(low, top, capacity={"H100": 4}).targets
     assert (targets["top"].replicas, targets["low"].replicas) == (3, 3)
     assert (targets["top"].held, targets["low"].held) == (True, True)
-    assert "exceed the capacity" in targets["low"].reason
+    assert "exceed the capacity" in targets["low"].why.text
 
 
 @pytest.mark.parametrize(
@@ -147,7 +147,7 @@ def test_a_server_that_nothing_can_be_decided_of_is_held_and_stops_nobody(
     decision = decide(odd, server_view(load=BUSY))
     assert (decision.targets["odd"].held, decision.targets["odd"].replicas) == (True, 1)
     assert "odd" in decision.unserved
-    assert decision.unserved["odd"] in decision.targets["odd"].reason
+    assert decision.unserved["odd"].text in decision.targets["odd"].why.text
     assert not decision.targets["s1"].held
 
 
@@ -157,11 +157,14 @@ def test_a_server_whose_objectives_nothing_meets_keeps_its_cards() -> None:
     tight = replace(data.classes["Premium"].targets["llama_8b"], slo_itl_ms=0.5)
     premium = replace(data.classes["Premium"], targets={"llama_8b": tight})
     data = replace(data, classes={**data.classes, "Premium": premium})
-    hopeless = server_view("hopeless", load=BUSY, wanted=3, ready=3)
+    infeasible = server_view("infeasible", load=BUSY, wanted=3, ready=3)
     other = server_view("other", load=BUSY, service_class="Free", wanted=0, ready=0)
-    decision = decide(hopeless, other, data=data, capacity={"H100": 4})
-    assert (decision.targets["hopeless"].held, decision.targets["hopeless"].replicas) == (True, 3)
-    assert "slo-itl" in decision.unserved["hopeless"]
+    decision = decide(infeasible, other, data=data, capacity={"H100": 4})
+    assert (decision.targets["infeasible"].held, decision.targets["infeasible"].replicas) == (
+        True,
+        3,
+    )
+    assert "slo-itl" in decision.unserved["infeasible"].text
     assert decision.targets["other"].replicas <= 1
 
 
@@ -175,8 +178,8 @@ def test_who_lacks_cards_keeps_what_the_others_leave() -> None:
     decision = decide(low, top, capacity={"H100": need + 1})
     assert decision.targets["top"].replicas == need
     assert (decision.targets["low"].held, decision.targets["low"].replicas) == (False, 1)
-    assert decision.unserved["low"].startswith("capacity")
-    assert "keeps 1 of 3" in decision.targets["low"].reason
+    assert decision.unserved["low"].kind == "capacity"
+    assert "keeps 1 of 3" in decision.targets["low"].why.text
 
 
 def test_an_idle_server_goes_to_its_least_replicas() -> None:
@@ -232,7 +235,7 @@ def test_the_capacity_of_the_world_counts_where_it_is_known_and_else_the_file() 
     """A node that is gone is seen at once; the file is what people remember to edit."""
     none_left = decide(server_view(load=BUSY), capacity={"H100": 0, "A100": 0})
     assert none_left.targets["s1"].replicas == 0
-    assert none_left.unserved["s1"].startswith("capacity")
+    assert none_left.unserved["s1"].kind == "capacity"
     assert decide(server_view(load=BUSY)).targets["s1"].replicas > 0
 
 

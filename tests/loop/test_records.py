@@ -16,7 +16,7 @@ from loop.data import FixedData
 from loop.policies import make_policy
 from loop.records import record_line, record_text, snapshot_of
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
-from loop.types import Change, CycleRecord, Decision, Load, Target
+from loop.types import Change, CycleRecord, Decision, Load, Target, Why, one_pool
 
 
 def cycle(backend: FakeBackend) -> CycleRecord:
@@ -34,24 +34,28 @@ def decided(record: CycleRecord) -> CycleRecord:
     """Return *record* with a decision of five (limited to four) replicas on 2xA100 for s1."""
     target = Target(
         server="s1",
-        accelerator="2xA100",
-        replicas=5,
-        max_batch=32,
+        pools=one_pool(accelerator="2xA100", replicas=5, max_batch=32),
         itl_ms=9.5,
         ttft_ms=120.0,
         rho=0.7,
-        reason="itl binds",
-        details={
-            "rateMaxRpm": np.float64(31.5),
-            "tried": np.int64(3),
-            "runnerUp": None,
-            "margin": math.inf,
-        },
+        why=Why(
+            kind="slo-itl",
+            text="itl binds",
+            details={
+                "rateMaxRpm": np.float64(31.5),
+                "tried": np.int64(3),
+                "runnerUp": None,
+                "margin": math.inf,
+            },
+        ),
     )
-    change = Change(server="s1", accelerator="2xA100", replicas=4, max_batch=32, reason="itl binds")
+    pools = one_pool(accelerator="2xA100", replicas=4, max_batch=32)
+    change = Change(server="s1", pools=pools, why=target.why)
     return replace(
         record,
-        decision=Decision(targets={"s1": target}, unserved={"s2": "capacity"}),
+        decision=Decision(
+            targets={"s1": target}, unserved={"s2": Why(kind="capacity", text="no H100 left")}
+        ),
         changes=(change,),
     )
 
@@ -108,7 +112,8 @@ def test_replicas_max_batch_and_cost_are_the_decision_just_taken() -> None:
         64,
     )
     assert (first["policyReplicas"], first["held"], first["reason"]) == (5, False, "itl binds")
-    assert (second["replicas"], second["held"], second["unserved"]) == (2, True, "capacity")
+    assert (second["replicas"], second["held"], second["unserved"]) == (2, True, "no H100 left")
+    assert (first["reasonKind"], second["reasonKind"]) == ("slo-itl", "")
 
 
 def test_capacity_counts_the_cards_of_the_decision() -> None:

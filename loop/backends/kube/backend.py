@@ -15,28 +15,21 @@ from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.events import change_event
 from loop.backends.kube.labels import STATUS
 from loop.backends.kube.nodes import Capacity, read_capacity
-from loop.backends.kube.read import (
-    Deployment,
-    Server,
-    Servers,
-    read_deployment,
-    read_servers,
-    scraped,
-)
+from loop.backends.kube.read import Deployment, Server, Servers, read_deployment, read_servers
 from loop.backends.kube.views import Sight, server_view
 from loop.backends.kube.write import (
     MANAGER,
     UnfitError,
-    Wish,
     asked_before,
+    asked_of,
     foreign_change,
     held_by,
     others_changed,
     patch_of,
-    wish_of,
+    pool_text,
 )
 from loop.errors import BackendError
-from loop.types import Change, Snapshot
+from loop.types import Change, Pool, Snapshot
 
 if TYPE_CHECKING:
     from multiprocessing.pool import MapResult
@@ -110,7 +103,7 @@ class KubeBackend:
         # Its threads do not keep a program from ending while a request of theirs hangs.
         self._pool = ThreadPool(self._settings.parallel)
         self._seen: dict[str, Deployment] = {}
-        self._asked: dict[str, Wish] = {}
+        self._asked: dict[str, Pool] = {}
         self._unsettled: dict[str, tuple[int, float]] = {}
         self._measured: frozenset[str] = frozenset()
         self._told: list[str] = []
@@ -137,9 +130,7 @@ class KubeBackend:
             servers, capacity = self._look()
         except ApiError as error:
             raise BackendError(str(error), phase="observe") from error
-        found = self._source.measure(
-            [scraped(server) for server in servers.by_name.values()], now_s=now_s
-        )
+        found = self._source.measure(list(servers.by_name.values()), now_s=now_s)
         self._measured |= {name for name, figures in found.figures.items() if figures.measured}
         sights = {name: self._sight(server, found) for name, server in servers.by_name.items()}
         views = {
@@ -150,7 +141,7 @@ class KubeBackend:
             *(capacity.warnings if capacity else ()),
             *([found.error] if found.error else []),
             *found.warnings,
-            *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
+            *(f"{name}: {sight.warning}" for name, sight in sights.items() if sight.warning),
             *self._compare(servers),
         )
         self._seen = {name: server.deployment for name, server in servers.by_name.items()}
@@ -223,8 +214,8 @@ class KubeBackend:
         return Sight(load=figures.load if figures else None, figures=figures, blind_at_zero=True)
 
     def _compare(self, servers: Servers) -> list[str]:
-        """Return what others did since the loop last asked for something, once, and who does not
-        obey.
+        """Return what others did since the loop last asked for something, once, and which
+        Deployments the cluster has not taken note of.
         """
         told, self._told = self._told, []
         now_s = self._clock.now_s()
@@ -248,10 +239,10 @@ class KubeBackend:
                         f"{waited_s:.0f} s"
                     )
         self._unsettled = unsettled
-        self._asked = {name: wish for name, wish in self._asked.items() if name in servers.by_name}
+        self._asked = {name: pool for name, pool in self._asked.items() if name in servers.by_name}
         return told
 
-    def _expected(self, name: str, now: Deployment) -> Wish | None:
+    def _expected(self, name: str, now: Deployment) -> Pool | None:
         """Return what the loop last asked of a server: another process of it, an actuator, may have
         done so since.
         """
@@ -271,13 +262,12 @@ class KubeBackend:
             now = self._write(seen, change, until_s=until_s)
         except (ApiError, UnfitError) as error:
             if isinstance(error, ApiError) and error.status == NOT_FOUND:
-                self._told.append(
-                    f"{change.server}: deleted before it could be asked for {wish_of(change)}"
-                )
+                asked = pool_text(asked_of(change))
+                self._told.append(f"{change.server}: deleted before it could be asked for {asked}")
                 return ""
             return str(error)
         self._seen[change.server] = now
-        self._asked[change.server] = wish_of(change)
+        self._asked[change.server] = asked_of(change)
         return ""
 
     def _write(self, seen: Deployment, change: Change, *, until_s: float) -> Deployment:
@@ -317,7 +307,7 @@ class KubeBackend:
         already.
         """
         now = read_deployment(self._client.deployment(seen.namespace, seen.name))
-        if held_by(now) == wish_of(change) and now.uid == seen.uid:
+        if held_by(now) == asked_of(change) and now.uid == seen.uid:
             return now
         if problem := others_changed(now, seen):
             raise UnfitError(f"left as it is: {problem}")
@@ -331,7 +321,7 @@ class KubeBackend:
             return
         stamp = date.strftime("%Y-%m-%dT%H:%M:%SZ")
         try:
-            event = change_event(deployment, wish_of(change), reason=change.reason, date=stamp)
+            event = change_event(deployment, asked_of(change), reason=change.why.text, date=stamp)
             self._client.create_event(deployment.namespace, event)
         except ApiError as error:
             self._told.append(f"{change.server}: its Event could not be written: {error}")

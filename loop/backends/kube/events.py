@@ -5,14 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from loop.backends.kube.read import Deployment
-from loop.backends.kube.write import MANAGER, Wish, held_by
+from loop.backends.kube.write import MANAGER, held_by, pool_text
+from loop.types import Pool
 
 MESSAGE_MAX = 1000  # a server refuses longer ones
 
 
-def change_event(deployment: Deployment, wish: Wish, *, reason: str, date: str) -> dict[str, Any]:
-    """Return the Event of *deployment* having been asked to become *wish*."""
-    message = f"Asked for {wish} instead of {held_by(deployment)}" + (
+def change_event(
+    deployment: Deployment, desired: Pool, *, reason: str, date: str
+) -> dict[str, Any]:
+    """Return the Event of *deployment* having been asked to become *desired*."""
+    message = f"Asked for {pool_text(desired)} instead of {pool_text(held_by(deployment))}" + (
         f": {reason}" if reason else ""
     )
     return {

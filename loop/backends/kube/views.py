@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import Deployment, Pod, Server, argument_of
-from loop.signals.demand import Figures, Gauges
-from loop.types import Load, PodView, ServerView
+from loop.signals.window import Figures, Gauges
+from loop.types import Load, PodView, ServerView, one_pool
 
 NO_FIGURES = Figures()
 NO_GAUGES = Gauges()
@@ -24,9 +24,9 @@ class Sight:
     blind_at_zero: bool = False
 
     @property
-    def warnings(self) -> tuple[str, ...]:
+    def warning(self) -> str:
         """Return what is amiss with its metrics, where they are what counts."""
-        return self.figures.warnings if self.figures is not None and self.blind_at_zero else ()
+        return self.figures.warning if self.figures is not None and self.blind_at_zero else ""
 
 
 def server_view(server: Server, sight: Sight) -> ServerView:
@@ -48,9 +48,7 @@ def server_view(server: Server, sight: Sight) -> ServerView:
         name=one.server,
         model=one.model,
         service_class=one.service_class,
-        accelerator=one.accelerator,
-        max_batch=one.max_batch,
-        wanted=one.wanted,
+        pools=one_pool(accelerator=one.accelerator, replicas=one.wanted, max_batch=one.max_batch),
         ready=counts["ready"],
         starting=counts["starting"],
         pending=counts["pending"] + unmade,

@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import Deployment
-from loop.types import Change
+from loop.types import Change, Pool
 
 Json = dict[str, Any]
 REASON_MAX = 500
@@ -22,42 +21,33 @@ class UnfitError(Exception):
     """A change cannot be written as the Deployment asks for it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a Deployment is asked to have, or has: the three things that the loop sets."""
-
-    accelerator: str
-    replicas: int
-    max_batch: int
-
-    def __str__(self) -> str:
-        """Return it as people write it."""
-        return f"{self.replicas} x {self.accelerator or 'nothing'}, batch {self.max_batch}"
+def pool_text(pool: Pool) -> str:
+    """Return *pool* as people write it."""
+    return f"{pool.replicas} x {pool.accelerator or 'nothing'}, batch {pool.max_batch}"
 
 
-def wish_of(change: Change) -> Wish:
-    """Return what *change* asks for."""
-    return Wish(
-        accelerator=change.accelerator, replicas=change.replicas, max_batch=change.max_batch
-    )
+def asked_of(change: Change) -> Pool:
+    """Return the one pool that *change* asks for: a Deployment is one pool."""
+    (pool,) = change.pools
+    return pool
 
 
-def held_by(deployment: Deployment) -> Wish:
+def held_by(deployment: Deployment) -> Pool:
     """Return what *deployment* is asked to have."""
-    return Wish(
+    return Pool(
         accelerator=deployment.accelerator,
         replicas=deployment.wanted,
         max_batch=deployment.max_batch,
     )
 
 
-def asked_before(deployment: Deployment) -> Wish | None:
+def asked_before(deployment: Deployment) -> Pool | None:
     """Return what the loop last asked of *deployment*, by its status annotation; None where that
     does not tell.
     """
     try:
         told = json.loads(deployment.annotations[names.STATUS])
-        return Wish(
+        return Pool(
             accelerator=str(told["accelerator"]),
             replicas=int(told["replicas"]),
             max_batch=int(told["maxBatch"]),
@@ -76,40 +66,42 @@ def patch_of(
     between is refused. *types* are accelerator types by accelerator. Raise UnfitError where a label
     or an annotation forbids it.
     """
-    wish, held = wish_of(change), held_by(deployment)
-    if wish == held:
+    desired, held = asked_of(change), held_by(deployment)
+    if desired == held:
         return None
     labels: Json = {}
-    if wish.accelerator != held.accelerator:
-        labels[names.ACCELERATOR] = wish.accelerator
-    if wish.max_batch != held.max_batch:
-        labels[names.MAX_BATCH] = str(wish.max_batch)
+    if desired.accelerator != held.accelerator:
+        labels[names.ACCELERATOR] = desired.accelerator
+    if desired.max_batch != held.max_batch:
+        labels[names.MAX_BATCH] = str(desired.max_batch)
     for value in labels.values():
         if problem := names.value_problem(value):
             raise UnfitError(problem)
     spec: Json = {}
-    if wish.replicas != held.replicas:
-        spec["replicas"] = wish.replicas
-    template = _template_patch(deployment, wish, types=types)
+    if desired.replicas != held.replicas:
+        spec["replicas"] = desired.replicas
+    template = _template_patch(deployment, desired, types=types)
     if template:
         spec["template"] = {"spec": template}
     metadata: Json = {
         "uid": deployment.uid,
         "resourceVersion": deployment.version,
-        "annotations": {names.STATUS: status_text(wish, was=held, reason=change.reason, date=date)},
+        "annotations": {
+            names.STATUS: status_text(desired, was=held, reason=change.why.text, date=date)
+        },
     }
     if labels:
         metadata["labels"] = labels
     return {"metadata": metadata} | ({"spec": spec} if spec else {})
 
 
-def status_text(wish: Wish, *, was: Wish, reason: str, date: str) -> str:
+def status_text(desired: Pool, *, was: Pool, reason: str, date: str) -> str:
     """Return the status annotation: what was asked for, when, instead of what, and why."""
     told = {
-        "accelerator": wish.accelerator,
-        "replicas": wish.replicas,
-        "maxBatch": wish.max_batch,
-        "was": str(was),
+        "accelerator": desired.accelerator,
+        "replicas": desired.replicas,
+        "maxBatch": desired.max_batch,
+        "was": pool_text(was),
         "reason": reason[:REASON_MAX],
         "time": date,
     }
@@ -125,7 +117,10 @@ def others_changed(now: Deployment, seen: Deployment) -> str:
     if not now.managed or now.server != seen.server:
         return "no longer managed under this name"
     if held_by(now) != held_by(seen):
-        return f"changed by {manager_of(now)} from {held_by(seen)} to {held_by(now)} meanwhile"
+        return (
+            f"changed by {manager_of(now)} from {pool_text(held_by(seen))} "
+            f"to {pool_text(held_by(now))} meanwhile"
+        )
     return ""
 
 
@@ -139,12 +134,13 @@ def manager_of(deployment: Deployment) -> str:
     return max(owned)[1] if owned else "someone else"
 
 
-def foreign_change(deployment: Deployment, asked: Wish | None) -> str:
+def foreign_change(deployment: Deployment, asked: Pool | None) -> str:
     """Return the line that says that *deployment* is not what was *asked* of it, or nothing."""
     held = held_by(deployment)
     if asked is None or asked == held:
         return ""
-    return f"{asked} was asked for, found {held}: changed by {manager_of(deployment)}"
+    by = manager_of(deployment)
+    return f"{pool_text(asked)} was asked for, found {pool_text(held)}: changed by {by}"
 
 
 def _owns(fields: Mapping[str, Any]) -> bool:
@@ -153,21 +149,21 @@ def _owns(fields: Mapping[str, Any]) -> bool:
     return "f:replicas" in (fields.get("f:spec") or {}) or not ours.isdisjoint(labels)
 
 
-def _template_patch(deployment: Deployment, wish: Wish, *, types: Mapping[str, str]) -> Json:
+def _template_patch(deployment: Deployment, desired: Pool, *, types: Mapping[str, str]) -> Json:
     """Return what to change in the pods, where annotations ask for it; pods are then replaced, a
     few at a time.
     """
     patch: Json = {}
-    selector = node_selector(deployment, wish.accelerator, types=types)
+    selector = node_selector(deployment, desired.accelerator, types=types)
     if selector and any(
         (deployment.pod_spec.get("nodeSelector") or {}).get(key) != selector[key]
         for key in selector
     ):
         patch["nodeSelector"] = selector
     argument = deployment.annotations.get(names.APPLY_MAX_BATCH, "").strip()
-    if argument and wish.max_batch > 0:
+    if argument and desired.max_batch > 0:
         container = _container(deployment)
-        changed = _with_argument(container, argument, str(wish.max_batch))
+        changed = _with_argument(container, argument, str(desired.max_batch))
         if changed:
             patch["containers"] = [{"name": container["name"], **changed}]
     return patch

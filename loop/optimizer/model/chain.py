@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 QueueKind = Literal["none", "unbounded", "mixed"]
 
