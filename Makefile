@@ -4,7 +4,7 @@ BIN := .venv/bin
 PACKAGES := twin loop emulator experiments inferno tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check bench figures clean
+.PHONY: help demo test quick check snapshots bench figures clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -44,6 +44,12 @@ check: .venv/.installed-test  ## Check format, lint, types and import contracts
 
 bench: .venv/.installed-test  ## Run the benchmarks, and say what moved since benchmarks/baseline.json
 	$(BIN)/python -m benchmarks
+
+quick: .venv/.installed-test  ## Run the tests that matter while working: not tests/live, not what is marked slow
+	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/live
+
+snapshots: .venv/.installed-test  ## Write the snapshots of help texts and error lines anew
+	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/test_snapshots.py
 
 figures: .venv/.installed  ## Draw the pictures of the documents again (some minutes)
 	$(BIN)/python docs/figures.py

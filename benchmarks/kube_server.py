@@ -15,7 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs
 
-from loop.signals.window import METRICS
+from loop.signals.names import NAMES
 from tests.loop.kube_objects import deployment, pod
 
 PODS_EACH = 3
@@ -71,7 +71,8 @@ def _matrix(pods: list[str]) -> dict[str, Any]:
             "values": [[stamp, str(100.0 + 10 * i)] for i, stamp in enumerate(STAMPS)],
         }
         for name in pods
-        for group in METRICS.values()
+        for group in NAMES.by_quantity.values()
+        if group
     ]
     return {"status": "success", "data": {"resultType": "matrix", "result": result}}
 

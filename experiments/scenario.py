@@ -30,7 +30,7 @@ from experiments.scenario_rules import (
     node_failures,
     server_loads,
 )
-from twin.datafile import Entry
+from twin.datafile import Entry, did_you_mean
 from twin.spec import SpecError
 from twin.traces import TraceFormat, read_trace
 
@@ -64,7 +64,8 @@ def read_scenario(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Scen
     if not path.is_file():
         known = ", ".join(known_scenarios(folder)) or "none"
         raise SpecError(
-            f"scenario: expected one of {known}, or the path of a file, found {str(name_or_path)!r}"
+            f"scenario: expected one of {known}, or the path of a file, found "
+            f"{str(name_or_path)!r}{did_you_mean(name_or_path, known_scenarios(folder))}"
         )
     try:
         text = path.read_text(encoding="utf-8-sig")

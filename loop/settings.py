@@ -68,6 +68,14 @@ def read_settings(
     return Settings(**values)  # type: ignore[arg-type] # each parser returns the type of its field
 
 
+def service_url(host: str, port: int) -> str:
+    """Return the address of a service; an empty host is this machine, as for the existing
+    components.
+    """
+    host = host or "localhost"
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 class _UnexpectedError(Exception):
     """What a parser expected; its caller knows what came and from where."""
 

@@ -4,9 +4,10 @@ keys told.
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,7 @@ from twin.spec import SpecError
 
 Choice = TypeVar("Choice", bound=str)
 
+CLOSE = 0.7  # how alike two words must be for one to be taken for a slip of the other
 LONGEST_FOUND = 60  # characters of a wrong value that an error line repeats
 
 
@@ -44,7 +46,7 @@ class Entry:
         self.lenient = lenient
         self._entry = entry
         self._prefix = prefix
-        self._known: set[str] = set()
+        self._known: dict[str, str] = {}  # in lower case: as it is spelled
         self._children: list[Entry] = []
         if not isinstance(obj, Mapping):
             raise SpecError(self._line(prefix.rstrip("."), "an object {…}", obj))
@@ -66,7 +68,7 @@ class Entry:
 
     def ignore(self, *keys: str) -> None:
         """Mark *keys* as known: they may be there and mean nothing here."""
-        self._known.update(key.lower() for key in keys)
+        self._known.update((key.lower(), key) for key in keys)
 
     def text(self, key: str, *, default: str | None = None) -> str:
         """Return a text that is not empty; *default* where it is absent or empty."""
@@ -174,14 +176,18 @@ class Entry:
         rows share a line.
         """
         places: dict[str, list[str]] = {}
+        known: dict[str, Iterable[str]] = {}
         for entry in self._walk():
             for lowered, key in entry._keys.items():
                 if lowered not in entry._known:
                     places.setdefault(entry._prefix + key, []).append(entry._entry)
-        return tuple(_unknown(self.source, key, where) for key, where in places.items())
+                    known.setdefault(entry._prefix + key, entry._known.values())
+        return tuple(
+            _unknown(self.source, key, where, known=known[key]) for key, where in places.items()
+        )
 
     def _get(self, key: str) -> Any:
-        self._known.add(key.lower())
+        self._known[key.lower()] = key
         return self._fields.get(key.lower())
 
     def _figure(self, key: str, *, expected: str, default: float | None) -> float:
@@ -213,6 +219,12 @@ class Entry:
     def _line(self, field: str, expected: str, found: object) -> str:
         parts = (self.source, self._entry, field, f"expected {expected}, found {_found(found)}")
         return ": ".join(part for part in parts if part)
+
+
+def did_you_mean(found: object, known: Iterable[str]) -> str:
+    """Return "; did you mean X?" if one of *known* is close to *found*, else nothing."""
+    close = difflib.get_close_matches(str(found), list(known), n=1, cutoff=CLOSE)
+    return f"; did you mean {close[0]}?" if close else ""
 
 
 def read_json(path: Path) -> Any:
@@ -306,10 +318,11 @@ def _label(item: object, keys: Sequence[str]) -> str:
     return f" {' on '.join(names)!r}" if names else ""
 
 
-def _unknown(source: str, key: str, places: Sequence[str]) -> str:
+def _unknown(source: str, key: str, places: Sequence[str], *, known: Iterable[str]) -> str:
     first = f"{source}: {places[0]}" if places[0] else source
     others = f" (and in {len(places) - 1} more)" if len(places) > 1 else ""
-    return f"{first}: unknown key {key!r} is not used{others}"
+    meant = did_you_mean(key.rpartition(".")[2], known)
+    return f"{first}: unknown key {key!r} is not used{others}{meant}"
 
 
 def _one_line(error: Exception) -> str:

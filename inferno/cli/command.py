@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import difflib
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -17,9 +16,11 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Leave with exit code 2."""
+        from twin.datafile import did_you_mean
+
         wrong = re.search(r"invalid choice: '([^']*)' \(choose from (.*)\)", message)
         if wrong:
-            message += did_you_mean(wrong[1], re.findall(r"'([^']*)'", wrong[2]))
+            message += did_you_mean(wrong[1], re.findall(r"[\w-]+", wrong[2]))
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
     def options(self) -> list[str]:
@@ -78,6 +79,8 @@ class Command:
         return options
 
     def _unknown(self, parser: Parser, options: argparse.Namespace, unknown: Sequence[str]) -> str:
+        from twin.datafile import did_you_mean
+
         foreign = self.foreign(options)
         for word in unknown:
             name = word.partition("=")[0]
@@ -86,9 +89,3 @@ class Command:
         name = unknown[0].partition("=")[0]
         meant = did_you_mean(name, parser.options()) if name.startswith("-") else ""
         return f"unrecognized arguments: {' '.join(unknown)}{meant}"
-
-
-def did_you_mean(found: str, known: Iterable[str]) -> str:
-    """Return "; did you mean X?" if one of *known* is close to *found*, else nothing."""
-    close = difflib.get_close_matches(found, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""

@@ -17,7 +17,6 @@ from inferno.cli.command import (
     EXIT_INTERRUPTED,
     EXIT_OK,
     Command,
-    did_you_mean,
 )
 
 # Each in a module of its name, which is imported when its name is asked for.
@@ -129,6 +128,8 @@ def _run(command: Command, options: Namespace) -> int:
 
 
 def _unknown(word: str) -> str:
+    from twin.datafile import did_you_mean
+
     if word.startswith("-"):
         return f"unrecognized arguments: {word}{did_you_mean(word, ('--help', '--version'))}"
     return f"expected a command, found {word[:60]!r}{did_you_mean(word, NAMES)}"

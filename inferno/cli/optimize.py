@@ -7,7 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.solver_options import add_solver_options
+from inferno.cli.solver_options import add_solver_options, rules_of
 
 TEXT = """\
 Read {"system": {...}} (the message of POST /optimizeOne) and print the
@@ -34,8 +34,7 @@ def _run(options: Namespace) -> int:
         parse_json(read_text(options.file), source=options.file),
         source=options.file,
         solver=options.solver,
-        compat=options.compat,
-        compat_early=options.compat_early,
+        rules=rules_of(options),
         objective=options.objective,
         time_limit_s=options.time_limit,
     )

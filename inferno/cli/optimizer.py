@@ -6,7 +6,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.solver_options import add_solver_options
+from inferno.cli.solver_options import add_solver_options, rules_of
 
 TEXT = """\
 Serve POST /optimizeOne, and with --stateful every verb of the existing
@@ -30,7 +30,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 def _run(options: Namespace) -> int:
     from inferno.cli.service import serve_app, start_logs
     from loop.errors import SpecError
-    from loop.optimizer.table import OptimizerSettings
+    from loop.optimizer.rules.ours import OURS
+    from loop.optimizer.settings import OptimizerSettings
     from loop.services.auth import token_source
     from loop.services.optimizer_app import make_optimizer_app
     from loop.services.serving import listen
@@ -46,16 +47,15 @@ def _run(options: Namespace) -> int:
         )
     if options.time_limit is not None and not options.time_limit > 0:
         raise SpecError(f"time-limit: expected a number of seconds > 0, found {options.time_limit}")
-    compat = options.compat or options.compat_early
+    rules = rules_of(options)
     app = make_optimizer_app(
         settings=OptimizerSettings(
-            solver=options.solver or ("greedy" if compat else "exact"),
-            compat=compat,
+            solver=options.solver or ("exact" if rules is OURS else "greedy"),
+            rules=rules,
             objective=options.objective,
             time_limit_s=options.time_limit,
         ),
         stateful=options.stateful,
-        early=options.compat_early,
         token=token_source(settings),
     )
     sockets = listen(settings.optimizer_host, settings.optimizer_port)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loop.optimizer.rules import Rules
 
 
 def add_solver_options(parser: ArgumentParser) -> None:
@@ -30,3 +34,12 @@ def add_solver_options(parser: ArgumentParser) -> None:
         metavar="S",
         help="give the best answer found after so many seconds",
     )
+
+
+def rules_of(options: Namespace) -> Rules:
+    """Return the rules that --compat or --compat-early picks, else ours."""
+    from loop.optimizer.rules.go_2025 import GO_2025
+    from loop.optimizer.rules.go_today import GO_TODAY
+    from loop.optimizer.rules.ours import OURS
+
+    return GO_2025 if options.compat_early else GO_TODAY if options.compat else OURS

@@ -60,11 +60,10 @@ def _run(options: Namespace) -> int:
     from experiments.world import build_cluster_spec
     from inferno.cli.runs import print_notes
     from inferno.worlds.world import check_speed, data_directory
-    from loop.backends.http_client import service_url
     from loop.clocks import MonotonicClock, date_now
     from loop.schema.reading import read_system
     from loop.services.serving import listen, serve
-    from loop.settings import read_settings
+    from loop.settings import read_settings, service_url
     from twin.kube.apiserver.app import create_twin_app
     from twin.kube.cluster import TOKEN, start_twin
     from twin.kube.files import read_token_file, write_kubeconfig

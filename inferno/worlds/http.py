@@ -32,11 +32,12 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     """
     from inferno.worlds.world import World, data_directory
     from loop.backends.http import HttpBackend
-    from loop.backends.http_client import ServiceClient, service_url
+    from loop.backends.http_client import ServiceClient
     from loop.backends.http_policy import remote_policy
     from loop.clocks import MonotonicClock, date_now
     from loop.data import DataSource
     from loop.services.auth import token_source
+    from loop.settings import service_url
 
     clock, token = MonotonicClock(), token_source(settings)
     places = {

@@ -219,7 +219,7 @@ def _source(
     stack: ExitStack,
 ) -> MetricsSource:
     from loop.backends.metrics.source import LabelsOnly
-    from loop.signals.window import WindowSettings
+    from loop.signals.demand import WindowSettings
 
     metrics = choices.metrics or ("prometheus" if settings.prometheus_url else "pods")
     window = WindowSettings(

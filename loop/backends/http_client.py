@@ -19,14 +19,6 @@ LINE_MAX = 300
 Tokens = Callable[[], str]
 
 
-def service_url(host: str, port: int) -> str:
-    """Return the address of a service; an empty host is this machine, as for the existing
-    components.
-    """
-    host = host or "localhost"
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-
-
 class ServiceClient:
     """One service at *url*. An answer has *timeout_s* to come, from the first byte sent to the last
     one received.

@@ -5,88 +5,134 @@ model. Sizes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from loop.optimizer.model.chain import Floats, Ints
+from loop.optimizer.model.chain import Floats, Ints, Rows
+from loop.types import Load
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loop.optimizer.table import OptimizerSettings
-    from loop.spec import ServerData, SystemData
+    from loop.optimizer.rules import Rules
+    from loop.spec import Perf, ServerData, SystemData
 
-LAW = ("alpha", "beta", "gamma", "count", "batch", "at_tokens", "kv_tokens")
-SAID = (
-    "rate",
-    "in",
-    "out",
-    "batch",
-    "queue",
-    "least",
-    "itl",
-    "ttft",
-    "tps",
-    "accelerator",
-    "replicas",
-    "batch_now",
-    "cost",
-)
+NO_LOAD = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
+NO_ACCELERATOR, UNKNOWN_ACCELERATOR = -1, -2
 
 
 @dataclass(frozen=True, slots=True)
+class PerfColumns:
+    """What the data say of a model on an accelerator, a row each.
+
+    alpha [ms], beta, gamma [ms/token]: latency model; acc_count: accelerators of a replica;
+    max_batch [requests] was seen at requests of at_tokens [output tokens]; kv_tokens: KV cache of
+    a replica [tokens], inf where it is not limited.
+    """
+
+    alpha: Floats
+    beta: Floats
+    gamma: Floats
+    acc_count: Floats
+    max_batch: Floats
+    at_tokens: Floats
+    kv_tokens: Floats
+
+    @classmethod
+    def of(cls, found: Sequence[Perf]) -> Self:
+        """Return the columns of *found*."""
+        return cls(
+            np.array([perf.alpha_ms for perf in found], dtype=np.float64),
+            np.array([perf.beta_ms for perf in found], dtype=np.float64),
+            np.array([perf.gamma_ms for perf in found], dtype=np.float64),
+            np.array([max(perf.acc_count, 1) for perf in found], dtype=np.float64),
+            np.array([perf.max_batch for perf in found], dtype=np.float64),
+            np.array([perf.at_tokens for perf in found], dtype=np.float64),
+            np.array(
+                [np.inf if perf.kv_tokens is None else perf.kv_tokens for perf in found],
+                dtype=np.float64,
+            ),
+        )
+
+    def take(self, rows: Rows) -> Self:
+        """Return the given rows."""
+        return type(self)(*(getattr(self, name)[rows] for name in PerfColumns.__slots__))
+
+
+@dataclass(frozen=True, slots=True)
+class ServerColumns:
+    """What the data say of servers, a row each.
+
+    rate_rpm [requests/min], in_tokens and out_tokens: load; max_batch [requests] (0: not fixed);
+    max_queue [requests]; least: the least number of replicas; slo_itl and slo_ttft [ms], slo_tps
+    [tokens/s] (0: not set); what it has now: accelerator (index into the catalog, or
+    NO_ACCELERATOR, UNKNOWN_ACCELERATOR), replicas, batch_now [requests], cost [cents/h].
+    """
+
+    rate_rpm: Floats
+    in_tokens: Floats
+    out_tokens: Floats
+    max_batch: Floats
+    max_queue: Floats
+    least: Floats
+    slo_itl: Floats
+    slo_ttft: Floats
+    slo_tps: Floats
+    accelerator: Ints
+    replicas: Floats
+    batch_now: Floats
+    cost: Floats
+
+    def take(self, rows: Rows) -> Self:
+        """Return the given rows."""
+        return type(self)(*(getattr(self, name)[rows] for name in ServerColumns.__slots__))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Catalog:
-    """What the system knows of accelerators and models, as arrays; made once per call."""
+    """What the system knows of accelerators and models; made once per call.
+
+    names and types are sorted. By accelerator index: type (index into types), multiplicity [GPUs],
+    cost [cents/h]. perf: all rows of the data, sorted by accelerator within a model; models has
+    the rows of each, accelerator the accelerator index of each row.
+    """
 
     names: tuple[str, ...]
     types: tuple[str, ...]
     type: Ints
     multiplicity: Ints
     cost: Floats
-    latency_models: dict[
-        str, tuple[Ints, Floats]
-    ]  # by model: accelerator indices; rows (alpha, beta, gamma, count, batch, at, kv)
+    perf: PerfColumns
+    accelerator: Ints
+    models: dict[str, Rows]
 
 
 def make_catalog(data: SystemData) -> Catalog:
+    """Return the catalog of *data*. Rows of the data for accelerators that do not exist are left
+    out.
+    """
     names = tuple(sorted(data.accelerators))
     index = {name: i for i, name in enumerate(names)}
-    types = tuple(
-        sorted(
-            {accelerator.type for accelerator in data.accelerators.values()} | set(data.capacity)
-        )
-    )
-    type_index = {name: i for i, name in enumerate(types)}
     units = [data.accelerators[name] for name in names]
-    rows: dict[str, list[tuple[int, tuple[float, ...]]]] = {}
-    for (model, name), perf in data.perf.items():
-        if name in index:
-            kv = np.inf if perf.kv_tokens is None else float(perf.kv_tokens)
-            latency_model = (
-                perf.alpha_ms,
-                perf.beta_ms,
-                perf.gamma_ms,
-                max(perf.acc_count, 1),
-                perf.max_batch,
-                perf.at_tokens,
-                kv,
-            )
-            rows.setdefault(model, []).append((index[name], latency_model))
-    latency_models = {}
-    for model, found in rows.items():
-        found.sort()
-        latency_models[model] = (
-            np.array([i for i, _ in found], dtype=np.int64),
-            np.array([latency_model for _, latency_model in found]),
-        )
+    types = tuple(sorted({unit.type for unit in units} | set(data.capacity)))
+    type_index = {name: i for i, name in enumerate(types)}
+    rows = [
+        (model, index[name], perf) for (model, name), perf in data.perf.items() if name in index
+    ]
+    rows.sort(key=lambda row: row[:2])
+    models: dict[str, list[int]] = {}
+    for k, (model, _, _) in enumerate(rows):
+        models.setdefault(model, []).append(k)
     return Catalog(
         names=names,
         types=types,
         type=np.array([type_index[unit.type] for unit in units], dtype=np.int64),
         multiplicity=np.array([unit.multiplicity for unit in units], dtype=np.int64),
-        cost=np.array([unit.cost_cents_per_h for unit in units]),
-        latency_models=latency_models,
+        cost=np.array([unit.cost_cents_per_h for unit in units], dtype=np.float64),
+        perf=PerfColumns.of([perf for _, _, perf in rows]),
+        accelerator=np.array([i for _, i, _ in rows], dtype=np.int64),
+        models={model: np.array(found, dtype=np.intp) for model, found in models.items()},
     )
 
 
@@ -95,127 +141,97 @@ class Pairs:
     """Every (server, accelerator) pair, one row each; rows of a server are neighbours, start[i] is
     its first.
 
-    latency_model holds the columns of LAW, said those of SAID: what the server's data say (rates in
-    req/min, latencies in ms; accelerator is the index of the present one, -1 for none, -2 for one
-    that does not exist). problem says why a server has no rows.
+    perf and asked are what the data say of the model on the accelerator and of the server. problem
+    says why a server has no rows.
     """
 
     server: Ints
     start: Ints
     accelerator: Ints
-    latency_model: dict[str, Floats]
-    said: dict[str, Floats]
+    perf: PerfColumns
+    asked: ServerColumns
     problem: dict[str, str]
 
 
 def make_pairs(
-    data: SystemData,
-    catalog: Catalog,
-    settings: OptimizerSettings,
-    *,
-    servers: Sequence[ServerData],
+    data: SystemData, catalog: Catalog, rules: Rules, *, servers: Sequence[ServerData]
 ) -> Pairs:
     """Return the pairs of *servers*, with the load of their current allocation."""
     problem: dict[str, str] = {}
-    accelerators: list[Ints] = []
-    latency_models: list[Floats] = []
-    said: list[tuple[float, ...]] = []
+    none = np.zeros(0, dtype=np.intp)
+    rows: list[Rows] = [none]
     for server in servers:
-        found = _rows_of(data, settings, catalog, server)
+        found = _rows_of(data, rules, catalog, server)
         if isinstance(found, str):
             problem[server.name] = found
-            found = np.zeros(0, dtype=np.int64), np.zeros((0, len(LAW)))
-        accelerators.append(found[0])
-        latency_models.append(found[1])
-        said.append(_said(data, settings, catalog, server))
-    counts = np.array([len(rows) for rows in accelerators], dtype=np.int64)
+            found = none
+        rows.append(found)
+    counts = np.array([len(found) for found in rows[1:]], dtype=np.int64)
     owner = np.repeat(np.arange(len(servers)), counts)
-    by_row = np.array(said, dtype=np.float64).reshape(-1, len(SAID))[owner].T
-    latency_model = np.concatenate([*latency_models, np.zeros((0, len(LAW)))]).T
+    perf_rows = np.concatenate(rows)
     return Pairs(
         server=owner,
         start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-        accelerator=np.concatenate([*accelerators, np.zeros(0, dtype=np.int64)]),
-        latency_model=dict(zip(LAW, np.ascontiguousarray(latency_model), strict=True)),
-        said=dict(zip(SAID, np.ascontiguousarray(by_row), strict=True)),
+        accelerator=catalog.accelerator[perf_rows],
+        perf=catalog.perf.take(perf_rows),
+        asked=_server_columns(data, rules, catalog, servers).take(owner),
         problem=problem,
     )
 
 
-def _rows_of(
-    data: SystemData, settings: OptimizerSettings, catalog: Catalog, server: ServerData
-) -> tuple[Ints, Floats] | str:
-    """Return the accelerators that may serve *server* and their latency models, or why there are
-    none.
-    """
+def _rows_of(data: SystemData, rules: Rules, catalog: Catalog, server: ServerData) -> Rows | str:
+    """Return the rows of the catalog that may serve *server*, or why there are none."""
     name = server.service_class or "Free"
     if name not in data.classes:
         return f"no service class {name!r}"
     if data.target(service_class=name, model=server.model) is None:
         return f"no target for model {server.model!r} in service class {name!r}"
-    if server.model not in catalog.latency_models:
+    if server.model not in catalog.models:
         return f"no perf data of model {server.model!r} on any accelerator"
-    if server.current.load is None and not settings.compat:
+    if server.current.load is None and rules.absent_load is None:
         return "no load is known"
-    accelerators, latency_models = catalog.latency_models[server.model]
+    rows = catalog.models[server.model]
     if server.keep_accelerator and server.current.accelerator:
         kept = server.current.accelerator
-        here = np.flatnonzero(
-            accelerators == (catalog.names.index(kept) if kept in catalog.names else -1)
-        )
-        if not len(here):
+        rows = rows[catalog.accelerator[rows] == _index(catalog, kept)]
+        if not len(rows):
             return f"no perf data of model {server.model!r} on {kept!r}, which it must keep"
-        return accelerators[here], latency_models[here]
-    return accelerators, latency_models
+    return rows
 
 
-def _said(
-    data: SystemData, settings: OptimizerSettings, catalog: Catalog, server: ServerData
-) -> tuple[float, ...]:
-    """Return the columns of SAID for a server."""
-    current, load = server.current, server.current.load
-    target = data.target(service_class=server.service_class or "Free", model=server.model)
-    rate, tokens_in, tokens_out = (
-        (load.rate_rpm, load.in_tokens, load.out_tokens) if load else (0.0, 0.0, 0.0)
+def _index(catalog: Catalog, accelerator: str) -> int:
+    # No accelerator at all is that of the candidate of no load; an unknown one equals nothing.
+    if not accelerator:
+        return NO_ACCELERATOR
+    return catalog.names.index(accelerator) if accelerator in catalog.names else UNKNOWN_ACCELERATOR
+
+
+def _server_columns(
+    data: SystemData, rules: Rules, catalog: Catalog, servers: Sequence[ServerData]
+) -> ServerColumns:
+    loads = [server.current.load or rules.absent_load or NO_LOAD for server in servers]
+    targets = [
+        data.target(service_class=server.service_class or "Free", model=server.model)
+        for server in servers
+    ]
+
+    def floats(figures: Sequence[float]) -> Floats:
+        return np.array(figures, dtype=np.float64)
+
+    return ServerColumns(
+        rate_rpm=floats([load.rate_rpm for load in loads]),
+        in_tokens=floats([load.in_tokens for load in loads]),
+        out_tokens=floats([load.out_tokens for load in loads]),
+        max_batch=floats([server.max_batch for server in servers]),
+        max_queue=floats([server.max_queue for server in servers]),
+        least=floats([server.min_replicas for server in servers]),
+        slo_itl=floats([target.slo_itl_ms if target else 0.0 for target in targets]),
+        slo_ttft=floats([target.slo_ttft_ms if target else 0.0 for target in targets]),
+        slo_tps=floats([target.slo_tps if target else 0.0 for target in targets]),
+        accelerator=np.array(
+            [_index(catalog, server.current.accelerator) for server in servers], dtype=np.int64
+        ),
+        replicas=floats([server.current.replicas for server in servers]),
+        batch_now=floats([server.current.max_batch for server in servers]),
+        cost=floats([rules.present_cost(data, server) for server in servers]),
     )
-    itl, ttft, tps = (
-        (target.slo_itl_ms, target.slo_ttft_ms, target.slo_tps) if target else (0.0, 0.0, 0.0)
-    )
-    # No accelerator at all is -1, as it is for the candidate of no load; an unknown one equals
-    # nothing.
-    now = -1 if not current.accelerator else -2
-    if current.accelerator in data.accelerators:
-        now = catalog.names.index(current.accelerator)
-    return (
-        rate,
-        tokens_in,
-        tokens_out,
-        server.max_batch,
-        server.max_queue,
-        server.min_replicas,
-        itl,
-        ttft,
-        tps,
-        now,
-        current.replicas,
-        current.max_batch,
-        present_cost(data, server, settings),
-    )
-
-
-def present_cost(data: SystemData, server: ServerData, settings: OptimizerSettings) -> float:
-    """Return the cost of what *server* has [cents/h]: as given, or else by the prices of the
-    accelerators.
-
-    The existing collector sends 0 for it, so a 0 beside replicas counts as not given; in compat it
-    is taken as said.
-    """
-    current = server.current
-    given = current.cost_cents_per_h or 0.0
-    if settings.compat or given > 0.0:
-        return given
-    unit = data.accelerators.get(current.accelerator)
-    perf = data.perf.get((server.model, current.accelerator))
-    if unit is None or perf is None:
-        return 0.0
-    return unit.cost_cents_per_h * max(perf.acc_count, 1) * current.replicas

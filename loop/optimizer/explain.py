@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.model.chain import Ints, Rows
-from loop.optimizer.model.concurrency import Tuned, tune
+from loop.optimizer.model.concurrency import Tuned
 from loop.optimizer.model.queueing import analyze, make_model
-from loop.optimizer.reasons import batch_cut, binding, runner_up, why_none, why_short
-from loop.optimizer.sizing import MS_PER_MIN, transition_value
+from loop.optimizer.reasons import batch_cut, binding, runner_up
+from loop.optimizer.sizing import MS_PER_MIN
 from loop.optimizer.solution import Assignment, Part
 from loop.optimizer.solvers.problem import Answer, Choice, Problem
 
 if TYPE_CHECKING:
+    from loop.optimizer.settings import OptimizerSettings
     from loop.optimizer.solvers.several import SeveralAnswer
-    from loop.optimizer.table import CandidateTable, OptimizerSettings
+    from loop.optimizer.table import CandidateTable
 
 
 def explain(
@@ -61,14 +61,13 @@ def _kept(
     choices: Mapping[int, Choice],
     settings: OptimizerSettings,
 ) -> tuple[dict[int, Choice], dict[str, str]]:
-    """Return the choices that give something, or nothing to no load; and servers that the original
-    drops.
+    """Return the choices that give something, or nothing to no load; and servers that the rules
+    drop, with the reason.
     """
     nothing = {i for i, choice in choices.items() if table.accelerator[choice.row] < 0}
     dropped = {}
-    if settings.compat and problem.capacity is not None:
-        why = "no load and no least number of replicas: dropped where capacity is limited"
-        dropped = {table.servers[i]: why for i in nothing}
+    if settings.rules.idle_dropped and problem.capacity is not None:
+        dropped = {table.servers[i]: settings.rules.idle_dropped for i in nothing}
     return {
         i: choice
         for i, choice in choices.items()
@@ -85,35 +84,15 @@ def _assign(
     servers = sorted(choices)
     rows = np.array([choices[i].row for i in servers], dtype=np.intp)
     replicas = np.array([choices[i].replicas for i in servers], dtype=np.int64)
-    tuned = tune(table, rows, replicas, settings)
+    tuned = settings.rules.tune(table, rows, replicas, settings)
     words = [binding(table, choices[i].row) for i in servers]
-    values = _values(table, rows, replicas, settings)
+    values = settings.rules.part_values(table, rows, replicas).tolist()
     return {
         table.servers[i]: _assignment(
             table, problem, choices[i], _Figures(tuned, k, words[k], values[k]), settings
         )
         for k, i in enumerate(servers)
     }
-
-
-def _values(
-    table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings
-) -> list[float]:
-    """Return the value of each row with the replicas it gets; the original scales that of the
-    whole.
-    """
-    whole = np.maximum(table.replicas[rows], 1)
-    if settings.compat:
-        return [
-            float(value)
-            for value in table.value[rows] * np.where(replicas > 0, replicas / whole, 1.0)
-        ]
-    said = {name: table.said[name][rows] for name in ("accelerator", "replicas", "cost")}
-    cost = table.unit_costs[rows] * replicas
-    values = transition_value(
-        said, accelerator=table.accelerator[rows], replicas=replicas, cost=cost
-    )
-    return [float(value) for value in values]
 
 
 def _unserved(
@@ -126,9 +105,7 @@ def _unserved(
 ) -> dict[str, str]:
     """Return why each server that is not *known* has nothing."""
     return {
-        name: why_short(table, problem, i, left)
-        if problem.options[i]
-        else why_none(table, i, settings)
+        name: settings.rules.why_unserved(table, problem, i, left, settings)
         for i, name in enumerate(table.servers)
         if name not in known
     }

@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.catalog import present_cost
 from loop.optimizer.explain import explain, explain_several
-from loop.optimizer.sizing import SizingCache, size_all
+from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.sizing import SizingCache
 from loop.optimizer.solution import Assignment, Part, Solution
 from loop.optimizer.solvers.exact import solve_exact
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
 from loop.optimizer.solvers.grouped import solve_grouped
 from loop.optimizer.solvers.problem import Answer, Problem, make_problem
 from loop.optimizer.solvers.several import SeveralProblem, solve_several
-from loop.optimizer.table import CandidateTable, OptimizerSettings
 
 if TYPE_CHECKING:
-    from loop.spec import ServerData, SystemData
+    from loop.optimizer.table import CandidateTable
+    from loop.spec import OptimizerData, ServerData, SystemData
 
 __all__ = ["Assignment", "OptimizerSettings", "Part", "SizingCache", "Solution", "optimize"]
 
@@ -41,16 +41,22 @@ def optimize(
     that cannot be served are listed with the reason and block nobody. If the data say
     heterogeneous, the exact solver may give a server several accelerators (Assignment.parts).
     """
+    rules = settings.rules
+    settings, flags = rules.in_force(settings), rules.flags(data.optimizer)
     asked = [server for name, server in data.servers.items() if name not in held]
     kept = [server for name, server in data.servers.items() if name in held]
-    table = size_all(data, settings, servers=asked, cache=SizingCache() if cache is None else cache)
+    table = rules.size(
+        data, settings, servers=asked, cache=SizingCache() if cache is None else cache
+    )
     left = {name: int(count) for name, count in zip(table.types, table.capacity, strict=True)}
-    limited = not data.optimizer.unlimited
+    limited = not flags.unlimited
     allocations = _hold(data, settings, kept, left, limited=limited)
     problem = make_problem(
-        table, capacity=[left[name] for name in table.types] if limited else None
+        table,
+        capacity=[left[name] for name in table.types] if limited else None,
+        tie_break=rules.tie_break(table),
     )
-    if data.optimizer.heterogeneous and settings.solver == "exact":
+    if flags.heterogeneous and settings.solver == "exact":
         several = solve_several(
             _several(table, problem),
             by_cost=settings.objective == "cost",
@@ -59,7 +65,7 @@ def optimize(
         gap, optimal, note = several.gap, several.optimal, several.note
         chosen, unserved = explain_several(table, problem, several, settings)
     else:
-        answer = _solve(problem, data, settings)
+        answer = _solve(problem, flags, settings)
         gap, optimal, note = answer.gap, answer.optimal, answer.note
         chosen, unserved = explain(table, problem, answer, settings)
     allocations.update(chosen)
@@ -75,29 +81,29 @@ def optimize(
     )
 
 
-def _solve(problem: Problem, data: SystemData, settings: OptimizerSettings) -> Answer:
+def _solve(problem: Problem, flags: OptimizerData, settings: OptimizerSettings) -> Answer:
     """Return the answer of the solver that the settings name; servers left over get parts by the
     saturation policy.
     """
-    flags, by_share = data.optimizer, not settings.compat
+    pick_part = settings.rules.pick_part
     if settings.solver == "greedy":
         return solve_greedy(
-            problem,
+            replace(problem, weight=settings.rules.weight(problem.priority)),
             saturation_policy=flags.saturation_policy,
             delayed_best_effort=flags.delayed_best_effort,
-            by_share=by_share,
+            pick_part=pick_part,
         )
     if flags.saturation_policy != "None" and not flags.delayed_best_effort:
         return solve_grouped(
             problem,
             saturation_policy=flags.saturation_policy,
-            by_share=by_share,
+            pick_part=pick_part,
             time_limit_s=settings.time_limit_s,
             gap=settings.gap,
         )
     answer = solve_exact(problem, time_limit_s=settings.time_limit_s, gap=settings.gap)
     filled = fill_left_over(
-        problem, answer.choices, saturation_policy=flags.saturation_policy, by_share=by_share
+        problem, answer.choices, saturation_policy=flags.saturation_policy, pick_part=pick_part
     )
     return replace(answer, choices=filled)
 
@@ -129,7 +135,7 @@ def _hold(
             accelerator=current.accelerator,
             replicas=current.replicas,
             max_batch=current.max_batch,
-            cost_cents_per_h=present_cost(data, server, settings),
+            cost_cents_per_h=settings.rules.present_cost(data, server),
             value=0.0,
             itl_ms=None,
             ttft_ms=None,
@@ -146,14 +152,14 @@ def _several(table: CandidateTable, problem: Problem) -> SeveralProblem:
     count = len(table.servers)
     need, present, least = np.zeros(count), np.zeros(count), np.zeros(count, dtype=np.int64)
     need[table.server] = table.need
-    present[table.server] = table.said["cost"]
-    least[table.server] = table.said["least"].astype(np.int64)
-    here = (table.said["accelerator"] == table.accelerator) & (table.accelerator >= 0)
+    present[table.server] = table.asked.cost
+    least[table.server] = table.asked.least.astype(np.int64)
+    here = (table.asked.accelerator == table.accelerator) & (table.accelerator >= 0)
     return SeveralProblem(
         problem=problem,
         rate=table.rate_max,
         unit_cost=table.unit_costs,
-        now=np.where(here, table.said["replicas"], 0.0).astype(np.int64),
+        now=np.where(here, table.asked.replicas, 0.0).astype(np.int64),
         need=need,
         least=least,
         present_cost=present,

@@ -12,7 +12,7 @@ from loop.optimizer.table import (
     BAD_LOAD,
     GOOD,
     ITL_SHORT,
-    NO_LAW,
+    NO_LATENCY_MODEL,
     NO_MEMORY,
     ONE_STATE,
     TOO_MANY,
@@ -22,13 +22,9 @@ from loop.optimizer.table import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loop.optimizer.settings import OptimizerSettings
     from loop.optimizer.solvers.problem import Problem
-    from loop.optimizer.table import CandidateTable, OptimizerSettings
-
-
-def goal(settings: OptimizerSettings) -> float:
-    """Return the share of an SLO that sizing aims at."""
-    return 1.0 if settings.compat else 1.0 - settings.headroom
+    from loop.optimizer.table import CandidateTable
 
 
 def binding(table: CandidateTable, row: int) -> str:
@@ -48,6 +44,19 @@ def batch_cut(table: CandidateTable, row: int, settings: OptimizerSettings) -> s
         return ""
     by = f"the cap of {settings.max_batch_cap}" if batch == settings.max_batch_cap else "KV cache"
     return f"batch cut from {wanted} to {batch} by {by}"
+
+
+def why_unserved(
+    table: CandidateTable,
+    problem: Problem,
+    i: int,
+    left: Sequence[int],
+    settings: OptimizerSettings,
+) -> str:
+    """Return why server *i* has nothing; *left* is GPUs by type index."""
+    if problem.options[i]:
+        return why_short(table, problem, i, left)
+    return why_none(table, i, settings)
 
 
 def why_none(table: CandidateTable, i: int, settings: OptimizerSettings) -> str:
@@ -71,9 +80,9 @@ def _distance(table: CandidateTable, row: int) -> tuple[int, float]:
     if verdict == TOO_MANY:
         return 0, float(table.replicas[row])
     if verdict == TTFT_SHORT:
-        return 1, float(table.best_ttft[row]) / float(table.said["ttft"][row])
+        return 1, float(table.best_ttft[row]) / float(table.asked.slo_ttft[row])
     if verdict == ITL_SHORT:
-        return 1, float(table.best_itl[row]) / float(table.said["itl"][row])
+        return 1, float(table.best_itl[row]) / float(table.asked.slo_itl[row])
     return 2, float(verdict)
 
 
@@ -81,14 +90,14 @@ def _why_row(table: CandidateTable, row: int, settings: OptimizerSettings) -> st
     """Return why the option of *row* cannot be taken."""
     verdict = int(table.verdict[row])
     accelerator = table.accelerators[int(table.accelerator[row])]
-    used = "" if goal(settings) == 1.0 else f" (less {settings.headroom:.0%} headroom)"
+    used = "" if settings.headroom == 0.0 else f" (less {settings.headroom:.0%} headroom)"
     if verdict == ITL_SHORT:
-        target, best = table.said["itl"][row], table.best_itl[row]
+        target, best = table.asked.slo_itl[row], table.best_itl[row]
         return (
             f"slo-itl {target:g} ms{used} below the best attainable {best:.4g} ms, on {accelerator}"
         )
     if verdict == TTFT_SHORT:
-        target, best = table.said["ttft"][row], table.best_ttft[row]
+        target, best = table.asked.slo_ttft[row], table.best_ttft[row]
         return (
             f"slo-ttft {target:g} ms{used} below the best attainable {best:.4g} ms, on "
             f"{accelerator}"
@@ -99,7 +108,7 @@ def _why_row(table: CandidateTable, row: int, settings: OptimizerSettings) -> st
             f"{settings.replicas_cap}"
         )
     return {
-        NO_LAW: f"alpha, beta and gamma are all zero on {accelerator}",
+        NO_LATENCY_MODEL: f"alpha, beta and gamma are all zero on {accelerator}",
         BAD_LOAD: "the load has a negative figure",
         NO_MEMORY: f"one request does not fit the KV cache of {accelerator}",
         ONE_STATE: (

@@ -1,63 +1,32 @@
-"""What sizing hands to a solver: one candidate per (server, accelerator), as columns; and the
-settings of both.
-"""
+"""What sizing hands to a solver: one candidate per (server, accelerator), as columns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING
 
+import numpy as np
+
+from loop.optimizer.catalog import ServerColumns
 from loop.optimizer.model.chain import Floats, Ints
 from loop.optimizer.model.queueing import ReplicaColumns
 
-SolverName = Literal["greedy", "exact"]
-Objective = Literal["value", "cost"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loop.optimizer.catalog import Catalog, Pairs
+    from loop.spec import ServerData, SystemData
 
 # Why a candidate cannot be taken (CandidateTable.verdict); 0 is a good one.
-GOOD, NO_LAW, BAD_LOAD, NO_MEMORY, ONE_STATE, ITL_SHORT, TTFT_SHORT, TARGET_SHORT, TOO_MANY = range(
-    9
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OptimizerSettings:
-    """How to size and to choose.
-
-    compat: as the existing Go optimizer does, with its defects; everything below down to band is
-    then off. headroom: targets used are (1 - headroom) of the SLO. utilisation_max: a replica takes
-    at most this share of what a full batch serves. loss_max: with a bounded queue, the share of
-    requests that may be turned away. max_batch_cap and replicas_cap: beyond these a candidate is
-    cut or given up. near_peak: the batch chosen is the smallest whose highest rate is this share of
-    the best (0: keep the largest). band: a change must save this share of the cost, and load may
-    pass what the present replicas sustain by this share, before a server is changed. objective:
-    value (cost with the transition penalty) or cost alone. gap: relative distance from the least
-    total that is good enough for the exact solver; time_limit_s: when it gives the best found
-    (None: see solvers.exact).
-    """
-
-    solver: SolverName = "exact"
-    compat: bool = False
-    headroom: float = 0.1
-    utilisation_max: float = 0.95
-    loss_max: float = 0.01
-    max_batch_cap: int = 512
-    replicas_cap: int = 1000
-    near_peak: float = 0.98
-    band: float = 0.2
-    objective: Objective = "value"
-    time_limit_s: float | None = None
-    gap: float = 0.0
-
-    def __post_init__(self) -> None:
-        """Check ranges: a wrong setting is the programmer's (the command checks what a user
-        typed).
-        """
-        assert self.solver in {"greedy", "exact"}, self.solver
-        assert self.objective in {"value", "cost"}, self.objective
-        assert 0.0 <= self.headroom < 1.0, self.headroom
-        assert 0.0 < self.utilisation_max < 1.0, self.utilisation_max
-        assert self.band >= 0.0, self.band
-        assert self.gap >= 0.0, self.gap
+GOOD = 0
+NO_LATENCY_MODEL = 1  # all coefficients are zero
+BAD_LOAD = 2
+NO_MEMORY = 3  # one request does not fit the KV cache
+ONE_STATE = 4  # these rules have no model of it
+ITL_SHORT = 5
+TTFT_SHORT = 6
+TARGET_SHORT = 7  # none of its own, but no rate meets all
+TOO_MANY = 8  # replicas
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,8 +68,8 @@ class CandidateTable:
     makes least. A row whose verdict is not GOOD cannot be taken; best_itl and best_ttft [ms] then
     say what would be attainable. need is the rate of the whole server, rate_max that by which
     replicas are counted and limit the highest that meets the targets, both of one replica
-    [requests/ms]; binding says what binds (index into rates.BINDING, -1 without load). said are the
-    server's data (catalog.SAID). problem says why a server has no rows at all.
+    [requests/ms]; binding says what binds (index into rates.BINDING, -1 without load). asked is
+    what the data say of the server. problem says why a server has no rows at all.
     """
 
     servers: tuple[str, ...]
@@ -131,7 +100,7 @@ class CandidateTable:
     best_itl: Floats
     best_ttft: Floats
     need: Floats
-    said: dict[str, Floats]
+    asked: ServerColumns
 
     def unit_cost(self, row: int) -> float:
         """Return the cost of one replica of row *row* [cents/h]."""
@@ -153,3 +122,84 @@ class CandidateTable:
             rho=float(self.rho[row]),
             rate_max_rpm=float(self.rate_max[row]) * 60_000.0,
         )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sized:
+    """What sizing finds out about pairs, a row each; the columns are those of CandidateTable."""
+
+    accelerator: Ints
+    columns: ReplicaColumns
+    wanted_batch: Ints
+    replicas: Ints
+    itl: Floats
+    ttft: Floats
+    rho: Floats
+    rate_max: Floats
+    limit: Floats
+    binding: Ints
+    verdict: Ints
+    best_itl: Floats
+    best_ttft: Floats
+    need: Floats
+
+
+def make_table(
+    data: SystemData, catalog: Catalog, pairs: Pairs, sized: Sized, *, servers: Sequence[ServerData]
+) -> CandidateTable:
+    """Return *pairs* of *servers* as *sized*, with what they cost. The score is the value."""
+    none = sized.accelerator < 0
+    each: Floats = catalog.cost[pairs.accelerator] * pairs.perf.acc_count
+    unit_costs = np.where(none, 0.0, each)
+    cost: Floats = unit_costs * sized.replicas
+    value = transition_value(
+        pairs.asked, accelerator=sized.accelerator, replicas=sized.replicas, cost=cost
+    )
+    gpus = pairs.perf.acc_count.astype(np.int64) * catalog.multiplicity[pairs.accelerator]
+    return CandidateTable(
+        servers=tuple(server.name for server in servers),
+        priority=np.array(
+            [data.priority(server.service_class or "Free") for server in servers], dtype=np.int64
+        ),
+        start=pairs.start,
+        accelerators=catalog.names,
+        types=catalog.types,
+        capacity=np.array([data.capacity.get(name, 0) for name in catalog.types], dtype=np.int64),
+        problem=pairs.problem,
+        server=pairs.server,
+        accelerator=sized.accelerator,
+        type=np.where(none, -1, catalog.type[pairs.accelerator]),
+        units=np.where(none, 0, gpus),
+        columns=sized.columns,
+        wanted_batch=sized.wanted_batch,
+        replicas=sized.replicas,
+        unit_costs=unit_costs,
+        cost=cost,
+        value=value,
+        score=value,
+        itl=sized.itl,
+        ttft=sized.ttft,
+        rho=sized.rho,
+        rate_max=sized.rate_max,
+        limit=sized.limit,
+        binding=sized.binding,
+        verdict=sized.verdict,
+        best_itl=sized.best_itl,
+        best_ttft=sized.best_ttft,
+        need=sized.need,
+        asked=pairs.asked,
+    )
+
+
+def transition_value(
+    now: ServerColumns, *, accelerator: Ints, replicas: Ints, cost: Floats
+) -> Floats:
+    """Return cost with the penalty of a transition from what there is *now*.
+
+    Nothing changes: 0. The same accelerator: the difference of cost. Another: 0.1 of both costs on
+    top.
+    """
+    same = now.accelerator == accelerator
+    unchanged = same & (now.replicas == replicas)
+    saving = cost - now.cost
+    return np.where(unchanged, 0.0, np.where(same, saving, saving + 0.1 * (cost + now.cost)))

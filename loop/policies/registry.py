@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from loop.errors import SpecError
 from loop.policies.slo import SloPolicy
 from loop.policies.static import StaticPolicy
+from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
     from loop.ports import Policy
@@ -34,10 +35,16 @@ def make_policy(name: str, **options: Any) -> Policy:
     """
     make = POLICIES.get(name)
     if make is None:
-        raise SpecError(f"policy: expected one of {', '.join(policy_names())}, found {name!r}")
+        raise SpecError(
+            f"policy: expected one of {', '.join(policy_names())}, found {name!r}"
+            f"{did_you_mean(name, policy_names())}"
+        )
     known = [field.name for field in fields(make) if field.name not in NOT_OPTIONS]  # type: ignore[arg-type]
     for option in options:
         if option not in known:
             expected = f"one of {', '.join(known)}" if known else "none"
-            raise SpecError(f"policy {name}: expected options: {expected}; found {option!r}")
+            raise SpecError(
+                f"policy {name}: expected options: {expected}; found {option!r}"
+                f"{did_you_mean(option, known)}"
+            )
     return make(**options)

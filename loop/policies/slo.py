@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, cast, get_args
 from loop.cost import cost_cents_per_h, gpus
 from loop.errors import SpecError
 from loop.optimizer.front import SizingCache, optimize
-from loop.optimizer.table import OptimizerSettings, SolverName
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.rules.ours import OURS
+from loop.optimizer.settings import OptimizerSettings, SolverName
 from loop.spec import Allocation, ServerData, SystemData
 from loop.types import Decision, Load, ServerView, Snapshot, Target, Why, WhyKind, one_pool
 
@@ -98,7 +100,10 @@ class SloPolicy:
         solved again.
         """
         settings = OptimizerSettings(
-            solver=self.solver, headroom=self.headroom, band=self.band, compat=self.compat
+            solver=self.solver,
+            headroom=self.headroom,
+            band=self.band,
+            rules=GO_TODAY if self.compat else OURS,
         )
         cache = SizingCache()
         solution = optimize(system, settings, held=held, cache=cache)

@@ -22,6 +22,7 @@ from loop.optimizer.model.queueing import (
     replica_columns,
 )
 from loop.optimizer.model.rates import Targets, highest_rates
+from loop.optimizer.rules.go_today import STEPWISE
 
 MAX_BATCH = 1_000_000  # a state each: beyond this a line would take the memory of the machine
 TARGETS = ("itl", "tps", "ttft")
@@ -176,7 +177,7 @@ def _size(model: Model, targets: Mapping[str, float], *, one_state: bool) -> dic
     wanted = np.diag([targets["itl"], targets["tps"], targets["ttft"]])
     rows = np.zeros(len(TARGETS), dtype=np.intp)
     alone = Targets(wanted[:, 0], wanted[:, 2], wanted[:, 1], np.zeros(len(TARGETS)))
-    limits = highest_rates(model.take(rows), alone, stepwise=True)
+    limits = highest_rates(model.take(rows), alone, search=STEPWISE)
     rates = dict(zip(TARGETS, limits.rate.tolist(), strict=True))
     floors = {"itl": limits.itl_floor[0], "ttft": limits.ttft_floor[0]}
     for key, floor in floors.items():

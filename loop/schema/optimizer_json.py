@@ -4,21 +4,21 @@ out.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from loop.optimizer.early import optimize_early
 from loop.optimizer.front import optimize
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_2025 import GO_2025
+from loop.optimizer.rules.ours import OURS
+from loop.optimizer.settings import OptimizerSettings
 from loop.schema.reading import parse_system
 from twin.datafile import Entry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from loop.optimizer.early import EarlySolution
+    from loop.optimizer.rules import Rules
+    from loop.optimizer.settings import Objective, SolverName
     from loop.optimizer.solution import Assignment, Solution
-    from loop.optimizer.table import Objective, SolverName
     from loop.spec import SystemData
     from loop.types import Load
 
@@ -27,8 +27,7 @@ def optimize_json(
     obj: object,
     *,
     solver: SolverName | None = None,
-    compat: bool = False,
-    compat_early: bool = False,
+    rules: Rules = OURS,
     objective: Objective = "value",
     time_limit_s: float | None = None,
     source: str = "system",
@@ -36,22 +35,21 @@ def optimize_json(
     """Return {"allocations": …, "unallocated": {server: reason}, "totalCost": …} for the message
     *obj*.
 
-    solver: None is the exact one. compat: size as the existing optimizer does, and read its
-    messages as leniently as it does; compat_early: as the one of mid 2025 (solver: None is then the
-    greedy one, as it was). Raise SpecError, one line, where the message is wrong.
+    rules: by those of the Go optimizer the message is read as leniently as it reads it, and by
+    those of mid 2025 the answer is in the words of that time. solver: None is the exact one (mid
+    2025: the greedy one, as it was). Raise SpecError, one line, where the message is wrong.
     """
-    data = parse_system(obj, source=source, lenient=compat or compat_early)
+    data = parse_system(obj, source=source, lenient=rules is not OURS)
     settings = OptimizerSettings(
-        solver=solver or "exact",
-        compat=compat,
+        solver=solver or ("greedy" if rules is GO_2025 else "exact"),
+        rules=rules,
         objective=objective,
         time_limit_s=time_limit_s,
     )
-    if compat_early:
-        settings = replace(settings, solver=solver or "greedy", compat=True)
-        return _early_json(optimize_early(data, settings), data)
     solution = optimize(data, settings)
-    return solution_json(solution, data, throughputs=read_throughputs(obj), explain=not compat)
+    if rules is GO_2025:
+        return _early_json(solution, data)
+    return solution_json(solution, data, throughputs=read_throughputs(obj), explain=rules is OURS)
 
 
 def read_throughputs(obj: object) -> dict[str, float]:
@@ -135,7 +133,7 @@ def allocation_json(
     return answer
 
 
-def _early_json(solution: EarlySolution, data: SystemData) -> dict[str, Any]:
+def _early_json(solution: Solution, data: SystemData) -> dict[str, Any]:
     """Return *solution* in the words of mid 2025: a wait in place of the time to first token."""
     return {
         "allocations": {
@@ -145,12 +143,12 @@ def _early_json(solution: EarlySolution, data: SystemData) -> dict[str, Any]:
                 "maxBatch": found.max_batch,
                 "cost": found.cost_cents_per_h,
                 "itlAverage": found.itl_ms,
-                "waitAverage": found.wait_ms,
+                "waitAverage": found.ttft_ms,
                 "load": _early_load(data.servers[name].current.load),
             }
             for name, found in solution.allocations.items()
         },
-        "unallocated": solution.unserved,
+        "unallocated": dict(solution.unserved),
         "totalCost": solution.total_cost,
     }
 

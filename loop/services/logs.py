@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from prometheus_client import CollectorRegistry, Counter
 
-from loop.backends.http_client import service_url
 from loop.clocks import MonotonicClock
+from loop.settings import service_url
 
 if TYPE_CHECKING:
     import socket

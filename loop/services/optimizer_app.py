@@ -16,7 +16,10 @@ from starlette.responses import Response
 
 from loop.errors import SpecError
 from loop.optimizer.front import optimize
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_2025 import GO_2025
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.rules.ours import OURS
+from loop.optimizer.settings import OptimizerSettings
 from loop.schema.optimizer_json import read_throughputs, solution_json
 from loop.schema.reading import parse_system
 from loop.schema.rows import SATURATION_POLICIES
@@ -47,23 +50,25 @@ def make_optimizer_app(
     *,
     settings: OptimizerSettings,
     stateful: bool = False,
-    early: bool = False,
     token: TokenSource | None = None,
     body_bytes_max: int = BODY_BYTES_MAX,
 ) -> FastAPI:
     """Return the service. stateful: with the verbs that change a system that it keeps, else with
     those that show.
 
-    settings.compat: answers as the existing service, 404 where a server is left without an
-    allocation. early: only /optimizeOne, for messages of mid 2025. Call app.state.stop() before the
-    server ends: it lets nobody in any more and waits a moment for those inside.
+    settings.rules: by those of the Go optimizer, answers as its service, 404 where a server is left
+    without an allocation; by those of mid 2025, only /optimizeOne, for messages of that time.
+    Call app.state.stop() before the server ends: it lets nobody in any more and waits a moment for
+    those inside.
     """
+    early = settings.rules is GO_2025
+    compat = settings.rules is not OURS
     assert not (stateful and early), "the verbs are those of today"
     app = create_app(
         "optimizer",
         token=token,
         body_bytes_max=body_bytes_max,
-        compat=settings.compat,
+        compat=settings.rules is GO_TODAY,
         description="Which accelerator, how many replicas and what batch each server should have.",
         separate_input_output_schemas=False,
         responses={
@@ -79,14 +84,15 @@ def make_optimizer_app(
     if early:
         app.include_router(make_early_optimisation(settings))
     else:
-        desk = Desk(stateful=stateful, compat=settings.compat)
+        desk = Desk(stateful=stateful, compat=compat)
         app.include_router(_optimisation(desk, settings))
         app.include_router(make_verbs(desk))
     return app
 
 
 def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
-    solution = AllocationSolution if settings.compat else ExplainedSolution
+    compat = desk.compat
+    solution = AllocationSolution if compat else ExplainedSolution
     router = APIRouter(tags=["optimise"])
     answers: dict[int | str, dict[str, Any]] = {200: {"model": solution}}
 
@@ -97,7 +103,7 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
         flags = body.system.optimizer_data.optimizer
         system, answer = _optimised(store.system_of(body.system), flags, settings)
         desk.change(lambda _before: system)
-        return _told(answer, compat=settings.compat)
+        return _told(answer, compat=compat)
 
     if desk.stateful:
 
@@ -107,10 +113,10 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
             answer its state.
             """
             # The existing service reads flags in a wrapper as none at all.
-            flags = body if settings.compat or body.optimizer is None else body.optimizer
+            flags = body if compat or body.optimizer is None else body.optimizer
             with desk.lock:
                 desk.system, answer = _optimised(desk.system, flags, settings)
-            return _told(answer, compat=settings.compat)
+            return _told(answer, compat=compat)
 
     return router
 
@@ -123,20 +129,19 @@ def _optimised(
     # Leniently: a server that names what does not exist must not block the others; it is told why
     # it gets nothing.
     data = parse_system(asked, source="body", lenient=True)
-    if settings.compat:
+    compat = settings.rules is not OURS
+    if compat:
         check_batches(data)
     else:
         _check_policy(flags.saturation_policy)
     solution = optimize(data, settings)
-    answer = solution_json(
-        solution, data, throughputs=read_throughputs(asked), explain=not settings.compat
-    )
+    answer = solution_json(solution, data, throughputs=read_throughputs(asked), explain=not compat)
     desired = {
         name: _allocation(name, found)
         for name, found in answer["allocations"].items()
         if not found.get("parts")
     }
-    return store.with_desired(system, desired, compat=settings.compat), answer
+    return store.with_desired(system, desired, compat=compat), answer
 
 
 def _check_policy(policy: str) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter
 from pydantic import AfterValidator, Field
 
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.settings import OptimizerSettings
 from loop.schema.optimizer_json import optimize_json
 from loop.schema.reading import parse_system
 from loop.schema.wire import Figure, Message, Name, SystemData, written
@@ -82,7 +82,7 @@ def make_early_optimisation(settings: OptimizerSettings) -> APIRouter:
         answer = optimize_json(
             body,
             solver=settings.solver,
-            compat_early=True,
+            rules=settings.rules,
             objective=settings.objective,
             time_limit_s=settings.time_limit_s,
             source="body",

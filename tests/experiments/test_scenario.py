@@ -120,7 +120,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path):
     with pytest.raises(SpecError) as caught:
         read_scenario("stedy")
     assert str(caught.value).startswith("scenario: expected one of burst, disturbed, diurnal, ")
-    assert str(caught.value).endswith("or the path of a file, found 'stedy'")
+    assert str(caught.value).endswith("or the path of a file, found 'stedy'; did you mean steady?")
     with pytest.raises(SpecError, match="expected one of none, or the path of a file, found 'x'"):
         read_scenario("x", folder=tmp_path)
 
@@ -301,13 +301,16 @@ def test_a_part_of_the_cards_is_not_lost_by_rounding(gpus: int):
         ("{[1, 2]: 3}", "line 1: expected YAML (found unhashable key)"),
         ("alpha: 2026-99-99", "expected YAML (month must be in 1..12)"),
         ("{1: 2, alpha: 0.5}", "unknown key '1' is not used"),
-        ("alhpa: 0.5", "unknown key 'alhpa' is not used"),
+        ("alhpa: 0.5", "unknown key 'alhpa' is not used; did you mean alpha?"),
         ("walk: {kind: drunk}", "walk.kind: expected one of plain, reverting, found 'drunk'"),
         ("walk: {theta: 2}", "walk.theta: expected a number >= 0 and <= 1, found 2"),
         ("walk: plain", "walk: expected an object {…}, found 'plain'"),
         ("load: {scale: 2}", 'load: expected a list […], found {"scale": 2}'),
         ("load: [{scale: -2}]", "load[0]: scale: expected a number >= 0 and <= 1000, found -2"),
-        ("load: [{}, {shpae: {}}]", "load[1]: unknown key 'shpae' is not used"),
+        (
+            "load: [{}, {shpae: {}}]",
+            "load[1]: unknown key 'shpae' is not used; did you mean shape?",
+        ),
         ("load: [{shape: {}}]", "load[0]: shape.kind: expected a text, found nothing"),
         (
             "load: [{shape: {kind: rmp}}]",

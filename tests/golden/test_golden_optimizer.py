@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from loop.optimizer.front import SizingCache, optimize
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.optimizer.sizing import size_all
-from loop.optimizer.table import GOOD, OptimizerSettings
+from loop.optimizer.table import GOOD
 from loop.schema.optimizer_json import optimize_json
 from loop.schema.reading import parse_system
 from tests.golden.golden_files import TOLERANCE, differences, golden_cases
@@ -37,7 +39,7 @@ def test_candidates_are_those_of_the_original(case: dict[str, Any]) -> None:
     data = parse_system({"system": case["system"]}, source=case["id"], lenient=True)
     table = size_all(
         data,
-        OptimizerSettings(compat=True),
+        OptimizerSettings(rules=GO_TODAY),
         servers=list(data.servers.values()),
         cache=SizingCache(),
     )
@@ -79,7 +81,7 @@ def test_greedy_answers_as_the_original_did(case: dict[str, Any]) -> None:
     value is as good.
     """
     answer = optimize_json(
-        {"system": case["system"]}, solver="greedy", compat=True, source=case["id"]
+        {"system": case["system"]}, solver="greedy", rules=GO_TODAY, source=case["id"]
     )
     listed = [outcome for outcome in case["outcomes"] if _same(answer, outcome)]
     assert listed or any(
@@ -122,7 +124,7 @@ def test_exact_is_never_worse_than_greedy(case: dict[str, Any]) -> None:
     )
     cache = SizingCache()
     greedy, exact = (
-        optimize(data, OptimizerSettings(compat=True, solver=solver), cache=cache)
+        optimize(data, OptimizerSettings(rules=GO_TODAY, solver=solver), cache=cache)
         for solver in ("greedy", "exact")
     )
     ranks = {
@@ -158,7 +160,7 @@ def test_exact_reaches_the_known_best_cost_of_the_samples(
     system = dict(case["system"])
     flags = {**system["optimizerData"]["optimizer"], "heterogeneous": heterogeneous}
     message = {"system": {**system, "optimizerData": {"optimizer": flags}}}
-    answer = optimize_json(message, solver="exact", compat=True, source=case["id"])
+    answer = optimize_json(message, solver="exact", rules=GO_TODAY, source=case["id"])
     assert not answer["unallocated"]
     assert answer["totalCost"] <= best * (1.0 + 1e-9)
     assert answer["totalCost"] >= best * 0.999

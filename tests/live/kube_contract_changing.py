@@ -135,7 +135,7 @@ class Changing:
 
     def test_server_side_apply_needs_a_manager(self, cluster: ClusterUnderTest, name: str) -> None:
         """Nobody can own fields without a name."""
-        refused(cluster.patch(name, deployment(name), kind="apply"), 400, "BadRequest")
+        refused(cluster.patch(name, deployment(name), kind="apply"), 422, "Invalid")
 
     def test_a_wrong_content_type_is_415(self, cluster: ClusterUnderTest, name: str) -> None:
         """application/json says nothing about how to merge."""
@@ -211,11 +211,20 @@ class Changing:
             4,
         )
 
-    def test_another_uid_is_409(self, cluster: ClusterUnderTest, name: str) -> None:
-        """An object that was deleted and made again is not the one that was meant."""
+    def test_another_uid_is_refused(self, cluster: ClusterUnderTest, name: str) -> None:
+        """An object that was deleted and made again is not the one that was meant.
+
+        To a PUT the uid is a precondition, to a patch a field that may not change.
+        """
         cluster.create(deployment(name))
+        body = deployment(name, minReadySeconds=9)
+        body["metadata"]["uid"] = str(uuid4())
+        path = f"{cluster.deployments}/{name}"
+        refused(cluster.http.put(path, json=body), 409, "Conflict")
         patch = {"metadata": {"uid": str(uuid4())}, "spec": {"minReadySeconds": 9}}
-        refused(cluster.patch(name, patch), 409, "Conflict")
+        for kind in ("merge", "strategic"):
+            refused(cluster.patch(name, patch, kind=kind), 422, "Invalid")
+        assert cluster.read(name)["spec"].get("minReadySeconds") is None
 
     def test_the_version_moves_on_a_change_and_not_on_a_no_op(
         self, cluster: ClusterUnderTest, name: str

@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from loop.errors import LoopError, SpecError
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.settings import OptimizerSettings
 from loop.services.auth import token_source
 from loop.services.logs import set_up_logs
 from loop.services.optimizer_app import make_optimizer_app

@@ -19,7 +19,9 @@ from loop.clocks import MonotonicClock
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_2025 import GO_2025
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.schema.reading import parse_system
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
@@ -30,8 +32,8 @@ from tests.live.recordings import Era, Existing, Recording, manifest, missing, r
 from tests.live.world_served import WorldServices, client_of, serving_world
 
 OPTIMIZERS = {
-    "early": OptimizerSettings(solver="greedy"),
-    "late": OptimizerSettings(solver="greedy", compat=True),
+    "early": OptimizerSettings(solver="greedy", rules=GO_2025),
+    "late": OptimizerSettings(solver="greedy", rules=GO_TODAY),
 }
 
 
@@ -152,9 +154,7 @@ def test_our_controller_says_what_the_existing_optimizer_and_actuator_were_told(
 
 def test_all_of_ours_together_end_where_the_existing_ones_did(recording: Recording) -> None:
     """From the same labels to the same labels and replicas."""
-    optimizer = make_optimizer_app(
-        settings=OPTIMIZERS[recording.era], early=recording.era == "early"
-    )
+    optimizer = make_optimizer_app(settings=OPTIMIZERS[recording.era])
     with (
         recorded_world(recording) as (world, services),
         serving(optimizer) as optimizing,

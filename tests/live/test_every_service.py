@@ -10,7 +10,7 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.settings import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from loop.testing.fakes import FakeBackend, server_view
 from loop.types import Snapshot

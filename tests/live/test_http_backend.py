@@ -12,14 +12,16 @@ import httpx
 import pytest
 
 from loop.backends.http import HttpBackend
-from loop.backends.http_client import ServiceClient, service_url
+from loop.backends.http_client import ServiceClient
 from loop.backends.http_policy import RemotePolicy
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.errors import BackendError, LoopError, SpecError
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.policies.slo import SloPolicy
 from loop.services.optimizer_app import make_optimizer_app
+from loop.settings import service_url
 from loop.spec import SystemData
 from loop.testing.fakes import FakeBackend, ManualClock, server_data, server_view, system
 from loop.types import Load, ServerView, Snapshot
@@ -221,7 +223,7 @@ def test_the_existing_optimizers_refusal_of_one_server_fails_the_cycle() -> None
     """It answers 404 and nothing else where one server cannot be served: nobody may be changed on
     that.
     """
-    compat = make_optimizer_app(settings=OptimizerSettings(solver="greedy", compat=True))
+    compat = make_optimizer_app(settings=OptimizerSettings(solver="greedy", rules=GO_TODAY))
     with serving(compat) as client:
         policy = RemotePolicy(optimizer=client_of("optimizer", client), compat=True)
         with pytest.raises(

@@ -13,7 +13,8 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.schema.optimizer_json import optimize_json
 from loop.services.optimizer_app import make_optimizer_app
 from loop.services.scaffold import Gate
@@ -21,7 +22,7 @@ from loop.services.serving import listen
 from tests.live.optimizer_bodies import SYSTEM, body, fill, many_bodies, server
 from tests.live.optimizer_served import DEADLINE_S, difference, eventually, serving
 
-COMPAT = OptimizerSettings(solver="greedy", compat=True)
+COMPAT = OptimizerSettings(solver="greedy", rules=GO_TODAY)
 CLIENTS, CALLS = 6, 60
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.settings import OptimizerSettings
 from loop.schema.wire import LARGEST_FIGURE, LARGEST_WHOLE
 from loop.services.optimizer_app import BODY_BYTES_MAX, make_optimizer_app
 from loop.services.optimizer_bounds import BATCH_MAX

@@ -10,7 +10,10 @@ from typing import Any
 
 import pytest
 
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_2025 import GO_2025
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.rules.ours import OURS
+from loop.optimizer.settings import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_served import TOLERANCE, difference, serving
 
@@ -20,8 +23,8 @@ STATIC = {
     "late": ("open-optimizer-2.json", "sample-large"),
 }
 SECOND = {
-    "early": OptimizerSettings(solver="greedy"),
-    "late": OptimizerSettings(solver="greedy", compat=True),
+    "early": OptimizerSettings(solver="greedy", rules=GO_2025),
+    "late": OptimizerSettings(solver="greedy", rules=GO_TODAY),
 }
 
 
@@ -33,7 +36,7 @@ def test_the_controller_gets_the_answers_it_got_from_the_existing_optimizer(
     the same.
     """
     exchanges = recorded(shared / "golden", era)
-    with serving(make_optimizer_app(settings=SECOND[era], early=era == "early")) as client:
+    with serving(make_optimizer_app(settings=SECOND[era])) as client:
         for asked, status, wanted in exchanges:
             answer = client.post("/optimizeOne", json=asked)
             assert answer.status_code == status
@@ -45,8 +48,8 @@ def test_the_controller_gets_the_answers_it_got_from_the_existing_optimizer(
 def test_whole_numbers_are_written_as_go_reads_them(shared: Path, key: str) -> None:
     """Go refuses 3.0 where it wants an int: the whole answer would be lost."""
     asked, *_ = recorded(shared / "golden", "late")[0]
-    for compat in (True, False):
-        settings = OptimizerSettings(solver="greedy", compat=compat)
+    for rules in (GO_TODAY, OURS):
+        settings = OptimizerSettings(solver="greedy", rules=rules)
         with serving(make_optimizer_app(settings=settings)) as client:
             allocations = client.post("/optimizeOne", json=asked).json()["allocations"]
         assert len(allocations) == 4
@@ -106,7 +109,7 @@ def test_early_messages_too_are_refused_in_one_line(
     """A component of that time sends as much by mistake as one of today."""
     asked, *_ = recorded(shared / "golden", "early")[0]
     asked["system"]["serverData"]["servers"][0]["currentAlloc"]["load"].update(change)
-    with serving(make_optimizer_app(settings=SECOND["early"], early=True)) as client:
+    with serving(make_optimizer_app(settings=SECOND["early"])) as client:
         answer = client.post("/optimizeOne", json=asked)
     assert answer.status_code == 400
     assert answer.json()["message"].startswith(line)
@@ -117,7 +120,7 @@ def test_early_batches_are_bounded(shared: Path) -> None:
     asked, *_ = recorded(shared / "golden", "early")[0]
     for row in asked["system"]["modelData"]["models"]:
         row["maxBatchSize"] = 10**9
-    with serving(make_optimizer_app(settings=SECOND["early"], early=True)) as client:
+    with serving(make_optimizer_app(settings=SECOND["early"])) as client:
         answer = client.post("/optimizeOne", json=asked)
     assert answer.status_code == 400
     assert "expected a batch of at most 200000 on " in answer.json()["message"]

@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_bodies import body, fill, server
 from tests.live.optimizer_served import serving
@@ -36,7 +37,7 @@ def client() -> Iterator[httpx.Client]:
 @pytest.fixture(scope="module")
 def compat() -> Iterator[httpx.Client]:
     """Return a client of a service that answers as the existing one."""
-    settings = OptimizerSettings(solver="greedy", compat=True)
+    settings = OptimizerSettings(solver="greedy", rules=GO_TODAY)
     with serving(make_optimizer_app(settings=settings, stateful=True)) as found:
         yield found
 

@@ -11,11 +11,12 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_served import difference, serving
 
-COMPAT = OptimizerSettings(solver="greedy", compat=True)
+COMPAT = OptimizerSettings(solver="greedy", rules=GO_TODAY)
 
 
 @pytest.fixture(scope="module")

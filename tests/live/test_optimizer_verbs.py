@@ -10,7 +10,8 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.optimizer.table import OptimizerSettings
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_bodies import SYSTEM, body, fill, server
 from tests.live.optimizer_served import serving
@@ -37,7 +38,7 @@ def client() -> Iterator[httpx.Client]:
 @pytest.fixture
 def compat() -> Iterator[httpx.Client]:
     """Return a client of such a service that answers as the existing one."""
-    settings = OptimizerSettings(solver="greedy", compat=True)
+    settings = OptimizerSettings(solver="greedy", rules=GO_TODAY)
     with serving(make_optimizer_app(settings=settings, stateful=True)) as found:
         fill(found)
         yield found

@@ -16,11 +16,12 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.backend import KubeBackend, KubeSettings
 from loop.backends.kube.client import KubeClient
 from loop.backends.kube.read import read_servers
+from loop.backends.kube.read import scraped as of_metrics
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
 from loop.backends.metrics.source import MetricsSource
 from loop.clocks import MonotonicClock, date_now
-from loop.signals.window import WindowSettings
+from loop.signals.demand import WindowSettings
 from loop.types import ServerView, Snapshot
 from tests.live.kube_worlds import KubeWorld, eventually, kube_world, manifest
 from tests.live.prometheus_server import PrometheusServer, prometheus_server
@@ -113,10 +114,12 @@ def test_pods_that_are_scraped_no_more_make_the_load_unknown(tmp_path: Path) -> 
         cluster.world.twin.stop()
 
         def unknown() -> bool:
-            found = source.measure(list(read.by_name.values()), now_s=cluster.world.clock.now_s())
-            return (
-                found.figures["s1"].load is None
-                and "s old: expected at most 3" in found.figures["s1"].warning
+            found = source.measure(
+                [of_metrics(server) for server in read.by_name.values()],
+                now_s=cluster.world.clock.now_s(),
+            )
+            return found.figures["s1"].load is None and "s old: expected at most 3" in "".join(
+                found.figures["s1"].warnings
             )
 
         assert servers.servers["s1"].load is not None
@@ -168,7 +171,10 @@ def test_a_port_that_prometheus_does_not_answer_at_is_told(tmp_path: Path) -> No
         world.create(manifest())
         read = read_servers(world.calls.deployments("infer"), (), epoch_s=0.0)
         assert (
-            "prometheus: HTTP 404" in source.measure(list(read.by_name.values()), now_s=0.0).error
+            "prometheus: HTTP 404"
+            in source.measure(
+                [of_metrics(server) for server in read.by_name.values()], now_s=0.0
+            ).error
         )
         source.close()
 

@@ -11,8 +11,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -205,6 +206,26 @@ def test_apply_refuses_what_is_misspelt(kubectl: Kubectl) -> None:
     done = kubectl.run("apply", "-f", "-", text=manifest("wrong").replace("replicas:", "replicaz:"))
     assert done.returncode == 1
     assert 'unknown field "spec.replicaz"' in done.stderr
+
+
+@pytest.mark.parametrize("side", ["client", "server"])
+@pytest.mark.parametrize("dump", [json.dumps, yaml.safe_dump])
+def test_apply_takes_a_list(kubectl: Kubectl, dump: Callable[[Any], str], side: str) -> None:
+    """kubectl checks the items of a List itself, by /openapi/v2; what is misspelt is refused."""
+    words = ("apply", "-f", "-", *(["--server-side"] if side == "server" else []))
+    items = [yaml.safe_load(manifest(name)) for name in ("first", "second")]
+    text = dump({"apiVersion": "v1", "kind": "List", "items": items})
+    done = kubectl(*words, text=text)
+    assert [line.split()[0] for line in done.splitlines()] == [
+        "deployment.apps/first",
+        "deployment.apps/second",
+    ]
+    again = kubectl(*words, text=text)
+    assert again.count("unchanged" if side == "client" else "serverside-applied") == 2
+    wrong = kubectl.run(*words, text=text.replace("replicas", "replicaz"))
+    assert wrong.returncode == 1
+    assert 'unknown field "spec.replicaz"' in wrong.stderr or ".spec.replicaz" in wrong.stderr
+    kubectl("delete", "deploy", "first", "second", "-n", "infer")
 
 
 def test_server_side_apply_works_and_reports_conflicts(kubectl: Kubectl) -> None:

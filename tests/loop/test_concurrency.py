@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from loop.optimizer.front import SizingCache
 from loop.optimizer.model.concurrency import WAIT_MARGIN, figures_by_batch, tune
 from loop.optimizer.model.queueing import analyze, make_model, replica_columns
+from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.settings import OptimizerSettings
 from loop.optimizer.sizing import size_all
-from loop.optimizer.table import OptimizerSettings
 from tests.loop.small_systems import server, small_system
 
 
@@ -68,12 +69,12 @@ def test_one_less_than_the_batch_chosen_would_not_do() -> None:
     assert tuned.batch[0] < table.columns.max_batch[row]
 
 
-def test_compat_leaves_batch_and_latencies_alone() -> None:
+def test_the_go_optimizer_leaves_batch_and_latencies_alone() -> None:
     """Also for fewer replicas than asked for: the original reports the figures of the whole."""
-    how = OptimizerSettings(compat=True)
+    how = OptimizerSettings(rules=GO_TODAY)
     data = small_system(server(rpm=3000.0), itl_ms=9.0)
     table = size_all(data, how, servers=list(data.servers.values()), cache=SizingCache())
     row = np.array([table.accelerators.index("H100")])
-    tuned = tune(table, row, np.array([1]), how)
+    tuned = how.rules.tune(table, row, np.array([1]), how)
     assert tuned.batch.tolist() == table.columns.max_batch[row].tolist()
     assert tuned.itl.tolist() == table.itl[row].tolist()

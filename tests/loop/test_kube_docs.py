@@ -12,7 +12,7 @@ from loop.backends.kube import backend as kube
 from loop.backends.kube import labels
 from loop.backends.kube.client import Patience
 from loop.backends.kube.lease import LeaseSettings
-from loop.signals.window import WindowSettings
+from loop.signals.demand import WindowSettings
 
 
 @pytest.fixture

@@ -4,14 +4,19 @@ itself.
 
 from __future__ import annotations
 
+import re
 from contextlib import closing
 
 import pytest
 
-from loop.backends.kube.read import Pod
+from loop.backends.kube.read import scraped
 from loop.backends.metrics.pods import PageError, PodMetrics, read_page
 from loop.backends.metrics.source import Measurement
-from tests.loop.kube_objects import Json, pod, server
+from loop.signals.names import NAMES
+from loop.signals.pods import ScrapedPod
+from tests.loop.kube_objects import Json, date, pod, server
+
+WANTED = re.compile(rf"(?:{NAMES.pattern})[{{ \t]")
 
 PAGE = """\
 # HELP vllm:num_requests_running Number of requests in model execution batches.
@@ -37,9 +42,10 @@ class CountedPages:
         self.finished: dict[str, float | None] = {}
         self.asked: list[str] = []
 
-    def page(self, pod: Pod) -> str:
+    def page(self, pod: ScrapedPod, port: int) -> str:
         """Return the page of *pod*."""
         letter = pod.name.rpartition("-")[2]
+        assert port == 8000
         self.asked.append(letter)
         finished = self.finished[letter]
         if finished is None:
@@ -55,7 +61,7 @@ class CountedPages:
 
 def measured(source: PodMetrics, *pods: Json, now_s: float) -> Measurement:
     """Return what *source* tells of a server of *pods*."""
-    return source.measure([server(*pods)], now_s=now_s)
+    return source.measure([scraped(server(*pods))], now_s=now_s)
 
 
 def rate_rpm(found: Measurement) -> float | None:
@@ -66,17 +72,19 @@ def rate_rpm(found: Measurement) -> float | None:
 
 def test_a_page_is_read_by_the_names_that_count() -> None:
     """Histograms have hundreds of lines that nobody needs."""
-    assert read_page(PAGE) == {
-        "vllm:num_requests_running": 3.0,
-        "vllm:request_success_total": 12.0,
-        "vllm:time_to_first_token_seconds_sum": 0.6,
+    found = {(one.metric, one.labels): one.value for one in read_page(PAGE, wanted=WANTED)}
+    assert found == {
+        ("vllm:num_requests_running", (("engine", "0"), ("model_name", "m"))): 3.0,
+        ("vllm:request_success_total", (("finished_reason", "stop"),)): 10.0,
+        ("vllm:request_success_total", (("finished_reason", "length"),)): 2.0,
+        ("vllm:time_to_first_token_seconds_sum", ()): 0.6,
     }
 
 
 @pytest.mark.parametrize("text", ["", "<html>not found</html>", "up 1\n"])
 def test_a_page_without_those_names_tells_nothing(text: str) -> None:
     """A server of another kind: its load is not known, and not zero."""
-    assert read_page(text) == {}
+    assert read_page(text, wanted=WANTED) == []
 
 
 @pytest.mark.parametrize(
@@ -85,7 +93,7 @@ def test_a_page_without_those_names_tells_nothing(text: str) -> None:
 def test_a_page_that_is_cut_or_spoilt_is_told(line: str) -> None:
     """Half a page must not be taken for the whole."""
     with pytest.raises(PageError, match="expected metrics"):
-        read_page(line)
+        read_page(line, wanted=WANTED)
 
 
 def test_a_rate_needs_two_cycles_and_is_over_the_time_between_them() -> None:
@@ -132,13 +140,21 @@ def test_a_pod_that_does_not_answer_is_told_and_its_load_is_taken_for_that_of_th
 
 
 def test_only_pods_that_can_answer_are_asked() -> None:
-    """Starting ones refuse the connection, each for seconds; draining ones still end requests."""
+    """Where no container has begun the connection is refused, after seconds; those that only fail
+    their probes, and draining ones, tell as before.
+    """
     pages = CountedPages()
     pages.finished = dict.fromkeys("abcd", 0.0)
     phases = {"a": "ready", "b": "starting", "c": "pending", "d": "draining"}
+    pods = [pod(letter, phase=phase) for letter, phase in phases.items()]
     with closing(PodMetrics(pages)) as source:
-        measured(source, *(pod(letter, phase=phase) for letter, phase in phases.items()), now_s=0.0)
-    assert sorted(pages.asked) == ["a", "d"]
+        measured(source, *pods, now_s=0.0)
+        assert sorted(pages.asked) == ["a", "d"]
+        pages.asked.clear()
+        running = [{"state": {"running": {"startedAt": date(-300.0)}}}]
+        pods[1]["status"]["containerStatuses"] = running
+        measured(source, *pods, now_s=15.0)
+        assert sorted(pages.asked) == ["a", "b", "d"]
 
 
 def test_a_pod_that_has_gone_is_thought_to_have_served_half_of_the_time_since() -> None:

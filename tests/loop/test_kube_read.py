@@ -172,5 +172,5 @@ def test_the_port_of_metrics_is_the_annotated_the_named_or_the_first() -> None:
         "b", metadata={"annotations": {"prometheus.io/port": "7", "prometheus.io/path": "/m"}}
     )
     bare = pod("c", spec={"containers": [{"name": "c"}]})
-    found = [(one.metrics_port, one.metrics_path) for one in alive(named, annotated, bare)]
-    assert found == [(9090, "/metrics"), (7, "/m"), (8000, "/metrics")]
+    found = [(one.metrics_ports, one.metrics_path) for one in alive(named, annotated, bare)]
+    assert found == [((9090,), "/metrics"), ((7,), "/m"), ((8000,), "/metrics")]

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.views import Sight, server_view
-from loop.signals.window import Figures, Gauges
+from loop.signals.demand import Figures, Gauges
 from loop.types import Load
 from tests.loop.kube_objects import pod, server
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loop.optimizer.front import OptimizerSettings, Solution, optimize
+from loop.optimizer.rules.go_today import GO_TODAY
 from loop.spec import Allocation, ServerData, SystemData
 from loop.types import Load
 from tests.loop.small_systems import CAPACITIES, server, several_servers, small_system
@@ -330,7 +331,7 @@ def test_parts_report_the_latencies_of_the_parts() -> None:
     )
     part = optimize(data, PLAIN).allocations["s"]
     whole = optimize(replace(data, capacity={"H100": 100}), PLAIN).allocations["s"]
-    compat = optimize(data, OptimizerSettings(solver="greedy", compat=True)).allocations["s"]
+    compat = optimize(data, OptimizerSettings(solver="greedy", rules=GO_TODAY)).allocations["s"]
     assert part.replicas == 2 < whole.replicas
     assert part.itl_ms is not None
     assert whole.itl_ms is not None
@@ -403,16 +404,16 @@ def test_unlimited_gives_each_the_best_whatever_the_capacity() -> None:
 def test_compat_is_the_original_whatever_the_other_settings() -> None:
     """Headroom, band, caps: a comparison must not hang on them."""
     data = small_system(server(rpm=3000.0, now=("A100", 3)), itl_ms=9.0)
-    plain = optimize(data, OptimizerSettings(compat=True))
+    plain = optimize(data, OptimizerSettings(rules=GO_TODAY))
     other = optimize(
         data,
-        OptimizerSettings(compat=True, headroom=0.5, band=0.9, replicas_cap=1, max_batch_cap=2),
+        OptimizerSettings(rules=GO_TODAY, headroom=0.5, band=0.9, replicas_cap=1, max_batch_cap=2),
     )
     assert plain.allocations["s"] == other.allocations["s"]
 
 
 def test_an_empty_system_has_an_empty_answer() -> None:
     """The first request of a controller whose cluster has no server yet."""
-    for how in (PLAIN, EXACT, OptimizerSettings(compat=True)):
+    for how in (PLAIN, EXACT, OptimizerSettings(rules=GO_TODAY)):
         answer = optimize(small_system(), how)
         assert (answer.allocations, answer.unserved, answer.total_cost) == ({}, {}, 0.0)

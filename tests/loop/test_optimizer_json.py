@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 from loop.errors import SpecError
+from loop.optimizer.rules.go_2025 import GO_2025
+from loop.optimizer.rules.go_today import GO_TODAY
 from loop.schema.optimizer_json import optimize_json
 
 SYSTEM: dict[str, Any] = {
@@ -68,7 +70,7 @@ def changed(**parts: Any) -> dict[str, Any]:
 
 def test_the_answer_has_the_words_of_the_wire() -> None:
     """What the existing controller and actuator read; the load is echoed as it came."""
-    answer = optimize_json(changed(), compat=True)
+    answer = optimize_json(changed(), rules=GO_TODAY)
     assert answer.keys() == {"allocations", "unallocated", "totalCost"}
     found = answer["allocations"]["s"]
     assert found.keys() == {
@@ -119,7 +121,7 @@ def test_several_accelerators_are_parts_with_their_totals() -> None:
             ]
         },
     )
-    found = optimize_json(message, compat=True)["allocations"]["s"]
+    found = optimize_json(message, rules=GO_TODAY)["allocations"]["s"]
     assert {part["accelerator"] for part in found["parts"]} == {"H100", "A100"}
     assert found["numReplicas"] == sum(part["numReplicas"] for part in found["parts"])
     assert found["cost"] == pytest.approx(sum(part["cost"] for part in found["parts"]))
@@ -154,7 +156,7 @@ def test_a_wrong_message_is_one_line() -> None:
     message = changed(modelData={"models": []})
     with pytest.raises(SpecError, match="model"):
         optimize_json(message)
-    assert optimize_json(message, compat=True)["unallocated"] == {
+    assert optimize_json(message, rules=GO_TODAY)["unallocated"] == {
         "s": "no perf data of model 'm' on any accelerator"
     }
 
@@ -202,7 +204,7 @@ def test_an_early_message_has_a_wait_in_place_of_the_first_token() -> None:
             },
         }
     }
-    answer = optimize_json(message, compat_early=True)
+    answer = optimize_json(message, rules=GO_2025)
     found = answer["allocations"]["s"]
     assert (found["accelerator"], found["numReplicas"], found["maxBatch"]) == ("A100", 1, 32)
     assert found["itlAverage"] <= 40.0

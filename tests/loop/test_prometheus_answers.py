@@ -5,14 +5,19 @@ right and wrong ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+import re
+from collections.abc import Callable, Iterator
 from contextlib import closing
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
+from loop.backends.kube.read import scraped
 from loop.backends.metrics.prometheus import (
     Prometheus,
     PrometheusError,
@@ -23,7 +28,8 @@ from loop.backends.metrics.prometheus import (
 )
 from loop.backends.metrics.source import Measurement
 from loop.errors import SpecError
-from loop.signals.window import METRIC_NAMES
+from loop.signals.names import NAMES
+from loop.signals.pods import owns
 from tests.loop.kube_objects import EPOCH_S, TEMPLATE_HASH, pod, server
 
 SETTINGS = PrometheusSettings(url="http://prometheus:9090")
@@ -48,11 +54,9 @@ def test_one_query_asks_for_all_metrics_of_all_namespaces_by_old_and_new_names()
     query = window_query(["infer", "b.c"], SETTINGS)
     assert query.endswith("[60000ms]")
     assert 'namespace=~"infer|b\\\\.c"' in query
-    assert {
-        "vllm:inter_token_latency_seconds_sum",
-        "vllm:time_per_output_token_seconds_sum",
-    } <= set(METRIC_NAMES)
-    assert "|".join(METRIC_NAMES) in query
+    (names,) = re.findall(r'__name__=~"([^"]*)"', query)
+    assert all(re.fullmatch(names, name) for name in NAMES.ranks)
+    assert not re.fullmatch(names, "vllm:e2e_request_latency_seconds_bucket")
 
 
 def test_a_query_takes_further_matchers_and_other_names_of_labels() -> None:
@@ -65,20 +69,17 @@ def test_a_query_takes_further_matchers_and_other_names_of_labels() -> None:
     assert ',cluster="east"}' in query
 
 
-def test_samples_are_put_together_by_pod_and_time() -> None:
-    """Series that differ in the reason a request ended with are one."""
+def test_series_are_read_by_pod_with_the_labels_that_tell_them_apart() -> None:
+    """They are added up only when their growth is known."""
     answer = matrix(
         series("vllm:request_success_total", [(585.0, "3"), (600.0, "5")], finished_reason="stop"),
-        series(
-            "vllm:request_success_total", [(585.0, "1"), (600.0, "1")], finished_reason="length"
-        ),
-        series("vllm:num_requests_running", [(585.0, "2"), (600.0, "4")]),
+        series("vllm:num_requests_running", [(585.0, "2"), (600.0, "NaN")]),
     )
-    samples = read_matrix(answer, settings=SETTINGS, epoch_s=EPOCH_S)["infer", "p"]
-    assert [(one.t_s, one.success, one.running) for one in samples] == [
-        (585.0, 4.0, 2.0),
-        (600.0, 6.0, 4.0),
-    ]
+    success, running = read_matrix(answer, settings=SETTINGS, epoch_s=EPOCH_S)["infer", "p"]
+    assert success.metric == "vllm:request_success_total"
+    assert success.labels == (("finished_reason", "stop"),)
+    assert success.points == [(585.0, 3.0), (600.0, 5.0)]
+    assert math.isnan(running.points[1][1])
 
 
 def test_series_without_a_pod_are_of_nobody() -> None:
@@ -108,12 +109,29 @@ def test_an_answer_that_is_none_is_an_error_and_not_no_load(answer: dict[str, An
 
 def test_pods_that_are_gone_are_known_by_the_beginning_of_their_name() -> None:
     """What they did within the window was the server's load."""
-    one = server(pod("a"))
+    one = scraped(server(pod("a")))
+    here = ("infer", one.pods[0].name)
     gone = ("infer", f"dep1-{TEMPLATE_HASH}-zzzzz")
     other = ("infer", f"dep2-{TEMPLATE_HASH}-zzzzz")
     elsewhere = ("other", one.pods[0].name)
-    shared = share(dict.fromkeys([("infer", one.pods[0].name), gone, other, elsewhere], ()), [one])
+    shared = share(dict.fromkeys([here, gone, other, elsewhere], ()), [one], known={here: "s1"})
     assert shared == {"s1": {one.pods[0].name: (), gone[1]: ()}}
+
+
+@pytest.mark.parametrize("length", range(40, 58))
+def test_a_pod_is_known_by_its_name_however_long_that_of_its_deployment_is(length: int) -> None:
+    """Kubernetes cuts the generated part of a name at 58 characters."""
+    workload = "d" * length
+    name = f"{workload}-86647f94d8-"[:58] + "tmrqr"
+    assert owns(workload, name)
+    assert not owns(workload[:-1], name)
+    assert not owns("other", name)
+
+
+def test_a_longer_name_that_begins_alike_is_somebody_elses() -> None:
+    """`chat` must not count the load of `chat-large`."""
+    assert owns("chat-large", "chat-large-86647f94d8-tmrqr")
+    assert not owns("chat", "chat-large-86647f94d8-tmrqr")
 
 
 @pytest.mark.parametrize("url", ["", "prometheus:9090", "ftp://x", "http://"])
@@ -139,7 +157,7 @@ def asked(
     settings = PrometheusSettings(url="http://prometheus:9090/", token_path=token)
     transport = httpx.MockTransport(handle)
     with closing(Prometheus(settings, epoch_s=EPOCH_S, transport=transport)) as source:
-        return source.measure([server(pod("a"))], now_s=NOW_S)
+        return source.measure([scraped(server(pod("a")))], now_s=NOW_S)
 
 
 def answering(body: object, *, status: int = 200) -> Callable[[httpx.Request], httpx.Response]:
@@ -251,3 +269,90 @@ def test_a_token_file_without_a_token_is_told(tmp_path: Path, text: str | None) 
     if text is not None:
         token.write_text(text, encoding="latin-1")
     assert "token file" in asked(answering(matrix()), token=token).error
+
+
+def test_a_query_in_the_address_is_part_of_every_request() -> None:
+    """OpenShift's tenancy asks for the namespace there; it must not swallow the path."""
+    asked_for: list[httpx.URL] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked_for.append(request.url)
+        return httpx.Response(200, json=matrix())
+
+    for method in ("POST", "GET"):
+        settings = PrometheusSettings(url="http://p:9091/base/?namespace=infer", method=method)
+        transport = httpx.MockTransport(handle)
+        with closing(Prometheus(settings, epoch_s=EPOCH_S, transport=transport)) as source:
+            assert source.measure([scraped(server(pod("a")))], now_s=NOW_S).error == ""
+    assert {url.path for url in asked_for} == {"/base/api/v1/query"}
+    assert all(url.params["namespace"] == "infer" for url in asked_for)
+    assert "query" in asked_for[1].params
+
+
+def test_further_headers_and_basic_auth_come_from_files(tmp_path: Path) -> None:
+    """Tenants of Mimir and Cortex; secrets that are renewed in place."""
+    headers, auth = tmp_path / "headers", tmp_path / "auth"
+    headers.write_text("X-Scope-OrgID: team-a\n\nX-Other: b\n")
+    auth.write_text("me:secret\n")
+    told: list[httpx.Headers] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        told.append(request.headers)
+        return httpx.Response(200, json=matrix())
+
+    settings = PrometheusSettings(url="http://p", headers_path=headers, basic_auth_path=auth)
+    transport = httpx.MockTransport(handle)
+    with closing(Prometheus(settings, epoch_s=EPOCH_S, transport=transport)) as source:
+        source.measure([scraped(server(pod("a")))], now_s=NOW_S)
+        headers.write_text("no colon")
+        failed = source.measure([scraped(server(pod("a")))], now_s=NOW_S)
+    assert (told[0]["X-Scope-OrgID"], told[0]["X-Other"]) == ("team-a", "b")
+    assert told[0]["Authorization"] == "Basic bWU6c2VjcmV0"
+    assert "expected lines of Name: value" in failed.error
+
+
+def test_it_is_asked_for_its_own_present_where_our_clock_is_off() -> None:
+    """After a suspend the loop would ask for the past for ever, and be told yesterday's load."""
+    its_now_s = EPOCH_S + NOW_S + 3600.0
+    times: list[float] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        at_s = float(dict(httpx.QueryParams(request.content.decode()))["time"])
+        times.append(at_s)
+        points = [
+            [its_now_s - 45.0 + 15.0 * i, str(100.0 + 15.0 * i)]
+            for i in range(4)
+            if its_now_s - 45.0 + 15.0 * i <= at_s
+        ]
+        labels = {"namespace": "infer", "pod": pod("a")["metadata"]["name"]}
+        result = [
+            {"metric": {"__name__": "vllm:request_success_total", **labels}, "values": points}
+        ]
+        answer = matrix(*(result if points else []))
+        date = format_datetime(datetime.fromtimestamp(its_now_s, UTC), usegmt=True)
+        return httpx.Response(200, json=answer, headers={"Date": date})
+
+    transport = httpx.MockTransport(handle)
+    with closing(Prometheus(SETTINGS, epoch_s=EPOCH_S, transport=transport)) as source:
+        first = source.measure([scraped(server(pod("a")))], now_s=NOW_S)
+        again = source.measure([scraped(server(pod("a")))], now_s=NOW_S)
+    assert len(times) == 3
+    assert first.warnings[0].startswith("prometheus: its clock and ours have come apart by +36")
+    assert again.warnings == ()
+    for found in (first, again):
+        load = found.figures["s1"].load
+        assert load is not None
+        assert load.rate_rpm == pytest.approx(60.0)
+        assert found.figures["s1"].age_s == pytest.approx(0.5, abs=0.6)
+
+
+def test_an_answer_that_never_ends_or_drips_is_given_up(tmp_path: Path) -> None:
+    """A cycle must not hang, nor take all memory."""
+
+    class Endless(httpx.SyncByteStream):
+        def __iter__(self) -> Iterator[bytes]:
+            while True:
+                yield b"x" * 2**20
+
+    found = asked(lambda _request: httpx.Response(200, stream=Endless()))
+    assert "longer than" in found.error

@@ -18,6 +18,7 @@ from loop.optimizer.model.rates import (
     blocks,
     highest_rates,
 )
+from loop.optimizer.rules.go_today import STEPWISE
 
 
 def model(**fields: float) -> Model:
@@ -107,7 +108,7 @@ def test_the_rate_of_the_original_is_a_step_of_its_bisection() -> None:
     replica = model(max_queue=0.0)
     floor = analyze(replica, replica.rate_min).itl[0]
     exact = highest_rates(replica, targets(itl=floor * 1.0001))
-    stepped = highest_rates(replica, targets(itl=floor * 1.0001), stepwise=True)
+    stepped = highest_rates(replica, targets(itl=floor * 1.0001), search=STEPWISE)
     low, high = replica.rate_min[0], replica.rate_max[0]
     steps = []
     while len(steps) < 60:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from loop.optimizer.rules.go_today import first_with_room
 from loop.optimizer.solvers.exact import solve_exact
+from loop.optimizer.solvers.greedy import largest_share
 from loop.optimizer.solvers.grouped import solve_grouped
-from loop.optimizer.solvers.problem import Choice, Problem
+from loop.optimizer.solvers.problem import Choice, PickPart, Problem
 
 
 def problem(
@@ -29,10 +31,10 @@ def problem(
 
 
 def grouped(
-    asked: Problem, *, policy: str = "PriorityRoundRobin", by_share: bool = True
+    asked: Problem, *, policy: str = "PriorityRoundRobin", pick_part: PickPart = largest_share
 ) -> dict[int, Choice]:
     """Return the choices."""
-    return dict(solve_grouped(asked, saturation_policy=policy, by_share=by_share).choices)
+    return dict(solve_grouped(asked, saturation_policy=policy, pick_part=pick_part).choices)
 
 
 def test_who_is_short_gets_a_part_before_a_lower_class_gets_all() -> None:
@@ -54,7 +56,7 @@ def test_a_part_is_of_the_option_that_serves_most() -> None:
     """The cheaper option has room for one replica of ten, the other for nine."""
     asked = problem([(0, 0, 10, 10.0), (0, 1, 10, 20.0)], capacity=[1, 9], priority=[1])
     assert grouped(asked) == {0: Choice(1, 9)}
-    assert grouped(asked, by_share=False) == {0: Choice(0, 1)}
+    assert grouped(asked, pick_part=first_with_room) == {0: Choice(0, 1)}
 
 
 def test_where_all_can_be_served_it_is_the_exact_answer() -> None:

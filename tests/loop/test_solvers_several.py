@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loop.optimizer.front import optimize
+from loop.optimizer.settings import OptimizerSettings
 from loop.optimizer.solvers.problem import Problem
 from loop.optimizer.solvers.several import CHANGE, SeveralProblem, solve_several
-from loop.optimizer.table import OptimizerSettings
 from tests.loop.small_systems import server, small_system
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from twin.kube.apiserver.admission import fill_defaults
 from twin.kube.apiserver.objects import Json, copied, name_of, namespace_of, owner_reference
 from twin.kube.apiserver.resources import PODS
 from twin.kube.apiserver.storage import Change, Commits
@@ -50,7 +51,6 @@ def new_pod(template: Json, replica_set: Json, facts: PodFacts) -> Json:
     template = copied(template)
     metadata = template.get("metadata") or {}
     spec = template["spec"]
-    spec.setdefault("serviceAccountName", "default")
     if facts.gpus:
         resources = spec["containers"][0].setdefault("resources", {})
         for kind in ("limits", "requests"):
@@ -61,7 +61,7 @@ def new_pod(template: Json, replica_set: Json, facts: PodFacts) -> Json:
     annotations = {**(metadata.get("annotations") or {})}
     if facts.accelerator:
         annotations[ANNOTATION] = facts.accelerator
-    return {
+    pod: Json = {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {
@@ -73,6 +73,8 @@ def new_pod(template: Json, replica_set: Json, facts: PodFacts) -> Json:
         },
         "spec": spec,
     }
+    # Otherwise the first patch of the pod would fill them in, which is a change of its fixed spec.
+    return fill_defaults(PODS, pod)
 
 
 def with_state(pod: Json, facts: PodFacts) -> Json:

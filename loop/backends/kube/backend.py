@@ -15,7 +15,14 @@ from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.events import change_event
 from loop.backends.kube.labels import STATUS
 from loop.backends.kube.nodes import Capacity, read_capacity
-from loop.backends.kube.read import Deployment, Server, Servers, read_deployment, read_servers
+from loop.backends.kube.read import (
+    Deployment,
+    Server,
+    Servers,
+    read_deployment,
+    read_servers,
+    scraped,
+)
 from loop.backends.kube.views import Sight, server_view
 from loop.backends.kube.write import (
     MANAGER,
@@ -130,7 +137,9 @@ class KubeBackend:
             servers, capacity = self._look()
         except ApiError as error:
             raise BackendError(str(error), phase="observe") from error
-        found = self._source.measure(list(servers.by_name.values()), now_s=now_s)
+        found = self._source.measure(
+            [scraped(server) for server in servers.by_name.values()], now_s=now_s
+        )
         self._measured |= {name for name, figures in found.figures.items() if figures.measured}
         sights = {name: self._sight(server, found) for name, server in servers.by_name.items()}
         views = {
@@ -141,7 +150,7 @@ class KubeBackend:
             *(capacity.warnings if capacity else ()),
             *([found.error] if found.error else []),
             *found.warnings,
-            *(f"{name}: {sight.warning}" for name, sight in sights.items() if sight.warning),
+            *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
             *self._compare(servers),
         )
         self._seen = {name: server.deployment for name, server in servers.by_name.items()}

@@ -4,6 +4,7 @@ pure.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,6 +13,7 @@ from typing import Any
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.labels import Bounds
+from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.types import Load, PodPhase
 
 Json = Mapping[str, Any]
@@ -19,6 +21,7 @@ Json = Mapping[str, Any]
 FINISHED = ("Succeeded", "Failed")
 METRICS_PORT = 8000
 METRICS_PATH = "/metrics"
+_PORT_OF_METRICS = re.compile(r"(?:http-)?metrics(?:-?\d+)?|http(?:-?\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,8 +80,9 @@ class Pod:
     since_s: float
     created_s: float
     node: str
+    started_s: float | None
     address: str
-    metrics_port: int
+    metrics_ports: tuple[int, ...]
     metrics_path: str
     spec: Json
 
@@ -154,7 +158,7 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
     phase, since = _phase(meta, spec, status)
     # A pod that was deleted names the end of its grace period.
     grace_s = (meta.get("deletionGracePeriodSeconds") or 0) if phase == "draining" else 0
-    port, path = _metrics(meta.get("annotations") or {}, spec)
+    ports, path = _metrics(meta.get("annotations") or {}, spec)
     return Pod(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -164,8 +168,9 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
         since_s=_unix_s(since or created) - grace_s - epoch_s,
         created_s=_unix_s(created) - epoch_s,
         node=spec.get("nodeName") or "",
+        started_s=_started_s(status, epoch_s=epoch_s),
         address=status.get("podIP") or "",
-        metrics_port=port,
+        metrics_ports=ports,
         metrics_path=path,
         spec=spec,
     )
@@ -203,6 +208,30 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
         for name, one in sorted(owners.items())
     }
     return Servers(by_name=by_name, strangers=tuple(strangers), warnings=tuple(warnings))
+
+
+def scraped(server: Server) -> ScrapedServer:
+    """Return *server* as a source of metrics is told of it."""
+    one = server.deployment
+    return ScrapedServer(
+        name=server.name,
+        namespace=one.namespace,
+        workload=one.name,
+        pods=tuple(
+            ScrapedPod(
+                name=pod.name,
+                namespace=pod.namespace,
+                phase=pod.phase,
+                since_s=pod.since_s,
+                created_s=pod.created_s,
+                started_s=pod.started_s,
+                address=pod.address,
+                ports=pod.metrics_ports,
+                path=pod.metrics_path,
+            )
+            for pod in server.pods
+        ),
+    )
 
 
 def assign(
@@ -300,24 +329,37 @@ def _owner(meta: Json) -> str:
     return ""
 
 
-def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[int, str]:
-    """Return port and path of the metrics: as annotated for Prometheus, else of the port so named,
-    else the first.
+def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...], str]:
+    """Return the ports and the path of the metrics: the port annotated for Prometheus, else those
+    that are named so, else the first.
+
+    Several ports are named so where a pod runs several engines, each with a page of its own.
     """
     path = annotations.get("prometheus.io/path") or METRICS_PATH
     annotated = annotations.get("prometheus.io/port", "")
     if annotated.isascii() and annotated.isdigit():
-        return int(annotated), path
+        return (int(annotated),), path
     ports = [
         port for container in spec.get("containers") or () for port in container.get("ports") or ()
     ]
     named = [
         port["containerPort"]
         for port in ports
-        if port.get("name") in ("metrics", "http", "http-metrics")
+        if _PORT_OF_METRICS.fullmatch(port.get("name") or "")
     ]
-    numbers = named or [port["containerPort"] for port in ports]
-    return (numbers[0] if numbers else METRICS_PORT), path
+    numbers = named or [port["containerPort"] for port in ports[:1]]
+    return tuple(dict.fromkeys(numbers)) or (METRICS_PORT,), path
+
+
+def _started_s(status: Json, *, epoch_s: float) -> float | None:
+    """Return when the youngest container of a pod began [s of the run], if all of them run."""
+    states = [
+        ((one.get("state") or {}).get("running") or {}).get("startedAt")
+        for one in status.get("containerStatuses") or ()
+    ]
+    if not states or not all(states):
+        return None
+    return max(_unix_s(text) for text in states) - epoch_s
 
 
 def _unix_s(text: str | None) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import Deployment, Pod, Server, argument_of
-from loop.signals.window import Figures, Gauges
+from loop.signals.demand import Figures, Gauges
 from loop.types import Load, PodView, ServerView, one_pool
 
 NO_FIGURES = Figures()
@@ -24,9 +24,9 @@ class Sight:
     blind_at_zero: bool = False
 
     @property
-    def warning(self) -> str:
+    def warnings(self) -> tuple[str, ...]:
         """Return what is amiss with its metrics, where they are what counts."""
-        return self.figures.warning if self.figures is not None and self.blind_at_zero else ""
+        return self.figures.warnings if self.figures is not None and self.blind_at_zero else ()
 
 
 def server_view(server: Server, sight: Sight) -> ServerView:

@@ -12,34 +12,26 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from multiprocessing.pool import ThreadPool
-from typing import TYPE_CHECKING, Protocol
+from typing import NamedTuple, Protocol
 
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from loop.backends.kube.read import Pod, Server
+from loop.backends.fetch import Bounds, FetchError, fetch
 from loop.backends.metrics.source import Measurement
 from loop.errors import LoopError
-from loop.signals.window import (
-    METRIC_NAMES,
-    Figures,
-    Sample,
-    WindowSettings,
-    add_to,
-    figures,
-    sample_of,
-)
-
-if TYPE_CHECKING:
-    from loop.backends.kube.client import KubeClient
+from loop.signals.demand import Figures, WindowSettings, figures
+from loop.signals.names import NAMES, START_TIME, Names
+from loop.signals.pods import ScrapedPod, ScrapedServer
+from loop.signals.series import Labels, Series, tracks_of
 
 PodKey = tuple[str, str]  # namespace, name
 
 GAP_WINDOWS_MAX = 5  # a sample that is older than so many windows tells nothing of this one
 ERRORS_NAMED = 3
-ANSWERING = ("ready", "draining")
-
-_WANTED = re.compile(rf"(?:{'|'.join(METRIC_NAMES)})[{{ \t]")
+PAGE_BYTES_MAX = 16 * 2**20
+PAGE_S_MAX = 5.0
+PORT = "port"  # the label by which the pages of one pod are told apart
 
 
 class PageError(LoopError):
@@ -47,9 +39,9 @@ class PageError(LoopError):
 
 
 class Pages(Protocol):
-    """How to get at the page of a pod."""
+    """How to get at the pages of a pod."""
 
-    def page(self, pod: Pod) -> str:
+    def page(self, pod: ScrapedPod, port: int) -> str:
         """Return the text; raise LoopError where there is none."""
         ...
 
@@ -58,19 +50,25 @@ class Pages(Protocol):
         ...
 
 
+class PodProxy(Protocol):
+    """What pages through an API server need of its client."""
+
+    def pod_page(self, namespace: str, name: str, *, port: int, path: str) -> str:
+        """Return the text that a pod answers; raise LoopError where there is none."""
+        ...
+
+
 class ProxiedPages:
     """Pages through the API server: nothing but it need be reachable, and its permissions hold
     (pods/proxy).
     """
 
-    def __init__(self, client: KubeClient) -> None:
+    def __init__(self, client: PodProxy) -> None:
         self._client = client
 
-    def page(self, pod: Pod) -> str:
-        """Return the text of the page of *pod*."""
-        return self._client.pod_page(
-            pod.namespace, pod.name, port=pod.metrics_port, path=pod.metrics_path
-        )
+    def page(self, pod: ScrapedPod, port: int) -> str:
+        """Return the text of a page of *pod*."""
+        return self._client.pod_page(pod.namespace, pod.name, port=port, path=pod.path)
 
     def close(self) -> None:
         """Leave the client to its owner."""
@@ -79,41 +77,58 @@ class ProxiedPages:
 class DirectPages:
     """Pages from the addresses of the pods: for a controller inside the cluster."""
 
-    def __init__(self, *, timeout_s: float = 5.0) -> None:
+    def __init__(self, *, timeout_s: float = PAGE_S_MAX) -> None:
+        self._bounds = Bounds(total_s=timeout_s, bytes_max=PAGE_BYTES_MAX)
         self._client = httpx.Client(timeout=timeout_s, trust_env=False)
 
     def close(self) -> None:
         """Let go of the connections."""
         self._client.close()
 
-    def page(self, pod: Pod) -> str:
-        """Return the text of the page of *pod*."""
+    def page(self, pod: ScrapedPod, port: int) -> str:
+        """Return the text of a page of *pod*."""
         if not pod.address:
             raise PageError("it has no address yet")
         host = f"[{pod.address}]" if ":" in pod.address else pod.address
         try:
-            reply = self._client.get(
-                f"http://{host}:{pod.metrics_port}/{pod.metrics_path.lstrip('/')}"
-            )
-            reply.raise_for_status()
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise PageError(f"{type(error).__name__}: {error or 'no answer'}") from error
+            url = f"http://{host}:{port}/{pod.path.lstrip('/')}"
+            reply = fetch(self._client, "GET", url, bounds=self._bounds)
+        except FetchError as error:
+            raise PageError(str(error)) from error
+        if reply.status != httpx.codes.OK:
+            raise PageError(f"HTTP {reply.status}: {reply.reason}")
         return reply.text
 
 
-class PodMetrics:
-    """Keeps the samples of pods that a window needs, by pod."""
+class Told(NamedTuple):
+    """One line of a page."""
 
+    metric: str
+    labels: Labels
+    value: float
+
+
+class PodMetrics:
+    """Keeps the samples of pods that a window needs, by pod and series."""
+
+    name = "pods"
     at_pods = True
 
     def __init__(
-        self, pages: Pages, *, window: WindowSettings | None = None, parallel: int = 8
+        self,
+        pages: Pages,
+        *,
+        window: WindowSettings | None = None,
+        parallel: int = 8,
+        names: Names = NAMES,
     ) -> None:
         self._pages = pages
         self._window = window or WindowSettings()
+        self._names = names
+        self._wanted = re.compile(rf"(?:{names.pattern}|{START_TIME})[{{ \t]")
         # Its threads do not keep a program from ending while a request of theirs hangs.
         self._pool = ThreadPool(parallel)
-        self._series: dict[PodKey, list[Sample]] = defaultdict(list)
+        self._samples: dict[PodKey, dict[tuple[str, Labels], list[tuple[float, float]]]] = {}
         self._left_s: dict[PodKey, float] = {}
         self._server: dict[PodKey, str] = {}
 
@@ -122,93 +137,118 @@ class PodMetrics:
         self._pool.terminate()
         self._pages.close()
 
-    def measure(self, servers: Sequence[Server], *, now_s: float) -> Measurement:
+    def measure(self, servers: Sequence[ScrapedServer], *, now_s: float) -> Measurement:
         """Fetch the pages of all pods that answer, and return the figures of *servers* over the
         window.
         """
-        pods = [pod for server in servers for pod in server.pods if pod.phase in ANSWERING]
-        told = self._pool.map(self._fetch, pods, chunksize=1)
+        asked = [
+            (pod, port)
+            for server in servers
+            for pod in server.pods
+            if _answers(pod)
+            for port in pod.ports
+        ]
+        answers = self._pool.map(self._fetch, asked, chunksize=1)
         errors = []
-        for pod, values in zip(pods, told, strict=True):
-            if isinstance(values, LoopError):
-                if pod.phase == "ready":
-                    errors.append(f"{pod.name}: {values}")
-            elif values:
-                self._add((pod.namespace, pod.name), sample_of(now_s, values))
-        for server in servers:
-            self._server.update({(pod.namespace, pod.name): server.name for pod in server.pods})
-        self._prune(
-            {(pod.namespace, pod.name) for server in servers for pod in server.pods}, now_s=now_s
-        )
-        shared: dict[str, dict[str, Sequence[Sample]]] = defaultdict(dict)
-        for (namespace, pod_name), samples in self._series.items():
-            shared[self._server[namespace, pod_name]][pod_name] = samples
+        for (pod, port), told in zip(asked, answers, strict=True):
+            if isinstance(told, LoopError):
+                # Of several ports some may be for other things.
+                if pod.phase == "ready" and len(pod.ports) == 1:
+                    errors.append(f"{pod.name}: {told}")
+            else:
+                self._add((pod.namespace, pod.name), port, told, now_s=now_s)
+        listed = {
+            (pod.namespace, pod.name): server.name for server in servers for pod in server.pods
+        }
+        self._server |= listed
+        self._prune(listed.keys(), now_s=now_s)
+        shared: dict[str, list[PodKey]] = defaultdict(list)
+        for key in self._samples:
+            shared[self._server[key]].append(key)
         found = {one.name: self._figures(one, shared[one.name], now_s=now_s) for one in servers}
         return Measurement(figures=found, warnings=_summary(errors))
 
-    def _figures(
-        self, server: Server, series: Mapping[str, Sequence[Sample]], *, now_s: float
-    ) -> Figures:
-        namespace = server.deployment.namespace
-        gone = {
-            name: (samples[-1].t_s, self._left_s[namespace, name])
-            for name, samples in series.items()
-            if (namespace, name) in self._left_s
-        }
-        return figures(server, series, now_s=now_s, settings=self._window, gone=gone)
+    def _figures(self, server: ScrapedServer, keys: Sequence[PodKey], *, now_s: float) -> Figures:
+        gone, tracks = {}, {}
+        for key in keys:
+            series = [Series(*of, points) for of, points in self._samples[key].items()]
+            tracks[key[1]] = tracks_of(series, names=self._names)
+            if key in self._left_s:
+                gone[key[1]] = (_latest_s(self._samples[key]), self._left_s[key])
+        return figures(server, tracks, now_s=now_s, settings=self._window, gone=gone)
 
-    def _fetch(self, pod: Pod) -> Mapping[str, float] | LoopError:
+    def _fetch(self, asked: tuple[ScrapedPod, int]) -> list[Told] | LoopError:
         try:
-            return read_page(self._pages.page(pod))
+            return read_page(self._pages.page(*asked), wanted=self._wanted)
         except LoopError as error:
             return error
 
-    def _add(self, key: PodKey, sample: Sample) -> None:
-        samples = self._series[key]
-        # Two cycles at one instant saw the same.
-        if samples and samples[-1].t_s >= sample.t_s:
-            samples.pop()
-        samples.append(sample)
+    def _add(self, key: PodKey, port: int, told: Iterable[Told], *, now_s: float) -> None:
+        for metric, labels, value in told:
+            series = self._samples.setdefault(key, {})
+            points = series.setdefault((metric, (*labels, (PORT, str(port)))), [])
+            # Two cycles at one instant saw the same.
+            if points and points[-1][0] >= now_s:
+                points.pop()
+            points.append((now_s, value))
 
-    def _prune(self, listed: set[PodKey], *, now_s: float) -> None:
+    def _prune(self, listed: Iterable[PodKey], *, now_s: float) -> None:
         """Forget the samples that no window needs any more: all but one of those before it."""
         begin_s = now_s - self._window.window_s
         oldest_s = now_s - GAP_WINDOWS_MAX * self._window.window_s
-        for key, samples in list(self._series.items()):
-            while len(samples) > 1 and samples[1].t_s <= begin_s:
-                samples.pop(0)
-            while samples and samples[0].t_s < oldest_s:
-                samples.pop(0)
-            if key in listed:
+        there = set(listed)
+        for key, series in list(self._samples.items()):
+            for of, points in list(series.items()):
+                while len(points) > 1 and points[1][0] <= begin_s:
+                    points.pop(0)
+                if points[-1][0] < oldest_s:
+                    del series[of]
+                elif points[0][0] < oldest_s:
+                    points.pop(0)
+            latest_s = _latest_s(series)
+            if key in there:
                 self._left_s.pop(key, None)
-            elif samples:
+            elif series:
                 # Nobody saw it go: half-way between the last sample and now is as good a guess as
                 # any.
-                self._left_s.setdefault(key, 0.5 * (samples[-1].t_s + now_s))
-            if not samples or (key not in listed and samples[-1].t_s < begin_s):
-                del self._series[key]
+                self._left_s.setdefault(key, 0.5 * (latest_s + now_s))
+            if not series or (key not in there and latest_s < begin_s):
+                del self._samples[key]
                 self._left_s.pop(key, None)
         self._server = {
-            key: name for key, name in self._server.items() if key in listed or key in self._series
+            key: name for key, name in self._server.items() if key in there or key in self._samples
         }
 
 
-def read_page(text: str) -> dict[str, float]:
-    """Return the metrics that count of a page, by name, those that differ only in labels added up.
+def _answers(pod: ScrapedPod) -> bool:
+    """Tell whether *pod* may show its page: one that fails its probes under load does, one whose
+    containers have not begun lets the request wait for seconds.
+    """
+    return pod.phase in ("ready", "draining") or (
+        pod.phase == "starting" and pod.started_s is not None
+    )
+
+
+def _latest_s(series: Mapping[tuple[str, Labels], Sequence[tuple[float, float]]]) -> float:
+    return max((points[-1][0] for points in series.values()), default=float("-inf"))
+
+
+def read_page(text: str, *, wanted: re.Pattern[str]) -> list[Told]:
+    """Return the series of a page whose lines *wanted* matches.
 
     Raise PageError where the page is none.
     """
-    values: dict[str, float] = {}
-    lines = [line for line in text.splitlines() if _WANTED.match(line)]
+    lines = [line for line in text.splitlines() if wanted.match(line)]
     try:
-        for family in text_string_to_metric_families("\n".join(lines) + "\n"):
-            for sample in family.samples:
-                add_to(values, sample.name, float(sample.value))
+        return [
+            Told(sample.name, tuple(sorted(sample.labels.items())), float(sample.value))
+            for family in text_string_to_metric_families("\n".join(lines) + "\n")
+            for sample in family.samples
+        ]
     except (ValueError, KeyError, IndexError) as error:
         raise PageError(
             f"expected metrics in Prometheus' text format, found {str(error)[:100]}"
         ) from error
-    return values
 
 
 def _summary(errors: Iterable[str]) -> tuple[str, ...]:

@@ -8,43 +8,58 @@ docs/kubernetes.md.
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import ssl
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 
-from loop.backends.kube.read import Server
+from loop.backends.fetch import Bounds, Fetched, FetchError, fetch
 from loop.backends.metrics.source import Measurement
 from loop.errors import LoopError, SpecError
-from loop.signals.window import METRIC_NAMES, Sample, WindowSettings, figures, merged, samples_of
+from loop.signals.demand import WindowSettings, figures
+from loop.signals.names import NAMES, Names
+from loop.signals.pods import ScrapedServer, owns
+from loop.signals.series import Series, tracks_of
 
 PodKey = tuple[str, str]  # namespace, name
+
 ATTEMPTS = 2
+BYTES_MAX = 256 * 2**20  # a thousand servers of three pods are some 20 MB
+# The clock of an HTTP answer is in whole seconds, and the answer takes some time.
+CLOCK_S_MAX = 2.5
+FORGET_WINDOWS = 5  # whose pod it was is remembered for so many windows after it has gone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PrometheusSettings:
     """Where Prometheus is and how it names things.
 
-    token_path is read for every request, since tokens are renewed in place. matchers are further
-    ones for every query, such as cluster="east". The labels are those that a series carries of its
-    pod.
+    url may carry a query, which every request repeats (OpenShift's tenancy asks for a namespace).
+    token_path, basic_auth_path (user:password) and headers_path (lines of "Name: value") are read
+    for every request, since secrets are renewed in place. matchers are further ones for every
+    query, such as cluster="east". The labels are those that a series carries of its pod.
     """
 
     url: str
     token_path: Path | None = None
+    basic_auth_path: Path | None = None
+    headers_path: Path | None = None
     ca_path: Path | None = None
+    method: Literal["POST", "GET"] = "POST"
     window: WindowSettings = field(default_factory=WindowSettings)
     timeout_s: float = 10.0
     matchers: str = ""
     namespace_label: str = "namespace"
     pod_label: str = "pod"
+    names: Names = NAMES
 
 
 class PrometheusError(LoopError):
@@ -57,6 +72,7 @@ class Prometheus:
     *epoch_s* is the date of second 0 of the run [Unix time]; *transport* stands in for the network.
     """
 
+    name = "prometheus"
     at_pods = True
 
     def __init__(
@@ -75,72 +91,132 @@ class Prometheus:
             transport=transport,
         )
         self._url = _query_url(settings.url)
+        self._ahead_s = 0.0  # by how much its clock is ahead of ours
+        self._owners: dict[PodKey, tuple[str, float]] = {}
 
     def close(self) -> None:
         """Let go of the connections."""
         self._client.close()
 
-    def measure(self, servers: Sequence[Server], *, now_s: float) -> Measurement:
+    def measure(self, servers: Sequence[ScrapedServer], *, now_s: float) -> Measurement:
         """Return the figures of *servers*; where Prometheus fails, none of any, and the reason."""
         if not servers:
             return Measurement()
-        namespaces = sorted({server.deployment.namespace for server in servers})
-        query = window_query(namespaces, self._settings)
+        query = window_query(sorted({server.namespace for server in servers}), self._settings)
         try:
-            answer = self._ask(query, at_s=now_s + self._epoch_s)
-            series = read_matrix(answer, settings=self._settings, epoch_s=self._epoch_s)
+            answer, at_s, told = self._ask_at_its_now(query, now_s=now_s)
+            series = read_matrix(answer, settings=self._settings, epoch_s=at_s - now_s)
         except PrometheusError as error:
             return Measurement(error=f"prometheus: {error}")
-        window = self._settings.window
-        by_server = share(series, servers)
+        window, names = self._settings.window, self._settings.names
+        self._remember(servers, now_s=now_s)
+        by_server = share(series, servers, known={key: of for key, (of, _) in self._owners.items()})
         found = {
-            one.name: figures(one, by_server[one.name], now_s=now_s, settings=window)
+            one.name: figures(
+                one,
+                {pod: tracks_of(of, names=names) for pod, of in by_server[one.name].items()},
+                now_s=now_s,
+                settings=window,
+            )
             for one in servers
         }
-        told = [f"prometheus: {line}" for line in answer.get("warnings") or ()]
+        told += [f"prometheus: {line}" for line in answer.get("warnings") or ()]
         return Measurement(figures=found, warnings=tuple(told))
 
-    def _ask(self, query: str, *, at_s: float) -> Mapping[str, Any]:
+    def _remember(self, servers: Sequence[ScrapedServer], *, now_s: float) -> None:
+        """Note whose each pod is: a name that Kubernetes has cut does not tell when it has gone."""
+        for one in servers:
+            self._owners |= {(pod.namespace, pod.name): (one.name, now_s) for pod in one.pods}
+        oldest_s = now_s - FORGET_WINDOWS * self._settings.window.window_s
+        self._owners = {key: of for key, of in self._owners.items() if of[1] >= oldest_s}
+
+    def _ask_at_its_now(
+        self, query: str, *, now_s: float
+    ) -> tuple[Mapping[str, Any], float, list[str]]:
+        """Return the answer to *query* at the present of Prometheus, that present [Unix time], and
+        what is to be told of its clock.
+
+        Ours may have been set, or have stood still while the machine was suspended: then it would
+        ask for the past, and be answered with it.
+        """
+        told: list[str] = []
+        at_s = now_s + self._epoch_s + self._ahead_s
+        reply = self._ask(query, at_s=at_s)
+        its_s = _date_s(reply)
+        if its_s is not None and abs(its_s - at_s) > CLOCK_S_MAX:
+            self._ahead_s += its_s - at_s
+            told.append(
+                f"prometheus: its clock and ours have come apart by {its_s - at_s:+.0f} s: "
+                "asked again for its present"
+            )
+            at_s = its_s
+            reply = self._ask(query, at_s=at_s)
+        return _parsed(reply), at_s, told
+
+    def _ask(self, query: str, *, at_s: float) -> Fetched:
         """Return the answer to *query* at a time; one that was cut or refused for the moment is
         asked for again.
         """
         problem = PrometheusError("not asked")
+        told = {"query": query, "time": f"{at_s:.3f}"}
+        post = self._settings.method == "POST"
         for _ in range(ATTEMPTS):
             try:
-                reply = self._client.post(
-                    self._url, data={"query": query, "time": f"{at_s:.3f}"}, headers=self._headers()
+                reply = fetch(
+                    self._client,
+                    self._settings.method,
+                    self._url if post else self._url.copy_merge_params(told),
+                    bounds=Bounds(total_s=self._settings.timeout_s, bytes_max=BYTES_MAX),
+                    headers=self._headers(),
+                    data=told if post else None,
                 )
-            except (httpx.HTTPError, httpx.InvalidURL) as error:
-                problem = PrometheusError(f"{type(error).__name__}: {error or 'no answer'}")
+            except FetchError as error:
+                problem = PrometheusError(str(error))
                 continue
-            if reply.status_code in (429, 500, 502, 504):
+            if reply.status in (429, 500, 502, 504):
                 problem = PrometheusError(_complaint(reply))
                 continue
-            if reply.status_code != httpx.codes.OK:
+            if reply.status != httpx.codes.OK:
                 raise PrometheusError(_complaint(reply))
-            return _parsed(reply)
+            return reply
         raise problem
 
     def _headers(self) -> dict[str, str]:
-        path = self._settings.token_path
-        if path is None:
-            return {}
-        try:
-            token = path.read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise PrometheusError(f"token file {path}: {error}") from error
-        if not token.isascii() or not token.isprintable() or not token:
-            raise PrometheusError(f"token file {path}: expected one line with a token")
-        return {"Authorization": f"Bearer {token}"}
+        """Return the headers of one request: further ones, and who asks."""
+        settings = self._settings
+        headers = {}
+        if settings.headers_path is not None:
+            for line in _secret(settings.headers_path, "headers").splitlines():
+                name, colon, value = line.partition(":")
+                if line.strip() and not (colon and name.strip().isascii() and name.strip()):
+                    raise PrometheusError(
+                        f"headers file {settings.headers_path}: expected lines of Name: value"
+                    )
+                if line.strip():
+                    headers[name.strip()] = value.strip()
+        if settings.basic_auth_path is not None:
+            pair = _secret(settings.basic_auth_path, "basic auth").strip()
+            if ":" not in pair or "\n" in pair:
+                raise PrometheusError(
+                    f"basic auth file {settings.basic_auth_path}: expected one line user:password"
+                )
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        if settings.token_path is not None:
+            token = _secret(settings.token_path, "token").strip()
+            if not token.isascii() or not token.isprintable() or not token:
+                raise PrometheusError(
+                    f"token file {settings.token_path}: expected one line with a token"
+                )
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
 
 
 def window_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str:
-    """Return the instant query for the samples of vLLM's metrics in *namespaces*, as far back as
+    """Return the instant query for the samples of engines' metrics in *namespaces*, as far back as
     the window reaches.
     """
-    names = "|".join(METRIC_NAMES)
     spaces = "|".join(re.escape(name).replace("\\", "\\\\") for name in namespaces)
-    matchers = [f'__name__=~"{names}"', f'{settings.namespace_label}=~"{spaces}"']
+    matchers = [f'__name__=~"{settings.names.pattern}"', f'{settings.namespace_label}=~"{spaces}"']
     if settings.matchers:
         matchers.append(settings.matchers)
     return f"{{{','.join(matchers)}}}[{round(1000 * settings.window.window_s)}ms]"
@@ -148,10 +224,10 @@ def window_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str
 
 def read_matrix(
     answer: Mapping[str, Any], *, settings: PrometheusSettings, epoch_s: float
-) -> dict[PodKey, list[Sample]]:
-    """Return the samples by pod of the answer to a window_query; PrometheusError where it is none.
+) -> dict[PodKey, list[Series]]:
+    """Return the series by pod of the answer to a window_query; PrometheusError where it is none.
 
-    A value that is no number is one that was not told.
+    *epoch_s* is the date of second 0 of the run by the clock of Prometheus.
     """
     data = answer.get("data")
     if (
@@ -160,38 +236,59 @@ def read_matrix(
         or data.get("resultType") != "matrix"
     ):
         raise PrometheusError(f"expected a matrix, found {json.dumps(answer)[:120]}")
-    pods: dict[PodKey, dict[str, dict[float, float]]] = defaultdict(dict)
+    own = {"__name__", settings.pod_label, settings.namespace_label}
+    pods: dict[PodKey, list[Series]] = defaultdict(list)
     try:
         for entry in data["result"]:
             metric = entry["metric"]
             pod, namespace = metric.get(settings.pod_label), metric.get(settings.namespace_label)
             if not pod or not namespace:
                 continue
-            values = {float(time_s) - epoch_s: float(text) for time_s, text in entry["values"]}
-            columns, name = pods[namespace, pod], metric["__name__"]
-            columns[name] = merged(name, columns[name], values) if name in columns else values
-    except (KeyError, TypeError, ValueError) as error:
+            points = [(float(time_s) - epoch_s, float(text)) for time_s, text in entry["values"]]
+            labels = tuple(sorted(pair for pair in metric.items() if pair[0] not in own))
+            pods[namespace, pod].append(Series(metric["__name__"], labels, points))
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PrometheusError(
             f"expected series of numbers, found otherwise ({type(error).__name__}: {error})"
         ) from error
-    return {pod: samples_of(columns) for pod, columns in pods.items()}
+    return dict(pods)
 
 
 def share(
-    series: Mapping[PodKey, Sequence[Sample]], servers: Sequence[Server]
-) -> dict[str, dict[str, Sequence[Sample]]]:
-    """Return the samples by server and pod. Pods that are gone belong to the Deployment that their
-    name begins with.
+    series: Mapping[PodKey, Sequence[Series]],
+    servers: Sequence[ScrapedServer],
+    *,
+    known: Mapping[PodKey, str],
+) -> dict[str, dict[str, Sequence[Series]]]:
+    """Return the series by server and pod. A pod that has gone belongs to whom it was *known* to
+    belong, else to the workload that its name begins with: the longest, where several fit.
     """
-    owner = {(one.deployment.namespace, pod.name): one.name for one in servers for pod in one.pods}
-    named = {(one.deployment.namespace, one.deployment.name): one.name for one in servers}
-    shared: dict[str, dict[str, Sequence[Sample]]] = {one.name: {} for one in servers}
-    for (namespace, pod), samples in series.items():
-        # name-templatehash-random
-        server = owner.get((namespace, pod)) or named.get((namespace, pod.rsplit("-", 2)[0]))
-        if server is not None:
-            shared[server][pod] = samples
+    shared: dict[str, dict[str, Sequence[Series]]] = {one.name: {} for one in servers}
+    for (namespace, pod), found in series.items():
+        server = known.get((namespace, pod))
+        if server is None:
+            fitting = [
+                one for one in servers if one.namespace == namespace and owns(one.workload, pod)
+            ]
+            server = max(fitting, key=lambda one: len(one.workload)).name if fitting else None
+        if server in shared:
+            shared[server][pod] = found
     return shared
+
+
+def _secret(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrometheusError(f"{what} file {path}: {error}") from error
+
+
+def _date_s(reply: Fetched) -> float | None:
+    """Return the time of an answer by the clock of who sent it, in the middle of its second."""
+    try:
+        return parsedate_to_datetime(reply.headers["Date"]).timestamp() + 0.5
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _trust(settings: PrometheusSettings) -> ssl.SSLContext | bool:
@@ -205,29 +302,30 @@ def _trust(settings: PrometheusSettings) -> ssl.SSLContext | bool:
         ) from error
 
 
-def _query_url(url: str) -> str:
+def _query_url(url: str) -> httpx.URL:
+    """Return the address of the query API; a query in *url* stays where it belongs."""
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL as error:
         raise SpecError(f"prometheus: expected a URL, found {url!r} ({error})") from error
     if parsed.scheme not in ("http", "https") or not parsed.host:
         raise SpecError(f"prometheus: expected a URL such as http://localhost:9090, found {url!r}")
-    return f"{url.rstrip('/')}/api/v1/query"
+    return parsed.copy_with(path=f"{parsed.path.rstrip('/')}/api/v1/query")
 
 
-def _complaint(reply: httpx.Response) -> str:
+def _complaint(reply: Fetched) -> str:
     """Return what a refusal says, in one line."""
     try:
-        told = reply.json()
+        told = json.loads(reply.body)
         text = f"{told['errorType']}: {told['error']}"
     except (ValueError, KeyError, TypeError):
-        text = reply.reason_phrase
-    return f"HTTP {reply.status_code}: {' '.join(text.split())[:200]}"
+        text = reply.reason
+    return f"HTTP {reply.status}: {' '.join(text.split())[:200]}"
 
 
-def _parsed(reply: httpx.Response) -> Mapping[str, Any]:
+def _parsed(reply: Fetched) -> Mapping[str, Any]:
     try:
-        answer = reply.json()
+        answer = json.loads(reply.body)
     except ValueError as error:
         raise PrometheusError(f"expected JSON, found {reply.text[:80]!r}") from error
     if not isinstance(answer, Mapping):

@@ -1,6 +1,4 @@
-"""What the Kubernetes backend asks for figures of servers: the port, its answer, and the source
-that has none.
-"""
+"""What a backend asks for figures of servers: the port, its answer, and the source without any."""
 
 from __future__ import annotations
 
@@ -8,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from loop.backends.kube.read import Server
-from loop.signals.window import Figures
+from loop.signals.demand import Figures
+from loop.signals.pods import ScrapedServer
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +25,18 @@ class MetricsSource(Protocol):
     """Where the load and the latencies of servers come from."""
 
     @property
+    def name(self) -> str:
+        """Return the word by which records name this source."""
+        ...
+
+    @property
     def at_pods(self) -> bool:
         """Tell whether it learns from pods only: of a server without pods it can then never tell
         that requests come.
         """
         ...
 
-    def measure(self, servers: Sequence[Server], *, now_s: float) -> Measurement:
+    def measure(self, servers: Sequence[ScrapedServer], *, now_s: float) -> Measurement:
         """Return what is known of *servers* now. A source that fails says so in its answer, and
         does not raise.
         """
@@ -47,9 +50,15 @@ class MetricsSource(Protocol):
 class LabelsOnly:
     """No source: the labels of the Deployments tell the load."""
 
+    name = "labels"
     at_pods = False
 
-    def measure(self, servers: Sequence[Server], *, now_s: float) -> Measurement:  # noqa: ARG002 the port
+    def measure(
+        self,
+        servers: Sequence[ScrapedServer],  # noqa: ARG002 the port
+        *,
+        now_s: float,  # noqa: ARG002 the port
+    ) -> Measurement:
         """Return nothing."""
         return Measurement()
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 Rows = NDArray[np.intp]
 QueueKind = Literal["none", "unbounded", "mixed"]
 

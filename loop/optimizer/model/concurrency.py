@@ -26,7 +26,8 @@ from loop.optimizer.model.rates import blocks
 
 if TYPE_CHECKING:
     from loop.optimizer.model.chain import Rows
-    from loop.optimizer.table import CandidateTable, OptimizerSettings
+    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.table import CandidateTable
 
 # mean waits are held so far below what the target leaves that 95 % of exponential waits fit
 WAIT_MARGIN = 3.0
@@ -46,21 +47,13 @@ class Tuned:
 def tune(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings) -> Tuned:
     """Return the batch for *replicas* of each row; a batch that the server's data fix, or without
     load, stays.
-
-    In compat all is as sized, also where there are fewer replicas than asked for, as in the
-    original.
-
     """
-    if settings.compat:
-        return Tuned(
-            table.columns.max_batch[rows], table.itl[rows], table.ttft[rows], table.rho[rows]
-        )
     columns = table.columns.take(rows)
     batch = columns.max_batch.copy()
     each = table.need[rows] / np.maximum(replicas, 1)
     free = (
         (table.limit[rows] > 0.0)
-        & (table.said["batch"][rows] == 0.0)
+        & (table.asked.max_batch[rows] == 0.0)
         & (each <= table.rate_max[rows])
     )
     free &= settings.near_peak > 0.0
@@ -72,8 +65,8 @@ def tune(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerS
             np.maximum(each, settings.near_peak * table.rate_max[rows])[here],
             settings,
         )
-        now = table.said["batch_now"][rows[here]].astype(np.int64)
-        same = table.said["accelerator"][rows[here]] == table.accelerator[rows[here]]
+        now = table.asked.batch_now[rows[here]].astype(np.int64)
+        same = table.asked.accelerator[rows[here]] == table.accelerator[rows[here]]
         keep = (
             same
             & (now >= least)
@@ -105,8 +98,8 @@ def _least(table: CandidateTable, rows: Rows, rate: Floats, settings: OptimizerS
         itl, ttft, loss, used = figures_by_batch(model, rate[part])
         goal = 1.0 - settings.headroom
         fits = used <= settings.utilisation_max * (1.0 + 1e-9)
-        for figure, name in ((itl, "itl"), (ttft, "ttft")):
-            target = np.where(table.said[name][here] > 0.0, table.said[name][here] * goal, np.inf)
+        for figure, slo in ((itl, table.asked.slo_itl), (ttft, table.asked.slo_ttft)):
+            target = np.where(slo[here] > 0.0, slo[here] * goal, np.inf)
             fits &= figure <= target[:, None]
         fits &= (loss <= settings.loss_max) | np.isinf(columns.max_queue)[:, None]
         fits &= np.arange(1, fits.shape[1] + 1)[None, :] <= columns.max_batch[:, None]

@@ -1,9 +1,9 @@
 """The highest rate one replica sustains within its targets: bracketed root finding over many
 replicas at once.
 
-Semantics of the original's Size: the rate lies in [0.001·mu(1), 0.999·mu(N)]; a target is met
-exactly when the figure is within 1e-6 of it; a target below what the lowest rate gives is
-infeasible, above what the highest gives not binding.
+The rate lies in [0.001·mu(1), share·mu(N)]; a target is met exactly when the figure is within 1e-6
+of it; a target below what the lowest rate gives is infeasible, above what the highest gives not
+binding.
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from loop.optimizer.model.chain import Floats, Ints, Rows
+from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import (
     RATE_MAX_SHARE,
     Metrics,
@@ -23,10 +22,7 @@ from loop.optimizer.model.queueing import (
     work_per_iteration,
 )
 
-Bools = NDArray[np.bool_]
-
 TOLERANCE = 1e-6  # relative, in the figure; at the ends of the range it decides what counts as met
-CLOSE = 1e-8  # relative, in the figure: where a search inside the range stops
 STEPS_MAX = 100
 BINDING = (
     "slo-itl",
@@ -77,7 +73,7 @@ class Limits:
     binding: Ints
 
 
-def blocks(sizes: NDArray[np.int64]) -> Iterator[Rows]:
+def blocks(sizes: Ints) -> Iterator[Rows]:
     """Split rows into groups of similar size, of at most BLOCK_CELLS states and BLOCK_WASTE states
     of padding.
     """
@@ -102,19 +98,60 @@ def figures(metrics: Metrics) -> Floats:
 Figures = Callable[[Metrics], Floats]
 
 
+# Where the root of a ratio lies: nowhere, as the target does not bind; at the lowest rate; inside
+# the range; or nowhere, as the target cannot be met.
+UNBOUND, LOWEST, INSIDE, IMPOSSIBLE = range(4)
+
+
+def is_rising(low: Floats, high: Floats) -> Bools:
+    """Tell which ratios rise with the rate, from those at both ends; rounding is no fall."""
+    return low <= high * (1.0 + 1e-12)
+
+
+def plain_ends(low: Floats, high: Floats) -> tuple[Ints, Bools]:
+    """Return where each root lies, judged by the ratio at both ends of the range, and whether the
+    ratio rises.
+
+    A ratio that falls (the inter-token latency of a lone request, of which a longer prefill is
+    taken off) is met everywhere or not surely.
+    """
+    rising = is_rising(low, high)
+    met = np.abs(high - 1.0) <= TOLERANCE
+    beyond = (low + high == 0.0) | np.where(rising, met | (high < 1.0), low <= 1.0 + TOLERANCE)
+    lowest = (np.abs(low - 1.0) <= TOLERANCE) & rising & ~beyond
+    verdict = np.where(
+        lowest, LOWEST, np.where(beyond, UNBOUND, np.where(low > 1.0, IMPOSSIBLE, INSIDE))
+    )
+    return verdict, rising
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """How a highest rate is searched for; its name tells it from others in a cache.
+
+    ends: where each root lies, from the ratios at both ends. close: relative distance, in the
+    figure, at which the search inside the range stops. settle: what the rate is made of, from the
+    pressure (largest ratio at a rate), the model, the root and ln(pressure) there; None: the root.
+    """
+
+    name: str
+    ends: Callable[[Floats, Floats], tuple[Ints, Bools]]
+    close: float
+    settle: Callable[[Callable[[Floats], Floats], Model, Floats, Floats], Floats] | None = None
+
+
+SMOOTH = Search(name="smooth", ends=plain_ends, close=TOLERANCE)
+
+
 def highest_rates(
-    model: Model, targets: Targets, *, stepwise: bool = False, figures: Figures = figures
+    model: Model, targets: Targets, *, search: Search = SMOOTH, figures: Figures = figures
 ) -> Limits:
     """Return the highest rate at which each row meets all its targets, of what *figures* makes of
     the metrics.
-
-    *stepwise*: return the rate at which the original's bisection stops instead (the first of its
-    steps whose figure is within 1e-6 of the target; far from the root where the figure hardly
-    depends on the rate).
     """
     low, high = figures(analyze(model, model.rate_min)), figures(analyze(model, model.rate_max))
     weights = targets.weights()
-    verdict, rising = _ends(low * weights, high * weights, mirrored=stepwise)
+    verdict, rising = search.ends(low * weights, high * weights)
     by_tps = TPS_SHARE * RATE_MAX_SHARE * model.chain.service_full
     slowed = (targets.tps > 0.0) & (by_tps < model.rate_max)
     limits = _Limited(np.where(slowed, by_tps, model.rate_max), np.where(slowed, 3, 4))
@@ -124,12 +161,12 @@ def highest_rates(
     inside = (verdict == INSIDE) & ~np.isnan(limits.rate)
     weights = np.where(inside, weights, 0.0)
     # Ratios that rise without jumps are searched together: the largest is the first to reach its
-    # target. The others are searched one by one, as the original does everywhere.
+    # target. The others are searched one by one.
     together = inside.any(axis=0) & model.steady & (rising | ~inside).all(axis=0)
     rows = np.flatnonzero(together)
     if len(rows):
-        search = _Search(model.take(rows), weights[:, rows], figures)
-        found, which = search.interpolate(low[:, rows], high[:, rows], stepwise=stepwise)
+        run = _Run(model.take(rows), weights[:, rows], figures)
+        found, which = run.interpolate(low[:, rows], high[:, rows], search)
         limits.lower(rows, found, which)
     for i, wanted in enumerate(inside & ~together):
         rows = np.flatnonzero(wanted)
@@ -137,7 +174,7 @@ def highest_rates(
             alone = np.zeros((len(weights), len(rows)))
             alone[i] = weights[i, rows]
             limits.lower(
-                rows, _Search(model.take(rows), alone, figures).bisect(rising=rising[i, rows]), i
+                rows, _Run(model.take(rows), alone, figures).bisect(rising=rising[i, rows]), i
             )
     return Limits(limits.rate, low[0], low[1], limits.binding)
 
@@ -158,32 +195,7 @@ class _Limited:
             self.rate[rows] = np.where(lower, found, self.rate[rows])
 
 
-FREE, LOWEST, INSIDE, IMPOSSIBLE = range(4)
-
-
-def _ends(low: Floats, high: Floats, *, mirrored: bool) -> tuple[NDArray[np.intp], Bools]:
-    """Return where each root lies, judged by the ratio at both ends of the range, and whether the
-    ratio rises.
-
-    A ratio that falls (the inter-token latency of a lone request, of which a longer prefill is
-    taken off) is met everywhere or not surely. The original's search mirrors its tests there, and
-    calls infeasible what is always met.
-    """
-    rising = low <= high * (1.0 + 1e-12)
-    unset = low + high == 0.0
-    met = np.abs(high - 1.0) <= TOLERANCE
-    beyond = unset | met | np.where(rising, high < 1.0, high > 1.0)
-    before = np.where(rising, low > 1.0, low < 1.0)
-    lowest = np.abs(low - 1.0) <= TOLERANCE
-    if not mirrored:
-        beyond = unset | np.where(rising, met | (high < 1.0), low <= 1.0 + TOLERANCE)
-        before = low > 1.0
-        lowest &= rising & ~beyond
-    verdict = np.where(lowest, LOWEST, np.where(beyond, FREE, np.where(before, IMPOSSIBLE, INSIDE)))
-    return verdict, rising
-
-
-class _Search:
+class _Run:
     """Finds the rate at which the largest ratio is 1, all rows in step; rows that are done are put
     aside.
     """
@@ -211,9 +223,7 @@ class _Search:
             model, weights = model.take(left), weights[:, left]
         return rate
 
-    def interpolate(
-        self, at_low: Floats, at_high: Floats, *, stepwise: bool
-    ) -> tuple[Floats, Ints]:
+    def interpolate(self, at_low: Floats, at_high: Floats, search: Search) -> tuple[Floats, Ints]:
         """Search by Chandrupatla's method (inverse quadratic interpolation, else halving), for
         ratios without jumps.
 
@@ -229,7 +239,6 @@ class _Search:
         share = np.clip(_secant(fa, fb)[0], 0.02, 0.98)
         root, over, rows = np.full(len(a), np.nan), np.zeros(len(a)), np.arange(len(a))
         which = np.zeros(len(a), dtype=np.int64)
-        close = CLOSE if stepwise else TOLERANCE
         for _ in range(STEPS_MAX):
             x = a + share * (b - a)
             rate = x / (fixed + slope * x)
@@ -242,7 +251,9 @@ class _Search:
             b, fb = np.where(same, b, a), np.where(same, fb, fa)
             a, fa = x, f
             root[rows], over[rows], which[rows] = rate, f_max, largest
-            left = np.flatnonzero((np.abs(f_max) > close) & (np.abs(b - a) > 1e-14 * np.abs(a)))
+            left = np.flatnonzero(
+                (np.abs(f_max) > search.close) & (np.abs(b - a) > 1e-14 * np.abs(a))
+            )
             if not len(left):
                 break
             if len(left) < len(rows):
@@ -257,30 +268,12 @@ class _Search:
                     fc[:, left],
                 )
             share = _share((a, b, c), (fa, fb, fc))
-        return (self._step_of_bisection(root, over) if stepwise else root), which
-
-    def _step_of_bisection(self, root: Floats, over: Floats) -> Floats:
-        """Return where a bisection that stops within TOLERANCE of the target would stop.
-
-        *over* is ln(ratio) at *root*; with the slope there it tells which rates are within the
-        tolerance.
-        """
-        near = root * (1.0 + 1e-3)
-        slope = (np.log(self._pressure(self.model, near, self.weights)) - over) / (near - root)
-        slope = np.maximum(slope, 1e-300)
-        root, reach = root - over / slope, TOLERANCE / slope
-        low, high = self.model.rate_min.copy(), self.model.rate_max.copy()
-        middle = 0.5 * (low + high)
-        for _ in range(STEPS_MAX):
-            on = np.abs(middle - root) > reach
-            if not on.any():
-                break
-            low, high = (
-                np.where(on & (middle < root), middle, low),
-                np.where(on & (middle >= root), middle, high),
-            )
-            middle = np.where(on, 0.5 * (low + high), middle)
-        return middle
+        if search.settle is None:
+            return root, which
+        whole, wanted = self.model, self.weights
+        return search.settle(
+            lambda rate: self._pressure(whole, rate, wanted), whole, root, over
+        ), which
 
     def _pressure(self, model: Model, rate: Floats, weights: Floats) -> Floats:
         """Return the largest ratio of a figure to its target."""

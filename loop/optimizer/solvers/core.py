@@ -12,12 +12,14 @@ is exact, and the integer program small.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, linprog, milp
+
+# SciPy's solvers take half a second to import: a service listens before it needs them.
+if TYPE_CHECKING:
+    import scipy.sparse as sp
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -83,6 +85,8 @@ class _Matrix:
 
     @classmethod
     def of(cls, program: Program) -> _Matrix:
+        import scipy.sparse as sp
+
         options, types, count = len(program.owner), len(program.capacity), len(program.must)
         columns = np.arange(options)
         optional = np.flatnonzero(~program.must)
@@ -190,6 +194,8 @@ def _relax(program: Program, matrix: _Matrix, cost: Floats) -> _Relaxed | None:
     """Return what the program costs where options may be split, or None where there is no
     solution.
     """
+    from scipy.optimize import linprog
+
     result = linprog(  # type: ignore[call-overload] # its stubs know no sparse rows
         np.concatenate([cost, np.zeros(len(matrix.optional))]),
         A_ub=matrix.few,
@@ -233,6 +239,8 @@ class _Part:
 
 def _solve(matrix: _Matrix, cost: Floats, kept: NDArray[np.intp], effort: Effort) -> _Part:
     """Return the best choice among the options *kept*."""
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
     columns = np.concatenate([kept, len(cost) + np.arange(len(matrix.optional))])
     scale = float(np.abs(cost[kept]).max(initial=0.0)) or 1.0
     options: Any = {"time_limit": effort.time_limit_s, "mip_rel_gap": effort.gap / 2.0}

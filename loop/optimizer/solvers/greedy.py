@@ -12,11 +12,26 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from loop.optimizer.solvers.problem import SCORE_DIGITS, Answer, Choice, Problem
+from loop.optimizer.solvers.problem import SCORE_DIGITS, Answer, Choice, PickPart, Problem
 
 # of the largest share: an option that serves so much is good enough, and the cheapest such is taken
 NEARLY = 0.8
 LAST_DELTA = math.inf  # what an option without an alternative is worth
+
+
+def largest_share(problem: Problem, left: Sequence[int], i: int) -> int | None:
+    """Return the best option of server *i* of those that can serve nearly as much of the load as
+    any, or None where there is no room for a replica of any.
+    """
+    shares = {
+        row: min(left[problem.type[row]] // problem.units[row] / problem.replicas[row], 1.0)
+        for row in problem.options[i]
+        if problem.units[row]
+    }
+    most = max(shares.values(), default=0.0)
+    return next(
+        (row for row, share in shares.items() if share > 0.0 and share >= NEARLY * most), None
+    )
 
 
 def solve_greedy(
@@ -24,13 +39,12 @@ def solve_greedy(
     *,
     saturation_policy: str = "None",
     delayed_best_effort: bool = False,
-    by_share: bool = False,
+    pick_part: PickPart = largest_share,
 ) -> Answer:
     """Return who gets what. Servers that get nothing are absent.
 
     delayed_best_effort: parts are given when all servers have been tried, else after each group of
-    equal priority. by_share: a part is taken of the option that serves most of the load, else (as
-    the original does) of the first one with room for a replica.
+    equal priority. pick_part: of which option a part is taken.
     """
     if problem.capacity is None:
         first = {
@@ -39,7 +53,7 @@ def solve_greedy(
             if rows
         }
         return Answer(choices=first)
-    greedy = _Greedy(problem, by_share=by_share)
+    greedy = _Greedy(problem, pick_part=pick_part)
     able = [i for i, rows in enumerate(problem.options) if rows]
     able.sort(key=lambda i: problem.priority[i])
     if delayed_best_effort or problem.weight is not None:
@@ -55,14 +69,14 @@ def fill_left_over(
     choices: Mapping[int, Choice],
     *,
     saturation_policy: str,
-    by_share: bool = False,
+    pick_part: PickPart = largest_share,
 ) -> dict[int, Choice]:
     """Return *choices* with parts for servers that have none, of the capacity left, by the
     saturation policy.
     """
     if problem.capacity is None:
         return dict(choices)
-    greedy = _Greedy(problem, by_share=by_share)
+    greedy = _Greedy(problem, pick_part=pick_part)
     for i, choice in choices.items():
         greedy.choices[i] = choice
         greedy.left[problem.type[choice.row]] -= problem.units[choice.row] * choice.replicas
@@ -74,10 +88,10 @@ def fill_left_over(
 class _Greedy:
     """The state of one run: what is left of each type, and the choices so far."""
 
-    def __init__(self, problem: Problem, *, by_share: bool) -> None:
+    def __init__(self, problem: Problem, *, pick_part: PickPart) -> None:
         assert problem.capacity is not None, "unlimited capacity needs no greedy run"
         self.problem = problem
-        self.pick = self._largest_share if by_share else self._first_with_room
+        self.pick = pick_part
         self.left = list(problem.capacity)
         self.choices: dict[int, Choice] = {}
 
@@ -135,7 +149,7 @@ class _Greedy:
         replica.
         """
         for i in leftover:
-            row = self.pick(i)
+            row = self.pick(self.problem, self.left, i)
             if row is not None:
                 units, kind = self.problem.units[row], self.problem.type[row]
                 replicas = min(self.left[kind] // units, self.problem.replicas[row])
@@ -153,7 +167,7 @@ class _Greedy:
             for i in active:
                 row = chosen.get(i)
                 if row is None:
-                    row = self.pick(i)
+                    row = self.pick(self.problem, self.left, i)
                     if row is None:
                         continue
                     chosen[i] = row
@@ -168,27 +182,3 @@ class _Greedy:
                     self.choices[i] = Choice(row, taken + 1)
                     still.append(i)
             active = still
-
-    def _first_with_room(self, i: int) -> int | None:
-        problem = self.problem
-        return next(
-            (
-                row
-                for row in problem.options[i]
-                if self.left[problem.type[row]] >= problem.units[row]
-            ),
-            None,
-        )
-
-    def _largest_share(self, i: int) -> int | None:
-        """Return the best option of those that can serve nearly as much of the load as any."""
-        problem, left = self.problem, self.left
-        shares = {
-            row: min(left[problem.type[row]] // problem.units[row] / problem.replicas[row], 1.0)
-            for row in problem.options[i]
-            if problem.units[row]
-        }
-        most = max(shares.values(), default=0.0)
-        return next(
-            (row for row, share in shares.items() if share > 0.0 and share >= NEARLY * most), None
-        )

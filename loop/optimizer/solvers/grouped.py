@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from loop.optimizer.solvers.exact import solve_exact
-from loop.optimizer.solvers.greedy import fill_left_over
-from loop.optimizer.solvers.problem import Answer, Choice, Problem
+from loop.optimizer.solvers.greedy import fill_left_over, largest_share
+from loop.optimizer.solvers.problem import Answer, Choice, PickPart, Problem
 
 
 def solve_grouped(
     problem: Problem,
     *,
     saturation_policy: str,
-    by_share: bool,
+    pick_part: PickPart = largest_share,
     time_limit_s: float | None = None,
     gap: float = 0.0,
 ) -> Answer:
@@ -37,7 +37,9 @@ def solve_grouped(
         level = min(problem.priority[i] for i in short)
         fixed |= {i: choice for i, choice in answer.choices.items() if problem.priority[i] <= level}
         upper = _classes(problem, to=level)
-        fixed = fill_left_over(upper, fixed, saturation_policy=saturation_policy, by_share=by_share)
+        fixed = fill_left_over(
+            upper, fixed, saturation_policy=saturation_policy, pick_part=pick_part
+        )
         rest = _classes(_without(problem, fixed), after=level)
         if not any(rest.options):
             return replace(answer, choices=fixed)

@@ -4,7 +4,7 @@ which option.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import numpy as np
 from loop.optimizer.table import GOOD
 
 if TYPE_CHECKING:
+    from loop.optimizer.model.chain import Floats
     from loop.optimizer.table import CandidateTable
 
 SCORE_DIGITS = (
@@ -62,15 +63,21 @@ class Answer:
     note: str = ""
 
 
-def make_problem(table: CandidateTable, *, capacity: Sequence[int] | None) -> Problem:
-    """Return the problem of *table*: good rows by score; of equal ones the lower ITL first, then by
-    name.
+# Returns the option of a server, by its index, of which it gets a part: a row, or None where there
+# is no room; the capacity left is by type index.
+PickPart = Callable[[Problem, Sequence[int], int], int | None]
+
+
+def make_problem(
+    table: CandidateTable, *, capacity: Sequence[int] | None, tie_break: Floats | None = None
+) -> Problem:
+    """Return the problem of *table*: good rows by score; of equal ones the lower *tie_break* first
+    (None: ITL), then by name.
     """
+    ties = table.itl if tie_break is None else tie_break
     good = np.flatnonzero(table.verdict == GOOD)
     score = np.round(table.score, SCORE_DIGITS)
-    order = good[
-        np.lexsort((table.accelerator[good], table.itl[good], score[good], table.server[good]))
-    ]
+    order = good[np.lexsort((table.accelerator[good], ties[good], score[good], table.server[good]))]
     counts = np.bincount(table.server[good], minlength=len(table.servers))
     stops = np.cumsum(counts).tolist()
     rows = order.tolist()

@@ -11,13 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import scipy.sparse as sp
 from numpy.typing import NDArray
-from scipy.optimize import Bounds, LinearConstraint, milp
 
 from loop.optimizer.solvers.problem import Choice, Problem
+
+# SciPy's solvers take half a second to import: a service listens before it needs them.
+if TYPE_CHECKING:
+    from scipy.optimize import LinearConstraint
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -193,6 +196,8 @@ class _Program:
         """Return the least cost where servers in *least* are served and *counts* hold, or None
         where there is none.
         """
+        from scipy.optimize import Bounds, milp
+
         options = len(self.rows.row)
         lower = np.zeros(self.columns)
         lower[2 * options + np.flatnonzero(np.isin(self.servers, list(least)))] = 1.0
@@ -234,6 +239,9 @@ class _Program:
         return None if result is None else (result, round(-result.score))
 
     def _constraints(self) -> list[LinearConstraint]:
+        import scipy.sparse as sp
+        from scipy.optimize import LinearConstraint
+
         several, rows = self.several, self.rows
         options, servers = len(rows.row), len(self.servers)
         here = np.arange(options)
@@ -272,6 +280,8 @@ class _Program:
         return found
 
     def _counts(self, counts: list[tuple[Ints, float]]) -> list[LinearConstraint]:
+        from scipy.optimize import LinearConstraint
+
         found = []
         for here, count in counts:
             row = np.zeros((1, self.columns))

@@ -215,6 +215,39 @@ def test_a_deleted_pod_is_replaced() -> None:
     assert client.words() == ["ContainerCreating 0/1"]
 
 
+@pytest.mark.parametrize("kind", ["merge-patch+json", "strategic-merge-patch+json"])
+def test_a_pod_of_a_deployment_can_be_labelled_and_annotated(kind: str) -> None:
+    """kubectl label and pod-deletion-cost patch pods; the labels stay through all later phases."""
+    client = Client()
+    client.apply(managed(template={"volumes": [{"name": "v", "configMap": {"name": "c"}}]}))
+    client.until(1.0)
+    path = f"/api/v1/namespaces/infer/pods/{client.pods()[0]['metadata']['name']}"
+    cost = {"controller.kubernetes.io/pod-deletion-cost": "7"}
+    patch = {"metadata": {"labels": {"tier": "gold"}, "annotations": cost}}
+    answer = client.ask("PATCH", path, patch, media_type=f"application/{kind}")
+    assert answer["metadata"]["labels"] == {
+        **client.replica_sets()[0]["spec"]["selector"]["matchLabels"],
+        "tier": "gold",
+    }
+    client.until(100.0)
+    assert client.words() == ["Running 1/1"]
+    (pod,) = client.pods(labelSelector="tier=gold")
+    assert cost.items() <= pod["metadata"]["annotations"].items()
+
+
+def test_the_spec_of_a_pod_of_a_deployment_stays_fixed() -> None:
+    """What is free to change is its image, deadlines and tolerations, as on a real server."""
+    client = Client()
+    client.apply(managed())
+    client.until(1.0)
+    path = f"/api/v1/namespaces/infer/pods/{client.pods()[0]['metadata']['name']}"
+    patch = {"spec": {"containers": [{"name": "vllm", "workingDir": "/elsewhere"}]}}
+    kind = "application/strategic-merge-patch+json"
+    assert client.refusal("PATCH", path, patch, media_type=kind) == (422, "Invalid")
+    patch = {"spec": {"containers": [{"name": "vllm", "image": "vllm:2"}]}}
+    assert client.ask("PATCH", path, patch, media_type=kind)["spec"]["containers"][0]["image"]
+
+
 @pytest.mark.parametrize("grace", [{}, {"gracePeriodSeconds": "0"}])
 def test_a_pod_that_serves_drains_unless_it_is_forced(grace: dict[str, str]) -> None:
     """Force loses what runs; without it the pod stays until that is done."""

@@ -214,6 +214,8 @@ async def _call(request: Request) -> Call | None:
 def _replied(reply: Reply) -> Response:
     if reply.stream is not None:
         return StreamingResponse(_lines(reply.stream), media_type="application/json")
+    if reply.data is not None:
+        return Response(reply.data, media_type=reply.media_type)
     if reply.text is not None:
         return Response(reply.text, media_type="text/plain")
     headers = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from hashlib import sha256
 from typing import Any
@@ -197,6 +198,62 @@ def openapi_index() -> Json:
         mark = sha256(str(openapi_document(place)).encode()).hexdigest()[:32].upper()
         paths[place] = {"serverRelativeURL": f"/openapi/v3/{place}?hash={mark}"}
     return {"paths": paths}
+
+
+OPENAPI_V2_PROTOBUF = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"
+
+
+@cache
+def openapi_v2() -> Json:
+    """Return the answer to /openapi/v2 in JSON: which kinds there are, but not their fields.
+
+    kubectl reads it before it takes a List; the fields of the items are checked by the server.
+    """
+    kinds = {
+        f"{resource.group or 'core'}.{resource.version}.{resource.kind}": {
+            "type": "object",
+            "x-kubernetes-group-version-kind": [_kind(resource)],
+        }
+        for resource in RESOURCES
+    }
+    info = {"title": "Inferno Twin", "version": "v1"}
+    return {"swagger": "2.0", "info": info, "paths": {}, "definitions": kinds}
+
+
+@cache
+def openapi_v2_protobuf() -> bytes:
+    """Return `openapi_v2` as a Document of gnostic's openapiv2.proto, all that kubectl accepts."""
+    document = openapi_v2()
+    info = _text(1, document["info"]["title"]) + _text(2, document["info"]["version"])
+    definitions = b"".join(
+        _bytes(1, _text(1, name) + _bytes(2, _v2_schema(schema)))
+        for name, schema in document["definitions"].items()
+    )
+    return _text(1, document["swagger"]) + _bytes(2, info) + _bytes(9, definitions)
+
+
+def _v2_schema(schema: Json) -> bytes:
+    key = "x-kubernetes-group-version-kind"
+    # Any.yaml: JSON is YAML too.
+    extension = _text(1, key) + _bytes(2, _text(2, json.dumps(schema[key])))
+    return _bytes(22, _text(1, schema["type"])) + _bytes(31, extension)
+
+
+def _text(number: int, text: str) -> bytes:
+    return _bytes(number, text.encode())
+
+
+def _bytes(number: int, data: bytes) -> bytes:
+    """Return *data* as the field *number* of a protobuf message."""
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+def _varint(value: int) -> bytes:
+    found = bytearray()
+    while value > 0x7F:
+        found.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*found, value])
 
 
 @cache

@@ -140,12 +140,10 @@ class Rest:
         old = self._existing(target)
         shown = to_scale(old) if resource is SCALE else old
         new = _patched(shown, parsed_json(body), media_type, resource)
-        invalid_types = media_type != STRATEGIC_PATCH
-        admitted = typed(
-            resource, new, validation=options.validation, mistyped_is_invalid=invalid_types
-        )
+        admitted = typed(resource, new, validation=options.validation, mistyped_is_invalid=True)
         if resource is SCALE:
             return self._rescaled(target, old, admitted.obj, options, admitted.warnings)
+        _check_uid_kept(resource, old, admitted.obj)
         return self._changed(
             target, old, self._placed(admitted.obj, target), options, admitted.warnings
         )
@@ -288,7 +286,10 @@ class Rest:
     def _apply(self, target: Target, config: Any, options: WriteOptions) -> Answer:
         resource = target.resource
         if not options.named:
-            raise errors.bad_request("fieldManager is required for apply patch")
+            raise errors.unprocessable(
+                'PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required '
+                "for apply patch"
+            )
         admitted = typed(resource, config, validation=options.validation)
         obj = self._placed(admitted.obj, target)
         if obj["metadata"].pop("managedFields", None):
@@ -300,6 +301,7 @@ class Rest:
             if obj["metadata"].get("resourceVersion"):
                 raise errors.not_found(resource, target.name)
             return self.create(target, obj, options, operation="Apply")
+        _check_uid_kept(resource, old, obj)
         self._check_identity(resource, old, obj)
         new = applied(old, obj, schema, writer=writer, force=options.force, now=self._commits.now())
         part = {"status": new.get("status", {})} if target.subresource == "status" else {}
@@ -343,6 +345,16 @@ class Rest:
             "status": "Success",
             "details": details,
         }
+
+
+def _check_uid_kept(resource: Resource, old: Json, new: Json) -> None:
+    """Raise ApiError 422 if a patch made another uid: only to an update it is a precondition."""
+    said = new["metadata"].get("uid")
+    if said and said != old["metadata"]["uid"]:
+        why = f'Invalid value: "{said}": field is immutable'
+        raise errors.invalid(
+            resource, name_of(old), [errors.Cause("FieldValueInvalid", why, "metadata.uid")]
+        )
 
 
 def _patched(obj: Json, patch: Any, media_type: str, resource: Resource) -> Any:

@@ -51,9 +51,10 @@ class Call:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
-    """What to answer: JSON, a text, or a stream of JSON lines."""
+    """What to answer: JSON, a text, bytes, or a stream of JSON lines."""
 
     body: Json | None = None
+    data: bytes | None = None
     text: str | None = None
     stream: AsyncIterator[Json] | None = None
     code: int = 200
@@ -102,6 +103,9 @@ class ApiServer:
         if call.path == "/version":
             return Reply(body=discovery.server_version())
         identity = self.identify(call)
+        if call.path == "/openapi/v2":
+            self._authority.check_reading(identity, call.path)
+            return _openapi_v2(call.headers.get("accept", ""))
         described = self._described(call)
         if described is not None:
             self._authority.check_reading(identity, call.path)
@@ -298,6 +302,13 @@ class ApiServer:
 def status_text(error: ApiError) -> str:
     """Return the body of the answer to a call that fails."""
     return json.dumps(error.status())
+
+
+def _openapi_v2(accept: str) -> Reply:
+    if "proto-openapi" in accept:
+        data = discovery.openapi_v2_protobuf()
+        return Reply(data=data, media_type=discovery.OPENAPI_V2_PROTOBUF)
+    return Reply(body=discovery.openapi_v2())
 
 
 def _there(document: Json | None) -> Json:

@@ -52,7 +52,7 @@ def refused(resource: Resource, body: Any, **options: Any) -> ApiError:
     ],
 )
 def test_a_value_of_a_wrong_type_is_named_with_its_place(body: Any, place: str) -> None:
-    """400 on its own and in a strategic merge, 422 in the other patches."""
+    """400 in an object, 422 in what a patch makes of one."""
     assert place in str(refused(DEPLOYMENTS, body))
     assert refused(DEPLOYMENTS, body).code == 400
     assert refused(DEPLOYMENTS, body, mistyped_is_invalid=True).code == 422

@@ -101,3 +101,18 @@ def test_the_schemas_are_those_of_the_clients_models(repository: Path) -> None:
     assert script.TARGET.read_text(encoding="utf-8") == script.text(), (
         "run scripts/api_schemas.py again"
     )
+
+
+def test_the_old_openapi_document_knows_every_kind() -> None:
+    """kubectl reads it in protobuf before it takes a List; other clients take it as JSON."""
+    client = Client()
+    definitions = client.ask("GET", "/openapi/v2")["definitions"]
+    kinds = [each["x-kubernetes-group-version-kind"][0] for each in definitions.values()]
+    assert kinds == [
+        {"group": each.group, "version": each.version, "kind": each.kind} for each in RESOURCES
+    ]
+    accept = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf"
+    reply = client.twin.server.answer(call("/openapi/v2", accept=accept))
+    assert reply.media_type == discovery.OPENAPI_V2_PROTOBUF
+    assert reply.data is not None
+    assert all(name.encode() in reply.data for name in definitions)

@@ -1,0 +1,82 @@
+"""One request over HTTP that ends: so many bytes and so much time at most, whatever the other side
+does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+import httpx
+
+
+class FetchError(Exception):
+    """The answer did not come whole: no connection, too slow, too large."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bounds:
+    """total_s: for the whole answer; bytes_max: of its body, unpacked."""
+
+    total_s: float
+    bytes_max: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fetched:
+    """A whole answer."""
+
+    status: int
+    reason: str
+    headers: httpx.Headers
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        """Return the body as text; what is no UTF-8 is replaced."""
+        return self.body.decode("utf-8", errors="replace")
+
+
+def fetch(
+    client: httpx.Client,
+    method: str,
+    url: httpx.URL | str,
+    *,
+    bounds: Bounds,
+    headers: Mapping[str, str] | None = None,
+    data: Mapping[str, Any] | None = None,
+    params: Mapping[str, Any] | None = None,
+) -> Fetched:
+    """Return the answer to one request. Raise FetchError.
+
+    The timeouts of httpx are per read: a page that drips a byte a second would never run into them,
+    so the time is looked at after each piece.
+    """
+    until_s = monotonic() + bounds.total_s
+    try:
+        request = client.build_request(
+            method, url, headers=headers, data=data, params=params, timeout=bounds.total_s
+        )
+        reply = client.send(request, stream=True)
+        try:
+            body = _read(reply, until_s=until_s, bounds=bounds)
+        finally:
+            reply.close()
+    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+        raise FetchError(f"{type(error).__name__}: {error or 'no answer'}") from error
+    return Fetched(
+        status=reply.status_code, reason=reply.reason_phrase, headers=reply.headers, body=body
+    )
+
+
+def _read(reply: httpx.Response, *, until_s: float, bounds: Bounds) -> bytes:
+    pieces, size = [], 0
+    for piece in reply.iter_bytes():
+        size += len(piece)
+        if size > bounds.bytes_max:
+            raise FetchError(f"the answer is longer than {bounds.bytes_max:,} bytes")
+        if monotonic() > until_s:
+            raise FetchError(f"the answer took longer than {bounds.total_s:g} s")
+        pieces.append(piece)
+    return b"".join(pieces)

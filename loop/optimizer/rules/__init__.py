@@ -1,0 +1,104 @@
+"""What optimizers differ in: ours, the Go optimizer of today and that of mid 2025, as one frozen
+value each. The steps that they share are elsewhere, and ask the rules where they differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from loop.optimizer.catalog import Pairs, ServerColumns
+    from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
+    from loop.optimizer.model.concurrency import Tuned
+    from loop.optimizer.model.queueing import Model, ReplicaColumns
+    from loop.optimizer.model.rates import Search
+    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.sizing import SizingCache
+    from loop.optimizer.solvers.problem import PickPart, Problem
+    from loop.optimizer.table import CandidateTable
+    from loop.spec import OptimizerData, ServerData, SystemData
+    from loop.types import Load
+
+
+class Size(Protocol):
+    """Sizes every (server, accelerator) pair."""
+
+    def __call__(
+        self,
+        data: SystemData,
+        settings: OptimizerSettings,
+        *,
+        servers: Sequence[ServerData],
+        cache: SizingCache,
+    ) -> CandidateTable:
+        """Return the candidates of *servers*, good ones and others."""
+        ...
+
+
+class Tune(Protocol):
+    """Chooses the batch of the candidates taken."""
+
+    def __call__(
+        self, table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings
+    ) -> Tuned:
+        """Return batch and latencies of each row with so many replicas."""
+        ...
+
+
+class CountReplicas(Protocol):
+    """Counts the replicas that a load needs."""
+
+    def __call__(
+        self,
+        *,
+        share: Floats,
+        share_least: Floats,
+        least: Floats,
+        now: Floats,
+        settings: OptimizerSettings,
+    ) -> Floats:
+        """Return the replicas for a load of *share* times what one takes within its targets.
+
+        It is *share_least* times what a full batch may be loaded with. *least* is the least number
+        by the data, *now* that of the present replicas on the same accelerator.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """Where optimizers differ, in the order in which an optimization asks.
+
+    in_force: the settings as these rules heed them. flags: the same of the flags in the data.
+    size: the whole of sizing; the steps from absent_load to tie_break are of the size that ours
+    and the Go optimizer of today share. absent_load: what a server is sized for of which no load is
+    known (None: it is not sized). idle_dropped: why a server without load and without a least
+    number of replicas is left out where capacity is limited ("": it gets its zero replicas).
+    """
+
+    name: str
+    in_force: Callable[[OptimizerSettings], OptimizerSettings]
+    flags: Callable[[OptimizerData], OptimizerData]
+    size: Size
+    # Steps of sizing.
+    absent_load: Load | None
+    present_cost: Callable[[SystemData, ServerData], float]
+    batch: Callable[[Floats, Pairs, OptimizerSettings], tuple[Floats, Bools]]
+    queue: Callable[[Floats], Floats]
+    need: Callable[[ServerColumns], Floats]
+    idle: Callable[[Pairs, Floats], tuple[Floats, Floats, Floats]]
+    invalid: Callable[[ReplicaColumns], Bools]
+    search: Search
+    counted_rate: Callable[[Model, Floats], Floats]
+    count_replicas: CountReplicas
+    # Choosing.
+    tie_break: Callable[[CandidateTable], Floats]
+    weight: Callable[[Sequence[int]], Sequence[float] | None]
+    pick_part: PickPart
+    # Explaining.
+    idle_dropped: str
+    part_values: Callable[[CandidateTable, Rows, Ints], Floats]
+    tune: Tune
+    why_unserved: Callable[[CandidateTable, Problem, int, Sequence[int], OptimizerSettings], str]

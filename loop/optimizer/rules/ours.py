@@ -1,0 +1,163 @@
+"""Our own rules: what a server has, needs and may hold, as the data and the physics say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loop.optimizer.model.concurrency import tune
+from loop.optimizer.model.rates import SMOOTH
+from loop.optimizer.reasons import why_unserved
+from loop.optimizer.rules import Rules
+from loop.optimizer.sizing import MS_PER_MIN, size_all
+from loop.optimizer.solvers.greedy import largest_share
+from loop.optimizer.table import transition_value
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from loop.optimizer.catalog import Pairs, ServerColumns
+    from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
+    from loop.optimizer.model.queueing import Model, ReplicaColumns
+    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.table import CandidateTable
+    from loop.spec import OptimizerData, ServerData, SystemData
+
+ROUNDING = 1e-9  # a number of replicas this little above a whole one is that one
+
+
+def as_set(settings: OptimizerSettings) -> OptimizerSettings:
+    """Return all settings as they are."""
+    return settings
+
+
+def all_flags(flags: OptimizerData) -> OptimizerData:
+    """Return all flags as they are."""
+    return flags
+
+
+def present_cost(data: SystemData, server: ServerData) -> float:
+    """Return the cost of what *server* has [cents/h]: as given, or else by the prices of the
+    accelerators.
+
+    The existing collector sends 0 for it, so a 0 beside replicas counts as not given.
+    """
+    current = server.current
+    given = current.cost_cents_per_h or 0.0
+    if given > 0.0:
+        return given
+    unit = data.accelerators.get(current.accelerator)
+    perf = data.perf.get((server.model, current.accelerator))
+    if unit is None or perf is None:
+        return 0.0
+    return unit.cost_cents_per_h * max(perf.acc_count, 1) * current.replicas
+
+
+def batch(wanted: Floats, pairs: Pairs, settings: OptimizerSettings) -> tuple[Floats, Bools]:
+    """Return *wanted* cut to the KV cache and the cap, and where not even one request fits."""
+    asked = pairs.asked
+    # The cache holds the prompt and, on average over its life, half of the output of every running
+    # request.
+    room = np.floor(pairs.perf.kv_tokens / np.maximum(asked.in_tokens + asked.out_tokens / 2.0, 1))
+    cut = np.maximum(np.minimum(np.minimum(wanted, room), settings.max_batch_cap), 1.0)
+    return cut, room < 1.0
+
+
+def queue(max_queue: Floats) -> Floats:
+    """Return the bound of a replica's queue [requests]: 0 in the data says that there is none."""
+    return np.where(max_queue > 0.0, max_queue, np.inf)
+
+
+def need(asked: ServerColumns) -> Floats:
+    """Return the rate that the replicas of a server must take together [requests/ms].
+
+    Output tokens at the lower of a TPS target and the demand (semantics of slo-tps) come with the
+    load; the target's margin bounds the rate of a replica.
+    """
+    return asked.rate_rpm / MS_PER_MIN
+
+
+def idle(pairs: Pairs, max_batch: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return ITL and TTFT of a lone request [ms], and no rate: without load none was sought."""
+    perf, asked = pairs.perf, pairs.asked
+    itl = perf.alpha + perf.beta + perf.gamma * (asked.in_tokens + asked.out_tokens / 2.0)
+    ttft = perf.alpha + (perf.beta + perf.gamma) * asked.in_tokens + itl
+    return itl, ttft, np.zeros_like(max_batch)
+
+
+def invalid(columns: ReplicaColumns) -> Bools:
+    """Return that no parameters are beyond the model."""
+    return np.zeros(len(columns), dtype=np.bool_)
+
+
+def counted_rate(model: Model, rate: Floats) -> Floats:  # noqa: ARG001 the rules' port
+    """Return the rate by which replicas are counted: the highest that meets the targets."""
+    return rate
+
+
+def count_replicas(
+    *,
+    share: Floats,
+    share_least: Floats,
+    least: Floats,
+    now: Floats,
+    settings: OptimizerSettings,
+) -> Floats:
+    """Return how many replicas take the load; the present number where it is within the band of
+    that.
+
+    Replicas that stay may take more than they should by the band, but never more than a full batch
+    should serve (share_least): beyond that the queue grows without end.
+    """
+    wanted = np.maximum(np.ceil(share * (1.0 - ROUNDING)), np.maximum(least, 1.0))
+    if settings.band == 0.0:
+        return wanted
+    fewest = np.ceil(np.maximum(share / (1.0 + settings.band), share_least) * (1.0 - ROUNDING))
+    most = np.ceil(share * (1.0 + settings.band) * (1.0 - ROUNDING))
+    stay = (now >= np.maximum(fewest, least)) & (now <= np.maximum(most, least)) & (now > 0.0)
+    return np.where(stay, now, wanted)
+
+
+def lower_itl(table: CandidateTable) -> Floats:
+    """Return what decides between options of equal score: the latency of a token."""
+    return table.itl
+
+
+def no_weight(priority: Sequence[int]) -> None:
+    """Return nothing: a higher class comes first, whatever that costs a lower one."""
+
+
+def part_values(table: CandidateTable, rows: Rows, replicas: Ints) -> Floats:
+    """Return the value of each row with so many replicas: its own cost, and its own transition."""
+    return transition_value(
+        table.asked.take(rows),
+        accelerator=table.accelerator[rows],
+        replicas=replicas,
+        cost=table.unit_costs[rows] * replicas,
+    )
+
+
+OURS = Rules(
+    name="ours",
+    in_force=as_set,
+    flags=all_flags,
+    size=size_all,
+    absent_load=None,
+    present_cost=present_cost,
+    batch=batch,
+    queue=queue,
+    need=need,
+    idle=idle,
+    invalid=invalid,
+    search=SMOOTH,
+    counted_rate=counted_rate,
+    count_replicas=count_replicas,
+    tie_break=lower_itl,
+    weight=no_weight,
+    pick_part=largest_share,
+    idle_dropped="",
+    part_values=part_values,
+    tune=tune,
+    why_unserved=why_unserved,
+)

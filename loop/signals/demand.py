@@ -1,0 +1,358 @@
+"""From what engine processes did to the demand on a server and its latencies; pure.
+
+The rules, for all sources that have samples of pods, are in docs/kubernetes.md: what counts as
+demand, which pods are missing, and what is done about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from loop.signals.pods import ScrapedPod, ScrapedServer
+from loop.signals.series import Track
+from loop.types import Load
+
+MINUTE_S, MS = 60.0, 1000.0
+# The part of the window that a process must have been heard of for its rate to count: of less, one
+# burst (the backlog of an outage) is taken for a rate.
+HEARD_PART_MIN = 0.25
+# Requests that first tokens tell of and ends do not, beyond which the two contradict each other:
+# some are always between the two.
+CONTRADICTION_SHARE, CONTRADICTION_MIN = 1.25, 5.0
+# Ends that may be explained by serving since readiness, over what the slope explains: more says
+# that the pod was served before it was (last) ready.
+EXPLAINED_FACTOR, EXPLAINED_MIN = 3.0, 4.0
+# Steps carry several tokens each (speculative decoding) where tokens exceed them by so much.
+TOKENS_PER_STEP_MIN = 1.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WindowSettings:
+    """Figures are over window_s; a process whose latest sample is older than stale_s does not
+    report.
+
+    speed: how many seconds pass in the world in one of the machine: other than 1 for a simulated
+    cluster only.
+    """
+
+    window_s: float = 60.0
+    stale_s: float = 60.0
+    speed: float = 1.0
+
+    @property
+    def heard_s_min(self) -> float:
+        """Return how long a process must have been heard of."""
+        return HEARD_PART_MIN * self.window_s
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gauges:
+    """The latest gauges of one pod, those of its engines added up."""
+
+    running: int = 0
+    waiting: int = 0
+    kv_usage: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """What is known of one server; None: unknown. measured: its pods were heard of, whether or not
+    they report now.
+
+    age_s: of the newest sample. at_first: requests that young processes had when they were scraped
+    first: backlog, no arrivals. cache_hit_share: of the prompt tokens, those found in the prefix
+    cache.
+    """
+
+    load: Load | None = None
+    completions_rpm: float | None = None
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+    output_tps: float | None = None
+    pods: Mapping[str, Gauges] = field(default_factory=dict)
+    measured: bool = False
+    reporting: int = 0
+    age_s: float | None = None
+    at_first: float = 0.0
+    cache_hit_share: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+def figures(
+    server: ScrapedServer,
+    tracks: Mapping[str, Sequence[Track]],
+    *,
+    now_s: float,
+    settings: WindowSettings,
+    gone: Mapping[str, tuple[float, float]] | None = None,
+) -> Figures:
+    """Return the figures of *server* from the tracks of its pods by name, those of pods that are
+    gone included.
+
+    *gone* tells of pods that have gone the time of their last sample, and when they are thought to
+    have gone after it.
+    """
+    alive = {pod.name: pod for pod in server.pods}
+    heard: dict[str, list[Track]] = {}
+    good: dict[str, list[Track]] = {}
+    for name, of_pod in tracks.items():
+        fresh = [
+            track
+            for track in of_pod
+            if name not in alive or track.times_s[-1] >= now_s - settings.stale_s
+        ]
+        if fresh:
+            heard[name] = fresh
+        if any(track.alive_s >= settings.heard_s_min for track in fresh):
+            good[name] = [track for track in fresh if track.alive_s > 0.0]
+    newest_s = max(
+        (track.times_s[-1] for of_pod in tracks.values() for track in of_pod), default=None
+    )
+    seen = Figures(
+        pods={name: _gauges(of_pod) for name, of_pod in heard.items() if name in alive},
+        measured=newest_s is not None,
+        age_s=None if newest_s is None else max(0.0, now_s - newest_s),
+    )
+    serving = [
+        pod for pod in server.pods if pod.phase == "ready" or (pod.name in good and _serves(pod))
+    ]
+    if not any(pod.name in good for pod in serving):
+        return _unknown(seen, serving, heard, settings=settings, now_s=now_s)
+    return _known(seen, serving, good, gone or {}, settings=settings, now_s=now_s)
+
+
+def _serves(pod: ScrapedPod) -> bool:
+    # Under load pods fail their probes; what they tell is no less true for it.
+    return pod.phase == "starting"
+
+
+def _known(
+    seen: Figures,
+    serving: Sequence[ScrapedPod],
+    good: Mapping[str, Sequence[Track]],
+    gone: Mapping[str, tuple[float, float]],
+    *,
+    settings: WindowSettings,
+    now_s: float,
+) -> Figures:
+    """Return the figures that *good* tracks tell, from the first sample to the last one of any.
+
+    A pod without a track had as many requests, while it was ready, as a serving one that has one.
+    """
+    every = [track for of_pod in good.values() for track in of_pod]
+    begin_s = min(track.times_s[0] for track in every)
+    end_s = max(track.times_s[-1] for track in every)
+    there = {
+        name: (
+            min(track.times_s[0] for track in of_pod),
+            max(track.times_s[-1] for track in of_pod),
+        )
+        for name, of_pod in good.items()
+    }
+    for name, (last_s, gone_s) in gone.items():
+        first_s = there[name][0] if name in there else max(last_s, begin_s)
+        there[name] = (first_s, min(max(gone_s, first_s), end_s))
+    at_first = 0.0
+    for pod in serving:
+        of_pod = good.get(pod.name, ())
+        since_s = _serving_since_s(pod, of_pod, begin_s=begin_s)
+        there[pod.name] = (min(max(since_s, begin_s), end_s), end_s)
+        if since_s > begin_s:
+            at_first += sum(track.at_first for track in of_pod)
+    telling = [good[pod.name] for pod in serving if pod.name in good]
+    arrivals = sum(
+        _came(good[name], span)
+        if name in good
+        else sum(_came(of_pod, span) for of_pod in telling) / len(telling)
+        for name, span in there.items()
+    )
+    length_s = (end_s - begin_s) * settings.speed
+    present_s = sum(end - begin for begin, end in there.values())
+    covered_s = sum(max(track.alive_s for track in of_pod) for of_pod in good.values())
+    per_second = present_s / covered_s / length_s
+    total = {name: _sum(every, name) for name in _counters(every)}
+    ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
+    rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
+    missing = _missing(serving, good, settings=settings, now_s=now_s)
+    load: Load | None = _load(rate_rpm, total, ends)
+    warnings = [line for line in (missing, _contradiction(every)) if line]
+    if rate_rpm == 0.0 and missing:
+        load = None
+        warnings.append("those that report had no requests: the others may have, so it is held")
+    return replace(
+        seen,
+        load=load,
+        completions_rpm=ends * per_second * MINUTE_S,
+        ttft_ms=_mean(total.get("ttft_s"), total.get("firsts"), scale=MS),
+        itl_ms=_itl_ms(total),
+        output_tps=_scaled(total.get("generation"), per_second),
+        measured=True,
+        reporting=len(telling),
+        at_first=at_first,
+        cache_hit_share=_cache_hit_share(total),
+        warnings=tuple(warnings),
+    )
+
+
+def _came(of_pod: Sequence[Track], span: tuple[float, float]) -> float:
+    """Return how many requests came to the processes of one pod between two times."""
+    return sum(track.came(*span) for track in of_pod)
+
+
+def _serving_since_s(pod: ScrapedPod, of_pod: Sequence[Track], *, begin_s: float) -> float:
+    """Return since when *pod* has been getting requests: since it is ready, unless its counters
+    tell that it was before.
+
+    A pod that failed its probe for a moment is scraped anew when it is ready again, with counters
+    of hours; one that has just begun shows what came since.
+    """
+    if not of_pod:
+        return pod.since_s
+    first_s = min(track.times_s[0] for track in of_pod)
+    if pod.phase != "ready":
+        return first_s
+    if pod.since_s <= begin_s:
+        return begin_s
+    ended = sum(track.ended_at_first for track in of_pod)
+    slope = sum(
+        max(track.total("ends") or 0.0, track.total("answers") or 0.0) / track.alive_s
+        for track in of_pod
+    )
+    explained = EXPLAINED_MIN + EXPLAINED_FACTOR * slope * max(0.0, first_s - pod.since_s)
+    running = sum(track.gauges["running"] for track in of_pod)
+    return begin_s if ended > explained + running else min(pod.since_s, first_s)
+
+
+def _counters(every: Sequence[Track]) -> set[str]:
+    return {name for track in every for name in track.grown}
+
+
+def _sum(every: Sequence[Track], counter: str) -> float | None:
+    """Return the growth of *counter* over all tracks; None where one of them does not tell it.
+
+    Of those that tell it alone a mean would still be right, but not a sum.
+    """
+    told = [track.total(counter) for track in every]
+    known = [growth for growth in told if growth is not None]
+    return sum(known) if known else None
+
+
+def _contradiction(every: Sequence[Track]) -> str:
+    ends = sum(track.arrived_by_ends for track in every)
+    firsts = sum(track.arrived_by_firsts for track in every)
+    if firsts <= CONTRADICTION_SHARE * max(ends, 0.0) + CONTRADICTION_MIN:
+        return ""
+    return (
+        f"first tokens tell of {firsts:.0f} requests, ends and those inside of "
+        f"{max(ends, 0.0):.0f}: "
+        "clients give up, or engines do not count all ends; the higher figure counts"
+    )
+
+
+def _unknown(
+    seen: Figures,
+    serving: Sequence[ScrapedPod],
+    heard: Mapping[str, Sequence[Track]],
+    *,
+    settings: WindowSettings,
+    now_s: float,
+) -> Figures:
+    """Return figures without a load, and why, where that is amiss: pods just begun have nothing to
+    tell yet.
+    """
+    old = [pod for pod in serving if now_s - pod.since_s > settings.window_s]
+    heard_s = max((track.alive_s for of_pod in heard.values() for track in of_pod), default=0.0)
+    if 0.0 < heard_s < settings.heard_s_min:
+        line = (
+            f"its pods have told of {heard_s:.0f} s so far: held until it is "
+            f"{settings.heard_s_min:g} s"
+        )
+    elif not old:
+        return seen
+    elif seen.age_s is None:
+        line = f"none of {len(serving)} ready pods has metrics"
+    elif seen.age_s > settings.stale_s:
+        line = (
+            f"the latest metrics of its pods are {seen.age_s:.0f} s old: expected at "
+            f"most {settings.stale_s:g}"
+        )
+    else:
+        line = (
+            f"its pods have no two samples within {settings.window_s:g} s: is the scrape "
+            "interval longer?"
+        )
+    return replace(seen, warnings=(line,))
+
+
+def _missing(
+    serving: Sequence[ScrapedPod],
+    good: Mapping[str, Sequence[Track]],
+    *,
+    settings: WindowSettings,
+    now_s: float,
+) -> str:
+    missing = [
+        pod for pod in serving if pod.name not in good and now_s - pod.since_s > settings.window_s
+    ]
+    if not missing:
+        return ""
+    reporting = len(serving) - len(missing)
+    return f"{reporting} of {len(serving)} ready pods report: the load is scaled up to all of them"
+
+
+def _load(rate_rpm: float, total: Mapping[str, float | None], ends: float) -> Load:
+    """Return the load; tokens that nobody counted are 0.
+
+    Prompts are counted at the first token, as TTFT is; the length of an answer when it has ended.
+    Where none has, tokens generated per first token tell its length from below.
+    """
+    firsts = total.get("firsts")
+    in_tokens = _mean(total.get("prompt"), firsts) or _mean(total.get("prompt"), ends)
+    out_tokens = (
+        _mean(total.get("answer_tokens"), total.get("answers"))
+        or _mean(total.get("generation"), ends)
+        or _mean(total.get("generation"), firsts)
+    )
+    return Load(rate_rpm=rate_rpm, in_tokens=in_tokens or 0.0, out_tokens=out_tokens or 0.0)
+
+
+def _itl_ms(total: Mapping[str, float | None]) -> float | None:
+    """Return the mean time between two tokens of an answer, as docs/experiments.md defines it.
+
+    A step may carry several tokens (speculative decoding), so the mean of an engine over its steps
+    is that only where there are as many tokens as steps.
+    """
+    per_token = _mean(total.get("per_token_s"), total.get("per_token"), scale=MS)
+    if per_token is not None:
+        return per_token
+    steps, spent_s = total.get("steps"), total.get("steps_s")
+    if steps is None or spent_s is None:
+        return None
+    gaps = (total.get("generation") or 0.0) - (total.get("firsts") or 0.0)
+    return _mean(spent_s, gaps if gaps > TOKENS_PER_STEP_MIN * steps else steps, scale=MS)
+
+
+def _cache_hit_share(total: Mapping[str, float | None]) -> float | None:
+    hits = total.get("cache_hits")
+    asked = total.get("cache_queries")
+    share = _mean(hits, asked if asked is not None else total.get("prompt"))
+    return None if share is None else min(1.0, share)
+
+
+def _gauges(of_pod: Sequence[Track]) -> Gauges:
+    return Gauges(
+        running=round(sum(track.gauges["running"] for track in of_pod)),
+        waiting=round(sum(track.gauges["waiting"] for track in of_pod)),
+        kv_usage=max(track.gauges["kv_usage"] for track in of_pod),
+    )
+
+
+def _scaled(total: float | None, factor: float) -> float | None:
+    return None if total is None else total * factor
+
+
+def _mean(total: float | None, count: float | None, *, scale: float = 1.0) -> float | None:
+    if total is None or count is None or count <= 0.0:
+        return None
+    return scale * total / count

@@ -1,0 +1,158 @@
+"""What engines call the quantities that the loop reads: one table for vLLM, SGLang and TGI; pure.
+
+Names are those of each engine's documentation: vLLM "Production Metrics" (older names beside newer
+ones), SGLang "Production Metrics", Text Generation Inference "Metrics". A user adds names of an
+exporter of their own with `Names.extended`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import chain
+from types import MappingProxyType
+
+from loop.errors import SpecError
+
+# Every quantity, and whether it is a counter; the others are gauges.
+COUNTERS = (
+    "ends",  # requests that ended; engines differ in whether aborted ones are among them
+    "answers",  # requests whose answer length was counted
+    "answer_tokens",
+    "firsts",  # requests that got their first token
+    "ttft_s",
+    "prompt",  # prompt tokens, cached ones included
+    "generation",  # generated tokens
+    "steps",  # observations of the latency between outputs: one a step, not one a token
+    "steps_s",
+    "per_token",  # requests whose mean time per output token was observed
+    "per_token_s",
+    "cache_queries",  # prompt tokens looked up in the prefix cache
+    "cache_hits",  # those found there
+)
+GAUGES = ("running", "waiting", "kv_usage", "start_time")
+QUANTITIES = COUNTERS + GAUGES
+
+# The first name that a process uses counts, so newer names stand first.
+_VLLM: Mapping[str, Sequence[str]] = {
+    "ends": ("request_success_total",),
+    "answers": ("request_generation_tokens_count",),
+    "answer_tokens": ("request_generation_tokens_sum",),
+    "firsts": ("time_to_first_token_seconds_count",),
+    "ttft_s": ("time_to_first_token_seconds_sum",),
+    "prompt": ("prompt_tokens_total",),
+    "generation": ("generation_tokens_total",),
+    "steps": ("inter_token_latency_seconds_count", "time_per_output_token_seconds_count"),
+    "steps_s": ("inter_token_latency_seconds_sum", "time_per_output_token_seconds_sum"),
+    "per_token": ("request_time_per_output_token_seconds_count",),
+    "per_token_s": ("request_time_per_output_token_seconds_sum",),
+    "cache_queries": ("prefix_cache_queries_total", "gpu_prefix_cache_queries_total"),
+    "cache_hits": ("prefix_cache_hits_total", "gpu_prefix_cache_hits_total"),
+    "running": ("num_requests_running",),
+    "waiting": ("num_requests_waiting",),
+    "kv_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),
+}
+# vLLM's own, with the colon lost on the way, and as Ray Serve and KServe pass them on.
+_VLLM_PREFIXES = ("vllm:", "vllm_", "ray_vllm:", "ray_vllm_", "kserve_vllm:")
+
+_SGLANG: Mapping[str, Sequence[str]] = {
+    "ends": ("sglang:e2e_request_latency_seconds_count",),
+    "firsts": ("sglang:time_to_first_token_seconds_count",),
+    "ttft_s": ("sglang:time_to_first_token_seconds_sum",),
+    "prompt": ("sglang:prompt_tokens_total",),
+    "generation": ("sglang:generation_tokens_total",),
+    "steps": (
+        "sglang:inter_token_latency_seconds_count",
+        "sglang:time_per_output_token_seconds_count",
+    ),
+    "steps_s": (
+        "sglang:inter_token_latency_seconds_sum",
+        "sglang:time_per_output_token_seconds_sum",
+    ),
+    "cache_queries": (),
+    "cache_hits": ("sglang:cached_tokens_total",),
+    "running": ("sglang:num_running_reqs",),
+    "waiting": ("sglang:num_queue_reqs",),
+    "kv_usage": ("sglang:token_usage",),
+}
+_TGI: Mapping[str, Sequence[str]] = {
+    "ends": ("tgi_request_success", "tgi_request_success_total"),
+    "answers": ("tgi_request_generated_tokens_count",),
+    "answer_tokens": ("tgi_request_generated_tokens_sum",),
+    "prompt": ("tgi_request_input_length_sum",),
+    "generation": ("tgi_request_generated_tokens_sum",),
+    "per_token": ("tgi_request_mean_time_per_token_duration_count",),
+    "per_token_s": ("tgi_request_mean_time_per_token_duration_sum",),
+    "running": ("tgi_batch_current_size",),
+    "waiting": ("tgi_queue_size",),
+}
+
+
+@dataclass(frozen=True, slots=False, kw_only=True)
+class Names:
+    """Metric names by quantity, those that count first at the front."""
+
+    by_quantity: Mapping[str, tuple[str, ...]]
+
+    @cached_property
+    def ranks(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
+        """Return what each name means: quantities, and how far at the front it stands for each.
+
+        One name may tell two quantities (TGI's sum of generated tokens is both).
+        """
+        found: dict[str, list[tuple[str, int]]] = {}
+        for quantity, names in self.by_quantity.items():
+            for rank, name in enumerate(names):
+                found.setdefault(name, []).append((quantity, rank))
+        return MappingProxyType({name: tuple(meanings) for name, meanings in found.items()})
+
+    @cached_property
+    def pattern(self) -> str:
+        """Return a regular expression (RE2 and Python) that matches a name of the table whole.
+
+        vLLM's prefixes stand before the names that they share: the query stays short.
+        """
+        vllm, others = set(), set()
+        for name in self.ranks:
+            prefix = next((one for one in _VLLM_PREFIXES if name.startswith(one)), None)
+            if prefix is None or not re.fullmatch(r"[a-z_]+", name.removeprefix(prefix)):
+                others.add(name)
+            else:
+                vllm.add(name.removeprefix(prefix))
+        prefixes = "|".join(_VLLM_PREFIXES)
+        return "|".join([f"(?:{prefixes})(?:{'|'.join(sorted(vllm))})", *sorted(others)])
+
+    def extended(self, more: Mapping[str, Sequence[str]], *, source: str) -> Names:
+        """Return these names with those of the user before them. Raise SpecError for a quantity
+        that does not exist or a name that Prometheus would not take.
+        """
+        names = dict(self.by_quantity)
+        for quantity, given in more.items():
+            if quantity not in QUANTITIES:
+                known = ", ".join(QUANTITIES)
+                raise SpecError(f"{source}: expected one of {known}, found {quantity!r}")
+            for name in given:
+                if not re.fullmatch(r"[a-zA-Z_:][a-zA-Z0-9_:]*", str(name)):
+                    raise SpecError(
+                        f"{source}: {quantity}: expected a metric name, found {str(name)[:60]!r}"
+                    )
+            names[quantity] = (*given, *names.get(quantity, ()))
+        return Names(by_quantity=MappingProxyType(names))
+
+
+def _default() -> Names:
+    by_quantity: dict[str, tuple[str, ...]] = {}
+    for quantity in QUANTITIES:
+        vllm = (prefix + name for name in _VLLM.get(quantity, ()) for prefix in _VLLM_PREFIXES)
+        others = chain(_SGLANG.get(quantity, ()), _TGI.get(quantity, ()))
+        by_quantity[quantity] = (*vllm, *others)
+    # Pages tell it, of every process of a client library; the query to Prometheus does not ask for
+    # it, for a namespace holds many processes that are no engines.
+    by_quantity["start_time"] = ()
+    return Names(by_quantity=MappingProxyType(by_quantity))
+
+
+NAMES = _default()
+START_TIME = "process_start_time_seconds"

@@ -1,0 +1,56 @@
+"""Servers and their pods as a source of metrics knows them: values of no particular cluster."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from loop.types import PodPhase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrapedPod:
+    """One pod that has not finished. Times are seconds of the run.
+
+    since_s: when it entered its phase; created_s: when it was asked for; started_s: when its
+    process began, if known. ports are those that may show metrics, at *path*, the likeliest first.
+    """
+
+    name: str
+    namespace: str
+    phase: PodPhase
+    since_s: float
+    created_s: float
+    started_s: float | None = None
+    address: str = ""
+    ports: tuple[int, ...] = ()
+    path: str = "/metrics"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScrapedServer:
+    """A server and its pods. workload is the name that its pods' names begin with."""
+
+    name: str
+    namespace: str
+    workload: str
+    pods: tuple[ScrapedPod, ...] = ()
+
+
+GENERATED_MAX = 58  # Kubernetes cuts the generated part of a name so far …
+SUFFIX = 5  # … and adds so many characters of its own
+
+
+def owns(workload: str, pod: str) -> bool:
+    """Tell whether *pod* is named as Kubernetes names the pods of the Deployment *workload*:
+    workload-templatehash-suffix, of which the part before the suffix is cut at 58 characters.
+
+    (k8s.io/apiserver, names.SimpleNameGenerator.) A name alone is the last resort: see whether the
+    pod was known by its owner first.
+    """
+    stem = pod[:-SUFFIX]
+    whole = f"{workload}-"
+    if len(stem) < GENERATED_MAX:
+        tail = stem.removeprefix(whole)
+        return stem.startswith(whole) and tail.endswith("-") and tail[:-1].isalnum()
+    tail = stem.removeprefix(whole[:GENERATED_MAX]).removesuffix("-")
+    return stem.startswith(whole[:GENERATED_MAX]) and (not tail or tail.isalnum())

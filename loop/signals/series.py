@@ -1,0 +1,298 @@
+"""From scraped series to what each engine process did: growth, resets and gaps belong to one
+series, sums come after; pure.
+
+A pod may run several engines (data-parallel ranks, on ports of their own or on one page), each may
+be scraped more than once (two jobs, a pair of Prometheus servers), and each metric may have several
+series (one a finish reason). What tells them apart is in the labels, except for copies of one
+target under another name, which are known by their values.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from math import isfinite
+from typing import NamedTuple
+
+from loop.signals.names import COUNTERS, NAMES, Names
+
+Labels = tuple[tuple[str, str], ...]
+Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order of time
+
+# Labels by which one process tells several series of one metric apart.
+OF_A_SERIES = frozenset({"finished_reason", "reason", "model_name", "model", "le", "quantile"})
+# Labels that a scraper adds and that name the scrape, not what was scraped: series that differ in
+# these alone are copies.
+OF_A_SCRAPE = frozenset(
+    {"job", "service", "endpoint", "prometheus", "prometheus_replica", "replica", "__replica__"}
+    | {"receive", "tenant_id", "cluster", "monitor", "scrape_job"}
+)
+# Engines of one pod that differ in these are never copies of each other.
+OF_AN_ENGINE = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank", "container")
+SHARES = frozenset({"kv_usage"})  # parts of a whole: of several series the fullest counts
+
+
+class Series(NamedTuple):
+    """One time series as scraped. labels: all but the metric's name, the pod and its namespace."""
+
+    metric: str
+    labels: Labels
+    points: Points
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """What one engine process told, from its first scrape in the window to its last.
+
+    times_s: instants of the scrapes. grown: by counter, what it had grown by at each of them; where
+    a counter fell the process had been restarted, and what was in it is gone. gauges: the latest
+    values. alive_s: time between scrapes of one life. started_s: when the process began, if told.
+    at_first: requests that it had had when it was scraped first (ended, running or waiting).
+    """
+
+    times_s: Sequence[float]
+    grown: Mapping[str, Sequence[float]]
+    gauges: Mapping[str, float]
+    arrived: Sequence[float]
+    arrived_by_ends: float
+    arrived_by_firsts: float
+    alive_s: float
+    at_first: float
+    ended_at_first: float
+    started_s: float | None
+
+    def total(self, counter: str) -> float | None:
+        """Return the growth of *counter* over the track; None where it was not told."""
+        grown = self.grown.get(counter)
+        return grown[-1] if grown else None
+
+    def came(self, begin_s: float, end_s: float) -> float:
+        """Return how many requests came between two times; outside the scrapes as many as on the
+        mean between them.
+        """
+        return max(0.0, self._by(end_s) - self._by(begin_s))
+
+    def _by(self, time_s: float) -> float:
+        times_s, arrived = self.times_s, self.arrived
+        if times_s[0] < time_s < times_s[-1]:
+            after = bisect_right(times_s, time_s)
+            part = (time_s - times_s[after - 1]) / (times_s[after] - times_s[after - 1])
+            return arrived[after - 1] + part * (arrived[after] - arrived[after - 1])
+        edge = 0 if time_s <= times_s[0] else -1
+        covered_s = times_s[-1] - times_s[0]
+        slope = arrived[-1] / covered_s if covered_s > 0.0 else 0.0
+        return arrived[edge] + (time_s - times_s[edge]) * slope
+
+
+def tracks_of(series: Sequence[Series], *, names: Names = NAMES) -> list[Track]:
+    """Return the tracks of the processes of one pod, copies counted once.
+
+    A process whose page names no counter of requests or prompts is left out: gauges alone cannot
+    tell that nothing came.
+    """
+    targets: dict[Labels, dict[Labels, list[Series]]] = defaultdict(lambda: defaultdict(list))
+    for one in series:
+        kept = [pair for pair in one.labels if pair[0] not in OF_A_SERIES]
+        scrape = tuple(pair for pair in kept if pair[0] in OF_A_SCRAPE)
+        target = tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE)
+        targets[target][scrape].append(one)
+    found: list[tuple[Labels, _Process]] = []
+    for target, scrapes in targets.items():
+        processes = [_process(of_one, names) for of_one in scrapes.values()]
+        found.append((target, max(processes, key=_completeness)))
+    if len(found) > 1:
+        found = _without_copies(found)
+    tracks = (_track(process) for _, process in found)
+    return [track for track in tracks if track is not None]
+
+
+class _Process(NamedTuple):
+    """One process as one scraper saw it: by quantity its series, each with its labels."""
+
+    times_s: list[float]
+    by_quantity: Mapping[str, Mapping[Labels, Points]]
+
+
+def _completeness(process: _Process) -> tuple[float, int, int]:
+    times_s = process.times_s
+    return (times_s[-1] if times_s else 0.0, len(times_s), len(process.by_quantity))
+
+
+def _process(series: Sequence[Series], names: Names) -> _Process:
+    ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
+    times: set[float] = set()
+    for one in series:
+        points = [point for point in one.points if isfinite(point[1])]
+        # A value that is no number was not told, but its page came.
+        times.update(time_s for time_s, _ in one.points)
+        if not points:
+            continue
+        own = tuple(pair for pair in one.labels if pair[0] in OF_A_SERIES)
+        for quantity, rank in names.ranks.get(one.metric, ()):
+            best = ranked.get(quantity)
+            if best is None or rank < best[0]:
+                ranked[quantity] = (rank, {own: points})
+            elif rank == best[0]:
+                best[1][own] = points
+    return _Process(sorted(times), {quantity: found for quantity, (_, found) in ranked.items()})
+
+
+def _without_copies(found: list[tuple[Labels, _Process]]) -> list[tuple[Labels, _Process]]:
+    """Return the processes without those that are another one scraped under another name."""
+    kept: list[tuple[Labels, _Process]] = []
+    for target, process in sorted(found, key=lambda one: _completeness(one[1]), reverse=True):
+        if not any(_same_engine(target, other) and _copy(process, of) for other, of in kept):
+            kept.append((target, process))
+    return kept
+
+
+def _same_engine(one: Labels, other: Labels) -> bool:
+    first, second = dict(one), dict(other)
+    return all(first.get(label) == second.get(label) for label in OF_AN_ENGINE)
+
+
+def _copy(one: _Process, other: _Process) -> bool:
+    """Tell whether two processes are one: read in the order of their times, no counter of the two
+    ever falls, and tokens, which grow by hundreds, are among those that have grown.
+
+    Two engines with the same load would have to agree in every counter to the last token.
+    """
+    grew = False
+    for quantity in COUNTERS:
+        mine, its = one.by_quantity.get(quantity, {}), other.by_quantity.get(quantity, {})
+        for labels in mine.keys() & its.keys():
+            values = [value for _, value in sorted((*mine[labels], *its[labels]))]
+            if any(later < earlier for earlier, later in pairwise(values)):
+                return False
+            grew = grew or (quantity in ("prompt", "generation") and values[-1] > values[0])
+    return grew
+
+
+def _track(process: _Process) -> Track | None:
+    """Return what *process* did, or None where it does not tell of requests."""
+    times_s, by_quantity = process.times_s, process.by_quantity
+    if not times_s or not any(by_quantity.get(name) for name in ("ends", "answers", "firsts")):
+        return None
+    grown: dict[str, list[float]] = {}
+    broken: set[int] = set()
+    for counter in COUNTERS:
+        if counter in by_quantity:
+            grown[counter] = _grown(by_quantity[counter].values(), times_s, broken)
+    running = _gauge(by_quantity.get("running"), times_s)
+    waiting = _gauge(by_quantity.get("waiting"), times_s)
+    # Some engines show the counter of ends from the first end on, some never.
+    ends = max(
+        (grown[name] for name in ("ends", "answers") if name in grown),
+        key=lambda column: column[-1],
+        default=[0.0] * len(times_s),
+    )
+    inside = [
+        of_running + of_waiting for of_running, of_waiting in zip(running, waiting, strict=True)
+    ]
+    by_ends = _arrived(ends, inside, times_s, broken)
+    arrived, by_firsts = by_ends, None
+    if "firsts" in grown:
+        # Of requests that run fewer than before, none may have had its first token at the start:
+        # so this figure cannot be too high.
+        ahead = [
+            of_waiting + min(0.0, of_running - running[0])
+            for of_running, of_waiting in zip(running, waiting, strict=True)
+        ]
+        by_firsts = _arrived(grown["firsts"], ahead, times_s, broken)
+        if by_firsts[-1] > by_ends[-1]:
+            # Requests that their clients gave up end nowhere, but had their first token.
+            arrived = by_firsts
+    start = by_quantity.get("start_time")
+    ended = _first_value(by_quantity.get("ends") or by_quantity.get("answers"), times_s[0])
+    usage = by_quantity.get("kv_usage")
+    return Track(
+        times_s=times_s,
+        grown=grown,
+        gauges={
+            "running": running[-1],
+            "waiting": waiting[-1],
+            "kv_usage": max((points[-1][1] for points in usage.values()), default=0.0)
+            if usage
+            else 0.0,
+        },
+        arrived=arrived,
+        arrived_by_ends=by_ends[-1],
+        arrived_by_firsts=by_ends[-1] if by_firsts is None else by_firsts[-1],
+        alive_s=sum(
+            later - earlier
+            for k, (earlier, later) in enumerate(pairwise(times_s), start=1)
+            if k not in broken
+        ),
+        at_first=ended + inside[0],
+        ended_at_first=ended,
+        started_s=max(points[-1][1] for points in start.values()) if start else None,
+    )
+
+
+def _grown(
+    columns: Iterable[Points],
+    times_s: Sequence[float],
+    broken: set[int],
+) -> list[float]:
+    """Return by how much the series of one counter have grown in all at each of *times_s*.
+
+    A series that begins later than its page was 0 before: absent is not unknown. A fall is a
+    restart: its index goes into *broken*, and nothing is taken to have grown over it.
+    """
+    total = [0.0] * len(times_s)
+    for points in columns:
+        told = dict(points)
+        before = told.get(times_s[0])
+        if before is None:
+            before = 0.0 if points[0][0] > times_s[0] else points[0][1]
+        grown = 0.0
+        for k in range(1, len(times_s)):
+            now = told.get(times_s[k])
+            if now is not None:
+                if now >= before:
+                    grown += now - before
+                else:
+                    broken.add(k)
+                before = now
+            total[k] += grown
+    return total
+
+
+def _gauge(columns: Mapping[Labels, Points] | None, times_s: Sequence[float]) -> list[float]:
+    """Return the sum of the series of one gauge at each of *times_s*; what is not shown is 0."""
+    total = [0.0] * len(times_s)
+    for points in (columns or {}).values():
+        told, value = dict(points), 0.0
+        for k, time_s in enumerate(times_s):
+            value = told.get(time_s, value)
+            total[k] += value
+    return total
+
+
+def _arrived(
+    passed: Sequence[float], inside: Sequence[float], times_s: Sequence[float], broken: set[int]
+) -> list[float]:
+    """Return how many requests had come at each scrape: those that passed a point, and those that
+    are more than before in front of it. Over a restart as many as on the mean of the rest: what was
+    in the process is gone, and what came while it was away is not known.
+    """
+    steps = [
+        0.0 if k in broken else passed[k] - passed[k - 1] + inside[k] - inside[k - 1]
+        for k in range(1, len(passed))
+    ]
+    if broken:
+        lost_s = sum(times_s[k] - times_s[k - 1] for k in broken)
+        alive_s = times_s[-1] - times_s[0] - lost_s
+        slope = sum(steps) / alive_s if alive_s > 0.0 else 0.0
+        for k in broken:
+            steps[k - 1] = slope * (times_s[k] - times_s[k - 1])
+    return list(accumulate(steps, initial=0.0))
+
+
+def _first_value(columns: Mapping[Labels, Points] | None, first_s: float) -> float:
+    return sum(
+        points[0][1] for points in (columns or {}).values() if points and points[0][0] <= first_s
+    )

@@ -1,0 +1,604 @@
+"""From series of pods to the load of a server: what counts as demand, and that a silent pod is
+never an idle one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from loop.backends.kube.read import scraped
+from loop.signals.demand import Figures, WindowSettings, figures
+from loop.signals.series import Labels, Series, tracks_of
+from tests.loop.kube_objects import Json, pod, server
+
+NOW_S = 600.0
+SCRAPE_S = 15.0
+SETTINGS = WindowSettings(window_s=60.0, stale_s=60.0)
+
+
+class Sample(NamedTuple):
+    """What one engine told at t_s; NaN: it did not tell; None: its page does not name it."""
+
+    t_s: float
+    told: Mapping[str, float | None]
+
+
+def name_of(letter: str) -> str:
+    """Return the name of the pod that pod(letter) makes."""
+    name: str = pod(letter)["metadata"]["name"]
+    return name
+
+
+NAMED = {
+    "success": "vllm:request_success_total",
+    "prompt": "vllm:prompt_tokens_total",
+    "generation": "vllm:generation_tokens_total",
+    "answers": "vllm:request_generation_tokens_count",
+    "answer_tokens": "vllm:request_generation_tokens_sum",
+    "ttft_count": "vllm:time_to_first_token_seconds_count",
+    "ttft_sum": "vllm:time_to_first_token_seconds_sum",
+    "itl_count": "vllm:inter_token_latency_seconds_count",
+    "itl_sum": "vllm:inter_token_latency_seconds_sum",
+    "per_token_count": "vllm:request_time_per_output_token_seconds_count",
+    "per_token_sum": "vllm:request_time_per_output_token_seconds_sum",
+    "cache_queries": "vllm:prefix_cache_queries_total",
+    "cache_hits": "vllm:prefix_cache_hits_total",
+    "running": "vllm:num_requests_running",
+    "waiting": "vllm:num_requests_waiting",
+    "kv_usage": "vllm:kv_cache_usage_perc",
+}
+
+
+def sample(
+    t_s: float,
+    *,
+    success: float,
+    running: float = 0.0,
+    waiting: float = 0.0,
+    **told: float | None,
+) -> Sample:
+    """Return a sample of a pod whose requests had 100 tokens in and 200 out, TTFT 50 ms, ITL 10 ms,
+    unless told.
+    """
+    made: dict[str, float | None] = {
+        "success": success,
+        "running": running,
+        "waiting": waiting,
+        "prompt": 100.0 * success,
+        "generation": 200.0 * success,
+        "answers": success,
+        "answer_tokens": 200.0 * success,
+        "ttft_count": success,
+        "ttft_sum": 0.05 * success,
+        "itl_count": 199.0 * success,
+        "itl_sum": 1.99 * success,
+        "kv_usage": 0.25,
+    }
+    return Sample(t_s, {**made, **told})
+
+
+def series_of(
+    samples: Sequence[Sample], *, labels: Mapping[str, str] | None = None
+) -> list[Series]:
+    """Return *samples* as the series of one process, with *labels*."""
+    own: Labels = tuple(sorted((labels or {}).items()))
+    points: dict[str, list[tuple[float, float]]] = {}
+    for one in samples:
+        for name, value in one.told.items():
+            if value is not None:
+                points.setdefault(name, []).append((one.t_s, value))
+    return [Series(NAMED[name], own, of) for name, of in points.items()]
+
+
+def steady(
+    *, rps: float, begin_s: float = 0.0, end_s: float = NOW_S, phase_s: float = 0.0
+) -> list[Sample]:
+    """Return the scrapes within the window of a pod that finishes *rps* from *begin_s* to
+    *end_s*.
+    """
+    first = max(begin_s, NOW_S - SETTINGS.window_s)
+    times = [first + phase_s + SCRAPE_S * i for i in range(10)]
+    return [sample(t_s, success=rps * (t_s - begin_s)) for t_s in times if t_s <= end_s]
+
+
+def told_of(
+    series: Mapping[str, Sequence[Series]], *pods: Json, settings: WindowSettings = SETTINGS
+) -> Figures:
+    """Return the figures of a server of *pods* at NOW_S; *series* by the letter of the pod."""
+    tracks = {name_of(letter): tracks_of(of) for letter, of in series.items()}
+    return figures(scraped(server(*pods)), tracks, now_s=NOW_S, settings=settings)
+
+
+def seen(
+    samples: Mapping[str, Sequence[Sample]], *pods: Json, settings: WindowSettings = SETTINGS
+) -> Figures:
+    """Return the figures of a server of *pods*, one engine each."""
+    series = {letter: series_of(of) for letter, of in samples.items()}
+    return told_of(series, *pods, settings=settings)
+
+
+def rate_rpm(found: Figures) -> float:
+    """Return the rate of a load that is known."""
+    assert found.load is not None
+    return found.load.rate_rpm
+
+
+def test_figures_of_a_steady_pod_are_what_it_does() -> None:
+    """One request a second of 100 and 200 tokens."""
+    found = seen({"a": steady(rps=1.0)}, pod("a"))
+    assert found.load is not None
+    assert (found.load.rate_rpm, found.load.in_tokens, found.load.out_tokens) == pytest.approx(
+        (60.0, 100.0, 200.0)
+    )
+    assert (found.completions_rpm, found.ttft_ms, found.itl_ms, found.output_tps) == pytest.approx(
+        (60, 50, 10, 200)
+    )
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize("phase_s", [0.0, 4.0, 14.0])
+def test_a_rate_does_not_depend_on_when_in_the_interval_a_pod_is_scraped(phase_s: float) -> None:
+    """Four scrapes fifteen seconds apart cover 45 of 60 seconds: the rest was like them."""
+    pods = (pod("a"), pod("b"))
+    found = seen({"a": steady(rps=1.0), "b": steady(rps=1.0, phase_s=phase_s)}, *pods)
+    assert rate_rpm(found) == pytest.approx(120.0)
+
+
+def test_what_waits_longer_and_longer_is_demand_too() -> None:
+    """Under saturation completions tell what the pod can do and not what is asked of it."""
+    samples = [
+        sample(NOW_S - 45.0 + t, success=t, running=8, waiting=2 * t)
+        for t in (0.0, 15.0, 30.0, 45.0)
+    ]
+    found = seen({"a": samples}, pod("a"))
+    assert (rate_rpm(found), found.completions_rpm) == pytest.approx((180.0, 60.0))
+    assert found.pods[name_of("a")].waiting == 90
+
+
+def test_a_queue_that_is_worked_off_is_no_demand() -> None:
+    """Requests of before must not be taken for new ones: only half of these have just come."""
+    samples = [
+        sample(NOW_S - 45.0 + t, success=2 * t, running=100 - t) for t in (0.0, 15.0, 30.0, 45.0)
+    ]
+    assert rate_rpm(seen({"a": samples}, pod("a"))) == pytest.approx(60.0)
+
+
+def test_a_restart_sets_counters_back_and_is_no_negative_load() -> None:
+    """What was in the pod is lost, and what came while it was away is taken for as much as else."""
+    before = [
+        sample(NOW_S - 45.0, success=1000, running=5),
+        sample(NOW_S - 30.0, success=1015, running=5),
+    ]
+    after = [sample(NOW_S - 15.0, success=10, running=5), sample(NOW_S, success=25, running=5)]
+    assert rate_rpm(seen({"a": before + after}, pod("a"))) == pytest.approx(
+        60.0 * (15 + 15 + 15) / 45.0
+    )
+
+
+def test_a_ready_pod_that_does_not_report_has_as_much_load_as_the_others() -> None:
+    """A sum over those that report made a real loop swing between three and five replicas at a
+    constant load.
+    """
+    pods = (pod("a"), pod("b"), pod("c"))
+    found = seen({"a": steady(rps=1.0), "b": steady(rps=1.0)}, *pods)
+    assert rate_rpm(found) == pytest.approx(180.0)
+    assert found.warnings == ("2 of 3 ready pods report: the load is scaled up to all of them",)
+
+
+@given(
+    old=st.integers(min_value=1, max_value=6),
+    young=st.integers(min_value=0, max_value=6),
+    age_s=st.integers(min_value=1, max_value=59),
+)
+def test_pods_that_have_just_become_ready_neither_hide_nor_double_a_constant_load(
+    old: int, young: int, age_s: int
+) -> None:
+    """A load of one request a second, shared evenly by who is ready: new ones have no two samples
+    yet.
+    """
+    begin_s = NOW_S - age_s
+
+    def finished(t_s: float) -> float:
+        return min(t_s, begin_s) / old + max(0.0, t_s - begin_s) / (old + young)
+
+    letters = [f"old{i}" for i in range(old)]
+    samples = [
+        sample(NOW_S - 60.0 + t, success=finished(NOW_S - 60.0 + t))
+        for t in (0.0, 15.0, 30.0, 45.0, 60.0)
+    ]
+    pods = [pod(letter) for letter in letters] + [
+        pod(f"new{i}", since_s=begin_s) for i in range(young)
+    ]
+    found = seen(dict.fromkeys(letters, samples), *pods)
+    # The truth is 60. Between two samples the old pods' load is taken as even, though it fell when
+    # the others came.
+    uneven = 3.75 * young**2 / (old * (old + young))
+    assert 60.0 - 1e-6 <= rate_rpm(found) <= 60.0 + uneven + 1e-6
+    assert found.warnings == ()
+
+
+@pytest.mark.parametrize(("created_s", "first_s"), [(-4000.0, 560.0), (540.0, 565.0)])
+def test_a_pod_that_was_away_for_a_while_is_not_taken_for_a_new_one(
+    created_s: float, first_s: float
+) -> None:
+    """Its counters of hours would be taken for the load of this minute."""
+    old = steady(rps=1.0)
+    back = [sample(first_s, success=90_000.0)]
+    found = seen({"a": old, "b": back}, pod("a"), pod("b", since_s=568.0, created_s=created_s))
+    assert rate_rpm(found) < 120.0
+
+
+def test_the_load_of_pods_that_have_gone_within_the_window_counts() -> None:
+    """Their requests now come to the others: to forget them would scale down after a scaling
+    down.
+    """
+    gone_s = NOW_S - 30.0
+    before = [sample(NOW_S - 60.0 + t, success=1.0 * t) for t in (0.0, 15.0, 30.0)]
+    stays = [
+        sample(NOW_S - 60.0 + t, success=t + max(0.0, t - 30.0))
+        for t in (0.0, 15.0, 30.0, 45.0, 60.0)
+    ]
+    found = seen({"a": stays, "b": [one for one in before if one.t_s <= gone_s]}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(120.0)
+
+
+def test_a_server_that_has_just_begun_has_its_rate_since_then() -> None:
+    """A rate over a window that is not full yet would read low, and scale down at once."""
+    begin_s = NOW_S - 20.0
+    samples = [sample(begin_s + t, success=t) for t in (0.0, 10.0, 20.0)]
+    assert rate_rpm(seen({"a": samples}, pod("a", since_s=begin_s))) == pytest.approx(60.0)
+
+
+def test_no_requests_are_no_load_and_not_an_unknown_one() -> None:
+    """Pods that report and have nothing to do are idle; latencies of no request are unknown, never
+    0 or NaN.
+    """
+    found = seen({"a": steady(rps=0.0)}, pod("a"))
+    assert rate_rpm(found) == 0.0
+    assert (found.ttft_ms, found.itl_ms) == (None, None)
+
+
+@pytest.mark.parametrize("series", [{}, {"a": []}])
+def test_pods_without_any_metrics_make_the_load_unknown(
+    series: dict[str, Sequence[Sample]],
+) -> None:
+    """Not zero: it is the metrics that are missing. And nobody measures this server: labels may
+    tell.
+    """
+    found = seen(series, pod("a"), pod("b"))
+    assert (found.load, found.measured) == (None, False)
+    assert found.warnings == ("none of 2 ready pods has metrics",)
+
+
+def test_metrics_that_are_too_old_make_the_load_unknown() -> None:
+    """Prometheus shows the last value for five minutes after the scrapes have stopped."""
+    old = [sample(NOW_S - 120.0 + t, success=t) for t in (0.0, 15.0, 30.0)]
+    found = seen({"a": old}, pod("a"), settings=WindowSettings(window_s=120.0, stale_s=60.0))
+    assert (found.load, found.measured) == (None, True)
+    assert found.warnings == ("the latest metrics of its pods are 90 s old: expected at most 60",)
+
+
+def test_one_sample_is_no_rate() -> None:
+    """The scrape interval is then as long as the window, which the user must be told."""
+    found = seen({"a": [sample(NOW_S, success=5.0)]}, pod("a"))
+    assert found.load is None
+    assert found.warnings == (
+        "its pods have no two samples within 60 s: is the scrape interval longer?",
+    )
+
+
+def test_pods_that_have_just_begun_are_silent_without_a_warning() -> None:
+    """Nothing is amiss: they will tell in a moment. Until then the server is held."""
+    found = seen({}, pod("a", since_s=NOW_S - 5.0), pod("b", phase="starting"))
+    assert (found.load, found.warnings) == (None, ())
+
+
+def test_figures_that_are_no_numbers_are_not_told_figures() -> None:
+    """0/0 is NaN in Prometheus; NaN passes through sums and comparisons unseen."""
+    broken = [
+        sample(NOW_S - 30.0 + t, success=t, itl_sum=math.nan, kv_usage=math.nan)
+        for t in (0.0, 15.0, 30.0)
+    ]
+    found = seen({"a": broken}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    assert (found.itl_ms, found.pods[name_of("a")].kv_usage) == (None, 0.0)
+    assert found.ttft_ms == pytest.approx(50.0)
+
+
+def test_a_pod_whose_requests_are_no_number_does_not_report() -> None:
+    """The others stand in for it."""
+    broken = [sample(NOW_S - 30.0 + t, success=math.nan) for t in (0.0, 15.0, 30.0)]
+    assert rate_rpm(seen({"a": broken, "b": steady(rps=1.0)}, pod("a"), pod("b"))) == pytest.approx(
+        120.0
+    )
+
+
+def test_rates_of_a_simulated_cluster_are_by_its_own_time() -> None:
+    """Ten of its seconds pass in one of ours; latencies are its own already."""
+    found = seen({"a": steady(rps=10.0)}, pod("a"), settings=WindowSettings(speed=10.0))
+    assert (rate_rpm(found), found.completions_rpm, found.output_tps) == pytest.approx(
+        (60.0, 60.0, 200.0)
+    )
+    assert found.ttft_ms == pytest.approx(50.0)
+
+
+# --- Growth first, sum afterwards
+
+
+def engine(begin_s: float, *, rps: float, base: float, running: float = 4.0) -> list[Sample]:
+    """Return the scrapes of one engine from *begin_s* on, whose counters had come to *base*."""
+    times = [begin_s + SCRAPE_S * i for i in range(4)]
+    return [sample(t_s, success=base + rps * (t_s - begin_s), running=running) for t_s in times]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            {"instance": "10.0.0.1:8000", "engine": "0"},
+            {"instance": "10.0.0.1:8001", "engine": "1"},
+        ),
+        ({"instance": "10.0.0.1:8000"}, {"instance": "10.0.0.1:8001"}),
+        ({"instance": "a", "engine": "0"}, {"instance": "a", "engine": "1"}),
+        ({"instance": "a", "container": "x"}, {"instance": "a", "container": "y"}),
+    ],
+)
+def test_engines_of_one_pod_that_are_scraped_at_instants_of_their_own_are_added_up(
+    one: Mapping[str, str], other: Mapping[str, str]
+) -> None:
+    """A sum of counters taken at two instants jumps up and down, and each step down would be taken
+    for a restart: 6,181 rpm were read for 120.
+    """
+    series = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0), labels=one)
+    series += series_of(engine(NOW_S - 45.7, rps=1.0, base=40.0), labels=other)
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(120.0, rel=0.02)
+    assert found.pods[name_of("a")].running == 8
+    assert found.pods[name_of("a")].kv_usage == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"instance": "a", "job": "pods"}, {"instance": "a", "job": "services"}),
+        (
+            {"instance": "a", "prometheus_replica": "0"},
+            {"instance": "a", "prometheus_replica": "1"},
+        ),
+        ({"instance": "10.0.0.1:8000", "job": "x"}, {"instance": "chat-0", "job": "y"}),
+    ],
+)
+def test_one_engine_scraped_twice_counts_once(
+    one: Mapping[str, str], other: Mapping[str, str]
+) -> None:
+    """Pairs of Prometheus servers, and a PodMonitor beside a ServiceMonitor: twice the load would
+    be twice the replicas.
+    """
+    series = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0), labels=one)
+    later = [
+        sample(NOW_S - 46.0 + 15.0 * i, success=5004.0 + 15.0 * i, running=4.0) for i in range(4)
+    ]
+    series += series_of(later, labels=other)
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0, rel=0.01)
+    assert found.pods[name_of("a")].running == 4
+
+
+def test_a_counter_that_begins_on_a_page_was_nothing_before() -> None:
+    """Some engines show a counter from the first time on that it counts: absent is not unknown."""
+    times = [NOW_S - 45.0 + t for t in (0.0, 15.0, 30.0, 45.0)]
+    samples = [
+        sample(
+            t_s,
+            success=0.0,
+            running=20.0 + 0.5 * (t_s - times[0]),
+            ttft_count=100.0 + 0.5 * (t_s - times[0]),
+            prompt=100.0 * (100.0 + 0.5 * (t_s - times[0])),
+        )
+        for t_s in times
+    ]
+    never = [
+        Sample(one.t_s, {**one.told, "success": None, "answers": None, "answer_tokens": None})
+        for one in samples
+    ]
+    late = [*never[:2], *(Sample(one.t_s, {**one.told, "success": 3.0}) for one in never[2:])]
+    assert rate_rpm(seen({"a": never}, pod("a"))) == pytest.approx(30.0)
+    assert rate_rpm(seen({"a": late}, pod("a"))) == pytest.approx(34.0)
+
+
+def test_gauges_alone_do_not_tell_that_nothing_came() -> None:
+    """A rule that keeps the gauges only would make every busy server idle."""
+    samples = [Sample(one.t_s, {"running": 8.0, "waiting": 0.0}) for one in steady(rps=1.0)]
+    assert seen({"a": samples}, pod("a")).load is None
+
+
+# --- What comes, when ends tell less
+
+
+def test_first_tokens_tell_of_requests_that_clients_give_up() -> None:
+    """An engine counts a request that was given up in none of its ends: the worse it gets, the
+    less would be asked for.
+    """
+    given_up = [
+        sample(
+            one.t_s,
+            success=1000.0,
+            running=60.0,
+            waiting=36.0,
+            ttft_count=one.told["success"],
+            prompt=100.0 * (one.told["success"] or 0.0),
+            generation=50.0 * (one.told["success"] or 0.0),
+        )
+        for one in steady(rps=200 / 60)
+    ]
+    found = seen(dict.fromkeys("abc", given_up), pod("a"), pod("b"), pod("c"))
+    assert rate_rpm(found) == pytest.approx(600.0, rel=0.01)
+    assert found.load is not None
+    assert (found.load.in_tokens, found.load.out_tokens) == pytest.approx((100.0, 50.0))
+    assert found.warnings[0].startswith("first tokens tell of 600 requests, ends and those inside")
+
+
+# --- Pods that come, go, and fail their probes
+
+
+def test_a_pod_that_was_unready_for_a_moment_has_been_served_before() -> None:
+    """Scraped anew since 25 s, with counters of ten minutes: neither is all of them of this window,
+    nor has it begun just now.
+    """
+    times = (NOW_S - 20.0, NOW_S - 10.0, NOW_S)
+    back = [sample(t_s, success=t_s) for t_s in times]
+    stays = [sample(NOW_S - 60.0 + 10.0 * i, success=540.0 + 10.0 * i) for i in range(7)]
+    found = seen({"a": back, "b": stays}, pod("a", since_s=NOW_S - 30.0, created_s=0.0), pod("b"))
+    assert rate_rpm(found) == pytest.approx(120.0, rel=0.01)
+
+
+def test_what_a_young_pod_had_at_its_first_sample_is_backlog_and_not_a_rate() -> None:
+    """After an outage the gateway sends at once what has waited: a rate of that would be ten times
+    the load.
+    """
+    since_s = NOW_S - 30.0
+    back = [
+        sample(since_s + t, success=t, running=32.0, waiting=max(0.0, 500.0 - t + t))
+        for t in (5.0, 15.0, 25.0)
+    ]
+    found = seen({"a": back}, pod("a", since_s=since_s, created_s=since_s - 60.0))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    assert found.pods[name_of("a")].waiting == 500
+
+
+def test_a_process_that_was_heard_of_for_less_than_a_quarter_of_the_window_tells_no_rate() -> None:
+    """Of a few seconds, one burst would be taken for the load of a minute."""
+    since_s = NOW_S - 20.0
+    short = [sample(NOW_S - 10.0, success=0.0), sample(NOW_S, success=40.0)]
+    found = seen({"a": short}, pod("a", since_s=since_s, created_s=since_s - 60.0))
+    assert found.load is None
+    assert found.warnings == ("its pods have told of 10 s so far: held until it is 15 s",)
+
+
+def test_pods_that_fail_their_probes_still_tell_their_load() -> None:
+    """Under load all pods of a server fail them at once: to hold it then would be the end of it."""
+    found = seen({"a": steady(rps=1.0)}, pod("a", phase="starting", since_s=NOW_S - 30.0))
+    assert rate_rpm(found) == pytest.approx(60.0)
+
+
+def test_no_requests_at_some_pods_are_not_known_to_be_none_at_all() -> None:
+    """Zero is asked for on known zero only."""
+    found = seen({"a": steady(rps=0.0)}, pod("a"), pod("b"))
+    assert found.load is None
+
+
+@given(
+    rps=st.floats(min_value=0.5, max_value=20.0),
+    outage_s=st.floats(min_value=20.0, max_value=600.0),
+    capacity_factor=st.floats(min_value=1.2, max_value=4.0),
+)
+def test_requests_read_over_an_outage_are_the_requests_that_came(
+    rps: float, outage_s: float, capacity_factor: float
+) -> None:
+    """Arrivals by the rate of every window, and what was found at the first sample, once."""
+    since_s = 0.0
+    served_rps = rps * capacity_factor
+
+    def at(t_s: float) -> Sample:
+        came = rps * (outage_s + t_s)
+        done = min(came, served_rps * t_s)
+        return sample(t_s, success=done, waiting=came - done, ttft_count=done)
+
+    times = [5.0 + 15.0 * i for i in range(30)]
+    total = first = 0.0
+    last_s = times[0]
+    for k in range(2, len(times)):
+        now_s = times[k]
+        inside = [at(t_s) for t_s in times[: k + 1] if t_s >= now_s - 60.0]
+        tracks = {name_of("a"): tracks_of(series_of(inside))}
+        one = scraped(server(pod("a", since_s=since_s, created_s=-60.0)))
+        found = figures(one, tracks, now_s=now_s, settings=SETTINGS)
+        if found.load is None:
+            continue
+        total += found.load.rate_rpm / 60.0 * (now_s - last_s)
+        first = first or rps * (outage_s + times[0])
+        last_s = now_s
+    truth = rps * (outage_s + last_s)
+    assert total + first == pytest.approx(truth, rel=0.02)
+
+
+# --- Several tokens in a step, prompts that are cached
+
+
+def test_latency_between_tokens_is_per_token_where_a_step_gives_several() -> None:
+    """Speculative decoding: 301 tokens in 100 steps of 36 ms look like a missed target."""
+    speculative = [
+        Sample(
+            one.t_s,
+            {
+                **one.told,
+                "generation": 301.0 * (one.told["success"] or 0.0),
+                "itl_count": 100.0 * (one.told["success"] or 0.0),
+                "itl_sum": 3.6 * (one.told["success"] or 0.0),
+            },
+        )
+        for one in steady(rps=1.0)
+    ]
+    assert seen({"a": speculative}, pod("a")).itl_ms == pytest.approx(12.0)
+    per_request = [
+        Sample(
+            one.t_s,
+            {
+                **one.told,
+                "per_token_count": one.told["success"],
+                "per_token_sum": 0.012 * (one.told["success"] or 0.0),
+            },
+        )
+        for one in speculative
+    ]
+    assert seen({"a": per_request}, pod("a")).itl_ms == pytest.approx(12.0)
+
+
+def test_the_share_of_cached_prompt_tokens_is_told() -> None:
+    """Tokens that nobody computes are no prefill work."""
+    cached = [
+        Sample(
+            one.t_s,
+            {
+                **one.told,
+                "cache_queries": 8000.0 * (one.told["success"] or 0.0),
+                "cache_hits": 7440.0 * (one.told["success"] or 0.0),
+            },
+        )
+        for one in steady(rps=2.0)
+    ]
+    assert seen({"a": cached}, pod("a")).cache_hit_share == pytest.approx(0.93)
+    assert seen({"a": steady(rps=2.0)}, pod("a")).cache_hit_share is None
+
+
+# --- Names
+
+
+@pytest.mark.parametrize(
+    "metric",
+    ["vllm:{}", "vllm_{}", "ray_vllm:{}", "kserve_vllm:{}"],
+)
+def test_prefixes_of_those_who_pass_metrics_on_are_known(metric: str) -> None:
+    """Ray Serve and KServe rename; some pipelines know no colon."""
+    series = [
+        one._replace(metric=metric.format(one.metric.removeprefix("vllm:")))
+        for one in series_of(steady(rps=1.0))
+    ]
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(60.0)
+
+
+def test_old_names_of_metrics_stand_in_for_new_ones() -> None:
+    """vLLM renamed some; clusters run both for years, and some engines show both."""
+    series = series_of(steady(rps=1.0))
+    old = [
+        one._replace(metric=one.metric.replace("inter_token_latency", "time_per_output_token"))
+        for one in series
+    ]
+    assert told_of({"a": old}, pod("a")).itl_ms == pytest.approx(10.0)
+    assert told_of({"a": [*series, *old]}, pod("a")).itl_ms == pytest.approx(10.0)
