@@ -174,6 +174,18 @@ class Changing:
         assert scale.spec.replicas is None
         assert cluster.read(name)["spec"]["replicas"] == 0
 
+    def test_who_scaled_is_known_but_not_when(self, cluster: ClusterUnderTest, name: str) -> None:
+        """The managed fields of the scale subresource carry no time, all others do."""
+        cluster.create(deployment(name, replicas=1))
+        cluster.patch(name, {"spec": {"replicas": 2}}, part="/scale", fieldManager="scaler")
+        cluster.patch(name, {"metadata": {"labels": {"a": "b"}}}, fieldManager="labeller")
+        found = {
+            each["manager"]: (each.get("subresource"), "time" in each)
+            for each in cluster.read(name)["metadata"]["managedFields"]
+        }
+        assert found["scaler"] == ("scale", False)
+        assert found["labeller"] == (None, True)
+
     def test_scale_is_replaced(self, cluster: ClusterUnderTest, name: str) -> None:
         """PUT, as autoscalers do, with the version that was read."""
         cluster.create(deployment(name))

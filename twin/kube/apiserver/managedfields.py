@@ -144,7 +144,7 @@ def _with_owners(
             "manager": owner.manager,
             "operation": owner.operation,
             "apiVersion": new["apiVersion"],
-            "time": times[owner] if known.get(owner) == paths else now,
+            **_time(owner, times[owner] if known.get(owner) == paths else now),
             "fieldsType": "FieldsV1",
             "fieldsV1": _to_fields(paths),
             **({"subresource": owner.subresource} if owner.subresource else {}),
@@ -153,6 +153,11 @@ def _with_owners(
         if paths
     ]
     return {**new, "metadata": {**new["metadata"], "managedFields": entries}}
+
+
+def _time(owner: Writer, time: str) -> Json:
+    # The handler of the scale subresource of a real API server loses the time.
+    return {} if owner.subresource == "scale" else {"time": time}
 
 
 # -- apply
