@@ -236,6 +236,8 @@ class Changing:
         patch = {"metadata": {"uid": str(uuid4())}, "spec": {"minReadySeconds": 9}}
         for kind in ("merge", "strategic"):
             refused(cluster.patch(name, patch, kind=kind), 422, "Invalid")
+        patch["metadata"]["resourceVersion"] = "1"
+        refused(cluster.patch(name, patch), 409, "Conflict")
         assert cluster.read(name)["spec"].get("minReadySeconds") is None
 
     def test_the_version_moves_on_a_change_and_not_on_a_no_op(

@@ -143,7 +143,7 @@ class Rest:
         admitted = typed(resource, new, validation=options.validation, mistyped_is_invalid=True)
         if resource is SCALE:
             return self._rescaled(target, old, admitted.obj, options, admitted.warnings)
-        _check_uid_kept(resource, old, admitted.obj)
+        self._check_identity(resource, old, admitted.obj, patched=True)
         return self._changed(
             target, old, self._placed(admitted.obj, target), options, admitted.warnings
         )
@@ -259,17 +259,24 @@ class Rest:
             body=self._commits.change(resource, old, new, dry=options.dry), warnings=warnings
         )
 
-    def _check_identity(self, resource: Resource, old: Json, new: Json) -> None:
-        for field, why in (
-            (
-                "uid",
-                "Precondition failed: UID in precondition: {said}, UID in object meta: {there}",
-            ),
-            ("resourceVersion", ""),
-        ):
-            said, there = new["metadata"].get(field), old["metadata"][field]
-            if said and said != there:
-                raise errors.conflict(resource, name_of(old), why.format(said=said, there=there))
+    def _check_identity(
+        self, resource: Resource, old: Json, new: Json, *, patched: bool = False
+    ) -> None:
+        """Raise ApiError 409 if *new* is meant for another version or another object than *old*.
+
+        A uid that came by a patch is no precondition, but a field that must not change: 422.
+        """
+        said, there = new["metadata"].get("resourceVersion"), old["metadata"]["resourceVersion"]
+        if said and said != there:
+            raise errors.conflict(resource, name_of(old))
+        said, there = new["metadata"].get("uid"), old["metadata"]["uid"]
+        if said and said != there:
+            if patched:
+                why = f'Invalid value: "{said}": field is immutable'
+                cause = errors.Cause("FieldValueInvalid", why, "metadata.uid")
+                raise errors.invalid(resource, name_of(old), [cause])
+            why = f"Precondition failed: UID in precondition: {said}, UID in object meta: {there}"
+            raise errors.conflict(resource, name_of(old), why)
 
     def _rescaled(
         self,
@@ -301,8 +308,7 @@ class Rest:
             if obj["metadata"].get("resourceVersion"):
                 raise errors.not_found(resource, target.name)
             return self.create(target, obj, options, operation="Apply")
-        _check_uid_kept(resource, old, obj)
-        self._check_identity(resource, old, obj)
+        self._check_identity(resource, old, obj, patched=True)
         new = applied(old, obj, schema, writer=writer, force=options.force, now=self._commits.now())
         part = {"status": new.get("status", {})} if target.subresource == "status" else {}
         kept = {"status": old["status"]} if "status" in old else {}
@@ -345,16 +351,6 @@ class Rest:
             "status": "Success",
             "details": details,
         }
-
-
-def _check_uid_kept(resource: Resource, old: Json, new: Json) -> None:
-    """Raise ApiError 422 if a patch made another uid: only to an update it is a precondition."""
-    said = new["metadata"].get("uid")
-    if said and said != old["metadata"]["uid"]:
-        why = f'Invalid value: "{said}": field is immutable'
-        raise errors.invalid(
-            resource, name_of(old), [errors.Cause("FieldValueInvalid", why, "metadata.uid")]
-        )
 
 
 def _patched(obj: Json, patch: Any, media_type: str, resource: Resource) -> Any:
