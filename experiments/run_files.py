@@ -234,7 +234,9 @@ def _title(name: str, scores: Mapping[str, Any]) -> str:
         )
         if scores[key]
     ]
-    return f"{name} ({', '.join(targets) or 'no target'}): {_percent(scores['attainment'])}"
+    # Without a target every request would count as met.
+    share = _percent(scores["attainment"] if targets else None)
+    return f"{name} ({', '.join(targets) or 'no target'}): {share}"
 
 
 def _percent(share: float | None) -> str:

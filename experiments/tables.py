@@ -21,13 +21,16 @@ CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Column:
-    """A column of the results as a table shows it; plain ones are a mean without an interval."""
+    """A column of the results as a table shows it; plain ones are a mean without an interval, and
+    share says that it is one of requests or minutes within their target.
+    """
 
     name: str
     heading: str
     scale: float = 1.0
     form: str = ".1f"
     plain: bool = False
+    share: bool = False
 
 
 COLUMNS = (
@@ -40,9 +43,10 @@ COLUMNS = (
     Column(name="offered_out_tokens", heading="tok.\nout", form=".0f", plain=True),
     Column(name="requests_per_cpu_s", heading="reqs/\nCPU s", form=",.0f", plain=True),
 )
+OBJECTIVES = ("slo_ttft_ms", "slo_itl_ms", "slo_tps")
 RUN_COLUMNS = (
-    Column(name="attainment", heading="within\nSLO [%]", scale=100.0),
-    Column(name="minute_attainment", heading="minutes\nwithin", scale=100.0),
+    Column(name="attainment", heading="within\nSLO [%]", scale=100.0, share=True),
+    Column(name="minute_attainment", heading="minutes\nwithin", scale=100.0, share=True),
     Column(name="ttft_ms_p95", heading="TTFT p95\n[ms]", form=".0f"),
     Column(name="itl_ms_p95", heading="ITL p95\n[ms]"),
     Column(name="offered_rpm", heading="offered\n[rpm]", form=",.0f"),
@@ -112,13 +116,23 @@ def print_table(console: Console, table: Table) -> None:
 
 
 def run_table(summary: Mapping[str, Any]) -> Table:
-    """Return the scores of one run (its summary): a line per server, and the overall ones."""
+    """Return the scores of one run (its summary): a line per server, and the overall ones.
+
+    A server without a target has no share within it: every request would count as met.
+    """
     headings = ("\nserver", *(column.heading for column in RUN_COLUMNS))
     table = _table("the scored part of the run", headings)
     for name, scores in (*summary["servers"].items(), ("overall", summary)):
         if name == "overall":
             table.add_section()
-        table.add_row(name, *(_figure(scores[column.name], column) for column in RUN_COLUMNS))
+        aimed = name == "overall" or any(scores[slo] for slo in OBJECTIVES)
+        table.add_row(
+            name,
+            *(
+                _figure(scores[column.name] if aimed or not column.share else None, column)
+                for column in RUN_COLUMNS
+            ),
+        )
     return table
 
 
@@ -166,7 +180,8 @@ def _text(found: Estimate, column: Column, *, sign: str = "") -> str:
 
 
 def _title(results: pd.DataFrame) -> str:
-    names, hours = ", ".join(dict.fromkeys(results["scenario"])), f"{results['hours'].iloc[0]:g}"
+    names = ", ".join(dict.fromkeys(results["scenario"]))
+    hours = ", ".join(f"{hours:g}" for hours in dict.fromkeys(results["hours"]))
     seeds, failed = results["seed"].nunique(), int((results["error"] != "").sum())
     over = f"mean ± 95 % interval over {seeds} seeds" if seeds > 1 else "one seed"
     what = f"{len(results)} runs of {hours} h, scenario {names}; {over}"

@@ -14,6 +14,7 @@ from inferno.worlds.kube import (
     add_cluster_options,
     cluster_arguments,
     open_cluster,
+    wait_for_cluster,
 )
 
 if TYPE_CHECKING:
@@ -65,24 +66,30 @@ def _run(options: Namespace) -> int:
     )
     # It asks, and needs no figures.
     choices = Choices(metrics="labels", events=options.events, lease=options.lease)
+    wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="actuator")
     with ExitStack() as stack:
-        backend = open_cluster(settings, choices, types=_types(settings), stack=stack).backend
+        notes: list[str] = []
+        types = _types(settings, notes)
+        backend = open_cluster(settings, choices, types=types, stack=stack).backend
         app = make_actuator_app(
             backend, Owner(), absent=options.absent, token=token_source(settings)
         )
         sockets = listen(settings.actuator_host, settings.actuator_port)
         start_logs("actuator", options)
-        serve_app(app, sockets, host=settings.actuator_host, verb="update")
+        serve_app(app, sockets, host=settings.actuator_host, verb="update", notes=notes)
     return EXIT_OK
 
 
-def _types(settings: Settings) -> Mapping[str, str]:
-    """Return accelerator types by name, as far as the data say."""
+def _types(settings: Settings, notes: list[str]) -> Mapping[str, str]:
+    """Return accelerator types by name, as far as the data say; add to *notes* what they leave
+    open.
+    """
     from loop.schema.reading import read_system
 
     if settings.data_path is None:
         return {}
-    return {name: unit.type for name, unit in read_system(settings.data_path).accelerators.items()}
+    data = read_system(settings.data_path, warn=notes.append)
+    return {name: unit.type for name, unit in data.accelerators.items()}
 
 
 COMMAND = Command(

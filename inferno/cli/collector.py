@@ -13,6 +13,7 @@ from inferno.worlds.kube import (
     add_metrics_options,
     cluster_arguments,
     open_cluster,
+    wait_for_cluster,
 )
 
 TEXT = """\
@@ -53,6 +54,7 @@ def _run(options: Namespace) -> int:
         pages=options.pages,
         speed=options.speed,
     )
+    wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="collector")
     with ExitStack() as stack:
         backend = open_cluster(settings, choices, types={}, stack=stack).backend
         app = make_collector_app(

@@ -164,6 +164,7 @@ def _run(options: Namespace) -> int:
             sockets,
             host=settings.controller_host,
             verb="invoke",
+            notes=world.notes,
             about={
                 "backend": options.backend,
                 "mode": options.mode,

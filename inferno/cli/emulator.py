@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
-from inferno.worlds.kube import add_cluster_options
+from inferno.worlds.kube import add_cluster_options, wait_for_cluster
 
 if TYPE_CHECKING:
     from emulator.to_cluster import Disturbance
@@ -67,11 +67,13 @@ def _run(options: Namespace) -> int:
     )
     if options.seed < 0:
         raise SpecError(f"seed: expected a whole number >= 0, found {options.seed}")
+    walk = Walk(kind=options.walk, alpha=settings.load_alpha, theta=options.theta)
+    wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="emulator")
     start_logs("emulator", options)
     stopped = threading.Event()
     emulator = ClusterEmulator(
         connect(settings.kubeconfig),
-        walk=Walk(kind=options.walk, alpha=settings.load_alpha, theta=options.theta),
+        walk=walk,
         seed=options.seed,
         namespaces=settings.namespaces,
         stopped=stopped,

@@ -128,7 +128,7 @@ def print_notes(lines: Iterable[str], *, quiet: bool) -> None:
     """Say on stderr what the data leave open, each line once."""
     if not quiet:
         for line in dict.fromkeys(lines):
-            print(f"note: {line}", file=sys.stderr)
+            print(f"note: {line}", file=sys.stderr, flush=True)
 
 
 def policy_option(text: str) -> tuple[str, float | str | bool]:

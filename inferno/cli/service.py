@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import logging
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from loop.services.logs import NO_FIELDS, log_listening, set_up_logs
+from loop.services.logs import NO_FIELDS, log, log_listening, set_up_logs
 from loop.services.serving import serve
 
 if TYPE_CHECKING:
@@ -31,7 +31,12 @@ def serve_app(
     host: str,
     verb: str,
     about: Mapping[str, object] = NO_FIELDS,
+    notes: Iterable[str] = (),
 ) -> None:
-    """Say where *app* can be reached, and serve it until SIGINT or SIGTERM comes."""
+    """Say where *app* can be reached and, of each of *notes*, what the data leave open; serve until
+    SIGINT or SIGTERM comes.
+    """
     log_listening(host, sockets, verb=verb, about=about)
+    for note in dict.fromkeys(notes):
+        log(f"note: {note}", level=logging.WARNING)
     serve(app, sockets, on_stop=app.state.stop)

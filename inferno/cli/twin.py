@@ -72,7 +72,6 @@ def _run(options: Namespace) -> int:
     directory = data_directory(read_settings(arguments={"data_path": options.data}))
     notes: list[str] = []
     spec, world_notes = build_cluster_spec(read_system(directory, warn=notes.append), directory)
-    print_notes([*notes, *world_notes], quiet=options.quiet)
     # With a file only its tokens count: the kubeconfig has the first of them.
     token = next(iter(read_token_file(options.tokens)), TOKEN) if options.tokens else TOKEN
     cluster = start_twin(
@@ -96,6 +95,7 @@ def _run(options: Namespace) -> int:
         if not options.quiet:
             line = f"inferno twin: {url}; export KUBECONFIG={options.kubeconfig}"
             print(line, file=sys.stderr, flush=True)
+        print_notes([*notes, *world_notes], quiet=options.quiet)
         serve(
             create_twin_app(cluster.server, cluster, cluster.faults), sockets, on_stop=cluster.stop
         )

@@ -36,6 +36,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     from loop.backends.http_policy import remote_policy
     from loop.clocks import MonotonicClock, date_now
     from loop.data import DataSource
+    from loop.schema.reading import read_system
     from loop.services.auth import token_source
     from loop.settings import service_url
 
@@ -51,12 +52,15 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     }
     for client in clients.values():
         stack.callback(client.close)
+    directory, notes = data_directory(settings), list[str]()
+    read_system(directory, warn=notes.append)
     return World(
         backend=HttpBackend(
             collector=clients["collector"], actuator=clients["actuator"], clock=clock
         ),
         policy=remote_policy(clients["optimizer"], **dict(options.policy_options)),
-        data=DataSource(data_directory(settings), dynamic=settings.dynamic),
+        data=DataSource(directory, dynamic=settings.dynamic),
+        notes=tuple(notes),
         clock=clock,
         epoch=date_now(),
     )

@@ -4,8 +4,11 @@ metrics, capacity, a Lease if wanted).
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import sys
+import time
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 METRICS = ("prometheus", "pods", "labels")
 STALE_S = 60.0
+PAUSE_S = 0.2  # between two attempts to reach a cluster
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -58,6 +62,14 @@ def add_cluster_options(parser: Options) -> None:
         "--namespace",
         metavar="NAMES",
         help="these namespaces only, separated by commas ($WATCH_NAMESPACE, else all)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="wait so many seconds at most for the kubeconfig and for the cluster to answer "
+        "(default 0: do not wait)",
     )
 
 
@@ -116,6 +128,37 @@ def cluster_arguments(options: Namespace) -> dict[str, str | None]:
     return {name: getattr(options, option, None) for name, option in names.items()}
 
 
+def wait_for_cluster(kubeconfig: str, *, wait_s: float, command: str) -> None:
+    """Wait until the cluster of *kubeconfig* answers, and say so in the name of *command*; do not
+    wait if *wait_s* is 0.
+
+    Raise LoopError if it has not answered after *wait_s*.
+    """
+    from loop.backends.kube.client import ask_version
+    from loop.clocks import MonotonicClock
+    from loop.errors import LoopError, SpecError
+
+    if not (math.isfinite(wait_s) and wait_s >= 0):
+        raise SpecError(f"wait: expected a number of seconds >= 0, found {wait_s}")
+    clock, told = MonotonicClock(), False
+    while wait_s > 0:
+        try:
+            ask_version(kubeconfig)
+        except (LoopError, SpecError) as problem:
+            if clock.now_s() >= wait_s:
+                where = kubeconfig or "the cluster"
+                raise LoopError(
+                    f"{where}: expected an answer within {wait_s:g} s, found none: {problem}"
+                ) from None
+        else:
+            return
+        if not told:
+            told = True
+            line = f"waiting for {kubeconfig or 'the cluster'}, {wait_s:g} s at most"
+            print(f"inferno {command}: {line}", file=sys.stderr, flush=True)
+        time.sleep(PAUSE_S)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choices:
     """What a command wants of a cluster, besides the settings. metrics None: Prometheus if its
@@ -150,8 +193,11 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     from inferno.worlds.world import World, data_directory
     from loop.data import DataSource
     from loop.policies import make_policy
+    from loop.schema.reading import read_system
 
-    data = DataSource(data_directory(settings), dynamic=settings.dynamic)
+    directory, notes = data_directory(settings), list[str]()
+    read_system(directory, warn=notes.append)
+    data = DataSource(directory, dynamic=settings.dynamic)
     types = {name: unit.type for name, unit in data.static().accelerators.items()}
     choices = Choices(
         metrics=options.metrics,
@@ -162,11 +208,14 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         events=options.events,
         lease=options.lease,
     )
+    policy = make_policy(options.policy, **dict(options.policy_options))
+    wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="controller")
     live = open_cluster(settings, choices, types=types, stack=stack)
     return World(
         backend=live.backend,
-        policy=make_policy(options.policy, **dict(options.policy_options)),
+        policy=policy,
         data=data,
+        notes=tuple(notes),
         clock=live.clock,
         epoch=live.epoch,
         lease=live.lease,

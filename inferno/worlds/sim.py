@@ -80,6 +80,7 @@ def open_world(settings: Settings, options: Namespace, _stack: ExitStack) -> Wor
         ),
         policy=sources.policy,
         data=DataSource(sources.config.data, dynamic=settings.dynamic),
+        notes=sources.notes,
         clock=MonotonicClock(speed=options.speed),
         epoch=SIMULATED_EPOCH,
         speed=options.speed,

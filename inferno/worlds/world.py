@@ -24,7 +24,7 @@ class World:
 
     clock has the world's seconds, epoch is the date of its second 0. advance brings a simulated
     world to a time; the time of others passes by itself. With a lease the controller acts only
-    while it holds that.
+    while it holds that. notes are what the data leave open, a line each.
     """
 
     backend: Backend
@@ -32,6 +32,7 @@ class World:
     data: DataSource
     clock: Clock
     epoch: datetime
+    notes: tuple[str, ...] = ()
     speed: float = 1.0
     advance: Callable[[float], None] | None = None
     lease: Lease | None = None

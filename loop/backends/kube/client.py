@@ -106,6 +106,24 @@ def _load_found(configs: Any, settings: official.Configuration) -> None:
         configs.load_kube_config(client_configuration=settings)
 
 
+def ask_version(kubeconfig: str = "", *, timeout_s: float = 3.0) -> None:
+    """Ask the cluster of *kubeconfig* for its version, once. Return if it answers, if only to
+    refuse.
+
+    Raise SpecError where there is no such cluster, ApiError if there is no answer.
+    """
+    api: Any = connect(kubeconfig)
+    try:
+        official.VersionApi(api).get_code(_request_timeout=(timeout_s, timeout_s))
+    except ApiException as error:
+        if not error.status:
+            raise ApiError(f"get version: {_one_line(error)}", status=0) from error
+    except urllib3.exceptions.HTTPError as error:
+        raise ApiError(f"get version: no answer: {_one_line(error)}", status=0) from error
+    finally:
+        api.close()
+
+
 class KubeClient:
     """One API server. *connector* makes the client, and makes it anew when its credentials were
     refused.
