@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from loop.optimizer.model.chain import Floats, Ints, Rows
-from loop.types import Load
+from loop.types import Load, Why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,19 +150,19 @@ class Pairs:
     accelerator: Ints
     perf: PerfColumns
     asked: ServerColumns
-    problem: dict[str, str]
+    problem: dict[str, Why]
 
 
 def make_pairs(
     data: SystemData, catalog: Catalog, rules: Rules, *, servers: Sequence[ServerData]
 ) -> Pairs:
     """Return the pairs of *servers*, with the load of their current allocation."""
-    problem: dict[str, str] = {}
+    problem: dict[str, Why] = {}
     none = np.zeros(0, dtype=np.intp)
     rows: list[Rows] = [none]
     for server in servers:
         found = _rows_of(data, rules, catalog, server)
-        if isinstance(found, str):
+        if isinstance(found, Why):
             problem[server.name] = found
             found = none
         rows.append(found)
@@ -179,23 +179,26 @@ def make_pairs(
     )
 
 
-def _rows_of(data: SystemData, rules: Rules, catalog: Catalog, server: ServerData) -> Rows | str:
+def _rows_of(data: SystemData, rules: Rules, catalog: Catalog, server: ServerData) -> Rows | Why:
     """Return the rows of the catalog that may serve *server*, or why there are none."""
     name = server.service_class or "Free"
     if name not in data.classes:
-        return f"no service class {name!r}"
+        return Why(kind="infeasible", text=f"no service class {name!r}")
     if data.target(service_class=name, model=server.model) is None:
-        return f"no target for model {server.model!r} in service class {name!r}"
+        text = f"no target for model {server.model!r} in service class {name!r}"
+        return Why(kind="infeasible", text=text)
     if server.model not in catalog.models:
-        return f"no perf data of model {server.model!r} on any accelerator"
+        text = f"no perf data of model {server.model!r} on any accelerator"
+        return Why(kind="infeasible", text=text)
     if server.current.load is None and rules.absent_load is None:
-        return "no load is known"
+        return Why(kind="held-unknown", text="no load is known")
     rows = catalog.models[server.model]
     if server.keep_accelerator and server.current.accelerator:
         kept = server.current.accelerator
         rows = rows[catalog.accelerator[rows] == _index(catalog, kept)]
         if not len(rows):
-            return f"no perf data of model {server.model!r} on {kept!r}, which it must keep"
+            text = f"no perf data of model {server.model!r} on {kept!r}, which it must keep"
+            return Why(kind="infeasible", text=text)
     return rows
 
 

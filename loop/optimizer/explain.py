@@ -11,20 +11,23 @@ import numpy as np
 
 from loop.optimizer.model.concurrency import Tuned
 from loop.optimizer.model.queueing import analyze, make_model
-from loop.optimizer.reasons import batch_cut, binding, runner_up
+from loop.optimizer.reasons import batch_cut, binding, runner_up, word
 from loop.optimizer.sizing import MS_PER_MIN
-from loop.optimizer.solution import Assignment, Part
+from loop.optimizer.solution import Assignment
 from loop.optimizer.solvers.problem import Answer, Choice, Problem
+from loop.types import Why, one_pool
+from twin.spec import Pool
 
 if TYPE_CHECKING:
     from loop.optimizer.settings import OptimizerSettings
     from loop.optimizer.solvers.several import SeveralAnswer
     from loop.optimizer.table import CandidateTable
+    from loop.types import WhyKind
 
 
 def explain(
     table: CandidateTable, problem: Problem, answer: Answer, settings: OptimizerSettings
-) -> tuple[dict[str, Assignment], dict[str, str]]:
+) -> tuple[dict[str, Assignment], dict[str, Why]]:
     """Return the choices as assignments, and why the other servers have none."""
     choices, dropped = _kept(table, problem, answer.choices, settings)
     assignments = _assign(table, problem, choices, settings)
@@ -36,7 +39,7 @@ def explain(
 
 def explain_several(
     table: CandidateTable, problem: Problem, answer: SeveralAnswer, settings: OptimizerSettings
-) -> tuple[dict[str, Assignment], dict[str, str]]:
+) -> tuple[dict[str, Assignment], dict[str, Why]]:
     """Return the parts as assignments, and why the other servers have none."""
     idle = {
         i: Choice(rows[0], 0)
@@ -48,7 +51,7 @@ def explain_several(
     taken = [choice for parts in answer.parts.values() for choice in parts]
     for i, parts in answer.parts.items():
         found = [binding(table, part.row) for part in parts]
-        assignments[table.servers[i]] = _joined(table, parts, value=answer.value[i], words=found)
+        assignments[table.servers[i]] = _joined(table, parts, value=answer.value[i], bound=found)
     left = _left(problem, taken)
     return assignments, _unserved(
         table, problem, settings, left=left, known=assignments.keys() | dropped.keys()
@@ -60,7 +63,7 @@ def _kept(
     problem: Problem,
     choices: Mapping[int, Choice],
     settings: OptimizerSettings,
-) -> tuple[dict[int, Choice], dict[str, str]]:
+) -> tuple[dict[int, Choice], dict[str, Why]]:
     """Return the choices that give something, or nothing to no load; and servers that the rules
     drop, with the reason.
     """
@@ -85,11 +88,11 @@ def _assign(
     rows = np.array([choices[i].row for i in servers], dtype=np.intp)
     replicas = np.array([choices[i].replicas for i in servers], dtype=np.int64)
     tuned = settings.rules.tune(table, rows, replicas, settings)
-    words = [binding(table, choices[i].row) for i in servers]
+    bound = [binding(table, choices[i].row) for i in servers]
     values = settings.rules.part_values(table, rows, replicas).tolist()
     return {
         table.servers[i]: _assignment(
-            table, problem, choices[i], _Figures(tuned, k, words[k], values[k]), settings
+            table, problem, choices[i], _Figures(tuned, k, bound[k], values[k]), settings
         )
         for k, i in enumerate(servers)
     }
@@ -102,7 +105,7 @@ def _unserved(
     *,
     left: Sequence[int],
     known: Set[str],
-) -> dict[str, str]:
+) -> dict[str, Why]:
     """Return why each server that is not *known* has nothing."""
     return {
         name: settings.rules.why_unserved(table, problem, i, left, settings)
@@ -120,7 +123,7 @@ def _left(problem: Problem, choices: Iterable[Choice]) -> list[int]:
 
 
 def _joined(
-    table: CandidateTable, parts: Sequence[Choice], *, value: float, words: Sequence[str]
+    table: CandidateTable, parts: Sequence[Choice], *, value: float, bound: Sequence[WhyKind]
 ) -> Assignment:
     """Return the parts of one server as one assignment; its load is spread so that all parts are
     equally busy.
@@ -135,30 +138,32 @@ def _joined(
         seen = analyze(make_model(table.columns.take(rows)), rate)
         itl, ttft, rho = seen.itl, seen.ttft, seen.rho
     share = rate * replicas / (rate * replicas).sum() if used > 0.0 else replicas / replicas.sum()
-    found = tuple(
-        Part(
+    pools = tuple(
+        Pool(
             accelerator=table.accelerators[int(table.accelerator[part.row])],
             replicas=part.replicas,
             max_batch=int(table.columns.max_batch[part.row]),
-            cost_cents_per_h=table.unit_cost(part.row) * part.replicas,
         )
         for part in parts
     )
-    line = " + ".join(f"{part.replicas} × {part.accelerator}" for part in found)
+    costs = tuple(table.unit_cost(part.row) * part.replicas for part in parts)
+    line = " + ".join(f"{pool.replicas} × {pool.accelerator}" for pool in pools)
+    words = [word(kind) for kind in bound]
     return Assignment(
         server=table.servers[int(table.server[rows[0]])],
-        accelerator="+".join(part.accelerator for part in found),
-        replicas=int(replicas.sum()),
-        max_batch=max(part.max_batch for part in found),
-        cost_cents_per_h=sum(part.cost_cents_per_h for part in found),
+        pools=pools,
+        pool_costs=costs,
+        cost_cents_per_h=sum(costs),
         value=value,
         itl_ms=float(itl @ share),
         ttft_ms=float(ttft @ share),
         rho=float(rho @ share),
         rate_max_rpm=total * MS_PER_MIN / int(replicas.sum()),
-        parts=found,
-        reason=f"{line} at {used:.0%}, bound by {', '.join(dict.fromkeys(words))}",
-        details={"utilisation": used, "binding": list(words)},
+        why=Why(
+            kind=bound[0],
+            text=f"{line} at {used:.0%}, bound by {', '.join(dict.fromkeys(words))}",
+            details={"utilisation": used, "binding": words},
+        ),
     )
 
 
@@ -168,7 +173,7 @@ class _Figures:
 
     tuned: Tuned
     position: int
-    word: str
+    bound: WhyKind
     value: float
 
     @property
@@ -202,7 +207,7 @@ def _assignment(
     )
     other = runner_up(table, problem, int(table.server[row]), row)
     details: dict[str, object] = {
-        "binding": figures.word,
+        "binding": word(figures.bound),
         "rateMaxRpm": candidate.rate_max_rpm,
         "utilisation": used,
         "replicasWanted": candidate.replicas,
@@ -222,24 +227,34 @@ def _assignment(
         }
     return Assignment(
         server=table.servers[int(table.server[row])],
-        accelerator=candidate.accelerator,
-        replicas=replicas,
-        max_batch=figures.batch,
+        pools=one_pool(
+            accelerator=candidate.accelerator, replicas=replicas, max_batch=figures.batch
+        ),
         cost_cents_per_h=candidate.cost_cents_per_h * share,
         value=figures.value,
         itl_ms=itl,
         ttft_ms=ttft,
         rho=rho,
         rate_max_rpm=candidate.rate_max_rpm,
-        reason=_reason(table, row, choice, details),
-        details=details,
+        why=Why(
+            kind="capacity" if replicas < candidate.replicas else figures.bound,
+            text=_text(table, row, choice, details, bound=figures.bound),
+            details=details,
+        ),
     )
 
 
-def _reason(table: CandidateTable, row: int, choice: Choice, details: Mapping[str, object]) -> str:
+def _text(
+    table: CandidateTable,
+    row: int,
+    choice: Choice,
+    details: Mapping[str, object],
+    *,
+    bound: WhyKind,
+) -> str:
     if table.accelerator[row] < 0:
         return "no load: no replicas"
-    if details["binding"] == "no load":
+    if bound == "no-load":
         return f"no load: the least number of replicas, {choice.replicas}"
     name = table.accelerators[int(table.accelerator[row])]
     line = (

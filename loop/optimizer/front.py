@@ -13,18 +13,19 @@ import numpy as np
 from loop.optimizer.explain import explain, explain_several
 from loop.optimizer.settings import OptimizerSettings
 from loop.optimizer.sizing import SizingCache
-from loop.optimizer.solution import Assignment, Part, Solution
+from loop.optimizer.solution import Assignment, Solution
 from loop.optimizer.solvers.exact import solve_exact
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
 from loop.optimizer.solvers.grouped import solve_grouped
 from loop.optimizer.solvers.problem import Answer, Problem, make_problem
 from loop.optimizer.solvers.several import SeveralProblem, solve_several
+from loop.types import Why, one_pool
 
 if TYPE_CHECKING:
     from loop.optimizer.table import CandidateTable
     from loop.spec import OptimizerData, ServerData, SystemData
 
-__all__ = ["Assignment", "OptimizerSettings", "Part", "SizingCache", "Solution", "optimize"]
+__all__ = ["Assignment", "OptimizerSettings", "SizingCache", "Solution", "optimize"]
 
 
 def optimize(
@@ -39,7 +40,7 @@ def optimize(
     Servers in *held* keep what they have, and their GPUs are taken from capacity first. If these
     alone exceed it, the others plan with none, and the reason of the held ones says so. Servers
     that cannot be served are listed with the reason and block nobody. If the data say
-    heterogeneous, the exact solver may give a server several accelerators (Assignment.parts).
+    heterogeneous, the exact solver may give a server several accelerators (Assignment.pools).
     """
     rules = settings.rules
     settings, flags = rules.in_force(settings), rules.flags(data.optimizer)
@@ -132,9 +133,11 @@ def _hold(
             left[unit.type] = max(0, room - gpus)
         result[server.name] = Assignment(
             server=server.name,
-            accelerator=current.accelerator,
-            replicas=current.replicas,
-            max_batch=current.max_batch,
+            pools=one_pool(
+                accelerator=current.accelerator,
+                replicas=current.replicas,
+                max_batch=current.max_batch,
+            ),
             cost_cents_per_h=settings.rules.present_cost(data, server),
             value=0.0,
             itl_ms=None,
@@ -142,7 +145,7 @@ def _hold(
             rho=None,
             rate_max_rpm=0.0,
             held=True,
-            reason=reason,
+            why=Why(kind="unchanged", text=reason),
         )
     return result
 

@@ -18,6 +18,7 @@ from loop.optimizer.table import (
     TOO_MANY,
     TTFT_SHORT,
 )
+from loop.types import Why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,14 +26,20 @@ if TYPE_CHECKING:
     from loop.optimizer.settings import OptimizerSettings
     from loop.optimizer.solvers.problem import Problem
     from loop.optimizer.table import CandidateTable
+    from loop.types import WhyKind
 
 
-def binding(table: CandidateTable, row: int) -> str:
+def binding(table: CandidateTable, row: int) -> WhyKind:
     """Return what keeps a replica of *row* from taking more: slo-itl, slo-ttft, slo-tps, loss,
-    batch; or no load.
+    batch; or no-load.
     """
     index = int(table.binding[row])
-    return BINDING[index] if index >= 0 else "no load"
+    return BINDING[index] if index >= 0 else "no-load"
+
+
+def word(kind: WhyKind) -> str:
+    """Return *kind* as texts and details have it."""
+    return "no load" if kind == "no-load" else kind
 
 
 def batch_cut(table: CandidateTable, row: int, settings: OptimizerSettings) -> str:
@@ -52,14 +59,14 @@ def why_unserved(
     i: int,
     left: Sequence[int],
     settings: OptimizerSettings,
-) -> str:
+) -> Why:
     """Return why server *i* has nothing; *left* is GPUs by type index."""
     if problem.options[i]:
         return why_short(table, problem, i, left)
     return why_none(table, i, settings)
 
 
-def why_none(table: CandidateTable, i: int, settings: OptimizerSettings) -> str:
+def why_none(table: CandidateTable, i: int, settings: OptimizerSettings) -> Why:
     """Return why server *i* has no option at all."""
     name = table.servers[i]
     if name in table.problem:
@@ -72,7 +79,7 @@ def why_none(table: CandidateTable, i: int, settings: OptimizerSettings) -> str:
     tail = (
         f" (and {others} more accelerator{'s' if others > 1 else ''} that cannot)" if others else ""
     )
-    return reasons[nearest] + tail
+    return Why(kind="infeasible", text=reasons[nearest] + tail)
 
 
 def _distance(table: CandidateTable, row: int) -> tuple[int, float]:
@@ -117,7 +124,7 @@ def _why_row(table: CandidateTable, row: int, settings: OptimizerSettings) -> st
     }.get(verdict, f"no rate meets the targets on {accelerator}")
 
 
-def why_short(table: CandidateTable, problem: Problem, i: int, left: Sequence[int]) -> str:
+def why_short(table: CandidateTable, problem: Problem, i: int, left: Sequence[int]) -> Why:
     """Return how much capacity server *i* lacks, for the option that lacks least; *left* is GPUs
     by type index.
     """
@@ -128,7 +135,8 @@ def why_short(table: CandidateTable, problem: Problem, i: int, left: Sequence[in
     lack, _, row = min(short)
     kind = problem.type[row]
     gpus = problem.units[row] * problem.replicas[row]
-    return f"capacity: {gpus} {table.types[kind]} needed, {left[kind]} free, {lack} short"
+    text = f"capacity: {gpus} {table.types[kind]} needed, {left[kind]} free, {lack} short"
+    return Why(kind="capacity", text=text)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

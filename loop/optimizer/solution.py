@@ -3,45 +3,35 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+
+from loop.types import OfPools, Why
+from twin.spec import Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """Replicas of one accelerator, where a server may have several."""
-
-    accelerator: str
-    replicas: int
-    max_batch: int
-    cost_cents_per_h: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assignment:
+class Assignment(OfPools):
     """What one server gets, and why.
 
-    value is cost with the transition penalty [cents/h]. itl_ms, ttft_ms and rho (busy share of the
-    batch) are what the estimate expects at the present load; None where the replicas cannot keep up
-    and the wait has no bound. reason is one line for people, details are figures for machines.
-    held: it keeps what it has, unasked. parts: where a server may have several accelerators, what
-    it has of each; the figures above are then totals (names joined by +, the largest batch,
-    latencies as the mean request sees them).
+    pools: its replicas; several only if the data allow several accelerators (heterogeneous), and
+    pool_costs is then the cost of each [cents/h], else it is empty. cost_cents_per_h is that of all
+    replicas, value the same with the transition penalty. itl_ms, ttft_ms and rho (busy share of the
+    batch) are what the estimate expects at the present load, as the mean request sees them; None
+    where the replicas cannot keep up and the wait has no bound. By the rules of mid 2025 ttft_ms is
+    the mean wait. held: the server keeps what it has, unasked.
     """
 
     server: str
-    accelerator: str
-    replicas: int
-    max_batch: int
+    pools: tuple[Pool, ...]
     cost_cents_per_h: float
     value: float
     itl_ms: float | None
     ttft_ms: float | None
     rho: float | None
     rate_max_rpm: float
+    why: Why
     held: bool = False
-    parts: tuple[Part, ...] = ()
-    reason: str = ""
-    details: Mapping[str, object] = field(default_factory=dict)
+    pool_costs: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +44,7 @@ class Solution:
     """
 
     allocations: Mapping[str, Assignment]
-    unserved: Mapping[str, str]
+    unserved: Mapping[str, Why]
     total_cost: float
     total_value: float
     gap: float | None = None

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from loop.optimizer.catalog import Catalog, Pairs
     from loop.spec import ServerData, SystemData
+    from loop.types import Why
 
 # Why a candidate cannot be taken (CandidateTable.verdict); 0 is a good one.
 GOOD = 0
@@ -78,7 +79,7 @@ class CandidateTable:
     accelerators: tuple[str, ...]
     types: tuple[str, ...]
     capacity: Ints
-    problem: dict[str, str]
+    problem: dict[str, Why]
     server: Ints
     accelerator: Ints
     type: Ints

@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, get_args
 
 from loop.cost import cost_cents_per_h, gpus
 from loop.errors import SpecError
@@ -16,7 +16,7 @@ from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.settings import OptimizerSettings, SolverName
 from loop.spec import Allocation, ServerData, SystemData
-from loop.types import Decision, Load, ServerView, Snapshot, Target, Why, WhyKind, one_pool
+from loop.types import Decision, Load, ServerView, Snapshot, Target, Why, one_pool
 
 if TYPE_CHECKING:
     from loop.optimizer.front import Assignment, Solution
@@ -87,7 +87,7 @@ class SloPolicy:
         targets |= {
             name: replace(targets[name], held=False, why=why) for name, why in woken.items()
         }
-        short = {name: why for name, why in unserved(solution).items() if name not in targets}
+        short = {name: why for name, why in solution.unserved.items() if name not in targets}
         targets |= _leftovers(system, solution, short)
         return Decision(targets=targets, unserved={**infeasible, **short}), None
 
@@ -108,7 +108,7 @@ class SloPolicy:
         cache = SizingCache()
         solution = optimize(system, settings, held=held, cache=cache)
         infeasible = {
-            name: why for name, why in unserved(solution).items() if why.kind != "capacity"
+            name: why for name, why in solution.unserved.items() if why.kind != "capacity"
         }
         if infeasible:
             solution = optimize(system, settings, held=held | infeasible.keys(), cache=cache)
@@ -210,29 +210,8 @@ def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
         ttft_ms=found.ttft_ms,
         rho=found.rho,
         held=found.held,
-        why=Why(kind=_kind(found), text=found.reason, details={**found.details, **demand}),
+        why=replace(found.why, details={**found.why.details, **demand}),
     )
-
-
-def _kind(found: Assignment) -> WhyKind:
-    """Return the kind of reason of an assignment."""
-    if found.held:
-        return "unchanged"
-    if found.replicas < int(str(found.details.get("replicasWanted", 0))):
-        return "capacity"
-    words = found.details.get("binding")
-    word = words if isinstance(words, str) else "batch"
-    return "no-load" if word == "no load" else cast(WhyKind, word)
-
-
-def unserved(solution: Solution) -> dict[str, Why]:
-    """Return which servers the solution leaves out, and why."""
-    return {name: _why(text) for name, text in solution.unserved.items()}
-
-
-def _why(text: str) -> Why:
-    capacity, idle = text.startswith("capacity"), text.startswith("no load")
-    return Why(kind="capacity" if capacity else "no-load" if idle else "infeasible", text=text)
 
 
 def _leftovers(

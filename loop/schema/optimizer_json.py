@@ -84,7 +84,7 @@ def solution_json(
             )
             for name, found in solution.allocations.items()
         },
-        "unallocated": dict(solution.unserved),
+        "unallocated": {name: why.text for name, why in solution.unserved.items()},
         "totalCost": solution.total_cost,
     }
     if explain:
@@ -116,20 +116,20 @@ def allocation_json(
             "avgOutTokens": _whole(load.out_tokens) if load else 0,
         },
     }
-    if found.parts:
+    if found.pool_costs:
         answer["parts"] = [
             {
-                "accelerator": part.accelerator,
-                "numReplicas": part.replicas,
-                "maxBatch": part.max_batch,
-                "cost": part.cost_cents_per_h,
+                "accelerator": pool.accelerator,
+                "numReplicas": pool.replicas,
+                "maxBatch": pool.max_batch,
+                "cost": cost,
             }
-            for part in found.parts
+            for pool, cost in zip(found.pools, found.pool_costs, strict=True)
         ]
-    if explain or found.parts:
+    if explain or found.pool_costs:
         answer["value"] = found.value
     if explain:
-        answer |= {"reason": found.reason, "details": dict(found.details)}
+        answer |= {"reason": found.why.text, "details": dict(found.why.details)}
     return answer
 
 
@@ -148,7 +148,7 @@ def _early_json(solution: Solution, data: SystemData) -> dict[str, Any]:
             }
             for name, found in solution.allocations.items()
         },
-        "unallocated": dict(solution.unserved),
+        "unallocated": {name: why.text for name, why in solution.unserved.items()},
         "totalCost": solution.total_cost,
     }
 

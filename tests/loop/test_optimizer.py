@@ -25,10 +25,10 @@ def gpus(data: SystemData, solution: Solution) -> dict[str, int]:
     """Return the GPUs that *solution* holds by type."""
     used: dict[str, int] = {}
     for found in solution.allocations.values():
-        for part in found.parts or (found,):
-            if part.accelerator:
-                unit = data.accelerators[part.accelerator]
-                used[unit.type] = used.get(unit.type, 0) + unit.multiplicity * part.replicas
+        for pool in found.pools:
+            if pool.accelerator:
+                unit = data.accelerators[pool.accelerator]
+                used[unit.type] = used.get(unit.type, 0) + unit.multiplicity * pool.replicas
     return used
 
 
@@ -60,10 +60,10 @@ def test_every_server_has_an_answer_within_capacity(
     )
     solution = optimize(data, OptimizerSettings(solver=solver))  # type: ignore[arg-type]
     assert sorted([*solution.allocations, *solution.unserved]) == sorted(data.servers)
-    assert all(solution.unserved.values())
+    assert all(why.text for why in solution.unserved.values())
     assert all(count <= capacity[kind] for kind, count in gpus(data, solution).items())
     for name, found in solution.allocations.items():
-        assert found.reason
+        assert found.why.text
         assert found.replicas > 0 or data.servers[name].current.load == replace(
             data.servers[name].current.load or Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0),
             rate_rpm=0.0,
@@ -158,8 +158,10 @@ def test_a_server_that_cannot_be_served_blocks_nobody() -> None:
     for how in (PLAIN, EXACT):
         answer = optimize(data, how)
         assert set(answer.allocations) == {"fine"}
-        assert answer.unserved["huge"].startswith("capacity: ")
-        assert answer.unserved["odd"].startswith("no target")
+        assert answer.unserved["huge"].text.startswith("capacity: ")
+        assert answer.unserved["odd"].text.startswith("no target")
+        assert answer.unserved["huge"].kind == "capacity"
+        assert answer.unserved["odd"].kind == "infeasible"
 
 
 def test_short_capacity_says_of_which_type_and_how_much() -> None:
@@ -173,7 +175,9 @@ def test_short_capacity_says_of_which_type_and_how_much() -> None:
     )
     answer = optimize(data, PLAIN)
     needed = optimize(replace(data, capacity={"H100": 99}), PLAIN).allocations["second"].replicas
-    assert answer.unserved["second"] == f"capacity: {needed} H100 needed, 0 free, {needed} short"
+    assert (
+        answer.unserved["second"].text == f"capacity: {needed} H100 needed, 0 free, {needed} short"
+    )
 
 
 def test_an_allocation_says_why() -> None:
@@ -181,17 +185,17 @@ def test_an_allocation_says_why() -> None:
     with that.
     """
     found = optimize(small_system(server(rpm=3000.0), itl_ms=9.0), PLAIN).allocations["s"]
-    details = found.details
-    assert details["binding"] == "slo-itl"
+    details = found.why.details
+    assert details["binding"] == found.why.kind == "slo-itl"
     assert details["rateMaxRpm"] == pytest.approx(found.rate_max_rpm)
     assert details["utilisation"] == pytest.approx(3000.0 / (found.rate_max_rpm * found.replicas))
     runner_up = details["runnerUp"]
     assert isinstance(runner_up, dict)
     assert runner_up["cost"] >= found.cost_cents_per_h
     assert runner_up["accelerator"] != found.accelerator
-    assert found.accelerator in found.reason
-    assert "bound by slo-itl" in found.reason
-    assert f"next {runner_up['replicas']} × {runner_up['accelerator']}" in found.reason
+    assert found.accelerator in found.why.text
+    assert "bound by slo-itl" in found.why.text
+    assert f"next {runner_up['replicas']} × {runner_up['accelerator']}" in found.why.text
 
 
 @pytest.mark.parametrize(
@@ -211,7 +215,7 @@ def test_the_binding_target_has_its_name(
     data = small_system(
         server(rpm=3000.0, now=("H100", 1), keep_accelerator=True, **fields), **targets
     )  # type: ignore[arg-type]
-    assert optimize(data, PLAIN).allocations["s"].details["binding"] == word
+    assert optimize(data, PLAIN).allocations["s"].why.details["binding"] == word
 
 
 def test_held_servers_keep_what_they_have_and_come_first() -> None:
@@ -225,7 +229,7 @@ def test_held_servers_keep_what_they_have_and_come_first() -> None:
     found = answer.allocations["held"]
     assert (found.accelerator, found.replicas, found.max_batch, found.held) == ("H100", 3, 64, True)
     assert found.cost_cents_per_h == 900.0
-    assert "H100 needed, 1 free" in answer.unserved["asks"]
+    assert "H100 needed, 1 free" in answer.unserved["asks"].text
 
 
 def test_held_servers_beyond_capacity_keep_all_and_say_so() -> None:
@@ -245,12 +249,12 @@ def test_held_servers_beyond_capacity_keep_all_and_say_so() -> None:
         "high": 3,
         "pairs": 2,
     }
-    assert answer.allocations["low"].reason == (
+    assert answer.allocations["low"].why.text == (
         "held: its 3 H100 exceed the capacity, which has 1 left"
     )
     assert answer.allocations["low"].cost_cents_per_h == 900.0
-    assert answer.allocations["high"].reason == "held"
-    assert "0 free" in answer.unserved["asks"]
+    assert answer.allocations["high"].why.text == "held"
+    assert "0 free" in answer.unserved["asks"].text
 
 
 def test_held_servers_on_unlimited_capacity_are_untouched() -> None:
@@ -336,8 +340,9 @@ def test_parts_report_the_latencies_of_the_parts() -> None:
     assert part.itl_ms is not None
     assert whole.itl_ms is not None
     assert part.itl_ms > whole.itl_ms
-    assert part.details["replicasWanted"] == whole.replicas
-    assert part.reason.startswith(f"capacity: 2 of {whole.replicas} replicas")
+    assert part.why.details["replicasWanted"] == whole.replicas
+    assert part.why.kind == "capacity"
+    assert part.why.text.startswith(f"capacity: 2 of {whole.replicas} replicas")
     assert compat.itl_ms is not None
     assert compat.itl_ms <= 9.0
 
@@ -365,13 +370,13 @@ def test_a_smaller_batch_serves_the_load_within_the_targets() -> None:
     """Sized anew with the batch that was chosen, the same replicas take nearly the same rate."""
     data = small_system(server(rpm=3000.0), itl_ms=9.0)
     found = optimize(data, PLAIN).allocations["s"]
-    assert found.max_batch < found.details["maxBatchAllowed"]  # type: ignore[operator]
+    assert found.max_batch < found.why.details["maxBatchAllowed"]  # type: ignore[operator]
     told = small_system(server(rpm=3000.0, max_batch=found.max_batch), itl_ms=9.0)
     again = optimize(told, PLAIN).allocations["s"]
     assert again.replicas == found.replicas
     assert again.rate_max_rpm >= 0.97 * found.rate_max_rpm
     largest = optimize(data, replace(PLAIN, near_peak=0.0)).allocations["s"]
-    assert largest.max_batch == found.details["maxBatchAllowed"]
+    assert largest.max_batch == found.why.details["maxBatchAllowed"]
 
 
 def test_the_present_batch_stays_while_it_is_nearly_the_smallest() -> None:

@@ -56,7 +56,7 @@ def test_a_server_gets_what_the_optimizer_says_of_its_load() -> None:
     assert (target.cost_cents_per_h, target.itl_ms, target.why.text) == (
         found.cost_cents_per_h,
         found.itl_ms,
-        found.reason,
+        found.why.text,
     )
     assert not target.held
 

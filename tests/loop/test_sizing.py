@@ -106,7 +106,7 @@ def test_a_batch_of_one_is_served() -> None:
     """The original calls the model invalid where one place and no queue make one state."""
     data = small_system(server(max_batch=1))
     assert table(data).verdict[row(table(data))] == GOOD
-    assert "invalid" in optimize(data, COMPAT).unserved["s"]
+    assert "invalid" in optimize(data, COMPAT).unserved["s"].text
 
 
 def test_memory_caps_the_batch() -> None:
@@ -123,14 +123,14 @@ def test_memory_caps_the_batch() -> None:
 def test_a_request_that_never_fits_says_so() -> None:
     """More replicas would not help."""
     answer = optimize(small_system(server(), kv_tokens=600), PLAIN)
-    assert "does not fit the KV cache" in answer.unserved["s"]
+    assert "does not fit the KV cache" in answer.unserved["s"].text
 
 
 def test_the_cap_on_the_batch_is_told() -> None:
     """Short outputs make the derived batch explode; where it is cut the reason says by what."""
     data = small_system(server(tokens=(512.0, 2.0), rpm=60.0))
     answer = optimize(data, PLAIN)
-    assert "batch cut from 8192 to 512 by the cap of 512" in answer.allocations["s"].reason
+    assert "batch cut from 8192 to 512 by the cap of 512" in answer.allocations["s"].why.text
 
 
 def test_the_cap_on_replicas_gives_up_with_the_figure() -> None:
@@ -138,16 +138,18 @@ def test_the_cap_on_replicas_gives_up_with_the_figure() -> None:
     data = small_system(server(rpm=3000.0))
     floor = table(data).best_itl[row(table(data), "H100")]
     tight = small_system(server(rpm=30_000.0), itl_ms=float(floor) * 1.0001 / 0.9, unlimited=True)
-    assert "more than the cap of 1000" in optimize(tight, PLAIN).unserved["s"]
+    assert "more than the cap of 1000" in optimize(tight, PLAIN).unserved["s"].text
     assert optimize(tight, replace(PLAIN, replicas_cap=1_000_000)).allocations["s"].replicas > 1000
 
 
 def test_a_target_below_the_best_attainable_says_both() -> None:
     """A user sees how far the target is out of reach, on the accelerator that comes nearest."""
-    reason = optimize(small_system(server(), itl_ms=5.0), PLAIN).unserved["s"]
+    reason = optimize(small_system(server(), itl_ms=5.0), PLAIN).unserved["s"].text
     assert reason.startswith("slo-itl 5 ms (less 10% headroom) below the best attainable 6.")
     assert "on H100" in reason
-    assert "slo-ttft 20 ms" in optimize(small_system(server(), ttft_ms=20.0), PLAIN).unserved["s"]
+    assert (
+        "slo-ttft 20 ms" in optimize(small_system(server(), ttft_ms=20.0), PLAIN).unserved["s"].text
+    )
 
 
 @pytest.mark.parametrize(
@@ -168,24 +170,27 @@ def test_a_server_without_candidates_says_what_is_missing(
     """And the others are served all the same."""
     data = small_system(server("broken", **fields), server("well"))  # type: ignore[arg-type]
     answer = optimize(data, PLAIN)
-    assert answer.unserved == {"broken": reason}
+    assert {name: why.text for name, why in answer.unserved.items()} == {"broken": reason}
     assert set(answer.allocations) == {"well"}
 
 
 def test_a_model_without_perf_data_says_so() -> None:
     """The class may have a target for it all the same."""
     data = replace(small_system(server()), perf={})
-    assert optimize(data, PLAIN).unserved["s"] == "no perf data of model 'm' on any accelerator"
+    assert (
+        optimize(data, PLAIN).unserved["s"].text == "no perf data of model 'm' on any accelerator"
+    )
 
 
 def test_no_load_needs_nothing_or_the_least() -> None:
     """Scaling to zero is an answer, and not a failure to find one."""
     none, one = (small_system(server(rpm=0.0, min_replicas=least)) for least in (0, 2))
     found = optimize(none, PLAIN).allocations["s"]
+    assert found.why.kind == "no-load"
     assert (found.accelerator, found.replicas, found.cost_cents_per_h) == ("", 0, 0.0)
     found = optimize(one, PLAIN).allocations["s"]
     assert (found.accelerator, found.replicas) == ("L4", 2)
-    assert "dropped" in optimize(none, COMPAT).unserved["s"]
+    assert "dropped" in optimize(none, COMPAT).unserved["s"].text
 
 
 def test_the_least_number_of_replicas_holds_under_load() -> None:

@@ -123,11 +123,9 @@ def test_two_accelerators_together_can_cost_less_than_one() -> None:
     several, single = (optimize(given, OptimizerSettings()) for given in (data, one))
     found = several.allocations["s"]
     assert several.total_cost < single.total_cost
-    assert len(found.parts) > 1
-    assert found.replicas == sum(part.replicas for part in found.parts)
-    assert found.cost_cents_per_h == pytest.approx(
-        sum(part.cost_cents_per_h for part in found.parts)
-    )
+    assert len(found.pools) > 1
+    assert found.replicas == sum(pool.replicas for pool in found.pools)
+    assert found.cost_cents_per_h == pytest.approx(sum(found.pool_costs))
     assert found.value == pytest.approx(1.1 * found.cost_cents_per_h)
     assert found.itl_ms is not None
     assert found.itl_ms <= 60.0
@@ -144,11 +142,11 @@ def test_several_lists_who_cannot_be_served() -> None:
     )
     answer = optimize(data, OptimizerSettings())
     assert set(answer.allocations) == {"small", "idle"}
-    assert answer.unserved["big"].startswith("capacity: ")
+    assert answer.unserved["big"].text.startswith("capacity: ")
     assert answer.allocations["idle"].replicas == 0
 
 
 def test_greedy_knows_one_accelerator_per_server() -> None:
     """The flag is the exact solver's, as it was the integer program's of the original."""
     data = small_system(server(rpm=9000.0), heterogeneous=True)
-    assert optimize(data, OptimizerSettings(solver="greedy")).allocations["s"].parts == ()
+    assert optimize(data, OptimizerSettings(solver="greedy")).allocations["s"].pool_costs == ()

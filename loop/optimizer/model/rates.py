@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -22,9 +23,12 @@ from loop.optimizer.model.queueing import (
     work_per_iteration,
 )
 
+if TYPE_CHECKING:
+    from loop.types import WhyKind
+
 TOLERANCE = 1e-6  # relative, in the figure; at the ends of the range it decides what counts as met
 STEPS_MAX = 100
-BINDING = (
+BINDING: tuple[WhyKind, ...] = (
     "slo-itl",
     "slo-ttft",
     "loss",

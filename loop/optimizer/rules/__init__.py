@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from loop.optimizer.solvers.problem import PickPart, Problem
     from loop.optimizer.table import CandidateTable
     from loop.spec import OptimizerData, ServerData, SystemData
-    from loop.types import Load
+    from loop.types import Load, Why
 
 
 class Size(Protocol):
@@ -75,7 +75,7 @@ class Rules:
     size: the whole of sizing; the steps from absent_load to tie_break are of the size that ours
     and the Go optimizer of today share. absent_load: what a server is sized for of which no load is
     known (None: it is not sized). idle_dropped: why a server without load and without a least
-    number of replicas is left out where capacity is limited ("": it gets its zero replicas).
+    number of replicas is left out if capacity is limited (None: it gets its zero replicas).
     """
 
     name: str
@@ -98,7 +98,7 @@ class Rules:
     weight: Callable[[Sequence[int]], Sequence[float] | None]
     pick_part: PickPart
     # Explaining.
-    idle_dropped: str
+    idle_dropped: Why | None
     part_values: Callable[[CandidateTable, Rows, Ints], Floats]
     tune: Tune
-    why_unserved: Callable[[CandidateTable, Problem, int, Sequence[int], OptimizerSettings], str]
+    why_unserved: Callable[[CandidateTable, Problem, int, Sequence[int], OptimizerSettings], Why]

@@ -37,6 +37,7 @@ from loop.optimizer.table import (
     make_table,
 )
 from loop.spec import OptimizerData
+from loop.types import Why
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,11 +209,12 @@ def why_unserved(
     i: int,
     left: Sequence[int],  # noqa: ARG001 the rules' port
     settings: OptimizerSettings,  # noqa: ARG001
-) -> str:
+) -> Why:
     """Return why server *i* has nothing, in few words: more were never said."""
     if problem.options[i]:
-        return "capacity"
-    return table.problem.get(table.servers[i], "no accelerator meets its targets")
+        return Why(kind="capacity", text="capacity")
+    none = Why(kind="infeasible", text="no accelerator meets its targets")
+    return table.problem.get(table.servers[i], none)
 
 
 GO_2025 = replace(

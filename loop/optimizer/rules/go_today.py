@@ -26,7 +26,7 @@ from loop.optimizer.model.rates import (
 )
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import MS_PER_MIN
-from loop.types import Load
+from loop.types import Load, Why
 
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Pairs, ServerColumns
@@ -197,7 +197,10 @@ GO_TODAY = replace(
     counted_rate=counted_rate,
     count_replicas=count_replicas,
     pick_part=first_with_room,
-    idle_dropped="no load and no least number of replicas: dropped where capacity is limited",
+    idle_dropped=Why(
+        kind="no-load",
+        text="no load and no least number of replicas: dropped where capacity is limited",
+    ),
     part_values=part_values,
     tune=tune,
 )
