@@ -238,6 +238,12 @@ class Fleet:
             self._events.add(
                 deployment, "Unsimulated", desired.problem, source=CONTROLLER, warning=True
             )
+        if desired.load_problem and (
+            workload.desired is None or workload.desired.load_problem != desired.load_problem
+        ):
+            self._events.add(
+                deployment, "LoadIgnored", desired.load_problem, source=CONTROLLER, warning=True
+            )
         workload.follow(desired, now_s)
 
     def _let_go(self, pod: Json, now_s: float) -> None:

@@ -25,6 +25,15 @@ MAX_BATCH_DEFAULT = 256
 REPLICAS_MAX = 1000
 """Pods of one Deployment that the twin makes: a slip of the finger must not fill its memory."""
 
+MAX_BATCH_MAX = 100_000
+"""The largest batch that is believed; the default stands for a larger one."""
+
+RATE_RPM_MAX = 200_000
+"""The highest rate that is simulated for one Deployment: beyond it the world would stand still."""
+
+TOKENS_MAX = 1_000_000
+"""The most mean tokens of a request that are simulated."""
+
 MAX_BATCH_ARGUMENT = "--max-num-seqs"
 
 
@@ -44,7 +53,7 @@ class DesiredState:
     """The desired state of one Deployment. managed: the twin simulates it; problem says why it
     cannot, although it is managed.
 
-    revision tells templates apart.
+    load_problem says why its load is ignored. revision tells templates apart.
     """
 
     managed: bool
@@ -58,6 +67,7 @@ class DesiredState:
     node_selector: Mapping[str, str]
     load: Load
     problem: str = ""
+    load_problem: str = ""
 
 
 def desired_state(deployment: Json, spec: ClusterSpec) -> DesiredState:
@@ -68,6 +78,7 @@ def desired_state(deployment: Json, spec: ClusterSpec) -> DesiredState:
         labels.get(f"{PREFIX}allocation.accelerator", ""),
     )
     managed = labels.get(MANAGED) == "true"
+    load_problem = _load_problem(labels) if managed else ""
     template, replicas = deployment["spec"]["template"], deployment["spec"].get("replicas", 1)
     return DesiredState(
         managed=managed,
@@ -79,19 +90,36 @@ def desired_state(deployment: Json, spec: ClusterSpec) -> DesiredState:
         replicas=min(replicas, REPLICAS_MAX),
         revision=sha256(json.dumps(template, sort_keys=True).encode()).hexdigest(),
         node_selector=at_path(template, "spec.nodeSelector") or {},
-        load=load_of(labels) if managed else Load(),
+        load=load_of(labels) if managed and not load_problem else Load(),
         problem=_problem(model, accelerator, spec) if managed else "",
+        load_problem=load_problem,
     )
 
 
 def load_of(labels: Mapping[str, str]) -> Load:
     """Return the load that *labels* tell of; a figure that cannot be read is none."""
-    out = f"{PREFIX}load.outtokens"
     return Load(
-        rate_rpm=_figure(labels.get(f"{PREFIX}load.rpm")),
-        in_tokens=_figure(labels.get(f"{PREFIX}load.intokens")),
-        out_tokens=_figure(labels.get(out, labels.get(f"{PREFIX}load.numtokens"))),
+        rate_rpm=_figure(labels.get(_RATE)),
+        in_tokens=_figure(labels.get(_IN_TOKENS)),
+        out_tokens=_figure(labels.get(_out_tokens(labels))),
     )
+
+
+_RATE, _IN_TOKENS = f"{PREFIX}load.rpm", f"{PREFIX}load.intokens"
+
+
+def _out_tokens(labels: Mapping[str, str]) -> str:
+    """Return the label of the output tokens: older Deployments have another one."""
+    label = f"{PREFIX}load.outtokens"
+    return label if label in labels else f"{PREFIX}load.numtokens"
+
+
+def _load_problem(labels: Mapping[str, str]) -> str:
+    bounds = {_RATE: RATE_RPM_MAX, _IN_TOKENS: TOKENS_MAX, _out_tokens(labels): TOKENS_MAX}
+    for label, most in bounds.items():
+        if _figure(labels.get(label)) > most:
+            return f"label {label}: expected at most {most}, found {labels[label]}"
+    return ""
 
 
 def server_of(desired: DesiredState, name: str, spec: ClusterSpec) -> Server:
@@ -133,7 +161,9 @@ def _problem(model: str, accelerator: str, spec: ClusterSpec) -> str:
 
 def _max_batch(labels: Mapping[str, str], template: Mapping[str, Any]) -> int:
     text = labels.get(f"{PREFIX}allocation.maxbatchsize") or _argument(template) or ""
-    return int(text) if text.isascii() and text.isdigit() and int(text) > 0 else MAX_BATCH_DEFAULT
+    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_BATCH_MAX)):
+        return MAX_BATCH_DEFAULT
+    return int(text) if 0 < int(text) <= MAX_BATCH_MAX else MAX_BATCH_DEFAULT
 
 
 def _argument(template: Mapping[str, Any]) -> str | None:

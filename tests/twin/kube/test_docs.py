@@ -14,7 +14,14 @@ from twin.datafile import Entry
 from twin.kube.apiserver.resources import RESOURCES
 from twin.kube.apiserver.storage import HISTORY_MAX
 from twin.kube.cluster import TOKEN
-from twin.kube.desired import MAX_BATCH_ARGUMENT, MAX_BATCH_DEFAULT, PREFIX, REPLICAS_MAX
+from twin.kube.desired import (
+    MAX_BATCH_ARGUMENT,
+    MAX_BATCH_DEFAULT,
+    PREFIX,
+    RATE_RPM_MAX,
+    REPLICAS_MAX,
+    TOKENS_MAX,
+)
 from twin.kube.faults import REQUEST_KINDS, FaultKind, parse_faults
 from twin.kube.files import read_tokens
 from twin.kube.pods import CREATING_S
@@ -55,6 +62,7 @@ def test_its_figures_are_those_of_the_code(text: str) -> None:
     for figure in (
         f"`ContainerCreating` for {CREATING_S:g} s",
         f"at most {REPLICAS_MAX}",
+        f"above {RATE_RPM_MAX} requests a minute, or of more than {TOKENS_MAX} tokens",
         f"`{MAX_BATCH_ARGUMENT}` of the container, else {MAX_BATCH_DEFAULT}",
         f"{HISTORY_MAX} changes per resource",
         f"no token or `{TOKEN}`",

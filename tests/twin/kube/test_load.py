@@ -200,3 +200,48 @@ def test_a_pod_says_in_its_log_that_it_is_simulated() -> None:
     assert "simulated" in text
     assert "Ready=True" in text
     assert client.refusal("GET", "/api/v1/namespaces/infer/pods/nobody/log") == (404, "NotFound")
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"inferno.server.load.rpm": "1e300"},
+        {"inferno.server.load.rpm": "1e8"},
+        {"inferno.server.load.intokens": "1e300"},
+        {"inferno.server.load.outtokens": "1e8"},
+        {"inferno.server.load.outtokens": "9" * 63},
+        {"inferno.server.allocation.maxbatchsize": "9" * 63},
+    ],
+)
+def test_a_figure_out_of_bounds_stops_at_most_its_own_server(labels: dict[str, str]) -> None:
+    """One slip of a client must not freeze the world of all others."""
+    client = Client(QUICK)
+    client.apply(managed("good", labels=LOAD))
+    client.apply(managed("bad", labels={**LOAD, **labels}))
+    client.until(60.0)
+    arrived = {
+        sample.labels["deployment"]: sample.value
+        for family in text_string_to_metric_families(page(client, "/metrics"))
+        for sample in family.samples
+        if sample.name == "inferno_gateway_requests_total"
+    }
+    assert arrived["good"] == pytest.approx(600, rel=0.2)
+    if "inferno.server.allocation.maxbatchsize" not in labels:
+        assert arrived["bad"] == 0
+        assert ("Deployment", "LoadIgnored", "Warning") in client.events()
+    client.patch("bad", {"metadata": {"labels": LOAD}})
+    client.until(120.0)
+    assert metrics(page(client, "/metrics"))["inferno_gateway_requests_total"] > 1500
+
+
+@pytest.mark.parametrize(
+    "words", [["--max-num-seqs", "9" * 5000], ["--max-num-seqs=" + "9" * 5000]]
+)
+def test_an_argument_of_thousands_of_digits_is_no_batch_size(words: list[str]) -> None:
+    """Python refuses to read it, which must not end the world."""
+    client = Client(QUICK)
+    container = {"name": "vllm", "image": "vllm:1", "args": words}
+    labels = {**LOAD, "inferno.server.allocation.maxbatchsize": ""}
+    client.apply(managed("dep", labels=labels, template={"containers": [container]}))
+    client.until(60.0)
+    assert client.words() == ["Running 1/1"]
