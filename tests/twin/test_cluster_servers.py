@@ -171,4 +171,4 @@ def test_a_cluster_may_be_given_the_log_that_it_writes() -> None:
     arrive(env, cluster, [0.0], output=1)
     env.run(until=1.0)
     cluster.advance()
-    assert (len(cluster.requests), cluster.server("s").pods[0].finished_tokens) == (0, 1)
+    assert (len(cluster.requests), cluster.server("s").pods[0].finished.output_tokens) == (0, 1)

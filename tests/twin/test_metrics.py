@@ -15,6 +15,7 @@ from twin.serving.metrics import (
     METRIC_TYPES,
     Arrivals,
     Counters,
+    FinishedTotals,
     ServerSeries,
     WindowFigures,
     exposition,
@@ -230,7 +231,11 @@ def test_a_pod_is_printed_under_the_names_that_vllm_uses() -> None:
         replica.submit(Request(id=number, prompt_tokens=100, output_tokens=11, arrival_s=0.0), 0.0)
     replica.advance(0.3, inclusive=True)
     samples = list(
-        exposition(replica.read(0.3), finished_tokens=11, labels={"model_name": "m", "pod": "s-0"})
+        exposition(
+            replica.read(0.3),
+            finished=FinishedTotals(11, 100, 0.2),
+            labels={"model_name": "m", "pod": "s-0"},
+        )
     )
     lines = [f"# TYPE {name.removesuffix('_total')} {kind}" for name, kind in METRIC_TYPES.items()]
     by_family = {
@@ -246,12 +251,17 @@ def test_a_pod_is_printed_under_the_names_that_vllm_uses() -> None:
             for s in own
         ]
         text += "\n".join([head, *body]) + "\n"
-    families = {family.name: family for family in text_string_to_metric_families(text)}
-    assert sum(len(family.samples) for family in families.values()) == len(samples)
+    parsed = list(text_string_to_metric_families(text))
+    assert sum(len(family.samples) for family in parsed) == len(samples)
     values = {sample.name: sample.value for sample in samples if "le" not in sample.labels}
     assert values["vllm:num_requests_running"] == 1
     assert values["vllm:num_requests_waiting"] == 1
-    assert values["vllm:request_success_total"] == 1
+    reasons = {
+        sample.labels["finished_reason"]: sample.value
+        for sample in samples
+        if sample.name == "vllm:request_success_total"
+    }
+    assert reasons == {"stop": 1, "length": 0, "abort": 0}
     assert values["vllm:prompt_tokens_total"] == 200
     assert values["vllm:generation_tokens_total"] == 15
     assert values["vllm:time_to_first_token_seconds_count"] == 2

@@ -190,7 +190,7 @@ class TwinCluster:
                 f"error trying to reach service: pod {name} does not listen",
             )
         if path == "/metrics":
-            return metrics_text(pod_samples(found[1], found[1].engine.model, now_s=self.now_s))
+            return metrics_text(pod_samples(found[1], now_s=self.now_s, dates=self.dates))
         if path in ("/health", "/ping"):
             return ""
         raise ApiError(404, "NotFound", f"the server of pod {name} has no page {path}")
@@ -207,8 +207,8 @@ class TwinCluster:
             for namespace, name, workload, pod in self._fleet.serving()
             for sample in pod_samples(
                 pod,
-                pod.engine.model,
                 now_s=self.now_s,
+                dates=self.dates,
                 extra={"namespace": namespace, "pod": name, "deployment": workload.name},
             )
         ]

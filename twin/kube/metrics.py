@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
+from twin.kube.apiserver.storage import Dates
 from twin.serving.deployment import Deployment
 from twin.serving.metrics import METRIC_TYPES, Sample, exposition
 from twin.serving.pod import Pod
+from twin.spec import Engine
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _GATEWAY = {
@@ -20,17 +22,36 @@ _GATEWAY = {
 
 
 def pod_samples(
-    pod: Pod, model: str, *, now_s: float, extra: Mapping[str, str] | None = None
+    pod: Pod, *, now_s: float, dates: Dates, extra: Mapping[str, str] | None = None
 ) -> list[Sample]:
-    """Return what *pod*, which serves *model*, tells of itself at *now_s*; *extra* labels are added
-    to all.
+    """Return what *pod*, which serves, tells of itself at *now_s*; *extra* labels are added to all.
+
+    Its process started when the pod got its GPUs, or crashed last, as the status of the pod says.
     """
     assert pod.replica is not None, f"{pod.name} does not serve"
     pod.replica.advance(now_s, inclusive=True)
-    labels = {"model_name": model, "engine": "0", **(extra or {})}
-    return list(
-        exposition(pod.replica.read(now_s), finished_tokens=pod.finished_tokens, labels=labels)
-    )
+    labels = {"model_name": pod.engine.model, "engine": "0", **(extra or {})}
+    start_s = dates.at(pod.life.granted_s).timestamp()
+    return [
+        *exposition(pod.replica.read(now_s), finished=pod.finished, labels=labels),
+        *_cache_config(pod.engine, extra or {}),
+        Sample("process_start_time_seconds", extra or {}, start_s),
+    ]
+
+
+def _cache_config(engine: Engine, extra: Mapping[str, str]) -> list[Sample]:
+    """Return the sample that describes the KV cache; none if it is unlimited."""
+    if engine.kv_tokens is None:
+        return []
+    labels = {
+        "engine": "0",
+        **extra,
+        "block_size": str(engine.block_size),
+        "cache_dtype": "auto",
+        "enable_prefix_caching": "False",
+        "num_gpu_blocks": str(engine.kv_tokens // engine.block_size),
+    }
+    return [Sample("vllm:cache_config_info", labels, 1)]
 
 
 def gateway_samples(deployment: Deployment, *, namespace: str, name: str) -> list[Sample]:

@@ -96,7 +96,9 @@ class Deployment:
                 pod.replica.advance(now_s, inclusive=True)
                 reading = pod.replica.read(now_s)
                 growths.append(
-                    pod.series.scrape(reading, finished_tokens=pod.finished_tokens, now_s=now_s)
+                    pod.series.scrape(
+                        reading, finished_tokens=pod.finished.output_tokens, now_s=now_s
+                    )
                 )
         series.add(now_s, Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens), growths)
         serving = [pod.series for pod in self.pods if pod.replica is not None]
@@ -107,7 +109,7 @@ class Deployment:
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
     def _finished(self, pod: Pod, request: Request, finish_s: float) -> None:
-        pod.finished_tokens += request.output_tokens
+        pod.finished.add(request)
         self._add_finished(request, finish_s)
 
     # -- pods

@@ -12,6 +12,7 @@ from math import ceil
 from typing import NamedTuple
 
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
+from twin.request import Request
 
 _MS, _MINUTE_S = 1000.0, 60.0
 
@@ -29,6 +30,26 @@ class Counters(NamedTuple):
     ttft_sum_s: float = 0.0
     itl_count: int = 0
     itl_sum_s: float = 0.0
+
+
+@dataclass(slots=True)
+class FinishedTotals:
+    """Sums over the requests that one pod has finished: tokens, and the mean time per output token
+    of each request, 0 for a request of one token, as vLLM counts it.
+    """
+
+    output_tokens: int = 0
+    prompt_tokens: int = 0
+    per_token_s: float = 0.0
+
+    def add(self, request: Request) -> None:
+        """Count *request*, which has just finished."""
+        self.output_tokens += request.output_tokens
+        self.prompt_tokens += request.prompt_tokens
+        if request.output_tokens > 1:
+            self.per_token_s += (request.last_token_s - request.first_token_s) / (
+                request.output_tokens - 1
+            )
 
 
 class Arrivals(NamedTuple):
@@ -178,17 +199,20 @@ METRIC_TYPES: Mapping[str, str] = {
     "vllm:e2e_request_latency_seconds": "histogram",
     "vllm:request_queue_time_seconds": "histogram",
     "vllm:request_generation_tokens": "histogram",
+    "vllm:request_prompt_tokens": "histogram",
+    "vllm:request_time_per_output_token_seconds": "histogram",
 }
 """The metrics of a pod and their Prometheus types; those of a histogram are its family name."""
 
 
 def exposition(
-    reading: ReplicaReading, *, finished_tokens: int, labels: Mapping[str, str]
+    reading: ReplicaReading, *, finished: FinishedTotals, labels: Mapping[str, str]
 ) -> Iterator[Sample]:
     """Yield the samples of one pod's /metrics page under vLLM's names, each with *labels*
     (model_name, pod, …).
 
-    Lengths of outputs are not kept in buckets: that histogram has only its last one.
+    Lengths and times per token of requests are not kept in buckets: these histograms have only
+    their last one. No request of the twin ends by its length or by its client.
     """
     for name, value in (
         ("vllm:num_requests_running", reading.running),
@@ -199,9 +223,8 @@ def exposition(
         ("vllm:generation_tokens_total", reading.generation_tokens),
     ):
         yield Sample(name, labels, value)
-    yield Sample(
-        "vllm:request_success_total", {**labels, "finished_reason": "stop"}, reading.successes
-    )
+    for reason, count in (("stop", reading.successes), ("length", 0), ("abort", 0)):
+        yield Sample("vllm:request_success_total", {**labels, "finished_reason": reason}, count)
     for name, bounds_s, buckets, total_s in (
         (
             "vllm:time_to_first_token_seconds",
@@ -222,7 +245,14 @@ def exposition(
             reading.queue_buckets,
             reading.queue_sum_s,
         ),
-        ("vllm:request_generation_tokens", (), (reading.successes,), finished_tokens),
+        ("vllm:request_generation_tokens", (), (reading.successes,), finished.output_tokens),
+        ("vllm:request_prompt_tokens", (), (reading.successes,), finished.prompt_tokens),
+        (
+            "vllm:request_time_per_output_token_seconds",
+            (),
+            (reading.successes,),
+            finished.per_token_s,
+        ),
     ):
         yield from _histogram(name, labels, bounds_s, buckets, total_s)
 

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from twin.engine.replica import Replica
 from twin.kernel import Call
 from twin.serving.capacity import Claim
-from twin.serving.metrics import PodSeries
+from twin.serving.metrics import FinishedTotals, PodSeries
 from twin.spec import Engine
 
 PodPhase = Literal["pending", "starting", "ready", "draining"]
@@ -61,7 +61,7 @@ class Pod:
 
     replica is there while the pod is ready or draining. due is the next step of its life that is
     known in advance (the end of its start or of its drain), mishap the one that is not (a crash,
-    the timeout of its drain). finished_tokens counts the output of finished requests; it and series
+    the timeout of its drain). finished counts the requests that it has finished; it and series
     begin anew with every life. revision is that of the desired state that it was made for.
     """
 
@@ -70,7 +70,7 @@ class Pod:
         "created_s",
         "due",
         "engine",
-        "finished_tokens",
+        "finished",
         "life",
         "max_batch",
         "mishap",
@@ -113,7 +113,7 @@ class Pod:
 
     def begin_series(self) -> None:
         """Count from zero, as a process does that has just started."""
-        self.finished_tokens = 0
+        self.finished = FinishedTotals()
         self.series = PodSeries()
 
     def cancel_calls(self) -> None:

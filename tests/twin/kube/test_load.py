@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -117,6 +118,48 @@ def test_each_pod_answers_with_its_own_counters() -> None:
     path = f"/api/v1/namespaces/infer/pods/{names[0]}:8000/proxy/metrics"
     proxied = client.reply("GET", path).text
     assert proxied == page(client, f"/pods/infer/{names[0]}/metrics")
+
+
+def test_a_page_tells_what_vllm_tells_of_requests_cache_and_process() -> None:
+    """Loops size by them: prompts, time per token, the KV cache, and when counters were born."""
+    spec = spec_of(
+        Server(name="dep", model="m", token_distribution="fixed"),
+        capacity={"A": 8},
+        start_up=Delay(mean_s=1.0),
+        kv_tokens=1600,
+    )
+    client = Client(spec)
+    client.until(50.0)
+    client.apply(managed(labels=LOAD))
+    client.until(120.0)
+    (pod,) = client.pods()
+    text = page(client, f"/pods/infer/{pod['metadata']['name']}/metrics")
+    told = metrics(text)
+    finished = told["vllm:request_success_total"]
+    assert finished > 0
+    assert told["vllm:request_prompt_tokens_count"] == finished
+    assert told["vllm:request_prompt_tokens_sum"] == 100 * finished
+    per_token_s = (
+        told["vllm:request_time_per_output_token_seconds_sum"]
+        / told["vllm:request_time_per_output_token_seconds_count"]
+    )
+    mean_s = (
+        told["vllm:inter_token_latency_seconds_sum"]
+        / told["vllm:inter_token_latency_seconds_count"]
+    )
+    assert per_token_s == pytest.approx(mean_s, rel=0.05)
+    born = datetime.fromisoformat(pod["status"]["startTime"]).timestamp()
+    assert told["process_start_time_seconds"] == pytest.approx(born, abs=1.0)
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    reasons = {
+        each.labels["finished_reason"]: each.value
+        for each in samples
+        if each.name == "vllm:request_success_total"
+    }
+    assert reasons == {"stop": finished, "length": 0, "abort": 0}
+    (cache,) = (each for each in samples if each.name == "vllm:cache_config_info")
+    assert (cache.labels["block_size"], cache.labels["num_gpu_blocks"]) == ("16", "100")
+    assert cache.value == 1
 
 
 def test_pods_that_do_not_serve_do_not_answer() -> None:
