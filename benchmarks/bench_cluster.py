@@ -13,8 +13,9 @@ import numpy as np
 import simpy
 
 from twin.kernel import ARRIVAL, at
+from twin.request import Request
 from twin.serving.cluster import Cluster
-from twin.spec import Accelerator, ClusterSpec, Engine, LatencyModel, Pool, Server
+from twin.spec import Accelerator, ClusterSpec, EngineSpec, LatencyModel, Pool, Server
 
 PROMPT, OUTPUT, MAX_BATCH, KV_TOKENS = 128, 512, 256, 60_000
 # Llama-3.1-8B on an H100; at this rate the mean batch of a replica is 24.
@@ -58,7 +59,9 @@ def _cpu_s(replicas: int, times_s: Sequence[float]) -> float:
     due = iter(times_s)
 
     def arrive() -> None:
-        cluster.submit("s", PROMPT, OUTPUT)
+        cluster.submit(
+            Request(server="s", arrival_s=env.now, prompt_tokens=PROMPT, output_tokens=OUTPUT)
+        )
         await_next()
 
     def await_next() -> None:
@@ -85,7 +88,9 @@ def _spec(replicas: int) -> ClusterSpec:
         accelerators={"A": Accelerator(name="A", type="A", cost_cents_per_h=100.0)},
         capacity={"A": replicas},
         engines={
-            ("m", "A"): Engine(model="m", accelerator="A", latency_model=LAW, kv_tokens=KV_TOKENS)
+            ("m", "A"): EngineSpec(
+                model="m", accelerator="A", latency_model=LAW, kv_tokens=KV_TOKENS
+            )
         },
         servers=(server,),
     )

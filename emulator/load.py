@@ -15,6 +15,7 @@ from emulator.shapes import Curve, Segment, constant
 from emulator.trace import Replay, held, scaled_tokens
 from emulator.walk import NEGLIGIBLE, OfferedLoad, Walk, check_interval, step
 from twin.arrivals import ArrivalStream, ReplayStream, token_counts
+from twin.request import Request
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -81,6 +82,18 @@ class Batch:
     times_s: NDArray[np.float64]
     in_tokens: NDArray[np.int64]
     out_tokens: NDArray[np.int64]
+
+    def requests(self, server: str) -> list[Request]:
+        """Return the requests themselves, addressed to *server*."""
+        return [
+            Request(server=server, arrival_s=time_s, prompt_tokens=prompt, output_tokens=output)
+            for time_s, prompt, output in zip(
+                self.times_s.tolist(),
+                self.in_tokens.tolist(),
+                self.out_tokens.tolist(),
+                strict=True,
+            )
+        ]
 
 
 def intervals(

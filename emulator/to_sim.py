@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from emulator.load import LoadInterval
     from emulator.walk import OfferedLoad
+    from twin.request import Request
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +44,7 @@ class SimFeeder:
     def __init__(
         self,
         env: simpy.Environment,
-        submit: Callable[[str, int, int], None],
+        submit: Callable[[Request], None],
         servers: Sequence[ServerLoad],
         *,
         interval_s: float,
@@ -57,9 +58,8 @@ class SimFeeder:
         self._sources = [batches(load, interval_s=interval_s, until_s=until_s) for load in servers]
         self._log: dict[str, list[LoadInterval]] = {name: [] for name in self._names}
         self._totals = np.zeros((len(servers), 3), dtype=np.int64)
-        self._due: list[
-            tuple[float, str, int, int]
-        ] = []  # the latest first, so that the next one is popped
+        # The latest first: the next one is popped off the end, which costs the same however many.
+        self._due: list[Request] = []
         self._arrival = Alarm(env, priority=ARRIVAL, action=self._arrive)
         if servers:
             self._begin_interval()
@@ -101,28 +101,27 @@ class SimFeeder:
             )
         self._due = _merged(self._names, chunk)
         if self._due:
-            self._arrival.set(self._due[-1][0])
+            self._arrival.set(self._due[-1].arrival_s)
         end_s = chunk[0].interval.t1_s
         if self._until_s is None or end_s < self._until_s:
             at(self._env, end_s, priority=LOAD, action=self._begin_interval)
 
     def _arrive(self) -> None:
-        _, server, in_tokens, out_tokens = self._due.pop()
+        request = self._due.pop()
         if self._due:
-            self._arrival.set(self._due[-1][0])
-        self._submit(server, in_tokens, out_tokens)
+            self._arrival.set(self._due[-1].arrival_s)
+        self._submit(request)
 
 
-def _merged(names: Sequence[str], chunk: Sequence[Batch]) -> list[tuple[float, str, int, int]]:
+def _merged(names: Sequence[str], chunk: Sequence[Batch]) -> list[Request]:
     """Return the requests of all servers, the latest first; of one instant, the server named first
     comes first.
     """
-    times = np.concatenate([batch.times_s for batch in chunk])
-    order = np.argsort(times, kind="stable")[::-1]
-    servers = np.repeat(np.arange(len(names)), [len(batch.times_s) for batch in chunk])[order]
-    in_tokens = np.concatenate([batch.in_tokens for batch in chunk])[order]
-    out_tokens = np.concatenate([batch.out_tokens for batch in chunk])[order]
-    named = [names[row] for row in servers.tolist()]
-    return list(
-        zip(times[order].tolist(), named, in_tokens.tolist(), out_tokens.tolist(), strict=True)
-    )
+    requests = [
+        request
+        for name, batch in zip(names, chunk, strict=True)
+        for request in batch.requests(name)
+    ]
+    # Stable, and then turned round: of equal times, that of the first server is popped first.
+    order = np.argsort(np.concatenate([batch.times_s for batch in chunk]), kind="stable")[::-1]
+    return [requests[place] for place in order.tolist()]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loop.schema.reading import SERVERS
 from loop.spec import Perf, ServerData, SystemData
-from twin.spec import ClusterSpec, Engine, LatencyModel, Pool, Server, SpecError
+from twin.spec import ClusterSpec, EngineSpec, LatencyModel, Pool, Server, SpecError
 from twin.world import read_cluster_spec
 
 
@@ -38,8 +38,8 @@ def build_cluster_spec(
     )
 
 
-def _engine(perf: Perf) -> Engine:
-    return Engine(
+def _engine(perf: Perf) -> EngineSpec:
+    return EngineSpec(
         model=perf.model,
         accelerator=perf.accelerator,
         acc_count=perf.acc_count,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 from math import nan
+from operator import attrgetter
 from struct import Struct
 from typing import Any
 
@@ -43,13 +44,17 @@ _REASON_CODES = {reason: code for code, reason in enumerate(REASONS)}
 class Request:
     """One request: what it asks for, and where it is in its life.
 
-    server is an index of whoever submits it. arrival_s is when the client asked and never changes;
-    submitted_s is when the replica that holds it now took it in. first_token_s and last_token_s are
-    nan until there is such a token. generated and context (tokens whose KV is held) are kept
-    current by a replica only while the request is not decoding: ask Replica.in_flight for them.
-    admitted says whether the present replica ever ran it. ticket and context_offset belong to the
-    replica: its place in the admission order, and context less the replica's iteration counter,
-    which stays constant while it decodes.
+    Its source makes it once, and hands it on: server names who is asked, arrival_s is when the
+    client asked and never changes. The gateway that takes it in sets id and server_index, its place
+    in the records. submitted_s is when the replica that holds it now took it in. first_token_s and
+    last_token_s are nan until there is such a token. generated and context (tokens whose KV is
+    held) are kept current by a replica only while the request is not decoding: ask Engine.in_flight
+    for them. admitted says whether the present replica ever ran it. ticket and context_offset
+    belong to the replica: its place in the admission order, and context less the replica's
+    iteration counter, which stays constant while it decodes.
+
+    What a source knows more of a request is one more argument here, and one line of the log's
+    columns if it is to be recorded; nobody between them names the fields.
     """
 
     __slots__ = (
@@ -65,17 +70,25 @@ class Request:
         "preemptions",
         "prompt_tokens",
         "server",
+        "server_index",
         "submitted_s",
         "ticket",
     )
 
-    def __init__(  # the contract's name
-        self, *, id: int, server: int = 0, prompt_tokens: int, output_tokens: int, arrival_s: float
+    def __init__(
+        self,
+        *,
+        prompt_tokens: int,
+        output_tokens: int,
+        arrival_s: float,
+        server: str = "",
+        id: int = -1,  # the word of the records
     ) -> None:
         assert prompt_tokens >= 1, f"request {id}: prompt_tokens must be >= 1, got {prompt_tokens}"
         assert output_tokens >= 1, f"request {id}: output_tokens must be >= 1, got {output_tokens}"
         self.id = id
         self.server = server
+        self.server_index = 0
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
         self.arrival_s = arrival_s
@@ -104,32 +117,36 @@ class Request:
         self.last_token_s = nan
 
 
+_COLUMNS = (
+    ("server", "<i2", "server_index"),
+    ("id", "<i8", "id"),
+    ("prompt_tokens", "<i4", "prompt_tokens"),
+    ("output_tokens", "<i4", "output_tokens"),
+    ("preemptions", "<u4", "preemptions"),
+    ("arrival_s", "<f8", "arrival_s"),
+    ("first_token_s", "<f8", "first_token_s"),
+)
+"""What a log keeps of a request: column, type of numpy, attribute."""
+
+_ENDING = (("finish_s", "<f8"), ("outcome", "i1"), ("reason", "i1"))
+_DTYPE = np.dtype([*((name, kind) for name, kind, _ in _COLUMNS), *_ENDING])
+_CODES = {"i1": "b", "i2": "h", "i4": "i", "u4": "I", "i8": "q", "f8": "d"}
+_ROW = Struct("<" + "".join(_CODES[_DTYPE[name].str[1:]] for name in _DTYPE.names or ()))
+# Both run once for every request of every run: one call reads all attributes, one packs them.
+_kept = attrgetter(*(attribute for _, _, attribute in _COLUMNS))
+_pack = _ROW.pack
+
+
 class RequestLog:
     """Every ended request in 46 packed bytes; shared by all replicas of a cluster."""
 
     __slots__ = ("_rows",)
 
-    _ROW = Struct("<hqiiIdddbb")
-    _DTYPE = np.dtype(
-        [
-            ("server", "<i2"),
-            ("id", "<i8"),
-            ("prompt_tokens", "<i4"),
-            ("output_tokens", "<i4"),
-            ("preemptions", "<u4"),
-            ("arrival_s", "<f8"),
-            ("first_token_s", "<f8"),
-            ("finish_s", "<f8"),
-            ("outcome", "i1"),
-            ("reason", "i1"),
-        ]
-    )
-
     def __init__(self) -> None:
         self._rows = bytearray()
 
     def __len__(self) -> int:
-        return len(self._rows) // self._ROW.size
+        return len(self._rows) // _ROW.size
 
     @property
     def nbytes(self) -> int:
@@ -138,19 +155,7 @@ class RequestLog:
 
     def add_finished(self, request: Request, finish_s: float) -> None:
         """Record that *request* emitted its last token at *finish_s*."""
-        # Spelled out, not shared with _add: this line runs once for every request of every run.
-        self._rows += _PACK(
-            request.server,
-            request.id,
-            request.prompt_tokens,
-            request.output_tokens,
-            request.preemptions,
-            request.arrival_s,
-            request.first_token_s,
-            finish_s,
-            0,
-            0,
-        )
+        self._rows += _pack(*_kept(request), finish_s, 0, 0)
 
     def add_rejected(self, request: Request, now_s: float, reason: str) -> None:
         """Record that *request* was turned away at *now_s* for *reason* (one of REASONS)."""
@@ -167,18 +172,7 @@ class RequestLog:
         self._add(request, nan, Outcome.UNFINISHED, "")
 
     def _add(self, request: Request, end_s: float, outcome: Outcome, reason: str) -> None:
-        self._rows += self._ROW.pack(
-            request.server,
-            request.id,
-            request.prompt_tokens,
-            request.output_tokens,
-            request.preemptions,
-            request.arrival_s,
-            request.first_token_s,
-            end_s,
-            outcome,
-            _REASON_CODES[reason],
-        )
+        self._rows += _pack(*_kept(request), end_s, outcome, _REASON_CODES[reason])
 
     def frame(self) -> dict[str, npt.NDArray[Any]]:
         """Return the columns as arrays, one row a request in the order in which they were recorded.
@@ -186,8 +180,5 @@ class RequestLog:
         finish_s is when the request ended, however it did; nan for unfinished ones. outcome is an
         Outcome, reason an index into REASONS.
         """
-        rows = np.frombuffer(bytes(self._rows), dtype=self._DTYPE)
-        return {name: np.ascontiguousarray(rows[name]) for name in self._DTYPE.names or ()}
-
-
-_PACK = RequestLog._ROW.pack
+        rows = np.frombuffer(bytes(self._rows), dtype=_DTYPE)
+        return {name: np.ascontiguousarray(rows[name]) for name in _DTYPE.names or ()}

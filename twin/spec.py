@@ -4,15 +4,18 @@ bad input.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 TokenDistribution = Literal["fixed", "lognormal", "gamma"]
-RouterName = Literal["round_robin", "random", "least_outstanding"]
 CrashPolicy = Literal["requeue", "fail"]
 MaxBatchChange = Literal["live", "rolling"]
 AdmissionRule = Literal["chunk", "full_prompt"]
+
+
+Named = str | Callable[..., Any]
+"""What a registry knows by a name, see twin.registry; or the thing itself."""
 
 
 class SpecError(Exception):
@@ -74,10 +77,11 @@ class Delay:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Engine:
+class EngineSpec:
     """The truth of one model on one accelerator.
 
-    kv_tokens is the KV capacity of one replica [tokens], None for unlimited. acc_count is how many
+    engine and kv_cache say what serves the requests of a replica, see twin.engine. kv_tokens is the
+    KV capacity of one replica [tokens], None for unlimited. acc_count is how many
     accelerators of that name one replica takes, so it holds acc_count · multiplicity GPUs of the
     accelerator's type.
     """
@@ -90,6 +94,8 @@ class Engine:
     block_size: int = 16
     max_num_batched_tokens: int = 8192
     admission: AdmissionRule = "chunk"
+    engine: Named = "plain"
+    kv_cache: Named = "counted"
     start_up: Delay = field(default_factory=lambda: Delay(mean_s=60.0))
 
 
@@ -112,8 +118,9 @@ class Server:
     pods.
 
     pool is what it has at t = 0, accelerator empty if that is nothing. queue_max bounds the waiting
-    queue of one replica (None: unbounded). crash_rate_per_h is per ready pod. token_cv is the
-    coefficient of variation of the input and of the output tokens of a request.
+    queue of one replica (None: unbounded). router spreads the requests, see twin.serving.routers.
+    crash_rate_per_h is per ready pod. token_cv is the coefficient of variation of the input and of
+    the output tokens of a request.
     """
 
     name: str
@@ -121,7 +128,7 @@ class Server:
     service_class: str = "Free"
     pool: Pool = field(default_factory=lambda: Pool(accelerator="", replicas=0, max_batch=1))
     queue_max: int | None = None
-    router: RouterName = "least_outstanding"
+    router: Named = "least_outstanding"
     token_distribution: TokenDistribution = "lognormal"
     token_cv: float = 0.5
     arrival_cv: float = 1.0
@@ -152,7 +159,7 @@ class ClusterSpec:
 
     accelerators: Mapping[str, Accelerator]
     capacity: Mapping[str, int]
-    engines: Mapping[tuple[str, str], Engine]
+    engines: Mapping[tuple[str, str], EngineSpec]
     servers: tuple[Server, ...]
     world: World = field(default_factory=World)
 

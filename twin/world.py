@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import TypeVar
 
 from twin.datafile import Entry, read_entry
+from twin.engine.kv_cache import KV_CACHES
+from twin.engine.port import ENGINES
+from twin.registry import installed, resolve
+from twin.serving.routers import ROUTERS
 from twin.spec import (
     Accelerator,
     ClusterSpec,
     Delay,
-    Engine,
+    EngineSpec,
     LatencyModel,
+    Named,
     Server,
     SpecError,
     World,
@@ -24,14 +29,14 @@ from twin.spec import (
 TWIN = "twin-data.json"
 
 Key = TypeVar("Key", str, tuple[str, str])
-Value = TypeVar("Value", Engine, Server)
+Value = TypeVar("Value", EngineSpec, Server)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Layer:
     """What the files read so far make of the world."""
 
-    engines: Mapping[tuple[str, str], Engine]
+    engines: Mapping[tuple[str, str], EngineSpec]
     servers: Mapping[str, Server]
     world: World
 
@@ -41,7 +46,7 @@ def read_cluster_spec(
     *,
     accelerators: Mapping[str, Accelerator],
     capacity: Mapping[str, int],
-    engines: Mapping[tuple[str, str], Engine],
+    engines: Mapping[tuple[str, str], EngineSpec],
     servers: Sequence[Server],
     truth: Path | None = None,
 ) -> tuple[ClusterSpec, tuple[str, ...]]:
@@ -125,7 +130,7 @@ def _pair(row: Entry) -> tuple[str, str]:
     return row.text("model"), row.text("acc")
 
 
-def _engine(row: Entry, engine: Engine) -> Engine:
+def _engine(row: Entry, engine: EngineSpec) -> EngineSpec:
     latency_model = row.child("perfParms")
     return replace(
         engine,
@@ -137,6 +142,8 @@ def _engine(row: Entry, engine: Engine) -> Engine:
         max_num_batched_tokens=row.whole(
             "maxNumBatchedTokens", at_least=1, default=engine.max_num_batched_tokens
         ),
+        engine=_named(row, "engine", kind="engine", known=ENGINES, default=engine.engine),
+        kv_cache=_named(row, "kvCache", kind="kv_cache", known=KV_CACHES, default=engine.kv_cache),
         admission=row.choice("admission", ("chunk", "full_prompt"), default=engine.admission),
         start_up=_delay(row, "startUp", engine.start_up),
     )
@@ -154,9 +161,7 @@ def _server(row: Entry, server: Server) -> Server:
     return replace(
         server,
         queue_max=row.whole("queueMax", at_least=1) if row.has("queueMax") else server.queue_max,
-        router=row.choice(
-            "router", ("round_robin", "random", "least_outstanding"), default=server.router
-        ),
+        router=_named(row, "router", kind="router", known=ROUTERS, default=server.router),
         token_distribution=row.choice(
             "tokenDistribution", ("fixed", "lognormal", "gamma"), default=server.token_distribution
         ),
@@ -170,6 +175,24 @@ def _server(row: Entry, server: Server) -> Server:
             "maxBatchChange", ("live", "rolling"), default=server.max_batch_change
         ),
     )
+
+
+def _named(
+    row: Entry, key: str, *, kind: str, known: Mapping[str, object], default: Named
+) -> Named:
+    """Return what *key* says: a name of *known*, an installed extension or module:Name."""
+    if not row.has(key):
+        return default
+    given = row.text(key)
+    if ":" not in given and given not in installed(kind):
+        return row.choice(key, tuple(known), default=given)
+    try:
+        resolve(given, kind=kind, known=known)
+    except SpecError as error:
+        raise row.fail(
+            key, expected=f"a {kind} that can be loaded ({error})", found=given
+        ) from None
+    return given
 
 
 def _world(entry: Entry, world: World) -> World:

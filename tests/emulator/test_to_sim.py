@@ -18,6 +18,7 @@ from emulator.to_sim import SimFeeder
 from emulator.trace import Replay
 from emulator.walk import OfferedLoad, Walk
 from twin.kernel import ARRIVAL, BOUNDARY, CONTROL, LOAD, SCRAPE, at
+from twin.request import Request
 from twin.traces import Trace
 
 LOADS = tuple(
@@ -43,8 +44,9 @@ def feed(
 ) -> tuple[Seen, SimFeeder]:
     env, seen = simpy.Environment(), []
 
-    def submit(server: str, in_tokens: int, out_tokens: int) -> None:
-        seen.append((env.now, server, in_tokens, out_tokens))
+    def submit(request: Request) -> None:
+        assert request.arrival_s == env.now
+        seen.append((env.now, request.server, request.prompt_tokens, request.output_tokens))
 
     feeder = SimFeeder(env, submit, LOADS, interval_s=interval_s, until_s=until_s)
     if control is not None:

@@ -14,13 +14,13 @@ from emulator.walk import OfferedLoad
 from twin.kernel import CONTROL, at
 from twin.request import Request
 from twin.serving.cluster import Cluster
-from twin.spec import Accelerator, ClusterSpec, Delay, Engine, LatencyModel, Pool, Server
+from twin.spec import Accelerator, ClusterSpec, Delay, EngineSpec, LatencyModel, Pool, Server
 
 SPEC = ClusterSpec(
     accelerators={"A100": Accelerator(name="A100", type="A100", cost_cents_per_h=40.0)},
     capacity={"A100": 6},
     engines={
-        ("llama_13b", "A100"): Engine(
+        ("llama_13b", "A100"): EngineSpec(
             model="llama_13b",
             accelerator="A100",
             latency_model=LatencyModel(alpha_ms=15.0, beta_ms=0.05, gamma_ms=1e-4),
@@ -80,7 +80,7 @@ def arrived(*, period_s: float, replicas: tuple[int, ...]) -> tuple[Rows, SimFee
 
 
 def _row(request: Request) -> tuple[int, float, int, int]:
-    return request.server, request.arrival_s, request.prompt_tokens, request.output_tokens
+    return request.server_index, request.arrival_s, request.prompt_tokens, request.output_tokens
 
 
 def test_arrivals_and_sizes_are_the_same_under_every_control():

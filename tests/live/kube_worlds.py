@@ -23,7 +23,7 @@ from loop.testing.fakes import system
 from loop.types import Change, Why, one_pool
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
 from twin.kube.faults import Fault, Match
-from twin.spec import ClusterSpec, Delay, Engine, LatencyModel
+from twin.spec import ClusterSpec, Delay, EngineSpec, LatencyModel
 
 Json = dict[str, Any]
 
@@ -34,7 +34,7 @@ def cluster_spec(*, start_up_s: float = 0.0) -> ClusterSpec:
     """Return the world of loop.testing.fakes.system(): H100 and A100 GPUs, two models."""
     data = system()
     engines = {
-        (perf.model, perf.accelerator): Engine(
+        (perf.model, perf.accelerator): EngineSpec(
             model=perf.model,
             accelerator=perf.accelerator,
             latency_model=LatencyModel(

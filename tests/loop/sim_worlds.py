@@ -16,7 +16,7 @@ from loop.backends.sim import Metrics, SimBackend
 from loop.spec import SystemData
 from loop.testing.fakes import system
 from twin.serving.cluster import Cluster
-from twin.spec import ClusterSpec, Delay, Engine, LatencyModel, Pool, Server, World
+from twin.spec import ClusterSpec, Delay, EngineSpec, LatencyModel, Pool, Server, World
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,7 +45,7 @@ def sim_world(
         accelerators=data.accelerators,
         capacity=data.capacity,
         engines={
-            (perf.model, perf.accelerator): Engine(
+            (perf.model, perf.accelerator): EngineSpec(
                 model=perf.model,
                 accelerator=perf.accelerator,
                 latency_model=LatencyModel(

@@ -9,11 +9,11 @@ from functools import partial
 import numpy as np
 import pytest
 
-from twin.kernel import ARRIVAL, CONTROL, at
+from twin.kernel import CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.spec import Delay, LatencyModel, Pool, Server, World
 from twin.testing.checkers import Watch, check_counts, check_truth
-from twin.testing.worlds import cluster_of, spec_of
+from twin.testing.worlds import arrive, cluster_of, spec_of
 
 END_S = 900.0
 
@@ -66,12 +66,7 @@ def _chaotic(seed: int) -> Watch:
         whole = rng.random(times_s.size) < 0.3
         for t_s in np.where(whole, np.round(times_s), times_s).tolist():
             prompt, output = int(rng.integers(1, 120)), int(rng.integers(1, 200))
-            at(
-                env,
-                t_s,
-                priority=ARRIVAL,
-                action=partial(cluster.submit, server.name, prompt, output),
-            )
+            arrive(env, cluster, [t_s], server=server.name, prompt=prompt, output=output)
     return Watch(env=env, cluster=cluster, tick_s=7.5)
 
 

@@ -5,17 +5,15 @@ kinds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 from scipy import optimize
 
-from twin.kernel import ARRIVAL, at
-from twin.spec import Pool, RouterName, Server
+from twin.spec import Pool, Server
 from twin.testing.checkers import check_counts, check_truth, watched
-from twin.testing.worlds import cluster_of, spec_of
+from twin.testing.worlds import arrive, cluster_of, spec_of
 
 ITERATION_S = 0.01
 OUTPUT = 50
@@ -32,7 +30,7 @@ def _geometric(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
 
 
 def _mean_waits_s(
-    router: RouterName, replicas: int, rho: float, outputs: Callable[..., npt.NDArray[np.int64]]
+    router: str, replicas: int, rho: float, outputs: Callable[..., npt.NDArray[np.int64]]
 ) -> npt.NDArray[np.float64]:
     """Return the mean wait for a replica [s] of each of a few runs at utilisation *rho* of every
     replica.
@@ -49,7 +47,7 @@ def _mean_waits_s(
         rng = np.random.default_rng([seed, 77])
         times_s = np.cumsum(rng.exponential(SERVICE_S / (rho * replicas), REQUESTS))
         for t_s, output in zip(times_s.tolist(), outputs(rng, REQUESTS).tolist(), strict=True):
-            at(env, t_s, priority=ARRIVAL, action=partial(cluster.submit, "s", 1, output))
+            arrive(env, cluster, [t_s], output=output)
         env.run(until=float(times_s[-1]))
         cluster.advance()
         frame = cluster.requests.frame()
@@ -138,12 +136,7 @@ def test_littles_law_holds_for_a_whole_cluster() -> None:
         for t_s, output in zip(
             rng.uniform(0.0, end_s, count).tolist(), _geometric(rng, count).tolist(), strict=True
         ):
-            at(
-                env,
-                t_s,
-                priority=ARRIVAL,
-                action=partial(cluster.submit, name, 60, 4 * output),
-            )
+            arrive(env, cluster, [t_s], server=name, prompt=60, output=4 * output)
     watch.run(end_s)
     check_truth(cluster, end_s)
     check_counts(watch)

@@ -15,7 +15,7 @@ from twin.kernel import CONTROL, at
 from twin.serving.cluster import Cluster
 from twin.serving.pod import Pod, PodLife
 from twin.serving.rollout import DesiredState, fits, make_room, plan
-from twin.spec import Engine, Pool, Server
+from twin.spec import EngineSpec, Pool, Server
 from twin.testing.checkers import check_truth, watched
 from twin.testing.worlds import ACCELERATORS, LAW, arrive, spec_of
 
@@ -248,7 +248,7 @@ def _pod_lists(draw: st.DrawFn) -> list[Pod]:
     pods = []
     for number in range(draw(st.integers(0, 8))):
         accelerator = draw(st.sampled_from(sorted(ACCELERATORS)))
-        engine = Engine(model="m", accelerator=accelerator, latency_model=LAW)
+        engine = EngineSpec(model="m", accelerator=accelerator, latency_model=LAW)
         life = PodLife(
             pod=f"s-{number}",
             server=0,

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twin.engine.latency import iteration_ms, kv_block_count, kv_blocks
+from twin.engine.kv_cache import kv_block_count, kv_blocks
+from twin.engine.latency import iteration_ms
 from twin.spec import LatencyModel
 
 

@@ -8,9 +8,9 @@ from scipy import stats
 
 from twin.chance import ACTUATION, CRASH, START_UP, draw_s, node_generator, server_generator
 from twin.serving.pod import Pod, PodLife, PodLog
-from twin.spec import Delay, Engine, LatencyModel
+from twin.spec import Delay, EngineSpec, LatencyModel
 
-ENGINE = Engine(
+ENGINE = EngineSpec(
     model="m", accelerator="A", latency_model=LatencyModel(alpha_ms=1.0, beta_ms=0.0, gamma_ms=0.0)
 )
 

@@ -7,8 +7,8 @@ from math import inf, nextafter
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from twin.engine.kv_cache import ResidueTable
-from twin.engine.segment import boundaries_before, duration_s
+from twin.engine.kv_cache import BlockTable
+from twin.engine.latency import boundaries_before, duration_s
 from twin.engine.telemetry import ITL_BOUNDS_S, ReplicaTelemetry, add_progression
 
 SECONDS = st.floats(1e-4, 10.0)
@@ -57,7 +57,7 @@ def test_residues_know_use_demand_and_the_end_of_memory(
     would.
     """
     blocks_now = sum(-(-context // block_size) for context in contexts)
-    table = ResidueTable(blocks=blocks_now + spare, block_size=block_size)
+    table = BlockTable(blocks=blocks_now + spare, block_size=block_size)
     for context in [*contexts, 5]:
         table.join(context - g)
     table.leave(5 - g)

@@ -12,9 +12,9 @@ from twin.request import REASONS, Outcome, Request, RequestLog
 
 def make_request(number: int, *, arrival_s: float = 1.5) -> Request:
     """Return a request of server 3 with 100 + number prompt tokens and 7 output tokens."""
-    return Request(
-        id=number, server=3, prompt_tokens=100 + number, output_tokens=7, arrival_s=arrival_s
-    )
+    request = Request(id=number, prompt_tokens=100 + number, output_tokens=7, arrival_s=arrival_s)
+    request.server_index = 3
+    return request
 
 
 def test_the_log_returns_what_was_recorded_in_columns() -> None:

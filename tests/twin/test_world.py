@@ -15,7 +15,7 @@ from twin.spec import (
     Accelerator,
     ClusterSpec,
     Delay,
-    Engine,
+    EngineSpec,
     LatencyModel,
     Pool,
     Server,
@@ -25,7 +25,7 @@ from twin.spec import (
 from twin.world import read_cluster_spec
 
 LAW = LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
-ENGINE = Engine(model="small", accelerator="H100", latency_model=LAW)
+ENGINE = EngineSpec(model="small", accelerator="H100", latency_model=LAW)
 SERVER = Server(name="a", model="small", pool=Pool(accelerator="H100", replicas=2, max_batch=32))
 
 

@@ -1,8 +1,13 @@
-"""How long an iteration of a replica takes and how many KV blocks tokens need; pure arithmetic, no
-state.
+"""How long a replica takes: for one iteration, and for the many of a decode segment; pure
+arithmetic, no state.
+
+In a decode segment the first iteration takes c0_s and each further one c1_s more, because every
+decode reads one token more. So k of them take T(k) = k·c0 + c1·k·(k-1)/2.
 """
 
 from __future__ import annotations
+
+from math import sqrt
 
 from twin.spec import LatencyModel
 
@@ -19,13 +24,27 @@ def iteration_ms(latency_model: LatencyModel, *, tokens: int, kv_tokens: int) ->
     )
 
 
-def kv_blocks(tokens: int, block_size: int) -> int:
-    """Return how many blocks of *block_size* tokens hold the KV of *tokens* tokens."""
-    return -(-tokens // block_size)
+def duration_s(k: int, c0_s: float, c1_s: float) -> float:
+    """Return T(k), the time that the first *k* iterations take."""
+    return k * c0_s + c1_s * (k * (k - 1) // 2)
 
 
-def kv_block_count(kv_tokens: int | None, block_size: int) -> int | None:
-    """Return how many whole blocks a KV cache of *kv_tokens* has; None where the memory is
-    unlimited.
+def boundaries_before(now_s: float, *, start_s: float, c0_s: float, c1_s: float) -> int:
+    """Return how many iterations of an endless segment that began at *start_s* end strictly before
+    *now_s*.
+
+    The root of T(k) = now - start is only a guess: the answer is settled by comparing absolute
+    times, as whoever processes the boundary does. Needs a positive iteration time.
     """
-    return None if kv_tokens is None else kv_tokens // block_size
+    d = now_s - start_s
+    if d <= 0.0:
+        return 0
+    a = 0.5 * c1_s
+    b = c0_s - a
+    # 2d / (b + sqrt(b² + 4ad)) is the root in the form that stays exact as a tends to 0.
+    k = int(2.0 * d / (b + sqrt(b * b + 4.0 * a * d)))
+    while start_s + ((k + 1) * c0_s + c1_s * (k * (k + 1) // 2)) < now_s:
+        k += 1
+    while k > 0 and start_s + (k * c0_s + c1_s * (k * (k - 1) // 2)) >= now_s:
+        k -= 1
+    return k

@@ -1,33 +1,72 @@
-"""One replica as its owner sees it: submit, advance, read, change, drain, abort. No clock of its
-own and no SimPy.
+"""The event-compressed engine: a replica that is advanced from one change of its batch to the next.
 
-It is pulled: its state is that of the last boundary it was advanced over, whatever the time
-outside.
+Iterations are not stepped one by one. Between two changes of the batch the decodes run as one
+segment whose length in time and in KV blocks has a closed form; only iterations that prefill or
+preempt are events of their own. So a request costs a handful of events, however long its output.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from heapq import heapify, heappop, heappush
 from math import inf, nextafter
 
-from twin.engine.batch import BatchEngine
-from twin.engine.segment import duration_s
+from twin.engine.kv_cache import KvCacheFactory, make_kv_cache
+from twin.engine.latency import boundaries_before, duration_s
 from twin.engine.telemetry import ReplicaReading, ReplicaTelemetry
 from twin.request import Request
-from twin.spec import AdmissionRule, LatencyModel
+from twin.spec import AdmissionRule, EngineSpec, LatencyModel
+
+# The heap of finishes holds (iteration of the last token, ticket) as one int: comparing ints is
+# several times as fast as comparing tuples, and needs no allocation.
+_TICKET_BITS = 32
+_TICKET_MASK = (1 << _TICKET_BITS) - 1
 
 
-class Replica(BatchEngine):
-    """A server process with one accelerator unit, advanced by whoever owns the time.
+def _tell_nobody(_request: Request, _finish_s: float) -> None:
+    """Let a request finish unnoticed."""
 
-    Calls come in order of time; of those at one instant: control actions (set_max_batch, drain,
-    abort), submissions, then advance(inclusive=True) and read. What was not advanced yet
-    (next_boundary_s before the time of the call) is processed first. Looking never changes a
-    result: neither reads nor extra advances do.
+
+class Replica:
+    """A server process with one accelerator unit; see twin.engine.port.Engine for what it promises.
+
+    In front is the waiting queue, behind it the batch, and of the batch the segment in progress.
+    steps counts the events processed.
     """
 
-    __slots__ = ("_queue_max", "draining")
+    # More than thirty attributes would lose the fast path of instance dictionaries; slots have no
+    # such limit, and gave 8 %.
+    __slots__ = (
+        "_alpha_s",
+        "_beta_s",
+        "_c0_s",
+        "_c1_s",
+        "_context_sum",
+        "_decodes",
+        "_duration_s",
+        "_finishes",
+        "_full_prompt",
+        "_gamma_s",
+        "_iteration",
+        "_kv",
+        "_length",
+        "_max_batch",
+        "_next_ticket",
+        "_on_finish",
+        "_partial",
+        "_prefills",
+        "_queue_max",
+        "_running",
+        "_start_s",
+        "_token_budget",
+        "_waiting",
+        "draining",
+        "next_boundary_s",
+        "outstanding",
+        "steps",
+        "telemetry",
+    )
 
     def __init__(
         self,
@@ -37,30 +76,83 @@ class Replica(BatchEngine):
         max_num_batched_tokens: int = 8192,
         kv_tokens: int | None = None,
         block_size: int = 16,
+        kv_cache: str | KvCacheFactory = "counted",
         queue_max: int | None = None,
         admission: AdmissionRule = "chunk",
-        on_finish: Callable[[Request, float], None] | None = None,
-        telemetry: ReplicaTelemetry | None = None,
+        on_finish: Callable[[Request, float], None] = _tell_nobody,
     ) -> None:
-        """Make an idle replica. kv_tokens None means unlimited memory, queue_max None an unbounded
-        queue.
+        """Make an idle replica. kv_tokens None is a KV cache without bounds, queue_max None an
+        unbounded queue.
 
         *on_finish* is called with (request, finish_s) while the replica is advanced, so finish_s
         may be long past for whoever waits for it; it may submit at finish_s.
         """
-        assert queue_max is None or queue_max >= 1, f"queue_max must be >= 1, got {queue_max}"
-        super().__init__(
-            latency_model=latency_model,
-            max_batch=max_batch,
-            max_num_batched_tokens=max_num_batched_tokens,
-            kv_tokens=kv_tokens,
-            block_size=block_size,
-            admission=admission,
-            on_finish=on_finish,
-            telemetry=ReplicaTelemetry() if telemetry is None else telemetry,
+        assert max_batch >= 1, f"max_batch must be >= 1, got {max_batch}"
+        assert max_num_batched_tokens >= 1, (
+            f"max_num_batched_tokens must be >= 1, got {max_num_batched_tokens}"
         )
-        self._queue_max = queue_max
+        assert queue_max is None or queue_max >= 1, f"queue_max must be >= 1, got {queue_max}"
+        self._alpha_s = latency_model.alpha_ms / 1000.0
+        self._beta_s = latency_model.beta_ms / 1000.0
+        self._gamma_s = latency_model.gamma_ms / 1000.0
+        self._max_batch = max_batch
+        # It may not change while requests run: that decodes never starve rests on it.
+        self._token_budget = max_num_batched_tokens
+        self._kv = make_kv_cache(kv_cache, kv_tokens=kv_tokens, block_size=block_size)
+        self._queue_max = inf if queue_max is None else queue_max
+        self._full_prompt = admission == "full_prompt"
+        self._on_finish = on_finish
+        self.telemetry = ReplicaTelemetry()
         self.draining = False
+        self.steps = 0
+        self._next_ticket = 0
+        self._iteration = 0
+        self._clear()
+
+    @classmethod
+    def of_spec(
+        cls,
+        spec: EngineSpec,
+        *,
+        max_batch: int,
+        queue_max: int | None,
+        on_finish: Callable[[Request, float], None],
+    ) -> Replica:
+        """Return an idle replica of *spec*."""
+        return cls(
+            latency_model=spec.latency_model,
+            max_batch=max_batch,
+            max_num_batched_tokens=spec.max_num_batched_tokens,
+            kv_tokens=spec.kv_tokens,
+            block_size=spec.block_size,
+            kv_cache=spec.kv_cache,
+            queue_max=queue_max,
+            admission=spec.admission,
+            on_finish=on_finish,
+        )
+
+    def _clear(self) -> None:
+        self._waiting: deque[Request] = deque()
+        # Running requests by ticket, in admission order: decodes, and at the end at most one
+        # partial prefill.
+        self._running: dict[int, Request] = {}
+        self._partial: Request | None = None
+        # Of the decodes: their number, the sum of their contexts, and (iteration of the last token,
+        # ticket) as one int.
+        self._decodes = 0
+        self._context_sum = 0
+        self._finishes: list[int] = []
+        # The segment in progress: it began at start_s, has length iterations (0: none), and
+        # prefills these chunks.
+        self._start_s = 0.0
+        self._length = 0
+        self._c0_s = 0.0
+        self._c1_s = 0.0
+        self._duration_s = 0.0
+        self._prefills: list[tuple[Request, int]] = []
+        self.outstanding = 0
+        self.next_boundary_s = inf
+        self._kv.clear()
 
     @property
     def running(self) -> int:
@@ -81,25 +173,26 @@ class Replica(BatchEngine):
         """Take *request* into the queue, or return why not: "draining", "queue_full" or
         "never_fits".
         """
+        # Asked here, too: the call costs more than the comparison, and mostly nothing is due.
         if self.next_boundary_s < now_s:
             self.advance(now_s, inclusive=False)
         waiting = self._waiting
         reason = None
         if self.draining:
             reason = "draining"
-        elif self._queue_max is not None and len(waiting) >= self._queue_max:
+        elif len(waiting) >= self._queue_max:
             reason = "queue_full"
-        elif (
-            self._kv is not None
-            and request.prompt_tokens + request.output_tokens - 1 > self._kv.tokens
-        ):
+        elif request.prompt_tokens + request.output_tokens - 1 > self._kv.tokens:
             # It would preempt itself for ever. The last token generated is never written to the KV
-            # memory.
+            # cache.
             reason = "never_fits"
         if reason is not None:
             self.telemetry.rejections += 1
             return reason
         request.submitted_s = now_s
+        # Only the first in the queue can end a segment early. Behind others it changes nothing: the
+        # head is blocked by the batch or by the KV cache, free blocks only fall until the next
+        # finish, and the head is never skipped.
         if self._length > 1 and not waiting and len(self._running) < self._max_batch:
             self._truncate(now_s)
         waiting.append(request)
@@ -109,6 +202,17 @@ class Replica(BatchEngine):
             self.next_boundary_s = now_s
         return None
 
+    def advance(self, until_s: float, *, inclusive: bool) -> None:
+        """Process every boundary before *until_s*, and with *inclusive* those at it."""
+        # One comparison for both kinds: the next float up makes < of <=.
+        if inclusive:
+            until_s = nextafter(until_s, inf)
+        while (t := self.next_boundary_s) < until_s:
+            self.steps += 1
+            if self._length:
+                self._complete(t)
+            self._begin(t)
+
     def read(self, now_s: float) -> ReplicaReading:
         """Return what a scrape at *now_s* sees. Needs an advance to *now_s* inclusively; changes
         nothing.
@@ -116,14 +220,14 @@ class Replica(BatchEngine):
         assert self.next_boundary_s > now_s, (
             f"read at {now_s}, but a boundary at {self.next_boundary_s} is not processed"
         )
+        # A scrape reads into the segment and must not cut it: results would depend on the scrape
+        # interval in their last digits.
         done = self._iterations_before(nextafter(now_s, inf))
         segment = None
         if done:
             c0_s, c1_s = self._c0_s, self._c1_s
             segment = (self._decodes, done, c0_s, c1_s, duration_s(done, c0_s, c1_s))
-        usage = 0.0
-        if self._kv is not None and self._length:
-            usage = self._blocks_held(done) / self._kv.blocks
+        usage = self._kv.usage(self._blocks_held(done)) if self._length else 0.0
         return self.telemetry.reading(
             running=len(self._running), waiting=len(self._waiting), kv_usage=usage, segment=segment
         )
@@ -132,6 +236,8 @@ class Replica(BatchEngine):
         """Let the next scheduling decision use *max_batch*; lowering it preempts nobody."""
         assert max_batch >= 1, f"max_batch must be >= 1, got {max_batch}"
         self.advance(now_s, inclusive=False)
+        # Lowered, it only holds up admission, which no segment waits for. Raised, it may let the
+        # head of the queue in at the next boundary.
         raised = max_batch > self._max_batch
         self._max_batch = max_batch
         if raised and self._waiting and self._length > 1 and len(self._running) < max_batch:
@@ -177,6 +283,7 @@ class Replica(BatchEngine):
         decodes up to date.
         """
         done = self._iterations_before(nextafter(now_s, inf))
+        # What is prefilling keeps its own figures; those of decodes follow from their offsets.
         last_token_s = self._start_s + duration_s(done, self._c0_s, self._c1_s)
         prefilling = {request.ticket for request, _ in self._prefills}
         for ticket, request in self._running.items():
@@ -185,3 +292,251 @@ class Replica(BatchEngine):
                 request.generated = request.context - request.prompt_tokens + 1
                 request.last_token_s = last_token_s
         return [*self._running.values(), *self._waiting]
+
+    # -- the batch from boundary to boundary
+
+    def _iterations_before(self, now_s: float) -> int:
+        """Return how many iterations of the segment in progress ended strictly before *now_s*."""
+        if self._length <= 1:
+            return 0
+        return boundaries_before(now_s, start_s=self._start_s, c0_s=self._c0_s, c1_s=self._c1_s)
+
+    def _truncate(self, now_s: float) -> None:
+        """End the segment in progress at its first boundary at or after *now_s*."""
+        k = self._iterations_before(now_s) + 1
+        if k < self._length:
+            self._length = k
+            self._duration_s = duration_s(k, self._c0_s, self._c1_s)
+            self.next_boundary_s = self._start_s + self._duration_s
+
+    def _blocks_held(self, done: int) -> int:
+        """Return the blocks held by the iteration in progress, *done* iterations into the
+        segment.
+        """
+        kv = self._kv
+        ahead = done + 1
+        n = self._decodes
+        held = kv.used(self._iteration + ahead, n, self._context_sum + n * ahead)
+        for request, chunk in self._prefills:
+            held += -(-(request.context + chunk) // kv.block_size)
+        return held
+
+    def _complete(self, t: float) -> None:
+        """Book the segment that ends at *t*."""
+        k = self._length
+        g = self._iteration = self._iteration + k
+        n = self._decodes
+        if n:
+            self._context_sum += n * k
+            self.telemetry.decoded(
+                n, k, c0_s=self._c0_s, c1_s=self._c1_s, duration_s=self._duration_s
+            )
+            finishes = self._finishes
+            # All keys of iteration g are below the smallest key of the next one.
+            due = (g + 1) << _TICKET_BITS
+            while finishes and finishes[0] < due:
+                request = self._running.pop(heappop(finishes) & _TICKET_MASK)
+                self._decodes -= 1
+                # The last token generated is never written to the KV cache.
+                self._context_sum -= request.prompt_tokens + request.output_tokens - 1
+                self._kv.leave(request.context_offset)
+                self._finish(request, t)
+        if self._prefills:
+            self._complete_prefills(t)
+
+    def _complete_prefills(self, t: float) -> None:
+        g = self._iteration
+        telemetry = self.telemetry
+        self._partial = None
+        for request, chunk in self._prefills:
+            context = request.context + chunk
+            request.context = context
+            prompt = request.prompt_tokens
+            if context < prompt + request.generated:
+                self._partial = request
+                continue
+            # A preempted request computes its prompt and what it generated anew; its next token is
+            # late, not first.
+            if request.generated:
+                telemetry.late_token(t - request.last_token_s)
+            else:
+                request.first_token_s = t
+                telemetry.first_token(t - request.submitted_s, prompt)
+            request.generated += 1
+            left = request.output_tokens - request.generated
+            if not left:
+                del self._running[request.ticket]
+                self._finish(request, t)
+                continue
+            offset = request.context_offset = context - g
+            self._decodes += 1
+            self._context_sum += context
+            heappush(self._finishes, (g + left) << _TICKET_BITS | request.ticket)
+            self._kv.join(offset)
+        self._prefills = []
+
+    def _finish(self, request: Request, t: float) -> None:
+        request.generated = request.output_tokens
+        request.last_token_s = t
+        self.outstanding -= 1
+        self.telemetry.finished(t - request.submitted_s)
+        self._on_finish(request, t)
+
+    def _begin(self, t: float) -> None:
+        """Decide what runs from *t* on."""
+        may_prefill = self._partial is not None or (
+            self._waiting and len(self._running) < self._max_batch
+        )
+        if may_prefill and self._begin_prefill(t):
+            return
+        n = self._decodes
+        if not n:
+            assert not self._waiting, "an idle replica must be able to admit the head of its queue"
+            self._length = 0
+            self.next_boundary_s = inf
+            return
+        # The decodes run on alone, to the next finish or to the end of the KV cache. A waiting head
+        # need not be asked again before that, see submit.
+        g = self._iteration
+        context_sum = self._context_sum
+        k = (self._finishes[0] >> _TICKET_BITS) - g
+        kv = self._kv
+        # A bound that is cheap: if every decode had one more block than it needs, and it still
+        # fits, the exact count need not be asked for.
+        if context_sum + n * (k + kv.block_size - 1) > kv.tokens:
+            k = min(k, kv.iterations_left(g, n, context_sum))
+            if not k:
+                self._preempt(t, free=kv.blocks - kv.used(g, n, context_sum), demand=kv.demand(g))
+                k, n, context_sum = 1, self._decodes, self._context_sum
+        self._begin_segment(t, k, n, context_sum)
+
+    def _begin_segment(self, t: float, k: int, n: int, context_sum: int) -> None:
+        c0 = self._alpha_s + self._beta_s * n + self._gamma_s * (context_sum + n)
+        c1 = self._gamma_s * n
+        self._length = k
+        self._start_s = t
+        self._c0_s = c0
+        self._c1_s = c1
+        # duration_s written out: a call would be a tenth of this event.
+        self._duration_s = duration = k * c0 + c1 * (k * (k - 1) // 2)
+        self.next_boundary_s = t + duration
+
+    def _begin_prefill(self, t: float) -> bool:
+        """Begin one iteration that continues a partial prefill and admits from the queue; False if
+        nothing can prefill.
+
+        An iteration that has to preempt admits nobody, and is begun here too where a partial
+        prefill or the decodes run out of blocks.
+        """
+        n, context_sum = self._decodes, self._context_sum
+        left = self._token_budget - n
+        kv = self._kv
+        size = kv.block_size
+        # A lower bound of the blocks free after the decodes took theirs; the exact count is asked
+        # for only if it fails.
+        free = (kv.tokens - context_sum - n * size) // size
+        exact = False
+        # A partial prefill goes first. There is at most one, last in the running list: it took all
+        # that was left of the budget.
+        prefills: list[tuple[Request, int]] = []
+        computed, read = n, context_sum + n
+        partial = self._partial
+        taken = 0
+        if partial is not None:
+            chunk = min(partial.prompt_tokens + partial.generated - partial.context, left)
+            after = partial.context + chunk
+            taken = -(-after // size)
+            left -= chunk
+            computed += chunk
+            read += after
+            prefills.append((partial, chunk))
+        if not exact and free < taken:
+            free, exact = self._free_after_decodes(), True
+            if free < taken:
+                self._preempt_for_prefill(t, taken)
+                return True
+        running, waiting, max_batch = self._running, self._waiting, self._max_batch
+        # First come, first served: a head that does not fit holds up those behind it.
+        while waiting and left > 0 and len(running) < max_batch:
+            request = waiting[0]
+            need = request.prompt_tokens + request.generated
+            chunk = need if need < left else left
+            asked = -(-(need if self._full_prompt else chunk) // size)
+            if asked > free - taken:
+                if not exact:
+                    free, exact = self._free_after_decodes(), True
+                if asked > free - taken:
+                    break
+            waiting.popleft()
+            if not request.admitted:
+                request.admitted = True
+                self.telemetry.admitted(t - request.submitted_s)
+            ticket = request.ticket = self._next_ticket
+            self._next_ticket = ticket + 1
+            running[ticket] = request
+            prefills.append((request, chunk))
+            taken += -(-chunk // size)
+            left -= chunk
+            computed += chunk
+            read += chunk
+        if not prefills:
+            return False
+        self._prefills = prefills
+        self._length = 1
+        self._start_s = t
+        self._c0_s = self._duration_s = (
+            self._alpha_s + self._beta_s * computed + self._gamma_s * read
+        )
+        self._c1_s = 0.0
+        self.next_boundary_s = t + self._duration_s
+        return True
+
+    def _free_after_decodes(self) -> int:
+        """Return the blocks that are free after the decodes took those of the next iteration;
+        negative if they lack.
+        """
+        kv = self._kv
+        n = self._decodes
+        return kv.blocks - kv.used(self._iteration + 1, n, self._context_sum + n)
+
+    def _preempt_for_prefill(self, t: float, taken: int) -> None:
+        kv = self._kv
+        free = kv.blocks - kv.used(self._iteration, self._decodes, self._context_sum)
+        demand = kv.demand(self._iteration)
+        if self._partial is not None:
+            held = -(-self._partial.context // kv.block_size)
+            free -= held
+            demand += taken - held
+        self._preempt(t, free=free, demand=demand)
+        self._begin_segment(t, 1, self._decodes, self._context_sum)
+
+    def _preempt(self, t: float, *, free: int, demand: int) -> None:
+        """Take the most recently admitted requests out of the batch until the others' *demand* of
+        blocks is free.
+        """
+        # The victims of one iteration are the shortest suffix of the admission order that frees
+        # enough, so no walk over the batch is needed; the dictionary has that order for free.
+        kv = self._kv
+        g, size = self._iteration, kv.block_size
+        while demand > free:
+            _, victim = self._running.popitem()
+            if victim is self._partial:
+                self._partial = None
+                free += -(-victim.context // size)
+                demand = kv.demand(g)
+            else:
+                context = victim.context_offset + g
+                kv.leave(victim.context_offset)
+                free += -(-context // size)
+                demand = kv.demand(g)
+                self._decodes -= 1
+                self._context_sum -= context
+                victim.generated = context - victim.prompt_tokens + 1
+                victim.last_token_s = t
+            victim.context = 0
+            victim.preemptions += 1
+            self.telemetry.preemptions += 1
+            self._waiting.appendleft(victim)
+        # O(n), and rare enough below a tenth preempted; a heap with holes would cost every finish.
+        self._finishes = [key for key in self._finishes if key & _TICKET_MASK in self._running]
+        heapify(self._finishes)

@@ -10,6 +10,7 @@ import simpy
 from twin.arrivals import ArrivalStream, token_counts
 from twin.kernel import ARRIVAL, at
 from twin.kube.desired import Load
+from twin.request import Request
 from twin.serving.cluster import Cluster
 from twin.spec import Server
 
@@ -79,5 +80,11 @@ class LoadFeeder:
                 prompts = source.tokens(len(times_s), source.load.in_tokens)
                 outputs = source.tokens(len(times_s), source.load.out_tokens)
                 for at_s, prompt, output in zip(times_s.tolist(), prompts, outputs, strict=True):
-                    submit = partial(self._cluster.submit, source.server.name, prompt, output)
+                    request = Request(
+                        server=source.server.name,
+                        arrival_s=at_s,
+                        prompt_tokens=prompt,
+                        output_tokens=output,
+                    )
+                    submit = partial(self._cluster.submit, request)
                     at(self._env, at_s, priority=ARRIVAL, action=submit)

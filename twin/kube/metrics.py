@@ -9,7 +9,7 @@ from twin.kube.apiserver.storage import Dates
 from twin.serving.deployment import Deployment
 from twin.serving.metrics import METRIC_TYPES, Sample, exposition
 from twin.serving.pod import Pod
-from twin.spec import Engine
+from twin.spec import EngineSpec
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _GATEWAY = {
@@ -39,7 +39,7 @@ def pod_samples(
     ]
 
 
-def _cache_config(engine: Engine, extra: Mapping[str, str]) -> list[Sample]:
+def _cache_config(engine: EngineSpec, extra: Mapping[str, str]) -> list[Sample]:
     """Return the sample that describes the KV cache; none if it is unlimited."""
     if engine.kv_tokens is None:
         return []

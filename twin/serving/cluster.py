@@ -52,7 +52,7 @@ class Cluster:
         self._deployments: tuple[Deployment, ...] = ()
         self._retired: list[Deployment] = []
         self._by_name: dict[str, Deployment] = {}
-        self._submits: dict[str, Callable[[int, int], None]] = {}
+        self._submits: dict[str, Callable[[Request], None]] = {}
         # By name, what was asked for last; by index, which of the states asked for is applied.
         self._asked: dict[str, DesiredState] = {}
         self._applied: list[int] = []
@@ -66,9 +66,11 @@ class Cluster:
 
     # -- what a gateway, a controller and nature do
 
-    def submit(self, server: str, prompt_tokens: int, output_tokens: int) -> None:
-        """Let a request arrive at *server* now; with no ready pod it waits at the router."""
-        self._submits[server](prompt_tokens, output_tokens)
+    def submit(self, request: Request) -> None:
+        """Let *request* arrive now at the server that it names; with no ready pod it waits at the
+        router.
+        """
+        self._submits[request.server](request)
 
     def add_server(self, server: Server) -> None:
         """Let there be *server* from now on, without pods until it is scaled. Raise SpecError for a

@@ -13,7 +13,7 @@ import numpy as np
 import simpy
 
 from twin.chance import CRASH, ROUTER, START_UP, draw_s, server_generator
-from twin.engine.replica import Replica
+from twin.engine.port import make_engine
 from twin.kernel import BOUNDARY, CONTROL, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import Claim, Ledger
@@ -262,17 +262,13 @@ class Deployment:
         self._freed()
 
     def _become_ready(self, pod: Pod) -> None:
-        now_s, engine = self._env.now, pod.engine
+        now_s = self._env.now
         pod.enter("ready", now_s)
         pod.life.ready_s = now_s
-        pod.replica = Replica(
-            latency_model=engine.latency_model,
+        pod.replica = make_engine(
+            pod.engine,
             max_batch=pod.max_batch,
-            max_num_batched_tokens=engine.max_num_batched_tokens,
-            kv_tokens=engine.kv_tokens,
-            block_size=engine.block_size,
             queue_max=self.server.queue_max,
-            admission=engine.admission,
             on_finish=partial(self._finished, pod),
         )
         self.gateway.open(pod.replica)

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import simpy
 
-from twin.engine.replica import Replica
+from twin.engine.port import Engine
 from twin.kernel import CONTROL, at
 from twin.request import Request, RequestLog
-from twin.serving.router import make_router
+from twin.serving.routers import make_router
 from twin.spec import Server
 
 
@@ -41,40 +41,35 @@ class Gateway:
         self._requests = requests
         self._requeue = server.crash_policy == "requeue"
         self._router = make_router(server.router, rng)
-        self._choose = self._router.choose
+        self._route = self._router.route
         self._shut = False
-        self.replicas: Sequence[Replica] = self._router.replicas
+        self.replicas: list[Engine] = []
 
-    def submit(self, prompt_tokens: int, output_tokens: int) -> None:
+    def submit(self, request: Request) -> None:
         """Take a request that arrives now: to a ready replica, or into the backlog until there is
-        one.
+        one. Number it for the records.
         """
-        now_s = self._env.now
-        request = Request(
-            id=self.arrivals,
-            server=self._index,
-            prompt_tokens=prompt_tokens,
-            output_tokens=output_tokens,
-            arrival_s=now_s,
-        )
+        request.id = self.arrivals
+        request.server_index = self._index
         self.arrivals += 1
-        self.arrived_tokens += prompt_tokens
+        self.arrived_tokens += request.prompt_tokens
         if self.backlog or not self.replicas:
             self.backlog.append(request)
             return
-        reason = self._choose(now_s).submit(request, now_s)
-        if reason is not None:
-            self._requests.add_rejected(request, now_s, reason)
+        self._dispatch(request, self._env.now)
 
-    def open(self, replica: Replica) -> None:
+    def open(self, replica: Engine) -> None:
         """Route to *replica* from now on, and share the backlog with it."""
+        self.replicas.append(replica)
         self._router.add(replica)
         if self.backlog:
             self._dispatch_soon()
 
-    def close(self, replica: Replica) -> None:
+    def close(self, replica: Engine) -> None:
         """Route nothing to *replica* any more."""
-        self._router.remove(replica)
+        index = self.replicas.index(replica)
+        del self.replicas[index]
+        self._router.remove(index)
 
     def take_back(self, requests: Sequence[Request]) -> None:
         """Find a new place for requests that their pod does not serve; they go before those that
@@ -110,15 +105,17 @@ class Gateway:
     def _dispatch_soon(self) -> None:
         # At this instant, but after the other pods that get ready or leave at it, so that all share
         # the work.
-        at(self._env, self._env.now, priority=CONTROL, action=self._dispatch)
+        at(self._env, self._env.now, priority=CONTROL, action=self._dispatch_backlog)
 
-    def _dispatch(self) -> None:
+    def _dispatch_backlog(self) -> None:
         now_s = self._env.now
         while self.backlog and self.replicas:
-            request = self.backlog.popleft()
-            reason = self._choose(now_s).submit(request, now_s)
-            if reason is not None:
-                self._requests.add_rejected(request, now_s, reason)
+            self._dispatch(self.backlog.popleft(), now_s)
+
+    def _dispatch(self, request: Request, now_s: float) -> None:
+        reason = self._route(request, self.replicas, now_s).submit(request, now_s)
+        if reason is not None:
+            self._requests.add_rejected(request, now_s, reason)
 
 
 def arrival_order(request: Request) -> tuple[float, int]:

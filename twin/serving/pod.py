@@ -11,11 +11,11 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from twin.engine.replica import Replica
+from twin.engine.port import Engine
 from twin.kernel import Call
 from twin.serving.capacity import Claim
 from twin.serving.metrics import FinishedTotals, PodSeries
-from twin.spec import Engine
+from twin.spec import EngineSpec
 
 PodPhase = Literal["pending", "starting", "ready", "draining"]
 LifeEnd = Literal["", "withdrawn", "scaled_down", "drained", "drain_timeout", "crash", "node_loss"]
@@ -82,7 +82,9 @@ class Pod:
         "since_s",
     )
 
-    def __init__(self, *, engine: Engine, max_batch: int, life: PodLife, revision: int = 0) -> None:
+    def __init__(
+        self, *, engine: EngineSpec, max_batch: int, life: PodLife, revision: int = 0
+    ) -> None:
         self.engine = engine
         self.revision = revision
         self.max_batch = max_batch
@@ -90,7 +92,7 @@ class Pod:
         self.phase: PodPhase = "pending"
         self.created_s = self.since_s = life.asked_s
         self.claim: Claim | None = None
-        self.replica: Replica | None = None
+        self.replica: Engine | None = None
         self.due: Call | None = None
         self.mishap: Call | None = None
         self.restarts = 0

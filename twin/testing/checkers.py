@@ -146,7 +146,7 @@ def check_truth(cluster: Cluster, now_s: float) -> None:
     requests = cluster.requests.frame()
     for deployment in cluster.deployments:
         logged = requests["id"][requests["server"] == deployment.index].tolist()
-        held = [request.id for request in unfinished if request.server == deployment.index]
+        held = [request.id for request in unfinished if request.server_index == deployment.index]
         assert sorted(logged + held) == list(range(deployment.gateway.arrivals)), (
             f"{deployment.server.name}: {deployment.gateway.arrivals} requests arrived, "
             f"{len(logged)} are in the log, "
@@ -258,5 +258,5 @@ def _requests_inside(cluster: Cluster, now_s: float) -> int:
         for pod in deployment.pods:
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=True)
-                inside += pod.replica.running + pod.replica.waiting
+                inside += len(pod.replica.in_flight(now_s))
     return inside

@@ -11,7 +11,8 @@ from math import nan
 
 import simpy
 
-from twin.engine.latency import iteration_ms, kv_block_count, kv_blocks
+from twin.engine.kv_cache import kv_block_count, kv_blocks
+from twin.engine.latency import iteration_ms
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
 from twin.request import Request
 from twin.spec import AdmissionRule, LatencyModel

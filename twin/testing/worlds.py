@@ -5,13 +5,15 @@ asked.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import simpy
 
 from twin.kernel import ARRIVAL, at
+from twin.request import Request
 from twin.serving.cluster import Cluster
-from twin.spec import Accelerator, ClusterSpec, Delay, Engine, LatencyModel, Server, World
+from twin.spec import Accelerator, ClusterSpec, Delay, EngineSpec, LatencyModel, Server, World
 
 ACCELERATORS = {
     "A": Accelerator(name="A", type="A", cost_cents_per_h=100.0),
@@ -33,7 +35,7 @@ def spec_of(
 ) -> ClusterSpec:
     """Return a system in which every model of *servers* runs on every accelerator."""
     engines = {
-        (server.model, name): Engine(
+        (server.model, name): EngineSpec(
             model=server.model,
             accelerator=name,
             latency_model=latency_model,
@@ -65,4 +67,5 @@ def arrive(
 ) -> None:
     """Have a request arrive at each of *times_s*."""
     for t_s in times_s:
-        at(env, t_s, priority=ARRIVAL, action=lambda: cluster.submit(server, prompt, output))
+        request = Request(server=server, arrival_s=t_s, prompt_tokens=prompt, output_tokens=output)
+        at(env, t_s, priority=ARRIVAL, action=partial(cluster.submit, request))

@@ -1,0 +1,29 @@
+"""How a server spreads requests over its ready replicas: one file a router, and the names of
+all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from twin.registry import resolve
+from twin.serving.routers.least_outstanding import LeastOutstanding
+from twin.serving.routers.port import Router
+from twin.serving.routers.random import RandomChoice
+from twin.serving.routers.round_robin import RoundRobin
+
+RouterFactory = Callable[[np.random.Generator], Router]
+"""Makes a router without replicas; all its chance comes from the generator."""
+
+ROUTERS: Mapping[str, RouterFactory] = {
+    "round_robin": RoundRobin,
+    "random": RandomChoice,
+    "least_outstanding": LeastOutstanding,
+}
+
+
+def make_router(given: str | RouterFactory, rng: np.random.Generator) -> Router:
+    """Return a router of the kind *given*. Raise SpecError for an unknown name."""
+    return resolve(given, kind="router", known=ROUTERS)(rng)
