@@ -82,22 +82,24 @@ def plot_run(directory: Path) -> list[Path]:
 def _write_files(result: RunResult, directory: Path) -> list[str]:
     lines = "".join(record_text(record) + "\n" for record in result.records)
     (directory / CYCLES).write_text(lines, encoding="utf-8")
-    _requests_frame(result).to_parquet(directory / REQUESTS, index=False)
-    _pods_frame(result).to_parquet(directory / PODS, index=False)
+    requests_frame(result).to_parquet(directory / REQUESTS, index=False)
+    pods_frame(result).to_parquet(directory / PODS, index=False)
     write_json(directory / SUMMARY, result.summary)
     write_json(directory / RUN, _run_json(result))
     save_figure(_draw(read_run(directory)), directory / TIMELINE)
     return [CYCLES, REQUESTS, PODS, SUMMARY, RUN, f"{TIMELINE}.png", f"{TIMELINE}.svg"]
 
 
-def _requests_frame(result: RunResult) -> pd.DataFrame:
+def requests_frame(result: RunResult) -> pd.DataFrame:
+    """Return every request of *result*, a row each, with words in place of numbers."""
     words = {"server": list(result.names), "outcome": _OUTCOMES, "reason": list(REASONS)}
     return pd.DataFrame(
         {**result.requests, **{name: _words(result.requests[name], words[name]) for name in words}}
     )
 
 
-def _pods_frame(result: RunResult) -> pd.DataFrame:
+def pods_frame(result: RunResult) -> pd.DataFrame:
+    """Return every pod of *result*, a row each."""
     return pd.DataFrame(
         {**result.pods, "server": _words(result.pods["server"], list(result.names))}
     )

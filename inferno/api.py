@@ -1,0 +1,223 @@
+"""The Python API: runs and sweeps with the options of the command, and their results as tables.
+
+It is stable: what changes here is announced in CHANGELOG.md one version before. `experiments` is
+what lies below, and may change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+
+import pandas as pd
+
+from experiments.config import RunConfig
+from experiments.grid import SweepConfig
+from experiments.run import RunResult, run
+from experiments.run_files import pods_frame, requests_frame, write_run
+from experiments.sweep import sweep_to_directory
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+Value = TypeVar("Value")
+Some: TypeAlias = Value | Sequence[Value]
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """What became of one run. Times are seconds since its start, latencies are in ms."""
+
+    result: RunResult
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Return the scores over all servers: attainment [share of requests], cost_cents_per_h,
+        ttft_ms_p95, … (docs/experiments.md).
+        """
+        return {name: value for name, value in self.result.summary.items() if name != "servers"}
+
+    @cached_property
+    def servers(self) -> pd.DataFrame:
+        """Return the scores of each server, a row each."""
+        frame = pd.DataFrame.from_dict(self.result.summary["servers"], orient="index")
+        return frame.rename_axis("server")
+
+    @cached_property
+    def cycles(self) -> pd.DataFrame:
+        """Return what was seen and decided, a row for each cycle and server, with the names of the
+        record (docs/loop.md).
+        """
+        return pd.DataFrame(
+            [
+                {"t_s": line["t_s"], "cycle": line["cycle"], **row}
+                for line in self.result.cycles
+                for row in line["servers"]
+            ]
+        )
+
+    @cached_property
+    def requests(self) -> pd.DataFrame:
+        """Return every request, a row each: arrival_s, prompt_tokens, outcome, …"""
+        return requests_frame(self.result)
+
+    @cached_property
+    def pods(self) -> pd.DataFrame:
+        """Return every pod that there was, a row each: when it was ready, gone, … [s]."""
+        return pods_frame(self.result)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Return what the data leave open, a line each."""
+        return self.result.notes
+
+    def save(self, out: str | PathLike[str]) -> list[Path]:
+        """Write the files of `inferno sim` into *out*, and return their paths."""
+        return write_run(self.result, Path(out))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """What became of a sweep. results has a row for each run: its settings, the scores of
+    `Simulation.summary`, and `error`, empty if it went well.
+    """
+
+    results: pd.DataFrame
+    notes: tuple[str, ...]
+    paths: tuple[Path, ...]
+
+
+def simulate(
+    *,
+    data: str | PathLike[str] | None = None,
+    scenario: str | PathLike[str] = "disturbed",
+    policy: str = "slo",
+    policy_options: Mapping[str, float | str | bool] | None = None,
+    alpha: float | None = None,
+    interval: float | None = None,
+    period: float | None = None,
+    hours: float | None = None,
+    seed: int = 1,
+    metrics: Literal["measured", "labels"] = "measured",
+    walk: Literal["plain", "reverting"] | None = None,
+    theta: float | None = None,
+    truth: str | PathLike[str] | None = None,
+    dynamic: bool = False,
+) -> Simulation:
+    """Simulate one run, as `inferno sim` does; the arguments are its options.
+
+    data: a directory of data files (None: the sample system of 27 servers). scenario: the name of a
+    ready one or a file. alpha: disturbance, 0 to 1; interval: seconds between disturbances; period:
+    seconds between control cycles; hours: simulated hours; theta: pull of the reverting walk, 0 to
+    1. What is None is the scenario's, and the period the policy's. policy_options: what --set sets.
+
+    Raise twin.spec.SpecError, one line, for bad input.
+    """
+    return Simulation(
+        run(
+            _config(
+                data,
+                policy_options,
+                truth,
+                scenario=str(scenario),
+                policy=policy,
+                disturbance_alpha=alpha,
+                interval_s=interval,
+                period_s=period,
+                hours=hours,
+                seed=seed,
+                metrics=metrics,
+                walk=walk,
+                theta=theta,
+                dynamic=dynamic,
+            )
+        )
+    )
+
+
+def sweep(
+    *,
+    data: str | PathLike[str] | None = None,
+    scenario: Some[str] = "disturbed",
+    policy: Some[str] = "slo",
+    policy_options: Mapping[str, float | str | bool] | None = None,
+    alpha: Some[float] | None = None,
+    interval: Some[float] | None = None,
+    period: Some[float] | None = None,
+    hours: float | None = None,
+    seed: int = 1,
+    seeds: int = 1,
+    metrics: Literal["measured", "labels"] = "measured",
+    walk: Literal["plain", "reverting"] | None = None,
+    theta: float | None = None,
+    truth: str | PathLike[str] | None = None,
+    dynamic: bool = False,
+    out: str | PathLike[str] | None = None,
+    jobs: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Sweep:
+    """Run every combination of the values given for each of *seeds* seeds, as `inferno sweep` does.
+
+    The arguments are those of `simulate`; scenario, policy, alpha, interval and period may be
+    several. out: where the table, the figures and the finished runs are written (None: nowhere);
+    with resume its finished runs are not repeated. jobs: processes (None: one a core; 1 uses this
+    process). Progress and tables go to *console* (None: nowhere).
+
+    A script that sweeps on several processes needs `if __name__ == "__main__":`. Raise
+    twin.spec.SpecError, one line, for bad input.
+    """
+    grid = SweepConfig(
+        base=_config(
+            data,
+            policy_options,
+            truth,
+            hours=hours,
+            seed=seed,
+            metrics=metrics,
+            walk=walk,
+            theta=theta,
+            dynamic=dynamic,
+        ),
+        scenarios=_several(scenario),
+        policies=_several(policy),
+        alphas=_several(alpha),
+        intervals_s=_several(interval),
+        periods_s=_several(period),
+        seeds=seeds,
+    )
+    if out is None:
+        with TemporaryDirectory() as scratch:
+            done = sweep_to_directory(grid, Path(scratch), jobs=jobs, console=console)
+        return Sweep(results=done.results, notes=done.notes, paths=())
+    done = sweep_to_directory(grid, Path(out), jobs=jobs, resume=resume, console=console)
+    return Sweep(results=done.results, notes=done.notes, paths=tuple(done.paths))
+
+
+def _config(
+    data: str | PathLike[str] | None,
+    policy_options: Mapping[str, float | str | bool] | None,
+    truth: str | PathLike[str] | None,
+    **given: Any,
+) -> RunConfig:
+    if data is not None:
+        given["data"] = Path(data)
+    return RunConfig(
+        truth=None if truth is None else Path(truth),
+        policy_options=tuple(sorted((policy_options or {}).items())),
+        **given,
+    )
+
+
+def _several(values: Some[Value] | None) -> tuple[Value, ...]:
+    """Return *values* as a tuple: a text or a number alone is one value."""
+    if values is None:
+        return ()
+    if isinstance(values, Sequence) and not isinstance(values, str):
+        return tuple(values)
+    return (values,)
