@@ -95,7 +95,7 @@ def _backend(url: str, *, with_prometheus: bool) -> Iterator[tuple[KubeBackend, 
     calls = KubeClient(connector, clock=clock)
     source: MetricsSource = LabelsOnly()
     if with_prometheus:
-        source = Prometheus(PrometheusSettings(url=url, timeout_s=60.0), epoch_s=epoch.timestamp())
+        source = Prometheus(PrometheusSettings(url=url, timeout_s=60.0))
     backend = KubeBackend(
         calls, source, clock=clock, epoch=epoch, settings=KubeSettings(namespaces=("infer",))
     )

@@ -56,6 +56,41 @@ def plan(
     return tuple(changes)
 
 
+def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
+    """Return *decision* with room for what runs in the pods, whatever the policy says: it is demand
+    as well as what comes.
+
+    Whom a reduction ends loses its requests, and zero is for servers where nothing runs or waits.
+    The accelerator stays where the policy gave up all of it: a move would interrupt what runs.
+    """
+    targets = dict(decision.targets)
+    for name, view in snapshot.servers.items():
+        target = targets.get(name)
+        if target is None or target.held:
+            continue
+        needed = _needed_in_flight(target, view)
+        if target.replicas >= needed:
+            continue
+        in_flight = f"{view.running} requests run and {max(view.waiting, view.backlog)} wait"
+        text = f"{needed} of {view.wanted} replicas stay: {in_flight}"
+        details = {**target.why.details, "policyReplicas": target.replicas}
+        gives_up = target.replicas == 0
+        targets[name] = replace(
+            target,
+            pools=one_pool(
+                accelerator=view.accelerator if gives_up else target.accelerator,
+                replicas=needed,
+                max_batch=view.max_batch if gives_up else target.max_batch,
+            ),
+            cost_cents_per_h=None,
+            itl_ms=None,
+            ttft_ms=None,
+            rho=None,
+            why=Why(kind="in-flight", text=text, details=details),
+        )
+    return replace(decision, targets=targets)
+
+
 def planned(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, Change]:
     """Return what every server of *snapshot* is to have once *changes* are carried out."""
     present = {
@@ -79,6 +114,16 @@ def below_minimum(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, .
         for name, desired in planned(snapshot, changes).items()
         if desired.replicas < snapshot.servers[name].replicas_min
     )
+
+
+def _needed_in_flight(target: Target, view: ServerView) -> int:
+    """Return how many of the present replicas what is in flight needs, at the batch it may have."""
+    if view.running + view.waiting + view.backlog <= 0:
+        return 0
+    # At the smaller one of both: until its template is changed a pod has the batch it has.
+    batch = min((size for size in (target.max_batch, view.max_batch) if size > 0), default=0)
+    held = -(-view.running // batch) if batch > 0 else 0
+    return min(view.wanted, max(held, 1))
 
 
 def _change(target: Target, view: ServerView, *, limits: Limits) -> Change:

@@ -63,7 +63,7 @@ def collect(
         load, warning = _believe(
             view, before=before, expected=expected.get(name), smoothing=settings.smoothing
         )
-        views[name] = replace(view, load=load)
+        views[name] = replace(view, load=load, load_source=_source(view, load, settings))
         # A gap in the readings does not make forget what was known before it.
         kept = load or before
         if kept is not None:
@@ -102,6 +102,18 @@ def _believe(
             "yet",
         )
     return estimated, ""
+
+
+def _source(view: ServerView, load: Load | None, settings: CollectorSettings) -> str:
+    """Return where the estimated load comes from: the source, and what was made of its figures."""
+    if load is None or view.load is None:
+        return ""
+    made = []
+    if (load.in_tokens, load.out_tokens) != (view.load.in_tokens, view.load.out_tokens):
+        made.append("smoothed" if settings.smoothing < 1.0 else "tokens carried over")
+    elif load.rate_rpm != view.load.rate_rpm:
+        made.append("smoothed" if settings.smoothing < 1.0 else "scaled to all ready pods")
+    return ", ".join(part for part in (view.load_source, *made) if part)
 
 
 def _scale(view: ServerView) -> float | None:

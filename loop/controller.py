@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from loop.actuator import Limits, below_minimum, plan, planned
+from loop.actuator import Limits, below_minimum, plan, planned, with_room_for_what_runs
 from loop.collector import CollectorSettings, Estimates, collect
 from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
@@ -170,6 +170,7 @@ class Controller:
             return replace(record, error=str(error), failed_phase="decide"), memory
         except BackendError as error:
             return _failed(record, error), memory
+        decision = with_room_for_what_runs(decision, record.estimated)
         changes = plan(decision, record.estimated, limits=self._settings.limits)
         cost, unpriced = _total_cost(record.estimated, changes, self._system)
         unseen = sorted(decision.targets.keys() - record.estimated.servers.keys())

@@ -118,6 +118,9 @@ def _seen(view: ServerView) -> Line:
         "backlog": view.backlog,
         "kvUsage": view.kv_usage,
         "reporting": view.reporting,
+        "loadSource": view.load_source or None,
+        "loadAgeS": view.load_age_s,
+        "prefixCacheHitShare": view.cache_hit_share,
         "minReplicas": view.replicas_min,
         "maxReplicas": view.replicas_max,
     }
@@ -157,12 +160,16 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         reporting=row["reporting"],
         replicas_min=row.get("minReplicas", 0),
         replicas_max=row.get("maxReplicas"),
+        load_source=row.get("loadSource") or "",
+        load_age_s=row.get("loadAgeS"),
+        cache_hit_share=row.get("prefixCacheHitShare"),
     )
 
 
 def _estimated(view: ServerView | None) -> Line:
     load = view.load if view else None
     return {
+        "believedSource": (view.load_source or None) if view else None,
         "believedRpm": load.rate_rpm if load else None,
         "believedInTok": (load.in_tokens or None) if load else None,
         "believedOutTok": (load.out_tokens or None) if load else None,

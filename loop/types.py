@@ -96,6 +96,10 @@ class ServerView(OfPools):
     ready pods load was summed over; None where load is of the whole server, as a router sees it.
     replicas_min and replicas_max are bounds that the world sets for this server (None: no upper
     one).
+
+    load_source is where the load comes from (prometheus, pods, labels, router …; "" if there is
+    none), load_age_s how old its newest sample is (None: it has no age). cache_hit_share is the
+    share of the prompt tokens that were found in the prefix cache.
     """
 
     name: str
@@ -118,6 +122,9 @@ class ServerView(OfPools):
     reporting: int | None = None
     replicas_min: int = 0
     replicas_max: int | None = None
+    load_source: str = ""
+    load_age_s: float | None = None
+    cache_hit_share: float | None = None
     pods: tuple[PodView, ...] = ()
 
     @property
@@ -160,6 +167,7 @@ WhyKind = Literal[
     "infeasible",  # no accelerator can meet the targets, whatever the capacity
     "no-load",  # zero arrivals are known
     "held-unknown",  # the load is not known, so nothing changes
+    "in-flight",  # what runs in the pods needs the replicas
     "bound",  # a minimum or maximum of replicas decided
     "hysteresis",  # a change would not pay
     "unchanged",  # the policy keeps what there is on purpose

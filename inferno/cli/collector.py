@@ -12,6 +12,7 @@ from inferno.worlds.kube import (
     add_cluster_options,
     add_metrics_options,
     cluster_arguments,
+    metrics_choices,
     open_cluster,
     wait_for_cluster,
 )
@@ -49,10 +50,7 @@ def _run(options: Namespace) -> int:
         }
     )
     choices = Choices(
-        metrics=options.metrics,
-        matchers=options.matchers,
-        pages=options.pages,
-        speed=options.speed,
+        **metrics_choices(options),
     )
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="collector")
     with ExitStack() as stack:

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
 
 from inferno.cli.runs import add_policy_options
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from loop.backends.metrics.source import MetricsSource
     from loop.clocks import MonotonicClock
     from loop.settings import Settings
+    from loop.signals.names import Names
 
 METRICS = ("prometheus", "pods", "labels")
 STALE_S = 60.0
@@ -82,7 +84,49 @@ def add_metrics_options(parser: Options) -> None:
         "the pods)",
     )
     parser.add_argument(
-        "--prometheus", metavar="URL", help="address of Prometheus ($INFERNO_PROMETHEUS_URL)"
+        "--fallback",
+        choices=("none", "labels"),
+        help="the source of a server that nothing has ever measured: none, so it is held (default "
+        "with --metrics), or its load labels (default without)",
+    )
+    parser.add_argument(
+        "--prometheus",
+        metavar="URL",
+        help="address of Prometheus ($INFERNO_PROMETHEUS_URL); a query in it is part of every "
+        "request",
+    )
+    parser.add_argument(
+        "--prometheus-headers",
+        type=Path,
+        metavar="FILE",
+        help="further headers for Prometheus, lines of Name: value (X-Scope-OrgID: team)",
+    )
+    parser.add_argument(
+        "--prometheus-basic-auth", type=Path, metavar="FILE", help="user:password for Prometheus"
+    )
+    parser.add_argument(
+        "--prometheus-method",
+        choices=("POST", "GET"),
+        default="POST",
+        help="how Prometheus is asked (default POST)",
+    )
+    parser.add_argument(
+        "--namespace-label",
+        default="namespace",
+        metavar="NAME",
+        help="the label of a series that names the namespace of its pod (default namespace)",
+    )
+    parser.add_argument(
+        "--pod-label",
+        default="pod",
+        metavar="NAME",
+        help="the label of a series that names its pod (default pod)",
+    )
+    parser.add_argument(
+        "--metric-names",
+        type=Path,
+        metavar="FILE",
+        help="further names of metrics by quantity (YAML; docs/kubernetes.md lists the quantities)",
     )
     parser.add_argument(
         "--matchers",
@@ -166,12 +210,26 @@ class Choices:
     """
 
     metrics: str | None = None
+    fallback: str | None = None
     matchers: str = ""
+    prometheus_headers: Path | None = None
+    prometheus_basic_auth: Path | None = None
+    prometheus_method: Literal["POST", "GET"] = "POST"
+    namespace_label: str = "namespace"
+    pod_label: str = "pod"
+    metric_names: Path | None = None
     pages: str = "proxy"
     speed: float = 1.0
     from_nodes: bool = False
     events: bool = False
     lease: str | None = None
+
+    @property
+    def labels_stand_in(self) -> bool:
+        """Tell whether load labels are the source of a server that nothing has ever measured: only
+        where nobody asked for another source, or for them.
+        """
+        return self.fallback == "labels" or (self.fallback is None and self.metrics is None)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,6 +242,15 @@ class LiveCluster:
     clock: MonotonicClock
     epoch: datetime
     lease: Lease | None
+
+
+def metrics_choices(options: Namespace) -> dict[str, Any]:
+    """Return what add_metrics_options added, as arguments of Choices."""
+    names = (
+        *("metrics", "fallback", "matchers", "pages", "speed", "namespace_label", "pod_label"),
+        *("prometheus_headers", "prometheus_basic_auth", "prometheus_method", "metric_names"),
+    )
+    return {name: getattr(options, name) for name in names}
 
 
 def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> World:
@@ -200,10 +267,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     data = DataSource(directory, dynamic=settings.dynamic)
     types = {name: unit.type for name, unit in data.static().accelerators.items()}
     choices = Choices(
-        metrics=options.metrics,
-        matchers=options.matchers,
-        pages=options.pages,
-        speed=options.speed,
+        **metrics_choices(options),
         from_nodes=options.capacity == "nodes",
         events=options.events,
         lease=options.lease,
@@ -241,13 +305,14 @@ def open_cluster(
     lease = _lease(choices.lease, client, clock=clock, epoch=epoch) if choices.lease else None
     backend = KubeBackend(
         client,
-        _source(settings, choices, client, epoch=epoch, stack=stack),
+        _source(settings, choices, client, stack=stack),
         clock=clock,
         epoch=epoch,
         settings=KubeSettings(
             namespaces=settings.namespaces,
             from_nodes=choices.from_nodes,
             events=choices.events,
+            labels_stand_in=choices.labels_stand_in,
             types=types,
         ),
         may_act=lease.held if lease else (lambda: True),
@@ -264,7 +329,6 @@ def _source(
     choices: Choices,
     client: KubeClient,
     *,
-    epoch: datetime,
     stack: ExitStack,
 ) -> MetricsSource:
     from loop.backends.metrics.source import LabelsOnly
@@ -276,13 +340,16 @@ def _source(
         stale_s=max(settings.metrics_window_s, STALE_S),
         speed=choices.speed,
     )
+    names = _names(choices.metric_names)
     if metrics == "labels":
         return LabelsOnly()
     if metrics == "pods":
         from loop.backends.metrics.pods import DirectPages, PodMetrics, ProxiedPages
 
         pods = PodMetrics(
-            DirectPages() if choices.pages == "direct" else ProxiedPages(client), window=window
+            DirectPages() if choices.pages == "direct" else ProxiedPages(client),
+            window=window,
+            names=names,
         )
         stack.callback(pods.close)
         return pods
@@ -298,11 +365,36 @@ def _source(
             url=settings.prometheus_url,
             token_path=settings.prometheus_token_path,
             ca_path=settings.prometheus_ca_path,
+            headers_path=choices.prometheus_headers,
+            basic_auth_path=choices.prometheus_basic_auth,
+            method=choices.prometheus_method,
+            namespace_label=choices.namespace_label,
+            pod_label=choices.pod_label,
+            names=names,
             window=window,
             matchers=choices.matchers,
         ),
-        epoch_s=epoch.timestamp(),
     )
+
+
+def _names(path: Path | None) -> Names:
+    """Return the names of metrics, with those of a file of the user before them."""
+    from loop.signals.names import NAMES
+
+    if path is None:
+        return NAMES
+    import yaml
+
+    from loop.errors import SpecError
+
+    try:
+        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeError, yaml.YAMLError) as error:
+        line = " ".join(str(error).split())
+        raise SpecError(f"{path}: expected names of metrics by quantity, found {line}") from None
+    if not isinstance(told, dict) or not all(isinstance(names, list) for names in told.values()):
+        raise SpecError(f"{path}: expected a list of names by quantity, found {str(told)[:60]!r}")
+    return NAMES.extended(told, source=str(path))
 
 
 def _lease(place: str, client: KubeClient, *, clock: MonotonicClock, epoch: datetime) -> Lease:

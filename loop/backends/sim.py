@@ -74,6 +74,8 @@ class SimBackend:
                 name: _server_view(
                     state,
                     load=_measured(state.window) if labels is None else _labelled(labels, name),
+                    source="router" if labels is None else "labels",
+                    now_s=view.now_s,
                 )
                 for name, state in view.servers.items()
             },
@@ -134,7 +136,7 @@ def _labelled(offered_loads: Mapping[str, OfferedLoad], name: str) -> Load | Non
     return Load(rate_rpm=point.rate_rpm, in_tokens=point.in_tokens, out_tokens=point.out_tokens)
 
 
-def _server_view(state: ServerState, *, load: Load | None) -> ServerView:
+def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: float) -> ServerView:
     return ServerView(
         name=state.name,
         model=state.model,
@@ -145,6 +147,8 @@ def _server_view(state: ServerState, *, load: Load | None) -> ServerView:
         pending=state.pending,
         draining=state.draining,
         load=load,
+        load_source="" if load is None else source,
+        load_age_s=None if state.scraped_s is None else now_s - state.scraped_s,
         completions_rpm=state.window.completions_rpm,
         ttft_ms=state.window.ttft_ms,
         itl_ms=state.window.itl_ms,

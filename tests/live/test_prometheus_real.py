@@ -63,10 +63,10 @@ def scraped(folder: Path, *, matchers: str = "", fallback: bool = True) -> Itera
         )
         backend = KubeBackend(
             bare.calls,
-            Prometheus(settings, epoch_s=epoch.timestamp()),
+            Prometheus(settings),
             clock=clock,
             epoch=epoch,
-            settings=KubeSettings(namespaces=("infer",), fallback=fallback),
+            settings=KubeSettings(namespaces=("infer",), labels_stand_in=fallback),
         )
         yield Scraped(world=replace(bare, backend=backend, clock=clock, epoch=epoch), server=server)
         backend.close()
@@ -107,7 +107,6 @@ def test_pods_that_are_scraped_no_more_make_the_load_unknown(tmp_path: Path) -> 
         servers = cluster.world.backend.observe()
         source = Prometheus(
             PrometheusSettings(url=cluster.server.url, window=replace(WINDOW, window_s=6.0)),
-            epoch_s=cluster.world.epoch.timestamp(),
         )
         calls, epoch_s = cluster.world.calls, cluster.world.epoch.timestamp()
         read = read_servers(calls.deployments("infer"), calls.pods("infer"), epoch_s=epoch_s)
@@ -167,7 +166,7 @@ def test_a_port_that_prometheus_does_not_answer_at_is_told(tmp_path: Path) -> No
     """A page of something else, with status 200."""
     with kube_world() as world, httpx.Client(trust_env=False) as client:
         assert client.get(f"{world.twin.url}/healthz").text == "ok"
-        source = Prometheus(PrometheusSettings(url=world.twin.url), epoch_s=0.0)
+        source = Prometheus(PrometheusSettings(url=world.twin.url))
         world.create(manifest())
         read = read_servers(world.calls.deployments("infer"), (), epoch_s=0.0)
         assert (

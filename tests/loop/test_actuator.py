@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.actuator import Limits, below_minimum, plan
+from loop.actuator import Limits, below_minimum, plan, with_room_for_what_runs
 from loop.testing.fakes import BECAUSE, change, server_view, target
 from loop.types import Change, Decision, ServerView, Snapshot, Target
 
@@ -194,3 +194,24 @@ def test_a_server_without_an_accelerator_is_not_lifted_to_its_minimum() -> None:
     """There would be nothing to run the replicas on."""
     nowhere = server_view(accelerator="", wanted=0, ready=0, replicas_min=2)
     assert changes(target(accelerator="", replicas=0), views=(nowhere,)) == ()
+
+
+@pytest.mark.parametrize(
+    ("running", "waiting", "replicas", "stay"),
+    [(90, 0, 1, 3), (90, 0, 0, 3), (33, 0, 1, 2), (0, 5, 0, 1), (0, 0, 0, 0), (500, 0, 2, 3)],
+)
+def test_a_reduction_leaves_room_for_what_runs(
+    running: int, waiting: int, replicas: int, stay: int
+) -> None:
+    """No arrival in a window is not no load: answers of twenty minutes run in these pods."""
+    view = server_view(wanted=3, ready=3, max_batch=32, running=running, waiting=waiting)
+    snapshot = Snapshot(now_s=60.0, servers={"s1": view})
+    decided = Decision(targets={"s1": target(replicas=replicas, max_batch=48)})
+    kept = with_room_for_what_runs(decided, snapshot).targets["s1"]
+    assert kept.replicas == stay
+    if stay != replicas:
+        assert kept.why.kind == "in-flight"
+        assert kept.why.details["policyReplicas"] == replicas
+        assert f"{running} requests run and {waiting} wait" in kept.why.text
+    else:
+        assert kept == decided.targets["s1"]

@@ -43,6 +43,7 @@ def views(draw: st.DrawFn, name: str) -> ServerView:
         wanted=wanted,
         ready=draw(st.integers(0, wanted)),
         load=draw(loads),
+        running=draw(st.sampled_from([0, 0, 50, 200])),
         backlog=draw(st.sampled_from([0, 40])),
         replicas_min=low,
         replicas_max=draw(st.none() | st.integers(low, 6)),
@@ -163,6 +164,24 @@ def test_our_policies_ask_for_zero_only_on_known_idleness_or_for_want_of_gpus(
             assert view.load is not None
             assert view.replicas_min == 0
             assert view.load.rate_rpm == 0.0 or change.server in record.decision.unserved
+
+
+@given(seen=worlds, policy=policies, capacity=capacities)
+def test_what_runs_in_the_pods_keeps_its_room(
+    seen: tuple[ServerView, ...], policy: Policy, capacity: dict[str, int] | None
+) -> None:
+    """Answers longer than the window, clients that give up: a reduction would end what runs."""
+    record = cycle(seen, policy, capacity)
+    before = {view.name: view for view in seen}
+    for change in record.changes:
+        view = before[change.server]
+        high = view.replicas_max if view.replicas_max is not None else change.replicas
+        batch = min((size for size in (change.max_batch, view.max_batch) if size), default=0)
+        if batch:
+            needed = -(-view.running // batch)
+            assert change.replicas >= min(needed, view.wanted, max(high, view.replicas_min))
+        if view.running or view.backlog:
+            assert change.replicas > 0 or view.wanted == 0 or high == 0
 
 
 @pytest.mark.parametrize("policy", [SloPolicy(), StaticPolicy()], ids=["slo", "static"])

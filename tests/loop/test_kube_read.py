@@ -113,6 +113,26 @@ def test_a_name_that_two_deployments_claim_stays_with_the_older_one() -> None:
     assert found.warnings == ("infer/copy: left alone: infer/dep1 has its name s1 already",)
 
 
+def test_one_name_in_two_namespaces_makes_two_servers() -> None:
+    """Every team that deploys one chart twice has this; the short name is for when it is alone."""
+    prod, stage = deployment(namespace="prod"), deployment(namespace="stage")
+    pods = (pod("a", namespace="prod"), pod("b", namespace="stage"))
+    found = servers(prod, stage, pods=pods)
+    assert found.warnings == ()
+    assert {name: len(one.pods) for name, one in found.by_name.items()} == {
+        "prod/s1": 1,
+        "stage/s1": 1,
+    }
+    assert [one.name for one in found.by_name.values()] == ["prod/s1", "stage/s1"]
+    assert list(servers(prod).by_name) == ["s1"]
+
+
+def test_a_model_may_have_a_name_that_no_label_can_hold() -> None:
+    """Names of models have slashes."""
+    named = deployment(annotations={names.MODEL_ID: "meta-llama/Llama-3.1-8B"})
+    assert servers(named).by_name["s1"].deployment.model == "meta-llama/Llama-3.1-8B"
+
+
 def test_what_is_wrong_with_one_server_is_told_and_keeps_no_other_out() -> None:
     """A typing error in one manifest must not stop the loop."""
     odd = deployment("dep2", labels={names.NAME: "s2", names.MAX_BATCH: "many"})

@@ -138,7 +138,7 @@ def test_a_longer_name_that_begins_alike_is_somebody_elses() -> None:
 def test_an_address_that_is_none_is_bad_input(url: str) -> None:
     """It ends the program at its start with one line."""
     with pytest.raises(SpecError, match="expected a URL"):
-        Prometheus(PrometheusSettings(url=url), epoch_s=0.0)
+        Prometheus(PrometheusSettings(url=url))
 
 
 def test_a_ca_file_that_is_none_is_bad_input(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_a_ca_file_that_is_none_is_bad_input(tmp_path: Path) -> None:
     wrong.write_text("not a certificate")
     for path in (wrong, tmp_path / "missing.pem"):
         with pytest.raises(SpecError, match="expected CA certificates"):
-            Prometheus(PrometheusSettings(url="https://x", ca_path=path), epoch_s=0.0)
+            Prometheus(PrometheusSettings(url="https://x", ca_path=path))
 
 
 def asked(
@@ -156,7 +156,9 @@ def asked(
     """Return what a Prometheus that answers with *handle* tells of a server of one ready pod."""
     settings = PrometheusSettings(url="http://prometheus:9090/", token_path=token)
     transport = httpx.MockTransport(handle)
-    with closing(Prometheus(settings, epoch_s=EPOCH_S, transport=transport)) as source:
+    with closing(
+        Prometheus(settings, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
         return source.measure([scraped(server(pod("a")))], now_s=NOW_S)
 
 
@@ -282,7 +284,9 @@ def test_a_query_in_the_address_is_part_of_every_request() -> None:
     for method in ("POST", "GET"):
         settings = PrometheusSettings(url="http://p:9091/base/?namespace=infer", method=method)
         transport = httpx.MockTransport(handle)
-        with closing(Prometheus(settings, epoch_s=EPOCH_S, transport=transport)) as source:
+        with closing(
+            Prometheus(settings, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+        ) as source:
             assert source.measure([scraped(server(pod("a")))], now_s=NOW_S).error == ""
     assert {url.path for url in asked_for} == {"/base/api/v1/query"}
     assert all(url.params["namespace"] == "infer" for url in asked_for)
@@ -302,7 +306,9 @@ def test_further_headers_and_basic_auth_come_from_files(tmp_path: Path) -> None:
 
     settings = PrometheusSettings(url="http://p", headers_path=headers, basic_auth_path=auth)
     transport = httpx.MockTransport(handle)
-    with closing(Prometheus(settings, epoch_s=EPOCH_S, transport=transport)) as source:
+    with closing(
+        Prometheus(settings, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
         source.measure([scraped(server(pod("a")))], now_s=NOW_S)
         headers.write_text("no colon")
         failed = source.measure([scraped(server(pod("a")))], now_s=NOW_S)
@@ -333,7 +339,9 @@ def test_it_is_asked_for_its_own_present_where_our_clock_is_off() -> None:
         return httpx.Response(200, json=answer, headers={"Date": date})
 
     transport = httpx.MockTransport(handle)
-    with closing(Prometheus(SETTINGS, epoch_s=EPOCH_S, transport=transport)) as source:
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
         first = source.measure([scraped(server(pod("a")))], now_s=NOW_S)
         again = source.measure([scraped(server(pod("a")))], now_s=NOW_S)
     assert len(times) == 3

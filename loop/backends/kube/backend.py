@@ -5,7 +5,7 @@ patches.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from multiprocessing.pool import ThreadPool
@@ -31,6 +31,7 @@ from loop.backends.kube.write import (
     asked_of,
     foreign_change,
     held_by,
+    measured_by,
     others_changed,
     patch_of,
     pool_text,
@@ -62,14 +63,15 @@ class KubeSettings:
     accelerator name.
 
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
-    fallback: load labels stand in for servers that the source of metrics has never heard of.
+    labels_stand_in: load labels are the source of a server that the source of metrics has never
+    heard of.
     """
 
     namespaces: tuple[str, ...] = ()
     parallel: int = 8
     from_nodes: bool = False
     events: bool = False
-    fallback: bool = True
+    labels_stand_in: bool = True
     types: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -214,13 +216,16 @@ class KubeBackend:
         """
         figures = found.figures.get(server.name)
         labelled = server.deployment.load
-        unheard = server.name not in self._measured and not found.error
         if not self._source.at_pods:
-            return Sight(load=labelled)
-        if unheard and self._settings.fallback and labelled is not None:
-            return Sight(load=labelled, figures=figures)
+            return Sight(load=labelled, source="labels")
+        if labelled is not None and self._settings.labels_stand_in and not found.error:
+            measured_before = measured_by(server.deployment)
+            if server.name not in self._measured and not measured_before:
+                note = f"nothing has ever measured it ({self._source.name}): its load labels count"
+                return Sight(load=labelled, source="labels", figures=figures, note=note)
         # Without pods nobody would ever tell that requests come again.
-        return Sight(load=figures.load if figures else None, figures=figures, blind_at_zero=True)
+        load = figures.load if figures else None
+        return Sight(load=load, source=self._source.name, figures=figures, blind_at_zero=True)
 
     def _compare(self, servers: Servers) -> list[str]:
         """Return what others did since the loop last asked for something, once, and which
@@ -287,7 +292,11 @@ class KubeBackend:
         now = seen
         for _ in range(CONFLICTS_MAX):
             patch = patch_of(
-                now, change, date=date.isoformat(timespec="seconds"), types=self._settings.types
+                now,
+                change,
+                date=date.isoformat(timespec="seconds"),
+                types=self._settings.types,
+                source=self._source.name if change.server in self._measured else "",
             )
             if patch is None:
                 return now
@@ -305,7 +314,7 @@ class KubeBackend:
                 now = self._after_conflict(seen, change)
                 continue
             self._tell(now, change, date)
-            return read_deployment(answer)
+            return replace(read_deployment(answer), server=seen.server)
         raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")
 
     def _after_conflict(self, seen: Deployment, change: Change) -> Deployment:
@@ -315,7 +324,8 @@ class KubeBackend:
         A patch whose answer was lost may be what has changed: then it is what it was asked to be
         already.
         """
-        now = read_deployment(self._client.deployment(seen.namespace, seen.name))
+        found = read_deployment(self._client.deployment(seen.namespace, seen.name))
+        now = replace(found, server=seen.server)
         if held_by(now) == asked_of(change) and now.uid == seen.uid:
             return now
         if problem := others_changed(now, seen):

@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -29,8 +29,9 @@ class Deployment:
     """One managed Deployment as listed. problem is the first thing that is wrong with its labels
     and annotations.
 
-    max_batch 0 and accelerator "": no label says. version is its resourceVersion; pod_spec its
-    template's spec.
+    claim is the name that it asks for, server the one that it has: with its namespace where others
+    claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
+    pod_spec its template's spec.
     """
 
     namespace: str
@@ -41,6 +42,7 @@ class Deployment:
     generation: int
     observed: int
     managed: bool
+    claim: str
     server: str
     model: str
     service_class: str
@@ -130,8 +132,9 @@ def read_deployment(obj: Json) -> Deployment:
         generation=meta.get("generation") or 0,
         observed=status.get("observedGeneration") or 0,
         managed=labels.get(names.MANAGED) == "true",
+        claim=labels.get(names.NAME) or meta["name"],
         server=labels.get(names.NAME) or meta["name"],
-        model=labels.get(names.MODEL) or "",
+        model=(annotations.get(names.MODEL_ID) or "").strip() or labels.get(names.MODEL) or "",
         service_class=labels.get(names.CLASS) or names.CLASS_DEFAULT,
         accelerator=labels.get(names.ACCELERATOR) or "",
         max_batch=max_batch,
@@ -179,17 +182,26 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
 def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: float) -> Servers:
     """Return the servers that managed *deployments* and *pods* make.
 
-    A name that two Deployments claim goes to the older one; the other is left alone, and told of.
+    An identity is namespace and name: Deployments of several namespaces that claim one name are
+    servers of the names namespace/name. Of two in one namespace the older one is the server; the
+    other is left alone, and told of.
     """
     read = sorted(
         (read_deployment(obj) for obj in deployments),
         key=lambda one: (one.created, one.namespace, one.name),
     )
+    spaces: dict[str, set[str]] = defaultdict(set)
+    for one in read:
+        if one.managed:
+            spaces[one.claim].add(one.namespace)
     owners: dict[str, Deployment] = {}
     warnings = []
-    for one in read:
-        if not one.managed:
+    for claims in read:
+        if not claims.managed:
             continue
+        one = claims
+        if len(spaces[claims.claim]) > 1:
+            one = replace(claims, server=f"{claims.namespace}/{claims.claim}")
         first = owners.setdefault(one.server, one)
         if first is not one:
             warnings.append(

@@ -20,13 +20,16 @@ class Sight:
     """
 
     load: Load | None = None
+    source: str = ""
     figures: Figures | None = None
     blind_at_zero: bool = False
+    note: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Return what is amiss with its metrics, where they are what counts."""
-        return self.figures.warnings if self.figures is not None and self.blind_at_zero else ()
+        own = self.figures.warnings if self.figures is not None and self.blind_at_zero else ()
+        return (*own, self.note) if self.note else own
 
 
 def server_view(server: Server, sight: Sight) -> ServerView:
@@ -54,6 +57,9 @@ def server_view(server: Server, sight: Sight) -> ServerView:
         pending=counts["pending"] + unmade,
         draining=counts["draining"],
         load=None if one.problem else sight.load,
+        load_source="" if one.problem or sight.load is None else sight.source,
+        load_age_s=figures.age_s,
+        cache_hit_share=figures.cache_hit_share,
         completions_rpm=figures.completions_rpm,
         ttft_ms=figures.ttft_ms,
         itl_ms=figures.itl_ms,

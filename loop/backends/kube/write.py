@@ -57,14 +57,19 @@ def asked_before(deployment: Deployment) -> Pool | None:
 
 
 def patch_of(
-    deployment: Deployment, change: Change, *, date: str, types: Mapping[str, str]
+    deployment: Deployment,
+    change: Change,
+    *,
+    date: str,
+    types: Mapping[str, str],
+    source: str = "",
 ) -> Json | None:
     """Return the strategic merge patch that makes *deployment* what *change* says, None where it is
     that already.
 
     It holds only what differs, with the version it was made for, so that a change by others in
-    between is refused. *types* are accelerator types by accelerator. Raise UnfitError where a label
-    or an annotation forbids it.
+    between is refused. *types* are accelerator types by accelerator, *source* is what measures the
+    load, if anything does. Raise UnfitError where a label or an annotation forbids it.
     """
     desired, held = asked_of(change), held_by(deployment)
     if desired == held:
@@ -87,7 +92,9 @@ def patch_of(
         "uid": deployment.uid,
         "resourceVersion": deployment.version,
         "annotations": {
-            names.STATUS: status_text(desired, was=held, reason=change.why.text, date=date)
+            names.STATUS: status_text(
+                desired, was=held, reason=change.why.text, date=date, source=source
+            )
         },
     }
     if labels:
@@ -95,8 +102,23 @@ def patch_of(
     return {"metadata": metadata} | ({"spec": spec} if spec else {})
 
 
-def status_text(desired: Pool, *, was: Pool, reason: str, date: str) -> str:
-    """Return the status annotation: what was asked for, when, instead of what, and why."""
+def measured_by(deployment: Deployment) -> str:
+    """Return what measured the load of *deployment* when the loop last asked for something, by its
+    status annotation; "" if it does not tell.
+
+    A controller that was started again would else take labels for the load of a server that had
+    been measured all the time.
+    """
+    try:
+        return str(json.loads(deployment.annotations[names.STATUS]).get("loadSource") or "")
+    except (KeyError, ValueError, TypeError, AttributeError):
+        return ""
+
+
+def status_text(desired: Pool, *, was: Pool, reason: str, date: str, source: str = "") -> str:
+    """Return the status annotation: what was asked for, when, instead of what, why, and by whose
+    figures.
+    """
     told = {
         "accelerator": desired.accelerator,
         "replicas": desired.replicas,
@@ -104,7 +126,7 @@ def status_text(desired: Pool, *, was: Pool, reason: str, date: str) -> str:
         "was": pool_text(was),
         "reason": reason[:REASON_MAX],
         "time": date,
-    }
+    } | ({"loadSource": source} if source else {})
     return json.dumps(told, ensure_ascii=False)
 
 
@@ -114,7 +136,7 @@ def others_changed(now: Deployment, seen: Deployment) -> str:
     """
     if now.uid != seen.uid:
         return "deleted and made anew by someone else"
-    if not now.managed or now.server != seen.server:
+    if not now.managed or now.claim != seen.claim:
         return "no longer managed under this name"
     if held_by(now) != held_by(seen):
         return (

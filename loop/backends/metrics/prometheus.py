@@ -13,7 +13,7 @@ import json
 import re
 import ssl
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -23,6 +23,7 @@ import httpx
 
 from loop.backends.fetch import Bounds, Fetched, FetchError, fetch
 from loop.backends.metrics.source import Measurement
+from loop.clocks import wall_s
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings, figures
 from loop.signals.names import NAMES, Names
@@ -69,7 +70,7 @@ class PrometheusError(LoopError):
 class Prometheus:
     """Asks one Prometheus. Raise SpecError where its address or the CA file cannot be used.
 
-    *epoch_s* is the date of second 0 of the run [Unix time]; *transport* stands in for the network.
+    *wall_s* tells our date [Unix time]; *transport* stands in for the network.
     """
 
     name = "prometheus"
@@ -79,11 +80,11 @@ class Prometheus:
         self,
         settings: PrometheusSettings,
         *,
-        epoch_s: float,
+        wall_s: Callable[[], float] = wall_s,
         transport: httpx.BaseTransport | None = None,
     ) -> None:
         self._settings = settings
-        self._epoch_s = epoch_s
+        self._wall_s = wall_s
         self._client = httpx.Client(
             verify=_trust(settings),
             timeout=settings.timeout_s,
@@ -104,7 +105,7 @@ class Prometheus:
             return Measurement()
         query = window_query(sorted({server.namespace for server in servers}), self._settings)
         try:
-            answer, at_s, told = self._ask_at_its_now(query, now_s=now_s)
+            answer, at_s, told = self._ask_at_its_now(query)
             series = read_matrix(answer, settings=self._settings, epoch_s=at_s - now_s)
         except PrometheusError as error:
             return Measurement(error=f"prometheus: {error}")
@@ -130,28 +131,25 @@ class Prometheus:
         oldest_s = now_s - FORGET_WINDOWS * self._settings.window.window_s
         self._owners = {key: of for key, of in self._owners.items() if of[1] >= oldest_s}
 
-    def _ask_at_its_now(
-        self, query: str, *, now_s: float
-    ) -> tuple[Mapping[str, Any], float, list[str]]:
+    def _ask_at_its_now(self, query: str) -> tuple[Mapping[str, Any], float, list[str]]:
         """Return the answer to *query* at the present of Prometheus, that present [Unix time], and
         what is to be told of its clock.
 
-        Ours may have been set, or have stood still while the machine was suspended: then it would
-        ask for the past, and be answered with it.
+        Our clock may have been set, or be off: it would ask for the past, and be answered with it.
         """
-        told: list[str] = []
-        at_s = now_s + self._epoch_s + self._ahead_s
+        at_s = self._wall_s() + self._ahead_s
         reply = self._ask(query, at_s=at_s)
         its_s = _date_s(reply)
-        if its_s is not None and abs(its_s - at_s) > CLOCK_S_MAX:
-            self._ahead_s += its_s - at_s
-            told.append(
-                f"prometheus: its clock and ours have come apart by {its_s - at_s:+.0f} s: "
-                "asked again for its present"
-            )
-            at_s = its_s
-            reply = self._ask(query, at_s=at_s)
-        return _parsed(reply), at_s, told
+        off_s = 0.0 if its_s is None else its_s - (self._wall_s() + self._ahead_s)
+        if abs(off_s) <= CLOCK_S_MAX:
+            return _parsed(reply), at_s, []
+        self._ahead_s += off_s
+        line = (
+            f"prometheus: its clock and ours have come apart by {off_s:+.0f} s: asked again for "
+            "its present"
+        )
+        at_s = self._wall_s() + self._ahead_s
+        return _parsed(self._ask(query, at_s=at_s)), at_s, [line]
 
     def _ask(self, query: str, *, at_s: float) -> Fetched:
         """Return the answer to *query* at a time; one that was cut or refused for the moment is
