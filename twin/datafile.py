@@ -8,6 +8,7 @@ import difflib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -217,7 +218,7 @@ class Entry:
             yield from child._walk()
 
     def _line(self, field: str, expected: str, found: object) -> str:
-        parts = (self.source, self._entry, field, f"expected {expected}, found {_found(found)}")
+        parts = (self.source, self._entry, field, f"expected {expected}, found {shown(found)}")
         return ": ".join(part for part in parts if part)
 
 
@@ -248,18 +249,16 @@ def parse_json(text: str, *, source: str) -> Any:
     """
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        lowered: set[str] = set()
-        for key, _ in pairs:
-            if key.lower() in lowered:
-                raise SpecError(
-                    f"{source}: expected every key once, found {key!r} twice in "
-                    f"{_found(dict(pairs))}"
-                )
-            lowered.add(key.lower())
-        return dict(pairs)
+        found = dict(pairs)
+        if len(found) < len(pairs) or not _distinct(tuple(found)):
+            key = _repeated([key for key, _ in pairs])
+            raise SpecError(
+                f"{source}: expected every key once, found {key!r} twice in {shown(found)}"
+            )
+        return found
 
     try:
-        return json.loads(text, object_pairs_hook=unique)
+        return json.loads(text.removeprefix("\ufeff"), object_pairs_hook=unique)
     except json.JSONDecodeError as error:
         raise SpecError(
             f"{source}: line {error.lineno}: expected JSON, found {error.msg} (column "
@@ -268,6 +267,18 @@ def parse_json(text: str, *, source: str) -> Any:
     except (ValueError, RecursionError) as error:
         # A number of thousands of digits, or thousands of nested brackets.
         raise SpecError(f"{source}: expected JSON, found {_one_line(error)}") from None
+
+
+@lru_cache(maxsize=256)  # a text has many objects and few sets of keys
+def _distinct(keys: tuple[str, ...]) -> bool:
+    """Tell whether no two *keys* are one in another case."""
+    return len({key.lower() for key in keys}) == len(keys)
+
+
+def _repeated(keys: Sequence[str]) -> str:
+    """Return the first of *keys* that was there before, in any case."""
+    lowered = [key.lower() for key in keys]
+    return next(key for index, key in enumerate(keys) if key.lower() in lowered[:index])
 
 
 def read_entry(path: Path, *, lenient: bool = False) -> Entry:
@@ -296,7 +307,8 @@ def _outside(
     )
 
 
-def _found(value: object) -> str:
+def shown(value: object) -> str:
+    """Return *value* as an error line repeats it: short."""
     if value is None:
         return "nothing"
     if isinstance(value, str):

@@ -1,9 +1,9 @@
 """What goes between the services as JSON, ours ⇄ values of the loop: GET /collect and POST /update;
 pure.
 
-The words are those of the existing Go components (loop/schema/wire.py). Fields that only ours read
-stand beside them, and the older names of mid 2025 too, so that one message serves readers of every
-version (docs/services.md).
+The words are those of the existing Go components (loop/schema/models.py). Fields that only ours
+read stand beside them, and the older names of mid 2025 too, so that one message serves readers of
+every version (docs/services.md).
 """
 
 from __future__ import annotations
@@ -11,27 +11,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields, is_dataclass
-from typing import Any, Literal, Protocol, TypeVar
+from functools import cache
+from typing import Any, Literal, Protocol
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter
 
 from loop.actuator import planned
-from loop.errors import SpecError
-from loop.schema.wire import (
+from loop.schema.models import (
     LARGEST_FIGURE,
     AllocationData,
     Message,
     ServerLoad,
     ServerSpec,
-    error_line,
     written,
 )
+from loop.schema.parsing import read, read_value
 from loop.types import Change, Decision, Load, ServerView, Snapshot, Target, Why, one_pool
 
 Json = dict[str, Any]
 Absent = Literal["hold", "zero"]
-
-Value = TypeVar("Value")
 
 NO_LOAD = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
 
@@ -78,7 +76,7 @@ class Collected:
 
 
 class Resource(Message):
-    """A place on the wire."""
+    """The object of a cluster, in the words of the Go components."""
 
     uid: str = ""
     name: str = ""
@@ -93,7 +91,7 @@ class CollectAnswer(Message):
     snapshot: Json | None = None
 
 
-class Wish(AllocationData):
+class DesiredAllocation(AllocationData):
     """What a server shall have. Ours say besides why, and which servers are only named, and
     held.
     """
@@ -107,14 +105,17 @@ class UpdateRequest(Message):
     servers.
     """
 
-    allocations: dict[str, Wish]
+    allocations: dict[str, DesiredAllocation]
     kube_resources: dict[str, Resource] = Field(default={}, alias="kube-resources")
 
 
-_COLLECTED = TypeAdapter(CollectAnswer)
-_SNAPSHOT = TypeAdapter(Snapshot)
 # What a message says of the one pool of a server, and what the pool calls it.
 _FLAT = {"accelerator": "accelerator", "wanted": "replicas", "max_batch": "max_batch"}
+
+
+@cache
+def _snapshot_reader() -> TypeAdapter[Snapshot]:
+    return TypeAdapter(Snapshot)
 
 
 def collect_message(seen: Snapshot, estimated: Snapshot, places: Mapping[str, Place]) -> Json:
@@ -186,14 +187,14 @@ def read_collected(answer: object, *, now_s: float) -> Collected:
 
     Raise SpecError, one line, where it cannot be read.
     """
-    read = validated(_COLLECTED, answer, source="answer")
+    found = read(CollectAnswer, answer, source="answer")
     places = {
         name: KubeResource(uid=one.uid, namespace=one.space, name=one.name)
-        for name, one in read.kube_resources.items()
+        for name, one in found.kube_resources.items()
     }
-    if read.snapshot is not None:
-        return Collected(snapshot=read_snapshot(read.snapshot), places=places)
-    servers = {spec.name: _view(spec) for spec in read.servers}
+    if found.snapshot is not None:
+        return Collected(snapshot=read_snapshot(found.snapshot), places=places)
+    servers = {spec.name: _view(spec) for spec in found.servers}
     return Collected(snapshot=Snapshot(now_s=now_s, servers=servers), places=places)
 
 
@@ -209,7 +210,7 @@ def update_message(seen: Snapshot, changes: Iterable[Change], places: Mapping[st
     allocations = {}
     for name, change in planned(seen, changes).items():
         view = seen.servers[name]
-        wish = Wish(
+        desired = DesiredAllocation(
             accelerator=change.accelerator,
             num_replicas=change.replicas,
             max_batch=change.max_batch,
@@ -217,7 +218,7 @@ def update_message(seen: Snapshot, changes: Iterable[Change], places: Mapping[st
             held=name not in changed,
             reason=change.why.text,
         )
-        row = written(wish)
+        row = written(desired)
         allocations[name] = row | {"load": _older_load(row["load"])}
     return {
         "allocations": allocations,
@@ -236,15 +237,15 @@ def decided(request: UpdateRequest, seen: Snapshot, *, absent: Absent) -> Decisi
         name: Target(
             server=name,
             pools=one_pool(
-                accelerator=wish.accelerator,
+                accelerator=desired.accelerator,
                 # In these messages an empty accelerator means no replicas.
-                replicas=wish.num_replicas if wish.accelerator else 0,
-                max_batch=wish.max_batch,
+                replicas=desired.num_replicas if desired.accelerator else 0,
+                max_batch=desired.max_batch,
             ),
-            why=Why(kind="remote", text=wish.reason),
+            why=Why(kind="remote", text=desired.reason),
         )
-        for name, wish in request.allocations.items()
-        if not wish.held
+        for name, desired in request.allocations.items()
+        if not desired.held
     }
     if absent == "zero":
         known = request.kube_resources or seen.servers
@@ -271,18 +272,7 @@ def snapshot_json(snapshot: Snapshot) -> Json:
 
 def read_snapshot(obj: object) -> Snapshot:
     """Return the inverse of snapshot_json. Raise SpecError where *obj* is no snapshot."""
-    return validated(_SNAPSHOT, _with_pools(obj), source="snapshot")
-
-
-def validated(adapter: TypeAdapter[Value], obj: object, *, source: str) -> Value:
-    """Return *obj* as what *adapter* reads. Raise SpecError, one line that begins with *source*,
-    where it is not.
-    """
-    try:
-        return adapter.validate_python(obj)
-    except ValidationError as problem:
-        error = problem.errors(include_url=False, include_context=False)[0]
-        raise SpecError(f"{source}: {error_line(error)}") from None
+    return read_value(_snapshot_reader(), _with_pools(obj), source="snapshot")
 
 
 def _with_pools(obj: object) -> object:

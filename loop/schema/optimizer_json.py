@@ -6,12 +6,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import Field
+
 from loop.optimizer.front import optimize
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.settings import OptimizerSettings
-from loop.schema.reading import parse_system
-from twin.datafile import Entry
+from loop.schema import models
+from loop.schema.models import Figure, Level, Message, Name
+from loop.schema.parsing import read
+from loop.schema.reading import meant_system
+from twin.spec import SpecError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +24,53 @@ if TYPE_CHECKING:
     from loop.optimizer.rules import Rules
     from loop.optimizer.settings import Objective, SolverName
     from loop.optimizer.solution import Assignment, Solution
-    from loop.spec import SystemData
+    from loop.spec import Perf, ServerData, SystemData
     from loop.types import Load
+
+
+BATCH_MAX = 200_000  # states of a replica that are worked out one by one
+
+
+class EarlyLoad(Message):
+    """The load of a server in mid 2025: arrivals [requests/min], tokens of a request, and
+    variations that mean nothing. It is told again in the answer.
+    """
+
+    arrival_rate: Figure = 0.0
+    avg_length: Figure = 0.0
+    arrival_cov: Figure = Field(default=0.0, alias="arrivalCOV")
+    service_cov: Figure = Field(default=0.0, alias="serviceCOV")
+
+
+class EarlyAllocation(Message):
+    """What a server has; only its load is of use here."""
+
+    load: EarlyLoad = Field(default_factory=EarlyLoad)
+
+
+class EarlyServer(Message):
+    """A server of a message of mid 2025."""
+
+    name: Name
+    current_alloc: EarlyAllocation = Field(default_factory=EarlyAllocation)
+
+
+class EarlyServerData(Message):
+    """All servers."""
+
+    servers: list[EarlyServer] = Field(default=[])
+
+
+class EarlySystemSpec(Message):
+    """A system, of which only the servers are of use here."""
+
+    server_data: EarlyServerData = Field(default_factory=EarlyServerData)
+
+
+class EarlySystemData(EarlySystemSpec):
+    """A system: flat, or in its wrapper."""
+
+    system: EarlySystemSpec | None = None
 
 
 def optimize_json(
@@ -39,33 +89,52 @@ def optimize_json(
     those of mid 2025 the answer is in the words of that time. solver: None is the exact one (mid
     2025: the greedy one, as it was). Raise SpecError, one line, where the message is wrong.
     """
-    data = parse_system(obj, source=source, lenient=rules is not OURS)
+    level: Level = "files" if rules is OURS else "go"
+    message = read(models.SystemData, obj, source=source, level=level)
+    data = meant_system(message, source=source, level=level)
+    if rules is not OURS:
+        check_batches(data, source=source)
     settings = OptimizerSettings(
         solver=solver or ("greedy" if rules is GO_2025 else "exact"),
         rules=rules,
         objective=objective,
         time_limit_s=time_limit_s,
     )
-    solution = optimize(data, settings)
     if rules is GO_2025:
-        return _early_json(solution, data)
-    return solution_json(solution, data, throughputs=read_throughputs(obj), explain=rules is OURS)
+        early = read(EarlySystemData, obj, source=source)
+        rows = (early.system or early).server_data.servers
+        loads = {row.name: models.written(row.current_alloc.load) for row in rows}
+        return _early_json(optimize(data, settings), loads)
+    solution = optimize(data, settings)
+    said = throughputs(message.spec.server_data)
+    return solution_json(solution, data, throughputs=said, explain=rules is OURS)
 
 
-def read_throughputs(obj: object) -> dict[str, float]:
-    """Return the throughput that the message gives for each server [requests/min]: it is echoed,
-    and means nothing.
+def throughputs(servers: models.ServerData) -> dict[str, float]:
+    """Return the throughput that is said of each server [requests/min]: it is echoed, and means
+    nothing.
     """
-    outer = Entry(obj, source="system", lenient=True)
-    system = outer.child("system") or outer
-    servers = system.child("serverData")
-    found = {}
-    for row in servers.children("servers") if servers else ():
-        current = row.child("currentAlloc")
-        load = current.child("load") if current else None
-        if load is not None:
-            found[row.text("name")] = load.number("throughput", default=0.0)
-    return found
+    return {row.name: row.current_alloc.load.throughput for row in servers.servers}
+
+
+def check_batches(data: SystemData, *, source: str) -> None:
+    """Raise SpecError at the first server that would have a batch beyond BATCH_MAX on some
+    accelerator: by the rules of the existing optimizer its sizing would take all memory.
+    """
+    rows: dict[str, list[Perf]] = {}
+    for row in data.perf.values():
+        rows.setdefault(row.model, []).append(row)
+    for server in data.servers.values():
+        for row in rows.get(server.model, ()):
+            batch = _batch(server, row)
+            if batch > BATCH_MAX:
+                line = f"a batch of at most {BATCH_MAX} on {row.accelerator}, found {batch:.6g}"
+                raise SpecError(f"{source}: server {server.name!r}: expected {line}")
+
+
+def _batch(server: ServerData, row: Perf) -> float:
+    tokens = server.current.load.out_tokens if server.current.load else 0.0
+    return server.max_batch or row.max_batch * row.at_tokens / max(tokens, 1.0)
 
 
 def solution_json(
@@ -133,7 +202,7 @@ def allocation_json(
     return answer
 
 
-def _early_json(solution: Solution, data: SystemData) -> dict[str, Any]:
+def _early_json(solution: Solution, loads: Mapping[str, Any]) -> dict[str, Any]:
     """Return *solution* in the words of mid 2025: a wait in place of the time to first token."""
     return {
         "allocations": {
@@ -144,17 +213,13 @@ def _early_json(solution: Solution, data: SystemData) -> dict[str, Any]:
                 "cost": found.cost_cents_per_h,
                 "itlAverage": found.itl_ms,
                 "waitAverage": found.ttft_ms,
-                "load": _early_load(data.servers[name].current.load),
+                "load": loads[name],
             }
             for name, found in solution.allocations.items()
         },
         "unallocated": {name: why.text for name, why in solution.unserved.items()},
         "totalCost": solution.total_cost,
     }
-
-
-def _early_load(load: Load | None) -> dict[str, float]:
-    return {"arrivalRate": load.rate_rpm, "avgLength": _whole(load.out_tokens)} if load else {}
 
 
 def _whole(tokens: float) -> float | int:

@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import Field
 
-from loop.schema.messages import Json, validated
-from loop.schema.wire import AllocationData, Figure, Message
+from loop.schema.models import AllocationData, Figure, Message
+from loop.schema.parsing import Json, read
 from loop.spec import OptimizerData, Perf, ServiceClass, SloTarget, SystemData
 from loop.types import Decision, Target, Why, one_pool
 from twin.spec import Accelerator
@@ -33,9 +33,6 @@ class OptimizeAnswer(Message):
 
     allocations: dict[str, Answered]
     unallocated: dict[str, str] = Field(default={})
-
-
-_ANSWER = TypeAdapter(OptimizeAnswer)
 
 
 def optimize_message(data: SystemData, servers: Iterable[Json], *, era: Era = "today") -> Json:
@@ -64,12 +61,12 @@ def optimize_message(data: SystemData, servers: Iterable[Json], *, era: Era = "t
 
 def read_optimized(answer: object) -> Decision:
     """Return what an optimizer answered. Raise SpecError, one line, where it cannot be read."""
-    read = validated(_ANSWER, answer, source="answer")
+    found = read(OptimizeAnswer, answer, source="answer")
     return Decision(
-        targets={name: _target(name, found) for name, found in read.allocations.items()},
+        targets={name: _target(name, each) for name, each in found.allocations.items()},
         unserved={
             name: Why(kind="capacity" if text.startswith("capacity") else "remote", text=text)
-            for name, text in read.unallocated.items()
+            for name, text in found.unallocated.items()
         },
     )
 

@@ -1,20 +1,39 @@
-"""From JSON to SystemData: the data files of a directory, or the {"system": …} message (schema:
-docs/data.md).
+"""From messages to SystemData: the data files of a directory, or the {"system": …} message (schema:
+docs/data.md). The one way from the words of the Go components to ours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
-from loop.schema import rows
-from loop.spec import OptimizerData, ServerData, SystemData
-from twin.datafile import Entry, read_entry
-from twin.spec import SpecError
+from pydantic import Field
 
-Warn = Callable[[str], None]
+from loop.schema import models
+from loop.schema.models import (
+    PRIORITY_LOWEST,
+    SATURATION_POLICIES,
+    AcceleratorSpec,
+    AllocationData,
+    Level,
+    Message,
+    ModelAcceleratorPerfData,
+    ModelTarget,
+    OptimizerSpec,
+    ServerLoad,
+    ServerSpec,
+    ServiceClassSpec,
+    SystemSpec,
+    Whole,
+)
+from loop.schema.parsing import Place, Warn, fail, read
+from loop.spec import Allocation, OptimizerData, Perf, ServerData, ServiceClass, SloTarget
+from loop.spec import SystemData as System
+from loop.types import Load
+from twin.datafile import read_json
+from twin.spec import Accelerator, Power, SpecError
 
 ACCELERATORS = "accelerator-data.json"
 MODELS = "model-data.json"
@@ -24,89 +43,244 @@ CAPACITY = "capacity-data.json"
 SERVERS = "server-data.json"
 TWIN = "twin-data.json"
 
+Read = TypeVar("Read", bound=Message)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Parts:
-    """The entries that make a system; None where there is none."""
-
-    accelerators: Entry | None
-    models: Entry | None
-    classes: Entry | None
-    optimizer: Entry | None
-    capacity: Entry | None
-    servers: Entry | None
-    twin: Entry | None = None
-
-    def present(self) -> Iterable[Entry]:
-        """Return the entries that are there."""
-        parts = (
-            self.accelerators,
-            self.models,
-            self.classes,
-            self.optimizer,
-            self.capacity,
-            self.servers,
-        )
-        return [part for part in parts if part is not None]
+POLICIES = {name.lower(): name for name in SATURATION_POLICIES}
+ONCE = "a name that no entry before it has"
 
 
-def _drop(_line: str) -> None:
-    """Take a warning of a caller that wants none."""
+class TwinEngine(Message):
+    """What twin-data.json says of KV cache; the rest of that file is read by twin/world.py."""
+
+    model: str = ""
+    acc: str = ""
+    kv_tokens: Whole | None = None
+    label = ("model", "acc")
 
 
-def read_system(directory: Path, *, warn: Warn = _drop) -> SystemData:
-    """Read the data files of *directory*; tell *warn* a line for everything that is kept out.
+class TwinData(Message):
+    """The rows of twin-data.json that the loop knows of."""
+
+    engines: list[TwinEngine] = Field(default=[])
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """A part of a system, and where it stands: in a file, or below some keys of a message."""
+
+    source: str
+    root: Message
+    at: Place = ()
+
+    def fail(self, *at: str | int, expected: str, found: object) -> SpecError:
+        """Return the error to raise for what stands at *at* in this part."""
+        return fail(self.source, self.root, (*self.at, *at), expected=expected, found=found)
+
+
+_PartOf = Callable[[str], _Part]
+
+
+def read_system(directory: Path, *, warn: Warn | None = None) -> System:
+    """Read the data files of *directory*; tell *warn* a line for everything that is not used.
 
     server-data.json and twin-data.json may be absent. Raise SpecError, one line, at the first thing
     that is wrong.
     """
     _require_directory(directory)
-    parts = _Parts(
-        accelerators=read_entry(directory / ACCELERATORS),
-        models=read_entry(directory / MODELS),
-        classes=read_entry(directory / CLASSES),
-        optimizer=read_entry(directory / OPTIMIZER),
-        capacity=read_entry(directory / CAPACITY),
-        servers=_read_optional(directory / SERVERS),
-        twin=_read_optional(directory / TWIN),
+    unknown: list[str] = []
+
+    def file(name: str, model: type[Read], *, optional: bool = False) -> Read:
+        if optional and not (directory / name).exists():
+            return model()
+        obj = read_json(directory / name)
+        return read(model, obj, source=name, level="files", warn=unknown.append)
+
+    spec = SystemSpec(
+        accelerator_data=file(ACCELERATORS, models.AcceleratorData),
+        model_data=file(MODELS, models.ModelData),
+        service_class_data=file(CLASSES, models.ServiceClassData),
+        optimizer_data=file(OPTIMIZER, models.OptimizerData),
+        capacity_data=file(CAPACITY, models.CapacityData),
+        server_data=file(SERVERS, models.ServerData, optional=True),
     )
-    return _system(parts, warn=warn)
+    files = {
+        "acceleratorData": _Part(ACCELERATORS, spec.accelerator_data),
+        "modelData": _Part(MODELS, spec.model_data),
+        "serviceClassData": _Part(CLASSES, spec.service_class_data),
+        "capacityData": _Part(CAPACITY, spec.capacity_data),
+        "serverData": _Part(SERVERS, spec.server_data),
+    }
+    data = _checked(spec, files.__getitem__)
+    kv_tokens = _kv_tokens(directory / TWIN) if (directory / TWIN).exists() else {}
+    perf = {key: replace(row, kv_tokens=kv_tokens.get(key)) for key, row in data.perf.items()}
+    if warn:
+        for line in (*_loose_ends(data), *unknown):
+            warn(line)
+    return replace(data, perf=perf)
 
 
-def read_capacity(directory: Path, *, warn: Warn = _drop) -> dict[str, int]:
+def read_capacity(directory: Path, *, warn: Warn | None = None) -> dict[str, int]:
     """Read capacity-data.json of *directory*: GPUs per accelerator type."""
     _require_directory(directory)
-    entry = read_entry(directory / CAPACITY)
-    capacity = rows.capacity(entry)
-    _tell(entry.warnings(), warn)
-    return capacity
+    obj = read_json(directory / CAPACITY)
+    data = read(models.CapacityData, obj, source=CAPACITY, level="files", warn=warn)
+    _require_once(
+        _Part(CAPACITY, data), "count", names=[row.type for row in data.count], field="type"
+    )
+    return {row.type: row.count for row in data.count}
 
 
 def parse_system(
-    obj: object, *, source: str, lenient: bool = False, warn: Warn = _drop
-) -> SystemData:
+    obj: object, *, source: str, level: Level = "files", warn: Warn | None = None
+) -> System:
     """Read the message {"system": {"acceleratorData": {…}, …}}, with or without its wrapper.
 
-    lenient: as the existing Go optimizer reads it. What is absent is zero or empty, ranges are not
-    checked, of equal names the last counts, and a server may name what does not exist (it then has
-    no candidate).
+    level: below "files", of equal names the last counts, and a server may name what does not exist
+    (it then has no candidate).
     """
-    outer = Entry(obj, source=source, lenient=lenient)
-    system = (outer.child("system") if outer.has("system") or lenient else outer) or outer
-    parts = _Parts(
-        accelerators=system.child("acceleratorData"),
-        models=system.child("modelData"),
-        classes=system.child("serviceClassData"),
-        optimizer=system.child("optimizerData"),
-        capacity=system.child("capacityData"),
-        servers=system.child("serverData"),
+    message = read(models.SystemData, obj, source=source, level=level, warn=warn)
+    return meant_system(message, source=source, level=level)
+
+
+def meant_system(message: models.SystemData, *, source: str, level: Level) -> System:
+    """Return what *message*, read on that level, means. Raise SpecError if names do not fit."""
+    if level != "files":
+        return system_data(message.spec)
+    wrapper: Place = ("system",) if message.system else ()
+    return _checked(message.spec, lambda key: _Part(source, message, (*wrapper, key)))
+
+
+def system_data(spec: SystemSpec) -> System:
+    """Return what *spec* says in our words. Of equal names the last counts; targets of a class that
+    stand in several rows are taken together.
+    """
+    classes = merged_classes({}, spec.service_class_data.service_classes)
+    rows = spec.model_data.models
+    return System(
+        accelerators={row.name: _accelerator(row) for row in spec.accelerator_data.accelerators},
+        perf={(row.name, row.acc): _perf(row) for row in rows},
+        classes={name: _class(row) for name, row in classes.items()},
+        servers={row.name: _server(row) for row in spec.server_data.servers},
+        optimizer=_flags(spec.optimizer_data.flags),
+        capacity={row.type: row.count for row in spec.capacity_data.count},
     )
-    for part in ("acceleratorData", "modelData", "serviceClassData"):
-        if not lenient and not system.has(part):
-            raise system.fail(part, expected="an object {…}", found=None)
-    data = _system(parts, warn=_drop)
-    _tell(outer.warnings(), warn)
-    return data
+
+
+def merged_classes(
+    known: Mapping[str, ServiceClassSpec], rows: Iterable[ServiceClassSpec]
+) -> dict[str, ServiceClassSpec]:
+    """Return *known* with the priorities of *rows*, and their targets beside those of models that
+    *rows* do not name.
+    """
+    merged = dict(known)
+    for row in rows:
+        targets = merged[row.name].model_targets if row.name in merged else []
+        by_model = {target.model: target for target in (*targets, *row.model_targets)}
+        update = {"priority": priority(row.priority), "model_targets": list(by_model.values())}
+        merged[row.name] = row.model_copy(update=update)
+    return merged
+
+
+def priority(said: int) -> int:
+    """Return the priority that *said* means: what is out of range is the lowest."""
+    return said if 1 <= said <= PRIORITY_LOWEST else PRIORITY_LOWEST
+
+
+def _accelerator(row: AcceleratorSpec) -> Accelerator:
+    power = row.power
+    return Accelerator(
+        name=row.name,
+        type=row.type or row.name,
+        multiplicity=max(row.multiplicity, 1),
+        cost_cents_per_h=row.cost,
+        memory_gb=row.mem_size,
+        memory_bandwidth_gbps=row.mem_bw,
+        power=Power(
+            idle_w=power.idle,
+            full_w=power.full,
+            mid_w=power.mid_power,
+            mid_utilisation=power.mid_util,
+        ),
+    )
+
+
+def _perf(row: ModelAcceleratorPerfData) -> Perf:
+    latency_model = row.perf_parms
+    return Perf(
+        model=row.name,
+        accelerator=row.acc,
+        acc_count=max(row.acc_count, 1),
+        max_batch=row.max_batch_size,
+        at_tokens=row.at_tokens,
+        alpha_ms=latency_model.alpha,
+        beta_ms=latency_model.beta,
+        gamma_ms=latency_model.gamma,
+    )
+
+
+def _class(row: ServiceClassSpec) -> ServiceClass:
+    return ServiceClass(
+        name=row.name,
+        priority=row.priority,
+        targets={target.model: _target(target) for target in row.model_targets},
+    )
+
+
+def _target(row: ModelTarget) -> SloTarget:
+    return SloTarget(
+        model=row.model,
+        slo_itl_ms=row.slo_itl,
+        slo_ttft_ms=row.slo_ttft,
+        slo_tps=row.slo_tps,
+        slo_ttw_ms=row.slo_ttw,
+    )
+
+
+def _flags(row: OptimizerSpec) -> OptimizerData:
+    return OptimizerData(
+        unlimited=row.unlimited,
+        heterogeneous=row.heterogeneous,
+        saturation_policy=POLICIES.get(row.saturation_policy.lower(), "None"),
+        delayed_best_effort=row.delayed_best_effort,
+    )
+
+
+def _server(row: ServerSpec) -> ServerData:
+    return ServerData(
+        name=row.name,
+        model=row.model,
+        service_class=row.service_class or "Free",
+        keep_accelerator=row.keep_accelerator,
+        min_replicas=row.min_num_replicas,
+        max_batch=row.max_batch_size,
+        max_queue=row.max_queue_size,
+        current=_allocation(row.current_alloc),
+    )
+
+
+def _allocation(row: AllocationData) -> Allocation:
+    said = row.model_fields_set
+    return Allocation(
+        accelerator=row.accelerator,
+        replicas=row.num_replicas,
+        max_batch=row.max_batch,
+        cost_cents_per_h=row.cost if "cost" in said else None,
+        # A latency without bound is null: it is not known as a figure.
+        itl_ms=row.itl_average or 0.0,
+        ttft_ms=row.ttft_average or 0.0,
+        load=_load(row.load) if "load" in said else None,
+    )
+
+
+def _load(row: ServerLoad) -> Load:
+    return Load(
+        rate_rpm=row.arrival_rate, in_tokens=row.avg_in_tokens, out_tokens=row.avg_out_tokens
+    )
+
+
+def _kv_tokens(path: Path) -> dict[tuple[str, str], int]:
+    rows = read(TwinData, read_json(path), source=path.name).engines
+    return {(row.model, row.acc): row.kv_tokens for row in rows if row.kv_tokens is not None}
 
 
 def _require_directory(directory: Path) -> None:
@@ -114,59 +288,88 @@ def _require_directory(directory: Path) -> None:
         raise SpecError(f"{directory}: expected a directory of data files, found none")
 
 
-def _read_optional(path: Path) -> Entry | None:
-    return read_entry(path) if path.exists() else None
-
-
-def _tell(lines: Iterable[str], warn: Warn) -> None:
-    for line in lines:
-        warn(line)
-
-
-def _system(parts: _Parts, *, warn: Warn) -> SystemData:
-    kv_tokens = rows.kv_tokens(parts.twin) if parts.twin else {}
-    perf = rows.perf(parts.models) if parts.models else {}
-    static = SystemData(
-        accelerators=rows.accelerators(parts.accelerators) if parts.accelerators else {},
-        perf={key: replace(row, kv_tokens=kv_tokens.get(key)) for key, row in perf.items()},
-        classes=rows.classes(parts.classes) if parts.classes else {},
-        optimizer=rows.optimizer(parts.optimizer) if parts.optimizer else OptimizerData(),
-        capacity=rows.capacity(parts.capacity) if parts.capacity else {},
-    )
-    servers = (
-        rows.servers(parts.servers, check=partial(_check_names, static)) if parts.servers else {}
-    )
-    data = replace(static, servers=servers)
-    if not any(entry.lenient for entry in parts.present()):
-        _tell(_loose_ends(data), warn)
-    for entry in parts.present():
-        _tell(entry.warnings(), warn)
+def _checked(spec: SystemSpec, part: _PartOf) -> System:
+    """Return what *spec* says, where all names fit. Raise SpecError at the first that does not."""
+    accelerators = [row.name for row in spec.accelerator_data.accelerators]
+    _require_once(part("acceleratorData"), "accelerators", names=accelerators)
+    rows = spec.model_data.models
+    _check_latency_models(rows, part("modelData"))
+    _require_once(part("modelData"), "models", names=[(row.name, row.acc) for row in rows])
+    _check_classes(spec.service_class_data.service_classes, part("serviceClassData"))
+    types = [row.type for row in spec.capacity_data.count]
+    _require_once(part("capacityData"), "count", names=types, field="type")
+    data = system_data(spec)
+    servers = spec.server_data.servers
+    _check_servers(servers, data, part("serverData"))
+    _require_once(part("serverData"), "servers", names=[row.name for row in servers])
     return data
 
 
-def _check_names(data: SystemData, row: Entry, server: ServerData) -> None:
-    """Raise SpecError where *server* names a class, a model or an accelerator that is not in
-    *data*.
+def _require_once(
+    part: _Part, *at: str | int, names: Sequence[Hashable], field: str = "name"
+) -> None:
+    seen: set[Hashable] = set()
+    for index, name in enumerate(names):
+        if name in seen:
+            raise part.fail(*at, index, field, expected=ONCE, found=name)
+        seen.add(name)
+
+
+def _check_latency_models(rows: Iterable[ModelAcceleratorPerfData], part: _Part) -> None:
+    for index, row in enumerate(rows):
+        if row.perf_parms.alpha + row.perf_parms.beta == 0:
+            expected = "alpha + beta > 0 (an iteration takes time)"
+            at = ("models", index, "perfParms", "alpha")
+            raise part.fail(*at, expected=expected, found=0)
+
+
+def _check_classes(rows: Sequence[ServiceClassSpec], part: _Part) -> None:
+    """Today a class has one row. Rows of before, one for a class and model, must agree."""
+    if not any(row.model for row in rows):
+        _require_once(part, "serviceClasses", names=[row.name for row in rows])
+    first: dict[str, int] = {}
+    seen: set[tuple[str, str]] = set()
+    for index, row in enumerate(rows):
+        at = ("serviceClasses", index)
+        agreed = first.setdefault(row.name, priority(row.priority))
+        if priority(row.priority) != agreed:
+            expected = f"{agreed} as in the rows before"
+            raise part.fail(*at, "priority", expected=expected, found=row.priority)
+        if (row.name, row.model) in seen:
+            expected = "a model that the class has no row for yet"
+            raise part.fail(*at, "model", expected=expected, found=row.model)
+        seen.add((row.name, row.model))
+        names = [target.model for target in row.model_targets]
+        _require_once(part, *at, "modelTargets", names=names, field="model")
+
+
+def _check_servers(rows: Iterable[ServerSpec], data: System, part: _Part) -> None:
+    """Raise SpecError at the first server that names a class, a model or an accelerator that is not
+    in *data*.
     """
-    if row.lenient:
-        return
-    models = {model for model, _ in data.perf}
-    accelerator = server.current.accelerator
-    if server.service_class not in data.classes:
-        raise row.fail("class", expected=_one_of(data.classes), found=server.service_class)
-    if server.model not in models:
-        raise row.fail("model", expected=_one_of(models), found=server.model)
-    if accelerator and accelerator not in data.accelerators:
-        raise row.fail(
-            "currentAlloc.accelerator", expected=_one_of(data.accelerators), found=accelerator
-        )
+    known: dict[str, Collection[str]] = {
+        "class": data.classes,
+        "model": {model for model, _ in data.perf},
+        "accelerator": data.accelerators,
+    }
+    for index, row in enumerate(rows):
+        at = ("servers", index)
+        service_class, accelerator = row.service_class or "Free", row.current_alloc.accelerator
+        if service_class not in known["class"]:
+            expected = _one_of(known["class"])
+            raise part.fail(*at, "class", expected=expected, found=service_class)
+        if row.model not in known["model"]:
+            raise part.fail(*at, "model", expected=_one_of(known["model"]), found=row.model)
+        if accelerator and accelerator not in known["accelerator"]:
+            below = ("currentAlloc", "accelerator")
+            raise part.fail(*at, *below, expected=_one_of(known["accelerator"]), found=accelerator)
 
 
-def _one_of(names: Iterable[str]) -> str:
+def _one_of(names: Collection[str]) -> str:
     return "one of " + ", ".join(sorted(names)) if names else "a name, but none is defined"
 
 
-def _loose_ends(data: SystemData) -> list[str]:
+def _loose_ends(data: System) -> list[str]:
     """Return a line for what no server can use: it may be meant so, or be a slip of the pen."""
     models = {model for model, _ in data.perf}
     types = {accelerator.type for accelerator in data.accelerators.values()}

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from loop.actuator import plan
 from loop.errors import SpecError
 from loop.schema.messages import Absent, UpdateRequest, decided
-from loop.services.answers import Json
+from loop.services.answers import Json, body_of
 from loop.services.logs import change_fields, log
 from loop.services.world_app import create_world_app
 from loop.types import Change
@@ -45,12 +45,13 @@ def make_actuator_app(
         raise SpecError(f"absent: expected {' or '.join(get_args(Absent))}, found {absent!r}")
     app, desk = create_world_app("actuator", owner, timeout_s=timeout_s, token=token)
 
-    @app.post("/update", tags=["update"], response_model=None)
     async def update(body: UpdateRequest) -> Response:
         """Ask the world for what differs from what is wanted already, and wait for no pod."""
         await desk.ask(lambda: carry_out(backend, body, absent=absent))
         return Json(DONE)
 
+    update.__annotations__["body"] = body_of(UpdateRequest, "go")
+    app.post("/update", tags=["update"], response_model=None)(update)
     return app
 
 

@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
-from pydantic import ValidationError
 from starlette.responses import Response
 
 from loop.errors import SpecError
@@ -20,30 +19,27 @@ from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.settings import OptimizerSettings
-from loop.schema.optimizer_json import read_throughputs, solution_json
-from loop.schema.reading import parse_system
-from loop.schema.rows import SATURATION_POLICIES
-from loop.schema.wire import (
-    AllocationData,
+from loop.schema.models import (
+    LARGEST_FIGURE,
+    LARGEST_WHOLE,
     AllocationSolution,
     ExplainedSolution,
-    OptimizeRequest,
+    Level,
+    OptimizerData,
     OptimizerSpec,
     Problem,
     SystemData,
-    error_line,
 )
+from loop.schema.optimizer_json import check_batches, optimize_json, solution_json, throughputs
+from loop.schema.reading import system_data
 from loop.services import optimizer_store as store
-from loop.services.answers import Json, message
+from loop.services.answers import Json, JsonObject, body_of, message
 from loop.services.auth import TokenSource
-from loop.services.optimizer_bounds import check_batches
-from loop.services.optimizer_early import make_early_optimisation
 from loop.services.optimizer_store import System, VerbError
 from loop.services.optimizer_verbs import Desk, make_verbs
 from loop.services.scaffold import BODY_BYTES_MAX, create_app
 
 Answer = dict[str, Any]
-ALLOCATION_KEYS = tuple(field.alias or name for name, field in AllocationData.model_fields.items())
 
 
 def make_optimizer_app(
@@ -82,7 +78,7 @@ def make_optimizer_app(
         return message(problem.status, str(problem))
 
     if early:
-        app.include_router(make_early_optimisation(settings))
+        app.include_router(_early_optimisation(settings))
     else:
         desk = Desk(stateful=stateful, compat=compat)
         app.include_router(_optimisation(desk, settings))
@@ -96,27 +92,50 @@ def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
     router = APIRouter(tags=["optimise"])
     answers: dict[int | str, dict[str, Any]] = {200: {"model": solution}}
 
-    @router.post("/optimizeOne", responses=answers, response_model=None)
     def optimize_one(body: SystemData) -> Json:
         """Optimise the system of the body, and keep it as the one that the other verbs see."""
-        desk.check(body)
-        flags = body.system.optimizer_data.optimizer
-        system, answer = _optimised(store.system_of(body.system), flags, settings)
+        spec = body.spec
+        system, answer = _optimised(store.system_of(spec), spec.optimizer_data.flags, settings)
         desk.change(lambda _before: system)
         return _told(answer, compat=compat)
 
-    if desk.stateful:
+    def optimize_kept(body: OptimizerData) -> Json:
+        """Optimise the system that the other verbs built up; /applyAllocation then makes the
+        answer its state.
+        """
+        # The existing service reads flags in a wrapper as none at all.
+        flags = body if compat else body.flags
+        with desk.lock:
+            desk.system, answer = _optimised(desk.system, flags, settings)
+        return _told(answer, compat=compat)
 
-        @router.post("/optimize", responses=answers, response_model=None)
-        def optimize_kept(body: OptimizeRequest) -> Json:
-            """Optimise the system that the other verbs built up; /applyAllocation then makes the
-            answer its state.
-            """
-            # The existing service reads flags in a wrapper as none at all.
-            flags = body if compat or body.optimizer is None else body.optimizer
-            with desk.lock:
-                desk.system, answer = _optimised(desk.system, flags, settings)
-            return _told(answer, compat=compat)
+    level: Level = "go" if compat else "ours"
+    optimize_one.__annotations__["body"] = body_of(SystemData, level)
+    optimize_kept.__annotations__["body"] = body_of(OptimizerData, level)
+    router.post("/optimizeOne", responses=answers, response_model=None)(optimize_one)
+    if desk.stateful:
+        router.post("/optimize", responses=answers, response_model=None)(optimize_kept)
+    return router
+
+
+def _early_optimisation(settings: OptimizerSettings) -> APIRouter:
+    """Return the route for messages of mid 2025. A server that is left without an allocation is
+    absent from the answer, as it was.
+    """
+    router = APIRouter(default_response_class=Json, tags=["optimise"])
+
+    @router.post("/optimizeOne", response_model=None)
+    def optimize_one(body: JsonObject) -> Json:
+        """Optimise the system of the body, by the model of mid 2025."""
+        answer = optimize_json(
+            body,
+            solver=settings.solver,
+            rules=settings.rules,
+            objective=settings.objective,
+            time_limit_s=settings.time_limit_s,
+            source="body",
+        )
+        return Json({"allocations": answer["allocations"]})
 
     return router
 
@@ -125,49 +144,30 @@ def _optimised(
     system: System, flags: OptimizerSpec, settings: OptimizerSettings
 ) -> tuple[System, Answer]:
     """Return *system* with what each server shall have, and the answer that says so."""
-    asked = store.message_of(system, flags)
-    # Leniently: a server that names what does not exist must not block the others; it is told why
-    # it gets nothing.
-    data = parse_system(asked, source="body", lenient=True)
+    spec = store.spec_of(system, flags)
+    data = system_data(spec)
     compat = settings.rules is not OURS
     if compat:
-        check_batches(data)
-    else:
-        _check_policy(flags.saturation_policy)
+        check_batches(data, source="body")
     solution = optimize(data, settings)
-    answer = solution_json(solution, data, throughputs=read_throughputs(asked), explain=not compat)
-    desired = {
-        name: _allocation(name, found)
-        for name, found in answer["allocations"].items()
-        if not found.get("parts")
-    }
-    return store.with_desired(system, desired, compat=compat), answer
+    said = throughputs(spec.server_data)
+    answer = solution_json(solution, data, throughputs=said, explain=not compat)
+    rows = {name: row for name, row in answer["allocations"].items() if not row.get("parts")}
+    for name, row in rows.items():
+        _check_measure(name, row)
+    return store.with_desired(system, rows, compat=compat), answer
 
 
-def _check_policy(policy: str) -> None:
-    """Raise SpecError where there is no such policy; the existing service takes it for None."""
-    if policy and policy.lower() not in {known.lower() for known in SATURATION_POLICIES}:
-        known = ", ".join(SATURATION_POLICIES)
-        raise SpecError(f"body: saturationPolicy: expected one of {known}, found {policy[:60]!r}")
-
-
-def _allocation(server: str, found: Mapping[str, Any]) -> AllocationData:
-    """Return one allocation of the answer. Raise SpecError where its figures are beyond what a
-    message may hold.
+def _check_measure(server: str, row: Mapping[str, Any]) -> None:
+    """Raise SpecError if the figures of an answer are beyond what a message may hold: the verbs
+    could not show it.
     """
-    try:
-        allocation = AllocationData.model_validate({key: found[key] for key in ALLOCATION_KEYS})
-    except ValidationError as problem:
-        error = problem.errors(include_url=False, include_context=False)[0]
+    largest = max(row["cost"], row["itlAverage"] or 0.0, row["ttftAverage"] or 0.0)
+    if row["numReplicas"] > LARGEST_WHOLE or largest > LARGEST_FIGURE:
         raise SpecError(
-            f"{server}: the answer would be beyond all measure: {error_line(error)}"
-        ) from None
-    # In a message null is absent; here it is a latency without bound, to be shown as it was
-    # answered.
-    unbounded = {"itl_average": found["itlAverage"], "ttft_average": found["ttftAverage"]}
-    return allocation.model_copy(
-        update={key: None for key, value in unbounded.items() if value is None}
-    )
+            f"{server}: the answer would be beyond all measure: expected figures of at most "
+            f"{LARGEST_FIGURE:g}, found {row['numReplicas']} replicas for {row['cost']:g}"
+        )
 
 
 def _told(answer: Answer, *, compat: bool) -> Json:

@@ -1,5 +1,5 @@
-"""The verbs that build up, show and take apart the system of the optimizer service; one function
-per kind of thing.
+"""The verbs that build up, show and take apart the system of the optimizer service: one table of
+what is kept, by what can be done with it.
 
 Paths and answers are those of the existing service, which changes things on GET too (add…,
 remove…).
@@ -7,17 +7,22 @@ remove…).
 
 from __future__ import annotations
 
+import re
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from inspect import Parameter, Signature
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from loop.schema.wire import (
+from loop.schema.models import (
     AcceleratorCount,
     AcceleratorData,
     AcceleratorSpec,
     CapacityData,
+    Level,
     Message,
     ModelAcceleratorPerfData,
     ModelData,
@@ -26,11 +31,14 @@ from loop.schema.wire import (
     ServerSpec,
     ServiceClassData,
     ServiceClassSpec,
-    require_essentials,
 )
+from loop.schema.reading import merged_classes
 from loop.services import optimizer_store as store
-from loop.services.answers import Json
+from loop.services.answers import Json, body_of
 from loop.services.optimizer_store import System, VerbError
+
+Find = Callable[..., Any]
+Put = Callable[[System, Iterable[Any]], System]
 
 
 class Desk:
@@ -42,186 +50,286 @@ class Desk:
         self.system = System()
         self.lock = threading.Lock()
 
-    def change(self, verb: Callable[[System], System]) -> tuple[System, System]:
-        """Obey *verb*; return the system as it was before, and as it is then."""
+    def change(self, act: Callable[[System], System]) -> tuple[System, System]:
+        """Let *act* change the system; return it as it was before, and as it is then."""
         with self.lock:
-            before, self.system = self.system, verb(self.system)
+            before, self.system = self.system, act(self.system)
             return before, self.system
 
-    def check(self, message: Message) -> None:
-        """Raise SpecError where *message* leaves out what cannot be zero; the existing service
-        takes that for zero.
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kind:
+    """One kind of thing that is kept, and its verbs by their paths ("": there is no such verb).
+
+    one and several are the messages of one and of many of it; key is how a path names one. listed
+    returns the answer to get_all, which is an answer. find, put and drop look up, take in and take
+    out. shown is what get and remove answer; dropped returns what remove answers, if not that.
+    """
+
+    tag: str
+    key: str
+    one: type[Message]
+    shown: Any
+    get_all: str = ""
+    get: str = ""
+    set: str = ""
+    add: str = ""
+    remove: str = ""
+    several: type[Message] | None = None
+    answer: Any = None
+    listed: Callable[[System], Any] | None = None
+    find: Find
+    put: Put | None = None
+    drop: Callable[..., System]
+    dropped: Callable[..., Any] | None = None
+
+
+def _kind(tag: str, kept: str, missing: str, **others: Any) -> Kind:
+    """Return a kind that the system keeps by name under *kept*."""
+    one: type[Message] = others["one"]
+    several: type[Message] = others["several"]
+    rows = next(iter(several.model_fields))
+
+    def values(system: System) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = getattr(system, kept)
+        return found
+
+    def changed(system: System, new: Mapping[str, Any]) -> System:
+        others: dict[str, Any] = {kept: new}
+        return replace(system, **others)
+
+    def find(system: System, name: str) -> Any:
+        return store.find(values(system), name, missing)
+
+    def drop(system: System, name: str) -> System:
+        find(system, name)
+        return changed(system, store.without(values(system), name))
+
+    def put(system: System, more: Iterable[Any]) -> System:
+        new = {getattr(each, one.label[0]): each for each in more}
+        return changed(system, {**values(system), **new})
+
+    usual: dict[str, Any] = {"shown": one, "find": find, "drop": drop, "put": put}
+    kind = Kind(tag=tag, **{**usual, "answer": several, **others})
+    if kind.listed is not None:
+        return kind
+
+    def listed(system: System) -> Message:
+        found: dict[str, Any] = {rows: [kind.find(system, name) for name in values(system)]}
+        return several.model_construct(**found)
+
+    return replace(kind, listed=listed)
+
+
+def _drop_capacity(system: System, name: str) -> System:
+    store.find(system.capacity, name, "accelerator type {} not found")
+    return replace(system, capacity=store.without(system.capacity, name))
+
+
+def _model(system: System, name: str) -> ModelData:
+    rows = store.find(system.models, name, "model {} not found")
+    return ModelData.model_construct(models=list(rows.values()))
+
+
+def _put_classes(system: System, rows: Iterable[ServiceClassSpec]) -> System:
+    return replace(system, classes=merged_classes(system.classes, rows))
+
+
+KINDS = (
+    _kind(
+        "accelerators",
+        "accelerators",
+        "accelerator {} not found",
+        one=AcceleratorSpec,
+        several=AcceleratorData,
+        key="{name:path}",
+        get_all="getAccelerators",
+        get="getAccelerator",
+        set="setAccelerators",
+        add="addAccelerator",
+        remove="removeAccelerator",
+        answer=list[AcceleratorSpec],
+        listed=lambda system: list(system.accelerators.values()),
+    ),
+    _kind(
+        "capacity",
+        "capacity",
+        "capacity for {} not found",
+        one=AcceleratorCount,
+        several=CapacityData,
+        key="{type:path}",
+        get_all="getCapacities",
+        get="getCapacity",
+        set="setCapacities",
+        add="setCapacity",
+        remove="removeCapacity",
+        drop=_drop_capacity,
+    ),
+    _kind(
+        "models",
+        "models",
+        "model {} not found",
+        one=ModelAcceleratorPerfData,
+        several=ModelData,
+        key="{name:path}",
+        get_all="getModels",
+        get="getModel",
+        set="setModels",
+        remove="removeModel",
+        answer=list[str],
+        listed=lambda system: list(system.models),
+        shown=ModelData,
+        find=_model,
+        put=store.set_perf,
+        dropped=lambda _system, name: name,
+    ),
+    Kind(
+        tag="models",
+        key="{name:path}/{acc}",
+        one=ModelAcceleratorPerfData,
+        shown=ModelAcceleratorPerfData,
+        get="getModelAcceleratorPerf",
+        add="addModelAcceleratorPerf",
+        remove="removeModelAcceleratorPerf",
+        find=store.get_perf,
+        put=store.add_perf,
+        drop=store.remove_perf,
+    ),
+    _kind(
+        "service classes",
+        "classes",
+        "service class {} not found",
+        one=ServiceClassSpec,
+        several=ServiceClassData,
+        key="{name:path}",
+        get_all="getServiceClasses",
+        get="getServiceClass",
+        set="setServiceClasses",
+        remove="removeServiceClass",
+        put=_put_classes,
+    ),
+    Kind(
+        tag="service classes",
+        key="{name}/{model:path}",
+        one=ModelTarget,
+        shown=ModelTarget,
+        get="getServiceClassModelTarget",
+        remove="removeServiceClassModelTarget",
+        find=store.get_target,
+        drop=store.remove_target,
+    ),
+    _kind(
+        "servers",
+        "servers",
+        "server {} not found",
+        one=ServerSpec,
+        several=ServerData,
+        key="{name:path}",
+        get_all="getServers",
+        get="getServer",
+        set="setServers",
+        add="addServer",
+        remove="removeServer",
+        find=store.get_server,
+        put=store.set_servers,
+    ),
+)
+
+
+class Verbs:
+    """Adds verbs to a router, each a path and what it does."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.router = APIRouter(default_response_class=Json)
+        self._level: Level = "go" if desk.compat else "ours"
+
+    def add(
+        self, path: str, act: Callable[..., Any], *, tag: str, answer: Any, body: Any = None
+    ) -> None:
+        """Add the verb *path*: a POST of a *body*, or a GET; *act* takes what the path names, in
+        its order, or the body.
         """
-        if not self.compat:
-            require_essentials(message)
+        asked: dict[str, Any] = dict.fromkeys(re.findall(r"{(\w+)", path), str)
+        if body is not None:
+            asked["body"] = body_of(body, self._level)
+
+        def endpoint(**values: Any) -> Any:
+            return act(*(values[name] for name in asked))
+
+        # FastAPI reads from the signature what a path holds and what a body must be.
+        parameters = [
+            Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in asked.items()
+        ]
+        endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # as inspect says
+        endpoint.__name__ = re.sub(r"(?<!^)([A-Z])", r"_\1", path.split("/", maxsplit=1)[0]).lower()
+        self.router.add_api_route(
+            f"/{path}",
+            endpoint,
+            methods=["GET" if body is None else "POST"],
+            response_model=answer,
+            tags=[tag],
+        )
 
 
 def make_verbs(desk: Desk) -> APIRouter:
     """Return the routes: those that show, and where the desk is stateful also those that change."""
-    router = APIRouter(default_response_class=Json)
-    show_accelerators(router, desk)
-    show_capacities(router, desk)
-    show_models(router, desk)
-    show_classes(router, desk)
-    show_servers(router, desk)
+    verbs = Verbs(desk)
+    for kind in KINDS:
+        _add_reading(verbs, desk, kind)
+        if desk.stateful:
+            _add_changing(verbs, desk, kind)
     if desk.stateful:
-        change_accelerators(router, desk)
-        change_capacities(router, desk)
-        change_models(router, desk)
-        change_perf(router, desk)
-        change_classes(router, desk)
-        change_targets(router, desk)
-        change_servers(router, desk)
-    return router
+        _add_irregular(verbs, desk)
+    return verbs.router
 
 
-def show_accelerators(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that show accelerators."""
+def _add_reading(verbs: Verbs, desk: Desk, kind: Kind) -> None:
+    listed, find = kind.listed, kind.find
+    if kind.get_all and listed:
+        verbs.add(kind.get_all, lambda: listed(desk.system), tag=kind.tag, answer=kind.answer)
+    if kind.get:
 
-    @router.get("/getAccelerators", tags=["accelerators"])
-    def get_accelerators() -> list[AcceleratorSpec]:
-        return list(desk.system.accelerators.values())
+        def get(*key: str) -> Any:
+            return find(desk.system, *key)
 
-    @router.get("/getAccelerator/{name:path}", tags=["accelerators"])
-    def get_accelerator(name: str) -> AcceleratorSpec:
-        return store.get_accelerator(desk.system, name)
-
-
-def change_accelerators(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that change accelerators."""
-
-    @router.post("/setAccelerators", tags=["accelerators"])
-    def set_accelerators(body: AcceleratorData) -> AcceleratorData:
-        desk.check(body)
-        desk.change(lambda system: store.set_accelerators(system, body.accelerators))
-        return body
-
-    @router.post("/addAccelerator", tags=["accelerators"])
-    def add_accelerator(body: AcceleratorSpec) -> AcceleratorSpec:
-        desk.check(body)
-        desk.change(lambda system: store.set_accelerators(system, [body]))
-        return body
-
-    @router.get("/removeAccelerator/{name:path}", tags=["accelerators"])
-    def remove_accelerator(name: str) -> AcceleratorSpec:
-        before, _ = desk.change(lambda system: store.remove_accelerator(system, name))
-        return before.accelerators[name]
+        verbs.add(f"{kind.get}/{kind.key}", get, tag=kind.tag, answer=kind.shown)
 
 
-def show_capacities(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that show capacity."""
+def _add_changing(verbs: Verbs, desk: Desk, kind: Kind) -> None:
+    put, drop, dropped = kind.put, kind.drop, kind.dropped or kind.find
+    if kind.set and put and kind.several:
+        rows = next(iter(kind.several.model_fields))
 
-    @router.get("/getCapacities", tags=["capacity"])
-    def get_capacities() -> CapacityData:
-        counts = [
-            AcceleratorCount(type=kind, count=count) for kind, count in desk.system.capacity.items()
-        ]
-        return CapacityData(count=counts)
+        def set_all(body: Message) -> Message:
+            desk.change(lambda system: put(system, getattr(body, rows)))
+            return body
 
-    @router.get("/getCapacity/{type:path}", tags=["capacity"])
-    def get_capacity(type: str) -> AcceleratorCount:  # noqa: A002 the name of the parameter in the API
-        return store.get_capacity(desk.system, type)
+        verbs.add(kind.set, set_all, tag=kind.tag, answer=kind.several, body=kind.several)
+    if kind.add and put:
 
+        def add(body: Message) -> Message:
+            desk.change(lambda system: put(system, [body]))
+            return body
 
-def change_capacities(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that change capacity."""
+        verbs.add(kind.add, add, tag=kind.tag, answer=kind.one, body=kind.one)
+    if kind.remove:
 
-    @router.post("/setCapacities", tags=["capacity"])
-    def set_capacities(body: CapacityData) -> CapacityData:
-        desk.check(body)
-        desk.change(lambda system: store.set_capacities(system, body.count))
-        return body
+        def remove(*key: str) -> Any:
+            before, _ = desk.change(lambda system: drop(system, *key))
+            return dropped(before, *key)
 
-    @router.post("/setCapacity", tags=["capacity"])
-    def set_capacity(body: AcceleratorCount) -> AcceleratorCount:
-        desk.check(body)
-        desk.change(lambda system: store.set_capacities(system, [body]))
-        return body
-
-    @router.get("/removeCapacity/{type:path}", tags=["capacity"])
-    def remove_capacity(type: str) -> AcceleratorCount:  # noqa: A002 the name of the parameter in the API
-        before, _ = desk.change(lambda system: store.remove_capacity(system, type))
-        return store.get_capacity(before, type)
+        answer = kind.shown if kind.dropped is None else str
+        verbs.add(f"{kind.remove}/{kind.key}", remove, tag=kind.tag, answer=answer)
 
 
-def show_models(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that show models and how they perform."""
+def _add_irregular(verbs: Verbs, desk: Desk) -> None:
+    """Add what has no place in the table: three verbs that add, and the one that applies."""
 
-    @router.get("/getModels", tags=["models"])
-    def get_models() -> list[str]:
-        return list(desk.system.models)
-
-    @router.get("/getModel/{name:path}", tags=["models"])
-    def get_model(name: str) -> ModelData:
-        return ModelData(models=list(store.get_model(desk.system, name).values()))
-
-    @router.get("/getModelAcceleratorPerf/{name:path}/{acc}", tags=["models"])
-    def get_model_accelerator_perf(name: str, acc: str) -> ModelAcceleratorPerfData:
-        return store.get_perf(desk.system, name, acc)
-
-
-def change_models(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that change models."""
-
-    @router.post("/setModels", tags=["models"])
-    def set_models(body: ModelData) -> ModelData:
-        desk.check(body)
-        desk.change(lambda system: store.set_perf(system, body.models))
-        return body
-
-    @router.get("/addModel/{name:path}", tags=["models"])
     def add_model(name: str) -> str:
         desk.change(lambda system: store.add_model(system, name, compat=desk.compat))
         return name
 
-    @router.get("/removeModel/{name:path}", tags=["models"])
-    def remove_model(name: str) -> str:
-        desk.change(lambda system: store.remove_model(system, name))
-        return name
-
-
-def change_perf(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that change how a model performs on an accelerator."""
-
-    @router.post("/addModelAcceleratorPerf", tags=["models"])
-    def add_model_accelerator_perf(body: ModelAcceleratorPerfData) -> ModelAcceleratorPerfData:
-        desk.check(body)
-        desk.change(lambda system: store.add_perf(system, body))
-        return body
-
-    @router.get("/removeModelAcceleratorPerf/{name:path}/{acc}", tags=["models"])
-    def remove_model_accelerator_perf(name: str, acc: str) -> ModelAcceleratorPerfData:
-        before, _ = desk.change(lambda system: store.remove_perf(system, name, acc))
-        return store.get_perf(before, name, acc)
-
-
-def show_classes(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that show service classes and their targets."""
-
-    @router.get("/getServiceClasses", tags=["service classes"])
-    def get_service_classes() -> ServiceClassData:
-        return ServiceClassData(service_classes=list(desk.system.classes.values()))
-
-    @router.get("/getServiceClass/{name:path}", tags=["service classes"])
-    def get_service_class(name: str) -> ServiceClassSpec:
-        return store.get_class(desk.system, name)
-
-    @router.get("/getServiceClassModelTarget/{name}/{model:path}", tags=["service classes"])
-    def get_service_class_model_target(name: str, model: str) -> ModelTarget:
-        return store.get_target(desk.system, name, model)
-
-
-def change_classes(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that change service classes."""
-
-    @router.post("/setServiceClasses", tags=["service classes"])
-    def set_service_classes(body: ServiceClassData) -> ServiceClassData:
-        desk.check(body)
-        desk.change(lambda system: store.set_classes(system, body.service_classes))
-        return body
-
-    @router.get("/addServiceClass/{name}/{priority}", tags=["service classes"])
-    def add_service_class(name: str, priority: str) -> ServiceClassSpec:
+    def add_class(name: str, priority: str) -> ServiceClassSpec:
         if not (priority.isascii() and priority.isdigit() and len(priority) <= 9):
             raise VerbError(f"service class priority {priority} invalid", status=400)
         _, after = desk.change(
@@ -229,20 +337,7 @@ def change_classes(router: APIRouter, desk: Desk) -> None:
         )
         return after.classes[name]
 
-    @router.get("/removeServiceClass/{name:path}", tags=["service classes"])
-    def remove_service_class(name: str) -> ServiceClassSpec:
-        before, _ = desk.change(lambda system: store.remove_class(system, name))
-        return before.classes[name]
-
-
-def change_targets(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that change the targets of a service class."""
-
-    @router.post(
-        "/addServiceClassModelTargets", tags=["service classes"], response_model=ServiceClassSpec
-    )
-    def add_service_class_model_targets(body: ServiceClassSpec) -> ServiceClassSpec | Response:
-        desk.check(body)
+    def add_targets(body: ServiceClassSpec) -> ServiceClassSpec | Response:
         try:
             _, after = desk.change(
                 lambda system: store.add_targets(system, body, compat=desk.compat)
@@ -253,45 +348,12 @@ def change_targets(router: APIRouter, desk: Desk) -> None:
             raise
         return after.classes[body.name]
 
-    @router.get("/removeServiceClassModelTarget/{name}/{model:path}", tags=["service classes"])
-    def remove_service_class_model_target(name: str, model: str) -> ModelTarget:
-        before, _ = desk.change(lambda system: store.remove_target(system, name, model))
-        return store.get_target(before, name, model)
-
-
-def show_servers(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that show servers."""
-
-    @router.get("/getServers", tags=["servers"])
-    def get_servers() -> ServerData:
-        return ServerData(servers=list(desk.system.servers.values()))
-
-    @router.get("/getServer/{name:path}", tags=["servers"])
-    def get_server(name: str) -> ServerSpec:
-        return store.get_server(desk.system, name)
-
-
-def change_servers(router: APIRouter, desk: Desk) -> None:
-    """Add the verbs that change servers."""
-
-    @router.post("/setServers", tags=["servers"])
-    def set_servers(body: ServerData) -> ServerData:
-        desk.check(body)
-        desk.change(lambda system: store.set_servers(system, body.servers))
-        return body
-
-    @router.post("/addServer", tags=["servers"])
-    def add_server(body: ServerSpec) -> ServerSpec:
-        desk.check(body)
-        desk.change(lambda system: store.set_servers(system, [body]))
-        return body
-
-    @router.get("/removeServer/{name:path}", tags=["servers"])
-    def remove_server(name: str) -> ServerSpec:
-        before, _ = desk.change(lambda system: store.remove_server(system, name))
-        return before.servers[name]
-
-    @router.get("/applyAllocation", tags=["servers"])
     def apply_allocation() -> str:
         desk.change(lambda system: store.apply_desired(system, compat=desk.compat))
         return "Done"
+
+    spec, classes = ServiceClassSpec, "service classes"
+    verbs.add("addModel/{name:path}", add_model, tag="models", answer=str)
+    verbs.add("addServiceClass/{name}/{priority}", add_class, tag=classes, answer=spec)
+    verbs.add("addServiceClassModelTargets", add_targets, tag=classes, answer=spec, body=spec)
+    verbs.add("applyAllocation", apply_allocation, tag="servers", answer=str)

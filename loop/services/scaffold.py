@@ -15,7 +15,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.responses import Response
 
 from loop.errors import BackendError, InboxFullError, StoppedError
-from loop.schema.wire import Problem
+from loop.schema.models import Problem
 from loop.services.answers import Json, add_error_answers, message
 from loop.services.auth import BearerAuth, TokenSource
 from loop.services.logs import RequestLog
@@ -151,8 +151,8 @@ class Gate:
 
 
 class JsonBody:
-    """Passes the gate and reads the body of a request, at most *bytes_max*; takes every body for
-    JSON and forgives a last slash.
+    """Passes the gate and reads the body of a request, at most *bytes_max*; forgives
+    a last slash.
     """
 
     def __init__(self, app: ASGIApp, *, gate: Gate, bytes_max: int) -> None:
@@ -183,12 +183,13 @@ class JsonBody:
             line = f"body: expected at most {self._bytes_max} bytes, found more"
             await message(413, line, headers={"connection": "close"})(scope, receive, send)
             return
-        # curl says that it sends a form, and some say nothing: all that comes here is JSON.
+        # curl says that it sends a form, and some say nothing: all that comes here is JSON, which
+        # body_of reads, from bytes.
         headers = [(key, value) for key, value in scope["headers"] if key != b"content-type"]
         asked = {
             **scope,
             "path": scope["path"].rstrip("/") or "/",
-            "headers": [*headers, (b"content-type", b"application/json")],
+            "headers": [*headers, (b"content-type", b"application/octet-stream")],
         }
         first: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 

@@ -27,7 +27,7 @@ def test_early_candidates_are_those_of_the_original(case: dict[str, Any]) -> Non
     """All sizes with a batch above 1: below that the figures do not depend on the rate, and
     rounding decides there.
     """
-    data = parse_system({"system": case["system"]}, source=case["id"], lenient=True)
+    data = parse_system({"system": case["system"]}, source=case["id"], level="go")
     table = GO_2025.size(
         data,
         OptimizerSettings(rules=GO_2025),

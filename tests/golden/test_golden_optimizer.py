@@ -36,7 +36,7 @@ def test_candidates_are_those_of_the_original(case: dict[str, Any]) -> None:
     """Every (server, accelerator) pair is sized alike, with loads, queues, targets and odd data of
     all kinds.
     """
-    data = parse_system({"system": case["system"]}, source=case["id"], lenient=True)
+    data = parse_system({"system": case["system"]}, source=case["id"], level="go")
     table = size_all(
         data,
         OptimizerSettings(rules=GO_TODAY),
@@ -120,7 +120,7 @@ def test_exact_is_never_worse_than_greedy(case: dict[str, Any]) -> None:
     data = parse_system(
         {"system": {**system, "optimizerData": {"optimizer": flags}}},
         source=case["id"],
-        lenient=True,
+        level="go",
     )
     cache = SizingCache()
     greedy, exact = (

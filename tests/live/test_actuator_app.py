@@ -142,21 +142,21 @@ def test_a_world_that_fails_is_told_and_the_controller_records_it(phase: str) ->
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("{}", "allocations: expected a value, found nothing"),
-        ('{"allocations": null}', "allocations: expected a value, found nothing"),
+        ("{}", "body: allocations: expected an object {…}, found nothing"),
+        ('{"allocations": null}', "body: allocations: expected an object {…}, found nothing"),
         ("", "body: expected JSON, found nothing"),
-        ("[1", "body: expected JSON, found Expecting"),
+        ("[1", "body: line 1: expected JSON, found Expecting"),
         (
             '{"allocations": {"s1": {"numReplicas": -1}}}',
-            "allocations.s1.numReplicas: expected greater than or equal",
+            "body: allocations.s1.numReplicas: expected a whole number >= 0, found -1",
         ),
         (
             '{"allocations": {"s1": {"numReplicas": 1.5}}}',
-            "allocations.s1.numReplicas: expected a valid integer",
+            "body: allocations.s1.numReplicas: expected a whole number >= 0, found 1.5",
         ),
         (
             '{"allocations": {"s1": {"numReplicas": 1e99}}}',
-            "allocations.s1.numReplicas: expected less than or equal",
+            "body: allocations.s1.numReplicas: expected a whole number >= 0, found 1e+99",
         ),
     ],
 )

@@ -88,9 +88,7 @@ def serving_controller(
                 compat=True,
                 era="early" if recording.era == "early" else "today",
             ),
-            data=FixedData(
-                parse_system(recording.static | flags, source="recording", lenient=True)
-            ),
+            data=FixedData(parse_system(recording.static | flags, source="recording", level="go")),
             clock=MonotonicClock(),
         )
         inbox = ThreadInbox()

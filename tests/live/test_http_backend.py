@@ -67,7 +67,7 @@ def answer(text: str, *, status: str = "200 OK") -> bytes:
     [
         (answer("{", status="200 OK"), False, "expected JSON, found b'{'"),
         (answer('{"servers": NaN}'), False, "expected JSON, found"),
-        (answer('{"servers": 3}'), False, "answer: servers: expected a valid list, found 3"),
+        (answer('{"servers": 3}'), False, "answer: servers: expected a list […], found 3"),
         (
             answer('{"message": "kube client: no"}', status="404 Not Found"),
             False,

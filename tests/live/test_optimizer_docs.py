@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from loop.optimizer.settings import OptimizerSettings
-from loop.schema.wire import LARGEST_FIGURE, LARGEST_WHOLE
+from loop.schema.models import LARGEST_FIGURE, LARGEST_WHOLE
+from loop.schema.optimizer_json import BATCH_MAX
 from loop.services.optimizer_app import BODY_BYTES_MAX, make_optimizer_app
-from loop.services.optimizer_bounds import BATCH_MAX
 from tests.live.optimizer_served import serving
 
 

@@ -66,24 +66,33 @@ def test_a_body_that_is_no_json_object_is_refused_in_one_line(
 WRONG = {
     "a text for a number": (
         {"arrivalRate": "many"},
-        'arrivalRate: expected a valid number, found "many"',
+        "arrivalRate: expected a number >= 0, found 'many'",
     ),
-    "negative": ({"arrivalRate": -5}, "arrivalRate: expected greater than or equal to 0, found -5"),
+    "negative": ({"arrivalRate": -5}, "arrivalRate: expected a number >= 0, found -5"),
     "true for a number": (
         {"avgOutTokens": True},
-        "avgOutTokens: expected a valid number, found true",
+        "avgOutTokens: expected a number >= 0, found true",
     ),
     "not a number": (
         {"arrivalRate": float("nan")},
-        "arrivalRate: expected a finite number, found NaN",
+        "arrivalRate: expected a number >= 0, found NaN",
     ),
-    "infinite": ({"arrivalRate": float("inf")}, "arrivalRate: expected"),
-    "beyond all measure": ({"arrivalRate": 1e300}, "arrivalRate: expected less than or equal to"),
+    "infinite": (
+        {"arrivalRate": float("inf")},
+        "arrivalRate: expected a number >= 0, found Infinity",
+    ),
+    "beyond all measure": (
+        {"arrivalRate": 1e300},
+        "arrivalRate: expected a number >= 0 and <= 1e+12, found 1e+300",
+    ),
     "a list for a number": (
         {"avgInTokens": [1]},
-        "avgInTokens: expected a valid number, found a list",
+        "avgInTokens: expected a number >= 0, found [1]",
     ),
-    "said by half": ({"avgOutTokens": None}, "avgOutTokens: expected a value, found nothing"),
+    "said by half": (
+        {"avgOutTokens": None},
+        "avgOutTokens: expected a number >= 0, found nothing",
+    ),
 }
 
 
@@ -97,33 +106,44 @@ def test_a_wrong_figure_is_refused_with_its_place(case: str, client: httpx.Clien
     refused(
         answer,
         400,
-        r"body\.system\.serverData\.servers\[1\]\.currentAlloc\.load\."
-        + wanted.replace("[", r"\["),
+        re.escape("body: system.serverData.servers[1] 's1': currentAlloc.load." + wanted),
     )
 
 
 MISSING = {
-    "cost": ("/addAccelerator", {"name": "X"}, "body.cost: expected a value, found nothing"),
-    "name": ("/addServer", {"model": "m"}, "body.name: expected a value, found nothing"),
-    "empty name": ("/addServer", {"name": ""}, "body.name: .*at least 1 character"),
-    "count": ("/setCapacity", {"type": "G2"}, "body.count: expected a value"),
-    "negative count": ("/setCapacity", {"type": "G2", "count": -1}, "body.count: expected greater"),
+    "cost": ("/addAccelerator", {"name": "X"}, "body: cost: expected a number >= 0, found nothing"),
+    "name": ("/addServer", {"model": "m"}, "body: name: expected a text, found nothing"),
+    "empty name": ("/addServer", {"name": ""}, "body: name: expected a text, found ''"),
+    "count": (
+        "/setCapacity",
+        {"type": "G2"},
+        "body: count: expected a whole number >= 0, found nothing",
+    ),
+    "negative count": (
+        "/setCapacity",
+        {"type": "G2", "count": -1},
+        "body: count: expected a whole number >= 0, found -1",
+    ),
     "half a GPU": (
         "/setCapacity",
         {"type": "G2", "count": 1.5},
-        "body.count: expected a valid integer",
+        "body: count: expected a whole number >= 0, found 1.5",
     ),
     "batch": (
         "/setModels",
         {"models": [{"name": "m", "acc": "G2"}]},
-        r"body.models\[0\].maxBatchSize: expected a value",
+        r"body: models\[0\] 'm on G2': maxBatchSize: expected a whole number >= 0, found nothing",
     ),
     "policy": (
         "/optimize",
         {"saturationPolicy": "Fair"},
         "saturationPolicy: expected one of None, Prio.* found 'Fair'",
     ),
-    "flag": ("/optimize", {"unlimited": "yes"}, "body.unlimited: expected a valid boolean"),
+    "flag": (
+        "/optimize",
+        {"unlimited": "yes"},
+        "unlimited: expected true or false, found 'yes'",
+    ),
 }
 
 
@@ -201,12 +221,12 @@ def test_in_compat_too_negative_figures_and_huge_batches_are_refused(compat: htt
     refused(
         compat.post("/setCapacity", json={"type": "G2", "count": -1}),
         400,
-        "body.count: expected greater",
+        "body: count: expected a whole number >= 0, found -1",
     )
     refused(
         compat.post("/optimizeOne", json=body(server(rpm=-1.0))),
         400,
-        "arrivalRate: expected greater",
+        "arrivalRate: expected a number >= 0, found -1.0",
     )
     huge = body(server(maxBatchSize=10**9))
     refused(

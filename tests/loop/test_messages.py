@@ -25,6 +25,7 @@ from loop.schema.messages import (
     snapshot_json,
     update_message,
 )
+from loop.schema.parsing import read
 from loop.testing.fakes import change, server_view
 from loop.types import CapacityView, Load, PodView, ServerView, Snapshot, one_pool
 
@@ -34,6 +35,11 @@ PLACES = {"s1": KubeResource(uid="u-1", namespace="infer", name="premium")}
 def snapshot(*views: ServerView, **fields: Any) -> Snapshot:
     """Return a snapshot of *views*."""
     return Snapshot(now_s=12.5, servers={view.name: view for view in views}, **fields)
+
+
+def request_of(body: object) -> UpdateRequest:
+    """Return *body* as an actuator reads it."""
+    return read(UpdateRequest, body, source="body")
 
 
 def sent(message: object) -> Any:
@@ -188,11 +194,11 @@ def test_figures_that_are_no_numbers_are_left_out(figure: float) -> None:
 @pytest.mark.parametrize(
     ("answer", "line"),
     [
-        ([], "answer: body: expected an object {…}, found a list"),
-        ({"servers": [{"name": ""}]}, "answer: servers[0].name: expected"),
+        ([], "answer: expected an object {…}, found []"),
+        ({"servers": [{"name": ""}]}, "answer: servers[0]: name: expected a text, found ''"),
         (
             {"servers": [{"name": "s", "currentAlloc": {"numReplicas": -1}}]},
-            "currentAlloc.numReplicas: expected",
+            "servers[0] 's': currentAlloc.numReplicas: expected a whole number >= 0, found -1",
         ),
         (
             {"servers": [], "snapshot": {"servers": {}}},
@@ -238,7 +244,7 @@ def test_what_an_update_asks_for_is_what_was_decided(seen: Snapshot, data: st.Da
         change(name, accelerator="L40S", replicas=1 + number, max_batch=7)
         for number, name in enumerate(names)
     )
-    request = UpdateRequest.model_validate(sent(update_message(seen, changes, PLACES)))
+    request = request_of(sent(update_message(seen, changes, PLACES)))
     free = snapshot(
         *(
             server_view(name, wanted=99, accelerator="other", max_batch=view.max_batch)
@@ -267,11 +273,11 @@ def test_who_is_absent_is_held_or_ended_as_is_set(
     it.
     """
     seen = snapshot(*(server_view(name) for name in ("s1", "s2", "s3")))
-    request = UpdateRequest.model_validate(
+    request = request_of(
         {
             "allocations": {"s1": {"accelerator": "H100", "numReplicas": 2}},
             "kube-resources": resources,
-        }
+        },
     )
     changes = plan(decided(request, seen, absent=absent), seen)
     assert {each.server for each in changes} == ended
@@ -283,7 +289,7 @@ def test_who_is_absent_is_held_or_ended_as_is_set(
 def test_no_accelerator_means_no_replicas_and_keeps_the_labels() -> None:
     """So the existing optimizer answers to no load; the next decision still knows what it had."""
     seen = snapshot(server_view("s1"))
-    request = UpdateRequest.model_validate(
+    request = request_of(
         {"allocations": {"s1": {"accelerator": "", "numReplicas": 3, "maxBatch": 0}}}
     )
     (asked,) = plan(decided(request, seen, absent="hold"), seen)

@@ -63,7 +63,7 @@ def test_the_message_and_the_files_say_the_same(tmp_path: Path) -> None:
     data = read_system(write(tmp_path, objects))
     assert parse_system(message(objects), source="request") == data
     assert parse_system(message(objects)["system"], source="request") == data
-    assert parse_system(message(objects), source="request", lenient=True) == data
+    assert parse_system(message(objects), source="request", level="go") == data
 
 
 def test_servers_are_optional_for_a_cluster_that_names_its_own(tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_a_message_must_hold_what_no_answer_can_do_without(part: str) -> None:
 @pytest.mark.parametrize("empty", [{}, {"system": {}}, {"system": {"serverData": {}}}])
 def test_a_lenient_message_may_hold_nothing(empty: dict[str, Any]) -> None:
     """The existing optimizer answers {} with an empty allocation, and ours must in its place."""
-    data = parse_system(empty, source="request", lenient=True)
+    data = parse_system(empty, source="request", level="go")
     assert (data.servers, data.perf, data.capacity) == ({}, {}, {})
 
 
@@ -321,7 +321,7 @@ def test_a_lenient_message_may_hold_nothing(empty: dict[str, Any]) -> None:
 def test_a_lenient_message_of_the_wrong_shape_is_refused(body: object) -> None:
     """The existing optimizer answers 400."""
     with pytest.raises(SpecError):
-        parse_system(body, source="request", lenient=True)
+        parse_system(body, source="request", level="go")
 
 
 def test_a_lenient_message_may_name_what_does_not_exist() -> None:
@@ -330,7 +330,7 @@ def test_a_lenient_message_may_name_what_does_not_exist() -> None:
     server(objects)["class"] = "Gold"
     server(objects)["currentAlloc"]["accelerator"] = "B200"
     server(objects, 1)["model"] = "large"
-    data = parse_system(message(objects), source="request", lenient=True)
+    data = parse_system(message(objects), source="request", level="go")
     assert data.servers["a"].current.accelerator == "B200"
     assert data.target(service_class="Gold", model="small") is None
 
@@ -339,7 +339,7 @@ def test_of_equal_names_a_lenient_message_takes_the_last() -> None:
     """set* of the existing optimizer upserts."""
     objects = files()
     objects["capacity-data.json"]["count"].append({"type": "H100", "count": 3})
-    assert parse_system(message(objects), source="request", lenient=True).capacity == {"H100": 3}
+    assert parse_system(message(objects), source="request", level="go").capacity == {"H100": 3}
 
 
 def test_odd_figures_of_a_lenient_message_mean_what_they_mean_there() -> None:
@@ -348,7 +348,7 @@ def test_odd_figures_of_a_lenient_message_mean_what_they_mean_there() -> None:
     objects["model-data.json"]["models"][0]["accCount"] = 0
     objects["serviceclass-data.json"]["serviceClasses"][0]["priority"] = 250
     objects["optimizer-data.json"]["optimizer"]["saturationPolicy"] = "Fair"
-    data = parse_system(message(objects), source="request", lenient=True)
+    data = parse_system(message(objects), source="request", level="go")
     assert data.perf["small", "H100"].acc_count == 1
     assert data.priority("Premium") == 100
     assert data.optimizer.saturation_policy == "None"

@@ -131,7 +131,7 @@ def test_every_recorded_system_of_the_existing_tools_is_read(shared: Path) -> No
     """We stand in for those tools: what they were seen to take, we take, odd data included."""
     count = 0
     for name, system in _systems(shared):
-        data = parse_system({"system": system}, source=name, lenient=True)
+        data = parse_system({"system": system}, source=name, level="go")
         rows = system.get("serverData", {}).get("servers", [])
         assert list(data.servers) == [row["name"] for row in rows], name
         for row in rows:
