@@ -204,6 +204,7 @@ def test_an_output_directory_that_cannot_be_written_is_found_first(
         )
 
 
+@pytest.mark.slow
 def test_a_damaged_result_stops_a_resumed_sweep(tmp_path: Path, capsys: Capture) -> None:
     """A sweep must not be built upon what cannot be read."""
     out = tmp_path / "out"
@@ -214,6 +215,7 @@ def test_a_damaged_result_stops_a_resumed_sweep(tmp_path: Path, capsys: Capture)
     assert row.name in complaint(capsys, "sweep", *QUICK, "--resume", "--out", str(out))
 
 
+@pytest.mark.slow
 def test_a_run_says_what_it_wrote(tmp_path: Path, capsys: Capture) -> None:
     """The five files and the picture are there, and named."""
     out = tmp_path / "out"
@@ -284,6 +286,7 @@ def test_optimize_names_what_is_wrong_with_its_file(tmp_path: Path, capsys: Capt
     assert "expected" in complaint(capsys, "optimize", str(tmp_path / "system.json"))
 
 
+@pytest.mark.slow
 def test_the_controller_serves_invoke_over_the_twin_and_stops_on_a_signal(
     repository: Path, tmp_path: Path
 ) -> None:
@@ -328,6 +331,7 @@ def test_the_controller_serves_invoke_over_the_twin_and_stops_on_a_signal(
     assert [json.loads(line)["cycle"] for line in records.read_text().splitlines()] == [1, 2]
 
 
+@pytest.mark.slow
 def test_the_optimizer_serves_one_system_and_stops_on_a_signal(repository: Path) -> None:
     """A real process: an empty system is answered, and SIGTERM is no failure."""
     command = [sys.executable, "-m", "inferno", "optimizer", "--port", "0"]

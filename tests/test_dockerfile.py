@@ -133,6 +133,7 @@ def plain(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+@pytest.mark.slow
 def test_the_install_steps_make_the_command_work_in_a_clean_directory(
     repository: Path, tmp_path: Path
 ) -> None:

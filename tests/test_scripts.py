@@ -168,6 +168,7 @@ def wait_for_words(launcher: Launcher) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_one_that_has_ended_by_itself_is_told_and_stops_nobody(launcher: Launcher) -> None:
     """A port that is taken ends one of the five: the others must still be ended, and nothing else
     be killed.

@@ -11,6 +11,7 @@ from experiments.run import run
 from twin.testing.checkers import check_records
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scenario", ["disturbed", "shortage", "failure"])
 def test_no_run_loses_a_request_or_turns_time_back(repository: Path, scenario: str) -> None:
     """A restless policy, a shortage and a lost node, as users run them: what is saved of them must

@@ -35,6 +35,7 @@ def test_every_figure_of_a_summary_is_explained(document: str) -> None:
     assert unexplained == []
 
 
+@pytest.mark.slow
 def test_every_file_of_a_run_and_a_sweep_is_named(document: str, tmp_path: Path) -> None:
     """What lies in a directory should not need the source to be understood."""
     names = {path.name for path in write_run(run(TINY), tmp_path / "run")} - {"timeline.svg"}
@@ -46,6 +47,7 @@ def test_every_file_of_a_run_and_a_sweep_is_named(document: str, tmp_path: Path)
     assert [name for name in tables if f"`{name}`" not in document] == []
 
 
+@pytest.mark.slow
 def test_the_examples_run(document: str, tmp_path: Path) -> None:
     """As they stand, but on the small data and for minutes instead of hours."""
     examples = re.findall(r"```python\n(.*?)```", document, flags=re.DOTALL)

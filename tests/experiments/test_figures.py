@@ -106,6 +106,7 @@ def test_minutes_carry_rate_and_violation() -> None:
     assert frame["length_s"].tolist() == [60.0, 60.0, 30.0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("servers", [1, 4, 11])
 def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
     tmp_path: Path, servers: int
@@ -207,6 +208,7 @@ def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
     assert len(figure.axes[0].containers) == 6
 
 
+@pytest.mark.slow
 def test_a_figure_that_no_run_has_is_a_dash(tmp_path: Path) -> None:
     """Servers without targets have no attainment: the maps say so, and nothing fails."""
     bare = results().assign(attainment=None)

@@ -9,6 +9,8 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
+pytestmark = pytest.mark.slow
+
 # In place of the cell tagged "parameters": the same names, with values that take seconds.
 TINY = {
     "quickstart": """
@@ -32,7 +34,6 @@ def test_every_notebook_is_run_here(repository: Path) -> None:
     assert {path.stem for path in (repository / "notebooks").glob("*.ipynb")} == TINY.keys()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(TINY))
 def test_a_notebook_runs_to_its_end(repository: Path, tmp_path: Path, name: str) -> None:
     """What a newcomer tries first must work; a table or a picture comes out of every other cell at

@@ -16,6 +16,8 @@ import pytest
 from experiments.pool import run_tasks
 from tests.experiments.pool_work import square, square_or_die
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_failing_task_is_reported_and_does_not_stop_the_others(jobs: int) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from experiments import RunConfig, SweepConfig, sweep
@@ -30,6 +31,7 @@ def test_lines_off_a_terminal_count_and_estimate() -> None:
     assert lines[3] == "4/4 three"
 
 
+@pytest.mark.slow
 def test_a_bar_on_a_terminal_ends_full(tmp_path: Path) -> None:
     """For sweeps the runs, for a run the simulated time."""
     out = io.StringIO()

@@ -89,6 +89,7 @@ def test_figures_are_drawn_again_from_the_files_alone_to_the_last_byte(
     assert {name: (out / name).read_bytes() for name in before} == before
 
 
+@pytest.mark.slow
 def test_a_result_in_memory_can_be_written_later(
     written: tuple[RunResult, Path], tmp_path: Path
 ) -> None:

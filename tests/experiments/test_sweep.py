@@ -22,6 +22,8 @@ from experiments.sweep_rows import TIMINGS
 from tests.experiments.sweep_work import InterruptAfter, fail_on_seed_two, refuse
 from twin.spec import SpecError
 
+pytestmark = pytest.mark.slow
+
 BASE = RunConfig(data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, interval_s=20.0)
 GRID = SweepConfig(
     base=BASE, policies=("slo", "static"), alphas=(0.1, 0.5), periods_s=(30.0, 60.0), seeds=2

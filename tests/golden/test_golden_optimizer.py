@@ -31,6 +31,7 @@ COLUMNS = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", golden_cases("*optimizer-[0-9]*.json"))
 def test_candidates_are_those_of_the_original(case: dict[str, Any]) -> None:
     """Every (server, accelerator) pair is sized alike, with loads, queues, targets and odd data of
@@ -110,6 +111,7 @@ def _as_good(case: dict[str, Any], answer: dict[str, Any], outcome: dict[str, An
     ) and total == pytest.approx(outcome["totalValue"], rel=TOLERANCE)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", golden_cases("*optimizer-[0-9]*.json"))
 def test_exact_is_never_worse_than_greedy(case: dict[str, Any]) -> None:
     """More servers by priority, or as many at no greater value; without parts, which greedy gives
@@ -148,6 +150,7 @@ BEST = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heterogeneous", [False, True])
 @pytest.mark.parametrize(
     "case", golden_cases("*optimizer-[0-9]*.json", only={name for name, _ in BEST}.__contains__)

@@ -66,6 +66,7 @@ def comparable(records: list[CycleRecord]) -> list[CycleRecord]:
     return [replace(record, timing=Timing()) for record in records]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("metrics", ["measured", "labels"])
 @pytest.mark.parametrize("period_s", [60.0, 37.7])
 def test_simulated_and_live_drivers_take_the_same_decisions(
@@ -82,6 +83,7 @@ def test_simulated_and_live_drivers_take_the_same_decisions(
     )
 
 
+@pytest.mark.slow
 def test_a_run_in_virtual_time_can_be_repeated() -> None:
     """A seed must fix a whole run, records and all."""
     runs = [

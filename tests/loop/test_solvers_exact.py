@@ -49,6 +49,7 @@ def problems(draw: st.DrawFn, servers: int = 5, options: int = 3) -> Problem:
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(problem=problems())
 def test_exact_is_the_best_of_all_choices(problem: Problem) -> None:
@@ -65,6 +66,7 @@ def test_exact_is_the_best_of_all_choices(problem: Problem) -> None:
     assert answer.gap == 0.0
 
 
+@pytest.mark.slow
 @settings(max_examples=100)
 @given(problem=problems(servers=8))
 def test_exact_is_never_worse_than_greedy(problem: Problem) -> None:
@@ -138,6 +140,7 @@ def test_a_scarce_system_of_a_hundred_servers_is_proven_optimal(share: float) ->
     assert fits(problem, dict(answer.choices))
 
 
+@pytest.mark.slow
 def test_a_large_system_is_solved_to_a_proven_gap() -> None:
     """Without a time limit the answer must not depend on the speed of the machine, so it stops at a
     gap.

@@ -88,6 +88,7 @@ def _random_action(cluster: Cluster, rng: np.random.Generator) -> partial[None]:
     return partial(cluster.fail_node, type_, int(rng.integers(1, 4)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("block", range(4))
 def test_nothing_is_lost_served_twice_or_over_capacity_in_a_chaotic_world(block: int) -> None:
     """A change, a crash or a lost node may come at any point of any change; the invariants may not

@@ -15,6 +15,8 @@ from twin.spec import Pool, Server
 from twin.testing.checkers import check_counts, check_truth, watched
 from twin.testing.worlds import arrive, cluster_of, spec_of
 
+pytestmark = pytest.mark.slow
+
 ITERATION_S = 0.01
 OUTPUT = 50
 SERVICE_S = OUTPUT * ITERATION_S

@@ -16,6 +16,8 @@ from twin.fit.request_csv import RequestRows
 from twin.fit.search import FitResult, fit_file, fit_rows
 from twin.spec import LatencyModel, SpecError
 
+pytestmark = pytest.mark.slow
+
 LAW = LatencyModel(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
 AMPLE = ReplicaLimits(max_batch=64, token_budget=2048)
 TIGHT = replace(AMPLE, kv_tokens=16000)

@@ -39,6 +39,7 @@ def test_rounded_laws_differ_at_most_in_the_bucket_of_a_time_on_a_bound(seed: in
     assert differences(make_script(seed, "coarse"), rel=1e-9, ignore=buckets) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kv_tokens", "budget"), [(15_300, 8192), (12_500, 8192), (15_300, 100), (41_408, 300)]
 )

@@ -23,6 +23,8 @@ from twin.engine.replica import Replica
 from twin.request import Request, RequestLog
 from twin.spec import LatencyModel
 
+pytestmark = pytest.mark.slow
+
 RUNS, REQUESTS, WARM_UP = 40, 4000, 500
 
 Floats = npt.NDArray[np.float64]

@@ -21,6 +21,8 @@ from twin.fit.replay import ReplicaLimits, replay, score
 from twin.fit.request_csv import read_request_rows
 from twin.spec import LatencyModel
 
+pytestmark = pytest.mark.slow
+
 RTX4090 = "rtx4090-llama-3.1-8b.csv"
 RTXPRO6000 = "rtxpro6000-llama-3.1-8b.csv"
 LIMITS = {RTX4090: ("--max-batch=256", "--kv-tokens=41408"), RTXPRO6000: ("--max-batch=128",)}
@@ -59,7 +61,6 @@ def runs(shared: Path) -> Path:
     return shared / "validation" / "vllm-runs"
 
 
-@pytest.mark.slow
 def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Path) -> None:
     """Memory short, a queue of minutes, requests preempted: the hard case.
 
@@ -89,14 +90,12 @@ def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Pat
     )
 
 
-@pytest.mark.slow
 def test_no_law_makes_up_for_a_memory_limit_that_is_left_out(runs: Path) -> None:
     """The same, with a latency model that was fitted without the limit."""
     found = fit(runs / RTX4090, "--max-batch=256")
     assert found["fitted"]["e2eMape"] > 10 * MAPE
 
 
-@pytest.mark.slow
 def test_a_server_with_ample_memory_is_replayed_much_closer(runs: Path) -> None:
     """Only max batch limits: nothing but the latency model and the schedule is at work."""
     found = fit(runs / RTXPRO6000, *LIMITS[RTXPRO6000])
@@ -104,7 +103,6 @@ def test_a_server_with_ample_memory_is_replayed_much_closer(runs: Path) -> None:
     assert found["preemptions"] == 0
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", [RTX4090, RTXPRO6000])
 def test_the_first_half_predicts_the_second(runs: Path, name: str) -> None:
     """A latency model is worth something only on requests that it was not fitted to."""
