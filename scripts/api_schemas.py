@@ -31,8 +31,13 @@ KINDS = {
         "ServiceAccount": "V1ServiceAccount",
         "Event": "CoreV1Event",
     },
-    "apps/v1": {"Deployment": "V1Deployment", "ReplicaSet": "V1ReplicaSet"},
+    "apps/v1": {
+        "Deployment": "V1Deployment",
+        "ReplicaSet": "V1ReplicaSet",
+        "StatefulSet": "V1StatefulSet",
+    },
     "autoscaling/v1": {"Scale": "V1Scale"},
+    "autoscaling/v2": {"HorizontalPodAutoscaler": "V2HorizontalPodAutoscaler"},
     "coordination.k8s.io/v1": {"Lease": "V1Lease"},
     "networking.k8s.io/v1": {"NetworkPolicy": "V1NetworkPolicy"},
     "policy/v1": {"PodDisruptionBudget": "V1PodDisruptionBudget"},
@@ -71,6 +76,8 @@ MERGED_LISTS: dict[tuple[str, str], tuple[tuple[str, ...], str]] = {
     ("V1NodeStatus", "addresses"): (("type",), ""),
     ("V1DeploymentStatus", "conditions"): (("type",), ""),
     ("V1ReplicaSetStatus", "conditions"): (("type",), ""),
+    ("V1StatefulSetStatus", "conditions"): (("type",), ""),
+    ("V2HorizontalPodAutoscalerStatus", "conditions"): (("type",), ""),
     ("V1NamespaceStatus", "conditions"): (("type",), ""),
     ("V1ServiceStatus", "conditions"): (("type",), ""),
     ("V1PodDisruptionBudgetStatus", "conditions"): (("type",), ""),
@@ -80,6 +87,11 @@ RETAINED = {("V1DeploymentSpec", "strategy")}
 QUANTITIES = re.compile(
     r"^(limits|requests|capacity|allocatable|hard|overhead|allocatedResources)$"
 )
+QUANTITY_FIELDS = {
+    (model, field)
+    for model in ("V2MetricTarget", "V2MetricValueStatus")
+    for field in ("averageValue", "value")
+}
 
 PLAIN = {
     "str": {"type": "string"},
@@ -138,6 +150,8 @@ def _definition(name: str) -> dict[str, Any]:
 
 
 def _property(model: str, name: str, kind: str) -> dict[str, Any]:
+    if (model, name) in QUANTITY_FIELDS:
+        return dict(QUANTITY)
     schema = _schema(kind, quantity=bool(QUANTITIES.match(name)))
     if (model, name) in MERGED_LISTS:
         keys, strategy = MERGED_LISTS[model, name]

@@ -4,6 +4,7 @@ generations.
 
 from __future__ import annotations
 
+import json
 from uuid import uuid4
 
 from tests.live.kube_cluster import ClusterUnderTest, deployment, refused, settle
@@ -185,6 +186,49 @@ class Changing:
         }
         assert found["scaler"] == ("scale", False)
         assert found["labeller"] == (None, True)
+
+    def test_a_stateful_set_is_scaled_like_a_deployment(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
+        """Autoscalers know nothing of it but its scale."""
+        body = {**deployment(name), "kind": "StatefulSet"}
+        path = f"/apis/apps/v1/namespaces/{cluster.namespace}/statefulsets"
+        made = cluster.http.post(path, json=body)
+        assert made.status_code == 201, made.text
+        spec = made.json()["spec"]
+        assert (spec["podManagementPolicy"], spec["updateStrategy"]["type"]) == (
+            "OrderedReady",
+            "RollingUpdate",
+        )
+        headers = {"Content-Type": "application/merge-patch+json"}
+        patch = json.dumps({"spec": {"replicas": 2}})
+        scale = cluster.http.patch(f"{path}/{name}/scale", content=patch, headers=headers).json()
+        assert (scale["kind"], scale["spec"]) == ("Scale", {"replicas": 2})
+        assert scale["status"]["selector"] == f"app={name}"
+        assert cluster.http.get(f"{path}/{name}").json()["spec"]["replicas"] == 2
+        patch = json.dumps({"spec": {"podManagementPolicy": "Parallel"}})
+        fixed = cluster.http.patch(f"{path}/{name}", content=patch, headers=headers)
+        refused(fixed, 422, "Invalid")
+        assert cluster.http.delete(f"{path}/{name}").status_code == 200
+
+    def test_an_autoscaler_is_kept_and_checked(self, cluster: ClusterUnderTest, name: str) -> None:
+        """A loop looks for one that targets its Deployments."""
+        target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": name}
+        spec = {"scaleTargetRef": target, "maxReplicas": 3}
+        metadata = {"name": name, "labels": {"contract": name}}
+        path = f"/apis/autoscaling/v2/namespaces/{cluster.namespace}/horizontalpodautoscalers"
+        made = cluster.http.post(path, json={"metadata": metadata, "spec": spec})
+        assert made.status_code == 201, made.text
+        assert made.json()["spec"]["minReplicas"] == 1
+        listed = cluster.http.get(path, params={"labelSelector": f"contract={name}"}).json()
+        assert [each["spec"]["scaleTargetRef"] for each in listed["items"]] == [target]
+        headers = {"Content-Type": "application/strategic-merge-patch+json"}
+        for patch, code in (({"maxReplicas": 5}, 200), ({"maxReplicas": 0}, 422)):
+            content = json.dumps({"spec": patch})
+            answer = cluster.http.patch(f"{path}/{name}", content=content, headers=headers)
+            assert answer.status_code == code, answer.text
+        assert cluster.http.get(f"{path}/{name}").json()["spec"]["maxReplicas"] == 5
+        assert cluster.http.delete(f"{path}/{name}").status_code == 200
 
     def test_scale_is_replaced(self, cluster: ClusterUnderTest, name: str) -> None:
         """PUT, as autoscalers do, with the version that was read."""

@@ -228,6 +228,35 @@ def test_apply_takes_a_list(kubectl: Kubectl, dump: Callable[[Any], str], side: 
     kubectl("delete", "deploy", "first", "second", "-n", "infer")
 
 
+def test_stateful_sets_and_autoscalers_are_kept_shown_and_scaled(kubectl: Kubectl) -> None:
+    """They have no pods and no controller here, but tools that look for them find them."""
+    body = yaml.safe_load(manifest("state", replicas=1)) | {"kind": "StatefulSet"}
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(body))
+    kubectl("scale", "statefulset", "state", "-n", "infer", "--replicas=3")
+    assert kubectl("get", "sts", "state", "-n", "infer").splitlines()[1].split()[:2] == [
+        "state",
+        "0/3",
+    ]
+    target = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "dep"}
+    hpa = {
+        "apiVersion": "autoscaling/v2",
+        "kind": "HorizontalPodAutoscaler",
+        "metadata": {"name": "dep", "namespace": "infer"},
+        "spec": {"scaleTargetRef": target, "maxReplicas": 4},
+    }
+    kubectl("apply", "-f", "-", text=yaml.safe_dump(hpa))
+    head, row = kubectl("get", "hpa", "dep", "-n", "infer").splitlines()
+    assert head.split() == ["NAME", "REFERENCE", "TARGETS", "MINPODS", "MAXPODS", "REPLICAS", "AGE"]
+    assert row.split()[:2] == ["dep", "Deployment/dep"]
+    assert row.split()[-4:-1] == ["1", "4", "0"]
+    kubectl("patch", "hpa", "dep", "-n", "infer", "-p", '{"spec": {"maxReplicas": 5}}')
+    with kubectl.start("get", "hpa", "-w", "-n", "infer", "-o", "name") as watching:
+        assert watching.stdout is not None
+        assert watching.stdout.readline().strip() == "horizontalpodautoscaler.autoscaling/dep"
+        watching.kill()
+    kubectl("delete", "hpa/dep", "sts/state", "-n", "infer")
+
+
 def test_server_side_apply_works_and_reports_conflicts(kubectl: Kubectl) -> None:
     """With another manager, and with force."""
     words = ("apply", "--server-side", "-f", "-")

@@ -26,7 +26,7 @@ REPLICAS_MAX = 1000
 """Pods of one Deployment that the twin makes: a slip of the finger must not fill its memory."""
 
 MAX_BATCH_MAX = 100_000
-"""The largest batch that is believed; the default stands for a larger one."""
+"""The largest batch that is simulated; a label with a larger one counts as none."""
 
 RATE_RPM_MAX = 200_000
 """The highest rate that is simulated for one Deployment: beyond it the world would stand still."""

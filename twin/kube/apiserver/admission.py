@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -123,6 +123,39 @@ def _workload(obj: Json, old: Json | None) -> Iterator[Cause]:
     yield from _pod_spec(template.get("spec") or {}, "spec.template.spec")
 
 
+def _stateful_set(obj: Json, old: Json | None) -> Iterator[Cause]:
+    yield from _workload(obj, old)
+    free = (
+        *("replicas", "ordinals", "template", "updateStrategy", "revisionHistoryLimit"),
+        *("persistentVolumeClaimRetentionPolicy", "minReadySeconds"),
+    )
+    if old is not None and _without_keys(old["spec"], free) != _without_keys(obj["spec"], free):
+        yield Cause(
+            "FieldValueForbidden",
+            f"Forbidden: updates to statefulset spec for fields other than {', '.join(free)} are "
+            "forbidden",
+            "spec",
+        )
+
+
+def _without_keys(spec: Json, keys: Sequence[str]) -> Json:
+    return {key: value for key, value in spec.items() if key not in keys}
+
+
+def _autoscaler(obj: Json, _old: Json | None) -> Iterator[Cause]:
+    spec = obj["spec"]
+    for field in ("kind", "name"):
+        if not at_path(spec, f"scaleTargetRef.{field}"):
+            yield _missing(f"spec.scaleTargetRef.{field}")
+    least, most = spec["minReplicas"], spec.get("maxReplicas", 0)
+    if least < 0:
+        yield _bad("spec.minReplicas", least, "must be greater than or equal to 0")
+    if most < 1:
+        yield _bad("spec.maxReplicas", most, "must be greater than 0")
+    elif most < least:
+        yield _bad("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`")
+
+
 def _selector_problem(selector: Mapping[str, Any]) -> str:
     if not (selector.get("matchLabels") or selector.get("matchExpressions")):
         return "empty selector is invalid for deployment"
@@ -225,6 +258,8 @@ def _lease(obj: Json, _old: Json | None) -> Iterator[Cause]:
 _RULES: dict[Resource, Callable[[Json, Json | None], Iterator[Cause]]] = {
     resources.DEPLOYMENTS: _deployment,
     resources.REPLICA_SETS: _workload,
+    resources.STATEFUL_SETS: _stateful_set,
+    resources.AUTOSCALERS: _autoscaler,
     resources.PODS: _pod,
     resources.EVENTS: _event,
     resources.ROLE_BINDINGS: _role_binding,
@@ -261,6 +296,25 @@ def _fill_replica_set(obj: Json) -> None:
     spec = obj.setdefault("spec", {})
     _set(spec, replicas=1)
     _fill_pod_spec(spec.get("template", {}).get("spec"))
+
+
+def _fill_stateful_set(obj: Json) -> None:
+    spec = obj.setdefault("spec", {})
+    _set(spec, replicas=1, revisionHistoryLimit=10, podManagementPolicy="OrderedReady")
+    _set(spec, serviceName="")
+    strategy = spec.setdefault("updateStrategy", {})
+    _set(strategy, type="RollingUpdate")
+    if strategy["type"] == "RollingUpdate":
+        _set(strategy.setdefault("rollingUpdate", {}), partition=0)
+    retention = spec.setdefault("persistentVolumeClaimRetentionPolicy", {})
+    _set(retention, whenDeleted="Retain", whenScaled="Retain")
+    _fill_pod_spec(spec.get("template", {}).get("spec"))
+
+
+def _fill_autoscaler(obj: Json) -> None:
+    target = {"type": "Utilization", "averageUtilization": 80}
+    metric = {"type": "Resource", "resource": {"name": "cpu", "target": target}}
+    _set(obj.setdefault("spec", {}), minReplicas=1, metrics=[metric])
 
 
 def _fill_pod(obj: Json) -> None:
@@ -338,6 +392,8 @@ def _fill_secret(obj: Json) -> None:
 _FILLERS: dict[Resource, Callable[[Json], None]] = {
     resources.DEPLOYMENTS: _fill_deployment,
     resources.REPLICA_SETS: _fill_replica_set,
+    resources.STATEFUL_SETS: _fill_stateful_set,
+    resources.AUTOSCALERS: _fill_autoscaler,
     resources.PODS: _fill_pod,
     resources.SERVICES: _fill_service,
     resources.NAMESPACES: _fill_namespace,

@@ -102,7 +102,7 @@ def _definitions(columns: Columns) -> list[Json]:
         "Up-to-date": "integer",
         "Available": "integer",
     }
-    kinds |= {"Data": "integer", "Secrets": "integer"}
+    kinds |= {"Data": "integer", "Secrets": "integer", "MaxPods": "integer", "Replicas": "integer"}
     return [
         {
             "name": name,
@@ -156,6 +156,24 @@ def _replica_set(obj: Json, now: datetime) -> Cells:
     desired = at_path(obj, "spec.replicas") or 0
     counts = [desired, status.get("replicas", 0), status.get("readyReplicas", 0)]
     return [*counts, _age(obj, now), *_template_cells(obj)]
+
+
+def _stateful_set(obj: Json, now: datetime) -> Cells:
+    desired, ready = at_path(obj, "spec.replicas") or 0, at_path(obj, "status.readyReplicas") or 0
+    return [f"{ready}/{desired}", _age(obj, now), *_template_cells(obj)[:2]]
+
+
+def _autoscaler(obj: Json, now: datetime) -> Cells:
+    spec = obj["spec"]
+    target = spec["scaleTargetRef"]
+    return [
+        f"{target['kind']}/{target['name']}",
+        "<unknown>",
+        str(spec["minReplicas"]),
+        spec["maxReplicas"],
+        at_path(obj, "status.currentReplicas") or 0,
+        _age(obj, now),
+    ]
 
 
 def _template_cells(obj: Json) -> Cells:
@@ -288,6 +306,12 @@ _COLUMNS: dict[Resource, Columns] = {
     ),
     resources.REPLICA_SETS: Columns(
         names=("Desired", "Current", "Ready", "Age"), wide=_TEMPLATE, cells=_replica_set
+    ),
+    resources.STATEFUL_SETS: Columns(
+        names=("Ready", "Age"), wide=("Containers", "Images"), cells=_stateful_set
+    ),
+    resources.AUTOSCALERS: Columns(
+        names=("Reference", "Targets", "MinPods", "MaxPods", "Replicas", "Age"), cells=_autoscaler
     ),
     resources.PODS: Columns(
         names=("Ready", "Status", "Restarts", "Age"),

@@ -102,6 +102,24 @@ REPLICA_SETS = Resource(
     categories=("all",),
     generations=True,
 )
+STATEFUL_SETS = Resource(
+    plural="statefulsets",
+    kind="StatefulSet",
+    group="apps",
+    short=("sts",),
+    subresources=("scale", "status"),
+    categories=("all",),
+    generations=True,
+)
+AUTOSCALERS = Resource(
+    plural="horizontalpodautoscalers",
+    kind="HorizontalPodAutoscaler",
+    group="autoscaling",
+    version="v2",
+    short=("hpa",),
+    subresources=("status",),
+    categories=("all",),
+)
 LEASES = Resource(plural="leases", kind="Lease", group="coordination.k8s.io")
 NETWORK_POLICIES = Resource(
     plural="networkpolicies",
@@ -152,6 +170,8 @@ RESOURCES = (
     EVENTS,
     DEPLOYMENTS,
     REPLICA_SETS,
+    STATEFUL_SETS,
+    AUTOSCALERS,
     LEASES,
     NETWORK_POLICIES,
     DISRUPTION_BUDGETS,

@@ -22,8 +22,8 @@ def test_plain_and_aggregated_discovery_say_the_same() -> None:
     client = Client()
     aggregated = f"application/json;g=apidiscovery.k8s.io;v=v2;as={discovery.AGGREGATED}"
     plain, whole = set[tuple[str, str]](), set[tuple[str, str]]()
-    groups = [each["name"] for each in client.ask("GET", "/apis")["groups"]]
-    places = ["/api/v1", *(f"/apis/{name}/v1" for name in groups)]
+    groups = client.ask("GET", "/apis")["groups"]
+    places = ["/api/v1", *(f"/apis/{one['preferredVersion']['groupVersion']}" for one in groups)]
     for place in places:
         found = client.ask("GET", place)
         plain |= {(found["groupVersion"], each["name"]) for each in found["resources"]}
@@ -33,8 +33,9 @@ def test_plain_and_aggregated_discovery_say_the_same() -> None:
         assert "APIGroupDiscoveryList" in reply.media_type
         for group in reply.body["items"]:
             name = group["metadata"].get("name", "")
-            for each in group["versions"][0]["resources"]:
-                place = f"{name}/v1" if name else "v1"
+            (version,) = group["versions"]
+            for each in version["resources"]:
+                place = f"{name}/{version['version']}" if name else version["version"]
                 whole.add((place, each["resource"]))
                 whole |= {
                     (place, f"{each['resource']}/{sub['subresource']}")
