@@ -17,7 +17,7 @@ from twin.kube.apiserver.objects import (
     owner_reference,
 )
 from twin.kube.apiserver.resources import DEPLOYMENTS, PODS, REPLICA_SETS
-from twin.kube.apiserver.storage import Change, Commits, suffix
+from twin.kube.apiserver.storage import Change, Commits, generated_name
 from twin.kube.desired import desired_state, template_hash
 from twin.kube.faults import Faults
 from twin.kube.nodes import PLAIN_NODE, Machines
@@ -349,7 +349,7 @@ class Fleet:
     def _show_pods(self, workload: Workload, units: tuple[Unit, ...], now_s: float) -> None:
         for unit in units:
             if unit.key not in workload.objects and workload.desired is not None:
-                name = f"{self._set_of(workload, unit)}-{suffix(workload.uid + unit.key)}"
+                name = self._new_pod_name(workload, unit)
                 workload.objects[unit.key] = name
                 self._keys[workload.namespace, name] = (workload, unit.key)
             if unit.key in workload.objects:
@@ -436,6 +436,15 @@ class Fleet:
             self._commits.remove(PODS, pod)
 
     # -- names
+
+    def _new_pod_name(self, workload: Workload, unit: Unit) -> str:
+        """Return a name for the pod of *unit* that no other pod has: long ones are cut."""
+        prefix, text = f"{self._set_of(workload, unit)}-", workload.uid + unit.key
+        name = generated_name(prefix, text)
+        while self._store.get(PODS, workload.namespace, name) is not None:
+            text += "+"
+            name = generated_name(prefix, text)
+        return name
 
     def _accelerator(self, workload: Workload) -> str:
         """Return the accelerator of the pods that are being made now."""

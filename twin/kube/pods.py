@@ -66,6 +66,7 @@ def new_pod(template: Json, replica_set: Json, facts: PodFacts) -> Json:
         "kind": "Pod",
         "metadata": {
             "name": facts.name,
+            "generateName": f"{name_of(replica_set)}-",
             "namespace": facts.namespace,
             "labels": dict(metadata.get("labels") or {}),
             **({"annotations": annotations} if annotations else {}),

@@ -56,6 +56,20 @@ def test_dates_are_those_of_the_machine_also_where_time_is_fast() -> None:
     assert client.apply(managed())["metadata"]["creationTimestamp"] == "2026-01-01T00:00:10Z"
 
 
+@pytest.mark.parametrize("length", [46, 47, 48, 63])
+def test_the_names_of_pods_are_cut_as_kubernetes_cuts_them(length: int) -> None:
+    """58 characters of their ReplicaSet's name and 5 of their own: an owner cannot be read off."""
+    name = "d" * length
+    client = Client()
+    client.apply(managed(name, replicas=3))
+    client.until(1.0)
+    (owner,) = (each["metadata"]["name"] for each in client.replica_sets())
+    found = [pod["metadata"]["name"] for pod in client.pods()]
+    assert len(set(found)) == 3
+    assert {each[:-5] for each in found} == {f"{owner}-"[:58]}
+    assert {pod["metadata"]["generateName"] for pod in client.pods()} == {f"{owner}-"}
+
+
 def test_the_status_of_a_deployment_follows_its_pods() -> None:
     """READY, UP-TO-DATE and AVAILABLE; what is zero is left out."""
     client = Client()

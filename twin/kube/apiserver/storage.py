@@ -181,6 +181,7 @@ class Store:
 
 
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"  # no vowels, so that no word comes out
+_NAME_MAX, _SUFFIX = 63, 5
 _SYSTEM = (
     "creationTimestamp",
     "deletionGracePeriodSeconds",
@@ -198,6 +199,13 @@ def suffix(text: str, *, length: int = 5) -> str:
         number, rest = divmod(number, len(_LETTERS))
         letters += _LETTERS[rest]
     return letters
+
+
+def generated_name(prefix: str, text: str) -> str:
+    """Return a name that begins with *prefix*, as far as a name of 63 characters has room for it,
+    and ends with what follows from *text*.
+    """
+    return prefix[: _NAME_MAX - _SUFFIX] + suffix(text, length=_SUFFIX)
 
 
 class Commits:
@@ -233,7 +241,7 @@ class Commits:
 
     def free_name(self, prefix: str) -> str:
         """Return a generated name that begins with *prefix*."""
-        return prefix + suffix(f"{self._seed}/{prefix}/{self._made + 1}")
+        return generated_name(prefix, f"{self._seed}/{prefix}/{self._made + 1}")
 
     def change(self, resource: Resource, old: Json, new: Json, *, dry: bool = False) -> Json:
         """Store *new* in the place of *old*, or return *old* where nothing but its list of owners
