@@ -4,36 +4,30 @@ is written.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+from contextlib import closing
+from dataclasses import fields
 from pathlib import Path
 
 import httpx
 import pytest
 
+from experiments.config import RunConfig
+from experiments.scenario import Scenario
+from experiments.sources import read_sources
 from inferno.cli import main as inferno
+from inferno.cli.runs import run_config
 from tests.live.served import eventually
 from twin.kube.files import kubeconfig_text
 
 Capture = pytest.CaptureFixture[str]
-
-COMMANDS = (
-    "sim",
-    "sweep",
-    "plot",
-    "optimize",
-    "analyze",
-    "fit",
-    "controller",
-    "collector",
-    "optimizer",
-    "actuator",
-)
-COMMANDS += ("twin", "emulator")
 
 QUICK = [
     "--data",
@@ -68,7 +62,7 @@ def complaint(capsys: Capture, *arguments: str) -> str:
     return lines[0]
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", inferno.NAMES)
 def test_every_command_teaches_itself(command: str, capsys: Capture) -> None:
     """--help is where people look first."""
     with pytest.raises(SystemExit) as end:
@@ -202,6 +196,190 @@ def test_an_output_directory_that_cannot_be_written_is_found_first(
         assert "expected a directory that can be written" in complaint(
             capsys, command, *QUICK, "--out", out
         )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "meant"),
+    [
+        (["smi"], "sim"),
+        (["--versoin"], "--version"),
+        (["sim", "--hour", "1"], "--hours"),
+        (["sim", "--metrics", "measurd"], "measured"),
+        (["controller", "--backend", "kub"], "kube"),
+        (["sim", "--policy", "statc"], "static"),
+        (["sim", "--scenario", "rampp"], "ramp"),
+        (["sim", "--set", "headrom=0.2"], "headroom"),
+    ],
+)
+def test_a_slip_of_the_keys_is_answered_with_what_may_have_been_meant(
+    arguments: list[str], meant: str, capsys: Capture
+) -> None:
+    """Options, commands, choices, policies and their options, scenarios."""
+    assert f"did you mean {meant}?" in complaint(capsys, *arguments)
+
+
+def test_what_is_like_nothing_is_not_guessed_at(capsys: Capture) -> None:
+    """A wrong guess sends people astray."""
+    for arguments in (["xyz"], ["collector", "--lease", "a/b"], ["sim", "--policy", "oracle"]):
+        assert "did you mean" not in complaint(capsys, *arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--backend", "sim", "--lease", "a/b"], "--lease belongs to --backend kube"),
+        (["--kubeconfig=k"], "--kubeconfig belongs to --backend kube"),
+        (["--backend", "kube", "--alpha", "0.1"], "--alpha belongs to --backend sim"),
+        (
+            ["--backend", "http", "--policy", "slo"],
+            "--policy belongs to --backend sim and --backend kube, and this is --backend http",
+        ),
+    ],
+)
+def test_an_option_of_another_world_is_said_to_be_that(
+    arguments: list[str], expected: str, capsys: Capture
+) -> None:
+    """An option that is taken and does nothing is found out weeks later."""
+    assert expected in complaint(capsys, "controller", *arguments)
+
+
+@pytest.mark.parametrize(
+    ("world", "shown", "hidden"),
+    [
+        ("sim", ("--scenario", "--speed", "--policy"), ("--kubeconfig", "--lease", "--prometheus")),
+        ("kube", ("--kubeconfig", "--lease", "--wait"), ("--scenario", "--alpha")),
+        ("http", ("--set",), ("--kubeconfig", "--scenario", "--speed", "--policy")),
+    ],
+)
+def test_the_help_of_a_controller_shows_its_world_only(
+    world: str, shown: tuple[str, ...], hidden: tuple[str, ...], capsys: Capture
+) -> None:
+    """27 options in one list hid which of them do something."""
+    with pytest.raises(SystemExit):
+        inferno.main(["controller", "--backend", world, "--help"])
+    options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out.split("\noptions:")[1]))
+    assert set(shown) <= options
+    assert not set(hidden) & options
+
+
+def test_collector_and_actuator_take_only_what_does_something_there(capsys: Capture) -> None:
+    """The collector changes nothing, and the actuator needs no figures."""
+    for name in ("--events", "--lease", "--data", "--capacity"):
+        complaint(capsys, "collector", name, "x")
+    for name in ("--metrics", "--prometheus", "--window", "--pages", "--speed"):
+        complaint(capsys, "actuator", name, "x")
+
+
+def test_help_fits_a_terminal_of_80_columns(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And has no escape left over from the code at its top."""
+    monkeypatch.setenv("COLUMNS", "80")
+    for words in ([], *([name] for name in inferno.NAMES), ["controller", "--backend", "kube"]):
+        with contextlib.suppress(SystemExit):
+            inferno.main([*words, "--help"])
+        lines = capsys.readouterr().out.splitlines()
+        assert len(lines) > 10
+        assert max(map(len, lines)) <= 80, words
+        assert not any(line.strip() == "\\" for line in lines)
+
+
+# What docs/load.md says that a scenario may set, and what to write for it there.
+OF_A_SCENARIO = {
+    "disturbance_alpha": ("alpha: 0.25", 0.25),
+    "interval_s": ("interval_s: 17", 17.0),
+    "hours": ("hours: 0.02", 0.02),
+    "walk": ("walk: {kind: reverting}", "reverting"),
+    "theta": ("walk: {kind: reverting, theta: 0.4}", 0.4),
+}
+
+
+def test_no_option_that_a_scenario_may_set_has_a_default_of_its_own(tmp_path: Path) -> None:
+    """`hours` of a file was ignored: the option's default of 1 always won. This goes over all."""
+    shared = {item.name for item in fields(Scenario)} & {item.name for item in fields(RunConfig)}
+    assert shared == OF_A_SCENARIO.keys()
+    for name, (line, value) in OF_A_SCENARIO.items():
+        scenario = tmp_path / f"{name}.yaml"
+        scenario.write_text(f"{line}\n")
+        for command in ("sim", "sweep"):
+            _, options = inferno.parse([command, "--scenario", str(scenario)])
+            assert [options.alpha, options.interval, options.period] == [None] * 3
+            config = run_config(options, scenario=str(scenario))
+            assert getattr(read_sources(config).config, name) == value, (command, name)
+
+
+def test_what_the_user_says_wins_over_the_scenario(tmp_path: Path) -> None:
+    """As docs/load.md promises."""
+    scenario = tmp_path / "short.yaml"
+    scenario.write_text("hours: 0.1\nwalk: {kind: reverting, theta: 0.4}\n")
+    _, options = inferno.parse(["sim", "--hours", "0.02", "--theta", "0.1", "--walk", "plain"])
+    config = read_sources(run_config(options, scenario=str(scenario))).config
+    assert (config.hours, config.theta, config.walk) == (0.02, 0.1, "plain")
+
+
+def test_a_run_says_what_its_data_leave_open(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Once each, on stderr; and a server without a target has no share within it."""
+    path = data / "serviceclass-data.json"
+    classes = json.loads(path.read_text())
+    (first, *_others) = json.loads((data / "server-data.json").read_text())["servers"]
+    for entry in classes["serviceClasses"]:
+        if entry["name"] == first["class"]:
+            entry["modelTargets"] = [
+                target for target in entry["modelTargets"] if target["model"] != first["model"]
+            ]
+    path.write_text(json.dumps(classes))
+    arguments = [*QUICK, "--data", str(data), "--out", str(tmp_path / "out")]
+    assert inferno.main(["sim", *arguments]) == 0
+    said = capsys.readouterr()
+    (line,) = [line for line in said.err.splitlines() if "cannot be sized" in line]
+    assert line.startswith("note: ")
+    (row,) = [line for line in said.out.splitlines() if line.strip().startswith(first["name"])]
+    assert row.split()[1:3] == ["–", "–"]
+    assert inferno.main(["sim", "-q", *arguments]) == 0
+    said = capsys.readouterr()
+    assert said.err == ""
+    assert all(line.startswith("wrote ") for line in said.out.splitlines())
+
+
+def test_the_twin_checks_its_files_before_it_takes_its_port(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """A port that is taken must not hide what is wrong with a file."""
+    with closing(socket.socket()) as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        (tmp_path / "faults.yaml").write_text("faults: 5")
+        for option in ("--manifests", "--tokens"):
+            line = complaint(capsys, "twin", "serve", "--port", port, option, "nowhere")
+            assert "nowhere" in line
+        faults = str(tmp_path / "faults.yaml")
+        line = complaint(capsys, "twin", "serve", "--port", port, "--faults", faults)
+        assert "faults.yaml" in line
+        kubeconfig = str(tmp_path / "kubeconfig")
+        arguments = ["twin", "serve", "--port", port, "--kubeconfig", kubeconfig]
+        assert inferno.main(arguments) == 1
+        assert "cannot listen" in capsys.readouterr().err
+
+
+def test_a_client_says_that_it_waits_and_for_what(tmp_path: Path, capsys: Capture) -> None:
+    """A cluster that never comes is a failure after the time that was given."""
+    nowhere = str(tmp_path / "kubeconfig")
+    for command in ("collector", "actuator", "emulator", "controller"):
+        arguments = [command, "--kubeconfig", nowhere, "--wait", "0.3"]
+        arguments += ["--backend", "kube"] if command == "controller" else []
+        assert inferno.main(arguments) == 1
+        waits, failed = capsys.readouterr().err.splitlines()
+        assert waits == f"inferno {command}: waiting for {nowhere}, 0.3 s at most"
+        assert f"{nowhere}: expected an answer within 0.3 s, found none" in failed
+
+
+def test_a_failure_shows_where_it_arose_if_that_is_wanted(capsys: Capture) -> None:
+    """One line is for users, the traceback for who mends."""
+    assert inferno.main(["sim", "--data", "nowhere", "-v"]) == 2
+    said = capsys.readouterr().err.splitlines()
+    assert said[0].startswith("Traceback")
+    assert said[-1].startswith("inferno sim: nowhere: expected a directory")
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ from twin.spec import SpecError
 
 Choice = TypeVar("Choice", bound=str)
 
-CLOSE = 0.7  # how alike two words must be for one to be taken for a slip of the other
+CLOSE = 0.65  # how alike two words must be for one to be taken for a slip of the other
 LONGEST_FOUND = 60  # characters of a wrong value that an error line repeats
 
 

@@ -42,8 +42,8 @@ def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | Non
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
-    # These tell of every request they send, with its whole address.
-    for chatty in ("httpx", "httpcore", "urllib3"):
+    # These tell of every request they send, with its whole address, and the last of its selectors.
+    for chatty in ("httpx", "httpcore", "urllib3", "kubernetes", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
@@ -157,8 +157,8 @@ def change_fields(change: Change) -> dict[str, object]:
 
 
 class RequestLog:
-    """Logs method, path, status and duration of every request but those of probes and scrapers, and
-    counts it. Status 0: it was cut before it was answered.
+    """Logs method, path, status and duration of every request, and counts it. Status 0: it was cut
+    before it was answered. Those of probes and scrapers are not counted, and logged as details.
     """
 
     def __init__(self, app: ASGIApp, *, registry: CollectorRegistry) -> None:
@@ -172,7 +172,7 @@ class RequestLog:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request."""
-        if scope["type"] != "http" or scope["path"] in QUIET:
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         status, clock = NOT_ANSWERED, MonotonicClock()
@@ -186,9 +186,11 @@ class RequestLog:
         try:
             await self._app(scope, receive, watch)
         finally:
-            # Whoever asks may invent methods; series are kept for ever.
-            method = scope["method"] if scope["method"] in METHODS else "other"
-            self._count.labels(method, status).inc()
+            machine = scope["path"] in QUIET
+            if not machine:
+                # Whoever asks may invent methods; series are kept for ever.
+                method = scope["method"] if scope["method"] in METHODS else "other"
+                self._count.labels(method, status).inc()
             took_ms = round(1000 * clock.now_s(), 3)
             log(
                 "request",
@@ -198,4 +200,5 @@ class RequestLog:
                     "status": status,
                     "tookMs": took_ms,
                 },
+                level=logging.DEBUG if machine else logging.INFO,
             )
