@@ -89,6 +89,27 @@ def add_metrics_options(parser: Options) -> None:
         help="the source of a server that nothing has ever measured: none, so it is held (default "
         "with --metrics), or its load labels (default without)",
     )
+    _add_prometheus_options(parser)
+    parser.add_argument(
+        "--window",
+        metavar="S",
+        help="seconds that figures are taken over ($INFERNO_METRICS_WINDOW, else 60)",
+    )
+    parser.add_argument(
+        "--pages",
+        choices=("proxy", "direct"),
+        default="proxy",
+        help="pods: ask them through the API server (default), or each at its own address",
+    )
+    parser.add_argument(
+        "--speed",
+        type=float,
+        default=1.0,
+        help="speed of the cluster, if that is a twin (default 1)",
+    )
+
+
+def _add_prometheus_options(parser: Options) -> None:
     parser.add_argument(
         "--prometheus",
         metavar="URL",
@@ -133,23 +154,6 @@ def add_metrics_options(parser: Options) -> None:
         default="",
         metavar="TEXT",
         help='Prometheus: further matchers of the query, such as cluster="east"',
-    )
-    parser.add_argument(
-        "--window",
-        metavar="S",
-        help="seconds that figures are taken over ($INFERNO_METRICS_WINDOW, else 60)",
-    )
-    parser.add_argument(
-        "--pages",
-        choices=("proxy", "direct"),
-        default="proxy",
-        help="pods: ask them through the API server (default), or each at its own address",
-    )
-    parser.add_argument(
-        "--speed",
-        type=float,
-        default=1.0,
-        help="speed of the cluster, if that is a twin (default 1)",
     )
 
 
