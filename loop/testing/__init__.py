@@ -10,4 +10,4 @@ except ImportError as error:
     raise ImportError("loop.testing needs pytest: pip install 'inferno-twin[test]'") from error
 
 # The suites live outside test files: only what is named here explains its failed assertions.
-pytest.register_assert_rewrite("loop.testing.backend", "loop.testing.policy")
+pytest.register_assert_rewrite("loop.testing.backend", "loop.testing.policy", "loop.testing.source")

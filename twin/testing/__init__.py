@@ -1,5 +1,5 @@
-"""What tests of routers, engines and worlds need: small clusters, the per-iteration
-oracle, and checkers that watch a run. No part of the twin itself imports it.
+"""What tests of routers, engines, KV caches and worlds need: contract suites for pytest, small
+clusters, the per-iteration oracle, and checkers that watch a run. No part of the twin imports it.
 """
 
 from __future__ import annotations
@@ -10,4 +10,6 @@ except ImportError as error:
     raise ImportError("twin.testing needs pytest: pip install 'inferno-twin[test]'") from error
 
 # The suites live outside test files: only what is named here explains its failed assertions.
-pytest.register_assert_rewrite("twin.testing.checkers")
+pytest.register_assert_rewrite(
+    *(f"twin.testing.{name}" for name in ("checkers", "engine", "kv_cache", "router"))
+)

@@ -12,15 +12,17 @@ from typing import Any, Literal
 
 import simpy
 
+from twin.engine.port import Engine, EngineFactory
 from twin.engine.replica import Replica
 from twin.engine.telemetry import ReplicaReading
 from twin.request import Request
-from twin.spec import LatencyModel
+from twin.spec import EngineSpec, LatencyModel
 from twin.testing.naive_replica import ARRIVAL, CONTROL, SCRAPE, Alarm, NaiveReplica
 
 Grid = Literal["none", "integer", "dyadic", "coarse"]
 
 EXACT: tuple[Grid, ...] = ("integer", "dyadic")
+_SPEC_FIELDS = {field.name for field in fields(EngineSpec)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,18 +158,33 @@ def _on_grid(t_s: float, grid: Grid) -> float:
 
 
 def play_replica(script: Script) -> Outcome:
-    """Play *script* to the replica, which is advanced by its own verbs and before it is read."""
+    """Play *script* to the replica of the twin."""
+    return play_engine(script, Replica.of_spec)
+
+
+def play_engine(script: Script, factory: EngineFactory) -> Outcome:
+    """Play *script* to an engine, which is advanced by its own verbs and before it is read."""
     recorder = _Recorder()
-    replica = Replica(**script.replica, on_finish=recorder.finished)
+    engine = factory(
+        EngineSpec(
+            model="m",
+            accelerator="A",
+            **{name: script.replica[name] for name in script.replica.keys() & _SPEC_FIELDS},
+        ),
+        max_batch=script.replica["max_batch"],
+        queue_max=script.replica.get("queue_max"),
+        on_finish=recorder.finished,
+    )
     last_s = 0.0
     for t_s, priority, verb, argument in script.events:
         last_s = t_s
         if priority == SCRAPE:
-            replica.advance(t_s, inclusive=True)
-        recorder.play(replica, verb, argument, t_s)
-    replica.advance(inf, inclusive=True)
-    assert replica.outstanding == replica.running == replica.waiting == 0
-    return recorder.close(replica.read(last_s))
+            engine.advance(t_s, inclusive=True)
+        recorder.play(engine, verb, argument, t_s)
+    engine.advance(inf, inclusive=True)
+    reading = engine.read(last_s)
+    assert engine.outstanding == reading.running == reading.waiting == 0
+    return recorder.close(reading)
 
 
 def play_naive(script: Script) -> Outcome:
@@ -229,7 +246,7 @@ class _Recorder:
         self.outcome.ended[request.id] = ("finished", finish_s)
         self.outcome.order.append(request.id)
 
-    def play(self, target: Replica | _Oracle, verb: str, argument: Any, now_s: float) -> None:
+    def play(self, target: Engine | _Oracle, verb: str, argument: Any, now_s: float) -> None:
         ended = self.outcome.ended
         if verb == "submit":
             number, prompt_tokens, output_tokens = argument
@@ -258,7 +275,7 @@ class _Recorder:
         return self.outcome
 
 
-def _lives(target: Replica | _Oracle, now_s: float) -> list[tuple[int, int, int, float]]:
+def _lives(target: Engine | _Oracle, now_s: float) -> list[tuple[int, int, int, float]]:
     """Return (id, generated, context, time of the last token) of what runs and then of what
     waits.
     """
@@ -269,13 +286,19 @@ def _lives(target: Replica | _Oracle, now_s: float) -> list[tuple[int, int, int,
     ]
 
 
-def differences(script: Script, *, rel: float, ignore: Collection[str] = ()) -> list[str]:
+def differences(
+    script: Script,
+    *,
+    rel: float,
+    ignore: Collection[str] = (),
+    factory: EngineFactory = Replica.of_spec,
+) -> list[str]:
     """Play *script* to both and return what differs; times and sums by more than *rel* relatively,
     the rest at all.
 
     *ignore* names fields of the readings that are not compared.
     """
-    ours, oracle = play_replica(script), play_naive(script)
+    ours, oracle = play_engine(script, factory), play_naive(script)
     found = []
     if ours.ended.keys() != oracle.ended.keys():
         found.append(f"ended: {sorted(ours.ended.keys() ^ oracle.ended.keys())}")
