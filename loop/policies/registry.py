@@ -15,9 +15,11 @@ from twin.datafile import did_you_mean
 if TYPE_CHECKING:
     from loop.ports import Policy
 
-# A policy is a frozen dataclass whose fields are its options, besides these two that say what it
-# is.
-NOT_OPTIONS = ("name", "tick_s")
+# A policy is a frozen dataclass whose fields are its options, besides these that say what it is,
+# and what it asks.
+NOT_OPTIONS = ("name", "tick_s", "optimize")
+# Options that had another name, by policy: the old one still works.
+RENAMED: Mapping[str, Mapping[str, str]] = {"slo": {"band": "hysteresis"}}
 
 POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType(
     {"slo": SloPolicy, "static": StaticPolicy}
@@ -40,6 +42,14 @@ def make_policy(name: str, **options: Any) -> Policy:
             f"{did_you_mean(name, policy_names())}"
         )
     known = [field.name for field in fields(make) if field.name not in NOT_OPTIONS]  # type: ignore[arg-type]
+    renamed = RENAMED.get(name, {})
+    for option in renamed.keys() & options.keys():
+        if renamed[option] in options:
+            raise SpecError(
+                f"policy {name}: {option} is the old name of {renamed[option]}: expected one of "
+                "them, found both"
+            )
+    options = {renamed.get(option, option): value for option, value in options.items()}
     for option in options:
         if option not in known:
             expected = f"one of {', '.join(known)}" if known else "none"

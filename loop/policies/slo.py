@@ -7,7 +7,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, get_args
+from functools import partial
+from typing import Protocol, get_args
 
 from loop.cost import cost_cents_per_h, gpus
 from loop.errors import SpecError
@@ -15,11 +16,17 @@ from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.settings import OptimizerSettings, SolverName
+from loop.optimizer.solution import Assignment, Solution
 from loop.spec import Allocation, ServerData, SystemData
-from loop.types import Decision, Load, ServerView, Snapshot, Target, Why, one_pool
-
-if TYPE_CHECKING:
-    from loop.optimizer.front import Assignment, Solution
+from loop.types import (
+    Decision,
+    Load,
+    ServerView,
+    Snapshot,
+    Target,
+    Why,
+    one_pool,
+)
 
 # a present max batch up to so many times the wanted one stays: it is no smaller, and a change is a
 # patch
@@ -28,35 +35,52 @@ UNKNOWN = Why(kind="held-unknown", text="the load is not known")
 DEFAULTS = OptimizerSettings()
 
 
+NOTHING = Solution(allocations={}, unserved={}, total_cost=0.0, total_value=0.0)
+
+
+class Optimize(Protocol):
+    """What finds the allocation: the optimizer of this process, or a service."""
+
+    def __call__(self, data: SystemData, settings: OptimizerSettings) -> Solution:
+        """Return what each server of *data* should have. Raise BackendError, of phase decide, if it
+        cannot be asked.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloPolicy:
     """Sizes for targets of (1 - headroom) · SLO, and for what waits: backlog / drain_s is added to
     the rate.
 
-    drain_s 0 leaves the backlog alone. band: how much a change must save, and how much load may
-    pass what the present replicas sustain, before a server is changed. compat: as the existing
-    optimizer, without headroom and draining. Raise SpecError for an option that cannot be.
+    drain_s 0 leaves the backlog alone. hysteresis: how much a change must save, and how much load
+    may pass what the present replicas sustain, before a server is changed. compat: as the existing
+    optimizer, without headroom and draining. optimize: None is the optimizer of this process.
+    Raise SpecError for an option that cannot be.
     """
 
     solver: SolverName = DEFAULTS.solver
     headroom: float = DEFAULTS.headroom
     drain_s: float = 120.0
-    band: float = DEFAULTS.band
+    hysteresis: float = DEFAULTS.band
     compat: bool = False
+    optimize: Optimize | None = None
     name: str = "slo"
     tick_s: float = 60.0
 
     def __post_init__(self) -> None:
         if self.solver not in get_args(SolverName):
             raise SpecError(
-                f"policy slo: solver: expected {' or '.join(get_args(SolverName))}, found "
+                f"policy {self.name}: solver: expected {' or '.join(get_args(SolverName))}, found "
                 f"{self.solver!r}"
             )
-        _check("headroom", self.headroom, below=1.0)
-        _check("drain_s", self.drain_s, below=math.inf)
-        _check("band", self.band, below=math.inf)
+        self._check("headroom", self.headroom, below=1.0)
+        self._check("drain_s", self.drain_s, below=math.inf)
+        self._check("hysteresis", self.hysteresis, below=math.inf)
         if not isinstance(self.compat, bool):
-            raise SpecError(f"policy slo: compat: expected true or false, found {self.compat!r}")
+            raise SpecError(
+                f"policy {self.name}: compat: expected true or false, found {self.compat!r}"
+            )
 
     def start(self) -> None:
         """Return no state: the present allocation is in the snapshot."""
@@ -71,66 +95,61 @@ class SloPolicy:
         begins with one replica.
         """
         system = self._system(snapshot, data)
-        unknown = frozenset(
-            name for name, server in system.servers.items() if server.current.load is None
-        )
-        system, woken = _wake(system, snapshot, unknown)
-        solution, infeasible = self._solve(system, held=unknown)
-        targets = {
-            name: _target(found, system, max_batch=self._max_batch(found, system))
-            for name, found in solution.allocations.items()
-        }
-        targets |= {
-            name: replace(targets[name], why=_held(why, targets[name].why))
-            for name, why in {**dict.fromkeys(unknown, UNKNOWN), **infeasible}.items()
-        }
-        targets |= {
-            name: replace(targets[name], held=False, why=why) for name, why in woken.items()
-        }
+        unknown = {name: UNKNOWN for name, view in snapshot.servers.items() if view.load is None}
+        woken = _woken(system, snapshot, unknown)
+        solution, infeasible = self._solve(system, unknown, woken)
+        held, gpus_left = {**unknown, **infeasible}, _Free(system)
+        targets = _held(gpus_left, held, snapshot)
+        for name, target in woken.items():
+            gpus_left.take(name, target.accelerator, target.replicas)
+            targets[name] = target
+        for name, found in solution.allocations.items():
+            gpus_left.take(name, found.accelerator, found.replicas)
+            targets[name] = _target(found, system, max_batch=self._max_batch(found, system))
         short = {name: why for name, why in solution.unserved.items() if name not in targets}
-        targets |= _leftovers(system, solution, short)
+        targets |= _leftovers(gpus_left, short)
         return Decision(targets=targets, unserved={**infeasible, **short}), None
 
     def _solve(
-        self, system: SystemData, *, held: frozenset[str]
+        self, system: SystemData, unknown: Mapping[str, Why], woken: Mapping[str, Target]
     ) -> tuple[Solution, dict[str, Why]]:
-        """Return the solution, and whom nothing can serve, with the reason.
+        """Return the solution, and which servers nothing can serve, with the reason.
 
-        These hold GPUs that the others must not be given, so where there are any the rest is
-        solved again.
+        These hold GPUs that the others must not be given, so if there are any the rest is solved
+        again.
         """
         settings = OptimizerSettings(
             solver=self.solver,
             headroom=self.headroom,
-            band=self.band,
+            band=self.hysteresis,
             rules=GO_TODAY if self.compat else OURS,
         )
-        cache = SizingCache()
-        solution = optimize(system, settings, held=held, cache=cache)
+        ask: Optimize = self.optimize or partial(optimize, cache=SizingCache())
+        rest = _without(system, unknown, woken)
+        solution = ask(rest, settings) if rest.servers else NOTHING
         infeasible = {
             name: why for name, why in solution.unserved.items() if why.kind != "capacity"
         }
         if infeasible:
-            solution = optimize(system, settings, held=held | infeasible.keys(), cache=cache)
+            rest = _without(system, {**unknown, **infeasible}, woken)
+            solution = ask(rest, settings) if rest.servers else NOTHING
         return solution, infeasible
 
     def _max_batch(self, found: Assignment, system: SystemData) -> int:
-        """Return the max batch to ask for: the present one where it is large enough, and not far
-        too large.
+        """Return the max batch to ask for: the present one if it is large enough, and not far too
+        large.
         """
         current = system.servers[found.server].current
         stays = (
             not self.compat
-            and self.band > 0.0
+            and self.hysteresis > 0.0
             and found.accelerator == current.accelerator
             and found.max_batch <= current.max_batch <= ROOMY * found.max_batch
         )
         return current.max_batch if stays else found.max_batch
 
     def _system(self, snapshot: Snapshot, data: SystemData) -> SystemData:
-        """Return *data* with the servers and, where the world knows it, the capacity of
-        *snapshot*.
-        """
+        """Return *data* with the servers and, if the world knows it, the capacity of *snapshot*."""
         capacity = data.capacity
         if snapshot.capacity is not None:
             capacity = {kind: view.total for kind, view in snapshot.capacity.items()}
@@ -166,42 +185,118 @@ class SloPolicy:
             return view.load
         return replace(view.load, rate_rpm=view.load.rate_rpm + 60.0 * view.backlog / self.drain_s)
 
+    def _check(self, option: str, value: float, *, below: float) -> None:
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0.0 <= value < below:
+            bound = f" and < {below:g}" if below < math.inf else ""
+            raise SpecError(
+                f"policy {self.name}: {option}: expected a number >= 0{bound}, found {value!r}"
+            )
 
-def _wake(
-    system: SystemData, snapshot: Snapshot, unknown: frozenset[str]
-) -> tuple[SystemData, dict[str, Why]]:
-    """Return *system* with one replica for each server that has none and where requests wait, as
-    far as the held servers leave GPUs, and why.
+
+class _Free:
+    """The GPUs of each type that are not given away yet."""
+
+    def __init__(self, system: SystemData) -> None:
+        self.system = system
+        self.count = dict(system.capacity)
+
+    def take(self, server: str, accelerator: str, replicas: int) -> str:
+        """Give GPUs to replicas of *server*; return what to tell of it if there are not as many."""
+        taken = gpus(
+            self.system,
+            model=self.system.servers[server].model,
+            accelerator=accelerator,
+            replicas=replicas,
+        )
+        if taken is None:
+            return ""
+        kind, count = taken
+        room = self.count.get(kind, 0)
+        self.count[kind] = max(0, room - count)
+        if count <= room or self.system.optimizer.unlimited:
+            return ""
+        return f"its {count} {kind} exceed the capacity, which has {room} left"
+
+    def keep(self, servers: Iterable[str]) -> None:
+        """Give each of *servers* what it has."""
+        for name in servers:
+            current = self.system.servers[name].current
+            self.take(name, current.accelerator, current.replicas)
+
+    def room(self, server: str, accelerator: str) -> int | None:
+        """Return how many replicas of *server* fit in; None if the data do not know."""
+        model = self.system.servers[server].model
+        each = gpus(self.system, model=model, accelerator=accelerator, replicas=1)
+        return self.count.get(each[0], 0) // each[1] if each is not None else None
+
+    def by_class(self, names: Iterable[str]) -> list[str]:
+        """Return *names*, highest class first."""
+        servers, priority = self.system.servers, self.system.priority
+        return sorted(names, key=lambda name: (priority(servers[name].service_class), name))
+
+
+def _without(system: SystemData, held: Iterable[str], woken: Mapping[str, Target]) -> SystemData:
+    """Return what is left to decide: the servers that are not *held*, and the GPUs that these
+    leave.
+    """
+    free, held = _Free(system), set(held)
+    free.keep(held)
+    for name, target in woken.items():
+        free.take(name, target.accelerator, target.replicas)
+    servers = {name: server for name, server in system.servers.items() if name not in held}
+    return replace(system, servers=servers, capacity=free.count)
+
+
+def _woken(system: SystemData, snapshot: Snapshot, unknown: Iterable[str]) -> dict[str, Target]:
+    """Return a target of one replica for each server that has none and where requests wait, as far
+    as the held servers leave GPUs.
 
     Without one the tokens of these requests are never counted, and the load is never known.
     """
-    waiting = {
-        name: view.backlog
-        for name, view in snapshot.servers.items()
-        if name in unknown and view.wanted == 0 and view.backlog > 0
-    }
-    left = dict(system.capacity)
-    for name in unknown:
-        current = system.servers[name].current
-        _take(left, system, name, current.accelerator, current.replicas)
-    servers, woken = dict(system.servers), {}
-    for name in _by_class(system, waiting):
-        server = servers[name]
-        accelerator = server.current.accelerator
-        if _room(left, system, name, accelerator) == 0 and not system.optimizer.unlimited:
+    free, targets = _Free(system), {}
+    free.keep(unknown)
+    for name in free.by_class(unknown):
+        view = snapshot.servers[name]
+        if view.wanted > 0 or view.backlog == 0:
             continue
-        _take(left, system, name, accelerator, 1)
-        servers[name] = replace(server, current=replace(server.current, replicas=1))
-        woken[name] = Why(
-            kind="bound",
-            text=f"{waiting[name]} requests wait, and nothing is known of them: one replica begins",
+        if free.room(name, view.accelerator) == 0 and not system.optimizer.unlimited:
+            continue
+        free.take(name, view.accelerator, 1)
+        targets[name] = Target(
+            server=name,
+            pools=one_pool(accelerator=view.accelerator, replicas=1, max_batch=view.max_batch),
+            why=Why(
+                kind="bound",
+                text=f"{view.backlog} requests wait, and nothing is known of them: one replica "
+                "begins",
+            ),
         )
-    return replace(system, servers=servers), woken
+    return targets
+
+
+def _held(free: _Free, held: Mapping[str, Why], snapshot: Snapshot) -> dict[str, Target]:
+    """Return targets that change nothing for the servers *held*, whose GPUs are given away
+    first.
+    """
+    targets = {}
+    for name in free.by_class(held):
+        view, why = snapshot.servers[name], held[name]
+        beyond = free.take(name, view.accelerator, view.wanted)
+        parts = [part for part in ("held", why.text, beyond) if part]
+        targets[name] = Target(
+            server=name,
+            pools=view.pools,
+            why=replace(why, text="; ".join(parts)),
+            held=True,
+            cost_cents_per_h=free.system.servers[name].current.cost_cents_per_h,
+        )
+    return targets
 
 
 def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
     load = system.servers[found.server].current.load
-    demand = {"demandRpm": load.rate_rpm} if load is not None and not found.held else {}
+    demand = {"demandRpm": load.rate_rpm} if load is not None else {}
     return Target(
         server=found.server,
         pools=one_pool(accelerator=found.accelerator, replicas=found.replicas, max_batch=max_batch),
@@ -209,26 +304,20 @@ def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
         itl_ms=found.itl_ms,
         ttft_ms=found.ttft_ms,
         rho=found.rho,
-        held=found.held,
         why=replace(found.why, details={**found.why.details, **demand}),
     )
 
 
-def _leftovers(
-    system: SystemData, solution: Solution, short: Mapping[str, Why]
-) -> dict[str, Target]:
+def _leftovers(free: _Free, short: Mapping[str, Why]) -> dict[str, Target]:
     """Return for the servers *short* of GPUs as many of their present replicas as the others leave
     GPUs for.
     """
-    left = dict(system.capacity)
-    for found in solution.allocations.values():
-        _take(left, system, found.server, found.accelerator, found.replicas)
     targets = {}
-    for name in _by_class(system, short):
-        current = system.servers[name].current
-        room = _room(left, system, name, current.accelerator)
+    for name in free.by_class(short):
+        current = free.system.servers[name].current
+        room = free.room(name, current.accelerator)
         replicas = current.replicas if room is None else min(current.replicas, room)
-        _take(left, system, name, current.accelerator, replicas)
+        free.take(name, current.accelerator, replicas)
         targets[name] = Target(
             server=name,
             pools=one_pool(
@@ -242,39 +331,3 @@ def _leftovers(
             ),
         )
     return targets
-
-
-def _by_class(system: SystemData, names: Iterable[str]) -> list[str]:
-    """Return *names*, highest class first."""
-    return sorted(
-        names, key=lambda name: (system.priority(system.servers[name].service_class), name)
-    )
-
-
-def _room(left: Mapping[str, int], system: SystemData, server: str, accelerator: str) -> int | None:
-    """Return how many replicas of *server* fit in the GPUs *left*; None if the data do not know."""
-    each = gpus(system, model=system.servers[server].model, accelerator=accelerator, replicas=1)
-    return max(left.get(each[0], 0), 0) // each[1] if each is not None else None
-
-
-def _take(
-    left: dict[str, int], system: SystemData, server: str, accelerator: str, replicas: int
-) -> None:
-    taken = gpus(
-        system, model=system.servers[server].model, accelerator=accelerator, replicas=replicas
-    )
-    if taken is not None:
-        kind, count = taken
-        left[kind] = left.get(kind, 0) - count
-
-
-def _held(why: Why, found: Why) -> Why:
-    """Return *why* a server is held, with what the optimizer says of it."""
-    parts = dict.fromkeys(part for part in ("held", why.text, found.text) if part)
-    return replace(why, text="; ".join(parts))
-
-
-def _check(option: str, value: float, *, below: float) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.0 <= value < below:
-        bound = f" and < {below:g}" if below < math.inf else ""
-        raise SpecError(f"policy slo: {option}: expected a number >= 0{bound}, found {value!r}")

@@ -147,10 +147,10 @@ def server_spec(view: ServerView, load: Load, *, cost_cents_per_h: float = 0.0) 
         accelerator=view.accelerator,
         num_replicas=view.wanted,
         max_batch=view.max_batch,
-        cost=_figure(cost_cents_per_h),
-        itl_average=_figure(view.itl_ms),
-        ttft_average=_figure(view.ttft_ms),
-        load=_wire_load(load, throughput_rpm=view.completions_rpm),
+        cost=figure(cost_cents_per_h),
+        itl_average=figure(view.itl_ms),
+        ttft_average=figure(view.ttft_ms),
+        load=wire_load(load, throughput_rpm=view.completions_rpm),
     )
     spec = ServerSpec(
         name=view.name, model=view.model, min_num_replicas=view.replicas_min, current_alloc=current
@@ -214,7 +214,7 @@ def update_message(seen: Snapshot, changes: Iterable[Change], places: Mapping[st
             accelerator=change.accelerator,
             num_replicas=change.replicas,
             max_batch=change.max_batch,
-            load=_wire_load(view.load or NO_LOAD, throughput_rpm=view.completions_rpm),
+            load=wire_load(view.load or NO_LOAD, throughput_rpm=view.completions_rpm),
             held=name not in changed,
             reason=change.why.text,
         )
@@ -315,15 +315,16 @@ def _view(spec: ServerSpec) -> ServerView:
     )
 
 
-def _wire_load(load: Load, *, throughput_rpm: float | None) -> ServerLoad:
+def wire_load(load: Load, *, throughput_rpm: float | None) -> ServerLoad:
+    """Return *load* in the words of the wire, with whole tokens."""
     # Existing readers of token counts take whole numbers only; some tokens must not become none.
     tokens = [
         0 if count == 0 else max(round(count), 1)
-        for count in map(_figure, (load.in_tokens, load.out_tokens))
+        for count in map(figure, (load.in_tokens, load.out_tokens))
     ]
     return ServerLoad(
-        arrival_rate=_figure(load.rate_rpm),
-        throughput=_figure(throughput_rpm),
+        arrival_rate=figure(load.rate_rpm),
+        throughput=figure(throughput_rpm),
         avg_in_tokens=tokens[0],
         avg_out_tokens=tokens[1],
     )
@@ -333,7 +334,7 @@ def _older_load(load: Json) -> Json:
     return load | {"avgLength": load["avgOutTokens"], "arrivalCOV": 0, "serviceCOV": 0}
 
 
-def _figure(value: float | None) -> float:
+def figure(value: float | None) -> float:
     """Return *value* as the wire can hold it: 0 where there is none."""
     return (
         min(value, LARGEST_FIGURE)

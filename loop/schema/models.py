@@ -179,6 +179,8 @@ class ModelAcceleratorPerfData(Message):
     perf_parms: Annotated[
         PerfParms, Rule(needed="ours", expected="an object {alpha, beta, gamma}")
     ] = Field(default_factory=PerfParms)
+    # Ours: the KV capacity of a replica [tokens], which caps its batch; the Go service has none.
+    kv_tokens: Whole | None = Field(default=None, exclude_if=lambda value: value is None)
     label: ClassVar[tuple[str, ...]] = ("name", "acc")
     older: ClassVar[tuple[str, ...]] = ("alpha", "beta")
 
@@ -255,6 +257,9 @@ class ServerLoad(Message):
     throughput: Figure = 0.0
     avg_in_tokens: Annotated[Figure, InFiles] = 0.0
     avg_out_tokens: NeededFigure = 0.0
+    # Ours: the same, not rounded to the whole numbers that the Go components read.
+    in_tokens: Figure | None = Field(default=None, exclude_if=lambda value: value is None)
+    out_tokens: Figure | None = Field(default=None, exclude_if=lambda value: value is None)
     older: ClassVar[tuple[str, ...]] = ("avgLength", "numTokens")
 
     @classmethod
@@ -367,6 +372,7 @@ class ExplainedAllocation(AllocationData):
 
     value: float
     reason: str
+    reason_kind: str
     details: dict[str, Any]
     parts: list[Part] = []
 
@@ -386,6 +392,7 @@ class ExplainedSolution(Message):
 
     allocations: dict[str, ExplainedAllocation]
     unallocated: dict[str, str]
+    unallocated_kinds: dict[str, str]
     total_cost: float
     total_value: float
     gap: float | None

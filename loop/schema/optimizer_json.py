@@ -158,6 +158,7 @@ def solution_json(
     }
     if explain:
         answer |= {
+            "unallocatedKinds": {name: why.kind for name, why in solution.unserved.items()},
             "totalValue": solution.total_value,
             "gap": solution.gap,
             "optimal": solution.optimal,
@@ -198,7 +199,11 @@ def allocation_json(
     if explain or found.pool_costs:
         answer["value"] = found.value
     if explain:
-        answer |= {"reason": found.why.text, "details": dict(found.why.details)}
+        answer |= {
+            "reason": found.why.text,
+            "reasonKind": found.why.kind,
+            "details": dict(found.why.details),
+        }
     return answer
 
 

@@ -5,14 +5,16 @@ answer to it; pure.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 from pydantic import Field
 
-from loop.schema.models import AllocationData, Figure, Message
+from loop.optimizer.solution import Assignment, Solution
+from loop.schema.messages import figure, wire_load, with_older_names
+from loop.schema.models import AllocationData, Figure, Message, ServerSpec, written
 from loop.schema.parsing import Json, read
-from loop.spec import OptimizerData, Perf, ServiceClass, SloTarget, SystemData
-from loop.types import Decision, Target, Why, one_pool
+from loop.spec import OptimizerData, Perf, ServerData, ServiceClass, SloTarget, SystemData
+from loop.types import Why, WhyKind, one_pool
 from twin.spec import Accelerator
 
 Era = Literal["today", "early"]
@@ -25,6 +27,7 @@ class Answered(AllocationData):
 
     wait_average: Figure | None = None
     reason: str = ""
+    reason_kind: str = ""
     details: Json = Field(default={})
 
 
@@ -33,6 +36,7 @@ class OptimizeAnswer(Message):
 
     allocations: dict[str, Answered]
     unallocated: dict[str, str] = Field(default={})
+    unallocated_kinds: dict[str, str] = Field(default={})
 
 
 def optimize_message(data: SystemData, servers: Iterable[Json], *, era: Era = "today") -> Json:
@@ -59,23 +63,54 @@ def optimize_message(data: SystemData, servers: Iterable[Json], *, era: Era = "t
     }
 
 
-def read_optimized(answer: object) -> Decision:
+def server_row(server: ServerData, *, with_cost: bool) -> Json:
+    """Return *server* as a server of the wire. Without its cost, as existing controllers say it."""
+    now, load = server.current, server.current.load
+    assert load is not None, f"{server.name}: the optimizer is asked for servers of known load"
+    spec = ServerSpec(
+        name=server.name,
+        model=server.model,
+        keep_accelerator=server.keep_accelerator,
+        min_num_replicas=server.min_replicas,
+        max_batch_size=server.max_batch,
+        max_queue_size=server.max_queue,
+        current_alloc=AllocationData(
+            accelerator=now.accelerator,
+            num_replicas=now.replicas,
+            max_batch=now.max_batch,
+            cost=figure(now.cost_cents_per_h) if with_cost else 0.0,
+            itl_average=figure(now.itl_ms),
+            ttft_average=figure(now.ttft_ms),
+            load=wire_load(load, throughput_rpm=None),
+        ),
+    )
+    row = with_older_names(written(spec) | {"class": server.service_class})
+    # Existing readers refuse a fraction in the words of all; ours sizes by it.
+    row["currentAlloc"]["load"] |= {"inTokens": load.in_tokens, "outTokens": load.out_tokens}
+    return row
+
+
+def read_optimized(answer: object) -> Solution:
     """Return what an optimizer answered. Raise SpecError, one line, where it cannot be read."""
     found = read(OptimizeAnswer, answer, source="answer")
-    return Decision(
-        targets={name: _target(name, each) for name, each in found.allocations.items()},
+    allocations = {name: _assignment(name, each) for name, each in found.allocations.items()}
+    total = sum(each.cost_cents_per_h for each in allocations.values())
+    return Solution(
+        allocations=allocations,
         unserved={
-            name: Why(kind="capacity" if text.startswith("capacity") else "remote", text=text)
+            name: Why(kind=_kind(found.unallocated_kinds.get(name, "")), text=text)
             for name, text in found.unallocated.items()
         },
+        total_cost=total,
+        total_value=total,
     )
 
 
-def _target(name: str, found: Answered) -> Target:
-    # Where it is not said at all, the optimizer is an early one, and predicts something else.
+def _assignment(name: str, found: Answered) -> Assignment:
+    # If it is not said at all, the optimizer is an early one, and predicts something else.
     ttft_ms = found.ttft_average if "ttft_average" in found.model_fields_set else None
     waiting = {} if found.wait_average is None else {"waitAverage": found.wait_average}
-    return Target(
+    return Assignment(
         server=name,
         pools=one_pool(
             accelerator=found.accelerator,
@@ -84,10 +119,22 @@ def _target(name: str, found: Answered) -> Target:
             max_batch=found.max_batch,
         ),
         cost_cents_per_h=found.cost,
+        value=found.cost,
         itl_ms=found.itl_average,
         ttft_ms=ttft_ms,
-        why=Why(kind="remote", text=found.reason, details={**found.details, **waiting}),
+        rho=None,
+        rate_max_rpm=0.0,
+        why=Why(
+            kind=_kind(found.reason_kind),
+            text=found.reason,
+            details={**found.details, **waiting},
+        ),
     )
+
+
+def _kind(word: str) -> WhyKind:
+    """Return the kind of reason that an answer names; existing optimizers name none."""
+    return cast(WhyKind, word) if word in get_args(WhyKind) else "remote"
 
 
 def _accelerator(unit: Accelerator) -> Json:
@@ -118,6 +165,8 @@ def _perf(row: Perf) -> Json:
         "atTokens": row.at_tokens,
         "perfParms": latency_model | {"gamma": row.gamma_ms},
         **latency_model,
+        # Only ours reads it; without it the batch may be larger than the KV cache holds.
+        **({} if row.kv_tokens is None else {"kvTokens": row.kv_tokens}),
     }
 
 

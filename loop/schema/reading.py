@@ -112,7 +112,10 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
     }
     data = _checked(spec, files.__getitem__)
     kv_tokens = _kv_tokens(directory / TWIN) if (directory / TWIN).exists() else {}
-    perf = {key: replace(row, kv_tokens=kv_tokens.get(key)) for key, row in data.perf.items()}
+    perf = {
+        key: replace(row, kv_tokens=kv_tokens.get(key, row.kv_tokens))
+        for key, row in data.perf.items()
+    }
     if warn:
         for line in (*_loose_ends(data), *unknown):
             warn(line)
@@ -215,6 +218,7 @@ def _perf(row: ModelAcceleratorPerfData) -> Perf:
         alpha_ms=latency_model.alpha,
         beta_ms=latency_model.beta,
         gamma_ms=latency_model.gamma,
+        kv_tokens=row.kv_tokens,
     )
 
 
@@ -274,7 +278,9 @@ def _allocation(row: AllocationData) -> Allocation:
 
 def _load(row: ServerLoad) -> Load:
     return Load(
-        rate_rpm=row.arrival_rate, in_tokens=row.avg_in_tokens, out_tokens=row.avg_out_tokens
+        rate_rpm=row.arrival_rate,
+        in_tokens=row.avg_in_tokens if row.in_tokens is None else row.in_tokens,
+        out_tokens=row.avg_out_tokens if row.out_tokens is None else row.out_tokens,
     )
 
 

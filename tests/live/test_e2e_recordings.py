@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from loop.backends.http import HttpBackend
-from loop.backends.http_policy import RemotePolicy
+from loop.backends.http_optimizer import remote_policy
 from loop.backends.kube import labels as names
 from loop.clocks import MonotonicClock
 from loop.controller import Controller
@@ -83,8 +83,8 @@ def serving_controller(
             backend=HttpBackend(
                 collector=clients["collector"], actuator=clients["actuator"], clock=MonotonicClock()
             ),
-            policy=RemotePolicy(
-                optimizer=clients["optimizer"],
+            policy=remote_policy(
+                clients["optimizer"],
                 compat=True,
                 era="early" if recording.era == "early" else "today",
             ),

@@ -13,17 +13,16 @@ import pytest
 
 from loop.backends.http import HttpBackend
 from loop.backends.http_client import ServiceClient
-from loop.backends.http_policy import RemotePolicy
+from loop.backends.http_optimizer import remote_policy
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.errors import BackendError, LoopError, SpecError
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.settings import OptimizerSettings
-from loop.policies.slo import SloPolicy
 from loop.services.optimizer_app import make_optimizer_app
 from loop.settings import service_url
 from loop.spec import SystemData
-from loop.testing.fakes import FakeBackend, ManualClock, server_data, server_view, system
+from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
 from loop.types import Load, ServerView, Snapshot
 from tests.live.optimizer_served import DEADLINE_S, serving
 from tests.live.world_served import client_of, serving_world
@@ -155,43 +154,6 @@ def seen(*views: ServerView, **fields: object) -> Snapshot:
     return Snapshot(now_s=0.0, servers={view.name: view for view in views}, **fields)  # type: ignore[arg-type]
 
 
-CASES = {
-    "load for several replicas": seen(
-        server_view("s1", load=Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0))
-    ),
-    "a backlog": seen(server_view("s1", backlog=200)),
-    "no load": seen(server_view("s1", load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0))),
-    "two classes, few GPUs": seen(
-        server_view("s1", load=Load(rate_rpm=2000.0, in_tokens=512.0, out_tokens=256.0)),
-        server_view("s2", service_class="Free", model="qwen_14b"),
-    ),
-    "a load that nobody knows": seen(
-        server_view("s1", load=None, wanted=6), server_view("s2", wanted=1)
-    ),
-    "a model that nobody knows": seen(server_view("s1", model="gpt_9"), server_view("s2")),
-    "nothing serves it yet": seen(server_view("s1", load=None, wanted=0, ready=0, backlog=3)),
-}
-
-
-@pytest.mark.parametrize("snapshot", CASES.values(), ids=CASES.keys())
-def test_a_service_decides_what_our_policy_would(
-    optimizer: httpx.Client, snapshot: Snapshot
-) -> None:
-    """Five processes or one: the same loop. Who is held by the one is absent, and so held, in the
-    other.
-    """
-    data = system(servers={"s2": server_data("s2", service_class="Free", min_replicas=1)})
-    remote, _ = RemotePolicy(optimizer=client_of("optimizer", optimizer)).decide(
-        snapshot, data, None
-    )
-    local, _ = SloPolicy().decide(snapshot, data, None)
-    wanted = {name: (each.accelerator, each.replicas) for name, each in local.targets.items()}
-    present = {name: (view.accelerator, view.wanted) for name, view in snapshot.servers.items()}
-    found = {name: (each.accelerator, each.replicas) for name, each in remote.targets.items()}
-    assert present | found == present | wanted
-    assert remote.unserved.keys() == local.unserved.keys()
-
-
 def test_an_optimizer_that_is_away_fails_the_cycle_and_changes_nothing() -> None:
     """No decision is not a decision for nothing. The next cycle goes through as soon as it is
     back.
@@ -209,7 +171,7 @@ def test_an_optimizer_that_is_away_fails_the_cycle_and_changes_nothing() -> None
         for client in (away, working):
             controller = Controller(
                 backend=services.backend,
-                policy=RemotePolicy(optimizer=client),
+                policy=remote_policy(client),
                 data=FixedData(system()),
                 clock=ManualClock(),
             )
@@ -225,7 +187,7 @@ def test_the_existing_optimizers_refusal_of_one_server_fails_the_cycle() -> None
     """
     compat = make_optimizer_app(settings=OptimizerSettings(solver="greedy", rules=GO_TODAY))
     with serving(compat) as client:
-        policy = RemotePolicy(optimizer=client_of("optimizer", client), compat=True)
+        policy = remote_policy(client_of("optimizer", client), compat=True)
         with pytest.raises(
             BackendError, match=r"404 optimization error: no feasible allocation .*\[s1\]"
         ) as caught:
@@ -235,7 +197,7 @@ def test_the_existing_optimizers_refusal_of_one_server_fails_the_cycle() -> None
 
 def test_with_nothing_to_ask_the_optimizer_is_not_asked() -> None:
     """A cluster without managed Deployments, or none whose load is known, is no failure."""
-    policy = RemotePolicy(optimizer=ServiceClient("optimizer", "http://127.0.0.1:9", timeout_s=1.0))
+    policy = remote_policy(ServiceClient("optimizer", "http://127.0.0.1:9", timeout_s=1.0))
     decision, _ = policy.decide(seen(), system(), None)
     assert (dict(decision.targets), dict(decision.unserved)) == ({}, {})
 
@@ -245,7 +207,7 @@ def test_the_capacity_of_the_world_wins_over_that_of_the_files(optimizer: httpx.
 
     def gpus(data: SystemData, **known: object) -> int:
         view = server_view("s1", load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))
-        policy = RemotePolicy(optimizer=client_of("optimizer", optimizer))
+        policy = remote_policy(client_of("optimizer", optimizer))
         decision, _ = policy.decide(seen(view, **known), data, None)
         return sum(
             target.replicas for target in decision.targets.values() if target.accelerator == "H100"
@@ -260,7 +222,7 @@ def test_a_time_to_drain_that_cannot_be_is_refused(drain_s: float) -> None:
     """At the start, in one line."""
     client = ServiceClient("optimizer", "http://127.0.0.1:9", timeout_s=1.0)
     with pytest.raises(SpecError, match="policy remote: drain_s: expected a number >= 0, found"):
-        RemotePolicy(optimizer=client, drain_s=drain_s)
+        remote_policy(client, drain_s=drain_s)
 
 
 def test_services_with_a_token_answer_only_those_who_send_it(tmp_path: Path) -> None:

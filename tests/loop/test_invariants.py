@@ -83,7 +83,7 @@ targets = st.builds(
 policies: st.SearchStrategy[Policy] = st.one_of(
     st.just(StaticPolicy()),
     st.just(SloPolicy()),
-    st.just(SloPolicy(solver="greedy", band=0.0)),
+    st.just(SloPolicy(solver="greedy", hysteresis=0.0)),
     st.just(SloPolicy(solver="greedy", compat=True)),
     st.builds(Scripted, st.lists(targets, max_size=4).map(tuple)),
 )

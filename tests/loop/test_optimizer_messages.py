@@ -22,21 +22,22 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
     """What is lost here, a service would decide without."""
     view = server_view()
     assert view.load is not None
+    data = system(perf={key: replace(row, kv_tokens=9000) for key, row in system().perf.items()})
     message = optimize_message(
-        system(), [server_spec(view, view.load, cost_cents_per_h=800.0)], era=era
+        data, [server_spec(view, view.load, cost_cents_per_h=800.0)], era=era
     )
     read = parse_system(message, source="body")
     current = Allocation(
         accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=view.load
     )
     server = ServerData(name="s1", model="llama_8b", service_class="Premium", current=current)
-    assert plain(read) == plain(replace(system(), servers={"s1": server}))
+    assert plain(read) == plain(replace(data, servers={"s1": server}))
 
 
 def test_an_empty_accelerator_in_an_answer_means_no_replicas() -> None:
     """The existing optimizer says so of a server without load."""
     answer = {"allocations": {"s1": {"accelerator": "", "numReplicas": 3, "maxBatch": 0}}}
-    assert read_optimized(answer).targets["s1"].replicas == 0
+    assert read_optimized(answer).allocations["s1"].replicas == 0
 
 
 def plain(data: SystemData) -> SystemData:
@@ -65,9 +66,9 @@ def test_classes_of_mid_2025_are_a_row_a_model() -> None:
     ]
 
 
-def test_an_answer_becomes_targets_and_reasons() -> None:
+def test_an_answer_becomes_assignments_and_reasons() -> None:
     """Ours tells why; the record of the cycle shows it."""
-    decision = read_optimized(
+    solution = read_optimized(
         {
             "allocations": {
                 "s1": {
@@ -78,17 +79,19 @@ def test_an_answer_becomes_targets_and_reasons() -> None:
                     "itlAverage": 11.5,
                     "ttftAverage": None,
                     "reason": "ITL binds",
+                    "reasonKind": "slo-itl",
                     "details": {"binding": "itl"},
                 }
             },
-            "unallocated": {"s2": "capacity: no H100 left"},
+            "unallocated": {"s2": "no H100 left"},
+            "unallocatedKinds": {"s2": "capacity"},
         }
     )
-    target = decision.targets["s1"]
-    assert (target.accelerator, target.replicas, target.max_batch) == ("H100", 3, 40)
-    assert (target.cost_cents_per_h, target.itl_ms, target.ttft_ms) == (840.0, 11.5, None)
-    assert (target.why.text, target.why.details) == ("ITL binds", {"binding": "itl"})
-    assert decision.unserved == {"s2": Why(kind="capacity", text="capacity: no H100 left")}
+    found = solution.allocations["s1"]
+    assert (found.accelerator, found.replicas, found.max_batch) == ("H100", 3, 40)
+    assert (found.cost_cents_per_h, found.itl_ms, found.ttft_ms) == (840.0, 11.5, None)
+    assert found.why == Why(kind="slo-itl", text="ITL binds", details={"binding": "itl"})
+    assert solution.unserved == {"s2": Why(kind="capacity", text="no H100 left")}
 
 
 def test_an_early_answer_predicts_a_wait_and_no_time_to_first_token() -> None:
@@ -100,8 +103,8 @@ def test_an_early_answer_predicts_a_wait_and_no_time_to_first_token() -> None:
         "itlAverage": 9.0,
         "waitAverage": 140.5,
     }
-    target = read_optimized({"allocations": {"s1": row}}).targets["s1"]
-    assert (target.itl_ms, target.ttft_ms, target.why.details) == (
+    found = read_optimized({"allocations": {"s1": row}}).allocations["s1"]
+    assert (found.itl_ms, found.ttft_ms, found.why.details) == (
         9.0,
         None,
         {"waitAverage": 140.5},

@@ -17,7 +17,7 @@ from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Decision, Load, ServerView, Snapshot
 
 BUSY = Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0)
-PLAIN = SloPolicy(solver="greedy", band=0.0)
+PLAIN = SloPolicy(solver="greedy", hysteresis=0.0)
 
 
 def decide(
@@ -249,7 +249,7 @@ def test_the_capacity_of_the_world_counts_where_it_is_known_and_else_the_file() 
         {"headroom": "much"},
         {"drain_s": -1.0},
         {"drain_s": float("inf")},
-        {"band": -0.1},
+        {"hysteresis": -0.1},
         {"compat": "yes"},
     ],
 )
@@ -283,3 +283,16 @@ def test_a_minimum_that_the_world_sets_is_planned_with() -> None:
     idle = Load(rate_rpm=0.0, in_tokens=512.0, out_tokens=256.0)
     targets = decide(server_view(load=idle, replicas_min=2), server_view("s2", load=idle)).targets
     assert (targets["s1"].replicas, targets["s2"].replicas) == (2, 0)
+
+
+def test_the_old_name_of_hysteresis_still_works() -> None:
+    """Scripts and scenarios say band."""
+    assert make_policy("slo", band=0.3) == make_policy("slo", hysteresis=0.3)
+    with pytest.raises(SpecError, match=r"band is the old name of hysteresis: .* found both"):
+        make_policy("slo", band=0.3, hysteresis=0.3)
+
+
+def test_what_the_policy_asks_is_no_option() -> None:
+    """A command line names options; who optimizes is wired by the program."""
+    with pytest.raises(SpecError, match="found 'optimize'"):
+        make_policy("slo", optimize=None)
