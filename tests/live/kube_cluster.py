@@ -27,11 +27,16 @@ PATCH_TYPES = {
 class ClusterUnderTest:
     """A cluster that may be tried out: the official client and a raw one, both as an administrator,
     and a namespace.
+
+    *anonymous* sends no credentials of its own: on a real server a client certificate would win
+    over the token of a test. compacted: its history does not reach back to the first version.
     """
 
     api: client.ApiClient
     http: httpx.Client
+    anonymous: httpx.Client
     namespace: str
+    compacted: bool
 
     @property
     def apps(self) -> client.AppsV1Api:

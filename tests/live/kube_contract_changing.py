@@ -300,9 +300,7 @@ class Changing:
     def test_the_generation_moves_on_the_spec_only(
         self, cluster: ClusterUnderTest, name: str
     ) -> None:
-        """observedGeneration is compared with it to tell whether a status is about the present
-        wish.
-        """
+        """A status belongs to the present spec if observedGeneration equals the generation."""
         cluster.create(deployment(name))
         labelled = cluster.patch(name, {"metadata": {"labels": {"x": "1"}}}).json()
         assert labelled["metadata"]["generation"] == 1

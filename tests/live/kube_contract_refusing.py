@@ -162,12 +162,14 @@ class Refusing:
     def test_a_wrong_token_is_401(self, cluster: ClusterUnderTest) -> None:
         """Also where who sends none may do something."""
         headers = {"Authorization": f"Bearer {uuid4().hex}"}
-        refused(cluster.http.get(cluster.deployments, headers=headers), 401, "Unauthorized")
+        refused(cluster.anonymous.get(cluster.deployments, headers=headers), 401, "Unauthorized")
 
     def test_what_is_not_allowed_is_403(self, cluster: ClusterUnderTest, name: str) -> None:
         """A ServiceAccount without roles may do nothing."""
         headers = {"Authorization": f"Bearer {service_token(cluster, name)}"}
-        status = refused(cluster.http.get(cluster.deployments, headers=headers), 403, "Forbidden")
+        status = refused(
+            cluster.anonymous.get(cluster.deployments, headers=headers), 403, "Forbidden"
+        )
         assert name in status["message"]
 
     def test_a_role_of_a_namespace_does_not_reach_across(
@@ -183,15 +185,19 @@ class Refusing:
         binding = {"metadata": {"name": name}, "subjects": [subject], "roleRef": role}
         rbac.create_namespaced_role_binding(cluster.namespace, binding)
         eventually(
-            lambda: cluster.http.get(cluster.deployments, headers=headers).status_code == 200,
+            lambda: cluster.anonymous.get(cluster.deployments, headers=headers).status_code == 200,
             "the role",
         )
-        refused(cluster.http.get("/apis/apps/v1/deployments", headers=headers), 403, "Forbidden")
         refused(
-            cluster.http.post(cluster.deployments, json=deployment(name), headers=headers),
+            cluster.anonymous.get("/apis/apps/v1/deployments", headers=headers), 403, "Forbidden"
+        )
+        refused(
+            cluster.anonymous.post(cluster.deployments, json=deployment(name), headers=headers),
             403,
             "Forbidden",
         )
         refused(
-            cluster.http.get(f"{cluster.deployments}/{name}", headers=headers), 403, "Forbidden"
+            cluster.anonymous.get(f"{cluster.deployments}/{name}", headers=headers),
+            403,
+            "Forbidden",
         )

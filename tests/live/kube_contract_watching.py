@@ -91,6 +91,8 @@ class Watching:
 
     def test_a_watch_from_a_compacted_version_is_410(self, cluster: ClusterUnderTest) -> None:
         """Gone: list again. It may be the answer or the first event of a stream."""
+        if not cluster.compacted:
+            pytest.skip("nobody can make a real server compact its history through its API")
         query = {"watch": "true", "resourceVersion": "1", "timeoutSeconds": "5"}
         with cluster.http.stream("GET", cluster.deployments, params=query) as answer:
             if answer.status_code == 200:

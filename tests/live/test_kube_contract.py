@@ -18,18 +18,22 @@ for part in ("_changing", "_reading", "_refusing", "_watching"):
 pytest.register_assert_rewrite("tests.live.kube_cluster")
 
 from tests.live.kube_cluster import ClusterUnderTest  # noqa: E402 its asserts are rewritten first
-from tests.live.kube_contract import KubeContract  # noqa: E402
-from tests.live.twin_served import serving_twin  # noqa: E402
+from tests.live.kube_contract import KubeContract  # noqa: E402 as above
+from tests.live.twin_served import serving_twin  # noqa: E402 as above
 
 NAMESPACE = f"inferno-contract-{uuid4().hex[:6]}"
 
 
-def with_namespace(api: client.ApiClient, http: httpx.Client) -> Iterator[ClusterUnderTest]:
+def with_namespace(
+    api: client.ApiClient, http: httpx.Client, anonymous: httpx.Client, *, compacted: bool
+) -> Iterator[ClusterUnderTest]:
     """Make a namespace for the tests, and take it away when they are done."""
     core = client.CoreV1Api(api)
     core.create_namespace({"metadata": {"name": NAMESPACE}})
     try:
-        yield ClusterUnderTest(api=api, http=http, namespace=NAMESPACE)
+        yield ClusterUnderTest(
+            api=api, http=http, anonymous=anonymous, namespace=NAMESPACE, compacted=compacted
+        )
     finally:
         core.delete_namespace(NAMESPACE)
 
@@ -37,8 +41,12 @@ def with_namespace(api: client.ApiClient, http: httpx.Client) -> Iterator[Cluste
 @pytest.fixture(scope="module")
 def twin() -> Iterator[ClusterUnderTest]:
     """Serve a twin."""
-    with serving_twin() as served, served.api() as api:
-        yield from with_namespace(api, served.http)
+    with (
+        serving_twin() as served,
+        served.api() as api,
+        httpx.Client(base_url=served.url, timeout=30.0, trust_env=False) as anonymous,
+    ):
+        yield from with_namespace(api, served.http, anonymous, compacted=True)
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +55,8 @@ def real_cluster() -> Iterator[ClusterUnderTest]:
     api = config.new_client_from_config(config_file=os.environ["KUBECONFIG_CONTRACT"])
     settings = api.configuration
     context = ssl.create_default_context(cafile=settings.ssl_ca_cert)
+    # Without the certificate: the server would take its user before that of a token.
+    plain = ssl.create_default_context(cafile=settings.ssl_ca_cert)
     if settings.cert_file:
         context.load_cert_chain(settings.cert_file, settings.key_file)
     token = settings.get_api_key_with_prefix("authorization") or settings.get_api_key_with_prefix(
@@ -55,9 +65,10 @@ def real_cluster() -> Iterator[ClusterUnderTest]:
     headers = {"Authorization": token} if token else {}
     with (
         httpx.Client(base_url=settings.host, headers=headers, verify=context, timeout=30.0) as http,
+        httpx.Client(base_url=settings.host, verify=plain, timeout=30.0) as anonymous,
         api,
     ):
-        yield from with_namespace(api, http)
+        yield from with_namespace(api, http, anonymous, compacted=False)
 
 
 class TestTwin(KubeContract):

@@ -120,7 +120,7 @@ def test_pods_are_brought_back_to_their_deployment_by_their_replica_set() -> Non
     assert "inferno.server.model" not in pod["metadata"]["labels"]
 
 
-def test_pods_hold_the_cards_of_their_accelerator_on_nodes() -> None:
+def test_pods_hold_the_gpus_of_their_accelerator_on_nodes() -> None:
     """A unit of two GPUs takes two, and nobody gets what is not there."""
     client = Client()
     client.apply(managed(replicas=7, labels={ACCELERATOR: "2xA"}))
@@ -135,7 +135,7 @@ def test_pods_hold_the_cards_of_their_accelerator_on_nodes() -> None:
     assert per_node == {"a-1": 8, "a-2": 4, "none": 2}
 
 
-def test_a_pod_without_cards_is_unschedulable_and_says_why() -> None:
+def test_a_pod_without_gpus_is_unschedulable_and_says_why() -> None:
     """The patch succeeds, the pod stays pending: so does a real cluster."""
     client = Client()
     client.apply(managed(replicas=5, labels={ACCELERATOR: "B"}))
@@ -152,8 +152,8 @@ def test_a_pod_without_cards_is_unschedulable_and_says_why() -> None:
     assert ("Pod", "FailedScheduling", "Warning") in client.events()
 
 
-def test_a_scale_down_drops_the_count_at_once_while_pods_still_drain_on_their_cards() -> None:
-    """status.replicas says nothing about cards: who needs those has to look at pods."""
+def test_a_scale_down_drops_the_count_at_once_while_pods_still_drain_on_their_gpus() -> None:
+    """status.replicas says nothing about GPUs: a client that needs those has to look at pods."""
     latency_model_slow = spec_of(
         Server(name="t", model="m"), capacity={"A": 4}, start_up=Delay(mean_s=1.0)
     )
@@ -278,7 +278,7 @@ def test_a_pod_that_serves_drains_unless_it_is_forced(grace: dict[str, str]) -> 
     assert client.words() == ["ContainerCreating 0/1", *([] if grace else ["Terminating 1/1"])]
 
 
-def test_a_deleted_deployment_takes_everything_with_it_and_frees_its_cards() -> None:
+def test_a_deleted_deployment_takes_everything_with_it_and_frees_its_gpus() -> None:
     """And its name may be used again at once."""
     client = Client()
     client.apply(managed(replicas=3))
@@ -310,7 +310,7 @@ def test_what_the_twin_has_no_data_for_stays_pending_and_says_so() -> None:
     assert ("Deployment", "Unsimulated", "Warning") in client.events()
 
 
-def test_a_wish_that_cannot_be_leaves_those_who_serve_alone() -> None:
+def test_an_impossible_desired_state_leaves_the_serving_pods_alone() -> None:
     """A typing error in a label must not take down a server."""
     client = Client()
     client.apply(managed())
@@ -409,7 +409,7 @@ def test_a_deleted_namespace_is_terminating_until_its_pods_have_ended() -> None:
     assert client.refusal("GET", "/api/v1/namespaces/infer") == (404, "NotFound")
 
 
-def test_a_world_that_obeys_late_shows_its_old_pods_meanwhile() -> None:
+def test_a_world_that_acts_late_shows_its_old_pods_meanwhile() -> None:
     """The actuation delay of the world holds here too."""
     client = Client(
         spec_of(

@@ -25,7 +25,7 @@ def node_is_ready(client: Client, name: str) -> bool:
     ] == "True"
 
 
-def test_a_lost_node_takes_its_pods_and_its_cards_until_it_is_back() -> None:
+def test_a_lost_node_takes_its_pods_and_its_gpus_until_it_is_back() -> None:
     """Replacements go elsewhere, as far as there is room."""
     lost = Fault(kind="lostNode", match=Match(names=("a-1",)), from_s=100.0, until_s=300.0)
     client = Client(faults=[lost])
@@ -54,7 +54,7 @@ def test_a_deleted_node_is_lost_for_ever() -> None:
     assert (client.deployment()["status"]["readyReplicas"], client.gpus()) == (4, 4)
 
 
-def test_nodes_tell_their_cards_under_the_names_that_device_plugins_use() -> None:
+def test_nodes_tell_their_gpus_under_the_names_that_device_plugins_use() -> None:
     """Capacity is read from them."""
     client = Client()
     nodes = {each["metadata"]["name"]: each for each in client.ask("GET", "/api/v1/nodes")["items"]}

@@ -25,7 +25,7 @@ from twin.kube.workload import UnmanagedPods
         ("G2", "habana.ai/gaudi"),
     ],
 )
-def test_cards_have_the_names_of_their_makers(type_: str, resource: str) -> None:
+def test_gpus_have_the_names_of_their_makers(type_: str, resource: str) -> None:
     """As device plugins call them."""
     assert gpu_resource(type_) == resource
 
@@ -50,7 +50,7 @@ def test_a_pod_goes_to_the_fullest_node_with_room_and_stays_there() -> None:
         st.tuples(st.integers(min_value=0, max_value=9), st.sampled_from([1, 2, 4, 8])), max_size=60
     ),
 )
-def test_no_node_holds_more_than_it_has_while_pods_of_one_card_fit(
+def test_no_node_holds_more_than_it_has_while_pods_of_one_gpu_fit(
     total: int, script: list[tuple[int, int]]
 ) -> None:
     """Only pods of several GPUs may be spread over machines, since the simulation counts GPUs by

@@ -141,7 +141,7 @@ def test_a_change_of_nothing_is_none() -> None:
     assert commits.change(CONFIG_MAPS, made, again) is made
 
 
-def test_the_annotations_of_a_deployment_count_as_its_wish_but_not_its_status() -> None:
+def test_the_annotations_of_a_deployment_count_as_its_desired_state_but_not_its_status() -> None:
     """So it is on a real server, and controllers that write annotations have to live with it."""
     commits = commits_of(Store())
     made = commits.create(
