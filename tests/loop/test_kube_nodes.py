@@ -75,3 +75,109 @@ def test_a_type_that_the_data_do_not_know_is_told() -> None:
     """Its GPUs would lie idle, and nobody would know why."""
     found = read_capacity([node(product="NVIDIA-T4")], ours=(), others=(), types=TYPES)
     assert found.warnings == ("nodes: the data know no accelerator of type NVIDIA-T4",)
+
+
+def of_node(node: Json, **spec: object) -> Json:
+    """Return *node* with these fields of its specification."""
+    return {**node, "spec": {**node["spec"], **spec}}
+
+
+def labelled(node: Json, **labels: str) -> Json:
+    """Return *node* with further labels; a dot and a slash are _D_ and _S_ in their names."""
+    more = {key.replace("_D_", ".").replace("_S_", "/"): text for key, text in labels.items()}
+    meta = node["metadata"]
+    return {**node, "metadata": {**meta, "labels": {**meta["labels"], **more}}}
+
+
+def test_slices_and_shares_of_gpus_are_types_of_their_own() -> None:
+    """56 slices of a seventh are no 56 GPUs; the optimizer would ask for pods that never start."""
+    nodes = (
+        node("a", product="NVIDIA-H100-80GB-HBM3"),
+        node("b", product="NVIDIA-H100-80GB-HBM3-MIG-1g.10gb", gpus=56),
+        node("c", product="NVIDIA-H100-80GB-HBM3-SHARED", gpus=32),
+        labelled(node("d", product="NVIDIA-L4", gpus=4), nvidia_D_com_S_gpu_D_replicas="4"),
+    )
+    assert capacity(*nodes) == {
+        "H100": (8, 0),
+        "NVIDIA-H100-80GB-HBM3-MIG-1g.10gb": (56, 0),
+        "NVIDIA-H100-80GB-HBM3-SHARED": (32, 0),
+        "NVIDIA-L4-SHARED": (4, 0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("product", "memory_gb", "kind"),
+    [
+        ("NVIDIA-A100-SXM4-80GB", None, "A100-80GB"),
+        ("NVIDIA-A100-SXM4-40GB", None, "A100-40GB"),
+        ("NVIDIA-A100-PCIE", 80, "A100-80GB"),
+        ("NVIDIA-A100-PCIE", 40, "A100-40GB"),
+        ("NVIDIA-A30", 24, "NVIDIA-A30"),
+    ],
+)
+def test_variants_of_a_product_are_told_apart_by_their_memory(
+    product: str, memory_gb: int | None, kind: str
+) -> None:
+    """A model that needs 80 GB does not fit the half."""
+    assert known_type(product, ("A100-40GB", "A100-80GB"), memory_gb=memory_gb) == kind
+
+
+TAINT = {"key": "dedicated", "value": "training", "effect": "NoSchedule"}
+
+
+@pytest.mark.parametrize(
+    ("template", "fits"),
+    [
+        ({}, False),
+        ({"tolerations": [{"key": "dedicated", "operator": "Exists"}]}, True),
+        ({"tolerations": [{"operator": "Exists"}]}, True),
+        ({"tolerations": [{"key": "dedicated", "value": "training"}]}, True),
+        ({"tolerations": [{"key": "dedicated", "value": "serving"}]}, False),
+        ({"tolerations": [{"key": "dedicated", "value": "training", "effect": "x"}]}, False),
+    ],
+)
+def test_a_tainted_node_counts_for_those_who_tolerate_it(template: Json, fits: bool) -> None:
+    """And it is said once whose GPUs are left out, and why."""
+    found = read_capacity(
+        [of_node(node(), taints=[TAINT])], ours=(), others=(), types=TYPES, templates=[template]
+    )
+    assert found.by_type["H100"].total == (8 if fits else 0)
+    line = (
+        "nodes: 8 H100 of node-1 do not count: no server's pods can be put there "
+        "(taint dedicated=training:NoSchedule)"
+    )
+    assert found.notes == (() if fits else (line,))
+
+
+def test_a_taint_of_the_gpu_resource_keeps_no_pod_off_that_asks_for_it() -> None:
+    """The API server adds the toleration by itself."""
+    taint = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
+    nodes = [of_node(node(), taints=[taint])]
+    found = read_capacity(nodes, ours=(), others=(), types=TYPES, templates=[{}])
+    assert found.by_type["H100"].total == 8
+
+
+def test_nodes_count_by_selector_and_affinity_but_for_the_selector_that_the_loop_sets() -> None:
+    """The loop moves servers by that selector: it must not bind them to where they are."""
+    zone = {"key": "zone", "operator": "In", "values": ["b"]}
+    required = {"nodeSelectorTerms": [{"matchExpressions": [zone]}]}
+    affinity = {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}}
+    template = {"nodeSelector": {"gpu": "L4"}, "affinity": affinity}
+    nodes = [labelled(node("a"), zone="a"), labelled(node("b"), zone="b")]
+    found = read_capacity(
+        nodes, ours=(), others=(), types=TYPES, templates=[template], selector_keys={"gpu"}
+    )
+    assert found.by_type["H100"].total == 8
+    bound = read_capacity(nodes, ours=(), others=(), types=TYPES, templates=[template])
+    assert bound.by_type["H100"].total == 0
+
+
+def test_gpus_of_sidecars_are_held_too() -> None:
+    """Init containers that go on are beside the others; the rest come and go before them."""
+    limits = {"resources": {"limits": {"nvidia.com/gpu": "2"}}}
+    beside = pod("x", of="batch", gpus=1)
+    beside["spec"]["initContainers"] = [{"name": "s", "restartPolicy": "Always", **limits}]
+    before = pod("y", of="batch", gpus=1)
+    before["spec"]["initContainers"] = [{"name": "i", **limits}]
+    assert capacity(node(), others=(beside,)) == {"H100": (5, 0)}
+    assert capacity(node(), others=(before,)) == {"H100": (6, 0)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.read import Servers, argument_of, read_pod, read_servers, selects
+from loop.backends.kube.read import Servers, read_pod, read_servers, selects
 from tests.loop.kube_objects import EPOCH_S, Json, alive, date, deployment, pod, read
 
 
@@ -167,21 +167,6 @@ def test_what_is_wrong_with_one_server_is_told_and_keeps_no_other_out() -> None:
 def test_selectors_select_as_the_api_says(selector: Json, fits: bool) -> None:
     """An empty selector of a Deployment is refused by the API; here it must not claim every pod."""
     assert selects(selector, {"app": "x"}) == fits
-
-
-@pytest.mark.parametrize(
-    ("container", "value"),
-    [
-        ({"args": ["--max-num-seqs", "32"]}, "32"),
-        ({"args": ["--model", "m", "--max-num-seqs=48"]}, "48"),
-        ({"command": ["vllm", "--max-num-seqs", "8"]}, "8"),
-        ({"args": ["--max-num-seqs"]}, None),
-        ({}, None),
-    ],
-)
-def test_an_argument_is_found_in_either_form_and_place(container: Json, value: str | None) -> None:
-    """Manifests are written in both."""
-    assert argument_of({"containers": [{"name": "c", **container}]}, "--max-num-seqs") == value
 
 
 def test_the_port_of_metrics_is_the_annotated_the_named_or_the_first() -> None:

@@ -5,6 +5,7 @@ written over.
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.events import change_event
 from loop.backends.kube.write import (
     UnfitError,
+    as_the_template_allows,
     asked_before,
     asked_of,
     foreign_change,
@@ -138,10 +140,46 @@ def test_an_argument_that_is_right_already_starts_no_rolling_change() -> None:
     }
 
 
-def test_an_argument_inside_a_shell_command_is_refused() -> None:
-    """Nobody can tell how to change a script."""
-    with pytest.raises(UnfitError, match="inside a shell command"):
-        patch(change(max_batch=16), **with_command(args=["-c", "vllm serve --max-num-seqs 64"]))
+LATER = datetime(2026, 1, 1, 1, tzinfo=UTC)
+
+
+def allowed(asked: Change, *, at: datetime = LATER, **fields: Any) -> tuple[Pool, str]:
+    """Return what the Deployment of *fields* may be asked for, and what is said of the rest."""
+    return as_the_template_allows(read(**fields), asked_of(asked), date=at, types={})
+
+
+def test_replicas_do_not_wait_for_a_batch_that_cannot_be_written() -> None:
+    """The server needs them; the batch stays what it is, and that is said."""
+    fields = with_command(command=["sh", "-c"], args=["vllm serve m --max-num-seqs $N"])
+    pool, note = allowed(change(replicas=5, max_batch=16), **fields)
+    assert (pool.replicas, pool.max_batch) == (5, 64)
+    assert "has no number of its own" in note
+    assert note.endswith("its batch stays 64")
+
+
+@pytest.mark.parametrize(("wanted", "asked"), [(17, 16), (20, 16), (21, 21), (12, 16), (11, 11)])
+def test_a_batch_in_the_template_does_not_change_a_little(wanted: int, asked: int) -> None:
+    """All pods are replaced for it: 16 → 17 is not worth that."""
+    pool, note = allowed(change(max_batch=wanted), **with_command(args=["--max-num-seqs=16"]))
+    assert (pool.max_batch, note) == (asked, "")
+
+
+def test_pods_are_not_replaced_twice_within_minutes() -> None:
+    """Each time they load the model anew; replicas go on changing meanwhile."""
+    fields = with_command(args=["--max-num-seqs=16"])
+    first = patch(change(max_batch=64), **fields)
+    fields["annotations"] |= first["metadata"]["annotations"]
+    soon = datetime(2026, 1, 1, 0, 3, tzinfo=UTC)
+    asked = change(replicas=4, max_batch=64)
+    pool, note = allowed(asked, at=soon, **fields)
+    assert (pool.replicas, pool.max_batch) == (4, 16)
+    assert note == "batch 16 stays for 480 s more: its pods were replaced just now"
+    later = allowed(asked, at=LATER, **fields)
+    assert (later[0].max_batch, later[1]) == (64, "")
+    # A change of replicas in between does not begin the time anew.
+    between = patch(change(replicas=3, max_batch=16), **fields)
+    told = json.loads(between["metadata"]["annotations"][names.STATUS])
+    assert told["templateTime"] == DATE
 
 
 def test_a_container_that_is_not_there_is_refused() -> None:

@@ -27,6 +27,7 @@ from loop.backends.kube.views import Sight, server_view
 from loop.backends.kube.write import (
     MANAGER,
     UnfitError,
+    as_the_template_allows,
     asked_before,
     asked_of,
     foreign_change,
@@ -35,6 +36,7 @@ from loop.backends.kube.write import (
     others_changed,
     patch_of,
     pool_text,
+    selector_key,
 )
 from loop.errors import BackendError
 from loop.types import Change, Pool, Snapshot
@@ -116,6 +118,7 @@ class KubeBackend:
         self._unsettled: dict[str, tuple[int, float]] = {}
         self._measured: frozenset[str] = frozenset()
         self._told: list[str] = []
+        self._noted: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """End what still runs."""
@@ -150,6 +153,7 @@ class KubeBackend:
         warnings = (
             *servers.warnings,
             *(capacity.warnings if capacity else ()),
+            *(self._once(capacity.notes) if capacity else ()),
             *([found.error] if found.error else []),
             *found.warnings,
             *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
@@ -187,10 +191,10 @@ class KubeBackend:
     def _look(self) -> tuple[Servers, Capacity | None]:
         watched = self._settings.namespaces
         nodes = self._pool.apply_async(self._client.nodes) if self._settings.from_nodes else None
-        deployments = self._each(self._client.deployments, watched or ("",))
+        listing = self._each(self._client.deployments, watched or ("",))
         # All at once, where it is known already which lists are needed.
         pods = self._each(self._client.pods, watched) if watched else None
-        listed = [one for part in deployments.get() for one in part]
+        listed = [one for part in listing.get() for one in part]
         if pods is None:
             spaces = sorted({one["metadata"]["namespace"] for one in listed})
             # The capacity that others hold is everywhere.
@@ -203,7 +207,15 @@ class KubeBackend:
             return servers, None
         ours = [pod for server in servers.by_name.values() for pod in server.pods]
         kinds = frozenset(self._settings.types.values())
-        return servers, read_capacity(nodes.get(), ours=ours, others=servers.strangers, types=kinds)
+        deployments = [server.deployment for server in servers.by_name.values()]
+        return servers, read_capacity(
+            nodes.get(),
+            ours=ours,
+            others=servers.strangers,
+            types=kinds,
+            templates=[one.pod_spec for one in deployments],
+            selector_keys={selector_key(one) for one in deployments} - {""},
+        )
 
     def _each(
         self, listing: Callable[[str], list[Json]], spaces: Sequence[str]
@@ -226,6 +238,12 @@ class KubeBackend:
         # Without pods nobody would ever tell that requests come again.
         load = figures.load if figures else None
         return Sight(load=load, source=self._source.name, figures=figures, blind_at_zero=True)
+
+    def _once(self, notes: Sequence[str]) -> list[str]:
+        """Return those of *notes* that were not told before; what has ended may be told again."""
+        fresh = [line for line in notes if line not in self._noted]
+        self._noted = frozenset(notes)
+        return fresh
 
     def _compare(self, servers: Servers) -> list[str]:
         """Return what others did since the loop last asked for something, once, and which
@@ -272,7 +290,14 @@ class KubeBackend:
         seen = self._seen.get(change.server)
         if seen is None:
             return "not seen among the managed Deployments"
+        date = (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)
         try:
+            allowed, note = as_the_template_allows(
+                seen, asked_of(change), date=date, types=self._settings.types
+            )
+            if note:
+                self._told.append(f"{change.server}: {note}")
+            change = replace(change, pools=(allowed,))
             now = self._write(seen, change, until_s=until_s)
         except (ApiError, UnfitError) as error:
             if isinstance(error, ApiError) and error.status == NOT_FOUND:

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from loop.backends.kube.read import Pod
+from loop.backends.kube.scheduling import obstacle
 from loop.types import CapacityView
 
 Json = Mapping[str, Any]
@@ -33,34 +34,58 @@ TYPE_LABELS = (
 )
 
 
+# How GPUs are shared and cut (NVIDIA's device plugin and GPU operator): a share or a slice is
+# an accelerator of its own, never a whole one.
+SHARES_LABEL = "nvidia.com/gpu.replicas"
+SHARED, SLICED = "-SHARED", "-MIG-"
+MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB; tells variants of one product name apart
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node with GPUs. open: it takes pods; a node that is not alive has no GPUs at all."""
+    """One node with GPUs. open: new pods of ours may be put on it; why_not: if not, why."""
 
     name: str
     type: str
     gpus: int
     open: bool
+    why_not: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """GPUs by type as the loop may plan with them, and what was found wrong."""
+    """GPUs by type as the loop may plan with them; warnings: what was found wrong; notes: what does
+    not count, and why, to be told once.
+    """
 
     by_type: Mapping[str, CapacityView]
     warnings: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def read_capacity(
-    nodes: Iterable[Json], *, ours: Iterable[Pod], others: Iterable[Pod], types: Collection[str]
+    nodes: Iterable[Json],
+    *,
+    ours: Iterable[Pod],
+    others: Iterable[Pod],
+    types: Collection[str],
+    templates: Sequence[Json] = (),
+    selector_keys: Collection[str] = (),
 ) -> Capacity:
     """Return the GPUs of the alive *nodes* that are not held by *others*; used is what *ours* hold
     of them.
 
-    Of a node that takes no pods only the GPUs count that ours hold. *types* are those that the
-    data know; a product name holds its type as a word (A100 in NVIDIA-A100-SXM4-80GB).
+    Of a node that takes no pods, or none of ours, only the GPUs count that ours hold. *templates*
+    are the pod specs of our servers (none: any node will do), *selector_keys* the labels by which
+    the loop itself puts them on nodes. *types* are those that the data know; a product name holds
+    the words of its type (A100-80GB in NVIDIA-A100-SXM4-80GB).
     """
-    read = [node for node in (read_node(obj, types=types) for obj in nodes) if node is not None]
+    read = []
+    for obj in nodes:
+        node = read_node(obj, types=types)
+        if node is not None:
+            why_not = _kept_off(obj, templates, selector_keys)
+            read.append(replace(node, open=node.open and not why_not, why_not=why_not))
     mine, theirs = _held(ours), _held(others)
     total: dict[str, int] = defaultdict(int)
     used: dict[str, int] = defaultdict(int)
@@ -76,11 +101,27 @@ def read_capacity(
             for kind in sorted(total)
         },
         warnings=tuple(f"nodes: the data know no accelerator of type {kind}" for kind in unknown),
+        notes=tuple(
+            f"nodes: {node.gpus} {node.type} of {node.name} do not count: no server's pods can be "
+            f"put there ({node.why_not})"
+            for node in read
+            if node.why_not
+        ),
     )
 
 
+def _kept_off(node: Json, templates: Sequence[Json], selector_keys: Collection[str]) -> str:
+    """Return why no pod of *templates* can be put on *node*; nothing if one of them can."""
+    why_not = ""
+    for template in templates:
+        why_not = obstacle(template, node, ignore_labels=selector_keys, tolerated=CARDS)
+        if not why_not:
+            return ""
+    return why_not
+
+
 def read_node(obj: Json, *, types: Collection[str]) -> Node | None:
-    """Return the node *obj*; None where it has no GPUs or is not alive."""
+    """Return the node *obj*; None if it has no GPUs or is not alive."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     gpus = _gpus(status.get("allocatable") or status.get("capacity") or {})
     ready = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}.get(
@@ -89,38 +130,60 @@ def read_node(obj: Json, *, types: Collection[str]) -> Node | None:
     if gpus == 0 or ready != "True":
         return None
     labels = meta.get("labels") or {}
-    told = next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
+    product = next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
     return Node(
         name=meta["name"],
-        type=known_type(told, types) or "unknown",
+        type=_type(product, labels, types) or "unknown",
         gpus=gpus,
         open=not spec.get("unschedulable"),
     )
 
 
-def known_type(product: str, types: Collection[str]) -> str:
-    """Return which of *types* a *product* is: the one of its name, or that is a word of it; else
-    the product itself.
+def _type(product: str, labels: Mapping[str, str], types: Collection[str]) -> str:
+    """Return the type of a node's GPUs: a product of the data, or what the node calls them."""
+    shares = labels.get(SHARES_LABEL, "1")
+    if shares.isascii() and shares.isdigit() and int(shares) > 1 and SHARED not in product:
+        product += SHARED
+    memory = labels.get(MEMORY_LABEL, "")
+    if memory.isascii() and memory.isdigit():
+        return known_type(product, types, memory_gb=round(int(memory) / 1024))
+    return known_type(product, types)
+
+
+def known_type(product: str, types: Collection[str], *, memory_gb: int | None = None) -> str:
+    """Return which of *types* a *product* is: the one of its name, or the one most words of which
+    are words of it; else the product itself. Slices and shares are only what they are called.
     """
-    if product in types:
+    if product in types or SLICED in product or product.endswith(SHARED):
         return product
-    words = {word.lower() for word in re.split(r"[^A-Za-z0-9.]+", product)}
-    return next(
-        (
-            kind
-            for kind in sorted(types, key=lambda kind: (-len(kind), kind))
-            if kind.lower() in words
-        ),
-        product,
-    )
+    words = _words(product)
+    if memory_gb is not None:
+        words |= {f"{size}gb" for size in range(memory_gb - 1, memory_gb + 2)}
+    fitting = [kind for kind in types if _words(kind) <= words]
+    return min(fitting, key=lambda kind: (-len(_words(kind)), -len(kind), kind), default=product)
+
+
+def _words(name: str) -> set[str]:
+    return {word.lower() for word in re.split(r"[^A-Za-z0-9.]+", name) if word}
 
 
 def pod_gpus(pod: Pod) -> int:
-    """Return the GPUs that a pod holds or waits for."""
-    return sum(
-        _gpus((container.get("resources") or {}).get("limits") or {})
-        for container in pod.spec.get("containers") or ()
-    )
+    """Return the GPUs that a pod holds or waits for: those of its containers and of init
+    containers that go on beside them (sidecars); other init containers come before them.
+    """
+    asked = [_limits(container) for container in pod.spec.get("containers") or ()]
+    before = [0]
+    for container in pod.spec.get("initContainers") or ():
+        if container.get("restartPolicy") == "Always":
+            asked.append(_limits(container))
+        else:
+            before.append(_limits(container))
+    return max(sum(asked), *before)
+
+
+def _limits(container: Json) -> int:
+    resources = container.get("resources") or {}
+    return _gpus(resources.get("limits") or resources.get("requests") or {})
 
 
 def _held(pods: Iterable[Pod]) -> dict[str, int]:

@@ -12,7 +12,9 @@ from datetime import datetime
 from typing import Any
 
 from loop.backends.kube import labels as names
+from loop.backends.kube.arguments import value_of
 from loop.backends.kube.labels import Bounds
+from loop.backends.kube.scheduling import holds
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.types import Load, PodPhase
 
@@ -123,6 +125,7 @@ def read_deployment(obj: Json) -> Deployment:
     max_batch, batch_problem = names.max_batch_of(labels)
     bounds, bounds_problem = names.bounds_of(annotations)
     replicas = spec.get("replicas")
+    pod_spec = (spec.get("template") or {}).get("spec") or {}
     return Deployment(
         namespace=meta["namespace"],
         name=meta["name"],
@@ -137,17 +140,23 @@ def read_deployment(obj: Json) -> Deployment:
         model=(annotations.get(names.MODEL_ID) or "").strip() or labels.get(names.MODEL) or "",
         service_class=labels.get(names.CLASS) or names.CLASS_DEFAULT,
         accelerator=labels.get(names.ACCELERATOR) or "",
-        max_batch=max_batch,
+        max_batch=_max_batch(annotations, pod_spec) or max_batch,
         # Absent means one, the server's own default; zero is written out.
         wanted=1 if replicas is None else replicas,
         load=load,
         bounds=bounds,
         annotations=annotations,
         selector=spec.get("selector") or {},
-        pod_spec=(spec.get("template") or {}).get("spec") or {},
+        pod_spec=pod_spec,
         field_owners=meta.get("managedFields") or (),
         problem=bounds_problem or batch_problem or load_problem,
     )
+
+
+def _max_batch(annotations: Mapping[str, str], pod_spec: Json) -> int | None:
+    """Return the batch size in force in pods of *pod_spec*, if it is the loop's to write there."""
+    argument = annotations.get(names.APPLY_MAX_BATCH, "").strip()
+    return value_of(pod_spec.get("containers") or (), argument) if argument else None
 
 
 def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
@@ -283,36 +292,8 @@ def selects(selector: Json, labels: Mapping[str, str]) -> bool:
     if not equal and not rules:
         return False
     return all(labels.get(key) == value for key, value in equal.items()) and all(
-        _fits(rule, labels) for rule in rules
+        holds(rule, labels) for rule in rules
     )
-
-
-def argument_of(pod_spec: Json, argument: str) -> str | None:
-    """Return the value of *argument* (--name) in the command lines of *pod_spec*, None where there
-    is none.
-    """
-    for container in pod_spec.get("containers") or ():
-        words = [*(container.get("command") or ()), *(container.get("args") or ())]
-        for place, word in enumerate(words):
-            if word == argument and place + 1 < len(words):
-                return str(words[place + 1])
-            if word.startswith(f"{argument}="):
-                return str(word.removeprefix(f"{argument}="))
-    return None
-
-
-def _fits(rule: Json, labels: Mapping[str, str]) -> bool:
-    value, values = labels.get(rule.get("key", "")), rule.get("values") or ()
-    match rule.get("operator"):
-        case "In":
-            return value in values
-        case "NotIn":
-            return value not in values
-        case "Exists":
-            return value is not None
-        case "DoesNotExist":
-            return value is None
-    return False
 
 
 def _phase(meta: Json, spec: Json, status: Json) -> tuple[PodPhase, str | None]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.read import Deployment, Pod, Server, argument_of
+from loop.backends.kube.arguments import value_of
+from loop.backends.kube.read import Deployment, Pod, Server
 from loop.signals.demand import Figures, Gauges
 from loop.types import Load, PodView, ServerView, one_pool
 
@@ -108,5 +109,5 @@ def _max_batch(pod: Pod, one: Deployment) -> int:
     there.
     """
     argument = one.annotations.get(names.APPLY_MAX_BATCH, "").strip()
-    told = argument_of(pod.spec, argument) if argument else None
-    return int(told) if told is not None and told.isascii() and told.isdigit() else one.max_batch
+    in_force = value_of(pod.spec.get("containers") or (), argument) if argument else None
+    return one.max_batch if in_force is None else in_force

@@ -1,0 +1,131 @@
+"""A setting in the command line of a container: where it stands, what it is, and how it is changed;
+pure.
+
+An argument may be a word of its own, with its value behind it or behind a =, or stand inside a
+command for a shell (`sh -c "vllm serve m --max-num-seqs 256"`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Json = Mapping[str, Any]
+
+SHELLS = ("sh", "bash", "ash", "dash", "zsh")
+GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "habana.ai/gaudi", "gpu.intel.com/")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an argument stands: in which list of which container, in which word, and its value.
+
+    value is "" if it is there without a number of its own (a variable of the shell, say).
+    """
+
+    container: str
+    key: str
+    index: int
+    value: str
+    inside: bool
+
+
+def find(containers: Sequence[Json], argument: str) -> Place | None:
+    """Return where *argument* (--name) stands in the command lines of *containers*."""
+    for container in containers:
+        for key in ("args", "command"):
+            words = [str(word) for word in container.get(key) or ()]
+            for index, word in enumerate(words):
+                name = str(container.get("name") or "")
+                if word == argument:
+                    value = words[index + 1] if index + 1 < len(words) else ""
+                    return Place(
+                        container=name,
+                        key=key,
+                        index=index,
+                        value=value if value.isdigit() else "",
+                        inside=False,
+                    )
+                if word.startswith(f"{argument}="):
+                    value = word.removeprefix(f"{argument}=")
+                    return Place(
+                        container=name,
+                        key=key,
+                        index=index,
+                        value=value if value.isdigit() else "",
+                        inside=False,
+                    )
+                found = _inside(argument).search(word)
+                if found:
+                    value = found["value"].strip("\"'")
+                    return Place(
+                        container=name,
+                        key=key,
+                        index=index,
+                        value=value if value.isdigit() else "",
+                        inside=True,
+                    )
+    return None
+
+
+def value_of(containers: Sequence[Json], argument: str) -> int | None:
+    """Return the number that *argument* has, None if it has none."""
+    place = find(containers, argument)
+    return int(place.value) if place is not None and place.value else None
+
+
+def changed(containers: Sequence[Json], argument: str, value: int, *, container: str) -> Json:
+    """Return the container, with its name, that changes so that *argument* has *value*; nothing if
+    it has it. Raise ValueError, with the reason, if it cannot be changed.
+
+    *container*: the one that the user named, "" for the one that has the argument, else the one
+    that asks for GPUs, else the first.
+    """
+    named = [one for one in containers if not container or one.get("name") == container]
+    if not named:
+        raise ValueError(f"expected the name of a container, found {container!r}")
+    place = find(named, argument)
+    if place is None:
+        return _added(_likeliest(named), argument, value)
+    owner = next(one for one in named if str(one.get("name") or "") == place.container)
+    words = [str(word) for word in owner.get(place.key) or ()]
+    if not place.value:
+        raise ValueError(f"{argument} has no number of its own in {words[place.index]!r:.60}")
+    if int(place.value) == value:
+        return {}
+    word = words[place.index]
+    if place.inside:
+        found = _inside(argument).search(word)
+        assert found is not None, word
+        start, end = found.span("value")
+        number = found["value"].replace(place.value, str(value))
+        words[place.index] = word[:start] + number + word[end:]
+    elif word == argument:
+        words[place.index + 1] = str(value)
+    else:
+        words[place.index] = f"{argument}={value}"
+    return {"name": owner["name"], place.key: words}
+
+
+def _added(container: Json, argument: str, value: int) -> Json:
+    """Return *container* with *argument* behind its others; a shell would not read it there."""
+    command = [str(word) for word in container.get("command") or ()]
+    arguments = [str(word) for word in container.get("args") or ()]
+    shell = command[0].rsplit("/", 1)[-1] if command else ""
+    if shell in SHELLS and "-c" in [*command, *arguments]:
+        raise ValueError(f"the shell command of {container.get('name')} has no {argument}")
+    return {"name": container["name"], "args": [*arguments, f"{argument}={value}"]}
+
+
+def _likeliest(containers: Sequence[Json]) -> Json:
+    for container in containers:
+        limits = (container.get("resources") or {}).get("limits") or {}
+        if any(str(name).startswith(GPU_RESOURCES) for name in limits):
+            return container
+    return containers[0]
+
+
+def _inside(argument: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\S){re.escape(argument)}(?:=|\s+)(?P<value>[\"']?[^\s\"';&|]+[\"']?)")
