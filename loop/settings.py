@@ -20,7 +20,8 @@ class Settings:
 
     namespaces are those to watch, none for all of them. period_s 0: cycles run on /invoke only. The
     bearer token of the services is in a file or, where none is named, in a variable; without either
-    they ask for none.
+    they ask for none. They answer for the names of allowed_hosts too and, in a cluster, for those
+    of the Service service_name.
     """
 
     data_path: Path | None = None
@@ -42,6 +43,10 @@ class Settings:
     metrics_window_s: float = 60.0
     service_token_path: Path | None = None
     service_token: str = field(default="", repr=False)
+    allowed_hosts: tuple[str, ...] = ()
+    service_name: str = ""
+    pod_namespace: str = ""
+    pod_ip: str = ""
     load_interval_s: float = 60.0
     load_alpha: float = 0.5
 
@@ -151,6 +156,10 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "metrics_window_s": ("INFERNO_METRICS_WINDOW", _interval),
     "service_token_path": ("INFERNO_SERVICE_TOKEN_PATH", Path),
     "service_token": ("INFERNO_SERVICE_TOKEN", str),
+    "allowed_hosts": ("INFERNO_ALLOWED_HOSTS", _names),
+    "service_name": ("INFERNO_SERVICE_NAME", str),
+    "pod_namespace": ("POD_NAMESPACE", str),
+    "pod_ip": ("POD_IP", str),
     "load_interval_s": ("INFERNO_LOAD_INTERVAL", _interval),
     "load_alpha": ("INFERNO_LOAD_ALPHA", _alpha),
 }

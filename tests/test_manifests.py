@@ -150,7 +150,7 @@ def test_the_variables_of_the_containers_are_ones_that_the_program_reads() -> No
         *loop()["containers"],
         *objects(YAMLS / "deploy")["Pod", "load-emulator"]["spec"]["containers"],
     ]:
-        environ = {each["name"]: each["value"] for each in container.get("env", [])}
+        environ = variables(container)
         assert environ.keys() <= known
         read_settings(environ)
 
@@ -167,8 +167,13 @@ def test_the_commands_of_the_containers_are_ones_that_there_are() -> None:
 
 def test_the_services_find_each_other_and_only_the_controller_listens_to_the_outside() -> None:
     """The actuator can end every server of the cluster: nobody but the controller may reach it."""
-    environ = {each["name"]: each["value"] for each in containers()["controller"]["env"]}
+    environ = variables(containers()["controller"])
     told = read_settings(environ)
+    assert (told.service_name, told.pod_namespace, told.pod_ip) == (
+        objects(YAMLS / "deploy")["Service", "inferno"]["metadata"]["name"],
+        "metadata.namespace",
+        "status.podIP",
+    )
     assert (told.controller_host, told.controller_port) == ("0.0.0.0", 3300)
     assert {told.collector_host, told.optimizer_host, told.actuator_host} == {"localhost"}
     ports = {
@@ -177,7 +182,7 @@ def test_the_services_find_each_other_and_only_the_controller_listens_to_the_out
         "actuator": told.actuator_port,
     }
     for name, port in ports.items():
-        own = read_settings({each["name"]: each["value"] for each in containers()[name]["env"]})
+        own = read_settings(variables(containers()[name]))
         assert (getattr(own, f"{name}_host"), getattr(own, f"{name}_port")) == ("localhost", port)
         assert (
             f"localhost:{port}/healthz"
@@ -352,4 +357,14 @@ def environment(found: dict[tuple[str, str], Object], container: str) -> dict[st
     """Return the variables of a container of the loop."""
     pod = found["Deployment", "inferno"]["spec"]["template"]["spec"]
     (one,) = (each for each in pod["containers"] if each["name"] == container)
-    return {each["name"]: each["value"] for each in one["env"]}
+    return variables(one)
+
+
+def variables(container: Object) -> dict[str, str]:
+    """Return its variables; one that is a field of the pod has the path of that field as value."""
+    return {
+        each["name"]: each["value"]
+        if "value" in each
+        else each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in container.get("env", [])
+    }

@@ -8,6 +8,13 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.service import (
+    add_door_options,
+    door_arguments,
+    listen_well,
+    serve_app,
+    start_logs,
+)
 from inferno.worlds.kube import (
     Choices,
     add_acting_options,
@@ -38,6 +45,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--host", help="address to listen on ($ACTUATOR_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($ACTUATOR_PORT, else 3303)")
+    add_door_options(parser)
     parser.add_argument(
         "--data",
         metavar="DIR",
@@ -49,17 +57,16 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from inferno.cli.service import serve_app, start_logs
     from loop.actors import Owner
     from loop.services.actuator_app import make_actuator_app
     from loop.services.auth import token_source
-    from loop.services.serving import listen
     from loop.settings import read_settings
 
     settings = read_settings(
         arguments={
             "actuator_host": options.host,
             "actuator_port": options.port,
+            **door_arguments(options),
             "data_path": options.data,
             **cluster_arguments(options),
         }
@@ -74,9 +81,16 @@ def _run(options: Namespace) -> int:
         app = make_actuator_app(
             backend, Owner(), absent=options.absent, token=token_source(settings)
         )
-        sockets = listen(settings.actuator_host, settings.actuator_port)
+        sockets = listen_well(settings.actuator_host, settings.actuator_port)
         start_logs("actuator", options)
-        serve_app(app, sockets, host=settings.actuator_host, verb="update", notes=notes)
+        serve_app(
+            app,
+            sockets,
+            settings=settings,
+            host=settings.actuator_host,
+            verb="update",
+            notes=notes,
+        )
     return EXIT_OK
 
 

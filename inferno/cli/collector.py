@@ -7,6 +7,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.service import (
+    add_door_options,
+    door_arguments,
+    listen_well,
+    serve_app,
+    start_logs,
+)
 from inferno.worlds.kube import (
     Choices,
     add_cluster_options,
@@ -30,22 +37,22 @@ their load is.
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument("--host", help="address to listen on ($COLLECTOR_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($COLLECTOR_PORT, else 3301)")
+    add_door_options(parser)
     add_cluster_options(parser)
     add_metrics_options(parser)
 
 
 def _run(options: Namespace) -> int:
-    from inferno.cli.service import serve_app, start_logs
     from loop.actors import Owner
     from loop.services.auth import token_source
     from loop.services.collector_app import make_collector_app
-    from loop.services.serving import listen
     from loop.settings import read_settings
 
     settings = read_settings(
         arguments={
             "collector_host": options.host,
             "collector_port": options.port,
+            **door_arguments(options),
             **cluster_arguments(options),
         }
     )
@@ -58,9 +65,9 @@ def _run(options: Namespace) -> int:
         app = make_collector_app(
             backend, Owner(), places=backend.places, token=token_source(settings)
         )
-        sockets = listen(settings.collector_host, settings.collector_port)
+        sockets = listen_well(settings.collector_host, settings.collector_port)
         start_logs("collector", options)
-        serve_app(app, sockets, host=settings.collector_host, verb="collect")
+        serve_app(app, sockets, settings=settings, host=settings.collector_host, verb="collect")
     return EXIT_OK
 
 

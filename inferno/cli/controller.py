@@ -11,6 +11,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, TextIO
 
 from inferno.cli.command import EXIT_OK, Command, Parser
+from inferno.cli.service import (
+    add_door_options,
+    door_arguments,
+    listen_well,
+    serve_app,
+    start_logs,
+)
 from inferno.worlds import http, kube, sim
 
 if TYPE_CHECKING:
@@ -67,6 +74,7 @@ def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--host", help="address to listen on ($CONTROLLER_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($CONTROLLER_PORT, else 3300)")
+    add_door_options(parser)
     parser.add_argument(
         "--records", type=Path, metavar="FILE", help="append each record to FILE, a JSON line each"
     )
@@ -114,14 +122,12 @@ def _foreign(options: Namespace) -> Mapping[str, str]:
 
 
 def _run(options: Namespace) -> int:
-    from inferno.cli.service import serve_app, start_logs
     from loop.clocks import MonotonicClock
     from loop.controller import Controller, ControllerSettings
     from loop.drivers import LiveDriver, ThreadInbox
     from loop.services.auth import token_source
     from loop.services.controller_app import create_controller_app
     from loop.services.controller_metrics import ControllerMetrics
-    from loop.services.serving import listen
     from loop.settings import read_settings
 
     settings = read_settings(
@@ -130,6 +136,7 @@ def _run(options: Namespace) -> int:
             "dynamic": options.dynamic,
             "controller_host": options.host,
             "controller_port": options.port,
+            **door_arguments(options),
             "data_path": options.data,
             **kube.cluster_arguments(options),
         }
@@ -146,7 +153,7 @@ def _run(options: Namespace) -> int:
         )
         controller = _led(alone, world.lease) if world.lease else alone
         metrics, inbox = ControllerMetrics(), ThreadInbox()
-        sockets = listen(settings.controller_host, settings.controller_port)
+        sockets = listen_well(settings.controller_host, settings.controller_port)
         records = stack.enter_context(_open_records(options.records)) if options.records else None
         driver = LiveDriver(
             controller,
@@ -162,6 +169,7 @@ def _run(options: Namespace) -> int:
         serve_app(
             app,
             sockets,
+            settings=settings,
             host=settings.controller_host,
             verb="invoke",
             notes=world.notes,

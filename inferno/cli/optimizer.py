@@ -6,6 +6,13 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.service import (
+    add_door_options,
+    door_arguments,
+    listen_well,
+    serve_app,
+    start_logs,
+)
 from inferno.cli.solver_options import add_solver_options, rules_of
 
 TEXT = """\
@@ -25,20 +32,23 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     add_solver_options(parser)
     parser.add_argument("--host", help="address to listen on ($INFERNO_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($INFERNO_PORT, else 3302)")
+    add_door_options(parser)
 
 
 def _run(options: Namespace) -> int:
-    from inferno.cli.service import serve_app, start_logs
     from loop.errors import SpecError
     from loop.optimizer.rules.ours import OURS
     from loop.optimizer.settings import OptimizerSettings
     from loop.services.auth import token_source
     from loop.services.optimizer_app import make_optimizer_app
-    from loop.services.serving import listen
     from loop.settings import read_settings
 
     settings = read_settings(
-        arguments={"optimizer_host": options.host, "optimizer_port": options.port}
+        arguments={
+            "optimizer_host": options.host,
+            "optimizer_port": options.port,
+            **door_arguments(options),
+        }
     )
     if options.stateful and options.compat_early:
         raise SpecError(
@@ -58,9 +68,9 @@ def _run(options: Namespace) -> int:
         stateful=options.stateful,
         token=token_source(settings),
     )
-    sockets = listen(settings.optimizer_host, settings.optimizer_port)
+    sockets = listen_well(settings.optimizer_host, settings.optimizer_port)
     start_logs("optimizer", options)
-    serve_app(app, sockets, host=settings.optimizer_host, verb="optimizeOne")
+    serve_app(app, sockets, settings=settings, host=settings.optimizer_host, verb="optimizeOne")
     return EXIT_OK
 
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.service import add_door_options, door_arguments, door_of, listen_well
 
 TEXT = """\
 Run the twin in real time (or faster) behind a Kubernetes API of its own, for
@@ -41,6 +42,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
     )
     parser.add_argument("--port", type=int, default=8001, help="port to listen on (default 8001)")
+    add_door_options(parser)
     parser.add_argument(
         "--speed", type=float, default=1.0, help="simulated seconds per second (default 1)"
     )
@@ -62,14 +64,15 @@ def _run(options: Namespace) -> int:
     from inferno.worlds.world import check_speed, data_directory
     from loop.clocks import MonotonicClock, date_now
     from loop.schema.reading import read_system
-    from loop.services.serving import listen, serve
+    from loop.services.serving import serve
     from loop.settings import read_settings, service_url
     from twin.kube.apiserver.app import create_twin_app
     from twin.kube.cluster import TOKEN, start_twin
     from twin.kube.files import read_token_file, write_kubeconfig
 
     check_speed(options.speed)
-    directory = data_directory(read_settings(arguments={"data_path": options.data}))
+    settings = read_settings(arguments={"data_path": options.data, **door_arguments(options)})
+    directory = data_directory(settings)
     notes: list[str] = []
     spec, world_notes = build_cluster_spec(read_system(directory, warn=notes.append), directory)
     # With a file only its tokens count: the kubeconfig has the first of them.
@@ -87,7 +90,7 @@ def _run(options: Namespace) -> int:
     )
     with ExitStack() as stack:
         sockets = [
-            stack.enter_context(closing(each)) for each in listen(options.host, options.port)
+            stack.enter_context(closing(each)) for each in listen_well(options.host, options.port)
         ]
         url = service_url(options.host, sockets[0].getsockname()[1])
         cluster.address = url.removeprefix("http://")
@@ -97,7 +100,10 @@ def _run(options: Namespace) -> int:
             print(line, file=sys.stderr, flush=True)
         print_notes([*notes, *world_notes], quiet=options.quiet)
         serve(
-            create_twin_app(cluster.server, cluster, cluster.faults), sockets, on_stop=cluster.stop
+            create_twin_app(cluster.server, cluster, cluster.faults),
+            sockets,
+            on_stop=cluster.stop,
+            door=door_of(settings, options.host),
         )
     return EXIT_OK
 

@@ -54,7 +54,8 @@ def create_controller_app(
         registry=metrics.registry,
     )
 
-    @app.api_route("/invoke", methods=["GET", "POST"], tags=["invoke"])
+    @app.get("/invoke", tags=["invoke"], operation_id="invoke_by_get")
+    @app.post("/invoke", tags=["invoke"], operation_id="invoke_by_post")
     async def invoke(request: Request) -> Response:
         """Run a cycle now, or share the next one, and answer with its record."""
         mode = _mode(await request.body())

@@ -8,6 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, TextIO
@@ -22,11 +23,13 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from loop.ports import Clock
     from loop.types import Change, CycleRecord
 
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})  # asked every few seconds, by machines
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 NOT_ANSWERED = 0
+KINDS_MAX = 1000  # of lines, of which it is known how many came
 NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
 
@@ -39,12 +42,58 @@ def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | Non
     stream = sys.stderr if stream is None else stream
     handler = logging.StreamHandler(stream)
     handler.setFormatter(TextLines() if stream.isatty() else JsonLines(service))
+    handler.addFilter(Sparingly(MonotonicClock()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level)
     # These tell of every request they send, with its whole address, and the last of its selectors.
     for chatty in ("httpx", "httpcore", "urllib3", "kubernetes", "asyncio"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+class Sparingly(logging.Filter):
+    """Leaves out lines of a kind of which there were many just now, and says how many in the next
+    one: whoever can cause a line must not be able to fill a disk.
+
+    A kind is a logger, a level and the first word. Of each, *burst* lines may come at once and
+    *per_s* a second later on; of those with a traceback a twentieth.
+    """
+
+    def __init__(self, clock: Clock, *, burst: float = 200.0, per_s: float = 20.0) -> None:
+        super().__init__()
+        self._clock = clock
+        self._burst = burst
+        self._per_s = per_s
+        self._kinds: dict[tuple[object, ...], _Allowance] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether *record* is to be written."""
+        word = str(record.msg)[:20].partition(" ")[0]
+        kind = (record.name, record.levelno, word, bool(record.exc_info))
+        if len(self._kinds) > KINDS_MAX:
+            self._kinds.clear()
+        now_s, share = self._clock.now_s(), 0.05 if record.exc_info else 1.0
+        allowance = self._kinds.setdefault(kind, _Allowance(self._burst * share, now_s))
+        gained = (now_s - allowance.since_s) * self._per_s * share
+        allowance.left = min(self._burst * share, allowance.left + gained)
+        allowance.since_s = now_s
+        if allowance.left < 1.0:
+            allowance.left_out += 1
+            return False
+        allowance.left -= 1.0
+        if allowance.left_out:
+            record.fields = {**getattr(record, "fields", {}), "leftOut": allowance.left_out}
+            allowance.left_out = 0
+        return True
+
+
+@dataclass(slots=True)
+class _Allowance:
+    """How many lines of a kind may be written still, as of when, and how many were not."""
+
+    left: float
+    since_s: float
+    left_out: int = 0
 
 
 class JsonLines(logging.Formatter):

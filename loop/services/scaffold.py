@@ -8,11 +8,12 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from html import escape
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from loop.errors import BackendError, InboxFullError, StoppedError
 from loop.schema.models import Problem
@@ -84,6 +85,9 @@ def create_app(
         lifespan=lifespan,
         default_response_class=Json,
         redirect_slashes=False,
+        # Theirs load scripts of a third party into the browser of an operator.
+        docs_url=None,
+        redoc_url=None,
         **{"responses": {status: {"model": Problem} for status in (400, 413, 429, 503, 504)}}
         | options,
     )
@@ -98,6 +102,10 @@ def create_app(
     @app.get("/metrics", include_in_schema=False)
     def show_metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+
+    @app.get("/docs", include_in_schema=False)
+    def show_verbs() -> Response:
+        return HTMLResponse(verbs_page(app.openapi()))
 
     def stop_all(*, wait_s: float = GATE_WAIT_S) -> bool:
         if stop is not None:
@@ -120,6 +128,22 @@ def _add_probes(app: FastAPI, gate: Gate, health: Callable[[], Health]) -> None:
         ready = now.alive and now.ready and not gate.closed
         last = {} if now.error is None else {"lastError": now.error}
         return Json({"ready": ready, **last}, status_code=200 if ready else 503)
+
+
+def verbs_page(schema: Mapping[str, Any]) -> str:
+    """Return the verbs of an OpenAPI *schema* as a page for people."""
+    rows = [
+        f"<tr><td>{method.upper()}<td><code>{escape(path)}</code>"
+        f"<td>{escape(verb.get('description') or verb.get('summary', ''))}"
+        for path, methods in schema["paths"].items()
+        for method, verb in methods.items()
+    ]
+    title = escape(schema["info"]["title"])
+    return (
+        f"<!doctype html><meta charset=utf-8><title>{title}</title><h1>{title}</h1>"
+        "<p>For programs: <a href=openapi.json>openapi.json</a>"
+        f"<table>{''.join(rows)}</table>"
+    )
 
 
 class Gate:

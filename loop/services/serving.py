@@ -1,25 +1,37 @@
-"""Runs an application on a host and port until it is told to stop; listening fails early, with one
-line.
+"""Runs an application on a host and port until it is told to stop: behind its door, with bounded
+connections. Listening fails early, with one line.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import logging
+import math
+import resource
+import signal
 import socket
+import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+import h11
 import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from loop.errors import LoopError
+from loop.services.door import Door, DoorSettings
+from loop.services.logs import log
 
 if TYPE_CHECKING:
     from types import FrameType
 
-    from fastapi import FastAPI
+    from starlette.types import ASGIApp
 
-BACKLOG = 128
+# asyncio accepts so many connections before it looks at the first of them: a burst of them must fit
+# in the files that are left.
+BACKLOG = 32
+FILES_KEPT = 2 * BACKLOG  # for all that is not a connection to us
 
 
 def listen(host: str, port: int) -> list[socket.socket]:
@@ -48,19 +60,99 @@ def listen(host: str, port: int) -> list[socket.socket]:
     return sockets
 
 
-class Service(uvicorn.Server):
-    """A server that ends well within a second: *on_stop* releases the requests that wait, then open
-    ones are cut.
+def connections_max(wanted: int) -> int:
+    """Return how many connections a service may have: fewer than *wanted* if the process may open
+    few files.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return wanted
+    return max(4, min(wanted, files - FILES_KEPT, files // 2))
+
+
+class Connection(H11Protocol):
+    """A connection that has to send the head of each request in time.
+
+    When there are too many, the one that has waited longest for a head gives way, so that slow
+    clients cannot keep probes out; if none waits, the new one does.
     """
 
-    def __init__(self, app: FastAPI, *, on_stop: Callable[[], object]) -> None:
+    _waiting: asyncio.TimerHandle | None = None  # for the head of a request
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Let the connection in, or close it."""
+        super().connection_made(transport)
+        self._wait()
+        assert self.limit_concurrency is not None
+        if len(self.connections) < self.limit_concurrency:
+            return
+        others = cast("set[Connection]", self.connections)
+        idle = [each for each in others if each.is_idle and each is not self]
+        log(f"{len(others)} connections: one is closed", level=logging.WARNING)
+        min(idle, key=lambda each: each.idle_since_s, default=self).cut()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the connection."""
+        self._wait_no_longer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Take in bytes; what they do not complete has to come in time."""
+        super().data_received(data)
+        if self.conn.their_state is not h11.IDLE:
+            self._wait_no_longer()
+        elif self._waiting is None and self.is_idle:
+            self._wait()
+
+    @property
+    def is_idle(self) -> bool:
+        """Tell whether no request is being answered."""
+        return self.cycle is None or self.cycle.response_complete
+
+    @property
+    def idle_since_s(self) -> float:
+        """Return a time that tells who has waited longest for a head; those that have had one come
+        last.
+        """
+        return self._waiting.when() if self._waiting else math.inf
+
+    def cut(self) -> None:
+        """End the connection at once, whatever waits to be sent."""
+        self._wait_no_longer()
+        self.connections.discard(self)
+        self.transport.abort()
+
+    def _wait(self) -> None:
+        door = cast("Door", self.app)
+        self._waiting = self.loop.call_later(door.settings.head_timeout_s, self.cut)
+
+    def _wait_no_longer(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
+
+
+class Service(uvicorn.Server):
+    """A server that ends well within a second: *on_stop* releases the requests that wait, then open
+    ones are cut. *door* bounds what may come in.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, on_stop: Callable[[], object], door: DoorSettings | None = None
+    ) -> None:
+        door = door or DoorSettings()
         config = uvicorn.Config(
-            app,
+            Door(app, door),
             # What it has to say goes where the program's own logs go (services/logs.py), and in
             # their form.
             log_config=None,
             log_level="warning",
             access_log=False,
+            http=Connection,
+            ws="none",
+            backlog=BACKLOG,
+            limit_concurrency=connections_max(door.connections_max),
+            proxy_headers=False,
             timeout_graceful_shutdown=0.1,  # type: ignore[arg-type] # seconds to wait; whole ones are too coarse
         )
         super().__init__(config)
@@ -78,9 +170,23 @@ class Service(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def serve(app: FastAPI, sockets: Sequence[socket.socket], *, on_stop: Callable[[], object]) -> None:
-    """Serve *app* on *sockets* in this thread until SIGINT or SIGTERM comes."""
-    Service(app, on_stop=on_stop).run(sockets=list(sockets))
+def serve(
+    app: ASGIApp,
+    sockets: Sequence[socket.socket],
+    *,
+    on_stop: Callable[[], object],
+    door: DoorSettings | None = None,
+) -> None:
+    """Serve *app* behind a door on *sockets* in this thread until SIGINT or SIGTERM comes."""
+    Service(app, on_stop=on_stop, door=door).run(sockets=list(sockets))
+
+
+def end_well_on_signals() -> None:
+    """Let SIGTERM end this program with success from now on, also before and after it serves.
+
+    Call in the main thread, before listening: whoever sees the port open may send the signal.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 
 
 def _bind(family: int, address: tuple[object, ...]) -> socket.socket:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 from fastapi import FastAPI
 
+from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen
 
 DEADLINE_S = 30.0  # far longer than anything takes, for a machine that does much else
@@ -20,9 +21,9 @@ TOLERANCE = 2e-4  # relative: what the golden data allow
 
 
 @contextmanager
-def serving(app: FastAPI) -> Iterator[httpx.Client]:
+def serving(app: FastAPI, *, door: DoorSettings | None = None) -> Iterator[httpx.Client]:
     """Serve *app*; stop it at the end."""
-    service = Service(app, on_stop=app.state.stop)
+    service = Service(app, on_stop=app.state.stop, door=door)
     sockets = listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)

@@ -21,6 +21,7 @@ from loop.ports import Backend
 from loop.services.auth import TokenSource
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
+from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen
 from loop.testing.fakes import FakeBackend, server_view, system
 from loop.types import Change, CycleRecord, Snapshot
@@ -83,6 +84,7 @@ def serving(
     inbox_size: int = 64,
     timeout_s: float = DEADLINE_S,
     token: TokenSource | None = None,
+    door: DoorSettings | None = None,
 ) -> Iterator[Served]:
     """Serve a controller over *backend*; stop it at the end."""
     metrics, records = ControllerMetrics(), list[CycleRecord]()
@@ -109,7 +111,7 @@ def serving(
         on_record=report,
     )
     app = create_controller_app(driver, inbox, metrics=metrics, timeout_s=timeout_s, token=token)
-    service = Service(app, on_stop=app.state.stop)
+    service = Service(app, on_stop=app.state.stop, door=door)
     sockets = listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)

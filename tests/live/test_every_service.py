@@ -11,6 +11,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from loop.optimizer.settings import OptimizerSettings
+from loop.services.door import DoorSettings
 from loop.services.optimizer_app import make_optimizer_app
 from loop.testing.fakes import FakeBackend, server_view
 from loop.types import Snapshot
@@ -39,16 +40,18 @@ class CountedBackend(FakeBackend):
 
 
 @contextmanager
-def serving_one(name: str, world: FakeBackend) -> Iterator[httpx.Client]:
+def serving_one(
+    name: str, world: FakeBackend, *, door: DoorSettings | None = None
+) -> Iterator[httpx.Client]:
     """Serve the service *name* over *world*."""
     with ExitStack() as stack:
         if name == "controller":
-            yield stack.enter_context(serving_controller(world)).client
+            yield stack.enter_context(serving_controller(world, door=door)).client
         elif name == "optimizer":
             app = make_optimizer_app(settings=OptimizerSettings(), stateful=True)
-            yield stack.enter_context(serving_app(app))
+            yield stack.enter_context(serving_app(app, door=door))
         else:
-            yield getattr(stack.enter_context(serving_world(world)), name)
+            yield getattr(stack.enter_context(serving_world(world, door=door)), name)
 
 
 @pytest.fixture
@@ -93,3 +96,12 @@ def test_a_body_that_is_cut_asks_for_nothing(name: str, world: CountedBackend) -
         eventually(lambda: 'status="0"' in client.get("/metrics").text, "it is told as cut")
         assert world.observed == seen
         assert world.applied == []
+
+
+def test_the_page_of_verbs_loads_nothing_from_elsewhere(service: httpx.Client) -> None:
+    """The script of a third party in an operator's browser could do what the operator can."""
+    page = service.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "/readyz" in page.text
+    assert "http" not in page.text.replace("http-equiv", "")
+    assert "<script" not in page.text

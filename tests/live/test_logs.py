@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from loop.services.logs import log, log_cycle, set_up_logs
-from loop.testing.fakes import change
+from loop.services.logs import JsonLines, Sparingly, log, log_cycle, set_up_logs
+from loop.testing.fakes import ManualClock, change
 from loop.types import CycleRecord, Timing, Why
 
 
@@ -128,3 +128,22 @@ def test_somebody_who_watches_reads_words(told: io.StringIO) -> None:
         {"warnings": ["s2: no load"], "changes": [{"server": "s1"}], "error": "", "totalMs": 2.0},
     )
     assert watched.getvalue()[8:] == ' cycle 1: s1 3xH100 warnings=["s2: no load"] totalMs=2.0\n'
+
+
+def test_a_flood_of_lines_is_cut_and_counted() -> None:
+    """Out of files, a service logged 5 MB a second: what anybody can cause must not fill a disk."""
+    clock, stream = ManualClock(), io.StringIO()
+    logger = logging.Logger("flooded")
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(Sparingly(clock, burst=20.0, per_s=2.0))
+    handler.setFormatter(JsonLines("collector"))
+    logger.addHandler(handler)
+    for _ in range(1000):
+        logger.warning("refused: %s", "something")
+        logger.error("refused: with a traceback", exc_info=ValueError("no"))
+    logger.warning("another kind")
+    assert [line["message"].split(":")[0] for line in lines(stream)].count("refused") == 21
+    assert lines(stream)[-1]["message"] == "another kind"
+    clock.time_s = 3.0
+    logger.warning("refused: %s", "later")
+    assert lines(stream)[-1]["leftOut"] == 980

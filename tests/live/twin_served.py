@@ -13,6 +13,7 @@ import httpx
 from kubernetes import client
 
 from loop.clocks import MonotonicClock
+from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen
 from twin.kube.apiserver.app import create_twin_app
 from twin.kube.apiserver.auth import ADMIN, Identity
@@ -66,6 +67,7 @@ def serving_twin(
     anonymous: Identity = ADMIN,
     faults: Sequence[Fault] = (),
     clock: Callable[[], float] | None = None,
+    door: DoorSettings | None = None,
 ) -> Iterator[ServedTwin]:
     """Serve a twin of *spec*; stop it at the end."""
     sockets = listen("127.0.0.1", 0)
@@ -81,7 +83,7 @@ def serving_twin(
         address=address,
     )
     service = Service(
-        create_twin_app(cluster.server, cluster, cluster.faults), on_stop=cluster.stop
+        create_twin_app(cluster.server, cluster, cluster.faults), on_stop=cluster.stop, door=door
     )
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()
