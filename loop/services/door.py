@@ -160,7 +160,8 @@ class _Passage:
             return
         if part["type"] == "http.response.start" and not self._whole:
             # Else the server would go on to read what nobody wants, for as long as it comes.
-            part = {**part, "headers": [*part.get("headers", ()), (b"connection", b"close")]}
+            headers = [each for each in part.get("headers", ()) if each[0] != b"connection"]
+            part = {**part, "headers": [*headers, (b"connection", b"close")]}
         self._answering = True
         await self._send(part)
 

@@ -137,7 +137,7 @@ HASTY = DoorSettings(head_timeout_s=0.3, body_timeout_s=0.3, bytes_max=150_000, 
 
 @pytest.fixture(params=NAMES)
 def hasty(request: pytest.FixtureRequest) -> Iterator[House]:
-    """Serve each behind a door with little patience."""
+    """Serve each behind a door with short timeouts."""
     with house(request.param, HASTY) as found:
         yield found
 
