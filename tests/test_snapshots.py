@@ -29,7 +29,7 @@ BAD_COMMANDS = [
 COMMANDS = (
     *("", "sim", "sweep", "plot", "optimize", "analyze", "fit"),
     *("controller", "controller --backend kube", "controller --backend http"),
-    *("collector", "optimizer", "actuator", "twin", "emulator"),
+    *("collector", "optimizer", "actuator", "twin", "emulator", "replay"),
 )
 
 Capture = pytest.CaptureFixture[str]

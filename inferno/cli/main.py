@@ -33,6 +33,7 @@ NAMES = (
     "actuator",
     "emulator",
     "twin",
+    "replay",
 )
 
 USAGE = "usage: inferno [--help] [--version] COMMAND ..."

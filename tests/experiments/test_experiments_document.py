@@ -54,12 +54,7 @@ def test_the_examples_run(document: str, tmp_path: Path) -> None:
     assert len(examples) == 2
     for number, example in enumerate(examples):
         text = example.replace("hours=1.0", "hours=0.05, data=SAMPLE_DATA / 'small'")
-        text = text.replace(
-            "base=RunConfig()", "base=RunConfig(hours=0.02, data=SAMPLE_DATA / 'small')"
-        )
-        text = text.replace("seeds=5", "seeds=1").replace(
-            "periods_s=(30.0, 60.0)", "periods_s=(30.0,)"
-        )
+        text = text.replace("seeds=5", "seeds=1").replace("period=(30.0, 60.0)", "period=(30.0,)")
         assert text != example
         exec(
             compile(text, f"example {number}", "exec"),

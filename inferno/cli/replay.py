@@ -1,0 +1,131 @@
+"""`inferno replay`: what a policy would have decided over recorded cycles."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
+from inferno.cli.runs import add_policy_options, print_notes, print_paths
+
+if TYPE_CHECKING:
+    from experiments.replay import Replayed
+
+TEXT = """\
+Show what a policy would have decided in each cycle of a recording: cycles.jsonl
+of a run, or what a controller wrote to --records. It sees what was seen then;
+what it decides in one cycle does not change what is seen in the next.
+
+  inferno replay out/sim/cycles.jsonl --policy static
+  inferno replay records.jsonl --set headroom=0.2 --out replayed.jsonl
+"""
+SHOWN = 2  # servers that a line of the table names
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument(
+        "cycles", type=Path, metavar="CYCLES", help="JSON lines, one cycle each, or a run's DIR"
+    )
+    parser.add_argument("--policy", default="slo", help="what decides: slo (default) or static")
+    add_policy_options(parser)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="data directory (default: that of the run; else $INFERNO_DATA_PATH, else the sample "
+        "system of 27 servers)",
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write the decisions to FILE, a JSON line each"
+    )
+
+
+def _run(options: Namespace) -> int:
+    from experiments.output import write_text
+    from experiments.replay import read_recording, replay
+    from loop.data import DataSource
+    from loop.policies import make_policy
+    from loop.schema.reading import read_system
+
+    path = options.cycles / "cycles.jsonl" if options.cycles.is_dir() else options.cycles
+    policy = make_policy(options.policy, **dict(options.policy_options))
+    recording, unseen = read_recording(path)
+    directory, notes = _data(options, path), list[str]()
+    read_system(directory, warn=notes.append)
+    if unseen:
+        notes.append(f"{path.name}: cycles in which no server was seen are left out: {unseen}")
+    print_notes(notes, quiet=options.quiet)
+    cycles = list(replay(recording, policy=policy, data=DataSource(directory, dynamic=False)))
+    if not options.quiet:
+        _print(cycles, policy=options.policy)
+    if options.out:
+        write_text(options.out, "".join(f"{_text(cycle)}\n" for cycle in cycles))
+        print_paths([options.out])
+    return EXIT_FAILURE if any(cycle.decided["error"] for cycle in cycles) else EXIT_OK
+
+
+def _data(options: Namespace, path: Path) -> Path:
+    """Return the data directory: what the user says, else that of the run beside *path*."""
+    from experiments.config import RunConfig
+    from loop.settings import read_settings
+    from twin.datafile import read_json
+
+    if options.data is not None:
+        return Path(options.data)
+    about = path.parent / "run.json"
+    if about.exists():
+        used = Path(read_json(about)["config"]["data"])
+        if used.is_dir():
+            return used
+    return read_settings().data_path or RunConfig().data
+
+
+def _print(cycles: Sequence[Replayed], *, policy: str) -> None:
+    """Print a line for each cycle (costs in cents/h), and what it comes to."""
+    from experiments.replay import mean_costs
+
+    print(f"{'cycle':>6}{'t [s]':>9}{'recorded':>10}{policy:>9}{'otherwise':>11}  which")
+    for cycle in cycles:
+        costs = (line["totalCost"] or 0.0 for line in (cycle.recorded, cycle.decided))
+        figures = "".join(f"{cost:{width}.0f}" for cost, width in zip(costs, (10, 9), strict=True))
+        print(
+            f"{cycle.recorded['cycle']:6}{cycle.recorded['t_s']:9.0f}{figures}"
+            f"{len(cycle.differences):11}  {cycle.decided['error'] or _which(cycle)}".rstrip()
+        )
+    before, now = mean_costs(cycles)
+    other = sum(len(cycle.differences) for cycle in cycles)
+    every = sum(len(cycle.recorded["servers"]) for cycle in cycles)
+    print(
+        f"{policy} decides otherwise in {other} of {every} cases; mean cost {now:.0f} cents/h, "
+        f"recorded {before:.0f}"
+    )
+
+
+def _which(cycle: Replayed) -> str:
+    """Return which servers would have been given what, the first ones by name."""
+    lines = [f"{before['name']} {_change(before, now)}" for before, now in cycle.differences]
+    more = len(lines) - SHOWN
+    return ", ".join(lines[:SHOWN]) + (f" and {more} more" if more > 0 else "")
+
+
+def _change(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    pools = [f"{row['replicas']}x{row['accelerator']}" for row in (before, now)]
+    if pools[0] == pools[1]:
+        return f"batch {before['maxBatch']} → {now['maxBatch']}"
+    return " → ".join(pools)
+
+
+def _text(cycle: Replayed) -> str:
+    return json.dumps(cycle.decided, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+
+
+COMMAND = Command(
+    name="replay",
+    summary="what a policy would have decided over recorded cycles",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,84 @@
+"""What a policy would have decided over recorded cycles."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+import inferno
+from experiments.replay import read_recording, replay
+from inferno.cli.main import main
+from loop.data import DataSource
+from loop.policies import make_policy
+from twin.spec import SpecError
+
+Capture = pytest.CaptureFixture[str]
+SMALL = inferno.SAMPLE_DATA / "small"
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a short run with the default policy."""
+    out = tmp_path_factory.mktemp("run")
+    inferno.simulate(data=SMALL, scenario="ramp", hours=0.2, period=60).save(out)
+    return out
+
+
+def test_the_same_policy_decides_the_same_again(run: Path) -> None:
+    """Otherwise a difference to another policy would mean nothing."""
+    recording, unseen = read_recording(run / "cycles.jsonl")
+    data = DataSource(SMALL, dynamic=False)
+    cycles = list(replay(recording, policy=make_policy("slo"), data=data))
+    assert (len(cycles), unseen) == (11, 0)
+    assert [cycle.differences for cycle in cycles] == [[]] * len(cycles)
+    assert [cycle.decided["cycle"] for cycle in cycles] == list(range(1, 12))
+    assert {cycle.decided["applied"] for cycle in cycles} == {False}
+
+
+def test_another_policy_is_shown_with_what_it_gives_instead(run: Path, capsys: Capture) -> None:
+    """A line a cycle, the sum below, and records that can be replayed themselves."""
+    out = run / "replayed.jsonl"
+    assert main(["replay", str(run), "--policy", "static", "--out", str(out)]) == 0
+    *rows, total, wrote = capsys.readouterr().out.splitlines()
+    assert len(rows) == 12
+    assert total.startswith("static decides otherwise in ")
+    assert " → " in rows[1]
+    assert wrote == f"wrote {out}"
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert {line["policy"] for line in lines} == {"static"}
+    arguments = ["replay", str(out), "--policy", "static", "--data", str(SMALL)]
+    assert main(arguments) == 0
+    assert "static decides otherwise in 0 of 44 cases" in capsys.readouterr().out
+
+
+def test_cycles_that_saw_nothing_are_left_out_aloud(run: Path, capsys: Capture) -> None:
+    """A controller records those cycles too, in which its world did not answer."""
+    first, *others = (run / "cycles.jsonl").read_text().splitlines()
+    failed = json.dumps({**json.loads(first), "servers": [], "error": "no answer"})
+    path = run / "gap.jsonl"
+    path.write_text("\n".join([failed, *others]))
+    assert main(["replay", str(path), "--data", str(SMALL)]) == 0
+    said = capsys.readouterr()
+    assert "note: gap.jsonl: cycles in which no server was seen are left out: 1" in said.err
+    assert len(said.out.splitlines()) == 1 + len(others) + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("nonsense", r"cycle 1: line 1: expected JSON"),
+        ('{"servers": [{"name": "a"}]}', r"cycle 1: expected a cycle as it was recorded"),
+        ("[]", r"cycle 1: expected a cycle as it was recorded"),
+        ("", r"expected cycles in which servers were seen, found none"),
+    ],
+)
+def test_what_is_no_recording_is_said_in_one_line(text: str, expected: str, tmp_path: Path) -> None:
+    """Any file may be given."""
+    path = tmp_path / "cycles.jsonl"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=expected):
+        read_recording(path)
+    with pytest.raises(SpecError, match="nowhere: expected a readable text file"):
+        read_recording(tmp_path / "nowhere")
