@@ -60,7 +60,7 @@ def collect(
     warnings: list[str] = []
     for name, view in seen.servers.items():
         before = estimates.get(name)
-        load, warning = _believe(
+        load, warning = _estimate(
             view, before=before, expected=expected.get(name), smoothing=settings.smoothing
         )
         views[name] = replace(view, load=load, load_source=_source(view, load, settings))
@@ -75,7 +75,7 @@ def collect(
     )
 
 
-def _believe(
+def _estimate(
     view: ServerView, *, before: Load | None, expected: Load | None, smoothing: float
 ) -> tuple[Load | None, str]:
     load = view.load

@@ -15,7 +15,7 @@ from kubernetes import client
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.backend import KubeBackend, KubeSettings
-from loop.backends.kube.client import KubeClient, Patience
+from loop.backends.kube.client import KubeClient, Timeouts
 from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
 from loop.ports import Clock
@@ -27,7 +27,7 @@ from twin.spec import ClusterSpec, Delay, EngineSpec, LatencyModel
 
 Json = dict[str, Any]
 
-QUICK = Patience(connect_s=1.0, read_s=1.0, attempts=3, pause_s=0.01, total_s=5.0)
+QUICK = Timeouts(connect_s=1.0, read_s=1.0, attempts=3, pause_s=0.01, total_s=5.0)
 
 
 def cluster_spec(*, start_up_s: float = 0.0) -> ClusterSpec:
@@ -151,7 +151,7 @@ def kube_world(
     *manifests: Json,
     source: Callable[[KubeClient], MetricsSource] | None = None,
     settings: KubeSettings | None = None,
-    patience: Patience = QUICK,
+    timeouts: Timeouts = QUICK,
     clock: Clock | None = None,
     epoch: datetime | None = None,
     may_act: Callable[[], bool] = lambda: True,
@@ -165,7 +165,7 @@ def kube_world(
     with ExitStack() as stack:
         twin = stack.enter_context(serving_twin(cluster_spec(start_up_s=start_up_s), speed=speed))
         clock, epoch = clock or MonotonicClock(), epoch or date_now()
-        calls = KubeClient(twin.api, clock=clock, patience=patience)
+        calls = KubeClient(twin.api, clock=clock, timeouts=timeouts)
         backend = KubeBackend(
             calls,
             source(calls) if source else LabelsOnly(),
@@ -198,7 +198,7 @@ def kube_again(
     """Return a backend over the cluster of *world* that has seen nothing yet, as after a
     restart.
     """
-    calls = KubeClient(world.twin.api, clock=world.clock, patience=QUICK)
+    calls = KubeClient(world.twin.api, clock=world.clock, timeouts=QUICK)
     settings = KubeSettings(namespaces=("infer",))
     backend = KubeBackend(
         calls,

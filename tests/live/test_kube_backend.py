@@ -157,7 +157,7 @@ def test_replicas_that_start_are_counted_as_such() -> None:
         assert world.backend.observe().servers["s1"].wanted == 3
 
 
-def test_replicas_without_cards_are_pending() -> None:
+def test_replicas_without_gpus_are_pending() -> None:
     """There are eight H100."""
     with kube_world(manifest(replicas=10)) as world:
         eventually(lambda: world.backend.observe().servers["s1"].ready == 8, "eight are ready")

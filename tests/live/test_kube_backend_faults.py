@@ -13,7 +13,7 @@ import pytest
 from kubernetes import client
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.client import KubeClient, Patience, connect
+from loop.backends.kube.client import KubeClient, Timeouts, connect
 from loop.clocks import MonotonicClock
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
@@ -67,7 +67,7 @@ def test_a_server_that_says_when_to_come_back_is_not_asked_before() -> None:
         assert world.get().spec.replicas == 3
 
 
-def test_a_server_that_asks_for_too_much_patience_fails_the_cycle_at_once() -> None:
+def test_a_server_that_asks_for_too_long_a_wait_fails_the_cycle_at_once() -> None:
     """An hour is not waited for: the next cycle asks again."""
     with kube_world(manifest()) as world:
         world.settled()
@@ -171,7 +171,7 @@ def test_a_token_that_has_expired_is_replaced_by_the_present_one() -> None:
     """Whoever renews it writes the file; the loop reads it again when it is refused."""
     with serving_twin(tokens={"new": ADMIN}) as twin:
         tokens = iter(["old", "new"])
-        calls = KubeClient(lambda: twin.api(next(tokens)), clock=MonotonicClock(), patience=QUICK)
+        calls = KubeClient(lambda: twin.api(next(tokens)), clock=MonotonicClock(), timeouts=QUICK)
         assert calls.deployments("default") == []
         assert calls.calls["list deployments"] == 2
         calls.close()
@@ -180,7 +180,7 @@ def test_a_token_that_has_expired_is_replaced_by_the_present_one() -> None:
 def test_a_token_that_stays_wrong_is_told_and_not_tried_for_ever() -> None:
     """The user must get a new one."""
     with serving_twin(tokens={"new": ADMIN}) as twin:
-        calls = KubeClient(lambda: twin.api("old"), clock=MonotonicClock(), patience=QUICK)
+        calls = KubeClient(lambda: twin.api("old"), clock=MonotonicClock(), timeouts=QUICK)
         with pytest.raises(Exception, match="list deployments: 401 Unauthorized"):
             calls.deployments("default")
         assert calls.calls["list deployments"] == 2
@@ -312,7 +312,7 @@ current-context: x
         assert isinstance(api, client.ApiClient)
         assert api.configuration.retries is False
         calls = KubeClient(
-            lambda: connect(str(path)), clock=MonotonicClock(), patience=Patience(attempts=1)
+            lambda: connect(str(path)), clock=MonotonicClock(), timeouts=Timeouts(attempts=1)
         )
         assert calls.deployments() == []
         calls.close()

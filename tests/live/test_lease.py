@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from kubernetes import client
 
-from loop.backends.kube.client import KubeClient, Patience
+from loop.backends.kube.client import KubeClient, Timeouts
 from loop.backends.kube.lease import Lease, LeaseSettings, LedController
 from loop.clocks import MonotonicClock, date_now
 from loop.controller import Controller, ControllerSettings
@@ -20,7 +20,7 @@ from tests.live.kube_worlds import eventually, fault, kube_again, kube_world, ma
 from tests.live.twin_served import ServedTwin, serving_twin
 
 QUICK = {"lease_s": 2.0, "act_s": 1.0, "renew_s": 0.1}
-PATIENCE = Patience(connect_s=0.5, read_s=0.5, attempts=1)
+TIMEOUTS = Timeouts(connect_s=0.5, read_s=0.5, attempts=1)
 
 
 @pytest.fixture
@@ -35,7 +35,7 @@ def contender(twin: ServedTwin, holder: str, **times: float) -> Lease:
     clock = MonotonicClock()
     settings = LeaseSettings(namespace="default", name="inferno", holder=holder, **(times or QUICK))
     return Lease(
-        KubeClient(twin.api, clock=clock, patience=PATIENCE),
+        KubeClient(twin.api, clock=clock, timeouts=TIMEOUTS),
         settings=settings,
         clock=clock,
         epoch=date_now(),

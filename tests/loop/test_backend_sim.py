@@ -73,8 +73,8 @@ def test_labels_need_a_source() -> None:
         SimBackend(sim_world().cluster, metrics="labels")
 
 
-def test_pods_and_cards_are_shown_as_they_are() -> None:
-    """Starting pods count, and hold cards: a loop that does not see them scales up again every
+def test_pods_and_gpus_are_shown_as_they_are() -> None:
+    """Starting pods count, and hold GPUs: a loop that does not see them scales up again every
     cycle.
     """
     world = sim_world(start_up_s=30.0)

@@ -31,7 +31,7 @@ def estimated(view: ServerView, *, estimates: Estimates | None = None) -> Load |
     return read(view, estimates=estimates).snapshot.servers[view.name].load
 
 
-def test_a_whole_reading_is_believed_as_it_is() -> None:
+def test_a_whole_reading_is_estimated_as_it_is() -> None:
     """Without a gap and without smoothing the collector must add nothing of its own, not even a
     rounding error.
     """
@@ -89,7 +89,7 @@ def test_no_pods_and_no_arrivals_are_no_load() -> None:
     assert estimated(server_view(wanted=0, ready=0, reporting=0, load=idle)) == idle
 
 
-def test_tokens_that_nobody_counted_yet_are_those_believed_before() -> None:
+def test_tokens_that_nobody_counted_yet_are_those_estimated_before() -> None:
     """With every pod gone nothing finishes, so nobody knows the length of outputs; requests still
     come in.
     """

@@ -10,7 +10,7 @@ from loop.cost import cost_cents_per_h, gpus
 from loop.testing.fakes import system
 
 
-def test_a_price_counts_the_units_of_a_replica_but_not_their_cards_again() -> None:
+def test_a_price_counts_the_units_of_a_replica_but_not_their_gpus_again() -> None:
     """The price of an accelerator is of the whole unit; a replica may take several units, each of
     several GPUs.
     """

@@ -20,7 +20,7 @@ def capacity(
     return {kind: (view.total, view.used) for kind, view in found.by_type.items()}
 
 
-def test_cards_of_living_nodes_are_added_up_by_type() -> None:
+def test_gpus_of_living_nodes_are_added_up_by_type() -> None:
     """The optimizer knows types, not nodes."""
     assert capacity(node("a"), node("b", gpus=4), node("c", product="NVIDIA-L4")) == {
         "H100": (12, 0),
@@ -28,7 +28,7 @@ def test_cards_of_living_nodes_are_added_up_by_type() -> None:
     }
 
 
-def test_cards_that_our_pods_hold_are_used_and_still_ours_to_plan_with() -> None:
+def test_gpus_that_our_pods_hold_are_used_and_still_ours_to_plan_with() -> None:
     """Those of starting and draining pods too; one without a node holds none."""
     pods = tuple(
         pod(phase, phase=phase, gpus=2) for phase in ("ready", "starting", "draining", "pending")
@@ -36,20 +36,20 @@ def test_cards_that_our_pods_hold_are_used_and_still_ours_to_plan_with() -> None
     assert capacity(node(), ours=pods) == {"H100": (8, 6)}
 
 
-def test_cards_that_others_hold_are_not_there() -> None:
+def test_gpus_that_others_hold_are_not_there() -> None:
     """To plan with them would leave pods pending for ever."""
     assert capacity(node(), ours=(pod("a", gpus=1),), others=(pod("x", of="batch", gpus=3),)) == {
         "H100": (5, 1)
     }
 
 
-def test_a_dead_node_has_no_cards_and_a_closed_one_those_that_our_pods_hold() -> None:
+def test_a_dead_node_has_no_gpus_and_a_closed_one_those_that_our_pods_hold() -> None:
     """Pods on a cordoned node go on; new ones do not come."""
     assert capacity(node(ready="Unknown")) == {}
     assert capacity(node(closed=True), ours=(pod("a", gpus=2),)) == {"H100": (2, 2)}
 
 
-def test_nodes_without_cards_do_not_count() -> None:
+def test_nodes_without_gpus_do_not_count() -> None:
     """Most nodes have none."""
     assert capacity(node(gpus=0)) == {}
 

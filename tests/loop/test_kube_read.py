@@ -98,11 +98,11 @@ def test_a_pod_without_a_replica_set_belongs_to_whoever_selects_it() -> None:
     assert len(found.by_name["s1"].pods) == 1
 
 
-def test_pods_in_another_namespace_and_of_nobody_are_strangers() -> None:
+def test_pods_in_another_namespace_and_of_nobody_are_unowned() -> None:
     """They hold GPUs all the same."""
     found = servers(deployment(), pods=(pod("a", namespace="other"), pod("b", of="redis")))
     assert found.by_name["s1"].pods == ()
-    assert len(found.strangers) == 2
+    assert len(found.unowned) == 2
 
 
 def test_a_name_that_two_deployments_claim_stays_with_the_older_one() -> None:

@@ -252,7 +252,7 @@ def test_what_was_asked_before_is_remembered_in_the_status() -> None:
 @pytest.mark.parametrize(
     "text", ["", "{}", "[]", "no", '{"accelerator": "a", "replicas": "x", "maxBatch": 1}']
 )
-def test_a_status_that_others_have_spoilt_is_not_believed(text: str) -> None:
+def test_a_status_that_others_have_spoilt_is_not_used(text: str) -> None:
     """It is a note, not a source of truth."""
     assert asked_before(read(annotations={names.STATUS: text})) is None
 

@@ -171,7 +171,7 @@ def test_a_load_that_nobody_knows_is_told_as_a_server_to_be_held() -> None:
     assert rows["s1"]["currentAlloc"]["load"]["arrivalRate"] == 0
 
 
-def test_others_are_told_the_load_believed_and_ours_the_load_seen() -> None:
+def test_others_are_told_the_load_estimated_and_ours_the_load_seen() -> None:
     """Ours rule on gaps themselves, with what they remember; others cannot, and get the ruling."""
     seen = snapshot(server_view("s1", ready=2, reporting=1))
     ruled = snapshot(

@@ -45,9 +45,7 @@ def test_a_server_gets_what_the_optimizer_says_of_its_load() -> None:
             accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=BUSY
         )
     )
-    solution = optimize(
-        system(servers={"s1": alone}), OptimizerSettings(solver="greedy", hysteresis=0.0)
-    )
+    solution = optimize(system(servers={"s1": alone}), OptimizerSettings(solver="greedy", band=0.0))
     target = decide(view).targets["s1"]
     found = solution.allocations["s1"]
     assert (target.accelerator, target.replicas, target.max_batch) == (
@@ -109,7 +107,7 @@ def test_headroom_costs_replicas() -> None:
     assert many > few
 
 
-def test_a_server_without_a_load_is_held_and_its_cards_are_kept_for_it() -> None:
+def test_a_server_without_a_load_is_held_and_its_gpus_are_kept_for_it() -> None:
     """Missing data are no zero load; and the others must not be promised its GPUs."""
     dark = server_view("dark", load=None, wanted=3, ready=3)
     decision = decide(dark, server_view("busy", load=BUSY), capacity={"H100": 4})
@@ -153,7 +151,7 @@ def test_a_server_that_nothing_can_be_decided_of_is_held_and_stops_nobody(
     assert not decision.targets["s1"].held
 
 
-def test_a_server_whose_objectives_nothing_meets_keeps_its_cards() -> None:
+def test_a_server_whose_objectives_nothing_meets_keeps_its_gpus() -> None:
     """It holds them in truth: to give them to others would leave pods pending."""
     data = system()
     tight = replace(data.classes["Premium"].targets["llama_8b"], slo_itl_ms=0.5)
@@ -170,7 +168,7 @@ def test_a_server_whose_objectives_nothing_meets_keeps_its_cards() -> None:
     assert decision.targets["other"].replicas <= 1
 
 
-def test_who_lacks_cards_keeps_what_the_others_leave() -> None:
+def test_who_lacks_gpus_keeps_what_the_others_leave() -> None:
     """Priority decides who is served; the rest is not thrown away, and not promised twice."""
     top = server_view("top", load=BUSY, wanted=1, ready=1)
     low = server_view(

@@ -116,7 +116,7 @@ def test_replicas_max_batch_and_cost_are_the_decision_just_taken() -> None:
     assert (first["reasonKind"], second["reasonKind"]) == ("slo-itl", "")
 
 
-def test_capacity_counts_the_cards_of_the_decision() -> None:
+def test_capacity_counts_the_gpus_of_the_decision() -> None:
     """A replica of a unit of two GPUs holds two; available is what there is, not what is left."""
     line = record_line(
         decided(cycle(FakeBackend([server_view()], capacity={"A100": 16, "H100": 4})))
@@ -136,7 +136,7 @@ def test_capacity_comes_from_the_data_where_the_world_does_not_know_it() -> None
     assert rows == {"H100": (2, 8, False), "A100": (0, 8, False)}
 
 
-def test_internals_hold_the_law_believed_where_the_server_is_to_run() -> None:
+def test_internals_hold_the_latency_model_of_where_the_server_is_to_run() -> None:
     """Who asks why looks here first."""
     (row,) = record_line(decided(cycle(FakeBackend([server_view()]))))["internals"]
     assert (row["accelerator"], row["alpha"], row["beta"], row["gamma"]) == (

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from loop.optimizer.rules.go_today import first_with_room
-from loop.optimizer.solvers.exact import solve_exact, solve_grouped
+from loop.optimizer.solvers.exact import solve_exact
 from loop.optimizer.solvers.greedy import largest_share
+from loop.optimizer.solvers.grouped import solve_grouped
 from loop.optimizer.solvers.problem import Choice, PickPart, Problem
 
 
@@ -43,7 +44,7 @@ def test_who_is_short_gets_a_part_before_a_lower_class_gets_all() -> None:
     assert grouped(asked, policy="None") == {1: Choice(1, 4)}
 
 
-def test_the_cards_that_a_part_leaves_go_to_the_next_class() -> None:
+def test_the_gpus_that_a_part_leaves_go_to_the_next_class() -> None:
     """A second type is of no use to the first server, and must not be left idle."""
     asked = problem(
         [(0, 0, 10, 10.0), (1, 1, 4, 4.0), (2, 0, 1, 1.0)], capacity=[8, 5], priority=[1, 50, 100]

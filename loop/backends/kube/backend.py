@@ -211,7 +211,7 @@ class KubeBackend:
         return servers, read_capacity(
             nodes.get(),
             ours=ours,
-            others=servers.strangers,
+            others=servers.unowned,
             types=kinds,
             templates=[one.pod_spec for one in deployments],
             selector_keys={selector_key(one) for one in deployments} - {""},

@@ -42,7 +42,7 @@ class ApiError(LoopError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Patience:
+class Timeouts:
     """How long to wait for an API server: for a connection, an answer, between attempts (doubled
     each time), in all.
     """
@@ -136,12 +136,12 @@ class KubeClient:
         connector: Callable[[], official.ApiClient],
         *,
         clock: Clock,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         self.calls: Counter[str] = Counter()
         self._connector = connector
         self._clock = clock
-        self._patience = patience or Patience()
+        self._timeouts = timeouts or Timeouts()
         self._lock = threading.Lock()
         self._closed = threading.Event()
         self._api = connector()
@@ -299,17 +299,15 @@ class KubeClient:
         go_on: Callable[[], bool] = lambda: True,
         **query: Any,
     ) -> bytes:
-        """Return the body of an answer. What may pass is tried again, as long as the patience
-        lasts.
-        """
-        patience, begin_s = self._patience, self._clock.now_s()
-        attempts = 1 if once else patience.attempts
+        """Return the body of an answer. What may pass is tried again, within the timeouts."""
+        timeouts, begin_s = self._timeouts, self._clock.now_s()
+        attempts = 1 if once else timeouts.attempts
         for attempt in range(1, attempts + 1):
-            left_s = patience.total_s - (self._clock.now_s() - begin_s)
+            left_s = timeouts.total_s - (self._clock.now_s() - begin_s)
             api = self._api
             try:
                 return self._try(
-                    what, method(api), *args, read_s=min(patience.read_s, max(left_s, 0.1)), **query
+                    what, method(api), *args, read_s=min(timeouts.read_s, max(left_s, 0.1)), **query
                 )
             except ApiError as error:
                 if error.status == UNAUTHORIZED and attempt == 1:
@@ -319,10 +317,10 @@ class KubeClient:
                     if not once:
                         continue
                 pause_s = max(
-                    min(patience.pause_s * 2 ** (attempt - 1), patience.pause_max_s),
+                    min(timeouts.pause_s * 2 ** (attempt - 1), timeouts.pause_max_s),
                     error.retry_after_s,
                 )
-                out_of_time = self._clock.now_s() - begin_s + pause_s >= patience.total_s
+                out_of_time = self._clock.now_s() - begin_s + pause_s >= timeouts.total_s
                 last = attempt == attempts or error.status not in (0, *REPEATABLE)
                 if last or out_of_time or self._closed.wait(pause_s) or not go_on():
                     raise
@@ -337,7 +335,7 @@ class KubeClient:
                 *args,
                 **query,
                 _preload_content=False,
-                _request_timeout=(self._patience.connect_s, read_s),
+                _request_timeout=(self._timeouts.connect_s, read_s),
             )
             return reply.data
         except ApiException as error:

@@ -17,7 +17,7 @@ from loop.types import CapacityView
 Json = Mapping[str, Any]
 
 # The resources that are GPUs.
-CARDS = (
+GPU_RESOURCES = (
     "nvidia.com/gpu",
     "amd.com/gpu",
     "habana.ai/gaudi",
@@ -25,10 +25,10 @@ CARDS = (
     "gpu.intel.com/xe",
     "ibm.com/aiu_pf",
 )
-# Which label tells the type of a node's cards: the first that it has.
+# Which label tells the type of a node's GPUs: the first that it has.
 TYPE_LABELS = (
     "inferno.accelerator.type",
-    *(f"{gpu}.product" for gpu in CARDS),
+    *(f"{gpu}.product" for gpu in GPU_RESOURCES),
     "amd.com/gpu.product-name",
     "cloud.google.com/gke-accelerator",
 )
@@ -114,7 +114,7 @@ def _kept_off(node: Json, templates: Sequence[Json], selector_keys: Collection[s
     """Return why no pod of *templates* can be put on *node*; nothing if one of them can."""
     why_not = ""
     for template in templates:
-        why_not = obstacle(template, node, ignore_labels=selector_keys, tolerated=CARDS)
+        why_not = obstacle(template, node, ignore_labels=selector_keys, tolerated=GPU_RESOURCES)
         if not why_not:
             return ""
     return why_not
@@ -195,7 +195,7 @@ def _held(pods: Iterable[Pod]) -> dict[str, int]:
 
 
 def _gpus(resources: Json) -> int:
-    return sum(_count(resources.get(name, 0)) for name in CARDS)
+    return sum(_count(resources.get(name, 0)) for name in GPU_RESOURCES)
 
 
 def _count(quantity: object) -> int:

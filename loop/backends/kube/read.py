@@ -113,7 +113,7 @@ class Servers:
     """All servers by name, the pods that belong to none of them, and what was found wrong."""
 
     by_name: Mapping[str, Server]
-    strangers: tuple[Pod, ...] = ()
+    unowned: tuple[Pod, ...] = ()
     warnings: tuple[str, ...] = field(default=())
 
 
@@ -223,12 +223,12 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
                 f"{one.server}: label {names.MODEL}: expected the name of a model, found none"
             )
     alive = [pod for pod in (read_pod(obj, epoch_s=epoch_s) for obj in pods) if pod is not None]
-    mine, strangers = assign(list(owners.values()), alive)
+    mine, unowned = assign(list(owners.values()), alive)
     by_name = {
         name: Server(deployment=one, pods=tuple(mine.get((one.namespace, one.name), ())))
         for name, one in sorted(owners.items())
     }
-    return Servers(by_name=by_name, strangers=tuple(strangers), warnings=tuple(warnings))
+    return Servers(by_name=by_name, unowned=tuple(unowned), warnings=tuple(warnings))
 
 
 def scraped(server: Server) -> ScrapedServer:
@@ -268,7 +268,7 @@ def assign(
     spaces: dict[str, list[Deployment]] = defaultdict(list)
     for one in deployments:
         spaces[one.namespace].append(one)
-    strangers = []
+    unowned = []
     for pod in pods:
         owner: str | None = pod.owner
         if not owner:
@@ -280,8 +280,8 @@ def assign(
         if key in known:
             mine[key].append(pod)
         else:
-            strangers.append(pod)
-    return mine, strangers
+            unowned.append(pod)
+    return mine, unowned
 
 
 def selects(selector: Json, labels: Mapping[str, str]) -> bool:

@@ -1,4 +1,6 @@
-"""The HTTP side of the API: a FastAPI application over an ApiServer, and the faults it meets."""
+"""The HTTP side of the twin's API: one FastAPI application over one ApiServer, and the faults that
+clients meet.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,9 @@ from twin.kube.apiserver.server import BODY_BYTES_MAX, ApiServer, Call, Reply
 
 TICK_S = 0.05
 """How often the world is brought up to date, in seconds of the machine."""
+
+CONTROL = "/twin/"
+"""Paths by which the world itself is steered; no fault befalls them."""
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Page = Callable[[], tuple[str, str]]
@@ -89,13 +94,10 @@ class World(Protocol):
         ...
 
 
-def create_app(server: ApiServer, world: World, faults: Faults, *, control: str) -> FastAPI:
-    """Return the application. While it is served, it alone advances and reads *world*.
+def create_twin_app(server: ApiServer, world: World, faults: Faults) -> FastAPI:
+    """Return the application. While it is served, it alone advances and reads *world*."""
 
-    Paths that begin with *control* steer the world itself; no fault strikes there.
-    """
-
-    handler = _Handler(server, world, faults, control=control)
+    handler = _Handler(server, world, faults)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -106,6 +108,7 @@ def create_app(server: ApiServer, world: World, faults: Faults, *, control: str)
             await ticking
 
     app = FastAPI(
+        title="Inferno Twin: cluster",
         lifespan=lifespan,
         openapi_url=None,
         docs_url=None,
@@ -116,8 +119,7 @@ def create_app(server: ApiServer, world: World, faults: Faults, *, control: str)
 
 
 class _Handler:
-    def __init__(self, server: ApiServer, world: World, faults: Faults, *, control: str) -> None:
-        self._control = control
+    def __init__(self, server: ApiServer, world: World, faults: Faults) -> None:
         self._server = server
         self._world = world
         self._faults = faults
@@ -161,7 +163,7 @@ class _Handler:
             message = f"the world has stopped: {type(self._failure).__name__}: {self._failure}"
             return _failed(ApiError(500, "InternalError", message))
         try:
-            if call.path.startswith(self._control):
+            if call.path.startswith(CONTROL):
                 self._server.check_master(call)
                 return _json(self._world.control(call.method, call.path, call.body), 200, {})
             page = self._world.page(call.path) if call.method in ("GET", "HEAD") else None
@@ -172,7 +174,7 @@ class _Handler:
             return _failed(error)
 
     def _suffered(self, call: Call) -> Sequence[Fault]:
-        if not self._faults or call.path.startswith(self._control):
+        if not self._faults or call.path.startswith(CONTROL):
             return []
         verb, thing, namespace, name = call.method.lower(), "", "", ""
         with suppress(ApiError):
