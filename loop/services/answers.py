@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
+from fastapi import Body
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BeforeValidator
@@ -90,9 +91,10 @@ def json_of(body: object) -> Any:
     assert isinstance(body, bytes), "JsonBody lets nobody else take it for JSON"
     try:
         return parse_json(body.decode("utf-8-sig"), source="body")
-    except (SpecError, UnicodeDecodeError) as problem:
-        line = str(problem) if isinstance(problem, SpecError) else "body: expected JSON in UTF-8"
-        raise KindError(line) from None
+    except UnicodeDecodeError:
+        raise KindError("body: expected JSON, found bytes that are not UTF-8") from None
+    except SpecError as problem:
+        raise KindError(str(problem)) from None
 
 
 def message(status: int, line: str, *, headers: Any = None) -> Response:
@@ -108,4 +110,4 @@ def _as_gin(status: int) -> Response:
     return Response(status_code=status)
 
 
-JsonObject = Annotated[dict[str, Any], BeforeValidator(json_of)]
+JsonText = Annotated[Any, Body(), BeforeValidator(json_of)]

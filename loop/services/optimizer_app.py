@@ -33,7 +33,7 @@ from loop.schema.models import (
 from loop.schema.optimizer_json import check_batches, optimize_json, solution_json, throughputs
 from loop.schema.reading import system_data
 from loop.services import optimizer_store as store
-from loop.services.answers import Json, JsonObject, body_of, message
+from loop.services.answers import Json, JsonText, body_of, message
 from loop.services.auth import TokenSource
 from loop.services.optimizer_store import System, VerbError
 from loop.services.optimizer_verbs import Desk, make_verbs
@@ -125,7 +125,7 @@ def _early_optimisation(settings: OptimizerSettings) -> APIRouter:
     router = APIRouter(default_response_class=Json, tags=["optimise"])
 
     @router.post("/optimizeOne", response_model=None)
-    def optimize_one(body: JsonObject) -> Json:
+    def optimize_one(body: JsonText) -> Json:
         """Optimise the system of the body, by the model of mid 2025."""
         answer = optimize_json(
             body,
