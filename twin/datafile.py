@@ -24,9 +24,7 @@ class Entry:
     """One JSON object and its place. Every look-up marks its key as known; what stays unmarked is
     told by `warnings`.
 
-    Keys match in any case; null counts as absent. A lenient entry takes what is absent as zero, ""
-    or False and checks kinds and finiteness, but no ranges: so the existing Go services read their
-    messages.
+    Keys match in any case; null counts as absent.
     """
 
     __slots__ = (
@@ -36,15 +34,11 @@ class Entry:
         "_keys",
         "_known",
         "_prefix",
-        "lenient",
         "source",
     )
 
-    def __init__(
-        self, obj: object, *, source: str, lenient: bool = False, entry: str = "", prefix: str = ""
-    ) -> None:
+    def __init__(self, obj: object, *, source: str, entry: str = "", prefix: str = "") -> None:
         self.source = source
-        self.lenient = lenient
         self._entry = entry
         self._prefix = prefix
         self._known: dict[str, str] = {}  # in lower case: as it is spelled
@@ -76,11 +70,8 @@ class Entry:
         value = self._get(key)
         if isinstance(value, str) and value:
             return value
-        if value in (None, ""):
-            if default is not None:
-                return default
-            if self.lenient:
-                return ""
+        if value in (None, "") and default is not None:
+            return default
         raise self.fail(key, expected="a text", found=value)
 
     def choice(self, key: str, choices: Sequence[Choice], *, default: Choice) -> Choice:
@@ -91,8 +82,6 @@ class Entry:
         for choice in choices:
             if isinstance(value, str) and value.lower() == choice.lower():
                 return choice
-        if self.lenient:
-            return default
         raise self.fail(key, expected="one of " + ", ".join(choices), found=value)
 
     def words(self, key: str) -> tuple[str, ...]:
@@ -124,7 +113,7 @@ class Entry:
         """Return a finite number within its bounds; *default* None means that it must be given."""
         expected = "a number" + _bounds(at_least=at_least, above=above, at_most=at_most)
         value = self._figure(key, expected=expected, default=default)
-        if not self.lenient and _outside(value, at_least=at_least, above=above, at_most=at_most):
+        if _outside(value, at_least=at_least, above=above, at_most=at_most):
             raise self.fail(key, expected=expected, found=self._get(key))
         return value
 
@@ -139,7 +128,7 @@ class Entry:
         """Return a whole number within its bounds (8 and 8.0 are both whole)."""
         expected = "a whole number" + _bounds(at_least=at_least, above=None, at_most=at_most)
         value = self._figure(key, expected=expected, default=default)
-        within = self.lenient or not _outside(value, at_least=at_least, above=None, at_most=at_most)
+        within = not _outside(value, at_least=at_least, above=None, at_most=at_most)
         if value.is_integer() and within:
             return int(value)
         raise self.fail(key, expected=expected, found=self._get(key))
@@ -160,7 +149,7 @@ class Entry:
         *label* fields.
         """
         value = self._get(key)
-        if value is None and (self.lenient or not required):
+        if value is None and not required:
             return []
         if not isinstance(value, list):
             raise self.fail(key, expected="a list […]", found=value)
@@ -195,8 +184,6 @@ class Entry:
         value = self._get(key)
         if value is None and default is not None:
             return float(default)
-        if value is None and self.lenient:
-            return 0.0
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise self.fail(key, expected=expected, found=value)
         try:
@@ -208,7 +195,7 @@ class Entry:
         return figure
 
     def _add(self, obj: object, *, entry: str, prefix: str) -> Entry:
-        child = Entry(obj, source=self.source, lenient=self.lenient, entry=entry, prefix=prefix)
+        child = Entry(obj, source=self.source, entry=entry, prefix=prefix)
         self._children.append(child)
         return child
 
@@ -281,9 +268,9 @@ def _repeated(keys: Sequence[str]) -> str:
     return next(key for index, key in enumerate(keys) if key.lower() in lowered[:index])
 
 
-def read_entry(path: Path, *, lenient: bool = False) -> Entry:
+def read_entry(path: Path) -> Entry:
     """Return the one object of the JSON file *path*."""
-    return Entry(read_json(path), source=path.name, lenient=lenient)
+    return Entry(read_json(path), source=path.name)
 
 
 def _bounds(*, at_least: float | None, above: float | None, at_most: float | None) -> str:

@@ -52,6 +52,41 @@ def test_what_is_written_is_read_as_the_same(rate: float, tokens: float, replica
     assert again.current_alloc.load.arrival_rate == rate
 
 
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=100),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3)
+    ),
+    max_leaves=5,
+)
+
+
+@given(value=VALUES, key=st.sampled_from(["arrivalRate", "ARRIVALRATE"]))
+def test_any_value_is_a_figure_or_refused_in_one_line(value: object, key: str) -> None:
+    """No JSON value may pass as something else, or end in a traceback; null is absent."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (number and 0 <= value <= 1e12):  # type: ignore[operator] # it is a number
+        assert read(ServerLoad, {key: value}).arrival_rate == (value or 0.0)
+    else:
+        with pytest.raises(SpecError) as error:
+            read(ServerLoad, {key: value})
+        line = str(error.value)
+        assert line.startswith("body: arrivalRate: expected a number >= 0")
+        assert "\n" not in line
+        assert len(line) < 150
+
+
+@given(value=VALUES)
+def test_any_value_is_a_whole_number_or_refused_in_one_line(value: object) -> None:
+    """8.0 is how some writers print 8; 8.5 replicas do not exist."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if value is None or (number and value in range(10**9 + 1)):  # type: ignore[operator]
+        assert read(AllocationData, {"numReplicas": value}).num_replicas == (value or 0)
+    else:
+        with pytest.raises(SpecError, match=r"^body: numReplicas: expected a whole number >= 0"):
+            read(AllocationData, {"numReplicas": value})
+
+
 def test_whole_figures_are_written_without_a_point() -> None:
     """Go refuses 128.0 for an int; a fraction stays one."""
     load = written(read(ServerLoad, {"avgInTokens": 128.0, "avgOutTokens": 0.5}))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -117,19 +116,6 @@ def test_any_value_is_either_read_within_bounds_or_refused_in_one_line(value: ob
         assert len(line_of(error)) < 300
 
 
-@given(value=VALUES)
-def test_a_lenient_entry_gives_a_number_or_refuses_in_one_line(value: object) -> None:
-    """The compatible services take odd figures, but no other kinds of value."""
-    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    row = entry({"rate": value}, lenient=True)
-    if number or value is None:
-        assert row.number("rate", at_least=0) == (value or 0.0)
-    else:
-        with pytest.raises(SpecError) as error:
-            row.number("rate", at_least=0)
-        assert len(line_of(error)) < 300
-
-
 def test_unknown_keys_are_told_once_for_all_rows_alike() -> None:
     """Twenty-seven servers with the same old key are one fact, not twenty-seven lines."""
     file = entry(
@@ -228,17 +214,6 @@ def test_a_file_that_holds_no_object_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SpecError) as error:
         read_entry(path)
     assert line_of(error) == "a.json: expected an object {…}, found [1, 2]"
-
-
-def test_a_lenient_entry_takes_what_is_absent_as_zero() -> None:
-    """So the Go services read their messages, and ours must stand in for them."""
-    row = entry({"rate": -3}, lenient=True)
-    assert (row.text("name"), row.whole("count", at_least=1), row.number("rate", at_least=0)) == (
-        "",
-        0,
-        -3.0,
-    )
-    assert row.children("rows") == []
 
 
 def test_a_list_of_words_may_be_one_word_or_absent() -> None:
