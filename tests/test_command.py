@@ -341,6 +341,26 @@ def test_a_run_says_what_its_data_leave_open(data: Path, tmp_path: Path, capsys:
     assert all(line.startswith("wrote ") for line in said.out.splitlines())
 
 
+def test_optimize_says_what_its_system_leaves_open(
+    repository: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Beside the answer, which stays JSON."""
+    folder = repository / "sample-data" / "small"
+    parts = ("accelerator", "model", "serviceClass", "server", "optimizer", "capacity")
+    system = {
+        f"{part}Data": json.loads((folder / f"{part.lower()}-data.json").read_text())
+        for part in parts
+    }
+    system["capacityData"]["count"] = system["capacityData"]["count"][1:]
+    message = tmp_path / "system.json"
+    message.write_text(json.dumps({"system": system}))
+    assert inferno.main(["optimize", str(message)]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["allocations"]
+    (line,) = said.err.splitlines()
+    assert re.match(r"note: .*system\.json: .*there are no GPUs of type", line)
+
+
 def test_the_twin_checks_its_files_before_it_takes_its_port(
     tmp_path: Path, capsys: Capture
 ) -> None:

@@ -26,10 +26,12 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
+    from inferno.cli.runs import print_notes
     from inferno.cli.text_files import read_text
     from loop.schema.optimizer_json import optimize_json
     from twin.datafile import parse_json
 
+    notes: list[str] = []
     answer = optimize_json(
         parse_json(read_text(options.file), source=options.file),
         source=options.file,
@@ -37,7 +39,9 @@ def _run(options: Namespace) -> int:
         rules=rules_of(options),
         objective=options.objective,
         time_limit_s=options.time_limit,
+        warn=notes.append,
     )
+    print_notes(notes, quiet=options.quiet)
     print(json.dumps(answer, indent=2, allow_nan=False))
     return EXIT_OK
 

@@ -45,20 +45,24 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from experiments.output import write_text
-    from experiments.replay import read_recording, replay
-    from loop.data import DataSource
+    from experiments.replay import read_recording, replayed
+    from loop.errors import SpecError
     from loop.policies import make_policy
     from loop.schema.reading import read_system
 
     path = options.cycles / "cycles.jsonl" if options.cycles.is_dir() else options.cycles
     policy = make_policy(options.policy, **dict(options.policy_options))
-    recording, unseen = read_recording(path)
-    directory, notes = _data(options, path), list[str]()
-    read_system(directory, warn=notes.append)
-    if unseen:
-        notes.append(f"{path.name}: cycles in which no server was seen are left out: {unseen}")
+    lines, notes = read_recording(path), list[str]()
+    data = read_system(_data(options, path), warn=notes.append)
+    cycles = list(replayed(lines, policy, data))
+    if not cycles:
+        raise SpecError(f"{path}: expected cycles in which servers were seen, found none")
+    if len(cycles) < len(lines):
+        notes.append(
+            f"{path.name}: cycles in which no server was seen are left out: "
+            f"{len(lines) - len(cycles)}"
+        )
     print_notes(notes, quiet=options.quiet)
-    cycles = list(replay(recording, policy=policy, data=DataSource(directory, dynamic=False)))
     if not options.quiet:
         _print(cycles, policy=options.policy)
     if options.out:

@@ -66,8 +66,8 @@ def _run(options: Namespace) -> int:
     from loop.schema.reading import read_system
     from loop.services.serving import serve
     from loop.settings import read_settings, service_url
-    from twin.kube.apiserver.app import create_twin_app
-    from twin.kube.cluster import TOKEN, start_twin
+    from twin.kube.apiserver.app import create_app
+    from twin.kube.cluster import CONTROL_PATH, TOKEN, start_twin
     from twin.kube.files import read_token_file, write_kubeconfig
 
     check_speed(options.speed)
@@ -100,7 +100,7 @@ def _run(options: Namespace) -> int:
             print(line, file=sys.stderr, flush=True)
         print_notes([*notes, *world_notes], quiet=options.quiet)
         serve(
-            create_twin_app(cluster.server, cluster, cluster.faults),
+            create_app(cluster.server, cluster, cluster.faults, control=CONTROL_PATH),
             sockets,
             on_stop=cluster.stop,
             door=door_of(settings, options.host),

@@ -14,9 +14,8 @@ from loop.optimizer.explain import explain, explain_several
 from loop.optimizer.settings import OptimizerSettings
 from loop.optimizer.sizing import SizingCache
 from loop.optimizer.solution import Assignment, Solution
-from loop.optimizer.solvers.exact import solve_exact
+from loop.optimizer.solvers.exact import solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
-from loop.optimizer.solvers.grouped import solve_grouped
 from loop.optimizer.solvers.problem import Answer, Problem, make_problem
 from loop.optimizer.solvers.several import SeveralProblem, solve_several
 from loop.types import Why, one_pool

@@ -21,8 +21,8 @@ class OptimizerSettings:
     takes at most this share of what a full batch serves. loss_max: with a bounded queue, the share
     of requests that may be turned away. max_batch_cap and replicas_cap: beyond these a candidate is
     cut or given up. near_peak: the batch chosen is the smallest whose highest rate is this share of
-    the best (0: keep the largest). band: a change must save this share of the cost, and load may
-    pass what the present replicas sustain by this share, before a server is changed. objective:
+    the best (0: keep the largest). hysteresis: a change must save this share of the cost, and load
+    may pass what the present replicas sustain by this share, before a server is changed. objective:
     value (cost with the transition penalty) or cost alone. gap: relative distance from the least
     total that is good enough for the exact solver; time_limit_s: when it gives the best found
     (None: see solvers.exact).
@@ -36,7 +36,7 @@ class OptimizerSettings:
     max_batch_cap: int = 512
     replicas_cap: int = 1000
     near_peak: float = 0.98
-    band: float = 0.2
+    hysteresis: float = 0.2
     objective: Objective = "value"
     time_limit_s: float | None = None
     gap: float = 0.0
@@ -49,5 +49,5 @@ class OptimizerSettings:
         assert self.objective in {"value", "cost"}, self.objective
         assert 0.0 <= self.headroom < 1.0, self.headroom
         assert 0.0 < self.utilisation_max < 1.0, self.utilisation_max
-        assert self.band >= 0.0, self.band
+        assert self.hysteresis >= 0.0, self.hysteresis
         assert self.gap >= 0.0, self.gap

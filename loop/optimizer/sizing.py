@@ -324,14 +324,14 @@ def _replicas(work: _Work, busy: Rows, full: Floats, settings: OptimizerSettings
 
 
 def _score(table: CandidateTable, settings: OptimizerSettings) -> Floats:
-    """Return what a solver makes least: value or cost; with a band, a move to another accelerator
-    has to save more.
+    """Return what a solver makes least: value or cost; with hysteresis, a move to another
+    accelerator has to save more.
     """
     score = table.value if settings.objective == "value" else table.cost
-    if settings.band == 0.0:
+    if settings.hysteresis == 0.0:
         return score
     asked = table.asked
     moved = (
         (asked.accelerator >= 0) & (asked.replicas > 0.0) & (asked.accelerator != table.accelerator)
     )
-    return score + np.where(moved, settings.band * asked.cost, 0.0)
+    return score + np.where(moved, settings.hysteresis * asked.cost, 0.0)

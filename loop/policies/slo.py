@@ -62,7 +62,7 @@ class SloPolicy:
     solver: SolverName = DEFAULTS.solver
     headroom: float = DEFAULTS.headroom
     drain_s: float = 120.0
-    hysteresis: float = DEFAULTS.band
+    hysteresis: float = DEFAULTS.hysteresis
     compat: bool = False
     optimize: Optimize | None = None
     name: str = "slo"
@@ -121,7 +121,7 @@ class SloPolicy:
         settings = OptimizerSettings(
             solver=self.solver,
             headroom=self.headroom,
-            band=self.hysteresis,
+            hysteresis=self.hysteresis,
             rules=GO_TODAY if self.compat else OURS,
         )
         ask: Optimize = self.optimize or partial(optimize, cache=SizingCache())

@@ -15,7 +15,7 @@ from loop.optimizer.settings import OptimizerSettings
 from loop.schema import models
 from loop.schema.models import Figure, Level, Message, Name
 from loop.schema.parsing import read
-from loop.schema.reading import meant_system
+from loop.schema.reading import loose_ends, meant_system
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from loop.optimizer.rules import Rules
     from loop.optimizer.settings import Objective, SolverName
     from loop.optimizer.solution import Assignment, Solution
+    from loop.schema.parsing import Warn
     from loop.spec import Perf, ServerData, SystemData
     from loop.types import Load
 
@@ -81,17 +82,22 @@ def optimize_json(
     objective: Objective = "value",
     time_limit_s: float | None = None,
     source: str = "system",
+    warn: Warn | None = None,
 ) -> dict[str, Any]:
     """Return {"allocations": …, "unallocated": {server: reason}, "totalCost": …} for the message
     *obj*.
 
     rules: by those of the Go optimizer the message is read as leniently as it reads it, and by
     those of mid 2025 the answer is in the words of that time. solver: None is the exact one (mid
-    2025: the greedy one, as it was). Raise SpecError, one line, where the message is wrong.
+    2025: the greedy one, as it was). *warn* is told a line for what is not used and what cannot be.
+    Raise SpecError, one line, where the message is wrong.
     """
     level: Level = "files" if rules is OURS else "go"
-    message = read(models.SystemData, obj, source=source, level=level)
+    message = read(models.SystemData, obj, source=source, level=level, warn=warn)
     data = meant_system(message, source=source, level=level)
+    if warn and rules is OURS:
+        for line in loose_ends(data):
+            warn(f"{source}: {line}")
     if rules is not OURS:
         check_batches(data, source=source)
     settings = OptimizerSettings(

@@ -117,7 +117,7 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         for key, row in data.perf.items()
     }
     if warn:
-        for line in (*_loose_ends(data), *unknown):
+        for line in (*loose_ends(data), *unknown):
             warn(line)
     return replace(data, perf=perf)
 
@@ -375,7 +375,7 @@ def _one_of(names: Collection[str]) -> str:
     return "one of " + ", ".join(sorted(names)) if names else "a name, but none is defined"
 
 
-def _loose_ends(data: System) -> list[str]:
+def loose_ends(data: System) -> list[str]:
     """Return a line for what no server can use: it may be meant so, or be a slip of the pen."""
     models = {model for model, _ in data.perf}
     types = {accelerator.type for accelerator in data.accelerators.values()}
@@ -394,6 +394,14 @@ def _loose_ends(data: System) -> list[str]:
         f"{CAPACITY}: {kind!r} is not used: no accelerator has that type"
         for kind in data.capacity
         if kind not in types
+    ]
+    without: dict[str, list[str]] = {}
+    for accelerator in data.accelerators.values():
+        if not data.capacity.get(accelerator.type) and not data.optimizer.unlimited:
+            without.setdefault(accelerator.type, []).append(accelerator.name)
+    lines += [
+        f"{CAPACITY}: there are no GPUs of type {kind!r}: nothing can run on {', '.join(names)}"
+        for kind, names in without.items()
     ]
     lines += [
         f"{SERVERS}: {server.name!r} cannot be sized: class {server.service_class!r} has no target "

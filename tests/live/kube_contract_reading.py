@@ -32,7 +32,7 @@ class Reading:
         assert metadata["namespace"] == cluster.namespace
 
     def test_defaults_are_filled(self, cluster: ClusterUnderTest, name: str) -> None:
-        """Who reads spec.replicas of an object that does not say finds one."""
+        """A client that reads spec.replicas of an object without one finds 1."""
         spec = cluster.create(deployment(name, replicas=None))["spec"]
         cluster.http.delete(f"{cluster.deployments}/{name}")
         assert (
@@ -129,9 +129,7 @@ class Reading:
     def test_label_selectors(
         self, cluster: ClusterUnderTest, name: str, selector: str, chosen: str
     ) -> None:
-        """A loop lists its servers by label: who ignores the selector manages everything there
-        is.
-        """
+        """A loop lists its servers by label; without the selector it would manage everything."""
         for letter in "abc":
             labels = {"group": name} | ({"tier": letter} if letter != "c" else {})
             cluster.create(deployment(f"{name}-{letter}", labels=labels))

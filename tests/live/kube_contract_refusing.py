@@ -1,6 +1,4 @@
-"""The contract of a Kubernetes API, third part: what is refused, dry runs, statuses, and who may do
-what.
-"""
+"""The contract of a Kubernetes API, third part: refusals, dry runs, statuses, and access."""
 
 from __future__ import annotations
 
@@ -130,7 +128,7 @@ class Refusing:
         assert cluster.read(name)["spec"] == before["spec"]
 
     def test_a_bad_dry_run_is_refused(self, cluster: ClusterUnderTest, name: str) -> None:
-        """Who misspells it must not get a real change."""
+        """A client that misspells it must not get a real change."""
         answer = cluster.http.post(
             cluster.deployments, json=deployment(name), params={"dryRun": "all"}
         )
@@ -140,7 +138,7 @@ class Refusing:
     def test_the_status_is_written_by_its_subresource_only(
         self, cluster: ClusterUnderTest, name: str
     ) -> None:
-        """Who patches the object cannot fake readiness, who patches the status cannot scale."""
+        """A patch of the object cannot fake readiness, one of the status cannot scale."""
         cluster.create(deployment(name))
         condition = {"type": "Contract", "status": "True"}
         ignored = cluster.patch(
@@ -157,10 +155,10 @@ class Refusing:
         read = cluster.http.get(f"{cluster.deployments}/{name}/status").json()
         assert read["kind"] == "Deployment"
 
-    # -- who may
+    # -- access
 
     def test_a_wrong_token_is_401(self, cluster: ClusterUnderTest) -> None:
-        """Also where who sends none may do something."""
+        """Also if a client without a token may do something."""
         headers = {"Authorization": f"Bearer {uuid4().hex}"}
         refused(cluster.anonymous.get(cluster.deployments, headers=headers), 401, "Unauthorized")
 
@@ -175,7 +173,7 @@ class Refusing:
     def test_a_role_of_a_namespace_does_not_reach_across(
         self, cluster: ClusterUnderTest, name: str
     ) -> None:
-        """Who may list in its namespace may not list them all: list per namespace."""
+        """A client may list in its namespace, but not across all: list per namespace."""
         headers = {"Authorization": f"Bearer {service_token(cluster, name)}"}
         rbac = client.RbacAuthorizationV1Api(cluster.api)
         rules = [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["list"]}]

@@ -15,9 +15,9 @@ from kubernetes import client
 from loop.clocks import MonotonicClock
 from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen
-from twin.kube.apiserver.app import create_twin_app
+from twin.kube.apiserver.app import create_app
 from twin.kube.apiserver.auth import ADMIN, Identity
-from twin.kube.cluster import TOKEN, TwinCluster
+from twin.kube.cluster import CONTROL_PATH, TOKEN, TwinCluster
 from twin.kube.faults import Fault
 from twin.spec import ClusterSpec, Delay, Server
 from twin.testing.worlds import spec_of
@@ -83,7 +83,9 @@ def serving_twin(
         address=address,
     )
     service = Service(
-        create_twin_app(cluster.server, cluster, cluster.faults), on_stop=cluster.stop, door=door
+        create_app(cluster.server, cluster, cluster.faults, control=CONTROL_PATH),
+        on_stop=cluster.stop,
+        door=door,
     )
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()

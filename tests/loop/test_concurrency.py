@@ -55,7 +55,7 @@ def test_one_less_than_the_batch_chosen_would_not_do() -> None:
     """It is the smallest: with one less a replica falls short of near-peak throughput within the
     targets.
     """
-    how = OptimizerSettings(band=0.0)
+    how = OptimizerSettings(hysteresis=0.0)
     data = small_system(server(rpm=3000.0), itl_ms=9.0)
     table = size_all(data, how, servers=list(data.servers.values()), cache=SizingCache())
     row = table.accelerators.index("H100")

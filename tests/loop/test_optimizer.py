@@ -1,5 +1,5 @@
-"""The front of the optimizer: partial answers, held servers, the band, best effort, and the reasons
-of it all.
+"""The front of the optimizer: partial answers, held servers, hysteresis, best effort, and the
+reasons of it all.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from loop.spec import Allocation, ServerData, SystemData
 from loop.types import Load
 from tests.loop.small_systems import CAPACITIES, server, several_servers, small_system
 
-PLAIN = OptimizerSettings(solver="greedy", band=0.0)
-EXACT = OptimizerSettings(solver="exact", band=0.0)
+PLAIN = OptimizerSettings(solver="greedy", hysteresis=0.0)
+EXACT = OptimizerSettings(solver="exact", hysteresis=0.0)
 
 
 def gpus(data: SystemData, solution: Solution) -> dict[str, int]:
@@ -263,14 +263,14 @@ def test_held_servers_on_unlimited_capacity_are_untouched() -> None:
     assert optimize(data, PLAIN, held=frozenset({"held"})).allocations["held"].replicas == 30
 
 
-def loads(first: float, *rest: float, band: float) -> list[int]:
+def loads(first: float, *rest: float, hysteresis: float) -> list[int]:
     """Return the replicas that follow when a server sees these rates one after another."""
     now: tuple[str, int] = ("", 0)
     found = []
     for rpm in (first, *rest):
         answer = optimize(
             small_system(server(rpm=rpm, now=now, keep_accelerator=bool(now[0])), itl_ms=9.0),
-            OptimizerSettings(solver="greedy", band=band),
+            OptimizerSettings(solver="greedy", hysteresis=hysteresis),
         )
         now = (answer.allocations["s"].accelerator, answer.allocations["s"].replicas)
         found.append(now[1])
@@ -281,35 +281,36 @@ def test_load_that_wavers_within_the_band_changes_nothing() -> None:
     """Every change costs a start-up: a few per cent of noise must not flap."""
     rate = optimize(small_system(server(), itl_ms=9.0), PLAIN).allocations["s"].rate_max_rpm
     wavering = [7.0 * rate * (1.0 + 0.04 * math.sin(k)) for k in range(12)]
-    assert len(set(loads(*wavering, band=0.0))) > 1
-    assert len(set(loads(*wavering, band=0.1))) == 1
+    assert len(set(loads(*wavering, hysteresis=0.0))) > 1
+    assert len(set(loads(*wavering, hysteresis=0.1))) == 1
 
 
 def test_load_beyond_the_band_moves_the_replicas() -> None:
     """Up when it has to, and down when it pays."""
-    up, peak, down = loads(3000.0, 6000.0, 1500.0, band=0.1)
+    up, peak, down = loads(3000.0, 6000.0, 1500.0, hysteresis=0.1)
     assert peak > up > down
 
 
 def test_the_band_never_lets_a_queue_grow_without_end() -> None:
-    """Replicas whose batch is full take no more, whatever the band."""
+    """Replicas whose batch is full take no more, whatever the hysteresis."""
     base = small_system(server(now=("H100", 1), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0)
     rate = optimize(base, PLAIN).allocations["s"].rate_max_rpm
     busy = small_system(
         server(rpm=2.08 * rate, now=("H100", 2), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0
     )
     assert (
-        optimize(busy, OptimizerSettings(solver="greedy", band=0.2)).allocations["s"].replicas == 3
+        optimize(busy, OptimizerSettings(solver="greedy", hysteresis=0.2)).allocations["s"].replicas
+        == 3
     )
 
 
 def test_a_move_to_another_accelerator_has_to_save_more_than_the_band() -> None:
-    """Penalty and band together; without them the cheapest wins."""
+    """Penalty and hysteresis together; without them the cheapest wins."""
     here = server(rpm=600.0, now=("H100", 1))
     free = optimize(small_system(server(rpm=600.0), itl_ms=60.0), PLAIN).allocations["s"]
     assert free.accelerator != "H100"
     stay = optimize(
-        small_system(here, itl_ms=60.0), OptimizerSettings(solver="greedy", band=1.0)
+        small_system(here, itl_ms=60.0), OptimizerSettings(solver="greedy", hysteresis=1.0)
     ).allocations["s"]
     assert (stay.accelerator, stay.replicas, stay.value) == ("H100", 1, 0.0)
     move = optimize(small_system(here, itl_ms=60.0), replace(PLAIN, objective="cost")).allocations[
@@ -407,12 +408,14 @@ def test_unlimited_gives_each_the_best_whatever_the_capacity() -> None:
 
 
 def test_compat_is_the_original_whatever_the_other_settings() -> None:
-    """Headroom, band, caps: a comparison must not hang on them."""
+    """Headroom, hysteresis, caps: a comparison must not hang on them."""
     data = small_system(server(rpm=3000.0, now=("A100", 3)), itl_ms=9.0)
     plain = optimize(data, OptimizerSettings(rules=GO_TODAY))
     other = optimize(
         data,
-        OptimizerSettings(rules=GO_TODAY, headroom=0.5, band=0.9, replicas_cap=1, max_batch_cap=2),
+        OptimizerSettings(
+            rules=GO_TODAY, headroom=0.5, hysteresis=0.9, replicas_cap=1, max_batch_cap=2
+        ),
     )
     assert plain.allocations["s"] == other.allocations["s"]
 

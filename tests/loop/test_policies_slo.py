@@ -45,7 +45,9 @@ def test_a_server_gets_what_the_optimizer_says_of_its_load() -> None:
             accelerator="H100", replicas=2, max_batch=64, cost_cents_per_h=800.0, load=BUSY
         )
     )
-    solution = optimize(system(servers={"s1": alone}), OptimizerSettings(solver="greedy", band=0.0))
+    solution = optimize(
+        system(servers={"s1": alone}), OptimizerSettings(solver="greedy", hysteresis=0.0)
+    )
     target = decide(view).targets["s1"]
     found = solution.allocations["s1"]
     assert (target.accelerator, target.replicas, target.max_batch) == (

@@ -270,6 +270,22 @@ def test_what_no_server_can_use_is_told(tmp_path: Path) -> None:
     ]
 
 
+def test_an_accelerator_of_which_there_are_none_is_told(tmp_path: Path) -> None:
+    """Otherwise the first hint is that nothing is ever placed there. Without limits it may be."""
+    objects = files()
+    (kind, *_others) = objects["capacity-data.json"]["count"]
+    kind["count"] = 0
+    warnings: list[str] = []
+    read_system(write(tmp_path, objects), warn=warnings.append)
+    (line,) = warnings
+    start = f"capacity-data.json: there are no GPUs of type {kind['type']!r}: nothing can run on "
+    assert line.startswith(start)
+    objects["optimizer-data.json"]["optimizer"]["unlimited"] = True
+    warnings.clear()
+    read_system(write(tmp_path, objects), warn=warnings.append)
+    assert warnings == []
+
+
 def test_what_the_existing_tools_write_and_nobody_needs_is_not_told(tmp_path: Path) -> None:
     """Their files hold desiredAlloc, throughput, milpSolver: a line for each would hide the lines
     that matter.

@@ -21,7 +21,7 @@ from loop.spec import Allocation, SystemData
 from loop.types import Load
 from tests.loop.small_systems import LAWS, LOADS, server, small_system
 
-PLAIN = OptimizerSettings(solver="greedy", band=0.0)
+PLAIN = OptimizerSettings(solver="greedy", hysteresis=0.0)
 COMPAT = OptimizerSettings(solver="greedy", rules=GO_TODAY)
 
 

@@ -12,11 +12,11 @@ from twin.request import Request
 from twin.serving.routers import LeastOutstanding, RandomChoice, RoundRobin, make_router
 from twin.spec import LatencyModel
 
-LAW = LatencyModel(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
+MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
 
 
 def _replicas(count: int) -> list[Replica]:
-    return [Replica(latency_model=LAW, max_batch=8) for _ in range(count)]
+    return [Replica(latency_model=MODEL, max_batch=8) for _ in range(count)]
 
 
 class Front:

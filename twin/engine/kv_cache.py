@@ -8,24 +8,24 @@ is constant (its offset), so offsets say everything about the blocks of the deco
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from math import inf
 from typing import Protocol
 
 from twin.registry import resolve
-
-UNLIMITED_TOKENS = 1 << 60
 
 
 class KvCache(Protocol):
     """The blocks of the decodes of one replica.
 
-    blocks blocks of block_size tokens hold tokens tokens together. The replica keeps the number n
-    of decodes and the sum of their contexts, and passes them in: it changes both at every boundary,
-    and a call for each would cost more than all the rest that happens here. What requests in
-    prefill hold the replica counts itself, they are few and short-lived.
+    There are *blocks* of block_size tokens, *tokens* together, inf for a cache without bounds. The
+    replica keeps the number n of decodes and the sum of their contexts, and passes them in: it
+    changes both at every boundary, and a call for each would cost more than all the rest that
+    happens here. What requests in prefill hold the replica counts itself, they are few and
+    short-lived.
     """
 
     @property
-    def blocks(self) -> int:
+    def blocks(self) -> float:
         """Return how many blocks there are."""
         ...
 
@@ -35,7 +35,7 @@ class KvCache(Protocol):
         ...
 
     @property
-    def tokens(self) -> int:
+    def tokens(self) -> float:
         """Return the tokens of all blocks."""
         ...
 
@@ -134,14 +134,15 @@ class BlockTable:
 class UnlimitedCache:
     """A cache that is never full, for a world that does not know how large its caches are.
 
-    Blocks of one token, and so many of them that every question of the scheduler for free blocks is
-    answered with yes by the arithmetic that it does for a counted cache, without a branch.
+    Blocks of one token, and infinitely many: the arithmetic that the scheduler does for a counted
+    cache finds room for everything, without a branch, and never asks for exact counts.
     """
 
-    __slots__ = ()
+    __slots__ = ("block_size", "blocks", "tokens")
 
-    blocks = tokens = UNLIMITED_TOKENS
-    block_size = 1
+    def __init__(self) -> None:
+        self.blocks = self.tokens = inf
+        self.block_size = 1
 
     def join(self, offset: int) -> None:
         """Need not count."""
@@ -159,7 +160,7 @@ class UnlimitedCache:
         return context_sum
 
     def iterations_left(self, g: int, n: int, context_sum: int) -> int:  # noqa: ARG002, as above
-        return UNLIMITED_TOKENS
+        raise AssertionError("a cache without bounds has no end to ask for")
 
     def usage(self, held: int) -> float:  # noqa: ARG002, nothing is a share of no bound
         return 0.0

@@ -40,6 +40,7 @@ class Replica:
     __slots__ = (
         "_alpha_s",
         "_beta_s",
+        "_block_size",
         "_c0_s",
         "_c1_s",
         "_context_sum",
@@ -50,6 +51,7 @@ class Replica:
         "_gamma_s",
         "_iteration",
         "_kv",
+        "_kv_tokens",
         "_length",
         "_max_batch",
         "_next_ticket",
@@ -99,6 +101,9 @@ class Replica:
         # It may not change while requests run: that decodes never starve rests on it.
         self._token_budget = max_num_batched_tokens
         self._kv = make_kv_cache(kv_cache, kv_tokens=kv_tokens, block_size=block_size)
+        # Copies of what never changes: one look-up less in every event.
+        self._kv_tokens = self._kv.tokens
+        self._block_size = self._kv.block_size
         self._queue_max = inf if queue_max is None else queue_max
         self._full_prompt = admission == "full_prompt"
         self._on_finish = on_finish
@@ -182,7 +187,7 @@ class Replica:
             reason = "draining"
         elif len(waiting) >= self._queue_max:
             reason = "queue_full"
-        elif request.prompt_tokens + request.output_tokens - 1 > self._kv.tokens:
+        elif request.prompt_tokens + request.output_tokens - 1 > self._kv_tokens:
             # It would preempt itself for ever. The last token generated is never written to the KV
             # cache.
             reason = "never_fits"
@@ -400,10 +405,10 @@ class Replica:
         g = self._iteration
         context_sum = self._context_sum
         k = (self._finishes[0] >> _TICKET_BITS) - g
-        kv = self._kv
         # A bound that is cheap: if every decode had one more block than it needs, and it still
         # fits, the exact count need not be asked for.
-        if context_sum + n * (k + kv.block_size - 1) > kv.tokens:
+        if context_sum + n * (k + self._block_size - 1) > self._kv_tokens:
+            kv = self._kv
             k = min(k, kv.iterations_left(g, n, context_sum))
             if not k:
                 self._preempt(t, free=kv.blocks - kv.used(g, n, context_sum), demand=kv.demand(g))
@@ -430,11 +435,10 @@ class Replica:
         """
         n, context_sum = self._decodes, self._context_sum
         left = self._token_budget - n
-        kv = self._kv
-        size = kv.block_size
-        # A lower bound of the blocks free after the decodes took theirs; the exact count is asked
-        # for only if it fails.
-        free = (kv.tokens - context_sum - n * size) // size
+        size = self._block_size
+        # A lower bound of the tokens in blocks that are free after the decodes took theirs; the
+        # exact count is asked for only if it fails.
+        free = self._kv_tokens - context_sum - n * size
         exact = False
         # A partial prefill goes first. There is at most one, last in the running list: it took all
         # that was left of the budget.
@@ -450,9 +454,9 @@ class Replica:
             computed += chunk
             read += after
             prefills.append((partial, chunk))
-        if not exact and free < taken:
+        if free < taken * size:
             free, exact = self._free_after_decodes(), True
-            if free < taken:
+            if free < taken * size:
                 self._preempt_for_prefill(t, taken)
                 return True
         running, waiting, max_batch = self._running, self._waiting, self._max_batch
@@ -462,10 +466,10 @@ class Replica:
             need = request.prompt_tokens + request.generated
             chunk = need if need < left else left
             asked = -(-(need if self._full_prompt else chunk) // size)
-            if asked > free - taken:
+            if (asked + taken) * size > free:
                 if not exact:
                     free, exact = self._free_after_decodes(), True
-                if asked > free - taken:
+                if (asked + taken) * size > free:
                     break
             waiting.popleft()
             if not request.admitted:
@@ -491,13 +495,14 @@ class Replica:
         self.next_boundary_s = t + self._duration_s
         return True
 
-    def _free_after_decodes(self) -> int:
-        """Return the blocks that are free after the decodes took those of the next iteration;
-        negative if they lack.
+    def _free_after_decodes(self) -> float:
+        """Return the tokens in blocks that are free after the decodes took those of the next
+        iteration; negative if they lack.
         """
         kv = self._kv
         n = self._decodes
-        return kv.blocks - kv.used(self._iteration + 1, n, self._context_sum + n)
+        free = kv.blocks - kv.used(self._iteration + 1, n, self._context_sum + n)
+        return free * kv.block_size
 
     def _preempt_for_prefill(self, t: float, taken: int) -> None:
         kv = self._kv
@@ -510,7 +515,7 @@ class Replica:
         self._preempt(t, free=free, demand=demand)
         self._begin_segment(t, 1, self._decodes, self._context_sum)
 
-    def _preempt(self, t: float, *, free: int, demand: int) -> None:
+    def _preempt(self, t: float, *, free: float, demand: int) -> None:
         """Take the most recently admitted requests out of the batch until the others' *demand* of
         blocks is free.
         """

@@ -42,6 +42,9 @@ from twin.spec import ClusterSpec, SpecError
 SLICE_S = 0.5
 """How much of the world's time passes at most between two rounds of the controllers."""
 
+CONTROL_PATH = "/twin/"
+"""Where administrators steer the world itself; faults do not strike there."""
+
 TOKEN = "inferno-twin"
 """The token of the administrator, if no tokens file is given."""
 
@@ -262,7 +265,7 @@ def start_twin(
     tokens: Path | None = None,
 ) -> TwinCluster:
     """Return a twin of *spec* with the objects of *manifests*; see TwinCluster. Serve it with
-    create_twin_app.
+    create_app.
 
     Without a *tokens* file a client that sends no token, or TOKEN, is an administrator; with one, a
     client that sends none may do nothing. Raise SpecError, one line, for a file that makes no

@@ -71,7 +71,7 @@ def tune(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerS
             same
             & (now >= least)
             & (now <= np.minimum(batch[here], KEEP * least))
-            & (settings.band > 0.0)
+            & (settings.hysteresis > 0.0)
         )
         batch[here] = np.where(keep, now, least)
     itl, ttft, rho = table.itl[rows].copy(), table.ttft[rows].copy(), table.rho[rows].copy()

@@ -49,7 +49,7 @@ def in_force(settings: OptimizerSettings) -> OptimizerSettings:
         loss_max=0.0,
         replicas_cap=sys.maxsize,
         near_peak=0.0,
-        band=0.0,
+        hysteresis=0.0,
     )
 
 

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.optimizer.explain import why_unserved
 from loop.optimizer.model.concurrency import tune
 from loop.optimizer.model.rates import SMOOTH
-from loop.optimizer.reasons import why_unserved
 from loop.optimizer.rules import Rules
 from loop.optimizer.sizing import MS_PER_MIN, size_all
 from loop.optimizer.solvers.greedy import largest_share
@@ -104,17 +104,19 @@ def count_replicas(
     now: Floats,
     settings: OptimizerSettings,
 ) -> Floats:
-    """Return how many replicas take the load; the present number where it is within the band of
+    """Return how many replicas take the load; the present number if it is within the hysteresis of
     that.
 
-    Replicas that stay may take more than they should by the band, but never more than a full batch
-    should serve (share_least): beyond that the queue grows without end.
+    Replicas that stay may take more than they should by the hysteresis, but never more than a full
+    batch should serve (share_least): beyond that the queue grows without end.
     """
     wanted = np.maximum(np.ceil(share * (1.0 - ROUNDING)), np.maximum(least, 1.0))
-    if settings.band == 0.0:
+    if settings.hysteresis == 0.0:
         return wanted
-    fewest = np.ceil(np.maximum(share / (1.0 + settings.band), share_least) * (1.0 - ROUNDING))
-    most = np.ceil(share * (1.0 + settings.band) * (1.0 - ROUNDING))
+    fewest = np.ceil(
+        np.maximum(share / (1.0 + settings.hysteresis), share_least) * (1.0 - ROUNDING)
+    )
+    most = np.ceil(share * (1.0 + settings.hysteresis) * (1.0 - ROUNDING))
     stay = (now >= np.maximum(fewest, least)) & (now <= np.maximum(most, least)) & (now > 0.0)
     return np.where(stay, now, wanted)
 

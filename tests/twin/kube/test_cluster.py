@@ -30,7 +30,7 @@ def code(twin: TwinCluster, token: str, path: str) -> int:
 
 
 def test_a_tokens_file_closes_the_door_to_everybody_else(tmp_path: Path) -> None:
-    """Without one, who sends no token is an administrator: kubectl sends none over plain HTTP."""
+    """Without one, a client without a token is an administrator, as kubectl over plain HTTP."""
     path = tmp_path / "tokens.yaml"
     path.write_text(
         "tokens:\n"

@@ -1,6 +1,4 @@
-"""Deployments and their pods: how they come up, move, hold GPUs and go, as anybody sees who asks
-the API.
-"""
+"""Deployments and their pods, as the API shows them: how pods come up, move, hold GPUs and go."""
 
 from __future__ import annotations
 
@@ -21,9 +19,7 @@ def conditions(obj: dict[str, Any]) -> dict[str, str]:
 
 
 def test_pods_are_created_run_and_get_ready_after_the_start_up() -> None:
-    """Who counts starting pods as serving, or not at all, is found out only where they take their
-    time.
-    """
+    """A loop that counts starting pods as serving, or not at all, fails only if they take time."""
     client = Client()
     client.apply(managed(replicas=2))
     client.until(1.0)
@@ -50,7 +46,7 @@ def test_a_pod_tells_when_it_came_to_its_phases() -> None:
 
 
 def test_dates_are_those_of_the_machine_also_where_time_is_fast() -> None:
-    """Whoever looks from outside compares them with its own clock."""
+    """Clients compare them with their own clocks."""
     client = Client(speed=10.0)
     client.until(100.0)
     assert client.apply(managed())["metadata"]["creationTimestamp"] == "2026-01-01T00:00:10Z"

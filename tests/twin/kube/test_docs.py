@@ -58,7 +58,7 @@ def test_it_names_every_resource(text: str) -> None:
 
 
 def test_its_figures_are_those_of_the_code(text: str) -> None:
-    """Whoever changes one has to say so."""
+    """A change of one has to be written down here too."""
     for figure in (
         f"`ContainerCreating` for {CREATING_S:g} s",
         f"at most {REPLICAS_MAX}",

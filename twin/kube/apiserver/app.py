@@ -1,6 +1,4 @@
-"""The HTTP side of the twin's API: one FastAPI application over one ApiServer, and the faults that
-clients meet.
-"""
+"""The HTTP side of the API: a FastAPI application over an ApiServer, and the faults it meets."""
 
 from __future__ import annotations
 
@@ -18,9 +16,6 @@ from twin.kube.apiserver.server import BODY_BYTES_MAX, ApiServer, Call, Reply
 
 TICK_S = 0.05
 """How often the world is brought up to date, in seconds of the machine."""
-
-CONTROL = "/twin/"
-"""Paths by which the world itself is steered; no fault befalls them."""
 
 METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]
 Page = Callable[[], tuple[str, str]]
@@ -94,10 +89,13 @@ class World(Protocol):
         ...
 
 
-def create_twin_app(server: ApiServer, world: World, faults: Faults) -> FastAPI:
-    """Return the application. While it is served, it alone advances and reads *world*."""
+def create_app(server: ApiServer, world: World, faults: Faults, *, control: str) -> FastAPI:
+    """Return the application. While it is served, it alone advances and reads *world*.
 
-    handler = _Handler(server, world, faults)
+    Paths that begin with *control* steer the world itself; no fault strikes there.
+    """
+
+    handler = _Handler(server, world, faults, control=control)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -108,7 +106,6 @@ def create_twin_app(server: ApiServer, world: World, faults: Faults) -> FastAPI:
             await ticking
 
     app = FastAPI(
-        title="Inferno Twin: cluster",
         lifespan=lifespan,
         openapi_url=None,
         docs_url=None,
@@ -119,7 +116,8 @@ def create_twin_app(server: ApiServer, world: World, faults: Faults) -> FastAPI:
 
 
 class _Handler:
-    def __init__(self, server: ApiServer, world: World, faults: Faults) -> None:
+    def __init__(self, server: ApiServer, world: World, faults: Faults, *, control: str) -> None:
+        self._control = control
         self._server = server
         self._world = world
         self._faults = faults
@@ -163,7 +161,7 @@ class _Handler:
             message = f"the world has stopped: {type(self._failure).__name__}: {self._failure}"
             return _failed(ApiError(500, "InternalError", message))
         try:
-            if call.path.startswith(CONTROL):
+            if call.path.startswith(self._control):
                 self._server.check_master(call)
                 return _json(self._world.control(call.method, call.path, call.body), 200, {})
             page = self._world.page(call.path) if call.method in ("GET", "HEAD") else None
@@ -174,7 +172,7 @@ class _Handler:
             return _failed(error)
 
     def _suffered(self, call: Call) -> Sequence[Fault]:
-        if not self._faults or call.path.startswith(CONTROL):
+        if not self._faults or call.path.startswith(self._control):
             return []
         verb, thing, namespace, name = call.method.lower(), "", "", ""
         with suppress(ApiError):

@@ -233,7 +233,7 @@ def parsed_protobuf(body: bytes) -> Json:
         about = envelope["typeMeta"]
         if about["kind"] not in _MESSAGES:
             raise bad_request(
-                f"the twin reads no {about['kind']} in protobuf: send it as JSON or YAML"
+                f"this server reads no {about['kind']} in protobuf: send it as JSON or YAML"
             )
         return {**about, **_message(base64.b64decode(envelope.get("raw", "")), about["kind"])}
     except (ValueError, KeyError, IndexError) as error:

@@ -170,7 +170,7 @@ class Rest:
             "true",
         ):
             raise errors.bad_request(
-                "propagationPolicy: the twin does not orphan, it deletes what an object owns"
+                "propagationPolicy: this server does not orphan, it deletes what an object owns"
             )
         dry = options.dry or delete_options.get("dryRun") == ["All"]
         return Answer(body=self._deleted(target.resource, obj, delete_options, dry=dry))

@@ -14,6 +14,16 @@ from twin.serving.routers.port import Router
 from twin.serving.routers.random import RandomChoice
 from twin.serving.routers.round_robin import RoundRobin
 
+__all__ = [
+    "ROUTERS",
+    "LeastOutstanding",
+    "RandomChoice",
+    "RoundRobin",
+    "Router",
+    "RouterFactory",
+    "make_router",
+]
+
 RouterFactory = Callable[[np.random.Generator], Router]
 """Makes a router without replicas; all its chance comes from the generator."""
 

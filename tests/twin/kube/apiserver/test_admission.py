@@ -276,14 +276,14 @@ def test_methods_are_verbs_or_not_allowed(
 
 @pytest.mark.parametrize("query", [{"dryRun": "yes"}, {"fieldValidation": "Hard"}])
 def test_options_that_make_no_sense_are_refused(query: dict[str, str]) -> None:
-    """Who misspells dryRun must not change anything."""
+    """A client that misspells dryRun must not change anything."""
     with pytest.raises(ApiError) as error:
         write_options(query, agent="kubectl/v1")
     assert error.value.code == 400
 
 
 def test_a_writer_is_called_as_it_says_or_after_its_program() -> None:
-    """managedFields tell who changed a Deployment."""
+    """managedFields name the client that changed a Deployment."""
     assert write_options({"fieldManager": "me"}, agent="kubectl/v1").manager == "me"
     assert write_options({}, agent="OpenAPI-Generator/36.0.0/python").manager == "OpenAPI-Generator"
     assert write_options({}, agent="").manager == "unknown"
@@ -298,7 +298,7 @@ def test_a_writer_is_called_as_it_says_or_after_its_program() -> None:
 
 
 def test_an_answer_in_a_form_that_nobody_reads_is_406() -> None:
-    """The server speaks JSON; who cannot read the answer has changed nothing."""
+    """The server speaks JSON; a client that cannot read the answer has changed nothing."""
     assert forms("application/vnd.kubernetes.protobuf,application/json").kind == ""
     assert forms("application/json;as=Table;v=v1;g=meta.k8s.io,application/json").kind == "Table"
     assert forms("application/json;as=Chart,application/json").kind == ""

@@ -1,4 +1,4 @@
-"""Who may do what: tokens with rules, ServiceAccounts with roles, and reviews of access."""
+"""Rules of access: tokens with rules, ServiceAccounts with roles, and reviews of access."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ TOKENS = {
 
 
 def identity(token: str) -> Identity:
-    """Return who has *token* by the file."""
+    """Return the identity that the file gives *token*."""
     return read_tokens(Entry(TOKENS, source="tokens.yaml"))[token]
 
 
@@ -209,7 +209,7 @@ def test_who_is_unknown_may_only_ask_for_health() -> None:
     assert [clients.code("", "GET", path) for path in closed] == [403] * len(closed)
 
 
-def test_access_is_reviewed_for_whoever_asks() -> None:
+def test_a_client_may_ask_what_it_may_do() -> None:
     """kubectl auth can-i."""
     clients = Clients()
     token = clients.account("bob")
@@ -217,13 +217,13 @@ def test_access_is_reviewed_for_whoever_asks() -> None:
         "Role", '[{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["patch"]}]', BOB
     )
 
-    def may(who: str, verb: str, resource: str) -> bool:
+    def may(token: str, verb: str, resource: str) -> bool:
         about = (
             f'{{"verb": "{verb}", "resource": "{resource}", "group": "apps", "namespace": "infer"}}'
         )
         path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
         body = f'{{"spec": {{"resourceAttributes": {about}}}}}'
-        return bool(clients.ask(who, "POST", path, body)["status"]["allowed"])
+        return bool(clients.ask(token, "POST", path, body)["status"]["allowed"])
 
     assert (may(token, "patch", "deployments"), may(token, "delete", "deployments")) == (
         True,

@@ -270,7 +270,7 @@ def test_an_update_takes_over_what_it_changes_and_only_that() -> None:
 
 
 def test_an_item_stays_while_somebody_else_owns_a_part_of_it() -> None:
-    """Who gives up a container must not take away what another one set in it."""
+    """A manager that gives up a container must not take away what another one set in it."""
     obj = created(config([{"name": "a", "image": "a:1"}]))
     obj = applied(
         obj, config([{"name": "a", "args": ["x"]}]), DEPLOYMENT, writer=TWO, force=False, now="t"

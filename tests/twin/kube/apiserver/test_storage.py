@@ -134,7 +134,7 @@ def test_a_new_object_has_identity_date_and_generation_of_its_own() -> None:
 
 
 def test_a_change_of_nothing_is_none() -> None:
-    """Not even of who owns which field."""
+    """Not even in the list of owners of fields."""
     commits = commits_of(Store())
     made = commits.create(CONFIG_MAPS, config_map("a"))
     again = {**made, "metadata": {**made["metadata"], "managedFields": [{"manager": "x"}]}}
@@ -157,7 +157,7 @@ def test_the_annotations_of_a_deployment_count_as_its_desired_state_but_not_its_
 
 
 def test_finalizers_keep_an_object_until_they_are_gone() -> None:
-    """Whoever put them there has something to finish first."""
+    """The controller that put them there has something to finish first."""
     store = Store()
     commits = commits_of(store)
     body = config_map("a")
