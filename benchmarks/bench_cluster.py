@@ -19,7 +19,7 @@ from twin.spec import Accelerator, ClusterSpec, EngineSpec, LatencyModel, Pool, 
 
 PROMPT, OUTPUT, MAX_BATCH, KV_TOKENS = 128, 512, 256, 60_000
 # Llama-3.1-8B on an H100; at this rate the mean batch of a replica is 24.
-LAW = LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
+MODEL = LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
 RATE_RPS = 6.25
 REQUESTS = 4000
 ROUNDS = 25
@@ -89,7 +89,7 @@ def _spec(replicas: int) -> ClusterSpec:
         capacity={"A": replicas},
         engines={
             ("m", "A"): EngineSpec(
-                model="m", accelerator="A", latency_model=LAW, kv_tokens=KV_TOKENS
+                model="m", accelerator="A", latency_model=MODEL, kv_tokens=KV_TOKENS
             )
         },
         servers=(server,),

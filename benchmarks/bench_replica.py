@@ -24,7 +24,7 @@ from twin.spec import LatencyModel
 from twin.testing.naive_replica import NaiveReplica
 
 # Llama-3.1-8B on an H100 (published fit); one request beside 23 others takes about 3.9 s.
-LAW = LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
+MODEL = LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5)
 MAX_BATCH = 64
 PROMPT = 128
 SCRAPE_S = 15.0
@@ -99,7 +99,7 @@ def run_fast(workload: Workload) -> Measured:
     env = simpy.Environment()
     log = RequestLog()
     replica = Replica(
-        latency_model=LAW,
+        latency_model=MODEL,
         max_batch=MAX_BATCH,
         kv_tokens=workload.kv_tokens,
         on_finish=log.add_finished,
@@ -136,7 +136,7 @@ def run_naive(workload: Workload) -> Measured:
     log = RequestLog()
     naive = NaiveReplica(
         env,
-        latency_model=LAW,
+        latency_model=MODEL,
         max_batch=MAX_BATCH,
         kv_tokens=workload.kv_tokens,
         on_finish=log.add_finished,

@@ -38,7 +38,7 @@ class SimFeeder:
 
     Requests are drawn an interval at a time, all servers together, and wait in one list: the event
     queue holds one arrival at a time. A new interval begins before the control actions of its
-    instant, so a controller that reads set_points sees them without lag.
+    instant, so a controller that reads offered_loads sees them without lag.
     """
 
     def __init__(

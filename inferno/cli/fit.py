@@ -67,8 +67,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from twin.fit.report import fit_json, fit_text
-    from twin.fit.search import fit_file
+    from twin.fit.search import fit_file, fit_json, fit_text
     from twin.spec import SpecError
 
     if options.rows is not None and options.rows < 1:

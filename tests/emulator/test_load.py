@@ -68,8 +68,8 @@ def test_without_disturbance_the_offered_load_is_the_nominal():
         assert counts.std() == pytest.approx(0.5 * mean, rel=0.02)
 
 
-def test_the_requests_of_an_interval_follow_its_set_point():
-    """Set-points are what `labels` report: they must be what arrives."""
+def test_the_requests_of_an_interval_follow_its_offered_load():
+    """Offered loads are what `labels` report: they must be what arrives."""
     chunk = run(WILD, interval_s=600.0, until_s=36_000.0)
     expected = np.array([batch.interval.offered_load.rate_rpm * 10.0 for batch in chunk])
     counted = np.array([len(batch.times_s) for batch in chunk])

@@ -153,7 +153,7 @@ def test_token_counts_have_their_coefficient_of_variation(distribution):
     assert abs(spread / 300.0 - 0.7) < SURE * sigma / 300.0 + 1e-3
 
 
-def test_lognormal_and_gamma_counts_have_those_laws():
+def test_lognormal_and_gamma_counts_have_those_distributions():
     """A mean and a deviation do not tell a lognormal from a gamma; the tail does, and tails fill KV
     memory.
     """

@@ -1,4 +1,4 @@
-"""The ledger of cards: strict order, never more granted than there is."""
+"""The ledger of GPUs: strict order, never more granted than there is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def _claim(log: list[str], name: str, gpus: int, type_: str = "A") -> Claim:
     return Claim(type=type_, gpus=gpus, granted=lambda: log.append(name))
 
 
-def test_cards_go_to_who_asked_first_even_where_a_later_claim_would_fit() -> None:
+def test_gpus_go_to_who_asked_first_even_where_a_later_claim_would_fit() -> None:
     """A large pod must not starve behind small ones that come after it."""
     log: list[str] = []
     ledger = Ledger({"A": 4})
@@ -28,7 +28,7 @@ def test_cards_go_to_who_asked_first_even_where_a_later_claim_would_fit() -> Non
 
 
 def test_a_claim_that_can_never_be_met_holds_up_nobody() -> None:
-    """One impossible wish would otherwise stop the whole cluster."""
+    """One impossible claim would otherwise stop the whole cluster."""
     log: list[str] = []
     ledger = Ledger({"A": 2})
     ledger.ask(_claim(log, "impossible", 3))
@@ -63,7 +63,7 @@ def test_less_capacity_than_use_takes_nothing_away_and_grants_nothing() -> None:
     assert [tuple(change) for change in ledger.history] == [(0.0, "A", 3), (5.0, "A", 1)]
 
 
-def test_who_gives_up_cards_for_a_claim_puts_it_first() -> None:
+def test_who_gives_up_gpus_for_a_claim_puts_it_first() -> None:
     """The GPUs that a server gives back for its own replacement go to it, not to who has waited
     longer.
     """
@@ -81,7 +81,7 @@ def test_who_gives_up_cards_for_a_claim_puts_it_first() -> None:
 
 
 def test_who_withdraws_lets_those_behind_pass() -> None:
-    """A wish that is taken back while it waits must not block its queue for ever."""
+    """A claim that is taken back while it waits must not block its queue for ever."""
     log: list[str] = []
     ledger = Ledger({"A": 2})
     ledger.ask(_claim(log, "holder", 1))

@@ -20,7 +20,7 @@ from twin.testing.worlds import arrive, cluster_of, spec_of
 S = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=2, max_batch=4))
 
 
-def test_a_crash_restarts_the_pod_on_its_own_cards() -> None:
+def test_a_crash_restarts_the_pod_on_its_own_gpus() -> None:
     """A process that dies does not lose its node: nobody else can take the GPUs meanwhile, and
     they cost on.
     """
@@ -93,7 +93,7 @@ def test_a_requeued_request_goes_before_those_that_came_after_it() -> None:
     assert deployment.gateway.requeued == 3
 
 
-def test_a_lost_node_takes_its_cards_and_at_least_the_pods_that_no_longer_fit() -> None:
+def test_a_lost_node_takes_its_gpus_and_at_least_the_pods_that_no_longer_fit() -> None:
     """What is left never exceeds what there is, and no more pods die than the node could hold."""
     killed = []
     for seed in range(40):

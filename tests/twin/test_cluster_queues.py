@@ -122,7 +122,7 @@ def test_least_outstanding_waits_longer_than_one_queue_and_far_shorter_than_rand
     assert one_queue_s < wait_s < one_queue_s + 0.3 * (separate_s - one_queue_s)
 
 
-def test_littles_law_holds_for_a_whole_cluster() -> None:
+def test_requests_inside_are_rate_times_stay_in_a_whole_cluster() -> None:
     """Requests inside, counted at ticks, are the arrival rate times the time that each spends
     inside: two measurements that share nothing but the run. At every tick the count is that of
     the records exactly."""

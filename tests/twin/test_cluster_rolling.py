@@ -17,7 +17,7 @@ from twin.serving.pod import Pod, PodLife
 from twin.serving.rollout import DesiredState, fits, make_room, plan
 from twin.spec import EngineSpec, Pool, Server
 from twin.testing.checkers import check_truth, watched
-from twin.testing.worlds import ACCELERATORS, LAW, arrive, spec_of
+from twin.testing.worlds import ACCELERATORS, MODEL, arrive, spec_of
 
 S = Server(name="s", model="m", pool=Pool(accelerator="A", replicas=2, max_batch=4))
 
@@ -69,7 +69,7 @@ def test_a_change_of_accelerator_begins_with_new_pods_and_each_replaces_an_old_o
     assert _pods(cluster) == [("B", "ready", 4), ("B", "ready", 4)]
 
 
-def test_old_pods_serve_until_cards_of_the_new_type_appear() -> None:
+def test_old_pods_serve_until_gpus_of_the_new_type_appear() -> None:
     """Giving up old pods would not help: they hold GPUs of another type."""
     env, cluster, watch = watched(spec_of(S, capacity={"A": 2, "B": 0}))
     _at(env, cluster, 10.0, "B", 2)
@@ -83,7 +83,7 @@ def test_old_pods_serve_until_cards_of_the_new_type_appear() -> None:
     assert _pods(cluster) == [("B", "ready", 4)] * 2
 
 
-def test_a_rolling_change_without_spare_cards_gives_up_one_old_pod_at_a_time() -> None:
+def test_a_rolling_change_without_spare_gpus_gives_up_one_old_pod_at_a_time() -> None:
     """It would wait for ever otherwise; and it never has more than one pod fewer than wanted."""
     server = replace(S, pool=replace(S.pool, replicas=3), max_batch_change="rolling")
     env, cluster, watch = watched(spec_of(server, capacity={"A": 3}))
@@ -104,7 +104,7 @@ def test_a_rolling_change_without_spare_cards_gives_up_one_old_pod_at_a_time() -
     check_truth(cluster, env.now)
 
 
-def test_a_rolling_change_with_spare_cards_gives_up_nothing_before_a_new_pod_is_ready() -> None:
+def test_a_rolling_change_with_spare_gpus_gives_up_nothing_before_a_new_pod_is_ready() -> None:
     """One spare GPU is enough to replace all, one after the other, at full strength."""
     server = replace(S, pool=replace(S.pool, replicas=3), max_batch_change="rolling")
     env, cluster, watch = watched(spec_of(server, capacity={"A": 4}))
@@ -115,7 +115,7 @@ def test_a_rolling_change_with_spare_cards_gives_up_nothing_before_a_new_pod_is_
     assert _pods(cluster) == [("A", "ready", 8)] * 3
 
 
-def test_as_many_old_pods_are_given_up_as_the_new_one_needs_cards() -> None:
+def test_as_many_old_pods_are_given_up_as_the_new_one_needs_gpus() -> None:
     """From single GPUs to pairs of the same type: two old pods make room for one new pod."""
     server = replace(S, pool=replace(S.pool, replicas=4))
     env, cluster, watch = watched(spec_of(server, capacity={"A": 4}))
@@ -135,7 +135,7 @@ def test_as_many_old_pods_are_given_up_as_the_new_one_needs_cards() -> None:
     assert _pods(cluster) == [("A", "ready", 4)] * 2
 
 
-def test_old_pods_that_hold_too_few_cards_together_are_kept() -> None:
+def test_old_pods_that_hold_too_few_gpus_together_are_kept() -> None:
     """To give up the last one for a pair of GPUs that can never come together would end the
     service.
     """
@@ -165,7 +165,7 @@ def test_nothing_is_given_up_in_vain_while_capacity_is_below_use() -> None:
     assert _pods(cluster) == [("A", "starting", 8), ("A", "pending", 8)]
 
 
-def test_cards_given_up_for_a_replacement_do_not_go_to_who_waits_longer() -> None:
+def test_gpus_given_up_for_a_replacement_do_not_go_to_who_waits_longer() -> None:
     """In a shortage a change of one's own batch size would otherwise hand over the server, pod by
     pod.
     """
@@ -248,7 +248,7 @@ def _pod_lists(draw: st.DrawFn) -> list[Pod]:
     pods = []
     for number in range(draw(st.integers(0, 8))):
         accelerator = draw(st.sampled_from(sorted(ACCELERATORS)))
-        engine = EngineSpec(model="m", accelerator=accelerator, latency_model=LAW)
+        engine = EngineSpec(model="m", accelerator=accelerator, latency_model=MODEL)
         life = PodLife(
             pod=f"s-{number}",
             server=0,

@@ -99,7 +99,7 @@ def test_a_snapshot_tells_what_was_asked_for_at_once_and_the_pods_as_they_are() 
     assert [pod.max_batch for pod in state.pods] == [7] * 4
 
 
-def test_pods_wait_for_cards_in_the_order_in_which_they_were_asked_for() -> None:
+def test_pods_wait_for_gpus_in_the_order_in_which_they_were_asked_for() -> None:
     """GPUs that come free go to the server that waits longest, whoever gave them up."""
     t = Server(name="t", model="m", pool=Pool(accelerator="A", replicas=2, max_batch=4))
     env, cluster, watch = watched(spec_of(S, t, capacity={"A": 3}))

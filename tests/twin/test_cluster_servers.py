@@ -55,7 +55,7 @@ def test_a_name_that_is_taken_is_refused_and_one_that_was_removed_is_free_again(
     assert cluster.snapshot().capacity["A"].used == 1
 
 
-def test_a_removed_server_finishes_what_runs_fails_what_waits_and_then_gives_back_its_cards() -> (
+def test_a_removed_server_finishes_what_runs_fails_what_waits_and_then_gives_back_its_gpus() -> (
     None
 ):
     """GPUs of a pod that still drains are not free for others, also when its Deployment is

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.twin.request_logs import arrivals, served
-from twin.fit.exposure import ceilings_ms
 from twin.fit.replay import ReplicaLimits
 from twin.fit.request_csv import parse_request_rows
+from twin.fit.search import ceilings_ms
 from twin.spec import LatencyModel
 
 HEADER = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
@@ -40,7 +40,7 @@ def test_a_log_without_decodes_is_scaled_by_its_prefills() -> None:
     np.testing.assert_allclose(ceilings_ms(rows, token_budget=50), [250.0, 5.0, 500.0 / 150.0])
 
 
-def test_the_shares_of_the_true_law_are_about_one() -> None:
+def test_the_shares_of_the_true_latency_model_are_about_one() -> None:
     """That is what makes the grid of starts cover every latency model, whatever the machine."""
     latency_model = LatencyModel(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
     limits = ReplicaLimits(max_batch=32, token_budget=2048)

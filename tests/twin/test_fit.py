@@ -18,7 +18,7 @@ from twin.spec import LatencyModel, SpecError
 
 pytestmark = pytest.mark.slow
 
-LAW = LatencyModel(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
+MODEL = LatencyModel(alpha_ms=12.0, beta_ms=0.05, gamma_ms=1e-4)
 AMPLE = ReplicaLimits(max_batch=64, token_budget=2048)
 TIGHT = replace(AMPLE, kv_tokens=16000)
 
@@ -43,7 +43,7 @@ def made(
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_a_law_drawn_at_random_is_found_again_within_two_percent(seed: int) -> None:
+def test_a_latency_model_drawn_at_random_is_found_again_within_two_percent(seed: int) -> None:
     """The fit knows nothing of the latency model: neither its size nor which part is the
     largest.
     """
@@ -68,31 +68,31 @@ def test_a_law_drawn_at_random_is_found_again_within_two_percent(seed: int) -> N
 
 
 @pytest.mark.parametrize("seed", [0, 3])
-def test_a_law_is_found_through_preemptions(seed: int) -> None:
+def test_a_latency_model_is_found_through_preemptions(seed: int) -> None:
     """Where memory runs short the misfit is rugged: gamma is less sharp then, but the replay must
     be as close.
     """
     limits = replace(TIGHT, kv_tokens=5000)
-    rows, preemptions = made(seed, latency_model=LAW, limits=limits, requests=100)
+    rows, preemptions = made(seed, latency_model=MODEL, limits=limits, requests=100)
     assert preemptions >= 25
     found = fit_rows(rows, limits=limits)
-    alpha, beta, gamma = errors(found.latency_model, LAW)
+    alpha, beta, gamma = errors(found.latency_model, MODEL)
     assert abs(alpha) < 0.02
     assert abs(beta) < 0.02
     assert abs(gamma) < 0.15
     assert found.all_rows.e2e_mape < 2e-3
 
 
-def test_a_noisy_log_gives_the_law_within_a_few_percent() -> None:
+def test_a_noisy_log_gives_the_latency_model_within_a_few_percent() -> None:
     """A real server jitters; times that are 1 % off at random must not spoil the latency model."""
-    rows, _ = made(4, latency_model=LAW, limits=AMPLE)
+    rows, _ = made(4, latency_model=MODEL, limits=AMPLE)
     jitter = np.random.default_rng(5).normal(1.0, 0.01, (2, len(rows)))
     first_s = rows.queued_s + rows.ttft_s * jitter[0]
     noisy = replace(
         rows, first_token_s=first_s, last_token_s=first_s + (rows.e2e_s - rows.ttft_s) * jitter[1]
     )
     found = fit_rows(noisy, limits=AMPLE)
-    alpha, beta, gamma = errors(found.latency_model, LAW)
+    alpha, beta, gamma = errors(found.latency_model, MODEL)
     assert abs(alpha) < 0.03
     assert abs(beta) < 0.1
     assert abs(gamma) < 0.15
@@ -101,7 +101,7 @@ def test_a_noisy_log_gives_the_law_within_a_few_percent() -> None:
 
 def test_a_fit_of_the_first_rows_sees_nothing_of_the_later_ones() -> None:
     """Otherwise the score on the later ones would be worth nothing."""
-    rows, _ = made(5, latency_model=LAW, limits=AMPLE)
+    rows, _ = made(5, latency_model=MODEL, limits=AMPLE)
     other = replace(
         rows,
         last_token_s=np.where(np.arange(60) < 30, rows.last_token_s, rows.last_token_s + 9.0),
@@ -115,20 +115,20 @@ def test_a_fit_of_the_first_rows_sees_nothing_of_the_later_ones() -> None:
     assert second.held_out.e2e_mape > first.held_out.e2e_mape
 
 
-def test_requests_cut_off_do_not_bias_the_law() -> None:
+def test_requests_cut_off_do_not_bias_the_latency_model() -> None:
     """The last of the fitted requests ran beside later ones that the fit cannot see: it must know
     which to trust.
     """
-    rows, _ = made(8, latency_model=LAW, limits=AMPLE, requests=100)
+    rows, _ = made(8, latency_model=MODEL, limits=AMPLE, requests=100)
     found = fit_rows(rows, limits=AMPLE, fitted=slice(50))
-    assert np.abs(errors(found.latency_model, LAW)).max() < 0.02
+    assert np.abs(errors(found.latency_model, MODEL)).max() < 0.02
     assert found.held_out is not None
     assert found.held_out.e2e_mape < 2e-3
 
 
 def test_the_wrong_memory_limit_shows_in_the_score() -> None:
     """How a user notices that --kv-tokens was forgotten."""
-    rows, _ = made(3, latency_model=LAW, limits=replace(TIGHT, kv_tokens=5000))
+    rows, _ = made(3, latency_model=MODEL, limits=replace(TIGHT, kv_tokens=5000))
     assert fit_rows(rows, limits=AMPLE).all_rows.e2e_mape > 0.1
 
 
@@ -137,20 +137,20 @@ def test_one_token_answers_tell_alpha_and_beta() -> None:
     rng = np.random.default_rng(9)
     asked = arrivals(rng, requests=60, rate_rps=2.0, prompt=400, output=1)
     rows, _ = served(
-        replace(asked, output_tokens=np.ones(60, dtype=np.int64)), latency_model=LAW, limits=AMPLE
+        replace(asked, output_tokens=np.ones(60, dtype=np.int64)), latency_model=MODEL, limits=AMPLE
     )
     found = fit_rows(rows, limits=AMPLE)
-    assert found.latency_model.alpha_ms == pytest.approx(LAW.alpha_ms, rel=0.02)
+    assert found.latency_model.alpha_ms == pytest.approx(MODEL.alpha_ms, rel=0.02)
     assert found.latency_model.beta_ms + found.latency_model.gamma_ms == pytest.approx(
-        LAW.beta_ms + LAW.gamma_ms, rel=0.02
+        MODEL.beta_ms + MODEL.gamma_ms, rel=0.02
     )
-    assert found.highest.gamma_ms > 10 * LAW.gamma_ms
+    assert found.highest.gamma_ms > 10 * MODEL.gamma_ms
 
 
 @pytest.mark.parametrize("fitted", [slice(9), slice(0, 20, 2), slice(55, None)])
 def test_too_few_rows_are_refused(fitted: slice) -> None:
     """Three coefficients from a handful of requests would be an accident."""
-    rows, _ = made(5, latency_model=LAW, limits=AMPLE)
+    rows, _ = made(5, latency_model=MODEL, limits=AMPLE)
     with pytest.raises(
         SpecError, match=r"^twin: expected at least 10 consecutive rows to fit, found \d+$"
     ):
@@ -161,7 +161,7 @@ def test_a_file_is_fitted_like_its_rows(tmp_path: Path) -> None:
     """The way through CSV, with rows out of order and on another clock, changes nothing but the
     last digits.
     """
-    rows, _ = made(2, latency_model=LAW, limits=TIGHT)
+    rows, _ = made(2, latency_model=MODEL, limits=TIGHT)
     columns = ("queued_s", "first_token_s", "last_token_s", "input_tokens", "output_tokens")
     table = np.column_stack([getattr(rows, column) for column in columns])
     table[:, :3] += 5000.0
@@ -176,7 +176,7 @@ def test_a_file_is_fitted_like_its_rows(tmp_path: Path) -> None:
     )
     found: FitResult = fit_file(path, kv_tokens=16000, max_batch=64, token_budget=2048)
     assert found.source == "log.csv"
-    assert np.abs(errors(found.latency_model, LAW)).max() < 0.02
+    assert np.abs(errors(found.latency_model, MODEL)).max() < 0.02
     with pytest.raises(
         SpecError, match=r"^log\.csv: line \d+: input_tokens \+ output_tokens: expected <= 257 .*$"
     ):

@@ -13,7 +13,7 @@ from twin.fit.replay import Replayed, ReplicaLimits, check_fits, replay, score
 from twin.fit.request_csv import RequestRows, parse_request_rows
 from twin.spec import LatencyModel, SpecError
 
-LAW = LatencyModel(alpha_ms=10.0, beta_ms=0.1, gamma_ms=0.01)
+MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.1, gamma_ms=0.01)
 LIMITS = ReplicaLimits(max_batch=8, token_budget=100)
 
 
@@ -24,9 +24,9 @@ def log(*requests: tuple[float, int, int, float, float]) -> RequestRows:
     return parse_request_rows("\n".join([header, *lines]), source="log.csv")
 
 
-def test_a_replay_gives_the_times_that_the_law_gives_by_hand() -> None:
+def test_a_replay_gives_the_times_that_the_latency_model_gives_by_hand() -> None:
     """The anchor of everything that is fitted: two chunks of a prompt of 150, then two decodes."""
-    replayed = replay(log((0, 150, 3, 1, 2)), latency_model=LAW, limits=LIMITS)
+    replayed = replay(log((0, 150, 3, 1, 2)), latency_model=MODEL, limits=LIMITS)
     first_ms = (10 + 10 + 1.0) + (10 + 5 + 1.5)
     decodes_ms = (10 + 0.1 + 1.51) + (10 + 0.1 + 1.52)
     assert replayed.first_token_s[0] == pytest.approx(first_ms / 1e3, rel=1e-12)
@@ -37,7 +37,7 @@ def test_a_replay_gives_the_times_that_the_law_gives_by_hand() -> None:
 def test_a_replay_keeps_the_order_of_the_log_and_counts_preemptions() -> None:
     """Two requests that cannot both stay: the later one is preempted and finishes last."""
     limits = ReplicaLimits(max_batch=8, token_budget=100, kv_tokens=64)
-    replayed = replay(log((0, 20, 30, 1, 2), (0, 20, 30, 1, 2)), latency_model=LAW, limits=limits)
+    replayed = replay(log((0, 20, 30, 1, 2), (0, 20, 30, 1, 2)), latency_model=MODEL, limits=limits)
     assert replayed.preemptions[0] == 0
     assert replayed.preemptions[1] >= 1
     assert replayed.last_token_s[1] > replayed.last_token_s[0]
@@ -77,7 +77,7 @@ def test_a_request_that_just_fits_is_served() -> None:
     rows = log((0, 40, 25, 1, 2))
     limits = ReplicaLimits(max_batch=8, token_budget=100, kv_tokens=79)
     check_fits(rows, limits)
-    assert replay(rows, latency_model=LAW, limits=limits).last_token_s[0] > 0
+    assert replay(rows, latency_model=MODEL, limits=limits).last_token_s[0] > 0
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def watched_run(request: pytest.FixtureRequest) -> WatchedRun:
     return WatchedRun(make_script(request.param))
 
 
-def test_littles_law_holds_on_every_run(watched: WatchedRun) -> None:
+def test_requests_inside_are_rate_times_stay_on_every_run(watched: WatchedRun) -> None:
     """The integral of the number in the system is the sum of the times in it, whatever happened in
     between.
     """

@@ -31,7 +31,9 @@ def test_coinciding_events_come_out_in_the_same_order_to_the_last_bit(seed: int,
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_rounded_laws_differ_at_most_in_the_bucket_of_a_time_on_a_bound(seed: int) -> None:
+def test_rounded_coefficients_differ_at_most_in_the_bucket_of_a_time_on_a_bound(
+    seed: int,
+) -> None:
     """With round coefficients a time may lie on the bound of a bucket, and its last digit
     decides.
     """

@@ -168,7 +168,7 @@ def test_a_bounded_queue_loses_what_an_m_m_1_k_queue_loses() -> None:
 
 
 @pytest.mark.parametrize("queue", [M_M_1, Queue(servers=8, rho=0.75, mean_tokens=1000)])
-def test_littles_law_holds_in_equilibrium(queue: Queue) -> None:
+def test_requests_inside_are_rate_times_stay_in_equilibrium(queue: Queue) -> None:
     """L = lambda·W, with L sampled from the count that routers use and W taken from the log."""
     gaps = []
     for seed in range(RUNS):

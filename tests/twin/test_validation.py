@@ -90,7 +90,7 @@ def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Pat
     )
 
 
-def test_no_law_makes_up_for_a_memory_limit_that_is_left_out(runs: Path) -> None:
+def test_no_latency_model_makes_up_for_a_memory_limit_that_is_left_out(runs: Path) -> None:
     """The same, with a latency model that was fitted without the limit."""
     found = fit(runs / RTX4090, "--max-batch=256")
     assert found["fitted"]["e2eMape"] > 10 * MAPE

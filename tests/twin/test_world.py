@@ -24,8 +24,8 @@ from twin.spec import (
 )
 from twin.world import read_cluster_spec
 
-LAW = LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
-ENGINE = EngineSpec(model="small", accelerator="H100", latency_model=LAW)
+MODEL = LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=0.00005)
+ENGINE = EngineSpec(model="small", accelerator="H100", latency_model=MODEL)
 SERVER = Server(name="a", model="small", pool=Pool(accelerator="H100", replicas=2, max_batch=32))
 
 
@@ -215,7 +215,7 @@ def test_a_truth_that_takes_no_time_is_refused(tmp_path: Path) -> None:
         build(tmp_path, {"engines": [{**ROW, "perfParms": {"alpha": 0, "beta": 0}}]})
 
 
-def test_pods_need_a_law_for_their_accelerator(tmp_path: Path) -> None:
+def test_pods_need_a_latency_model_for_their_accelerator(tmp_path: Path) -> None:
     """The optimizer may be told of any current accelerator; the world must be able to run on it."""
     with pytest.raises(SpecError) as error:
         build(tmp_path, servers=[replace(SERVER, model="large")])
@@ -225,7 +225,7 @@ def test_pods_need_a_law_for_their_accelerator(tmp_path: Path) -> None:
     )
 
 
-def test_more_pods_than_cards_at_the_start_is_told(tmp_path: Path) -> None:
+def test_more_pods_than_gpus_at_the_start_is_said(tmp_path: Path) -> None:
     """Some pods stay pending then, and the first cycle is not a steady state."""
     _, notes = build(tmp_path, {"engines": [{**ROW, "kvTokens": 4096}]}, capacity={"H100": 1})
     assert notes == ("capacity-data.json: 1 GPUs of H100, but the pods at the start want 2",)

@@ -20,7 +20,7 @@ ACCELERATORS = {
     "2xA": Accelerator(name="2xA", type="A", multiplicity=2, cost_cents_per_h=200.0),
     "B": Accelerator(name="B", type="B", cost_cents_per_h=150.0),
 }
-LAW = LatencyModel(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
+MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
 START_UP = Delay(mean_s=60.0)
 WORLD = World()
 
@@ -28,7 +28,7 @@ WORLD = World()
 def spec_of(
     *servers: Server,
     capacity: Mapping[str, int],
-    latency_model: LatencyModel = LAW,
+    latency_model: LatencyModel = MODEL,
     start_up: Delay = START_UP,
     kv_tokens: int | None = None,
     world: World = WORLD,
