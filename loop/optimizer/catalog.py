@@ -28,7 +28,7 @@ class PerfColumns:
 
     alpha [ms], beta, gamma [ms/token]: latency model; acc_count: accelerators of a replica;
     max_batch [requests] was seen at requests of at_tokens [output tokens]; kv_tokens: KV cache of
-    a replica [tokens], inf where it is not limited.
+    a replica [tokens], inf if it is not limited.
     """
 
     alpha: Floats

@@ -192,7 +192,7 @@ class _Figures:
 
     @property
     def latencies(self) -> tuple[float, float | None, float]:
-        """Return ITL, TTFT (None where it has no bound) and the busy share."""
+        """Return ITL, TTFT (None if it has no bound) and the busy share."""
         ttft = float(self.tuned.ttft[self.position])
         bounded = ttft if math.isfinite(ttft) else None
         return float(self.tuned.itl[self.position]), bounded, float(self.tuned.rho[self.position])

@@ -4,7 +4,6 @@ in, values out.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -18,42 +17,33 @@ from loop.optimizer.solvers.exact import solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
 from loop.optimizer.solvers.problem import Answer, Problem, make_problem
 from loop.optimizer.solvers.several import SeveralProblem, solve_several
-from loop.types import Why, one_pool
 
 if TYPE_CHECKING:
     from loop.optimizer.table import CandidateTable
-    from loop.spec import OptimizerData, ServerData, SystemData
+    from loop.spec import OptimizerData, SystemData
 
 __all__ = ["Assignment", "OptimizerSettings", "SizingCache", "Solution", "optimize"]
 
 
 def optimize(
-    data: SystemData,
-    settings: OptimizerSettings,
-    *,
-    held: frozenset[str] = frozenset(),
-    cache: SizingCache | None = None,
+    data: SystemData, settings: OptimizerSettings, *, cache: SizingCache | None = None
 ) -> Solution:
     """Return what each server of *data* should have at the load of its current allocation.
 
-    Servers in *held* keep what they have, and their GPUs are taken from capacity first. If these
-    alone exceed it, the others plan with none, and the reason of the held ones says so. Servers
-    that cannot be served are listed with the reason and block nobody. If the data say
+    Servers that cannot be served are listed with the reason and block nobody. If the data say
     heterogeneous, the exact solver may give a server several accelerators (Assignment.pools).
     """
     rules = settings.rules
     settings, flags = rules.in_force(settings), rules.flags(data.optimizer)
-    asked = [server for name, server in data.servers.items() if name not in held]
-    kept = [server for name, server in data.servers.items() if name in held]
     table = rules.size(
-        data, settings, servers=asked, cache=SizingCache() if cache is None else cache
+        data,
+        settings,
+        servers=list(data.servers.values()),
+        cache=SizingCache() if cache is None else cache,
     )
-    left = {name: int(count) for name, count in zip(table.types, table.capacity, strict=True)}
-    limited = not flags.unlimited
-    allocations = _hold(data, settings, kept, left, limited=limited)
     problem = make_problem(
         table,
-        capacity=[left[name] for name in table.types] if limited else None,
+        capacity=None if flags.unlimited else table.capacity.tolist(),
         tie_break=rules.tie_break(table),
     )
     if flags.heterogeneous and settings.solver == "exact":
@@ -63,12 +53,11 @@ def optimize(
             time_limit_s=settings.time_limit_s,
         )
         gap, optimal, note = several.gap, several.optimal, several.note
-        chosen, unserved = explain_several(table, problem, several, settings)
+        allocations, unserved = explain_several(table, problem, several, settings)
     else:
         answer = _solve(problem, flags, settings)
         gap, optimal, note = answer.gap, answer.optimal, answer.note
-        chosen, unserved = explain(table, problem, answer, settings)
-    allocations.update(chosen)
+        allocations, unserved = explain(table, problem, answer, settings)
     order = [name for name in data.servers if name in allocations]
     return Solution(
         allocations={name: allocations[name] for name in order},
@@ -82,8 +71,8 @@ def optimize(
 
 
 def _solve(problem: Problem, flags: OptimizerData, settings: OptimizerSettings) -> Answer:
-    """Return the answer of the solver that the settings name; servers left over get parts by the
-    saturation policy.
+    """Return the answer of the solver that the settings name; servers left over get parts of
+    what they need, by the saturation policy.
     """
     pick_part = settings.rules.pick_part
     if settings.solver == "greedy":
@@ -106,47 +95,6 @@ def _solve(problem: Problem, flags: OptimizerData, settings: OptimizerSettings) 
         problem, answer.choices, saturation_policy=flags.saturation_policy, pick_part=pick_part
     )
     return replace(answer, choices=filled)
-
-
-def _hold(
-    data: SystemData,
-    settings: OptimizerSettings,
-    kept: Sequence[ServerData],
-    left: dict[str, int],
-    *,
-    limited: bool,
-) -> dict[str, Assignment]:
-    """Return the held servers as they are and take their GPUs from *left*, highest class first."""
-    result = {}
-    for server in sorted(kept, key=lambda server: data.priority(server.service_class)):
-        current = server.current
-        unit = data.accelerators.get(current.accelerator)
-        perf = data.perf.get((server.model, current.accelerator))
-        reason = "held"
-        if limited and unit is not None and perf is not None:
-            gpus = max(perf.acc_count, 1) * unit.multiplicity * current.replicas
-            room = left.get(unit.type, 0)
-            if gpus > room:
-                reason = f"held: its {gpus} {unit.type} exceed the capacity, which has {room} left"
-            # What is held beyond the capacity leaves nothing to others, and is taken from nobody.
-            left[unit.type] = max(0, room - gpus)
-        result[server.name] = Assignment(
-            server=server.name,
-            pools=one_pool(
-                accelerator=current.accelerator,
-                replicas=current.replicas,
-                max_batch=current.max_batch,
-            ),
-            cost_cents_per_h=settings.rules.present_cost(data, server),
-            value=0.0,
-            itl_ms=None,
-            ttft_ms=None,
-            rho=None,
-            rate_max_rpm=0.0,
-            held=True,
-            why=Why(kind="unchanged", text=reason),
-        )
-    return result
 
 
 def _several(table: CandidateTable, problem: Problem) -> SeveralProblem:

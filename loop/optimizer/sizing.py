@@ -1,7 +1,7 @@
 """From objectives to replicas: sizes every (server, accelerator) pair at once. Chooses nothing; the
 solvers do.
 
-Formulas: queue analysis as in the Go optimizer. Where optimizers differ the rules of the settings
+Formulas: queue analysis as in the Go optimizer. If optimizers differ, the rules of the settings
 are asked; docs/optimizer.md lists how.
 """
 

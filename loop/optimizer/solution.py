@@ -1,4 +1,6 @@
-"""What the optimizer answers: an assignment per server, and who cannot be served. Values only."""
+"""What the optimizer answers: an assignment per server, and which servers cannot be served. Values
+only.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +19,8 @@ class Assignment(OfPools):
     pool_costs is then the cost of each [cents/h], else it is empty. cost_cents_per_h is that of all
     replicas, value the same with the transition penalty. itl_ms, ttft_ms and rho (busy share of the
     batch) are what the estimate expects at the present load, as the mean request sees them; None
-    where the replicas cannot keep up and the wait has no bound. By the rules of mid 2025 ttft_ms is
-    the mean wait. held: the server keeps what it has, unasked.
+    if the replicas cannot keep up and the wait has no bound. By the rules of mid 2025 ttft_ms is
+    the mean wait.
     """
 
     server: str
@@ -30,7 +32,6 @@ class Assignment(OfPools):
     rho: float | None
     rate_max_rpm: float
     why: Why
-    held: bool = False
     pool_costs: tuple[float, ...] = ()
 
 

@@ -218,51 +218,6 @@ def test_the_binding_target_has_its_name(
     assert optimize(data, PLAIN).allocations["s"].why.details["binding"] == word
 
 
-def test_held_servers_keep_what_they_have_and_come_first() -> None:
-    """Their GPUs are not there for the others."""
-    data = small_system(
-        server("held", now=("H100", 3), service_class="Free"),
-        server("asks", rpm=6000.0),
-        capacity={"H100": 4},
-    )
-    answer = optimize(data, PLAIN, held=frozenset({"held"}))
-    found = answer.allocations["held"]
-    assert (found.accelerator, found.replicas, found.max_batch, found.held) == ("H100", 3, 64, True)
-    assert found.cost_cents_per_h == 900.0
-    assert "H100 needed, 1 free" in answer.unserved["asks"].text
-
-
-def test_held_servers_beyond_capacity_keep_all_and_say_so() -> None:
-    """A node is gone: nothing is known that would tell whom to take replicas from, and the others
-    get none.
-    """
-    data = small_system(
-        server("low", now=("H100", 3), service_class="Free"),
-        server("high", now=("H100", 3)),
-        server("pairs", now=("2xA100", 2)),
-        server("asks", rpm=600.0),
-        capacity={"H100": 4, "A100": 3},
-    )
-    answer = optimize(data, PLAIN, held=frozenset({"low", "high", "pairs"}))
-    assert {name: found.replicas for name, found in answer.allocations.items()} == {
-        "low": 3,
-        "high": 3,
-        "pairs": 2,
-    }
-    assert answer.allocations["low"].why.text == (
-        "held: its 3 H100 exceed the capacity, which has 1 left"
-    )
-    assert answer.allocations["low"].cost_cents_per_h == 900.0
-    assert answer.allocations["high"].why.text == "held"
-    assert "0 free" in answer.unserved["asks"].text
-
-
-def test_held_servers_on_unlimited_capacity_are_untouched() -> None:
-    """There is nothing to reduce them for."""
-    data = small_system(server("held", now=("H100", 30)), capacity={"H100": 4}, unlimited=True)
-    assert optimize(data, PLAIN, held=frozenset({"held"})).allocations["held"].replicas == 30
-
-
 def loads(first: float, *rest: float, hysteresis: float) -> list[int]:
     """Return the replicas that follow when a server sees these rates one after another."""
     now: tuple[str, int] = ("", 0)

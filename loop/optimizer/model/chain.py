@@ -23,7 +23,7 @@ class Chain:
     waiting states.
 
     service_full is the service rate of a full batch [requests/ms]; kind tells rows with a queue
-    from those without. log_services[i, n] is the sum of ln(service rate) of states 1..n, inf where
+    from those without. log_services[i, n] is the sum of ln(service rate) of states 1..n, inf if
     n > max_batch (no such state).
     """
 
@@ -135,7 +135,7 @@ def _unbounded(
 
 
 def _with_queue(chain: Chain, rate: Floats, weights: Floats) -> Occupancy:
-    """Return the steady state where some queue is not empty, from the logarithms of the weights of
+    """Return the steady state if some queue may be occupied, from the logarithms of the weights of
     states 0..N.
     """
     queue = chain.max_queue
@@ -144,7 +144,7 @@ def _with_queue(chain: Chain, rate: Floats, weights: Floats) -> Occupancy:
     log_ratio = np.where(unstable, -1e-12, log_ratio)
     log_full = weights[np.arange(len(rate)), chain.max_batch]
     rising = log_ratio > 0.0
-    # Where the tail rises its last state is the heaviest, so the tail is summed backwards from
+    # If the tail rises, its last state is the heaviest, so the tail is summed backwards from
     # there.
     last = log_full + np.where(rising, queue * log_ratio, 0.0)
     top = np.maximum(weights.max(axis=1), last)
@@ -171,7 +171,7 @@ def geometric_tail(
     """Return sums over the waiting states j = 1..queue of x^j and j·x^j, and the weight of the last
     state.
 
-    x = exp(log_ratio) <= 1. Where *rising*, the weights run backwards: that of state j is x^(queue
+    x = exp(log_ratio) <= 1. If *rising*, the weights run backwards: that of state j is x^(queue
     - j).
     """
     x = np.exp(log_ratio)

@@ -103,7 +103,7 @@ def _least(table: CandidateTable, rows: Rows, rate: Floats, settings: OptimizerS
             fits &= figure <= target[:, None]
         fits &= (loss <= settings.loss_max) | np.isinf(columns.max_queue)[:, None]
         fits &= np.arange(1, fits.shape[1] + 1)[None, :] <= columns.max_batch[:, None]
-        # Where not even the largest fits (a wait within the target on the mean only), it stays.
+        # If not even the largest fits (a wait within the target on the mean only), it stays.
         least[part] = np.where(fits.any(axis=1), fits.argmax(axis=1) + 1, columns.max_batch)
     return least
 
@@ -149,7 +149,7 @@ def _tails(model: Model, used: Floats) -> tuple[Floats, Floats, Floats]:
 
 
 def _prefill(model: Model, in_service: Floats) -> Floats:
-    """Return the time of a prefill where so many are in service on the mean, a column per max
+    """Return the time of a prefill while so many are in service on the mean, a column per max
     batch.
     """
     alpha = model.columns.alpha[:, None]

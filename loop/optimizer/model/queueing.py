@@ -20,9 +20,8 @@ TOKEN_BUDGET = 8192
 RATE_MIN_SHARE = (
     0.001  # the lowest rate looked at is this share of the service rate of a lone request
 )
-RATE_MAX_SHARE = (
-    0.999  # the highest, unless told otherwise, is this share of the service rate of a full batch
-)
+# The highest, unless a caller says otherwise, is this share of the service rate of a full batch.
+RATE_MAX_SHARE = 0.999
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +91,7 @@ class Model:
     """Columns with what follows from them: prefill iterations by batch, work per request, service
     times, the chain.
 
-    chunks is None where every prefill takes one iteration at any batch (the usual case); else
+    chunks is None if every prefill takes one iteration at any batch (the usual case); else
     chunks[i, batch-1]. prefill and delta are the works of a lone request (batch 1) in a prefill and
     per iteration. steady tells the rows whose prefill iterations do not depend on the batch: there
     every figure is smooth in the rate.
@@ -126,8 +125,8 @@ class Metrics:
     """What a replica does at a rate: latencies [ms], throughput [requests/ms], occupancy. One entry
     per row.
 
-    ttft includes the wait and, as in the original, one decode step; rho is the busy share of the
-    batch (0..1).
+    ttft includes the wait and, as in the Go optimizer, one decode step; rho is the busy share of
+    the batch (0..1).
     """
 
     rate: Floats
@@ -162,12 +161,12 @@ def work_per_iteration(columns: ReplicaColumns, chunks: Floats) -> Floats:
 
 
 def prefill_chunks(columns: ReplicaColumns) -> Floats | None:
-    """Return the number of prefill iterations of a request at each batch, or None where it is 1
+    """Return the number of prefill iterations of a request at each batch, or None if it is 1
     everywhere.
 
     With k chunks a batch of (k+m)·(M - L/k)/(L+m) requests fits the token budget M. The smallest k
     that fits batch B is the larger root of M·k² + (m·M - L - B·(L+m))·k - m·L = 0 rounded up, then
-    corrected by the definition itself where rounding moved it.
+    corrected by the definition itself if rounding moved it.
     """
     if bool(np.all(_batch_of_chunks(columns, np.ones(len(columns))) >= columns.max_batch)):
         return None

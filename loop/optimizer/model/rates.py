@@ -56,7 +56,7 @@ class Targets:
         return Targets(self.itl[rows], self.ttft[rows], self.tps[rows], self.loss[rows])
 
     def weights(self) -> Floats:
-        """Return 1 / target of ITL, TTFT and loss by row, 0 where not set: figures times weights
+        """Return 1 / target of ITL, TTFT and loss by row, 0 if not set: figures times weights
         are ratios.
         """
         wanted = np.stack([self.itl, self.ttft, self.loss])
@@ -65,7 +65,7 @@ class Targets:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The highest rate of each row [requests/ms], nan where a target cannot be met at any rate.
+    """The highest rate of each row [requests/ms], nan if a target cannot be met at any rate.
 
     itl_floor and ttft_floor are the best attainable latencies [ms], those at the lowest rate.
     binding says what keeps the rate from being higher: index into BINDING.
@@ -191,7 +191,7 @@ class _Limited:
     binding: Ints
 
     def lower(self, rows: Rows, rate: Floats, which: Ints | int) -> None:
-        """Take *rate* of the given rows, by *which* target, where it is lower."""
+        """Take *rate* of the given rows, by *which* target, if it is lower."""
         if len(rows):
             found = rate if len(rate) == len(rows) else rate[rows]
             lower = found < self.rate[rows]
@@ -286,7 +286,7 @@ class _Run:
 
 
 def _fluid(model: Model) -> tuple[Floats, Floats]:
-    """Return the fixed part of tau(x) and its slope; (1, 0), so that x is the rate, where there is
+    """Return the fixed part of tau(x) and its slope; (1, 0), so that x is the rate, if there is
     no fixed part.
     """
     columns = model.columns

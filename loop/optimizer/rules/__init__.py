@@ -1,5 +1,5 @@
 """What optimizers differ in: ours, the Go optimizer of today and that of mid 2025, as one frozen
-value each. The steps that they share are elsewhere, and ask the rules where they differ.
+value each. The steps that they share are elsewhere, and ask the rules for the rest.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class CountReplicas(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """Where optimizers differ, in the order in which an optimization asks.
+    """All in which optimizers differ, in the order in which an optimization asks.
 
     in_force: the settings as these rules heed them. flags: the same of the flags in the data.
     size: the whole of sizing; the steps from absent_load to tie_break are of the size that ours

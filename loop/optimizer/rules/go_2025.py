@@ -131,7 +131,7 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """What is found out about each row, written to row by row; rate 0 where no rate meets the
+    """What is found out about each row, written to row by row; rate 0 if no rate meets the
     targets. rho is the share of time in which there is any request.
     """
 

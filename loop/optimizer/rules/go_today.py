@@ -1,6 +1,6 @@
 """The rules of the Go optimizer of today, for answers equal to its own (--compat).
 
-Where these are mistakes, they are kept: docs/optimizer.md lists them.
+Mistakes are kept too: docs/optimizer.md lists them.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def in_force(settings: OptimizerSettings) -> OptimizerSettings:
 
 
 def present_cost(data: SystemData, server: ServerData) -> float:  # noqa: ARG001 the rules' port
-    """Return the cost of what *server* has as it is given, 0 where it is not [cents/h]."""
+    """Return the cost of what *server* has as it is given, 0 if it is not [cents/h]."""
     return server.current.cost_cents_per_h or 0.0
 
 
@@ -70,7 +70,7 @@ def queue(max_queue: Floats) -> Floats:
 
 def need(asked: ServerColumns) -> Floats:
     """Return the rate that the replicas must take together [requests/ms]: that of a TPS target
-    alone where there is one, whatever the load.
+    alone if there is one, whatever the load.
     """
     by_tps = asked.slo_tps / np.maximum(asked.out_tokens, 1.0) / 1000.0
     return np.where(asked.slo_tps > 0.0, by_tps, asked.rate_rpm / MS_PER_MIN)
@@ -115,7 +115,7 @@ def count_replicas(
 def mirrored_ends(low: Floats, high: Floats) -> tuple[Ints, Bools]:
     """Return where each root lies, and whether the ratio rises.
 
-    Where the ratio falls the tests are mirrored, and a target that is always met is called
+    If the ratio falls, the tests are mirrored, and a target that is always met is called
     infeasible.
     """
     rising = is_rising(low, high)
@@ -133,7 +133,7 @@ def step_of_bisection(
     pressure: Callable[[Floats], Floats], model: Model, root: Floats, over: Floats
 ) -> Floats:
     """Return where a bisection that stops within TOLERANCE of the target would stop: the first of
-    its steps whose figure is so near, far from *root* where the figure hardly depends on the rate.
+    its steps whose figure is so near, far from *root* if the figure hardly depends on the rate.
 
     *over* is ln(ratio) at *root*; with the slope there it tells which rates are within the
     tolerance, so that the steps need no figures of their own.

@@ -39,7 +39,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Program:
-    """Options k of servers owner[k] that take GPUs[k] of type[k]; servers where must is true need
+    """Options k of servers owner[k] that take GPUs[k] of type[k]; servers whose must is true need
     exactly one.
 
     groups bound how many of the other servers go without; a server is in one of them at most.
@@ -125,10 +125,10 @@ class Effort:
 def minimise(
     program: Program, cost: Floats, effort: Effort, *, known: Ints | None = None
 ) -> Found | None:
-    """Return the options of least total *cost*, or None where the musts cannot all be met.
+    """Return the options of least total *cost*, or None if the musts cannot all be met.
 
     known: options of some solution of much the same program; they are always looked at, so that it
-    is not lost. Raise OutOfTimeError where a thorough search ended without either; one that is not
+    is not lost. Raise OutOfTimeError if a thorough search ended without either; one that is not
     thorough then returns None.
     """
     matrix = _Matrix.of(program)
@@ -166,7 +166,7 @@ def minimise(
 
 
 def relaxed(program: Program, cost: Floats) -> tuple[float, Floats]:
-    """Return a cost below which no choice is (inf where there is none), and what the GPUs of each
+    """Return a cost below which no choice is (inf if there is none), and what the GPUs of each
     option are worth.
 
     Both are those of options that may be split: the second is the price of capacity in units of
@@ -181,7 +181,7 @@ def relaxed(program: Program, cost: Floats) -> tuple[float, Floats]:
 
 @dataclass(frozen=True, slots=True)
 class _Relaxed:
-    """The least cost where options may be split; by option, cost with the price of its GPUs, and
+    """The least cost if options may be split; by option, cost with the price of its GPUs, and
     regret.
     """
 
@@ -191,7 +191,7 @@ class _Relaxed:
 
 
 def _relax(program: Program, matrix: _Matrix, cost: Floats) -> _Relaxed | None:
-    """Return what the program costs where options may be split, or None where there is no
+    """Return what the program costs if options may be split, or None if there is no
     solution.
     """
     from scipy.optimize import linprog

@@ -33,16 +33,16 @@ Floats = NDArray[np.float64]
 LARGE = 2500  # options from which on a system without a time limit is solved to LARGE_GAP
 LARGE_GAP = 1e-3
 LARGE_NODES = 500  # of one tree of a large system
-ANY_GAP = 1e9  # where any solution will do
+ANY_GAP = 1e9  # if any solution will do
 TIE = 1e-3  # weight of the score beside the worth of GPUs
 LIKELY_NODES = 50  # of one tree among likely options
 MORE = "more servers may be possible: not all could be looked at"
-ROUGH_GAP = 0.05  # where only the number of servers counts
+ROUGH_GAP = 0.05  # if only the number of servers counts
 NO_LIMIT_S = 600.0
 
 
 def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: float = 0.0) -> Answer:
-    """Return who gets what. Servers that get nothing are absent.
+    """Return what each server gets. Servers that get nothing are absent.
 
     gap: relative distance of the score from the least that is good enough. time_limit_s: when it is
     reached the best found stands, with its gap; None: no limit worth naming, but a large system is
@@ -81,7 +81,7 @@ def solve_grouped(
     """Return the exact answer class by class, highest first, with parts by the saturation policy
     after each.
 
-    Where everybody can be served this is solve_exact, and one solution of it; else one more for
+    If all servers can be served this is solve_exact, and one solution of it; else one more for
     each class that is short, with time_limit_s each. gap and optimal are those of the last of them.
     """
     fixed: dict[int, Choice] = {}
@@ -112,7 +112,7 @@ def _classes(problem: Problem, *, after: float = -math.inf, to: float = math.inf
 
 def _without(problem: Problem, taken: Mapping[int, Choice]) -> Problem:
     """Return *problem* with the capacity that *taken* leaves."""
-    assert problem.capacity is not None, "who is short is short of capacity"
+    assert problem.capacity is not None, "without a limit no server is short"
     left = list(problem.capacity)
     for choice in taken.values():
         if problem.units[choice.row]:
@@ -152,7 +152,7 @@ def _options(problem: Problem) -> _Options:
 
 
 def _known(problem: Problem, options: _Options) -> Ints:
-    """Return the greedy choices as options; where one of them is beaten, the option that beats
+    """Return the greedy choices as options; if one of them is beaten, the option that beats
     it.
     """
     place: dict[tuple[int, int], list[int]] = {}
@@ -180,7 +180,7 @@ def _program(problem: Problem, options: _Options, *, must: NDArray[np.bool_]) ->
 
 
 class _Search:
-    """One run: who can be served, by priority, and what is spent on it."""
+    """One run: which servers can be served, by priority, and what is spent on it."""
 
     def __init__(self, problem: Problem, options: _Options, effort: Effort) -> None:
         self.problem, self.options, self.effort = problem, options, effort
@@ -188,12 +188,12 @@ class _Search:
         self.able[options.owner] = True
         self.priority = np.array(problem.priority, dtype=np.int64)
         self.levels = sorted(set(self.priority[self.able].tolist()))
-        # The options of a solution with all the numbers served that are held so far; the greedy one
-        # to begin with.
+        # The options of a solution with all the numbers served that are fixed so far; the greedy
+        # one to begin with.
         self.known = _known(problem, options)
 
     def all_served(self) -> Answer | None:
-        """Return the best answer that serves every server that has an option, or None where there
+        """Return the best answer that serves every server that has an option, or None if there
         is none.
         """
         everyone = _program(self.problem, self.options, must=self.able)
@@ -204,7 +204,7 @@ class _Search:
         return None if found is None else _answer(self.problem, self.options, found)
 
     def by_priority(self) -> Answer:
-        """Return the answer where not all can be served: as many as possible, priority by
+        """Return the answer if not all can be served: as many as possible, priority by
         priority.
         """
         program = _program(self.problem, self.options, must=np.zeros_like(self.able))
@@ -228,7 +228,7 @@ class _Search:
         return answer if certain else replace(answer, optimal=False, note=MORE)
 
     def _most(self, program: Program, here: Bools) -> tuple[Program, bool]:
-        """Return *program* held to serve the most servers of *here*, and whether that number is
+        """Return *program* made to serve the most servers of *here*, and whether that number is
         certain.
 
         The relaxation says how many there can be at most. A solution with a given number, least
@@ -244,15 +244,17 @@ class _Search:
         while count < most and self.effort.thorough:
             try:
                 more = minimise(
-                    _held(program, here, count + 1), self.options.score, self._rough(thorough=True)
+                    _serving(program, here, count + 1),
+                    self.options.score,
+                    self._rough(thorough=True),
                 )
             except OutOfTimeError:
-                return _held(program, here, count), False
+                return _serving(program, here, count), False
             if more is None:
                 most = count
             else:
                 self.known, count = more.taken, int(served[more.taken].sum())
-        return _held(program, here, count), count == most
+        return _serving(program, here, count), count == most
 
     def _likely(self, program: Program, here: Bools, most: int, worth: Floats) -> int:
         """Return a number of servers of *here*, *most* or less, for which a solution is found among
@@ -265,7 +267,7 @@ class _Search:
 
         def found(count: int) -> bool:
             one = minimise(
-                _held(program, here, count), cost, self._rough(thorough=False), known=self.known
+                _serving(program, here, count), cost, self._rough(thorough=False), known=self.known
             )
             self.known = self.known if one is None else one.taken
             return one is not None
@@ -289,8 +291,8 @@ class _Search:
         return Effort(gap=gap, time_limit_s=share, nodes=nodes, thorough=thorough)
 
 
-def _held(program: Program, here: Bools, count: int) -> Program:
-    """Return *program* held to serve at least *count* of the servers *here*."""
+def _serving(program: Program, here: Bools, count: int) -> Program:
+    """Return *program* made to serve at least *count* of the servers *here*."""
     able = int(here.sum())
     if count == able:
         return replace(program, must=program.must | here)

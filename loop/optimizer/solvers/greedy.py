@@ -21,7 +21,7 @@ LAST_DELTA = math.inf  # what an option without an alternative is worth
 
 def largest_share(problem: Problem, left: Sequence[int], i: int) -> int | None:
     """Return the best option of server *i* of those that can serve nearly as much of the load as
-    any, or None where there is no room for a replica of any.
+    any, or None if there is no room for a replica of any.
     """
     shares = {
         row: min(left[problem.type[row]] // problem.units[row] / problem.replicas[row], 1.0)
@@ -41,7 +41,7 @@ def solve_greedy(
     delayed_best_effort: bool = False,
     pick_part: PickPart = largest_share,
 ) -> Answer:
-    """Return who gets what. Servers that get nothing are absent.
+    """Return what each server gets. Servers that get nothing are absent.
 
     delayed_best_effort: parts are given when all servers have been tried, else after each group of
     equal priority. pick_part: of which option a part is taken.
@@ -96,8 +96,8 @@ class _Greedy:
         self.choices: dict[int, Choice] = {}
 
     def place(self, servers: Iterable[int]) -> list[int]:
-        """Give servers whole options, who would lose most by waiting first; return those left over,
-        in order.
+        """Give servers whole options, those that would lose most by waiting first; return those
+        left over, in order.
         """
         problem, left = self.problem, self.left
         queue = [self._entry(i, 0) for i in servers]

@@ -1,5 +1,5 @@
-"""What a solver is asked and what it answers: options of servers, capacity by type, and who gets
-which option.
+"""What a solver is asked and what it answers: options of servers, capacity by type, and which
+option each server gets.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Problem:
     access by row.
 
     options[i] are rows of server i (none: it cannot be served). units is GPUs per replica.
-    capacity is GPUs by type index, None where it is not limited. weight, where given, makes
+    capacity is GPUs by type index, None if it is not limited. weight, if given, makes
     priority soft for the greedy solver: one queue for all, in which what a server would lose by
     waiting counts so much.
     """
@@ -45,7 +45,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """An option taken, with fewer replicas than it asks for where capacity ran out."""
+    """An option taken, with fewer replicas than it asks for if capacity ran out."""
 
     row: int
     replicas: int
@@ -63,7 +63,7 @@ class Answer:
     note: str = ""
 
 
-# Returns the option of a server, by its index, of which it gets a part: a row, or None where there
+# Returns the option of a server, by its index, of which it gets a part: a row, or None if there
 # is no room; the capacity left is by type index.
 PickPart = Callable[[Problem, Sequence[int], int], int | None]
 

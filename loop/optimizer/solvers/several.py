@@ -88,7 +88,7 @@ def solve_several(
 def _by_priority(
     several: SeveralProblem, program: _Program, able: Ints, *, time_limit_s: float, gap: float
 ) -> _Result | None:
-    """Return the best result where not all can be served: priority by priority, the highest
+    """Return the best result if not all can be served: priority by priority, the highest
     first.
     """
     priority = np.array(several.problem.priority)
@@ -193,8 +193,8 @@ class _Program:
         gap: float,
         cost: Floats | None = None,
     ) -> _Result | None:
-        """Return the least cost where servers in *least* are served and *counts* hold, or None
-        where there is none.
+        """Return the least cost at which servers in *least* are served and *counts* hold, or None
+        if there is none.
         """
         from scipy.optimize import Bounds, milp
 
