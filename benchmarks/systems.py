@@ -28,7 +28,7 @@ TYPES = (
     ("L40S", 32.0, 0.5),
     ("G2", 23.0, 0.85),
 )
-CARDS = (1, 2, 4)
+MULTIPLICITIES = (1, 2, 4)
 MODELS = tuple((f"model_{size}b", size) for size in (3, 7, 8, 13, 14, 20, 34, 47, 70))
 CLASSES = (("Premium", 1, 24.0, 500.0), ("Bronze", 2, 60.0, 2000.0), ("Free", 3, 120.0, 4000.0))
 
@@ -90,7 +90,7 @@ def _accelerators() -> list[Accelerator]:
             cost_cents_per_h=price * gpus**0.95,
         )
         for kind, price, _ in TYPES
-        for gpus in CARDS
+        for gpus in MULTIPLICITIES
     ]
 
 

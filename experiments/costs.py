@@ -19,7 +19,7 @@ class Costs:
     """Integrals over the scored window: cents by server, hours of GPUs by accelerator type."""
 
     cents_by_server: Mapping[str, float]
-    card_hours_by_type: Mapping[str, float]
+    gpu_hours_by_type: Mapping[str, float]
     hours: float
 
     @property
@@ -32,8 +32,8 @@ class Costs:
         return {
             "cost_cents": self.cents,
             "cost_cents_per_h": self.cents / self.hours,
-            "accelerator_hours": sum(self.card_hours_by_type.values()),
-            "accelerator_hours_by_type": dict(self.card_hours_by_type),
+            "accelerator_hours": sum(self.gpu_hours_by_type.values()),
+            "accelerator_hours_by_type": dict(self.gpu_hours_by_type),
         }
 
 
@@ -64,14 +64,14 @@ def pod_costs(
     """
     hours = held_s(pods, window) / 3600.0
     cents = dict.fromkeys(names, 0.0)
-    card_hours: dict[str, float] = {}
+    gpu_hours: dict[str, float] = {}
     for accelerator_name in sorted(set(pods["accelerator"].tolist())):
         accelerator = accelerators[accelerator_name]
         here = pods["accelerator"] == accelerator_name
         gpus = pods["gpus"] * here * hours
-        card_hours[accelerator.type] = card_hours.get(accelerator.type, 0.0) + float(gpus.sum())
-        per_card_h = accelerator.cost_cents_per_h / accelerator.multiplicity
-        by_server = np.bincount(pods["server"], weights=gpus * per_card_h, minlength=len(names))
+        gpu_hours[accelerator.type] = gpu_hours.get(accelerator.type, 0.0) + float(gpus.sum())
+        per_gpu_h = accelerator.cost_cents_per_h / accelerator.multiplicity
+        by_server = np.bincount(pods["server"], weights=gpus * per_gpu_h, minlength=len(names))
         for index, name in enumerate(names):
             cents[name] += float(by_server[index])
-    return Costs(cents_by_server=cents, card_hours_by_type=card_hours, hours=window.hours)
+    return Costs(cents_by_server=cents, gpu_hours_by_type=gpu_hours, hours=window.hours)

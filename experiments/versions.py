@@ -34,7 +34,7 @@ def commit() -> str | None:
     outside a checkout.
     """
     git = shutil.which("git")
-    # Looking only here keeps out a stranger's repository around an installed package.
+    # Looking only here keeps out a foreign repository around an installed package.
     if git is None or not (_ROOT / ".git").exists():
         return None
     command = [

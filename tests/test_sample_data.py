@@ -97,7 +97,7 @@ def kv_tokens(gpu: dict[str, float], model: dict[str, float], *, gpus: int) -> i
     return int(room / kv_bytes // 16 * 16)
 
 
-def test_every_law_is_measured_or_follows_from_the_readme(
+def test_every_latency_model_is_measured_or_follows_from_the_readme(
     system: SystemData, world: ClusterSpec, tables: dict[str, Any]
 ) -> None:
     """A figure that nobody can recompute is a figure that nobody can check."""
@@ -113,7 +113,7 @@ def test_every_law_is_measured_or_follows_from_the_readme(
         )
 
 
-def test_the_two_measured_laws_calibrate_the_rule(tables: dict[str, Any]) -> None:
+def test_the_two_measured_latency_model_calibrate_the_rule(tables: dict[str, Any]) -> None:
     """The README says how far the rule is from what was measured; that must stay true when a
     constant changes.
     """
@@ -168,7 +168,7 @@ def test_rows_are_there_exactly_for_pairs_that_fit(
     assert {key: perf.acc_count for key, perf in system.perf.items()} == expected
 
 
-def test_accelerators_follow_from_the_cards(system: SystemData, tables: dict[str, Any]) -> None:
+def test_accelerators_follow_from_the_gpus(system: SystemData, tables: dict[str, Any]) -> None:
     """A multi-GPU accelerator is its GPUs, 2 % dearer."""
     for unit in system.accelerators.values():
         gpu, n = tables["type"][unit.type], unit.multiplicity
@@ -239,7 +239,7 @@ def test_the_steady_state_is_the_answer_from_nothing(system: SystemData) -> None
     }
 
 
-def test_targets_are_met_with_cards_to_spare(system: SystemData, world: ClusterSpec) -> None:
+def test_targets_are_met_with_gpus_to_spare(system: SystemData, world: ClusterSpec) -> None:
     """A disturbed load needs room to grow into; without any limit, capacity would not matter."""
     solution = optimize(system, OptimizerSettings(solver="greedy"))
     used: dict[str, int] = {}

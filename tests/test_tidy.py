@@ -48,8 +48,12 @@ FORMS = re.compile(
 )
 # A comment for a checker may reach beyond the width: it cannot be broken.
 PRAGMA = re.compile(r" *# (?:noqa|type: ignore|pragma).*$")
-# These are somebody else's words.
-PHRASES = re.compile(r"Little['’]s law|law of large numbers|power law", re.IGNORECASE)
+# These are somebody else's words, or fields of files and records, which keep their names.
+PHRASES = re.compile(
+    r"Little['’]?s[ _]law|law of large numbers|power law|believed(?:Rpm|InTok|OutTok|Source)"
+    r"|\bcards\b(?=[:\"]|, part|\}| or part)",
+    re.IGNORECASE,
+)
 
 # A rule or word and a file a line. It may only become shorter.
 ALLOWED = {

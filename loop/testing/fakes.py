@@ -41,8 +41,8 @@ class ManualClock:
 
 
 class FakeBackend:
-    """A world that obeys at once, keeps what it was asked for, and fails in the phases named in
-    *failing*.
+    """A world that becomes at once what is asked, keeps what that was, and fails in the phases
+    named in *failing*.
     """
 
     name = "fake"

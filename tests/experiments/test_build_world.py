@@ -18,7 +18,7 @@ def build(directory: Path, objects: dict[str, dict[str, Any]]) -> Any:
     return build_cluster_spec(read_system(write(directory, objects)), directory)[0]
 
 
-def test_the_truth_defaults_to_the_belief(tmp_path: Path) -> None:
+def test_the_truth_defaults_to_the_estimate(tmp_path: Path) -> None:
     """Without a word to the contrary an experiment tests the policy, not its data."""
     spec = build(tmp_path, files())
     assert spec.engines["small", "H100"].latency_model == LatencyModel(

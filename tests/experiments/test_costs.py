@@ -54,7 +54,7 @@ def test_cost_is_price_times_accelerators_of_a_replica_times_hours() -> None:
     rows = pods((0, "A100", 1, 0.0, NAN), (1, "4xA100", 8, 0.0, 2400.0))
     costs = pod_costs(rows, names=["a", "b"], accelerators=ACCELERATORS, window=WINDOW)
     assert costs.cents_by_server == pytest.approx({"a": 40.0, "b": 2 * 160.0 * 0.5})
-    assert costs.card_hours_by_type == pytest.approx({"A100": 1.0 + 8 * 0.5})
+    assert costs.gpu_hours_by_type == pytest.approx({"A100": 1.0 + 8 * 0.5})
     assert costs.summary()["cost_cents_per_h"] == pytest.approx(200.0)
 
 

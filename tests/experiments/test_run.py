@@ -92,7 +92,7 @@ def test_a_policy_that_changes_nothing_costs_what_the_pods_at_the_start_cost() -
     assert result.summary["changes_per_h"] == 0.0
 
 
-def test_with_labels_the_loop_sees_the_set_points_themselves() -> None:
+def test_with_labels_the_loop_sees_the_offered_loads_themselves() -> None:
     """No lag and no noise: the nominal of a steady load is what the first cycle reads."""
     result = run(replace(SHORT, scenario="steady", metrics="labels"))
     nominal = {

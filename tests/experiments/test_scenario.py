@@ -95,8 +95,8 @@ def test_the_ramp_is_five_times_and_back_in_thirty_minutes():
     assert moving[-1] - moving[0] + 2 == 1800
 
 
-def test_a_shortage_takes_cards_away_and_gives_them_back():
-    """A number of cards is a whole number; 9 cards halved are 4."""
+def test_a_shortage_takes_gpus_away_and_gives_them_back():
+    """A number of GPUs is a whole number; 9 GPUs halved are 4."""
     events = capacity_events(read_scenario("shortage"), CAPACITY)
     gpus = [
         {event.type: event.gpus for event in events if event.t_s == t_s} for t_s in (1200.0, 2400.0)
@@ -247,7 +247,7 @@ def test_the_digest_follows_the_content_and_nothing_else(tmp_path: Path):
     assert parsed(text, tmp_path).digest != before
 
 
-def test_events_come_in_order_of_time_and_in_cards():
+def test_events_come_in_order_of_time_and_in_gpus():
     """By type or for every type, as a number or as a part of what there is at the start."""
     scenario = parsed("""
     capacity:
@@ -269,7 +269,7 @@ def test_events_come_in_order_of_time_and_in_cards():
 
 
 @pytest.mark.parametrize("gpus", range(1, 101))
-def test_a_part_of_the_cards_is_not_lost_by_rounding(gpus: int):
+def test_a_part_of_the_gpus_is_not_lost_by_rounding(gpus: int):
     """0.29 · 100 is 28.999… in floating point."""
     scenario = parsed(f"capacity: [{{t_s: 0, part: {gpus / 100!r}}}]")
     assert [event.gpus for event in capacity_events(scenario, {"A100": 100})] == [gpus]

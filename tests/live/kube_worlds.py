@@ -122,8 +122,8 @@ class KubeWorld:
         return self.apps.read_namespaced_deployment(name, "infer")
 
     def settled(self) -> None:
-        """Wait until the cluster has obeyed: every pod ready, none left over, and every status says
-        so.
+        """Wait until the cluster is as asked: every pod ready, none left over, and every status
+        says so.
         """
 
         def calm() -> bool:
@@ -220,10 +220,10 @@ def fault(
     return Fault(kind=kind, match=match, **fields)
 
 
-def wish(
+def ask(
     server: str = "s1", *, accelerator: str = "H100", replicas: int = 2, max_batch: int = 64
 ) -> Change:
-    """Return a wish; the defaults are what a manifest has."""
+    """Return a change; the defaults are what a manifest has."""
     return Change(
         server=server,
         pools=one_pool(accelerator=accelerator, replicas=replicas, max_batch=max_batch),

@@ -48,7 +48,7 @@ class GatedBackend(FakeBackend):
         return super().observe()
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Obey."""
+        """Do as asked."""
         super().apply(changes)
 
 

@@ -71,7 +71,7 @@ def test_probes_need_none_and_the_documents_do(service: httpx.Client) -> None:
 
 
 def test_a_body_is_not_read_before_the_token_is(service: httpx.Client) -> None:
-    """Strangers must not cost memory."""
+    """Somebody unknown must not cost memory."""
     answer = service.post("/optimizeOne", content=b"x" * 100_000)
     assert (answer.status_code, answer.headers["connection"]) == (401, "close")
 

@@ -146,8 +146,8 @@ def test_our_controller_says_what_the_existing_optimizer_and_actuator_were_told(
     wanted = acted_on(recording.cycles[0].update)
     assert acted_on(existing.updates[0]) == wanted
     # Where the collector sees its effect, a second message would say nothing new.
-    obeyed = all(one["currentAlloc"]["numReplicas"] for one in recording.cycles[1].servers)
-    assert [acted_on(update) for update in existing.updates[1:]] == ([] if obeyed else [wanted])
+    done = all(one["currentAlloc"]["numReplicas"] for one in recording.cycles[1].servers)
+    assert [acted_on(update) for update in existing.updates[1:]] == ([] if done else [wanted])
 
 
 def test_all_of_ours_together_end_where_the_existing_ones_did(recording: Recording) -> None:

@@ -17,7 +17,7 @@ from loop.errors import BackendError
 from loop.policies import make_policy
 from loop.testing.fakes import ManualClock, system
 from loop.types import Load, Mode
-from tests.live.kube_worlds import KubeWorld, eventually, kube_again, kube_world, manifest, wish
+from tests.live.kube_worlds import KubeWorld, ask, eventually, kube_again, kube_world, manifest
 from tests.live.twin_served import serving_twin
 from twin.kube.apiserver.auth import Identity, Rule
 
@@ -53,7 +53,7 @@ def test_a_change_is_one_patch_and_says_why_on_the_object() -> None:
     """Labels, replicas and the reason come and go together."""
     with kube_world(manifest()) as world:
         world.settled()
-        world.backend.apply([wish(accelerator="2xA100", replicas=3, max_batch=16)])
+        world.backend.apply([ask(accelerator="2xA100", replicas=3, max_batch=16)])
         assert world.calls.calls["patch deployments"] == 1
         one = world.get()
         assert (one.spec.replicas, one.metadata.labels[names.ACCELERATOR]) == (3, "2xA100")
@@ -68,7 +68,7 @@ def test_an_event_tells_of_a_change_where_that_is_wanted() -> None:
     settings = KubeSettings(namespaces=("infer",), events=True)
     with kube_world(manifest(), settings=settings) as world:
         world.backend.observe()
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         uid = world.get().metadata.uid
         events = world.core.list_namespaced_event(
             "infer", field_selector=f"involvedObject.uid={uid}"
@@ -92,9 +92,7 @@ def test_only_what_changes_is_written() -> None:
     with kube_world(*(manifest(f"dep{i}", server=f"s{i}", replicas=1) for i in range(4))) as world:
         world.settled()
         world.calls.calls.clear()
-        world.backend.apply(
-            [wish("s1", replicas=1), wish("s2", replicas=2), wish("s3", replicas=0)]
-        )
+        world.backend.apply([ask("s1", replicas=1), ask("s2", replicas=2), ask("s3", replicas=0)])
         assert dict(world.calls.calls) == {"patch deployments": 2}
 
 
@@ -153,7 +151,7 @@ def test_replicas_that_start_are_counted_as_such() -> None:
         eventually(lambda: world.backend.observe().servers["s1"].starting == 1, "the pod starts")
         view = world.backend.observe().servers["s1"]
         assert (view.wanted, view.ready, view.pending) == (1, 0, 0)
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         assert world.backend.observe().servers["s1"].wanted == 3
 
 
@@ -225,7 +223,7 @@ def test_a_change_by_somebody_else_between_cycles_is_told_once() -> None:
     """The loop goes on with what it finds; people must know that two are steering."""
     with kube_world(manifest()) as world:
         world.backend.observe()
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         assert world.backend.observe().warnings == ()
         world.apps.patch_namespaced_deployment_scale(
             "dep1", "infer", {"spec": {"replicas": 5}}, field_manager="me"
@@ -245,7 +243,7 @@ def test_a_change_by_somebody_else_during_a_cycle_wins_that_cycle() -> None:
             "dep1", "infer", {"spec": {"replicas": 5}}, field_manager="me"
         )
         with pytest.raises(BackendError, match="s1: left as it is: changed by me from 2 x H100"):
-            world.backend.apply([wish(replicas=3)])
+            world.backend.apply([ask(replicas=3)])
         assert world.get().spec.replicas == 5
 
 
@@ -256,7 +254,7 @@ def test_a_change_of_anything_else_during_a_cycle_is_no_obstacle() -> None:
         world.apps.patch_namespaced_deployment(
             "dep1", "infer", {"metadata": {"labels": {"team": "a"}}}
         )
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         one = world.get()
         assert (one.spec.replicas, one.metadata.labels["team"]) == (3, "a")
 
@@ -269,7 +267,7 @@ def test_what_an_actuator_of_the_loop_did_is_not_taken_for_somebody_elses_doing(
         world.settled()
         world.backend.observe()
         actuator.observe()
-        actuator.apply([wish(replicas=4)])
+        actuator.apply([ask(replicas=4)])
         assert world.backend.observe().warnings == ()
         world.apps.patch_namespaced_deployment("dep1", "infer", {"spec": {"replicas": 1}})
         (warning,) = world.backend.observe().warnings
@@ -280,7 +278,7 @@ def test_what_was_done_while_no_controller_ran_is_told_by_the_next_one() -> None
     """The Deployment itself remembers what it was asked for."""
     with kube_world(manifest()) as world:
         world.backend.observe()
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         world.apps.patch_namespaced_deployment(
             "dep1", "infer", {"spec": {"replicas": 6}}, field_manager="me"
         )
@@ -294,7 +292,7 @@ def test_a_deployment_that_is_deleted_during_a_cycle_is_no_failure() -> None:
     with kube_world(manifest(), manifest("dep2", server="s2")) as world:
         world.backend.observe()
         world.apps.delete_namespaced_deployment("dep1", "infer")
-        world.backend.apply([wish(replicas=3), wish("s2", replicas=3)])
+        world.backend.apply([ask(replicas=3), ask("s2", replicas=3)])
         assert world.get("dep2").spec.replicas == 3
         seen = world.backend.observe()
         assert set(seen.servers) == {"s2"}
@@ -309,7 +307,7 @@ def test_a_deployment_made_anew_under_the_same_name_is_not_written_over() -> Non
         eventually(lambda: not world.calls.deployments("infer"), "it is deleted")
         world.create(manifest(replicas=1))
         with pytest.raises(BackendError, match="deleted and made anew by someone else"):
-            world.backend.apply([wish(replicas=3)])
+            world.backend.apply([ask(replicas=3)])
         assert world.get().spec.replicas == 1
 
 
@@ -318,7 +316,7 @@ def test_a_server_nobody_saw_is_a_failure_that_is_named() -> None:
     with kube_world(manifest()) as world:
         world.backend.observe()
         with pytest.raises(BackendError, match="1 of 2 changes failed: ghost: not seen"):
-            world.backend.apply([wish("ghost"), wish(replicas=3)])
+            world.backend.apply([ask("ghost"), ask(replicas=3)])
         assert world.get().spec.replicas == 3
 
 
@@ -333,7 +331,7 @@ def test_an_accelerator_really_moves_pods_where_an_annotation_asks_for_it() -> N
     settings = KubeSettings(namespaces=("infer",), types={"2xA100": "A100"})
     with kube_world(manifest(annotations=annotations), settings=settings) as world:
         world.settled()
-        world.backend.apply([wish(accelerator="2xA100", replicas=2, max_batch=16)])
+        world.backend.apply([ask(accelerator="2xA100", replicas=2, max_batch=16)])
         spec = world.get().spec.template.spec
         assert (spec.node_selector, spec.containers[0].args) == (
             {"nvidia.com/gpu.product": "A100"},

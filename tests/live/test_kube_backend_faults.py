@@ -23,12 +23,12 @@ from loop.testing.fakes import ManualClock, system
 from tests.live.kube_worlds import (
     QUICK,
     KubeWorld,
+    ask,
     eventually,
     fault,
     kube_again,
     kube_world,
     manifest,
-    wish,
 )
 from tests.live.twin_served import DEADLINE_S, serving_twin
 from twin.kube.apiserver.auth import ADMIN
@@ -52,7 +52,7 @@ def test_a_refusal_that_passes_costs_no_cycle(status: int) -> None:
     with kube_world(manifest()) as world:
         world.settled()
         world.suffer(fault("error", "patch", status=status, count=1))
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         assert (world.get().spec.replicas, world.calls.calls["patch deployments"]) == (3, 2)
 
 
@@ -62,7 +62,7 @@ def test_a_server_that_says_when_to_come_back_is_not_asked_before() -> None:
         world.settled()
         world.suffer(fault("error", "patch", status=429, retry_after_s=1, count=1))
         begin_s = time.monotonic()
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         assert time.monotonic() - begin_s >= 1.0
         assert world.get().spec.replicas == 3
 
@@ -73,7 +73,7 @@ def test_a_server_that_asks_for_too_long_a_wait_fails_the_cycle_at_once() -> Non
         world.settled()
         world.suffer(fault("error", "patch", status=429, retry_after_s=3600))
         with pytest.raises(BackendError, match="429"):
-            world.backend.apply([wish(replicas=3)])
+            world.backend.apply([ask(replicas=3)])
         assert world.calls.calls["patch deployments"] == 1
 
 
@@ -87,7 +87,7 @@ def test_one_deployment_that_refuses_stops_no_other_and_is_named(
     with kube_world(*three()) as world:
         world.settled()
         world.suffer(fault("error", "patch", name="dep2", status=status))
-        changes = [wish(f"s{i}", replicas=2) for i in (1, 2, 3)]
+        changes = [ask(f"s{i}", replicas=2) for i in (1, 2, 3)]
         with pytest.raises(
             BackendError, match=f"^1 of 3 changes failed: s2: patch deployments: {status} "
         ) as caught:
@@ -103,13 +103,13 @@ def test_one_deployment_that_refuses_stops_no_other_and_is_named(
 
 @pytest.mark.parametrize("after", [True, False])
 def test_a_patch_whose_answer_is_cut_off_is_done_once(after: bool) -> None:
-    """Whether the server has obeyed before the connection broke or not: in the end it has, and
+    """Whether the server had done it before the connection broke or not: in the end it has, and
     nobody is blamed.
     """
     with kube_world(manifest()) as world:
         world.settled()
         world.suffer(fault("drop", "patch", count=1, after=after))
-        world.backend.apply([wish(replicas=3, max_batch=16)])
+        world.backend.apply([ask(replicas=3, max_batch=16)])
         one = world.get()
         assert (one.spec.replicas, one.metadata.labels[names.MAX_BATCH]) == (3, "16")
         assert world.backend.observe().warnings == ()
@@ -120,7 +120,7 @@ def test_a_patch_that_takes_too_long_is_done_once() -> None:
     with kube_world(manifest()) as world:
         world.settled()
         world.suffer(fault("delay", "patch", delay_s=QUICK.read_s + 0.3, count=1))
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         assert world.get().spec.replicas == 3
         time.sleep(0.5)  # until the late one has arrived
         assert world.get().spec.replicas == 3
@@ -198,7 +198,7 @@ def test_a_controller_that_loses_its_lead_in_the_middle_of_a_cycle_stops_there()
     with kube_world(*three(), may_act=may_act) as world:
         world.settled()
         with pytest.raises(BackendError, match=r"2 of 3 changes failed: .*leads no longer"):
-            world.backend.apply([wish(f"s{i}", replicas=2) for i in (1, 2, 3)])
+            world.backend.apply([ask(f"s{i}", replicas=2) for i in (1, 2, 3)])
         assert sorted(replicas(world)) == [1, 1, 2]
 
 
@@ -209,11 +209,11 @@ def test_a_patch_of_the_former_leader_that_arrives_late_is_refused() -> None:
     with kube_world(manifest()) as world, kube_again(world) as former:
         world.settled()
         former.observe()
-        world.backend.apply([wish(replicas=4)])
+        world.backend.apply([ask(replicas=4)])
         with pytest.raises(
             BackendError, match=r"left as it is: changed by .* from 2 x H100, batch 64 to 4 x H100"
         ):
-            former.apply([wish(replicas=1)])
+            former.apply([ask(replicas=1)])
         assert world.get().spec.replicas == 4
 
 
@@ -241,7 +241,7 @@ def test_a_controller_killed_between_patches_leaves_whole_changes_and_the_next_c
             assert sorted(view.wanted for view in seen.servers.values()) == [1, 1, 3]
             assert seen.warnings == ()
             second.apply(
-                [wish(name, replicas=3) for name, view in seen.servers.items() if view.wanted != 3]
+                [ask(name, replicas=3) for name, view in seen.servers.items() if view.wanted != 3]
             )
         assert replicas(world) == [3, 3, 3]
 
@@ -263,12 +263,12 @@ def test_a_request_that_hangs_does_not_hold_up_the_end_of_the_program(repository
 
 
 def test_a_status_that_stays_behind_is_told() -> None:
-    """A controller-manager that is down obeys nothing, and nothing else would say so."""
+    """A controller-manager that is down does nothing, and nothing else would say so."""
     clock = ManualClock()
     with kube_world(manifest(), clock=clock) as world:
         world.settled()
         world.suffer(fault("staleStatus", resource=""))
-        world.backend.apply([wish(replicas=3)])
+        world.backend.apply([ask(replicas=3)])
         assert world.backend.observe().warnings == ()
         clock.time_s = 12.0
         (line,) = world.backend.observe().warnings

@@ -154,7 +154,7 @@ def test_a_cluster_that_does_not_answer_is_told_and_not_waited_for() -> None:
 
 
 def test_it_runs_by_intervals_until_it_is_stopped() -> None:
-    """The first thing is to keep the originals; then one round an interval. A stop is obeyed at
+    """The first thing is to keep the originals; then one round an interval. A stop is heeded at
     once.
     """
     stopped, rounds = threading.Event(), list[Disturbance]()

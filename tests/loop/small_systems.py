@@ -20,7 +20,7 @@ from loop.spec import (
 from loop.types import Load
 from twin.spec import Accelerator
 
-LAWS = {
+LATENCIES = {
     "H100": (6.5, 0.022, 5e-5),
     "A100": (11.0, 0.04, 9e-5),
     "2xA100": (6.9, 0.025, 6e-5),
@@ -64,7 +64,7 @@ def small_system(
                 gamma_ms=gamma,
                 kv_tokens=kv_tokens,
             )
-            for name, (alpha, beta, gamma) in LAWS.items()
+            for name, (alpha, beta, gamma) in LATENCIES.items()
         },
         classes={
             "Premium": ServiceClass(name="Premium", priority=1, targets={"m": target}),
@@ -115,7 +115,7 @@ def several_servers(draw: st.DrawFn, most: int = 4) -> list[ServerData]:
     """
     found = []
     for i in range(draw(st.integers(1, most))):
-        accelerator = draw(st.sampled_from(["", *LAWS]))
+        accelerator = draw(st.sampled_from(["", *LATENCIES]))
         found.append(
             server(
                 f"s{i}",

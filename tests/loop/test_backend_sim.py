@@ -44,7 +44,7 @@ def test_measured_figures_lag_until_the_next_scrape() -> None:
     assert late.now_s == 89.5
 
 
-def test_labels_are_the_set_points_without_lag() -> None:
+def test_labels_are_the_offered_loads_without_lag() -> None:
     """As the labels that the emulator writes: known from the first instant, and new at the start of
     an interval.
     """

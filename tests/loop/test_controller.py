@@ -243,7 +243,7 @@ def test_an_error_of_the_programmer_is_raised_and_its_record_carries_the_traceba
     assert loop.cycle(120.0).cycle == 2
 
 
-def test_a_smoothed_belief_is_what_the_policy_is_told() -> None:
+def test_a_smoothed_estimate_is_what_the_policy_is_told() -> None:
     """The record keeps both, so that a plot can show the noise and what was made of it."""
     backend = FakeBackend(
         [server_view(load=Load(rate_rpm=100.0, in_tokens=500.0, out_tokens=200.0))]

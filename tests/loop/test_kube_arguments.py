@@ -82,7 +82,7 @@ def test_the_number_is_changed_where_the_engine_reads_it(
     ],
 )
 def test_what_cannot_be_changed_is_said(container: dict[str, Any], line: str) -> None:
-    """Nobody must believe that a number is in force that no engine reads."""
+    """Nobody must take it that a number is in force that no engine reads."""
     with pytest.raises(ValueError, match=line):
         changed(containers(**container), ARGUMENT, 48, container="")
 

@@ -107,7 +107,7 @@ def test_more_load_is_never_cheaper_to_serve(
 
 @settings(max_examples=30)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([2, 3]))
-def test_the_size_of_a_card_does_not_matter(
+def test_the_size_of_a_gpu_does_not_matter(
     servers: list[ServerData], capacity: dict[str, int], scale: int
 ) -> None:
     """Counting half GPUs, with twice the multiplicity of each unit, is the same system."""

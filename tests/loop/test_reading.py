@@ -75,7 +75,7 @@ def test_servers_are_optional_for_a_cluster_that_names_its_own(tmp_path: Path) -
     assert read_system(write(tmp_path, objects)).servers == {}
 
 
-def test_the_belief_takes_its_kv_capacity_from_the_twin_file(tmp_path: Path) -> None:
+def test_the_estimate_takes_its_kv_capacity_from_the_twin_file(tmp_path: Path) -> None:
     """The optimizer caps the batch by KV cache where it knows it."""
     objects = files()
     objects["twin-data.json"] = {

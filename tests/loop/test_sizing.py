@@ -19,7 +19,7 @@ from loop.optimizer.sizing import size_all
 from loop.optimizer.table import GOOD, CandidateTable
 from loop.spec import Allocation, SystemData
 from loop.types import Load
-from tests.loop.small_systems import LAWS, LOADS, server, small_system
+from tests.loop.small_systems import LATENCIES, LOADS, server, small_system
 
 PLAIN = OptimizerSettings(solver="greedy", hysteresis=0.0)
 COMPAT = OptimizerSettings(solver="greedy", rules=GO_TODAY)
@@ -45,7 +45,7 @@ def row(found: CandidateTable, accelerator: str = "H100") -> int:
 def test_replicas_take_the_load_within_the_targets_less_headroom() -> None:
     """The whole of sizing: each replica gets its share, and meets the targets at it."""
     found = table(small_system(server(rpm=3000.0), itl_ms=60.0))
-    for accelerator in LAWS:
+    for accelerator in LATENCIES:
         k = row(found, accelerator)
         assert found.verdict[k] == GOOD
         assert found.itl[k] <= 0.9 * 60.0 * (1.0 + 1e-5)
