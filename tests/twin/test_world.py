@@ -178,6 +178,19 @@ WRONG = {
         "servers[0] 'a': router: expected one of round_robin, random, least_outstanding, found "
         "'fastest'",
     ),
+    "router that cannot be loaded": (
+        {"servers": [{"name": "a", "router": "no.such:Router"}]},
+        "servers[0] 'a': router: expected a router that can be loaded (router: cannot load "
+        "'no.such:Router': No module named 'no'), found 'no.such:Router'",
+    ),
+    "unknown engine": (
+        {"engines": [{**ROW, "engine": "warp"}]},
+        "engines[0] 'small on H100': engine: expected one of plain, found 'warp'",
+    ),
+    "unknown cache": (
+        {"engines": [{**ROW, "kvCache": "endless"}]},
+        "engines[0] 'small on H100': kvCache: expected one of counted, found 'endless'",
+    ),
     "no queue": (
         {"servers": [{"name": "a", "queueMax": 0}]},
         "servers[0] 'a': queueMax: expected a whole number >= 1, found 0",
@@ -187,6 +200,27 @@ WRONG = {
         "world.windowS: expected a number >= 30, found 20",
     ),
 }
+
+
+def test_a_router_an_engine_and_a_cache_of_ones_own_are_named_by_their_module(
+    tmp_path: Path,
+) -> None:
+    """An experiment with one's own needs a line in a file, and no change of the twin."""
+    names = {
+        "router": "tests.twin.test_ports:ByLength",
+        "engine": "tests.twin.test_ports:slower",
+        "kvCache": "tests.twin.test_ports:Halved",
+    }
+    spec, _ = build(
+        tmp_path,
+        {
+            "engines": [{**ROW, "engine": names["engine"], "kvCache": names["kvCache"]}],
+            "servers": [{"name": "a", "router": names["router"]}],
+        },
+    )
+    engine = spec.engines["small", "H100"]
+    assert (engine.engine, engine.kv_cache) == (names["engine"], names["kvCache"])
+    assert spec.servers[0].router == names["router"]
 
 
 @pytest.mark.parametrize("case", WRONG)

@@ -1,0 +1,186 @@
+"""Extension points: routers, engines and KV caches by name, by module:Name and as objects; what
+each port promises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf
+
+import numpy as np
+import pytest
+
+from twin.engine.kv_cache import KV_CACHES, BlockTable, KvCache, UnlimitedCache, make_kv_cache
+from twin.engine.port import Engine, OnFinish, make_engine
+from twin.engine.replica import Replica
+from twin.registry import resolve
+from twin.request import Request, RequestLog
+from twin.serving.routers import ROUTERS, Router, make_router
+from twin.spec import EngineSpec, LatencyModel, Pool, Server, SpecError
+from twin.testing.worlds import arrive, cluster_of, spec_of
+
+MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.1, gamma_ms=0.001)
+HERE = "tests.twin.test_ports"
+
+
+class ByLength(Router):
+    """Sends short prompts to the first replica and long ones to the last: it must see the
+    request.
+    """
+
+    def __init__(self, _rng: np.random.Generator) -> None:
+        pass
+
+    def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:  # noqa: ARG002
+        return replicas[0 if request.prompt_tokens < 100 else -1]
+
+
+class Halved(BlockTable):
+    """Has half of the blocks that it is given."""
+
+    def __init__(self, kv_tokens: int | None, block_size: int) -> None:
+        assert kv_tokens is not None
+        super().__init__(blocks=kv_tokens // block_size // 2, block_size=block_size)
+
+
+def slower(
+    spec: EngineSpec, *, max_batch: int, queue_max: int | None, on_finish: OnFinish
+) -> Engine:
+    """Return an engine whose batch is never larger than 1."""
+    assert max_batch > 1
+    return Replica.of_spec(spec, max_batch=1, queue_max=queue_max, on_finish=on_finish)
+
+
+def _replicas(count: int) -> list[Replica]:
+    return [Replica(latency_model=MODEL, max_batch=8) for _ in range(count)]
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_a_router_routes_to_one_of_the_replicas_whatever_comes_and_goes(name: str) -> None:
+    """A request sent to a replica that left would be rejected, as if the server were full."""
+    rng = np.random.default_rng(3)
+    router, replicas = make_router(name, np.random.default_rng(1)), _replicas(1)
+    router.add(replicas[0])
+    for number in range(400):
+        if rng.random() < 0.2:
+            replicas += _replicas(1)
+            router.add(replicas[-1])
+        elif rng.random() < 0.2 and len(replicas) > 1:
+            index = int(rng.integers(len(replicas)))
+            del replicas[index]
+            router.remove(index)
+        now_s = 0.1 * number
+        request = Request(prompt_tokens=5, output_tokens=20, arrival_s=now_s)
+        chosen = router.route(request, replicas, now_s)
+        assert any(chosen is replica for replica in replicas)
+        assert chosen.submit(request, now_s) is None
+
+
+@pytest.mark.parametrize("router", [ByLength, f"{HERE}:ByLength"])
+def test_a_router_of_ones_own_sees_the_request(router: object) -> None:
+    """Routing by prefix, session or length needs more than the counts of the replicas."""
+    server = Server(
+        name="s",
+        model="m",
+        pool=Pool(accelerator="A", replicas=3, max_batch=8),
+        router=router,  # type: ignore[arg-type]
+    )
+    env, cluster = cluster_of(spec_of(server, capacity={"A": 3}))
+    arrive(env, cluster, [1.0, 2.0], prompt=10, output=1000)
+    arrive(env, cluster, [3.0], prompt=500, output=1000)
+    env.run(until=4.0)
+    assert [pod.outstanding for pod in cluster.deployments[0].pods] == [2, 0, 1]
+
+
+@pytest.mark.parametrize("engine", [slower, f"{HERE}:slower"])
+def test_an_engine_of_ones_own_serves_the_requests(engine: object) -> None:
+    """A compiled engine, or one of another scheduler, stands beside the plain one."""
+    spec = EngineSpec(model="m", accelerator="A", latency_model=MODEL, engine=engine)  # type: ignore[arg-type]
+    log = RequestLog()
+    made = make_engine(spec, max_batch=8, queue_max=None, on_finish=log.add_finished)
+    for number in range(3):
+        made.submit(Request(id=number, prompt_tokens=5, output_tokens=2, arrival_s=0.0), 0.0)
+    made.advance(inf, inclusive=True)
+    first_s = log.frame()["first_token_s"]
+    assert len(set(first_s.tolist())) == 3
+
+
+def test_a_kv_cache_of_ones_own_is_asked_for_room() -> None:
+    """With half of the blocks the second request has to wait for the first."""
+
+    def first_tokens(kv_cache: str | type[Halved]) -> list[float]:
+        replica = Replica(latency_model=MODEL, max_batch=8, kv_tokens=64, kv_cache=kv_cache)
+        requests = [
+            Request(id=number, prompt_tokens=20, output_tokens=2, arrival_s=0.0)
+            for number in range(2)
+        ]
+        for request in requests:
+            assert replica.submit(request, 0.0) is None
+        replica.advance(inf, inclusive=True)
+        return [request.first_token_s for request in requests]
+
+    together, apart = first_tokens("counted"), first_tokens(Halved)
+    assert together[0] == together[1]
+    assert apart[0] < apart[1]
+    assert apart == first_tokens(f"{HERE}:Halved")  # type: ignore[arg-type]
+
+
+def test_a_cache_without_bounds_serves_as_one_that_is_never_full() -> None:
+    """It is an object of its own, not a branch: the same requests get the same times."""
+
+    def served(kv_tokens: int | None) -> tuple[bytes, float]:
+        log, rng = RequestLog(), np.random.default_rng(7)
+        replica = Replica(
+            latency_model=MODEL, max_batch=6, kv_tokens=kv_tokens, on_finish=log.add_finished
+        )
+        times_s = np.cumsum(rng.exponential(0.2, 300)).tolist()
+        for number, now_s in enumerate(times_s):
+            prompt, output = (int(tokens) for tokens in rng.integers(1, 300, 2))
+            request = Request(
+                id=number, prompt_tokens=prompt, output_tokens=output, arrival_s=now_s
+            )
+            assert replica.submit(request, now_s) is None
+        replica.advance(times_s[-1], inclusive=True)
+        usage = replica.read(times_s[-1]).kv_usage
+        replica.advance(inf, inclusive=True)
+        return b"".join(column.tobytes() for column in log.frame().values()), usage
+
+    unbounded, ample = served(None), served(10_000_000)
+    assert unbounded[0] == ample[0]
+    assert unbounded[1] == 0.0 < ample[1]
+
+
+@pytest.mark.parametrize("cache", [BlockTable(blocks=100, block_size=16), UnlimitedCache()])
+def test_a_cache_that_was_cleared_holds_nothing(cache: KvCache) -> None:
+    """After a crash the next process begins with an empty one."""
+    cache.join(40)
+    cache.leave(40)
+    cache.join(3)
+    cache.clear()
+    assert cache.used(17, 0, 0) == 0
+    assert cache.demand(17) == 0
+    assert cache.usage(0) == 0.0
+
+
+def test_the_counted_cache_has_whole_blocks_and_none_means_no_bound() -> None:
+    """The rest of a block is of no use; a world that does not know is not a world without room."""
+    assert tuple(KV_CACHES) == ("counted",)
+    made = make_kv_cache("counted", kv_tokens=47, block_size=16)
+    assert (made.blocks, made.tokens) == (2, 32)
+    assert make_kv_cache("counted", kv_tokens=None, block_size=16).tokens == inf
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("fastest", "router: expected one of round_robin, .* or module:Name, found 'fastest'"),
+        ("no.such.module:Router", "router: cannot load 'no.such.module:Router': No module named"),
+        (f"{HERE}:Nothing", "router: cannot load .* has no attribute 'Nothing'"),
+        (":", "router: cannot load ':'"),
+    ],
+)
+def test_a_name_that_means_nothing_is_refused_in_one_line(given: str, message: str) -> None:
+    """It comes from a file or the command line: whose value, what was expected, what came."""
+    with pytest.raises(SpecError, match=message) as error:
+        resolve(given, kind="router", known=ROUTERS)
+    assert "\n" not in str(error.value)
