@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from loop.actors import Actor, Mailbox, Waiter
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 
     from loop.ports import Clock, Cycles, Inbox, Request
     from loop.types import CycleRecord, Mode, Trigger
+
+PERIODS_MAX, STEP_MIN_S = 3, 5.0  # a step may take so many periods, or so long if that is more
 
 OnRecord = Callable[["CycleRecord"], None]
 
@@ -62,7 +65,8 @@ class LiveDriver(Actor["Request"]):
     *patience_s* of the inbox's seconds.
 
     A cycle that overruns skips the periods it missed, and one on request does not move the grid.
-    Errors of the programmer are recorded as failed cycles, and the driver goes on.
+    Errors of the programmer are recorded as failed cycles, and the driver goes on. Each record goes
+    to *keep* and then to *on_record*; what they cannot do with it is a warning in it.
     """
 
     def __init__(
@@ -75,6 +79,7 @@ class LiveDriver(Actor["Request"]):
         speed: float = 1.0,
         advance: Callable[[float], None] | None = None,
         patience_s: float = 1.0,
+        keep: OnRecord | None = None,
         on_record: OnRecord | None = None,
     ) -> None:
         super().__init__(inbox, name="controller")
@@ -85,8 +90,22 @@ class LiveDriver(Actor["Request"]):
         self._speed = speed
         self._advance = advance or _stand_still
         self._patience = patience_s
+        self._keep = keep or _keep_quiet
         self._report = on_record or _keep_quiet
+        self._began_s: float | None = None  # the step in progress, if one is
         self._number: int | None = None  # of the period that is next; None: none is
+
+    @property
+    def overdue(self) -> str:
+        """Return a line if the step in progress takes too long, else nothing. For any thread."""
+        began_s = self._began_s
+        if began_s is None:
+            return ""
+        took_s = self._clock.now_s() - began_s
+        bound_s = max(PERIODS_MAX * self._period_s, STEP_MIN_S * self._speed)
+        if took_s <= bound_s:
+            return ""
+        return f"a cycle has taken {took_s:.0f} s and goes on; expected at most {bound_s:.0f} s"
 
     def run(self) -> None:
         """Run cycles until the inbox is closed."""
@@ -117,6 +136,13 @@ class LiveDriver(Actor["Request"]):
         """Run the one cycle that is due or that all of *asked* share; only let the world pass if
         there is none.
         """
+        self._began_s = self._clock.now_s()
+        try:
+            self._cycle_or_pass(asked)
+        finally:
+            self._began_s = None
+
+    def _cycle_or_pass(self, asked: Sequence[Request]) -> None:
         left_s = self._left_s()
         due = left_s is not None and left_s <= 0.0
         if not asked and not due:
@@ -154,15 +180,15 @@ class LiveDriver(Actor["Request"]):
         return None if record is None else self._reported(record)
 
     def _reported(self, record: CycleRecord) -> CycleRecord:
-        """Report *record*; a report that fails (a full disk) must not end the control of the
-        world.
+        """Report *record*, and return it with what went wrong in that: a full disk neither ends the
+        control of the world, nor makes a failure of a cycle that went through.
         """
-        try:
-            self._report(record)
-        except Exception as error:
-            record = self._controller.failure(
-                record.now_s, error=error, trigger=record.trigger, mode=record.mode
-            )
+        for report in (self._keep, self._report):
+            try:
+                report(record)
+            except Exception as error:
+                line = f"the record was not reported: {type(error).__name__}: {error}"
+                record = replace(record, warnings=(*record.warnings, line))
         self.failures = self.failures + 1 if record.failed else 0
         self.last = record
         return record

@@ -103,6 +103,10 @@ def _interval(text: str) -> float:
     return seconds
 
 
+def _pause(text: str) -> float:
+    return _number(text, expected="a number of seconds >= 1", low=1.0)
+
+
 def _alpha(text: str) -> float:
     return _number(text, expected="a number in [0, 1]", low=0.0, high=1.0)
 
@@ -160,6 +164,6 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "service_name": ("INFERNO_SERVICE_NAME", str),
     "pod_namespace": ("POD_NAMESPACE", str),
     "pod_ip": ("POD_IP", str),
-    "load_interval_s": ("INFERNO_LOAD_INTERVAL", _interval),
+    "load_interval_s": ("INFERNO_LOAD_INTERVAL", _pause),
     "load_alpha": ("INFERNO_LOAD_ALPHA", _alpha),
 }

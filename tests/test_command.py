@@ -115,6 +115,8 @@ def test_a_wrong_argument_is_named_in_one_line(
         ),
         (["controller", "--step-up", "0"], r"step-up: expected .*>= 1.*0"),
         (["controller", "--step-down", "-1"], r"step-down: expected .*>= 1.*-1"),
+        (["controller", "0.5"], r"period_s: expected .*>= 1.*0\.5"),
+        (["controller", "1", "--speed", "1e6"], r"period_s: expected .*>= 1000.* 1"),
         (["controller", "often"], r"period_s: expected .*often"),
         (["collector", "--window", "0"], r"metrics_window_s: expected .*> 0.*0"),
         (["collector", "--speed", "0"], r"speed: expected .*> 0.*0"),
@@ -122,7 +124,7 @@ def test_a_wrong_argument_is_named_in_one_line(
         (["actuator", "--lease", "mine"], r"lease: expected NAMESPACE/NAME.*mine"),
         (["twin", "serve", "--tokens", "nowhere.yaml"], r"nowhere.yaml: expected"),
         (["twin", "serve", "--speed", "-1"], r"speed: expected .*> 0.*-1"),
-        (["emulator", "0"], r"load_interval_s: expected .*> 0.*0"),
+        (["emulator", "0"], r"load_interval_s: expected .*>= 1.*0"),
     ],
 )
 def test_a_wrong_argument_of_a_service_is_named_in_one_line(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command, Parser
 from inferno.cli.service import (
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
     from loop.ports import Cycles
     from loop.services.controller_metrics import ControllerMetrics
     from loop.types import CycleRecord
+
+PERIOD_MIN_S = 1.0  # of a world whose time passes as ours
 
 TEXT = """\
 Run the control loop every PERIOD seconds and whenever /invoke is called
@@ -141,6 +145,7 @@ def _run(options: Namespace) -> int:
             **kube.cluster_arguments(options),
         }
     )
+    _check_period(settings.period_s, getattr(options, "speed", 1.0))
     limits = _limits(options)
     with ExitStack() as stack:
         world = WORLDS[options.backend].open_world(settings, options, stack)
@@ -154,7 +159,7 @@ def _run(options: Namespace) -> int:
         controller = _led(alone, world.lease) if world.lease else alone
         metrics, inbox = ControllerMetrics(), ThreadInbox()
         sockets = listen_well(settings.controller_host, settings.controller_port)
-        records = stack.enter_context(_open_records(options.records)) if options.records else None
+        records = stack.enter_context(Records(options.records)) if options.records else None
         driver = LiveDriver(
             controller,
             period_s=settings.period_s,
@@ -162,9 +167,16 @@ def _run(options: Namespace) -> int:
             inbox=inbox,
             speed=world.speed,
             advance=world.advance,
-            on_record=partial(_report, metrics=metrics, records=records),
+            keep=records.add if records else None,
+            on_record=partial(_report, metrics=metrics),
         )
-        app = create_controller_app(driver, inbox, metrics=metrics, token=token_source(settings))
+        app = create_controller_app(
+            driver,
+            inbox,
+            metrics=metrics,
+            token=token_source(settings),
+            threads=[world.lease] if world.lease else [],
+        )
         start_logs("controller", options)
         serve_app(
             app,
@@ -199,26 +211,60 @@ def _limits(options: Namespace) -> Limits:
     return Limits(step_up_max=options.step_up, step_down_max=options.step_down)
 
 
-def _report(record: CycleRecord, *, metrics: ControllerMetrics, records: TextIO | None) -> None:
-    """Count the cycle, log what it did, and keep its record where the user wants it."""
-    from loop.records import record_text
+def _check_period(period_s: float, speed: float) -> None:
+    """Raise SpecError for a period so short that the loop would ask its world without a pause."""
+    from loop.errors import SpecError
+
+    shortest_s = PERIOD_MIN_S if not speed > 1 else PERIOD_MIN_S / 1000 * speed
+    if 0 < period_s < shortest_s:
+        raise SpecError(
+            f"period_s: expected a number of seconds >= {shortest_s:g}, or 0 for cycles on "
+            f"/invoke only, found {period_s:g}"
+        )
+
+
+def _report(record: CycleRecord, *, metrics: ControllerMetrics) -> None:
+    """Count the cycle, and log what it did."""
     from loop.services.logs import log_cycle
 
     metrics.observe(record)
     log_cycle(record)
-    if records:
-        print(record_text(record), file=records, flush=True)
 
 
-def _open_records(path: Path) -> TextIO:
-    from loop.errors import SpecError
+class Records:
+    """The file to which records are added, a line each: whole lines, whatever the disk does."""
 
-    try:
-        return path.open("a", encoding="utf-8")
-    except OSError as error:
-        raise SpecError(
-            f"{path}: expected a file that can be written, found {error.strerror}"
-        ) from None
+    def __init__(self, path: Path) -> None:
+        from loop.errors import SpecError
+
+        try:
+            # Without a buffer: what could not be written would be tried again at the end.
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise SpecError(
+                f"{path}: expected a file that can be written, found {error.strerror}"
+            ) from None
+
+    def __enter__(self) -> Records:
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._file.close()
+
+    def add(self, record: CycleRecord) -> None:
+        """Add *record*. Raise OSError, and leave the file as it was, if that cannot be."""
+        from loop.records import record_text
+
+        line = f"{record_text(record)}\n".encode()
+        end = self._file.seek(0, os.SEEK_END)
+        try:
+            written = self._file.write(line)
+            if written != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            with suppress(OSError):
+                self._file.truncate(end)
+            raise
 
 
 COMMAND = Command(

@@ -126,6 +126,13 @@ def _run(command: Command, options: Namespace) -> int:
     except KeyboardInterrupt:
         print(f"inferno {command.name}: interrupted", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except (OSError, UnicodeError, RecursionError, MemoryError) as error:
+        if options.verbose:
+            traceback.print_exc()
+        # A disk that is full, bytes that are no text, data nested or grown beyond all measure.
+        text = " ".join(str(error).split()) or "no more than that is known"
+        print(f"inferno {command.name}: {type(error).__name__}: {text}", file=sys.stderr)
+        return EXIT_FAILURE
 
 
 def _unknown(word: str) -> str:

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fastapi import Request
 from starlette.responses import Response
@@ -27,6 +28,15 @@ if TYPE_CHECKING:
 BODY_BYTES_MAX = 2**20
 
 
+class Thread(Protocol):
+    """Something that runs beside the loop."""
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether it runs."""
+        ...
+
+
 def create_controller_app(
     driver: LiveDriver,
     inbox: ThreadInbox,
@@ -34,15 +44,19 @@ def create_controller_app(
     metrics: ControllerMetrics,
     timeout_s: float = 30.0,
     token: TokenSource | None = None,
+    threads: Sequence[Thread] = (),
 ) -> FastAPI:
     """Return the service over *driver*, which it starts and stops. An invoke waits for its cycle
-    for *timeout_s*. Call app.state.stop() before the server ends.
+    for *timeout_s*. *threads* are those without which the loop is as good as dead. Call
+    app.state.stop() before the server ends.
     """
 
     def health() -> Health:
-        ready = driver.healthy and not inbox.closed
-        error = driver.last.error if driver.last else ""
-        return Health(alive=driver.alive, ready=ready, error=error)
+        overdue = driver.overdue
+        ready = driver.healthy and not inbox.closed and not overdue
+        error = overdue or (driver.last.error if driver.last else "")
+        alive = driver.alive and all(thread.alive for thread in threads)
+        return Health(alive=alive, ready=ready, error=error)
 
     app = create_app(
         "controller",

@@ -13,12 +13,15 @@ from loop.drivers import LiveDriver, ThreadInbox
 from loop.policies import make_policy
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
-from loop.services.serving import listen, serve
+from loop.services.serving import end_well_on_signals, listen, serve
 from loop.testing.fakes import FakeBackend, server_view, system
 
 
 def main() -> int:
     """Serve until a signal comes."""
+    end_well_on_signals()
+    sockets = listen("localhost", 0)
+    print(sockets[0].getsockname()[1], flush=True)  # noqa: T201 its parent reads it
     controller = Controller(
         backend=FakeBackend([server_view()]),
         policy=make_policy("static"),
@@ -28,8 +31,6 @@ def main() -> int:
     inbox = ThreadInbox()
     driver = LiveDriver(controller, period_s=3600.0, clock=MonotonicClock(), inbox=inbox)
     app = create_controller_app(driver, inbox, metrics=ControllerMetrics())
-    sockets = listen("localhost", 0)
-    print(sockets[0].getsockname()[1], flush=True)  # noqa: T201 its parent reads it
     serve(app, sockets, on_stop=app.state.stop)
     return 0
 

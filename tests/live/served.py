@@ -19,7 +19,7 @@ from loop.drivers import LiveDriver, ThreadInbox
 from loop.policies import make_policy
 from loop.ports import Backend
 from loop.services.auth import TokenSource
-from loop.services.controller_app import create_controller_app
+from loop.services.controller_app import Thread, create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen
@@ -85,6 +85,7 @@ def serving(
     timeout_s: float = DEADLINE_S,
     token: TokenSource | None = None,
     door: DoorSettings | None = None,
+    threads: Sequence[Thread] = (),
 ) -> Iterator[Served]:
     """Serve a controller over *backend*; stop it at the end."""
     metrics, records = ControllerMetrics(), list[CycleRecord]()
@@ -110,7 +111,9 @@ def serving(
         advance=advance,
         on_record=report,
     )
-    app = create_controller_app(driver, inbox, metrics=metrics, timeout_s=timeout_s, token=token)
+    app = create_controller_app(
+        driver, inbox, metrics=metrics, timeout_s=timeout_s, token=token, threads=threads
+    )
     service = Service(app, on_stop=app.state.stop, door=door)
     sockets = listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]

@@ -298,3 +298,28 @@ def test_a_host_that_is_none_of_ours_is_one_line() -> None:
     """A misspelt CONTROLLER_HOST."""
     with pytest.raises(LoopError, match="cannot listen on no such host:3300"):
         listen("no such host", 3300)
+
+
+def test_a_cycle_without_an_end_makes_it_unready_with_the_reason() -> None:
+    """A world that never answers fails no cycle by which that could be noticed."""
+    backend = GatedBackend()
+    with serving(backend, period_s=60.0, speed=100.0) as served:
+        assert ready(served) == 200
+        backend.gate.clear()
+        eventually(lambda: ready(served) == 503, "it is unready")
+        assert "goes on" in served.client.get("/readyz").json()["lastError"]
+        assert served.client.get("/healthz").status_code == 200
+        backend.gate.set()
+        eventually(lambda: ready(served) == 200, "it is ready again")
+
+
+def test_a_thread_beside_the_loop_that_has_ended_is_not_alive() -> None:
+    """Without the thread of its Lease a controller stands by for ever."""
+    with serving(FakeBackend([server_view()]), threads=[Stopped()]) as served:
+        assert served.client.get("/healthz").status_code == 503
+
+
+class Stopped:
+    """A thread that has ended."""
+
+    alive = False

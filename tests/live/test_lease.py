@@ -4,7 +4,9 @@ follows when it fails.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from kubernetes import client
@@ -14,6 +16,7 @@ from loop.backends.kube.lease import Lease, LeaseSettings, LedController
 from loop.clocks import MonotonicClock, date_now
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
+from loop.errors import SpecError
 from loop.policies import make_policy
 from loop.testing.fakes import ManualClock, system
 from tests.live.kube_worlds import eventually, fault, kube_again, kube_world, manifest
@@ -141,3 +144,31 @@ def test_two_controllers_of_one_cluster_never_both_act() -> None:
         after = led[1].cycle(120.0)
         assert (after.mode, after.error, after.applied, after.changes) == ("act", "", True, ())
         assert "standing by" in led[0].cycle(120.0).warnings[-1]
+
+
+def test_a_contender_survives_whatever_goes_wrong_and_says_so(twin: ServedTwin) -> None:
+    """A kubeconfig that could not be read for a moment ended the thread: nobody scaled any more,
+    and the controller was ready all the time.
+    """
+    readable = threading.Event()
+    clock = MonotonicClock()
+
+    class Unreadable(KubeClient):
+        def lease(self, namespace: str, name: str) -> dict[str, Any]:
+            if not readable.is_set():
+                raise SpecError("kubeconfig: expected a readable file, found Permission denied")
+            return super().lease(namespace, name)
+
+    lease = Lease(
+        Unreadable(twin.api, clock=clock, timeouts=TIMEOUTS),
+        settings=LeaseSettings(namespace="default", name="inferno", holder="pod-a", **QUICK),
+        clock=clock,
+        epoch=date_now(),
+    )
+    assert not lease.alive
+    lease.start()
+    eventually(lambda: "Permission denied" in lease.state, "the problem is told")
+    assert lease.alive
+    readable.set()
+    eventually(lease.held, "it leads again")
+    lease.stop()

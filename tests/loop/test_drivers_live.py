@@ -250,24 +250,58 @@ def test_a_world_that_breaks_while_it_passes_is_recorded() -> None:
     assert [(record.now_s, record.failed) for record in records] == [(3.0, True), (60.0, False)]
 
 
-def test_a_report_that_fails_does_not_end_the_control() -> None:
-    """A full disk is no reason to leave the servers alone; the request learns of it."""
+def test_a_record_that_cannot_be_kept_says_so_and_nothing_else_changes() -> None:
+    """A full disk is no reason to leave the servers alone, nor is a cycle that went through a
+    failure; log, metrics and the request learn of it.
+    """
     clock = ManualClock()
     request = VirtualRequest()
     backend = FakeBackend([server_view()])
 
-    def report(_record: CycleRecord) -> None:
+    reported: list[CycleRecord] = []
+
+    def keep(_record: CycleRecord) -> None:
         raise OSError("no space left on device")
 
     loop = Controller(
         backend=backend, policy=make_policy("static"), data=FixedData(system()), clock=ManualClock()
     )
     inbox = VirtualInbox(clock, until_s=130.0, coming=[(10.0, request)])
-    driver = LiveDriver(loop, period_s=60.0, clock=clock, inbox=inbox, on_record=report)
+    driver = LiveDriver(
+        loop, period_s=60.0, clock=clock, inbox=inbox, keep=keep, on_record=reported.append
+    )
     driver.run()
-    assert driver.last is not None
-    assert driver.last.now_s == 120.0
-    assert request.answers[0].error == "OSError: no space left on device"
+    line = "the record was not reported: OSError: no space left on device"
+    assert [(one.now_s, one.failed, one.warnings[-1]) for one in reported] == [
+        (now_s, False, line) for now_s in (10.0, 60.0, 120.0)
+    ]
+    assert (driver.last, driver.healthy) == (reported[-1], True)
+    assert request.answers == reported[:1]
+
+
+def test_a_cycle_that_takes_more_than_three_periods_is_told_while_it_lasts() -> None:
+    """A world that never answers leaves no failed cycle behind by which it could be noticed."""
+    clock = ManualClock()
+    told: list[str] = []
+
+    class Slow(FakeBackend):
+        def observe(self) -> Snapshot:
+            for later_s in (180.0, 1.0):
+                clock.time_s += later_s
+                told.append(driver.overdue)
+            return super().observe()
+
+    loop = Controller(
+        backend=Slow([server_view()]),
+        policy=make_policy("static"),
+        data=FixedData(system()),
+        clock=ManualClock(),
+    )
+    inbox = VirtualInbox(clock, until_s=100.0)
+    driver = LiveDriver(loop, period_s=60.0, clock=clock, inbox=inbox)
+    driver.run()
+    assert told == ["", "a cycle has taken 181 s and goes on; expected at most 180 s"]
+    assert driver.overdue == ""
 
 
 @pytest.mark.parametrize(("failures", "ready"), [(2, True), (3, False)])

@@ -88,6 +88,11 @@ class Lease:
         self._stopped = threading.Event()
         self._thread: threading.Thread | None = None
 
+    @property
+    def alive(self) -> bool:
+        """Tell whether the thread runs that contends for it."""
+        return self._thread is not None and self._thread.is_alive()
+
     def held(self) -> bool:
         """Tell whether this contender may act now."""
         renewed_s = self._renewed_s
@@ -147,7 +152,12 @@ class Lease:
 
     def _run(self) -> None:
         while not self._stopped.is_set():
-            self.step()
+            try:
+                self.step()
+            except Exception as error:
+                # Anything at all, a kubeconfig that cannot be read just now: a contender that is
+                # gone would leave the servers to nobody, for ever and in silence.
+                self._problem = f"{type(error).__name__}: {error}"
             self._stopped.wait(self._settings.renew_s)
 
     def _try(self, now_s: float) -> bool:
