@@ -208,7 +208,7 @@ def why_unserved(
     problem: Problem,
     i: int,
     left: Sequence[int],  # noqa: ARG001 the rules' port
-    settings: OptimizerSettings,  # noqa: ARG001
+    settings: OptimizerSettings,  # noqa: ARG001 the rules' port
 ) -> Why:
     """Return why server *i* has nothing, in few words: more were never said."""
     if problem.options[i]:

@@ -105,8 +105,8 @@ def count_replicas(
     share: Floats,
     share_least: Floats,  # noqa: ARG001 the rules' port
     least: Floats,
-    now: Floats,  # noqa: ARG001
-    settings: OptimizerSettings,  # noqa: ARG001
+    now: Floats,  # noqa: ARG001 the rules' port
+    settings: OptimizerSettings,  # noqa: ARG001 the rules' port
 ) -> Floats:
     """Return the replicas that take the load, without regard to those that there are."""
     return np.maximum(np.ceil(share), least)
@@ -176,7 +176,7 @@ def tune(
     table: CandidateTable,
     rows: Rows,
     replicas: Ints,  # noqa: ARG001 the rules' port
-    settings: OptimizerSettings,  # noqa: ARG001
+    settings: OptimizerSettings,  # noqa: ARG001 the rules' port
 ) -> Tuned:
     """Return batch and latencies as sized, also where there are fewer replicas than asked for."""
     return Tuned(table.columns.max_batch[rows], table.itl[rows], table.ttft[rows], table.rho[rows])
