@@ -7,7 +7,7 @@ existing service does, where that is otherwise.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -18,6 +18,7 @@ from loop.schema.models import (
     AcceleratorSpec,
     AllocationData,
     CapacityData,
+    Message,
     ModelAcceleratorPerfData,
     ModelData,
     ModelTarget,
@@ -95,7 +96,59 @@ def spec_of(system: System, flags: OptimizerSpec) -> SystemSpec:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Shelf:
+    """What a system keeps of one kind by name: under *kept*; *missing* is the line for a name that
+    is not there, *gone* that for one to be removed.
+    """
+
+    kept: str
+    key: str
+    missing: str
+    gone: str = ""
+
+    def all(self, system: System) -> list[Any]:
+        """Return all of it."""
+        return list(getattr(system, self.kept).values())
+
+    def get(self, system: System, name: str) -> Any:
+        """Return the one of that name."""
+        return find(getattr(system, self.kept), name, self.missing)
+
+    def put(self, system: System, rows: Iterable[Message]) -> System:
+        """Take in *rows*."""
+        new = {getattr(row, self.key): row for row in rows}
+        return self._with(system, {**getattr(system, self.kept), **new})
+
+    def drop(self, system: System, name: str) -> System:
+        """Forget the one of that name."""
+        found = getattr(system, self.kept)
+        find(found, name, self.gone or self.missing)
+        return self._with(system, without(found, name))
+
+    def _with(self, system: System, found: Mapping[str, Any]) -> System:
+        changes: dict[str, Any] = {self.kept: found}
+        return replace(system, **changes)
+
+
+ACCELERATORS = Shelf("accelerators", "name", "accelerator {} not found")
+CAPACITY = Shelf("capacity", "type", "capacity for {} not found", "accelerator type {} not found")
+MODELS = Shelf("models", "name", "model {} not found")
+CLASSES = Shelf("classes", "name", "service class {} not found")
+SERVERS = Shelf("servers", "name", "server {} not found")
+
+
+def get_capacities(system: System) -> CapacityData:
+    """Return how many GPUs there are, by type."""
+    return CapacityData.model_construct(count=CAPACITY.all(system))
+
+
 # --- Models and their rows ------------------------------------------------------------------------
+
+
+def get_model(system: System, name: str) -> ModelData:
+    """Return the rows of a model."""
+    return ModelData.model_construct(models=list(MODELS.get(system, name).values()))
 
 
 def set_perf(system: System, rows: Iterable[ModelAcceleratorPerfData]) -> System:
@@ -106,11 +159,10 @@ def set_perf(system: System, rows: Iterable[ModelAcceleratorPerfData]) -> System
     return replace(system, models=models)
 
 
-def add_perf(system: System, rows: Iterable[ModelAcceleratorPerfData]) -> System:
+def add_perf(system: System, rows: Sequence[ModelAcceleratorPerfData]) -> System:
     """Take in how models that are there perform."""
-    rows = list(rows)
     for row in rows:
-        find(system.models, row.name, "model {} not found")
+        MODELS.get(system, row.name)
     return set_perf(system, rows)
 
 
@@ -122,7 +174,7 @@ def add_model(system: System, name: str, *, compat: bool) -> System:
 
 def get_perf(system: System, name: str, accelerator: str) -> ModelAcceleratorPerfData:
     """Return how a model performs on an accelerator."""
-    rows = find(system.models, name, "model {} not found")
+    rows: PerfByAccelerator = MODELS.get(system, name)
     return find(rows, accelerator, "accelerator {} not found")
 
 
@@ -145,16 +197,21 @@ def add_class(system: System, name: str, asked: int, *, compat: bool) -> System:
     return replace(system, classes=merged_classes(known, [added]))
 
 
-def get_class(system: System, name: str) -> ServiceClassSpec:
-    """Return a service class."""
-    return find(system.classes, name, "service class {} not found")
+def get_classes(system: System) -> ServiceClassData:
+    """Return all service classes."""
+    return ServiceClassData.model_construct(service_classes=CLASSES.all(system))
+
+
+def set_classes(system: System, rows: Iterable[ServiceClassSpec]) -> System:
+    """Take in service classes, as merged_classes does."""
+    return replace(system, classes=merged_classes(system.classes, rows))
 
 
 def add_targets(system: System, spec: ServiceClassSpec, *, compat: bool) -> System:
     """Take in targets of a class that is there and has that priority (compat: compared with it as
     it was sent).
     """
-    known = get_class(system, spec.name)
+    known: ServiceClassSpec = CLASSES.get(system, spec.name)
     asked = spec.priority if compat else priority(spec.priority)
     if asked != known.priority and (compat or "priority" in spec.model_fields_set):
         raise VerbError(
@@ -166,7 +223,8 @@ def add_targets(system: System, spec: ServiceClassSpec, *, compat: bool) -> Syst
 
 def get_target(system: System, name: str, model: str) -> ModelTarget:
     """Return the target of a model in a class."""
-    targets = {target.model: target for target in get_class(system, name).model_targets}
+    known: ServiceClassSpec = CLASSES.get(system, name)
+    targets = {target.model: target for target in known.model_targets}
     return find(targets, model, "model {} not found")
 
 
@@ -195,8 +253,13 @@ def set_servers(system: System, rows: Iterable[ServerSpec]) -> System:
 
 def get_server(system: System, name: str) -> ServerSpec:
     """Return a server, with what it desires."""
-    server = find(system.servers, name, "server {} not found")
+    server: ServerSpec = SERVERS.get(system, name)
     return server.model_copy(update={"desired_alloc": _desired(system, server)})
+
+
+def get_servers(system: System) -> ServerData:
+    """Return all servers, each with what it desires."""
+    return ServerData.model_construct(servers=[get_server(system, each) for each in system.servers])
 
 
 def _desired(system: System, server: ServerSpec) -> AllocationData:

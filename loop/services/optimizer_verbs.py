@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from inspect import Parameter, Signature
 from typing import Any
 
@@ -32,13 +32,11 @@ from loop.schema.models import (
     ServiceClassData,
     ServiceClassSpec,
 )
-from loop.schema.reading import merged_classes
 from loop.services import optimizer_store as store
 from loop.services.answers import Json, body_of
 from loop.services.optimizer_store import System, VerbError
 
-Find = Callable[..., Any]
-Put = Callable[[System, Iterable[Any]], System]
+Change = Callable[..., System]
 
 
 class Desk:
@@ -58,302 +56,197 @@ class Desk:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Kind:
-    """One kind of thing that is kept, and its verbs by their paths ("": there is no such verb).
-
-    one and several are the messages of one and of many of it; key is how a path names one. listed
-    returns the answer to get_all, which is an answer. find, put and drop look up, take in and take
-    out. shown is what get and remove answer; dropped returns what remove answers, if not that.
+class Verb:
+    """A POST of a *body*, or a GET. *act* takes the desk, then what the path names, in its order,
+    or the body; *answer* is the type of what it returns.
     """
 
     tag: str
-    key: str
-    one: type[Message]
-    shown: Any
-    get_all: str = ""
-    get: str = ""
-    set: str = ""
-    add: str = ""
-    remove: str = ""
-    several: type[Message] | None = None
-    answer: Any = None
-    listed: Callable[[System], Any] | None = None
-    find: Find
-    put: Put | None = None
-    drop: Callable[..., System]
-    dropped: Callable[..., Any] | None = None
+    path: str
+    act: Callable[..., Any]
+    answer: Any
+    body: type[Message] | None = None
+    changes: bool = True
 
 
-def _kind(tag: str, kept: str, missing: str, **others: Any) -> Kind:
-    """Return a kind that the system keeps by name under *kept*."""
-    one: type[Message] = others["one"]
-    several: type[Message] = others["several"]
-    rows = next(iter(several.model_fields))
+def _show(tag: str, path: str, answer: Any, find: Callable[..., Any]) -> Verb:
+    def act(desk: Desk, *key: str) -> Any:
+        return find(desk.system, *key)
 
-    def values(system: System) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = getattr(system, kept)
-        return found
-
-    def changed(system: System, new: Mapping[str, Any]) -> System:
-        others: dict[str, Any] = {kept: new}
-        return replace(system, **others)
-
-    def find(system: System, name: str) -> Any:
-        return store.find(values(system), name, missing)
-
-    def drop(system: System, name: str) -> System:
-        find(system, name)
-        return changed(system, store.without(values(system), name))
-
-    def put(system: System, more: Iterable[Any]) -> System:
-        new = {getattr(each, one.label[0]): each for each in more}
-        return changed(system, {**values(system), **new})
-
-    usual: dict[str, Any] = {"shown": one, "find": find, "drop": drop, "put": put}
-    kind = Kind(tag=tag, **{**usual, "answer": several, **others})
-    if kind.listed is not None:
-        return kind
-
-    def listed(system: System) -> Message:
-        found: dict[str, Any] = {rows: [kind.find(system, name) for name in values(system)]}
-        return several.model_construct(**found)
-
-    return replace(kind, listed=listed)
+    return Verb(tag=tag, path=path, act=act, answer=answer, changes=False)
 
 
-def _drop_capacity(system: System, name: str) -> System:
-    store.find(system.capacity, name, "accelerator type {} not found")
-    return replace(system, capacity=store.without(system.capacity, name))
+def _set(tag: str, path: str, body: type[Message], put: Change) -> Verb:
+    (rows,) = body.model_fields
+
+    def act(desk: Desk, said: Message) -> Message:
+        desk.change(lambda system: put(system, getattr(said, rows)))
+        return said
+
+    return Verb(tag=tag, path=path, act=act, answer=body, body=body)
 
 
-def _model(system: System, name: str) -> ModelData:
-    rows = store.find(system.models, name, "model {} not found")
-    return ModelData.model_construct(models=list(rows.values()))
+def _add(tag: str, path: str, body: type[Message], put: Change) -> Verb:
+    def act(desk: Desk, said: Message) -> Message:
+        desk.change(lambda system: put(system, [said]))
+        return said
+
+    return Verb(tag=tag, path=path, act=act, answer=body, body=body)
 
 
-def _put_classes(system: System, rows: Iterable[ServiceClassSpec]) -> System:
-    return replace(system, classes=merged_classes(system.classes, rows))
+def _remove(tag: str, path: str, answer: Any, drop: Change, find: Callable[..., Any]) -> Verb:
+    def act(desk: Desk, *key: str) -> Any:
+        before, _ = desk.change(lambda system: drop(system, *key))
+        return find(before, *key)
+
+    return Verb(tag=tag, path=path, act=act, answer=answer)
 
 
-KINDS = (
-    _kind(
-        "accelerators",
-        "accelerators",
-        "accelerator {} not found",
-        one=AcceleratorSpec,
-        several=AcceleratorData,
-        key="{name:path}",
-        get_all="getAccelerators",
-        get="getAccelerator",
-        set="setAccelerators",
-        add="addAccelerator",
-        remove="removeAccelerator",
-        answer=list[AcceleratorSpec],
-        listed=lambda system: list(system.accelerators.values()),
-    ),
-    _kind(
-        "capacity",
-        "capacity",
-        "capacity for {} not found",
-        one=AcceleratorCount,
-        several=CapacityData,
-        key="{type:path}",
-        get_all="getCapacities",
-        get="getCapacity",
-        set="setCapacities",
-        add="setCapacity",
-        remove="removeCapacity",
-        drop=_drop_capacity,
-    ),
-    _kind(
-        "models",
-        "models",
-        "model {} not found",
-        one=ModelAcceleratorPerfData,
-        several=ModelData,
-        key="{name:path}",
-        get_all="getModels",
-        get="getModel",
-        set="setModels",
-        remove="removeModel",
-        answer=list[str],
-        listed=lambda system: list(system.models),
-        shown=ModelData,
-        find=_model,
-        put=store.set_perf,
-        dropped=lambda _system, name: name,
-    ),
-    Kind(
-        tag="models",
-        key="{name:path}/{acc}",
-        one=ModelAcceleratorPerfData,
-        shown=ModelAcceleratorPerfData,
-        get="getModelAcceleratorPerf",
-        add="addModelAcceleratorPerf",
-        remove="removeModelAcceleratorPerf",
-        find=store.get_perf,
-        put=store.add_perf,
-        drop=store.remove_perf,
-    ),
-    _kind(
-        "service classes",
-        "classes",
-        "service class {} not found",
-        one=ServiceClassSpec,
-        several=ServiceClassData,
-        key="{name:path}",
-        get_all="getServiceClasses",
-        get="getServiceClass",
-        set="setServiceClasses",
-        remove="removeServiceClass",
-        put=_put_classes,
-    ),
-    Kind(
-        tag="service classes",
-        key="{name}/{model:path}",
-        one=ModelTarget,
-        shown=ModelTarget,
-        get="getServiceClassModelTarget",
-        remove="removeServiceClassModelTarget",
-        find=store.get_target,
-        drop=store.remove_target,
-    ),
-    _kind(
-        "servers",
-        "servers",
-        "server {} not found",
-        one=ServerSpec,
-        several=ServerData,
-        key="{name:path}",
-        get_all="getServers",
-        get="getServer",
-        set="setServers",
-        add="addServer",
-        remove="removeServer",
-        find=store.get_server,
-        put=store.set_servers,
-    ),
+def _add_model(desk: Desk, name: str) -> str:
+    desk.change(lambda system: store.add_model(system, name, compat=desk.compat))
+    return name
+
+
+def _add_class(desk: Desk, name: str, priority: str) -> ServiceClassSpec:
+    if not (priority.isascii() and priority.isdigit() and len(priority) <= 9):
+        raise VerbError(f"service class priority {priority} invalid", status=400)
+    _, after = desk.change(
+        lambda system: store.add_class(system, name, int(priority), compat=desk.compat)
+    )
+    return after.classes[name]
+
+
+def _add_targets(desk: Desk, said: ServiceClassSpec) -> ServiceClassSpec | Response:
+    try:
+        _, after = desk.change(lambda system: store.add_targets(system, said, compat=desk.compat))
+    except VerbError as problem:
+        if desk.compat:
+            return Json(str(problem), status_code=problem.status)
+        raise
+    return after.classes[said.name]
+
+
+def _apply(desk: Desk) -> str:
+    desk.change(lambda system: store.apply_desired(system, compat=desk.compat))
+    return "Done"
+
+
+UNITS, GPUS, MODELS, CLASSES, SERVERS = (
+    "accelerators",
+    "capacity",
+    "models",
+    "service classes",
+    "servers",
 )
+ROW, TARGET = ModelAcceleratorPerfData, ModelTarget
 
-
-class Verbs:
-    """Adds verbs to a router, each a path and what it does."""
-
-    def __init__(self, desk: Desk) -> None:
-        self.router = APIRouter(default_response_class=Json)
-        self._level: Level = "go" if desk.compat else "ours"
-
-    def add(
-        self, path: str, act: Callable[..., Any], *, tag: str, answer: Any, body: Any = None
-    ) -> None:
-        """Add the verb *path*: a POST of a *body*, or a GET; *act* takes what the path names, in
-        its order, or the body.
-        """
-        asked: dict[str, Any] = dict.fromkeys(re.findall(r"{(\w+)", path), str)
-        if body is not None:
-            asked["body"] = body_of(body, self._level)
-
-        def endpoint(**values: Any) -> Any:
-            return act(*(values[name] for name in asked))
-
-        # FastAPI reads from the signature what a path holds and what a body must be.
-        parameters = [
-            Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in asked.items()
-        ]
-        endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # as inspect says
-        endpoint.__name__ = re.sub(r"(?<!^)([A-Z])", r"_\1", path.split("/", maxsplit=1)[0]).lower()
-        self.router.add_api_route(
-            f"/{path}",
-            endpoint,
-            methods=["GET" if body is None else "POST"],
-            response_model=answer,
-            tags=[tag],
-        )
+# Of each kind: get all, get one, set several, add one, remove one.
+VERBS = (
+    _show(UNITS, "getAccelerators", list[AcceleratorSpec], store.ACCELERATORS.all),
+    _show(UNITS, "getAccelerator/{name:path}", AcceleratorSpec, store.ACCELERATORS.get),
+    _set(UNITS, "setAccelerators", AcceleratorData, store.ACCELERATORS.put),
+    _add(UNITS, "addAccelerator", AcceleratorSpec, store.ACCELERATORS.put),
+    _remove(
+        UNITS,
+        "removeAccelerator/{name:path}",
+        AcceleratorSpec,
+        store.ACCELERATORS.drop,
+        store.ACCELERATORS.get,
+    ),
+    _show(GPUS, "getCapacities", CapacityData, store.get_capacities),
+    _show(GPUS, "getCapacity/{type:path}", AcceleratorCount, store.CAPACITY.get),
+    _set(GPUS, "setCapacities", CapacityData, store.CAPACITY.put),
+    _add(GPUS, "setCapacity", AcceleratorCount, store.CAPACITY.put),
+    _remove(
+        GPUS,
+        "removeCapacity/{type:path}",
+        AcceleratorCount,
+        store.CAPACITY.drop,
+        store.CAPACITY.get,
+    ),
+    _show(MODELS, "getModels", list[str], lambda system: list(system.models)),
+    _show(MODELS, "getModel/{name:path}", ModelData, store.get_model),
+    _set(MODELS, "setModels", ModelData, store.set_perf),
+    Verb(tag=MODELS, path="addModel/{name:path}", act=_add_model, answer=str),
+    _remove(MODELS, "removeModel/{name:path}", str, store.MODELS.drop, lambda _before, name: name),
+    _show(MODELS, "getModelAcceleratorPerf/{name:path}/{acc}", ROW, store.get_perf),
+    _add(MODELS, "addModelAcceleratorPerf", ROW, store.add_perf),
+    _remove(
+        MODELS,
+        "removeModelAcceleratorPerf/{name:path}/{acc}",
+        ROW,
+        store.remove_perf,
+        store.get_perf,
+    ),
+    _show(CLASSES, "getServiceClasses", ServiceClassData, store.get_classes),
+    _show(CLASSES, "getServiceClass/{name:path}", ServiceClassSpec, store.CLASSES.get),
+    _set(CLASSES, "setServiceClasses", ServiceClassData, store.set_classes),
+    Verb(
+        tag=CLASSES,
+        path="addServiceClass/{name}/{priority}",
+        act=_add_class,
+        answer=ServiceClassSpec,
+    ),
+    _remove(
+        CLASSES,
+        "removeServiceClass/{name:path}",
+        ServiceClassSpec,
+        store.CLASSES.drop,
+        store.CLASSES.get,
+    ),
+    _show(CLASSES, "getServiceClassModelTarget/{name}/{model:path}", TARGET, store.get_target),
+    Verb(
+        tag=CLASSES,
+        path="addServiceClassModelTargets",
+        act=_add_targets,
+        answer=ServiceClassSpec,
+        body=ServiceClassSpec,
+    ),
+    _remove(
+        CLASSES,
+        "removeServiceClassModelTarget/{name}/{model:path}",
+        TARGET,
+        store.remove_target,
+        store.get_target,
+    ),
+    _show(SERVERS, "getServers", ServerData, store.get_servers),
+    _show(SERVERS, "getServer/{name:path}", ServerSpec, store.get_server),
+    _set(SERVERS, "setServers", ServerData, store.set_servers),
+    _add(SERVERS, "addServer", ServerSpec, store.set_servers),
+    _remove(SERVERS, "removeServer/{name:path}", ServerSpec, store.SERVERS.drop, store.get_server),
+    Verb(tag=SERVERS, path="applyAllocation", act=_apply, answer=str),
+)
 
 
 def make_verbs(desk: Desk) -> APIRouter:
     """Return the routes: those that show, and where the desk is stateful also those that change."""
-    verbs = Verbs(desk)
-    for kind in KINDS:
-        _add_reading(verbs, desk, kind)
-        if desk.stateful:
-            _add_changing(verbs, desk, kind)
-    if desk.stateful:
-        _add_irregular(verbs, desk)
-    return verbs.router
+    router = APIRouter(default_response_class=Json)
+    for verb in VERBS:
+        if desk.stateful or not verb.changes:
+            _add_route(router, desk, verb)
+    return router
 
 
-def _add_reading(verbs: Verbs, desk: Desk, kind: Kind) -> None:
-    listed, find = kind.listed, kind.find
-    if kind.get_all and listed:
-        verbs.add(kind.get_all, lambda: listed(desk.system), tag=kind.tag, answer=kind.answer)
-    if kind.get:
+def _add_route(router: APIRouter, desk: Desk, verb: Verb) -> None:
+    level: Level = "go" if desk.compat else "ours"
+    asked: dict[str, Any] = dict.fromkeys(re.findall(r"{(\w+)", verb.path), str)
+    if verb.body is not None:
+        asked["body"] = body_of(verb.body, level)
 
-        def get(*key: str) -> Any:
-            return find(desk.system, *key)
+    def endpoint(**values: Any) -> Any:
+        return verb.act(desk, *(values[name] for name in asked))
 
-        verbs.add(f"{kind.get}/{kind.key}", get, tag=kind.tag, answer=kind.shown)
-
-
-def _add_changing(verbs: Verbs, desk: Desk, kind: Kind) -> None:
-    put, drop, dropped = kind.put, kind.drop, kind.dropped or kind.find
-    if kind.set and put and kind.several:
-        rows = next(iter(kind.several.model_fields))
-
-        def set_all(body: Message) -> Message:
-            desk.change(lambda system: put(system, getattr(body, rows)))
-            return body
-
-        verbs.add(kind.set, set_all, tag=kind.tag, answer=kind.several, body=kind.several)
-    if kind.add and put:
-
-        def add(body: Message) -> Message:
-            desk.change(lambda system: put(system, [body]))
-            return body
-
-        verbs.add(kind.add, add, tag=kind.tag, answer=kind.one, body=kind.one)
-    if kind.remove:
-
-        def remove(*key: str) -> Any:
-            before, _ = desk.change(lambda system: drop(system, *key))
-            return dropped(before, *key)
-
-        answer = kind.shown if kind.dropped is None else str
-        verbs.add(f"{kind.remove}/{kind.key}", remove, tag=kind.tag, answer=answer)
-
-
-def _add_irregular(verbs: Verbs, desk: Desk) -> None:
-    """Add what has no place in the table: three verbs that add, and the one that applies."""
-
-    def add_model(name: str) -> str:
-        desk.change(lambda system: store.add_model(system, name, compat=desk.compat))
-        return name
-
-    def add_class(name: str, priority: str) -> ServiceClassSpec:
-        if not (priority.isascii() and priority.isdigit() and len(priority) <= 9):
-            raise VerbError(f"service class priority {priority} invalid", status=400)
-        _, after = desk.change(
-            lambda system: store.add_class(system, name, int(priority), compat=desk.compat)
-        )
-        return after.classes[name]
-
-    def add_targets(body: ServiceClassSpec) -> ServiceClassSpec | Response:
-        try:
-            _, after = desk.change(
-                lambda system: store.add_targets(system, body, compat=desk.compat)
-            )
-        except VerbError as problem:
-            if desk.compat:
-                return Json(str(problem), status_code=problem.status)
-            raise
-        return after.classes[body.name]
-
-    def apply_allocation() -> str:
-        desk.change(lambda system: store.apply_desired(system, compat=desk.compat))
-        return "Done"
-
-    spec, classes = ServiceClassSpec, "service classes"
-    verbs.add("addModel/{name:path}", add_model, tag="models", answer=str)
-    verbs.add("addServiceClass/{name}/{priority}", add_class, tag=classes, answer=spec)
-    verbs.add("addServiceClassModelTargets", add_targets, tag=classes, answer=spec, body=spec)
-    verbs.add("applyAllocation", apply_allocation, tag="servers", answer=str)
+    # FastAPI reads from the signature what a path holds and what a body must be.
+    parameters = [
+        Parameter(name, Parameter.KEYWORD_ONLY, annotation=kind) for name, kind in asked.items()
+    ]
+    endpoint.__signature__ = Signature(parameters)  # type: ignore[attr-defined] # as inspect says
+    word = verb.path.partition("/")[0]
+    endpoint.__name__ = re.sub(r"(?<!^)([A-Z])", r"_\1", word).lower()
+    router.add_api_route(
+        f"/{verb.path}",
+        endpoint,
+        methods=["GET" if verb.body is None else "POST"],
+        response_model=verb.answer,
+        tags=[verb.tag],
+    )
