@@ -1,4 +1,4 @@
-"""The only reader of the environment: what the commands of the loop are told, with arguments before
+"""The only reader of the environment: the settings of the commands of the loop, arguments before
 variables.
 """
 
@@ -15,11 +15,11 @@ from loop.errors import SpecError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """What the environment and the arguments say. data_path is None where neither names a data
+    """What the environment and the arguments say. data_path is None if neither names a data
     directory.
 
     namespaces are those to watch, none for all of them. period_s 0: cycles run on /invoke only. The
-    bearer token of the services is in a file or, where none is named, in a variable; without either
+    bearer token of the services is in a file or, if none is named, in a variable; without either
     they ask for none. They answer for the names of allowed_hosts too and, in a cluster, for those
     of the Service service_name.
     """

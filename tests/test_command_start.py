@@ -8,8 +8,9 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pytest
 
@@ -23,14 +24,15 @@ PACKAGES = frozenset({"twin", "loop", "emulator", "experiments"})
 ALL = FIGURES | SERVING | CLIENTS | SOLVERS
 
 HELP_TIMES, LISTENING_CPU_S = 3.5, 1.2
-TRIES = 3
+TRIES = 5
+NONE: Mapping[str, str] = MappingProxyType({})
 
 # What a command must not have imported when it begins to listen.
 SERVICES = {
     "controller --backend sim": FIGURES | CLIENTS | SOLVERS,
     "controller --backend http": FIGURES | SOLVERS | {"kubernetes"},
     "optimizer": FIGURES | CLIENTS | SOLVERS | {"simpy"},
-    "twin serve": FIGURES | CLIENTS | SOLVERS | {"prometheus_client"},
+    "twin serve": FIGURES | CLIENTS | SOLVERS,
 }
 
 
@@ -49,14 +51,19 @@ def imported(code: str, *, folder: Path) -> set[str]:
 
 
 def cpu_s(command: Sequence[str]) -> float:
-    """Return the CPU time of *command*: the least of some tries, for a busy machine adds to it."""
-    found = []
-    for _ in range(TRIES):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        found.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
-    return min(found)
+    """Return the CPU time of *command*."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def holds(measure: Callable[[float], bool]) -> bool:
+    """Tell whether *measure* holds in one of some tries, each given what importing SimPy and NumPy
+    costs beside it: on a busy machine everything costs more, now and then.
+    """
+    base = [sys.executable, "-c", "import simpy, numpy"]
+    return any(measure(cpu_s(base)) for _ in range(TRIES))
 
 
 def test_help_imports_nothing_but_the_command(repository: Path) -> None:
@@ -75,17 +82,21 @@ def test_a_parser_imports_nothing_heavy(repository: Path, name: str) -> None:
 
 def test_help_costs_little_more_than_the_interpreter(repository: Path) -> None:
     """It took ten times what importing SimPy and NumPy takes."""
-    base = cpu_s([sys.executable, "-c", "import simpy, numpy"])
-    assert cpu_s([sys.executable, "-m", "inferno", "--help"]) <= HELP_TIMES * base
+    command = [sys.executable, "-m", "inferno", "--help"]
+    assert holds(lambda base_s: cpu_s(command) <= HELP_TIMES * base_s)
 
 
-def listening(command: str, *, folder: Path, options: Sequence[str] = ()) -> tuple[set[str], float]:
+def listening(
+    command: str, *, folder: Path, options: Sequence[str] = (), environ: Mapping[str, str] = NONE
+) -> tuple[set[str], float]:
     """Start a service; return what it has imported when it says that it listens, and its CPU
     time.
     """
     words = [sys.executable, *options, "-m", "inferno", *command.split(), "--port", "0"]
     modules: set[str] = set()
-    with subprocess.Popen(words, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        words, cwd=folder, env={**os.environ, **environ}, stderr=subprocess.PIPE, text=True
+    ) as process:
         assert process.stderr is not None
         try:
             for line in process.stderr:
@@ -116,11 +127,16 @@ def test_a_service_listens_before_it_imports_what_it_may_need(
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_a_controller_over_the_twin_listens_soon(repository: Path) -> None:
+def test_a_controller_over_the_twin_listens_soon(repository: Path, tmp_path: Path) -> None:
     """A rehearsal that takes seconds to begin is not made. On a slow machine it may take longer."""
-    base = cpu_s([sys.executable, "-c", "import simpy, numpy"])
-    found = [listening("controller 0 --backend sim", folder=repository)[1] for _ in range(TRIES)]
-    assert min(found) <= max(LISTENING_CPU_S, 5.0 * base)
+    # As where it is installed: compiled once.
+    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+
+    def soon(base_s: float) -> bool:
+        _, spent_s = listening("controller 0 --backend sim", folder=repository, environ=compiled)
+        return spent_s <= max(LISTENING_CPU_S, 5.0 * base_s)
+
+    assert holds(soon)
 
 
 def test_a_process_of_a_sweep_imports_neither_tables_nor_figures(repository: Path) -> None:
