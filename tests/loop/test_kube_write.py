@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.events import change_event
 from loop.backends.kube.write import (
     UnfitError,
     as_the_template_allows,
     asked_before,
     asked_of,
+    change_event,
     foreign_change,
     held_by,
     manager_of,

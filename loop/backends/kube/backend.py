@@ -12,7 +12,6 @@ from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
-from loop.backends.kube.events import change_event
 from loop.backends.kube.labels import STATUS
 from loop.backends.kube.nodes import Capacity, read_capacity
 from loop.backends.kube.read import (
@@ -30,6 +29,7 @@ from loop.backends.kube.write import (
     as_the_template_allows,
     asked_before,
     asked_of,
+    change_event,
     foreign_change,
     held_by,
     measured_by,

@@ -1,5 +1,5 @@
-"""What to write to a Deployment for a change: one patch; and what of it others have changed
-meanwhile; pure.
+"""What to write for a change: one patch of its Deployment, and the Event that tells of it; and what
+others have changed meanwhile; pure.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ REASON_MAX = 500
 BATCH_RATIO_MIN, BATCH_RATIO_MAX = 0.75, 1.25
 TEMPLATE_S_MIN = 600.0  # between two changes of a pod template: new pods need minutes to start
 MANAGER = "inferno"
+MESSAGE_MAX = 1000  # of an Event; a server refuses longer ones
 
 
 class UnfitError(Exception):
@@ -204,6 +205,36 @@ def status_text(
     return json.dumps(
         told | {key: value for key, value in more.items() if value}, ensure_ascii=False
     )
+
+
+def change_event(
+    deployment: Deployment, desired: Pool, *, reason: str, date: str
+) -> dict[str, Any]:
+    """Return the Event of *deployment* having been asked to become *desired*."""
+    message = f"Asked for {pool_text(desired)} instead of {pool_text(held_by(deployment))}" + (
+        f": {reason}" if reason else ""
+    )
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"generateName": f"{deployment.name}.", "namespace": deployment.namespace},
+        "involvedObject": {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "namespace": deployment.namespace,
+            "name": deployment.name,
+            "uid": deployment.uid,
+            "resourceVersion": deployment.version,
+        },
+        "type": "Normal",
+        "reason": "InfernoAllocation",
+        "message": message[:MESSAGE_MAX],
+        "source": {"component": MANAGER},
+        "reportingComponent": MANAGER,
+        "firstTimestamp": date,
+        "lastTimestamp": date,
+        "count": 1,
+    }
 
 
 def others_changed(now: Deployment, seen: Deployment) -> str:
