@@ -1,4 +1,4 @@
-"""From a decision to the changes to ask for: who is held, what differs, what is allowed; pure."""
+"""From a decision to the changes to ask for: which servers are held, what differs; pure."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
     """Return *decision* with room for what runs in the pods, whatever the policy says: it is demand
     as well as what comes.
 
-    Whom a reduction ends loses its requests, and zero is for servers where nothing runs or waits.
-    The accelerator stays where the policy gave up all of it: a move would interrupt what runs.
+    A pod that is ended loses its requests, and zero is for servers where nothing runs or waits.
+    The accelerator stays if the policy gave up all of it: a move would interrupt what runs.
     """
     targets = dict(decision.targets)
     for name, view in snapshot.servers.items():

@@ -46,7 +46,7 @@ def collect(
     settings: CollectorSettings,
     expected: Mapping[str, Load] = NOTHING,
 ) -> Reading:
-    """Return *seen* with the load of every server as it is to be estimated; None where nothing is
+    """Return *seen* with the load of every server as it is to be estimated; None if nothing is
     known: hold it.
 
     The rules, in order: a figure that is no number, or negative, makes the load unknown. The sum
@@ -117,7 +117,7 @@ def _source(view: ServerView, load: Load | None, settings: CollectorSettings) ->
 
 
 def _scale(view: ServerView) -> float | None:
-    """Return by how much a sum over the reporting pods falls short of all ready ones; None where
+    """Return by how much a sum over the reporting pods falls short of all ready ones; None if
     nothing reports.
     """
     if view.reporting is None or view.reporting >= view.ready:

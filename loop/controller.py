@@ -136,9 +136,9 @@ class Controller:
         except BackendError as error:
             return _failed(record, error), memory
         expected = {
-            name: told.current.load
-            for name, told in self._system.servers.items()
-            if told.current.load is not None
+            name: server.current.load
+            for name, server in self._system.servers.items()
+            if server.current.load is not None
         }
         reading = collect(
             seen, memory.estimates, settings=self._settings.collector, expected=expected

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 def cost_cents_per_h(
     data: SystemData, *, model: str, accelerator: str, replicas: int
 ) -> float | None:
-    """Return the price of *replicas* of *model* on *accelerator*; None where the data do not know
+    """Return the price of *replicas* of *model* on *accelerator*; None if the data do not know
     it.
     """
     if replicas == 0 or not accelerator:
@@ -26,7 +26,7 @@ def cost_cents_per_h(
 def gpus(
     data: SystemData, *, model: str, accelerator: str, replicas: int
 ) -> tuple[str, int] | None:
-    """Return the accelerator type and how many of its GPUs *replicas* hold; None where the data do
+    """Return the accelerator type and how many of its GPUs *replicas* hold; None if the data do
     not know it.
     """
     unit = data.accelerators.get(accelerator)

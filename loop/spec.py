@@ -25,7 +25,7 @@ class Load:
 class Perf:
     """How one model performs on one accelerator (model-data.json).
 
-    kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json), None where not
+    kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json), None if not
     known; it caps the batch.
     """
 
@@ -66,7 +66,7 @@ class ServiceClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
-    """What a server has: accelerator "" or 0 replicas mean nothing. cost_cents_per_h is None where
+    """What a server has: accelerator "" or 0 replicas mean nothing. cost_cents_per_h is None if
     it was not given.
     """
 
@@ -81,7 +81,7 @@ class Allocation:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerData:
-    """A server as the optimizer is told of it (server-data.json). max_batch 0: derive it from the
+    """A server as the optimizer knows it (server-data.json). max_batch 0: derive it from the
     model's data.
     """
 
@@ -119,7 +119,7 @@ class SystemData:
     capacity: Mapping[str, int] = field(default_factory=dict)
 
     def target(self, *, service_class: str, model: str) -> SloTarget | None:
-        """Return the objectives of *model* in *service_class*, or None where there are none."""
+        """Return the objectives of *model* in *service_class*, or None if there are none."""
         entry = self.classes.get(service_class)
         return entry.targets.get(model) if entry else None
 

@@ -93,7 +93,7 @@ class ServerView(OfPools):
     pending those without units. load is the demand at the router; completions_rpm what was
     finished; running, waiting, kv_usage (0..1, mean over ready pods) are the gauges of the last
     scrape; backlog is the requests that wait, at the router and in pods. reporting is how many
-    ready pods load was summed over; None where load is of the whole server, as a router sees it.
+    ready pods load was summed over; None if load is of the whole server, as a router sees it.
     replicas_min and replicas_max are bounds that the world sets for this server (None: no upper
     one).
 
@@ -146,7 +146,7 @@ class CapacityView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
-    """One observation of the world at now_s. capacity is None where the world does not know it.
+    """One observation of the world at now_s. capacity is None if the world does not know it.
 
     warnings are lines about what was seen and is not as it should be; they go into the record.
     """
@@ -239,7 +239,7 @@ class CycleRecord:
     """Everything one cycle saw, estimated, decided and did: the only product of the loop.
 
     seen is what observe returned, estimated is the collector's reading of it (smoothed, gaps ruled
-    on), data what the policy was told besides; None when the cycle did not come so far. changes are
+    on), data what the policy knew besides; None when the cycle did not come so far. changes are
     what was asked of the world, or in mode "advise" what would have been.
 
     failed_phase says where the cycle stopped, "" when it went through; "program" is an error of the

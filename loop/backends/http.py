@@ -38,7 +38,7 @@ class HttpBackend:
         self._actuator.close()
 
     def observe(self) -> Snapshot:
-        """Return what the collector sees now. Raise BackendError where there is no answer, or none
+        """Return what the collector sees now. Raise BackendError if there is no answer, or none
         that makes sense.
         """
         answer = self._collector.get("collect", phase="observe")
@@ -50,7 +50,7 @@ class HttpBackend:
         return collected.snapshot
 
     def apply(self, changes: Sequence[Change]) -> None:
-        """Ask the actuator for *changes* to what was seen last. Raise BackendError where that
+        """Ask the actuator for *changes* to what was seen last. Raise BackendError if that
         fails.
         """
         seen = self._seen or self.observe()

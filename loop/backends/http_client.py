@@ -53,7 +53,7 @@ class ServiceClient:
         self._client.close()
 
     def get(self, verb: str, *, phase: Phase) -> Any:
-        """Return the answer to GET *verb*. Raise BackendError of *phase* where there is none, or no
+        """Return the answer to GET *verb*. Raise BackendError of *phase* if there is none, or no
         good one.
         """
         return self._ask("GET", verb, None, phase=phase)

@@ -157,9 +157,8 @@ class SloPolicy:
         return replace(data, servers=servers, capacity=capacity)
 
     def _server(self, view: ServerView, data: SystemData) -> ServerData:
-        """Return *view* as the optimizer is told of it; the data files add what no label says."""
-        told = data.servers.get(view.name)
-        base = told or ServerData(name=view.name, model=view.model)
+        """Return *view* as the optimizer is to know it; the data files add what no label says."""
+        base = data.servers.get(view.name) or ServerData(name=view.name, model=view.model)
         cost = cost_cents_per_h(
             data, model=view.model, accelerator=view.accelerator, replicas=view.wanted
         )
@@ -249,7 +248,7 @@ def _without(system: SystemData, held: Iterable[str], woken: Mapping[str, Target
 
 
 def _woken(system: SystemData, snapshot: Snapshot, unknown: Iterable[str]) -> dict[str, Target]:
-    """Return a target of one replica for each server that has none and where requests wait, as far
+    """Return a target of one replica for each server that has none while requests wait, as far
     as the held servers leave GPUs.
 
     Without one the tokens of these requests are never counted, and the load is never known.
