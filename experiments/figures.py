@@ -108,14 +108,14 @@ def draw_timelines(
 
 
 def draw_server(ax: Axes, counts: pd.DataFrame, minutes: pd.DataFrame, *, title: str) -> None:
-    """Draw wanted, ready and starting replicas (left), the arrival rate (right), and bands over
+    """Draw wanted, ready and starting replicas (left), the arrival rate (right), and spans over
     violated minutes.
     """
     violated = minutes[minutes["violated"]]
-    bands = list(zip(violated["start_s"] / 60.0, violated["length_s"] / 60.0, strict=True))
+    spans = list(zip(violated["start_s"] / 60.0, violated["length_s"] / 60.0, strict=True))
     full_height = ax.get_xaxis_transform()
     ax.broken_barh(
-        bands, (0, 1), transform=full_height, color=PURPLE, alpha=0.4, linewidth=0, zorder=0
+        spans, (0, 1), transform=full_height, color=PURPLE, alpha=0.4, linewidth=0, zorder=0
     )
     t_min = counts["t_s"] / 60.0
     present = counts["ready"] + counts["starting"]

@@ -72,7 +72,7 @@ class Actor(ABC, Generic[Kind]):
     def run(self) -> None:
         """Do steps in the caller's thread until the inbox is closed."""
         while not self._inbox.closed:
-            taken = self._inbox.wait(self._patience_s())
+            taken = self._inbox.wait(self._timeout_s())
             if self._inbox.closed and not taken:
                 return
             self._doing = [asked for asked in taken if asked.begin()]
@@ -85,7 +85,7 @@ class Actor(ABC, Generic[Kind]):
             self._doing = ()
 
     @abstractmethod
-    def _patience_s(self) -> float | None:
+    def _timeout_s(self) -> float | None:
         """Return how long the inbox may wait [s]; None: until somebody asks."""
 
     @abstractmethod
@@ -190,21 +190,21 @@ class Owner(Actor["Act"]):
     """Does what it is asked, one act after the other.
 
     *advance* brings a simulated world to the present: before every act, and at least every
-    *patience_s*. What goes wrong with time itself is told to whoever asks next.
+    *wait_s_max*. What goes wrong with time itself is told to whoever asks next.
     """
 
     def __init__(
         self,
         *,
         advance: Callable[[], object] | None = None,
-        patience_s: float = 1.0,
+        wait_s_max: float = 1.0,
         size_max: int = 16,
     ) -> None:
         # One at a time: what is taken from the inbox no longer counts as waiting.
         self._acts = Mailbox[Act](size_max=size_max, taken_max=1)
         super().__init__(self._acts, name="owner")
         self._advance = advance
-        self._patience = patience_s if advance else None
+        self._wait_s_max = wait_s_max if advance else None
 
     @property
     def waiting(self) -> int:
@@ -221,8 +221,8 @@ class Owner(Actor["Act"]):
         self._acts.put(asked)
         return asked.future
 
-    def _patience_s(self) -> float | None:
-        return self._patience
+    def _timeout_s(self) -> float | None:
+        return self._wait_s_max
 
     def _step(self, asked: Sequence[Act]) -> None:
         if self._advance is not None:

@@ -62,7 +62,7 @@ class LiveDriver(Actor["Request"]):
 
     *clock* has the time of the world, *speed* times as fast as that of *inbox*. *advance* brings a
     simulated world to a time; it is called before each cycle and, between cycles, at least every
-    *patience_s* of the inbox's seconds.
+    *wait_s_max* of the inbox's seconds.
 
     A cycle that overruns skips the periods it missed, and one on request does not move the grid.
     Errors of the programmer are recorded as failed cycles, and the driver goes on. Each record goes
@@ -78,7 +78,7 @@ class LiveDriver(Actor["Request"]):
         inbox: Inbox[Request],
         speed: float = 1.0,
         advance: Callable[[float], None] | None = None,
-        patience_s: float = 1.0,
+        wait_s_max: float = 1.0,
         keep: OnRecord | None = None,
         on_record: OnRecord | None = None,
     ) -> None:
@@ -89,7 +89,7 @@ class LiveDriver(Actor["Request"]):
         self._clock = clock
         self._speed = speed
         self._advance = advance or _stand_still
-        self._patience = patience_s
+        self._wait_s_max = wait_s_max
         self._keep = keep or _keep_quiet
         self._report = on_record or _keep_quiet
         self._began_s: float | None = None  # the step in progress, if one is
@@ -123,13 +123,13 @@ class LiveDriver(Actor["Request"]):
             return None
         return due_s(self._number, period_s=self._period_s) - self._clock.now_s()
 
-    def _patience_s(self) -> float:
+    def _timeout_s(self) -> float:
         """Wait until the next period, and not too long for the world."""
         left_s = self._left_s()
         return (
-            self._patience
+            self._wait_s_max
             if left_s is None
-            else min(max(0.0, left_s / self._speed), self._patience)
+            else min(max(0.0, left_s / self._speed), self._wait_s_max)
         )
 
     def _step(self, asked: Sequence[Request]) -> None:

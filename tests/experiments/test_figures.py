@@ -93,7 +93,7 @@ def test_what_was_wanted_is_read_from_the_cycles_that_acted() -> None:
 
 
 def test_minutes_carry_rate_and_violation() -> None:
-    """The bands of the figure are the minutes that the score counts as missed."""
+    """The shaded spans of the figure are the minutes that the score counts as missed."""
     rows = [
         finished(0, 10.0, ttft_s=0.1, itl_s=0.01, out=5),
         finished(0, 70.0, ttft_s=9.0, itl_s=0.01, out=5),

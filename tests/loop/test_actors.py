@@ -28,7 +28,7 @@ def test_acts_are_done_one_by_one_and_their_errors_are_for_who_asked() -> None:
 def test_time_that_goes_wrong_is_told_and_tried_again() -> None:
     """The thread of a world must survive any exception, and say so while it lasts."""
     problems: list[Exception | None] = [RuntimeError("a bug")] * 3 + [None] * 2
-    owner = Owner(advance=lambda: raise_one(problems.pop(0)), patience_s=0.0)
+    owner = Owner(advance=lambda: raise_one(problems.pop(0)), wait_s_max=0.0)
     health: list[bool] = []
     asked = [owner.ask(lambda: health.append(owner.healthy)) for _ in range(4)]
     asked[2].add_done_callback(lambda _: health.append(owner.healthy))

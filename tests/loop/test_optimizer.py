@@ -232,7 +232,7 @@ def loads(first: float, *rest: float, hysteresis: float) -> list[int]:
     return found
 
 
-def test_load_that_wavers_within_the_band_changes_nothing() -> None:
+def test_load_that_wavers_within_the_hysteresis_changes_nothing() -> None:
     """Every change costs a start-up: a few per cent of noise must not flap."""
     rate = optimize(small_system(server(), itl_ms=9.0), PLAIN).allocations["s"].rate_max_rpm
     wavering = [7.0 * rate * (1.0 + 0.04 * math.sin(k)) for k in range(12)]
@@ -240,13 +240,13 @@ def test_load_that_wavers_within_the_band_changes_nothing() -> None:
     assert len(set(loads(*wavering, hysteresis=0.1))) == 1
 
 
-def test_load_beyond_the_band_moves_the_replicas() -> None:
+def test_load_beyond_the_hysteresis_moves_the_replicas() -> None:
     """Up when it has to, and down when it pays."""
     up, peak, down = loads(3000.0, 6000.0, 1500.0, hysteresis=0.1)
     assert peak > up > down
 
 
-def test_the_band_never_lets_a_queue_grow_without_end() -> None:
+def test_the_hysteresis_never_lets_a_queue_grow_without_end() -> None:
     """Replicas whose batch is full take no more, whatever the hysteresis."""
     base = small_system(server(now=("H100", 1), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0)
     rate = optimize(base, PLAIN).allocations["s"].rate_max_rpm
@@ -259,7 +259,7 @@ def test_the_band_never_lets_a_queue_grow_without_end() -> None:
     )
 
 
-def test_a_move_to_another_accelerator_has_to_save_more_than_the_band() -> None:
+def test_a_move_to_another_accelerator_has_to_save_more_than_the_hysteresis() -> None:
     """Penalty and hysteresis together; without them the cheapest wins."""
     here = server(rpm=600.0, now=("H100", 1))
     free = optimize(small_system(server(rpm=600.0), itl_ms=60.0), PLAIN).allocations["s"]

@@ -288,7 +288,7 @@ def test_a_minimum_that_the_world_sets_is_planned_with() -> None:
 
 
 def test_the_old_name_of_hysteresis_still_works() -> None:
-    """Scripts and scenarios say band."""
+    """Scripts and scenarios say `band`."""
     assert make_policy("slo", band=0.3) == make_policy("slo", hysteresis=0.3)
     with pytest.raises(SpecError, match=r"band is the old name of hysteresis: .* found both"):
         make_policy("slo", band=0.3, hysteresis=0.3)
