@@ -24,6 +24,7 @@ from experiments.scenario import Scenario
 from experiments.sources import read_sources
 from inferno.cli import main as inferno
 from inferno.cli.runs import run_config
+from loop.policies import policy_names
 from tests.live.served import eventually
 from twin.kube.files import kubeconfig_text
 
@@ -262,6 +263,15 @@ def test_the_help_of_a_controller_shows_its_world_only(
     options = set(re.findall(r"--[a-z-]+", capsys.readouterr().out.split("\noptions:")[1]))
     assert set(shown) <= options
     assert not set(hidden) & options
+
+
+def test_help_names_every_policy(capsys: Capture) -> None:
+    """The names stand in the text, for to ask the registry would import all policies."""
+    for words in (["sim"], ["controller"], ["controller", "--backend", "kube"], ["replay"]):
+        with contextlib.suppress(SystemExit):
+            inferno.main([*words, "--help"])
+        (line,) = re.findall(r"what decides: ([^(]*\([^)]*\)[^-]*)--", capsys.readouterr().out)
+        assert set(policy_names()) <= set(re.findall(r"\w+", line)), words
 
 
 def test_collector_and_actuator_take_only_what_does_something_there(capsys: Capture) -> None:
