@@ -27,8 +27,8 @@ _WALK, _ARRIVALS, _TOKENS = range(3)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerLoad:
-    """All that fixes the load of one server; the same values give the same requests, whoever serves
-    them.
+    """All that fixes the load of one server; the same values give the same requests, on whatever
+    serves them.
 
     *nominal* is the undisturbed load, of which *curve* moves the rate. *index* is the server's
     place in the system: it and *seed* choose the generators. With *replay*, arrivals and sizes come
@@ -104,7 +104,7 @@ def intervals(
 
     The first interval is undisturbed: the emulator meets the load as it is, and moves it at the end
     of each interval. Within an interval the rate is the offered load's times nominal(t) /
-    nominal(start), so that a burst shorter than an interval happens. Where the nominal starts from
+    nominal(start), so that a burst shorter than an interval happens. If the nominal starts from
     nothing, there is no deviation to keep.
     """
     check_interval(interval_s)

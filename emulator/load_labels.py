@@ -32,7 +32,7 @@ class LabelledLoad:
 
 
 def read_load(labels: Mapping[str, str]) -> LabelledLoad | None:
-    """Return the load that *labels* tell of; None where they tell of none, or of none that makes
+    """Return the load that *labels* tell of; None if they tell of none, or of none that makes
     sense.
 
     What is kept as the original is the original, whatever the load is now.
@@ -49,13 +49,13 @@ def read_load(labels: Mapping[str, str]) -> LabelledLoad | None:
 
 
 def labels_of(load: LabelledLoad, point: OfferedLoad) -> dict[str, str | None]:
-    """Return the labels that say *point*, and those that keep the original where nobody has yet."""
+    """Return the labels that say *point*, and those that keep the original unless that is done."""
     out = TOKENS if load.older else OUT_TOKENS
     written: dict[str, str | None] = {
         f"{LOAD}.{RPM}": rate_text(point.rate_rpm),
         f"{LOAD}.{out}": tokens_text(point.out_tokens),
     }
-    # What was never told of is not made up.
+    # A figure that no label ever gave is not made up.
     if load.nominal.in_tokens > 0:
         written[f"{LOAD}.{IN_TOKENS}"] = tokens_text(point.in_tokens)
     if not load.kept:
@@ -98,7 +98,7 @@ def _nominal_labels(nominal: OfferedLoad) -> dict[str, str]:
 
 
 def _point(labels: Mapping[str, str], prefix: str, *, tokens: str) -> OfferedLoad | None:
-    """Return the offered load under *prefix*; tokens that are not told of are 0."""
+    """Return the offered load under *prefix*; tokens that no label gives are 0."""
     if f"{prefix}.{RPM}" not in labels:
         return None
     try:

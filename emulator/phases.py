@@ -39,7 +39,7 @@ def phases_curve(phases: Sequence[Phase]) -> Curve:
 
 
 def duration_s(text: str) -> float | None:
-    """Return the seconds of a duration such as "1h30m" or "90s"; None where *text* is none."""
+    """Return the seconds of a duration such as "1h30m" or "90s"; None if *text* is none."""
     if not _DURATION.fullmatch(text):
         return None
     return sum(float(number) * _UNITS_S[unit] for number, unit in _PART.findall(text))

@@ -67,7 +67,7 @@ def connect(kubeconfig: str = "") -> official.ApiClient:
     """Return a client of the cluster of *kubeconfig*; without one: of the pod's own, else of the
     default file.
 
-    Raise SpecError, one line, where there is no such thing.
+    Raise SpecError, one line, if there is no such thing.
     """
     settings = official.Configuration()
     configs: Any = official_config  # its functions have no types
@@ -120,7 +120,7 @@ class ClusterEmulator:
         self._memories: dict[str, _Memory] = {}
 
     def keep(self) -> Disturbance:
-        """Keep the original load of every server where nobody has yet; change nothing else."""
+        """Keep the original load of every server that has none kept yet; change nothing else."""
         return self._each(
             lambda place, labels, load: (
                 None if load.kept else self._next(place, labels, load, moved=False)

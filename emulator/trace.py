@@ -56,7 +56,7 @@ def held(
     tokens: tuple[NDArray[np.int64], ...],
     plan: OfferedLoad,
 ) -> OfferedLoad:
-    """Return the mean load that an interval of a trace really holds; token means are *plan*'s where
+    """Return the mean load that an interval of a trace really holds; token means are *plan*'s if
     none arrives.
 
     A trace moves within its mean rate, so its labels say what it holds.

@@ -33,10 +33,10 @@ class OfferedLoad:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Walk:
-    """How a offered load wanders about its nominal.
+    """How an offered load wanders about its nominal.
 
     alpha is the standard deviation of a step as a part of the nominal, theta the part of the way
-    back that a reverting walk goes in a step. Raise SpecError where one is not in [0, 1].
+    back that a reverting walk goes in a step. Raise SpecError if one is not in [0, 1].
     """
 
     kind: WalkKind = "plain"
@@ -54,7 +54,7 @@ class Walk:
 
 
 def check_interval(interval_s: float) -> float:
-    """Return *interval_s*, or raise SpecError where it is not a finite number of seconds above
+    """Return *interval_s*, or raise SpecError if it is not a finite number of seconds above
     0.
     """
     if not (interval_s > 0.0 and math.isfinite(interval_s)):

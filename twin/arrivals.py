@@ -18,7 +18,7 @@ _BLOCK = 256
 
 
 class ArrivalStream:
-    """A renewal process of rate one, mapped through the cumulated rate of whoever asks.
+    """A renewal process of rate one, mapped through the cumulated rate that the caller gives.
 
     The gaps of the unit process are exponential (cv 1: a Poisson process) or gamma-distributed with
     mean 1 and coefficient of variation *cv* (0: evenly spaced). It is stationary from the start:
@@ -128,7 +128,7 @@ def token_counts(
 
     The first token is certain; the rest follow the distribution with mean `mean - 1` and standard
     deviation `cv·mean`, so the bound of 1 does not shift the mean. "fixed" ignores *cv*. Fractions
-    are rounded up with their own probability, which keeps the mean where rounding to the nearest
+    are rounded up with their own probability, which keeps the mean while rounding to the nearest
     would not (a fixed mean of 2.4 tokens).
     """
     assert 0.0 <= mean < math.inf, f"mean must be finite and >= 0, got {mean}"

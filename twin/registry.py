@@ -4,9 +4,11 @@ share it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from twin.spec import SpecError
@@ -30,6 +32,10 @@ def resolve(given: str | T, *, kind: str, known: Mapping[str, T]) -> T:
         if given in points:
             return cast("T", points[given].load())
         if colon:
+            if (here := str(Path.cwd())) not in sys.path:
+                # A command that is installed does not look where it was started, and one's own
+                # module lies there. At the end, so that it shadows nothing.
+                sys.path.append(here)
             return cast("T", _attribute(import_module(module), name))
     except (ImportError, AttributeError, ValueError) as error:
         raise SpecError(f"{kind}: cannot load {given[:60]!r}: {error}") from None

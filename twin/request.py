@@ -43,17 +43,17 @@ _REASON_CODES = {reason: code for code, reason in enumerate(REASONS)}
 class Request:
     """One request: what it asks for, and where it is in its life.
 
-    Its source makes it once, and hands it on: server names who is asked, arrival_s is when the
-    client asked and never changes. The gateway that takes it in sets id and server_index, its place
-    in the records. submitted_s is when the replica that holds it now took it in. first_token_s and
-    last_token_s are nan until there is such a token. generated and context (tokens whose KV is
-    held) are kept current by a replica only while the request is not decoding: ask Engine.in_flight
-    for them. admitted says whether the present replica ever ran it. ticket and context_offset
-    belong to the replica: its place in the admission order, and context less the replica's
-    iteration counter, which stays constant while it decodes.
+    Its source makes it once, and hands it on: server names the server that is asked, arrival_s is
+    when the client asked and never changes. The gateway that takes it in sets id and server_index,
+    its place in the records. submitted_s is when the replica that holds it now took it in.
+    first_token_s and last_token_s are nan until there is such a token. generated and context
+    (tokens whose KV is held) are kept current by a replica only while the request is not decoding:
+    ask Engine.in_flight for them. admitted says whether the present replica ever ran it. ticket and
+    context_offset belong to the replica: its place in the admission order, and context less the
+    replica's iteration counter, which stays constant while it decodes.
 
     What else a source knows of a request is one more argument here, and one more column of the log
-    below if it is to be recorded; nobody between them names the fields.
+    below if it is to be recorded; no hand between them names the fields.
     """
 
     __slots__ = (

@@ -25,7 +25,7 @@ TraceFormat = Literal["azure", "mooncake", "burstgpt", "own"]
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trace:
     """Requests in order of arrival: instants from 0 [s], token counts >= 1, and each one's model
-    ("" where not given).
+    ("" if not given).
 
     dropped is how many rows were left out because nothing was generated (failed requests).
     """
@@ -85,7 +85,7 @@ def read_trace(
     model's requests.
 
     Rows are put in order of time, and time starts at the first one kept. Raise SpecError, with file
-    and line, for what cannot be read, and where fewer than two requests at different instants
+    and line, for what cannot be read, and if fewer than two requests at different instants
     remain.
     """
     path = Path(path)
@@ -213,7 +213,7 @@ def _parse_jsonl(source: str, lines: list[str]) -> Iterator[_Row]:
 
 
 def _azure_seconds(text: str) -> float:
-    """Read a date and time (UTC where no offset is given) to the microsecond."""
+    """Read a date and time (UTC if no offset is given) to the microsecond."""
     moment = datetime.fromisoformat(text.strip())
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
@@ -235,7 +235,7 @@ def _count(where: str, column: str, text: str) -> int:
 
 
 def _converted(text: str, convert: Callable[[str], float]) -> float:
-    """Return the figure, or NaN where there is none."""
+    """Return the figure, or NaN if there is none."""
     try:
         return convert(text)
     except (ValueError, OverflowError):

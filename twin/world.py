@@ -53,7 +53,7 @@ def read_cluster_spec(
     """Return the physical system and notes on it, a line each.
 
     engines and servers hold what the loop estimates, and this module's defaults for the rest.
-    twin-data.json of *directory*, where it is there, and then *truth*, a file of the same schema,
+    twin-data.json of *directory*, if it is there, and then *truth*, a file of the same schema,
     override them field by field. Raise SpecError at the first thing that is wrong.
     """
     layer = _Layer(

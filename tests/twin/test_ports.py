@@ -31,7 +31,7 @@ class ByLength(Router):
     def __init__(self, _rng: np.random.Generator) -> None:
         pass
 
-    def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:  # noqa: ARG002 the port
+    def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:  # noqa: ARG002, length is the same whenever
         return replicas[0 if request.prompt_tokens < 100 else -1]
 
 

@@ -34,7 +34,7 @@ def boundaries_before(now_s: float, *, start_s: float, c0_s: float, c1_s: float)
     *now_s*.
 
     The root of T(k) = now - start is only a guess: the answer is settled by comparing absolute
-    times, as whoever processes the boundary does. Needs a positive iteration time.
+    times, as the processing of the boundary does. Needs a positive iteration time.
     """
     d = now_s - start_s
     if d <= 0.0:

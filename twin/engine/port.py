@@ -1,6 +1,6 @@
 """What the world asks of an engine, and the engines by name: one replica that serves requests.
 
-An engine is pulled. It has no clock and knows no SimPy: whoever owns the time calls it, and its
+An engine is pulled. It has no clock and knows no SimPy: the owner of the time calls it, and its
 state is that of the last boundary it was advanced over, whatever the time outside.
 """
 
@@ -88,7 +88,7 @@ class EngineFactory(Protocol):
         """Return an engine of *spec*; queue_max None is an unbounded queue.
 
         *on_finish* is called with (request, finish_s) while the engine is advanced, so finish_s may
-        be long past for whoever waits for it; it may submit at finish_s.
+        be long past for a caller that waits for it; it may submit at finish_s.
         """
         ...
 

@@ -87,7 +87,7 @@ class Replica:
         unbounded queue.
 
         *on_finish* is called with (request, finish_s) while the replica is advanced, so finish_s
-        may be long past for whoever waits for it; it may submit at finish_s.
+        may be long past for a caller that waits for it; it may submit at finish_s.
         """
         assert max_batch >= 1, f"max_batch must be >= 1, got {max_batch}"
         assert max_num_batched_tokens >= 1, (
@@ -430,7 +430,7 @@ class Replica:
         """Begin one iteration that continues a partial prefill and admits from the queue; False if
         nothing can prefill.
 
-        An iteration that has to preempt admits nobody, and is begun here too where a partial
+        An iteration that has to preempt admits nobody, and is begun here too if a partial
         prefill or the decodes run out of blocks.
         """
         n, context_sum = self._decodes, self._context_sum

@@ -49,9 +49,9 @@ class FitResult:
     """The latency model found, and how a replay of the whole log with it scores.
 
     lowest and highest hold each coefficient's extremes among the latency models tried that fit
-    nearly as well: where they are far apart the log does not tell the coefficients from each other,
+    nearly as well: if they are far apart the log does not tell the coefficients from each other,
     and only their sum over its batches is known. fitted are the rows, in order of arrival, whose
-    times were used; held_out is the score of the rows after them, None where there are none.
+    times were used; held_out is the score of the rows after them, None if there are none.
     evaluations is how many replays the fit took.
     """
 
@@ -153,7 +153,7 @@ class _Misfit:
         # boundaries.
         self._first_spread_s = np.maximum(np.hypot(SPREAD * measured.e2e_s, gap_s), TIMER_S)
         self._decode_spread_s = np.maximum(np.hypot(SPREAD * self._decode_s, 0.3 * gap_s), TIMER_S)
-        # Where later requests were cut off, the batch is known only until the last one seen had its
+        # If later requests were cut off, the batch is known only until the last one seen had its
         # first token. What ended after that was slowed by requests that are not in the replay: it
         # bounds the latency model from one side only.
         self._known = measured.last_token_s <= (measured.first_token_s.max() if is_cut else inf)
@@ -186,7 +186,7 @@ def ceilings_ms(rows: RequestRows, *, token_budget: int) -> Vector:
 
     So a latency model is nearly `shares * ceilings_ms(...)` with shares >= 0 that sum to 1. Who was
     decoding when is read off the log, at each request's mean rate. Without any decode, the times to
-    first token are taken as if nobody waited.
+    first token are taken as if no request waited.
     """
     exposure, time_ms = _decodes(rows)
     if not len(time_ms):

@@ -33,7 +33,7 @@ class Claim:
 
 
 class Ledger:
-    """GPUs per type. Nobody is granted more than is free; a smaller total takes nothing away from
+    """GPUs per type. No claim is granted more than is free; a smaller total takes nothing away from
     holders.
 
     Claims of a type are served strictly in order: one that must wait holds up those behind it. Only
@@ -52,7 +52,7 @@ class Ledger:
         return tuple(self._total)
 
     def total(self, type_: str) -> int:
-        """Return how many GPUs of *type_* there are; none of a type nobody has heard of."""
+        """Return how many GPUs of *type_* there are; none of an unknown type."""
         return self._total.get(type_, 0)
 
     def used(self, type_: str) -> int:

@@ -123,7 +123,7 @@ class Cluster:
         self._make_room()
 
     def fail_node(self, type: str, gpus: int, *, pods: Collection[str] | None = None) -> None:  # noqa: A002, as above
-        """Lose a node with *gpus* of *type*, and the pods on it: those named *pods*, where it is
+        """Lose a node with *gpus* of *type*, and the pods on it: those named *pods*, if it is
         known which.
 
         Else the pods lie side by side on the GPUs in the order in which they were asked for, the

@@ -196,7 +196,7 @@ class Deployment:
         self._start(pod, after_s=0.0)
 
     def retire(self) -> None:
-        """Serve nobody any more: what waits fails, what runs is finished, and all pods go."""
+        """Serve no request any more: what waits fails, what runs is finished, and all pods go."""
         self.gateway.shut()
         none = replace(self.desired.pool, replicas=0)
         self.apply(self.desired._replace(t_s=self._env.now, pool=none))

@@ -71,7 +71,7 @@ class Sample(NamedTuple):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowFigures:
-    """Figures of one server over the window before the last scrape; None where nothing happened
+    """Figures of one server over the window before the last scrape; None if nothing happened
     that can be measured.
 
     rate_rpm counts arrivals at the router, in_tokens is their mean prompt. out_tokens is the mean

@@ -23,7 +23,7 @@ LifeEnd = Literal["", "withdrawn", "scaled_down", "drained", "drain_timeout", "c
 
 @dataclass(slots=True, kw_only=True)
 class PodLife:
-    """When one life of a pod reached each phase [s]; NaN until it does, and for ever where a phase
+    """When one life of a pod reached each phase [s]; NaN until it does, and for ever if a phase
     was skipped.
 
     A crash ends a life and begins the next one of the same pod at the same instant, with the same
