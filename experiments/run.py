@@ -30,7 +30,7 @@ from loop.spec import SloTarget
 from loop.types import CycleRecord
 from twin.kernel import LOAD, at
 from twin.request import Outcome
-from twin.serving.cluster import Cluster
+from twin.serving.cluster import WAITING_MAX, Cluster
 
 Progress = Callable[[float], None]
 
@@ -104,7 +104,13 @@ def start_world(
     """
     config = sources.config
     assert config.interval_s is not None, "resolved"
-    cluster = Cluster(env, sources.world, seed=np.random.SeedSequence(config.seed))
+    cluster = Cluster(
+        env,
+        sources.world,
+        seed=np.random.SeedSequence(config.seed),
+        # A world without an end must not fill the memory with its past.
+        waiting_max=WAITING_MAX if until_s is None else None,
+    )
     feeder = SimFeeder(
         env, cluster.submit, sources.loads, interval_s=config.interval_s, until_s=until_s
     )

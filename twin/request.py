@@ -196,3 +196,21 @@ class RequestLog:
         """
         rows = np.frombuffer(bytes(self._rows), dtype=_DTYPE)
         return {name: np.ascontiguousarray(rows[name]) for name in _DTYPE.names or ()}
+
+
+class NoRequestLog(RequestLog):
+    """Forgets every request: a world that runs for days must not keep them all."""
+
+    __slots__ = ()
+
+    def add_finished(self, request: Request, finish_s: float) -> None:
+        """Forget it."""
+
+    def add_rejected(self, request: Request, now_s: float, reason: str) -> None:
+        """Forget it."""
+
+    def add_failed(self, request: Request, now_s: float, reason: str) -> None:
+        """Forget it."""
+
+    def add_unfinished(self, request: Request) -> None:
+        """Forget it."""

@@ -35,8 +35,7 @@ from twin.kube.metrics import (
 from twin.kube.nodes import Machines, NodeKeeper
 from twin.kube.pods import BarePods
 from twin.kube.workload import World
-from twin.request import Request, RequestLog
-from twin.serving.cluster import Cluster
+from twin.serving.cluster import WAITING_MAX, Cluster
 from twin.spec import ClusterSpec, SpecError
 
 SLICE_S = 0.5
@@ -84,7 +83,7 @@ class TwinCluster:
             servers=(),
             world=spec.world,
         )
-        cluster = Cluster(self._env, empty, seed=sequence, requests=_NoLog())
+        cluster = Cluster(self._env, empty, seed=sequence, waiting_max=WAITING_MAX)
         self.dates = Dates(start, speed=speed, now_s=lambda: self.now_s)
         self.store = Store()
         self.commits = Commits(self.store, dates=self.dates, seed=str(seed))
@@ -221,21 +220,6 @@ class TwinCluster:
                     workload.simulated, namespace=workload.namespace, name=workload.name
                 )
         return metrics_text(samples)
-
-
-class _NoLog(RequestLog):
-    """Forgets every request: a world that runs for days must not keep them all."""
-
-    __slots__ = ()
-
-    def add_finished(self, request: Request, finish_s: float) -> None:
-        """Forget it."""
-
-    def add_rejected(self, request: Request, now_s: float, reason: str) -> None:
-        """Forget it."""
-
-    def add_failed(self, request: Request, now_s: float, reason: str) -> None:
-        """Forget it."""
 
 
 def _namespace(name: str) -> Json:

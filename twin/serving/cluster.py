@@ -13,13 +13,16 @@ import simpy
 
 from twin.chance import ACTUATION, draw_s, node_generator, server_generator
 from twin.kernel import CONTROL, SCRAPE, at
-from twin.request import Request, RequestLog
+from twin.request import NoRequestLog, Request, RequestLog
 from twin.serving.capacity import CapacityChange, Ledger
 from twin.serving.deployment import Deployment
-from twin.serving.pod import Pod, PodLog
+from twin.serving.pod import NoPodLog, Pod, PodLog
 from twin.serving.rollout import DesiredState
 from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
 from twin.spec import ClusterSpec, Pool, Server, SpecError
+
+# Of a world that runs for days: hours of a busy server, and some megabytes.
+WAITING_MAX = 10_000
 
 
 class Cluster:
@@ -30,8 +33,8 @@ class Cluster:
     t = 0 first) and capacity_history. All chance comes from *seed*, with generators of its own for
     every server, so that none shifts the draws of another.
 
-    *requests* takes the log of requests in the place of a new one, for a world that shall not
-    remember them all.
+    A world that runs for days is given *waiting_max*: it keeps no such truth of its past, and at
+    most so many requests wait for a server to have a pod, and for each pod.
     """
 
     def __init__(
@@ -40,12 +43,14 @@ class Cluster:
         spec: ClusterSpec,
         *,
         seed: np.random.SeedSequence,
-        requests: RequestLog | None = None,
+        waiting_max: int | None = None,
     ) -> None:
         self.spec = spec
-        self.requests = RequestLog() if requests is None else requests
-        self.pods = PodLog()
+        self.requests = RequestLog() if waiting_max is None else NoRequestLog()
+        self._waiting_max = waiting_max
+        self.pods = PodLog() if waiting_max is None else NoPodLog()
         self.desired: list[DesiredState] = []
+        self._desired_count = 0
         self._env = env
         self._ledger = Ledger(spec.capacity)
         self._seed = seed
@@ -92,7 +97,7 @@ class Cluster:
         deployment = self._deployment(server)
         del self._by_name[server], self._submits[server], self._asked[server]
         # No state that was asked for and is on its way may be applied any more.
-        self._applied[deployment.index] = len(self.desired)
+        self._applied[deployment.index] = self._desired_count
         self._retired.append(deployment)
         deployment.retire()
 
@@ -107,7 +112,7 @@ class Cluster:
         deployment = self._deployment(server)
         desired = DesiredState(self._env.now, server, self._checked(server, pool), revision)
         self._note(desired)
-        number = len(self.desired)
+        number = self._desired_count
         delay_s = draw_s(self.spec.world.actuation_delay, self._rng_actuation[deployment.index])
         if delay_s == 0.0:
             self._apply(deployment, number, desired)
@@ -218,6 +223,7 @@ class Cluster:
             pod_log=self.pods,
             seed=self._seed,
             freed=self._make_room,
+            waiting_max=self._waiting_max,
         )
         self._deployments += (deployment,)
         self._by_name[deployment.server.name] = deployment
@@ -227,7 +233,9 @@ class Cluster:
         return deployment
 
     def _note(self, desired: DesiredState) -> None:
-        self.desired.append(desired)
+        self._desired_count += 1
+        if self._waiting_max is None:
+            self.desired.append(desired)
         self._asked[desired.server] = desired
 
     def _await_scrape(self) -> None:

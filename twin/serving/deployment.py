@@ -30,7 +30,7 @@ class Deployment:
     """The pods of one server, from the first to the last, and what a scraper saw of them.
 
     *freed* is called after GPUs may have come free, so that other servers which need room can look
-    again.
+    again. At most *waiting_max* requests wait for a pod to come, and for each pod.
     """
 
     def __init__(
@@ -44,6 +44,7 @@ class Deployment:
         pod_log: PodLog,
         seed: np.random.SeedSequence,
         freed: Callable[[], None],
+        waiting_max: int | None = None,
     ) -> None:
         self.server: Server = spec.servers[index]
         self.index = index
@@ -51,7 +52,11 @@ class Deployment:
         self.desired = DesiredState(0.0, self.server.name, none_yet)
         self.pods: list[Pod] = []
         rng_router = server_generator(seed, index, ROUTER)
-        self.gateway = Gateway(env, self.server, index, requests=requests, rng=rng_router)
+        self.gateway = Gateway(
+            env, self.server, index, requests=requests, rng=rng_router, backlog_max=waiting_max
+        )
+        bounds = [each for each in (self.server.queue_max, waiting_max) if each is not None]
+        self._queue_max = min(bounds, default=None)
         self.series = ServerSeries(
             scrape_interval_s=spec.world.scrape_interval_s, window_s=spec.world.window_s
         )
@@ -268,7 +273,7 @@ class Deployment:
         pod.replica = make_engine(
             pod.engine,
             max_batch=pod.max_batch,
-            queue_max=self.server.queue_max,
+            queue_max=self._queue_max,
             on_finish=partial(self._finished, pod),
         )
         self.gateway.open(pod.replica)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from math import inf
 
 import numpy as np
 import simpy
@@ -33,9 +34,11 @@ class Gateway:
         *,
         requests: RequestLog,
         rng: np.random.Generator,
+        backlog_max: int | None = None,
     ) -> None:
         self.backlog: deque[Request] = deque()
         self.arrivals = self.arrived_tokens = self.requeued = self.failed = 0
+        self._backlog_max = inf if backlog_max is None else backlog_max
         self._env = env
         self._index = index
         self._requests = requests
@@ -54,7 +57,10 @@ class Gateway:
         self.arrivals += 1
         self.arrived_tokens += request.prompt_tokens
         if self.backlog or not self.replicas:
-            self.backlog.append(request)
+            if len(self.backlog) < self._backlog_max:
+                self.backlog.append(request)
+            else:
+                self._requests.add_rejected(request, self._env.now, "queue_full")
             return
         self._dispatch(request, self._env.now)
 

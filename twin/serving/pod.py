@@ -154,3 +154,10 @@ class PodLog:
             name: np.array([getattr(life, name) for life in self.lives], dtype=dtype)
             for name, dtype in columns.items()
         }
+
+
+class NoPodLog(PodLog):
+    """Forgets every pod: a world that runs for days must not keep them all."""
+
+    def add(self, life: PodLife) -> None:
+        """Forget it."""
