@@ -23,6 +23,15 @@ def cost_cents_per_h(
     return unit.cost_cents_per_h * perf.acc_count * replicas
 
 
+def gpus_per_replica(data: SystemData) -> dict[tuple[str, str], int]:
+    """Return the GPUs of a replica by (model, accelerator), as far as the data know."""
+    return {
+        (model, name): data.accelerators[name].multiplicity * perf.acc_count
+        for (model, name), perf in data.perf.items()
+        if name in data.accelerators
+    }
+
+
 def gpus(
     data: SystemData, *, model: str, accelerator: str, replicas: int
 ) -> tuple[str, int] | None:

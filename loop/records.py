@@ -123,6 +123,7 @@ def _seen(view: ServerView) -> Line:
         "prefixCacheHitShare": view.cache_hit_share,
         "minReplicas": view.replicas_min,
         "maxReplicas": view.replicas_max,
+        "gpusPerReplica": view.gpus_per_replica,
     }
 
 
@@ -163,6 +164,7 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         load_source=row.get("loadSource") or "",
         load_age_s=row.get("loadAgeS"),
         cache_hit_share=row.get("prefixCacheHitShare"),
+        gpus_per_replica=row.get("gpusPerReplica"),
     )
 
 

@@ -82,7 +82,7 @@ class Allocation:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerData:
     """A server as the optimizer knows it (server-data.json). max_batch 0: derive it from the
-    model's data.
+    model's data. gpus_per_replica: consider accelerators of so many GPUs only (None: any).
     """
 
     name: str
@@ -92,6 +92,7 @@ class ServerData:
     min_replicas: int = 0
     max_batch: int = 0
     max_queue: int = 0
+    gpus_per_replica: int | None = None
     current: Allocation = field(default_factory=Allocation)
 
 

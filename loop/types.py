@@ -99,7 +99,8 @@ class ServerView(OfPools):
 
     load_source is where the load comes from (prometheus, pods, labels, router …; "" if there is
     none), load_age_s how old its newest sample is (None: it has no age). cache_hit_share is the
-    share of the prompt tokens that were found in the prefix cache.
+    share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
+    GPUs a replica has on any accelerator (None: as many as the accelerator needs).
     """
 
     name: str
@@ -125,6 +126,7 @@ class ServerView(OfPools):
     load_source: str = ""
     load_age_s: float | None = None
     cache_hit_share: float | None = None
+    gpus_per_replica: int | None = None
     pods: tuple[PodView, ...] = ()
 
     @property

@@ -49,7 +49,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--data",
         metavar="DIR",
-        help="data directory, for the types of accelerators that node selectors name "
+        help="data directory, for the types of accelerators that node selectors name and the GPUs "
+        "of a replica "
         "($INFERNO_DATA_PATH, else none)",
     )
     add_cluster_options(parser)
@@ -76,8 +77,8 @@ def _run(options: Namespace) -> int:
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="actuator")
     with ExitStack() as stack:
         notes: list[str] = []
-        types = _types(settings, notes)
-        backend = open_cluster(settings, choices, types=types, stack=stack).backend
+        types, gpus = _accelerators(settings, notes)
+        backend = open_cluster(settings, choices, types=types, gpus=gpus, stack=stack).backend
         app = make_actuator_app(
             backend, Owner(), absent=options.absent, token=token_source(settings)
         )
@@ -94,16 +95,19 @@ def _run(options: Namespace) -> int:
     return EXIT_OK
 
 
-def _types(settings: Settings, notes: list[str]) -> Mapping[str, str]:
-    """Return accelerator types by name, as far as the data say; add to *notes* what they leave
-    open.
+def _accelerators(
+    settings: Settings, notes: list[str]
+) -> tuple[Mapping[str, str], Mapping[tuple[str, str], int]]:
+    """Return accelerator types by name and the GPUs of a replica, as far as the data say; add to
+    *notes* what they leave open.
     """
+    from loop.cost import gpus_per_replica
     from loop.schema.reading import read_system
 
     if settings.data_path is None:
-        return {}
+        return {}, {}
     data = read_system(settings.data_path, warn=notes.append)
-    return {name: unit.type for name, unit in data.accelerators.items()}
+    return {name: unit.type for name, unit in data.accelerators.items()}, gpus_per_replica(data)
 
 
 COMMAND = Command(

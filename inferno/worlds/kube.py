@@ -262,6 +262,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     if there is none.
     """
     from inferno.worlds.world import World, data_directory
+    from loop.cost import gpus_per_replica
     from loop.data import DataSource
     from loop.policies import make_policy
     from loop.schema.reading import read_system
@@ -278,7 +279,9 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     )
     policy = make_policy(options.policy, **dict(options.policy_options))
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="controller")
-    live = open_cluster(settings, choices, types=types, stack=stack)
+    live = open_cluster(
+        settings, choices, types=types, gpus=gpus_per_replica(data.static()), stack=stack
+    )
     return World(
         backend=live.backend,
         policy=policy,
@@ -291,12 +294,17 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
 
 
 def open_cluster(
-    settings: Settings, choices: Choices, *, types: Mapping[str, str], stack: ExitStack
+    settings: Settings,
+    choices: Choices,
+    *,
+    types: Mapping[str, str],
+    gpus: Mapping[tuple[str, str], int],
+    stack: ExitStack,
 ) -> LiveCluster:
     """Return the cluster that *settings* and *choices* name; *stack* closes it. Raise SpecError if
     there is none.
 
-    types: of accelerators, by name.
+    types: of accelerators, by name; gpus: of a replica, by (model, accelerator).
     """
     from inferno.worlds.world import check_speed
     from loop.backends.kube.backend import KubeBackend, KubeSettings
@@ -318,6 +326,7 @@ def open_cluster(
             events=choices.events,
             labels_stand_in=choices.labels_stand_in,
             types=types,
+            gpus=gpus,
         ),
         may_act=lease.held if lease else (lambda: True),
     )

@@ -198,6 +198,15 @@ def _rows_of(data: SystemData, rules: Rules, catalog: Catalog, server: ServerDat
         if not len(rows):
             text = f"no perf data of model {server.model!r} on {kept!r}, which it must keep"
             return Why(kind="infeasible", text=text)
+    if server.gpus_per_replica is not None:
+        gpus = catalog.multiplicity[catalog.accelerator[rows]] * catalog.perf.acc_count[rows]
+        rows = rows[gpus == server.gpus_per_replica]
+        if not len(rows):
+            text = (
+                f"no perf data of model {server.model!r} on an accelerator of "
+                f"{server.gpus_per_replica} GPUs, which its pods ask for"
+            )
+            return Why(kind="infeasible", text=text)
     return rows
 
 

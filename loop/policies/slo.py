@@ -167,6 +167,7 @@ class SloPolicy:
             model=view.model,
             service_class=view.service_class,
             min_replicas=max(base.min_replicas, view.replicas_min),
+            gpus_per_replica=view.gpus_per_replica,
             current=Allocation(
                 accelerator=view.accelerator,
                 replicas=view.wanted,

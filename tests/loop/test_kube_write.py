@@ -18,6 +18,7 @@ from loop.backends.kube.write import (
     asked_of,
     change_event,
     foreign_change,
+    gpus_note,
     held_by,
     manager_of,
     others_changed,
@@ -180,6 +181,91 @@ def test_pods_are_not_replaced_twice_within_minutes() -> None:
     between = patch(change(replicas=3, max_batch=16), **fields)
     told = json.loads(between["metadata"]["annotations"][names.STATUS])
     assert told["templateTime"] == DATE
+
+
+GPUS = {("llama_8b", "H100"): 2, ("llama_8b", "4xL40S"): 4, ("llama_8b", "2xA100"): 2}
+
+
+def with_limit(
+    count: int, *, apply: bool = False, batch: bool = False, **container: Any
+) -> dict[str, Any]:
+    """Return the fields of a Deployment whose second container asks for *count* GPUs."""
+    limits = {"nvidia.com/gpu": str(count), "cpu": "8"}
+    engine = {"name": "vllm", "resources": {"limits": limits}, **container}
+    annotations = {names.APPLY_GPUS: "true"} if apply else {}
+    if batch:
+        annotations[names.APPLY_MAX_BATCH] = "--max-num-seqs"
+    template = {"spec": {"containers": [{"name": "side"}, engine]}}
+    return {"annotations": annotations, "spec": {"template": template}}
+
+
+def test_pods_do_not_move_to_an_accelerator_of_more_gpus_than_they_ask_for() -> None:
+    """`4xL40S` was written on a Deployment whose pods kept two GPUs."""
+    one, asked = read(**with_limit(2)), change(accelerator="4xL40S", replicas=5)
+    pool, note = as_the_template_allows(one, asked_of(asked), date=LATER, types={}, gpus=GPUS)
+    assert pool == held_by(one)
+    assert note == "does not move to 4xL40S: that is 4 GPUs, and its pods ask for 2"
+
+
+@pytest.mark.parametrize(
+    ("count", "accelerator"), [(2, "2xA100"), (0, "4xL40S"), (2, "unknown"), (2, "H100")]
+)
+def test_pods_move_where_their_gpus_are_as_many_or_do_not_matter(
+    count: int, accelerator: str
+) -> None:
+    """A template without GPUs (the walk-through's) restricts nothing."""
+    one, asked = read(**with_limit(count)), change(accelerator=accelerator, replicas=5)
+    allowed_pool = as_the_template_allows(one, asked_of(asked), date=LATER, types={}, gpus=GPUS)
+    assert allowed_pool == (asked_of(asked), "")
+
+
+def test_the_gpus_of_an_accelerator_are_written_where_an_annotation_asks_for_it() -> None:
+    """In the container that has them, with the batch in the same patch."""
+    words = ["--max-num-seqs", "64", "--tensor-parallel-size=2"]
+    one = read(**with_limit(2, apply=True, batch=True, args=words))
+    asked = change(accelerator="4xL40S", max_batch=128)
+    assert as_the_template_allows(one, asked_of(asked), date=LATER, types={}, gpus=GPUS)[1] == ""
+    made = patch_of(one, asked, date=DATE, types={}, gpus=GPUS)
+    assert made is not None
+    assert made["spec"]["template"]["spec"]["containers"] == [
+        {
+            "name": "vllm",
+            "args": ["--max-num-seqs", "128", "--tensor-parallel-size=4"],
+            "resources": {"limits": {"nvidia.com/gpu": "4"}},
+        }
+    ]
+
+
+def test_gpus_that_are_right_already_start_no_rolling_change() -> None:
+    """An accelerator of another name may have as many."""
+    one = read(**with_limit(2, apply=True))
+    made = patch_of(one, change(accelerator="2xA100"), date=DATE, types={}, gpus=GPUS)
+    assert made is not None
+    assert "spec" not in made
+
+
+def test_a_change_of_gpus_waits_after_a_change_of_the_template() -> None:
+    """It replaces all pods as well as a batch does."""
+    fields = with_limit(2, apply=True)
+    first = patch_of(read(**fields), change(accelerator="4xL40S"), date=DATE, types={}, gpus=GPUS)
+    assert first is not None
+    fields["annotations"] |= first["metadata"]["annotations"]
+    soon, asked = datetime(2026, 1, 1, 0, 3, tzinfo=UTC), change(accelerator="4xL40S", replicas=3)
+    pool, note = as_the_template_allows(
+        read(**fields), asked_of(asked), date=soon, types={}, gpus=GPUS
+    )
+    assert pool == held_by(read(**fields))
+    assert "moves no sooner than in 480 s" in note
+
+
+def test_what_is_not_considered_for_its_gpus_is_told() -> None:
+    """Only where there is something that would be."""
+    assert "only accelerators of 2 GPUs are considered" in gpus_note(
+        read(**with_limit(2)), gpus=GPUS
+    )
+    assert gpus_note(read(**with_limit(2)), gpus={("llama_8b", "H100"): 2}) == ""
+    assert gpus_note(read(**with_limit(2, apply=True)), gpus=GPUS) == ""
+    assert gpus_note(read(), gpus=GPUS) == ""
 
 
 def test_a_container_that_is_not_there_is_refused() -> None:

@@ -298,3 +298,26 @@ def test_what_the_policy_asks_is_no_option() -> None:
     """A command line names options; who optimizes is wired by the program."""
     with pytest.raises(SpecError, match="found 'optimize'"):
         make_policy("slo", optimize=None)
+
+
+def test_only_accelerators_of_as_many_gpus_as_a_replica_has_are_considered() -> None:
+    """The cheaper one of two GPUs is no choice for pods that ask for one, and the other way."""
+    data = system()
+    cheap = replace(data.accelerators["2xA100"], cost_cents_per_h=1.0)
+    data = replace(data, accelerators={**data.accelerators, "2xA100": cheap})
+    chosen = {
+        count: decide(server_view(load=BUSY, gpus_per_replica=count), data=data)
+        .targets["s1"]
+        .accelerator
+        for count in (None, 1, 2)
+    }
+    assert chosen == {None: "2xA100", 1: "H100", 2: "2xA100"}
+
+
+def test_a_server_whose_gpus_no_accelerator_has_is_held_and_stops_nobody() -> None:
+    """Nothing known of it can be asked for."""
+    views = (server_view(gpus_per_replica=3), server_view("s2", load=BUSY))
+    decision = decide(*views)
+    assert decision.targets["s1"].held
+    assert "an accelerator of 3 GPUs, which its pods ask for" in decision.unserved["s1"].text
+    assert not decision.targets["s2"].held

@@ -1,5 +1,5 @@
-"""A setting in the command line of a container: where it stands, what it is, and how it is changed;
-pure.
+"""The settings of a container: an argument of its command line and its GPUs; where they stand,
+what they are, and how they are changed; pure.
 
 An argument may be a word of its own, with its value behind it or behind a =, or stand inside a
 command for a shell (`sh -c "vllm serve m --max-num-seqs 256"`).
@@ -14,8 +14,19 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
+DIGITS_MAX = 9  # of a count; more is no count of anything in a pod
 SHELLS = ("sh", "bash", "ash", "dash", "zsh")
-GPU_RESOURCES = ("nvidia.com/gpu", "amd.com/gpu", "habana.ai/gaudi", "gpu.intel.com/")
+# The resources that are GPUs.
+GPU_RESOURCES = (
+    "nvidia.com/gpu",
+    "amd.com/gpu",
+    "habana.ai/gaudi",
+    "gpu.intel.com/i915",
+    "gpu.intel.com/xe",
+    "ibm.com/aiu_pf",
+)
+# How vLLM and SGLang are told to use several GPUs for one model.
+TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp-size", "--tp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +131,70 @@ def _added(container: Json, argument: str, value: int) -> Json:
 
 
 def _likeliest(containers: Sequence[Json]) -> Json:
-    for container in containers:
-        limits = (container.get("resources") or {}).get("limits") or {}
-        if any(str(name).startswith(GPU_RESOURCES) for name in limits):
-            return container
-    return containers[0]
+    asks = gpu_limit(containers)
+    name = asks.container if asks else containers[0].get("name")
+    return next(one for one in containers if one.get("name") == name)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GpuLimit:
+    """The GPUs of one container."""
+
+    container: str
+    resource: str
+    count: int
+
+
+def gpu_limit(containers: Sequence[Json], *, container: str = "") -> GpuLimit | None:
+    """Return the GPUs of the container that has the most of them; None if none has any.
+
+    *container*: look at this one only, if it has GPUs.
+    """
+    found = [
+        GpuLimit(container=str(one.get("name") or ""), resource=resource, count=number)
+        for one in containers
+        for resource in GPU_RESOURCES
+        if (number := count(limits_of(one).get(resource, 0))) > 0
+    ]
+    named = [one for one in found if one.container == container]
+    return max(named or found, key=lambda one: one.count, default=None)
+
+
+def with_gpus(containers: Sequence[Json], limit: GpuLimit, number: int) -> Json:
+    """Return what changes of the container of *limit*, with its name, so that it has *number* GPUs;
+    nothing if it has.
+
+    An engine that is told in so many words to use all of them is told to use as many as it has.
+    """
+    if limit.count == number:
+        return {}
+    owner = next(one for one in containers if str(one.get("name") or "") == limit.container)
+    resources = owner.get("resources") or {}
+    asked = {
+        key: {limit.resource: str(number)}
+        for key in ("limits", "requests")
+        if limit.resource in (resources.get(key) or {})
+    }
+    patch: dict[str, Any] = {"name": limit.container, "resources": asked}
+    for argument in TENSOR_PARALLEL:
+        if value_of([owner], argument) == limit.count:
+            return patch | dict(changed([owner], argument, number, container=limit.container))
+    return patch
+
+
+def limits_of(container: Json) -> Json:
+    """Return the resources that *container* may have: an extended one is as much as it requests."""
+    resources = container.get("resources") or {}
+    limits: Json = resources.get("limits") or resources.get("requests") or {}
+    return limits
+
+
+def count(quantity: object) -> int:
+    """Return a count of GPUs; a quantity that is none (GPUs have no fractions) counts for
+    nothing.
+    """
+    text = str(quantity)
+    return int(text) if text.isascii() and text.isdigit() and len(text) < DIGITS_MAX else 0
 
 
 def _inside(argument: str) -> re.Pattern[str]:

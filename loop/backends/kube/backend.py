@@ -25,12 +25,14 @@ from loop.backends.kube.read import (
 from loop.backends.kube.views import Sight, server_view
 from loop.backends.kube.write import (
     MANAGER,
+    GpuCounts,
     UnfitError,
     as_the_template_allows,
     asked_before,
     asked_of,
     change_event,
     foreign_change,
+    gpus_note,
     held_by,
     measured_by,
     others_changed,
@@ -62,7 +64,7 @@ APPLY_S = 30.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubeSettings:
     """namespaces: which to watch, none for all. parallel: how many requests at a time. types: by
-    accelerator name.
+    accelerator name. gpus: of a replica, by (model, accelerator).
 
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
     labels_stand_in: load labels are the source of a server that the source of metrics has never
@@ -75,6 +77,7 @@ class KubeSettings:
     events: bool = False
     labels_stand_in: bool = True
     types: Mapping[str, str] = field(default_factory=dict)
+    gpus: GpuCounts = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,7 +156,7 @@ class KubeBackend:
         warnings = (
             *servers.warnings,
             *(capacity.warnings if capacity else ()),
-            *(self._once(capacity.notes) if capacity else ()),
+            *self._once(self._notes(servers, capacity)),
             *([found.error] if found.error else []),
             *found.warnings,
             *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
@@ -239,6 +242,12 @@ class KubeBackend:
         load = figures.load if figures else None
         return Sight(load=load, source=self._source.name, figures=figures, blind_at_zero=True)
 
+    def _notes(self, servers: Servers, capacity: Capacity | None) -> tuple[str, ...]:
+        """Return what is so and is to be told once."""
+        counts = self._settings.gpus
+        told = [gpus_note(one.deployment, gpus=counts) for one in servers.by_name.values()]
+        return (*(capacity.notes if capacity else ()), *(line for line in told if line))
+
     def _once(self, notes: Sequence[str]) -> list[str]:
         """Return those of *notes* that were not told before; what has ended may be told again."""
         fresh = [line for line in notes if line not in self._noted]
@@ -293,7 +302,11 @@ class KubeBackend:
         date = (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)
         try:
             allowed, note = as_the_template_allows(
-                seen, asked_of(change), date=date, types=self._settings.types
+                seen,
+                asked_of(change),
+                date=date,
+                types=self._settings.types,
+                gpus=self._settings.gpus,
             )
             if note:
                 self._told.append(f"{change.server}: {note}")
@@ -321,6 +334,7 @@ class KubeBackend:
                 change,
                 date=date.isoformat(timespec="seconds"),
                 types=self._settings.types,
+                gpus=self._settings.gpus,
                 source=self._source.name if change.server in self._measured else "",
             )
             if patch is None:

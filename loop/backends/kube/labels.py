@@ -29,6 +29,7 @@ REPLICAS_MIN = "inferno.server.replicas.min"
 REPLICAS_MAX = "inferno.server.replicas.max"
 APPLY_NODE_SELECTOR = "inferno.server.apply.nodeselector"
 APPLY_MAX_BATCH = "inferno.server.apply.maxbatchsize"
+APPLY_GPUS = "inferno.server.apply.gpus"
 APPLY_CONTAINER = "inferno.server.apply.container"
 MODEL_ID = "inferno.server.model-id"  # a name that no label can hold, such as org/model
 STATUS = "inferno.server.status"

@@ -10,21 +10,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from loop.backends.kube.arguments import GPU_RESOURCES, count, limits_of
 from loop.backends.kube.read import Pod
 from loop.backends.kube.scheduling import obstacle
 from loop.types import CapacityView
 
 Json = Mapping[str, Any]
 
-# The resources that are GPUs.
-GPU_RESOURCES = (
-    "nvidia.com/gpu",
-    "amd.com/gpu",
-    "habana.ai/gaudi",
-    "gpu.intel.com/i915",
-    "gpu.intel.com/xe",
-    "ibm.com/aiu_pf",
-)
 # Which label tells the type of a node's GPUs: the first that it has.
 TYPE_LABELS = (
     "inferno.accelerator.type",
@@ -182,8 +174,7 @@ def pod_gpus(pod: Pod) -> int:
 
 
 def _limits(container: Json) -> int:
-    resources = container.get("resources") or {}
-    return _gpus(resources.get("limits") or resources.get("requests") or {})
+    return _gpus(limits_of(container))
 
 
 def _held(pods: Iterable[Pod]) -> dict[str, int]:
@@ -195,12 +186,4 @@ def _held(pods: Iterable[Pod]) -> dict[str, int]:
 
 
 def _gpus(resources: Json) -> int:
-    return sum(_count(resources.get(name, 0)) for name in GPU_RESOURCES)
-
-
-def _count(quantity: object) -> int:
-    """Return a count of GPUs; a quantity that is none (GPUs have no fractions) counts for
-    nothing.
-    """
-    text = str(quantity)
-    return int(text) if text.isascii() and text.isdigit() else 0
+    return sum(count(resources.get(name, 0)) for name in GPU_RESOURCES)

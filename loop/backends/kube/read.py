@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import value_of
+from loop.backends.kube.arguments import GpuLimit, gpu_limit, value_of
 from loop.backends.kube.labels import Bounds
 from loop.backends.kube.scheduling import holds
 from loop.signals.pods import ScrapedPod, ScrapedServer
@@ -63,6 +63,25 @@ class Deployment:
     def place(self) -> str:
         """Return namespace/name, as people write it."""
         return f"{self.namespace}/{self.name}"
+
+    @property
+    def gpus(self) -> GpuLimit | None:
+        """Return the GPUs that its pods ask for, in the container that serves."""
+        container = self.annotations.get(names.APPLY_CONTAINER, "")
+        return gpu_limit(self.pod_spec.get("containers") or (), container=container)
+
+    @property
+    def gpus_fixed(self) -> int | None:
+        """Return the GPUs that a replica has whatever is decided; None if the loop may change them,
+        or the pods ask for none.
+        """
+        asked = self.gpus
+        return None if asked is None or self.applies_gpus else asked.count
+
+    @property
+    def applies_gpus(self) -> bool:
+        """Tell whether the loop writes the number of GPUs to the pod template."""
+        return self.annotations.get(names.APPLY_GPUS, "").strip() == "true"
 
     @property
     def settled(self) -> bool:

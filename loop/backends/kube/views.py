@@ -73,6 +73,7 @@ def server_view(server: Server, sight: Sight) -> ServerView:
         else 0.0,
         replicas_min=low,
         replicas_max=high,
+        gpus_per_replica=one.gpus_fixed,
         pods=pods,
     )
 

@@ -5,17 +5,19 @@ others have changed meanwhile; pure.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import changed
+from loop.backends.kube.arguments import changed, with_gpus
 from loop.backends.kube.read import Deployment
 from loop.types import Change, Pool
 
 Json = dict[str, Any]
+GpuCounts = Mapping[tuple[str, str], int]  # the GPUs of a replica by (model, accelerator)
+NO_COUNTS: GpuCounts = {}
 REASON_MAX = 500
 # A batch in the pod template changes by more than this, or not at all: 12 rolling restarts were
 # seen in 100 s, one of them for 16 → 17.
@@ -70,14 +72,16 @@ def patch_of(
     *,
     date: str,
     types: Mapping[str, str],
+    gpus: GpuCounts = NO_COUNTS,
     source: str = "",
 ) -> Json | None:
     """Return the strategic merge patch that makes *deployment* what *change* says, None where it is
     that already.
 
     It holds only what differs, with the version it was made for, so that a change by others in
-    between is refused. *types* are accelerator types by accelerator, *source* is what measures the
-    load, if anything does. Raise UnfitError where a label or an annotation forbids it.
+    between is refused. *types* are accelerator types by accelerator, *gpus* what the data know of
+    the GPUs of a replica, *source* is what measures the load, if anything does. Raise UnfitError if
+    a label or an annotation forbids it.
     """
     desired, held = asked_of(change), held_by(deployment)
     if desired == held:
@@ -93,7 +97,7 @@ def patch_of(
     spec: Json = {}
     if desired.replicas != held.replicas:
         spec["replicas"] = desired.replicas
-    template = _template_patch(deployment, desired, types=types)
+    template = _template_patch(deployment, desired, types=types, gpus=gpus)
     if template:
         spec["template"] = {"spec": template}
     metadata: Json = {
@@ -116,15 +120,24 @@ def patch_of(
 
 
 def as_the_template_allows(
-    deployment: Deployment, desired: Pool, *, date: datetime, types: Mapping[str, str]
+    deployment: Deployment,
+    desired: Pool,
+    *,
+    date: datetime,
+    types: Mapping[str, str],
+    gpus: GpuCounts = NO_COUNTS,
 ) -> tuple[Pool, str]:
     """Return what may be asked of *deployment* now, and what of *desired* must wait or cannot be.
 
     Where accelerator or batch size stand in the pod template, each change of them replaces all
     pods: small changes of the batch are not worth it, and there is a time between two changes.
-    Replicas never wait for a template.
+    Replicas never wait for a template. A pod moves to no accelerator of more or fewer GPUs than it
+    asks for, unless the loop may change that too.
     """
     held = held_by(deployment)
+    if problem := _gpus_problem(deployment, desired, gpus=gpus):
+        # Replicas that were counted for another accelerator say nothing of this one.
+        return held, problem
     argument = deployment.annotations.get(names.APPLY_MAX_BATCH, "").strip()
     notes = []
     if argument and 0 < desired.max_batch != held.max_batch:
@@ -132,17 +145,16 @@ def as_the_template_allows(
         if BATCH_RATIO_MIN <= ratio <= BATCH_RATIO_MAX:
             desired = replace(desired, max_batch=held.max_batch)
     try:
-        template = _template_patch(deployment, desired, types=types)
+        template = _template_patch(deployment, desired, types=types, gpus=gpus)
     except UnfitError as error:
         desired = replace(desired, max_batch=held.max_batch)
-        template = _template_patch(deployment, desired, types=types)
+        template = _template_patch(deployment, desired, types=types, gpus=gpus)
         notes.append(f"{error}: its batch stays {held.max_batch}")
     before = _template_changed(deployment)
     waited_s = (date - before).total_seconds() if before else TEMPLATE_S_MIN
     if template and 0.0 <= waited_s < TEMPLATE_S_MIN:
         left_s = TEMPLATE_S_MIN - waited_s
-        if "nodeSelector" in template:
-            # Replicas that were counted for another accelerator say nothing of this one.
+        if desired.accelerator != held.accelerator and _moves(template):
             desired = held
             notes.append(f"moves no sooner than in {left_s:.0f} s: its pods were replaced just now")
         else:
@@ -152,6 +164,45 @@ def as_the_template_allows(
                 "just now"
             )
     return desired, "; ".join(notes)
+
+
+def gpus_note(deployment: Deployment, *, gpus: GpuCounts) -> str:
+    """Return what to say of a Deployment whose pods ask for so many GPUs that it may not run on
+    each accelerator of its model; nothing if it may.
+    """
+    fixed = deployment.gpus_fixed
+    counts = {gpus[key] for key in gpus if key[0] == deployment.model}
+    if fixed is None or counts <= {fixed}:
+        return ""
+    return (
+        f"{deployment.server}: only accelerators of {fixed} GPUs are considered, as its pods ask "
+        f'for (annotation {names.APPLY_GPUS}: "true" lets the loop change that)'
+    )
+
+
+def _gpus_problem(deployment: Deployment, desired: Pool, *, gpus: GpuCounts) -> str:
+    """Return why the pods of *deployment* cannot run on another accelerator, or nothing."""
+    asked = deployment.gpus
+    if asked is None or desired.accelerator == deployment.accelerator:
+        return ""
+    needed = gpus.get((deployment.model, desired.accelerator))
+    if deployment.applies_gpus:
+        if needed is None and gpus:
+            return f"stays: the data do not know the GPUs of {desired.accelerator}"
+        return ""
+    if needed is None or needed == asked.count:
+        return ""
+    return (
+        f"does not move to {desired.accelerator}: that is {needed} GPUs, and its pods ask for "
+        f"{asked.count}"
+    )
+
+
+def _moves(template: Json) -> bool:
+    """Tell whether a change of the pod template puts pods on other GPUs."""
+    return "nodeSelector" in template or any(
+        "resources" in container for container in template.get("containers") or ()
+    )
 
 
 def _template_changed(deployment: Deployment) -> datetime | None:
@@ -278,7 +329,9 @@ def _owns(fields: Mapping[str, Any]) -> bool:
     return "f:replicas" in (fields.get("f:spec") or {}) or not ours.isdisjoint(labels)
 
 
-def _template_patch(deployment: Deployment, desired: Pool, *, types: Mapping[str, str]) -> Json:
+def _template_patch(
+    deployment: Deployment, desired: Pool, *, types: Mapping[str, str], gpus: GpuCounts
+) -> Json:
     """Return what to change in the pods, where annotations ask for it; pods are then replaced, a
     few at a time.
     """
@@ -289,22 +342,40 @@ def _template_patch(deployment: Deployment, desired: Pool, *, types: Mapping[str
         for key in selector
     ):
         patch["nodeSelector"] = selector
-    argument = deployment.annotations.get(names.APPLY_MAX_BATCH, "").strip()
-    if argument and desired.max_batch > 0:
-        try:
-            container = changed(
-                deployment.pod_spec.get("containers") or (),
-                argument,
-                desired.max_batch,
-                container=deployment.annotations.get(names.APPLY_CONTAINER, ""),
-            )
-        except ValueError as error:
-            if desired.max_batch == deployment.max_batch:
-                return patch
-            raise UnfitError(f"annotation {names.APPLY_MAX_BATCH}: {error}") from None
-        if container:
-            patch["containers"] = [container]
+    present = list(deployment.pod_spec.get("containers") or ())
+    changes = _batch_patch(deployment, desired, present)
+    limit = deployment.gpus
+    needed = gpus.get((deployment.model, desired.accelerator))
+    if deployment.applies_gpus and limit is not None and needed:
+        # The arguments may have been changed just now: both stand in one list.
+        present = [{**one, **changes.get(str(one.get("name") or ""), {})} for one in present]
+        if container := with_gpus(present, limit, needed):
+            before = changes.get(limit.container, {})
+            changes = {**changes, limit.container: {**before, **container}}
+    if changes:
+        patch["containers"] = list(changes.values())
     return patch
+
+
+def _batch_patch(
+    deployment: Deployment, desired: Pool, containers: Sequence[Mapping[str, Any]]
+) -> dict[str, Json]:
+    """Return what to change in *containers*, by name, so that the batch is the desired one."""
+    argument = deployment.annotations.get(names.APPLY_MAX_BATCH, "").strip()
+    if not argument or desired.max_batch <= 0:
+        return {}
+    try:
+        container = changed(
+            containers,
+            argument,
+            desired.max_batch,
+            container=deployment.annotations.get(names.APPLY_CONTAINER, ""),
+        )
+    except ValueError as error:
+        if desired.max_batch == deployment.max_batch:
+            return {}
+        raise UnfitError(f"annotation {names.APPLY_MAX_BATCH}: {error}") from None
+    return {container["name"]: dict(container)} if container else {}
 
 
 def selector_key(deployment: Deployment) -> str:
