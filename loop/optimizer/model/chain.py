@@ -72,6 +72,8 @@ def make_chain(service_times: Floats, *, max_batch: Ints, max_queue: Floats) -> 
     rates = states[1:] / service_times
     log_services = np.zeros((rows, columns + 1))
     np.cumsum(np.log(rates), axis=1, out=log_services[:, 1:])
+    # ln(weight) of a state that a row does not have is then -inf, and its weight exactly 0, so that
+    # rows of different batches can be worked on in one matrix.
     log_services[states[None, :] > max_batch[:, None]] = np.inf
     full = rates[np.arange(rows), max_batch - 1]
     powers = np.stack([np.ones_like(states), states], axis=1)
@@ -97,6 +99,8 @@ def occupancy(chain: Chain, rate: Floats) -> Occupancy:
     weights -= chain.log_services
     if chain.kind == "mixed":
         return _with_queue(chain, rate, weights)
+    # Weights span hundreds of orders of magnitude: the largest becomes 1, and what underflows to 0
+    # is less than one part in 1e300 of the sums.
     weights -= weights.max(axis=1)[:, None]
     np.exp(weights, out=weights)
     sums = weights @ chain.powers
@@ -118,6 +122,7 @@ def _unbounded(
     """
     ratio = rate / chain.service_full
     unstable = ratio >= 1.0
+    # The figures of unstable rows are replaced below; until then nothing may divide by 0.
     gap = np.where(unstable, 1.0, 1.0 - ratio)
     tail = last * ratio / gap
     total = sums[:, 0] + tail
@@ -141,6 +146,7 @@ def _with_queue(chain: Chain, rate: Floats, weights: Floats) -> Occupancy:
     queue = chain.max_queue
     log_ratio = np.log(rate / chain.service_full)
     unstable = np.isinf(queue) & (log_ratio >= 0.0)
+    # As above: a stand-in, so that unstable rows do not overflow before they are replaced.
     log_ratio = np.where(unstable, -1e-12, log_ratio)
     log_full = weights[np.arange(len(rate)), chain.max_batch]
     rising = log_ratio > 0.0
@@ -175,7 +181,7 @@ def geometric_tail(
     - j).
     """
     x = np.exp(log_ratio)
-    gap = -np.expm1(log_ratio)
+    gap = -np.expm1(log_ratio)  # 1 - x, whose digits cancel where x is near 1
     bounded = np.where(np.isinf(queue), 0.0, queue)
     last = np.where(np.isinf(queue), 0.0, np.exp(bounded * log_ratio))
     with np.errstate(divide="ignore", invalid="ignore"):

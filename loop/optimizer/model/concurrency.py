@@ -144,6 +144,7 @@ def _tails(model: Model, used: Floats) -> tuple[Floats, Floats, Floats]:
         tail = used / (1.0 - used)
         return tail, tail / (1.0 - used), np.zeros((1, 1))
     queue = np.broadcast_to(model.columns.max_queue[:, None], used.shape)
+    # Overload has no tail that could be summed; such cells are refused by their use in any case.
     log_ratio = np.minimum(np.log(used), -1e-12)
     return geometric_tail(log_ratio, queue, rising=np.zeros(used.shape, dtype=np.bool_))
 

@@ -108,7 +108,8 @@ UNBOUND, LOWEST, INSIDE, IMPOSSIBLE = range(4)
 
 
 def is_rising(low: Floats, high: Floats) -> Bools:
-    """Tell which ratios rise with the rate, from those at both ends; rounding is no fall."""
+    """Tell which ratios rise with the rate, from those at both ends."""
+    # A ratio that does not depend on the rate differs by rounding only: that is no fall.
     return low <= high * (1.0 + 1e-12)
 
 
@@ -240,6 +241,7 @@ class _Run:
         a, b = (rate * fixed / (1.0 - rate * slope) for rate in (model.rate_min, model.rate_max))
         with np.errstate(divide="ignore"):
             fa, fb = np.log(at_low * weights), np.log(at_high * weights)
+        # Never at an end: a step of no length would leave the other end where it is for ever.
         share = np.clip(_secant(fa, fb)[0], 0.02, 0.98)
         root, over, rows = np.full(len(a), np.nan), np.zeros(len(a)), np.arange(len(a))
         which = np.zeros(len(a), dtype=np.int64)
@@ -255,6 +257,7 @@ class _Run:
             b, fb = np.where(same, b, a), np.where(same, fb, fa)
             a, fa = x, f
             root[rows], over[rows], which[rows] = rate, f_max, largest
+            # A ratio that never comes so close ends its search when the range is down to rounding.
             left = np.flatnonzero(
                 (np.abs(f_max) > search.close) & (np.abs(b - a) > 1e-14 * np.abs(a))
             )

@@ -242,6 +242,7 @@ def _solve(matrix: _Matrix, cost: Floats, kept: NDArray[np.intp], effort: Effort
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     columns = np.concatenate([kept, len(cost) + np.arange(len(matrix.optional))])
+    # HiGHS has absolute tolerances; with the largest cost at 1 they mean the same in any currency.
     scale = float(np.abs(cost[kept]).max(initial=0.0)) or 1.0
     options: Any = {"time_limit": effort.time_limit_s, "mip_rel_gap": effort.gap / 2.0}
     if effort.nodes is not None:
