@@ -1,14 +1,22 @@
 """Draws the pictures that the documents show, from runs on the sample data: python docs/figures.py
-(some minutes).
+[NAME] (some minutes).
+
+Beside each picture it writes what the picture was made of: the command, a digest of the input, and
+the numbers shown. tests/test_pictures.py holds them to what the command gives today.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
+import sys
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -20,6 +28,9 @@ from experiments.run_files import run_to_directory
 
 IMAGES = Path(__file__).parent / "images"
 SAMPLE_DATA = Path(__file__).parent.parent / "sample-data"
+
+RAMP_COMMAND = "inferno sim --data sample-data/small --scenario ramp --hours 0.75"
+RAMP = RunConfig(data=SAMPLE_DATA / "small", scenario="ramp", hours=0.75)
 
 HEADROOMS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
 SEEDS = (1, 2, 3)
@@ -41,20 +52,55 @@ LOADS = (
 )
 
 
-def main() -> None:
-    """Draw them all."""
+def main(names: Sequence[str]) -> None:
+    """Draw the pictures of these names, all when none is given."""
     IMAGES.mkdir(exist_ok=True)
-    draw_ramp()
-    figure = draw_headroom(headroom_table())
-    figure.savefig(IMAGES / "headroom.png", dpi=120)
+    pictures = {"ramp": draw_ramp, "headroom": draw_headroom}
+    for name in names or pictures:
+        pictures[name]()
 
 
 def draw_ramp() -> None:
     """Keep the timeline that the README shows."""
-    config = RunConfig(data=SAMPLE_DATA / "small", scenario="ramp", hours=0.75)
     with TemporaryDirectory() as folder:
-        run_to_directory(config, Path(folder) / "ramp")
+        result, _ = run_to_directory(RAMP, Path(folder) / "ramp")
         (IMAGES / "ramp.png").write_bytes((Path(folder) / "ramp" / "timeline.png").read_bytes())
+    note("ramp", command=RAMP_COMMAND, configs=[RAMP], numbers=ramp_numbers(result.summary))
+
+
+def ramp_numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers that stand in the timeline."""
+    return {
+        "attainment": summary["attainment"],
+        "cost_cents_per_h": summary["cost_cents_per_h"],
+        "servers": {name: one["attainment"] for name, one in summary["servers"].items()},
+    }
+
+
+def draw_headroom() -> None:
+    """Keep the picture of docs/optimizer.md."""
+    table = headroom_table()
+    headroom_figure(table).savefig(IMAGES / "headroom.png", dpi=120)
+    configs = [headroom_config(load, 0.1, 1) for load in LOADS]
+    numbers = table.to_dict(orient="records")
+    note("headroom", command="python docs/figures.py headroom", configs=configs, numbers=numbers)
+
+
+def note(name: str, *, command: str, configs: Sequence[RunConfig], numbers: Any) -> None:
+    """Write beside a picture what it was made of."""
+    told = {"command": command, "inputs": digest(configs), "numbers": numbers}
+    text = json.dumps(told, indent=1, ensure_ascii=False)
+    (IMAGES / f"{name}.json").write_text(text + "\n", encoding="utf-8")
+
+
+def digest(configs: Sequence[RunConfig]) -> str:
+    """Return a digest of the data and the scenarios that these runs read."""
+    files = {path for config in configs for path in Path(config.data).glob("*.json")}
+    files |= {SAMPLE_DATA / "scenarios" / f"{config.scenario}.yaml" for config in configs}
+    found = hashlib.sha256()
+    for path in sorted(files):
+        found.update(path.name.encode() + b"\0" + path.read_bytes())
+    return found.hexdigest()
 
 
 def headroom_table() -> pd.DataFrame:
@@ -66,28 +112,32 @@ def headroom_table() -> pd.DataFrame:
         return pd.DataFrame(list(pool.map(_score, tasks)))
 
 
+def headroom_config(load: Load, headroom: float, seed: int) -> RunConfig:
+    """Return the run that is one point of the picture."""
+    return RunConfig(
+        data=SAMPLE_DATA / "large",
+        scenario=load.scenario,
+        disturbance_alpha=load.alpha,
+        walk="reverting",
+        hours=0.5,
+        seed=seed,
+        policy_options=(("headroom", headroom),),
+    )
+
+
 def _score(task: tuple[Load, float, int]) -> dict[str, float | str]:
     load, headroom, seed = task
-    result = run(
-        RunConfig(
-            data=SAMPLE_DATA / "large",
-            scenario=load.scenario,
-            disturbance_alpha=load.alpha,
-            walk="reverting",
-            hours=0.5,
-            seed=seed,
-            policy_options=(("headroom", headroom),),
-        )
-    )
+    result = run(headroom_config(load, headroom, seed))
     return {
         "load": load.label,
         "headroom": headroom,
+        "seed": seed,
         "attainment": result.summary["attainment"],
         "cost_cents_per_h": result.summary["cost_cents_per_h"],
     }
 
 
-def draw_headroom(table: pd.DataFrame) -> Figure:
+def headroom_figure(table: pd.DataFrame) -> Figure:
     """Return attainment and cost against the headroom, means with 95 % intervals over the seeds."""
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -114,4 +164,4 @@ def _draw(axes: Axes, table: pd.DataFrame, *, column: str, scale: float, label: 
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
