@@ -163,7 +163,8 @@ def test_our_policies_ask_for_zero_only_on_known_idleness_or_for_want_of_gpus(
             view = record.estimated.servers[change.server]
             assert view.load is not None
             assert view.replicas_min == 0
-            assert view.load.rate_rpm == 0.0 or change.server in record.decision.unserved
+            idle, barred = view.load.rate_rpm == 0.0, view.replicas_max == 0
+            assert idle or barred or change.server in record.decision.unserved
 
 
 @given(seen=worlds, policy=policies, capacity=capacities)
