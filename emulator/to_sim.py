@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -56,7 +57,11 @@ class SimFeeder:
         self._until_s = until_s
         self._names = [load.server for load in servers]
         self._sources = [batches(load, interval_s=interval_s, until_s=until_s) for load in servers]
-        self._log: dict[str, list[LoadInterval]] = {name: [] for name in self._names}
+        # A load without an end must not fill the memory with its past.
+        kept = 1 if until_s is None else None
+        self._log: dict[str, deque[LoadInterval]] = {
+            name: deque(maxlen=kept) for name in self._names
+        }
         self._totals = np.zeros((len(servers), 3), dtype=np.int64)
         # The latest first: the next one is popped off the end, which costs the same however many.
         self._due: list[Request] = []
@@ -71,7 +76,7 @@ class SimFeeder:
         return {name: log[-1].offered_load for name, log in self._log.items()}
 
     def log(self) -> Mapping[str, Sequence[LoadInterval]]:
-        """Return the intervals begun so far, by server."""
+        """Return the intervals begun so far, by server; without an end only the one in progress."""
         return self._log
 
     def offered(self) -> Mapping[str, Offered]:

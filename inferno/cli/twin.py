@@ -9,7 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.service import add_door_options, door_arguments, door_of, listen_well
+from inferno.cli.service import add_door_options, door_arguments, door_of, listen_well, start_logs
 
 TEXT = """\
 Run the twin in real time (or faster) behind a Kubernetes API of its own, for
@@ -99,6 +99,8 @@ def _run(options: Namespace) -> int:
             line = f"inferno twin: {url}; export KUBECONFIG={options.kubeconfig}"
             print(line, file=sys.stderr, flush=True)
         print_notes([*notes, *world_notes], quiet=options.quiet)
+        # What is refused is told sparingly, as by every service.
+        start_logs("twin", options)
         serve(
             create_app(cluster.server, cluster, cluster.faults, control=CONTROL_PATH),
             sockets,

@@ -213,15 +213,16 @@ def test_no_servers_are_no_load():
 
 
 def test_without_an_end_the_load_goes_on():
-    """The twin served in real time has no end."""
+    """The twin served in real time has no end, and must not fill the memory with its past."""
     env, count = simpy.Environment(), 0
 
     def submit(*_: object) -> None:
         nonlocal count
         count += 1
 
-    SimFeeder(env, submit, LOADS[:1], interval_s=60.0)
+    feeder = SimFeeder(env, submit, LOADS[:1], interval_s=60.0)
     env.run(until=7200.0)
     before = count
     env.run(until=14_400.0)
     assert count > before + 1000
+    assert [len(log) for log in feeder.log().values()] == [1]

@@ -21,8 +21,8 @@ from twin.serving.rollout import DesiredState
 from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
 from twin.spec import ClusterSpec, Pool, Server, SpecError
 
-# Of a world that runs for days: hours of a busy server, and some megabytes.
-WAITING_MAX = 10_000
+# Of a world that runs for days: minutes of a busy pod, and half a megabyte of each.
+WAITING_MAX = 2_000
 
 
 class Cluster:
