@@ -32,7 +32,7 @@ from experiments.scenario_rules import (
 )
 from twin.datafile import Entry, did_you_mean
 from twin.spec import SpecError
-from twin.traces import TraceFormat, read_trace
+from twin.traces import Spread, TraceFormat, TraceUnit, read_trace
 
 __all__ = [
     "SCENARIOS",
@@ -51,6 +51,7 @@ __all__ = [
 # Beyond this a factor is a slip of the pen, and the arrivals of one interval would fill the memory.
 FACTOR_MAX = 1000.0
 
+UNITS: tuple[TraceUnit, ...] = ("s", "ms", "us")
 SCENARIOS = SAMPLE_DATA / "scenarios"
 
 
@@ -254,6 +255,8 @@ def _replay(row: Entry, base: Path) -> Replay | None:
         base / entry.text("file"),
         entry.choice("format", formats, default=formats[0]) if entry.has("format") else None,
         model=entry.text("model") if entry.has("model") else None,
+        unit=entry.choice("unit", UNITS, default="s") if entry.has("unit") else None,
+        spread=entry.choice("spread", get_args(Spread), default="random"),
     )
     return Replay(
         trace=trace,

@@ -220,3 +220,9 @@ def _server_load(
 def _selectors(rule: LoadRule) -> str:
     given = (("server", rule.server), ("class", rule.service_class), ("model", rule.model))
     return " and ".join(f"{name} {value!r}" for name, value in given if value) or "any name"
+
+
+def trace_notes(scenario: Scenario) -> tuple[str, ...]:
+    """Return what the traces of *scenario* say of themselves: a coarse clock, an unlikely rate."""
+    traces = [rule.replay.trace for rule in scenario.load if rule.replay is not None]
+    return tuple(dict.fromkeys(note for trace in traces for note in trace.notes))

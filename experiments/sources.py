@@ -15,6 +15,7 @@ from experiments.scenario import (
     read_scenario,
     server_loads,
 )
+from experiments.scenario_rules import trace_notes
 from experiments.world import build_cluster_spec
 from loop.policies import make_policy
 from loop.ports import Policy
@@ -79,7 +80,7 @@ def read_sources(config: RunConfig) -> Sources:
             system.target(service_class=server.service_class, model=server.model)
             for server in world.servers
         ),
-        notes=tuple(dict.fromkeys([*notes, *world_notes])),
+        notes=tuple(dict.fromkeys([*notes, *world_notes, *trace_notes(scenario)])),
     )
 
 

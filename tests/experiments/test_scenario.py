@@ -363,7 +363,8 @@ def test_a_part_of_the_gpus_is_not_lost_by_rounding(gpus: int):
         ("load: [{trace: {}}]", "load[0]: trace.file: expected a text, found nothing"),
         (
             "load: [{trace: {file: no.csv, format: xml}}]",
-            "load[0]: trace.format: expected one of azure, mooncake, burstgpt, own, found 'xml'",
+            "load[0]: trace.format: expected one of azure, mooncake, bailian, burstgpt, servegen, "
+            "own, found 'xml'",
         ),
         (
             "capacity: [{t_s: 5}]",

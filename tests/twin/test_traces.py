@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import math
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +153,9 @@ def test_a_missing_file_and_a_wrong_format_are_named(tmp_path: Path):
         SpecError, match="expected the columns TIMESTAMP, ContextTokens, GeneratedTokens"
     ):
         read_trace(path, "azure")
-    with pytest.raises(SpecError, match="format: expected one of azure, mooncake, burstgpt, own"):
+    with pytest.raises(
+        SpecError, match="format: expected one of azure, mooncake, bailian, burstgpt, servegen, own"
+    ):
         read_trace(path, "parquet")  # type: ignore[arg-type]
 
 
@@ -174,3 +179,120 @@ def test_the_public_azure_hours_are_read_whole(
     assert 3400 < trace.times_s[-1] < 3600
     assert math.isclose(trace.in_tokens, in_tokens, abs_tol=0.5)
     assert math.isclose(trace.out_tokens, out_tokens, abs_tol=0.5)
+
+
+def test_times_in_seconds_are_never_read_as_milliseconds_in_silence(tmp_path: Path):
+    """Formats that share columns differ in something else; if nothing tells, the user must."""
+    row = '{{"timestamp": {}, "input_length": 5, "output_length": 6{}}}\n'
+    chat = "".join(row.format(t, ', "chat_id": 1, "turn": 1') for t in (0.5, 1.75, 60.5))
+    assert read_trace(write(tmp_path, chat, "chat.jsonl")).times_s.tolist() == [0.0, 1.25, 60.0]
+    bare = write(tmp_path, "".join(row.format(t, "") for t in (0.5, 1.75, 60.5)), "bare.jsonl")
+    with pytest.raises(SpecError, match=r"bare\.jsonl: timestamp: expected whole milliseconds"):
+        read_trace(bare)
+    assert read_trace(bare, unit="s").times_s.tolist() == [0.0, 1.25, 60.0]
+    assert read_trace(bare, unit="ms").times_s.tolist() == [0.0, 0.00125, 0.06]
+    dates = write(tmp_path, AZURE + "2023-11-16 23:59:59,1,1\n2023-11-17 00:00:00,1,1\n", "d.csv")
+    with pytest.raises(SpecError, match=r"unit: expected none \(its times are dates\)"):
+        read_trace(dates, unit="s")
+
+
+def test_a_rate_that_no_server_sees_is_told(tmp_path: Path):
+    """A thousand times off is another unit."""
+    rows = "".join(
+        f'{{"timestamp": {t}, "input_length": 5, "output_length": 6}}\n' for t in range(0, 900, 1)
+    )
+    (note,) = read_trace(write(tmp_path, rows, "hour.jsonl")).notes
+    assert "60,000 requests a minute" in note
+    assert "unit: s, ms or us" in note
+
+
+@pytest.mark.parametrize(("spread", "shared"), [("random", False), ("even", False), ("none", True)])
+def test_requests_of_one_tick_are_spread_over_it_and_that_is_said(
+    tmp_path: Path, spread: str, shared: bool
+):
+    """Its clock made the bursts, not its users."""
+    exact = np.cumsum(np.random.default_rng(1).exponential(0.125, 800))
+    rows = "".join(f"{int(t // 3 * 3)},ChatGPT,9,9,18,x\n" for t in exact)
+    header = "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+    path = write(tmp_path, header + rows)
+    trace = read_trace(path, spread=spread)  # type: ignore[arg-type] # one of Spread
+    assert trace.tick_s == 3.0
+    assert "its clock has a resolution of 3 s" in trace.notes[0]
+    gaps = np.diff(trace.times_s)
+    assert (gaps >= 0).all()
+    assert bool((gaps == 0).any()) is shared
+    if spread == "random":
+        # As bursty as what was recorded: the gaps of a Poisson process.
+        assert gaps.std() / gaps.mean() == pytest.approx(1.0, abs=0.15)
+        again = read_trace(path)
+        np.testing.assert_array_equal(again.times_s, trace.times_s)
+
+
+def test_a_burst_on_a_fine_clock_stays_one(tmp_path: Path):
+    """Requests of one instant among others of all instants came together."""
+    rows = "".join(f"{t},9,9\n" for t in (0.0, 0.0, 0.0, 1.234, 2.345, 3.001))
+    trace = read_trace(write(tmp_path, OWN + rows))
+    assert (trace.tick_s, trace.notes) == (None, ())
+    assert trace.times_s.tolist() == [0.0, 0.0, 0.0, 1.234, 2.345, 3.001]
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("kind", ["own", "azure", "burstgpt", "mooncake"])
+def test_a_large_trace_is_the_same_by_columns_and_line_by_line(
+    tmp_path: Path, kind: str, packed: bool
+):
+    """Two ways of reading must not be two opinions."""
+    rng = np.random.default_rng(2)
+    times = np.cumsum(rng.exponential(0.2, 5000))
+    lengths = rng.integers(1, 4000, (5000, 2))
+    lengths[7] = (12, 0)  # failed
+    if kind == "mooncake":
+        lines = [
+            json.dumps(
+                {"timestamp": int(1000 * t), "input_length": int(a), "output_length": int(b)}
+                | {"hash_ids": [int(a), 7]}
+            )
+            for t, (a, b) in zip(times, lengths, strict=True)
+        ]
+    elif kind == "azure":
+        day = datetime(2023, 11, 16, 18, tzinfo=UTC)
+        dates = (str(day + timedelta(seconds=float(t)))[:-6] for t in times)
+        lines = [
+            AZURE.strip(),
+            *(f"{d},{a},{b}" for d, (a, b) in zip(dates, lengths, strict=True)),
+        ]
+    elif kind == "burstgpt":
+        lines = [BURST.strip()]
+        lines += [
+            f"{t:.3f},s,1,{'GPT-4' if a % 2 else 'ChatGPT'},{a},{b},{a + b},x"
+            for t, (a, b) in zip(times, lengths, strict=True)
+        ]
+    else:
+        lines = [OWN.strip()]
+        lines += [f"{t:.6f},{a},{b}" for t, (a, b) in zip(times, lengths, strict=True)]
+    text = "\n".join(lines) + "\n"
+    path = tmp_path / ("t.csv.gz" if packed else "t.csv")
+    path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
+    fast = read_trace(path)
+    # One line that only the exact way reads makes it read all of them.
+    slow = read_trace(
+        write(tmp_path, text + "\n\n" + lines[-1].replace(",", " ,", 1) + "\n", "s.csv")
+    )
+    assert len(fast.times_s) == 4999
+    np.testing.assert_allclose(fast.times_s, slow.times_s[: len(fast.times_s)], atol=2e-6)
+    np.testing.assert_array_equal(fast.prompt_tokens, slow.prompt_tokens[:-1])
+    assert fast.dropped == 1
+    if kind == "burstgpt":
+        assert fast.models == slow.models[:-1]
+    if kind == "mooncake":
+        assert fast.blocks is not None
+        assert fast.starts is not None
+        assert fast.blocks[fast.starts[3] : fast.starts[4]].tolist() == [fast.prompt_tokens[3], 7]
+
+
+def test_a_fault_far_down_a_large_trace_is_named_with_its_line(tmp_path: Path):
+    """The fast way tells that something is wrong, the exact one what and where."""
+    rows = [f"{t},1,1\n" for t in range(6000)]
+    rows[4321] = "4321,x,1\n"
+    with pytest.raises(SpecError, match="line 4323: input_tokens: expected a whole number"):
+        read_trace(write(tmp_path, OWN + "".join(rows)))

@@ -1,0 +1,137 @@
+"""Traces line by line: slow, and exact about what is wrong and where."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+
+from twin.datafile import LONGEST_FOUND
+from twin.spec import SpecError
+from twin.traces.formats import TOKENS_MAX, Format
+from twin.traces.trace import Columns
+
+# Dates are counted from here: since 1970 a float has no digits left for microseconds.
+EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
+
+
+def header_of(first_line: str) -> list[str]:
+    """Return the names of the columns."""
+    return [name.strip() for name in next(csv.reader([first_line]), [])]
+
+
+def read_csv_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
+    """Return the columns of a CSV. Raise SpecError at the first line that is wrong."""
+    rows = _complete(lines, source)
+    header = [name.strip() for name in next(rows)[1]]
+    for column in form.columns:
+        if header.count(column) != 1:
+            expected = f"the columns {', '.join(form.columns)}, once each"
+            raise SpecError(f"{source}: line 1: expected {expected}, found {', '.join(header)}")
+    time_at, in_at, out_at = (header.index(name) for name in (form.time, form.prompt, form.output))
+    model_at = header.index(form.model) if form.model else None
+    seconds: Callable[[str], float] = _date_seconds if form.unit == "date" else float
+    times_s, prompts, outputs, models = [], [], [], []
+    for line, values in rows:
+        where = f"{source}: line {line}"
+        times_s.append(_finite(where, header[time_at], values[time_at], seconds))
+        prompts.append(_count(where, header[in_at], values[in_at]))
+        outputs.append(_count(where, header[out_at], values[out_at]))
+        if model_at is not None:
+            models.append(values[model_at])
+    return Columns(
+        times_s=np.array(times_s, dtype=np.float64),
+        prompt_tokens=np.array(prompts, dtype=np.int64),
+        output_tokens=np.array(outputs, dtype=np.int64),
+        models=None if model_at is None else np.array(models, dtype=object),
+    )
+
+
+def _complete(lines: Iterable[str], source: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the rows that are not empty, all as wide as the first, with their line numbers."""
+    reader = csv.reader(lines, strict=True)
+    width = 0
+    try:
+        for row in reader:
+            width = width or len(row)
+            if row and len(row) != width:
+                raise SpecError(
+                    f"{source}: line {reader.line_num}: expected {width} columns, found {len(row)}"
+                )
+            if row:
+                yield reader.line_num, row
+    except csv.Error as error:
+        raise SpecError(f"{source}: line {reader.line_num}: expected CSV, found {error}") from None
+
+
+def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
+    """Return the columns of JSON lines. Raise SpecError at the first line that is wrong."""
+    times_s, prompts, outputs, hashes = [], [], [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        where = f"{source}: line {number}"
+        try:
+            entry: Any = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        names = (form.time, form.prompt, form.output)
+        if not isinstance(entry, dict) or any(name not in entry for name in names):
+            expected = f"a JSON object with {', '.join(names)}"
+            found = line.rstrip("\r\n")[:LONGEST_FOUND]
+            raise SpecError(f"{where}: expected {expected}, found {found!r}")
+        times_s.append(_finite(where, form.time, str(entry[form.time]), float))
+        prompts.append(_count(where, form.prompt, str(entry[form.prompt])))
+        outputs.append(_count(where, form.output, str(entry[form.output])))
+        hashes.append(_blocks(where, form.hashes, entry.get(form.hashes)))
+    return Columns(
+        times_s=np.array(times_s, dtype=np.float64),
+        prompt_tokens=np.array(prompts, dtype=np.int64),
+        output_tokens=np.array(outputs, dtype=np.int64),
+        hashes=hashes,
+    )
+
+
+def _blocks(where: str, column: str, found: object) -> list[int]:
+    if found is None:
+        return []
+    if not isinstance(found, list) or not all(isinstance(block, int) for block in found):
+        raise SpecError(
+            f"{where}: {column}: expected whole numbers, found {str(found)[:LONGEST_FOUND]!r}"
+        )
+    return found
+
+
+def _date_seconds(text: str) -> float:
+    """Read a date and time (UTC if no offset is given) to the microsecond."""
+    moment = datetime.fromisoformat(text.strip())
+    return ((moment if moment.tzinfo else moment.replace(tzinfo=UTC)) - EPOCH).total_seconds()
+
+
+def _finite(where: str, column: str, text: str, convert: Callable[[str], float]) -> float:
+    value = _converted(text, convert)
+    if not math.isfinite(value):
+        expected = "a date and time" if convert is _date_seconds else "a finite number"
+        raise SpecError(f"{where}: {column}: expected {expected}, found {text[:LONGEST_FOUND]!r}")
+    return value
+
+
+def _count(where: str, column: str, text: str) -> int:
+    value = _converted(text, float)
+    if not (0 <= value <= TOKENS_MAX and value.is_integer()):
+        expected = f"a whole number in 0..{TOKENS_MAX}"
+        raise SpecError(f"{where}: {column}: expected {expected}, found {text[:LONGEST_FOUND]!r}")
+    return int(value)
+
+
+def _converted(text: str, convert: Callable[[str], float]) -> float:
+    """Return the figure, or NaN if there is none."""
+    try:
+        return convert(text)
+    except (ValueError, OverflowError):
+        return math.nan

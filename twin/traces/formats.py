@@ -1,0 +1,98 @@
+"""The formats of traces: by which columns each is known, and in what unit its times are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Literal
+
+from twin.datafile import LONGEST_FOUND
+from twin.spec import SpecError
+
+TraceFormat = Literal["azure", "mooncake", "bailian", "burstgpt", "servegen", "own"]
+TraceUnit = Literal["s", "ms", "us", "date"]
+
+TOKENS_MAX = 10**9  # far above any context length; catches a column of times taken for tokens
+PER_SECOND: Mapping[TraceUnit, float] = MappingProxyType({"s": 1.0, "ms": 1e3, "us": 1e6})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Format:
+    """Columns of a format: its time, prompt tokens, output tokens, and where it has one, the model
+    and the hashes of its prompt's blocks. also: further columns that tell it from others.
+    """
+
+    time: str
+    prompt: str
+    output: str
+    unit: TraceUnit
+    model: str = ""
+    hashes: str = ""
+    also: tuple[str, ...] = ()
+    lines: bool = False  # JSON lines instead of CSV
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Return the columns that must be there."""
+        model = (self.model,) if self.model else ()
+        return (self.time, *model, self.prompt, self.output, *self.also)
+
+
+# Of formats that share columns the more particular one comes first.
+FORMATS: Mapping[str, Format] = MappingProxyType(
+    {
+        # Azure LLM inference traces 2023, 2024; 2025 (multimodal) has more columns.
+        "azure": Format(
+            time="TIMESTAMP", prompt="ContextTokens", output="GeneratedTokens", unit="date"
+        ),
+        "burstgpt": Format(
+            time="Timestamp",
+            model="Model",
+            prompt="Request tokens",
+            output="Response tokens",
+            unit="s",
+        ),
+        "own": Format(time="arrival_s", prompt="input_tokens", output="output_tokens", unit="s"),
+        # As ServeGen writes what it generates, and many exports of gateways.
+        "servegen": Format(
+            time="timestamp", prompt="input_tokens", output="output_tokens", unit="s"
+        ),
+        # Qwen's traces of Alibaba's Bailian: Mooncake's columns, but times in seconds.
+        "bailian": Format(
+            time="timestamp",
+            prompt="input_length",
+            output="output_length",
+            unit="s",
+            hashes="hash_ids",
+            also=("chat_id",),
+            lines=True,
+        ),
+        "mooncake": Format(
+            time="timestamp",
+            prompt="input_length",
+            output="output_length",
+            unit="ms",
+            hashes="hash_ids",
+            lines=True,
+        ),
+    }
+)
+
+
+def recognise_columns(source: str, header: set[str], first_line: str) -> str:
+    """Return the CSV format that has all of its columns in *header*. Raise SpecError."""
+    of_csv = {name: form for name, form in FORMATS.items() if not form.lines}
+    for name, form in of_csv.items():
+        if header.issuperset(form.columns):
+            return name
+    known = "; ".join(f"{name}: {', '.join(form.columns)}" for name, form in of_csv.items())
+    raise SpecError(
+        f"{source}: line 1: expected JSON lines or the columns of a known format ({known}), found "
+        f"{first_line[:LONGEST_FOUND]!r}"
+    )
+
+
+def recognise_keys(keys: set[str]) -> str:
+    """Return the format of JSON lines of which the first has these *keys*."""
+    return "bailian" if keys.issuperset(FORMATS["bailian"].columns) else "mooncake"

@@ -1,0 +1,241 @@
+"""Reading of traces: fast by columns where all is well, exact line by line where something is not.
+
+The fast way reads in chunks (pandas for CSV, pyarrow for JSON lines) and only tells that something
+is wrong; the exact way then says what and where.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+
+from twin.spec import SpecError
+from twin.traces.exact import header_of, read_csv_rows, read_json_rows
+from twin.traces.formats import (
+    FORMATS,
+    PER_SECOND,
+    TOKENS_MAX,
+    Format,
+    TraceFormat,
+    TraceUnit,
+    recognise_columns,
+    recognise_keys,
+)
+from twin.traces.trace import Columns, Spread, Trace, make_trace
+
+CHUNK_ROWS = 500_000
+FAST_ROWS_MIN = 2_000  # of fewer rows the exact way is read before pandas is imported
+
+
+def read_trace(
+    path: str | Path,
+    trace_format: TraceFormat | None = None,
+    *,
+    model: str | None = None,
+    unit: TraceUnit | None = None,
+    spread: Spread = "random",
+) -> Trace:
+    """Read a trace (.gz too); without *trace_format*, tell it from the first line. With *model*,
+    keep that model's requests. *unit* of its times: without it, that of the format.
+
+    Rows are put in order of time, and time starts at the first one kept. Raise SpecError, with file
+    and line, for what cannot be read, and if fewer than two requests at different instants
+    remain; also for JSON lines whose times may be in seconds or in milliseconds.
+    """
+    path = Path(path)
+    if trace_format is not None and trace_format not in get_args(TraceFormat):
+        raise SpecError(
+            f"{path.name}: format: expected one of {', '.join(get_args(TraceFormat))}, found "
+            f"{trace_format!r}"
+        )
+    first = _first_line(path)
+    kind = trace_format or _recognise(path.name, first)
+    form = FORMATS[kind]
+    rows = _fast(path, form, first)
+    if rows is None:
+        with _opened(path) as text:
+            read = read_json_rows if form.lines else read_csv_rows
+            rows = read(path.name, text, form)
+    rows = _in_seconds(path.name, rows, form, unit)
+    if model is not None:
+        rows = _of_model(path.name, rows, model)
+    return make_trace(path.name, rows, spread=spread)
+
+
+def _opened(path: Path) -> io.TextIOBase:
+    if path.suffix == ".gz":
+        return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig")
+    return path.open(encoding="utf-8-sig", newline="")
+
+
+def _first_line(path: Path) -> str:
+    try:
+        with _opened(path) as text:
+            first = text.readline()
+            # A file that is no text is often one only further down.
+            text.read(2**16)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: expected a request trace, found no such file") from None
+    except (OSError, UnicodeDecodeError, EOFError) as error:
+        raise SpecError(
+            f"{path}: expected a request trace (text in UTF-8), found {error}"
+        ) from None
+    if not first:
+        raise SpecError(f"{path.name}: expected a request trace, found an empty file")
+    return first.rstrip("\r\n")
+
+
+def _recognise(source: str, first: str) -> str:
+    if not first.lstrip().startswith("{"):
+        return recognise_columns(source, set(header_of(first)), first)
+    try:
+        keys = set(json.loads(first))
+    except (ValueError, RecursionError):
+        keys = set()
+    return recognise_keys(keys)
+
+
+def _fast(path: Path, form: Format, first: str) -> Columns | None:
+    """Return the columns of a large trace without a fault, None for the others."""
+    if path.stat().st_size < FAST_ROWS_MIN * 12:
+        return None
+    try:
+        if form.lines:
+            return _fast_lines(path, form)
+        header = header_of(first)
+        if any(header.count(column) != 1 for column in form.columns):
+            return None
+        return _fast_csv(path, form)
+    except (ValueError, TypeError, KeyError, OverflowError, OSError):
+        # Which line it is, and what is wrong with it, is the exact way's to say.
+        return None
+
+
+def _fast_csv(path: Path, form: Format) -> Columns | None:
+    import pandas as pd
+
+    wanted = list(form.columns)
+    parts = []
+    with pd.read_csv(
+        path,
+        usecols=lambda name: str(name).strip() in wanted,
+        dtype={form.model: str} if form.model else None,
+        chunksize=CHUNK_ROWS,
+        encoding="utf-8-sig",
+        on_bad_lines="error",
+    ) as chunks:
+        for chunk in chunks:
+            chunk.columns = [str(name).strip() for name in chunk.columns]
+            part = _checked(_times(chunk[form.time], form), chunk[form.prompt], chunk[form.output])
+            if part is None:
+                return None
+            models = chunk[form.model].fillna("").to_numpy(dtype=object) if form.model else None
+            parts.append((*part, models))
+    return _joined(parts)
+
+
+def _times(column: Any, form: Format) -> Any:
+    if form.unit != "date":
+        return column.to_numpy(dtype=np.float64)
+    import pandas as pd
+
+    moments = pd.to_datetime(column, format="ISO8601", utc=True)
+    # From the first one: a date in seconds has no digits left for microseconds.
+    return (moments - pd.Timestamp("2020-01-01", tz="UTC")).dt.total_seconds().to_numpy()
+
+
+def _fast_lines(path: Path, form: Format) -> Columns | None:
+    import pyarrow as pa
+    import pyarrow.json as pj
+
+    fields = [
+        (form.time, pa.float64()),
+        (form.prompt, pa.float64()),
+        (form.output, pa.float64()),
+        (form.hashes, pa.list_(pa.int64())),
+    ]
+    options = pj.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
+    try:
+        with pa.input_stream(str(path), compression="detect") as stream:
+            table = pj.read_json(stream, parse_options=options)
+    except pa.ArrowException:
+        return None
+    part = _checked(
+        table[form.time].to_numpy(), table[form.prompt].to_numpy(), table[form.output].to_numpy()
+    )
+    if part is None:
+        return None
+    hashes = [row or [] for row in table[form.hashes].to_pylist()]
+    return Columns(times_s=part[0], prompt_tokens=part[1], output_tokens=part[2], hashes=hashes)
+
+
+def _checked(times: Any, prompts: Any, outputs: Any) -> tuple[Any, Any, Any] | None:
+    times_s = np.asarray(times, dtype=np.float64)
+    counts = [np.asarray(column, dtype=np.float64) for column in (prompts, outputs)]
+    if not np.isfinite(times_s).all():
+        return None
+    for column in counts:
+        within = (column >= 0) & (column <= TOKENS_MAX) & (column == np.floor(column))
+        if not within.all():
+            return None
+    return times_s, counts[0].astype(np.int64), counts[1].astype(np.int64)
+
+
+def _joined(parts: list[tuple[Any, Any, Any, Any]]) -> Columns | None:
+    if not parts:
+        return None
+    times_s, prompts, outputs, models = zip(*parts, strict=True)
+    return Columns(
+        times_s=np.concatenate(times_s),
+        prompt_tokens=np.concatenate(prompts),
+        output_tokens=np.concatenate(outputs),
+        models=None if models[0] is None else np.concatenate(models),
+    )
+
+
+def _in_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None) -> Columns:
+    """Return *rows* with times in seconds. Raise SpecError where nobody can tell their unit."""
+    of_form = form.unit
+    if of_form == "date":
+        if unit not in (None, "date"):
+            raise SpecError(f"{source}: unit: expected none (its times are dates), found {unit!r}")
+        return rows
+    if unit == "date":
+        raise SpecError(f"{source}: unit: expected s, ms or us (its times are numbers)")
+    if unit is None and of_form == "ms" and (rows.times_s != np.floor(rows.times_s)).any():
+        raise SpecError(
+            f"{source}: timestamp: expected whole milliseconds, found fractions, as of seconds: "
+            "say which (unit: s or unit: ms)"
+        )
+    per_second = PER_SECOND[unit or of_form]
+    if per_second == 1.0:
+        return rows
+    return Columns(
+        times_s=rows.times_s / per_second,
+        prompt_tokens=rows.prompt_tokens,
+        output_tokens=rows.output_tokens,
+        models=rows.models,
+        hashes=rows.hashes,
+    )
+
+
+def _of_model(source: str, rows: Columns, model: str) -> Columns:
+    models = rows.models if rows.models is not None else np.full(len(rows.times_s), "", object)
+    kept = np.flatnonzero(models == model)
+    if not len(kept):
+        known = ", ".join(sorted({str(name) for name in models if name})) or "none"
+        raise SpecError(
+            f"{source}: model: expected one of those in the trace ({known}), found {model!r}"
+        )
+    return Columns(
+        times_s=rows.times_s[kept],
+        prompt_tokens=rows.prompt_tokens[kept],
+        output_tokens=rows.output_tokens[kept],
+        models=models[kept],
+        hashes=None if rows.hashes is None else [rows.hashes[i] for i in kept],
+    )
