@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from loop.errors import InboxFullError, StoppedError
 
 if TYPE_CHECKING:
-    from loop.ports import Asked, Inbox
+    from loop.ports import Asked, Backend, Inbox
+    from loop.types import Change, Snapshot
 
 FAILURES_READY_MAX = 2  # failed steps in a row that a ready actor may have
 
@@ -230,3 +231,28 @@ class Owner(Actor["Act"]):
         self.failures = 0
         for act in asked:
             act.do()
+
+
+class WatchedBackend:
+    """A backend that tells whether a write is in flight, for whoever is to end the program."""
+
+    def __init__(self, backend: Backend) -> None:
+        self.writing = False
+        self._backend = backend
+
+    @property
+    def name(self) -> str:
+        """Return the word for this world."""
+        return self._backend.name
+
+    def observe(self) -> Snapshot:
+        """Look, and change nothing."""
+        return self._backend.observe()
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Ask the world to become *changes*."""
+        self.writing = True
+        try:
+            self._backend.apply(changes)
+        finally:
+            self.writing = False

@@ -126,6 +126,7 @@ def _foreign(options: Namespace) -> Mapping[str, str]:
 
 
 def _run(options: Namespace) -> int:
+    from loop.actors import WatchedBackend
     from loop.clocks import MonotonicClock
     from loop.controller import Controller, ControllerSettings
     from loop.drivers import LiveDriver, ThreadInbox
@@ -149,8 +150,9 @@ def _run(options: Namespace) -> int:
     limits = _limits(options)
     with ExitStack() as stack:
         world = WORLDS[options.backend].open_world(settings, options, stack)
+        watched = WatchedBackend(world.backend)
         alone = Controller(
-            backend=world.backend,
+            backend=watched,
             policy=world.policy,
             data=world.data,
             clock=MonotonicClock(),
@@ -176,6 +178,7 @@ def _run(options: Namespace) -> int:
             metrics=metrics,
             token=token_source(settings),
             threads=[world.lease] if world.lease else [],
+            watched=watched,
         )
         start_logs("controller", options)
         serve_app(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, get_args
 
 from starlette.responses import Response
 
+from loop.actors import WatchedBackend
 from loop.actuator import plan
 from loop.errors import SpecError
 from loop.schema.messages import Absent, UpdateRequest, decided
@@ -43,11 +44,14 @@ def make_actuator_app(
     """
     if absent not in get_args(Absent):
         raise SpecError(f"absent: expected {' or '.join(get_args(Absent))}, found {absent!r}")
-    app, desk = create_world_app("actuator", owner, timeout_s=timeout_s, token=token)
+    watched = WatchedBackend(backend)
+    app, desk = create_world_app(
+        "actuator", owner, timeout_s=timeout_s, token=token, watched=watched
+    )
 
     async def update(body: UpdateRequest) -> Response:
         """Ask the world for what differs from what is wanted already, and wait for no pod."""
-        await desk.ask(lambda: carry_out(backend, body, absent=absent))
+        await desk.ask(lambda: carry_out(watched, body, absent=absent))
         return Json(DONE)
 
     update.__annotations__["body"] = body_of(UpdateRequest, "go")

@@ -15,11 +15,12 @@ from starlette.responses import Response
 from loop.errors import SpecError, StoppedError
 from loop.records import record_line
 from loop.services.answers import Json
-from loop.services.scaffold import ACTOR_WAIT_S, Health, create_app
+from loop.services.scaffold import Health, create_app, stop_actor
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from loop.actors import WatchedBackend
     from loop.drivers import LiveDriver, ThreadInbox
     from loop.services.auth import TokenSource
     from loop.services.controller_metrics import ControllerMetrics
@@ -45,10 +46,11 @@ def create_controller_app(
     timeout_s: float = 30.0,
     token: TokenSource | None = None,
     threads: Sequence[Thread] = (),
+    watched: WatchedBackend | None = None,
 ) -> FastAPI:
     """Return the service over *driver*, which it starts and stops. An invoke waits for its cycle
-    for *timeout_s*. *threads* are those without which the loop is as good as dead. Call
-    app.state.stop() before the server ends.
+    for *timeout_s*. *threads* are those without which the loop is as good as dead. A write
+    to *watched* is given time at the end. Call app.state.stop() before the server ends.
     """
 
     def health() -> Health:
@@ -62,7 +64,7 @@ def create_controller_app(
         "controller",
         health=health,
         start=driver.start,
-        stop=lambda: driver.stop(timeout_s=ACTOR_WAIT_S),
+        stop=lambda: stop_actor(driver, watched),
         token=token,
         body_bytes_max=BODY_BYTES_MAX,
         registry=metrics.registry,

@@ -24,9 +24,13 @@ from loop.services.logs import RequestLog
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+    from loop.actors import Actor, WatchedBackend
+
 BODY_BYTES_MAX = 16 * 2**20
 # A service ends within a second: what it owns has 0.4 s to end, those inside hear of it in 0.2 s.
 ACTOR_WAIT_S, GATE_WAIT_S = 0.4, 0.2
+# A write that is cut may be done by half; Kubernetes gives five seconds in all.
+WRITE_WAIT_S = 3.5
 
 # What goes wrong in the world, and what is told of it. 503 and 429 mean: try again later.
 STATUSES: Mapping[type[Exception], int] = {
@@ -114,6 +118,15 @@ def create_app(
 
     app.state.gate, app.state.stop = gate, stop_all
     return app
+
+
+def stop_actor(actor: Actor[Any], watched: WatchedBackend | None) -> None:
+    """Stop *actor*; a write of *watched* that is in flight is given the time that it needs, within
+    bounds.
+    """
+    ended = actor.stop(timeout_s=ACTOR_WAIT_S)
+    if not ended and watched is not None and watched.writing:
+        actor.stop(timeout_s=WRITE_WAIT_S)
 
 
 def _add_probes(app: FastAPI, gate: Gate, health: Callable[[], Health]) -> None:

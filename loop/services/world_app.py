@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loop.actors import FAILURES_READY_MAX, Owner
 from loop.errors import BackendError
-from loop.services.scaffold import ACTOR_WAIT_S, Health, create_app
+from loop.services.scaffold import Health, create_app, stop_actor
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from loop.actors import WatchedBackend
     from loop.services.auth import TokenSource
 
 Answer = TypeVar("Answer")
@@ -59,15 +60,22 @@ class WorldDesk:
 
 
 def create_world_app(
-    title: str, owner: Owner, *, timeout_s: float, token: TokenSource | None
+    title: str,
+    owner: Owner,
+    *,
+    timeout_s: float,
+    token: TokenSource | None,
+    watched: WatchedBackend | None = None,
 ) -> tuple[FastAPI, WorldDesk]:
-    """Return a service without verbs, and what its verbs ask."""
+    """Return a service without verbs, and what its verbs ask. A write to *watched* is given time at
+    the end.
+    """
     desk = WorldDesk(owner, timeout_s=timeout_s)
     app = create_app(
         title,
         health=desk.health,
         start=owner.start,
-        stop=lambda: owner.stop(timeout_s=ACTOR_WAIT_S),
+        stop=lambda: stop_actor(owner, watched),
         token=token,
     )
     return app, desk

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import httpx
 
+from loop.actors import WatchedBackend
 from loop.clocks import MonotonicClock
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
@@ -94,8 +95,9 @@ def serving(
         records.append(record)
         metrics.observe(record)
 
+    watched = WatchedBackend(backend)
     controller = Controller(
-        backend=backend,
+        backend=watched,
         policy=make_policy(policy),
         data=FixedData(system()),
         clock=MonotonicClock(),
@@ -112,7 +114,13 @@ def serving(
         on_record=report,
     )
     app = create_controller_app(
-        driver, inbox, metrics=metrics, timeout_s=timeout_s, token=token, threads=threads
+        driver,
+        inbox,
+        metrics=metrics,
+        timeout_s=timeout_s,
+        token=token,
+        threads=threads,
+        watched=watched,
     )
     service = Service(app, on_stop=app.state.stop, door=door)
     sockets = listen("127.0.0.1", 0)

@@ -5,6 +5,8 @@ fails and stops.
 from __future__ import annotations
 
 import json
+import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
 
@@ -17,7 +19,8 @@ from loop.errors import BackendError, LoopError
 from loop.services.controller_app import BODY_BYTES_MAX
 from loop.services.serving import listen
 from loop.testing.fakes import FakeBackend, server_view
-from tests.live.served import GatedBackend, Served, eventually, serving
+from loop.types import Change, Load
+from tests.live.served import DEADLINE_S, GatedBackend, Served, eventually, serving
 from tests.loop.sim_worlds import sim_world
 
 
@@ -198,6 +201,26 @@ def test_it_stops_within_a_second_and_tells_those_who_wait() -> None:
         assert "stopping" in waiting.result().json()["message"]
     assert took_s < 1.0
     eventually(lambda: not served.driver.alive, "the thread ends after its cycle")
+
+
+def test_a_write_in_flight_is_finished_before_the_end() -> None:
+    """A change that is cut may be done by half, and nobody is left who knows."""
+    writing, going_on = threading.Event(), threading.Event()
+
+    class Slow(FakeBackend):
+        def apply(self, changes: Sequence[Change]) -> None:
+            writing.set()
+            assert going_on.wait(DEADLINE_S)
+            super().apply(changes)
+
+    backend = Slow([server_view(load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))])
+    with serving(backend, policy="slo") as served, ThreadPoolExecutor(1) as pool:
+        pool.submit(served.client.get, "/invoke")
+        assert writing.wait(DEADLINE_S)
+        threading.Timer(1.0, going_on.set).start()
+        took_s = served.stop()
+    assert 0.5 < took_s < 5.0
+    assert len(backend.applied) == 1
 
 
 def test_an_idle_service_stops_at_once() -> None:
