@@ -1,4 +1,4 @@
-"""`inferno fit`: a request log in, the latency model of its engine out."""
+"""`inferno fit`: logs of requests in, the latency model of their engine out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,36 @@ Fit the latency model of an engine,
 
   alpha + beta · (tokens computed) + gamma · (KV tokens read)  [ms],
 
-by replaying a log of its requests on the twin's replica. FILE is a CSV with the
-columns queued_s, input_tokens, output_tokens, first_token_s and last_token_s.
+by replaying logs of its requests on the twin's replica. FILE is one of
+- a CSV with the columns queued_s, input_tokens, output_tokens, first_token_s and
+  last_token_s,
+- JSON of `vllm bench serve --save-result --save-detailed`,
+- JSON of GuideLLM,
+- JSON lines of AIPerf (profile_export.jsonl).
+Several files, of several workloads of one engine, make one fit. Requests that
+failed are left out and counted.
 
   inferno fit requests.csv --kv-tokens 41408 --max-batch 256
+  inferno fit bench-chat.json bench-code.json --max-batch 128
 """
 
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="CSV, one request a row")
+    parser.add_argument(
+        "files", type=Path, metavar="FILE", nargs="+", help="a log of requests, see above"
+    )
+    parser.add_argument(
+        "--time-unit",
+        choices=("s", "ms", "us", "ns"),
+        help="unit of the times in a CSV, whatever its columns are called (default s)",
+    )
+    parser.add_argument(
+        "--overhead",
+        choices=("auto", "fit", "none"),
+        default="auto",
+        help="fit the time that a request spends outside the engine, in the client and in HTTP: "
+        "auto (default) for logs of clients, which JSON files are, not for a CSV",
+    )
     parser.add_argument(
         "--kv-tokens",
         type=int,
@@ -61,37 +82,45 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         "--rows",
         type=int,
         metavar="N",
-        help="fit the first N requests, and score the latency model on the later ones too",
+        help="fit the first N requests of each log, and score the model on the later ones too",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 
 def _run(options: Namespace) -> int:
-    from twin.fit.search import fit_file, fit_json, fit_text
+    from twin.fit.logs import left_out, read_logs
+    from twin.fit.replay import ReplicaLimits
+    from twin.fit.report import fit_json, fit_text
+    from twin.fit.search import fit_logs
     from twin.spec import SpecError
 
     if options.rows is not None and options.rows < 1:
         raise SpecError(f"rows: expected a whole number >= 1, found {options.rows}")
-    result = fit_file(
-        options.file,
-        kv_tokens=options.kv_tokens,
+    limits = ReplicaLimits(
         max_batch=options.max_batch,
         token_budget=options.token_budget,
+        kv_tokens=options.kv_tokens,
         block_size=options.block_size,
         admission=options.admission,
-        rows=None if options.rows is None else slice(0, options.rows),
     )
-    print(
-        json.dumps(fit_json(result), indent=2, allow_nan=False)
-        if options.json
-        else fit_text(result)
+    logs = [rows for path in options.files for rows in read_logs(path, time_unit=options.time_unit)]
+    is_client = all(rows.place != "line" for rows in logs)
+    result = fit_logs(
+        logs,
+        limits=limits,
+        fitted=None if options.rows is None else slice(0, options.rows),
+        with_overhead=options.overhead == "fit" or (options.overhead == "auto" and is_client),
     )
+    if options.json:
+        print(json.dumps(fit_json(result), indent=2, allow_nan=False))
+        return EXIT_OK
+    print("\n".join([*left_out(logs), fit_text(result)]))
     return EXIT_OK
 
 
 COMMAND = Command(
     name="fit",
-    summary="the latency model of an engine, from a log of its requests",
+    summary="the latency model of an engine, from logs of its requests",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,

@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from tests.twin.request_logs import arrivals, served
+from twin.fit.logs import read_logs
 from twin.fit.replay import ReplicaLimits
+from twin.fit.report import fit_json, fit_text, not_identified
 from twin.fit.request_csv import RequestRows
-from twin.fit.search import FitResult, fit_file, fit_rows
+from twin.fit.search import FitResult, Prior, fit_logs
 from twin.spec import LatencyModel, SpecError
 
 pytestmark = pytest.mark.slow
@@ -27,6 +29,11 @@ def errors(latency_model: LatencyModel, truth: LatencyModel) -> list[float]:
     """Return the relative errors of alpha, beta and gamma."""
     names = ("alpha_ms", "beta_ms", "gamma_ms")
     return [getattr(latency_model, name) / getattr(truth, name) - 1.0 for name in names]
+
+
+def fit_rows(rows: RequestRows, *, limits: ReplicaLimits, fitted: slice | None = None) -> FitResult:
+    """Return the fit of one log."""
+    return fit_logs([rows], limits=limits, fitted=fitted)
 
 
 def made(
@@ -174,12 +181,55 @@ def test_a_file_is_fitted_like_its_rows(tmp_path: Path) -> None:
         header=",".join(columns),
         comments="",
     )
-    found: FitResult = fit_file(path, kv_tokens=16000, max_batch=64, token_budget=2048)
-    assert found.source == "log.csv"
+    found = fit_logs(read_logs(path), limits=TIGHT)
+    assert found.sources == ("log.csv",)
     assert np.abs(errors(found.latency_model, MODEL)).max() < 0.02
     with pytest.raises(
         SpecError, match=r"^log\.csv: line \d+: input_tokens \+ output_tokens: expected <= 257 .*$"
     ):
-        fit_file(path, kv_tokens=256, max_batch=64, token_budget=2048)
-    with pytest.raises(SpecError, match=r"^max_batch must be >= 1, got 0$"):
-        fit_file(path, kv_tokens=None, max_batch=0, token_budget=2048)
+        fit_logs(read_logs(path), limits=replace(AMPLE, kv_tokens=256))
+
+
+def test_two_workloads_of_one_engine_make_one_fit_with_the_overhead_of_the_client() -> None:
+    """Each workload alone leaves more open than both; the constant of the client is not the
+    engine's.
+    """
+    logs = []
+    for seed, prompt, output in ((11, 900.0, 40.0), (12, 60.0, 200.0)):
+        asked = arrivals(
+            np.random.default_rng(seed), requests=50, rate_rps=4.0, prompt=prompt, output=output
+        )
+        rows, _ = served(asked, latency_model=MODEL, limits=AMPLE)
+        logs.append(
+            replace(
+                rows,
+                first_token_s=rows.first_token_s + 0.009,
+                last_token_s=rows.last_token_s + 0.009,
+            )
+        )
+    found = fit_logs(logs, limits=AMPLE, with_overhead=True)
+    assert np.abs(errors(found.latency_model, MODEL)).max() < 0.02
+    assert found.overhead_ms == pytest.approx(9.0, abs=0.5)
+    assert found.check is not None
+    assert found.check.requests == 50
+    assert abs(found.check.e2e_error) < 0.01
+    assert not_identified(found) == []
+    assert "verdict: good" in fit_text(found)
+
+
+def test_a_prior_holds_what_the_log_does_not_tell() -> None:
+    """One-token answers say nothing of gamma; without a prior that is said, with one it is near
+    the prior.
+    """
+    asked = arrivals(np.random.default_rng(9), requests=40, rate_rps=2.0, prompt=400.0, output=1.0)
+    rows, _ = served(
+        replace(asked, output_tokens=np.ones(40, dtype=np.int64)), latency_model=MODEL, limits=AMPLE
+    )
+    alone = fit_logs([rows], limits=AMPLE)
+    assert "gamma" in not_identified(alone)
+    assert "not identified" in fit_text(alone)
+    prior = Prior(latency_model=replace(MODEL, alpha_ms=10.0), spreads=(0.2, 0.2, 0.2))
+    held = fit_logs([rows], limits=AMPLE, prior=prior)
+    assert held.latency_model.gamma_ms == pytest.approx(MODEL.gamma_ms, rel=0.3)
+    assert held.latency_model.alpha_ms == pytest.approx(MODEL.alpha_ms, rel=0.05)
+    assert fit_json(held)["prior"]["alpha"] == 10.0

@@ -33,22 +33,24 @@ def loss(residuals: Vector) -> float:
     return float(np.log1p(residuals**2).sum())
 
 
-def best_shares(residuals: Residuals, *, count: int) -> Vector:
-    """Return the *count* shares, each >= 0 and together about 1, whose residuals have the least
-    loss found.
+def best_shares(residuals: Residuals, *, count: int, start: Vector | None = None) -> Vector:
+    """Return the *count* shares, each >= 0, whose residuals have the least loss found.
+
+    Without *start* the shares are taken to be together about 1, and the search begins all over
+    that space; with it, the search begins there only, which takes a fifth of the time.
     """
 
     def cost(shares: Vector) -> float:
         return loss(residuals(shares))
 
+    starts = _starts(cost, count=count) if start is None else [start]
     first = [
-        _descend(residuals, start, rounds=ROUNDS, radius=RADIUS, shrink=SHRINK)
-        for start in _starts(cost, count=count)
+        _descend(residuals, each, rounds=ROUNDS, radius=RADIUS, shrink=SHRINK) for each in starts
     ]
     finalists = sorted(first, key=cost)[:FINALISTS]
     final = [
-        _descend(residuals, start, rounds=ROUNDS_FINAL, radius=RADIUS_FINAL, shrink=SHRINK_FINAL)
-        for start in finalists
+        _descend(residuals, each, rounds=ROUNDS_FINAL, radius=RADIUS_FINAL, shrink=SHRINK_FINAL)
+        for each in finalists
     ]
     best = min(final, key=cost)
     polished = minimize(

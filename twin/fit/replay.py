@@ -4,6 +4,7 @@ measured.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -13,6 +14,8 @@ from twin.engine.replica import Replica
 from twin.fit.request_csv import Counts, RequestRows, Times
 from twin.request import Request
 from twin.spec import AdmissionRule, LatencyModel, SpecError
+
+PERCENTILES = (50, 90, 99)  # of latencies, whose errors a score tells
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +59,9 @@ class Replayed:
 class ReplayScore:
     """Mean latencies measured and replayed [s], and the mean of each request's |replayed / measured
     - 1| of e2e.
+
+    tails holds the relative errors of the percentiles PERCENTILES of "e2e", "ttft" and "tpot", the
+    mean time of a request between two tokens; a latency that no request has is left out.
     """
 
     requests: int
@@ -64,6 +70,7 @@ class ReplayScore:
     ttft_s: float
     ttft_replayed_s: float
     e2e_mape: float
+    tails: Mapping[str, tuple[float, ...]]
 
     @property
     def e2e_error(self) -> float:
@@ -86,7 +93,7 @@ def check_fits(rows: RequestRows, limits: ReplicaLimits) -> None:
     if len(too_long):
         first = too_long[0]
         raise SpecError(
-            f"{rows.source}: line {rows.line[first]}: input_tokens + output_tokens: "
+            f"{rows.source}: {rows.place} {rows.line[first]}: input_tokens + output_tokens: "
             f"expected <= {capacity + 1} (kv_tokens + 1), found {held[first] + 1}"
         )
 
@@ -121,14 +128,44 @@ def replay(rows: RequestRows, *, latency_model: LatencyModel, limits: ReplicaLim
 
 def score(rows: RequestRows, replayed: Replayed, *, of: slice) -> ReplayScore:
     """Compare the replay of *rows* with what was measured, over the requests *of*, at least one."""
-    measured = rows.part(of)
-    e2e_replayed_s = replayed.last_token_s[of] - measured.queued_s
-    ttft_replayed_s = replayed.first_token_s[of] - measured.queued_s
-    return ReplayScore(
-        requests=len(measured),
-        e2e_s=float(measured.e2e_s.mean()),
-        e2e_replayed_s=float(e2e_replayed_s.mean()),
-        ttft_s=float(measured.ttft_s.mean()),
-        ttft_replayed_s=float(ttft_replayed_s.mean()),
-        e2e_mape=float(np.abs(e2e_replayed_s / measured.e2e_s - 1.0).mean()),
+    return score_logs([rows], [replayed], of=of)
+
+
+def score_logs(
+    logs: Sequence[RequestRows], replays: Sequence[Replayed], *, of: slice
+) -> ReplayScore:
+    """Compare the replays of *logs* with what was measured, over the requests *of* of each log."""
+    measured = [rows.part(of) for rows in logs]
+    found = list(zip(measured, replays, strict=True))
+    e2e_s = np.concatenate([rows.e2e_s for rows in measured])
+    ttft_s = np.concatenate([rows.ttft_s for rows in measured])
+    e2e_replayed_s = np.concatenate([each.last_token_s[of] - rows.queued_s for rows, each in found])
+    ttft_replayed_s = np.concatenate(
+        [each.first_token_s[of] - rows.queued_s for rows, each in found]
     )
+    gaps = np.concatenate([rows.output_tokens for rows in measured]) - 1
+    some = gaps > 0
+    return ReplayScore(
+        requests=len(e2e_s),
+        e2e_s=float(e2e_s.mean()),
+        e2e_replayed_s=float(e2e_replayed_s.mean()),
+        ttft_s=float(ttft_s.mean()),
+        ttft_replayed_s=float(ttft_replayed_s.mean()),
+        e2e_mape=float(np.abs(e2e_replayed_s / e2e_s - 1.0).mean()),
+        tails={
+            "e2e": _tail_errors(e2e_s, e2e_replayed_s),
+            "ttft": _tail_errors(ttft_s, ttft_replayed_s),
+            "tpot": _tail_errors(
+                (e2e_s - ttft_s)[some] / gaps[some],
+                (e2e_replayed_s - ttft_replayed_s)[some] / gaps[some],
+            ),
+        },
+    )
+
+
+def _tail_errors(measured: Times, replayed: Times) -> tuple[float, ...]:
+    """Return the relative errors of PERCENTILES, none if there is nothing measured."""
+    if not len(measured) or not (measured > 0.0).all():
+        return ()
+    errors = np.percentile(replayed, PERCENTILES) / np.percentile(measured, PERCENTILES) - 1.0
+    return tuple(float(error) for error in errors)

@@ -1,4 +1,6 @@
-"""Reading of request logs: one CSV row a request, as a real server or the twin has timed it."""
+"""Request logs in columns, and the reading of those in CSV: one row a request, as a real server or
+the twin has timed it.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,7 @@ import csv
 import io
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +30,9 @@ class RequestRows:
     """A request log in columns, in order of queued_s, which starts at 0; all arrays have one entry
     a request.
 
-    line is each request's line in the file *source*, for messages.
+    line is each request's line in the file *source*, or what else *place* says, for messages.
+    failed is how many requests of the file are not here since they failed: they have no first
+    token, no last one, or no answer.
     """
 
     source: str
@@ -38,6 +42,8 @@ class RequestRows:
     last_token_s: Times
     input_tokens: Counts
     output_tokens: Counts
+    place: str = "line"
+    failed: int = 0
 
     def __len__(self) -> int:
         """Return the number of requests."""
@@ -45,8 +51,8 @@ class RequestRows:
 
     def part(self, rows: slice) -> RequestRows:
         """Return the requests of *rows*, their times unchanged."""
-        return RequestRows(
-            source=self.source,
+        return replace(
+            self,
             line=self.line[rows],
             queued_s=self.queued_s[rows],
             first_token_s=self.first_token_s[rows],
@@ -71,15 +77,20 @@ def read_request_rows(path: Path) -> RequestRows:
     case.
 
     Times in seconds on any one clock; other columns are left alone. Rows may come in any order.
-    Raise SpecError, one line with file, line, column, what was expected and what came.
+    A request that failed (0 output tokens, or no time of its first or last token) is left out and
+    counted. Raise SpecError, one line with file, line, column, what was expected and what came.
     """
+    return parse_request_rows(read_log_text(path), source=path.name)
+
+
+def read_log_text(path: Path) -> str:
+    """Return the text of the log *path*. Raise SpecError, one line, if it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise SpecError(f"{path}: expected a request log (CSV), found no such file") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(f"{path}: expected a request log (CSV in UTF-8), found {error}") from None
-    return parse_request_rows(text, source=path.name)
 
 
 def parse_request_rows(text: str, *, source: str) -> RequestRows:
@@ -89,13 +100,36 @@ def parse_request_rows(text: str, *, source: str) -> RequestRows:
     places = _places(header, where=f"{source}: line {line}")
     lines: list[int] = []
     values: list[list[float]] = []
+    failed = 0
     for line, row in rows:
+        where = f"{source}: line {line}"
+        if len(row) != len(header):
+            raise SpecError(
+                f"{where}: expected {len(header)} fields as in the header, found {len(row)}"
+            )
+        texts = [row[place].strip() for place in places]
+        if _has_failed(texts):
+            failed += 1
+            continue
         lines.append(line)
-        values.append(
-            _figures(row, places=places, width=len(header), where=f"{source}: line {line}")
-        )
+        values.append(_figures(texts, where=where))
     if not lines:
-        raise SpecError(f"{source}: expected at least one row below the header, found none")
+        found = f"{failed} that failed" if failed else "none"
+        raise SpecError(f"{source}: expected at least one row below the header, found {found}")
+    return request_rows(source, lines, values, place="line", failed=failed)
+
+
+def request_rows(
+    source: str,
+    lines: Sequence[int],
+    values: Sequence[Sequence[float]],
+    *,
+    place: str,
+    failed: int,
+) -> RequestRows:
+    """Return the log of *values*, one request an entry with the figures of COLUMNS, in order of
+    arrival.
+    """
     table = np.array(values, dtype=np.float64)
     order = np.argsort(table[:, 0], kind="stable")
     queued_s, first_token_s, last_token_s, input_tokens, output_tokens = table[order].T
@@ -108,7 +142,19 @@ def parse_request_rows(text: str, *, source: str) -> RequestRows:
         last_token_s=last_token_s - start_s,
         input_tokens=input_tokens.astype(np.int64),
         output_tokens=output_tokens.astype(np.int64),
+        place=place,
+        failed=failed,
     )
+
+
+def _has_failed(texts: Sequence[str]) -> bool:
+    """Tell whether a request of COLUMNS never ended: it has no answer, or no time of it."""
+    _, first, last, _, output = texts
+    try:
+        no_answer = not output or float(output) == 0.0
+    except ValueError:
+        no_answer = False
+    return no_answer or not first or not last
 
 
 def _fields(text: str, *, source: str) -> Iterator[tuple[int, list[str]]]:
@@ -134,13 +180,16 @@ def _places(header: Sequence[str], *, where: str) -> tuple[int, ...]:
     return tuple(names.index(column) for column in COLUMNS)
 
 
-def _figures(row: Sequence[str], *, places: Sequence[int], width: int, where: str) -> list[float]:
-    if len(row) != width:
-        raise SpecError(f"{where}: expected {width} fields as in the header, found {len(row)}")
+def _figures(texts: Sequence[str], *, where: str) -> list[float]:
     values = [
-        _figure(row[place], where=f"{where}: {column}")
-        for place, column in zip(places, COLUMNS, strict=True)
+        _figure(text, where=f"{where}: {column}")
+        for text, column in zip(texts, COLUMNS, strict=True)
     ]
+    return check_figures(values, where=where)
+
+
+def check_figures(values: list[float], *, where: str) -> list[float]:
+    """Return *values*, the figures of COLUMNS of one request; raise SpecError if they cannot be."""
     for column, value in zip(COUNT_COLUMNS, values[len(TIME_COLUMNS) :], strict=True):
         if not (1 <= value <= TOKENS_MAX and value.is_integer()):
             raise SpecError(

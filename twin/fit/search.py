@@ -1,4 +1,4 @@
-"""alpha, beta and gamma of a replica from a request log: the latency model whose replay comes
+"""alpha, beta and gamma of a replica from request logs: the latency model whose replay comes
 nearest to what was measured.
 
 A log holds no iteration times, so the latency model is found by simulation: robust least squares
@@ -7,18 +7,24 @@ over times to first token and times of decoding. docs/validation.md says how wel
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import inf
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from twin.fit.descent import best_shares, loss
-from twin.fit.replay import ReplayScore, ReplicaLimits, check_fits, replay, score
-from twin.fit.request_csv import RequestRows, Times, read_request_rows
-from twin.spec import AdmissionRule, LatencyModel, SpecError
+from twin.fit.replay import (
+    Replayed,
+    ReplayScore,
+    ReplicaLimits,
+    check_fits,
+    replay,
+    score_logs,
+)
+from twin.fit.request_csv import RequestRows, Times
+from twin.spec import LatencyModel, SpecError
 
 Vector = npt.NDArray[np.float64]
 
@@ -40,103 +46,241 @@ TIMER_S = 0.001  # what the clock of a log is trusted to resolve
 CUT_TOLERANCE = 0.02
 # What counts as nearly as good: so many times the least loss, and so much on top.
 NEARLY_FACTOR, NEARLY_EXTRA = 1.1, 4.0
+OVERHEAD_MAX_S = 0.1  # more than this is a queue before the engine, not an overhead
 # Requests whose time is looked at for the scale; every request counts as what runs beside them.
 SAMPLE = 500
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FitResult:
-    """The latency model found, and how a replay of the whole log with it scores.
+class Prior:
+    """What is thought of an engine before its log is seen, and how far off that may be.
 
-    lowest and highest hold each coefficient's extremes among the latency models tried that fit
-    nearly as well: if they are far apart the log does not tell the coefficients from each other,
-    and only their sum over its batches is known. fitted are the rows, in order of arrival, whose
-    times were used; held_out is the score of the rows after them, None if there are none.
-    evaluations is how many replays the fit took.
+    spreads are of alpha, beta and gamma: one standard deviation of the logarithm of each.
     """
 
-    source: str
     latency_model: LatencyModel
+    spreads: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """The latency model found, and how a replay of the whole logs with it scores.
+
+    overhead_ms is what a request spends outside the engine, found with the model if it was asked
+    for, else 0. lowest and highest hold each coefficient's extremes among the latency models tried
+    that fit nearly as well: if they are far apart the logs do not tell the coefficients from each
+    other, and only their sum over its batches is known. fitted are the rows of each log, in order
+    of arrival, whose times were used; held_out is the score of the rows after them, None if there
+    are none. check is then the score of the second halves by a model fitted on the first halves,
+    None if a log is too short for it. evaluations is how many replays the fit took.
+    """
+
+    sources: tuple[str, ...]
+    failed: int
+    latency_model: LatencyModel
+    overhead_ms: float
     lowest: LatencyModel
     highest: LatencyModel
     limits: ReplicaLimits
     fitted: slice
+    prior: Prior | None
     all_rows: ReplayScore
     fitted_rows: ReplayScore
     held_out: ReplayScore | None
+    check: ReplayScore | None
     preemptions: int
     evaluations: int
 
 
-def fit_file(
-    path: Path,
+def fit_logs(
+    logs: Sequence[RequestRows],
     *,
-    kv_tokens: int | None,
-    max_batch: int,
-    token_budget: int,
-    block_size: int = 16,
-    admission: AdmissionRule = "full_prompt",
-    rows: slice | None = None,
+    limits: ReplicaLimits,
+    fitted: slice | None = None,
+    prior: Prior | None = None,
+    with_overhead: bool = False,
 ) -> FitResult:
-    """Fit the request log *path* (see twin.fit.request_csv) of a replica that began idle; limits as
-    in ReplicaLimits.
+    """Fit the requests *fitted* of each of *logs*, of a replica that began each of them idle.
 
-    rows are the requests to fit, in order of arrival; None means all, up to ROWS_FITTED_MAX. Raise
-    SpecError, one line, for a log or a limit that cannot be.
+    fitted None means all, up to ROWS_FITTED_MAX together. The fit sees no row after them, the
+    scores see all. with_overhead asks for the time that requests spend outside the engine, as logs
+    of clients hold it. Raise SpecError, one line, for a log or a limit that cannot be.
     """
-    limits = ReplicaLimits(
-        max_batch=max_batch,
-        token_budget=token_budget,
-        kv_tokens=kv_tokens,
-        block_size=block_size,
-        admission=admission,
+    rows_max = max(ROWS_FITTED_MAX // len(logs), ROWS_MIN)
+    part = fitted or slice(rows_max)
+    for rows in logs:
+        _check_part(rows, part)
+        check_fits(rows, limits)
+    search = _Search(logs, part=part, limits=limits, prior=prior, with_overhead=with_overhead)
+    latency_model, overhead_ms = search.best()
+    lowest, highest = search.nearly_as_good()
+    replays = _replays(logs, latency_model, limits, overhead_ms)
+    fitted_to = max(part.indices(len(rows))[1] for rows in logs)
+    held_out = slice(fitted_to, None)
+    some_held_out = all(len(rows) > fitted_to for rows in logs)
+    check = None
+    if not some_held_out and min(map(len, logs)) >= 2 * ROWS_MIN and fitted is None:
+        check = _check(logs, search, prior=prior, with_overhead=with_overhead)
+    return FitResult(
+        sources=tuple(rows.source for rows in logs),
+        failed=sum(rows.failed for rows in logs),
+        latency_model=latency_model,
+        overhead_ms=overhead_ms,
+        lowest=lowest,
+        highest=highest,
+        limits=limits,
+        fitted=part,
+        prior=prior,
+        all_rows=score_logs(logs, replays, of=slice(None)),
+        fitted_rows=score_logs(logs, replays, of=part),
+        held_out=score_logs(logs, replays, of=held_out) if some_held_out else None,
+        check=check,
+        preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
+        evaluations=search.evaluations,
     )
-    return fit_rows(read_request_rows(path), limits=limits, fitted=rows)
 
 
-def fit_rows(rows: RequestRows, *, limits: ReplicaLimits, fitted: slice | None = None) -> FitResult:
-    """Fit the requests *fitted* of *rows*; see fit_file. The fit sees no row after them, the scores
-    see all.
-    """
-    start, stop, step = (fitted or slice(ROWS_FITTED_MAX)).indices(len(rows))
+def _check_part(rows: RequestRows, part: slice) -> None:
+    start, stop, step = part.indices(len(rows))
     if step != 1 or stop - start < ROWS_MIN:
         found = len(range(start, stop)) if step == 1 else 1
         raise SpecError(
             f"{rows.source}: expected at least {ROWS_MIN} consecutive rows to fit, found {found}"
         )
-    check_fits(rows, limits)
-    seen = rows.part(slice(stop))
-    misfit = _Misfit(seen, limits=limits, start=start, is_cut=stop < len(rows))
-    ceilings = ceilings_ms(seen, token_budget=limits.token_budget)
-    tried: list[tuple[Vector, float]] = []
 
-    def residuals(shares: Vector) -> Vector:
-        found = misfit.residuals(_latency_model(shares * ceilings))
-        tried.append((shares, loss(found)))
-        return found
 
-    latency_model = _latency_model(best_shares(residuals, count=len(ceilings)) * ceilings)
-    bound = min(cost for _, cost in tried) * NEARLY_FACTOR + NEARLY_EXTRA
-    good = np.array([shares for shares, cost in tried if cost <= bound])
-    replayed = replay(rows, latency_model=latency_model, limits=limits)
-    return FitResult(
-        source=rows.source,
-        latency_model=latency_model,
-        lowest=_latency_model(good.min(axis=0) * ceilings),
-        highest=_latency_model(good.max(axis=0) * ceilings),
-        limits=limits,
-        fitted=slice(start, stop),
-        all_rows=score(rows, replayed, of=slice(None)),
-        fitted_rows=score(rows, replayed, of=slice(start, stop)),
-        held_out=score(rows, replayed, of=slice(stop, None)) if stop < len(rows) else None,
-        preemptions=int(replayed.preemptions.sum()),
-        evaluations=len(tried),
+def _check(
+    logs: Sequence[RequestRows], whole: _Search, *, prior: Prior | None, with_overhead: bool
+) -> ReplayScore:
+    """Return how a model of the first halves predicts the second ones.
+
+    The search starts at the model of the whole: that saves time, and the halves decide where it
+    ends.
+    """
+    logs = [rows.part(slice(ROWS_FITTED_MAX)) for rows in logs]
+    half = min(map(len, logs)) // 2
+    search = _Search(
+        logs,
+        part=slice(half),
+        limits=whole.limits,
+        prior=prior,
+        with_overhead=with_overhead,
+        start=whole.best_ms,
     )
+    latency_model, overhead_ms = search.best()
+    replays = _replays(logs, latency_model, whole.limits, overhead_ms)
+    return score_logs(logs, replays, of=slice(half, None))
+
+
+def _replays(
+    logs: Sequence[RequestRows],
+    latency_model: LatencyModel,
+    limits: ReplicaLimits,
+    overhead_ms: float,
+) -> list[Replayed]:
+    """Return the replays of *logs* as a client sees them."""
+    overhead_s = overhead_ms / 1e3
+    replays = [replay(rows, latency_model=latency_model, limits=limits) for rows in logs]
+    return [
+        replace(
+            replayed,
+            first_token_s=replayed.first_token_s + overhead_s,
+            last_token_s=replayed.last_token_s + overhead_s,
+        )
+        for replayed in replays
+    ]
+
+
+class _Search:
+    """The search for the latency model of *logs*, and what it has tried."""
+
+    def __init__(
+        self,
+        logs: Sequence[RequestRows],
+        *,
+        part: slice,
+        limits: ReplicaLimits,
+        prior: Prior | None,
+        with_overhead: bool,
+        start: Vector | None = None,
+    ) -> None:
+        self.limits = limits
+        self.evaluations = 0
+        self._prior = prior
+        self._with_overhead = with_overhead
+        self._start = start
+        bounds = [(rows, part.indices(len(rows))) for rows in logs]
+        self._misfits = [
+            _Misfit(rows.part(slice(stop)), limits=limits, start=begin, is_cut=stop < len(rows))
+            for rows, (begin, stop, _) in bounds
+        ]
+        self._ceilings = np.mean(
+            [
+                ceilings_ms(rows.part(slice(stop)), token_budget=limits.token_budget)
+                for rows, (_, stop, _) in bounds
+            ],
+            axis=0,
+        )
+        self._tried: list[tuple[Vector, float]] = []
+        self.best_ms: Vector = self._ceilings
+
+    def best(self) -> tuple[LatencyModel, float]:
+        """Search; return the latency model and the overhead [ms]."""
+        start = None if self._start is None else self._start / self._ceilings
+        shares = best_shares(self._residuals, count=len(self._ceilings), start=start)
+        self.best_ms = shares * self._ceilings
+        latency_model = _latency_model(self.best_ms)
+        return latency_model, self._overhead_s(self._found(latency_model)) * 1e3
+
+    def nearly_as_good(self) -> tuple[LatencyModel, LatencyModel]:
+        """Return the extremes of each coefficient among what fits nearly as well as the best."""
+        bound = min(cost for _, cost in self._tried) * NEARLY_FACTOR + NEARLY_EXTRA
+        good = np.array([shares for shares, cost in self._tried if cost <= bound])
+        lowest, highest = good.min(axis=0), good.max(axis=0)
+        return _latency_model(lowest * self._ceilings), _latency_model(highest * self._ceilings)
+
+    def _residuals(self, shares: Vector) -> Vector:
+        latency_model = _latency_model(shares * self._ceilings)
+        found = self._found(latency_model)
+        overhead_s = self._overhead_s(found)
+        parts = [
+            part
+            for misfit, (late_s, longer_s) in zip(self._misfits, found, strict=True)
+            for part in misfit.residuals(late_s + overhead_s, longer_s)
+        ]
+        if self._prior is not None:
+            parts.append(_from_prior(latency_model, self._prior))
+        residuals = np.concatenate(parts)
+        self._tried.append((shares, loss(residuals)))
+        return residuals
+
+    def _found(self, latency_model: LatencyModel) -> list[tuple[Times, Times]]:
+        self.evaluations += 1
+        return [misfit.replayed(latency_model) for misfit in self._misfits]
+
+    def _overhead_s(self, found: Sequence[tuple[Times, Times]]) -> float:
+        """Return the constant by which first tokens come late for no reason of the engine.
+
+        It needs no search: given the latency model, the median of what is missing is the best.
+        """
+        if not self._with_overhead:
+            return 0.0
+        missing_s = -np.concatenate([late_s for late_s, _ in found])
+        return float(np.clip(np.median(missing_s), 0.0, OVERHEAD_MAX_S))
+
+
+def _from_prior(latency_model: LatencyModel, prior: Prior) -> Vector:
+    ratios = [
+        max(getattr(latency_model, field), 1e-12) / getattr(prior.latency_model, field)
+        for _, field, _ in COEFFICIENTS
+    ]
+    apart: Vector = np.log(ratios) / np.array(prior.spreads)
+    return apart
 
 
 class _Misfit:
-    """Residuals of a latency model: differences of measured and replayed times, in units of how far
-    a good replay may miss.
+    """Differences of measured and replayed times of one log, and their residuals: in units of how
+    far a good replay may miss.
     """
 
     def __init__(
@@ -158,18 +302,19 @@ class _Misfit:
         # bounds the latency model from one side only.
         self._known = measured.last_token_s <= (measured.first_token_s.max() if is_cut else inf)
 
-    def residuals(self, latency_model: LatencyModel) -> Times:
-        """Replay with *latency_model*; return the residuals of the first tokens and then of the
-        decodes.
-        """
+    def replayed(self, latency_model: LatencyModel) -> tuple[Times, Times]:
+        """Return by how much first tokens come late and decodes take longer than measured [s]."""
         replayed = replay(self._rows, latency_model=latency_model, limits=self._limits)
         first_s = replayed.first_token_s[self._fitted]
-        late_s = first_s - self._first_token_s
         longer_s = replayed.last_token_s[self._fitted] - first_s - self._decode_s
+        return first_s - self._first_token_s, longer_s
+
+    def residuals(self, late_s: Times, longer_s: Times) -> tuple[Times, Times]:
+        """Return the residuals of the first tokens and of the decodes."""
         longer_s = np.where(
             self._known, longer_s, np.maximum(longer_s - CUT_TOLERANCE * self._decode_s, 0.0)
         )
-        return np.concatenate([late_s / self._first_spread_s, longer_s / self._decode_spread_s])
+        return late_s / self._first_spread_s, longer_s / self._decode_spread_s
 
 
 def _latency_model(ms: Vector) -> LatencyModel:
@@ -225,70 +370,3 @@ def _prefills(rows: RequestRows, *, token_budget: int) -> tuple[Vector, Vector]:
     prompt = rows.input_tokens.astype(np.float64)
     chunks = np.ceil(prompt / token_budget)
     return np.stack([chunks, prompt, prompt * (chunks + 1.0) / 2.0], axis=1), rows.ttft_s * 1e3
-
-
-# -- a fit as text for people and as JSON for programs
-
-
-def fit_json(result: FitResult) -> dict[str, Any]:
-    """Return the latency model under the names of model-data.json, how well it is known, and the
-    scores of its replay.
-    """
-    return {
-        "source": result.source,
-        "perfParms": _perf_parms(result.latency_model),
-        "lowest": _perf_parms(result.lowest),
-        "highest": _perf_parms(result.highest),
-        "fitted": _score(result.fitted_rows),
-        "heldOut": _score(result.held_out) if result.held_out else None,
-        "preemptions": result.preemptions,
-        "evaluations": result.evaluations,
-    }
-
-
-def fit_text(result: FitResult) -> str:
-    """Return a few lines: each coefficient with the range that fits nearly as well, and the errors
-    of the replay.
-    """
-    lines = [
-        f"{result.source}: {result.fitted_rows.requests} requests fitted, {result.evaluations} "
-        "replays",
-        "",
-    ]
-    for name, field, unit in COEFFICIENTS:
-        latency_model, lowest, highest = (
-            getattr(each, field) for each in (result.latency_model, result.lowest, result.highest)
-        )
-        lines.append(
-            f"  {name:<6}{latency_model:>12.6g} {unit:<12} nearly as good: {lowest:.4g} to "
-            f"{highest:.4g}"
-        )
-    lines += [
-        "",
-        f"  {'replay with this model':<24}{'mean e2e':>10}{'mean TTFT':>11}{'e2e MAPE':>10}",
-    ]
-    lines.append(_score_line("fitted requests", result.fitted_rows))
-    if result.held_out:
-        lines.append(_score_line("later requests", result.held_out))
-    return "\n".join(lines)
-
-
-def _score_line(name: str, score: ReplayScore) -> str:
-    return f"  {name:<24}{score.e2e_error:>+10.2%}{score.ttft_error:>+11.2%}{score.e2e_mape:>10.2%}"
-
-
-def _perf_parms(latency_model: LatencyModel) -> dict[str, float]:
-    return {
-        "alpha": latency_model.alpha_ms,
-        "beta": latency_model.beta_ms,
-        "gamma": latency_model.gamma_ms,
-    }
-
-
-def _score(score: ReplayScore) -> dict[str, float]:
-    return {
-        "requests": score.requests,
-        "e2eError": score.e2e_error,
-        "ttftError": score.ttft_error,
-        "e2eMape": score.e2e_mape,
-    }

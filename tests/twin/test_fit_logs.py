@@ -1,0 +1,151 @@
+"""Claims about the files of load generators: the same requests come out of each, failed ones are
+left out and counted, and times in another unit are told.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from twin.fit.logs import left_out, read_logs
+from twin.spec import SpecError
+
+START_S = 1_790_000_000.25
+# queued, first token, last token [s], tokens in and out.
+REQUESTS = [(0.0, 0.5, 1.5, 100, 11), (2.0, 2.25, 2.5, 50, 6), (3.0, 3.5, 3.5, 70, 1)]
+
+
+def write(tmp_path: Path, name: str, value: object) -> Path:
+    """Write *value* as JSON, or as it is if it is text; return the file."""
+    path = tmp_path / name
+    path.write_text(value if isinstance(value, str) else json.dumps(value), encoding="utf-8")
+    return path
+
+
+def vllm() -> dict[str, Any]:
+    """Return a result of `vllm bench serve` with one request that failed."""
+    return {
+        "backend": "vllm",
+        "completed": 3,
+        "start_times": [*(START_S + row[0] for row in REQUESTS), START_S],
+        "ttfts": [*(row[1] - row[0] for row in REQUESTS), 0.0],
+        "itls": [[0.25, 0.75], [0.25], [], []],
+        "input_lens": [*(row[3] for row in REQUESTS), 9],
+        "output_lens": [*(row[4] for row in REQUESTS), 0],
+        "errors": ["", "", "", "Server disconnected"],
+    }
+
+
+def guidellm() -> dict[str, Any]:
+    """Return a report of GuideLLM with one benchmark, two of whose requests did not end well."""
+    successful = [
+        {
+            "request_start_time": START_S + row[0],
+            "first_token_time": START_S + row[1],
+            "last_token_time": START_S + row[2],
+            "prompt_tokens": row[3],
+            "output_tokens": row[4],
+        }
+        for row in REQUESTS
+    ]
+    groups = {"successful": successful, "errored": [{}], "incomplete": [{}]}
+    return {"benchmarks": [{"requests": groups}]}
+
+
+def aiperf() -> str:
+    """Return the lines of AIPerf: a request of the warm-up, three that count, one that failed."""
+
+    def line(row: tuple[float, float, float, int, int], **others: object) -> str:
+        start_ns = round((START_S + row[0]) * 1e9)
+        metrics = {
+            "time_to_first_token": {"value": (row[1] - row[0]) * 1e3, "unit": "ms"},
+            "request_latency": {"value": (row[2] - row[0]) * 1e3, "unit": "ms"},
+            "input_sequence_length": {"value": row[3], "unit": "tokens"},
+            "output_sequence_length": {"value": row[4], "unit": "tokens"},
+        }
+        metadata = {"request_start_ns": start_ns, "benchmark_phase": "profiling"} | others
+        return json.dumps({"metadata": metadata, "metrics": metrics, "error": None})
+
+    failed = json.dumps(
+        {"metadata": {"request_start_ns": 1}, "metrics": {}, "error": {"code": 500}}
+    )
+    warm_up = line(REQUESTS[0], benchmark_phase="warmup")
+    return "\n".join([warm_up, *map(line, REQUESTS), failed]) + "\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "failed"),
+    [
+        ("vllm.json", vllm(), 1),
+        ("guidellm.json", guidellm(), 2),
+        ("profile_export.jsonl", aiperf(), 1),
+    ],
+)
+def test_the_requests_of_each_load_generator_are_the_same(
+    tmp_path: Path, name: str, value: object, failed: int
+) -> None:
+    """Whoever has measured a server has one of these files."""
+    [rows] = read_logs(write(tmp_path, name, value))
+    np.testing.assert_allclose(rows.queued_s, [row[0] for row in REQUESTS], atol=1e-5)
+    np.testing.assert_allclose(rows.first_token_s, [row[1] for row in REQUESTS], atol=1e-5)
+    np.testing.assert_allclose(rows.last_token_s, [row[2] for row in REQUESTS], atol=1e-5)
+    assert rows.input_tokens.tolist() == [row[3] for row in REQUESTS]
+    assert rows.output_tokens.tolist() == [row[4] for row in REQUESTS]
+    assert (rows.failed, rows.place) == (failed, "request")
+    [line] = left_out([rows])
+    assert f"{failed} request" in line
+    assert "3 remain" in line
+
+
+def test_a_csv_leaves_out_what_failed_and_counts_it(tmp_path: Path) -> None:
+    """One request in a thousand that broke off must not end a fit."""
+    text = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
+    text += "0,1,2,10,5\n1,,,10,0\n2,,5,10,5\n3,4,,10,5\n4,5,6,10,0\n5,6,7,10,\n6,7,8,10,5\n"
+    [rows] = read_logs(write(tmp_path, "log.csv", text))
+    assert (len(rows), rows.failed) == (2, 5)
+    assert rows.line.tolist() == [2, 8]
+
+
+def test_a_log_in_milliseconds_is_told_and_read_with_its_unit(tmp_path: Path) -> None:
+    """Read as seconds it would give a latency model 1000 times too slow, and nobody would say."""
+    text = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
+    path = write(tmp_path, "log.csv", text + "0,40,900,10,101\n500,560,1500,10,101\n")
+    with pytest.raises(SpecError, match=r"^log\.csv: expected times in seconds, found 9 be"):
+        read_logs(path)
+    [rows] = read_logs(path, time_unit="ms")
+    np.testing.assert_allclose(rows.ttft_s, [0.04, 0.06])
+    [rows] = read_logs(path, time_unit="s")
+    np.testing.assert_allclose(rows.ttft_s, [40.0, 60.0])
+
+
+def without(document: dict[str, Any], key: str) -> dict[str, Any]:
+    """Return *document* without *key*."""
+    return {name: value for name, value in document.items() if name != key}
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"a": 1}, "found an object with a"),
+        ([1], "found a list"),
+        ('{"a": ', "expected JSON, found"),
+        (without(vllm(), "itls"), "itls: expected one entry a request, found nothing; write"),
+        (without(vllm(), "start_times"), "older versions of vLLM do not write it"),
+        (vllm() | {"errors": ["x"] * 4}, "expected requests that were answered, found 4 that"),
+        (vllm() | {"ttfts": [1.0]}, "ttfts: expected 4 entries, found 1"),
+        (vllm() | {"ttfts": [-0.5, 1, 1, 1]}, "request 1: first_token_s: expected > queued_s"),
+        ({"benchmarks": []}, "expected requests that were answered, found none"),
+        ({"benchmarks": [{}]}, "benchmark 1: expected requests by their outcome"),
+    ],
+)
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, value: object, found: str) -> None:
+    """The line says which file, what was expected, and how to write it if that is the reason."""
+    with pytest.raises(SpecError) as caught:
+        read_logs(write(tmp_path, "log.json", value))
+    assert str(caught.value).startswith("log.json: ")
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,317 @@
+"""Reading of the files that load generators write: which format a file has, and the requests in it.
+
+Known are our CSV, the JSON of `vllm bench serve --save-result --save-detailed`, of GuideLLM, and
+the JSON lines of AIPerf. A file may hold several runs: each is a log of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from twin.fit.request_csv import (
+    RequestRows,
+    check_figures,
+    parse_request_rows,
+    read_log_text,
+    request_rows,
+)
+from twin.spec import SpecError
+
+TimeUnit = Literal["s", "ms", "us", "ns"]
+UNITS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+# No server of interest takes longer for one token: a log in milliseconds is 1000 times above.
+GAP_MAX_S = 1.0
+
+FORMATS = (
+    "the CSV of inferno fit, JSON of `vllm bench serve --save-result --save-detailed` or of "
+    "GuideLLM, or JSON lines of AIPerf"
+)
+
+Figures = list[float]
+
+
+def read_logs(path: Path, *, time_unit: TimeUnit | None = None) -> list[RequestRows]:
+    """Return the request logs in the file *path*, one a run.
+
+    Requests that failed are left out and counted. time_unit is that of the times in a CSV; if it is
+    not given they are seconds, and times that can hardly be seconds are refused. Raise SpecError,
+    one line, for a file that cannot be read.
+    """
+    text = read_log_text(path)
+    if text.lstrip()[:1] in ("{", "["):
+        return [_in_seconds(rows) for rows in _json_logs(text, source=path.name)]
+    rows = parse_request_rows(text, source=path.name)
+    return [_in_seconds(rows) if time_unit is None else _scaled(rows, UNITS[time_unit])]
+
+
+def _in_seconds(rows: RequestRows) -> RequestRows:
+    """Return *rows*; raise SpecError if their times look like milliseconds."""
+    several = rows.output_tokens > 1
+    if several.any():
+        decode_s = (rows.last_token_s - rows.first_token_s)[several]
+        gap_s = float(np.median(decode_s / (rows.output_tokens[several] - 1)))
+        what = "between two tokens"
+    else:
+        gap_s, what = float(np.median(rows.ttft_s)) / 60.0, "a minute to the first token"
+    if gap_s > GAP_MAX_S:
+        raise SpecError(
+            f"{rows.source}: expected times in seconds, found {gap_s:.3g} {what} at the median: "
+            "they look like milliseconds (give --time-unit ms, or s if they are right)"
+        )
+    return rows
+
+
+def _scaled(rows: RequestRows, unit_s: float) -> RequestRows:
+    return replace(
+        rows,
+        queued_s=rows.queued_s * unit_s,
+        first_token_s=rows.first_token_s * unit_s,
+        last_token_s=rows.last_token_s * unit_s,
+    )
+
+
+def _json_logs(text: str, *, source: str) -> list[RequestRows]:
+    documents = _documents(text, source=source)
+    first = documents[0]
+    if not isinstance(first, Mapping):
+        raise SpecError(f"{source}: expected {FORMATS}, found {_shape(first)}")
+    if "input_lens" in first:
+        return [_vllm(document, source=source) for document in documents]
+    if isinstance(first.get("benchmarks"), list):
+        return _guidellm(first, source=source)
+    if "metadata" in first and "metrics" in first:
+        return [_aiperf(documents, source=source)]
+    raise SpecError(f"{source}: expected {FORMATS}, found {_shape(first)}")
+
+
+def _documents(text: str, *, source: str) -> list[Any]:
+    """Return the JSON documents of *text*: one, or one a line."""
+    try:
+        return [json.loads(text)]
+    except json.JSONDecodeError as error:
+        whole = error
+    documents = []
+    for number, line in enumerate(text.splitlines(), 1):
+        if line.strip():
+            try:
+                documents.append(json.loads(line))
+            except json.JSONDecodeError:
+                found = whole if number == 1 else f"line {number}, which is none"
+                raise SpecError(f"{source}: expected JSON, found {found}") from None
+    return documents
+
+
+def _shape(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "an object with " + (", ".join(list(map(str, value))[:6]) or "nothing in it")
+    return f"a {type(value).__name__}"
+
+
+def _log(
+    source: str, requests: Sequence[tuple[int, Figures]], *, failed: int, run: str = ""
+) -> RequestRows:
+    """Return the log of *requests*, each with its number in the file and its figures."""
+    name = f"{source} {run}".rstrip()
+    if not requests:
+        raise SpecError(
+            f"{name}: expected requests that were answered, found {failed} that failed"
+            if failed
+            else f"{name}: expected requests, found none"
+        )
+    values = [
+        check_figures(figures, where=f"{name}: request {number}") for number, figures in requests
+    ]
+    numbers = [number for number, _ in requests]
+    return request_rows(name, numbers, values, place="request", failed=failed)
+
+
+# -- vllm bench serve --save-result --save-detailed
+
+
+def _vllm(document: Mapping[str, Any], *, source: str) -> RequestRows:
+    """Read one result: arrays with one entry a request.
+
+    itls holds the gaps between the pieces that came, which may hold several tokens; their sum is
+    the time of the decodes whatever their number.
+    """
+    columns = [
+        _column(document, name, source=source)
+        for name in ("start_times", "ttfts", "itls", "input_lens", "output_lens")
+    ]
+    count = len(columns[0])
+    errors = document.get("errors") or [""] * count
+    for name, column in zip(
+        ("ttfts", "itls", "input_lens", "output_lens"), columns[1:], strict=True
+    ):
+        if len(column) != count:
+            raise SpecError(f"{source}: {name}: expected {count} entries, found {len(column)}")
+    requests, failed = [], 0
+    for number, (start, ttft, itls, prompt, output, error) in enumerate(
+        zip(*columns, errors, strict=True), 1
+    ):
+        if error or not output or not ttft:
+            failed += 1
+            continue
+        where = f"{source}: request {number}"
+        start_s, ttft_s = _number(start, where=where), _number(ttft, where=where)
+        gaps = itls if isinstance(itls, list) else [itls]
+        first_s = start_s + ttft_s
+        last_s = first_s + math.fsum(_number(gap, where=where) for gap in gaps)
+        requests.append((number, [start_s, first_s, last_s, float(prompt), float(output)]))
+    return _log(source, requests, failed=failed)
+
+
+def _column(document: Mapping[str, Any], name: str, *, source: str) -> list[Any]:
+    values = document.get(name)
+    if isinstance(values, list):
+        return values
+    found = "nothing" if values is None else _shape(values)
+    older = " (older versions of vLLM do not write it)" if name == "start_times" else ""
+    raise SpecError(
+        f"{source}: {name}: expected one entry a request, found {found}{older}; write the file "
+        "with --save-result --save-detailed"
+    )
+
+
+def _number(value: object, *, where: str) -> float:
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise SpecError(f"{where}: expected a number, found {str(value)[:60]!r}")
+
+
+# -- GuideLLM
+
+
+def _guidellm(document: Mapping[str, Any], *, source: str) -> list[RequestRows]:
+    """Read a report: a log for each of its benchmarks that has requests."""
+    logs = []
+    for number, benchmark in enumerate(document["benchmarks"], 1):
+        groups = benchmark.get("requests") if isinstance(benchmark, Mapping) else None
+        if not isinstance(groups, Mapping):
+            raise SpecError(
+                f"{source}: benchmark {number}: expected requests by their outcome, found "
+                f"{_shape(benchmark)}; write the report with all requests in it"
+            )
+        failed = len(groups.get("errored") or []) + len(groups.get("incomplete") or [])
+        requests = []
+        for index, request in enumerate(groups.get("successful") or [], 1):
+            figures = _guidellm_request(request, where=f"{source}: benchmark {number}: {index}")
+            if figures is None:
+                failed += 1
+            else:
+                requests.append((index, figures))
+        if requests:
+            run = f"benchmark {number}"
+            logs.append(_log(source, requests, failed=failed, run=run))
+    if not logs:
+        raise SpecError(f"{source}: expected requests that were answered, found none")
+    return logs
+
+
+def _guidellm_request(request: Mapping[str, Any], *, where: str) -> Figures | None:
+    """Return the figures of one request, None if it has no times of tokens (no streaming)."""
+    timings = (request.get("info") or request.get("scheduler_info") or {}).get("timings") or {}
+    input_metrics = request.get("input_metrics") or {}
+    output_metrics = request.get("output_metrics") or {}
+
+    def first_of(*values: object) -> object:
+        return next((value for value in values if value is not None), None)
+
+    figures = (
+        first_of(
+            request.get("request_start_time"),
+            request.get("start_time"),
+            timings.get("request_start"),
+        ),
+        first_of(
+            request.get("first_token_time"),
+            timings.get("first_token_iteration"),
+            timings.get("first_iteration"),
+        ),
+        first_of(
+            request.get("last_token_time"),
+            timings.get("last_token_iteration"),
+            timings.get("last_iteration"),
+            request.get("request_end_time"),
+        ),
+        first_of(
+            request.get("prompt_tokens"),
+            input_metrics.get("total_tokens"),
+            input_metrics.get("text_tokens"),
+        ),
+        first_of(
+            request.get("output_tokens"),
+            output_metrics.get("total_tokens"),
+            output_metrics.get("text_tokens"),
+        ),
+    )
+    if any(value is None for value in figures) or not figures[-1]:
+        return None
+    return [_number(value, where=where) for value in figures]
+
+
+# -- AIPerf
+
+
+def _aiperf(documents: Sequence[Mapping[str, Any]], *, source: str) -> RequestRows:
+    """Read the records of profile_export.jsonl: one request a line."""
+    requests, failed = [], 0
+    for number, record in enumerate(documents, 1):
+        metadata, metrics = record.get("metadata") or {}, record.get("metrics") or {}
+        if metadata.get("benchmark_phase", "profiling") == "warmup":
+            continue
+        if record.get("error") or metadata.get("was_cancelled") or not metrics:
+            failed += 1
+            continue
+        figures = _aiperf_request(metadata, metrics, where=f"{source}: request {number}")
+        if figures is None:
+            failed += 1
+        else:
+            requests.append((number, figures))
+    return _log(source, requests, failed=failed)
+
+
+def _aiperf_request(
+    metadata: Mapping[str, Any], metrics: Mapping[str, Any], *, where: str
+) -> Figures | None:
+    ttft_s = _metric_s(metrics, "time_to_first_token", where=where)
+    e2e_s = _metric_s(metrics, "request_latency", where=where)
+    prompt, output = (
+        (metrics.get(name) or {}).get("value")
+        for name in ("input_sequence_length", "output_sequence_length")
+    )
+    if ttft_s is None or e2e_s is None or not prompt or not output:
+        return None
+    # Nanoseconds since 1970 do not fit a float: count from an hour that is near.
+    start_s = (int(metadata["request_start_ns"]) % 10**14) / 1e9
+    return [start_s, start_s + ttft_s, start_s + e2e_s, float(prompt), float(output)]
+
+
+def _metric_s(metrics: Mapping[str, Any], name: str, *, where: str) -> float | None:
+    metric = metrics.get(name)
+    if not isinstance(metric, Mapping):
+        return None
+    units = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+    unit = str(metric.get("unit"))
+    if unit not in units:
+        raise SpecError(f"{where}: {name}: expected a unit of time, found {unit[:60]!r}")
+    return _number(metric.get("value"), where=f"{where}: {name}") * units[unit]
+
+
+def left_out(logs: Sequence[RequestRows]) -> Iterator[str]:
+    """Yield a line for each log some of whose requests failed."""
+    for rows in logs:
+        if rows.failed:
+            verb = "was" if rows.failed == 1 else "were"
+            noun = "request" if rows.failed == 1 else "requests"
+            yield (
+                f"{rows.source}: {rows.failed} {noun} that failed {verb} left out, "
+                f"{len(rows)} remain"
+            )

@@ -1,0 +1,164 @@
+"""A fit as text for people and as JSON for programs, with a verdict."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twin.fit.replay import PERCENTILES, ReplayScore
+from twin.fit.search import COEFFICIENTS, FitResult
+from twin.spec import LatencyModel
+
+# Where docs/validation.md draws the line: relative errors of the mean E2E, the mean TTFT, and the
+# mean error of a request's E2E, on requests that were fitted. Those that were not get twice that.
+E2E_MAX, TTFT_MAX, MAPE_MAX = 0.02, 0.10, 0.03
+# A coefficient whose range is wider than this factor is not identified by the logs.
+IDENTIFIED_WITHIN = 2.0
+
+
+def fit_json(result: FitResult) -> dict[str, Any]:
+    """Return the latency model under the names of model-data.json, how well it is known, and the
+    scores of its replay.
+    """
+    held_out = result.held_out or result.check
+    return {
+        "source": ", ".join(result.sources),
+        "failed": result.failed,
+        "perfParms": _perf_parms(result.latency_model),
+        "overheadMs": result.overhead_ms,
+        "prior": _perf_parms(result.prior.latency_model) if result.prior else None,
+        "lowest": _perf_parms(result.lowest),
+        "highest": _perf_parms(result.highest),
+        "notIdentified": not_identified(result),
+        "fitted": _score(result.fitted_rows),
+        "heldOut": _score(result.held_out) if result.held_out else None,
+        "halves": _score(result.check) if result.check else None,
+        "within": within(result.fitted_rows, times=1.0)
+        and (held_out is None or within(held_out, times=2.0)),
+        "preemptions": result.preemptions,
+        "evaluations": result.evaluations,
+    }
+
+
+def fit_text(result: FitResult) -> str:
+    """Return a few lines: each coefficient with the range that fits nearly as well, the errors of
+    the replay, and a verdict.
+    """
+    lines = [
+        f"{', '.join(result.sources)}: {result.fitted_rows.requests} requests fitted, "
+        f"{result.evaluations} replays",
+        "",
+    ]
+    for name, field, unit in COEFFICIENTS:
+        latency_model, lowest, highest = (
+            getattr(each, field) for each in (result.latency_model, result.lowest, result.highest)
+        )
+        line = (
+            f"  {name:<6}{latency_model:>12.6g} {unit:<12} nearly as good: {lowest:.4g} to "
+            f"{highest:.4g}"
+        )
+        if result.prior:
+            before = getattr(result.prior.latency_model, field)
+            line += f"; data sheet {before:.4g}, fit {latency_model / before - 1.0:+.0%}"
+        lines.append(line)
+    if result.overhead_ms:
+        lines.append(f"  overhead{result.overhead_ms:>10.4g} ms           outside the engine")
+    lines += _errors(result)
+    lines += ["", *_verdict(result)]
+    return "\n".join(lines)
+
+
+def not_identified(result: FitResult) -> list[str]:
+    """Return the names of the coefficients that the logs do not tell."""
+    return [
+        name
+        for name, field, _ in COEFFICIENTS
+        if getattr(result.highest, field)
+        > IDENTIFIED_WITHIN * max(getattr(result.lowest, field), 1e-12)
+    ]
+
+
+def within(score: ReplayScore, *, times: float) -> bool:
+    """Tell whether *score* is within the limits, *times* as wide."""
+    return (
+        abs(score.e2e_error) <= times * E2E_MAX
+        and abs(score.ttft_error) <= times * TTFT_MAX
+        and score.e2e_mape <= times * MAPE_MAX
+    )
+
+
+def _errors(result: FitResult) -> list[str]:
+    scores = [("fitted requests", result.fitted_rows)]
+    if result.held_out:
+        scores.append(("later requests", result.held_out))
+    if result.check:
+        scores.append(("2nd half by 1st half", result.check))
+    lines = [
+        "",
+        f"  {'replay with this model':<24}{'mean e2e':>10}{'mean TTFT':>11}{'e2e MAPE':>10}",
+    ]
+    lines += [_score_line(name, score) for name, score in scores]
+    name, score = scores[-1]
+    heads = "".join(f"{f'p{percentile}':>10}" for percentile in PERCENTILES)
+    lines += ["", f"  {f'errors, {name}':<28}{heads}"]
+    for latency, errors in score.tails.items():
+        if errors:
+            cells = "".join(f"{error:>+10.2%}" for error in errors)
+            label = "e2e" if latency == "e2e" else latency.upper()
+            lines.append(f"  {label:<28}{cells}")
+    return lines
+
+
+def _verdict(result: FitResult) -> list[str]:
+    lines = []
+    unknown = not_identified(result)
+    if unknown:
+        verb = "is" if len(unknown) == 1 else "are"
+        lines.append(
+            f"{' and '.join(unknown)} {verb} not identified: these requests are replayed nearly as "
+            "well by other values. "
+            + (
+                "The data sheet holds the value."
+                if result.prior
+                else "Add a log with other batch sizes, or a prior: --config and --accelerator."
+            )
+        )
+    good = within(result.fitted_rows, times=1.0)
+    held_out = result.held_out or result.check
+    held = held_out is None or within(held_out, times=2.0)
+    limits = f"e2e {E2E_MAX:.0%}, TTFT {TTFT_MAX:.0%}, e2e MAPE {MAPE_MAX:.0%}"
+    if good and held:
+        tested = "" if held_out else "; no requests were left to test it on"
+        lines.append(f"verdict: good, within the limits ({limits}; twice that held out){tested}")
+    else:
+        which = "the fitted requests" if not good else "requests that were not fitted"
+        lines.append(
+            f"verdict: not good, {which} are outside the limits ({limits}; twice that held out). "
+            "Are --max-batch, --kv-tokens, --token-budget and --admission those of the server?"
+        )
+    return lines
+
+
+def _score_line(name: str, score: ReplayScore) -> str:
+    return f"  {name:<24}{score.e2e_error:>+10.2%}{score.ttft_error:>+11.2%}{score.e2e_mape:>10.2%}"
+
+
+def _perf_parms(latency_model: LatencyModel) -> dict[str, float]:
+    return {
+        "alpha": latency_model.alpha_ms,
+        "beta": latency_model.beta_ms,
+        "gamma": latency_model.gamma_ms,
+    }
+
+
+def _score(score: ReplayScore) -> dict[str, Any]:
+    return {
+        "requests": score.requests,
+        "e2eError": score.e2e_error,
+        "ttftError": score.ttft_error,
+        "e2eMape": score.e2e_mape,
+        "percentileErrors": {
+            latency: dict(zip((f"p{each}" for each in PERCENTILES), errors, strict=True))
+            for latency, errors in score.tails.items()
+            if errors
+        },
+    }
