@@ -4,11 +4,11 @@ it back; pure.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from emulator.walk import OfferedLoad
+from twin.magnitudes import figure
 
 SELECTOR = "inferno.server.managed=true"
 NAME = "inferno.server.name"
@@ -101,12 +101,9 @@ def _point(labels: Mapping[str, str], prefix: str, *, tokens: str) -> OfferedLoa
     """Return the offered load under *prefix*; tokens that no label gives are 0."""
     if f"{prefix}.{RPM}" not in labels:
         return None
-    try:
-        rate, in_tokens, out_tokens = (
-            float(labels.get(f"{prefix}.{key}", "0")) for key in (RPM, IN_TOKENS, tokens)
-        )
-    except ValueError:
-        return None
-    if not all(math.isfinite(figure) and figure >= 0 for figure in (rate, in_tokens, out_tokens)):
+    rate, in_tokens, out_tokens = (
+        figure(labels.get(f"{prefix}.{key}", "0")) for key in (RPM, IN_TOKENS, tokens)
+    )
+    if rate is None or in_tokens is None or out_tokens is None:
         return None
     return OfferedLoad(rate_rpm=rate, in_tokens=in_tokens, out_tokens=out_tokens)

@@ -4,15 +4,16 @@ request; pure.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from loop.types import Load, ServerView, Snapshot
+from twin.magnitudes import RATE_RPM_MAX, TOKENS_MAX
 
 Estimates = Mapping[str, Load]
 
+LARGEST = (RATE_RPM_MAX, TOKENS_MAX, TOKENS_MAX)
 NOTHING: Estimates = MappingProxyType({})
 
 
@@ -82,8 +83,8 @@ def _estimate(
     if load is None:
         return None, ""
     figures = (load.rate_rpm, load.in_tokens, load.out_tokens)
-    if not all(math.isfinite(figure) and figure >= 0 for figure in figures):
-        return None, f"load is not known: expected figures >= 0, got {figures}"
+    if not all(0 <= figure <= most for figure, most in zip(figures, LARGEST, strict=True)):
+        return None, f"load is not known: expected figures from 0 to {LARGEST[0]:g}, got {figures}"
     scale = _scale(view)
     if scale is None:
         return None, f"load is not known: none of {view.ready} ready pods reports"

@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, get_args
 
+import numpy as np
+
 from loop.cost import cost_cents_per_h, gpus
 from loop.errors import SpecError
 from loop.optimizer.front import SizingCache, optimize
@@ -124,16 +126,22 @@ class SloPolicy:
             hysteresis=self.hysteresis,
             rules=GO_TODAY if self.compat else OURS,
         )
-        ask: Optimize = self.optimize or partial(optimize, cache=SizingCache())
+        ask: Optimize = self.optimize or _exact_figures(partial(optimize, cache=SizingCache()))
+        beyond: dict[str, Why] = {}
         rest = _without(system, unknown, woken)
-        solution = ask(rest, settings) if rest.servers else NOTHING
+        try:
+            solution = ask(rest, settings) if rest.servers else NOTHING
+        except ArithmeticError:
+            beyond = _beyond_arithmetic(ask, rest, settings)
+            rest = _without(system, {**unknown, **beyond}, woken)
+            solution = ask(rest, settings) if rest.servers else NOTHING
         infeasible = {
             name: why for name, why in solution.unserved.items() if why.kind != "capacity"
         }
         if infeasible:
-            rest = _without(system, {**unknown, **infeasible}, woken)
+            rest = _without(system, {**unknown, **beyond, **infeasible}, woken)
             solution = ask(rest, settings) if rest.servers else NOTHING
-        return solution, infeasible
+        return solution, {**beyond, **infeasible}
 
     def _max_batch(self, found: Assignment, system: SystemData) -> int:
         """Return the max batch to ask for: the present one if it is large enough, and not far too
@@ -192,6 +200,32 @@ class SloPolicy:
             raise SpecError(
                 f"policy {self.name}: {option}: expected a number >= 0{bound}, found {value!r}"
             )
+
+
+def _exact_figures(ask: Optimize) -> Optimize:
+    """Return *ask* raising an ArithmeticError for figures that are beyond arithmetic, of which
+    numpy by itself makes others: a count of replicas that is none would go round the loop.
+    """
+
+    def checked(data: SystemData, settings: OptimizerSettings) -> Solution:
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            return ask(data, settings)
+
+    return checked
+
+
+def _beyond_arithmetic(
+    ask: Optimize, system: SystemData, settings: OptimizerSettings
+) -> dict[str, Why]:
+    """Return the servers whose figures no arithmetic can size, found by sizing each alone."""
+    found = {}
+    for name, server in system.servers.items():
+        try:
+            ask(replace(system, servers={name: server}), settings)
+        except ArithmeticError as error:
+            load = server.current.load
+            found[name] = Why(kind="infeasible", text=f"its load cannot be sized ({error}): {load}")
+    return found
 
 
 class _Free:

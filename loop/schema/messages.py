@@ -18,7 +18,6 @@ from pydantic import Field, TypeAdapter
 
 from loop.actuator import planned
 from loop.schema.models import (
-    LARGEST_FIGURE,
     AllocationData,
     Message,
     ServerLoad,
@@ -27,6 +26,7 @@ from loop.schema.models import (
 )
 from loop.schema.parsing import read, read_value
 from loop.types import Change, Decision, Load, ServerView, Snapshot, Target, Why, one_pool
+from twin.magnitudes import LARGEST_FIGURE
 
 Json = dict[str, Any]
 Absent = Literal["hold", "zero"]

@@ -22,13 +22,13 @@ from pydantic import (
 from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
+from twin.magnitudes import LARGEST_FIGURE, LARGEST_WHOLE
+
 # How much must be said. go: what is absent is zero, as the existing components read a message.
 # ours: what nobody means to be zero by saying nothing must be there. files: ranges hold, too.
 Level = Literal["go", "ours", "files"]
 LEVELS: tuple[Level, ...] = ("go", "ours", "files")
 
-LARGEST_FIGURE = 1e12
-LARGEST_WHOLE = 10**9
 PRIORITY_LOWEST = 100
 SATURATION_POLICIES = ("None", "PriorityExhaustive", "PriorityRoundRobin", "RoundRobin")
 

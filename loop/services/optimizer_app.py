@@ -20,8 +20,6 @@ from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.settings import OptimizerSettings
 from loop.schema.models import (
-    LARGEST_FIGURE,
-    LARGEST_WHOLE,
     AllocationSolution,
     ExplainedSolution,
     Level,
@@ -38,6 +36,7 @@ from loop.services.auth import TokenSource
 from loop.services.optimizer_store import System, VerbError
 from loop.services.optimizer_verbs import Desk, make_verbs
 from loop.services.scaffold import BODY_BYTES_MAX, create_app
+from twin.magnitudes import LARGEST_FIGURE, LARGEST_WHOLE
 
 Answer = dict[str, Any]
 

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from loop.optimizer.settings import OptimizerSettings
-from loop.schema.models import LARGEST_FIGURE, LARGEST_WHOLE
 from loop.schema.optimizer_json import BATCH_MAX
 from loop.services.optimizer_app import BODY_BYTES_MAX, make_optimizer_app
 from tests.live.optimizer_served import serving
+from twin.magnitudes import LARGEST_FIGURE, LARGEST_WHOLE
 
 
 @pytest.fixture(scope="module")

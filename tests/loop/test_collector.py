@@ -48,7 +48,7 @@ def test_a_reading_without_a_load_stays_unknown() -> None:
     assert reading.estimates == {"s1": KNOWN}, "a gap must not make forget"
 
 
-@pytest.mark.parametrize("figure", [math.nan, math.inf, -1.0])
+@pytest.mark.parametrize("figure", [math.nan, math.inf, -1.0, 1e13, 1e300])
 @pytest.mark.parametrize("field", ["rate_rpm", "in_tokens", "out_tokens"])
 def test_an_impossible_figure_is_no_load_and_is_told(field: str, figure: float) -> None:
     """0/0 in a query is NaN: arithmetic on it would spread through all servers of the optimizer."""

@@ -56,6 +56,23 @@ def test_a_figure_that_is_none_makes_the_load_unknown_and_is_told(text: str) -> 
     assert problem == f"label {names.LOAD_RPM}: expected a number >= 0, found {text!r}"
 
 
+@pytest.mark.parametrize("text", ["1e300", "1e13", "9" * 60])
+@pytest.mark.parametrize("key", [names.LOAD_RPM, names.LOAD_IN_TOKENS, names.LOAD_OUT_TOKENS])
+def test_a_figure_beyond_all_loads_is_told_and_not_used(key: str, text: str) -> None:
+    """Arithmetic on it would overflow for all servers of the optimizer."""
+    load, problem = names.load_of({names.LOAD_RPM: "60", key: text})
+    assert load is None
+    assert problem == f"label {key}: expected a number >= 0 and <= 1e+12, found {text!r}"
+
+
+@pytest.mark.parametrize("text", ["7" * 5000, "\u00b2", "\u0663", "1_000", " 7"])
+def test_a_count_is_written_in_plain_digits_and_not_too_many(text: str) -> None:
+    """Python raises an error for 5,000 of them, and for some signs that it calls digits."""
+    bounds, problem = names.bounds_of({names.REPLICAS_MIN: text})
+    assert (bounds, len(problem) < 160) == (names.Bounds(), True)
+    assert names.max_batch_of({names.MAX_BATCH: text})[0] == 0
+
+
 @pytest.mark.parametrize(
     ("text", "number", "wrong"),
     [("8", 8, False), ("", 0, False), ("-8", 0, True), ("8.5", 0, True)],

@@ -181,3 +181,13 @@ def test_gpus_of_sidecars_are_held_too() -> None:
     before["spec"]["initContainers"] = [{"name": "i", **limits}]
     assert capacity(node(), others=(beside,)) == {"H100": (5, 0)}
     assert capacity(node(), others=(before,)) == {"H100": (6, 0)}
+
+
+@pytest.mark.parametrize("strange", [{}, None, "x", {"metadata": {"name": "n"}, "status": "?"}])
+def test_a_strange_node_stops_no_other_and_is_told(strange: Json) -> None:
+    """Its GPUs are not counted; those of the others are."""
+    found = read_capacity([node("a"), strange], ours=(), others=(), types=TYPES)
+    assert found.by_type["H100"].total == 8
+    assert "node without a name: left alone" in " ".join(found.warnings) or "node n" in " ".join(
+        found.warnings
+    )

@@ -179,3 +179,54 @@ def test_the_port_of_metrics_is_the_annotated_the_named_or_the_first() -> None:
     bare = pod("c", spec={"containers": [{"name": "c"}]})
     found = [(one.metrics_ports, one.metrics_path) for one in alive(named, annotated, bare)]
     assert found == [((9090,), "/metrics"), ((7,), "/m"), ((8000,), "/metrics")]
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        {},
+        {"metadata": None},
+        {"metadata": {"name": "odd"}, "spec": {}},
+        {"metadata": {"name": 7, "namespace": "infer"}, "spec": {}},
+        {"metadata": {"name": "odd", "namespace": "infer"}, "spec": {"replicas": "many"}},
+        {"metadata": {"name": "odd", "namespace": "infer"}, "spec": {"replicas": -1}},
+        {"metadata": {"name": "odd", "namespace": "infer"}, "spec": {"replicas": 1e300}},
+        {"metadata": {"name": "odd", "namespace": "infer", "labels": [1]}, "spec": {}},
+        {"metadata": {"name": "odd", "namespace": "infer", "labels": {"a": 1}}, "spec": {}},
+        {"metadata": {"name": "odd", "namespace": "infer", "annotations": "x"}, "spec": {}},
+        "text",
+        None,
+        7,
+    ],
+)
+def test_a_strange_object_stops_no_other_and_is_told(strange: object) -> None:
+    """One of them in a list ended the cycle for all servers."""
+    good = deployment()
+    found = servers(good, strange, pods=(pod("a"), strange))  # type: ignore[arg-type]
+    assert list(found.by_name) == ["s1"]
+    assert [one.name for one in found.by_name["s1"].pods] == [pod("a")["metadata"]["name"]]
+    assert any("left alone: it is not as the API describes it" in line for line in found.warnings)
+    assert all(len(line) < 200 for line in found.warnings)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"metadata": {"creationTimestamp": "yesterday"}},
+        {"metadata": {"labels": "x"}},
+        {"spec": {"containers": "x"}},
+        {"metadata": {"annotations": {"prometheus.io/port": 8000}}},
+    ],
+)
+def test_a_strange_pod_stops_no_other_and_is_told(fields: Json) -> None:
+    """Its server goes on with the others."""
+    found = servers(deployment(), pods=(pod("a"), pod("b", **fields)))
+    assert len(found.by_name["s1"].pods) == 1
+    assert len(found.warnings) == 1
+
+
+@pytest.mark.parametrize("port", ["8" * 5000, "\u00b2", "70000", "-1", "0x50"])
+def test_a_port_that_is_none_is_not_used(port: str) -> None:
+    """The named port of the container, or the usual one, may be right."""
+    one = pod("a", metadata={"annotations": {"prometheus.io/port": port}})
+    assert alive(one)[0].metrics_ports == (8000,)

@@ -336,11 +336,25 @@ def test_what_was_asked_before_is_remembered_in_the_status() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{}", "[]", "no", '{"accelerator": "a", "replicas": "x", "maxBatch": 1}']
+    "text",
+    [
+        "",
+        "{}",
+        "[]",
+        "no",
+        '{"accelerator": "a", "replicas": "x", "maxBatch": 1}',
+        '{"accelerator": "a", "replicas": 1e999, "maxBatch": 1, "templateTime": "2026-01-01"}',
+        f'{{"replicas": {"7" * 5000}, "templateTime": "2026-01-01T00:00:00"}}',
+        "[" * 100_000,
+    ],
 )
 def test_a_status_that_others_have_spoilt_is_not_used(text: str) -> None:
     """It is a note, not a source of truth."""
-    assert asked_before(read(annotations={names.STATUS: text})) is None
+    fields = {"annotations": {names.STATUS: text, **with_command()["annotations"]}}
+    one = read(**{**with_command(args=["--max-num-seqs=16"]), **fields})
+    assert asked_before(one) is None
+    asked = asked_of(change(max_batch=64))
+    assert as_the_template_allows(one, asked, date=LATER, types={}) == (asked, "")
 
 
 def test_an_event_is_about_the_deployment_and_says_why() -> None:

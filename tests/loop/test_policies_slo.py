@@ -4,12 +4,14 @@ mistake.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
 
 from loop.errors import SpecError
-from loop.optimizer.front import OptimizerSettings, optimize
+from loop.optimizer.front import OptimizerSettings, Solution, optimize
+from loop.optimizer.settings import SolverName
 from loop.policies import make_policy
 from loop.policies.slo import SloPolicy
 from loop.spec import Allocation, SystemData
@@ -321,3 +323,39 @@ def test_a_server_whose_gpus_no_accelerator_has_is_held_and_stops_nobody() -> No
     assert decision.targets["s1"].held
     assert "an accelerator of 3 GPUs, which its pods ask for" in decision.unserved["s1"].text
     assert not decision.targets["s2"].held
+
+
+@pytest.mark.parametrize("solver", ["greedy", "exact"])
+@pytest.mark.parametrize("compat", [False, True])
+@pytest.mark.parametrize("rate_rpm", [0.0, 1e-300, 1.0, 1e6, 1e12])
+@pytest.mark.parametrize("in_tokens", [0.0, 1.0, 1e12])
+@pytest.mark.parametrize("out_tokens", [1.0, 1e12])
+def test_the_largest_figures_stop_no_other_server(
+    solver: SolverName, compat: bool, rate_rpm: float, in_tokens: float, out_tokens: float
+) -> None:
+    """Whatever a label or a message may say: what cannot be sized is held, and nobody else."""
+    load = Load(rate_rpm=rate_rpm, in_tokens=in_tokens, out_tokens=out_tokens)
+    policy = SloPolicy(solver=solver, compat=compat)
+    targets = decide(server_view("odd", load=load), server_view(load=BUSY), policy=policy).targets
+    assert not targets["s1"].held
+    odd = targets["odd"]
+    figures = (odd.replicas, odd.cost_cents_per_h or 0.0, odd.itl_ms or 0.0, odd.ttft_ms or 0.0)
+    assert all(math.isfinite(figure) and figure >= 0 for figure in figures)
+
+
+def test_what_is_beyond_arithmetic_is_held_and_said() -> None:
+    """An overflow used to end the cycle for everybody."""
+
+    def sizes(data: SystemData, settings: OptimizerSettings) -> Solution:
+        if "odd" in data.servers:
+            raise FloatingPointError("overflow encountered in multiply")
+        return optimize(data, settings)
+
+    decision = decide(
+        server_view("odd", load=BUSY),
+        server_view(load=BUSY),
+        policy=replace(PLAIN, optimize=sizes),
+    )
+    assert decision.targets["odd"].held
+    assert "cannot be sized (overflow encountered in multiply)" in decision.unserved["odd"].text
+    assert not decision.targets["s1"].held

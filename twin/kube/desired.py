@@ -15,24 +15,19 @@ from typing import Any
 
 from twin.kube.apiserver.objects import Json, at_path, labels_of, name_of
 from twin.kube.apiserver.storage import suffix
+from twin.magnitudes import (
+    SIMULATED_BATCH_MAX,
+    SIMULATED_RATE_RPM_MAX,
+    SIMULATED_REPLICAS_MAX,
+    SIMULATED_TOKENS_MAX,
+    whole,
+)
 from twin.spec import ClusterSpec, Pool, Server
 
 PREFIX = "inferno.server."
 MANAGED = f"{PREFIX}managed"
 MAX_BATCH_DEFAULT = 256
 """Requests that vLLM lets run together without --max-num-seqs."""
-
-REPLICAS_MAX = 1000
-"""Pods of one Deployment that the twin makes: a slip of the finger must not fill its memory."""
-
-MAX_BATCH_MAX = 100_000
-"""The largest batch that is simulated; a label with a larger one counts as none."""
-
-RATE_RPM_MAX = 200_000
-"""The highest rate that is simulated for one Deployment: beyond it the world would stand still."""
-
-TOKENS_MAX = 1_000_000
-"""The most mean tokens of a request that are simulated."""
 
 MAX_BATCH_ARGUMENT = "--max-num-seqs"
 
@@ -87,7 +82,7 @@ def desired_state(deployment: Json, spec: ClusterSpec) -> DesiredState:
         service_class=labels.get(f"{PREFIX}class") or "Free",
         accelerator=accelerator,
         max_batch=_max_batch(labels, template),
-        replicas=min(replicas, REPLICAS_MAX),
+        replicas=min(replicas, SIMULATED_REPLICAS_MAX),
         revision=sha256(json.dumps(template, sort_keys=True).encode()).hexdigest(),
         node_selector=at_path(template, "spec.nodeSelector") or {},
         load=load_of(labels) if managed and not load_problem else Load(),
@@ -115,7 +110,11 @@ def _out_tokens(labels: Mapping[str, str]) -> str:
 
 
 def _load_problem(labels: Mapping[str, str]) -> str:
-    bounds = {_RATE: RATE_RPM_MAX, _IN_TOKENS: TOKENS_MAX, _out_tokens(labels): TOKENS_MAX}
+    bounds = {
+        _RATE: SIMULATED_RATE_RPM_MAX,
+        _IN_TOKENS: SIMULATED_TOKENS_MAX,
+        _out_tokens(labels): SIMULATED_TOKENS_MAX,
+    }
     for label, most in bounds.items():
         if _figure(labels.get(label)) > most:
             return f"label {label}: expected at most {most}, found {labels[label]}"
@@ -161,9 +160,8 @@ def _problem(model: str, accelerator: str, spec: ClusterSpec) -> str:
 
 def _max_batch(labels: Mapping[str, str], template: Mapping[str, Any]) -> int:
     text = labels.get(f"{PREFIX}allocation.maxbatchsize") or _argument(template) or ""
-    if not (text.isascii() and text.isdigit()) or len(text) > len(str(MAX_BATCH_MAX)):
-        return MAX_BATCH_DEFAULT
-    return int(text) if 0 < int(text) <= MAX_BATCH_MAX else MAX_BATCH_DEFAULT
+    # A larger batch than is simulated counts as none.
+    return whole(text, largest=SIMULATED_BATCH_MAX) or MAX_BATCH_DEFAULT
 
 
 def _argument(template: Mapping[str, Any]) -> str | None:

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from twin.magnitudes import whole
+
 Json = Mapping[str, Any]
 
-DIGITS_MAX = 9  # of a count; more is no count of anything in a pod
 SHELLS = ("sh", "bash", "ash", "dash", "zsh")
 # The resources that are GPUs.
 GPU_RESOURCES = (
@@ -56,7 +57,7 @@ def find(containers: Sequence[Json], argument: str) -> Place | None:
                         container=name,
                         key=key,
                         index=index,
-                        value=value if value.isdigit() else "",
+                        value="" if whole(value) is None else value,
                         inside=False,
                     )
                 if word.startswith(f"{argument}="):
@@ -65,7 +66,7 @@ def find(containers: Sequence[Json], argument: str) -> Place | None:
                         container=name,
                         key=key,
                         index=index,
-                        value=value if value.isdigit() else "",
+                        value="" if whole(value) is None else value,
                         inside=False,
                     )
                 found = _inside(argument).search(word)
@@ -75,7 +76,7 @@ def find(containers: Sequence[Json], argument: str) -> Place | None:
                         container=name,
                         key=key,
                         index=index,
-                        value=value if value.isdigit() else "",
+                        value="" if whole(value) is None else value,
                         inside=True,
                     )
     return None
@@ -193,8 +194,7 @@ def count(quantity: object) -> int:
     """Return a count of GPUs; a quantity that is none (GPUs have no fractions) counts for
     nothing.
     """
-    text = str(quantity)
-    return int(text) if text.isascii() and text.isdigit() and len(text) < DIGITS_MAX else 0
+    return whole(str(quantity)) or 0
 
 
 def _inside(argument: str) -> re.Pattern[str]:

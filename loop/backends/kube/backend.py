@@ -18,6 +18,7 @@ from loop.backends.kube.read import (
     Deployment,
     Server,
     Servers,
+    namespace_of,
     read_deployment,
     read_servers,
     scraped,
@@ -199,7 +200,7 @@ class KubeBackend:
         pods = self._each(self._client.pods, watched) if watched else None
         listed = [one for part in listing.get() for one in part]
         if pods is None:
-            spaces = sorted({one["metadata"]["namespace"] for one in listed})
+            spaces = sorted({space for space in map(namespace_of, listed) if space})
             # The capacity that others hold is everywhere.
             everywhere = nodes is not None or len(spaces) > SPACES_MAX
             pods = self._each(self._client.pods, [""] if everywhere else spaces)

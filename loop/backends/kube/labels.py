@@ -4,12 +4,13 @@ pure.
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loop.types import Load
+from twin import magnitudes
 
 MANAGED = "inferno.server.managed"
 SELECTOR = f"{MANAGED}=true"
@@ -35,6 +36,7 @@ MODEL_ID = "inferno.server.model-id"  # a name that no label can hold, such as o
 STATUS = "inferno.server.status"
 
 VALUE_MAX = 63
+FOUND_MAX = 60  # of what is told of a wrong value
 _VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)?")
 
 
@@ -66,9 +68,10 @@ def load_of(labels: Mapping[str, str]) -> tuple[Load | None, str]:
     out_key = LOAD_OUT_TOKENS if LOAD_OUT_TOKENS in labels else LOAD_TOKENS
     figures = {}
     for key in (LOAD_RPM, LOAD_IN_TOKENS, out_key):
-        figure = _figure(labels.get(key, "0"))
+        largest = magnitudes.RATE_RPM_MAX if key == LOAD_RPM else magnitudes.TOKENS_MAX
+        figure = magnitudes.figure(labels.get(key, "0"), largest=largest)
         if figure is None:
-            return None, f"label {key}: expected a number >= 0, found {labels[key]!r}"
+            return None, f"label {key}: expected a number >= 0{_found(labels[key], largest)}"
         figures[key] = figure
     return Load(
         rate_rpm=figures[LOAD_RPM], in_tokens=figures[LOAD_IN_TOKENS], out_tokens=figures[out_key]
@@ -77,12 +80,12 @@ def load_of(labels: Mapping[str, str]) -> tuple[Load | None, str]:
 
 def max_batch_of(labels: Mapping[str, str]) -> tuple[int, str]:
     """Return the batch size that *labels* name, 0 for none, and what is wrong with it."""
-    text = labels.get(MAX_BATCH, "")
+    text, largest = labels.get(MAX_BATCH, ""), magnitudes.BATCH_MAX
     if not text:
         return 0, ""
-    number = _whole(text)
+    number = magnitudes.whole(text, largest=largest)
     if number is None:
-        return 0, f"label {MAX_BATCH}: expected a whole number, found {text!r}"
+        return 0, f"label {MAX_BATCH}: expected a whole number{_found(text, largest)}"
     return number, ""
 
 
@@ -91,11 +94,12 @@ def bounds_of(annotations: Mapping[str, str]) -> tuple[Bounds, str]:
     something is.
     """
     numbers: list[int | None] = []
+    largest = magnitudes.REPLICAS_MAX
     for key in (REPLICAS_MIN, REPLICAS_MAX):
         text = annotations.get(key)
-        number = None if text is None else _whole(text)
+        number = None if text is None else magnitudes.whole(text, largest=largest)
         if text is not None and number is None:
-            return Bounds(), f"annotation {key}: expected a whole number, found {text!r}"
+            return Bounds(), f"annotation {key}: expected a whole number{_found(text, largest)}"
         numbers.append(number)
     low, high = numbers
     if low is not None and high is not None and low > high:
@@ -106,13 +110,10 @@ def bounds_of(annotations: Mapping[str, str]) -> tuple[Bounds, str]:
     return Bounds(replicas_min=low, replicas_max=high), ""
 
 
-def _figure(text: str) -> float | None:
-    try:
-        figure = float(text)
-    except ValueError:
-        return None
-    return figure if math.isfinite(figure) and figure >= 0 else None
-
-
-def _whole(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() else None
+def _found(text: str, largest: float) -> str:
+    """Return the end of a line about *text*, which is no number that is expected; the bound is told
+    if that is what is wrong.
+    """
+    beyond = magnitudes.figure(text, largest=sys.float_info.max) is not None
+    bound = f" and <= {largest:g}" if beyond and text.isascii() and "." not in text else ""
+    return f"{bound}, found {text[:FOUND_MAX]!r}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loop.backends.kube.arguments import GPU_RESOURCES, count, limits_of
-from loop.backends.kube.read import Pod
+from loop.backends.kube.read import Pod, each_read
 from loop.backends.kube.scheduling import obstacle
 from loop.types import CapacityView
 
@@ -72,12 +72,17 @@ def read_capacity(
     the loop itself puts them on nodes. *types* are those that the data know; a product name holds
     the words of its type (A100-80GB in NVIDIA-A100-SXM4-80GB).
     """
-    read = []
-    for obj in nodes:
+
+    def read_one(obj: Json) -> Node | None:
         node = read_node(obj, types=types)
-        if node is not None:
-            why_not = _kept_off(obj, templates, selector_keys)
-            read.append(replace(node, open=node.open and not why_not, why_not=why_not))
+        if node is None:
+            return None
+        why_not = _kept_off(obj, templates, selector_keys)
+        return replace(node, open=node.open and not why_not, why_not=why_not)
+
+    strange: list[str] = []
+    found = each_read(nodes, read_one, kind="node", told=strange)
+    read = [node for node in found if node is not None]
     mine, theirs = _held(ours), _held(others)
     total: dict[str, int] = defaultdict(int)
     used: dict[str, int] = defaultdict(int)
@@ -92,7 +97,10 @@ def read_capacity(
             kind: CapacityView(type=kind, total=total[kind], used=used[kind])
             for kind in sorted(total)
         },
-        warnings=tuple(f"nodes: the data know no accelerator of type {kind}" for kind in unknown),
+        warnings=(
+            *strange,
+            *(f"nodes: the data know no accelerator of type {kind}" for kind in unknown),
+        ),
         notes=tuple(
             f"nodes: {node.gpus} {node.type} of {node.name} do not count: no server's pods can be "
             f"put there ({node.why_not})"

@@ -6,10 +6,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import GpuLimit, gpu_limit, value_of
@@ -17,11 +18,16 @@ from loop.backends.kube.labels import Bounds
 from loop.backends.kube.scheduling import holds
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.types import Load, PodPhase
+from twin.magnitudes import REPLICAS_MAX, whole
 
 Json = Mapping[str, Any]
+Read = TypeVar("Read")
 
+# What an object that is not as an API server makes it raises while it is read.
+STRANGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 FINISHED = ("Succeeded", "Failed")
 METRICS_PORT = 8000
+PORT_MAX = 65_535
 METRICS_PATH = "/metrics"
 _PORT_OF_METRICS = re.compile(r"(?:http-)?metrics(?:-?\d+)?|http(?:-?\d+)?")
 
@@ -144,10 +150,15 @@ def read_deployment(obj: Json) -> Deployment:
     max_batch, batch_problem = names.max_batch_of(labels)
     bounds, bounds_problem = names.bounds_of(annotations)
     replicas = spec.get("replicas")
+    if replicas is not None and not (isinstance(replicas, int) and 0 <= replicas <= REPLICAS_MAX):
+        raise ValueError(f"replicas: expected a whole number up to {REPLICAS_MAX}")
     pod_spec = (spec.get("template") or {}).get("spec") or {}
+    for text in (*labels.values(), *annotations.values()):
+        if not isinstance(text, str):
+            raise TypeError("a label or an annotation is no text")
     return Deployment(
-        namespace=meta["namespace"],
-        name=meta["name"],
+        namespace=_text(meta["namespace"]),
+        name=_text(meta["name"]),
         uid=meta.get("uid") or "",
         version=meta.get("resourceVersion") or "",
         created=meta.get("creationTimestamp") or "",
@@ -172,6 +183,12 @@ def read_deployment(obj: Json) -> Deployment:
     )
 
 
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected a text, found {str(value)[: names.FOUND_MAX]}")
+    return value
+
+
 def _max_batch(annotations: Mapping[str, str], pod_spec: Json) -> int | None:
     """Return the batch size in force in pods of *pod_spec*, if it is the loop's to write there."""
     argument = annotations.get(names.APPLY_MAX_BATCH, "").strip()
@@ -191,8 +208,8 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
     grace_s = (meta.get("deletionGracePeriodSeconds") or 0) if phase == "draining" else 0
     ports, path = _metrics(meta.get("annotations") or {}, spec)
     return Pod(
-        namespace=meta["namespace"],
-        name=meta["name"],
+        namespace=_text(meta["namespace"]),
+        name=_text(meta["name"]),
         owner=_owner(meta),
         labels=meta.get("labels") or {},
         phase=phase,
@@ -212,10 +229,12 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
 
     An identity is namespace and name: Deployments of several namespaces that claim one name are
     servers of the names namespace/name. Of two in one namespace the older one is the server; the
-    other is left alone, and told of.
+    other is left alone, and told of. An object that cannot be read is told of, and stops nobody: a
+    Deployment is left alone.
     """
+    warnings: list[str] = []
     read = sorted(
-        (read_deployment(obj) for obj in deployments),
+        each_read(deployments, read_deployment, kind="Deployment", told=warnings),
         key=lambda one: (one.created, one.namespace, one.name),
     )
     spaces: dict[str, set[str]] = defaultdict(set)
@@ -223,7 +242,6 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
         if one.managed:
             spaces[one.claim].add(one.namespace)
     owners: dict[str, Deployment] = {}
-    warnings = []
     for claims in read:
         if not claims.managed:
             continue
@@ -241,13 +259,44 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
             warnings.append(
                 f"{one.server}: label {names.MODEL}: expected the name of a model, found none"
             )
-    alive = [pod for pod in (read_pod(obj, epoch_s=epoch_s) for obj in pods) if pod is not None]
+    found = each_read(pods, partial(read_pod, epoch_s=epoch_s), kind="pod", told=warnings)
+    alive = [pod for pod in found if pod is not None]
     mine, unowned = assign(list(owners.values()), alive)
     by_name = {
         name: Server(deployment=one, pods=tuple(mine.get((one.namespace, one.name), ())))
         for name, one in sorted(owners.items())
     }
     return Servers(by_name=by_name, unowned=tuple(unowned), warnings=tuple(warnings))
+
+
+def each_read(
+    objects: Iterable[Json], reader: Callable[[Json], Read], *, kind: str, told: list[str]
+) -> Iterator[Read]:
+    """Yield what *reader* makes of each of *objects*; add a line to *told* for those that it cannot
+    read.
+    """
+    for obj in objects:
+        try:
+            yield reader(obj)
+        except STRANGE as error:
+            told.append(
+                f"{kind} {_label(obj)}: left alone: it is not as the API describes it "
+                f"({type(error).__name__}: {str(error)[: names.FOUND_MAX]})"
+            )
+
+
+def namespace_of(obj: object) -> str:
+    """Return the namespace of an object as listed; "" if it has none."""
+    meta = obj.get("metadata") if isinstance(obj, Mapping) else None
+    space = meta.get("namespace") if isinstance(meta, Mapping) else None
+    return space if isinstance(space, str) else ""
+
+
+def _label(obj: object) -> str:
+    """Return how to name an object of which nothing is sure."""
+    meta = obj.get("metadata") if isinstance(obj, Mapping) else None
+    parts = [meta.get(key) for key in ("namespace", "name")] if isinstance(meta, Mapping) else []
+    return "/".join(str(part)[: names.FOUND_MAX] for part in parts if part) or "without a name"
 
 
 def scraped(server: Server) -> ScrapedServer:
@@ -348,9 +397,9 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
     Several ports are named so where a pod runs several engines, each with a page of its own.
     """
     path = annotations.get("prometheus.io/path") or METRICS_PATH
-    annotated = annotations.get("prometheus.io/port", "")
-    if annotated.isascii() and annotated.isdigit():
-        return (int(annotated),), path
+    annotated = whole(annotations.get("prometheus.io/port", ""), largest=PORT_MAX)
+    if annotated is not None:
+        return (annotated,), path
     ports = [
         port for container in spec.get("containers") or () for port in container.get("ports") or ()
     ]

@@ -55,15 +55,24 @@ def asked_before(deployment: Deployment) -> Pool | None:
     """Return what the loop last asked of *deployment*, by its status annotation; None where that
     does not tell.
     """
+    told = _status(deployment)
     try:
-        told = json.loads(deployment.annotations[names.STATUS])
         return Pool(
             accelerator=str(told["accelerator"]),
             replicas=int(told["replicas"]),
             max_batch=int(told["maxBatch"]),
         )
-    except (KeyError, ValueError, TypeError):
+    except (KeyError, ValueError, TypeError, OverflowError):
         return None
+
+
+def _status(deployment: Deployment) -> Json:
+    """Return what the status annotation of *deployment* tells; nothing if others have spoilt it."""
+    try:
+        told = json.loads(deployment.annotations.get(names.STATUS, ""))
+    except (ValueError, RecursionError):
+        return {}
+    return told if isinstance(told, dict) else {}
 
 
 def patch_of(
@@ -208,10 +217,11 @@ def _moves(template: Json) -> bool:
 def _template_changed(deployment: Deployment) -> datetime | None:
     """Return when the loop last changed the pod template, by the status annotation."""
     try:
-        told = json.loads(deployment.annotations[names.STATUS])["templateTime"]
-        return datetime.fromisoformat(told)
+        date = datetime.fromisoformat(_status(deployment)["templateTime"])
     except (KeyError, ValueError, TypeError):
         return None
+    # Without its zone it is compared with nothing.
+    return date if date.tzinfo is not None else None
 
 
 def measured_by(deployment: Deployment) -> str:
@@ -221,10 +231,7 @@ def measured_by(deployment: Deployment) -> str:
     A controller that was started again would else take labels for the load of a server that had
     been measured all the time.
     """
-    try:
-        return str(json.loads(deployment.annotations[names.STATUS]).get("loadSource") or "")
-    except (KeyError, ValueError, TypeError, AttributeError):
-        return ""
+    return str(_status(deployment).get("loadSource") or "")
 
 
 def _template_date(deployment: Deployment) -> str:

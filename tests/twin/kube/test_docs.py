@@ -18,13 +18,15 @@ from twin.kube.desired import (
     MAX_BATCH_ARGUMENT,
     MAX_BATCH_DEFAULT,
     PREFIX,
-    RATE_RPM_MAX,
-    REPLICAS_MAX,
-    TOKENS_MAX,
 )
 from twin.kube.faults import REQUEST_KINDS, FaultKind, parse_faults
 from twin.kube.files import read_tokens
 from twin.kube.pods import CREATING_S
+from twin.magnitudes import (
+    SIMULATED_RATE_RPM_MAX,
+    SIMULATED_REPLICAS_MAX,
+    SIMULATED_TOKENS_MAX,
+)
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +63,9 @@ def test_its_figures_are_those_of_the_code(text: str) -> None:
     """A change of one has to be written down here too."""
     for figure in (
         f"`ContainerCreating` for {CREATING_S:g} s",
-        f"at most {REPLICAS_MAX}",
-        f"above {RATE_RPM_MAX} requests a minute, or of more than {TOKENS_MAX} tokens",
+        f"at most {SIMULATED_REPLICAS_MAX}",
+        f"above {SIMULATED_RATE_RPM_MAX} requests a minute, "
+        f"or of more than {SIMULATED_TOKENS_MAX} tokens",
         f"`{MAX_BATCH_ARGUMENT}` of the container, else {MAX_BATCH_DEFAULT}",
         f"{HISTORY_MAX} changes per resource",
         f"no token or `{TOKEN}`",

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.twin.kube.clients import Client, managed
-from twin.kube.desired import REPLICAS_MAX
 from twin.kube.nodes import GPUS_MAX, PLAIN_NODE, Machines, gpu_resource
 from twin.kube.workload import UnmanagedPods
+from twin.magnitudes import SIMULATED_REPLICAS_MAX
 
 
 @pytest.mark.parametrize(
@@ -112,4 +112,4 @@ def test_a_slip_of_the_finger_does_not_fill_the_memory() -> None:
     client = Client()
     client.apply(managed(replicas=1_000_000_000, labels={"inferno.server.managed": None}))
     client.until(0.5)
-    assert client.deployment()["status"]["replicas"] == REPLICAS_MAX
+    assert client.deployment()["status"]["replicas"] == SIMULATED_REPLICAS_MAX
