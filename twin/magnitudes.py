@@ -8,7 +8,7 @@ it are finite.
 from __future__ import annotations
 
 LARGEST_FIGURE = 1e12
-LARGEST_WHOLE = 10**9
+LARGEST_WHOLE = 2**31 - 1  # what some write for "without limit" is within it
 
 RATE_RPM_MAX = LARGEST_FIGURE
 TOKENS_MAX = LARGEST_FIGURE  # of one request

@@ -376,3 +376,11 @@ def test_a_message_survives_its_way_through_text(tmp_path: Path) -> None:
     assert parse_system(json.loads(json.dumps(message(objects))), source="request") == read_system(
         write(tmp_path, objects)
     )
+
+
+def test_a_capacity_without_limit_is_read(tmp_path: Path) -> None:
+    """Some write the largest number of their language where GPUs are never short."""
+    (tmp_path / "capacity-data.json").write_text(
+        json.dumps({"count": [{"type": "H100", "count": 2147483647}]}), encoding="utf-8"
+    )
+    assert read_capacity(tmp_path, warn=[].append) == {"H100": 2147483647}
