@@ -24,6 +24,10 @@ class Limits:
 
 NO_LIMITS = Limits()
 
+# More requests run than this many times what the load explains: answers longer than the window, or
+# counters that tell less than there is.
+EXPLAINED_FACTOR, EXPLAINED_MIN = 2.0, 4.0
+
 
 def plan(
     decision: Decision,
@@ -61,7 +65,8 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
     as well as what comes.
 
     A pod that is ended loses its requests, and zero is for servers where nothing runs or waits.
-    The accelerator stays if the policy gave up all of it: a move would interrupt what runs.
+    The accelerator stays if the policy gave up all replicas, or if a move has no room for what runs
+    and the load does not explain it.
     """
     targets = dict(decision.targets)
     for name, view in snapshot.servers.items():
@@ -74,7 +79,8 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
         in_flight = f"{view.running} requests run and {max(view.waiting, view.backlog)} wait"
         text = f"{needed} of {view.wanted} replicas stay: {in_flight}"
         details = {**target.why.details, "policyReplicas": target.replicas}
-        gives_up = target.replicas == 0
+        # To stay where it runs: a move would interrupt it.
+        gives_up = target.replicas == 0 or _moves(target, view)
         targets[name] = replace(
             target,
             pools=one_pool(
@@ -120,10 +126,29 @@ def _needed_in_flight(target: Target, view: ServerView) -> int:
     """Return how many of the present replicas what is in flight needs, at the batch it may have."""
     if view.running + view.waiting + view.backlog <= 0:
         return 0
+    if _moves(target, view) and _explained(view):
+        # A move brings new pods before the old ones finish what they run, and another accelerator
+        # runs as many requests in another time: what runs here says nothing of how many it needs.
+        return 1
     # At the smaller one of both: until its template is changed a pod has the batch it has.
     batch = min((size for size in (target.max_batch, view.max_batch) if size > 0), default=0)
     held = -(-view.running // batch) if batch > 0 else 0
     return min(view.wanted, max(held, 1))
+
+
+def _moves(target: Target, view: ServerView) -> bool:
+    return target.replicas > 0 and target.accelerator not in ("", view.accelerator)
+
+
+def _explained(view: ServerView) -> bool:
+    """Tell whether the load explains what runs (Little's law: as many as come while one is served):
+    then who was sized for the load was sized for what runs.
+    """
+    load = view.load
+    if load is None or view.itl_ms is None or view.ttft_ms is None:
+        return False
+    served_s = (view.ttft_ms + view.itl_ms * max(load.out_tokens - 1.0, 0.0)) / 1000.0
+    return view.running <= EXPLAINED_FACTOR * load.rate_rpm / 60.0 * served_s + EXPLAINED_MIN
 
 
 def _change(target: Target, view: ServerView, *, limits: Limits) -> Change:

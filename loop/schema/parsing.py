@@ -370,12 +370,25 @@ def _unknown_lines(
     for at, key in unknown:
         entry, field = _place(model, given, (*at, key))
         entries.setdefault(field, []).append(entry)
-        known.setdefault(field, _keys_at(model, at))
+        # A key that is there already is not the one that was meant.
+        there = {str(name).lower() for name in _object_at(given, at)}
+        known.setdefault(field, [name for name in _keys_at(model, at) if name.lower() not in there])
     for field, found in entries.items():
         first = f"{source}: {found[0]}" if found[0] else source
         others = f" (and in {len(found) - 1} more)" if len(found) > 1 else ""
         meant = did_you_mean(field.rpartition(".")[2], known[field])
         yield f"{first}: unknown key {field!r} is not used{others}{meant}"
+
+
+def _object_at(given: object, at: Place) -> Iterable[str]:
+    """Return the keys of the object at the place *at*; none if it is none."""
+    here = given
+    for part in at:
+        if isinstance(part, int):
+            here = here[part] if isinstance(here, list) and part < len(here) else None
+        else:
+            here = _step(here, part) if here is not None else None
+    return here if isinstance(here, Mapping) else ()
 
 
 def _keys_at(model: type[Message], at: Place) -> Iterable[str]:

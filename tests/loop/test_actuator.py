@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loop.actuator import Limits, below_minimum, plan, with_room_for_what_runs
 from loop.testing.fakes import BECAUSE, change, server_view, target
-from loop.types import Change, Decision, ServerView, Snapshot, Target
+from loop.types import Change, Decision, Load, ServerView, Snapshot, Target
 
 
 def changes(
@@ -215,3 +215,21 @@ def test_a_reduction_leaves_room_for_what_runs(
         assert f"{running} requests run and {waiting} wait" in kept.why.text
     else:
         assert kept == decided.targets["s1"]
+
+
+@pytest.mark.parametrize(("rate_rpm", "moves"), [(900.0, True), (60.0, False), (0.0, False)])
+def test_a_move_to_fewer_replicas_needs_a_load_that_explains_what_runs(
+    rate_rpm: float, moves: bool
+) -> None:
+    """90 requests of 5 s each are 1,080 rpm; at a tenth of it something else runs here, and a move
+    would interrupt it.
+    """
+    load = Load(rate_rpm=rate_rpm, in_tokens=512.0, out_tokens=250.0)
+    view = server_view(
+        wanted=3, ready=3, max_batch=32, running=90, load=load, itl_ms=19.0, ttft_ms=269.0
+    )
+    snapshot = Snapshot(now_s=60.0, servers={"s1": view})
+    decided = Decision(targets={"s1": target(accelerator="2xA100", replicas=1, max_batch=64)})
+    kept = with_room_for_what_runs(decided, snapshot).targets["s1"]
+    assert kept.accelerator == ("2xA100" if moves else "H100")
+    assert kept.replicas == (1 if moves else 3)
