@@ -49,7 +49,7 @@ def plan(
     for name, view in snapshot.servers.items():
         target = decision.targets.get(name)
         # This is the one place that decides what "held" means: no change at all.
-        if target is None or target.held:
+        if target is None or target.held or view.hold is not None:
             continue
         change = _change(target, view, limits=limits)
         if view.load is None and not reduce_unknown and _takes_away(change, view):
@@ -58,6 +58,18 @@ def plan(
         if (change.accelerator or change.replicas == 0) and _differs(change, view):
             changes.append(change)
     return tuple(changes)
+
+
+def with_holds(decision: Decision, snapshot: Snapshot) -> Decision:
+    """Return *decision* with each server held for which nothing may be asked, whatever the policy
+    says.
+    """
+    targets = dict(decision.targets)
+    for name, view in snapshot.servers.items():
+        target = targets.get(name)
+        if view.hold is not None and not (target is not None and target.held):
+            targets[name] = Target(server=name, pools=view.pools, why=view.hold, held=True)
+    return replace(decision, targets=targets)
 
 
 def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:

@@ -9,10 +9,18 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from loop.actuator import Limits, below_minimum, plan, planned, with_room_for_what_runs
+from loop.actuator import (
+    Limits,
+    below_minimum,
+    plan,
+    planned,
+    with_holds,
+    with_room_for_what_runs,
+)
 from loop.collector import CollectorSettings, Estimates, collect
 from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
+from loop.pause import Pause
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
 
 if TYPE_CHECKING:
@@ -57,12 +65,14 @@ class Controller:
         data: Data,
         clock: Clock,
         settings: ControllerSettings | None = None,
+        pause: Pause | None = None,
     ) -> None:
         self._backend = backend
         self._policy = policy
         self._data = data
         self._clock = clock
         self._settings = settings or ControllerSettings()
+        self._pause = pause or Pause()
         self._memory = _Memory(estimates={}, policy_state=policy.start())
         self._cycles = 0
         reading = data.load()
@@ -90,7 +100,8 @@ class Controller:
         if not record.failed:
             record = self._act(record)
         end_s = clock.now_s()
-        if record.mode == self._settings.mode and record.decision is not None:
+        own = record.mode == self._settings.mode or record.paused
+        if own and record.decision is not None:
             self._memory = memory
         self._cycles = record.cycle
         timing = Timing(
@@ -145,6 +156,7 @@ class Controller:
         )
         warnings = (*record.warnings, *seen.warnings, *reading.warnings)
         record = replace(record, seen=seen, estimated=reading.snapshot, warnings=warnings)
+        record = _paused(record, self._pause.reason() or seen.paused)
         return record, replace(memory, estimates=reading.estimates)
 
     def _read_data(self, record: CycleRecord) -> CycleRecord:
@@ -170,6 +182,7 @@ class Controller:
             return replace(record, error=str(error), failed_phase="decide"), memory
         except BackendError as error:
             return _failed(record, error), memory
+        decision = with_holds(decision, record.estimated)
         decision = with_room_for_what_runs(decision, record.estimated)
         changes = plan(decision, record.estimated, limits=self._settings.limits)
         cost, unpriced = _total_cost(record.estimated, changes, self._system)
@@ -183,12 +196,19 @@ class Controller:
                 *record.warnings,
                 *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
                 *below_minimum(record.estimated, changes),
+                *(
+                    f"{name}: nothing is asked for it: {view.hold.text}"
+                    for name, view in record.estimated.servers.items()
+                    if view.hold is not None
+                ),
                 *(f"{name}: its cost is not known and not in the total" for name in unpriced),
             ),
         )
         return record, replace(memory, policy_state=state)
 
     def _act(self, record: CycleRecord) -> CycleRecord:
+        # Who pauses the loop while it decides wants this cycle to change nothing either.
+        record = _paused(record, self._pause.reason())
         if record.mode == "advise":
             return record
         try:
@@ -197,6 +217,16 @@ class Controller:
         except BackendError as error:
             return _failed(record, error)
         return replace(record, applied=True)
+
+
+def _paused(record: CycleRecord, reason: str) -> CycleRecord:
+    """Return *record* as that of a cycle that must not act, if there is a *reason* for it and it
+    would.
+    """
+    if not reason or record.mode == "advise":
+        return record
+    warnings = (*record.warnings, f"paused: nothing is asked for: {reason}")
+    return replace(record, mode="advise", paused=reason, warnings=warnings)
 
 
 def refuse(data: SystemData) -> None:

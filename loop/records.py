@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from loop.actuator import planned
 from loop.cost import cost_cents_per_h, gpus
-from loop.types import CapacityView, Load, ServerView, Snapshot, one_pool
+from loop.types import CapacityView, Load, ServerView, Snapshot, Why, one_pool
 
 if TYPE_CHECKING:
     from loop.spec import SloTarget, SystemData
-    from loop.types import Change, CycleRecord, Target, Why
+    from loop.types import Change, CycleRecord, Target
 
 Line = dict[str, Any]
 
@@ -31,6 +31,7 @@ def record_line(record: CycleRecord) -> Line:
         "cycle": record.cycle,
         "trigger": record.trigger,
         "mode": record.mode,
+        "paused": record.paused or None,
         "backend": record.backend,
         "policy": record.policy,
         "applied": record.applied,
@@ -124,6 +125,7 @@ def _seen(view: ServerView) -> Line:
         "minReplicas": view.replicas_min,
         "maxReplicas": view.replicas_max,
         "gpusPerReplica": view.gpus_per_replica,
+        "hold": {"kind": view.hold.kind, "text": view.hold.text} if view.hold else None,
     }
 
 
@@ -165,6 +167,7 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         load_age_s=row.get("loadAgeS"),
         cache_hit_share=row.get("prefixCacheHitShare"),
         gpus_per_replica=row.get("gpusPerReplica"),
+        hold=Why(**row["hold"]) if row.get("hold") else None,
     )
 
 

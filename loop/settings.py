@@ -37,6 +37,7 @@ class Settings:
     actuator_port: int = 3303
     kubeconfig: str = ""
     namespaces: tuple[str, ...] = ()
+    pause_config_map: str = ""
     prometheus_url: str = ""
     prometheus_token_path: Path | None = None
     prometheus_ca_path: Path | None = None
@@ -139,6 +140,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _place(text: str) -> str:
+    namespace, slash, name = text.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise _UnexpectedError("NAMESPACE/NAME")
+    return text
+
+
 # The variable and the parser of every field of Settings.
 VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "data_path": ("INFERNO_DATA_PATH", Path),
@@ -154,6 +162,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "actuator_port": ("ACTUATOR_PORT", _port),
     "kubeconfig": ("KUBECONFIG", str),
     "namespaces": ("WATCH_NAMESPACE", _names),
+    "pause_config_map": ("INFERNO_PAUSE_CONFIGMAP", _place),
     "prometheus_url": ("INFERNO_PROMETHEUS_URL", str),
     "prometheus_token_path": ("INFERNO_PROMETHEUS_TOKEN_PATH", Path),
     "prometheus_ca_path": ("INFERNO_PROMETHEUS_CA_PATH", Path),

@@ -100,7 +100,8 @@ class ServerView(OfPools):
     load_source is where the load comes from (prometheus, pods, labels, router …; "" if there is
     none), load_age_s how old its newest sample is (None: it has no age). cache_hit_share is the
     share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
-    GPUs a replica has on any accelerator (None: as many as the accelerator needs).
+    GPUs a replica has on any accelerator (None: as many as the accelerator needs). hold is why
+    nothing may be asked for this server, whatever a policy decides (None: it may).
     """
 
     name: str
@@ -127,6 +128,7 @@ class ServerView(OfPools):
     load_age_s: float | None = None
     cache_hit_share: float | None = None
     gpus_per_replica: int | None = None
+    hold: Why | None = None
     pods: tuple[PodView, ...] = ()
 
     @property
@@ -151,12 +153,14 @@ class Snapshot:
     """One observation of the world at now_s. capacity is None if the world does not know it.
 
     warnings are lines about what was seen and is not as it should be; they go into the record.
+    paused is why nothing may be asked of this world at all ("": it may).
     """
 
     now_s: float
     servers: Mapping[str, ServerView]
     capacity: Mapping[str, CapacityView] | None = None
     warnings: tuple[str, ...] = ()
+    paused: str = ""
 
 
 WhyKind = Literal[
@@ -171,6 +175,8 @@ WhyKind = Literal[
     "held-unknown",  # the load is not known, so nothing changes
     "in-flight",  # what runs in the pods needs the replicas
     "bound",  # a minimum or maximum of replicas decided
+    "paused",  # people have said that nothing is to be asked for it
+    "rival",  # somebody else decides on the same server
     "hysteresis",  # a change would not pay
     "unchanged",  # the policy keeps what there is on purpose
     "remote",  # another optimizer decided and gave no reason of a known kind
@@ -244,6 +250,8 @@ class CycleRecord:
     on), data what the policy knew besides; None when the cycle did not come so far. changes are
     what was asked of the world, or in mode "advise" what would have been.
 
+    paused is why an acting controller did not act; its mode is then "advise".
+
     failed_phase says where the cycle stopped, "" when it went through; "program" is an error of the
     programmer, with its traceback. error is one line; a cycle that went through has one when it had
     to use the last good data.
@@ -267,6 +275,7 @@ class CycleRecord:
     error: str = ""
     failed_phase: FailedPhase = ""
     traceback: str = ""
+    paused: str = ""
     warnings: tuple[str, ...] = ()
 
     @property

@@ -46,6 +46,7 @@ Each world has options of its own: inferno controller --backend kube --help
   inferno controller 60 false --backend kube --mode advise
   curl http://localhost:3300/invoke
   curl -X POST -d '{"mode": "advise"}' http://localhost:3300/invoke
+  curl -X POST http://localhost:3300/pause        ask for nothing until /resume
 """
 
 WORLDS = MappingProxyType({"sim": sim, "kube": kube, "http": http})
@@ -157,6 +158,7 @@ def _run(options: Namespace) -> int:
             data=world.data,
             clock=MonotonicClock(),
             settings=ControllerSettings(mode=options.mode, limits=limits, epoch=world.epoch),
+            pause=world.pause,
         )
         controller = _led(alone, world.lease) if world.lease else alone
         metrics, inbox = ControllerMetrics(), ThreadInbox()
@@ -176,6 +178,7 @@ def _run(options: Namespace) -> int:
             driver,
             inbox,
             metrics=metrics,
+            pause=world.pause,
             token=token_source(settings),
             threads=[world.lease] if world.lease else [],
             watched=watched,
@@ -188,13 +191,14 @@ def _run(options: Namespace) -> int:
             host=settings.controller_host,
             verb="invoke",
             notes=world.notes,
-            about={
-                "backend": options.backend,
-                "mode": options.mode,
-                "periodS": settings.period_s,
-            },
+            about=_about(options, settings.period_s),
         )
     return EXIT_OK
+
+
+def _about(options: Namespace, period_s: float) -> dict[str, object]:
+    """Return what the first line of the log tells."""
+    return {"backend": options.backend, "mode": options.mode, "periodS": period_s}
 
 
 def _led(alone: Controller, lease: Lease) -> Cycles:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from loop.backends.kube.lease import Lease
     from loop.backends.metrics.source import MetricsSource
     from loop.clocks import MonotonicClock
+    from loop.pause import Pause
     from loop.settings import Settings
     from loop.signals.names import Names
 
@@ -163,6 +164,11 @@ def add_acting_options(parser: Options) -> None:
     parser.add_argument(
         "--lease", metavar="NAMESPACE/NAME", help="act only while holding this Lease"
     )
+    parser.add_argument(
+        "--pause-config-map",
+        metavar="NAMESPACE/NAME",
+        help='ask for nothing while this ConfigMap has paused: "true" ($INFERNO_PAUSE_CONFIGMAP)',
+    )
 
 
 def cluster_arguments(options: Namespace) -> dict[str, str | None]:
@@ -172,6 +178,7 @@ def cluster_arguments(options: Namespace) -> dict[str, str | None]:
         "namespaces": "namespace",
         "prometheus_url": "prometheus",
         "metrics_window_s": "window",
+        "pause_config_map": "pause_config_map",
     }
     return {name: getattr(options, option, None) for name, option in names.items()}
 
@@ -238,14 +245,15 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCluster:
-    """A cluster to steer: its backend, the clock of the run, the date of its second 0, and the
-    Lease, if any.
+    """A cluster to steer: its backend, the clock of the run, the date of its second 0, the Lease,
+    if any, and the switch that stops it from acting.
     """
 
     backend: KubeBackend
     clock: MonotonicClock
     epoch: datetime
     lease: Lease | None
+    pause: Pause
 
 
 def metrics_choices(options: Namespace) -> dict[str, Any]:
@@ -290,6 +298,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         clock=live.clock,
         epoch=live.epoch,
         lease=live.lease,
+        pause=live.pause,
     )
 
 
@@ -310,9 +319,10 @@ def open_cluster(
     from loop.backends.kube.backend import KubeBackend, KubeSettings
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock, date_now
+    from loop.pause import Pause
 
     check_speed(choices.speed)
-    clock, epoch = MonotonicClock(), date_now()
+    clock, epoch, pause = MonotonicClock(), date_now(), Pause()
     client = KubeClient(partial(connect, settings.kubeconfig), clock=clock)
     lease = _lease(choices.lease, client, clock=clock, epoch=epoch) if choices.lease else None
     backend = KubeBackend(
@@ -327,14 +337,15 @@ def open_cluster(
             labels_stand_in=choices.labels_stand_in,
             types=types,
             gpus=gpus,
+            pause_config_map=settings.pause_config_map,
         ),
-        may_act=lease.held if lease else (lambda: True),
+        may_act=lambda: not pause.reason() and (lease is None or lease.held()),
     )
     stack.callback(backend.close)
     if lease:
         lease.start()
         stack.callback(lease.stop)
-    return LiveCluster(backend=backend, clock=clock, epoch=epoch, lease=lease)
+    return LiveCluster(backend=backend, clock=clock, epoch=epoch, lease=lease, pause=pause)
 
 
 def _source(

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loop.errors import SpecError
+from loop.pause import Pause
 
 if TYPE_CHECKING:
     from loop.backends.kube.lease import Lease
@@ -24,7 +25,8 @@ class World:
 
     clock has the world's seconds, epoch is the date of its second 0. advance brings a simulated
     world to a time; the time of others passes by itself. With a lease the controller acts only
-    while it holds that. notes are what the data leave open, a line each.
+    while it holds that, and never while people pause it. notes are what the data leave open, a
+    line each.
     """
 
     backend: Backend
@@ -36,6 +38,7 @@ class World:
     speed: float = 1.0
     advance: Callable[[float], None] | None = None
     lease: Lease | None = None
+    pause: Pause = field(default_factory=Pause)
 
 
 def data_directory(settings: Settings) -> Path:

@@ -97,7 +97,12 @@ class SloPolicy:
         begins with one replica.
         """
         system = self._system(snapshot, data)
-        unknown = {name: UNKNOWN for name, view in snapshot.servers.items() if view.load is None}
+        # Whom nothing may be asked for keeps its GPUs, as the servers do whose load is not known.
+        unknown = {
+            name: view.hold or UNKNOWN
+            for name, view in snapshot.servers.items()
+            if view.load is None or view.hold is not None
+        }
         woken = _woken(system, snapshot, unknown)
         solution, infeasible = self._solve(system, unknown, woken)
         held, gpus_left = {**unknown, **infeasible}, _Free(system)
@@ -292,7 +297,7 @@ def _woken(system: SystemData, snapshot: Snapshot, unknown: Iterable[str]) -> di
     free.keep(unknown)
     for name in free.by_class(unknown):
         view = snapshot.servers[name]
-        if view.wanted > 0 or view.backlog == 0:
+        if view.wanted > 0 or view.backlog == 0 or view.hold is not None:
             continue
         if free.room(name, view.accelerator) == 0 and not system.optimizer.unlimited:
             continue

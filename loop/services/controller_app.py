@@ -1,5 +1,5 @@
-"""The controller over HTTP: /invoke, /healthz, /readyz and /metrics. It asks the driver's inbox and
-never the world.
+"""The controller over HTTP: /invoke, /pause, /resume, /healthz, /readyz and /metrics. It asks the
+driver's inbox and never the world.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from loop.errors import SpecError, StoppedError
+from loop.pause import Pause
 from loop.records import record_line
 from loop.services.answers import Json
 from loop.services.scaffold import Health, create_app, stop_actor
@@ -43,6 +44,7 @@ def create_controller_app(
     inbox: ThreadInbox,
     *,
     metrics: ControllerMetrics,
+    pause: Pause,
     timeout_s: float = 30.0,
     token: TokenSource | None = None,
     threads: Sequence[Thread] = (),
@@ -78,6 +80,18 @@ def create_controller_app(
         if not driver.alive:
             raise StoppedError("the controller does not run")
         return await _invoke(inbox, mode=mode, timeout_s=timeout_s)
+
+    @app.post("/pause", tags=["pause"])
+    async def pause_loop() -> Response:
+        """Let the loop look and decide, and ask nothing of the world until it is resumed."""
+        pause.pause("POST /pause")
+        return Json({"paused": True})
+
+    @app.post("/resume", tags=["pause"])
+    async def resume_loop() -> Response:
+        """Let the loop act again, from the next cycle on."""
+        pause.resume()
+        return Json({"paused": False})
 
     return app
 

@@ -44,6 +44,11 @@ class ControllerMetrics:
         self._cost = Gauge(
             "inferno_cost_cents_per_hour", "Cost of the latest decision.", registry=self.registry
         )
+        self._paused = Gauge(
+            "inferno_paused",
+            "1 while people have stopped the loop from acting.",
+            registry=self.registry,
+        )
         self._success = Gauge(
             "inferno_last_success_timestamp_seconds",
             "Time of the latest cycle that went through (in the time of the world).",
@@ -55,6 +60,7 @@ class ControllerMetrics:
         """Take in the record of a cycle."""
         self._cycles.labels("failed" if record.failed else "ok").inc()
         self._duration.observe(record.timing.total_ms / 1000.0)
+        self._paused.set(1.0 if record.paused else 0.0)
         if not record.failed:
             self._success.set(datetime.fromisoformat(record.ts).timestamp())
         if record.seen is None or record.decision is None:

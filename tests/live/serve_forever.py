@@ -10,6 +10,7 @@ from loop.clocks import MonotonicClock
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
+from loop.pause import Pause
 from loop.policies import make_policy
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
@@ -30,7 +31,7 @@ def main() -> int:
     )
     inbox = ThreadInbox()
     driver = LiveDriver(controller, period_s=3600.0, clock=MonotonicClock(), inbox=inbox)
-    app = create_controller_app(driver, inbox, metrics=ControllerMetrics())
+    app = create_controller_app(driver, inbox, metrics=ControllerMetrics(), pause=Pause())
     serve(app, sockets, on_stop=app.state.stop)
     return 0
 

@@ -17,6 +17,7 @@ from loop.clocks import MonotonicClock
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
+from loop.pause import Pause
 from loop.policies import make_policy
 from loop.ports import Backend
 from loop.services.auth import TokenSource
@@ -89,7 +90,7 @@ def serving(
     threads: Sequence[Thread] = (),
 ) -> Iterator[Served]:
     """Serve a controller over *backend*; stop it at the end."""
-    metrics, records = ControllerMetrics(), list[CycleRecord]()
+    metrics, records, pause = ControllerMetrics(), list[CycleRecord](), Pause()
 
     def report(record: CycleRecord) -> None:
         records.append(record)
@@ -102,6 +103,7 @@ def serving(
         data=FixedData(system()),
         clock=MonotonicClock(),
         settings=settings,
+        pause=pause,
     )
     inbox = ThreadInbox(size_max=inbox_size)
     driver = LiveDriver(
@@ -117,13 +119,13 @@ def serving(
         driver,
         inbox,
         metrics=metrics,
-        timeout_s=timeout_s,
+        pause=pause,
         token=token,
+        timeout_s=timeout_s,
         threads=threads,
         watched=watched,
     )
-    service = Service(app, on_stop=app.state.stop, door=door)
-    sockets = listen("127.0.0.1", 0)
+    service, sockets = Service(app, on_stop=app.state.stop, door=door), listen("127.0.0.1", 0)
     port = sockets[0].getsockname()[1]
     thread = threading.Thread(target=service.run, kwargs={"sockets": sockets}, daemon=True)
     thread.start()

@@ -346,3 +346,20 @@ class Stopped:
     """A thread that has ended."""
 
     alive = False
+
+
+def test_a_pause_stops_acting_at_once_and_each_record_tells_it() -> None:
+    """Looking and deciding go on, so that people see what the loop would do."""
+    backend = FakeBackend([server_view(wanted=0, ready=0)])
+    with serving(backend, token=lambda: "s3cret", policy="static") as served:
+        assert served.client.post("/pause").status_code == 401
+        served.client.headers["authorization"] = "Bearer s3cret"
+        assert served.client.post("/pause").json() == {"paused": True}
+        line = served.client.post("/invoke").json()
+        assert (line["mode"], line["applied"], line["paused"]) == ("advise", False, "POST /pause")
+        assert "paused: nothing is asked for: POST /pause" in line["warnings"]
+        assert "inferno_paused 1.0" in served.client.get("/metrics").text
+        assert served.client.get("/resume").status_code == 405
+        assert served.client.post("/resume").json() == {"paused": False}
+        line = served.client.post("/invoke").json()
+        assert (line["mode"], line["applied"], line["paused"]) == ("act", True, None)

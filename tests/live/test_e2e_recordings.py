@@ -22,6 +22,7 @@ from loop.drivers import LiveDriver, ThreadInbox
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.settings import OptimizerSettings
+from loop.pause import Pause
 from loop.schema.reading import parse_system
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
@@ -93,7 +94,7 @@ def serving_controller(
         )
         inbox = ThreadInbox()
         driver = LiveDriver(controller, period_s=0.0, clock=MonotonicClock(), inbox=inbox)
-        app = create_controller_app(driver, inbox, metrics=ControllerMetrics())
+        app = create_controller_app(driver, inbox, metrics=ControllerMetrics(), pause=Pause())
         yield stack.enter_context(serving(app))
 
 

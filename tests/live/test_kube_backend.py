@@ -359,3 +359,46 @@ def test_a_namespaced_account_may_watch_its_namespace_and_not_all() -> None:
         with pytest.raises(ApiError, match=r"list deployments: 403 .*forbidden"):
             client.deployments()
         client.close()
+
+
+def test_a_paused_deployment_is_left_alone_and_told() -> None:
+    """An operator who works on one service stops the loop there, and nowhere else."""
+    load = {names.LOAD_RPM: "6000"}
+    paused = manifest(labels=load, annotations={names.PAUSED: "true"})
+    other = manifest("dep2", server="s2", labels=load)
+    with kube_world(paused, other) as world:
+        record = controller(world).cycle(60.0)
+        assert [change.server for change in record.changes] == ["s2"]
+        assert f's1: nothing is asked for it: annotation {names.PAUSED} is "true"' in (
+            record.warnings
+        )
+
+
+def test_a_pause_between_look_and_write_counts() -> None:
+    """At once means: also for what was decided already."""
+    with kube_world(manifest()) as world:
+        world.backend.observe()
+        body = {"metadata": {"annotations": {names.PAUSED: "true"}}}
+        world.apps.patch_namespaced_deployment("dep1", "infer", body)
+        with pytest.raises(BackendError, match='paused is "true"'):
+            world.backend.apply([ask(replicas=5)])
+        assert world.get().spec.replicas == 2
+
+
+def test_a_config_map_pauses_the_whole_loop() -> None:
+    """For every controller and actuator of a cluster; one that is not there pauses nobody."""
+    settings = KubeSettings(namespaces=("infer",), pause_config_map="infer/loop")
+    with kube_world(manifest(labels={names.LOAD_RPM: "6000"}), settings=settings) as world:
+        loop = controller(world)
+        world.core.create_namespaced_config_map(
+            "infer", {"metadata": {"name": "loop"}, "data": {"paused": "true"}}
+        )
+        record = loop.cycle(60.0)
+        assert (record.mode, record.applied) == ("advise", False)
+        assert record.paused == 'ConfigMap infer/loop has paused: "true"'
+        with pytest.raises(BackendError, match="nothing is asked for: ConfigMap infer/loop"):
+            world.backend.apply(record.changes)
+        world.core.patch_namespaced_config_map("loop", "infer", {"data": {"paused": "false"}})
+        assert loop.cycle(120.0).applied
+        world.core.delete_namespaced_config_map("loop", "infer")
+        assert loop.cycle(180.0).mode == "act"

@@ -11,6 +11,7 @@ from loop.collector import CollectorSettings
 from loop.controller import Controller, ControllerSettings
 from loop.data import DataReading, FixedData
 from loop.errors import SpecError
+from loop.pause import Pause
 from loop.policies import make_policy
 from loop.ports import Data, Policy
 from loop.spec import OptimizerData, SystemData
@@ -270,3 +271,39 @@ def test_what_the_world_warns_of_is_in_the_record() -> None:
 
     record = controller(Wary([server_view()])).cycle(60.0)
     assert record.warnings == ("s1: changed by someone else",)
+
+
+def test_a_pause_during_a_cycle_counts_for_it() -> None:
+    """Who pauses while the loop decides has not said: after the next change."""
+    pause, backend = Pause(), FakeBackend([server_view()])
+
+    class Slow(Counting):
+        def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> tuple[Decision, int]:
+            if state == 0:
+                pause.pause("enough")
+            return super().decide(snapshot, data, state)
+
+    loop = Controller(
+        backend=backend,
+        policy=Slow(),
+        data=FixedData(system()),
+        clock=ManualClock(),
+        pause=pause,
+    )
+    record = loop.cycle(60.0)
+    assert (record.mode, record.applied, record.paused) == ("advise", False, "enough")
+    assert (len(record.changes), backend.applied) == (1, [])
+    pause.resume()
+    assert loop.cycle(120.0).applied
+
+
+def test_a_server_that_the_world_holds_is_left_alone_by_every_policy() -> None:
+    """A paused one, or one that somebody else scales; the others go on."""
+    hold = Why(kind="paused", text="annotation x")
+    backend = FakeBackend([server_view(hold=hold), server_view("s2")])
+    record = controller(backend).cycle(60.0)
+    assert [change.server for change in record.changes] == ["s2"]
+    assert record.decision is not None
+    assert record.decision.targets["s1"].held
+    assert record.decision.targets["s1"].why == hold
+    assert "s1: nothing is asked for it: annotation x" in record.warnings

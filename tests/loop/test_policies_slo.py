@@ -16,7 +16,7 @@ from loop.policies import make_policy
 from loop.policies.slo import SloPolicy
 from loop.spec import Allocation, SystemData
 from loop.testing.fakes import server_data, server_view, system
-from loop.types import CapacityView, Decision, Load, ServerView, Snapshot
+from loop.types import CapacityView, Decision, Load, ServerView, Snapshot, Why
 
 BUSY = Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0)
 PLAIN = SloPolicy(solver="greedy", hysteresis=0.0)
@@ -359,3 +359,13 @@ def test_what_is_beyond_arithmetic_is_held_and_said() -> None:
     assert decision.targets["odd"].held
     assert "cannot be sized (overflow encountered in multiply)" in decision.unserved["odd"].text
     assert not decision.targets["s1"].held
+
+
+def test_a_server_that_the_world_holds_keeps_its_gpus() -> None:
+    """The others plan with what it leaves."""
+    hold = Why(kind="paused", text="annotation x")
+    views = (server_view(wanted=6, hold=hold, load=BUSY), server_view("s2", wanted=1, load=BUSY))
+    decision = decide(*views, capacity={"H100": 7})
+    held, other = decision.targets["s1"], decision.targets["s2"]
+    assert (held.held, held.replicas, held.why.kind) == (True, 6, "paused")
+    assert other.replicas <= 1

@@ -65,7 +65,8 @@ APPLY_S = 30.0
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KubeSettings:
     """namespaces: which to watch, none for all. parallel: how many requests at a time. types: by
-    accelerator name. gpus: of a replica, by (model, accelerator).
+    accelerator name. gpus: of a replica, by (model, accelerator). pause_config_map: the
+    NAMESPACE/NAME of the ConfigMap that may stop the loop from acting ("": none).
 
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
     labels_stand_in: load labels are the source of a server that the source of metrics has never
@@ -79,6 +80,7 @@ class KubeSettings:
     labels_stand_in: bool = True
     types: Mapping[str, str] = field(default_factory=dict)
     gpus: GpuCounts = field(default_factory=dict)
+    pause_config_map: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +124,7 @@ class KubeBackend:
         self._unsettled: dict[str, tuple[int, float]] = {}
         self._measured: frozenset[str] = frozenset()
         self._told: list[str] = []
+        self._paused = ""
         self._noted: frozenset[str] = frozenset()
 
     def close(self) -> None:
@@ -142,6 +145,7 @@ class KubeBackend:
         of metrics.
         """
         now_s = self._clock.now_s()
+        self._paused = self._read_pause()
         try:
             servers, capacity = self._look()
         except ApiError as error:
@@ -165,7 +169,13 @@ class KubeBackend:
         )
         self._seen = {name: server.deployment for name, server in servers.by_name.items()}
         by_type = capacity.by_type if capacity else None
-        return Snapshot(now_s=now_s, servers=views, capacity=by_type, warnings=warnings)
+        return Snapshot(
+            now_s=now_s,
+            servers=views,
+            capacity=by_type,
+            warnings=warnings,
+            paused=self._paused,
+        )
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask for *changes*, side by side, one patch for each Deployment that they change.
@@ -174,6 +184,8 @@ class KubeBackend:
         absolute, so the next cycle asks again for what is missing. A Deployment that is gone is no
         failure: the next snapshot is without it.
         """
+        if paused := self._read_pause():
+            raise BackendError(f"nothing is asked for: {paused}", phase="apply")
         until_s = self._clock.now_s() + APPLY_S
         problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
         failed = [
@@ -189,6 +201,23 @@ class KubeBackend:
             raise BackendError(
                 f"{len(failed)} of {len(changes)} changes failed: {line}{more}", phase="apply"
             )
+
+    def _read_pause(self) -> str:
+        """Return why the ConfigMap for it lets nothing be asked of the cluster, "" if it does; what
+        it said before counts if it cannot be read.
+        """
+        namespace, _, name = self._settings.pause_config_map.partition("/")
+        if not namespace:
+            return ""
+        try:
+            data = self._client.config_map(namespace, name).get("data") or {}
+        except ApiError as error:
+            if error.status == NOT_FOUND:
+                return ""
+            self._told.append(f"whether the loop is paused cannot be read: {error}")
+            return self._paused
+        told = isinstance(data, dict) and str(data.get("paused", "")).strip() == "true"
+        return f'ConfigMap {namespace}/{name} has paused: "true"' if told else ""
 
     # --- observing --------------------------------------------------------------------------------
 
@@ -343,7 +372,7 @@ class KubeBackend:
             if self._clock.now_s() > until_s:
                 raise UnfitError(f"not asked for: no time left of {APPLY_S:g} s")
             if not self._may_act():
-                raise UnfitError("not asked for: this controller leads no longer")
+                raise UnfitError("not asked for: this controller leads no longer, or is paused")
             try:
                 answer = self._client.patch_deployment(
                     now.namespace, now.name, patch, manager=MANAGER, go_on=self._may_act

@@ -179,6 +179,15 @@ class KubeClient:
             namespace,
         )
 
+    def config_map(self, namespace: str, name: str) -> Json:
+        """Return one ConfigMap."""
+        return self._json(
+            "get configmaps",
+            lambda api: official.CoreV1Api(api).read_namespaced_config_map,
+            name,
+            namespace,
+        )
+
     def patch_deployment(
         self,
         namespace: str,

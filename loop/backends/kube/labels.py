@@ -32,6 +32,7 @@ APPLY_NODE_SELECTOR = "inferno.server.apply.nodeselector"
 APPLY_MAX_BATCH = "inferno.server.apply.maxbatchsize"
 APPLY_GPUS = "inferno.server.apply.gpus"
 APPLY_CONTAINER = "inferno.server.apply.container"
+PAUSED = "inferno.server.paused"
 MODEL_ID = "inferno.server.model-id"  # a name that no label can hold, such as org/model
 STATUS = "inferno.server.status"
 

@@ -71,6 +71,11 @@ class Deployment:
         return f"{self.namespace}/{self.name}"
 
     @property
+    def paused(self) -> bool:
+        """Tell whether people have said that nothing is to be asked for it."""
+        return self.annotations.get(names.PAUSED, "").strip() == "true"
+
+    @property
     def gpus(self) -> GpuLimit | None:
         """Return the GPUs that its pods ask for, in the container that serves."""
         container = self.annotations.get(names.APPLY_CONTAINER, "")

@@ -8,10 +8,11 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import value_of
 from loop.backends.kube.read import Deployment, Pod, Server
 from loop.signals.demand import Figures, Gauges
-from loop.types import Load, PodView, ServerView, one_pool
+from loop.types import Load, PodView, ServerView, Why, one_pool
 
 NO_FIGURES = Figures()
 NO_GAUGES = Gauges()
+PAUSED = Why(kind="paused", text=f'annotation {names.PAUSED} is "true"')
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +75,7 @@ def server_view(server: Server, sight: Sight) -> ServerView:
         replicas_min=low,
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
+        hold=PAUSED if one.paused else None,
         pods=pods,
     )
 

@@ -303,6 +303,8 @@ def others_changed(now: Deployment, seen: Deployment) -> str:
         return "deleted and made anew by someone else"
     if not now.managed or now.claim != seen.claim:
         return "no longer managed under this name"
+    if now.paused:
+        return f'annotation {names.PAUSED} is "true"'
     if held_by(now) != held_by(seen):
         return (
             f"changed by {manager_of(now)} from {pool_text(held_by(seen))} "
