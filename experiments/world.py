@@ -46,6 +46,7 @@ def _engine(perf: Perf) -> EngineSpec:
         latency_model=LatencyModel(
             alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms
         ),
+        overhead_ms=perf.overhead_ms,
     )
 
 

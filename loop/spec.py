@@ -25,8 +25,8 @@ class Load:
 class Perf:
     """How one model performs on one accelerator (model-data.json).
 
-    kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json), None if not
-    known; it caps the batch.
+    overhead_ms is what a request spends outside the engine. kv_tokens is the KV capacity of one
+    replica [tokens] (from twin-data.json), None if not known; it caps the batch.
     """
 
     model: str
@@ -37,6 +37,7 @@ class Perf:
     alpha_ms: float
     beta_ms: float
     gamma_ms: float
+    overhead_ms: float = 0.0
     kv_tokens: int | None = None
 
 

@@ -23,7 +23,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "maxNumBatchedTokens": 2048,
         "admission": "full_prompt",
         "startUp": {"meanS": 90, "cv": 0.1},
-        "perfParms": {"alpha": 7, "beta": 0.03, "gamma": 0.001},
+        "perfParms": {"alpha": 7, "beta": 0.03, "gamma": 0.001, "overheadMs": 14},
     },
     "servers": {
         "queueMax": 9,

@@ -46,7 +46,9 @@ class Request:
     Its source makes it once, and hands it on: server names the server that is asked, arrival_s is
     when the client asked and never changes. The gateway that takes it in sets id and server_index,
     its place in the records. submitted_s is when the replica that holds it now took it in.
-    first_token_s and last_token_s are nan until there is such a token. generated and context
+    first_token_s and last_token_s are nan until there is such a token; the first, and the last of
+    a finished request, are counted as its client sees them, after the overhead of the server.
+    generated and context
     (tokens whose KV is held) are kept current by a replica only while the request is not decoding:
     ask Engine.in_flight for them. admitted says whether the present replica ever ran it. ticket and
     context_offset belong to the replica: its place in the admission order, and context less the
@@ -168,7 +170,7 @@ class RequestLog:
         return self._rows.__sizeof__()
 
     def add_finished(self, request: Request, finish_s: float) -> None:
-        """Record that *request* emitted its last token at *finish_s*."""
+        """Record that the client of *request* had its last token at *finish_s*."""
         self._rows += _row(request, finish_s, 0, 0)
 
     def add_rejected(self, request: Request, now_s: float, reason: str) -> None:

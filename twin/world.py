@@ -137,6 +137,9 @@ def _engine(row: Entry, engine: EngineSpec) -> EngineSpec:
         latency_model=_latency_model(latency_model, engine.latency_model)
         if latency_model
         else engine.latency_model,
+        overhead_ms=latency_model.number("overheadMs", at_least=0, default=engine.overhead_ms)
+        if latency_model
+        else engine.overhead_ms,
         kv_tokens=row.whole("kvTokens", at_least=1) if row.has("kvTokens") else engine.kv_tokens,
         block_size=row.whole("blockSize", at_least=1, default=engine.block_size),
         max_num_batched_tokens=row.whole(

@@ -26,7 +26,8 @@ NO_ACCELERATOR, UNKNOWN_ACCELERATOR = -1, -2
 class PerfColumns:
     """What the data say of a model on an accelerator, a row each.
 
-    alpha [ms], beta, gamma [ms/token]: latency model; acc_count: accelerators of a replica;
+    alpha [ms], beta, gamma [ms/token]: latency model; overhead [ms]: what a request spends outside
+    the engine; acc_count: accelerators of a replica;
     max_batch [requests] was seen at requests of at_tokens [output tokens]; kv_tokens: KV cache of
     a replica [tokens], inf if it is not limited.
     """
@@ -34,6 +35,7 @@ class PerfColumns:
     alpha: Floats
     beta: Floats
     gamma: Floats
+    overhead: Floats
     acc_count: Floats
     max_batch: Floats
     at_tokens: Floats
@@ -46,6 +48,7 @@ class PerfColumns:
             np.array([perf.alpha_ms for perf in found], dtype=np.float64),
             np.array([perf.beta_ms for perf in found], dtype=np.float64),
             np.array([perf.gamma_ms for perf in found], dtype=np.float64),
+            np.array([perf.overhead_ms for perf in found], dtype=np.float64),
             np.array([max(perf.acc_count, 1) for perf in found], dtype=np.float64),
             np.array([perf.max_batch for perf in found], dtype=np.float64),
             np.array([perf.at_tokens for perf in found], dtype=np.float64),

@@ -236,6 +236,7 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         work.batch,
         settings.rules.queue(asked.max_queue),
         np.full(len(work.batch), float(TOKEN_BUDGET)),
+        settings.rules.overhead(perf),
     )
 
 

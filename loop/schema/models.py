@@ -92,6 +92,11 @@ NeededFromOne = Annotated[Whole, Rule(needed="ours", at_least=1)]
 InFiles = Rule(needed="files")
 
 
+def ours_alone() -> Any:
+    """Return a field that only ours has: it is written only if it is given."""
+    return Field(default=None, exclude_if=lambda value: value is None)
+
+
 class Message(BaseModel):
     """A JSON object of the Go components; its fields are named as ours, its keys as theirs.
 
@@ -161,11 +166,15 @@ class CapacityData(Message):
 class PerfParms(Message):
     """The latency model of an iteration: alpha [ms] + beta [ms/token] · tokens + gamma [ms/token] ·
     KV tokens.
+
+    Ours besides, which the Go tools ignore: overhead_ms is what a request spends outside the
+    engine.
     """
 
     alpha: NeededFigure = 0.0
     beta: NeededFigure = 0.0
     gamma: Annotated[Figure, InFiles] = 0.0
+    overhead_ms: Figure | None = ours_alone()
 
 
 class ModelAcceleratorPerfData(Message):
@@ -180,7 +189,7 @@ class ModelAcceleratorPerfData(Message):
         PerfParms, Rule(needed="ours", expected="an object {alpha, beta, gamma}")
     ] = Field(default_factory=PerfParms)
     # Ours: the KV capacity of a replica [tokens], which caps its batch; the Go service has none.
-    kv_tokens: Whole | None = Field(default=None, exclude_if=lambda value: value is None)
+    kv_tokens: Whole | None = ours_alone()
     label: ClassVar[tuple[str, ...]] = ("name", "acc")
     older: ClassVar[tuple[str, ...]] = ("alpha", "beta")
 
@@ -258,8 +267,8 @@ class ServerLoad(Message):
     avg_in_tokens: Annotated[Figure, InFiles] = 0.0
     avg_out_tokens: NeededFigure = 0.0
     # Ours: the same, not rounded to the whole numbers that the Go components read.
-    in_tokens: Figure | None = Field(default=None, exclude_if=lambda value: value is None)
-    out_tokens: Figure | None = Field(default=None, exclude_if=lambda value: value is None)
+    in_tokens: Figure | None = ours_alone()
+    out_tokens: Figure | None = ours_alone()
     older: ClassVar[tuple[str, ...]] = ("avgLength", "numTokens")
 
     @classmethod

@@ -15,7 +15,7 @@ from loop.schema.models import AllocationData, Figure, Message, ServerSpec, writ
 from loop.schema.parsing import Json, read
 from loop.spec import OptimizerData, Perf, ServerData, ServiceClass, SloTarget, SystemData
 from loop.types import Why, WhyKind, one_pool
-from twin.spec import Accelerator
+from twin.spec import SERVED_OVERHEAD_MS, Accelerator
 
 Era = Literal["today", "early"]
 
@@ -163,11 +163,18 @@ def _perf(row: Perf) -> Json:
         "accCount": row.acc_count,
         "maxBatchSize": row.max_batch,
         "atTokens": row.at_tokens,
-        "perfParms": latency_model | {"gamma": row.gamma_ms},
+        "perfParms": latency_model | {"gamma": row.gamma_ms} | _ours_alone(row),
         **latency_model,
         # Only ours reads it; without it the batch may be larger than the KV cache holds.
         **({} if row.kv_tokens is None else {"kvTokens": row.kv_tokens}),
     }
+
+
+def _ours_alone(row: Perf) -> Json:
+    """Return what only our own optimizer reads of a latency model, as far as it is not what it
+    would assume.
+    """
+    return {} if row.overhead_ms == SERVED_OVERHEAD_MS else {"overheadMs": row.overhead_ms}
 
 
 def _classes(classes: Mapping[str, ServiceClass]) -> list[Json]:

@@ -33,7 +33,7 @@ from loop.spec import Allocation, OptimizerData, Perf, ServerData, ServiceClass,
 from loop.spec import SystemData as System
 from loop.types import Load
 from twin.datafile import read_json
-from twin.spec import Accelerator, Power, SpecError
+from twin.spec import SERVED_OVERHEAD_MS, Accelerator, Power, SpecError
 
 ACCELERATORS = "accelerator-data.json"
 MODELS = "model-data.json"
@@ -218,6 +218,9 @@ def _perf(row: ModelAcceleratorPerfData) -> Perf:
         alpha_ms=latency_model.alpha,
         beta_ms=latency_model.beta,
         gamma_ms=latency_model.gamma,
+        overhead_ms=SERVED_OVERHEAD_MS
+        if latency_model.overhead_ms is None
+        else latency_model.overhead_ms,
         kv_tokens=row.kv_tokens,
     )
 

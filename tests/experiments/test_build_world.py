@@ -28,6 +28,15 @@ def test_the_truth_defaults_to_the_estimate(tmp_path: Path) -> None:
     assert spec.capacity == {"H100": 8}
 
 
+def test_the_overhead_is_that_of_a_served_model_if_none_is_given(tmp_path: Path) -> None:
+    """The data files of the Go project have no such key, and every real server has an overhead."""
+    objects = files()
+    objects["model-data.json"]["models"][0]["perfParms"]["overheadMs"] = 14
+    spec = build(tmp_path, objects)
+    overheads = [spec.engines["small", name].overhead_ms for name in ("H100", "2xH100")]
+    assert overheads == [14.0, 8.0]
+
+
 def test_a_server_starts_with_its_current_allocation(tmp_path: Path) -> None:
     """A run begins in the state that the data describe."""
     server = build(tmp_path, files()).servers[0]

@@ -8,6 +8,7 @@ import pytest
 
 from experiments.config import RunConfig
 from experiments.run import run
+from twin.spec import SERVED_OVERHEAD_MS
 from twin.testing.checkers import check_records
 
 
@@ -21,6 +22,11 @@ def test_no_run_loses_a_request_or_turns_time_back(repository: Path, scenario: s
         data=repository / "sample-data" / "small", scenario=scenario, hours=0.5, period_s=30.0
     )
     result = run(config)
-    check_records(result.requests, result.pods, config.duration_s)
+    check_records(
+        result.requests,
+        result.pods,
+        config.duration_s,
+        overhead_s=SERVED_OVERHEAD_MS / 1000.0,
+    )
     assert len(result.requests["id"]) > 1000
     assert len(result.pods["pod"]) > 4

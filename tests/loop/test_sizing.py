@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.model.queueing import analyze, make_model
+from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.settings import OptimizerSettings
 from loop.optimizer.sizing import size_all
@@ -52,6 +53,43 @@ def test_replicas_take_the_load_within_the_targets_less_headroom() -> None:
         assert found.ttft[k] <= 0.9 * 800.0 * (1.0 + 1e-5)
         assert found.replicas[k] * found.rate_max[k] >= found.need[k] * (1.0 - 1e-9)
         assert (found.replicas[k] - 1) * found.rate_max[k] < found.need[k]
+
+
+def test_the_overhead_is_part_of_the_time_to_the_first_token_and_of_nothing_else() -> None:
+    """A client waits for it, the engine does not: only the TTFT target gets tighter."""
+    bare = small_system(server(rpm=3000.0), itl_ms=60.0)
+    slow = replace(
+        bare, perf={key: replace(one, overhead_ms=8.0) for key, one in bare.perf.items()}
+    )
+    one, other = table(bare), table(slow)
+    assert other.ttft == pytest.approx(one.ttft + 8.0)
+    assert (other.itl == one.itl).all()
+    tight = {
+        key: replace(each, slo_ttft_ms=60.0)
+        for key, each in bare.classes["Premium"].targets.items()
+    }
+    classes = {"Premium": replace(bare.classes["Premium"], targets=tight)}
+    k = row(one)
+    rates = [table(replace(data, classes=classes)).rate_max[k] for data in (bare, slow)]
+    assert rates[1] < rates[0]
+
+
+def test_the_go_optimizer_knows_no_overhead() -> None:
+    """Its tools ignore the key, and --compat must answer as they do."""
+    bare = small_system(
+        server(rpm=3000.0), server(name="idle", rpm=0.0, min_replicas=1), itl_ms=60.0
+    )
+    slow = replace(
+        bare, perf={key: replace(one, overhead_ms=8.0) for key, one in bare.perf.items()}
+    )
+    for rules in (GO_TODAY, GO_2025):
+        settings = replace(COMPAT, rules=rules)
+        one, other = (
+            rules.size(data, settings, servers=list(data.servers.values()), cache=SizingCache())
+            for data in (bare, slow)
+        )
+        assert (one.ttft == other.ttft).all()
+        assert (one.replicas == other.replicas).all()
 
 
 def test_less_headroom_needs_no_more_replicas() -> None:

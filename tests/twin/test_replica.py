@@ -67,6 +67,26 @@ def test_the_prefill_emits_the_first_token_and_each_decode_one_more() -> None:
     assert finish_s == pytest.approx(2 + (prefill_ms + decodes_ms) / 1000)
 
 
+def test_a_client_waits_for_the_overhead_and_the_engine_does_not() -> None:
+    """HTTP, tokenizer and client add to TTFT and E2E; the next iteration begins as if they were
+    nothing.
+    """
+    slow, bare = Rig(overhead_ms=8.0, max_batch=1), Rig(max_batch=1)
+    for rig in (slow, bare):
+        first = rig.submit(1, 2.0, output=3)
+        second = rig.submit(2, 2.0, output=1)
+        rig.run()
+        shift_s = 0.008 if rig is slow else 0.0
+        assert first.first_token_s == pytest.approx(3.0 + shift_s)
+        assert first.last_token_s == pytest.approx(5.0 + shift_s)
+        assert second.first_token_s == second.last_token_s == pytest.approx(6.0 + shift_s)
+    assert slow.finished == bare.finished == [(1, 5.0), (2, 6.0)]
+    with_it, without = slow.replica.read(10.0), bare.replica.read(10.0)
+    assert with_it.ttft_sum_s - without.ttft_sum_s == pytest.approx(2 * 0.008)
+    assert with_it.e2e_sum_s - without.e2e_sum_s == pytest.approx(2 * 0.008)
+    assert (with_it.itl_sum_s, with_it.queue_sum_s) == (without.itl_sum_s, without.queue_sum_s)
+
+
 def test_an_idle_replica_begins_after_all_arrivals_of_the_instant() -> None:
     """Requests that come together are prefilled together, in whatever order the events were
     inserted.

@@ -41,6 +41,15 @@ def test_rounded_coefficients_differ_at_most_in_the_bucket_of_a_time_on_a_bound(
     assert differences(make_script(seed, "coarse"), rel=1e-9, ignore=buckets) == []
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_the_overhead_is_in_what_clients_see_as_in_the_naive_replica(seed: int) -> None:
+    """It is in TTFT and E2E, by the same figure, and in no boundary."""
+    script = make_script(seed)
+    late = replace(script, replica={**script.replica, "overhead_ms": 8.0})
+    assert differences(late, rel=1e-9) == []
+    assert play_replica(late).ended == play_replica(script).ended
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("kv_tokens", "budget"), [(15_300, 8192), (12_500, 8192), (15_300, 100), (41_408, 300)]

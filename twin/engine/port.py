@@ -88,7 +88,8 @@ class EngineFactory(Protocol):
         """Return an engine of *spec*; queue_max None is an unbounded queue.
 
         *on_finish* is called with (request, finish_s) while the engine is advanced, so finish_s may
-        be long past for a caller that waits for it; it may submit at finish_s.
+        be long past for a caller that waits for it; it may submit at finish_s. The client sees the
+        end at request.last_token_s, which is later by the overhead.
         """
         ...
 

@@ -56,6 +56,7 @@ class Replica:
         "_max_batch",
         "_next_ticket",
         "_on_finish",
+        "_overhead_s",
         "_partial",
         "_prefills",
         "_queue_max",
@@ -74,6 +75,7 @@ class Replica:
         self,
         *,
         latency_model: LatencyModel,
+        overhead_ms: float = 0.0,
         max_batch: int,
         max_num_batched_tokens: int = 8192,
         kv_tokens: int | None = None,
@@ -97,6 +99,8 @@ class Replica:
         self._alpha_s = latency_model.alpha_ms / 1000.0
         self._beta_s = latency_model.beta_ms / 1000.0
         self._gamma_s = latency_model.gamma_ms / 1000.0
+        # A client waits for it, the next iteration does not: it is in no boundary.
+        self._overhead_s = overhead_ms / 1000.0
         self._max_batch = max_batch
         # It may not change while requests run: that decodes never starve rests on it.
         self._token_budget = max_num_batched_tokens
@@ -126,6 +130,7 @@ class Replica:
         """Return an idle replica of *spec*."""
         return cls(
             latency_model=spec.latency_model,
+            overhead_ms=spec.overhead_ms,
             max_batch=max_batch,
             max_num_batched_tokens=spec.max_num_batched_tokens,
             kv_tokens=spec.kv_tokens,
@@ -365,8 +370,8 @@ class Replica:
             if request.generated:
                 telemetry.late_token(t - request.last_token_s)
             else:
-                request.first_token_s = t
-                telemetry.first_token(t - request.submitted_s, prompt)
+                request.first_token_s = seen_s = t + self._overhead_s
+                telemetry.first_token(seen_s - request.submitted_s, prompt)
             request.generated += 1
             left = request.output_tokens - request.generated
             if not left:
@@ -382,9 +387,9 @@ class Replica:
 
     def _finish(self, request: Request, t: float) -> None:
         request.generated = request.output_tokens
-        request.last_token_s = t
+        request.last_token_s = seen_s = t + self._overhead_s
         self.outstanding -= 1
-        self.telemetry.finished(t - request.submitted_s)
+        self.telemetry.finished(seen_s - request.submitted_s)
         self._on_finish(request, t)
 
     def _begin(self, t: float) -> None:

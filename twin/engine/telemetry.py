@@ -34,7 +34,8 @@ class ReplicaReading:
     A histogram is (count, sum, buckets); buckets counts the observations per bucket, not cumulated,
     with one more entry than there are bounds, for those beyond the last. prompt_tokens are counted
     at a request's first token. TTFT, end-to-end and queue times run from the submission to this
-    replica: a server cannot know when a client began to wait elsewhere. ITL counts one gap per
+    replica: a server cannot know when a client began to wait elsewhere. TTFT and end-to-end times
+    hold the overhead, for servers take them in front of the engine. ITL counts one gap per
     token that follows another. kv_usage is 0..1, 0 for unlimited memory.
     """
 

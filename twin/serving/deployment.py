@@ -113,9 +113,9 @@ class Deployment:
         series.backlog = series.waiting + len(self.gateway.backlog)
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
-    def _finished(self, pod: Pod, request: Request, finish_s: float) -> None:
+    def _finished(self, pod: Pod, request: Request, _finish_s: float) -> None:
         pod.finished.add(request)
-        self._add_finished(request, finish_s)
+        self._add_finished(request, request.last_token_s)
 
     # -- pods
 

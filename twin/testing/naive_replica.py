@@ -84,6 +84,7 @@ class NaiveReplica:
         env: simpy.Environment,
         *,
         latency_model: LatencyModel,
+        overhead_ms: float = 0.0,
         max_batch: int,
         max_num_batched_tokens: int = 8192,
         kv_tokens: int | None = None,
@@ -94,6 +95,7 @@ class NaiveReplica:
     ) -> None:
         self.env = env
         self.latency_model = latency_model
+        self.overhead_s = overhead_ms / 1000.0
         self.max_batch = max_batch
         self.token_budget = max_num_batched_tokens
         self.block_size = block_size
@@ -201,9 +203,9 @@ class NaiveReplica:
         job.generated += 1
         self.generation_tokens += 1
         if job.generated == 1:
-            request.first_token_s = now_s
+            request.first_token_s = now_s + self.overhead_s
             self.prompt_tokens += request.prompt_tokens
-            self.ttft.observe(now_s - request.submitted_s)
+            self.ttft.observe(now_s + self.overhead_s - request.submitted_s)
         else:
             self.itl.observe(elapsed_s if job.decoding else now_s - job.last_token_s)
         job.decoding = True
@@ -212,7 +214,7 @@ class NaiveReplica:
             self.running.remove(job)
             self.free += job.blocks
             self.successes += 1
-            self.e2e.observe(now_s - request.submitted_s)
+            self.e2e.observe(now_s + self.overhead_s - request.submitted_s)
             if self.on_finish is not None:
                 self.on_finish(request, now_s)
 

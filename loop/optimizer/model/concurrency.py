@@ -133,7 +133,8 @@ def figures_by_batch(model: Model, rate: Floats) -> tuple[Floats, Floats, Floats
         wait = waits * last / (total * served)
         prefill = _prefill(model, in_service)
         itl = (in_service / served - prefill) / columns.out_tokens[:, None]
-    return itl, WAIT_MARGIN * wait + prefill + itl, loss, used
+    ttft = columns.overhead[:, None] + WAIT_MARGIN * wait + prefill + itl
+    return itl, ttft, loss, used
 
 
 def _tails(model: Model, used: Floats) -> tuple[Floats, Floats, Floats]:

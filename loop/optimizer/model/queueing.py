@@ -30,7 +30,8 @@ class ReplicaColumns:
 
     alpha, beta, gamma: latency model [ms, ms/token, ms/token]; in_tokens >= 0 and out_tokens >= 1:
     mean request; max_batch >= 1; max_queue >= 0 requests, inf for an unbounded queue; token_budget:
-    tokens an iteration may compute.
+    tokens an iteration may compute; overhead: what a request spends outside the engine [ms], in its
+    TTFT and in nothing else.
     """
 
     alpha: Floats
@@ -41,6 +42,7 @@ class ReplicaColumns:
     max_batch: Ints
     max_queue: Floats
     token_budget: Floats
+    overhead: Floats
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -60,6 +62,7 @@ class ReplicaColumns:
             self.max_batch[rows],
             self.max_queue[rows],
             self.token_budget[rows],
+            self.overhead[rows],
         )
 
 
@@ -73,17 +76,19 @@ def replica_columns(
     max_batch: Any,
     max_queue: Any = np.inf,
     token_budget: Any = TOKEN_BUDGET,
+    overhead: Any = 0.0,
 ) -> ReplicaColumns:
     """Return columns from scalars and sequences, broadcast to one length."""
     rows = np.broadcast_arrays(
         *np.atleast_1d(
-            alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget
+            *(alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget),
+            overhead,
         )
     )
-    a, b, g, tokens_in, tokens_out, batch, queue, budget = (
+    a, b, g, tokens_in, tokens_out, batch, *others = (
         np.array(row, dtype=np.float64) for row in rows
     )
-    return ReplicaColumns(a, b, g, tokens_in, tokens_out, batch.astype(np.int64), queue, budget)
+    return ReplicaColumns(a, b, g, tokens_in, tokens_out, batch.astype(np.int64), *others)
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,8 +130,8 @@ class Metrics:
     """What a replica does at a rate: latencies [ms], throughput [requests/ms], occupancy. One entry
     per row.
 
-    ttft includes the wait and, as in the Go optimizer, one decode step; rho is the busy share of
-    the batch (0..1).
+    ttft includes the wait, the overhead and, as in the Go optimizer, one decode step; rho is the
+    busy share of the batch (0..1).
     """
 
     rate: Floats
@@ -264,7 +269,7 @@ def analyze(model: Model, rate: Floats) -> Metrics:
         in_service=seen.in_service,
         prefill=prefill,
         itl=itl,
-        ttft=wait + prefill + itl,
+        ttft=columns.overhead + wait + prefill + itl,
         rho=np.minimum(seen.in_service / columns.max_batch, 1.0),
         loss=seen.loss,
         idle=seen.idle,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from loop.optimizer.catalog import Pairs, ServerColumns
+    from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.concurrency import Tuned
     from loop.optimizer.model.queueing import Model, ReplicaColumns
@@ -87,6 +87,7 @@ class Rules:
     present_cost: Callable[[SystemData, ServerData], float]
     batch: Callable[[Floats, Pairs, OptimizerSettings], tuple[Floats, Bools]]
     queue: Callable[[Floats], Floats]
+    overhead: Callable[[PerfColumns], Floats]
     need: Callable[[ServerColumns], Floats]
     idle: Callable[[Pairs, Floats], tuple[Floats, Floats, Floats]]
     invalid: Callable[[ReplicaColumns], Bools]

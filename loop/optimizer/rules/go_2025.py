@@ -126,6 +126,7 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
         batch,
         QUEUE_PER_BATCH * batch.astype(np.float64),
         np.full(len(batch), np.inf),
+        none,
     )
 
 

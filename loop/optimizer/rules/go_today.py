@@ -29,7 +29,7 @@ from loop.optimizer.sizing import MS_PER_MIN
 from loop.types import Load, Why
 
 if TYPE_CHECKING:
-    from loop.optimizer.catalog import Pairs, ServerColumns
+    from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
     from loop.optimizer.settings import OptimizerSettings
@@ -66,6 +66,11 @@ def batch(wanted: Floats, pairs: Pairs, settings: OptimizerSettings) -> tuple[Fl
 def queue(max_queue: Floats) -> Floats:
     """Return the bound of a replica's queue [requests] as it is given; at 0 nobody may wait."""
     return max_queue
+
+
+def overhead(perf: PerfColumns) -> Floats:
+    """Return that a request spends no time outside the engine."""
+    return np.zeros_like(perf.overhead)
 
 
 def need(asked: ServerColumns) -> Floats:
@@ -190,6 +195,7 @@ GO_TODAY = replace(
     present_cost=present_cost,
     batch=batch,
     queue=queue,
+    overhead=overhead,
     need=need,
     idle=idle,
     invalid=invalid,

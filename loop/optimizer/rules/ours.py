@@ -17,7 +17,7 @@ from loop.optimizer.table import transition_value
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loop.optimizer.catalog import Pairs, ServerColumns
+    from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
     from loop.optimizer.settings import OptimizerSettings
@@ -69,6 +69,11 @@ def queue(max_queue: Floats) -> Floats:
     return np.where(max_queue > 0.0, max_queue, np.inf)
 
 
+def overhead(perf: PerfColumns) -> Floats:
+    """Return what a request spends outside the engine [ms]."""
+    return perf.overhead
+
+
 def need(asked: ServerColumns) -> Floats:
     """Return the rate that the replicas of a server must take together [requests/ms].
 
@@ -82,7 +87,7 @@ def idle(pairs: Pairs, max_batch: Floats) -> tuple[Floats, Floats, Floats]:
     """Return ITL and TTFT of a lone request [ms], and no rate: without load none was sought."""
     perf, asked = pairs.perf, pairs.asked
     itl = perf.alpha + perf.beta + perf.gamma * (asked.in_tokens + asked.out_tokens / 2.0)
-    ttft = perf.alpha + (perf.beta + perf.gamma) * asked.in_tokens + itl
+    ttft = perf.overhead + perf.alpha + (perf.beta + perf.gamma) * asked.in_tokens + itl
     return itl, ttft, np.zeros_like(max_batch)
 
 
@@ -149,6 +154,7 @@ OURS = Rules(
     present_cost=present_cost,
     batch=batch,
     queue=queue,
+    overhead=overhead,
     need=need,
     idle=idle,
     invalid=invalid,
