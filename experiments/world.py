@@ -8,7 +8,7 @@ from pathlib import Path
 
 from loop.schema.reading import SERVERS
 from loop.spec import Perf, ServerData, SystemData
-from twin.spec import ClusterSpec, EngineSpec, LatencyModel, Pool, Server, SpecError
+from twin.spec import ClusterSpec, EngineSpec, Pool, Server, SpecError
 from twin.world import read_cluster_spec
 
 
@@ -43,9 +43,7 @@ def _engine(perf: Perf) -> EngineSpec:
         model=perf.model,
         accelerator=perf.accelerator,
         acc_count=perf.acc_count,
-        latency_model=LatencyModel(
-            alpha_ms=perf.alpha_ms, beta_ms=perf.beta_ms, gamma_ms=perf.gamma_ms
-        ),
+        latency_model=perf.latency_model,
         overhead_ms=perf.overhead_ms,
     )
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from twin.spec import Accelerator
+from twin.spec import Accelerator, LatencyModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +25,8 @@ class Load:
 class Perf:
     """How one model performs on one accelerator (model-data.json).
 
+    alpha, beta and gamma make the sum that the Go tools read; launch_ms and weights_ms, if given,
+    take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel).
     overhead_ms is what a request spends outside the engine. kv_tokens is the KV capacity of one
     replica [tokens] (from twin-data.json), None if not known; it caps the batch.
     """
@@ -37,8 +39,26 @@ class Perf:
     alpha_ms: float
     beta_ms: float
     gamma_ms: float
+    launch_ms: float | None = None
+    weights_ms: float | None = None
+    p: float = 1.0
     overhead_ms: float = 0.0
     kv_tokens: int | None = None
+
+    @property
+    def latency_model(self) -> LatencyModel:
+        """Return the latency model of an iteration."""
+        divided = self.launch_ms is not None or self.weights_ms is not None
+        launch_ms = self.launch_ms or 0.0
+        rest_ms = max(self.alpha_ms - launch_ms, 0.0)
+        weights_ms = rest_ms if self.weights_ms is None else self.weights_ms
+        return LatencyModel(
+            alpha_ms=launch_ms + weights_ms if divided else self.alpha_ms,
+            beta_ms=self.beta_ms,
+            gamma_ms=self.gamma_ms,
+            launch_ms=launch_ms,
+            p=self.p,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

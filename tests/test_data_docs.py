@@ -13,7 +13,7 @@ import pytest
 from experiments.world import build_cluster_spec
 from loop.schema.reading import read_system
 from tests.loop.data_files import files, write
-from twin.spec import SpecError
+from twin.spec import LatencyModel, SpecError
 
 # A value that is not the default, for every field of twin-data.json.
 OTHER: dict[str, dict[str, Any]] = {
@@ -22,8 +22,10 @@ OTHER: dict[str, dict[str, Any]] = {
         "blockSize": 32,
         "maxNumBatchedTokens": 2048,
         "admission": "full_prompt",
+        "engine": "twin.engine.replica:Replica",
+        "kvCache": "twin.engine.kv_cache:counted",
         "startUp": {"meanS": 90, "cv": 0.1},
-        "perfParms": {"alpha": 7, "beta": 0.03, "gamma": 0.001, "overheadMs": 14},
+        "perfParms": {"alpha": 7, "beta": 0.03, "gamma": 0.001, "a": 1, "w": 5, "p": 1.5},
     },
     "servers": {
         "queueMax": 9,
@@ -47,10 +49,11 @@ OTHER: dict[str, dict[str, Any]] = {
 WORDS = {
     "unlimited, said once": "None",
     "no bound": "None",
+    "no bound (live: 2,000)": "None",
     "never": "None",
     "60, 0": "Delay(mean_s=60.0, cv=0.0)",
     "0, 0": "Delay(mean_s=0.0, cv=0.0)",
-    "that of `model-data.json`": "LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=5e-05)",
+    "that of `model-data.json`": str(LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=5e-05)),
 }
 FIELDS = {
     "perfParms": "latency_model",

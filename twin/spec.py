@@ -19,6 +19,9 @@ SERVED_OVERHEAD_MS = 8.0
 models of 7 to 70 billion parameters, 14 to 16 ms for a mixture of experts.
 """
 
+P_MAX = 100.0
+"""The largest exponent of a soft roofline that is taken; beyond 10 it is as good as a hard one."""
+
 Named = str | Callable[..., Any]
 """What a registry knows by a name, see twin.registry; or the thing itself."""
 
@@ -62,13 +65,25 @@ class Accelerator:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatencyModel:
-    """Time of one engine iteration [ms]: alpha + beta·(tokens computed) + gamma·(KV tokens
-    read).
+    """Time of one engine iteration [ms] that computes *tokens* and reads *kv* tokens of the KV
+    cache.
+
+    The sum, p = 1: alpha + beta·tokens + gamma·kv. The soft roofline, p > 1: of the fixed time
+    alpha a part, launch, stands alone; the rest, weights, is read from memory as the KV cache is,
+    and reading overlaps with computing, the more the larger p is:
+    launch + ((weights + gamma·kv)^p + (beta·tokens)^p)^(1/p).
     """
 
     alpha_ms: float
     beta_ms: float
     gamma_ms: float
+    launch_ms: float = 0.0
+    p: float = 1.0
+
+    @property
+    def weights_ms(self) -> float:
+        """Return the time of reading the weights, what of alpha is not launch."""
+        return self.alpha_ms - self.launch_ms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ from twin.engine.port import ENGINES
 from twin.registry import installed, resolve
 from twin.serving.routers import ROUTERS
 from twin.spec import (
+    P_MAX,
     Accelerator,
     ClusterSpec,
     Delay,
@@ -152,11 +153,18 @@ def _engine(row: Entry, engine: EngineSpec) -> EngineSpec:
     )
 
 
-def _latency_model(entry: Entry, latency_model: LatencyModel) -> LatencyModel:
+def _latency_model(entry: Entry, known: LatencyModel) -> LatencyModel:
+    alpha_ms = entry.number("alpha", at_least=0, default=known.alpha_ms)
+    # An alpha of its own is a new sum of both, unless it is said how it is divided.
+    launch_ms = entry.number("a", at_least=0, default=known.launch_ms)
+    weights_ms = entry.number("w", at_least=0, default=max(alpha_ms - launch_ms, 0.0))
+    divided = entry.has("a") or entry.has("w")
     return LatencyModel(
-        alpha_ms=entry.number("alpha", at_least=0, default=latency_model.alpha_ms),
-        beta_ms=entry.number("beta", at_least=0, default=latency_model.beta_ms),
-        gamma_ms=entry.number("gamma", at_least=0, default=latency_model.gamma_ms),
+        alpha_ms=launch_ms + weights_ms if divided else alpha_ms,
+        beta_ms=entry.number("beta", at_least=0, default=known.beta_ms),
+        gamma_ms=entry.number("gamma", at_least=0, default=known.gamma_ms),
+        launch_ms=min(launch_ms, alpha_ms) if not divided else launch_ms,
+        p=entry.number("p", at_least=1, at_most=P_MAX, default=known.p),
     )
 
 

@@ -26,7 +26,9 @@ NO_ACCELERATOR, UNKNOWN_ACCELERATOR = -1, -2
 class PerfColumns:
     """What the data say of a model on an accelerator, a row each.
 
-    alpha [ms], beta, gamma [ms/token]: latency model; overhead [ms]: what a request spends outside
+    alpha [ms], beta, gamma [ms/token]: latency model as a sum, all that the Go optimizers know; of
+    ours alpha is fixed in truth, of which launch [ms] stands alone in a soft roofline with the
+    exponent p; overhead [ms]: what a request spends outside
     the engine; acc_count: accelerators of a replica;
     max_batch [requests] was seen at requests of at_tokens [output tokens]; kv_tokens: KV cache of
     a replica [tokens], inf if it is not limited.
@@ -35,6 +37,9 @@ class PerfColumns:
     alpha: Floats
     beta: Floats
     gamma: Floats
+    fixed: Floats
+    launch: Floats
+    p: Floats
     overhead: Floats
     acc_count: Floats
     max_batch: Floats
@@ -44,10 +49,14 @@ class PerfColumns:
     @classmethod
     def of(cls, found: Sequence[Perf]) -> Self:
         """Return the columns of *found*."""
+        models = [perf.latency_model for perf in found]
         return cls(
             np.array([perf.alpha_ms for perf in found], dtype=np.float64),
             np.array([perf.beta_ms for perf in found], dtype=np.float64),
             np.array([perf.gamma_ms for perf in found], dtype=np.float64),
+            np.array([model.alpha_ms for model in models], dtype=np.float64),
+            np.array([model.launch_ms for model in models], dtype=np.float64),
+            np.array([model.p for model in models], dtype=np.float64),
             np.array([perf.overhead_ms for perf in found], dtype=np.float64),
             np.array([max(perf.acc_count, 1) for perf in found], dtype=np.float64),
             np.array([perf.max_batch for perf in found], dtype=np.float64),
@@ -175,7 +184,7 @@ def make_pairs(
         server=owner,
         start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         accelerator=catalog.accelerator[perf_rows],
-        perf=catalog.perf.take(perf_rows),
+        perf=rules.perf(catalog.perf.take(perf_rows)),
         asked=_server_columns(data, rules, catalog, servers, owner),
         problem=problem,
     )

@@ -236,7 +236,9 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         work.batch,
         settings.rules.queue(asked.max_queue),
         np.full(len(work.batch), float(TOKEN_BUDGET)),
-        settings.rules.overhead(perf),
+        perf.overhead,
+        perf.launch,
+        perf.p,
     )
 
 

@@ -167,13 +167,17 @@ class PerfParms(Message):
     """The latency model of an iteration: alpha [ms] + beta [ms/token] · tokens + gamma [ms/token] ·
     KV tokens.
 
-    Ours besides, which the Go tools ignore: overhead_ms is what a request spends outside the
-    engine.
+    Ours besides, which the Go tools ignore: a and w [ms] divide alpha into launching and reading
+    the weights, p makes a soft roofline of the sum; overhead_ms is what a request spends outside
+    the engine.
     """
 
     alpha: NeededFigure = 0.0
     beta: NeededFigure = 0.0
     gamma: Annotated[Figure, InFiles] = 0.0
+    a: Figure | None = ours_alone()
+    w: Figure | None = ours_alone()
+    p: Annotated[Figure | None, Rule(at_least=1, at_most=100)] = ours_alone()
     overhead_ms: Figure | None = ours_alone()
 
 

@@ -174,7 +174,13 @@ def _ours_alone(row: Perf) -> Json:
     """Return what only our own optimizer reads of a latency model, as far as it is not what it
     would assume.
     """
-    return {} if row.overhead_ms == SERVED_OVERHEAD_MS else {"overheadMs": row.overhead_ms}
+    assumed = {"a": None, "w": None, "p": 1.0, "overheadMs": SERVED_OVERHEAD_MS}
+    ours = (row.launch_ms, row.weights_ms, row.p, row.overhead_ms)
+    return {
+        key: value
+        for (key, default), value in zip(assumed.items(), ours, strict=True)
+        if value != default
+    }
 
 
 def _classes(classes: Mapping[str, ServiceClass]) -> list[Json]:

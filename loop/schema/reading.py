@@ -218,6 +218,9 @@ def _perf(row: ModelAcceleratorPerfData) -> Perf:
         alpha_ms=latency_model.alpha,
         beta_ms=latency_model.beta,
         gamma_ms=latency_model.gamma,
+        launch_ms=latency_model.a,
+        weights_ms=latency_model.w,
+        p=max(1.0, latency_model.p or 1.0),
         overhead_ms=SERVED_OVERHEAD_MS
         if latency_model.overhead_ms is None
         else latency_model.overhead_ms,

@@ -37,6 +37,19 @@ def test_the_overhead_is_that_of_a_served_model_if_none_is_given(tmp_path: Path)
     assert overheads == [14.0, 8.0]
 
 
+def test_launch_weights_and_exponent_make_a_roofline(tmp_path: Path) -> None:
+    """alpha stays what the Go tools read; with a and w it is divided for ours."""
+    objects = files()
+    rows = objects["model-data.json"]["models"]
+    rows[0]["perfParms"] |= {"a": 1.5, "w": 4.0, "p": 1.5}
+    rows[1]["perfParms"] |= {"p": 2}
+    engines = build(tmp_path, objects).engines
+    first = engines["small", "H100"].latency_model
+    assert (first.launch_ms, first.weights_ms, first.p) == (1.5, 4.0, 1.5)
+    second = engines["small", "2xH100"].latency_model
+    assert (second.launch_ms, second.weights_ms) == (0.0, second.alpha_ms)
+
+
 def test_a_server_starts_with_its_current_allocation(tmp_path: Path) -> None:
     """A run begins in the state that the data describe."""
     server = build(tmp_path, files()).servers[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,9 +16,16 @@ from loop.optimizer.model.queueing import (
     ReplicaColumns,
     analyze,
     make_model,
+    mean_iteration,
+    prefill_time,
+    prefill_work,
     replica_columns,
+    work_per_iteration,
 )
 from tests.loop.slow_queue import SlowReplica
+from twin.engine.replica import Replica
+from twin.request import Request
+from twin.spec import LatencyModel
 
 REPLICAS = st.builds(
     SlowReplica,
@@ -143,6 +151,55 @@ def test_a_prefill_takes_more_iterations_where_the_batch_fills_the_budget() -> N
     assert model.chunks is not None
     assert model.chunks[0].tolist() == [replica.chunks(batch) for batch in range(1, 41)]
     assert not model.steady[0]
+
+
+def test_a_roofline_of_exponent_one_is_the_sum_and_overlap_only_helps() -> None:
+    """One family: the sum's formulas are those of p = 1, and a larger p takes less time."""
+    shape: dict[str, Any] = {
+        **{"alpha": 11.6, "beta": 0.045, "gamma": 6.5e-5, "in_tokens": 800.0, "out_tokens": 200.0},
+        **{"max_batch": [1, 32, 128], "launch": 2.0},
+    }
+    columns = replica_columns(**shape, p=1.0)
+    batch = np.array([[1.0, 7.0, 128.0]])
+    wide = columns.as_column()
+    chunks = np.ones((3, 1))
+    delta = work_per_iteration(wide, chunks)
+    assert mean_iteration(wide, batch, chunks) == pytest.approx(wide.alpha + batch * delta)
+    assert prefill_time(columns, np.full(3, 7.0), np.ones(3)) == pytest.approx(
+        columns.alpha + 6.0 * delta[:, 0] + prefill_work(columns, np.ones(3))
+    )
+    rate = 0.5 * make_model(columns).rate_max
+    plain = analyze(make_model(columns), rate)
+    for p in (1.2, 1.5, 2.0):
+        found = analyze(make_model(replica_columns(**shape, p=p)), rate)
+        assert (found.itl < plain.itl).all()
+        assert (found.ttft < plain.ttft).all()
+        assert (found.itl > 2.0).all()
+        plain = found
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
+def test_the_estimate_of_a_roofline_is_that_of_the_twin(p: float) -> None:
+    """Sizing by another law than the engine's would be sizing for another engine."""
+    model = LatencyModel(alpha_ms=11.6, beta_ms=0.045, gamma_ms=6.5e-5, launch_ms=2.0, p=p)
+    columns = replica_columns(
+        **{"alpha": 11.6, "beta": 0.045, "gamma": 6.5e-5, "launch": 2.0, "p": p},
+        **{"in_tokens": 600.0, "out_tokens": 200.0, "max_batch": 64},
+    )
+    rate_rps = 6.0
+    estimate = analyze(make_model(columns), np.array([rate_rps / 1000.0]))
+    rng = np.random.default_rng(1)
+    requests = [
+        Request(prompt_tokens=600, output_tokens=200, arrival_s=float(t))
+        for t in np.cumsum(rng.exponential(1.0 / rate_rps, 3000))
+    ]
+    replica = Replica(latency_model=model, max_batch=64)
+    for request in requests:
+        replica.submit(request, request.arrival_s)
+    replica.advance(np.inf, inclusive=True)
+    warm = requests[300:]
+    itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 199 for one in warm])
+    assert estimate.itl[0] == pytest.approx(itl_ms, rel=0.05)
 
 
 def test_a_large_batch_of_short_outputs_is_no_work() -> None:

@@ -92,6 +92,21 @@ def test_the_go_optimizer_knows_no_overhead() -> None:
         assert (one.replicas == other.replicas).all()
 
 
+def test_a_roofline_is_sized_to_its_targets() -> None:
+    """The search for the highest rate has to end on the target, whatever the law."""
+    bare = small_system(server(rpm=30_000.0), itl_ms=60.0)
+    for p in (1.0, 1.3, 2.0):
+        perf = {key: replace(one, launch_ms=1.0, p=p) for key, one in bare.perf.items()}
+        found = table(replace(bare, perf=perf))
+        columns = found.columns
+        for k in range(len(found.verdict)):
+            assert found.verdict[k] == GOOD
+            model = make_model(columns.take(np.array([k])), share=PLAIN.utilisation_max)
+            at = analyze(model, found.rate_max[k : k + 1])
+            ratios = at.itl[0] / 54.0, at.ttft[0] / 720.0, found.rate_max[k] / model.rate_max[0]
+            assert max(ratios) == pytest.approx(1.0, rel=1e-5)
+
+
 def test_less_headroom_needs_no_more_replicas() -> None:
     """Headroom is a margin on the targets, and costs what it costs."""
     data = small_system(server(rpm=3000.0), itl_ms=9.0)

@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from math import inf, nextafter
 
 from twin.engine.kv_cache import KvCacheFactory, make_kv_cache
-from twin.engine.latency import boundaries_before, duration_s
+from twin.engine.latency import boundaries_before, duration_s, iteration_ms, segment_s
 from twin.engine.telemetry import ReplicaReading, ReplicaTelemetry
 from twin.request import Request
 from twin.spec import AdmissionRule, EngineSpec, LatencyModel
@@ -44,6 +44,7 @@ class Replica:
         "_c0_s",
         "_c1_s",
         "_context_sum",
+        "_curved",
         "_decodes",
         "_duration_s",
         "_finishes",
@@ -96,6 +97,8 @@ class Replica:
             f"max_num_batched_tokens must be >= 1, got {max_num_batched_tokens}"
         )
         assert queue_max is None or queue_max >= 1, f"queue_max must be >= 1, got {queue_max}"
+        # The soft roofline asks the model; the sum is written out below, a call would cost more.
+        self._curved = None if latency_model.p == 1.0 else latency_model
         self._alpha_s = latency_model.alpha_ms / 1000.0
         self._beta_s = latency_model.beta_ms / 1000.0
         self._gamma_s = latency_model.gamma_ms / 1000.0
@@ -421,8 +424,11 @@ class Replica:
         self._begin_segment(t, k, n, context_sum)
 
     def _begin_segment(self, t: float, k: int, n: int, context_sum: int) -> None:
-        c0 = self._alpha_s + self._beta_s * n + self._gamma_s * (context_sum + n)
-        c1 = self._gamma_s * n
+        if self._curved is None:
+            c0 = self._alpha_s + self._beta_s * n + self._gamma_s * (context_sum + n)
+            c1 = self._gamma_s * n
+        else:
+            c0, c1 = segment_s(self._curved, decodes=n, context_sum=context_sum, k=k)
         self._length = k
         self._start_s = t
         self._c0_s = c0
@@ -495,6 +501,8 @@ class Replica:
         self._start_s = t
         self._c0_s = self._duration_s = (
             self._alpha_s + self._beta_s * computed + self._gamma_s * read
+            if self._curved is None
+            else iteration_ms(self._curved, tokens=computed, kv_tokens=read) / 1000.0
         )
         self._c1_s = 0.0
         self.next_boundary_s = t + self._duration_s

@@ -19,6 +19,7 @@ from loop.optimizer.model.queueing import (
     ReplicaColumns,
     analyze,
     make_model,
+    prefill_time,
     prefill_work,
     work_per_iteration,
 )
@@ -155,15 +156,27 @@ def _prefill(model: Model, in_service: Floats) -> Floats:
     batch.
     """
     alpha = model.columns.alpha[:, None]
+    columns = model.columns.as_column()
     if model.chunks is None:
-        return (
+        plain = (
             np.maximum(0.0, alpha + (in_service - 1.0) * model.delta[:, None])
             + model.prefill[:, None]
         )
+        chunks = np.ones_like(alpha)
+        return _of_the_family(columns, plain, in_service, chunks)
     nearest = np.nan_to_num(np.clip(in_service + 0.5, 1.0, in_service.shape[1])).astype(np.int64)
     chunks = np.take_along_axis(model.chunks, np.maximum(nearest, 1) - 1, axis=1)
-    columns = model.columns.as_column()
     delta = work_per_iteration(columns, chunks)
-    return chunks * np.maximum(0.0, alpha + (in_service - 1.0) * delta) + prefill_work(
+    plain = chunks * np.maximum(0.0, alpha + (in_service - 1.0) * delta) + prefill_work(
         columns, chunks
     )
+    return _of_the_family(columns, plain, in_service, chunks)
+
+
+def _of_the_family(
+    columns: ReplicaColumns, plain: Floats, in_service: Floats, chunks: Floats
+) -> Floats:
+    """Return *plain*, the prefill by the sum, and that of the roofline in rows that are such."""
+    if not columns.curved:
+        return plain
+    return np.where(columns.p == 1.0, plain, prefill_time(columns, in_service, chunks))

@@ -1,7 +1,8 @@
 """The optimizer's estimate about one replica: a birth-death chain with batch-dependent service;
 many replicas at once.
 
-Formulas: the queue-analysis model (one iteration costs alpha + beta·tokens + gamma·KV tokens read).
+Formulas: the queue-analysis model (one iteration costs alpha + beta·tokens + gamma·KV tokens read,
+or what a soft roofline makes of it).
 Everything is columnar: row i of every array belongs to one replica. Times in ms, rates in
 requests/ms. Nothing here solves or sizes.
 """
@@ -9,7 +10,7 @@ requests/ms. Nothing here solves or sizes.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,8 @@ class ReplicaColumns:
     alpha, beta, gamma: latency model [ms, ms/token, ms/token]; in_tokens >= 0 and out_tokens >= 1:
     mean request; max_batch >= 1; max_queue >= 0 requests, inf for an unbounded queue; token_budget:
     tokens an iteration may compute; overhead: what a request spends outside the engine [ms], in its
-    TTFT and in nothing else.
+    TTFT and in nothing else; launch, p: the soft roofline (twin.spec.LatencyModel), the sum at
+    p = 1.
     """
 
     alpha: Floats
@@ -43,6 +45,8 @@ class ReplicaColumns:
     max_queue: Floats
     token_budget: Floats
     overhead: Floats
+    launch: Floats
+    p: Floats
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -63,7 +67,14 @@ class ReplicaColumns:
             self.max_queue[rows],
             self.token_budget[rows],
             self.overhead[rows],
+            self.launch[rows],
+            self.p[rows],
         )
+
+    @property
+    def curved(self) -> bool:
+        """Return whether any row is a soft roofline."""
+        return bool((self.p != 1.0).any())
 
 
 def replica_columns(
@@ -77,12 +88,14 @@ def replica_columns(
     max_queue: Any = np.inf,
     token_budget: Any = TOKEN_BUDGET,
     overhead: Any = 0.0,
+    launch: Any = 0.0,
+    p: Any = 1.0,
 ) -> ReplicaColumns:
     """Return columns from scalars and sequences, broadcast to one length."""
     rows = np.broadcast_arrays(
         *np.atleast_1d(
             *(alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget),
-            overhead,
+            *(overhead, launch, p),
         )
     )
     a, b, g, tokens_in, tokens_out, batch, *others = (
@@ -145,6 +158,79 @@ class Metrics:
     rho: Floats
     loss: Floats
     idle: Floats
+
+
+class LatencyColumns(Protocol):
+    """Latency models, a row each: those of replicas, and those of the data."""
+
+    @property
+    def alpha(self) -> Floats:
+        """Return the fixed time [ms]."""
+        ...
+
+    @property
+    def launch(self) -> Floats:
+        """Return what of alpha overlaps with nothing [ms]."""
+        ...
+
+    @property
+    def p(self) -> Floats:
+        """Return the exponent."""
+        ...
+
+
+def iteration_time(model: LatencyColumns, *, compute: Floats, read: Floats) -> Floats:
+    """Return the time of iterations [ms] that take *compute* for their tokens and *read* for their
+    KV cache; the same law as twin.engine.latency.iteration_ms.
+    """
+    plain = model.alpha + compute + read
+    if not bool((model.p != 1.0).any()):
+        return plain
+    memory = model.alpha - model.launch + read
+    larger = np.maximum(np.maximum(memory, compute), 1e-300)
+    # The larger of the two taken out: no power of it can overflow or vanish.
+    ratio = np.minimum(memory, compute) / larger
+    return np.where(
+        model.p == 1.0, plain, model.launch + larger * (1.0 + ratio**model.p) ** (1.0 / model.p)
+    )
+
+
+def mean_iteration(columns: ReplicaColumns, batch: Floats, chunks: Floats) -> Floats:
+    """Return the mean time of an iteration of *batch* requests [ms], of which each prefills in so
+    many *chunks*.
+
+    In a share of the iterations somebody prefills. For the sum that share does not matter; for a
+    roofline one long iteration among short ones is not the mean of them.
+    """
+    each = chunks + columns.out_tokens
+    m, prompt = columns.out_tokens, columns.in_tokens
+    decode_compute = columns.beta * batch * m / each
+    decode_read = columns.gamma * batch * m * (prompt + (m + 1.0) / 2.0) / each
+    share = np.minimum(batch * chunks / each, 1.0)
+    compute = columns.beta * batch * prompt / (each * share)
+    read = columns.gamma * (chunks + 1.0) / 2.0 * batch * prompt / (each * share)
+    without = iteration_time(columns, compute=decode_compute, read=decode_read)
+    with_it = iteration_time(columns, compute=decode_compute + compute, read=decode_read + read)
+    mean: Floats = (1.0 - share) * without + share * with_it
+    return mean
+
+
+def prefill_time(columns: ReplicaColumns, in_service: Floats, chunks: Floats) -> Floats:
+    """Return the time of a prefill in so many *chunks* while so many requests are *in_service* on
+    the mean [ms].
+    """
+    others = in_service - 1.0
+    each = chunks + columns.out_tokens
+    m, prompt = columns.out_tokens, columns.in_tokens
+    own_compute = columns.beta * prompt
+    own_read = columns.gamma * (chunks + 1.0) / 2.0 * prompt
+    compute = (own_compute + columns.beta * m) / each
+    read = (own_read + columns.gamma * m * (prompt + (m + 1.0) / 2.0)) / each
+    return chunks * iteration_time(
+        columns,
+        compute=np.maximum(0.0, others * compute + own_compute / chunks),
+        read=np.maximum(0.0, others * read + own_read / chunks),
+    )
 
 
 def prefill_work(columns: ReplicaColumns, chunks: Floats) -> Floats:
@@ -230,6 +316,11 @@ def make_model(columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE) -> Mod
         wide = columns.as_column()
         times = (chunks + wide.out_tokens) * (wide.alpha + batch * work_per_iteration(wide, chunks))
         steady = chunks[:, 0] == chunks[rows, columns.max_batch - 1]
+    if columns.curved:
+        wide = columns.as_column()
+        each = np.ones((len(columns), 1)) if chunks is None else chunks
+        curved = (each + wide.out_tokens) * mean_iteration(wide, batch, each)
+        times = np.where(wide.p == 1.0, times, curved)
     full = times[rows, columns.max_batch - 1]
     chain = make_chain(times, max_batch=columns.max_batch, max_queue=columns.max_queue)
     rate_max = share * columns.max_batch / full
@@ -260,6 +351,10 @@ def analyze(model: Model, rate: Floats) -> Metrics:
         delta = work_per_iteration(columns, chunks)
         prefill = chunks * np.maximum(0.0, columns.alpha + (seen.in_service - 1.0) * delta)
         prefill += prefill_work(columns, chunks)
+    if columns.curved:
+        each = np.ones(len(columns)) if model.chunks is None else chunks
+        curved = prefill_time(columns, seen.in_service, each)
+        prefill = np.where(columns.p == 1.0, prefill, curved)
     itl = (service - prefill) / columns.out_tokens
     return Metrics(
         rate=rate,

@@ -17,6 +17,7 @@ import numpy as np
 from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import (
     RATE_MAX_SHARE,
+    RATE_MIN_SHARE,
     Metrics,
     Model,
     analyze,
@@ -296,6 +297,12 @@ def _fluid(model: Model) -> tuple[Floats, Floats]:
     chunks = np.ones(len(columns)) if model.chunks is None else model.chunks[:, 0]
     fixed = (chunks + columns.out_tokens) * columns.alpha
     slope = (chunks + columns.out_tokens) * work_per_iteration(columns, chunks)
+    if columns.curved:
+        # The chord of tau between a lone request and a full batch, which bound the rates.
+        lone, full = RATE_MIN_SHARE / model.rate_min, columns.max_batch / model.chain.service_full
+        rise = (full - lone) / np.maximum(columns.max_batch - 1.0, 1.0)
+        fixed = np.where(columns.p == 1.0, fixed, lone - rise)
+        slope = np.where(columns.p == 1.0, slope, rise)
     return np.where(fixed > 0.0, fixed, 1.0), np.where(fixed > 0.0, slope, 0.0)
 
 

@@ -87,7 +87,7 @@ class Rules:
     present_cost: Callable[[SystemData, ServerData], float]
     batch: Callable[[Floats, Pairs, OptimizerSettings], tuple[Floats, Bools]]
     queue: Callable[[Floats], Floats]
-    overhead: Callable[[PerfColumns], Floats]
+    perf: Callable[[PerfColumns], PerfColumns]
     need: Callable[[ServerColumns], Floats]
     idle: Callable[[Pairs, Floats], tuple[Floats, Floats, Floats]]
     invalid: Callable[[ReplicaColumns], Bools]

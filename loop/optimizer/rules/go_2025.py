@@ -127,6 +127,8 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
         QUEUE_PER_BATCH * batch.astype(np.float64),
         np.full(len(batch), np.inf),
         none,
+        none,
+        np.ones(len(batch)),
     )
 
 

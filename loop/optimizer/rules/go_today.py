@@ -68,9 +68,12 @@ def queue(max_queue: Floats) -> Floats:
     return max_queue
 
 
-def overhead(perf: PerfColumns) -> Floats:
-    """Return that a request spends no time outside the engine."""
-    return np.zeros_like(perf.overhead)
+def perf(given: PerfColumns) -> PerfColumns:
+    """Return *given* as the Go optimizer reads it: a sum, and no time outside the engine."""
+    none = np.zeros_like(given.alpha)
+    return replace(
+        given, fixed=given.alpha, launch=none, p=np.ones_like(given.alpha), overhead=none
+    )
 
 
 def need(asked: ServerColumns) -> Floats:
@@ -195,7 +198,7 @@ GO_TODAY = replace(
     present_cost=present_cost,
     batch=batch,
     queue=queue,
-    overhead=overhead,
+    perf=perf,
     need=need,
     idle=idle,
     invalid=invalid,

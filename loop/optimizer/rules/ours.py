@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loop.optimizer.explain import why_unserved
 from loop.optimizer.model.concurrency import tune
+from loop.optimizer.model.queueing import iteration_time
 from loop.optimizer.model.rates import SMOOTH
 from loop.optimizer.rules import Rules
 from loop.optimizer.sizing import MS_PER_MIN, size_all
@@ -69,9 +71,9 @@ def queue(max_queue: Floats) -> Floats:
     return np.where(max_queue > 0.0, max_queue, np.inf)
 
 
-def overhead(perf: PerfColumns) -> Floats:
-    """Return what a request spends outside the engine [ms]."""
-    return perf.overhead
+def perf(given: PerfColumns) -> PerfColumns:
+    """Return *given* with the fixed time of our latency model, in the place of the sum's."""
+    return replace(given, alpha=given.fixed)
 
 
 def need(asked: ServerColumns) -> Floats:
@@ -86,8 +88,13 @@ def need(asked: ServerColumns) -> Floats:
 def idle(pairs: Pairs, max_batch: Floats) -> tuple[Floats, Floats, Floats]:
     """Return ITL and TTFT of a lone request [ms], and no rate: without load none was sought."""
     perf, asked = pairs.perf, pairs.asked
-    itl = perf.alpha + perf.beta + perf.gamma * (asked.in_tokens + asked.out_tokens / 2.0)
-    ttft = perf.overhead + perf.alpha + (perf.beta + perf.gamma) * asked.in_tokens + itl
+    itl = iteration_time(
+        perf, compute=perf.beta, read=perf.gamma * (asked.in_tokens + asked.out_tokens / 2.0)
+    )
+    prefill = iteration_time(
+        perf, compute=perf.beta * asked.in_tokens, read=perf.gamma * asked.in_tokens
+    )
+    ttft = perf.overhead + prefill + itl
     return itl, ttft, np.zeros_like(max_batch)
 
 
@@ -154,7 +161,7 @@ OURS = Rules(
     present_cost=present_cost,
     batch=batch,
     queue=queue,
-    overhead=overhead,
+    perf=perf,
     need=need,
     idle=idle,
     invalid=invalid,
