@@ -45,6 +45,7 @@ def _engine(perf: Perf) -> EngineSpec:
         acc_count=perf.acc_count,
         latency_model=perf.latency_model,
         overhead_ms=perf.overhead_ms,
+        scheduling=perf.scheduling,
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from twin.spec import Accelerator, LatencyModel
+from twin.spec import Accelerator, LatencyModel, Scheduling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,7 +26,8 @@ class Perf:
     """How one model performs on one accelerator (model-data.json).
 
     alpha, beta and gamma make the sum that the Go tools read; launch_ms and weights_ms, if given,
-    take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel).
+    take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). The
+    optimizer does not look at the scheduling, the twin does.
     overhead_ms is what a request spends outside the engine. kv_tokens is the KV capacity of one
     replica [tokens] (from twin-data.json), None if not known; it caps the batch.
     """
@@ -42,6 +43,7 @@ class Perf:
     launch_ms: float | None = None
     weights_ms: float | None = None
     p: float = 1.0
+    scheduling: Scheduling = "sync"
     overhead_ms: float = 0.0
     kv_tokens: int | None = None
 

@@ -12,6 +12,8 @@ TokenDistribution = Literal["fixed", "lognormal", "gamma"]
 CrashPolicy = Literal["requeue", "fail"]
 MaxBatchChange = Literal["live", "rolling"]
 AdmissionRule = Literal["chunk", "full_prompt"]
+Scheduling = Literal["sync", "async"]
+SCHEDULINGS: tuple[Scheduling, ...] = ("sync", "async")
 
 
 SERVED_OVERHEAD_MS = 8.0
@@ -104,7 +106,9 @@ class EngineSpec:
     KV capacity of one replica [tokens], None for unlimited. acc_count is how many
     accelerators of that name one replica takes, so it holds acc_count · multiplicity GPUs of the
     accelerator's type. overhead_ms is what a request spends outside the engine: in the HTTP server,
-    the tokenizer and the client. A client waits for it, the engine does not.
+    the tokenizer and the client. A client waits for it, the engine does not. scheduling "async"
+    plans an iteration while the one before it runs, as vLLM does since 0.15: what arrives during
+    one iteration is in the next but one.
     """
 
     model: str
@@ -112,6 +116,7 @@ class EngineSpec:
     acc_count: int = 1
     latency_model: LatencyModel
     overhead_ms: float = 0.0
+    scheduling: Scheduling = "sync"
     kv_tokens: int | None = None
     block_size: int = 16
     max_num_batched_tokens: int = 8192

@@ -16,6 +16,7 @@ from twin.registry import installed, resolve
 from twin.serving.routers import ROUTERS
 from twin.spec import (
     P_MAX,
+    SCHEDULINGS,
     Accelerator,
     ClusterSpec,
     Delay,
@@ -141,6 +142,9 @@ def _engine(row: Entry, engine: EngineSpec) -> EngineSpec:
         overhead_ms=latency_model.number("overheadMs", at_least=0, default=engine.overhead_ms)
         if latency_model
         else engine.overhead_ms,
+        scheduling=latency_model.choice("scheduling", SCHEDULINGS, default=engine.scheduling)
+        if latency_model
+        else engine.scheduling,
         kv_tokens=row.whole("kvTokens", at_least=1) if row.has("kvTokens") else engine.kv_tokens,
         block_size=row.whole("blockSize", at_least=1, default=engine.block_size),
         max_num_batched_tokens=row.whole(

@@ -23,6 +23,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
 from twin.magnitudes import LARGEST_FIGURE, LARGEST_WHOLE
+from twin.spec import SCHEDULINGS
 
 # How much must be said. go: what is absent is zero, as the existing components read a message.
 # ours: what nobody means to be zero by saying nothing must be there. files: ranges hold, too.
@@ -168,8 +169,8 @@ class PerfParms(Message):
     KV tokens.
 
     Ours besides, which the Go tools ignore: a and w [ms] divide alpha into launching and reading
-    the weights, p makes a soft roofline of the sum; overhead_ms is what a request spends outside
-    the engine.
+    the weights, p makes a soft roofline of the sum; scheduling is that of twin.spec.EngineSpec,
+    overhead_ms what a request spends outside the engine.
     """
 
     alpha: NeededFigure = 0.0
@@ -177,6 +178,7 @@ class PerfParms(Message):
     gamma: Annotated[Figure, InFiles] = 0.0
     a: Figure | None = ours_alone()
     w: Figure | None = ours_alone()
+    scheduling: Annotated[str | None, Rule(choices=SCHEDULINGS)] = ours_alone()
     p: Annotated[Figure | None, Rule(at_least=1, at_most=100)] = ours_alone()
     overhead_ms: Figure | None = ours_alone()
 

@@ -174,8 +174,11 @@ def _ours_alone(row: Perf) -> Json:
     """Return what only our own optimizer reads of a latency model, as far as it is not what it
     would assume.
     """
-    assumed = {"a": None, "w": None, "p": 1.0, "overheadMs": SERVED_OVERHEAD_MS}
-    ours = (row.launch_ms, row.weights_ms, row.p, row.overhead_ms)
+    assumed = {
+        **{"a": None, "w": None, "p": 1.0},
+        **{"scheduling": "sync", "overheadMs": SERVED_OVERHEAD_MS},
+    }
+    ours = (row.launch_ms, row.weights_ms, row.p, row.scheduling, row.overhead_ms)
     return {
         key: value
         for (key, default), value in zip(assumed.items(), ours, strict=True)

@@ -220,6 +220,7 @@ def _perf(row: ModelAcceleratorPerfData) -> Perf:
         gamma_ms=latency_model.gamma,
         launch_ms=latency_model.a,
         weights_ms=latency_model.w,
+        scheduling="async" if (latency_model.scheduling or "").lower() == "async" else "sync",
         p=max(1.0, latency_model.p or 1.0),
         overhead_ms=SERVED_OVERHEAD_MS
         if latency_model.overhead_ms is None

@@ -22,7 +22,13 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
     """What is lost here, a service would decide without."""
     view = server_view()
     assert view.load is not None
-    ours = {"launch_ms": 1.0, "weights_ms": 4.0, "p": 1.5, "overhead_ms": 14.0}
+    ours = {
+        "launch_ms": 1.0,
+        "weights_ms": 4.0,
+        "p": 1.5,
+        "scheduling": "async",
+        "overhead_ms": 14.0,
+    }
     data = system(
         perf={key: replace(row, kv_tokens=9000, **ours) for key, row in system().perf.items()}
     )

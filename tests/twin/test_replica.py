@@ -87,6 +87,21 @@ def test_a_client_waits_for_the_overhead_and_the_engine_does_not() -> None:
     assert (with_it.itl_sum_s, with_it.queue_sum_s) == (without.itl_sum_s, without.queue_sum_s)
 
 
+@pytest.mark.parametrize(
+    ("scheduling", "first_s"), [("sync", (2.0, 4.0, 4.0, 8.0)), ("async", (2.0, 5.0, 5.0, 9.0))]
+)
+def test_what_arrives_during_an_iteration_is_in_the_next_but_one_if_plans_are_made_ahead(
+    scheduling: str, first_s: tuple[float, ...]
+) -> None:
+    """vLLM plans an iteration while the one before it runs; an idle engine begins at once, and an
+    arrival on a boundary is in the plan that is made there.
+    """
+    rig = Rig(scheduling=scheduling)
+    requests = [rig.submit(i, t, output=20) for i, t in enumerate((1.0, 2.5, 3.0, 6.5))]
+    rig.run()
+    assert tuple(request.first_token_s for request in requests) == first_s
+
+
 def test_an_idle_replica_begins_after_all_arrivals_of_the_instant() -> None:
     """Requests that come together are prefilled together, in whatever order the events were
     inserted.

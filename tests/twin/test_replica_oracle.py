@@ -41,6 +41,17 @@ def test_rounded_coefficients_differ_at_most_in_the_bucket_of_a_time_on_a_bound(
     assert differences(make_script(seed, "coarse"), rel=1e-9, ignore=buckets) == []
 
 
+@pytest.mark.parametrize("grid", ["none", "integer", "dyadic"])
+@pytest.mark.parametrize("seed", range(80))
+def test_plans_made_ahead_are_those_of_the_naive_replica(seed: int, grid: Any) -> None:
+    """An arrival that truncates a segment an iteration too early or too late would shift all that
+    comes after it.
+    """
+    script = make_script(seed, grid)
+    ahead = replace(script, replica={**script.replica, "scheduling": "async"})
+    assert differences(ahead, rel=1e-9 if grid == "none" else 0.0) == []
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_the_overhead_is_in_what_clients_see_as_in_the_naive_replica(seed: int) -> None:
     """It is in TTFT and E2E, by the same figure, and in no boundary."""

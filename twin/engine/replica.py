@@ -16,7 +16,7 @@ from twin.engine.kv_cache import KvCacheFactory, make_kv_cache
 from twin.engine.latency import boundaries_before, duration_s, iteration_ms, segment_s
 from twin.engine.telemetry import ReplicaReading, ReplicaTelemetry
 from twin.request import Request
-from twin.spec import AdmissionRule, EngineSpec, LatencyModel
+from twin.spec import AdmissionRule, EngineSpec, LatencyModel, Scheduling
 
 # The heap of finishes holds (iteration of the last token, ticket) as one int: comparing ints is
 # several times as fast as comparing tuples, and needs no allocation.
@@ -38,6 +38,7 @@ class Replica:
     # More than thirty attributes would lose the fast path of instance dictionaries; slots have no
     # such limit, and gave 8 %.
     __slots__ = (
+        "_ahead",
         "_alpha_s",
         "_beta_s",
         "_block_size",
@@ -62,6 +63,7 @@ class Replica:
         "_prefills",
         "_queue_max",
         "_running",
+        "_seen_s",
         "_start_s",
         "_token_budget",
         "_waiting",
@@ -77,6 +79,7 @@ class Replica:
         *,
         latency_model: LatencyModel,
         overhead_ms: float = 0.0,
+        scheduling: Scheduling = "sync",
         max_batch: int,
         max_num_batched_tokens: int = 8192,
         kv_tokens: int | None = None,
@@ -104,6 +107,8 @@ class Replica:
         self._gamma_s = latency_model.gamma_ms / 1000.0
         # A client waits for it, the next iteration does not: it is in no boundary.
         self._overhead_s = overhead_ms / 1000.0
+        # Iterations that are planned before the one that is to begin: what arrives waits for them.
+        self._ahead = int(scheduling == "async")
         self._max_batch = max_batch
         # It may not change while requests run: that decodes never starve rests on it.
         self._token_budget = max_num_batched_tokens
@@ -134,6 +139,7 @@ class Replica:
         return cls(
             latency_model=spec.latency_model,
             overhead_ms=spec.overhead_ms,
+            scheduling=spec.scheduling,
             max_batch=max_batch,
             max_num_batched_tokens=spec.max_num_batched_tokens,
             kv_tokens=spec.kv_tokens,
@@ -163,6 +169,8 @@ class Replica:
         self._c1_s = 0.0
         self._duration_s = 0.0
         self._prefills: list[tuple[Request, int]] = []
+        # The plan of the next iteration knows what was submitted up to then.
+        self._seen_s = inf
         self.outstanding = 0
         self.next_boundary_s = inf
         self._kv.clear()
@@ -207,7 +215,7 @@ class Replica:
         # head is blocked by the batch or by the KV cache, free blocks only fall until the next
         # finish, and the head is never skipped.
         if self._length > 1 and not waiting and len(self._running) < self._max_batch:
-            self._truncate(now_s)
+            self._truncate(now_s, ahead=self._ahead)
         waiting.append(request)
         self.outstanding += 1
         if self.next_boundary_s == inf:
@@ -314,9 +322,11 @@ class Replica:
             return 0
         return boundaries_before(now_s, start_s=self._start_s, c0_s=self._c0_s, c1_s=self._c1_s)
 
-    def _truncate(self, now_s: float) -> None:
-        """End the segment in progress at its first boundary at or after *now_s*."""
-        k = self._iterations_before(now_s) + 1
+    def _truncate(self, now_s: float, *, ahead: int = 0) -> None:
+        """End the segment in progress at its first boundary at or after *now_s*, or so many
+        iterations later.
+        """
+        k = self._iterations_before(now_s) + 1 + ahead
         if k < self._length:
             self._length = k
             self._duration_s = duration_s(k, self._c0_s, self._c1_s)
@@ -337,6 +347,9 @@ class Replica:
     def _complete(self, t: float) -> None:
         """Book the segment that ends at *t*."""
         k = self._length
+        if self._ahead:
+            # Planned when the last iteration began.
+            self._seen_s = self._start_s + duration_s(k - 1, self._c0_s, self._c1_s)
         g = self._iteration = self._iteration + k
         n = self._decodes
         if n:
@@ -397,8 +410,12 @@ class Replica:
 
     def _begin(self, t: float) -> None:
         """Decide what runs from *t* on."""
+        if not self._running:
+            # Nothing in progress to plan behind.
+            self._seen_s = inf
+        waiting = self._waiting
         may_prefill = self._partial is not None or (
-            self._waiting and len(self._running) < self._max_batch
+            waiting and len(self._running) < self._max_batch
         )
         if may_prefill and self._begin_prefill(t):
             return
@@ -413,6 +430,9 @@ class Replica:
         g = self._iteration
         context_sum = self._context_sum
         k = (self._finishes[0] >> _TICKET_BITS) - g
+        if may_prefill and waiting[0].submitted_s > self._seen_s:
+            # It came after the plan of this iteration, and is in that of the next.
+            k = 1
         # A bound that is cheap: if every decode had one more block than it needs, and it still
         # fits, the exact count need not be asked for.
         if context_sum + n * (k + self._block_size - 1) > self._kv_tokens:
@@ -474,6 +494,8 @@ class Replica:
         # First come, first served: a head that does not fit holds up those behind it.
         while waiting and left > 0 and len(running) < max_batch:
             request = waiting[0]
+            if request.submitted_s > self._seen_s:
+                break
             need = request.prompt_tokens + request.generated
             chunk = need if need < left else left
             asked = -(-(need if self._full_prompt else chunk) // size)

@@ -15,7 +15,7 @@ from twin.engine.kv_cache import kv_block_count, kv_blocks
 from twin.engine.latency import iteration_ms
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
 from twin.request import Request
-from twin.spec import AdmissionRule, LatencyModel
+from twin.spec import AdmissionRule, LatencyModel, Scheduling
 
 # SimPy priorities of simultaneous events: the batch of an instant is decided after everything that
 # arrives at it.
@@ -85,6 +85,7 @@ class NaiveReplica:
         *,
         latency_model: LatencyModel,
         overhead_ms: float = 0.0,
+        scheduling: Scheduling = "sync",
         max_batch: int,
         max_num_batched_tokens: int = 8192,
         kv_tokens: int | None = None,
@@ -96,6 +97,8 @@ class NaiveReplica:
         self.env = env
         self.latency_model = latency_model
         self.overhead_s = overhead_ms / 1000.0
+        self.plans_ahead = scheduling == "async"
+        self.planned_s = 0.0
         self.max_batch = max_batch
         self.token_budget = max_num_batched_tokens
         self.block_size = block_size
@@ -147,6 +150,9 @@ class NaiveReplica:
 
     def start_iteration(self) -> float:
         budget = self.token_budget
+        # Planned when the iteration before began; there is none to plan behind if nothing runs.
+        seen_s = self.planned_s if self.plans_ahead and self.running else self.env.now
+        self.planned_s = self.env.now
         preempted = False
         scheduled = 0
         while scheduled < len(self.running):
@@ -164,6 +170,8 @@ class NaiveReplica:
             scheduled += 1
         while not preempted and self.waiting and len(self.running) < self.max_batch and budget > 0:
             job = self.waiting[0]
+            if job.request.submitted_s > seen_s:
+                break
             need = job.request.prompt_tokens + job.generated
             chunk = min(need, budget)
             if kv_blocks(chunk if self.admission == "chunk" else need, self.block_size) > self.free:
