@@ -21,6 +21,7 @@ from loop.collector import CollectorSettings, Estimates, collect
 from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
 from loop.pause import Pause
+from loop.records import warned
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
 
 if TYPE_CHECKING:
@@ -154,8 +155,9 @@ class Controller:
         reading = collect(
             seen, memory.estimates, settings=self._settings.collector, expected=expected
         )
-        warnings = (*record.warnings, *seen.warnings, *reading.warnings)
-        record = replace(record, seen=seen, estimated=reading.snapshot, warnings=warnings)
+        record = replace(record, seen=seen, estimated=reading.snapshot)
+        record = warned(record, "observe", seen.warnings)
+        record = warned(record, "estimate", reading.warnings)
         record = _paused(record, self._pause.reason() or seen.paused)
         return record, replace(memory, estimates=reading.estimates)
 
@@ -168,9 +170,8 @@ class Controller:
             self._system = reading.system
         except SpecError as problem:
             error = error or str(problem)
-        return replace(
-            record, data=self._system, error=error, warnings=(*warnings, *reading.warnings)
-        )
+        record = replace(record, data=self._system, error=error)
+        return warned(record, "data", (*warnings, *reading.warnings))
 
     def _decide(self, record: CycleRecord, memory: _Memory) -> tuple[CycleRecord, _Memory]:
         assert record.estimated is not None
@@ -187,22 +188,21 @@ class Controller:
         changes = plan(decision, record.estimated, limits=self._settings.limits)
         cost, unpriced = _total_cost(record.estimated, changes, self._system)
         unseen = sorted(decision.targets.keys() - record.estimated.servers.keys())
+        lines = (
+            *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
+            *below_minimum(record.estimated, changes),
+            *(
+                f"{name}: nothing is asked for it: {view.hold.text}"
+                for name, view in record.estimated.servers.items()
+                if view.hold is not None
+            ),
+            *(f"{name}: its cost is not known and not in the total" for name in unpriced),
+        )
         record = replace(
-            record,
+            warned(record, "decide", lines),
             decision=decision,
             changes=changes,
             total_cost_cents_per_h=cost,
-            warnings=(
-                *record.warnings,
-                *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
-                *below_minimum(record.estimated, changes),
-                *(
-                    f"{name}: nothing is asked for it: {view.hold.text}"
-                    for name, view in record.estimated.servers.items()
-                    if view.hold is not None
-                ),
-                *(f"{name}: its cost is not known and not in the total" for name in unpriced),
-            ),
         )
         return record, replace(memory, policy_state=state)
 

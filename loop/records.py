@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +16,10 @@ from loop.cost import cost_cents_per_h, gpus
 from loop.types import CapacityView, Load, ServerView, Snapshot, Why, one_pool
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from loop.spec import SloTarget, SystemData
-    from loop.types import Change, CycleRecord, Target
+    from loop.types import Change, CycleRecord, Target, WarningKind
 
 Line = dict[str, Any]
 
@@ -39,6 +42,7 @@ def record_line(record: CycleRecord) -> Line:
         "failedPhase": record.failed_phase,
         "traceback": record.traceback,
         "warnings": record.warnings,
+        "warningKinds": record.warning_kinds,
         "servers": _servers(record),
         "internals": _internals(record),
         "capacity": _capacity(record),
@@ -60,6 +64,30 @@ def record_text(record: CycleRecord) -> str:
     return json.dumps(
         record_line(record), allow_nan=False, ensure_ascii=False, separators=(",", ":")
     )
+
+
+def warned(record: CycleRecord, kind: WarningKind, lines: Iterable[str]) -> CycleRecord:
+    """Return *record* with warnings more, all of one *kind*."""
+    more = tuple(lines)
+    return replace(
+        record,
+        warnings=(*record.warnings, *more),
+        warning_kinds=(*record.warning_kinds, *([kind] * len(more))),
+    )
+
+
+def held_servers(record: CycleRecord) -> dict[str, str]:
+    """Return why nothing is asked of which servers: the kind of the reason, by name."""
+    if record.estimated is None or record.decision is None:
+        return {}
+    held: dict[str, str] = {}
+    for name, view in record.estimated.servers.items():
+        target = record.decision.targets.get(name)
+        if record.paused or view.hold is not None:
+            held[name] = view.hold.kind if view.hold is not None else "paused"
+        elif target is None or target.held:
+            held[name] = target.why.kind if target is not None else "undecided"
+    return held
 
 
 def snapshot_of(line: Mapping[str, Any]) -> Snapshot:

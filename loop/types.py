@@ -29,6 +29,7 @@ __all__ = [
     "Timing",
     "Trigger",
     "Why",
+    "WarningKind",
     "WhyKind",
     "one_pool",
 ]
@@ -36,6 +37,9 @@ __all__ = [
 PodPhase = Literal["pending", "starting", "ready", "draining"]
 Mode = Literal["act", "advise"]
 Trigger = Literal["period", "invoke"]
+# Where a warning came up: in the data files, in what was seen, in the reading of it, in the
+# decision, or in the reporting of the record.
+WarningKind = Literal["data", "observe", "estimate", "decide", "report"]
 FailedPhase = Literal["", "observe", "decide", "apply", "program"]
 
 
@@ -154,6 +158,7 @@ class Snapshot:
 
     warnings are lines about what was seen and is not as it should be; they go into the record.
     paused is why nothing may be asked of this world at all ("": it may).
+    source_error: why the source of metrics as a whole told nothing; "" if it answered.
     """
 
     now_s: float
@@ -161,6 +166,7 @@ class Snapshot:
     capacity: Mapping[str, CapacityView] | None = None
     warnings: tuple[str, ...] = ()
     paused: str = ""
+    source_error: str = ""
 
 
 WhyKind = Literal[
@@ -254,7 +260,7 @@ class CycleRecord:
 
     failed_phase says where the cycle stopped, "" when it went through; "program" is an error of the
     programmer, with its traceback. error is one line; a cycle that went through has one when it had
-    to use the last good data.
+    to use the last good data. warning_kinds has the kind of each of warnings.
     """
 
     cycle: int
@@ -277,6 +283,7 @@ class CycleRecord:
     traceback: str = ""
     paused: str = ""
     warnings: tuple[str, ...] = ()
+    warning_kinds: tuple[WarningKind, ...] = ()
 
     @property
     def failed(self) -> bool:

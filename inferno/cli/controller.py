@@ -235,7 +235,7 @@ def _report(record: CycleRecord, *, metrics: ControllerMetrics) -> None:
     from loop.services.logs import log_cycle
 
     metrics.observe(record)
-    log_cycle(record)
+    log_cycle(record, concern=metrics.concern.line)
 
 
 class Records:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, get_args
 from starlette.responses import Response
 
 from loop.actors import WatchedBackend
-from loop.actuator import plan
+from loop.actuator import plan, planned
 from loop.errors import SpecError
 from loop.schema.messages import Absent, UpdateRequest, decided
 from loop.services.answers import Json, body_of
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from loop.actors import Owner
     from loop.ports import Backend
     from loop.services.auth import TokenSource
+    from loop.services.world_metrics import WorldMetrics
+    from loop.types import Snapshot
 
 DONE = "Done"  # what the existing actuator says
 
@@ -45,13 +47,13 @@ def make_actuator_app(
     if absent not in get_args(Absent):
         raise SpecError(f"absent: expected {' or '.join(get_args(Absent))}, found {absent!r}")
     watched = WatchedBackend(backend)
-    app, desk = create_world_app(
+    app, desk, metrics = create_world_app(
         "actuator", owner, timeout_s=timeout_s, token=token, watched=watched
     )
 
     async def update(body: UpdateRequest) -> Response:
         """Ask the world for what differs from what is wanted already, and wait for no pod."""
-        await desk.ask(lambda: carry_out(watched, body, absent=absent))
+        await desk.ask(lambda: carry_out(watched, body, absent=absent, metrics=metrics))
         return Json(DONE)
 
     update.__annotations__["body"] = body_of(UpdateRequest, "go")
@@ -59,17 +61,33 @@ def make_actuator_app(
     return app
 
 
-def carry_out(backend: Backend, request: UpdateRequest, *, absent: Absent) -> tuple[Change, ...]:
-    """Return what was asked of the world for *request*. Raise BackendError if the world
-    failed.
+def carry_out(
+    backend: Backend, request: UpdateRequest, *, absent: Absent, metrics: WorldMetrics
+) -> tuple[Change, ...]:
+    """Return what was asked of the world for *request*, and show it in *metrics*. Raise
+    BackendError if the world failed.
     """
     seen = backend.observe()
     # Who sends the message has decided, and may know the load although this world does not.
     changes = plan(decided(request, seen, absent=absent), seen, reduce_unknown=True)
     for name in sorted(request.allocations.keys() - seen.servers.keys()):
         log(f"{name}: not seen: nothing is asked for it", {"server": name}, level=logging.WARNING)
+    metrics.look(
+        seen, desired=planned(seen, changes), held=_held(request, seen, absent), now_s=seen.now_s
+    )
+    metrics.warn(["observe"] * len(seen.warnings))
     if changes:
         backend.apply(changes)
     for change in changes:
         log("change", change_fields(change))
     return changes
+
+
+def _held(request: UpdateRequest, seen: Snapshot, absent: Absent) -> dict[str, str]:
+    """Return why *request* asks nothing of which servers: it says so, or does not name them."""
+    asked = request.allocations
+    return {
+        name: "held-by-request" if name in asked else "absent"
+        for name in seen.servers
+        if (asked[name].held if name in asked else absent == "hold")
+    }

@@ -4,15 +4,17 @@ nothing.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from starlette.responses import Response
 
-from loop.collector import NOTHING, CollectorSettings, Estimates, collect
+from loop.collector import NOTHING, CollectorSettings, Estimates, Reading, collect
 from loop.schema.messages import Json as JsonObject
 from loop.schema.messages import Place, collect_message
 from loop.services.answers import Json
+from loop.services.logs import log
 from loop.services.world_app import create_world_app
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from loop.actors import Owner
     from loop.ports import Backend
     from loop.services.auth import TokenSource
+    from loop.services.world_metrics import WorldMetrics
+    from loop.types import Snapshot
 
 Places = Callable[[], Mapping[str, Place]]
 NOWHERE: Mapping[str, Place] = {}
@@ -39,8 +43,8 @@ def make_collector_app(
 
     Call app.state.stop() before the server ends.
     """
-    app, desk = create_world_app("collector", owner, timeout_s=timeout_s, token=token)
-    collecting = Collecting(backend, places)
+    app, desk, metrics = create_world_app("collector", owner, timeout_s=timeout_s, token=token)
+    collecting = Collecting(backend, places, metrics)
 
     @app.get("/collect", tags=["collect"], response_model=None)
     async def collect_now() -> Response:
@@ -53,9 +57,10 @@ def make_collector_app(
 class Collecting:
     """Looks, and rules on gaps by what was seen before. For one thread."""
 
-    def __init__(self, backend: Backend, places: Places) -> None:
+    def __init__(self, backend: Backend, places: Places, metrics: WorldMetrics) -> None:
         self._backend = backend
         self._places = places
+        self._metrics = metrics
         self._estimates: Estimates = NOTHING
 
     def message(self) -> JsonObject:
@@ -63,4 +68,20 @@ class Collecting:
         seen = self._backend.observe()
         reading = collect(seen, self._estimates, settings=CollectorSettings())
         self._estimates = reading.estimates
+        self._show(seen, reading)
         return collect_message(seen, reading.snapshot, self._places())
+
+    def _show(self, seen: Snapshot, reading: Reading) -> None:
+        """Show and tell what an operator has to know of the world."""
+        before = self._metrics.concern
+        # Who asks decides; a server whose load is not known is told of as one to be held.
+        held = {
+            name: "held-unknown"
+            for name, view in reading.snapshot.servers.items()
+            if view.load is None
+        }
+        self._metrics.look(seen, desired=seen.servers, held=held, now_s=seen.now_s)
+        self._metrics.warn(["observe"] * len(seen.warnings) + ["estimate"] * len(reading.warnings))
+        concern = self._metrics.concern
+        if concern.line and concern != before:
+            log(concern.line, level=logging.WARNING)

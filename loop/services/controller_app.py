@@ -56,9 +56,9 @@ def create_controller_app(
     """
 
     def health() -> Health:
-        overdue = driver.overdue
-        ready = driver.healthy and not inbox.closed and not overdue
-        error = overdue or (driver.last.error if driver.last else "")
+        overdue, concern = driver.overdue, metrics.concern
+        ready = driver.healthy and not inbox.closed and not overdue and concern.ready
+        error = overdue or (driver.last.error if driver.last else "") or concern.line
         alive = driver.alive and all(thread.alive for thread in threads)
         return Health(alive=alive, ready=ready, error=error)
 

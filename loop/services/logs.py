@@ -169,15 +169,16 @@ def log_listening(
     log("listening", {"url": f"{service_url(host, sockets[0].getsockname()[1])}/{verb}", **about})
 
 
-def log_cycle(record: CycleRecord) -> None:
+def log_cycle(record: CycleRecord, *, concern: str = "") -> None:
     """Log what one cycle did, in short; its whole record is the answer of /invoke and a line of
-    --records.
+    --records. *concern* is what is amiss with the world as a whole: then it is a warning.
     """
     fields: dict[str, object] = {
         "cycle": record.cycle,
         "trigger": record.trigger,
         "mode": record.mode,
         "error": record.error,
+        "concern": concern,
         "failedPhase": record.failed_phase,
         "applied": record.applied,
         "changes": [change_fields(change) for change in record.changes],
@@ -187,11 +188,14 @@ def log_cycle(record: CycleRecord) -> None:
     }
     if record.traceback:
         fields["traceback"] = record.traceback
-    what = record.error or ", ".join(
-        f"{one.server} {one.replicas}x{one.accelerator}" for one in record.changes
+    what = (
+        record.error
+        or concern
+        or ", ".join(f"{one.server} {one.replicas}x{one.accelerator}" for one in record.changes)
     )
     line = f"cycle {record.cycle} ({record.trigger}) at {record.now_s:.0f} s: {what or 'no change'}"
-    log(line, fields, level=logging.ERROR if record.failed else logging.INFO)
+    level = logging.WARNING if concern else logging.INFO
+    log(line, fields, level=logging.ERROR if record.failed else level)
 
 
 def change_fields(change: Change) -> dict[str, object]:

@@ -8,9 +8,12 @@ import asyncio
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
+from prometheus_client import CollectorRegistry
+
 from loop.actors import FAILURES_READY_MAX, Owner
 from loop.errors import BackendError
 from loop.services.scaffold import Health, create_app, stop_actor
+from loop.services.world_metrics import WorldMetrics
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -24,16 +27,21 @@ Answer = TypeVar("Answer")
 class WorldDesk:
     """Asks the owner of the world, and remembers whether that goes well."""
 
-    def __init__(self, owner: Owner, *, timeout_s: float) -> None:
+    def __init__(self, owner: Owner, *, timeout_s: float, metrics: WorldMetrics) -> None:
         self._owner = owner
         self._timeout_s = timeout_s
+        self._metrics = metrics
         self._failures = 0
         self._last_error = ""
 
     def health(self) -> Health:
-        """Return how the service is: ready until three requests in a row have failed."""
-        ready = self._owner.healthy and self._failures <= FAILURES_READY_MAX
-        return Health(alive=self._owner.alive, ready=ready, error=self._last_error)
+        """Return how the service is: ready until three requests in a row have failed, or have heard
+        nothing of the source of metrics.
+        """
+        concern = self._metrics.concern
+        ready = self._owner.healthy and self._failures <= FAILURES_READY_MAX and concern.ready
+        error = self._last_error or concern.line
+        return Health(alive=self._owner.alive, ready=ready, error=error)
 
     async def ask(self, act: Callable[[], Answer]) -> Answer:
         """Return the answer to *act*, which only the owner may do; an act that has not begun when
@@ -66,16 +74,19 @@ def create_world_app(
     timeout_s: float,
     token: TokenSource | None,
     watched: WatchedBackend | None = None,
-) -> tuple[FastAPI, WorldDesk]:
-    """Return a service without verbs, and what its verbs ask. A write to *watched* is given time at
-    the end.
+) -> tuple[FastAPI, WorldDesk, WorldMetrics]:
+    """Return a service without verbs, what its verbs ask, and what its /metrics show of the world.
+    A write to *watched* is given time at the end.
     """
-    desk = WorldDesk(owner, timeout_s=timeout_s)
+    registry = CollectorRegistry()
+    metrics = WorldMetrics(registry)
+    desk = WorldDesk(owner, timeout_s=timeout_s, metrics=metrics)
     app = create_app(
         title,
         health=desk.health,
         start=owner.start,
         stop=lambda: stop_actor(owner, watched),
         token=token,
+        registry=registry,
     )
-    return app, desk
+    return app, desk, metrics

@@ -54,13 +54,19 @@ class FakeBackend:
         self.capacity = capacity
         self.now_s = 0.0
         self.failing: set[str] = set()
+        self.source_error = ""
         self.applied: list[tuple[Change, ...]] = []
 
     def observe(self) -> Snapshot:
         """Return the views as they are."""
         if "observe" in self.failing:
             raise BackendError("the world does not answer", phase="observe")
-        return Snapshot(now_s=self.now_s, servers=dict(self.views), capacity=self._capacity_view())
+        return Snapshot(
+            now_s=self.now_s,
+            servers=dict(self.views),
+            capacity=self._capacity_view(),
+            source_error=self.source_error,
+        )
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Become what is asked: all replicas ready at once."""

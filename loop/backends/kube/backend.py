@@ -175,6 +175,7 @@ class KubeBackend:
             capacity=by_type,
             warnings=warnings,
             paused=self._paused,
+            source_error=found.error,
         )
 
     def apply(self, changes: Sequence[Change]) -> None:

@@ -1,0 +1,156 @@
+"""What an operator has to know of the world, as metrics of any service and as one line; fed with
+snapshots and decisions only.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Counted
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from prometheus_client import CollectorRegistry, Counter, Gauge
+
+if TYPE_CHECKING:
+    from loop.types import OfPools, Snapshot
+
+# The looks in a row at which the source of metrics may be silent before a service is not ready: as
+# many as the failures that a ready actor may have.
+SILENT_READY_MAX = 2
+
+# Nothing is amiss if a policy keeps what there is, or whoever decides asks for nothing else.
+ON_PURPOSE = frozenset({"unchanged", "held-by-request", "absent"})
+
+Reasons = Mapping[str, str]  # why a server is held, by its name
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concern:
+    """What is amiss with the world as a whole: nothing if line is empty. ready: a service can do
+    what it is for all the same.
+    """
+
+    line: str = ""
+    ready: bool = True
+
+
+NO_CONCERN = Concern()
+
+
+def concern_of(seen: Snapshot, held: Reasons, *, silent: int) -> Concern:
+    """Return what is amiss with what was *seen*, the worst first, of which the *held* servers get
+    no changes. *silent* is for how many looks in a row the source of metrics has told nothing.
+    """
+    if seen.source_error:
+        line = f"the source of metrics tells nothing: {seen.source_error}"
+        return Concern(line=line, ready=silent <= SILENT_READY_MAX)
+    if not seen.servers:
+        # A restart would not help, and a Service without endpoints would help nobody to see it.
+        return Concern(
+            line="no managed server is seen: nothing is controlled (inferno doctor says what is "
+            "missing, inferno adopt labels a Deployment)"
+        )
+    reasons = Counted(held.get(name, "unchanged") for name in seen.servers)
+    if ON_PURPOSE.isdisjoint(reasons):
+        why = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
+        return Concern(line=f"all of {len(seen.servers)} servers are held: {why}")
+    return NO_CONCERN
+
+
+class WorldMetrics:
+    """Shows the latest look at the world in *registry*. One thread feeds it; any may collect."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self.concern = NO_CONCERN
+        self._ready = Gauge(
+            "inferno_ready_replicas", "Replicas seen ready.", ["server"], registry=registry
+        )
+        self._desired = Gauge(
+            "inferno_desired_replicas",
+            "Replicas that a server should have, on which accelerator.",
+            ["server", "accelerator"],
+            registry=registry,
+        )
+        self._held = Gauge(
+            "inferno_held_servers",
+            "Servers of which nothing is asked, by reason.",
+            ["reason"],
+            registry=registry,
+        )
+        self._age = Gauge(
+            "inferno_load_age_seconds",
+            "Age of the newest sample behind the load of a server.",
+            ["server"],
+            registry=registry,
+        )
+        self._warnings = Counter(
+            "inferno_warnings",
+            "Warnings by kind (data, observe, estimate, decide, report).",
+            ["kind"],
+            registry=registry,
+        )
+        self._placed: dict[str, str] = {}  # accelerator by server, as shown
+        self._sampled_s: dict[str, float] = {}  # the time of the newest sample by server
+        self._reasons: set[str] = set()
+        self._shown: set[str] = set()
+        self._silent = 0
+
+    def look(
+        self, seen: Snapshot, *, desired: Mapping[str, OfPools], held: Reasons, now_s: float
+    ) -> None:
+        """Take in what was *seen*, what servers should have (those of which that is not told keep
+        what was shown), which of them are *held*, and why.
+        """
+        self._silent = self._silent + 1 if seen.source_error else 0
+        self.concern = concern_of(seen, held, silent=self._silent)
+        self.hold(held)
+        for name, view in seen.servers.items():
+            self._ready.labels(name).set(view.ready)
+            if view.load_age_s is not None:
+                self._sampled_s[name] = seen.now_s - view.load_age_s
+        for name, pools in desired.items():
+            self._place(name, pools)
+        self._forget(self._shown - seen.servers.keys())
+        self._shown = set(seen.servers)
+        self.pass_time(now_s)
+
+    def hold(self, held: Reasons) -> None:
+        """Show how many servers are held for which reason."""
+        counts = Counted(held.values())
+        # A reason that has gone stays at 0: an alert on it must be able to end.
+        self._reasons |= counts.keys()
+        for reason in self._reasons:
+            self._held.labels(reason).set(counts[reason])
+
+    def hold_all(self, reason: str) -> None:
+        """Show that nothing was asked of any server: the step has failed."""
+        self.hold(dict.fromkeys(self._shown, reason))
+
+    def pass_time(self, now_s: float) -> None:
+        """Let figures become older: a source that has fallen silent has them from long ago."""
+        for name, sampled_s in self._sampled_s.items():
+            self._age.labels(name).set(max(0.0, now_s - sampled_s))
+
+    def warn(self, kinds: Iterable[str]) -> None:
+        """Count warnings of *kinds*."""
+        for kind in kinds:
+            self._warnings.labels(kind).inc()
+
+    def _place(self, name: str, pools: OfPools) -> None:
+        before = self._placed.get(name)
+        if before is not None and before != pools.accelerator:
+            # Whoever adds up the series of a server must not count the replicas of before.
+            self._desired.remove(name, before)
+        self._placed[name] = pools.accelerator
+        self._desired.labels(name, pools.accelerator).set(pools.replicas)
+
+    def _forget(self, gone: set[str]) -> None:
+        """Drop the series of servers that are no longer there: a last value would look alive for
+        ever.
+        """
+        for name in gone:
+            self._ready.remove(name)
+            if name in self._placed:
+                self._desired.remove(name, self._placed.pop(name))
+            if self._sampled_s.pop(name, None) is not None:
+                self._age.remove(name)

@@ -1,0 +1,238 @@
+"""What an operator sees of the world in /metrics and /readyz of the services."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from loop.errors import BackendError
+from loop.schema.messages import update_message
+from loop.services.controller_metrics import ControllerMetrics
+from loop.services.world_metrics import WorldMetrics, concern_of
+from loop.testing.fakes import FakeBackend, change, server_view, system
+from loop.types import CycleRecord, Decision, Load, ServerView, Snapshot, Target, Why
+from tests.live.served import GatedBackend, serving
+from tests.live.world_served import serving_world
+
+Samples = dict[tuple[str, ...], float]
+
+
+def samples(page: str) -> Samples:
+    """Return the values of a page by name and values of labels, those by their names."""
+    return {
+        (sample.name, *sample.labels.values()): sample.value
+        for family in text_string_to_metric_families(page)
+        for sample in family.samples
+    }
+
+
+def shown(registry: CollectorRegistry) -> Samples:
+    """Return what *registry* shows."""
+    return samples(generate_latest(registry).decode())
+
+
+def snapshot(*views: ServerView, now_s: float = 0.0, source_error: str = "") -> Snapshot:
+    """Return a snapshot of *views*."""
+    servers = {view.name: view for view in views}
+    return Snapshot(now_s=now_s, servers=servers, source_error=source_error)
+
+
+def record(*views: ServerView, held: str = "", **fields: object) -> CycleRecord:
+    """Return the record of a cycle that saw *views*, and holds those named *held*."""
+    seen = snapshot(*views)
+    targets = {
+        view.name: Target(
+            server=view.name,
+            pools=view.pools,
+            why=Why(kind="held-unknown" if view.name == held else "slo-itl"),
+            held=view.name == held,
+        )
+        for view in views
+    }
+    given: dict[str, object] = {
+        "cycle": 1,
+        "now_s": 0.0,
+        "ts": "2026-01-01T00:00:00.000Z",
+        "trigger": "period",
+        "mode": "act",
+        "backend": "fake",
+        "policy": "slo",
+        "seen": seen,
+        "estimated": seen,
+        "data": system(),
+        "decision": Decision(targets=targets),
+    }
+    return CycleRecord(**{**given, **fields})  # type: ignore[arg-type]
+
+
+def test_it_shows_what_should_be_where_and_drops_where_it_was() -> None:
+    """Whoever adds up the series of a server must not count the replicas of before a move."""
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view(), changes=(change(replicas=5),)))
+    assert shown(metrics.registry)["inferno_desired_replicas", "H100", "s1"] == 5.0
+    metrics.observe(record(server_view(), changes=(change(accelerator="2xA100", replicas=3),)))
+    page = shown(metrics.registry)
+    assert {key for key in page if key[0] == "inferno_desired_replicas"} == {
+        ("inferno_desired_replicas", "2xA100", "s1")
+    }
+    assert page["inferno_desired_replicas", "2xA100", "s1"] == 3.0
+
+
+def test_it_shows_how_many_are_held_and_why_until_none_is() -> None:
+    """An alert on it must be able to end."""
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view("s1"), server_view("s2"), held="s2"))
+    assert shown(metrics.registry)["inferno_held_servers", "held-unknown"] == 1.0
+    metrics.observe(record(server_view("s1"), server_view("s2")))
+    assert shown(metrics.registry)["inferno_held_servers", "held-unknown"] == 0.0
+
+
+def test_a_failed_cycle_holds_everybody_and_leaves_the_decision() -> None:
+    """Whoever scales by the metric keeps what there is, as the loop itself does."""
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view("s1"), server_view("s2"), changes=(change(replicas=5),)))
+    failed = record(seen=None, estimated=None, decision=None, failed_phase="observe")
+    metrics.observe(failed)
+    page = shown(metrics.registry)
+    assert page["inferno_held_servers", "cycle-failed"] == 2.0
+    assert page["inferno_desired_replicas", "H100", "s1"] == 5.0
+    metrics.observe(record(server_view("s1"), server_view("s2")))
+    assert shown(metrics.registry)["inferno_held_servers", "cycle-failed"] == 0.0
+
+
+def test_the_age_of_a_load_grows_while_its_source_is_silent() -> None:
+    """A series that disappears alerts nobody."""
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view(load_age_s=5.0)))
+    assert shown(metrics.registry)["inferno_load_age_seconds", "s1"] == 5.0
+    metrics.observe(record(server_view(load=None), now_s=60.0))
+    metrics.observe(record(seen=None, estimated=None, failed_phase="observe", now_s=120.0))
+    assert shown(metrics.registry)["inferno_load_age_seconds", "s1"] == 125.0
+
+
+def test_attainment_is_the_share_of_cycles_within_both_targets() -> None:
+    """The targets of Premium are 12 ms and 500 ms; a cycle without figures says nothing."""
+    metrics = ControllerMetrics()
+    for itl_ms, ttft_ms in ((11.0, 400.0), (13.0, 400.0), (11.0, 600.0), (None, None), (12.0, 1.0)):
+        metrics.observe(record(server_view(itl_ms=itl_ms, ttft_ms=ttft_ms)))
+    assert shown(metrics.registry)["inferno_slo_attainment", "s1"] == 0.5
+
+
+def test_a_server_without_targets_or_figures_has_no_attainment() -> None:
+    """100 % of nothing would look like success."""
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view("s1"), server_view("s2", model="no_such", itl_ms=1.0)))
+    assert not [key for key in shown(metrics.registry) if key[0] == "inferno_slo_attainment"]
+
+
+def test_warnings_are_counted_by_kind() -> None:
+    """A rate of them is what one can be alerted by."""
+    metrics = ControllerMetrics()
+    kinds = ("data", "data", "decide")
+    for _ in range(2):
+        metrics.observe(record(server_view(), warnings=("a", "b", "c"), warning_kinds=kinds))
+    page = shown(metrics.registry)
+    assert page["inferno_warnings_total", "data"] == 4.0
+    assert page["inferno_warnings_total", "decide"] == 2.0
+
+
+def test_a_server_that_is_gone_leaves_all_metrics() -> None:
+    """A last value that stays for ever looks like a server that is stuck."""
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view("s1", itl_ms=1.0, load_age_s=1.0), server_view("s2")))
+    metrics.observe(record(server_view("s2")))
+    assert not [key for key in shown(metrics.registry) if "s1" in key]
+
+
+@pytest.mark.parametrize(
+    ("seen", "held", "line", "ready"),
+    [
+        (snapshot(), {}, "no managed server is seen", True),
+        (snapshot(server_view()), {"s1": "held-unknown"}, "all of 1 servers are held", True),
+        (snapshot(server_view(), source_error="prometheus: away"), {}, "prometheus: away", False),
+    ],
+    ids=["nothing managed", "everything held", "no source"],
+)
+def test_what_is_amiss_with_the_world_is_told(
+    seen: Snapshot, held: dict[str, str], line: str, ready: bool
+) -> None:
+    """Each of these looks like a quiet cluster to whoever only sees that cycles go through."""
+    concern = concern_of(seen, held, silent=3)
+    assert line in concern.line
+    assert concern.ready is ready
+
+
+def test_nothing_is_amiss_where_some_act_or_all_are_held_on_purpose() -> None:
+    """--policy static holds everybody."""
+    two = snapshot(server_view("s1"), server_view("s2"))
+    assert not concern_of(two, {"s1": "held-unknown"}, silent=0).line
+    assert not concern_of(two, {"s1": "unchanged", "s2": "unchanged"}, silent=0).line
+
+
+def test_a_source_that_is_silent_for_a_moment_leaves_it_ready() -> None:
+    """Three looks in a row, as with failed cycles; one answer is enough again."""
+    metrics = WorldMetrics(CollectorRegistry())
+    ready = []
+    for error in ("away", "away", "away", ""):
+        seen = snapshot(server_view(), source_error=error)
+        metrics.look(seen, desired=seen.servers, held={}, now_s=0.0)
+        ready.append(metrics.concern.ready)
+    assert ready == [True, True, False, True]
+
+
+def test_readyz_of_a_controller_tells_that_nothing_is_managed() -> None:
+    """It stays ready: a first installation on a cluster has nothing to manage yet."""
+    with serving(FakeBackend([])) as served:
+        served.client.get("/invoke")
+        answer = served.client.get("/readyz")
+    assert answer.status_code == 200
+    assert "no managed server" in answer.json()["lastError"]
+
+
+def test_a_warning_has_the_kind_of_its_origin() -> None:
+    """The counter must not read words."""
+    backend = GatedBackend()
+    backend.views["s1"] = server_view(load=Load(rate_rpm=-1.0, in_tokens=1.0, out_tokens=1.0))
+    with serving(backend) as served:
+        line = served.client.get("/invoke").json()
+        page = samples(served.client.get("/metrics").text)
+    assert line["warningKinds"] == ["estimate"]
+    assert page["inferno_warnings_total", "estimate"] == 1.0
+
+
+def test_collector_and_actuator_show_the_world_too() -> None:
+    """Where the loop is five processes, each of them is asked by itself."""
+    world = FakeBackend([server_view("s1", load_age_s=4.0), server_view("s2", load=None)])
+    with serving_world(world) as services:
+        services.collector.get("/collect")
+        collected = samples(services.collector.get("/metrics").text)
+        body = update_message(world.observe(), [change(replicas=4)], {})
+        assert services.actuator.post("/update", json=body).status_code == 200
+        asked = samples(services.actuator.get("/metrics").text)
+    assert collected["inferno_ready_replicas", "s1"] == 2.0
+    assert collected["inferno_load_age_seconds", "s1"] == 4.0
+    assert collected["inferno_held_servers", "held-unknown"] == 1.0
+    assert asked["inferno_desired_replicas", "H100", "s1"] == 4.0
+    assert asked["inferno_held_servers", "held-by-request"] == 1.0
+
+
+def test_a_collector_whose_source_is_silent_is_not_ready_and_says_why() -> None:
+    """It answers, but every server in its answer is held."""
+    world = FakeBackend([server_view()])
+    world.source_error = "prometheus: no answer"
+    with serving_world(world) as services:
+        for _ in range(3):
+            services.collector.get("/collect")
+        answer = services.collector.get("/readyz")
+    assert answer.status_code == 503
+    assert "prometheus: no answer" in answer.json()["lastError"]
+
+
+def test_an_error_of_the_world_is_told_first() -> None:
+    """What happened last is what one looks for."""
+    backend = GatedBackend()
+    with serving(backend) as served:
+        backend.bug = BackendError("away", phase="observe")
+        served.client.get("/invoke")
+        assert served.client.get("/readyz").json()["lastError"] == "away"
