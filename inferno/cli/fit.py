@@ -15,8 +15,8 @@ Fit the latency model of an engine,
   alpha + beta · (tokens computed) + gamma · (KV tokens read)  [ms],
 
 by replaying logs of its requests on the twin's replica. FILE is one of
-- a CSV with the columns queued_s, input_tokens, output_tokens, first_token_s and
-  last_token_s,
+- a CSV with the columns queued_s, input_tokens, output_tokens, first_token_s
+  and last_token_s,
 - JSON of `vllm bench serve --save-result --save-detailed`,
 - JSON of GuideLLM,
 - JSON lines of AIPerf (profile_export.jsonl).

@@ -27,6 +27,8 @@ NAMES = (
     "optimize",
     "analyze",
     "fit",
+    "model",
+    "init",
     "controller",
     "collector",
     "optimizer",

@@ -1,0 +1,250 @@
+"""Derive the constants of twin/fit/datasheet.py from measurements of real servers.
+
+    python -m experiments.datasheet_constants ../shared/validation/vllm_stages_open.csv
+
+The file has means of load stages of vLLM (see docs/validation.md). A stage is predicted in closed
+form: with Poisson arrivals at a rate below saturation, the time of an iteration T solves
+T = alpha + beta · (tokens computed) + gamma · (KV tokens read), where both follow from the rate and
+T itself. The published latency models of two engines count beside the stages, as only they hold
+long prompts. The constants are found by robust least squares on logarithms; each family of models
+is then predicted by constants that the others gave.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from experiments.config import SAMPLE_DATA
+from twin.fit.datasheet import (
+    BLOCK,
+    CONSTANTS,
+    Accelerator,
+    Constants,
+    ModelFacts,
+    estimate,
+    read_accelerators,
+    read_model,
+)
+from twin.spec import LatencyModel
+
+Floats = npt.NDArray[np.float64]
+
+DATA = SAMPLE_DATA
+MODELS = {
+    "llama-2-7b": "llama-2-7b",
+    "llama-3.1-8b": "llama-3.1-8b",
+    "qwen3-14b": "qwen3-14b",
+    "mixtral-8x7b": "mixtral-8x7b",
+}
+FAMILIES = {
+    "llama-2-7b": "Llama 2",
+    "llama-3.1-8b": "Llama 3",
+    "qwen3-14b": "Qwen",
+    "mixtral-8x7b": "Mixtral",
+}
+GPUS = {"A100-80GB": "A100", "A100-40GB": "A100-40GB"}
+# alpha, beta, gamma of vLLM on one H100, fitted jointly over several shapes by their authors
+# (llm-inferno/model-trainer and llm-inferno/control-loop, Apache-2.0).
+PUBLISHED = {
+    "llama-3.1-8b": LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5),
+    "qwen2.5-14b": LatencyModel(alpha_ms=10.645, beta_ms=0.04176, gamma_ms=5.77e-5),
+}
+PUBLISHED_FAMILIES = {"llama-3.1-8b": "Llama 3", "qwen2.5-14b": "Qwen"}
+PUBLISHED_WEIGHT = 1.0
+# Engines of 2026 plan an iteration ahead: a request waits for the rest of the one that runs and for
+# the one that is planned already.
+WAITS = 1.5
+START = Constants(
+    weights=1.2, layer_ms=0.03, exchange_ms=0.02, compute=1.0, kv=1.1, overhead_ms=7.5
+)
+LOWER = (0.5, 0.0, 0.0, 0.2, 0.2, 0.0)
+UPPER = (3.0, 0.3, 0.3, 5.0, 5.0, 30.0)
+# A batch is limited, and the closed form knows no queue.
+BUSY = 0.9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stage:
+    """One load stage: the server, the load, and the mean latencies measured [ms]."""
+
+    label: str
+    family: str
+    model: ModelFacts
+    accelerator: Accelerator
+    tp: int
+    max_batch: int
+    rate_per_ms: float
+    prompt: int
+    cached: int
+    output: int
+    e2e_ms: float
+    ttft_ms: float
+
+
+def read_stages(path: Path) -> list[Stage]:
+    """Return the stages of *path*."""
+    accelerators = read_accelerators(DATA / "datasheets" / "accelerators.json")
+    stages = []
+    with path.open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            name = model_name(row["model"])
+            prompt = int(row["prompt_tokens"])
+            stages.append(
+                Stage(
+                    label=f"{row['experiment']} stage {row['stage']}",
+                    family=FAMILIES[name],
+                    model=read_model(DATA / "models" / f"{name}.json"),
+                    accelerator=accelerators[GPUS.get(row["hardware"], row["hardware"])],
+                    tp=int(row["tp"]),
+                    max_batch=int(row["max_num_seqs"]),
+                    rate_per_ms=float(row["rate_rps"]) / 1e3,
+                    prompt=prompt,
+                    # 100 distinct prompts: nearly each is a hit, of whole blocks, and the last
+                    # token is always computed.
+                    cached=(prompt - 1) // BLOCK * BLOCK,
+                    output=int(row["output_tokens"]),
+                    e2e_ms=float(row["e2e_mean_ms"]),
+                    ttft_ms=float(row["ttft_mean_ms"]),
+                )
+            )
+    return stages
+
+
+def model_name(text: str) -> str:
+    """Return which of MODELS the name of a repository means."""
+    plain = text.lower().replace("_", "-")
+    return next(name for name in MODELS if name.replace(".", "-") in plain.replace(".", "-"))
+
+
+def predict(stage: Stage, constants: Constants) -> tuple[float, float, float]:
+    """Return mean TTFT, mean E2E [ms] and the mean batch."""
+    found = estimate(stage.model, stage.accelerator, tp=stage.tp, constants=constants)
+    latency_model = found.latency_model
+    decodes = stage.output - 1
+    context = stage.prompt + stage.output / 2.0
+    computed = stage.prompt - stage.cached
+    each = latency_model.beta_ms + latency_model.gamma_ms * context
+    busy = stage.rate_per_ms * (latency_model.beta_ms * computed + each * decodes)
+    iteration_ms = latency_model.alpha_ms / max(1.0 - busy, 0.05)
+    batch = stage.rate_per_ms * decodes * iteration_ms
+    ttft_ms = found.overhead_ms + (1.0 + WAITS) * iteration_ms + latency_model.beta_ms * computed
+    return ttft_ms, ttft_ms + decodes * iteration_ms, batch
+
+
+def derive(stages: Sequence[Stage], *, without: str = "") -> Constants:
+    """Return the constants that *stages* and PUBLISHED give, *without* a family of models."""
+    used = [stage for stage in stages if stage.family != without]
+    h100 = read_accelerators(DATA / "datasheets" / "accelerators.json")["H100"]
+    published = [
+        (read_model(DATA / "models" / f"{name}.json"), latency_model)
+        for name, latency_model in PUBLISHED.items()
+        if PUBLISHED_FAMILIES[name] != without
+    ]
+
+    def residuals(values: Floats) -> Floats:
+        constants = _constants(values)
+        parts = []
+        for stage in used:
+            ttft_ms, e2e_ms, _ = predict(stage, constants)
+            parts += [2.0 * np.log(e2e_ms / stage.e2e_ms), np.log(ttft_ms / stage.ttft_ms)]
+        for model, latency_model in published:
+            found = estimate(model, h100, constants=constants).latency_model
+            parts += [
+                PUBLISHED_WEIGHT * np.log(getattr(found, field) / getattr(latency_model, field))
+                for field in ("alpha_ms", "beta_ms", "gamma_ms")
+            ]
+        return np.array(parts)
+
+    found = least_squares(
+        residuals, astuple(START), loss="soft_l1", f_scale=0.1, bounds=(LOWER, UPPER)
+    )
+    return _constants(found.x)
+
+
+def _constants(values: Floats) -> Constants:
+    weights, layer_ms, exchange_ms, compute, kv, overhead_ms = map(float, values)
+    return Constants(
+        weights=weights,
+        layer_ms=layer_ms,
+        exchange_ms=exchange_ms,
+        compute=compute,
+        kv=kv,
+        overhead_ms=overhead_ms,
+    )
+
+
+def errors(stages: Sequence[Stage], constants: Constants) -> Floats:
+    """Return the relative errors of E2E and TTFT, a row a stage."""
+    found = [(stage, predict(stage, constants)) for stage in stages]
+    return np.array(
+        [
+            (e2e_ms / stage.e2e_ms - 1.0, ttft_ms / stage.ttft_ms - 1.0)
+            for stage, (ttft_ms, e2e_ms, _) in found
+        ]
+    )
+
+
+def usable(stages: Sequence[Stage]) -> list[Stage]:
+    """Return the stages below saturation: of the others the closed form says nothing."""
+    return [stage for stage in stages if predict(stage, CONSTANTS)[2] < BUSY * stage.max_batch]
+
+
+def cross_validated(stages: Sequence[Stage]) -> Floats:
+    """Return the errors of each family by constants that the other families gave."""
+    families = dict.fromkeys(stage.family for stage in stages)
+    return np.concatenate(
+        [
+            errors(
+                [stage for stage in stages if stage.family == family],
+                derive(stages, without=family),
+            )
+            for family in families
+        ]
+    )
+
+
+def summary(found: Floats) -> str:
+    """Return median and mean of the absolute errors of E2E and TTFT, in one line."""
+    sizes = np.abs(found)
+    (e2e, ttft), (e2e_mean, ttft_mean) = np.median(sizes, axis=0), sizes.mean(axis=0)
+    return f"E2E {e2e:.1%} / {e2e_mean:.1%}, TTFT {ttft:.1%} / {ttft_mean:.1%}"
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print the constants, and how far off they are with and without each family."""
+    if len(arguments) != 1:
+        print(__doc__)
+        return 2
+    everything = read_stages(Path(arguments[0]))
+    stages = usable(everything)
+    print(f"{len(stages)} of {len(everything)} stages are below saturation")
+    constants = derive(stages)
+    print(f"all       {_words(constants)}")
+    print(f"          errors, median / mean: {summary(errors(stages, constants))}")
+    for family in dict.fromkeys(stage.family for stage in stages):
+        others = derive(stages, without=family)
+        rows = [stage for stage in stages if stage.family == family]
+        print(f"{family:<10}{_words(others)}")
+        print(f"          {len(rows)} stages without it: {summary(errors(rows, others))}")
+    print(f"cross-validated over families: {summary(cross_validated(stages))}")
+    return 0
+
+
+def _words(constants: Constants) -> str:
+    return (
+        f"weights {constants.weights:.3f}  layer {constants.layer_ms:.4f} ms  "
+        f"exchange {constants.exchange_ms:.4f} ms  compute {constants.compute:.3f}  "
+        f"kv {constants.kv:.3f}  overhead {constants.overhead_ms:.2f} ms"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,353 @@
+"""`inferno init`: a data directory from model configs and GPUs, ready for `inferno sim`."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.datasheets import CONFIG_HELP, accelerators, find_model
+
+if TYPE_CHECKING:
+    from twin.fit.datasheet import Accelerator, DataSheetModel, ModelFacts
+
+TEXT = """\
+Write a complete data directory from what is known before anything is measured:
+the configs of the models, the GPUs at hand, and the classes of service. Latency
+models, KV caches and start-up times follow from data sheets (inferno model).
+There is a server for each model in each class.
+
+  inferno init mine --config llama-3.1-8b --gpus H100=8,L40S=4
+  inferno init mine --config a/config.json b/config.json --gpus H100=8 \\
+    --classes Premium=30/500,Batch=200/10000 --rpm 240 --tokens 1024/256
+  inferno sim --data mine --scenario ramp
+"""
+
+# ITL and TTFT [ms], priority.
+CLASSES: Mapping[str, tuple[float, float, int]] = {
+    "Premium": (30.0, 500.0, 1),
+    "Bronze": (60.0, 1000.0, 2),
+    "Free": (120.0, 3000.0, 4),
+}
+TP_SIZES = (1, 2, 4, 8)
+BATCH_MAX = 256
+TOKEN_BUDGET = 8192
+# A replica that holds fewer mean requests than this is no server: more GPUs are taken.
+REQUESTS_MIN = 8
+START_UP_S, LOAD_GB_PER_S = 45.0, 1.0
+
+Json = dict[str, Any]
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="where to write; new, or empty")
+    parser.add_argument("--config", required=True, nargs="+", metavar="FILE", help=CONFIG_HELP)
+    parser.add_argument(
+        "--gpus",
+        required=True,
+        metavar="NAME=N,…",
+        help="the GPUs at hand, by names of sample-data/datasheets/accelerators.json",
+    )
+    parser.add_argument(
+        "--classes",
+        default="Premium",
+        metavar="NAME[=ITL/TTFT],…",
+        help="classes of service, the most important first, with their objectives [ms]; known are "
+        "Premium=30/500, Bronze=60/1000 and Free=120/3000 (default Premium)",
+    )
+    parser.add_argument(
+        "--rpm", type=float, default=60.0, help="requests/min of each server (default 60)"
+    )
+    parser.add_argument(
+        "--tokens",
+        default="512/256",
+        metavar="IN/OUT",
+        help="mean tokens of a request, in and out (default 512/256)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("bf16", "fp8"),
+        help="precision of the weights (default: that of the config)",
+    )
+
+
+def _run(options: Namespace) -> int:
+    from twin.spec import SpecError
+
+    directory: Path = options.directory
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise SpecError(f"{directory}: expected a new or an empty directory, found one in use")
+    files = data_files(
+        [find_model(given) for given in options.config],
+        gpus=_gpus(options.gpus),
+        classes=_classes(options.classes),
+        rpm=_positive("rpm", str(options.rpm)),
+        tokens=_pair("tokens", options.tokens),
+        dtype=options.dtype,
+    )
+    directory.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (directory / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+    if not options.quiet:
+        for line in _said(files):
+            print(line)
+        print(f"wrote {len(files)} files to {directory}; try: inferno sim --data {directory}")
+    return EXIT_OK
+
+
+def data_files(
+    models: Sequence[ModelFacts],
+    *,
+    gpus: Mapping[Accelerator, int],
+    classes: Mapping[str, tuple[float, float, int]],
+    rpm: float,
+    tokens: tuple[float, float],
+    dtype: Any,
+) -> dict[str, Json]:
+    """Return the content of each file of the directory. Raise SpecError for a model that fits on
+    none of the GPUs, or that is given twice.
+    """
+    from twin.spec import SpecError
+
+    engines: list[DataSheetModel] = []
+    for number, model in enumerate(models):
+        if any(model.name == other.name for other in models[:number]):
+            raise SpecError(f"config: expected models of different names, found {model.name} twice")
+        fitting = [
+            engine
+            for accelerator, count in gpus.items()
+            if (engine := _smallest(model, accelerator, count, tokens=tokens, dtype=dtype))
+        ]
+        if not fitting:
+            names = ", ".join(f"{count} {each.name}" for each, count in gpus.items())
+            raise SpecError(
+                f"{model.name}: expected GPUs that hold its {model.parameters / 1e9:.1f} billion "
+                f"parameters and a KV cache, found {names}"
+            )
+        engines += fitting
+    return {
+        "accelerator-data.json": {"accelerators": [_accelerator(each) for each in gpus]},
+        "capacity-data.json": {
+            "count": [{"type": each.name, "count": count} for each, count in gpus.items()]
+        },
+        "model-data.json": {"models": [_model_row(engine, tokens) for engine in engines]},
+        "serviceclass-data.json": {
+            "serviceClasses": [
+                {
+                    "name": name,
+                    "priority": priority,
+                    "modelTargets": [
+                        {"model": model.name, "slo-itl": itl, "slo-ttft": ttft} for model in models
+                    ],
+                }
+                for name, (itl, ttft, priority) in classes.items()
+            ]
+        },
+        "optimizer-data.json": {
+            "optimizer": {
+                "unlimited": False,
+                "saturationPolicy": "PriorityRoundRobin",
+                "delayedBestEffort": False,
+            }
+        },
+        "server-data.json": {
+            "servers": _servers(engines, models, classes=classes, rpm=rpm, tokens=tokens, gpus=gpus)
+        },
+        "twin-data.json": {"engines": [_engine_row(engine) for engine in engines]},
+    }
+
+
+def _smallest(
+    model: ModelFacts,
+    accelerator: Accelerator,
+    count: int,
+    *,
+    tokens: tuple[float, float],
+    dtype: Any,
+) -> DataSheetModel | None:
+    """Return the engine with the fewest GPUs that serves some requests at once, None if none
+    does.
+    """
+    from twin.fit.datasheet import estimate
+
+    for tp in TP_SIZES:
+        if tp <= count:
+            engine = estimate(
+                model,
+                accelerator,
+                tp=tp,
+                dtype=dtype,
+                max_batch=BATCH_MAX,
+                token_budget=TOKEN_BUDGET,
+            )
+            if engine.kv_tokens >= REQUESTS_MIN * sum(tokens):
+                return engine
+    return None
+
+
+def _accelerator(accelerator: Accelerator) -> Json:
+    full = accelerator.power_w
+    return {
+        "name": accelerator.name,
+        "type": accelerator.name,
+        "multiplicity": 1,
+        "memSize": accelerator.memory_gb,
+        "memBW": accelerator.bandwidth_gbs,
+        "power": {
+            "idle": round(0.15 * full, 1),
+            "full": full,
+            "midPower": round(0.8 * full, 1),
+            "midUtil": 0.6,
+        },
+        "cost": accelerator.price_cents,
+    }
+
+
+def _max_batch(engine: DataSheetModel, tokens: tuple[float, float]) -> int:
+    return int(min(engine.kv_tokens // sum(tokens), BATCH_MAX))
+
+
+def _model_row(engine: DataSheetModel, tokens: tuple[float, float]) -> Json:
+    from inferno.cli.model import model_json
+
+    return {
+        "name": engine.model.name,
+        "acc": engine.accelerator.name,
+        "accCount": engine.tp,
+        "maxBatchSize": _max_batch(engine, tokens),
+        "atTokens": max(int(tokens[1]), 1),
+        "perfParms": model_json(engine)["perfParms"],
+    }
+
+
+def _engine_row(engine: DataSheetModel) -> Json:
+    return {
+        "model": engine.model.name,
+        "acc": engine.accelerator.name,
+        "kvTokens": engine.kv_tokens,
+        "blockSize": 16,
+        "maxNumBatchedTokens": TOKEN_BUDGET,
+        "startUp": {"meanS": round(START_UP_S + engine.weights_gb / LOAD_GB_PER_S, 1), "cv": 0.15},
+    }
+
+
+def _servers(
+    engines: Sequence[DataSheetModel],
+    models: Sequence[ModelFacts],
+    *,
+    classes: Mapping[str, tuple[float, float, int]],
+    rpm: float,
+    tokens: tuple[float, float],
+    gpus: Mapping[Accelerator, int],
+) -> list[Json]:
+    """Return a server for each model in each class; each has one replica if a GPU is left."""
+    left = {accelerator.name: count for accelerator, count in gpus.items()}
+    rows = []
+    for name in classes:
+        for model in models:
+            own = [engine for engine in engines if engine.model.name == model.name]
+            engine = next((each for each in own if each.tp <= left[each.accelerator.name]), None)
+            current: Json = {
+                "accelerator": own[0].accelerator.name
+                if engine is None
+                else (engine.accelerator.name),
+                "numReplicas": 0 if engine is None else 1,
+                "maxBatch": _max_batch(engine or own[0], tokens),
+                "cost": 0.0 if engine is None else engine.tp * engine.accelerator.price_cents,
+                "load": {"arrivalRate": rpm, "avgInTokens": tokens[0], "avgOutTokens": tokens[1]},
+            }
+            if engine is not None:
+                left[engine.accelerator.name] -= engine.tp
+            rows.append(
+                {
+                    "name": f"{name}-{model.name}",
+                    "class": name,
+                    "model": model.name,
+                    "keepAccelerator": False,
+                    "minNumReplicas": 1,
+                    "currentAlloc": current,
+                }
+            )
+    return rows
+
+
+def _said(files: Mapping[str, Json]) -> list[str]:
+    """Return a line for each model on each GPU."""
+    engines = zip(
+        files["model-data.json"]["models"], files["twin-data.json"]["engines"], strict=True
+    )
+    return [
+        f"{row['name']} on {row['accCount']} × {row['acc']}: alpha {row['perfParms']['alpha']} ms, "
+        f"beta {row['perfParms']['beta']} ms/token, gamma {row['perfParms']['gamma']} ms/KV token, "
+        f"KV cache {engine['kvTokens']:,} tokens"
+        for row, engine in engines
+    ]
+
+
+# -- the options
+
+
+def _gpus(text: str) -> dict[Accelerator, int]:
+    from twin.fit.datasheet import find_accelerator
+    from twin.spec import SpecError
+
+    table = accelerators()
+    found: dict[Accelerator, int] = {}
+    for part in text.split(","):
+        name, _, count = part.strip().partition("=")
+        accelerator = find_accelerator(table, name)
+        if not count.isdigit() or int(count) < 1:
+            raise SpecError(f"gpus: expected NAME=N with N >= 1, found {part[:60]!r}")
+        found[accelerator] = found.get(accelerator, 0) + int(count)
+    return found
+
+
+def _classes(text: str) -> dict[str, tuple[float, float, int]]:
+    from twin.spec import SpecError
+
+    found: dict[str, tuple[float, float, int]] = {}
+    for number, part in enumerate(text.split(","), 1):
+        name, _, targets = part.strip().partition("=")
+        known = next((key for key in CLASSES if key.lower() == name.lower()), None)
+        if not name or name in found:
+            raise SpecError(f"classes: expected names, each once, found {text[:60]!r}")
+        if targets:
+            itl, ttft = _pair(f"classes: {name}", targets)
+            found[name] = (itl, ttft, number)
+        elif known:
+            found[known] = (*CLASSES[known][:2], number)
+        else:
+            raise SpecError(
+                f"classes: expected {name}=ITL/TTFT, as only {', '.join(CLASSES)} have objectives "
+                f"of their own, found {part[:60]!r}"
+            )
+    return found
+
+
+def _pair(what: str, text: str) -> tuple[float, float]:
+    first, _, second = text.partition("/")
+    return _positive(what, first), _positive(what, second)
+
+
+def _positive(what: str, text: str) -> float:
+    from twin.spec import SpecError
+
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value <= 1e9:
+        raise SpecError(f"{what}: expected a number > 0 and <= 1e9, found {text[:60]!r}")
+    return value
+
+
+COMMAND = Command(
+    name="init",
+    summary="a data directory from model configs and GPUs, without measurements",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,127 @@
+"""`inferno model`: the latency model of an engine from data sheets, without a log."""
+
+from __future__ import annotations
+
+import json
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.datasheets import add_engine_options, engine_of
+
+if TYPE_CHECKING:
+    from twin.fit.datasheet import DataSheetModel
+
+TEXT = """\
+Print the latency model of a model on an accelerator,
+
+  alpha + beta · (tokens computed) + gamma · (KV tokens read)  [ms],
+
+from the config.json of the model and the data sheet of the accelerator, with
+the time of a request outside the engine, the KV capacity of a replica, the
+error to expect, and why it may be larger. Nothing is downloaded.
+
+  inferno model --config config.json --accelerator H100 --tp 2
+  inferno model --config llama-3.1-8b --accelerator L40S --dtype fp8
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    add_engine_options(parser, required=True)
+    parser.add_argument(
+        "--max-batch",
+        type=int,
+        default=256,
+        metavar="N",
+        help="most requests in a batch (default 256)",
+    )
+    parser.add_argument(
+        "--token-budget",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="most tokens in an iteration (default 8192)",
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _run(options: Namespace) -> int:
+    from twin.spec import SpecError
+
+    for name in ("max_batch", "token_budget"):
+        if getattr(options, name) < 1:
+            raise SpecError(f"{name} must be >= 1, got {getattr(options, name)}")
+    found = engine_of(options, max_batch=options.max_batch, token_budget=options.token_budget)
+    if options.json:
+        print(json.dumps(model_json(found), indent=2, allow_nan=False))
+    else:
+        print(model_text(found))
+    return EXIT_OK
+
+
+def model_json(found: DataSheetModel) -> dict[str, Any]:
+    """Return the latency model under the names of the data files."""
+    from twin.fit.datasheet import EXPECTED_E2E, EXPECTED_TTFT
+
+    return {
+        "model": found.model.name,
+        "accelerator": found.accelerator.name,
+        "tp": found.tp,
+        "dtype": found.dtype,
+        "perfParms": {
+            "alpha": round(found.latency_model.alpha_ms, 4),
+            "beta": float(f"{found.latency_model.beta_ms:.4g}"),
+            "gamma": float(f"{found.latency_model.gamma_ms:.4g}"),
+        },
+        "overheadMs": found.overhead_ms,
+        "kvTokens": found.kv_tokens,
+        "weightsGB": round(found.weights_gb, 2),
+        "expectedError": {"e2e": EXPECTED_E2E, "ttft": EXPECTED_TTFT},
+        "weak": list(found.weak),
+        "source": found.accelerator.source,
+    }
+
+
+def model_text(found: DataSheetModel) -> str:
+    """Return a few lines for people."""
+    from twin.fit.datasheet import EXPECTED_E2E, EXPECTED_TTFT
+
+    latency_model = found.latency_model
+    gpus = (
+        f"{found.tp} × {found.accelerator.full_name}"
+        if found.tp > 1
+        else (found.accelerator.full_name)
+    )
+    capacity = (
+        f"{found.kv_tokens:,} tokens of a replica"
+        if found.kv_tokens
+        else "none: the weights do not fit; take more GPUs (--tp) or fp8"
+    )
+    lines = [
+        f"{found.model.name}, {found.dtype}, on {gpus}",
+        f"  {found.model.parameters / 1e9:.2f} billion parameters, "
+        f"{found.model.active / 1e9:.2f} compute a token, weights {found.weights_gb:.1f} GB",
+        "",
+        f"  alpha {latency_model.alpha_ms:>12.6g} ms",
+        f"  beta  {latency_model.beta_ms:>12.4g} ms/token",
+        f"  gamma {latency_model.gamma_ms:>12.4g} ms/KV token",
+        f"  overhead {found.overhead_ms:>9.4g} ms           of a request, outside the engine",
+        f"  KV cache {capacity}",
+        "",
+        f"  expected error: E2E {EXPECTED_E2E:.0%}, TTFT {EXPECTED_TTFT:.0%} (median over load "
+        "stages of models that did",
+        "  not help to set the constants; docs/validation.md)",
+    ]
+    lines += [f"  weak: {reason}" for reason in found.weak]
+    lines.append(f"  data sheet: {found.accelerator.source}")
+    return "\n".join(lines)
+
+
+COMMAND = Command(
+    name="model",
+    summary="the latency model of an engine, from data sheets",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

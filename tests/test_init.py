@@ -1,0 +1,95 @@
+"""Claims about `inferno model` and `inferno init`: figures without a log, and a directory that the
+twin runs.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.world import build_cluster_spec
+from inferno.cli.main import main
+from loop.schema.reading import read_system
+
+Capture = pytest.CaptureFixture[str]
+
+
+def test_a_directory_is_written_that_sim_runs(tmp_path: Path, capsys: Capture) -> None:
+    """What a user with an idea and no measurement needs first."""
+    mine = tmp_path / "mine"
+    words = ["init", str(mine), "--config", "llama-3.1-8b", "mixtral-8x7b"]
+    words += ["--gpus", "H100=8,L40S=4", "--classes", "Premium,Batch=200/10000"]
+    assert main(words) == 0
+    assert "llama-3.1-8b on 1 × H100: alpha" in capsys.readouterr().out
+    warnings: list[str] = []
+    system = read_system(mine, warn=warnings.append)
+    assert warnings == []
+    _, notes = build_cluster_spec(system, mine)
+    assert notes == ()
+    assert {server.service_class for server in system.servers.values()} == {"Premium", "Batch"}
+    assert system.perf["mixtral-8x7b", "H100"].acc_count == 2
+    out = tmp_path / "out"
+    assert main(["sim", "--data", str(mine), "--hours", "0.1", "--out", str(out), "-q"]) == 0
+    summary = json.loads((out / "summary.json").read_text())
+    assert summary
+
+
+def test_a_directory_in_use_is_left_alone(tmp_path: Path, capsys: Capture) -> None:
+    """Data of one's own are not written over."""
+    (tmp_path / "model-data.json").write_text("mine")
+    assert main(["init", str(tmp_path), "--config", "llama-3.1-8b", "--gpus", "H100=1"]) == 2
+    assert "expected a new or an empty directory" in capsys.readouterr().err
+    assert (tmp_path / "model-data.json").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"),
+    [
+        ("--gpus", "H100", "gpus: expected NAME=N with N >= 1, found 'H100'"),
+        ("--gpus", "H100=0", "gpus: expected NAME=N with N >= 1, found 'H100=0'"),
+        ("--gpus", "L4=1", "expected GPUs that hold its 70.6 billion parameters"),
+        ("--classes", "Gold", "classes: expected Gold=ITL/TTFT"),
+        ("--classes", "Free,Free", "classes: expected names, each once"),
+        ("--classes", "Gold=3", "classes: Gold: expected a number > 0"),
+        ("--rpm", "-1", "rpm: expected a number > 0"),
+        ("--tokens", "100", "tokens: expected a number > 0"),
+        ("--config", "lama", "config: expected a file, or one of"),
+        ("--config", "nowhere.json", "expected a file in ., found none"),
+    ],
+)
+def test_what_cannot_be_is_told_and_nothing_is_written(
+    tmp_path: Path, capsys: Capture, option: str, value: str, said: str
+) -> None:
+    """One line, exit code 2, no half a directory."""
+    words = ["init", str(tmp_path / "x"), "--config", "llama-3.1-70b", "--gpus", "H100=8"]
+    assert main([*words, option, value]) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_config_file_gives_the_latency_model(tmp_path: Path, capsys: Capture) -> None:
+    """As Hugging Face publishes it, in the folder of its model."""
+    folder = tmp_path / "My-Model"
+    folder.mkdir()
+    config = {
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "vocab_size": 128256,
+        "quantization_config": {"quant_method": "fp8"},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    words = ["model", "--config", str(folder / "config.json"), "--accelerator", "H100"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["model"], found["dtype"]) == ("My-Model", "fp8")
+    assert found["perfParms"]["alpha"] == pytest.approx(4.0, rel=0.1)
+    assert main([*words, "--tp", "2", "--dtype", "bf16"]) == 0
+    text = capsys.readouterr().out
+    for word in ("alpha", "beta", "gamma", "overhead", "KV cache", "expected error", "2 × NVIDIA"):
+        assert word in text
+    assert main([*words, "--tp", "0"]) == 2

@@ -1,0 +1,332 @@
+"""The latency model of an engine without a log: from the config.json of its model and the data
+sheet of its accelerator.
+
+    alpha = K1 · weights / (TP · bandwidth) + K2 · layers + [TP > 1] · K3 · layers
+    beta  = K4 · 2 · active parameters / (TP · FLOPS)
+    gamma = K5 · KV bytes of a token / (TP · bandwidth)
+
+The constants come from measurements of real servers, by experiments/datasheet_constants.py;
+docs/validation.md says how well models are predicted that did not help to set them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from twin.datafile import Entry, did_you_mean, read_json
+from twin.spec import LatencyModel, SpecError
+
+Dtype = Literal["bf16", "fp8"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constants:
+    """What the formulas above leave open; k2, k3 in ms a layer, overhead in ms a request."""
+
+    weights: float
+    layer_ms: float
+    exchange_ms: float
+    compute: float
+    kv: float
+    overhead_ms: float
+
+
+CONSTANTS = Constants(
+    weights=1.154, layer_ms=0.0374, exchange_ms=0.0213, compute=1.467, kv=1.068, overhead_ms=7.92
+)
+# One standard deviation of the logarithm of alpha, beta and gamma about what the formulas say:
+# what a fit takes for the width of its prior. Beta is known least, as most logs hardly show it.
+SPREADS = (0.15, 0.30, 0.25)
+
+# Median errors over load stages of models that did not help to set the constants.
+EXPECTED_E2E, EXPECTED_TTFT = 0.05, 0.07
+
+MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization
+BLOCK = 16
+# Code, CUDA graphs and workspace of an engine beside weights and activations: with it the rule
+# gives within 1.5 % the KV capacity that vLLM reported on an RTX 4090 and on an H100.
+ENGINE_BYTES = 1.4e9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Accelerator:
+    """One row of the table of data sheets; bandwidth in GB/s, dense TFLOPS by precision."""
+
+    name: str
+    full_name: str
+    vendor: str
+    memory_gb: float
+    memory_mib: float
+    bandwidth_gbs: float
+    tflops: Mapping[str, float] = field(hash=False)
+    power_w: float
+    price_cents: float
+    is_workstation: bool
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a config.json says of a model.
+
+    parameters are all of them, active those that compute one token (without the table of the
+    inputs, which is only looked up). weight_bytes is bytes a parameter as the file stores it,
+    kv_values the values of one token in the KV cache, over all layers.
+    """
+
+    name: str
+    layers: int
+    parameters: float
+    active: float
+    kv_heads: int
+    kv_values: int
+    intermediate: int
+    vocabulary: int
+    experts: int
+    weight_bytes: float
+    is_fp8: bool
+    weak: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSheetModel:
+    """What the formulas say of a model on an accelerator.
+
+    kv_tokens is the KV capacity of a replica of *tp* GPUs, 0 if the weights do not fit. weak says
+    why the figures may be further off than usual.
+    """
+
+    model: ModelFacts
+    accelerator: Accelerator
+    tp: int
+    dtype: Dtype
+    latency_model: LatencyModel
+    overhead_ms: float
+    kv_tokens: int
+    weights_gb: float
+    weak: tuple[str, ...]
+
+
+def estimate(
+    model: ModelFacts,
+    accelerator: Accelerator,
+    *,
+    tp: int = 1,
+    dtype: Dtype | None = None,
+    max_batch: int = 256,
+    token_budget: int = 8192,
+    constants: Constants = CONSTANTS,
+) -> DataSheetModel:
+    """Return the latency model of *model* on *tp* GPUs of *accelerator*.
+
+    dtype None is that of the file. max_batch and token_budget take memory from the KV cache.
+    """
+    precision: Dtype = dtype or ("fp8" if model.is_fp8 else "bf16")
+    bytes_each = model.weight_bytes if dtype is None else (1.0 if dtype == "fp8" else 2.0)
+    # An accelerator without fp8 units computes at 16 bits, from weights that are read as fp8.
+    tflops = accelerator.tflops.get(precision, accelerator.tflops["bf16"])
+    weights = model.parameters * bytes_each
+    bandwidth = accelerator.bandwidth_gbs * 1e9
+    alpha_ms = constants.weights * weights / (tp * bandwidth) * 1e3
+    alpha_ms += (constants.layer_ms + (constants.exchange_ms if tp > 1 else 0.0)) * model.layers
+    kv_bytes = 2.0 * model.kv_values
+    # A head is not split: with more GPUs than heads each GPU keeps a copy.
+    kv_split = min(tp, model.kv_heads)
+    return DataSheetModel(
+        model=model,
+        accelerator=accelerator,
+        tp=tp,
+        dtype=precision,
+        latency_model=LatencyModel(
+            alpha_ms=alpha_ms,
+            beta_ms=constants.compute * 2.0 * model.active / (tp * tflops * 1e12) * 1e3,
+            gamma_ms=constants.kv * kv_bytes / (kv_split * bandwidth) * 1e3,
+        ),
+        overhead_ms=constants.overhead_ms,
+        kv_tokens=_kv_tokens(
+            model,
+            accelerator,
+            weights=weights / tp,
+            kv_bytes=kv_bytes / kv_split,
+            max_batch=max_batch,
+            token_budget=token_budget,
+        ),
+        weights_gb=weights / 1e9,
+        weak=(*model.weak, *_weak(model, accelerator, precision=precision, tp=tp)),
+    )
+
+
+def _kv_tokens(
+    model: ModelFacts,
+    accelerator: Accelerator,
+    *,
+    weights: float,
+    kv_bytes: float,
+    max_batch: int,
+    token_budget: int,
+) -> int:
+    """Return what fits in whole blocks beside the weights and the activations of one iteration."""
+    activations = token_budget * model.intermediate * 2.0 * 2.0 + max_batch * model.vocabulary * 4.0
+    memory = MEMORY_SHARE * accelerator.memory_mib * 2.0**20
+    free = memory - weights - activations - ENGINE_BYTES
+    return max(int(free / kv_bytes) // BLOCK * BLOCK, 0)
+
+
+def _weak(
+    model: ModelFacts, accelerator: Accelerator, *, precision: Dtype, tp: int
+) -> Sequence[str]:
+    said = []
+    if model.experts and precision == "fp8":
+        said.append("a mixture of experts in fp8: the time of a token was off by 37 to 50 %")
+    if accelerator.is_workstation:
+        said.append("a workstation GPU: its FLOPS mislead, errors of 21 to 49 % were seen")
+    if accelerator.name in ("H200", "B200"):
+        said.append("no measurement of this GPU was used; from H100 by the data sheet: 18 % off")
+    if accelerator.vendor != "NVIDIA":
+        said.append(f"no measurement of {accelerator.vendor} accelerators was used")
+    if precision not in accelerator.tflops:
+        said.append(f"it has no {precision} units: computed at 16 bits")
+    if tp > 4:
+        said.append("no measurement with more than 4 GPUs was used")
+    return said
+
+
+# -- the files
+
+
+def read_accelerators(path: Path) -> dict[str, Accelerator]:
+    """Return the table of data sheets at *path*, by name."""
+    document = read_json(path)
+    entry = Entry(document, source=path.name)
+    entry.ignore("notes")
+    found = {}
+    for row in entry.children("accelerators"):
+        tflops = row.child("tflops")
+        if tflops is None:
+            raise row.fail("tflops", expected="an object {…}", found=None)
+        speeds = {
+            name: tflops.number(name, above=0.0)
+            for name in ("bf16", "fp8")
+            if name == "bf16" or tflops.has(name)
+        }
+        accelerator = Accelerator(
+            name=row.text("name"),
+            full_name=row.text("fullName"),
+            vendor=row.text("vendor"),
+            memory_gb=row.number("memoryGB", above=0.0),
+            memory_mib=row.number("memoryMiB", above=0.0),
+            bandwidth_gbs=row.number("bandwidthGBs", above=0.0),
+            tflops=speeds,
+            power_w=row.number("powerW", above=0.0),
+            price_cents=row.number("priceCentsPerHour", at_least=0.0),
+            is_workstation=row.text("class") == "workstation",
+            source=row.text("source"),
+        )
+        found[accelerator.name] = accelerator
+    return found
+
+
+def find_accelerator(table: Mapping[str, Accelerator], name: str) -> Accelerator:
+    """Return the accelerator *name* of *table*, in any case; raise SpecError if there is none."""
+    for known, accelerator in table.items():
+        if known.lower() == name.lower():
+            return accelerator
+    raise SpecError(
+        f"accelerator: expected one of {', '.join(table)}, found {name[:60]!r}"
+        f"{did_you_mean(name, tuple(table))}"
+    )
+
+
+def read_model(path: Path, *, name: str | None = None) -> ModelFacts:
+    """Return what the config.json at *path* says; *name* None: its own name, or the file's."""
+    document = read_json(path)
+    if not isinstance(document, Mapping):
+        raise SpecError(f"{path}: expected a config.json, found {type(document).__name__}")
+    return model_facts(document, source=str(path), name=name or _name_of(document, path))
+
+
+def _name_of(document: Mapping[str, Any], path: Path) -> str:
+    given = document.get("name") or document.get("_name_or_path")
+    if isinstance(given, str) and given:
+        return given.rstrip("/").rpartition("/")[2]
+    return path.parent.name if path.stem == "config" and path.parent.name else path.stem
+
+
+def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> ModelFacts:
+    """Return what *document*, a config.json, says. Raise SpecError for one that is no decoder."""
+    text = document.get("text_config")  # where models that also see images keep it
+    config = Entry(text if isinstance(text, Mapping) else document, source=source)
+    layers = config.whole("num_hidden_layers", at_least=1)
+    hidden = config.whole("hidden_size", at_least=1)
+    heads = config.whole("num_attention_heads", at_least=1)
+    kv_heads = config.whole("num_key_value_heads", at_least=1, default=heads)
+    head = config.whole("head_dim", at_least=1, default=max(hidden // heads, 1))
+    vocabulary = config.whole("vocab_size", at_least=1)
+    intermediate = config.whole("intermediate_size", at_least=1, default=4 * hidden)
+    experts = next(
+        (
+            config.whole(key, at_least=1)
+            for key in ("num_local_experts", "n_routed_experts", "num_experts")
+            if config.has(key)
+        ),
+        0,
+    )
+    weak: list[str] = []
+    attention = hidden * (heads + 2 * kv_heads) * head + heads * head * hidden
+    kv_values = 2 * layers * kv_heads * head
+    if config.has("kv_lora_rank"):  # a compressed KV cache, as DeepSeek's
+        latent = config.whole("kv_lora_rank", at_least=1)
+        kv_values = layers * (latent + config.whole("qk_rope_head_dim", at_least=0, default=64))
+        weak.append("a compressed KV cache: no measurement of such a model was used")
+    each, computing = 3.0 * hidden * intermediate, 1.0
+    dense = 0
+    if experts:
+        expert = config.whole("moe_intermediate_size", at_least=1, default=intermediate)
+        shared = config.whole("n_shared_experts", at_least=0, default=0)
+        dense = min(config.whole("first_k_dense_replace", at_least=0, default=0), layers)
+        used = config.whole("num_experts_per_tok", at_least=1)
+        mixture = (experts + shared) * 3.0 * hidden * expert + hidden * experts
+        computing = (used + shared) * 3.0 * hidden * expert + hidden * experts
+    else:
+        mixture = computing = each
+    sparse = layers - dense
+    tied = config.flag("tie_word_embeddings", default=False)
+    embedding = float(vocabulary) * hidden
+    shared_part = layers * attention + dense * each + embedding
+    weight_bytes, is_fp8 = _weight_bytes(document, weak)
+    return ModelFacts(
+        name=name,
+        layers=layers,
+        parameters=shared_part + sparse * mixture + (0.0 if tied else embedding),
+        active=shared_part + sparse * computing,
+        kv_heads=1 if config.has("kv_lora_rank") else kv_heads,
+        kv_values=kv_values,
+        intermediate=intermediate,
+        vocabulary=vocabulary,
+        experts=experts,
+        weight_bytes=weight_bytes,
+        is_fp8=is_fp8,
+        weak=tuple(weak),
+    )
+
+
+def _weight_bytes(document: Mapping[str, Any], weak: list[str]) -> tuple[float, bool]:
+    """Return the bytes of a weight, and whether it is computed with as fp8."""
+    given = document.get("quantization_config") or document.get("quantization")
+    if given is None:
+        kind = document.get("torch_dtype") or document.get("dtype")
+        return (4.0 if kind == "float32" else 2.0), False
+    if isinstance(given, Mapping):
+        method = str(given.get("quant_method") or given.get("quant_algo") or given.get("format"))
+        bits = given.get("bits") or given.get("w_bit")
+    else:
+        method, bits = str(given), None
+    if "fp8" in method.lower():
+        return 1.0, True
+    if not isinstance(bits, int):
+        bits = 4 if any(word in method.lower() for word in ("awq", "gptq", "fp4", "int4")) else 8
+    weak.append(f"weights of {bits} bits ({method}): no measurement of such a model was used")
+    return bits / 8.0, False
