@@ -180,7 +180,7 @@ def test_a_roofline_of_exponent_one_is_the_sum_and_overlap_only_helps() -> None:
 
 @pytest.mark.parametrize("p", [1.0, 1.5, 2.0])
 def test_the_estimate_of_a_roofline_is_that_of_the_twin(p: float) -> None:
-    """Sizing by another law than the engine's would be sizing for another engine."""
+    """Sizing by another model than the engine's would be sizing for another engine."""
     model = LatencyModel(alpha_ms=11.6, beta_ms=0.045, gamma_ms=6.5e-5, launch_ms=2.0, p=p)
     columns = replica_columns(
         **{"alpha": 11.6, "beta": 0.045, "gamma": 6.5e-5, "launch": 2.0, "p": p},

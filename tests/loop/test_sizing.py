@@ -93,7 +93,7 @@ def test_the_go_optimizer_knows_no_overhead() -> None:
 
 
 def test_a_roofline_is_sized_to_its_targets() -> None:
-    """The search for the highest rate has to end on the target, whatever the law."""
+    """The search for the highest rate has to end on the target, whatever the latency model."""
     bare = small_system(server(rpm=30_000.0), itl_ms=60.0)
     for p in (1.0, 1.3, 2.0):
         perf = {key: replace(one, launch_ms=1.0, p=p) for key, one in bare.perf.items()}

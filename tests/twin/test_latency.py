@@ -12,7 +12,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twin.engine.latency import duration_s, iteration_ms, segment_s
+from twin.engine.latency import CHORD_MAX, duration_s, iteration_ms, segment_s
 from twin.engine.replica import Replica
 from twin.request import Request
 from twin.spec import LatencyModel
@@ -45,15 +45,13 @@ def test_the_more_overlaps_the_less_an_iteration_takes(
 @given(
     decodes=st.integers(1, 256),
     context=st.integers(1, 4000),
-    k=st.integers(1, 2048),
+    k=st.integers(1, CHORD_MAX),
     p=st.sampled_from([1.0, 1.2, 1.5, 2.0]),
 )
 def test_a_segment_takes_what_its_iterations_take(
     decodes: int, context: int, k: int, p: float
 ) -> None:
-    """The sum to rounding, the roofline by its chord within 0.3 %: nobody sees a batch of 256 run
-    for 2,048 iterations unchanged.
-    """
+    """The sum to rounding, the roofline by its chord within 0.3 %."""
     model = LatencyModel(alpha_ms=11.6, beta_ms=0.045, gamma_ms=6.5e-5, launch_ms=2.0, p=p)
     context_sum = decodes * context
     c0_s, c1_s = segment_s(model, decodes=decodes, context_sum=context_sum, k=k)

@@ -13,7 +13,7 @@ from heapq import heapify, heappop, heappush
 from math import inf, nextafter
 
 from twin.engine.kv_cache import KvCacheFactory, make_kv_cache
-from twin.engine.latency import boundaries_before, duration_s, iteration_ms, segment_s
+from twin.engine.latency import CHORD_MAX, boundaries_before, duration_s, iteration_ms, segment_s
 from twin.engine.telemetry import ReplicaReading, ReplicaTelemetry
 from twin.request import Request
 from twin.spec import AdmissionRule, EngineSpec, LatencyModel, Scheduling
@@ -448,6 +448,7 @@ class Replica:
             c0 = self._alpha_s + self._beta_s * n + self._gamma_s * (context_sum + n)
             c1 = self._gamma_s * n
         else:
+            k = min(k, CHORD_MAX)
             c0, c1 = segment_s(self._curved, decodes=n, context_sum=context_sum, k=k)
         self._length = k
         self._start_s = t
@@ -456,6 +457,18 @@ class Replica:
         # duration_s written out: a call would be a tenth of this event.
         self._duration_s = duration = k * c0 + c1 * (k * (k - 1) // 2)
         self.next_boundary_s = t + duration
+
+    def _begin_iteration(self, t: float, computed: int, read: int) -> None:
+        """Begin one iteration that computes and reads so many tokens."""
+        self._length = 1
+        self._start_s = t
+        self._c0_s = self._duration_s = (
+            self._alpha_s + self._beta_s * computed + self._gamma_s * read
+            if self._curved is None
+            else iteration_ms(self._curved, tokens=computed, kv_tokens=read) / 1000.0
+        )
+        self._c1_s = 0.0
+        self.next_boundary_s = t + self._duration_s
 
     def _begin_prefill(self, t: float) -> bool:
         """Begin one iteration that continues a partial prefill and admits from the queue; False if
@@ -519,15 +532,7 @@ class Replica:
         if not prefills:
             return False
         self._prefills = prefills
-        self._length = 1
-        self._start_s = t
-        self._c0_s = self._duration_s = (
-            self._alpha_s + self._beta_s * computed + self._gamma_s * read
-            if self._curved is None
-            else iteration_ms(self._curved, tokens=computed, kv_tokens=read) / 1000.0
-        )
-        self._c1_s = 0.0
-        self.next_boundary_s = t + self._duration_s
+        self._begin_iteration(t, computed, read)
         return True
 
     def _free_after_decodes(self) -> float:

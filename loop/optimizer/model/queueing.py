@@ -181,7 +181,7 @@ class LatencyColumns(Protocol):
 
 def iteration_time(model: LatencyColumns, *, compute: Floats, read: Floats) -> Floats:
     """Return the time of iterations [ms] that take *compute* for their tokens and *read* for their
-    KV cache; the same law as twin.engine.latency.iteration_ms.
+    KV cache; the same model as twin.engine.latency.iteration_ms.
     """
     plain = model.alpha + compute + read
     if not bool((model.p != 1.0).any()):
