@@ -169,12 +169,17 @@ def _change(target: Target, view: ServerView, *, limits: Limits) -> Change:
     # A limit may let replicas stay a while that the target has given up: these do not move either.
     keeps = target.replicas == 0
     accelerator = view.accelerator if keeps else target.accelerator or view.accelerator
+    stuck = _stuck(view, accelerator)
+    if stuck and replicas > view.wanted:
+        replicas = view.wanted
     # Without an accelerator nothing can be added; what runs is still protected by its minimum.
     lower = view.replicas_min if accelerator else min(view.replicas_min, view.wanted)
     upper = replicas if view.replicas_max is None else min(replicas, view.replicas_max)
     bounded = max(upper, lower)
     max_batch = view.max_batch if keeps or target.max_batch <= 0 else target.max_batch
     why = target.why
+    if stuck and target.replicas > view.wanted:
+        why = replace(why, kind="not-coming", text=f"{why.text}; {stuck} replicas do not come")
     if bounded != replicas:
         text = f"{why.text}; {bounded} is the bound set for it"
         why = replace(why, kind="bound", text=text)
@@ -183,6 +188,16 @@ def _change(target: Target, view: ServerView, *, limits: Limits) -> Change:
         pools=one_pool(accelerator=accelerator, replicas=bounded, max_batch=max_batch),
         why=why,
     )
+
+
+def _stuck(view: ServerView, accelerator: str) -> int:
+    """Return how many replicas do not come on *accelerator*, if these are as many as are ready:
+    more of the same would not come either.
+    """
+    if view.missing is None or accelerator != view.accelerator:
+        return 0
+    given_up = view.missing.given_up
+    return given_up if given_up >= max(view.ready, 1) else 0
 
 
 def _takes_away(change: Change, view: ServerView) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from loop.actuator import planned
 from loop.cost import cost_cents_per_h, gpus
-from loop.types import CapacityView, Load, ServerView, Snapshot, Why, one_pool
+from loop.types import CapacityView, Load, Missing, ServerView, Snapshot, Why, one_pool
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -153,8 +153,35 @@ def _seen(view: ServerView) -> Line:
         "minReplicas": view.replicas_min,
         "maxReplicas": view.replicas_max,
         "gpusPerReplica": view.gpus_per_replica,
+        "missing": _missing(view.missing),
         "hold": {"kind": view.hold.kind, "text": view.hold.text} if view.hold else None,
     }
+
+
+def _missing(missing: Missing | None) -> Line | None:
+    if missing is None:
+        return None
+    return {
+        "count": missing.count,
+        "wanted": missing.wanted,
+        "waitedS": missing.waited_s,
+        "kind": missing.kind,
+        "text": missing.text,
+        "givenUp": missing.given_up,
+    }
+
+
+def _missing_of(line: Line | None) -> Missing | None:
+    if line is None:
+        return None
+    return Missing(
+        count=line["count"],
+        wanted=line["wanted"],
+        waited_s=line["waitedS"],
+        kind=line["kind"],
+        text=line["text"],
+        given_up=line["givenUp"],
+    )
 
 
 def _view(row: Mapping[str, Any]) -> ServerView:
@@ -195,6 +222,7 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         load_age_s=row.get("loadAgeS"),
         cache_hit_share=row.get("prefixCacheHitShare"),
         gpus_per_replica=row.get("gpusPerReplica"),
+        missing=_missing_of(row.get("missing")),
         hold=Why(**row["hold"]) if row.get("hold") else None,
     )
 

@@ -88,6 +88,32 @@ class PodView:
     kv_usage: float = 0.0
 
 
+MissingKind = Literal[
+    "unschedulable",  # no node takes the pod
+    "not-scheduled",  # nobody has looked for a node yet
+    "image",  # its image cannot be had
+    "crash",  # its containers end again and again
+    "probe",  # a probe has not succeeded
+    "starting",
+    "not-made",  # there is no pod: a quota, say
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Missing:
+    """Replicas that are wanted and not ready: count of wanted, for waited_s at most, and why.
+
+    given_up is how many of them the plan reckons with no longer.
+    """
+
+    count: int
+    wanted: int
+    waited_s: float
+    kind: MissingKind
+    text: str
+    given_up: int = 0
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerView(OfPools):
     """What is seen of one server. Replica counts are facts; figures that nobody measured yet are
@@ -105,7 +131,8 @@ class ServerView(OfPools):
     none), load_age_s how old its newest sample is (None: it has no age). cache_hit_share is the
     share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
     GPUs a replica has on any accelerator (None: as many as the accelerator needs). hold is why
-    nothing may be asked for this server, whatever a policy decides (None: it may).
+    nothing may be asked for this server, whatever a policy decides (None: it may). missing are the
+    replicas that do not come (None: all are there, or this world does not tell).
     """
 
     name: str
@@ -133,6 +160,7 @@ class ServerView(OfPools):
     cache_hit_share: float | None = None
     gpus_per_replica: int | None = None
     hold: Why | None = None
+    missing: Missing | None = None
     pods: tuple[PodView, ...] = ()
 
     @property
@@ -159,6 +187,8 @@ class Snapshot:
     warnings are lines about what was seen and is not as it should be; they go into the record.
     paused is why nothing may be asked of this world at all ("": it may).
     source_error: why the source of metrics as a whole told nothing; "" if it answered.
+    capacity_max are the GPUs of a type that can be had at most, whatever the capacity says: pods
+    have waited for more in vain.
     """
 
     now_s: float
@@ -167,6 +197,7 @@ class Snapshot:
     warnings: tuple[str, ...] = ()
     paused: str = ""
     source_error: str = ""
+    capacity_max: Mapping[str, int] = field(default_factory=dict)
 
 
 WhyKind = Literal[
@@ -182,6 +213,7 @@ WhyKind = Literal[
     "in-flight",  # what runs in the pods needs the replicas
     "bound",  # a minimum or maximum of replicas decided
     "paused",  # people have said that nothing is to be asked for it
+    "not-coming",  # as many replicas as are ready do not come: no more are asked for there
     "rival",  # somebody else decides on the same server
     "hysteresis",  # a change would not pay
     "unchanged",  # the policy keeps what there is on purpose

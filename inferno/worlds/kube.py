@@ -50,6 +50,13 @@ def add_options(parser: ArgumentParser) -> None:
         default="data",
         help="how many GPUs there are: as the data files say (default), or the nodes",
     )
+    world.add_argument(
+        "--give-up-after",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="plan without pods that have not come after S seconds (default 600)",
+    )
     world.add_argument("--policy", default="slo", help="what decides: slo (default) or static")
     add_policy_options(world)
 
@@ -234,6 +241,7 @@ class Choices:
     from_nodes: bool = False
     events: bool = False
     lease: str | None = None
+    give_up_s: float = 600.0
 
     @property
     def labels_stand_in(self) -> bool:
@@ -282,8 +290,10 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     choices = Choices(
         **metrics_choices(options),
         from_nodes=options.capacity == "nodes",
-        events=options.events,
+        # Advice writes nothing at all.
+        events=options.events and options.mode == "act",
         lease=options.lease,
+        give_up_s=_seconds("give-up-after", options.give_up_after),
     )
     policy = make_policy(options.policy, **dict(options.policy_options))
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="controller")
@@ -300,6 +310,14 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         lease=live.lease,
         pause=live.pause,
     )
+
+
+def _seconds(option: str, value: float) -> float:
+    from loop.errors import SpecError
+
+    if not (math.isfinite(value) and value > 0):
+        raise SpecError(f"{option}: expected a number of seconds > 0, found {value}")
+    return value
 
 
 def open_cluster(
@@ -338,6 +356,7 @@ def open_cluster(
             types=types,
             gpus=gpus,
             pause_config_map=settings.pause_config_map,
+            give_up_s=choices.give_up_s,
         ),
         may_act=lambda: not pause.reason() and (lease is None or lease.held()),
     )

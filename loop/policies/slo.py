@@ -166,6 +166,8 @@ class SloPolicy:
         capacity = data.capacity
         if snapshot.capacity is not None:
             capacity = {kind: view.total for kind, view in snapshot.capacity.items()}
+        most = snapshot.capacity_max
+        capacity = {kind: min(count, most.get(kind, count)) for kind, count in capacity.items()}
         servers = {name: self._server(view, data) for name, view in snapshot.servers.items()}
         return replace(data, servers=servers, capacity=capacity)
 

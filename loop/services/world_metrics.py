@@ -65,6 +65,12 @@ class WorldMetrics:
         self._ready = Gauge(
             "inferno_ready_replicas", "Replicas seen ready.", ["server"], registry=registry
         )
+        self._missing = Gauge(
+            "inferno_missing_replicas",
+            "Replicas that are wanted and not ready, by the reason that most of them have.",
+            ["server", "reason"],
+            registry=registry,
+        )
         self._desired = Gauge(
             "inferno_desired_replicas",
             "Replicas that a server should have, on which accelerator.",
@@ -104,8 +110,11 @@ class WorldMetrics:
         self._silent = self._silent + 1 if seen.source_error else 0
         self.concern = concern_of(seen, held, silent=self._silent)
         self.hold(held)
+        self._missing.clear()
         for name, view in seen.servers.items():
             self._ready.labels(name).set(view.ready)
+            if view.missing is not None:
+                self._missing.labels(name, view.missing.kind).set(view.missing.count)
             if view.load_age_s is not None:
                 self._sampled_s[name] = seen.now_s - view.load_age_s
         for name, pools in desired.items():

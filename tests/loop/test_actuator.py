@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.actuator import Limits, below_minimum, plan, with_room_for_what_runs
+from loop.actuator import Limits, below_minimum, plan, planned, with_room_for_what_runs
 from loop.testing.fakes import BECAUSE, change, server_view, target
-from loop.types import Change, Decision, Load, ServerView, Snapshot, Target
+from loop.types import Change, Decision, Load, Missing, ServerView, Snapshot, Target
 
 
 def changes(
@@ -233,3 +233,19 @@ def test_a_move_to_fewer_replicas_needs_a_load_that_explains_what_runs(
     kept = with_room_for_what_runs(decided, snapshot).targets["s1"]
     assert kept.accelerator == ("2xA100" if moves else "H100")
     assert kept.replicas == (1 if moves else 3)
+
+
+@pytest.mark.parametrize(
+    ("ready", "given_up", "accelerator", "replicas"),
+    [(0, 2, "H100", 2), (1, 1, "H100", 2), (1, 0, "H100", 5), (2, 1, "H100", 5), (0, 2, "L4", 5)],
+)
+def test_no_more_of_the_same_is_asked_for_while_as_many_do_not_come(
+    ready: int, given_up: int, accelerator: str, replicas: int
+) -> None:
+    """Each would wait like those; elsewhere there may be room, and one bad pod stops nobody."""
+    missing = Missing(count=2, wanted=2, waited_s=700.0, kind="crash", text="x", given_up=given_up)
+    view = server_view(ready=ready, missing=missing)
+    wanted = target(replicas=5, accelerator=accelerator)
+    seen = Snapshot(now_s=0.0, servers={"s1": view})
+    changes = plan(Decision(targets={"s1": wanted}), seen)
+    assert planned(seen, changes)["s1"].replicas == replicas

@@ -369,3 +369,12 @@ def test_a_server_that_the_world_holds_keeps_its_gpus() -> None:
     held, other = decision.targets["s1"], decision.targets["s2"]
     assert (held.held, held.replicas, held.why.kind) == (True, 6, "paused")
     assert other.replicas <= 1
+
+
+def test_the_plan_has_no_more_gpus_than_can_be_had() -> None:
+    """Pods have waited for more in vain, whatever the data say."""
+    view = server_view(load=replace(BUSY, rate_rpm=20_000.0), gpus_per_replica=1)
+    seen = Snapshot(now_s=60.0, servers={"s1": view}, capacity_max={"H100": 2})
+    decision, _ = PLAIN.decide(seen, system(), None)
+    assert decision.unserved["s1"].kind == "capacity"
+    assert decision.targets["s1"].replicas == 2

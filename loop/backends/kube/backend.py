@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import STATUS
-from loop.backends.kube.nodes import Capacity, read_capacity
+from loop.backends.kube.missing import is_told, missing_line, missing_of
+from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
     Deployment,
     Server,
@@ -36,13 +37,14 @@ from loop.backends.kube.write import (
     gpus_note,
     held_by,
     measured_by,
+    missing_event,
     others_changed,
     patch_of,
     pool_text,
     selector_key,
 )
 from loop.errors import BackendError
-from loop.types import Change, Pool, Snapshot
+from loop.types import Change, Missing, Pool, Snapshot
 
 if TYPE_CHECKING:
     from multiprocessing.pool import MapResult
@@ -55,6 +57,7 @@ Json = dict[str, Any]
 CONFLICTS_MAX = (
     5  # how often a patch is made anew because something else of the Deployment has changed
 )
+STAMP = "%Y-%m-%dT%H:%M:%SZ"  # of a date in an Event
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
 FAILURES_NAMED = 5
 SETTLING_S = 10.0  # a controller-manager takes note of a change within a second
@@ -66,7 +69,8 @@ APPLY_S = 30.0
 class KubeSettings:
     """namespaces: which to watch, none for all. parallel: how many requests at a time. types: by
     accelerator name. gpus: of a replica, by (model, accelerator). pause_config_map: the
-    NAMESPACE/NAME of the ConfigMap that may stop the loop from acting ("": none).
+    NAMESPACE/NAME of the ConfigMap that may stop the loop from acting ("": none). give_up_s: how
+    long to wait for pods before the plan goes on without them.
 
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
     labels_stand_in: load labels are the source of a server that the source of metrics has never
@@ -81,6 +85,7 @@ class KubeSettings:
     types: Mapping[str, str] = field(default_factory=dict)
     gpus: GpuCounts = field(default_factory=dict)
     pause_config_map: str = ""
+    give_up_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +130,8 @@ class KubeBackend:
         self._measured: frozenset[str] = frozenset()
         self._told: list[str] = []
         self._paused = ""
+        self._shortages = Shortages(give_up_s=self._settings.give_up_s)
+        self._missed: Mapping[str, str] = {}
         self._noted: frozenset[str] = frozenset()
 
     def close(self) -> None:
@@ -155,13 +162,22 @@ class KubeBackend:
         )
         self._measured |= {name for name, figures in found.figures.items() if figures.measured}
         sights = {name: self._sight(server, found) for name, server in servers.by_name.items()}
+        missing = self._missing(servers, now_s=now_s)
         views = {
-            name: server_view(server, sights[name]) for name, server in servers.by_name.items()
+            name: server_view(server, sights[name], missing=missing.get(name))
+            for name, server in servers.by_name.items()
         }
+        most = self._shortages.look(
+            servers.by_name.values(),
+            types=self._settings.types,
+            gpus=self._settings.gpus,
+            now_s=now_s,
+        )
         warnings = (
             *servers.warnings,
             *(capacity.warnings if capacity else ()),
-            *self._once(self._notes(servers, capacity)),
+            *self._once(self._notes(servers, capacity, most)),
+            *(f"{name}: {missing_line(told)}" for name, told in missing.items() if is_told(told)),
             *([found.error] if found.error else []),
             *found.warnings,
             *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
@@ -176,6 +192,7 @@ class KubeBackend:
             warnings=warnings,
             paused=self._paused,
             source_error=found.error,
+            capacity_max=most,
         )
 
     def apply(self, changes: Sequence[Change]) -> None:
@@ -273,11 +290,40 @@ class KubeBackend:
         load = figures.load if figures else None
         return Sight(load=load, source=self._source.name, figures=figures, blind_at_zero=True)
 
-    def _notes(self, servers: Servers, capacity: Capacity | None) -> tuple[str, ...]:
+    def _notes(
+        self, servers: Servers, capacity: Capacity | None, most: Mapping[str, int]
+    ) -> tuple[str, ...]:
         """Return what is so and is to be told once."""
         counts = self._settings.gpus
         told = [gpus_note(one.deployment, gpus=counts) for one in servers.by_name.values()]
-        return (*(capacity.notes if capacity else ()), *(line for line in told if line))
+        return (
+            *(capacity.notes if capacity else ()),
+            *(line for line in told if line),
+            *(
+                f"{kind}: the plan has no more than {count} GPUs of it for a while: pods have "
+                f"waited for more in vain for {self._settings.give_up_s:g} s"
+                for kind, count in most.items()
+            ),
+        )
+
+    def _missing(self, servers: Servers, *, now_s: float) -> dict[str, Missing]:
+        """Return the replicas that do not come, by server; tell by an Event of a reason that is
+        new, if so set.
+        """
+        give_up_s = self._settings.give_up_s
+        found = {
+            name: missing
+            for name, server in servers.by_name.items()
+            if (missing := missing_of(server, now_s=now_s, give_up_s=give_up_s)) is not None
+        }
+        kinds = {name: one.kind for name, one in found.items() if is_told(one)}
+        for name, kind in kinds.items():
+            if self._settings.events and self._may_act() and self._missed.get(name) != kind:
+                deployment = servers.by_name[name].deployment
+                line, stamp = missing_line(found[name]), self._date().strftime(STAMP)
+                self._create_event(deployment, missing_event(deployment, line, date=stamp))
+        self._missed = kinds
+        return found
 
     def _once(self, notes: Sequence[str]) -> list[str]:
         """Return those of *notes* that were not told before; what has ended may be told again."""
@@ -323,6 +369,9 @@ class KubeBackend:
             return asked_before(now)
         return self._asked.get(name)
 
+    def _date(self) -> datetime:
+        return (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)
+
     # --- asking -----------------------------------------------------------------------------------
 
     def _ask(self, change: Change, *, until_s: float) -> str:
@@ -330,7 +379,7 @@ class KubeBackend:
         seen = self._seen.get(change.server)
         if seen is None:
             return "not seen among the managed Deployments"
-        date = (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)
+        date = self._date()
         try:
             allowed, note = as_the_template_allows(
                 seen,
@@ -357,7 +406,7 @@ class KubeBackend:
         """Return the Deployment as it is once *change* is written to it; raise ApiError or
         UnfitError.
         """
-        date = (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)
+        date = self._date()
         now = seen
         for _ in range(CONFLICTS_MAX):
             patch = patch_of(
@@ -408,9 +457,12 @@ class KubeBackend:
         """
         if not self._settings.events:
             return
-        stamp = date.strftime("%Y-%m-%dT%H:%M:%SZ")
+        stamp = date.strftime(STAMP)
+        event = change_event(deployment, asked_of(change), reason=change.why.text, date=stamp)
+        self._create_event(deployment, event)
+
+    def _create_event(self, deployment: Deployment, event: Json) -> None:
         try:
-            event = change_event(deployment, asked_of(change), reason=change.why.text, date=stamp)
             self._client.create_event(deployment.namespace, event)
         except ApiError as error:
-            self._told.append(f"{change.server}: its Event could not be written: {error}")
+            self._told.append(f"{deployment.server}: its Event could not be written: {error}")

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from loop.backends.kube.arguments import GPU_RESOURCES, count, limits_of
-from loop.backends.kube.read import Pod, each_read
+from loop.backends.kube.read import Pod, Server, each_read
 from loop.backends.kube.scheduling import obstacle
 from loop.types import CapacityView
 
@@ -195,3 +195,53 @@ def _held(pods: Iterable[Pod]) -> dict[str, int]:
 
 def _gpus(resources: Json) -> int:
     return sum(count(resources.get(name, 0)) for name in GPU_RESOURCES)
+
+
+RETRY = 3.0  # after so many times the wait in vain, more is asked for again
+
+
+class Shortages:
+    """Remembers of which types pods have waited for GPUs in vain, for *give_up_s*.
+
+    As long as it does, the plan has no more of them than were held. Without a memory the loop would
+    ask, give up and ask again for ever.
+    """
+
+    def __init__(self, *, give_up_s: float) -> None:
+        self._give_up_s = give_up_s
+        self._most: dict[str, tuple[int, float]] = {}  # GPUs that were held, until when it counts
+
+    def look(
+        self,
+        servers: Iterable[Server],
+        *,
+        types: Mapping[str, str],
+        gpus: Mapping[tuple[str, str], int],
+        now_s: float,
+    ) -> dict[str, int]:
+        """Return the GPUs that can be had at most, by type, from what the pods of *servers* tell
+        now. *types* are by accelerator, *gpus* of a replica by (model, accelerator).
+        """
+        held: dict[str, int] = defaultdict(int)
+        short = set()
+        for server in servers:
+            one = server.deployment
+            kind = types.get(one.accelerator, one.accelerator)
+            each = gpus.get((one.model, one.accelerator), 0)
+            for pod in server.pods:
+                if pod.node:
+                    held[kind] += pod_gpus(pod) or each
+                elif (
+                    pod.trouble is not None
+                    and pod.trouble.kind == "unschedulable"
+                    and now_s - pod.unready_s >= self._give_up_s
+                ):
+                    short.add(kind)
+        for kind in short - {""}:
+            self._most[kind] = (held[kind], now_s + RETRY * self._give_up_s)
+        self._most = {
+            kind: (max(most, held[kind]), until_s)
+            for kind, (most, until_s) in self._most.items()
+            if now_s < until_s
+        }
+        return {kind: most for kind, (most, _) in sorted(self._most.items())}

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import GpuLimit, gpu_limit, value_of
 from loop.backends.kube.labels import Bounds
+from loop.backends.kube.missing import TEXT_MAX, Trouble, trouble_of
 from loop.backends.kube.scheduling import holds
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.types import Load, PodPhase
@@ -36,6 +37,8 @@ _PORT_OF_METRICS = re.compile(r"(?:http-)?metrics(?:-?\d+)?|http(?:-?\d+)?")
 class Deployment:
     """One managed Deployment as listed. problem is the first thing that is wrong with its labels
     and annotations.
+
+    replica_failure is why the cluster cannot make its pods, if it says so.
 
     claim is the name that it asks for, server the one that it has: with its namespace where others
     claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
@@ -63,6 +66,7 @@ class Deployment:
     selector: Json
     pod_spec: Json
     field_owners: Sequence[Json]
+    replica_failure: str = ""
     problem: str = ""
 
     @property
@@ -103,7 +107,7 @@ class Deployment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
     """One pod that has not finished. since_s, created_s: seconds of the run; owner: its Deployment,
-    "" if not told.
+    "" if not told. trouble: why it is not ready, since unready_s.
     """
 
     namespace: str
@@ -119,6 +123,8 @@ class Pod:
     metrics_ports: tuple[int, ...]
     metrics_path: str
     spec: Json
+    trouble: Trouble | None = None
+    unready_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -184,8 +190,17 @@ def read_deployment(obj: Json) -> Deployment:
         selector=spec.get("selector") or {},
         pod_spec=pod_spec,
         field_owners=meta.get("managedFields") or (),
+        replica_failure=_replica_failure(status),
         problem=bounds_problem or batch_problem or load_problem,
     )
+
+
+def _replica_failure(status: Json) -> str:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
+            text = " ".join(str(condition.get("message") or "").split())[:TEXT_MAX]
+            return f"{condition.get('reason')}: {text}"
+    return ""
 
 
 def _text(value: object) -> str:
@@ -226,7 +241,17 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
         metrics_ports=ports,
         metrics_path=path,
         spec=spec,
+        trouble=trouble_of(status) if phase in ("pending", "starting") else None,
+        unready_s=_unix_s(_unready_since(status) or created) - epoch_s,
     )
+
+
+def _unready_since(status: Json) -> str | None:
+    for condition in status.get("conditions") or ():
+        if condition.get("type") == "Ready" and condition.get("status") != "True":
+            since: str | None = condition.get("lastTransitionTime")
+            return since
+    return None
 
 
 def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: float) -> Servers:

@@ -8,7 +8,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import value_of
 from loop.backends.kube.read import Deployment, Pod, Server
 from loop.signals.demand import Figures, Gauges
-from loop.types import Load, PodView, ServerView, Why, one_pool
+from loop.types import Load, Missing, PodView, ServerView, Why, one_pool
 
 NO_FIGURES = Figures()
 NO_GAUGES = Gauges()
@@ -34,7 +34,7 @@ class Sight:
         return (*own, self.note) if self.note else own
 
 
-def server_view(server: Server, sight: Sight) -> ServerView:
+def server_view(server: Server, sight: Sight, *, missing: Missing | None = None) -> ServerView:
     """Return what the loop sees of *server*. One whose labels or annotations are wrong has no load:
     it is held.
     """
@@ -75,6 +75,7 @@ def server_view(server: Server, sight: Sight) -> ServerView:
         replicas_min=low,
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
+        missing=missing,
         hold=PAUSED if one.paused else None,
         pods=pods,
     )

@@ -272,6 +272,15 @@ def change_event(
     message = f"Asked for {pool_text(desired)} instead of {pool_text(held_by(deployment))}" + (
         f": {reason}" if reason else ""
     )
+    return _event(deployment, message, kind="Normal", reason="InfernoAllocation", date=date)
+
+
+def missing_event(deployment: Deployment, message: str, *, date: str) -> Json:
+    """Return the Event of pods of *deployment* that do not come."""
+    return _event(deployment, message, kind="Warning", reason="InfernoMissing", date=date)
+
+
+def _event(deployment: Deployment, message: str, *, kind: str, reason: str, date: str) -> Json:
     return {
         "apiVersion": "v1",
         "kind": "Event",
@@ -284,8 +293,8 @@ def change_event(
             "uid": deployment.uid,
             "resourceVersion": deployment.version,
         },
-        "type": "Normal",
-        "reason": "InfernoAllocation",
+        "type": kind,
+        "reason": reason,
         "message": message[:MESSAGE_MAX],
         "source": {"component": MANAGER},
         "reportingComponent": MANAGER,

@@ -1,0 +1,135 @@
+"""Replicas that do not come: what is said of them, when, and when the plan goes on without them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from loop.backends.kube.missing import is_told, missing_line, missing_of, trouble_of
+from loop.backends.kube.nodes import RETRY, Shortages
+from loop.types import Missing
+from tests.loop.kube_objects import Json, date, pod, server
+
+NO_NODE = "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."
+
+
+def waiting(reason: str, message: str = "", **container: Any) -> Json:
+    """Return the status of a pod whose container waits."""
+    state = {"waiting": {"reason": reason, "message": message}}
+    return {
+        "conditions": [{"type": "PodScheduled", "status": "True"}],
+        "containerStatuses": [{"name": "vllm", "state": state, "ready": False, **container}],
+    }
+
+
+def unscheduled(since_s: float = 0.0, **fields: Any) -> Json:
+    """Return the status of a pod that no node takes."""
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": date(since_s)}
+    return {"phase": "Pending", "conditions": [{**scheduled, "message": NO_NODE}, ready], **fields}
+
+
+def waits(name: str, since_s: float = 0.0) -> Json:
+    """Return a pod that no node takes."""
+    return {**pod(name, phase="pending"), "status": unscheduled(since_s)}
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "text"),
+    [
+        (unscheduled(), "unschedulable", f"Unschedulable: {NO_NODE}"),
+        ({}, "not-scheduled", "not scheduled"),
+        (
+            waiting("ImagePullBackOff", 'Back-off pulling "x"'),
+            "image",
+            'ImagePullBackOff: Back-off pulling "x"',
+        ),
+        (waiting("ErrImagePull"), "image", "ErrImagePull"),
+        (waiting("CreateContainerConfigError"), "crash", "CreateContainerConfigError"),
+        (
+            waiting(
+                "CrashLoopBackOff",
+                lastState={"terminated": {"reason": "OOMKilled", "exitCode": 137}},
+            ),
+            "crash",
+            "CrashLoopBackOff: it ended with OOMKilled (exit code 137)",
+        ),
+        (waiting("ContainerCreating"), "starting", "its containers start"),
+        (
+            {
+                "conditions": [{"type": "PodScheduled", "status": "True"}],
+                "containerStatuses": [{"name": "vllm", "state": {"running": {}}, "started": True}],
+            },
+            "probe",
+            "the readiness probe of container vllm has not succeeded",
+        ),
+    ],
+)
+def test_why_a_pod_is_not_ready_is_read_from_its_status(status: Json, kind: str, text: str) -> None:
+    """An operator must not have to ask kubectl pod by pod."""
+    trouble = trouble_of(status)
+    assert trouble is not None
+    assert (trouble.kind, trouble.text) == (kind, text)
+
+
+def test_the_line_says_how_many_for_how_long_and_why() -> None:
+    """In the words of the scheduler."""
+    one = server(pod("a"), waits("b", 5.0), waits("c", 10.0), replicas=3)
+    missing = missing_of(one, now_s=100.0, give_up_s=600.0)
+    assert missing is not None
+    assert missing_line(missing) == f"2 of 3 not ready for 95 s: Unschedulable: {NO_NODE}"
+    assert missing.given_up == 0
+    later = missing_of(one, now_s=700.0, give_up_s=600.0)
+    assert later is not None
+    assert later.given_up == 2
+
+
+def test_nothing_is_missing_where_all_are_ready() -> None:
+    """Pods that a rolling change makes beside them are none of those wanted."""
+    one = server(pod("a"), pod("b"), pod("c", phase="starting"), replicas=2)
+    assert missing_of(one, now_s=0.0, give_up_s=600.0) is None
+
+
+def test_a_quota_is_told_in_its_own_words() -> None:
+    """There is no pod to ask."""
+    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate"}
+    one = server(
+        pod("a"), replicas=3, status={"conditions": [{**failure, "message": "exceeded quota"}]}
+    )
+    missing = missing_of(one, now_s=0.0, give_up_s=600.0)
+    assert missing is not None
+    assert (missing.kind, missing.text) == ("not-made", "FailedCreate: exceeded quota")
+    assert is_told(missing)
+
+
+@pytest.mark.parametrize(
+    ("kind", "waited_s", "told"),
+    [
+        ("unschedulable", 10.0, False),
+        ("unschedulable", 40.0, True),
+        ("starting", 40.0, False),
+        ("starting", 301.0, True),
+    ],
+)
+def test_what_passes_by_itself_is_not_told(kind: Any, waited_s: float, told: bool) -> None:
+    """A model loads for minutes; a warning each time would hide the others."""
+    missing = Missing(count=1, wanted=2, waited_s=waited_s, kind=kind, text="x")
+    assert is_told(missing) == told
+
+
+def test_of_a_type_that_pods_wait_for_in_vain_there_is_no_more_than_is_held() -> None:
+    """For a while, also when the plan asks for fewer: it would else ask again and again."""
+    shortages = Shortages(give_up_s=600.0)
+    waiting_now = [server(pod("a"), waits("b"), replicas=2)]
+    content = [server(pod("a"), replicas=1)]
+
+    def look(servers: list[Any], now_s: float) -> dict[str, int]:
+        return shortages.look(
+            servers, types={"H100": "H100"}, gpus={("llama_8b", "H100"): 2}, now_s=now_s
+        )
+
+    assert look(waiting_now, 599.0) == {}
+    assert look(waiting_now, 600.0) == {"H100": 2}
+    assert look(content, 660.0) == {"H100": 2}
+    assert look(content, 600.0 + RETRY * 600.0) == {}
