@@ -266,6 +266,7 @@ def test_the_loop_has_the_rights_that_its_backend_uses_and_no_others() -> None:
         ("", "pods", "list"),
         ("", "nodes", "list"),
         ("", "events", "create"),
+        ("autoscaling", "horizontalpodautoscalers", "list"),
     }
     emulator = objects(YAMLS / "deploy")["ClusterRole", "inferno-load-emulator"]
     assert rights(emulator["rules"]) == {

@@ -73,7 +73,13 @@ def _run(options: Namespace) -> int:
         }
     )
     # It asks, and needs no figures.
-    choices = Choices(metrics="labels", events=options.events, lease=options.lease)
+    choices = Choices(
+        metrics="labels",
+        events=options.events,
+        lease=options.lease,
+        autoscalers=True,
+        contest=options.contest,
+    )
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="actuator")
     with ExitStack() as stack:
         notes: list[str] = []

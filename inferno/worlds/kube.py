@@ -172,6 +172,12 @@ def add_acting_options(parser: Options) -> None:
         "--lease", metavar="NAMESPACE/NAME", help="act only while holding this Lease"
     )
     parser.add_argument(
+        "--contest",
+        action="store_true",
+        help="go on where somebody else changes back what was asked for (default: step back from a "
+        "server after the third time in a row, until it is quiet)",
+    )
+    parser.add_argument(
         "--pause-config-map",
         metavar="NAMESPACE/NAME",
         help='ask for nothing while this ConfigMap has paused: "true" ($INFERNO_PAUSE_CONFIGMAP)',
@@ -242,6 +248,8 @@ class Choices:
     events: bool = False
     lease: str | None = None
     give_up_s: float = 600.0
+    autoscalers: bool = False
+    contest: bool = False
 
     @property
     def labels_stand_in(self) -> bool:
@@ -293,6 +301,8 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         # Advice writes nothing at all.
         events=options.events and options.mode == "act",
         lease=options.lease,
+        autoscalers=True,
+        contest=options.contest,
         give_up_s=_seconds("give-up-after", options.give_up_after),
     )
     policy = make_policy(options.policy, **dict(options.policy_options))
@@ -357,6 +367,8 @@ def open_cluster(
             gpus=gpus,
             pause_config_map=settings.pause_config_map,
             give_up_s=choices.give_up_s,
+            autoscalers=choices.autoscalers,
+            contest=choices.contest,
         ),
         may_act=lambda: not pause.reason() and (lease is None or lease.held()),
     )

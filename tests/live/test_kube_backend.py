@@ -7,17 +7,28 @@ from __future__ import annotations
 import json
 
 import pytest
+from kubernetes import client
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.backend import KubeSettings
 from loop.backends.kube.client import ApiError, KubeClient
+from loop.backends.kube.rivals import AUTOSCALERS_S
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError
 from loop.policies import make_policy
 from loop.testing.fakes import ManualClock, system
-from loop.types import Load, Mode
-from tests.live.kube_worlds import KubeWorld, ask, eventually, kube_again, kube_world, manifest
+from loop.types import CycleRecord, Load, Mode
+from tests.cluster_files import YAMLS, objects
+from tests.live.kube_worlds import (
+    KubeWorld,
+    ask,
+    eventually,
+    fault,
+    kube_again,
+    kube_world,
+    manifest,
+)
 from tests.live.twin_served import serving_twin
 from twin.kube.apiserver.auth import Identity, Rule
 
@@ -402,3 +413,102 @@ def test_a_config_map_pauses_the_whole_loop() -> None:
         assert loop.cycle(120.0).applied
         world.core.delete_namespaced_config_map("loop", "infer")
         assert loop.cycle(180.0).mode == "act"
+
+
+def rival(world: KubeWorld, loop: Controller, *, cycles: int) -> list[CycleRecord]:
+    """Let somebody else scale back to 2 after each cycle of *loop*; return its records."""
+    records = []
+    for number in range(cycles):
+        records.append(loop.cycle(60.0 * (number + 1)))
+        world.apps.patch_namespaced_deployment_scale(
+            "dep1", "infer", {"spec": {"replicas": 2}}, field_manager="another-autoscaler"
+        )
+    return records
+
+
+@pytest.mark.parametrize("contest", [False, True])
+def test_the_loop_steps_back_from_a_server_that_somebody_else_scales(contest: bool) -> None:
+    """Unless it is told to contest."""
+    settings = KubeSettings(namespaces=("infer",), contest=contest)
+    with kube_world(manifest(labels={names.LOAD_RPM: "6000"}), settings=settings) as world:
+        records = rival(world, controller(world), cycles=5)
+        assert [bool(record.changes) for record in records] == [True, True, True, contest, contest]
+        assert records[-1].decision is not None
+        held = records[-1].decision.targets["s1"]
+        assert held.held != contest
+        if not contest:
+            assert "another-autoscaler has changed it back 3 times in a row" in held.why.text
+
+
+def test_an_autoscaler_of_the_same_deployment_is_named_and_looked_for_now_and_then() -> None:
+    """Whoever set it up may have forgotten it; a list of them each cycle would tell no more."""
+    settings = KubeSettings(namespaces=("infer",), autoscalers=True)
+    clock = ManualClock()
+    with kube_world(manifest(), settings=settings, clock=clock) as world:
+        client.AutoscalingV2Api(world.apps.api_client).create_namespaced_horizontal_pod_autoscaler(
+            "infer",
+            {
+                "metadata": {"name": "hpa"},
+                "spec": {
+                    "scaleTargetRef": {
+                        "apiVersion": "apps/v1",
+                        "kind": "Deployment",
+                        "name": "dep1",
+                    },
+                    "maxReplicas": 5,
+                },
+            },
+        )
+        (line,) = [
+            line for line in world.backend.observe().warnings if "HorizontalPodAutoscaler" in line
+        ]
+        assert line.startswith("s1: HorizontalPodAutoscaler infer/hpa scales it too")
+        clock.time_s += 60.0
+        assert not [line for line in world.backend.observe().warnings if "scales it too" in line]
+        assert world.calls.calls["list horizontalpodautoscalers"] == 1
+        clock.time_s += AUTOSCALERS_S
+        world.backend.observe()
+        assert world.calls.calls["list horizontalpodautoscalers"] == 2
+
+
+def test_autoscalers_that_may_not_be_listed_are_told_once_and_stop_nobody() -> None:
+    """The right to list them is new: older roles have it not."""
+    settings = KubeSettings(namespaces=("infer",), autoscalers=True)
+    clock = ManualClock()
+    with kube_world(manifest(), settings=settings, clock=clock) as world:
+        world.suffer(fault("error", "list", resource="horizontalpodautoscalers", status=403))
+        warnings = []
+        for _ in range(3):
+            seen = world.backend.observe()
+            assert list(seen.servers) == ["s1"]
+            warnings += [line for line in seen.warnings if "autoscalers" in line]
+            clock.time_s += AUTOSCALERS_S
+        assert len(warnings) == 1
+        assert "autoscalers that scale the same servers are not seen" in warnings[0]
+
+
+def test_the_manifest_grants_what_the_backend_asks_for_and_no_more() -> None:
+    """A right that is missing fails a cycle; one too many is a door."""
+    settings = KubeSettings(
+        namespaces=("infer",),
+        from_nodes=True,
+        events=True,
+        autoscalers=True,
+        pause_config_map="infer/loop",
+    )
+    with kube_world(manifest(), settings=settings) as world:
+        world.backend.observe()
+        # Changed meanwhile: the object is read again.
+        world.apps.patch_namespaced_deployment(
+            "dep1", "infer", {"metadata": {"annotations": {"a": "b"}}}
+        )
+        world.backend.apply([ask(replicas=3)])
+        asked = set(world.calls.calls)
+    granted = {
+        f"{verb} {resource}"
+        for kind, name in (("ClusterRole", "inferno"), ("Role", "inferno-pause"))
+        for rule in objects(YAMLS / "deploy")[kind, name]["rules"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+    assert asked == granted

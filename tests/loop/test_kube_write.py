@@ -319,12 +319,12 @@ def test_who_changed_it_is_told_as_far_as_the_object_says() -> None:
         },
     ]
     one = read(replicas=4, metadata={"managedFields": entries})
-    assert manager_of(one) == "kubectl-scale"
+    assert manager_of(one, replicas=True) == "kubectl-scale"
     asked = Pool(accelerator="H100", replicas=2, max_batch=64)
     line = "2 x H100, batch 64 was asked for, found 4 x H100, batch 64: changed by kubectl-scale"
     assert foreign_change(one, asked) == line
     assert foreign_change(one, held_by(one)) == ""
-    assert manager_of(read()) == "someone else"
+    assert manager_of(read(), replicas=True) == "someone else"
 
 
 def test_what_was_asked_before_is_remembered_in_the_status() -> None:
@@ -366,3 +366,23 @@ def test_an_event_is_about_the_deployment_and_says_why() -> None:
         event["message"] == "Asked for 5 x H100, batch 64 instead of 2 x H100, batch 64: itl binds"
     )
     assert event["metadata"]["namespace"] == "infer"
+
+
+def test_who_scales_through_the_subresource_is_named_although_its_entry_has_no_time() -> None:
+    """A real server writes none there; whoever touched a label later has not changed replicas."""
+    entries = [
+        {
+            "manager": "kubectl-label",
+            "time": "2026-01-01T00:09:00Z",
+            "fieldsV1": {"f:metadata": {"f:labels": {f"f:{names.ACCELERATOR}": {}}}},
+        },
+        {
+            "manager": "kube-controller-manager",
+            "subresource": "scale",
+            "fieldsV1": {"f:spec": {"f:replicas": {}}},
+        },
+    ]
+    one = read(replicas=4, metadata={"managedFields": entries})
+    assert manager_of(one, replicas=True) == "kube-controller-manager"
+    line = foreign_change(one, Pool(accelerator="H100", replicas=2, max_batch=64))
+    assert line.endswith("changed by kube-controller-manager")

@@ -24,6 +24,13 @@ from loop.backends.kube.read import (
     read_servers,
     scraped,
 )
+from loop.backends.kube.rivals import (
+    AUTOSCALERS_S,
+    Autoscaler,
+    Rivals,
+    read_autoscalers,
+    rival_notes,
+)
 from loop.backends.kube.views import Sight, server_view
 from loop.backends.kube.write import (
     MANAGER,
@@ -36,6 +43,7 @@ from loop.backends.kube.write import (
     foreign_change,
     gpus_note,
     held_by,
+    manager_of,
     measured_by,
     missing_event,
     others_changed,
@@ -70,7 +78,8 @@ class KubeSettings:
     """namespaces: which to watch, none for all. parallel: how many requests at a time. types: by
     accelerator name. gpus: of a replica, by (model, accelerator). pause_config_map: the
     NAMESPACE/NAME of the ConfigMap that may stop the loop from acting ("": none). give_up_s: how
-    long to wait for pods before the plan goes on without them.
+    long to wait for pods before the plan goes on without them. autoscalers: look for those that
+    scale our Deployments too. contest: go on where somebody else changes back what was asked for.
 
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
     labels_stand_in: load labels are the source of a server that the source of metrics has never
@@ -86,6 +95,8 @@ class KubeSettings:
     gpus: GpuCounts = field(default_factory=dict)
     pause_config_map: str = ""
     give_up_s: float = 600.0
+    autoscalers: bool = False
+    contest: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +143,9 @@ class KubeBackend:
         self._paused = ""
         self._shortages = Shortages(give_up_s=self._settings.give_up_s)
         self._missed: Mapping[str, str] = {}
+        self._rivals = Rivals()
+        self._autoscalers: list[Autoscaler] = []
+        self._autoscalers_s: float | None = None  # of the latest look for them
         self._noted: frozenset[str] = frozenset()
 
     def close(self) -> None:
@@ -162,9 +176,16 @@ class KubeBackend:
         )
         self._measured |= {name for name, figures in found.figures.items() if figures.measured}
         sights = {name: self._sight(server, found) for name, server in servers.by_name.items()}
+        self._look_for_autoscalers(now_s)
+        others = self._compare(servers)
         missing = self._missing(servers, now_s=now_s)
         views = {
-            name: server_view(server, sights[name], missing=missing.get(name))
+            name: server_view(
+                server,
+                sights[name],
+                missing=missing.get(name),
+                rival=None if self._settings.contest else self._rivals.hold(name, now_s=now_s),
+            )
             for name, server in servers.by_name.items()
         }
         most = self._shortages.look(
@@ -181,7 +202,7 @@ class KubeBackend:
             *([found.error] if found.error else []),
             *found.warnings,
             *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
-            *self._compare(servers),
+            *others,
         )
         self._seen = {name: server.deployment for name, server in servers.by_name.items()}
         by_type = capacity.by_type if capacity else None
@@ -299,6 +320,7 @@ class KubeBackend:
         return (
             *(capacity.notes if capacity else ()),
             *(line for line in told if line),
+            *rival_notes((one.deployment for one in servers.by_name.values()), self._autoscalers),
             *(
                 f"{kind}: the plan has no more than {count} GPUs of it for a while: pods have "
                 f"waited for more in vain for {self._settings.give_up_s:g} s"
@@ -340,9 +362,12 @@ class KubeBackend:
         unsettled = {}
         for name, server in servers.by_name.items():
             one = server.deployment
-            line = foreign_change(one, self._expected(name, one))
-            if line:
+            expected = self._expected(name, one)
+            line = foreign_change(one, expected)
+            if line and expected is not None:
                 told.append(f"{name}: {line}")
+                by = manager_of(one, replicas=expected.replicas != one.wanted)
+                self._rivals.changed(name, by=by, now_s=now_s)
             self._asked[name] = held_by(one)
             if not one.settled:
                 generation, since_s = self._unsettled.get(name, (0, now_s))
@@ -358,7 +383,27 @@ class KubeBackend:
                     )
         self._unsettled = unsettled
         self._asked = {name: pool for name, pool in self._asked.items() if name in servers.by_name}
+        self._rivals.forget(servers.by_name)
         return told
+
+    def _look_for_autoscalers(self, now_s: float) -> None:
+        """Look for autoscalers of the watched namespaces, now and then; that they cannot be listed
+        is told once, and stops nobody.
+        """
+        since_s = self._autoscalers_s
+        if not self._settings.autoscalers or (
+            since_s is not None and now_s - since_s < AUTOSCALERS_S
+        ):
+            return
+        self._autoscalers_s = now_s
+        try:
+            listing = self._each(self._client.autoscalers, self._settings.namespaces or ("",))
+            objects = [one for part in listing.get() for one in part]
+        except ApiError as error:
+            if since_s is None:
+                self._told.append(f"autoscalers that scale the same servers are not seen: {error}")
+            return
+        self._autoscalers = read_autoscalers(objects, told=self._told)
 
     def _expected(self, name: str, now: Deployment) -> Pool | None:
         """Return what the loop last asked of a server: another process of it, an actuator, may have
@@ -432,6 +477,7 @@ class KubeBackend:
                     raise
                 now = self._after_conflict(seen, change)
                 continue
+            self._rivals.asked(change.server)
             self._tell(now, change, date)
             return replace(read_deployment(answer), server=seen.server)
         raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")

@@ -166,6 +166,22 @@ class KubeClient:
             "pods", namespace, field_selector="status.phase!=Succeeded,status.phase!=Failed"
         )
 
+    def autoscalers(self, namespace: str = "") -> list[Json]:
+        """Return the HorizontalPodAutoscalers of *namespace*, of all of them when it is empty: one
+        call. Those of KEDA are such, too.
+        """
+
+        def method(api: official.ApiClient) -> Callable[..., Any]:
+            group: Any = official.AutoscalingV2Api(api)
+            word = "horizontal_pod_autoscaler"
+            named: Callable[..., Any] = getattr(
+                group, f"list_namespaced_{word}" if namespace else f"list_{word}_for_all_namespaces"
+            )
+            return named
+
+        where = (namespace,) if namespace else ()
+        return _items(self._json("list horizontalpodautoscalers", method, *where))
+
     def nodes(self) -> list[Json]:
         """Return the nodes: one call."""
         return _items(self._json("list nodes", lambda api: official.CoreV1Api(api).list_node))

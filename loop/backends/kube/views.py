@@ -34,7 +34,9 @@ class Sight:
         return (*own, self.note) if self.note else own
 
 
-def server_view(server: Server, sight: Sight, *, missing: Missing | None = None) -> ServerView:
+def server_view(
+    server: Server, sight: Sight, *, missing: Missing | None = None, rival: Why | None = None
+) -> ServerView:
     """Return what the loop sees of *server*. One whose labels or annotations are wrong has no load:
     it is held.
     """
@@ -76,7 +78,7 @@ def server_view(server: Server, sight: Sight, *, missing: Missing | None = None)
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
         missing=missing,
-        hold=PAUSED if one.paused else None,
+        hold=PAUSED if one.paused else rival,
         pods=pods,
     )
 

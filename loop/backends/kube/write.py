@@ -24,6 +24,7 @@ REASON_MAX = 500
 BATCH_RATIO_MIN, BATCH_RATIO_MAX = 0.75, 1.25
 TEMPLATE_S_MIN = 600.0  # between two changes of a pod template: new pods need minutes to start
 MANAGER = "inferno"
+LATEST = "~"  # sorts behind every date
 MESSAGE_MAX = 1000  # of an Event; a server refuses longer ones
 
 
@@ -315,21 +316,28 @@ def others_changed(now: Deployment, seen: Deployment) -> str:
     if now.paused:
         return f'annotation {names.PAUSED} is "true"'
     if held_by(now) != held_by(seen):
+        by = manager_of(now, replicas=now.wanted != seen.wanted)
         return (
-            f"changed by {manager_of(now)} from {pool_text(held_by(seen))} "
+            f"changed by {by} from {pool_text(held_by(seen))} "
             f"to {pool_text(held_by(now))} meanwhile"
         )
     return ""
 
 
-def manager_of(deployment: Deployment) -> str:
-    """Return who else wrote the replicas or the labels last, as far as the object tells."""
+def manager_of(deployment: Deployment, *, replicas: bool) -> str:
+    """Return who else wrote the *replicas*, or else the labels, as far as the object tells.
+
+    Who writes a field takes it from its owner. An entry of the scale subresource, by which
+    autoscalers and kubectl scale write, carries no time.
+    """
     owned = [
-        (entry.get("time") or "", str(entry.get("manager") or ""))
+        (replicas and _owns_replicas(fields), entry.get("time") or LATEST, entry["manager"])
         for entry in deployment.field_owners
-        if entry.get("manager") != MANAGER and _owns(entry.get("fieldsV1") or {})
+        for fields in [entry.get("fieldsV1") or {}]
+        if entry.get("manager") not in (None, "", MANAGER)
+        and (_owns_replicas(fields) or _owns_labels(fields))
     ]
-    return max(owned)[1] if owned else "someone else"
+    return str(max(owned)[2]) if owned else "someone else"
 
 
 def foreign_change(deployment: Deployment, asked: Pool | None) -> str:
@@ -337,14 +345,17 @@ def foreign_change(deployment: Deployment, asked: Pool | None) -> str:
     held = held_by(deployment)
     if asked is None or asked == held:
         return ""
-    by = manager_of(deployment)
+    by = manager_of(deployment, replicas=asked.replicas != held.replicas)
     return f"{pool_text(asked)} was asked for, found {pool_text(held)}: changed by {by}"
 
 
-def _owns(fields: Mapping[str, Any]) -> bool:
+def _owns_replicas(fields: Mapping[str, Any]) -> bool:
+    return "f:replicas" in (fields.get("f:spec") or {})
+
+
+def _owns_labels(fields: Mapping[str, Any]) -> bool:
     labels = (fields.get("f:metadata") or {}).get("f:labels") or {}
-    ours = {f"f:{names.ACCELERATOR}", f"f:{names.MAX_BATCH}"}
-    return "f:replicas" in (fields.get("f:spec") or {}) or not ours.isdisjoint(labels)
+    return not {f"f:{names.ACCELERATOR}", f"f:{names.MAX_BATCH}"}.isdisjoint(labels)
 
 
 def _template_patch(

@@ -1,0 +1,110 @@
+"""Who else scales a managed Deployment: autoscalers that target it, and changes that undo ours;
+no I/O.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from loop.backends.kube.read import Deployment, each_read
+from loop.types import Why
+
+Json = Mapping[str, Any]
+
+AUTOSCALERS_S = 180.0  # between two looks for autoscalers: people make few
+REVERSALS_MAX = 3
+QUIET_S = 600.0  # a server that nobody else has changed for so long is the loop's again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Autoscaler:
+    """What scales a Deployment of its namespace, as people call it."""
+
+    namespace: str
+    target: str
+    title: str
+
+
+def read_autoscalers(objects: Iterable[Json], *, told: list[str]) -> list[Autoscaler]:
+    """Return those of *objects* (HorizontalPodAutoscalers) that target Deployments."""
+    found = each_read(objects, _autoscaler, kind="HorizontalPodAutoscaler", told=told)
+    return [one for one in found if one is not None]
+
+
+def _autoscaler(obj: Json) -> Autoscaler | None:
+    meta, target = obj["metadata"], obj["spec"]["scaleTargetRef"]
+    if target.get("kind") != "Deployment":
+        return None
+    title = f"HorizontalPodAutoscaler {meta['namespace']}/{meta['name']}"
+    for owner in meta.get("ownerReferences") or ():
+        if owner.get("kind") == "ScaledObject":
+            title = f"ScaledObject {meta['namespace']}/{owner.get('name')}"
+    return Autoscaler(namespace=meta["namespace"], target=target["name"], title=title)
+
+
+def rival_notes(deployments: Iterable[Deployment], found: Iterable[Autoscaler]) -> list[str]:
+    """Return a line for each of *deployments* that an autoscaler targets."""
+    by_target: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for one in found:
+        by_target[one.namespace, one.target].append(one.title)
+    return [
+        f"{one.server}: {title} scales it too: each undoes what the other does; delete one of them"
+        for one in deployments
+        for title in by_target[one.namespace, one.name]
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Contest:
+    """How often in a row somebody else undid what was asked of a server, and when last; ours: the
+    latest change is the loop's.
+    """
+
+    undone: int = 0
+    last_s: float = 0.0
+    ours: bool = False
+    by: str = ""
+
+
+class Rivals:
+    """Steps back from a server that somebody else has changed back REVERSALS_MAX times in a row,
+    until it is left alone for QUIET_S.
+    """
+
+    def __init__(self) -> None:
+        self._contests: dict[str, _Contest] = {}
+
+    def asked(self, server: str) -> None:
+        """Note that the loop has changed *server*."""
+        self._contests[server] = replace(self._contests.get(server, _Contest()), ours=True)
+
+    def changed(self, server: str, *, by: str, now_s: float) -> None:
+        """Note that somebody else has changed *server*; several changes of theirs in a row undo
+        ours once.
+        """
+        before = self._contests.get(server, _Contest())
+        undone = 0 if now_s - before.last_s >= QUIET_S else before.undone
+        self._contests[server] = _Contest(undone=undone + int(before.ours), last_s=now_s, by=by)
+
+    def hold(self, server: str, *, now_s: float) -> Why | None:
+        """Return why nothing is to be asked of *server*, None if it may be."""
+        contest = self._contests.get(server, _Contest())
+        quiet_s = now_s - contest.last_s
+        if contest.undone < REVERSALS_MAX or quiet_s >= QUIET_S:
+            return None
+        return Why(
+            kind="rival",
+            text=(
+                f"{contest.by} has changed it back {contest.undone} times in a row; left to them "
+                f"until nobody else has changed it for {QUIET_S:g} s, {quiet_s:.0f} s so far "
+                "(--contest goes on)"
+            ),
+        )
+
+    def forget(self, servers: Iterable[str]) -> None:
+        """Keep what is known of *servers* only."""
+        kept = set(servers)
+        self._contests = {name: one for name, one in self._contests.items() if name in kept}

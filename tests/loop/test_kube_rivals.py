@@ -1,0 +1,94 @@
+"""Who else scales a server: autoscalers by name, and when the loop steps back."""
+
+from __future__ import annotations
+
+import pytest
+
+from loop.backends.kube.rivals import (
+    QUIET_S,
+    REVERSALS_MAX,
+    Rivals,
+    read_autoscalers,
+    rival_notes,
+)
+from tests.loop.kube_objects import Json, read
+
+
+def autoscaler(
+    name: str = "hpa",
+    *,
+    target: str = "dep1",
+    kind: str = "Deployment",
+    owners: tuple[Json, ...] = (),
+) -> Json:
+    """Return a HorizontalPodAutoscaler."""
+    return {
+        "metadata": {"name": name, "namespace": "infer", "ownerReferences": owners},
+        "spec": {"scaleTargetRef": {"apiVersion": "apps/v1", "kind": kind, "name": target}},
+    }
+
+
+def test_an_autoscaler_that_targets_a_server_is_named() -> None:
+    """By what people made: a ScaledObject makes the HorizontalPodAutoscaler behind it."""
+    keda = autoscaler("keda-hpa-x", owners=({"kind": "ScaledObject", "name": "x"},))
+    told: list[str] = []
+    objects = [
+        autoscaler(),
+        keda,
+        autoscaler("b", target="other"),
+        autoscaler("c", kind="StatefulSet"),
+        {"metadata": {"name": "odd", "namespace": "infer"}},
+    ]
+    lines = rival_notes([read()], read_autoscalers(objects, told=told))
+    assert [line.split(" scales")[0] for line in lines] == [
+        "s1: HorizontalPodAutoscaler infer/hpa",
+        "s1: ScaledObject infer/x",
+    ]
+    assert len(told) == 1
+
+
+def undo(rivals: Rivals, times: int, *, every_s: float = 60.0, begin_s: float = 0.0) -> float:
+    """Let somebody else change back so often what the loop asks for; return when last."""
+    now_s = begin_s
+    for _ in range(times):
+        rivals.asked("s1")
+        now_s += every_s
+        rivals.changed("s1", by="kube-controller-manager", now_s=now_s)
+    return now_s
+
+
+def test_the_loop_steps_back_after_the_third_reversal_in_a_row_until_it_is_quiet() -> None:
+    """Two that undo each other restart pods for ever, and neither is right."""
+    rivals = Rivals()
+    now_s = undo(rivals, REVERSALS_MAX - 1)
+    assert rivals.hold("s1", now_s=now_s) is None
+    now_s = undo(rivals, 1, begin_s=now_s)
+    hold = rivals.hold("s1", now_s=now_s + 30.0)
+    assert hold is not None
+    assert hold.kind == "rival"
+    assert "kube-controller-manager has changed it back 3 times in a row" in hold.text
+    assert rivals.hold("s2", now_s=now_s) is None
+    # It goes on scaling: not quiet yet.
+    rivals.changed("s1", by="kube-controller-manager", now_s=now_s + QUIET_S - 1.0)
+    assert rivals.hold("s1", now_s=now_s + QUIET_S) is not None
+    assert rivals.hold("s1", now_s=now_s + 2 * QUIET_S) is None
+    rivals.asked("s1")
+    rivals.changed("s1", by="x", now_s=now_s + 2 * QUIET_S)
+    assert rivals.hold("s1", now_s=now_s + 2 * QUIET_S) is None
+
+
+@pytest.mark.parametrize("times", [3, 10])
+def test_changes_of_others_alone_are_no_contest(times: int) -> None:
+    """A person who tries three values undoes nothing of the loop's but once."""
+    rivals = Rivals()
+    rivals.asked("s1")
+    for number in range(times):
+        rivals.changed("s1", by="kubectl-scale", now_s=10.0 * number)
+    assert rivals.hold("s1", now_s=10.0 * times) is None
+
+
+def test_reversals_that_are_far_apart_are_not_in_a_row() -> None:
+    """A person who sets another value every hour is right to."""
+    rivals = Rivals()
+    now_s = undo(rivals, 9, every_s=QUIET_S + 1.0)
+    assert rivals.hold("s1", now_s=now_s) is None
