@@ -29,7 +29,7 @@ BAD_COMMANDS = [
 COMMANDS = (
     *("", "sim", "sweep", "plot", "optimize", "analyze", "fit", "model", "init"),
     *("controller", "controller --backend kube", "controller --backend http"),
-    *("collector", "optimizer", "actuator", "twin", "emulator", "replay"),
+    *("collector", "optimizer", "actuator", "twin", "emulator", "replay", "doctor"),
 )
 
 Capture = pytest.CaptureFixture[str]

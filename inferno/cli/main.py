@@ -36,6 +36,7 @@ NAMES = (
     "emulator",
     "twin",
     "replay",
+    "doctor",
 )
 
 USAGE = "usage: inferno [--help] [--version] COMMAND ..."

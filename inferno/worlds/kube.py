@@ -355,7 +355,7 @@ def open_cluster(
     lease = _lease(choices.lease, client, clock=clock, epoch=epoch) if choices.lease else None
     backend = KubeBackend(
         client,
-        _source(settings, choices, client, stack=stack),
+        make_source(settings, choices, client, stack=stack),
         clock=clock,
         epoch=epoch,
         settings=KubeSettings(
@@ -379,13 +379,16 @@ def open_cluster(
     return LiveCluster(backend=backend, clock=clock, epoch=epoch, lease=lease, pause=pause)
 
 
-def _source(
+def make_source(
     settings: Settings,
     choices: Choices,
     client: KubeClient,
     *,
     stack: ExitStack,
 ) -> MetricsSource:
+    """Return where the load is read, as *settings* and *choices* say; *stack* closes what has no
+    other owner.
+    """
     from loop.backends.metrics.source import LabelsOnly
     from loop.signals.demand import WindowSettings
 

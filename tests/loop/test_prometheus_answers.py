@@ -364,3 +364,32 @@ def test_an_answer_that_never_ends_or_drips_is_given_up(tmp_path: Path) -> None:
 
     found = asked(lambda _request: httpx.Response(200, stream=Endless()))
     assert "longer than" in found.error
+
+
+def test_the_names_that_prometheus_has_are_told_by_server() -> None:
+    """Those that tell of requests or tokens too: they may be the engine's, renamed on the way."""
+    requests: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        told = {"pod": f"dep1-{TEMPLATE_HASH}-a", "namespace": "infer"}
+        result = [
+            {"metric": {"__name__": name, **told}, "value": [EPOCH_S, "1"]}
+            for name in ("vllm:prompt_tokens_total", "llm_requests_total")
+        ]
+        return httpx.Response(200, json={"status": "success", "data": {"result": result}})
+
+    transport = httpx.MockTransport(handle)
+    settings = PrometheusSettings(url="http://prometheus:9090")
+    with closing(Prometheus(settings, wall_s=lambda: EPOCH_S, transport=transport)) as source:
+        shown = source.show_names([scraped(server(pod("a")))])
+    assert shown.names == {"s1": {"vllm:prompt_tokens_total", "llm_requests_total"}}
+    assert "request%7Ctoken" in requests[0].content.decode()
+
+
+def test_names_that_cannot_be_had_are_told_and_not_raised() -> None:
+    """Who looks for what is wrong must see this first."""
+    transport = httpx.MockTransport(answering({"status": "success"}))
+    settings = PrometheusSettings(url="http://prometheus:9090")
+    with closing(Prometheus(settings, wall_s=lambda: EPOCH_S, transport=transport)) as source:
+        assert source.show_names([]).error.startswith("prometheus: expected series")

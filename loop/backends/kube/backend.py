@@ -51,7 +51,9 @@ from loop.backends.kube.write import (
     pool_text,
     selector_key,
 )
+from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError
+from loop.signals.survey import survey
 from loop.types import Change, Missing, Pool, Snapshot
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ CONFLICTS_MAX = (
 STAMP = "%Y-%m-%dT%H:%M:%SZ"  # of a date in an Event
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
 FAILURES_NAMED = 5
+SCRAPED_S = 120.0  # a pod that has been ready for so long should have been scraped
 SETTLING_S = 10.0  # a controller-manager takes note of a change within a second
 # after that no further change is tried: a cluster that does not answer must not hold up the loop
 APPLY_S = 30.0
@@ -147,6 +150,7 @@ class KubeBackend:
         self._autoscalers: list[Autoscaler] = []
         self._autoscalers_s: float | None = None  # of the latest look for them
         self._noted: frozenset[str] = frozenset()
+        self._surveyed: frozenset[str] = frozenset()
 
     def close(self) -> None:
         """End what still runs."""
@@ -201,6 +205,7 @@ class KubeBackend:
             *(f"{name}: {missing_line(told)}" for name, told in missing.items() if is_told(told)),
             *([found.error] if found.error else []),
             *found.warnings,
+            *([] if found.error else self._survey(servers, now_s=now_s)),
             *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
             *others,
         )
@@ -310,6 +315,31 @@ class KubeBackend:
         # Without pods nobody would ever tell that requests come again.
         load = figures.load if figures else None
         return Sight(load=load, source=self._source.name, figures=figures, blind_at_zero=True)
+
+    def _survey(self, servers: Servers, *, now_s: float) -> list[str]:
+        """Return which metrics of servers were found and which are missing, once of each server,
+        as soon as its pods have been ready long enough to be scraped.
+        """
+        source, due = self._source, []
+        for name, server in servers.by_name.items():
+            since_s = [pod.since_s for pod in server.pods if pod.phase == "ready"]
+            if name not in self._surveyed and since_s and now_s - min(since_s) > SCRAPED_S:
+                due.append(server)
+        if not due or not isinstance(source, ShowsNames):
+            return []
+        shown = source.show_names([scraped(server) for server in due])
+        if shown.error:
+            return [shown.error]
+        self._surveyed |= {server.name for server in due}
+        surveys = {
+            server.name: survey(shown.names.get(server.name, ()), names=source.table)
+            for server in due
+        }
+        return [
+            f"{name}: metrics ({source.name}): {one.line}"
+            for name, one in surveys.items()
+            if one.missing and name not in shown.problems
+        ]
 
     def _notes(
         self, servers: Servers, capacity: Capacity | None, most: Mapping[str, int]

@@ -158,6 +158,36 @@ class KubeClient:
         """
         return self._list("deployments", namespace, label_selector=labels.SELECTOR)
 
+    def all_deployments(self, namespace: str = "") -> list[Json]:
+        """Return the Deployments of *namespace*, managed or not, of all of them when it is
+        empty.
+        """
+        return self._list("deployments", namespace)
+
+    def version(self) -> str:
+        """Return the version of the API server."""
+        answer = self._json("get version", lambda api: official.VersionApi(api).get_code)
+        return str(answer.get("gitVersion") or "unknown")
+
+    def may(self, verb: str, group: str, resource: str, *, namespace: str = "") -> bool:
+        """Tell whether this client is allowed to do *verb* to *resource* (pods, pods/proxy) of
+        *namespace*, of all of them when it is empty.
+        """
+        plural, _, part = resource.partition("/")
+        about = {"verb": verb, "group": group, "resource": plural, "namespace": namespace}
+        if part:
+            about["subresource"] = part
+        answer = self._json(
+            "create selfsubjectaccessreviews",
+            lambda api: official.AuthorizationV1Api(api).create_self_subject_access_review,
+            {
+                "apiVersion": "authorization.k8s.io/v1",
+                "kind": "SelfSubjectAccessReview",
+                "spec": {"resourceAttributes": about},
+            },
+        )
+        return bool((answer.get("status") or {}).get("allowed"))
+
     def pods(self, namespace: str = "") -> list[Json]:
         """Return the pods of *namespace* that have not finished, of all of them when it is empty:
         one call.

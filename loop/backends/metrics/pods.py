@@ -18,12 +18,13 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from loop.backends.fetch import Bounds, FetchError, fetch
-from loop.backends.metrics.source import Measurement
+from loop.backends.metrics.source import Measurement, Shown
 from loop.errors import LoopError
 from loop.signals.demand import Figures, WindowSettings, figures
 from loop.signals.names import NAMES, START_TIME, Names
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.signals.series import Labels, Series, tracks_of
+from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name
 
@@ -31,6 +32,7 @@ GAP_WINDOWS_MAX = 5  # a sample that is older than so many windows tells nothing
 ERRORS_NAMED = 3
 PAGE_BYTES_MAX = 16 * 2**20
 PAGE_S_MAX = 5.0
+_NAME = re.compile(r"^[a-zA-Z_:][a-zA-Z0-9_:]*", re.MULTILINE)
 PORT = "port"  # the label by which the pages of one pod are told apart
 
 
@@ -126,6 +128,7 @@ class PodMetrics:
         self._window = window or WindowSettings()
         self._names = names
         self._wanted = re.compile(rf"(?:{names.pattern}|{START_TIME})[{{ \t]")
+        self._wanted_names = re.compile(rf"{names.pattern}|{RELATED}")
         # Its threads do not keep a program from ending while a request of theirs hangs.
         self._pool = ThreadPool(parallel)
         self._samples: dict[PodKey, dict[tuple[str, Labels], list[tuple[float, float]]]] = {}
@@ -167,6 +170,37 @@ class PodMetrics:
             shared[self._server[key]].append(key)
         found = {one.name: self._figures(one, shared[one.name], now_s=now_s) for one in servers}
         return Measurement(figures=found, warnings=_summary(errors))
+
+    @property
+    def table(self) -> Names:
+        """Return the names that it reads."""
+        return self._names
+
+    def show_names(self, servers: Sequence[ScrapedServer]) -> Shown:
+        """Return the names of the metrics of *servers*: those on the pages of one ready pod of
+        each.
+        """
+        names, problems = {}, {}
+        for server in servers:
+            pod = next((pod for pod in server.pods if pod.phase == "ready"), None)
+            pages = [self._page_or_error(pod, port) for port in pod.ports] if pod else []
+            errors = [str(page) for page in pages if isinstance(page, LoopError)]
+            if errors and len(errors) == len(pages):
+                problems[server.name] = errors[0]
+            names[server.name] = frozenset(
+                match[0]
+                for page in pages
+                if isinstance(page, str)
+                for match in _NAME.finditer(page)
+                if self._wanted_names.fullmatch(match[0])
+            )
+        return Shown(names=names, problems=problems)
+
+    def _page_or_error(self, pod: ScrapedPod, port: int) -> str | LoopError:
+        try:
+            return self._pages.page(pod, port)
+        except LoopError as error:
+            return error
 
     def _figures(self, server: ScrapedServer, keys: Sequence[PodKey], *, now_s: float) -> Figures:
         gone, tracks = {}, {}

@@ -22,13 +22,14 @@ from typing import Any, Literal
 import httpx
 
 from loop.backends.fetch import Bounds, Fetched, FetchError, fetch
-from loop.backends.metrics.source import Measurement
+from loop.backends.metrics.source import Measurement, Shown
 from loop.clocks import wall_s
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings, figures
 from loop.signals.names import NAMES, Names
 from loop.signals.pods import ScrapedServer, owns
 from loop.signals.series import Series, tracks_of
+from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name
 
@@ -124,6 +125,28 @@ class Prometheus:
         told += [f"prometheus: {line}" for line in answer.get("warnings") or ()]
         return Measurement(figures=found, warnings=tuple(told))
 
+    @property
+    def table(self) -> Names:
+        """Return the names that it reads."""
+        return self._settings.names
+
+    def show_names(self, servers: Sequence[ScrapedServer]) -> Shown:
+        """Return the names of the metrics of *servers* that Prometheus has now."""
+        query = names_query(sorted({server.namespace for server in servers}), self._settings)
+        try:
+            reply = self._ask(query, at_s=self._wall_s() + self._ahead_s)
+            pods = read_names(_parsed(reply), settings=self._settings)
+        except PrometheusError as error:
+            return Shown(error=f"prometheus: {error}")
+        known = {(pod.namespace, pod.name): one.name for one in servers for pod in one.pods}
+        by_server = share(pods, servers, known=known)
+        return Shown(
+            names={
+                server: frozenset(one.metric for series in of_pods.values() for one in series)
+                for server, of_pods in by_server.items()
+            }
+        )
+
     def _remember(self, servers: Sequence[ScrapedServer], *, now_s: float) -> None:
         """Note whose each pod is: a name that Kubernetes has cut does not tell when it has gone."""
         for one in servers:
@@ -213,11 +236,43 @@ def window_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str
     """Return the instant query for the samples of engines' metrics in *namespaces*, as far back as
     the window reaches.
     """
-    spaces = "|".join(re.escape(name).replace("\\", "\\\\") for name in namespaces)
-    matchers = [f'__name__=~"{settings.names.pattern}"', f'{settings.namespace_label}=~"{spaces}"']
-    if settings.matchers:
-        matchers.append(settings.matchers)
+    matchers = _matchers(settings.names.pattern, namespaces, settings)
     return f"{{{','.join(matchers)}}}[{round(1000 * settings.window.window_s)}ms]"
+
+
+def names_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str:
+    """Return the instant query for all series in *namespaces* that may be an engine's."""
+    matchers = _matchers(f"{settings.names.pattern}|{RELATED}", namespaces, settings)
+    told = ",".join([*matchers, '__name__!~".*_(?:bucket|created)"'])
+    return f"{{{told}}}"
+
+
+def _matchers(
+    pattern: str, namespaces: Sequence[str], settings: PrometheusSettings
+) -> Sequence[str]:
+    spaces = "|".join(re.escape(name).replace("\\", "\\\\") for name in namespaces)
+    matchers = [f'__name__=~"{pattern}"', f'{settings.namespace_label}=~"{spaces}"']
+    return [*matchers, settings.matchers] if settings.matchers else matchers
+
+
+def read_names(
+    answer: Mapping[str, Any], *, settings: PrometheusSettings
+) -> dict[PodKey, list[Series]]:
+    """Return the series by pod, without samples, of the answer to a names_query; PrometheusError if
+    it is none.
+    """
+    pods: dict[PodKey, list[Series]] = defaultdict(list)
+    try:
+        for entry in answer["data"]["result"]:
+            metric = entry["metric"]
+            pod, namespace = metric.get(settings.pod_label), metric.get(settings.namespace_label)
+            if pod and namespace:
+                pods[namespace, pod].append(Series(metric["__name__"], (), []))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PrometheusError(
+            f"expected series, found otherwise ({type(error).__name__}: {error})"
+        ) from error
+    return dict(pods)
 
 
 def read_matrix(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from loop.signals.demand import Figures
+from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
 
 
@@ -19,6 +20,33 @@ class Measurement:
     figures: Mapping[str, Figures] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     error: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shown:
+    """The names of the metrics that pods show, by server. problems: why none are known of which
+    server; error: why the source told of none at all.
+    """
+
+    names: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    problems: Mapping[str, str] = field(default_factory=dict)
+    error: str = ""
+
+
+@runtime_checkable
+class ShowsNames(Protocol):
+    """A source that can tell which metrics there are, so that what is missing can be told."""
+
+    @property
+    def table(self) -> Names:
+        """Return the names that it reads."""
+        ...
+
+    def show_names(self, servers: Sequence[ScrapedServer]) -> Shown:
+        """Return the names of the metrics of *servers* that it reads, and of others that tell of
+        requests or tokens. A source that fails says so in its answer, and does not raise.
+        """
+        ...
 
 
 class MetricsSource(Protocol):

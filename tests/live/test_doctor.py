@@ -1,0 +1,128 @@
+"""`inferno doctor` against the twin as a cluster, and what a loop says at the start of the metrics
+it found.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from inferno.cli.main import main
+from loop.backends.kube import labels as names
+from loop.backends.metrics.source import LabelsOnly, Shown
+from loop.signals.names import NAMES
+from loop.signals.pods import ScrapedServer
+from loop.testing.fakes import ManualClock
+from tests.live.kube_worlds import KubeWorld, kube_world, manifest
+from tests.loop.data_files import files, write
+from twin.kube.cluster import TOKEN
+from twin.kube.files import write_kubeconfig
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """Return a data directory that knows what manifest() names."""
+    objects = json.loads(json.dumps(files()).replace('"small"', '"llama_8b"'))
+    return str(write(tmp_path, objects))
+
+
+def doctor(world: KubeWorld, data: str, capsys: Capture, *more: str) -> tuple[int, list[str]]:
+    """Return the exit code of doctor over *world*, and its lines."""
+    config = Path(data) / "kubeconfig"
+    write_kubeconfig(config, world.twin.url, token=TOKEN)
+    words = ["doctor", "--kubeconfig", str(config), "--data", data, *more]
+    code = main(words)
+    return code, capsys.readouterr().out.splitlines()
+
+
+def test_a_cluster_with_all_it_takes_is_well(data: str, capsys: Capture) -> None:
+    """Its labels tell the load: nothing else has to be there."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        code, lines = doctor(world, data, capsys, "--metrics", "labels")
+    assert code == 0, lines
+    assert lines[-1].endswith("0 wrong")
+    assert any(line.startswith("ok     permissions: all 4") for line in lines)
+
+
+def test_what_has_to_be_mended_is_named_with_what_to_do(data: str, capsys: Capture) -> None:
+    """A model that the data do not know, and a server whose pods show no metrics that count."""
+    with kube_world(manifest(labels={names.MODEL: "llama_8c"})) as world:
+        code, lines = doctor(world, data, capsys, "--metrics", "labels")
+    (wrong,) = (line for line in lines if line.startswith("wrong"))
+    assert code == 1
+    assert "model 'llama_8c' is not in the data" in wrong
+    assert "did you mean" in wrong
+    assert "model-data.json" in wrong
+
+
+def test_metrics_on_the_pages_of_pods_are_found(data: str, capsys: Capture) -> None:
+    """The twin shows what vLLM does."""
+    with kube_world(manifest()) as world:
+        world.settled()
+        code, lines = doctor(world, data, capsys, "--metrics", "pods")
+    (found,) = (line for line in lines if "s1 metrics" in line)
+    assert found.startswith("ok     s1 metrics: found requests (vllm:request_success_total)")
+    assert code == 0
+
+
+def test_a_server_without_the_label_is_found_and_said_to_be_unmanaged(
+    data: str, capsys: Capture
+) -> None:
+    """Nothing managed looks like a quiet cluster otherwise."""
+    with kube_world(manifest(labels={names.MANAGED: ""})) as world:
+        code, lines = doctor(world, data, capsys, "--metrics", "labels")
+    assert code == 1
+    assert any("0 with the label" in line and line.startswith("wrong") for line in lines)
+    assert any("inferno adopt deployment/dep1 -n infer" in line for line in lines)
+
+
+def test_a_prometheus_that_is_not_there_is_wrong(data: str, capsys: Capture) -> None:
+    """The loop would hold everybody."""
+    with kube_world(manifest()) as world:
+        code, lines = doctor(world, data, capsys, "--prometheus", "http://127.0.0.1:9")
+    assert code == 1
+    assert any(line.startswith("wrong  metrics: prometheus: ") for line in lines)
+
+
+def test_a_cluster_that_does_not_answer_is_wrong_and_the_last_line(
+    data: str, capsys: Capture
+) -> None:
+    """Nothing else can be asked then."""
+    config = Path(data) / "kubeconfig"
+    write_kubeconfig(config, "http://127.0.0.1:9", token=TOKEN)
+    code = main(["doctor", "--kubeconfig", str(config)])
+    lines = capsys.readouterr().out.splitlines()
+    assert code == 1
+    assert lines[0].startswith("wrong  api: get version: no answer")
+    assert lines[-1] == "0 ok, 0 note, 1 wrong"
+
+
+class RenamedMetrics(LabelsOnly):
+    """A source whose metrics have other names than the table."""
+
+    name = "prometheus"
+    table = NAMES
+
+    def show_names(self, servers: Sequence[ScrapedServer]) -> Shown:
+        """Return a name that may be what is missing."""
+        return Shown(names={one.name: frozenset({"llm_requests_total"}) for one in servers})
+
+
+def test_a_loop_says_once_what_is_missing_as_soon_as_pods_should_have_been_scraped() -> None:
+    """At the start of a pod nothing has been scraped yet."""
+    clock = ManualClock()
+    with kube_world(manifest(), source=lambda _calls: RenamedMetrics(), clock=clock) as world:
+        world.settled()
+        told = []
+        for time_s in (10.0, 200.0, 260.0):
+            clock.time_s = time_s
+            lines = world.backend.observe().warnings
+            told.append([line for line in lines if "seen instead: llm_requests_total" in line])
+    assert [len(lines) for lines in told] == [0, 1, 0]
+    assert told[1][0].startswith("s1: metrics (prometheus): found nothing; missing: requests")
