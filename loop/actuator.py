@@ -109,6 +109,30 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
     return replace(decision, targets=targets)
 
 
+def replicas_only(decision: Decision, snapshot: Snapshot) -> Decision:
+    """Return *decision* for somebody who can change the number of replicas and nothing else: a
+    server that is to move is held, for its replicas were counted for another accelerator.
+    """
+    targets = dict(decision.targets)
+    for name, view in snapshot.servers.items():
+        target = targets.get(name)
+        if target is None or target.held or target.replicas == 0:
+            continue
+        if target.accelerator == view.accelerator:
+            pools = one_pool(
+                accelerator=view.accelerator, replicas=target.replicas, max_batch=view.max_batch
+            )
+            targets[name] = replace(target, pools=pools)
+        else:
+            text = (
+                f"held on {view.accelerator or 'no accelerator'}: the policy would move it to "
+                f"{target.accelerator}, and only replicas are exported"
+            )
+            why = Why(kind="unchanged", text=text)
+            targets[name] = Target(server=name, pools=view.pools, why=why, held=True)
+    return replace(decision, targets=targets)
+
+
 def planned(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, Change]:
     """Return what every server of *snapshot* is to have once *changes* are carried out."""
     present = {

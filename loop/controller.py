@@ -14,6 +14,7 @@ from loop.actuator import (
     below_minimum,
     plan,
     planned,
+    replicas_only,
     with_holds,
     with_room_for_what_runs,
 )
@@ -22,6 +23,7 @@ from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
 from loop.pause import Pause
 from loop.records import warned
+from loop.spec import ServerData
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ SIMULATED_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSettings:
-    """mode "advise" decides and explains, and never acts. epoch is the date at now_s = 0."""
+    """mode "advise" decides and explains, and never acts; "export" decides on replicas alone, for
+    somebody else who scales by the metric. epoch is the date at now_s = 0.
+    """
 
     mode: Mode = "act"
     limits: Limits = field(default_factory=Limits)
@@ -87,9 +91,9 @@ class Controller:
         """Run one cycle at *now_s* and return what happened; a failure of the world or of the data
         is in the record.
 
-        *mode* may make one cycle of an acting controller advise, not the reverse. Such a cycle
-        leaves no trace in the state of the policy. Errors of the programmer are raised, and leave
-        the controller as it was.
+        *mode* may make one cycle of a controller that acts or exports advise, not the reverse. Such
+        a cycle leaves no trace in the state of the policy. Errors of the programmer are raised, and
+        leave the controller as it was.
         """
         clock, start_s = self._clock, self._clock.now_s()
         record = self._blank(now_s, trigger=trigger, mode=mode)
@@ -135,7 +139,7 @@ class Controller:
             now_s=now_s,
             ts=timestamp(self._settings.epoch, now_s),
             trigger=trigger,
-            mode="advise" if "advise" in (own, mode) else "act",
+            mode="advise" if mode == "advise" else own,
             backend=self._backend.name,
             policy=self._policy.name,
         )
@@ -177,13 +181,15 @@ class Controller:
         assert record.estimated is not None
         try:
             decision, state = self._policy.decide(
-                record.estimated, self._system, memory.policy_state
+                record.estimated, self._known(record.estimated), memory.policy_state
             )
         except SpecError as error:
             return replace(record, error=str(error), failed_phase="decide"), memory
         except BackendError as error:
             return _failed(record, error), memory
         decision = with_holds(decision, record.estimated)
+        if self._settings.mode == "export":
+            decision = replicas_only(decision, record.estimated)
         decision = with_room_for_what_runs(decision, record.estimated)
         changes = plan(decision, record.estimated, limits=self._settings.limits)
         cost, unpriced = _total_cost(record.estimated, changes, self._system)
@@ -206,10 +212,25 @@ class Controller:
         )
         return record, replace(memory, policy_state=state)
 
+    def _known(self, snapshot: Snapshot) -> SystemData:
+        """Return what the policy is to know: in mode "export", that every server stays on its
+        accelerator, at its batch.
+        """
+        system = self._system
+        if self._settings.mode != "export":
+            return system
+        servers = dict(system.servers)
+        for name, view in snapshot.servers.items():
+            base = servers.get(name) or ServerData(name=name, model=view.model)
+            servers[name] = replace(
+                base, keep_accelerator=True, max_batch=view.max_batch or base.max_batch
+            )
+        return replace(system, servers=servers)
+
     def _act(self, record: CycleRecord) -> CycleRecord:
         # Who pauses the loop while it decides wants this cycle to change nothing either.
         record = _paused(record, self._pause.reason())
-        if record.mode == "advise":
+        if record.mode != "act":
             return record
         try:
             if record.changes:
@@ -225,8 +246,8 @@ def _paused(record: CycleRecord, reason: str) -> CycleRecord:
     """
     if not reason or record.mode == "advise":
         return record
-    warnings = (*record.warnings, f"paused: nothing is asked for: {reason}")
-    return replace(record, mode="advise", paused=reason, warnings=warnings)
+    record = warned(record, "decide", [f"paused: nothing is asked for: {reason}"])
+    return replace(record, mode="advise", paused=reason)
 
 
 def refuse(data: SystemData) -> None:

@@ -35,7 +35,9 @@ __all__ = [
 ]
 
 PodPhase = Literal["pending", "starting", "ready", "draining"]
-Mode = Literal["act", "advise"]
+# act: ask the world for what is decided; export: show it in a metric, for somebody else who scales
+# by that; advise: only say it.
+Mode = Literal["act", "export", "advise"]
 Trigger = Literal["period", "invoke"]
 # Where a warning came up: in the data files, in what was seen, in the reading of it, in the
 # decision, or in the reporting of the record.

@@ -68,9 +68,10 @@ def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     _add_backend(parser)
     parser.add_argument(
         "--mode",
-        choices=("act", "advise"),
+        choices=("act", "export", "advise"),
         default="act",
-        help="advise: decide, and change nothing (default act)",
+        help="advise: decide, and change nothing; export: decide on replicas, and show them in the "
+        "metric inferno_desired_replicas, for an autoscaler that scales by it (default act)",
     )
     parser.add_argument(
         "--data",

@@ -85,7 +85,8 @@ class ControllerMetrics:
             self.world.hold_all("cycle-failed")
             self.world.pass_time(record.now_s)
             return
-        desired = planned(record.seen, record.changes)
+        # While the loop is paused nobody may scale by its metric either.
+        desired = planned(record.seen, () if record.paused else record.changes)
         self.world.look(record.seen, desired=desired, held=held_servers(record), now_s=record.now_s)
         self._cost.set(record.total_cost_cents_per_h)
         for name, pool in desired.items():

@@ -151,6 +151,15 @@ POD_MONITORS = Resource(
     generations=True,
     schemaless=True,
 )
+SCALED_OBJECTS = Resource(
+    plural="scaledobjects",
+    kind="ScaledObject",
+    group="keda.sh",
+    version="v1alpha1",
+    short=("so",),
+    generations=True,
+    schemaless=True,
+)
 ACCESS_REVIEWS = Resource(
     plural="selfsubjectaccessreviews",
     kind="SelfSubjectAccessReview",
@@ -180,6 +189,7 @@ RESOURCES = (
     CLUSTER_ROLES,
     CLUSTER_ROLE_BINDINGS,
     POD_MONITORS,
+    SCALED_OBJECTS,
     ACCESS_REVIEWS,
 )
 
