@@ -54,7 +54,7 @@ def analyze_lines(lines: Iterable[str]) -> Iterator[AnswerLine]:
 def _parse(line: str) -> Mapping[str, Any]:
     try:
         found = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"expected a JSON object, found {_shorten(line)} ({error})") from error
     inner = found.get("in", found) if isinstance(found, dict) else found
     if not isinstance(inner, dict):

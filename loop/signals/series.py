@@ -17,7 +17,7 @@ from itertools import accumulate, pairwise
 from math import isfinite
 from typing import NamedTuple
 
-from loop.signals.names import COUNTERS, NAMES, Names
+from loop.signals.names import COUNTERS, GAUGES, NAMES, Names
 
 Labels = tuple[tuple[str, str], ...]
 Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order of time
@@ -32,7 +32,9 @@ OF_A_SCRAPE = frozenset(
 )
 # Engines of one pod that differ in these are never copies of each other.
 OF_AN_ENGINE = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank", "container")
-SHARES = frozenset({"kv_usage"})  # parts of a whole: of several series the fullest counts
+# Ranks that compute the same batch together: each tells the gauges of all of them.
+OF_ONE_BATCH = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
+TELL_OF_REQUESTS = ("ends", "answers", "firsts")
 
 
 class Series(NamedTuple):
@@ -105,8 +107,56 @@ def tracks_of(series: Sequence[Series], *, names: Names = NAMES) -> list[Track]:
         found.append((target, max(processes, key=_completeness)))
     if len(found) > 1:
         found = _without_copies(found)
-    tracks = (_track(process) for _, process in found)
+    tracks = (_track(process) for process in _with_gauges_of_their_own(found))
     return [track for track in tracks if track is not None]
+
+
+def _with_gauges_of_their_own(found: list[tuple[Labels, _Process]]) -> list[_Process]:
+    """Return the processes that tell of requests, with the gauges that their pages show under
+    further labels: SGLang's scheduler adds its ranks, what counts requests does not.
+    """
+    hosts = [(dict(target), process) for target, process in found if _tells_of_requests(process)]
+    seen: set[Labels] = set()
+    for target, process in sorted(found):
+        if _tells_of_requests(process):
+            continue
+        batch = tuple(pair for pair in target if pair[0] not in OF_ONE_BATCH)
+        host = next(
+            (
+                k
+                for k, (labels, _) in enumerate(hosts)
+                if all(labels.get(label, value) == value for label, value in target)
+            ),
+            None,
+        )
+        if host is None or batch in seen:
+            continue
+        seen.add(batch)
+        labels, of_host = hosts[host]
+        gauges = {
+            quantity: {
+                **of_host.by_quantity.get(quantity, {}),
+                **{
+                    (*batch, *own): _held_at(points, of_host.times_s)
+                    for own, points in process.by_quantity[quantity].items()
+                },
+            }
+            for quantity in GAUGES
+            if quantity in process.by_quantity
+        }
+        merged = _Process(of_host.times_s, {**of_host.by_quantity, **gauges})
+        hosts[host] = (labels, merged)
+    return [process for _, process in hosts]
+
+
+def _tells_of_requests(process: _Process) -> bool:
+    return any(process.by_quantity.get(name) for name in TELL_OF_REQUESTS)
+
+
+def _held_at(points: Points, times_s: Sequence[float]) -> Points:
+    """Return the value at each of *times_s*: the latest one, before the first the first."""
+    told_s = [time_s for time_s, _ in points]
+    return [(time_s, points[max(0, bisect_right(told_s, time_s) - 1)][1]) for time_s in times_s]
 
 
 class _Process(NamedTuple):
@@ -174,7 +224,7 @@ def _copy(one: _Process, other: _Process) -> bool:
 def _track(process: _Process) -> Track | None:
     """Return what *process* did, or None where it does not tell of requests."""
     times_s, by_quantity = process.times_s, process.by_quantity
-    if not times_s or not any(by_quantity.get(name) for name in ("ends", "answers", "firsts")):
+    if not times_s or not _tells_of_requests(process):
         return None
     grown: dict[str, list[float]] = {}
     broken: set[int] = set()

@@ -58,6 +58,7 @@ def test_a_case_of_the_test_data_may_be_fed_as_it_is() -> None:
     [
         ("{", "expected a JSON object"),
         ("[1, 2]", "expected a JSON object"),
+        ("[" * 100_000, "expected a JSON object"),
         (json.dumps({**GOOD, "rate": "fast"}), "rate: expected a finite number, found 'fast'"),
         (json.dumps({**GOOD, "rate": True}), "rate: expected a finite number, found True"),
         ('{"alpha": NaN}', "alpha: expected a finite number"),

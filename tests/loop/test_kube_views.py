@@ -42,6 +42,18 @@ def test_gauges_are_those_of_ready_pods_that_report() -> None:
     assert [each.waiting for each in view.pods] == [2, 0, 9]
 
 
+def test_what_runs_and_waits_in_pods_that_fail_their_probes_is_seen() -> None:
+    """Under load all of them may fail: a server that is full would seem idle. One that has only
+    begun runs nothing, and is no part of the mean.
+    """
+    one = server(pod("a"), pod("b", phase="starting"), pod("c", phase="starting"))
+    gauges = (Gauges(running=3, kv_usage=0.5), Gauges(running=60, waiting=200, kv_usage=0.9))
+    names_of_pods = [each.name for each in one.pods]
+    figures = Figures(pods=dict(zip(names_of_pods, (*gauges, Gauges()), strict=True)))
+    view = server_view(one, Sight(figures=figures))
+    assert (view.running, view.waiting, view.backlog, view.kv_usage) == (63, 200, 200, 0.7)
+
+
 def test_a_server_with_a_wrong_label_is_held_as_it_is() -> None:
     """A slip of the pen in a bound must neither be ignored nor guessed at."""
     view = server_view(server(annotations={names.REPLICAS_MIN: "two"}), Sight(load=LOAD))

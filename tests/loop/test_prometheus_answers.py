@@ -210,6 +210,8 @@ def test_what_prometheus_warns_of_is_passed_on() -> None:
         (answering(b"<html>", status=503), "HTTP 503: Service Unavailable"),
         (answering({}, status=401), "HTTP 401"),
         (answering(b"<html>"), "expected JSON, found '<html>'"),
+        (answering(b"[" * 200_000), "expected JSON, found '[[["),
+        (answering(b"[" * 200_000, status=400), "HTTP 400: Bad Request"),
         (answering([1]), "expected an object, found list"),
         (answering({"status": "success"}), "expected a matrix"),
     ],

@@ -418,6 +418,32 @@ def test_gauges_alone_do_not_tell_that_nothing_came() -> None:
     assert seen({"a": samples}, pod("a")).load is None
 
 
+@pytest.mark.parametrize("tensor_ranks", [1, 2])
+def test_gauges_under_further_labels_of_the_same_page_are_of_the_same_engine(
+    tensor_ranks: int,
+) -> None:
+    """SGLang's scheduler labels its gauges with its ranks, its counters have none."""
+    steadily = steady(rps=1.0)
+    gauges = ("running", "waiting", "kv_usage")
+    counters = [
+        Sample(one.t_s, {name: value for name, value in one.told.items() if name not in gauges})
+        for one in steadily
+    ]
+    page = {"instance": "10.0.0.1:30000"}
+    series = series_of(counters, labels=page)
+    for data_rank in range(2):
+        for tensor_rank in range(tensor_ranks):
+            ranks = {"dp_rank": str(data_rank), "tp_rank": str(tensor_rank), "pp_rank": "0"}
+            told = {"running": 7.0, "waiting": 3.0, "kv_usage": 0.4}
+            series += series_of(
+                [Sample(one.t_s, told) for one in steadily], labels={**page, **ranks}
+            )
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    (seen_there,) = found.pods.values()
+    assert (seen_there.running, seen_there.waiting, seen_there.kv_usage) == (14, 6, 0.4)
+
+
 # --- What comes, when ends tell less
 
 

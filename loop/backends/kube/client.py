@@ -339,7 +339,7 @@ class KubeClient:
         text = self._call(what, method, *args, **query)
         try:
             answer = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             raise ApiError(f"{what}: expected a JSON object, found {text[:60]!r}", status=0)
@@ -417,7 +417,7 @@ def _refused(what: str, error: ApiException) -> ApiError:
     text = body.decode("utf-8", errors="replace") if isinstance(body, bytes) else body or ""
     try:
         message = str(json.loads(text)["message"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         message = str(error.reason or "")
     status = int(error.status or 0)
     after = (error.headers or {}).get("Retry-After", "") if status in REPEATABLE else ""

@@ -48,7 +48,7 @@ def server_view(
     reporting = [
         figures.pods[pod.name]
         for pod in server.pods
-        if pod.phase == "ready" and pod.name in figures.pods
+        if pod.name in figures.pods and _serves(pod, figures.pods[pod.name])
     ]
     low, high = _bounds(one, sight)
     return ServerView(
@@ -81,6 +81,13 @@ def server_view(
         hold=PAUSED if one.paused else rival,
         pods=pods,
     )
+
+
+def _serves(pod: Pod, gauges: Gauges) -> bool:
+    """Tell whether what is in *pod* is the server's: under load pods fail their probes, and what
+    runs and waits in them is there still.
+    """
+    return pod.phase == "ready" or (pod.phase == "starting" and gauges.running + gauges.waiting > 0)
 
 
 def _bounds(one: Deployment, sight: Sight) -> tuple[int, int | None]:

@@ -371,7 +371,7 @@ def _complaint(reply: Fetched) -> str:
     try:
         told = json.loads(reply.body)
         text = f"{told['errorType']}: {told['error']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         text = reply.reason
     return f"HTTP {reply.status}: {' '.join(text.split())[:200]}"
 
@@ -379,7 +379,7 @@ def _complaint(reply: Fetched) -> str:
 def _parsed(reply: Fetched) -> Mapping[str, Any]:
     try:
         answer = json.loads(reply.body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise PrometheusError(f"expected JSON, found {reply.text[:80]!r}") from error
     if not isinstance(answer, Mapping):
         raise PrometheusError(f"expected an object, found {type(answer).__name__}")

@@ -68,7 +68,7 @@ def _place(token: str) -> tuple[int, tuple[str, str]]:
     try:
         version, namespace, name = json.loads(base64.urlsafe_b64decode(token))
         return int(version), (str(namespace), str(name))
-    except (ValueError, TypeError, binascii.Error):
+    except (ValueError, TypeError, RecursionError, binascii.Error):
         raise bad_request("continue key is not valid: it must come from the list before") from None
 
 
