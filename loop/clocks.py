@@ -5,7 +5,14 @@ at the start.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loop.ports import Clock
+
+STEP_TOLD_S = 2.0  # a clock that is kept right moves by less between two cycles
 
 
 class MonotonicClock:
@@ -28,3 +35,35 @@ def date_now() -> datetime:
 def wall_s() -> float:
     """Return the date [Unix time], by the clock that people set: it may jump."""
     return time.time()
+
+
+class WallEpoch:
+    """The date of second 0 of *clock*, by the clock that people set.
+
+    The two come apart when a machine sleeps or its clock is set. Dates that were counted from the
+    start would be wrong from then on, and so would the ages of all that others have dated.
+    """
+
+    def __init__(self, clock: Clock, *, wall_s: Callable[[], float] = wall_s) -> None:
+        self._clock = clock
+        self._wall_s = wall_s
+        self._date_s = wall_s() - clock.now_s()
+
+    @property
+    def date(self) -> datetime:
+        """Return the date of second 0 as of the latest comparison."""
+        return datetime.fromtimestamp(self._date_s, UTC)
+
+    def compare(self) -> str:
+        """Count from where the clock of the machine stands now; return what to tell if it has
+        moved.
+        """
+        date_s = self._wall_s() - self._clock.now_s()
+        step_s, self._date_s = date_s - self._date_s, date_s
+        if abs(step_s) < STEP_TOLD_S:
+            return ""
+        side = "ahead of" if step_s > 0 else "behind"
+        return (
+            f"the clock of this machine is {abs(step_s):.0f} s {side} where it should be: it was "
+            "set, or the machine slept; dates are counted from it anew"
+        )

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any
 
-    from loop.ports import Backend, Clock, Data, Policy
+    from loop.ports import Backend, Clock, Data, Epoch, Policy
     from loop.spec import SystemData
 
 # What `ts` counts from in a simulated world.
@@ -60,7 +60,11 @@ class _Memory:
 
 
 class Controller:
-    """Runs cycles over one backend with one policy. Make it with good data: SpecError otherwise."""
+    """Runs cycles over one backend with one policy. Make it with good data: SpecError otherwise.
+
+    *epoch*, if any, dates the records instead of that of the settings: it follows a clock that is
+    set.
+    """
 
     def __init__(
         self,
@@ -71,6 +75,7 @@ class Controller:
         clock: Clock,
         settings: ControllerSettings | None = None,
         pause: Pause | None = None,
+        epoch: Epoch | None = None,
     ) -> None:
         self._backend = backend
         self._policy = policy
@@ -78,6 +83,7 @@ class Controller:
         self._clock = clock
         self._settings = settings or ControllerSettings()
         self._pause = pause or Pause()
+        self._epoch = epoch
         self._memory = _Memory(estimates={}, policy_state=policy.start())
         self._cycles = 0
         reading = data.load()
@@ -96,7 +102,9 @@ class Controller:
         leave the controller as it was.
         """
         clock, start_s = self._clock, self._clock.now_s()
+        moved = self._epoch.compare() if self._epoch else ""
         record = self._blank(now_s, trigger=trigger, mode=mode)
+        record = warned(record, "observe", [moved] if moved else [])
         record, memory = self._see(record, self._memory)
         seen_s = clock.now_s()
         if not record.failed:
@@ -133,11 +141,11 @@ class Controller:
         return replace(record, error=line, failed_phase="program", traceback=trace)
 
     def _blank(self, now_s: float, *, trigger: Trigger, mode: Mode | None) -> CycleRecord:
-        own = self._settings.mode
+        own, epoch = self._settings.mode, self._epoch
         return CycleRecord(
             cycle=self._cycles + 1,
             now_s=now_s,
-            ts=timestamp(self._settings.epoch, now_s),
+            ts=timestamp(epoch.date if epoch else self._settings.epoch, now_s),
             trigger=trigger,
             mode="advise" if mode == "advise" else own,
             backend=self._backend.name,

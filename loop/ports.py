@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from loop.data import Data
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from loop.spec import SystemData
     from loop.types import Change, CycleRecord, Decision, Mode, Snapshot, Trigger
 
-__all__ = ["Asked", "Backend", "Clock", "Cycles", "Data", "Inbox", "Policy", "Request"]
+__all__ = ["Asked", "Backend", "Clock", "Cycles", "Data", "Epoch", "Inbox", "Policy", "Request"]
 
 Kind_co = TypeVar("Kind_co", bound="Asked", covariant=True)
 
@@ -42,6 +44,21 @@ class Clock(Protocol):
 
     def now_s(self) -> float:
         """Return seconds since an arbitrary start; never decreases."""
+        ...
+
+
+class Epoch(Protocol):
+    """The date of second 0 of a clock."""
+
+    @property
+    def date(self) -> datetime:
+        """Return it as of the latest comparison."""
+        ...
+
+    def compare(self) -> str:
+        """Compare the clock with that of the machine, once a cycle, and count from there; return a
+        line if they have come apart.
+        """
         ...
 
 

@@ -160,6 +160,7 @@ def _run(options: Namespace) -> int:
             clock=MonotonicClock(),
             settings=ControllerSettings(mode=options.mode, limits=limits, epoch=world.epoch),
             pause=world.pause,
+            epoch=world.wall,
         )
         controller = _led(alone, world.lease) if world.lease else alone
         metrics, inbox = ControllerMetrics(), ThreadInbox()

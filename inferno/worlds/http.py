@@ -34,7 +34,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     from loop.backends.http import HttpBackend
     from loop.backends.http_client import ServiceClient
     from loop.backends.http_optimizer import remote_policy
-    from loop.clocks import MonotonicClock, date_now
+    from loop.clocks import MonotonicClock, WallEpoch, date_now
     from loop.data import DataSource
     from loop.schema.reading import read_system
     from loop.services.auth import token_source
@@ -63,4 +63,5 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         notes=tuple(notes),
         clock=clock,
         epoch=date_now(),
+        wall=WallEpoch(clock),
     )

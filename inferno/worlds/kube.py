@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from loop.backends.kube.client import KubeClient
     from loop.backends.kube.lease import Lease
     from loop.backends.metrics.source import MetricsSource
-    from loop.clocks import MonotonicClock
+    from loop.clocks import MonotonicClock, WallEpoch
     from loop.pause import Pause
     from loop.settings import Settings
     from loop.signals.names import Names
@@ -261,13 +261,14 @@ class Choices:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveCluster:
-    """A cluster to steer: its backend, the clock of the run, the date of its second 0, the Lease,
-    if any, and the switch that stops it from acting.
+    """A cluster to steer: its backend, the clock of the run, the date of its second 0 and what that
+    becomes, the Lease, if any, and the switch that stops it from acting.
     """
 
     backend: KubeBackend
     clock: MonotonicClock
     epoch: datetime
+    wall: WallEpoch
     lease: Lease | None
     pause: Pause
 
@@ -319,6 +320,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         epoch=live.epoch,
         lease=live.lease,
         pause=live.pause,
+        wall=live.wall,
     )
 
 
@@ -346,11 +348,12 @@ def open_cluster(
     from inferno.worlds.world import check_speed
     from loop.backends.kube.backend import KubeBackend, KubeSettings
     from loop.backends.kube.client import KubeClient, connect
-    from loop.clocks import MonotonicClock, date_now
+    from loop.clocks import MonotonicClock, WallEpoch, date_now
     from loop.pause import Pause
 
     check_speed(choices.speed)
     clock, epoch, pause = MonotonicClock(), date_now(), Pause()
+    wall = WallEpoch(clock)
     client = KubeClient(partial(connect, settings.kubeconfig), clock=clock)
     lease = _lease(choices.lease, client, clock=clock, epoch=epoch) if choices.lease else None
     backend = KubeBackend(
@@ -358,6 +361,7 @@ def open_cluster(
         make_source(settings, choices, client, stack=stack),
         clock=clock,
         epoch=epoch,
+        wall=wall,
         settings=KubeSettings(
             namespaces=settings.namespaces,
             from_nodes=choices.from_nodes,
@@ -376,7 +380,9 @@ def open_cluster(
     if lease:
         lease.start()
         stack.callback(lease.stop)
-    return LiveCluster(backend=backend, clock=clock, epoch=epoch, lease=lease, pause=pause)
+    return LiveCluster(
+        backend=backend, clock=clock, epoch=epoch, wall=wall, lease=lease, pause=pause
+    )
 
 
 def make_source(

@@ -15,7 +15,7 @@ from loop.pause import Pause
 if TYPE_CHECKING:
     from loop.backends.kube.lease import Lease
     from loop.data import DataSource
-    from loop.ports import Backend, Clock, Policy
+    from loop.ports import Backend, Clock, Epoch, Policy
     from loop.settings import Settings
 
 
@@ -25,7 +25,8 @@ class World:
 
     clock has the world's seconds, epoch is the date of its second 0. advance brings a simulated
     world to a time; the time of others passes by itself. With a lease the controller acts only
-    while it holds that, and never while people pause it. notes are what the data leave open, a
+    while it holds that, and never while people pause it. wall follows the clock of the machine if
+    dates are real ones. notes are what the data leave open, a
     line each.
     """
 
@@ -39,6 +40,7 @@ class World:
     advance: Callable[[float], None] | None = None
     lease: Lease | None = None
     pause: Pause = field(default_factory=Pause)
+    wall: Epoch | None = None
 
 
 def data_directory(settings: Settings) -> Path:

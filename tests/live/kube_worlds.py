@@ -18,7 +18,7 @@ from loop.backends.kube.backend import KubeBackend, KubeSettings
 from loop.backends.kube.client import KubeClient, Timeouts
 from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
-from loop.ports import Clock
+from loop.ports import Clock, Epoch
 from loop.testing.fakes import system
 from loop.types import Change, Why, one_pool
 from tests.live.twin_served import DEADLINE_S, ServedTwin, serving_twin
@@ -155,6 +155,7 @@ def kube_world(
     clock: Clock | None = None,
     epoch: datetime | None = None,
     may_act: Callable[[], bool] = lambda: True,
+    wall: Epoch | None = None,
     start_up_s: float = 0.0,
     speed: float = 1.0,
     namespaces: Sequence[str] = ("infer",),
@@ -173,6 +174,7 @@ def kube_world(
             epoch=epoch,
             settings=settings or KubeSettings(namespaces=tuple(namespaces[:1])),
             may_act=may_act,
+            wall=wall,
         )
         stack.callback(backend.close)
         api = stack.enter_context(twin.api())

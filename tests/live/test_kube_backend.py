@@ -13,6 +13,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.backend import KubeSettings
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.rivals import AUTOSCALERS_S
+from loop.clocks import MonotonicClock, WallEpoch, date_now
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError
@@ -512,3 +513,19 @@ def test_the_manifest_grants_what_the_backend_asks_for_and_no_more() -> None:
         for verb in rule["verbs"]
     }
     assert asked == granted
+
+
+def test_pods_have_their_age_after_the_clock_of_the_machine_was_set() -> None:
+    """The API server dates them: counted from the start of the loop they would be an hour old, or
+    yet to come.
+    """
+    clock, wall = MonotonicClock(), ManualClock()
+    wall.time_s = date_now().timestamp() - 3600.0
+    epoch = WallEpoch(clock, wall_s=wall.now_s)
+    with kube_world(manifest(), clock=clock, wall=epoch) as world:
+        world.settled()
+        wall.time_s = date_now().timestamp()
+        seen = world.backend.observe()
+        assert any("ahead of where it should be" in line for line in seen.warnings)
+        age_s = world.clock.now_s() - seen.servers["s1"].pods[0].since_s
+        assert -1.0 <= age_s < 60.0

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from datetime import timedelta
 
 import pytest
 
 from loop.actuator import Limits
 from loop.collector import CollectorSettings
-from loop.controller import Controller, ControllerSettings
+from loop.controller import SIMULATED_EPOCH, Controller, ControllerSettings
 from loop.data import DataReading, FixedData
 from loop.errors import SpecError
 from loop.pause import Pause
@@ -307,3 +308,31 @@ def test_a_server_that_the_world_holds_is_left_alone_by_every_policy() -> None:
     assert record.decision.targets["s1"].held
     assert record.decision.targets["s1"].why == hold
     assert "s1: nothing is asked for it: annotation x" in record.warnings
+
+
+class MovedEpoch:
+    """An epoch that has moved by an hour, and says so once."""
+
+    def __init__(self) -> None:
+        self.date = SIMULATED_EPOCH
+        self._told = False
+
+    def compare(self) -> str:
+        """Move, the first time."""
+        line = "" if self._told else "the clock has moved"
+        self._told, self.date = True, SIMULATED_EPOCH + timedelta(hours=1)
+        return line
+
+
+def test_records_are_dated_by_a_clock_that_was_set() -> None:
+    """Their dates would else be wrong for ever after a suspend."""
+    loop = Controller(
+        backend=FakeBackend([server_view()]),
+        policy=Counting(),
+        data=FixedData(system()),
+        clock=ManualClock(),
+        epoch=MovedEpoch(),
+    )
+    first, second = loop.cycle(60.0), loop.cycle(120.0)
+    assert (first.ts, first.warnings) == ("2026-01-01T01:01:00.000Z", ("the clock has moved",))
+    assert (second.ts, second.warnings) == ("2026-01-01T01:02:00.000Z", ())

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
     from multiprocessing.pool import MapResult
 
     from loop.backends.metrics.source import Measurement, MetricsSource
-    from loop.ports import Clock
+    from loop.ports import Clock, Epoch
 
 Json = dict[str, Any]
 
@@ -114,8 +114,9 @@ class Place:
 class KubeBackend:
     """Managed Deployments of one cluster.
 
-    *epoch* is the date of second 0 of *clock*. *may_act* is asked before every write: a controller
-    that no longer leads must not. Not for several threads at once; its own requests run on a few.
+    *epoch* is the date of second 0 of *clock*; *wall*, if any, says each time what it has become.
+    *may_act* is asked before every write: a controller that no longer leads must not. Not for
+    several threads at once; its own requests run on a few.
     """
 
     name = "kube"
@@ -129,11 +130,13 @@ class KubeBackend:
         epoch: datetime,
         settings: KubeSettings | None = None,
         may_act: Callable[[], bool] = lambda: True,
+        wall: Epoch | None = None,
     ) -> None:
         self._client = client
         self._source = source
         self._clock = clock
         self._epoch = epoch
+        self._wall = wall
         self._settings = settings or KubeSettings()
         self._may_act = may_act
         # Its threads do not keep a program from ending while a request of theirs hangs.
@@ -170,6 +173,9 @@ class KubeBackend:
         of metrics.
         """
         now_s = self._clock.now_s()
+        if self._wall is not None:
+            self._told += filter(None, [self._wall.compare()])
+            self._epoch = self._wall.date
         self._paused = self._read_pause()
         try:
             servers, capacity = self._look()
