@@ -4,9 +4,9 @@ Knows no SimPy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import count, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from emulator.trace import Replay, held, scaled_tokens
 from emulator.walk import NEGLIGIBLE, OfferedLoad, Walk, check_interval, step
 from twin.arrivals import ArrivalStream, ReplayStream, token_counts
 from twin.request import Request
+from twin.traces.trace import Trace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -76,22 +77,35 @@ class LoadInterval:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch:
-    """The requests of one interval, in order of arrival."""
+    """The requests of one interval, in order of arrival.
+
+    blocks are the names of each one's prompt blocks, of block_tokens tokens, if a trace tells them.
+    """
 
     interval: LoadInterval
     times_s: NDArray[np.float64]
     in_tokens: NDArray[np.int64]
     out_tokens: NDArray[np.int64]
+    blocks: Sequence[Sequence[int]] = ()
+    block_tokens: int = 0
 
     def requests(self, server: str) -> list[Request]:
         """Return the requests themselves, addressed to *server*."""
         return [
-            Request(server=server, arrival_s=time_s, prompt_tokens=prompt, output_tokens=output)
-            for time_s, prompt, output in zip(
+            Request(
+                server=server,
+                arrival_s=time_s,
+                prompt_tokens=prompt,
+                output_tokens=output,
+                blocks=blocks,
+                block_tokens=self.block_tokens,
+            )
+            for time_s, prompt, output, blocks in zip(
                 self.times_s.tolist(),
                 self.in_tokens.tolist(),
                 self.out_tokens.tolist(),
-                strict=True,
+                self.blocks or repeat(()),
+                strict=False,
             )
         ]
 
@@ -186,6 +200,27 @@ def _replayed_batch(
     out_tokens = scaled_tokens(
         trace.output_tokens[chosen], plan.out_tokens / trace.out_tokens, rng=rng_tokens
     )
+    blocks, block_tokens = _blocks(trace, chosen, plan.in_tokens / trace.in_tokens)
     holds = held(times_s, interval.t1_s - interval.t0_s, (in_tokens, out_tokens), plan)
     interval = replace(interval, offered_load=holds)
-    return Batch(interval=interval, times_s=times_s, in_tokens=in_tokens, out_tokens=out_tokens)
+    return Batch(
+        interval=interval,
+        times_s=times_s,
+        in_tokens=in_tokens,
+        out_tokens=out_tokens,
+        blocks=blocks,
+        block_tokens=block_tokens,
+    )
+
+
+def _blocks(
+    trace: Trace, chosen: NDArray[np.int64], scale: float
+) -> tuple[list[tuple[int, ...]], int]:
+    """Return the prompt blocks of the requests *chosen*, and the tokens of a block: a prompt that
+    is scaled has as many blocks, of another length.
+    """
+    if trace.blocks is None or trace.starts is None:
+        return [], 0
+    blocks, starts = trace.blocks.tolist(), trace.starts.tolist()
+    found = [tuple(blocks[starts[i] : starts[i + 1]]) for i in chosen.tolist()]
+    return found, max(round(trace.block_tokens * scale), 1)

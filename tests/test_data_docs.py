@@ -22,6 +22,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "blockSize": 32,
         "maxNumBatchedTokens": 2048,
         "admission": "full_prompt",
+        "prefixShare": 0.5,
         "engine": "twin.engine.replica:Replica",
         "kvCache": "twin.engine.kv_cache:counted",
         "startUp": {"meanS": 90, "cv": 0.1},
@@ -30,6 +31,7 @@ OTHER: dict[str, dict[str, Any]] = {
     "servers": {
         "queueMax": 9,
         "router": "random",
+        "prefixShare": 0.5,
         "tokenDistribution": "gamma",
         "tokenCv": 0.7,
         "arrivalCv": 2,
@@ -51,6 +53,7 @@ WORDS = {
     "no bound": "None",
     "no bound (live: 2,000)": "None",
     "never": "None",
+    "that of the engine": "None",
     "60, 0": "Delay(mean_s=60.0, cv=0.0)",
     "0, 0": "Delay(mean_s=0.0, cv=0.0)",
     "that of `model-data.json`": str(LatencyModel(alpha_ms=6.5, beta_ms=0.02, gamma_ms=5e-05)),

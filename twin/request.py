@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
 from math import nan
 from struct import Struct
@@ -54,6 +55,10 @@ class Request:
     context_offset belong to the replica: its place in the admission order, and context less the
     replica's iteration counter, which stays constant while it decodes.
 
+    blocks name the blocks of the prompt, block_tokens tokens each, if the source knows them: each
+    name stands for all that comes before it, too (twin.engine.prefix_cache). cached_tokens is what
+    the present replica found computed when it last began the request.
+
     What else a source knows of a request is one more argument here, and one more column of the log
     below if it is to be recorded; no hand between them names the fields.
     """
@@ -61,6 +66,9 @@ class Request:
     __slots__ = (
         "admitted",
         "arrival_s",
+        "block_tokens",
+        "blocks",
+        "cached_tokens",
         "context",
         "context_offset",
         "first_token_s",
@@ -83,6 +91,8 @@ class Request:
         output_tokens: int,
         arrival_s: float,
         server: str = "",
+        blocks: Sequence[int] = (),
+        block_tokens: int = 512,
         id: int = -1,  # the word of the records
     ) -> None:
         assert prompt_tokens >= 1, f"request {id}: prompt_tokens must be >= 1, got {prompt_tokens}"
@@ -94,8 +104,11 @@ class Request:
         self.output_tokens = output_tokens
         self.arrival_s = arrival_s
         self.submitted_s = arrival_s
+        self.blocks = blocks
+        self.block_tokens = block_tokens
         self.generated = 0
         self.context = 0
+        self.cached_tokens = 0
         self.context_offset = 0
         self.ticket = 0
         self.admitted = False
@@ -113,6 +126,7 @@ class Request:
         """
         self.generated = 0
         self.context = 0
+        self.cached_tokens = 0
         self.admitted = False
         self.first_token_s = nan
         self.last_token_s = nan

@@ -108,7 +108,8 @@ class EngineSpec:
     accelerator's type. overhead_ms is what a request spends outside the engine: in the HTTP server,
     the tokenizer and the client. A client waits for it, the engine does not. scheduling "async"
     plans an iteration while the one before it runs, as vLLM does since 0.15: what arrives during
-    one iteration is in the next but one.
+    one iteration is in the next but one. prefix_share is the part of each prompt that its prefix
+    cache holds already, of requests that do not name the blocks of their prompts.
     """
 
     model: str
@@ -119,6 +120,7 @@ class EngineSpec:
     scheduling: Scheduling = "sync"
     kv_tokens: int | None = None
     block_size: int = 16
+    prefix_share: float = 0.0
     max_num_batched_tokens: int = 8192
     admission: AdmissionRule = "chunk"
     engine: Named = "plain"
@@ -146,8 +148,9 @@ class Server:
 
     pool is what it has at t = 0, accelerator empty if that is nothing. queue_max bounds the waiting
     queue of one replica (None: unbounded). router spreads the requests, see twin.serving.routers.
-    crash_rate_per_h is per ready pod. token_cv is the coefficient of variation of the input and of
-    the output tokens of a request.
+    prefix_share is the part of each prompt that the prefix cache holds already (None: that of the
+    engine). crash_rate_per_h is per ready pod. token_cv is the coefficient of variation of the
+    input and of the output tokens of a request.
     """
 
     name: str
@@ -156,6 +159,7 @@ class Server:
     pool: Pool = field(default_factory=lambda: Pool(accelerator="", replicas=0, max_batch=1))
     queue_max: int | None = None
     router: Named = "least_outstanding"
+    prefix_share: float | None = None
     token_distribution: TokenDistribution = "lognormal"
     token_cv: float = 0.5
     arrival_cv: float = 1.0

@@ -152,6 +152,7 @@ def _engine(row: Entry, engine: EngineSpec) -> EngineSpec:
         ),
         engine=_named(row, "engine", kind="engine", known=ENGINES, default=engine.engine),
         kv_cache=_named(row, "kvCache", kind="kv_cache", known=KV_CACHES, default=engine.kv_cache),
+        prefix_share=row.number("prefixShare", at_least=0, at_most=1, default=engine.prefix_share),
         admission=row.choice("admission", ("chunk", "full_prompt"), default=engine.admission),
         start_up=_delay(row, "startUp", engine.start_up),
     )
@@ -177,6 +178,9 @@ def _server(row: Entry, server: Server) -> Server:
         server,
         queue_max=row.whole("queueMax", at_least=1) if row.has("queueMax") else server.queue_max,
         router=_named(row, "router", kind="router", known=ROUTERS, default=server.router),
+        prefix_share=row.number("prefixShare", at_least=0, at_most=1)
+        if row.has("prefixShare")
+        else server.prefix_share,
         token_distribution=row.choice(
             "tokenDistribution", ("fixed", "lognormal", "gamma"), default=server.token_distribution
         ),

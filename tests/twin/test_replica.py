@@ -415,3 +415,70 @@ def test_a_change_of_max_batch_can_be_seen() -> None:
     assert rig.replica.max_batch == 6
     with pytest.raises(AssertionError, match="max_batch must be >= 1, got 0"):
         rig.replica.set_max_batch(0, 2.0)
+
+
+def _turn(number: int, *, blocks: tuple[int, ...], prompt: int, arrival_s: float) -> Request:
+    return Request(
+        id=number,
+        prompt_tokens=prompt,
+        output_tokens=2,
+        arrival_s=arrival_s,
+        blocks=blocks,
+        block_tokens=100,
+    )
+
+
+def test_a_cached_prefix_is_context_that_nobody_computes() -> None:
+    """The second turn of a conversation prefills its new part only, in whole blocks, and reads
+    all.
+    """
+    per_token = LatencyModel(alpha_ms=0.0, beta_ms=1.0, gamma_ms=0.01)
+    rig = Rig(latency_model=per_token, block_size=16)
+    first = _turn(1, blocks=(1, 2), prompt=200, arrival_s=0.0)
+    second = _turn(2, blocks=(1, 2, 3), prompt=300, arrival_s=10.0)
+    same = _turn(3, blocks=(1, 2, 3), prompt=300, arrival_s=20.0)
+    for request in (first, second, same):
+        rig.replica.submit(request, request.arrival_s)
+        rig.run()
+    assert [each.cached_tokens for each in (first, second, same)] == [0, 192, 288]
+    ttft_s = [each.first_token_s - each.arrival_s for each in (first, second, same)]
+    assert ttft_s == pytest.approx([0.2 + 0.002, 0.108 + 0.003, 0.012 + 0.003])
+    reading = rig.replica.read(30.0)
+    assert (reading.prefix_queries, reading.prefix_hits) == (800, 480)
+    assert reading.prompt_tokens == 800
+
+
+def test_at_least_one_token_of_a_prompt_is_computed() -> None:
+    """Something has to give the first token, also where all of the prompt is cached."""
+    rig = Rig(block_size=16, prefix_share=1.0)
+    whole, short = rig.submit(1, 0.0, prompt=32, output=1), rig.submit(2, 0.0, prompt=1, output=1)
+    rig.run()
+    assert (whole.cached_tokens, short.cached_tokens) == (16, 0)
+
+
+def test_blocks_that_two_requests_use_are_held_once() -> None:
+    """Ten users of one long system prompt need its memory once."""
+    rig = Rig(block_size=10, kv_tokens=1200)
+    for number in range(8):
+        request = _turn(number, blocks=tuple(range(10)), prompt=1009, arrival_s=0.0)
+        request.output_tokens = 5
+        assert rig.replica.submit(request, 0.0) is None
+    rig.replica.advance(2.0, inclusive=True)
+    reading = rig.replica.read(2.0)
+    assert (reading.running, reading.waiting, reading.preemptions) == (8, 0, 0)
+    # 100 blocks of the common part, and two of each: nine tokens and what is generated.
+    assert reading.kv_usage == pytest.approx((100 + 8 * 2) / 120)
+
+
+def test_what_nobody_uses_goes_when_the_memory_is_needed_the_oldest_first() -> None:
+    """A cache costs nothing: memory that is needed is there."""
+    rig = Rig(block_size=10, kv_tokens=250)
+    for t, blocks in ((0.0, (1,)), (10.0, (2,)), (20.0, (3,))):
+        request = _turn(int(t), blocks=blocks, prompt=100, arrival_s=t)
+        assert rig.replica.submit(request, t) is None
+        rig.run()
+    found = [
+        rig.replica.cached_tokens(_turn(9, blocks=(name,), prompt=101, arrival_s=30.0))
+        for name in (1, 2, 3)
+    ]
+    assert found == [0, 100, 100]

@@ -10,7 +10,13 @@ import pytest
 
 from twin.spec import LatencyModel
 from twin.testing.naive_replica import ARRIVAL, SCRAPE
-from twin.testing.replica_scripts import Script, differences, make_script, play_replica
+from twin.testing.replica_scripts import (
+    Script,
+    differences,
+    make_script,
+    play_replica,
+    with_prefixes,
+)
 
 
 @pytest.mark.parametrize("seed", range(120))
@@ -50,6 +56,26 @@ def test_plans_made_ahead_are_those_of_the_naive_replica(seed: int, grid: Any) -
     script = make_script(seed, grid)
     ahead = replace(script, replica={**script.replica, "scheduling": "async"})
     assert differences(ahead, rel=1e-9 if grid == "none" else 0.0) == []
+
+
+@pytest.mark.parametrize("grid", ["none", "integer", "dyadic"])
+@pytest.mark.parametrize("seed", range(120))
+def test_shared_prefixes_are_held_and_evicted_as_in_the_naive_replica(seed: int, grid: Any) -> None:
+    """The fast one never moves a block: what it says of sharing and eviction must be what counting
+    them says. What one preemption among many evicts first may differ.
+    """
+    script = with_prefixes(make_script(seed, grid), seed)
+    if play_replica(script).readings[-1].preemptions:
+        pytest.skip("preempted")
+    assert differences(script, rel=1e-9 if grid == "none" else 0.0) == []
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_a_share_of_each_prompt_is_cached_as_in_the_naive_replica(seed: int) -> None:
+    """It is context without being computed, and held by each request."""
+    script = make_script(seed, "dyadic")
+    cached = replace(script, replica={**script.replica, "prefix_share": 0.7})
+    assert differences(cached, rel=0.0) == []
 
 
 @pytest.mark.parametrize("seed", range(20))

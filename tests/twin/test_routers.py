@@ -10,6 +10,7 @@ import pytest
 from twin.engine.replica import Replica
 from twin.request import Request
 from twin.serving.routers import LeastOutstanding, RandomChoice, RoundRobin, make_router
+from twin.serving.routers.prefix_aware import MORE
 from twin.spec import LatencyModel
 
 MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.0, gamma_ms=0.0)
@@ -141,7 +142,7 @@ def test_a_single_replica_gets_everything() -> None:
     assert [_send(router, 0.0) for n in range(2, 4)] == [b, b]
 
 
-@pytest.mark.parametrize("name", ["round_robin", "random", "least_outstanding"])
+@pytest.mark.parametrize("name", ["round_robin", "random", "least_outstanding", "prefix_aware"])
 def test_a_replica_that_left_gets_nothing(name: str) -> None:
     """It is about to drain: a request sent to it would be rejected."""
     replicas = _replicas(4)
@@ -151,3 +152,38 @@ def test_a_replica_that_left_gets_nothing(name: str) -> None:
     router.remove(replicas[1])
     assert all(_choose(router) is not replicas[1] for _ in range(100))
     assert len({id(_choose(router)) for _ in range(100)}) == 3
+
+
+def _prompt(*blocks: int) -> Request:
+    return Request(
+        prompt_tokens=64 * len(blocks) + 1,
+        output_tokens=50,
+        arrival_s=0.0,
+        blocks=blocks,
+        block_tokens=64,
+    )
+
+
+def test_prefix_aware_sends_a_prompt_where_its_beginning_is_cached() -> None:
+    """Its prefill is the shorter, and the memory of the others is left to others."""
+    front = Front("prefix_aware", _replicas(3))
+    first = _prompt(1, 2, 3)
+    home = front.router.route(first, front.replicas, 0.0)
+    assert home.submit(first, 0.0) is None
+    for i in range(6):
+        again = _prompt(1, 2, 10 + i)
+        assert front.router.route(again, front.replicas, 1.0) is home
+        assert home.cached_tokens(again) == 128
+    another = _prompt(7, 8)
+    assert front.router.route(another, front.replicas, 1.0) is not home
+
+
+def test_prefix_aware_spares_a_replica_that_is_overloaded() -> None:
+    """A popular beginning must not queue up on one replica while others idle."""
+    front = Front("prefix_aware", _replicas(2))
+    home = front.router.route(_prompt(1, 2), front.replicas, 0.0)
+    for _ in range(MORE + 1):
+        home.submit(_prompt(1, 2), 0.0)
+    home.advance(0.0, inclusive=True)
+    assert home.cached_tokens(_prompt(1, 2)) > 0
+    assert front.router.route(_prompt(1, 2), front.replicas, 0.0) is not home

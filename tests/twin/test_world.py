@@ -175,8 +175,8 @@ WRONG = {
     ),
     "unknown router": (
         {"servers": [{"name": "a", "router": "fastest"}]},
-        "servers[0] 'a': router: expected one of round_robin, random, least_outstanding, found "
-        "'fastest'",
+        "servers[0] 'a': router: expected one of round_robin, random, least_outstanding, "
+        "prefix_aware, found 'fastest'",
     ),
     "router that cannot be loaded": (
         {"servers": [{"name": "a", "router": "no.such:Router"}]},

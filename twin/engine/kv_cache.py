@@ -58,13 +58,19 @@ class KvCache(Protocol):
 
     def used(self, g: int, n: int, context_sum: int) -> int:
         """Return the blocks that the *n* decodes hold when their contexts at counter *g* sum to
-        *context_sum*.
+        *context_sum*, less those that are shared.
         """
         ...
 
     def iterations_left(self, g: int, n: int, context_sum: int) -> int:
         """Return for how many iterations the free blocks last n >= 1 decodes; 0 when the next one
         cannot run.
+        """
+        ...
+
+    def share(self, blocks: int) -> None:
+        """Learn that so many *blocks* more are counted twice: two requests hold them, there is one
+        copy. Below zero, that they are no longer.
         """
         ...
 
@@ -82,7 +88,7 @@ class BlockTable:
     decode starts or leaves replace a count of blocks per iteration.
     """
 
-    __slots__ = ("_counts", "_residue_sum", "block_size", "blocks", "tokens")
+    __slots__ = ("_counts", "_residue_sum", "_shared", "block_size", "blocks", "tokens")
 
     def __init__(self, *, blocks: int, block_size: int) -> None:
         assert blocks >= 1, f"a replica needs at least one KV block, got {blocks}"
@@ -91,6 +97,7 @@ class BlockTable:
         self.tokens = blocks * block_size
         self._counts = [0] * block_size
         self._residue_sum = 0
+        self._shared = 0
 
     def join(self, offset: int) -> None:
         residue = -offset % self.block_size
@@ -105,6 +112,7 @@ class BlockTable:
     def clear(self) -> None:
         self._counts = [0] * self.block_size
         self._residue_sum = 0
+        self._shared = 0
 
     def demand(self, g: int) -> int:
         return self._counts[g % self.block_size]
@@ -114,7 +122,8 @@ class BlockTable:
         # that is whole blocks. Over all decodes that is S + W - x·n, with W the sum of residues,
         # and one more block for each residue below x, where the mod adds s. The division is exact.
         x = g % self.block_size
-        return (context_sum + self._residue_sum - x * n) // self.block_size + sum(self._counts[:x])
+        whole = (context_sum + self._residue_sum - x * n) // self.block_size
+        return whole + sum(self._counts[:x]) - self._shared
 
     def iterations_left(self, g: int, n: int, context_sum: int) -> int:
         size, counts = self.block_size, self._counts
@@ -127,6 +136,9 @@ class BlockTable:
             k += 1
             x = x + 1 if x + 1 < size else 0
         return k
+
+    def share(self, blocks: int) -> None:
+        self._shared += blocks
 
     def usage(self, held: int) -> float:
         return held / self.blocks
@@ -162,6 +174,9 @@ class UnlimitedCache:
 
     def iterations_left(self, g: int, n: int, context_sum: int) -> int:  # noqa: ARG002, as above
         return maxsize
+
+    def share(self, blocks: int) -> None:
+        """Need not count."""
 
     def usage(self, held: int) -> float:  # noqa: ARG002, nothing is a share of no bound
         return 0.0

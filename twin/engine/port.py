@@ -51,6 +51,12 @@ class Engine(Protocol):
         """
         ...
 
+    def cached_tokens(self, request: Request) -> int:
+        """Return how many tokens of the prompt of *request* need not be computed, as of the last
+        advance; changes nothing.
+        """
+        ...
+
     def set_max_batch(self, max_batch: int, now_s: float) -> None:
         """Let the next scheduling decision use *max_batch*; lowering it preempts nobody."""
         ...

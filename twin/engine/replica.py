@@ -14,6 +14,7 @@ from math import inf, nextafter
 
 from twin.engine.kv_cache import KvCacheFactory, make_kv_cache
 from twin.engine.latency import CHORD_MAX, boundaries_before, duration_s, iteration_ms, segment_s
+from twin.engine.prefix_cache import PrefixCache
 from twin.engine.telemetry import ReplicaReading, ReplicaTelemetry
 from twin.request import Request
 from twin.spec import AdmissionRule, EngineSpec, LatencyModel, Scheduling
@@ -61,6 +62,8 @@ class Replica:
         "_overhead_s",
         "_partial",
         "_prefills",
+        "_prefix_share",
+        "_prefixes",
         "_queue_max",
         "_running",
         "_seen_s",
@@ -85,6 +88,7 @@ class Replica:
         kv_tokens: int | None = None,
         block_size: int = 16,
         kv_cache: str | KvCacheFactory = "counted",
+        prefix_share: float = 0.0,
         queue_max: int | None = None,
         admission: AdmissionRule = "chunk",
         on_finish: Callable[[Request, float], None] = _tell_nobody,
@@ -116,6 +120,8 @@ class Replica:
         # Copies of what never changes: one look-up less in every event.
         self._kv_tokens = self._kv.tokens
         self._block_size = self._kv.block_size
+        self._prefix_share = prefix_share
+        self._prefixes = PrefixCache(self._kv, block_size=block_size, share=prefix_share)
         self._queue_max = inf if queue_max is None else queue_max
         self._full_prompt = admission == "full_prompt"
         self._on_finish = on_finish
@@ -145,6 +151,7 @@ class Replica:
             kv_tokens=spec.kv_tokens,
             block_size=spec.block_size,
             kv_cache=spec.kv_cache,
+            prefix_share=spec.prefix_share,
             queue_max=queue_max,
             admission=spec.admission,
             on_finish=on_finish,
@@ -174,6 +181,7 @@ class Replica:
         self.outstanding = 0
         self.next_boundary_s = inf
         self._kv.clear()
+        self._prefixes.clear()
 
     @property
     def running(self) -> int:
@@ -252,6 +260,10 @@ class Replica:
         return self.telemetry.reading(
             running=len(self._running), waiting=len(self._waiting), kv_usage=usage, segment=segment
         )
+
+    def cached_tokens(self, request: Request) -> int:
+        """Return how many tokens of *request* the prefix cache holds, as of the last advance."""
+        return self._prefixes.cached_tokens(request)
 
     def set_max_batch(self, max_batch: int, now_s: float) -> None:
         """Let the next scheduling decision use *max_batch*; lowering it preempts nobody."""
@@ -354,6 +366,9 @@ class Replica:
         n = self._decodes
         if n:
             self._context_sum += n * k
+            if self._prefixes.idle_blocks and not self._prefills:
+                # Nothing is free as little as at the end of a segment: what grew took it.
+                self._prefixes.trim(self._kv.blocks - self._kv.used(g, n, self._context_sum))
             self.telemetry.decoded(
                 n, k, c0_s=self._c0_s, c1_s=self._c1_s, duration_s=self._duration_s
             )
@@ -405,6 +420,8 @@ class Replica:
         request.generated = request.output_tokens
         request.last_token_s = seen_s = t + self._overhead_s
         self.outstanding -= 1
+        if request.blocks:
+            self._prefixes.release(request.ticket)
         self.telemetry.finished(seen_s - request.submitted_s)
         self._on_finish(request, t)
 
@@ -458,6 +475,22 @@ class Replica:
         self._duration_s = duration = k * c0 + c1 * (k * (k - 1) // 2)
         self.next_boundary_s = t + duration
 
+    def _admit(self, request: Request, t: float, cached: int) -> None:
+        """Take *request* into the batch, with so many tokens of it *cached*."""
+        if not request.admitted:
+            request.admitted = True
+            self.telemetry.admitted(t - request.submitted_s)
+            if request.blocks or self._prefix_share:
+                self.telemetry.prefix_queries += request.prompt_tokens
+                self.telemetry.prefix_hits += cached
+        ticket = request.ticket = self._next_ticket
+        self._next_ticket = ticket + 1
+        self._running[ticket] = request
+        # What is cached is context at once: held, and read by every iteration.
+        request.context = request.cached_tokens = cached
+        if request.blocks:
+            self._prefixes.use(request, cached)
+
     def _begin_iteration(self, t: float, computed: int, read: int) -> None:
         """Begin one iteration that computes and reads so many tokens."""
         self._length = 1
@@ -503,6 +536,37 @@ class Replica:
             if free < taken * size:
                 self._preempt_for_prefill(t, taken)
                 return True
+        prefixes = self._prefixes
+        if prefixes.idle_blocks:
+            # What runs goes on first, and evicts what nobody uses.
+            if not exact:
+                free, exact = self._free_after_decodes(), True
+            prefixes.trim(free // size - taken)
+        if partial is not None and partial.blocks:
+            prefixes.add(partial, after)
+        admitted, admitted_tokens = self._admit_waiting(
+            t, free, exact=exact, taken=taken, left=left
+        )
+        prefills += admitted
+        if not prefills:
+            return False
+        self._prefills = prefills
+        for _, chunk in admitted:
+            computed += chunk
+        self._begin_iteration(t, computed, read + admitted_tokens)
+        return True
+
+    def _admit_waiting(
+        self, t: float, free: float, *, exact: bool, taken: int, left: int
+    ) -> tuple[list[tuple[Request, int]], int]:
+        """Admit from the queue as long as places, blocks and tokens last: so many tokens are in
+        *free* blocks (*exact*, or at least), of which *taken* blocks are spoken for; *left* tokens
+        may be computed. Return who computes how many, and the sum of their contexts afterwards.
+        """
+        size, prefixes = self._block_size, self._prefixes
+        prefills: list[tuple[Request, int]] = []
+        read = 0
+        gained = 0  # blocks that this iteration shares, which an exact count includes
         running, waiting, max_batch = self._running, self._waiting, self._max_batch
         # First come, first served: a head that does not fit holds up those behind it.
         while waiting and left > 0 and len(running) < max_batch:
@@ -510,30 +574,30 @@ class Replica:
             if request.submitted_s > self._seen_s:
                 break
             need = request.prompt_tokens + request.generated
-            chunk = need if need < left else left
-            asked = -(-(need if self._full_prompt else chunk) // size)
+            cached = shared = 0
+            if request.blocks or self._prefix_share:
+                cached = prefixes.cached_tokens(request)
+                shared = prefixes.shared_blocks(request, cached)
+            chunk = need - cached if need - cached < left else left
+            after = cached + chunk
+            asked = -(-(need if self._full_prompt else after) // size) - shared
             if (asked + taken) * size > free:
                 if not exact:
-                    free, exact = self._free_after_decodes(), True
+                    free, exact = self._free_after_decodes() - gained * size, True
                 if (asked + taken) * size > free:
                     break
             waiting.popleft()
-            if not request.admitted:
-                request.admitted = True
-                self.telemetry.admitted(t - request.submitted_s)
-            ticket = request.ticket = self._next_ticket
-            self._next_ticket = ticket + 1
-            running[ticket] = request
+            self._admit(request, t, cached)
+            gained += shared
             prefills.append((request, chunk))
-            taken += -(-chunk // size)
+            taken += -(-after // size) - shared
             left -= chunk
-            computed += chunk
-            read += chunk
-        if not prefills:
-            return False
-        self._prefills = prefills
-        self._begin_iteration(t, computed, read)
-        return True
+            read += after
+            if prefixes.idle_blocks:
+                prefixes.trim(free // size - taken)
+            if request.blocks:
+                prefixes.add(request, after)
+        return prefills, read
 
     def _free_after_decodes(self) -> float:
         """Return the tokens in blocks that are free after the decodes took those of the next
@@ -564,6 +628,8 @@ class Replica:
         kv = self._kv
         g, size = self._iteration, kv.block_size
         while demand > free:
+            # Those before the one that lacks a block took all that was free.
+            self._prefixes.trim(max(free - kv.demand(g), 0))
             _, victim = self._running.popitem()
             if victim is self._partial:
                 self._partial = None
@@ -578,10 +644,13 @@ class Replica:
                 self._context_sum -= context
                 victim.generated = context - victim.prompt_tokens + 1
                 victim.last_token_s = t
+            if victim.blocks:
+                free -= self._prefixes.release(victim.ticket)
             victim.context = 0
             victim.preemptions += 1
             self.telemetry.preemptions += 1
             self._waiting.appendleft(victim)
+        self._prefixes.trim(free - demand)
         # O(n), and rare enough below a tenth preempted; a heap with holes would cost every finish.
         self._finishes = [key for key in self._finishes if key & _TICKET_MASK in self._running]
         heapify(self._finishes)

@@ -36,7 +36,9 @@ class ReplicaReading:
     at a request's first token. TTFT, end-to-end and queue times run from the submission to this
     replica: a server cannot know when a client began to wait elsewhere. TTFT and end-to-end times
     hold the overhead, for servers take them in front of the engine. ITL counts one gap per
-    token that follows another. kv_usage is 0..1, 0 for unlimited memory.
+    token that follows another. kv_usage is 0..1, 0 for unlimited memory. prefix_queries are the
+    prompt tokens that were looked up in the prefix cache, prefix_hits those found; both 0 where
+    nothing is known of prefixes.
     """
 
     prompt_tokens: int
@@ -59,6 +61,8 @@ class ReplicaReading:
     running: int
     waiting: int
     kv_usage: float
+    prefix_queries: int = 0
+    prefix_hits: int = 0
 
 
 class ReplicaTelemetry:
@@ -74,6 +78,8 @@ class ReplicaTelemetry:
         "itl_buckets",
         "itl_sum_s",
         "preemptions",
+        "prefix_hits",
+        "prefix_queries",
         "prompt_tokens",
         "queue_buckets",
         "queue_sum_s",
@@ -90,6 +96,8 @@ class ReplicaTelemetry:
         self.successes = 0
         self.rejections = 0
         self.preemptions = 0
+        self.prefix_queries = 0
+        self.prefix_hits = 0
         self.ttft_sum_s = 0.0
         self.itl_sum_s = 0.0
         self.e2e_sum_s = 0.0
@@ -181,6 +189,8 @@ class ReplicaTelemetry:
             running=running,
             waiting=waiting,
             kv_usage=kv_usage,
+            prefix_queries=self.prefix_queries,
+            prefix_hits=self.prefix_hits,
         )
 
 

@@ -243,6 +243,8 @@ class Deployment:
         self._pods_made += 1
         self._pod_log.add(life)
         engine = self._spec.engines[model, pool.accelerator]
+        if self.server.prefix_share is not None:
+            engine = replace(engine, prefix_share=self.server.prefix_share)
         revision = self.desired.revision
         pod = Pod(engine=engine, max_batch=pool.max_batch, life=life, revision=revision)
         pod.claim = Claim(type=life.type, gpus=life.gpus, granted=partial(self._schedule, pod))

@@ -193,6 +193,8 @@ METRIC_TYPES: Mapping[str, str] = {
     "vllm:num_preemptions_total": "counter",
     "vllm:request_success_total": "counter",
     "vllm:prompt_tokens_total": "counter",
+    "vllm:prefix_cache_queries_total": "counter",
+    "vllm:prefix_cache_hits_total": "counter",
     "vllm:generation_tokens_total": "counter",
     "vllm:time_to_first_token_seconds": "histogram",
     "vllm:inter_token_latency_seconds": "histogram",
@@ -220,6 +222,8 @@ def exposition(
         ("vllm:kv_cache_usage_perc", reading.kv_usage),
         ("vllm:num_preemptions_total", reading.preemptions),
         ("vllm:prompt_tokens_total", reading.prompt_tokens),
+        ("vllm:prefix_cache_queries_total", reading.prefix_queries),
+        ("vllm:prefix_cache_hits_total", reading.prefix_hits),
         ("vllm:generation_tokens_total", reading.generation_tokens),
     ):
         yield Sample(name, labels, value)

@@ -45,6 +45,7 @@ class Job:
         "decoding",
         "generated",
         "last_token_s",
+        "names",
         "request",
     )
 
@@ -57,6 +58,16 @@ class Job:
         self.decoding = False
         self.admitted = False
         self.last_token_s = nan
+        self.names: list[int] = []
+
+
+class CachedBlocks:
+    """The blocks of the prompt's part that one name stands for: who uses them, and up to which
+    token of the prompt they reach.
+    """
+
+    def __init__(self, *, end: int, blocks: int) -> None:
+        self.end, self.blocks, self.users = end, blocks, 1
 
 
 class Histogram:
@@ -90,6 +101,7 @@ class NaiveReplica:
         max_num_batched_tokens: int = 8192,
         kv_tokens: int | None = None,
         block_size: int = 16,
+        prefix_share: float = 0.0,
         queue_max: int | None = None,
         admission: AdmissionRule = "chunk",
         on_finish: Callable[[Request, float], None] | None = None,
@@ -104,6 +116,10 @@ class NaiveReplica:
         self.block_size = block_size
         self.blocks = kv_block_count(kv_tokens, block_size)
         self.free = 10**12 if self.blocks is None else self.blocks
+        self.prefix_share = prefix_share
+        # In the order in which they were last used; those that nobody uses count as free.
+        self.cached: dict[int, CachedBlocks] = {}
+        self.prefix_queries = self.prefix_hits = 0
         self.queue_max = queue_max
         self.admission = admission
         self.on_finish = on_finish
@@ -165,7 +181,9 @@ class NaiveReplica:
             if scheduled == len(self.running):
                 break
             job.blocks += needed
-            self.free -= needed
+            self.take(needed)
+            if not job.decoding:
+                self.cache_prefix(job)
             budget -= job.chunk
             scheduled += 1
         while not preempted and self.waiting and len(self.running) < self.max_batch and budget > 0:
@@ -173,16 +191,28 @@ class NaiveReplica:
             if job.request.submitted_s > seen_s:
                 break
             need = job.request.prompt_tokens + job.generated
-            chunk = min(need, budget)
-            if kv_blocks(chunk if self.admission == "chunk" else need, self.block_size) > self.free:
+            found, names = self.find_prefix(job)
+            chunk = min(need - found, budget)
+            # What others use is there already; what nobody uses leaves the free blocks.
+            there = sum(self.cached[name].blocks for name in names if self.cached[name].users)
+            asked = found + chunk if self.admission == "chunk" else need
+            if kv_blocks(asked, self.block_size) - there > self.free:
                 break
             self.waiting.popleft()
             if not job.admitted:
                 job.admitted = True
                 self.queue_time.observe(self.env.now - job.request.submitted_s)
+                if job.request.blocks or self.prefix_share:
+                    self.prefix_queries += job.request.prompt_tokens
+                    self.prefix_hits += found
             job.chunk = chunk
-            job.blocks = kv_blocks(chunk, self.block_size)
-            self.free -= job.blocks
+            job.context = found
+            job.names = names
+            for name in names:
+                self.cached[name].users += 1
+            job.blocks = kv_blocks(found + chunk, self.block_size)
+            self.take(job.blocks - there)
+            self.cache_prefix(job)
             budget -= chunk
             self.running.append(job)
         kv_tokens = sum(job.context + job.chunk for job in self.running)
@@ -191,8 +221,63 @@ class NaiveReplica:
             / 1000.0
         )
 
-    def preempt(self, job: Job) -> None:
+    def take(self, blocks: int) -> None:
+        """Take free blocks; the least recently used of those that nobody uses are evicted if no
+        others are left.
+        """
+        self.free -= blocks
+        idle = {name: each for name, each in self.cached.items() if not each.users}
+        for name, each in idle.items():
+            if sum(one.blocks for one in idle.values() if one.users == 0) <= self.free:
+                break
+            each.users = -1
+            del self.cached[name]
+
+    def find_prefix(self, job: Job) -> tuple[int, list[int]]:
+        """Return the tokens of *job* that are cached, and the names that lie within them."""
+        request, size = job.request, self.block_size
+        found, names = 0, []
+        for index, name in enumerate(request.blocks):
+            if name not in self.cached or index * request.block_tokens >= request.prompt_tokens:
+                break
+            names.append(name)
+            end = self.cached[name].end
+            found = min(end, request.prompt_tokens)
+            if end < (index + 1) * request.block_tokens // size * size:
+                break
+        if not request.blocks:
+            found = int(self.prefix_share * request.prompt_tokens)
+        found = min(found, request.prompt_tokens + job.generated - 1) // size * size
+        within = [name for name in names if self.cached[name].end <= found]
+        return found, within
+
+    def cache_prefix(self, job: Job) -> None:
+        """Cache the blocks of the prompt that this iteration computes to their end."""
+        request, size = job.request, self.block_size
+        for index in range(len(job.names), len(request.blocks)):
+            name = request.blocks[index]
+            end = min((index + 1) * request.block_tokens, request.prompt_tokens)
+            begin = index * request.block_tokens
+            if end > job.context + job.chunk or begin >= end or name in self.cached:
+                break
+            blocks = end // size - index * request.block_tokens // size
+            self.cached[name] = CachedBlocks(end=end // size * size, blocks=blocks)
+            job.names.append(name)
+
+    def give_back(self, job: Job) -> None:
+        """Free the blocks of *job* that nobody else uses."""
         self.free += job.blocks
+        for name in reversed(job.names):
+            each = self.cached[name]
+            each.users -= 1
+            if each.users:
+                self.free -= each.blocks
+            else:
+                self.cached[name] = self.cached.pop(name)
+        job.names = []
+
+    def preempt(self, job: Job) -> None:
+        self.give_back(job)
         job.blocks = job.context = 0
         job.decoding = False
         job.request.preemptions += 1
@@ -220,7 +305,7 @@ class NaiveReplica:
         job.last_token_s = now_s
         if job.generated == request.output_tokens:
             self.running.remove(job)
-            self.free += job.blocks
+            self.give_back(job)
             self.successes += 1
             self.e2e.observe(now_s + self.overhead_s - request.submitted_s)
             if self.on_finish is not None:
@@ -241,6 +326,7 @@ class NaiveReplica:
         """
         lost = [job.request for job in [*self.running, *self.waiting]]
         self.running, self.waiting = [], deque()
+        self.cached = {}
         self.free = 10**12 if self.blocks is None else self.blocks
         return lost
 
@@ -272,5 +358,7 @@ class NaiveReplica:
             queue_buckets=tuple(self.queue_time.buckets),
             running=len(self.running),
             waiting=len(self.waiting),
+            prefix_queries=self.prefix_queries,
+            prefix_hits=self.prefix_hits,
             kv_usage=0.0 if self.blocks is None else (self.blocks - self.free) / self.blocks,
         )

@@ -5,7 +5,7 @@ oracle, and compared.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from math import inf, isclose, isnan
 from random import Random
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from twin.testing.naive_replica import ARRIVAL, CONTROL, SCRAPE, Alarm, NaiveRep
 
 Grid = Literal["none", "integer", "dyadic", "coarse"]
 
+BLOCK_TOKENS = 8  # of a block that a request of with_prefixes names
 EXACT: tuple[Grid, ...] = ("integer", "dyadic")
 _SPEC_FIELDS = {field.name for field in fields(EngineSpec)}
 
@@ -91,6 +92,23 @@ def make_script(seed: int, grid: Grid = "none") -> Script:
     events += _draw_actions(rng, grid, span_s=t, max_batch=max_batch)
     # A stable sort keeps the order of insertion within an instant and priority, as SimPy does.
     return Script(replica=replica, events=tuple(sorted(events, key=lambda event: event[:2])))
+
+
+def with_prefixes(script: Script, seed: int) -> Script:
+    """Return *script* with prompts of a few families that share their beginnings, so that blocks
+    are hit, shared and evicted.
+    """
+    rng = Random(seed)  # noqa: S311 scripts for tests, the same on every machine
+
+    def named(event: tuple[float, int, str, Any]) -> tuple[float, int, str, Any]:
+        if event[2] != "submit" or rng.random() < 0.1:
+            return event
+        family, count = rng.randrange(3), -(-event[3][1] // BLOCK_TOKENS)
+        common = rng.randint(0, count)
+        own = (1000 * (event[3][0] + 10) + index for index in range(common, count))
+        return *event[:3], (*event[3], *(100 * family + index for index in range(common)), *own)
+
+    return replace(script, events=tuple(map(named, script.events)))
 
 
 def _draw_latency_model(rng: Random, grid: Grid) -> LatencyModel:
@@ -249,9 +267,14 @@ class _Recorder:
     def play(self, target: Engine | _Oracle, verb: str, argument: Any, now_s: float) -> None:
         ended = self.outcome.ended
         if verb == "submit":
-            number, prompt_tokens, output_tokens = argument
+            number, prompt_tokens, output_tokens, *blocks = argument
             request = Request(
-                id=number, prompt_tokens=prompt_tokens, output_tokens=output_tokens, arrival_s=now_s
+                id=number,
+                prompt_tokens=prompt_tokens,
+                output_tokens=output_tokens,
+                arrival_s=now_s,
+                blocks=tuple(blocks),
+                block_tokens=BLOCK_TOKENS,
             )
             self.requests.append(request)
             if (reason := target.submit(request, now_s)) is not None:

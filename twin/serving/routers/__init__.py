@@ -11,12 +11,14 @@ import numpy as np
 from twin.registry import resolve
 from twin.serving.routers.least_outstanding import LeastOutstanding
 from twin.serving.routers.port import Router
+from twin.serving.routers.prefix_aware import PrefixAware
 from twin.serving.routers.random import RandomChoice
 from twin.serving.routers.round_robin import RoundRobin
 
 __all__ = [
     "ROUTERS",
     "LeastOutstanding",
+    "PrefixAware",
     "RandomChoice",
     "RoundRobin",
     "Router",
@@ -31,6 +33,7 @@ ROUTERS: Mapping[str, RouterFactory] = {
     "round_robin": RoundRobin,
     "random": RandomChoice,
     "least_outstanding": LeastOutstanding,
+    "prefix_aware": PrefixAware,
 }
 
 
