@@ -14,7 +14,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from math import isfinite
 from typing import NamedTuple
 
 from loop.signals.names import COUNTERS, GAUGES, NAMES, Names
@@ -34,6 +33,7 @@ OF_A_SCRAPE = frozenset(
 OF_AN_ENGINE = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank", "container")
 # Ranks that compute the same batch together: each tells the gauges of all of them.
 OF_ONE_BATCH = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
+VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
 
 
@@ -175,8 +175,8 @@ def _process(series: Sequence[Series], names: Names) -> _Process:
     ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
     times: set[float] = set()
     for one in series:
-        points = [point for point in one.points if isfinite(point[1])]
-        # A value that is no number was not told, but its page came.
+        # No quantity is negative. A value that is none was not told, but its page came.
+        points = [point for point in one.points if 0.0 <= point[1] <= VALUE_MAX]
         times.update(time_s for time_s, _ in one.points)
         if not points:
             continue

@@ -412,6 +412,24 @@ def test_a_counter_that_begins_on_a_page_was_nothing_before() -> None:
     assert rate_rpm(seen({"a": late}, pod("a"))) == pytest.approx(34.0)
 
 
+@pytest.mark.parametrize("value", [1e308, -50.0, math.inf, 1e16])
+def test_values_that_no_engine_can_have_were_not_told(value: float) -> None:
+    """Two gauges of 1e308 are more than any number: they would stop the cycle of every server."""
+    ranks = [
+        series
+        for rank, success in (("0", 100.0), ("1", 5000.0))
+        for series in series_of(
+            [
+                sample(one.t_s, success=success + 0.5 * k, running=value, waiting=2.0)
+                for k, one in enumerate(steady(rps=1.0))
+            ],
+            labels={"engine": rank},
+        )
+    ]
+    (seen_there,) = told_of({"a": ranks}, pod("a")).pods.values()
+    assert (seen_there.running, seen_there.waiting) == (0, 4)
+
+
 def test_gauges_alone_do_not_tell_that_nothing_came() -> None:
     """A rule that keeps the gauges only would make every busy server idle."""
     samples = [Sample(one.t_s, {"running": 8.0, "waiting": 0.0}) for one in steady(rps=1.0)]
