@@ -86,6 +86,7 @@ class Controller:
         self._epoch = epoch
         self._memory = _Memory(estimates={}, policy_state=policy.start())
         self._cycles = 0
+        self._beyond: set[str] = set()
         reading = data.load()
         refuse(reading.system)
         self._system = reading.system
@@ -170,8 +171,25 @@ class Controller:
         record = replace(record, seen=seen, estimated=reading.snapshot)
         record = warned(record, "observe", seen.warnings)
         record = warned(record, "estimate", reading.warnings)
+        record = warned(record, "data", self._beyond_capacity(seen))
         record = _paused(record, self._pause.reason() or seen.paused)
         return record, replace(memory, estimates=reading.estimates)
+
+    def _beyond_capacity(self, seen: Snapshot) -> list[str]:
+        """Return a line for each type of which the data promise more GPUs than there are; once, and
+        again if one of the figures changes.
+        """
+        if not seen.capacity_source or seen.capacity is None:
+            return []
+        found = {kind: view.total for kind, view in seen.capacity.items()}
+        lines = {
+            f"capacity: the data say {told} {kind}, the {seen.capacity_source} have "
+            f"{found.get(kind, 0)}: these count"
+            for kind, told in self._system.capacity.items()
+            if told > found.get(kind, 0)
+        }
+        fresh, self._beyond = sorted(lines - self._beyond), lines
+        return fresh
 
     def _read_data(self, record: CycleRecord) -> CycleRecord:
         warnings, self._told_at_start = self._told_at_start, ()

@@ -189,6 +189,7 @@ class Snapshot:
     warnings are lines about what was seen and is not as it should be; they go into the record.
     paused is why nothing may be asked of this world at all ("": it may).
     source_error: why the source of metrics as a whole told nothing; "" if it answered.
+    capacity_source is who tells the capacity instead of the data ("nodes").
     capacity_max are the GPUs of a type that can be had at most, whatever the capacity says: pods
     have waited for more in vain.
     """
@@ -200,6 +201,7 @@ class Snapshot:
     paused: str = ""
     source_error: str = ""
     capacity_max: Mapping[str, int] = field(default_factory=dict)
+    capacity_source: str = ""
 
 
 WhyKind = Literal[

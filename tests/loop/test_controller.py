@@ -336,3 +336,26 @@ def test_records_are_dated_by_a_clock_that_was_set() -> None:
     first, second = loop.cycle(60.0), loop.cycle(120.0)
     assert (first.ts, first.warnings) == ("2026-01-01T01:01:00.000Z", ("the clock has moved",))
     assert (second.ts, second.warnings) == ("2026-01-01T01:02:00.000Z", ())
+
+
+def test_a_capacity_in_the_data_above_that_of_the_nodes_is_told_once_per_change() -> None:
+    """People plan by the file, and wonder why the loop does not."""
+
+    class Nodes(FakeBackend):
+        def observe(self) -> Snapshot:
+            return replace(super().observe(), capacity_source="nodes")
+
+    backend = Nodes([server_view()], capacity={"H100": 6, "A100": 9})
+    loop = controller(backend)
+    line = "capacity: the data say 8 H100, the nodes have 6: these count"
+    assert line in loop.cycle(60.0).warnings
+    assert not [line for line in loop.cycle(120.0).warnings if "capacity" in line]
+    backend.capacity = {"H100": 5, "A100": 9}
+    (again,) = [line for line in loop.cycle(180.0).warnings if "capacity" in line]
+    assert again.endswith("the nodes have 5: these count")
+
+
+def test_a_simulated_capacity_is_the_world_and_no_fault_of_the_data() -> None:
+    """A node that fails in a scenario is meant to."""
+    record = controller(FakeBackend([server_view()], capacity={"H100": 1})).cycle(60.0)
+    assert not [line for line in record.warnings if "capacity" in line]

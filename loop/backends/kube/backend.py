@@ -225,6 +225,7 @@ class KubeBackend:
             paused=self._paused,
             source_error=found.error,
             capacity_max=most,
+            capacity_source="nodes" if capacity else "",
         )
 
     def apply(self, changes: Sequence[Change]) -> None:
