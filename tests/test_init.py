@@ -93,3 +93,31 @@ def test_a_config_file_gives_the_latency_model(tmp_path: Path, capsys: Capture) 
     for word in ("alpha", "beta", "gamma", "overhead", "KV cache", "expected error", "2 × NVIDIA"):
         assert word in text
     assert main([*words, "--tp", "0"]) == 2
+
+
+def test_a_fit_is_put_into_the_data_directory(tmp_path: Path, capsys: Capture) -> None:
+    """The row of the model on the accelerator changes, or is added; the others stay."""
+    mine = tmp_path / "mine"
+    assert main(["init", str(mine), "--config", "llama-3.1-8b", "--gpus", "H100=2,L40S=2"]) == 0
+    before = json.loads((mine / "model-data.json").read_text())["models"]
+    log = Path(__file__).parent / "twin" / "logs" / "guidellm-0.8.json"
+    words = ["fit", str(log), "--max-batch", "64", "--form", "sum", "--scheduling", "sync"]
+    words += ["--config", "llama-3.1-8b", "--accelerator", "H100", "--write", str(mine)]
+    assert main([*words, "--model", "llama-3.1-8b"]) == 0
+    text = capsys.readouterr().out
+    assert "data sheet" in text
+    after = json.loads((mine / "model-data.json").read_text())["models"]
+    assert after[1] == before[1]
+    assert {**after[0], "perfParms": 0} == {**before[0], "perfParms": 0}
+    assert after[0]["perfParms"]["alpha"] != before[0]["perfParms"]["alpha"]
+    assert main([*words, "--model", "other"]) == 0
+    assert [
+        row["name"] for row in json.loads((mine / "model-data.json").read_text())["models"]
+    ] == [
+        "llama-3.1-8b",
+        "llama-3.1-8b",
+        "other",
+    ]
+    read_system(mine)
+    assert main(words) == 2
+    assert "expected --model and --accelerator too" in capsys.readouterr().err

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from argparse import ArgumentParser, Namespace
+from argparse import Namespace, _ActionsContainer
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,7 +16,7 @@ CONFIG_HELP = (
 )
 
 
-def add_engine_options(parser: ArgumentParser, *, required: bool) -> None:
+def add_engine_options(parser: _ActionsContainer, *, required: bool) -> None:
     """Add what names a model on GPUs."""
     parser.add_argument("--config", required=required, metavar="FILE", help=CONFIG_HELP)
     parser.add_argument(

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.datasheets import add_engine_options, engine_of
+
+if TYPE_CHECKING:
+    from twin.fit.search import Prior
 
 TEXT = """\
 Fit the latency model of an engine,
@@ -25,6 +30,8 @@ failed are left out and counted.
 
   inferno fit requests.csv --kv-tokens 41408 --max-batch 256
   inferno fit bench-chat.json bench-code.json --max-batch 128
+  inferno fit bench.json --config config.json --accelerator H100 \\
+    --write mine --model llama-3.1-8b
 """
 
 
@@ -44,6 +51,21 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         help="fit the time that a request spends outside the engine, in the client and in HTTP: "
         "auto (default) for logs of clients, which JSON files are, not for a CSV",
     )
+    _add_limits(parser)
+    _add_choices(parser)
+    engine = parser.add_argument_group(
+        "prior", "what the data sheet says holds what the logs do not tell (see inferno model)"
+    )
+    add_engine_options(engine, required=False)
+    written = parser.add_argument_group("data directory")
+    written.add_argument(
+        "--write", type=Path, metavar="DIR", help="put the result into model-data.json of DIR"
+    )
+    written.add_argument("--model", metavar="NAME", help="the model's name in DIR")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+
+
+def _add_limits(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--kv-tokens",
         type=int,
@@ -78,24 +100,41 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         help="what must fit for a request to be admitted: the whole prompt (vLLM since 0.19, "
         "default) or its first chunk",
     )
+
+
+def _add_choices(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--rows",
         type=int,
         metavar="N",
         help="fit the first N requests of each log, and score the model on the later ones too",
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument(
+        "--form",
+        choices=("auto", "sum", "roofline"),
+        default="auto",
+        help="the latency model: the sum above, the soft roofline, in which reading and computing "
+        "overlap, or what predicts the second half of each log better (auto, default)",
+    )
+    parser.add_argument(
+        "--scheduling",
+        choices=("auto", "sync", "async"),
+        default="auto",
+        help="whether the engine plans an iteration ahead, as vLLM does since 0.15 (default auto)",
+    )
 
 
 def _run(options: Namespace) -> int:
     from twin.fit.logs import left_out, read_logs
     from twin.fit.replay import ReplicaLimits
-    from twin.fit.report import fit_json, fit_text
-    from twin.fit.search import fit_logs
+    from twin.fit.report import fit_json, fit_text, perf_parms
+    from twin.fit.search import FAMILIES, fit_logs
     from twin.spec import SpecError
 
     if options.rows is not None and options.rows < 1:
         raise SpecError(f"rows: expected a whole number >= 1, found {options.rows}")
+    if options.write and not (options.model and options.accelerator):
+        raise SpecError("write: expected --model and --accelerator too, to know the row")
     limits = ReplicaLimits(
         max_batch=options.max_batch,
         token_budget=options.token_budget,
@@ -109,13 +148,77 @@ def _run(options: Namespace) -> int:
         logs,
         limits=limits,
         fitted=None if options.rows is None else slice(0, options.rows),
+        prior=_prior(options),
         with_overhead=options.overhead == "fit" or (options.overhead == "auto" and is_client),
+        families=[
+            family
+            for family in FAMILIES
+            if options.form in ("auto", "sum" if family.p == 1.0 else "roofline")
+            and options.scheduling in ("auto", family.scheduling)
+        ],
     )
+    if options.write:
+        longest = max(float(rows.output_tokens.mean()) for rows in logs)
+        write_row(options, perf_parms(result), overhead_ms=result.overhead_ms, at_tokens=longest)
     if options.json:
         print(json.dumps(fit_json(result), indent=2, allow_nan=False))
         return EXIT_OK
     print("\n".join([*left_out(logs), fit_text(result)]))
     return EXIT_OK
+
+
+def _prior(options: Namespace) -> Prior | None:
+    """Return what the data sheet says of the engine, None if no config is given."""
+    from twin.fit.datasheet import SPREADS
+    from twin.fit.search import Prior
+    from twin.spec import SpecError
+
+    if options.config is None:
+        return None
+    if options.accelerator is None:
+        raise SpecError("config: expected --accelerator too, found a model without its GPU")
+    found = engine_of(options, max_batch=options.max_batch, token_budget=options.token_budget)
+    return Prior(latency_model=found.latency_model, spreads=SPREADS)
+
+
+def write_row(
+    options: Namespace, parms: Mapping[str, object], *, overhead_ms: float, at_tokens: float
+) -> None:
+    """Put *parms* into the row of the model on the accelerator, which is added if there is none.
+
+    Raise SpecError if the directory does not know the accelerator.
+    """
+    from twin.datafile import Entry, read_json
+    from twin.spec import SpecError
+
+    directory: Path = options.write
+    accelerators = Entry(read_json(directory / "accelerator-data.json"), source="accelerator-data")
+    names = [row.text("name") for row in accelerators.children("accelerators")]
+    if options.accelerator not in names:
+        raise SpecError(
+            f"{directory}: accelerator: expected one of {', '.join(names)}, found "
+            f"{options.accelerator[:60]!r}"
+        )
+    path = directory / "model-data.json"
+    document = read_json(path)
+    if not isinstance(document, dict) or not isinstance(document.get("models"), list):
+        raise SpecError(f'{path}: expected {{"models": […]}}, found something else')
+    rows = document["models"]
+    row = next(
+        (
+            row
+            for row in rows
+            if (row.get("name"), row.get("acc")) == (options.model, options.accelerator)
+        ),
+        None,
+    )
+    if row is None:
+        row = {"name": options.model, "acc": options.accelerator, "accCount": options.tp}
+        row |= {"maxBatchSize": options.max_batch, "atTokens": max(int(at_tokens), 1)}
+        rows.append(row)
+    row["perfParms"] = {**parms, "overheadMs": overhead_ms} if overhead_ms else dict(parms)
+    lines = ",\n".join("    " + json.dumps(each, ensure_ascii=False) for each in rows)
+    path.write_text('{\n  "models": [\n' + lines + "\n  ]\n}\n", encoding="utf-8")
 
 
 COMMAND = Command(

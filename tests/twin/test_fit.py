@@ -12,10 +12,10 @@ import pytest
 
 from tests.twin.request_logs import arrivals, served
 from twin.fit.logs import read_logs
-from twin.fit.replay import ReplicaLimits
-from twin.fit.report import fit_json, fit_text, not_identified
+from twin.fit.replay import ReplicaLimits, replay
+from twin.fit.report import fit_json, fit_text, not_identified, perf_parms
 from twin.fit.request_csv import RequestRows
-from twin.fit.search import FitResult, Prior, fit_logs
+from twin.fit.search import FAMILIES, FitResult, Prior, fit_logs
 from twin.spec import LatencyModel, SpecError
 
 pytestmark = pytest.mark.slow
@@ -233,3 +233,20 @@ def test_a_prior_holds_what_the_log_does_not_tell() -> None:
     assert held.latency_model.gamma_ms == pytest.approx(MODEL.gamma_ms, rel=0.3)
     assert held.latency_model.alpha_ms == pytest.approx(MODEL.alpha_ms, rel=0.05)
     assert fit_json(held)["prior"]["alpha"] == 10.0
+
+
+def test_scheduling_and_form_are_chosen_by_what_they_predict() -> None:
+    """A log of an engine that plans ahead and overlaps reading and computing is told from others;
+    a log of a plain engine stays with the plain form.
+    """
+    curved = replace(MODEL, p=1.5, launch_ms=0.2 * MODEL.alpha_ms, beta_ms=0.1)
+    asked = arrivals(np.random.default_rng(21), requests=80, rate_rps=6.0, prompt=600, output=60)
+    replayed = replay(asked, latency_model=curved, limits=AMPLE, scheduling="async")
+    rows = replace(asked, first_token_s=replayed.first_token_s, last_token_s=replayed.last_token_s)
+    found = fit_logs([rows], limits=AMPLE, families=FAMILIES)
+    assert (found.family.p, found.family.scheduling) == (1.5, "async")
+    assert perf_parms(found)["scheduling"] == "async"
+    assert perf_parms(found)["p"] == 1.5
+    assert "chosen: soft roofline (p 1.5), async scheduling" in fit_text(found)
+    plain, _ = made(5, latency_model=MODEL, limits=AMPLE)
+    assert fit_logs([plain], limits=AMPLE, families=FAMILIES).family.name == "sum, sync scheduling"

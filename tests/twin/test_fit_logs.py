@@ -149,3 +149,21 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, value: object, 
     assert str(caught.value).startswith("log.json: ")
     assert found in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "answered", "failed", "tokens"),
+    [("aiperf-0.13.jsonl", 11, 2, (12, 8)), ("guidellm-0.8.json", 12, 0, (18, 8))],
+)
+def test_what_the_tools_themselves_have_written_is_read(
+    name: str, answered: int, failed: int, tokens: tuple[int, int]
+) -> None:
+    """Made by the tools against a small server that streams a token each 10 ms, texts left out:
+    what they write, not what we think they do.
+    """
+    [rows] = read_logs(Path(__file__).parent / "logs" / name)
+    assert (len(rows), rows.failed) == (answered, failed)
+    assert (rows.input_tokens[0], rows.output_tokens[0]) == tokens
+    assert (rows.ttft_s > 0.03).all()
+    gaps_s = (rows.e2e_s - rows.ttft_s) / (rows.output_tokens - 1)
+    assert np.median(gaps_s) == pytest.approx(0.012, abs=0.004)

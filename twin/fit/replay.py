@@ -13,7 +13,7 @@ import numpy as np
 from twin.engine.replica import Replica
 from twin.fit.request_csv import Counts, RequestRows, Times
 from twin.request import Request
-from twin.spec import AdmissionRule, LatencyModel, SpecError
+from twin.spec import AdmissionRule, LatencyModel, Scheduling, SpecError
 
 PERCENTILES = (50, 90, 99)  # of latencies, whose errors a score tells
 
@@ -57,8 +57,8 @@ class Replayed:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplayScore:
-    """Mean latencies measured and replayed [s], and the mean of each request's |replayed / measured
-    - 1| of e2e.
+    """Mean latencies measured and replayed [s], and the means of each request's |replayed /
+    measured - 1| of e2e and TTFT.
 
     tails holds the relative errors of the percentiles PERCENTILES of "e2e", "ttft" and "tpot", the
     mean time of a request between two tokens; a latency that no request has is left out.
@@ -70,6 +70,7 @@ class ReplayScore:
     ttft_s: float
     ttft_replayed_s: float
     e2e_mape: float
+    ttft_mape: float
     tails: Mapping[str, tuple[float, ...]]
 
     @property
@@ -98,10 +99,17 @@ def check_fits(rows: RequestRows, limits: ReplicaLimits) -> None:
         )
 
 
-def replay(rows: RequestRows, *, latency_model: LatencyModel, limits: ReplicaLimits) -> Replayed:
+def replay(
+    rows: RequestRows,
+    *,
+    latency_model: LatencyModel,
+    limits: ReplicaLimits,
+    scheduling: Scheduling = "sync",
+) -> Replayed:
     """Serve the arrivals of *rows* on an idle replica; every request must pass check_fits."""
     replica = Replica(
         latency_model=latency_model,
+        scheduling=scheduling,
         max_batch=limits.max_batch,
         max_num_batched_tokens=limits.token_budget,
         kv_tokens=limits.kv_tokens,
@@ -152,6 +160,7 @@ def score_logs(
         ttft_s=float(ttft_s.mean()),
         ttft_replayed_s=float(ttft_replayed_s.mean()),
         e2e_mape=float(np.abs(e2e_replayed_s / e2e_s - 1.0).mean()),
+        ttft_mape=float(np.abs(ttft_replayed_s / ttft_s - 1.0).mean()),
         tails={
             "e2e": _tail_errors(e2e_s, e2e_replayed_s),
             "ttft": _tail_errors(ttft_s, ttft_replayed_s),

@@ -23,8 +23,10 @@ def fit_json(result: FitResult) -> dict[str, Any]:
     return {
         "source": ", ".join(result.sources),
         "failed": result.failed,
-        "perfParms": _perf_parms(result.latency_model),
+        "perfParms": perf_parms(result),
         "overheadMs": result.overhead_ms,
+        "family": result.family.name,
+        "families": {family.name: _score(score) for family, score in result.families.items()},
         "prior": _perf_parms(result.prior.latency_model) if result.prior else None,
         "lowest": _perf_parms(result.lowest),
         "highest": _perf_parms(result.highest),
@@ -62,9 +64,25 @@ def fit_text(result: FitResult) -> str:
         lines.append(line)
     if result.overhead_ms:
         lines.append(f"  overhead{result.overhead_ms:>10.4g} ms           outside the engine")
+    lines += _families(result)
     lines += _errors(result)
     lines += ["", *_verdict(result)]
     return "\n".join(lines)
+
+
+def _families(result: FitResult) -> list[str]:
+    """Return which form was chosen, and why."""
+    if len(result.families) < 2:
+        return []
+    lines = [
+        "",
+        f"  chosen: {result.family.name}, as the 1st halves predict the 2nd ones",
+    ]
+    lines += [
+        f"    {family.name:<40} e2e MAPE {score.e2e_mape:>7.2%}  TTFT MAPE {score.ttft_mape:>7.2%}"
+        for family, score in result.families.items()
+    ]
+    return lines
 
 
 def not_identified(result: FitResult) -> list[str]:
@@ -142,6 +160,23 @@ def _score_line(name: str, score: ReplayScore) -> str:
     return f"  {name:<24}{score.e2e_error:>+10.2%}{score.ttft_error:>+11.2%}{score.e2e_mape:>10.2%}"
 
 
+def perf_parms(result: FitResult) -> dict[str, float | str]:
+    """Return what was found under the names of model-data.json; what is of the plain form only if
+    it differs from it.
+    """
+    latency_model = result.latency_model
+    found: dict[str, float | str] = dict(_perf_parms(latency_model))
+    if latency_model.p != 1.0:
+        found |= {
+            "a": latency_model.launch_ms,
+            "w": latency_model.weights_ms,
+            "p": latency_model.p,
+        }
+    if result.family.scheduling != "sync":
+        found["scheduling"] = result.family.scheduling
+    return found
+
+
 def _perf_parms(latency_model: LatencyModel) -> dict[str, float]:
     return {
         "alpha": latency_model.alpha_ms,
@@ -156,6 +191,7 @@ def _score(score: ReplayScore) -> dict[str, Any]:
         "e2eError": score.e2e_error,
         "ttftError": score.ttft_error,
         "e2eMape": score.e2e_mape,
+        "ttftMape": score.ttft_mape,
         "percentileErrors": {
             latency: dict(zip((f"p{each}" for each in PERCENTILES), errors, strict=True))
             for latency, errors in score.tails.items()

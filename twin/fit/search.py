@@ -7,7 +7,7 @@ over times to first token and times of decoding. docs/validation.md says how wel
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 
@@ -24,7 +24,7 @@ from twin.fit.replay import (
     score_logs,
 )
 from twin.fit.request_csv import RequestRows, Times
-from twin.spec import LatencyModel, SpecError
+from twin.spec import LatencyModel, Scheduling, SpecError
 
 Vector = npt.NDArray[np.float64]
 
@@ -63,6 +63,39 @@ class Prior:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Family:
+    """What is not searched for but chosen: the form of the latency model, and how it plans.
+
+    p and launch_share, of alpha, are those of twin.spec.LatencyModel.
+    """
+
+    p: float
+    launch_share: float
+    scheduling: Scheduling
+
+    @property
+    def name(self) -> str:
+        """Return it in words."""
+        form = "sum" if self.p == 1.0 else f"soft roofline (p {self.p:g})"
+        return f"{form}, {self.scheduling} scheduling"
+
+
+# How much of alpha is launching, not reading the weights: between 10 and 30 % by data sheets.
+LAUNCH_SHARE = 0.2
+PLAIN = Family(p=1.0, launch_share=0.0, scheduling="sync")
+FAMILIES = (
+    PLAIN,
+    Family(p=1.0, launch_share=0.0, scheduling="async"),
+    Family(p=1.5, launch_share=LAUNCH_SHARE, scheduling="sync"),
+    Family(p=1.5, launch_share=LAUNCH_SHARE, scheduling="async"),
+)
+# Another family than the plain one must predict the second halves better by this share.
+BETTER = 0.05
+# How much an error of TTFT counts beside one of E2E in that choice.
+TTFT_COUNTS = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FitResult:
     """The latency model found, and how a replay of the whole logs with it scores.
 
@@ -71,12 +104,15 @@ class FitResult:
     that fit nearly as well: if they are far apart the logs do not tell the coefficients from each
     other, and only their sum over its batches is known. fitted are the rows of each log, in order
     of arrival, whose times were used; held_out is the score of the rows after them, None if there
-    are none. check is then the score of the second halves by a model fitted on the first halves,
-    None if a log is too short for it. evaluations is how many replays the fit took.
+    are none. family was chosen by check, the score of the second halves of the fitted rows by a
+    model fitted on the first halves; None if a log is too short for it. families holds such scores
+    of all that were tried. evaluations is how many replays the fit took.
     """
 
     sources: tuple[str, ...]
     failed: int
+    family: Family
+    families: Mapping[Family, ReplayScore]
     latency_model: LatencyModel
     overhead_ms: float
     lowest: LatencyModel
@@ -99,6 +135,7 @@ def fit_logs(
     fitted: slice | None = None,
     prior: Prior | None = None,
     with_overhead: bool = False,
+    families: Sequence[Family] = (PLAIN,),
 ) -> FitResult:
     """Fit the requests *fitted* of each of *logs*, of a replica that began each of them idle.
 
@@ -111,19 +148,37 @@ def fit_logs(
     for rows in logs:
         _check_part(rows, part)
         check_fits(rows, limits)
-    search = _Search(logs, part=part, limits=limits, prior=prior, with_overhead=with_overhead)
+    search = _Search(
+        logs,
+        part=part,
+        limits=limits,
+        prior=prior,
+        with_overhead=with_overhead,
+        family=families[0],
+    )
     latency_model, overhead_ms = search.best()
+    evaluations = search.evaluations
+    stop = max(part.indices(len(rows))[1] for rows in logs)
+    seen = [rows.part(part) for rows in logs]
+    halves: dict[Family, ReplayScore] = {}
+    if min(map(len, seen)) >= 2 * ROWS_MIN:
+        for family in families:
+            halves[family], tried = _halves(seen, search.like(family))
+            evaluations += tried
+    family = _chosen(halves, families)
+    if family != families[0]:
+        search = search.like(family)
+        latency_model, overhead_ms = search.best()
+        evaluations += search.evaluations
     lowest, highest = search.nearly_as_good()
-    replays = _replays(logs, latency_model, limits, overhead_ms)
-    fitted_to = max(part.indices(len(rows))[1] for rows in logs)
-    held_out = slice(fitted_to, None)
-    some_held_out = all(len(rows) > fitted_to for rows in logs)
-    check = None
-    if not some_held_out and min(map(len, logs)) >= 2 * ROWS_MIN and fitted is None:
-        check = _check(logs, search, prior=prior, with_overhead=with_overhead)
+    replays = search.replays(logs, latency_model, overhead_ms)
+    held_out = slice(stop, None)
+    some_held_out = all(len(rows) > stop for rows in logs)
     return FitResult(
         sources=tuple(rows.source for rows in logs),
         failed=sum(rows.failed for rows in logs),
+        family=family,
+        families=halves,
         latency_model=latency_model,
         overhead_ms=overhead_ms,
         lowest=lowest,
@@ -134,9 +189,9 @@ def fit_logs(
         all_rows=score_logs(logs, replays, of=slice(None)),
         fitted_rows=score_logs(logs, replays, of=part),
         held_out=score_logs(logs, replays, of=held_out) if some_held_out else None,
-        check=check,
+        check=halves.get(family),
         preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
-        evaluations=search.evaluations,
+        evaluations=evaluations,
     )
 
 
@@ -149,46 +204,32 @@ def _check_part(rows: RequestRows, part: slice) -> None:
         )
 
 
-def _check(
-    logs: Sequence[RequestRows], whole: _Search, *, prior: Prior | None, with_overhead: bool
-) -> ReplayScore:
-    """Return how a model of the first halves predicts the second ones.
+def _chosen(halves: Mapping[Family, ReplayScore], families: Sequence[Family]) -> Family:
+    """Return the family that predicts best; the first of *families* unless another is clearly
+    better.
+    """
+
+    def error(family: Family) -> float:
+        return halves[family].e2e_mape + TTFT_COUNTS * halves[family].ttft_mape
+
+    if not halves:
+        return families[0]
+    best = min(halves, key=error)
+    return best if error(best) < (1.0 - BETTER) * error(families[0]) else families[0]
+
+
+def _halves(seen: Sequence[RequestRows], search: _Search) -> tuple[ReplayScore, int]:
+    """Return how a model of the first halves of *seen* predicts the second ones, and the replays
+    that this took.
 
     The search starts at the model of the whole: that saves time, and the halves decide where it
     ends.
     """
-    logs = [rows.part(slice(ROWS_FITTED_MAX)) for rows in logs]
-    half = min(map(len, logs)) // 2
-    search = _Search(
-        logs,
-        part=slice(half),
-        limits=whole.limits,
-        prior=prior,
-        with_overhead=with_overhead,
-        start=whole.best_ms,
-    )
+    half = min(map(len, seen)) // 2
+    search = search.over(seen, slice(half))
     latency_model, overhead_ms = search.best()
-    replays = _replays(logs, latency_model, whole.limits, overhead_ms)
-    return score_logs(logs, replays, of=slice(half, None))
-
-
-def _replays(
-    logs: Sequence[RequestRows],
-    latency_model: LatencyModel,
-    limits: ReplicaLimits,
-    overhead_ms: float,
-) -> list[Replayed]:
-    """Return the replays of *logs* as a client sees them."""
-    overhead_s = overhead_ms / 1e3
-    replays = [replay(rows, latency_model=latency_model, limits=limits) for rows in logs]
-    return [
-        replace(
-            replayed,
-            first_token_s=replayed.first_token_s + overhead_s,
-            last_token_s=replayed.last_token_s + overhead_s,
-        )
-        for replayed in replays
-    ]
+    replays = search.replays(seen, latency_model, overhead_ms)
+    return score_logs(seen, replays, of=slice(half, None)), search.evaluations
 
 
 class _Search:
@@ -202,16 +243,26 @@ class _Search:
         limits: ReplicaLimits,
         prior: Prior | None,
         with_overhead: bool,
+        family: Family,
         start: Vector | None = None,
     ) -> None:
-        self.limits = limits
         self.evaluations = 0
+        self._logs = logs
+        self._part = part
+        self._limits = limits
+        self._family = family
         self._prior = prior
         self._with_overhead = with_overhead
         self._start = start
         bounds = [(rows, part.indices(len(rows))) for rows in logs]
         self._misfits = [
-            _Misfit(rows.part(slice(stop)), limits=limits, start=begin, is_cut=stop < len(rows))
+            _Misfit(
+                rows.part(slice(stop)),
+                limits=limits,
+                scheduling=family.scheduling,
+                start=begin,
+                is_cut=stop < len(rows),
+            )
             for rows, (begin, stop, _) in bounds
         ]
         self._ceilings = np.mean(
@@ -224,12 +275,66 @@ class _Search:
         self._tried: list[tuple[Vector, float]] = []
         self.best_ms: Vector = self._ceilings
 
+    def over(self, logs: Sequence[RequestRows], part: slice) -> _Search:
+        """Return the same search over other rows, from the best found here."""
+        return _Search(
+            logs,
+            part=part,
+            limits=self._limits,
+            prior=self._prior,
+            with_overhead=self._with_overhead,
+            family=self._family,
+            start=self.best_ms,
+        )
+
+    def like(self, family: Family) -> _Search:
+        """Return a search of another family over the same rows, from the best found here.
+
+        Where reading and computing overlap, the sum of both was shorter than either says alone: the
+        coefficients start a little larger.
+        """
+        larger = 1.0 if family.p == self._family.p else 1.1
+        search = _Search(
+            self._logs,
+            part=self._part,
+            limits=self._limits,
+            prior=self._prior,
+            with_overhead=self._with_overhead,
+            family=family,
+            start=self.best_ms * larger,
+        )
+        search.best_ms = self.best_ms * larger
+        return search
+
+    def replays(
+        self, logs: Sequence[RequestRows], latency_model: LatencyModel, overhead_ms: float
+    ) -> list[Replayed]:
+        """Return the replays of *logs* as a client sees them."""
+        overhead_s = overhead_ms / 1e3
+        replays = [
+            replay(
+                rows,
+                latency_model=latency_model,
+                limits=self._limits,
+                scheduling=self._family.scheduling,
+            )
+            for rows in logs
+        ]
+        return [
+            replace(
+                replayed,
+                first_token_s=replayed.first_token_s + overhead_s,
+                last_token_s=replayed.last_token_s + overhead_s,
+            )
+            for replayed in replays
+        ]
+
     def best(self) -> tuple[LatencyModel, float]:
         """Search; return the latency model and the overhead [ms]."""
         start = None if self._start is None else self._start / self._ceilings
         shares = best_shares(self._residuals, count=len(self._ceilings), start=start)
         self.best_ms = shares * self._ceilings
-        latency_model = _latency_model(self.best_ms)
+        latency_model = self._model(self.best_ms)
         return latency_model, self._overhead_s(self._found(latency_model)) * 1e3
 
     def nearly_as_good(self) -> tuple[LatencyModel, LatencyModel]:
@@ -237,10 +342,20 @@ class _Search:
         bound = min(cost for _, cost in self._tried) * NEARLY_FACTOR + NEARLY_EXTRA
         good = np.array([shares for shares, cost in self._tried if cost <= bound])
         lowest, highest = good.min(axis=0), good.max(axis=0)
-        return _latency_model(lowest * self._ceilings), _latency_model(highest * self._ceilings)
+        return self._model(lowest * self._ceilings), self._model(highest * self._ceilings)
+
+    def _model(self, ms: Vector) -> LatencyModel:
+        alpha_ms, beta_ms, gamma_ms = (float(value) for value in ms)
+        return LatencyModel(
+            alpha_ms=alpha_ms,
+            beta_ms=beta_ms,
+            gamma_ms=gamma_ms,
+            launch_ms=alpha_ms * self._family.launch_share,
+            p=self._family.p,
+        )
 
     def _residuals(self, shares: Vector) -> Vector:
-        latency_model = _latency_model(shares * self._ceilings)
+        latency_model = self._model(shares * self._ceilings)
         found = self._found(latency_model)
         overhead_s = self._overhead_s(found)
         parts = [
@@ -284,10 +399,17 @@ class _Misfit:
     """
 
     def __init__(
-        self, rows: RequestRows, *, limits: ReplicaLimits, start: int, is_cut: bool
+        self,
+        rows: RequestRows,
+        *,
+        limits: ReplicaLimits,
+        scheduling: Scheduling,
+        start: int,
+        is_cut: bool,
     ) -> None:
         self._rows = rows
         self._limits = limits
+        self._scheduling: Scheduling = scheduling
         self._fitted = slice(start, None)
         measured = rows.part(self._fitted)
         self._first_token_s = measured.first_token_s
@@ -304,7 +426,12 @@ class _Misfit:
 
     def replayed(self, latency_model: LatencyModel) -> tuple[Times, Times]:
         """Return by how much first tokens come late and decodes take longer than measured [s]."""
-        replayed = replay(self._rows, latency_model=latency_model, limits=self._limits)
+        replayed = replay(
+            self._rows,
+            latency_model=latency_model,
+            limits=self._limits,
+            scheduling=self._scheduling,
+        )
         first_s = replayed.first_token_s[self._fitted]
         longer_s = replayed.last_token_s[self._fitted] - first_s - self._decode_s
         return first_s - self._first_token_s, longer_s
@@ -315,11 +442,6 @@ class _Misfit:
             self._known, longer_s, np.maximum(longer_s - CUT_TOLERANCE * self._decode_s, 0.0)
         )
         return late_s / self._first_spread_s, longer_s / self._decode_spread_s
-
-
-def _latency_model(ms: Vector) -> LatencyModel:
-    alpha_ms, beta_ms, gamma_ms = (float(value) for value in ms)
-    return LatencyModel(alpha_ms=alpha_ms, beta_ms=beta_ms, gamma_ms=gamma_ms)
 
 
 # -- the scale of the search: what each coefficient could explain at most
