@@ -62,7 +62,7 @@ class Figures:
 
     age_s: of the newest sample. at_first: requests that young processes had when they were scraped
     first: backlog, no arrivals. cache_hit_share: of the prompt tokens, those found in the prefix
-    cache.
+    cache. model_names: what its engines call the models that they serve.
     """
 
     load: Load | None = None
@@ -76,6 +76,7 @@ class Figures:
     age_s: float | None = None
     at_first: float = 0.0
     cache_hit_share: float | None = None
+    model_names: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
 

@@ -37,6 +37,9 @@ VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
 
 
+MODEL_NAME = "model_name"
+
+
 class Series(NamedTuple):
     """One time series as scraped. labels: all but the metric's name, the pod and its namespace."""
 
@@ -87,6 +90,13 @@ class Track:
         covered_s = times_s[-1] - times_s[0]
         slope = arrived[-1] / covered_s if covered_s > 0.0 else 0.0
         return arrived[edge] + (time_s - times_s[edge]) * slope
+
+
+def model_names(series: Iterable[Series]) -> frozenset[str]:
+    """Return what engines call the models that they serve (vLLM's label model_name)."""
+    return frozenset(
+        value for one in series for label, value in one.labels if label == MODEL_NAME and value
+    )
 
 
 def tracks_of(series: Sequence[Series], *, names: Names = NAMES) -> list[Track]:

@@ -5,6 +5,7 @@ it leaves alone.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 import pytest
 from kubernetes import client
@@ -13,11 +14,14 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.backend import KubeSettings
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.rivals import AUTOSCALERS_S
+from loop.backends.metrics.source import LabelsOnly, Measurement
 from loop.clocks import MonotonicClock, WallEpoch, date_now
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError
 from loop.policies import make_policy
+from loop.signals.demand import Figures
+from loop.signals.pods import ScrapedServer
 from loop.testing.fakes import ManualClock, system
 from loop.types import CycleRecord, Load, Mode
 from tests.cluster_files import YAMLS, objects
@@ -529,3 +533,46 @@ def test_pods_have_their_age_after_the_clock_of_the_machine_was_set() -> None:
         assert any("ahead of where it should be" in line for line in seen.warnings)
         age_s = world.clock.now_s() - seen.servers["s1"].pods[0].since_s
         assert -1.0 <= age_s < 60.0
+
+
+class NamingSource(LabelsOnly):
+    """A source whose engines name their model, until they fall silent."""
+
+    at_pods = True
+
+    def __init__(self) -> None:
+        self.named: frozenset[str] = frozenset({"meta-llama/Llama_8B"})
+
+    def measure(self, servers: Sequence[ScrapedServer], *, now_s: float) -> Measurement:  # noqa: ARG002 the port
+        """Return the names alone."""
+        figures = Figures(model_names=self.named)
+        return Measurement(figures={one.name: figures for one in servers})
+
+
+def test_a_server_without_a_model_label_has_the_model_that_its_metrics_name() -> None:
+    """It stays that while they are silent; a label wins. It is told once."""
+    source = NamingSource()
+    settings = KubeSettings(namespaces=("infer",), gpus={("llama_8b", "H100"): 1})
+    unlabelled = manifest(labels={names.MODEL: ""})
+    labelled = manifest("dep2", server="s2", labels={names.MODEL: "qwen_14b"})
+    with kube_world(unlabelled, labelled, source=lambda _calls: source, settings=settings) as world:
+        seen = world.backend.observe()
+        source.named = frozenset()
+        again = world.backend.observe()
+        world.backend.apply([ask(replicas=3)])
+    line = "s1: no label inferno.server.model: its metrics name the model, llama_8b"
+    assert line in seen.warnings
+    assert line not in again.warnings
+    for one in (seen, again):
+        assert {name: view.model for name, view in one.servers.items()} == {
+            "s1": "llama_8b",
+            "s2": "qwen_14b",
+        }
+
+
+def test_a_server_whose_model_nothing_names_is_told() -> None:
+    """Whoever labels it by hand forgets one."""
+    with kube_world(manifest(labels={names.MODEL: ""})) as world:
+        assert "s1: label inferno.server.model: expected the name of a model, found none" in (
+            world.backend.observe().warnings
+        )

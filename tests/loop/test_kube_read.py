@@ -7,7 +7,7 @@ from __future__ import annotations
 import pytest
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.read import Servers, read_pod, read_servers, selects
+from loop.backends.kube.read import Servers, matched_model, read_pod, read_servers, selects
 from tests.loop.kube_objects import EPOCH_S, Json, alive, date, deployment, pod, read
 
 
@@ -141,8 +141,28 @@ def test_what_is_wrong_with_one_server_is_told_and_keeps_no_other_out() -> None:
     assert set(found.by_name) == {"s1", "s2", "s3"}
     assert found.warnings == (
         "s2: label inferno.server.allocation.maxbatchsize: expected a whole number, found 'many'",
-        "s3: label inferno.server.model: expected the name of a model, found none",
     )
+
+
+@pytest.mark.parametrize(
+    ("told", "model"),
+    [
+        (["llama_8b"], "llama_8b"),
+        (["meta-llama/Llama_8B"], "llama_8b"),
+        (["qwen_14b"], "Qwen/qwen_14b"),
+        (["mistral"], ""),
+        (["llama_8b", "an-adapter"], ""),
+        ([], ""),
+    ],
+)
+def test_a_model_is_known_by_what_its_engine_calls_it(told: list[str], model: str) -> None:
+    """With or without the organisation; which of several names is the model nobody knows."""
+    assert matched_model(told, {"llama_8b", "Qwen/qwen_14b"}) == model
+
+
+def test_a_model_is_what_its_engine_calls_it_where_no_data_are() -> None:
+    """A collector has none: who asks it may."""
+    assert matched_model(["Qwen/Qwen2"], ()) == "Qwen/Qwen2"
 
 
 @pytest.mark.parametrize(

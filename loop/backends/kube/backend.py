@@ -12,13 +12,14 @@ from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
-from loop.backends.kube.labels import STATUS
+from loop.backends.kube.labels import MODEL, STATUS
 from loop.backends.kube.missing import is_told, missing_line, missing_of
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
     Deployment,
     Server,
     Servers,
+    matched_model,
     namespace_of,
     read_deployment,
     read_servers,
@@ -154,6 +155,7 @@ class KubeBackend:
         self._autoscalers_s: float | None = None  # of the latest look for them
         self._noted: frozenset[str] = frozenset()
         self._surveyed: frozenset[str] = frozenset()
+        self._models: dict[str, str] = {}  # of servers without a label, as their metrics say
 
     def close(self) -> None:
         """End what still runs."""
@@ -184,6 +186,7 @@ class KubeBackend:
         found = self._source.measure(
             [scraped(server) for server in servers.by_name.values()], now_s=now_s
         )
+        servers = self._with_models(servers, found)
         self._measured |= {name for name, figures in found.figures.items() if figures.measured}
         sights = {name: self._sight(server, found) for name, server in servers.by_name.items()}
         self._look_for_autoscalers(now_s)
@@ -206,6 +209,11 @@ class KubeBackend:
         )
         warnings = (
             *servers.warnings,
+            *(
+                f"{name}: label {MODEL}: expected the name of a model, found none"
+                for name, one in servers.by_name.items()
+                if not (one.deployment.model or one.deployment.problem)
+            ),
             *(capacity.warnings if capacity else ()),
             *self._once(self._notes(servers, capacity, most)),
             *(f"{name}: {missing_line(told)}" for name, told in missing.items() if is_told(told)),
@@ -323,6 +331,23 @@ class KubeBackend:
         load = figures.load if figures else None
         return Sight(load=load, source=self._source.name, figures=figures, blind_at_zero=True)
 
+    def _with_models(self, servers: Servers, found: Measurement) -> Servers:
+        """Return *servers* with the models that their metrics name, if no label does. What they
+        have named before counts as long as they do not name another.
+        """
+        known = {model for model, _ in self._settings.gpus}
+        by_name = dict(servers.by_name)
+        for name, server in servers.by_name.items():
+            if server.deployment.model:
+                self._models.pop(name, None)
+                continue
+            figures = found.figures.get(name)
+            model = matched_model(figures.model_names if figures else (), known)
+            model = self._models[name] = model or self._models.get(name, "")
+            by_name[name] = replace(server, deployment=replace(server.deployment, model=model))
+        self._models = {name: model for name, model in self._models.items() if name in by_name}
+        return replace(servers, by_name=by_name)
+
     def _survey(self, servers: Servers, *, now_s: float) -> list[str]:
         """Return which metrics of servers were found and which are missing, once of each server,
         as soon as its pods have been ready long enough to be scraped.
@@ -357,6 +382,11 @@ class KubeBackend:
         return (
             *(capacity.notes if capacity else ()),
             *(line for line in told if line),
+            *(
+                f"{name}: no label {MODEL}: its metrics name the model, {model}"
+                for name, model in self._models.items()
+                if model
+            ),
             *rival_notes((one.deployment for one in servers.by_name.values()), self._autoscalers),
             *(
                 f"{kind}: the plan has no more than {count} GPUs of it for a while: pods have "
@@ -516,7 +546,7 @@ class KubeBackend:
                 continue
             self._rivals.asked(change.server)
             self._tell(now, change, date)
-            return replace(read_deployment(answer), server=seen.server)
+            return _as_seen(read_deployment(answer), seen)
         raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")
 
     def _after_conflict(self, seen: Deployment, change: Change) -> Deployment:
@@ -527,7 +557,7 @@ class KubeBackend:
         already.
         """
         found = read_deployment(self._client.deployment(seen.namespace, seen.name))
-        now = replace(found, server=seen.server)
+        now = _as_seen(found, seen)
         if held_by(now) == asked_of(change) and now.uid == seen.uid:
             return now
         if problem := others_changed(now, seen):
@@ -549,3 +579,8 @@ class KubeBackend:
             self._client.create_event(deployment.namespace, event)
         except ApiError as error:
             self._told.append(f"{deployment.server}: its Event could not be written: {error}")
+
+
+def _as_seen(now: Deployment, seen: Deployment) -> Deployment:
+    """Return *now* with the names by which the loop knows what it has *seen*."""
+    return replace(now, server=seen.server, model=now.model or seen.model)

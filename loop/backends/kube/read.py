@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import partial
@@ -285,10 +285,6 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
             )
         elif one.problem:
             warnings.append(f"{one.server}: {one.problem}")
-        elif not one.model:
-            warnings.append(
-                f"{one.server}: label {names.MODEL}: expected the name of a model, found none"
-            )
     found = each_read(pods, partial(read_pod, epoch_s=epoch_s), kind="pod", told=warnings)
     alive = [pod for pod in found if pod is not None]
     mine, unowned = assign(list(owners.values()), alive)
@@ -327,6 +323,20 @@ def _label(obj: object) -> str:
     meta = obj.get("metadata") if isinstance(obj, Mapping) else None
     parts = [meta.get(key) for key in ("namespace", "name")] if isinstance(meta, Mapping) else []
     return "/".join(str(part)[: names.FOUND_MAX] for part in parts if part) or "without a name"
+
+
+def matched_model(names_told: Collection[str], known: Collection[str]) -> str:
+    """Return which model an engine serves that calls it *names_told*: one of those *known* to the
+    data, by its name or by the part behind its organisation. "" if that is not one model.
+    """
+    if len(names_told) != 1:
+        return ""
+    (told,) = names_told
+    if told in known or not known:
+        return told
+    short = told.rpartition("/")[2].lower()
+    alike = [model for model in known if model.rpartition("/")[2].lower() == short]
+    return alike[0] if len(alike) == 1 else ""
 
 
 def scraped(server: Server) -> ScrapedServer:

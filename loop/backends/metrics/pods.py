@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple, Protocol
 
@@ -23,7 +24,7 @@ from loop.errors import LoopError
 from loop.signals.demand import Figures, WindowSettings, figures
 from loop.signals.names import NAMES, START_TIME, Names
 from loop.signals.pods import ScrapedPod, ScrapedServer
-from loop.signals.series import Labels, Series, tracks_of
+from loop.signals.series import Labels, Series, model_names, tracks_of
 from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name
@@ -203,13 +204,15 @@ class PodMetrics:
             return error
 
     def _figures(self, server: ScrapedServer, keys: Sequence[PodKey], *, now_s: float) -> Figures:
-        gone, tracks = {}, {}
+        gone, tracks, models = {}, {}, set[str]()
         for key in keys:
             series = [Series(*of, points) for of, points in self._samples[key].items()]
             tracks[key[1]] = tracks_of(series, names=self._names)
+            models |= model_names(series)
             if key in self._left_s:
                 gone[key[1]] = (_latest_s(self._samples[key]), self._left_s[key])
-        return figures(server, tracks, now_s=now_s, settings=self._window, gone=gone)
+        found = figures(server, tracks, now_s=now_s, settings=self._window, gone=gone)
+        return replace(found, model_names=frozenset(models))
 
     def _fetch(self, asked: tuple[ScrapedPod, int]) -> list[Told] | LoopError:
         try:

@@ -14,8 +14,9 @@ import re
 import ssl
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from email.utils import parsedate_to_datetime
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,7 +29,7 @@ from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings, figures
 from loop.signals.names import NAMES, Names
 from loop.signals.pods import ScrapedServer, owns
-from loop.signals.series import Series, tracks_of
+from loop.signals.series import Series, model_names, tracks_of
 from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name
@@ -114,11 +115,14 @@ class Prometheus:
         self._remember(servers, now_s=now_s)
         by_server = share(series, servers, known={key: of for key, (of, _) in self._owners.items()})
         found = {
-            one.name: figures(
-                one,
-                {pod: tracks_of(of, names=names) for pod, of in by_server[one.name].items()},
-                now_s=now_s,
-                settings=window,
+            one.name: replace(
+                figures(
+                    one,
+                    {pod: tracks_of(of, names=names) for pod, of in by_server[one.name].items()},
+                    now_s=now_s,
+                    settings=window,
+                ),
+                model_names=model_names(chain.from_iterable(by_server[one.name].values())),
             )
             for one in servers
         }
