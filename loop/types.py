@@ -76,7 +76,7 @@ def one_pool(*, accelerator: str, replicas: int, max_batch: int) -> tuple[Pool, 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodView:
     """One pod as last scraped. since_s: when it entered its phase; created_s: when it was asked for
-    [s of the run].
+    [s of the run]. Its own rate and latencies are None if it does not report them.
     """
 
     name: str
@@ -88,6 +88,10 @@ class PodView:
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
+    rate_rpm: float | None = None
+    completions_rpm: float | None = None
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
 
 
 MissingKind = Literal[

@@ -9,8 +9,8 @@ every version (docs/services.md).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass, replace
 from functools import cache
 from typing import Any, Literal, Protocol
 
@@ -122,18 +122,24 @@ def collect_message(seen: Snapshot, estimated: Snapshot, places: Mapping[str, Pl
     """Return the answer to GET /collect: what is *estimated* in the words of all, and what was
     *seen* for our own.
 
+    replicas has a row for each pod that reports, for a tuner of latency models: see replica_specs.
     A server whose load is not known is told of as one to be held, so that no reader takes it for
     idle: no load, and a least number of replicas on its accelerator that is what it has. One that
     has nothing to hold is left out.
     """
     rows = [
-        server_spec(view, view.load) if view.load is not None else held_spec(view)
+        _with_concurrency(
+            server_spec(view, view.load) if view.load is not None else held_spec(view),
+            [pod.running for pod in view.pods if pod.completions_rpm is not None],
+        )
         for view in estimated.servers.values()
         if view.load is not None or view.wanted > 0
     ]
     return {
         "servers": rows,
-        "replicas": [],
+        "replicas": [
+            row for view in estimated.servers.values() for row in replica_specs(view, view.load)
+        ],
         "kube-resources": {name: _object(places.get(name, NOWHERE)) for name in estimated.servers},
         "snapshot": snapshot_json(seen),
     }
@@ -156,6 +162,39 @@ def server_spec(view: ServerView, load: Load, *, cost_cents_per_h: float = 0.0) 
         name=view.name, model=view.model, min_num_replicas=view.replicas_min, current_alloc=current
     )
     return with_older_names(written(spec) | {"class": view.service_class})
+
+
+def replica_specs(view: ServerView, load: Load | None) -> list[Json]:
+    """Return the pods of *view* that report as servers of one replica each, named SERVER/POD, as
+    existing tuners read them: what each did, at which batch, with how many requests at a time.
+
+    Mean tokens are those of the whole server; without a *load* they are not known, and there are no
+    rows.
+    """
+    if load is None:
+        return []
+    rows = []
+    for pod in view.pods:
+        if pod.completions_rpm is None:
+            continue
+        own = replace(load, rate_rpm=figure(pod.rate_rpm))
+        alone = replace(
+            view,
+            name=f"{view.name}/{pod.name}",
+            pools=one_pool(accelerator=pod.accelerator, replicas=1, max_batch=pod.max_batch),
+            completions_rpm=pod.completions_rpm,
+            itl_ms=pod.itl_ms,
+            ttft_ms=pod.ttft_ms,
+            replicas_min=0,
+        )
+        rows.append(_with_concurrency(server_spec(alone, own), [pod.running]))
+    return rows
+
+
+def _with_concurrency(server: Json, running: Sequence[int]) -> Json:
+    """Return the *server* of the wire with the mean of the requests that its pods run."""
+    mean = sum(running) / len(running) if running else 0
+    return server | {"currentAlloc": server["currentAlloc"] | {"avgConcurrency": mean}}
 
 
 def held_spec(view: ServerView) -> Json:

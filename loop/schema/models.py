@@ -298,7 +298,7 @@ class AllocationData(Message):
     itl_average: Figure | None = 0.0
     ttft_average: Figure | None = 0.0
     load: ServerLoad = Field(default_factory=ServerLoad)
-    unused: ClassVar[tuple[str, ...]] = ("waitAverage",)
+    unused: ClassVar[tuple[str, ...]] = ("waitAverage", "avgConcurrency")
 
 
 class ServerSpec(Message):

@@ -48,11 +48,17 @@ class WindowSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
-    """The latest gauges of one pod, those of its engines added up."""
+    """The latest gauges of one pod, those of its engines added up, and its own figures over the
+    window (None: unknown).
+    """
 
     running: int = 0
     waiting: int = 0
     kv_usage: float = 0.0
+    rate_rpm: float | None = None
+    completions_rpm: float | None = None
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +189,7 @@ def _known(
         warnings.append("those that report had no requests: the others may have, so it is held")
     return replace(
         seen,
+        pods={name: _own(one, good.get(name), settings) for name, one in seen.pods.items()},
         load=load,
         completions_rpm=ends * per_second * MINUTE_S,
         ttft_ms=_mean(total.get("ttft_s"), total.get("firsts"), scale=MS),
@@ -346,6 +353,26 @@ def _gauges(of_pod: Sequence[Track]) -> Gauges:
         running=round(sum(track.gauges["running"] for track in of_pod)),
         waiting=round(sum(track.gauges["waiting"] for track in of_pod)),
         kv_usage=max(track.gauges["kv_usage"] for track in of_pod),
+    )
+
+
+def _own(gauges: Gauges, of_pod: Sequence[Track] | None, settings: WindowSettings) -> Gauges:
+    """Return *gauges* with what one pod did between its first sample and its last one, if it has
+    good tracks.
+    """
+    if not of_pod:
+        return gauges
+    begin_s = min(track.times_s[0] for track in of_pod)
+    end_s = max(track.times_s[-1] for track in of_pod)
+    per_minute = MINUTE_S / ((end_s - begin_s) * settings.speed)
+    total = {name: _sum(of_pod, name) for name in _counters(of_pod)}
+    ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
+    return replace(
+        gauges,
+        rate_rpm=max(0.0, _came(of_pod, (begin_s, end_s))) * per_minute,
+        completions_rpm=ends * per_minute,
+        ttft_ms=_mean(total.get("ttft_s"), total.get("firsts"), scale=MS),
+        itl_ms=_itl_ms(total),
     )
 
 

@@ -294,3 +294,45 @@ def test_no_accelerator_means_no_replicas_and_keeps_the_labels() -> None:
     )
     (asked,) = plan(decided(request, seen, absent="hold"), seen)
     assert (asked.accelerator, asked.replicas, asked.max_batch) == ("H100", 0, 64)
+
+
+def test_each_pod_that_reports_is_a_replica_for_a_tuner() -> None:
+    """Its own rate and latencies, at the batch in force in it: one that does not report would teach
+    a tuner zeros.
+    """
+    pods = [
+        PodView(
+            name=name,
+            phase="ready",
+            since_s=0.0,
+            created_s=0.0,
+            accelerator="H100",
+            max_batch=48,
+            running=running,
+            rate_rpm=rate_rpm,
+            completions_rpm=rate_rpm,
+            ttft_ms=90.0,
+            itl_ms=11.0,
+        )
+        for name, running, rate_rpm in (("a", 3, 70.0), ("b", 5, 50.0), ("c", 0, None))
+    ]
+    view = server_view(pods=tuple(pods))
+    seen = Snapshot(now_s=0.0, servers={"s1": view})
+    answer = collect_message(seen, seen, {})
+    rows = {row["name"]: row for row in answer["replicas"]}
+    assert list(rows) == ["s1/a", "s1/b"]
+    now = rows["s1/a"]["currentAlloc"]
+    assert (now["accelerator"], now["numReplicas"], now["maxBatch"]) == ("H100", 1, 48)
+    assert (now["avgConcurrency"], now["itlAverage"], now["ttftAverage"]) == (3, 11, 90)
+    assert (now["load"]["arrivalRate"], now["load"]["throughput"]) == (70, 70)
+    assert (now["load"]["avgInTokens"], now["load"]["avgOutTokens"]) == (512, 256)
+    assert (rows["s1/a"]["class"], rows["s1/a"]["model"]) == ("Premium", "llama_8b")
+    assert answer["servers"][0]["currentAlloc"]["avgConcurrency"] == 4
+
+
+def test_a_server_of_unknown_load_has_no_replicas_for_a_tuner() -> None:
+    """Nobody knows the tokens of its requests."""
+    seen = Snapshot(now_s=0.0, servers={"s1": server_view(load=None)})
+    answer = collect_message(seen, seen, {})
+    assert answer["replicas"] == []
+    assert answer["servers"][0]["currentAlloc"]["avgConcurrency"] == 0

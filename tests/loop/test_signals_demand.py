@@ -646,3 +646,12 @@ def test_old_names_of_metrics_stand_in_for_new_ones() -> None:
     ]
     assert told_of({"a": old}, pod("a")).itl_ms == pytest.approx(10.0)
     assert told_of({"a": [*series, *old]}, pod("a")).itl_ms == pytest.approx(10.0)
+
+
+def test_each_pod_has_figures_of_its_own() -> None:
+    """A tuner of latency models learns from single pods, which differ."""
+    found = seen({"a": steady(rps=1.0), "b": steady(rps=3.0)}, pod("a"), pod("b"))
+    a, b = (found.pods[name_of(letter)] for letter in "ab")
+    assert (a.completions_rpm, b.completions_rpm) == (pytest.approx(60.0), pytest.approx(180.0))
+    assert a.rate_rpm == pytest.approx(60.0)
+    assert (a.ttft_ms, a.itl_ms) == pytest.approx((found.ttft_ms, found.itl_ms))

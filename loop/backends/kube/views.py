@@ -114,6 +114,10 @@ def _pod_view(pod: Pod, one: Deployment, gauges: Gauges) -> PodView:
         running=gauges.running,
         waiting=gauges.waiting,
         kv_usage=gauges.kv_usage,
+        rate_rpm=gauges.rate_rpm,
+        completions_rpm=gauges.completions_rpm,
+        ttft_ms=gauges.ttft_ms,
+        itl_ms=gauges.itl_ms,
     )
 
 
