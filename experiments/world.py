@@ -9,7 +9,7 @@ from pathlib import Path
 from loop.schema.reading import SERVERS
 from loop.spec import Perf, ServerData, SystemData
 from twin.spec import ClusterSpec, EngineSpec, Pool, Server, SpecError
-from twin.world import read_cluster_spec
+from twin.world import TWIN, read_cluster_spec
 
 
 def build_cluster_spec(
@@ -24,7 +24,7 @@ def build_cluster_spec(
     """
     if not system.servers:
         raise SpecError(f"{SERVERS}: expected at least one server in {directory}, found none")
-    return read_cluster_spec(
+    spec, notes = read_cluster_spec(
         directory,
         accelerators=system.accelerators,
         capacity=system.capacity,
@@ -36,6 +36,32 @@ def build_cluster_spec(
         servers=[_server(server, system) for server in system.servers.values()],
         truth=truth,
     )
+    return spec, (*notes, *_too_long(system, spec))
+
+
+def _too_long(system: SystemData, spec: ClusterSpec) -> list[str]:
+    """Return a line for each server whose mean request does not fit the KV cache of a replica: most
+    of its requests would be rejected there.
+    """
+    lines = []
+    for server in system.servers.values():
+        load = server.current.load
+        if load is None:
+            continue
+        tokens = load.in_tokens + load.out_tokens
+        small = [
+            f"{accelerator} ({engine.kv_tokens:,})"
+            for (model, accelerator), engine in spec.engines.items()
+            if model == server.model
+            and engine.kv_tokens is not None
+            and tokens - 1 > engine.kv_tokens // engine.block_size * engine.block_size
+        ]
+        if small:
+            lines.append(
+                f"{TWIN}: server {server.name!r}: its requests of {tokens:,.0f} tokens do not fit "
+                f"the KV cache (kvTokens) of {', '.join(small)}: they will be rejected there"
+            )
+    return lines
 
 
 def _engine(perf: Perf) -> EngineSpec:

@@ -245,6 +245,11 @@ def _check(spec: ClusterSpec) -> None:
                 f"{model} on {accelerator}: perfParms: expected alpha + beta > 0, found "
                 f"{engine.latency_model}"
             )
+        if engine.kv_tokens is not None and engine.kv_tokens < engine.block_size:
+            raise SpecError(
+                f"{model} on {accelerator}: kvTokens: expected at least one block of "
+                f"{engine.block_size} tokens, found {engine.kv_tokens}"
+            )
     for server in spec.servers:
         accelerator = server.pool.accelerator
         if server.pool.replicas > 0 and (server.model, accelerator) not in spec.engines:

@@ -185,7 +185,7 @@ def make_pairs(
         start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
         accelerator=catalog.accelerator[perf_rows],
         perf=rules.perf(catalog.perf.take(perf_rows)),
-        asked=_server_columns(data, rules, catalog, servers, owner),
+        asked=rules.asked(_server_columns(data, rules, catalog, servers, owner)),
         problem=problem,
     )
 

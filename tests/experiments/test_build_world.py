@@ -50,6 +50,27 @@ def test_launch_weights_and_exponent_make_a_roofline(tmp_path: Path) -> None:
     assert (second.launch_ms, second.weights_ms) == (0.0, second.alpha_ms)
 
 
+def test_a_kv_cache_that_no_request_fits_is_told_by_server(tmp_path: Path) -> None:
+    """Else a run ends with every request rejected, and nobody knows why."""
+    objects = files()
+    load = {"arrivalRate": 60, "avgInTokens": 9000, "avgOutTokens": 200}
+    objects["server-data.json"]["servers"][0]["currentAlloc"]["load"] = load
+    objects["twin-data.json"] = {
+        "engines": [
+            {"model": "small", "acc": "H100", "kvTokens": 4096},
+            {"model": "small", "acc": "2xH100", "kvTokens": 50000},
+        ]
+    }
+    _, notes = build_cluster_spec(read_system(write(tmp_path, objects)), tmp_path)
+    assert notes == (
+        "twin-data.json: server 'a': its requests of 9,200 tokens do not fit the KV cache "
+        "(kvTokens) of H100 (4,096): they will be rejected there",
+    )
+    objects["twin-data.json"]["engines"][0]["kvTokens"] = 15
+    with pytest.raises(SpecError, match="kvTokens: expected at least one block of 16 tokens"):
+        build_cluster_spec(read_system(write(tmp_path, objects)), tmp_path)
+
+
 def test_a_server_starts_with_its_current_allocation(tmp_path: Path) -> None:
     """A run begins in the state that the data describe."""
     server = build(tmp_path, files()).servers[0]

@@ -107,6 +107,20 @@ def test_a_roofline_is_sized_to_its_targets() -> None:
             assert max(ratios) == pytest.approx(1.0, rel=1e-5)
 
 
+@pytest.mark.parametrize("out_tokens", [1.0, 1.5])
+def test_an_answer_of_one_token_meets_the_time_between_tokens(out_tokens: float) -> None:
+    """Prefill halves, classifiers and embeddings have nothing between tokens, and the scores count
+    the target as met: sizing may not be bound by it. The Go optimizer is.
+    """
+    one = server(rpm=120.0, tokens=(4000.0, out_tokens))
+    with_it, without = (small_system(one, itl_ms=itl_ms, ttft_ms=500.0) for itl_ms in (5.0, 0.0))
+    assert (table(with_it).rate_max == table(without).rate_max).all()
+    assert (table(with_it).verdict == table(without).verdict).all()
+    assert (table(with_it, COMPAT).rate_max != table(without, COMPAT).rate_max).any()
+    two = small_system(server(rpm=120.0, tokens=(4000.0, 2.0)), itl_ms=5.0, ttft_ms=500.0)
+    assert (table(two).rate_max != table(without).rate_max).any()
+
+
 def test_less_headroom_needs_no_more_replicas() -> None:
     """Headroom is a margin on the targets, and costs what it costs."""
     data = small_system(server(rpm=3000.0), itl_ms=9.0)

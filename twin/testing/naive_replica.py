@@ -226,6 +226,8 @@ class NaiveReplica:
         others are left.
         """
         self.free -= blocks
+        if not self.cached or not blocks:
+            return
         idle = {name: each for name, each in self.cached.items() if not each.users}
         for name, each in idle.items():
             if sum(one.blocks for one in idle.values() if one.users == 0) <= self.free:

@@ -88,6 +88,7 @@ class Rules:
     batch: Callable[[Floats, Pairs, OptimizerSettings], tuple[Floats, Bools]]
     queue: Callable[[Floats], Floats]
     perf: Callable[[PerfColumns], PerfColumns]
+    asked: Callable[[ServerColumns], ServerColumns]
     need: Callable[[ServerColumns], Floats]
     idle: Callable[[Pairs, Floats], tuple[Floats, Floats, Floats]]
     invalid: Callable[[ReplicaColumns], Bools]

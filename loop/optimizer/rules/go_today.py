@@ -76,6 +76,11 @@ def perf(given: PerfColumns) -> PerfColumns:
     )
 
 
+def asked(given: ServerColumns) -> ServerColumns:
+    """Return all targets as they are given."""
+    return given
+
+
 def need(asked: ServerColumns) -> Floats:
     """Return the rate that the replicas must take together [requests/ms]: that of a TPS target
     alone if there is one, whatever the load.
@@ -199,6 +204,7 @@ GO_TODAY = replace(
     batch=batch,
     queue=queue,
     perf=perf,
+    asked=asked,
     need=need,
     idle=idle,
     invalid=invalid,

@@ -76,6 +76,11 @@ def perf(given: PerfColumns) -> PerfColumns:
     return replace(given, alpha=given.fixed)
 
 
+def asked(given: ServerColumns) -> ServerColumns:
+    """Return *given* without targets on what there is not: one token has no time to the next."""
+    return replace(given, slo_itl=np.where(given.out_tokens < 2.0, 0.0, given.slo_itl))
+
+
 def need(asked: ServerColumns) -> Floats:
     """Return the rate that the replicas of a server must take together [requests/ms].
 
@@ -162,6 +167,7 @@ OURS = Rules(
     batch=batch,
     queue=queue,
     perf=perf,
+    asked=asked,
     need=need,
     idle=idle,
     invalid=invalid,
