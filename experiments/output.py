@@ -4,12 +4,14 @@ work starts.
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ def whole_directory(out: Path) -> Iterator[Path]:
     leave *out* as it was.
 
     A new *out* appears in one rename; in an existing one each file is replaced whole. Raise
-    SpecError at once where it cannot be written.
+    SpecError at once where it cannot be written, or another process writes it.
     """
     exists = out.is_dir()
     with _writing(out):
@@ -30,13 +32,55 @@ def whole_directory(out: Path) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         if out.exists() and not exists:
             raise NotADirectoryError(0, "a file of that name")
-        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.part-", dir=parent))
+        scratch, lock = _own_scratch(parent, out)
     try:
         yield scratch
         with _writing(out):
             _move(scratch, out, exists=exists)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        os.close(lock)
+
+
+def _own_scratch(parent: Path, out: Path) -> tuple[Path, int]:
+    """Return a scratch directory for *out* in *parent* and the lock that says that its writer
+    lives. Those that dead writers left go; raise SpecError where one lives.
+    """
+    prefix = f".{out.name}.part-"
+    turn = os.open(parent, os.O_RDONLY)  # one writer at a time looks who else there is
+    try:
+        with suppress(OSError):  # some file systems have no locks for directories
+            fcntl.flock(turn, fcntl.LOCK_EX)
+        for path in (out.absolute().parent, out):
+            for left in path.glob(f"{glob.escape(prefix)}*/"):
+                writer_lives = _writer_lives(left)
+                if writer_lives:
+                    raise SpecError(f"{out}: another process is writing it now")
+                if writer_lives is False:
+                    shutil.rmtree(left, ignore_errors=True)
+        scratch = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+        lock = os.open(scratch, os.O_RDONLY)
+        with suppress(OSError):
+            fcntl.flock(lock, fcntl.LOCK_EX)
+    finally:
+        os.close(turn)
+    return scratch, lock
+
+
+def _writer_lives(scratch: Path) -> bool | None:
+    """Tell whether the writer of *scratch* lives, whose lock goes when it does; None if the file
+    system does not tell.
+    """
+    lock = os.open(scratch, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return None
+    finally:
+        os.close(lock)
+    return False
 
 
 def _move(scratch: Path, out: Path, *, exists: bool) -> None:

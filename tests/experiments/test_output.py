@@ -51,6 +51,26 @@ def test_a_failed_work_leaves_no_new_directory(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_second_writer_of_the_same_place_is_refused_at_once(tmp_path: Path) -> None:
+    """It would work for an hour, and then find the place taken."""
+    for out in (tmp_path / "run", tmp_path):
+        with whole_directory(out) as scratch:
+            (scratch / "a").write_text("1")
+            with pytest.raises(SpecError, match="another process is writing it now"):
+                write_and_break(out)
+        assert (out / "a").read_text() == "1"
+
+
+def test_what_a_killed_writer_left_goes_with_the_next_one(tmp_path: Path) -> None:
+    """Half a run of a process that is no more is of no use to anybody."""
+    left = tmp_path / ".run.part-abc"
+    left.mkdir()
+    (left / "a").write_text("half")
+    with whole_directory(tmp_path / "run") as scratch:
+        (scratch / "a").write_text("whole")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
 def test_an_output_that_cannot_be_written_is_one_clear_line(tmp_path: Path) -> None:
     """A file is in the way: told at the start, not after an hour of simulation."""
     (tmp_path / "file").write_text("mine")

@@ -29,6 +29,9 @@ def containers(**container: Any) -> list[dict[str, Any]]:
         ({"command": SHELL, "args": ["vllm serve m --max-num-seqs $BATCH"]}, None),
         ({"args": ["--max-num-seqs-total", "32"]}, None),
         ({"args": ["--max-num-seqs"]}, None),
+        ({"args": ["--max-num-seqs=8", "--max-num-seqs", "16"]}, 16),
+        ({"command": ["vllm", "--max-num-seqs=8"], "args": ["--max-num-seqs=16"]}, 16),
+        ({"command": SHELL, "args": ["vllm --max-num-seqs 8 --max-num-seqs=16"]}, 16),
         ({}, None),
     ],
 )
@@ -45,6 +48,14 @@ def test_an_argument_is_found_in_every_form_and_place(
         ({"args": ["--max-num-seqs", "32", "-v"]}, {"args": ["--max-num-seqs", "48", "-v"]}),
         ({"args": ["--max-num-seqs=32"]}, {"args": ["--max-num-seqs=48"]}),
         ({"args": ["--max-num-seqs=48"]}, None),
+        (
+            {"args": ["--max-num-seqs=32", "--max-num-seqs", "64"]},
+            {"args": ["--max-num-seqs=32", "--max-num-seqs", "48"]},
+        ),
+        (
+            {"command": SHELL, "args": ["vllm --max-num-seqs 8 --max-num-seqs=16"]},
+            {"args": ["vllm --max-num-seqs 8 --max-num-seqs=48"]},
+        ),
         (
             {"command": SHELL, "args": ["vllm serve m --max-num-seqs=256 --port 8000"]},
             {"args": ["vllm serve m --max-num-seqs=48 --port 8000"]},

@@ -45,41 +45,41 @@ class Place:
 
 
 def find(containers: Sequence[Json], argument: str) -> Place | None:
-    """Return where *argument* (--name) stands in the command lines of *containers*."""
+    """Return where *argument* (--name) stands in the command lines of *containers*; of one that is
+    given twice, the place that counts: the last of its container.
+    """
     for container in containers:
-        for key in ("args", "command"):
-            words = [str(word) for word in container.get(key) or ()]
-            for index, word in enumerate(words):
-                name = str(container.get("name") or "")
-                if word == argument:
-                    value = words[index + 1] if index + 1 < len(words) else ""
-                    return Place(
-                        container=name,
-                        key=key,
-                        index=index,
-                        value="" if whole(value) is None else value,
-                        inside=False,
-                    )
-                if word.startswith(f"{argument}="):
-                    value = word.removeprefix(f"{argument}=")
-                    return Place(
-                        container=name,
-                        key=key,
-                        index=index,
-                        value="" if whole(value) is None else value,
-                        inside=False,
-                    )
-                found = _inside(argument).search(word)
-                if found:
-                    value = found["value"].strip("\"'")
-                    return Place(
-                        container=name,
-                        key=key,
-                        index=index,
-                        value="" if whole(value) is None else value,
-                        inside=True,
-                    )
+        places = [
+            place
+            for key in ("command", "args")
+            for index in range(len(container.get(key) or ()))
+            if (place := _place(container, key, index, argument)) is not None
+        ]
+        if places:
+            return places[-1]
     return None
+
+
+def _place(container: Json, key: str, index: int, argument: str) -> Place | None:
+    """Return where *argument* stands in one word of *container*."""
+    words = [str(word) for word in container[key]]
+    word, inside = words[index], False
+    if word == argument:
+        value = words[index + 1] if index + 1 < len(words) else ""
+    elif word.startswith(f"{argument}="):
+        value = word.removeprefix(f"{argument}=")
+    else:
+        found = _last_inside(argument, word)
+        if found is None:
+            return None
+        value, inside = found["value"].strip("\"'"), True
+    return Place(
+        container=str(container.get("name") or ""),
+        key=key,
+        index=index,
+        value="" if whole(value) is None else value,
+        inside=inside,
+    )
 
 
 def value_of(containers: Sequence[Json], argument: str) -> int | None:
@@ -109,7 +109,7 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
         return {}
     word = words[place.index]
     if place.inside:
-        found = _inside(argument).search(word)
+        found = _last_inside(argument, word)
         assert found is not None, word
         start, end = found.span("value")
         number = found["value"].replace(place.value, str(value))
@@ -197,5 +197,7 @@ def count(quantity: object) -> int:
     return whole(str(quantity)) or 0
 
 
-def _inside(argument: str) -> re.Pattern[str]:
-    return re.compile(rf"(?<!\S){re.escape(argument)}(?:=|\s+)(?P<value>[\"']?[^\s\"';&|]+[\"']?)")
+def _last_inside(argument: str, word: str) -> re.Match[str] | None:
+    """Return where *argument* and its value stand inside *word* last, which is what counts."""
+    pattern = rf"(?<!\S){re.escape(argument)}(?:=|\s+)(?P<value>[\"']?[^\s\"';&|]+[\"']?)"
+    return max(re.finditer(pattern, word), key=re.Match.start, default=None)
