@@ -23,6 +23,9 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+LONGEST = (
+    3.0  # the longest answers, in means: one in twenty of an exponential distribution is longer
+)
 
 # More requests run than this many times what the load explains: answers longer than the window, or
 # counters that tell less than there is.
@@ -156,6 +159,28 @@ def below_minimum(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, .
         for name, desired in planned(snapshot, changes).items()
         if desired.replicas < snapshot.servers[name].replicas_min
     )
+
+
+def cut_answers(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, ...]:
+    """Return a line for each server whose pods *changes* end, if these have less time to end in
+    than its longest answers take.
+    """
+    lines = []
+    for change in changes:
+        view = snapshot.servers[change.server]
+        moves = change.accelerator != view.accelerator
+        if view.grace_s is None or not (change.replicas < view.wanted or moves):
+            continue
+        load, itl_ms = view.load, view.itl_ms
+        if load is None or itl_ms is None or view.running == 0:
+            continue
+        longest_s = LONGEST * load.out_tokens * itl_ms / 1000.0
+        if longest_s > view.grace_s:
+            lines.append(
+                f"{view.name}: answers of up to {longest_s:.0f} s may be cut: its pods end within "
+                f"{view.grace_s:g} s (terminationGracePeriodSeconds)"
+            )
+    return tuple(lines)
 
 
 def _needed_in_flight(target: Target, view: ServerView) -> int:

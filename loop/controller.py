@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from loop.actuator import (
     Limits,
     below_minimum,
+    cut_answers,
     plan,
     planned,
     replicas_only,
@@ -223,6 +224,7 @@ class Controller:
         lines = (
             *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
             *below_minimum(record.estimated, changes),
+            *cut_answers(record.estimated, changes),
             *(
                 f"{name}: nothing is asked for it: {view.hold.text}"
                 for name, view in record.estimated.servers.items()

@@ -154,6 +154,7 @@ def _seen(view: ServerView) -> Line:
         "maxReplicas": view.replicas_max,
         "gpusPerReplica": view.gpus_per_replica,
         "missing": _missing(view.missing),
+        "graceS": view.grace_s,
         "hold": {"kind": view.hold.kind, "text": view.hold.text} if view.hold else None,
     }
 
@@ -223,6 +224,7 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         cache_hit_share=row.get("prefixCacheHitShare"),
         gpus_per_replica=row.get("gpusPerReplica"),
         missing=_missing_of(row.get("missing")),
+        grace_s=row.get("graceS"),
         hold=Why(**row["hold"]) if row.get("hold") else None,
     )
 

@@ -137,7 +137,8 @@ class ServerView(OfPools):
     none), load_age_s how old its newest sample is (None: it has no age). cache_hit_share is the
     share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
     GPUs a replica has on any accelerator (None: as many as the accelerator needs). hold is why
-    nothing may be asked for this server, whatever a policy decides (None: it may). missing are the
+    nothing may be asked for this server, whatever a policy decides (None: it may). grace_s is how
+    long a pod that ends has for the answers in it (None: as long as it takes). missing are the
     replicas that do not come (None: all are there, or this world does not tell).
     """
 
@@ -166,6 +167,7 @@ class ServerView(OfPools):
     cache_hit_share: float | None = None
     gpus_per_replica: int | None = None
     hold: Why | None = None
+    grace_s: float | None = None
     missing: Missing | None = None
     pods: tuple[PodView, ...] = ()
 

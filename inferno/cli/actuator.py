@@ -79,6 +79,7 @@ def _run(options: Namespace) -> int:
         lease=options.lease,
         autoscalers=True,
         contest=options.contest,
+        deletion_cost=options.deletion_cost,
     )
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="actuator")
     with ExitStack() as stack:

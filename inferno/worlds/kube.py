@@ -172,6 +172,12 @@ def add_acting_options(parser: Options) -> None:
         "--lease", metavar="NAMESPACE/NAME", help="act only while holding this Lease"
     )
     parser.add_argument(
+        "--deletion-cost",
+        action="store_true",
+        help="before a reduction, tell the cluster what runs on each pod: it ends those that do "
+        "least",
+    )
+    parser.add_argument(
         "--contest",
         action="store_true",
         help="go on where somebody else changes back what was asked for (default: step back from a "
@@ -250,6 +256,7 @@ class Choices:
     give_up_s: float = 600.0
     autoscalers: bool = False
     contest: bool = False
+    deletion_cost: bool = False
 
     @property
     def labels_stand_in(self) -> bool:
@@ -304,6 +311,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         lease=options.lease,
         autoscalers=True,
         contest=options.contest,
+        deletion_cost=options.deletion_cost,
         give_up_s=_seconds("give-up-after", options.give_up_after),
     )
     policy = make_policy(options.policy, **dict(options.policy_options))
@@ -373,6 +381,7 @@ def open_cluster(
             give_up_s=choices.give_up_s,
             autoscalers=choices.autoscalers,
             contest=choices.contest,
+            deletion_cost=choices.deletion_cost,
         ),
         may_act=lambda: not pause.reason() and (lease is None or lease.held()),
     )

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from kubernetes import client
@@ -20,7 +21,7 @@ from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError
 from loop.policies import make_policy
-from loop.signals.demand import Figures
+from loop.signals.demand import Figures, Gauges
 from loop.signals.pods import ScrapedServer
 from loop.testing.fakes import ManualClock, system
 from loop.types import CycleRecord, Load, Mode
@@ -576,3 +577,44 @@ def test_a_server_whose_model_nothing_names_is_told() -> None:
         assert "s1: label inferno.server.model: expected the name of a model, found none" in (
             world.backend.observe().warnings
         )
+
+
+class Busy(LabelsOnly):
+    """A source that tells how many requests run on each pod: 0, 1, 2, … by name."""
+
+    at_pods = True
+
+    def measure(self, servers: Sequence[ScrapedServer], *, now_s: float) -> Measurement:
+        """Return the gauges."""
+        found = super().measure(servers, now_s=now_s)
+        return replace(
+            found,
+            figures={
+                server.name: Figures(
+                    pods={
+                        pod.name: Gauges(running=number)
+                        for number, pod in enumerate(sorted(server.pods, key=lambda one: one.name))
+                    }
+                )
+                for server in servers
+            },
+        )
+
+
+def test_the_cluster_is_told_what_runs_on_each_pod_before_a_reduction() -> None:
+    """It then ends those that do least; a growth needs no such thing."""
+    settings = KubeSettings(namespaces=("infer",), deletion_cost=True)
+    with kube_world(manifest(replicas=3), settings=settings, source=lambda _: Busy()) as world:
+        world.settled()
+        world.backend.apply([ask(replicas=4)])
+        assert world.calls.calls["patch pods"] == 0
+        world.settled()
+        # Nothing runs on the first one, which needs no annotation to say so.
+        world.backend.apply([ask(replicas=2)])
+        assert world.calls.calls["patch pods"] == 3
+        costs = [
+            (pod.metadata.annotations or {}).get(names.DELETION_COST)
+            for pod in world.core.list_namespaced_pod("infer").items
+            if pod.metadata.deletion_timestamp is None
+        ]
+        assert {"1", "2", "3"} >= set(costs) - {None}

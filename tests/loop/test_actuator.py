@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.actuator import Limits, below_minimum, plan, planned, with_room_for_what_runs
+from loop.actuator import Limits, below_minimum, cut_answers, plan, planned, with_room_for_what_runs
 from loop.testing.fakes import BECAUSE, change, server_view, target
 from loop.types import Change, Decision, Load, Missing, ServerView, Snapshot, Target
 
@@ -249,3 +249,32 @@ def test_no_more_of_the_same_is_asked_for_while_as_many_do_not_come(
     seen = Snapshot(now_s=0.0, servers={"s1": view})
     changes = plan(Decision(targets={"s1": wanted}), seen)
     assert planned(seen, changes)["s1"].replicas == replicas
+
+
+LONG = Load(rate_rpm=60.0, in_tokens=100.0, out_tokens=1000.0)
+
+
+@pytest.mark.parametrize(
+    ("fields", "asked", "told"),
+    [
+        ({"grace_s": 30.0}, {"replicas": 1}, True),
+        ({"grace_s": 30.0}, {"accelerator": "L4"}, True),
+        ({"grace_s": 90.0}, {"replicas": 1}, False),
+        ({"grace_s": None}, {"replicas": 1}, False),
+        ({"grace_s": 30.0}, {"replicas": 3}, False),
+        ({"grace_s": 30.0, "running": 0}, {"replicas": 1}, False),
+    ],
+)
+def test_a_reduction_that_may_cut_answers_is_told(
+    fields: dict[str, object], asked: dict[str, object], told: bool
+) -> None:
+    """1,000 tokens of 20 ms are 20 s on average, and the longest take three times as long."""
+    view = server_view(**{"load": LONG, "itl_ms": 20.0, "running": 5, **fields})
+    seen = Snapshot(now_s=0.0, servers={"s1": view})
+    lines = cut_answers(seen, [change(**asked)])  # type: ignore[arg-type]
+    assert bool(lines) == told
+    if told:
+        assert lines == (
+            "s1: answers of up to 60 s may be cut: its pods end within 30 s "
+            "(terminationGracePeriodSeconds)",
+        )

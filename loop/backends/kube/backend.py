@@ -12,7 +12,7 @@ from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
-from loop.backends.kube.labels import MODEL, STATUS
+from loop.backends.kube.labels import DELETION_COST, MODEL, STATUS
 from loop.backends.kube.missing import is_told, missing_line, missing_of
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
@@ -55,7 +55,7 @@ from loop.backends.kube.write import (
 from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError
 from loop.signals.survey import survey
-from loop.types import Change, Missing, Pool, Snapshot
+from loop.types import Change, Missing, PodView, Pool, Snapshot
 
 if TYPE_CHECKING:
     from multiprocessing.pool import MapResult
@@ -83,7 +83,8 @@ class KubeSettings:
     accelerator name. gpus: of a replica, by (model, accelerator). pause_config_map: the
     NAMESPACE/NAME of the ConfigMap that may stop the loop from acting ("": none). give_up_s: how
     long to wait for pods before the plan goes on without them. autoscalers: look for those that
-    scale our Deployments too. contest: go on where somebody else changes back what was asked for.
+    scale our Deployments too. contest: go on if somebody else changes back what was asked for.
+    deletion_cost: before a reduction, tell the cluster what runs on each pod.
 
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
     labels_stand_in: load labels are the source of a server that the source of metrics has never
@@ -101,6 +102,7 @@ class KubeSettings:
     give_up_s: float = 600.0
     autoscalers: bool = False
     contest: bool = False
+    deletion_cost: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -151,6 +153,8 @@ class KubeBackend:
         self._shortages = Shortages(give_up_s=self._settings.give_up_s)
         self._missed: Mapping[str, str] = {}
         self._rivals = Rivals()
+        self._pods: Mapping[str, tuple[PodView, ...]] = {}
+        self._costs: dict[str, int] = {}  # what was last told of a pod
         self._autoscalers: list[Autoscaler] = []
         self._autoscalers_s: float | None = None  # of the latest look for them
         self._noted: frozenset[str] = frozenset()
@@ -223,6 +227,7 @@ class KubeBackend:
             *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
             *others,
         )
+        self._pods = {name: view.pods for name, view in views.items()}
         self._seen = {name: server.deployment for name, server in servers.by_name.items()}
         by_type = capacity.by_type if capacity else None
         return Snapshot(
@@ -451,6 +456,8 @@ class KubeBackend:
         self._unsettled = unsettled
         self._asked = {name: pool for name, pool in self._asked.items() if name in servers.by_name}
         self._rivals.forget(servers.by_name)
+        alive = {pod.name for server in servers.by_name.values() for pod in server.pods}
+        self._costs = {pod: cost for pod, cost in self._costs.items() if pod in alive}
         return told
 
     def _look_for_autoscalers(self, now_s: float) -> None:
@@ -503,6 +510,8 @@ class KubeBackend:
             if note:
                 self._told.append(f"{change.server}: {note}")
             change = replace(change, pools=(allowed,))
+            if self._settings.deletion_cost and allowed.replicas < seen.wanted:
+                self._tell_costs(seen)
             now = self._write(seen, change, until_s=until_s)
         except (ApiError, UnfitError) as error:
             if isinstance(error, ApiError) and error.status == NOT_FOUND:
@@ -513,6 +522,28 @@ class KubeBackend:
         self._seen[change.server] = now
         self._asked[change.server] = asked_of(change)
         return ""
+
+    def _tell_costs(self, seen: Deployment) -> None:
+        """Tell the cluster what runs on each pod of *seen*, so that it ends those that do least;
+        that this cannot be told is no reason to fail.
+        """
+        for pod in self._pods.get(seen.server, ()):
+            cost = pod.running + pod.waiting
+            if pod.phase != "ready" or self._costs.get(pod.name, 0) == cost:
+                continue
+            body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
+            if not self._may_act():
+                return
+            try:
+                self._client.patch_pod(seen.namespace, pod.name, body, manager=MANAGER)
+            except ApiError as error:
+                if error.status == NOT_FOUND:
+                    continue
+                self._told.append(
+                    f"{seen.server}: what runs on its pods could not be told: {error}"
+                )
+                return
+            self._costs[pod.name] = cost
 
     def _write(self, seen: Deployment, change: Change, *, until_s: float) -> Deployment:
         """Return the Deployment as it is once *change* is written to it; raise ApiError or

@@ -256,6 +256,17 @@ class KubeClient:
             field_manager=manager,
         )
 
+    def patch_pod(self, namespace: str, name: str, body: Json, *, manager: str) -> None:
+        """Change a pod by a strategic merge."""
+        self._json(
+            "patch pods",
+            lambda api: official.CoreV1Api(api).patch_namespaced_pod,
+            name,
+            namespace,
+            body,
+            field_manager=manager,
+        )
+
     def create_event(self, namespace: str, body: Json) -> None:
         """Tell of something that happened to an object; once, since a repetition would tell it
         twice.

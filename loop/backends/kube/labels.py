@@ -35,6 +35,7 @@ APPLY_CONTAINER = "inferno.server.apply.container"
 PAUSED = "inferno.server.paused"
 MODEL_ID = "inferno.server.model-id"  # a name that no label can hold, such as org/model
 STATUS = "inferno.server.status"
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # Kubernetes' own
 
 VALUE_MAX = 63
 FOUND_MAX = 60  # of what is told of a wrong value

@@ -28,6 +28,7 @@ Read = TypeVar("Read")
 STRANGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 FINISHED = ("Succeeded", "Failed")
 METRICS_PORT = 8000
+GRACE_S = 30.0  # of a pod whose template says nothing
 PORT_MAX = 65_535
 METRICS_PATH = "/metrics"
 _PORT_OF_METRICS = re.compile(r"(?:http-)?metrics(?:-?\d+)?|http(?:-?\d+)?")
@@ -78,6 +79,12 @@ class Deployment:
     def paused(self) -> bool:
         """Tell whether people have said that nothing is to be asked for it."""
         return self.annotations.get(names.PAUSED, "").strip() == "true"
+
+    @property
+    def grace_s(self) -> float:
+        """Return how long a pod that is deleted has before it is killed."""
+        told = self.pod_spec.get("terminationGracePeriodSeconds")
+        return float(told) if isinstance(told, int) else GRACE_S
 
     @property
     def gpus(self) -> GpuLimit | None:

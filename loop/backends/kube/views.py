@@ -77,6 +77,7 @@ def server_view(
         replicas_min=low,
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
+        grace_s=one.grace_s,
         missing=missing,
         hold=PAUSED if one.paused else rival,
         pods=pods,
