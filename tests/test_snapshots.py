@@ -29,7 +29,7 @@ BAD_COMMANDS = [
 COMMANDS = (
     *("", "sim", "sweep", "plot", "optimize", "analyze", "fit", "model", "init"),
     *("controller", "controller --backend kube", "controller --backend http"),
-    *("collector", "optimizer", "actuator", "twin", "emulator", "replay", "doctor"),
+    *("collector", "optimizer", "actuator", "twin", "emulator", "replay", "doctor", "adopt"),
 )
 
 Capture = pytest.CaptureFixture[str]

@@ -37,6 +37,7 @@ NAMES = (
     "twin",
     "replay",
     "doctor",
+    "adopt",
 )
 
 USAGE = "usage: inferno [--help] [--version] COMMAND ..."

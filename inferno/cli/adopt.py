@@ -1,0 +1,146 @@
+"""`inferno adopt`: labels for a Deployment that the loop is to manage."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from inferno.cli.command import EXIT_OK, Command
+from inferno.worlds.kube import wait_for_cluster
+
+if TYPE_CHECKING:
+    from loop.backends.kube.adoption import Adoption
+    from loop.backends.kube.client import KubeClient
+
+KINDS = ("deployment", "deployments", "deploy", "deployment.apps")
+
+TEXT = """\
+Show the labels by which the control loop manages a Deployment, and write them.
+The accelerator is read from the nodes of its pods and the GPUs that they ask
+for, the batch size from the arguments of its engine. From then on a controller
+that acts scales it: look with --dry-run first.
+
+  inferno adopt deployment/chat -n infer --model llama_13b --class Premium --dry-run
+  inferno adopt deployment/chat -n infer --model llama_13b --class Premium
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument("deployment", metavar="deployment/NAME", help="which one")
+    parser.add_argument("--model", required=True, help="its model, as the data files call it")
+    parser.add_argument(
+        "--class", dest="service_class", required=True, metavar="NAME", help="its service class"
+    )
+    parser.add_argument(
+        "--accelerator",
+        default="",
+        metavar="NAME",
+        help="what its pods run on (default: as their nodes and their GPUs say)",
+    )
+    parser.add_argument(
+        "-n", "--namespace", default="default", metavar="NAME", help="where it is (default default)"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the labels, and write nothing")
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
+    )
+    parser.add_argument(
+        "--kubeconfig",
+        metavar="FILE",
+        help="which cluster ($KUBECONFIG, else the pod's own or the default)",
+    )
+    parser.add_argument(
+        "--wait",
+        type=float,
+        default=0.0,
+        metavar="S",
+        help="wait so many seconds at most for the kubeconfig and for the cluster to answer "
+        "(default 0: do not wait)",
+    )
+
+
+def _run(options: Namespace) -> int:
+    from inferno.worlds.world import data_directory
+    from loop.backends.kube.client import KubeClient, connect
+    from loop.clocks import MonotonicClock
+    from loop.schema.reading import read_system
+    from loop.settings import read_settings
+
+    name = _name(options.deployment)
+    settings = read_settings(
+        arguments={"data_path": options.data, "kubeconfig": options.kubeconfig}
+    )
+    data = read_system(data_directory(settings), warn=lambda _line: None)
+    wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="adopt")
+    with ExitStack() as stack:
+        client = KubeClient(partial(connect, settings.kubeconfig), clock=MonotonicClock())
+        stack.callback(client.close)
+        _adopt(client, options, name=name, data=data)
+    return EXIT_OK
+
+
+def _adopt(client: KubeClient, options: Namespace, *, name: str, data: Any) -> None:
+    from loop.backends.kube.adoption import adoption
+    from loop.backends.kube.read import read_deployment, read_pod
+    from loop.backends.kube.write import MANAGER
+
+    space = options.namespace
+    obj = client.deployment(space, name)
+    one = read_deployment(obj)
+    pods, nodes = [], []
+    if not options.accelerator:
+        read = [read_pod(pod, epoch_s=0.0) for pod in client.pods(space)]
+        pods, nodes = [pod for pod in read if pod is not None], client.nodes()
+    found = adoption(
+        one,
+        data,
+        model=options.model,
+        service_class=options.service_class,
+        accelerator=options.accelerator,
+        pods=pods,
+        nodes=nodes,
+    )
+    _show(found, obj)
+    if options.dry_run:
+        print(f"{one.place}: nothing was written (--dry-run)")
+        return
+    metadata = {"labels": dict(found.labels), "annotations": dict(found.annotations)}
+    # Whoever changes it between the look and the write is told of, and nothing is written over.
+    version = {"uid": one.uid, "resourceVersion": one.version}
+    client.patch_deployment(space, name, {"metadata": {**metadata, **version}}, manager=MANAGER)
+    print(f"{one.place}: labelled; the loop manages it")
+
+
+def _show(found: Adoption, obj: Mapping[str, Any]) -> None:
+    for kind, told in (("label", found.labels), ("annotation", found.annotations)):
+        before = obj["metadata"].get(f"{kind}s") or {}
+        for key, value in told.items():
+            was = before.get(key)
+            change = "" if was == value else f"  (was {was})" if was is not None else "  (new)"
+            print(f"{kind} {key}: {value}{change}")
+    for note in found.notes:
+        print(f"note: {note}")
+
+
+def _name(text: str) -> str:
+    """Return the name in deployment/NAME. Raise SpecError if it is something else."""
+    from loop.errors import SpecError
+
+    kind, slash, name = text.partition("/")
+    if not (slash and name and kind in KINDS):
+        raise SpecError(f"expected deployment/NAME, found {text[:60]!r}")
+    return name
+
+
+COMMAND = Command(
+    name="adopt",
+    summary="labels for a Deployment that the loop is to manage",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)
