@@ -22,12 +22,20 @@ from experiments.columns import (
     select,
 )
 from experiments.minutes import MinuteTable, minute_table
-from experiments.verdicts import LEFT_OUT, MET, MISSED, judge, measured_latencies_ms, target_columns
+from experiments.verdicts import (
+    LEFT_OUT,
+    MET,
+    MISSED,
+    judge,
+    measured_e2e_ms,
+    measured_latencies_ms,
+    target_columns,
+)
 from loop.spec import SloTarget
 
 Scores = dict[str, Any]
 
-_PERCENTILES = (50, 95, 99)
+_PERCENTILES = (50, 90, 95, 99)
 
 
 def score_requests(
@@ -58,6 +66,7 @@ def score_requests(
         "attainment_mean_servers": _mean_of(with_target, "attainment"),
         "minute_attainment": _share(minutes.met[aimed].sum(), minutes.counted[aimed].sum()),
         "minute_attainment_mean_servers": _mean_of(with_target, "minute_attainment"),
+        "minute_attainment_p95": _share(minutes.met_p95[aimed].sum(), minutes.counted[aimed].sum()),
         **_traffic(own, verdicts, everything, window),
     }
     return overall, by_server
@@ -79,6 +88,7 @@ def _server_scores(
         "slo_tps": target.slo_tps if target else 0.0,
         **_attainment(verdicts, mine),
         "minute_attainment": _share(minutes.met[index].sum(), minutes.counted[index].sum()),
+        "minute_attainment_p95": _share(minutes.met_p95[index].sum(), minutes.counted[index].sum()),
         **_traffic(own, verdicts, mine, window),
     }
 
@@ -116,6 +126,7 @@ def _traffic(own: Columns, verdicts: Any, chosen: Bools, window: Window) -> Scor
         "goodput_tps": float(own["output_tokens"][met].sum()) / window.length_s,
         **_percentiles("ttft_ms", ttft_ms),
         **_percentiles("itl_ms", itl_ms),
+        **_percentiles("e2e_ms", measured_e2e_ms(select(own, chosen))),
     }
 
 

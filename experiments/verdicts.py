@@ -82,6 +82,12 @@ def bounded_latencies_ms(requests: Columns, *, end_s: float) -> tuple[Floats, Fl
     return ttft_ms, itl_ms
 
 
+def measured_e2e_ms(requests: Columns) -> Floats:
+    """Return the end-to-end times of finished requests; NaN elsewhere."""
+    finished = requests["outcome"] == FINISHED
+    return np.where(finished, (requests["finish_s"] - requests["arrival_s"]) * 1000.0, np.nan)
+
+
 def measured_latencies_ms(requests: Columns) -> tuple[Floats, Floats]:
     """Return TTFT and mean ITL of finished requests; NaN elsewhere, and for the ITL of a single
     token.

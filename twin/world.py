@@ -176,7 +176,7 @@ def _latency_model(entry: Entry, known: LatencyModel) -> LatencyModel:
 def _server(row: Entry, server: Server) -> Server:
     return replace(
         server,
-        queue_max=row.whole("queueMax", at_least=1) if row.has("queueMax") else server.queue_max,
+        queue_max=row.whole("queueMax", at_least=0) if row.has("queueMax") else server.queue_max,
         router=_named(row, "router", kind="router", known=ROUTERS, default=server.router),
         prefix_share=row.number("prefixShare", at_least=0, at_most=1)
         if row.has("prefixShare")

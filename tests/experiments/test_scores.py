@@ -248,3 +248,37 @@ def test_every_scored_request_is_met_missed_or_left_out_once(
     for scores in (overall, *servers.values()):
         assert scores["met"] + scores["missed"] + scores["left_out"] == scores["requests"]
     assert overall["requests"] == scored == sum(scores["requests"] for scores in servers.values())
+
+
+@pytest.mark.parametrize(
+    ("slow", "of", "met"), [(1, 20, 1.0), (2, 20, 0.0), (1, 19, 0.0), (5, 100, 1.0), (6, 100, 0.0)]
+)
+def test_a_minute_meets_a_percentile_target_if_95_of_100_requests_do(
+    slow: int, of: int, met: float
+) -> None:
+    """Means forgive a few very late requests as little as they notice many that are a little late;
+    a target of a service is one on a percentile.
+    """
+    rows = [late(0, 70.0 + 0.1 * i) for i in range(slow)]
+    rows += [good(0, 80.0 + 0.1 * i) for i in range(of - slow)]
+    overall, servers = score_requests(columns(rows), names=["a"], targets=[TTFT], window=WINDOW)
+    assert overall["minute_attainment_p95"] == servers["a"]["minute_attainment_p95"] == met
+    assert overall["minute_attainment"] == 1.0
+
+
+def test_lost_requests_are_late_ones_for_a_percentile_target() -> None:
+    """One in twenty may be, two may not."""
+    for lost, met in ((1, 1.0), (2, 0.0)):
+        rows = [rejected(0, 70.0 + i) for i in range(lost)]
+        rows += [good(0, 80.0 + i) for i in range(20 - lost)]
+        overall, _ = score_requests(columns(rows), names=["a"], targets=[TTFT], window=WINDOW)
+        assert overall["minute_attainment_p95"] == met
+
+
+def test_end_to_end_times_and_the_ninetieth_percentile_are_scored() -> None:
+    """What a client waits for in all."""
+    rows = [finished(0, 70.0 + i, ttft_s=0.5, itl_s=0.01 * (i + 1), out=11) for i in range(11)]
+    overall, _ = score_requests(columns(rows), names=["a"], targets=[TTFT], window=WINDOW)
+    assert overall["e2e_ms_mean"] == pytest.approx(500.0 + 600.0)
+    assert overall["e2e_ms_p90"] == pytest.approx(500.0 + 1000.0)
+    assert overall["itl_ms_p90"] == pytest.approx(100.0)

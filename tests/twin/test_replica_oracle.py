@@ -70,6 +70,15 @@ def test_shared_prefixes_are_held_and_evicted_as_in_the_naive_replica(seed: int,
     assert differences(script, rel=1e-9 if grid == "none" else 0.0) == []
 
 
+@pytest.mark.parametrize("grid", ["none", "dyadic"])
+@pytest.mark.parametrize("seed", range(60))
+def test_a_loss_system_loses_what_the_naive_replica_loses(seed: int, grid: Any) -> None:
+    """Who is taken depends on the blocks in use at the instant of the arrival."""
+    script = make_script(seed, grid)
+    lossy = replace(script, replica={**script.replica, "queue_max": 0})
+    assert differences(lossy, rel=1e-9 if grid == "none" else 0.0) == []
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_a_share_of_each_prompt_is_cached_as_in_the_naive_replica(seed: int) -> None:
     """It is context without being computed, and held by each request."""

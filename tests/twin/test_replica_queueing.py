@@ -167,6 +167,18 @@ def test_a_bounded_queue_loses_what_an_m_m_1_k_queue_loses() -> None:
     assert abs(mean - expected) < half_width
 
 
+@pytest.mark.parametrize("exponential", [True, False])
+def test_no_queue_at_all_is_an_erlang_loss_system(exponential: bool) -> None:
+    """Erlang's B, whatever the distribution of the lengths: what finds no place is lost."""
+    queue = Queue(servers=5, rho=0.8, mean_tokens=1000, exponential=exponential, queue_max=0)
+    mean, half_width = confidence(queue, lambda frame: float(np.mean(frame["outcome"] == 1)))
+    load = queue.servers * queue.rho
+    weights = [load**k / factorial(k) for k in range(queue.servers + 1)]
+    expected = weights[-1] / sum(weights)
+    assert half_width < 0.04 * expected
+    assert abs(mean - expected) < half_width
+
+
 @pytest.mark.parametrize("queue", [M_M_1, Queue(servers=8, rho=0.75, mean_tokens=1000)])
 def test_requests_inside_are_rate_times_stay_in_equilibrium(queue: Queue) -> None:
     """L = lambda·W, with L sampled from the count that routers use and W taken from the log."""

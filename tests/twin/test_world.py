@@ -192,8 +192,8 @@ WRONG = {
         "engines[0] 'small on H100': kvCache: expected one of counted, found 'endless'",
     ),
     "no queue": (
-        {"servers": [{"name": "a", "queueMax": 0}]},
-        "servers[0] 'a': queueMax: expected a whole number >= 1, found 0",
+        {"servers": [{"name": "a", "queueMax": -1}]},
+        "servers[0] 'a': queueMax: expected a whole number >= 0, found -1",
     ),
     "window": (
         {"world": {"scrapeIntervalS": 30, "windowS": 20}},

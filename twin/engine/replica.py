@@ -103,7 +103,7 @@ class Replica:
         assert max_num_batched_tokens >= 1, (
             f"max_num_batched_tokens must be >= 1, got {max_num_batched_tokens}"
         )
-        assert queue_max is None or queue_max >= 1, f"queue_max must be >= 1, got {queue_max}"
+        assert queue_max is None or queue_max >= 0, f"queue_max must be >= 0, got {queue_max}"
         # The soft roofline asks the model; the sum is written out below, a call would cost more.
         self._curved = None if latency_model.p == 1.0 else latency_model
         self._alpha_s = latency_model.alpha_ms / 1000.0
@@ -209,7 +209,7 @@ class Replica:
         reason = None
         if self.draining:
             reason = "draining"
-        elif len(waiting) >= self._queue_max:
+        elif len(waiting) >= self._queue_max and not self._room(request, now_s):
             reason = "queue_full"
         elif request.prompt_tokens + request.output_tokens - 1 > self._kv_tokens:
             # It would preempt itself for ever. The last token generated is never written to the KV
@@ -230,6 +230,19 @@ class Replica:
             # Not begun here: every submission of this instant is to be seen by the first iteration.
             self.next_boundary_s = now_s
         return None
+
+    def _room(self, request: Request, now_s: float) -> bool:
+        """Tell whether, though nothing may wait, *request* has a place in the batch, and blocks for
+        its prompt, beside what runs and what was taken since the last boundary.
+        """
+        if self._queue_max or len(self._running) + len(self._waiting) >= self._max_batch:
+            return False
+        held = self._blocks_held(self._iterations_before(now_s)) if self._length else 0
+        size = self._block_size
+        coming = sum(
+            -(-(each.prompt_tokens + each.generated) // size) for each in (*self._waiting, request)
+        )
+        return held + coming <= self._kv.blocks
 
     def advance(self, until_s: float, *, inclusive: bool) -> None:
         """Process every boundary before *until_s*, and with *inclusive* those at it."""

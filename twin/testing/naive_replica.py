@@ -150,9 +150,11 @@ class NaiveReplica:
         if self.draining:
             reason = "draining"
         elif self.queue_max is not None and len(self.waiting) >= self.queue_max:
-            reason = "queue_full"
-        elif self.blocks is not None and (
-            request.prompt_tokens + request.output_tokens - 1 > self.blocks * self.block_size
+            reason = "queue_full" if self.queue_max or not self.has_room(request) else None
+        if (
+            reason is None
+            and self.blocks is not None
+            and (request.prompt_tokens + request.output_tokens - 1 > self.blocks * self.block_size)
         ):
             reason = "never_fits"
         if reason is not None:
@@ -163,6 +165,12 @@ class NaiveReplica:
         if not self.wake.triggered:
             self.wake.succeed()
         return None
+
+    def has_room(self, request: Request) -> bool:
+        """Tell whether *request* could run at once, beside what was taken before it."""
+        prompts = [job.request.prompt_tokens + job.generated for job in self.waiting]
+        needed = sum(kv_blocks(each, self.block_size) for each in [*prompts, request.prompt_tokens])
+        return len(self.running) + len(self.waiting) < self.max_batch and needed <= self.free
 
     def start_iteration(self) -> float:
         budget = self.token_budget
