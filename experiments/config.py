@@ -38,6 +38,9 @@ SAMPLE_DATA = _sample_data()
 
 PolicyOption = float | str | bool
 
+SHORTEST_S = 0.1  # between two cycles, or two disturbances
+HOURS_MAX = 100_000  # eleven years
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunConfig:
@@ -69,6 +72,11 @@ class RunConfig:
         _check(self.interval_s, "interval", "> 0", lambda value: value > 0)
         _check(self.period_s, "period", "> 0", lambda value: value > 0)
         _check(self.hours, "hours", "> 0", lambda value: value > 0)
+        # A slip of the pen would simulate for ever.
+        shortest, longest = f">= {SHORTEST_S:g}", f"<= {HOURS_MAX:g}"
+        _check(self.interval_s, "interval", shortest, lambda value: value >= SHORTEST_S)
+        _check(self.period_s, "period", shortest, lambda value: value >= SHORTEST_S)
+        _check(self.hours, "hours", longest, lambda value: value <= HOURS_MAX)
         _check(self.theta, "theta", "within [0, 1]", lambda value: 0.0 <= value <= 1.0)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise SpecError(f"seed: expected a whole number >= 0, found {self.seed!r}")

@@ -8,6 +8,8 @@ from itertools import product
 from experiments.config import RunConfig
 from twin.spec import SpecError
 
+SEEDS_MAX = 100_000  # all runs of a grid are known before the first
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SweepConfig:
@@ -28,6 +30,8 @@ class SweepConfig:
     def __post_init__(self) -> None:
         if isinstance(self.seeds, bool) or not isinstance(self.seeds, int) or self.seeds < 1:
             raise SpecError(f"seeds: expected a whole number >= 1, found {self.seeds!r}")
+        if self.seeds > SEEDS_MAX:
+            raise SpecError(f"seeds: expected at most {SEEDS_MAX}, found {self.seeds}")
         lists = (self.scenarios, self.intervals_s, self.policies, self.alphas, self.periods_s)
         names = ("scenario", "interval", "policy", "alpha", "period")
         for name, values in zip(names, lists, strict=True):

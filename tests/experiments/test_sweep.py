@@ -59,6 +59,7 @@ def test_the_grid_is_every_combination_times_the_seeds_in_order() -> None:
     ("bad", "line"),
     [
         ({"seeds": 0}, "seeds: expected a whole number >= 1, found 0"),
+        ({"seeds": 10**11}, "seeds: expected at most 100000, found 100000000000"),
         ({"alphas": (0.1, 0.1)}, "alpha: expected every value once, found 0.1 twice"),
     ],
 )
