@@ -106,6 +106,8 @@ def _permissions(options: Namespace, *, pods: bool) -> tuple[Permission, ...]:
         asked.append(("list", "", "nodes"))
     if options.events:
         asked.append(("create", "", "events"))
+    if options.deletion_cost:
+        asked.append(("patch", "", "pods"))
     if pods and options.pages == "proxy":
         asked.append(("get", "", "pods/proxy"))
     if options.lease:

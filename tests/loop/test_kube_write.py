@@ -386,3 +386,10 @@ def test_who_scales_through_the_subresource_is_named_although_its_entry_has_no_t
     assert manager_of(one, replicas=True) == "kube-controller-manager"
     line = foreign_change(one, Pool(accelerator="H100", replicas=2, max_batch=64))
     assert line.endswith("changed by kube-controller-manager")
+
+
+@pytest.mark.parametrize("apply", [False, True])
+def test_pods_with_other_gpus_than_their_accelerator_are_told(apply: bool) -> None:
+    """What is in force is what the pods ask for, whatever a label says."""
+    one = read(labels={names.ACCELERATOR: "4xL40S"}, **with_limit(2, apply=apply))
+    assert "its pods ask for 2 GPUs, and 4xL40S is 4 GPUs" in gpus_note(one, gpus=GPUS)

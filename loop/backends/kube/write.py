@@ -176,18 +176,30 @@ def as_the_template_allows(
     return desired, "; ".join(notes)
 
 
+def gpu_text(count: int) -> str:
+    """Return a count of GPUs as people write it."""
+    return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
 def gpus_note(deployment: Deployment, *, gpus: GpuCounts) -> str:
     """Return what to say of a Deployment whose pods ask for so many GPUs that it may not run on
-    each accelerator of its model; nothing if it may.
+    each accelerator of its model, or not on the one it is said to have; nothing if all is well.
     """
-    fixed = deployment.gpus_fixed
+    asked, fixed = deployment.gpus, deployment.gpus_fixed
+    lines = []
+    needed = gpus.get((deployment.model, deployment.accelerator))
+    if asked is not None and needed not in (None, asked.count):
+        lines.append(
+            f"its pods ask for {gpu_text(asked.count)}, and {deployment.accelerator} is "
+            f"{gpu_text(needed or 0)}"
+        )
     counts = {gpus[key] for key in gpus if key[0] == deployment.model}
-    if fixed is None or counts <= {fixed}:
-        return ""
-    return (
-        f"{deployment.server}: only accelerators of {fixed} GPUs are considered, as its pods ask "
-        f'for (annotation {names.APPLY_GPUS}: "true" lets the loop change that)'
-    )
+    if fixed is not None and not counts <= {fixed}:
+        lines.append(
+            f"only accelerators of {gpu_text(fixed)} are considered, as its pods ask for "
+            f'(annotation {names.APPLY_GPUS}: "true" lets the loop change that)'
+        )
+    return f"{deployment.server}: {'; '.join(lines)}" if lines else ""
 
 
 def _gpus_problem(deployment: Deployment, desired: Pool, *, gpus: GpuCounts) -> str:
@@ -203,7 +215,7 @@ def _gpus_problem(deployment: Deployment, desired: Pool, *, gpus: GpuCounts) -> 
     if needed is None or needed == asked.count:
         return ""
     return (
-        f"does not move to {desired.accelerator}: that is {needed} GPUs, and its pods ask for "
+        f"does not move to {desired.accelerator}: that is {gpu_text(needed)}, and its pods ask for "
         f"{asked.count}"
     )
 
