@@ -106,6 +106,8 @@ class Allocation:
 class ServerData:
     """A server as the optimizer knows it (server-data.json). max_batch 0: derive it from the
     model's data. gpus_per_replica: consider accelerators of so many GPUs only (None: any).
+    cached_tokens: of the tokens of a prompt, those that sizing may take for found in the prefix
+    cache.
     """
 
     name: str
@@ -116,6 +118,7 @@ class ServerData:
     max_batch: int = 0
     max_queue: int = 0
     gpus_per_replica: int | None = None
+    cached_tokens: float = 0.0
     current: Allocation = field(default_factory=Allocation)
 
 

@@ -94,6 +94,16 @@ def add_policy_options(parser: Options) -> None:
         metavar="NAME=VALUE",
         help="an option of the policy, as in --set headroom=0.2 --set solver=greedy",
     )
+    parser.add_argument(
+        "--prefix-cache-trust",
+        dest="policy_options",
+        type=_prefix_cache_trust,
+        action="append",
+        default=[],
+        metavar="X",
+        help="how much of the measured share of cached prompt tokens sizing relies on, 0 to 1 "
+        "(default 0: a new pod begins with an empty cache)",
+    )
 
 
 def run_config(options: argparse.Namespace, **given: Any) -> RunConfig:
@@ -140,6 +150,10 @@ def policy_option(text: str) -> tuple[str, float | str | bool]:
         return name, json.loads(value)
     except json.JSONDecodeError:
         return name, value
+
+
+def _prefix_cache_trust(text: str) -> tuple[str, float]:
+    return "prefix_cache_trust", float(text)
 
 
 def _words(text: str) -> tuple[str, ...]:

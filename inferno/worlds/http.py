@@ -21,7 +21,8 @@ def add_options(parser: ArgumentParser) -> None:
         parser.add_argument_group(
             "services (--backend http)",
             "The services are at $COLLECTOR_HOST/_PORT, $INFERNO_HOST/_PORT (the optimizer) and "
-            "$ACTUATOR_HOST/_PORT. The optimizer decides; --set takes drain_s, compat and era.",
+            "$ACTUATOR_HOST/_PORT. The optimizer decides; --set takes drain_s, "
+            "prefix_cache_trust, compat and era.",
         )
     )
 

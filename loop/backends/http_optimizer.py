@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from loop.optimizer.solution import Solution
     from loop.spec import SystemData
 
-OPTIONS = ("drain_s", "compat", "era")
+OPTIONS = ("drain_s", "prefix_cache_trust", "compat", "era")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

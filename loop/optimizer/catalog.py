@@ -76,15 +76,17 @@ class PerfColumns:
 class ServerColumns:
     """What the data say of servers, a row each.
 
-    rate_rpm [requests/min], in_tokens and out_tokens: load; max_batch [requests] (0: not fixed);
-    max_queue [requests]; least: the least number of replicas; slo_itl and slo_ttft [ms], slo_tps
-    [tokens/s] (0: not set); what it has now: accelerator (index into the catalog, or
-    NO_ACCELERATOR, UNKNOWN_ACCELERATOR), replicas, batch_now [requests], cost [cents/h].
+    rate_rpm [requests/min], in_tokens and out_tokens: load; cached: of in_tokens, those that count
+    as found in the prefix cache; max_batch [requests] (0: not fixed); max_queue [requests]; least:
+    the least number of replicas; slo_itl and slo_ttft [ms], slo_tps [tokens/s] (0: not set); what
+    it has now: accelerator (index into the catalog, or NO_ACCELERATOR, UNKNOWN_ACCELERATOR),
+    replicas, batch_now [requests], cost [cents/h].
     """
 
     rate_rpm: Floats
     in_tokens: Floats
     out_tokens: Floats
+    cached: Floats
     max_batch: Floats
     max_queue: Floats
     least: Floats
@@ -247,6 +249,10 @@ def _server_columns(
         "rate_rpm": [load.rate_rpm for load in loads],
         "in_tokens": [load.in_tokens for load in loads],
         "out_tokens": [load.out_tokens for load in loads],
+        "cached": [
+            min(server.cached_tokens, load.in_tokens)
+            for server, load in zip(servers, loads, strict=True)
+        ],
         "max_batch": [server.max_batch for server in servers],
         "max_queue": [server.max_queue for server in servers],
         "least": [server.min_replicas for server in servers],

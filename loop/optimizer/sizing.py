@@ -239,6 +239,7 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         perf.overhead,
         perf.launch,
         perf.p,
+        asked.cached,
     )
 
 

@@ -56,15 +56,17 @@ class SloPolicy:
     the rate.
 
     drain_s 0 leaves the backlog alone. hysteresis: how much a change must save, and how much load
-    may pass what the present replicas sustain, before a server is changed. compat: as the existing
-    optimizer, without headroom and draining. optimize: None is the optimizer of this process.
-    Raise SpecError for an option that cannot be.
+    may pass what the present replicas sustain, before a server is changed. prefix_cache_trust: how
+    much of the measured share of cached prompt tokens sizing relies on. compat: as the existing
+    optimizer, without headroom, draining and prefix cache. optimize: None is the optimizer of this
+    process. Raise SpecError for an option that cannot be.
     """
 
     solver: SolverName = DEFAULTS.solver
     headroom: float = DEFAULTS.headroom
     drain_s: float = 120.0
     hysteresis: float = DEFAULTS.hysteresis
+    prefix_cache_trust: float = 0.0
     compat: bool = False
     optimize: Optimize | None = None
     name: str = "slo"
@@ -79,6 +81,12 @@ class SloPolicy:
         self._check("headroom", self.headroom, below=1.0)
         self._check("drain_s", self.drain_s, below=math.inf)
         self._check("hysteresis", self.hysteresis, below=math.inf)
+        self._check("prefix_cache_trust", self.prefix_cache_trust, below=math.inf)
+        if self.prefix_cache_trust > 1.0:
+            raise SpecError(
+                f"policy {self.name}: prefix_cache_trust: expected a number from 0 to 1, found "
+                f"{self.prefix_cache_trust!r}"
+            )
         if not isinstance(self.compat, bool):
             raise SpecError(
                 f"policy {self.name}: compat: expected true or false, found {self.compat!r}"
@@ -183,6 +191,7 @@ class SloPolicy:
             service_class=view.service_class,
             min_replicas=max(base.min_replicas, view.replicas_min),
             gpus_per_replica=view.gpus_per_replica,
+            cached_tokens=self._cached_tokens(view, base),
             current=Allocation(
                 accelerator=view.accelerator,
                 replicas=view.wanted,
@@ -193,6 +202,14 @@ class SloPolicy:
                 load=self._demand(view),
             ),
         )
+
+    def _cached_tokens(self, view: ServerView, base: ServerData) -> float:
+        """Return the tokens of a prompt that need no prefill: as many as were found in the cache,
+        as far as that is trusted to stay so.
+        """
+        if self.compat or view.load is None or view.cache_hit_share is None:
+            return 0.0 if self.compat else base.cached_tokens
+        return self.prefix_cache_trust * view.cache_hit_share * view.load.in_tokens
 
     def _demand(self, view: ServerView) -> Load | None:
         """Return the load to size for: what comes, and what waits spread over drain_s."""

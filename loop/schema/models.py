@@ -313,6 +313,8 @@ class ServerSpec(Message):
     min_num_replicas: Whole = 0
     max_batch_size: Whole = 0
     max_queue_size: Whole = 0
+    # Ours: the tokens of a prompt that need no prefill; the Go service knows no prefix cache.
+    cached_tokens: Figure | None = ours_alone()
     current_alloc: AllocationData = Field(default_factory=AllocationData)
     desired_alloc: Annotated[AllocationData, Rule(echoed=True)] = Field(
         default_factory=AllocationData

@@ -74,6 +74,7 @@ def server_row(server: ServerData, *, with_cost: bool) -> Json:
         min_num_replicas=server.min_replicas,
         max_batch_size=server.max_batch,
         max_queue_size=server.max_queue,
+        cached_tokens=server.cached_tokens or None,
         current_alloc=AllocationData(
             accelerator=now.accelerator,
             num_replicas=now.replicas,

@@ -265,6 +265,7 @@ def _server(row: ServerSpec) -> ServerData:
         min_replicas=row.min_num_replicas,
         max_batch=row.max_batch_size,
         max_queue=row.max_queue_size,
+        cached_tokens=row.cached_tokens or 0.0,
         current=_allocation(row.current_alloc),
     )
 

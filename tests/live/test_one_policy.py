@@ -161,3 +161,15 @@ def test_servers_that_nobody_asked_for_are_left_out_of_the_answer() -> None:
     decision, _ = remote_policy(client).decide(seen(server_view("s1")), system(), None)
     assert {name: target.replicas for name, target in decision.targets.items()} == {"s1": 4}
     assert decision.targets["s1"].why.kind == "remote"
+
+
+def test_a_service_trusts_the_prefix_cache_as_much(optimizer: httpx.Client) -> None:
+    """What counts as cached is decided here, and told: it knows no snapshot."""
+    load = Load(rate_rpm=1500.0, in_tokens=4096.0, out_tokens=64.0)
+    snapshot = seen(server_view(load=load, cache_hit_share=0.9))
+    service = client_of("optimizer", optimizer)
+    local, _ = SloPolicy(prefix_cache_trust=0.7).decide(snapshot, system(), None)
+    remote, _ = remote_policy(service, prefix_cache_trust=0.7).decide(snapshot, system(), None)
+    assert same(local, remote)
+    cold, _ = SloPolicy().decide(snapshot, system(), None)
+    assert local.targets["s1"].replicas < cold.targets["s1"].replicas

@@ -255,6 +255,9 @@ def test_the_capacity_of_the_world_counts_where_it_is_known_and_else_the_file() 
         {"drain_s": float("inf")},
         {"hysteresis": -0.1},
         {"compat": "yes"},
+        {"prefix_cache_trust": 1.1},
+        {"prefix_cache_trust": -0.1},
+        {"prefix_cache_trust": float("nan")},
     ],
 )
 def test_an_option_that_cannot_be_is_one_line(option: dict[str, object]) -> None:
@@ -378,3 +381,29 @@ def test_the_plan_has_no_more_gpus_than_can_be_had() -> None:
     decision, _ = PLAIN.decide(seen, system(), None)
     assert decision.unserved["s1"].kind == "capacity"
     assert decision.targets["s1"].replicas == 2
+
+
+LONG = Load(rate_rpm=1500.0, in_tokens=4096.0, out_tokens=64.0)
+ROOMY_CAPACITY = {"H100": 99, "A100": 0}
+
+
+def replicas_for(share: float | None, *, trust: float, compat: bool = False) -> int:
+    """Return the replicas for long prompts of which *share* was found in the cache."""
+    view = server_view(load=LONG, cache_hit_share=share)
+    policy = replace(PLAIN, prefix_cache_trust=trust, compat=compat)
+    return decide(view, policy=policy, capacity=ROOMY_CAPACITY).targets["s1"].replicas
+
+
+def test_cached_prompts_count_as_far_as_the_cache_is_trusted() -> None:
+    """A new pod begins with an empty cache: by default no prompt counts as cached."""
+    cold = replicas_for(None, trust=1.0)
+    assert replicas_for(0.9, trust=0.0) == cold
+    assert replicas_for(0.0, trust=1.0) == cold
+    half, whole = replicas_for(0.9, trust=0.5), replicas_for(0.9, trust=1.0)
+    assert whole < half < cold
+    assert half == replicas_for(0.45, trust=1.0)
+
+
+def test_the_existing_optimizer_knows_no_prefix_cache() -> None:
+    """It answers what it always did, whatever is trusted."""
+    assert replicas_for(0.9, trust=1.0, compat=True) == replicas_for(None, trust=0.0, compat=True)

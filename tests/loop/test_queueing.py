@@ -15,8 +15,10 @@ from loop.optimizer.model.queueing import (
     Metrics,
     ReplicaColumns,
     analyze,
+    decode_work,
     make_model,
     mean_iteration,
+    prefill_chunks,
     prefill_time,
     prefill_work,
     replica_columns,
@@ -210,3 +212,34 @@ def test_a_large_batch_of_short_outputs_is_no_work() -> None:
         )
     )
     assert np.isfinite(analyze(model, 0.5 * model.rate_max).ttft).all()
+
+
+def test_cached_tokens_are_read_and_not_computed() -> None:
+    """Context is context: decode steps, and each chunk of the prefill, read all of it."""
+    shape = {"alpha": 5.0, "beta": 0.1, "gamma": 0.01, "out_tokens": 10.0, "max_batch": 4}
+    cold = replica_columns(**shape, in_tokens=1000.0)
+    warm = replica_columns(**shape, in_tokens=1000.0, cached=600.0)
+    once, twice = np.ones(1), np.full(1, 2.0)
+    assert decode_work(warm) == decode_work(cold)
+    assert prefill_work(warm, once) == pytest.approx(0.1 * 400.0 + 0.01 * 1000.0)
+    assert prefill_work(warm, twice) == pytest.approx(0.1 * 400.0 + 0.01 * (800.0 + 1000.0))
+    assert prefill_work(cold, twice) == pytest.approx(0.1 * 1000.0 + 0.01 * (500.0 + 1000.0))
+
+
+def test_a_prompt_of_which_little_is_computed_takes_few_chunks() -> None:
+    """The token budget is one of computed tokens."""
+    shape = {"alpha": 5.0, "beta": 0.1, "gamma": 0.0, "out_tokens": 10.0, "max_batch": 4}
+    cold = replica_columns(**shape, in_tokens=20_000.0)
+    warm = replica_columns(**shape, in_tokens=20_000.0, cached=19_000.0)
+    chunks = prefill_chunks(cold)
+    assert chunks is not None
+    assert chunks.min() >= 3.0
+    assert prefill_chunks(warm) is None
+
+
+@given(replica=REPLICAS)
+def test_nothing_cached_changes_nothing(replica: SlowReplica) -> None:
+    """All figures of before were made so."""
+    cold, same = columns(replica), replica_columns(**asdict(replica), cached=0.0)
+    assert np.array_equal(prefill_work(cold, np.ones(1)), prefill_work(same, np.ones(1)))
+    assert cold.computed == same.in_tokens

@@ -33,7 +33,8 @@ class ReplicaColumns:
     mean request; max_batch >= 1; max_queue >= 0 requests, inf for an unbounded queue; token_budget:
     tokens an iteration may compute; overhead: what a request spends outside the engine [ms], in its
     TTFT and in nothing else; launch, p: the soft roofline (twin.spec.LatencyModel), the sum at
-    p = 1.
+    p = 1; cached: of in_tokens, those that are found in the prefix cache: they are read, and not
+    computed.
     """
 
     alpha: Floats
@@ -47,6 +48,7 @@ class ReplicaColumns:
     overhead: Floats
     launch: Floats
     p: Floats
+    cached: Floats
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -69,7 +71,13 @@ class ReplicaColumns:
             self.overhead[rows],
             self.launch[rows],
             self.p[rows],
+            self.cached[rows],
         )
+
+    @property
+    def computed(self) -> Floats:
+        """Return the tokens of a prompt that a prefill computes."""
+        return self.in_tokens - self.cached
 
     @property
     def curved(self) -> bool:
@@ -90,12 +98,13 @@ def replica_columns(
     overhead: Any = 0.0,
     launch: Any = 0.0,
     p: Any = 1.0,
+    cached: Any = 0.0,
 ) -> ReplicaColumns:
     """Return columns from scalars and sequences, broadcast to one length."""
     rows = np.broadcast_arrays(
         *np.atleast_1d(
             *(alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget),
-            *(overhead, launch, p),
+            *(overhead, launch, p, cached),
         )
     )
     a, b, g, tokens_in, tokens_out, batch, *others = (
@@ -207,8 +216,8 @@ def mean_iteration(columns: ReplicaColumns, batch: Floats, chunks: Floats) -> Fl
     decode_compute = columns.beta * batch * m / each
     decode_read = columns.gamma * batch * m * (prompt + (m + 1.0) / 2.0) / each
     share = np.minimum(batch * chunks / each, 1.0)
-    compute = columns.beta * batch * prompt / (each * share)
-    read = columns.gamma * (chunks + 1.0) / 2.0 * batch * prompt / (each * share)
+    compute = columns.beta * batch * columns.computed / (each * share)
+    read = columns.gamma * batch * prefill_reads(columns, chunks) / (each * share)
     without = iteration_time(columns, compute=decode_compute, read=decode_read)
     with_it = iteration_time(columns, compute=decode_compute + compute, read=decode_read + read)
     mean: Floats = (1.0 - share) * without + share * with_it
@@ -222,8 +231,8 @@ def prefill_time(columns: ReplicaColumns, in_service: Floats, chunks: Floats) ->
     others = in_service - 1.0
     each = chunks + columns.out_tokens
     m, prompt = columns.out_tokens, columns.in_tokens
-    own_compute = columns.beta * prompt
-    own_read = columns.gamma * (chunks + 1.0) / 2.0 * prompt
+    own_compute = columns.beta * columns.computed
+    own_read = columns.gamma * prefill_reads(columns, chunks)
     compute = (own_compute + columns.beta * m) / each
     read = (own_read + columns.gamma * m * (prompt + (m + 1.0) / 2.0)) / each
     return chunks * iteration_time(
@@ -237,7 +246,15 @@ def prefill_work(columns: ReplicaColumns, chunks: Floats) -> Floats:
     """Return the work of a prefill in *chunks* iterations [ms]: each later chunk reads the keys of
     those before it.
     """
-    return (columns.beta + columns.gamma * (chunks + 1.0) / 2.0) * columns.in_tokens
+    computed = (columns.beta + columns.gamma * (chunks + 1.0) / 2.0) * columns.computed
+    return computed + columns.gamma * chunks * columns.cached
+
+
+def prefill_reads(columns: ReplicaColumns, chunks: Floats) -> Floats:
+    """Return the KV tokens that all *chunks* iterations of a prefill read: each the cached prefix,
+    and what was computed by its end.
+    """
+    return (chunks + 1.0) / 2.0 * columns.computed + chunks * columns.cached
 
 
 def decode_work(columns: ReplicaColumns) -> Floats:
@@ -263,7 +280,7 @@ def prefill_chunks(columns: ReplicaColumns) -> Floats | None:
         return None
     width = int(columns.max_batch.max())
     batch = np.arange(1, width + 1, dtype=np.float64)[None, :]
-    length = columns.in_tokens[:, None]
+    length = columns.computed[:, None]
     m = columns.out_tokens[:, None]
     budget = columns.token_budget[:, None]
     wide = _Wide(length, m, budget)
@@ -293,7 +310,7 @@ class _Wide:
 
 
 def _batch_of_chunks(columns: ReplicaColumns, chunks: Floats) -> Floats:
-    return _Wide(columns.in_tokens, columns.out_tokens, columns.token_budget).batch(chunks)
+    return _Wide(columns.computed, columns.out_tokens, columns.token_budget).batch(chunks)
 
 
 def make_model(columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE) -> Model:

@@ -129,6 +129,7 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
         none,
         none,
         np.ones(len(batch)),
+        none,
     )
 
 

@@ -97,7 +97,9 @@ def idle(pairs: Pairs, max_batch: Floats) -> tuple[Floats, Floats, Floats]:
         perf, compute=perf.beta, read=perf.gamma * (asked.in_tokens + asked.out_tokens / 2.0)
     )
     prefill = iteration_time(
-        perf, compute=perf.beta * asked.in_tokens, read=perf.gamma * asked.in_tokens
+        perf,
+        compute=perf.beta * (asked.in_tokens - asked.cached),
+        read=perf.gamma * asked.in_tokens,
     )
     ttft = perf.overhead + prefill + itl
     return itl, ttft, np.zeros_like(max_batch)
