@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from twin.spec import TokenDistribution
 
-_WALK, _ARRIVALS, _TOKENS = range(3)
+_WALK, ARRIVALS, TOKENS = range(3)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +33,8 @@ class ServerLoad:
 
     *nominal* is the undisturbed load, of which *curve* moves the rate. *index* is the server's
     place in the system: it and *seed* choose the generators. With *replay*, arrivals and sizes come
-    from a trace.
+    from a trace. With *users*, requests come from so many clients instead, who wait for each answer
+    and then think for think_s on the mean; of the nominal load only the tokens count.
     """
 
     server: str
@@ -46,6 +47,8 @@ class ServerLoad:
     token_cv: float = 0.5
     arrival_cv: float = 1.0
     replay: Replay | None = None
+    users: int | None = None
+    think_s: float = 0.0
 
     def generator(self, purpose: int) -> np.random.Generator:
         """Return the generator for one purpose, at its beginning: a stream of its own per server
@@ -145,10 +148,17 @@ def batches(
     load: ServerLoad, *, interval_s: float, until_s: float | None = None
 ) -> Iterator[Batch]:
     """Yield the requests of *load*, interval by interval. The offered load of a trace is what the
-    interval holds.
+    interval holds; that of users comes one by one, see emulator.clients.
     """
-    rng_tokens = load.generator(_TOKENS)
-    rng_arrivals = load.generator(_ARRIVALS)
+    if load.users is not None:
+        nothing = np.empty(0, dtype=np.int64)
+        for interval in intervals(load, interval_s=interval_s, until_s=until_s):
+            yield Batch(
+                interval=interval, times_s=np.empty(0), in_tokens=nothing, out_tokens=nothing
+            )
+        return
+    rng_tokens = load.generator(TOKENS)
+    rng_arrivals = load.generator(ARRIVALS)
     if load.replay is None:
         stream = ArrivalStream(rng_arrivals, cv=load.arrival_cv)
         for interval in intervals(load, interval_s=interval_s, until_s=until_s):

@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from emulator.clients import Users
 from emulator.load import Batch, ServerLoad, batches
 from twin.kernel import ARRIVAL, LOAD, Alarm, at
 
@@ -40,6 +42,9 @@ class SimFeeder:
     Requests are drawn an interval at a time, all servers together, and wait in one list: the event
     queue holds one arrival at a time. A new interval begins before the control actions of its
     instant, so a controller that reads offered_loads sees them without lag.
+
+    Users wait for their answers: *watch* is given a server of such, and what to call at the end of
+    each of its requests (twin.serving.cluster.Cluster.watch).
     """
 
     def __init__(
@@ -50,6 +55,7 @@ class SimFeeder:
         *,
         interval_s: float,
         until_s: float | None = None,
+        watch: Callable[[str, Callable[[Request, float], None]], None] | None = None,
     ) -> None:
         assert env.now == 0.0, "the load starts with the run"
         self._env = env
@@ -68,6 +74,12 @@ class SimFeeder:
         self._arrival = Alarm(env, priority=ARRIVAL, action=self._arrive)
         if servers:
             self._begin_interval()
+        for row, load in enumerate(servers):
+            if load.users is not None:
+                assert watch is not None, f"{load.server}: users need a world that tells the end"
+                asked = partial(self._count, row)
+                users = Users(env, submit, load, until_s=until_s, asked=asked)
+                watch(load.server, users.ended)
 
     def offered_loads(self) -> Mapping[str, OfferedLoad]:
         """Return what labels would say now: by server, the offered load of the interval in
@@ -110,6 +122,9 @@ class SimFeeder:
         end_s = chunk[0].interval.t1_s
         if self._until_s is None or end_s < self._until_s:
             at(self._env, end_s, priority=LOAD, action=self._begin_interval)
+
+    def _count(self, row: int, request: Request) -> None:
+        self._totals[row] += (1, request.prompt_tokens, request.output_tokens)
 
     def _arrive(self) -> None:
         request = self._due.pop()

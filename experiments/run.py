@@ -112,7 +112,12 @@ def start_world(
         waiting_max=WAITING_MAX if until_s is None else None,
     )
     feeder = SimFeeder(
-        env, cluster.submit, sources.loads, interval_s=config.interval_s, until_s=until_s
+        env,
+        cluster.submit,
+        sources.loads,
+        interval_s=config.interval_s,
+        until_s=until_s,
+        watch=cluster.watch,
     )
     for what, events in (
         (cluster.set_capacity, sources.capacity_events),

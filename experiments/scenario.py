@@ -50,6 +50,7 @@ __all__ = [
 
 # Beyond this a factor is a slip of the pen, and the arrivals of one interval would fill the memory.
 FACTOR_MAX = 1000.0
+USERS_MAX = 100_000
 
 UNITS: tuple[TraceUnit, ...] = ("s", "ms", "us")
 SCENARIOS = SAMPLE_DATA / "scenarios"
@@ -131,6 +132,10 @@ def _digest(obj: Any, rules: tuple[LoadRule, ...]) -> str:
 def _load_rule(row: Entry, base: Path) -> LoadRule:
     if row.has("shape") and row.has("phases"):
         raise row.fail("phases", expected="a shape or phases, not both", found=["shape", "phases"])
+    users = row.whole("users", at_least=1, at_most=USERS_MAX) if row.has("users") else None
+    for key in ("shape", "phases", "trace", "scale", "arrival_cv"):
+        if users is not None and row.has(key):
+            raise row.fail(key, expected="users or a rate, not both", found=["users", key])
     return LoadRule(
         place=row.place,
         server=row.text("server", default=""),
@@ -144,6 +149,8 @@ def _load_rule(row: Entry, base: Path) -> LoadRule:
         arrival_cv=row.number("arrival_cv", at_least=0, at_most=100)
         if row.has("arrival_cv")
         else None,
+        users=users,
+        think_s=row.number("think_s", at_least=0, default=0.0),
     )
 
 

@@ -40,6 +40,8 @@ class LoadRule:
     in_tokens_scale: float = 1.0
     out_tokens_scale: float = 1.0
     arrival_cv: float | None = None
+    users: int | None = None
+    think_s: float = 0.0
 
     def selects(self, server: Server) -> bool:
         """Tell whether *server* is meant."""
@@ -214,6 +216,8 @@ def _server_load(
         token_cv=server.token_cv,
         arrival_cv=server.arrival_cv if rule.arrival_cv is None else rule.arrival_cv,
         replay=rule.replay,
+        users=rule.users,
+        think_s=rule.think_s,
     )
 
 

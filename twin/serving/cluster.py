@@ -77,6 +77,12 @@ class Cluster:
         """
         self._submits[request.server](request)
 
+    def watch(self, server: str, ended: Callable[[Request, float], None]) -> None:
+        """Call *ended* with each request of *server* and the instant at which its client has the
+        end. It costs an event for every boundary of its pods: for clients that wait for answers.
+        """
+        self._deployment(server).watch(ended)
+
     def add_server(self, server: Server) -> None:
         """Let there be *server* from now on, without pods until it is scaled. Raise SpecError for a
         taken name.

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf
 
 import numpy as np
 import simpy
 
 from twin.chance import CRASH, ROUTER, START_UP, draw_s, server_generator
 from twin.engine.port import make_engine
-from twin.kernel import BOUNDARY, CONTROL, at
+from twin.kernel import BOUNDARY, CONTROL, Call, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import Claim, Ledger
 from twin.serving.gateway import Gateway, arrival_order
@@ -60,6 +61,8 @@ class Deployment:
         self.series = ServerSeries(
             scrape_interval_s=spec.world.scrape_interval_s, window_s=spec.world.window_s
         )
+        self._ended: Callable[[Request, float], None] | None = None
+        self._next_look: Call | None = None
         self._env = env
         self._spec = spec
         self._ledger = ledger
@@ -70,6 +73,34 @@ class Deployment:
         self._pods_made = 0
         self._rng_start_up = server_generator(seed, index, START_UP)
         self._rng_crash = server_generator(seed, index, CRASH)
+
+    def watch(self, ended: Callable[[Request, float], None]) -> None:
+        """Call *ended* with each request from now on and the instant at which its client has the
+        end, as soon as the engine made it: pods are then followed from boundary to boundary.
+        """
+        self._ended = self.gateway.ended = ended
+        self.gateway.dispatched = self._follow
+
+    def _follow(self) -> None:
+        """Look again at the next boundary of any pod."""
+        if self._next_look is not None:
+            self._next_look.cancel()
+            self._next_look = None
+        engines = [pod.replica for pod in self.pods if pod.replica is not None]
+        soonest_s = min((engine.next_boundary_s for engine in engines), default=inf)
+        if soonest_s < inf:
+            self._next_look = at(
+                self._env,
+                max(soonest_s, self._env.now),
+                priority=BOUNDARY,
+                action=self._look,
+            )
+
+    def _look(self) -> None:
+        for pod in tuple(self.pods):
+            if pod.replica is not None:
+                pod.replica.advance(self._env.now, inclusive=True)
+        self._follow()
 
     def advance(self) -> None:
         """Bring every replica up to now, without what happens at this very instant."""
@@ -116,6 +147,8 @@ class Deployment:
     def _finished(self, pod: Pod, request: Request, _finish_s: float) -> None:
         pod.finished.add(request)
         self._add_finished(request, request.last_token_s)
+        if self._ended is not None:
+            self._ended(request, request.last_token_s)
 
     # -- pods
 

@@ -5,7 +5,7 @@ until there is one.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import inf
 
 import numpy as np
@@ -46,6 +46,10 @@ class Gateway:
         self._router = make_router(server.router, rng)
         self._route = self._router.route
         self._shut = False
+        # For who follows each request: called when one ends without an answer, and when one was
+        # given to a replica.
+        self.ended: Callable[[Request, float], None] | None = None
+        self.dispatched: Callable[[], None] | None = None
         self.replicas: list[Engine] = []
 
     def submit(self, request: Request) -> None:
@@ -60,9 +64,11 @@ class Gateway:
             if len(self.backlog) < self._backlog_max:
                 self.backlog.append(request)
             else:
-                self._requests.add_rejected(request, self._env.now, "queue_full")
+                self._reject(request, "queue_full")
             return
         self._dispatch(request, self._env.now)
+        if self.dispatched is not None:
+            self.dispatched()
 
     def open(self, replica: Engine) -> None:
         """Route to *replica* from now on, and share the backlog with it."""
@@ -107,6 +113,13 @@ class Gateway:
         self.failed += len(requests)
         for request in requests:
             self._requests.add_failed(request, self._env.now, reason)
+            if self.ended is not None:
+                self.ended(request, self._env.now)
+
+    def _reject(self, request: Request, reason: str) -> None:
+        self._requests.add_rejected(request, self._env.now, reason)
+        if self.ended is not None:
+            self.ended(request, self._env.now)
 
     def _dispatch_soon(self) -> None:
         # At this instant, but after the other pods that get ready or leave at it, so that all share
@@ -117,11 +130,13 @@ class Gateway:
         now_s = self._env.now
         while self.backlog and self.replicas:
             self._dispatch(self.backlog.popleft(), now_s)
+        if self.dispatched is not None:
+            self.dispatched()
 
     def _dispatch(self, request: Request, now_s: float) -> None:
         reason = self._route(request, self.replicas, now_s).submit(request, now_s)
         if reason is not None:
-            self._requests.add_rejected(request, now_s, reason)
+            self._reject(request, reason)
 
 
 def arrival_order(request: Request) -> tuple[float, int]:
