@@ -309,7 +309,8 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         # Advice writes nothing at all.
         events=options.events and options.mode == "act",
         lease=options.lease,
-        autoscalers=True,
+        # Those that scale by what is exported are no rivals.
+        autoscalers=options.mode != "export",
         contest=options.contest,
         deletion_cost=options.deletion_cost,
         give_up_s=_seconds("give-up-after", options.give_up_after),
