@@ -256,6 +256,7 @@ class Choices:
     give_up_s: float = 600.0
     autoscalers: bool = False
     contest: bool = False
+    scaled_by_others: bool = False
     deletion_cost: bool = False
 
     @property
@@ -312,6 +313,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         # Those that scale by what is exported are no rivals.
         autoscalers=options.mode != "export",
         contest=options.contest,
+        scaled_by_others=options.mode == "export",
         deletion_cost=options.deletion_cost,
         give_up_s=_seconds("give-up-after", options.give_up_after),
     )
@@ -382,6 +384,7 @@ def open_cluster(
             give_up_s=choices.give_up_s,
             autoscalers=choices.autoscalers,
             contest=choices.contest,
+            scaled_by_others=choices.scaled_by_others,
             deletion_cost=choices.deletion_cost,
         ),
         may_act=lambda: not pause.reason() and (lease is None or lease.held()),

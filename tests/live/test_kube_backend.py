@@ -618,3 +618,15 @@ def test_the_cluster_is_told_what_runs_on_each_pod_before_a_reduction() -> None:
             if pod.metadata.deletion_timestamp is None
         ]
         assert {"1", "2", "3"} >= set(costs) - {None}
+
+
+def test_changes_of_who_scales_by_what_is_exported_are_not_told() -> None:
+    """An HPA does as it is asked then; without one, a change by others is a rival's."""
+    for scaled, told in ((False, True), (True, False)):
+        settings = KubeSettings(namespaces=("infer",), scaled_by_others=scaled)
+        with kube_world(manifest(), settings=settings) as world:
+            world.backend.observe()
+            body = {"spec": {"replicas": 3}}
+            world.apps.patch_namespaced_deployment_scale("dep1", "infer", body)
+            warnings = world.backend.observe().warnings
+        assert any("was asked for, found" in line for line in warnings) is told

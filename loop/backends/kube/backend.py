@@ -83,7 +83,8 @@ class KubeSettings:
     accelerator name. gpus: of a replica, by (model, accelerator). pause_config_map: the
     NAMESPACE/NAME of the ConfigMap that may stop the loop from acting ("": none). give_up_s: how
     long to wait for pods before the plan goes on without them. autoscalers: look for those that
-    scale our Deployments too. contest: go on if somebody else changes back what was asked for.
+    scale our Deployments too. scaled_by_others: they do, by what this loop decides, and that is not
+    told. contest: go on if somebody else changes back what was asked for.
     deletion_cost: before a reduction, tell the cluster what runs on each pod.
 
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
@@ -101,6 +102,7 @@ class KubeSettings:
     pause_config_map: str = ""
     give_up_s: float = 600.0
     autoscalers: bool = False
+    scaled_by_others: bool = False
     contest: bool = False
     deletion_cost: bool = False
 
@@ -436,7 +438,7 @@ class KubeBackend:
             one = server.deployment
             expected = self._expected(name, one)
             line = foreign_change(one, expected)
-            if line and expected is not None:
+            if line and expected is not None and not self._settings.scaled_by_others:
                 told.append(f"{name}: {line}")
                 by = manager_of(one, replicas=expected.replicas != one.wanted)
                 self._rivals.changed(name, by=by, now_s=now_s)
