@@ -10,8 +10,9 @@ from __future__ import annotations
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import kubernetes.client as official
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 REPEATABLE = (429, 500, 502, 503, 504)
+ANSWER_BYTES_MAX, PAGE_BYTES_MAX = 256 * 2**20, 16 * 2**20
+PIECE_BYTES = 2**16
+ANSWER_S_MAX = 30.0
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 401, 403, 404, 409
 
 
@@ -96,7 +100,62 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
     # GETs would be repeated in silence three times, each with the full timeout.
     settings.retries = False
     settings.connection_pool_maxsize = connections
-    return official.ApiClient(settings)
+    client: Any = official.ApiClient(settings)
+    client.rest_client.pool_manager = _WholeAnswers(client.rest_client.pool_manager)
+    made: official.ApiClient = client
+    return made
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """A whole answer, as the official client takes it."""
+
+    status: int
+    reason: str | None
+    headers: Mapping[str, str]
+    data: bytes
+
+    def getheaders(self) -> Mapping[str, str]:
+        """Return the headers, by the name that older clients ask by."""
+        return self.headers
+
+
+class _WholeAnswers:
+    """Connections whose answers come whole, within so many bytes and so much time, or fail: the
+    timeouts of urllib3 are per read, which what drips or never ends does not run into.
+    """
+
+    def __init__(self, pool: urllib3.PoolManager) -> None:
+        self._pool = pool
+
+    def request(self, method: str, url: str, **how: Any) -> _Answer:
+        """Return the answer to a request. Raise HTTPError of urllib3."""
+        timeout = how.get("timeout")
+        read_s = timeout.read_timeout if isinstance(timeout, urllib3.Timeout) else None
+        until_s = monotonic() + (read_s if isinstance(read_s, int | float) else ANSWER_S_MAX)
+        # What a pod answers is anybody's; lists come from the API server itself.
+        bytes_max = PAGE_BYTES_MAX if "/proxy" in url else ANSWER_BYTES_MAX
+        reply: Any = self._pool.request(method, url, **{**how, "preload_content": False})
+        body = bytearray()
+        try:
+            while piece := reply.read1(PIECE_BYTES, decode_content=True):
+                body += piece
+                if len(body) > bytes_max:
+                    raise urllib3.exceptions.HTTPError(
+                        f"the answer is longer than {bytes_max:,} bytes"
+                    )
+                if monotonic() > until_s:
+                    raise urllib3.exceptions.HTTPError("the answer takes too long")
+        except BaseException:
+            reply.close()
+            raise
+        reply.release_conn()
+        return _Answer(
+            status=reply.status, reason=reply.reason, headers=reply.headers, data=bytes(body)
+        )
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pool, name)
 
 
 def _load_found(configs: Any, settings: official.Configuration) -> None:

@@ -1,0 +1,96 @@
+"""The client of an API server against answers that never end: each costs so many bytes and so much
+time at most.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from time import monotonic, sleep
+
+import pytest
+
+from loop.backends.kube.client import ApiError, KubeClient, Timeouts, connect
+from loop.clocks import MonotonicClock
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+def drips(handler: BaseHTTPRequestHandler) -> None:
+    """Answer a byte now and then."""
+    handler.send_header("Content-Length", "100000")
+    handler.end_headers()
+    for _ in range(200):
+        handler.wfile.write(b"#")
+        handler.wfile.flush()
+        sleep(0.05)
+
+
+def never_ends(handler: BaseHTTPRequestHandler) -> None:
+    """Answer as fast as the other side reads."""
+    handler.end_headers()
+    while True:
+        handler.wfile.write(b"vllm:request_success_total 5\n" * 40_000)
+
+
+@contextmanager
+def serving(answer: Answer, status: int, directory: Path) -> Iterator[KubeClient]:
+    """Give a client of a server that answers so."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 its name there
+            pass
+
+        def do_GET(self) -> None:
+            self.send_response(status)
+            try:
+                answer(self)
+            except OSError:
+                self.close_connection = True
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    config = directory / "config"
+    address = f"http://127.0.0.1:{server.server_port}"
+    told = {
+        "current-context": "x",
+        "clusters": [{"name": "c", "cluster": {"server": address}}],
+        "users": [{"name": "u", "user": {}}],
+        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+    }
+    config.write_text(json.dumps(told))
+    client = KubeClient(
+        lambda: connect(str(config)),
+        clock=MonotonicClock(),
+        timeouts=Timeouts(read_s=2.0, attempts=1),
+    )
+    try:
+        with closing(client):
+            yield client
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [200, 500])
+@pytest.mark.parametrize("answer", [drips, never_ends])
+def test_a_page_of_a_pod_that_never_ends_costs_little(
+    answer: Answer, status: int, tmp_path: Path
+) -> None:
+    """One pod would stop every cycle, or fill the memory, refusals included."""
+    with serving(answer, status, tmp_path) as client:
+        begin_s = monotonic()
+        with pytest.raises(ApiError, match=r"the answer (is longer|takes too long)"):
+            client.pod_page("infer", "a", port=8000, path="/metrics")
+        assert monotonic() - begin_s < 6.0
+
+
+def test_a_list_that_drips_is_given_up(tmp_path: Path) -> None:
+    """What lies between the loop and the API server may stall as well."""
+    with serving(drips, 200, tmp_path) as client, pytest.raises(ApiError, match="takes too long"):
+        client.deployments()
