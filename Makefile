@@ -4,7 +4,7 @@ BIN := .venv/bin
 PACKAGES := twin loop emulator experiments inferno tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test quick check snapshots bench figures clean
+.PHONY: help demo test quick check snapshots bench validate figures clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -50,6 +50,9 @@ quick: .venv/.installed-test  ## Run the tests that matter while working: not te
 
 snapshots: .venv/.installed-test  ## Write the snapshots of help texts and error lines anew
 	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/test_snapshots.py
+
+validate: .venv/.installed  ## Repeat the figures of docs/validation.md, as far as the data are at hand (minutes)
+	$(BIN)/python -m experiments.validate
 
 figures: .venv/.installed  ## Draw the pictures of the documents again (some minutes)
 	$(BIN)/python docs/figures.py

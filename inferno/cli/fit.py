@@ -24,7 +24,9 @@ by replaying logs of its requests on the twin's replica. FILE is one of
   and last_token_s,
 - JSON of `vllm bench serve --save-result --save-detailed`,
 - JSON of GuideLLM,
-- JSON lines of AIPerf (profile_export.jsonl).
+- JSON lines of AIPerf (profile_export.jsonl),
+- a CSV of operating points: rate_rps, rate_rpm or concurrency, in_tokens,
+  out_tokens, and means in ttft_ms and itl_ms, tpot_ms or e2e_ms.
 Several files, of several workloads of one engine, make one fit. Requests that
 failed are left out and counted.
 

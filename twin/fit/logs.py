@@ -1,7 +1,8 @@
 """Reading of the files that load generators write: which format a file has, and the requests in it.
 
-Known are our CSV, the JSON of `vllm bench serve --save-result --save-detailed`, of GuideLLM, and
-the JSON lines of AIPerf. A file may hold several runs: each is a log of its own.
+Known are our CSV, tables of operating points (twin.fit.point_csv), the JSON of `vllm bench serve
+--save-result --save-detailed`, of GuideLLM, and the JSON lines of AIPerf. A file may hold several
+runs: each is a log of its own.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twin.fit.point_csv import is_table, read_table
 from twin.fit.request_csv import (
     RequestRows,
     check_figures,
@@ -47,6 +49,8 @@ def read_logs(path: Path, *, time_unit: TimeUnit | None = None) -> list[RequestR
     text = read_log_text(path)
     if text.lstrip()[:1] in ("{", "["):
         return [_in_seconds(rows) for rows in _json_logs(text, source=path.name)]
+    if is_table(text):
+        return [read_table(text, source=path.name)]
     rows = parse_request_rows(text, source=path.name)
     return [_in_seconds(rows) if time_unit is None else _scaled(rows, UNITS[time_unit])]
 

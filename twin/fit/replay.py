@@ -11,6 +11,7 @@ from math import inf
 import numpy as np
 
 from twin.engine.replica import Replica
+from twin.fit.points import operate
 from twin.fit.request_csv import Counts, RequestRows, Times
 from twin.request import Request
 from twin.spec import AdmissionRule, LatencyModel, Scheduling, SpecError
@@ -106,7 +107,11 @@ def replay(
     limits: ReplicaLimits,
     scheduling: Scheduling = "sync",
 ) -> Replayed:
-    """Serve the arrivals of *rows* on an idle replica; every request must pass check_fits."""
+    """Serve the arrivals of *rows* on an idle replica, or hold one at each operating point of
+    *rows*; every request must pass check_fits.
+    """
+    if rows.points:
+        return _operate(rows, latency_model=latency_model, limits=limits, scheduling=scheduling)
     replica = Replica(
         latency_model=latency_model,
         scheduling=scheduling,
@@ -131,6 +136,30 @@ def replay(
         first_token_s=np.array([request.first_token_s for request in requests]),
         last_token_s=np.array([request.last_token_s for request in requests]),
         preemptions=np.array([request.preemptions for request in requests], dtype=np.int64),
+    )
+
+
+def _operate(
+    rows: RequestRows, *, latency_model: LatencyModel, limits: ReplicaLimits, scheduling: Scheduling
+) -> Replayed:
+    steady = [
+        operate(
+            point,
+            latency_model=latency_model,
+            max_batch=limits.max_batch,
+            token_budget=limits.token_budget,
+            kv_tokens=limits.kv_tokens,
+            block_size=limits.block_size,
+            scheduling=scheduling,
+        )
+        for point in rows.points
+    ]
+    first_s = np.array([each.ttft_s for each in steady])
+    gaps = rows.output_tokens - 1
+    return Replayed(
+        first_token_s=first_s,
+        last_token_s=first_s + gaps * np.array([each.itl_s for each in steady]),
+        preemptions=np.zeros(len(rows), dtype=np.int64),
     )
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from twin.fit.points import OperatingPoint
 from twin.spec import SpecError
 
 Times = npt.NDArray[np.float64]
@@ -33,6 +34,9 @@ class RequestRows:
     line is each request's line in the file *source*, or what else *place* says, for messages.
     failed is how many requests of the file are not here since they failed: they have no first
     token, no last one, or no answer.
+
+    A table of operating points is such a log too: points has the load of each entry, whose times
+    are the mean ones of a request at it, counted from 0.
     """
 
     source: str
@@ -44,6 +48,7 @@ class RequestRows:
     output_tokens: Counts
     place: str = "line"
     failed: int = 0
+    points: tuple[OperatingPoint, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of requests."""
@@ -59,6 +64,7 @@ class RequestRows:
             last_token_s=self.last_token_s[rows],
             input_tokens=self.input_tokens[rows],
             output_tokens=self.output_tokens[rows],
+            points=self.points[rows],
         )
 
     @property

@@ -35,6 +35,7 @@ COEFFICIENTS = (
 )
 
 ROWS_MIN = 10
+POINTS_MIN = 3  # of a table of operating points, each of which stands for many requests
 # Of a longer log this many are fitted unless the caller names others: a fit replays them some 900
 # times.
 ROWS_FITTED_MAX = 1000
@@ -197,10 +198,11 @@ def fit_logs(
 
 def _check_part(rows: RequestRows, part: slice) -> None:
     start, stop, step = part.indices(len(rows))
-    if step != 1 or stop - start < ROWS_MIN:
+    rows_min = POINTS_MIN if rows.points else ROWS_MIN
+    if step != 1 or stop - start < rows_min:
         found = len(range(start, stop)) if step == 1 else 1
         raise SpecError(
-            f"{rows.source}: expected at least {ROWS_MIN} consecutive rows to fit, found {found}"
+            f"{rows.source}: expected at least {rows_min} consecutive rows to fit, found {found}"
         )
 
 
@@ -422,6 +424,7 @@ class _Misfit:
         # If later requests were cut off, the batch is known only until the last one seen had its
         # first token. What ended after that was slowed by requests that are not in the replay: it
         # bounds the latency model from one side only.
+        is_cut = is_cut and not rows.points  # points know nothing of each other
         self._known = measured.last_token_s <= (measured.first_token_s.max() if is_cut else inf)
 
     def replayed(self, latency_model: LatencyModel) -> tuple[Times, Times]:
@@ -455,7 +458,7 @@ def ceilings_ms(rows: RequestRows, *, token_budget: int) -> Vector:
     decoding when is read off the log, at each request's mean rate. Without any decode, the times to
     first token are taken as if no request waited.
     """
-    exposure, time_ms = _decodes(rows)
+    exposure, time_ms = _steady(rows) if rows.points else _decodes(rows)
     if not len(time_ms):
         exposure, time_ms = _prefills(rows, token_budget=token_budget)
     ceilings: Vector = 1.0 / (exposure / time_ms[:, None]).mean(axis=0)
@@ -485,6 +488,24 @@ def _decodes(rows: RequestRows) -> tuple[Vector, Vector]:
     tokens = together_s @ rate + prefilled @ rows.input_tokens
     kv_tokens = rate[mine] * (together_s * context).sum(axis=1)
     return np.stack([iterations, tokens, kv_tokens], axis=1), span_s[mine] * 1e3
+
+
+def _steady(rows: RequestRows) -> tuple[Vector, Vector]:
+    """The same of operating points: what runs at once follows from the load, by Little's law."""
+    span_s, gaps = rows.last_token_s - rows.first_token_s, rows.output_tokens - 1.0
+    several = gaps > 0
+    batch = np.array(
+        [
+            float(point.users) if point.users is not None else (point.rate_rps or 0.0) * e2e_s
+            for point, e2e_s in zip(rows.points, rows.e2e_s.tolist(), strict=True)
+        ]
+    )
+    batch = np.maximum(batch, 1.0)
+    # A decode token of each, and the prompt of whoever takes the place of one that ends.
+    tokens = batch * (1.0 + rows.input_tokens / np.maximum(rows.output_tokens, 1))
+    kv_tokens = batch * (rows.input_tokens + rows.output_tokens / 2.0)
+    exposure = np.stack([gaps, gaps * tokens, gaps * kv_tokens], axis=1)
+    return exposure[several], span_s[several] * 1e3
 
 
 def _prefills(rows: RequestRows, *, token_budget: int) -> tuple[Vector, Vector]:

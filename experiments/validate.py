@@ -1,0 +1,310 @@
+"""`make validate`: repeat the figures of docs/validation.md, as far as the data are at hand.
+
+What has a licence is in sample-data/validation, with its source. The load stages of vLLM have none:
+their file is read from a folder that is named (python -m experiments.validate FOLDER) or from
+../shared/validation, else those rows are skipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import sys
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import least_squares
+
+from experiments.config import SAMPLE_DATA
+from experiments.datasheet_constants import (
+    Stage,
+    cross_validated,
+    predict,
+    read_stages,
+    summary,
+    usable,
+)
+from twin.fit.datasheet import (
+    CONSTANTS,
+    SPREADS,
+    Constants,
+    DataSheetModel,
+    estimate,
+    read_accelerators,
+    read_model,
+)
+from twin.fit.logs import read_logs
+from twin.fit.points import OperatingPoint, Steady, operate
+from twin.fit.replay import ReplicaLimits
+from twin.fit.search import FAMILIES, Prior, fit_logs
+from twin.spec import LatencyModel
+
+Floats = npt.NDArray[np.float64]
+
+SHIPPED = SAMPLE_DATA / "validation"
+STAGES = "vllm_stages_open.csv"
+REQUESTS = 1200  # of a simulated stage
+# One standard deviation of what a stage's means say, and of the overhead about the usual one.
+E2E_SPREAD, TTFT_SPREAD, OVERHEAD_SPREAD_MS = 0.005, 0.02, 2.0
+
+RUNS = (
+    ("rtx4090-llama-3.1-8b.csv", "RTX4090", 256, 41408),
+    ("rtxpro6000-llama-3.1-8b.csv", "RTXPRO6000", 128, None),
+)
+SHAPES_A = ("1024x1024", "256x256", "4096x256", "64x1024")
+SHAPES_B = ("1024x64", "256x4096", "4096x4096", "64x64")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Print a line for each row of the table of docs/validation.md."""
+    folder = Path(arguments[0]) if arguments else Path("../shared/validation")
+    logs()
+    guidellm("guidellm_exp1_llama31_8b", "llama-3.1-8b")
+    guidellm("guidellm_exp2", "qwen2.5-14b")
+    if (folder / STAGES).is_file():
+        stages(folder / STAGES)
+    else:
+        print(
+            f"vLLM stages: skipped. {STAGES} has no licence and is not shipped; put it into a "
+            "folder and name that: python -m experiments.validate FOLDER"
+        )
+    return 0
+
+
+# -- logs of requests
+
+
+def logs() -> None:
+    """Print how the logs of vLLM are replayed, and how their later parts are predicted."""
+    accelerators = read_accelerators(SAMPLE_DATA / "datasheets" / "accelerators.json")
+    model = read_model(SAMPLE_DATA / "models" / "llama-3.1-8b.json")
+    for name, gpu, max_batch, kv_tokens in RUNS:
+        found = estimate(model, accelerators[gpu])
+        prior = Prior(latency_model=found.latency_model, spreads=SPREADS)
+        limits = ReplicaLimits(max_batch=max_batch, token_budget=2048, kv_tokens=kv_tokens)
+        read = read_logs(SHIPPED / name)
+        for rows, priors in ((None, (prior,)), (150, (prior,)), (75, (prior, None))):
+            for each in priors:
+                result = fit_logs(
+                    read,
+                    limits=limits,
+                    fitted=None if rows is None else slice(rows),
+                    prior=each,
+                    families=FAMILIES,
+                )
+                score = result.held_out or result.all_rows
+                print(
+                    f"{name}: fitted on {rows or 'all'}, {'with' if each else 'without'} prior: "
+                    f"{score.requests} requests, E2E MAPE {score.e2e_mape:.1%}, mean E2E "
+                    f"{score.e2e_error:+.1%}, mean TTFT {score.ttft_error:+.1%} "
+                    f"({result.family.name})"
+                )
+
+
+# -- load steps of GuideLLM
+
+
+def guidellm(dataset: str, model: str) -> None:
+    """Print how four shapes of a sweep predict the four others."""
+    points = _points(dataset)
+    prior = estimate(
+        read_model(SAMPLE_DATA / "models" / f"{model}.json"),
+        read_accelerators(SAMPLE_DATA / "datasheets" / "accelerators.json")["H100"],
+    )
+    for split, train in (("A → B", SHAPES_A), ("B → A", SHAPES_B)):
+        values = _fit_points([each for each in points if each[0] in train], prior)
+        rest = [each for each in points if each[0] not in train]
+        errors = np.array(
+            [
+                (steady.itl_s * 1e3 / itl - 1.0, steady.ttft_median_s * 1e3 / ttft - 1.0)
+                for _, point, ttft, itl in rest
+                for steady in [_steady(point, values, requests=300)]
+            ]
+        )
+        itl_mape, ttft_mape = np.abs(errors).mean(axis=0)
+        print(
+            f"{dataset}: shapes {split}: {len(rest)} steps, ITL MAPE {itl_mape:.1%}, TTFT MAPE "
+            f"{ttft_mape:.1%} (p {values[4]:.2f})"
+        )
+
+
+Measured = tuple[str, OperatingPoint, float, float]
+
+
+def _points(dataset: str) -> list[Measured]:
+    """Return shape, load, median TTFT and mean ITL [ms] of the steps 0 to 6, without the one of
+    full throughput.
+    """
+    found = []
+    with (SHIPPED / "guidellm.csv").open(encoding="utf-8", newline="") as file:
+        for row in csv.DictReader(file):
+            if not row["dataset"].startswith(dataset) or row["strategy"] == "throughput":
+                continue
+            alone = row["strategy"] == "synchronous"
+            point = OperatingPoint(
+                users=1 if alone else None,
+                rate_rps=None if alone else float(row["offered_rps"]),
+                input_tokens=float(row["in_tok_mean"]),
+                output_tokens=float(row["out_tok_mean"]),
+                spread=0.5,
+                is_even=True,
+            )
+            shape = f"{row['nom_in_tok']}x{row['nom_out_tok']}"
+            found.append((shape, point, float(row["ttft_ms_median"]), float(row["itl_ms_mean"])))
+    return found
+
+
+def _steady(point: OperatingPoint, values: Floats, *, requests: int) -> Steady:
+    launch_ms, weights_ms, beta_ms, gamma_ms, p, overhead_ms = map(float, values)
+    return operate(
+        point,
+        latency_model=LatencyModel(
+            alpha_ms=launch_ms + weights_ms,
+            beta_ms=beta_ms,
+            gamma_ms=gamma_ms,
+            launch_ms=launch_ms,
+            p=p,
+        ),
+        max_batch=512,
+        token_budget=8192,
+        overhead_ms=overhead_ms,
+        requests=40 if point.users else requests,
+    )
+
+
+def _fit_points(measured: Sequence[Measured], prior: DataSheetModel) -> Floats:
+    start = prior.latency_model
+
+    def plain(values: Floats) -> Floats:
+        return np.array([values[0], *np.exp(values[1:4]), values[4], values[5]])
+
+    def residuals(values: Floats) -> Floats:
+        parts: list[float] = []
+        for _, point, ttft, itl in measured:
+            steady = _steady(point, plain(values), requests=150)
+            parts += [
+                0.5 * np.log(steady.ttft_median_s * 1e3 / ttft),
+                np.log(steady.itl_s * 1e3 / itl),
+            ]
+        return np.array(parts)
+
+    begin = [1.0, np.log(start.alpha_ms - 1.0), np.log(start.beta_ms), np.log(start.gamma_ms)]
+    found = least_squares(
+        residuals,
+        [*begin, 1.5, prior.overhead_ms],
+        diff_step=[0.02] * 6,
+        bounds=([0.0, -3.0, -9.0, -14.0, 1.0001, 0.0], [6.0, 4.0, 1.0, -5.0, 4.0, 40.0]),
+        loss="soft_l1",
+        f_scale=0.1,
+        x_scale=[1.0, 1.0, 1.0, 1.0, 0.5, 5.0],
+        max_nfev=10,
+    )
+    return plain(found.x)
+
+
+# -- load stages of vLLM
+
+
+def stages(path: Path) -> None:
+    """Print how the stages of vLLM are predicted: from calibration stages, and from data sheets."""
+    everything = read_stages(path)
+    below = usable(everything)
+    print(
+        f"vLLM stages, data sheets alone, cross-validated over families: {len(below)} stages, "
+        f"median / mean: {summary(cross_validated(below))}"
+    )
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    servers: dict[tuple[str, int, str], list[tuple[Stage, dict[str, str]]]] = defaultdict(list)
+    for stage, row in zip(everything, rows, strict=True):
+        servers[stage.model.name, stage.tp, stage.accelerator.name].append((stage, row))
+    errors: list[tuple[float, float, float]] = []
+    for server in servers.values():
+        values = _fit_stages([stage for stage, row in server if row["calibration"] == "1"])
+        for stage, row in server:
+            if row["calibration"] == "1":
+                continue
+            steady = _stage(stage, values, budget=int(row["max_num_batched_tokens"]))
+            p99 = float(row["e2e_p99_ms"]) if row["stage"] != "0" else np.nan
+            errors.append(
+                (
+                    steady.e2e_s * 1e3 / stage.e2e_ms - 1.0,
+                    steady.ttft_s * 1e3 / stage.ttft_ms - 1.0,
+                    steady.e2e_p99_s * 1e3 / p99 - 1.0,
+                )
+            )
+            print(
+                f"  {stage.label:<48} E2E {stage.e2e_ms:>8.0f} ms {errors[-1][0]:>+7.1%}  TTFT "
+                f"{stage.ttft_ms:>6.1f} ms {errors[-1][1]:>+7.1%}"
+            )
+    found = np.array(errors)
+    p99_errors = np.abs(found[:, 2])
+    print(
+        f"vLLM stages, fitted on calibration stages: {len(found)} stages, median / mean: "
+        f"{summary(found[:, :2])}; E2E p99, warm, median {np.nanmedian(p99_errors):.1%}"
+    )
+
+
+def _fit_stages(calibration: Sequence[Stage]) -> Floats:
+    """Return what multiplies alpha, beta and gamma of the data sheet, as logarithms, and the
+    overhead [ms]: fitted in closed form, with the data sheet as prior.
+    """
+    start = np.array([0.0, 0.0, 0.0, CONSTANTS.overhead_ms])
+
+    def residuals(values: Floats) -> Floats:
+        alpha, beta, gamma = (float(value) for value in np.exp(values[:3]))
+        constants = Constants(
+            weights=CONSTANTS.weights * alpha,
+            layer_ms=CONSTANTS.layer_ms * alpha,
+            exchange_ms=CONSTANTS.exchange_ms * alpha,
+            compute=CONSTANTS.compute * beta,
+            kv=CONSTANTS.kv * gamma,
+            overhead_ms=float(values[3]),
+        )
+        parts = [*(values[:3] / np.array(SPREADS)), (values[3] - start[3]) / OVERHEAD_SPREAD_MS]
+        for stage in calibration:
+            ttft_ms, e2e_ms, _ = predict(stage, constants)
+            parts += [
+                np.log(e2e_ms / stage.e2e_ms) / E2E_SPREAD,
+                np.log(ttft_ms / stage.ttft_ms) / TTFT_SPREAD,
+            ]
+        return np.array(parts)
+
+    fitted: Floats = least_squares(residuals, start, x_scale=[0.1, 0.1, 0.1, 1.0]).x
+    return fitted
+
+
+def _stage(stage: Stage, values: Floats, *, budget: int) -> Steady:
+    found = estimate(
+        stage.model, stage.accelerator, tp=stage.tp, max_batch=stage.max_batch, token_budget=budget
+    )
+    alpha, beta, gamma = np.exp(values[:3])
+    sheet = found.latency_model
+    point = OperatingPoint(
+        rate_rps=stage.rate_per_ms * 1e3,
+        input_tokens=stage.prompt,
+        output_tokens=stage.output,
+        distinct=100,
+    )
+    return operate(
+        point,
+        latency_model=replace(
+            sheet,
+            alpha_ms=sheet.alpha_ms * float(alpha),
+            beta_ms=sheet.beta_ms * float(beta),
+            gamma_ms=sheet.gamma_ms * float(gamma),
+        ),
+        max_batch=stage.max_batch,
+        token_budget=budget,
+        kv_tokens=found.kv_tokens,
+        scheduling="async",
+        overhead_ms=float(values[3]),
+        requests=REQUESTS,
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,103 @@
+"""Claims about operating points: what clients see at a steady load is what the latency model says
+in closed form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from twin.fit.logs import read_logs
+from twin.fit.points import OperatingPoint, Steady, operate
+from twin.fit.replay import ReplicaLimits
+from twin.fit.search import fit_logs
+from twin.spec import LatencyModel, SpecError
+
+MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.05, gamma_ms=1e-4)
+ALONE = OperatingPoint(users=1, input_tokens=200, output_tokens=101)
+
+
+def at(point: OperatingPoint, *, overhead_ms: float = 0.0) -> Steady:
+    """Return what clients of a replica with MODEL see."""
+    return operate(
+        point, latency_model=MODEL, max_batch=64, token_budget=2048, overhead_ms=overhead_ms
+    )
+
+
+def test_a_user_alone_sees_the_latency_model_itself() -> None:
+    """One prefill, then decodes whose context grows."""
+    seen = at(ALONE, overhead_ms=7.0)
+    assert seen.ttft_s * 1e3 == pytest.approx(10.0 + 0.05 * 200 + 1e-4 * 200 + 7.0)
+    assert seen.itl_s * 1e3 == pytest.approx(10.0 + 0.05 + 1e-4 * 250.5, rel=1e-3)
+    assert seen.e2e_s == pytest.approx(seen.ttft_s + 100 * seen.itl_s)
+
+
+def test_users_in_a_closed_loop_fill_the_batch_with_themselves() -> None:
+    """Half of the public tables were taken so. Beside the decodes each user has a prefill to do."""
+    many = at(replace(ALONE, users=32))
+    decode_ms = 10.0 + 0.05 * 32 + 1e-4 * 32 * 250.5
+    prefill_ms = 0.05 * 200 * 32 / 101
+    assert decode_ms < many.itl_s * 1e3 < decode_ms + prefill_ms
+
+
+def test_an_open_loop_is_as_the_closed_form_of_the_constants() -> None:
+    """The mean iteration that experiments.datasheet_constants solves for."""
+    point = OperatingPoint(rate_rps=5.0, input_tokens=200, output_tokens=101)
+    seen = operate(point, latency_model=MODEL, max_batch=64, token_budget=2048, requests=1500)
+    each = MODEL.beta_ms + MODEL.gamma_ms * 250.5
+    iteration_ms = MODEL.alpha_ms / (1.0 - 0.005 * (MODEL.beta_ms * 200 + each * 100))
+    assert seen.itl_s * 1e3 == pytest.approx(iteration_ms, rel=0.03)
+
+
+def test_prompts_that_come_again_are_not_computed_again() -> None:
+    """Of 100 different prompts nearly each is in the cache, up to its last block."""
+    point = OperatingPoint(rate_rps=2.0, input_tokens=800, output_tokens=20, distinct=3)
+    alike, unlike = at(point), at(replace(point, distinct=None))
+    assert alike.ttft_s < unlike.ttft_s - 0.03
+
+
+def test_a_point_without_a_load_is_refused() -> None:
+    """Neither a rate nor users."""
+    with pytest.raises(SpecError, match="expected a rate > 0 or users, found neither"):
+        at(replace(ALONE, users=None))
+
+
+def test_a_table_of_operating_points_gives_the_latency_model_again(tmp_path: Path) -> None:
+    """Half of what is published is a table, not a log; a row that failed is left out."""
+    lines = ["concurrency,rate_rpm,in_tokens,out_tokens,ttft_ms,tpot_ms"]
+    for users, prompt, output in ((1, 200, 101), (16, 200, 101), (48, 200, 101), (8, 2000, 30)):
+        seen = at(OperatingPoint(users=users, input_tokens=prompt, output_tokens=output))
+        lines.append(f"{users},,{prompt},{output},{seen.ttft_s * 1e3},{seen.itl_s * 1e3}")
+    for rate_rpm, prompt, output in ((240, 200, 200), (60, 3000, 200)):
+        load = OperatingPoint(rate_rps=rate_rpm / 60, input_tokens=prompt, output_tokens=output)
+        seen = at(load)
+        lines.append(f",{rate_rpm},{prompt},{output},{seen.ttft_s * 1e3},{seen.itl_s * 1e3}")
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join([*lines, "64,,200,100,,"]) + "\n")
+    [rows] = read_logs(path)
+    assert (len(rows), rows.failed) == (6, 1)
+    found = fit_logs([rows], limits=ReplicaLimits(max_batch=64, token_budget=2048))
+    assert found.latency_model.alpha_ms == pytest.approx(MODEL.alpha_ms, rel=0.03)
+    assert found.latency_model.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.05)
+    assert found.latency_model.gamma_ms == pytest.approx(MODEL.gamma_ms, rel=0.15)
+    assert found.all_rows.e2e_mape < 0.01
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ("1,x,100,20,10", "line 2: in_tokens: expected a number > 0, found 'x'"),
+        ("-1,10,100,20,10", "line 2: rate_rps: expected a number > 0, found '-1'"),
+        (",10,100,20,10", "line 2: expected a load (rate_rps, rate_rpm, concurrency, users)"),
+        ("1,10,100,,", "expected at least one operating point, found 1 without latencies"),
+    ],
+)
+def test_a_table_that_cannot_be_is_told(tmp_path: Path, row: str, said: str) -> None:
+    """One line that names the place."""
+    path = tmp_path / "table.csv"
+    path.write_text(f"rate_rps,in_tokens,out_tokens,ttft_ms,itl_ms\n{row}\n")
+    with pytest.raises(SpecError) as caught:
+        read_logs(path)
+    assert said in str(caught.value)

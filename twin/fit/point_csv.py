@@ -1,0 +1,110 @@
+"""Reading of tables of operating points: a CSV with a load and its mean latencies a row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from twin.fit.points import OperatingPoint
+from twin.fit.request_csv import RequestRows
+from twin.spec import SpecError
+
+# What a figure may be called, and what makes ours of it.
+LOADS: Mapping[str, tuple[str, float]] = {
+    "rate_rps": ("rate", 1.0),
+    "rate_rpm": ("rate", 1.0 / 60.0),
+    "concurrency": ("users", 1.0),
+    "users": ("users", 1.0),
+}
+TOKENS = (("in_tokens", "input_tokens"), ("out_tokens", "output_tokens"))
+TTFT = ("ttft_ms", "ttft_ms_mean", "ttft_mean_ms")
+ITL = ("itl_ms", "itl_ms_mean", "itl_mean_ms", "tpot_ms", "tpot_mean_ms")
+E2E = ("e2e_ms", "e2e_ms_mean", "e2e_mean_ms")
+
+
+def is_table(text: str) -> bool:
+    """Tell whether *text* is a table of operating points, by its header."""
+    names = {name.strip().lower() for name in text.split("\n", 1)[0].split(",")}
+    return bool(names & set(LOADS)) and bool(names & set(TTFT)) and "queued_s" not in names
+
+
+def read_table(text: str, *, source: str) -> RequestRows:
+    """Read a table: a load (rate_rps, rate_rpm, or concurrency of users who ask again at once),
+    in_tokens, out_tokens, ttft_ms, and itl_ms, tpot_ms or e2e_ms; all latencies are means.
+
+    A row without a latency failed. Raise SpecError, one line, for one that cannot be read.
+    """
+    points: list[OperatingPoint] = []
+    figures: list[tuple[int, float, float, float, float]] = []
+    failed = 0
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    for fields in reader:
+        row = {
+            str(key).strip().lower(): (value or "").strip()
+            for key, value in fields.items()
+            if isinstance(value, str)
+        }
+        where = f"{source}: line {reader.line_num}"
+        given = [name for name in (*TTFT, *ITL, *E2E) if row.get(name)]
+        if not any(name in TTFT for name in given) or not any(name in ITL + E2E for name in given):
+            failed += 1
+            continue
+        tokens = [_figure(row, names, where=where) for names in TOKENS]
+        ttft_s = _figure(row, TTFT, where=where) / 1e3
+        gaps = max(round(tokens[1]) - 1, 0)
+        if any(name in ITL for name in given):
+            e2e_s = ttft_s + gaps * _figure(row, ITL, where=where) / 1e3
+        else:
+            e2e_s = _figure(row, E2E, where=where) / 1e3
+        if e2e_s < ttft_s:
+            raise SpecError(
+                f"{where}: e2e_ms: expected >= ttft_ms ({ttft_s * 1e3:g}), found {e2e_s * 1e3:g}"
+            )
+        points.append(_load(row, tokens, where=where))
+        figures.append((reader.line_num, ttft_s, e2e_s, tokens[0], tokens[1]))
+    if not points:
+        found = f"{failed} without latencies" if failed else "none"
+        raise SpecError(f"{source}: expected at least one operating point, found {found}")
+    table = np.array(figures)
+    return RequestRows(
+        source=source,
+        line=table[:, 0].astype(np.int64),
+        queued_s=np.zeros(len(table)),
+        first_token_s=table[:, 1],
+        last_token_s=table[:, 2],
+        input_tokens=np.maximum(np.rint(table[:, 3]), 1).astype(np.int64),
+        output_tokens=np.maximum(np.rint(table[:, 4]), 1).astype(np.int64),
+        place="point",
+        failed=failed,
+        points=tuple(points),
+    )
+
+
+def _load(row: Mapping[str, str], tokens: list[float], *, where: str) -> OperatingPoint:
+    for name, (kind, unit) in LOADS.items():
+        if row.get(name):
+            value = _figure(row, (name,), where=where) * unit
+            is_rate = kind == "rate"
+            return OperatingPoint(
+                rate_rps=value if is_rate else None,
+                users=None if is_rate else max(round(value), 1),
+                input_tokens=tokens[0],
+                output_tokens=tokens[1],
+            )
+    raise SpecError(f"{where}: expected a load ({', '.join(LOADS)}), found none")
+
+
+def _figure(row: Mapping[str, str], names: tuple[str, ...], *, where: str) -> float:
+    name = next((name for name in names if row.get(name)), names[0])
+    text = row.get(name, "")
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0.0 < value < 1e9:
+        raise SpecError(f"{where}: {name}: expected a number > 0, found {text[:60]!r}")
+    return value

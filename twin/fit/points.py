@@ -1,0 +1,169 @@
+"""Operating points: a server at a steady load, with the mean latencies that were measured there or
+that the twin's replica gives.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import inf
+
+import numpy as np
+
+from twin.engine.replica import Replica
+from twin.request import Request
+from twin.spec import LatencyModel, Scheduling, SpecError
+
+# Requests of a simulated point, of which the first part only fills the server.
+REQUESTS, WARM_UP = 300, 0.25
+# A closed loop needs several rounds of its users.
+ROUNDS = 4
+BLOCKS_MAX = 2**20  # names of the blocks of one prompt, so that prompts share none
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OperatingPoint:
+    """A load: Poisson arrivals at a rate, or so many users who each ask again at once.
+
+    spread is how far the tokens of a request lie around their means, uniformly: 0.5 is ± 50 %.
+    With is_even the arrivals are evenly spaced. distinct is how many different prompts there are;
+    None: no two are alike. The engine then needs a prefix cache to notice.
+    """
+
+    rate_rps: float | None = None
+    users: int | None = None
+    input_tokens: float
+    output_tokens: float
+    spread: float = 0.0
+    is_even: bool = False
+    distinct: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Steady:
+    """What clients see at a point: TTFT mean and median, time between two tokens over all tokens,
+    mean and 99th percentile of E2E [s].
+    """
+
+    ttft_s: float
+    ttft_median_s: float
+    itl_s: float
+    e2e_s: float
+    e2e_p99_s: float
+
+
+Make = Callable[[Callable[[Request, float], None]], Replica]
+
+
+def operate(
+    point: OperatingPoint,
+    *,
+    latency_model: LatencyModel,
+    max_batch: int,
+    token_budget: int,
+    kv_tokens: int | None = None,
+    block_size: int = 16,
+    scheduling: Scheduling = "sync",
+    overhead_ms: float = 0.0,
+    seed: int = 1,
+    requests: int = REQUESTS,
+) -> Steady:
+    """Return what clients see at *point*, by a simulation that is the same for the same seed."""
+
+    def make(on_finish: Callable[[Request, float], None]) -> Replica:
+        return Replica(
+            latency_model=latency_model,
+            overhead_ms=overhead_ms,
+            scheduling=scheduling,
+            max_batch=max_batch,
+            max_num_batched_tokens=token_budget,
+            kv_tokens=kv_tokens,
+            block_size=block_size,
+            on_finish=on_finish,
+        )
+
+    rng = np.random.default_rng(seed)
+    if point.users is not None:
+        served = _closed(
+            point, make, rng, requests=max(requests, ROUNDS * point.users), block_size=block_size
+        )
+    elif point.rate_rps:
+        served = _open(point, make, rng, requests=requests, block_size=block_size)
+    else:
+        raise SpecError("an operating point: expected a rate > 0 or users, found neither")
+    kept = served[int(len(served) * WARM_UP) :]
+    ttft_s = np.array([request.first_token_s - request.arrival_s for request in kept])
+    e2e_s = np.array([request.last_token_s - request.arrival_s for request in kept])
+    gaps = sum(request.output_tokens - 1 for request in kept)
+    return Steady(
+        ttft_s=float(ttft_s.mean()),
+        ttft_median_s=float(np.median(ttft_s)),
+        itl_s=float((e2e_s - ttft_s).sum()) / gaps if gaps else 0.0,
+        e2e_s=float(e2e_s.mean()),
+        e2e_p99_s=float(np.percentile(e2e_s, 99)),
+    )
+
+
+def _request(
+    point: OperatingPoint, rng: np.random.Generator, *, number: int, now_s: float, block_size: int
+) -> Request:
+    prompt, output = (
+        max(round(mean * (1.0 + point.spread * rng.uniform(-1.0, 1.0))), 1)
+        for mean in (point.input_tokens, point.output_tokens)
+    )
+    blocks: range | tuple[()] = ()
+    if point.distinct is not None:
+        first = int(rng.integers(point.distinct)) * BLOCKS_MAX
+        blocks = range(first, first + -(-prompt // block_size))
+    return Request(
+        id=number,
+        prompt_tokens=prompt,
+        output_tokens=output,
+        arrival_s=now_s,
+        blocks=blocks,
+        block_tokens=block_size,
+    )
+
+
+def _open(
+    point: OperatingPoint, make: Make, rng: np.random.Generator, *, requests: int, block_size: int
+) -> list[Request]:
+    assert point.rate_rps
+    replica = make(_nothing)
+    gaps = rng.exponential(1.0, requests) if not point.is_even else np.ones(requests)
+    # Scaled, so that a short simulation has the rate that was asked for.
+    arrivals = np.cumsum(gaps) * requests / gaps.sum() / point.rate_rps
+    served = []
+    for index, arrival_s in enumerate(arrivals.tolist()):
+        request = _request(point, rng, number=index, now_s=arrival_s, block_size=block_size)
+        replica.submit(request, arrival_s)
+        served.append(request)
+    replica.advance(inf, inclusive=False)
+    return served
+
+
+def _closed(
+    point: OperatingPoint, make: Make, rng: np.random.Generator, *, requests: int, block_size: int
+) -> list[Request]:
+    assert point.users
+    served: list[Request] = []
+
+    def ask(now_s: float) -> None:
+        request = _request(point, rng, number=len(served), now_s=now_s, block_size=block_size)
+        served.append(request)
+        replica.submit(request, now_s)
+
+    def again(_request: Request, finish_s: float) -> None:
+        if len(served) < requests:
+            ask(finish_s)
+
+    replica = make(again)
+    for _ in range(point.users):
+        ask(0.0)
+    replica.advance(inf, inclusive=False)
+    # The last round runs with fewer and fewer beside it.
+    return served[: max(len(served) - point.users, 1)]
+
+
+def _nothing(_request: Request, _finish_s: float) -> None:
+    """Do nothing."""
