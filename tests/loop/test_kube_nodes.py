@@ -181,6 +181,12 @@ def test_gpus_of_sidecars_are_held_too() -> None:
     before["spec"]["initContainers"] = [{"name": "i", **limits}]
     assert capacity(node(), others=(beside,)) == {"H100": (5, 0)}
     assert capacity(node(), others=(before,)) == {"H100": (6, 0)}
+    both = pod("z", of="batch", gpus=1)
+    both["spec"]["initContainers"] = [
+        *beside["spec"]["initContainers"],
+        *before["spec"]["initContainers"],
+    ]
+    assert capacity(node(), others=(both,)) == {"H100": (4, 0)}
 
 
 @pytest.mark.parametrize("strange", [{}, None, "x", {"metadata": {"name": "n"}, "status": "?"}])

@@ -169,16 +169,17 @@ def _words(name: str) -> set[str]:
 
 def pod_gpus(pod: Pod) -> int:
     """Return the GPUs that a pod holds or waits for: those of its containers and of init
-    containers that go on beside them (sidecars); other init containers come before them.
+    containers that go on beside them (sidecars); other init containers come before them, beside
+    the sidecars that began earlier.
     """
-    asked = [_limits(container) for container in pod.spec.get("containers") or ()]
-    before = [0]
+    sidecars = most_before = 0
     for container in pod.spec.get("initContainers") or ():
         if container.get("restartPolicy") == "Always":
-            asked.append(_limits(container))
+            sidecars += _limits(container)
         else:
-            before.append(_limits(container))
-    return max(sum(asked), *before)
+            most_before = max(most_before, sidecars + _limits(container))
+    beside = sum(_limits(container) for container in pod.spec.get("containers") or ())
+    return max(sidecars + beside, most_before)
 
 
 def _limits(container: Json) -> int:

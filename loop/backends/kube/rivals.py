@@ -92,7 +92,7 @@ class Rivals:
     def hold(self, server: str, *, now_s: float) -> Why | None:
         """Return why nothing is to be asked of *server*, None if it may be."""
         contest = self._contests.get(server, _Contest())
-        quiet_s = now_s - contest.last_s
+        quiet_s = max(0.0, now_s - contest.last_s)
         if contest.undone < REVERSALS_MAX or quiet_s >= QUIET_S:
             return None
         return Why(
