@@ -23,8 +23,8 @@ The accelerator is read from the nodes of its pods and the GPUs that they ask
 for, the batch size from the arguments of its engine. From then on a controller
 that acts scales it: look with --dry-run first.
 
-  inferno adopt deployment/chat -n infer --model llama_13b --class Premium --dry-run
-  inferno adopt deployment/chat -n infer --model llama_13b --class Premium
+  inferno adopt deployment/chat --model llama_13b --class Premium --dry-run
+  inferno adopt deployment/chat --model llama_13b --class Premium -n infer
 """
 
 
