@@ -138,7 +138,8 @@ class ServerView(OfPools):
     share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
     GPUs a replica has on any accelerator (None: as many as the accelerator needs). hold is why
     nothing may be asked for this server, whatever a policy decides (None: it may). grace_s is how
-    long a pod that ends has for the answers in it (None: as long as it takes). missing are the
+    long a pod that ends has for the answers in it (None: as long as it takes). percentiles_ms are
+    p50, p90, p95 and p99 of "ttft", "itl" and "e2e", as far as this world tells. missing are the
     replicas that do not come (None: all are there, or this world does not tell).
     """
 
@@ -154,6 +155,7 @@ class ServerView(OfPools):
     completions_rpm: float | None = None
     ttft_ms: float | None = None
     itl_ms: float | None = None
+    percentiles_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     output_tps: float | None = None
     running: int = 0
     waiting: int = 0

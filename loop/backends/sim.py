@@ -152,6 +152,7 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         completions_rpm=state.window.completions_rpm,
         ttft_ms=state.window.ttft_ms,
         itl_ms=state.window.itl_ms,
+        percentiles_ms=state.window.percentiles_ms,
         output_tps=state.window.output_tps,
         running=state.running,
         waiting=state.waiting,

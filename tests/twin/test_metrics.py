@@ -9,10 +9,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from twin.engine.replica import Replica
+from twin.engine.telemetry import TTFT_BOUNDS_S
 from twin.kernel import CONTROL, at
 from twin.request import Request
 from twin.serving.metrics import (
     METRIC_TYPES,
+    NO_BUCKETS,
     Arrivals,
     Counters,
     FinishedTotals,
@@ -278,3 +280,19 @@ def test_a_pod_is_printed_under_the_names_that_vllm_uses() -> None:
         2,
         2,
     ]
+
+
+def test_percentiles_of_a_window_are_those_of_its_buckets() -> None:
+    """A mean hides the tail that a target is about; only what the window saw counts."""
+    series = ServerSeries(scrape_interval_s=15.0, window_s=15.0)
+    first, second = NO_BUCKETS.copy(), NO_BUCKETS.copy()
+    first[5] = 1000  # of an earlier window
+    second[TTFT_BOUNDS_S.index(0.1)] = 90  # between 0.08 and 0.1 s
+    second[TTFT_BOUNDS_S.index(0.25)] = 10
+    series.add(15.0, Arrivals(1, 0), [], [first])
+    series.add(30.0, Arrivals(2, 0), [], [second])
+    found = series.figures().percentiles_ms
+    assert found.keys() == {"ttft"}
+    assert found["ttft"] == pytest.approx(
+        {"p50": 80 + 20 * 50 / 90, "p90": 100.0, "p95": 175.0, "p99": 235.0}
+    )

@@ -136,8 +136,9 @@ class Deployment:
                         reading, finished_tokens=pod.finished.output_tokens, now_s=now_s
                     )
                 )
-        series.add(now_s, Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens), growths)
         serving = [pod.series for pod in self.pods if pod.replica is not None]
+        arrivals = Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens)
+        series.add(now_s, arrivals, growths, [pod.growth for pod in serving])
         ready = [pod.series.kv_usage for pod in self.pods if pod.phase == "ready"]
         series.running = sum(pod.running for pod in serving)
         series.waiting = sum(pod.waiting for pod in serving)

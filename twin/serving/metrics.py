@@ -6,10 +6,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import accumulate
 from math import ceil
 from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
 from twin.request import Request
@@ -76,7 +79,8 @@ class WindowFigures:
 
     rate_rpm counts arrivals at the router, in_tokens is their mean prompt. out_tokens is the mean
     output of requests that finished, since an output's length is known when it ends. output_tps
-    counts every token generated.
+    counts every token generated. percentiles_ms: of "ttft", "itl" and "e2e" each of PERCENTILES, as
+    they come of the buckets of histograms; only of what was seen.
     """
 
     rate_rpm: float | None = None
@@ -86,6 +90,44 @@ class WindowFigures:
     ttft_ms: float | None = None
     itl_ms: float | None = None
     output_tps: float | None = None
+    percentiles_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+PERCENTILES = (50, 90, 95, 99)
+HISTOGRAMS: Mapping[str, Sequence[float]] = {
+    "ttft": TTFT_BOUNDS_S,
+    "itl": ITL_BOUNDS_S,
+    "e2e": LATENCY_BOUNDS_S,
+}
+Buckets = npt.NDArray[np.int64]
+NO_BUCKETS: Buckets = np.zeros(
+    sum(len(bounds) + 1 for bounds in HISTOGRAMS.values()), dtype=np.int64
+)
+
+
+def percentiles_ms(buckets: Buckets) -> dict[str, dict[str, float]]:
+    """Return the percentiles of each of HISTOGRAMS, whose *buckets* stand one after the other.
+
+    Within a bucket the observations are taken as evenly spread, as Prometheus takes them; those
+    beyond the last bound as at it.
+    """
+    found: dict[str, dict[str, float]] = {}
+    begin = 0
+    for name, bounds in HISTOGRAMS.items():
+        counts = buckets[begin : begin + len(bounds) + 1]
+        begin += len(bounds) + 1
+        total = int(counts.sum())
+        if total:
+            edges = np.array([0.0, *bounds, bounds[-1]])
+            reached = np.concatenate([[0], np.cumsum(counts)])
+            # Of equal counts, which are those of empty buckets, the first is where it was reached.
+            first = np.concatenate([[True], np.diff(reached) > 0])
+            values = np.interp(
+                [total * p / 100.0 for p in PERCENTILES], reached[first], edges[first]
+            )
+            ms = (values * _MS).tolist()
+            found[name] = {f"p{p}": value for p, value in zip(PERCENTILES, ms, strict=True)}
+    return found
 
 
 class PodSeries:
@@ -93,10 +135,12 @@ class PodSeries:
     first) and its gauges.
     """
 
-    __slots__ = ("counters", "kv_usage", "running", "scraped_s", "waiting")
+    __slots__ = ("buckets", "counters", "growth", "kv_usage", "running", "scraped_s", "waiting")
 
     def __init__(self) -> None:
         self.counters = Counters()
+        # Of the histograms: as last scraped, and what was new then.
+        self.buckets = self.growth = NO_BUCKETS
         self.scraped_s: float | None = None
         self.running = self.waiting = 0
         self.kv_usage = 0.0
@@ -118,6 +162,10 @@ class PodSeries:
         growth = Counters._make(
             now - then for now, then in zip(counters, self.counters, strict=True)
         )
+        buckets = np.array(
+            (*reading.ttft_buckets, *reading.itl_buckets, *reading.e2e_buckets), dtype=np.int64
+        )
+        self.growth, self.buckets = buckets - self.buckets, buckets
         self.counters, self.scraped_s = counters, now_s
         self.running, self.waiting, self.kv_usage = (
             reading.running,
@@ -139,7 +187,7 @@ class ServerSeries:
     def __init__(self, *, scrape_interval_s: float, window_s: float) -> None:
         # The tolerance keeps 0.3 / 0.1 at 3 intervals.
         intervals = max(ceil(window_s / scrape_interval_s - 1e-9), 1)
-        self._samples = deque([(0.0, Arrivals(), Counters())], maxlen=intervals + 1)
+        self._samples = deque([(0.0, Arrivals(), Counters(), NO_BUCKETS)], maxlen=intervals + 1)
         self.running = self.waiting = self.backlog = 0
         self.kv_usage = 0.0
 
@@ -149,21 +197,27 @@ class ServerSeries:
         last_s = self._samples[-1][0]
         return last_s if last_s > 0.0 else None
 
-    def add(self, now_s: float, arrivals: Arrivals, growths: Sequence[Counters]) -> None:
+    def add(
+        self,
+        now_s: float,
+        arrivals: Arrivals,
+        growths: Sequence[Counters],
+        buckets: Sequence[Buckets] = (),
+    ) -> None:
         """Append the sample of a scrape: the router's counters, and the growth of those of every
-        pod that answered.
+        pod that answered, *buckets* that of its histograms.
         """
-        total = self._samples[-1][2]
+        _, _, total, counted = self._samples[-1]
         if growths:
             total = Counters._make(map(sum, zip(total, *growths, strict=True)))
-        self._samples.append((now_s, arrivals, total))
+        self._samples.append((now_s, arrivals, total, sum(buckets, counted)))
 
     def figures(self) -> WindowFigures:
         """Return the figures over the window before the last scrape: since the start, before there
         is a full one.
         """
-        begin_s, arrivals_then, then = self._samples[0]
-        end_s, arrivals_now, now = self._samples[-1]
+        begin_s, arrivals_then, then, counted_then = self._samples[0]
+        end_s, arrivals_now, now, counted_now = self._samples[-1]
         if end_s == 0.0:
             return WindowFigures()
         length_s = end_s - begin_s
@@ -179,6 +233,7 @@ class ServerSeries:
             ),
             itl_ms=_mean(_MS * (now.itl_sum_s - then.itl_sum_s), now.itl_count - then.itl_count),
             output_tps=(now.generation_tokens - then.generation_tokens) / length_s,
+            percentiles_ms=percentiles_ms(counted_now - counted_then),
         )
 
 
