@@ -119,12 +119,11 @@ def percentiles_ms(buckets: Buckets) -> dict[str, dict[str, float]]:
         total = int(counts.sum())
         if total:
             edges = np.array([0.0, *bounds, bounds[-1]])
-            reached = np.concatenate([[0], np.cumsum(counts)])
-            # Of equal counts, which are those of empty buckets, the first is where it was reached.
-            first = np.concatenate([[True], np.diff(reached) > 0])
-            values = np.interp(
-                [total * p / 100.0 for p in PERCENTILES], reached[first], edges[first]
-            )
+            reached = np.cumsum(counts)
+            ranks = np.array([total * p / 100.0 for p in PERCENTILES])
+            here = np.searchsorted(reached, ranks, side="left")
+            share = (ranks - reached[here] + counts[here]) / counts[here]
+            values = edges[here] + share * (edges[here + 1] - edges[here])
             ms = (values * _MS).tolist()
             found[name] = {f"p{p}": value for p, value in zip(PERCENTILES, ms, strict=True)}
     return found
@@ -187,7 +186,8 @@ class ServerSeries:
     def __init__(self, *, scrape_interval_s: float, window_s: float) -> None:
         # The tolerance keeps 0.3 / 0.1 at 3 intervals.
         intervals = max(ceil(window_s / scrape_interval_s - 1e-9), 1)
-        self._samples = deque([(0.0, Arrivals(), Counters(), NO_BUCKETS)], maxlen=intervals + 1)
+        self._samples = deque([(0.0, Arrivals(), Counters())], maxlen=intervals + 1)
+        self._counted = deque([NO_BUCKETS], maxlen=intervals + 1)
         self.running = self.waiting = self.backlog = 0
         self.kv_usage = 0.0
 
@@ -207,17 +207,18 @@ class ServerSeries:
         """Append the sample of a scrape: the router's counters, and the growth of those of every
         pod that answered, *buckets* that of its histograms.
         """
-        _, _, total, counted = self._samples[-1]
+        total = self._samples[-1][2]
         if growths:
             total = Counters._make(map(sum, zip(total, *growths, strict=True)))
-        self._samples.append((now_s, arrivals, total, sum(buckets, counted)))
+        self._samples.append((now_s, arrivals, total))
+        self._counted.append(sum(buckets, self._counted[-1]))
 
     def figures(self) -> WindowFigures:
         """Return the figures over the window before the last scrape: since the start, before there
         is a full one.
         """
-        begin_s, arrivals_then, then, counted_then = self._samples[0]
-        end_s, arrivals_now, now, counted_now = self._samples[-1]
+        begin_s, arrivals_then, then = self._samples[0]
+        end_s, arrivals_now, now = self._samples[-1]
         if end_s == 0.0:
             return WindowFigures()
         length_s = end_s - begin_s
@@ -233,7 +234,7 @@ class ServerSeries:
             ),
             itl_ms=_mean(_MS * (now.itl_sum_s - then.itl_sum_s), now.itl_count - then.itl_count),
             output_tps=(now.generation_tokens - then.generation_tokens) / length_s,
-            percentiles_ms=percentiles_ms(counted_now - counted_then),
+            percentiles_ms=percentiles_ms(self._counted[-1] - self._counted[0]),
         )
 
 
