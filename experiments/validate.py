@@ -222,30 +222,38 @@ def stages(path: Path) -> None:
     for stage, row in zip(everything, rows, strict=True):
         servers[stage.model.name, stage.tp, stage.accelerator.name].append((stage, row))
     errors: list[tuple[float, float, float]] = []
+    is_fitted: list[bool] = []
     for server in servers.values():
-        values = _fit_stages([stage for stage, row in server if row["calibration"] == "1"])
+        calibration = [stage for stage, row in server if row["calibration"] == "1"]
+        values = _fit_stages(calibration)
         for stage, row in server:
             if row["calibration"] == "1":
                 continue
             steady = _stage(stage, values, budget=int(row["max_num_batched_tokens"]))
-            p99 = float(row["e2e_p99_ms"]) if row["stage"] != "0" else np.nan
+            is_fitted.append(bool(calibration))
+            tail_ms = float(row["e2e_p99_ms"]) if row["stage"] != "0" else np.nan
             errors.append(
                 (
                     steady.e2e_s * 1e3 / stage.e2e_ms - 1.0,
                     steady.ttft_s * 1e3 / stage.ttft_ms - 1.0,
-                    steady.e2e_p99_s * 1e3 / p99 - 1.0,
+                    steady.e2e_p99_s * 1e3 / tail_ms - 1.0,
                 )
             )
             print(
                 f"  {stage.label:<48} E2E {stage.e2e_ms:>8.0f} ms {errors[-1][0]:>+7.1%}  TTFT "
                 f"{stage.ttft_ms:>6.1f} ms {errors[-1][1]:>+7.1%}"
             )
-    found = np.array(errors)
-    p99_errors = np.abs(found[:, 2])
-    print(
-        f"vLLM stages, fitted on calibration stages: {len(found)} stages, median / mean: "
-        f"{summary(found[:, :2])}; E2E p99, warm, median {np.nanmedian(p99_errors):.1%}"
-    )
+    found, fitted = np.array(errors), np.array(is_fitted)
+    for name, part in (
+        ("of servers with calibration stages, fitted on those", fitted),
+        ("of the other servers, from data sheets", ~fitted),
+        ("together", fitted | ~fitted),
+    ):
+        p99 = np.nanmedian(np.abs(found[part, 2]))
+        print(
+            f"vLLM stages {name}: {part.sum()} stages, median / mean: "
+            f"{summary(found[part, :2])}; E2E p99, warm, median {p99:.1%}"
+        )
 
 
 def _fit_stages(calibration: Sequence[Stage]) -> Floats:
