@@ -66,6 +66,7 @@ def main(arguments: Sequence[str]) -> int:
     guidellm("guidellm_exp2", "qwen2.5-14b")
     if (folder / STAGES).is_file():
         stages(folder / STAGES)
+        overloads(folder / STAGES)
     else:
         print(
             f"vLLM stages: skipped. {STAGES} has no licence and is not shipped; put it into a "
@@ -253,6 +254,26 @@ def stages(path: Path) -> None:
         print(
             f"vLLM stages {name}: {part.sum()} stages, median / mean: "
             f"{summary(found[part, :2])}; E2E p99, warm, median {p99:.1%}"
+        )
+
+
+def overloads(path: Path) -> None:
+    """Print how the highest rate of each server is predicted from its lowest, with the prior."""
+    runs: dict[str, list[Stage]] = defaultdict(list)
+    for stage in read_stages(path):
+        runs[stage.label.rpartition(" stage ")[0]].append(stage)
+    highest: dict[tuple[str, int, str], list[Stage]] = {}
+    for run in runs.values():
+        first, last = run[0], run[-1]
+        server = (first.model.name, first.tp, first.accelerator.name)
+        known = highest.get(server)
+        if len(run) > 1 and (known is None or last.rate_per_ms > known[-1].rate_per_ms):
+            highest[server] = run
+    for (model, tp, gpu), run in highest.items():
+        steady = _stage(run[-1], _fit_stages(run[:1]), budget=2048)
+        error = steady.e2e_s * 1e3 / run[-1].e2e_ms - 1.0
+        print(
+            f"vLLM stages, highest rate from the lowest: {model} on {tp} × {gpu}: E2E {error:+.1%}"
         )
 
 
