@@ -153,7 +153,11 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, value: object, 
 
 @pytest.mark.parametrize(
     ("name", "answered", "failed", "tokens"),
-    [("aiperf-0.13.jsonl", 11, 2, (12, 8)), ("guidellm-0.8.json", 12, 0, (18, 8))],
+    [
+        ("aiperf-0.13.jsonl", 11, 2, (12, 8)),
+        ("guidellm-0.8.json", 12, 0, (18, 8)),
+        ("vllm-0.33.json", 12, 2, (3, 8)),
+    ],
 )
 def test_what_the_tools_themselves_have_written_is_read(
     name: str, answered: int, failed: int, tokens: tuple[int, int]
