@@ -422,11 +422,13 @@ def make_source(
         return LabelsOnly()
     if metrics == "pods":
         from loop.backends.metrics.pods import DirectPages, PodMetrics, ProxiedPages
+        from loop.clocks import MonotonicClock
 
         pods = PodMetrics(
             DirectPages() if choices.pages == "direct" else ProxiedPages(client),
             window=window,
             names=names,
+            clock_s=MonotonicClock().now_s,
         )
         stack.callback(pods.close)
         return pods

@@ -247,15 +247,18 @@ def _sum(every: Sequence[Track], counter: str) -> float | None:
 
 
 def _contradiction(every: Sequence[Track]) -> str:
-    ends = sum(track.arrived_by_ends for track in every)
-    firsts = sum(track.arrived_by_firsts for track in every)
-    if firsts <= CONTRADICTION_SHARE * max(ends, 0.0) + CONTRADICTION_MIN:
-        return ""
-    return (
-        f"first tokens tell of {firsts:.0f} requests, ends and those inside of "
-        f"{max(ends, 0.0):.0f}: "
-        "clients give up, or engines do not count all ends; the higher figure counts"
-    )
+    """Return what first tokens and ends tell of requests, if one tells of far more."""
+    ends = max(0.0, sum(track.arrived_by_ends for track in every))
+    firsts = max(0.0, sum(track.arrived_by_firsts for track in every))
+    counted = sum(track.arrived[-1] for track in every)
+    line = f"first tokens tell of {firsts:.0f} requests, ends and those inside of {ends:.0f}: "
+    if firsts > CONTRADICTION_SHARE * ends + CONTRADICTION_MIN:
+        return line + (
+            "clients give up, or engines do not count all ends; the higher figure counts"
+        )
+    if ends > CONTRADICTION_SHARE * counted + CONTRADICTION_MIN:
+        return line + "more ends than first tokens can be; the lower figure counts"
+    return ""
 
 
 def _unknown(

@@ -40,6 +40,11 @@ TELL_OF_REQUESTS = ("ends", "answers", "firsts")
 MODEL_NAME = "model_name"
 
 
+# More ends than this are explained by no first tokens: a series that came late with all it had
+# counted before. Engines without first tokens (embeddings) count none at all.
+ENDS_FACTOR_MAX, ENDS_MIN = 1.25, 5.0
+
+
 class Series(NamedTuple):
     """One time series as scraped. labels: all but the metric's name, the pod and its namespace."""
 
@@ -262,7 +267,10 @@ def _track(process: _Process) -> Track | None:
             for of_running, of_waiting in zip(running, waiting, strict=True)
         ]
         by_firsts = _arrived(grown["firsts"], ahead, times_s, broken)
-        if by_firsts[-1] > by_ends[-1]:
+        # An end needs a first token, of this window or of what ran at its start.
+        explained = ENDS_FACTOR_MAX * (grown["firsts"][-1] + running[0]) + ENDS_MIN
+        too_many = grown["firsts"][-1] > 0.0 and explained < ends[-1]
+        if too_many or by_firsts[-1] > by_ends[-1]:
             # Requests that their clients gave up end nowhere, but had their first token.
             arrived = by_firsts
     start = by_quantity.get("start_time")

@@ -181,3 +181,16 @@ def test_after_a_long_pause_old_samples_tell_nothing_of_now() -> None:
         measured(source, pod("a"), now_s=0.0)
         pages.finished = {"a": 3600.0}
         assert rate_rpm(measured(source, pod("a"), now_s=3600.0)) is None
+
+
+def test_a_page_that_took_long_is_of_when_it_came() -> None:
+    """Stamped with the beginning of the cycle, what it counted meanwhile would be a rate too high
+    now, and too low in the next cycle.
+    """
+    pages, elapsed = CountedPages(), iter([0.0, 0.0, 0.0, 10.0, 0.0, 0.0])
+    with closing(PodMetrics(pages, clock_s=lambda: next(elapsed))) as source:
+        rates = []
+        for now_s, finished in ((0.0, 100.0), (60.0, 170.0), (120.0, 220.0)):
+            pages.finished = {"a": finished}
+            rates.append(rate_rpm(measured(source, pod("a"), now_s=now_s)))
+    assert rates[1:] == pytest.approx([60.0, 60.0])

@@ -250,3 +250,13 @@ def test_a_port_that_is_none_is_not_used(port: str) -> None:
     """The named port of the container, or the usual one, may be right."""
     one = pod("a", metadata={"annotations": {"prometheus.io/port": port}})
     assert alive(one)[0].metrics_ports == (8000,)
+
+
+@pytest.mark.parametrize(
+    ("text", "paused"),
+    [("true", True), ("True", True), ("yes", True), ("on", True), ("", False), ("false", False)],
+)
+def test_whatever_people_write_for_a_pause_is_one(text: str, paused: bool) -> None:
+    """Who writes "yes" does not want the loop to go on."""
+    one = servers(deployment(annotations={names.PAUSED: text})).by_name["s1"].deployment
+    assert one.paused is paused

@@ -655,3 +655,28 @@ def test_each_pod_has_figures_of_its_own() -> None:
     assert (a.completions_rpm, b.completions_rpm) == (pytest.approx(60.0), pytest.approx(180.0))
     assert a.rate_rpm == pytest.approx(60.0)
     assert (a.ttft_ms, a.itl_ms) == pytest.approx((found.ttft_ms, found.itl_ms))
+
+
+def test_ends_that_no_first_token_explains_are_not_arrivals() -> None:
+    """A finish reason that is shown late brings all that it has counted before: 430 rpm were read
+    for 60.
+    """
+    series = series_of(steady(rps=1.0))
+    late = Series(
+        "vllm:request_success_total",
+        (("finished_reason", "length"),),
+        [(t_s, 280.0) for t_s, _ in series[0].points[2:]],
+    )
+    first = series[0]._replace(labels=(("finished_reason", "stop"),))
+    found = told_of({"a": [first, *series[1:], late]}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    assert found.warnings[0].endswith("more ends than first tokens can be; the lower figure counts")
+
+
+def test_engines_without_first_tokens_are_read_by_their_ends() -> None:
+    """Embeddings have no token that comes first."""
+    samples = [
+        Sample(one.t_s, {**one.told, "ttft_count": 0.0, "ttft_sum": 0.0}) for one in steady(rps=1.0)
+    ]
+    found = seen({"a": samples}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())

@@ -27,6 +27,8 @@ Read = TypeVar("Read")
 # What an object that is not as an API server makes it raises while it is read.
 STRANGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 FINISHED = ("Succeeded", "Failed")
+# Whoever writes anything else into the annotation wants a pause.
+NOT_PAUSED = ("", "false", "no", "off", "0")
 METRICS_PORT = 8000
 GRACE_S = 30.0  # of a pod whose template says nothing
 PORT_MAX = 65_535
@@ -78,7 +80,7 @@ class Deployment:
     @property
     def paused(self) -> bool:
         """Tell whether people have said that nothing is to be asked for it."""
-        return self.annotations.get(names.PAUSED, "").strip() == "true"
+        return self.annotations.get(names.PAUSED, "").strip().lower() not in NOT_PAUSED
 
     @property
     def grace_s(self) -> float:

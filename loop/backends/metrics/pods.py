@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple, Protocol
@@ -124,7 +124,12 @@ class PodMetrics:
         window: WindowSettings | None = None,
         parallel: int = 8,
         names: Names = NAMES,
+        clock_s: Callable[[], float] | None = None,
     ) -> None:
+        """*clock_s* tells seconds: a page that took long is stamped with when it came, not with the
+        beginning of the cycle.
+        """
+        self._clock_s = clock_s or (lambda: 0.0)
         self._pages = pages
         self._window = window or WindowSettings()
         self._names = names
@@ -152,15 +157,17 @@ class PodMetrics:
             if _answers(pod)
             for port in pod.ports
         ]
+        begin_s = self._clock_s()
         answers = self._pool.map(self._fetch, asked, chunksize=1)
         errors = []
-        for (pod, port), told in zip(asked, answers, strict=True):
+        for (pod, port), (told, came_s) in zip(asked, answers, strict=True):
             if isinstance(told, LoopError):
                 # Of several ports some may be for other things.
                 if pod.phase == "ready" and len(pod.ports) == 1:
                     errors.append(f"{pod.name}: {told}")
             else:
-                self._add((pod.namespace, pod.name), port, told, now_s=now_s)
+                at_s = now_s + came_s - begin_s
+                self._add((pod.namespace, pod.name), port, told, now_s=at_s)
         listed = {
             (pod.namespace, pod.name): server.name for server in servers for pod in server.pods
         }
@@ -214,11 +221,13 @@ class PodMetrics:
         found = figures(server, tracks, now_s=now_s, settings=self._window, gone=gone)
         return replace(found, model_names=frozenset(models))
 
-    def _fetch(self, asked: tuple[ScrapedPod, int]) -> list[Told] | LoopError:
+    def _fetch(self, asked: tuple[ScrapedPod, int]) -> tuple[list[Told] | LoopError, float]:
+        """Return what a page tells, or why it does not, and when it came [s of the clock]."""
         try:
-            return read_page(self._pages.page(*asked), wanted=self._wanted)
+            told: list[Told] | LoopError = read_page(self._pages.page(*asked), wanted=self._wanted)
         except LoopError as error:
-            return error
+            told = error
+        return told, self._clock_s()
 
     def _add(self, key: PodKey, port: int, told: Iterable[Told], *, now_s: float) -> None:
         for metric, labels, value in told:
