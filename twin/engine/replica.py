@@ -379,7 +379,7 @@ class Replica:
         n = self._decodes
         if n:
             self._context_sum += n * k
-            if self._prefixes.idle_blocks and not self._prefills:
+            if not self._prefills and self._prefixes.idle_blocks:
                 # Nothing is free as little as at the end of a segment: what grew took it.
                 self._prefixes.trim(self._kv.blocks - self._kv.used(g, n, self._context_sum))
             self.telemetry.decoded(
@@ -440,7 +440,7 @@ class Replica:
 
     def _begin(self, t: float) -> None:
         """Decide what runs from *t* on."""
-        if not self._running:
+        if self._ahead and not self._running:
             # Nothing in progress to plan behind.
             self._seen_s = inf
         waiting = self._waiting
@@ -504,18 +504,6 @@ class Replica:
         if request.blocks:
             self._prefixes.use(request, cached)
 
-    def _begin_iteration(self, t: float, computed: int, read: int) -> None:
-        """Begin one iteration that computes and reads so many tokens."""
-        self._length = 1
-        self._start_s = t
-        self._c0_s = self._duration_s = (
-            self._alpha_s + self._beta_s * computed + self._gamma_s * read
-            if self._curved is None
-            else iteration_ms(self._curved, tokens=computed, kv_tokens=read) / 1000.0
-        )
-        self._c1_s = 0.0
-        self.next_boundary_s = t + self._duration_s
-
     def _begin_prefill(self, t: float) -> bool:
         """Begin one iteration that continues a partial prefill and admits from the queue; False if
         nothing can prefill.
@@ -566,7 +554,16 @@ class Replica:
         self._prefills = prefills
         for _, chunk in admitted:
             computed += chunk
-        self._begin_iteration(t, computed, read + admitted_tokens)
+        read += admitted_tokens
+        self._length = 1
+        self._start_s = t
+        self._c0_s = self._duration_s = (
+            self._alpha_s + self._beta_s * computed + self._gamma_s * read
+            if self._curved is None
+            else iteration_ms(self._curved, tokens=computed, kv_tokens=read) / 1000.0
+        )
+        self._c1_s = 0.0
+        self.next_boundary_s = t + self._duration_s
         return True
 
     def _admit_waiting(
