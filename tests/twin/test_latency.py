@@ -80,7 +80,7 @@ def test_a_lone_request_on_a_roofline_ends_when_the_oracle_says() -> None:
     env.run()
     assert ours.first_token_s == pytest.approx(theirs.first_token_s, rel=1e-12)
     assert ours.last_token_s == pytest.approx(ended[0], rel=1e-3)
-    assert replica.steps < 10
+    assert replica.steps <= 10
 
 
 def test_a_scrape_into_a_segment_of_a_roofline_changes_nothing() -> None:

@@ -13,8 +13,9 @@ from math import sqrt
 
 from twin.spec import LatencyModel
 
-# Of 256 decodes the chord is 0.3 % off over 2,048 iterations, and its error falls with the square.
-CHORD_MAX = 512
+# The chord is furthest off where many short requests decode: 242 of them with a context of one
+# token are 0.3 % off over some 380 iterations. Its error falls with the square of their number.
+CHORD_MAX = 256
 
 
 def iteration_ms(latency_model: LatencyModel, *, tokens: int, kv_tokens: int) -> float:
