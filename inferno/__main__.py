@@ -1,7 +1,5 @@
 """`python -m inferno` is the command."""
 
-import sys
+from inferno.cli.main import program
 
-from inferno.cli.main import main
-
-sys.exit(main())
+program()

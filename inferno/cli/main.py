@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import NoReturn
 
 from inferno.cli.command import (
     EXIT_BAD_INPUT,
@@ -59,6 +60,14 @@ Each command explains itself: inferno COMMAND --help
 
 # What an installation puts beside the package of the command; the names are common ones.
 PACKAGES = ("twin", "loop", "emulator", "experiments")
+
+
+def program() -> NoReturn:
+    """Be the installed command: run what the arguments say, and end the program."""
+    code = main()
+    from inferno.cli.ending import end_program
+
+    end_program(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,4 +181,4 @@ def _taken_name() -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    program()

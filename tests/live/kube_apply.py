@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from kubernetes import client
 
+from inferno.cli.ending import end_program
 from loop.backends.kube.backend import KubeBackend, KubeSettings
 from loop.backends.kube.client import KubeClient
 from loop.backends.metrics.source import LabelsOnly
@@ -52,12 +53,13 @@ def main(url: str, namespace: str, replicas: str) -> None:
 
 
 def leave(url: str, namespace: str) -> None:
-    """End while a request is under way."""
+    """End as the command does while a request is under way."""
     backend, calls = backend_of(url, namespace)
     threading.Thread(target=backend.observe, daemon=True).start()
     while not calls.calls:
         time.sleep(0.01)
     backend.close()
+    end_program(0)
 
 
 if __name__ == "__main__":
