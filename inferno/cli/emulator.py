@@ -6,6 +6,7 @@ import signal
 import threading
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
@@ -50,9 +51,11 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from emulator.to_cluster import ClusterEmulator, connect
+    from emulator.to_cluster import ClusterEmulator
     from emulator.walk import Walk
     from inferno.cli.service import start_logs
+    from inferno.worlds.emulated import EmulatedDeployments
+    from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock
     from loop.errors import SpecError
     from loop.settings import read_settings
@@ -70,9 +73,10 @@ def _run(options: Namespace) -> int:
     walk = Walk(kind=options.walk, alpha=settings.load_alpha, theta=options.theta)
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="emulator")
     start_logs("emulator", options)
-    stopped = threading.Event()
+    stopped, clock = threading.Event(), MonotonicClock()
+    client = KubeClient(partial(connect, settings.kubeconfig), clock=clock)
     emulator = ClusterEmulator(
-        connect(settings.kubeconfig),
+        EmulatedDeployments(client),
         walk=walk,
         seed=options.seed,
         namespaces=settings.namespaces,
@@ -82,9 +86,15 @@ def _run(options: Namespace) -> int:
         done = emulator.restore()
         _report(done)
         return EXIT_FAILURE if done.problems else EXIT_OK
+
+    def stop(*_: object) -> None:
+        # Closing ends a pause before another attempt, too.
+        stopped.set()
+        client.close()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopped.set())
-    emulator.run(interval_s=settings.load_interval_s, now_s=MonotonicClock().now_s, report=_report)
+        signal.signal(number, stop)
+    emulator.run(interval_s=settings.load_interval_s, now_s=clock.now_s, report=_report)
     return EXIT_OK
 
 

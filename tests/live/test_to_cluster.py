@@ -10,7 +10,10 @@ import pytest
 
 from emulator.to_cluster import ClusterEmulator, Disturbance
 from emulator.walk import Walk
+from inferno.worlds.emulated import EmulatedDeployments
 from loop.backends.kube import labels as names
+from loop.backends.kube.client import KubeClient
+from loop.clocks import MonotonicClock
 from tests.live.kube_worlds import KubeWorld, fault, kube_world, manifest
 
 NOMINAL = "inferno.server.load.nominal"
@@ -21,8 +24,13 @@ def emulator(
 ) -> ClusterEmulator:
     """Return an emulator of the cluster."""
     return ClusterEmulator(
-        world.twin.api(), walk=Walk(alpha=alpha), seed=seed, namespaces=namespaces
+        deployments(world), walk=Walk(alpha=alpha), seed=seed, namespaces=namespaces
     )
+
+
+def deployments(world: KubeWorld) -> EmulatedDeployments:
+    """Return the Deployments of the cluster, as the emulator asks for them."""
+    return EmulatedDeployments(KubeClient(world.twin.api, clock=MonotonicClock()))
 
 
 def labels(world: KubeWorld, name: str = "dep1") -> dict[str, str]:
@@ -141,7 +149,7 @@ def test_a_server_that_cannot_be_written_to_stops_no_other() -> None:
         done = emulator(world).disturb()
         assert set(done.written) == {"s2"}
         (line,) = done.problems
-        assert line.startswith("s1: 422 ")
+        assert line.startswith("s1: patch deployments: 422 ")
 
 
 def test_a_cluster_that_does_not_answer_is_told_and_not_waited_for() -> None:
@@ -150,7 +158,7 @@ def test_a_cluster_that_does_not_answer_is_told_and_not_waited_for() -> None:
         one = emulator(world)
         world.twin.stop()
         (line,) = one.disturb().problems
-        assert line.startswith("all namespaces: no answer: ")
+        assert line.startswith("all namespaces: list deployments: no answer: ")
 
 
 def test_it_runs_by_intervals_until_it_is_stopped() -> None:
@@ -175,7 +183,7 @@ def test_it_runs_by_intervals_until_it_is_stopped() -> None:
             return self.time_s
 
     with kube_world(manifest(replicas=0)) as world:
-        one = ClusterEmulator(world.twin.api(), walk=Walk(alpha=0.3), seed=1, stopped=stopped)
+        one = ClusterEmulator(deployments(world), walk=Walk(alpha=0.3), seed=1, stopped=stopped)
         one.run(interval_s=0.02, now_s=Passing().now_s, report=report)
         assert [len(done.written) for done in rounds] == [1, 1, 1]
         assert rounds[0].written["s1"].rate_rpm == 120.0
