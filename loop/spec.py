@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 
 from twin.spec import Accelerator, LatencyModel, Scheduling
 
+SLO_PERCENTILE = 0.95  # the share of requests that shall meet the targets of a class
+TOKEN_CV = 0.5  # coefficient of variation of the tokens of a request, where nobody says another
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
@@ -80,10 +83,14 @@ class SloTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceClass:
-    """A service class: priority 1 (highest) to 100, and its targets by model name."""
+    """A service class: priority 1 (highest) to 100, and its targets by model name.
+
+    percentile: the share of requests that shall meet the targets.
+    """
 
     name: str
     priority: int = 100
+    percentile: float = SLO_PERCENTILE
     targets: Mapping[str, SloTarget] = field(default_factory=dict)
 
 
@@ -107,7 +114,7 @@ class ServerData:
     """A server as the optimizer knows it (server-data.json). max_batch 0: derive it from the
     model's data. gpus_per_replica: consider accelerators of so many GPUs only (None: any).
     cached_tokens: of the tokens of a prompt, those that sizing may take for found in the prefix
-    cache.
+    cache. token_cv: coefficient of variation of the tokens of prompts and of answers.
     """
 
     name: str
@@ -119,6 +126,7 @@ class ServerData:
     max_queue: int = 0
     gpus_per_replica: int | None = None
     cached_tokens: float = 0.0
+    token_cv: float = TOKEN_CV
     current: Allocation = field(default_factory=Allocation)
 
 
@@ -149,6 +157,11 @@ class SystemData:
         """Return the objectives of *model* in *service_class*, or None if there are none."""
         entry = self.classes.get(service_class)
         return entry.targets.get(model) if entry else None
+
+    def percentile(self, service_class: str) -> float:
+        """Return the share of requests of *service_class* that shall meet its targets."""
+        entry = self.classes.get(service_class)
+        return entry.percentile if entry else SLO_PERCENTILE
 
     def priority(self, service_class: str) -> int:
         """Return the priority of *service_class*: 1 is highest, an unknown class is 100."""

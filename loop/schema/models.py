@@ -239,12 +239,17 @@ class ModelTarget(Message):
 class ServiceClassSpec(Message):
     """A service class: priority 1 (highest) to 100, and its objectives by model.
 
+    Ours besides: slo_percentile, the share of requests that shall meet them.
+
     A row of before has one target, and several rows make a class. model, not empty, tells such a
     row from those of today; it is not written.
     """
 
     name: Name
     priority: Annotated[Whole, Rule(at_least=1, at_most=PRIORITY_LOWEST)] = 0
+    slo_percentile: Figure | None = Field(
+        default=None, alias="slo-percentile", exclude_if=lambda value: value is None
+    )
     model_targets: list[ModelTarget] = []
     model: str = Field(default="", exclude=True)
     older: ClassVar[tuple[str, ...]] = ("model", "slo-itl", "slo-ttft", "slo-tps", "slo-ttw")
@@ -315,6 +320,8 @@ class ServerSpec(Message):
     max_queue_size: Whole = 0
     # Ours: the tokens of a prompt that need no prefill; the Go service knows no prefix cache.
     cached_tokens: Figure | None = ours_alone()
+    # Ours: the coefficient of variation of the tokens of a request; the Go service knows means.
+    token_cv: Figure | None = ours_alone()
     current_alloc: AllocationData = Field(default_factory=AllocationData)
     desired_alloc: Annotated[AllocationData, Rule(echoed=True)] = Field(
         default_factory=AllocationData

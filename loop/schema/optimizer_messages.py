@@ -13,7 +13,16 @@ from loop.optimizer.solution import Assignment, Solution
 from loop.schema.messages import figure, wire_load, with_older_names
 from loop.schema.models import AllocationData, Figure, Message, ServerSpec, written
 from loop.schema.parsing import Json, read
-from loop.spec import OptimizerData, Perf, ServerData, ServiceClass, SloTarget, SystemData
+from loop.spec import (
+    SLO_PERCENTILE,
+    TOKEN_CV,
+    OptimizerData,
+    Perf,
+    ServerData,
+    ServiceClass,
+    SloTarget,
+    SystemData,
+)
 from loop.types import Why, WhyKind, one_pool
 from twin.spec import SERVED_OVERHEAD_MS, Accelerator
 
@@ -75,6 +84,7 @@ def server_row(server: ServerData, *, with_cost: bool) -> Json:
         max_batch_size=server.max_batch,
         max_queue_size=server.max_queue,
         cached_tokens=server.cached_tokens or None,
+        token_cv=None if server.token_cv == TOKEN_CV else server.token_cv,
         current_alloc=AllocationData(
             accelerator=now.accelerator,
             num_replicas=now.replicas,
@@ -192,6 +202,8 @@ def _classes(classes: Mapping[str, ServiceClass]) -> list[Json]:
         {
             "name": one.name,
             "priority": one.priority,
+            # Only ours reads it.
+            **({} if one.percentile == SLO_PERCENTILE else {"slo-percentile": one.percentile}),
             "modelTargets": [_objectives(each) for each in one.targets.values()],
         }
         for one in classes.values()

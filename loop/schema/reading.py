@@ -17,6 +17,7 @@ from loop.schema.models import (
     SATURATION_POLICIES,
     AcceleratorSpec,
     AllocationData,
+    Figure,
     Level,
     Message,
     ModelAcceleratorPerfData,
@@ -29,7 +30,16 @@ from loop.schema.models import (
     Whole,
 )
 from loop.schema.parsing import Place, Warn, fail, read
-from loop.spec import Allocation, OptimizerData, Perf, ServerData, ServiceClass, SloTarget
+from loop.spec import (
+    SLO_PERCENTILE,
+    TOKEN_CV,
+    Allocation,
+    OptimizerData,
+    Perf,
+    ServerData,
+    ServiceClass,
+    SloTarget,
+)
 from loop.spec import SystemData as System
 from loop.types import Load
 from twin.datafile import read_json
@@ -58,10 +68,19 @@ class TwinEngine(Message):
     label = ("model", "acc")
 
 
+class TwinServer(Message):
+    """What twin-data.json says of the tokens of a server's requests."""
+
+    name: str = ""
+    token_distribution: str = ""
+    token_cv: Figure | None = None
+
+
 class TwinData(Message):
     """The rows of twin-data.json that the loop knows of."""
 
     engines: list[TwinEngine] = Field(default=[])
+    servers: list[TwinServer] = Field(default=[])
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +130,12 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         "serverData": _Part(SERVERS, spec.server_data),
     }
     data = _checked(spec, files.__getitem__)
-    kv_tokens = _kv_tokens(directory / TWIN) if (directory / TWIN).exists() else {}
+    twin = directory / TWIN
+    known = read(TwinData, read_json(twin), source=TWIN) if twin.exists() else TwinData()
+    kv_tokens = {
+        (row.model, row.acc): row.kv_tokens for row in known.engines if row.kv_tokens is not None
+    }
+    token_cv = {row.name: cv for row in known.servers if (cv := _token_cv(row)) is not None}
     perf = {
         key: replace(row, kv_tokens=kv_tokens.get(key, row.kv_tokens))
         for key, row in data.perf.items()
@@ -119,7 +143,11 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
     if warn:
         for line in (*loose_ends(data), *unknown):
             warn(line)
-    return replace(data, perf=perf)
+    servers = {
+        name: replace(server, token_cv=token_cv.get(name, server.token_cv))
+        for name, server in data.servers.items()
+    }
+    return replace(data, perf=perf, servers=servers)
 
 
 def read_capacity(directory: Path, *, warn: Warn | None = None) -> dict[str, int]:
@@ -177,9 +205,15 @@ def merged_classes(
     """
     merged = dict(known)
     for row in rows:
-        targets = merged[row.name].model_targets if row.name in merged else []
+        before = merged.get(row.name)
+        targets = before.model_targets if before else []
         by_model = {target.model: target for target in (*targets, *row.model_targets)}
-        update = {"priority": priority(row.priority), "model_targets": list(by_model.values())}
+        update: dict[str, object] = {
+            "priority": priority(row.priority),
+            "model_targets": list(by_model.values()),
+        }
+        if before and row.slo_percentile is None:
+            update["slo_percentile"] = before.slo_percentile
         merged[row.name] = row.model_copy(update=update)
     return merged
 
@@ -233,8 +267,15 @@ def _class(row: ServiceClassSpec) -> ServiceClass:
     return ServiceClass(
         name=row.name,
         priority=row.priority,
+        percentile=_percentile(row),
         targets={target.model: _target(target) for target in row.model_targets},
     )
+
+
+def _percentile(row: ServiceClassSpec) -> float:
+    """Return the share of requests that shall meet the targets; what can be none is not said."""
+    said = row.slo_percentile
+    return said if said is not None and 0.0 < said < 1.0 else SLO_PERCENTILE
 
 
 def _target(row: ModelTarget) -> SloTarget:
@@ -266,6 +307,7 @@ def _server(row: ServerSpec) -> ServerData:
         max_batch=row.max_batch_size,
         max_queue=row.max_queue_size,
         cached_tokens=row.cached_tokens or 0.0,
+        token_cv=TOKEN_CV if row.token_cv is None else row.token_cv,
         current=_allocation(row.current_alloc),
     )
 
@@ -292,9 +334,9 @@ def _load(row: ServerLoad) -> Load:
     )
 
 
-def _kv_tokens(path: Path) -> dict[tuple[str, str], int]:
-    rows = read(TwinData, read_json(path), source=path.name).engines
-    return {(row.model, row.acc): row.kv_tokens for row in rows if row.kv_tokens is not None}
+def _token_cv(row: TwinServer) -> float | None:
+    """Return the coefficient of variation that *row* says, None if it says none."""
+    return 0.0 if row.token_distribution.lower() == "fixed" else row.token_cv
 
 
 def _require_directory(directory: Path) -> None:
@@ -349,6 +391,9 @@ def _check_classes(rows: Sequence[ServiceClassSpec], part: _Part) -> None:
         if priority(row.priority) != agreed:
             expected = f"{agreed} as in the rows before"
             raise part.fail(*at, "priority", expected=expected, found=row.priority)
+        if row.slo_percentile is not None and not 0.0 < row.slo_percentile < 1.0:
+            expected = "a share above 0 and below 1, such as 0.95"
+            raise part.fail(*at, "slo-percentile", expected=expected, found=row.slo_percentile)
         if (row.name, row.model) in seen:
             expected = "a model that the class has no row for yet"
             raise part.fail(*at, "model", expected=expected, found=row.model)

@@ -57,6 +57,21 @@ def test_the_files_of_a_directory_become_a_system(tmp_path: Path) -> None:
     )
 
 
+def test_the_share_of_requests_and_the_spread_of_tokens_are_read(tmp_path: Path) -> None:
+    """Sizing by a percentile rests on both; where nothing is said the defaults hold."""
+    objects = files()
+    objects["serviceclass-data.json"]["serviceClasses"][0]["slo-percentile"] = 0.99
+    server(objects, 0)["tokenCv"] = 0.2
+    server(objects, 1)["tokenCv"] = 0.3
+    objects["twin-data.json"] = {"servers": [{"name": "b", "tokenCv": 1.5}]}
+    data = read_system(write(tmp_path, objects))
+    assert (data.percentile("Premium"), data.percentile("Free")) == (0.99, 0.95)
+    assert (data.servers["a"].token_cv, data.servers["b"].token_cv) == (0.2, 1.5)
+    objects["twin-data.json"]["servers"][0]["tokenDistribution"] = "fixed"
+    assert read_system(write(tmp_path, objects)).servers["b"].token_cv == 0.0
+    assert read(tmp_path).servers["a"].token_cv == 0.5
+
+
 def test_the_message_and_the_files_say_the_same(tmp_path: Path) -> None:
     """`inferno optimize` and the REST optimizer must not differ from the loop in what they read."""
     objects = files()
@@ -148,6 +163,11 @@ WRONG: dict[str, tuple[Change, str]] = {
         _set("serviceclass-data.json", "serviceClasses", 0, "priority", 0),
         "serviceclass-data.json: serviceClasses[0] 'Premium': priority: "
         "expected a whole number >= 1 and <= 100, found 0",
+    ),
+    "percentile": (
+        _set("serviceclass-data.json", "serviceClasses", 0, "slo-percentile", 1.5),
+        "serviceclass-data.json: serviceClasses[0] 'Premium': slo-percentile: "
+        "expected a share above 0 and below 1, such as 0.95, found 1.5",
     ),
     "target": (
         _set(
