@@ -13,13 +13,14 @@ from typing import Any
 
 from benchmarks.systems import synthetic_system
 from loop.optimizer.front import OptimizerSettings, SizingCache, Solution, optimize
+from loop.optimizer.rules.ours import OURS
 from loop.schema.reading import read_system
 from loop.spec import Allocation, SystemData
 
 ROOT = Path(__file__).resolve().parent.parent
-GREEDY = OptimizerSettings(solver="greedy")
-EXACT = OptimizerSettings()
-PROVEN = OptimizerSettings(time_limit_s=60.0)
+GREEDY = OptimizerSettings(rules=OURS, solver="greedy")
+EXACT = OptimizerSettings(rules=OURS)
+PROVEN = OptimizerSettings(rules=OURS, time_limit_s=60.0)
 SHARES = (0.5, 0.8, 1.0, 1.2)  # capacity as a share of what is needed, from scarce to enough
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from experiments.world import build_cluster_spec
 from loop.optimizer.front import OptimizerSettings, optimize
+from loop.optimizer.rules.ours import OURS
 from loop.schema.reading import read_system
 from loop.spec import Allocation, SystemData
 from twin.spec import ClusterSpec
@@ -207,7 +208,7 @@ def test_the_large_system_is_large(repository: Path) -> None:
 
 def test_a_run_starts_in_its_steady_state(system: SystemData) -> None:
     """Otherwise the first cycles of every run would show the way there and not the load."""
-    solution = optimize(system, OptimizerSettings(solver="greedy"))
+    solution = optimize(system, OptimizerSettings(rules=OURS, solver="greedy"))
     assert solution.unserved == {}
     for name, assignment in solution.allocations.items():
         current = system.servers[name].current
@@ -231,7 +232,9 @@ def test_the_steady_state_is_the_answer_from_nothing(system: SystemData) -> None
         )
         for name, server in system.servers.items()
     }
-    solution = optimize(replace(system, servers=bare), OptimizerSettings(solver="greedy"))
+    solution = optimize(
+        replace(system, servers=bare), OptimizerSettings(rules=OURS, solver="greedy")
+    )
     found = {name: (one.accelerator, one.replicas) for name, one in solution.allocations.items()}
     assert found == {
         name: (server.current.accelerator, server.current.replicas)
@@ -241,7 +244,7 @@ def test_the_steady_state_is_the_answer_from_nothing(system: SystemData) -> None
 
 def test_targets_are_met_with_gpus_to_spare(system: SystemData, world: ClusterSpec) -> None:
     """A disturbed load needs room to grow into; without any limit, capacity would not matter."""
-    solution = optimize(system, OptimizerSettings(solver="greedy"))
+    solution = optimize(system, OptimizerSettings(rules=OURS, solver="greedy"))
     used: dict[str, int] = {}
     for name, one in solution.allocations.items():
         server = system.servers[name]

@@ -17,6 +17,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("inferno", "twin", "loop", "emulator", "experiments")
 CODE = (*PRODUCT, "tests", "benchmarks", "docs", "scripts")
 TEXTS = ("*.md", "docs/*.md", "sample-data/*.md", "yamls/**/*.yaml", "notebooks/*.ipynb")
+LOOKED_AT = (
+    ast.FunctionDef,
+    ast.AsyncFunctionDef,
+    ast.ExceptHandler,
+    ast.Call,
+    ast.Import,
+    ast.ImportFrom,
+)
 WIDTH = 100
 LINES_MAX = 70
 
@@ -77,6 +85,12 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@cache
+def nodes_of(path: Path) -> tuple[ast.AST, ...]:
+    """Return the parts of the syntax of a file that the rules look at: one walk serves them all."""
+    return tuple(node for node in ast.walk(tree_of(path)) if isinstance(node, LOOKED_AT))
+
+
 def name_of(path: Path) -> str:
     """Return the name of a file within the repository."""
     return path.relative_to(ROOT).as_posix()
@@ -84,7 +98,7 @@ def name_of(path: Path) -> str:
 
 def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
     """Yield all functions of a file."""
-    for node in ast.walk(tree_of(path)):
+    for node in nodes_of(path):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             yield node
 
@@ -197,7 +211,7 @@ def test_nothing_is_swallowed() -> None:
     for path in code_files():
         found[name_of(path)] = [
             f"{name_of(path)}:{node.lineno}"
-            for node in ast.walk(tree_of(path))
+            for node in nodes_of(path)
             if isinstance(node, ast.ExceptHandler)
             and (
                 node.type is None or getattr(node.type, "id", "") in ("Exception", "BaseException")
@@ -228,10 +242,44 @@ def test_chance_comes_from_a_generator_that_was_handed_over() -> None:
         if path.relative_to(ROOT).parts[0] in PRODUCT and "testing" not in path.parts:
             found[name_of(path)] = [
                 f"{name_of(path)}:{node.lineno}"
-                for node in ast.walk(tree_of(path))
+                for node in nodes_of(path)
                 if "random" in _imported(node)
             ]
     hold("no module random", found)
+
+
+def test_no_modules_import_each_other() -> None:
+    """Neither when they run nor for their types: who reads one of a circle has to read them all."""
+    modules = {_module(path): path for path in code_files() if name_of(path).startswith(PRODUCT)}
+    imports = {
+        name: {
+            found if found in modules else found.rpartition(".")[0]
+            for node in nodes_of(path)
+            for found in _imported_names(node)
+        }
+        & modules.keys()
+        for name, path in modules.items()
+    }
+    while True:
+        # What imports nothing of the rest, or is imported by nothing of it, is in no circle.
+        wanted = {found for name in imports for found in imports[name]}
+        free = {name for name, found in imports.items() if not found or name not in wanted}
+        if not free:
+            break
+        imports = {name: found - free for name, found in imports.items() if name not in free}
+    circle = [f"{name} imports {', '.join(sorted(found))}" for name, found in imports.items()]
+    assert not circle, "\n".join(["modules that import each other:", *circle])
+
+
+def _module(path: Path) -> str:
+    return name_of(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def _imported_names(node: ast.AST) -> list[str]:
+    """Return what *node* imports: of a module its name, of a name in a module both."""
+    if isinstance(node, ast.ImportFrom):
+        return [f"{node.module}.{alias.name}" for alias in node.names]
+    return _imported(node)
 
 
 def test_a_package_that_offers_names_lists_them() -> None:
@@ -256,7 +304,7 @@ def test_unit_tests_neither_sleep_nor_patch_our_own_code() -> None:
         if path.relative_to(ROOT).parts[0] == "tests" and "live" not in path.parts:
             found[name_of(path)] = [
                 f"{name_of(path)}:{node.lineno}"
-                for node in ast.walk(tree_of(path))
+                for node in nodes_of(path)
                 if isinstance(node, ast.Call) and (_sleeps(node) or _patches(node))
             ]
     hold("unit tests do not sleep and patch nothing of ours", found)

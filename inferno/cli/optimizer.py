@@ -37,8 +37,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from loop.errors import SpecError
+    from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.rules.ours import OURS
-    from loop.optimizer.settings import OptimizerSettings
     from loop.services.auth import token_source
     from loop.services.optimizer_app import make_optimizer_app
     from loop.settings import read_settings

@@ -13,7 +13,7 @@ from loop.schema.optimizer_messages import Era, optimize_message, read_optimized
 
 if TYPE_CHECKING:
     from loop.backends.http_client import ServiceClient
-    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.solution import Solution
     from loop.spec import SystemData
 

@@ -5,7 +5,7 @@ model. Sizes nothing.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
@@ -13,9 +13,8 @@ from loop.optimizer.model.chain import Floats, Ints, Rows
 from loop.types import Load, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
-    from loop.optimizer.rules import Rules
     from loop.spec import Perf, ServerData, SystemData
 
 NO_LOAD = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
@@ -166,8 +165,32 @@ class Pairs:
     problem: dict[str, Why]
 
 
+class DataRules(Protocol):
+    """What the rules of an optimizer say about data: their first steps (rules.Rules)."""
+
+    @property
+    def absent_load(self) -> Load | None:
+        """Return what a server is sized for of which no load is known; None: it is not sized."""
+        ...
+
+    @property
+    def present_cost(self) -> Callable[[SystemData, ServerData], float]:
+        """Return what says the cost of what a server has [cents/h]."""
+        ...
+
+    @property
+    def perf(self) -> Callable[[PerfColumns], PerfColumns]:
+        """Return what reads the data of a model on an accelerator."""
+        ...
+
+    @property
+    def asked(self) -> Callable[[ServerColumns], ServerColumns]:
+        """Return what reads the data of a server."""
+        ...
+
+
 def make_pairs(
-    data: SystemData, catalog: Catalog, rules: Rules, *, servers: Sequence[ServerData]
+    data: SystemData, catalog: Catalog, rules: DataRules, *, servers: Sequence[ServerData]
 ) -> Pairs:
     """Return the pairs of *servers*, with the load of their current allocation."""
     problem: dict[str, Why] = {}
@@ -192,7 +215,9 @@ def make_pairs(
     )
 
 
-def _rows_of(data: SystemData, rules: Rules, catalog: Catalog, server: ServerData) -> Rows | Why:
+def _rows_of(
+    data: SystemData, rules: DataRules, catalog: Catalog, server: ServerData
+) -> Rows | Why:
     """Return the rows of the catalog that may serve *server*, or why there are none."""
     name = server.service_class or "Free"
     if name not in data.classes:
@@ -233,7 +258,7 @@ def _index(catalog: Catalog, accelerator: str) -> int:
 
 def _server_columns(
     data: SystemData,
-    rules: Rules,
+    rules: DataRules,
     catalog: Catalog,
     servers: Sequence[ServerData],
     owner: Rows,

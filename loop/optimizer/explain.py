@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.model.concurrency import Tuned
 from loop.optimizer.model.queueing import analyze, make_model
 from loop.optimizer.model.rates import BINDING
 from loop.optimizer.sizing import MS_PER_MIN
@@ -24,12 +23,13 @@ from loop.optimizer.table import (
     ONE_STATE,
     TOO_MANY,
     TTFT_SHORT,
+    Tuned,
 )
 from loop.types import Why, one_pool
 from twin.spec import Pool
 
 if TYPE_CHECKING:
-    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.solvers.several import SeveralAnswer
     from loop.optimizer.table import CandidateTable
     from loop.types import WhyKind

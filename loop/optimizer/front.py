@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.explain import explain, explain_several
-from loop.optimizer.settings import OptimizerSettings
-from loop.optimizer.sizing import SizingCache
+from loop.optimizer.model.rates import SizingCache
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.solution import Assignment, Solution
 from loop.optimizer.solvers.exact import solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy

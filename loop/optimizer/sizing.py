@@ -21,7 +21,14 @@ from loop.optimizer.model.queueing import (
     analyze,
     make_model,
 )
-from loop.optimizer.model.rates import TOLERANCE, Search, Targets, blocks, highest_rates
+from loop.optimizer.model.rates import (
+    TOLERANCE,
+    Search,
+    SizingCache,
+    Targets,
+    blocks,
+    highest_rates,
+)
 from loop.optimizer.table import (
     BAD_LOAD,
     GOOD,
@@ -40,40 +47,14 @@ from loop.optimizer.table import (
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.rules import OptimizerSettings
     from loop.spec import ServerData, SystemData
-
-# Highest rate [requests/ms], best attainable ITL and TTFT [ms], index into rates.BINDING.
-Limit = tuple[float, float, float, float]
 
 MS_PER_MIN = 60_000.0
 NO_LOAD = -1  # in place of what binds
 BATCH_LIMIT = (
     1 << 20
 )  # no batch is looked at beyond this, whatever is asked: each of its states takes memory
-
-
-class SizingCache:
-    """Highest rates by their inputs, at most *limit* of them; the oldest half goes when it is
-    full.
-    """
-
-    def __init__(self, limit: int = 100_000) -> None:
-        self._limit = limit
-        self._found: dict[bytes, Limit] = {}
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def get(self, keys: list[bytes]) -> list[Limit | None]:
-        """Return what is known of each key."""
-        return [self._found.get(key) for key in keys]
-
-    def put(self, keys: list[bytes], values: list[Limit]) -> None:
-        """Remember values by key."""
-        self._found.update(zip(keys, values, strict=True))
-        if len(self._found) > self._limit:
-            self._found = dict(list(self._found.items())[-self._limit // 2 :])
 
 
 def size_all(
@@ -263,7 +244,7 @@ def _limits(
     share: float,
     search: Search,
 ) -> Floats:
-    """Return a Limit per row, remembered or searched for."""
+    """Return a rates.Limit per row, remembered or searched for."""
     keys = _keys(columns, targets, share=share, search=search)
     known = cache.get(keys)
     limits = np.array([entry or (0.0, 0.0, 0.0, 0.0) for entry in known])

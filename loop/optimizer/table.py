@@ -145,6 +145,16 @@ class Sized:
     need: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class Tuned:
+    """The batch of each row, and latencies [ms] and busy share of it at the load of a replica."""
+
+    batch: Ints
+    itl: Floats
+    ttft: Floats
+    rho: Floats
+
+
 def make_table(
     data: SystemData, catalog: Catalog, pairs: Pairs, sized: Sized, *, servers: Sequence[ServerData]
 ) -> CandidateTable:

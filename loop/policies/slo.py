@@ -15,9 +15,9 @@ import numpy as np
 from loop.cost import cost_cents_per_h, gpus
 from loop.errors import SpecError
 from loop.optimizer.front import SizingCache, optimize
+from loop.optimizer.rules import OptimizerSettings, SolverName
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
-from loop.optimizer.settings import OptimizerSettings, SolverName
 from loop.optimizer.solution import Assignment, Solution
 from loop.spec import Allocation, ServerData, SystemData
 from loop.types import (
@@ -34,7 +34,7 @@ from loop.types import (
 # patch
 ROOMY = 2
 UNKNOWN = Why(kind="held-unknown", text="the load is not known")
-DEFAULTS = OptimizerSettings()
+DEFAULTS = OptimizerSettings(rules=OURS)
 
 
 NOTHING = Solution(allocations={}, unserved={}, total_cost=0.0, total_value=0.0)

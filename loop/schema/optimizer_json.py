@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from loop.optimizer.front import optimize
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.ours import OURS
-from loop.optimizer.settings import OptimizerSettings
 from loop.schema import models
 from loop.schema.models import Figure, Level, Message, Name
 from loop.schema.parsing import read
@@ -21,8 +21,7 @@ from twin.spec import SpecError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from loop.optimizer.rules import Rules
-    from loop.optimizer.settings import Objective, SolverName
+    from loop.optimizer.rules import Objective, Rules, SolverName
     from loop.optimizer.solution import Assignment, Solution
     from loop.schema.parsing import Warn
     from loop.spec import Perf, ServerData, SystemData

@@ -15,10 +15,10 @@ from starlette.responses import Response
 
 from loop.errors import SpecError
 from loop.optimizer.front import optimize
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
-from loop.optimizer.settings import OptimizerSettings
 from loop.schema.models import (
     AllocationSolution,
     ExplainedSolution,

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
+from loop.optimizer.model.rates import SizingCache
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
-from loop.optimizer.settings import OptimizerSettings
-from loop.optimizer.sizing import SizingCache
 from loop.optimizer.table import GOOD
 from loop.schema.optimizer_json import optimize_json
 from loop.schema.reading import parse_system

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from loop.optimizer.front import SizingCache, optimize
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
 from loop.optimizer.sizing import size_all
 from loop.optimizer.table import GOOD
 from loop.schema.optimizer_json import optimize_json

@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from loop.errors import LoopError, SpecError
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.services.auth import token_source
 from loop.services.logs import set_up_logs
 from loop.services.optimizer_app import make_optimizer_app
@@ -25,7 +26,7 @@ TOKEN = "k3y-of-the-house"
 @pytest.fixture(scope="module")
 def service() -> Iterator[httpx.Client]:
     """Serve an optimizer that asks for the token."""
-    app = make_optimizer_app(settings=OptimizerSettings(), token=lambda: TOKEN)
+    app = make_optimizer_app(settings=OptimizerSettings(rules=OURS), token=lambda: TOKEN)
     with serving(app) as client:
         yield client
 
@@ -127,7 +128,7 @@ def test_the_token_is_in_no_log_and_in_no_error(tmp_path: Path) -> None:
     told = io.StringIO()
     before = logging.getLogger().handlers[:], logging.getLogger().level
     set_up_logs("optimizer", level=logging.DEBUG, stream=told)
-    app = make_optimizer_app(settings=OptimizerSettings(), token=lambda: TOKEN)
+    app = make_optimizer_app(settings=OptimizerSettings(rules=OURS), token=lambda: TOKEN)
     try:
         with serving(app) as client:
             for sent in (TOKEN, f"{TOKEN}x"):

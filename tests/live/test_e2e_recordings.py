@@ -19,9 +19,9 @@ from loop.clocks import MonotonicClock
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
 from loop.pause import Pause
 from loop.schema.reading import parse_system
 from loop.services.controller_app import create_controller_app

@@ -10,7 +10,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.services.door import DoorSettings
 from loop.services.optimizer_app import make_optimizer_app
 from loop.testing.fakes import FakeBackend, server_view
@@ -48,7 +49,7 @@ def serving_one(
         if name == "controller":
             yield stack.enter_context(serving_controller(world, door=door)).client
         elif name == "optimizer":
-            app = make_optimizer_app(settings=OptimizerSettings(), stateful=True)
+            app = make_optimizer_app(settings=OptimizerSettings(rules=OURS), stateful=True)
             yield stack.enter_context(serving_app(app, door=door))
         else:
             yield getattr(stack.enter_context(serving_world(world, door=door)), name)

@@ -17,8 +17,9 @@ from loop.backends.http_optimizer import remote_policy
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.errors import BackendError, LoopError, SpecError
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.services.optimizer_app import make_optimizer_app
 from loop.settings import service_url
 from loop.spec import SystemData
@@ -145,7 +146,7 @@ def test_addresses_are_made_of_host_and_port(host: str, url: str) -> None:
 @pytest.fixture(scope="module")
 def optimizer() -> Iterator[httpx.Client]:
     """Serve our optimizer."""
-    with serving(make_optimizer_app(settings=OptimizerSettings())) as client:
+    with serving(make_optimizer_app(settings=OptimizerSettings(rules=OURS))) as client:
         yield client
 
 
@@ -162,7 +163,7 @@ def test_an_optimizer_that_is_away_fails_the_cycle_and_changes_nothing() -> None
         [server_view(load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))]
     )
     with (
-        serving(make_optimizer_app(settings=OptimizerSettings())) as running,
+        serving(make_optimizer_app(settings=OptimizerSettings(rules=OURS))) as running,
         serving_world(behind) as services,
     ):
         working = client_of("optimizer", running)

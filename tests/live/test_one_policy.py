@@ -12,7 +12,8 @@ import pytest
 from loop.backends.http_client import ServiceClient
 from loop.backends.http_optimizer import remote_policy
 from loop.cost import gpus
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.policies.slo import SloPolicy
 from loop.schema.reading import read_system
 from loop.services.optimizer_app import make_optimizer_app
@@ -28,7 +29,7 @@ LARGE = Path("sample-data/large")
 @pytest.fixture(scope="module")
 def optimizer() -> Iterator[httpx.Client]:
     """Serve our optimizer."""
-    with serving(make_optimizer_app(settings=OptimizerSettings())) as client:
+    with serving(make_optimizer_app(settings=OptimizerSettings(rules=OURS))) as client:
         yield client
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import httpx
 import pytest
 
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.schema.optimizer_json import optimize_json
 from loop.services.optimizer_app import make_optimizer_app
 from loop.services.scaffold import Gate
@@ -29,14 +30,16 @@ CLIENTS, CALLS = 6, 60
 @pytest.fixture(scope="module")
 def plain() -> Iterator[httpx.Client]:
     """Return a client of the default service."""
-    with serving(make_optimizer_app(settings=OptimizerSettings())) as client:
+    with serving(make_optimizer_app(settings=OptimizerSettings(rules=OURS))) as client:
         yield client
 
 
 # --- Many at once ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chosen", [OptimizerSettings(), COMPAT], ids=["default", "compat"])
+@pytest.mark.parametrize(
+    "chosen", [OptimizerSettings(rules=OURS), COMPAT], ids=["default", "compat"]
+)
 def test_parallel_clients_get_the_answers_they_would_get_alone(chosen: OptimizerSettings) -> None:
     """The existing service mixes answers up: of six clients most got somebody else's, or an
     error.
@@ -63,7 +66,9 @@ def test_parallel_changes_are_all_kept() -> None:
     """Verbs that change the system go one by one: no change is lost, and an optimisation sees whole
     changes only.
     """
-    with serving(make_optimizer_app(settings=OptimizerSettings(), stateful=True)) as client:
+    with serving(
+        make_optimizer_app(settings=OptimizerSettings(rules=OURS), stateful=True)
+    ) as client:
         fill(client)
 
         def call(k: int) -> list[int]:
@@ -277,7 +282,7 @@ def test_a_service_that_stops_finishes_what_it_has_begun() -> None:
     """The answer to a request that was let in comes whole; one that comes later is told why it is
     refused.
     """
-    app = make_optimizer_app(settings=OptimizerSettings())
+    app = make_optimizer_app(settings=OptimizerSettings(rules=OURS))
     with serving(app) as client, ThreadPoolExecutor(1) as pool:
         asked = body(*(server(f"s{k}", rpm=50.0 + k) for k in range(300)))
         begun = pool.submit(client.post, "/optimizeOne", json=asked)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.schema.optimizer_json import BATCH_MAX
 from loop.services.optimizer_app import BODY_BYTES_MAX, make_optimizer_app
 from tests.live.optimizer_served import serving
@@ -27,7 +28,7 @@ def test_the_example_gets_the_answer_that_the_page_shows(page: str) -> None:
     asked, shown = (
         json.loads(block) for block in re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     )
-    with serving(make_optimizer_app(settings=OptimizerSettings())) as client:
+    with serving(make_optimizer_app(settings=OptimizerSettings(rules=OURS))) as client:
         found = client.post("/optimizeOne", json=asked).json()
     for row in found["allocations"].values():
         assert row.pop("details")
@@ -50,7 +51,7 @@ def test_the_table_has_exactly_the_verbs_there_are(page: str, stateful: bool) ->
         assert method
         if stateful or not row.endswith("*"):
             told |= {(method[1].lower(), path) for path in re.findall(r"(/[^`]+)`", row)}
-    app = make_optimizer_app(settings=OptimizerSettings(), stateful=stateful)
+    app = make_optimizer_app(settings=OptimizerSettings(rules=OURS), stateful=stateful)
     there = {
         (method, path) for path, methods in app.openapi()["paths"].items() for method in methods
     }

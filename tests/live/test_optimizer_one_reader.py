@@ -15,11 +15,10 @@ import httpx
 import pytest
 
 from inferno.cli import main as inferno
-from loop.optimizer.rules import Rules
+from loop.optimizer.rules import OptimizerSettings, Rules
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
-from loop.optimizer.settings import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_bodies import body, server
 from tests.live.optimizer_served import serving

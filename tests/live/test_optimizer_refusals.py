@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_bodies import body, fill, server
 from tests.live.optimizer_served import serving
@@ -27,7 +28,7 @@ def client() -> Iterator[httpx.Client]:
     server.
     """
     app = make_optimizer_app(
-        settings=OptimizerSettings(), stateful=True, body_bytes_max=BODY_BYTES_MAX
+        settings=OptimizerSettings(rules=OURS), stateful=True, body_bytes_max=BODY_BYTES_MAX
     )
     with serving(app) as found:
         fill(found)

@@ -11,8 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_served import difference, serving
 

@@ -10,8 +10,9 @@ from typing import Any
 import httpx
 import pytest
 
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.services.optimizer_app import make_optimizer_app
 from tests.live.optimizer_bodies import SYSTEM, body, fill, server
 from tests.live.optimizer_served import serving
@@ -30,7 +31,9 @@ NOTHING = {
 @pytest.fixture
 def client() -> Iterator[httpx.Client]:
     """Return a client of a service that keeps the system of optimizer_bodies, with one server."""
-    with serving(make_optimizer_app(settings=OptimizerSettings(), stateful=True)) as found:
+    with serving(
+        make_optimizer_app(settings=OptimizerSettings(rules=OURS), stateful=True)
+    ) as found:
         fill(found)
         yield found
 

@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 from loop.optimizer.front import SizingCache
 from loop.optimizer.model.concurrency import WAIT_MARGIN, figures_by_batch, tune
 from loop.optimizer.model.queueing import analyze, make_model, replica_columns
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import size_all
 from tests.loop.small_systems import server, small_system
 
@@ -55,7 +56,7 @@ def test_one_less_than_the_batch_chosen_would_not_do() -> None:
     """It is the smallest: with one less a replica falls short of near-peak throughput within the
     targets.
     """
-    how = OptimizerSettings(hysteresis=0.0)
+    how = OptimizerSettings(rules=OURS, hysteresis=0.0)
     data = small_system(server(rpm=3000.0), itl_ms=9.0)
     table = size_all(data, how, servers=list(data.servers.values()), cache=SizingCache())
     row = table.accelerators.index("H100")

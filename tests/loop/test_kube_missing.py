@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from loop.backends.kube.missing import is_told, missing_line, missing_of, trouble_of
+from loop.backends.kube.missing import is_told, missing_line, missing_of
 from loop.backends.kube.nodes import RETRY, Shortages
+from loop.backends.kube.trouble import trouble_of
 from loop.types import Missing
 from tests.loop.kube_objects import Json, date, pod, server
 

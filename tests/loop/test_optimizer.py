@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 
 from loop.optimizer.front import OptimizerSettings, Solution, optimize
 from loop.optimizer.rules.go_today import GO_TODAY
+from loop.optimizer.rules.ours import OURS
 from loop.spec import Allocation, ServerData, SystemData
 from loop.types import Load
 from tests.loop.small_systems import CAPACITIES, server, several_servers, small_system
 
-PLAIN = OptimizerSettings(solver="greedy", hysteresis=0.0)
-EXACT = OptimizerSettings(solver="exact", hysteresis=0.0)
+PLAIN = OptimizerSettings(rules=OURS, solver="greedy", hysteresis=0.0)
+EXACT = OptimizerSettings(rules=OURS, solver="exact", hysteresis=0.0)
 
 
 def gpus(data: SystemData, solution: Solution) -> dict[str, int]:
@@ -58,7 +59,7 @@ def test_every_server_has_an_answer_within_capacity(
         delayed_best_effort=delayed,
         heterogeneous=several,
     )
-    solution = optimize(data, OptimizerSettings(solver=solver))  # type: ignore[arg-type]
+    solution = optimize(data, OptimizerSettings(rules=OURS, solver=solver))  # type: ignore[arg-type]
     assert sorted([*solution.allocations, *solution.unserved]) == sorted(data.servers)
     assert all(why.text for why in solution.unserved.values())
     assert all(count <= capacity[kind] for kind, count in gpus(data, solution).items())
@@ -225,7 +226,7 @@ def loads(first: float, *rest: float, hysteresis: float) -> list[int]:
     for rpm in (first, *rest):
         answer = optimize(
             small_system(server(rpm=rpm, now=now, keep_accelerator=bool(now[0])), itl_ms=9.0),
-            OptimizerSettings(solver="greedy", hysteresis=hysteresis),
+            OptimizerSettings(rules=OURS, solver="greedy", hysteresis=hysteresis),
         )
         now = (answer.allocations["s"].accelerator, answer.allocations["s"].replicas)
         found.append(now[1])
@@ -254,7 +255,9 @@ def test_the_hysteresis_never_lets_a_queue_grow_without_end() -> None:
         server(rpm=2.08 * rate, now=("H100", 2), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0
     )
     assert (
-        optimize(busy, OptimizerSettings(solver="greedy", hysteresis=0.2)).allocations["s"].replicas
+        optimize(busy, OptimizerSettings(rules=OURS, solver="greedy", hysteresis=0.2))
+        .allocations["s"]
+        .replicas
         == 3
     )
 
@@ -265,7 +268,8 @@ def test_a_move_to_another_accelerator_has_to_save_more_than_the_hysteresis() ->
     free = optimize(small_system(server(rpm=600.0), itl_ms=60.0), PLAIN).allocations["s"]
     assert free.accelerator != "H100"
     stay = optimize(
-        small_system(here, itl_ms=60.0), OptimizerSettings(solver="greedy", hysteresis=1.0)
+        small_system(here, itl_ms=60.0),
+        OptimizerSettings(rules=OURS, solver="greedy", hysteresis=1.0),
     ).allocations["s"]
     assert (stay.accelerator, stay.replicas, stay.value) == ("H100", 1, 0.0)
     move = optimize(small_system(here, itl_ms=60.0), replace(PLAIN, objective="cost")).allocations[
@@ -351,7 +355,7 @@ def test_the_present_batch_stays_while_it_is_nearly_the_smallest() -> None:
             load=one.current.load,
         )
         data = small_system(replace(one, current=now), itl_ms=9.0)
-        found = optimize(data, OptimizerSettings(solver="greedy")).allocations["s"]
+        found = optimize(data, OptimizerSettings(rules=OURS, solver="greedy")).allocations["s"]
         assert (found.max_batch == batch) == stays
 
 

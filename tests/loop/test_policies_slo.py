@@ -11,7 +11,8 @@ import pytest
 
 from loop.errors import SpecError
 from loop.optimizer.front import OptimizerSettings, Solution, optimize
-from loop.optimizer.settings import SolverName
+from loop.optimizer.rules import SolverName
+from loop.optimizer.rules.ours import OURS
 from loop.policies import make_policy
 from loop.policies.slo import SloPolicy
 from loop.spec import Allocation, SystemData
@@ -48,7 +49,8 @@ def test_a_server_gets_what_the_optimizer_says_of_its_load() -> None:
         )
     )
     solution = optimize(
-        system(servers={"s1": alone}), OptimizerSettings(solver="greedy", hysteresis=0.0)
+        system(servers={"s1": alone}),
+        OptimizerSettings(rules=OURS, solver="greedy", hysteresis=0.0),
     )
     target = decide(view).targets["s1"]
     found = solution.allocations["s1"]

@@ -13,16 +13,17 @@ from hypothesis import strategies as st
 
 from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.model.queueing import analyze, make_model
+from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import size_all
 from loop.optimizer.table import GOOD, CandidateTable
 from loop.spec import Allocation, SystemData
 from loop.types import Load
 from tests.loop.small_systems import LATENCIES, LOADS, server, small_system
 
-PLAIN = OptimizerSettings(solver="greedy", hysteresis=0.0)
+PLAIN = OptimizerSettings(rules=OURS, solver="greedy", hysteresis=0.0)
 COMPAT = OptimizerSettings(solver="greedy", rules=GO_TODAY)
 
 

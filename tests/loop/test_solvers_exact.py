@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from benchmarks.systems import synthetic_system
 from loop.optimizer.front import SizingCache
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import size_all
 from loop.optimizer.solvers.core import Effort, Program, minimise
 from loop.optimizer.solvers.exact import LARGE, LARGE_GAP, solve_exact
@@ -126,7 +127,10 @@ def large_problem(servers: int, share: float) -> Problem:
     """Return a synthetic problem of *servers* servers."""
     data = synthetic_system(servers=servers, share=share, seed=7)
     table = size_all(
-        data, OptimizerSettings(), servers=list(data.servers.values()), cache=SizingCache()
+        data,
+        OptimizerSettings(rules=OURS),
+        servers=list(data.servers.values()),
+        cache=SizingCache(),
     )
     return make_problem(table, capacity=table.capacity.tolist())
 

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from loop.optimizer.front import optimize
-from loop.optimizer.settings import OptimizerSettings
+from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules.ours import OURS
 from loop.optimizer.solvers.problem import Problem
 from loop.optimizer.solvers.several import CHANGE, SeveralProblem, solve_several
 from tests.loop.small_systems import server, small_system
@@ -120,7 +121,7 @@ def test_two_accelerators_together_can_cost_less_than_one() -> None:
         heterogeneous=True,
     )
     one = small_system(server(rpm=9000.0), itl_ms=60.0, capacity={"H100": 100, "A100": 3, "L4": 0})
-    several, single = (optimize(given, OptimizerSettings()) for given in (data, one))
+    several, single = (optimize(given, OptimizerSettings(rules=OURS)) for given in (data, one))
     found = several.allocations["s"]
     assert several.total_cost < single.total_cost
     assert len(found.pools) > 1
@@ -140,7 +141,7 @@ def test_several_lists_who_cannot_be_served() -> None:
         capacity={"H100": 2, "A100": 2, "L4": 2},
         heterogeneous=True,
     )
-    answer = optimize(data, OptimizerSettings())
+    answer = optimize(data, OptimizerSettings(rules=OURS))
     assert set(answer.allocations) == {"small", "idle"}
     assert answer.unserved["big"].text.startswith("capacity: ")
     assert answer.allocations["idle"].replicas == 0
@@ -149,4 +150,7 @@ def test_several_lists_who_cannot_be_served() -> None:
 def test_greedy_knows_one_accelerator_per_server() -> None:
     """The flag is the exact solver's, as it was the integer program's of the original."""
     data = small_system(server(rpm=9000.0), heterogeneous=True)
-    assert optimize(data, OptimizerSettings(solver="greedy")).allocations["s"].pool_costs == ()
+    assert (
+        optimize(data, OptimizerSettings(rules=OURS, solver="greedy")).allocations["s"].pool_costs
+        == ()
+    )

@@ -15,8 +15,8 @@ from typing import Any, TypeVar
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import GpuLimit, gpu_limit, value_of
 from loop.backends.kube.labels import Bounds
-from loop.backends.kube.missing import TEXT_MAX, Trouble, trouble_of
 from loop.backends.kube.scheduling import holds
+from loop.backends.kube.trouble import TEXT_MAX, Trouble, trouble_of
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.types import Load, PodPhase
 from twin.magnitudes import REPLICAS_MAX, whole

@@ -7,7 +7,7 @@ makes requests wait.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,25 +24,16 @@ from loop.optimizer.model.queueing import (
     work_per_iteration,
 )
 from loop.optimizer.model.rates import blocks
+from loop.optimizer.table import Tuned
 
 if TYPE_CHECKING:
     from loop.optimizer.model.chain import Rows
-    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
 
 # mean waits are held so far below what the target leaves that 95 % of exponential waits fit
 WAIT_MARGIN = 3.0
 KEEP = 1.5  # the present batch stays while it is at most so many times the smallest
-
-
-@dataclass(frozen=True, slots=True)
-class Tuned:
-    """The batch of each row, and latencies [ms] and busy share of it at the load of a replica."""
-
-    batch: Ints
-    itl: Floats
-    ttft: Floats
-    rho: Floats
 
 
 def tune(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings) -> Tuned:

@@ -40,6 +40,9 @@ TPS_SHARE = 0.9  # with a TPS target the rate stays below this share of the high
 BLOCK_CELLS = 1 << 16  # states worked on at once: half a megabyte stays in the cache of a core
 BLOCK_WASTE = 1 << 14  # states of padding that cost as much as one more group
 
+# Highest rate [requests/ms], best attainable ITL and TTFT [ms], index into BINDING.
+Limit = tuple[float, float, float, float]
+
 
 @dataclass(frozen=True, slots=True)
 class Targets:
@@ -339,3 +342,26 @@ def _share(points: tuple[Floats, Floats, Floats], values: tuple[Floats, Floats, 
             fc - fb
         )
     return np.clip(np.where(trusted & np.isfinite(share), share, 0.5), 1e-9, 1.0 - 1e-9)
+
+
+class SizingCache:
+    """Highest rates by their inputs, at most *limit* of them; the oldest half goes when it is
+    full.
+    """
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self._limit = limit
+        self._found: dict[bytes, Limit] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, keys: list[bytes]) -> list[Limit | None]:
+        """Return what is known of each key."""
+        return [self._found.get(key) for key in keys]
+
+    def put(self, keys: list[bytes], values: list[Limit]) -> None:
+        """Remember values by key."""
+        self._found.update(zip(keys, values, strict=True))
+        if len(self._found) > self._limit:
+            self._found = dict(list(self._found.items())[-self._limit // 2 :])

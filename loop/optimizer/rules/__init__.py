@@ -1,25 +1,26 @@
-"""What optimizers differ in: ours, the Go optimizer of today and that of mid 2025, as one frozen
-value each. The steps that they share are elsewhere, and ask the rules for the rest.
+"""How to size and to choose: the settings, and in them the rules in which optimizers differ: ours,
+the Go optimizer of today and that of mid 2025 are one frozen value each. The steps that they share
+are elsewhere, and ask the rules for the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
-    from loop.optimizer.model.concurrency import Tuned
     from loop.optimizer.model.queueing import Model, ReplicaColumns
-    from loop.optimizer.model.rates import Search
-    from loop.optimizer.settings import OptimizerSettings
-    from loop.optimizer.sizing import SizingCache
+    from loop.optimizer.model.rates import Search, SizingCache
     from loop.optimizer.solvers.problem import PickPart, Problem
-    from loop.optimizer.table import CandidateTable
+    from loop.optimizer.table import CandidateTable, Tuned
     from loop.spec import OptimizerData, ServerData, SystemData
     from loop.types import Load, Why
+
+SolverName = Literal["greedy", "exact"]
+Objective = Literal["value", "cost"]
 
 
 class Size(Protocol):
@@ -104,3 +105,44 @@ class Rules:
     part_values: Callable[[CandidateTable, Rows, Ints], Floats]
     tune: Tune
     why_unserved: Callable[[CandidateTable, Problem, int, Sequence[int], OptimizerSettings], Why]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OptimizerSettings:
+    """How to size and to choose.
+
+    rules: ours, or those of another optimizer, which may put some of the settings below out of
+    force. headroom: targets used are (1 - headroom) of the SLO. utilisation_max: a replica
+    takes at most this share of what a full batch serves. loss_max: with a bounded queue, the share
+    of requests that may be turned away. max_batch_cap and replicas_cap: beyond these a candidate is
+    cut or given up. near_peak: the batch chosen is the smallest whose highest rate is this share of
+    the best (0: keep the largest). hysteresis: a change must save this share of the cost, and load
+    may pass what the present replicas sustain by this share, before a server is changed. objective:
+    value (cost with the transition penalty) or cost alone. gap: relative distance from the least
+    total that is good enough for the exact solver; time_limit_s: when it gives the best found
+    (None: see solvers.exact).
+    """
+
+    rules: Rules
+    solver: SolverName = "exact"
+    headroom: float = 0.1
+    utilisation_max: float = 0.95
+    loss_max: float = 0.01
+    max_batch_cap: int = 512
+    replicas_cap: int = 1000
+    near_peak: float = 0.98
+    hysteresis: float = 0.2
+    objective: Objective = "value"
+    time_limit_s: float | None = None
+    gap: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Check ranges: a wrong setting is the programmer's (the command checks what a user
+        typed).
+        """
+        assert self.solver in {"greedy", "exact"}, self.solver
+        assert self.objective in {"value", "cost"}, self.objective
+        assert 0.0 <= self.headroom < 1.0, self.headroom
+        assert 0.0 < self.utilisation_max < 1.0, self.utilisation_max
+        assert self.hysteresis >= 0.0, self.hysteresis
+        assert self.gap >= 0.0, self.gap

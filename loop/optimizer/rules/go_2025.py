@@ -44,8 +44,8 @@ if TYPE_CHECKING:
 
     from loop.optimizer.catalog import Pairs
     from loop.optimizer.model.chain import Rows
-    from loop.optimizer.settings import OptimizerSettings
-    from loop.optimizer.sizing import SizingCache
+    from loop.optimizer.model.rates import SizingCache
+    from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.solvers.problem import Problem
     from loop.spec import ServerData, SystemData
 

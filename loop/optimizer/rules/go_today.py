@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.model.concurrency import Tuned
 from loop.optimizer.model.queueing import RATE_MAX_SHARE, analyze
 from loop.optimizer.model.rates import (
     IMPOSSIBLE,
@@ -26,13 +25,14 @@ from loop.optimizer.model.rates import (
 )
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import MS_PER_MIN
+from loop.optimizer.table import Tuned
 from loop.types import Load, Why
 
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
-    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.solvers.problem import Problem
     from loop.optimizer.table import CandidateTable
     from loop.spec import ServerData, SystemData

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
-    from loop.optimizer.settings import OptimizerSettings
+    from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
     from loop.spec import OptimizerData, ServerData, SystemData
 
