@@ -4,9 +4,9 @@ Knows no SimPy.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import count, repeat
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from emulator.shapes import Curve, Segment, constant
 from emulator.trace import Replay, held, scaled_tokens
 from emulator.walk import NEGLIGIBLE, OfferedLoad, Walk, check_interval, step
 from twin.arrivals import ArrivalStream, ReplayStream, token_counts
-from twin.request import Request
+from twin.request import RequestBatch
 from twin.traces.trace import Trace
 
 if TYPE_CHECKING:
@@ -79,38 +79,10 @@ class LoadInterval:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Batch:
-    """The requests of one interval, in order of arrival.
-
-    blocks are the names of each one's prompt blocks, of block_tokens tokens, if a trace tells them.
-    """
+class Batch(RequestBatch):
+    """The requests of one interval."""
 
     interval: LoadInterval
-    times_s: NDArray[np.float64]
-    in_tokens: NDArray[np.int64]
-    out_tokens: NDArray[np.int64]
-    blocks: Sequence[Sequence[int]] = ()
-    block_tokens: int = 0
-
-    def requests(self, server: str) -> list[Request]:
-        """Return the requests themselves, addressed to *server*."""
-        return [
-            Request(
-                server=server,
-                arrival_s=time_s,
-                prompt_tokens=prompt,
-                output_tokens=output,
-                blocks=blocks,
-                block_tokens=self.block_tokens,
-            )
-            for time_s, prompt, output, blocks in zip(
-                self.times_s.tolist(),
-                self.in_tokens.tolist(),
-                self.out_tokens.tolist(),
-                self.blocks or repeat(()),
-                strict=False,
-            )
-        ]
 
 
 def intervals(
@@ -154,7 +126,7 @@ def batches(
         nothing = np.empty(0, dtype=np.int64)
         for interval in intervals(load, interval_s=interval_s, until_s=until_s):
             yield Batch(
-                interval=interval, times_s=np.empty(0), in_tokens=nothing, out_tokens=nothing
+                interval=interval, times_s=np.empty(0), prompt_tokens=nothing, output_tokens=nothing
             )
         return
     rng_tokens = load.generator(TOKENS)
@@ -195,7 +167,9 @@ def _drawn_batch(
         )
         for mean in (interval.offered_load.in_tokens, interval.offered_load.out_tokens)
     )
-    return Batch(interval=interval, times_s=times_s, in_tokens=in_tokens, out_tokens=out_tokens)
+    return Batch(
+        interval=interval, times_s=times_s, prompt_tokens=in_tokens, output_tokens=out_tokens
+    )
 
 
 def _replayed_batch(
@@ -216,8 +190,8 @@ def _replayed_batch(
     return Batch(
         interval=interval,
         times_s=times_s,
-        in_tokens=in_tokens,
-        out_tokens=out_tokens,
+        prompt_tokens=in_tokens,
+        output_tokens=out_tokens,
         blocks=blocks,
         block_tokens=block_tokens,
     )

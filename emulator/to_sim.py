@@ -1,4 +1,4 @@
-"""Feeds a simulated cluster: the requests of every server as SimPy events."""
+"""Feeds a simulated cluster: the requests of every server, ahead of time or as SimPy events."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from emulator.load import LoadInterval
     from emulator.walk import OfferedLoad
-    from twin.request import Request
+    from twin.request import Request, RequestBatch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,12 +36,13 @@ class Offered:
 
 
 class SimFeeder:
-    """Submits the requests of *servers* to a simulated world at their instants, from 0 to *until_s*
-    (None: for ever).
+    """Hands the requests of *servers* to a simulated world, from 0 to *until_s* (None: for ever).
 
-    Requests are drawn an interval at a time, all servers together, and wait in one list: the event
-    queue holds one arrival at a time. A new interval begins before the control actions of its
-    instant, so a controller that reads offered_loads sees them without lag.
+    Requests are drawn an interval at a time, all servers together. A world that can *expect* them
+    (twin.serving.cluster.Cluster.expect) is told of an interval as it begins, and serves each
+    server by itself. To any other they are submitted at their instants; they wait in one list, so
+    that the event queue holds one arrival at a time. A new interval begins before the control
+    actions of its instant, so a controller that reads offered_loads sees them without lag.
 
     Users wait for their answers: *watch* is given a server of such, and what to call at the end of
     each of its requests (twin.serving.cluster.Cluster.watch).
@@ -55,11 +56,13 @@ class SimFeeder:
         *,
         interval_s: float,
         until_s: float | None = None,
+        expect: Callable[[str, RequestBatch], None] | None = None,
         watch: Callable[[str, Callable[[Request, float], None]], None] | None = None,
     ) -> None:
         assert env.now == 0.0, "the load starts with the run"
         self._env = env
         self._submit = submit
+        self._expect = expect
         self._until_s = until_s
         self._names = [load.server for load in servers]
         self._sources = [batches(load, interval_s=interval_s, until_s=until_s) for load in servers]
@@ -113,10 +116,13 @@ class SimFeeder:
             self._log[name].append(batch.interval)
             self._totals[row] += (
                 len(batch.times_s),
-                int(batch.in_tokens.sum()),
-                int(batch.out_tokens.sum()),
+                int(batch.prompt_tokens.sum()),
+                int(batch.output_tokens.sum()),
             )
-        self._due = _merged(self._names, chunk)
+            if self._expect is not None and len(batch):
+                self._expect(name, batch)
+        if self._expect is None:
+            self._due = _merged(self._names, chunk)
         if self._due:
             self._arrival.set(self._due[-1].arrival_s)
         end_s = chunk[0].interval.t1_s

@@ -117,6 +117,7 @@ def start_world(
         sources.loads,
         interval_s=config.interval_s,
         until_s=until_s,
+        expect=cluster.expect,
         watch=cluster.watch,
     )
     for what, events in (
@@ -160,8 +161,8 @@ def _result(
 
 
 def _request_columns(cluster: Cluster) -> Columns:
-    """Return every request of the run; `generated` is how many tokens the unfinished ones had made
-    at the end.
+    """Return every request of the run, server by server in order of arrival; `generated` is how
+    many tokens the unfinished ones had made at the end.
     """
     unfinished = cluster.unfinished()
     for request in unfinished:
@@ -170,7 +171,10 @@ def _request_columns(cluster: Cluster) -> Columns:
     generated = np.where(columns["outcome"] == Outcome.FINISHED, columns["output_tokens"], 0)
     if unfinished:
         generated[-len(unfinished) :] = [request.generated for request in unfinished]
-    return {**columns, "generated": generated}
+    # In the order of the records sums would differ in their last digits: it depends on when a
+    # replica was asked what ended on it.
+    order = np.lexsort((columns["id"], columns["server"]))
+    return {name: column[order] for name, column in {**columns, "generated": generated}.items()}
 
 
 def summarise(

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import IntEnum
+from itertools import repeat
 from math import nan
 from struct import Struct
 from typing import Any
@@ -130,6 +132,44 @@ class Request:
         self.admitted = False
         self.first_token_s = nan
         self.last_token_s = nan
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class RequestBatch:
+    """Requests to come to one server, in order of arrival, as columns.
+
+    blocks are the names of each one's prompt blocks, of block_tokens tokens, if a source knows
+    them.
+    """
+
+    times_s: npt.NDArray[np.float64]
+    prompt_tokens: npt.NDArray[np.int64]
+    output_tokens: npt.NDArray[np.int64]
+    blocks: Sequence[Sequence[int]] = ()
+    block_tokens: int = 0
+
+    def __len__(self) -> int:
+        return len(self.times_s)
+
+    def requests(self, server: str, begin: int = 0, end: int | None = None) -> list[Request]:
+        """Return the requests from *begin* to before *end*, addressed to *server*."""
+        return [
+            Request(
+                server=server,
+                arrival_s=time_s,
+                prompt_tokens=prompt,
+                output_tokens=output,
+                blocks=blocks,
+                block_tokens=self.block_tokens,
+            )
+            for time_s, prompt, output, blocks in zip(
+                self.times_s[begin:end].tolist(),
+                self.prompt_tokens[begin:end].tolist(),
+                self.output_tokens[begin:end].tolist(),
+                self.blocks[begin:end] if self.blocks else repeat(()),
+                strict=False,
+            )
+        ]
 
 
 _DTYPE = np.dtype(

@@ -62,7 +62,7 @@ def test_without_disturbance_the_offered_load_is_the_nominal():
     chunk = run(replace(CALM, token_distribution="gamma"), until_s=36_000.0)
     requests = sum(len(batch.times_s) for batch in chunk)
     assert abs(requests - 360_000) < SURE * math.sqrt(360_000)
-    for name, mean in (("in_tokens", 1000.0), ("out_tokens", 200.0)):
+    for name, mean in (("prompt_tokens", 1000.0), ("output_tokens", 200.0)):
         counts = np.concatenate([getattr(batch, name) for batch in chunk])
         assert abs(counts.mean() - mean) < SURE * 0.5 * mean / math.sqrt(requests)
         assert counts.std() == pytest.approx(0.5 * mean, rel=0.02)
@@ -75,7 +75,7 @@ def test_the_requests_of_an_interval_follow_its_offered_load():
     counted = np.array([len(batch.times_s) for batch in chunk])
     assert expected.std() > 10.0 * math.sqrt(expected.mean())
     assert np.sum((counted - expected) ** 2 / expected) < stats.chi2.ppf(1 - 1e-4, len(chunk))
-    means = np.array([batch.out_tokens.mean() for batch in chunk]) / [
+    means = np.array([batch.output_tokens.mean() for batch in chunk]) / [
         b.interval.offered_load.out_tokens for b in chunk
     ]
     assert np.all(np.abs(means - 1.0) < SURE * 0.5 / np.sqrt(counted))
@@ -130,8 +130,8 @@ def test_a_seed_fixes_every_request_and_another_seed_none():
     once, again, other = run(WILD), run(WILD), run(replace(WILD, seed=2))
     for a, b in zip(once, again, strict=True):
         assert np.array_equal(a.times_s, b.times_s)
-        assert np.array_equal(a.in_tokens, b.in_tokens)
-        assert np.array_equal(a.out_tokens, b.out_tokens)
+        assert np.array_equal(a.prompt_tokens, b.prompt_tokens)
+        assert np.array_equal(a.output_tokens, b.output_tokens)
     assert not np.array_equal(once[0].times_s, other[0].times_s)
 
 

@@ -83,8 +83,8 @@ def test_every_request_is_submitted_once_at_its_exact_instant():
         for batch in batches(load, interval_s=60.0, until_s=900.0):
             rows = zip(
                 batch.times_s.tolist(),
-                batch.in_tokens.tolist(),
-                batch.out_tokens.tolist(),
+                batch.prompt_tokens.tolist(),
+                batch.output_tokens.tolist(),
                 strict=True,
             )
             expected += [

@@ -46,7 +46,8 @@ def collected(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     chunk = list(batches(load, interval_s=interval_s, until_s=until_s))
     columns = [
-        [getattr(batch, name) for batch in chunk] for name in ("times_s", "in_tokens", "out_tokens")
+        [getattr(batch, name) for batch in chunk]
+        for name in ("times_s", "prompt_tokens", "output_tokens")
     ]
     times_s, in_tokens, out_tokens = (np.concatenate(column) for column in columns)
     return times_s, in_tokens, out_tokens

@@ -13,7 +13,7 @@ import simpy
 
 from twin.chance import ACTUATION, draw_s, node_generator, server_generator
 from twin.kernel import CONTROL, SCRAPE, at
-from twin.request import NoRequestLog, Request, RequestLog
+from twin.request import NoRequestLog, Request, RequestBatch, RequestLog
 from twin.serving.capacity import CapacityChange, Ledger
 from twin.serving.deployment import Deployment
 from twin.serving.pod import NoPodLog, Pod, PodLog
@@ -77,6 +77,16 @@ class Cluster:
         """
         self._submits[request.server](request)
 
+    def expect(self, server: str, requests: RequestBatch) -> None:
+        """Let *requests* arrive at *server* at their instants, which are not past, as `submit`
+        would at each of them.
+
+        Between two events of the world (a scrape, a pod that gets ready, an action of a controller)
+        servers do not influence each other. So nothing happens at these instants: a server takes
+        what has come when the next event concerns it, all at once.
+        """
+        self._deployment(server).gateway.expect(requests)
+
     def watch(self, server: str, ended: Callable[[Request, float], None]) -> None:
         """Call *ended* with each request of *server* and the instant at which its client has the
         end. It costs an event for every boundary of its pods: for clients that wait for answers.
@@ -131,7 +141,7 @@ class Cluster:
         nothing new granted.
         """
         self._ledger.set_total(type, gpus, now_s=self._env.now)
-        self._make_room()
+        self._make_room(arrived=False)
 
     def fail_node(self, type: str, gpus: int, *, pods: Collection[str] | None = None) -> None:  # noqa: A002, as above
         """Lose a node with *gpus* of *type*, and the pods on it: those named *pods*, if it is
@@ -164,7 +174,7 @@ class Cluster:
         for deployment, killed in hit:
             if killed:
                 deployment.replace_lost()
-        self._make_room()
+        self._make_room(arrived=False)
 
     # -- what it shows
 
@@ -260,9 +270,9 @@ class Cluster:
             self._applied[deployment.index] = number
             deployment.apply(desired)
 
-    def _make_room(self) -> None:
+    def _make_room(self, arrived: bool) -> None:  # noqa: FBT001, a callback has no names
         """Let every server look whether its next new pod can have the GPUs of its own old ones,
-        until none can.
+        until none can. *arrived* tells whether the arrivals of this instant came before.
 
         A server that was removed and has no pods left is forgotten.
         """
@@ -272,7 +282,7 @@ class Cluster:
             self._deployments = tuple(
                 deployment for deployment in self._deployments if deployment not in gone
             )
-        while any(deployment.make_room() for deployment in self._deployments):
+        while any(deployment.make_room(arrived=arrived) for deployment in self._deployments):
             pass
 
     def _pods_on(self, type_: str, begin: int, end: int) -> set[Pod]:

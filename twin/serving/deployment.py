@@ -31,7 +31,11 @@ class Deployment:
     """The pods of one server, from the first to the last, and what a scraper saw of them.
 
     *freed* is called after GPUs may have come free, so that other servers which need room can look
-    again. At most *waiting_max* requests wait for a pod to come, and for each pod.
+    again; with whether the arrivals of this instant came before. At most *waiting_max* requests
+    wait for a pod to come, and for each pod.
+
+    What a method does to the server or shows of it is as of now: it first takes what was expected
+    to arrive before (Gateway.arrive).
     """
 
     def __init__(
@@ -44,7 +48,7 @@ class Deployment:
         requests: RequestLog,
         pod_log: PodLog,
         seed: np.random.SeedSequence,
-        freed: Callable[[], None],
+        freed: Callable[[bool], None],
         waiting_max: int | None = None,
     ) -> None:
         self.server: Server = spec.servers[index]
@@ -105,6 +109,7 @@ class Deployment:
     def advance(self) -> None:
         """Bring every replica up to now, without what happens at this very instant."""
         now_s = self._env.now
+        self.gateway.arrive(now_s, inclusive=False)
         for pod in self.pods:
             if pod.replica is not None:
                 pod.replica.advance(now_s, inclusive=False)
@@ -114,6 +119,7 @@ class Deployment:
         at this instant.
         """
         now_s = self._env.now
+        self.gateway.arrive(now_s, inclusive=False)
         held: list[Request] = []
         for pod in self.pods:
             if pod.replica is not None:
@@ -126,6 +132,7 @@ class Deployment:
         in it.
         """
         now_s, series = self._env.now, self.series
+        self.gateway.arrive(now_s, inclusive=True)
         growths: list[Counters] = []
         for pod in self.pods:
             if pod.replica is not None:
@@ -166,19 +173,21 @@ class Deployment:
         """Go to the *desired* state, as fast as capacity and delays allow. Asking for the same
         again changes nothing.
         """
+        self._arrive()
         self.desired = desired
         if self._live:
             self._retune()
         self._reconcile()
-        self._freed()
+        self._freed(False)  # noqa: FBT003, a callback has no names
 
-    def make_room(self) -> bool:
+    def make_room(self, *, arrived: bool) -> bool:
         """Give up old pods if the next new one can only have their GPUs; tell whether any was
-        given up.
+        given up. *arrived* tells whether the arrivals of this instant came before.
         """
         waiting = next((pod for pod in self.pods if pod.phase == "pending"), None)
         if waiting is None:
             return False
+        self.gateway.arrive(self._env.now, inclusive=arrived)
         claim = waiting.claim
         assert claim is not None
         free = self._ledger.free(claim.type)
@@ -195,6 +204,7 @@ class Deployment:
     def crash(self, pod: Pod) -> None:
         """Lose what *pod* serves, and restart it on the GPUs that it holds."""
         now_s = self._env.now
+        self._arrive()
         self._stop_routing([pod])
         lost = self._abort(pod)
         pod.cancel_calls()
@@ -211,6 +221,7 @@ class Deployment:
         be replaced.
         """
         lost: list[Request] = []
+        self._arrive()
         self._stop_routing(pods)
         for pod in pods:
             lost += self._abort(pod)
@@ -219,9 +230,10 @@ class Deployment:
 
     def evict(self, pods: Sequence[Pod]) -> None:
         """Take *pods* away as a scale-down does, and make others for them."""
+        self._arrive()
         self._remove([pod for pod in pods if pod.phase != "draining"])
         self._reconcile()
-        self._freed()
+        self._freed(False)  # noqa: FBT003, as above
 
     def hold_start(self, pod: Pod) -> None:
         """Let a starting *pod* not get ready, until `start_again`."""
@@ -236,13 +248,19 @@ class Deployment:
 
     def retire(self) -> None:
         """Serve no request any more: what waits fails, what runs is finished, and all pods go."""
+        self._arrive()
         self.gateway.shut()
         none = replace(self.desired.pool, replicas=0)
         self.apply(self.desired._replace(t_s=self._env.now, pool=none))
 
     def replace_lost(self) -> None:
         """Make pods for those that were killed."""
+        self._arrive()
         self._reconcile()
+
+    def _arrive(self) -> None:
+        """Take what came before this instant: control actions come before its arrivals."""
+        self.gateway.arrive(self._env.now, inclusive=False)
 
     def _reconcile(self) -> None:
         step = plan(self.pods, self.desired, live=self._live)
@@ -298,9 +316,10 @@ class Deployment:
         pod.due = at(self._env, ready_s, priority=CONTROL, action=partial(self._get_ready, pod))
 
     def _get_ready(self, pod: Pod) -> None:
+        self._arrive()
         self._become_ready(pod)
         self._reconcile()
-        self._freed()
+        self._freed(False)  # noqa: FBT003, as above
 
     def _become_ready(self, pod: Pod) -> None:
         now_s = self._env.now
@@ -362,13 +381,14 @@ class Deployment:
             self._await_boundary(pod)
             return
         self._end(pod, "drained")
-        self._freed()
+        self._freed(True)  # noqa: FBT003, as above; boundaries come after the arrivals
 
     def _time_out(self, pod: Pod) -> None:
+        self._arrive()
         lost = self._abort(pod)
         self._end(pod, "drain_timeout")
         self.gateway.lose(lost, "drain_timeout")
-        self._freed()
+        self._freed(False)  # noqa: FBT003, as above
 
     def _end(self, pod: Pod, end: LifeEnd) -> None:
         pod.cancel_calls()

@@ -1,5 +1,7 @@
 """The front door of one server: counts every arrival, routes it to a ready replica, or keeps it
 until there is one.
+
+What is to come is known ahead of time, or submitted at its instant.
 """
 
 from __future__ import annotations
@@ -7,13 +9,14 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
+from typing import Literal
 
 import numpy as np
 import simpy
 
 from twin.engine.port import Engine
 from twin.kernel import CONTROL, at
-from twin.request import Request, RequestLog
+from twin.request import Request, RequestBatch, RequestLog
 from twin.serving.routers import make_router
 from twin.spec import Server
 
@@ -41,6 +44,7 @@ class Gateway:
         self._backlog_max = inf if backlog_max is None else backlog_max
         self._env = env
         self._index = index
+        self._name = server.name
         self._requests = requests
         self._requeue = server.crash_policy == "requeue"
         self._router = make_router(server.router, rng)
@@ -51,6 +55,50 @@ class Gateway:
         self.ended: Callable[[Request, float], None] | None = None
         self.dispatched: Callable[[], None] | None = None
         self.replicas: list[Engine] = []
+        # What is to come, and how many of the first of these batches came already.
+        self._expected: deque[RequestBatch] = deque()
+        self._begun = 0
+        self._next_s = inf
+
+    def expect(self, requests: RequestBatch) -> None:
+        """Let *requests* arrive at their instants; `arrive` takes them, and whoever looks at this
+        server or changes it calls that first.
+        """
+        assert self.ended is None, "a server of which every end is watched is told of each arrival"
+        if not self._expected:
+            self._next_s = float(requests.times_s[0])
+        self._expected.append(requests)
+
+    def arrive(self, until_s: float, *, inclusive: bool) -> None:
+        """Take what was expected to arrive before *until_s*, and with *inclusive* at it."""
+        side: Literal["left", "right"] = "right" if inclusive else "left"
+        while self._next_s < until_s or (inclusive and self._next_s == until_s):
+            batch = self._expected[0]
+            begin, end = self._begun, int(batch.times_s.searchsorted(until_s, side))
+            self._take(batch.requests(self._name, begin, end))
+            if end == len(batch):
+                self._expected.popleft()
+                end = 0
+            self._begun = end
+            self._next_s = float(self._expected[0].times_s[end]) if self._expected else inf
+
+    def _take(self, requests: Sequence[Request]) -> None:
+        """Take *requests*, between whose arrivals nothing else happens to this server."""
+        index = self._index
+        for number, request in enumerate(requests, start=self.arrivals):
+            request.id, request.server_index = number, index
+            self.arrived_tokens += request.prompt_tokens
+        self.arrivals += len(requests)
+        if self.backlog or not self.replicas:
+            for request in requests:
+                self._keep(request, request.arrival_s)
+            return
+        route = self._router.stretch(self.replicas, len(requests))
+        for request in requests:
+            now_s = request.arrival_s
+            reason = route(request, now_s).submit(request, now_s)
+            if reason is not None:
+                self._reject(request, now_s, reason)
 
     def submit(self, request: Request) -> None:
         """Take a request that arrives now: to a ready replica, or into the backlog until there is
@@ -61,14 +109,17 @@ class Gateway:
         self.arrivals += 1
         self.arrived_tokens += request.prompt_tokens
         if self.backlog or not self.replicas:
-            if len(self.backlog) < self._backlog_max:
-                self.backlog.append(request)
-            else:
-                self._reject(request, "queue_full")
+            self._keep(request, self._env.now)
             return
         self._dispatch(request, self._env.now)
         if self.dispatched is not None:
             self.dispatched()
+
+    def _keep(self, request: Request, now_s: float) -> None:
+        if len(self.backlog) < self._backlog_max:
+            self.backlog.append(request)
+        else:
+            self._reject(request, now_s, "queue_full")
 
     def open(self, replica: Engine) -> None:
         """Route to *replica* from now on, and share the backlog with it."""
@@ -116,10 +167,10 @@ class Gateway:
             if self.ended is not None:
                 self.ended(request, self._env.now)
 
-    def _reject(self, request: Request, reason: str) -> None:
-        self._requests.add_rejected(request, self._env.now, reason)
+    def _reject(self, request: Request, now_s: float, reason: str) -> None:
+        self._requests.add_rejected(request, now_s, reason)
         if self.ended is not None:
-            self.ended(request, self._env.now)
+            self.ended(request, now_s)
 
     def _dispatch_soon(self) -> None:
         # At this instant, but after the other pods that get ready or leave at it, so that all share
@@ -136,7 +187,7 @@ class Gateway:
     def _dispatch(self, request: Request, now_s: float) -> None:
         reason = self._route(request, self.replicas, now_s).submit(request, now_s)
         if reason is not None:
-            self._reject(request, reason)
+            self._reject(request, now_s, reason)
 
 
 def arrival_order(request: Request) -> tuple[float, int]:

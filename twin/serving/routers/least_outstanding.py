@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left, insort
 from collections.abc import Sequence
+from heapq import heapify, heappop, heappush, heapreplace
 from math import inf
 
 import numpy as np
 
 from twin.engine.port import Engine
 from twin.request import Request
-from twin.serving.routers.port import Router
+from twin.serving.routers.port import Route, Router
+
+# Below so many replicas a look at all of them is as fast as an order that has to be kept; and for a
+# stretch of so few requests an order is not worth making.
+ORDER_REPLICAS, ORDER_REQUESTS = 12, 4
 
 
 class LeastOutstanding(Router):
@@ -53,3 +59,113 @@ class LeastOutstanding(Router):
                 chosen = replica
         self._start = replicas.index(chosen) + 1
         return chosen
+
+    def stretch(self, replicas: Sequence[Engine], requests: int) -> Route:
+        if len(replicas) < ORDER_REPLICAS or requests < ORDER_REQUESTS:
+            return super().stretch(replicas, requests)
+        return _Order(self, replicas).route
+
+
+class _Order:
+    """The replicas by their requests in flight, and by their next boundaries, kept over a stretch.
+
+    Places in the list stand for the replicas. A look at all of them for each request becomes one at
+    those at which something ended, and a search among those with the fewest.
+    """
+
+    __slots__ = (
+        "_by_count",
+        "_counts",
+        "_due",
+        "_due_s",
+        "_fewest",
+        "_given",
+        "_replicas",
+        "_router",
+    )
+
+    def __init__(self, router: LeastOutstanding, replicas: Sequence[Engine]) -> None:
+        self._router = router
+        self._replicas = replicas
+        self._counts = [replica.outstanding for replica in replicas]
+        # By requests in flight, the places of the replicas that have so many, in order.
+        self._by_count: dict[int, list[int]] = {}
+        for place, count in enumerate(self._counts):
+            self._by_count.setdefault(count, []).append(place)
+        self._fewest = min(self._by_count)
+        # One entry a replica counts, that of due_s, which is not later than its next boundary;
+        # others are left over.
+        self._due_s = [replica.next_boundary_s for replica in replicas]
+        self._due = [(due_s, place) for place, due_s in enumerate(self._due_s)]
+        heapify(self._due)
+        self._given = -1
+
+    def route(self, _request: Request, now_s: float) -> Engine:
+        """Choose as LeastOutstanding.route does."""
+        replicas, due = self._replicas, self._due
+        if self._given >= 0:
+            self._look_at_given()
+        start = self._router._start if self._router._start < len(replicas) else 0
+        if due[0][0] < now_s:
+            self._advance(start, now_s)
+        places = self._by_count[self._fewest]
+        first = bisect_left(places, start)
+        place = places[first] if first < len(places) else places[0]
+        self._router._start = place + 1
+        self._given = place
+        return replicas[place]
+
+    def _advance(self, start: int, now_s: float) -> None:
+        """Advance the replicas on which something ended, in the order in which a look at all of
+        them would: it is that of the records.
+        """
+        replicas, due, due_s = self._replicas, self._due, self._due_s
+        found: list[int] = []
+        while due and due[0][0] < now_s:
+            time_s, place = due[0]
+            if time_s != due_s[place]:
+                heappop(due)
+                continue
+            next_s = replicas[place].next_boundary_s
+            if next_s < now_s:
+                found.append(place)
+                heappop(due)
+                due_s[place] = inf
+            else:
+                due_s[place] = next_s
+                heapreplace(due, (next_s, place))
+        if len(found) > 1:
+            found.sort(key=lambda place: place if place >= start else place + len(replicas))
+        for place in found:
+            replica = replicas[place]
+            replica.advance(now_s, inclusive=False)
+            if replica.outstanding != self._counts[place]:
+                self._move(place, replica.outstanding)
+            due_s[place] = replica.next_boundary_s
+            heappush(due, (due_s[place], place))
+
+    def _look_at_given(self) -> None:
+        """Learn what became of the replica chosen last: it has the request, or refused it."""
+        place = self._given
+        replica = self._replicas[place]
+        if replica.outstanding != self._counts[place]:
+            self._move(place, replica.outstanding)
+        if replica.next_boundary_s < self._due_s[place]:
+            self._due_s[place] = replica.next_boundary_s
+            heappush(self._due, (replica.next_boundary_s, place))
+
+    def _move(self, place: int, count: int) -> None:
+        before = self._counts[place]
+        places = self._by_count[before]
+        del places[bisect_left(places, place)]
+        if not places:
+            del self._by_count[before]
+        self._counts[place] = count
+        if count not in self._by_count:
+            self._by_count[count] = [place]
+        else:
+            insort(self._by_count[count], place)
+        if count < self._fewest:
+            self._fewest = count
+        elif not places and before == self._fewest:
+            self._fewest = min(self._by_count)

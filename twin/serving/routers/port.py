@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol
 
 from twin.engine.port import Engine
 from twin.request import Request
+
+Route = Callable[[Request, float], Engine]
+"""Chooses the replica of (request, now_s)."""
 
 
 class Router(Protocol):
@@ -27,6 +31,15 @@ class Router(Protocol):
         move up.
         """
 
+    def stretch(self, replicas: Sequence[Engine], requests: int) -> Route:  # noqa: ARG002, for who keeps an order
+        """Return how about *requests* are routed in a stretch of time in which nothing happens to
+        *replicas* but that they are given what is chosen for them.
+
+        The choices are those of `route`; an order of the replicas that is kept over the stretch may
+        make them faster.
+        """
+        return partial(_routed, self.route, replicas)
+
     def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:
         """Return the one of *replicas*, at least one, that is to serve *request* from *now_s* on.
 
@@ -34,3 +47,12 @@ class Router(Protocol):
         them up to now, and never changes a result.
         """
         ...
+
+
+def _routed(
+    route: Callable[[Request, Sequence[Engine], float], Engine],
+    replicas: Sequence[Engine],
+    request: Request,
+    now_s: float,
+) -> Engine:
+    return route(request, replicas, now_s)
