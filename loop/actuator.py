@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -193,8 +194,18 @@ def _needed_in_flight(target: Target, view: ServerView) -> int:
         return 1
     # At the smaller one of both: until its template is changed a pod has the batch it has.
     batch = min((size for size in (target.max_batch, view.max_batch) if size > 0), default=0)
-    held = -(-view.running // batch) if batch > 0 else 0
-    return min(view.wanted, max(held, 1))
+    if _explained(view):
+        inside, caches = view.running, 0
+    else:
+        # The KV caches of several do not fit into one, whatever the batch is.
+        inside, caches = view.running + view.waiting, math.ceil(_caches(view))
+    held = -(-inside // batch) if batch > 0 else 0
+    return min(view.wanted, max(held, caches, 1))
+
+
+def _caches(view: ServerView) -> float:
+    """Return how many full KV caches what runs in *view* fills."""
+    return sum(pod.kv_usage for pod in view.pods if pod.phase in ("ready", "starting"))
 
 
 def _moves(target: Target, view: ServerView) -> bool:
@@ -206,7 +217,7 @@ def _explained(view: ServerView) -> bool:
     then who was sized for the load was sized for what runs.
     """
     load = view.load
-    if load is None or view.itl_ms is None or view.ttft_ms is None:
+    if load is None or load.rate_rpm == 0.0 or view.itl_ms is None or view.ttft_ms is None:
         return False
     served_s = (view.ttft_ms + view.itl_ms * max(load.out_tokens - 1.0, 0.0)) / 1000.0
     return view.running <= EXPLAINED_FACTOR * load.rate_rpm / 60.0 * served_s + EXPLAINED_MIN

@@ -182,11 +182,12 @@ def _known(
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
     missing = _missing(serving, good, settings=settings, now_s=now_s)
-    load: Load | None = _load(rate_rpm, total, ends)
+    came = sum(track.arrived[-1] for track in every)
+    load: Load | None = _load(rate_rpm, total, ends, came=came)
     warnings = [line for line in (missing, _contradiction(every)) if line]
-    if rate_rpm == 0.0 and missing:
+    if rate_rpm == 0.0 and (line := _no_zero(every, missing, settings=settings)):
         load = None
-        warnings.append("those that report had no requests: the others may have, so it is held")
+        warnings.append(line)
     return replace(
         seen,
         pods={name: _own(one, good.get(name), settings) for name, one in seen.pods.items()},
@@ -201,6 +202,18 @@ def _known(
         cache_hit_share=_cache_hit_share(total),
         warnings=tuple(warnings),
     )
+
+
+def _no_zero(every: Sequence[Track], missing: str, *, settings: WindowSettings) -> str:
+    """Return why no requests at all are not known to be none, or nothing."""
+    if missing:
+        return "those that report had no requests: the others may have, so it is held"
+    if any(track.uncounted for track in every):
+        return (
+            "its engines are busy, and no counter tells of requests: answers longer than "
+            f"{settings.window_s:g} s, or requests that nothing counts; held"
+        )
+    return ""
 
 
 def _came(of_pod: Sequence[Track], span: tuple[float, float]) -> float:
@@ -251,6 +264,8 @@ def _contradiction(every: Sequence[Track]) -> str:
     ends = max(0.0, sum(track.arrived_by_ends for track in every))
     firsts = max(0.0, sum(track.arrived_by_firsts for track in every))
     counted = sum(track.arrived[-1] for track in every)
+    prompts = max(0.0, sum(track.arrived_by_prompts for track in every))
+    late = max(track.late for track in every)
     line = f"first tokens tell of {firsts:.0f} requests, ends and those inside of {ends:.0f}: "
     if firsts > CONTRADICTION_SHARE * ends + CONTRADICTION_MIN:
         return line + (
@@ -258,6 +273,13 @@ def _contradiction(every: Sequence[Track]) -> str:
         )
     if ends > CONTRADICTION_SHARE * counted + CONTRADICTION_MIN:
         return line + "more ends than first tokens can be; the lower figure counts"
+    if prompts > CONTRADICTION_SHARE * ends + CONTRADICTION_MIN:
+        return (
+            f"prompts tell of {prompts:.0f} requests, ends and those inside of {ends:.0f}: clients "
+            "give up, or engines do not count all ends; the higher figure counts"
+        )
+    if late:
+        return f"counters that are shown only now had counted {late:.0f} requests before: left out"
     return ""
 
 
@@ -312,18 +334,20 @@ def _missing(
     return f"{reporting} of {len(serving)} ready pods report: the load is scaled up to all of them"
 
 
-def _load(rate_rpm: float, total: Mapping[str, float | None], ends: float) -> Load:
+def _load(rate_rpm: float, total: Mapping[str, float | None], ends: float, *, came: float) -> Load:
     """Return the load; tokens that nobody counted are 0.
 
     Prompts are counted at the first token, as TTFT is; the length of an answer when it has ended.
-    Where none has, tokens generated per first token tell its length from below.
+    Where none has, tokens generated per first token tell its length from below; where none had a
+    first token either, those per request that *came*.
     """
     firsts = total.get("firsts")
-    in_tokens = _mean(total.get("prompt"), firsts) or _mean(total.get("prompt"), ends)
-    out_tokens = (
-        _mean(total.get("answer_tokens"), total.get("answers"))
-        or _mean(total.get("generation"), ends)
-        or _mean(total.get("generation"), firsts)
+    in_tokens = next(
+        filter(None, (_mean(total.get("prompt"), count) for count in (firsts, ends, came))), None
+    )
+    out_tokens = _mean(total.get("answer_tokens"), total.get("answers")) or next(
+        filter(None, (_mean(total.get("generation"), count) for count in (ends, firsts, came))),
+        None,
     )
     return Load(rate_rpm=rate_rpm, in_tokens=in_tokens or 0.0, out_tokens=out_tokens or 0.0)
 

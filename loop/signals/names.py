@@ -24,6 +24,8 @@ COUNTERS = (
     "firsts",  # requests that got their first token
     "ttft_s",
     "prompt",  # prompt tokens, cached ones included
+    "prompt_lengths",  # requests whose prompt length was observed, and the tokens of these
+    "prompt_lengths_tokens",
     "generation",  # generated tokens
     "steps",  # observations of the latency between outputs: one a step, not one a token
     "steps_s",
@@ -43,6 +45,8 @@ _VLLM: Mapping[str, Sequence[str]] = {
     "firsts": ("time_to_first_token_seconds_count",),
     "ttft_s": ("time_to_first_token_seconds_sum",),
     "prompt": ("prompt_tokens_total",),
+    "prompt_lengths": ("request_prompt_tokens_count",),
+    "prompt_lengths_tokens": ("request_prompt_tokens_sum",),
     "generation": ("generation_tokens_total",),
     "steps": ("inter_token_latency_seconds_count", "time_per_output_token_seconds_count"),
     "steps_s": ("inter_token_latency_seconds_sum", "time_per_output_token_seconds_sum"),
@@ -58,7 +62,7 @@ _VLLM: Mapping[str, Sequence[str]] = {
 _VLLM_PREFIXES = ("vllm:", "vllm_", "ray_vllm:", "ray_vllm_", "kserve_vllm:")
 
 _SGLANG: Mapping[str, Sequence[str]] = {
-    "ends": ("sglang:e2e_request_latency_seconds_count",),
+    "ends": ("sglang:e2e_request_latency_seconds_count", "sglang:num_requests_total"),
     "firsts": ("sglang:time_to_first_token_seconds_count",),
     "ttft_s": ("sglang:time_to_first_token_seconds_sum",),
     "prompt": ("sglang:prompt_tokens_total",),
@@ -82,6 +86,8 @@ _TGI: Mapping[str, Sequence[str]] = {
     "answers": ("tgi_request_generated_tokens_count",),
     "answer_tokens": ("tgi_request_generated_tokens_sum",),
     "prompt": ("tgi_request_input_length_sum",),
+    "prompt_lengths": ("tgi_request_input_length_count",),
+    "prompt_lengths_tokens": ("tgi_request_input_length_sum",),
     "generation": ("tgi_request_generated_tokens_sum",),
     "per_token": ("tgi_request_mean_time_per_token_duration_count",),
     "per_token_s": ("tgi_request_mean_time_per_token_duration_sum",),

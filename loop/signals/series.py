@@ -9,6 +9,7 @@ target under another name, which are known by their values.
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,26 +24,32 @@ Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order
 
 # Labels by which one process tells several series of one metric apart.
 OF_A_SERIES = frozenset({"finished_reason", "reason", "model_name", "model", "le", "quantile"})
+REASONS = frozenset({"finished_reason", "reason"})
+ABORTS = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeout"})
 # Labels that a scraper adds and that name the scrape, not what was scraped: series that differ in
 # these alone are copies.
 OF_A_SCRAPE = frozenset(
-    {"job", "service", "endpoint", "prometheus", "prometheus_replica", "replica", "__replica__"}
+    {"job", "service", "prometheus", "prometheus_replica", "replica", "__replica__"}
     | {"receive", "tenant_id", "cluster", "monitor", "scrape_job"}
 )
 # Engines of one pod that differ in these are never copies of each other.
-OF_AN_ENGINE = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank", "container")
+RANKS = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank")
 # Ranks that compute the same batch together: each tells the gauges of all of them.
 OF_ONE_BATCH = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
 VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
-
-
 MODEL_NAME = "model_name"
-
+_PORT = re.compile(r":\d+$")
 
 # More ends than this are explained by no first tokens: a series that came late with all it had
 # counted before. Engines without first tokens (embeddings) count none at all.
 ENDS_FACTOR_MAX, ENDS_MIN = 1.25, 5.0
+# A counter that a page begins to name was 0 before, if what it shows can have happened since: what
+# was inside, and that at three times its later rate or at ten requests a second.
+BORN_FACTOR, BORN_RPS = 3.0, 10.0
+KV_IDLE_MAX = 0.01  # of an engine that does nothing; some blocks are never free
+# Prompt tokens per request of the life of the process, beyond what its ends explain.
+PROMPTS_FACTOR = 1.25
 
 
 class Series(NamedTuple):
@@ -61,6 +68,8 @@ class Track:
     a counter fell the process had been restarted, and what was in it is gone. gauges: the latest
     values. alive_s: time between scrapes of one life. started_s: when the process began, if told.
     at_first: requests that it had had when it was scraped first (ended, running or waiting).
+    arrived_by_…: how many requests each figure tells of. late: requests that a counter had counted
+    before it was shown. tells_running: it has a gauge of the requests that run.
     """
 
     times_s: Sequence[float]
@@ -69,10 +78,21 @@ class Track:
     arrived: Sequence[float]
     arrived_by_ends: float
     arrived_by_firsts: float
+    arrived_by_prompts: float
     alive_s: float
     at_first: float
     ended_at_first: float
     started_s: float | None
+    tells_running: bool
+    late: float
+
+    @property
+    def uncounted(self) -> bool:
+        """Tell whether it worked on requests that may be none of those it tells of."""
+        if self.total("prompt"):
+            return True
+        busy = self.total("generation") or self.gauges["kv_usage"] > KV_IDLE_MAX
+        return bool(busy) and not self.tells_running
 
     def total(self, counter: str) -> float | None:
         """Return the growth of *counter* over the track; None where it was not told."""
@@ -215,8 +235,20 @@ def _without_copies(found: list[tuple[Labels, _Process]]) -> list[tuple[Labels, 
 
 
 def _same_engine(one: Labels, other: Labels) -> bool:
+    """Tell whether labels allow two processes to be one. A scraper that tells no container says
+    nothing of it, and one job scrapes no process at two ports.
+    """
     first, second = dict(one), dict(other)
-    return all(first.get(label) == second.get(label) for label in OF_AN_ENGINE)
+    if "container" in first and "container" in second and first["container"] != second["container"]:
+        return False
+    ports = [_PORT.search(labels.get("instance", "")) for labels in (first, second)]
+    if all(ports) and first.get("job") == second.get("job"):
+        return first["instance"] == second["instance"] and _same_ranks(first, second)
+    return _same_ranks(first, second)
+
+
+def _same_ranks(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
+    return all(first.get(label) == second.get(label) for label in RANKS)
 
 
 def _copy(one: _Process, other: _Process) -> bool:
@@ -241,38 +273,19 @@ def _track(process: _Process) -> Track | None:
     times_s, by_quantity = process.times_s, process.by_quantity
     if not times_s or not _tells_of_requests(process):
         return None
+    running = _gauge(by_quantity.get("running"), times_s)
+    waiting = _gauge(by_quantity.get("waiting"), times_s)
+    inside = [
+        of_running + of_waiting for of_running, of_waiting in zip(running, waiting, strict=True)
+    ]
+    births = _Births(process, inside)
     grown: dict[str, list[float]] = {}
     broken: set[int] = set()
     for counter in COUNTERS:
         if counter in by_quantity:
-            grown[counter] = _grown(by_quantity[counter].values(), times_s, broken)
-    running = _gauge(by_quantity.get("running"), times_s)
-    waiting = _gauge(by_quantity.get("waiting"), times_s)
-    # Some engines show the counter of ends from the first end on, some never.
-    ends = max(
-        (grown[name] for name in ("ends", "answers") if name in grown),
-        key=lambda column: column[-1],
-        default=[0.0] * len(times_s),
-    )
-    inside = [
-        of_running + of_waiting for of_running, of_waiting in zip(running, waiting, strict=True)
-    ]
-    by_ends = _arrived(ends, inside, times_s, broken)
-    arrived, by_firsts = by_ends, None
-    if "firsts" in grown:
-        # Of requests that run fewer than before, none may have had its first token at the start:
-        # so this figure cannot be too high.
-        ahead = [
-            of_waiting + min(0.0, of_running - running[0])
-            for of_running, of_waiting in zip(running, waiting, strict=True)
-        ]
-        by_firsts = _arrived(grown["firsts"], ahead, times_s, broken)
-        # An end needs a first token, of this window or of what ran at its start.
-        explained = ENDS_FACTOR_MAX * (grown["firsts"][-1] + running[0]) + ENDS_MIN
-        too_many = grown["firsts"][-1] > 0.0 and explained < ends[-1]
-        if too_many or by_firsts[-1] > by_ends[-1]:
-            # Requests that their clients gave up end nowhere, but had their first token.
-            arrived = by_firsts
+            columns = by_quantity[counter].values()
+            grown[counter] = _grown(columns, times_s, broken, births=births, of=counter)
+    told = _arrivals(process, grown, running=running, waiting=waiting, broken=broken, births=births)
     start = by_quantity.get("start_time")
     ended = _first_value(by_quantity.get("ends") or by_quantity.get("answers"), times_s[0])
     usage = by_quantity.get("kv_usage")
@@ -286,9 +299,10 @@ def _track(process: _Process) -> Track | None:
             if usage
             else 0.0,
         },
-        arrived=arrived,
-        arrived_by_ends=by_ends[-1],
-        arrived_by_firsts=by_ends[-1] if by_firsts is None else by_firsts[-1],
+        arrived=told.counted,
+        arrived_by_ends=told.by_ends[-1],
+        arrived_by_firsts=(told.by_firsts or told.by_ends)[-1],
+        arrived_by_prompts=(told.by_prompts or told.by_ends)[-1],
         alive_s=sum(
             later - earlier
             for k, (earlier, later) in enumerate(pairwise(times_s), start=1)
@@ -297,25 +311,162 @@ def _track(process: _Process) -> Track | None:
         at_first=ended + inside[0],
         ended_at_first=ended,
         started_s=max(points[-1][1] for points in start.values()) if start else None,
+        tells_running="running" in by_quantity,
+        late=births.late,
     )
+
+
+class _Arrivals(NamedTuple):
+    """How many requests had come at each scrape, by what tells of them; counted is the one of these
+    that counts.
+    """
+
+    counted: list[float]
+    by_ends: list[float]
+    by_firsts: list[float] | None = None
+    by_prompts: list[float] | None = None
+
+
+def _arrivals(
+    process: _Process,
+    grown: Mapping[str, list[float]],
+    *,
+    running: Sequence[float],
+    waiting: Sequence[float],
+    broken: set[int],
+    births: _Births,
+) -> _Arrivals:
+    times_s, by_quantity = process
+    # Some engines show the counter of ends from the first end on, some never.
+    ends = max(
+        (grown[name] for name in ("ends", "answers") if name in grown),
+        key=lambda column: column[-1],
+        default=[0.0] * len(times_s),
+    )
+    by_ends = _arrived(ends, births.inside, times_s, broken)
+    if "firsts" in grown:
+        # Of requests that run fewer than before, none may have had its first token at the start:
+        # so this figure cannot be too high.
+        ahead = [
+            of_waiting + min(0.0, of_running - running[0])
+            for of_running, of_waiting in zip(running, waiting, strict=True)
+        ]
+        by_firsts = _arrived(grown["firsts"], ahead, times_s, broken)
+        # An end needs a first token, of this window or of what ran at its start, unless it was
+        # given up while it waited.
+        aborted = _aborted(by_quantity.get("ends", {}), times_s, births)
+        explained = ENDS_FACTOR_MAX * (grown["firsts"][-1] + running[0]) + ENDS_MIN + aborted
+        too_many = grown["firsts"][-1] > 0.0 and explained < ends[-1]
+        # Requests that their clients gave up end nowhere, but had their first token.
+        more = too_many or by_firsts[-1] > by_ends[-1]
+        return _Arrivals(by_firsts if more else by_ends, by_ends, by_firsts=by_firsts)
+    if "prompt" in grown and (each := _tokens_of_a_prompt(by_quantity)) > 0.0:
+        prompts = [tokens / each for tokens in grown["prompt"]]
+        by_prompts = _arrived(prompts, waiting, times_s, broken)
+        more = by_prompts[-1] > PROMPTS_FACTOR * by_ends[-1] + ENDS_MIN
+        return _Arrivals(by_prompts if more else by_ends, by_ends, by_prompts=by_prompts)
+    return _Arrivals(by_ends, by_ends)
+
+
+def _aborted(columns: Mapping[Labels, Points], times_s: Sequence[float], births: _Births) -> float:
+    """Return how many requests ended that were given up, by the reason that an engine names."""
+    aborts = [
+        points
+        for labels, points in columns.items()
+        if any(label in REASONS and value in ABORTS for label, value in labels)
+    ]
+    return _grown(aborts, times_s, set(), births=births, of="ends")[-1]
+
+
+def _tokens_of_a_prompt(by_quantity: Mapping[str, Mapping[Labels, Points]]) -> float:
+    """Return the mean length of a prompt in the life of a process, 0 if it does not tell."""
+    tokens, count = (
+        sum(points[-1][1] for points in by_quantity.get(name, {}).values())
+        for name in ("prompt_lengths_tokens", "prompt_lengths")
+    )
+    return tokens / count if count > 0.0 else 0.0
+
+
+class _Births:
+    """What counters were when a page began to name them: nothing, if what they show first can have
+    happened since the scrape before; else they had been counting before, as fast as later.
+
+    Counters of one process that begin together are judged by those of requests.
+    """
+
+    def __init__(self, process: _Process, inside: Sequence[float]) -> None:
+        self.inside = inside
+        self._times_s = process.times_s
+        self._requests = {
+            name: process.by_quantity.get(name, {}).values() for name in TELL_OF_REQUESTS
+        }
+        self._counted = {
+            points[0][0]
+            for columns in self._requests.values()
+            for points in columns
+            if self._impossible(points)
+        }
+        self._first_s = min(
+            (
+                time_s
+                for columns in self._requests.values()
+                for points in columns
+                for time_s, value in points
+                if value > 0.0
+            ),
+            default=float("inf"),
+        )
+        self.late = 0.0
+
+    def before(self, points: Points, *, of: str) -> float:
+        """Return what the counter *of*, that shows *points*, was at the first scrape."""
+        first_s, first = points[0]
+        if first_s <= self._times_s[0]:
+            return first
+        # Who has served requests has counted their tokens: but not all engines count each end.
+        had_been = first_s in self._counted or (
+            of not in ("ends", "answers") and self._first_s < first_s
+        )
+        if not had_been:
+            return 0.0
+        before = max(0.0, first - _rate_rps(points) * (first_s - self._times_s[0]))
+        if of in TELL_OF_REQUESTS:
+            self.late = max(self.late, before)
+        return before
+
+    def _impossible(self, points: Points) -> bool:
+        first_s, first = points[0]
+        k = bisect_right(self._times_s, first_s) - 1
+        if k < 1:
+            return False
+        gap_s = first_s - self._times_s[k - 1]
+        fastest_rps = BORN_RPS + BORN_FACTOR * _rate_rps(points)
+        return first > self.inside[k - 1] + fastest_rps * gap_s
+
+
+def _rate_rps(points: Points) -> float:
+    """Return how fast a counter grows from its first sample to its last, 0 if that is not told."""
+    (first_s, first), (last_s, last) = points[0], points[-1]
+    return max(0.0, last - first) / (last_s - first_s) if last_s > first_s else 0.0
 
 
 def _grown(
     columns: Iterable[Points],
     times_s: Sequence[float],
     broken: set[int],
+    *,
+    births: _Births,
+    of: str,
 ) -> list[float]:
-    """Return by how much the series of one counter have grown in all at each of *times_s*.
+    """Return by how much the series of the counter *of* have grown in all at each of *times_s*.
 
-    A series that begins later than its page was 0 before: absent is not unknown. A fall is a
-    restart: its index goes into *broken*, and nothing is taken to have grown over it.
+    What a series was that begins later than its page *births* tell: absent is not unknown. A fall
+    is a restart: its index goes into *broken*, and nothing is taken to have grown over it.
     """
     total = [0.0] * len(times_s)
     for points in columns:
         told = dict(points)
-        before = told.get(times_s[0])
-        if before is None:
-            before = 0.0 if points[0][0] > times_s[0] else points[0][1]
+        before = births.before(points, of=of)
         grown = 0.0
         for k in range(1, len(times_s)):
             now = told.get(times_s[k])

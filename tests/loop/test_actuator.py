@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from loop.actuator import Limits, below_minimum, cut_answers, plan, planned, with_room_for_what_runs
 from loop.testing.fakes import BECAUSE, change, server_view, target
-from loop.types import Change, Decision, Load, Missing, ServerView, Snapshot, Target
+from loop.types import Change, Decision, Load, Missing, PodView, ServerView, Snapshot, Target
 
 
 def changes(
@@ -215,6 +215,42 @@ def test_a_reduction_leaves_room_for_what_runs(
         assert f"{running} requests run and {waiting} wait" in kept.why.text
     else:
         assert kept == decided.targets["s1"]
+
+
+@pytest.mark.parametrize(("rate_rpm", "stay"), [(0.0, 3), (1000.0, 1)])
+def test_full_kv_caches_need_their_replicas_unless_the_load_explains_what_runs(
+    rate_rpm: float, stay: int
+) -> None:
+    """The batch may have room for 90 answers, and the KV cache of one replica does not."""
+    load = Load(rate_rpm=rate_rpm, in_tokens=512.0, out_tokens=250.0)
+    pods = tuple(
+        PodView(
+            name=name,
+            phase="ready",
+            since_s=0.0,
+            created_s=0.0,
+            accelerator="H100",
+            max_batch=128,
+            running=30,
+            kv_usage=0.8,
+        )
+        for name in "abc"
+    )
+    view = server_view(
+        wanted=3, max_batch=128, running=90, load=load, itl_ms=19.0, ttft_ms=269.0, pods=pods
+    )
+    snapshot = Snapshot(now_s=60.0, servers={"s1": view})
+    decided = Decision(targets={"s1": target(replicas=1, max_batch=128)})
+    assert with_room_for_what_runs(decided, snapshot).targets["s1"].replicas == stay
+
+
+def test_requests_that_wait_while_nothing_comes_are_in_the_pods() -> None:
+    """An engine that hangs ends nothing: what waits in it is lost with the pod."""
+    load = Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0)
+    view = server_view(wanted=2, max_batch=32, running=0, waiting=100, load=load)
+    snapshot = Snapshot(now_s=60.0, servers={"s1": view})
+    decided = Decision(targets={"s1": target(replicas=1, max_batch=32)})
+    assert with_room_for_what_runs(decided, snapshot).targets["s1"].replicas == 2
 
 
 @pytest.mark.parametrize(("rate_rpm", "moves"), [(900.0, True), (60.0, False), (0.0, False)])

@@ -151,12 +151,14 @@ def test_what_is_wrong_with_one_server_is_told_and_keeps_no_other_out() -> None:
         (["meta-llama/Llama_8B"], "llama_8b"),
         (["qwen_14b"], "Qwen/qwen_14b"),
         (["mistral"], ""),
-        (["llama_8b", "an-adapter"], ""),
+        (["llama_8b", "an-adapter"], "llama_8b"),
+        (["meta-llama/Llama_8B", "Qwen/qwen_14b"], "Qwen/qwen_14b"),
+        (["llama_8b", "Qwen/qwen_14b"], ""),
         ([], ""),
     ],
 )
 def test_a_model_is_known_by_what_its_engine_calls_it(told: list[str], model: str) -> None:
-    """With or without the organisation; which of several names is the model nobody knows."""
+    """With or without the organisation; adapters have names that the data do not know."""
     assert matched_model(told, {"llama_8b", "Qwen/qwen_14b"}) == model
 
 

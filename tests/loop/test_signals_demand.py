@@ -345,6 +345,7 @@ def engine(begin_s: float, *, rps: float, base: float, running: float = 4.0) -> 
             {"instance": "10.0.0.1:8001", "engine": "1"},
         ),
         ({"instance": "10.0.0.1:8000"}, {"instance": "10.0.0.1:8001"}),
+        ({"instance": "a", "worker": "0"}, {"instance": "a", "worker": "1"}),
         ({"instance": "a", "engine": "0"}, {"instance": "a", "engine": "1"}),
         ({"instance": "a", "container": "x"}, {"instance": "a", "container": "y"}),
     ],
@@ -372,6 +373,11 @@ def test_engines_of_one_pod_that_are_scraped_at_instants_of_their_own_are_added_
             {"instance": "a", "prometheus_replica": "1"},
         ),
         ({"instance": "10.0.0.1:8000", "job": "x"}, {"instance": "chat-0", "job": "y"}),
+        (
+            {"instance": "a", "job": "pods", "container": "vllm", "endpoint": "http"},
+            {"instance": "a", "job": "services", "service": "chat", "endpoint": "8000"},
+        ),
+        ({"instance": "a", "member": "0"}, {"instance": "a", "member": "1"}),
     ],
 )
 def test_one_engine_scraped_twice_counts_once(
@@ -388,6 +394,17 @@ def test_one_engine_scraped_twice_counts_once(
     found = told_of({"a": series}, pod("a"))
     assert rate_rpm(found) == pytest.approx(60.0, rel=0.01)
     assert found.pods[name_of("a")].running == 4
+
+
+@pytest.mark.parametrize("label", ["instance", "endpoint"])
+def test_engines_on_two_ports_that_do_the_very_same_are_two(label: str) -> None:
+    """One job scrapes no process at two ports, and what replays one load into both ends alike."""
+    series = []
+    for rank in (0, 1):
+        labels = {"job": "pods", "instance": f"10.0.0.1:800{rank}", "endpoint": f"http-{rank}"}
+        told = {"job": "pods", label: labels[label], "instance": labels["instance"]}
+        series += series_of(engine(NOW_S - 50.0, rps=1.0, base=40.0), labels=told)
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0, rel=0.02)
 
 
 def test_a_counter_that_begins_on_a_page_was_nothing_before() -> None:
@@ -410,6 +427,33 @@ def test_a_counter_that_begins_on_a_page_was_nothing_before() -> None:
     late = [*never[:2], *(Sample(one.t_s, {**one.told, "success": 3.0}) for one in never[2:])]
     assert rate_rpm(seen({"a": never}, pod("a"))) == pytest.approx(30.0)
     assert rate_rpm(seen({"a": late}, pod("a"))) == pytest.approx(34.0)
+
+
+@pytest.mark.parametrize(
+    "late",
+    [
+        ("success", "answers", "answer_tokens"),
+        ("ttft_count", "ttft_sum"),
+        ("ttft_count", "ttft_sum", "prompt"),
+        ("success", "answers", "answer_tokens", "ttft_count", "ttft_sum", "prompt", "generation"),
+    ],
+)
+def test_counters_that_are_shown_late_with_all_they_have_counted_are_no_load(
+    late: tuple[str, ...],
+) -> None:
+    """A rule of Prometheus that is changed, or a page that is: 134,000 rpm were read for 60."""
+    samples = [
+        sample(one.t_s, success=5000.0 + (one.t_s - NOW_S), running=4.0) for one in steady(rps=1.0)
+    ]
+    shown = [
+        *(Sample(one.t_s, {**one.told, **dict.fromkeys(late)}) for one in samples[:2]),
+        *samples[2:],
+    ]
+    found = seen({"a": shown}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0, rel=0.01)
+    assert found.load is not None
+    assert (found.load.in_tokens, found.load.out_tokens) == pytest.approx((100.0, 200.0), rel=0.01)
+    assert "left out" in found.warnings[0]
 
 
 @pytest.mark.parametrize("value", [1e308, -50.0, math.inf, 1e16])
@@ -486,6 +530,66 @@ def test_first_tokens_tell_of_requests_that_clients_give_up() -> None:
     assert found.load is not None
     assert (found.load.in_tokens, found.load.out_tokens) == pytest.approx((100.0, 50.0))
     assert found.warnings[0].startswith("first tokens tell of 600 requests, ends and those inside")
+
+
+def test_prompts_tell_of_requests_where_no_first_tokens_are_counted() -> None:
+    """The length of prompts is known of those that ended before."""
+    still: dict[str, float | None] = {"answers": 90.0, "answer_tokens": 18_000.0}
+    samples = [
+        sample(
+            one.t_s,
+            success=90.0,
+            running=5.0,
+            ttft_count=None,
+            ttft_sum=None,
+            prompt=100.0 * (one.told["success"] or 0.0),
+            generation=50.0 * (one.told["success"] or 0.0),
+            **still,
+        )
+        for one in steady(rps=2.0)
+    ]
+    unknown = seen({"a": samples}, pod("a"))
+    assert unknown.load is None
+    assert unknown.warnings[0].startswith("its engines are busy, and no counter tells of requests")
+    lengths = [
+        Series(f"vllm:request_prompt_tokens_{end}", (), [(one.t_s, value) for one in samples])
+        for end, value in (("count", 90.0), ("sum", 9000.0))
+    ]
+    found = told_of({"a": [*series_of(samples), *lengths]}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(120.0, rel=0.01)
+    assert found.warnings[0].startswith("prompts tell of 120 requests")
+
+
+@pytest.mark.parametrize("told", [{"generation": True}, {"kv_usage": 0.9}])
+def test_what_works_without_a_gauge_of_what_runs_is_not_idle(told: Mapping[str, float]) -> None:
+    """Answers longer than the window: nothing begins or ends, and three replicas became one."""
+    samples = [
+        sample(
+            one.t_s,
+            success=100.0,
+            generation=1000.0 * one.t_s if told.get("generation") else 0.0,
+            kv_usage=told.get("kv_usage", 0.0),
+        )
+        for one in steady(rps=1.0)
+    ]
+    blind = [Sample(one.t_s, {**one.told, "running": None}) for one in samples]
+    assert seen({"a": blind}, pod("a")).load is None
+    assert rate_rpm(seen({"a": samples}, pod("a"))) == 0.0
+
+
+def test_requests_that_are_given_up_while_they_wait_came() -> None:
+    """An engine that counts them as aborted tells of all that came: first tokens tell of fewer."""
+    steadily = steady(rps=1.0)
+    aborted = Series(
+        "vllm:request_success_total",
+        (("finished_reason", "abort"),),
+        [(one.t_s, 5.0 * one.t_s) for one in steadily],
+    )
+    first, *others = series_of(steadily)
+    series = [first._replace(labels=(("finished_reason", "stop"),)), *others, aborted]
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(360.0, rel=0.01)
+    assert found.warnings == ()
 
 
 # --- Pods that come, go, and fail their probes
@@ -669,6 +773,10 @@ def test_ends_that_no_first_token_explains_are_not_arrivals() -> None:
     )
     first = series[0]._replace(labels=(("finished_reason", "stop"),))
     found = told_of({"a": [first, *series[1:], late]}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    assert "left out" in found.warnings[0]
+    twice = [first, *series[1:], first._replace(labels=(("finished_reason", "any"),))]
+    found = told_of({"a": twice}, pod("a"))
     assert rate_rpm(found) == pytest.approx(60.0)
     assert found.warnings[0].endswith("more ends than first tokens can be; the lower figure counts")
 

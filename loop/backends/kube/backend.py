@@ -345,7 +345,13 @@ class KubeBackend:
         known = {model for model, _ in self._settings.gpus}
         by_name = dict(servers.by_name)
         for name, server in servers.by_name.items():
-            if server.deployment.model:
+            told = server.deployment.model
+            if told:
+                # An id with its organisation may stand for a model that the data call shorter.
+                model = matched_model((told,), known) if "/" in told and told not in known else ""
+                if model:
+                    deployment = replace(server.deployment, model=model)
+                    by_name[name] = replace(server, deployment=deployment)
                 self._models.pop(name, None)
                 continue
             figures = found.figures.get(name)

@@ -335,17 +335,17 @@ def _label(obj: object) -> str:
 
 
 def matched_model(names_told: Collection[str], known: Collection[str]) -> str:
-    """Return which model an engine serves that calls it *names_told*: one of those *known* to the
-    data, by its name or by the part behind its organisation. "" if that is not one model.
+    """Return which model an engine serves that calls what it serves *names_told* (adapters have
+    names of their own): one of those *known* to the data, by its name or by the part behind its
+    organisation. "" if that is not one model.
     """
-    if len(names_told) != 1:
-        return ""
-    (told,) = names_told
-    if told in known or not known:
-        return told
-    short = told.rpartition("/")[2].lower()
-    alike = [model for model in known if model.rpartition("/")[2].lower() == short]
-    return alike[0] if len(alike) == 1 else ""
+    if not known:
+        return next(iter(names_told)) if len(names_told) == 1 else ""
+    found = {told for told in names_told if told in known}
+    if not found:
+        short = {told.rpartition("/")[2].lower() for told in names_told}
+        found = {model for model in known if model.rpartition("/")[2].lower() in short}
+    return found.pop() if len(found) == 1 else ""
 
 
 def scraped(server: Server) -> ScrapedServer:
