@@ -301,7 +301,8 @@ def test_unit_tests_neither_sleep_nor_patch_our_own_code() -> None:
     """
     found: dict[str, list[str]] = {}
     for path in code_files():
-        if path.relative_to(ROOT).parts[0] == "tests" and "live" not in path.parts:
+        folders = path.relative_to(ROOT).parts
+        if folders[0] == "tests" and "live" not in folders:
             found[name_of(path)] = [
                 f"{name_of(path)}:{node.lineno}"
                 for node in nodes_of(path)
