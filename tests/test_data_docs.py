@@ -23,6 +23,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "maxNumBatchedTokens": 2048,
         "admission": "full_prompt",
         "prefixShare": 0.5,
+        "tokensPerStep": 2.5,
         "engine": "twin.engine.replica:Replica",
         "kvCache": "twin.engine.kv_cache:counted",
         "startUp": {"meanS": 90, "cv": 0.1},

@@ -24,6 +24,9 @@ models of 7 to 70 billion parameters, 14 to 16 ms for a mixture of experts.
 P_MAX = 100.0
 """The largest exponent of a soft roofline that is taken; beyond 10 it is as good as a hard one."""
 
+TOKENS_PER_STEP_MAX = 32.0
+"""The most tokens that a step of speculative decoding is taken to add on the mean."""
+
 Named = str | Callable[..., Any]
 """What a registry knows by a name, see twin.registry; or the thing itself."""
 
@@ -109,7 +112,9 @@ class EngineSpec:
     the tokenizer and the client. A client waits for it, the engine does not. scheduling "async"
     plans an iteration while the one before it runs, as vLLM does since 0.15: what arrives during
     one iteration is in the next but one. prefix_share is the part of each prompt that its prefix
-    cache holds already, of requests that do not name the blocks of their prompts.
+    cache holds already, of requests that do not name the blocks of their prompts. tokens_per_step
+    above 1 is speculative decoding: what a step adds to an answer on the mean, to a hundredth,
+    drafts that were accepted included; it computes and reads as many.
     """
 
     model: str
@@ -121,6 +126,7 @@ class EngineSpec:
     kv_tokens: int | None = None
     block_size: int = 16
     prefix_share: float = 0.0
+    tokens_per_step: float = 1.0
     max_num_batched_tokens: int = 8192
     admission: AdmissionRule = "chunk"
     engine: Named = "plain"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,6 +18,7 @@ from twin.serving.routers import ROUTERS
 from twin.spec import (
     P_MAX,
     SCHEDULINGS,
+    TOKENS_PER_STEP_MAX,
     Accelerator,
     ClusterSpec,
     Delay,
@@ -134,7 +136,7 @@ def _pair(row: Entry) -> tuple[str, str]:
 
 def _engine(row: Entry, engine: EngineSpec) -> EngineSpec:
     latency_model = row.child("perfParms")
-    return replace(
+    changed = replace(
         engine,
         latency_model=_latency_model(latency_model, engine.latency_model)
         if latency_model
@@ -153,9 +155,19 @@ def _engine(row: Entry, engine: EngineSpec) -> EngineSpec:
         engine=_named(row, "engine", kind="engine", known=ENGINES, default=engine.engine),
         kv_cache=_named(row, "kvCache", kind="kv_cache", known=KV_CACHES, default=engine.kv_cache),
         prefix_share=row.number("prefixShare", at_least=0, at_most=1, default=engine.prefix_share),
+        tokens_per_step=row.number(
+            "tokensPerStep", at_least=1, at_most=TOKENS_PER_STEP_MAX, default=engine.tokens_per_step
+        ),
         admission=row.choice("admission", ("chunk", "full_prompt"), default=engine.admission),
         start_up=_delay(row, "startUp", engine.start_up),
     )
+    if ceil(changed.tokens_per_step) > changed.max_num_batched_tokens:
+        raise row.fail(
+            "tokensPerStep",
+            expected=f"at most maxNumBatchedTokens, {changed.max_num_batched_tokens}",
+            found=changed.tokens_per_step,
+        )
+    return changed
 
 
 def _latency_model(entry: Entry, known: LatencyModel) -> LatencyModel:

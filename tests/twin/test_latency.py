@@ -54,7 +54,7 @@ def test_a_segment_takes_what_its_iterations_take(
     """The sum to rounding, the roofline by its chord within 0.3 %."""
     model = LatencyModel(alpha_ms=11.6, beta_ms=0.045, gamma_ms=6.5e-5, launch_ms=2.0, p=p)
     context_sum = decodes * context
-    c0_s, c1_s = segment_s(model, decodes=decodes, context_sum=context_sum, k=k)
+    c0_s, c1_s = segment_s(model, tokens=decodes, kv_tokens=context_sum + decodes, k=k)
     steps = (
         iteration_ms(model, tokens=decodes, kv_tokens=context_sum + decodes * (i + 1))
         for i in range(k)

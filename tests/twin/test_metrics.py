@@ -18,6 +18,7 @@ from twin.serving.metrics import (
     Arrivals,
     Counters,
     FinishedTotals,
+    PodSeries,
     ServerSeries,
     WindowFigures,
     exposition,
@@ -280,6 +281,32 @@ def test_a_pod_is_printed_under_the_names_that_vllm_uses() -> None:
         2,
         2,
     ]
+
+
+def test_of_steps_of_several_tokens_a_page_tells_both_and_a_window_the_time_per_token() -> None:
+    """Engines observe inter_token_latency once a step; a target is about tokens."""
+    series = ServerSeries(scrape_interval_s=15.0, window_s=60.0)
+    replica = Replica(
+        latency_model=LatencyModel(alpha_ms=36.0, beta_ms=0.0, gamma_ms=0.0),
+        max_batch=1,
+        tokens_per_step=3.0,
+    )
+    replica.submit(Request(id=0, prompt_tokens=100, output_tokens=301, arrival_s=0.0), 0.0)
+    replica.advance(15.0, inclusive=True)
+    pod, reading = PodSeries(), replica.read(15.0)
+    growth = pod.scrape(reading, finished_tokens=301, now_s=15.0)
+    series.add(15.0, Arrivals(1, 100), [growth], [pod.growth])
+    figures = series.figures()
+    assert figures.itl_ms == pytest.approx(12.0)
+    assert 25.0 / 3 <= figures.percentiles_ms["itl"]["p50"] <= 50.0 / 3
+    finished = FinishedTotals(301, 100, 0.012)
+    page = {
+        sample.name: sample.value for sample in exposition(reading, finished=finished, labels={})
+    }
+    assert page["vllm:inter_token_latency_seconds_count"] == 100
+    assert page["vllm:request_time_per_output_token_seconds_sum"] == 0.012
+    assert page["vllm:spec_decode_num_drafts_total"] == 100
+    assert page["vllm:spec_decode_num_accepted_tokens_total"] == 200
 
 
 def test_percentiles_of_a_window_are_those_of_its_buckets() -> None:

@@ -482,3 +482,33 @@ def test_what_nobody_uses_goes_when_the_memory_is_needed_the_oldest_first() -> N
         for name in (1, 2, 3)
     ]
     assert found == [0, 100, 100]
+
+
+def test_a_step_of_speculative_decoding_adds_several_tokens() -> None:
+    """301 tokens at three a step are a hundred steps after the first; the gap is observed once a
+    step, and the tokens are all there.
+    """
+    rig = Rig(
+        latency_model=LatencyModel(alpha_ms=36.0, beta_ms=0.0, gamma_ms=0.0), tokens_per_step=3.0
+    )
+    request = rig.submit(1, 0.0, prompt=50, output=301)
+    rig.run()
+    assert request.last_token_s == pytest.approx(0.036 * 101)
+    reading = rig.replica.read(9.0)
+    assert (reading.itl_count, reading.generation_tokens) == (100, 301)
+    assert reading.itl_sum_s / reading.itl_count == pytest.approx(0.036)
+    assert reading.tokens_per_step == pytest.approx(3.0)
+
+
+def test_a_fraction_of_a_token_is_carried_from_step_to_step() -> None:
+    """2.6 tokens a step are 13 in five."""
+    rig = Rig(
+        latency_model=LatencyModel(alpha_ms=1000.0, beta_ms=0.0, gamma_ms=0.0), tokens_per_step=2.6
+    )
+    request = rig.submit(1, 0.0, prompt=50, output=100)
+    seen = []
+    for second in range(1, 7):
+        rig.replica.advance(second, inclusive=True)
+        rig.replica.in_flight(second)
+        seen.append((request.generated, rig.replica.read(second).generation_tokens))
+    assert seen == [(n, n) for n in (1, 3, 6, 8, 11, 14)]

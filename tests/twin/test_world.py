@@ -165,6 +165,11 @@ WRONG = {
         {"engines": [{**ROW, "kvTokens": 0}]},
         "engines[0] 'small on H100': kvTokens: expected a whole number >= 1, found 0",
     ),
+    "steps beyond the budget": (
+        {"engines": [{**ROW, "tokensPerStep": 2.6, "maxNumBatchedTokens": 2}]},
+        "engines[0] 'small on H100': tokensPerStep: expected at most maxNumBatchedTokens, 2, "
+        "found 2.6",
+    ),
     "negative start": (
         {"engines": [{**ROW, "startUp": {"meanS": -1}}]},
         "engines[0] 'small on H100': startUp.meanS: expected a number >= 0, found -1",

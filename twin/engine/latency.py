@@ -2,9 +2,9 @@
 arithmetic, no state.
 
 In a decode segment the first iteration takes c0_s and each further one c1_s more, because every
-decode reads one token more. So k of them take T(k) = k·c0 + c1·k·(k-1)/2. It is exact for the sum;
-for the soft roofline it is the chord between the first and the last iteration, of segments that
-are not longer than CHORD_MAX.
+decode reads what the one before added, too. So k of them take T(k) = k·c0 + c1·k·(k-1)/2. It is
+exact for the sum; for the soft roofline it is the chord between the first and the last iteration,
+of segments that are not longer than CHORD_MAX.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from twin.spec import LatencyModel
 CHORD_MAX = 256
 
 
-def iteration_ms(latency_model: LatencyModel, *, tokens: int, kv_tokens: int) -> float:
+def iteration_ms(latency_model: LatencyModel, *, tokens: float, kv_tokens: float) -> float:
     """Return the time of one iteration [ms] that computes *tokens* and reads *kv_tokens* of
     context.
 
@@ -39,17 +39,17 @@ def iteration_ms(latency_model: LatencyModel, *, tokens: int, kv_tokens: int) ->
 
 
 def segment_s(
-    latency_model: LatencyModel, *, decodes: int, context_sum: int, k: int
+    latency_model: LatencyModel, *, tokens: float, kv_tokens: float, k: int
 ) -> tuple[float, float]:
-    """Return c0 and c1 of a segment of *k* iterations of so many *decodes*, whose contexts sum to
-    *context_sum* before it.
+    """Return c0 and c1 of a segment of *k* iterations that compute so many *tokens* each, the first
+    of which reads *kv_tokens* of context; each reads the tokens of the one before, too.
     """
-    first_ms = iteration_ms(latency_model, tokens=decodes, kv_tokens=context_sum + decodes)
+    first_ms = iteration_ms(latency_model, tokens=tokens, kv_tokens=kv_tokens)
     if latency_model.p == 1.0:
-        return first_ms / 1000.0, latency_model.gamma_ms * decodes / 1000.0
+        return first_ms / 1000.0, latency_model.gamma_ms * tokens / 1000.0
     if k == 1:
         return first_ms / 1000.0, 0.0
-    last_ms = iteration_ms(latency_model, tokens=decodes, kv_tokens=context_sum + k * decodes)
+    last_ms = iteration_ms(latency_model, tokens=tokens, kv_tokens=kv_tokens + (k - 1) * tokens)
     return first_ms / 1000.0, (last_ms - first_ms) / (k - 1) / 1000.0
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from fractions import Fraction
 from heapq import heapify, heappop, heappush
-from math import inf, nextafter
+from math import ceil, inf, nextafter
 
 from twin.engine.kv_cache import KvCacheFactory, make_kv_cache
 from twin.engine.latency import CHORD_MAX, boundaries_before, duration_s, iteration_ms, segment_s
@@ -42,7 +43,7 @@ class Replica:
         "_ahead",
         "_alpha_s",
         "_beta_s",
-        "_block_size",
+        "_block_units",
         "_c0_s",
         "_c1_s",
         "_context_sum",
@@ -54,8 +55,9 @@ class Replica:
         "_gamma_s",
         "_iteration",
         "_kv",
-        "_kv_tokens",
+        "_kv_units",
         "_length",
+        "_longest",
         "_max_batch",
         "_next_ticket",
         "_on_finish",
@@ -66,9 +68,12 @@ class Replica:
         "_prefixes",
         "_queue_max",
         "_running",
+        "_seat",
         "_seen_s",
         "_start_s",
+        "_step",
         "_token_budget",
+        "_unit",
         "_waiting",
         "draining",
         "next_boundary_s",
@@ -89,6 +94,7 @@ class Replica:
         block_size: int = 16,
         kv_cache: str | KvCacheFactory = "counted",
         prefix_share: float = 0.0,
+        tokens_per_step: float = 1.0,
         queue_max: int | None = None,
         admission: AdmissionRule = "chunk",
         on_finish: Callable[[Request, float], None] = _tell_nobody,
@@ -100,15 +106,22 @@ class Replica:
         may be long past for a caller that waits for it; it may submit at finish_s.
         """
         assert max_batch >= 1, f"max_batch must be >= 1, got {max_batch}"
-        assert max_num_batched_tokens >= 1, (
-            f"max_num_batched_tokens must be >= 1, got {max_num_batched_tokens}"
-        )
         assert queue_max is None or queue_max >= 0, f"queue_max must be >= 0, got {queue_max}"
         # The soft roofline asks the model; the sum is written out below, a call would cost more.
         self._curved = None if latency_model.p == 1.0 else latency_model
+        # Contexts, blocks and the counter of iterations are counted in units, so many a token, for
+        # a step of speculative decoding adds tokens by the fraction. Without it a unit is a token.
+        mean = Fraction(round(100 * tokens_per_step), 100)
+        self._unit, self._step = mean.denominator, mean.numerator
+        assert self._step >= self._unit, f"tokens_per_step must be >= 1, got {tokens_per_step}"
+        # What a decode takes of the token budget.
+        self._seat = ceil(mean)
+        assert max_num_batched_tokens >= self._seat, (
+            f"max_num_batched_tokens must be >= {self._seat}, got {max_num_batched_tokens}"
+        )
         self._alpha_s = latency_model.alpha_ms / 1000.0
-        self._beta_s = latency_model.beta_ms / 1000.0
-        self._gamma_s = latency_model.gamma_ms / 1000.0
+        self._beta_s = latency_model.beta_ms / 1000.0 / self._unit
+        self._gamma_s = latency_model.gamma_ms / 1000.0 / self._unit
         # A client waits for it, the next iteration does not: it is in no boundary.
         self._overhead_s = overhead_ms / 1000.0
         # Iterations that are planned before the one that is to begin: what arrives waits for them.
@@ -116,10 +129,18 @@ class Replica:
         self._max_batch = max_batch
         # It may not change while requests run: that decodes never starve rests on it.
         self._token_budget = max_num_batched_tokens
-        self._kv = make_kv_cache(kv_cache, kv_tokens=kv_tokens, block_size=block_size)
+        self._kv = make_kv_cache(
+            kv_cache,
+            kv_tokens=None if kv_tokens is None else kv_tokens * self._unit,
+            block_size=block_size * self._unit,
+        )
         # Copies of what never changes: one look-up less in every event.
-        self._kv_tokens = self._kv.tokens
-        self._block_size = self._kv.block_size
+        self._kv_units = self._kv.tokens
+        self._block_units = self._kv.block_size
+        # The tokens of the longest request that fits alone; its last step may add more than was
+        # left to generate.
+        fitting = self._kv_units - self._step + 1
+        self._longest = inf if fitting == inf else fitting // self._unit
         self._prefix_share = prefix_share
         self._prefixes = PrefixCache(self._kv, block_size=block_size, share=prefix_share)
         self._queue_max = inf if queue_max is None else queue_max
@@ -152,6 +173,7 @@ class Replica:
             block_size=spec.block_size,
             kv_cache=spec.kv_cache,
             prefix_share=spec.prefix_share,
+            tokens_per_step=spec.tokens_per_step,
             queue_max=queue_max,
             admission=spec.admission,
             on_finish=on_finish,
@@ -211,7 +233,7 @@ class Replica:
             reason = "draining"
         elif len(waiting) >= self._queue_max and not self._room(request, now_s):
             reason = "queue_full"
-        elif request.prompt_tokens + request.output_tokens - 1 > self._kv_tokens:
+        elif request.prompt_tokens + request.output_tokens - 1 > self._longest:
             # It would preempt itself for ever. The last token generated is never written to the KV
             # cache.
             reason = "never_fits"
@@ -238,9 +260,10 @@ class Replica:
         if self._queue_max or len(self._running) + len(self._waiting) >= self._max_batch:
             return False
         held = self._blocks_held(self._iterations_before(now_s)) if self._length else 0
-        size = self._block_size
+        unit, size = self._unit, self._block_units
         coming = sum(
-            -(-(each.prompt_tokens + each.generated) // size) for each in (*self._waiting, request)
+            -(-(each.prompt_tokens + each.generated) * unit // size)
+            for each in (*self._waiting, request)
         )
         return held + coming <= self._kv.blocks
 
@@ -271,7 +294,11 @@ class Replica:
             segment = (self._decodes, done, c0_s, c1_s, duration_s(done, c0_s, c1_s))
         usage = self._kv.usage(self._blocks_held(done)) if self._length else 0.0
         return self.telemetry.reading(
-            running=len(self._running), waiting=len(self._waiting), kv_usage=usage, segment=segment
+            running=len(self._running),
+            waiting=len(self._waiting),
+            kv_usage=usage,
+            segment=segment,
+            generated=self._generated(done) if self._step > self._unit else None,
         )
 
     def cached_tokens(self, request: Request) -> int:
@@ -317,6 +344,8 @@ class Replica:
                 self._decodes, done, c0_s=c0_s, c1_s=c1_s, duration_s=duration_s(done, c0_s, c1_s)
             )
         lost = [*self._running.values(), *self._waiting]
+        if self._step > self._unit:
+            self.telemetry.ended_tokens += self._generated(done)
         for request in lost:
             request.restart()
         self._clear()
@@ -332,14 +361,28 @@ class Replica:
         # What is prefilling keeps its own figures; those of decodes follow from their offsets.
         last_token_s = self._start_s + duration_s(done, self._c0_s, self._c1_s)
         prefilling = {request.ticket for request, _ in self._prefills}
+        g = self._iteration + done * self._step
         for ticket, request in self._running.items():
             if ticket not in prefilling:
-                request.context = request.context_offset + self._iteration + done
+                request.context = (request.context_offset + g) // self._unit
                 request.generated = request.context - request.prompt_tokens + 1
                 request.last_token_s = last_token_s
         return [*self._running.values(), *self._waiting]
 
     # -- the batch from boundary to boundary
+
+    def _generated(self, done: int) -> int:
+        """Return the tokens that the requests in flight have generated, *done* iterations into the
+        segment.
+        """
+        prefilling = {request.ticket for request, _ in self._prefills}
+        g = self._iteration + done * self._step
+        return sum(request.generated for request in self._waiting) + sum(
+            request.generated
+            if ticket in prefilling
+            else (request.context_offset + g) // self._unit - request.prompt_tokens + 1
+            for ticket, request in self._running.items()
+        )
 
     def _iterations_before(self, now_s: float) -> int:
         """Return how many iterations of the segment in progress ended strictly before *now_s*."""
@@ -362,11 +405,11 @@ class Replica:
         segment.
         """
         kv = self._kv
-        ahead = done + 1
+        ahead = (done + 1) * self._step
         n = self._decodes
         held = kv.used(self._iteration + ahead, n, self._context_sum + n * ahead)
         for request, chunk in self._prefills:
-            held += -(-(request.context + chunk) // kv.block_size)
+            held += -(-(request.context + chunk) * self._unit // kv.block_size)
         return held
 
     def _complete(self, t: float) -> None:
@@ -375,10 +418,11 @@ class Replica:
         if self._ahead:
             # Planned when the last iteration began.
             self._seen_s = self._start_s + duration_s(k - 1, self._c0_s, self._c1_s)
-        g = self._iteration = self._iteration + k
+        grown = k * self._step
+        g = self._iteration = self._iteration + grown
         n = self._decodes
         if n:
-            self._context_sum += n * k
+            self._context_sum += n * grown
             if not self._prefills and self._prefixes.idle_blocks:
                 # Nothing is free as little as at the end of a segment: what grew took it.
                 self._prefixes.trim(self._kv.blocks - self._kv.used(g, n, self._context_sum))
@@ -391,15 +435,15 @@ class Replica:
             while finishes and finishes[0] < due:
                 request = self._running.pop(heappop(finishes) & _TICKET_MASK)
                 self._decodes -= 1
-                # The last token generated is never written to the KV cache.
-                self._context_sum -= request.prompt_tokens + request.output_tokens - 1
-                self._kv.leave(request.context_offset)
+                offset = request.context_offset
+                self._context_sum -= offset + g
+                self._kv.leave(offset)
                 self._finish(request, t)
         if self._prefills:
             self._complete_prefills(t)
 
     def _complete_prefills(self, t: float) -> None:
-        g = self._iteration
+        g, unit, step = self._iteration, self._unit, self._step
         telemetry = self.telemetry
         self._partial = None
         for request, chunk in self._prefills:
@@ -422,10 +466,15 @@ class Replica:
                 del self._running[request.ticket]
                 self._finish(request, t)
                 continue
+            context *= unit
             offset = request.context_offset = context - g
             self._decodes += 1
             self._context_sum += context
-            heappush(self._finishes, (g + left) << _TICKET_BITS | request.ticket)
+            last = g + left * unit
+            if step > 1:
+                # The end of a step; so those of one step come off the heap in admission order.
+                last += -last % step
+            heappush(self._finishes, last << _TICKET_BITS | request.ticket)
             self._kv.join(offset)
         self._prefills = []
 
@@ -435,7 +484,9 @@ class Replica:
         self.outstanding -= 1
         if request.blocks:
             self._prefixes.release(request.ticket)
-        self.telemetry.finished(seen_s - request.submitted_s)
+        telemetry = self.telemetry
+        telemetry.ended_tokens += request.output_tokens
+        telemetry.finished(seen_s - request.submitted_s)
         self._on_finish(request, t)
 
     def _begin(self, t: float) -> None:
@@ -457,29 +508,51 @@ class Replica:
             return
         # The decodes run on alone, to the next finish or to the end of the KV cache. A waiting head
         # need not be asked again before that, see submit.
-        g = self._iteration
+        g, step = self._iteration, self._step
         context_sum = self._context_sum
         k = (self._finishes[0] >> _TICKET_BITS) - g
-        if may_prefill and waiting[0].submitted_s > self._seen_s:
-            # It came after the plan of this iteration, and is in that of the next.
-            k = 1
+        if step > 1:
+            k //= step
+        if may_prefill:
+            head = waiting[0]
+            if head.submitted_s > self._seen_s:
+                # It came after the plan of this iteration, and is in that of the next.
+                k = 1
+            elif head.blocks and self._prefixes.idle_blocks:
+                k = min(k, self._until_eviction(g, n))
         # A bound that is cheap: if every decode had one more block than it needs, and it still
         # fits, the exact count need not be asked for.
-        if context_sum + n * (k + self._block_size - 1) > self._kv_tokens:
+        if context_sum + n * (k * step + self._block_units - 1) > self._kv_units:
             kv = self._kv
-            k = min(k, kv.iterations_left(g, n, context_sum))
+            k = min(k, kv.iterations_left(g, n, context_sum) // step)
             if not k:
-                self._preempt(t, free=kv.blocks - kv.used(g, n, context_sum), demand=kv.demand(g))
+                self._preempt(t, free=kv.blocks - kv.used(g, n, context_sum), partial=0)
                 k, n, context_sum = 1, self._decodes, self._context_sum
         self._begin_segment(t, k, n, context_sum)
 
+    def _until_eviction(self, g: int, n: int) -> int:
+        """Return after how many iterations a head that is blocked by the KV cache is to be asked
+        again: when the first block is evicted, for then less of its prompt may be cached, and less
+        of it asks for room at once.
+        """
+        kv, idle = self._kv, self._prefixes.idle_blocks
+        # As if what nobody uses could not be freed.
+        kv.share(-idle)
+        k = kv.iterations_left(g, n, self._context_sum) // self._step
+        kv.share(idle)
+        return max(k, 1)
+
     def _begin_segment(self, t: float, k: int, n: int, context_sum: int) -> None:
+        grown = n * self._step
         if self._curved is None:
-            c0 = self._alpha_s + self._beta_s * n + self._gamma_s * (context_sum + n)
-            c1 = self._gamma_s * n
+            c0 = self._alpha_s + self._beta_s * grown + self._gamma_s * (context_sum + grown)
+            c1 = self._gamma_s * grown
         else:
+            unit = self._unit
             k = min(k, CHORD_MAX)
-            c0, c1 = segment_s(self._curved, decodes=n, context_sum=context_sum, k=k)
+            c0, c1 = segment_s(
+                self._curved, tokens=grown / unit, kv_tokens=(context_sum + grown) / unit, k=k
+            )
         self._length = k
         self._start_s = t
         self._c0_s = c0
@@ -488,22 +561,6 @@ class Replica:
         self._duration_s = duration = k * c0 + c1 * (k * (k - 1) // 2)
         self.next_boundary_s = t + duration
 
-    def _admit(self, request: Request, t: float, cached: int) -> None:
-        """Take *request* into the batch, with so many tokens of it *cached*."""
-        if not request.admitted:
-            request.admitted = True
-            self.telemetry.admitted(t - request.submitted_s)
-            if request.blocks or self._prefix_share:
-                self.telemetry.prefix_queries += request.prompt_tokens
-                self.telemetry.prefix_hits += cached
-        ticket = request.ticket = self._next_ticket
-        self._next_ticket = ticket + 1
-        self._running[ticket] = request
-        # What is cached is context at once: held, and read by every iteration.
-        request.context = request.cached_tokens = cached
-        if request.blocks:
-            self._prefixes.use(request, cached)
-
     def _begin_prefill(self, t: float) -> bool:
         """Begin one iteration that continues a partial prefill and admits from the queue; False if
         nothing can prefill.
@@ -511,26 +568,26 @@ class Replica:
         An iteration that has to preempt admits nobody, and is begun here too if a partial
         prefill or the decodes run out of blocks.
         """
-        n, context_sum = self._decodes, self._context_sum
-        left = self._token_budget - n
-        size = self._block_size
-        # A lower bound of the tokens in blocks that are free after the decodes took theirs; the
+        n, unit, size = self._decodes, self._unit, self._block_units
+        decoding = n * self._step
+        left = self._token_budget - n * self._seat
+        computed, read = decoding, self._context_sum + decoding
+        # A lower bound of the units in blocks that are free after the decodes took theirs; the
         # exact count is asked for only if it fails.
-        free = self._kv_tokens - context_sum - n * size
+        free = self._kv_units - read - n * (size - 1)
         exact = False
         # A partial prefill goes first. There is at most one, last in the running list: it took all
         # that was left of the budget.
         prefills: list[tuple[Request, int]] = []
-        computed, read = n, context_sum + n
         partial = self._partial
         taken = 0
         if partial is not None:
             chunk = min(partial.prompt_tokens + partial.generated - partial.context, left)
             after = partial.context + chunk
-            taken = -(-after // size)
-            left -= chunk
-            computed += chunk
-            read += after
+            taken = -(-after * unit // size)
+            left -= max(chunk, self._seat)
+            computed += chunk * unit
+            read += after * unit
             prefills.append((partial, chunk))
         if free < taken * size:
             free, exact = self._free_after_decodes(), True
@@ -545,115 +602,157 @@ class Replica:
             prefixes.trim(free // size - taken)
         if partial is not None and partial.blocks:
             prefixes.add(partial, after)
-        admitted, admitted_tokens = self._admit_waiting(
-            t, free, exact=exact, taken=taken, left=left
-        )
-        prefills += admitted
+        waiting = self._waiting
+        if waiting and left >= self._seat and len(self._running) < self._max_batch:
+            added = self._admit(t, prefills, free, exact=exact, taken=taken, left=left)
+            computed += added[0] * unit
+            read += added[1] * unit
         if not prefills:
             return False
         self._prefills = prefills
-        for _, chunk in admitted:
-            computed += chunk
-        read += admitted_tokens
         self._length = 1
         self._start_s = t
-        self._c0_s = self._duration_s = (
+        self._c0_s = self._duration_s = duration = (
             self._alpha_s + self._beta_s * computed + self._gamma_s * read
             if self._curved is None
-            else iteration_ms(self._curved, tokens=computed, kv_tokens=read) / 1000.0
+            else iteration_ms(self._curved, tokens=computed / unit, kv_tokens=read / unit) / 1000.0
         )
         self._c1_s = 0.0
-        self.next_boundary_s = t + self._duration_s
+        self.next_boundary_s = t + duration
         return True
 
-    def _admit_waiting(
-        self, t: float, free: float, *, exact: bool, taken: int, left: int
-    ) -> tuple[list[tuple[Request, int]], int]:
-        """Admit from the queue as long as places, blocks and tokens last: so many tokens are in
+    def _admit(
+        self,
+        t: float,
+        prefills: list[tuple[Request, int]],
+        free: float,
+        *,
+        exact: bool,
+        taken: int,
+        left: int,
+    ) -> tuple[int, int]:
+        """Admit from the queue as long as places, blocks and tokens last: so many units are in
         *free* blocks (*exact*, or at least), of which *taken* blocks are spoken for; *left* tokens
-        may be computed. Return who computes how many, and the sum of their contexts afterwards.
+        may be computed. Append who computes how many to *prefills*; return the sum of these, and
+        that of their contexts afterwards.
         """
-        size, prefixes = self._block_size, self._prefixes
-        prefills: list[tuple[Request, int]] = []
-        read = 0
+        unit, size, seat, prefixes = self._unit, self._block_units, self._seat, self._prefixes
+        computed = read = 0
         gained = 0  # blocks that this iteration shares, which an exact count includes
         running, waiting, max_batch = self._running, self._waiting, self._max_batch
         # First come, first served: a head that does not fit holds up those behind it.
-        while waiting and left > 0 and len(running) < max_batch:
+        while waiting and left >= seat and len(running) < max_batch:
             request = waiting[0]
             if request.submitted_s > self._seen_s:
                 break
             need = request.prompt_tokens + request.generated
+            blocks = request.blocks
             cached = shared = 0
-            if request.blocks or self._prefix_share:
+            if blocks or self._prefix_share:
                 cached = prefixes.cached_tokens(request)
                 shared = prefixes.shared_blocks(request, cached)
             chunk = need - cached if need - cached < left else left
             after = cached + chunk
-            asked = -(-(need if self._full_prompt else after) // size) - shared
+            mine = -(-after * unit // size) - shared
+            asked = -(-need * unit // size) - shared if self._full_prompt else mine
             if (asked + taken) * size > free:
                 if not exact:
                     free, exact = self._free_after_decodes() - gained * size, True
                 if (asked + taken) * size > free:
                     break
             waiting.popleft()
-            self._admit(request, t, cached)
-            gained += shared
+            if not request.admitted:
+                request.admitted = True
+                self.telemetry.admitted(t - request.submitted_s)
+                if blocks or self._prefix_share:
+                    self.telemetry.looked_up(request.prompt_tokens, found=cached)
+            ticket = request.ticket = self._next_ticket
+            self._next_ticket = ticket + 1
+            running[ticket] = request
+            # What is cached is context at once: held, and read by every iteration.
+            request.context = request.cached_tokens = cached
             prefills.append((request, chunk))
-            taken += -(-after // size) - shared
-            left -= chunk
+            taken += mine
+            # A request of a token or two takes the seat that it decodes on.
+            left -= chunk if chunk > seat else seat
+            computed += chunk
             read += after
+            if blocks:
+                gained += shared
+                prefixes.use(request, cached)
             if prefixes.idle_blocks:
                 prefixes.trim(free // size - taken)
-            if request.blocks:
+            if blocks:
                 prefixes.add(request, after)
-        return prefills, read
+        return computed, read
 
     def _free_after_decodes(self) -> float:
-        """Return the tokens in blocks that are free after the decodes took those of the next
+        """Return the units in blocks that are free after the decodes took those of the next
         iteration; negative if they lack.
         """
-        kv = self._kv
+        kv, step = self._kv, self._step
         n = self._decodes
-        free = kv.blocks - kv.used(self._iteration + 1, n, self._context_sum + n)
+        free = kv.blocks - kv.used(self._iteration + step, n, self._context_sum + n * step)
         return free * kv.block_size
+
+    def _demand(self) -> int:
+        """Return the new blocks that the decodes ask for in the next iteration."""
+        kv, g, step = self._kv, self._iteration, self._step
+        if step == 1:
+            return kv.demand(g)
+        n, context_sum = self._decodes, self._context_sum
+        return kv.used(g + step, n, context_sum + n * step) - kv.used(g, n, context_sum)
 
     def _preempt_for_prefill(self, t: float, taken: int) -> None:
         kv = self._kv
         free = kv.blocks - kv.used(self._iteration, self._decodes, self._context_sum)
-        demand = kv.demand(self._iteration)
         if self._partial is not None:
-            held = -(-self._partial.context // kv.block_size)
+            held = -(-self._partial.context * self._unit // kv.block_size)
             free -= held
-            demand += taken - held
-        self._preempt(t, free=free, demand=demand)
+            taken -= held
+        self._preempt(t, free=free, partial=taken)
         self._begin_segment(t, 1, self._decodes, self._context_sum)
 
-    def _preempt(self, t: float, *, free: float, demand: int) -> None:
-        """Take the most recently admitted requests out of the batch until the others' *demand* of
-        blocks is free.
+    def _left_before_lack(self, free: float, partial: int) -> float:
+        """Return what is left of *free* blocks when the first that lacks some asks for its own."""
+        g, size = self._iteration, self._kv.block_size
+        for request in self._running.values():
+            if request is self._partial:
+                need = partial
+            else:
+                context = request.context_offset + g
+                need = -(-(context + self._step) // size) + (-context // size)
+            if need > free:
+                break
+            free -= need
+        return free
+
+    def _preempt(self, t: float, *, free: float, partial: int) -> None:
+        """Take the most recently admitted requests out of the batch until the blocks that the
+        others ask for are free; a partial prefill, which is the last, asks for *partial*.
         """
         # The victims of one iteration are the shortest suffix of the admission order that frees
         # enough, so no walk over the batch is needed; the dictionary has that order for free.
         kv = self._kv
-        g, size = self._iteration, kv.block_size
-        while demand > free:
-            # Those before the one that lacks a block took all that was free.
-            self._prefixes.trim(max(free - kv.demand(g), 0))
+        g, unit, size = self._iteration, self._unit, kv.block_size
+        demand = self._demand()
+        while demand + partial > free:
+            if self._prefixes.idle_blocks:
+                self._prefixes.trim(self._left_before_lack(free, partial))
             _, victim = self._running.popitem()
             if victim is self._partial:
                 self._partial = None
-                free += -(-victim.context // size)
-                demand = kv.demand(g)
+                partial = 0
+                free += -(-victim.context * unit // size)
             else:
                 context = victim.context_offset + g
                 kv.leave(victim.context_offset)
                 free += -(-context // size)
-                demand = kv.demand(g)
                 self._decodes -= 1
                 self._context_sum -= context
-                victim.generated = context - victim.prompt_tokens + 1
+                victim.generated = context // unit - victim.prompt_tokens + 1
                 victim.last_token_s = t
+                demand = self._demand()
             if victim.blocks:
                 free -= self._prefixes.release(victim.ticket)
             victim.context = 0

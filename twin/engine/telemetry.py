@@ -36,7 +36,8 @@ class ReplicaReading:
     at a request's first token. TTFT, end-to-end and queue times run from the submission to this
     replica: a server cannot know when a client began to wait elsewhere. TTFT and end-to-end times
     hold the overhead, for servers take them in front of the engine. ITL counts one gap per
-    token that follows another. kv_usage is 0..1, 0 for unlimited memory. prefix_queries are the
+    step of a request after its first token; a step is a token, but with speculative decoding.
+    kv_usage is 0..1, 0 for unlimited memory. prefix_queries are the
     prompt tokens that were looked up in the prefix cache, prefix_hits those found; both 0 where
     nothing is known of prefixes.
     """
@@ -64,6 +65,14 @@ class ReplicaReading:
     prefix_queries: int = 0
     prefix_hits: int = 0
 
+    @property
+    def tokens_per_step(self) -> float:
+        """Return how many tokens a step of a request added after its first, 1 before there was a
+        step.
+        """
+        later = self.generation_tokens - self.ttft_count
+        return later / self.itl_count if self.itl_count else 1.0
+
 
 class ReplicaTelemetry:
     """The counters behind a ReplicaReading, current as of the last boundary that the replica
@@ -73,8 +82,9 @@ class ReplicaTelemetry:
     __slots__ = (
         "e2e_buckets",
         "e2e_sum_s",
+        "ended_tokens",
         "first_tokens",
-        "generation_tokens",
+        "generation_steps",
         "itl_buckets",
         "itl_sum_s",
         "preemptions",
@@ -91,7 +101,9 @@ class ReplicaTelemetry:
 
     def __init__(self) -> None:
         self.prompt_tokens = 0
-        self.generation_tokens = 0
+        # Steps that added at least one token; and what requests that ended had generated.
+        self.generation_steps = 0
+        self.ended_tokens = 0
         self.first_tokens = 0
         self.successes = 0
         self.rejections = 0
@@ -112,17 +124,22 @@ class ReplicaTelemetry:
         self.queue_sum_s += waited_s
         self.queue_buckets[bisect_left(LATENCY_BOUNDS_S, waited_s)] += 1
 
+    def looked_up(self, prompt_tokens: int, *, found: int) -> None:
+        """Count a prompt of which so many tokens were *found* in the prefix cache."""
+        self.prefix_queries += prompt_tokens
+        self.prefix_hits += found
+
     def first_token(self, ttft_s: float, prompt_tokens: int) -> None:
         """Count the first token of a request."""
         self.first_tokens += 1
-        self.generation_tokens += 1
+        self.generation_steps += 1
         self.prompt_tokens += prompt_tokens
         self.ttft_sum_s += ttft_s
         self.ttft_buckets[bisect_left(TTFT_BOUNDS_S, ttft_s)] += 1
 
     def late_token(self, gap_s: float) -> None:
         """Count the token that ends the recomputation of a preempted request."""
-        self.generation_tokens += 1
+        self.generation_steps += 1
         self.itl_sum_s += gap_s
         self.itl_buckets[bisect_left(ITL_BOUNDS_S, gap_s)] += 1
 
@@ -133,16 +150,16 @@ class ReplicaTelemetry:
         self.e2e_buckets[bisect_left(LATENCY_BOUNDS_S, e2e_s)] += 1
 
     def decoded(self, n: int, k: int, *, c0_s: float, c1_s: float, duration_s: float) -> None:
-        """Count a token of *n* requests in each of *k* iterations that take c0, c0 + c1, …,
+        """Count a step of *n* requests in each of *k* iterations that take c0, c0 + c1, …,
         together *duration_s*.
         """
-        tokens = n * k
-        self.generation_tokens += tokens
+        steps = n * k
+        self.generation_steps += steps
         self.itl_sum_s += n * duration_s
         last = bisect_left(ITL_BOUNDS_S, c0_s + c1_s * (k - 1))
         if k == 1 or not last or c0_s > ITL_BOUNDS_S[last - 1]:
             # Nearly always all the gaps are in one bucket.
-            self.itl_buckets[last] += tokens
+            self.itl_buckets[last] += steps
         else:
             add_progression(self.itl_buckets, n, k, c0_s, c1_s)
 
@@ -153,31 +170,32 @@ class ReplicaTelemetry:
         waiting: int,
         kv_usage: float,
         segment: tuple[int, int, float, float, float] | None,
+        generated: int | None = None,
     ) -> ReplicaReading:
         """Return the counters with the gauges given; *segment* is the (n, k, c0, c1, duration) not
-        yet counted.
+        yet counted, *generated* the tokens of what is in flight, None if a step is a token.
         """
-        generation_tokens, itl_sum_s, itl_buckets = (
-            self.generation_tokens,
+        steps, itl_sum_s, itl_buckets = (
+            self.generation_steps,
             self.itl_sum_s,
             self.itl_buckets,
         )
         if segment is not None:
             n, k, c0_s, c1_s, duration = segment
-            generation_tokens += n * k
+            steps += n * k
             itl_sum_s += n * duration
             itl_buckets = itl_buckets.copy()
             add_progression(itl_buckets, n, k, c0_s, c1_s)
         return ReplicaReading(
             prompt_tokens=self.prompt_tokens,
-            generation_tokens=generation_tokens,
+            generation_tokens=steps if generated is None else self.ended_tokens + generated,
             successes=self.successes,
             rejections=self.rejections,
             preemptions=self.preemptions,
             ttft_count=self.first_tokens,
             ttft_sum_s=self.ttft_sum_s,
             ttft_buckets=tuple(self.ttft_buckets),
-            itl_count=generation_tokens - self.first_tokens,
+            itl_count=steps - self.first_tokens,
             itl_sum_s=itl_sum_s,
             itl_buckets=tuple(itl_buckets),
             e2e_count=self.successes,

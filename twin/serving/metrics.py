@@ -79,7 +79,8 @@ class WindowFigures:
 
     rate_rpm counts arrivals at the router, in_tokens is their mean prompt. out_tokens is the mean
     output of requests that finished, since an output's length is known when it ends. output_tps
-    counts every token generated. percentiles_ms: of "ttft", "itl" and "e2e" each of PERCENTILES, as
+    counts every token generated. ITL is per token; its percentiles are those of steps over the mean
+    number of tokens in one. percentiles_ms: of "ttft", "itl" and "e2e" each of PERCENTILES, as
     they come of the buckets of histograms; only of what was seen.
     """
 
@@ -224,6 +225,15 @@ class ServerSeries:
         length_s = end_s - begin_s
         requests = arrivals_now.requests - arrivals_then.requests
         finished = now.successes - then.successes
+        # An observation of the histogram is a step, which speculation lets add several tokens.
+        steps = now.itl_count - then.itl_count
+        tokens = (now.generation_tokens - now.ttft_count) - (
+            then.generation_tokens - then.ttft_count
+        )
+        percentiles = percentiles_ms(self._counted[-1] - self._counted[0])
+        if tokens > steps:
+            per_token = steps / tokens
+            percentiles["itl"] = {p: ms * per_token for p, ms in percentiles["itl"].items()}
         return WindowFigures(
             rate_rpm=requests * _MINUTE_S / length_s,
             in_tokens=_mean(arrivals_now.prompt_tokens - arrivals_then.prompt_tokens, requests),
@@ -232,9 +242,9 @@ class ServerSeries:
             ttft_ms=_mean(
                 _MS * (now.ttft_sum_s - then.ttft_sum_s), now.ttft_count - then.ttft_count
             ),
-            itl_ms=_mean(_MS * (now.itl_sum_s - then.itl_sum_s), now.itl_count - then.itl_count),
+            itl_ms=_mean(_MS * (now.itl_sum_s - then.itl_sum_s), tokens),
             output_tps=(now.generation_tokens - then.generation_tokens) / length_s,
-            percentiles_ms=percentiles_ms(self._counted[-1] - self._counted[0]),
+            percentiles_ms=percentiles,
         )
 
 
@@ -252,6 +262,8 @@ METRIC_TYPES: Mapping[str, str] = {
     "vllm:prefix_cache_queries_total": "counter",
     "vllm:prefix_cache_hits_total": "counter",
     "vllm:generation_tokens_total": "counter",
+    "vllm:spec_decode_num_drafts_total": "counter",
+    "vllm:spec_decode_num_accepted_tokens_total": "counter",
     "vllm:time_to_first_token_seconds": "histogram",
     "vllm:inter_token_latency_seconds": "histogram",
     "vllm:e2e_request_latency_seconds": "histogram",
@@ -283,6 +295,12 @@ def exposition(
         ("vllm:generation_tokens_total", reading.generation_tokens),
     ):
         yield Sample(name, labels, value)
+    later = reading.generation_tokens - reading.ttft_count
+    if later > reading.itl_count:
+        # Speculative decoding: inter_token_latency is observed a step, and a step is a draft.
+        yield Sample("vllm:spec_decode_num_drafts_total", labels, reading.itl_count)
+        accepted = later - reading.itl_count
+        yield Sample("vllm:spec_decode_num_accepted_tokens_total", labels, accepted)
     for reason, count in (("stop", reading.successes), ("length", 0), ("abort", 0)):
         yield Sample("vllm:request_success_total", {**labels, "finished_reason": reason}, count)
     for name, bounds_s, buckets, total_s in (

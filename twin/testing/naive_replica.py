@@ -7,7 +7,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Generator
-from math import nan
+from fractions import Fraction
+from math import ceil, floor, nan
 
 import simpy
 
@@ -52,9 +53,10 @@ class Job:
     def __init__(self, request: Request) -> None:
         self.request = request
         self.generated = 0
-        self.context = 0
+        # With speculative decoding by the fraction: a step adds tokens as they come on the mean.
+        self.context: int | Fraction = 0
         self.blocks = 0
-        self.chunk = 0
+        self.chunk: int | Fraction = 0
         self.decoding = False
         self.admitted = False
         self.last_token_s = nan
@@ -102,6 +104,7 @@ class NaiveReplica:
         kv_tokens: int | None = None,
         block_size: int = 16,
         prefix_share: float = 0.0,
+        tokens_per_step: float = 1.0,
         queue_max: int | None = None,
         admission: AdmissionRule = "chunk",
         on_finish: Callable[[Request, float], None] | None = None,
@@ -117,6 +120,9 @@ class NaiveReplica:
         self.blocks = kv_block_count(kv_tokens, block_size)
         self.free = 10**12 if self.blocks is None else self.blocks
         self.prefix_share = prefix_share
+        self.step = Fraction(round(100 * tokens_per_step), 100)
+        # What a decode takes of the token budget.
+        self.seat = ceil(self.step)
         # In the order in which they were last used; those that nobody uses count as free.
         self.cached: dict[int, CachedBlocks] = {}
         self.prefix_queries = self.prefix_hits = 0
@@ -154,7 +160,7 @@ class NaiveReplica:
         if (
             reason is None
             and self.blocks is not None
-            and (request.prompt_tokens + request.output_tokens - 1 > self.blocks * self.block_size)
+            and self.longest_context(request) > self.blocks * self.block_size
         ):
             reason = "never_fits"
         if reason is not None:
@@ -165,6 +171,13 @@ class NaiveReplica:
         if not self.wake.triggered:
             self.wake.succeed()
         return None
+
+    def longest_context(self, request: Request) -> Fraction:
+        """Return the context of *request* after its last step, if that adds as much more than is
+        left as any may.
+        """
+        more = self.step - Fraction(1, self.step.denominator)
+        return request.prompt_tokens + request.output_tokens - 1 + more
 
     def has_room(self, request: Request) -> bool:
         """Tell whether *request* could run at once, beside what was taken before it."""
@@ -181,8 +194,9 @@ class NaiveReplica:
         scheduled = 0
         while scheduled < len(self.running):
             job = self.running[scheduled]
-            job.chunk = min(job.request.prompt_tokens + job.generated - job.context, budget)
-            needed = kv_blocks(job.context + job.chunk, self.block_size) - job.blocks
+            left = floor(job.request.prompt_tokens + job.generated - job.context)
+            job.chunk = self.step if job.decoding else min(left, budget)
+            needed = kv_blocks(ceil(job.context + job.chunk), self.block_size) - job.blocks
             while needed > self.free and scheduled < len(self.running):
                 self.preempt(self.running.pop())
                 preempted = True
@@ -192,10 +206,12 @@ class NaiveReplica:
             self.take(needed)
             if not job.decoding:
                 self.cache_prefix(job)
-            budget -= job.chunk
+            budget -= max(ceil(job.chunk), self.seat)
             scheduled += 1
-        while not preempted and self.waiting and len(self.running) < self.max_batch and budget > 0:
+        while not preempted and self.waiting and len(self.running) < self.max_batch:
             job = self.waiting[0]
+            if budget < self.seat:
+                break
             if job.request.submitted_s > seen_s:
                 break
             need = job.request.prompt_tokens + job.generated
@@ -221,11 +237,12 @@ class NaiveReplica:
             job.blocks = kv_blocks(found + chunk, self.block_size)
             self.take(job.blocks - there)
             self.cache_prefix(job)
-            budget -= chunk
+            budget -= max(chunk, self.seat)
             self.running.append(job)
+        tokens = sum(job.chunk for job in self.running)
         kv_tokens = sum(job.context + job.chunk for job in self.running)
         return (
-            iteration_ms(self.latency_model, tokens=self.token_budget - budget, kv_tokens=kv_tokens)
+            iteration_ms(self.latency_model, tokens=float(tokens), kv_tokens=float(kv_tokens))
             / 1000.0
         )
 
@@ -298,14 +315,16 @@ class NaiveReplica:
         self.iterations += 1
         for job in list(self.running):
             job.context += job.chunk
-            if job.context == job.request.prompt_tokens + job.generated:
+            if job.decoding or job.context == job.request.prompt_tokens + job.generated:
                 self.emit(job, elapsed_s)
 
     def emit(self, job: Job, elapsed_s: float) -> None:
         request, now_s = job.request, self.env.now
-        job.generated += 1
-        self.generation_tokens += 1
-        if job.generated == 1:
+        # A token more than those whose KV is held, and none more than were asked for.
+        before = job.generated
+        job.generated = min(floor(job.context) - request.prompt_tokens + 1, request.output_tokens)
+        self.generation_tokens += job.generated - before
+        if not before:
             request.first_token_s = now_s + self.overhead_s
             self.prompt_tokens += request.prompt_tokens
             self.ttft.observe(now_s + self.overhead_s - request.submitted_s)
@@ -345,7 +364,9 @@ class NaiveReplica:
         waits.
         """
         jobs = [*self.running, *self.waiting]
-        return [(job.request.id, job.generated, job.context, job.last_token_s) for job in jobs]
+        return [
+            (job.request.id, job.generated, floor(job.context), job.last_token_s) for job in jobs
+        ]
 
     def read(self) -> ReplicaReading:
         return ReplicaReading(
