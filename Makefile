@@ -4,6 +4,9 @@ BIN := .venv/bin
 PACKAGES := twin loop emulator experiments inferno tests benchmarks
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
+# Compiled once: a hundred tests start the command, each in a process of its own.
+export PYTHONDONTWRITEBYTECODE =
+
 .PHONY: help demo test quick check snapshots bench validate figures clean
 
 help:  ## List the targets
@@ -46,7 +49,7 @@ bench: .venv/.installed-test  ## Run the benchmarks, and say what moved since be
 	$(BIN)/python -m benchmarks
 
 quick: .venv/.installed-test  ## Run the tests that matter while working: not tests/live, not what is marked slow
-	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/live
+	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/live --hypothesis-profile quick
 
 snapshots: .venv/.installed-test  ## Write the snapshots of help texts and error lines anew
 	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/test_snapshots.py

@@ -13,6 +13,8 @@ ROOT = Path(__file__).resolve().parent.parent
 # No deadline: what takes 2 ms alone may take a second on a busy machine. Where CI is set, the same
 # examples are tried in every run; a failing example is always printed as a line that repeats it.
 settings.register_profile("inferno", deadline=None, print_blob=True, derandomize="CI" in os.environ)
+# While working (make quick) a part of the examples will do, as of the seeds and the cases.
+settings.register_profile("quick", settings.get_profile("inferno"), max_examples=20)
 settings.load_profile("inferno")
 
 
@@ -29,3 +31,12 @@ def shared() -> Path:
     if not folder.is_dir():
         pytest.skip(f"reference data not found beside the checkout ({folder.name}/)")
     return folder
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave slow tests out of the coverage: they try what others have covered, with more data, and
+    tracing them is half of what they cost.
+    """
+    for item in items:
+        if item.get_closest_marker("slow"):
+            item.add_marker("no_cover")

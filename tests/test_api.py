@@ -48,6 +48,7 @@ def test_a_simulation_has_the_figures_of_the_run_as_tables(tmp_path: Path) -> No
     assert tmp_path / "out" / "summary.json" in told.save(tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_sweep_takes_one_value_or_several(tmp_path: Path) -> None:
     """And writes only where it is told to."""
     given = {"data": inferno.SAMPLE_DATA / "small", "scenario": "steady", "policy": "static"}

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from benchmarks.__main__ import run_one
 from benchmarks.baseline import compare, update
 from benchmarks.kube_server import fresh, stored
@@ -27,6 +29,7 @@ def _figure(name: str, value: float) -> dict[str, object]:
     return {"name": name, "value": value, "unit": "ratio", "relative": value}
 
 
+@pytest.mark.slow
 def test_a_benchmark_that_hangs_is_ended_with_its_children(tmp_path: Path) -> None:
     """It hung for ever once, and left a server behind that nobody ended."""
     told = tmp_path / "pid"

@@ -329,6 +329,7 @@ def test_what_the_user_says_wins_over_the_scenario(tmp_path: Path) -> None:
     assert (config.hours, config.theta, config.walk) == (0.02, 0.1, "plain")
 
 
+@pytest.mark.slow
 def test_a_run_says_what_its_data_leave_open(data: Path, tmp_path: Path, capsys: Capture) -> None:
     """Once each, on stderr; and a server without a target has no share within it."""
     path = data / "serviceclass-data.json"
@@ -394,6 +395,7 @@ def test_the_twin_checks_its_files_before_it_takes_its_port(
         assert "cannot listen" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_client_says_that_it_waits_and_for_what(tmp_path: Path, capsys: Capture) -> None:
     """A cluster that never comes is a failure after the time that was given."""
     nowhere = str(tmp_path / "kubeconfig")

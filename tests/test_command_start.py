@@ -115,6 +115,7 @@ def listening(
     return modules, spent_s
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", SERVICES)
 def test_a_service_listens_before_it_imports_what_it_may_need(
     command: str, repository: Path, tmp_path: Path
@@ -126,6 +127,7 @@ def test_a_service_listens_before_it_imports_what_it_may_need(
     assert modules & SERVICES[command] == set()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
 def test_a_controller_over_the_twin_listens_soon(repository: Path, tmp_path: Path) -> None:
     """A rehearsal that takes seconds to begin is not made. On a slow machine it may take longer."""
@@ -139,6 +141,7 @@ def test_a_controller_over_the_twin_listens_soon(repository: Path, tmp_path: Pat
     assert holds(soon)
 
 
+@pytest.mark.slow
 def test_a_process_of_a_sweep_imports_neither_tables_nor_figures(repository: Path) -> None:
     """As many processes as cores: each would take 100 MB and a second for what it never uses."""
     code = """

@@ -16,6 +16,7 @@ from loop.schema.reading import read_system
 Capture = pytest.CaptureFixture[str]
 
 
+@pytest.mark.slow
 def test_a_directory_is_written_that_sim_runs(tmp_path: Path, capsys: Capture) -> None:
     """What a user with an idea and no measurement needs first."""
     mine = tmp_path / "mine"
@@ -95,6 +96,7 @@ def test_a_config_file_gives_the_latency_model(tmp_path: Path, capsys: Capture) 
     assert main([*words, "--tp", "0"]) == 2
 
 
+@pytest.mark.slow
 def test_a_fit_is_put_into_the_data_directory(tmp_path: Path, capsys: Capture) -> None:
     """The row of the model on the accelerator changes, or is added; the others stay."""
     mine = tmp_path / "mine"

@@ -51,6 +51,7 @@ def test_every_picture_of_a_page_says_what_it_was_made_of(
     assert shown == {path.stem for path in figures.IMAGES.glob("*.json")}
 
 
+@pytest.mark.slow
 def test_the_timeline_of_the_readme_is_that_of_its_command(
     figures: ModuleType, repository: Path
 ) -> None:

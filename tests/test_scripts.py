@@ -135,6 +135,7 @@ def sourced(repository: Path, shell: str, environ: Mapping[str, str]) -> dict[st
     return dict(row.split("=", 1) for row in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 def test_in_the_background_all_five_run_with_logs_and_end(
     launcher: Launcher, repository: Path
 ) -> None:
@@ -185,6 +186,7 @@ def test_one_that_has_ended_by_itself_is_told_and_stops_nobody(launcher: Launche
     assert launcher("status").count("does not run") == 5
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is not on the path")
 def test_in_tmux_each_has_a_terminal_of_its_own(launcher: Launcher) -> None:
     """And one for kubectl, and one to watch the pods."""

@@ -169,6 +169,7 @@ def test_files_are_named_by_their_subject() -> None:
     hold("name the thing", {name_of(p): [name_of(p)] for p in code_files() if p.name in vague})
 
 
+@pytest.mark.slow
 def test_a_module_says_first_what_lives_in_it() -> None:
     """One sentence, so that nobody reads a file to learn that it is the wrong one."""
     found = {}
@@ -179,6 +180,7 @@ def test_a_module_says_first_what_lives_in_it() -> None:
     hold("a module starts with a sentence", found)
 
 
+@pytest.mark.slow
 def test_a_function_fits_on_a_screen() -> None:
     """70 lines hard, under 20 usual."""
     found: dict[str, list[str]] = {}
@@ -192,6 +194,7 @@ def test_a_function_fits_on_a_screen() -> None:
     hold(f"at most {LINES_MAX} lines", found)
 
 
+@pytest.mark.slow
 def test_a_test_says_why_it_matters() -> None:
     """A claim that fails is either mended or given up; the docstring decides which."""
     found: dict[str, list[str]] = {}
@@ -205,6 +208,7 @@ def test_a_test_says_why_it_matters() -> None:
     hold("a test has a docstring", found)
 
 
+@pytest.mark.slow
 def test_nothing_is_swallowed() -> None:
     """An error that is caught and dropped is found by its consequences, weeks later."""
     found: dict[str, list[str]] = {}
@@ -235,6 +239,7 @@ def test_an_ignored_rule_has_its_reason_beside_it() -> None:
     hold("noqa says why", found)
 
 
+@pytest.mark.slow
 def test_chance_comes_from_a_generator_that_was_handed_over() -> None:
     """A module global that draws makes a run that cannot be repeated."""
     found = {}
@@ -248,6 +253,7 @@ def test_chance_comes_from_a_generator_that_was_handed_over() -> None:
     hold("no module random", found)
 
 
+@pytest.mark.slow
 def test_no_modules_import_each_other() -> None:
     """Neither when they run nor for their types: who reads one of a circle has to read them all."""
     modules = {_module(path): path for path in code_files() if name_of(path).startswith(PRODUCT)}
@@ -282,6 +288,7 @@ def _imported_names(node: ast.AST) -> list[str]:
     return _imported(node)
 
 
+@pytest.mark.slow
 def test_a_package_that_offers_names_lists_them() -> None:
     """What __all__ does not name is free to change."""
     found = {}
@@ -295,6 +302,7 @@ def test_a_package_that_offers_names_lists_them() -> None:
     hold("a package with names has __all__", found)
 
 
+@pytest.mark.slow
 def test_unit_tests_neither_sleep_nor_patch_our_own_code() -> None:
     """Fakes are small real implementations of a port. A poll waits a twentieth of a second at
     most.

@@ -91,6 +91,7 @@ def test_a_plain_walk_spreads_with_the_root_of_its_steps():
     assert abs(np.std(ends, ddof=1) / expected - 1.0) < SURE / math.sqrt(2.0 * len(ends))
 
 
+@pytest.mark.slow
 def test_a_reverting_walk_stays_about_its_nominal():
     """Its stationary variance is (alpha · nominal)² / (1 - (1 - theta)²), and its mean the
     nominal.

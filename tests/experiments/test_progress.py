@@ -43,6 +43,7 @@ def test_a_bar_on_a_terminal_ends_full(tmp_path: Path) -> None:
     assert all(path.exists() for path in paths)
 
 
+@pytest.mark.slow
 def test_without_a_terminal_a_run_is_silent(tmp_path: Path) -> None:
     """One run has one result, and nothing to say before."""
     out = io.StringIO()

@@ -43,6 +43,7 @@ def test_equal_configurations_give_equal_results() -> None:
             np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.slow
 def test_a_seed_fixes_arrivals_and_tokens_whatever_decides_and_how_often() -> None:
     """Policies are compared in pairs: they must meet the very same requests."""
 

@@ -77,6 +77,7 @@ def test_the_table_of_requests_has_names_and_every_request(written: tuple[RunRes
     assert int(by_hand.sum()) == result.summary["finished"]
 
 
+@pytest.mark.slow
 def test_figures_are_drawn_again_from_the_files_alone_to_the_last_byte(
     written: tuple[RunResult, Path],
 ) -> None:

@@ -14,11 +14,12 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 TOLERANCE = 2e-4
+PART = 5  # one case in so many matters while working
 
 
 def golden_cases(pattern: str, *, only: Callable[[str], bool] = lambda _: True) -> list[Any]:
     """Return one pytest parameter per case of every file that matches; a skipped one where there is
-    none.
+    none. All but every fifth are marked slow.
 
     only: takes the cases of these names.
     """
@@ -27,7 +28,8 @@ def golden_cases(pattern: str, *, only: Callable[[str], bool] = lambda _: True) 
     for path in sorted(folder.glob(pattern)):
         for case in json.loads(path.read_text(encoding="utf-8"))["cases"]:
             if only(str(case["id"])):
-                found.append(pytest.param(case, id=f"{path.stem}-{case['id']}"))
+                marks = () if len(found) % PART == 0 else pytest.mark.slow
+                found.append(pytest.param(case, id=f"{path.stem}-{case['id']}", marks=marks))
     if not found:
         reason = f"no golden file {pattern} in GOLDEN_DIR or beside the checkout"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="absent")]

@@ -94,6 +94,7 @@ snapshots = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(snapshots)
 def test_what_our_collector_sends_is_to_ours_all_that_was_seen(seen: Snapshot) -> None:
     """A policy must decide the same whether it looks itself or asks a collector."""
@@ -102,6 +103,7 @@ def test_what_our_collector_sends_is_to_ours_all_that_was_seen(seen: Snapshot) -
     assert collected.places.keys() == seen.servers.keys()
 
 
+@pytest.mark.slow
 @given(snapshots)
 def test_what_we_send_is_read_by_types_of_the_existing_components(seen: Snapshot) -> None:
     """Go gives up a whole message for one 3.5 where it wants an int, and for a NaN."""

@@ -74,6 +74,7 @@ def test_every_server_has_an_answer_within_capacity(
     )
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(servers=several_servers(), capacity=CAPACITIES, more=st.floats(1.0, 3.0))
 def test_more_load_is_never_cheaper_to_serve(
@@ -106,6 +107,7 @@ def test_more_load_is_never_cheaper_to_serve(
         assert quiet.total_cost <= busy.total_cost + 1e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([2, 3]))
 def test_the_size_of_a_gpu_does_not_matter(
@@ -128,6 +130,7 @@ def test_the_size_of_a_gpu_does_not_matter(
         }
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([0.01, 1.5, 100.0]))
 def test_the_unit_of_cost_does_not_matter(

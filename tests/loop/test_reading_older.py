@@ -127,6 +127,7 @@ def _systems(shared: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield step["path"], step["body"].get("system", {})
 
 
+@pytest.mark.slow
 def test_every_recorded_system_of_the_existing_tools_is_read(shared: Path) -> None:
     """We stand in for those tools: what they were seen to take, we take, odd data included."""
     count = 0

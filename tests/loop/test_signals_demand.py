@@ -641,6 +641,7 @@ def test_no_requests_at_some_pods_are_not_known_to_be_none_at_all() -> None:
     assert found.load is None
 
 
+@pytest.mark.slow
 @given(
     rps=st.floats(min_value=0.5, max_value=20.0),
     outage_s=st.floats(min_value=20.0, max_value=600.0),

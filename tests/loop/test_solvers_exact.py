@@ -80,6 +80,7 @@ def test_exact_is_never_worse_than_greedy(problem: Problem) -> None:
         assert exact[1] <= greedy[1] + 1e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(problem=problems(), kind=st.integers(0, 2), more=st.integers(1, 8))
 def test_more_capacity_is_never_worse(problem: Problem, kind: int, more: int) -> None:
@@ -106,6 +107,7 @@ def test_the_unit_of_cost_does_not_matter(problem: Problem, scale: float) -> Non
     assert rank(problem, first)[1] == pytest.approx(rank(problem, second)[1])
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(problem=problems(), order=st.randoms(use_true_random=False))
 def test_the_order_of_the_servers_does_not_matter(problem: Problem, order: object) -> None:

@@ -85,6 +85,7 @@ def best(several: SeveralProblem, *, by_cost: bool) -> tuple[tuple[int, ...], fl
     return min(found)
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(several=problems(), by_cost=st.booleans())
 def test_several_is_the_best_of_all_numbers(several: SeveralProblem, *, by_cost: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -35,6 +36,7 @@ def test_twice_the_rate_halves_the_gaps():
     np.testing.assert_allclose(stream.until(0.0, 100.0, 2.0 * RATE_RPS), TIMES_S / 2.0, atol=1e-12)
 
 
+@pytest.mark.slow
 @settings(max_examples=200)
 @given(
     gaps=st.lists(st.floats(0.0, 5.0), min_size=2, max_size=30).filter(

@@ -39,6 +39,7 @@ def test_a_crash_restarts_the_pod_on_its_own_gpus() -> None:
     assert cluster.snapshot().servers["t"].pending == 1
 
 
+@pytest.mark.slow
 def test_crashes_come_at_their_rate_per_ready_pod() -> None:
     """Exponential times with the given mean, counted from the instant a pod is ready: 20 per hour
     is one in 180 s.

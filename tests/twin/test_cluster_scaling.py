@@ -198,6 +198,7 @@ def test_asking_for_the_same_again_changes_nothing() -> None:
     assert repr(lives(repeats=1)) == repr(lives(repeats=10))
 
 
+@pytest.mark.slow
 def test_a_later_change_is_not_undone_by_a_slower_earlier_one() -> None:
     """With a random actuation delay changes may overtake each other; the one asked for last
     counts.

@@ -42,6 +42,7 @@ def test_users_in_a_closed_loop_fill_the_batch_with_themselves() -> None:
     assert decode_ms < many.itl_s * 1e3 < decode_ms + prefill_ms
 
 
+@pytest.mark.slow
 def test_an_open_loop_is_as_the_closed_form_of_the_constants() -> None:
     """The mean iteration that experiments.datasheet_constants solves for."""
     point = OperatingPoint(rate_rps=5.0, input_tokens=200, output_tokens=101)
@@ -64,6 +65,7 @@ def test_a_point_without_a_load_is_refused() -> None:
         at(replace(ALONE, users=None))
 
 
+@pytest.mark.slow
 def test_a_table_of_operating_points_gives_the_latency_model_again(tmp_path: Path) -> None:
     """Half of what is published is a table, not a log; a row that failed is left out."""
     lines = ["concurrency,rate_rpm,in_tokens,out_tokens,ttft_ms,tpot_ms"]

@@ -81,6 +81,7 @@ def test_initial_events_end_with_a_bookmark() -> None:
     assert mark["resourceVersion"] == str(client.twin.store.version)
 
 
+@pytest.mark.slow
 def test_a_watch_that_allows_bookmarks_ends_with_one() -> None:
     """So that the next one begins there and not at the last change."""
     client = Client()
