@@ -79,7 +79,7 @@ def test_a_blocked_head_is_asked_again_when_its_prefix_is_evicted(seed: int, gri
 
 
 @pytest.mark.parametrize("grid", ["none", "dyadic"])
-@pytest.mark.parametrize("seed", range(75))
+@pytest.mark.parametrize("seed", first(6, range(75)))
 def test_steps_of_several_tokens_are_those_of_the_naive_replica(seed: int, grid: Any) -> None:
     """Blocks, finishes and preemptions come by the fraction of a token; with plans made ahead, with
     prefixes, and without.
