@@ -20,11 +20,8 @@ from loop.actuator import (
     with_room_for_what_runs,
 )
 from loop.collector import CollectorSettings, Estimates, collect
-from loop.cost import cost_cents_per_h
 from loop.errors import BackendError, SpecError
-from loop.pause import Pause
-from loop.records import warned
-from loop.spec import ServerData
+from loop.spec import ServerData, cost_cents_per_h
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
 
 if TYPE_CHECKING:
@@ -36,6 +33,28 @@ if TYPE_CHECKING:
 
 # What `ts` counts from in a simulated world.
 SIMULATED_EPOCH = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+class Pause:
+    """The switch by which people stop the loop from acting, without stopping the loop. Any thread
+    may turn it, and any may ask.
+    """
+
+    def __init__(self) -> None:
+        self._reason = ""
+
+    def pause(self, reason: str) -> None:
+        """Let nothing be asked of the world from now on; *reason* is told in each record."""
+        assert reason, "a pause has a reason"
+        self._reason = reason
+
+    def resume(self) -> None:
+        """Let the loop act again."""
+        self._reason = ""
+
+    def reason(self) -> str:
+        """Return why the loop may not act; "" if it may."""
+        return self._reason
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,7 +125,7 @@ class Controller:
         clock, start_s = self._clock, self._clock.now_s()
         moved = self._epoch.compare() if self._epoch else ""
         record = self._blank(now_s, trigger=trigger, mode=mode)
-        record = warned(record, "observe", [moved] if moved else [])
+        record = record.warned("observe", [moved] if moved else [])
         record, memory = self._see(record, self._memory)
         seen_s = clock.now_s()
         if not record.failed:
@@ -170,9 +189,9 @@ class Controller:
             seen, memory.estimates, settings=self._settings.collector, expected=expected
         )
         record = replace(record, seen=seen, estimated=reading.snapshot)
-        record = warned(record, "observe", seen.warnings)
-        record = warned(record, "estimate", reading.warnings)
-        record = warned(record, "data", self._beyond_capacity(seen))
+        record = record.warned("observe", seen.warnings)
+        record = record.warned("estimate", reading.warnings)
+        record = record.warned("data", self._beyond_capacity(seen))
         record = _paused(record, self._pause.reason() or seen.paused)
         return record, replace(memory, estimates=reading.estimates)
 
@@ -202,7 +221,7 @@ class Controller:
         except SpecError as problem:
             error = error or str(problem)
         record = replace(record, data=self._system, error=error)
-        return warned(record, "data", (*warnings, *reading.warnings))
+        return record.warned("data", (*warnings, *reading.warnings))
 
     def _decide(self, record: CycleRecord, memory: _Memory) -> tuple[CycleRecord, _Memory]:
         assert record.estimated is not None
@@ -233,7 +252,7 @@ class Controller:
             *(f"{name}: its cost is not known and not in the total" for name in unpriced),
         )
         record = replace(
-            warned(record, "decide", lines),
+            record.warned("decide", lines),
             decision=decision,
             changes=changes,
             total_cost_cents_per_h=cost,
@@ -274,7 +293,7 @@ def _paused(record: CycleRecord, reason: str) -> CycleRecord:
     """
     if not reason or record.mode == "advise":
         return record
-    record = warned(record, "decide", [f"paused: nothing is asked for: {reason}"])
+    record = record.warned("decide", [f"paused: nothing is asked for: {reason}"])
     return replace(record, mode="advise", paused=reason)
 
 

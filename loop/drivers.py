@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from loop.actors import Actor, Mailbox, Waiter
 from loop.cadence import due_s, next_period
-from loop.records import warned
 from twin.kernel import CONTROL, at
 
 if TYPE_CHECKING:
@@ -188,7 +187,7 @@ class LiveDriver(Actor["Request"]):
                 report(record)
             except Exception as error:
                 line = f"the record was not reported: {type(error).__name__}: {error}"
-                record = warned(record, "report", [line])
+                record = record.warned("report", [line])
         self.failures = self.failures + 1 if record.failed else 0
         self.last = record
         return record

@@ -7,19 +7,16 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from loop.actuator import planned
-from loop.cost import cost_cents_per_h, gpus
+from loop.spec import cost_cents_per_h, gpus
 from loop.types import CapacityView, Load, Missing, ServerView, Snapshot, Why, one_pool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from loop.spec import SloTarget, SystemData
-    from loop.types import Change, CycleRecord, Target, WarningKind
+    from loop.types import Change, CycleRecord, Target
 
 Line = dict[str, Any]
 
@@ -63,16 +60,6 @@ def record_text(record: CycleRecord) -> str:
     """Return *record* as one line of text, without the line's end."""
     return json.dumps(
         record_line(record), allow_nan=False, ensure_ascii=False, separators=(",", ":")
-    )
-
-
-def warned(record: CycleRecord, kind: WarningKind, lines: Iterable[str]) -> CycleRecord:
-    """Return *record* with warnings more, all of one *kind*."""
-    more = tuple(lines)
-    return replace(
-        record,
-        warnings=(*record.warnings, *more),
-        warning_kinds=(*record.warning_kinds, *([kind] * len(more))),
     )
 
 

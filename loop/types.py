@@ -4,8 +4,8 @@ beyond look-ups.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from loop.spec import Load, SystemData
@@ -333,3 +333,12 @@ class CycleRecord:
     def failed(self) -> bool:
         """Tell whether the cycle stopped before its end."""
         return self.failed_phase != ""
+
+    def warned(self, kind: WarningKind, lines: Iterable[str]) -> CycleRecord:
+        """Return the record with warnings more, all of one *kind*."""
+        more = tuple(lines)
+        return replace(
+            self,
+            warnings=(*self.warnings, *more),
+            warning_kinds=(*self.warning_kinds, *([kind] * len(more))),
+        )

@@ -108,8 +108,8 @@ def _accelerators(
     """Return accelerator types by name and the GPUs of a replica, as far as the data say; add to
     *notes* what they leave open.
     """
-    from loop.cost import gpus_per_replica
     from loop.schema.reading import read_system
+    from loop.spec import gpus_per_replica
 
     if settings.data_path is None:
         return {}, {}

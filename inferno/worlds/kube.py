@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from loop.backends.kube.lease import Lease
     from loop.backends.metrics.source import MetricsSource
     from loop.clocks import MonotonicClock, WallEpoch
-    from loop.pause import Pause
+    from loop.controller import Pause
     from loop.settings import Settings
     from loop.signals.names import Names
 
@@ -295,10 +295,10 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     if there is none.
     """
     from inferno.worlds.world import World, data_directory
-    from loop.cost import gpus_per_replica
     from loop.data import DataSource
     from loop.policies import make_policy
     from loop.schema.reading import read_system
+    from loop.spec import gpus_per_replica
 
     directory, notes = data_directory(settings), list[str]()
     read_system(directory, warn=notes.append)
@@ -360,7 +360,7 @@ def open_cluster(
     from loop.backends.kube.backend import KubeBackend, KubeSettings
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock, WallEpoch, date_now
-    from loop.pause import Pause
+    from loop.controller import Pause
 
     check_speed(choices.speed)
     clock, epoch, pause = MonotonicClock(), date_now(), Pause()

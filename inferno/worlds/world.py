@@ -9,8 +9,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from loop.controller import Pause
 from loop.errors import SpecError
-from loop.pause import Pause
 
 if TYPE_CHECKING:
     from loop.backends.kube.lease import Lease

@@ -13,7 +13,6 @@ from loop.optimizer.model.queueing import analyze, make_model
 from loop.optimizer.model.rates import BINDING
 from loop.optimizer.sizing import MS_PER_MIN
 from loop.optimizer.solution import Assignment
-from loop.optimizer.solvers.problem import Answer, Choice, Problem
 from loop.optimizer.table import (
     BAD_LOAD,
     GOOD,
@@ -23,6 +22,9 @@ from loop.optimizer.table import (
     ONE_STATE,
     TOO_MANY,
     TTFT_SHORT,
+    Answer,
+    Choice,
+    Problem,
     Tuned,
 )
 from loop.types import Why, one_pool

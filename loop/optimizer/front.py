@@ -15,8 +15,8 @@ from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.solution import Assignment, Solution
 from loop.optimizer.solvers.exact import solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
-from loop.optimizer.solvers.problem import Answer, Problem, make_problem
 from loop.optimizer.solvers.several import SeveralProblem, solve_several
+from loop.optimizer.table import Answer, Problem, make_problem
 
 if TYPE_CHECKING:
     from loop.optimizer.table import CandidateTable

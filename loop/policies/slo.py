@@ -12,14 +12,13 @@ from typing import Protocol, get_args
 
 import numpy as np
 
-from loop.cost import cost_cents_per_h, gpus
 from loop.errors import SpecError
 from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.rules import OptimizerSettings, SolverName
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.solution import Assignment, Solution
-from loop.spec import Allocation, ServerData, SystemData
+from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h, gpus
 from loop.types import (
     Decision,
     Load,

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fastapi import Request
 from starlette.responses import Response
 
+from loop.controller import Pause
 from loop.errors import SpecError, StoppedError
-from loop.pause import Pause
 from loop.records import record_line
 from loop.services.answers import Json
 from loop.services.scaffold import Health, create_app, stop_actor

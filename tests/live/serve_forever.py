@@ -7,10 +7,9 @@ from __future__ import annotations
 import sys
 
 from loop.clocks import MonotonicClock
-from loop.controller import Controller
+from loop.controller import Controller, Pause
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
-from loop.pause import Pause
 from loop.policies import make_policy
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics

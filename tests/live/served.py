@@ -14,10 +14,9 @@ import httpx
 
 from loop.actors import WatchedBackend
 from loop.clocks import MonotonicClock
-from loop.controller import Controller, ControllerSettings
+from loop.controller import Controller, ControllerSettings, Pause
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
-from loop.pause import Pause
 from loop.policies import make_policy
 from loop.ports import Backend
 from loop.services.auth import TokenSource

@@ -16,13 +16,12 @@ from loop.backends.http import HttpBackend
 from loop.backends.http_optimizer import remote_policy
 from loop.backends.kube import labels as names
 from loop.clocks import MonotonicClock
-from loop.controller import Controller
+from loop.controller import Controller, Pause
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.pause import Pause
 from loop.schema.reading import parse_system
 from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics

@@ -11,9 +11,8 @@ import yaml
 from prometheus_client import generate_latest
 
 from loop.actuator import replicas_only
-from loop.controller import Controller, ControllerSettings
+from loop.controller import Controller, ControllerSettings, Pause
 from loop.data import FixedData
-from loop.pause import Pause
 from loop.policies import make_policy
 from loop.services.controller_metrics import ControllerMetrics
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system, target

@@ -11,13 +11,12 @@ import pytest
 
 from loop.backends.http_client import ServiceClient
 from loop.backends.http_optimizer import remote_policy
-from loop.cost import gpus
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
 from loop.policies.slo import SloPolicy
 from loop.schema.reading import read_system
 from loop.services.optimizer_app import make_optimizer_app
-from loop.spec import SystemData
+from loop.spec import SystemData, gpus
 from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Decision, Load, ServerView, Snapshot
 from tests.live.optimizer_served import serving

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 
-from loop.optimizer.solvers.problem import Choice, Problem
+from loop.optimizer.table import Choice, Problem
 
 Rank = tuple[tuple[int, ...], float]
 

@@ -9,10 +9,9 @@ import pytest
 
 from loop.actuator import Limits
 from loop.collector import CollectorSettings
-from loop.controller import SIMULATED_EPOCH, Controller, ControllerSettings
+from loop.controller import SIMULATED_EPOCH, Controller, ControllerSettings, Pause
 from loop.data import DataReading, FixedData
 from loop.errors import SpecError
-from loop.pause import Pause
 from loop.policies import make_policy
 from loop.ports import Data, Policy
 from loop.spec import OptimizerData, SystemData

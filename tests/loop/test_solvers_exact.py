@@ -17,7 +17,7 @@ from loop.optimizer.sizing import size_all
 from loop.optimizer.solvers.core import Effort, Program, minimise
 from loop.optimizer.solvers.exact import LARGE, LARGE_GAP, solve_exact
 from loop.optimizer.solvers.greedy import solve_greedy
-from loop.optimizer.solvers.problem import Problem, make_problem
+from loop.optimizer.table import Problem, make_problem
 from tests.loop.brute_force import best_rank, fits, rank
 
 

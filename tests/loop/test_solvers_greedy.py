@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
-from loop.optimizer.solvers.problem import Choice, Problem
+from loop.optimizer.table import Choice, Problem
 
 
 def problem(

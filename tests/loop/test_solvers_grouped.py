@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from loop.optimizer.rules.go_today import first_with_room
 from loop.optimizer.solvers.exact import solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import largest_share
-from loop.optimizer.solvers.problem import Choice, PickPart, Problem
+from loop.optimizer.table import Choice, PickPart, Problem
 
 
 def problem(

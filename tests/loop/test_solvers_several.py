@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from loop.optimizer.front import optimize
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
-from loop.optimizer.solvers.problem import Problem
 from loop.optimizer.solvers.several import CHANGE, SeveralProblem, solve_several
+from loop.optimizer.table import Problem
 from tests.loop.small_systems import server, small_system
 
 

@@ -13,8 +13,8 @@ from loop.backends.kube.arguments import value_of
 from loop.backends.kube.checkup import data_finding
 from loop.backends.kube.nodes import read_node
 from loop.backends.kube.read import Deployment, Pod, assign
-from loop.cost import gpus_per_replica
 from loop.errors import SpecError
+from loop.spec import gpus_per_replica
 
 if TYPE_CHECKING:
     from loop.spec import SystemData

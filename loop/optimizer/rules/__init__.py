@@ -14,8 +14,7 @@ if TYPE_CHECKING:
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
     from loop.optimizer.model.rates import Search, SizingCache
-    from loop.optimizer.solvers.problem import PickPart, Problem
-    from loop.optimizer.table import CandidateTable, Tuned
+    from loop.optimizer.table import CandidateTable, PickPart, Problem, Tuned
     from loop.spec import OptimizerData, ServerData, SystemData
     from loop.types import Load, Why
 

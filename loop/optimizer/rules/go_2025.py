@@ -46,7 +46,7 @@ if TYPE_CHECKING:
     from loop.optimizer.model.chain import Rows
     from loop.optimizer.model.rates import SizingCache
     from loop.optimizer.rules import OptimizerSettings
-    from loop.optimizer.solvers.problem import Problem
+    from loop.optimizer.table import Problem
     from loop.spec import ServerData, SystemData
 
 QUEUE_PER_BATCH = 9  # the system holds ten batches, one of them in service

@@ -33,8 +33,7 @@ if TYPE_CHECKING:
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
     from loop.optimizer.rules import OptimizerSettings
-    from loop.optimizer.solvers.problem import Problem
-    from loop.optimizer.table import CandidateTable
+    from loop.optimizer.table import CandidateTable, Problem
     from loop.spec import ServerData, SystemData
 
 CLOSE = 1e-8  # relative, in the figure: so near a root has to be for the bisection to be retraced

@@ -24,7 +24,7 @@ from loop.optimizer.solvers.core import (
     relaxed,
 )
 from loop.optimizer.solvers.greedy import fill_left_over, largest_share, solve_greedy
-from loop.optimizer.solvers.problem import Answer, Choice, PickPart, Problem
+from loop.optimizer.table import Answer, Choice, PickPart, Problem
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 
-from loop.optimizer.solvers.problem import SCORE_DIGITS, Answer, Choice, PickPart, Problem
+from loop.optimizer.table import SCORE_DIGITS, Answer, Choice, PickPart, Problem
 
 # of the largest share: an option that serves so much is good enough, and the cheapest such is taken
 NEARLY = 0.8

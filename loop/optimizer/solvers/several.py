@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from loop.optimizer.solvers.problem import Choice, Problem
+from loop.optimizer.table import Choice, Problem
 
 # SciPy's solvers take half a second to import: a service listens before it needs them.
 if TYPE_CHECKING:

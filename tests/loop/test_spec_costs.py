@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from loop.cost import cost_cents_per_h, gpus
+from loop.spec import cost_cents_per_h, gpus
 from loop.testing.fakes import system
 
 
