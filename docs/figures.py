@@ -72,7 +72,7 @@ def ramp_numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
     """Return the numbers that stand in the timeline."""
     return {
         "attainment": summary["attainment"],
-        "cost_cents_per_h": summary["cost_cents_per_h"],
+        "cost_usd_per_h": summary["cost_usd_per_h"],
         "servers": {name: one["attainment"] for name, one in summary["servers"].items()},
     }
 
@@ -104,9 +104,7 @@ def digest(configs: Sequence[RunConfig]) -> str:
 
 
 def headroom_table() -> pd.DataFrame:
-    """Return attainment and cost by load, headroom and seed: half an hour of the large system
-    each.
-    """
+    """Return attainment and cost by load, headroom and seed: an hour of the small system each."""
     tasks = list(product(LOADS, HEADROOMS, SEEDS))
     with ProcessPoolExecutor() as pool:
         return pd.DataFrame(list(pool.map(_score, tasks)))
@@ -115,11 +113,11 @@ def headroom_table() -> pd.DataFrame:
 def headroom_config(load: Load, headroom: float, seed: int) -> RunConfig:
     """Return the run that is one point of the picture."""
     return RunConfig(
-        data=SAMPLE_DATA / "large",
+        data=SAMPLE_DATA / "small",
         scenario=load.scenario,
         disturbance_alpha=load.alpha,
         walk="reverting",
-        hours=0.5,
+        hours=1.0,
         seed=seed,
         policy_options=(("headroom", headroom),),
     )
@@ -133,7 +131,7 @@ def _score(task: tuple[Load, float, int]) -> dict[str, float | str]:
         "headroom": headroom,
         "seed": seed,
         "attainment": result.summary["attainment"],
-        "cost_cents_per_h": result.summary["cost_cents_per_h"],
+        "cost_usd_per_h": result.summary["cost_usd_per_h"],
     }
 
 
@@ -142,7 +140,7 @@ def headroom_figure(table: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(9.0, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw(left, table, column="attainment", scale=100.0, label="requests within target [%]")
-    _draw(right, table, column="cost_cents_per_h", scale=1.0, label="cost [cents/h]")
+    _draw(right, table, column="cost_usd_per_h", scale=1.0, label="cost [$/h]")
     left.legend(frameon=False)
     return figure
 

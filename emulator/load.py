@@ -136,10 +136,10 @@ def batches(
         for interval in intervals(load, interval_s=interval_s, until_s=until_s):
             yield _drawn_batch(load, interval, stream, rng_tokens)
         return
-    trace = load.replay.trace
+    trace = load.replay.begun(rng_arrivals)
     replayed = ReplayStream(trace.times_s, span_s=trace.span_s, repeat=load.replay.repeat)
     for interval in intervals(load, interval_s=interval_s, until_s=until_s):
-        yield _replayed_batch(load.replay, interval, replayed, rng_tokens)
+        yield _replayed_batch(trace, interval, replayed, rng_tokens)
 
 
 def _nominal(load: ServerLoad, t_s: float) -> OfferedLoad:
@@ -173,9 +173,9 @@ def _drawn_batch(
 
 
 def _replayed_batch(
-    replay: Replay, interval: LoadInterval, stream: ReplayStream, rng_tokens: np.random.Generator
+    trace: Trace, interval: LoadInterval, stream: ReplayStream, rng_tokens: np.random.Generator
 ) -> Batch:
-    trace, plan, first = replay.trace, interval.offered_load, stream.drawn
+    plan, first = interval.offered_load, stream.drawn
     times_s = _arrivals(stream, interval)
     chosen = np.arange(first, first + len(times_s)) % len(trace.times_s)
     in_tokens = scaled_tokens(

@@ -16,18 +16,29 @@ if TYPE_CHECKING:
     from twin.traces import Trace
 
 Origin = Literal["trace", "server"]
+Offset = Literal["none", "random"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Replay:
     """A trace to be replayed, over and over with *repeat*. rate and tokens say whose means the
-    nominal load has.
+    nominal load has; offset whether it begins at its first request, or at one that the server's
+    generator draws.
     """
 
     trace: Trace
     rate: Origin = "trace"
     tokens: Origin = "trace"
     repeat: bool = True
+    offset: Offset = "none"
+
+    def begun(self, rng: np.random.Generator) -> Trace:
+        """Return the trace from where it begins; with an offset, its requests in the same circle
+        from another one on.
+        """
+        if self.offset == "none":
+            return self.trace
+        return self.trace.from_request(int(rng.integers(len(self.trace.times_s))))
 
     def nominal(self, of_server: OfferedLoad) -> OfferedLoad:
         """Return the nominal load of a server that replays this trace."""

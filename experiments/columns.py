@@ -41,8 +41,12 @@ class Window:
         return self.length_s / 3600.0
 
 
-def scored_window(duration_s: float) -> Window:
-    """Leave out the warm-up: ten minutes, or a fifth of a run too short for that."""
+def scored_window(duration_s: float, *, warm_up_s: float | None = None) -> Window:
+    """Leave out the warm-up: *warm_up_s* if it is given and the run is longer, else ten minutes, or
+    a fifth of a run too short for that.
+    """
+    if warm_up_s is not None and warm_up_s < duration_s:
+        return Window(start_s=warm_up_s, end_s=duration_s)
     return Window(start_s=min(WARM_UP_S, WARM_UP_SHARE * duration_s), end_s=duration_s)
 
 

@@ -73,3 +73,32 @@ def paired_difference(
     ]
     difference = (sides[1] - sides[0]).dropna()
     return estimate(difference, level=level)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interval:
+    """A mean of *n* values with the ends of its confidence interval (NaN where n < 2)."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+def estimate_share(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
+    """Return the mean of shares (0..1) with an interval that stays within 0 and 1.
+
+    The t interval is taken of the arcsine of the root, whose spread hardly depends on the share,
+    and carried back; where all shares are one, so are both ends.
+    """
+    given = np.asarray(values, dtype=float)
+    known = given[np.isfinite(given)]
+    if known.size == 0:
+        return Interval(mean=float("nan"), low=float("nan"), high=float("nan"), n=0)
+    mean = float(known.mean())
+    angles = estimate(np.arcsin(np.sqrt(np.clip(known, 0.0, 1.0))), level=level)
+    low, high = (
+        float(np.sin(np.clip(end, 0.0, np.pi / 2)) ** 2) for end in (angles.low, angles.high)
+    )
+    # The mean of the shares is a little below the share of the mean angle.
+    return Interval(mean=mean, low=min(low, mean), high=max(high, mean), n=angles.n)

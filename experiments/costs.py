@@ -32,6 +32,7 @@ class Costs:
         return {
             "cost_cents": self.cents,
             "cost_cents_per_h": self.cents / self.hours,
+            "cost_usd_per_h": self.cents / self.hours / 100.0,
             "accelerator_hours": sum(self.gpu_hours_by_type.values()),
             "accelerator_hours_by_type": dict(self.gpu_hours_by_type),
         }

@@ -27,7 +27,7 @@ from loop.spec import SloTarget
 # a first token takes a prefill also where nobody waits, so what is made comes a little after the
 # demand
 _MADE = 0.95
-PERCENTILE = 95.0  # of the requests of a minute, what met_p95 holds to the targets
+PERCENTILE = 95.0  # of the requests of a minute, what met_p95 holds to a target of all requests
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +36,8 @@ class MinuteTable:
 
     Means are NaN in a minute without a request that counts. `counted` tells the minutes that are
     scored: an arrival that is not left out; `met` those of them that kept every target by their
-    means, `met_p95` by the 95th percentiles of their requests, a lost one later than any. Rates of
-    a cut minute use its own length.
+    means, `met_p95` by the percentiles of their requests that the targets name, or else by the
+    95th, a lost one later than any. Rates of a cut minute use its own length.
     """
 
     start_s: Floats
@@ -87,15 +87,16 @@ def minute_table(
     # NaN (no figure in this minute) compares as not above the target.
     late = (limits.slo_ttft_ms[:, None] > 0) & (ttft_ms > limits.slo_ttft_ms[:, None])
     slow = (limits.slo_itl_ms[:, None] > 0) & (itl_ms > limits.slo_itl_ms[:, None])
-    late_p95, slow_p95 = (
-        (limit[:, None] > 0) & (_cell_percentiles(values, cells, chosen, shape) > limit[:, None])
-        for limit, values, chosen in (
-            (limits.slo_ttft_ms, np.where(lost, np.inf, ttft_all), scored),
-            (limits.slo_itl_ms, itl_all, scored & ~lost & np.isfinite(itl_all)),
-        )
-    )
-    # Without a TTFT target a lost request has to count by itself.
-    many_lost = lost_here & (limits.slo_ttft_ms[:, None] == 0)
+    broken = np.zeros(shape, dtype=bool)
+    for latency, values, chosen in (
+        ("ttft", np.where(lost, np.inf, ttft_all), scored),
+        ("itl", itl_all, scored & ~lost & np.isfinite(itl_all)),
+    ):
+        for percentile, limit_ms in _percentile_limits(targets, latency):
+            cut = _cell_percentiles(values, cells, chosen, shape, percentile=percentile)
+            broken |= (limit_ms[:, None] > 0) & (cut > limit_ms[:, None])
+    # Without a target of TTFT a lost request has to count by itself.
+    many_lost = lost_here & ~_bounds_ttft(targets)[:, None]
     return MinuteTable(
         start_s=edges_s[:-1],
         length_s=length_s,
@@ -108,7 +109,40 @@ def minute_table(
         tps_missed=tps_missed,
         counted=counted,
         met=counted & ~(late | slow | lost_here | tps_missed),
-        met_p95=counted & ~(late_p95 | slow_p95 | many_lost | tps_missed),
+        met_p95=counted & ~(broken | many_lost | tps_missed),
+    )
+
+
+def _percentile_limits(
+    targets: Sequence[SloTarget | None], latency: str
+) -> list[tuple[float, Floats]]:
+    """Return, for each percentile that any target bounds, the bounds of all servers [ms]; 0 is
+    none.
+
+    A server whose targets name no percentile of *latency* has its target of all requests as the
+    bound of the 95th.
+    """
+    limits: dict[float, Floats] = {}
+    for server, target in enumerate(targets):
+        if target is None:
+            continue
+        named = {
+            one.percentile: one.limit_ms for one in target.percentiles if one.latency == latency
+        }
+        of_all = target.slo_ttft_ms if latency == "ttft" else target.slo_itl_ms
+        for percentile, limit_ms in (named or {PERCENTILE: of_all}).items():
+            limits.setdefault(percentile, np.zeros(len(targets)))[server] = limit_ms
+    return sorted(limits.items())
+
+
+def _bounds_ttft(targets: Sequence[SloTarget | None]) -> Bools:
+    return np.array(
+        [
+            target is not None
+            and (target.slo_ttft_ms > 0 or any(one.latency == "ttft" for one in target.percentiles))
+            for target in targets
+        ],
+        dtype=bool,
     )
 
 
@@ -202,15 +236,20 @@ def _cell_means(
 
 
 def _cell_percentiles(
-    values: Floats, cells: npt.NDArray[np.int64], chosen: Bools, shape: tuple[int, int]
+    values: Floats,
+    cells: npt.NDArray[np.int64],
+    chosen: Bools,
+    shape: tuple[int, int],
+    *,
+    percentile: float,
 ) -> Floats:
-    """Return the 95th percentile of the *chosen* values of each cell, NaN for a cell without any:
-    the least value that at least so many are not above.
+    """Return the *percentile* of the *chosen* values of each cell, NaN for a cell without any: the
+    least value that at least so many are not above.
     """
     found = np.full(shape[0] * shape[1], np.nan)
     values, cells = values[chosen], cells[chosen]
     order = np.lexsort((values, cells))
     where, first, count = np.unique(cells[order], return_index=True, return_counts=True)
-    rank = np.ceil(PERCENTILE * count / 100.0 - 1e-9).astype(np.int64)
+    rank = np.ceil(percentile * count / 100.0 - 1e-9).astype(np.int64)
     found[where] = values[order][first + rank - 1]
     return found.reshape(shape)

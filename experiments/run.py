@@ -140,7 +140,7 @@ def _drop(_share: float) -> None:
 def _result(
     sources: Sources, cluster: Cluster, records: Sequence[CycleRecord], *, begin_s: float
 ) -> RunResult:
-    window = scored_window(sources.config.duration_s)
+    window = scored_window(sources.config.duration_s, warm_up_s=sources.warm_up_s)
     requests, pods = _request_columns(cluster), cluster.pods.frame()
     cycles = tuple(map(record_line, records))
     summary = summarise(requests, pods, cycles, sources=sources, window=window)
@@ -192,6 +192,7 @@ def summarise(
     desired = desired_by_server(cycles)
     for name, scores in servers.items():
         scores["cost_cents_per_h"] = costs.cents_by_server[name] / window.hours
+        scores["cost_usd_per_h"] = scores["cost_cents_per_h"] / 100.0
         scores.update(_restlessness(desired.get(name, []), window))
     return {
         **overall,

@@ -5,7 +5,7 @@ each holds.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from experiments.sources import read_sources
 from experiments.timeline import minute_timeline, replica_timeline
 from experiments.versions import commit, versions
 from loop.records import record_text
-from loop.spec import SloTarget
+from loop.spec import PercentileTarget, SloTarget
 from twin.datafile import parse_json, read_json
 from twin.request import REASONS, Outcome
 from twin.spec import SpecError
@@ -124,6 +124,7 @@ def _run_json(result: RunResult) -> dict[str, Any]:
                 "slo_ttft_ms": t.slo_ttft_ms,
                 "slo_itl_ms": t.slo_itl_ms,
                 "slo_tps": t.slo_tps,
+                "percentiles": [asdict(one) for one in t.percentiles],
                 "model": t.model,
             }
             if t
@@ -198,11 +199,11 @@ def _codes(column: pd.Series[Any], names: list[str] | tuple[str, ...]) -> Column
 
 
 def _target(server: Mapping[str, Any]) -> SloTarget | None:
-    return (
-        SloTarget(**{key: value for key, value in server.items() if key != "name"})
-        if "model" in server
-        else None
-    )
+    if "model" not in server:
+        return None
+    percentiles = tuple(PercentileTarget(**one) for one in server.get("percentiles", ()))
+    given = {key: value for key, value in server.items() if key not in ("name", "percentiles")}
+    return SloTarget(**given, percentiles=percentiles)
 
 
 def _draw(records: RunRecords) -> Any:
@@ -222,7 +223,7 @@ def _heading(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     )
     return (
         f"{settings}: {_percent(summary['attainment'])} within target, "
-        f"{summary['cost_cents_per_h']:.0f} cents/h"
+        f"$ {summary['cost_usd_per_h']:.2f} an hour"
     )
 
 

@@ -17,7 +17,7 @@ import yaml
 
 from emulator.phases import Phase, duration_s, phases_curve
 from emulator.shapes import Curve, burst, constant, diurnal, ramp, steps
-from emulator.trace import Origin, Replay
+from emulator.trace import Offset, Origin, Replay
 from emulator.walk import WalkKind
 from experiments.config import SAMPLE_DATA
 from experiments.scenario_rules import (
@@ -54,13 +54,14 @@ USERS_MAX = 100_000
 
 UNITS: tuple[TraceUnit, ...] = ("s", "ms", "us")
 SCENARIOS = SAMPLE_DATA / "scenarios"
+OTHER_NAMES = {"diurnal": "day"}
 
 
 def read_scenario(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Scenario:
     """Read the scenario NAME of *folder* (NAME.yaml), else the file at that path. Raise SpecError,
     one line.
     """
-    path = folder / f"{name_or_path}.yaml"
+    path = folder / f"{OTHER_NAMES.get(str(name_or_path), name_or_path)}.yaml"
     if not path.is_file():
         path = Path(name_or_path)
     if not path.is_file():
@@ -100,6 +101,7 @@ def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario
         ),
         interval_s=entry.number("interval_s", above=0, default=defaults.interval_s),
         hours=entry.number("hours", above=0, default=defaults.hours),
+        warm_up_s=entry.number("warm_up_s", at_least=0) if entry.has("warm_up_s") else None,
         walk=walk.choice("kind", get_args(WalkKind), default=defaults.walk)
         if walk
         else defaults.walk,
@@ -270,6 +272,7 @@ def _replay(row: Entry, base: Path) -> Replay | None:
         rate=entry.choice("rate", get_args(Origin), default="trace"),
         tokens=entry.choice("tokens", get_args(Origin), default="trace"),
         repeat=entry.flag("repeat", default=True),
+        offset=entry.choice("offset", get_args(Offset), default="none"),
     )
 
 
@@ -278,10 +281,13 @@ def _capacity_rule(row: Entry, *, part_max: float | None) -> CapacityRule:
         raise row.fail(
             "cards", expected="either cards or part", found=None if not row.has("cards") else "both"
         )
+    if row.has("largest") and row.has("type"):
+        raise row.fail("largest", expected="a type or largest, not both", found="both")
     return CapacityRule(
         place=row.place,
         t_s=row.number("t_s", at_least=0),
         type=row.text("type", default=EVERY_TYPE),
+        largest=row.whole("largest", at_least=1) if row.has("largest") else None,
         gpus=row.whole("cards", at_least=0) if row.has("cards") else None,
         part=row.number("part", at_least=0, at_most=part_max) if row.has("part") else None,
     )

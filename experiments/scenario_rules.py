@@ -55,12 +55,13 @@ class LoadRule:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CapacityRule:
     """At t_s, so many GPUs of a type ("*": of each type), given as a number or as a part of what
-    there is at t = 0.
+    there is at t = 0. largest, if given, chooses so many types instead: those with the most GPUs.
     """
 
     place: str
     t_s: float
     type: str = EVERY_TYPE
+    largest: int | None = None
     gpus: int | None = None
     part: float | None = None
 
@@ -79,7 +80,7 @@ class Scenario:
     """What a scenario file says. Of load rules the first that selects a server is the one for it.
 
     digest is a hash of the content, the traces it names included; it does not depend on where the
-    file lies.
+    file lies. A run that is longer than warm_up_s is scored from there on (None: as every run is).
     """
 
     name: str
@@ -88,6 +89,7 @@ class Scenario:
     disturbance_alpha: float = 0.5
     interval_s: float = 60.0
     hours: float = 1.0
+    warm_up_s: float | None = None
     walk: WalkKind = "plain"
     theta: float = 0.2
     load: tuple[LoadRule, ...] = ()
@@ -163,11 +165,17 @@ def _events(
                 f"{rule.place}: type: expected one of the capacity data ({known}), found "
                 f"{rule.type!r}"
             )
-        for name in sorted(capacity) if rule.type == EVERY_TYPE else [rule.type]:
+        for name in _types(rule, capacity):
             events.append(
                 (rule, CapacityEvent(t_s=rule.t_s, type=name, gpus=_gpus(rule, capacity[name])))
             )
     return events
+
+
+def _types(rule: CapacityRule, capacity: Mapping[str, int]) -> list[str]:
+    if rule.largest is not None:
+        return sorted(sorted(capacity, key=lambda name: (-capacity[name], name))[: rule.largest])
+    return sorted(capacity) if rule.type == EVERY_TYPE else [rule.type]
 
 
 def _gpus(rule: CapacityRule, at_start: int) -> int:

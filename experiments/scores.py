@@ -60,13 +60,16 @@ def score_requests(
         for index, name in enumerate(names)
     }
     aimed = target_columns(targets).any_set
+    bounded = aimed | np.array([bool(target and target.percentiles) for target in targets])
     with_target = [by_server[name] for index, name in enumerate(names) if aimed[index]]
     overall = {
         **_attainment(verdicts, everything & aimed[own["server"]]),
         "attainment_mean_servers": _mean_of(with_target, "attainment"),
         "minute_attainment": _share(minutes.met[aimed].sum(), minutes.counted[aimed].sum()),
         "minute_attainment_mean_servers": _mean_of(with_target, "minute_attainment"),
-        "minute_attainment_p95": _share(minutes.met_p95[aimed].sum(), minutes.counted[aimed].sum()),
+        "minute_attainment_p95": _share(
+            minutes.met_p95[bounded].sum(), minutes.counted[bounded].sum()
+        ),
         **_traffic(own, verdicts, everything, window),
     }
     return overall, by_server

@@ -29,7 +29,8 @@ class Sources:
     """A run that is ready to begin: its resolved configuration, its name, and all that was read for
     it.
 
-    targets are by server, in the order of the world's servers. notes are lines that stand beside
+    targets are by server, in the order of the world's servers. warm_up_s is
+    the scenario's. notes are lines that stand beside
     the results.
     """
 
@@ -42,6 +43,7 @@ class Sources:
     capacity_events: tuple[CapacityEvent, ...]
     node_failures: tuple[CapacityEvent, ...]
     targets: tuple[SloTarget | None, ...]
+    warm_up_s: float | None
     notes: tuple[str, ...]
 
     @property
@@ -80,6 +82,7 @@ def read_sources(config: RunConfig) -> Sources:
             system.target(service_class=server.service_class, model=server.model)
             for server in world.servers
         ),
+        warm_up_s=scenario.warm_up_s,
         notes=tuple(dict.fromkeys([*notes, *world_notes, *trace_notes(scenario)])),
     )
 

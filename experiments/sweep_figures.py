@@ -37,7 +37,7 @@ class Metric:
 
 
 ATTAINMENT = Metric(column="attainment", label="requests within target [%]", scale=100.0)
-COST = Metric(column="cost_cents_per_h", label="cost [cents/h]", form=".0f")
+COST = Metric(column="cost_usd_per_h", label="cost [$/h]", form=".2f")
 
 
 def cell_estimates(results: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from twin.spec import Accelerator, LatencyModel, Scheduling
 
@@ -66,6 +67,20 @@ class Perf:
         )
 
 
+Latency = Literal["ttft", "itl"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PercentileTarget:
+    """The *percentile* (0..100) of TTFT or ITL over the requests of a minute shall be at most
+    limit_ms.
+    """
+
+    latency: Latency
+    percentile: float
+    limit_ms: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloTarget:
     """The objectives of one model in one service class; 0 means not set.
@@ -79,18 +94,21 @@ class SloTarget:
     slo_ttft_ms: float = 0.0
     slo_tps: float = 0.0
     slo_ttw_ms: float = 0.0
+    percentiles: tuple[PercentileTarget, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServiceClass:
     """A service class: priority 1 (highest) to 100, and its targets by model name.
 
-    percentile: the share of requests that shall meet the targets.
+    percentile is the share of requests that shall meet the targets, value what one request that
+    meets them is worth [cents]; None: not said.
     """
 
     name: str
     priority: int = 100
     percentile: float = SLO_PERCENTILE
+    value_per_met_request_cents: float | None = None
     targets: Mapping[str, SloTarget] = field(default_factory=dict)
 
 

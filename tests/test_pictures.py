@@ -93,4 +93,4 @@ def test_points_of_the_headroom_are_those_of_runs_today(
     ]
     summary = run(figures.headroom_config(of, headroom, seed)).summary
     assert summary["attainment"] == pytest.approx(point["attainment"], abs=5e-4), AGAIN
-    assert summary["cost_cents_per_h"] == pytest.approx(point["cost_cents_per_h"], rel=1e-3), AGAIN
+    assert summary["cost_usd_per_h"] == pytest.approx(point["cost_usd_per_h"], rel=1e-3), AGAIN

@@ -1,22 +1,28 @@
-"""The sample data: derived figures follow from the tables and formulas of their README, and a run
-starts steady.
+"""The sample data: derived figures follow from what their README names, there are GPUs enough for
+the ready scenarios, and a run starts steady.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from emulator.load import ServerLoad, batches
+from experiments.config import RunConfig
+from experiments.sources import read_sources
 from experiments.world import build_cluster_spec
 from loop.optimizer.front import OptimizerSettings, optimize
 from loop.optimizer.rules.ours import OURS
 from loop.schema.reading import read_system
 from loop.spec import Allocation, SystemData
+from loop.types import Load
 from twin.spec import ClusterSpec
 
 FOLDERS = ("small", "large")
@@ -49,6 +55,13 @@ def world(folder: Path, system: SystemData) -> ClusterSpec:
     spec, notes = build_cluster_spec(system, folder)
     assert notes == ()
     return spec
+
+
+@pytest.fixture(scope="module")
+def small(repository: Path) -> tuple[SystemData, ClusterSpec]:
+    """Return the system and the world of the small folder."""
+    data = read_system(repository / "sample-data" / "small")
+    return data, build_cluster_spec(data, repository / "sample-data" / "small")[0]
 
 
 @pytest.fixture(scope="module")
@@ -99,9 +112,10 @@ def kv_tokens(gpu: dict[str, float], model: dict[str, float], *, gpus: int) -> i
 
 
 def test_every_latency_model_is_measured_or_follows_from_the_readme(
-    system: SystemData, world: ClusterSpec, tables: dict[str, Any]
+    small: tuple[SystemData, ClusterSpec], tables: dict[str, Any]
 ) -> None:
     """A figure that nobody can recompute is a figure that nobody can check."""
+    system, world = small
     for (model, name), perf in system.perf.items():
         gpu = tables["type"][system.accelerators[name].type]
         gpus = world.gpus(model=model, accelerator=name)
@@ -130,9 +144,10 @@ def test_the_two_measured_latency_model_calibrate_the_rule(tables: dict[str, Any
 
 
 def test_every_memory_batch_and_start_up_follows_from_the_readme(
-    system: SystemData, world: ClusterSpec, tables: dict[str, Any]
+    small: tuple[SystemData, ClusterSpec], tables: dict[str, Any]
 ) -> None:
     """These decide preemption, the sizes of batches and how late help comes."""
+    system, world = small
     for (model, name), perf in system.perf.items():
         gpu = tables["type"][system.accelerators[name].type]
         engine = world.engines[model, name]
@@ -152,9 +167,10 @@ def test_every_memory_batch_and_start_up_follows_from_the_readme(
 
 
 def test_rows_are_there_exactly_for_pairs_that_fit(
-    system: SystemData, tables: dict[str, Any]
+    small: tuple[SystemData, ClusterSpec], tables: dict[str, Any]
 ) -> None:
     """A pair that fits and has no row would be a candidate that the optimizer never sees."""
+    system, _ = small
     multi = {(unit.type, unit.multiplicity) for unit in system.accelerators.values()}
     expected: dict[tuple[str, str], int] = {}
     for model in {model for model, _ in system.perf}:
@@ -169,8 +185,11 @@ def test_rows_are_there_exactly_for_pairs_that_fit(
     assert {key: perf.acc_count for key, perf in system.perf.items()} == expected
 
 
-def test_accelerators_follow_from_the_gpus(system: SystemData, tables: dict[str, Any]) -> None:
+def test_accelerators_follow_from_the_gpus(
+    small: tuple[SystemData, ClusterSpec], tables: dict[str, Any]
+) -> None:
     """A multi-GPU accelerator is its GPUs, 2 % dearer."""
+    system, _ = small
     for unit in system.accelerators.values():
         gpu, n = tables["type"][unit.type], unit.multiplicity
         assert unit.name == (unit.type if n == 1 else f"{n}x{unit.type}")
@@ -201,9 +220,99 @@ def test_the_large_system_is_large(repository: Path) -> None:
         target.slo_tps > 0 for entry in data.classes.values() for target in entry.targets.values()
     )
     assert sum(load.rate_rpm for load in loads if load) >= 3000
-    assert all(load and 128 <= load.out_tokens <= 1024 for load in loads)
+    assert all(load and 128 <= load.out_tokens <= 2048 for load in loads)
     assert sum(server.current.replicas for server in data.servers.values()) >= 40
     assert ("llama_13b", "MI250") in data.perf
+    assert {"B200", "MI300X"} <= set(data.accelerators)
+
+
+def test_the_large_system_is_what_its_script_writes(repository: Path) -> None:
+    """Its latency models are those of the data sheets, of which inferno model tells the same; a
+    figure that was changed by hand could not be derived again.
+    """
+    path = repository / "scripts" / "sample_system.py"
+    spec = importlib.util.spec_from_file_location("sample_system", path)
+    assert spec is not None
+    assert spec.loader is not None
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    for name, content in script.written().items():
+        found = (repository / "sample-data" / "large" / name).read_text()
+        assert found == script.text(content), f"{name}: run python scripts/sample_system.py"
+
+
+def test_a_full_replica_of_the_large_system_fills_its_kv_cache(repository: Path) -> None:
+    """An autoscaler that looks at the KV cache sees nothing where the batch is full long before."""
+    data = read_system(repository / "sample-data" / "large")
+    filled = []
+    for server in data.servers.values():
+        now = server.current
+        perf = data.perf[server.model, now.accelerator]
+        assert server.max_batch == perf.max_batch == 256
+        assert now.load is not None
+        assert perf.kv_tokens is not None
+        tokens = now.load.in_tokens + now.load.out_tokens / 2
+        filled.append(now.max_batch * tokens / perf.kv_tokens)
+    # Not those with one KV head (granite_20b), whose cache hardly fills whatever the batch.
+    assert np.mean(np.array(filled) > 0.9) > 0.8
+
+
+@pytest.mark.parametrize(
+    ("name", "alpha"),
+    [
+        ("day", None),
+        ("ramp", None),
+        ("step", None),
+        ("burst", None),
+        ("code-trace", None),
+        ("chat-trace", None),
+        ("disturbed", None),
+        ("disturbed", 0.3),
+    ],
+)
+def test_what_the_peak_needs_fits_into_four_fifths_of_every_type(
+    repository: Path, name: str, alpha: float | None
+) -> None:
+    """Every server sized for its own busiest minute, on the accelerator that it has: who scales
+    without moving must not be stopped by GPUs that are not there. Shortage and failure are
+    there to take GPUs away.
+    """
+    sources = read_sources(
+        RunConfig(data=repository / "sample-data" / "large", scenario=name, disturbance_alpha=alpha)
+    )
+    servers = {}
+    for load in sources.loads:
+        server = sources.system.servers[load.server]
+        peak = _busiest_minute(load, hours=min(sources.config.hours or 1.0, 1.0))
+        servers[load.server] = replace(
+            server, keep_accelerator=True, current=replace(server.current, load=peak)
+        )
+    system = replace(
+        sources.system,
+        servers=servers,
+        optimizer=replace(sources.system.optimizer, unlimited=True),
+    )
+    solution = optimize(system, OptimizerSettings(rules=OURS, solver="greedy"))
+    assert solution.unserved == {}
+    needed: dict[str, int] = {}
+    for one_name, one in solution.allocations.items():
+        kind = system.accelerators[one.accelerator].type
+        gpus = sources.world.gpus(model=servers[one_name].model, accelerator=one.accelerator)
+        needed[kind] = needed.get(kind, 0) + gpus * one.replicas
+    short = {kind: gpus for kind, gpus in needed.items() if gpus > 0.8 * system.capacity[kind]}
+    assert short == {}
+
+
+def _busiest_minute(load: ServerLoad, *, hours: float) -> Load:
+    """Return the rate of arrivals and the mean tokens of the minute that demands most tokens."""
+    best = max(
+        batches(load, interval_s=60.0, until_s=3600.0 * hours),
+        key=lambda batch: len(batch.times_s) * batch.interval.offered_load.out_tokens,
+    )
+    tokens = best.interval.offered_load
+    return Load(
+        rate_rpm=float(len(best.times_s)), in_tokens=tokens.in_tokens, out_tokens=tokens.out_tokens
+    )
 
 
 def test_a_run_starts_in_its_steady_state(system: SystemData) -> None:
@@ -260,7 +369,7 @@ def test_targets_are_met_with_gpus_to_spare(system: SystemData, world: ClusterSp
         )
     assert not system.optimizer.unlimited
     assert all(gpus <= system.capacity[kind] for kind, gpus in used.items())
-    assert 0.15 < sum(used.values()) / sum(system.capacity.values()) < 0.6
+    assert 0.12 < sum(used.values()) / sum(system.capacity.values()) < 0.6
 
 
 def test_the_files_are_readable_by_the_existing_tools(folder: Path) -> None:
@@ -278,6 +387,8 @@ def test_the_files_are_readable_by_the_existing_tools(folder: Path) -> None:
         "count",
     }
     whole |= {"minnumreplicas", "numreplicas", "maxbatch", "avgintokens", "avgouttokens"}
+    # What the Go tools do not know, and skip.
+    optional = {"slo-percentile", "valuePerMetRequest"}
     parts = {
         "accelerator": (
             "accelerators",
@@ -294,7 +405,9 @@ def test_the_files_are_readable_by_the_existing_tools(folder: Path) -> None:
     for part, (key, fields) in parts.items():
         obj = json.loads((folder / f"{part}-data.json").read_text())
         assert set(obj) == {key}
-        assert all(set(row) == fields for row in obj[key])
+        # A server may fix its largest batch.
+        known = optional | ({"maxBatchSize"} if part == "server" else set())
+        assert all(set(row) - known == fields for row in obj[key])
         _check_whole(obj, whole)
     assert set(json.loads((folder / "optimizer-data.json").read_text())) == {"optimizer"}
 

@@ -88,23 +88,23 @@ def _data(options: Namespace, path: Path) -> Path:
 
 
 def _print(cycles: Sequence[Replayed], *, policy: str) -> None:
-    """Print a line for each cycle (costs in cents/h), and what it comes to."""
+    """Print a line for each cycle (costs in $/h), and what it comes to."""
     from experiments.replay import mean_costs
 
     print(f"{'cycle':>6}{'t [s]':>9}{'recorded':>10}{policy:>9}{'otherwise':>11}  which")
     for cycle in cycles:
-        costs = (line["totalCost"] or 0.0 for line in (cycle.recorded, cycle.decided))
-        figures = "".join(f"{cost:{width}.0f}" for cost, width in zip(costs, (10, 9), strict=True))
+        costs = ((line["totalCost"] or 0.0) / 100.0 for line in (cycle.recorded, cycle.decided))
+        figures = "".join(f"{cost:{width}.2f}" for cost, width in zip(costs, (10, 9), strict=True))
         print(
             f"{cycle.recorded['cycle']:6}{cycle.recorded['t_s']:9.0f}{figures}"
             f"{len(cycle.differences):11}  {cycle.decided['error'] or _which(cycle)}".rstrip()
         )
-    before, now = mean_costs(cycles)
+    before, now = (cents / 100.0 for cents in mean_costs(cycles))
     other = sum(len(cycle.differences) for cycle in cycles)
     every = sum(len(cycle.recorded["servers"]) for cycle in cycles)
     print(
-        f"{policy} decides otherwise in {other} of {every} cases; mean cost {now:.0f} cents/h, "
-        f"recorded {before:.0f}"
+        f"{policy} decides otherwise in {other} of {every} cases; mean cost $ {now:.2f} an hour, "
+        f"recorded $ {before:.2f}"
     )
 
 

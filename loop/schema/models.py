@@ -31,6 +31,10 @@ Level = Literal["go", "ours", "files"]
 LEVELS: tuple[Level, ...] = ("go", "ours", "files")
 
 PRIORITY_LOWEST = 100
+# The percentiles of latencies that an objective may bound, in the order in which they are read.
+PERCENTILE_TARGETS: tuple[tuple[Literal["ttft", "itl"], int], ...] = tuple(
+    (latency, percentile) for latency in ("ttft", "itl") for percentile in (50, 90, 95, 99)
+)
 SATURATION_POLICIES = ("None", "PriorityExhaustive", "PriorityRoundRobin", "RoundRobin")
 
 
@@ -93,9 +97,9 @@ NeededFromOne = Annotated[Whole, Rule(needed="ours", at_least=1)]
 InFiles = Rule(needed="files")
 
 
-def ours_alone() -> Any:
+def ours_alone(*, alias: str | None = None) -> Any:
     """Return a field that only ours has: it is written only if it is given."""
-    return Field(default=None, exclude_if=lambda value: value is None)
+    return Field(default=None, alias=alias, exclude_if=lambda value: value is None)
 
 
 class Message(BaseModel):
@@ -217,7 +221,8 @@ class ModelData(Message):
 class ModelTarget(Message):
     """The objectives of a model: ITL and TTFT [ms], tokens per second; 0 is none.
 
-    slo_ttw, of before, bounds the wait [ms]. It is read, and not written.
+    slo_ttw, of before, bounds the wait [ms]. It is read, and not written. Ours besides, which the
+    Go tools ignore: bounds of a percentile of the requests of a minute [ms].
     """
 
     model: Name
@@ -225,6 +230,14 @@ class ModelTarget(Message):
     slo_ttft: Figure = Field(default=0.0, alias="slo-ttft")
     slo_tps: Figure = Field(default=0.0, alias="slo-tps")
     slo_ttw: Figure = Field(default=0.0, alias="slo-ttw", exclude=True)
+    slo_ttft_p50: Figure | None = ours_alone(alias="slo-ttft-p50")
+    slo_ttft_p90: Figure | None = ours_alone(alias="slo-ttft-p90")
+    slo_ttft_p95: Figure | None = ours_alone(alias="slo-ttft-p95")
+    slo_ttft_p99: Figure | None = ours_alone(alias="slo-ttft-p99")
+    slo_itl_p50: Figure | None = ours_alone(alias="slo-itl-p50")
+    slo_itl_p90: Figure | None = ours_alone(alias="slo-itl-p90")
+    slo_itl_p95: Figure | None = ours_alone(alias="slo-itl-p95")
+    slo_itl_p99: Figure | None = ours_alone(alias="slo-itl-p99")
     label: ClassVar[tuple[str, ...]] = ("model",)
     older: ClassVar[tuple[str, ...]] = ("slo-ttw",)
 
@@ -239,17 +252,15 @@ class ModelTarget(Message):
 class ServiceClassSpec(Message):
     """A service class: priority 1 (highest) to 100, and its objectives by model.
 
-    Ours besides: slo_percentile, the share of requests that shall meet them.
-
     A row of before has one target, and several rows make a class. model, not empty, tells such a
-    row from those of today; it is not written.
+    row from those of today; it is not written. Ours besides, which the Go tools ignore:
+    slo_percentile, the share of requests that shall meet them, and value_per_met_request [cents].
     """
 
     name: Name
     priority: Annotated[Whole, Rule(at_least=1, at_most=PRIORITY_LOWEST)] = 0
-    slo_percentile: Figure | None = Field(
-        default=None, alias="slo-percentile", exclude_if=lambda value: value is None
-    )
+    slo_percentile: Figure | None = ours_alone(alias="slo-percentile")
+    value_per_met_request: Figure | None = ours_alone()
     model_targets: list[ModelTarget] = []
     model: str = Field(default="", exclude=True)
     older: ClassVar[tuple[str, ...]] = ("model", "slo-itl", "slo-ttft", "slo-tps", "slo-ttw")

@@ -202,9 +202,10 @@ def _classes(classes: Mapping[str, ServiceClass]) -> list[Json]:
         {
             "name": one.name,
             "priority": one.priority,
-            # Only ours reads it.
-            **({} if one.percentile == SLO_PERCENTILE else {"slo-percentile": one.percentile}),
-            "modelTargets": [_objectives(each) for each in one.targets.values()],
+            **_ours(one),
+            "modelTargets": [
+                {**_objectives(each), **_percentiles(each)} for each in one.targets.values()
+            ],
         }
         for one in classes.values()
     ]
@@ -230,6 +231,22 @@ def _objectives(target: SloTarget) -> Json:
         "slo-ttft": target.slo_ttft_ms,
         "slo-tps": target.slo_tps,
     }
+
+
+def _percentiles(target: SloTarget) -> Json:
+    """Return the bounds of percentiles, which the Go service ignores."""
+    return {
+        f"slo-{each.latency}-p{each.percentile:g}": each.limit_ms for each in target.percentiles
+    }
+
+
+def _ours(one: ServiceClass) -> Json:
+    """Return what the Go service does not know of a class, and ignores."""
+    given = {
+        "slo-percentile": None if one.percentile == SLO_PERCENTILE else one.percentile,
+        "valuePerMetRequest": one.value_per_met_request_cents,
+    }
+    return {key: value for key, value in given.items() if value is not None}
 
 
 def _flags(flags: OptimizerData) -> dict[str, Any]:

@@ -4,7 +4,7 @@ docs/data.md). The one way from the words of the Go components to ours.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -13,6 +13,7 @@ from pydantic import Field
 
 from loop.schema import models
 from loop.schema.models import (
+    PERCENTILE_TARGETS,
     PRIORITY_LOWEST,
     SATURATION_POLICIES,
     AcceleratorSpec,
@@ -35,6 +36,7 @@ from loop.spec import (
     TOKEN_CV,
     Allocation,
     OptimizerData,
+    PercentileTarget,
     Perf,
     ServerData,
     ServiceClass,
@@ -212,8 +214,9 @@ def merged_classes(
             "priority": priority(row.priority),
             "model_targets": list(by_model.values()),
         }
-        if before and row.slo_percentile is None:
-            update["slo_percentile"] = before.slo_percentile
+        for name in ("slo_percentile", "value_per_met_request") if before else ():
+            if getattr(row, name) is None:
+                update[name] = getattr(before, name)
         merged[row.name] = row.model_copy(update=update)
     return merged
 
@@ -268,6 +271,7 @@ def _class(row: ServiceClassSpec) -> ServiceClass:
         name=row.name,
         priority=row.priority,
         percentile=_percentile(row),
+        value_per_met_request_cents=row.value_per_met_request,
         targets={target.model: _target(target) for target in row.model_targets},
     )
 
@@ -285,7 +289,15 @@ def _target(row: ModelTarget) -> SloTarget:
         slo_ttft_ms=row.slo_ttft,
         slo_tps=row.slo_tps,
         slo_ttw_ms=row.slo_ttw,
+        percentiles=tuple(_percentile_targets(row)),
     )
+
+
+def _percentile_targets(row: ModelTarget) -> Iterator[PercentileTarget]:
+    for latency, percentile in PERCENTILE_TARGETS:
+        limit_ms = getattr(row, f"slo_{latency}_p{percentile}")
+        if limit_ms:
+            yield PercentileTarget(latency=latency, percentile=percentile, limit_ms=limit_ms)
 
 
 def _flags(row: OptimizerSpec) -> OptimizerData:

@@ -147,7 +147,7 @@ def results(*, seeds: int = 3) -> pd.DataFrame:
             "period_s": period_s,
             "seed": seed,
             "attainment": 0.9 - alpha / 10 - period_s / 1000 - seed / 100,
-            "cost_cents_per_h": 1000.0 + 100 * seed,
+            "cost_usd_per_h": 10.0 + seed,
             "error": "",
         }
         for policy in ("slo", "static")
@@ -167,7 +167,7 @@ def test_cells_are_means_over_seeds_in_the_units_of_the_figure() -> None:
     ].iloc[0]
     assert cell["attainment"] == pytest.approx(78.0)
     assert cell["attainment_half_width"] == pytest.approx(4.302653 * 1.0 / math.sqrt(3), rel=1e-6)
-    assert (cell["cost_cents_per_h"], cell["cost_cents_per_h_n"]) == (pytest.approx(1100.0), 3)
+    assert (cell["cost_usd_per_h"], cell["cost_usd_per_h_n"]) == (pytest.approx(11.0), 3)
 
 
 def test_a_heat_map_shows_every_cell_with_its_interval() -> None:
@@ -188,7 +188,7 @@ def test_one_seed_claims_no_interval() -> None:
     """A single value without ±, and bars of no width."""
     cells = cell_estimates(results(seeds=1), (ATTAINMENT, COST))
     texts = [text.get_text() for ax in draw_heat_maps(cells, COST).axes for text in ax.texts]
-    assert set(texts) == {"1000"}
+    assert set(texts) == {"10.00"}
     assert len(draw_cost_against_attainment(cells).axes) == 2
 
 
@@ -199,9 +199,9 @@ def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
         "alpha 0.1, disturbed",
         "alpha 0.5, disturbed",
     ]
-    assert figure.axes[0].get_xlabel() == "cost [cents/h]"
+    assert figure.axes[0].get_xlabel() == "cost [$/h]"
     assert figure.axes[0].get_ylabel() == "requests within target [%]"
-    assert [ax.get_xlim()[0] > 800.0 and ax.get_xlim()[1] < 1400.0 for ax in figure.axes] == [
+    assert [ax.get_xlim()[0] > 8.0 and ax.get_xlim()[1] < 14.0 for ax in figure.axes] == [
         True,
         True,
     ]

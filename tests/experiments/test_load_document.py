@@ -55,7 +55,9 @@ def test_the_yaml_examples_are_scenarios(text: str, tmp_path: Path):
 def test_the_table_of_ready_scenarios_is_complete(text: str):
     """A scenario that nobody finds is not there."""
     section = text.split("## Ready scenarios")[1].split("\n## ", maxsplit=1)[0]
-    assert sorted(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == list(known_scenarios())
+    assert sorted(re.findall(r"^\| `([\w-]+)` \|", section, re.MULTILINE)) == list(
+        known_scenarios()
+    )
 
 
 def test_the_defaults_in_the_table_are_those_of_the_code(text: str):

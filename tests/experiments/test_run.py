@@ -127,7 +127,7 @@ def test_the_scenario_speaks_where_the_user_is_silent_and_yields_where_not() -> 
     )
     resolved = read_sources(RunConfig(data=SAMPLE_DATA / "small")).config
     assert (resolved.disturbance_alpha, resolved.interval_s, resolved.period_s, resolved.hours) == (
-        0.5,
+        0.1,
         60.0,
         60.0,
         1.0,
@@ -149,7 +149,7 @@ def test_a_run_is_known_by_what_decides_its_numbers_and_by_nothing_else(tmp_path
     known = read_sources(SHORT).run_id
     moved = shutil.copytree(SAMPLE_DATA / "small", tmp_path / "elsewhere")
     assert read_sources(replace(SHORT, data=moved)).run_id == known
-    assert read_sources(replace(SHORT, disturbance_alpha=0.5)).run_id == known  # the scenario's own
+    assert read_sources(replace(SHORT, disturbance_alpha=0.1)).run_id == known  # the scenario's own
     for change in (
         {"seed": 2},
         {"policy": "static"},

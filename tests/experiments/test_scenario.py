@@ -4,6 +4,7 @@ set.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -54,7 +55,11 @@ def applied(scenario: Scenario) -> None:
 
 def test_the_scenarios_of_the_issue_are_there():
     """Names that users and documents rely on."""
-    assert {"steady", "disturbed", "ramp", "diurnal", "burst", "shortage"} <= set(known_scenarios())
+    assert set(known_scenarios()) == {
+        "steady", "day", "ramp", "step", "burst", "code-trace", "chat-trace", "shortage", "failure",
+        "disturbed",
+    }  # fmt: skip
+    assert read_scenario("diurnal") == read_scenario("day")
 
 
 @pytest.mark.parametrize("name", known_scenarios())
@@ -75,33 +80,63 @@ def test_every_ready_scenario_works_on_any_data_set(name: str):
     assert all(0 <= event.t_s < 3600 * scenario.hours for event in events)
 
 
-def test_steady_is_calm_and_disturbed_is_the_walk_through():
-    """alpha 0; and interval 60, alpha 0.5, plain walk: the defaults of the existing emulator."""
+def test_steady_is_calm_and_disturbed_comes_back_to_its_nominal():
+    """alpha 0; and alpha 0.1 of a walk that reverts: a plain one wanders off within the hour."""
     assert read_scenario("steady").disturbance_alpha == 0.0
     disturbed = read_scenario("disturbed")
-    assert (disturbed.disturbance_alpha, disturbed.interval_s, disturbed.walk) == (
-        0.5,
-        60.0,
-        "plain",
+    assert (disturbed.disturbance_alpha, disturbed.interval_s) == (0.1, 60.0)
+    assert (disturbed.walk, disturbed.theta) == ("reverting", 0.2)
+
+
+def test_the_shapes_of_the_ready_scenarios_are_those_that_were_agreed():
+    """Figures of different versions can be compared only as long as the loads are the same."""
+
+    def values(name: str) -> list[float]:
+        curve = loads_of(read_scenario(name))[0].curve
+        return [curve.at(t) for t in np.arange(0.0, 3600.0, 1.0)]
+
+    ramp = values("ramp")
+    assert max(ramp) == 2.5
+    assert ramp.index(2.5) - ramp.index(1.0 + 1.5 / 900) + 1 == 900
+    assert ramp.count(2.5) == 901
+    assert ramp[-1] == 1.0
+    step = values("step")
+    assert (step[1199], step[1200], step[-1]) == (1.0, 2.0, 2.0)
+    day = values("day")
+    assert (min(day), max(day)) == pytest.approx((0.4, 1.6))
+    burst = values("burst")
+    assert [burst[t] for t in (299, 300, 389, 390, 899, 900)] == [1, 4, 4, 1, 1, 4]
+    assert (read_scenario("burst").hours, read_scenario("burst").warm_up_s) == (3.0, 3600.0)
+
+
+@pytest.mark.parametrize("name", ["code-trace", "chat-trace"])
+def test_a_ready_trace_keeps_the_means_of_each_server_and_begins_where_the_seed_says(name: str):
+    """Otherwise all servers would have their bursts together, and all seeds would be one."""
+    first, second = loads_of(read_scenario(name))[:2]
+    arrivals = [
+        np.concatenate([b.times_s for b in batches(load, interval_s=60.0, until_s=3600.0)])
+        for load in (first, first, second, replace(first, seed=first.seed + 1))
+    ]
+    same, again, other, seed = (np.bincount((times // 60).astype(int)) for times in arrivals)
+    assert list(same) == list(again)
+    assert list(same) != list(other)
+    assert list(same) != list(seed)
+    hours = first.replay.trace.span_s / 3600 * first.replay.trace.rate_rpm / first.nominal.rate_rpm
+    whole = np.concatenate(
+        [b.times_s for b in batches(first, interval_s=60.0, until_s=3600.0 * hours)]
     )
-
-
-def test_the_ramp_is_five_times_and_back_in_thirty_minutes():
-    """The figure of the issue."""
-    curve = loads_of(read_scenario("ramp"))[0].curve
-    values = [curve.at(t) for t in np.arange(0.0, 3601.0, 1.0)]
-    moving = [t for t, value in enumerate(values) if value != 1.0]
-    assert max(values) == 5.0
-    assert moving[-1] - moving[0] + 2 == 1800
+    assert len(whole) == pytest.approx(len(first.replay.trace.times_s), abs=1)
 
 
 def test_a_shortage_takes_gpus_away_and_gives_them_back():
-    """A number of GPUs is a whole number; 9 GPUs halved are 4."""
+    """A number of GPUs is a whole number; 9 GPUs halved are 4. Only the two types with the most
+    GPUs are short, so that there is something to move to.
+    """
     events = capacity_events(read_scenario("shortage"), CAPACITY)
     gpus = [
         {event.type: event.gpus for event in events if event.t_s == t_s} for t_s in (1200.0, 2400.0)
     ]
-    assert gpus == [{"A100": 8, "H100": 4, "MI250": 0}, CAPACITY]
+    assert gpus == [{"A100": 8, "H100": 4}, {"A100": 16, "H100": 9}]
 
 
 def test_a_name_is_looked_up_before_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -119,7 +154,7 @@ def test_an_unknown_name_is_answered_with_the_known_ones(tmp_path: Path):
     """One line, exit code 2."""
     with pytest.raises(SpecError) as caught:
         read_scenario("stedy")
-    assert str(caught.value).startswith("scenario: expected one of burst, disturbed, diurnal, ")
+    assert str(caught.value).startswith("scenario: expected one of burst, chat-trace, code-trace, ")
     assert str(caught.value).endswith("or the path of a file, found 'stedy'; did you mean steady?")
     with pytest.raises(SpecError, match="expected one of none, or the path of a file, found 'x'"):
         read_scenario("x", folder=tmp_path)

@@ -4,6 +4,8 @@ second.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from experiments.columns import Window, scored_window
 from experiments.minutes import minute_edges_s, minute_table, token_rates
 from experiments.scores import score_requests
-from loop.spec import SloTarget
+from loop.spec import PercentileTarget, SloTarget
 from tests.experiments.request_rows import columns, failed, finished, rejected, unfinished
 
 TTFT = SloTarget(model="m", slo_ttft_ms=1000.0)
@@ -37,6 +39,12 @@ def test_the_warm_up_is_ten_minutes_or_a_fifth_of_a_shorter_run(
 ) -> None:
     """The pods of t = 0 face a load that the policy has not seen; that is not what is asked."""
     assert scored_window(duration_s) == Window(start_s=start_s, end_s=duration_s)
+
+
+def test_a_scenario_may_say_from_when_on_it_is_scored() -> None:
+    """Bursts of three hours are scored from the second; cut to half an hour, as any run is."""
+    assert scored_window(10800.0, warm_up_s=3600.0).start_s == 3600.0
+    assert scored_window(1800.0, warm_up_s=3600.0) == scored_window(1800.0)
 
 
 def test_requests_of_the_warm_up_are_not_scored() -> None:
@@ -282,3 +290,21 @@ def test_end_to_end_times_and_the_ninetieth_percentile_are_scored() -> None:
     assert overall["e2e_ms_mean"] == pytest.approx(500.0 + 600.0)
     assert overall["e2e_ms_p90"] == pytest.approx(500.0 + 1000.0)
     assert overall["itl_ms_p90"] == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize(
+    ("percentile", "limit_ms", "met"), [(50, 500.0, 1.0), (90, 500.0, 0.0), (90, 2500.0, 1.0)]
+)
+def test_a_minute_is_held_to_the_percentile_that_its_target_names(
+    percentile: float, limit_ms: float, met: float
+) -> None:
+    """Who agreed on a median is not to be scored by the slowest request of a minute."""
+    bound = PercentileTarget(latency="ttft", percentile=percentile, limit_ms=limit_ms)
+    target = SloTarget(model="m", slo_ttft_ms=1.0, percentiles=(bound,))
+    rows = [good(0, second) for second in (61.0, 62.0, 63.0)] + [late(0, 64.0)]
+    window = Window(start_s=60.0, end_s=120.0)
+    overall, _ = score_requests(columns(rows), names=["a"], targets=[target], window=window)
+    assert overall["minute_attainment_p95"] == met
+    alone = replace(target, slo_ttft_ms=0.0)
+    _, servers = score_requests(columns(rows), names=["a"], targets=[alone], window=window)
+    assert servers["a"]["minute_attainment_p95"] == met

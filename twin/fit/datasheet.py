@@ -66,6 +66,8 @@ class Accelerator:
     price_cents: float
     is_workstation: bool
     source: str
+    price_source: str
+    price_date: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -224,6 +226,8 @@ def read_accelerators(path: Path) -> dict[str, Accelerator]:
             price_cents=row.number("priceCentsPerHour", at_least=0.0),
             is_workstation=row.text("class") == "workstation",
             source=row.text("source"),
+            price_source=row.text("priceSource", default="estimate"),
+            price_date=row.text("priceDate", default=""),
         )
         found[accelerator.name] = accelerator
     return found

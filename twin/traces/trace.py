@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -66,6 +66,28 @@ class Trace:
     def out_tokens(self) -> float:
         """Return the mean output tokens of a request."""
         return float(self.output_tokens.mean())
+
+    def from_request(self, first: int) -> Trace:
+        """Return the trace that begins with request *first* and, after the last, goes on with those
+        before it.
+        """
+        order = np.roll(np.arange(len(self.times_s)), -first)
+        times_s = (self.times_s[order] - self.times_s[first]) % self.span_s
+        models = tuple(self.models[i] for i in order) if self.models else ()
+        blocks, starts = self.blocks, self.starts
+        if blocks is not None and starts is not None:
+            parts = [blocks[starts[i] : starts[i + 1]] for i in order]
+            blocks = np.concatenate(parts)
+            starts = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
+        return replace(
+            self,
+            times_s=times_s,
+            prompt_tokens=self.prompt_tokens[order],
+            output_tokens=self.output_tokens[order],
+            models=models,
+            blocks=blocks,
+            starts=starts,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
