@@ -33,7 +33,8 @@ class Perf:
     take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). The
     optimizer does not look at the scheduling, the twin does.
     overhead_ms is what a request spends outside the engine. kv_tokens is the KV capacity of one
-    replica [tokens] (from twin-data.json), None if not known; it caps the batch.
+    replica [tokens] (from twin-data.json), None if not known; it caps the batch. start_up_s is how
+    long a replica takes to start, by the same file, None if not known.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Perf:
     scheduling: Scheduling = "sync"
     overhead_ms: float = 0.0
     kv_tokens: int | None = None
+    start_up_s: float | None = None
 
     @property
     def latency_model(self) -> LatencyModel:

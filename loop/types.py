@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from loop.spec import Load, SystemData
-from twin.spec import Pool
+from twin.spec import GaugeSample, Pool
 
 __all__ = [
     "CapacityView",
@@ -17,6 +17,7 @@ __all__ = [
     "CycleRecord",
     "Decision",
     "FailedPhase",
+    "GaugeSample",
     "Load",
     "Mode",
     "OfPools",
@@ -77,6 +78,10 @@ def one_pool(*, accelerator: str, replicas: int, max_batch: int) -> tuple[Pool, 
 class PodView:
     """One pod as last scraped. since_s: when it entered its phase; created_s: when it was asked for
     [s of the run]. Its own rate and latencies are None if it does not report them.
+
+    sample_age_s is how old its gauges are (None: it was never sampled, they mean nothing); restarts
+    how often its containers came up again. queued_prompt_tokens wait, kv_tokens_used are in its KV
+    cache (None: this world does not tell).
     """
 
     name: str
@@ -92,6 +97,10 @@ class PodView:
     completions_rpm: float | None = None
     ttft_ms: float | None = None
     itl_ms: float | None = None
+    sample_age_s: float | None = None
+    restarts: int | None = None
+    queued_prompt_tokens: int | None = None
+    kv_tokens_used: int | None = None
 
 
 MissingKind = Literal[
@@ -134,13 +143,19 @@ class ServerView(OfPools):
     one).
 
     load_source is where the load comes from (prometheus, pods, labels, router …; "" if there is
-    none), load_age_s how old its newest sample is (None: it has no age). cache_hit_share is the
+    none), load_age_s how old its newest sample is (None: it has no age), sample_age_s how old the
+    gauges are (None: nobody sampled them, they mean nothing). cache_hit_share is the
     share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
     GPUs a replica has on any accelerator (None: as many as the accelerator needs). hold is why
     nothing may be asked for this server, whatever a policy decides (None: it may). grace_s is how
     long a pod that ends has for the answers in it (None: as long as it takes). percentiles_ms are
     p50, p90, p95 and p99 of "ttft", "itl" and "e2e", as far as this world tells. missing are the
-    replicas that do not come (None: all are there, or this world does not tell).
+    replicas that do not come (None: all are there, or this world does not tell). gauges are
+    the samples of the window, oldest first (none: this world keeps the latest only).
+
+    start_up_s is how long its pods took from when they were asked for to ready (None: none did).
+    queued_prompt_tokens are those of the requests that wait, preemptions how many requests lost
+    their place in the KV cache within the window (None: this world does not tell).
     """
 
     name: str
@@ -166,11 +181,16 @@ class ServerView(OfPools):
     replicas_max: int | None = None
     load_source: str = ""
     load_age_s: float | None = None
+    sample_age_s: float | None = None
     cache_hit_share: float | None = None
     gpus_per_replica: int | None = None
     hold: Why | None = None
     grace_s: float | None = None
     missing: Missing | None = None
+    start_up_s: float | None = None
+    queued_prompt_tokens: int | None = None
+    preemptions: int | None = None
+    gauges: tuple[GaugeSample, ...] = ()
     pods: tuple[PodView, ...] = ()
 
     @property
@@ -198,6 +218,8 @@ class Snapshot:
     paused is why nothing may be asked of this world at all ("": it may).
     source_error: why the source of metrics as a whole told nothing; "" if it answered.
     capacity_source is who tells the capacity instead of the data ("nodes").
+    window_s is how far back figures look, scrape_interval_s how often pods are sampled (None: it is
+    not known).
     capacity_max are the GPUs of a type that can be had at most, whatever the capacity says: pods
     have waited for more in vain.
     """
@@ -210,6 +232,8 @@ class Snapshot:
     source_error: str = ""
     capacity_max: Mapping[str, int] = field(default_factory=dict)
     capacity_source: str = ""
+    window_s: float | None = None
+    scrape_interval_s: float | None = None
 
 
 WhyKind = Literal[
@@ -228,6 +252,12 @@ WhyKind = Literal[
     "not-coming",  # as many replicas as are ready do not come: no more are asked for there
     "rival",  # somebody else decides on the same server
     "hysteresis",  # a change would not pay
+    "metric",  # a metric of the pods against its target
+    "stabilization",  # a recent recommendation holds it
+    "step-limit",  # a limit of one change at a time
+    "panic",  # the load of the last seconds: nothing is taken away
+    "forecast",  # the load that is expected
+    "budget",  # only the money for it is missing
     "unchanged",  # the policy keeps what there is on purpose
     "remote",  # another optimizer decided and gave no reason of a known kind
 ]

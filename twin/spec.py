@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 TokenDistribution = Literal["fixed", "lognormal", "gamma"]
 CrashPolicy = Literal["requeue", "fail"]
@@ -145,6 +145,14 @@ class Pool:
     replicas: int
     max_batch: int
     role: Literal["both"] = "both"
+
+
+class GaugeSample(NamedTuple):
+    """What ran in the pods of a server and what waited, at the router too, at one instant."""
+
+    at_s: float
+    running: int
+    waiting: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inferno.cli.policies import POLICY_HELP
+
 if TYPE_CHECKING:
     from argparse import _ActionsContainer as Options
 
@@ -35,9 +37,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
         type=words,
         help=f"the load: a ready scenario or a YAML file (default disturbed{several})",
     )
-    parser.add_argument(
-        "--policy", type=words, help=f"what decides: slo or static (default slo{several})"
-    )
+    parser.add_argument("--policy", type=words, help=POLICY_HELP + several)
     parser.add_argument(
         "--alpha",
         type=numbers,

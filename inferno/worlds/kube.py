@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from inferno.cli.policies import POLICY_HELP
 from inferno.cli.runs import add_policy_options
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def add_options(parser: ArgumentParser) -> None:
         metavar="S",
         help="plan without pods that have not come after S seconds (default 600)",
     )
-    world.add_argument("--policy", default="slo", help="what decides: slo (default) or static")
+    world.add_argument("--policy", default="slo", help=POLICY_HELP)
     add_policy_options(world)
 
 

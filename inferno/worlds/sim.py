@@ -8,6 +8,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
+from inferno.cli.policies import POLICY_HELP
 from inferno.cli.runs import add_policy_options
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def add_options(parser: ArgumentParser) -> None:
     world.add_argument(
         "--speed", type=float, default=1.0, help="simulated seconds per second (default 1)"
     )
-    world.add_argument("--policy", help="what decides: slo (default) or static")
+    world.add_argument("--policy", help=POLICY_HELP)
     add_policy_options(world)
 
 

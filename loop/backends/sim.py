@@ -149,6 +149,7 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         load=load,
         load_source="" if load is None else source,
         load_age_s=None if state.scraped_s is None else now_s - state.scraped_s,
+        sample_age_s=None if state.scraped_s is None else now_s - state.scraped_s,
         completions_rpm=state.window.completions_rpm,
         ttft_ms=state.window.ttft_ms,
         itl_ms=state.window.itl_ms,
@@ -158,11 +159,12 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         waiting=state.waiting,
         backlog=state.backlog,
         kv_usage=state.kv_usage,
-        pods=tuple(map(_pod_view, state.pods)),
+        gauges=state.gauges,
+        pods=tuple(_pod_view(pod, now_s=now_s) for pod in state.pods),
     )
 
 
-def _pod_view(state: PodState) -> PodView:
+def _pod_view(state: PodState, *, now_s: float) -> PodView:
     return PodView(
         name=state.name,
         phase=state.phase,
@@ -173,4 +175,6 @@ def _pod_view(state: PodState) -> PodView:
         running=state.running,
         waiting=state.waiting,
         kv_usage=state.kv_usage,
+        sample_age_s=None if state.scraped_s is None else now_s - state.scraped_s,
+        restarts=state.restarts,
     )

@@ -8,8 +8,18 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loop.errors import SpecError
+from loop.policies.aibrix import AibrixPolicy
+from loop.policies.dynamo import DynamoPolicy
+from loop.policies.hpa import HpaPolicy
+from loop.policies.keda import KedaPolicy
+from loop.policies.kpa import KpaPolicy
+from loop.policies.predictive import PredictivePolicy
+from loop.policies.ray_serve import RayServePolicy
 from loop.policies.slo import SloPolicy
 from loop.policies.static import StaticPolicy
+from loop.policies.static_peak import StaticPeakPolicy
+from loop.policies.through_hpa import ThroughHpaPolicy
+from loop.policies.wva import WvaPolicy
 from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
@@ -17,12 +27,25 @@ if TYPE_CHECKING:
 
 # A policy is a frozen dataclass whose fields are its options, besides these that say what it is,
 # and what it asks.
-NOT_OPTIONS = ("name", "tick_s", "optimize")
+NOT_OPTIONS = ("name", "tick_s", "samples_s", "optimize", "loads")
 # Options that had another name, by policy: the old one still works.
 RENAMED: Mapping[str, Mapping[str, str]] = {"slo": {"band": "hysteresis"}}
 
 POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType(
-    {"slo": SloPolicy, "static": StaticPolicy}
+    {
+        "aibrix": AibrixPolicy,
+        "dynamo": DynamoPolicy,
+        "hpa": HpaPolicy,
+        "keda": KedaPolicy,
+        "kpa": KpaPolicy,
+        "predictive": PredictivePolicy,
+        "ray_serve": RayServePolicy,
+        "slo": SloPolicy,
+        "static": StaticPolicy,
+        "static_peak": StaticPeakPolicy,
+        "through_hpa": ThroughHpaPolicy,
+        "wva": WvaPolicy,
+    }
 )
 
 
@@ -41,7 +64,7 @@ def make_policy(name: str, **options: Any) -> Policy:
             f"policy: expected one of {', '.join(policy_names())}, found {name!r}"
             f"{did_you_mean(name, policy_names())}"
         )
-    known = [field.name for field in fields(make) if field.name not in NOT_OPTIONS]  # type: ignore[arg-type]
+    known = options_of(make)
     renamed = RENAMED.get(name, {})
     for option in renamed.keys() & options.keys():
         if renamed[option] in options:
@@ -57,4 +80,16 @@ def make_policy(name: str, **options: Any) -> Policy:
                 f"policy {name}: expected options: {expected}; found {option!r}"
                 f"{did_you_mean(option, known)}"
             )
+    behind = options.get("policy")
+    if isinstance(behind, str):
+        options["policy"] = make_policy(behind)
     return make(**options)
+
+
+def options_of(make: Callable[..., Policy]) -> list[str]:
+    """Return the names of the options of a policy."""
+    return [
+        field.name
+        for field in fields(make)  # type: ignore[arg-type]
+        if field.init and field.name not in NOT_OPTIONS
+    ]

@@ -16,6 +16,7 @@ from loop.types import (
     CycleRecord,
     Load,
     Mode,
+    PodView,
     ServerView,
     Snapshot,
     Target,
@@ -177,6 +178,7 @@ def server_view(name: str = "s1", **fields: object) -> ServerView:
         "wanted": 2,
         "ready": 2,
         "load": Load(rate_rpm=120.0, in_tokens=512.0, out_tokens=256.0),
+        "sample_age_s": 5.0,
     }
     told = {**given, **fields}
     pool = one_pool(
@@ -185,6 +187,20 @@ def server_view(name: str = "s1", **fields: object) -> ServerView:
         max_batch=told.pop("max_batch"),  # type: ignore[arg-type]
     )
     return ServerView(pools=pool, **told)  # type: ignore[arg-type]
+
+
+def pod_view(name: str = "p1", **fields: object) -> PodView:
+    """Return a ready pod on an H100 that was sampled just now, unless *fields* say otherwise."""
+    given: dict[str, object] = {
+        "name": name,
+        "phase": "ready",
+        "since_s": 0.0,
+        "created_s": 0.0,
+        "accelerator": "H100",
+        "max_batch": 64,
+        "sample_age_s": 5.0,
+    }
+    return PodView(**{**given, **fields})  # type: ignore[arg-type]
 
 
 def target(

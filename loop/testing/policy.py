@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from loop.ports import Policy
-from loop.testing.fakes import server_data, server_view, system
+from loop.testing.fakes import pod_view, server_data, server_view, system
 from loop.types import Decision, Load, ServerView, Snapshot
 
 IDLE = Load(rate_rpm=0.0, in_tokens=512.0, out_tokens=256.0)
@@ -33,6 +33,30 @@ KINDS = {
     "unknown class": server_view("odd", service_class="Nobody"),
     "unknown accelerator": server_view("odd", accelerator="abacus"),
     "a lower bound": server_view("kept", load=IDLE, wanted=3, ready=3, replicas_min=2),
+    "never sampled": server_view("new", sample_age_s=None),
+    "pods seen one by one": server_view(
+        "seen",
+        load=BUSY,
+        running=100,
+        waiting=20,
+        backlog=20,
+        kv_usage=0.5,
+        pods=(pod_view("a", running=60, waiting=20), pod_view("b", running=40, kv_usage=0.4)),
+    ),
+    "pods that are not ready": server_view(
+        "mixed",
+        wanted=4,
+        ready=1,
+        starting=1,
+        pending=1,
+        draining=1,
+        pods=(
+            pod_view("a", running=64, waiting=9),
+            pod_view("b", phase="starting", sample_age_s=None),
+            pod_view("c", phase="pending", sample_age_s=None),
+            pod_view("d", phase="draining"),
+        ),
+    ),
 }
 
 

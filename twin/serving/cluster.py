@@ -337,6 +337,7 @@ def _server_state(deployment: Deployment, asked: DesiredState) -> ServerState:
         waiting=series.waiting,
         backlog=series.backlog,
         kv_usage=series.kv_usage,
+        gauges=tuple(series.gauges),
         pods=tuple(map(_pod_state, deployment.pods)),
     )
 

@@ -22,7 +22,7 @@ from twin.serving.gateway import Gateway, arrival_order
 from twin.serving.metrics import Arrivals, Counters, ServerSeries
 from twin.serving.pod import LifeEnd, Pod, PodLife, PodLog
 from twin.serving.rollout import DesiredState, make_room, plan
-from twin.spec import ClusterSpec, Server
+from twin.spec import ClusterSpec, GaugeSample, Server
 
 _HOUR_S = 3600.0
 
@@ -150,6 +150,7 @@ class Deployment:
         series.running = sum(pod.running for pod in serving)
         series.waiting = sum(pod.waiting for pod in serving)
         series.backlog = series.waiting + len(self.gateway.backlog)
+        series.gauges.append(GaugeSample(now_s, series.running, series.backlog))
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
     def _finished(self, pod: Pod, request: Request, _finish_s: float) -> None:

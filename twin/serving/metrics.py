@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
 from twin.request import Request
+from twin.spec import GaugeSample
 
 _MS, _MINUTE_S = 1000.0, 60.0
 
@@ -181,7 +182,7 @@ class ServerSeries:
 
     Counters of pods are totals of what was ever scraped: what a pod did between its last scrape and
     its end is never seen. backlog counts the requests that wait, at the router and in pods;
-    kv_usage is the mean over ready pods.
+    kv_usage is the mean over ready pods; gauges are what was read of them, oldest first.
     """
 
     def __init__(self, *, scrape_interval_s: float, window_s: float) -> None:
@@ -189,6 +190,7 @@ class ServerSeries:
         intervals = max(ceil(window_s / scrape_interval_s - 1e-9), 1)
         self._samples = deque([(0.0, Arrivals(), Counters())], maxlen=intervals + 1)
         self._counted = deque([NO_BUCKETS], maxlen=intervals + 1)
+        self.gauges: deque[GaugeSample] = deque(maxlen=intervals + 1)
         self.running = self.waiting = self.backlog = 0
         self.kv_usage = 0.0
 

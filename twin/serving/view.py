@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from twin.serving.metrics import WindowFigures
 from twin.serving.pod import PodPhase
-from twin.spec import Pool
+from twin.spec import GaugeSample, Pool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +41,7 @@ class ServerState:
 
     starting counts pods that hold GPUs but are not ready, pending those without. backlog is the
     requests that wait, at the router and in pods; kv_usage the mean over ready pods; window the
-    figures over the metrics window.
+    figures over the metrics window, gauges the readings of it.
     """
 
     name: str
@@ -58,6 +58,7 @@ class ServerState:
     waiting: int
     backlog: int
     kv_usage: float
+    gauges: tuple[GaugeSample, ...]
     pods: tuple[PodState, ...]
 
 

@@ -1,0 +1,394 @@
+"""NVIDIA Dynamo's planner as a policy: throughput from a forecast of the traffic, load from the
+queues and KV caches of the engines, and a budget of GPUs.
+
+Every server is planned by itself, as a deployment whose engines prefill and decode. The rules are
+in `dynamo_rules`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Literal, get_args
+
+from loop.cost import gpus
+from loop.policies.dynamo_rules import (
+    UINT32_MAX,
+    Budget,
+    Capacity,
+    Iteration,
+    Limits,
+    Shape,
+    capacity,
+    chunked_s,
+    clamped_single,
+    guarded_single,
+    throughput_single,
+)
+from loop.policies.forecasts import PREDICTORS, Predictor, observed, predicted
+from loop.policies.replicas import (
+    NO_BATCH,
+    NO_PODS,
+    Answer,
+    Choice,
+    Options,
+    ReplicaBounds,
+    decide_each,
+)
+from loop.types import Decision, PodView, ServerView, Snapshot, Why, WhyKind
+
+if TYPE_CHECKING:
+    from loop.spec import Perf, SystemData
+    from twin.spec import LatencyModel
+
+OptimizationTarget = Literal["sla", "throughput", "latency"]
+TTFT_MS, ITL_MS, ISL, OSL = 500.0, 50.0, 3000.0, 150.0
+MINUTE_S, MS = 60.0, 1000.0
+# Of the KV cache and the queue of an engine: above the first one more is wanted, below the second
+# one less.
+UTILIZATIONS: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {"throughput": (1.0, 0.6), "latency": (0.4, 0.1)}
+)
+UNKNOWN_MODEL = Why(kind="held-unknown", text="the data have no latency model of it")
+NOT_YET = Why(kind="unchanged", text="between two intervals")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """What the planner remembers of one server: the traffic of past intervals, when it planned
+    last, and the fewest replicas that throughput asks for.
+    """
+
+    requests: tuple[float, ...] = ()
+    isl: tuple[float, ...] = ()
+    osl: tuple[float, ...] = ()
+    hits: tuple[float, ...] = ()
+    planned_s: float = -math.inf
+    lower: int = 0
+
+
+State = Mapping[str, Kept]
+NOTHING: State = MappingProxyType({})
+EMPTY = Kept()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DynamoPolicy:
+    """The SLA planner on throughput (as optimization_target="sla" is shipped), on load as well with
+    *load_scaling*; with another target on load alone, by how full the engines are.
+
+    Targets are those of the service class unless ttft_ms and itl_ms say otherwise. max_gpus is the
+    budget of one server (-1: none; the planner is shipped with 8).
+    """
+
+    optimization_target: OptimizationTarget = "sla"
+    throughput_scaling: bool = True
+    load_scaling: bool = False
+    predictor: Predictor = "arima"
+    log1p: bool = False
+    throughput_interval_s: float = 180.0
+    load_interval_s: float = 5.0
+    ttft_ms: float | None = None
+    itl_ms: float | None = None
+    min_gpus: int = -1
+    max_gpus: int = -1
+    min_endpoint: int = 1
+    max_step: int = 8
+    scale_down_sensitivity: float = 0.8
+    max_num_batched_tokens: int = 8192
+    name: str = "dynamo"
+    samples_s: float | None = None
+
+    def __post_init__(self) -> None:
+        check = Options(self.name)
+        check.one_of("optimization_target", self.optimization_target, get_args(OptimizationTarget))
+        check.one_of("predictor", self.predictor, PREDICTORS)
+        for name in ("throughput_scaling", "load_scaling", "log1p"):
+            check.flag(name, getattr(self, name))
+        for name in ("throughput_interval_s", "load_interval_s", "scale_down_sensitivity"):
+            check.number(name, getattr(self, name), low=0.0, above=True)
+        for name in ("ttft_ms", "itl_ms"):
+            if (value := getattr(self, name)) is not None:
+                check.number(name, value, low=0.0, above=True)
+        for name, low in (("min_gpus", -1), ("max_gpus", -1), ("min_endpoint", 0)):
+            check.whole(name, getattr(self, name), low=low)
+        check.whole("max_step", self.max_step, low=1)
+        check.whole("max_num_batched_tokens", self.max_num_batched_tokens, low=1)
+
+    @property
+    def tick_s(self) -> float:
+        """Return the shortest interval of what is on."""
+        return self.load_interval_s if self._loads else self.throughput_interval_s
+
+    @property
+    def _loads(self) -> bool:
+        return self.load_scaling or self.optimization_target != "sla"
+
+    @property
+    def _plans(self) -> bool:
+        return self.throughput_scaling and self.optimization_target == "sla"
+
+    def start(self) -> State:
+        """Return the state of a planner that has just begun."""
+        return NOTHING
+
+    def decide(self, snapshot: Snapshot, data: SystemData, state: State) -> tuple[Decision, State]:
+        """Return what one tick of the planner makes of every server."""
+
+        def rule(
+            view: ServerView, bounds: ReplicaBounds, kept: Kept | None, now_s: float
+        ) -> Answer[Kept]:
+            return self._rule(view, bounds, kept or EMPTY, now_s, data)
+
+        return decide_each(snapshot, data, state, rule)
+
+    def _rule(
+        self,
+        view: ServerView,
+        bounds: ReplicaBounds,
+        kept: Kept,
+        now_s: float,
+        data: SystemData,
+    ) -> Answer[Kept]:
+        perf = data.perf.get((view.model, view.accelerator))
+        if perf is None:
+            return Answer(choice=UNKNOWN_MODEL, state=kept)
+        if view.max_batch <= 0:
+            return Answer(choice=NO_BATCH, state=kept)
+        engine = self._engine(view, perf, data)
+        least = max(self.min_endpoint, bounds.low)
+        choice: Choice | Why = NOT_YET
+        if self._plans and now_s - kept.planned_s >= self.throughput_interval_s:
+            kept = replace(self._observed(kept, view), planned_s=now_s)
+            choice = self._throughput(view, kept, engine, least)
+            if self._loads and isinstance(choice, Choice):
+                kept = replace(kept, lower=choice.replicas)
+        if self._loads:
+            choice = self._load(view, kept, engine, least)
+        return Answer(choice=choice, state=kept)
+
+    def _engine(self, view: ServerView, perf: Perf, data: SystemData) -> _Engine:
+        target = data.target(service_class=view.service_class, model=view.model)
+        held = gpus(data, model=view.model, accelerator=view.accelerator, replicas=1)
+        return _Engine(
+            latency_model=perf.latency_model,
+            limits=Limits(
+                batched_tokens=self.max_num_batched_tokens,
+                sequences=view.max_batch,
+                kv_tokens=min(perf.kv_tokens or UINT32_MAX, UINT32_MAX),
+            ),
+            ttft_ms=self.ttft_ms or (target.slo_ttft_ms if target else 0.0) or TTFT_MS,
+            itl_ms=self.itl_ms or (target.slo_itl_ms if target else 0.0) or ITL_MS,
+            gpus=held[1] if held is not None else 1,
+        )
+
+    # -- by throughput
+
+    def _observed(self, kept: Kept, view: ServerView) -> Kept:
+        """Return what is remembered with the traffic of the interval that ends."""
+        load = view.load
+        if load is None:
+            return kept
+        count = load.rate_rpm * self.throughput_interval_s / MINUTE_S
+        # An idle interval tells nothing of the requests: they keep the shape that they had.
+        shape = (
+            load.in_tokens if count else kept.isl[-1] if kept.isl else 0.0,
+            load.out_tokens if count else kept.osl[-1] if kept.osl else 0.0,
+        )
+        return replace(
+            kept,
+            requests=observed(kept.requests, count),
+            isl=observed(kept.isl, shape[0]),
+            osl=observed(kept.osl, shape[1]),
+            hits=observed(kept.hits, view.cache_hit_share or 0.0),
+        )
+
+    def _throughput(
+        self, view: ServerView, kept: Kept, engine: _Engine, least: int
+    ) -> Choice | Why:
+        requests, isl, osl, hit = (
+            predicted(self.predictor, series, log1p=self.log1p)
+            for series in (kept.requests, kept.isl, kept.osl, kept.hits)
+        )
+        if not kept.requests:
+            return Why(kind="held-unknown", text="no traffic has been seen yet")
+        rps = requests / self.throughput_interval_s
+        found = engine.capacity(isl=isl, osl=osl, hit=hit)
+        if found is None:
+            # Nothing can be sized: what there is stays, but not below the minimum.
+            raw, text = view.wanted, "no capacity is known of a replica"
+        else:
+            raw = max(math.ceil(rps / found.rps), least)
+            beyond = "" if found.eligible else ", beyond the targets"
+            text = f"{rps:.3g} requests/s expected, {found.rps:.3g} a replica{beyond}: {raw}"
+        replicas = throughput_single(
+            raw,
+            current=view.wanted,
+            step=self.max_step,
+            gpus=engine.gpus,
+            most_gpus=self.max_gpus,
+            least=least,
+        )
+        if not self._loads:
+            replicas = guarded_single(
+                view.wanted, replicas, gpus=engine.gpus, budget=self._budget, least=least
+            )
+        details = {"expectedRps": rps, "replicaRps": found.rps if found else None}
+        kind: WhyKind = "forecast" if replicas == raw else "step-limit"
+        if replicas != raw:
+            text = f"{text}; {replicas} by steps and budget"
+        return Choice(replicas=replicas, why=Why(kind=kind, text=text, details=details))
+
+    # -- by load
+
+    def _load(self, view: ServerView, kept: Kept, engine: _Engine, least: int) -> Choice | Why:
+        engines = [pod for pod in view.pods if pod.phase == "ready"]
+        if view.ready > 0 and not engines:
+            return NO_PODS
+        changes = view.wanted != view.ready or view.starting + view.pending > 0
+        reporting = [pod for pod in engines if pod.sample_age_s is not None]
+        if not engines or changes or len(reporting) < len(engines):
+            return Why(kind="unchanged", text="replicas are on their way, or do not report")
+        shape = view.load
+        isl = round(shape.in_tokens) if shape and shape.in_tokens else round(ISL)
+        osl = round(shape.out_tokens) if shape and shape.out_tokens else round(OSL)
+        states = [_EngineState.of(pod, engine, isl=isl, osl=osl) for pod in reporting]
+        count = len(states)
+        if self.optimization_target == "sla":
+            step, text = self._by_sla(states, engine, isl=isl)
+        else:
+            step, text = self._by_utilization(states)
+        replicas = max(count + step, least, kept.lower if self._plans else 0)
+        replicas = clamped_single(replicas, gpus=engine.gpus, budget=self._budget, least=least)
+        kind: WhyKind = "metric" if replicas == count + step else "bound"
+        return Choice(replicas=replicas, why=Why(kind=kind, text=text))
+
+    def _by_utilization(self, states: list[_EngineState]) -> tuple[int, str]:
+        up, down = UTILIZATIONS[self.optimization_target]
+        count = len(states)
+        fullest = max(state.utilization for state in states)
+        text = f"the fullest engine holds {fullest:.0%} of its KV cache"
+        if fullest > up:
+            return 1, text
+        if count > 1 and fullest < down and fullest * count / (count - 1) < up:
+            return -1, text
+        return 0, text
+
+    def _by_sla(self, states: list[_EngineState], engine: _Engine, *, isl: int) -> tuple[int, str]:
+        ttfts = [engine.ttft_s(state, isl=isl) * MS for state in states]
+        itls = [engine.itl_s(state) * MS for state in states]
+        text = f"TTFT {max(ttfts):.0f} ms, ITL {max(itls):.1f} ms estimated at worst"
+        if all(one > engine.ttft_ms for one in ttfts) or all(one > engine.itl_ms for one in itls):
+            return 1, text
+        count = len(states)
+        if count > 1 and all(self._spare(one, engine, count=count, isl=isl) for one in states):
+            return -1, text
+        return 0, text
+
+    def _spare(self, state: _EngineState, engine: _Engine, *, count: int, isl: int) -> bool:
+        """Tell whether an engine would be well with its part of another one's load."""
+        more = state.times(count / (count - 1))
+        own_ms = engine.ttft_s(replace(more, queued_prefill=0), isl=isl) * MS
+        queue_ms = engine.ttft_s(more, isl=isl) * MS - own_ms
+        room_ms = (engine.ttft_ms - own_ms) * self.scale_down_sensitivity
+        full = replace(more, kv=more.kv + more.queued_prefill)
+        if full.kv >= engine.limits.kv_tokens or room_ms <= 0 or queue_ms >= room_ms:
+            return False
+        return engine.itl_s(full) * MS < engine.itl_ms * self.scale_down_sensitivity
+
+    @property
+    def _budget(self) -> Budget:
+        return Budget(least=self.min_gpus, most=self.max_gpus)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _EngineState:
+    """What one engine has to do [tokens]: prompts that wait, and what is in its KV cache."""
+
+    queued_prefill: int
+    running: int
+    kv: int
+    capacity: int
+
+    @property
+    def utilization(self) -> float:
+        """Return the part of the KV cache that all this needs."""
+        return (self.kv + self.queued_prefill) / self.capacity
+
+    def times(self, factor: float) -> _EngineState:
+        """Return so many times as much to do."""
+        return replace(
+            self,
+            queued_prefill=int(self.queued_prefill * factor),
+            running=math.ceil(self.running * factor),
+            kv=int(self.kv * factor),
+        )
+
+    @staticmethod
+    def of(pod: PodView, engine: _Engine, *, isl: int, osl: int) -> _EngineState:
+        """Return the state of *pod*; what it does not tell is taken from the mean request."""
+        queued = pod.queued_prompt_tokens
+        kv = pod.kv_tokens_used
+        if kv is None:
+            kv = round(pod.kv_usage * engine.limits.kv_tokens) or pod.running * (isl + osl // 2)
+        return _EngineState(
+            queued_prefill=pod.waiting * isl if queued is None else queued,
+            running=pod.running,
+            kv=kv,
+            capacity=engine.limits.kv_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Engine:
+    """One replica of a server: its latency model, its limits, its targets [ms], its GPUs."""
+
+    latency_model: LatencyModel
+    limits: Limits
+    ttft_ms: float
+    itl_ms: float
+    gpus: int
+    iteration: Iteration = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "iteration", self._iteration_s)
+
+    def _iteration_s(
+        self, *, prefill_tokens: int = 0, decode_requests: int = 0, decode_kv: int = 0
+    ) -> float:
+        model = self.latency_model
+        compute_ms = model.beta_ms * (prefill_tokens + decode_requests)
+        read_ms = model.weights_ms + model.gamma_ms * decode_kv
+        both = read_ms + compute_ms
+        if model.p > 1.0 and both > 0.0:
+            # The soft roofline: what is read and what is computed overlap.
+            larger, smaller = max(read_ms, compute_ms), min(read_ms, compute_ms)
+            both = larger * math.pow(1.0 + math.pow(smaller / larger, model.p), 1.0 / model.p)
+        return (model.launch_ms + both) / MS
+
+    def capacity(self, *, isl: float, osl: float, hit: float) -> Capacity | None:
+        """Return the best it can do for requests of so many tokens."""
+        shape = Shape(
+            isl=max(round(isl), 1),
+            osl=max(round(osl), 1),
+            ttft_s=self.ttft_ms / MS,
+            itl_s=self.itl_ms / MS,
+            hit_rate=hit,
+        )
+        return capacity("aggregated", shape, self.limits, self.iteration)
+
+    def ttft_s(self, state: _EngineState, *, isl: int) -> float:
+        """Return the time to the first token of a request that comes now."""
+        return chunked_s(
+            state.queued_prefill + isl,
+            self.limits,
+            lambda chunk: self.iteration(
+                prefill_tokens=chunk, decode_requests=state.running, decode_kv=state.kv
+            ),
+        )
+
+    def itl_s(self, state: _EngineState) -> float:
+        """Return the time of an iteration of what it decodes."""
+        return self.iteration(decode_requests=state.running, decode_kv=state.kv)

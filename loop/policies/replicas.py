@@ -1,0 +1,211 @@
+"""What the policies that choose replicas only share: who is held, which bounds hold, and how the
+gauges of pods become one metric; pure.
+
+They keep accelerator and max batch, and know nothing of GPUs: what does not fit stays pending, as
+it does where these autoscalers run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, get_args
+
+from loop.cost import cost_cents_per_h
+from loop.errors import SpecError
+from loop.types import Decision, PodView, ServerView, Snapshot, Target, Why, one_pool
+
+if TYPE_CHECKING:
+    from loop.spec import SystemData
+
+S = TypeVar("S")
+
+Metric = Literal["in_flight", "running", "waiting", "kv"]
+METRICS: tuple[Metric, ...] = get_args(Metric)
+NOT_SAMPLED = Why(kind="held-unknown", text="nobody has sampled its pods yet")
+NO_BATCH = Why(kind="held-unknown", text="its max batch is not known, so nor is a share of it")
+NO_PODS = Why(kind="held-unknown", text="its pods are not seen one by one")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaBounds:
+    """The replicas that a server may have (high None: any number)."""
+
+    low: int = 0
+    high: int | None = None
+
+    def clamp(self, replicas: int) -> int:
+        """Return *replicas* within the bounds; the lower one wins."""
+        high = replicas if self.high is None else min(replicas, self.high)
+        return max(high, self.low)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """How many replicas a rule wants, and why."""
+
+    replicas: int
+    why: Why
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Answer(Generic[S]):
+    """What a rule makes of one server: a choice, or why it is held; and what it remembers."""
+
+    choice: Choice | Why
+    state: S
+
+
+class Rule(Protocol[S]):
+    """How one server is scaled."""
+
+    def __call__(
+        self, view: ServerView, bounds: ReplicaBounds, state: S | None, now_s: float, /
+    ) -> Answer[S]:
+        """Return the answer for *view*; state is None at first."""
+        ...
+
+
+def decide_each(
+    snapshot: Snapshot, data: SystemData, state: Mapping[str, S], rule: Rule[S]
+) -> tuple[Decision, Mapping[str, S]]:
+    """Return what *rule* wants of each server, within what is allowed to any policy.
+
+    Held is a server for which nothing may be asked, one without an accelerator, and one whose load
+    is not known and of which the rule would take something away. Zero is for servers of which zero
+    arrivals are known, and in which nothing runs or waits.
+    """
+    targets: dict[str, Target] = {}
+    after: dict[str, S] = {}
+    for name, view in snapshot.servers.items():
+        bounds = bounds_of(view, data)
+        answer = rule(view, bounds, state.get(name), snapshot.now_s)
+        after[name] = answer.state
+        targets[name] = _target(view, answer.choice, bounds, data)
+    return Decision(targets=targets), after
+
+
+def bounds_of(view: ServerView, data: SystemData) -> ReplicaBounds:
+    """Return the bounds of a server: those of the world, and those of the data."""
+    told = data.servers.get(view.name)
+    return ReplicaBounds(
+        low=max(view.replicas_min, told.min_replicas if told else 0), high=view.replicas_max
+    )
+
+
+def held(view: ServerView, why: Why) -> Target:
+    """Return the target of a server that keeps what it has."""
+    return Target(server=view.name, pools=view.pools, why=why, held=True)
+
+
+def _target(
+    view: ServerView, choice: Choice | Why, bounds: ReplicaBounds, data: SystemData
+) -> Target:
+    if view.hold is not None:
+        return held(view, view.hold)
+    if isinstance(choice, Why):
+        return held(view, choice)
+    if not view.accelerator:
+        return held(view, Why(kind="unchanged", text="it names no accelerator"))
+    replicas, why = bounds.clamp(choice.replicas), choice.why
+    if replicas != choice.replicas:
+        why = Why(kind="bound", text=f"{why.text}; {replicas} is its bound", details=why.details)
+    if replicas == 0 and view.wanted > 0 and not _known_idle(view):
+        replicas = 1
+        why = Why(kind="in-flight", text=f"{why.text}; one stays: it is not known to be idle")
+    if view.load is None and replicas < view.wanted:
+        # Missing data are no reason to take anything away.
+        return held(view, Why(kind="held-unknown", text="the load is not known"))
+    return Target(
+        server=view.name,
+        pools=one_pool(accelerator=view.accelerator, replicas=replicas, max_batch=view.max_batch),
+        why=why,
+        cost_cents_per_h=cost_cents_per_h(
+            data, model=view.model, accelerator=view.accelerator, replicas=replicas
+        ),
+    )
+
+
+def _known_idle(view: ServerView) -> bool:
+    return view.load is not None and view.load.rate_rpm == 0.0 and in_flight(view) == 0
+
+
+# -- metrics
+
+
+def in_flight(view: ServerView) -> int:
+    """Return the requests of a server that run and wait, in pods and at the router."""
+    return view.running + max(view.backlog, view.waiting)
+
+
+def sampled(view: ServerView) -> bool:
+    """Tell whether the gauges of a server mean anything."""
+    return view.sample_age_s is not None
+
+
+def total_of(view: ServerView, metric: Metric) -> float:
+    """Return a metric of the whole server; of the KV cache the sum of the pods' shares."""
+    if metric == "running":
+        return float(view.running)
+    if metric == "waiting":
+        return float(max(view.backlog, view.waiting))
+    if metric == "kv":
+        return view.kv_usage * view.ready
+    return float(in_flight(view))
+
+
+def of_pod(pod: PodView, metric: Metric) -> float | None:
+    """Return a metric of one pod; None if it was not sampled."""
+    if pod.sample_age_s is None:
+        return None
+    if metric == "running":
+        return float(pod.running)
+    if metric == "waiting":
+        return float(pod.waiting)
+    if metric == "kv":
+        return pod.kv_usage
+    return float(pod.running + pod.waiting)
+
+
+def target_of(view: ServerView, metric: Metric, share: float) -> float | None:
+    """Return what one replica is to have of *metric*: *share* of its max batch for what runs, of
+    its cache for the KV cache, and so many requests for what waits. None if it cannot be told.
+    """
+    if metric in ("kv", "waiting"):
+        return share
+    return share * view.max_batch if view.max_batch > 0 else None
+
+
+# -- options
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """The checks of a policy's options, with its name in front of what is wrong."""
+
+    policy: str
+
+    def number(self, name: str, value: object, *, low: float, above: bool = False) -> None:
+        """Raise SpecError unless *value* is a number, *low* or more (*above*: more)."""
+        good = isinstance(value, int | float) and not isinstance(value, bool)
+        if not good or not (value > low if above else value >= low):  # type: ignore[operator]
+            sign = ">" if above else ">="
+            raise self._error(name, f"a number {sign} {low:g}", value)
+
+    def whole(self, name: str, value: object, *, low: int) -> None:
+        """Raise SpecError unless *value* is a whole number, *low* or more."""
+        if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            raise self._error(name, f"a whole number >= {low}", value)
+
+    def one_of(self, name: str, value: object, known: tuple[str, ...]) -> None:
+        """Raise SpecError unless *value* is one of *known*."""
+        if value not in known:
+            raise self._error(name, f"one of {', '.join(known)}", value)
+
+    def flag(self, name: str, value: object) -> None:
+        """Raise SpecError unless *value* is true or false."""
+        if not isinstance(value, bool):
+            raise self._error(name, "true or false", value)
+
+    def _error(self, name: str, expected: str, value: object) -> SpecError:
+        return SpecError(f"policy {self.policy}: {name}: expected {expected}, found {value!r}")
