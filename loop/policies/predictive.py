@@ -48,7 +48,7 @@ class PredictivePolicy:
     """Decides as slo does, with *forecast* in the place of the rate that is seen, if that is less.
 
     lead_s is how far ahead it looks (None: the start-up of a replica as the data have it, and one
-    tick). Only more than what is seen is believed to come, so that replicas are not taken away
+    tick). Less than what is seen is never expected, so that replicas are not taken away
     before the load is gone. season_s is that of "seasonal"; reach_s is how far back is looked.
     """
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from loop.policies.hpa import MILLI
@@ -41,7 +40,7 @@ class Kept:
     inner: Any
     decided_s: float = -math.inf
     decision: Decision = field(default_factory=lambda: Decision(targets={}))
-    memories: Mapping[str, Memory] = MappingProxyType({})
+    memories: Mapping[str, Memory] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from loop.controller import Controller
 from loop.data import FixedData
+from loop.policies import make_policy, policy_names
 from loop.policies.slo import SloPolicy
 from loop.policies.static import StaticPolicy
 from loop.ports import Policy
@@ -87,6 +88,7 @@ policies: st.SearchStrategy[Policy] = st.one_of(
     st.just(SloPolicy()),
     st.just(SloPolicy(solver="greedy", hysteresis=0.0)),
     st.just(SloPolicy(solver="greedy", compat=True)),
+    st.sampled_from(policy_names()).map(make_policy),
     st.builds(Scripted, st.lists(targets, max_size=4).map(tuple)),
 )
 
