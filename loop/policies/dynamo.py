@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal, get_args
 
-from loop.cost import gpus
 from loop.policies.dynamo_rules import (
     UINT32_MAX,
     Budget,
@@ -37,6 +36,7 @@ from loop.policies.replicas import (
     ReplicaBounds,
     decide_each,
 )
+from loop.spec import gpus
 from loop.types import Decision, PodView, ServerView, Snapshot, Why, WhyKind
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, get_args
 
-from loop.cost import cost_cents_per_h
 from loop.errors import SpecError
+from loop.spec import cost_cents_per_h
 from loop.types import Decision, PodView, ServerView, Snapshot, Target, Why, one_pool
 
 if TYPE_CHECKING:
