@@ -40,6 +40,11 @@ TPS_SHARE = 0.9  # with a TPS target the rate stays below this share of the high
 BLOCK_CELLS = 1 << 16  # states worked on at once: half a megabyte stays in the cache of a core
 BLOCK_WASTE = 1 << 14  # states of padding that cost as much as one more group
 
+# The C library gives pieces as large as a block back to the system whenever they are freed, and
+# page faults then take a tenth of an optimization. Once a larger piece was freed it keeps them (16
+# MiB, of which not one page is touched). Importing SciPy does the same, by chance.
+np.empty(1 << 21)
+
 # Highest rate [requests/ms], best attainable ITL and TTFT [ms], index into BINDING.
 Limit = tuple[float, float, float, float]
 
