@@ -225,7 +225,19 @@ class RequestLog:
 
     def add_finished(self, request: Request, finish_s: float) -> None:
         """Record that the client of *request* had its last token at *finish_s*."""
-        self._rows += _row(request, finish_s, 0, 0)
+        # _row written out: every request of a run comes by here.
+        self._rows += _pack(
+            request.server_index,
+            request.id,
+            request.prompt_tokens,
+            request.output_tokens,
+            request.preemptions,
+            request.arrival_s,
+            request.first_token_s,
+            finish_s,
+            0,
+            0,
+        )
 
     def add_rejected(self, request: Request, now_s: float, reason: str) -> None:
         """Record that *request* was turned away at *now_s* for *reason* (one of REASONS)."""

@@ -38,7 +38,7 @@ def test_an_arrival_finds_the_last_boundary_before_it(
     """
     boundary_s = start_s + duration_s(k, c0_s, c1_s)
     now_s = nextafter(boundary_s, towards_s) if towards_s else boundary_s
-    done = boundaries_before(now_s, start_s=start_s, c0_s=c0_s, c1_s=c1_s)
+    done = boundaries_before(now_s, start_s, c0_s, c1_s)
     assert done == 0 or start_s + duration_s(done, c0_s, c1_s) < now_s
     assert start_s + duration_s(done + 1, c0_s, c1_s) >= now_s
 
@@ -82,7 +82,7 @@ def test_a_segment_fills_the_buckets_that_its_gaps_would(
     buckets = [0] * (len(ITL_BOUNDS_S) + 1)
     add_progression(buckets, n, k, c0_s, c1_s)
     telemetry = ReplicaTelemetry()
-    telemetry.decoded(n, k, c0_s=c0_s, c1_s=c1_s, duration_s=duration_s(k, c0_s, c1_s))
+    telemetry.decoded(n, k, c0_s, c1_s, duration_s(k, c0_s, c1_s))
     assert telemetry.itl_buckets == buckets
     # A gap that lies on a bound to the last digit may fall on either side of it.
     on_bound = sum(

@@ -58,7 +58,7 @@ def duration_s(k: int, c0_s: float, c1_s: float) -> float:
     return k * c0_s + c1_s * (k * (k - 1) // 2)
 
 
-def boundaries_before(now_s: float, *, start_s: float, c0_s: float, c1_s: float) -> int:
+def boundaries_before(now_s: float, start_s: float, c0_s: float, c1_s: float) -> int:
     """Return how many iterations of an endless segment that began at *start_s* end strictly before
     *now_s*.
 

@@ -245,7 +245,7 @@ class Replica:
         # head is blocked by the batch or by the KV cache, free blocks only fall until the next
         # finish, and the head is never skipped.
         if self._length > 1 and not waiting and len(self._running) < self._max_batch:
-            self._truncate(now_s, ahead=self._ahead)
+            self._truncate(now_s, self._ahead)
         waiting.append(request)
         self.outstanding += 1
         if self.next_boundary_s == inf:
@@ -314,7 +314,7 @@ class Replica:
         raised = max_batch > self._max_batch
         self._max_batch = max_batch
         if raised and self._waiting and self._length > 1 and len(self._running) < max_batch:
-            self._truncate(now_s)
+            self._truncate(now_s, 0)
 
     def drain(self, now_s: float) -> list[Request]:
         """Refuse new requests from now on and hand back those that never ran, in their order.
@@ -340,9 +340,7 @@ class Replica:
         done = self._iterations_before(now_s)
         if done:
             c0_s, c1_s = self._c0_s, self._c1_s
-            self.telemetry.decoded(
-                self._decodes, done, c0_s=c0_s, c1_s=c1_s, duration_s=duration_s(done, c0_s, c1_s)
-            )
+            self.telemetry.decoded(self._decodes, done, c0_s, c1_s, duration_s(done, c0_s, c1_s))
         lost = [*self._running.values(), *self._waiting]
         if self._step > self._unit:
             self.telemetry.ended_tokens += self._generated(done)
@@ -388,17 +386,18 @@ class Replica:
         """Return how many iterations of the segment in progress ended strictly before *now_s*."""
         if self._length <= 1:
             return 0
-        return boundaries_before(now_s, start_s=self._start_s, c0_s=self._c0_s, c1_s=self._c1_s)
+        return boundaries_before(now_s, self._start_s, self._c0_s, self._c1_s)
 
-    def _truncate(self, now_s: float, *, ahead: int = 0) -> None:
+    def _truncate(self, now_s: float, ahead: int) -> None:
         """End the segment in progress at its first boundary at or after *now_s*, or so many
         iterations later.
         """
-        k = self._iterations_before(now_s) + 1 + ahead
+        start_s, c0_s, c1_s = self._start_s, self._c0_s, self._c1_s
+        k = boundaries_before(now_s, start_s, c0_s, c1_s) + 1 + ahead
         if k < self._length:
             self._length = k
-            self._duration_s = duration_s(k, self._c0_s, self._c1_s)
-            self.next_boundary_s = self._start_s + self._duration_s
+            self._duration_s = duration = k * c0_s + c1_s * (k * (k - 1) // 2)
+            self.next_boundary_s = start_s + duration
 
     def _blocks_held(self, done: int) -> int:
         """Return the blocks held by the iteration in progress, *done* iterations into the
@@ -426,9 +425,7 @@ class Replica:
             if not self._prefills and self._prefixes.idle_blocks:
                 # Nothing is free as little as at the end of a segment: what grew took it.
                 self._prefixes.trim(self._kv.blocks - self._kv.used(g, n, self._context_sum))
-            self.telemetry.decoded(
-                n, k, c0_s=self._c0_s, c1_s=self._c1_s, duration_s=self._duration_s
-            )
+            self.telemetry.decoded(n, k, self._c0_s, self._c1_s, self._duration_s)
             finishes = self._finishes
             # All keys of iteration g are below the smallest key of the next one.
             due = (g + 1) << _TICKET_BITS
@@ -498,8 +495,12 @@ class Replica:
         may_prefill = self._partial is not None or (
             waiting and len(self._running) < self._max_batch
         )
-        if may_prefill and self._begin_prefill(t):
-            return
+        preempted = False
+        if may_prefill:
+            begun = self._begin_prefill(t)
+            if begun:
+                return
+            preempted = begun is None
         n = self._decodes
         if not n:
             assert not self._waiting, "an idle replica must be able to admit the head of its queue"
@@ -514,36 +515,20 @@ class Replica:
         if step > 1:
             k //= step
         if may_prefill:
-            head = waiting[0]
-            if head.submitted_s > self._seen_s:
+            if preempted or waiting[0].submitted_s > self._seen_s:
                 # It came after the plan of this iteration, and is in that of the next.
                 k = 1
-            elif head.blocks and self._prefixes.idle_blocks:
+            elif waiting[0].blocks and self._prefixes.idle_blocks:
                 k = min(k, self._until_eviction(g, n))
         # A bound that is cheap: if every decode had one more block than it needs, and it still
         # fits, the exact count need not be asked for.
-        if context_sum + n * (k * step + self._block_units - 1) > self._kv_units:
+        grown = n * step
+        if context_sum + grown * k + n * (self._block_units - 1) > self._kv_units:
             kv = self._kv
             k = min(k, kv.iterations_left(g, n, context_sum) // step)
             if not k:
                 self._preempt(t, free=kv.blocks - kv.used(g, n, context_sum), partial=0)
-                k, n, context_sum = 1, self._decodes, self._context_sum
-        self._begin_segment(t, k, n, context_sum)
-
-    def _until_eviction(self, g: int, n: int) -> int:
-        """Return after how many iterations a head that is blocked by the KV cache is to be asked
-        again: when the first block is evicted, for then less of its prompt may be cached, and less
-        of it asks for room at once.
-        """
-        kv, idle = self._kv, self._prefixes.idle_blocks
-        # As if what nobody uses could not be freed.
-        kv.share(-idle)
-        k = kv.iterations_left(g, n, self._context_sum) // self._step
-        kv.share(idle)
-        return max(k, 1)
-
-    def _begin_segment(self, t: float, k: int, n: int, context_sum: int) -> None:
-        grown = n * self._step
+                k, context_sum, grown = 1, self._context_sum, self._decodes * step
         if self._curved is None:
             c0 = self._alpha_s + self._beta_s * grown + self._gamma_s * (context_sum + grown)
             c1 = self._gamma_s * grown
@@ -561,12 +546,22 @@ class Replica:
         self._duration_s = duration = k * c0 + c1 * (k * (k - 1) // 2)
         self.next_boundary_s = t + duration
 
-    def _begin_prefill(self, t: float) -> bool:
-        """Begin one iteration that continues a partial prefill and admits from the queue; False if
-        nothing can prefill.
+    def _until_eviction(self, g: int, n: int) -> int:
+        """Return after how many iterations a head that is blocked by the KV cache is to be asked
+        again: when the first block is evicted, for then less of its prompt may be cached, and less
+        of it asks for room at once.
+        """
+        kv, idle = self._kv, self._prefixes.idle_blocks
+        # As if what nobody uses could not be freed.
+        kv.share(-idle)
+        k = kv.iterations_left(g, n, self._context_sum) // self._step
+        kv.share(idle)
+        return max(k, 1)
 
-        An iteration that has to preempt admits nobody, and is begun here too if a partial
-        prefill or the decodes run out of blocks.
+    def _begin_prefill(self, t: float) -> bool | None:
+        """Begin one iteration that continues a partial prefill and admits from the queue; False if
+        nothing can prefill, None if a partial prefill or the decodes ran out of blocks and somebody
+        was preempted: that iteration admits nobody.
         """
         n, unit, size = self._decodes, self._unit, self._block_units
         decoding = n * self._step
@@ -593,7 +588,7 @@ class Replica:
             free, exact = self._free_after_decodes(), True
             if free < taken * size:
                 self._preempt_for_prefill(t, taken)
-                return True
+                return None
         prefixes = self._prefixes
         if prefixes.idle_blocks:
             # What runs goes on first, and evicts what nobody uses.
@@ -711,7 +706,6 @@ class Replica:
             free -= held
             taken -= held
         self._preempt(t, free=free, partial=taken)
-        self._begin_segment(t, 1, self._decodes, self._context_sum)
 
     def _left_before_lack(self, free: float, partial: int) -> float:
         """Return what is left of *free* blocks when the first that lacks some asks for its own."""

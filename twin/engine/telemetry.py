@@ -149,7 +149,7 @@ class ReplicaTelemetry:
         self.e2e_sum_s += e2e_s
         self.e2e_buckets[bisect_left(LATENCY_BOUNDS_S, e2e_s)] += 1
 
-    def decoded(self, n: int, k: int, *, c0_s: float, c1_s: float, duration_s: float) -> None:
+    def decoded(self, n: int, k: int, c0_s: float, c1_s: float, duration_s: float) -> None:
         """Count a step of *n* requests in each of *k* iterations that take c0, c0 + c1, …,
         together *duration_s*.
         """
