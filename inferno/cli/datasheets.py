@@ -35,6 +35,24 @@ def add_engine_options(parser: _ActionsContainer, *, required: bool) -> None:
     )
 
 
+def add_batch_options(parser: _ActionsContainer) -> None:
+    """Add what bounds an iteration of the engine."""
+    parser.add_argument(
+        "--max-batch",
+        type=int,
+        default=256,
+        metavar="N",
+        help="most requests in a batch (default 256)",
+    )
+    parser.add_argument(
+        "--token-budget",
+        type=int,
+        default=8192,
+        metavar="N",
+        help="most tokens in an iteration (default 8192)",
+    )
+
+
 def engine_of(options: Namespace, *, max_batch: int, token_budget: int) -> DataSheetModel:
     """Return what the data sheet says of the engine that *options* name."""
     from twin.fit.datasheet import estimate, find_accelerator

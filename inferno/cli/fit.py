@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.datasheets import add_engine_options, engine_of
+from inferno.cli.datasheets import add_batch_options, add_engine_options, engine_of
 
 if TYPE_CHECKING:
     from twin.fit.search import Prior
@@ -74,20 +74,7 @@ def _add_limits(parser: ArgumentParser) -> None:
         metavar="N",
         help="KV cache of the replica in tokens (default: unlimited)",
     )
-    parser.add_argument(
-        "--max-batch",
-        type=int,
-        default=256,
-        metavar="N",
-        help="most requests in a batch (default 256)",
-    )
-    parser.add_argument(
-        "--token-budget",
-        type=int,
-        default=8192,
-        metavar="N",
-        help="most tokens in an iteration (default 8192)",
-    )
+    add_batch_options(parser)
     parser.add_argument(
         "--block-size",
         type=int,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.datasheets import add_engine_options, engine_of
+from inferno.cli.datasheets import add_batch_options, add_engine_options, engine_of
 
 if TYPE_CHECKING:
     from twin.fit.datasheet import DataSheetModel
@@ -29,20 +29,7 @@ error to expect, and why it may be larger. Nothing is downloaded.
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     add_engine_options(parser, required=True)
-    parser.add_argument(
-        "--max-batch",
-        type=int,
-        default=256,
-        metavar="N",
-        help="most requests in a batch (default 256)",
-    )
-    parser.add_argument(
-        "--token-budget",
-        type=int,
-        default=8192,
-        metavar="N",
-        help="most tokens in an iteration (default 8192)",
-    )
+    add_batch_options(parser)
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
 
 

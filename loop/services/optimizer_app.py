@@ -18,11 +18,9 @@ from loop.optimizer.front import optimize
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
-from loop.optimizer.rules.ours import OURS
 from loop.schema.models import (
     AllocationSolution,
     ExplainedSolution,
-    Level,
     OptimizerData,
     OptimizerSpec,
     Problem,
@@ -33,6 +31,7 @@ from loop.schema.reading import system_data
 from loop.services import optimizer_store as store
 from loop.services.answers import Json, JsonText, body_of, message
 from loop.services.auth import TokenSource
+from loop.services.optimizer_habits import Habits, habits_of
 from loop.services.optimizer_store import System, VerbError
 from loop.services.optimizer_verbs import Desk, make_verbs
 from loop.services.scaffold import BODY_BYTES_MAX, create_app
@@ -57,7 +56,6 @@ def make_optimizer_app(
     those inside.
     """
     early = settings.rules is GO_2025
-    compat = settings.rules is not OURS
     assert not (stateful and early), "the verbs are those of today"
     app = create_app(
         "optimizer",
@@ -79,38 +77,38 @@ def make_optimizer_app(
     if early:
         app.include_router(_early_optimisation(settings))
     else:
-        desk = Desk(stateful=stateful, compat=compat)
+        desk = Desk(stateful=stateful, habits=habits_of(settings.rules))
         app.include_router(_optimisation(desk, settings))
         app.include_router(make_verbs(desk))
     return app
 
 
 def _optimisation(desk: Desk, settings: OptimizerSettings) -> APIRouter:
-    compat = desk.compat
-    solution = AllocationSolution if compat else ExplainedSolution
+    habits = desk.habits
+    solution = ExplainedSolution if habits.explains else AllocationSolution
     router = APIRouter(tags=["optimise"])
     answers: dict[int | str, dict[str, Any]] = {200: {"model": solution}}
 
     def optimize_one(body: SystemData) -> Json:
         """Optimise the system of the body, and keep it as the one that the other verbs see."""
         spec = body.spec
-        system, answer = _optimised(store.system_of(spec), spec.optimizer_data.flags, settings)
+        system, answer = _optimised(
+            store.system_of(spec), spec.optimizer_data.flags, settings, habits
+        )
         desk.change(lambda _before: system)
-        return _told(answer, compat=compat)
+        return _told(answer, habits)
 
     def optimize_kept(body: OptimizerData) -> Json:
         """Optimise the system that the other verbs built up; /applyAllocation then makes the
         answer its state.
         """
-        # The existing service reads flags in a wrapper as none at all.
-        flags = body if compat else body.flags
+        flags = body.flags if habits.reads_wrapped_flags else body
         with desk.lock:
-            desk.system, answer = _optimised(desk.system, flags, settings)
-        return _told(answer, compat=compat)
+            desk.system, answer = _optimised(desk.system, flags, settings, habits)
+        return _told(answer, habits)
 
-    level: Level = "go" if compat else "ours"
-    optimize_one.__annotations__["body"] = body_of(SystemData, level)
-    optimize_kept.__annotations__["body"] = body_of(OptimizerData, level)
+    optimize_one.__annotations__["body"] = body_of(SystemData, habits.level)
+    optimize_kept.__annotations__["body"] = body_of(OptimizerData, habits.level)
     router.post("/optimizeOne", responses=answers, response_model=None)(optimize_one)
     if desk.stateful:
         router.post("/optimize", responses=answers, response_model=None)(optimize_kept)
@@ -140,21 +138,20 @@ def _early_optimisation(settings: OptimizerSettings) -> APIRouter:
 
 
 def _optimised(
-    system: System, flags: OptimizerSpec, settings: OptimizerSettings
+    system: System, flags: OptimizerSpec, settings: OptimizerSettings, habits: Habits
 ) -> tuple[System, Answer]:
     """Return *system* with what each server shall have, and the answer that says so."""
     spec = store.spec_of(system, flags)
     data = system_data(spec)
-    compat = settings.rules is not OURS
-    if compat:
+    if habits.bounds_batches:
         check_batches(data, source="body")
     solution = optimize(data, settings)
     said = throughputs(spec.server_data)
-    answer = solution_json(solution, data, throughputs=said, explain=not compat)
+    answer = solution_json(solution, data, throughputs=said, explain=habits.explains)
     rows = {name: row for name, row in answer["allocations"].items() if not row.get("parts")}
     for name, row in rows.items():
         _check_measure(name, row)
-    return store.with_desired(system, rows, compat=compat), answer
+    return store.with_desired(system, rows, unserved_keeps=habits.unserved_keeps), answer
 
 
 def _check_measure(server: str, row: Mapping[str, Any]) -> None:
@@ -169,11 +166,11 @@ def _check_measure(server: str, row: Mapping[str, Any]) -> None:
         )
 
 
-def _told(answer: Answer, *, compat: bool) -> Json:
-    """Return the answer as a response. In compat: 404 where a server got nothing, and nothing but
-    allocations.
+def _told(answer: Answer, habits: Habits) -> Json:
+    """Return the answer as a response: as it is if the service explains; else allocations alone,
+    or 404 if a server got nothing.
     """
-    if not compat:
+    if habits.explains:
         return Json(answer)
     if answer["unallocated"]:
         names = ", ".join(sorted(answer["unallocated"]))

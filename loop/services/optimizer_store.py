@@ -1,8 +1,8 @@
 """The system that the verbs of the optimizer service build up: a frozen value, and functions from
 one to the next.
 
-A verb that sets or adds replaces what has the same name and deletes nothing. compat: as the
-existing service does, where that is otherwise.
+A verb that sets or adds replaces what has the same name and deletes nothing. Where services differ
+(optimizer_habits), the caller says how.
 """
 
 from __future__ import annotations
@@ -166,9 +166,9 @@ def add_perf(system: System, rows: Sequence[ModelAcceleratorPerfData]) -> System
     return set_perf(system, rows)
 
 
-def add_model(system: System, name: str, *, compat: bool) -> System:
-    """Add a model without rows. One that is there keeps its rows; in compat it loses them."""
-    rows: PerfByAccelerator = {} if compat else system.models.get(name, {})
+def add_model(system: System, name: str, *, keeps: bool) -> System:
+    """Add a model without rows. One that is there keeps its rows if *keeps*, else it loses them."""
+    rows: PerfByAccelerator = system.models.get(name, {}) if keeps else {}
     return replace(system, models={**system.models, name: rows})
 
 
@@ -188,11 +188,11 @@ def remove_perf(system: System, name: str, accelerator: str) -> System:
 # --- Classes and their targets --------------------------------------------------------------------
 
 
-def add_class(system: System, name: str, asked: int, *, compat: bool) -> System:
-    """Add a service class of a priority, without targets. One that is there keeps its targets; in
-    compat it loses them.
+def add_class(system: System, name: str, asked: int, *, keeps: bool) -> System:
+    """Add a service class of a priority, without targets. One that is there keeps its targets if
+    *keeps*, else it loses them.
     """
-    known = without(system.classes, name) if compat else system.classes
+    known = system.classes if keeps else without(system.classes, name)
     added = ServiceClassSpec(name=name, priority=asked)
     return replace(system, classes=merged_classes(known, [added]))
 
@@ -207,13 +207,14 @@ def set_classes(system: System, rows: Iterable[ServiceClassSpec]) -> System:
     return replace(system, classes=merged_classes(system.classes, rows))
 
 
-def add_targets(system: System, spec: ServiceClassSpec, *, compat: bool) -> System:
-    """Take in targets of a class that is there and has that priority (compat: compared with it as
-    it was sent).
+def add_targets(system: System, spec: ServiceClassSpec, *, corrects: bool) -> System:
+    """Take in targets of a class that is there and has that priority. corrects: the priority may
+    be absent, and is compared as it would be kept; else as it was sent.
     """
     known: ServiceClassSpec = CLASSES.get(system, spec.name)
-    asked = spec.priority if compat else priority(spec.priority)
-    if asked != known.priority and (compat or "priority" in spec.model_fields_set):
+    asked = priority(spec.priority) if corrects else spec.priority
+    said = "priority" in spec.model_fields_set or not corrects
+    if said and asked != known.priority:
         raise VerbError(
             f"inconsistent specs: svcName={spec.name} ; svcPrio={spec.priority}", status=400
         )
@@ -274,23 +275,24 @@ def _desired(system: System, server: ServerSpec) -> AllocationData:
     return allocation.model_copy(update=unbounded)
 
 
-def with_desired(system: System, rows: Mapping[str, Json], *, compat: bool) -> System:
-    """Write down what the optimizer gave each server. One that got nothing desires nothing; in
-    compat, what it did.
+def with_desired(system: System, rows: Mapping[str, Json], *, unserved_keeps: bool) -> System:
+    """Write down what the optimizer gave each server. One that got nothing desires nothing if it
+    will keep what it has (apply_desired), else what it did.
     """
-    known = system.desired if compat else dict.fromkeys(system.servers, NOTHING)
+    known = dict.fromkeys(system.servers, NOTHING) if unserved_keeps else system.desired
     return replace(system, desired={**known, **rows}, assigned=frozenset(rows))
 
 
-def apply_desired(system: System, *, compat: bool) -> System:
+def apply_desired(system: System, *, unserved_keeps: bool) -> System:
     """Make what every server desires what it has, with its load.
 
-    A server that the optimizer gave nothing keeps what it has; in compat it loses it, and its load.
+    unserved_keeps: a server that the optimizer gave nothing keeps what it has; else it loses it,
+    and its load.
     """
     servers = {
         name: server.model_copy(update={"current_alloc": _desired(system, server)})
         for name, server in system.servers.items()
-        if compat or name in system.assigned
+        if name in system.assigned or not unserved_keeps
     }
     return replace(system, servers={**system.servers, **servers})
 

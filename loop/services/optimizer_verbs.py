@@ -22,7 +22,6 @@ from loop.schema.models import (
     AcceleratorData,
     AcceleratorSpec,
     CapacityData,
-    Level,
     Message,
     ModelAcceleratorPerfData,
     ModelData,
@@ -34,6 +33,7 @@ from loop.schema.models import (
 )
 from loop.services import optimizer_store as store
 from loop.services.answers import Json, body_of
+from loop.services.optimizer_habits import Habits
 from loop.services.optimizer_store import System, VerbError
 
 Change = Callable[..., System]
@@ -42,9 +42,9 @@ Change = Callable[..., System]
 class Desk:
     """Holds the system that the verbs work on: read as it stands, changed by one verb at a time."""
 
-    def __init__(self, *, stateful: bool, compat: bool) -> None:
+    def __init__(self, *, stateful: bool, habits: Habits) -> None:
         self.stateful = stateful
-        self.compat = compat
+        self.habits = habits
         self.system = System()
         self.lock = threading.Lock()
 
@@ -103,31 +103,32 @@ def _remove(tag: str, path: str, answer: Any, drop: Change, find: Callable[..., 
 
 
 def _add_model(desk: Desk, name: str) -> str:
-    desk.change(lambda system: store.add_model(system, name, compat=desk.compat))
+    desk.change(lambda system: store.add_model(system, name, keeps=desk.habits.adding_keeps))
     return name
 
 
 def _add_class(desk: Desk, name: str, priority: str) -> ServiceClassSpec:
     if not (priority.isascii() and priority.isdigit() and len(priority) <= 9):
         raise VerbError(f"service class priority {priority} invalid", status=400)
-    _, after = desk.change(
-        lambda system: store.add_class(system, name, int(priority), compat=desk.compat)
-    )
+    keeps = desk.habits.adding_keeps
+    _, after = desk.change(lambda system: store.add_class(system, name, int(priority), keeps=keeps))
     return after.classes[name]
 
 
 def _add_targets(desk: Desk, said: ServiceClassSpec) -> ServiceClassSpec | Response:
     try:
-        _, after = desk.change(lambda system: store.add_targets(system, said, compat=desk.compat))
+        corrects = desk.habits.corrects_priority
+        _, after = desk.change(lambda system: store.add_targets(system, said, corrects=corrects))
     except VerbError as problem:
-        if desk.compat:
-            return Json(str(problem), status_code=problem.status)
-        raise
+        if desk.habits.wraps_refusals:
+            raise
+        return Json(str(problem), status_code=problem.status)
     return after.classes[said.name]
 
 
 def _apply(desk: Desk) -> str:
-    desk.change(lambda system: store.apply_desired(system, compat=desk.compat))
+    keeps = desk.habits.unserved_keeps
+    desk.change(lambda system: store.apply_desired(system, unserved_keeps=keeps))
     return "Done"
 
 
@@ -228,10 +229,9 @@ def make_verbs(desk: Desk) -> APIRouter:
 
 
 def _add_route(router: APIRouter, desk: Desk, verb: Verb) -> None:
-    level: Level = "go" if desk.compat else "ours"
     asked: dict[str, Any] = dict.fromkeys(re.findall(r"{(\w+)", verb.path), str)
     if verb.body is not None:
-        asked["body"] = body_of(verb.body, level)
+        asked["body"] = body_of(verb.body, desk.habits.level)
 
     def endpoint(**values: Any) -> Any:
         return verb.act(desk, *(values[name] for name in asked))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from loop.data import DataReading
 from loop.errors import BackendError
@@ -217,17 +218,9 @@ def target(
     return Target(**{**given, **fields})  # type: ignore[arg-type]
 
 
-def change(
-    server: str = "s1",
-    *,
-    accelerator: str = "H100",
-    replicas: int = 2,
-    max_batch: int = 64,
-    why: Why = BECAUSE,
-) -> Change:
-    """Return a change to one pool; the defaults are what server_view has."""
-    pools = one_pool(accelerator=accelerator, replicas=replicas, max_batch=max_batch)
-    return Change(server=server, pools=pools, why=why)
+def change(server: str = "s1", *, why: Why = BECAUSE, **pool: Any) -> Change:
+    """Return a change to one pool, as target has it."""
+    return Change(server=server, pools=target(server, **pool).pools, why=why)
 
 
 def system(**fields: object) -> SystemData:
