@@ -5,13 +5,17 @@ twin runs.
 from __future__ import annotations
 
 import json
+import re
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
 
 from experiments.world import build_cluster_spec
+from inferno.cli.fit import write_row
 from inferno.cli.main import main
 from loop.schema.reading import read_system
+from twin.spec import SpecError
 
 Capture = pytest.CaptureFixture[str]
 
@@ -123,3 +127,47 @@ def test_a_fit_is_put_into_the_data_directory(tmp_path: Path, capsys: Capture) -
     read_system(mine)
     assert main(words) == 2
     assert "expected --model and --accelerator too" in capsys.readouterr().err
+
+
+def test_a_fit_goes_into_files_as_the_program_reads_them(tmp_path: Path) -> None:
+    """Keys in any case, a latency model as it was said before, and what else the file holds."""
+    (tmp_path / "accelerator-data.json").write_text(
+        '{"Accelerators": [{"name": "H100", "type": "H100", "cost": 400}]}'
+    )
+    row = {"Name": "m", "acc": "H100", "maxBatchSize": 8, "atTokens": 512}
+    path = tmp_path / "model-data.json"
+    path.write_text(json.dumps({"about": "mine", "Models": [{**row, "alpha": 9.0, "beta": 0.1}]}))
+    options = Namespace(write=tmp_path, model="m", accelerator="H100", tp=1, max_batch=64)
+    parms = {"alpha": 5.0, "beta": 0.02, "gamma": 1e-5}
+    write_row(options, parms, overhead_ms=7.0, at_tokens=512)
+    written = json.loads(path.read_text())
+    assert written == {
+        "about": "mine",
+        "Models": [{**row, "perfParms": {**parms, "overheadMs": 7.0}}],
+    }
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("model-data.json", {"models": ["m"]}, "model-data.json: models[0]: expected an object"),
+        ("model-data.json", [], "model-data.json: expected an object"),
+        ("accelerator-data.json", {"accelerators": []}, "accelerator: expected one of"),
+    ],
+)
+def test_a_fit_is_not_put_into_a_wrong_directory(
+    tmp_path: Path, file: str, content: object, said: str
+) -> None:
+    """One line, and the file stays as it is."""
+    unit = {"name": "H100", "type": "H100", "cost": 400}
+    files: dict[str, object] = {
+        "accelerator-data.json": {"accelerators": [unit]},
+        "model-data.json": {"models": []},
+        file: content,
+    }
+    for name, value in files.items():
+        (tmp_path / name).write_text(json.dumps(value))
+    options = Namespace(write=tmp_path, model="m", accelerator="H100", tp=1, max_batch=64)
+    with pytest.raises(SpecError, match=re.escape(said)):
+        write_row(options, {"alpha": 5.0}, overhead_ms=0.0, at_tokens=512)
+    assert json.loads((tmp_path / "model-data.json").read_text()) == files["model-data.json"]

@@ -6,7 +6,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.datasheets import add_batch_options, add_engine_options, engine_of
@@ -175,39 +175,49 @@ def write_row(
 ) -> None:
     """Put *parms* into the row of the model on the accelerator, which is added if there is none.
 
-    Raise SpecError if the directory does not know the accelerator.
+    Raise SpecError if the directory does not know the accelerator, or is wrong.
     """
-    from twin.datafile import Entry, read_json
+    from loop.schema.models import AcceleratorData, ModelData
+    from loop.schema.parsing import read
+    from twin.datafile import read_json
     from twin.spec import SpecError
 
     directory: Path = options.write
-    accelerators = Entry(read_json(directory / "accelerator-data.json"), source="accelerator-data")
-    names = [row.text("name") for row in accelerators.children("accelerators")]
+    file = directory / "accelerator-data.json"
+    known = read(AcceleratorData, read_json(file), source=file.name, level="files")
+    names = [row.name for row in known.accelerators]
     if options.accelerator not in names:
         raise SpecError(
             f"{directory}: accelerator: expected one of {', '.join(names)}, found "
             f"{options.accelerator[:60]!r}"
         )
     path = directory / "model-data.json"
-    document = read_json(path)
-    if not isinstance(document, dict) or not isinstance(document.get("models"), list):
-        raise SpecError(f'{path}: expected {{"models": […]}}, found something else')
-    rows = document["models"]
-    row = next(
-        (
-            row
-            for row in rows
-            if (row.get("name"), row.get("acc")) == (options.model, options.accelerator)
-        ),
-        None,
-    )
-    if row is None:
+    document: dict[str, Any] = read_json(path)
+    models = read(ModelData, document, source=path.name, level="files").models
+    pairs = [(row.name, row.acc) for row in models]
+    key = next(key for key in document if key.lower() == "models")
+    rows = document[key]
+    pair = (options.model, options.accelerator)
+    if pair in pairs:
+        # Whatever says the latency model now, in any case or as it was said before.
+        row = rows[pairs.index(pair)]
+        for old in [name for name in row if name.lower() in ("perfparms", "alpha", "beta")]:
+            del row[old]
+    else:
         row = {"name": options.model, "acc": options.accelerator, "accCount": options.tp}
         row |= {"maxBatchSize": options.max_batch, "atTokens": max(int(at_tokens), 1)}
         rows.append(row)
     row["perfParms"] = {**parms, "overheadMs": overhead_ms} if overhead_ms else dict(parms)
-    lines = ",\n".join("    " + json.dumps(each, ensure_ascii=False) for each in rows)
-    path.write_text('{\n  "models": [\n' + lines + "\n  ]\n}\n", encoding="utf-8")
+    path.write_text(_by_rows(document, key), encoding="utf-8")
+
+
+def _by_rows(document: Mapping[str, Any], key: str) -> str:
+    """Return *document* as JSON, a line for each row under *key*."""
+    rows = ",\n".join("    " + json.dumps(row, ensure_ascii=False) for row in document[key])
+    values = {name: json.dumps(value, ensure_ascii=False) for name, value in document.items()}
+    values[key] = f"[\n{rows}\n  ]"
+    lines = (f"  {json.dumps(name)}: {value}" for name, value in values.items())
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 COMMAND = Command(
