@@ -354,6 +354,17 @@ def test_a_run_says_what_its_data_leave_open(data: Path, tmp_path: Path, capsys:
     assert all(line.startswith("wrote ") for line in said.out.splitlines())
 
 
+def test_adopt_says_what_its_data_leave_open(data: Path, tmp_path: Path, capsys: Capture) -> None:
+    """Before the cluster is asked: whoever takes a Deployment in should know the data by then."""
+    (data / "capacity-data.json").write_text('{"count": []}')
+    words = ["adopt", "deployment/chat", "--model", "llama_13b", "--class", "Premium"]
+    words += ["--data", str(data), "--kubeconfig", str(tmp_path / "none")]
+    assert inferno.main(words) == 2
+    assert "note: capacity-data.json: there are no GPUs" in capsys.readouterr().err
+    assert inferno.main([*words, "-q"]) == 2
+    assert "note: " not in capsys.readouterr().err
+
+
 def test_optimize_says_what_its_system_leaves_open(
     repository: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -65,6 +65,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
+    from inferno.cli.runs import print_notes
     from inferno.worlds.world import data_directory
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock
@@ -75,7 +76,9 @@ def _run(options: Namespace) -> int:
     settings = read_settings(
         arguments={"data_path": options.data, "kubeconfig": options.kubeconfig}
     )
-    data = read_system(data_directory(settings), warn=lambda _line: None)
+    notes: list[str] = []
+    data = read_system(data_directory(settings), warn=notes.append)
+    print_notes(notes, quiet=options.quiet)
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="adopt")
     with ExitStack() as stack:
         client = KubeClient(partial(connect, settings.kubeconfig), clock=MonotonicClock())
