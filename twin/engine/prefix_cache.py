@@ -55,11 +55,6 @@ class PrefixCache:
         self._held: dict[int, list[int]] = {}
         self.idle_blocks = 0
 
-    @property
-    def in_use(self) -> bool:
-        """Tell whether any prefix is cached by its blocks."""
-        return bool(self._entries)
-
     def cached_tokens(self, request: Request) -> int:
         """Return how many tokens of *request* need not be computed if it begins now."""
         found = (
