@@ -70,6 +70,8 @@ class SimBackend:
         labels = self._offered_loads() if self._offered_loads else None
         return Snapshot(
             now_s=view.now_s,
+            window_s=view.window_s,
+            scrape_interval_s=view.scrape_interval_s,
             servers={
                 name: _server_view(
                     state,
@@ -159,6 +161,9 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         waiting=state.waiting,
         backlog=state.backlog,
         kv_usage=state.kv_usage,
+        start_up_s=state.start_up_s,
+        queued_prompt_tokens=state.queued_prompt_tokens,
+        preemptions=state.window.preemptions,
         gauges=state.gauges,
         pods=tuple(_pod_view(pod, now_s=now_s) for pod in state.pods),
     )
@@ -177,4 +182,6 @@ def _pod_view(state: PodState, *, now_s: float) -> PodView:
         kv_usage=state.kv_usage,
         sample_age_s=None if state.scraped_s is None else now_s - state.scraped_s,
         restarts=state.restarts,
+        queued_prompt_tokens=state.queued_prompt_tokens,
+        kv_tokens_used=state.kv_tokens_used,
     )

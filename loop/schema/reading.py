@@ -61,12 +61,21 @@ POLICIES = {name.lower(): name for name in SATURATION_POLICIES}
 ONCE = "a name that no entry before it has"
 
 
+class TwinDelay(Message):
+    """A delay of twin-data.json."""
+
+    mean_s: Figure | None = None
+
+
 class TwinEngine(Message):
-    """What twin-data.json says of KV cache; the rest of that file is read by twin/world.py."""
+    """What twin-data.json says of KV cache and start-up; the rest of that file is read by
+    twin/world.py.
+    """
 
     model: str = ""
     acc: str = ""
     kv_tokens: Whole | None = None
+    start_up: TwinDelay | None = None
     label = ("model", "acc")
 
 
@@ -137,9 +146,16 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
     kv_tokens = {
         (row.model, row.acc): row.kv_tokens for row in known.engines if row.kv_tokens is not None
     }
+    start_up_s = {
+        (row.model, row.acc): row.start_up.mean_s
+        for row in known.engines
+        if row.start_up is not None
+    }
     token_cv = {row.name: cv for row in known.servers if (cv := _token_cv(row)) is not None}
     perf = {
-        key: replace(row, kv_tokens=kv_tokens.get(key, row.kv_tokens))
+        key: replace(
+            row, kv_tokens=kv_tokens.get(key, row.kv_tokens), start_up_s=start_up_s.get(key)
+        )
         for key, row in data.perf.items()
     }
     if warn:

@@ -301,6 +301,11 @@ class Replica:
             generated=self._generated(done) if self._step > self._unit else None,
         )
 
+    @property
+    def queued_prompt_tokens(self) -> int:
+        """Return the prompt tokens of the requests that wait, as of the last advance."""
+        return sum([request.prompt_tokens for request in self._waiting])
+
     def cached_tokens(self, request: Request) -> int:
         """Return how many tokens of *request* the prefix cache holds, as of the last advance."""
         return self._prefixes.cached_tokens(request)

@@ -4,7 +4,7 @@ truth of a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -191,8 +191,10 @@ class Cluster:
         """
         return ClusterView(
             now_s=self._env.now,
+            scrape_interval_s=self.spec.world.scrape_interval_s,
+            window_s=self.spec.world.window_s,
             servers={
-                name: _server_state(deployment, self._asked[name])
+                name: _server_state(deployment, self._asked[name], self.spec)
                 for name, deployment in self._by_name.items()
             },
             capacity={
@@ -319,7 +321,7 @@ class Cluster:
         return pool
 
 
-def _server_state(deployment: Deployment, asked: DesiredState) -> ServerState:
+def _server_state(deployment: Deployment, asked: DesiredState, spec: ClusterSpec) -> ServerState:
     server, series = deployment.server, deployment.series
     phases = [pod.phase for pod in deployment.pods]
     return ServerState(
@@ -338,12 +340,28 @@ def _server_state(deployment: Deployment, asked: DesiredState) -> ServerState:
         backlog=series.backlog,
         kv_usage=series.kv_usage,
         gauges=tuple(series.gauges),
-        pods=tuple(map(_pod_state, deployment.pods)),
+        start_up_s=_start_up_s(deployment.pods),
+        queued_prompt_tokens=series.queued_prompt_tokens,
+        pods=tuple(_pod_state(pod, server.model, spec) for pod in deployment.pods),
     )
 
 
-def _pod_state(pod: Pod) -> PodState:
+def _start_up_s(pods: Sequence[Pod]) -> float | None:
+    """Return how long *pods* took to be ready. Those of t = 0 were there, and a pod that crashed
+    begins again with its GPUs and its image: neither tells.
+    """
+    took = [
+        pod.since_s - pod.created_s
+        for pod in pods
+        if pod.phase == "ready" and pod.since_s > pod.created_s and not pod.restarts
+    ]
+    return sum(took) / len(took) if took else None
+
+
+def _pod_state(pod: Pod, model: str, spec: ClusterSpec) -> PodState:
     series = pod.series
+    engine = spec.engines.get((model, pod.life.accelerator))
+    bound = engine.kv_tokens if engine is not None else None
     return PodState(
         name=pod.name,
         phase=pod.phase,
@@ -356,4 +374,6 @@ def _pod_state(pod: Pod) -> PodState:
         running=series.running,
         waiting=series.waiting,
         kv_usage=series.kv_usage,
+        queued_prompt_tokens=series.queued_prompt_tokens,
+        kv_tokens_used=None if bound is None else round(series.kv_usage * bound),
     )

@@ -146,12 +146,28 @@ class Deployment:
         serving = [pod.series for pod in self.pods if pod.replica is not None]
         arrivals = Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens)
         series.add(now_s, arrivals, growths, [pod.growth for pod in serving])
+        series.add_waits([pod.waited for pod in serving])
         ready = [pod.series.kv_usage for pod in self.pods if pod.phase == "ready"]
         series.running = sum(pod.running for pod in serving)
         series.waiting = sum(pod.waiting for pod in serving)
         series.backlog = series.waiting + len(self.gateway.backlog)
+        series.queued_prompt_tokens = self._queued_prompt_tokens()
         series.gauges.append(GaugeSample(now_s, series.running, series.backlog))
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
+
+    def _queued_prompt_tokens(self) -> int | None:
+        """Return the prompt tokens that wait, in pods and at the router; None if an engine does not
+        tell.
+        """
+        total = sum([request.prompt_tokens for request in self.gateway.backlog])
+        for pod in self.pods:
+            if pod.replica is not None:
+                queued: int | None = getattr(pod.replica, "queued_prompt_tokens", None)
+                pod.series.queued_prompt_tokens = queued
+                if queued is None:
+                    return None
+                total += queued
+        return total
 
     def _finished(self, pod: Pod, request: Request, _finish_s: float) -> None:
         pod.finished.add(request)

@@ -81,8 +81,9 @@ class WindowFigures:
     rate_rpm counts arrivals at the router, in_tokens is their mean prompt. out_tokens is the mean
     output of requests that finished, since an output's length is known when it ends. output_tps
     counts every token generated. ITL is per token; its percentiles are those of steps over the mean
-    number of tokens in one. percentiles_ms: of "ttft", "itl" and "e2e" each of PERCENTILES, as
-    they come of the buckets of histograms; only of what was seen.
+    number of tokens in one. percentiles_ms: of "ttft", "itl", "e2e" and "queue" each of
+    PERCENTILES, as they come of the buckets of histograms; only of what was seen. preemptions are
+    how many requests lost their place in the KV cache.
     """
 
     rate_rpm: float | None = None
@@ -93,6 +94,7 @@ class WindowFigures:
     itl_ms: float | None = None
     output_tps: float | None = None
     percentiles_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    preemptions: int | None = None
 
 
 PERCENTILES = (50, 90, 95, 99)
@@ -107,15 +109,17 @@ NO_BUCKETS: Buckets = np.zeros(
 )
 
 
-def percentiles_ms(buckets: Buckets) -> dict[str, dict[str, float]]:
-    """Return the percentiles of each of HISTOGRAMS, whose *buckets* stand one after the other.
+def percentiles_ms(
+    buckets: Buckets, histograms: Mapping[str, Sequence[float]] = HISTOGRAMS
+) -> dict[str, dict[str, float]]:
+    """Return the percentiles of each of *histograms*, whose *buckets* stand one after the other.
 
     Within a bucket the observations are taken as evenly spread, as Prometheus takes them; those
     beyond the last bound as at it.
     """
     found: dict[str, dict[str, float]] = {}
     begin = 0
-    for name, bounds in HISTOGRAMS.items():
+    for name, bounds in histograms.items():
         counts = buckets[begin : begin + len(bounds) + 1]
         begin += len(bounds) + 1
         total = int(counts.sum())
@@ -131,12 +135,35 @@ def percentiles_ms(buckets: Buckets) -> dict[str, dict[str, float]]:
     return found
 
 
+class Waits(NamedTuple):
+    """Of the requests in a pod, or of those of all pods: how long they waited, as a histogram, and
+    how often one lost its place in the KV cache.
+    """
+
+    queue: Buckets = np.zeros(len(LATENCY_BOUNDS_S) + 1, dtype=np.int64)
+    preemptions: int = 0
+
+
+NO_WAITS = Waits()
+
+
 class PodSeries:
     """What was scraped of one life of a pod: its counters at the last scrape (None before the
     first) and its gauges.
     """
 
-    __slots__ = ("buckets", "counters", "growth", "kv_usage", "running", "scraped_s", "waiting")
+    __slots__ = (
+        "buckets",
+        "counters",
+        "growth",
+        "kv_usage",
+        "queued_prompt_tokens",
+        "running",
+        "scraped_s",
+        "waited",
+        "waiting",
+        "waits",
+    )
 
     def __init__(self) -> None:
         self.counters = Counters()
@@ -145,6 +172,9 @@ class PodSeries:
         self.scraped_s: float | None = None
         self.running = self.waiting = 0
         self.kv_usage = 0.0
+        self.queued_prompt_tokens: int | None = None
+        # As last scraped, and what was new then.
+        self.waits = self.waited = NO_WAITS
 
     def scrape(self, reading: ReplicaReading, *, finished_tokens: int, now_s: float) -> Counters:
         """Take in *reading*; return how much each counter grew since the scrape before, or since
@@ -168,6 +198,11 @@ class PodSeries:
         )
         self.growth, self.buckets = buckets - self.buckets, buckets
         self.counters, self.scraped_s = counters, now_s
+        waits = Waits(np.array(reading.queue_buckets, dtype=np.int64), reading.preemptions)
+        self.waited = Waits(
+            waits.queue - self.waits.queue, waits.preemptions - self.waits.preemptions
+        )
+        self.waits = waits
         self.running, self.waiting, self.kv_usage = (
             reading.running,
             reading.waiting,
@@ -190,9 +225,11 @@ class ServerSeries:
         intervals = max(ceil(window_s / scrape_interval_s - 1e-9), 1)
         self._samples = deque([(0.0, Arrivals(), Counters())], maxlen=intervals + 1)
         self._counted = deque([NO_BUCKETS], maxlen=intervals + 1)
+        self._waits = deque([NO_WAITS], maxlen=intervals + 1)
         self.gauges: deque[GaugeSample] = deque(maxlen=intervals + 1)
         self.running = self.waiting = self.backlog = 0
         self.kv_usage = 0.0
+        self.queued_prompt_tokens: int | None = None
 
     @property
     def scraped_s(self) -> float | None:
@@ -216,6 +253,16 @@ class ServerSeries:
         self._samples.append((now_s, arrivals, total))
         self._counted.append(sum(buckets, self._counted[-1]))
 
+    def add_waits(self, waited: Sequence[Waits]) -> None:
+        """Append what is new of every pod that answered a scrape."""
+        total = self._waits[-1]
+        self._waits.append(
+            Waits(
+                sum((one.queue for one in waited), total.queue),
+                total.preemptions + sum(one.preemptions for one in waited),
+            )
+        )
+
     def figures(self) -> WindowFigures:
         """Return the figures over the window before the last scrape: since the start, before there
         is a full one.
@@ -236,6 +283,8 @@ class ServerSeries:
         if tokens > steps:
             per_token = steps / tokens
             percentiles["itl"] = {p: ms * per_token for p, ms in percentiles["itl"].items()}
+        before, lately = self._waits[0], self._waits[-1]
+        percentiles |= percentiles_ms(lately.queue - before.queue, {"queue": LATENCY_BOUNDS_S})
         return WindowFigures(
             rate_rpm=requests * _MINUTE_S / length_s,
             in_tokens=_mean(arrivals_now.prompt_tokens - arrivals_then.prompt_tokens, requests),
@@ -247,6 +296,7 @@ class ServerSeries:
             itl_ms=_mean(_MS * (now.itl_sum_s - then.itl_sum_s), tokens),
             output_tps=(now.generation_tokens - then.generation_tokens) / length_s,
             percentiles_ms=percentiles,
+            preemptions=lately.preemptions - before.preemptions if len(self._waits) > 1 else None,
         )
 
 

@@ -18,7 +18,8 @@ class PodState:
     gauges zero).
 
     since_s: when it entered its phase; created_s: when it was asked for; restarts: crashes
-    survived. max_batch is the value in force.
+    survived. max_batch is the value in force. queued_prompt_tokens wait, kv_tokens_used are in its
+    KV cache (None: the engine does not tell, or has no bound).
     """
 
     name: str
@@ -32,6 +33,8 @@ class PodState:
     running: int
     waiting: int
     kv_usage: float
+    queued_prompt_tokens: int | None = None
+    kv_tokens_used: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,8 @@ class ServerState:
 
     starting counts pods that hold GPUs but are not ready, pending those without. backlog is the
     requests that wait, at the router and in pods; kv_usage the mean over ready pods; window the
-    figures over the metrics window, gauges the readings of it.
+    figures over the metrics window, gauges the readings of it. start_up_s is how long its pods took
+    from when they were asked for to ready, None if none did.
     """
 
     name: str
@@ -59,6 +63,8 @@ class ServerState:
     backlog: int
     kv_usage: float
     gauges: tuple[GaugeSample, ...]
+    start_up_s: float | None
+    queued_prompt_tokens: int | None
     pods: tuple[PodState, ...]
 
 
@@ -76,5 +82,7 @@ class ClusterView:
     """The whole cluster at now_s, servers and types by name."""
 
     now_s: float
+    scrape_interval_s: float
+    window_s: float
     servers: Mapping[str, ServerState]
     capacity: Mapping[str, CapacityState]
