@@ -62,6 +62,7 @@ def read_sources(config: RunConfig) -> Sources:
     notes: list[str] = []
     system = read_system(config.data, warn=notes.append)
     world, world_notes = build_cluster_spec(system, config.data, truth=config.truth)
+    world = _sampled_for(policy, world)
     loads = server_loads(
         scenario,
         servers=world.servers,
@@ -85,6 +86,17 @@ def read_sources(config: RunConfig) -> Sources:
         warm_up_s=scenario.warm_up_s,
         notes=tuple(dict.fromkeys([*notes, *world_notes, *trace_notes(scenario)])),
     )
+
+
+def _sampled_for(policy: Policy, world: ClusterSpec) -> ClusterSpec:
+    """Return *world* sampled as often as *policy* needs it: an autoscaler that needs more brings a
+    scraper of its own.
+    """
+    samples_s = getattr(policy, "samples_s", None)
+    interval_s = world.world.scrape_interval_s
+    if samples_s is None or samples_s >= interval_s:
+        return world
+    return replace(world, world=replace(world.world, scrape_interval_s=samples_s))
 
 
 def resolve(config: RunConfig, scenario: Scenario, policy: Policy) -> RunConfig:

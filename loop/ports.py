@@ -107,7 +107,11 @@ class Inbox(Protocol[Kind_co]):
 
 
 class Policy(Protocol):
-    """What decides. State is explicit, so that replay and what-if can copy it."""
+    """What decides. State is explicit, so that replay and what-if can copy it.
+
+    It may have samples_s: the longest interval [s] at which its pods have to be sampled. The twin
+    then samples as often; of a cluster the interval is the cluster's.
+    """
 
     @property
     def name(self) -> str:

@@ -383,6 +383,7 @@ def open_cluster(
             gpus=gpus,
             pause_config_map=settings.pause_config_map,
             give_up_s=choices.give_up_s,
+            window_s=settings.metrics_window_s,
             autoscalers=choices.autoscalers,
             contest=choices.contest,
             scaled_by_others=choices.scaled_by_others,

@@ -49,7 +49,7 @@ class WindowSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """The latest gauges of one pod, those of its engines added up, and its own figures over the
-    window (None: unknown).
+    window (None: unknown). age_s: of the gauges.
     """
 
     running: int = 0
@@ -59,6 +59,7 @@ class Gauges:
     completions_rpm: float | None = None
     ttft_ms: float | None = None
     itl_ms: float | None = None
+    age_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +69,8 @@ class Figures:
 
     age_s: of the newest sample. at_first: requests that young processes had when they were scraped
     first: backlog, no arrivals. cache_hit_share: of the prompt tokens, those found in the prefix
-    cache. model_names: what its engines call the models that they serve.
+    cache. preemptions: how many requests lost their place in the KV cache within the window.
+    model_names: what its engines call the models that they serve.
     """
 
     load: Load | None = None
@@ -82,6 +84,7 @@ class Figures:
     age_s: float | None = None
     at_first: float = 0.0
     cache_hit_share: float | None = None
+    preemptions: int | None = None
     model_names: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
 
@@ -117,7 +120,9 @@ def figures(
         (track.times_s[-1] for of_pod in tracks.values() for track in of_pod), default=None
     )
     seen = Figures(
-        pods={name: _gauges(of_pod) for name, of_pod in heard.items() if name in alive},
+        pods={
+            name: _gauges(of_pod, now_s=now_s) for name, of_pod in heard.items() if name in alive
+        },
         measured=newest_s is not None,
         age_s=None if newest_s is None else max(0.0, now_s - newest_s),
     )
@@ -200,6 +205,7 @@ def _known(
         reporting=len(telling),
         at_first=at_first,
         cache_hit_share=_cache_hit_share(total),
+        preemptions=_whole(total.get("preemptions")),
         warnings=tuple(warnings),
     )
 
@@ -375,11 +381,16 @@ def _cache_hit_share(total: Mapping[str, float | None]) -> float | None:
     return None if share is None else min(1.0, share)
 
 
-def _gauges(of_pod: Sequence[Track]) -> Gauges:
+def _whole(total: float | None) -> int | None:
+    return None if total is None else round(total)
+
+
+def _gauges(of_pod: Sequence[Track], *, now_s: float) -> Gauges:
     return Gauges(
         running=round(sum(track.gauges["running"] for track in of_pod)),
         waiting=round(sum(track.gauges["waiting"] for track in of_pod)),
         kv_usage=max(track.gauges["kv_usage"] for track in of_pod),
+        age_s=max(0.0, now_s - max(track.times_s[-1] for track in of_pod)),
     )
 
 

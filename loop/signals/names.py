@@ -33,6 +33,7 @@ COUNTERS = (
     "per_token_s",
     "cache_queries",  # prompt tokens looked up in the prefix cache
     "cache_hits",  # those found there
+    "preemptions",  # requests that lost their place in the KV cache
 )
 GAUGES = ("running", "waiting", "kv_usage", "start_time")
 QUANTITIES = COUNTERS + GAUGES
@@ -54,6 +55,7 @@ _VLLM: Mapping[str, Sequence[str]] = {
     "per_token_s": ("request_time_per_output_token_seconds_sum",),
     "cache_queries": ("prefix_cache_queries_total", "gpu_prefix_cache_queries_total"),
     "cache_hits": ("prefix_cache_hits_total", "gpu_prefix_cache_hits_total"),
+    "preemptions": ("num_preemptions_total",),
     "running": ("num_requests_running",),
     "waiting": ("num_requests_waiting",),
     "kv_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),

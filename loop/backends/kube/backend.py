@@ -85,7 +85,8 @@ class KubeSettings:
     long to wait for pods before the plan goes on without them. autoscalers: look for those that
     scale our Deployments too. scaled_by_others: they do, by what this loop decides, and that is not
     told. contest: go on if somebody else changes back what was asked for.
-    deletion_cost: before a reduction, tell the cluster what runs on each pod.
+    deletion_cost: before a reduction, tell the cluster what runs on each pod. window_s: how far
+    back the figures of the source look (None: it has none).
 
     from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
     labels_stand_in: load labels are the source of a server that the source of metrics has never
@@ -101,6 +102,7 @@ class KubeSettings:
     gpus: GpuCounts = field(default_factory=dict)
     pause_config_map: str = ""
     give_up_s: float = 600.0
+    window_s: float | None = None
     autoscalers: bool = False
     scaled_by_others: bool = False
     contest: bool = False
@@ -241,6 +243,7 @@ class KubeBackend:
             source_error=found.error,
             capacity_max=most,
             capacity_source="nodes" if capacity else "",
+            window_s=self._settings.window_s,
         )
 
     def apply(self, changes: Sequence[Change]) -> None:

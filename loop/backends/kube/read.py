@@ -116,7 +116,8 @@ class Deployment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
     """One pod that has not finished. since_s, created_s: seconds of the run; owner: its Deployment,
-    "" if not told. trouble: why it is not ready, since unready_s.
+    "" if not told. trouble: why it is not ready, since unready_s. restarts: how often its
+    containers came up again.
     """
 
     namespace: str
@@ -134,6 +135,7 @@ class Pod:
     spec: Json
     trouble: Trouble | None = None
     unready_s: float = 0.0
+    restarts: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -252,6 +254,7 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
         spec=spec,
         trouble=trouble_of(status) if phase in ("pending", "starting") else None,
         unready_s=_unix_s(_unready_since(status) or created) - epoch_s,
+        restarts=sum(one.get("restartCount") or 0 for one in status.get("containerStatuses") or ()),
     )
 
 

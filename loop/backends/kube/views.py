@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from loop.backends.kube import labels as names
@@ -63,6 +64,9 @@ def server_view(
         load=None if one.problem else sight.load,
         load_source="" if one.problem or sight.load is None else sight.source,
         load_age_s=figures.age_s,
+        sample_age_s=min((one.age_s for one in reporting if one.age_s is not None), default=None),
+        start_up_s=_start_up_s(server.pods),
+        preemptions=figures.preemptions,
         cache_hit_share=figures.cache_hit_share,
         completions_rpm=figures.completions_rpm,
         ttft_ms=figures.ttft_ms,
@@ -119,7 +123,21 @@ def _pod_view(pod: Pod, one: Deployment, gauges: Gauges) -> PodView:
         completions_rpm=gauges.completions_rpm,
         ttft_ms=gauges.ttft_ms,
         itl_ms=gauges.itl_ms,
+        sample_age_s=gauges.age_s,
+        restarts=pod.restarts,
     )
+
+
+def _start_up_s(pods: Sequence[Pod]) -> float | None:
+    """Return how long *pods* took from when they were asked for to ready, by those that are, and
+    have been since.
+    """
+    took = [
+        pod.since_s - pod.created_s
+        for pod in pods
+        if pod.phase == "ready" and not pod.restarts and pod.since_s > pod.created_s
+    ]
+    return sum(took) / len(took) if took else None
 
 
 def _max_batch(pod: Pod, one: Deployment) -> int:
