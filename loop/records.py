@@ -344,7 +344,18 @@ def _allocated(record: CycleRecord) -> dict[str, int]:
 
 def _plain(value: object) -> object:
     """Return *value* in the types of JSON; a figure that JSON cannot write becomes null."""
-    if value is None or isinstance(value, str | bool):
+    # Nearly all values are of these types to the letter, and there are thousands in a record:
+    # questions to the abstract types below cost five times as much.
+    kind = type(value)
+    if value is None or kind is str or kind is bool or kind is int:
+        return value
+    if kind is float:
+        return value if math.isfinite(value) else None  # type: ignore[arg-type]
+    if kind is dict:
+        return {str(key): _plain(item) for key, item in value.items()}  # type: ignore[attr-defined]
+    if kind is list or kind is tuple:
+        return [_plain(item) for item in value]  # type: ignore[attr-defined]
+    if isinstance(value, str | bool):
         return value
     if isinstance(value, Integral):
         return int(value)

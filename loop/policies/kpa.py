@@ -74,7 +74,8 @@ class Buckets:
                     begun, sums = number, {}
                 latest = number
         sums[number] = sums.get(number, 0.0) + value
-        sums = {at: total for at, total in sums.items() if at > latest - self.size}
+        oldest = latest - self.size
+        sums = {at: total for at, total in sums.items() if at > oldest}
         return replace(self, sums=sums, begun=begun, latest=latest)
 
     def resized(self, window_s: float) -> Buckets:
