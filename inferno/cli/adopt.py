@@ -9,7 +9,8 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.worlds.kube import wait_for_cluster
+from inferno.cli.runs import add_data_option, print_notes
+from inferno.worlds.kube import add_kubeconfig_option, add_wait_option, wait_for_cluster
 
 if TYPE_CHECKING:
     from loop.backends.kube.adoption import Adoption
@@ -44,28 +45,12 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         "-n", "--namespace", default="default", metavar="NAME", help="where it is (default default)"
     )
     parser.add_argument("--dry-run", action="store_true", help="show the labels, and write nothing")
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
-    )
-    parser.add_argument(
-        "--kubeconfig",
-        metavar="FILE",
-        help="which cluster ($KUBECONFIG, else the pod's own or the default)",
-    )
-    parser.add_argument(
-        "--wait",
-        type=float,
-        default=0.0,
-        metavar="S",
-        help="wait so many seconds at most for the kubeconfig and for the cluster to answer "
-        "(default 0: do not wait)",
-    )
+    add_data_option(parser)
+    add_kubeconfig_option(parser)
+    add_wait_option(parser)
 
 
 def _run(options: Namespace) -> int:
-    from inferno.cli.runs import print_notes
     from inferno.worlds.world import data_directory
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock

@@ -13,6 +13,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command, Parser
+from inferno.cli.runs import add_data_option
 from inferno.cli.service import (
     add_door_options,
     door_arguments,
@@ -73,11 +74,7 @@ def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         help="advise: decide, and change nothing; export: decide on replicas, and show them in the "
         "metric inferno_desired_replicas, for an autoscaler that scales by it (default act)",
     )
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
-    )
+    add_data_option(parser)
     parser.add_argument("--host", help="address to listen on ($CONTROLLER_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($CONTROLLER_PORT, else 3300)")
     add_door_options(parser)

@@ -28,6 +28,11 @@ def add_engine_options(parser: _ActionsContainer, *, required: bool) -> None:
     parser.add_argument(
         "--tp", type=int, default=1, metavar="N", help="GPUs of a replica (default 1)"
     )
+    add_dtype_option(parser)
+
+
+def add_dtype_option(parser: _ActionsContainer) -> None:
+    """Add the precision of the weights."""
     parser.add_argument(
         "--dtype",
         choices=("bf16", "fp8"),

@@ -9,6 +9,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
+from inferno.cli.runs import add_data_option
 from inferno.worlds.kube import (
     Choices,
     add_acting_options,
@@ -37,11 +38,7 @@ wrong.
 
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
-    )
+    add_data_option(parser)
     add_cluster_options(parser)
     add_metrics_options(parser)
     add_acting_options(parser)

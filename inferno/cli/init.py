@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.datasheets import CONFIG_HELP, accelerators, find_model
+from inferno.cli.datasheets import CONFIG_HELP, accelerators, add_dtype_option, find_model
 
 if TYPE_CHECKING:
     from twin.fit.datasheet import Accelerator, DataSheetModel, ModelFacts
@@ -67,11 +67,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         metavar="IN/OUT",
         help="mean tokens of a request, in and out (default 512/256)",
     )
-    parser.add_argument(
-        "--dtype",
-        choices=("bf16", "fp8"),
-        help="precision of the weights (default: that of the config)",
-    )
+    add_dtype_option(parser)
 
 
 def _run(options: Namespace) -> int:

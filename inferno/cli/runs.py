@@ -83,6 +83,15 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     add_policy_options(parser)
 
 
+def add_data_option(parser: Options) -> None:
+    """Add the data directory of a command that is live."""
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
+    )
+
+
 def add_policy_options(parser: Options) -> None:
     """Add the option that sets options of a policy."""
     parser.add_argument(

@@ -9,6 +9,7 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.runs import add_data_option
 from inferno.cli.service import add_door_options, door_arguments, door_of, listen_well, start_logs
 
 TEXT = """\
@@ -24,11 +25,7 @@ kubectl, Prometheus and any controller.
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument("action", choices=("serve",), help="what to do")
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
-    )
+    add_data_option(parser)
     parser.add_argument(
         "--manifests", type=Path, metavar="DIR", help="create what its YAML files describe"
     )

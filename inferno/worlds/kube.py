@@ -64,16 +64,26 @@ def add_options(parser: ArgumentParser) -> None:
 
 def add_cluster_options(parser: Options) -> None:
     """Add the options of every command that talks to a cluster."""
-    parser.add_argument(
-        "--kubeconfig",
-        metavar="FILE",
-        help="which cluster ($KUBECONFIG, else the pod's own or the default)",
-    )
+    add_kubeconfig_option(parser)
     parser.add_argument(
         "--namespace",
         metavar="NAMES",
         help="these namespaces only, separated by commas ($WATCH_NAMESPACE, else all)",
     )
+    add_wait_option(parser)
+
+
+def add_kubeconfig_option(parser: Options) -> None:
+    """Add which cluster."""
+    parser.add_argument(
+        "--kubeconfig",
+        metavar="FILE",
+        help="which cluster ($KUBECONFIG, else the pod's own or the default)",
+    )
+
+
+def add_wait_option(parser: Options) -> None:
+    """Add how long to wait for the cluster (wait_for_cluster)."""
     parser.add_argument(
         "--wait",
         type=float,
