@@ -107,10 +107,10 @@ def operate(
 def _request(
     point: OperatingPoint, rng: np.random.Generator, *, number: int, now_s: float, block_size: int
 ) -> Request:
-    prompt, output = (
-        max(round(mean * (1.0 + point.spread * rng.uniform(-1.0, 1.0))), 1)
-        for mean in (point.input_tokens, point.output_tokens)
-    )
+    means = [point.input_tokens, point.output_tokens]
+    if point.spread or point.distinct is not None:
+        means = [mean * (1.0 + point.spread * rng.uniform(-1.0, 1.0)) for mean in means]
+    prompt, output = (max(round(mean), 1) for mean in means)
     blocks: range | tuple[()] = ()
     if point.distinct is not None:
         first = int(rng.integers(point.distinct)) * BLOCKS_MAX
