@@ -110,7 +110,8 @@ MissingKind = Literal[
     "crash",  # its containers end again and again
     "probe",  # a probe has not succeeded
     "starting",
-    "not-made",  # there is no pod: a quota, say
+    "not-made",  # there is no pod, and the cluster says why: a quota, say
+    "not-yet",  # there is no pod, and nothing says why
 ]
 
 

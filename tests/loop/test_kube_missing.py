@@ -104,6 +104,13 @@ def test_a_quota_is_told_in_its_own_words() -> None:
     assert is_told(missing)
 
 
+def test_pods_that_nobody_has_made_yet_are_counted_and_not_told() -> None:
+    """The cluster makes them within a moment, or says why not."""
+    missing = missing_of(server(pod("a"), replicas=3), now_s=900.0, give_up_s=600.0)
+    assert missing is not None
+    assert (missing.kind, missing.count, is_told(missing)) == ("not-yet", 2, False)
+
+
 @pytest.mark.parametrize(
     ("kind", "waited_s", "told"),
     [

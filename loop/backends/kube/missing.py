@@ -36,7 +36,7 @@ def missing_of(server: Server, *, now_s: float, give_up_s: float) -> Missing | N
             count=count,
             wanted=one.wanted,
             waited_s=0.0,
-            kind="not-made",
+            kind="not-made" if one.replica_failure else "not-yet",
             text=one.replica_failure or "the cluster has not made their pods",
         )
     most, _ = Counter(trouble.kind for trouble, _ in found).most_common(1)[0]
@@ -55,9 +55,9 @@ def missing_of(server: Server, *, now_s: float, give_up_s: float) -> Missing | N
 
 def is_told(missing: Missing) -> bool:
     """Tell whether people should hear of *missing*: it has not passed by itself."""
+    if missing.kind in ("not-made", "not-yet"):
+        return missing.kind == "not-made"
     passes = missing.kind in ("starting", "probe", "not-scheduled")
-    if missing.kind == "not-made":
-        return missing.text != "the cluster has not made their pods"
     return missing.waited_s >= (TOLD_STARTING_S if passes else TOLD_S)
 
 
