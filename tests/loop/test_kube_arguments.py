@@ -32,6 +32,11 @@ def containers(**container: Any) -> list[dict[str, Any]]:
         ({"args": ["--max-num-seqs=8", "--max-num-seqs", "16"]}, 16),
         ({"command": ["vllm", "--max-num-seqs=8"], "args": ["--max-num-seqs=16"]}, 16),
         ({"command": SHELL, "args": ["vllm --max-num-seqs 8 --max-num-seqs=16"]}, 16),
+        ({"command": SHELL, "args": ["vllm serve m \\\n --max-num-seqs \\\n  64 \\\n -v"]}, 64),
+        ({"command": SHELL, "args": ["vllm serve m \\\n --max-num-seqs 64\\\n -v"]}, 64),
+        ({"command": SHELL, "args": ["vllm --max-num-seqs 64 # --max-num-seqs 8"]}, 64),
+        ({"args": ["--max_num_seqs", "32"]}, 32),
+        ({"args": ["--max_num_seqs=32"]}, 32),
         ({}, None),
     ],
 )
@@ -68,6 +73,11 @@ def test_an_argument_is_found_in_every_form_and_place(
             {"command": [*SHELL, "exec vllm serve m --max-num-seqs '256'"]},
             {"command": [*SHELL, "exec vllm serve m --max-num-seqs '48'"]},
         ),
+        (
+            {"command": SHELL, "args": ["vllm serve m \\\n --max-num-seqs \\\n  64 \\\n -v"]},
+            {"args": ["vllm serve m \\\n --max-num-seqs \\\n  48 \\\n -v"]},
+        ),
+        ({"args": ["--max_num_seqs=32"]}, {"args": ["--max_num_seqs=48"]}),
         ({"args": ["-v"]}, {"args": ["-v", "--max-num-seqs=48"]}),
         ({}, {"args": ["--max-num-seqs=48"]}),
     ],
@@ -85,6 +95,11 @@ def test_the_number_is_changed_where_the_engine_reads_it(
     [
         ({"command": SHELL, "args": ["vllm serve m"]}, "the shell command of c has no"),
         ({"command": [*SHELL, "vllm serve m"]}, "the shell command of c has no"),
+        ({"command": ["bash", "-exc"], "args": ["vllm serve m"]}, "the shell command of c has no"),
+        (
+            {"command": ["/usr/bin/tini", "--", "/bin/sh", "-lc", "vllm serve m"]},
+            "the shell command of c has no",
+        ),
         (
             {"command": SHELL, "args": ["vllm serve m --max-num-seqs $BATCH"]},
             "has no number of its own in 'vllm serve m",

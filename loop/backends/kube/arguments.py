@@ -64,10 +64,11 @@ def _place(container: Json, key: str, index: int, argument: str) -> Place | None
     """Return where *argument* stands in one word of *container*."""
     words = [str(word) for word in container[key]]
     word, inside = words[index], False
-    if word == argument:
+    name, equals, told = word.partition("=")
+    if _same(name, argument) and not equals:
         value = words[index + 1] if index + 1 < len(words) else ""
-    elif word.startswith(f"{argument}="):
-        value = word.removeprefix(f"{argument}=")
+    elif _same(name, argument):
+        value = told
     else:
         found = _last_inside(argument, word)
         if found is None:
@@ -114,10 +115,10 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
         start, end = found.span("value")
         number = found["value"].replace(place.value, str(value))
         words[place.index] = word[:start] + number + word[end:]
-    elif word == argument:
+    elif "=" not in word:
         words[place.index + 1] = str(value)
     else:
-        words[place.index] = f"{argument}={value}"
+        words[place.index] = f"{word.partition('=')[0]}={value}"
     return {"name": owner["name"], place.key: words}
 
 
@@ -125,8 +126,10 @@ def _added(container: Json, argument: str, value: int) -> Json:
     """Return *container* with *argument* behind its others; a shell would not read it there."""
     command = [str(word) for word in container.get("command") or ()]
     arguments = [str(word) for word in container.get("args") or ()]
-    shell = command[0].rsplit("/", 1)[-1] if command else ""
-    if shell in SHELLS and "-c" in [*command, *arguments]:
+    words = iter([*command, *arguments])
+    # Others may stand before the shell (tini, env), and further letters before the c (bash -exc).
+    shell = any(word.rsplit("/", 1)[-1] in SHELLS for word in words)
+    if shell and any(re.fullmatch(r"-[a-z]*c", word) for word in words):
         raise ValueError(f"the shell command of {container.get('name')} has no {argument}")
     return {"name": container["name"], "args": [*arguments, f"{argument}={value}"]}
 
@@ -197,7 +200,25 @@ def count(quantity: object) -> int:
     return whole(str(quantity)) or 0
 
 
+def _same(name: str, argument: str) -> bool:
+    """Tell whether *name* is *argument*: engines take - and _ for each other."""
+    return name.startswith("-") and name.replace("_", "-") == argument.replace("_", "-")
+
+
 def _last_inside(argument: str, word: str) -> re.Match[str] | None:
-    """Return where *argument* and its value stand inside *word* last, which is what counts."""
-    pattern = rf"(?<!\S){re.escape(argument)}(?:=|\s+)(?P<value>[\"']?[^\s\"';&|]+[\"']?)"
-    return max(re.finditer(pattern, word), key=re.Match.start, default=None)
+    """Return where *argument* and its value stand inside *word* last, which is what counts; what a
+    shell takes for a comment does not.
+    """
+    name = re.sub("[-_]", "[-_]", re.escape(argument).replace("\\-", "-"))
+    gap = r"(?:=|(?:\s|\\\n)+)"
+    pattern = rf"(?<!\S){name}{gap}(?P<value>[\"']?[^\s\"';&|\\]+[\"']?)"
+    comments = [found.span() for found in re.finditer(r"(?<!\S)#[^\n]*", word)]
+    return max(
+        (
+            found
+            for found in re.finditer(pattern, word)
+            if not any(begin <= found.start() < end for begin, end in comments)
+        ),
+        key=re.Match.start,
+        default=None,
+    )
