@@ -27,7 +27,8 @@ from twin.spec import ClusterSpec, Delay, EngineSpec, LatencyModel
 
 Json = dict[str, Any]
 
-QUICK = Timeouts(connect_s=1.0, read_s=1.0, attempts=3, pause_s=0.01, total_s=5.0)
+PATIENT = Timeouts(connect_s=30.0, read_s=30.0, attempts=3, pause_s=0.01, total_s=60.0)
+HASTY = Timeouts(connect_s=2.0, read_s=2.0, attempts=3, pause_s=0.01, total_s=7.0)
 
 
 def cluster_spec(*, start_up_s: float = 0.0) -> ClusterSpec:
@@ -151,7 +152,7 @@ def kube_world(
     *manifests: Json,
     source: Callable[[KubeClient], MetricsSource] | None = None,
     settings: KubeSettings | None = None,
-    timeouts: Timeouts = QUICK,
+    timeouts: Timeouts = PATIENT,
     clock: Clock | None = None,
     epoch: datetime | None = None,
     may_act: Callable[[], bool] = lambda: True,
@@ -200,7 +201,7 @@ def kube_again(
     """Return a backend over the cluster of *world* that has seen nothing yet, as after a
     restart.
     """
-    calls = KubeClient(world.twin.api, clock=world.clock, timeouts=QUICK)
+    calls = KubeClient(world.twin.api, clock=world.clock, timeouts=PATIENT)
     settings = KubeSettings(namespaces=("infer",))
     backend = KubeBackend(
         calls,

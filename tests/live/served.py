@@ -28,6 +28,8 @@ from loop.testing.fakes import FakeBackend, server_view, system
 from loop.types import Change, CycleRecord, Snapshot
 
 DEADLINE_S = 30.0  # far longer than anything takes, for a machine that does much else
+WORK_S = 0.05
+SPREAD = 2.0  # how busy a machine is changes from moment to moment
 
 
 class GatedBackend(FakeBackend):
@@ -144,6 +146,17 @@ def serving(
             yield served
         finally:
             served.stop()
+
+
+def allowed_s(limit_s: float) -> float:
+    """Return how long what takes *limit_s* on an idle machine may take on this one now: as many
+    times longer as a little work takes of its clock than of its processor.
+    """
+    wall_s, cpu_s = time.monotonic(), time.thread_time()
+    while time.thread_time() - cpu_s < WORK_S:
+        pass
+    slowness = (time.monotonic() - wall_s) / WORK_S
+    return limit_s * max(1.0, SPREAD * slowness)
 
 
 def eventually(happened: Callable[[], object], what: str) -> None:

@@ -20,7 +20,14 @@ from loop.services.controller_app import BODY_BYTES_MAX
 from loop.services.serving import listen
 from loop.testing.fakes import FakeBackend, server_view
 from loop.types import Change, Load
-from tests.live.served import DEADLINE_S, GatedBackend, Served, eventually, serving
+from tests.live.served import (
+    DEADLINE_S,
+    GatedBackend,
+    Served,
+    allowed_s,
+    eventually,
+    serving,
+)
 from tests.loop.sim_worlds import sim_world
 
 
@@ -135,7 +142,7 @@ def test_too_many_waiting_invokes_are_turned_away() -> None:
 def test_an_invoke_without_an_answer_in_time_is_told_so_and_causes_no_late_cycle() -> None:
     """Its client has gone when the world answers again; the request it left must not act then."""
     backend = GatedBackend()
-    with serving(backend, timeout_s=0.2) as served, ThreadPoolExecutor(1) as pool:
+    with serving(backend, timeout_s=1.0) as served, ThreadPoolExecutor(1) as pool:
         backend.gate.clear()
         first = pool.submit(served.client.get, "/invoke")
         eventually(lambda: backend.looking == 1, "the first cycle begins")
@@ -199,7 +206,7 @@ def test_it_stops_within_a_second_and_tells_those_who_wait() -> None:
         backend.gate.set()
         assert waiting.result().status_code == 503
         assert "stopping" in waiting.result().json()["message"]
-    assert took_s < 1.0
+    assert took_s < allowed_s(1.0)
     eventually(lambda: not served.driver.alive, "the thread ends after its cycle")
 
 
@@ -219,14 +226,14 @@ def test_a_write_in_flight_is_finished_before_the_end() -> None:
         assert writing.wait(DEADLINE_S)
         threading.Timer(1.0, going_on.set).start()
         took_s = served.stop()
-    assert 0.5 < took_s < 5.0
+    assert 0.5 < took_s < allowed_s(5.0)
     assert len(backend.applied) == 1
 
 
 def test_an_idle_service_stops_at_once() -> None:
     """Nothing is in progress: the wait of the driver must be woken, not waited out."""
     with serving(FakeBackend([server_view()]), period_s=3600.0) as served:
-        assert served.stop() < 1.0
+        assert served.stop() < allowed_s(1.0)
         assert not served.driver.alive
 
 

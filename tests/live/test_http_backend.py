@@ -105,8 +105,8 @@ def test_whatever_a_collector_answers_is_a_line_in_the_record(
     """The loop goes on; the record says what was wrong, and with whom."""
     with answering(raw, then_wait=then_wait) as url:
         backend = HttpBackend(
-            collector=ServiceClient("collector", url, timeout_s=0.2),
-            actuator=ServiceClient("actuator", url, timeout_s=0.2),
+            collector=ServiceClient("collector", url, timeout_s=0.2 if then_wait else DEADLINE_S),
+            actuator=ServiceClient("actuator", url, timeout_s=DEADLINE_S),
             clock=ManualClock(),
         )
         with pytest.raises(BackendError) as caught:

@@ -22,8 +22,9 @@ from loop.testing.fakes import ManualClock, system
 from tests.live.kube_worlds import eventually, fault, kube_again, kube_world, manifest
 from tests.live.twin_served import ServedTwin, serving_twin
 
-QUICK = {"lease_s": 2.0, "act_s": 1.0, "renew_s": 0.1}
-TIMEOUTS = Timeouts(connect_s=0.5, read_s=0.5, attempts=1)
+LONG = {"lease_s": 300.0, "act_s": 120.0, "renew_s": 0.05}
+SHORT = {"lease_s": 2.0, "act_s": 1.0, "renew_s": 0.1}
+TIMEOUTS = Timeouts(connect_s=30.0, read_s=30.0, attempts=1)
 
 
 @pytest.fixture
@@ -36,7 +37,7 @@ def twin() -> Iterator[ServedTwin]:
 def contender(twin: ServedTwin, holder: str, **times: float) -> Lease:
     """Return a contender of the lease that controllers of the namespace default share."""
     clock = MonotonicClock()
-    settings = LeaseSettings(namespace="default", name="inferno", holder=holder, **(times or QUICK))
+    settings = LeaseSettings(namespace="default", name="inferno", holder=holder, **(times or LONG))
     return Lease(
         KubeClient(twin.api, clock=clock, timeouts=TIMEOUTS),
         settings=settings,
@@ -55,7 +56,7 @@ def test_a_lease_is_an_object_that_people_can_read(twin: ServedTwin) -> None:
     assert (spec.holder_identity, spec.lease_transitions, spec.lease_duration_seconds) == (
         "pod-a",
         0,
-        2,
+        300,
     )
     assert spec.renew_time > spec.acquire_time
     lease.stop()
@@ -78,7 +79,7 @@ def test_of_two_one_leads_and_the_other_follows_when_it_stops(twin: ServedTwin) 
 
 def test_who_is_cut_off_stops_acting_before_the_other_begins(twin: ServedTwin) -> None:
     """Its requests fail; those of the other one, which comes from elsewhere, do not."""
-    first, second = contender(twin, "a"), contender(twin, "b")
+    first, second = contender(twin, "a", **SHORT), contender(twin, "b", **SHORT)
     assert first.step()
     second.start()
     # The first one renews no more: it is as if it were cut off.
@@ -96,7 +97,7 @@ def test_who_is_cut_off_stops_acting_before_the_other_begins(twin: ServedTwin) -
 
 def test_api_errors_cost_no_lead_as_long_as_the_lease_lasts(twin: ServedTwin) -> None:
     """A control plane that restarts must not have controllers change places."""
-    lease = contender(twin, "a", lease_s=60.0, act_s=30.0, renew_s=0.05)
+    lease = contender(twin, "a")
     assert lease.step()
     twin.cluster.faults.all = [fault("error", "get", "update", resource="leases", status=503)]
     assert lease.step()
@@ -161,7 +162,7 @@ def test_a_contender_survives_whatever_goes_wrong_and_says_so(twin: ServedTwin) 
 
     lease = Lease(
         Unreadable(twin.api, clock=clock, timeouts=TIMEOUTS),
-        settings=LeaseSettings(namespace="default", name="inferno", holder="pod-a", **QUICK),
+        settings=LeaseSettings(namespace="default", name="inferno", holder="pod-a", **LONG),
         clock=clock,
         epoch=date_now(),
     )

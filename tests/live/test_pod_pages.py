@@ -64,5 +64,5 @@ def test_a_pod_that_shows_no_page_is_told(
     pod: ScrapedPod, fields: dict[str, str], line: str
 ) -> None:
     """It has no address yet, another kind of server answers, or none."""
-    with closing(DirectPages(timeout_s=2.0)) as pages, pytest.raises(PageError, match=line):
+    with closing(DirectPages(timeout_s=30.0)) as pages, pytest.raises(PageError, match=line):
         pages.page(replace(pod, **fields), *pod.ports)  # type: ignore[arg-type] # names of text fields

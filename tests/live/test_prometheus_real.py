@@ -58,9 +58,7 @@ def scraped(folder: Path, *, matchers: str = "", fallback: bool = True) -> Itera
     clock, epoch = MonotonicClock(), date_now()
     with kube_world(speed=SPEED) as bare, prometheus_server(folder, bare.twin.url) as server:
         bare.create(manifest(labels=BUSY))
-        settings = PrometheusSettings(
-            url=server.url, window=WINDOW, timeout_s=2.0, matchers=matchers
-        )
+        settings = PrometheusSettings(url=server.url, window=WINDOW, matchers=matchers)
         backend = KubeBackend(
             bare.calls,
             Prometheus(settings),
