@@ -15,14 +15,18 @@ from kubernetes import client
 
 from inferno.cli.ending import end_program
 from loop.backends.kube.backend import KubeBackend, KubeSettings
-from loop.backends.kube.client import KubeClient
+from loop.backends.kube.client import KubeClient, Timeouts
 from loop.backends.metrics.source import LabelsOnly
 from loop.clocks import MonotonicClock, date_now
 from loop.types import Change, Why
 from twin.kube.cluster import TOKEN
 
+HANG = Timeouts(connect_s=300.0, read_s=300.0, total_s=300.0)
 
-def backend_of(url: str, namespace: str) -> tuple[KubeBackend, KubeClient]:
+
+def backend_of(
+    url: str, namespace: str, timeouts: Timeouts | None = None
+) -> tuple[KubeBackend, KubeClient]:
     """Return a backend that watches *namespace*, one request at a time, and its client."""
 
     def connector() -> client.ApiClient:
@@ -31,7 +35,7 @@ def backend_of(url: str, namespace: str) -> tuple[KubeBackend, KubeClient]:
         return client.ApiClient(configuration)
 
     clock = MonotonicClock()
-    calls = KubeClient(connector, clock=clock)
+    calls = KubeClient(connector, clock=clock, timeouts=timeouts or Timeouts())
     settings = KubeSettings(namespaces=(namespace,), parallel=1)
     return KubeBackend(calls, LabelsOnly(), clock=clock, epoch=date_now(), settings=settings), calls
 
@@ -54,7 +58,7 @@ def main(url: str, namespace: str, replicas: str) -> None:
 
 def leave(url: str, namespace: str) -> None:
     """End as the command does while a request is under way."""
-    backend, calls = backend_of(url, namespace)
+    backend, calls = backend_of(url, namespace, HANG)
     threading.Thread(target=backend.observe, daemon=True).start()
     while not calls.calls:
         time.sleep(0.01)

@@ -152,7 +152,7 @@ def test_an_invoke_without_an_answer_in_time_is_told_so_and_causes_no_late_cycle
         eventually(lambda: len(served.records) == 1, "the first cycle ends")
         third = served.client.get("/invoke").json()
     assert third["cycle"] == 2
-    assert "0.2 s" in second.json()["message"]
+    assert "1 s" in second.json()["message"]
 
 
 def test_a_failed_cycle_answers_503_with_its_record() -> None:
