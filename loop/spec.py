@@ -133,6 +133,7 @@ class Allocation:
 class ServerData:
     """A server as the optimizer knows it (server-data.json). max_batch 0: derive it from the
     model's data. gpus_per_replica: consider accelerators of so many GPUs only (None: any).
+    types: consider accelerators of these types only (None: any).
     cached_tokens: of the tokens of a prompt, those that sizing may take for found in the prefix
     cache. token_cv: coefficient of variation of the tokens of prompts and of answers.
     """
@@ -145,6 +146,7 @@ class ServerData:
     max_batch: int = 0
     max_queue: int = 0
     gpus_per_replica: int | None = None
+    types: frozenset[str] | None = None
     cached_tokens: float = 0.0
     token_cv: float = TOKEN_CV
     current: Allocation = field(default_factory=Allocation)

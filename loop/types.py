@@ -147,7 +147,8 @@ class ServerView(OfPools):
     none), load_age_s how old its newest sample is (None: it has no age), sample_age_s how old the
     gauges are (None: nobody sampled them, they mean nothing). cache_hit_share is the
     share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
-    GPUs a replica has on any accelerator (None: as many as the accelerator needs). hold is why
+    GPUs a replica has on any accelerator (None: as many as the accelerator needs). gpus_reachable
+    are the GPUs of each type that its pods can be put on (None: all there are). hold is why
     nothing may be asked for this server, whatever a policy decides (None: it may). grace_s is how
     long a pod that ends has for the answers in it (None: as long as it takes). percentiles_ms are
     p50, p90, p95 and p99 of "ttft", "itl" and "e2e", as far as this world tells. missing are the
@@ -185,6 +186,7 @@ class ServerView(OfPools):
     sample_age_s: float | None = None
     cache_hit_share: float | None = None
     gpus_per_replica: int | None = None
+    gpus_reachable: Mapping[str, int] | None = None
     hold: Why | None = None
     grace_s: float | None = None
     missing: Missing | None = None
@@ -198,6 +200,13 @@ class ServerView(OfPools):
     def wanted(self) -> int:
         """Return how many replicas were last asked for."""
         return self.replicas
+
+    @property
+    def types(self) -> frozenset[str] | None:
+        """Return the types of the GPUs that its pods can be put on (None: any)."""
+        if self.gpus_reachable is None:
+            return None
+        return frozenset(kind for kind, count in self.gpus_reachable.items() if count > 0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

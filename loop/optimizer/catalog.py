@@ -246,6 +246,13 @@ def _rows_of(
                 f"{server.gpus_per_replica} GPUs, which its pods ask for"
             )
             return Why(kind="infeasible", text=text)
+    if server.types is not None:
+        there = np.array([kind in server.types for kind in catalog.types], dtype=np.bool_)
+        rows = rows[there[catalog.type[catalog.accelerator[rows]]]]
+        if not len(rows):
+            found = ", ".join(sorted(server.types)) or "none"
+            text = f"no GPUs that its pods can be put on serve model {server.model!r}: {found}"
+            return Why(kind="capacity", text=text)
     return rows
 
 

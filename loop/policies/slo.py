@@ -111,7 +111,7 @@ class SloPolicy:
             if view.load is None or view.hold is not None
         }
         woken = _woken(system, snapshot, unknown)
-        solution, infeasible = self._solve(system, unknown, woken)
+        solution, infeasible = self._solve(system, snapshot, unknown, woken)
         held, gpus_left = {**unknown, **infeasible}, _Free(system)
         targets = _held(gpus_left, held, snapshot)
         for name, target in woken.items():
@@ -125,7 +125,11 @@ class SloPolicy:
         return Decision(targets=targets, unserved={**infeasible, **short}), None
 
     def _solve(
-        self, system: SystemData, unknown: Mapping[str, Why], woken: Mapping[str, Target]
+        self,
+        system: SystemData,
+        snapshot: Snapshot,
+        unknown: Mapping[str, Why],
+        woken: Mapping[str, Target],
     ) -> tuple[Solution, dict[str, Why]]:
         """Return the solution, and which servers nothing can serve, with the reason.
 
@@ -139,6 +143,7 @@ class SloPolicy:
             rules=GO_TODAY if self.compat else OURS,
         )
         ask: Optimize = self.optimize or _exact_figures(partial(optimize, cache=SizingCache()))
+        ask = _within_reach(ask, snapshot)
         beyond: dict[str, Why] = {}
         rest = _without(system, unknown, woken)
         try:
@@ -190,6 +195,7 @@ class SloPolicy:
             service_class=view.service_class,
             min_replicas=max(base.min_replicas, view.replicas_min),
             gpus_per_replica=view.gpus_per_replica,
+            types=view.types,
             cached_tokens=self._cached_tokens(view, base),
             current=Allocation(
                 accelerator=view.accelerator,
@@ -223,6 +229,71 @@ class SloPolicy:
             raise SpecError(
                 f"policy {self.name}: {option}: expected a number >= 0{bound}, found {value!r}"
             )
+
+
+def _within_reach(ask: Optimize, snapshot: Snapshot) -> Optimize:
+    """Return *ask* giving no server more GPUs of a type than its pods can be put on, whatever there
+    is of it: it gets others if these serve it whole, else as many as it can have.
+    """
+
+    def over(solution: Solution, data: SystemData) -> dict[str, tuple[str, int]]:
+        """Return the type and the replicas that there is room for, by server."""
+        found = {}
+        for name, one in solution.allocations.items():
+            reach = snapshot.servers[name].gpus_reachable
+            model, accelerator = data.servers[name].model, one.accelerator
+            each = gpus(data, model=model, accelerator=accelerator, replicas=1)
+            if reach is not None and each is not None:
+                room = reach.get(each[0], 0) // each[1]
+                if room < one.replicas:
+                    found[name] = each[0], room
+        return found
+
+    def bounded(data: SystemData, settings: OptimizerSettings) -> Solution:
+        first = ask(data, settings)
+        beyond = over(first, data)
+        if not beyond:
+            return first
+        narrow = {
+            name: replace(
+                data.servers[name],
+                types=(snapshot.servers[name].types or frozenset()) - {kind},
+            )
+            for name, (kind, _) in beyond.items()
+        }
+        second = ask(replace(data, servers={**data.servers, **narrow}), settings)
+        bad = over(second, data).keys() | (beyond.keys() - second.allocations.keys())
+        cut = {
+            name: _cut(first.allocations[name], beyond[name][1])
+            for name in beyond
+            if name in bad and beyond[name][1] > 0
+        }
+        if not cut:
+            return second
+        free = _Free(data)
+        for name, one in cut.items():
+            free.take(name, one.accelerator, one.replicas)
+        others = {**data.servers, **narrow}
+        rest = {name: one for name, one in others.items() if name not in cut}
+        third = ask(replace(data, servers=rest, capacity=free.count), settings) if rest else NOTHING
+        return replace(third, allocations={**third.allocations, **cut})
+
+    return bounded
+
+
+def _cut(found: Assignment, replicas: int) -> Assignment:
+    """Return as many *replicas* of what was *found* as there is room for."""
+    text = f"capacity: {replicas} of {found.replicas} replicas can be put anywhere"
+    (pool,) = found.pools
+    return replace(
+        found,
+        pools=(replace(pool, replicas=replicas),),
+        cost_cents_per_h=found.cost_cents_per_h * replicas / found.replicas,
+        itl_ms=None,
+        ttft_ms=None,
+        rho=None,
+        why=Why(kind="capacity", text=f"{text}; {found.why.text}", details=found.why.details),
+    )
 
 
 def _exact_figures(ask: Optimize) -> Optimize:

@@ -159,7 +159,12 @@ def server_spec(view: ServerView, load: Load, *, cost_cents_per_h: float = 0.0) 
         load=wire_load(load, throughput_rpm=view.completions_rpm),
     )
     spec = ServerSpec(
-        name=view.name, model=view.model, min_num_replicas=view.replicas_min, current_alloc=current
+        name=view.name,
+        model=view.model,
+        min_num_replicas=view.replicas_min,
+        gpus_per_replica=view.gpus_per_replica,
+        accelerator_types=None if view.types is None else sorted(view.types),
+        current_alloc=current,
     )
     return with_older_names(written(spec) | {"class": view.service_class})
 
@@ -351,6 +356,7 @@ def _view(spec: ServerSpec) -> ServerView:
         ttft_ms=current.ttft_average or None,
         itl_ms=current.itl_average or None,
         replicas_min=spec.min_num_replicas,
+        gpus_per_replica=spec.gpus_per_replica,
     )
 
 

@@ -331,6 +331,9 @@ class ServerSpec(Message):
     max_queue_size: Whole = 0
     # Ours: the tokens of a prompt that need no prefill; the Go service knows no prefix cache.
     cached_tokens: Figure | None = ours_alone()
+    # Ours: accelerators of so many GPUs, and of these types, alone are considered.
+    gpus_per_replica: Annotated[Whole | None, Rule(at_least=1)] = ours_alone()
+    accelerator_types: list[Name] | None = ours_alone()
     # Ours: the coefficient of variation of the tokens of a request; the Go service knows means.
     token_cv: Figure | None = ours_alone()
     current_alloc: AllocationData = Field(default_factory=AllocationData)

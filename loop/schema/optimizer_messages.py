@@ -83,6 +83,8 @@ def server_row(server: ServerData, *, with_cost: bool) -> Json:
         min_num_replicas=server.min_replicas,
         max_batch_size=server.max_batch,
         max_queue_size=server.max_queue,
+        gpus_per_replica=server.gpus_per_replica,
+        accelerator_types=None if server.types is None else sorted(server.types),
         cached_tokens=server.cached_tokens or None,
         token_cv=None if server.token_cv == TOKEN_CV else server.token_cv,
         current_alloc=AllocationData(

@@ -334,6 +334,8 @@ def _server(row: ServerSpec) -> ServerData:
         min_replicas=row.min_num_replicas,
         max_batch=row.max_batch_size,
         max_queue=row.max_queue_size,
+        gpus_per_replica=row.gpus_per_replica,
+        types=None if row.accelerator_types is None else frozenset(row.accelerator_types),
         cached_tokens=row.cached_tokens or 0.0,
         token_cv=TOKEN_CV if row.token_cv is None else row.token_cv,
         current=_allocation(row.current_alloc),

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import pytest
 
-from loop.backends.kube.nodes import known_type, read_capacity
+from loop.backends.kube.nodes import Tenant, known_type, read_capacity
 from tests.loop.kube_objects import Json, alive, node, pod
 
 TYPES = ("A100", "H100", "L4", "L40S", "MI300X", "4xA100")
@@ -16,7 +16,8 @@ def capacity(
     *nodes: Json, ours: tuple[Json, ...] = (), others: tuple[Json, ...] = ()
 ) -> dict[str, tuple[int, int]]:
     """Return (total, used) by type."""
-    found = read_capacity(nodes, ours=alive(*ours), others=alive(*others), types=TYPES)
+    tenants = [Tenant(name="s1", pods=alive(*ours))] if ours else []
+    found = read_capacity(nodes, tenants=tenants, others=alive(*others), types=TYPES)
     return {kind: (view.total, view.used) for kind, view in found.by_type.items()}
 
 
@@ -73,7 +74,7 @@ def test_a_product_is_of_the_type_that_is_a_word_of_its_name(product: str, kind:
 
 def test_a_type_that_the_data_do_not_know_is_told() -> None:
     """Its GPUs would lie idle, and nobody would know why."""
-    found = read_capacity([node(product="NVIDIA-T4")], ours=(), others=(), types=TYPES)
+    found = read_capacity([node(product="NVIDIA-T4")], tenants=(), others=(), types=TYPES)
     assert found.warnings == ("nodes: the data know no accelerator of type NVIDIA-T4",)
 
 
@@ -139,7 +140,10 @@ TAINT = {"key": "dedicated", "value": "training", "effect": "NoSchedule"}
 def test_a_tainted_node_counts_for_those_who_tolerate_it(template: Json, fits: bool) -> None:
     """And it is said once whose GPUs are left out, and why."""
     found = read_capacity(
-        [of_node(node(), taints=[TAINT])], ours=(), others=(), types=TYPES, templates=[template]
+        [of_node(node(), taints=[TAINT])],
+        tenants=[Tenant(name="s", pod_spec=template)],
+        others=(),
+        types=TYPES,
     )
     assert found.by_type["H100"].total == (8 if fits else 0)
     line = (
@@ -153,7 +157,7 @@ def test_a_taint_of_the_gpu_resource_keeps_no_pod_off_that_asks_for_it() -> None
     """The API server adds the toleration by itself."""
     taint = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
     nodes = [of_node(node(), taints=[taint])]
-    found = read_capacity(nodes, ours=(), others=(), types=TYPES, templates=[{}])
+    found = read_capacity(nodes, tenants=[Tenant(name="s")], others=(), types=TYPES)
     assert found.by_type["H100"].total == 8
 
 
@@ -165,10 +169,15 @@ def test_nodes_count_by_selector_and_affinity_but_for_the_selector_that_the_loop
     template = {"nodeSelector": {"gpu": "L4"}, "affinity": affinity}
     nodes = [labelled(node("a"), zone="a"), labelled(node("b"), zone="b")]
     found = read_capacity(
-        nodes, ours=(), others=(), types=TYPES, templates=[template], selector_keys={"gpu"}
+        nodes,
+        tenants=[Tenant(name="s", pod_spec=template, selector_key="gpu")],
+        others=(),
+        types=TYPES,
     )
     assert found.by_type["H100"].total == 8
-    bound = read_capacity(nodes, ours=(), others=(), types=TYPES, templates=[template])
+    bound = read_capacity(
+        nodes, tenants=[Tenant(name="s", pod_spec=template)], others=(), types=TYPES
+    )
     assert bound.by_type["H100"].total == 0
 
 
@@ -192,8 +201,74 @@ def test_gpus_of_sidecars_are_held_too() -> None:
 @pytest.mark.parametrize("strange", [{}, None, "x", {"metadata": {"name": "n"}, "status": "?"}])
 def test_a_strange_node_stops_no_other_and_is_told(strange: Json) -> None:
     """Its GPUs are not counted; those of the others are."""
-    found = read_capacity([node("a"), strange], ours=(), others=(), types=TYPES)
+    found = read_capacity([node("a"), strange], tenants=(), others=(), types=TYPES)
     assert found.by_type["H100"].total == 8
     assert "node without a name: left alone" in " ".join(found.warnings) or "node n" in " ".join(
         found.warnings
     )
+
+
+MIXED = {
+    "nvidia.com/gpu": "4",
+    "nvidia.com/mig-1g.10gb": "14",
+    "nvidia.com/mig-3g.40gb": "4",
+}
+
+
+def mixed(resources: dict[str, str], **labels: str) -> Json:
+    """Return a node with these *resources* and labels besides those of H100."""
+    one = labelled(node("m"), **labels)
+    return {**one, "status": {**one["status"], "allocatable": resources}}
+
+
+def tenant(name: str, resource: str = "", **spec: Json) -> Tenant:
+    """Return a server whose pods ask for *resource*."""
+    return Tenant(name=name, resource=resource, pod_spec=spec)
+
+
+def test_slices_beside_whole_gpus_are_types_of_their_own() -> None:
+    """A GPU that is cut gives a server of whole ones nothing, and slices none to each other."""
+    slices = [tenant("a", "nvidia.com/gpu"), tenant("b", "nvidia.com/mig-1g.10gb")]
+    named = {"nvidia.com/mig-1g.10gb.product": "NVIDIA-H100-MIG-1g.10gb"}
+    nodes = [mixed(MIXED, **named)]
+    found = read_capacity(nodes, tenants=slices, others=(), types=TYPES)
+    small, large = "NVIDIA-H100-MIG-1g.10gb", "H100-MIG-3g.40gb"
+    totals = {kind: view.total for kind, view in found.by_type.items()}
+    assert totals == {"H100": 4, small: 14, large: 0}
+    assert found.reachable == {
+        "a": {"H100": 4, small: 0, large: 0},
+        "b": {"H100": 0, small: 14, large: 0},
+    }
+    assert found.notes == (
+        f"nodes: 4 {large} of m do not count: no server's pods can be put there (pods ask for "
+        "nvidia.com/gpu, and these are nvidia.com/mig-3g.40gb)",
+    )
+    theirs = pod("x", of="batch", node="m")
+    limits = {"limits": {"nvidia.com/mig-1g.10gb": "5"}}
+    theirs["spec"]["containers"][0]["resources"] = limits
+    others = alive(theirs)
+    less = read_capacity(nodes, tenants=slices, others=others, types=TYPES)
+    assert {kind: view.total for kind, view in less.by_type.items()} == {
+        "H100": 4,
+        small: 9,
+        large: 0,
+    }
+
+
+def test_shares_that_have_a_name_of_their_own_are_no_whole_gpus() -> None:
+    """The device plugin may rename them."""
+    nodes = [mixed({"nvidia.com/gpu.shared": "32"})]
+    found = read_capacity(
+        nodes, tenants=[tenant("a", "nvidia.com/gpu.shared")], others=(), types=TYPES
+    )
+    assert {kind: view.total for kind, view in found.by_type.items()} == {"H100-SHARED": 32}
+
+
+def test_each_server_has_the_gpus_that_its_own_pods_can_be_put_on() -> None:
+    """A tainted node is there for whom tolerates it; what a pod holds stays its server's."""
+    kept = of_node(node("b"), taints=[TAINT])
+    tolerant = tenant("a", tolerations=[{"key": "dedicated", "operator": "Exists"}])
+    bound = Tenant(name="b", pods=alive(pod("x", node="b", gpus=2)))
+    found = read_capacity([node("a"), kept], tenants=[tolerant, bound], others=(), types=TYPES)
+    assert (found.by_type["H100"].total, found.by_type["H100"].used) == (16, 2)
+    assert found.reachable == {"b": {"H100": 10}}

@@ -10,7 +10,7 @@ import pytest
 
 from loop.errors import SpecError
 from loop.schema.messages import server_spec
-from loop.schema.optimizer_messages import Era, optimize_message, read_optimized
+from loop.schema.optimizer_messages import Era, optimize_message, read_optimized, server_row
 from loop.schema.reading import parse_system
 from loop.spec import Allocation, ServerData, SystemData
 from loop.testing.fakes import server_view, system
@@ -41,6 +41,27 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
     )
     server = ServerData(name="s1", model="llama_8b", service_class="Premium", current=current)
     assert plain(read) == plain(replace(data, servers={"s1": server}))
+
+
+def test_what_a_server_may_be_given_goes_to_a_service_and_comes_from_a_collector() -> None:
+    """Else a service would choose GPUs that its pods do not ask for, or cannot be put on."""
+    view = server_view(gpus_per_replica=2, gpus_reachable={"H100": 0, "A100": 4})
+    assert view.load is not None
+    current = Allocation(accelerator="H100", replicas=2, max_batch=64, load=view.load)
+    server = ServerData(
+        name="s1",
+        model="llama_8b",
+        current=current,
+        gpus_per_replica=2,
+        types=frozenset({"A100"}),
+    )
+    for row in (server_row(server, with_cost=False), server_spec(view, view.load)):
+        assert (row["gpusPerReplica"], row["acceleratorTypes"]) == (2, ["A100"])
+        read = parse_system(optimize_message(system(), [row], era="today"), source="body")
+        found = read.servers["s1"]
+        assert (found.gpus_per_replica, found.types) == (2, frozenset({"A100"}))
+    plain_row = server_row(replace(server, gpus_per_replica=None, types=None), with_cost=False)
+    assert not {"gpusPerReplica", "acceleratorTypes"} & plain_row.keys()
 
 
 def test_an_empty_accelerator_in_an_answer_means_no_replicas() -> None:

@@ -331,6 +331,43 @@ def test_a_server_whose_gpus_no_accelerator_has_is_held_and_stops_nobody() -> No
     assert not decision.targets["s2"].held
 
 
+@pytest.mark.parametrize(
+    ("reachable", "accelerator", "replicas"),
+    [
+        (None, "H100", None),
+        ({"H100": 1, "A100": 0}, "H100", 1),
+        ({"H100": 0, "A100": 8}, "2xA100", None),
+        ({"H100": 1, "A100": 8}, "2xA100", None),
+        ({"H100": 0, "A100": 3}, "2xA100", 1),
+    ],
+)
+def test_a_server_gets_no_more_gpus_than_its_pods_can_be_put_on(
+    reachable: dict[str, int] | None, accelerator: str, replicas: int | None
+) -> None:
+    """Taints and selectors keep its pods off the others: they would be pending for ever."""
+    load = replace(BUSY, rate_rpm=1.5 * BUSY.rate_rpm)
+    bound = server_view(load=load, gpus_reachable=reachable)
+    decision = decide(bound, server_view("s2", load=BUSY))
+    found = decision.targets["s1"]
+    assert found.accelerator == accelerator
+    if replicas is None:
+        assert found.replicas > 1
+        assert "s1" not in decision.unserved
+    else:
+        assert found.replicas == replicas
+        assert found.why.kind == "capacity"
+        assert "can be put anywhere" in found.why.text
+    assert decision.targets["s2"].why.kind != "capacity"
+
+
+def test_a_server_that_reaches_no_gpus_of_its_model_keeps_what_it_has() -> None:
+    """Nothing can be asked for, and nobody knows better."""
+    decision = decide(server_view(load=BUSY, gpus_reachable={"H100": 0, "A100": 0}))
+    found = decision.targets["s1"]
+    assert (found.accelerator, found.replicas, found.why.kind) == ("H100", 2, "capacity")
+    assert "no GPUs that its pods can be put on" in decision.unserved["s1"].text
+
+
 @pytest.mark.parametrize("solver", ["greedy", "exact"])
 @pytest.mark.parametrize("compat", [False, True])
 @pytest.mark.parametrize("rate_rpm", first(2, [1.0, 1e12, 0.0, 1e-300, 1e6]))

@@ -102,7 +102,13 @@ def _accelerator(
     """
     types = frozenset(unit.type for unit in data.accelerators.values())
     read = [read_node(obj, types=types) for obj in nodes]
-    by_node = {node.name: node.type for node in read if node is not None}
+    resource = one.gpus.resource if one.gpus is not None else ""
+    by_node = {
+        node.name: node.type
+        for of_node in read
+        for node in of_node
+        if resource in ("", node.resource)
+    }
     kinds = sorted({by_node[pod.node] for pod in pods if pod.node in by_node})
     if len(kinds) != 1:
         where = f"they run on {', '.join(kinds)}" if kinds else "none runs on a node with GPUs"

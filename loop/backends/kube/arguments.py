@@ -26,8 +26,15 @@ GPU_RESOURCES = (
     "gpu.intel.com/xe",
     "ibm.com/aiu_pf",
 )
+# Slices of a GPU, and shares of one that the device plugin gives a name of its own.
+_PART = re.compile(r"nvidia\.com/(?:mig-.+|gpu\.shared)")
 # How vLLM and SGLang are told to use several GPUs for one model.
 TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp-size", "--tp")
+
+
+def is_gpu(resource: str) -> bool:
+    """Tell whether a *resource* is GPUs, or parts of them."""
+    return resource in GPU_RESOURCES or _PART.fullmatch(resource) is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,8 +164,8 @@ def gpu_limit(containers: Sequence[Json], *, container: str = "") -> GpuLimit | 
     found = [
         GpuLimit(container=str(one.get("name") or ""), resource=resource, count=number)
         for one in containers
-        for resource in GPU_RESOURCES
-        if (number := count(limits_of(one).get(resource, 0))) > 0
+        for resource, quantity in limits_of(one).items()
+        if is_gpu(resource) and (number := count(quantity)) > 0
     ]
     named = [one for one in found if one.container == container]
     return max(named or found, key=lambda one: one.count, default=None)

@@ -50,7 +50,7 @@ from loop.backends.kube.write import (
     others_changed,
     patch_of,
     pool_text,
-    selector_key,
+    tenant_of,
 )
 from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError
@@ -206,6 +206,7 @@ class KubeBackend:
                 sights[name],
                 missing=missing.get(name),
                 rival=None if self._settings.contest else self._rivals.hold(name, now_s=now_s),
+                gpus_reachable=capacity.reachable.get(name) if capacity else None,
             )
             for name, server in servers.by_name.items()
         }
@@ -307,16 +308,11 @@ class KubeBackend:
         )
         if nodes is None:
             return servers, None
-        ours = [pod for server in servers.by_name.values() for pod in server.pods]
-        kinds = frozenset(self._settings.types.values())
-        deployments = [server.deployment for server in servers.by_name.values()]
         return servers, read_capacity(
             nodes.get(),
-            ours=ours,
+            tenants=[tenant_of(server) for server in servers.by_name.values()],
             others=servers.unowned,
-            types=kinds,
-            templates=[one.pod_spec for one in deployments],
-            selector_keys={selector_key(one) for one in deployments} - {""},
+            types=frozenset(self._settings.types.values()),
         )
 
     def _each(

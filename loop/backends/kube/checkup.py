@@ -13,6 +13,7 @@ from loop.backends.kube.arguments import gpu_limit
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.nodes import read_capacity
 from loop.backends.kube.read import Deployment, Server, Servers, read_servers, scraped
+from loop.backends.kube.write import tenant_of
 from loop.backends.metrics.source import Shown, ShowsNames
 from loop.signals.survey import survey
 from twin.datafile import did_you_mean
@@ -242,9 +243,12 @@ def _capacity(client: KubeClient, servers: Servers, question: Question) -> Itera
         text = f"{told} by the data; the nodes cannot be read: {error}"
         yield Finding(level=level, subject="capacity", text=text, todo=ROLE)
         return
-    ours = [pod for server in servers.by_name.values() for pod in server.pods]
-    kinds = frozenset(question.types.values())
-    found = read_capacity(nodes, ours=ours, others=servers.unowned, types=kinds)
+    found = read_capacity(
+        nodes,
+        tenants=[tenant_of(server) for server in servers.by_name.values()],
+        others=servers.unowned,
+        types=frozenset(question.types.values()),
+    )
     there = {kind: view.total for kind, view in found.by_type.items()}
     seen = ", ".join(f"{count} {kind}" for kind, count in there.items()) or "none"
     yield Finding(level="ok", subject="capacity", text=f"{told} by the data; {seen} on nodes")

@@ -5,12 +5,12 @@ hold; pure.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Any
 
-from loop.backends.kube.arguments import GPU_RESOURCES, count, limits_of
+from loop.backends.kube.arguments import GPU_RESOURCES, count, is_gpu, limits_of
 from loop.backends.kube.read import Pod, Server, each_read
 from loop.backends.kube.scheduling import obstacle
 from loop.types import CapacityView
@@ -30,27 +30,45 @@ TYPE_LABELS = (
 # an accelerator of its own, never a whole one.
 SHARES_LABEL = "nvidia.com/gpu.replicas"
 SHARED, SLICED = "-SHARED", "-MIG-"
+SLICE = "nvidia.com/mig-"
 MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB; tells variants of one product name apart
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Node:
-    """One node with GPUs. open: new pods of ours may be put on it; why_not: if not, why."""
+    """The GPUs of one kind that a node has. resource is what pods ask for to get them; open: new
+    pods may be put on it.
+    """
 
     name: str
     type: str
     gpus: int
     open: bool
-    why_not: str = ""
+    resource: str = GPU_RESOURCES[0]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tenant:
+    """A server as nodes see it: its pods, the spec of new ones, the resource of its GPUs ("": its
+    pods ask for none), and the label by which the loop itself puts them on nodes ("": none).
+    """
+
+    name: str
+    pods: Sequence[Pod] = ()
+    pod_spec: Json = field(default_factory=dict)
+    resource: str = ""
+    selector_key: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
-    """GPUs by type as the loop may plan with them; warnings: what was found wrong; notes: what does
-    not count, and why, to be told once.
+    """GPUs by type as the loop may plan with them. reachable: those that the pods of a server can
+    be put on, by server, if these are not all. warnings: what was found wrong; notes: what does not
+    count, and why, to be told once.
     """
 
     by_type: Mapping[str, CapacityView]
+    reachable: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -58,85 +76,113 @@ class Capacity:
 def read_capacity(
     nodes: Iterable[Json],
     *,
-    ours: Iterable[Pod],
+    tenants: Sequence[Tenant],
     others: Iterable[Pod],
     types: Collection[str],
-    templates: Sequence[Json] = (),
-    selector_keys: Collection[str] = (),
 ) -> Capacity:
-    """Return the GPUs of the alive *nodes* that are not held by *others*; used is what *ours* hold
-    of them.
+    """Return the GPUs of the alive *nodes* that are not held by *others*; used is what the pods of
+    *tenants* hold of them.
 
-    Of a node that takes no pods, or none of ours, only the GPUs count that ours hold. *templates*
-    are the pod specs of our servers (none: any node will do), *selector_keys* the labels by which
-    the loop itself puts them on nodes. *types* are those that the data know; a product name holds
-    the words of its type (A100-80GB in NVIDIA-A100-SXM4-80GB).
+    Of a node that takes no pods, or none of ours, only the GPUs count that ours hold. *types* are
+    those that the data know; a product name holds the words of its type (A100-80GB in
+    NVIDIA-A100-SXM4-80GB).
     """
 
-    def read_one(obj: Json) -> Node | None:
-        node = read_node(obj, types=types)
-        if node is None:
-            return None
-        why_not = _kept_off(obj, templates, selector_keys)
-        return replace(node, open=node.open and not why_not, why_not=why_not)
+    def read_one(obj: Json) -> list[tuple[Node, tuple[str, ...]]]:
+        return [
+            (node, tuple(_kept_off(obj, node, tenant) for tenant in tenants))
+            for node in read_node(obj, types=types)
+        ]
 
     strange: list[str] = []
-    found = each_read(nodes, read_one, kind="node", told=strange)
-    read = [node for node in found if node is not None]
-    mine, theirs = _held(ours), _held(others)
+    read = [pair for one in each_read(nodes, read_one, kind="node", told=strange) for pair in one]
+    by_tenant = [_held(tenant.pods) for tenant in tenants]
+    theirs = _held(others)
     total: dict[str, int] = defaultdict(int)
     used: dict[str, int] = defaultdict(int)
-    for node in read:
-        held = mine.get(node.name, 0)
-        free = max(node.gpus - theirs.get(node.name, 0), held)
-        total[node.type] += free if node.open else held
-        used[node.type] += held
-    unknown = sorted({node.type for node in read if types and node.type not in types})
+    reached: list[dict[str, int]] = [defaultdict(int) for _ in tenants]
+    notes = []
+    for node, obstacles in read:
+        place = (node.name, node.resource)
+        mine = [held.get(place, 0) for held in by_tenant]
+        free = max(node.gpus - theirs.get(place, 0), sum(mine))
+        closed = bool(obstacles) and all(obstacles)
+        total[node.type] += free if node.open and not closed else sum(mine)
+        used[node.type] += sum(mine)
+        for reach, held, why_not in zip(reached, mine, obstacles, strict=True):
+            reach[node.type] += free if node.open and not why_not else held
+        if closed:
+            notes.append(
+                f"nodes: {node.gpus} {node.type} of {node.name} do not count: no server's pods can "
+                f"be put there ({obstacles[0]})"
+            )
+    unknown = sorted({node.type for node, _ in read if types and node.type not in types})
     return Capacity(
         by_type={
             kind: CapacityView(type=kind, total=total[kind], used=used[kind])
             for kind in sorted(total)
         },
+        reachable={
+            tenant.name: reach
+            for tenant, reach in zip(tenants, reached, strict=True)
+            if reach != total
+        },
         warnings=(
             *strange,
             *(f"nodes: the data know no accelerator of type {kind}" for kind in unknown),
         ),
-        notes=tuple(
-            f"nodes: {node.gpus} {node.type} of {node.name} do not count: no server's pods can be "
-            f"put there ({node.why_not})"
-            for node in read
-            if node.why_not
-        ),
+        notes=tuple(notes),
     )
 
 
-def _kept_off(node: Json, templates: Sequence[Json], selector_keys: Collection[str]) -> str:
-    """Return why no pod of *templates* can be put on *node*; nothing if one of them can."""
-    why_not = ""
-    for template in templates:
-        why_not = obstacle(template, node, ignore_labels=selector_keys, tolerated=GPU_RESOURCES)
-        if not why_not:
-            return ""
-    return why_not
+def _kept_off(obj: Json, node: Node, tenant: Tenant) -> str:
+    """Return why new pods of *tenant* get none of the GPUs of *node*, which *obj* tells of; nothing
+    if they do.
+    """
+    if tenant.resource and tenant.resource != node.resource:
+        return f"pods ask for {tenant.resource}, and these are {node.resource}"
+    return obstacle(
+        tenant.pod_spec,
+        obj,
+        ignore_labels={tenant.selector_key},
+        tolerated=(*GPU_RESOURCES, node.resource),
+    )
 
 
-def read_node(obj: Json, *, types: Collection[str]) -> Node | None:
-    """Return the node *obj*; None if it has no GPUs or is not alive."""
+def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
+    """Return the GPUs of the node *obj* by kind; none if it has none or is not alive."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
-    gpus = _gpus(status.get("allocatable") or status.get("capacity") or {})
     ready = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}.get(
         "Ready"
     )
-    if gpus == 0 or ready != "True":
-        return None
+    if ready != "True":
+        return []
     labels = meta.get("labels") or {}
-    product = next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
-    return Node(
-        name=meta["name"],
-        type=_type(product, labels, types) or "unknown",
-        gpus=gpus,
-        open=not spec.get("unschedulable"),
-    )
+    found = _gpus(status.get("allocatable") or status.get("capacity") or {})
+    return [
+        Node(
+            name=meta["name"],
+            type=_type(_product(resource, labels), labels, types) or "unknown",
+            gpus=count,
+            open=not spec.get("unschedulable"),
+            resource=resource,
+        )
+        for resource, count in found.items()
+    ]
+
+
+def _product(resource: str, labels: Mapping[str, str]) -> str:
+    """Return what a node calls the GPUs of *resource*. Where whole GPUs and slices are mixed each
+    resource has a label; a share that is called so has none.
+    """
+    if own := labels.get(f"{resource}.product"):
+        return own
+    whole = next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
+    if resource.startswith(SLICE):
+        return f"{whole or 'GPU'}{SLICED}{resource.removeprefix(SLICE)}"
+    if resource.endswith(".shared") and SHARED not in whole:
+        return f"{whole or 'GPU'}{SHARED}"
+    return whole
 
 
 def _type(product: str, labels: Mapping[str, str], types: Collection[str]) -> str:
@@ -167,35 +213,39 @@ def _words(name: str) -> set[str]:
     return {word.lower() for word in re.split(r"[^A-Za-z0-9.]+", name) if word}
 
 
-def pod_gpus(pod: Pod) -> int:
-    """Return the GPUs that a pod holds or waits for: those of its containers and of init
-    containers that go on beside them (sidecars); other init containers come before them, beside
-    the sidecars that began earlier.
+def pod_gpus(pod: Pod) -> Counter[str]:
+    """Return the GPUs that a pod holds or waits for, by resource: those of its containers and of
+    init containers that go on beside them (sidecars); other init containers come before them,
+    beside the sidecars that began earlier.
     """
-    sidecars = most_before = 0
+    sidecars, most_before, beside = Counter[str](), Counter[str](), Counter[str]()
     for container in pod.spec.get("initContainers") or ():
         if container.get("restartPolicy") == "Always":
-            sidecars += _limits(container)
+            sidecars += _gpus(limits_of(container))
         else:
-            most_before = max(most_before, sidecars + _limits(container))
-    beside = sum(_limits(container) for container in pod.spec.get("containers") or ())
-    return max(sidecars + beside, most_before)
+            most_before |= sidecars + _gpus(limits_of(container))
+    for container in pod.spec.get("containers") or ():
+        beside += _gpus(limits_of(container))
+    return (sidecars + beside) | most_before
 
 
-def _limits(container: Json) -> int:
-    return _gpus(limits_of(container))
-
-
-def _held(pods: Iterable[Pod]) -> dict[str, int]:
-    held: dict[str, int] = defaultdict(int)
+def _held(pods: Iterable[Pod]) -> Counter[tuple[str, str]]:
+    """Return the GPUs that *pods* hold, by node and resource."""
+    held = Counter[tuple[str, str]]()
     for pod in pods:
         if pod.node:
-            held[pod.node] += pod_gpus(pod)
+            held.update({(pod.node, of): number for of, number in pod_gpus(pod).items()})
     return held
 
 
-def _gpus(resources: Json) -> int:
-    return sum(count(resources.get(name, 0)) for name in GPU_RESOURCES)
+def _gpus(resources: Json) -> Counter[str]:
+    return Counter(
+        {
+            name: number
+            for name, quantity in resources.items()
+            if is_gpu(name) and (number := count(quantity)) > 0
+        }
+    )
 
 
 RETRY = 3.0  # after so many times the wait in vain, more is asked for again
@@ -231,7 +281,7 @@ class Shortages:
             each = gpus.get((one.model, one.accelerator), 0)
             for pod in server.pods:
                 if pod.node:
-                    held[kind] += pod_gpus(pod) or each
+                    held[kind] += pod_gpus(pod).total() or each
                 elif (
                     pod.trouble is not None
                     and pod.trouble.kind == "unschedulable"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loop.backends.kube import labels as names
@@ -36,7 +36,12 @@ class Sight:
 
 
 def server_view(
-    server: Server, sight: Sight, *, missing: Missing | None = None, rival: Why | None = None
+    server: Server,
+    sight: Sight,
+    *,
+    missing: Missing | None = None,
+    rival: Why | None = None,
+    gpus_reachable: Mapping[str, int] | None = None,
 ) -> ServerView:
     """Return what the loop sees of *server*. One whose labels or annotations are wrong has no load:
     it is held.
@@ -81,6 +86,7 @@ def server_view(
         replicas_min=low,
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
+        gpus_reachable=gpus_reachable,
         grace_s=one.grace_s,
         missing=missing,
         hold=PAUSED if one.paused else rival,

@@ -12,7 +12,8 @@ from typing import Any
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import changed, with_gpus
-from loop.backends.kube.read import Deployment
+from loop.backends.kube.nodes import Tenant
+from loop.backends.kube.read import Deployment, Server
 from loop.types import Change, Pool
 
 Json = dict[str, Any]
@@ -419,9 +420,16 @@ def _batch_patch(
     return {container["name"]: dict(container)} if container else {}
 
 
-def selector_key(deployment: Deployment) -> str:
-    """Return the key of the node selector that the loop sets for an accelerator, "" if none."""
-    return deployment.annotations.get(names.APPLY_NODE_SELECTOR, "").strip().partition("=")[0]
+def tenant_of(server: Server) -> Tenant:
+    """Return *server* as nodes see it."""
+    one, asked = server.deployment, server.deployment.gpus
+    return Tenant(
+        name=server.name,
+        pods=server.pods,
+        pod_spec=one.pod_spec,
+        resource=asked.resource if asked else "",
+        selector_key=one.annotations.get(names.APPLY_NODE_SELECTOR, "").strip().partition("=")[0],
+    )
 
 
 def node_selector(
