@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # Compiled once: a hundred tests start the command, each in a process of its own.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test quick check snapshots bench validate figures clean
+.PHONY: help demo test fuzz quick check snapshots bench validate figures clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -47,6 +47,9 @@ check: .venv/.installed-test  ## Check format, lint, types and import contracts
 
 bench: .venv/.installed-test  ## Run the benchmarks, and say what moved since benchmarks/baseline.json
 	$(BIN)/python -m benchmarks
+
+fuzz: .venv/.installed-test  ## Compare the compiled engine with the plain one in a thousand worlds more (minutes)
+	$(BIN)/python -m pytest -q -m fuzz
 
 quick: .venv/.installed-test  ## Run the tests that matter while working: not tests/live, not what is marked slow
 	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/live --hypothesis-profile quick

@@ -17,6 +17,7 @@ from experiments.versions import package_version
 from twin.spec import SpecError
 
 Metrics = Literal["measured", "labels"]
+EngineChoice = Literal["auto", "plain", "fast"]
 
 
 def _sample_data() -> Path:
@@ -49,6 +50,9 @@ class RunConfig:
     None means not given: alpha, interval, hours, walk and theta are then the scenario's, the period
     is the policy's. truth is a file in the form of twin-data.json whose engines overrule those of
     the data directory. policy_options are settings of the policy by name (`headroom`, `solver` …).
+    engine says what serves the requests, with the same results: plain, fast (compiled, by the extra
+    of that name), or auto, fast where that is installed and pays.
+
     Raise SpecError for a value out of its range.
     """
 
@@ -66,6 +70,7 @@ class RunConfig:
     dynamic: bool = False
     truth: Path | None = None
     policy_options: tuple[tuple[str, PolicyOption], ...] = ()
+    engine: EngineChoice = "auto"
 
     def __post_init__(self) -> None:
         _check(self.disturbance_alpha, "alpha", "within [0, 1]", lambda value: 0.0 <= value <= 1.0)
@@ -81,6 +86,7 @@ class RunConfig:
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise SpecError(f"seed: expected a whole number >= 0, found {self.seed!r}")
         _check_choice(self.metrics, "metrics", ("measured", "labels"))
+        _check_choice(self.engine, "engine", ("auto", "plain", "fast"))
         _check_choice(self.walk, "walk", ("plain", "reverting", None))
 
     @property
@@ -113,7 +119,8 @@ def run_id(config: RunConfig, *, data_digest: str, truth_digest: str, scenario_d
 
     The digests stand for what the files hold, so where they lie does not matter.
     """
-    settings = config.as_json() | {
+    # Whatever serves the requests: the results are the same.
+    settings = {name: value for name, value in config.as_json().items() if name != "engine"} | {
         "data": data_digest,
         "truth": truth_digest,
         "scenario": scenario_digest,

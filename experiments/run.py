@@ -18,6 +18,7 @@ from experiments.changes import Desired, count_changes, count_reversals, desired
 from experiments.columns import Columns, Window, scored_window
 from experiments.config import RunConfig
 from experiments.costs import pod_costs
+from experiments.engine import chosen_fast
 from experiments.scores import Scores, score_requests
 from experiments.sources import Sources, read_sources
 from loop.backends.sim import SimBackend
@@ -41,8 +42,9 @@ class RunResult:
     scores.
 
     requests and pods are columns whose `server` is an index into names; targets are in that order
-    too. cpu_s, the CPU time it took, is the only figure here (but for `ts` and `timing` in the
-    records) that does not follow from config.
+    too. compiled_share is the share of the requests that the compiled engine served. It and cpu_s,
+    the CPU time it took, are the only figures here (but for `ts` and `timing` in the records) that
+    do not follow from config.
     """
 
     config: RunConfig
@@ -56,6 +58,7 @@ class RunResult:
     pods: Columns
     summary: Scores
     notes: tuple[str, ...]
+    compiled_share: float
     cpu_s: float
 
     @property
@@ -83,7 +86,7 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
     config, end_s = sources.config, sources.config.duration_s
     assert config.period_s is not None, "resolved"
     env = simpy.Environment()
-    cluster, feeder = start_world(env, sources, until_s=end_s)
+    cluster, feeder = start_world(env, sources, until_s=end_s, compiled=chosen_fast(sources))
     controller = Controller(
         backend=SimBackend(cluster, metrics=config.metrics, offered_loads=feeder.offered_loads),
         policy=sources.policy,
@@ -97,10 +100,10 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
 
 
 def start_world(
-    env: simpy.Environment, sources: Sources, *, until_s: float | None
+    env: simpy.Environment, sources: Sources, *, until_s: float | None, compiled: bool = False
 ) -> tuple[Cluster, SimFeeder]:
     """Put the cluster, its load (to *until_s*, None: for ever) and what befalls its capacity into
-    *env*, at time 0.
+    *env*, at time 0. *compiled* lets the compiled engine serve the requests.
     """
     config = sources.config
     assert config.interval_s is not None, "resolved"
@@ -110,6 +113,7 @@ def start_world(
         seed=np.random.SeedSequence(config.seed),
         # A world without an end must not fill the memory with its past.
         waiting_max=WAITING_MAX if until_s is None else None,
+        compiled=compiled,
     )
     feeder = SimFeeder(
         env,
@@ -156,6 +160,7 @@ def _result(
         pods=pods,
         summary=summary,
         notes=sources.notes,
+        compiled_share=cluster.compiled_share,
         cpu_s=time.process_time() - begin_s,
     )
 

@@ -132,6 +132,7 @@ def _run_json(result: RunResult) -> dict[str, Any]:
             for name, t in zip(result.names, result.targets, strict=True)
         ],
         "notes": list(result.notes),
+        "compiled_share": result.compiled_share,
         "timings": result.timings,
     }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import repeat
@@ -186,6 +186,8 @@ _DTYPE = np.dtype(
         ("reason", "i1"),
     ]
 )
+_INTS = ("id", "prompt_tokens", "output_tokens", "preemptions", "outcome", "reason")
+_TIMES = ("arrival_s", "first_token_s", "finish_s")
 _pack = Struct("<hqiiIdddbb").pack
 
 
@@ -210,13 +212,20 @@ def _row(request: Request, end_s: float, outcome: int, reason: int) -> bytes:
 class RequestLog:
     """Every ended request in 46 packed bytes; shared by all replicas of a cluster."""
 
-    __slots__ = ("_rows",)
+    __slots__ = ("_rows", "sources")
 
     def __init__(self) -> None:
         self._rows = bytearray()
+        # Called before anybody looks: whoever keeps rows back for a while hands them on then.
+        self.sources: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
+        self._gather()
         return len(self._rows) // _DTYPE.itemsize
+
+    def _gather(self) -> None:
+        for hand_on in self.sources:
+            hand_on()
 
     @property
     def nbytes(self) -> int:
@@ -249,9 +258,24 @@ class RequestLog:
 
     def add_unfinished(self, request: Request) -> None:
         """Record that *request* was still waiting or running when the run ended; it may have a
-        first token.
+        first token. Those that ended stand before it.
         """
+        self._gather()
         self._add(request, nan, Outcome.UNFINISHED, "")
+
+    def add_rows(
+        self, server: int, ints: npt.NDArray[np.int64], times_s: npt.NDArray[np.float64]
+    ) -> None:
+        """Record requests of *server*, a row each: id, prompt, output, preemptions, outcome and
+        reason; arrival, first token and end.
+        """
+        rows = np.empty(len(ints), _DTYPE)
+        rows["server"] = server
+        for column, name in enumerate(_INTS):
+            rows[name] = ints[:, column]
+        for column, name in enumerate(_TIMES):
+            rows[name] = times_s[:, column]
+        self._rows += rows.tobytes()
 
     def _add(self, request: Request, end_s: float, outcome: Outcome, reason: str) -> None:
         self._rows += _row(request, end_s, outcome, _REASON_CODES[reason])
@@ -262,6 +286,7 @@ class RequestLog:
         finish_s is when the request ended, however it did; nan for unfinished ones. outcome is an
         Outcome, reason an index into REASONS.
         """
+        self._gather()
         rows = np.frombuffer(bytes(self._rows), dtype=_DTYPE)
         return {name: np.ascontiguousarray(rows[name]) for name in _DTYPE.names or ()}
 
@@ -282,3 +307,8 @@ class NoRequestLog(RequestLog):
 
     def add_unfinished(self, request: Request) -> None:
         """Forget it."""
+
+    def add_rows(
+        self, server: int, ints: npt.NDArray[np.int64], times_s: npt.NDArray[np.float64]
+    ) -> None:
+        """Forget them."""

@@ -80,6 +80,12 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     parser.add_argument(
         "--dynamic", action="store_true", help="read the static data files again at every cycle"
     )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "plain", "fast"),
+        help="what serves the requests, with the same results: fast is compiled and needs the "
+        "extra fast; auto takes it where it is installed and pays (default)",
+    )
     add_policy_options(parser)
 
 
@@ -130,6 +136,7 @@ def run_config(options: argparse.Namespace, **given: Any) -> RunConfig:
         "walk": options.walk,
         "theta": options.theta,
         "truth": options.truth,
+        "engine": options.engine,
         "dynamic": options.dynamic,
         "policy_options": tuple(sorted(options.policy_options)),
         **given,

@@ -35,6 +35,9 @@ class Cluster:
 
     A world that runs for days is given *waiting_max*: it keeps no such truth of its past, and at
     most so many requests wait for a server to have a pod, and for each pod.
+
+    *compiled* serves requests by the compiled engine (twin.engine.compiled, which must be
+    installed) where it knows engine and router: the results are the same.
     """
 
     def __init__(
@@ -44,10 +47,12 @@ class Cluster:
         *,
         seed: np.random.SeedSequence,
         waiting_max: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.spec = spec
         self.requests = RequestLog() if waiting_max is None else NoRequestLog()
         self._waiting_max = waiting_max
+        self._compiled = compiled
         self.pods = PodLog() if waiting_max is None else NoPodLog()
         self.desired: list[DesiredState] = []
         self._desired_count = 0
@@ -212,6 +217,15 @@ class Cluster:
         return [request for deployment in self._deployments for request in deployment.in_flight()]
 
     @property
+    def compiled_share(self) -> float:
+        """Return the share of all requests that came to servers which the compiled engine serves,
+        0 if none came.
+        """
+        came = [(each.gateway.arrivals, each.compiled) for each in self._deployments]
+        total = sum(arrivals for arrivals, _ in came)
+        return sum(arrivals for arrivals, compiled in came if compiled) / max(total, 1)
+
+    @property
     def capacity_history(self) -> list[CapacityChange]:
         """Return every change of capacity, the first at t = 0."""
         return self._ledger.history
@@ -242,6 +256,7 @@ class Cluster:
             seed=self._seed,
             freed=self._make_room,
             waiting_max=self._waiting_max,
+            compiled=self._compiled,
         )
         self._deployments += (deployment,)
         self._by_name[deployment.server.name] = deployment

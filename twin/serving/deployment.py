@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from math import inf
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import simpy
 
 from twin.chance import CRASH, ROUTER, START_UP, draw_s, server_generator
-from twin.engine.port import make_engine
+from twin.engine.port import Engine, make_engine
 from twin.kernel import BOUNDARY, CONTROL, Call, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import Claim, Ledger
@@ -23,6 +24,9 @@ from twin.serving.metrics import Arrivals, Counters, ServerSeries
 from twin.serving.pod import LifeEnd, Pod, PodLife, PodLog
 from twin.serving.rollout import DesiredState, make_room, plan
 from twin.spec import ClusterSpec, GaugeSample, Server
+
+if TYPE_CHECKING:
+    from twin.engine.compiled.table import ReplicaTable, TableReplica
 
 _HOUR_S = 3600.0
 
@@ -50,6 +54,7 @@ class Deployment:
         seed: np.random.SeedSequence,
         freed: Callable[[bool], None],
         waiting_max: int | None = None,
+        compiled: bool = False,
     ) -> None:
         self.server: Server = spec.servers[index]
         self.index = index
@@ -75,15 +80,56 @@ class Deployment:
         self._freed = freed
         self._live = self.server.max_batch_change == "live"
         self._pods_made = 0
+        self._table = self._make_table(requests) if compiled else None
+        self.gateway.table, self.gateway.leave_table = self._table, self._leave_table
         self._rng_start_up = server_generator(seed, index, START_UP)
         self._rng_crash = server_generator(seed, index, CRASH)
+
+    def _make_table(self, requests: RequestLog) -> ReplicaTable | None:
+        """Return the table of this server's replicas; None if one might be of another kind."""
+        from twin.engine.compiled.table import ReplicaTable, supports  # noqa: PLC0415, an extra
+
+        engines = [
+            engine
+            for (model, _), engine in self._spec.engines.items()
+            if model == self.server.model
+        ]
+        if not all(map(supports, engines)):
+            return None
+        return ReplicaTable(server=self.server.name, index=self.index, records=requests)
 
     def watch(self, ended: Callable[[Request, float], None]) -> None:
         """Call *ended* with each request from now on and the instant at which its client has the
         end, as soon as the engine made it: pods are then followed from boundary to boundary.
         """
+        self._leave_table()
         self._ended = self.gateway.ended = ended
         self.gateway.dispatched = self._follow
+
+    @property
+    def compiled(self) -> bool:
+        """Tell whether the compiled engine serves the requests."""
+        return self._table is not None
+
+    def _leave_table(self) -> None:
+        """Let the plain engine serve this server from now on; nothing may be in flight."""
+        self._table = self.gateway.table = None
+        for pod in self.pods:
+            if pod.replica is not None:
+                assert not pod.replica.outstanding, f"{pod.name} has begun to serve"
+                self.gateway.close(pod.replica)
+                pod.replica = self._make_engine(pod)
+                self.gateway.open(pod.replica)
+
+    def _make_engine(self, pod: Pod) -> Engine:
+        if self._table is not None:
+            return self._table.add(pod.engine, max_batch=pod.max_batch, queue_max=self._queue_max)
+        return make_engine(
+            pod.engine,
+            max_batch=pod.max_batch,
+            queue_max=self._queue_max,
+            on_finish=partial(self._finished, pod),
+        )
 
     def _follow(self) -> None:
         """Look again at the next boundary of any pod."""
@@ -133,9 +179,15 @@ class Deployment:
         """
         now_s, series = self._env.now, self.series
         self.gateway.arrive(now_s, inclusive=True)
-        growths: list[Counters] = []
-        for pod in self.pods:
-            if pod.replica is not None:
+        arrivals = Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens)
+        pods = [pod for pod in self.pods if pod.replica is not None]
+        serving = [pod.series for pod in pods]
+        if self._table is not None:
+            self._scrape_table(self._table, arrivals, pods)
+        else:
+            growths: list[Counters] = []
+            for pod in pods:
+                assert pod.replica is not None
                 pod.replica.advance(now_s, inclusive=True)
                 reading = pod.replica.read(now_s)
                 growths.append(
@@ -143,15 +195,13 @@ class Deployment:
                         reading, finished_tokens=pod.finished.output_tokens, now_s=now_s
                     )
                 )
-        serving = [pod.series for pod in self.pods if pod.replica is not None]
-        arrivals = Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens)
-        series.add(now_s, arrivals, growths, [pod.growth for pod in serving])
-        series.add_waits([pod.waited for pod in serving])
+            series.add(now_s, arrivals, growths, [pod.growth for pod in serving])
+            series.add_waits([pod.waited for pod in serving])
+            series.queued_prompt_tokens = self._queued_prompt_tokens()
         ready = [pod.series.kv_usage for pod in self.pods if pod.phase == "ready"]
         series.running = sum(pod.running for pod in serving)
         series.waiting = sum(pod.waiting for pod in serving)
         series.backlog = series.waiting + len(self.gateway.backlog)
-        series.queued_prompt_tokens = self._queued_prompt_tokens()
         series.gauges.append(GaugeSample(now_s, series.running, series.backlog))
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
@@ -168,6 +218,17 @@ class Deployment:
                     return None
                 total += queued
         return total
+
+    def _scrape_table(self, table: ReplicaTable, arrivals: Arrivals, pods: Sequence[Pod]) -> None:
+        now_s = float(self._env.now)
+        replicas = [cast("TableReplica", pod.replica) for pod in pods]
+        table.sample(replicas, now_s)
+        self.series.add_totals(now_s, arrivals, table.scraped, table.scraped_sums)
+        queued = sum([request.prompt_tokens for request in self.gateway.backlog])
+        for pod, replica in zip(pods, replicas, strict=True):
+            pod.series.show(*table.gauges(replica.row), now_s=now_s)
+            queued += pod.series.queued_prompt_tokens or 0
+        self.series.queued_prompt_tokens = queued
 
     def _finished(self, pod: Pod, request: Request, _finish_s: float) -> None:
         pod.finished.add(request)
@@ -342,12 +403,7 @@ class Deployment:
         now_s = self._env.now
         pod.enter("ready", now_s)
         pod.life.ready_s = now_s
-        pod.replica = make_engine(
-            pod.engine,
-            max_batch=pod.max_batch,
-            queue_max=self._queue_max,
-            on_finish=partial(self._finished, pod),
-        )
+        pod.replica = self._make_engine(pod)
         self.gateway.open(pod.replica)
         if self.server.crash_rate_per_h > 0.0:
             crash_s = now_s + self._rng_crash.exponential(_HOUR_S / self.server.crash_rate_per_h)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from math import inf
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, cast
 
 import numpy as np
 import simpy
@@ -19,6 +19,9 @@ from twin.kernel import CONTROL, at
 from twin.request import Request, RequestBatch, RequestLog
 from twin.serving.routers import make_router
 from twin.spec import Server
+
+if TYPE_CHECKING:
+    from twin.engine.compiled.table import ReplicaTable, TableReplica
 
 
 class Gateway:
@@ -55,6 +58,10 @@ class Gateway:
         self.ended: Callable[[Request, float], None] | None = None
         self.dispatched: Callable[[], None] | None = None
         self.replicas: list[Engine] = []
+        # Where the replicas are rows of a table, it serves what is expected; prefixes by their
+        # blocks it does not know, and whoever made it is asked to make other replicas.
+        self.table: ReplicaTable | None = None
+        self.leave_table: Callable[[], None] | None = None
         # What is to come, and how many of the first of these batches came already.
         self._expected: deque[RequestBatch] = deque()
         self._begun = 0
@@ -65,6 +72,9 @@ class Gateway:
         server or changes it calls that first.
         """
         assert self.ended is None, "a server of which every end is watched is told of each arrival"
+        if requests.blocks and self.table is not None:
+            assert self.leave_table is not None
+            self.leave_table()
         if not self._expected:
             self._next_s = float(requests.times_s[0])
         self._expected.append(requests)
@@ -75,15 +85,20 @@ class Gateway:
         while self._next_s < until_s or (inclusive and self._next_s == until_s):
             batch = self._expected[0]
             begin, end = self._begun, int(batch.times_s.searchsorted(until_s, side))
-            self._take(batch.requests(self._name, begin, end))
+            self._take(batch, begin, end)
             if end == len(batch):
                 self._expected.popleft()
                 end = 0
             self._begun = end
             self._next_s = float(self._expected[0].times_s[end]) if self._expected else inf
 
-    def _take(self, requests: Sequence[Request]) -> None:
-        """Take *requests*, between whose arrivals nothing else happens to this server."""
+    def _take(self, batch: RequestBatch, begin: int, end: int) -> None:
+        """Take the requests of *batch* from *begin* to before *end*, between whose arrivals nothing
+        else happens to this server.
+        """
+        if self._take_compiled(batch, begin, end):
+            return
+        requests = batch.requests(self._name, begin, end)
         index = self._index
         for number, request in enumerate(requests, start=self.arrivals):
             request.id, request.server_index = number, index
@@ -99,6 +114,23 @@ class Gateway:
             reason = route(request, now_s).submit(request, now_s)
             if reason is not None:
                 self._reject(request, now_s, reason)
+
+    def _take_compiled(self, batch: RequestBatch, begin: int, end: int) -> bool:
+        """Let the compiled engine take them, if it can; tell whether it did."""
+        if self.table is None or self.backlog or not self.replicas:
+            return False
+        plan = self._router.plan(end - begin)
+        if plan is None:
+            return False
+        # With a table, all replicas are rows of it.
+        replicas = cast("list[TableReplica]", self.replicas)
+        turn = self.table.serve(
+            batch, begin, end, replicas=replicas, route=plan, number=self.arrivals
+        )
+        self._router.resume(turn)
+        self.arrivals += end - begin
+        self.arrived_tokens += int(batch.prompt_tokens[begin:end].sum())
+        return True
 
     def submit(self, request: Request) -> None:
         """Take a request that arrives now: to a ready replica, or into the backlog until there is

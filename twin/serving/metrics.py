@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import ceil
+from operator import add
 from typing import NamedTuple
 
 import numpy as np
@@ -210,6 +211,24 @@ class PodSeries:
         )
         return growth
 
+    def show(
+        self,
+        running: int,
+        waiting: int,
+        queued_prompt_tokens: int,
+        kv_usage: float,
+        *,
+        now_s: float,
+    ) -> None:
+        """Take in the gauges of a scrape whose counters are kept elsewhere."""
+        self.running, self.waiting, self.kv_usage = running, waiting, kv_usage
+        self.queued_prompt_tokens = queued_prompt_tokens
+        self.scraped_s = now_s
+
+
+# Those of Counters that are no sums of times, and the preemptions.
+_COUNTERS = 7
+
 
 class ServerSeries:
     """Samples of one server's counters as far back as a window reaches, and its gauges at the last
@@ -248,8 +267,9 @@ class ServerSeries:
         pod that answered, *buckets* that of its histograms.
         """
         total = self._samples[-1][2]
-        if growths:
-            total = Counters._make(map(sum, zip(total, *growths, strict=True)))
+        for growth in growths:
+            # One after the other: `sum` of floats is another sum since Python 3.12.
+            total = Counters._make(map(add, total, growth))
         self._samples.append((now_s, arrivals, total))
         self._counted.append(sum(buckets, self._counted[-1]))
 
@@ -262,6 +282,24 @@ class ServerSeries:
                 total.preemptions + sum(one.preemptions for one in waited),
             )
         )
+
+    def add_totals(
+        self,
+        now_s: float,
+        arrivals: Arrivals,
+        counted: Buckets,
+        sums_s: npt.NDArray[np.float64],
+    ) -> None:
+        """Append the sample of a scrape whose totals were added up elsewhere: counters, then
+        buckets, and those of the queue times; and the sums of TTFT and ITL.
+        """
+        *counters, itl_count, preemptions = counted[:_COUNTERS].tolist()
+        ttft_s, itl_s = sums_s.tolist()
+        total = Counters._make((*counters, ttft_s, itl_count, itl_s))
+        self._samples.append((now_s, arrivals, total))
+        buckets = counted[_COUNTERS:].copy()
+        self._counted.append(buckets[: len(NO_BUCKETS)])
+        self._waits.append(Waits(buckets[len(NO_BUCKETS) :], preemptions))
 
     def figures(self) -> WindowFigures:
         """Return the figures over the window before the last scrape: since the start, before there

@@ -9,9 +9,10 @@ from math import inf
 
 import numpy as np
 
+from twin.engine.compiled.columns import LEAST_OUTSTANDING
 from twin.engine.port import Engine
 from twin.request import Request
-from twin.serving.routers.port import Route, Router
+from twin.serving.routers.port import NO_DRAWS, Plan, Route, Router
 
 # Below so many replicas a look at all of them is as fast as an order that has to be kept; and for a
 # stretch of so few requests an order is not worth making.
@@ -59,6 +60,12 @@ class LeastOutstanding(Router):
                 chosen = replica
         self._start = replicas.index(chosen) + 1
         return chosen
+
+    def plan(self, requests: int) -> Plan | None:  # noqa: ARG002, all count alike
+        return LEAST_OUTSTANDING, self._start, NO_DRAWS
+
+    def resume(self, turn: int) -> None:
+        self._start = turn
 
     def stretch(self, replicas: Sequence[Engine], requests: int) -> Route:
         if len(replicas) < ORDER_REPLICAS or requests < ORDER_REQUESTS:

@@ -6,11 +6,20 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
+
 from twin.engine.port import Engine
 from twin.request import Request
 
 Route = Callable[[Request, float], Engine]
 """Chooses the replica of (request, now_s)."""
+
+
+Plan = tuple[int, int, npt.NDArray[np.float64]]
+"""How to choose (of twin.engine.compiled.columns), whose turn it is, what chance drew."""
+
+NO_DRAWS = np.empty(0)
 
 
 class Router(Protocol):
@@ -39,6 +48,15 @@ class Router(Protocol):
         make them faster.
         """
         return partial(_routed, self.route, replicas)
+
+    def plan(self, requests: int) -> Plan | None:  # noqa: ARG002, for who draws
+        """Return how the compiled engine is to route the next *requests*; None if it cannot choose
+        as this router does.
+        """
+        return None
+
+    def resume(self, turn: int) -> None:
+        """Go on where the compiled engine ended, with this place in the round."""
 
     def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:
         """Return the one of *replicas*, at least one, that is to serve *request* from *now_s* on.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from twin.engine.port import Engine
 from twin.request import Request
 from twin.serving.routers.least_outstanding import LeastOutstanding
+from twin.serving.routers.port import Route, Router
 
 # So many requests, and so many times, more than the idlest has: a cache is not worth such a wait.
 # Routers of the field use the same two tests, with 32 to 64 requests and 1.1 to 1.5 times.
@@ -21,6 +22,12 @@ class PrefixAware(LeastOutstanding):
     """
 
     __slots__ = ()
+
+    def plan(self, requests: int) -> None:
+        """Leave the choice to `route`."""
+
+    def stretch(self, replicas: Sequence[Engine], requests: int) -> Route:
+        return Router.stretch(self, replicas, requests)
 
     def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:
         idlest = super().route(request, replicas, now_s)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from twin.engine.compiled.columns import ROUND_ROBIN
 from twin.engine.port import Engine
 from twin.request import Request
-from twin.serving.routers.port import Router
+from twin.serving.routers.port import NO_DRAWS, Plan, Router
 
 
 class RoundRobin(Router):
@@ -22,6 +23,12 @@ class RoundRobin(Router):
     def remove(self, index: int) -> None:
         # Those after it move up: without this, the one whose turn it is would be passed over.
         self._turn -= index < self._turn
+
+    def plan(self, requests: int) -> Plan | None:  # noqa: ARG002, turns need nothing drawn
+        return ROUND_ROBIN, self._turn, NO_DRAWS
+
+    def resume(self, turn: int) -> None:
+        self._turn = turn
 
     def route(self, request: Request, replicas: Sequence[Engine], now_s: float) -> Engine:  # noqa: ARG002, turns need neither
         if self._turn >= len(replicas):

@@ -1,0 +1,46 @@
+"""Which engine serves a run, and that it is told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from experiments import RunConfig, run
+from experiments.config import SAMPLE_DATA
+from experiments.engine import chosen_fast
+from experiments.sources import read_sources
+from twin.engine.compiled.cache import installed
+from twin.spec import SpecError
+
+SMALL = RunConfig(
+    data=SAMPLE_DATA / "small", scenario="steady", policy="static", period_s=60.0, hours=0.05
+)
+
+
+def test_a_short_run_does_not_wait_for_the_compiled_engine() -> None:
+    """It would take longer than the run."""
+    assert not chosen_fast(read_sources(SMALL))
+
+
+def test_the_engine_that_is_asked_for_is_taken_or_missed() -> None:
+    """A run that silently took the other one would be no measurement."""
+    fast = read_sources(replace(SMALL, engine="fast"))
+    assert not chosen_fast(read_sources(replace(SMALL, engine="plain", hours=1000.0)))
+    if installed():
+        assert chosen_fast(fast)
+    else:
+        with pytest.raises(SpecError, match="needs the extra"):
+            chosen_fast(fast)
+    with pytest.raises(SpecError, match="engine: expected one of auto, plain, fast"):
+        replace(SMALL, engine="quick")  # type: ignore[arg-type]
+
+
+def test_both_engines_give_one_run() -> None:
+    """The same name, scores and requests; only what served them differs, and is told."""
+    pytest.importorskip("numba", reason="the compiled engine needs the extra `fast`")
+    plain, fast = (run(replace(SMALL, engine=engine)) for engine in ("plain", "fast"))
+    assert (plain.run_id, plain.summary) == (fast.run_id, fast.summary)
+    for name, column in plain.requests.items():
+        assert column.tobytes() == fast.requests[name].tobytes()
+    assert (plain.compiled_share, fast.compiled_share) == (0.0, 1.0)

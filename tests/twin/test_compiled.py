@@ -1,0 +1,60 @@
+"""The compiled engine does what every engine must, and that to the bits of the plain one."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+
+pytest.importorskip("numba", reason="the compiled engine needs the extra `fast`")
+
+from tests.twin.fuzz_worlds import played
+from twin.engine.compiled.table import TableReplica
+from twin.engine.port import EngineFactory
+from twin.engine.replica import Replica
+from twin.testing.engine import EngineContract
+from twin.testing.replica_scripts import make_script, play_engine
+
+QUICK, MANY = 100, 1000
+RARE = ("preemption", "drain", "crash", "requeue", "prefix hit")
+
+
+class TestCompiled(EngineContract):
+    @pytest.fixture
+    def factory(self) -> EngineFactory:
+        return TableReplica.of_spec
+
+
+@pytest.mark.parametrize("grid", ["none", "integer", "dyadic", "coarse"])
+@pytest.mark.parametrize("seed", range(25))
+def test_a_compiled_replica_gives_the_bits_of_the_plain_one(seed: int, grid: str) -> None:
+    """Times, tokens, readings and what is in flight."""
+    script = make_script(seed, grid)
+    assert str(play_engine(script, TableReplica.of_spec)) == str(
+        play_engine(script, Replica.of_spec)
+    )
+
+
+@pytest.mark.slow
+def test_worlds_with_the_compiled_engine_are_those_with_the_plain_one() -> None:
+    """Requests, pods and what a controller sees, through crashes, drains and new settings."""
+    _compare(range(QUICK))
+
+
+@pytest.mark.fuzz
+@pytest.mark.slow
+@pytest.mark.parametrize("part", range(10))
+def test_a_thousand_worlds_are_the_same_by_both_engines(part: int) -> None:
+    """`make fuzz`: what a hundred worlds do not meet."""
+    share = MANY // 10
+    _compare(range(QUICK + part * share, QUICK + (part + 1) * share))
+
+
+def _compare(seeds: range) -> None:
+    met: Counter[str] = Counter()
+    for seed in seeds:
+        plain = played(seed)
+        assert played(seed, compiled=True).results == plain.results, f"world {seed}"
+        met.update(plain.features)
+    # A comparison in which nothing rare happens compares nothing.
+    assert min(met[feature] for feature in RARE) >= len(seeds) / 5, met

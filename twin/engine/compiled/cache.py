@@ -1,0 +1,49 @@
+"""Where compiled code is kept between processes, and whether it is there."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import gettempdir
+
+import twin
+
+# Whatever the compiled code is made from. Numba itself asks only when the file of a function
+# changed, not what it calls and which constants it uses.
+_SOURCES = ("engine/compiled/*.py", "engine/telemetry.py", "engine/latency.py", "request.py")
+
+
+def installed() -> bool:
+    """Tell whether there is a compiler."""
+    return find_spec("numba") is not None
+
+
+def ready() -> bool:
+    """Tell whether an earlier process compiled what this one would."""
+    return any(cache_directory().rglob("calls.run-*.nbc"))
+
+
+def cache_directory() -> Path:
+    """Return the directory of the code that these sources, this Python and this Numba make.
+
+    It is below $NUMBA_CACHE_DIR, or $XDG_CACHE_HOME, or ~/.cache; one that cannot be written below
+    is passed over for the directory of temporary files.
+    """
+    total = hashlib.sha256(f"{sys.version} {version('numba')}".encode())
+    root = Path(twin.__file__).parent
+    for pattern in _SOURCES:
+        for path in sorted(root.glob(pattern)):
+            total.update(path.read_bytes())
+    own = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
+    base = Path(own) if own else Path.home() / ".cache"
+    directory = base / "inferno-twin" / total.hexdigest()[:16]
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        directory = Path(gettempdir()) / f"inferno-twin-{os.getuid()}" / directory.name
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return directory

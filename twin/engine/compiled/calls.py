@@ -1,0 +1,194 @@
+"""What Python calls of the compiled engine: one function, for each is compiled whole, by itself."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from twin.engine.compiled import columns as at
+from twin.engine.compiled.steps import (
+    Floats,
+    Ints,
+    State,
+    add_progression,
+    advance,
+    blocks_held,
+    compiled,
+    duration_s,
+    iterations_before,
+    queued_prompt_tokens,
+    record,
+    take,
+)
+from twin.request import Outcome
+
+# A plain tuple: a named one would cost more to hand over than most calls do.
+Arrays = tuple[Ints, Floats, Ints, Ints, Ints, Ints, Ints, Floats, Ints, Ints, Ints, Floats]
+Scraped = tuple[Ints, Floats, Ints]
+Requests = tuple[Floats, Ints, Ints]
+
+_REJECTED: Any = np.int64(Outcome.REJECTED)
+_UNBOUNDED = at.UNBOUNDED
+
+
+@compiled
+def run(
+    arrays: Arrays,
+    rows: Ints,
+    requests: Requests,
+    route: tuple[int, int, Floats],
+    span: tuple[int, int, int],
+    one: tuple[int, float],
+    scrape: tuple[int, float, Scraped, Scraped, Ints, Floats],
+    until_s: float,
+) -> int:
+    """Let things happen to the replicas *rows*, in this order.
+
+    The *requests* (instants, prompts, outputs) of *span* arrive: from, to before, and the number of
+    the first; *route* is how to choose, whose turn it is, and what chance drew. Or, with a slot
+    >= 0 in *one*, the request there is submitted to the first of the rows at that instant. Then all
+    go on to before *until_s*. Then, if *scrape* says so (columns.READ, columns.SCRAPE), each is
+    read as right before an instant.
+
+    Return whose turn it is then, or of the request in *one* the code of the reason why it was
+    refused, or 0.
+    """
+    s = State(*arrays)
+    how, turn, draws = route
+    begin, end, number = span
+    slot, now_s = one
+    if begin < end:
+        turn = _serve(s, rows, requests, how, turn, draws, begin, end, number)
+    if slot >= 0:
+        r = rows[0]
+        if s.floats[r, at.NEXT_S] < now_s:
+            advance(s, r, now_s)
+        turn = take(s, r, slot, now_s)
+    for r in rows:
+        advance(s, r, until_s)
+    what, after_s, last, scratch, total, total_s = scrape
+    if what:
+        for r in rows:
+            _read(s, r, after_s, scratch)
+            if what == at.SCRAPE:
+                _add_growth(r, last, scratch, total, total_s)
+    return turn
+
+
+@compiled
+def _serve(
+    s: State,
+    rows: Ints,
+    batch: Requests,
+    how: int,
+    turn: int,
+    draws: Floats,
+    begin: int,
+    end: int,
+    number: int,
+) -> int:
+    floats, requests, times = s.floats, s.requests, s.times
+    arrivals_s, prompts, outputs = batch
+    count = len(rows)
+    for i in range(begin, end):
+        now_s = arrivals_s[i]
+        place = 0
+        if how == at.ROUND_ROBIN:
+            if turn >= count:
+                turn = 0
+            place = turn
+            turn += 1
+        elif how == at.RANDOM:
+            place = int(draws[i - begin] * count)
+        elif count > 1:
+            place = _least(s, rows, turn if turn < count else 0, now_s)
+            turn = place + 1
+        r = rows[place]
+        if floats[r, at.NEXT_S] < now_s:
+            advance(s, r, now_s)
+        s.sizes[0] -= 1
+        slot = s.pool[s.sizes[0]]
+        requests[slot, at.ID] = number + i - begin
+        requests[slot, at.PROMPT] = prompts[i]
+        requests[slot, at.OUTPUT] = outputs[i]
+        requests[slot, at.REQUEST_PREEMPTIONS] = 0
+        requests[slot, at.GENERATED] = 0
+        requests[slot, at.CONTEXT] = 0
+        requests[slot, at.ADMITTED] = 0
+        requests[slot, at.TICKET] = -1
+        times[slot, at.ARRIVAL_S] = now_s
+        times[slot, at.FIRST_S] = np.nan
+        times[slot, at.LAST_S] = np.nan
+        reason = take(s, r, slot, now_s)
+        if reason:
+            record(s, slot, now_s, now_s, _REJECTED, reason)
+    return turn
+
+
+@compiled
+def _least(s: State, rows: Ints, start: int, now_s: float) -> int:
+    count = len(rows)
+    fewest, place = at.UNBOUNDED, 0
+    for step in range(count):
+        here = start + step
+        if here >= count:
+            here -= count
+        r = rows[here]
+        if s.floats[r, at.NEXT_S] < now_s:
+            advance(s, r, now_s)
+        if s.ints[r, at.OUTSTANDING] < fewest:
+            fewest = s.ints[r, at.OUTSTANDING]
+            place = here
+    return place
+
+
+@compiled
+def _read(s: State, r: int, after_s: float, out: Scraped) -> None:
+    ints, floats = s.ints, s.floats
+    out_ints, out_floats, out_buckets = out
+    done = iterations_before(s, r, after_s)
+    generation, itl_sum_s = ints[r, at.GENERATION_TOKENS], floats[r, at.ITL_SUM_S]
+    for i in range(len(out_buckets)):
+        out_buckets[i] = s.buckets[r, i]
+    if done:
+        c0_s, c1_s, n = floats[r, at.C0_S], floats[r, at.C1_S], ints[r, at.DECODES]
+        generation += n * done
+        itl_sum_s += n * duration_s(done, c0_s, c1_s)
+        add_progression(out_buckets, n, done, c0_s, c1_s)
+    usage = 0.0
+    if ints[r, at.LENGTH] and ints[r, at.KV_BLOCKS] != _UNBOUNDED:
+        usage = blocks_held(s, r, done) / ints[r, at.KV_BLOCKS]
+    out_ints[at.S_SUCCESSES] = ints[r, at.SUCCESSES]
+    out_ints[at.S_FINISHED_TOKENS] = ints[r, at.FINISHED_OUTPUT]
+    out_ints[at.S_PROMPT] = ints[r, at.PROMPT_TOKENS]
+    out_ints[at.S_GENERATION] = generation
+    out_ints[at.S_TTFT] = ints[r, at.FIRST_TOKENS]
+    out_ints[at.S_ITL] = generation - ints[r, at.FIRST_TOKENS]
+    out_ints[at.S_PREEMPTIONS] = ints[r, at.PREEMPTIONS]
+    out_ints[at.S_QUEUED_PROMPT] = queued_prompt_tokens(s, r)
+    out_ints[at.S_RUNNING] = ints[r, at.RUNNING]
+    out_ints[at.S_WAITING] = ints[r, at.WAITING]
+    out_floats[at.S_TTFT_SUM] = floats[r, at.TTFT_SUM_S]
+    out_floats[at.S_ITL_SUM] = itl_sum_s
+    out_floats[at.S_KV_USAGE] = usage
+
+
+@compiled
+def _add_growth(r: int, last: Scraped, scratch: Scraped, total: Ints, total_s: Floats) -> None:
+    """Keep in *last* what replica *r* showed, and add its growth to *total* (counters, then
+    buckets) and *total_s*.
+    """
+    ints, floats, buckets = scratch
+    last_ints, last_floats, last_buckets = last
+    for i in range(at.S_RUNNING):
+        total[i] += ints[i] - last_ints[r, i]
+    for i in range(len(buckets)):
+        total[at.S_RUNNING + i] += buckets[i] - last_buckets[r, i]
+        last_buckets[r, i] = buckets[i]
+    for i in range(at.S_KV_USAGE):
+        total_s[i] += floats[i] - last_floats[r, i]
+    for i in range(at.SCRAPED_INTS):
+        last_ints[r, i] = ints[i]
+    for i in range(at.SCRAPED_FLOATS):
+        last_floats[r, i] = floats[i]

@@ -1,0 +1,83 @@
+"""The columns of the arrays that the compiled engine works on: one row a replica, or a request."""
+
+from __future__ import annotations
+
+from itertools import count
+
+from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S
+
+# Of a replica, whole numbers: what it is made of,
+_column = count()
+MAX_BATCH, BUDGET, KV_BLOCKS, KV_TOKENS, BLOCK, QUEUE_MAX = (next(_column) for _ in range(6))
+# (a cache without bounds counts blocks of one token, but prefixes are whole blocks all the same)
+PREFIX_BLOCK = next(_column)
+FULL_PROMPT, AHEAD, DRAINING = (next(_column) for _ in range(3))
+# how it stands (slots of requests; -1 is none; PREFILL is the first that the iteration prefills),
+STEPS, NEXT_TICKET, ITERATION, OUTSTANDING = (next(_column) for _ in range(4))
+RUN_FIRST, RUN_LAST, RUNNING = (next(_column) for _ in range(3))
+WAIT_FIRST, WAIT_LAST, WAITING = (next(_column) for _ in range(3))
+PARTIAL, PREFILL, DECODES, CONTEXT_SUM, FINISHES = (next(_column) for _ in range(5))
+LENGTH, RESIDUE_SUM = (next(_column) for _ in range(2))
+# and what it has counted.
+PROMPT_TOKENS, GENERATION_TOKENS, FIRST_TOKENS, SUCCESSES = (next(_column) for _ in range(4))
+REJECTIONS, PREEMPTIONS, PREFIX_QUERIES, PREFIX_HITS = (next(_column) for _ in range(4))
+FINISHED_OUTPUT = next(_column)
+REPLICA_INTS = next(_column)
+
+# Of a replica, times and shares.
+_column = count()
+NEXT_S, START_S, C0_S, C1_S, DURATION_S, SEEN_S = (next(_column) for _ in range(6))
+ALPHA_S, BETA_S, GAMMA_S, OVERHEAD_S, PREFIX_SHARE = (next(_column) for _ in range(5))
+# The latency model in ms, for the soft roofline (P other than 1).
+BETA_MS, GAMMA_MS, LAUNCH_MS, WEIGHTS_MS, P = (next(_column) for _ in range(5))
+TTFT_SUM_S, ITL_SUM_S, E2E_SUM_S, QUEUE_SUM_S = (next(_column) for _ in range(4))
+REPLICA_FLOATS = next(_column)
+
+# Histograms of a replica, side by side.
+TTFT_AT = 0
+ITL_AT = TTFT_AT + len(TTFT_BOUNDS_S) + 1
+E2E_AT = ITL_AT + len(ITL_BOUNDS_S) + 1
+QUEUE_AT = E2E_AT + len(LATENCY_BOUNDS_S) + 1
+BUCKETS = QUEUE_AT + len(LATENCY_BOUNDS_S) + 1
+
+# Of a request. NEXT and PREVIOUS are its neighbours in the batch or in the queue.
+_column = count()
+ID, PROMPT, OUTPUT, REQUEST_PREEMPTIONS, GENERATED, CONTEXT, OFFSET = (
+    next(_column) for _ in range(7)
+)
+TICKET, CHUNK, ADMITTED, NEXT, PREVIOUS = (next(_column) for _ in range(5))
+REQUEST_INTS = next(_column)
+_column = count()
+ARRIVAL_S, SUBMITTED_S, FIRST_S, LAST_S = (next(_column) for _ in range(4))
+REQUEST_FLOATS = next(_column)
+
+# Of an ended request: how it is recorded, which slot it had, and when its replica ended it.
+_column = count()
+LOG_ID, LOG_PROMPT, LOG_OUTPUT, LOG_PREEMPTIONS, LOG_OUTCOME, LOG_REASON, LOG_SLOT = (
+    next(_column) for _ in range(7)
+)
+LOG_INTS = next(_column)
+_column = count()
+LOG_ARRIVAL_S, LOG_FIRST_S, LOG_END_S, LOG_ENGINE_S = (next(_column) for _ in range(4))
+LOG_FLOATS = next(_column)
+
+# What a scrape takes of a replica: twin.serving.metrics.Counters without its sums, preemptions, and
+# its gauges behind them.
+_column = count()
+S_SUCCESSES, S_FINISHED_TOKENS, S_PROMPT, S_GENERATION, S_TTFT, S_ITL, S_PREEMPTIONS = (
+    next(_column) for _ in range(7)
+)
+S_RUNNING, S_WAITING, S_QUEUED_PROMPT = (next(_column) for _ in range(3))
+SCRAPED_INTS = next(_column)
+_column = count()
+S_TTFT_SUM, S_ITL_SUM, S_KV_USAGE = (next(_column) for _ in range(3))
+SCRAPED_FLOATS = next(_column)
+
+# Whether to read replicas, and to add up what grew.
+READ, SCRAPE = 1, 2
+
+# How to choose a replica.
+ROUND_ROBIN, RANDOM, LEAST_OUTSTANDING = range(3)
+
+UNBOUNDED = 1 << 60
+"""A bound that nothing reaches: of a KV cache or of a queue without one."""

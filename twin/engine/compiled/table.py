@@ -1,0 +1,570 @@
+"""The replicas of one server as rows of arrays, and each of them as an Engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import inf, nan, nextafter
+from typing import TypeVar
+from weakref import ref
+
+import numpy as np
+
+from twin.engine.compiled import calls
+from twin.engine.compiled import columns as at
+from twin.engine.compiled.steps import Floats, Ints, State
+from twin.engine.kv_cache import kv_block_count
+from twin.engine.latency import boundaries_before, duration_s
+from twin.engine.port import OnFinish
+from twin.engine.telemetry import ReplicaReading, add_progression
+from twin.request import REASONS, Request, RequestBatch, RequestLog
+from twin.spec import EngineSpec
+
+_NO_REQUESTS = (np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
+_NO_ROUTE = (0, 0, np.empty(0))
+A = TypeVar("A", Ints, Floats)
+_CHUNK = 4096
+"""Requests that arrive in one call, and rows of the log that are kept until they are handed on."""
+
+
+def supports(spec: EngineSpec) -> bool:
+    """Tell whether a replica of *spec* can be a row of a table."""
+    known = spec.engine == "plain" and spec.kv_cache == "counted"
+    return known and spec.tokens_per_step == 1.0
+
+
+class ReplicaTable:
+    """The replicas of *server*, the one of this *index*; how requests end is written to *records*.
+
+    Arrays grow when they must; a row of a replica that nobody holds any more is used again.
+    """
+
+    def __init__(self, *, server: str, index: int, records: RequestLog) -> None:
+        self.server, self.index = server, index
+        self._records = records
+        self._owners: list[ref[TableReplica]] = []
+        self._rows: list[Ints] = []  # by row, an array of it alone
+        self.objects: dict[int, Request] = {}
+        self.state = State(
+            ints=np.zeros((0, at.REPLICA_INTS), np.int64),
+            floats=np.zeros((0, at.REPLICA_FLOATS)),
+            buckets=np.zeros((0, at.BUCKETS), np.int64),
+            counts=np.zeros((0, 1), np.int64),
+            keys=np.zeros((0, 1), np.int64),
+            slots=np.zeros((0, 1), np.int64),
+            requests=np.zeros((0, at.REQUEST_INTS), np.int64),
+            times=np.zeros((0, at.REQUEST_FLOATS)),
+            pool=np.zeros(0, np.int64),
+            sizes=np.zeros(2, np.int64),
+            log=np.zeros((0, at.LOG_INTS), np.int64),
+            log_times=np.zeros((0, at.LOG_FLOATS)),
+        )
+        self._last: calls.Scraped = (
+            np.zeros((0, at.SCRAPED_INTS), np.int64),
+            np.zeros((0, at.SCRAPED_FLOATS)),
+            np.zeros((0, at.BUCKETS), np.int64),
+        )
+        self._scratch: calls.Scraped = (
+            np.zeros(at.SCRAPED_INTS, np.int64),
+            np.zeros(at.SCRAPED_FLOATS),
+            np.zeros(at.BUCKETS, np.int64),
+        )
+        # What was ever scraped of all replicas: counters and then buckets, and sums.
+        self.scraped = np.zeros(at.S_RUNNING + at.BUCKETS, np.int64)
+        self.scraped_sums = np.zeros(at.S_KV_USAGE)
+        self._hold()
+        records.sources.append(self.flush)
+
+    def _hold(self) -> None:
+        self.arrays: calls.Arrays = (*self.state,)
+
+    def add(
+        self,
+        spec: EngineSpec,
+        *,
+        max_batch: int,
+        queue_max: int | None,
+        on_finish: OnFinish | None = None,
+    ) -> TableReplica:
+        """Return an idle replica of *spec*. Told *on_finish*, it does not write to the records."""
+        row = next(
+            (row for row, owner in enumerate(self._owners) if owner() is None), len(self._owners)
+        )
+        self._make_rows(row + 1, batch=max_batch, block_size=spec.block_size)
+        s, model = self.state, spec.latency_model
+        for array in (s.ints, s.floats, s.buckets, s.counts, *self._last):
+            array[row] = 0
+        blocks = kv_block_count(spec.kv_tokens, spec.block_size)
+        size = 1 if blocks is None else spec.block_size
+        ints = {
+            at.MAX_BATCH: max_batch,
+            at.BUDGET: spec.max_num_batched_tokens,
+            at.KV_BLOCKS: at.UNBOUNDED if blocks is None else blocks,
+            at.KV_TOKENS: at.UNBOUNDED if blocks is None else blocks * size,
+            at.BLOCK: size,
+            at.PREFIX_BLOCK: spec.block_size,
+            at.QUEUE_MAX: at.UNBOUNDED if queue_max is None else queue_max,
+            at.FULL_PROMPT: spec.admission == "full_prompt",
+            at.AHEAD: spec.scheduling == "async",
+            **dict.fromkeys((at.RUN_FIRST, at.RUN_LAST, at.WAIT_FIRST, at.WAIT_LAST), -1),
+            **dict.fromkeys((at.PARTIAL, at.PREFILL), -1),
+        }
+        floats = {
+            at.NEXT_S: inf,
+            at.SEEN_S: inf,
+            at.ALPHA_S: model.alpha_ms / 1000.0,
+            at.BETA_S: model.beta_ms / 1000.0,
+            at.GAMMA_S: model.gamma_ms / 1000.0,
+            at.OVERHEAD_S: spec.overhead_ms / 1000.0,
+            at.PREFIX_SHARE: spec.prefix_share,
+            at.BETA_MS: model.beta_ms,
+            at.GAMMA_MS: model.gamma_ms,
+            at.LAUNCH_MS: model.launch_ms,
+            at.WEIGHTS_MS: model.weights_ms,
+            at.P: model.p,
+        }
+        s.ints[row, list(ints)] = list(ints.values())
+        s.floats[row, list(floats)] = list(floats.values())
+        replica = TableReplica(self, row, on_finish=on_finish)
+        if row == len(self._owners):
+            self._owners.append(ref(replica))
+            self._rows.append(np.array([row], np.int64))
+        else:
+            self._owners[row] = ref(replica)
+        return replica
+
+    def serve(
+        self,
+        batch: RequestBatch,
+        begin: int,
+        end: int,
+        *,
+        replicas: Sequence[TableReplica],
+        route: tuple[int, int, Floats],
+        number: int,
+    ) -> int:
+        """Let the requests of *batch* from *begin* to before *end* arrive at *replicas*, the first
+        with this *number*; *route* is how to choose, whose turn it is, and what chance drew.
+        Return whose turn it is then.
+        """
+        rows = np.array([replica.row for replica in replicas], np.int64)
+        how, turn, draws = route
+        for first in range(begin, end, _CHUNK):
+            last = min(first + _CHUNK, end)
+            self.make_slots(last - first)
+            turn = self._run(
+                rows,
+                requests=(batch.times_s, batch.prompt_tokens, batch.output_tokens),
+                route=(how, turn, draws[first - begin :]),
+                span=(first, last, number + first - begin),
+            )
+        return turn
+
+    def submit(self, row: int, slot: int, now_s: float) -> int:
+        """Submit the request of *slot* to the replica *row*; return the code of the reason why not,
+        or 0.
+        """
+        return self._run(self._rows[row], one=(slot, now_s))
+
+    def advance(self, row: int, until_s: float) -> None:
+        """Process every boundary of the replica *row* before *until_s*."""
+        self.make_slots(0)
+        self._run(self._rows[row], until_s=until_s)
+
+    def read(self, row: int, now_s: float) -> calls.Scraped:
+        """Return what a scrape at *now_s* sees of the replica *row*, until the next call."""
+        self._run(self._rows[row], scrape=(at.READ, nextafter(now_s, inf)))
+        return self._scratch
+
+    def _run(
+        self,
+        rows: Ints,
+        *,
+        requests: calls.Requests = _NO_REQUESTS,
+        route: tuple[int, int, Floats] = _NO_ROUTE,
+        span: tuple[int, int, int] = (0, 0, 0),
+        one: tuple[int, float] = (-1, 0.0),
+        until_s: float = -inf,
+        scrape: tuple[int, float] = (0, 0.0),
+    ) -> int:
+        return calls.run(
+            self.arrays,
+            rows,
+            requests,
+            route,
+            span,
+            one,
+            (*scrape, self._last, self._scratch, self.scraped, self.scraped_sums),
+            until_s,
+        )
+
+    def sample(self, replicas: Sequence[TableReplica], now_s: float) -> None:
+        """Scrape *replicas* at *now_s*; what happens at this instant is in it."""
+        self.make_slots(0)
+        rows = np.array([replica.row for replica in replicas], np.int64)
+        after_s = nextafter(now_s, inf)
+        self._run(rows, until_s=after_s, scrape=(at.SCRAPE, after_s))
+
+    def gauges(self, row: int) -> tuple[int, int, int, float]:
+        """Return what ran, what waited, the prompt tokens that did, and the usage of the KV cache
+        when *row* was scraped.
+        """
+        ints, floats, _ = self._last
+        running, waiting, queued = ints[row, at.S_RUNNING :].tolist()
+        return running, waiting, queued, float(floats[row, at.S_KV_USAGE])
+
+    def flush(self) -> None:
+        """Hand on the rows of the log."""
+        s = self.state
+        count = int(s.sizes[1])
+        if count:
+            self._records.add_rows(self.index, s.log[:count], s.log_times[:count])
+            s.sizes[1] = 0
+
+    def ended(self) -> list[tuple[Request, float]]:
+        """Return the requests that were submitted as objects and have finished since the last
+        call, and when; forget them here.
+        """
+        s = self.state
+        count = int(s.sizes[1])
+        found = []
+        for ints, floats in zip(s.log[:count].tolist(), s.log_times[:count].tolist(), strict=True):
+            request = self.objects.pop(ints[at.LOG_SLOT])
+            request.generated = request.output_tokens
+            request.preemptions = ints[at.LOG_PREEMPTIONS]
+            request.admitted = True
+            request.first_token_s = floats[at.LOG_FIRST_S]
+            request.last_token_s = floats[at.LOG_END_S]
+            found.append((request, floats[at.LOG_ENGINE_S]))
+        s.sizes[1] = 0
+        return found
+
+    def make_slots(self, count: int) -> None:
+        """Have room for *count* more requests, and for the records of all that there are."""
+        s = self.state
+        free, rows = s.sizes.tolist()
+        held = len(s.requests) - free
+        if free < count:
+            more = max(count - free, len(s.requests), 64)
+            self.state = s = s._replace(
+                requests=_grown(s.requests, more),
+                times=_grown(s.times, more),
+                pool=_grown(s.pool, more),
+            )
+            first = len(s.requests) - more
+            s.pool[free : free + more] = np.arange(first + more - 1, first - 1, -1)
+            s.sizes[0] = free + more
+            self._hold()
+        if rows + held + count > len(s.log):
+            if rows >= _CHUNK and not self.objects:
+                self.flush()
+                rows = 0
+            more = max(rows + held + count - len(s.log), 0)
+            if more:
+                more = max(more, len(s.log) // 2)
+                self.state = s._replace(
+                    log=_grown(s.log, more), log_times=_grown(s.log_times, more)
+                )
+                self._hold()
+
+    def _make_rows(self, rows: int, *, batch: int, block_size: int) -> None:
+        s = self.state
+        if rows > len(s.ints):
+            more = max(rows - len(s.ints), len(s.ints))
+            self.state = s = s._replace(
+                ints=_grown(s.ints, more),
+                floats=_grown(s.floats, more),
+                buckets=_grown(s.buckets, more),
+                counts=_grown(s.counts, more),
+                keys=_grown(s.keys, more),
+                slots=_grown(s.slots, more),
+            )
+            ints, floats, buckets = self._last
+            self._last = (_grown(ints, more), _grown(floats, more), _grown(buckets, more))
+            self._hold()
+        self.make_batch(batch)
+        if block_size > s.counts.shape[1]:
+            self.state = self.state._replace(counts=_wider(s.counts, block_size))
+            self._hold()
+
+    def make_batch(self, batch: int) -> None:
+        """Have room for so many requests in a batch."""
+        s = self.state
+        if batch > s.keys.shape[1]:
+            self.state = s._replace(keys=_wider(s.keys, batch), slots=_wider(s.slots, batch))
+            self._hold()
+
+
+def _grown(array: A, more: int) -> A:
+    grown: A = np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+    return grown
+
+
+def _wider(array: Ints, columns: int) -> Ints:
+    wider = np.zeros((len(array), columns), array.dtype)
+    wider[:, : array.shape[1]] = array
+    return wider
+
+
+class TableReplica:
+    """A row of a table, as an Engine: for all that is not done to many replicas at once."""
+
+    __slots__ = ("__weakref__", "_on_finish", "_table", "row")
+
+    def __init__(self, table: ReplicaTable, row: int, *, on_finish: OnFinish | None) -> None:
+        self._table = table
+        self.row = row
+        self._on_finish = on_finish
+
+    @classmethod
+    def of_spec(
+        cls, spec: EngineSpec, *, max_batch: int, queue_max: int | None, on_finish: OnFinish
+    ) -> TableReplica:
+        """Return an idle replica of *spec* in a table of its own."""
+        table = ReplicaTable(server="", index=0, records=RequestLog())
+        return table.add(spec, max_batch=max_batch, queue_max=queue_max, on_finish=on_finish)
+
+    @property
+    def table(self) -> ReplicaTable:
+        """Return the table that it is a row of."""
+        return self._table
+
+    @property
+    def next_boundary_s(self) -> float:
+        return float(self._table.state.floats[self.row, at.NEXT_S])
+
+    @property
+    def outstanding(self) -> int:
+        return self._int(at.OUTSTANDING)
+
+    @property
+    def running(self) -> int:
+        """Requests in the batch, those being prefilled included."""
+        return self._int(at.RUNNING)
+
+    @property
+    def waiting(self) -> int:
+        """Requests in the queue, preempted ones included."""
+        return self._int(at.WAITING)
+
+    @property
+    def queued_prompt_tokens(self) -> int:
+        """Return the prompt tokens of the requests that wait, as of the last advance."""
+        requests = self._table.state.requests
+        return sum([int(requests[slot, at.PROMPT]) for slot in self._waiting()])
+
+    def _int(self, column: int) -> int:
+        return int(self._table.state.ints[self.row, column])
+
+    def submit(self, request: Request, now_s: float) -> str | None:
+        assert not request.blocks, "prefixes by their blocks need the plain engine"
+        table = self._table
+        table.make_slots(1)
+        s = table.state
+        s.sizes[0] -= 1
+        slot = int(s.pool[s.sizes[0]])
+        s.requests[slot] = 0
+        s.requests[slot, at.ID] = request.id
+        s.requests[slot, at.PROMPT] = request.prompt_tokens
+        s.requests[slot, at.OUTPUT] = request.output_tokens
+        s.requests[slot, at.REQUEST_PREEMPTIONS] = request.preemptions
+        s.requests[slot, at.TICKET] = -1
+        s.times[slot] = nan
+        s.times[slot, at.ARRIVAL_S] = request.arrival_s
+        if self._on_finish is not None:
+            table.objects[slot] = request
+        refused = table.submit(self.row, slot, now_s)
+        if refused:
+            table.objects.pop(slot, None)
+            table.state.pool[table.state.sizes[0]] = slot
+            table.state.sizes[0] += 1
+        else:
+            request.submitted_s = now_s
+        self._tell()
+        return REASONS[refused] if refused else None
+
+    def advance(self, until_s: float, *, inclusive: bool) -> None:
+        if self.next_boundary_s <= until_s:
+            self._table.advance(self.row, nextafter(until_s, inf) if inclusive else until_s)
+            self._tell()
+
+    def _tell(self) -> None:
+        if self._on_finish is not None:
+            for request, finish_s in self._table.ended():
+                self._on_finish(request, finish_s)
+
+    def read(self, now_s: float) -> ReplicaReading:
+        next_s = self.next_boundary_s
+        assert next_s > now_s, f"read at {now_s}, but a boundary at {next_s} is not processed"
+        s = self._table.state
+        scraped, sums, counted = (seen.tolist() for seen in self._table.read(self.row, now_s))
+        queue = counted[at.QUEUE_AT :]
+        return ReplicaReading(
+            prompt_tokens=scraped[at.S_PROMPT],
+            generation_tokens=scraped[at.S_GENERATION],
+            successes=scraped[at.S_SUCCESSES],
+            rejections=self._int(at.REJECTIONS),
+            preemptions=self._int(at.PREEMPTIONS),
+            ttft_count=scraped[at.S_TTFT],
+            ttft_sum_s=sums[at.S_TTFT_SUM],
+            ttft_buckets=tuple(counted[at.TTFT_AT : at.ITL_AT]),
+            itl_count=scraped[at.S_ITL],
+            itl_sum_s=sums[at.S_ITL_SUM],
+            itl_buckets=tuple(counted[at.ITL_AT : at.E2E_AT]),
+            e2e_count=scraped[at.S_SUCCESSES],
+            e2e_sum_s=float(s.floats[self.row, at.E2E_SUM_S]),
+            e2e_buckets=tuple(counted[at.E2E_AT : at.QUEUE_AT]),
+            queue_count=sum(queue),
+            queue_sum_s=float(s.floats[self.row, at.QUEUE_SUM_S]),
+            queue_buckets=tuple(queue),
+            running=scraped[at.S_RUNNING],
+            waiting=scraped[at.S_WAITING],
+            kv_usage=sums[at.S_KV_USAGE],
+            prefix_queries=self._int(at.PREFIX_QUERIES),
+            prefix_hits=self._int(at.PREFIX_HITS),
+        )
+
+    def cached_tokens(self, request: Request) -> int:
+        row, s = self.row, self._table.state
+        share, size = float(s.floats[row, at.PREFIX_SHARE]), self._int(at.PREFIX_BLOCK)
+        found = int(share * request.prompt_tokens)
+        return min(found, request.prompt_tokens + request.generated - 1) // size * size
+
+    def set_max_batch(self, max_batch: int, now_s: float) -> None:
+        assert max_batch >= 1, f"max_batch must be >= 1, got {max_batch}"
+        self.advance(now_s, inclusive=False)
+        table, row = self._table, self.row
+        table.make_batch(max_batch)
+        raised = max_batch > self._int(at.MAX_BATCH)
+        table.state.ints[row, at.MAX_BATCH] = max_batch
+        if raised and self.waiting and self._int(at.LENGTH) > 1 and self.running < max_batch:
+            self._truncate(now_s)
+
+    def _truncate(self, now_s: float) -> None:
+        ints, floats = self._table.state.ints[self.row], self._table.state.floats[self.row]
+        k = self._done_before(now_s) + 1
+        if k < ints[at.LENGTH]:
+            ints[at.LENGTH] = k
+            floats[at.DURATION_S] = duration_s(k, floats[at.C0_S], floats[at.C1_S])
+            floats[at.NEXT_S] = floats[at.START_S] + floats[at.DURATION_S]
+
+    def _done_before(self, now_s: float) -> int:
+        """Return how many iterations of the segment in progress ended strictly before *now_s*."""
+        if self._int(at.LENGTH) <= 1:
+            return 0
+        floats = self._table.state.floats[self.row]
+        start_s, c0_s, c1_s = floats[[at.START_S, at.C0_S, at.C1_S]].tolist()
+        return boundaries_before(now_s, start_s, c0_s, c1_s)
+
+    def drain(self, now_s: float) -> list[Request]:
+        self.advance(now_s, inclusive=False)
+        s, row = self._table.state, self.row
+        s.ints[row, at.DRAINING] = 1
+        waiting = self._waiting()
+        returned = [slot for slot in waiting if not s.requests[slot, at.ADMITTED]]
+        kept = [slot for slot in waiting if s.requests[slot, at.ADMITTED]]
+        s.ints[row, at.WAITING] = len(kept)
+        for slot, after in zip(kept, [*kept[1:], -1], strict=False):
+            s.requests[slot, at.NEXT] = after
+        if kept:
+            s.ints[row, at.WAIT_FIRST], s.ints[row, at.WAIT_LAST] = kept[0], kept[-1]
+        s.ints[row, at.OUTSTANDING] -= len(returned)
+        if not self.outstanding:
+            s.floats[row, at.NEXT_S] = inf
+        return [self._given_back(slot) for slot in returned]
+
+    def abort(self, now_s: float) -> list[Request]:
+        self.advance(now_s, inclusive=False)
+        s, row = self._table.state, self.row
+        self._count_segment(now_s)
+        lost = [self._given_back(slot) for slot in (*self._running(), *self._waiting())]
+        for request in lost:
+            request.restart()
+        for column in (at.RUN_FIRST, at.RUN_LAST, at.WAIT_FIRST, at.WAIT_LAST):
+            s.ints[row, column] = -1
+        for column in (at.RUNNING, at.WAITING, at.DECODES, at.CONTEXT_SUM, at.FINISHES, at.LENGTH):
+            s.ints[row, column] = 0
+        s.ints[row, at.PARTIAL] = s.ints[row, at.PREFILL] = -1
+        s.ints[row, at.RESIDUE_SUM] = s.ints[row, at.OUTSTANDING] = 0
+        s.counts[row] = 0
+        s.floats[row, at.NEXT_S] = s.floats[row, at.SEEN_S] = inf
+        return lost
+
+    def _count_segment(self, now_s: float) -> None:
+        """Count the tokens that were emitted before *now_s* in the segment in progress."""
+        done = self._done_before(now_s)
+        if done:
+            s, row, n = self._table.state, self.row, self._int(at.DECODES)
+            c0_s, c1_s = s.floats[row, [at.C0_S, at.C1_S]].tolist()
+            s.ints[row, at.GENERATION_TOKENS] += n * done
+            s.floats[row, at.ITL_SUM_S] += n * duration_s(done, c0_s, c1_s)
+            buckets = s.buckets[row, at.ITL_AT : at.E2E_AT].tolist()
+            add_progression(buckets, n, done, c0_s, c1_s)
+            s.buckets[row, at.ITL_AT : at.E2E_AT] = buckets
+
+    def in_flight(self, now_s: float) -> list[Request]:
+        s, row = self._table.state, self.row
+        done = self._done_before(nextafter(now_s, inf))
+        floats = s.floats[row].tolist()
+        c0_s, c1_s = floats[at.C0_S], floats[at.C1_S]
+        last_token_s = floats[at.START_S] + duration_s(done, c0_s, c1_s)
+        running = self._running()
+        prefilling = set()
+        slot = self._int(at.PREFILL)
+        while slot >= 0:
+            prefilling.add(slot)
+            slot = int(s.requests[slot, at.NEXT])
+        g = self._int(at.ITERATION) + done
+        found = []
+        for slot in running:
+            request = self._request(slot)
+            if slot not in prefilling:
+                request.context = int(s.requests[slot, at.OFFSET]) + g
+                request.generated = request.context - request.prompt_tokens + 1
+                request.last_token_s = last_token_s
+            found.append(request)
+        return found + [self._request(slot) for slot in self._waiting()]
+
+    def _running(self) -> list[int]:
+        return self._listed(at.RUN_FIRST, self.running)
+
+    def _waiting(self) -> list[int]:
+        return self._listed(at.WAIT_FIRST, self.waiting)
+
+    def _listed(self, first: int, count: int) -> list[int]:
+        slots, requests = [], self._table.state.requests
+        slot = self._int(first)
+        for _ in range(count):
+            slots.append(slot)
+            slot = int(requests[slot, at.NEXT])
+        return slots
+
+    def _request(self, slot: int) -> Request:
+        """Return the request of *slot* as it stands there; that which was submitted, if one was."""
+        table = self._table
+        ints = table.state.requests[slot].tolist()
+        arrival_s, submitted_s, first_s, last_s = table.state.times[slot].tolist()
+        request = table.objects.get(slot)
+        if request is None:
+            request = Request(
+                id=ints[at.ID],
+                prompt_tokens=ints[at.PROMPT],
+                output_tokens=ints[at.OUTPUT],
+                arrival_s=arrival_s,
+                server=table.server,
+            )
+            request.server_index = table.index
+        request.submitted_s = submitted_s
+        request.first_token_s, request.last_token_s = first_s, last_s
+        request.preemptions = ints[at.REQUEST_PREEMPTIONS]
+        request.generated, request.context = ints[at.GENERATED], ints[at.CONTEXT]
+        request.admitted = bool(ints[at.ADMITTED])
+        return request
+
+    def _given_back(self, slot: int) -> Request:
+        """Return the request of *slot*, and let go of the slot."""
+        request = self._request(slot)
+        table = self._table
+        table.objects.pop(slot, None)
+        table.state.pool[table.state.sizes[0]] = slot
+        table.state.sizes[0] += 1
+        return request
