@@ -34,9 +34,10 @@ demo: .venv/.installed  ## Sweep alpha and the period on sample-data/large; prin
 prometheus: .venv/.installed-test
 	@scripts/get-prometheus.sh
 
-# Tests over real HTTP have deadlines: they run one at a time, so that none waits for a core.
+# Tests of one file stay in one process, which makes what they share once. Tests over real HTTP have
+# deadlines: they run one at a time, so that none waits for a core.
 test: .venv/.installed-test prometheus  ## Run all tests with coverage
-	$(BIN)/python -m pytest -n auto --ignore tests/live --cov --cov-report=
+	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/live --cov --cov-report=
 	$(BIN)/python -m pytest tests/live --cov --cov-append --cov-report=term --cov-fail-under=90
 
 check: .venv/.installed-test  ## Check format, lint, types and import contracts
