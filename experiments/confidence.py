@@ -102,3 +102,23 @@ def estimate_share(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:
     )
     # The mean of the shares is a little below the share of the mean angle.
     return Interval(mean=mean, low=min(low, mean), high=max(high, mean), n=angles.n)
+
+
+def paired_along(
+    results: pd.DataFrame,
+    metric: str,
+    *,
+    axis: str,
+    first: object,
+    second: object,
+    level: float = 0.95,
+) -> Interval:
+    """Return *second* − *first* along *axis* (a column) of *metric*, in pairs of equal seeds; seeds
+    that only one of them has are left out.
+    """
+    sides = [
+        results[results[axis] == value].set_index("seed")[metric].astype(float)
+        for value in (first, second)
+    ]
+    found = estimate((sides[1] - sides[0]).dropna(), level=level)
+    return Interval(mean=found.mean, low=found.low, high=found.high, n=found.n)

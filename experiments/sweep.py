@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from experiments.grid import SweepConfig
 from experiments.output import require_writable, whole_file, write_text
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Work = Callable[[PlannedRun], Row]
+Kind = TypeVar("Kind", bound=PlannedRun)
 
 RESULTS_PARQUET, RESULTS_CSV = "results.parquet", "results.csv"
 
@@ -91,34 +92,61 @@ def sweep_to_directory(
     bad input, damaged results and an *out* that cannot be written. An interrupt leaves the finished
     runs for a later *resume*. *work* makes the row of one run.
     """
+    runs = plan(grid)
+    done = finish_runs(
+        runs, out, work=work or simulate_row, jobs=jobs, resume=resume, console=console
+    )
+    results = results_frame(runs, done.rows)
+    paths = _write_results(results, out)
+    if console:
+        _print_tables(console, results, done.failures)
+    return SweepResult(
+        results=results,
+        reused=done.reused,
+        paths=paths,
+        failures=done.failures,
+        notes=tuple(dict.fromkeys(note for planned in runs for note in planned.notes)),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FinishedRuns:
+    """The rows of runs by run id, how many were reused, and the files that tell failures."""
+
+    rows: dict[str, Row]
+    reused: int
+    failures: list[Path]
+
+
+def finish_runs(
+    runs: Sequence[Kind],
+    out: Path,
+    *,
+    work: Callable[[Kind], Row],
+    jobs: int | None,
+    resume: bool,
+    console: Console | None,
+) -> FinishedRuns:
+    """Have *work* make the row of each of *runs* on *jobs* processes, each kept in a file of its
+    own under *out*; with *resume*, those that are there are not made again.
+    """
     from experiments.progress import sweep_progress
 
     if jobs is not None and jobs < 1:
         raise SpecError(f"jobs: expected a whole number >= 1, found {jobs}")
-    runs = plan(grid)
     require_writable(out / ROWS)
     rows = _finished(runs, out) if resume else {}
     missing = [planned for planned in runs if planned.run_id not in rows]
     failures: list[Path] = []
     with (
         sweep_progress(console, total=len(runs), reused=len(rows)) as tell,
-        closing(run_tasks(work or simulate_row, missing, jobs=jobs or _cores())) as outcomes,
+        closing(run_tasks(work, missing, jobs=jobs or _cores())) as outcomes,
     ):
         for outcome in outcomes:
             planned = missing[outcome.index]
             rows[planned.run_id] = _keep(out, planned, outcome, failures)
             tell(_describe(planned, outcome))
-    results = results_frame(runs, rows)
-    paths = _write_results(results, out)
-    if console:
-        _print_tables(console, results, failures)
-    return SweepResult(
-        results=results,
-        reused=len(runs) - len(missing),
-        paths=paths,
-        failures=failures,
-        notes=tuple(dict.fromkeys(note for planned in runs for note in planned.notes)),
-    )
+    return FinishedRuns(rows=rows, reused=len(runs) - len(missing), failures=failures)
 
 
 def plan(grid: SweepConfig) -> list[PlannedRun]:
@@ -215,6 +243,8 @@ def _cores() -> int:
 
 def _describe(planned: PlannedRun, outcome: Outcome[Row]) -> str:
     config = planned.config
+    if planned.label:
+        return f"{planned.label}: failed, {outcome.error}" if outcome.error else planned.label
     what = (
         f"{config.scenario} {config.policy} alpha {config.disturbance_alpha:g} period "
         f"{config.period_s:g} s "

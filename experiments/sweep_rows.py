@@ -34,12 +34,13 @@ _FORMAT = 1
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedRun:
     """A run of a sweep with everything resolved: *run_id* names its file, and notes say what its
-    data leave open.
+    data leave open. label says what it is in a line, where its configuration does not.
     """
 
     run_id: str
     config: RunConfig
     notes: tuple[str, ...] = ()
+    label: str = ""
 
 
 def settings_row(planned: PlannedRun) -> Row:
@@ -110,6 +111,14 @@ def results_frame(runs: Sequence[PlannedRun], rows: Mapping[str, Row]) -> pd.Dat
     """Return the rows of a sweep as a table, in the order of *runs*; timings stand last."""
     import pandas as pd  # processes of a sweep import this module, and make no table
 
-    frame = pd.DataFrame([rows[planned.run_id] for planned in runs])
+    plain = [
+        {
+            name: value
+            for name, value in rows[planned.run_id].items()
+            if not isinstance(value, Mapping | list)
+        }
+        for planned in runs
+    ]
+    frame = pd.DataFrame(plain)
     last = [name for name in (*TIMINGS, "error") if name in frame.columns]
     return frame[[name for name in frame.columns if name not in last] + last]

@@ -136,6 +136,14 @@ def run_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def plain_table(title: str, headings: Sequence[str], cells: Sequence[Sequence[str]]) -> Table:
+    """Return a table of texts."""
+    table = _table(title, headings)
+    for line in cells:
+        table.add_row(*map(Text, line))
+    return table
+
+
 def _figure(value: float | None, column: Column) -> str:
     return "–" if value is None else f"{value * column.scale:{column.form}}"
 

@@ -27,7 +27,7 @@ BAD_COMMANDS = [
     if not line.startswith("#")
 ]
 COMMANDS = (
-    *("", "sim", "sweep", "plot", "optimize", "analyze", "fit", "model", "init"),
+    *("", "sim", "sweep", "compare", "plot", "optimize", "analyze", "fit", "model", "init"),
     *("controller", "controller --backend kube", "controller --backend http"),
     *("collector", "optimizer", "actuator", "twin", "emulator", "replay", "doctor", "adopt"),
 )

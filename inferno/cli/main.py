@@ -24,6 +24,7 @@ from inferno.cli.command import (
 NAMES = (
     "sim",
     "sweep",
+    "compare",
     "plot",
     "optimize",
     "analyze",

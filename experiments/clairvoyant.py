@@ -1,0 +1,256 @@
+"""The clairvoyant: the best of many plans over the whole run by cost + price × misses, each run on
+the twin with the same seed. A bound that no policy can be told.
+
+The plans come from dynamic programming on the true arrivals at several margins, from static peak,
+and from what every compared policy asked for. Servers share nothing but GPUs, so of each server the
+best path is taken, and the plan that they make together is run as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from experiments.columns import Floats, Window, scored_window
+from experiments.demand import Demand, true_demand
+from experiments.planning import (
+    FIRST_PRICE,
+    PRICE_ROUNDS,
+    UNSCORED_WEIGHT,
+    Setting,
+    best_path,
+)
+from experiments.plans import Plan, PlanPolicy, Step, Steps, common_tick_s, without_repeats
+from experiments.run import RunResult, simulate
+from experiments.sources import Sources
+
+SLOT_S = 30.0
+# The work that is planned for, as a multiple of the true one: the mean rate of a slot, which hides
+# how bursty it is, may be too little, and whole replicas are often more than enough.
+MARGINS = (0.8, 1.0, 1.25, 1.6)
+# What one missed request costs where nobody says otherwise [cents].
+PRICE_CENTS = 1.0
+
+Bill = tuple[float, float]  # cost [cents], misses
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Candidate:
+    """A plan, what came of it on the twin by server, and the result of its run (None: of a run that
+    was made before).
+    """
+
+    name: str
+    plan: Plan
+    tick_s: float
+    bills: Mapping[str, Bill]
+    result: RunResult | None = None
+
+    def objective_cents(self, price_cents: float) -> float:
+        """Return cost + price × misses over the scored window."""
+        return sum(cost + price_cents * missed for cost, missed in self.bills.values())
+
+
+def clairvoyant(
+    sources: Sources,
+    compared: Sequence[Candidate] = (),
+    *,
+    price_cents: float = PRICE_CENTS,
+    slot_s: float = SLOT_S,
+    margins: Sequence[float] = MARGINS,
+    polish: int = 0,
+) -> Candidate:
+    """Return the best candidate for *sources* (whose policy does not matter), the *compared* ones
+    among them.
+
+    polish: so many runs more, in each of which every server tries one small change of its path.
+    """
+    demand = true_demand(sources, slot_s=slot_s)
+    plans = {
+        f"margin {margin:g}": planned(
+            sources, demand, price_cents=price_cents, margin=margin, slot_s=slot_s
+        )
+        for margin in margins
+    }
+    plans["static peak"] = static_peak(sources, demand)
+    found = [*compared]
+    found += [tried(sources, name, plan, tick_s=slot_s) for name, plan in plans.items()]
+    best = _best(sources, found, price_cents=price_cents)
+    for number in range(polish):
+        changed = {
+            server: _changed(path, number, slot_s=slot_s) for server, path in best.plan.items()
+        }
+        more = tried(sources, "polished", changed, tick_s=best.tick_s)
+        best = _best(sources, [best, more], price_cents=price_cents)
+    return best
+
+
+def tried(sources: Sources, name: str, plan: Plan, *, tick_s: float) -> Candidate:
+    """Return what comes of *plan* on the twin."""
+    policy = PlanPolicy(plan=plan, name=name, tick_s=tick_s)
+    config = replace(sources.config, period_s=tick_s)
+    result = simulate(replace(sources, policy=policy, config=config))
+    return Candidate(name=name, plan=plan, tick_s=tick_s, bills=bills(result), result=result)
+
+
+def bills(result: RunResult) -> dict[str, Bill]:
+    """Return the cost [cents] and the missed requests of each server in the scored window."""
+    hours = result.window.hours
+    return {
+        name: (scores["cost_cents_per_h"] * hours, float(scores["missed"]))
+        for name, scores in result.summary["servers"].items()
+    }
+
+
+def _best(sources: Sources, found: Sequence[Candidate], *, price_cents: float) -> Candidate:
+    """Return the best of *found*, and of the plan that the best paths of all servers make."""
+
+    def of_server(candidate: Candidate, server: str) -> float:
+        cost, missed = candidate.bills[server]
+        return cost + price_cents * missed
+
+    best = min(found, key=lambda candidate: candidate.objective_cents(price_cents))
+    chosen = {
+        server: min(found, key=lambda one, server=server: of_server(one, server))  # type: ignore[misc]
+        for server in sources.names
+    }
+    if all(one is best for one in chosen.values()):
+        return best
+    mixed = tried(
+        sources,
+        "the best path of each server",
+        {name: one.plan[name] for name, one in chosen.items() if name in one.plan},
+        tick_s=common_tick_s(*(one.tick_s for one in chosen.values())),
+    )
+    return min((mixed, best), key=lambda candidate: candidate.objective_cents(price_cents))
+
+
+# -- the plans
+
+
+def planned(
+    sources: Sources,
+    demand: Sequence[Demand],
+    *,
+    price_cents: float,
+    margin: float,
+    slot_s: float,
+) -> Plan:
+    """Return the plan of dynamic programming; GPUs that servers want together more of than there
+    are get a price, until they fit.
+    """
+    slots = len(demand[0].arrivals)
+    setting = Setting(
+        price_cents=price_cents,
+        margin=margin,
+        weights=_weights(_window(sources), slots=slots, slot_s=slot_s),
+    )
+    capacity = _capacity(sources, slots=slots, slot_s=slot_s)
+    prices: dict[str, Floats] = {}
+    for _ in range(PRICE_ROUNDS):
+        plan = {
+            one.server: best_path(
+                one,
+                setting,
+                now=_now(sources, one.server),
+                least=sources.system.servers[one.server].min_replicas,
+                gpu_prices=prices,
+            )
+            for one in demand
+        }
+        over = {
+            kind: held > capacity.get(kind, np.zeros(slots))
+            for kind, held in _held(demand, plan, slots=slots, slot_s=slot_s).items()
+        }
+        if not any(slots_over.any() for slots_over in over.values()):
+            break
+        for kind, slots_over in over.items():
+            price = prices.setdefault(kind, np.zeros(slots))
+            step = FIRST_PRICE * _gpu_price(demand, kind) * slot_s / 3600.0
+            price += np.where(slots_over, np.maximum(step, price), 0.0)
+    return plan
+
+
+def static_peak(sources: Sources, demand: Sequence[Demand]) -> Plan:
+    """Return the plan that gives every server from the start what its busiest slot needs, on the
+    accelerator that it has.
+    """
+    plan = {}
+    for one in demand:
+        if one.choices:
+            first = one.choices[0]
+            peak = int(np.ceil(float(one.work_rps.max()) / first.rate_rps - 1e-9))
+            least = sources.system.servers[one.server].min_replicas
+            step = Step(0.0, first.accelerator, max(peak, least, 1), first.max_batch)
+            plan[one.server] = (step,)
+    return plan
+
+
+def _changed(path: Steps, number: int, *, slot_s: float) -> Steps:
+    """Return *path* with one small change, another for each *number*: a step a replica more or
+    less, earlier or later.
+    """
+    if not path:
+        return path
+    what, place = number % 4, number // 4 % len(path)
+    step = path[place]
+    if what < 2:
+        step = step._replace(replicas=max(step.replicas + (1, -1)[what], 0))
+    else:
+        step = step._replace(t_s=max(step.t_s + (-slot_s, slot_s)[what - 2], 0.0))
+    steps = sorted((*path[:place], step, *path[place + 1 :]), key=lambda one: one.t_s)
+    return without_repeats(steps)
+
+
+def _window(sources: Sources) -> Window:
+    return scored_window(sources.config.duration_s, warm_up_s=sources.warm_up_s)
+
+
+def _weights(window: Window, *, slots: int, slot_s: float) -> Floats:
+    """Return the part of each slot that is scored, and a little for what is not."""
+    start_s = np.arange(slots) * slot_s
+    inside = np.minimum(start_s + slot_s, window.end_s) - np.maximum(start_s, window.start_s)
+    weights: Floats = np.maximum(np.clip(inside / slot_s, 0.0, 1.0), UNSCORED_WEIGHT)
+    return weights
+
+
+def _now(sources: Sources, server: str) -> tuple[str, int]:
+    current = sources.system.servers[server].current
+    return current.accelerator, current.replicas
+
+
+def _capacity(sources: Sources, *, slots: int, slot_s: float) -> dict[str, Floats]:
+    """Return the GPUs of each type in each slot."""
+    found = {kind: np.full(slots, float(gpus)) for kind, gpus in sources.world.capacity.items()}
+    for event in (*sources.node_failures, *sources.capacity_events):
+        first = int(event.t_s // slot_s)
+        at_start = sources.world.capacity[event.type]
+        failed = event in sources.node_failures
+        found[event.type][first:] = at_start - event.gpus if failed else event.gpus
+    return found
+
+
+def _held(demand: Sequence[Demand], plan: Plan, *, slots: int, slot_s: float) -> dict[str, Floats]:
+    """Return the GPUs of each type that *plan* asks for in each slot."""
+    held: dict[str, Floats] = {}
+    for one in demand:
+        of = {choice.accelerator: choice for choice in one.choices}
+        path = plan[one.server]
+        ends = [step.t_s for step in path[1:]] + [slots * slot_s]
+        for step, end_s in zip(path, ends, strict=True):
+            choice = of[step.accelerator]
+            part = slice(int(step.t_s // slot_s), int(end_s // slot_s))
+            held.setdefault(choice.type, np.zeros(slots))[part] += choice.gpus * step.replicas
+    return held
+
+
+def _gpu_price(demand: Sequence[Demand], kind: str) -> float:
+    """Return the dearest hour of a GPU of *kind* [cents]."""
+    return max(
+        choice.cost_cents_per_h / choice.gpus
+        for one in demand
+        for choice in one.choices
+        if choice.type == kind
+    )

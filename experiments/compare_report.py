@@ -1,0 +1,381 @@
+"""The tables and figures of a comparison, on the terminal, as CSV and as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from experiments.advice import advice
+from experiments.compare_rows import BOUNDS, CLAIRVOYANT, NO_START_UP, TIMELINE_S
+from experiments.confidence import Interval, estimate, estimate_share, paired_along
+from experiments.figures import MARKERS, SERIES, new_figure, our_style, save_figure
+from experiments.output import write_text
+from experiments.tables import plain_table, print_table
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SUMMARY_CSV, DIFFERENCES_CSV, REPORT_MD = "summary.csv", "differences.csv", "comparison.md"
+AXES = ("policy", "alpha", "period_s")
+# A bar longer than this part of its axis hides more than it tells.
+READABLE = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Figures:
+    """A column of a comparison: name in the results, heading, factor and format; shares have an
+    interval within 0 and 100 %.
+    """
+
+    name: str
+    heading: str
+    scale: float = 1.0
+    form: str = ".1f"
+    share: bool = False
+    interval: bool = False
+
+
+COLUMNS = (
+    Figures(name="attainment", heading="within\nSLO [%]", scale=100.0, share=True, interval=True),
+    Figures(name="minute_attainment", heading="minutes\n[%]", scale=100.0, share=True),
+    Figures(name="minute_attainment_p95", heading="p95\nminutes [%]", scale=100.0, share=True),
+    Figures(name="cost_usd_per_h", heading="cost\n[$/h]", form=".2f", interval=True),
+    Figures(name="cost_usd_per_1000_met", heading="$ per\n1,000 met", form=".3f"),
+    Figures(name="gpu_hours", heading="GPU-hours"),
+    Figures(name="changes_per_h", heading="changes\n[1/h]", form=".0f"),
+    Figures(name="reversals_per_h", heading="reversals\n[1/h]", form=".0f"),
+    Figures(name="overshoot", heading="overshoot"),
+    Figures(name="settling_s", heading="settling\n[s]", form=".0f"),
+    Figures(name="regret_usd_per_h", heading="regret\n[$/h]", form=".2f"),
+)
+DIFFERENCES = COLUMNS[:1] + COLUMNS[2:4] + COLUMNS[6:7]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """The lines of advice and the files that were written."""
+
+    advice: tuple[str, ...]
+    paths: list[Path]
+
+
+def save_report(
+    results: pd.DataFrame,
+    out: Path,
+    *,
+    rows: Sequence[Mapping[str, Any]],
+    console: Console | None,
+) -> Report:
+    """Write the tables and figures of *results* to *out*, and print the tables and the advice.
+    rows are the whole rows, timelines of GPUs included.
+    """
+    done = results[(results["error"] == "") & ~results["policy"].str.endswith(NO_START_UP)]
+    lines = advice(results)
+    paths: list[Path] = []
+    if not done.empty:
+        table, differences = summary(done), differences_table(done)
+        table.to_csv(out / SUMMARY_CSV, index=False, lineterminator="\n")
+        differences.to_csv(out / DIFFERENCES_CSV, index=False, lineterminator="\n")
+        write_text(out / REPORT_MD, markdown(done, table, differences, lines))
+        paths = [out / SUMMARY_CSV, out / DIFFERENCES_CSV, out / REPORT_MD]
+        paths += save_figure(draw_costs(done), out / "cost-attainment")
+        paths += save_figure(draw_gpus(rows, done), out / "gpus")
+        if console is not None:
+            _print(console, done, table, differences)
+    if console is not None:
+        for _, row in results[results["error"] != ""].iterrows():
+            console.print(f"{row['policy']} failed: {row['error']}", markup=False)
+        for line in lines:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    return Report(advice=lines, paths=paths)
+
+
+# -- tables
+
+
+def summary(done: pd.DataFrame) -> pd.DataFrame:
+    """Return a row for each scenario and policy: means as shown, and the ends of the intervals of
+    attainment and cost.
+    """
+    rows = []
+    keys = ["scenario", *_swept(done)]
+    for key, runs in done.groupby(keys, sort=False):
+        row: dict[str, Any] = dict(zip(keys, key, strict=True))
+        row["seeds"] = len(runs)
+        for column in COLUMNS:
+            found = _interval(runs, column)
+            row[column.name] = found.mean * column.scale
+            if column.interval:
+                row[f"{column.name}_low"] = found.low * column.scale
+                row[f"{column.name}_high"] = found.high * column.scale
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def differences_table(done: pd.DataFrame) -> pd.DataFrame:
+    """Return, along every axis that has several values, the differences to its first value in pairs
+    of equal seeds, scenarios and values of the other axes.
+    """
+    rows = []
+    swept = _swept(done)
+    for axis in swept:
+        values = list(dict.fromkeys(done[axis]))
+        others = ["scenario", *(name for name in swept if name != axis)]
+        for key, runs in done.groupby(others, sort=False):
+            for value in values[1:]:
+                row: dict[str, Any] = {
+                    "axis": axis,
+                    "from": values[0],
+                    "to": value,
+                    **dict(zip(others, key, strict=True)),
+                }
+                for column in DIFFERENCES:
+                    found = paired_along(
+                        runs, column.name, axis=axis, first=values[0], second=value
+                    )
+                    row[column.name] = found.mean * column.scale
+                    row[f"{column.name}_low"] = found.low * column.scale
+                    row[f"{column.name}_high"] = found.high * column.scale
+                rows.append(row)
+    return pd.DataFrame(rows, columns=None if rows else ["axis", "from", "to"])
+
+
+def _swept(done: pd.DataFrame) -> list[str]:
+    """Return the axes of the comparison: the policy, and what else differs within one policy."""
+    return [
+        axis
+        for axis in AXES
+        if axis == "policy" or done.groupby(["scenario", "policy"])[axis].nunique().max() > 1
+    ]
+
+
+def _interval(runs: pd.DataFrame, column: Figures) -> Interval:
+    values = runs[column.name].to_numpy(dtype=float)
+    if column.share:
+        return estimate_share(values)
+    found = estimate(values)
+    return Interval(mean=found.mean, low=found.low, high=found.high, n=found.n)
+
+
+def _cells(row: Mapping[Any, Any], columns: Sequence[Figures], *, sign: str = "") -> list[str]:
+    texts = []
+    for column in columns:
+        value = row[column.name]
+        text = "–" if value is None or not np.isfinite(value) else f"{value:{sign}{column.form}}"
+        low, high = row.get(f"{column.name}_low"), row.get(f"{column.name}_high")
+        if low is not None and high is not None and np.isfinite(low) and np.isfinite(high):
+            text += f" [{low:{sign}{column.form}}, {high:{sign}{column.form}}]"
+        texts.append(text)
+    return texts
+
+
+def _tables(
+    done: pd.DataFrame, table: pd.DataFrame, differences: pd.DataFrame
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    """Return title, headings and cells of each table that people read."""
+    found = []
+    swept = _swept(done)
+    for scenario, part in table.groupby("scenario", sort=False):
+        own = done[done["scenario"] == scenario]
+        shown = [column for column in COLUMNS if part[column.name].notna().any()]
+        seeds = int(part["seeds"].max())
+        over = f"mean [95 % interval] over {seeds} seeds" if seeds > 1 else "one seed"
+        needs = own["gpus_peak_perfect"].dropna()
+        perfect = (
+            f"; the fewest GPUs that a perfect scaler needs for it: {needs.mean():.0f} at the "
+            f"busiest minute, {own['gpus_mean_perfect'].dropna().mean():.1f} on the mean"
+            if len(needs)
+            else ""
+        )
+        cells = [
+            [*(f"{row[name]}" for name in swept), *_cells(row, shown)]
+            for row in part.to_dict(orient="records")
+        ]
+        title = f"{scenario}, {own['hours'].iloc[0]:g} h, {over}{perfect}"
+        found.append((title, [*swept, *(column.heading for column in shown)], cells))
+    if len(differences):
+        others = [name for name in ("scenario", *swept) if name in differences]
+        cells = [
+            [
+                f"{row['to']} − {row['from']}",
+                *(f"{row[name]}" for name in others if name != row["axis"]),
+                *_cells(row, DIFFERENCES, sign="+"),
+            ]
+            for row in differences.to_dict(orient="records")
+        ]
+        width = max(len(line) for line in cells)
+        headings = ["difference", "load", *(column.heading for column in DIFFERENCES)]
+        headings += [""] * (width - len(headings))
+        found.append(
+            (
+                "differences in pairs of equal seeds",
+                headings,
+                [line + [""] * (width - len(line)) for line in cells],
+            )
+        )
+    return found
+
+
+def markdown(
+    done: pd.DataFrame, table: pd.DataFrame, differences: pd.DataFrame, lines: Sequence[str]
+) -> str:
+    """Return the comparison as a page of Markdown."""
+    parts = ["# Comparison", ""]
+    for title, headings, cells in _tables(done, table, differences):
+        parts += [
+            title,
+            "",
+            _markdown_row([heading.replace("\n", " ") for heading in headings]),
+            "|" + "---|" * len(headings),
+        ]
+        parts += [*map(_markdown_row, cells), ""]
+    parts += ["![Cost against attainment](cost-attainment.png)", "", "![GPUs held](gpus.png)", ""]
+    return "\n".join([*parts, *lines]) + "\n"
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _print(
+    console: Console, done: pd.DataFrame, table: pd.DataFrame, differences: pd.DataFrame
+) -> None:
+    for title, headings, cells in _tables(done, table, differences):
+        print_table(console, plain_table(title, headings, cells))
+        console.print()
+
+
+# -- figures
+
+
+def draw_costs(done: pd.DataFrame) -> Figure:
+    """Draw attainment over cost, a panel for each scenario: the clairvoyant as a star, and the
+    front of those that nobody beats in both.
+    """
+    scenarios = list(dict.fromkeys(done["scenario"]))
+    policies = list(dict.fromkeys(done["policy"]))
+    columns = min(len(scenarios), 3)
+    rows = -(-len(scenarios) // columns)
+    figure = new_figure(width_in=3.6 * columns + 1.6, height_in=3.1 * rows + 0.3)
+    with our_style():
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for ax, scenario in zip(grid.flat, scenarios, strict=False):
+            _draw_costs_of(ax, done[done["scenario"] == scenario], policies=policies)
+            ax.set_title(scenario, loc="left")
+        for ax in list(grid.flat)[len(scenarios) :]:
+            ax.set_axis_off()
+        for ax in grid[-1]:
+            ax.set_xlabel("cost [$/h]")
+        for ax in grid[:, 0]:
+            ax.set_ylabel("requests within target [%]")
+        handles: dict[str, Any] = {}
+        for ax in grid.flat:
+            for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                handles.setdefault(label, handle)
+        figure.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+    return figure
+
+
+def _draw_costs_of(ax: Axes, done: pd.DataFrame, *, policies: Sequence[str]) -> None:
+    points = {}
+    for policy, runs in done.groupby("policy", sort=False):
+        cost = estimate(runs["cost_usd_per_h"].to_numpy(dtype=float))
+        share = estimate_share(runs["attainment"].to_numpy(dtype=float))
+        points[str(policy)] = (cost, share)
+    spans = [
+        max(float(np.ptp([x.mean for x, _ in points.values()])), 1e-9),
+        max(100.0 * float(np.ptp([y.mean for _, y in points.values()])), 1e-9),
+    ]
+    for policy, (cost, share) in points.items():
+        x, y = cost.mean, 100.0 * share.mean
+        number = policies.index(policy)
+        marker = "*" if policy == CLAIRVOYANT else MARKERS[number % 7]
+        ax.errorbar(
+            x,
+            y,
+            xerr=_bar(cost.mean - cost.low, cost.high - cost.mean, spans[0]),
+            yerr=_bar(100 * (share.mean - share.low), 100 * (share.high - share.mean), spans[1]),
+            color=_colour(policy, number),
+            marker=marker,
+            markersize=11 if policy == CLAIRVOYANT else 6,
+            elinewidth=1.0,
+            capsize=2,
+            linestyle="none",
+            label=policy,
+        )
+    front = front_of({name: (cost.mean, share.mean) for name, (cost, share) in points.items()})
+    ax.plot(
+        [points[name][0].mean for name in front],
+        [100.0 * points[name][1].mean for name in front],
+        color="0.6",
+        linewidth=1.0,
+        linestyle="--",
+        zorder=0,
+        label="front",
+    )
+    ax.grid(visible=True, color="0.9")
+    ax.set_axisbelow(True)
+
+
+def _colour(policy: str, number: int) -> str:
+    return {CLAIRVOYANT: "0.2"}.get(policy, "0.6") if policy in BOUNDS else SERIES[number % 8]
+
+
+def _bar(low: float, high: float, span: float) -> list[list[float]] | None:
+    """Return a bar, None where it would not be readable."""
+    if not np.isfinite(low) or low + high > READABLE * span:
+        return None
+    return [[low], [high]]
+
+
+def front_of(points: Mapping[str, tuple[float, float]]) -> list[str]:
+    """Return the names whose cost and attainment nobody beats in one without losing in the other,
+    the cheapest first.
+    """
+    found: list[str] = []
+    best = -np.inf
+    for name, (_, share) in sorted(points.items(), key=lambda item: (item[1][0], -item[1][1])):
+        if share > best:
+            found.append(name)
+            best = share
+    return found
+
+
+def draw_gpus(rows: Sequence[Mapping[str, Any]], done: pd.DataFrame) -> Figure:
+    """Draw the GPUs that each policy held over time under the first seed, a panel a scenario."""
+    scenarios = list(dict.fromkeys(done["scenario"]))
+    policies = list(dict.fromkeys(done["policy"]))
+    first = int(done["seed"].min())
+    figure = new_figure(width_in=8.0, height_in=2.4 * len(scenarios) + 0.3)
+    with our_style():
+        grid = figure.subplots(len(scenarios), 1, squeeze=False)
+        for ax, scenario in zip(grid.flat, scenarios, strict=True):
+            for row in rows:
+                drawn = (row["scenario"], row["seed"]) == (scenario, first)
+                if row["error"] or not drawn or row["policy"] not in policies:
+                    continue
+                number = policies.index(row["policy"])
+                held = np.array(row["gpus_held"])
+                ax.step(
+                    np.arange(len(held)) * TIMELINE_S / 60.0,
+                    held,
+                    where="post",
+                    color=_colour(row["policy"], number),
+                    linestyle="--" if row["policy"] in BOUNDS else "-",
+                    linewidth=1.2,
+                    label=row["policy"],
+                )
+            ax.set_title(f"{scenario}, seed {first}", loc="left")
+            ax.set_ylabel("GPUs held")
+            ax.set_ylim(bottom=0)
+        grid[-1][0].set_xlabel("minutes")
+        handles, labels = grid[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside right center", frameon=False)
+    return figure

@@ -1,0 +1,189 @@
+"""One row of a comparison: a policy, the clairvoyant, a run without start-up, or what a perfect
+scaler needs. What a process of a comparison does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from emulator.shapes import Curve
+from experiments.changes import desired_by_server, overshoot, settling_s
+from experiments.clairvoyant import Candidate, bills, clairvoyant
+from experiments.columns import Columns, Floats
+from experiments.config import RunConfig
+from experiments.demand import perfect_scaler, true_demand
+from experiments.plans import Steps, paths_of, plan_from_json
+from experiments.run import RunResult, simulate
+from experiments.sources import Sources, read_sources
+from experiments.sweep_rows import PlannedRun, Row, row_of, settings_row
+from loop.policies.static_peak import StaticPeakPolicy
+from loop.types import Load
+from twin.spec import Delay
+
+CLAIRVOYANT, PERFECT, NO_START_UP = "clairvoyant", "perfect scaler", "without start-up"
+BOUNDS = (CLAIRVOYANT, "static_peak")
+TIMELINE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Compared(PlannedRun):
+    """A run of a comparison. kind is "policy", CLAIRVOYANT, PERFECT or NO_START_UP; policy is what
+    tables call it, cell the number of the load.
+
+    price_cents is what a missed request costs. rows are, for the clairvoyant, those of the policies
+    that met the same load.
+    """
+
+    policy: str
+    cell: int
+    kind: str = "policy"
+    price_cents: float = 1.0
+    rows: tuple[Mapping[str, Any], ...] = ()
+
+
+def derived_id(*parts: object) -> str:
+    """Return the name of a run that follows from other runs and settings."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+
+def compared_row(planned: Compared) -> Row:
+    """Return the row of *planned*."""
+    sources = read_sources(planned.config)
+    if planned.kind == PERFECT:
+        demand = true_demand(sources, slot_s=60.0)
+        found = perfect_scaler(demand)
+        figures = {"gpus_peak": found.gpus_peak, "gpus_mean": found.gpus_mean}
+        row = {**settings_row(planned), **figures, "policy": PERFECT, "error": ""}
+        return row | {"cell": planned.cell}
+    if planned.kind == CLAIRVOYANT:
+        return _clairvoyant_row(planned, sources)
+    if planned.kind == NO_START_UP:
+        sources = without_start_up(sources)
+    sources = told_peaks(sources)
+    result = simulate(sources)
+    return _row(planned, sources, result, paths_of(result.cycles)) | result.timings
+
+
+def without_start_up(sources: Sources) -> Sources:
+    """Return *sources* with pods that are ready as soon as they have their GPUs."""
+    engines = {
+        pair: replace(engine, start_up=Delay(mean_s=0.0))
+        for pair, engine in sources.world.engines.items()
+    }
+    return replace(sources, world=replace(sources.world, engines=engines))
+
+
+def told_peaks(sources: Sources) -> Sources:
+    """Return *sources*; if its policy is static peak, it is told the busiest minute of each server:
+    as a bound, it is to know.
+    """
+    if not isinstance(sources.policy, StaticPeakPolicy) or sources.policy.loads:
+        return sources
+    loads = {}
+    for one in true_demand(sources, slot_s=60.0):
+        current = sources.system.servers[one.server].current.load
+        if current is not None:
+            loads[one.server] = Load(
+                rate_rpm=60.0 * float(one.work_rps.max()),
+                in_tokens=current.in_tokens,
+                out_tokens=current.out_tokens,
+            )
+    return replace(sources, policy=replace(sources.policy, loads=loads))
+
+
+def _clairvoyant_row(planned: Compared, sources: Sources) -> Row:
+    others = [
+        Candidate(
+            name=row["policy"],
+            plan=plan_from_json(row["plan"]),
+            tick_s=row["period_s"],
+            bills={name: (cost, missed) for name, (cost, missed) in row["bills"].items()},
+        )
+        for row in planned.rows
+    ]
+    best = clairvoyant(sources, others, price_cents=planned.price_cents)
+    if best.result is not None:
+        return _row(planned, sources, best.result, best.plan) | best.result.timings
+    same = next(row for row in planned.rows if row["policy"] == best.name)
+    return {**same, **settings_row(planned), "policy": CLAIRVOYANT, "path_of": best.name}
+
+
+def _row(planned: Compared, sources: Sources, result: RunResult, plan: Mapping[str, Steps]) -> Row:
+    summary = result.summary
+    met_thousands = summary["met"] / 1000.0
+    cost_usd = summary["cost_cents"] / 100.0
+    missed = sum(missed for _, missed in bills(result).values())
+    objective_cents = summary["cost_cents"] + planned.price_cents * missed
+    return {
+        **row_of(planned, summary),
+        "policy": planned.policy,
+        "cell": planned.cell,
+        "cost_usd_per_1000_met": cost_usd / met_thousands if met_thousands else None,
+        "gpu_hours": summary["accelerator_hours"],
+        "objective_usd_per_h": objective_cents / 100.0 / result.window.hours,
+        **_after_step(result, sources.loads[0].curve),
+        "path_of": "",
+        "plan": {name: [list(step) for step in path] for name, path in plan.items()},
+        "bills": {name: list(bill) for name, bill in bills(result).items()},
+        "gpus_held": _gpus_held(result.pods, end_s=result.window.end_s).tolist(),
+    }
+
+
+def _after_step(result: RunResult, curve: Curve) -> dict[str, float | None]:
+    """Return overshoot (in replicas) and settling time after the last jump of the load, summed and
+    at worst over the servers; None for a load that does not jump.
+    """
+    step_s = last_jump_s(curve)
+    if step_s is None or step_s >= result.window.end_s:
+        return {"overshoot": None, "settling_s": None}
+    over, settled = 0.0, 0.0
+    for history in desired_by_server(result.cycles).values():
+        t_s = np.array([one.t_s for one in history])
+        wanted = np.array([float(one.replicas) for one in history])
+        if (t_s >= step_s).any():
+            over += overshoot(t_s, wanted, step_s=step_s)
+            settled = max(settled, settling_s(t_s, wanted, step_s=step_s))
+    return {"overshoot": over, "settling_s": settled}
+
+
+def last_jump_s(curve: Curve) -> float | None:
+    """Return the last instant at which *curve* jumps and then stays, None if there is none."""
+    jumps = [
+        t_s
+        for (t_s, value), (next_s, after) in zip(curve.knots[:-1], curve.knots[1:], strict=True)
+        if t_s == next_s and t_s > 0.0 and value != after
+    ]
+    return jumps[-1] if jumps and not curve.repeat else None
+
+
+def _gpus_held(pods: Columns, *, end_s: float) -> Floats:
+    """Return the GPUs that pods hold, every half minute."""
+    instants = np.arange(0.0, end_s, TIMELINE_S)
+    granted = np.where(np.isnan(pods["granted_s"]), np.inf, pods["granted_s"])
+    released = np.where(np.isnan(pods["released_s"]), np.inf, pods["released_s"])
+    held: Floats = np.array(
+        [pods["gpus"][(granted <= t_s) & (released > t_s)].sum() for t_s in instants], dtype=float
+    )
+    return held
+
+
+def planned_policy(config: RunConfig, *, name: str, cell: int, price_cents: float) -> Compared:
+    """Return the run of a policy, called *name*, under the load number *cell*. Raise SpecError for
+    what is wrong with any of it.
+    """
+    sources = read_sources(config)
+    return Compared(
+        run_id=derived_id(sources.run_id, "compared", name, cell, price_cents),
+        config=sources.config,
+        notes=sources.notes,
+        policy=name,
+        cell=cell,
+        price_cents=price_cents,
+        label=f"{config.scenario} {name} seed {config.seed}",
+    )

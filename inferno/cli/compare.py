@@ -1,0 +1,105 @@
+"""`inferno compare`: which policy for a load, at what cost."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
+from inferno.cli.runs import add_run_options, print_notes, print_paths, run_config
+
+TEXT = """\
+Run policies under the same loads and seeds, and say which one to take: tables
+(terminal, CSV, Markdown), differences in pairs, and figures of cost against
+attainment and of GPUs over time. clairvoyant and static_peak are bounds: they
+know the load. Finished runs are kept: --resume repeats nothing.
+
+  inferno compare --policies slo,hpa,static_peak,clairvoyant --scenario day
+  inferno compare --scenario day,ramp,code-trace --seeds 5 --out out/compare
+"""
+
+POLICIES = ("slo", "hpa", "static_peak", "clairvoyant")
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument(
+        "--policies",
+        type=_names,
+        default=POLICIES,
+        metavar="A,B,…",
+        help="policies and bounds, the first is what the others are compared with (default "
+        + ",".join(POLICIES)
+        + ")",
+    )
+    add_run_options(parser, many=True)
+    parser.add_argument("--seed", type=int, help="the first seed (default 1)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="how many seeds: seed, seed + 1 … (default 1)"
+    )
+    parser.add_argument(
+        "--price",
+        type=float,
+        default=0.01,
+        metavar="$",
+        help="what a missed request costs, for the clairvoyant, regret and advice (default 0.01)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/compare"),
+        metavar="DIR",
+        help="where to write (default out/compare)",
+    )
+    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="reuse the finished runs of --out that are still valid",
+    )
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _run(options: Namespace) -> int:
+    from rich.console import Console
+
+    from experiments.compare import CompareConfig, compare, contenders
+    from experiments.grid import SweepConfig
+
+    asked = CompareConfig(
+        contenders=contenders(options.policies, options.policy_options),
+        loads=SweepConfig(
+            base=run_config(options, policy_options=()),
+            scenarios=options.scenario or (),
+            alphas=options.alpha or (),
+            intervals_s=options.interval or (),
+            periods_s=options.period or (),
+            seeds=options.seeds,
+        ),
+        price_usd=options.price,
+    )
+    outcome = compare(
+        asked,
+        options.out,
+        jobs=options.jobs,
+        resume=options.resume,
+        console=None if options.quiet else Console(),
+    )
+    print_notes(outcome.notes, quiet=options.quiet)
+    print_paths(outcome.paths)
+    if options.quiet:
+        for line in outcome.advice:
+            print(line)
+    return EXIT_FAILURE if outcome.failures else EXIT_OK
+
+
+COMMAND = Command(
+    name="compare",
+    summary="which policy for a load, at what cost",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

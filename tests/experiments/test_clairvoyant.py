@@ -1,0 +1,98 @@
+"""Claims about experiments.clairvoyant: on the twin it is as good as the best of all plans, and
+never worse than whom it is compared with.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from experiments.clairvoyant import Candidate, bills, clairvoyant, planned, tried
+from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.demand import true_demand
+from experiments.plans import Step, paths_of
+from experiments.run import simulate
+from experiments.sources import Sources, read_sources
+
+BLOCK_S = 400.0
+
+
+@pytest.fixture(scope="module")
+def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
+    """Return twenty minutes of two of the small servers, whose load goes up and down."""
+    folder = tmp_path_factory.mktemp("two")
+    for path in (SAMPLE_DATA / "small").glob("*.json"):
+        (folder / path.name).write_text(path.read_text())
+    servers = json.loads((folder / "server-data.json").read_text())["servers"]
+    chosen = [row for row in servers if row["name"] in ("Premium-llama_13b", "Free-Llama-3.1-8B")]
+    for row in chosen:
+        row["keepAccelerator"] = True
+        row["currentAlloc"]["numReplicas"] = 1
+        # Fewer and longer requests ask for as many replicas, and are sooner simulated.
+        row["currentAlloc"]["load"]["arrivalRate"] /= 4
+        row["currentAlloc"]["load"]["avgOutTokens"] *= 4
+    (folder / "server-data.json").write_text(json.dumps({"servers": chosen}))
+    twin = json.loads((folder / "twin-data.json").read_text())
+    (folder / "twin-data.json").write_text(json.dumps({**twin, "servers": []}))
+    scenario = folder / "waves.yaml"
+    scenario.write_text(
+        "alpha: 0\nload:\n  - {shape: {kind: steps, levels: "
+        "[{t_s: 400, factor: 2}, {t_s: 800, factor: 1}]}}\n"
+    )
+    config = RunConfig(data=folder, scenario=str(scenario), policy="slo", hours=1 / 3, seed=5)
+    return read_sources(config)
+
+
+def test_the_path_of_a_policy_gives_its_scores_again(sources: Sources) -> None:
+    """So what a policy did is a candidate, and regret is never negative."""
+    result = simulate(sources)
+    assert sources.config.period_s is not None
+    again = tried(sources, "again", paths_of(result.cycles), tick_s=sources.config.period_s)
+    assert again.bills == bills(result)
+
+
+def test_it_is_as_good_as_the_best_of_all_plans(sources: Sources) -> None:
+    """All 27 plans of one to three replicas in thirds of the run, for each of two servers:
+    they share no scarce GPUs, so each run tries one plan of both.
+    """
+    price = 1.0
+    least = dict.fromkeys(sources.names, float("inf"))
+    of = {name: sources.system.servers[name].current for name in sources.names}
+    for counts in product((1, 2, 3), repeat=3):
+        plan = {
+            name: tuple(
+                Step(BLOCK_S * block, now.accelerator, count, now.max_batch)
+                for block, count in enumerate(counts)
+            )
+            for name, now in of.items()
+        }
+        for name, (cost, missed) in tried(sources, "all", plan, tick_s=BLOCK_S / 10).bills.items():
+            least[name] = min(least[name], cost + price * missed)
+    found = clairvoyant(sources, price_cents=price, polish=8)
+    assert found.objective_cents(price) <= 1.001 * sum(least.values())
+
+
+def test_it_is_never_worse_than_whom_it_knows(sources: Sources) -> None:
+    """A path that no plan finds may be the best there is, and then it is the bound."""
+    result = simulate(sources)
+    mine = Candidate(name="mine", plan=paths_of(result.cycles), tick_s=60.0, bills=bills(result))
+    free = replace(mine, name="free", bills=dict.fromkeys(sources.names, (0.0, 0.0)))
+    for known in (mine, free):
+        found = clairvoyant(sources, [known], margins=(1.0,))
+        assert found.objective_cents(1.0) <= known.objective_cents(1.0)
+    assert found.name == "free"
+
+
+def test_a_plan_asks_for_no_more_gpus_than_there_are(sources: Sources) -> None:
+    """GPUs that are not there leave pods pending, and a bound that waits for them is none."""
+    short = replace(sources, world=replace(sources.world, capacity={"L40S": 2, "MI250": 1}))
+    demand = true_demand(short, slot_s=30.0)
+    of = {"price_cents": 5.0, "margin": 1.6, "slot_s": 30.0}
+    free = planned(sources, demand, **of)
+    scarce = planned(short, demand, **of)
+    most = {"L40S": 2, "MI250": 1}
+    assert any(step.replicas > most[step.accelerator] for path in free.values() for step in path)
+    assert all(step.replicas <= most[step.accelerator] for path in scarce.values() for step in path)

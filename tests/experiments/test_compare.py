@@ -1,0 +1,203 @@
+"""Claims about experiments.compare: what a comparison holds, and what it advises."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emulator.shapes import burst, constant, steps
+from experiments.advice import advice, best_policy
+from experiments.compare import CompareConfig, CompareResult, compare, contenders
+from experiments.compare_report import differences_table, draw_costs, front_of
+from experiments.compare_rows import NO_START_UP, last_jump_s
+from experiments.confidence import estimate_share
+from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.grid import SweepConfig
+from twin.spec import SpecError
+
+ASKED = CompareConfig(
+    contenders=contenders(
+        ("slo", "static", "static_peak", "clairvoyant"), (("slo.headroom", 0.2),)
+    ),
+    loads=SweepConfig(
+        base=RunConfig(data=SAMPLE_DATA / "small", hours=0.05, seed=7),
+        scenarios=("steady", "step"),
+        seeds=2,
+    ),
+)
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareResult, Path]:
+    """Return a small comparison, and where it lies."""
+    out = tmp_path_factory.mktemp("compare")
+    return compare(ASKED, out, jobs=1), out
+
+
+def test_results_have_a_row_for_each_policy_load_and_seed(done: tuple[CompareResult, Path]) -> None:
+    """Notebooks and others read this file."""
+    table = pd.read_csv(done[1] / "results.csv")
+    assert list(table.columns[:4]) == ["policy", "scenario", "seed", "attainment"]
+    assert "cost_usd_per_h" in table.columns
+    assert len(table) == 4 * 2 * 2
+    assert table["attainment"].between(0.0, 1.0).all()
+    assert (table["error"].isna()).all()
+    assert set(table["seed"]) == {7, 8}
+    assert (table["gpus_peak_perfect"] >= 1).all()
+
+
+def test_nobody_is_better_than_the_clairvoyant(done: tuple[CompareResult, Path]) -> None:
+    """Or it would be no bound."""
+    table = pd.read_csv(done[1] / "results.csv")
+    assert (table["regret_usd_per_h"] >= -1e-9).all()
+    best = table[table["policy"] == "clairvoyant"]
+    assert (best["regret_usd_per_h"] == 0.0).all()
+
+
+def test_a_comparison_goes_on_where_it_stopped(done: tuple[CompareResult, Path]) -> None:
+    """A finished run is not made again, and the tables are the same."""
+    result, out = done
+    times = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
+    before = (out / "results.csv").read_text()
+    again = compare(ASKED, out, jobs=1, resume=True)
+    assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == times
+    assert (out / "results.csv").read_text() == before
+    assert again.advice == result.advice
+
+
+def test_a_comparison_ends_with_advice_for_each_load_and_for_all(
+    done: tuple[CompareResult, Path],
+) -> None:
+    """The one question of a user: which policy, at what cost."""
+    lines = done[0].advice
+    assert [line.split(" take ")[0] for line in lines] == [
+        "for steady",
+        "for step",
+        "for all these loads",
+    ]
+    assert all("% at $ " in line and "start-up costs you" in line for line in lines)
+    text = (done[1] / "comparison.md").read_text()
+    assert text.rstrip().endswith(lines[-1])
+    assert "the fewest GPUs that a perfect scaler needs" in text
+    assert (done[1] / "cost-attainment.png").exists()
+    assert (done[1] / "gpus.png").exists()
+
+
+def rows(**attainment_and_cost: tuple[float, float]) -> pd.DataFrame:
+    """Return results of one load and two seeds, each policy with its attainment and cost."""
+    return pd.DataFrame(
+        [
+            {
+                "policy": name.replace("_without", f" {NO_START_UP}"),
+                "scenario": "day",
+                "seed": seed,
+                "cell": seed,
+                "alpha": 0.1,
+                "period_s": 60.0,
+                "attainment": share,
+                "minute_attainment_p95": share,
+                "changes_per_h": 1.0,
+                "cost_usd_per_h": cost,
+                "objective_usd_per_h": cost + 100.0 * (1.0 - share),
+                "error": "",
+            }
+            for name, (share, cost) in attainment_and_cost.items()
+            for seed in (1, 2)
+        ]
+    )
+
+
+def test_the_advice_says_what_it_saves_and_what_start_up_costs() -> None:
+    """The sentence of the issue."""
+    results = rows(
+        slo=(0.991, 92.0), hpa=(0.99, 107.0), slo_without=(0.999, 90.0), clairvoyant=(1.0, 80.0)
+    )
+    assert advice(results) == (
+        "for this load take slo: 99.1 % at $ 92.00/h, 14 % cheaper than hpa at the same "
+        "attainment; start-up costs you 0.8 points",
+    )
+
+
+def test_a_bound_is_never_advised() -> None:
+    """Nobody can run what knows the future."""
+    assert best_policy(rows(slo=(0.9, 100.0), hpa=(0.95, 100.0), static_peak=(1.0, 1.0))) == "hpa"
+
+
+@given(st.lists(st.floats(0.0, 1.0), min_size=1, max_size=6))
+def test_the_interval_of_a_share_stays_within_0_and_1(shares: list[float]) -> None:
+    """99.8 ± 0.6 % is no interval."""
+    found = estimate_share(shares)
+    assert found.n == len(shares)
+    if found.n > 1:
+        assert 0.0 <= found.low <= found.mean + 1e-12
+        assert found.mean - 1e-12 <= found.high <= 1.0
+    else:
+        assert math.isnan(found.low)
+
+
+def test_the_interval_of_a_share_covers_it() -> None:
+    """In nineteen of twenty samples, as it says; a little less where the share is near its end."""
+    rng = np.random.default_rng(5)
+    share = 0.97
+    inside = 0
+    for _ in range(400):
+        found = estimate_share(rng.binomial(500, share, 5) / 500)
+        inside += found.low <= share <= found.high
+    assert inside / 400 >= 0.92
+
+
+def test_differences_are_taken_along_every_axis_that_is_swept() -> None:
+    """A period that helps one policy and hurts another shows, in pairs of equal seeds."""
+    first = rows(slo=(0.9, 100.0), hpa=(0.95, 120.0))
+    second = first.assign(period_s=30.0, attainment=first["attainment"] + 0.02)
+    table = differences_table(pd.concat([first, second], ignore_index=True))
+    by_policy = table[table["axis"] == "policy"]
+    assert by_policy["attainment"].tolist() == pytest.approx([5.0, 5.0])
+    by_period = table[table["axis"] == "period_s"]
+    assert list(by_period["to"]) == [30.0, 30.0]
+    assert by_period["attainment"].tolist() == pytest.approx([2.0, 2.0])
+
+
+def test_the_front_is_who_is_beaten_by_nobody() -> None:
+    """Dearer and no better is behind it."""
+    points = {"a": (1.0, 0.9), "b": (2.0, 0.95), "c": (3.0, 0.94), "d": (4.0, 0.99)}
+    assert front_of(points) == ["a", "b", "d"]
+
+
+def test_bars_are_drawn_only_where_they_can_be_read() -> None:
+    """Two seeds of equal figures have none; bars that fill the panel would hide the points."""
+    results = rows(slo=(0.9, 100.0), hpa=(0.95, 120.0))
+    assert len(draw_costs(results).axes[0].collections) == 4
+    wild = results.assign(cost_usd_per_h=[10.0, 200.0, 20.0, 220.0])
+    assert len(draw_costs(wild).axes[0].collections) == 2
+
+
+def test_options_belong_to_policies_and_values_make_contenders() -> None:
+    """--set slo.headroom=0.1,0.2 --set hpa.target=0.5 compares two of slo with one of hpa."""
+    found = contenders(("slo", "hpa"), (("slo.headroom", "0.1,0.2"), ("hpa.target", 0.5)))
+    assert [(one.name, dict(one.options)) for one in found] == [
+        ("slo(headroom=0.1)", {"headroom": 0.1}),
+        ("slo(headroom=0.2)", {"headroom": 0.2}),
+        ("hpa", {"target": 0.5}),
+    ]
+
+
+def test_a_comparison_needs_a_policy_and_each_one_once() -> None:
+    """A bound alone compares nothing."""
+    with pytest.raises(SpecError, match="at least one beside clairvoyant"):
+        CompareConfig(contenders=contenders(("clairvoyant",)))
+    with pytest.raises(SpecError, match="every policy once, found slo twice"):
+        CompareConfig(contenders=contenders(("slo", "slo")))
+
+
+def test_a_jump_that_stays_is_what_settling_is_measured_from() -> None:
+    """A ramp has none, and bursts never settle."""
+    assert last_jump_s(steps([(600.0, 2.0), (1200.0, 0.5)])) == 1200.0
+    assert last_jump_s(constant()) is None
+    assert last_jump_s(burst(factor=4, start_s=300, length_s=90, every_s=600)) is None
