@@ -10,11 +10,15 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from emulator.walk import WalkKind
 from experiments.versions import package_version
+from loop.policies import identity
 from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    from loop.ports import Policy
 
 Metrics = Literal["measured", "labels"]
 EngineChoice = Literal["auto", "plain", "fast"]
@@ -37,7 +41,7 @@ def _sample_data() -> Path:
 
 SAMPLE_DATA = _sample_data()
 
-PolicyOption = float | str | bool
+PolicyOption = float | str | bool | None
 
 SHORTEST_S = 0.1  # between two cycles, or two disturbances
 HOURS_MAX = 100_000  # eleven years
@@ -49,16 +53,17 @@ class RunConfig:
 
     None means not given: alpha, interval, hours, walk and theta are then the scenario's, the period
     is the policy's. truth is a file in the form of twin-data.json whose engines overrule those of
-    the data directory. policy_options are settings of the policy by name (`headroom`, `solver` …).
-    engine says what serves the requests, with the same results: plain, fast (compiled, by the extra
-    of that name), or auto, fast where that is installed and pays.
+    the data directory. policy is a name, module:Class, FILE.py, or an object. policy_options are
+    settings of the policy by name (`headroom`, `solver` …), policy_label what tables call it ("":
+    its name). engine says what serves the requests, with the same results: plain, fast (compiled,
+    by the extra of that name), or auto, fast where that is installed and pays.
 
     Raise SpecError for a value out of its range.
     """
 
     data: Path = SAMPLE_DATA / "large"
     scenario: str = "disturbed"
-    policy: str = "slo"
+    policy: str | Policy = "slo"
     disturbance_alpha: float | None = None
     interval_s: float | None = None
     period_s: float | None = None
@@ -71,6 +76,7 @@ class RunConfig:
     truth: Path | None = None
     policy_options: tuple[tuple[str, PolicyOption], ...] = ()
     engine: EngineChoice = "auto"
+    policy_label: str = ""
 
     def __post_init__(self) -> None:
         _check(self.disturbance_alpha, "alpha", "within [0, 1]", lambda value: 0.0 <= value <= 1.0)
@@ -90,6 +96,13 @@ class RunConfig:
         _check_choice(self.walk, "walk", ("plain", "reverting", None))
 
     @property
+    def policy_name(self) -> str:
+        """Return what tables and figures call the policy."""
+        return self.policy_label or (
+            self.policy if isinstance(self.policy, str) else self.policy.name
+        )
+
+    @property
     def duration_s(self) -> float:
         """Return how long the run is in simulated time [s]; the hours must be known."""
         assert self.hours is not None, "the configuration was not resolved"
@@ -99,6 +112,8 @@ class RunConfig:
         """Return the settings as JSON values, `from_json` takes them back."""
         values = {item.name: getattr(self, item.name) for item in fields(self)}
         values |= {"data": str(self.data), "truth": str(self.truth) if self.truth else None}
+        if not isinstance(self.policy, str):
+            values["policy"] = identity(self.policy)
         return values | {"policy_options": dict(self.policy_options)}
 
 
@@ -113,9 +128,16 @@ def config_from_json(values: Mapping[str, Any]) -> RunConfig:
     return RunConfig(**{**values, **given})
 
 
-def run_id(config: RunConfig, *, data_digest: str, truth_digest: str, scenario_digest: str) -> str:
-    """Return the hash that names a run: equal data, scenario, settings, seed and package version,
-    and only these.
+def run_id(
+    config: RunConfig,
+    *,
+    data_digest: str,
+    truth_digest: str,
+    scenario_digest: str,
+    policy_digest: str,
+) -> str:
+    """Return the hash that names a run: equal data, scenario, settings, seed, code of the policy
+    and package version, and only these.
 
     The digests stand for what the files hold, so where they lie does not matter.
     """
@@ -124,7 +146,10 @@ def run_id(config: RunConfig, *, data_digest: str, truth_digest: str, scenario_d
         "data": data_digest,
         "truth": truth_digest,
         "scenario": scenario_digest,
+        "policyCode": policy_digest,
     }
+    # What tables call a policy makes no other run of it.
+    del settings["policy_label"]
     identity = {"settings": settings, "version": package_version()}
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:16]
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
+from typing import TYPE_CHECKING, Any
 
-from experiments.config import RunConfig
+from experiments.config import PolicyOption, RunConfig
 from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    from loop.ports import Policy
 
 SEEDS_MAX = 100_000  # all runs of a grid are known before the first
 
@@ -17,14 +22,16 @@ class SweepConfig:
     base.seed + 1, …
 
     All policies and periods of a cell meet the same seeds, so that they can be compared in pairs.
+    options are values of the options of policies, by POLICY.OPTION, or by OPTION for all of them.
     """
 
     base: RunConfig = field(default_factory=RunConfig)
     scenarios: tuple[str, ...] = ()
     intervals_s: tuple[float, ...] = ()
-    policies: tuple[str, ...] = ()
+    policies: tuple[str | Policy, ...] = ()
     alphas: tuple[float, ...] = ()
     periods_s: tuple[float, ...] = ()
+    options: Mapping[str, tuple[PolicyOption, ...]] = field(default_factory=dict)
     seeds: int = 1
 
     def __post_init__(self) -> None:
@@ -49,7 +56,7 @@ class SweepConfig:
                 base,
                 scenario=scenario,
                 interval_s=interval_s,
-                policy=policy,
+                **policy,
                 disturbance_alpha=alpha,
                 period_s=period_s,
                 seed=base.seed + offset,
@@ -57,9 +64,48 @@ class SweepConfig:
             for scenario, interval_s, policy, alpha, period_s, offset in product(
                 self.scenarios or (base.scenario,),
                 self.intervals_s or (base.interval_s,),
-                self.policies or (base.policy,),
+                self._policies(),
                 self.alphas or (base.disturbance_alpha,),
                 self.periods_s or (base.period_s,),
                 range(self.seeds),
             )
         ]
+
+    def _policies(self) -> list[dict[str, Any]]:
+        """Return the settings of every policy with each combination of its options."""
+        policies = self.policies or (self.base.policy,)
+        names = [one if isinstance(one, str) else one.name for one in policies]
+        for key in self.options:
+            whose, dot, _ = key.rpartition(".")
+            if dot and whose not in names:
+                raise SpecError(
+                    f"--set {key}: expected an option of {', '.join(names)}, found one of {whose}"
+                )
+        found: list[dict[str, Any]] = []
+        for policy, name in zip(policies, names, strict=True):
+            own = {
+                key.rpartition(".")[2]: values
+                for key, values in self.options.items()
+                if key.rpartition(".")[0] in ("", name)
+            }
+            for combination in product(*own.values()):
+                options = dict(zip(own, combination, strict=True))
+                told = ",".join(
+                    f"{option}={_shown(options[option])}"
+                    for option, values in own.items()
+                    if len(values) > 1
+                )
+                found.append(
+                    {
+                        "policy": policy,
+                        "policy_options": tuple(
+                            sorted({**dict(self.base.policy_options), **options}.items())
+                        ),
+                        "policy_label": f"{name} {told}" if told else "",
+                    }
+                )
+        return found
+
+
+def _shown(value: PolicyOption) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -17,7 +17,7 @@ from experiments.scenario import (
 )
 from experiments.scenario_rules import trace_notes
 from experiments.world import build_cluster_spec
-from loop.policies import make_policy
+from loop.policies import code_digest, make_policy
 from loop.ports import Policy
 from loop.schema.reading import read_system
 from loop.spec import SloTarget, SystemData
@@ -72,7 +72,7 @@ def read_sources(config: RunConfig) -> Sources:
     )
     return Sources(
         config=config,
-        run_id=_run_id(config, scenario),
+        run_id=_run_id(config, scenario, policy),
         system=system,
         world=world,
         policy=policy,
@@ -125,10 +125,19 @@ def _walk(config: RunConfig) -> Walk:
     return Walk(kind=config.walk, alpha=config.disturbance_alpha, theta=config.theta)
 
 
-def _run_id(config: RunConfig, scenario: Scenario) -> str:
+def _run_id(config: RunConfig, scenario: Scenario, policy: Policy) -> str:
     return run_id(
         config,
         data_digest=digest_files(config.data.glob("*.json")),
         truth_digest=digest_files([config.truth] if config.truth else []),
         scenario_digest=scenario.digest,
+        policy_digest=_policy_digest(config, policy),
     )
+
+
+def _policy_digest(config: RunConfig, policy: Policy) -> str:
+    """Return a hash of the code of *policy* and, of an object, of what it was made with: of the
+    others the settings tell that.
+    """
+    digest = code_digest(policy)
+    return digest if isinstance(config.policy, str) else f"{digest} {policy!r}"

@@ -246,7 +246,7 @@ def _describe(planned: PlannedRun, outcome: Outcome[Row]) -> str:
     if planned.label:
         return f"{planned.label}: failed, {outcome.error}" if outcome.error else planned.label
     what = (
-        f"{config.scenario} {config.policy} alpha {config.disturbance_alpha:g} period "
+        f"{config.scenario} {config.policy_name} alpha {config.disturbance_alpha:g} period "
         f"{config.period_s:g} s "
         f"seed {config.seed}"
     )

@@ -49,7 +49,7 @@ def settings_row(planned: PlannedRun) -> Row:
     return {
         "run_id": planned.run_id,
         "scenario": config.scenario,
-        "policy": config.policy,
+        "policy": config.policy_name,
         "alpha": config.disturbance_alpha,
         "interval_s": config.interval_s,
         "period_s": config.period_s,

@@ -89,6 +89,9 @@ def paired_table(results: pd.DataFrame, *, metrics: Sequence[Column] = COLUMNS[:
     if len(policies) < 2:
         return None
     by = [name for name in _shown_keys(results) if name != "policy"]
+    if (done.groupby("policy")["period_s"].nunique() == 1).all():
+        # Each has a period of its own, its native one: they are compared all the same.
+        by.remove("period_s")
     headings = ["\npolicy", *(_KEYS[name] for name in by), *(metric.heading for metric in metrics)]
     table = _table(f"difference from {policies[0]}, in pairs of equal seeds", headings)
     for key, runs in done.groupby(by, sort=True):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import pandas as pd
 
-from experiments.config import RunConfig
+from experiments.config import PolicyOption, RunConfig
 from experiments.grid import SweepConfig
 from experiments.run import RunResult, run
 from experiments.run_files import pods_frame, requests_frame, write_run
@@ -24,6 +24,8 @@ from experiments.sweep import sweep_to_directory
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from loop.ports import Policy
 
 Value = TypeVar("Value")
 Some: TypeAlias = Value | Sequence[Value]
@@ -96,8 +98,8 @@ def simulate(
     *,
     data: str | PathLike[str] | None = None,
     scenario: str | PathLike[str] = "disturbed",
-    policy: str = "slo",
-    policy_options: Mapping[str, float | str | bool] | None = None,
+    policy: str | Policy = "slo",
+    policy_options: Mapping[str, PolicyOption] | None = None,
     alpha: float | None = None,
     interval: float | None = None,
     period: float | None = None,
@@ -114,7 +116,8 @@ def simulate(
     data: a directory of data files (None: the sample system of 27 servers). scenario: the name of a
     ready one or a file. alpha: disturbance, 0 to 1; interval: seconds between disturbances; period:
     seconds between control cycles; hours: simulated hours; theta: pull of the reverting walk, 0 to
-    1. What is None is the scenario's, and the period the policy's. policy_options: what --set sets.
+    1. What is None is the scenario's, and the period the policy's. policy: a name, module:Class,
+    FILE.py, or an object. policy_options: what --set sets.
 
     Raise twin.spec.SpecError, one line, for bad input.
     """
@@ -144,8 +147,8 @@ def sweep(
     *,
     data: str | PathLike[str] | None = None,
     scenario: Some[str] = "disturbed",
-    policy: Some[str] = "slo",
-    policy_options: Mapping[str, float | str | bool] | None = None,
+    policy: Some[str | Policy] = "slo",
+    policy_options: Mapping[str, Some[PolicyOption]] | None = None,
     alpha: Some[float] | None = None,
     interval: Some[float] | None = None,
     period: Some[float] | None = None,
@@ -165,9 +168,10 @@ def sweep(
     """Run every combination of the values given for each of *seeds* seeds, as `inferno sweep` does.
 
     The arguments are those of `simulate`; scenario, policy, alpha, interval and period may be
-    several. out: where the table, the figures and the finished runs are written (None: nowhere);
-    with resume its finished runs are not repeated. jobs: processes (None: one a core; 1 uses this
-    process). Progress and tables go to *console* (None: nowhere).
+    several, and so may the values of policy_options, whose names may say whose they are
+    ("hpa.target"). out: where the table, the figures and the finished runs are written (None:
+    nowhere); with resume its finished runs are not repeated. jobs: processes (None: one a core; 1
+    uses this process). Progress and tables go to *console* (None: nowhere).
 
     A script that sweeps on several processes needs `if __name__ == "__main__":`. Raise
     twin.spec.SpecError, one line, for bad input.
@@ -175,7 +179,7 @@ def sweep(
     grid = SweepConfig(
         base=_config(
             data,
-            policy_options,
+            None,
             truth,
             hours=hours,
             seed=seed,
@@ -189,6 +193,7 @@ def sweep(
         alphas=_several(alpha),
         intervals_s=_several(interval),
         periods_s=_several(period),
+        options={name: _several(value) for name, value in (policy_options or {}).items()},
         seeds=seeds,
     )
     if out is None:
@@ -201,7 +206,7 @@ def sweep(
 
 def _config(
     data: str | PathLike[str] | None,
-    policy_options: Mapping[str, float | str | bool] | None,
+    policy_options: Mapping[str, PolicyOption] | None,
     truth: str | PathLike[str] | None,
     **given: Any,
 ) -> RunConfig:

@@ -2,7 +2,60 @@
 
 from __future__ import annotations
 
+import argparse
+import json
+from collections.abc import Mapping, Sequence
+
+from twin.spec import SpecError
+
 POLICY_HELP = (
     "what decides: slo (default), hpa, kpa, keda, ray_serve, aibrix, wva, dynamo, predictive, "
-    "through_hpa, static or static_peak"
+    "through_hpa, static, static_peak, module:Class or FILE.py"
 )
+Value = float | str | bool | None
+Option = tuple[str, tuple[Value, ...]]
+
+
+def policy_option(text: str) -> Option:
+    """Return the name and the values of NAME=VALUE, several separated by commas. Raise
+    ArgumentTypeError for another form.
+    """
+    name, separator, value = text.partition("=")
+    if not separator or not name:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
+    return name, tuple(_value(part) for part in value.split(","))
+
+
+def _value(text: str) -> Value:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value if isinstance(value, float | int | str | bool) or value is None else text
+
+
+def options_of_policy(policy: str, options: Sequence[Option]) -> dict[str, Value]:
+    """Return the options of the one *policy*: those without a policy's name, and its own. Raise
+    SpecError for one of another policy, and for several values.
+    """
+    found: dict[str, Value] = {}
+    for key, values in options:
+        named, dot, name = key.rpartition(".")
+        if dot and named != policy:
+            raise SpecError(f"--set {key}: expected an option of {policy}, found one of {named}")
+        if len(values) != 1:
+            raise SpecError(
+                f"--set {key}: expected one value, found {len(values)}: a sweep takes several"
+            )
+        found[name] = values[0]
+    return found
+
+
+def swept_options(options: Sequence[Option]) -> Mapping[str, tuple[Value, ...]]:
+    """Return the values of each option, by the name that it was given by."""
+    found: dict[str, tuple[Value, ...]] = {}
+    for key, values in options:
+        if len(set(map(str, values))) < len(values):
+            raise SpecError(f"--set {key}: expected every value once, found one twice")
+        found[key] = values
+    return found

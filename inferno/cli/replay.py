@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
-from inferno.cli.policies import POLICY_HELP
+from inferno.cli.policies import POLICY_HELP, options_of_policy
 from inferno.cli.runs import add_policy_options, print_notes, print_paths
 
 if TYPE_CHECKING:
@@ -52,7 +52,9 @@ def _run(options: Namespace) -> int:
     from loop.schema.reading import read_system
 
     path = options.cycles / "cycles.jsonl" if options.cycles.is_dir() else options.cycles
-    policy = make_policy(options.policy, **dict(options.policy_options))
+    policy = make_policy(
+        options.policy, **options_of_policy(options.policy, options.policy_options)
+    )
     lines, notes = read_recording(path), list[str]()
     data = read_system(_data(options, path), warn=notes.append)
     cycles = list(replayed(lines, policy, data))

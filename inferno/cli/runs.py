@@ -6,13 +6,12 @@ An option that a scenario may set has no default here: what is not given is the 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inferno.cli.policies import POLICY_HELP
+from inferno.cli.policies import POLICY_HELP, Option, policy_option
 
 if TYPE_CHECKING:
     from argparse import _ActionsContainer as Options
@@ -37,7 +36,12 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
         type=words,
         help=f"the load: a ready scenario or a YAML file (default disturbed{several})",
     )
-    parser.add_argument("--policy", type=words, help=POLICY_HELP + several)
+    parser.add_argument(
+        "--policy",
+        type=words,
+        action="extend" if many else "store",
+        help=POLICY_HELP + several,
+    )
     parser.add_argument(
         "--alpha",
         type=numbers,
@@ -107,7 +111,8 @@ def add_policy_options(parser: Options) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an option of the policy, as in --set headroom=0.2 --set solver=greedy",
+        help="an option of the policy, as in --set headroom=0.2; of one of several, and with "
+        "several values where runs are swept, as in --set hpa.target=0.6,0.75",
     )
     parser.add_argument(
         "--prefix-cache-trust",
@@ -138,7 +143,6 @@ def run_config(options: argparse.Namespace, **given: Any) -> RunConfig:
         "truth": options.truth,
         "engine": options.engine,
         "dynamic": options.dynamic,
-        "policy_options": tuple(sorted(options.policy_options)),
         **given,
     }
     return RunConfig(**{name: value for name, value in arguments.items() if value is not None})
@@ -157,19 +161,8 @@ def print_notes(lines: Iterable[str], *, quiet: bool) -> None:
             print(f"note: {line}", file=sys.stderr, flush=True)
 
 
-def policy_option(text: str) -> tuple[str, float | str | bool]:
-    """Return the name and the value of NAME=VALUE. Raise ArgumentTypeError for another form."""
-    name, separator, value = text.partition("=")
-    if not separator or not name:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, found {text!r}")
-    try:
-        return name, json.loads(value)
-    except json.JSONDecodeError:
-        return name, value
-
-
-def _prefix_cache_trust(text: str) -> tuple[str, float]:
-    return "prefix_cache_trust", float(text)
+def _prefix_cache_trust(text: str) -> Option:
+    return "prefix_cache_trust", (float(text),)
 
 
 def _words(text: str) -> tuple[str, ...]:

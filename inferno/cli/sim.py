@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.policies import options_of_policy
 from inferno.cli.runs import add_run_options, print_notes, print_paths, run_config
 
 TEXT = """\
@@ -41,6 +42,9 @@ def _run(options: Namespace) -> int:
         options,
         scenario=options.scenario,
         policy=options.policy,
+        policy_options=tuple(
+            sorted(options_of_policy(options.policy or "slo", options.policy_options).items())
+        ),
         disturbance_alpha=options.alpha,
         interval_s=options.interval,
         period_s=options.period,

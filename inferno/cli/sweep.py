@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
+from inferno.cli.policies import swept_options
 from inferno.cli.runs import add_run_options, print_notes, print_paths, run_config
 
 TEXT = """\
@@ -16,6 +17,7 @@ repeats nothing.
 
   inferno sweep --alpha 0.1,0.3,0.5 --period 30,60,120 --seeds 3 --out out/grid
   inferno sweep --policy slo,static --scenario ramp --seeds 5 --resume
+  inferno sweep --policy slo --policy hpa --set hpa.target=0.6,0.75
 """
 
 
@@ -49,7 +51,8 @@ def _run(options: Namespace) -> int:
     grid = SweepConfig(
         base=run_config(options),
         scenarios=options.scenario or (),
-        policies=options.policy or (),
+        policies=tuple(options.policy or ()),
+        options=swept_options(options.policy_options),
         alphas=options.alpha or (),
         intervals_s=options.interval or (),
         periods_s=options.period or (),

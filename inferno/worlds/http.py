@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from inferno.cli.policies import options_of_policy
 from inferno.cli.runs import add_policy_options
 
 if TYPE_CHECKING:
@@ -55,11 +56,13 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         stack.callback(client.close)
     directory, notes = data_directory(settings), list[str]()
     read_system(directory, warn=notes.append)
+    # The values are checked where the policy is made.
+    set_options: dict[str, Any] = options_of_policy("slo", options.policy_options)
     return World(
         backend=HttpBackend(
             collector=clients["collector"], actuator=clients["actuator"], clock=clock
         ),
-        policy=remote_policy(clients["optimizer"], **dict(options.policy_options)),
+        policy=remote_policy(clients["optimizer"], **set_options),
         data=DataSource(directory, dynamic=settings.dynamic),
         notes=tuple(notes),
         clock=clock,

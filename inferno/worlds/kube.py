@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from inferno.cli.policies import POLICY_HELP
+from inferno.cli.policies import POLICY_HELP, options_of_policy
 from inferno.cli.runs import add_policy_options
 
 if TYPE_CHECKING:
@@ -328,7 +328,9 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         deletion_cost=options.deletion_cost,
         give_up_s=_seconds("give-up-after", options.give_up_after),
     )
-    policy = make_policy(options.policy, **dict(options.policy_options))
+    policy = make_policy(
+        options.policy, **options_of_policy(options.policy, options.policy_options)
+    )
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="controller")
     live = open_cluster(
         settings, choices, types=types, gpus=gpus_per_replica(data.static()), stack=stack

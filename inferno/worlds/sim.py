@@ -8,7 +8,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from inferno.cli.policies import POLICY_HELP
+from inferno.cli.policies import POLICY_HELP, options_of_policy
 from inferno.cli.runs import add_policy_options
 
 if TYPE_CHECKING:
@@ -69,7 +69,9 @@ def open_world(settings: Settings, options: Namespace, _stack: ExitStack) -> Wor
             data=data_directory(settings),
             disturbance_alpha=options.alpha,
             interval_s=options.interval,
-            policy_options=tuple(sorted(options.policy_options)),
+            policy_options=tuple(
+                sorted(options_of_policy(options.policy or "slo", options.policy_options).items())
+            ),
             **{name: value for name, value in given.items() if value is not None},
         )
     )

@@ -1,5 +1,6 @@
 """What decides, one policy a file; pure."""
 
+from loop.policies.plugins import code_digest, identity
 from loop.policies.registry import make_policy, policy_names
 
-__all__ = ["make_policy", "policy_names"]
+__all__ = ["code_digest", "identity", "make_policy", "policy_names"]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, is_dataclass, replace
+from inspect import signature
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from loop.errors import SpecError
 from loop.policies.aibrix import AibrixPolicy
@@ -13,6 +14,7 @@ from loop.policies.dynamo import DynamoPolicy
 from loop.policies.hpa import HpaPolicy
 from loop.policies.keda import KedaPolicy
 from loop.policies.kpa import KpaPolicy
+from loop.policies.plugins import installed_policies, is_elsewhere, load_policy
 from loop.policies.predictive import PredictivePolicy
 from loop.policies.ray_serve import RayServePolicy
 from loop.policies.slo import SloPolicy
@@ -50,21 +52,19 @@ POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType(
 
 
 def policy_names() -> tuple[str, ...]:
-    """Return the names that make_policy knows."""
+    """Return the names of our own policies."""
     return tuple(sorted(POLICIES))
 
 
-def make_policy(name: str, **options: Any) -> Policy:
-    """Return the policy *name* with *options*. Raise SpecError for a name, an option or a value
-    that is not known.
+def make_policy(policy: str | Policy, **options: Any) -> Policy:
+    """Return *policy* with *options*: one of our own or of an installed package by its name,
+    module:Class, FILE.py or FILE.py:Class, or an object as it is. Raise SpecError for a name, an
+    option or a value that is not known.
     """
-    make = POLICIES.get(name)
-    if make is None:
-        raise SpecError(
-            f"policy: expected one of {', '.join(policy_names())}, found {name!r}"
-            f"{did_you_mean(name, policy_names())}"
-        )
-    known = options_of(make)
+    if not isinstance(policy, str):
+        _check(type(policy).__name__, type(policy), options)
+        return replace(policy, **options) if options else policy  # type: ignore[type-var]
+    name, make = policy, policy_maker(policy)
     renamed = RENAMED.get(name, {})
     for option in renamed.keys() & options.keys():
         if renamed[option] in options:
@@ -73,6 +73,48 @@ def make_policy(name: str, **options: Any) -> Policy:
                 "them, found both"
             )
     options = {renamed.get(option, option): value for option, value in options.items()}
+    _check(name, make, options)
+    behind = options.get("policy")
+    if isinstance(behind, str):
+        options["policy"] = make_policy(behind)
+    try:
+        made: object = make(**options)
+    except TypeError as error:
+        raise SpecError(f"policy {name}: {error}") from None
+    for part in ("name", "tick_s", "start", "decide"):
+        if not hasattr(made, part):
+            found = type(made).__name__
+            raise SpecError(f"policy {name}: expected a policy, found {found} without {part}")
+    return cast("Policy", made)
+
+
+def policy_maker(name: str) -> Callable[..., Policy]:
+    """Return what makes the policy *name*. Raise SpecError if there is none."""
+    if name in POLICIES:
+        return POLICIES[name]
+    if is_elsewhere(name):
+        return load_policy(name)
+    installed = installed_policies()
+    if name in installed:
+        return load_policy(installed[name].value)
+    names = (*policy_names(), *sorted(installed))
+    raise SpecError(
+        f"policy: expected one of {', '.join(names)}, module:Class or FILE.py, found {name!r}"
+        f"{did_you_mean(name, names)}"
+    )
+
+
+def options_of(make: Callable[..., Policy]) -> list[str]:
+    """Return the names of the options of a policy."""
+    if is_dataclass(make):
+        names = [field.name for field in fields(make) if field.init]
+    else:
+        names = list(signature(make).parameters)
+    return [name for name in names if name not in NOT_OPTIONS]
+
+
+def _check(name: str, make: Callable[..., Policy], options: Mapping[str, object]) -> None:
+    known = options_of(make)
     for option in options:
         if option not in known:
             expected = f"one of {', '.join(known)}" if known else "none"
@@ -80,16 +122,3 @@ def make_policy(name: str, **options: Any) -> Policy:
                 f"policy {name}: expected options: {expected}; found {option!r}"
                 f"{did_you_mean(option, known)}"
             )
-    behind = options.get("policy")
-    if isinstance(behind, str):
-        options["policy"] = make_policy(behind)
-    return make(**options)
-
-
-def options_of(make: Callable[..., Policy]) -> list[str]:
-    """Return the names of the options of a policy."""
-    return [
-        field.name
-        for field in fields(make)  # type: ignore[arg-type]
-        if field.init and field.name not in NOT_OPTIONS
-    ]

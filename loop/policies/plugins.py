@@ -1,0 +1,138 @@
+"""Policies of one's own: from module:Class, a file, or an installed package to the class, and the
+hash of its code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import sys
+from collections.abc import Callable, Iterable
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, cast
+
+from loop.errors import SpecError
+from twin.registry import resolve
+
+if TYPE_CHECKING:
+    from loop.ports import Policy
+
+GROUP = "inferno.policies"
+HERE = Path(__file__).resolve().parents[1]
+# Of our own, what decides: a change of these makes another policy of each.
+DECIDING = ("policies", "optimizer", "signals")
+
+Make = Callable[..., "Policy"]
+
+
+def installed_policies() -> dict[str, EntryPoint]:
+    """Return the policies that packages of this environment bring, by name."""
+    return {point.name: point for point in entry_points(group=GROUP)}
+
+
+def is_elsewhere(name: str) -> bool:
+    """Tell whether *name* says where a policy is: a file, or module:Class."""
+    return ":" in name or name.endswith(".py")
+
+
+def load_policy(name: str) -> Make:
+    """Return what makes the policy at *name*: FILE.py, FILE.py:Class or module:Class. Raise
+    SpecError, one line, if there is none.
+    """
+    place, _, wanted = name.partition(":")
+    if place.endswith(".py"):
+        return _of_file(Path(place), wanted)
+    return cast("Make", resolve(name, kind="policy", known={}))
+
+
+def _of_file(path: Path, wanted: str) -> Make:
+    try:
+        module = _imported(path.resolve(), path.read_bytes())
+    except OSError as error:
+        raise SpecError(f"policy: {path}: expected a readable file, {error.strerror}") from None
+    except Exception as error:
+        # Whatever the code of somebody else raises is said as one line, as bad input is.
+        raise SpecError(f"policy: {path}: {type(error).__name__}: {error}") from None
+    found = {one.__name__: one for one in _policies_of(module)}
+    if wanted:
+        if not hasattr(module, wanted):
+            raise SpecError(f"policy: {path}: expected a class {wanted}, found none")
+        return cast("Make", getattr(module, wanted))
+    if len(found) != 1:
+        names = ", ".join(found) or "none"
+        raise SpecError(
+            f"policy: {path}: expected one class with decide and start, found {names}: name one as "
+            f"{path}:Class"
+        )
+    return cast("Make", next(iter(found.values())))
+
+
+def _policies_of(module: ModuleType) -> Iterable[type]:
+    for one in vars(module).values():
+        own = inspect.isclass(one) and one.__module__ == module.__name__
+        if own and all(callable(getattr(one, what, None)) for what in ("decide", "start")):
+            yield one
+
+
+def _imported(path: Path, code: bytes) -> ModuleType:
+    # By its content: a file that was changed is another module.
+    name = f"inferno_policy_{hashlib.sha256(bytes(path) + code).hexdigest()[:16]}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = module_from_spec(spec)
+    # Data classes look their module up while they are made.
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def code_digest(policy: Policy) -> str:
+    """Return a hash of the code by which *policy* decides: of the file of its class, of a policy of
+    ours all that decides, and of the policy that it stands before.
+    """
+    module = sys.modules.get(type(policy).__module__)
+    source = getattr(module, "__file__", None)
+    if source is None:
+        digest = _text_digest(_source_of(type(policy)))
+    elif Path(source).resolve().is_relative_to(HERE):
+        digest = _own_digest()
+    else:
+        digest = _text_digest(Path(source).read_text(encoding="utf-8"))
+    behind = getattr(policy, "policy", None)
+    return digest if behind is None else _text_digest(digest + code_digest(behind))
+
+
+def _source_of(kind: type) -> str:
+    """Return the text of a class that was typed in, or what it was compiled to."""
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        methods = [value for value in vars(kind).values() if inspect.isfunction(value)]
+        return repr([(one.__name__, one.__code__.co_code.hex()) for one in methods])
+
+
+@lru_cache(maxsize=1)
+def _own_digest() -> str:
+    files = sorted(file for part in DECIDING for file in (HERE / part).rglob("*.py"))
+    return _text_digest("".join(file.read_text(encoding="utf-8") for file in files))
+
+
+def _text_digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def identity(policy: Policy) -> str:
+    """Return the name by which the class of an object can be found again."""
+    kind: Any = type(policy)
+    return f"{kind.__module__}:{kind.__qualname__}"

@@ -1,0 +1,172 @@
+"""Policies of one's own: by file, by module and as objects; and options that say whose they are."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from experiments.config import RunConfig
+from experiments.grid import SweepConfig
+from experiments.sources import read_sources
+from inferno.cli.policies import options_of_policy, policy_option, swept_options
+from loop.errors import SpecError
+from loop.policies import code_digest, make_policy
+from loop.policies.static import StaticPolicy
+from loop.spec import SystemData
+from loop.types import Decision, Snapshot
+
+SMALL = Path(__file__).resolve().parents[2] / "sample-data" / "small"
+TEXT = """
+from dataclasses import dataclass
+
+from loop.types import Decision
+
+
+@dataclass(frozen=True, kw_only=True)
+class Keeps:
+    share: float = 0.5
+    name: str = "keeps"
+    tick_s: float = 45.0
+
+    def start(self):
+        return None
+
+    def decide(self, snapshot, data, state):
+        return Decision(targets={}), None
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Held:
+    """A policy as an object: it says nothing of any server, so that all are held."""
+
+    share: float = 1.0
+    name: str = "held"
+    tick_s: float = 30.0
+
+    def start(self) -> None:
+        """Remember nothing."""
+
+    def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
+        """Return no target."""
+        return Decision(targets={}), None
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """Return a file with one policy."""
+    path = tmp_path / "mine.py"
+    path.write_text(TEXT, encoding="utf-8")
+    return path
+
+
+def config(**given: object) -> RunConfig:
+    """Return a short run on the small system."""
+    return RunConfig(**{"data": SMALL, "hours": 0.1, **given})  # type: ignore[arg-type]
+
+
+def test_a_file_with_one_policy_is_enough_to_name_it(file: Path) -> None:
+    """Whoever tries a rule out writes one file, and no package."""
+    for name in (str(file), f"{file}:Keeps"):
+        policy = make_policy(name, share=0.25)
+        assert (policy.name, policy.tick_s, vars(type(policy))["__module__"][:15]) == (
+            "keeps",
+            45.0,
+            "inferno_policy_",
+        )
+
+
+def test_module_and_class_name_a_policy() -> None:
+    """What is installed, or lies where the command is started, needs no entry point."""
+    assert make_policy("loop.policies.static:StaticPolicy") == StaticPolicy()
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("x = 1", "expected one class with decide and start, found none"),
+        (TEXT + TEXT.replace("Keeps", "Other"), "found Keeps, Other: name one as"),
+        ("raise RuntimeError('no')", "RuntimeError: no"),
+        ("def (", "SyntaxError"),
+    ],
+)
+def test_a_file_without_one_policy_is_one_line(file: Path, text: str, line: str) -> None:
+    """It is somebody's own code: what is wrong with it must be told without ours around it."""
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(SpecError, match=line) as raised:
+        make_policy(str(file))
+    assert "\n" not in str(raised.value)
+
+
+def test_what_is_no_policy_is_refused_at_once() -> None:
+    """Half of a run later nobody knows what the name was."""
+    with pytest.raises(SpecError, match="expected a policy, found str without name"):
+        make_policy("os:getcwd")
+    with pytest.raises(SpecError, match=r"No such file"):
+        make_policy("/nowhere/mine.py")
+    with pytest.raises(SpecError, match=r"expected options: one of share; found 'shore'"):
+        make_policy(Held(), shore=1.0)
+
+
+def test_another_code_is_another_run(file: Path) -> None:
+    """A resumed sweep must not take the results of the policy as it was before."""
+    before = read_sources(config(policy=str(file))).run_id
+    assert read_sources(config(policy=str(file))).run_id == before
+    file.write_text(TEXT.replace("return None", "return 0"), encoding="utf-8")
+    assert read_sources(config(policy=str(file))).run_id != before
+
+
+def test_an_object_is_a_policy_too() -> None:
+    """A notebook defines one, and sweeps it."""
+    one, other = (read_sources(config(policy=Held(share=share))) for share in (1.0, 2.0))
+    assert one.policy == Held()
+    assert one.run_id != other.run_id
+    assert one.config.period_s == 30.0
+    assert one.config.as_json()["policy"].endswith(":Held")
+    assert make_policy(Held(), share=2.0) == Held(share=2.0)
+
+
+def test_the_code_of_a_policy_behind_another_counts() -> None:
+    """What decides is both."""
+    assert code_digest(make_policy("through_hpa")) != code_digest(make_policy("hpa"))
+
+
+def test_options_say_whose_they_are() -> None:
+    """One policy's option is none of another's."""
+    given = [policy_option("headroom=0.2"), policy_option("slo.hysteresis=0.1")]
+    assert options_of_policy("slo", given) == {"headroom": 0.2, "hysteresis": 0.1}
+    with pytest.raises(SpecError, match=r"--set slo.hysteresis: expected an option of hpa"):
+        options_of_policy("hpa", given)
+    with pytest.raises(SpecError, match="expected one value, found 2: a sweep takes several"):
+        options_of_policy("slo", [policy_option("headroom=0.1,0.2")])
+    with pytest.raises(argparse.ArgumentTypeError, match="expected NAME=VALUE"):
+        policy_option("headroom")
+
+
+def test_the_values_of_options_are_swept_for_their_policy() -> None:
+    """Each policy is tuned over its own options, and the tables tell the cells apart."""
+    options = swept_options([policy_option("hpa.target=0.6,0.75"), policy_option("tick=x")])
+    assert options == {"hpa.target": (0.6, 0.75), "tick": ("x",)}
+    grid = SweepConfig(
+        policies=("static", "hpa"), options={"hpa.target": (0.6, 0.75), "hpa.metric": ("kv",)}
+    )
+    cells = [(run.policy, dict(run.policy_options), run.policy_name) for run in grid.runs()]
+    assert cells == [
+        ("static", {}, "static"),
+        ("hpa", {"target": 0.6, "metric": "kv"}, "hpa target=0.6"),
+        ("hpa", {"target": 0.75, "metric": "kv"}, "hpa target=0.75"),
+    ]
+    with pytest.raises(SpecError, match=r"--set kpa.target: expected an option of hpa"):
+        SweepConfig(policies=("hpa",), options={"kpa.target": (1.0,)}).runs()
+    with pytest.raises(SpecError, match="expected every value once"):
+        swept_options([policy_option("hpa.target=0.6,0.6")])
+
+
+def test_samples_come_as_often_as_the_policy_needs() -> None:
+    """An autoscaler with a scraper of its own is not to be judged by another one's."""
+    assert read_sources(config(policy="kpa")).world.world.scrape_interval_s == 1.0
+    assert read_sources(config(policy="slo")).world.world.scrape_interval_s == 15.0
+    assert read_sources(config(policy="kpa")).config.period_s == 2.0
