@@ -6,8 +6,6 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 
-from twin.spec import SpecError
-
 POLICY_HELP = (
     "what decides: slo (default), hpa, kpa, keda, ray_serve, aibrix, wva, dynamo, predictive, "
     "through_hpa, static, static_peak, module:Class or FILE.py"
@@ -38,6 +36,8 @@ def options_of_policy(policy: str, options: Sequence[Option]) -> dict[str, Value
     """Return the options of the one *policy*: those without a policy's name, and its own. Raise
     SpecError for one of another policy, and for several values.
     """
+    from twin.spec import SpecError
+
     found: dict[str, Value] = {}
     for key, values in options:
         named, dot, name = key.rpartition(".")
@@ -53,6 +53,8 @@ def options_of_policy(policy: str, options: Sequence[Option]) -> dict[str, Value
 
 def swept_options(options: Sequence[Option]) -> Mapping[str, tuple[Value, ...]]:
     """Return the values of each option, by the name that it was given by."""
+    from twin.spec import SpecError
+
     found: dict[str, tuple[Value, ...]] = {}
     for key, values in options:
         if len(set(map(str, values))) < len(values):
