@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import pandas as pd
 
-from experiments.config import PolicyOption, RunConfig
+from experiments.config import EngineChoice, PolicyOption, RunConfig
 from experiments.grid import SweepConfig
 from experiments.run import RunResult, run
 from experiments.run_files import pods_frame, requests_frame, write_run
@@ -110,6 +110,7 @@ def simulate(
     theta: float | None = None,
     truth: str | PathLike[str] | None = None,
     dynamic: bool = False,
+    engine: EngineChoice = "auto",
 ) -> Simulation:
     """Simulate one run, as `inferno sim` does; the arguments are its options.
 
@@ -117,7 +118,8 @@ def simulate(
     ready one or a file. alpha: disturbance, 0 to 1; interval: seconds between disturbances; period:
     seconds between control cycles; hours: simulated hours; theta: pull of the reverting walk, 0 to
     1. What is None is the scenario's, and the period the policy's. policy: a name, module:Class,
-    FILE.py, or an object. policy_options: what --set sets.
+    FILE.py, or an object. policy_options: what --set sets. engine: what serves the requests, with
+    the same results.
 
     Raise twin.spec.SpecError, one line, for bad input.
     """
@@ -138,6 +140,7 @@ def simulate(
                 walk=walk,
                 theta=theta,
                 dynamic=dynamic,
+                engine=engine,
             )
         )
     )
@@ -160,6 +163,7 @@ def sweep(
     theta: float | None = None,
     truth: str | PathLike[str] | None = None,
     dynamic: bool = False,
+    engine: EngineChoice = "auto",
     out: str | PathLike[str] | None = None,
     jobs: int | None = None,
     resume: bool = False,
@@ -187,6 +191,7 @@ def sweep(
             walk=walk,
             theta=theta,
             dynamic=dynamic,
+            engine=engine,
         ),
         scenarios=_several(scenario),
         policies=_several(policy),

@@ -34,6 +34,7 @@ def test_its_arguments_are_the_options_of_the_command(
     assert arguments == options
 
 
+@pytest.mark.slow
 def test_a_simulation_has_the_figures_of_the_run_as_tables(tmp_path: Path) -> None:
     """One row for each server, request, pod, and cycle and server; and the files."""
     small = inferno.SAMPLE_DATA / "small"

@@ -260,14 +260,19 @@ def test_a_full_replica_of_the_large_system_fills_its_kv_cache(repository: Path)
 @pytest.mark.parametrize(
     ("name", "alpha"),
     [
-        ("day", None),
-        ("ramp", None),
-        ("step", None),
-        ("burst", None),
-        ("code-trace", None),
-        ("chat-trace", None),
         ("disturbed", None),
-        ("disturbed", 0.3),
+        *(
+            pytest.param(name, alpha, marks=pytest.mark.slow)
+            for name, alpha in (
+                ("day", None),
+                ("ramp", None),
+                ("step", None),
+                ("burst", None),
+                ("code-trace", None),
+                ("chat-trace", None),
+                ("disturbed", 0.3),
+            )
+        ),
     ],
 )
 def test_what_the_peak_needs_fits_into_four_fifths_of_every_type(

@@ -114,6 +114,7 @@ def hold(rule: str, found: dict[str, list[str]], *, say: str = "") -> None:
     assert not unused, f"allowed in vain: {rule}: {unused}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", WORDS)
 def test_the_words_are_those_of_the_field(word: str) -> None:
     """A private word has to be learnt by every reader, and found out first."""

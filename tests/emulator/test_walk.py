@@ -76,6 +76,7 @@ def test_a_plain_step_has_alpha_times_the_nominal_as_deviation_wherever_it_stand
     assert np.all(np.abs(correlations) < SURE / math.sqrt(len(moves)))
 
 
+@pytest.mark.slow
 def test_a_plain_walk_spreads_with_the_root_of_its_steps():
     """It has no way back: after n steps the deviation is sqrt(n) · alpha · nominal (far from the
     clamps).

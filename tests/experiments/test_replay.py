@@ -26,6 +26,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
+@pytest.mark.slow
 def test_the_same_policy_decides_the_same_again(run: Path) -> None:
     """Otherwise a difference to another policy would mean nothing."""
     lines = read_recording(run / "cycles.jsonl")
@@ -34,6 +35,7 @@ def test_the_same_policy_decides_the_same_again(run: Path) -> None:
     assert [cycle.differences for cycle in cycles] == [[]] * len(lines)
 
 
+@pytest.mark.slow
 def test_another_policy_is_shown_with_what_it_gives_instead(run: Path, capsys: Capture) -> None:
     """A line a cycle, the sum below, and records that can be replayed themselves."""
     out = run / "replayed.jsonl"
@@ -50,6 +52,7 @@ def test_another_policy_is_shown_with_what_it_gives_instead(run: Path, capsys: C
     assert "static decides otherwise in 0 of 44 cases" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_cycles_that_saw_nothing_are_left_out_aloud(run: Path, capsys: Capture) -> None:
     """A controller records those cycles too, in which its world did not answer."""
     first, *others = (run / "cycles.jsonl").read_text().splitlines()

@@ -250,7 +250,7 @@ def test_a_trace_is_found_beside_its_scenario(tmp_path: Path):
     )
     (batch,) = batches(load, interval_s=60.0, until_s=60.0)
     assert batch.times_s.tolist() == pytest.approx([0.0, 1.0, 3.0])
-    assert batch.in_tokens.tolist() == [10, 20, 30]
+    assert batch.prompt_tokens.tolist() == [10, 20, 30]
     own_rate = parsed(
         "load: [{trace: {file: hour.csv, rate: server, format: own}, scale: 2}]", tmp_path
     )

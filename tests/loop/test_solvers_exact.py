@@ -97,6 +97,7 @@ def test_more_capacity_is_never_worse(problem: Problem, kind: int, more: int) ->
         assert after[1] <= before[1] + 1e-6
 
 
+@pytest.mark.slow
 @settings(max_examples=40)
 @given(problem=problems(), scale=st.sampled_from([1e-3, 7.0, 1e4]))
 def test_the_unit_of_cost_does_not_matter(problem: Problem, scale: float) -> None:
@@ -189,6 +190,7 @@ def test_nobody_to_serve_is_an_answer() -> None:
     assert solve_exact(replace(empty, names=["a"], priority=[1], options=[[]])).choices == {}
 
 
+@pytest.mark.slow
 def test_the_bound_is_below_every_choice() -> None:
     """A gap is proven by it: with gap the answer may be worse than the best, but never by more."""
     problem = large_problem(200, 1.0)

@@ -94,6 +94,7 @@ def test_a_requeued_request_goes_before_those_that_came_after_it() -> None:
     assert deployment.gateway.requeued == 3
 
 
+@pytest.mark.slow
 def test_a_lost_node_takes_its_gpus_and_at_least_the_pods_that_no_longer_fit() -> None:
     """What is left never exceeds what there is, and no more pods die than the node could hold."""
     killed = []
