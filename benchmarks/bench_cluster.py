@@ -1,5 +1,5 @@
 """What routing costs: eight replicas behind a least-outstanding router against one, at the same
-load per replica.
+load per replica; and a request to a thousand.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 import simpy
 
 from twin.kernel import ARRIVAL, at
-from twin.request import Request
+from twin.request import Request, RequestBatch
 from twin.serving.cluster import Cluster
 from twin.spec import Accelerator, ClusterSpec, EngineSpec, LatencyModel, Pool, Server
 
@@ -24,6 +24,7 @@ RATE_RPS = 6.25
 REQUESTS = 4000
 ROUNDS = 25
 REPLICAS = 8
+MANY_REPLICAS, MANY = 1000, 100_000
 
 
 def figures() -> Iterator[dict[str, Any]]:
@@ -40,6 +41,30 @@ def figures() -> Iterator[dict[str, Any]]:
         "value": round(best_s[REPLICAS] / best_s[1], 3),
         "unit": "ratio",
     }
+    for name, compiled in (("", True), ("_plain", False)):
+        _us_per_request(compiled=compiled, requests=1000)  # compiles
+        least = min(_us_per_request(compiled=compiled, requests=MANY) for _ in range(3))
+        yield {
+            "name": f"replicas_1000_us_per_request{name}",
+            "value": round(least, 3),
+            "unit": "us",
+        }
+
+
+def _us_per_request(*, compiled: bool, requests: int) -> float:
+    """Return the CPU of a request that is expected by one server of a thousand replicas [us]."""
+    env = simpy.Environment()
+    cluster = Cluster(env, _spec(MANY_REPLICAS), seed=np.random.SeedSequence(1), compiled=compiled)
+    rng = np.random.default_rng(1)
+    times_s = np.cumsum(rng.exponential(1.0 / (RATE_RPS * MANY_REPLICAS), requests))
+    sizes = (np.full(requests, PROMPT), np.full(requests, OUTPUT))
+    batch = RequestBatch(times_s=times_s, prompt_tokens=sizes[0], output_tokens=sizes[1])
+    gc.collect()
+    begin_s = process_time()
+    cluster.expect("s", batch)
+    env.run(until=times_s[-1])
+    cluster.advance()
+    return 1e6 * (process_time() - begin_s) / requests
 
 
 def _arrivals(replicas: int) -> Sequence[float]:

@@ -52,14 +52,13 @@ def new_figure(*, width_in: float, height_in: float, automatic: bool = True) -> 
         return Figure(figsize=(width_in, height_in), layout="constrained" if automatic else None)
 
 
-def save_figure(figure: Figure, stem: Path) -> list[Path]:
-    """Write *figure* as PNG and SVG side by side, each whole or not at all; equal figures give
-    equal bytes.
+def save_figure(figure: Figure, stem: Path, *, svg: bool = False) -> list[Path]:
+    """Write *figure* as PNG, and if asked as SVG beside it, each whole or not at all; equal figures
+    give equal bytes. An SVG of many panels takes longer than all else that a run writes.
     """
-    metadata: dict[str, dict[str, Any]] = {
-        "png": {"Software": None},
-        "svg": {"Date": None, "Creator": None},
-    }
+    metadata: dict[str, dict[str, Any]] = {"png": {"Software": None}}
+    if svg:
+        metadata["svg"] = {"Date": None, "Creator": None}
     written = []
     for kind, notes in metadata.items():
         target = stem.with_suffix(f".{kind}")

@@ -9,16 +9,16 @@ from experiments.sweep import RESULTS_PARQUET, plot_sweep
 from twin.spec import SpecError
 
 
-def plot_directory(directory: Path) -> list[Path]:
+def plot_directory(directory: Path, *, svg: bool = False) -> list[Path]:
     """Draw the figures of the run or the sweep that was written into *directory*, and return their
-    paths.
+    paths; with *svg* as SVG, too.
 
     Raise SpecError where there is neither, or a file of it is missing or damaged.
     """
     if (directory / RESULTS_PARQUET).exists():
-        return plot_sweep(directory)
+        return plot_sweep(directory, svg=svg)
     if (directory / RUN).exists():
-        return plot_run(directory)
+        return plot_run(directory, svg=svg)
     raise SpecError(
         f"{directory}: expected {RESULTS_PARQUET} (of a sweep) or {RUN} (of a run), found neither"
     )

@@ -72,11 +72,11 @@ def write_run(result: RunResult, out: Path) -> list[Path]:
     return [out / name for name in names]
 
 
-def plot_run(directory: Path) -> list[Path]:
+def plot_run(directory: Path, *, svg: bool = False) -> list[Path]:
     """Draw the timeline of a run again, from its files alone. Raise SpecError where one is missing
     or damaged.
     """
-    return save_figure(_draw(read_run(directory)), directory / TIMELINE)
+    return save_figure(_draw(read_run(directory)), directory / TIMELINE, svg=svg)
 
 
 def _write_files(result: RunResult, directory: Path) -> list[str]:
@@ -86,8 +86,22 @@ def _write_files(result: RunResult, directory: Path) -> list[str]:
     pods_frame(result).to_parquet(directory / PODS, index=False)
     write_json(directory / SUMMARY, result.summary)
     write_json(directory / RUN, _run_json(result))
-    save_figure(_draw(read_run(directory)), directory / TIMELINE)
-    return [CYCLES, REQUESTS, PODS, SUMMARY, RUN, f"{TIMELINE}.png", f"{TIMELINE}.svg"]
+    save_figure(_draw(_records(result)), directory / TIMELINE)
+    return [CYCLES, REQUESTS, PODS, SUMMARY, RUN, f"{TIMELINE}.png"]
+
+
+def _records(result: RunResult) -> RunRecords:
+    """Return what `read_run` would read of the files of *result*."""
+    return RunRecords(
+        names=result.names,
+        targets=result.targets,
+        titles={name: _title(name, result.summary["servers"][name]) for name in result.names},
+        heading=_heading(result.config.as_json(), result.summary),
+        end_s=result.window.end_s,
+        cycles=result.cycles,
+        requests=result.requests,
+        pods=result.pods,
+    )
 
 
 def requests_frame(result: RunResult) -> pd.DataFrame:

@@ -160,13 +160,13 @@ def plan(grid: SweepConfig) -> list[PlannedRun]:
     return runs
 
 
-def plot_sweep(directory: Path) -> list[Path]:
+def plot_sweep(directory: Path, *, svg: bool = False) -> list[Path]:
     """Draw the figures of a sweep again, from its table alone. Raise SpecError where that is
     missing or damaged.
     """
     from experiments.sweep_figures import save_sweep_figures
 
-    return save_sweep_figures(_read_results(directory / RESULTS_PARQUET), directory)
+    return save_sweep_figures(_read_results(directory / RESULTS_PARQUET), directory, svg=svg)
 
 
 def simulate_row(planned: PlannedRun) -> Row:

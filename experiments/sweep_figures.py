@@ -228,9 +228,9 @@ def _situation(scenario: str, interval_s: float, cells: pd.DataFrame) -> str:
     return f"{scenario}, interval {interval_s:g} s" if many else str(scenario)
 
 
-def save_sweep_figures(results: pd.DataFrame, directory: Path) -> list[Path]:
-    """Draw all figures of a sweep from its result table into *directory*; failed runs are left
-    out.
+def save_sweep_figures(results: pd.DataFrame, directory: Path, *, svg: bool = False) -> list[Path]:
+    """Draw all figures of a sweep from its result table into *directory*, with *svg* as SVG, too;
+    failed runs are left out.
     """
     done = results[results["error"] == ""]
     if done.empty:
@@ -242,5 +242,7 @@ def save_sweep_figures(results: pd.DataFrame, directory: Path) -> list[Path]:
         "cost-attainment": draw_cost_against_attainment(cells),
     }
     return [
-        path for name, figure in figures.items() for path in save_figure(figure, directory / name)
+        path
+        for name, figure in figures.items()
+        for path in save_figure(figure, directory / name, svg=svg)
     ]

@@ -12,18 +12,19 @@ from inferno.cli.runs import print_paths
 TEXT = """\
 Draw the figures of a run or a sweep again, from the records that it wrote.
 
-  inferno plot out/grid
+  inferno plot out/grid --svg
 """
 
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR", help="what sim or sweep wrote")
+    parser.add_argument("--svg", action="store_true", help="write SVG files beside the PNG ones")
 
 
 def _run(options: Namespace) -> int:
     from experiments.plots import plot_directory
 
-    print_paths(plot_directory(options.directory))
+    print_paths(plot_directory(options.directory, svg=options.svg))
     return EXIT_OK
 
 

@@ -126,7 +126,7 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
         panels = [ax for ax in figure.axes if ax.get_title(loc="left")]
         assert [ax.get_title(loc="left") for ax in panels] == names
         assert {ax.get_ylabel() for ax in panels} == {"replicas"}
-        paths = save_figure(figure, tmp_path / folder / "timeline")
+        paths = save_figure(figure, tmp_path / folder / "timeline", svg=True)
         assert [path.name for path in paths] == ["timeline.png", "timeline.svg"]
         written.append([path.read_bytes() for path in paths])
     assert written[0] == written[1]
