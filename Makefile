@@ -25,9 +25,12 @@ help:  ## List the targets
 	$(INSTALL) --editable '.[test]'
 	@touch $@
 
-demo: .venv/.installed  ## Sweep alpha and the period on sample-data/large; print a table and where the figures are
-	$(BIN)/inferno sweep --data sample-data/large --scenario disturbed --alpha 0.1,0.3,0.5 --period 30,60,120 \
-	  --seeds 3 --hours 0.25 --out out/demo --resume
+demo: .venv/.installed  ## Sweep alpha and the period, compare five policies and say which to take, draw timelines
+	$(BIN)/inferno sweep --data sample-data/small --scenario disturbed --alpha 0.1,0.3 --period 30,60,120 \
+	  --seeds 2 --hours 0.5 --out out/demo/sweep --resume
+	$(BIN)/inferno sim --data sample-data/small --scenario ramp --out out/demo/ramp
+	$(BIN)/inferno compare --data sample-data/small --policies slo,hpa,keda,static_peak,clairvoyant \
+	  --scenario day,ramp,code-trace --out out/demo/compare --resume
 
 # For tests only. It never fails: without one those tests skip, saying so.
 .PHONY: prometheus

@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import RunConfig, run
+from experiments.compare import CompareConfig, compare, contenders
 from experiments.confidence import estimate
+from experiments.grid import SweepConfig
 from experiments.run_files import run_to_directory
 
 IMAGES = Path(__file__).parent / "images"
@@ -55,7 +57,7 @@ LOADS = (
 def main(names: Sequence[str]) -> None:
     """Draw the pictures of these names, all when none is given."""
     IMAGES.mkdir(exist_ok=True)
-    pictures = {"ramp": draw_ramp, "headroom": draw_headroom}
+    pictures = {"compare": draw_compare, "ramp": draw_ramp, "headroom": draw_headroom}
     for name in names or pictures:
         pictures[name]()
 
@@ -75,6 +77,29 @@ def ramp_numbers(summary: Mapping[str, Any]) -> dict[str, Any]:
         "cost_usd_per_h": summary["cost_usd_per_h"],
         "servers": {name: one["attainment"] for name, one in summary["servers"].items()},
     }
+
+
+COMPARE_COMMAND = (
+    "inferno compare --data sample-data/small --policies slo,hpa,keda,static_peak,clairvoyant "
+    "--scenario day,ramp,code-trace"
+)
+COMPARED = ("day", "ramp", "code-trace")
+
+
+def draw_compare() -> None:
+    """Keep the picture of cost against attainment that the README begins with."""
+    base = RunConfig(data=SAMPLE_DATA / "small")
+    asked = CompareConfig(
+        contenders=contenders(("slo", "hpa", "keda", "static_peak", "clairvoyant")),
+        loads=SweepConfig(base=base, scenarios=COMPARED),
+    )
+    with TemporaryDirectory() as folder:
+        done = compare(asked, Path(folder))
+        (IMAGES / "compare.png").write_bytes((Path(folder) / "cost-attainment.png").read_bytes())
+    shown = ["scenario", "policy", "attainment", "cost_usd_per_h"]
+    numbers = done.results[shown].to_dict(orient="records")
+    configs = [replace(base, scenario=name) for name in COMPARED]
+    note("compare", command=COMPARE_COMMAND, configs=configs, numbers=numbers)
 
 
 def draw_headroom() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from emulator.load import ServerLoad, batches
-from experiments.columns import Floats
+from experiments.columns import Columns, Floats
 from experiments.sources import Sources
 from loop.optimizer.model.rates import SizingCache
 from loop.optimizer.rules import OptimizerSettings
@@ -60,6 +60,31 @@ def true_demand(sources: Sources, *, slot_s: float) -> tuple[Demand, ...]:
     """Return the demand of each server over the whole run, in their order."""
     slots = math.ceil(sources.config.duration_s / slot_s)
     seen = [_arrivals(load, sources, slot_s=slot_s, slots=slots) for load in sources.loads]
+    return _demand(sources, seen, slot_s=slot_s)
+
+
+def seen_demand(sources: Sources, requests: Columns, *, slot_s: float) -> tuple[Demand, ...]:
+    """Return the demand of each server as its *requests* tell it."""
+    slots = math.ceil(sources.config.duration_s / slot_s)
+    place = np.minimum((requests["arrival_s"] // slot_s).astype(np.int64), slots - 1)
+    seen = []
+    for server in range(len(sources.names)):
+        own = requests["server"] == server
+        columns: list[Floats] = [
+            np.bincount(place[own], weights=weights[own], minlength=slots).astype(np.float64)
+            for weights in (
+                np.ones(len(own)),
+                requests["prompt_tokens"],
+                requests["output_tokens"],
+            )
+        ]
+        seen.append((columns[0], columns[1], columns[2]))
+    return _demand(sources, seen, slot_s=slot_s)
+
+
+def _demand(
+    sources: Sources, seen: Sequence[tuple[Floats, Floats, Floats]], *, slot_s: float
+) -> tuple[Demand, ...]:
     choices = _choices(
         sources,
         {

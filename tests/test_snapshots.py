@@ -27,7 +27,19 @@ BAD_COMMANDS = [
     if not line.startswith("#")
 ]
 COMMANDS = (
-    *("", "sim", "sweep", "compare", "plot", "optimize", "analyze", "fit", "model", "init"),
+    *(
+        "",
+        "sim",
+        "sweep",
+        "compare",
+        "explain-misses",
+        "plot",
+        "optimize",
+        "analyze",
+        "fit",
+        "model",
+        "init",
+    ),
     *("controller", "controller --backend kube", "controller --backend http"),
     *("collector", "optimizer", "actuator", "twin", "emulator", "replay", "doctor", "adopt"),
 )

@@ -25,6 +25,7 @@ NAMES = (
     "sim",
     "sweep",
     "compare",
+    "explain-misses",
     "plot",
     "optimize",
     "analyze",
@@ -102,7 +103,7 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
 
 def find_command(name: str) -> Command:
     """Return the command *name*, one of NAMES."""
-    command = import_module(f"inferno.cli.{name}").COMMAND
+    command = import_module(f"inferno.cli.{name.replace('-', '_')}").COMMAND
     assert isinstance(command, Command)
     return command
 

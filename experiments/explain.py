@@ -1,0 +1,196 @@
+"""Explains the misses of a finished run from its directory, and what would have become of it
+without start-up, with perfect measuring, or with GPUs without end. Tables and a figure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments.columns import Window
+from experiments.compare_rows import told_peaks, without_start_up
+from experiments.config import RunConfig, config_from_json
+from experiments.demand import seen_demand
+from experiments.figures import SERIES, new_figure, our_style, save_figure
+from experiments.misses import CAUSES, MEANING, Misses, explain_misses
+from experiments.output import whole_file, write_text
+from experiments.pool import run_tasks
+from experiments.run import simulate
+from experiments.run_files import RUN, read_run
+from experiments.sources import Sources, read_sources
+from experiments.tables import plain_table, print_table
+from twin.datafile import read_json
+from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SLOT_S = 10.0
+MISSES_CSV, MISSES_MD, FIGURE = "misses.csv", "misses.md", "misses"
+COUNTERFACTUALS = ("no start-up", "perfect measuring", "unlimited GPUs")
+UNLIMITED = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Explained:
+    """The misses of a run, the attainment of each counterfactual (none if they were not asked for),
+    and what was written.
+    """
+
+    misses: Misses
+    counterfactuals: Mapping[str, float]
+    paths: list[Path]
+
+
+def explain_run(
+    directory: Path, *, counterfactuals: bool, jobs: int | None, console: Console | None
+) -> Explained:
+    """Explain the run in *directory* and write the answer there. Raise SpecError where there is
+    none.
+    """
+    about = read_json(directory / RUN)
+    config = _config(about, directory)
+    sources = read_sources(config)
+    records = read_run(directory)
+    if records.names != sources.names:
+        raise SpecError(f"{directory}: expected the data of the run, found other servers in it now")
+    scored = about["scored"]
+    misses = explain_misses(
+        records.requests,
+        records.pods,
+        records.cycles,
+        seen_demand(sources, records.requests, slot_s=SLOT_S),
+        targets=records.targets,
+        shortest_ttft_ms=_shortest_ttft_ms(sources),
+        window=Window(start_s=scored["start_s"], end_s=scored["end_s"]),
+    )
+    found = _counterfactuals(config, jobs=jobs) if counterfactuals else {}
+    paths = _write(misses, found, directory)
+    if console is not None:
+        for title, headings, cells in _tables(misses, found):
+            print_table(console, plain_table(title, headings, cells))
+            console.print()
+    return Explained(misses=misses, counterfactuals=found, paths=paths)
+
+
+def _config(about: Any, directory: Path) -> RunConfig:
+    if not isinstance(about, dict) or "config" not in about or "scored" not in about:
+        raise SpecError(f"{directory / RUN}: expected what inferno sim wrote, found something else")
+    return config_from_json(about["config"])
+
+
+def _shortest_ttft_ms(sources: Sources) -> dict[str, tuple[float, float]]:
+    """Return the least fixed time of a first token and the least for each token of the prompt, over
+    the accelerators that a server may have.
+    """
+    found = {}
+    for name, server in sources.system.servers.items():
+        engines = [
+            engine
+            for (model, accelerator), engine in sources.world.engines.items()
+            if model == server.model
+            and (not server.keep_accelerator or accelerator == server.current.accelerator)
+        ]
+        models = [engine.latency_model for engine in engines]
+        overheads = [engine.overhead_ms for engine in engines]
+        found[name] = (
+            min((one.alpha_ms for one in models), default=0.0) + min(overheads, default=0.0),
+            min((one.beta_ms for one in models), default=0.0),
+        )
+    return found
+
+
+def counterfactual(config: RunConfig, what: str) -> Sources:
+    """Return the sources of *config* in a world in which *what* holds."""
+    if what == "perfect measuring":
+        config = replace(config, metrics="labels")
+    sources = told_peaks(read_sources(config))
+    if what == "no start-up":
+        return without_start_up(sources)
+    if what == "unlimited GPUs":
+        plenty = dict.fromkeys(sources.world.capacity, UNLIMITED)
+        return replace(
+            sources,
+            world=replace(sources.world, capacity=plenty),
+            system=replace(sources.system, capacity=plenty),
+            capacity_events=(),
+            node_failures=(),
+        )
+    return sources
+
+
+def _attainment(task: tuple[RunConfig, str]) -> float:
+    return float(simulate(counterfactual(*task)).summary["attainment"])
+
+
+def _counterfactuals(config: RunConfig, *, jobs: int | None) -> dict[str, float]:
+    tasks = [(config, what) for what in COUNTERFACTUALS]
+    found = {}
+    for outcome in run_tasks(_attainment, tasks, jobs=jobs or 1):
+        if outcome.value is None:
+            raise SpecError(f"{COUNTERFACTUALS[outcome.index]}: {outcome.error}")
+        found[COUNTERFACTUALS[outcome.index]] = outcome.value
+    return found
+
+
+def _write(misses: Misses, found: Mapping[str, float], out: Path) -> list[Path]:
+    table = pd.DataFrame(misses.points, columns=list(CAUSES))
+    table.insert(0, "server", list(misses.names))
+    with whole_file(out / MISSES_CSV) as part:
+        table.to_csv(part, index=False, lineterminator="\n")
+    parts = ["# Why requests were missed", ""]
+    for title, headings, cells in _tables(misses, found):
+        parts += [title, "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]
+        parts += ["| " + " | ".join(line) + " |" for line in cells]
+        parts.append("")
+    parts += [f"- {cause}: {MEANING[cause]}" for cause in CAUSES]
+    write_text(out / MISSES_MD, "\n".join(parts) + "\n")
+    return [out / MISSES_CSV, out / MISSES_MD, *save_figure(draw_misses(misses), out / FIGURE)]
+
+
+def _tables(
+    misses: Misses, found: Mapping[str, float]
+) -> list[tuple[str, list[str], list[list[str]]]]:
+    points = misses.points
+    lines = [
+        [name, *(f"{value:.2f}" if value else "" for value in row), f"{row.sum():.2f}"]
+        for name, row in zip(misses.names, points, strict=True)
+        if row.sum() > 0.0
+    ]
+    total = points.sum(axis=0)
+    lines.append(["all", *(f"{value:.2f}" for value in total), f"{total.sum():.2f}"])
+    title = f"attainment {100 * misses.attainment:.1f} %; points of it lost, by first cause"
+    tables = [(title, ["server", *CAUSES, "sum"], lines)]
+    if found:
+        base = misses.attainment
+        cells = [
+            [what, f"{100 * share:.1f}", f"{100 * (share - base):+.1f}"]
+            for what, share in found.items()
+        ]
+        tables.append(("the same run again, but with", ["", "within SLO [%]", "points"], cells))
+    return tables
+
+
+def draw_misses(misses: Misses) -> Figure:
+    """Draw the points lost by each server, the worst first, in the colours of their causes."""
+    points = misses.points
+    order = [int(row) for row in np.argsort(-points.sum(axis=1)) if points[row].sum() > 0.0][:20]
+    figure = new_figure(width_in=7.5, height_in=1.4 + 0.22 * max(len(order), 1))
+    with our_style():
+        ax = figure.subplots()
+        left = np.zeros(len(order))
+        for number, cause in enumerate(CAUSES):
+            width = points[order, number]
+            ax.barh(range(len(order)), width, left=left, color=SERIES[number], label=cause)
+            left += width
+        ax.set_yticks(range(len(order)), [misses.names[row] for row in order])
+        ax.invert_yaxis()
+        ax.set_xlabel("points of overall attainment lost")
+        figure.legend(loc="outside right center", frameon=False)
+    return figure

@@ -1,0 +1,188 @@
+"""Why requests were missed: the first cause of each, by what the pods of its server could do when
+it came, what was asked for, and what was there to be had. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from experiments.columns import Columns, Floats, Window, arrived_within, select
+from experiments.demand import Demand
+from experiments.minutes import minute_table
+from experiments.verdicts import LEFT_OUT, MISSED, judge, target_columns
+from loop.spec import SloTarget
+
+# In the order in which they are asked about.
+CAUSES = ("infeasible", "no GPUs", "pods start", "not yet known", "queue left over", "tail")
+MEANING: Mapping[str, str] = {
+    "infeasible": "no accelerator meets the targets of this server, or of this prompt",
+    "no GPUs": "what was needed was asked for, or given up, and there were no GPUs for it",
+    "pods start": "enough pods were there or starting, too few of them ready",
+    "not yet known": "too few pods were asked for: the load was not known yet, or underrated",
+    "queue left over": "the pods were enough again, but worked off what had waited",
+    "tail": "the pods were enough for the mean: chance of arrivals and lengths",
+}
+# Work that is left over within this share of what a slot can do is none.
+NEGLIGIBLE = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Misses:
+    """Missed requests by server (rows) and cause (columns, as CAUSES), and scored requests by
+    server.
+    """
+
+    names: tuple[str, ...]
+    counts: npt.NDArray[np.int64]
+    scored: npt.NDArray[np.int64]
+
+    @property
+    def points(self) -> Floats:
+        """Return the points of overall attainment that each server lost to each cause."""
+        points: Floats = 100.0 * self.counts / max(int(self.scored.sum()), 1)
+        return points
+
+    @property
+    def attainment(self) -> float:
+        """Return the share of the scored requests that were met."""
+        return 1.0 - float(self.counts.sum()) / max(int(self.scored.sum()), 1)
+
+
+def explain_misses(
+    requests: Columns,
+    pods: Columns,
+    cycles: Sequence[Mapping[str, Any]],
+    demand: Sequence[Demand],
+    *,
+    targets: Sequence[SloTarget | None],
+    shortest_ttft_ms: Mapping[str, tuple[float, float]],
+    window: Window,
+) -> Misses:
+    """Attribute every missed request of *window* to its first cause.
+
+    *demand* is by server, in the order of *targets*; shortest_ttft_ms tells, by server, the least
+    time of a first token that any of its accelerators can do (fixed, and for each prompt token).
+    """
+    own, verdicts = judged(requests, targets, window)
+    aimed = target_columns(targets).any_set
+    counts = np.zeros((len(targets), len(CAUSES)), dtype=np.int64)
+    scored = np.zeros(len(targets), dtype=np.int64)
+    for server, one in enumerate(demand):
+        mine = (own["server"] == server) & aimed[server]
+        scored[server] = np.count_nonzero(verdicts[mine] != LEFT_OUT)
+        missed = select(own, mine & (verdicts == MISSED))
+        if not missed["arrival_s"].size:
+            continue
+        slots = _causes_of_slots(one, select(pods, pods["server"] == server), cycles)
+        place = np.minimum((missed["arrival_s"] // one.slot_s).astype(np.int64), len(slots) - 1)
+        causes = slots[place]
+        fixed_ms, token_ms = shortest_ttft_ms[one.server]
+        target = targets[server]
+        limit_ms = target.slo_ttft_ms if target else 0.0
+        if limit_ms > 0.0:
+            alone_ms = fixed_ms + token_ms * missed["prompt_tokens"]
+            causes = np.where(alone_ms > limit_ms, CAUSES.index("infeasible"), causes)
+        counts[server] = np.bincount(causes, minlength=len(CAUSES))
+    return Misses(names=tuple(one.server for one in demand), counts=counts, scored=scored)
+
+
+def judged(
+    requests: Columns, targets: Sequence[SloTarget | None], window: Window
+) -> tuple[Columns, npt.NDArray[np.int8]]:
+    """Return the requests that arrived in *window*, and the verdict on each."""
+    minutes = minute_table(requests, targets, window)
+    own = select(requests, arrived_within(requests, window))
+    minute = np.searchsorted(minutes.start_s, own["arrival_s"], side="right") - 1
+    tps_missed = minutes.tps_missed[own["server"], minute]
+    return own, judge(own, targets, end_s=window.end_s, tps_missed=tps_missed)
+
+
+def _causes_of_slots(
+    demand: Demand, pods: Columns, cycles: Sequence[Mapping[str, Any]]
+) -> npt.NDArray[np.int64]:
+    """Return what a request that is missed is missed by, if it comes in each slot (into CAUSES)."""
+    slots = len(demand.work_rps)
+    if not demand.choices:
+        return np.full(slots, CAUSES.index("infeasible"))
+    middle_s: Floats = (np.arange(slots, dtype=np.float64) + 0.5) * demand.slot_s
+    rates = {choice.accelerator: choice.rate_rps for choice in demand.choices}
+    ready, starting, pending = _capacities(pods, rates, middle_s)
+    work = demand.work_rps
+    given_up = _given_up(cycles, demand.server, middle_s)
+    short = ready < work
+    queued = _left_over(work, ready) > NEGLIGIBLE * np.maximum(ready, 1e-9)
+    found = np.full(slots, CAUSES.index("tail"))
+    found[queued & ~short] = CAUSES.index("queue left over")
+    found[short] = CAUSES.index("not yet known")
+    found[short & given_up] = CAUSES.index("no GPUs")
+    found[short & (ready + starting + pending >= work)] = CAUSES.index("no GPUs")
+    found[short & (ready + starting >= work)] = CAUSES.index("pods start")
+    return found
+
+
+def _capacities(
+    pods: Columns, rates: Mapping[str, float], at_s: Floats
+) -> tuple[Floats, Floats, Floats]:
+    """Return the requests/s that ready, starting and pending pods sustain (or would) at each
+    instant.
+    """
+    rate = np.array([rates.get(name, 0.0) for name in pods["accelerator"].tolist()])
+    asked, granted, ready, draining, released = (
+        np.where(np.isnan(pods[name]), np.inf, pods[name])
+        for name in ("asked_s", "granted_s", "ready_s", "draining_s", "released_s")
+    )
+    leaves = np.minimum(draining, released)
+
+    def sustained(begin: Floats, end: Floats) -> Floats:
+        real = begin < end
+        rises = np.interp(at_s, *_steps(begin[real], rate[real]), left=0.0)
+        falls = np.interp(at_s, *_steps(end[real], rate[real]), left=0.0)
+        found: Floats = rises - falls
+        return found
+
+    return (
+        sustained(ready, leaves),
+        sustained(granted, np.minimum(ready, leaves)),
+        sustained(asked, np.minimum(granted, leaves)),
+    )
+
+
+def _steps(at_s: Floats, sizes: Floats) -> tuple[Floats, Floats]:
+    """Return the corners of the sum of *sizes* that have come, for np.interp."""
+    known = np.isfinite(at_s)
+    order = np.argsort(at_s[known], kind="stable")
+    times, sums = at_s[known][order], np.cumsum(sizes[known][order])
+    if not times.size:
+        return np.zeros(1), np.zeros(1)
+    before = np.concatenate(([0.0], sums[:-1]))
+    corners = np.column_stack((times, np.nextafter(times, np.inf))).ravel()
+    return corners, np.column_stack((before, sums)).ravel()
+
+
+def _given_up(
+    cycles: Sequence[Mapping[str, Any]], server: str, at_s: Floats
+) -> npt.NDArray[np.bool_]:
+    """Return whether the latest decision at each instant was cut by the GPUs that there are."""
+    times, flags = [0.0], [False]
+    for cycle in cycles:
+        for row in cycle["servers"]:
+            if row["name"] == server:
+                times.append(cycle["t_s"])
+                flags.append(row.get("reasonKind") == "capacity")
+    place = np.searchsorted(np.array(times), at_s, side="right") - 1
+    return np.array(flags)[np.maximum(place, 0)]
+
+
+def _left_over(work: Floats, ready: Floats) -> Floats:
+    """Return, for each slot, the work that waits since before it [slots of requests/s]."""
+    waits = np.zeros(len(work))
+    left = 0.0
+    for slot in range(len(work)):
+        waits[slot] = left
+        left = max(left + work[slot] - ready[slot], 0.0)
+    return waits

@@ -1,0 +1,53 @@
+"""`inferno explain-misses`: why requests of a run were missed."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.runs import print_paths
+
+TEXT = """\
+Attribute every missed request of a run to its first cause, in points of
+attainment: no GPUs, pods that start, a load that was not yet known, a queue
+left over, the tail, targets that nothing meets. With --counterfactuals the run
+is made again without start-up, with perfect measuring and with GPUs without
+end, which says what each is worth.
+
+  inferno sim --scenario ramp --out out/ramp
+  inferno explain-misses out/ramp --counterfactuals
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR", help="what inferno sim wrote")
+    parser.add_argument(
+        "--counterfactuals", action="store_true", help="run it again three times, as said above"
+    )
+    parser.add_argument("--jobs", type=int, help="processes for these (default 1)")
+
+
+def _run(options: Namespace) -> int:
+    from rich.console import Console
+
+    from experiments.explain import explain_run
+
+    found = explain_run(
+        options.directory,
+        counterfactuals=options.counterfactuals,
+        jobs=options.jobs,
+        console=None if options.quiet else Console(),
+    )
+    print_paths(found.paths)
+    return EXIT_OK
+
+
+COMMAND = Command(
+    name="explain-misses",
+    summary="why requests of a run were missed, by first cause",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

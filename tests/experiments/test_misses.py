@@ -1,0 +1,108 @@
+"""Claims about experiments.misses: a miss goes to its first cause, and the points add up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.columns import Window
+from experiments.demand import Choice, Demand
+from experiments.misses import CAUSES, Misses, explain_misses
+from loop.spec import SloTarget
+from tests.experiments.request_rows import columns, finished
+
+TARGET = SloTarget(model="m", slo_ttft_ms=1000.0)
+WINDOW = Window(start_s=0.0, end_s=100.0)
+A = Choice(
+    accelerator="A",
+    type="A",
+    gpus=1,
+    max_batch=8,
+    rate_rps=1.0,
+    cost_cents_per_h=100.0,
+    lead_s=30.0,
+    drain_s=5.0,
+)
+NAN = float("nan")
+
+
+def pods(*lives: tuple[float, float, float]) -> dict[str, Any]:
+    """Return pods that were asked for, got their GPUs and were ready at these instants."""
+    asked, granted, ready = (np.array(part, dtype=float) for part in zip(*lives, strict=True))
+    never = np.full(len(lives), NAN)
+    return {
+        "server": np.zeros(len(lives), dtype=np.int16),
+        "accelerator": np.array(["A"] * len(lives), dtype=object),
+        "asked_s": asked,
+        "granted_s": granted,
+        "ready_s": ready,
+        "draining_s": never,
+        "released_s": never,
+    }
+
+
+def explained(
+    work_rps: list[float],
+    lives: dict[str, Any],
+    *,
+    missed_at: float,
+    choices: tuple[Choice, ...] = (A,),
+    kind: str = "slo-ttft",
+    fixed_ms: float = 10.0,
+) -> Misses:
+    """Return why one request was missed, in ten slots of ten seconds."""
+    work = np.array(work_rps)
+    one = Demand(server="a", slot_s=10.0, arrivals=work * 10, work_rps=work, choices=choices)
+    late = finished(0, missed_at, ttft_s=5.0, itl_s=0.01, out=10)
+    good = finished(0, 1.0, ttft_s=0.1, itl_s=0.01, out=10)
+    cycles = [{"t_s": 5.0, "servers": [{"name": "a", "reasonKind": kind}]}]
+    return explain_misses(
+        columns([late, good]),
+        lives,
+        cycles,
+        [one],
+        targets=[TARGET],
+        shortest_ttft_ms={"a": (fixed_ms, 0.0)},
+        window=WINDOW,
+    )
+
+
+ONE = (0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("cause", "work", "lives", "missed_at"),
+    [
+        ("pods start", [2.0] * 10, [ONE, (20.0, 22.0, 80.0)], 45.0),
+        ("no GPUs", [2.0] * 10, [ONE, (20.0, NAN, NAN)], 45.0),
+        ("not yet known", [2.0] * 10, [ONE], 45.0),
+        ("not yet known", [2.0] * 10, [ONE, (60.0, 62.0, 90.0)], 45.0),
+        ("queue left over", [3.0] * 3 + [0.5] * 7, [ONE], 45.0),
+        ("tail", [0.5] * 10, [ONE], 45.0),
+    ],
+)
+def test_a_miss_goes_to_its_first_cause(
+    cause: str, work: list[float], lives: list[tuple[float, float, float]], missed_at: float
+) -> None:
+    """Each of them has another remedy."""
+    found = explained(work, pods(*lives), missed_at=missed_at)
+    assert dict(zip(CAUSES, found.counts[0].tolist(), strict=True))[cause] == 1
+    assert found.counts.sum() == 1
+    assert found.attainment == 0.5
+    assert found.points.sum() == pytest.approx(50.0)
+
+
+def test_what_nothing_can_meet_is_infeasible() -> None:
+    """A server without a fitting accelerator, and a prompt that no accelerator reads in time."""
+    hopeless = explained([0.5] * 10, pods(ONE), missed_at=45.0, choices=())
+    long = explained([0.5] * 10, pods(ONE), missed_at=45.0, fixed_ms=2000.0)
+    for found in (hopeless, long):
+        assert found.counts[0, CAUSES.index("infeasible")] == 1
+
+
+def test_a_policy_that_gave_up_for_want_of_gpus_is_not_blamed() -> None:
+    """It asks for no more than there are, so no pod is pending."""
+    found = explained([2.0] * 10, pods(ONE), missed_at=45.0, kind="capacity")
+    assert found.counts[0, CAUSES.index("no GPUs")] == 1
