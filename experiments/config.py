@@ -56,7 +56,8 @@ class RunConfig:
     the data directory. policy is a name, module:Class, FILE.py, or an object. policy_options are
     settings of the policy by name (`headroom`, `solver` …), policy_label what tables call it ("":
     its name). engine says what serves the requests, with the same results: plain, fast (compiled,
-    by the extra of that name), or auto, fast where that is installed and pays.
+    by the extra of that name), or auto, fast where that is installed and pays. budget_usd_per_h is
+    what all servers together may cost (None: anything).
 
     Raise SpecError for a value out of its range.
     """
@@ -77,6 +78,7 @@ class RunConfig:
     policy_options: tuple[tuple[str, PolicyOption], ...] = ()
     engine: EngineChoice = "auto"
     policy_label: str = ""
+    budget_usd_per_h: float | None = None
 
     def __post_init__(self) -> None:
         _check(self.disturbance_alpha, "alpha", "within [0, 1]", lambda value: 0.0 <= value <= 1.0)
@@ -91,6 +93,7 @@ class RunConfig:
         _check(self.theta, "theta", "within [0, 1]", lambda value: 0.0 <= value <= 1.0)
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise SpecError(f"seed: expected a whole number >= 0, found {self.seed!r}")
+        check_budget(self.budget_usd_per_h)
         _check_choice(self.metrics, "metrics", ("measured", "labels"))
         _check_choice(self.engine, "engine", ("auto", "plain", "fast"))
         _check_choice(self.walk, "walk", ("plain", "reverting", None))
@@ -169,6 +172,11 @@ def digest_files(paths: Iterable[Path]) -> str:
             raise SpecError(f"{path}: expected a readable file, found {error.strerror}") from None
         total.update(canonical_json([path.name, len(content)]).encode() + content)
     return total.hexdigest()
+
+
+def check_budget(budget_usd_per_h: float | None) -> None:
+    """Raise SpecError for what is no budget."""
+    _check(budget_usd_per_h, "budget-usd-per-h", "> 0", lambda value: value > 0)
 
 
 def _check(value: float | None, name: str, expected: str, holds: Any) -> None:

@@ -23,7 +23,7 @@ from experiments.scores import Scores, score_requests
 from experiments.sources import Sources, read_sources
 from loop.backends.sim import SimBackend
 from loop.clocks import MonotonicClock
-from loop.controller import Controller
+from loop.controller import Controller, ControllerSettings
 from loop.data import DataSource
 from loop.drivers import SimDriver
 from loop.records import record_line
@@ -92,6 +92,7 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
         policy=sources.policy,
         data=DataSource(config.data, dynamic=config.dynamic),
         clock=MonotonicClock(),
+        settings=ControllerSettings(budget_usd_per_h=config.budget_usd_per_h),
     )
     tell = partial(_tell, progress=progress or _drop, end_s=end_s)
     driver = SimDriver(env, controller, period_s=config.period_s, on_record=tell)

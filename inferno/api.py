@@ -111,6 +111,7 @@ def simulate(
     truth: str | PathLike[str] | None = None,
     dynamic: bool = False,
     engine: EngineChoice = "auto",
+    budget_usd_per_h: float | None = None,
 ) -> Simulation:
     """Simulate one run, as `inferno sim` does; the arguments are its options.
 
@@ -141,6 +142,7 @@ def simulate(
                 theta=theta,
                 dynamic=dynamic,
                 engine=engine,
+                budget_usd_per_h=budget_usd_per_h,
             )
         )
     )
@@ -164,6 +166,7 @@ def sweep(
     truth: str | PathLike[str] | None = None,
     dynamic: bool = False,
     engine: EngineChoice = "auto",
+    budget_usd_per_h: float | None = None,
     out: str | PathLike[str] | None = None,
     jobs: int | None = None,
     resume: bool = False,
@@ -192,6 +195,7 @@ def sweep(
             theta=theta,
             dynamic=dynamic,
             engine=engine,
+            budget_usd_per_h=budget_usd_per_h,
         ),
         scenarios=_several(scenario),
         policies=_several(policy),

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from loop.spec import SystemData, cost_cents_per_h
 from loop.types import Change, Decision, ServerView, Snapshot, Target, Why, one_pool
 
 
@@ -62,6 +63,96 @@ def plan(
         if (change.accelerator or change.replicas == 0) and _differs(change, view):
             changes.append(change)
     return tuple(changes)
+
+
+def with_upper_bounds(snapshot: Snapshot, data: SystemData) -> Snapshot:
+    """Return *snapshot* with the upper bounds that the data set beside those of the world: the
+    smaller one holds, but never one below the minimum.
+    """
+    views = {}
+    for name, view in snapshot.servers.items():
+        told = data.servers.get(name)
+        most = told.max_replicas if told is not None else None
+        if most is not None and (view.replicas_max is None or most < view.replicas_max):
+            views[name] = replace(view, replicas_max=max(most, view.replicas_min))
+    return replace(snapshot, servers={**snapshot.servers, **views}) if views else snapshot
+
+
+def within_budget(
+    decision: Decision, snapshot: Snapshot, data: SystemData, *, budget_cents_per_h: float
+) -> Decision:
+    """Return *decision* with so few replicas that all servers together cost no more than the
+    budget.
+
+    Growth is given up first, then what there is, down to the minimum of each server; lowest class
+    first, and within a class the last name. Held servers keep what they have, and count. A server
+    whose price is not known counts for nothing.
+    """
+    pools = {
+        name: target.pools[0] if target is not None and not target.held and target.pools else None
+        for name, target in ((name, decision.targets.get(name)) for name in snapshot.servers)
+    }
+    wanted = {name: pool.replicas for name, pool in pools.items() if pool is not None}
+    each = {
+        name: cost_cents_per_h(
+            data,
+            model=view.model,
+            accelerator=(pool.accelerator if (pool := pools[name]) else "") or view.accelerator,
+            replicas=1,
+        )
+        or 0.0
+        for name, view in snapshot.servers.items()
+    }
+    spent = sum(
+        each[name] * wanted.get(name, view.wanted) for name, view in snapshot.servers.items()
+    )
+    by_class = sorted(
+        wanted,
+        key=lambda name: (data.priority(snapshot.servers[name].service_class), name),
+        reverse=True,
+    )
+    left = dict(wanted)
+    for floor_of in (_present, _least):
+        for name in by_class:
+            floor = floor_of(snapshot.servers[name], data)
+            if spent <= budget_cents_per_h or left[name] <= floor or each[name] == 0.0:
+                continue
+            over = math.ceil((spent - budget_cents_per_h) / each[name])
+            cut = min(over, left[name] - floor)
+            left[name] -= cut
+            spent -= cut * each[name]
+    targets = dict(decision.targets)
+    for name, replicas in left.items():
+        if replicas < wanted[name]:
+            targets[name] = _cut(targets[name], replicas, wanted[name])
+    return replace(decision, targets=targets)
+
+
+def _present(view: ServerView, _data: SystemData) -> int:
+    return view.wanted
+
+
+def _least(view: ServerView, data: SystemData) -> int:
+    told = data.servers.get(view.name)
+    return max(view.replicas_min, told.min_replicas if told else 0, 1)
+
+
+def _cut(target: Target, replicas: int, wanted: int) -> Target:
+    (pool, *_) = target.pools
+    why = Why(
+        kind="budget",
+        text=f"{target.why.text}; {replicas} of {wanted} replicas are within the budget",
+        details=target.why.details,
+    )
+    return replace(
+        target,
+        pools=(replace(pool, replicas=replicas),),
+        cost_cents_per_h=None,
+        itl_ms=None,
+        ttft_ms=None,
+        rho=None,
+        why=why,
+    )
 
 
 def with_holds(decision: Decision, snapshot: Snapshot) -> Decision:

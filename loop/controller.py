@@ -18,6 +18,8 @@ from loop.actuator import (
     replicas_only,
     with_holds,
     with_room_for_what_runs,
+    with_upper_bounds,
+    within_budget,
 )
 from loop.collector import CollectorSettings, Estimates, collect
 from loop.errors import BackendError, SpecError
@@ -60,11 +62,13 @@ class Pause:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControllerSettings:
     """mode "advise" decides and explains, and never acts; "export" decides on replicas alone, for
-    somebody else who scales by the metric. epoch is the date at now_s = 0.
+    somebody else who scales by the metric. budget_usd_per_h is what all servers together may cost
+    (None: anything). epoch is the date at now_s = 0.
     """
 
     mode: Mode = "act"
     limits: Limits = field(default_factory=Limits)
+    budget_usd_per_h: float | None = None
     collector: CollectorSettings = field(default_factory=CollectorSettings)
     epoch: datetime = SIMULATED_EPOCH
 
@@ -188,7 +192,8 @@ class Controller:
         reading = collect(
             seen, memory.estimates, settings=self._settings.collector, expected=expected
         )
-        record = replace(record, seen=seen, estimated=reading.snapshot)
+        estimated = with_upper_bounds(reading.snapshot, self._system)
+        record = replace(record, seen=seen, estimated=estimated)
         record = record.warned("observe", seen.warnings)
         record = record.warned("estimate", reading.warnings)
         record = record.warned("data", self._beyond_capacity(seen))
@@ -236,6 +241,11 @@ class Controller:
         decision = with_holds(decision, record.estimated)
         if self._settings.mode == "export":
             decision = replicas_only(decision, record.estimated)
+        budget = self._settings.budget_usd_per_h
+        if budget is not None:
+            decision = within_budget(
+                decision, record.estimated, self._system, budget_cents_per_h=100.0 * budget
+            )
         decision = with_room_for_what_runs(decision, record.estimated)
         changes = plan(decision, record.estimated, limits=self._settings.limits)
         cost, unpriced = _total_cost(record.estimated, changes, self._system)

@@ -143,6 +143,7 @@ class ServerData:
     service_class: str = "Free"
     keep_accelerator: bool = False
     min_replicas: int = 0
+    max_replicas: int | None = None
     max_batch: int = 0
     max_queue: int = 0
     gpus_per_replica: int | None = None

@@ -93,6 +93,12 @@ def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         metavar="N",
         help="most replicas that a server loses in a cycle (default: no bound)",
     )
+    parser.add_argument(
+        "--budget-usd-per-h",
+        type=float,
+        metavar="USD",
+        help="the most that all servers together may cost (default: no bound)",
+    )
     WORLDS[_backend(arguments)].add_options(parser)
 
 
@@ -155,7 +161,12 @@ def _run(options: Namespace) -> int:
             policy=world.policy,
             data=world.data,
             clock=MonotonicClock(),
-            settings=ControllerSettings(mode=options.mode, limits=limits, epoch=world.epoch),
+            settings=ControllerSettings(
+                mode=options.mode,
+                limits=limits,
+                budget_usd_per_h=_budget(options),
+                epoch=world.epoch,
+            ),
             pause=world.pause,
             epoch=world.wall,
         )
@@ -215,6 +226,14 @@ def _limits(options: Namespace) -> Limits:
         if step is not None and step < 1:
             raise SpecError(f"{name}: expected a whole number >= 1, found {step}")
     return Limits(step_up_max=options.step_up, step_down_max=options.step_down)
+
+
+def _budget(options: Namespace) -> float | None:
+    from experiments.config import check_budget
+
+    budget: float | None = options.budget_usd_per_h
+    check_budget(budget)
+    return budget
 
 
 def _check_period(period_s: float, speed: float) -> None:

@@ -90,6 +90,12 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
         help="what serves the requests, with the same results: fast is compiled and needs the "
         "extra fast; auto takes it where it is installed and pays (default)",
     )
+    parser.add_argument(
+        "--budget-usd-per-h",
+        type=float,
+        metavar="USD",
+        help="the most that all servers together may cost (default: no bound)",
+    )
     add_policy_options(parser)
 
 
@@ -143,6 +149,7 @@ def run_config(options: argparse.Namespace, **given: Any) -> RunConfig:
         "truth": options.truth,
         "engine": options.engine,
         "dynamic": options.dynamic,
+        "budget_usd_per_h": options.budget_usd_per_h,
         **given,
     }
     return RunConfig(**{name: value for name, value in arguments.items() if value is not None})

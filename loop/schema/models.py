@@ -327,6 +327,8 @@ class ServerSpec(Message):
     model: Annotated[str, InFiles] = ""
     keep_accelerator: bool = False
     min_num_replicas: Whole = 0
+    # Ours: the Go service knows a lower bound only.
+    max_num_replicas: Annotated[Whole | None, Rule(at_least=1)] = ours_alone()
     max_batch_size: Whole = 0
     max_queue_size: Whole = 0
     # Ours: the tokens of a prompt that need no prefill; the Go service knows no prefix cache.

@@ -81,6 +81,7 @@ def server_row(server: ServerData, *, with_cost: bool) -> Json:
         model=server.model,
         keep_accelerator=server.keep_accelerator,
         min_num_replicas=server.min_replicas,
+        max_num_replicas=server.max_replicas,
         max_batch_size=server.max_batch,
         max_queue_size=server.max_queue,
         gpus_per_replica=server.gpus_per_replica,

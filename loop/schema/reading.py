@@ -332,6 +332,7 @@ def _server(row: ServerSpec) -> ServerData:
         service_class=row.service_class or "Free",
         keep_accelerator=row.keep_accelerator,
         min_replicas=row.min_num_replicas,
+        max_replicas=row.max_num_replicas,
         max_batch=row.max_batch_size,
         max_queue=row.max_queue_size,
         gpus_per_replica=row.gpus_per_replica,

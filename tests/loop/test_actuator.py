@@ -10,9 +10,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.actuator import Limits, below_minimum, cut_answers, plan, planned, with_room_for_what_runs
-from loop.testing.fakes import BECAUSE, change, server_view, target
+from loop.actuator import (
+    Limits,
+    below_minimum,
+    cut_answers,
+    plan,
+    planned,
+    with_room_for_what_runs,
+    with_upper_bounds,
+    within_budget,
+)
+from loop.testing.fakes import BECAUSE, change, server_data, server_view, system, target
 from loop.types import Change, Decision, Load, Missing, PodView, ServerView, Snapshot, Target
+
+
+def snapshot(*views: ServerView) -> Snapshot:
+    """Return what is seen of *views*."""
+    return Snapshot(now_s=0.0, servers={view.name: view for view in views})
 
 
 def changes(
@@ -314,3 +328,49 @@ def test_a_reduction_that_may_cut_answers_is_told(
             "s1: answers of up to 60 s may be cut: its pods end within 30 s "
             "(terminationGracePeriodSeconds)",
         )
+
+
+def test_money_is_given_up_by_the_lowest_class_first_growth_before_what_is_there() -> None:
+    """A budget is a promise; what it costs is told, and the highest class pays last."""
+    seen = snapshot(server_view("high", wanted=1), server_view("low", service_class="Free"))
+    wanted = Decision(
+        targets={"high": target("high", replicas=3), "low": target("low", replicas=4)}
+    )
+    data = system()
+
+    def within(usd: float) -> tuple[int, int]:
+        cut = within_budget(wanted, seen, data, budget_cents_per_h=100.0 * usd)
+        return cut.targets["high"].replicas, cut.targets["low"].replicas
+
+    # One replica on an H100 is 4 dollars an hour.
+    assert within(28.0) == (3, 4)
+    assert within(24.0) == (3, 3)
+    assert within(20.0) == (3, 2)
+    assert within(16.0) == (2, 2)
+    assert within(12.0) == (1, 2)
+    assert within(8.0) == (1, 1)
+    assert within(1.0) == (1, 1)
+    cut = within_budget(wanted, seen, data, budget_cents_per_h=2400.0)
+    assert cut.targets["low"].why.kind == "budget"
+    assert cut.targets["high"] == wanted.targets["high"]
+
+
+def test_held_servers_count_and_keep_what_they_have() -> None:
+    """They cost money all the same."""
+    seen = snapshot(server_view("held"), server_view("free", service_class="Free"))
+    wanted = Decision(
+        targets={"held": target("held", held=True), "free": target("free", replicas=5)}
+    )
+    cut = within_budget(wanted, seen, system(), budget_cents_per_h=1600.0)
+    assert cut.targets["held"] == wanted.targets["held"]
+    assert cut.targets["free"].replicas == 2
+
+
+def test_the_smaller_upper_bound_of_data_and_world_holds() -> None:
+    """Both mean it; a minimum that somebody set wins over either."""
+    data = system(servers={"s1": server_data("s1", max_replicas=3)})
+    for world, low, most in ((None, 0, 3), (2, 0, 2), (5, 0, 3), (None, 4, 4)):
+        view = server_view(replicas_max=world, replicas_min=low)
+        assert with_upper_bounds(snapshot(view), data).servers["s1"].replicas_max == most
+    view = server_view(replicas_max=7)
+    assert with_upper_bounds(snapshot(view), system()).servers["s1"] == view

@@ -92,8 +92,8 @@ def max_batch_of(labels: Mapping[str, str]) -> tuple[int, str]:
 
 
 def bounds_of(annotations: Mapping[str, str]) -> tuple[Bounds, str]:
-    """Return the bounds that *annotations* set, and what is wrong with them; none are set where
-    something is.
+    """Return the bounds that *annotations*, or labels of the same names, set, and what is wrong
+    with them; none are set where something is.
     """
     numbers: list[int | None] = []
     largest = magnitudes.REPLICAS_MAX

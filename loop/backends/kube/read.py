@@ -170,7 +170,7 @@ def read_deployment(obj: Json) -> Deployment:
     labels, annotations = meta.get("labels") or {}, meta.get("annotations") or {}
     load, load_problem = names.load_of(labels)
     max_batch, batch_problem = names.max_batch_of(labels)
-    bounds, bounds_problem = names.bounds_of(annotations)
+    bounds, bounds_problem = names.bounds_of({**labels, **annotations})
     replicas = spec.get("replicas")
     if replicas is not None and not (isinstance(replicas, int) and 0 <= replicas <= REPLICAS_MAX):
         raise ValueError(f"replicas: expected a whole number up to {REPLICAS_MAX}")
