@@ -7,12 +7,14 @@ import os
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command, Parser
+from inferno.cli.policies import add_budget_option
 from inferno.cli.runs import add_data_option
 from inferno.cli.service import (
     add_door_options,
@@ -24,9 +26,8 @@ from inferno.cli.service import (
 from inferno.worlds import http, kube, sim
 
 if TYPE_CHECKING:
-    from loop.actuator import Limits
     from loop.backends.kube.lease import Lease
-    from loop.controller import Controller
+    from loop.controller import Controller, ControllerSettings
     from loop.ports import Cycles
     from loop.services.controller_metrics import ControllerMetrics
     from loop.types import CycleRecord
@@ -93,12 +94,7 @@ def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         metavar="N",
         help="most replicas that a server loses in a cycle (default: no bound)",
     )
-    parser.add_argument(
-        "--budget-usd-per-h",
-        type=float,
-        metavar="USD",
-        help="the most that all servers together may cost (default: no bound)",
-    )
+    add_budget_option(parser)
     WORLDS[_backend(arguments)].add_options(parser)
 
 
@@ -133,7 +129,7 @@ def _foreign(options: Namespace) -> Mapping[str, str]:
 def _run(options: Namespace) -> int:
     from loop.actors import WatchedBackend
     from loop.clocks import MonotonicClock
-    from loop.controller import Controller, ControllerSettings
+    from loop.controller import Controller
     from loop.drivers import LiveDriver, ThreadInbox
     from loop.services.auth import token_source
     from loop.services.controller_app import create_controller_app
@@ -152,7 +148,7 @@ def _run(options: Namespace) -> int:
         }
     )
     _check_period(settings.period_s, getattr(options, "speed", 1.0))
-    limits = _limits(options)
+    bounds = _bounds(options)
     with ExitStack() as stack:
         world = WORLDS[options.backend].open_world(settings, options, stack)
         watched = WatchedBackend(world.backend)
@@ -161,12 +157,7 @@ def _run(options: Namespace) -> int:
             policy=world.policy,
             data=world.data,
             clock=MonotonicClock(),
-            settings=ControllerSettings(
-                mode=options.mode,
-                limits=limits,
-                budget_usd_per_h=_budget(options),
-                epoch=world.epoch,
-            ),
+            settings=replace(bounds, epoch=world.epoch),
             pause=world.pause,
             epoch=world.wall,
         )
@@ -218,22 +209,22 @@ def _led(alone: Controller, lease: Lease) -> Cycles:
     return LedController(alone, lease)
 
 
-def _limits(options: Namespace) -> Limits:
+def _bounds(options: Namespace) -> ControllerSettings:
+    """Return the settings with what may change in a cycle, and what everything may cost."""
+    from experiments.config import check_budget
     from loop.actuator import Limits
+    from loop.controller import ControllerSettings
     from loop.errors import SpecError
 
     for name, step in (("step-up", options.step_up), ("step-down", options.step_down)):
         if step is not None and step < 1:
             raise SpecError(f"{name}: expected a whole number >= 1, found {step}")
-    return Limits(step_up_max=options.step_up, step_down_max=options.step_down)
-
-
-def _budget(options: Namespace) -> float | None:
-    from experiments.config import check_budget
-
-    budget: float | None = options.budget_usd_per_h
-    check_budget(budget)
-    return budget
+    check_budget(options.budget_usd_per_h)
+    return ControllerSettings(
+        mode=options.mode,
+        limits=Limits(step_up_max=options.step_up, step_down_max=options.step_down),
+        budget_usd_per_h=options.budget_usd_per_h,
+    )
 
 
 def _check_period(period_s: float, speed: float) -> None:

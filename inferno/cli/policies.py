@@ -14,6 +14,16 @@ Value = float | str | bool | None
 Option = tuple[str, tuple[Value, ...]]
 
 
+def add_budget_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option that bounds what all servers cost."""
+    parser.add_argument(
+        "--budget-usd-per-h",
+        type=float,
+        metavar="USD",
+        help="the most that all servers together may cost (default: no bound)",
+    )
+
+
 def policy_option(text: str) -> Option:
     """Return the name and the values of NAME=VALUE, several separated by commas. Raise
     ArgumentTypeError for another form.

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inferno.cli.policies import POLICY_HELP, Option, policy_option
+from inferno.cli.policies import POLICY_HELP, Option, add_budget_option, policy_option
 
 if TYPE_CHECKING:
     from argparse import _ActionsContainer as Options
@@ -60,6 +60,22 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
         help=f"seconds between control cycles (default: the policy's, 60{several})",
     )
     parser.add_argument("--hours", type=float, help="simulated hours (default: the scenario's)")
+    _add_world_options(parser)
+    add_budget_option(parser)
+    add_policy_options(parser)
+
+
+def add_data_option(parser: Options) -> None:
+    """Add the data directory of a command that is live."""
+    parser.add_argument(
+        "--data",
+        metavar="DIR",
+        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
+    )
+
+
+def _add_world_options(parser: argparse.ArgumentParser) -> None:
+    """Add what one value of is enough for."""
     parser.add_argument(
         "--metrics",
         choices=("measured", "labels"),
@@ -89,22 +105,6 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
         choices=("auto", "plain", "fast"),
         help="what serves the requests, with the same results: fast is compiled and needs the "
         "extra fast; auto takes it where it is installed and pays (default)",
-    )
-    parser.add_argument(
-        "--budget-usd-per-h",
-        type=float,
-        metavar="USD",
-        help="the most that all servers together may cost (default: no bound)",
-    )
-    add_policy_options(parser)
-
-
-def add_data_option(parser: Options) -> None:
-    """Add the data directory of a command that is live."""
-    parser.add_argument(
-        "--data",
-        metavar="DIR",
-        help="data directory ($INFERNO_DATA_PATH, else the sample system of 27 servers)",
     )
 
 
