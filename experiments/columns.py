@@ -4,8 +4,9 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ Floats = npt.NDArray[np.float64]
 Bools = npt.NDArray[np.bool_]
 
 FINISHED, REJECTED, FAILED, UNFINISHED = 0, 1, 2, 3
+
+BLOCK_ROWS = 200_000
+"""Requests that are looked at together: a handful of figures of each is in memory at a time."""
 
 WARM_UP_S = 600.0
 WARM_UP_SHARE = 0.2
@@ -60,3 +64,35 @@ def arrived_within(requests: Columns, window: Window) -> Bools:
     arrival_s = requests["arrival_s"]
     inside: Bools = (arrival_s >= window.start_s) & (arrival_s < window.end_s)
     return inside
+
+
+def by_server(columns: Columns, servers: int) -> list[Columns]:
+    """Return the rows of each of so many servers, in their order; views where *columns* are in the
+    order of the servers already.
+    """
+    columns, edges = _in_order(columns, servers)
+    return [_rows(columns, begin, end) for begin, end in pairwise(edges)]
+
+
+def blocks(columns: Columns, servers: int) -> Iterator[tuple[int, int, Columns]]:
+    """Yield from which server, to before which, and their rows: together about BLOCK_ROWS, or one
+    server.
+    """
+    columns, edges = _in_order(columns, servers)
+    first = 0
+    for last in range(1, servers + 1):
+        if last == servers or edges[last + 1] - edges[first] > BLOCK_ROWS:
+            yield first, last, _rows(columns, edges[first], edges[last])
+            first = last
+
+
+def _in_order(columns: Columns, servers: int) -> tuple[Columns, list[int]]:
+    """Return *columns* in the order of the servers, and where the rows of each begin and end."""
+    server = columns["server"]
+    if (np.diff(server) < 0).any():
+        columns = select(columns, np.argsort(server, kind="stable"))
+    return columns, np.searchsorted(columns["server"], np.arange(servers + 1)).tolist()
+
+
+def _rows(columns: Columns, begin: int, end: int) -> dict[str, Column]:
+    return {name: column[begin:end] for name, column in columns.items()}

@@ -5,7 +5,7 @@ targets held. Pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,8 @@ from experiments.columns import (
     Columns,
     Floats,
     Window,
+    blocks,
+    by_server,
     select,
 )
 from experiments.verdicts import LEFT_OUT, bounded_latencies_ms, judge, target_columns
@@ -63,6 +65,24 @@ def minute_table(
     it is missed. Requests left out of the scores (unfinished, no target broken yet) are left out of
     the means.
     """
+    # A block of servers at a time: for each request a dozen figures are made on the way.
+    parts = [
+        _minutes_of({**own, "server": own["server"] - first}, targets[first:last], window)
+        for first, last, own in blocks(requests, len(targets))
+    ]
+    if not parts:
+        return _minutes_of(requests, targets, window)
+    rows = {
+        item.name: np.concatenate([getattr(part, item.name) for part in parts])
+        for item in fields(MinuteTable)
+        if item.name not in ("start_s", "length_s")
+    }
+    return replace(parts[0], **rows)
+
+
+def _minutes_of(
+    requests: Columns, targets: Sequence[SloTarget | None], window: Window
+) -> MinuteTable:
     edges_s = minute_edges_s(window)
     length_s = np.diff(edges_s)
     shape = (len(targets), length_s.size)
@@ -165,8 +185,7 @@ def token_rates(requests: Columns, *, servers: int, window: Window) -> tuple[Flo
     """
     edges_s = minute_edges_s(window)
     made, demanded = np.zeros((2, servers, edges_s.size - 1))
-    for server in range(servers):
-        own = select(requests, requests["server"] == server)
+    for server, own in enumerate(by_server(requests, servers)):
         made[server], demanded[server] = _tokens_in_minutes(own, edges_s)
     length_s = np.diff(edges_s)
     return made / length_s, demanded / length_s
