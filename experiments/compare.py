@@ -4,7 +4,6 @@ bounds, in pairs. It answers with tables, figures and one line of advice.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -63,38 +62,26 @@ class Contender:
 
 
 def contenders(
-    names: Sequence[str], options: Sequence[tuple[str, PolicyOption]] = ()
+    names: Sequence[str], options: Sequence[tuple[str, tuple[PolicyOption, ...]]] = ()
 ) -> tuple[Contender, ...]:
-    """Return a contender for each of *names* and each combination of its options.
+    """Return a contender for each of *names* and each combination of the values of its options.
 
-    POLICY.OPTION is for that policy alone, another option for all. Values separated by commas are
-    tried one by one, and stand in the names then.
+    POLICY.OPTION is for that policy alone, another option for all. Values of which there are
+    several stand in the names.
     """
     found = []
     for name in names:
-        own: dict[str, list[PolicyOption]] = {}
-        for option, value in options:
-            policy, separator, rest = option.partition(".")
-            if not separator or policy == name:
-                own[rest if separator else option] = _each(value)
+        own = {
+            key.rpartition(".")[2]: values
+            for key, values in options
+            if key.rpartition(".")[0] in ("", name)
+        }
         for values in product(*own.values()):
             chosen = dict(zip(own, values, strict=True))
-            told = [f"{key}={chosen[key]}" for key in own if len(own[key]) > 1]
-            label = f"{name}({', '.join(told)})" if told else name
+            told = ", ".join(f"{key}={chosen[key]}" for key in own if len(own[key]) > 1)
+            label = f"{name}({told})" if told else name
             found.append(Contender(name=label, policy=name, options=tuple(sorted(chosen.items()))))
     return tuple(found)
-
-
-def _each(value: PolicyOption) -> list[PolicyOption]:
-    if not isinstance(value, str) or "," not in value:
-        return [value]
-    found: list[PolicyOption] = []
-    for part in value.split(","):
-        try:
-            found.append(json.loads(part))
-        except json.JSONDecodeError:
-            found.append(part.strip())
-    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -127,7 +127,7 @@ def _row(planned: Compared, sources: Sources, result: RunResult, plan: Mapping[s
         "cost_usd_per_1000_met": cost_usd / met_thousands if met_thousands else None,
         "gpu_hours": summary["accelerator_hours"],
         "objective_usd_per_h": objective_cents / 100.0 / result.window.hours,
-        **_after_step(result, sources.loads[0].curve),
+        **after_step(result, sources.loads[0].curve),
         "path_of": "",
         "plan": {name: [list(step) for step in path] for name, path in plan.items()},
         "bills": {name: list(bill) for name, bill in bills(result).items()},
@@ -135,7 +135,7 @@ def _row(planned: Compared, sources: Sources, result: RunResult, plan: Mapping[s
     }
 
 
-def _after_step(result: RunResult, curve: Curve) -> dict[str, float | None]:
+def after_step(result: RunResult, curve: Curve) -> dict[str, float | None]:
     """Return overshoot (in replicas) and settling time after the last jump of the load, summed and
     at worst over the servers; None for a load that does not jump.
     """

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
-from inferno.cli.runs import add_run_options, print_notes, print_paths, run_config
+from inferno.cli.runs import add_run_options, names, print_notes, print_paths, run_config
 
 TEXT = """\
 Run policies under the same loads and seeds, and say which one to take: tables
@@ -25,7 +25,7 @@ POLICIES = ("slo", "hpa", "static_peak", "clairvoyant")
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--policies",
-        type=_names,
+        type=names,
         default=POLICIES,
         metavar="A,B,…",
         help="policies and bounds, the first is what the others are compared with (default "
@@ -59,10 +59,6 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     )
 
 
-def _names(text: str) -> tuple[str, ...]:
-    return tuple(name.strip() for name in text.split(",") if name.strip())
-
-
 def _run(options: Namespace) -> int:
     from rich.console import Console
 
@@ -72,7 +68,7 @@ def _run(options: Namespace) -> int:
     asked = CompareConfig(
         contenders=contenders(options.policies, options.policy_options),
         loads=SweepConfig(
-            base=run_config(options, policy_options=()),
+            base=run_config(options),
             scenarios=options.scenario or (),
             alphas=options.alpha or (),
             intervals_s=options.interval or (),

@@ -23,8 +23,8 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     """Add the options; if *many*, a grid of values separated by commas is taken where that makes
     sense.
     """
-    numbers = _numbers if many else float
-    words = _words if many else str
+    figures = numbers if many else float
+    words = names if many else str
     several = "; or several: a,b" if many else ""
     parser.add_argument(
         "--data",
@@ -44,18 +44,18 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     )
     parser.add_argument(
         "--alpha",
-        type=numbers,
+        type=figures,
         help=f"disturbance of the load, 0 to 1 (default: the scenario's{several})",
     )
     parser.add_argument(
         "--interval",
-        type=numbers,
+        type=figures,
         metavar="S",
         help=f"seconds between disturbances (default: the scenario's{several})",
     )
     parser.add_argument(
         "--period",
-        type=numbers,
+        type=figures,
         metavar="S",
         help=f"seconds between control cycles (default: the policy's, 60{several})",
     )
@@ -172,13 +172,15 @@ def _prefix_cache_trust(text: str) -> Option:
     return "prefix_cache_trust", (float(text),)
 
 
-def _words(text: str) -> tuple[str, ...]:
+def names(text: str) -> tuple[str, ...]:
+    """Return the words of *text*, which commas separate."""
     return tuple(word.strip() for word in text.split(",") if word.strip())
 
 
-def _numbers(text: str) -> tuple[float, ...]:
+def numbers(text: str) -> tuple[float, ...]:
+    """Return the numbers of *text*, which commas separate. Raise ArgumentTypeError for others."""
     try:
-        return tuple(float(word) for word in _words(text))
+        return tuple(float(word) for word in names(text))
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"expected numbers separated by commas, found {text!r}"

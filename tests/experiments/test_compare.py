@@ -23,7 +23,7 @@ from twin.spec import SpecError
 
 ASKED = CompareConfig(
     contenders=contenders(
-        ("slo", "static", "static_peak", "clairvoyant"), (("slo.headroom", 0.2),)
+        ("slo", "static", "static_peak", "clairvoyant"), (("slo.headroom", (0.2,)),)
     ),
     loads=SweepConfig(
         base=RunConfig(data=SAMPLE_DATA / "small", hours=0.05, seed=7),
@@ -180,7 +180,7 @@ def test_bars_are_drawn_only_where_they_can_be_read() -> None:
 
 def test_options_belong_to_policies_and_values_make_contenders() -> None:
     """--set slo.headroom=0.1,0.2 --set hpa.target=0.5 compares two of slo with one of hpa."""
-    found = contenders(("slo", "hpa"), (("slo.headroom", "0.1,0.2"), ("hpa.target", 0.5)))
+    found = contenders(("slo", "hpa"), (("slo.headroom", (0.1, 0.2)), ("hpa.target", (0.5,))))
     assert [(one.name, dict(one.options)) for one in found] == [
         ("slo(headroom=0.1)", {"headroom": 0.1}),
         ("slo(headroom=0.2)", {"headroom": 0.2}),

@@ -96,9 +96,9 @@ def test_a_miss_goes_to_its_first_cause(
 
 def test_what_nothing_can_meet_is_infeasible() -> None:
     """A server without a fitting accelerator, and a prompt that no accelerator reads in time."""
-    hopeless = explained([0.5] * 10, pods(ONE), missed_at=45.0, choices=())
+    unfit = explained([0.5] * 10, pods(ONE), missed_at=45.0, choices=())
     long = explained([0.5] * 10, pods(ONE), missed_at=45.0, fixed_ms=2000.0)
-    for found in (hopeless, long):
+    for found in (unfit, long):
         assert found.counts[0, CAUSES.index("infeasible")] == 1
 
 

@@ -1,0 +1,114 @@
+"""How restless a policy is over disturbance × period × start-up."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.compare_rows import after_step, derived_id, told_peaks
+from experiments.confidence import estimate
+from experiments.config import RunConfig
+from experiments.grid import SweepConfig
+from experiments.output import whole_file
+from experiments.run import simulate
+from experiments.sources import Sources, read_sources
+from experiments.sweep import finish_runs
+from experiments.sweep_rows import PlannedRun, Row, results_frame, row_of
+from experiments.tables import plain_table, print_table
+from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+RESULTS_CSV = "results.csv"
+FIGURES = ("attainment", "reversals_per_h", "changes_per_h", "overshoot", "cost_usd_per_h")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slowed(PlannedRun):
+    """A run whose pods take *start_up* times as long to start as the data say."""
+
+    start_up: float
+
+
+def slowed(sources: Sources, factor: float) -> Sources:
+    """Return *sources* with start-up times multiplied by *factor*."""
+    engines = {
+        pair: replace(
+            engine,
+            start_up=replace(engine.start_up, mean_s=factor * engine.start_up.mean_s),
+        )
+        for pair, engine in sources.world.engines.items()
+    }
+    return replace(sources, world=replace(sources.world, engines=engines))
+
+
+def slowed_row(planned: Slowed) -> Row:
+    """Return the row of *planned*."""
+    sources = told_peaks(slowed(read_sources(planned.config), planned.start_up))
+    result = simulate(sources)
+    return {
+        **row_of(planned, result.summary | result.timings),
+        **after_step(result, sources.loads[0].curve),
+        "start_up": planned.start_up,
+    }
+
+
+def stability(
+    grid: SweepConfig,
+    start_ups: Sequence[float],
+    out: Path,
+    *,
+    jobs: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> tuple[pd.DataFrame, list[Path], list[Path]]:
+    """Run *grid* with each factor of *start_ups*; return the table, what was written, and the files
+    that tell failures.
+    """
+    for factor in start_ups:
+        if not 0.0 <= factor <= 1000.0:
+            raise SpecError(f"start-up: expected factors of 0 to 1000, found {factor:g}")
+    runs = [_planned(config, factor) for config, factor in product(grid.runs(), start_ups)]
+    done = finish_runs(runs, out, work=slowed_row, jobs=jobs, resume=resume, console=console)
+    results = results_frame(runs, done.rows)
+    with whole_file(out / RESULTS_CSV) as part:
+        results.to_csv(part, index=False, lineterminator="\n")
+    if console is not None:
+        _print(console, results[results["error"] == ""])
+    return results, [out / RESULTS_CSV], done.failures
+
+
+def _planned(config: RunConfig, factor: float) -> Slowed:
+    sources = read_sources(config)
+    return Slowed(
+        run_id=derived_id(sources.run_id, "start-up", factor),
+        config=sources.config,
+        notes=sources.notes,
+        label=f"{config.scenario} {config.policy} start-up ×{factor:g} seed {config.seed}",
+        start_up=factor,
+    )
+
+
+def _print(console: Console, done: pd.DataFrame) -> None:
+    if done.empty:
+        return
+    keys = ["scenario", "policy", "alpha", "period_s", "start_up"]
+    lines = []
+    for key, runs in done.groupby(keys, sort=True):
+        cells = [f"{part:g}" if isinstance(part, float) else str(part) for part in key]
+        for name in FIGURES:
+            scale = 100.0 if name == "attainment" else 1.0
+            mean = estimate(runs[name].to_numpy(dtype=float)).mean * scale
+            cells.append(f"{mean:.1f}" if math.isfinite(mean) else "–")
+        lines.append(cells)
+    headings = [
+        *("\nscenario", "\npolicy", "\nalpha", "period\n[s]", "start-\nup ×"),
+        *("within\nSLO [%]", "reversals\n[1/h]", "changes\n[1/h]", "over-\nshoot", "cost\n[$/h]"),
+    ]
+    print_table(console, plain_table("means over the seeds", headings, lines))

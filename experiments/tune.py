@@ -1,0 +1,127 @@
+"""Tuning: each policy gets the same number of runs on training seeds to find its options, and is
+then compared, as shipped and tuned, on seeds that it was not tuned on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments.compare import CompareConfig, CompareResult, Contender, compare, contenders
+from experiments.compare_rows import CLAIRVOYANT, compared_row, planned_policy
+from experiments.config import PolicyOption
+from experiments.grid import SweepConfig
+from experiments.output import write_json
+from experiments.sweep import finish_runs
+from experiments.sweep_rows import results_frame
+from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+TUNED = "tuned.json"
+# The options that are tried where nobody names others: those that decide how much is held.
+GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {
+    "slo": ("headroom", (0.0, 0.1, 0.2, 0.3, 0.4)),
+    "hpa": ("target", (0.4, 0.5, 0.6, 0.75, 0.85)),
+    "keda": ("target", (0.4, 0.5, 0.6, 0.75, 0.85)),
+    "kpa": ("target_utilization", (0.5, 0.6, 0.7, 0.8, 0.9)),
+    "wva": ("kv_cache_threshold", (0.5, 0.6, 0.7, 0.8, 0.9)),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TuneConfig:
+    """*policies* by name, tuned on train_seeds seeds of *loads* (from its first on) with *budget*
+    runs for each scenario and seed, and scored on loads.seeds seeds after those.
+    """
+
+    policies: tuple[str, ...]
+    loads: SweepConfig = field(default_factory=SweepConfig)
+    options: tuple[tuple[str, tuple[PolicyOption, ...]], ...] = ()
+    train_seeds: int = 2
+    budget: int = 5
+    price_usd: float = 0.01
+
+    def __post_init__(self) -> None:
+        for name in ("train_seeds", "budget"):
+            if getattr(self, name) < 1:
+                raise SpecError(
+                    f"{name.replace('_', '-')}: expected a whole number >= 1, found "
+                    f"{getattr(self, name)}"
+                )
+
+
+def candidates(asked: TuneConfig, policy: str) -> tuple[Contender, ...]:
+    """Return the settings that *policy* tries: at most the budget, evenly out of its grid."""
+    own = [one for one in asked.options if one[0].rpartition(".")[0] in ("", policy)]
+    if not own and policy in GRIDS:
+        own = [GRIDS[policy]]
+    found = contenders((policy,), tuple(own))
+    if len(found) <= asked.budget:
+        return found
+    chosen = np.unique(np.linspace(0, len(found) - 1, asked.budget).round().astype(int))
+    return tuple(found[int(place)] for place in chosen)
+
+
+def tune(
+    asked: TuneConfig,
+    out: Path,
+    *,
+    jobs: int | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> tuple[CompareResult, dict[str, dict[str, PolicyOption]]]:
+    """Tune and compare; return the comparison and the options that were chosen, by policy."""
+    price_cents = 100.0 * asked.price_usd
+    tried = {name: candidates(asked, name) for name in asked.policies if name != CLAIRVOYANT}
+    training = replace(asked.loads, seeds=asked.train_seeds)
+    runs = [
+        planned_policy(
+            replace(load, policy=one.policy, policy_options=one.options),
+            name=one.name,
+            cell=cell,
+            price_cents=price_cents,
+        )
+        for cell, load in enumerate(training.runs())
+        for group in tried.values()
+        for one in group
+    ]
+    done = finish_runs(
+        runs, out / "train", work=compared_row, jobs=jobs, resume=resume, console=console
+    )
+    frame = results_frame(runs, done.rows)
+    means = frame[frame["error"] == ""].groupby("policy")["objective_usd_per_h"].mean()
+    chosen = {
+        name: min(group, key=lambda one: float(means.get(one.name, np.inf)))
+        for name, group in tried.items()
+    }
+    told = {name: dict(one.options) for name, one in chosen.items()}
+    write_json(out / TUNED, told)
+    scored = replace(
+        asked.loads, base=replace(asked.loads.base, seed=asked.loads.base.seed + asked.train_seeds)
+    )
+    both = _shipped_and_tuned(asked.policies, chosen)
+    result = compare(
+        CompareConfig(contenders=both, loads=scored, price_usd=asked.price_usd),
+        out,
+        jobs=jobs,
+        resume=resume,
+        console=console,
+    )
+    return result, told
+
+
+def _shipped_and_tuned(
+    policies: Sequence[str], chosen: Mapping[str, Contender]
+) -> tuple[Contender, ...]:
+    found = []
+    for name in policies:
+        found.append(Contender(name=name, policy=name))
+        if name in chosen and chosen[name].options:
+            found.append(replace(chosen[name], name=f"{name} tuned"))
+    return tuple(found)

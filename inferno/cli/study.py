@@ -1,0 +1,118 @@
+"""`inferno study`: several questions from one file."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from inferno.cli.command import EXIT_OK, Command
+
+TEXT = """\
+Run the parts of a study one after the other, each in a directory of its own
+under --out. A part names a command and its options:
+
+  parts:
+    - {name: days, run: compare, with: {policies: [slo, hpa], scenario: day}}
+    - {name: restless, run: stability, with: {policy: slo, period: [15, 60]}}
+
+  inferno study STUDY.yaml --out out/study --resume
+"""
+
+COMMANDS = ("sim", "sweep", "compare", "tune", "stability")
+RESUMED = ("sweep", "compare", "tune", "stability")
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="the study")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/study"),
+        metavar="DIR",
+        help="where to write (default out/study)",
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="reuse the finished runs of --out that are valid"
+    )
+
+
+def _run(options: Namespace) -> int:
+    from inferno.cli.main import main
+
+    parts = read_study(options.study)
+    for name, command, words in parts:
+        out = options.out / name
+        if not options.quiet:
+            print(f"{name}: inferno {command} {' '.join(words)}", flush=True)
+        resume = ["--resume"] if options.resume and command in RESUMED else []
+        quiet = ["--quiet"] if options.quiet else []
+        code = main([command, *words, "--out", str(out), *resume, *quiet])
+        if code != EXIT_OK:
+            return code
+    return EXIT_OK
+
+
+def read_study(path: Path) -> list[tuple[str, str, list[str]]]:
+    """Return name, command and words of each part. Raise SpecError, one line, for what is wrong."""
+    import yaml
+
+    from twin.spec import SpecError
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise SpecError(
+            f"{path}: expected a study in YAML, found {' '.join(str(error).split())[:60]}"
+        ) from None
+    rows = document.get("parts") if isinstance(document, Mapping) else None
+    if not isinstance(rows, list) or not rows:
+        raise SpecError(f"{path}: expected parts: a list of them, found {str(document)[:60]!r}")
+    found = [_part(row, f"{path.name}: part {number}") for number, row in enumerate(rows, 1)]
+    names = [name for name, _, _ in found]
+    for name in names:
+        if names.count(name) > 1:
+            raise SpecError(f"{path.name}: expected every name once, found {name} twice")
+    return found
+
+
+def _part(row: Any, place: str) -> tuple[str, str, list[str]]:
+    from twin.datafile import did_you_mean
+    from twin.spec import SpecError
+
+    if not isinstance(row, Mapping) or set(row) - {"name", "run", "with"} or "run" not in row:
+        raise SpecError(f"{place}: expected name, run and with, found {str(row)[:60]!r}")
+    command, given = str(row["run"]), row.get("with") or {}
+    if command not in COMMANDS:
+        raise SpecError(
+            f"{place}: run: expected one of {', '.join(COMMANDS)}, found {command[:60]!r}"
+            f"{did_you_mean(command, COMMANDS)}"
+        )
+    name = str(row.get("name") or command)
+    if not isinstance(given, Mapping) or "out" in given or "/" in name or name.startswith("."):
+        raise SpecError(f"{place}: expected options by name, and a plain name, found {row!s:.60}")
+    words = []
+    for option, value in given.items():
+        flag = "--" + str(option).replace("_", "-")
+        if option == "set" and isinstance(value, Mapping):
+            for key, one in value.items():
+                words += [flag, f"{key}={_text(one)}"]
+        elif value is True:
+            words.append(flag)
+        elif value is not False:
+            words += [flag, _text(value)]
+    return name, command, words
+
+
+def _text(value: Any) -> str:
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+COMMAND = Command(
+    name="study",
+    summary="several questions from one file",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

@@ -1,0 +1,102 @@
+"""`inferno tune`: options of policies from training seeds, scored on others."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
+from inferno.cli.runs import add_run_options, names, print_paths, run_config
+
+TEXT = """\
+Try options of each policy on training seeds, the same number of runs for every
+policy, take those with the least cost + price × misses, and compare the
+policies as shipped and tuned on seeds that they were not tuned on.
+
+  inferno tune --policies slo,hpa --scenario day --train-seeds 2 --seeds 3
+  inferno tune --policies hpa --set hpa.target=0.5,0.6,0.75 --scenario ramp
+"""
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument(
+        "--policies",
+        type=names,
+        default=("slo", "hpa"),
+        metavar="A,B,…",
+        help="policies to tune, and bounds to show (default slo,hpa)",
+    )
+    add_run_options(parser, many=True)
+    parser.add_argument("--seed", type=int, help="the first training seed (default 1)")
+    parser.add_argument(
+        "--train-seeds", type=int, default=2, help="how many seeds to tune on (default 2)"
+    )
+    parser.add_argument(
+        "--seeds", type=int, default=2, help="how many seeds after them to score on (default 2)"
+    )
+    parser.add_argument(
+        "--budget",
+        type=int,
+        default=5,
+        help="settings that each policy may try on each load and training seed (default 5)",
+    )
+    parser.add_argument(
+        "--price",
+        type=float,
+        default=0.01,
+        metavar="$",
+        help="what a missed request costs (default 0.01)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("out/tune"),
+        metavar="DIR",
+        help="where to write (default out/tune)",
+    )
+    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    parser.add_argument(
+        "--resume", action="store_true", help="reuse the finished runs of --out that are valid"
+    )
+
+
+def _run(options: Namespace) -> int:
+    from rich.console import Console
+
+    from experiments.grid import SweepConfig
+    from experiments.tune import TUNED, TuneConfig, tune
+
+    asked = TuneConfig(
+        policies=options.policies,
+        loads=SweepConfig(
+            base=run_config(options),
+            scenarios=options.scenario or (),
+            alphas=options.alpha or (),
+            intervals_s=options.interval or (),
+            periods_s=options.period or (),
+            seeds=options.seeds,
+        ),
+        options=tuple(options.policy_options),
+        train_seeds=options.train_seeds,
+        budget=options.budget,
+        price_usd=options.price,
+    )
+    outcome, _ = tune(
+        asked,
+        options.out,
+        jobs=options.jobs,
+        resume=options.resume,
+        console=None if options.quiet else Console(),
+    )
+    print_paths([options.out / TUNED, *outcome.paths])
+    return EXIT_FAILURE if outcome.failures else EXIT_OK
+
+
+COMMAND = Command(
+    name="tune",
+    summary="options of policies from training seeds, scored on others",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)

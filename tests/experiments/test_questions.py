@@ -1,0 +1,142 @@
+"""Claims about inferno check, tune, stability and study: the questions beside a comparison."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.grid import SweepConfig
+from experiments.regressions import Allowance, regressions
+from experiments.stability import stability
+from experiments.tune import TuneConfig, candidates, tune
+from inferno.cli.main import main
+from inferno.cli.study import read_study
+from twin.spec import SpecError
+
+SHORT = RunConfig(data=SAMPLE_DATA / "small", scenario="step", hours=0.05, seed=3)
+
+
+def results(**given: tuple[float, float]) -> pd.DataFrame:
+    """Return results of two seeds, each policy with its attainment and cost."""
+    return pd.DataFrame(
+        [
+            {
+                "scenario": "day",
+                "policy": policy,
+                "seed": seed,
+                "attainment": share,
+                "cost_usd_per_h": cost,
+            }
+            for policy, (share, cost) in given.items()
+            for seed in (1, 2)
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("now", "code"),
+    [
+        ({"slo": (0.99, 90.0)}, 0),
+        ({"slo": (0.987, 90.5)}, 0),
+        ({"slo": (0.98, 90.0)}, 1),
+        ({"slo": (0.99, 92.0)}, 1),
+        ({"hpa": (0.99, 90.0)}, 1),
+    ],
+)
+def test_check_ends_with_1_if_something_got_worse(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    now: dict[str, tuple[float, float]],
+    code: int,
+) -> None:
+    """Attainment lost, cost added, or a policy that is not there: a pull request stops."""
+    results(slo=(0.99, 90.0)).to_csv(tmp_path / "stored.csv", index=False)
+    results(**now).to_csv(tmp_path / "results.csv", index=False)
+    words = ["check", str(tmp_path), "--against", str(tmp_path / "stored.csv")]
+    assert main(words) == code
+    assert ("WORSE" in capsys.readouterr().out) == bool(code)
+
+
+def test_an_improvement_is_no_regression() -> None:
+    """More attainment at less cost is what pull requests are for."""
+    found = regressions(results(slo=(1.0, 80.0)), results(slo=(0.9, 100.0)), allowance=Allowance())
+    assert [one.worse for one in found] == [""]
+    assert found[0].points == pytest.approx(10.0)
+    assert found[0].cost == pytest.approx(-0.2)
+
+
+def test_every_policy_has_the_same_budget() -> None:
+    """A grid of twenty settings may not win by twenty tries."""
+    asked = TuneConfig(
+        policies=("slo", "hpa"),
+        options=(("hpa.target", (0.5, 0.6, 0.75)), ("hpa.tolerance", (0.05, 0.1))),
+        budget=3,
+    )
+    assert len(candidates(asked, "hpa")) == len(candidates(asked, "slo")) == 3
+    names = [one.name for one in candidates(asked, "hpa")]
+    assert names[0] == "hpa(target=0.5, tolerance=0.05)"
+    assert names[-1] == "hpa(target=0.75, tolerance=0.1)"
+
+
+def test_tuned_policies_are_scored_on_seeds_that_they_were_not_tuned_on(tmp_path: Path) -> None:
+    """What was found on seed 3 is told of seed 4, beside what is shipped."""
+    asked = TuneConfig(
+        policies=("slo",),
+        loads=SweepConfig(base=SHORT),
+        options=(("slo.headroom", (0.0, 0.5)),),
+        train_seeds=1,
+        budget=2,
+    )
+    found, chosen = tune(asked, tmp_path, jobs=1)
+    assert set(found.results["seed"]) == {4}
+    scored = [name for name in found.results["policy"] if "start-up" not in name]
+    assert scored == ["slo", "slo tuned"]
+    assert chosen["slo"]["headroom"] in (0.0, 0.5)
+    assert (tmp_path / "tuned.json").exists()
+
+
+def test_stability_has_a_row_for_each_start_up(tmp_path: Path) -> None:
+    """Pods that start at once overshoot less than pods that take their time."""
+    table, paths, failures = stability(SweepConfig(base=SHORT), (0.0, 3.0), tmp_path, jobs=1)
+    assert failures == []
+    assert list(table["start_up"]) == [0.0, 3.0]
+    assert {"attainment", "reversals_per_h", "overshoot"} <= set(table.columns)
+    assert all(path.exists() for path in paths)
+
+
+def test_a_study_is_a_list_of_commands(tmp_path: Path) -> None:
+    """Its options are those of the commands, lists and all."""
+    path = tmp_path / "study.yaml"
+    path.write_text(
+        "parts:\n"
+        "  - {name: days, run: compare, with: {policies: [slo, hpa], seeds: 2,"
+        " set: {hpa.target: [0.5, 0.6]}}}\n"
+        "  - {run: stability, with: {start_up: [1, 2], dynamic: true}}\n"
+    )
+    words = ["--policies", "slo,hpa", "--seeds", "2", "--set", "hpa.target=0.5,0.6"]
+    assert read_study(path) == [
+        ("days", "compare", words),
+        ("stability", "stability", ["--start-up", "1,2", "--dynamic"]),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("parts: []", "expected parts"),
+        ("parts: [{run: conquer}]", "run: expected one of sim, sweep, compare"),
+        ("parts: [{run: sim, name: a/b}]", "a plain name"),
+        ("parts: [{run: sim, speed: 9}]", "expected name, run and with"),
+        ("parts: [{run: sim}, {run: sim}]", "every name once, found sim twice"),
+        ("parts: [", "expected a study in YAML"),
+    ],
+)
+def test_a_wrong_study_is_one_line(tmp_path: Path, text: str, line: str) -> None:
+    """Before its first part has run for an hour."""
+    path = tmp_path / "study.yaml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=line):
+        read_study(path)
