@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from loop.errors import InboxFullError, StoppedError
 
 if TYPE_CHECKING:
-    from loop.ports import Asked, Backend, Inbox
+    from loop.ports import Asked, Backend, Clock, Inbox
     from loop.types import Change, Snapshot
 
 FAILURES_READY_MAX = 2  # failed steps in a row that a ready actor may have
@@ -200,17 +200,28 @@ class Owner(Actor["Act"]):
         advance: Callable[[], object] | None = None,
         wait_s_max: float = 1.0,
         size_max: int = 16,
+        clock: Clock | None = None,
     ) -> None:
         # One at a time: what is taken from the inbox no longer counts as waiting.
         self._acts = Mailbox[Act](size_max=size_max, taken_max=1)
         super().__init__(self._acts, name="owner")
         self._advance = advance
         self._wait_s_max = wait_s_max if advance else None
+        self._clock = clock
+        self._begun_s: float | None = None
 
     @property
     def waiting(self) -> int:
         """Return how many acts wait."""
         return len(self._acts)
+
+    @property
+    def busy_s(self) -> float:
+        """Return for how long it has been doing what it does now; 0 if that is nothing, or it has
+        no clock.
+        """
+        clock, begun_s = self._clock, self._begun_s
+        return 0.0 if clock is None or begun_s is None else clock.now_s() - begun_s
 
     def ask(self, act: Callable[[], Answer]) -> Future[Answer]:
         """Let *act* be done; its answer, or what it raises, is that of the future.
@@ -230,7 +241,9 @@ class Owner(Actor["Act"]):
             self._advance()
         self.failures = 0
         for act in asked:
+            self._begun_s = self._clock.now_s() if self._clock else None
             act.do()
+            self._begun_s = None
 
 
 class WatchedBackend:

@@ -22,7 +22,7 @@ from loop.actuator import (
     within_budget,
 )
 from loop.collector import CollectorSettings, Estimates, collect
-from loop.errors import BackendError, SpecError
+from loop.errors import BackendError, PausedError, SpecError
 from loop.spec import ServerData, cost_cents_per_h
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
 
@@ -292,6 +292,8 @@ class Controller:
         try:
             if record.changes:
                 self._backend.apply(record.changes)
+        except PausedError as pause:
+            return _paused(record, str(pause))
         except BackendError as error:
             return _failed(record, error)
         return replace(record, applied=True)

@@ -2,7 +2,8 @@
 
     LoopError
     ├── BackendError      the world, or a service that decides, failed: the cycle is skipped and
-    │                     recorded, the next starts clean
+    │   │                 recorded, the next starts clean
+    │   └── PausedError   the world is paused: nothing was asked of it, which is no failure
     ├── InboxFullError    too many requests for a cycle wait already: the caller may try again later
     ├── StoppedError      the driver was stopped before it came to the request
     └── SpecError         bad input: ends a program at its start (exit 2); a running loop
@@ -21,7 +22,15 @@ from twin.spec import SpecError
 
 Phase = Literal["observe", "decide", "apply"]
 
-__all__ = ["BackendError", "InboxFullError", "LoopError", "Phase", "SpecError", "StoppedError"]
+__all__ = [
+    "BackendError",
+    "InboxFullError",
+    "LoopError",
+    "PausedError",
+    "Phase",
+    "SpecError",
+    "StoppedError",
+]
 
 
 class LoopError(Exception):
@@ -36,6 +45,13 @@ class BackendError(LoopError):
     def __init__(self, message: str, *, phase: Phase) -> None:
         super().__init__(message)
         self.phase = phase
+
+
+class PausedError(BackendError):
+    """People have said that nothing may be asked of the world, and nothing was."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, phase="apply")
 
 
 class InboxFullError(LoopError):

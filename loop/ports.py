@@ -37,6 +37,15 @@ class Backend(Protocol):
         ...
 
 
+class Thread(Protocol):
+    """Something that runs beside the loop."""
+
+    @property
+    def alive(self) -> bool:
+        """Tell whether it runs."""
+        ...
+
+
 class Clock(Protocol):
     """Monotonic seconds: for the timing of phases, and for a live driver to know when a period is
     due.

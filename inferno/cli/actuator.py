@@ -59,6 +59,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from loop.actors import Owner
+    from loop.clocks import MonotonicClock
     from loop.services.actuator_app import make_actuator_app
     from loop.services.auth import token_source
     from loop.settings import read_settings
@@ -85,9 +86,13 @@ def _run(options: Namespace) -> int:
     with ExitStack() as stack:
         notes: list[str] = []
         types, gpus = _accelerators(settings, notes)
-        backend = open_cluster(settings, choices, types=types, gpus=gpus, stack=stack).backend
+        live = open_cluster(settings, choices, types=types, gpus=gpus, stack=stack)
         app = make_actuator_app(
-            backend, Owner(), absent=options.absent, token=token_source(settings)
+            live.backend,
+            Owner(clock=MonotonicClock()),
+            absent=options.absent,
+            token=token_source(settings),
+            threads=[live.lease] if live.lease else [],
         )
         sockets = listen_well(settings.actuator_host, settings.actuator_port)
         start_logs("actuator", options)

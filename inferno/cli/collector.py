@@ -44,6 +44,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from loop.actors import Owner
+    from loop.clocks import MonotonicClock
     from loop.services.auth import token_source
     from loop.services.collector_app import make_collector_app
     from loop.settings import read_settings
@@ -63,7 +64,10 @@ def _run(options: Namespace) -> int:
     with ExitStack() as stack:
         backend = open_cluster(settings, choices, types={}, gpus={}, stack=stack).backend
         app = make_collector_app(
-            backend, Owner(), places=backend.places, token=token_source(settings)
+            backend,
+            Owner(clock=MonotonicClock()),
+            places=backend.places,
+            token=token_source(settings),
         )
         sockets = listen_well(settings.collector_host, settings.collector_port)
         start_logs("collector", options)

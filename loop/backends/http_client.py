@@ -11,10 +11,11 @@ from typing import Any, NoReturn
 import httpx
 
 from loop.clocks import MonotonicClock
-from loop.errors import BackendError, LoopError, Phase
+from loop.errors import BackendError, LoopError, PausedError, Phase
 
 ANSWER_BYTES_MAX = 64 * 2**20
 LINE_MAX = 300
+PAUSED = 409  # how an actuator answers that may ask nothing of its world
 
 Tokens = Callable[[], str]
 
@@ -78,6 +79,8 @@ class ServiceClient:
             fail(f"no answer: {problem or type(problem).__name__}")
         except (_TooMuchError, LoopError) as problem:
             fail(str(problem))
+        if status == PAUSED:
+            raise PausedError(_said(text)[:LINE_MAX])
         if status != httpx.codes.OK:
             fail(f"{status} {_said(text)}")
         try:

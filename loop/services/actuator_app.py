@@ -5,6 +5,7 @@ in the message is left alone.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, get_args
 
 from starlette.responses import Response
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from loop.actors import Owner
-    from loop.ports import Backend
+    from loop.ports import Backend, Thread
     from loop.services.auth import TokenSource
     from loop.services.world_metrics import WorldMetrics
     from loop.types import Snapshot
@@ -37,6 +38,7 @@ def make_actuator_app(
     absent: Absent = "hold",
     token: TokenSource | None = None,
     timeout_s: float = 60.0,
+    threads: Sequence[Thread] = (),
 ) -> FastAPI:
     """Return the service over *backend*, which only *owner* touches.
 
@@ -48,7 +50,7 @@ def make_actuator_app(
         raise SpecError(f"absent: expected {' or '.join(get_args(Absent))}, found {absent!r}")
     watched = WatchedBackend(backend)
     app, desk, metrics = create_world_app(
-        "actuator", owner, timeout_s=timeout_s, token=token, watched=watched
+        "actuator", owner, timeout_s=timeout_s, token=token, watched=watched, threads=threads
     )
 
     async def update(body: UpdateRequest) -> Response:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from starlette.responses import Response
@@ -23,20 +23,12 @@ if TYPE_CHECKING:
 
     from loop.actors import WatchedBackend
     from loop.drivers import LiveDriver, ThreadInbox
+    from loop.ports import Thread
     from loop.services.auth import TokenSource
     from loop.services.controller_metrics import ControllerMetrics
     from loop.types import Mode
 
 BODY_BYTES_MAX = 2**20
-
-
-class Thread(Protocol):
-    """Something that runs beside the loop."""
-
-    @property
-    def alive(self) -> bool:
-        """Tell whether it runs."""
-        ...
 
 
 def create_controller_app(

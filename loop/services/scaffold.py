@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 from starlette.responses import HTMLResponse, Response
 
-from loop.errors import BackendError, InboxFullError, StoppedError
+from loop.errors import BackendError, InboxFullError, PausedError, StoppedError
 from loop.schema.models import Problem
 from loop.services.answers import Json, add_error_answers, message
 from loop.services.auth import BearerAuth, TokenSource
@@ -35,6 +35,7 @@ WRITE_WAIT_S = 3.5
 # What goes wrong in the world, and what is told of it. 503 and 429 mean: try again later.
 STATUSES: Mapping[type[Exception], int] = {
     BackendError: 503,
+    PausedError: 409,
     StoppedError: 503,
     InboxFullError: 429,
     TimeoutError: 504,

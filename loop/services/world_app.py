@@ -5,13 +5,13 @@ whether that goes well.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
 from prometheus_client import CollectorRegistry
 
 from loop.actors import FAILURES_READY_MAX, Owner
-from loop.errors import BackendError
+from loop.errors import BackendError, PausedError
 from loop.services.scaffold import Health, create_app, stop_actor
 from loop.services.world_metrics import WorldMetrics
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from loop.actors import WatchedBackend
+    from loop.ports import Thread
     from loop.services.auth import TokenSource
 
 Answer = TypeVar("Answer")
@@ -27,7 +28,15 @@ Answer = TypeVar("Answer")
 class WorldDesk:
     """Asks the owner of the world, and remembers whether that goes well."""
 
-    def __init__(self, owner: Owner, *, timeout_s: float, metrics: WorldMetrics) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        *,
+        timeout_s: float,
+        metrics: WorldMetrics,
+        threads: Sequence[Thread] = (),
+    ) -> None:
+        self._threads = threads
         self._owner = owner
         self._timeout_s = timeout_s
         self._metrics = metrics
@@ -36,12 +45,14 @@ class WorldDesk:
 
     def health(self) -> Health:
         """Return how the service is: ready until three requests in a row have failed, or have heard
-        nothing of the source of metrics.
+        nothing of the source of metrics, or one takes longer than anybody waits.
         """
-        concern = self._metrics.concern
-        ready = self._owner.healthy and self._failures <= FAILURES_READY_MAX and concern.ready
-        error = self._last_error or concern.line
-        return Health(alive=self._owner.alive, ready=ready, error=error)
+        concern, busy_s = self._metrics.concern, self._owner.busy_s
+        overdue = f"the world has not answered for {busy_s:.0f} s" * (busy_s > self._timeout_s)
+        well = self._owner.healthy and self._failures <= FAILURES_READY_MAX and not overdue
+        alive = self._owner.alive and all(thread.alive for thread in self._threads)
+        error = overdue or self._last_error or concern.line
+        return Health(alive=alive, ready=well and concern.ready, error=error)
 
     async def ask(self, act: Callable[[], Answer]) -> Answer:
         """Return the answer to *act*, which only the owner may do; an act that has not begun when
@@ -51,6 +62,9 @@ class WorldDesk:
         """
         try:
             answer = await self._answer(act)
+        except PausedError:
+            self._failures, self._last_error = 0, ""
+            raise
         except (BackendError, TimeoutError) as problem:
             self._failures += 1
             self._last_error = str(problem)
@@ -74,13 +88,15 @@ def create_world_app(
     timeout_s: float,
     token: TokenSource | None,
     watched: WatchedBackend | None = None,
+    threads: Sequence[Thread] = (),
 ) -> tuple[FastAPI, WorldDesk, WorldMetrics]:
     """Return a service without verbs, what its verbs ask, and what its /metrics show of the world.
-    A write to *watched* is given time at the end.
+    A write to *watched* is given time at the end. *threads* are those without which it is as good
+    as dead.
     """
     registry = CollectorRegistry()
     metrics = WorldMetrics(registry)
-    desk = WorldDesk(owner, timeout_s=timeout_s, metrics=metrics)
+    desk = WorldDesk(owner, timeout_s=timeout_s, metrics=metrics, threads=threads)
     app = create_app(
         title,
         health=desk.health,

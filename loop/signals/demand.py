@@ -96,12 +96,13 @@ def figures(
     now_s: float,
     settings: WindowSettings,
     gone: Mapping[str, tuple[float, float]] | None = None,
+    own_looks: bool = False,
 ) -> Figures:
     """Return the figures of *server* from the tracks of its pods by name, those of pods that are
     gone included.
 
     *gone* tells of pods that have gone the time of their last sample, and when they are thought to
-    have gone after it.
+    have gone after it. *own_looks*: each sample is a look of the loop itself.
     """
     alive = {pod.name: pod for pod in server.pods}
     heard: dict[str, list[Track]] = {}
@@ -130,7 +131,7 @@ def figures(
         pod for pod in server.pods if pod.phase == "ready" or (pod.name in good and _serves(pod))
     ]
     if not any(pod.name in good for pod in serving):
-        return _unknown(seen, serving, heard, settings=settings, now_s=now_s)
+        return _unknown(seen, serving, heard, settings=settings, now_s=now_s, own_looks=own_looks)
     return _known(seen, serving, good, gone or {}, settings=settings, now_s=now_s)
 
 
@@ -296,6 +297,7 @@ def _unknown(
     *,
     settings: WindowSettings,
     now_s: float,
+    own_looks: bool,
 ) -> Figures:
     """Return figures without a load, and why, where that is amiss: pods just begun have nothing to
     tell yet.
@@ -316,6 +318,8 @@ def _unknown(
             f"the latest metrics of its pods are {seen.age_s:.0f} s old: expected at "
             f"most {settings.stale_s:g}"
         )
+    elif own_looks:
+        line = "its pods have been looked at once so far: held until the next look"
     else:
         line = (
             f"its pods have no two samples within {settings.window_s:g} s: is the scrape "

@@ -18,9 +18,9 @@ from loop.controller import Controller, ControllerSettings, Pause
 from loop.data import FixedData
 from loop.drivers import LiveDriver, ThreadInbox
 from loop.policies import make_policy
-from loop.ports import Backend
+from loop.ports import Backend, Thread
 from loop.services.auth import TokenSource
-from loop.services.controller_app import Thread, create_controller_app
+from loop.services.controller_app import create_controller_app
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.door import DoorSettings
 from loop.services.serving import Service, listen

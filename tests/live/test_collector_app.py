@@ -118,6 +118,11 @@ def test_a_world_that_takes_too_long_is_given_up() -> None:
             504,
             {"message": "the world did not answer within 0.05 s"},
         )
+        eventually(
+            lambda: "has not answered for" in services.collector.get("/readyz").text,
+            "the watchdog tells of it",
+        )
+        assert services.collector.get("/readyz").status_code == 503
         behind.gate.set()
         eventually(
             lambda: services.collector.get("/collect").status_code == 200, "it answers again"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,15 +16,16 @@ from loop.backends.http_client import ServiceClient
 from loop.backends.http_optimizer import remote_policy
 from loop.controller import Controller
 from loop.data import FixedData
-from loop.errors import BackendError, LoopError, SpecError
+from loop.errors import BackendError, LoopError, PausedError, SpecError
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
+from loop.policies import make_policy
 from loop.services.optimizer_app import make_optimizer_app
 from loop.settings import service_url
 from loop.spec import SystemData
 from loop.testing.fakes import FakeBackend, ManualClock, server_view, system
-from loop.types import Load, ServerView, Snapshot
+from loop.types import Change, Load, ServerView, Snapshot
 from tests.live.optimizer_served import DEADLINE_S, serving
 from tests.live.world_served import client_of, serving_world
 
@@ -257,3 +258,30 @@ def test_a_token_that_cannot_be_read_is_a_failed_cycle_and_not_a_dead_loop() -> 
             services.backend.observe()
         asked = services.collector.get("/collect", headers={"authorization": "Bearer x"})
     assert (asked.status_code, "token file" in asked.json()["message"]) == (503, True)
+
+
+class PausedBackend(FakeBackend):
+    """A world of which nothing may be asked."""
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Refuse to change."""
+        raise PausedError(f"{len(changes)} changes: somebody paused it")
+
+
+def test_a_pause_at_the_actuator_is_a_pause_and_no_failure() -> None:
+    """Only the actuator may know of it: nothing has failed, and the record says why nothing is
+    done.
+    """
+    busy = server_view(load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))
+    with serving_world(PausedBackend([busy])) as services:
+        controller = Controller(
+            backend=services.backend,
+            policy=make_policy("slo"),
+            data=FixedData(system()),
+            clock=ManualClock(),
+        )
+        for _ in range(4):
+            record = controller.cycle(60.0)
+            assert (record.error, record.applied, record.mode) == ("", False, "advise")
+            assert record.paused == "1 changes: somebody paused it"
+        assert services.actuator.get("/readyz").status_code == 200

@@ -19,7 +19,7 @@ from loop.backends.metrics.source import LabelsOnly, Measurement
 from loop.clocks import MonotonicClock, WallEpoch, date_now
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
-from loop.errors import BackendError
+from loop.errors import BackendError, PausedError
 from loop.policies import make_policy
 from loop.signals.demand import Figures, Gauges
 from loop.signals.pods import ScrapedServer
@@ -413,7 +413,7 @@ def test_a_config_map_pauses_the_whole_loop() -> None:
         record = loop.cycle(60.0)
         assert (record.mode, record.applied) == ("advise", False)
         assert record.paused == 'ConfigMap infer/loop has paused: "true"'
-        with pytest.raises(BackendError, match="nothing is asked for: ConfigMap infer/loop"):
+        with pytest.raises(PausedError, match="ConfigMap infer/loop has paused"):
             world.backend.apply(record.changes)
         world.core.patch_namespaced_config_map("loop", "infer", {"data": {"paused": "false"}})
         assert loop.cycle(120.0).applied

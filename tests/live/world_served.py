@@ -13,6 +13,7 @@ import httpx
 from loop.actors import Owner
 from loop.backends.http import HttpBackend
 from loop.backends.http_client import ServiceClient
+from loop.clocks import MonotonicClock
 from loop.ports import Backend
 from loop.schema.messages import Absent
 from loop.services.actuator_app import make_actuator_app
@@ -45,7 +46,7 @@ def serving_world(
     door: DoorSettings | None = None,
 ) -> Iterator[WorldServices]:
     """Serve a collector and an actuator over *world*; stop them at the end."""
-    owner = Owner(advance=advance)
+    owner = Owner(advance=advance, clock=MonotonicClock())
     collecting = make_collector_app(world, owner, places=places, token=token, timeout_s=timeout_s)
     actuating = make_actuator_app(world, owner, absent=absent, token=token, timeout_s=timeout_s)
     with serving(collecting, door=door) as collector, serving(actuating, door=door) as actuator:

@@ -96,6 +96,16 @@ def test_a_page_that_is_cut_or_spoilt_is_told(line: str) -> None:
         read_page(line, wanted=WANTED)
 
 
+def test_the_first_look_is_told_as_that() -> None:
+    """Nobody has to mend a scrape interval: the next cycle knows the rate."""
+    pages = CountedPages()
+    pages.finished["a"] = 7.0
+    with closing(PodMetrics(pages)) as source:
+        first = measured(source, pod("a"), now_s=600.0).figures["s1"]
+    assert first.load is None
+    assert first.warnings == ("its pods have been looked at once so far: held until the next look",)
+
+
 def test_a_rate_needs_two_cycles_and_is_over_the_time_between_them() -> None:
     """Until then the server is held."""
     pages = CountedPages()

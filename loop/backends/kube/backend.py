@@ -53,7 +53,7 @@ from loop.backends.kube.write import (
     tenant_of,
 )
 from loop.backends.metrics.source import ShowsNames
-from loop.errors import BackendError
+from loop.errors import BackendError, PausedError
 from loop.signals.survey import survey
 from loop.types import Change, Missing, PodView, Pool, Snapshot
 
@@ -255,7 +255,7 @@ class KubeBackend:
         failure: the next snapshot is without it.
         """
         if paused := self._read_pause():
-            raise BackendError(f"nothing is asked for: {paused}", phase="apply")
+            raise PausedError(paused)
         until_s = self._clock.now_s() + APPLY_S
         problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
         failed = [

@@ -218,7 +218,9 @@ class PodMetrics:
             models |= model_names(series)
             if key in self._left_s:
                 gone[key[1]] = (_latest_s(self._samples[key]), self._left_s[key])
-        found = figures(server, tracks, now_s=now_s, settings=self._window, gone=gone)
+        found = figures(
+            server, tracks, now_s=now_s, settings=self._window, gone=gone, own_looks=True
+        )
         return replace(found, model_names=frozenset(models))
 
     def _fetch(self, asked: tuple[ScrapedPod, int]) -> tuple[list[Told] | LoopError, float]:

@@ -61,7 +61,7 @@ def parsed_date(text: str) -> datetime:
 FIRST_VERSION = 1000
 """Versions begin here, so that what is older than the store is seen to be compacted."""
 
-HISTORY_MAX = 4096
+HISTORY_MAX = 1024
 """Changes remembered per resource; watches from before them answer 410."""
 
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
