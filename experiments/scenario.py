@@ -31,6 +31,7 @@ from experiments.scenario_rules import (
     server_loads,
 )
 from twin.datafile import Entry, did_you_mean
+from twin.kube.apiserver.bounded_yaml import BoundedLoader
 from twin.spec import SpecError
 from twin.traces import Spread, TraceFormat, TraceUnit, read_trace
 
@@ -293,7 +294,7 @@ def _capacity_rule(row: Entry, *, part_max: float | None) -> CapacityRule:
     )
 
 
-class _UniqueKeys(yaml.SafeLoader):
+class _UniqueKeys(BoundedLoader):
     """YAML, in which a key given twice is an error instead of the last one winning in silence."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:  # noqa: FBT001, FBT002 (PyYAML's signature)

@@ -72,6 +72,7 @@ def _run(options: Namespace) -> int:
             data=data,
             namespaces=settings.namespaces,
             permissions=_permissions(options, pods=source.name == "pods"),
+            pause_config_map=settings.pause_config_map,
             from_nodes=options.capacity == "nodes",
             labels_stand_in=choices.labels_stand_in,
             types={name: unit.type for name, unit in data.accelerators.items()},

@@ -479,9 +479,10 @@ def _names(path: Path | None) -> Names:
     import yaml
 
     from loop.errors import SpecError
+    from twin.kube.apiserver import bounded_yaml
 
     try:
-        told = yaml.safe_load(path.read_text(encoding="utf-8"))
+        told = bounded_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeError, yaml.YAMLError) as error:
         line = " ".join(str(error).split())
         raise SpecError(f"{path}: expected names of metrics by quantity, found {line}") from None

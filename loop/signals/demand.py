@@ -130,9 +130,22 @@ def figures(
     serving = [
         pod for pod in server.pods if pod.phase == "ready" or (pod.name in good and _serves(pod))
     ]
-    if not any(pod.name in good for pod in serving):
+    telling = [pod.name for pod in serving if pod.name in good]
+    young = all(now_s - pod.since_s <= settings.window_s for pod in serving)
+    if serving and young and not telling:
+        # All pods were replaced at once: what came to those before goes on at these.
+        telling = list(good)
+    if not telling:
         return _unknown(seen, serving, heard, settings=settings, now_s=now_s, own_looks=own_looks)
-    return _known(seen, serving, good, gone or {}, settings=settings, now_s=now_s)
+    return _known(
+        seen,
+        serving,
+        good,
+        gone or {},
+        telling=telling,
+        settings=settings,
+        now_s=now_s,
+    )
 
 
 def _serves(pod: ScrapedPod) -> bool:
@@ -146,12 +159,13 @@ def _known(
     good: Mapping[str, Sequence[Track]],
     gone: Mapping[str, tuple[float, float]],
     *,
+    telling: Sequence[str],
     settings: WindowSettings,
     now_s: float,
 ) -> Figures:
     """Return the figures that *good* tracks tell, from the first sample to the last one of any.
 
-    A pod without a track had as many requests, while it was ready, as a serving one that has one.
+    A pod without a track had as many requests, while it was ready, as one of those *telling*.
     """
     every = [track for of_pod in good.values() for track in of_pod]
     begin_s = min(track.times_s[0] for track in every)
@@ -173,11 +187,10 @@ def _known(
         there[pod.name] = (min(max(since_s, begin_s), end_s), end_s)
         if since_s > begin_s:
             at_first += sum(track.at_first for track in of_pod)
-    telling = [good[pod.name] for pod in serving if pod.name in good]
     arrivals = sum(
         _came(good[name], span)
         if name in good
-        else sum(_came(of_pod, span) for of_pod in telling) / len(telling)
+        else sum(_came(good[one], span) for one in telling) / len(telling)
         for name, span in there.items()
     )
     length_s = (end_s - begin_s) * settings.speed

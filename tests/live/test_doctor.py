@@ -16,8 +16,10 @@ from loop.backends.metrics.source import LabelsOnly, Shown
 from loop.signals.names import NAMES
 from loop.signals.pods import ScrapedServer
 from loop.testing.fakes import ManualClock
-from tests.live.kube_worlds import KubeWorld, kube_world, manifest
+from tests.live.kube_worlds import KubeWorld, cluster_spec, kube_world, manifest
+from tests.live.twin_served import serving_twin
 from tests.loop.data_files import files, write
+from twin.kube.apiserver.auth import Identity, Rule
 from twin.kube.cluster import TOKEN
 from twin.kube.files import write_kubeconfig
 
@@ -33,8 +35,13 @@ def data(tmp_path: Path) -> str:
 
 def doctor(world: KubeWorld, data: str, capsys: Capture, *more: str) -> tuple[int, list[str]]:
     """Return the exit code of doctor over *world*, and its lines."""
+    return doctor_of(world.twin.url, data, capsys, *more)
+
+
+def doctor_of(url: str, data: str, capsys: Capture, *more: str) -> tuple[int, list[str]]:
+    """Return the exit code of doctor over the API at *url*, and its lines."""
     config = Path(data) / "kubeconfig"
-    write_kubeconfig(config, world.twin.url, token=TOKEN)
+    write_kubeconfig(config, url, token=TOKEN)
     words = ["doctor", "--kubeconfig", str(config), "--data", data, *more]
     code = main(words)
     return code, capsys.readouterr().out.splitlines()
@@ -47,7 +54,23 @@ def test_a_cluster_with_all_it_takes_is_well(data: str, capsys: Capture) -> None
         code, lines = doctor(world, data, capsys, "--metrics", "labels")
     assert code == 0, lines
     assert lines[-1].endswith("0 wrong")
-    assert any(line.startswith("ok     permissions: all 4") for line in lines)
+    assert any(line.startswith("ok     permissions: all 5") for line in lines)
+
+
+def test_rights_for_the_pause_and_for_seeing_autoscalers_are_looked_at(
+    data: str, capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without the first the loop cannot be paused by its ConfigMap; it can do without the other."""
+    monkeypatch.setenv("INFERNO_PAUSE_CONFIGMAP", "inferno/loop")
+    rules = (
+        Rule(verbs=("get", "list", "patch"), resources=("deployments",)),
+        Rule(verbs=("list",), resources=("pods", "nodes")),
+    )
+    tokens = {TOKEN: Identity(user="narrow", rules=rules)}
+    with serving_twin(cluster_spec(), tokens=tokens) as twin:
+        _, found = doctor_of(twin.url, data, capsys, "--metrics", "labels")
+    assert any("wrong  permissions: not allowed: get configmaps in inferno" in one for one in found)
+    assert any("note   permissions: not allowed: list horizontalpod" in one for one in found)
 
 
 def test_what_has_to_be_mended_is_named_with_what_to_do(data: str, capsys: Capture) -> None:

@@ -635,6 +635,24 @@ def test_pods_that_fail_their_probes_still_tell_their_load() -> None:
     assert rate_rpm(found) == pytest.approx(60.0)
 
 
+@pytest.mark.parametrize("leaving", ["draining", "gone"])
+def test_a_server_whose_pods_were_all_replaced_is_known_by_those_before(leaving: str) -> None:
+    """A move to another accelerator held the server for a window: the new pods had told nothing."""
+    new = [pod(letter, since_s=NOW_S - 5.0, created_s=NOW_S - 60.0) for letter in "cd"]
+    old = [pod(letter, phase="draining", since_s=NOW_S - 5.0) for letter in "ab"]
+    before = steady(rps=1.0, end_s=NOW_S - 5.0)
+    left = [sample(NOW_S, success=NOW_S - 5.0)] if leaving == "draining" else []
+    young = [sample(NOW_S, success=5.0)]
+    told = {"a": [*before, *left], "b": [*before, *left], "c": young, "d": young}
+    pods = [*new, *(old if leaving == "draining" else [])]
+    assert rate_rpm(seen(told, *pods)) == pytest.approx(120.0, rel=0.1)
+
+
+def test_old_pods_that_are_silent_are_not_known_by_those_that_have_gone() -> None:
+    """What they did since nobody knows."""
+    assert seen({"a": steady(rps=1.0)}, pod("b"), pod("c")).load is None
+
+
 def test_no_requests_at_some_pods_are_not_known_to_be_none_at_all() -> None:
     """Zero is asked for on known zero only."""
     found = seen({"a": steady(rps=0.0)}, pod("a"), pod("b"))

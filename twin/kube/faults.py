@@ -14,6 +14,7 @@ from typing import Any, Literal, get_args
 import yaml
 
 from twin.datafile import Entry
+from twin.kube.apiserver import bounded_yaml
 from twin.kube.apiserver.objects import Json
 from twin.spec import SpecError
 
@@ -148,7 +149,7 @@ def read_faults(path: Path) -> tuple[Fault, ...]:
     sense.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = bounded_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(
             f"{path.name}: expected YAML or JSON, found {' '.join(str(error).split())}"

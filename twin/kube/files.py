@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 
 from twin.datafile import Entry
+from twin.kube.apiserver import bounded_yaml
 from twin.kube.apiserver.auth import ANYTHING, Identity, Rule
 from twin.kube.apiserver.errors import ApiError
 from twin.kube.apiserver.objects import Json
@@ -89,7 +90,7 @@ def read_token_file(path: Path) -> Mapping[str, Identity]:
     makes no sense.
     """
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = bounded_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(
             f"{path.name}: expected YAML or JSON, found {' '.join(str(error).split())}"

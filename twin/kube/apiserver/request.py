@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from twin.kube.apiserver.admission import check_validation
+from twin.kube.apiserver.bounded_yaml import BoundedLoader
 from twin.kube.apiserver.errors import (
     bad_request,
     method_not_allowed,
@@ -313,7 +314,7 @@ def _varint(data: bytes, place: int) -> tuple[int, int]:
 YAML_TYPES = ("application/yaml", "application/apply-patch+yaml", "text/yaml")
 
 
-class ManifestLoader(yaml.SafeLoader):
+class ManifestLoader(BoundedLoader):
     """YAML as Kubernetes reads it."""
 
 

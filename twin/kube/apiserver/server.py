@@ -25,7 +25,7 @@ from twin.kube.apiserver.request import (
     whole,
     write_options,
 )
-from twin.kube.apiserver.resources import ACCESS_REVIEWS, PODS, SERVICE_ACCOUNTS, find
+from twin.kube.apiserver.resources import ACCESS_REVIEWS, PODS, RESOURCES, SERVICE_ACCOUNTS
 from twin.kube.apiserver.rest import Answer, Rest
 from twin.kube.apiserver.storage import Commits, Dates, date_text
 
@@ -283,8 +283,15 @@ class ApiServer:
 
     def _review(self, body: Json, identity: Identity) -> Json:
         asked: Mapping[str, Any] = (body.get("spec") or {}).get("resourceAttributes") or {}
-        resource = find(
-            asked.get("group", ""), asked.get("version") or "v1", asked.get("resource", "")
+        # Who asks of no version asks of all.
+        resource = next(
+            (
+                one
+                for one in RESOURCES
+                if (one.group, one.plural) == (asked.get("group", ""), asked.get("resource", ""))
+                and asked.get("version") in (None, "", "*", one.version)
+            ),
+            None,
         )
         allowed = resource is not None and self._authority.allows(
             identity,

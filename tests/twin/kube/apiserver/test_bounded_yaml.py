@@ -1,0 +1,44 @@
+"""YAML from anybody: aliases of aliases stand for more than any memory, and are refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from experiments.scenario import parse_scenario
+from twin.kube.apiserver.bounded_yaml import load
+from twin.kube.apiserver.errors import ApiError
+from twin.kube.apiserver.request import parsed_yaml
+from twin.spec import SpecError
+
+
+def bomb(levels: int, *, fan: int = 9) -> str:
+    """Return half a kilobyte that stands for fan ** levels nodes."""
+    lines = ["a0: &a0 [x]"]
+    for level in range(1, levels):
+        lines.append(f"a{level}: &a{level} [{', '.join([f'*a{level - 1}'] * fan)}]")
+    return "\n".join(lines)
+
+
+def test_aliases_that_stand_for_little_are_read() -> None:
+    """Charts use them for what they repeat."""
+    assert load("a: &a {b: 1}\nc: *a\nd: {<<: *a, e: 2}") == {
+        "a": {"b": 1},
+        "c": {"b": 1},
+        "d": {"b": 1, "e": 2},
+    }
+    assert load(bomb(3))["a2"] == [[["x"]] * 9] * 9
+    assert load("") is None
+
+
+@pytest.mark.parametrize("text", [bomb(12), bomb(200, fan=2), "a: &a [*a]"])
+def test_aliases_that_stand_for_too_much_are_refused_at_once(text: str) -> None:
+    """0.4 KB stopped the twin for 24 s."""
+    with pytest.raises(yaml.YAMLError, match="alias"):
+        load(text)
+    with pytest.raises(ApiError, match="alias"):
+        parsed_yaml(text.encode())
+    with pytest.raises(SpecError, match="alias"):
+        parse_scenario(text, name="bomb", source="bomb.yaml", base=Path())
