@@ -28,7 +28,7 @@ class PerfColumns:
     alpha [ms], beta, gamma [ms/token]: latency model as a sum, all that the Go optimizers know; of
     ours alpha is fixed in truth, of which launch [ms] stands alone in a soft roofline with the
     exponent p; overhead [ms]: what a request spends outside
-    the engine; acc_count: accelerators of a replica;
+    the engine; ahead: iterations that it plans in advance; acc_count: accelerators of a replica;
     max_batch [requests] was seen at requests of at_tokens [output tokens]; kv_tokens: KV cache of
     a replica [tokens], inf if it is not limited.
     """
@@ -40,6 +40,7 @@ class PerfColumns:
     launch: Floats
     p: Floats
     overhead: Floats
+    ahead: Floats
     acc_count: Floats
     max_batch: Floats
     at_tokens: Floats
@@ -57,6 +58,7 @@ class PerfColumns:
             np.array([model.launch_ms for model in models], dtype=np.float64),
             np.array([model.p for model in models], dtype=np.float64),
             np.array([perf.overhead_ms for perf in found], dtype=np.float64),
+            np.array([perf.scheduling == "async" for perf in found], dtype=np.float64),
             np.array([max(perf.acc_count, 1) for perf in found], dtype=np.float64),
             np.array([perf.max_batch for perf in found], dtype=np.float64),
             np.array([perf.at_tokens for perf in found], dtype=np.float64),
@@ -76,22 +78,25 @@ class ServerColumns:
     """What the data say of servers, a row each.
 
     rate_rpm [requests/min], in_tokens and out_tokens: load; cached: of in_tokens, those that count
-    as found in the prefix cache; max_batch [requests] (0: not fixed); max_queue [requests]; least:
-    the least number of replicas; slo_itl and slo_ttft [ms], slo_tps [tokens/s] (0: not set); what
-    it has now: accelerator (index into the catalog, or NO_ACCELERATOR, UNKNOWN_ACCELERATOR),
-    replicas, batch_now [requests], cost [cents/h].
+    as found in the prefix cache; token_cv: coefficient of variation of both; max_batch [requests]
+    (0: not fixed); max_queue [requests]; least: the least number of replicas; slo_itl and slo_ttft
+    [ms], slo_tps [tokens/s] (0: not set); percentile: the share of requests that shall meet both
+    latencies; what it has now: accelerator (index into the catalog, or NO_ACCELERATOR,
+    UNKNOWN_ACCELERATOR), replicas, batch_now [requests], cost [cents/h].
     """
 
     rate_rpm: Floats
     in_tokens: Floats
     out_tokens: Floats
     cached: Floats
+    token_cv: Floats
     max_batch: Floats
     max_queue: Floats
     least: Floats
     slo_itl: Floats
     slo_ttft: Floats
     slo_tps: Floats
+    percentile: Floats
     accelerator: Floats
     replicas: Floats
     batch_now: Floats
@@ -285,12 +290,14 @@ def _server_columns(
             min(server.cached_tokens, load.in_tokens)
             for server, load in zip(servers, loads, strict=True)
         ],
+        "token_cv": [server.token_cv for server in servers],
         "max_batch": [server.max_batch for server in servers],
         "max_queue": [server.max_queue for server in servers],
         "least": [server.min_replicas for server in servers],
         "slo_itl": [target.slo_itl_ms if target else 0.0 for target in targets],
         "slo_ttft": [target.slo_ttft_ms if target else 0.0 for target in targets],
         "slo_tps": [target.slo_tps if target else 0.0 for target in targets],
+        "percentile": [data.percentile(server.service_class or "Free") for server in servers],
         "accelerator": [_index(catalog, server.current.accelerator) for server in servers],
         "replicas": [server.current.replicas for server in servers],
         "batch_now": [server.current.max_batch for server in servers],

@@ -199,6 +199,19 @@ class _Figures:
         bounded = ttft if math.isfinite(ttft) else None
         return float(self.tuned.itl[self.position]), bounded, float(self.tuned.rho[self.position])
 
+    @property
+    def tail(self) -> dict[str, object]:
+        """Return the latencies at the percentile, if it is asked for; None if it has no bound."""
+        found = {
+            "itlAtPercentile": float(self.tuned.itl_tail[self.position]),
+            "ttftAtPercentile": float(self.tuned.ttft_tail[self.position]),
+        }
+        return {
+            name: value if math.isfinite(value) else None
+            for name, value in found.items()
+            if not math.isnan(value)
+        }
+
 
 def _assignment(
     table: CandidateTable,
@@ -227,6 +240,11 @@ def _assignment(
         "type": candidate.type,
         "maxBatchAllowed": candidate.max_batch,
     }
+    tail = figures.tail
+    if tail:
+        details |= {"percentile": float(table.percentile[row]), **tail}
+    if table.percentile[row] < table.asked.percentile[row]:
+        details["percentileAsked"] = float(table.asked.percentile[row])
     cut = batch_cut(table, row, settings)
     if cut:
         details["maxBatchCut"] = cut
@@ -276,6 +294,11 @@ def _text(
     )
     if choice.replicas < table.replicas[row]:
         line = f"capacity: {choice.replicas} of {table.replicas[row]} replicas; {line}"
+    if "percentileAsked" in details:
+        line += (
+            f"; sized for {details['percentile']:.1%} of requests, as no accelerator reaches "
+            f"{details['percentileAsked']:.1%}"
+        )
     if "maxBatchCut" in details:
         line += f"; {details['maxBatchCut']}"
     other = details.get("runnerUp")

@@ -16,18 +16,15 @@ from loop.optimizer.catalog import Pairs, make_catalog, make_pairs
 from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import (
     TOKEN_BUDGET,
-    Model,
     ReplicaColumns,
     analyze,
     make_model,
 )
 from loop.optimizer.model.rates import (
     TOLERANCE,
-    Search,
     SizingCache,
     Targets,
     blocks,
-    highest_rates,
 )
 from loop.optimizer.table import (
     BAD_LOAD,
@@ -52,6 +49,7 @@ if TYPE_CHECKING:
 
 MS_PER_MIN = 60_000.0
 NO_LOAD = -1  # in place of what binds
+SHARE_LEAST = 0.8  # a server that meets its targets more seldom, even when idle, is not served
 BATCH_LIMIT = (
     1 << 20
 )  # no batch is looked at beyond this, whatever is asked: each of its states takes memory
@@ -89,6 +87,7 @@ def size_all(
         verdict=work.verdict,
         best_itl=work.best_itl,
         best_ttft=work.best_ttft,
+        percentile=work.percentile,
         need=work.need,
     )
     table = make_table(data, catalog, pairs, sized, servers=servers)
@@ -115,6 +114,7 @@ class _Work:
     binding: Ints
     best_itl: Floats
     best_ttft: Floats
+    percentile: Floats
 
 
 def _start(pairs: Pairs, settings: OptimizerSettings) -> _Work:
@@ -152,6 +152,7 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Work:
         binding=np.full(rows, NO_LOAD),
         best_itl=np.zeros(rows),
         best_ttft=np.zeros(rows),
+        percentile=asked.percentile.copy(),
     )
 
 
@@ -179,7 +180,12 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     models = [
         (rows, make_model(columns.take(rows), share=share)) for rows in blocks(columns.max_batch)
     ]
-    limits = _limits(models, columns, targets, cache, share=share, search=rules.search)
+    search = _Search(columns, targets, cache, settings)
+    limits = search.limits(work.percentile[busy])
+    lower = _lower_percentiles(limits, work.percentile[busy], server=work.pairs.server[busy])
+    if lower is not None:
+        work.percentile[busy] = lower
+        limits = search.limits(lower)
     rate = limits[:, 0].copy()
     work.best_itl[busy], work.best_ttft[busy] = limits[:, 1], limits[:, 2]
     work.limit[busy] = np.nan_to_num(rate)
@@ -221,6 +227,8 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         perf.launch,
         perf.p,
         asked.cached,
+        asked.token_cv,
+        perf.ahead,
     )
 
 
@@ -235,52 +243,67 @@ def _targets(
     )
 
 
-def _limits(
-    models: list[tuple[Rows, Model]],
-    columns: ReplicaColumns,
-    targets: Targets,
-    cache: SizingCache,
-    *,
-    share: float,
-    search: Search,
-) -> Floats:
-    """Return a rates.Limit per row, remembered or searched for."""
-    keys = _keys(columns, targets, share=share, search=search)
-    known = cache.get(keys)
-    limits = np.array([entry or (0.0, 0.0, 0.0, 0.0) for entry in known])
-    unknown = np.array([entry is None for entry in known])
-    for rows, model in models:
-        new = np.flatnonzero(unknown[rows])
-        if len(new):
-            here = rows[new]
-            part = model if len(new) == len(rows) else model.take(new)
-            found = highest_rates(part, targets.take(here), search=search)
-            limits[here] = np.stack(
-                [found.rate, found.itl_floor, found.ttft_floor, found.binding], axis=1
-            )
-    new = np.flatnonzero(unknown)
-    cache.put(
-        [keys[i] for i in new.tolist()], [(a, b, c, d) for a, b, c, d in limits[new].tolist()]
-    )
-    return limits
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """What the highest rates of rows depend on, but for the percentile."""
+
+    columns: ReplicaColumns
+    targets: Targets
+    cache: SizingCache
+    settings: OptimizerSettings
+
+    def limits(self, percentile: Floats) -> Floats:
+        """Return a rates.Limit per row, remembered or searched for."""
+        keys = self._keys(percentile)
+        known = self.cache.get(keys)
+        limits = np.array([entry or (0.0,) * 5 for entry in known])
+        unknown = np.array([entry is None for entry in known])
+        new = np.flatnonzero(unknown)
+        if not len(new):
+            return limits
+        found = self.settings.rules.highest_rates(
+            self.columns.take(new),
+            self.targets.take(new),
+            percentile=percentile[new],
+            utilisation_max=self.settings.utilisation_max,
+        )
+        limits[new] = found.rows()
+        self.cache.put(
+            [keys[i] for i in new.tolist()],
+            [(a, b, c, d, e) for a, b, c, d, e in limits[new].tolist()],
+        )
+        return limits
+
+    def _keys(self, percentile: Floats) -> list[bytes]:
+        """Return one key per row from all that its highest rate depends on."""
+        targets, share = self.targets, np.full_like(percentile, self.settings.utilisation_max)
+        parts = [getattr(self.columns, name) for name in ReplicaColumns.__slots__]
+        parts += [targets.itl, targets.ttft, targets.tps, targets.loss, share, percentile]
+        table = np.stack(parts, axis=1).astype(np.float64)
+        # The bytes of a row are its key: a tuple of floats would take a tenth of all sizing to
+        # hash.
+        keys: list[bytes] = table.view(f"V{table.shape[1] * 8}").ravel().tolist()
+        name = self.settings.rules.name.encode()
+        return [name + key for key in keys]
 
 
-def _keys(
-    columns: ReplicaColumns, targets: Targets, *, share: float, search: Search
-) -> list[bytes]:
-    """Return one key per row from all that its highest rate depends on."""
-    parts = [getattr(columns, name) for name in ReplicaColumns.__slots__]
-    parts += [targets.itl, targets.ttft, targets.tps, targets.loss, np.full(len(columns), share)]
-    table = np.stack(parts, axis=1).astype(np.float64)
-    # The bytes of a row are its key: a tuple of floats would take a tenth of all sizing to hash.
-    keys: list[bytes] = table.view(f"V{table.shape[1] * 8}").ravel().tolist()
-    name = search.name.encode()
-    return [name + key for key in keys]
+def _lower_percentiles(limits: Floats, percentile: Floats, *, server: Ints) -> Floats | None:
+    """Return the percentiles to size for where the one that is asked for is out of reach; None if
+    it is not.
+
+    A server that no accelerator serves so well is sized for so much less than an empty replica
+    attains that it does not take all GPUs: to leave it as it is, whatever its load, would be worse.
+    """
+    rate, best = limits[:, 0], limits[:, 4]
+    served = np.zeros(int(server.max()) + 1, dtype=np.bool_)
+    served[server[~np.isnan(rate)]] = True
+    short = ~served[server] & (best >= SHARE_LEAST) & (best < percentile)
+    return np.where(short, best * percentile**2, percentile) if short.any() else None
 
 
 def _verdicts(limits: Floats, targets: Targets, *, invalid: Bools) -> Ints:
     """Return why the rows without a rate have none."""
-    rate, best_itl, best_ttft, _ = limits.T
+    rate, best_itl, best_ttft, _, _ = limits.T
     itl = (targets.itl > 0.0) & (best_itl > targets.itl * (1.0 + TOLERANCE))
     ttft = (targets.ttft > 0.0) & (best_ttft > targets.ttft * (1.0 + TOLERANCE))
     verdict: Ints = np.select(

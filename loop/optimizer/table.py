@@ -72,7 +72,8 @@ class CandidateTable:
     type indexes types, units are GPUs and unit_costs cents/h per replica, columns the parameters
     of one replica, wanted_batch its batch before memory and the cap cut it. score is what a solver
     makes least. A row whose verdict is not GOOD cannot be taken; best_itl and best_ttft [ms] then
-    say what would be attainable. need is the rate of the whole server, rate_max that by which
+    say what would be attainable. percentile is the share of requests for which the row is sized.
+    need is the rate of the whole server, rate_max that by which
     replicas are counted and limit the highest that meets the targets, both of one replica
     [requests/ms]; binding says what binds (index into rates.BINDING, -1 without load). asked is
     what the data say of the server. problem says why a server has no rows at all.
@@ -105,6 +106,7 @@ class CandidateTable:
     verdict: Ints
     best_itl: Floats
     best_ttft: Floats
+    percentile: Floats
     need: Floats
     asked: ServerColumns
 
@@ -147,17 +149,24 @@ class Sized:
     verdict: Ints
     best_itl: Floats
     best_ttft: Floats
+    percentile: Floats
     need: Floats
 
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The batch of each row, and latencies [ms] and busy share of it at the load of a replica."""
+    """The batch of each row, and mean latencies [ms] and busy share of it at the load of a replica.
+
+    itl_tail and ttft_tail are the latencies at the percentile, nan if nobody asks for it and inf if
+    they have no bound.
+    """
 
     batch: Ints
     itl: Floats
     ttft: Floats
     rho: Floats
+    itl_tail: Floats
+    ttft_tail: Floats
 
 
 def make_table(
@@ -202,6 +211,7 @@ def make_table(
         verdict=sized.verdict,
         best_itl=sized.best_itl,
         best_ttft=sized.best_ttft,
+        percentile=sized.percentile,
         need=sized.need,
         asked=pairs.asked,
     )

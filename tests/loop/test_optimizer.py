@@ -267,8 +267,8 @@ def test_the_hysteresis_never_lets_a_queue_grow_without_end() -> None:
 
 def test_a_move_to_another_accelerator_has_to_save_more_than_the_hysteresis() -> None:
     """Penalty and hysteresis together; without them the cheapest wins."""
-    here = server(rpm=600.0, now=("H100", 1))
-    free = optimize(small_system(server(rpm=600.0), itl_ms=60.0), PLAIN).allocations["s"]
+    here = server(rpm=300.0, now=("H100", 1))
+    free = optimize(small_system(server(rpm=300.0), itl_ms=60.0), PLAIN).allocations["s"]
     assert free.accelerator != "H100"
     stay = optimize(
         small_system(here, itl_ms=60.0),

@@ -13,6 +13,10 @@ from hypothesis import strategies as st
 
 from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.model.queueing import analyze, make_model
+from loop.optimizer.model.steady import full_batch_rate
+from loop.optimizer.model.tail import make_tail
+from loop.optimizer.model.tail_rates import SAFETY
+from loop.optimizer.model.within import make_goals, shares_within
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
@@ -99,13 +103,12 @@ def test_a_roofline_is_sized_to_its_targets() -> None:
     for p in (1.0, 1.3, 2.0):
         perf = {key: replace(one, launch_ms=1.0, p=p) for key, one in bare.perf.items()}
         found = table(replace(bare, perf=perf))
-        columns = found.columns
-        for k in range(len(found.verdict)):
-            assert found.verdict[k] == GOOD
-            model = make_model(columns.take(np.array([k])), share=PLAIN.utilisation_max)
-            at = analyze(model, found.rate_max[k : k + 1])
-            ratios = at.itl[0] / 54.0, at.ttft[0] / 720.0, found.rate_max[k] / model.rate_max[0]
-            assert max(ratios) == pytest.approx(1.0, rel=1e-5)
+        assert (found.verdict == GOOD).all()
+        tail, asked = make_tail(found.columns), found.asked
+        goals = make_goals(tail, ttft=asked.slo_ttft, itl=asked.slo_itl)
+        at = shares_within(tail, found.rate_max / SAFETY, goals)
+        full = found.rate_max == pytest.approx(PLAIN.utilisation_max * full_batch_rate(tail))
+        assert ((np.abs(at.both - 0.95) < 2e-3) | full).all()
 
 
 @pytest.mark.parametrize("out_tokens", [1.0, 1.5])
@@ -178,11 +181,14 @@ def test_a_batch_of_one_is_served() -> None:
 
 
 def test_memory_caps_the_batch() -> None:
-    """A request holds its prompt and, on the mean, half of its output; what does not fit cannot
-    run.
+    """A request holds its prompt and, on the mean, half of a long output, and half a block; what
+    does not fit cannot run.
     """
-    found = table(small_system(server(), kv_tokens=6400))
-    assert found.columns.max_batch[row(found)] == 10
+    found = table(small_system(server(), kv_tokens=6800))
+    assert found.columns.max_batch[row(found)] == 7  # 10 of 512 + 160 + 8 tokens, but they vary
+    fixed = small_system(server(), kv_tokens=6480)
+    fixed = replace(fixed, servers={"s": replace(fixed.servers["s"], token_cv=0.0)})
+    assert table(fixed).columns.max_batch[row(found)] == 9  # each of 512 + 128 + 8, and older ones
     assert found.wanted_batch[row(found)] == 64
     compat = table(small_system(server(), kv_tokens=6400), COMPAT)
     assert compat.columns.max_batch[row(compat)] == 64
@@ -205,7 +211,7 @@ def test_the_cap_on_replicas_gives_up_with_the_figure() -> None:
     """A target barely above the idle latency makes a million replicas look feasible."""
     data = small_system(server(rpm=3000.0))
     floor = table(data).best_itl[row(table(data), "H100")]
-    tight = small_system(server(rpm=30_000.0), itl_ms=float(floor) * 1.0001 / 0.9, unlimited=True)
+    tight = small_system(server(rpm=30_000.0), itl_ms=float(floor) * 1.0001, unlimited=True)
     assert "more than the cap of 1000" in optimize(tight, PLAIN).unserved["s"].text
     assert optimize(tight, replace(PLAIN, replicas_cap=1_000_000)).allocations["s"].replicas > 1000
 
@@ -213,7 +219,9 @@ def test_the_cap_on_replicas_gives_up_with_the_figure() -> None:
 def test_a_target_below_the_best_attainable_says_both() -> None:
     """A user sees how far the target is out of reach, on the accelerator that comes nearest."""
     reason = optimize(small_system(server(), itl_ms=5.0), PLAIN).unserved["s"].text
-    assert reason.startswith("slo-itl 5 ms (less 10% headroom) below the best attainable 6.")
+    assert reason.startswith("slo-itl 5 ms below the best attainable 6.")
+    less = optimize(small_system(server(), itl_ms=5.0), replace(PLAIN, headroom=0.1))
+    assert "slo-itl 5 ms (less 10% headroom) below" in less.unserved["s"].text
     assert "on H100" in reason
     assert (
         "slo-ttft 20 ms" in optimize(small_system(server(), ttft_ms=20.0), PLAIN).unserved["s"].text
@@ -274,7 +282,8 @@ def test_fractional_tokens_are_sized_like_whole_ones_nearby() -> None:
         for d in (-0.25, 0.0, 0.25)
     ]
     assert rates[0] > rates[1] > rates[2]
-    assert rates[2] == pytest.approx(rates[0], rel=0.01)
+    # A batch of 63 for one of 64.
+    assert rates[2] == pytest.approx(rates[0], rel=0.02)
 
 
 def test_the_present_cost_comes_from_the_prices_where_nobody_tells_it() -> None:

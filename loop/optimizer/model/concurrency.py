@@ -1,5 +1,5 @@
-"""The batch worth allowing: the smallest max batch with near-peak throughput under the targets.
-Pure.
+"""The batch worth allowing, the smallest with near-peak throughput under the targets, and what is
+then expected. Pure.
 
 A larger batch than that serves hardly more, and lets a burst slow everybody down; a smaller one
 makes requests wait.
@@ -12,18 +12,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.model.chain import Floats, Ints, geometric_tail
-from loop.optimizer.model.queueing import (
-    Metrics,
-    Model,
-    ReplicaColumns,
-    analyze,
-    make_model,
-    prefill_time,
-    prefill_work,
-    work_per_iteration,
-)
+from loop.optimizer.model.chain import Bools, Floats, Ints
+from loop.optimizer.model.queueing import Metrics, ReplicaColumns, analyze, make_model
 from loop.optimizer.model.rates import blocks
+from loop.optimizer.model.steady import full_batch_rate
+from loop.optimizer.model.tail import make_tail
+from loop.optimizer.model.within import latencies_at, make_goals, shares_within
 from loop.optimizer.table import Tuned
 
 if TYPE_CHECKING:
@@ -31,8 +25,9 @@ if TYPE_CHECKING:
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
 
-# mean waits are held so far below what the target leaves that 95 % of exponential waits fit
-WAIT_MARGIN = 3.0
+ROUGH = 32  # a batch is as good as one that is larger by so small a part
+TRIED = 8  # batches tried at once
+ROUNDS_MAX = 8
 KEEP = 1.5  # the present batch stays while it is at most so many times the smallest
 
 
@@ -73,7 +68,15 @@ def tune(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerS
         some = changed[part]
         found = _analyze(columns.take(some), batch[some], each[some])
         itl[some], ttft[some], rho[some] = found.itl, found.ttft, found.rho
-    return Tuned(batch, itl, ttft, rho)
+    itl_tail, ttft_tail = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
+    loaded = np.flatnonzero(table.limit[rows] > 0.0)
+    for part in blocks(batch[loaded]):
+        some = loaded[part]
+        tail = make_tail(replace(columns.take(some), max_batch=batch[some]))
+        itl_tail[some], ttft_tail[some] = latencies_at(
+            tail, each[some], table.percentile[rows[some]], near=(itl[some], ttft[some])
+        )
+    return Tuned(batch, itl, ttft, rho, itl_tail, ttft_tail)
 
 
 def _analyze(columns: ReplicaColumns, batch: Ints, rate: Floats) -> Metrics:
@@ -81,93 +84,43 @@ def _analyze(columns: ReplicaColumns, batch: Ints, rate: Floats) -> Metrics:
 
 
 def _least(table: CandidateTable, rows: Rows, rate: Floats, settings: OptimizerSettings) -> Ints:
-    """Return the smallest batch with which each row still serves *rate* within its targets."""
-    least = np.zeros(len(rows), dtype=np.int64)
-    for part in blocks(table.columns.max_batch[rows]):
-        here = rows[part]
-        columns = table.columns.take(here)
-        model = make_model(columns, share=settings.utilisation_max)
-        itl, ttft, loss, used = figures_by_batch(model, rate[part])
-        goal = 1.0 - settings.headroom
-        fits = used <= settings.utilisation_max * (1.0 + 1e-9)
-        for figure, slo in ((itl, table.asked.slo_itl), (ttft, table.asked.slo_ttft)):
-            target = np.where(slo[here] > 0.0, slo[here] * goal, np.inf)
-            fits &= figure <= target[:, None]
-        fits &= (loss <= settings.loss_max) | np.isinf(columns.max_queue)[:, None]
-        fits &= np.arange(1, fits.shape[1] + 1)[None, :] <= columns.max_batch[:, None]
-        # If not even the largest fits (a wait within the target on the mean only), it stays.
-        least[part] = np.where(fits.any(axis=1), fits.argmax(axis=1) + 1, columns.max_batch)
-    return least
-
-
-def figures_by_batch(model: Model, rate: Floats) -> tuple[Floats, Floats, Floats, Floats]:
-    """Return ITL, TTFT with WAIT_MARGIN times the wait, loss, and use of the full batch, for every
-    max batch 1..N.
-
-    A chain with a smaller max batch has the same weights up to there, so running sums over the
-    states give them all.
+    """Return the smallest batch with which each row still serves *rate* within its targets, to one
+    part in ROUGH; the largest where not even that does.
     """
-    columns, chain = model.columns, model.chain
-    logs = np.log(rate)[:, None] * chain.states - chain.log_services
-    weights = np.exp(logs - logs.max(axis=1)[:, None])
-    batch, last = chain.states[None, 1:], weights[:, 1:]
-    below, in_batch = (np.cumsum(sums, axis=1)[:, 1:] for sums in (weights, weights * chain.states))
-    # Cells beyond a row's own batch are 0 / 0, and those in overload come out as anything: neither
-    # fits.
-    with np.errstate(all="ignore"):
-        used = rate[:, None] / np.exp(np.diff(chain.log_services, axis=1))
-        tail, waits, loss = _tails(model, used)
-        tail *= last
-        total = below + tail
-        loss = loss * last / total
-        served = rate[:, None] * (1.0 - loss)
-        in_service = (in_batch + batch * tail) / total
-        wait = waits * last / (total * served)
-        prefill = _prefill(model, in_service)
-        itl = (in_service / served - prefill) / columns.out_tokens[:, None]
-    ttft = columns.overhead[:, None] + WAIT_MARGIN * wait + prefill + itl
-    return itl, ttft, loss, used
+    high = table.columns.max_batch[rows].copy()
+    low = np.zeros_like(high)
+    for _ in range(ROUNDS_MAX):
+        open_ = np.flatnonzero(high - low > np.maximum(high // ROUGH, 1))
+        if not len(open_):
+            break
+        way = np.arange(1, TRIED + 1) / (TRIED + 1.0)
+        tried = low[open_, None] + np.ceil((high - low)[open_, None] * way).astype(np.int64)
+        tried = np.minimum(tried, high[open_, None])
+        fits = _fits(table, np.repeat(rows[open_], TRIED), tried.ravel(), rate[open_], settings)
+        fits = fits.reshape(tried.shape)
+        # What lies below the first that fits does not.
+        first = np.where(fits.any(axis=1), fits.argmax(axis=1), TRIED)
+        ends = np.concatenate([low[open_, None], tried, high[open_, None]], axis=1)
+        here = np.arange(len(open_))
+        low[open_], high[open_] = ends[here, first], ends[here, first + 1]
+    return high
 
 
-def _tails(model: Model, used: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return the sums over the waiting states of the weight (that of the full batch is 1) and of
-    place times weight, and the weight of the last state.
-    """
-    if model.chain.kind == "unbounded":
-        tail = used / (1.0 - used)
-        return tail, tail / (1.0 - used), np.zeros((1, 1))
-    queue = np.broadcast_to(model.columns.max_queue[:, None], used.shape)
-    # Overload has no tail that could be summed; such cells are refused by their use in any case.
-    log_ratio = np.minimum(np.log(used), -1e-12)
-    return geometric_tail(log_ratio, queue, rising=np.zeros(used.shape, dtype=np.bool_))
-
-
-def _prefill(model: Model, in_service: Floats) -> Floats:
-    """Return the time of a prefill while so many are in service on the mean, a column per max
-    batch.
-    """
-    alpha = model.columns.alpha[:, None]
-    columns = model.columns.as_column()
-    if model.chunks is None:
-        plain = (
-            np.maximum(0.0, alpha + (in_service - 1.0) * model.delta[:, None])
-            + model.prefill[:, None]
+def _fits(
+    table: CandidateTable, rows: Rows, batch: Ints, rate: Floats, settings: OptimizerSettings
+) -> Bools:
+    """Tell which rows serve the rate within their targets, and with a batch to spare."""
+    columns = replace(table.columns.take(rows), max_batch=batch)
+    rate, fits = np.repeat(rate, len(rows) // len(rate)), np.zeros(len(rows), dtype=np.bool_)
+    goal = 1.0 - settings.headroom
+    for part in blocks(batch):
+        tail, asked = make_tail(columns.take(part)), table.asked.take(rows[part])
+        goals = make_goals(tail, ttft=asked.slo_ttft * goal, itl=asked.slo_itl * goal)
+        found = shares_within(tail, rate[part], goals)
+        wanted = np.where(
+            (asked.slo_ttft > 0.0) | (asked.slo_itl > 0.0), table.percentile[rows[part]], 0.0
         )
-        chunks = np.ones_like(alpha)
-        return _of_the_family(columns, plain, in_service, chunks)
-    nearest = np.nan_to_num(np.clip(in_service + 0.5, 1.0, in_service.shape[1])).astype(np.int64)
-    chunks = np.take_along_axis(model.chunks, np.maximum(nearest, 1) - 1, axis=1)
-    delta = work_per_iteration(columns, chunks)
-    plain = chunks * np.maximum(0.0, alpha + (in_service - 1.0) * delta) + prefill_work(
-        columns, chunks
-    )
-    return _of_the_family(columns, plain, in_service, chunks)
-
-
-def _of_the_family(
-    columns: ReplicaColumns, plain: Floats, in_service: Floats, chunks: Floats
-) -> Floats:
-    """Return *plain*, the prefill by the sum, and that of the roofline in rows that are such."""
-    if not columns.curved:
-        return plain
-    return np.where(columns.p == 1.0, plain, prefill_time(columns, in_service, chunks))
+        used = rate[part] / full_batch_rate(tail)
+        fits[part] = (found.both >= wanted) & (used <= settings.utilisation_max * (1.0 + 1e-9))
+        fits[part] &= (found.lost <= settings.loss_max) | np.isinf(columns.max_queue[part])
+    return fits

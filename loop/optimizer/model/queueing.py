@@ -34,7 +34,8 @@ class ReplicaColumns:
     tokens an iteration may compute; overhead: what a request spends outside the engine [ms], in its
     TTFT and in nothing else; launch, p: the soft roofline (twin.spec.LatencyModel), the sum at
     p = 1; cached: of in_tokens, those that are found in the prefix cache: they are read, and not
-    computed.
+    computed. Of use to the tail only (loop.optimizer.model.tail): token_cv, coefficient of
+    variation of both kinds of tokens; ahead: iterations that the engine plans in advance.
     """
 
     alpha: Floats
@@ -49,6 +50,8 @@ class ReplicaColumns:
     launch: Floats
     p: Floats
     cached: Floats
+    token_cv: Floats
+    ahead: Floats
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -72,6 +75,8 @@ class ReplicaColumns:
             self.launch[rows],
             self.p[rows],
             self.cached[rows],
+            self.token_cv[rows],
+            self.ahead[rows],
         )
 
     @property
@@ -99,12 +104,14 @@ def replica_columns(
     launch: Any = 0.0,
     p: Any = 1.0,
     cached: Any = 0.0,
+    token_cv: Any = 0.0,
+    ahead: Any = 0.0,
 ) -> ReplicaColumns:
     """Return columns from scalars and sequences, broadcast to one length."""
     rows = np.broadcast_arrays(
         *np.atleast_1d(
             *(alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget),
-            *(overhead, launch, p, cached),
+            *(overhead, launch, p, cached, token_cv, ahead),
         )
     )
     a, b, g, tokens_in, tokens_out, batch, *others = (

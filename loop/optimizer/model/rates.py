@@ -45,8 +45,9 @@ BLOCK_WASTE = 1 << 14  # states of padding that cost as much as one more group
 # MiB, of which not one page is touched). Importing SciPy does the same, by chance.
 np.empty(1 << 21)
 
-# Highest rate [requests/ms], best attainable ITL and TTFT [ms], index into BINDING.
-Limit = tuple[float, float, float, float]
+# Highest rate [requests/ms], best attainable ITL and TTFT [ms], index into BINDING, and the best
+# attainable share of requests within both.
+Limit = tuple[float, float, float, float, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,27 +78,47 @@ class Limits:
     """The highest rate of each row [requests/ms], nan if a target cannot be met at any rate.
 
     itl_floor and ttft_floor are the best attainable latencies [ms], those at the lowest rate.
-    binding says what keeps the rate from being higher: index into BINDING.
+    binding says what keeps the rate from being higher: index into BINDING. share_best is the share
+    of requests that meet their targets at the lowest rate, 1 if means are held to them.
     """
 
     rate: Floats
     itl_floor: Floats
     ttft_floor: Floats
     binding: Ints
+    share_best: Floats
+
+    def set(self, rows: Rows, found: Limits) -> None:
+        """Take over what was *found* of the given rows."""
+        for name in Limits.__slots__:
+            getattr(self, name)[rows] = getattr(found, name)
+
+    def rows(self) -> Floats:
+        """Return a Limit per row."""
+        columns = (self.rate, self.itl_floor, self.ttft_floor, self.binding, self.share_best)
+        return np.stack(columns, axis=1)
 
 
-def blocks(sizes: Ints) -> Iterator[Rows]:
-    """Split rows into groups of similar size, of at most BLOCK_CELLS states and BLOCK_WASTE states
+def no_limits(count: int) -> Limits:
+    """Return limits of so many rows, to be set."""
+    rate, itl, ttft, share = np.zeros((4, count))
+    return Limits(rate, itl, ttft, np.zeros(count, dtype=np.int64), share)
+
+
+def blocks(
+    sizes: Ints, *, cells_max: int = BLOCK_CELLS, waste_max: int = BLOCK_WASTE
+) -> Iterator[Rows]:
+    """Split rows into groups of similar size, of at most *cells_max* states and *waste_max* states
     of padding.
     """
     order = np.argsort(sizes, kind="stable")
     ranked = sizes[order] + 1
     start = 0
     while start < len(order):
-        part = ranked[start : start + BLOCK_CELLS // int(ranked[start]) + 1]
+        part = ranked[start : start + cells_max // int(ranked[start]) + 1]
         # Sizes rise, so the last row of a group says how wide all of it is.
         cells = part * np.arange(1, len(part) + 1)
-        fits = (cells <= BLOCK_CELLS) & (cells - np.cumsum(part) <= BLOCK_WASTE)
+        fits = (cells <= cells_max) & (cells - np.cumsum(part) <= waste_max)
         stop = start + max(1, int(np.argmin(fits)) if not fits.all() else len(part))
         yield order[start:stop]
         start = stop
@@ -190,7 +211,7 @@ def highest_rates(
             limits.lower(
                 rows, _Run(model.take(rows), alone, figures).bisect(rising=rising[i, rows]), i
             )
-    return Limits(limits.rate, low[0], low[1], limits.binding)
+    return Limits(limits.rate, low[0], low[1], limits.binding, np.ones_like(limits.rate))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
-    from loop.optimizer.model.rates import Search, SizingCache
+    from loop.optimizer.model.rates import Limits, SizingCache, Targets
     from loop.optimizer.table import CandidateTable, PickPart, Problem, Tuned
     from loop.spec import OptimizerData, ServerData, SystemData
     from loop.types import Load, Why
@@ -44,6 +44,23 @@ class Tune(Protocol):
         self, table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings
     ) -> Tuned:
         """Return batch and latencies of each row with so many replicas."""
+        ...
+
+
+class HighestRates(Protocol):
+    """Searches for the highest rate of a replica within its targets."""
+
+    def __call__(
+        self,
+        columns: ReplicaColumns,
+        targets: Targets,
+        *,
+        percentile: Floats,
+        utilisation_max: float,
+    ) -> Limits:
+        """Return the highest rate of each row; *percentile* is the share of requests that shall
+        meet the latencies.
+        """
         ...
 
 
@@ -92,7 +109,7 @@ class Rules:
     need: Callable[[ServerColumns], Floats]
     idle: Callable[[Pairs, Floats], tuple[Floats, Floats, Floats]]
     invalid: Callable[[ReplicaColumns], Bools]
-    search: Search
+    highest_rates: HighestRates
     counted_rate: Callable[[Model, Floats], Floats]
     count_replicas: CountReplicas
     # Choosing.
@@ -111,7 +128,8 @@ class OptimizerSettings:
     """How to size and to choose.
 
     rules: ours, or those of another optimizer, which may put some of the settings below out of
-    force. headroom: targets used are (1 - headroom) of the SLO. utilisation_max: a replica
+    force. headroom: targets used are (1 - headroom) of the SLO, beyond the margin that lies in its
+    percentile. utilisation_max: a replica
     takes at most this share of what a full batch serves. loss_max: with a bounded queue, the share
     of requests that may be turned away. max_batch_cap and replicas_cap: beyond these a candidate is
     cut or given up. near_peak: the batch chosen is the smallest whose highest rate is this share of
@@ -124,12 +142,12 @@ class OptimizerSettings:
 
     rules: Rules
     solver: SolverName = "exact"
-    headroom: float = 0.1
-    utilisation_max: float = 0.95
+    headroom: float = 0.0
+    utilisation_max: float = 0.98
     loss_max: float = 0.01
     max_batch_cap: int = 512
     replicas_cap: int = 1000
-    near_peak: float = 0.98
+    near_peak: float = 1.0
     hysteresis: float = 0.2
     objective: Objective = "value"
     time_limit_s: float | None = None

@@ -106,6 +106,7 @@ def size(
         verdict=verdict,
         best_itl=found.best_itl,
         best_ttft=np.zeros(count),
+        percentile=asked.percentile,
         need=need,
     )
     return make_table(data, catalog, pairs, sized, servers=servers)
@@ -129,6 +130,8 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
         none,
         none,
         np.ones(len(batch)),
+        none,
+        none,
         none,
     )
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.model.queueing import RATE_MAX_SHARE, analyze
+from loop.optimizer.model import rates
+from loop.optimizer.model.queueing import RATE_MAX_SHARE, analyze, make_model
 from loop.optimizer.model.rates import (
     IMPOSSIBLE,
     INSIDE,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
+    from loop.optimizer.model.rates import Limits, Targets
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable, Problem
     from loop.spec import ServerData, SystemData
@@ -71,13 +73,21 @@ def perf(given: PerfColumns) -> PerfColumns:
     """Return *given* as the Go optimizer reads it: a sum, and no time outside the engine."""
     none = np.zeros_like(given.alpha)
     return replace(
-        given, fixed=given.alpha, launch=none, p=np.ones_like(given.alpha), overhead=none
+        given,
+        fixed=given.alpha,
+        launch=none,
+        p=np.ones_like(given.alpha),
+        overhead=none,
+        ahead=none,
     )
 
 
 def asked(given: ServerColumns) -> ServerColumns:
-    """Return all targets as they are given; of a prefix cache these rules know nothing."""
-    return replace(given, cached=np.zeros_like(given.cached))
+    """Return all targets as they are given; of a prefix cache, and of how tokens vary, these rules
+    know nothing.
+    """
+    none = np.zeros_like(given.cached)
+    return replace(given, cached=none, token_cv=none)
 
 
 def need(asked: ServerColumns) -> Floats:
@@ -191,7 +201,24 @@ def tune(
     settings: OptimizerSettings,  # noqa: ARG001 the rules' port
 ) -> Tuned:
     """Return batch and latencies as sized, also where there are fewer replicas than asked for."""
-    return Tuned(table.columns.max_batch[rows], table.itl[rows], table.ttft[rows], table.rho[rows])
+    none = np.full(len(rows), np.nan)
+    itl, ttft, rho = table.itl[rows], table.ttft[rows], table.rho[rows]
+    return Tuned(table.columns.max_batch[rows], itl, ttft, rho, none, none)
+
+
+def highest_rates(
+    columns: ReplicaColumns,
+    targets: Targets,
+    *,
+    percentile: Floats,  # noqa: ARG001 the rules' port
+    utilisation_max: float,
+) -> Limits:
+    """Return the highest rates at which the means meet the latencies."""
+    limits = rates.no_limits(len(columns))
+    for rows in rates.blocks(columns.max_batch):
+        model = make_model(columns.take(rows), share=utilisation_max)
+        limits.set(rows, rates.highest_rates(model, targets.take(rows), search=STEPWISE))
+    return limits
 
 
 GO_TODAY = replace(
@@ -207,7 +234,7 @@ GO_TODAY = replace(
     need=need,
     idle=idle,
     invalid=invalid,
-    search=STEPWISE,
+    highest_rates=highest_rates,
     counted_rate=counted_rate,
     count_replicas=count_replicas,
     pick_part=first_with_room,

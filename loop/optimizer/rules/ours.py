@@ -10,7 +10,9 @@ import numpy as np
 from loop.optimizer.explain import why_unserved
 from loop.optimizer.model.concurrency import tune
 from loop.optimizer.model.queueing import iteration_time
-from loop.optimizer.model.rates import SMOOTH
+from loop.optimizer.model.rates import blocks, no_limits
+from loop.optimizer.model.tail import make_tail
+from loop.optimizer.model.tail_rates import highest_rates_by_share
 from loop.optimizer.rules import Rules
 from loop.optimizer.sizing import MS_PER_MIN, size_all
 from loop.optimizer.solvers.greedy import largest_share
@@ -22,10 +24,14 @@ if TYPE_CHECKING:
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
+    from loop.optimizer.model.rates import Limits, Targets
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
     from loop.spec import OptimizerData, ServerData, SystemData
 
+TAIL_CELLS = 1 << 18  # states worked on at once
+HALF_BLOCK = 8.0  # tokens
+KV_MARGIN = 2.0  # deviations that are kept free
 ROUNDING = 1e-9  # a number of replicas this little above a whole one is that one
 
 
@@ -59,9 +65,17 @@ def present_cost(data: SystemData, server: ServerData) -> float:
 def batch(wanted: Floats, pairs: Pairs, settings: OptimizerSettings) -> tuple[Floats, Bools]:
     """Return *wanted* cut to the KV cache and the cap, and where not even one request fits."""
     asked = pairs.asked
-    # The cache holds the prompt and, on average over its life, half of the output of every running
-    # request.
-    room = np.floor(pairs.perf.kv_tokens / np.maximum(asked.in_tokens + asked.out_tokens / 2.0, 1))
+    # The cache holds of every running request the prompt, what is generated so far (half of the
+    # answer, and it is the long ones that are met), and half a block that is not full. What they
+    # hold together varies; beyond the cache requests are preempted, and their work is lost.
+    out, varied = np.maximum(asked.out_tokens, 1.0), 1.0 + asked.token_cv**2
+    held = asked.in_tokens + out / 2.0 * varied + HALF_BLOCK
+    spread = (asked.token_cv * asked.in_tokens) ** 2 + out**2 * (varied**3 / 3.0 - varied**2 / 4.0)
+    some = KV_MARGIN * np.sqrt(spread)
+    room = pairs.perf.kv_tokens / held
+    # The batch n for which n · held + margin · sqrt(n) fills the cache.
+    root = np.sqrt(room + (some / (2.0 * held)) ** 2) - some / (2.0 * held)
+    room = np.where(np.isfinite(room) & (room >= 1.0), np.maximum(np.floor(root**2), 1.0), room)
     cut = np.maximum(np.minimum(np.minimum(wanted, room), settings.max_batch_cap), 1.0)
     return cut, room < 1.0
 
@@ -108,6 +122,21 @@ def idle(pairs: Pairs, max_batch: Floats) -> tuple[Floats, Floats, Floats]:
 def invalid(columns: ReplicaColumns) -> Bools:
     """Return that no parameters are beyond the model."""
     return np.zeros(len(columns), dtype=np.bool_)
+
+
+def highest_rates(
+    columns: ReplicaColumns, targets: Targets, *, percentile: Floats, utilisation_max: float
+) -> Limits:
+    """Return the highest rates at which the share *percentile* of requests meets the latencies."""
+    limits = no_limits(len(columns))
+    # Few large groups: the estimate is many calls with few states each.
+    for rows in blocks(columns.max_batch, cells_max=TAIL_CELLS, waste_max=TAIL_CELLS):
+        tail, asked = make_tail(columns.take(rows)), percentile[rows]
+        found = highest_rates_by_share(
+            tail, targets.take(rows), asked, utilisation_max=utilisation_max
+        )
+        limits.set(rows, found)
+    return limits
 
 
 def counted_rate(model: Model, rate: Floats) -> Floats:  # noqa: ARG001 the rules' port
@@ -173,7 +202,7 @@ OURS = Rules(
     need=need,
     idle=idle,
     invalid=invalid,
-    search=SMOOTH,
+    highest_rates=highest_rates,
     counted_rate=counted_rate,
     count_replicas=count_replicas,
     tie_break=lower_itl,

@@ -1,0 +1,237 @@
+"""A replica at a rate: how many it serves at once, who waits, and what prefills cost.
+
+1. Served in turns, the number in the batch does not depend on how answers are distributed: it is a
+   birth-death chain. Prefills take a share of the time from all decodes, and arrivals that a long
+   prefill holds up come together, which stretches the variance.
+2. The wait for a place in the batch decays as in a queue with general service times.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from loop.optimizer.model.chain import Bools, Floats, Rows
+from loop.optimizer.model.tail import PROMPT_WEIGHTS, Tail, as_column
+
+BUSY_MAX = 0.999  # prefills may take this share of the time, and a full batch be so busy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """A replica at a rate.
+
+    batch and variance: of the requests in the batch; empty: probability of none. waits:
+    probability that an arrival waits for a place, wait_rate the decay of that wait [1/ms]; blocked:
+    that it finds the queue full. overload: no steady state. busy: share of the time that prefills
+    take. prefill: time that a prompt adds to its iteration, by node; prefill_1 and so on the means
+    of its powers; decode: time of an iteration without prefills. steep: how much more than the mean
+    one more prompt in an iteration adds (roofline). backlog: mean wait behind the token budget.
+    """
+
+    rate: Floats
+    batch: Floats
+    variance: Floats
+    empty: Floats
+    waits: Floats
+    wait_rate: Floats
+    blocked: Floats
+    overload: Bools
+    busy: Floats
+    prefill: Floats
+    prefill_1: Floats
+    prefill_2: Floats
+    prefill_3: Floats
+    decode: Floats
+    steep: Floats
+    backlog: Floats
+
+    def take(self, rows: Rows) -> State:
+        """Return the given rows."""
+        return State(**{name: getattr(self, name)[rows] for name in State.__slots__})
+
+
+def full_batch_rate(tail: Tail) -> Floats:
+    """Return the rate that a full batch serves [requests/ms]."""
+    batch = tail.columns.max_batch.astype(np.float64)
+    prompts, _ = _at_full_batch(tail)
+    rate: Floats = 1.0 / (prompts @ PROMPT_WEIGHTS + (tail.decodes + 1.0) * tail.full_time / batch)
+    return rate
+
+
+def _prefill(tail: Tail, batch: Floats, sharing: Floats) -> Floats:
+    """Return the time that a prompt adds, by node, if so many share an iteration of *batch*
+    decodes.
+    """
+    read = batch * tail.context
+    tokens = as_column(sharing) * tail.prompts
+    longer = tail.wide.duration(
+        as_column(batch) + tokens * as_column(tail.computed), as_column(read) + tokens
+    )
+    return (longer - as_column(tail.latencies.duration(batch, read))) / as_column(sharing)
+
+
+def _room(tail: Tail, batch: Floats) -> Floats:
+    """Return how many prompts the token budget of an iteration holds beside *batch* decodes."""
+    columns = tail.columns
+    room: Floats = np.maximum(columns.token_budget - batch, 1.0) / np.maximum(
+        columns.computed, 1e-9
+    )
+    return room
+
+
+def _at_full_batch(tail: Tail) -> tuple[Floats, Floats]:
+    batch = tail.columns.max_batch.astype(np.float64)
+    sharing = 1.0 + batch / (tail.decodes + 1.0)
+    sharing = np.maximum(np.minimum(sharing, _room(tail, batch)), 1.0)
+    return _prefill(tail, batch, sharing), sharing
+
+
+def _stretch(tail: Tail, rate: Floats) -> tuple[Floats, Floats]:
+    """Return by grid of batches the share of time that prefills take, and ln of how much longer
+    than by decodes alone a request stays.
+    """
+    columns, grid = tail.columns, np.broadcast_to(tail.grid, (len(tail), len(tail.grid)))
+    each, prompt, share = as_column(rate), as_column(columns.in_tokens), as_column(tail.computed)
+    read = grid * as_column(tail.context)
+    decode = tail.wide.duration(grid, read)
+    sharing = np.ones_like(grid)
+    room = np.maximum((as_column(columns.token_budget) - grid) / np.maximum(prompt, 1.0), 1.0)
+    for _ in range(3 if columns.curved else 1):
+        more = tail.wide.duration(grid + sharing * prompt * share, read + sharing * prompt)
+        prefill = (more - decode) / sharing
+        busy = np.minimum(each * prefill, BUSY_MAX)
+        sharing = np.minimum(1.0 + np.minimum(each * decode / (1.0 - busy), grid + 1.0), room)
+    iteration = decode / (1.0 - busy)
+    seen = iteration + each * prefill**2 * (1.0 + as_column(columns.token_cv) ** 2) / (
+        1.0 - busy**2
+    )
+    # Who comes during the own prefill is prefilled in the iterations after it.
+    extra = busy * np.maximum(decode + prefill + busy * seen - iteration, 0.0) / (1.0 - busy)
+    iterations = as_column(tail.decodes + 1.0)
+    extra = extra * (1.0 - busy**iterations) / (iterations * iteration)
+    return busy, np.where(iterations > 1.0, np.log1p(extra), 0.0) - np.log1p(-busy)
+
+
+def _interpolated(tail: Tail, values: Floats, batch: Floats) -> Floats:
+    """Return *values* by grid at *batch*."""
+    grid, rows = tail.grid, np.arange(len(batch))
+    if len(grid) == 1:
+        return values[:, 0]
+    right = np.clip(np.searchsorted(grid, batch), 1, len(grid) - 1)
+    way = (batch - grid[right - 1]) / (grid[right] - grid[right - 1])
+    found: Floats = values[rows, right - 1] * (1.0 - way) + values[rows, right] * way
+    return found
+
+
+def steady_state(tail: Tail, rate: Floats) -> State:
+    """Return what is the case when requests arrive at *rate* > 0."""
+    columns, rows = tail.columns, np.arange(len(rate))
+    most = columns.max_batch.astype(np.float64)
+    grid_busy, stretch = _stretch(tail, rate)
+    logs = as_column(np.log(rate).astype(np.float32)) * tail.states
+    logs += tail.log_weights
+    # Not as products of matrices: numpy would wake its threads for them, which takes longer.
+    for each, basis in zip(stretch.astype(np.float32).T, tail.basis.T, strict=True):
+        logs += each[:, None] * basis
+    logs -= logs.max(axis=1)[:, None]
+    wait_rate, work, overload = _wait_rate(tail, rate)
+    fade = np.exp(-wait_rate * work)
+    queue = np.where(np.isinf(columns.max_queue), 1e9, columns.max_queue)
+    no_more = fade**queue
+    weights = np.exp(logs)
+    sums = np.einsum("rs,sk->rk", weights, tail.powers).astype(np.float64)
+    last = weights[rows, columns.max_batch].astype(np.float64)
+    behind = last * fade * (1.0 - no_more) / (1.0 - fade)
+    total = sums[:, 0] + behind
+    empty = weights[:, 0] / total
+    batch = (sums[:, 1] + most * behind) / total
+    spread = np.maximum((sums[:, 2] + most**2 * behind) / total - batch**2, 0.0)
+    decode = tail.latencies.duration(batch, batch * tail.context)
+    sharing = 1.0 + rate * decode / (1.0 - _interpolated(tail, grid_busy, batch))
+    sharing = np.minimum(sharing, np.maximum(_room(tail, batch), 1.0))
+    prefill = _prefill(tail, batch, sharing)
+    first, second, third = (prefill**k @ PROMPT_WEIGHTS for k in (1, 2, 3))
+    overload |= rate * first >= BUSY_MAX
+    busy = np.minimum(rate * first, BUSY_MAX)
+    # Arrivals that a prefill holds up are let in together.
+    bunched = (1.0 + busy**2 * (second / first**2 - 1.0)) / (1.0 - busy) ** 2
+    wider = 1.0 + tail.together * (bunched - 1.0)
+    logs /= as_column(wider.astype(np.float32))
+    weights = np.exp(logs)
+    last = weights[rows, columns.max_batch].astype(np.float64)
+    waiting = last * (1.0 - no_more) / (1.0 - fade)
+    total = weights.sum(axis=1) - last + waiting + last * no_more
+    backlog, overflow = _backlog(tail, rate, batch, decode)
+    return State(
+        rate=rate,
+        batch=batch,
+        variance=spread * wider,
+        empty=empty,
+        waits=waiting / total,
+        wait_rate=wait_rate,
+        blocked=last * no_more / total,
+        overload=overload | overflow,
+        busy=busy,
+        prefill=prefill,
+        prefill_1=first,
+        prefill_2=second,
+        prefill_3=third,
+        decode=decode,
+        steep=_steepness(tail, batch, decode, sharing),
+        backlog=backlog,
+    )
+
+
+def _wait_rate(tail: Tail, rate: Floats) -> tuple[Floats, Floats, Bools]:
+    """Return how the wait for a place decays, the mean work of a request for a full batch, and
+    where it is more than that serves.
+
+    Mean waits in queues with many servers and general service times: between those of exponential
+    and of fixed ones (Cosmetatos), by the variation of the work.
+    """
+    most = tail.columns.max_batch.astype(np.float64)
+    prefill, _ = _at_full_batch(tail)
+    first, second = prefill @ PROMPT_WEIGHTS, prefill**2 @ PROMPT_WEIGHTS
+    step = tail.full_time / most
+    iterations = tail.decodes + 1.0
+    work = first + iterations * step
+    # E[(decodes + 1)²]: there is one iteration more than decodes.
+    square = second + 2.0 * first * iterations * step
+    square += step**2 * (tail.decodes_2 + 2.0 * tail.decodes + 1.0)
+    used = rate * work
+    overload = used >= 1.0 - 0.5 * (1.0 - BUSY_MAX)
+    left = np.maximum(1.0 - used, 0.5 * (1.0 - BUSY_MAX))
+    varied = square / work**2 - 1.0
+    many = (most - 1.0) * (np.sqrt(4.0 + 5.0 * most) - 2.0)
+    fixed = np.minimum(left * many / (16.0 * most * np.maximum(used, 1e-9)), 1.0)
+    share = (1.0 + varied) / 2.0 + np.maximum((1.0 - varied) / 2.0, 0.0) * fixed
+    return left / work / share, work, overload
+
+
+def _backlog(tail: Tail, rate: Floats, batch: Floats, decode: Floats) -> tuple[Floats, Bools]:
+    """Return the mean wait behind prompts beyond the token budget, and where they never end."""
+    room = np.maximum(_room(tail, batch), 1e-3)
+    each = decode / room + _prefill(tail, batch, room) @ PROMPT_WEIGHTS
+    used = rate * each
+    wait = (
+        0.5 * np.minimum(used, 1.0) ** 2 * rate * each**2 * (1.0 + tail.columns.token_cv**2) / 2.0
+    )
+    return wait / np.maximum(1.0 - used, 1.0 - BUSY_MAX), used >= BUSY_MAX
+
+
+def _steepness(tail: Tail, batch: Floats, decode: Floats, sharing: Floats) -> Floats:
+    columns = tail.columns
+    if not columns.curved:
+        return np.ones_like(batch)
+    read, prompt = batch * tail.context, columns.in_tokens
+
+    def with_prompts(prompts: Floats) -> Floats:
+        return tail.latencies.duration(
+            batch + prompts * prompt * tail.computed, read + prompts * prompt
+        )
+
+    whole = with_prompts(sharing)
+    mean = np.maximum((whole - decode) / sharing, 1e-9)
+    return np.clip((whole - with_prompts(np.maximum(sharing - 1.0, 0.0))) / mean, 1.0, 3.0)
