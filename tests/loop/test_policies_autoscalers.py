@@ -1,0 +1,346 @@
+"""The baselines as policies: what they make of gauges over time, beside the rules that the
+conformance tests hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+
+from loop.errors import SpecError
+from loop.policies import aibrix, forecasts, keda, make_policy
+from loop.policies.hpa_rules import Recommendation
+from loop.policies.kpa import samples_of
+from loop.policies.ray_serve import NONE_PENDING, Config, decided
+from loop.ports import Policy
+from loop.testing.fakes import pod_view, server_data, server_view, system
+from loop.types import Decision, Load, ServerView, Snapshot
+from twin.spec import GaugeSample
+
+BUSY = Load(rate_rpm=600.0, in_tokens=512.0, out_tokens=256.0)
+
+See = Callable[[float, int], ServerView]
+
+
+def played(policy: Policy, see: See, *, until_s: float, **data: object) -> list[Decision]:
+    """Return the decisions of *policy* tick by tick on a world that becomes at once what is asked,
+    where *see* tells what is seen at a time with so many replicas.
+    """
+    state, decisions, replicas = policy.start(), [], see(0.0, 1).wanted
+    for number in range(1, int(until_s / policy.tick_s) + 1):
+        now_s = number * policy.tick_s
+        view = see(now_s, replicas)
+        sight = Snapshot(now_s=now_s, servers={view.name: view})
+        decision, state = policy.decide(sight, system(**data), state)
+        replicas = decision.targets[view.name].replicas
+        decisions.append(decision)
+    return decisions
+
+
+def replicas_of(decisions: Sequence[Decision]) -> list[int]:
+    """Return what was wanted, decision by decision."""
+    return [decision.targets["s1"].replicas for decision in decisions]
+
+
+def under(in_flight: Callable[[float], int], **fields: object) -> See:
+    """Return what is seen of a server with so many requests in flight, spread over its pods."""
+
+    def see(now_s: float, replicas: int) -> ServerView:
+        count = in_flight(now_s)
+        each = [count // replicas + (i < count % replicas) for i in range(replicas)]
+        pods = [pod_view(f"p{i}", running=one, sample_age_s=1.0) for i, one in enumerate(each)]
+        shown = {"wanted": replicas, "ready": replicas, "load": BUSY, **fields}
+        return server_view(running=count, pods=tuple(pods), sample_age_s=1.0, max_batch=10, **shown)
+
+    return see
+
+
+def burst(now_s: float) -> int:
+    """Return 6 requests, and 60 from 300 s to 400 s."""
+    return 60 if 300.0 <= now_s < 400.0 else 6
+
+
+def test_hpa_goes_up_at_once_and_down_when_the_window_is_over() -> None:
+    """Ten times the load is taken in doublings; five minutes without it are waited for."""
+    found = replicas_of(played(make_policy("hpa"), under(burst), until_s=900.0))
+    assert found[18:23] == [1, 4, 8, 10, 10]
+    peak_end = int(400 / 15) - 1
+    assert set(found[peak_end : peak_end + 19]) == {10}
+    assert found[-1] == 1
+
+
+def test_hpa_counts_pods_that_load_their_model_for_nothing_on_the_way_up() -> None:
+    """It would ask for more each sync while they load, and end with twice of what it needs."""
+    pods = [pod_view("a", running=30), pod_view("b", phase="starting", sample_age_s=None)]
+    view = server_view(running=30, max_batch=10, wanted=2, ready=1, starting=1, pods=tuple(pods))
+    policy = make_policy("hpa", target=1.0)
+    decision, _ = policy.decide(
+        Snapshot(now_s=15.0, servers={"s1": view}), system(), policy.start()
+    )
+    # 30 in flight of 10 a pod are three pods; the one that loads counts as an idle one of two.
+    assert decision.targets["s1"].replicas == 3
+
+
+def test_hpa_goes_by_the_sum_where_pods_are_not_told_one_by_one() -> None:
+    """A recording keeps no pods: the decisions must not stop there."""
+    see = under(burst)
+    told = [see(now_s, 2) for now_s in (15.0, 315.0)]
+    policy = make_policy("hpa")
+    for view in told:
+        without = replace(view, pods=(), backlog=0)
+        sights = [Snapshot(now_s=15.0, servers={"s1": one}) for one in (view, without)]
+        with_pods, blind = (policy.decide(one, system(), policy.start())[0] for one in sights)
+        assert with_pods.targets["s1"].replicas == blind.targets["s1"].replicas
+
+
+def test_hpa_takes_behaviour_as_soon_as_a_part_of_it_is_given() -> None:
+    """spec.behavior bounds what a sync adds, and the window holds what is added."""
+    slow = make_policy("hpa", scale_up_pods=1, scale_up_period_s=60.0)
+    found = replicas_of(played(slow, under(burst), until_s=420.0))
+    assert max(after - before for before, after in pairwise(found)) == 1
+    assert max(found) == 3
+
+
+def test_kpa_panics_in_a_burst_and_leaves_with_the_window() -> None:
+    """Two seconds of a burst are enough for the short window, and the panic outlives it."""
+    decisions = played(make_policy("kpa"), under(burst), until_s=600.0)
+    found = replicas_of(decisions)
+    at_300, at_306, at_470 = (int(at_s / 2) - 1 for at_s in (300, 306, 470))
+    assert found[at_300 - 1] == 1
+    assert found[at_306] >= 4
+    assert decisions[at_306].targets["s1"].why.kind == "panic"
+    assert found[at_470] == 1
+
+
+def test_samples_of_the_window_are_taken_once() -> None:
+    """A sample that is counted twice would be two."""
+    gauges = tuple(GaugeSample(float(at_s), at_s, 0) for at_s in range(1, 6))
+    view = server_view(gauges=gauges)
+    assert [one.at_s for one in samples_of(view, now_s=6.0, after_s=3.0)] == [4.0, 5.0]
+    latest = server_view(running=3, backlog=2, sample_age_s=4.0)
+    assert samples_of(latest, now_s=10.0, after_s=5.0) == [GaugeSample(6.0, 3, 2)]
+    assert samples_of(latest, now_s=10.0, after_s=6.0) == []
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_ray_serve_decides_the_same_every_ten_seconds_as_every_tenth_of_one(seed: int) -> None:
+    """Gauges come every 10 s and the delays are multiples of it: the iterations between change
+    nothing, and need not be run.
+    """
+    rng = np.random.default_rng(seed)
+    config = Config(target_ongoing_requests=4.0, upscale_delay_s=30.0, downscale_delay_s=60.0)
+    demands = [float(rng.choice([0, 3, 9, 30])) for _ in range(60)]
+
+    def run(step: int) -> list[int]:
+        replicas, pending, found = 1, NONE_PENDING, list[int]()
+        for tick in range(0, 100 * len(demands), step):
+            demand = demands[tick // 100]
+            replicas, pending = decided(
+                demand,
+                current=max(replicas, 1),
+                target=max(replicas, 1),
+                config=config,
+                pending=pending,
+                now_s=tick / 10,
+            )
+            if tick % 100 == 0:
+                found.append(replicas)
+        return found
+
+    assert run(100) == run(1)
+
+
+def test_ray_serve_waits_for_a_decision_to_last() -> None:
+    """A burst that is shorter than the delay moves nothing."""
+    for length_s, most in ((10.0, 2), (60.0, 15)):
+
+        def demand(now_s: float, length_s: float = length_s) -> int:
+            return 60 if 300.0 <= now_s < 300.0 + length_s else 6
+
+        found = replicas_of(played(make_policy("ray_serve"), under(demand), until_s=600.0))
+        assert 2 <= max(found) <= most
+        assert (max(found) > 2) == (length_s > 30.0)
+
+
+def test_keda_takes_a_server_to_zero_after_its_cooldown_and_back_at_a_poll() -> None:
+    """Zero is a poll's business: the HPA between knows no zero."""
+    scaler = keda.Scaler(cooldown_s=300.0)
+
+    def poll(current: int, seen: keda.Seen, now_s: float, one: keda.Scaler = scaler) -> int:
+        return keda.polled(current, seen, one, now_s=now_s)
+
+    idle = keda.Seen(active=False, active_s=100.0)
+    assert poll(0, keda.Seen(active=True), 0.0) == 1
+    assert poll(3, keda.Seen(active=True), 0.0) == 3
+    assert poll(1, idle, 400.0) == 1
+    assert poll(1, idle, 401.0) == 0
+    assert poll(1, keda.Seen(active=False, failed=True, active_s=0.0), 900.0) == 1
+    assert poll(1, idle, 900.0, keda.Scaler(least=1)) == 1
+    assert poll(0, idle, 900.0, keda.Scaler(least=2)) == 2
+    assert poll(5, idle, 900.0, keda.Scaler(least=2, idle=0)) == 0
+    assert poll(0, keda.Seen(active=True), 900.0, keda.Scaler(least=2, idle=0)) == 2
+    never = keda.Seen(active=False, created_s=50.0)
+    assert poll(1, never, 50.0, keda.Scaler(initial_cooldown_s=10.0)) == 1
+    assert poll(1, never, 61.0, keda.Scaler(initial_cooldown_s=10.0)) == 0
+
+
+def test_keda_falls_back_to_what_is_told_once_the_metric_fails() -> None:
+    """The HPA is told a total that comes to the fallback."""
+    policy = make_policy("keda", fallback_replicas=4, failure_threshold=1)
+    view = server_view(sample_age_s=None, max_batch=10)
+    state, found = policy.start(), []
+    for number in range(1, 9):
+        sight = Snapshot(now_s=15.0 * number, servers={"s1": view})
+        decision, state = policy.decide(sight, system(), state)
+        found.append(decision.targets["s1"].replicas)
+    assert found[:2] == [2, 2]
+    assert found[-1] == 4
+    totals = [
+        keda.fallback_total(6.0, replicas=4, current=7, behavior=behavior)
+        for behavior in ("static", "current", "current_if_higher", "current_if_lower")
+    ]
+    assert totals == [24.0, 42.0, 42.0, 24.0]
+
+
+def test_aibrix_cools_down_the_wrong_way_round_unless_it_is_told_otherwise() -> None:
+    """What is implemented takes the lowest of the window on the way down; what is documented keeps
+    the highest.
+    """
+    log = [Recommendation(replicas=count, at_s=0.0) for count in (3, 6)]
+
+    def cooled(proposal: int, mode: aibrix.Mode) -> int:
+        return aibrix.cooled(
+            proposal,
+            current=5,
+            recommendations=log,
+            now_s=60.0,
+            up_s=300.0,
+            down_s=300.0,
+            mode=mode,
+        )
+
+    assert [cooled(4, mode) for mode in ("as_implemented", "as_documented")] == [3, 6]
+    assert [cooled(7, mode) for mode in ("as_implemented", "as_documented")] == [7, 3]
+    assert cooled(5, "as_implemented") == 5
+
+
+def test_wva_adds_one_at_a_time_and_none_while_one_starts() -> None:
+    """It would add one every interval of the start-up."""
+    policy = make_policy("wva")
+    full = pod_view("a", kv_usage=0.9, waiting=9)
+    view = server_view(wanted=1, ready=1, pods=(full,))
+    starting = replace(view, pools=(replace(view.pools[0], replicas=2),), starting=1)
+    found = [
+        policy.decide(Snapshot(now_s=15.0, servers={"s1": one}), system(), policy.start())[0]
+        for one in (view, starting)
+    ]
+    assert replicas_of(found) == [2, 2]
+
+
+def test_dynamo_plans_for_the_expected_requests_and_steps_by_load() -> None:
+    """Throughput decides every interval; load moves by one replica, and not while one starts."""
+    planner = make_policy("dynamo", predictor="constant")
+    heavy = replace(BUSY, rate_rpm=60_000.0)
+    found = played(planner, under(burst, load=heavy), until_s=400.0)
+    assert replicas_of(found) == [9, 17]
+    assert found[0].targets["s1"].why.kind == "step-limit"
+    loads = make_policy("dynamo", optimization_target="throughput")
+    assert loads.tick_s == 5.0
+    pods = tuple(pod_view(f"p{i}", kv_tokens_used=90, queued_prompt_tokens=20) for i in range(2))
+    data = system()
+    perf = {key: replace(one, kv_tokens=100) for key, one in data.perf.items()}
+    view = server_view(pods=pods)
+    for seen, replicas in ((view, 3), (replace(view, starting=1), 2)):
+        sight = Snapshot(now_s=5.0, servers={"s1": seen})
+        decision, _ = loads.decide(sight, replace(data, perf=perf), loads.start())
+        assert decision.targets["s1"].replicas == replicas
+
+
+def test_predictive_is_ahead_of_slo_while_the_load_rises() -> None:
+    """What it is for: the replicas of a minute from now are asked for now."""
+
+    def rising(now_s: float, replicas: int) -> ServerView:
+        load = replace(BUSY, rate_rpm=600.0 + 20.0 * now_s)
+        return server_view(wanted=replicas, ready=replicas, load=load)
+
+    ahead, plain = (
+        played(make_policy(name, headroom=0.0), rising, until_s=480.0)
+        for name in ("predictive", "slo")
+    )
+    # One decides twice as often: at the same instants it is never behind, and once at least ahead.
+    pairs = list(zip(replicas_of(ahead)[1::2], replicas_of(plain), strict=True))
+    assert all(early >= late for early, late in pairs)
+    assert any(early > late for early, late in pairs)
+
+
+def test_through_hpa_holds_what_slo_gives_up_for_the_window() -> None:
+    """An exported number passes an autoscaler that has a window of its own."""
+
+    def falling(now_s: float, replicas: int) -> ServerView:
+        load = replace(BUSY, rate_rpm=5000.0 if now_s < 120.0 else 600.0)
+        return server_view(wanted=replicas, ready=replicas, load=load)
+
+    found = replicas_of(played(make_policy("through_hpa"), falling, until_s=600.0))
+    high = max(found)
+    assert high > 2
+    assert found[int(350 / 15)] == high
+    assert found[-1] < high
+
+
+def test_static_peak_sizes_once() -> None:
+    """It is the bound of those who do not scale."""
+    nominal = server_data("s1")
+    data = {"servers": {"s1": replace(nominal, current=replace(nominal.current, load=BUSY))}}
+    found = {
+        peak: replicas_of(
+            played(make_policy("static_peak", peak=peak), under(burst), until_s=600.0, **data)
+        )
+        for peak in (1.0, 8.0)
+    }
+    assert all(len(set(replicas)) == 1 for replicas in found.values())
+    assert found[8.0][0] > found[1.0][0]
+
+
+def test_forecasts_follow_what_they_are_made_for() -> None:
+    """A line goes on, a season comes again, a constant stays, and nothing is below zero."""
+    line = [10.0 + 5.0 * i for i in range(12)]
+    assert forecasts.predicted("arima", line) == pytest.approx(70.0, rel=0.02)
+    assert forecasts.predicted("kalman", line) == pytest.approx(70.0, rel=0.1)
+    assert forecasts.predicted("constant", line) == 65.0
+    assert forecasts.predicted("arima", [50.0, 40.0, 30.0, 20.0, 10.0, 0.0]) == 0.0
+    times_s = [60.0 * i for i in range(12)]
+    assert forecasts.holt(times_s, line, ahead_s=60.0) == pytest.approx(70.0, rel=0.1)
+    wave = [100.0 + 50.0 * np.sin(2 * np.pi * at_s / 360.0) for at_s in times_s]
+    expected = forecasts.seasonal(times_s, wave, ahead_s=60.0, season_s=360.0)
+    assert expected == pytest.approx(100.0, rel=0.02)
+    assert forecasts.seasonal(times_s, wave, ahead_s=60.0, season_s=3600.0) is None
+    with pytest.raises(SpecError, match="expected the package prophet"):
+        forecasts.predicted("prophet", line)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("hpa", "target", 0),
+        ("hpa", "metric", "cpu"),
+        ("hpa", "scale_up_select", "Most"),
+        ("kpa", "panic_threshold", 0.5),
+        ("keda", "max_replicas", 0),
+        ("ray_serve", "aggregation", "sum"),
+        ("aibrix", "mode", "right"),
+        ("wva", "kv_cache_threshold", "x"),
+        ("dynamo", "predictor", "oracle"),
+        ("dynamo", "load_scaling", 1),
+        ("predictive", "forecast", "guess"),
+        ("through_hpa", "tolerance", -1.0),
+        ("static_peak", "peak", 0.0),
+    ],
+)
+def test_an_option_that_cannot_be_is_one_line(name: str, option: str, value: object) -> None:
+    """It is said at the start, with what was expected."""
+    with pytest.raises(SpecError, match=f"policy {name}: {option}: expected .*, found"):
+        make_policy(name, **{option: value})
