@@ -11,7 +11,7 @@ import csv
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +27,7 @@ from experiments.datasheet_constants import (
     summary,
     usable,
 )
+from experiments.real_runs import pods, runs
 from twin.fit.datasheet import (
     CONSTANTS,
     SPREADS,
@@ -40,7 +41,7 @@ from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits
 from twin.fit.search import FAMILIES, Prior, fit_logs
-from twin.spec import LatencyModel
+from twin.spec import SCHEDULINGS, LatencyModel, Scheduling
 
 Floats = npt.NDArray[np.float64]
 
@@ -54,8 +55,11 @@ RUNS = (
     ("rtx4090-llama-3.1-8b.csv", "RTX4090", 256, 41408),
     ("rtxpro6000-llama-3.1-8b.csv", "RTXPRO6000", 128, None),
 )
+POINT_REQUESTS = 300  # of a simulated step; a run of fewer is simulated whole
+DURATIONS_S = {"guidellm_exp1_llama31_8b": 360.0, "guidellm_exp2": 600.0}  # of a step
 SHAPES_A = ("1024x1024", "256x256", "4096x256", "64x1024")
 SHAPES_B = ("1024x64", "256x4096", "4096x4096", "64x64")
+SPLITS = {"A → B": (SHAPES_A, SHAPES_B), "B → A": (SHAPES_B, SHAPES_A)}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -63,7 +67,9 @@ def main(arguments: Sequence[str]) -> int:
     folder = Path(arguments[0]) if arguments else Path("../shared/validation")
     logs()
     guidellm("guidellm_exp1_llama31_8b", "llama-3.1-8b")
-    guidellm("guidellm_exp2", "qwen2.5-14b")
+    qwen = guidellm("guidellm_exp2", "qwen2.5-14b")
+    for real in (pods, runs):
+        real(qwen.latency_model, overhead_ms=qwen.overhead_ms, scheduling=qwen.scheduling)
     if (folder / STAGES).is_file():
         stages(folder / STAGES)
         overloads(folder / STAGES)
@@ -108,28 +114,82 @@ def logs() -> None:
 # -- load steps of GuideLLM
 
 
-def guidellm(dataset: str, model: str) -> None:
-    """Print how four shapes of a sweep predict the four others."""
-    points = _points(dataset)
-    prior = estimate(
+def guidellm(dataset: str, model: str) -> PointFit:
+    """Print how four shapes of a sweep predict the four others; return what all of it says."""
+    for split in SPLITS:
+        found = split_fit(dataset, model, split)
+        predicted = predictions(dataset, split, found)
+        itl_mape = np.mean([abs(each.itl_error) for each in predicted])
+        ttft_mape = np.mean([abs(each.ttft_error) for each in predicted])
+        print(
+            f"{dataset}: shapes {split}: {len(predicted)} steps, ITL MAPE {itl_mape:.1%}, TTFT "
+            f"MAPE {ttft_mape:.1%} (p {found.latency_model.p:.2f}, {found.scheduling} scheduling)"
+        )
+    return _fit_points(_points(dataset), _prior(model))
+
+
+def split_fit(dataset: str, model: str, split: str) -> PointFit:
+    """Return what the first shapes of *split* say of the engine of *dataset*."""
+    fitted, _ = SPLITS[split]
+    return _fit_points([each for each in _points(dataset) if each[0] in fitted], _prior(model))
+
+
+def predictions(dataset: str, split: str, found: PointFit) -> list[Predicted]:
+    """Return the steps of the other shapes of *split*, measured and predicted by *found*."""
+    _, others = SPLITS[split]
+    return [
+        Predicted(
+            shape=shape,
+            # 0 is one user alone.
+            rate_rps=point.rate_rps or 0.0,
+            ttft_ms=ttft_ms,
+            itl_ms=itl_ms,
+            ttft_predicted_ms=steady.ttft_median_s * 1e3,
+            itl_predicted_ms=steady.itl_s * 1e3,
+        )
+        for shape, point, ttft_ms, itl_ms in _points(dataset)
+        if shape in others
+        for steady in [_steady(point, found)]
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Predicted:
+    """A step of a sweep: median TTFT and mean ITL."""
+
+    shape: str
+    rate_rps: float
+    ttft_ms: float
+    itl_ms: float
+    ttft_predicted_ms: float
+    itl_predicted_ms: float
+
+    @property
+    def ttft_error(self) -> float:
+        """Return the relative error, positive if it is predicted too slow."""
+        return self.ttft_predicted_ms / self.ttft_ms - 1.0
+
+    @property
+    def itl_error(self) -> float:
+        """Return the relative error, positive if it is predicted too slow."""
+        return self.itl_predicted_ms / self.itl_ms - 1.0
+
+
+def _prior(model: str) -> DataSheetModel:
+    return estimate(
         read_model(SAMPLE_DATA / "models" / f"{model}.json"),
         read_accelerators(SAMPLE_DATA / "datasheets" / "accelerators.json")["H100"],
     )
-    for split, train in (("A → B", SHAPES_A), ("B → A", SHAPES_B)):
-        values = _fit_points([each for each in points if each[0] in train], prior)
-        rest = [each for each in points if each[0] not in train]
-        errors = np.array(
-            [
-                (steady.itl_s * 1e3 / itl - 1.0, steady.ttft_median_s * 1e3 / ttft - 1.0)
-                for _, point, ttft, itl in rest
-                for steady in [_steady(point, values, requests=300)]
-            ]
-        )
-        itl_mape, ttft_mape = np.abs(errors).mean(axis=0)
-        print(
-            f"{dataset}: shapes {split}: {len(rest)} steps, ITL MAPE {itl_mape:.1%}, TTFT MAPE "
-            f"{ttft_mape:.1%} (p {values[4]:.2f})"
-        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PointFit:
+    """What a sweep says of an engine; loss is that of the fit."""
+
+    latency_model: LatencyModel
+    overhead_ms: float
+    scheduling: Scheduling
+    loss: float
 
 
 Measured = tuple[str, OperatingPoint, float, float]
@@ -152,40 +212,58 @@ def _points(dataset: str) -> list[Measured]:
                 output_tokens=float(row["out_tok_mean"]),
                 spread=0.5,
                 is_even=True,
+                duration_s=DURATIONS_S[dataset],
             )
             shape = f"{row['nom_in_tok']}x{row['nom_out_tok']}"
             found.append((shape, point, float(row["ttft_ms_median"]), float(row["itl_ms_mean"])))
     return found
 
 
-def _steady(point: OperatingPoint, values: Floats, *, requests: int) -> Steady:
-    launch_ms, weights_ms, beta_ms, gamma_ms, p, overhead_ms = map(float, values)
+def _steady(point: OperatingPoint, found: PointFit) -> Steady:
     return operate(
         point,
-        latency_model=LatencyModel(
-            alpha_ms=launch_ms + weights_ms,
-            beta_ms=beta_ms,
-            gamma_ms=gamma_ms,
-            launch_ms=launch_ms,
-            p=p,
-        ),
+        latency_model=found.latency_model,
         max_batch=512,
         token_budget=8192,
-        overhead_ms=overhead_ms,
-        requests=40 if point.users else requests,
+        overhead_ms=found.overhead_ms,
+        scheduling=found.scheduling,
+        requests=40 if point.users else POINT_REQUESTS,
     )
 
 
-def _fit_points(measured: Sequence[Measured], prior: DataSheetModel) -> Floats:
+def _fit_points(measured: Sequence[Measured], prior: DataSheetModel) -> PointFit:
+    """Fit with synchronous and with asynchronous scheduling, and return what misses less."""
+    return min(
+        (_fit_scheduled(measured, prior, scheduling) for scheduling in SCHEDULINGS),
+        key=lambda found: found.loss,
+    )
+
+
+def _fit_scheduled(
+    measured: Sequence[Measured], prior: DataSheetModel, scheduling: Scheduling
+) -> PointFit:
     start = prior.latency_model
 
-    def plain(values: Floats) -> Floats:
-        return np.array([values[0], *np.exp(values[1:4]), values[4], values[5]])
+    def model(values: Floats, *, loss: float = 0.0) -> PointFit:
+        launch_ms, p, overhead_ms = float(values[0]), float(values[4]), float(values[5])
+        weights_ms, beta_ms, gamma_ms = map(float, np.exp(values[1:4]))
+        return PointFit(
+            latency_model=LatencyModel(
+                alpha_ms=launch_ms + weights_ms,
+                beta_ms=beta_ms,
+                gamma_ms=gamma_ms,
+                launch_ms=launch_ms,
+                p=p,
+            ),
+            overhead_ms=overhead_ms,
+            scheduling=scheduling,
+            loss=loss,
+        )
 
     def residuals(values: Floats) -> Floats:
         parts: list[float] = []
         for _, point, ttft, itl in measured:
-            steady = _steady(point, plain(values), requests=150)
+            steady = _steady(point, model(values))
             parts += [
                 0.5 * np.log(steady.ttft_median_s * 1e3 / ttft),
                 np.log(steady.itl_s * 1e3 / itl),
@@ -203,7 +281,7 @@ def _fit_points(measured: Sequence[Measured], prior: DataSheetModel) -> Floats:
         x_scale=[1.0, 1.0, 1.0, 1.0, 0.5, 5.0],
         max_nfev=10,
     )
-    return plain(found.x)
+    return model(found.x, loss=float(found.cost))
 
 
 # -- load stages of vLLM

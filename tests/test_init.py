@@ -13,6 +13,7 @@ import pytest
 
 from experiments.world import build_cluster_spec
 from inferno.cli.fit import write_row
+from inferno.cli.init import scheduling_of
 from inferno.cli.main import main
 from loop.schema.reading import read_system
 from twin.spec import SpecError
@@ -35,10 +36,20 @@ def test_a_directory_is_written_that_sim_runs(tmp_path: Path, capsys: Capture) -
     assert notes == ()
     assert {server.service_class for server in system.servers.values()} == {"Premium", "Batch"}
     assert system.perf["mixtral-8x7b", "H100"].acc_count == 2
+    assert system.perf["mixtral-8x7b", "H100"].scheduling == "async"
     out = tmp_path / "out"
     assert main(["sim", "--data", str(mine), "--hours", "0.1", "--out", str(out), "-q"]) == 0
     summary = json.loads((out / "summary.json").read_text())
     assert summary
+
+
+@pytest.mark.parametrize(
+    ("version", "scheduling"),
+    [("0.14.1", "sync"), ("v0.15.0", "async"), ("0.9", "sync"), ("1.0", "async"), (None, "async")],
+)
+def test_vllm_plans_an_iteration_ahead_since_0_15(version: str | None, scheduling: str) -> None:
+    """A request that comes waits for one iteration more: a third of TTFT on a loaded server."""
+    assert scheduling_of(version) == scheduling
 
 
 def test_a_directory_in_use_is_left_alone(tmp_path: Path, capsys: Capture) -> None:
@@ -59,6 +70,7 @@ def test_a_directory_in_use_is_left_alone(tmp_path: Path, capsys: Capture) -> No
         ("--classes", "Free,Free", "classes: expected names, each once"),
         ("--classes", "Gold=3", "classes: Gold: expected a number > 0"),
         ("--rpm", "-1", "rpm: expected a number > 0"),
+        ("--vllm", "new", "vllm: expected a version such as 0.15, found 'new'"),
         ("--tokens", "100", "tokens: expected a number > 0"),
         ("--config", "lama", "config: expected a file, or one of"),
         ("--config", "nowhere.json", "expected a file in ., found none"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from inferno.cli.datasheets import CONFIG_HELP, accelerators, add_dtype_option, 
 
 if TYPE_CHECKING:
     from twin.fit.datasheet import Accelerator, DataSheetModel, ModelFacts
+    from twin.spec import Scheduling
 
 TEXT = """\
 Write a complete data directory from what is known before anything is measured:
@@ -35,6 +37,7 @@ CLASSES: Mapping[str, tuple[float, float, int]] = {
 TP_SIZES = (1, 2, 4, 8)
 BATCH_MAX = 256
 TOKEN_BUDGET = 8192
+ASYNC_SINCE = (0, 15)  # of vLLM
 # A replica that holds fewer mean requests than this is no server: more GPUs are taken.
 REQUESTS_MIN = 8
 START_UP_S, LOAD_GB_PER_S = 45.0, 1.0
@@ -67,6 +70,11 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         metavar="IN/OUT",
         help="mean tokens of a request, in and out (default 512/256)",
     )
+    parser.add_argument(
+        "--vllm",
+        metavar="VERSION",
+        help="version of vLLM, which plans an iteration ahead since 0.15 (default: a current one)",
+    )
     add_dtype_option(parser)
 
 
@@ -83,6 +91,7 @@ def _run(options: Namespace) -> int:
         rpm=_positive("rpm", str(options.rpm)),
         tokens=_pair("tokens", options.tokens),
         dtype=options.dtype,
+        scheduling=scheduling_of(options.vllm),
     )
     directory.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
@@ -102,6 +111,7 @@ def data_files(
     rpm: float,
     tokens: tuple[float, float],
     dtype: Any,
+    scheduling: Scheduling,
 ) -> dict[str, Json]:
     """Return the content of each file of the directory. Raise SpecError for a model that fits on
     none of the GPUs, or that is given twice.
@@ -129,7 +139,9 @@ def data_files(
         "capacity-data.json": {
             "count": [{"type": each.name, "count": count} for each, count in gpus.items()]
         },
-        "model-data.json": {"models": [_model_row(engine, tokens) for engine in engines]},
+        "model-data.json": {
+            "models": [_model_row(engine, tokens, scheduling) for engine in engines]
+        },
         "serviceclass-data.json": {
             "serviceClasses": [
                 {
@@ -154,6 +166,19 @@ def data_files(
         },
         "twin-data.json": {"engines": [_engine_row(engine) for engine in engines]},
     }
+
+
+def scheduling_of(vllm: str | None) -> Scheduling:
+    """Return how this version of vLLM plans its iterations; None is a current one."""
+    from twin.spec import SpecError
+
+    if vllm is None:
+        return "async"
+    found = re.match(r"v?(\d+)\.(\d+)", vllm)
+    if found is None:
+        raise SpecError(f"vllm: expected a version such as 0.15, found {vllm[:60]!r}")
+    major, minor = map(int, found.groups())
+    return "async" if (major, minor) >= ASYNC_SINCE else "sync"
 
 
 def _smallest(
@@ -206,7 +231,7 @@ def _max_batch(engine: DataSheetModel, tokens: tuple[float, float]) -> int:
     return int(min(engine.kv_tokens // sum(tokens), BATCH_MAX))
 
 
-def _model_row(engine: DataSheetModel, tokens: tuple[float, float]) -> Json:
+def _model_row(engine: DataSheetModel, tokens: tuple[float, float], scheduling: Scheduling) -> Json:
     from inferno.cli.model import model_json
 
     return {
@@ -215,7 +240,7 @@ def _model_row(engine: DataSheetModel, tokens: tuple[float, float]) -> Json:
         "accCount": engine.tp,
         "maxBatchSize": _max_batch(engine, tokens),
         "atTokens": max(int(tokens[1]), 1),
-        "perfParms": model_json(engine)["perfParms"],
+        "perfParms": {**model_json(engine)["perfParms"], "scheduling": scheduling},
     }
 
 

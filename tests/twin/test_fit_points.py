@@ -11,7 +11,7 @@ import pytest
 
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
-from twin.fit.replay import ReplicaLimits
+from twin.fit.replay import ReplicaLimits, replay
 from twin.fit.search import fit_logs
 from twin.spec import LatencyModel, SpecError
 
@@ -85,6 +85,36 @@ def test_a_table_of_operating_points_gives_the_latency_model_again(tmp_path: Pat
     assert found.latency_model.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.05)
     assert found.latency_model.gamma_ms == pytest.approx(MODEL.gamma_ms, rel=0.15)
     assert found.all_rows.e2e_mape < 0.01
+
+
+def test_a_median_is_held_against_the_median(tmp_path: Path) -> None:
+    """Half of the published tables tell percentiles; a mean beside them counts first."""
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "rate_rps,in_tokens,out_tokens,ttft_ms,ttft_ms_p50,itl_ms\n"
+        "8,400,100,,40,15\n8,400,100,60,40,15\n"
+    )
+    [rows] = read_logs(path)
+    assert [point.tells_median for point in rows.points] == [True, False]
+    assert rows.first_token_s.tolist() == [0.04, 0.06]
+    seen = at(rows.points[0])
+    assert seen.ttft_median_s < seen.ttft_s
+    replayed = replay(
+        rows, latency_model=MODEL, limits=ReplicaLimits(max_batch=64, token_budget=2048)
+    )
+    assert replayed.first_token_s.tolist() == [seen.ttft_median_s, seen.ttft_s]
+
+
+def test_a_short_run_is_measured_while_its_server_fills() -> None:
+    """Answers that take half of a run see a smaller batch than they would for ever; what had not
+    ended by then was not measured.
+    """
+    long = OperatingPoint(rate_rps=2.0, input_tokens=200, output_tokens=1001, is_even=True)
+    filling = at(replace(long, duration_s=30.0))
+    steady = at(long)
+    assert filling.itl_s < 0.95 * steady.itl_s
+    settled = at(replace(long, duration_s=120.0, settle_s=60.0))
+    assert settled.itl_s == pytest.approx(steady.itl_s, rel=0.02)
 
 
 @pytest.mark.parametrize(

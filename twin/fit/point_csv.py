@@ -6,6 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -22,6 +23,7 @@ LOADS: Mapping[str, tuple[str, float]] = {
 }
 TOKENS = (("in_tokens", "input_tokens"), ("out_tokens", "output_tokens"))
 TTFT = ("ttft_ms", "ttft_ms_mean", "ttft_mean_ms")
+TTFT_MEDIAN = ("ttft_ms_median", "ttft_median_ms", "ttft_ms_p50", "ttft_p50_ms")
 ITL = ("itl_ms", "itl_ms_mean", "itl_mean_ms", "tpot_ms", "tpot_mean_ms")
 E2E = ("e2e_ms", "e2e_ms_mean", "e2e_mean_ms")
 
@@ -29,12 +31,15 @@ E2E = ("e2e_ms", "e2e_ms_mean", "e2e_mean_ms")
 def is_table(text: str) -> bool:
     """Tell whether *text* is a table of operating points, by its header."""
     names = {name.strip().lower() for name in text.split("\n", 1)[0].split(",")}
-    return bool(names & set(LOADS)) and bool(names & set(TTFT)) and "queued_s" not in names
+    return (
+        bool(names & set(LOADS)) and bool(names & {*TTFT, *TTFT_MEDIAN}) and "queued_s" not in names
+    )
 
 
 def read_table(text: str, *, source: str) -> RequestRows:
     """Read a table: a load (rate_rps, rate_rpm, or concurrency of users who ask again at once),
-    in_tokens, out_tokens, ttft_ms, and itl_ms, tpot_ms or e2e_ms; all latencies are means.
+    in_tokens, out_tokens, ttft_ms, and itl_ms, tpot_ms or e2e_ms; all latencies are means, but for
+    ttft_ms_median (or ttft_ms_p50), which is taken where there is no mean.
 
     A row without a latency failed. Raise SpecError, one line, for one that cannot be read.
     """
@@ -49,12 +54,15 @@ def read_table(text: str, *, source: str) -> RequestRows:
             if isinstance(value, str)
         }
         where = f"{source}: line {reader.line_num}"
-        given = [name for name in (*TTFT, *ITL, *E2E) if row.get(name)]
-        if not any(name in TTFT for name in given) or not any(name in ITL + E2E for name in given):
+        given = [name for name in (*TTFT, *TTFT_MEDIAN, *ITL, *E2E) if row.get(name)]
+        if not any(name in TTFT + TTFT_MEDIAN for name in given) or not any(
+            name in ITL + E2E for name in given
+        ):
             failed += 1
             continue
         tokens = [_figure(row, names, where=where) for names in TOKENS]
-        ttft_s = _figure(row, TTFT, where=where) / 1e3
+        is_median = not any(name in TTFT for name in given)
+        ttft_s = _figure(row, TTFT_MEDIAN if is_median else TTFT, where=where) / 1e3
         gaps = max(round(tokens[1]) - 1, 0)
         if any(name in ITL for name in given):
             e2e_s = ttft_s + gaps * _figure(row, ITL, where=where) / 1e3
@@ -64,7 +72,7 @@ def read_table(text: str, *, source: str) -> RequestRows:
             raise SpecError(
                 f"{where}: e2e_ms: expected >= ttft_ms ({ttft_s * 1e3:g}), found {e2e_s * 1e3:g}"
             )
-        points.append(_load(row, tokens, where=where))
+        points.append(replace(_load(row, tokens, where=where), tells_median=is_median))
         figures.append((reader.line_num, ttft_s, e2e_s, tokens[0], tokens[1]))
     if not points:
         found = f"{failed} without latencies" if failed else "none"

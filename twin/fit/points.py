@@ -4,7 +4,7 @@ that the twin's replica gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import inf
 
@@ -27,7 +27,10 @@ class OperatingPoint:
 
     spread is how far the tokens of a request lie around their means, uniformly: 0.5 is ± 50 %.
     With is_even the arrivals are evenly spaced. distinct is how many different prompts there are;
-    None: no two are alike. The engine then needs a prefix cache to notice.
+    None: no two are alike. The engine then needs a prefix cache to notice. With duration_s the
+    server was empty at first, and what ended from settle_s on until then was measured: the filling
+    of a server whose answers take minutes is a good part of a run. tells_median: the TTFT that was
+    measured is the median, not the mean.
     """
 
     rate_rps: float | None = None
@@ -37,6 +40,9 @@ class OperatingPoint:
     spread: float = 0.0
     is_even: bool = False
     distinct: int | None = None
+    duration_s: float | None = None
+    settle_s: float = 0.0
+    tells_median: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +71,14 @@ def operate(
     block_size: int = 16,
     scheduling: Scheduling = "sync",
     overhead_ms: float = 0.0,
+    queue_max: int | None = None,
     seed: int = 1,
     requests: int = REQUESTS,
 ) -> Steady:
-    """Return what clients see at *point*, by a simulation that is the same for the same seed."""
+    """Return what clients see at *point*, by a simulation that is the same for the same seed.
+
+    Only of what is served: with *queue_max* an open loop may lose requests.
+    """
 
     def make(on_finish: Callable[[Request, float], None]) -> Replica:
         return Replica(
@@ -79,6 +89,7 @@ def operate(
             max_num_batched_tokens=token_budget,
             kv_tokens=kv_tokens,
             block_size=block_size,
+            queue_max=queue_max,
             on_finish=on_finish,
         )
 
@@ -91,7 +102,7 @@ def operate(
         served = _open(point, make, rng, requests=requests, block_size=block_size)
     else:
         raise SpecError("an operating point: expected a rate > 0 or users, found neither")
-    kept = served[int(len(served) * WARM_UP) :]
+    kept = _measured(point, served, requests=requests)
     ttft_s = np.array([request.first_token_s - request.arrival_s for request in kept])
     e2e_s = np.array([request.last_token_s - request.arrival_s for request in kept])
     gaps = sum(request.output_tokens - 1 for request in kept)
@@ -102,6 +113,25 @@ def operate(
         e2e_s=float(e2e_s.mean()),
         e2e_p99_s=float(np.percentile(e2e_s, 99)),
     )
+
+
+def _whole_run(point: OperatingPoint, *, requests: int) -> bool:
+    """Tell whether a run of so many *requests* is all that was measured."""
+    return (
+        point.rate_rps is not None
+        and point.duration_s is not None
+        and point.rate_rps * point.duration_s <= requests
+    )
+
+
+def _measured(
+    point: OperatingPoint, served: Sequence[Request], *, requests: int
+) -> Sequence[Request]:
+    """Return those of *served* that count: all that ended in time, or those of a full server."""
+    if point.duration_s is not None and _whole_run(point, requests=requests):
+        ended = [each for each in served if point.settle_s <= each.last_token_s <= point.duration_s]
+        return ended or served
+    return served[int(len(served) * WARM_UP) :]
 
 
 def _request(
@@ -130,14 +160,16 @@ def _open(
 ) -> list[Request]:
     assert point.rate_rps
     replica = make(_nothing)
+    if point.duration_s is not None and _whole_run(point, requests=requests):
+        requests = max(round(point.rate_rps * point.duration_s), 1)
     gaps = rng.exponential(1.0, requests) if not point.is_even else np.ones(requests)
     # Scaled, so that a short simulation has the rate that was asked for.
     arrivals = np.cumsum(gaps) * requests / gaps.sum() / point.rate_rps
     served = []
     for index, arrival_s in enumerate(arrivals.tolist()):
         request = _request(point, rng, number=index, now_s=arrival_s, block_size=block_size)
-        replica.submit(request, arrival_s)
-        served.append(request)
+        if replica.submit(request, arrival_s) is None:
+            served.append(request)
     replica.advance(inf, inclusive=False)
     return served
 

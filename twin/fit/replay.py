@@ -154,7 +154,12 @@ def _operate(
         )
         for point in rows.points
     ]
-    first_s = np.array([each.ttft_s for each in steady])
+    first_s = np.array(
+        [
+            each.ttft_median_s if point.tells_median else each.ttft_s
+            for point, each in zip(rows.points, steady, strict=True)
+        ]
+    )
     gaps = rows.output_tokens - 1
     return Replayed(
         first_token_s=first_s,

@@ -1,0 +1,223 @@
+"""The autoscaled servers of llm-inferno/control-loop (vLLM 0.21, Qwen2.5-14B, H100): each pod's
+latencies, and the replicas that a whole run asks for; for experiments.validate.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.run import run
+from twin.fit.points import OperatingPoint, operate
+from twin.spec import LatencyModel, Scheduling
+
+PODS = SAMPLE_DATA / "validation" / "pods.csv"
+CYCLES = SAMPLE_DATA / "validation" / "cycles.csv"
+
+KV_TOKENS, TOKEN_BUDGET = 226_992, 8192
+# A collection of run16 took 41.0 s: load came for 11 s, then latencies were taken for 30 s.
+SETTLE_S, WINDOW_S = 11.0, 30.0
+POD_SEEDS = range(1, 6)
+
+RUN_SEEDS = (1, 2, 3, 4)
+PERIOD_S = 120.0
+NOMINAL_RPM, IN_TOKENS, OUT_TOKENS = 250, 1024, 512
+# The set-points of the load lie about their nominal values with a coefficient of variation of
+# 0.105; a walk with theta 0.2 has alpha / 0.6 of it.
+SCENARIO = """
+name: run17
+alpha: 0.063
+interval_s: 60
+walk: {kind: reverting, theta: 0.2}
+load:
+  - shape: {kind: ramp, factor: 5, start_s: 600, up_s: 360, hold_s: 360, down_s: 240}
+"""
+SEARCHED_MAX_BATCH = 128  # of an arm that searches it
+
+Row = Mapping[str, str]
+
+
+def pods(latency_model: LatencyModel, *, overhead_ms: float, scheduling: Scheduling) -> None:
+    """Print how the latencies of the pods are predicted by a model fitted elsewhere."""
+    errors = np.array(
+        [
+            _pod(row, latency_model, overhead_ms=overhead_ms, scheduling=scheduling)
+            for row in _rows(PODS)
+        ]
+    )
+    itl, ttft = np.abs(errors).mean(axis=0)
+    itl_bias, ttft_bias = errors.mean(axis=0)
+    print(
+        f"pods of run16: {len(errors)} unsaturated rows, ITL MAPE {itl:.1%} (mean error "
+        f"{itl_bias:+.1%}), TTFT MAPE {ttft:.1%} ({ttft_bias:+.1%})"
+    )
+
+
+def _pod(
+    row: Row, latency_model: LatencyModel, *, overhead_ms: float, scheduling: Scheduling
+) -> tuple[float, float]:
+    """Return the relative errors of ITL and TTFT, by the mean over POD_SEEDS: a window of 30 s
+    holds some hundred requests.
+    """
+    point = OperatingPoint(
+        rate_rps=float(row["rate_rpm"]) / 60.0,
+        input_tokens=float(row["in_tokens"]),
+        output_tokens=float(row["out_tokens"]),
+        spread=0.5,
+        settle_s=SETTLE_S,
+        duration_s=SETTLE_S + WINDOW_S,
+    )
+    seen = [
+        operate(
+            point,
+            latency_model=latency_model,
+            max_batch=int(row["max_batch"]),
+            token_budget=TOKEN_BUDGET,
+            kv_tokens=KV_TOKENS,
+            scheduling=scheduling,
+            overhead_ms=overhead_ms,
+            queue_max=0,
+            seed=seed,
+            requests=1000,
+        )
+        for seed in POD_SEEDS
+    ]
+    itl_ms = 1e3 * float(np.mean([each.itl_s for each in seen]))
+    ttft_ms = 1e3 * float(np.mean([each.ttft_s for each in seen]))
+    return itl_ms / float(row["itl_ms"]) - 1.0, ttft_ms / float(row["ttft_ms"]) - 1.0
+
+
+def runs(latency_model: LatencyModel, *, overhead_ms: float, scheduling: Scheduling) -> None:
+    """Print the peak replicas of each arm of run17, recorded and on the twin."""
+    arms: dict[str, list[Row]] = defaultdict(list)
+    for row in _rows(CYCLES):
+        arms[row["arm"]].append(row)
+    truth = {
+        "a": latency_model.launch_ms,
+        "w": latency_model.weights_ms,
+        "beta": latency_model.beta_ms,
+        "gamma": latency_model.gamma_ms,
+        "p": latency_model.p,
+        "overheadMs": overhead_ms,
+        "scheduling": scheduling,
+    }
+    for arm, rows in arms.items():
+        with TemporaryDirectory() as folder:
+            peaks = _peaks(rows, truth, Path(folder))
+        recorded = max(int(row["replicas_decided"]) for row in rows)
+        print(
+            f"run17, {arm}: peak of {recorded} replicas recorded, {np.mean(peaks):.2f} on the twin "
+            f"(seeds {', '.join(map(str, peaks))})"
+        )
+
+
+def _peaks(rows: Sequence[Row], truth: Mapping[str, Any], folder: Path) -> list[int]:
+    for name, content in _data(rows, truth).items():
+        (folder / name).write_text(json.dumps(content), encoding="utf-8")
+    scenario = folder / "run17.yaml"
+    scenario.write_text(SCENARIO, encoding="utf-8")
+    peaks = []
+    for seed in RUN_SEEDS:
+        result = run(
+            RunConfig(
+                data=folder,
+                scenario=str(scenario),
+                period_s=PERIOD_S,
+                hours=len(rows) * PERIOD_S / 3600.0,
+                seed=seed,
+                metrics="labels",
+                # The run was decided by the Go optimizer, which saw the offered load.
+                policy_options=(("compat", True),),
+            )
+        )
+        peaks.append(max(row["replicas"] for line in result.cycles for row in line["servers"]))
+    return peaks
+
+
+def _data(rows: Sequence[Row], truth: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data directory of an arm: the latency model that its optimizer was given, and the
+    *truth* of the twin.
+    """
+    batches = {int(row["max_batch_decided"]) for row in rows}
+    max_batch = batches.pop() if len(batches) == 1 else SEARCHED_MAX_BATCH
+    load = {"arrivalRate": NOMINAL_RPM, "avgInTokens": IN_TOKENS, "avgOutTokens": OUT_TOKENS}
+    now = {
+        "accelerator": "H100",
+        "numReplicas": int(rows[0]["replicas_observed"]),
+        "maxBatch": max_batch,
+        "load": load,
+    }
+    return {
+        "accelerator-data.json": {
+            "accelerators": [{"name": "H100", "type": "H100", "multiplicity": 1, "cost": 75}]
+        },
+        "capacity-data.json": {"count": [{"type": "H100", "count": 8}]},
+        "model-data.json": {
+            "models": [
+                {
+                    "name": "qwen",
+                    "acc": "H100",
+                    "accCount": 1,
+                    "maxBatchSize": max_batch,
+                    "atTokens": OUT_TOKENS,
+                    "perfParms": {
+                        "alpha": 10.645377,
+                        "beta": 0.041760195,
+                        "gamma": 5.770509e-05,
+                    },
+                }
+            ]
+        },
+        "serviceclass-data.json": {
+            "serviceClasses": [
+                {
+                    "name": "Bronze",
+                    "priority": 2,
+                    "modelTargets": [{"model": "qwen", "slo-itl": 20, "slo-ttft": 1500}],
+                }
+            ]
+        },
+        "optimizer-data.json": {
+            "optimizer": {"unlimited": False, "saturationPolicy": "PriorityRoundRobin"}
+        },
+        "server-data.json": {
+            "servers": [
+                {
+                    "name": "qwen",
+                    "class": "Bronze",
+                    "model": "qwen",
+                    "minNumReplicas": 1,
+                    "currentAlloc": now,
+                }
+            ]
+        },
+        "twin-data.json": {
+            "engines": [
+                {
+                    "model": "qwen",
+                    "acc": "H100",
+                    "kvTokens": KV_TOKENS,
+                    "maxNumBatchedTokens": TOKEN_BUDGET,
+                    "perfParms": truth,
+                }
+            ],
+            # A request that finds no place is lost; tokens are within ± 50 % of their mean.
+            "servers": [
+                {"name": "qwen", "queueMax": 0, "tokenDistribution": "gamma", "tokenCv": 0.29}
+            ],
+            "world": {"windowS": 60},
+        },
+    }
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
