@@ -73,7 +73,7 @@ BUSY = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One load stage: the server, the load, and the mean latencies measured [ms]."""
+    """One load stage: the server, the load, for how long, and the mean latencies measured [ms]."""
 
     label: str
     family: str
@@ -82,6 +82,7 @@ class Stage:
     tp: int
     max_batch: int
     rate_per_ms: float
+    duration_ms: float
     prompt: int
     cached: int
     output: int
@@ -106,6 +107,7 @@ def read_stages(path: Path) -> list[Stage]:
                     tp=int(row["tp"]),
                     max_batch=int(row["max_num_seqs"]),
                     rate_per_ms=float(row["rate_rps"]) / 1e3,
+                    duration_ms=float(row["duration_s"]) * 1e3,
                     prompt=prompt,
                     # 100 distinct prompts: nearly each is a hit, of whole blocks, and the last
                     # token is always computed.

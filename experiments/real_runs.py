@@ -30,7 +30,7 @@ POD_SEEDS = range(1, 6)
 RUN_SEEDS = (1, 2, 3, 4)
 PERIOD_S = 120.0
 NOMINAL_RPM, IN_TOKENS, OUT_TOKENS = 250, 1024, 512
-# The set-points of the load lie about their nominal values with a coefficient of variation of
+# Offered rates and tokens lie about their nominal values with a coefficient of variation of
 # 0.105; a walk with theta 0.2 has alpha / 0.6 of it.
 SCENARIO = """
 name: run17

@@ -74,10 +74,12 @@ def operate(
     queue_max: int | None = None,
     seed: int = 1,
     requests: int = REQUESTS,
+    warm_up: float = WARM_UP,
 ) -> Steady:
     """Return what clients see at *point*, by a simulation that is the same for the same seed.
 
-    Only of what is served: with *queue_max* an open loop may lose requests.
+    Only of what is served: with *queue_max* an open loop may lose requests. The first of the
+    *requests*, a share of *warm_up*, only fill the server.
     """
 
     def make(on_finish: Callable[[Request, float], None]) -> Replica:
@@ -102,7 +104,7 @@ def operate(
         served = _open(point, make, rng, requests=requests, block_size=block_size)
     else:
         raise SpecError("an operating point: expected a rate > 0 or users, found neither")
-    kept = _measured(point, served, requests=requests)
+    kept = _measured(point, served, requests=requests, warm_up=warm_up)
     ttft_s = np.array([request.first_token_s - request.arrival_s for request in kept])
     e2e_s = np.array([request.last_token_s - request.arrival_s for request in kept])
     gaps = sum(request.output_tokens - 1 for request in kept)
@@ -125,13 +127,13 @@ def _whole_run(point: OperatingPoint, *, requests: int) -> bool:
 
 
 def _measured(
-    point: OperatingPoint, served: Sequence[Request], *, requests: int
+    point: OperatingPoint, served: Sequence[Request], *, requests: int, warm_up: float
 ) -> Sequence[Request]:
     """Return those of *served* that count: all that ended in time, or those of a full server."""
     if point.duration_s is not None and _whole_run(point, requests=requests):
         ended = [each for each in served if point.settle_s <= each.last_token_s <= point.duration_s]
         return ended or served
-    return served[int(len(served) * WARM_UP) :]
+    return served[int(len(served) * warm_up) :]
 
 
 def _request(
