@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.go_records import from_go, is_go_record
 from loop.backends.replay import replay
 from loop.records import record_line
 from twin.datafile import parse_json
@@ -39,18 +40,26 @@ class Replayed:
 
 
 def read_recording(path: Path) -> list[Line]:
-    """Return the lines of *path*. Raise SpecError, one line, if they are not those of one run."""
+    """Return the lines of *path*, a recording of ours or of the Go loop. Raise SpecError, one line,
+    if they are not those of one run.
+    """
     try:
         texts = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
         raise SpecError(f"{path}: expected a readable text file, found {reason}") from None
+    read = [
+        parse_json(text, source=f"{path.name}: cycle {number}")
+        for number, text in enumerate(texts, start=1)
+    ]
+    if read and all(isinstance(line, dict) and is_go_record(line) for line in read):
+        read = from_go(read, source=path.name)
     lines: list[Line] = []
-    for number, text in enumerate(texts, start=1):
-        line = parse_json(text, source=f"{path.name}: cycle {number}")
+    for number, line in enumerate(read, start=1):
         if not isinstance(line, dict) or "t_s" not in line:
             raise SpecError(
-                f"{path.name}: cycle {number}: expected the record of a cycle, found {text[:60]!r}"
+                f"{path.name}: cycle {number}: expected the record of a cycle, found "
+                f"{texts[number - 1][:60]!r}"
             )
         if lines and line["t_s"] < lines[-1]["t_s"]:
             raise SpecError(

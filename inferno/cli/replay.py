@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
 TEXT = """\
 Show what a policy would have decided in each cycle of a recording: cycles.jsonl
-of a run, or what a controller wrote to --records. It sees what was seen then;
-what it decides in one cycle does not change what is seen in the next.
+of a run, what a controller wrote to --records, or what the Go loop wrote. It
+sees what was seen then; what it decides in one cycle does not change what is
+seen in the next.
 
   inferno replay out/sim/cycles.jsonl --policy static
   inferno replay records.jsonl --set headroom=0.2 --out replayed.jsonl

@@ -13,6 +13,7 @@ from experiments.replay import read_recording, replayed
 from inferno.cli.main import main
 from loop.policies import make_policy
 from loop.schema.reading import read_system
+from twin.spec import SpecError
 
 Capture = pytest.CaptureFixture[str]
 SMALL = inferno.SAMPLE_DATA / "small"
@@ -86,3 +87,47 @@ def test_what_is_no_recording_is_said_in_one_line(
     assert re.search(expected, line)
     assert main(["replay", str(tmp_path / "nowhere")]) == 2
     assert "nowhere: expected a readable text file" in capsys.readouterr().err
+
+
+def go_cycle(number: int, *, replicas: int, rpm: float) -> dict[str, object]:
+    """Return a cycle as the Go loop writes it."""
+    server = {
+        **{"name": "Premium-llama_13b", "class": "Premium", "model": "llama_13b"},
+        **{"rpm": rpm, "throughput": rpm, "avgInTok": 512, "avgOutTok": 512},
+        **{"itl": 20.0, "ttft": 90.0, "sloItl": 30, "sloTtft": 500},
+        **{"accelerator": "MI250", "replicas": replicas, "maxBatch": 48, "cost": 205 * replicas},
+    }
+    return {
+        "ts": f"2026-06-17T20:0{number}:20.304018579Z",
+        "cycle": number,
+        "servers": [server],
+        "internals": [],
+        "capacity": [{"type": "MI250", "allocated": replicas, "available": 8}],
+        "totalCost": 205.0 * replicas,
+        "timing": {"collectMs": 1},
+    }
+
+
+def test_a_recording_of_the_go_loop_is_replayed(tmp_path: Path) -> None:
+    """What a server has is what the cycle before gave it; a policy decides on the same load."""
+    path = tmp_path / "cycles.jsonl"
+    cycles = [go_cycle(number, replicas=1 + number, rpm=60.0 * number) for number in (1, 2, 3)]
+    path.write_text("".join(json.dumps(cycle) + "\n" for cycle in cycles))
+    lines = read_recording(path)
+    assert [line["t_s"] for line in lines] == [0.0, 60.0, 120.0]
+    assert [line["servers"][0]["wanted"] for line in lines] == [2, 2, 3]
+    found = list(replayed(lines, make_policy("slo"), read_system(SMALL)))
+    assert len(found) == 3
+    assert found[0].decided["servers"][0]["rpm"] == 60.0
+    assert found[0].decided["servers"][0]["replicas"] == 1
+    assert found[0].differences
+
+
+def test_a_wrong_record_of_the_go_loop_is_one_line(tmp_path: Path) -> None:
+    """A server without its replicas cannot be replayed."""
+    cycle = go_cycle(1, replicas=1, rpm=60.0)
+    del cycle["servers"][0]["replicas"]  # type: ignore[attr-defined]
+    path = tmp_path / "cycles.jsonl"
+    path.write_text(json.dumps(cycle) + "\n")
+    with pytest.raises(SpecError, match="cycle 1: expected a record of the Go loop"):
+        read_recording(path)
