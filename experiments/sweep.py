@@ -197,10 +197,11 @@ def _keep(out: Path, planned: PlannedRun, outcome: Outcome[Row], failures: list[
 
 
 def _write_results(results: pd.DataFrame, out: Path) -> list[Path]:
+    from experiments.checked_parquet import write_checked
     from experiments.sweep_figures import save_sweep_figures
 
     with whole_file(out / RESULTS_PARQUET) as part:
-        results.to_parquet(part, index=False)
+        write_checked(results, part)
     with whole_file(out / RESULTS_CSV) as part:
         results.to_csv(part, index=False, lineterminator="\n")
     return [out / RESULTS_PARQUET, out / RESULTS_CSV, *save_sweep_figures(results, out)]
@@ -223,10 +224,10 @@ def _print_tables(console: Console, results: pd.DataFrame, failures: Sequence[Pa
 
 
 def _read_results(path: Path) -> pd.DataFrame:
-    import pandas as pd
+    from experiments.checked_parquet import read_checked
 
     try:
-        return pd.read_parquet(path)
+        return read_checked(path)
     except (OSError, ValueError) as error:
         what = (
             "nothing"

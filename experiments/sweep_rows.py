@@ -92,6 +92,11 @@ def load_rows(directory: Path, runs: Sequence[PlannedRun]) -> dict[str, Row]:
 def _load_row(path: Path) -> Row:
     content = read_json(path)
     if isinstance(content, dict) and content.get("digest") == _digest(content):
+        if content.get("format") != _FORMAT:
+            raise SpecError(
+                f"{path}: expected a run of format {_FORMAT}, found {content.get('format')!r}; "
+                "delete it to repeat it"
+            )
         row = content["row"]
         if row["run_id"] == path.stem:
             return dict(row)

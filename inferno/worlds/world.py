@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from loop.settings import Settings
 
 
+SPEED_MAX = 1e6  # eleven days in a second
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class World:
     """A backend with its policy and data, and whose time passes how fast.
@@ -51,7 +54,7 @@ def data_directory(settings: Settings) -> Path:
 
 
 def check_speed(speed: float) -> float:
-    """Return *speed*. Raise SpecError unless it is a number > 0."""
-    if not (math.isfinite(speed) and speed > 0):
-        raise SpecError(f"speed: expected a number > 0, found {speed}")
+    """Return *speed*. Raise SpecError unless it is a number > 0 that time can pass at."""
+    if not (math.isfinite(speed) and 0 < speed <= SPEED_MAX):
+        raise SpecError(f"speed: expected a number > 0 and <= {SPEED_MAX:g}, found {speed:g}")
     return speed

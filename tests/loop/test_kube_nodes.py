@@ -272,3 +272,12 @@ def test_each_server_has_the_gpus_that_its_own_pods_can_be_put_on() -> None:
     found = read_capacity([node("a"), kept], tenants=[tolerant, bound], others=(), types=TYPES)
     assert (found.by_type["H100"].total, found.by_type["H100"].used) == (16, 2)
     assert found.reachable == {"b": {"H100": 10}}
+
+
+@pytest.mark.parametrize("quantity", ["9" * 26, "many", "-1"])
+def test_a_count_of_gpus_that_is_none_is_told(quantity: str) -> None:
+    """The node would be one without GPUs, and nobody would know why."""
+    odd = mixed({"nvidia.com/gpu": quantity})
+    found = read_capacity([odd, node("a")], tenants=(), others=(), types=TYPES)
+    assert found.by_type["H100"].total == 8
+    assert "nvidia.com/gpu: expected a count, found" in found.warnings[0]

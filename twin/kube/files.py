@@ -49,10 +49,13 @@ def read_manifests(path: Path) -> tuple[tuple[str, Json], ...]:
 def create_objects(rest: Rest, manifests: Sequence[tuple[str, Json]]) -> None:
     """Create *manifests*. Raise SpecError, one line, for the first that is refused."""
     for source, obj in manifests:
-        resource = of_kind(str(obj.get("apiVersion", "")), str(obj.get("kind", "")))
+        for key in ("apiVersion", "kind"):
+            if not isinstance(obj.get(key), str):
+                raise SpecError(f"{source}: {key}: expected a text, found {str(obj.get(key))[:60]}")
+        resource = of_kind(obj["apiVersion"], obj["kind"])
         if resource is None:
             raise SpecError(
-                f"{source}: the twin knows no {obj.get('kind')!r} of {obj.get('apiVersion')!r}"
+                f"{source}: the twin knows no {obj['kind'][:60]!r} of {obj['apiVersion'][:60]!r}"
             )
         try:
             rest.create(

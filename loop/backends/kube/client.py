@@ -8,6 +8,7 @@ parsing those takes twice the time.
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -94,9 +95,10 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
         ValueError,
     ) as error:
         where = kubeconfig or "kubernetes"
-        raise SpecError(
-            f"{where}: expected a cluster to talk to, found {' '.join(str(error).split())}"
-        ) from error
+        found = " ".join(str(error).split())
+        if kubeconfig and os.pathsep not in kubeconfig and not os.path.lexists(kubeconfig):
+            found = "no such file"
+        raise SpecError(f"{where}: expected a cluster to talk to, found {found}") from error
     # GETs would be repeated in silence three times, each with the full timeout.
     settings.retries = False
     settings.connection_pool_maxsize = connections

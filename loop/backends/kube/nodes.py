@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from loop.backends.kube.arguments import GPU_RESOURCES, count, is_gpu, limits_of
+from loop.backends.kube.labels import FOUND_MAX
 from loop.backends.kube.read import Pod, Server, each_read
 from loop.backends.kube.scheduling import obstacle
 from loop.types import CapacityView
+from twin.magnitudes import whole
 
 Json = Mapping[str, Any]
 
@@ -158,7 +160,11 @@ def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
     if ready != "True":
         return []
     labels = meta.get("labels") or {}
-    found = _gpus(status.get("allocatable") or status.get("capacity") or {})
+    resources = status.get("allocatable") or status.get("capacity") or {}
+    for resource, quantity in resources.items():
+        if is_gpu(resource) and whole(str(quantity)) is None:
+            raise ValueError(f"{resource}: expected a count, found {str(quantity)[:FOUND_MAX]}")
+    found = _gpus(resources)
     return [
         Node(
             name=meta["name"],
@@ -177,12 +183,12 @@ def _product(resource: str, labels: Mapping[str, str]) -> str:
     """
     if own := labels.get(f"{resource}.product"):
         return own
-    whole = next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
+    product = next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
     if resource.startswith(SLICE):
-        return f"{whole or 'GPU'}{SLICED}{resource.removeprefix(SLICE)}"
-    if resource.endswith(".shared") and SHARED not in whole:
-        return f"{whole or 'GPU'}{SHARED}"
-    return whole
+        return f"{product or 'GPU'}{SLICED}{resource.removeprefix(SLICE)}"
+    if resource.endswith(".shared") and SHARED not in product:
+        return f"{product or 'GPU'}{SHARED}"
+    return product
 
 
 def _type(product: str, labels: Mapping[str, str], types: Collection[str]) -> str:

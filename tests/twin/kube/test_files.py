@@ -67,6 +67,7 @@ def test_a_directory_of_manifests_is_there_from_the_start(tmp_path: Path) -> Non
     [
         ("a: [", r"^m\.yaml: expected YAML, found "),
         ("- a", r"^m\.yaml: expected an object, found "),
+        ("a0: &a [x]\nb: *a", r"^m\.yaml: apiVersion: expected a text, found None$"),
         ("{kind: Rocket, apiVersion: v1}", r"^m\.yaml: the twin knows no 'Rocket' of 'v1'$"),
         (
             "{kind: ConfigMap, apiVersion: v1, metadata: {name: A}}",
