@@ -30,8 +30,8 @@ class Perf:
     """How one model performs on one accelerator (model-data.json).
 
     alpha, beta and gamma make the sum that the Go tools read; launch_ms and weights_ms, if given,
-    take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). The
-    optimizer does not look at the scheduling, the twin does.
+    take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). Of
+    the scheduling only the tail of latencies knows, not the means.
     overhead_ms is what a request spends outside the engine. kv_tokens is the KV capacity of one
     replica [tokens] (from twin-data.json), None if not known; it caps the batch. start_up_s is how
     long a replica takes to start, by the same file, None if not known.
