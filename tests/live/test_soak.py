@@ -1,0 +1,101 @@
+"""A healthy half hour of a cluster, its emulator and its loop in virtual time: nobody is held, and
+what is open stays as it is.
+"""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+
+import httpx
+from kubernetes import client
+
+from emulator.to_cluster import ClusterEmulator
+from emulator.walk import Walk
+from inferno.worlds.emulated import EmulatedDeployments
+from loop.backends.kube import labels as names
+from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.client import KubeClient
+from loop.backends.metrics.pods import PodMetrics, ProxiedPages
+from loop.clocks import MonotonicClock, date_now
+from loop.controller import Controller, ControllerSettings
+from loop.data import FixedData
+from loop.policies import make_policy
+from loop.testing.fakes import ManualClock, system
+from tests.live.kube_worlds import PATIENT, cluster_spec, eventually, manifest
+from tests.live.twin_served import ServedTwin, serving_twin
+
+PERIOD_S = 30.0
+WINDOW_CYCLES = 5  # the pods start, and a window passes
+CYCLES = 60
+OPEN_MORE_MAX = 8  # connections of threads that come and go
+
+
+def test_in_a_healthy_half_hour_nobody_is_held_and_nothing_stays_open() -> None:
+    """Holding is no answer: load walks, servers move and grow, and each cycle decides for all."""
+    clock, epoch = ManualClock(), date_now()
+    with serving_twin(cluster_spec(start_up_s=60.0), clock=clock.now_s) as twin, twin.api() as api:
+        calls = KubeClient(twin.api, clock=MonotonicClock(), timeouts=PATIENT)
+        backend = KubeBackend(
+            calls,
+            PodMetrics(ProxiedPages(calls)),
+            clock=clock,
+            epoch=epoch,
+            settings=KubeSettings(namespaces=("infer",), labels_stand_in=False, events=True),
+        )
+        loop = Controller(
+            backend=backend,
+            policy=make_policy("slo"),
+            data=FixedData(system()),
+            clock=clock,
+            settings=ControllerSettings(epoch=epoch),
+        )
+        emulator = ClusterEmulator(EmulatedDeployments(calls), walk=Walk(alpha=0.3), seed=1)
+        client.CoreV1Api(api).create_namespace({"metadata": {"name": "infer"}})
+        for k in (1, 2):
+            labels = {names.LOAD_RPM: str(50 * k), names.LOAD_OUT_TOKENS: "500"}
+            body = manifest(f"dep{k}", server=f"s{k}", replicas=1, labels=labels)
+            client.AppsV1Api(api).create_namespaced_deployment("infer", body)
+        seen = watching(twin)
+        held, open_then, changes = [], 0, 0
+        for cycle in range(CYCLES):
+            clock.time_s += PERIOD_S
+            eventually(lambda: twin.cluster.now_s >= clock.time_s, "the twin keeps up")
+            if cycle % 2:
+                emulator.disturb()
+            record = loop.cycle(clock.time_s)
+            assert (record.error, record.applied) == ("", True)
+            changes += len(record.changes)
+            if cycle == CYCLES // 2:
+                open_then = descriptors()
+            if cycle >= WINDOW_CYCLES:
+                assert record.decision is not None
+                held += [one for one in record.decision.targets.values() if one.held]
+        assert held == []
+        assert changes > 1
+        assert descriptors() <= open_then + OPEN_MORE_MAX
+        eventually(lambda: len(seen) > changes, "the watch has told of the changes")
+        backend.close()
+
+
+def watching(twin: ServedTwin) -> list[str]:
+    """Watch Deployments beside all that, and return the lines that come."""
+    seen: list[str] = []
+
+    def watch() -> None:
+        url = f"{twin.url}/apis/apps/v1/deployments"
+        query = {"watch": "true", "timeoutSeconds": "36000"}
+        with httpx.stream("GET", url, params=query, timeout=None, trust_env=False) as answer:
+            for line in answer.iter_lines():
+                seen.append(line)
+
+    began = threading.Thread(target=watch, daemon=True)
+    began.start()
+    return seen
+
+
+def descriptors() -> int:
+    """Return how many files and connections this process has open."""
+    gc.collect()
+    return len(list(Path("/proc/self/fd").iterdir()))
