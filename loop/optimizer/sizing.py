@@ -192,12 +192,10 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     work.verdict[busy] = _verdicts(limits, targets, invalid=rules.invalid(columns))
     work.binding[busy] = limits[:, 3].astype(np.int64)
     good = work.verdict[busy] == GOOD
-    full = np.empty(len(busy))
     for rows, model in models:
         rate[rows] = rules.counted_rate(model, rate[rows])
-        full[rows] = model.rate_max
     work.rate_max[busy] = np.where(good, rate, 0.0)
-    work.replicas[busy] = _replicas(work, busy, full, settings)
+    work.replicas[busy] = _replicas(work, busy, settings)
     work.verdict[busy[good & (work.replicas[busy] > settings.replicas_cap)]] = TOO_MANY
     each = work.need[busy] / np.maximum(work.replicas[busy], 1)
     for rows, model in models:
@@ -314,16 +312,13 @@ def _verdicts(limits: Floats, targets: Targets, *, invalid: Bools) -> Ints:
     return verdict
 
 
-def _replicas(work: _Work, busy: Rows, full: Floats, settings: OptimizerSettings) -> Ints:
-    """Return how many replicas take the load; *full* [requests/ms] is the most that a full batch
-    should serve.
-    """
+def _replicas(work: _Work, busy: Rows, settings: OptimizerSettings) -> Ints:
+    """Return how many replicas take the load."""
     asked, need = work.pairs.asked, work.need[busy]
     rate_max = np.where(work.rate_max[busy] > 0.0, work.rate_max[busy], np.inf)
     here = asked.accelerator[busy] == work.accelerator[busy]
     counted = settings.rules.count_replicas(
         share=need / rate_max,
-        share_least=need / full,
         least=asked.least[busy],
         now=np.where(here, asked.replicas[busy], 0.0),
         settings=settings,

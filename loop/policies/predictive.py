@@ -74,6 +74,7 @@ class PredictivePolicy:
             headroom=self.headroom,
             hysteresis=self.hysteresis,
             drain_s=self.drain_s,
+            forecasts=False,
             name=self.name,
         )
         object.__setattr__(self, "slo", slo)
@@ -98,7 +99,7 @@ class PredictivePolicy:
             expected = self._expected(history, lead_s=self._lead_s(view, data))
             ahead[name] = max(expected, view.load.rate_rpm)
             views[name] = replace(view, load=_at(view.load, ahead[name]))
-        decision, _ = self.slo.decide(replace(snapshot, servers=views), data, None)
+        decision, _ = self.slo.decide(replace(snapshot, servers=views), data, self.slo.start())
         targets = {
             name: replace(
                 target,

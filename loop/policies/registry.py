@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 # A policy is a frozen dataclass whose fields are its options, besides these that say what it is,
 # and what it asks.
-NOT_OPTIONS = ("name", "tick_s", "samples_s", "optimize", "loads")
+NOT_OPTIONS = ("name", "tick_s", "samples_s", "optimize", "loads", "cache")
 # Options that had another name, by policy: the old one still works.
 RENAMED: Mapping[str, Mapping[str, str]] = {"slo": {"band": "hysteresis"}}
 

@@ -6,11 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Protocol, get_args
-
-import numpy as np
+from typing import get_args
 
 from loop.errors import SpecError
 from loop.optimizer.front import SizingCache, optimize
@@ -18,7 +16,26 @@ from loop.optimizer.rules import OptimizerSettings, SolverName
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.solution import Assignment, Solution
-from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h, gpus
+from loop.policies.ask import Optimize, beyond_arithmetic, exact_figures, within_reach
+from loop.policies.demand import (
+    NOTHING,
+    Demand,
+    Horizon,
+    Memories,
+    Memory,
+    Worth,
+    demand,
+    remember,
+)
+from loop.policies.moves import Move, pays
+from loop.policies.room import (
+    FreeGpus,
+    held_targets,
+    leftover_targets,
+    without,
+    woken_targets,
+)
+from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h
 from loop.types import (
     Decision,
     Load,
@@ -36,17 +53,41 @@ UNKNOWN = Why(kind="held-unknown", text="the load is not known")
 DEFAULTS = OptimizerSettings(rules=OURS)
 
 
-NOTHING = Solution(allocations={}, unserved={}, total_cost=0.0, total_value=0.0)
+NO_SOLUTION = Solution(allocations={}, unserved={}, total_cost=0.0, total_value=0.0)
+# What a request that meets its targets is worth [cents] if the class does not say, by priority.
+MET_CENTS = {1: 1.0, 2: 0.4, 3: 0.2}
+MET_CENTS_LOWEST = 0.1
+WINDOW_S = 60.0  # of the metrics, where the world does not tell
+START_UP_S = 120.0  # of a pod, where nobody knows
+TOKENS_STEP = 1.02  # mean tokens are sized for in such steps, so that a sizing can be used again
 
 
-class Optimize(Protocol):
-    """What finds the allocation: the optimizer of this process, or a service."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    """What is to be decided: held are the servers that nothing may be asked for, woken those that
+    get their first replica.
+    """
 
-    def __call__(self, data: SystemData, settings: OptimizerSettings) -> Solution:
-        """Return what each server of *data* should have. Raise BackendError, of phase decide, if it
-        cannot be asked.
-        """
-        ...
+    snapshot: Snapshot
+    data: SystemData
+    demands: Mapping[str, Demand]
+    memories: Mapping[str, Memory]
+    held: Mapping[str, Why]
+    woken: Mapping[str, Target]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Found:
+    """A solution, the system that it is of, and the servers that nothing in it can serve."""
+
+    system: SystemData
+    solution: Solution
+    infeasible: Mapping[str, Why]
+
+    @property
+    def short(self) -> list[str]:
+        """Return the servers for which only GPUs are missing."""
+        return [name for name, why in self.solution.unserved.items() if why.kind == "capacity"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,9 +108,12 @@ class SloPolicy:
     hysteresis: float = DEFAULTS.hysteresis
     prefix_cache_trust: float = 0.0
     compat: bool = False
+    forecasts: bool = True
+    down_s: float = 120.0
     optimize: Optimize | None = None
     name: str = "slo"
-    tick_s: float = 60.0
+    tick_s: float = 30.0
+    cache: SizingCache = field(default_factory=SizingCache, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.solver not in get_args(SolverName):
@@ -91,38 +135,166 @@ class SloPolicy:
                 f"policy {self.name}: compat: expected true or false, found {self.compat!r}"
             )
 
-    def start(self) -> None:
-        """Return no state: the present allocation is in the snapshot."""
+    def start(self) -> Memories:
+        """Return that nothing is remembered of any server."""
+        return NOTHING
 
-    def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
+    def decide(
+        self, snapshot: Snapshot, data: SystemData, state: Memories
+    ) -> tuple[Decision, Memories]:
         """Return what every server should have; what cannot be decided is held, and stops nobody
         else.
 
         Held are servers whose load is not known, and those that no accelerator can serve. If only
-        GPUs are missing, a server keeps of what it has as much as the others leave, highest class
-        first. A server without replicas, whose load nobody can know but for the requests that wait,
-        begins with one replica.
+        GPUs are missing, margins are given up from the lowest class; then a server keeps of what it
+        has as much as the others leave, highest class first. A server without replicas, whose load
+        nobody can know but for the requests that wait, begins with one replica.
         """
-        system = self._system(snapshot, data)
+        demands, memories = self._demands(snapshot, data, state)
         # Whom nothing may be asked for keeps its GPUs, as the servers do whose load is not known.
         unknown = {
             name: view.hold or UNKNOWN
             for name, view in snapshot.servers.items()
             if view.load is None or view.hold is not None
         }
-        woken = _woken(system, snapshot, unknown)
-        solution, infeasible = self._solve(system, snapshot, unknown, woken)
-        held, gpus_left = {**unknown, **infeasible}, _Free(system)
-        targets = _held(gpus_left, held, snapshot)
-        for name, target in woken.items():
+        case = _Case(
+            snapshot=snapshot,
+            data=data,
+            demands=demands,
+            memories=memories,
+            held=unknown,
+            woken=woken_targets(self._system(snapshot, data, demands), snapshot, unknown),
+        )
+        found, moved = self._settle(case, self._within_capacity(case))
+        for name, one in found.solution.allocations.items():
+            moved_s = snapshot.now_s if name in moved else memories[name].moved_s
+            memories[name] = replace(memories[name], replica_rpm=one.rate_max_rpm, moved_s=moved_s)
+        return self._decision(case, found), memories
+
+    def _decision(self, case: _Case, found: _Found) -> Decision:
+        """Return what is found as targets; GPUs go to held servers first, leftovers come last."""
+        held, gpus_left = {**case.held, **found.infeasible}, FreeGpus(found.system)
+        targets = held_targets(gpus_left, held, case.snapshot)
+        for name, target in case.woken.items():
             gpus_left.take(name, target.accelerator, target.replicas)
             targets[name] = target
-        for name, found in solution.allocations.items():
-            gpus_left.take(name, found.accelerator, found.replicas)
-            targets[name] = _target(found, system, max_batch=self._max_batch(found, system))
-        short = {name: why for name, why in solution.unserved.items() if name not in targets}
-        targets |= _leftovers(gpus_left, short)
-        return Decision(targets=targets, unserved={**infeasible, **short}), None
+        for name, one in found.solution.allocations.items():
+            gpus_left.take(name, one.accelerator, one.replicas)
+            targets[name] = _target(
+                one,
+                found.system,
+                case.demands.get(name),
+                max_batch=self._max_batch(one, found.system),
+            )
+        short = {name: why for name, why in found.solution.unserved.items() if name not in targets}
+        targets |= leftover_targets(gpus_left, short)
+        return Decision(targets=targets, unserved={**found.infeasible, **short})
+
+    def _demands(
+        self, snapshot: Snapshot, data: SystemData, state: Memories
+    ) -> tuple[dict[str, Demand], dict[str, Memory]]:
+        """Return what each server of known load is to be sized for, and what is remembered."""
+        demands, memories = {}, {}
+        window_s = snapshot.window_s or WINDOW_S
+        for name, view in snapshot.servers.items():
+            memory = remember(state.get(name, Memory()), view, now_s=snapshot.now_s)
+            if self.forecasts and not self.compat and view.load is not None:
+                demands[name], memory = demand(
+                    memory,
+                    view,
+                    view.load,
+                    now_s=snapshot.now_s,
+                    worth=Worth(
+                        replica_cents_per_h=_replica_cents_per_h(data, view),
+                        met_cents=_met_cents(data, view.service_class),
+                    ),
+                    horizon=Horizon(
+                        lead_s=window_s / 2.0 + self.tick_s + _start_up_s(data, view),
+                        window_s=window_s,
+                        down_s=self.down_s,
+                        drain_s=self.drain_s,
+                    ),
+                )
+            memories[name] = memory
+        return demands, memories
+
+    def _within_capacity(self, case: _Case) -> _Found:
+        """Return what is found with the margins that there are GPUs for.
+
+        If GPUs are missing without any margin, nobody has one; else the lowest classes go without.
+        """
+        servers = case.snapshot.servers
+        priorities = {case.data.priority(servers[name].service_class) for name in case.demands}
+        found = self._find(case, bare_from=None)
+        if not found.short or not priorities:
+            return found
+        bare = self._find(case, bare_from=0)
+        if bare.short:
+            return bare
+        for lowest in sorted(priorities, reverse=True)[:-1]:
+            found = self._find(case, bare_from=lowest)
+            if not found.short:
+                return found
+        return bare
+
+    def _find(self, case: _Case, *, bare_from: int | None) -> _Found:
+        """Return the solution with margins for the classes above *bare_from*."""
+        system = self._system(case.snapshot, case.data, case.demands, bare_from=bare_from)
+        solution, infeasible = self._solve(system, case.snapshot, case.held, case.woken)
+        return _Found(system=system, solution=solution, infeasible=infeasible)
+
+    def _settle(self, case: _Case, found: _Found) -> tuple[_Found, list[str]]:
+        """Return what is *found* without the moves that do not pay, and who moves.
+
+        If a server lacks GPUs because others stay, all of these moves are made.
+        """
+        movers = _movers(found)
+        if self.compat or self.hysteresis == 0.0 or not movers:
+            return found, movers
+        stay = self._again(case, found, _staying(found.system, movers))
+        moves = {
+            name: Move(
+                view=case.snapshot.servers[name],
+                go=found.solution.allocations[name],
+                stay=stay.solution.allocations.get(name),
+                start_up_s=_start_up_s(
+                    case.data,
+                    case.snapshot.servers[name],
+                    found.solution.allocations[name].accelerator,
+                ),
+                moved_s=case.memories[name].moved_s,
+            )
+            for name in movers
+        }
+        stopped = [
+            name
+            for name, move in moves.items()
+            if not pays(move, now_s=case.snapshot.now_s, saving_min=self.hysteresis / 2.0)
+        ]
+        if stopped and len(stopped) < len(movers):
+            stay = self._again(case, found, _staying(found.system, stopped))
+        if not stopped or len(stay.short) > len(found.short):
+            return found, movers
+        return stay, _movers(stay)
+
+    def _again(self, case: _Case, found: _Found, system: SystemData) -> _Found:
+        """Return what is found for *system*, in which the same servers can be served."""
+        rest = without(system, {**case.held, **found.infeasible}, case.woken)
+        ask = self._optimizer(case.snapshot)
+        solution = ask(rest, self._settings()) if rest.servers else NO_SOLUTION
+        return _Found(system=system, solution=solution, infeasible=found.infeasible)
+
+    def _settings(self) -> OptimizerSettings:
+        return OptimizerSettings(
+            solver=self.solver,
+            headroom=self.headroom,
+            hysteresis=self.hysteresis,
+            rules=GO_TODAY if self.compat else OURS,
+        )
+
+    def _optimizer(self, snapshot: Snapshot) -> Optimize:
+        ask: Optimize = self.optimize or exact_figures(partial(optimize, cache=self.cache))
+        return within_reach(ask, snapshot)
 
     def _solve(
         self,
@@ -136,28 +308,21 @@ class SloPolicy:
         These hold GPUs that the others must not be given, so if there are any the rest is solved
         again.
         """
-        settings = OptimizerSettings(
-            solver=self.solver,
-            headroom=self.headroom,
-            hysteresis=self.hysteresis,
-            rules=GO_TODAY if self.compat else OURS,
-        )
-        ask: Optimize = self.optimize or _exact_figures(partial(optimize, cache=SizingCache()))
-        ask = _within_reach(ask, snapshot)
+        settings, ask = self._settings(), self._optimizer(snapshot)
         beyond: dict[str, Why] = {}
-        rest = _without(system, unknown, woken)
+        rest = without(system, unknown, woken)
         try:
-            solution = ask(rest, settings) if rest.servers else NOTHING
+            solution = ask(rest, settings) if rest.servers else NO_SOLUTION
         except ArithmeticError:
-            beyond = _beyond_arithmetic(ask, rest, settings)
-            rest = _without(system, {**unknown, **beyond}, woken)
-            solution = ask(rest, settings) if rest.servers else NOTHING
+            beyond = beyond_arithmetic(ask, rest, settings)
+            rest = without(system, {**unknown, **beyond}, woken)
+            solution = ask(rest, settings) if rest.servers else NO_SOLUTION
         infeasible = {
             name: why for name, why in solution.unserved.items() if why.kind != "capacity"
         }
         if infeasible:
-            rest = _without(system, {**unknown, **beyond, **infeasible}, woken)
-            solution = ask(rest, settings) if rest.servers else NOTHING
+            rest = without(system, {**unknown, **beyond, **infeasible}, woken)
+            solution = ask(rest, settings) if rest.servers else NO_SOLUTION
         return solution, {**beyond, **infeasible}
 
     def _max_batch(self, found: Assignment, system: SystemData) -> int:
@@ -173,17 +338,33 @@ class SloPolicy:
         )
         return current.max_batch if stays else found.max_batch
 
-    def _system(self, snapshot: Snapshot, data: SystemData) -> SystemData:
-        """Return *data* with the servers and, if the world knows it, the capacity of *snapshot*."""
+    def _system(
+        self,
+        snapshot: Snapshot,
+        data: SystemData,
+        demands: Mapping[str, Demand],
+        *,
+        bare_from: int | None = None,
+    ) -> SystemData:
+        """Return *data* with the servers and, if the world knows it, the capacity of *snapshot*.
+        Classes of priority *bare_from* and lower have no margin.
+        """
         capacity = data.capacity
         if snapshot.capacity is not None:
             capacity = {kind: view.total for kind, view in snapshot.capacity.items()}
         most = snapshot.capacity_max
         capacity = {kind: min(count, most.get(kind, count)) for kind, count in capacity.items()}
-        servers = {name: self._server(view, data) for name, view in snapshot.servers.items()}
+        servers = {}
+        for name, view in snapshot.servers.items():
+            found = demands.get(name)
+            load = self._demand(view)
+            if found is not None:
+                bare = bare_from is not None and data.priority(view.service_class) >= bare_from
+                load = _in_steps(found.least if bare else found.load)
+            servers[name] = self._server(view, data, load)
         return replace(data, servers=servers, capacity=capacity)
 
-    def _server(self, view: ServerView, data: SystemData) -> ServerData:
+    def _server(self, view: ServerView, data: SystemData, load: Load | None) -> ServerData:
         """Return *view* as the optimizer is to know it; the data files add what no label says."""
         base = data.servers.get(view.name) or ServerData(name=view.name, model=view.model)
         cost = cost_cents_per_h(
@@ -204,7 +385,7 @@ class SloPolicy:
                 cost_cents_per_h=cost,
                 itl_ms=view.itl_ms or 0.0,
                 ttft_ms=view.ttft_ms or 0.0,
-                load=self._demand(view),
+                load=load,
             ),
         )
 
@@ -231,200 +412,67 @@ class SloPolicy:
             )
 
 
-def _within_reach(ask: Optimize, snapshot: Snapshot) -> Optimize:
-    """Return *ask* giving no server more GPUs of a type than its pods can be put on, whatever there
-    is of it: it gets others if these serve it whole, else as many as it can have.
+def _movers(found: _Found) -> list[str]:
+    """Return the servers that would move from one accelerator to another."""
+    servers = found.system.servers
+    return [
+        name
+        for name, one in found.solution.allocations.items()
+        if one.replicas > 0
+        and servers[name].current.replicas > 0
+        and one.accelerator != servers[name].current.accelerator
+    ]
+
+
+def _staying(system: SystemData, names: Iterable[str]) -> SystemData:
+    """Return *system* with *names* on the accelerators that they have."""
+    stay = {name: replace(system.servers[name], keep_accelerator=True) for name in names}
+    return replace(system, servers={**system.servers, **stay})
+
+
+def _replica_cents_per_h(data: SystemData, view: ServerView) -> float:
+    """Return what one replica costs where the server is; 0 if the data do not know."""
+    cost = cost_cents_per_h(data, model=view.model, accelerator=view.accelerator, replicas=1)
+    return cost or 0.0
+
+
+def _met_cents(data: SystemData, service_class: str) -> float:
+    """Return what a request within its targets is worth, by its class or by that's priority."""
+    entry = data.classes.get(service_class)
+    if entry is not None and entry.value_per_met_request_cents is not None:
+        return entry.value_per_met_request_cents
+    return MET_CENTS.get(data.priority(service_class), MET_CENTS_LOWEST)
+
+
+def _start_up_s(data: SystemData, view: ServerView, accelerator: str = "") -> float:
+    """Return how long a new pod takes to be ready: on the present accelerator as it was seen, else
+    as the data say.
     """
-
-    def over(solution: Solution, data: SystemData) -> dict[str, tuple[str, int]]:
-        """Return the type and the replicas that there is room for, by server."""
-        found = {}
-        for name, one in solution.allocations.items():
-            reach = snapshot.servers[name].gpus_reachable
-            model, accelerator = data.servers[name].model, one.accelerator
-            each = gpus(data, model=model, accelerator=accelerator, replicas=1)
-            if reach is not None and each is not None:
-                room = reach.get(each[0], 0) // each[1]
-                if room < one.replicas:
-                    found[name] = each[0], room
-        return found
-
-    def bounded(data: SystemData, settings: OptimizerSettings) -> Solution:
-        first = ask(data, settings)
-        beyond = over(first, data)
-        if not beyond:
-            return first
-        narrow = {
-            name: replace(
-                data.servers[name],
-                types=(snapshot.servers[name].types or frozenset()) - {kind},
-            )
-            for name, (kind, _) in beyond.items()
-        }
-        second = ask(replace(data, servers={**data.servers, **narrow}), settings)
-        bad = over(second, data).keys() | (beyond.keys() - second.allocations.keys())
-        cut = {
-            name: _cut(first.allocations[name], beyond[name][1])
-            for name in beyond
-            if name in bad and beyond[name][1] > 0
-        }
-        if not cut:
-            return second
-        free = _Free(data)
-        for name, one in cut.items():
-            free.take(name, one.accelerator, one.replicas)
-        others = {**data.servers, **narrow}
-        rest = {name: one for name, one in others.items() if name not in cut}
-        third = ask(replace(data, servers=rest, capacity=free.count), settings) if rest else NOTHING
-        return replace(third, allocations={**third.allocations, **cut})
-
-    return bounded
+    if view.start_up_s is not None and accelerator in ("", view.accelerator):
+        return view.start_up_s
+    perf = data.perf.get((view.model, accelerator or view.accelerator))
+    known = perf.start_up_s if perf is not None else None
+    return START_UP_S if known is None else known
 
 
-def _cut(found: Assignment, replicas: int) -> Assignment:
-    """Return as many *replicas* of what was *found* as there is room for."""
-    text = f"capacity: {replicas} of {found.replicas} replicas can be put anywhere"
-    (pool,) = found.pools
-    return replace(
-        found,
-        pools=(replace(pool, replicas=replicas),),
-        cost_cents_per_h=found.cost_cents_per_h * replicas / found.replicas,
-        itl_ms=None,
-        ttft_ms=None,
-        rho=None,
-        why=Why(kind="capacity", text=f"{text}; {found.why.text}", details=found.why.details),
-    )
+def _in_steps(load: Load) -> Load:
+    """Return *load* with its tokens rounded to steps, up."""
+
+    def stepped(tokens: float) -> float:
+        if tokens <= 1.0:
+            return tokens
+        return float(TOKENS_STEP ** math.ceil(math.log(tokens) / math.log(TOKENS_STEP) - 1e-9))
+
+    return replace(load, in_tokens=stepped(load.in_tokens), out_tokens=stepped(load.out_tokens))
 
 
-def _exact_figures(ask: Optimize) -> Optimize:
-    """Return *ask* raising an ArithmeticError for figures that are beyond arithmetic, of which
-    numpy by itself makes others: a count of replicas that is none would go round the loop.
-    """
-
-    def checked(data: SystemData, settings: OptimizerSettings) -> Solution:
-        with np.errstate(divide="raise", over="raise", invalid="raise"):
-            return ask(data, settings)
-
-    return checked
-
-
-def _beyond_arithmetic(
-    ask: Optimize, system: SystemData, settings: OptimizerSettings
-) -> dict[str, Why]:
-    """Return the servers whose figures no arithmetic can size, found by sizing each alone."""
-    found = {}
-    for name, server in system.servers.items():
-        try:
-            ask(replace(system, servers={name: server}), settings)
-        except ArithmeticError as error:
-            load = server.current.load
-            found[name] = Why(kind="infeasible", text=f"its load cannot be sized ({error}): {load}")
-    return found
-
-
-class _Free:
-    """The GPUs of each type that are not given away yet."""
-
-    def __init__(self, system: SystemData) -> None:
-        self.system = system
-        self.count = dict(system.capacity)
-
-    def take(self, server: str, accelerator: str, replicas: int) -> str:
-        """Give GPUs to replicas of *server*; return what to tell of it if there are not as many."""
-        taken = gpus(
-            self.system,
-            model=self.system.servers[server].model,
-            accelerator=accelerator,
-            replicas=replicas,
-        )
-        if taken is None:
-            return ""
-        kind, count = taken
-        room = self.count.get(kind, 0)
-        self.count[kind] = max(0, room - count)
-        if count <= room or self.system.optimizer.unlimited:
-            return ""
-        return f"its {count} {kind} exceed the capacity, which has {room} left"
-
-    def keep(self, servers: Iterable[str]) -> None:
-        """Give each of *servers* what it has."""
-        for name in servers:
-            current = self.system.servers[name].current
-            self.take(name, current.accelerator, current.replicas)
-
-    def room(self, server: str, accelerator: str) -> int | None:
-        """Return how many replicas of *server* fit in; None if the data do not know."""
-        model = self.system.servers[server].model
-        each = gpus(self.system, model=model, accelerator=accelerator, replicas=1)
-        return self.count.get(each[0], 0) // each[1] if each is not None else None
-
-    def by_class(self, names: Iterable[str]) -> list[str]:
-        """Return *names*, highest class first."""
-        servers, priority = self.system.servers, self.system.priority
-        return sorted(names, key=lambda name: (priority(servers[name].service_class), name))
-
-
-def _without(system: SystemData, held: Iterable[str], woken: Mapping[str, Target]) -> SystemData:
-    """Return what is left to decide: the servers that are not *held*, and the GPUs that these
-    leave.
-    """
-    free, held = _Free(system), set(held)
-    free.keep(held)
-    for name, target in woken.items():
-        free.take(name, target.accelerator, target.replicas)
-    servers = {name: server for name, server in system.servers.items() if name not in held}
-    return replace(system, servers=servers, capacity=free.count)
-
-
-def _woken(system: SystemData, snapshot: Snapshot, unknown: Iterable[str]) -> dict[str, Target]:
-    """Return a target of one replica for each server that has none while requests wait, as far
-    as the held servers leave GPUs.
-
-    Without one the tokens of these requests are never counted, and the load is never known.
-    """
-    free, targets = _Free(system), {}
-    free.keep(unknown)
-    for name in free.by_class(unknown):
-        view = snapshot.servers[name]
-        if view.wanted > 0 or view.backlog == 0 or view.hold is not None:
-            continue
-        if free.room(name, view.accelerator) == 0 and not system.optimizer.unlimited:
-            continue
-        free.take(name, view.accelerator, 1)
-        targets[name] = Target(
-            server=name,
-            pools=one_pool(accelerator=view.accelerator, replicas=1, max_batch=view.max_batch),
-            why=Why(
-                kind="bound",
-                text=f"{view.backlog} requests wait, and nothing is known of them: one replica "
-                "begins",
-            ),
-        )
-    return targets
-
-
-def _held(free: _Free, held: Mapping[str, Why], snapshot: Snapshot) -> dict[str, Target]:
-    """Return targets that change nothing for the servers *held*, whose GPUs are given away
-    first.
-    """
-    targets = {}
-    for name in free.by_class(held):
-        view, why = snapshot.servers[name], held[name]
-        beyond = free.take(name, view.accelerator, view.wanted)
-        parts = [part for part in ("held", why.text, beyond) if part]
-        targets[name] = Target(
-            server=name,
-            pools=view.pools,
-            why=replace(why, text="; ".join(parts)),
-            held=True,
-            cost_cents_per_h=free.system.servers[name].current.cost_cents_per_h,
-        )
-    return targets
-
-
-def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
+def _target(
+    found: Assignment, system: SystemData, asked: Demand | None, *, max_batch: int
+) -> Target:
     load = system.servers[found.server].current.load
-    demand = {"demandRpm": load.rate_rpm} if load is not None else {}
+    demand: dict[str, object] = {"demandRpm": load.rate_rpm} if load is not None else {}
+    if asked is not None:
+        demand["forecast"] = asked.forecast.method
     return Target(
         server=found.server,
         pools=one_pool(accelerator=found.accelerator, replicas=found.replicas, max_batch=max_batch),
@@ -434,28 +482,3 @@ def _target(found: Assignment, system: SystemData, *, max_batch: int) -> Target:
         rho=found.rho,
         why=replace(found.why, details={**found.why.details, **demand}),
     )
-
-
-def _leftovers(free: _Free, short: Mapping[str, Why]) -> dict[str, Target]:
-    """Return for the servers *short* of GPUs as many of their present replicas as the others leave
-    GPUs for.
-    """
-    targets = {}
-    for name in free.by_class(short):
-        current = free.system.servers[name].current
-        room = free.room(name, current.accelerator)
-        replicas = current.replicas if room is None else min(current.replicas, room)
-        free.take(name, current.accelerator, replicas)
-        targets[name] = Target(
-            server=name,
-            pools=one_pool(
-                accelerator=current.accelerator,
-                replicas=replicas,
-                max_batch=current.max_batch,
-            ),
-            why=Why(
-                kind="capacity",
-                text=f"{short[name].text}; keeps {replicas} of {current.replicas} replicas",
-            ),
-        )
-    return targets

@@ -43,8 +43,14 @@ class StaticPeakPolicy:
         unserved: Mapping[str, Why] = {}
         if new:
             views = {name: self._at_peak(view, data) for name, view in snapshot.servers.items()}
-            slo = SloPolicy(headroom=self.headroom, hysteresis=0.0, drain_s=0.0, name=self.name)
-            decision, _ = slo.decide(replace(snapshot, servers=views), data, None)
+            slo = SloPolicy(
+                headroom=self.headroom,
+                hysteresis=0.0,
+                drain_s=0.0,
+                forecasts=False,
+                name=self.name,
+            )
+            decision, _ = slo.decide(replace(snapshot, servers=views), data, slo.start())
             unserved = decision.unserved
             state = {**decision.targets, **state}
         targets = {name: self._target(view, state[name]) for name, view in snapshot.servers.items()}

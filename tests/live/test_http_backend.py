@@ -193,14 +193,14 @@ def test_the_existing_optimizers_refusal_of_one_server_fails_the_cycle() -> None
         with pytest.raises(
             BackendError, match=r"404 optimization error: no feasible allocation .*\[s1\]"
         ) as caught:
-            policy.decide(seen(server_view("s1", model="gpt_9"), server_view("s2")), system(), None)
+            policy.decide(seen(server_view("s1", model="gpt_9"), server_view("s2")), system(), {})
     assert caught.value.phase == "decide"
 
 
 def test_with_nothing_to_ask_the_optimizer_is_not_asked() -> None:
     """A cluster without managed Deployments, or none whose load is known, is no failure."""
     policy = remote_policy(ServiceClient("optimizer", "http://127.0.0.1:9", timeout_s=1.0))
-    decision, _ = policy.decide(seen(), system(), None)
+    decision, _ = policy.decide(seen(), system(), {})
     assert (dict(decision.targets), dict(decision.unserved)) == ({}, {})
 
 
@@ -210,7 +210,7 @@ def test_the_capacity_of_the_world_wins_over_that_of_the_files(optimizer: httpx.
     def gpus(data: SystemData, **known: object) -> int:
         view = server_view("s1", load=Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0))
         policy = remote_policy(client_of("optimizer", optimizer))
-        decision, _ = policy.decide(seen(view, **known), data, None)
+        decision, _ = policy.decide(seen(view, **known), data, {})
         return sum(
             target.replicas for target in decision.targets.values() if target.accelerator == "H100"
         )

@@ -63,8 +63,8 @@ def decided(
     optimizer: httpx.Client, snapshot: Snapshot, data: SystemData
 ) -> tuple[Decision, Decision]:
     """Return the decisions with the optimizer here, and with the one that is served."""
-    local, _ = SloPolicy().decide(snapshot, data, None)
-    remote, _ = remote_policy(client_of("optimizer", optimizer)).decide(snapshot, data, None)
+    local, _ = SloPolicy().decide(snapshot, data, {})
+    remote, _ = remote_policy(client_of("optimizer", optimizer)).decide(snapshot, data, {})
     return local, remote
 
 
@@ -147,7 +147,7 @@ def test_a_batch_is_bound_by_the_kv_cache_in_a_service_too(optimizer: httpx.Clie
     busy = server_view(load=Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0), max_batch=1)
     local, remote = decided(optimizer, seen(busy), data)
     assert same(local, remote)
-    roomy, _ = SloPolicy().decide(seen(busy), system(), None)
+    roomy, _ = SloPolicy().decide(seen(busy), system(), {})
     assert local.targets["s1"].pools != roomy.targets["s1"].pools
 
 
@@ -158,18 +158,18 @@ def test_servers_that_nobody_asked_for_are_left_out_of_the_answer() -> None:
     client = ServiceClient(
         "optimizer", "http://here", timeout_s=1.0, transport=httpx.MockTransport(lambda _: answer)
     )
-    decision, _ = remote_policy(client).decide(seen(server_view("s1")), system(), None)
+    decision, _ = remote_policy(client).decide(seen(server_view("s1")), system(), {})
     assert {name: target.replicas for name, target in decision.targets.items()} == {"s1": 4}
     assert decision.targets["s1"].why.kind == "remote"
 
 
 def test_a_service_trusts_the_prefix_cache_as_much(optimizer: httpx.Client) -> None:
     """What counts as cached is decided here, and told: it knows no snapshot."""
-    load = Load(rate_rpm=1500.0, in_tokens=4096.0, out_tokens=64.0)
+    load = Load(rate_rpm=900.0, in_tokens=4096.0, out_tokens=64.0)
     snapshot = seen(server_view(load=load, cache_hit_share=0.9))
     service = client_of("optimizer", optimizer)
-    local, _ = SloPolicy(prefix_cache_trust=0.7).decide(snapshot, system(), None)
-    remote, _ = remote_policy(service, prefix_cache_trust=0.7).decide(snapshot, system(), None)
+    local, _ = SloPolicy(prefix_cache_trust=0.7).decide(snapshot, system(), {})
+    remote, _ = remote_policy(service, prefix_cache_trust=0.7).decide(snapshot, system(), {})
     assert same(local, remote)
-    cold, _ = SloPolicy().decide(snapshot, system(), None)
+    cold, _ = SloPolicy().decide(snapshot, system(), {})
     assert local.targets["s1"].replicas < cold.targets["s1"].replicas

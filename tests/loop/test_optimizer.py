@@ -237,11 +237,11 @@ def loads(first: float, *rest: float, hysteresis: float) -> list[int]:
 
 
 def test_load_that_wavers_within_the_hysteresis_changes_nothing() -> None:
-    """Every change costs a start-up: a few per cent of noise must not flap."""
+    """Every change costs a start-up: what noise has once needed stays while it may come back."""
     rate = optimize(small_system(server(), itl_ms=9.0), PLAIN).allocations["s"].rate_max_rpm
     wavering = [7.0 * rate * (1.0 + 0.04 * math.sin(k)) for k in range(12)]
     assert len(set(loads(*wavering, hysteresis=0.0))) > 1
-    assert len(set(loads(*wavering, hysteresis=0.1))) == 1
+    assert loads(*wavering, hysteresis=0.1)[1:] == [8] * 11
 
 
 def test_load_beyond_the_hysteresis_moves_the_replicas() -> None:
@@ -250,12 +250,12 @@ def test_load_beyond_the_hysteresis_moves_the_replicas() -> None:
     assert peak > up > down
 
 
-def test_the_hysteresis_never_lets_a_queue_grow_without_end() -> None:
-    """Replicas whose batch is full take no more, whatever the hysteresis."""
+def test_the_hysteresis_never_lets_replicas_take_more_than_they_should() -> None:
+    """They would miss their targets: it is for what is given back."""
     base = small_system(server(now=("H100", 1), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0)
     rate = optimize(base, PLAIN).allocations["s"].rate_max_rpm
     busy = small_system(
-        server(rpm=2.08 * rate, now=("H100", 2), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0
+        server(rpm=2.02 * rate, now=("H100", 2), keep_accelerator=True), itl_ms=0.0, ttft_ms=0.0
     )
     assert (
         optimize(busy, OptimizerSettings(rules=OURS, solver="greedy", hysteresis=0.2))

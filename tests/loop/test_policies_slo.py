@@ -21,7 +21,7 @@ from loop.types import CapacityView, Decision, Load, ServerView, Snapshot, Why
 from tests.parts import first
 
 BUSY = Load(rate_rpm=900.0, in_tokens=512.0, out_tokens=256.0)
-PLAIN = SloPolicy(solver="greedy", hysteresis=0.0)
+PLAIN = SloPolicy(solver="greedy", hysteresis=0.0, forecasts=False)
 
 
 def decide(
@@ -37,7 +37,7 @@ def decide(
             kind: CapacityView(type=kind, total=total, used=0) for kind, total in capacity.items()
         }
     seen = Snapshot(now_s=60.0, servers={view.name: view for view in views}, capacity=gpus)
-    decision, _ = policy.decide(seen, data or system(), None)
+    decision, _ = policy.decide(seen, data or system(), policy.start())
     return decision
 
 
@@ -418,7 +418,7 @@ def test_the_plan_has_no_more_gpus_than_can_be_had() -> None:
     """Pods have waited for more in vain, whatever the data say."""
     view = server_view(load=replace(BUSY, rate_rpm=20_000.0), gpus_per_replica=1)
     seen = Snapshot(now_s=60.0, servers={"s1": view}, capacity_max={"H100": 2})
-    decision, _ = PLAIN.decide(seen, system(), None)
+    decision, _ = PLAIN.decide(seen, system(), PLAIN.start())
     assert decision.unserved["s1"].kind == "capacity"
     assert decision.targets["s1"].replicas == 2
 

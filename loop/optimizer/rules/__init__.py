@@ -71,15 +71,14 @@ class CountReplicas(Protocol):
         self,
         *,
         share: Floats,
-        share_least: Floats,
         least: Floats,
         now: Floats,
         settings: OptimizerSettings,
     ) -> Floats:
         """Return the replicas for a load of *share* times what one takes within its targets.
 
-        It is *share_least* times what a full batch may be loaded with. *least* is the least number
-        by the data, *now* that of the present replicas on the same accelerator.
+        *least* is the least number by the data, *now* that of the present replicas on the same
+        accelerator.
         """
         ...
 
@@ -129,15 +128,14 @@ class OptimizerSettings:
 
     rules: ours, or those of another optimizer, which may put some of the settings below out of
     force. headroom: targets used are (1 - headroom) of the SLO, beyond the margin that lies in its
-    percentile. utilisation_max: a replica
-    takes at most this share of what a full batch serves. loss_max: with a bounded queue, the share
-    of requests that may be turned away. max_batch_cap and replicas_cap: beyond these a candidate is
-    cut or given up. near_peak: the batch chosen is the smallest whose highest rate is this share of
-    the best (0: keep the largest). hysteresis: a change must save this share of the cost, and load
-    may pass what the present replicas sustain by this share, before a server is changed. objective:
-    value (cost with the transition penalty) or cost alone. gap: relative distance from the least
-    total that is good enough for the exact solver; time_limit_s: when it gives the best found
-    (None: see solvers.exact).
+    percentile. utilisation_max: a replica takes at most this share of what a full batch serves.
+    loss_max: with a bounded queue, the share of requests that may be turned away. max_batch_cap and
+    replicas_cap: beyond these a candidate is cut or given up. near_peak: the batch chosen is the
+    smallest whose highest rate is this share of the best (0: keep the largest). hysteresis: a move
+    must save this share of the cost, and a replica is given back when the load with this share more
+    would not need it. objective: value (cost with the transition penalty) or cost alone. gap:
+    relative distance from the least total that is good enough for the exact solver; time_limit_s:
+    when it gives the best found (None: see solvers.exact).
     """
 
     rules: Rules

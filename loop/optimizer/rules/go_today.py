@@ -125,7 +125,6 @@ def counted_rate(model: Model, rate: Floats) -> Floats:
 def count_replicas(
     *,
     share: Floats,
-    share_least: Floats,  # noqa: ARG001 the rules' port
     least: Floats,
     now: Floats,  # noqa: ARG001 the rules' port
     settings: OptimizerSettings,  # noqa: ARG001 the rules' port

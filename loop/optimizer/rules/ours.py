@@ -147,26 +147,18 @@ def counted_rate(model: Model, rate: Floats) -> Floats:  # noqa: ARG001 the rule
 def count_replicas(
     *,
     share: Floats,
-    share_least: Floats,
     least: Floats,
     now: Floats,
     settings: OptimizerSettings,
 ) -> Floats:
-    """Return how many replicas take the load; the present number if it is within the hysteresis of
-    that.
+    """Return how many replicas take the load; the present number if a load that is higher by the
+    hysteresis would need as many.
 
-    Replicas that stay may take more than they should by the hysteresis, but never more than a full
-    batch should serve (share_least): beyond that the queue grows without end.
+    There is none upward: replicas that take more than they should miss their targets.
     """
     wanted = np.maximum(np.ceil(share * (1.0 - ROUNDING)), np.maximum(least, 1.0))
-    if settings.hysteresis == 0.0:
-        return wanted
-    fewest = np.ceil(
-        np.maximum(share / (1.0 + settings.hysteresis), share_least) * (1.0 - ROUNDING)
-    )
     most = np.ceil(share * (1.0 + settings.hysteresis) * (1.0 - ROUNDING))
-    stay = (now >= np.maximum(fewest, least)) & (now <= np.maximum(most, least)) & (now > 0.0)
-    return np.where(stay, now, wanted)
+    return np.where((now >= wanted) & (now <= most), now, wanted)
 
 
 def lower_itl(table: CandidateTable) -> Floats:

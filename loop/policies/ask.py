@@ -1,0 +1,123 @@
+"""Asking the optimizer: within what the pods of a server can be put on, and within arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from loop.policies.room import FreeGpus
+from loop.spec import gpus
+from loop.types import Why
+
+if TYPE_CHECKING:
+    from loop.optimizer.rules import OptimizerSettings
+    from loop.optimizer.solution import Assignment, Solution
+    from loop.spec import SystemData
+    from loop.types import Snapshot
+
+
+class Optimize(Protocol):
+    """What finds the allocation: the optimizer of this process, or a service."""
+
+    def __call__(self, data: SystemData, settings: OptimizerSettings) -> Solution:
+        """Return what each server of *data* should have. Raise BackendError, of phase decide, if it
+        cannot be asked.
+        """
+        ...
+
+
+def within_reach(ask: Optimize, snapshot: Snapshot) -> Optimize:
+    """Return *ask* giving no server more GPUs of a type than its pods can be put on, whatever there
+    is of it: it gets others if these serve it whole, else as many as it can have.
+    """
+
+    def over(solution: Solution, data: SystemData) -> dict[str, tuple[str, int]]:
+        """Return the type and the replicas that there is room for, by server."""
+        found = {}
+        for name, one in solution.allocations.items():
+            reach = snapshot.servers[name].gpus_reachable
+            model, accelerator = data.servers[name].model, one.accelerator
+            each = gpus(data, model=model, accelerator=accelerator, replicas=1)
+            if reach is not None and each is not None:
+                room = reach.get(each[0], 0) // each[1]
+                if room < one.replicas:
+                    found[name] = each[0], room
+        return found
+
+    def bounded(data: SystemData, settings: OptimizerSettings) -> Solution:
+        first = ask(data, settings)
+        beyond = over(first, data)
+        if not beyond:
+            return first
+        narrow = {
+            name: replace(
+                data.servers[name],
+                types=(snapshot.servers[name].types or frozenset()) - {kind},
+            )
+            for name, (kind, _) in beyond.items()
+        }
+        second = ask(replace(data, servers={**data.servers, **narrow}), settings)
+        bad = over(second, data).keys() | (beyond.keys() - second.allocations.keys())
+        cut = {
+            name: _cut(first.allocations[name], beyond[name][1])
+            for name in beyond
+            if name in bad and beyond[name][1] > 0
+        }
+        if not cut:
+            return second
+        free = FreeGpus(data)
+        for name, one in cut.items():
+            free.take(name, one.accelerator, one.replicas)
+        others = {**data.servers, **narrow}
+        rest = {name: one for name, one in others.items() if name not in cut}
+        third = (
+            ask(replace(data, servers=rest, capacity=free.count), settings)
+            if rest
+            else replace(first, allocations={}, unserved={})
+        )
+        return replace(third, allocations={**third.allocations, **cut})
+
+    return bounded
+
+
+def _cut(found: Assignment, replicas: int) -> Assignment:
+    """Return as many *replicas* of what was *found* as there is room for."""
+    text = f"capacity: {replicas} of {found.replicas} replicas can be put anywhere"
+    (pool,) = found.pools
+    return replace(
+        found,
+        pools=(replace(pool, replicas=replicas),),
+        cost_cents_per_h=found.cost_cents_per_h * replicas / found.replicas,
+        itl_ms=None,
+        ttft_ms=None,
+        rho=None,
+        why=Why(kind="capacity", text=f"{text}; {found.why.text}", details=found.why.details),
+    )
+
+
+def exact_figures(ask: Optimize) -> Optimize:
+    """Return *ask* raising an ArithmeticError for figures that are beyond arithmetic, of which
+    numpy by itself makes others: a count of replicas that is none would go round the loop.
+    """
+
+    def checked(data: SystemData, settings: OptimizerSettings) -> Solution:
+        with np.errstate(divide="raise", over="raise", invalid="raise"):
+            return ask(data, settings)
+
+    return checked
+
+
+def beyond_arithmetic(
+    ask: Optimize, system: SystemData, settings: OptimizerSettings
+) -> dict[str, Why]:
+    """Return the servers whose figures no arithmetic can size, found by sizing each alone."""
+    found = {}
+    for name, server in system.servers.items():
+        try:
+            ask(replace(system, servers={name: server}), settings)
+        except ArithmeticError as error:
+            load = server.current.load
+            found[name] = Why(kind="infeasible", text=f"its load cannot be sized ({error}): {load}")
+    return found

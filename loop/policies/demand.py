@@ -1,0 +1,169 @@
+"""What a server is to be sized for: the load that it will have once pods that are asked for now are
+ready, as far as that can be told from what it had. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from loop.policies.forecast import Forecast, Series, forecast, poisson_noise
+
+if TYPE_CHECKING:
+    from loop.types import Load, ServerView
+
+TOKENS_KEPT = 0.9  # of the weight of a sample of mean tokens after each further one
+QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
+OVERLOAD = 0.3
+COUNTS_MAX = 48  # numbers of replicas that are compared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Memory:
+    """What is remembered of one server: its rates [requests/min], its mean tokens and how many
+    requests a minute these stand for, the demands of the last minutes as (when [s], rate), what a
+    replica of it can take (0: not known) and when it was moved last.
+    """
+
+    rates: Series = field(default_factory=Series)
+    in_tokens: float = 0.0
+    out_tokens: float = 0.0
+    tokens_weight: float = 0.0
+    demands: tuple[tuple[float, float], ...] = ()
+    replica_rpm: float = 0.0
+    moved_s: float | None = None
+
+
+Memories = Mapping[str, Memory]
+NOTHING: Memories = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Demand:
+    """What one server is to be sized for, and the least that it must be sized for if GPUs are
+    missing: without the margin of its class.
+    """
+
+    load: Load
+    least: Load
+    forecast: Forecast
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Horizon:
+    """How far ahead to look, and how long a demand is held on the way down [s]. lead_s: until pods
+    that are asked for now are ready and what they are needed for is seen; window_s: of the metrics.
+    """
+
+    lead_s: float
+    window_s: float
+    down_s: float
+    drain_s: float
+
+
+def remember(memory: Memory, view: ServerView, *, now_s: float) -> Memory:
+    """Return *memory* with what is seen of the server at *now_s*; nothing is learnt from a load
+    that is not known.
+    """
+    load = view.load
+    if load is None:
+        return memory
+    if memory.rates.values and now_s < memory.rates.next_s - 1e-9:
+        return memory
+    memory = replace(memory, rates=memory.rates.with_sample(load.rate_rpm, now_s=now_s))
+    return _with_tokens(memory, load)
+
+
+def demand(
+    memory: Memory, view: ServerView, load: Load, *, now_s: float, worth: Worth, horizon: Horizon
+) -> tuple[Demand, Memory]:
+    """Return what *view* is to be sized for, and the memory with it.
+
+    That is what it pays to have replicas for when pods that are asked for now are ready, the
+    highest of the last down_s; no less than the present pods serve now; and what waits, drained in
+    drain_s.
+    """
+    found = forecast(
+        memory.rates,
+        lead_s=horizon.lead_s,
+        quantile=worth.quantile(memory.replica_rpm or load.rate_rpm),
+        noise=poisson_noise(load.rate_rpm, horizon.window_s),
+    )
+    paying_rpm = worth.rate_rpm(found, replica_rpm=memory.replica_rpm)
+    recent = tuple(
+        (when_s, rate) for when_s, rate in memory.demands if now_s - when_s < horizon.down_s
+    )
+    demands = (*recent, (now_s, paying_rpm))
+    held_rpm = max(rate for _, rate in demands)
+    # Pods that are there serve the present load; others would come too late for it.
+    served_rpm = min(load.rate_rpm, view.wanted * memory.replica_rpm or load.rate_rpm)
+    waiting_rpm = 60.0 * view.backlog / horizon.drain_s if horizon.drain_s > 0.0 else 0.0
+    tokens = load
+    if memory.tokens_weight > 0.0:
+        tokens = replace(load, in_tokens=memory.in_tokens, out_tokens=memory.out_tokens)
+    least_rpm = max(found.middle, served_rpm) + waiting_rpm
+    made = Demand(
+        load=replace(tokens, rate_rpm=max(held_rpm + waiting_rpm, least_rpm)),
+        least=replace(tokens, rate_rpm=least_rpm),
+        forecast=found,
+    )
+    return made, replace(memory, demands=demands)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """What a replica costs [cents/h], and a request that meets its targets is worth [cents]."""
+
+    replica_cents_per_h: float
+    met_cents: float
+
+    def quantile(self, replica_rpm: float) -> float:
+        """Return the quantile of the load that it pays to have replicas for: the critical ratio of
+        the newsvendor (Arrow, Harris & Marschak 1951), one replica serving *replica_rpm*.
+        """
+        saved = self.met_cents * replica_rpm * 60.0
+        if saved <= 0.0:
+            return QUANTILE_MIN
+        return min(max(1.0 - self.replica_cents_per_h / saved, QUANTILE_MIN), QUANTILE_MAX)
+
+    def rate_rpm(self, found: Forecast, *, replica_rpm: float) -> float:
+        """Return the load to have replicas for: the number that costs least with the requests that
+        miss their targets for want of more, but never fewer than the middle of *found* needs.
+
+        Replicas that get more than they can take fail nearly all requests when that is OVERLOAD
+        more.
+        """
+        if replica_rpm <= 0.0 or self.met_cents <= 0.0:
+            return max(found.middle, found.at(self.quantile(replica_rpm or found.middle)))
+        fewest = max(1, math.ceil(found.middle / replica_rpm * (1.0 - 1e-9)))
+        most = max(fewest, math.ceil(float(found.futures[-1]) / replica_rpm))
+        counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
+        beyond = found.futures / (counts[:, None] * replica_rpm) - 1.0
+        missed = found.futures * np.clip(beyond / OVERLOAD, 0.0, 1.0)
+        cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed.mean(axis=1)
+        best = int(counts[int(np.argmin(cost))])
+        # Half a replica less, so that a slightly other size of a replica does not add one.
+        return max(found.middle, (best - 0.5) * replica_rpm if best > fewest else 0.0)
+
+
+def _with_tokens(memory: Memory, load: Load) -> Memory:
+    """Return *memory* with the mean tokens over the requests of the last minutes.
+
+    Windows count by their requests: what ends in a quiet window are the longest answers of the
+    busy one before.
+    """
+    if load.rate_rpm <= 0.0 or load.out_tokens <= 0.0:
+        return memory
+    kept = TOKENS_KEPT * memory.tokens_weight
+    weight = kept + load.rate_rpm
+    return replace(
+        memory,
+        in_tokens=(kept * memory.in_tokens + load.rate_rpm * load.in_tokens) / weight,
+        out_tokens=(kept * memory.out_tokens + load.rate_rpm * load.out_tokens) / weight,
+        tokens_weight=weight,
+    )

@@ -1,0 +1,46 @@
+"""Whether a move of a server to another accelerator pays, and is safe now. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from loop.optimizer.solution import Assignment
+    from loop.types import ServerView
+
+DWELL_S = 600.0  # between two moves of a server
+PAYS_WITHIN_S = 1800.0  # a load is what it is for half an hour or so
+DRAIN_S = 30.0  # the old pods stay so long after the new ones are ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Move:
+    """One server that the optimizer would move. stay is what it would have where it is (None: it
+    cannot be served there); start_up_s how long new pods take; moved_s when it was moved last.
+    """
+
+    view: ServerView
+    go: Assignment
+    stay: Assignment | None
+    start_up_s: float
+    moved_s: float | None
+
+
+def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
+    """Tell whether *move* should be made: what it saves within PAYS_WITHIN_S is more than both
+    sides cost while the new pods start and the old ones drain, and no less than the share
+    *saving_min*; nothing is short, nothing starts, and the last move is some time ago.
+
+    A server that cannot be served where it is has to move.
+    """
+    view, stay = move.view, move.stay
+    if stay is None or view.ready + view.starting + view.pending == 0:
+        return True
+    if move.moved_s is not None and now_s - move.moved_s < DWELL_S:
+        return False
+    if stay.replicas > view.ready or view.starting or view.pending or view.draining:
+        return False
+    saving = stay.cost_cents_per_h - move.go.cost_cents_per_h
+    price = move.go.cost_cents_per_h * (move.start_up_s + DRAIN_S) / PAYS_WITHIN_S
+    return saving > price and saving > saving_min * stay.cost_cents_per_h

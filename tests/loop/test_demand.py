@@ -1,0 +1,113 @@
+"""What a server is sized for: the future of its load, what waits, and a margin by its worth."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from loop.policies.demand import (
+    QUANTILE_MAX,
+    QUANTILE_MIN,
+    Demand,
+    Horizon,
+    Memory,
+    Worth,
+    demand,
+    remember,
+)
+from loop.policies.forecast import Forecast
+from loop.testing.fakes import server_view
+from loop.types import Load, ServerView
+
+LOAD = Load(rate_rpm=600.0, in_tokens=500.0, out_tokens=100.0)
+WORTH = Worth(replica_cents_per_h=200.0, met_cents=0.5)
+HORIZON = Horizon(lead_s=120.0, window_s=60.0, down_s=120.0, drain_s=120.0)
+
+
+def follow(*views: ServerView, horizon: Horizon = HORIZON, worth: Worth = WORTH) -> list[Demand]:
+    """Return what each of *views*, half a minute apart, is to be sized for."""
+    memory, demands = Memory(replica_rpm=100.0), []
+    for step, view in enumerate(views):
+        assert view.load is not None
+        now_s = 30.0 * step
+        memory = remember(memory, view, now_s=now_s)
+        found, memory = demand(memory, view, view.load, now_s=now_s, worth=worth, horizon=horizon)
+        demands.append(found)
+    return demands
+
+
+def at(rate_rpm: float, **fields: int) -> ServerView:
+    """Return the view of a server with so many requests a minute, and pods for them."""
+    return server_view(wanted=20, load=replace(LOAD, rate_rpm=rate_rpm), **fields)
+
+
+def test_a_steady_load_is_sized_for_with_a_small_margin() -> None:
+    """At most by one replica: there is nothing to be careful of but what nobody has seen yet."""
+    last = follow(*[at(600.0)] * 60)[-1]
+    assert 600.0 <= last.load.rate_rpm <= 700.0
+    assert last.least.rate_rpm == 600.0
+
+
+def test_a_rising_load_is_sized_for_where_it_will_be() -> None:
+    """Pods that are asked for now meet the load of then."""
+    last = follow(*[at(600.0)] * 20, *[at(600.0 + 60.0 * step) for step in range(10)])[-1]
+    assert last.load.rate_rpm > 1140.0 + 120.0
+
+
+def test_a_demand_stays_for_down_s() -> None:
+    """Pods that end now would be missed if the load came back before others are ready."""
+    falls = [at(600.0)] * 10 + [at(60.0)] * 10
+    held = [found.load.rate_rpm for found in follow(*falls)]
+    assert min(held[:13]) >= 600.0
+    gone = [found.load.rate_rpm for found in follow(*falls, horizon=replace(HORIZON, down_s=30.0))]
+    assert gone[12] < held[12]
+
+
+@pytest.mark.parametrize("backlog", [0, 60, 1200])
+def test_what_waits_is_added_and_never_part_of_the_margin(backlog: int) -> None:
+    """It is there already: a class that gives up its margin still drains its queue."""
+    last = follow(*[at(600.0, backlog=backlog)] * 20)[-1]
+    assert last.least.rate_rpm == 600.0 + backlog / 2.0
+    assert last.load.rate_rpm >= last.least.rate_rpm
+
+
+def test_tokens_are_means_over_requests() -> None:
+    """What ends in a quiet window are the longest answers of the busy one before it."""
+    busy = server_view(load=Load(rate_rpm=600.0, in_tokens=500.0, out_tokens=100.0))
+    quiet = server_view(load=Load(rate_rpm=6.0, in_tokens=500.0, out_tokens=2000.0))
+    found = follow(*[busy, quiet] * 10)[-1].load
+    assert 100.0 < found.out_tokens < 130.0
+
+
+def test_nothing_is_learnt_from_a_load_that_is_not_known() -> None:
+    """It is no zero."""
+    memory = remember(Memory(), at(600.0), now_s=0.0)
+    assert remember(memory, server_view(load=None), now_s=30.0) == memory
+
+
+@pytest.mark.parametrize("spread", [0.05, 0.5, 3.0])
+def test_a_margin_is_what_its_misses_would_cost(spread: float) -> None:
+    """Dear requests and cheap replicas are reasons for more of them; the middle is always there."""
+    futures = np.linspace(600.0, 600.0 * (1.0 + spread), 41)
+    found = Forecast(futures=futures, method="last")
+    rates = [
+        Worth(replica_cents_per_h=200.0, met_cents=met).rate_rpm(found, replica_rpm=100.0)
+        for met in (0.0, 0.01, 0.1, 1.0, 100.0)
+    ]
+    assert rates == sorted(rates)
+    assert rates[0] >= found.middle
+    assert rates[-1] > futures[-1] / 1.3 - 100.0
+    assert rates[-1] <= futures[-1] + 100.0
+    dear = Worth(replica_cents_per_h=2000.0, met_cents=1.0).rate_rpm(found, replica_rpm=100.0)
+    assert dear <= rates[3]
+
+
+def test_the_quantile_is_the_critical_ratio_within_bounds() -> None:
+    """A replica at 200 cents an hour that saves 60 requests a minute at a cent each."""
+    assert Worth(replica_cents_per_h=200.0, met_cents=1.0).quantile(60.0) == pytest.approx(
+        1.0 - 200.0 / 3600.0
+    )
+    assert Worth(replica_cents_per_h=200.0, met_cents=0.0).quantile(60.0) == QUANTILE_MIN
+    assert Worth(replica_cents_per_h=0.0, met_cents=1.0).quantile(60.0) == QUANTILE_MAX

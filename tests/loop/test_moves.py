@@ -1,0 +1,63 @@
+"""When a server is moved to another accelerator: if it pays, and nothing is at risk."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from loop.optimizer.solution import Assignment
+from loop.policies.moves import DWELL_S, Move, pays
+from loop.testing.fakes import server_view
+from loop.types import Why, one_pool
+
+HERE = Assignment(
+    server="s1",
+    pools=one_pool(accelerator="H100", replicas=2, max_batch=64),
+    cost_cents_per_h=800.0,
+    value=0.0,
+    itl_ms=10.0,
+    ttft_ms=100.0,
+    rho=0.5,
+    rate_max_rpm=600.0,
+    why=Why(kind="slo-itl"),
+)
+THERE = replace(
+    HERE,
+    pools=one_pool(accelerator="L40S", replicas=3, max_batch=64),
+    cost_cents_per_h=400.0,
+)
+SHORT = replace(HERE, pools=one_pool(accelerator="H100", replicas=3, max_batch=64))
+MOVE = Move(
+    view=server_view(wanted=2, ready=2), go=THERE, stay=HERE, start_up_s=120.0, moved_s=None
+)
+
+
+def test_half_the_cost_is_worth_a_move() -> None:
+    """Both sides are paid for two minutes, and the rest of the half hour is cheaper."""
+    assert pays(MOVE, now_s=1000.0, saving_min=0.1)
+
+
+@pytest.mark.parametrize(
+    "move",
+    [
+        replace(MOVE, stay=SHORT),
+        replace(MOVE, view=replace(MOVE.view, starting=1)),
+        replace(MOVE, view=replace(MOVE.view, pending=1)),
+        replace(MOVE, view=replace(MOVE.view, draining=1)),
+        replace(MOVE, moved_s=1000.0 - DWELL_S / 2.0),
+        replace(MOVE, go=replace(THERE, cost_cents_per_h=750.0)),
+        replace(MOVE, start_up_s=1800.0),
+    ],
+    ids=["short", "starting", "pending", "draining", "moved before", "saves little", "slow start"],
+)
+def test_a_server_stays_where_a_move_is_a_risk_or_does_not_pay(move: Move) -> None:
+    """Half of the requests that missed their targets did so after moves."""
+    assert not pays(move, now_s=1000.0, saving_min=0.1)
+
+
+def test_who_cannot_be_served_where_it_is_moves() -> None:
+    """Whatever it costs; so does who has nothing yet."""
+    assert pays(replace(MOVE, stay=None, moved_s=999.0), now_s=1000.0, saving_min=0.1)
+    empty = replace(MOVE.view, ready=0)
+    assert pays(replace(MOVE, view=empty, start_up_s=1e6), now_s=1000.0, saving_min=0.1)
