@@ -12,7 +12,7 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,6 +27,7 @@ from experiments.compare import CompareConfig, compare, contenders
 from experiments.confidence import estimate
 from experiments.grid import SweepConfig
 from experiments.run_files import run_to_directory
+from experiments.validate import PointFit, predictions, split_fit
 
 IMAGES = Path(__file__).parent / "images"
 SAMPLE_DATA = Path(__file__).parent.parent / "sample-data"
@@ -36,6 +37,15 @@ RAMP = RunConfig(data=SAMPLE_DATA / "small", scenario="ramp", hours=0.75)
 
 HEADROOMS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
 SEEDS = (1, 2, 3)
+MODELS = {"guidellm_exp1_llama31_8b": "Llama-3.1-8B", "guidellm_exp2": "Qwen2.5-14B"}
+# A sweep, the model of its prior, and the half of its shapes that is fitted.
+VALIDATED = (
+    ("guidellm_exp1_llama31_8b", "llama-3.1-8b", "A → B"),
+    ("guidellm_exp1_llama31_8b", "llama-3.1-8b", "B → A"),
+    ("guidellm_exp2", "qwen2.5-14b", "A → B"),
+    ("guidellm_exp2", "qwen2.5-14b", "B → A"),
+)
+SWEEPS = SAMPLE_DATA / "validation" / "guidellm.csv"
 COLOURS = ("#0072B2", "#D55E00")  # Okabe and Ito: told apart by everybody
 
 
@@ -57,7 +67,12 @@ LOADS = (
 def main(names: Sequence[str]) -> None:
     """Draw the pictures of these names, all when none is given."""
     IMAGES.mkdir(exist_ok=True)
-    pictures = {"compare": draw_compare, "ramp": draw_ramp, "headroom": draw_headroom}
+    pictures = {
+        "compare": draw_compare,
+        "ramp": draw_ramp,
+        "headroom": draw_headroom,
+        "validation": draw_validation,
+    }
     for name in names or pictures:
         pictures[name]()
 
@@ -111,19 +126,26 @@ def draw_headroom() -> None:
     note("headroom", command="python docs/figures.py headroom", configs=configs, numbers=numbers)
 
 
-def note(name: str, *, command: str, configs: Sequence[RunConfig], numbers: Any) -> None:
+def note(
+    name: str,
+    *,
+    command: str,
+    configs: Sequence[RunConfig],
+    numbers: Any,
+    files: Sequence[Path] = (),
+) -> None:
     """Write beside a picture what it was made of."""
-    told = {"command": command, "inputs": digest(configs), "numbers": numbers}
+    told = {"command": command, "inputs": digest(configs, files), "numbers": numbers}
     text = json.dumps(told, indent=1, ensure_ascii=False)
     (IMAGES / f"{name}.json").write_text(text + "\n", encoding="utf-8")
 
 
-def digest(configs: Sequence[RunConfig]) -> str:
-    """Return a digest of the data and the scenarios that these runs read."""
-    files = {path for config in configs for path in Path(config.data).glob("*.json")}
-    files |= {SAMPLE_DATA / "scenarios" / f"{config.scenario}.yaml" for config in configs}
+def digest(configs: Sequence[RunConfig], files: Sequence[Path] = ()) -> str:
+    """Return a digest of the data and the scenarios that these runs read, and of *files*."""
+    read = {*files, *(path for config in configs for path in Path(config.data).glob("*.json"))}
+    read |= {SAMPLE_DATA / "scenarios" / f"{config.scenario}.yaml" for config in configs}
     found = hashlib.sha256()
-    for path in sorted(files):
+    for path in sorted(read):
         found.update(path.name.encode() + b"\0" + path.read_bytes())
     return found.hexdigest()
 
@@ -184,6 +206,55 @@ def _draw(axes: Axes, table: pd.DataFrame, *, column: str, scale: float, label: 
     axes.set_xlabel("headroom: sized for (1 − headroom) · SLO")
     axes.set_ylabel(label)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_validation() -> None:
+    """Keep the picture of docs/validation.md: shapes that no fit saw."""
+    with ProcessPoolExecutor(len(VALIDATED)) as pool:
+        fits = list(pool.map(_fit, VALIDATED))
+    rows = [
+        {"dataset": dataset, "split": split, **asdict(each)}
+        for (dataset, _, split), found in zip(VALIDATED, fits, strict=True)
+        for each in predictions(dataset, split, found)
+    ]
+    validation_figure(pd.DataFrame(rows)).savefig(IMAGES / "validation.png", dpi=120)
+    note(
+        "validation",
+        command="python docs/figures.py validation",
+        configs=[],
+        files=[SWEEPS],
+        numbers={"fits": [asdict(found) for found in fits], "steps": rows},
+    )
+
+
+def _fit(validated: tuple[str, str, str]) -> PointFit:
+    return split_fit(*validated)
+
+
+def validation_figure(table: pd.DataFrame) -> Figure:
+    """Return predicted against measured ITL, and the errors of ITL and TTFT by load."""
+    figure = Figure(figsize=(10.5, 3.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for colour, (name, rows) in zip(COLOURS, table.groupby("dataset", sort=False), strict=True):
+        label = MODELS[str(name)]
+        left.scatter(rows["itl_ms"], rows["itl_predicted_ms"], s=12, color=colour, label=label)
+        # Of one shape the highest rate is its knee: so loads of all shapes stand on one axis.
+        load = rows["rate_rps"] / rows.groupby("shape")["rate_rps"].transform("max")
+        for axes, kind in ((middle, "itl"), (right, "ttft")):
+            error = 100.0 * (rows[f"{kind}_predicted_ms"] / rows[f"{kind}_ms"] - 1.0)
+            axes.scatter(load, error, s=12, color=colour)
+    largest = float(table[["itl_ms", "itl_predicted_ms"]].to_numpy().max()) * 1.05
+    left.plot([0.0, largest], [0.0, largest], color="grey", linewidth=0.8)
+    left.set_xlabel("ITL measured [ms]")
+    left.set_ylabel("predicted [ms]")
+    left.legend(frameon=False)
+    for axes, kind in ((middle, "ITL"), (right, "TTFT")):
+        axes.axhline(0.0, color="grey", linewidth=0.8)
+        axes.set_xlabel("share of the highest rate of the shape")
+        axes.set_ylabel(f"error of {kind} [%]")
+    for axes in (left, middle, right):
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
 
 
 if __name__ == "__main__":

@@ -199,22 +199,24 @@ def _data(rows: Sequence[Row], truth: Mapping[str, Any]) -> dict[str, Any]:
                 }
             ]
         },
-        "twin-data.json": {
-            "engines": [
-                {
-                    "model": "qwen",
-                    "acc": "H100",
-                    "kvTokens": KV_TOKENS,
-                    "maxNumBatchedTokens": TOKEN_BUDGET,
-                    "perfParms": truth,
-                }
-            ],
-            # A request that finds no place is lost; tokens are within ± 50 % of their mean.
-            "servers": [
-                {"name": "qwen", "queueMax": 0, "tokenDistribution": "gamma", "tokenCv": 0.29}
-            ],
-            "world": {"windowS": 60},
-        },
+        "twin-data.json": _twin_data(truth),
+    }
+
+
+def _twin_data(truth: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "engines": [
+            {
+                "model": "qwen",
+                "acc": "H100",
+                "kvTokens": KV_TOKENS,
+                "maxNumBatchedTokens": TOKEN_BUDGET,
+                "perfParms": truth,
+            }
+        ],
+        # A request that finds no place is lost; tokens are within ± 50 % of their mean.
+        "servers": [{"name": "qwen", "queueMax": 0, "tokenDistribution": "gamma", "tokenCv": 0.29}],
+        "world": {"windowS": 60},
     }
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import re
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,8 @@ from typing import Any
 import pytest
 
 from experiments import run
+from experiments.validate import PointFit, predictions
+from twin.spec import LatencyModel
 
 AGAIN = "draw the pictures again: make figures"
 
@@ -94,3 +97,22 @@ def test_points_of_the_headroom_are_those_of_runs_today(
     summary = run(figures.headroom_config(of, headroom, seed)).summary
     assert summary["attainment"] == pytest.approx(point["attainment"], abs=5e-4), AGAIN
     assert summary["cost_usd_per_h"] == pytest.approx(point["cost_usd_per_h"], rel=1e-3), AGAIN
+
+
+@pytest.mark.parametrize("at", [5, 70])
+def test_points_of_the_validation_are_those_of_its_fits(figures: ModuleType, at: int) -> None:
+    """The fits take minutes, so they are taken as noted; what they predict is asked again."""
+    told = noted(figures, "validation")
+    assert told["inputs"] == figures.digest([], [figures.SWEEPS]), AGAIN
+    point = told["numbers"]["steps"][at]
+    named = [(dataset, split) for dataset, _, split in figures.VALIDATED]
+    dataset, split = point.pop("dataset"), point.pop("split")
+    fit = told["numbers"]["fits"][named.index((dataset, split))]
+    found = PointFit(**{**fit, "latency_model": LatencyModel(**fit["latency_model"])})
+    (now,) = [
+        asdict(each)
+        for each in predictions(dataset, split, found)
+        if (each.shape, each.rate_rps) == (point["shape"], point["rate_rps"])
+    ]
+    assert now.pop("shape") == point.pop("shape")
+    assert now == pytest.approx(point, rel=1e-6), AGAIN
