@@ -18,6 +18,7 @@ from experiments.changes import Desired, count_changes, count_reversals, desired
 from experiments.columns import Columns, Window, scored_window
 from experiments.config import RunConfig
 from experiments.costs import pod_costs
+from experiments.cycle_lines import CycleLines
 from experiments.engine import chosen_fast
 from experiments.scores import Scores, score_requests
 from experiments.sources import Sources, read_sources
@@ -26,7 +27,6 @@ from loop.clocks import MonotonicClock
 from loop.controller import Controller, ControllerSettings
 from loop.data import DataSource
 from loop.drivers import SimDriver
-from loop.records import record_line
 from loop.spec import SloTarget
 from loop.types import CycleRecord
 from twin.kernel import LOAD, at
@@ -38,8 +38,7 @@ Progress = Callable[[float], None]
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class RunResult:
-    """Everything a run left: records of the cycles (and as lines of JSON values), requests, pods,
-    scores.
+    """Everything a run left: records of the cycles as lines of JSON values, requests, pods, scores.
 
     requests and pods are columns whose `server` is an index into names; targets are in that order
     too. compiled_share is the share of the requests that the compiled engine served. It and cpu_s,
@@ -52,8 +51,7 @@ class RunResult:
     names: tuple[str, ...]
     targets: tuple[SloTarget | None, ...]
     window: Window
-    records: tuple[CycleRecord, ...]
-    cycles: tuple[Mapping[str, Any], ...]
+    cycles: CycleLines
     requests: Columns
     pods: Columns
     summary: Scores
@@ -94,10 +92,11 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
         clock=MonotonicClock(),
         settings=ControllerSettings(budget_usd_per_h=config.budget_usd_per_h),
     )
-    tell = partial(_tell, progress=progress or _drop, end_s=end_s)
-    driver = SimDriver(env, controller, period_s=config.period_s, on_record=tell)
+    cycles = CycleLines()
+    tell = partial(_tell, cycles=cycles, progress=progress or _drop, end_s=end_s)
+    SimDriver(env, controller, period_s=config.period_s, on_record=tell, keep=False)
     env.run(until=end_s)
-    return _result(sources, cluster, driver.records, begin_s=begin_s)
+    return _result(sources, cluster, cycles, begin_s=begin_s)
 
 
 def start_world(
@@ -134,7 +133,8 @@ def start_world(
     return cluster, feeder
 
 
-def _tell(record: CycleRecord, *, progress: Progress, end_s: float) -> None:
+def _tell(record: CycleRecord, *, cycles: CycleLines, progress: Progress, end_s: float) -> None:
+    cycles.add(record)
     progress(record.now_s / end_s)
 
 
@@ -142,12 +142,9 @@ def _drop(_share: float) -> None:
     """Take the progress of a caller that wants none."""
 
 
-def _result(
-    sources: Sources, cluster: Cluster, records: Sequence[CycleRecord], *, begin_s: float
-) -> RunResult:
+def _result(sources: Sources, cluster: Cluster, cycles: CycleLines, *, begin_s: float) -> RunResult:
     window = scored_window(sources.config.duration_s, warm_up_s=sources.warm_up_s)
     requests, pods = _request_columns(cluster), cluster.pods.frame()
-    cycles = tuple(map(record_line, records))
     summary = summarise(requests, pods, cycles, sources=sources, window=window)
     return RunResult(
         config=sources.config,
@@ -155,7 +152,6 @@ def _result(
         names=sources.names,
         targets=sources.targets,
         window=window,
-        records=tuple(records),
         cycles=cycles,
         requests=requests,
         pods=pods,
@@ -173,14 +169,16 @@ def _request_columns(cluster: Cluster) -> Columns:
     unfinished = cluster.unfinished()
     for request in unfinished:
         cluster.requests.add_unfinished(request)
-    columns = cluster.requests.frame()
-    generated = np.where(columns["outcome"] == Outcome.FINISHED, columns["output_tokens"], 0)
-    if unfinished:
-        generated[-len(unfinished) :] = [request.generated for request in unfinished]
     # In the order of the records sums would differ in their last digits: it depends on when a
     # replica was asked what ended on it.
-    order = np.lexsort((columns["id"], columns["server"]))
-    return {name: column[order] for name, column in {**columns, "generated": generated}.items()}
+    columns, order = cluster.requests.hand_over()
+    generated = np.where(columns["outcome"] == Outcome.FINISHED, columns["output_tokens"], 0)
+    # The last that were recorded, wherever they stand now.
+    first = order.size - len(unfinished)
+    places = np.flatnonzero(order >= first)
+    made = np.array([request.generated for request in unfinished], dtype=generated.dtype)
+    generated[places] = made[order[places] - first]
+    return {**columns, "generated": generated}
 
 
 def summarise(

@@ -4,16 +4,18 @@ each holds.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from experiments.changes import desired_by_server
-from experiments.columns import Column, Columns
+from experiments.columns import BLOCK_ROWS, Column, Columns
 from experiments.config import RunConfig
 from experiments.figures import draw_timelines, save_figure
 from experiments.output import whole_directory, write_json
@@ -21,7 +23,6 @@ from experiments.run import Progress, RunResult, simulate
 from experiments.sources import read_sources
 from experiments.timeline import minute_timeline, replica_timeline
 from experiments.versions import commit, versions
-from loop.records import record_text
 from loop.spec import PercentileTarget, SloTarget
 from twin.datafile import parse_json, read_json
 from twin.request import REASONS, Outcome
@@ -42,7 +43,7 @@ class RunRecords:
     titles: Mapping[str, str]
     heading: str
     end_s: float
-    cycles: tuple[Mapping[str, Any], ...]
+    cycles: Sequence[Mapping[str, Any]]
     requests: Columns
     pods: Columns
 
@@ -80,9 +81,9 @@ def plot_run(directory: Path, *, svg: bool = False) -> list[Path]:
 
 
 def _write_files(result: RunResult, directory: Path) -> list[str]:
-    lines = "".join(record_text(record) + "\n" for record in result.records)
-    (directory / CYCLES).write_text(lines, encoding="utf-8")
-    requests_frame(result).to_parquet(directory / REQUESTS, index=False)
+    with (directory / CYCLES).open("w", encoding="utf-8") as file:
+        file.writelines(f"{text}\n" for text in result.cycles.texts())
+    _write_requests(result, directory / REQUESTS)
     pods_frame(result).to_parquet(directory / PODS, index=False)
     write_json(directory / SUMMARY, result.summary)
     write_json(directory / RUN, _run_json(result))
@@ -104,12 +105,28 @@ def _records(result: RunResult) -> RunRecords:
     )
 
 
-def requests_frame(result: RunResult) -> pd.DataFrame:
-    """Return every request of *result*, a row each, with words in place of numbers."""
+def _write_requests(result: RunResult, path: Path) -> None:
+    """Write every request of *result* in groups of rows: a copy of all would be as large as all
+    that the run itself had in memory.
+    """
+    rows = result.requests["id"].size
+    writer = None
+    for begin in range(0, max(rows, 1), BLOCK_ROWS):
+        frame = requests_frame(result, slice(begin, begin + BLOCK_ROWS))
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+        writer = writer or pq.ParquetWriter(path, table.schema)
+        writer.write_table(table)
+    assert writer is not None
+    writer.close()
+
+
+def requests_frame(result: RunResult, rows: slice = slice(None)) -> pd.DataFrame:
+    """Return every request of *result*, or these *rows*, a row each, with words in place of
+    numbers.
+    """
     words = {"server": list(result.names), "outcome": _OUTCOMES, "reason": list(REASONS)}
-    return pd.DataFrame(
-        {**result.requests, **{name: _words(result.requests[name], words[name]) for name in words}}
-    )
+    columns = {name: column[rows] for name, column in result.requests.items()}
+    return pd.DataFrame({**columns, **{name: _words(columns[name], words[name]) for name in words}})
 
 
 def pods_frame(result: RunResult) -> pd.DataFrame:

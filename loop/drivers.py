@@ -26,7 +26,8 @@ OnRecord = Callable[["CycleRecord"], None]
 class SimDriver:
     """Runs the controller in virtual time: cycle n at n · period_s; never, when period_s is 0.
 
-    Records go to *on_record* as they come, and into `records`. An error of the programmer ends the
+    Records go to *on_record* as they come, and unless told not to *keep* them into `records`. An
+    error of the programmer ends the
     run.
     """
 
@@ -37,8 +38,11 @@ class SimDriver:
         *,
         period_s: float,
         on_record: OnRecord | None = None,
+        keep: bool = True,
     ) -> None:
         self.records: list[CycleRecord] = []
+        self._keep = keep
+        self._cycles = 0
         self._env = env
         self._controller = controller
         self._period_s = period_s
@@ -47,12 +51,15 @@ class SimDriver:
             self._await_cycle()
 
     def _await_cycle(self) -> None:
-        due = due_s(len(self.records) + 1, period_s=self._period_s)
+        due = due_s(self._cycles + 1, period_s=self._period_s)
         at(self._env, due, priority=CONTROL, action=self._cycle)
 
     def _cycle(self) -> None:
-        self.records.append(self._controller.cycle(self._env.now))
-        self._report(self.records[-1])
+        record = self._controller.cycle(self._env.now)
+        self._cycles += 1
+        if self._keep:
+            self.records.append(record)
+        self._report(record)
         self._await_cycle()
 
 

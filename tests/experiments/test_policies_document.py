@@ -43,9 +43,9 @@ def test_it_runs_on_the_twin(file: Path) -> None:
             data=ROOT / "sample-data" / "small", scenario="steady", policy=str(file), hours=0.2
         )
     )
-    assert result.records[-1].policy == "step_down"
+    assert result.cycles[-1]["policy"] == "step_down"
     assert result.config.period_s == 30.0
-    assert not any(record.failed for record in result.records)
+    assert not any(cycle["error"] for cycle in result.cycles)
 
 
 def test_every_policy_is_in_the_table_with_its_tick() -> None:

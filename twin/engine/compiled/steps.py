@@ -654,6 +654,33 @@ def cached_tokens(s: State, r: int, prompt: int, generated: int) -> int:
 
 
 @compiled
+def _preempt_for_prefill(s: State, r: int, t: float, taken: int) -> None:
+    ints, n, partial = s.ints, s.ints[r, DECODES], s.ints[r, PARTIAL]
+    free = ints[r, KV_BLOCKS] - _used(s, r, ints[r, ITERATION], n, ints[r, CONTEXT_SUM])
+    if partial >= 0:
+        held = -(-s.requests[partial, CONTEXT] // ints[r, BLOCK])
+        free -= held
+        taken -= held
+    _preempt(s, r, t, free, taken)
+    _begin_segment(s, r, t, _ONE, ints[r, DECODES], ints[r, CONTEXT_SUM])
+
+
+@compiled
+def _begin_iteration(s: State, r: int, t: float, computed: int, read: int) -> None:
+    floats = s.floats
+    s.ints[r, LENGTH] = 1
+    floats[r, START_S] = t
+    if floats[r, P] == 1.0:
+        c0_s = floats[r, ALPHA_S] + floats[r, BETA_S] * computed + floats[r, GAMMA_S] * read
+    else:
+        c0_s = _iteration_ms(s, r, computed, read) / 1000.0
+    floats[r, C0_S] = c0_s
+    floats[r, DURATION_S] = c0_s
+    floats[r, C1_S] = 0.0
+    floats[r, NEXT_S] = t + c0_s
+
+
+@compiled
 def _begin_prefill(s: State, r: int, t: float) -> bool:
     ints, floats, requests = s.ints, s.floats, s.requests
     n, size = ints[r, DECODES], ints[r, BLOCK]
@@ -677,14 +704,7 @@ def _begin_prefill(s: State, r: int, t: float) -> bool:
     if free < taken * size:
         free, exact = _free_after_decodes(s, r), True
         if free < taken * size:
-            used = _used(s, r, ints[r, ITERATION], n, ints[r, CONTEXT_SUM])
-            blocks = ints[r, KV_BLOCKS] - used
-            if partial >= 0:
-                held = -(-requests[partial, CONTEXT] // size)
-                blocks -= held
-                taken -= held
-            _preempt(s, r, t, blocks, taken)
-            _begin_segment(s, r, t, _ONE, ints[r, DECODES], ints[r, CONTEXT_SUM])
+            _preempt_for_prefill(s, r, t, taken)
             return True
     share = floats[r, PREFIX_SHARE]
     while ints[r, WAITING] > 0 and left > 0 and ints[r, RUNNING] < ints[r, MAX_BATCH]:
@@ -728,16 +748,7 @@ def _begin_prefill(s: State, r: int, t: float) -> bool:
     if first < 0:
         return False
     ints[r, PREFILL] = first
-    ints[r, LENGTH] = 1
-    floats[r, START_S] = t
-    if floats[r, P] == 1.0:
-        c0_s = floats[r, ALPHA_S] + floats[r, BETA_S] * computed + floats[r, GAMMA_S] * read
-    else:
-        c0_s = _iteration_ms(s, r, computed, read) / 1000.0
-    floats[r, C0_S] = c0_s
-    floats[r, DURATION_S] = c0_s
-    floats[r, C1_S] = 0.0
-    floats[r, NEXT_S] = t + c0_s
+    _begin_iteration(s, r, t, computed, read)
     return True
 
 
