@@ -91,4 +91,6 @@ def normal_share(x: Floats) -> Floats:
 
 def normal_quantile(share: Floats) -> Floats:
     """Return where a standard normal variable has *share* below it."""
-    return np.array([NormalDist().inv_cdf(each) for each in share.tolist()])
+    # Rows share few percentiles.
+    found, places = np.unique(share, return_inverse=True)
+    return np.array([NormalDist().inv_cdf(each) for each in found.tolist()])[places]
