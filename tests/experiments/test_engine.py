@@ -36,6 +36,7 @@ def test_the_engine_that_is_asked_for_is_taken_or_missed() -> None:
         replace(SMALL, engine="quick")  # type: ignore[arg-type]
 
 
+@pytest.mark.slow
 def test_both_engines_give_one_run() -> None:
     """The same name, scores and requests; only what served them differs, and is told."""
     pytest.importorskip("numba", reason="the compiled engine needs the extra `fast`")

@@ -15,6 +15,8 @@ from twin.engine.replica import Replica
 from twin.testing.engine import EngineContract
 from twin.testing.replica_scripts import make_script, play_engine
 
+pytestmark = pytest.mark.slow  # compiling takes longer than all that make quick tries
+
 QUICK, MANY = 100, 1000
 RARE = ("preemption", "drain", "crash", "requeue", "prefix hit")
 
@@ -35,14 +37,12 @@ def test_a_compiled_replica_gives_the_bits_of_the_plain_one(seed: int, grid: str
     )
 
 
-@pytest.mark.slow
 def test_worlds_with_the_compiled_engine_are_those_with_the_plain_one() -> None:
     """Requests, pods and what a controller sees, through crashes, drains and new settings."""
     _compare(range(QUICK))
 
 
 @pytest.mark.fuzz
-@pytest.mark.slow
 @pytest.mark.parametrize("part", range(10))
 def test_a_thousand_worlds_are_the_same_by_both_engines(part: int) -> None:
     """`make fuzz`: what a hundred worlds do not meet."""
