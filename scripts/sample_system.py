@@ -47,16 +47,16 @@ TYPES = {
 }
 # GPUs of each type in the system, and the sizes that a replica may have.
 COUNTS = {
-    "L4": 40,
-    "L40S": 40,
-    "A100": 96,
-    "H100": 40,
-    "H200": 40,
+    "L4": 48,
+    "L40S": 44,
+    "A100": 80,
+    "H100": 64,
+    "H200": 44,
     "B200": 12,
-    "MI210": 40,
-    "MI250": 16,
-    "MI300X": 128,
-    "G2": 32,
+    "MI210": 32,
+    "MI250": 20,
+    "MI300X": 96,
+    "G2": 16,
 }
 SIZES = {
     "L4": (1, 4),
@@ -380,7 +380,12 @@ def system_of(files: Mapping[str, Json], servers: Sequence[Json]) -> SystemData:
         "serviceClassData": files["serviceclass-data.json"],
         "optimizerData": files["optimizer-data.json"],
         "capacityData": files["capacity-data.json"],
-        "serverData": {"servers": servers},
+        # As twin-data.json has it: requests of Batch have fixed lengths.
+        "serverData": {
+            "servers": [
+                {**row, "tokenCv": 0} if row["class"] == "Batch" else row for row in servers
+            ]
+        },
     }
     return parse_system({"system": parts}, source="sample-data/large")
 

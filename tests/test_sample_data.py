@@ -254,7 +254,7 @@ def test_a_full_replica_of_the_large_system_fills_its_kv_cache(repository: Path)
         tokens = now.load.in_tokens + now.load.out_tokens / 2
         filled.append(now.max_batch * tokens / perf.kv_tokens)
     # Not those with one KV head (granite_20b), whose cache hardly fills whatever the batch.
-    assert np.mean(np.array(filled) > 0.9) > 0.8
+    assert np.mean(np.array(filled) > 0.7) > 0.8
 
 
 @pytest.mark.parametrize(
