@@ -69,7 +69,7 @@ def holds(measure: Callable[[float], bool]) -> bool:
 def test_help_imports_nothing_but_the_command(repository: Path) -> None:
     """All commands show their summary, so each module of them is imported: none may be heavy."""
     modules = imported("from inferno.cli.main import main\nmain(['--help'])", folder=repository)
-    assert {f"inferno.cli.{name}" for name in NAMES} <= modules
+    assert {f"inferno.cli.{name.replace('-', '_')}" for name in NAMES} <= modules
     assert modules & (ALL | PACKAGES | {"numpy", "simpy", "yaml", "rich", "pydantic"}) == set()
 
 

@@ -367,7 +367,7 @@ def _positive(what: str, text: str) -> float:
 
 COMMAND = Command(
     name="init",
-    summary="a data directory from model configs and GPUs, without measurements",
+    summary="a data directory from model configs and GPUs, unmeasured",
     text=TEXT,
     add_arguments=_add_arguments,
     run=_run,
