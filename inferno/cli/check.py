@@ -13,7 +13,7 @@ Compare the results of a comparison with stored ones, in pairs of equal seeds,
 and exit 1 if a policy lost more attainment or costs more than is allowed, or is
 missing: for pull requests.
 
-  inferno compare --data sample-data/small --policies slo --seeds 3 --out out/now
+  inferno compare --data mine --policies slo --seeds 3 --out out/now
   inferno check out/now --against stored/results.csv
 """
 

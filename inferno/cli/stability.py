@@ -15,7 +15,7 @@ Reversals, overshoot and attainment of policies over disturbance × period ×
 start-up. The load is a step unless a scenario is given; overshoot is measured
 after the last jump of a load.
 
-  inferno stability --policy slo,hpa --alpha 0,0.1 --period 15,60 --start-up 0.5,1,2
+  inferno stability --policy slo,hpa --alpha 0,0.1 --period 15,60 --start-up 1,2
 """
 
 
