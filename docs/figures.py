@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 
 from experiments import RunConfig, run
 from experiments.compare import CompareConfig, compare, contenders
-from experiments.confidence import estimate
+from experiments.confidence import estimate, estimate_share
 from experiments.grid import SweepConfig
 from experiments.run_files import run_to_directory
 from experiments.validate import PointFit, predictions, split_fit
@@ -193,13 +193,15 @@ def headroom_figure(table: pd.DataFrame) -> Figure:
 
 
 def _draw(axes: Axes, table: pd.DataFrame, *, column: str, scale: float, label: str) -> None:
+    interval = estimate_share if column == "attainment" else estimate
     for colour, (name, rows) in zip(COLOURS, table.groupby("load", sort=False), strict=True):
         cells = rows.groupby("headroom")[column]
-        found = {float(str(headroom)): estimate(values * scale) for headroom, values in cells}
-        means, bars = (
-            [each.mean for each in found.values()],
-            [each.half_width for each in found.values()],
-        )
+        found = {float(str(headroom)): interval(values) for headroom, values in cells}
+        means = [scale * each.mean for each in found.values()]
+        bars = [
+            [scale * (each.mean - each.low) for each in found.values()],
+            [scale * (each.high - each.mean) for each in found.values()],
+        ]
         axes.errorbar(
             list(found), means, yerr=bars, color=colour, marker="o", capsize=3, label=str(name)
         )
