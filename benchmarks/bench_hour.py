@@ -88,6 +88,10 @@ def many_servers(folder: Path) -> None:
         {**rows[number % len(rows)], "name": f"server-{number:04d}"} for number in range(SERVERS)
     ]
     (folder / "server-data.json").write_text(json.dumps(servers), encoding="utf-8")
+    # It names servers that are no more; what it says of engines stays.
+    twin = json.loads((folder / "twin-data.json").read_text(encoding="utf-8"))
+    twin.pop("servers", None)
+    (folder / "twin-data.json").write_text(json.dumps(twin), encoding="utf-8")
     capacity = json.loads((LARGE / "capacity-data.json").read_text(encoding="utf-8"))
     for row in capacity["count"]:
         row["count"] *= 1 + SERVERS // len(rows)
