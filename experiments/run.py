@@ -167,6 +167,8 @@ def _request_columns(cluster: Cluster) -> Columns:
     many tokens the unfinished ones had made at the end.
     """
     unfinished = cluster.unfinished()
+    # Asked for its length, the log takes in what was kept back: once, not for each of these.
+    ended = len(cluster.requests)
     for request in unfinished:
         cluster.requests.add_unfinished(request)
     # In the order of the records sums would differ in their last digits: it depends on when a
@@ -174,10 +176,9 @@ def _request_columns(cluster: Cluster) -> Columns:
     columns, order = cluster.requests.hand_over()
     generated = np.where(columns["outcome"] == Outcome.FINISHED, columns["output_tokens"], 0)
     # The last that were recorded, wherever they stand now.
-    first = order.size - len(unfinished)
-    places = np.flatnonzero(order >= first)
+    places = np.flatnonzero(order >= ended)
     made = np.array([request.generated for request in unfinished], dtype=generated.dtype)
-    generated[places] = made[order[places] - first]
+    generated[places] = made[order[places] - ended]
     return {**columns, "generated": generated}
 
 

@@ -258,9 +258,8 @@ class RequestLog:
 
     def add_unfinished(self, request: Request) -> None:
         """Record that *request* was still waiting or running when the run ended; it may have a
-        first token. Those that ended stand before it.
+        first token. `len` of the log first, so that those that ended stand before it.
         """
-        self._gather()
         self._add(request, nan, Outcome.UNFINISHED, "")
 
     def add_rows(
