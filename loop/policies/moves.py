@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 DWELL_S = 600.0  # between two moves of a server
 PAYS_WITHIN_S = 1800.0  # a load is what it is for half an hour or so
+SETTLED_AFTER = 3.0  # start-ups after a move, whatever is still missing then
 DRAIN_S = 30.0  # the old pods stay so long after the new ones are ready
 
 
@@ -25,6 +26,22 @@ class Move:
     stay: Assignment | None
     start_up_s: float
     moved_s: float | None
+
+    @property
+    def replicas(self) -> int:
+        """Return how many replicas to move with: a rollout ends old pods beyond the number that is
+        asked for at once, so those that the load needs are kept until the new ones are ready.
+        """
+        needed = 0 if self.stay is None else self.stay.replicas
+        return max(self.go.replicas, min(self.view.wanted, needed))
+
+
+def settling(view: ServerView, *, moved_s: float | None, start_up_s: float, now_s: float) -> bool:
+    """Tell whether the pods of the last move of *view* are still to come: none of its replicas is
+    taken away before.
+    """
+    waits = view.starting > 0 or view.pending > 0
+    return waits and moved_s is not None and now_s - moved_s < SETTLED_AFTER * start_up_s
 
 
 def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
@@ -42,5 +59,6 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
     if stay.replicas > view.ready or view.starting or view.pending or view.draining:
         return False
     saving = stay.cost_cents_per_h - move.go.cost_cents_per_h
-    price = move.go.cost_cents_per_h * (move.start_up_s + DRAIN_S) / PAYS_WITHIN_S
+    moving_cents_per_h = move.go.cost_cents_per_h * move.replicas / move.go.replicas
+    price = moving_cents_per_h * (move.start_up_s + DRAIN_S) / PAYS_WITHIN_S
     return saving > price and saving > saving_min * stay.cost_cents_per_h

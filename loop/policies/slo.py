@@ -27,7 +27,7 @@ from loop.policies.demand import (
     demand,
     remember,
 )
-from loop.policies.moves import Move, pays
+from loop.policies.moves import Move, pays, settling
 from loop.policies.room import (
     FreeGpus,
     held_targets,
@@ -169,26 +169,47 @@ class SloPolicy:
         for name, one in found.solution.allocations.items():
             moved_s = snapshot.now_s if name in moved else memories[name].moved_s
             memories[name] = replace(memories[name], replica_rpm=one.rate_max_rpm, moved_s=moved_s)
-        return self._decision(case, found), memories
+        return self._decision(case, found, moved), memories
 
-    def _decision(self, case: _Case, found: _Found) -> Decision:
-        """Return what is found as targets; GPUs go to held servers first, leftovers come last."""
+    def _decision(self, case: _Case, found: _Found, moved: Mapping[str, int]) -> Decision:
+        """Return what is found as targets; GPUs go to held servers first, leftovers come last.
+        *moved* servers have so many replicas at least until the new ones are ready.
+        """
         held, gpus_left = {**case.held, **found.infeasible}, FreeGpus(found.system)
         targets = held_targets(gpus_left, held, case.snapshot)
         for name, target in case.woken.items():
             gpus_left.take(name, target.accelerator, target.replicas)
             targets[name] = target
-        for name, one in found.solution.allocations.items():
+        allocations = found.solution.allocations
+        for name, one in allocations.items():
             gpus_left.take(name, one.accelerator, one.replicas)
+        for name, one in allocations.items():
+            extra = max(0, self._kept(case, name, moved) - one.replicas)
+            room = gpus_left.room(name, one.accelerator)
+            extra = extra if room is None else min(extra, room)
+            gpus_left.take(name, one.accelerator, extra)
             targets[name] = _target(
                 one,
                 found.system,
                 case.demands.get(name),
+                replicas=one.replicas + extra,
                 max_batch=self._max_batch(one, found.system),
             )
         short = {name: why for name, why in found.solution.unserved.items() if name not in targets}
         targets |= leftover_targets(gpus_left, short)
         return Decision(targets=targets, unserved={**found.infeasible, **short})
+
+    def _kept(self, case: _Case, name: str, moved: Mapping[str, int]) -> int:
+        """Return how many replicas *name* keeps at least, as it moves or has moved just now."""
+        view = case.snapshot.servers[name]
+        if name in moved:
+            return moved[name]
+        moved_s, start_up_s = case.memories[name].moved_s, _start_up_s(case.data, view)
+        if self.compat or self.hysteresis == 0.0:
+            return 0
+        now_s = case.snapshot.now_s
+        still = settling(view, moved_s=moved_s, start_up_s=start_up_s, now_s=now_s)
+        return view.wanted if still else 0
 
     def _demands(
         self, snapshot: Snapshot, data: SystemData, state: Memories
@@ -243,14 +264,15 @@ class SloPolicy:
         solution, infeasible = self._solve(system, case.snapshot, case.held, case.woken)
         return _Found(system=system, solution=solution, infeasible=infeasible)
 
-    def _settle(self, case: _Case, found: _Found) -> tuple[_Found, list[str]]:
-        """Return what is *found* without the moves that do not pay, and who moves.
+    def _settle(self, case: _Case, found: _Found) -> tuple[_Found, dict[str, int]]:
+        """Return what is *found* without the moves that do not pay, and who moves with how many
+        replicas.
 
         If a server lacks GPUs because others stay, all of these moves are made.
         """
         movers = _movers(found)
         if self.compat or self.hysteresis == 0.0 or not movers:
-            return found, movers
+            return found, {}
         stay = self._again(case, found, _staying(found.system, movers))
         moves = {
             name: Move(
@@ -274,8 +296,8 @@ class SloPolicy:
         if stopped and len(stopped) < len(movers):
             stay = self._again(case, found, _staying(found.system, stopped))
         if not stopped or len(stay.short) > len(found.short):
-            return found, movers
-        return stay, _movers(stay)
+            return found, {name: move.replicas for name, move in moves.items()}
+        return stay, {name: moves[name].replicas for name in _movers(stay) if name in moves}
 
     def _again(self, case: _Case, found: _Found, system: SystemData) -> _Found:
         """Return what is found for *system*, in which the same servers can be served."""
@@ -467,7 +489,12 @@ def _in_steps(load: Load) -> Load:
 
 
 def _target(
-    found: Assignment, system: SystemData, asked: Demand | None, *, max_batch: int
+    found: Assignment,
+    system: SystemData,
+    asked: Demand | None,
+    *,
+    replicas: int,
+    max_batch: int,
 ) -> Target:
     load = system.servers[found.server].current.load
     demand: dict[str, object] = {"demandRpm": load.rate_rpm} if load is not None else {}
@@ -475,8 +502,8 @@ def _target(
         demand["forecast"] = asked.forecast.method
     return Target(
         server=found.server,
-        pools=one_pool(accelerator=found.accelerator, replicas=found.replicas, max_batch=max_batch),
-        cost_cents_per_h=found.cost_cents_per_h,
+        pools=one_pool(accelerator=found.accelerator, replicas=replicas, max_batch=max_batch),
+        cost_cents_per_h=found.cost_cents_per_h * replicas / max(found.replicas, 1),
         itl_ms=found.itl_ms,
         ttft_ms=found.ttft_ms,
         rho=found.rho,

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from loop.optimizer.solution import Assignment
-from loop.policies.moves import DWELL_S, Move, pays
+from loop.policies.moves import DWELL_S, Move, pays, settling
 from loop.testing.fakes import server_view
-from loop.types import Why, one_pool
+from loop.types import ServerView, Why, one_pool
 
 HERE = Assignment(
     server="s1",
@@ -61,3 +61,26 @@ def test_who_cannot_be_served_where_it_is_moves() -> None:
     assert pays(replace(MOVE, stay=None, moved_s=999.0), now_s=1000.0, saving_min=0.1)
     empty = replace(MOVE.view, ready=0)
     assert pays(replace(MOVE, view=empty, start_up_s=1e6), now_s=1000.0, saving_min=0.1)
+
+
+def test_a_move_to_fewer_replicas_begins_with_as_many_as_are_needed() -> None:
+    """A rollout ends old pods beyond the number that is asked for before the new ones are ready."""
+    few = replace(THERE, pools=one_pool(accelerator="B200", replicas=1, max_batch=64))
+    assert replace(MOVE, go=few).replicas == 2
+    assert replace(MOVE, go=few, stay=None).replicas == 1
+    assert MOVE.replicas == 3
+    # Twice the price of one replica while it lasts.
+    dear = replace(MOVE, go=replace(few, cost_cents_per_h=700.0), start_up_s=120.0)
+    assert not pays(dear, now_s=1000.0, saving_min=0.1)
+
+
+def test_nothing_is_taken_away_until_the_pods_of_a_move_are_there() -> None:
+    """Unless they do not come for so long that something else is wrong."""
+    coming = replace(MOVE.view, starting=1)
+
+    def kept(view: ServerView, now_s: float) -> bool:
+        return settling(view, moved_s=1000.0, start_up_s=60.0, now_s=now_s)
+
+    assert kept(coming, 1060.0)
+    assert not kept(MOVE.view, 1060.0)
+    assert not kept(coming, 1300.0)

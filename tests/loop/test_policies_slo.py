@@ -14,6 +14,7 @@ from loop.optimizer.front import OptimizerSettings, Solution, optimize
 from loop.optimizer.rules import SolverName
 from loop.optimizer.rules.ours import OURS
 from loop.policies import make_policy
+from loop.policies.demand import Memories
 from loop.policies.slo import SloPolicy
 from loop.spec import Allocation, SystemData
 from loop.testing.fakes import server_data, server_view, system
@@ -447,3 +448,26 @@ def test_cached_prompts_count_as_far_as_the_cache_is_trusted() -> None:
 def test_the_existing_optimizer_knows_no_prefix_cache() -> None:
     """It answers what it always did, whatever is trusted."""
     assert replicas_for(0.9, trust=1.0, compat=True) == replicas_for(None, trust=0.0, compat=True)
+
+
+def test_a_move_begins_with_the_replicas_that_are_needed_now_and_gives_the_rest_back() -> None:
+    """A rollout ends old pods beyond the number that is asked for at once."""
+    policy = SloPolicy(forecasts=False)
+    load = Load(rate_rpm=2000.0, in_tokens=512.0, out_tokens=256.0)
+    room = {kind: CapacityView(type=kind, total=40, used=0) for kind in ("H100", "A100")}
+
+    def replicas(view: ServerView, now_s: float, state: Memories) -> tuple[str, int, Memories]:
+        seen = Snapshot(now_s=now_s, servers={"s1": view}, capacity=room)
+        decision, state = policy.decide(seen, system(), state)
+        target = decision.targets["s1"]
+        return target.accelerator, target.replicas, state
+
+    before = server_view(load=load, accelerator="2xA100", wanted=5, ready=5)
+    *moved, state = replicas(before, 1000.0, policy.start())
+    assert moved == ["H100", 5]
+    during = server_view(load=load, accelerator="H100", wanted=5, ready=2, starting=3)
+    *kept, state = replicas(during, 1030.0, state)
+    assert kept == ["H100", 5]
+    after = server_view(load=load, accelerator="H100", wanted=5, ready=5)
+    *settled, _ = replicas(after, 1090.0, state)
+    assert settled == ["H100", 3]
