@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy.special import ndtri
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +27,9 @@ ERRORS_MAX = 120  # the last hour of errors says how good a forecast is
 # Before there are errors to learn from: their standard deviation is a twelfth of the load, and they
 # count for eight.
 PRIOR_ERROR, PRIOR_COUNT = 0.08, 8
-_NORMAL = ndtri((np.arange(PRIOR_COUNT) + 0.5) / PRIOR_COUNT)
+_NORMAL = np.array(
+    [NormalDist().inv_cdf((rank + 0.5) / PRIOR_COUNT) for rank in range(PRIOR_COUNT)]
+)
 # A forecast must be better than the present load by this to take its place: the best of many is
 # better than it should be.
 BETTER_BY = 0.05
