@@ -4,24 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass, replace
+from importlib import import_module
 from inspect import signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, cast
 
 from loop.errors import SpecError
-from loop.policies.aibrix import AibrixPolicy
-from loop.policies.dynamo import DynamoPolicy
-from loop.policies.hpa import HpaPolicy
-from loop.policies.keda import KedaPolicy
-from loop.policies.kpa import KpaPolicy
 from loop.policies.plugins import installed_policies, is_elsewhere, load_policy
-from loop.policies.predictive import PredictivePolicy
-from loop.policies.ray_serve import RayServePolicy
-from loop.policies.slo import SloPolicy
-from loop.policies.static import StaticPolicy
-from loop.policies.static_peak import StaticPeakPolicy
-from loop.policies.through_hpa import ThroughHpaPolicy
-from loop.policies.wva import WvaPolicy
 from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
@@ -33,20 +22,21 @@ NOT_OPTIONS = ("name", "tick_s", "samples_s", "optimize", "loads", "cache")
 # Options that had another name, by policy: the old one still works.
 RENAMED: Mapping[str, Mapping[str, str]] = {"slo": {"band": "hysteresis"}}
 
-POLICIES: Mapping[str, Callable[..., Policy]] = MappingProxyType(
+# Each is imported when it is asked for.
+POLICIES: Mapping[str, str] = MappingProxyType(
     {
-        "aibrix": AibrixPolicy,
-        "dynamo": DynamoPolicy,
-        "hpa": HpaPolicy,
-        "keda": KedaPolicy,
-        "kpa": KpaPolicy,
-        "predictive": PredictivePolicy,
-        "ray_serve": RayServePolicy,
-        "slo": SloPolicy,
-        "static": StaticPolicy,
-        "static_peak": StaticPeakPolicy,
-        "through_hpa": ThroughHpaPolicy,
-        "wva": WvaPolicy,
+        "aibrix": "AibrixPolicy",
+        "dynamo": "DynamoPolicy",
+        "hpa": "HpaPolicy",
+        "keda": "KedaPolicy",
+        "kpa": "KpaPolicy",
+        "predictive": "PredictivePolicy",
+        "ray_serve": "RayServePolicy",
+        "slo": "SloPolicy",
+        "static": "StaticPolicy",
+        "static_peak": "StaticPeakPolicy",
+        "through_hpa": "ThroughHpaPolicy",
+        "wva": "WvaPolicy",
     }
 )
 
@@ -91,7 +81,8 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
 def policy_maker(name: str) -> Callable[..., Policy]:
     """Return what makes the policy *name*. Raise SpecError if there is none."""
     if name in POLICIES:
-        return POLICIES[name]
+        made = getattr(import_module(f"loop.policies.{name}"), POLICIES[name])
+        return cast("Callable[..., Policy]", made)
     if is_elsewhere(name):
         return load_policy(name)
     installed = installed_policies()
