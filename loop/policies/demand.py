@@ -73,10 +73,9 @@ def remember(memory: Memory, view: ServerView, *, now_s: float) -> Memory:
     load = view.load
     if load is None:
         return memory
-    if memory.rates.values and now_s < memory.rates.next_s - 1e-9:
-        return memory
+    due = not memory.rates.values or now_s >= memory.rates.next_s - 1e-9
     memory = replace(memory, rates=memory.rates.with_sample(load.rate_rpm, now_s=now_s))
-    return _with_tokens(memory, load)
+    return _with_tokens(memory, load) if due else memory
 
 
 def demand(

@@ -61,14 +61,16 @@ class Series:
         return self.start_s + STEP_S * len(self.values)
 
     def with_sample(self, value: float, *, now_s: float) -> Series:
-        """Return the series with what is seen at *now_s*; a gap is filled with it, and a series
-        that is older than its longest memory begins anew.
+        """Return the series with what is seen at *now_s*, in the place of the last sample if the
+        next is not due; a gap is filled with it, and a series that is older than its longest memory
+        begins anew.
         """
         if not self.values:
             return Series(now_s, (value,))
         missing = int((now_s - self.next_s) / STEP_S + 1e-9) + 1
         if now_s < self.next_s - 1e-9:
-            return self
+            # Not due yet, but newer than the last one: what is seen now counts.
+            return Series(self.start_s, (*self.values[:-1], value))
         if missing > SAMPLES_MAX:
             return Series(now_s, (value,))
         values = (*self.values, *(value for _ in range(missing)))

@@ -219,7 +219,9 @@ class SloPolicy:
         window_s = snapshot.window_s or WINDOW_S
         for name, view in snapshot.servers.items():
             memory = remember(state.get(name, Memory()), view, now_s=snapshot.now_s)
-            if self.forecasts and not self.compat and view.load is not None:
+            # Labels tell what the load is to be: there is nothing to be foreseen or waited for.
+            told = view.load_source.startswith("labels")
+            if self.forecasts and not self.compat and not told and view.load is not None:
                 demands[name], memory = demand(
                     memory,
                     view,

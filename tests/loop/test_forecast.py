@@ -117,11 +117,11 @@ def test_a_forecast_is_a_load(
 
 
 def test_a_series_has_one_sample_a_step_and_forgets_the_oldest() -> None:
-    """Cycles may come at any time; a gap is filled with what is seen after it."""
+    """Cycles may come at any time: the newest reading counts, and fills a gap before it."""
     series = Series()
     for now_s in (0.0, 10.0, 29.0, 30.0, 45.0, 150.0):
         series = series.with_sample(now_s, now_s=now_s)
-    assert series.values == (0.0, 30.0, 150.0, 150.0, 150.0, 150.0)
+    assert series.values == (29.0, 45.0, 150.0, 150.0, 150.0, 150.0)
     for step in range(6, 2 * SAMPLES_MAX):
         series = series.with_sample(float(step), now_s=STEP_S * step)
     assert len(series.values) == SAMPLES_MAX

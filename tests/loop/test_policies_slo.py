@@ -471,3 +471,19 @@ def test_a_move_begins_with_the_replicas_that_are_needed_now_and_gives_the_rest_
     after = server_view(load=load, accelerator="H100", wanted=5, ready=5)
     *settled, _ = replicas(after, 1090.0, state)
     assert settled == ["H100", 3]
+
+
+@pytest.mark.parametrize(("source", "follows"), [("labels", True), ("router", False)])
+def test_labels_are_followed_at_once_and_measured_loads_down_after_a_while(
+    source: str, follows: bool
+) -> None:
+    """What somebody sets has no noise; what is measured may come back."""
+    policy, state, found = SloPolicy(), SloPolicy().start(), []
+    for step, rate_rpm in enumerate((100.0, 3000.0, 100.0)):
+        load = Load(rate_rpm=rate_rpm, in_tokens=512.0, out_tokens=256.0)
+        view = server_view(load=load, load_source=source, wanted=8, ready=8)
+        seen = Snapshot(now_s=60.0 + 5.0 * step, servers={"s1": view})
+        decision, state = policy.decide(seen, system(), state)
+        found.append(decision.targets["s1"].replicas)
+    assert found[1] > found[0]
+    assert (found[2] == found[0]) == follows
