@@ -165,7 +165,7 @@ def test_servers_that_nobody_asked_for_are_left_out_of_the_answer() -> None:
 
 def test_a_service_trusts_the_prefix_cache_as_much(optimizer: httpx.Client) -> None:
     """What counts as cached is decided here, and told: it knows no snapshot."""
-    load = Load(rate_rpm=900.0, in_tokens=4096.0, out_tokens=64.0)
+    load = Load(rate_rpm=500.0, in_tokens=4096.0, out_tokens=64.0)
     snapshot = seen(server_view(load=load, cache_hit_share=0.9))
     service = client_of("optimizer", optimizer)
     local, _ = SloPolicy(prefix_cache_trust=0.7).decide(snapshot, system(), {})
