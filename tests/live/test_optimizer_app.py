@@ -218,7 +218,7 @@ def test_several_accelerators_of_a_server_are_listed(plain: httpx.Client) -> Non
     flags = {"optimizer": {"heterogeneous": True}}
     capacity = {"count": [{"type": "A100", "count": 3}, {"type": "G2", "count": 3}]}
     answer = plain.post(
-        "/optimizeOne", json=body(server(rpm=400.0), optimizerData=flags, capacityData=capacity)
+        "/optimizeOne", json=body(server(rpm=300.0), optimizerData=flags, capacityData=capacity)
     ).json()
     found = answer["allocations"]["s1"]
     assert sum(part["numReplicas"] for part in found["parts"]) == found["numReplicas"]
