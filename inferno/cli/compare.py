@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
-from inferno.cli.runs import add_run_options, names, print_notes, print_paths, run_config
+from inferno.cli.runs import (
+    add_result_options,
+    add_run_options,
+    add_seed_options,
+    names,
+    print_notes,
+    print_paths,
+    run_config,
+)
 
 TEXT = """\
 Run policies under the same loads and seeds, and say which one to take: tables
@@ -33,10 +40,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         + ")",
     )
     add_run_options(parser, many=True)
-    parser.add_argument("--seed", type=int, help="the first seed (default 1)")
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="how many seeds: seed, seed + 1 … (default 1)"
-    )
+    add_seed_options(parser)
     parser.add_argument(
         "--price",
         type=float,
@@ -44,19 +48,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         metavar="$",
         help="what a missed request costs, for the clairvoyant, regret and advice (default 0.01)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/compare"),
-        metavar="DIR",
-        help="where to write (default out/compare)",
-    )
-    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="reuse the finished runs of --out that are still valid",
-    )
+    add_result_options(parser, out="out/compare")
 
 
 def _run(options: Namespace) -> int:

@@ -1,4 +1,5 @@
-"""What sim and sweep share: their options, and the configuration of a run that follows from them.
+"""What sim, sweep and the questions over runs share: their options, and the configuration of a run
+that follows from them.
 
 An option that a scenario may set has no default here: what is not given is the scenario's.
 """
@@ -63,6 +64,34 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     _add_world_options(parser)
     add_budget_option(parser)
     add_policy_options(parser)
+
+
+def add_seed_options(parser: Options) -> None:
+    """Add the seeds of runs that are repeated."""
+    parser.add_argument("--seed", type=int, help="the first seed (default 1)")
+    parser.add_argument(
+        "--seeds", type=int, default=1, help="how many seeds: seed, seed + 1 … (default 1)"
+    )
+
+
+def add_result_options(parser: Options, *, out: str, jobs: bool = True) -> None:
+    """Add where the results of many runs go, on how many processes these run, and what is reused
+    of those that are there.
+    """
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path(out),
+        metavar="DIR",
+        help=f"where to write (default {out})",
+    )
+    if jobs:
+        parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="reuse the finished runs of --out that are still valid",
+    )
 
 
 def add_data_option(parser: Options) -> None:

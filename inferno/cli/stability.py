@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.policies import swept_options
-from inferno.cli.runs import add_run_options, numbers, print_paths, run_config
+from inferno.cli.runs import (
+    add_result_options,
+    add_run_options,
+    add_seed_options,
+    numbers,
+    print_paths,
+    run_config,
+)
 
 TEXT = """\
 Reversals, overshoot and attainment of policies over disturbance × period ×
@@ -28,19 +34,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         metavar="X,…",
         help="factors on the start-up times of the data (default 0.5,1,2)",
     )
-    parser.add_argument("--seed", type=int, help="the first seed (default 1)")
-    parser.add_argument("--seeds", type=int, default=1, help="how many seeds (default 1)")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/stability"),
-        metavar="DIR",
-        help="where to write (default out/stability)",
-    )
-    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
-    parser.add_argument(
-        "--resume", action="store_true", help="reuse the finished runs of --out that are valid"
-    )
+    add_seed_options(parser)
+    add_result_options(parser, out="out/stability")
 
 
 def _run(options: Namespace) -> int:

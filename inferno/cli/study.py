@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inferno.cli.command import EXIT_OK, Command
+from inferno.cli.runs import add_result_options
 
 TEXT = """\
 Run the parts of a study one after the other, each in a directory of its own
@@ -26,16 +27,7 @@ RESUMED = ("sweep", "compare", "tune", "stability")
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument("study", type=Path, metavar="STUDY.yaml", help="the study")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/study"),
-        metavar="DIR",
-        help="where to write (default out/study)",
-    )
-    parser.add_argument(
-        "--resume", action="store_true", help="reuse the finished runs of --out that are valid"
-    )
+    add_result_options(parser, out="out/study", jobs=False)
 
 
 def _run(options: Namespace) -> int:

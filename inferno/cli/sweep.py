@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.policies import swept_options
-from inferno.cli.runs import add_run_options, print_notes, print_paths, run_config
+from inferno.cli.runs import (
+    add_result_options,
+    add_run_options,
+    add_seed_options,
+    print_notes,
+    print_paths,
+    run_config,
+)
 
 TEXT = """\
 Run every combination of the values given (separated by commas) for each seed.
@@ -23,23 +29,8 @@ repeats nothing.
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     add_run_options(parser, many=True)
-    parser.add_argument("--seed", type=int, help="the first seed (default 1)")
-    parser.add_argument(
-        "--seeds", type=int, default=1, help="how many seeds: seed, seed + 1 … (default 1)"
-    )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/sweep"),
-        metavar="DIR",
-        help="where to write (default out/sweep)",
-    )
-    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
-    parser.add_argument(
-        "--resume",
-        action="store_true",
-        help="reuse the finished runs of --out that are still valid",
-    )
+    add_seed_options(parser)
+    add_result_options(parser, out="out/sweep")
 
 
 def _run(options: Namespace) -> int:

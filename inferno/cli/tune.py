@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
-from inferno.cli.runs import add_run_options, names, print_paths, run_config
+from inferno.cli.runs import add_result_options, add_run_options, names, print_paths, run_config
 
 TEXT = """\
 Try options of each policy on training seeds, the same number of runs for every
@@ -48,17 +47,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         metavar="$",
         help="what a missed request costs (default 0.01)",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("out/tune"),
-        metavar="DIR",
-        help="where to write (default out/tune)",
-    )
-    parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
-    parser.add_argument(
-        "--resume", action="store_true", help="reuse the finished runs of --out that are valid"
-    )
+    add_result_options(parser, out="out/tune")
 
 
 def _run(options: Namespace) -> int:
