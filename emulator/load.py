@@ -14,7 +14,7 @@ import numpy as np
 from emulator.shapes import Curve, Segment, constant
 from emulator.trace import Replay, held, scaled_tokens
 from emulator.walk import NEGLIGIBLE, OfferedLoad, Walk, check_interval, step
-from twin.arrivals import ArrivalStream, ReplayStream, token_counts
+from twin.arrivals import ArrivalStream, CountedStream, ReplayStream, token_counts
 from twin.request import RequestBatch
 from twin.traces.trace import Trace
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from twin.spec import TokenDistribution
+
+Stream = ArrivalStream | CountedStream | ReplayStream
 
 _WALK, ARRIVALS, TOKENS = range(3)
 
@@ -31,10 +33,12 @@ class ServerLoad:
     """All that fixes the load of one server; the same values give the same requests, on whatever
     serves them.
 
-    *nominal* is the undisturbed load, of which *curve* moves the rate. *index* is the server's
-    place in the system: it and *seed* choose the generators. With *replay*, arrivals and sizes come
-    from a trace. With *users*, requests come from so many clients instead, who wait for each answer
-    and then think for think_s on the mean; of the nominal load only the tokens count.
+    *nominal* is the undisturbed load, of which *curve* moves the rate, in_curve and out_curve the
+    tokens. *index* is the server's place in the system: it and *seed* choose the generators. With
+    *replay*, arrivals and sizes come from a trace. If *counted*, each stretch of the curve has as
+    many requests as it says, at random instants: a load that was counted has its chance in it
+    already. With *users*, requests come from so many clients instead, who wait for each answer and
+    then think for think_s on the mean; of the nominal load only the tokens count.
     """
 
     server: str
@@ -49,6 +53,9 @@ class ServerLoad:
     replay: Replay | None = None
     users: int | None = None
     think_s: float = 0.0
+    in_curve: Curve = field(default_factory=constant)
+    out_curve: Curve = field(default_factory=constant)
+    counted: bool = False
 
     def generator(self, purpose: int) -> np.random.Generator:
         """Return the generator for one purpose, at its beginning: a stream of its own per server
@@ -132,7 +139,11 @@ def batches(
     rng_tokens = load.generator(TOKENS)
     rng_arrivals = load.generator(ARRIVALS)
     if load.replay is None:
-        stream = ArrivalStream(rng_arrivals, cv=load.arrival_cv)
+        stream = (
+            CountedStream(rng_arrivals)
+            if load.counted
+            else ArrivalStream(rng_arrivals, cv=load.arrival_cv)
+        )
         for interval in intervals(load, interval_s=interval_s, until_s=until_s):
             yield _drawn_batch(load, interval, stream, rng_tokens)
         return
@@ -143,10 +154,15 @@ def batches(
 
 
 def _nominal(load: ServerLoad, t_s: float) -> OfferedLoad:
-    return replace(load.nominal, rate_rpm=load.nominal.rate_rpm * load.curve.at(t_s))
+    nominal = load.nominal
+    return OfferedLoad(
+        rate_rpm=nominal.rate_rpm * load.curve.at(t_s),
+        in_tokens=nominal.in_tokens * load.in_curve.at(t_s),
+        out_tokens=nominal.out_tokens * load.out_curve.at(t_s),
+    )
 
 
-def _arrivals(stream: ArrivalStream | ReplayStream, interval: LoadInterval) -> NDArray[np.float64]:
+def _arrivals(stream: Stream, interval: LoadInterval) -> NDArray[np.float64]:
     parts = [
         stream.until(piece.t0_s, piece.t1_s, piece.start, piece.end) for piece in interval.rates_rps
     ]
@@ -154,7 +170,10 @@ def _arrivals(stream: ArrivalStream | ReplayStream, interval: LoadInterval) -> N
 
 
 def _drawn_batch(
-    load: ServerLoad, interval: LoadInterval, stream: ArrivalStream, rng_tokens: np.random.Generator
+    load: ServerLoad,
+    interval: LoadInterval,
+    stream: ArrivalStream | CountedStream,
+    rng_tokens: np.random.Generator,
 ) -> Batch:
     times_s = _arrivals(stream, interval)
     in_tokens, out_tokens = (

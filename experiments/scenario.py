@@ -16,10 +16,12 @@ from typing import Any, get_args
 import yaml
 
 from emulator.phases import Phase, duration_s, phases_curve
+from emulator.rates import Rates
 from emulator.shapes import Curve, burst, constant, diurnal, ramp, steps
 from emulator.trace import Offset, Origin, Replay
 from emulator.walk import WalkKind
 from experiments.config import SAMPLE_DATA
+from experiments.rates_file import read_rates
 from experiments.scenario_rules import (
     EVERY_TYPE,
     CapacityEvent,
@@ -129,12 +131,22 @@ def _digest(obj: Any, rules: tuple[LoadRule, ...]) -> str:
     for trace in (rule.replay.trace for rule in rules if rule.replay):
         for column in (trace.times_s, trace.prompt_tokens, trace.output_tokens):
             total.update(column.tobytes())
+    for rates in (rule.rates for rule in rules if rule.rates):
+        for server, of_server in rates.items():
+            total.update(server.encode())
+            for figures in (of_server.times_s, of_server.rates_rpm):
+                total.update(figures.tobytes())
+            for figures in (of_server.in_tokens, of_server.out_tokens):
+                total.update(figures.tobytes())
     return total.hexdigest()
 
 
 def _load_rule(row: Entry, base: Path) -> LoadRule:
     if row.has("shape") and row.has("phases"):
         raise row.fail("phases", expected="a shape or phases, not both", found=["shape", "phases"])
+    for key in ("shape", "phases", "trace", "users", "arrival_cv"):
+        if row.has("rates") and row.has(key):
+            raise row.fail(key, expected="rates alone", found=["rates", key])
     users = row.whole("users", at_least=1, at_most=USERS_MAX) if row.has("users") else None
     for key in ("shape", "phases", "trace", "scale", "arrival_cv"):
         if users is not None and row.has(key):
@@ -154,7 +166,15 @@ def _load_rule(row: Entry, base: Path) -> LoadRule:
         else None,
         users=users,
         think_s=row.number("think_s", at_least=0, default=0.0),
+        rates=_rates(row, base),
     )
+
+
+def _rates(row: Entry, base: Path) -> Mapping[str, Rates] | None:
+    entry = row.child("rates")
+    if entry is None:
+        return None
+    return read_rates(base / entry.text("file"), repeat=entry.flag("repeat", default=True))
 
 
 def _curve(row: Entry) -> Curve:

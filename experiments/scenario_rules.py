@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from emulator.load import ServerLoad
+from emulator.rates import Rates
 from emulator.shapes import Curve, constant
 from emulator.trace import Replay
 from emulator.walk import OfferedLoad, Walk, WalkKind
@@ -27,7 +28,7 @@ class LoadRule:
     error points to.
 
     The scales multiply the nominal load; *curve* then moves its rate. arrival_cv None: the server's
-    own.
+    own. With *rates*, by server, load and curve are those that were measured.
     """
 
     place: str
@@ -42,6 +43,7 @@ class LoadRule:
     arrival_cv: float | None = None
     users: int | None = None
     think_s: float = 0.0
+    rates: Mapping[str, Rates] | None = None
 
     def selects(self, server: Server) -> bool:
         """Tell whether *server* is meant."""
@@ -195,7 +197,9 @@ def _rule_for(server: Server, scenario: Scenario) -> LoadRule:
 def _server_load(
     rule: LoadRule, server: Server, given: Load | None, *, index: int, walk: Walk, seed: int
 ) -> ServerLoad:
+    rates = _rates_of(rule, server)
     traced = rule.replay is not None and rule.replay.rate == rule.replay.tokens == "trace"
+    traced = traced or rates is not None
     if given is None and not traced:
         raise SpecError(
             f"{server.name}: currentAlloc.load: expected a nominal load for {rule.place}, found "
@@ -208,6 +212,10 @@ def _server_load(
     )
     if rule.replay is not None:
         nominal = rule.replay.nominal(nominal)
+    curve, in_curve, out_curve = rule.curve, constant(), constant()
+    if rates is not None:
+        nominal = rates.mean
+        curve, in_curve, out_curve = rates.curves()
     scaled = OfferedLoad(
         rate_rpm=nominal.rate_rpm * rule.scale,
         in_tokens=nominal.in_tokens * rule.in_tokens_scale,
@@ -218,7 +226,7 @@ def _server_load(
         index=index,
         seed=seed,
         nominal=scaled,
-        curve=rule.curve,
+        curve=curve,
         walk=walk,
         token_distribution=server.token_distribution,
         token_cv=server.token_cv,
@@ -226,7 +234,18 @@ def _server_load(
         replay=rule.replay,
         users=rule.users,
         think_s=rule.think_s,
+        in_curve=in_curve,
+        out_curve=out_curve,
+        counted=rates is not None,
     )
+
+
+def _rates_of(rule: LoadRule, server: Server) -> Rates | None:
+    if rule.rates is None:
+        return None
+    if server.name not in rule.rates:
+        raise SpecError(f"{rule.place}: rates: expected rows of {server.name}, found none")
+    return rule.rates[server.name]
 
 
 def _selectors(rule: LoadRule) -> str:

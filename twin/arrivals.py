@@ -79,6 +79,32 @@ class ArrivalStream:
         return self._rng.standard_gamma(1.0 / variance + 1.0) * variance * self._rng.random()
 
 
+class CountedStream:
+    """Arrivals of a load that was counted: as many in each call as its cumulated rate says, at
+    instants that chance chooses, so that a Poisson process that was counted comes out as one.
+
+    What is left of a cumulated rate beyond whole requests goes on to the next call.
+    """
+
+    __slots__ = ("_left", "_rng")
+
+    def __init__(self, rng_arrivals: np.random.Generator) -> None:
+        self._rng = rng_arrivals
+        self._left = 0.0
+
+    def until(
+        self, t0_s: float, t1_s: float, rate_rps_at_t0: float, rate_rps_at_t1: float | None = None
+    ) -> NDArray[np.float64]:
+        """Return the arrival instants in [t0_s, t1_s), as ArrivalStream.until does."""
+        rate_rps_at_t1 = rate_rps_at_t0 if rate_rps_at_t1 is None else rate_rps_at_t1
+        units = _cumulated(t0_s, t1_s, rate_rps_at_t0, rate_rps_at_t1)
+        # The tolerance lets a minute that is cut into two halves have all its requests.
+        count = int(self._left + units + 1e-6)
+        self._left += units - count
+        positions = np.sort(self._rng.random(count)) * units
+        return _instants(positions, t0_s, t1_s, rate_rps_at_t0, rate_rps_at_t1)
+
+
 class ReplayStream:
     """The arrivals of a trace as a unit-rate process, warped like an ArrivalStream.
 

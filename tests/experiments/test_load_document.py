@@ -38,11 +38,14 @@ def test_the_yaml_examples_are_scenarios(text: str, tmp_path: Path):
         "tokens,Log Type\n"
     )
     (tmp_path / "burst.csv").write_text(header + rows)
-    shapes, traces = blocks(text, "yaml")
-    parse_scenario(traces, name="doc", source="load.md", base=tmp_path)
-    rules = [line for line in shapes.splitlines() if line]
-    assert len(rules) == 5
-    for rule in rules:
+    rates = "server,t_s,rate_rpm,in_tokens,out_tokens\ns,0,1,1,1\ns,60,1,1,1\n"
+    (tmp_path / "load.csv").write_text(rates)
+    shapes, traces, measured = blocks(text, "yaml")
+    for rules in (traces, measured):
+        parse_scenario(rules, name="doc", source="load.md", base=tmp_path)
+    lines = [line for line in shapes.splitlines() if line]
+    assert len(lines) == 5
+    for rule in lines:
         scenario = parse_scenario(
             yaml.safe_dump({"load": [yaml.safe_load(rule)]}),
             name="doc",
