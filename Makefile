@@ -58,8 +58,9 @@ fuzz: .venv/.installed-test  ## Compare the compiled engine with the plain one i
 quick: .venv/.installed-test  ## Run the tests that matter while working: not tests/live, not what is marked slow
 	$(BIN)/python -m pytest -q -m "not slow" --ignore tests/live --hypothesis-profile quick
 
-snapshots: .venv/.installed-test  ## Write the snapshots of help texts and error lines anew
+snapshots: .venv/.installed-test  ## Write the snapshots of help texts and error lines anew, and the copy of the alert rules
 	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/test_snapshots.py
+	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/live/test_monitoring.py -k same_rules
 
 validate: .venv/.installed  ## Repeat the figures of docs/validation.md, as far as the data are at hand (minutes)
 	$(BIN)/python -m experiments.validate

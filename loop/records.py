@@ -42,7 +42,7 @@ def record_line(record: CycleRecord) -> Line:
         "warningKinds": record.warning_kinds,
         "servers": _servers(record),
         "internals": _internals(record),
-        "capacity": _capacity(record),
+        "capacity": capacity_rows(record),
         "totalCost": record.total_cost_cents_per_h,
         "timing": {
             "collectMs": record.timing.collect_ms,
@@ -304,7 +304,7 @@ def _internals(record: CycleRecord) -> list[Line]:
     return rows
 
 
-def _capacity(record: CycleRecord) -> list[Line]:
+def capacity_rows(record: CycleRecord) -> list[Line]:
     """Return per accelerator type the GPUs there are (available), that the decision takes
     (allocated), in use.
     """

@@ -5,21 +5,42 @@ only.
 from __future__ import annotations
 
 from collections import defaultdict, deque
+from collections.abc import Mapping
 from datetime import datetime
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from loop.actuator import planned
-from loop.records import held_servers
-from loop.services.world_metrics import Concern, WorldMetrics
+from loop.records import capacity_rows, held_servers
+from loop.services.world_metrics import Concern, ReasonGauge, WorldMetrics
 
 if TYPE_CHECKING:
-    from loop.spec import SystemData
-    from loop.types import CycleRecord, ServerView
+    from loop.spec import SloTarget, SystemData
+    from loop.types import Change, CycleRecord, ServerView
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 ATTAINMENT_CYCLES = 60  # an hour of cycles of a minute
+PER_TYPE = MappingProxyType(
+    {
+        "inferno_gpus_available": "GPUs there are.",
+        "inferno_gpus_allocated": "GPUs that the latest decision takes.",
+    }
+)
+OUTCOMES = ("met", "missed")
+PER_SERVER = MappingProxyType(
+    {
+        "inferno_wanted_replicas": "Replicas last decided on.",
+        "inferno_load_requests_per_minute": "Requests that arrive, as the latest cycle saw them.",
+        "inferno_ttft_seconds": "Mean time to first token, as the latest cycle saw it.",
+        "inferno_itl_seconds": "Mean inter-token latency, as the latest cycle saw it.",
+        "inferno_slo_ttft_seconds": "The target of the time to first token.",
+        "inferno_slo_itl_seconds": "The target of the inter-token latency.",
+        "inferno_slo_attainment": f"Share of the latest {ATTAINMENT_CYCLES} cycles with figures "
+        "whose mean TTFT and ITL were within target.",
+    }
+)
 
 
 class ControllerMetrics:
@@ -45,12 +66,25 @@ class ControllerMetrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self._wanted = self._per_server("inferno_wanted_replicas", "Replicas last decided on.")
-        self._attainment = self._per_server(
-            "inferno_slo_attainment",
-            f"Share of the latest {ATTAINMENT_CYCLES} cycles with figures whose mean TTFT and ITL "
-            "were within target.",
+        self._per_server = {
+            name: LabelledGauge(name, text, "server", self.registry)
+            for name, text in PER_SERVER.items()
+        }
+        self._judged = Counter(
+            "inferno_slo_cycles",
+            "Cycles in which the mean TTFT and ITL of a server met or missed its targets.",
+            ["server", "outcome"],
+            registry=self.registry,
         )
+        self._unserved = ReasonGauge(
+            "inferno_unserved_servers",
+            "Servers that nothing can serve as their targets ask, by reason.",
+            self.registry,
+        )
+        self._per_type = {
+            name: LabelledGauge(name, text, "type", self.registry)
+            for name, text in PER_TYPE.items()
+        }
         self._cost = Gauge(
             "inferno_cost_cents_per_hour", "Cost of the latest decision.", registry=self.registry
         )
@@ -64,7 +98,6 @@ class ControllerMetrics:
             "Time of the latest cycle that went through (in the time of the world).",
             registry=self.registry,
         )
-        self._servers: set[str] = set()
         self._met: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=ATTAINMENT_CYCLES))
 
     @property
@@ -89,38 +122,79 @@ class ControllerMetrics:
         desired = planned(record.seen, () if record.paused else record.changes)
         self.world.look(record.seen, desired=desired, held=held_servers(record), now_s=record.now_s)
         self._cost.set(record.total_cost_cents_per_h)
-        for name, pool in desired.items():
-            self._wanted.labels(name).set(pool.replicas)
-            self._judge(record.seen.servers[name], record.data)
-        self._forget(self._servers - record.seen.servers.keys())
-        self._servers = set(record.seen.servers)
+        self._unserved.show(why.kind for why in record.decision.unserved.values())
+        gpus = capacity_rows(record)
+        for metric, gauge in self._per_type.items():
+            field = metric.removeprefix("inferno_gpus_")
+            gauge.show({row["type"]: row[field] for row in gpus})
+        self._show_servers(record.seen.servers, desired, record.data)
 
-    def _judge(self, view: ServerView, data: SystemData | None) -> None:
-        """Note whether the latencies of a server are within its targets, if both are known."""
-        met = within_target(view, data)
-        if met is not None:
-            met_by_cycle = self._met[view.name]
-            met_by_cycle.append(met)
-            self._attainment.labels(view.name).set(sum(met_by_cycle) / len(met_by_cycle))
-
-    def _per_server(self, name: str, help_text: str) -> Gauge:
-        return Gauge(name, help_text, ["server"], registry=self.registry)
-
-    def _forget(self, gone: set[str]) -> None:
-        """Drop the series of servers that are no longer there: a last value would look alive for
-        ever.
+    def _show_servers(
+        self,
+        servers: Mapping[str, ServerView],
+        desired: Mapping[str, Change],
+        data: SystemData | None,
+    ) -> None:
+        """Show figures, targets and attainment of *servers*, and drop what is not known any
+        more.
         """
-        for name in gone:
-            self._wanted.remove(name)
-            if self._met.pop(name, None) is not None:
-                self._attainment.remove(name)
+        for name in self._met.keys() - servers.keys():
+            del self._met[name]
+            for outcome in OUTCOMES:
+                self._judged.remove(name, outcome)
+        rows = {name: self._figures(view, data) for name, view in servers.items()}
+        for name, change in desired.items():
+            rows[name]["inferno_wanted_replicas"] = change.replicas
+        for metric, gauge in self._per_server.items():
+            gauge.show({name: row.get(metric) for name, row in rows.items()})
+
+    def _figures(self, view: ServerView, data: SystemData | None) -> dict[str, float | None]:
+        """Return what is shown of a server, by metric, once its cycle is judged."""
+        target = data.target(service_class=view.service_class, model=view.model) if data else None
+        met = within_target(view, target)
+        if met is not None:
+            if view.name not in self._met:
+                # As with failures: the first miss would be hidden from rate().
+                for outcome in OUTCOMES:
+                    self._judged.labels(view.name, outcome)
+            self._met[view.name].append(met)
+            self._judged.labels(view.name, "met" if met else "missed").inc()
+        of_late = self._met.get(view.name)
+        return {
+            "inferno_load_requests_per_minute": view.load.rate_rpm if view.load else None,
+            "inferno_ttft_seconds": _seconds(view.ttft_ms),
+            "inferno_itl_seconds": _seconds(view.itl_ms),
+            "inferno_slo_ttft_seconds": _seconds((target and target.slo_ttft_ms) or None),
+            "inferno_slo_itl_seconds": _seconds((target and target.slo_itl_ms) or None),
+            "inferno_slo_attainment": sum(of_late) / len(of_late) if of_late else None,
+        }
 
 
-def within_target(view: ServerView, data: SystemData | None) -> bool | None:
-    """Tell whether the latencies that were seen are within the targets of the server; None if there
-    is no target for a figure that was seen.
+class LabelledGauge:
+    """A gauge with a series for each value of its *label* of which a figure is known."""
+
+    def __init__(self, name: str, text: str, label: str, registry: CollectorRegistry) -> None:
+        self._gauge = Gauge(name, text, [label], registry=registry)
+        self._shown: set[str] = set()
+
+    def show(self, figures: Mapping[str, float | None]) -> None:
+        """Show *figures* by label, and drop all others: a last value would look alive for ever."""
+        known = {name: value for name, value in figures.items() if value is not None}
+        for name in self._shown - known.keys():
+            self._gauge.remove(name)
+        for name, value in known.items():
+            self._gauge.labels(name).set(value)
+        self._shown = set(known)
+
+
+def _seconds(figure_ms: float | None) -> float | None:
+    return None if figure_ms is None else figure_ms / 1000.0
+
+
+def within_target(view: ServerView, target: SloTarget | None) -> bool | None:
+    """Tell whether the latencies that were seen are within *target*; None if there is no target for
+    a figure that was seen.
     """
-    target = data.target(service_class=view.service_class, model=view.model) if data else None
     if target is None:
         return None
     # 0 means "not set" in the data files.

@@ -57,6 +57,23 @@ def concern_of(seen: Snapshot, held: Reasons, *, silent: int) -> Concern:
     return NO_CONCERN
 
 
+class ReasonGauge:
+    """A gauge that counts by reason. A reason that has gone stays at 0: an alert on it must be able
+    to end.
+    """
+
+    def __init__(self, name: str, text: str, registry: CollectorRegistry) -> None:
+        self._gauge = Gauge(name, text, ["reason"], registry=registry)
+        self._known: set[str] = set()
+
+    def show(self, reasons: Iterable[str]) -> None:
+        """Show how often each of *reasons* is there."""
+        counts = Counted(reasons)
+        self._known |= counts.keys()
+        for reason in self._known:
+            self._gauge.labels(reason).set(counts[reason])
+
+
 class WorldMetrics:
     """Shows the latest look at the world in *registry*. One thread feeds it; any may collect."""
 
@@ -77,11 +94,8 @@ class WorldMetrics:
             ["server", "accelerator"],
             registry=registry,
         )
-        self._held = Gauge(
-            "inferno_held_servers",
-            "Servers of which nothing is asked, by reason.",
-            ["reason"],
-            registry=registry,
+        self._held = ReasonGauge(
+            "inferno_held_servers", "Servers of which nothing is asked, by reason.", registry
         )
         self._age = Gauge(
             "inferno_load_age_seconds",
@@ -97,7 +111,6 @@ class WorldMetrics:
         )
         self._placed: dict[str, str] = {}  # accelerator by server, as shown
         self._sampled_s: dict[str, float] = {}  # the time of the newest sample by server
-        self._reasons: set[str] = set()
         self._shown: set[str] = set()
         self._silent = 0
 
@@ -125,11 +138,7 @@ class WorldMetrics:
 
     def hold(self, held: Reasons) -> None:
         """Show how many servers are held for which reason."""
-        counts = Counted(held.values())
-        # A reason that has gone stays at 0: an alert on it must be able to end.
-        self._reasons |= counts.keys()
-        for reason in self._reasons:
-            self._held.labels(reason).set(counts[reason])
+        self._held.show(held.values())
 
     def hold_all(self, reason: str) -> None:
         """Show that nothing was asked of any server: the step has failed."""

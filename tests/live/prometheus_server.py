@@ -15,18 +15,11 @@ from pathlib import Path
 
 import httpx
 import pytest
+import yaml
 
 DEADLINE_S = 30.0
 ROOT = Path(__file__).resolve().parents[2]
-UNPACKED = ROOT / ".venv" / "prometheus" / "usr" / "bin" / "prometheus"
-
-# As `inferno twin serve` offers its pods.
-CONFIG = """\
-global: {{scrape_interval: {interval_ms}ms, scrape_timeout: {interval_ms}ms}}
-scrape_configs:
-  - job_name: twin
-    http_sd_configs: [{{url: "{twin}/sd/pods", refresh_interval: 1s}}]
-"""
+UNPACKED = ROOT / ".venv" / "prometheus" / "usr" / "bin"
 
 
 @dataclass(kw_only=True)
@@ -42,21 +35,37 @@ class PrometheusServer:
         self.process.wait(DEADLINE_S)
 
 
-def program() -> str:
-    """Return the path of a Prometheus; skip the test, saying why, where there is none."""
-    found = shutil.which("prometheus") or (str(UNPACKED) if UNPACKED.exists() else None)
+def program(name: str = "prometheus") -> str:
+    """Return the path of Prometheus, or of its promtool; skip the test, saying why, where there is
+    none.
+    """
+    unpacked = UNPACKED / name
+    found = shutil.which(name) or (str(unpacked) if unpacked.exists() else None)
     if found is None:
-        pytest.skip("no Prometheus on PATH, and scripts/get-prometheus.sh could not get one")
+        pytest.skip(f"no {name} on PATH, and scripts/get-prometheus.sh could not get one")
     return found
 
 
 @contextmanager
 def prometheus_server(
-    folder: Path, twin: str, *, interval_ms: int = 500
+    folder: Path, twin: str, *, interval_ms: int = 500, controller: str = "", rules: str = ""
 ) -> Iterator[PrometheusServer]:
-    """Run a Prometheus that scrapes the pods of *twin* (its URL), with its data in *folder*."""
+    """Run a Prometheus that scrapes the pods of *twin* (its URL), as `inferno twin serve` offers
+    them, and a *controller* (HOST:PORT) if there is one, and evaluates the *rules* of a file; its
+    data are in *folder*.
+    """
     command = program()
-    (folder / "prometheus.yml").write_text(CONFIG.format(interval_ms=interval_ms, twin=twin))
+    every = {"scrape_interval": f"{interval_ms}ms", "scrape_timeout": f"{interval_ms}ms"}
+    pods = {"url": f"{twin}/sd/pods", "refresh_interval": "1s"}
+    config = {
+        "global": {**every, "evaluation_interval": "1s"},
+        "rule_files": [rules] if rules else [],
+        "scrape_configs": [
+            {"job_name": "twin", "http_sd_configs": [pods]},
+            {"job_name": "loop", "static_configs": [{"targets": [controller] * bool(controller)}]},
+        ],
+    }
+    (folder / "prometheus.yml").write_text(yaml.safe_dump(config))
     url = f"127.0.0.1:{_free_port()}"
     process = subprocess.Popen(
         [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
@@ -117,6 +119,62 @@ def test_attainment_is_the_share_of_cycles_within_both_targets() -> None:
     for itl_ms, ttft_ms in ((11.0, 400.0), (13.0, 400.0), (11.0, 600.0), (None, None), (12.0, 1.0)):
         metrics.observe(record(server_view(itl_ms=itl_ms, ttft_ms=ttft_ms)))
     assert shown(metrics.registry)["inferno_slo_attainment", "s1"] == 0.5
+
+
+def test_cycles_within_and_beyond_the_targets_are_counted() -> None:
+    """How fast an error budget burns is a rate of counters; the first miss must not be hidden from
+    it.
+    """
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view(itl_ms=11.0, ttft_ms=400.0)))
+    assert shown(metrics.registry)["inferno_slo_cycles_total", "missed", "s1"] == 0.0
+    metrics.observe(record(server_view(itl_ms=13.0, ttft_ms=400.0)))
+    page = shown(metrics.registry)
+    assert page["inferno_slo_cycles_total", "met", "s1"] == 1.0
+    assert page["inferno_slo_cycles_total", "missed", "s1"] == 1.0
+
+
+def test_figures_stand_beside_their_targets_while_they_are_known() -> None:
+    """In seconds, as Prometheus has all times; what is not measured any more is not shown."""
+    metrics = ControllerMetrics()
+    load = Load(rate_rpm=90.0, in_tokens=512.0, out_tokens=128.0)
+    metrics.observe(record(server_view(itl_ms=11.0, ttft_ms=400.0, load=load)))
+    page = shown(metrics.registry)
+    assert page["inferno_load_requests_per_minute", "s1"] == 90.0
+    assert (page["inferno_itl_seconds", "s1"], page["inferno_slo_itl_seconds", "s1"]) == (
+        pytest.approx(0.011),
+        pytest.approx(0.012),
+    )
+    assert (page["inferno_ttft_seconds", "s1"], page["inferno_slo_ttft_seconds", "s1"]) == (
+        pytest.approx(0.4),
+        pytest.approx(0.5),
+    )
+    metrics.observe(record(server_view(itl_ms=None, ttft_ms=None, load=None)))
+    page = shown(metrics.registry)
+    assert ("inferno_itl_seconds", "s1") not in page
+    assert ("inferno_load_requests_per_minute", "s1") not in page
+    assert ("inferno_slo_itl_seconds", "s1") in page
+
+
+def test_gpus_of_a_decision_stand_beside_those_there_are() -> None:
+    """By type."""
+    metrics = ControllerMetrics()
+    metrics.observe(record(server_view(), changes=(change(replicas=5),)))
+    page = shown(metrics.registry)
+    assert page["inferno_gpus_allocated", "H100"] == 5.0
+    assert page["inferno_gpus_available", "H100"] == system().capacity["H100"]
+
+
+def test_what_nothing_can_serve_is_counted_by_reason_until_something_can() -> None:
+    """Such a server is not held: it is answered for by people."""
+    metrics = ControllerMetrics()
+    decision = record(server_view()).decision
+    assert decision is not None
+    unserved = {"s1": Why(kind="capacity", text="2 GPUs are missing")}
+    metrics.observe(record(server_view(), decision=replace(decision, unserved=unserved)))
+    assert shown(metrics.registry)["inferno_unserved_servers", "capacity"] == 1.0
+    metrics.observe(record(server_view()))
+    assert shown(metrics.registry)["inferno_unserved_servers", "capacity"] == 0.0
 
 
 def test_a_server_without_targets_or_figures_has_no_attainment() -> None:
