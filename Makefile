@@ -39,7 +39,12 @@ prometheus: .venv/.installed-test
 
 # Tests of one file stay in one process, which makes what they share once. Tests over real HTTP have
 # deadlines: they run one at a time, so that none waits for a core.
-test: .venv/.installed-test prometheus  ## Run all tests with coverage
+# As above, for pages in a real browser.
+.PHONY: chromium
+chromium: .venv/.installed-test
+	@scripts/get-chromium.sh
+
+test: .venv/.installed-test prometheus chromium  ## Run all tests with coverage
 	$(BIN)/python -m pytest -n auto --dist loadfile --ignore tests/live --cov --cov-report=
 	$(BIN)/python -m pytest tests/live --cov --cov-append --cov-report=term --cov-fail-under=90
 

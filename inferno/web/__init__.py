@@ -1,0 +1,3 @@
+"""What a browser shows: one neutral form of a timeline, the page of a report, and the code that
+draws both.
+"""

@@ -1,0 +1,183 @@
+"""The files of a run as a timeline: rates, latencies and misses of every request, every pod, and
+what its cycles saw and decided. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from experiments.changes import Desired, desired_by_server
+from experiments.columns import MINUTE_S, Columns, Floats, Window, by_server, select
+from experiments.misses import judged
+from experiments.run_files import RunRecords
+from experiments.timeline import minute_timeline, replica_timeline
+from experiments.verdicts import LEFT_OUT, MET, measured_latencies_ms, target_columns
+from inferno.web.from_records import events_of_records, fleet_of_records, timeline_of_records
+from inferno.web.timeline import (
+    Counts,
+    Fleet,
+    Latencies,
+    Replicas,
+    ServerTimeline,
+    Span,
+    Timeline,
+    Traffic,
+)
+
+POINTS_MAX = 720  # of a line: more are not told apart, and make the page large
+
+
+def timeline_of_run(records: RunRecords, summary: Mapping[str, Any], *, title: str) -> Timeline:
+    """Return the timeline of the run of *records*, with the scores of its *summary*."""
+    loop = timeline_of_records(records.cycles, title=title, origin="run")
+    seen = {server.name: server for server in loop.servers}
+    minutes = minute_timeline(
+        records.requests, records.targets, names=records.names, end_s=records.end_s
+    )
+    desired = desired_by_server(records.cycles)
+    width_s = bin_s(records.end_s)
+    requests = by_server(records.requests, len(records.names))
+    servers = []
+    for index, name in enumerate(records.names):
+        scores, target = summary["servers"][name], records.targets[index]
+        base = seen.get(name) or ServerTimeline(name=name)
+        servers.append(
+            replace(
+                base,
+                slo_ttft_ms=(target.slo_ttft_ms or None) if target else None,
+                slo_itl_ms=(target.slo_itl_ms or None) if target else None,
+                slo_tps=(target.slo_tps or None) if target else None,
+                attainment=scores["attainment"] if target else None,
+                cost_usd_per_h=scores["cost_usd_per_h"],
+                traffic=_traffic(requests[index], end_s=records.end_s, width_s=width_s),
+                replicas=_replicas(
+                    select(records.pods, records.pods["server"] == index),
+                    desired.get(name, []),
+                    end_s=records.end_s,
+                ),
+                missed=_missed(minutes[minutes["server"] == name]),
+            )
+        )
+    return replace(
+        loop,
+        started="",
+        end_s=records.end_s,
+        attainment=summary["attainment"],
+        cost_usd_per_h=summary["cost_usd_per_h"],
+        fleet=_fleet(records, width_s=width_s),
+        servers=servers,
+        events=events_of_records(records.cycles),
+    )
+
+
+def bin_s(duration_s: float) -> float:
+    """Return how many seconds one point of a line stands for: whole minutes, at most POINTS_MAX."""
+    return MINUTE_S * max(1, math.ceil(duration_s / MINUTE_S / POINTS_MAX))
+
+
+def _edges_s(end_s: float, width_s: float) -> Floats:
+    return np.append(np.arange(0.0, end_s, width_s), end_s)
+
+
+def _traffic(own: Columns, *, end_s: float, width_s: float) -> Traffic:
+    edges_s = _edges_s(end_s, width_s)
+    cell = np.searchsorted(edges_s, own["arrival_s"], side="right") - 1
+    counts = np.bincount(cell, minlength=edges_s.size - 1)
+    ttft_ms, itl_ms = measured_latencies_ms(own)
+    return Traffic(
+        t_s=edges_s[:-1].tolist(),
+        rate_rpm=(counts / (np.diff(edges_s) / MINUTE_S)).tolist(),
+        ttft_ms=_latencies(ttft_ms, cell, cells=edges_s.size - 1),
+        itl_ms=_latencies(itl_ms, cell, cells=edges_s.size - 1),
+    )
+
+
+def _latencies(values: Floats, cell: Any, *, cells: int) -> Latencies:
+    known = np.isfinite(values)
+    groups = pd.Series(values[known]).groupby(cell[known])
+    if not known.any():
+        return Latencies()
+    return Latencies(
+        **{
+            name: _figures(column.reindex(range(cells)))
+            for name, column in (
+                ("mean", groups.mean()),
+                ("p50", groups.quantile(0.5)),
+                ("p95", groups.quantile(0.95)),
+            )
+        }
+    )
+
+
+def _figures(column: pd.Series[float]) -> list[float | None]:
+    return [None if math.isnan(value) else float(value) for value in column]
+
+
+def _replicas(pods: Columns, desired: Sequence[Desired], *, end_s: float) -> Replicas:
+    """Return the counts of each accelerator at the instants at which any of them moves."""
+    names = dict.fromkeys([*(one.accelerator for one in desired), *pods["accelerator"].tolist()])
+    frames = {}
+    for name in names:
+        own = select(pods, pods["accelerator"] == name)
+        asked = [one if one.accelerator == name else replace(one, replicas=0) for one in desired]
+        alone = {**own, "server": np.zeros(own["asked_s"].size, dtype=np.int64)}
+        frames[name] = replica_timeline(alone, {"": asked}, names=[""], end_s=end_s)
+    if not frames:
+        return Replicas()
+    t_s = np.unique(np.concatenate([frame["t_s"].to_numpy() for frame in frames.values()]))
+    return Replicas(
+        t_s=t_s.tolist(),
+        by_accelerator=[
+            Counts(
+                accelerator=name,
+                wanted=_held(frame, "wanted", t_s),
+                ready=_held(frame, "ready", t_s),
+                starting=_held(frame, "starting", t_s),
+            )
+            for name, frame in frames.items()
+        ],
+    )
+
+
+def _held(frame: pd.DataFrame, column: str, t_s: Floats) -> list[int]:
+    place = np.searchsorted(frame["t_s"].to_numpy(), t_s, side="right") - 1
+    found: list[int] = frame[column].to_numpy()[np.maximum(place, 0)].tolist()
+    return found
+
+
+def _missed(minutes: pd.DataFrame) -> list[Span]:
+    """Return the minutes that missed a target, adjoining ones as one span."""
+    starts = minutes["start_s"][minutes["violated"]].tolist()
+    ends = (minutes["start_s"] + minutes["length_s"])[minutes["violated"]].tolist()
+    if not starts:
+        return []
+    firsts = [n for n in range(len(starts)) if n == 0 or ends[n - 1] != starts[n]]
+    return [
+        Span(start_s=starts[first], end_s=ends[after - 1])
+        for first, after in pairwise([*firsts, len(starts)])
+    ]
+
+
+def _fleet(records: RunRecords, *, width_s: float) -> Fleet:
+    window = Window(start_s=0.0, end_s=records.end_s)
+    own, verdicts = judged(records.requests, records.targets, window)
+    aimed = target_columns(records.targets).any_set[own["server"]]
+    scored = aimed & (verdicts != LEFT_OUT)
+    edges_s = _edges_s(records.end_s, width_s)
+    cell = np.searchsorted(edges_s, own["arrival_s"], side="right") - 1
+    count = np.bincount(cell[scored], minlength=edges_s.size - 1)
+    met = np.bincount(cell[scored & (verdicts == MET)], minlength=edges_s.size - 1)
+    share = [m / n if n else None for m, n in zip(met.tolist(), count.tolist(), strict=True)]
+    return replace(
+        fleet_of_records(records.cycles),
+        attainment_t_s=edges_s[:-1].tolist(),
+        attainment=share,
+        attainment_of="requests",
+    )

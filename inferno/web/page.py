@@ -1,0 +1,61 @@
+"""One HTML page that needs nothing else: style, code and data are in it, and a policy that lets it
+load nothing.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from html import escape
+from importlib.resources import files
+
+from inferno.web.timeline import as_json
+
+PLOTLY, DRAW, STYLE = "plotly-cartesian.min.js", "draw.js", "page.css"
+# Plotly writes styles and SVG pictures of its own; no address is ever asked for anything.
+POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; font-src data:"
+)
+
+
+def page(*, title: str, body: str, data: object, script: str) -> str:
+    """Return a page whose *script* draws *data*: what `JSON.parse` makes of it is `data` there.
+
+    *body* is HTML; all else is text.
+    """
+    parts = [
+        "<!DOCTYPE html>",
+        '<html lang="en">',
+        "<head>",
+        '<meta charset="utf-8">',
+        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title>",
+        # Without it a browser asks its server for one.
+        '<link rel="icon" href="data:,">',
+        f"<style>{static(STYLE)}</style>",
+        "</head>",
+        "<body>",
+        body,
+        f'<script type="application/json" id="data">{in_script(as_json(data))}</script>',
+        f"<script>{static(PLOTLY)}</script>",
+        f"<script>{static(DRAW)}</script>",
+        '<script>"use strict";',
+        'const data = JSON.parse(document.getElementById("data").textContent);',
+        script,
+        "</script>",
+        "</body>",
+        "</html>",
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def in_script(text: str) -> str:
+    """Return JSON that cannot end the element that it stands in: a name may be "</script>"."""
+    return text.replace("<", "\\u003c").replace("\u2028", "\\u2028").replace("\u2029", "\\u2029")
+
+
+@cache
+def static(name: str) -> str:
+    """Return a file of static/, as it was shipped."""
+    return files("inferno.web").joinpath("static", name).read_text(encoding="utf-8")

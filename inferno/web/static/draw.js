@@ -1,0 +1,606 @@
+/* Draws timelines (inferno/web/timeline.py says what is in one) with Plotly: drawTimeline(element,
+   timeline), again with more points whenever there are more. Knows no server and loads nothing. */
+"use strict";
+
+const inferno = (() => {
+  const FORMAT = 1;
+  // Okabe and Ito's palette first: told apart with every common form of colour blindness.
+  const COLOURS = [
+    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#882255",
+    "#999933", "#332288", "#44AA99", "#AA4499", "#DDCC77", "#661100",
+  ];
+  const VERMILLION = "#B64500", BLUE = "#0072B2", PURPLE = "#CC79A7", GREY = "#595959";
+  const MISSED = "rgba(204,121,167,0.28)";
+  const CONFIG = {
+    responsive: true, displaylogo: false, displayModeBar: "hover",
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    toImageButtonOptions: { format: "svg" },
+  };
+  const FONT = { family: "system-ui, 'DejaVu Sans', sans-serif", size: 12, color: "#1a1a1a" };
+
+  // -- words and figures
+
+  const escape = (text) => String(text)
+    .replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
+  const known = (values) => (values || []).filter((value) => value !== null && value !== undefined);
+  const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`);
+  const dollars = (usd) => (usd === null || usd === undefined ? "–" : `$ ${usd.toFixed(2)} an hour`);
+
+  function wrapped(text, width = 58) {
+    const lines = [""];
+    for (const word of String(text).split(/\s+/)) {
+      const last = lines.length - 1;
+      if (lines[last] && lines[last].length + word.length >= width) lines.push(word);
+      else lines[last] += (lines[last] ? " " : "") + word;
+    }
+    return lines.map(escape).join("<br>");
+  }
+
+  function make(tag, attributes = {}, ...children) {
+    const element = document.createElement(tag);
+    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
+    element.append(...children);
+    return element;
+  }
+
+  // -- axes
+
+  function clock(timeline) {
+    if (timeline.started) {
+      const start = Date.parse(timeline.started);
+      const at = (t) => new Date(start + 1000 * t).toISOString().replace("Z", "");
+      return { at, title: "time (UTC)", type: "date", say: (t) => `${at(t).slice(11, 19)} UTC` };
+    }
+    const hours = timeline.end_s > 3 * 3600;
+    const unit = hours ? 3600 : 60;
+    const digits = hours ? 2 : 1;
+    return {
+      at: (t) => t / unit, title: hours ? "time [h]" : "time [min]", type: "linear",
+      say: (t) => `${(t / unit).toFixed(digits)} ${hours ? "h" : "min"}`,
+    };
+  }
+
+  const colours = new Map();
+  function colourOf(accelerator) {
+    const type = String(accelerator).replace(/^\d+x/, "");
+    if (!colours.has(type)) colours.set(type, COLOURS[colours.size % COLOURS.length]);
+    return colours.get(type);
+  }
+
+  // A value holds until the next, and the last one to the end.
+  function steps(timeline, t, values) {
+    const x = t.map(timeline.clock.at);
+    const y = [...values];
+    if (t.length && timeline.end_s > t[t.length - 1]) {
+      x.push(timeline.clock.at(timeline.end_s));
+      y.push(y[y.length - 1]);
+    }
+    return { x, y };
+  }
+
+  function xAxis(timeline, extra = {}) {
+    const range = timeline.started || !timeline.end_s
+      ? {} : { range: [0, timeline.clock.at(timeline.end_s)] };
+    return {
+      type: timeline.clock.type, title: { text: timeline.clock.title, standoff: 4 }, gridcolor: "#e5e5e5",
+      zeroline: false, automargin: true, ...range, ...extra,
+    };
+  }
+
+  const yAxis = (title, extra = {}) => ({
+    title: { text: title, standoff: 4, font: { size: 11 } }, gridcolor: "#e5e5e5", zeroline: false,
+    rangemode: "tozero", automargin: true, nticks: 5, ...extra,
+  });
+
+  function layoutOf(height, extra) {
+    return {
+      height, font: FONT, margin: { l: 56, r: 12, t: 8, b: 36 }, hovermode: "closest", uirevision: "kept",
+      paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: { align: "left", font: { size: 12 } },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } }, ...extra,
+    };
+  }
+
+  function line(timeline, t, y, name, extra = {}) {
+    return {
+      x: t.map(timeline.clock.at), y, name, type: "scatter", mode: t.length > 1 ? "lines" : "markers", ...extra,
+    };
+  }
+
+  // -- the fleet
+
+  function gpuFigure(timeline) {
+    const fleet = timeline.fleet;
+    const traces = fleet.gpus.filter((one) => known(one.used).some((value) => value > 0)).map((one) => ({
+      ...steps(timeline, fleet.t_s, one.used), name: one.type, type: "scatter", mode: "lines", stackgroup: "used",
+      line: { shape: "hv", width: 1, color: colourOf(one.type) }, customdata: one.available,
+      hovertemplate: `${escape(one.type)}: %{y} of %{customdata} GPUs<extra></extra>`,
+    }));
+    if (timeline.events.length) {
+      traces.push({
+        x: timeline.events.map((event) => timeline.clock.at(event.t_s)), y: timeline.events.map(() => 0),
+        name: "events", type: "scatter", mode: "markers", cliponaxis: false,
+        marker: { symbol: "triangle-up", size: 9, color: VERMILLION },
+        text: timeline.events.map((event) => wrapped(`${event.kind}: ${event.text}`)), hovertemplate: "%{text}<extra></extra>",
+      });
+    }
+    return { traces, axis: yAxis("GPUs in use"), title: "GPUs in use, by type", showlegend: true };
+  }
+
+  function fleetFigures(timeline) {
+    const fleet = timeline.fleet;
+    const one = (title, unit, t, values, extra = {}, axis = {}) => ({
+      title, axis: yAxis(unit, axis), showlegend: false,
+      traces: [line(timeline, t, values, title, { line: { color: BLUE, width: 1.8 }, ...extra })],
+    });
+    const of = fleet.attainment_of;
+    return [
+      gpuFigure(timeline),
+      one("Cost of what is wanted", "$ an hour", fleet.t_s, fleet.cost_usd_per_h,
+        { line: { color: BLUE, shape: "hv" }, hovertemplate: "$ %{y:.2f} an hour<extra></extra>" }),
+      one(`Attainment: ${of} within target`, `${of} within target [%]`, fleet.attainment_t_s,
+        fleet.attainment.map((share) => (share === null ? null : 100 * share)),
+        { hovertemplate: "%{y:.1f} %<extra></extra>" }, { rangemode: "normal" }),
+      one("Backlog", "requests waiting", fleet.t_s, fleet.backlog, { hovertemplate: "%{y} requests<extra></extra>" }),
+    ];
+  }
+
+  // -- one server
+
+  function replicaTraces(timeline, server) {
+    const { t_s: t, by_accelerator: pools } = server.replicas;
+    const traces = [];
+    const layer = (pool, values, state, extra) => traces.push({
+      ...steps(timeline, t, values), name: `${pool.accelerator} ${state}`, type: "scatter", mode: "lines",
+      stackgroup: "replicas", yaxis: "y2", showlegend: known(values).some((value) => value > 0),
+      hovertemplate: `${escape(pool.accelerator)}: %{y} ${state}<extra></extra>`, ...extra,
+    });
+    for (const pool of pools) {
+      const colour = colourOf(pool.accelerator);
+      layer(pool, pool.ready, "ready", { line: { shape: "hv", width: 1.2, color: colour } });
+    }
+    for (const pool of pools) {
+      const colour = colourOf(pool.accelerator);
+      layer(pool, pool.starting, "starting", {
+        line: { shape: "hv", width: 0.6, color: colour },
+        fillpattern: { shape: "/", fgcolor: colour, bgcolor: "#fff", size: 5, solidity: 0.4 },
+      });
+    }
+    const total = t.map((_, place) => pools.reduce((sum, pool) => sum + (pool.wanted[place] || 0), 0));
+    traces.push({
+      ...steps(timeline, t, total), name: "wanted", type: "scatter", mode: "lines", yaxis: "y2", hoverinfo: "skip",
+      line: { shape: "hv", width: 1.4, color: "#000", dash: "dash" },
+    });
+    return traces;
+  }
+
+  function decisionTraces(timeline, server) {
+    const say = (one) => `<b>${timeline.clock.say(one.t_s)}: ${escape(one.replicas)} × ${escape(one.accelerator || "–")}</b>`
+      + `${one.held ? " (unchanged)" : ""}${one.kind ? ` · ${escape(one.kind)}` : ""}<br>${wrapped(one.text)}`;
+    const marks = (chosen, name, marker) => ({
+      x: chosen.map((one) => timeline.clock.at(one.t_s)), y: chosen.map((one) => one.replicas), name, type: "scatter",
+      mode: "markers", yaxis: "y2", text: chosen.map(say), hovertemplate: "%{text}<extra></extra>", marker, showlegend: chosen.length > 0,
+    });
+    const changed = server.decisions.filter((one) => one.changed);
+    const kept = server.decisions.filter((one) => !one.changed);
+    return [
+      { ...marks(kept, "unchanged", { size: 5, color: "rgba(0,0,0,0.15)" }), showlegend: false },
+      marks(changed, "decision (hover: why)", { size: 8, symbol: "diamond", color: "#000", line: { width: 1, color: "#fff" } }),
+    ];
+  }
+
+  function latencyTraces(timeline, server, name, yaxis, limit) {
+    const values = server.traffic[name];
+    const label = name === "ttft_ms" ? "TTFT" : "ITL";
+    const t = server.traffic.t_s;
+    const traces = [];
+    const add = (key, words, style) => {
+      if (values[key].length) {
+        traces.push(line(timeline, t, values[key], words, {
+          yaxis, line: style, legendgroup: words, showlegend: name === "ttft_ms",
+          hovertemplate: `${label} ${words} %{y:.4~g} ms<extra></extra>`,
+        }));
+      }
+    };
+    if (!values.p50.length) add("mean", "mean", { color: BLUE, width: 1.2, dash: "dot" });
+    add("p50", "p50", { color: BLUE, width: 1.6 });
+    add("p95", "p95", { color: VERMILLION, width: 1.6 });
+    if (limit) {
+      const ends = [t.length ? t[0] : 0, timeline.end_s];
+      traces.push(line(timeline, ends, [limit, limit], "SLO", {
+        mode: "lines", yaxis, line: { color: "#000", width: 1.2, dash: "dash" }, legendgroup: "SLO", showlegend: name === "ttft_ms",
+        hovertemplate: `${label} target ${limit} ms<extra></extra>`,
+      }));
+    }
+    return traces;
+  }
+
+  function stateTraces(timeline, server) {
+    const { t_s: t, backlog, kv_cache: kv } = server.state;
+    return [
+      line(timeline, t, backlog, "backlog", {
+        yaxis: "y5", line: { color: GREY, shape: "hv", width: 1.6 }, hovertemplate: "%{y} requests waiting<extra></extra>",
+      }),
+      line(timeline, t, kv.map((share) => (share === null ? null : 100 * share)), "KV cache", {
+        yaxis: "y6", line: { color: "#006B4F", width: 1.4, dash: "dot" }, hovertemplate: "KV cache %{y:.0f} % in use<extra></extra>",
+      }),
+    ];
+  }
+
+  // A long tail would flatten what is near the target.
+  function latencyTop(servers, name, limit) {
+    const tops = servers.filter(Boolean).flatMap((server) => [
+      ...known(server.traffic[name].p95), ...known(server.traffic[name].mean),
+    ]).sort((a, b) => a - b);
+    if (!tops.length) return limit ? 1.3 * limit : 1;
+    const most = tops[Math.min(tops.length - 1, Math.floor(0.98 * tops.length))];
+    return 1.08 * Math.max(limit || 0, limit ? Math.min(most, 8 * limit) : most, 1e-9);
+  }
+
+  function serverFigure(timeline, server, beside) {
+    const traces = [
+      line(timeline, server.traffic.t_s, server.traffic.rate_rpm, "arrivals", {
+        line: { color: VERMILLION, width: 1.6 }, showlegend: false, hovertemplate: "%{y:.4~g} requests/min<extra></extra>",
+      }),
+      ...replicaTraces(timeline, server), ...decisionTraces(timeline, server),
+      ...latencyTraces(timeline, server, "ttft_ms", "y3", server.slo_ttft_ms),
+      ...latencyTraces(timeline, server, "itl_ms", "y4", server.slo_itl_ms),
+      ...stateTraces(timeline, server),
+    ];
+    if (server.missed.length) {
+      traces.push({
+        x: [null], y: [null], name: "a target was missed", type: "scatter", mode: "markers",
+        marker: { symbol: "square", size: 11, color: MISSED },
+      });
+    }
+    const most = (pick) => Math.max(1, ...beside.filter(Boolean).flatMap((one) => known(pick(one))));
+    const replicas = most((one) => one.replicas.t_s.map((_, place) => Math.max(
+      one.replicas.by_accelerator.reduce((sum, pool) => sum + (pool.wanted[place] || 0), 0),
+      one.replicas.by_accelerator.reduce((sum, pool) => sum + (pool.ready[place] || 0) + (pool.starting[place] || 0), 0),
+    )));
+    const fixed = (top) => ({ range: [0, top], rangemode: "normal" });
+    const layout = layoutOf(640, {
+      showlegend: true,
+      xaxis: xAxis(timeline, { anchor: "y5" }),
+      yaxis: yAxis("requests/min", { domain: [0.86, 1], ...fixed(1.08 * most((one) => one.traffic.rate_rpm)) }),
+      yaxis2: yAxis("replicas", { domain: [0.61, 0.82], ...fixed(1.12 * replicas), ...(replicas < 5 ? { dtick: 1 } : {}) }),
+      yaxis3: yAxis("TTFT [ms]", { domain: [0.41, 0.57], ...fixed(latencyTop(beside, "ttft_ms", server.slo_ttft_ms)) }),
+      yaxis4: yAxis("ITL [ms]", { domain: [0.2, 0.37], ...fixed(latencyTop(beside, "itl_ms", server.slo_itl_ms)) }),
+      yaxis5: yAxis("backlog", { domain: [0, 0.16], ...fixed(1.1 * most((one) => one.state.backlog)) }),
+      yaxis6: yAxis("KV cache [%]", {
+        overlaying: "y5", side: "right", range: [0, 100], rangemode: "normal", showgrid: false, nticks: 3,
+      }),
+      margin: { l: 60, r: 52, t: 8, b: 40 },
+      shapes: server.missed.map((span) => ({
+        type: "rect", xref: "x", yref: "paper", x0: timeline.clock.at(span.start_s), x1: timeline.clock.at(span.end_s),
+        y0: 0, y1: 1, fillcolor: MISSED, line: { width: 0 }, layer: "below",
+      })),
+    });
+    return { traces, layout };
+  }
+
+  function facts(server) {
+    const slo = [
+      server.slo_ttft_ms ? `TTFT ${server.slo_ttft_ms} ms` : "", server.slo_itl_ms ? `ITL ${server.slo_itl_ms} ms` : "",
+      server.slo_tps ? `${server.slo_tps} tokens/s` : "",
+    ].filter(Boolean).join(", ");
+    const accelerators = server.replicas.by_accelerator
+      .filter((pool) => known([...pool.wanted, ...pool.ready]).some((value) => value > 0)).map((pool) => pool.accelerator);
+    return [
+      `SLO ${slo || "none"}`, `${percent(server.attainment)} within target`, dollars(server.cost_usd_per_h),
+      accelerators.join(", ") || "no accelerator",
+    ].join(" · ");
+  }
+
+  function decisionRows(timeline, server) {
+    const rows = server.decisions.filter((one, place) => one.changed || place === 0
+      || one.text !== server.decisions[place - 1].text).slice(-200);
+    return rows.map((one) => [
+      timeline.clock.say(one.t_s), `${one.replicas} × ${one.accelerator || "–"}`, one.held ? "unchanged" : one.kind, one.text,
+    ]);
+  }
+
+  // -- the page of timelines
+
+  function tableOf(headings, rows, caption) {
+    const head = make("tr", {}, ...headings.map((text) => make("th", { scope: "col" }, text)));
+    const body = rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text === null ? "–" : String(text)))));
+    const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
+    if (caption) table.prepend(make("caption", {}, caption));
+    return make("div", { class: "scrolled", tabindex: "0", role: "region", "aria-label": caption || "table" }, table);
+  }
+
+  function draw(place, traces, layout) {
+    return Plotly.react(place, traces, layout, CONFIG);
+  }
+
+  function prepared(timeline) {
+    if (timeline.format !== FORMAT) throw new Error(`timeline of format ${timeline.format}: this page draws format ${FORMAT}`);
+    return { ...timeline, clock: clock(timeline) };
+  }
+
+  // What was drawn in an element, and how to draw each part that is seen again.
+  const pages = new WeakMap();
+
+  class Page {
+    constructor(element) {
+      this.element = element;
+      this.key = "";
+      this.parts = new Map();
+      this.watcher = new IntersectionObserver((entries) => {
+        for (const entry of entries) {
+          const part = this.parts.get(entry.target);
+          if (!part) continue;
+          part.seen = entry.isIntersecting;
+          if (part.seen && part.stale) this.refresh(part);
+        }
+      }, { rootMargin: "300px" });
+      window.addEventListener("beforeprint", () => this.parts.forEach((part) => this.refresh(part)));
+    }
+
+    refresh(part) {
+      part.stale = false;
+      part.paint();
+    }
+
+    show(timelines) {
+      this.timelines = timelines.map(prepared);
+      const names = [...new Set(this.timelines.flatMap((one) => one.servers.map((server) => server.name)))];
+      const key = JSON.stringify([this.timelines.map((one) => one.title), names]);
+      if (key !== this.key) {
+        this.key = key;
+        this.build(names);
+      }
+      this.tell();
+      for (const part of this.parts.values()) {
+        part.stale = true;
+        if (part.seen) this.refresh(part);
+      }
+    }
+
+    part(label, height, paint) {
+      const place = make("div", { class: "figure", role: "img", "aria-label": label, style: `min-height:${height}px` });
+      this.parts.set(place, { place, stale: true, seen: false, paint: () => paint(place) });
+      this.watcher.observe(place);
+      return place;
+    }
+
+    build(names) {
+      this.watcher.disconnect();
+      this.parts.clear();
+      const many = this.timelines.length > 1;
+      const columns = this.timelines.map((timeline, number) => {
+        const figures = fleetFigures(timeline).map((figure, which) => make("figure", {},
+          make("figcaption", {}, figure.title),
+          this.part(`${figure.title}, ${timeline.title}`, 230, (place) => this.paintFleet(place, number, which))));
+        return make("div", { class: "fleet" }, ...(many ? [make("h3", {}, timeline.title)] : []), ...figures);
+      });
+      this.summary = make("p", { class: "summary", "aria-live": "polite" });
+      this.events = make("details", { class: "events" });
+      this.search = make("input", { type: "search", placeholder: "all servers", "aria-label": "Show servers whose name holds" });
+      this.order = make("select", { "aria-label": "Order of the servers" },
+        ...[["worst", "least attainment first"], ["cost", "dearest first"], ["name", "by name"]]
+          .map(([value, text]) => make("option", { value }, text)));
+      this.found = make("span", { "aria-live": "polite" });
+      const sections = names.map((name) => this.section(name));
+      this.list = make("div", { class: many ? "servers beside" : "servers" }, ...sections);
+      this.sections = new Map(names.map((name, number) => [name, sections[number]]));
+      this.search.addEventListener("input", () => this.arrange());
+      this.order.addEventListener("change", () => this.arrange());
+      this.element.replaceChildren(
+        this.summary, make("div", { class: many ? "fleets beside" : "fleets" }, ...columns), this.events,
+        make("div", { class: "tools" }, make("label", {}, "Servers: ", this.search), make("label", {}, "Order: ", this.order), this.found),
+        this.list,
+      );
+      this.arrange();
+    }
+
+    section(name) {
+      const columns = this.timelines.map((timeline, number) => {
+        const fact = make("p", { class: "facts" });
+        const decisions = make("details", {}, make("summary", {}, "Decisions and reasons"));
+        decisions.addEventListener("toggle", () => this.fillDecisions(decisions, name, number));
+        const figure = this.part(
+          `${name}: requests per minute, replicas, TTFT and ITL in ms against the target, backlog and KV cache over time`,
+          640, (place) => this.paintServer(place, name, number),
+        );
+        const column = make("div", { class: "column" }, ...(this.timelines.length > 1 ? [make("h4", {}, timeline.title)] : []),
+          fact, figure, decisions);
+        column.fact = fact;
+        column.decisions = decisions;
+        return column;
+      });
+      const section = make("section", { class: "server" }, make("h3", {}, name), make("div", { class: "columns" }, ...columns));
+      section.columns = columns;
+      return section;
+    }
+
+    serverOf(number, name) {
+      return this.timelines[number].servers.find((server) => server.name === name);
+    }
+
+    tell() {
+      this.summary.textContent = this.timelines.map((timeline) => [
+        ...(this.timelines.length > 1 ? [timeline.title] : []), `${percent(timeline.attainment)} within target`,
+        dollars(timeline.cost_usd_per_h), `${timeline.servers.length} servers`,
+      ].join(" · ")).join(" | ");
+      const events = this.timelines.flatMap((timeline) => timeline.events.map((event) => [
+        ...(this.timelines.length > 1 ? [timeline.title] : []), timeline.clock.say(event.t_s), event.kind, event.text,
+      ]));
+      this.events.hidden = !events.length;
+      const headings = [...(this.timelines.length > 1 ? ["of"] : []), "time", "what", "text"];
+      this.events.replaceChildren(make("summary", {}, `Events (${events.length})`), tableOf(headings, events.slice(-200), "Events"));
+      for (const [name, section] of this.sections) {
+        section.columns.forEach((column, number) => {
+          const server = this.serverOf(number, name);
+          column.fact.textContent = server ? facts(server) : "not in this one";
+          this.fillDecisions(column.decisions, name, number);
+        });
+      }
+    }
+
+    fillDecisions(details, name, number) {
+      const server = this.serverOf(number, name);
+      details.hidden = !server || !server.decisions.length;
+      if (details.open && server) {
+        details.replaceChildren(make("summary", {}, "Decisions and reasons"), tableOf(
+          ["time", "decided", "kind", "reason"], decisionRows(this.timelines[number], server), `${name}: decisions`,
+        ));
+      }
+    }
+
+    arrange() {
+      const wanted = this.search.value.trim().toLowerCase();
+      const worst = (name, key, none) => Math.min(...this.timelines.map((timeline, number) => {
+        const server = this.serverOf(number, name);
+        return server && server[key] !== null ? server[key] : none;
+      }));
+      const keys = {
+        worst: (name) => worst(name, "attainment", 2), cost: (name) => -worst(name, "cost_usd_per_h", 0), name: () => 0,
+      };
+      const key = keys[this.order.value];
+      const names = [...this.sections.keys()].sort((a, b) => key(a) - key(b) || (a < b ? -1 : 1));
+      let shown = 0;
+      for (const name of names) {
+        const section = this.sections.get(name);
+        section.hidden = !name.toLowerCase().includes(wanted);
+        shown += section.hidden ? 0 : 1;
+        this.list.append(section);
+      }
+      this.found.textContent = `${shown} of ${names.length}`;
+    }
+
+    paintFleet(place, number, which) {
+      const timeline = this.timelines[number];
+      const figure = fleetFigures(timeline)[which];
+      draw(place, figure.traces, layoutOf(230, {
+        xaxis: xAxis(timeline), yaxis: figure.axis, showlegend: figure.showlegend,
+      }));
+    }
+
+    paintServer(place, name, number) {
+      const server = this.serverOf(number, name);
+      if (!server) return;
+      const beside = this.timelines.map((_, other) => this.serverOf(other, name));
+      const { traces, layout } = serverFigure(this.timelines[number], server, beside);
+      draw(place, traces, layout);
+    }
+  }
+
+  function drawTimelines(element, timelines) {
+    if (!pages.has(element)) pages.set(element, new Page(element));
+    pages.get(element).show(timelines);
+  }
+
+  // -- more points
+
+  const BLOCKS = ["traffic", "replicas", "state"];
+
+  function joined(a, b) {
+    if (Array.isArray(a)) return a.length || b.length ? [...a, ...b] : a;
+    return Object.fromEntries(Object.keys(a).map((key) => [key, joined(a[key], b[key])]));
+  }
+
+  // Counts of accelerators that only one side knows are 0 on the other.
+  function joinedCounts(key, names, a, b, lengths) {
+    const zeros = (count) => new Array(count).fill(0);
+    return names.map((name) => {
+      const [one, other] = [a, b].map((side) => side.find((counts) => counts[key] === name));
+      const values = Object.keys(one || other).filter((field) => field !== key);
+      return {
+        [key]: name,
+        ...Object.fromEntries(values.map((field) => [
+          field, [...(one ? one[field] : zeros(lengths[0])), ...(other ? other[field] : zeros(lengths[1]))],
+        ])),
+      };
+    });
+  }
+
+  const namesOf = (key, a, b) => [...new Set([...a, ...b].map((counts) => counts[key]))];
+
+  function padded(traffic) {
+    const fill = (values) => (values.length ? values : new Array(traffic.t_s.length).fill(null));
+    const latencies = (of) => Object.fromEntries(Object.entries(of).map(([key, values]) => [key, fill(values)]));
+    return { ...traffic, ttft_ms: latencies(traffic.ttft_ms), itl_ms: latencies(traffic.itl_ms) };
+  }
+
+  function trimmed(latencies) {
+    return Object.fromEntries(Object.entries(latencies)
+      .map(([key, values]) => [key, values.every((value) => value === null) ? [] : values]));
+  }
+
+  function joinedServer(a, b) {
+    const traffic = joined(padded(a.traffic), padded(b.traffic));
+    const names = namesOf("accelerator", a.replicas.by_accelerator, b.replicas.by_accelerator);
+    const last = a.missed[a.missed.length - 1];
+    const [first, ...rest] = b.missed;
+    const one = last && first && last.end_s >= first.start_s;
+    return {
+      ...a, ...b,
+      traffic: { ...traffic, ttft_ms: trimmed(traffic.ttft_ms), itl_ms: trimmed(traffic.itl_ms) },
+      replicas: {
+        t_s: [...a.replicas.t_s, ...b.replicas.t_s],
+        by_accelerator: joinedCounts("accelerator", names, a.replicas.by_accelerator, b.replicas.by_accelerator,
+          [a.replicas.t_s.length, b.replicas.t_s.length]),
+      },
+      state: joined(a.state, b.state),
+      missed: one ? [...a.missed.slice(0, -1), { start_s: last.start_s, end_s: first.end_s }, ...rest] : [...a.missed, ...b.missed],
+      decisions: [...a.decisions, ...b.decisions],
+    };
+  }
+
+  function joinedFleet(a, b) {
+    const names = namesOf("type", a.gpus, b.gpus);
+    return {
+      ...a, attainment_of: b.attainment_of,
+      ...Object.fromEntries(["t_s", "cost_usd_per_h", "backlog", "attainment_t_s", "attainment"].map((key) => [key, [...a[key], ...b[key]]])),
+      gpus: joinedCounts("type", names, a.gpus, b.gpus, [a.t_s.length, b.t_s.length]),
+    };
+  }
+
+  // Drops what is before since_s from a block: all its arrays are as long as its times, or empty.
+  function cutBlock(block, first) {
+    if (Array.isArray(block)) {
+      return block.length && typeof block[0] === "object" && block[0] !== null
+        ? block.map((one) => cutBlock(one, first)) : block.slice(first);
+    }
+    return typeof block === "object" && block !== null
+      ? Object.fromEntries(Object.entries(block).map(([key, value]) => [key, cutBlock(value, first)])) : block;
+  }
+
+  function cut(timeline, since) {
+    const firstOf = (t) => { const place = t.findIndex((at) => at >= since); return place < 0 ? t.length : place; };
+    const inTime = (list) => list.filter((one) => one.t_s >= since);
+    const fleet = timeline.fleet;
+    const first = firstOf(fleet.attainment_t_s);
+    return {
+      ...timeline, events: inTime(timeline.events),
+      fleet: {
+        ...fleet, ...cutBlock({ t_s: fleet.t_s, gpus: fleet.gpus, cost_usd_per_h: fleet.cost_usd_per_h, backlog: fleet.backlog }, firstOf(fleet.t_s)),
+        attainment_t_s: fleet.attainment_t_s.slice(first), attainment: fleet.attainment.slice(first),
+      },
+      servers: timeline.servers.map((server) => ({
+        ...server, decisions: inTime(server.decisions), missed: server.missed.filter((span) => span.end_s > since),
+        ...Object.fromEntries(BLOCKS.map((key) => [key, cutBlock(server[key], firstOf(server[key].t_s))])),
+      })),
+    };
+  }
+
+  // Returns *whole* with *part*, what came after it, appended; nothing older than keepS before the end is kept.
+  function mergeTimeline(whole, part, keepS = Infinity) {
+    const added = new Map(part.servers.map((server) => [server.name, server]));
+    const known = new Set(whole.servers.map((server) => server.name));
+    const merged = {
+      ...whole, ...part, started: whole.started || part.started, fleet: joinedFleet(whole.fleet, part.fleet),
+      events: [...whole.events, ...part.events],
+      servers: [
+        ...whole.servers.map((server) => (added.has(server.name) ? joinedServer(server, added.get(server.name)) : server)),
+        ...part.servers.filter((server) => !known.has(server.name)),
+      ],
+    };
+    return Number.isFinite(keepS) ? cut(merged, merged.end_s - keepS) : merged;
+  }
+
+  return {
+    FORMAT, drawTimeline: (element, timeline) => drawTimelines(element, [timeline]), drawTimelines, mergeTimeline, tableOf,
+  };
+})();

@@ -1,0 +1,48 @@
+"""A real headless Chromium for tests: the one on PATH, else the one that make test unpacks."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).resolve().parents[2]
+UNPACKED = ROOT / ".venv" / "chromium" / "run"
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
+
+
+def program() -> str:
+    """Return the path of a Chromium; skip the test, saying why, where there is none."""
+    pytest.importorskip("playwright", reason="no playwright here: install the extra test")
+    found = next((path for name in NAMES if (path := shutil.which(name))), None)
+    if found is None and not UNPACKED.exists():
+        pytest.skip("no Chromium on PATH, and scripts/get-chromium.sh could not get one")
+    return found or str(UNPACKED)
+
+
+@contextmanager
+def browser_page(*, width: int = 1400, height: int = 1000) -> Iterator[tuple[Page, list[str]]]:
+    """Give an empty page of a browser, and the list of what went wrong on it: errors and warnings
+    of its console, exceptions, requests that were sent.
+    """
+    path = program()
+    from playwright.sync_api import sync_playwright
+
+    problems: list[str] = []
+    with sync_playwright() as play:
+        browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": width, "height": height})
+        page.on("console", lambda one: problems.append(f"{one.type}: {one.text}"))
+        page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
+        page.on("requestfailed", lambda one: problems.append(f"failed: {one.url[:100]}"))
+        try:
+            yield page, problems
+        finally:
+            browser.close()
