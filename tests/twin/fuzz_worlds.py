@@ -27,14 +27,16 @@ class Played:
     features: set[str]
 
 
-def played(seed: int, *, expected: bool = True, compiled: bool = False) -> Played:
-    """Play the world of *seed*: its requests *expected*, or submitted at their instants."""
+def played(seed: int, *, expected: bool = True, compiled: bool = False, crowd: int = 1) -> Played:
+    """Play the world of *seed*: its requests *expected*, or submitted at their instants; *crowd*
+    times as many replicas, requests and GPUs.
+    """
     rng = Random(seed)
-    spec = _spec(rng)
+    spec = _spec(rng, crowd)
     env = simpy.Environment()
     cluster = Cluster(env, spec, seed=np.random.SeedSequence(seed), compiled=compiled)
     for index, server in enumerate(spec.servers):
-        batch = _requests(np.random.default_rng((seed, index)))
+        batch = _requests(np.random.default_rng((seed, index)), REQUESTS * crowd)
         if expected:
             at(env, 0.0, priority=LOAD, action=partial(cluster.expect, server.name, batch))
         else:
@@ -43,7 +45,7 @@ def played(seed: int, *, expected: bool = True, compiled: bool = False) -> Playe
                 at(env, request.arrival_s, priority=ARRIVAL, action=submit)
     seen: list[object] = []
     for t_s in np.arange(7.0, END_S, 7.0).tolist():
-        at(env, t_s, priority=CONTROL, action=partial(_act, rng, cluster))
+        at(env, t_s, priority=CONTROL, action=partial(_act, rng, cluster, crowd))
     for t_s in np.arange(10.0, END_S, 10.0).tolist():
         at(env, t_s, priority=CONTROL, action=lambda: seen.append(str(cluster.snapshot())))
     env.run(until=END_S)
@@ -70,7 +72,7 @@ def played(seed: int, *, expected: bool = True, compiled: bool = False) -> Playe
     return Played(results=results, features={name for name, met in features.items() if met})
 
 
-def _spec(rng: Random) -> ClusterSpec:
+def _spec(rng: Random, crowd: int) -> ClusterSpec:
     # On a grid of quarters of a second events coincide; elsewhere sums of floats are put to test.
     model = rng.choice(
         [
@@ -85,7 +87,7 @@ def _spec(rng: Random) -> ClusterSpec:
             Server(
                 name=name,
                 model=name,
-                pool=Pool(accelerator="A", replicas=2, max_batch=rng.choice([2, 4, 9])),
+                pool=Pool(accelerator="A", replicas=2 * crowd, max_batch=rng.choice([2, 4, 9])),
                 queue_max=rng.choice([None, None, 0, 3]),
                 router=rng.choice(["least_outstanding", "round_robin", "random"]),
                 crash_rate_per_h=rng.choice([0.0, 60.0, 200.0]),
@@ -94,7 +96,7 @@ def _spec(rng: Random) -> ClusterSpec:
             )
             for name in ("s", "t")
         ),
-        capacity={"A": 7, "B": 3},
+        capacity={"A": 7 * crowd, "B": 3 * crowd},
         latency_model=model,
         start_up=Delay(mean_s=6.0, cv=rng.choice([0.0, 0.5])),
         kv_tokens=rng.choice([None, 130, 180, 400]),
@@ -115,28 +117,28 @@ def _spec(rng: Random) -> ClusterSpec:
     return replace(spec, engines=engines)
 
 
-def _requests(rng: np.random.Generator) -> RequestBatch:
-    times_s = np.sort(rng.integers(0, int(4 * END_S), REQUESTS)) / 4.0
+def _requests(rng: np.random.Generator, count: int) -> RequestBatch:
+    times_s = np.sort(rng.integers(0, int(4 * END_S), count)) / 4.0
     if rng.random() < 0.5:
-        times_s = np.sort(times_s + rng.random(REQUESTS))
+        times_s = np.sort(times_s + rng.random(count))
     return RequestBatch(
         times_s=times_s,
-        prompt_tokens=rng.integers(1, 60, REQUESTS),
-        output_tokens=rng.integers(1, 60, REQUESTS),
+        prompt_tokens=rng.integers(1, 60, count),
+        output_tokens=rng.integers(1, 60, count),
     )
 
 
-def _act(rng: Random, cluster: Cluster) -> None:
+def _act(rng: Random, cluster: Cluster, crowd: int) -> None:
     act, server = rng.random(), rng.choice(["s", "t"])
     if act < 0.8:
         pool = Pool(
             accelerator=rng.choice(["A", "A", "B"]),
-            replicas=rng.randint(0, 4),
+            replicas=rng.randint(0, 4) * crowd,
             max_batch=rng.choice([2, 4, 20]),
         )
         cluster.scale(server, pool)
     elif act < 0.9:
-        cluster.set_capacity("A", rng.randint(3, 8))
+        cluster.set_capacity("A", rng.randint(3, 8) * crowd)
     else:
         cluster.fail_node("A", 1)
-        cluster.set_capacity("A", 7)
+        cluster.set_capacity("A", 7 * crowd)

@@ -18,6 +18,7 @@ from twin.testing.replica_scripts import make_script, play_engine
 pytestmark = pytest.mark.slow  # compiling takes longer than all that make quick tries
 
 QUICK, MANY = 100, 1000
+CROWD, CROWDS = 12, 4
 RARE = ("preemption", "drain", "crash", "requeue", "prefix hit")
 
 
@@ -42,12 +43,30 @@ def test_worlds_with_the_compiled_engine_are_those_with_the_plain_one() -> None:
     _compare(range(QUICK))
 
 
+def test_many_replicas_are_chosen_as_by_a_look_at_all_of_them() -> None:
+    """From 16 replicas on they are kept in order; none of the other worlds has so many."""
+    for seed in range(CROWDS):
+        _compare_crowd(seed)
+
+
+@pytest.mark.fuzz
+def test_many_replicas_in_worlds_more() -> None:
+    """`make fuzz`."""
+    for seed in range(CROWDS, 10 * CROWDS):
+        _compare_crowd(seed)
+
+
 @pytest.mark.fuzz
 @pytest.mark.parametrize("part", range(10))
 def test_a_thousand_worlds_are_the_same_by_both_engines(part: int) -> None:
     """`make fuzz`: what a hundred worlds do not meet."""
     share = MANY // 10
     _compare(range(QUICK + part * share, QUICK + (part + 1) * share))
+
+
+def _compare_crowd(seed: int) -> None:
+    fast, plain = (played(seed, compiled=compiled, crowd=CROWD) for compiled in (True, False))
+    assert fast.results == plain.results, f"world {seed}"
 
 
 def _compare(seeds: range) -> None:

@@ -27,6 +27,11 @@ from twin.request import Outcome
 Arrays = tuple[Ints, Floats, Ints, Ints, Ints, Ints, Ints, Floats, Ints, Ints, Ints, Floats]
 Scraped = tuple[Ints, Floats, Ints]
 Requests = tuple[Floats, Ints, Ints]
+Order = tuple[Ints, Floats]
+"""Of the replicas of a server two trees of minima, of their requests in flight and of their next
+boundaries: the root is entry 1, entry i stands over 2 i and 2 i + 1, the places follow from the
+middle on. Of no length, they are not kept.
+"""
 
 _REJECTED: Any = np.int64(Outcome.REJECTED)
 _UNBOUNDED = at.UNBOUNDED
@@ -38,6 +43,7 @@ def run(
     rows: Ints,
     requests: Requests,
     route: tuple[int, int, Floats],
+    order: Order,
     span: tuple[int, int, int],
     one: tuple[int, float],
     scrape: tuple[int, float, Scraped, Scraped, Ints, Floats],
@@ -46,8 +52,9 @@ def run(
     """Let things happen to the replicas *rows*, in this order.
 
     The *requests* (instants, prompts, outputs) of *span* arrive: from, to before, and the number of
-    the first; *route* is how to choose, whose turn it is, and what chance drew. Or, with a slot
-    >= 0 in *one*, the request there is submitted to the first of the rows at that instant. Then all
+    the first; *route* is how to choose, whose turn it is, and what chance drew; *order* is room to
+    keep the replicas in. Or, with a slot >= 0 in *one*, the request there is submitted to the first
+    of the rows at that instant. Then all
     go on to before *until_s*. Then, if *scrape* says so (columns.READ, columns.SCRAPE), each is
     read as right before an instant.
 
@@ -59,7 +66,7 @@ def run(
     begin, end, number = span
     slot, now_s = one
     if begin < end:
-        turn = _serve(s, rows, requests, how, turn, draws, begin, end, number)
+        turn = _serve(s, rows, requests, how, turn, draws, order, begin, end, number)
     if slot >= 0:
         r = rows[0]
         if s.floats[r, at.NEXT_S] < now_s:
@@ -84,6 +91,7 @@ def _serve(
     how: int,
     turn: int,
     draws: Floats,
+    order: Order,
     begin: int,
     end: int,
     number: int,
@@ -91,6 +99,10 @@ def _serve(
     floats, requests, times = s.floats, s.requests, s.times
     arrivals_s, prompts, outputs = batch
     count = len(rows)
+    least, due = order
+    ordered = len(least) > 0
+    if ordered:
+        _plant(s, rows, least, due)
     for i in range(begin, end):
         now_s = arrivals_s[i]
         place = 0
@@ -101,6 +113,13 @@ def _serve(
             turn += 1
         elif how == at.RANDOM:
             place = int(draws[i - begin] * count)
+        elif ordered:
+            start = turn if turn < count else 0
+            _advance_due(s, rows, least, due, start, now_s)
+            place = _first(least, start, least[1] + 1)
+            if place < 0:
+                place = _first(least, 0, least[1] + 1)
+            turn = place + 1
         elif count > 1:
             place = _least(s, rows, turn if turn < count else 0, now_s)
             turn = place + 1
@@ -123,6 +142,9 @@ def _serve(
         reason = take(s, r, slot, now_s)
         if reason:
             record(s, slot, now_s, now_s, _REJECTED, reason)
+        elif ordered:
+            _put(least, place, s.ints[r, at.OUTSTANDING])
+            _put(due, place, floats[r, at.NEXT_S])
     return turn
 
 
@@ -141,6 +163,71 @@ def _least(s: State, rows: Ints, start: int, now_s: float) -> int:
             fewest = s.ints[r, at.OUTSTANDING]
             place = here
     return place
+
+
+# -- an order of many replicas, in which a choice costs O(log R)
+
+
+@compiled
+def _plant(s: State, rows: Ints, least: Ints, due: Floats) -> None:
+    half = len(least) >> 1
+    for place in range(half):
+        there = place < len(rows)
+        least[half + place] = s.ints[rows[place], at.OUTSTANDING] if there else _UNBOUNDED
+        due[half + place] = s.floats[rows[place], at.NEXT_S] if there else np.inf
+    for i in range(half - 1, 0, -1):
+        least[i] = min(least[2 * i], least[2 * i + 1])
+        due[i] = min(due[2 * i], due[2 * i + 1])
+
+
+@compiled
+def _put(tree: Any, place: int, value: float) -> None:
+    i = (len(tree) >> 1) + place
+    tree[i] = value
+    i >>= 1
+    while i:
+        left, right = tree[2 * i], tree[2 * i + 1]
+        lower = left if left < right else right
+        if tree[i] == lower:
+            break
+        tree[i] = lower
+        i >>= 1
+
+
+@compiled
+def _first(tree: Any, start: int, bound: float) -> int:
+    """Return the first place from *start* on whose entry is below *bound*, -1 if there is none."""
+    half = len(tree) >> 1
+    i = half + start
+    while not tree[i] < bound:
+        # Up to what stands right of all that was looked at.
+        while i & 1:
+            if i == 1:
+                return -1
+            i >>= 1
+        i += 1
+    while i < half:
+        i *= 2
+        if not tree[i] < bound:
+            i += 1
+    return i - half
+
+
+@compiled
+def _advance_due(s: State, rows: Ints, least: Ints, due: Floats, start: int, now_s: float) -> None:
+    """Advance the replicas on which something ended, in the order in which a look at all of them
+    would: it is that of the records.
+    """
+    place = start
+    while due[1] < now_s:
+        place = _first(due, place, now_s)
+        if place < 0:
+            place = 0
+            continue
+        r = rows[place]
+        advance(s, r, now_s)
+        _put(least, place, s.ints[r, at.OUTSTANDING])
+        _put(due, place, s.floats[r, at.NEXT_S])
 
 
 @compiled

@@ -21,7 +21,11 @@ from twin.spec import EngineSpec
 
 _NO_REQUESTS = (np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
 _NO_ROUTE = (0, 0, np.empty(0))
+_NO_ORDER = (np.empty(0, np.int64), np.empty(0))
 A = TypeVar("A", Ints, Floats)
+# Below so many replicas a look at all of them is as fast as an order that has to be kept; and for
+# so few requests an order is not worth making.
+_ORDER_REPLICAS, _ORDER_REQUESTS = 16, 4
 _CHUNK = 4096
 """Requests that arrive in one call, and rows of the log that are kept until they are handed on."""
 
@@ -71,6 +75,7 @@ class ReplicaTable:
         # What was ever scraped of all replicas: counters and then buckets, and sums.
         self.scraped = np.zeros(at.S_RUNNING + at.BUCKETS, np.int64)
         self.scraped_sums = np.zeros(at.S_KV_USAGE)
+        self._trees = _NO_ORDER
         self._hold()
         records.sources.append(self.flush)
 
@@ -148,6 +153,7 @@ class ReplicaTable:
         """
         rows = np.array([replica.row for replica in replicas], np.int64)
         how, turn, draws = route
+        order = self._order(len(rows)) if how == at.LEAST_OUTSTANDING else _NO_ORDER
         for first in range(begin, end, _CHUNK):
             last = min(first + _CHUNK, end)
             self.make_slots(last - first)
@@ -155,9 +161,19 @@ class ReplicaTable:
                 rows,
                 requests=(batch.times_s, batch.prompt_tokens, batch.output_tokens),
                 route=(how, turn, draws[first - begin :]),
+                order=order if last - first >= _ORDER_REQUESTS else _NO_ORDER,
                 span=(first, last, number + first - begin),
             )
         return turn
+
+    def _order(self, replicas: int) -> calls.Order:
+        """Return room for an order of so many replicas, none if they are few."""
+        if replicas < _ORDER_REPLICAS:
+            return _NO_ORDER
+        size = 2 << (replicas - 1).bit_length()
+        if len(self._trees[0]) != size:
+            self._trees = (np.empty(size, np.int64), np.empty(size))
+        return self._trees
 
     def submit(self, row: int, slot: int, now_s: float) -> int:
         """Submit the request of *slot* to the replica *row*; return the code of the reason why not,
@@ -181,6 +197,7 @@ class ReplicaTable:
         *,
         requests: calls.Requests = _NO_REQUESTS,
         route: tuple[int, int, Floats] = _NO_ROUTE,
+        order: calls.Order = _NO_ORDER,
         span: tuple[int, int, int] = (0, 0, 0),
         one: tuple[int, float] = (-1, 0.0),
         until_s: float = -inf,
@@ -191,6 +208,7 @@ class ReplicaTable:
             rows,
             requests,
             route,
+            order,
             span,
             one,
             (*scrape, self._last, self._scratch, self.scraped, self.scraped_sums),
