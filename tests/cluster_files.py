@@ -28,11 +28,13 @@ SCALARS: dict[str, Any] = {
     "object": object,
 }
 MODELS = {
+    ("v1", "ConfigMap"): models.V1ConfigMap,
     ("v1", "Namespace"): models.V1Namespace,
     ("v1", "Pod"): models.V1Pod,
     ("v1", "Service"): models.V1Service,
     ("v1", "ServiceAccount"): models.V1ServiceAccount,
     ("apps/v1", "Deployment"): models.V1Deployment,
+    ("autoscaling/v2", "HorizontalPodAutoscaler"): models.V2HorizontalPodAutoscaler,
     ("networking.k8s.io/v1", "NetworkPolicy"): models.V1NetworkPolicy,
     ("rbac.authorization.k8s.io/v1", "ClusterRole"): models.V1ClusterRole,
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"): models.V1ClusterRoleBinding,
@@ -52,12 +54,14 @@ def documents(path: Path) -> list[Object]:
 
 
 def objects(folder: Path) -> dict[tuple[str, str], Object]:
-    """Return the objects of all files in *folder* by kind and name; kustomizations are none."""
+    """Return the objects of all files in *folder* by kind and name; kustomizations and rules are
+    none.
+    """
     found = [one for file in sorted(folder.glob("*.yaml")) for one in documents(file)]
     return {
         (one["kind"], one["metadata"]["name"]): one
         for one in found
-        if one["kind"] != "Kustomization"
+        if one.get("kind", "Kustomization") not in ("Kustomization", "Component")
     }
 
 

@@ -13,7 +13,13 @@ import pytest
 from inferno.cli import main as inferno
 from tests.test_manifests import YAMLS
 
-PAGES = ("README.md", "docs/walkthrough.md", "docs/services.md", "docs/twin-api.md")
+PAGES = (
+    "README.md",
+    "docs/walkthrough.md",
+    "docs/services.md",
+    "docs/twin-api.md",
+    "docs/install.md",
+)
 ARGUMENTS = re.compile(r"^(?:[A-Z_]+=\S+ +)*inferno +(.*)$")
 
 

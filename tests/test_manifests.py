@@ -4,7 +4,6 @@ walk-through.
 
 from __future__ import annotations
 
-import shutil
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -16,16 +15,12 @@ from inferno.cli import main as inferno
 from loop.backends.kube import labels
 from loop.schema.reading import read_system
 from loop.settings import VARIABLES, read_settings
-from tests.cluster_files import YAMLS, Object, documents, kustomized, objects, problems
+from tests.cluster_files import YAMLS, Object, documents, objects, problems
 
-# What the client has no models of: kustomizations, rules, and kinds of the Prometheus operator.
-FOREIGN = ("kustomization.yaml", "podmonitor.yaml", "rules.yaml", "prometheusrule.yaml")
-FILES = sorted(path for path in YAMLS.rglob("*.yaml") if path.name not in FOREIGN)
+# What the client has no models of: kustomizations, rules, and kinds of operators.
+FOREIGN = ("kustomization", "podmonitor", "rules", "prometheusrule", "keda")
+FILES = sorted(path for path in YAMLS.rglob("*.yaml") if path.stem not in FOREIGN)
 CONTAINERS = ("controller", "collector", "optimizer", "actuator")
-
-needs_kubectl = pytest.mark.skipif(
-    shutil.which("kubectl") is None, reason="kubectl is not on the path"
-)
 
 
 def loop() -> Object:
@@ -277,7 +272,7 @@ def test_the_loop_has_the_rights_that_its_backend_uses_and_no_others() -> None:
     ("folder", "binding"),
     [
         ("deploy", ("ClusterRoleBinding", "inferno")),
-        ("overlays/namespaced", ("RoleBinding", "inferno")),
+        ("components/namespaced", ("RoleBinding", "inferno")),
     ],
 )
 def test_bindings_bind_what_there_is_to_the_account_of_the_pod(
@@ -301,7 +296,7 @@ def test_what_selects_the_pod_selects_this_one() -> None:
     pod_labels = {"app": "inferno"}
     assert found["Service", "inferno"]["spec"]["selector"] == pod_labels
     assert found["NetworkPolicy", "inferno"]["spec"]["podSelector"] == {"matchLabels": pod_labels}
-    monitor = found["PodMonitor", "inferno"]["spec"]
+    monitor = objects(YAMLS / "prometheus")["PodMonitor", "inferno"]["spec"]
     assert monitor["selector"] == {"matchLabels": pod_labels}
     (port,) = containers()["controller"]["ports"]
     assert (port["name"], port["containerPort"]) == (
@@ -310,53 +305,6 @@ def test_what_selects_the_pod_selects_this_one() -> None:
     )
     (rule,) = found["NetworkPolicy", "inferno"]["spec"]["ingress"]
     assert rule["ports"] == [{"protocol": "TCP", "port": 3300}]
-
-
-@needs_kubectl
-def test_the_kustomization_holds_the_loop_and_its_policies() -> None:
-    """`kubectl apply -k yamls/deploy`."""
-    found = kustomized(YAMLS / "deploy")
-    assert found.keys() >= {
-        ("Deployment", "inferno"),
-        ("NetworkPolicy", "inferno"),
-        ("ClusterRole", "inferno"),
-    }
-    assert all(problems(one) == [] for one in found.values())
-
-
-@needs_kubectl
-def test_the_namespaced_overlay_has_no_rights_in_the_cluster() -> None:
-    """For those who may not make a ClusterRole; the loop then watches that namespace only."""
-    found = kustomized(YAMLS / "overlays" / "namespaced")
-    assert not [kind for kind, _ in found if kind.startswith("Cluster")]
-    assert found["Role", "inferno"]["metadata"]["namespace"] == "infer"
-    whole = rights(objects(YAMLS / "deploy")["ClusterRole", "inferno"]["rules"])
-    assert rights(found["Role", "inferno"]["rules"]) == whole - {("", "nodes", "list")}
-    for name in ("collector", "actuator"):
-        assert environment(found, name)["WATCH_NAMESPACE"] == "infer"
-
-
-@needs_kubectl
-def test_the_token_overlay_gives_all_services_the_same_file() -> None:
-    """One that was forgotten would be open, or shut out."""
-    found = kustomized(YAMLS / "overlays" / "token")
-    assert {environment(found, name)["INFERNO_SERVICE_TOKEN_PATH"] for name in CONTAINERS} == {
-        "/etc/inferno-token/token"
-    }
-    pod = found["Deployment", "inferno"]["spec"]["template"]["spec"]
-    for container in pod["containers"]:
-        assert {
-            "name": "service-token",
-            "mountPath": "/etc/inferno-token",
-            "readOnly": True,
-        } in container["volumeMounts"]
-
-
-def environment(found: dict[tuple[str, str], Object], container: str) -> dict[str, str]:
-    """Return the variables of a container of the loop."""
-    pod = found["Deployment", "inferno"]["spec"]["template"]["spec"]
-    (one,) = (each for each in pod["containers"] if each["name"] == container)
-    return variables(one)
 
 
 def variables(container: Object) -> dict[str, str]:

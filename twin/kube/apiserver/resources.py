@@ -151,6 +151,14 @@ POD_MONITORS = Resource(
     generations=True,
     schemaless=True,
 )
+PROMETHEUS_RULES = Resource(
+    plural="prometheusrules",
+    kind="PrometheusRule",
+    group="monitoring.coreos.com",
+    short=("promrule",),
+    generations=True,
+    schemaless=True,
+)
 SCALED_OBJECTS = Resource(
     plural="scaledobjects",
     kind="ScaledObject",
@@ -189,6 +197,7 @@ RESOURCES = (
     CLUSTER_ROLES,
     CLUSTER_ROLE_BINDINGS,
     POD_MONITORS,
+    PROMETHEUS_RULES,
     SCALED_OBJECTS,
     ACCESS_REVIEWS,
 )
