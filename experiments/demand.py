@@ -13,7 +13,7 @@ import numpy as np
 from emulator.load import ServerLoad, batches
 from experiments.columns import Columns, Floats
 from experiments.sources import Sources
-from loop.optimizer.model.rates import SizingCache
+from loop.optimizer.cache import SizingCache
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import size_all
@@ -184,6 +184,7 @@ def _sized(
     table = size_all(sources.system, settings, servers=servers, cache=SizingCache())
     world = sources.world.world
     waits_s = world.actuation_delay.mean_s + world.scheduling_delay.mean_s
+    itl_ms = table.means(np.arange(len(table.server))).itl
     for row, number in enumerate(table.server):
         one, server = table.candidate(row), servers[int(number)]
         if not one.accelerator or one.rate_max_rpm <= 0.0:
@@ -200,7 +201,7 @@ def _sized(
                 rate_rps=one.rate_max_rpm / 60.0,
                 cost_cents_per_h=table.unit_cost(row),
                 lead_s=waits_s + start_up.mean_s * (1.0 + START_UP_MARGIN * start_up.cv),
-                drain_s=one.itl_ms * load.out_tokens / 1000.0 if load else 0.0,
+                drain_s=float(itl_ms[row]) * load.out_tokens / 1000.0 if load else 0.0,
             ),
         )
 

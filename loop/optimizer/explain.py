@@ -24,6 +24,7 @@ from loop.optimizer.table import (
     TTFT_SHORT,
     Answer,
     Choice,
+    Means,
     Problem,
     Tuned,
 )
@@ -31,6 +32,7 @@ from loop.types import Why, one_pool
 from twin.spec import Pool
 
 if TYPE_CHECKING:
+    from loop.optimizer.cache import SizingCache
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.solvers.several import SeveralAnswer
     from loop.optimizer.table import CandidateTable
@@ -38,11 +40,15 @@ if TYPE_CHECKING:
 
 
 def explain(
-    table: CandidateTable, problem: Problem, answer: Answer, settings: OptimizerSettings
+    table: CandidateTable,
+    problem: Problem,
+    answer: Answer,
+    settings: OptimizerSettings,
+    cache: SizingCache,
 ) -> tuple[dict[str, Assignment], dict[str, Why]]:
     """Return the choices as assignments, and why the other servers have none."""
     choices, dropped = _kept(table, problem, answer.choices, settings)
-    assignments = _assign(table, problem, choices, settings)
+    assignments = _assign(table, problem, choices, settings, cache)
     left = _left(problem, choices.values())
     return assignments, _unserved(
         table, problem, settings, left=left, known=assignments.keys() | dropped.keys()
@@ -50,7 +56,11 @@ def explain(
 
 
 def explain_several(
-    table: CandidateTable, problem: Problem, answer: SeveralAnswer, settings: OptimizerSettings
+    table: CandidateTable,
+    problem: Problem,
+    answer: SeveralAnswer,
+    settings: OptimizerSettings,
+    cache: SizingCache,
 ) -> tuple[dict[str, Assignment], dict[str, Why]]:
     """Return the parts as assignments, and why the other servers have none."""
     idle = {
@@ -59,7 +69,7 @@ def explain_several(
         if rows and i not in answer.parts and table.accelerator[rows[0]] < 0
     }
     choices, dropped = _kept(table, problem, idle, settings)
-    assignments = _assign(table, problem, choices, settings)
+    assignments = _assign(table, problem, choices, settings, cache)
     taken = [choice for parts in answer.parts.values() for choice in parts]
     for i, parts in answer.parts.items():
         found = [binding(table, part.row) for part in parts]
@@ -95,11 +105,12 @@ def _assign(
     problem: Problem,
     choices: Mapping[int, Choice],
     settings: OptimizerSettings,
+    cache: SizingCache,
 ) -> dict[str, Assignment]:
     servers = sorted(choices)
     rows = np.array([choices[i].row for i in servers], dtype=np.intp)
     replicas = np.array([choices[i].replicas for i in servers], dtype=np.int64)
-    tuned = settings.rules.tune(table, rows, replicas, settings)
+    tuned = settings.rules.tune(table, rows, replicas, settings, cache=cache)
     bound = [binding(table, choices[i].row) for i in servers]
     values = settings.rules.part_values(table, rows, replicas).tolist()
     return {
@@ -145,10 +156,10 @@ def _joined(
     total = float((table.rate_max[rows] * replicas).sum())
     used = float(table.need[rows[0]]) / total if total > 0.0 else 0.0
     rate = table.rate_max[rows] * used
-    itl, ttft, rho = table.itl[rows], table.ttft[rows], table.rho[rows]
+    seen = table.means(rows)
     if used > 0.0:
-        seen = analyze(make_model(table.columns.take(rows)), rate)
-        itl, ttft, rho = seen.itl, seen.ttft, seen.rho
+        found = analyze(make_model(table.columns.take(rows)), rate)
+        seen = Means(found.itl, found.ttft, found.rho)
     share = rate * replicas / (rate * replicas).sum() if used > 0.0 else replicas / replicas.sum()
     pools = tuple(
         Pool(
@@ -167,9 +178,9 @@ def _joined(
         pool_costs=costs,
         cost_cents_per_h=sum(costs),
         value=value,
-        itl_ms=float(itl @ share),
-        ttft_ms=float(ttft @ share),
-        rho=float(rho @ share),
+        itl_ms=float(seen.itl @ share),
+        ttft_ms=float(seen.ttft @ share),
+        rho=float(seen.rho @ share),
         rate_max_rpm=total * MS_PER_MIN / int(replicas.sum()),
         why=Why(
             kind=bound[0],
@@ -195,9 +206,10 @@ class _Figures:
     @property
     def latencies(self) -> tuple[float, float | None, float]:
         """Return ITL, TTFT (None if it has no bound) and the busy share."""
-        ttft = float(self.tuned.ttft[self.position])
+        means = self.tuned.means
+        ttft = float(means.ttft[self.position])
         bounded = ttft if math.isfinite(ttft) else None
-        return float(self.tuned.itl[self.position]), bounded, float(self.tuned.rho[self.position])
+        return float(means.itl[self.position]), bounded, float(means.rho[self.position])
 
     @property
     def tail(self) -> dict[str, object]:

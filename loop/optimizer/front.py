@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.optimizer.cache import SizingCache
 from loop.optimizer.explain import explain, explain_several
-from loop.optimizer.model.rates import SizingCache
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.solution import Assignment, Solution
 from loop.optimizer.solvers.exact import solve_exact, solve_grouped
@@ -32,19 +32,29 @@ def optimize(
 
     Servers that cannot be served are listed with the reason and block nobody. If the data say
     heterogeneous, the exact solver may give a server several accelerators (Assignment.pools).
+    *cache* remembers what was found before; the answer is the same without it.
     """
+    cache = SizingCache() if cache is None else cache
+    solution = cache.solution(data, settings)
+    if solution is None:
+        solution = _optimize(data, settings, cache)
+        cache.keep(data, settings, solution)
+    return solution
+
+
+def _optimize(data: SystemData, settings: OptimizerSettings, cache: SizingCache) -> Solution:
     rules = settings.rules
     settings, flags = rules.in_force(settings), rules.flags(data.optimizer)
     table = rules.size(
         data,
         settings,
         servers=list(data.servers.values()),
-        cache=SizingCache() if cache is None else cache,
+        cache=cache,
     )
     problem = make_problem(
         table,
         capacity=None if flags.unlimited else table.capacity.tolist(),
-        tie_break=rules.tie_break(table),
+        tie_break=rules.tie_break,
     )
     if flags.heterogeneous and settings.solver == "exact":
         several = solve_several(
@@ -53,11 +63,11 @@ def optimize(
             time_limit_s=settings.time_limit_s,
         )
         gap, optimal, note = several.gap, several.optimal, several.note
-        allocations, unserved = explain_several(table, problem, several, settings)
+        allocations, unserved = explain_several(table, problem, several, settings, cache)
     else:
         answer = _solve(problem, flags, settings)
         gap, optimal, note = answer.gap, answer.optimal, answer.note
-        allocations, unserved = explain(table, problem, answer, settings)
+        allocations, unserved = explain(table, problem, answer, settings, cache)
     order = [name for name in data.servers if name in allocations]
     return Solution(
         allocations={name: allocations[name] for name in order},

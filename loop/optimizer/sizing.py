@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.optimizer.cache import SizingCache, row_keys
 from loop.optimizer.catalog import Pairs, make_catalog, make_pairs
 from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import (
@@ -22,7 +23,6 @@ from loop.optimizer.model.queueing import (
 )
 from loop.optimizer.model.rates import (
     TOLERANCE,
-    SizingCache,
     Targets,
     blocks,
 )
@@ -37,6 +37,7 @@ from loop.optimizer.table import (
     TOO_MANY,
     TTFT_SHORT,
     CandidateTable,
+    Means,
     Sized,
     make_table,
 )
@@ -73,14 +74,18 @@ def size_all(
     busy = np.flatnonzero(~work.idle & (work.verdict == GOOD))
     if len(busy):
         _size_busy(work, busy, settings, cache)
+    columns = _replica_columns(work, settings)
     sized = Sized(
         accelerator=work.accelerator,
-        columns=_replica_columns(work, settings),
+        columns=columns,
         wanted_batch=work.wanted_batch,
         replicas=work.replicas,
-        itl=work.itl,
-        ttft=work.ttft,
-        rho=work.rho,
+        means=_Means(
+            idle=work.idle_means,
+            loaded=~work.idle & (work.verdict == GOOD),
+            columns=columns,
+            rate=work.need / np.maximum(work.replicas, 1),
+        ),
         rate_max=work.rate_max,
         limit=work.limit,
         binding=work.binding,
@@ -106,9 +111,7 @@ class _Work:
     replicas: Ints
     verdict: Ints
     need: Floats
-    itl: Floats
-    ttft: Floats
-    rho: Floats
+    idle_means: Means
     rate_max: Floats
     limit: Floats
     binding: Ints
@@ -144,9 +147,7 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Work:
         replicas=asked.least.astype(np.int64),
         verdict=verdict,
         need=np.where(idle, 0.0, settings.rules.need(asked)),
-        itl=np.zeros(rows),
-        ttft=np.zeros(rows),
-        rho=np.zeros(rows),
+        idle_means=Means(np.zeros(rows), np.zeros(rows), np.zeros(rows)),
         rate_max=np.zeros(rows),
         limit=np.zeros(rows),
         binding=np.full(rows, NO_LOAD),
@@ -163,23 +164,18 @@ def _size_idle(work: _Work, settings: OptimizerSettings) -> None:
         return
     itl, ttft, rate_max = settings.rules.idle(work.pairs, work.batch.astype(np.float64))
     nothing = idle & (work.pairs.asked.least == 0.0)
-    for column, found in ((work.itl, itl), (work.ttft, ttft), (work.rate_max, rate_max)):
+    columns = (work.idle_means.itl, work.idle_means.ttft, work.rate_max)
+    for column, found in zip(columns, (itl, ttft, rate_max), strict=True):
         column[idle] = np.where(nothing, 0.0, found)[idle]
     work.accelerator[nothing] = -1
     work.batch[nothing] = 0
 
 
 def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: SizingCache) -> None:
-    """Size the pairs with load: highest rate of a replica, replicas, latencies at the load each
-    then gets.
-    """
+    """Size the pairs with load: highest rate of a replica, and replicas."""
     rules = settings.rules
     columns = _replica_columns(work, settings).take(busy)
     targets = _targets(work, busy, columns, settings)
-    share = settings.utilisation_max
-    models = [
-        (rows, make_model(columns.take(rows), share=share)) for rows in blocks(columns.max_batch)
-    ]
     search = _Search(columns, targets, cache, settings)
     limits = search.limits(work.percentile[busy])
     lower = _lower_percentiles(limits, work.percentile[busy], server=work.pairs.server[busy])
@@ -192,22 +188,36 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     work.verdict[busy] = _verdicts(limits, targets, invalid=rules.invalid(columns))
     work.binding[busy] = limits[:, 3].astype(np.int64)
     good = work.verdict[busy] == GOOD
-    for rows, model in models:
-        rate[rows] = rules.counted_rate(model, rate[rows])
+    if rules.counted_rate is not None:
+        for rows in blocks(columns.max_batch):
+            model = make_model(columns.take(rows), share=settings.utilisation_max)
+            rate[rows] = rules.counted_rate(model, rate[rows])
     work.rate_max[busy] = np.where(good, rate, 0.0)
     work.replicas[busy] = _replicas(work, busy, settings)
     work.verdict[busy[good & (work.replicas[busy] > settings.replicas_cap)]] = TOO_MANY
-    each = work.need[busy] / np.maximum(work.replicas[busy], 1)
-    for rows, model in models:
-        here = busy[rows]
-        # Rows that cannot be taken have no rate; any that is allowed stands in, unused.
-        found = analyze(model, np.where(good[rows], each[rows], model.rate_min))
-        for column, figures in (
-            (work.itl, found.itl),
-            (work.ttft, found.ttft),
-            (work.rho, found.rho),
-        ):
-            column[here] = np.where(good[rows], figures, 0.0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """Mean latencies of rows: those of *idle* ones, and for *loaded* ones what the estimate expects
+    at *rate*. They are found when they are asked for, as most rows nobody asks about.
+    """
+
+    idle: Means
+    loaded: Bools
+    columns: ReplicaColumns
+    rate: Floats
+
+    def __call__(self, rows: Rows) -> Means:
+        """Return those of the given rows; 0 of those that cannot be taken."""
+        means, here = self.idle(rows), np.flatnonzero(self.loaded[rows])
+        for part in blocks(self.columns.max_batch[rows[here]]):
+            places = here[part]
+            some = rows[places]
+            found = analyze(make_model(self.columns.take(some)), self.rate[some])
+            means.itl[places], means.ttft[places] = found.itl, found.ttft
+            means.rho[places] = found.rho
+        return means
 
 
 def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns:
@@ -251,9 +261,9 @@ class _Search:
     settings: OptimizerSettings
 
     def limits(self, percentile: Floats) -> Floats:
-        """Return a rates.Limit per row, remembered or searched for."""
+        """Return a cache.Limit per row, remembered or searched for."""
         keys = self._keys(percentile)
-        known = self.cache.get(keys)
+        known = self.cache.limits.get(keys)
         limits = np.array([entry or (0.0,) * 5 for entry in known])
         unknown = np.array([entry is None for entry in known])
         new = np.flatnonzero(unknown)
@@ -266,7 +276,7 @@ class _Search:
             utilisation_max=self.settings.utilisation_max,
         )
         limits[new] = found.rows()
-        self.cache.put(
+        self.cache.limits.put(
             [keys[i] for i in new.tolist()],
             [(a, b, c, d, e) for a, b, c, d, e in limits[new].tolist()],
         )
@@ -275,14 +285,9 @@ class _Search:
     def _keys(self, percentile: Floats) -> list[bytes]:
         """Return one key per row from all that its highest rate depends on."""
         targets, share = self.targets, np.full_like(percentile, self.settings.utilisation_max)
-        parts = [getattr(self.columns, name) for name in ReplicaColumns.__slots__]
+        parts = self.columns.parts
         parts += [targets.itl, targets.ttft, targets.tps, targets.loss, share, percentile]
-        table = np.stack(parts, axis=1).astype(np.float64)
-        # The bytes of a row are its key: a tuple of floats would take a tenth of all sizing to
-        # hash.
-        keys: list[bytes] = table.view(f"V{table.shape[1] * 8}").ravel().tolist()
-        name = self.settings.rules.name.encode()
-        return [name + key for key in keys]
+        return row_keys(self.settings.rules.name, parts)
 
 
 def _lower_percentiles(limits: Floats, percentile: Floats, *, server: Ints) -> Floats | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.catalog import ServerColumns
-from loop.optimizer.model.chain import Floats, Ints
+from loop.optimizer.model.chain import Floats, Ints, Rows
 from loop.optimizer.model.queueing import ReplicaColumns
 
 if TYPE_CHECKING:
@@ -40,8 +40,7 @@ class Candidate:
     """One way to serve one server: replicas of one accelerator.
 
     value is cost with the transition penalty [cents/h]; units_per_replica are GPUs of *type*.
-    itl_ms, ttft_ms and rho (busy share of the batch) are what the estimate expects at the present
-    load; rate_max_rpm is what one replica sustains within its targets [requests/min]. Accelerator
+    rate_max_rpm is what one replica sustains within its targets [requests/min]. Accelerator
     "" with 0 replicas is the answer to no load.
     """
 
@@ -52,15 +51,29 @@ class Candidate:
     max_batch: int
     cost_cents_per_h: float
     value: float
-    itl_ms: float
-    ttft_ms: float
-    rho: float
     rate_max_rpm: float
 
     @property
     def units(self) -> int:
         """Return how many GPUs of the type all replicas hold."""
         return self.units_per_replica * self.replicas
+
+
+@dataclass(frozen=True, slots=True)
+class Means:
+    """Mean ITL and TTFT [ms], and busy share of the batch, of some replicas."""
+
+    itl: Floats
+    ttft: Floats
+    rho: Floats
+
+    def __call__(self, rows: Rows) -> Means:
+        """Return those of the given rows."""
+        return Means(self.itl[rows], self.ttft[rows], self.rho[rows])
+
+
+# Returns what the estimate expects of the given rows at the load that a replica then gets.
+FindMeans = Callable[[Rows], Means]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,9 +110,7 @@ class CandidateTable:
     cost: Floats
     value: Floats
     score: Floats
-    itl: Floats
-    ttft: Floats
-    rho: Floats
+    means: FindMeans
     rate_max: Floats
     limit: Floats
     binding: Ints
@@ -125,9 +136,6 @@ class CandidateTable:
             max_batch=int(self.columns.max_batch[row]),
             cost_cents_per_h=float(self.cost[row]),
             value=float(self.value[row]),
-            itl_ms=float(self.itl[row]),
-            ttft_ms=float(self.ttft[row]),
-            rho=float(self.rho[row]),
             rate_max_rpm=float(self.rate_max[row]) * 60_000.0,
         )
 
@@ -140,9 +148,7 @@ class Sized:
     columns: ReplicaColumns
     wanted_batch: Ints
     replicas: Ints
-    itl: Floats
-    ttft: Floats
-    rho: Floats
+    means: FindMeans
     rate_max: Floats
     limit: Floats
     binding: Ints
@@ -155,16 +161,14 @@ class Sized:
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """The batch of each row, and mean latencies [ms] and busy share of it at the load of a replica.
+    """The batch of each row, and what it then expects at the load of a replica.
 
     itl_tail and ttft_tail are the latencies at the percentile, nan if nobody asks for it and inf if
     they have no bound.
     """
 
     batch: Ints
-    itl: Floats
-    ttft: Floats
-    rho: Floats
+    means: Means
     itl_tail: Floats
     ttft_tail: Floats
 
@@ -202,9 +206,7 @@ def make_table(
         cost=cost,
         value=value,
         score=value,
-        itl=sized.itl,
-        ttft=sized.ttft,
-        rho=sized.rho,
+        means=sized.means,
         rate_max=sized.rate_max,
         limit=sized.limit,
         binding=sized.binding,
@@ -273,21 +275,33 @@ class Answer:
     note: str = ""
 
 
+# Returns what decides between candidates of a table, given by their rows, whose scores are equal:
+# the lower comes first.
+TieBreak = Callable[[CandidateTable, Rows], Floats]
+
 # Returns the option of a server, by its index, of which it gets a part: a row, or None if there
 # is no room; the capacity left is by type index.
 PickPart = Callable[[Problem, Sequence[int], int], int | None]
 
 
 def make_problem(
-    table: CandidateTable, *, capacity: Sequence[int] | None, tie_break: Floats | None = None
+    table: CandidateTable, *, capacity: Sequence[int] | None, tie_break: TieBreak
 ) -> Problem:
-    """Return the problem of *table*: good rows by score; of equal ones the lower *tie_break* first
-    (None: ITL), then by name.
+    """Return the problem of *table*: good rows by score; of equal ones the lower *tie_break* first,
+    then by name.
     """
-    ties = table.itl if tie_break is None else tie_break
     good = np.flatnonzero(table.verdict == GOOD)
     score = np.round(table.score, SCORE_DIGITS)
-    order = good[np.lexsort((table.accelerator[good], ties[good], score[good], table.server[good]))]
+    ties = np.zeros(len(score))
+    order = good[np.lexsort((table.accelerator[good], score[good], table.server[good]))]
+    same = (np.diff(score[order]) == 0.0) & (np.diff(table.server[order]) == 0)
+    if same.any():
+        # Few: what decides between them is not asked of all.
+        tied = order[np.concatenate([same, [False]]) | np.concatenate([[False], same])]
+        ties[tied] = tie_break(table, tied)
+        order = good[
+            np.lexsort((table.accelerator[good], ties[good], score[good], table.server[good]))
+        ]
     counts = np.bincount(table.server[good], minlength=len(table.servers))
     stops = np.cumsum(counts).tolist()
     rows = order.tolist()

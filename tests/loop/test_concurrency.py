@@ -29,7 +29,7 @@ def test_a_batch_less_by_a_part_of_it_would_not_do(
     data = small_system(server(rpm=3000.0), itl_ms=itl_ms, ttft_ms=ttft_ms)
     table = size_all(data, how, servers=list(data.servers.values()), cache=SizingCache())
     row = np.array([table.accelerators.index("H100")])
-    tuned = tune(table, row, table.replicas[row], how)
+    tuned = tune(table, row, table.replicas[row], how, cache=SizingCache())
 
     def share(batch: int) -> float:
         columns = replace(table.columns.take(row), max_batch=np.array([batch]))
@@ -51,15 +51,15 @@ def test_the_latencies_at_the_percentile_are_those_that_so_many_meet() -> None:
     data = small_system(server(rpm=3000.0), itl_ms=20.0)
     table = size_all(data, how, servers=list(data.servers.values()), cache=SizingCache())
     rows = np.flatnonzero(table.verdict == GOOD)
-    tuned = tune(table, rows, table.replicas[rows], how)
+    tuned = tune(table, rows, table.replicas[rows], how, cache=SizingCache())
     columns = replace(table.columns.take(rows), max_batch=tuned.batch)
     rate = table.need[rows] / table.replicas[rows]
     tail = make_tail(columns)
     met = shares_within(tail, rate, make_goals(tail, ttft=tuned.ttft_tail, itl=tuned.itl_tail))
     assert met.ttft == pytest.approx(0.95, abs=1e-2)
     assert met.itl == pytest.approx(0.95, abs=1e-2)
-    assert (tuned.itl < tuned.itl_tail).all()
-    assert (tuned.ttft < tuned.ttft_tail).all()
+    assert (tuned.means.itl < tuned.itl_tail).all()
+    assert (tuned.means.ttft < tuned.ttft_tail).all()
 
 
 def test_the_go_optimizer_leaves_batch_and_latencies_alone() -> None:
@@ -68,6 +68,6 @@ def test_the_go_optimizer_leaves_batch_and_latencies_alone() -> None:
     data = small_system(server(rpm=3000.0), itl_ms=9.0)
     table = size_all(data, how, servers=list(data.servers.values()), cache=SizingCache())
     row = np.array([table.accelerators.index("H100")])
-    tuned = how.rules.tune(table, row, np.array([1]), how)
+    tuned = how.rules.tune(table, row, np.array([1]), how, cache=SizingCache())
     assert tuned.batch.tolist() == table.columns.max_batch[row].tolist()
-    assert tuned.itl.tolist() == table.itl[row].tolist()
+    assert tuned.means.itl.tolist() == table.means(row).itl.tolist()

@@ -135,7 +135,7 @@ def large_problem(servers: int, share: float) -> Problem:
         servers=list(data.servers.values()),
         cache=SizingCache(),
     )
-    return make_problem(table, capacity=table.capacity.tolist())
+    return make_problem(table, capacity=table.capacity.tolist(), tie_break=OURS.tie_break)
 
 
 @pytest.mark.parametrize("share", [0.4, 0.9])

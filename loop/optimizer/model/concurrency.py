@@ -12,15 +12,17 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.optimizer.cache import SizingCache, row_keys
 from loop.optimizer.model.chain import Bools, Floats, Ints
 from loop.optimizer.model.queueing import Metrics, ReplicaColumns, analyze, make_model
 from loop.optimizer.model.rates import blocks
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import make_tail
 from loop.optimizer.model.within import latencies_at, make_goals, shares_within
-from loop.optimizer.table import Tuned
+from loop.optimizer.table import Means, Tuned
 
 if TYPE_CHECKING:
+    from loop.optimizer.cache import SizingCache
     from loop.optimizer.model.chain import Rows
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
@@ -31,7 +33,14 @@ ROUNDS_MAX = 8
 KEEP = 1.5  # the present batch stays while it is at most so many times the smallest
 
 
-def tune(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings) -> Tuned:
+def tune(
+    table: CandidateTable,
+    rows: Rows,
+    replicas: Ints,
+    settings: OptimizerSettings,
+    *,
+    cache: SizingCache,
+) -> Tuned:
     """Return the batch for *replicas* of each row; a batch that the server's data fix, or without
     load, stays.
     """
@@ -46,11 +55,12 @@ def tune(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerS
     free &= settings.near_peak > 0.0
     here = np.flatnonzero(free)
     if len(here):
-        least = _least(
+        least = _remembered_least(
             table,
             rows[here],
             np.maximum(each, settings.near_peak * table.rate_max[rows])[here],
             settings,
+            cache,
         )
         now = table.asked.batch_now[rows[here]].astype(np.int64)
         same = table.asked.accelerator[rows[here]] == table.accelerator[rows[here]]
@@ -61,26 +71,70 @@ def tune(table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerS
             & (settings.hysteresis > 0.0)
         )
         batch[here] = np.where(keep, now, least)
-    itl, ttft, rho = table.itl[rows].copy(), table.ttft[rows].copy(), table.rho[rows].copy()
+    means = table.means(rows)
     changed = np.flatnonzero((batch != columns.max_batch) | (replicas != table.replicas[rows]))
     changed = changed[table.limit[rows[changed]] > 0.0]
     for part in blocks(batch[changed]):
         some = changed[part]
         found = _analyze(columns.take(some), batch[some], each[some])
-        itl[some], ttft[some], rho[some] = found.itl, found.ttft, found.rho
+        means.itl[some], means.ttft[some], means.rho[some] = found.itl, found.ttft, found.rho
     itl_tail, ttft_tail = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
     loaded = np.flatnonzero(table.limit[rows] > 0.0)
-    for part in blocks(batch[loaded]):
-        some = loaded[part]
-        tail = make_tail(replace(columns.take(some), max_batch=batch[some]))
-        itl_tail[some], ttft_tail[some] = latencies_at(
-            tail, each[some], table.percentile[rows[some]], near=(itl[some], ttft[some])
+    itl_tail[loaded], ttft_tail[loaded] = _at_percentile(
+        replace(columns, max_batch=batch).take(loaded),
+        each[loaded],
+        table.percentile[rows[loaded]],
+        near=means(loaded),
+        cache=cache,
+    )
+    return Tuned(batch, means, itl_tail, ttft_tail)
+
+
+def _at_percentile(
+    columns: ReplicaColumns, rate: Floats, percentile: Floats, *, near: Means, cache: SizingCache
+) -> tuple[Floats, Floats]:
+    """Return ITL and TTFT at *percentile* of each row, remembered or searched for."""
+    keys = row_keys("", [*columns.parts, rate, percentile, near.itl, near.ttft])
+    known = cache.latencies.get(keys)
+    found = np.array([one or (0.0, 0.0) for one in known]).reshape(-1, 2)
+    new = np.array([k for k, one in enumerate(known) if one is None], dtype=np.intp)
+    for part in blocks(columns.max_batch[new]):
+        rows = new[part]
+        pair = latencies_at(
+            make_tail(columns.take(rows)),
+            rate[rows],
+            percentile[rows],
+            near=(near.itl[rows], near.ttft[rows]),
         )
-    return Tuned(batch, itl, ttft, rho, itl_tail, ttft_tail)
+        found[rows] = np.stack(pair, axis=1)
+    cache.latencies.put([keys[k] for k in new], [(a, b) for a, b in found[new].tolist()])
+    return found[:, 0], found[:, 1]
 
 
 def _analyze(columns: ReplicaColumns, batch: Ints, rate: Floats) -> Metrics:
     return analyze(make_model(replace(columns, max_batch=batch)), rate)
+
+
+def _remembered_least(
+    table: CandidateTable,
+    rows: Rows,
+    rate: Floats,
+    settings: OptimizerSettings,
+    cache: SizingCache,
+) -> Ints:
+    """Return the smallest batch of each row, remembered or searched for."""
+    asked, columns = table.asked.take(rows), table.columns.take(rows)
+    goal = np.full(len(rows), 1.0 - settings.headroom)
+    bounds = (settings.utilisation_max, settings.loss_max)
+    parts = [*columns.parts, rate, goal, asked.slo_ttft, asked.slo_itl, table.percentile[rows]]
+    keys = row_keys("", parts + [np.full(len(rows), bound) for bound in bounds])
+    known = cache.batches.get(keys)
+    found = np.array([one or 0 for one in known], dtype=np.int64)
+    new = np.flatnonzero(found == 0)
+    if len(new):
+        found[new] = _least(table, rows[new], rate[new], settings)
+        cache.batches.put([keys[k] for k in new], found[new].tolist())
+    return found
 
 
 def _least(table: CandidateTable, rows: Rows, rate: Floats, settings: OptimizerSettings) -> Ints:

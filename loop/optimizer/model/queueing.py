@@ -80,6 +80,11 @@ class ReplicaColumns:
         )
 
     @property
+    def parts(self) -> list[Floats]:
+        """Return all columns, in order."""
+        return [getattr(self, name) for name in ReplicaColumns.__slots__]
+
+    @property
     def computed(self) -> Floats:
         """Return the tokens of a prompt that a prefill computes."""
         return self.in_tokens - self.cached

@@ -45,10 +45,6 @@ BLOCK_WASTE = 1 << 14  # states of padding that cost as much as one more group
 # MiB, of which not one page is touched). Importing SciPy does the same, by chance.
 np.empty(1 << 21)
 
-# Highest rate [requests/ms], best attainable ITL and TTFT [ms], index into BINDING, and the best
-# attainable share of requests within both.
-Limit = tuple[float, float, float, float, float]
-
 
 @dataclass(frozen=True, slots=True)
 class Targets:
@@ -94,7 +90,7 @@ class Limits:
             getattr(self, name)[rows] = getattr(found, name)
 
     def rows(self) -> Floats:
-        """Return a Limit per row."""
+        """Return the columns side by side."""
         columns = (self.rate, self.itl_floor, self.ttft_floor, self.binding, self.share_best)
         return np.stack(columns, axis=1)
 
@@ -368,26 +364,3 @@ def _share(points: tuple[Floats, Floats, Floats], values: tuple[Floats, Floats, 
             fc - fb
         )
     return np.clip(np.where(trusted & np.isfinite(share), share, 0.5), 1e-9, 1.0 - 1e-9)
-
-
-class SizingCache:
-    """Highest rates by their inputs, at most *limit* of them; the oldest half goes when it is
-    full.
-    """
-
-    def __init__(self, limit: int = 100_000) -> None:
-        self._limit = limit
-        self._found: dict[bytes, Limit] = {}
-
-    def __len__(self) -> int:
-        return len(self._found)
-
-    def get(self, keys: list[bytes]) -> list[Limit | None]:
-        """Return what is known of each key."""
-        return [self._found.get(key) for key in keys]
-
-    def put(self, keys: list[bytes], values: list[Limit]) -> None:
-        """Remember values by key."""
-        self._found.update(zip(keys, values, strict=True))
-        if len(self._found) > self._limit:
-            self._found = dict(list(self._found.items())[-self._limit // 2 :])

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    from loop.optimizer.cache import SizingCache
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
-    from loop.optimizer.model.rates import Limits, SizingCache, Targets
-    from loop.optimizer.table import CandidateTable, PickPart, Problem, Tuned
+    from loop.optimizer.model.rates import Limits, Targets
+    from loop.optimizer.table import CandidateTable, PickPart, Problem, TieBreak, Tuned
     from loop.spec import OptimizerData, ServerData, SystemData
     from loop.types import Load, Why
 
@@ -41,7 +42,13 @@ class Tune(Protocol):
     """Chooses the batch of the candidates taken."""
 
     def __call__(
-        self, table: CandidateTable, rows: Rows, replicas: Ints, settings: OptimizerSettings
+        self,
+        table: CandidateTable,
+        rows: Rows,
+        replicas: Ints,
+        settings: OptimizerSettings,
+        *,
+        cache: SizingCache,
     ) -> Tuned:
         """Return batch and latencies of each row with so many replicas."""
         ...
@@ -90,7 +97,8 @@ class Rules:
     in_force: the settings as these rules heed them. flags: the same of the flags in the data.
     size: the whole of sizing; the steps from absent_load to tie_break are of the size that ours
     and the Go optimizer of today share. absent_load: what a server is sized for of which no load is
-    known (None: it is not sized). idle_dropped: why a server without load and without a least
+    known (None: it is not sized). counted_rate: the rate by which replicas are counted (None: the
+    highest that meets the targets). idle_dropped: why a server without load and without a least
     number of replicas is left out if capacity is limited (None: it gets its zero replicas).
     """
 
@@ -109,10 +117,10 @@ class Rules:
     idle: Callable[[Pairs, Floats], tuple[Floats, Floats, Floats]]
     invalid: Callable[[ReplicaColumns], Bools]
     highest_rates: HighestRates
-    counted_rate: Callable[[Model, Floats], Floats]
+    counted_rate: Callable[[Model, Floats], Floats] | None
     count_replicas: CountReplicas
     # Choosing.
-    tie_break: Callable[[CandidateTable], Floats]
+    tie_break: TieBreak
     weight: Callable[[Sequence[int]], Sequence[float] | None]
     pick_part: PickPart
     # Explaining.

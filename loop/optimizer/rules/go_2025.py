@@ -33,6 +33,7 @@ from loop.optimizer.table import (
     NO_LATENCY_MODEL,
     TARGET_SHORT,
     CandidateTable,
+    Means,
     Sized,
     make_table,
 )
@@ -42,9 +43,9 @@ from loop.types import Why
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from loop.optimizer.cache import SizingCache
     from loop.optimizer.catalog import Pairs
     from loop.optimizer.model.chain import Rows
-    from loop.optimizer.model.rates import SizingCache
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import Problem
     from loop.spec import ServerData, SystemData
@@ -97,9 +98,7 @@ def size(
         columns=columns,
         wanted_batch=columns.max_batch,
         replicas=np.ceil(need / np.where(found.rate > 0.0, found.rate, np.inf)).astype(np.int64),
-        itl=found.itl,
-        ttft=found.wait,
-        rho=found.rho,
+        means=Means(found.itl, found.wait, found.rho),
         rate_max=found.rate,
         limit=found.rate,
         binding=found.binding,
@@ -198,11 +197,11 @@ def _missed(found: _Found, targets: Targets) -> Ints:
     return np.where((targets.itl > 0.0) & (found.best_itl > targets.itl), ITL_SHORT, TARGET_SHORT)
 
 
-def by_name(table: CandidateTable) -> Floats:
+def by_name(table: CandidateTable, rows: Rows) -> Floats:  # noqa: ARG001 the rules' port
     """Return that nothing but names decides between options of equal value: so they fell when a
     control loop of that time was recorded.
     """
-    return np.zeros_like(table.itl)
+    return np.zeros(len(rows))
 
 
 def soft_priority(priority: Sequence[int]) -> list[float]:

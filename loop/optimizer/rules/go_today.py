@@ -30,6 +30,7 @@ from loop.optimizer.table import Tuned
 from loop.types import Load, Why
 
 if TYPE_CHECKING:
+    from loop.optimizer.cache import SizingCache
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
@@ -198,11 +199,12 @@ def tune(
     rows: Rows,
     replicas: Ints,  # noqa: ARG001 the rules' port
     settings: OptimizerSettings,  # noqa: ARG001 the rules' port
+    *,
+    cache: SizingCache,  # noqa: ARG001 the rules' port
 ) -> Tuned:
     """Return batch and latencies as sized, also where there are fewer replicas than asked for."""
     none = np.full(len(rows), np.nan)
-    itl, ttft, rho = table.itl[rows], table.ttft[rows], table.rho[rows]
-    return Tuned(table.columns.max_batch[rows], itl, ttft, rho, none, none)
+    return Tuned(table.columns.max_batch[rows], table.means(rows), none, none)
 
 
 def highest_rates(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
     from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
-    from loop.optimizer.model.queueing import Model, ReplicaColumns
+    from loop.optimizer.model.queueing import ReplicaColumns
     from loop.optimizer.model.rates import Limits, Targets
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
@@ -139,11 +139,6 @@ def highest_rates(
     return limits
 
 
-def counted_rate(model: Model, rate: Floats) -> Floats:  # noqa: ARG001 the rules' port
-    """Return the rate by which replicas are counted: the highest that meets the targets."""
-    return rate
-
-
 def count_replicas(
     *,
     share: Floats,
@@ -161,9 +156,9 @@ def count_replicas(
     return np.where((now >= wanted) & (now <= most), now, wanted)
 
 
-def lower_itl(table: CandidateTable) -> Floats:
+def lower_itl(table: CandidateTable, rows: Rows) -> Floats:
     """Return what decides between options of equal score: the latency of a token."""
-    return table.itl
+    return table.means(rows).itl
 
 
 def no_weight(priority: Sequence[int]) -> None:
@@ -195,7 +190,7 @@ OURS = Rules(
     idle=idle,
     invalid=invalid,
     highest_rates=highest_rates,
-    counted_rate=counted_rate,
+    counted_rate=None,
     count_replicas=count_replicas,
     tie_break=lower_itl,
     weight=no_weight,

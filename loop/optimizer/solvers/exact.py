@@ -49,13 +49,13 @@ def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: flo
     solved to LARGE_GAP and by so many nodes only, so that the answer is quick and does not depend
     on the speed of the machine.
     """
-    if problem.capacity is None:
-        first = {
-            i: Choice(rows[0], problem.replicas[rows[0]])
-            for i, rows in enumerate(problem.options)
-            if rows
-        }
-        return Answer(choices=first, gap=0.0, optimal=True)
+    best = {
+        i: Choice(rows[0], problem.replicas[rows[0]])
+        for i, rows in enumerate(problem.options)
+        if rows
+    }
+    if problem.capacity is None or _fits(problem, best.values()):
+        return Answer(choices=best, gap=0.0, optimal=True)
     options = _options(problem)
     if not len(options.row):
         return Answer(choices={}, gap=0.0, optimal=True)
@@ -303,19 +303,17 @@ def _answer(problem: Problem, options: _Options, found: Found) -> Answer:
     rows = options.row[found.taken].tolist()
     owners = options.owner[found.taken].tolist()
     choices = {i: Choice(row, problem.replicas[row]) for i, row in zip(owners, rows, strict=True)}
-    _check(problem, choices.values())
+    assert _fits(problem, choices.values()), "capacity exceeded"
     cost = float(options.score[found.taken].sum())
     gap = 0.0 if found.proven else max(0.0, cost - found.bound) / max(abs(cost), 1e-9)
     return Answer(choices=choices, gap=gap, optimal=found.proven)
 
 
-def _check(problem: Problem, choices: Iterable[Choice]) -> None:
-    """Assert that the choices hold no more GPUs than there are."""
+def _fits(problem: Problem, choices: Iterable[Choice]) -> bool:
+    """Tell whether the choices hold no more GPUs than there are."""
     used: dict[int, int] = {}
     for choice in choices:
         kind = problem.type[choice.row]
         used[kind] = used.get(kind, 0) + problem.units[choice.row] * choice.replicas
     assert problem.capacity is not None
-    assert all(kind < 0 or gpus <= problem.capacity[kind] for kind, gpus in used.items()), (
-        "capacity exceeded"
-    )
+    return all(kind < 0 or gpus <= problem.capacity[kind] for kind, gpus in used.items())

@@ -1,0 +1,110 @@
+"""What sizing and solving found, by all that it depends on: a pure cache, so every answer is the
+same with it and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from loop.optimizer.model.chain import Floats
+    from loop.optimizer.rules import OptimizerSettings
+    from loop.optimizer.solution import Solution
+    from loop.spec import SystemData
+
+Value = TypeVar("Value")
+
+# Highest rate [requests/ms], best attainable ITL and TTFT [ms], index into rates.BINDING, and the
+# best attainable share of requests within both.
+Limit = tuple[float, float, float, float, float]
+
+SOLUTIONS_MAX = 8  # a cycle asks a few times: with margins, without, with moves and without
+FIGURES_MAX = 5_000  # figures that depend on the rate, which seldom comes again
+
+
+class Known(Generic[Value]):
+    """Values by key, at most *limit* of them; the oldest half goes when it is full."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._found: dict[bytes, Value] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def get(self, keys: Sequence[bytes]) -> list[Value | None]:
+        """Return what is known of each key."""
+        return [self._found.get(key) for key in keys]
+
+    def put(self, keys: Sequence[bytes], values: Sequence[Value]) -> None:
+        """Remember values by key."""
+        self._found.update(zip(keys, values, strict=True))
+        if len(self._found) > self._limit:
+            self._found = dict(list(self._found.items())[-self._limit // 2 :])
+
+
+class SizingCache:
+    """What was found before: highest rates and smallest batches, which do not depend on the rate
+    that is asked for; latencies at a percentile, which do; and whole solutions.
+    """
+
+    def __init__(self, limit: int = 100_000) -> None:
+        self.limits: Known[Limit] = Known(limit)
+        self.batches: Known[int] = Known(limit)
+        self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
+        self._solutions: list[_Solved] = []
+
+    def __len__(self) -> int:
+        return len(self.limits)
+
+    def solution(self, data: SystemData, settings: OptimizerSettings) -> Solution | None:
+        """Return the solution of the same input, if it is remembered."""
+        found = (one for one in reversed(self._solutions) if one.is_of(data, settings))
+        one = next(found, None)
+        return None if one is None else one.solution
+
+    def keep(self, data: SystemData, settings: OptimizerSettings, solution: Solution) -> None:
+        """Remember *solution*; of the oldest ones none is kept."""
+        # Copies: what the caller does to its dictionaries afterwards is another input.
+        copy = replace(
+            data,
+            accelerators=dict(data.accelerators),
+            perf=dict(data.perf),
+            classes=dict(data.classes),
+            servers=dict(data.servers),
+            capacity=dict(data.capacity),
+        )
+        self._solutions.append(_Solved(copy, settings, solution))
+        del self._solutions[:-SOLUTIONS_MAX]
+
+
+@dataclass(frozen=True, slots=True)
+class _Solved:
+    """A solution, and of what."""
+
+    data: SystemData
+    settings: OptimizerSettings
+    solution: Solution
+
+    def is_of(self, data: SystemData, settings: OptimizerSettings) -> bool:
+        """Tell whether it is the solution of this input; its order is that of the servers."""
+        return (
+            # First what differs most often: nearly all inputs are told apart by one server.
+            data.servers == self.data.servers
+            and settings == self.settings
+            and data == self.data
+            and list(data.servers) == list(self.data.servers)
+        )
+
+
+def row_keys(name: str, parts: Sequence[Floats]) -> list[bytes]:
+    """Return one key per row of the columns *parts*, which are all that a value depends on."""
+    table = np.stack(parts, axis=1).astype(np.float64)
+    # The bytes of a row are its key: a tuple of floats would take a tenth of all sizing to hash.
+    keys: list[bytes] = table.view(f"V{table.shape[1] * 8}").ravel().tolist()
+    start = name.encode()
+    return [start + key for key in keys]
