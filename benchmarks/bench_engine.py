@@ -29,6 +29,7 @@ from benchmarks.bench_replica import (
 )
 from twin.engine.compiled.columns import LEAST_OUTSTANDING
 from twin.engine.compiled.table import ReplicaTable
+from twin.engine.compiled.visit import Stretch, Visit
 from twin.engine.replica import Replica
 from twin.request import RequestBatch, RequestLog
 from twin.spec import EngineSpec
@@ -108,11 +109,13 @@ def _plain(spec: EngineSpec, batch: RequestBatch, steps: Steps, log: RequestLog)
 
 
 def _compiled(spec: EngineSpec, batch: RequestBatch, steps: Steps, log: RequestLog) -> None:
-    table = ReplicaTable(server="s", index=0, records=log)
-    replica = table.add(spec, max_batch=MAX_BATCH, queue_max=None)
+    table = ReplicaTable(records=log)
+    replica = table.add(spec, server="s", index=0, max_batch=MAX_BATCH, queue_max=None)
     route = (LEAST_OUTSTANDING, 0, np.empty(0))
     for begin, end, until_s in steps:
-        table.serve(batch, begin, end, replicas=[replica], route=route, number=begin)
+        stretch = Stretch(batch, begin, end, begin, route)
+        table.serve(0, stretch, [replica])
         if until_s < inf:
-            table.sample([replica], until_s)
+            nothing = Stretch(batch, end, end, end, route)
+            table.sample([Visit(0, nothing, (), [replica])], until_s)
     replica.advance(inf, inclusive=False)

@@ -186,7 +186,7 @@ _DTYPE = np.dtype(
         ("reason", "i1"),
     ]
 )
-_INTS = ("id", "prompt_tokens", "output_tokens", "preemptions", "outcome", "reason")
+_INTS = ("server", "id", "prompt_tokens", "output_tokens", "preemptions", "outcome", "reason")
 _TIMES = ("arrival_s", "first_token_s", "finish_s")
 _pack = Struct("<hqiiIdddbb").pack
 
@@ -262,14 +262,11 @@ class RequestLog:
         """
         self._add(request, nan, Outcome.UNFINISHED, "")
 
-    def add_rows(
-        self, server: int, ints: npt.NDArray[np.int64], times_s: npt.NDArray[np.float64]
-    ) -> None:
-        """Record requests of *server*, a row each: id, prompt, output, preemptions, outcome and
-        reason; arrival, first token and end.
+    def add_rows(self, ints: npt.NDArray[np.int64], times_s: npt.NDArray[np.float64]) -> None:
+        """Record requests, a row each: server, id, prompt, output, preemptions, outcome and reason;
+        arrival, first token and end.
         """
         rows = np.empty(len(ints), _DTYPE)
-        rows["server"] = server
         for column, name in enumerate(_INTS):
             rows[name] = ints[:, column]
         for column, name in enumerate(_TIMES):
@@ -319,7 +316,5 @@ class NoRequestLog(RequestLog):
     def add_unfinished(self, request: Request) -> None:
         """Forget it."""
 
-    def add_rows(
-        self, server: int, ints: npt.NDArray[np.int64], times_s: npt.NDArray[np.float64]
-    ) -> None:
+    def add_rows(self, ints: npt.NDArray[np.int64], times_s: npt.NDArray[np.float64]) -> None:
         """Forget them."""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
+import numpy as np
 import pytest
+import simpy
 
 pytest.importorskip("numba", reason="the compiled engine needs the extra `fast`")
 
@@ -12,8 +14,12 @@ from tests.twin.fuzz_worlds import played
 from twin.engine.compiled.table import TableReplica
 from twin.engine.port import EngineFactory
 from twin.engine.replica import Replica
+from twin.request import RequestBatch
+from twin.serving.cluster import Cluster
+from twin.spec import LatencyModel, Pool, Server
 from twin.testing.engine import EngineContract
 from twin.testing.replica_scripts import make_script, play_engine
+from twin.testing.worlds import spec_of
 
 pytestmark = pytest.mark.slow  # compiling takes longer than all that make quick tries
 
@@ -62,6 +68,35 @@ def test_a_thousand_worlds_are_the_same_by_both_engines(part: int) -> None:
     """`make fuzz`: what a hundred worlds do not meet."""
     share = MANY // 10
     _compare(range(QUICK + part * share, QUICK + (part + 1) * share))
+
+
+def test_a_scrape_of_the_table_tells_of_queues_and_of_preemptions() -> None:
+    """What a policy sees of a server that is short of memory."""
+    windows = []
+    for compiled in (True, False):
+        env = simpy.Environment()
+        spec = spec_of(
+            Server(name="s", model="s", pool=Pool(accelerator="A", replicas=2, max_batch=8)),
+            capacity={"A": 2},
+            latency_model=LatencyModel(alpha_ms=40.0, beta_ms=0.0, gamma_ms=0.0),
+            kv_tokens=128,
+        )
+        cluster = Cluster(env, spec, seed=np.random.SeedSequence(1), compiled=compiled)
+        cluster.expect(
+            "s",
+            RequestBatch(
+                times_s=np.arange(1.0, 50.0, 0.25),
+                prompt_tokens=np.full(196, 20),
+                output_tokens=np.full(196, 40),
+            ),
+        )
+        env.run(until=61.0)
+        windows.append(cluster.snapshot().servers["s"].window)
+    fast, plain = windows
+    assert fast == plain
+    assert fast.preemptions is not None
+    assert fast.preemptions > 0
+    assert fast.percentiles_ms["queue"]["p99"] > fast.percentiles_ms["queue"]["p50"]
 
 
 def _compare_crowd(seed: int) -> None:

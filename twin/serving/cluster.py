@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import simpy
@@ -16,11 +17,18 @@ from twin.kernel import CONTROL, SCRAPE, at
 from twin.request import NoRequestLog, Request, RequestBatch, RequestLog
 from twin.serving.capacity import CapacityChange, Ledger
 from twin.serving.deployment import Deployment
+from twin.serving.metrics import TableTotals, WindowFigures, window_figures
 from twin.serving.pod import NoPodLog, Pod, PodLog
 from twin.serving.rollout import DesiredState
 from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
 from twin.spec import ClusterSpec, Pool, Server, SpecError
 
+if TYPE_CHECKING:
+    from twin.engine.compiled.table import ReplicaTable
+    from twin.engine.compiled.visit import Visit
+
+# Requests that are served by one call, at most so many and those of one server.
+TOGETHER = 16_384
 # Of a world that runs for days: minutes of a busy pod, and half a megabyte of each.
 WAITING_MAX = 2_000
 
@@ -52,7 +60,7 @@ class Cluster:
         self.spec = spec
         self.requests = RequestLog() if waiting_max is None else NoRequestLog()
         self._waiting_max = waiting_max
-        self._compiled = compiled
+        self._table = _make_table(self.requests) if compiled else None
         self.pods = PodLog() if waiting_max is None else NoPodLog()
         self.desired: list[DesiredState] = []
         self._desired_count = 0
@@ -199,8 +207,12 @@ class Cluster:
             scrape_interval_s=self.spec.world.scrape_interval_s,
             window_s=self.spec.world.window_s,
             servers={
-                name: _server_state(deployment, self._asked[name], self.spec)
-                for name, deployment in self._by_name.items()
+                name: _server_state(deployment, self._asked[name], window, self.spec)
+                for (name, deployment), window in zip(
+                    self._by_name.items(),
+                    window_figures([each.series for each in self._by_name.values()]),
+                    strict=True,
+                )
             },
             capacity={
                 type_: CapacityState(
@@ -256,7 +268,7 @@ class Cluster:
             seed=self._seed,
             freed=self._make_room,
             waiting_max=self._waiting_max,
-            compiled=self._compiled,
+            table=self._table,
         )
         self._deployments += (deployment,)
         self._by_name[deployment.server.name] = deployment
@@ -277,9 +289,43 @@ class Cluster:
         at(self._env, at_s, priority=SCRAPE, action=self._scrape)
 
     def _scrape(self) -> None:
+        # Servers whose replicas are rows of the table are served and read together: a call for each
+        # would take longer than what it does.
+        seen: list[Deployment] = []
+        visits: list[Visit] = []
+        requests = 0
         for deployment in self._deployments:
-            deployment.scrape()
+            visit = deployment.visit()
+            if visit is None:
+                deployment.scrape()
+                continue
+            seen.append(deployment)
+            visits.append(visit)
+            requests += visit.stretch.requests
+            if requests > TOGETHER:
+                self._sample(seen[-len(visits) :], visits)
+                visits, requests = [], 0
+        if visits:
+            self._sample(seen[-len(visits) :], visits)
+        if seen:
+            self._show(seen)
         self._await_scrape()
+
+    def _sample(self, deployments: Sequence[Deployment], visits: Sequence[Visit]) -> None:
+        assert self._table is not None
+        turns = self._table.sample(visits, self._env.now)
+        for deployment, visit, turn in zip(deployments, visits, turns, strict=True):
+            if visit.stretch.requests:
+                deployment.gateway.resume(turn)
+
+    def _show(self, deployments: Sequence[Deployment]) -> None:
+        """Tell *deployments* what the table has just read of them."""
+        assert self._table is not None
+        counted, sums_s = self._table.scraped.copy(), self._table.scraped_sums.copy()
+        gauges, usages = self._table.gauges()
+        for deployment in deployments:
+            index = deployment.index
+            deployment.show(TableTotals(counted[index], sums_s[index]), gauges, usages)
 
     def _apply(self, deployment: Deployment, number: int, desired: DesiredState) -> None:
         # With a random delay one may overtake another: what was asked for later counts.
@@ -336,7 +382,15 @@ class Cluster:
         return pool
 
 
-def _server_state(deployment: Deployment, asked: DesiredState, spec: ClusterSpec) -> ServerState:
+def _make_table(requests: RequestLog) -> ReplicaTable:
+    from twin.engine.compiled.table import ReplicaTable  # noqa: PLC0415, an extra
+
+    return ReplicaTable(records=requests)
+
+
+def _server_state(
+    deployment: Deployment, asked: DesiredState, window: WindowFigures, spec: ClusterSpec
+) -> ServerState:
     server, series = deployment.server, deployment.series
     phases = [pod.phase for pod in deployment.pods]
     return ServerState(
@@ -349,7 +403,7 @@ def _server_state(deployment: Deployment, asked: DesiredState, spec: ClusterSpec
         pending=phases.count("pending"),
         draining=phases.count("draining"),
         scraped_s=series.scraped_s,
-        window=series.figures(),
+        window=window,
         running=series.running,
         waiting=series.waiting,
         backlog=series.backlog,

@@ -15,12 +15,13 @@ import numpy as np
 import simpy
 
 from twin.chance import CRASH, ROUTER, START_UP, draw_s, server_generator
+from twin.engine.compiled.visit import NO_STRETCH, Visit, fits_table
 from twin.engine.port import Engine, make_engine
 from twin.kernel import BOUNDARY, CONTROL, Call, at
 from twin.request import Request, RequestLog
 from twin.serving.capacity import Claim, Ledger
 from twin.serving.gateway import Gateway, arrival_order
-from twin.serving.metrics import Arrivals, Counters, ServerSeries
+from twin.serving.metrics import Arrivals, Counters, ServerSeries, TableTotals
 from twin.serving.pod import LifeEnd, Pod, PodLife, PodLog
 from twin.serving.rollout import DesiredState, make_room, plan
 from twin.spec import ClusterSpec, GaugeSample, Server
@@ -54,7 +55,7 @@ class Deployment:
         seed: np.random.SeedSequence,
         freed: Callable[[bool], None],
         waiting_max: int | None = None,
-        compiled: bool = False,
+        table: ReplicaTable | None = None,
     ) -> None:
         self.server: Server = spec.servers[index]
         self.index = index
@@ -80,23 +81,18 @@ class Deployment:
         self._freed = freed
         self._live = self.server.max_batch_change == "live"
         self._pods_made = 0
-        self._table = self._make_table(requests) if compiled else None
+        self._table = table if self._fits_table() else None
         self.gateway.table, self.gateway.leave_table = self._table, self._leave_table
         self._rng_start_up = server_generator(seed, index, START_UP)
         self._rng_crash = server_generator(seed, index, CRASH)
 
-    def _make_table(self, requests: RequestLog) -> ReplicaTable | None:
-        """Return the table of this server's replicas; None if one might be of another kind."""
-        from twin.engine.compiled.table import ReplicaTable, supports  # noqa: PLC0415, an extra
-
-        engines = [
-            engine
+    def _fits_table(self) -> bool:
+        """Tell whether every replica that this server may get can be a row of a table."""
+        return all(
+            fits_table(engine)
             for (model, _), engine in self._spec.engines.items()
             if model == self.server.model
-        ]
-        if not all(map(supports, engines)):
-            return None
-        return ReplicaTable(server=self.server.name, index=self.index, records=requests)
+        )
 
     def watch(self, ended: Callable[[Request, float], None]) -> None:
         """Call *ended* with each request from now on and the instant at which its client has the
@@ -123,7 +119,13 @@ class Deployment:
 
     def _make_engine(self, pod: Pod) -> Engine:
         if self._table is not None:
-            return self._table.add(pod.engine, max_batch=pod.max_batch, queue_max=self._queue_max)
+            return self._table.add(
+                pod.engine,
+                server=self.server.name,
+                index=self.index,
+                max_batch=pod.max_batch,
+                queue_max=self._queue_max,
+            )
         return make_engine(
             pod.engine,
             max_batch=pod.max_batch,
@@ -177,32 +179,72 @@ class Deployment:
         """Take a sample of the router and of every pod that serves; what happens at this instant is
         in it.
         """
-        now_s, series = self._env.now, self.series
+        now_s = self._env.now
         self.gateway.arrive(now_s, inclusive=True)
-        arrivals = Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens)
+        table = self._table
+        if table is not None:
+            table.sample([Visit(self.index, NO_STRETCH, (), self._rows())], now_s)
+            totals = TableTotals(table.scraped[self.index].copy(), table.scraped_sums[self.index])
+            self.show(totals._replace(sums_s=totals.sums_s.copy()), *table.gauges())
+            return
+        growths: list[Counters] = []
         pods = [pod for pod in self.pods if pod.replica is not None]
-        serving = [pod.series for pod in pods]
-        if self._table is not None:
-            self._scrape_table(self._table, arrivals, pods)
-        else:
-            growths: list[Counters] = []
-            for pod in pods:
-                assert pod.replica is not None
-                pod.replica.advance(now_s, inclusive=True)
-                reading = pod.replica.read(now_s)
-                growths.append(
-                    pod.series.scrape(
-                        reading, finished_tokens=pod.finished.output_tokens, now_s=now_s
-                    )
-                )
-            series.add(now_s, arrivals, growths, [pod.growth for pod in serving])
-            series.add_waits([pod.waited for pod in serving])
-            series.queued_prompt_tokens = self._queued_prompt_tokens()
+        for pod in pods:
+            assert pod.replica is not None
+            pod.replica.advance(now_s, inclusive=True)
+            reading = pod.replica.read(now_s)
+            growths.append(
+                pod.series.scrape(reading, finished_tokens=pod.finished.output_tokens, now_s=now_s)
+            )
+        self.series.add(now_s, self._arrivals(), growths, [pod.series.growth for pod in pods])
+        self.series.add_waits([pod.series.waited for pod in pods])
+        self.series.queued_prompt_tokens = self._queued_prompt_tokens()
+        self._add_up()
+
+    def visit(self) -> Visit | None:
+        """Return what a scrape does to this server, if it may be done together with others; then
+        `show` is told. None if it is to be done by `scrape`.
+        """
+        if self._table is None:
+            return None
+        stretch = self.gateway.stretch(self._env.now)
+        if stretch is None:
+            return None
+        # With a table, all replicas are rows of it.
+        routed = cast("list[TableReplica]", self.gateway.replicas)
+        return Visit(self.index, stretch, routed, self._rows())
+
+    def show(self, totals: TableTotals, gauges: list[list[int]], usages: list[float]) -> None:
+        """Take in a scrape of the table: the *totals* of this server, and by row the *gauges* and
+        *usages* of ReplicaTable.gauges.
+        """
+        now_s = self._env.now
+        self.series.add_totals(now_s, self._arrivals(), totals)
+        queued = sum([request.prompt_tokens for request in self.gateway.backlog])
+        for pod in self.pods:
+            if pod.replica is not None:
+                row = cast("TableReplica", pod.replica).row
+                running, waiting, tokens = gauges[row]
+                pod.series.show(running, waiting, tokens, usages[row], now_s=now_s)
+                queued += tokens
+        self.series.queued_prompt_tokens = queued
+        self._add_up()
+
+    def _rows(self) -> list[TableReplica]:
+        return [cast("TableReplica", pod.replica) for pod in self.pods if pod.replica is not None]
+
+    def _arrivals(self) -> Arrivals:
+        return Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens)
+
+    def _add_up(self) -> None:
+        """Add up the gauges of the pods as just scraped."""
+        series = self.series
+        serving = [pod.series for pod in self.pods if pod.replica is not None]
         ready = [pod.series.kv_usage for pod in self.pods if pod.phase == "ready"]
-        series.running = sum(pod.running for pod in serving)
-        series.waiting = sum(pod.waiting for pod in serving)
+        series.running = sum([pod.running for pod in serving])
+        series.waiting = sum([pod.waiting for pod in serving])
         series.backlog = series.waiting + len(self.gateway.backlog)
-        series.gauges.append(GaugeSample(now_s, series.running, series.backlog))
+        series.gauges.append(GaugeSample(self._env.now, series.running, series.backlog))
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
     def _queued_prompt_tokens(self) -> int | None:
@@ -218,17 +260,6 @@ class Deployment:
                     return None
                 total += queued
         return total
-
-    def _scrape_table(self, table: ReplicaTable, arrivals: Arrivals, pods: Sequence[Pod]) -> None:
-        now_s = float(self._env.now)
-        replicas = [cast("TableReplica", pod.replica) for pod in pods]
-        table.sample(replicas, now_s)
-        self.series.add_totals(now_s, arrivals, table.scraped, table.scraped_sums)
-        queued = sum([request.prompt_tokens for request in self.gateway.backlog])
-        for pod, replica in zip(pods, replicas, strict=True):
-            pod.series.show(*table.gauges(replica.row), now_s=now_s)
-            queued += pod.series.queued_prompt_tokens or 0
-        self.series.queued_prompt_tokens = queued
 
     def _finished(self, pod: Pod, request: Request, _finish_s: float) -> None:
         pod.finished.add(request)

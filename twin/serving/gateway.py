@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, cast
 import numpy as np
 import simpy
 
+from twin.engine.compiled.visit import NO_STRETCH, Stretch
 from twin.engine.port import Engine
 from twin.kernel import CONTROL, at
 from twin.request import Request, RequestBatch, RequestLog
@@ -22,6 +23,10 @@ from twin.spec import Server
 
 if TYPE_CHECKING:
     from twin.engine.compiled.table import ReplicaTable, TableReplica
+
+
+STRETCH_MAX = 4096
+"""Requests to one server, that are served together with those to others; more are by themselves."""
 
 
 class Gateway:
@@ -86,11 +91,44 @@ class Gateway:
             batch = self._expected[0]
             begin, end = self._begun, int(batch.times_s.searchsorted(until_s, side))
             self._take(batch, begin, end)
-            if end == len(batch):
-                self._expected.popleft()
-                end = 0
-            self._begun = end
-            self._next_s = float(self._expected[0].times_s[end]) if self._expected else inf
+            self._pass(batch, end)
+
+    def _pass(self, batch: RequestBatch, end: int) -> None:
+        """Note that of *batch*, the first that is expected, all before *end* have come."""
+        if end == len(batch):
+            self._expected.popleft()
+            end = 0
+        self._begun = end
+        self._next_s = float(self._expected[0].times_s[end]) if self._expected else inf
+
+    def stretch(self, until_s: float) -> Stretch | None:
+        """Return what comes by *until_s*, itself included, and count it as come: the caller lets
+        the table serve it together with what comes to other servers, and says `resume`. None if it
+        is to be taken by `arrive`.
+        """
+        if self.backlog or not self.replicas:
+            return None
+        begin, number = self._begun, self.arrivals
+        if self._next_s > until_s:
+            return NO_STRETCH
+        batch = self._expected[0]
+        end = int(batch.times_s.searchsorted(until_s, "right"))
+        if end - begin > STRETCH_MAX:
+            return None
+        more = end == len(batch) and len(self._expected) > 1
+        if more and self._expected[1].times_s[0] <= until_s:
+            return None
+        plan = self._router.plan(end - begin)
+        if plan is None:
+            return None
+        self._pass(batch, end)
+        self.arrivals += end - begin
+        self.arrived_tokens += int(batch.prompt_tokens[begin:end].sum())
+        return Stretch(batch, begin, end, number, plan)
+
+    def resume(self, turn: int) -> None:
+        """Go on with this place in the round, where the table ended."""
+        self._router.resume(turn)
 
     def _take(self, batch: RequestBatch, begin: int, end: int) -> None:
         """Take the requests of *batch* from *begin* to before *end*, between whose arrivals nothing
@@ -124,9 +162,8 @@ class Gateway:
             return False
         # With a table, all replicas are rows of it.
         replicas = cast("list[TableReplica]", self.replicas)
-        turn = self.table.serve(
-            batch, begin, end, replicas=replicas, route=plan, number=self.arrivals
-        )
+        stretch = Stretch(batch, begin, end, self.arrivals, plan)
+        turn = self.table.serve(self._index, stretch, replicas)
         self._router.resume(turn)
         self.arrivals += end - begin
         self.arrived_tokens += int(batch.prompt_tokens[begin:end].sum())

@@ -30,8 +30,11 @@ Requests = tuple[Floats, Ints, Ints]
 Order = tuple[Ints, Floats]
 """Of the replicas of a server two trees of minima, of their requests in flight and of their next
 boundaries: the root is entry 1, entry i stands over 2 i and 2 i + 1, the places follow from the
-middle on. Of no length, they are not kept.
+middle on.
 """
+# Below so many replicas a look at all of them is as fast as an order that has to be kept; and for
+# so few requests an order is not worth making.
+ORDER_REPLICAS, ORDER_REQUESTS = 16, 4
 
 _REJECTED: Any = np.int64(Outcome.REJECTED)
 _UNBOUNDED = at.UNBOUNDED
@@ -40,67 +43,69 @@ _UNBOUNDED = at.UNBOUNDED
 @compiled
 def run(
     arrays: Arrays,
+    visits: Ints,
     rows: Ints,
     requests: Requests,
-    route: tuple[int, int, Floats],
+    draws: Floats,
     order: Order,
-    span: tuple[int, int, int],
     one: tuple[int, float],
     scrape: tuple[int, float, Scraped, Scraped, Ints, Floats],
     until_s: float,
 ) -> int:
-    """Let things happen to the replicas *rows*, in this order.
+    """Let things happen to one server after the other, as their *visits* say (the V_ columns:
+    places in *rows*, *requests* and *draws*).
 
-    The *requests* (instants, prompts, outputs) of *span* arrive: from, to before, and the number of
-    the first; *route* is how to choose, whose turn it is, and what chance drew; *order* is room to
-    keep the replicas in. Or, with a slot >= 0 in *one*, the request there is submitted to the first
-    of the rows at that instant. Then all
-    go on to before *until_s*. Then, if *scrape* says so (columns.READ, columns.SCRAPE), each is
-    read as right before an instant.
+    Requests (instants, prompts, outputs) arrive; *order* is room to keep replicas in. Or, with a
+    slot >= 0 in *one*, the request there is submitted to the first replica at that instant. Then
+    those to be read go on to before *until_s*, and if *scrape* says so (columns.READ,
+    columns.SCRAPE), each is read as right before an instant.
 
-    Return whose turn it is then, or of the request in *one* the code of the reason why it was
-    refused, or 0.
+    Whose turn it is then stands in the visit. Return, of the request in *one*, the code of the
+    reason why it was refused, or 0.
     """
     s = State(*arrays)
-    how, turn, draws = route
-    begin, end, number = span
     slot, now_s = one
-    if begin < end:
-        turn = _serve(s, rows, requests, how, turn, draws, order, begin, end, number)
-    if slot >= 0:
-        r = rows[0]
-        if s.floats[r, at.NEXT_S] < now_s:
-            advance(s, r, now_s)
-        turn = take(s, r, slot, now_s)
-    for r in rows:
-        advance(s, r, until_s)
-    what, after_s, last, scratch, total, total_s = scrape
-    if what:
-        for r in rows:
-            _read(s, r, after_s, scratch)
-            if what == at.SCRAPE:
-                _add_growth(r, last, scratch, total, total_s)
-    return turn
+    what, after_s, last, scratch, totals, totals_s = scrape
+    refused = 0
+    for v in range(len(visits)):
+        visit = visits[v]
+        if visit[at.V_BEGIN] < visit[at.V_END]:
+            _serve(s, visit, rows, requests, draws, order)
+        read = rows[visit[at.V_READ] : visit[at.V_READ_END]]
+        if slot >= 0:
+            r = read[0]
+            if s.floats[r, at.NEXT_S] < now_s:
+                advance(s, r, now_s)
+            refused = take(s, r, slot, now_s)
+        for r in read:
+            advance(s, r, until_s)
+        if what:
+            server = visit[at.V_SERVER]
+            for r in read:
+                _read(s, r, after_s, scratch)
+                if what == at.SCRAPE:
+                    _add_growth(r, last, scratch, totals[server], totals_s[server])
+    return refused
 
 
 @compiled
 def _serve(
-    s: State,
-    rows: Ints,
-    batch: Requests,
-    how: int,
-    turn: int,
-    draws: Floats,
-    order: Order,
-    begin: int,
-    end: int,
-    number: int,
-) -> int:
+    s: State, visit: Ints, all_rows: Ints, batch: Requests, all_draws: Floats, order: Order
+) -> None:
     floats, requests, times = s.floats, s.requests, s.times
     arrivals_s, prompts, outputs = batch
+    rows = all_rows[visit[at.V_ROUTED] : visit[at.V_ROUTED_END]]
+    draws = all_draws[visit[at.V_DRAWS] :]
+    begin, end, number = visit[at.V_BEGIN], visit[at.V_END], visit[at.V_NUMBER]
+    how, turn = visit[at.V_HOW], visit[at.V_TURN]
     count = len(rows)
-    least, due = order
-    ordered = len(least) > 0
+    ordered = (
+        how == at.LEAST_OUTSTANDING and count >= ORDER_REPLICAS and end - begin >= ORDER_REQUESTS
+    )
+    half = 1
+    while ordered and half < count:
+        half *= 2
+    least, due = order[0][: 2 * half], order[1][: 2 * half]
     if ordered:
         _plant(s, rows, least, due)
     for i in range(begin, end):
@@ -141,11 +146,11 @@ def _serve(
         times[slot, at.LAST_S] = np.nan
         reason = take(s, r, slot, now_s)
         if reason:
-            record(s, slot, now_s, now_s, _REJECTED, reason)
+            record(s, r, slot, now_s, now_s, _REJECTED, reason)
         elif ordered:
             _put(least, place, s.ints[r, at.OUTSTANDING])
             _put(due, place, floats[r, at.NEXT_S])
-    return turn
+    visit[at.V_TURN] = turn
 
 
 @compiled

@@ -12,6 +12,8 @@ MAX_BATCH, BUDGET, KV_BLOCKS, KV_TOKENS, BLOCK, QUEUE_MAX = (next(_column) for _
 # (a cache without bounds counts blocks of one token, but prefixes are whole blocks all the same)
 PREFIX_BLOCK = next(_column)
 FULL_PROMPT, AHEAD, DRAINING = (next(_column) for _ in range(3))
+# whose it is, and where its part of the heaps begins, and how long that is
+SERVER, HEAP, HEAP_ROOM = (next(_column) for _ in range(3))
 # how it stands (slots of requests; -1 is none; PREFILL is the first that the iteration prefills),
 STEPS, NEXT_TICKET, ITERATION, OUTSTANDING = (next(_column) for _ in range(4))
 RUN_FIRST, RUN_LAST, RUNNING = (next(_column) for _ in range(3))
@@ -53,8 +55,8 @@ REQUEST_FLOATS = next(_column)
 
 # Of an ended request: how it is recorded, which slot it had, and when its replica ended it.
 _column = count()
-LOG_ID, LOG_PROMPT, LOG_OUTPUT, LOG_PREEMPTIONS, LOG_OUTCOME, LOG_REASON, LOG_SLOT = (
-    next(_column) for _ in range(7)
+LOG_SERVER, LOG_ID, LOG_PROMPT, LOG_OUTPUT, LOG_PREEMPTIONS, LOG_OUTCOME, LOG_REASON, LOG_SLOT = (
+    next(_column) for _ in range(8)
 )
 LOG_INTS = next(_column)
 _column = count()
@@ -72,6 +74,15 @@ SCRAPED_INTS = next(_column)
 _column = count()
 S_TTFT_SUM, S_ITL_SUM, S_KV_USAGE = (next(_column) for _ in range(3))
 SCRAPED_FLOATS = next(_column)
+
+# What a call does to one server: which it is; between which places of the rows of the call those
+# stand that its requests are routed to, and those that go on and are read; between which places its
+# requests stand, and the number of the first; how they are routed, whose turn it is, and where its
+# draws begin.
+_column = count()
+V_SERVER, V_ROUTED, V_ROUTED_END, V_READ, V_READ_END = (next(_column) for _ in range(5))
+V_BEGIN, V_END, V_NUMBER, V_HOW, V_TURN, V_DRAWS = (next(_column) for _ in range(6))
+VISIT_INTS = next(_column)
 
 # Whether to read replicas, and to add up what grew.
 READ, SCRAPE = 1, 2

@@ -44,6 +44,7 @@ from twin.engine.compiled.columns import (
     GAMMA_S,
     GENERATED,
     GENERATION_TOKENS,
+    HEAP,
     ID,
     ITERATION,
     ITL_AT,
@@ -63,6 +64,7 @@ from twin.engine.compiled.columns import (
     LOG_PREEMPTIONS,
     LOG_PROMPT,
     LOG_REASON,
+    LOG_SERVER,
     LOG_SLOT,
     MAX_BATCH,
     NEXT,
@@ -91,6 +93,7 @@ from twin.engine.compiled.columns import (
     RUN_LAST,
     RUNNING,
     SEEN_S,
+    SERVER,
     START_S,
     STEPS,
     SUBMITTED_S,
@@ -138,9 +141,9 @@ _INF = np.inf
 
 
 class State(NamedTuple):
-    """The arrays of one server. counts[r] are the decodes of replica r per residue; keys[r] and
-    slots[r] are its heap of finishes; pool is the stack of free slots; sizes are (free slots, rows
-    of the log).
+    """The arrays of all replicas. counts[r] are the decodes of replica r per residue; its heap of
+    finishes stands in keys and slots from ints[r, HEAP] on; pool is the stack of free slots; sizes
+    are (free slots, rows of the log).
     """
 
     ints: Ints
@@ -162,7 +165,7 @@ class State(NamedTuple):
 
 @compiled
 def _push(s: State, r: int, key: int, slot: int) -> None:
-    keys, slots = s.keys[r], s.slots[r]
+    keys, slots = s.keys[s.ints[r, HEAP] :], s.slots[s.ints[r, HEAP] :]
     i = s.ints[r, FINISHES]
     s.ints[r, FINISHES] = i + 1
     while i > 0:
@@ -176,7 +179,7 @@ def _push(s: State, r: int, key: int, slot: int) -> None:
 
 @compiled
 def _sink(s: State, r: int, i: int, size: int) -> None:
-    keys, slots = s.keys[r], s.slots[r]
+    keys, slots = s.keys[s.ints[r, HEAP] :], s.slots[s.ints[r, HEAP] :]
     key, slot = keys[i], slots[i]
     while True:
         below = 2 * i + 1
@@ -193,7 +196,7 @@ def _sink(s: State, r: int, i: int, size: int) -> None:
 
 @compiled
 def _pop(s: State, r: int) -> int:
-    keys, slots = s.keys[r], s.slots[r]
+    keys, slots = s.keys[s.ints[r, HEAP] :], s.slots[s.ints[r, HEAP] :]
     slot = slots[0]
     size = s.ints[r, FINISHES] - 1
     s.ints[r, FINISHES] = size
@@ -476,11 +479,14 @@ def take(s: State, r: int, slot: int, now_s: float) -> int:
 
 
 @compiled
-def record(s: State, slot: int, end_s: float, engine_s: float, outcome: int, reason: int) -> None:
+def record(
+    s: State, r: int, slot: int, end_s: float, engine_s: float, outcome: int, reason: int
+) -> None:
     """Write the request of *slot* to the log, and let go of the slot."""
     row = s.sizes[1]
     s.sizes[1] = row + 1
     log, times, requests = s.log, s.log_times, s.requests
+    log[row, LOG_SERVER] = s.ints[r, SERVER]
     log[row, LOG_ID] = requests[slot, ID]
     log[row, LOG_PROMPT] = requests[slot, PROMPT]
     log[row, LOG_OUTPUT] = requests[slot, OUTPUT]
@@ -506,7 +512,7 @@ def _finish(s: State, r: int, slot: int, t: float) -> None:
     floats[r, E2E_SUM_S] += e2e_s
     s.buckets[r, E2E_AT + _bucket(_LATENCY, e2e_s)] += 1
     ints[r, FINISHED_OUTPUT] += s.requests[slot, OUTPUT]
-    record(s, slot, seen_s, t, _FINISHED, _ZERO)
+    record(s, r, slot, seen_s, t, _FINISHED, _ZERO)
 
 
 @compiled
@@ -568,7 +574,7 @@ def _complete(s: State, r: int, t: float) -> None:
         ints[r, CONTEXT_SUM] += n * k
         decoded(s, r, n, k, c0_s, c1_s, floats[r, DURATION_S])
         due = (g + 1) << 32
-        while ints[r, FINISHES] > 0 and s.keys[r, 0] < due:
+        while ints[r, FINISHES] > 0 and s.keys[ints[r, HEAP]] < due:
             slot = _pop(s, r)
             _remove_running(s, r, slot)
             ints[r, DECODES] -= 1
@@ -627,7 +633,7 @@ def _preempt(s: State, r: int, t: float, free: int, partial: int) -> None:
         # What waits has no ticket: so the heap is known to hold it no more.
         requests[victim, TICKET] = -1
         _put_first_waiting(s, r, victim)
-    keys, slots = s.keys[r], s.slots[r]
+    keys, slots = s.keys[s.ints[r, HEAP] :], s.slots[s.ints[r, HEAP] :]
     kept = _ZERO
     for i in range(ints[r, FINISHES]):
         if requests[slots[i], TICKET] == keys[i] & 0xFFFFFFFF:
@@ -768,7 +774,7 @@ def _begin(s: State, r: int, t: float) -> None:
         floats[r, NEXT_S] = _INF
         return
     g, context_sum = ints[r, ITERATION], ints[r, CONTEXT_SUM]
-    k = (s.keys[r, 0] >> 32) - g
+    k = (s.keys[ints[r, HEAP]] >> 32) - g
     if may_prefill and s.times[ints[r, WAIT_FIRST], SUBMITTED_S] > floats[r, SEEN_S]:
         k = 1
     if context_sum + n * (k + ints[r, BLOCK] - 1) > ints[r, KV_TOKENS]:

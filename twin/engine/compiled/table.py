@@ -1,8 +1,9 @@
-"""The replicas of one server as rows of arrays, and each of them as an Engine."""
+"""The replicas of a cluster as rows of arrays, and each of them as an Engine."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import inf, nan, nextafter
 from typing import TypeVar
 from weakref import ref
@@ -12,49 +13,43 @@ import numpy as np
 from twin.engine.compiled import calls
 from twin.engine.compiled import columns as at
 from twin.engine.compiled.steps import Floats, Ints, State
+from twin.engine.compiled.visit import NO_DRAWS, Stretch, Visit
 from twin.engine.kv_cache import kv_block_count
 from twin.engine.latency import boundaries_before, duration_s
 from twin.engine.port import OnFinish
 from twin.engine.telemetry import ReplicaReading, add_progression
-from twin.request import REASONS, Request, RequestBatch, RequestLog
+from twin.request import REASONS, Request, RequestLog
 from twin.spec import EngineSpec
 
 _NO_REQUESTS = (np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
-_NO_ROUTE = (0, 0, np.empty(0))
-_NO_ORDER = (np.empty(0, np.int64), np.empty(0))
+# Of a call to one replica that brings no requests.
+_ONE = np.zeros((1, at.VISIT_INTS), np.int64)
+_ONE[0, at.V_READ_END] = 1
 A = TypeVar("A", Ints, Floats)
-# Below so many replicas a look at all of them is as fast as an order that has to be kept; and for
-# so few requests an order is not worth making.
-_ORDER_REPLICAS, _ORDER_REQUESTS = 16, 4
 _CHUNK = 4096
 """Requests that arrive in one call, and rows of the log that are kept until they are handed on."""
 
 
-def supports(spec: EngineSpec) -> bool:
-    """Tell whether a replica of *spec* can be a row of a table."""
-    known = spec.engine == "plain" and spec.kv_cache == "counted"
-    return known and spec.tokens_per_step == 1.0
-
-
 class ReplicaTable:
-    """The replicas of *server*, the one of this *index*; how requests end is written to *records*.
+    """The replicas of all servers of a cluster; how requests end is written to *records*.
 
     Arrays grow when they must; a row of a replica that nobody holds any more is used again.
     """
 
-    def __init__(self, *, server: str, index: int, records: RequestLog) -> None:
-        self.server, self.index = server, index
+    def __init__(self, *, records: RequestLog) -> None:
         self._records = records
         self._owners: list[ref[TableReplica]] = []
+        self._free_rows: list[int] = []
         self._rows: list[Ints] = []  # by row, an array of it alone
+        self._heap_end = 0
         self.objects: dict[int, Request] = {}
         self.state = State(
             ints=np.zeros((0, at.REPLICA_INTS), np.int64),
             floats=np.zeros((0, at.REPLICA_FLOATS)),
             buckets=np.zeros((0, at.BUCKETS), np.int64),
             counts=np.zeros((0, 1), np.int64),
-            keys=np.zeros((0, 1), np.int64),
-            slots=np.zeros((0, 1), np.int64),
+            keys=np.zeros(0, np.int64),
+            slots=np.zeros(0, np.int64),
             requests=np.zeros((0, at.REQUEST_INTS), np.int64),
             times=np.zeros((0, at.REQUEST_FLOATS)),
             pool=np.zeros(0, np.int64),
@@ -72,10 +67,10 @@ class ReplicaTable:
             np.zeros(at.SCRAPED_FLOATS),
             np.zeros(at.BUCKETS, np.int64),
         )
-        # What was ever scraped of all replicas: counters and then buckets, and sums.
-        self.scraped = np.zeros(at.S_RUNNING + at.BUCKETS, np.int64)
-        self.scraped_sums = np.zeros(at.S_KV_USAGE)
-        self._trees = _NO_ORDER
+        # By server, what was ever scraped of its replicas: counters and then buckets, and sums.
+        self.scraped = np.zeros((0, at.S_RUNNING + at.BUCKETS), np.int64)
+        self.scraped_sums = np.zeros((0, at.S_KV_USAGE))
+        self._order: calls.Order = (np.empty(2, np.int64), np.empty(2))
         self._hold()
         records.sources.append(self.flush)
 
@@ -86,21 +81,28 @@ class ReplicaTable:
         self,
         spec: EngineSpec,
         *,
+        server: str,
+        index: int,
         max_batch: int,
         queue_max: int | None,
         on_finish: OnFinish | None = None,
     ) -> TableReplica:
-        """Return an idle replica of *spec*. Told *on_finish*, it does not write to the records."""
-        row = next(
-            (row for row, owner in enumerate(self._owners) if owner() is None), len(self._owners)
-        )
-        self._make_rows(row + 1, batch=max_batch, block_size=spec.block_size)
+        """Return an idle replica of *spec* for *server*, the one of this *index*. Told *on_finish*,
+        it does not write to the records.
+        """
+        row = self._free_rows.pop() if self._free_rows else len(self._owners)
+        self._make_server(index)
+        self._make_rows(row + 1, block_size=spec.block_size)
         s, model = self.state, spec.latency_model
+        heap, room = s.ints[row, [at.HEAP, at.HEAP_ROOM]].tolist()
         for array in (s.ints, s.floats, s.buckets, s.counts, *self._last):
             array[row] = 0
         blocks = kv_block_count(spec.kv_tokens, spec.block_size)
         size = 1 if blocks is None else spec.block_size
         ints = {
+            at.SERVER: index,
+            at.HEAP: heap,
+            at.HEAP_ROOM: room,
             at.MAX_BATCH: max_batch,
             at.BUDGET: spec.max_num_batched_tokens,
             at.KV_BLOCKS: at.UNBOUNDED if blocks is None else blocks,
@@ -129,113 +131,133 @@ class ReplicaTable:
         }
         s.ints[row, list(ints)] = list(ints.values())
         s.floats[row, list(floats)] = list(floats.values())
-        replica = TableReplica(self, row, on_finish=on_finish)
+        self.make_batch(row, max_batch)
+        replica = TableReplica(self, row, server=server, index=index, on_finish=on_finish)
+        owner = ref(replica, partial(_give_back, self._free_rows, row))
         if row == len(self._owners):
-            self._owners.append(ref(replica))
+            self._owners.append(owner)
             self._rows.append(np.array([row], np.int64))
         else:
-            self._owners[row] = ref(replica)
+            self._owners[row] = owner
         return replica
 
-    def serve(
-        self,
-        batch: RequestBatch,
-        begin: int,
-        end: int,
-        *,
-        replicas: Sequence[TableReplica],
-        route: tuple[int, int, Floats],
-        number: int,
-    ) -> int:
-        """Let the requests of *batch* from *begin* to before *end* arrive at *replicas*, the first
-        with this *number*; *route* is how to choose, whose turn it is, and what chance drew.
-        Return whose turn it is then.
+    def serve(self, index: int, stretch: Stretch, replicas: Sequence[TableReplica]) -> int:
+        """Let the requests of *stretch* arrive at *replicas* of the server *index*. Return whose
+        turn it is then.
         """
+        batch, begin, end, number, (how, turn, draws) = stretch
         rows = np.array([replica.row for replica in replicas], np.int64)
-        how, turn, draws = route
-        order = self._order(len(rows)) if how == at.LEAST_OUTSTANDING else _NO_ORDER
+        visits = np.zeros((1, at.VISIT_INTS), np.int64)
         for first in range(begin, end, _CHUNK):
             last = min(first + _CHUNK, end)
             self.make_slots(last - first)
-            turn = self._run(
+            visits[0] = (
+                *(index, 0, len(rows), 0, 0),
+                *(first, last, number + first - begin, how, turn, 0),
+            )
+            self._run(
+                visits,
                 rows,
                 requests=(batch.times_s, batch.prompt_tokens, batch.output_tokens),
-                route=(how, turn, draws[first - begin :]),
-                order=order if last - first >= _ORDER_REQUESTS else _NO_ORDER,
-                span=(first, last, number + first - begin),
+                draws=draws[first - begin :],
             )
+            turn = int(visits[0, at.V_TURN])
         return turn
-
-    def _order(self, replicas: int) -> calls.Order:
-        """Return room for an order of so many replicas, none if they are few."""
-        if replicas < _ORDER_REPLICAS:
-            return _NO_ORDER
-        size = 2 << (replicas - 1).bit_length()
-        if len(self._trees[0]) != size:
-            self._trees = (np.empty(size, np.int64), np.empty(size))
-        return self._trees
 
     def submit(self, row: int, slot: int, now_s: float) -> int:
         """Submit the request of *slot* to the replica *row*; return the code of the reason why not,
         or 0.
         """
-        return self._run(self._rows[row], one=(slot, now_s))
+        return self._run(_ONE, self._rows[row], one=(slot, now_s))
 
     def advance(self, row: int, until_s: float) -> None:
         """Process every boundary of the replica *row* before *until_s*."""
         self.make_slots(0)
-        self._run(self._rows[row], until_s=until_s)
+        self._run(_ONE, self._rows[row], until_s=until_s)
 
     def read(self, row: int, now_s: float) -> calls.Scraped:
         """Return what a scrape at *now_s* sees of the replica *row*, until the next call."""
-        self._run(self._rows[row], scrape=(at.READ, nextafter(now_s, inf)))
+        self._run(_ONE, self._rows[row], scrape=(at.READ, nextafter(now_s, inf)))
         return self._scratch
 
     def _run(
         self,
+        visits: Ints,
         rows: Ints,
         *,
         requests: calls.Requests = _NO_REQUESTS,
-        route: tuple[int, int, Floats] = _NO_ROUTE,
-        order: calls.Order = _NO_ORDER,
-        span: tuple[int, int, int] = (0, 0, 0),
+        draws: Floats = NO_DRAWS,
         one: tuple[int, float] = (-1, 0.0),
         until_s: float = -inf,
         scrape: tuple[int, float] = (0, 0.0),
     ) -> int:
+        if 4 * len(rows) > len(self._order[0]):
+            size = 4 << len(rows).bit_length()
+            self._order = (np.empty(size, np.int64), np.empty(size))
         return calls.run(
             self.arrays,
+            visits,
             rows,
             requests,
-            route,
-            order,
-            span,
+            draws,
+            self._order,
             one,
             (*scrape, self._last, self._scratch, self.scraped, self.scraped_sums),
             until_s,
         )
 
-    def sample(self, replicas: Sequence[TableReplica], now_s: float) -> None:
-        """Scrape *replicas* at *now_s*; what happens at this instant is in it."""
-        self.make_slots(0)
-        rows = np.array([replica.row for replica in replicas], np.int64)
+    def sample(self, visits: Sequence[Visit], now_s: float) -> list[int]:
+        """Let what has come arrive at each of several servers, and scrape their replicas at
+        *now_s*; what happens at this instant is in it. Return whose turn it is then, of each.
+        """
+        rows: list[int] = []
+        found = np.zeros((len(visits), at.VISIT_INTS), np.int64)
+        lines, draws, begin, drawn = [], [NO_DRAWS], 0, 0
+        for visit in visits:
+            stretch = visit.stretch
+            routed = len(rows)
+            rows += [replica.row for replica in visit.routed]
+            read = len(rows)
+            rows += [replica.row for replica in visit.read]
+            count = stretch.requests
+            how, turn, chance = stretch.route
+            lines.append(
+                (
+                    *(visit.server, routed, read, read, len(rows)),
+                    *(begin, begin + count, stretch.number, how, turn, drawn),
+                )
+            )
+            begin += count
+            if len(chance):
+                draws.append(chance)
+                drawn += len(chance)
+        found[:] = lines
+        self.make_slots(begin)
         after_s = nextafter(now_s, inf)
-        self._run(rows, until_s=after_s, scrape=(at.SCRAPE, after_s))
+        self._run(
+            found,
+            np.array(rows, np.int64),
+            requests=_joined([visit.stretch for visit in visits]),
+            draws=np.concatenate(draws),
+            until_s=after_s,
+            scrape=(at.SCRAPE, after_s),
+        )
+        turns: list[int] = found[:, at.V_TURN].tolist()
+        return turns
 
-    def gauges(self, row: int) -> tuple[int, int, int, float]:
-        """Return what ran, what waited, the prompt tokens that did, and the usage of the KV cache
-        when *row* was scraped.
+    def gauges(self) -> tuple[list[list[int]], list[float]]:
+        """Return, of each row as it was last scraped, what ran, what waited and the prompt tokens
+        that did; and the usages of the KV cache.
         """
         ints, floats, _ = self._last
-        running, waiting, queued = ints[row, at.S_RUNNING :].tolist()
-        return running, waiting, queued, float(floats[row, at.S_KV_USAGE])
+        return ints[:, at.S_RUNNING :].tolist(), floats[:, at.S_KV_USAGE].tolist()
 
     def flush(self) -> None:
         """Hand on the rows of the log."""
         s = self.state
         count = int(s.sizes[1])
         if count:
-            self._records.add_rows(self.index, s.log[:count], s.log_times[:count])
+            self._records.add_rows(s.log[:count], s.log_times[:count])
             s.sizes[1] = 0
 
     def ended(self) -> list[tuple[Request, float]]:
@@ -284,7 +306,15 @@ class ReplicaTable:
                 )
                 self._hold()
 
-    def _make_rows(self, rows: int, *, batch: int, block_size: int) -> None:
+    def _make_server(self, index: int) -> None:
+        """Have room for the totals of the server *index*."""
+        have = len(self.scraped)
+        if index >= have:
+            more = max(index + 1 - have, have)
+            self.scraped = _grown(self.scraped, more)
+            self.scraped_sums = _grown(self.scraped_sums, more)
+
+    def _make_rows(self, rows: int, *, block_size: int) -> None:
         s = self.state
         if rows > len(s.ints):
             more = max(rows - len(s.ints), len(s.ints))
@@ -293,23 +323,47 @@ class ReplicaTable:
                 floats=_grown(s.floats, more),
                 buckets=_grown(s.buckets, more),
                 counts=_grown(s.counts, more),
-                keys=_grown(s.keys, more),
-                slots=_grown(s.slots, more),
             )
             ints, floats, buckets = self._last
             self._last = (_grown(ints, more), _grown(floats, more), _grown(buckets, more))
             self._hold()
-        self.make_batch(batch)
         if block_size > s.counts.shape[1]:
             self.state = self.state._replace(counts=_wider(s.counts, block_size))
             self._hold()
 
-    def make_batch(self, batch: int) -> None:
-        """Have room for so many requests in a batch."""
+    def make_batch(self, row: int, batch: int) -> None:
+        """Have room for so many requests in the batch of *row*."""
         s = self.state
-        if batch > s.keys.shape[1]:
-            self.state = s._replace(keys=_wider(s.keys, batch), slots=_wider(s.slots, batch))
+        begin, room = s.ints[row, [at.HEAP, at.HEAP_ROOM]].tolist()
+        if batch <= room:
+            return
+        # What it leaves behind is lost; twice the room each time, that is as much again at most.
+        room_now = max(batch, 2 * room)
+        end = self._heap_end + room_now
+        if end > len(s.keys):
+            more = max(end - len(s.keys), len(s.keys))
+            self.state = s = s._replace(keys=_grown(s.keys, more), slots=_grown(s.slots, more))
             self._hold()
+        for array in (s.keys, s.slots):
+            array[self._heap_end : self._heap_end + room] = array[begin : begin + room]
+        s.ints[row, [at.HEAP, at.HEAP_ROOM]] = self._heap_end, room_now
+        self._heap_end = end
+
+
+def _give_back(rows: list[int], row: int, _owner: ref[TableReplica]) -> None:
+    rows.append(row)
+
+
+def _joined(stretches: Sequence[Stretch]) -> calls.Requests:
+    """Return the requests of all *stretches*, one after the other."""
+    parts = [(s.batch, s.begin, s.end) for s in stretches if s.requests]
+    if not parts:
+        return _NO_REQUESTS
+    return (
+        np.concatenate([batch.times_s[begin:end] for batch, begin, end in parts]),
+        np.concatenate([batch.prompt_tokens[begin:end] for batch, begin, end in parts]),
+        np.concatenate([batch.output_tokens[begin:end] for batch, begin, end in parts]),
+    )
 
 
 def _grown(array: A, more: int) -> A:
@@ -326,10 +380,19 @@ def _wider(array: Ints, columns: int) -> Ints:
 class TableReplica:
     """A row of a table, as an Engine: for all that is not done to many replicas at once."""
 
-    __slots__ = ("__weakref__", "_on_finish", "_table", "row")
+    __slots__ = ("__weakref__", "_index", "_on_finish", "_server", "_table", "row")
 
-    def __init__(self, table: ReplicaTable, row: int, *, on_finish: OnFinish | None) -> None:
+    def __init__(
+        self,
+        table: ReplicaTable,
+        row: int,
+        *,
+        server: str,
+        index: int,
+        on_finish: OnFinish | None,
+    ) -> None:
         self._table = table
+        self._server, self._index = server, index
         self.row = row
         self._on_finish = on_finish
 
@@ -338,8 +401,15 @@ class TableReplica:
         cls, spec: EngineSpec, *, max_batch: int, queue_max: int | None, on_finish: OnFinish
     ) -> TableReplica:
         """Return an idle replica of *spec* in a table of its own."""
-        table = ReplicaTable(server="", index=0, records=RequestLog())
-        return table.add(spec, max_batch=max_batch, queue_max=queue_max, on_finish=on_finish)
+        table = ReplicaTable(records=RequestLog())
+        return table.add(
+            spec,
+            server="",
+            index=0,
+            max_batch=max_batch,
+            queue_max=queue_max,
+            on_finish=on_finish,
+        )
 
     @property
     def table(self) -> ReplicaTable:
@@ -451,7 +521,7 @@ class TableReplica:
         assert max_batch >= 1, f"max_batch must be >= 1, got {max_batch}"
         self.advance(now_s, inclusive=False)
         table, row = self._table, self.row
-        table.make_batch(max_batch)
+        table.make_batch(row, max_batch)
         raised = max_batch > self._int(at.MAX_BATCH)
         table.state.ints[row, at.MAX_BATCH] = max_batch
         if raised and self.waiting and self._int(at.LENGTH) > 1 and self.running < max_batch:
@@ -568,9 +638,9 @@ class TableReplica:
                 prompt_tokens=ints[at.PROMPT],
                 output_tokens=ints[at.OUTPUT],
                 arrival_s=arrival_s,
-                server=table.server,
+                server=self._server,
             )
-            request.server_index = table.index
+            request.server_index = self._index
         request.submitted_s = submitted_s
         request.first_token_s, request.last_token_s = first_s, last_s
         request.preemptions = ints[at.REQUEST_PREEMPTIONS]

@@ -10,9 +10,10 @@ from math import inf
 import numpy as np
 
 from twin.engine.compiled.columns import LEAST_OUTSTANDING
+from twin.engine.compiled.visit import NO_DRAWS
 from twin.engine.port import Engine
 from twin.request import Request
-from twin.serving.routers.port import NO_DRAWS, Plan, Route, Router
+from twin.serving.routers.port import Plan, Route, Router
 
 # Below so many replicas a look at all of them is as fast as an order that has to be kept; and for a
 # stretch of so few requests an order is not worth making.

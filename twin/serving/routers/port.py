@@ -19,8 +19,6 @@ Route = Callable[[Request, float], Engine]
 Plan = tuple[int, int, npt.NDArray[np.float64]]
 """How to choose (of twin.engine.compiled.columns), whose turn it is, what chance drew."""
 
-NO_DRAWS = np.empty(0)
-
 
 class Router(Protocol):
     """Chooses the replica of each request.

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from twin.engine.compiled.columns import ROUND_ROBIN
+from twin.engine.compiled.visit import NO_DRAWS
 from twin.engine.port import Engine
 from twin.request import Request
-from twin.serving.routers.port import NO_DRAWS, Plan, Router
+from twin.serving.routers.port import Plan, Router
 
 
 class RoundRobin(Router):

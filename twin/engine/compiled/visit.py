@@ -1,0 +1,61 @@
+"""What is handed to the table of replicas: requests that come to a server, and a look at it. Needs
+no compiler.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from twin.request import RequestBatch
+from twin.spec import EngineSpec
+
+if TYPE_CHECKING:
+    from twin.engine.compiled.table import TableReplica
+
+
+def fits_table(spec: EngineSpec) -> bool:
+    """Tell whether a replica of *spec* can be a row of a table."""
+    known = spec.engine == "plain" and spec.kv_cache == "counted"
+    return known and spec.tokens_per_step == 1.0
+
+
+class Stretch(NamedTuple):
+    """Requests that come to one server, between whose arrivals nothing else happens to it: those of
+    *batch* from *begin* to before *end*, the first with this *number*; *route* is how to choose (of
+    twin.engine.compiled.columns), whose turn it is, and what chance drew.
+    """
+
+    batch: RequestBatch
+    begin: int
+    end: int
+    number: int
+    route: tuple[int, int, npt.NDArray[np.float64]]
+
+    @property
+    def requests(self) -> int:
+        """Return how many they are."""
+        return self.end - self.begin
+
+
+_NONE = np.empty(0, np.int64)
+NO_DRAWS = np.empty(0)
+NO_STRETCH = Stretch(
+    RequestBatch(times_s=np.empty(0), prompt_tokens=_NONE, output_tokens=_NONE),
+    *(0, 0, 0),
+    (0, 0, NO_DRAWS),
+)
+
+
+class Visit(NamedTuple):
+    """What happens to the *server* of this index at a scrape: a *stretch* arrives at the replicas
+    that it is routed to, then those to be *read* are.
+    """
+
+    server: int
+    stretch: Stretch
+    routed: Sequence[TableReplica]
+    read: Sequence[TableReplica]
