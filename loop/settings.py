@@ -9,8 +9,11 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from loop.errors import SpecError
+
+LogFormat = Literal["text", "json"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +24,7 @@ class Settings:
     namespaces are those to watch, none for all of them. period_s 0: cycles run on /invoke only. The
     bearer token of the services is in a file or, if none is named, in a variable; without either
     they ask for none. They answer for the names of allowed_hosts too and, in a cluster, for those
-    of the Service service_name.
+    of the Service service_name. log_format None: words at a terminal, else JSON.
     """
 
     data_path: Path | None = None
@@ -48,6 +51,7 @@ class Settings:
     service_name: str = ""
     pod_namespace: str = ""
     pod_ip: str = ""
+    log_format: LogFormat | None = None
     load_interval_s: float = 60.0
     load_alpha: float = 0.5
 
@@ -140,6 +144,13 @@ def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def _log_format(text: str) -> LogFormat:
+    forms: dict[str, LogFormat] = {"text": "text", "json": "json"}
+    if text not in forms:
+        raise _UnexpectedError("text or json")
+    return forms[text]
+
+
 def _place(text: str) -> str:
     namespace, slash, name = text.partition("/")
     if not (namespace and slash and name) or "/" in name:
@@ -173,6 +184,7 @@ VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
     "service_name": ("INFERNO_SERVICE_NAME", str),
     "pod_namespace": ("POD_NAMESPACE", str),
     "pod_ip": ("POD_IP", str),
+    "log_format": ("INFERNO_LOG_FORMAT", _log_format),
     "load_interval_s": ("INFERNO_LOAD_INTERVAL", _pause),
     "load_alpha": ("INFERNO_LOAD_ALPHA", _alpha),
 }

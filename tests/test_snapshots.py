@@ -46,6 +46,7 @@ COMMANDS = (
     ),
     *("controller", "controller --backend kube", "controller --backend http"),
     *("collector", "optimizer", "actuator", "twin", "emulator", "replay", "doctor", "adopt"),
+    "completion",
 )
 
 Capture = pytest.CaptureFixture[str]

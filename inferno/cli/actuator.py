@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.service import (
-    add_door_options,
-    door_arguments,
+    add_service_options,
     listen_well,
     serve_app,
+    service_arguments,
     start_logs,
 )
 from inferno.worlds.kube import (
@@ -45,7 +45,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     )
     parser.add_argument("--host", help="address to listen on ($ACTUATOR_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($ACTUATOR_PORT, else 3303)")
-    add_door_options(parser)
+    add_service_options(parser)
     parser.add_argument(
         "--data",
         metavar="DIR",
@@ -68,7 +68,7 @@ def _run(options: Namespace) -> int:
         arguments={
             "actuator_host": options.host,
             "actuator_port": options.port,
-            **door_arguments(options),
+            **service_arguments(options),
             "data_path": options.data,
             **cluster_arguments(options),
         }
@@ -95,7 +95,7 @@ def _run(options: Namespace) -> int:
             threads=[live.lease] if live.lease else [],
         )
         sockets = listen_well(settings.actuator_host, settings.actuator_port)
-        start_logs("actuator", options)
+        start_logs("actuator", options, settings)
         serve_app(
             app,
             sockets,

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.service import (
-    add_door_options,
-    door_arguments,
+    add_service_options,
     listen_well,
     serve_app,
+    service_arguments,
     start_logs,
 )
 from inferno.worlds.kube import (
@@ -37,7 +37,7 @@ their load is.
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument("--host", help="address to listen on ($COLLECTOR_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($COLLECTOR_PORT, else 3301)")
-    add_door_options(parser)
+    add_service_options(parser)
     add_cluster_options(parser)
     add_metrics_options(parser)
 
@@ -53,7 +53,7 @@ def _run(options: Namespace) -> int:
         arguments={
             "collector_host": options.host,
             "collector_port": options.port,
-            **door_arguments(options),
+            **service_arguments(options),
             **cluster_arguments(options),
         }
     )
@@ -70,7 +70,7 @@ def _run(options: Namespace) -> int:
             token=token_source(settings),
         )
         sockets = listen_well(settings.collector_host, settings.collector_port)
-        start_logs("collector", options)
+        start_logs("collector", options, settings)
         serve_app(app, sockets, settings=settings, host=settings.collector_host, verb="collect")
     return EXIT_OK
 

@@ -17,10 +17,10 @@ from inferno.cli.command import EXIT_OK, Command, Parser
 from inferno.cli.policies import add_budget_option
 from inferno.cli.runs import add_data_option
 from inferno.cli.service import (
-    add_door_options,
-    door_arguments,
+    add_service_options,
     listen_well,
     serve_app,
+    service_arguments,
     start_logs,
 )
 from inferno.worlds import http, kube, sim
@@ -78,7 +78,7 @@ def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
     add_data_option(parser)
     parser.add_argument("--host", help="address to listen on ($CONTROLLER_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($CONTROLLER_PORT, else 3300)")
-    add_door_options(parser)
+    add_service_options(parser)
     parser.add_argument(
         "--records", type=Path, metavar="FILE", help="append each record to FILE, a JSON line each"
     )
@@ -142,7 +142,7 @@ def _run(options: Namespace) -> int:
             "dynamic": options.dynamic,
             "controller_host": options.host,
             "controller_port": options.port,
-            **door_arguments(options),
+            **service_arguments(options),
             "data_path": options.data,
             **kube.cluster_arguments(options),
         }
@@ -184,7 +184,7 @@ def _run(options: Namespace) -> int:
             threads=[world.lease] if world.lease else [],
             watched=watched,
         )
-        start_logs("controller", options)
+        start_logs("controller", options, settings)
         serve_app(
             app,
             sockets,

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
+from inferno.cli.service import add_log_option, start_logs
 from inferno.worlds.kube import add_cluster_options, wait_for_cluster
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         "--seed", type=int, default=1, help="everything random follows from it (default 1)"
     )
     add_cluster_options(parser)
+    add_log_option(parser)
     parser.add_argument(
         "--restore", action="store_true", help="put the original loads back, and end"
     )
@@ -53,7 +55,6 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 def _run(options: Namespace) -> int:
     from emulator.to_cluster import ClusterEmulator
     from emulator.walk import Walk
-    from inferno.cli.service import start_logs
     from inferno.worlds.emulated import EmulatedDeployments
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock
@@ -66,13 +67,14 @@ def _run(options: Namespace) -> int:
             "load_alpha": options.alpha,
             "namespaces": options.namespace,
             "kubeconfig": options.kubeconfig,
+            "log_format": options.log_format,
         }
     )
     if options.seed < 0:
         raise SpecError(f"seed: expected a whole number >= 0, found {options.seed}")
     walk = Walk(kind=options.walk, alpha=settings.load_alpha, theta=options.theta)
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="emulator")
-    start_logs("emulator", options)
+    start_logs("emulator", options, settings)
     stopped, clock = threading.Event(), MonotonicClock()
     client = KubeClient(partial(connect, settings.kubeconfig), clock=clock)
     emulator = ClusterEmulator(
@@ -107,9 +109,9 @@ def _report(done: Disturbance) -> None:
         load = (
             f"{point.rate_rpm:.0f} rpm, {point.in_tokens:.0f} tokens in, {point.out_tokens:.0f} out"
         )
-        log(f"{name}: {load}", {"server": name})
+        log("load", f"{name}: {load}", {"server": name})
     for line in done.problems:
-        log(f"problem: {line}", level=logging.WARNING)
+        log("load-failed", line, level=logging.WARNING)
 
 
 COMMAND = Command(

@@ -45,6 +45,7 @@ NAMES = (
     "replay",
     "doctor",
     "adopt",
+    "completion",
 )
 
 USAGE = "usage: inferno [--help] [--version] COMMAND ..."

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.service import (
-    add_door_options,
-    door_arguments,
+    add_service_options,
     listen_well,
     serve_app,
+    service_arguments,
     start_logs,
 )
 from inferno.cli.solver_options import add_solver_options, rules_of
@@ -32,7 +32,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     add_solver_options(parser)
     parser.add_argument("--host", help="address to listen on ($INFERNO_HOST, else localhost)")
     parser.add_argument("--port", help="port to listen on ($INFERNO_PORT, else 3302)")
-    add_door_options(parser)
+    add_service_options(parser)
 
 
 def _run(options: Namespace) -> int:
@@ -47,7 +47,7 @@ def _run(options: Namespace) -> int:
         arguments={
             "optimizer_host": options.host,
             "optimizer_port": options.port,
-            **door_arguments(options),
+            **service_arguments(options),
         }
     )
     if options.stateful and options.compat_early:
@@ -69,7 +69,7 @@ def _run(options: Namespace) -> int:
         token=token_source(settings),
     )
     sockets = listen_well(settings.optimizer_host, settings.optimizer_port)
-    start_logs("optimizer", options)
+    start_logs("optimizer", options, settings)
     serve_app(app, sockets, settings=settings, host=settings.optimizer_host, verb="optimizeOne")
     return EXIT_OK
 

@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 NOTHING: Mapping[str, object] = MappingProxyType({})
 
 
-def add_door_options(parser: ArgumentParser) -> None:
-    """Add the options that say for whom a service is open."""
+def add_service_options(parser: ArgumentParser) -> None:
+    """Add the options that say for whom a service is open, and how it logs."""
+    add_log_option(parser)
     parser.add_argument(
         "--allowed-host",
         action="append",
@@ -30,9 +31,22 @@ def add_door_options(parser: ArgumentParser) -> None:
     )
 
 
-def door_arguments(options: Namespace) -> dict[str, str | None]:
+def add_log_option(parser: ArgumentParser) -> None:
+    """Add the option that says in which form a command logs."""
+    parser.add_argument(
+        "--log-format",
+        choices=("text", "json"),
+        metavar="FORM",
+        help="log lines as text or json ($INFERNO_LOG_FORMAT, else text at a terminal)",
+    )
+
+
+def service_arguments(options: Namespace) -> dict[str, str | None]:
     """Return what of *options* wins over the environment, for read_settings."""
-    return {"allowed_hosts": ",".join(options.allowed_host) if options.allowed_host else None}
+    return {
+        "allowed_hosts": ",".join(options.allowed_host) if options.allowed_host else None,
+        "log_format": options.log_format,
+    }
 
 
 def door_of(settings: Settings, host: str) -> DoorSettings:
@@ -49,14 +63,17 @@ def door_of(settings: Settings, host: str) -> DoorSettings:
     return DoorSettings(hosts=names)
 
 
-def start_logs(service: str, options: Namespace) -> None:
-    """Log as *service*: warnings only with -q, the details too with -v."""
+def start_logs(service: str, options: Namespace, settings: Settings) -> None:
+    """Log as *service* in the form of *settings*: warnings only with -q, the details too with
+    -v.
+    """
     import logging
 
     from loop.services.logs import set_up_logs
 
     level = logging.WARNING if options.quiet else logging.INFO
-    set_up_logs(service, level=logging.DEBUG if options.verbose else level)
+    level = logging.DEBUG if options.verbose else level
+    set_up_logs(service, level=level, form=settings.log_format)
 
 
 def listen_well(host: str, port: int) -> list[socket.socket]:
@@ -87,5 +104,5 @@ def serve_app(
 
     log_listening(host, sockets, verb=verb, about=about)
     for note in dict.fromkeys(notes):
-        log(f"note: {note}", level=logging.WARNING)
+        log("note", f"note: {note}", level=logging.WARNING)
     serve(app, sockets, on_stop=app.state.stop, door=door_of(settings, host))

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import add_data_option
-from inferno.cli.service import add_door_options, door_arguments, door_of, listen_well, start_logs
+from inferno.cli.service import (
+    add_service_options,
+    door_of,
+    listen_well,
+    service_arguments,
+    start_logs,
+)
 
 TEXT = """\
 Run the twin in real time (or faster) behind a Kubernetes API of its own, for
@@ -39,7 +45,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         "--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)"
     )
     parser.add_argument("--port", type=int, default=8001, help="port to listen on (default 8001)")
-    add_door_options(parser)
+    add_service_options(parser)
     parser.add_argument(
         "--speed", type=float, default=1.0, help="simulated seconds per second (default 1)"
     )
@@ -68,7 +74,7 @@ def _run(options: Namespace) -> int:
     from twin.kube.files import read_token_file, write_kubeconfig
 
     check_speed(options.speed)
-    settings = read_settings(arguments={"data_path": options.data, **door_arguments(options)})
+    settings = read_settings(arguments={"data_path": options.data, **service_arguments(options)})
     directory = data_directory(settings)
     notes: list[str] = []
     spec, world_notes = build_cluster_spec(read_system(directory, warn=notes.append), directory)
@@ -97,7 +103,7 @@ def _run(options: Namespace) -> int:
             print(line, file=sys.stderr, flush=True)
         print_notes([*notes, *world_notes], quiet=options.quiet)
         # What is refused is told sparingly, as by every service.
-        start_logs("twin", options)
+        start_logs("twin", options, settings)
         serve(
             create_app(cluster.server, cluster, cluster.faults, control=CONTROL_PATH),
             sockets,

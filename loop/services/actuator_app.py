@@ -73,7 +73,8 @@ def carry_out(
     # Who sends the message has decided, and may know the load although this world does not.
     changes = plan(decided(request, seen, absent=absent), seen, reduce_unknown=True)
     for name in sorted(request.allocations.keys() - seen.servers.keys()):
-        log(f"{name}: not seen: nothing is asked for it", {"server": name}, level=logging.WARNING)
+        line = f"{name}: not seen: nothing is asked for it"
+        log("not-seen", line, {"server": name}, level=logging.WARNING)
     metrics.look(
         seen, desired=planned(seen, changes), held=_held(request, seen, absent), now_s=seen.now_s
     )
@@ -81,7 +82,7 @@ def carry_out(
     if changes:
         backend.apply(changes)
     for change in changes:
-        log("change", change_fields(change))
+        log("change", fields=change_fields(change))
     return changes
 
 

@@ -46,7 +46,7 @@ def add_error_answers(
     async def answer_known(_request: Request, problem: Exception) -> Response:
         status = next(statuses[kind] for kind in type(problem).__mro__ if kind in statuses)
         line = " ".join(str(problem).split())
-        log(line, {"status": status}, level=logging.WARNING)
+        log("request-failed", line, {"status": status}, level=logging.WARNING)
         return message(status, line)
 
     for kind in statuses:

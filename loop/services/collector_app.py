@@ -84,4 +84,4 @@ class Collecting:
         self._metrics.warn(["observe"] * len(seen.warnings) + ["estimate"] * len(reading.warnings))
         concern = self._metrics.concern
         if concern.line and concern != before:
-            log(concern.line, level=logging.WARNING)
+            log("concern", concern.line, level=logging.WARNING)

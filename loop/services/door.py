@@ -64,7 +64,8 @@ class Door:
             await self._app(scope, receive, send)
             return
         if line := self._why_not(scope):
-            log(f"refused: {line}", {"path": scope["path"]}, level=logging.WARNING)
+            fields = {"path": scope["path"]}
+            log("refused", f"refused: {line}", fields, level=logging.WARNING)
             await message(403, line, headers={"connection": "close"})(scope, receive, send)
             return
         passage = _Passage(self, scope, receive, send)
@@ -167,7 +168,7 @@ class _Passage:
 
     async def _refuse(self, status: int, line: str) -> Message:
         self.refused = True
-        log(f"refused: {line}", {"status": status}, level=logging.WARNING)
+        log("refused", f"refused: {line}", {"status": status}, level=logging.WARNING)
         if not self._answering:
             answer = message(status, line, headers={"connection": "close"})
             await answer({"type": "http", "method": "POST"}, self._receive, self._send)

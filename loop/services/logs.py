@@ -1,5 +1,5 @@
-"""What services log: on stderr, a line of JSON each, or of words at a terminal. Never what may hold
-a token.
+"""What services log: on stderr, a line of JSON or of words for each event, which has a name. Never
+what may hold a token.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from prometheus_client import CollectorRegistry, Counter
 
 from loop.clocks import MonotonicClock
-from loop.settings import service_url
+from loop.settings import LogFormat, service_url
 
 if TYPE_CHECKING:
     import socket
@@ -32,16 +32,40 @@ NOT_ANSWERED = 0
 KINDS_MAX = 1000  # of lines, of which it is known how many came
 NO_FIELDS: Mapping[str, object] = MappingProxyType({})
 
+Event = Literal[
+    "listening",  # where a service can be reached
+    "note",  # what the data leave open
+    "request",  # one was answered
+    "request-failed",  # the world behind a service failed, which was told
+    "refused",  # a request that may not be, or that came too slowly
+    "connection-closed",  # there were too many
+    "cycle",  # of the control loop
+    "concern",  # what is amiss with the world as a whole
+    "change",  # what an actuator asked of the world
+    "not-seen",  # a message names a server that is not there
+    "load",  # what the emulator wrote
+    "load-failed",  # what it could not write
+]
+LIBRARY = "library"  # the event of lines that are not ours
 
-def set_up_logs(service: str, *, level: int = logging.INFO, stream: TextIO | None = None) -> None:
-    """Let all that this process logs be lines of JSON that name *service*, or of words if
-    *stream* is a terminal.
+
+def set_up_logs(
+    service: str,
+    *,
+    level: int = logging.INFO,
+    stream: TextIO | None = None,
+    form: LogFormat | None = None,
+) -> None:
+    """Let all that this process logs be lines of *form* that name *service*; None: of words if
+    *stream* is a terminal, else of JSON.
 
     Call once, before serving.
     """
     stream = sys.stderr if stream is None else stream
+    watched = stream.isatty()
+    words = form == "text" or (form is None and watched)
     handler = logging.StreamHandler(stream)
-    handler.setFormatter(TextLines() if stream.isatty() else JsonLines(service))
+    handler.setFormatter(TextLines(dated=not watched) if words else JsonLines(service))
     handler.addFilter(Sparingly(MonotonicClock()))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -55,8 +79,8 @@ class Sparingly(logging.Filter):
     """Leaves out lines of a kind of which there were many just now, and says how many in the next
     one: whoever can cause a line must not be able to fill a disk.
 
-    A kind is a logger, a level and the first word. Of each, *burst* lines may come at once and
-    *per_s* a second later on; of those with a traceback a twentieth.
+    A kind is a logger, a level and an event (of libraries the first word). Of each, *burst* lines
+    may come at once and *per_s* a second later on; of those with a traceback a twentieth.
     """
 
     def __init__(self, clock: Clock, *, burst: float = 200.0, per_s: float = 20.0) -> None:
@@ -68,7 +92,7 @@ class Sparingly(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether *record* is to be written."""
-        word = str(record.msg)[:20].partition(" ")[0]
+        word = getattr(record, "event", "") or str(record.msg)[:20].partition(" ")[0]
         kind = (record.name, record.levelno, word, bool(record.exc_info))
         if len(self._kinds) > KINDS_MAX:
             self._kinds.clear()
@@ -97,8 +121,8 @@ class _Allowance:
 
 
 class JsonLines(logging.Formatter):
-    """ts, level, service, logger, message, then what the caller gave as fields, and a traceback
-    if there is one.
+    """ts, level, service, event, logger, message, then what the caller gave as fields, and a
+    traceback if there is one.
     """
 
     def __init__(self, service: str) -> None:
@@ -107,11 +131,11 @@ class JsonLines(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
-        date = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
-            "ts": date.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "ts": _date(record),
             "level": record.levelname.lower(),
             "service": self._service,
+            "event": getattr(record, "event", LIBRARY),
             "logger": record.name,
             "message": record.getMessage(),
         }
@@ -123,12 +147,31 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+def _date(record: logging.LogRecord) -> str:
+    date = datetime.fromtimestamp(record.created, UTC)
+    return date.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
 class TextLines(logging.Formatter):
-    """The time, the message and the fields that say something, for somebody who watches."""
+    """The time, the event, the message and the fields that say something. dated: with date and
+    level, for a file; else for somebody who watches.
+    """
+
+    def __init__(self, *, dated: bool) -> None:
+        super().__init__()
+        self._dated = dated
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line, and a traceback below it if there is one."""
-        time = datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")
+        if self._dated:
+            head = [_date(record), record.levelname.lower()]
+        else:
+            head = [datetime.fromtimestamp(record.created).astimezone().strftime("%H:%M:%S")]
+        event = getattr(record, "event", LIBRARY)
+        # One line, whatever somebody else's words are.
+        message = " ".join(record.getMessage().split())
+        if not message.startswith(event):
+            head.append(event)
         fields = {
             key: value
             for key, value in getattr(record, "fields", {}).items()
@@ -138,7 +181,7 @@ class TextLines(logging.Formatter):
             f"{key}={json.dumps(value, ensure_ascii=False, default=str)}"
             for key, value in fields.items()
         ]
-        line = " ".join([time, record.getMessage(), *told])
+        line = " ".join([*head, message, *told])
         return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
 
 
@@ -152,10 +195,18 @@ def _says_something(value: object) -> bool:
 
 
 def log(
-    message: str, fields: Mapping[str, object] = NO_FIELDS, *, level: int = logging.INFO
+    event: Event,
+    message: str = "",
+    fields: Mapping[str, object] = NO_FIELDS,
+    *,
+    level: int = logging.INFO,
 ) -> None:
-    """Log *message* with *fields*."""
-    logging.getLogger("inferno").log(level, message, extra={"fields": fields})
+    """Log that *event* has happened: *message* says it in words (else its name does), *fields* to
+    programs.
+    """
+    # Not as a format: somebody else's words may have a % in them.
+    extra = {"event": event, "fields": fields}
+    logging.getLogger("inferno").log(level, "%s", message or event, extra=extra)
 
 
 def log_listening(
@@ -166,7 +217,8 @@ def log_listening(
     about: Mapping[str, object] = NO_FIELDS,
 ) -> None:
     """Log where a service can be reached; its port is known once it listens."""
-    log("listening", {"url": f"{service_url(host, sockets[0].getsockname()[1])}/{verb}", **about})
+    url = f"{service_url(host, sockets[0].getsockname()[1])}/{verb}"
+    log("listening", fields={"url": url, **about})
 
 
 def log_cycle(record: CycleRecord, *, concern: str = "") -> None:
@@ -195,7 +247,7 @@ def log_cycle(record: CycleRecord, *, concern: str = "") -> None:
     )
     line = f"cycle {record.cycle} ({record.trigger}) at {record.now_s:.0f} s: {what or 'no change'}"
     level = logging.WARNING if concern else logging.INFO
-    log(line, fields, level=logging.ERROR if record.failed else level)
+    log("cycle", line, fields, level=logging.ERROR if record.failed else level)
 
 
 def change_fields(change: Change) -> dict[str, object]:
@@ -247,7 +299,7 @@ class RequestLog:
             took_ms = round(1000 * clock.now_s(), 3)
             log(
                 "request",
-                {
+                fields={
                     "method": scope["method"],
                     "path": scope["path"],
                     "status": status,

@@ -88,7 +88,7 @@ class Connection(H11Protocol):
             return
         others = cast("set[Connection]", self.connections)
         idle = [each for each in others if each.is_idle and each is not self]
-        log(f"{len(others)} connections: one is closed", level=logging.WARNING)
+        log("connection-closed", f"{len(others)} connections: one is closed", level=logging.WARNING)
         min(idle, key=lambda each: each.idle_since_s, default=self).cut()
 
     def connection_lost(self, exc: Exception | None) -> None:

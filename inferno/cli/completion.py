@@ -1,0 +1,80 @@
+"""`inferno completion`: a script that lets a shell complete commands and options."""
+
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from pathlib import Path
+
+from inferno.cli.command import EXIT_OK, Command, Parser
+
+TEXT = """\
+Print a script that lets a shell complete commands, options and file names.
+
+  bash   inferno completion bash > ~/.local/share/bash-completion/completions/inferno
+  zsh    inferno completion zsh > ~/.zfunc/_inferno      a folder of your $fpath
+  fish   inferno completion fish > ~/.config/fish/completions/inferno.fish
+"""
+
+SHELLS = ("bash", "zsh", "fish")
+PLACES = frozenset({"FILE", "DIR"})  # what help calls an argument that is a path
+
+
+def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
+    parser.add_argument("shell", choices=SHELLS, help="for which shell")
+
+
+def _run(options: Namespace) -> int:
+    import shtab
+
+    print(shtab.complete(whole_parser(), shell=options.shell))
+    return EXIT_OK
+
+
+def whole_parser() -> ArgumentParser:
+    """Return one parser of all commands, of which each has every option that it may take."""
+    from inferno.cli.main import NAMES, find_command
+
+    whole = ArgumentParser(prog="inferno", allow_abbrev=False)
+    whole.add_argument("--version", action="store_true", help="show the version")
+    commands = whole.add_subparsers()
+    for name in NAMES:
+        command = find_command(name)
+        commands.add_parser(
+            name,
+            parents=[_all_options(command)],
+            add_help=False,
+            # argparse takes a % in a help text for a format.
+            help=command.summary.replace("%", "%%"),
+        )
+    return whole
+
+
+def _all_options(command: Command) -> Parser:
+    """Return a parser with the options of *command* whatever its --backend is, if it has one."""
+    parser = command.parser()
+    for backend in _choices(parser, "backend"):
+        known = set(parser.options())
+        for action in command.parser(["--backend", backend])._actions:
+            if action.option_strings and known.isdisjoint(action.option_strings):
+                parser._add_action(action)
+    for action in parser._actions:
+        if action.type is Path or action.metavar in PLACES:
+            import shtab
+
+            action.complete = shtab.FILE  # type: ignore[attr-defined] # shtab reads it there
+    return parser
+
+
+def _choices(parser: Parser, dest: str) -> tuple[str, ...]:
+    found = [action.choices for action in parser._actions if action.dest == dest]
+    return tuple(map(str, found[0])) if found and found[0] else ()
+
+
+COMMAND = Command(
+    name="completion",
+    summary="a script that lets bash, zsh or fish complete",
+    text=TEXT,
+    add_arguments=_add_arguments,
+    run=_run,
+)
