@@ -11,9 +11,10 @@ from inferno.cli.command import EXIT_OK, Command, Parser
 TEXT = """\
 Print a script that lets a shell complete commands, options and file names.
 
-  bash   inferno completion bash > ~/.local/share/bash-completion/completions/inferno
-  zsh    inferno completion zsh > ~/.zfunc/_inferno      a folder of your $fpath
-  fish   inferno completion fish > ~/.config/fish/completions/inferno.fish
+  mkdir -p ~/.local/share/bash-completion/completions     where bash looks
+  inferno completion bash > ~/.local/share/bash-completion/completions/inferno
+  inferno completion zsh > ~/.zfunc/_inferno               a folder of $fpath
+  inferno completion fish > ~/.config/fish/completions/inferno.fish
 """
 
 SHELLS = ("bash", "zsh", "fish")
