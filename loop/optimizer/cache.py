@@ -12,7 +12,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     from loop.optimizer.model.chain import Floats
-    from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.solution import Solution
     from loop.spec import SystemData
 
@@ -61,13 +60,13 @@ class SizingCache:
     def __len__(self) -> int:
         return len(self.limits)
 
-    def solution(self, data: SystemData, settings: OptimizerSettings) -> Solution | None:
+    def solution(self, data: SystemData, settings: object) -> Solution | None:
         """Return the solution of the same input, if it is remembered."""
         found = (one for one in reversed(self._solutions) if one.is_of(data, settings))
         one = next(found, None)
         return None if one is None else one.solution
 
-    def keep(self, data: SystemData, settings: OptimizerSettings, solution: Solution) -> None:
+    def keep(self, data: SystemData, settings: object, solution: Solution) -> None:
         """Remember *solution*; of the oldest ones none is kept."""
         # Copies: what the caller does to its dictionaries afterwards is another input.
         copy = replace(
@@ -87,10 +86,10 @@ class _Solved:
     """A solution, and of what."""
 
     data: SystemData
-    settings: OptimizerSettings
+    settings: object
     solution: Solution
 
-    def is_of(self, data: SystemData, settings: OptimizerSettings) -> bool:
+    def is_of(self, data: SystemData, settings: object) -> bool:
         """Tell whether it is the solution of this input; its order is that of the servers."""
         return (
             # First what differs most often: nearly all inputs are told apart by one server.

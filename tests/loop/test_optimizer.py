@@ -6,14 +6,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loop.optimizer.front import OptimizerSettings, Solution, optimize
+from loop.optimizer.front import OptimizerSettings, SizingCache, Solution, optimize
+from loop.optimizer.rules import Rules
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
+from loop.schema.reading import read_system
 from loop.spec import Allocation, ServerData, SystemData
 from loop.types import Load
 from tests.loop.small_systems import CAPACITIES, server, several_servers, small_system
@@ -31,6 +35,52 @@ def gpus(data: SystemData, solution: Solution) -> dict[str, int]:
                 unit = data.accelerators[pool.accelerator]
                 used[unit.type] = used.get(unit.type, 0) + unit.multiplicity * pool.replicas
     return used
+
+
+@pytest.mark.parametrize("rules", [OURS, GO_TODAY])
+def test_what_was_asked_before_changes_no_answer(rules: Rules) -> None:
+    """What is remembered saves time only, whatever came before, and in whatever order."""
+    large = read_system(Path("benchmarks/data/large"))
+    names = list(large.servers)
+    how = OptimizerSettings(rules=rules, headroom=0.05)
+    cache, rng = SizingCache(), np.random.default_rng(3)
+    asked = [large]
+    for _ in range(4):
+        before = asked[int(rng.integers(len(asked)))]
+        some = rng.permutation(names)[: int(rng.integers(1, len(names)))]
+        asked.append(replace(before, servers={name: moved(before, name, rng) for name in some}))
+    for data in [*asked, large]:
+        assert optimize(data, how, cache=cache) == optimize(data, how)
+
+
+def moved(data: SystemData, name: str, rng: np.random.Generator) -> ServerData:
+    """Return a server of *data*, or the first one, with another rate, or other tokens too."""
+    found = data.servers.get(name) or next(iter(data.servers.values()))
+    load = found.current.load
+    assert load is not None
+    load = replace(
+        load,
+        rate_rpm=load.rate_rpm * rng.uniform(0.9, 1.1),
+        in_tokens=load.in_tokens * rng.choice([1.0, 1.02]),
+    )
+    keep = bool(rng.integers(2))
+    current = replace(found.current, load=load)
+    return replace(found, name=name, keep_accelerator=keep, current=current)
+
+
+def test_the_same_input_has_the_same_answer_at_once() -> None:
+    """A cycle asks again while nothing moved; what a caller changes in place is another input."""
+    data = small_system(server(rpm=3000.0), itl_ms=60.0)
+    cache = SizingCache()
+    first = optimize(data, EXACT, cache=cache)
+    again = replace(data, servers={name: replace(one) for name, one in data.servers.items()})
+    assert optimize(again, EXACT, cache=cache) is first
+    assert optimize(again, replace(EXACT, headroom=0.1), cache=cache) is not first
+    servers = dict(data.servers)
+    changed = replace(data, servers=servers)
+    assert optimize(changed, EXACT, cache=cache) is first
+    servers["s"] = replace(servers["s"], min_replicas=9)
+    assert optimize(changed, EXACT, cache=cache).allocations["s"].replicas == 9
 
 
 @settings(max_examples=60)

@@ -23,7 +23,7 @@ from loop.optimizer.model.tail import make_tail
 from loop.optimizer.model.tail_rates import highest_rates_by_share
 from loop.optimizer.model.within import make_goals, shares_within
 from loop.optimizer.rules import OptimizerSettings
-from loop.optimizer.rules.ours import OURS
+from loop.optimizer.rules.ours import OURS, highest_rates
 from loop.optimizer.sizing import size_all
 from loop.optimizer.table import GOOD
 from loop.schema.reading import read_system
@@ -115,6 +115,49 @@ def test_a_higher_percentile_allows_a_lower_rate() -> None:
     rate = highest_rates_by_share(tail, targets, percentile, utilisation_max=0.98).rate
     assert (np.diff(rate[:4]) < 0.0).all()
     assert rate[4] == pytest.approx(0.98 * full_batch_rate(tail)[4])
+
+
+def test_what_is_found_of_a_replica_does_not_depend_on_those_beside_it() -> None:
+    """Sizes are remembered: an answer must not depend on with which others they were found, to the
+    last bit.
+    """
+    rng = np.random.default_rng(11)
+    count = 60
+    columns = replica_columns(
+        alpha=rng.uniform(2.0, 20.0, count),
+        beta=rng.uniform(0.01, 0.1, count),
+        gamma=rng.uniform(0.0, 2e-4, count),
+        in_tokens=rng.uniform(1.0, 3000.0, count),
+        out_tokens=rng.choice([1.0, 1.5, 80.0, 700.0], count),
+        max_batch=rng.choice([1, 3, 31, 32, 47, 64, 200, 512], count),
+        max_queue=rng.choice([0.0, 20.0, np.inf], count),
+        launch=1.0,
+        p=rng.choice([1.0, 1.0, 2.5], count),
+        cached=0.5,
+        token_cv=rng.choice([0.0, 0.4, 1.0], count),
+        ahead=rng.choice([0.0, 1.0], count),
+    )
+    targets = Targets(
+        rng.uniform(10.0, 200.0, count),
+        rng.choice([0.0, 500.0, 3000.0], count),
+        rng.choice([0.0, 500.0], count),
+        rng.choice([0.0, 0.01], count),
+    )
+    percentile = rng.choice([0.9, 0.95], count)
+
+    def found(rows: np.ndarray) -> np.ndarray:
+        return highest_rates(
+            columns.take(rows),
+            targets.take(rows),
+            percentile=percentile[rows],
+            utilisation_max=0.98,
+        ).rows()
+
+    whole = found(np.arange(count))
+    assert 20 < np.isfinite(whole[:, 0]).sum() < count
+    for size in (1, 2, 5, 9, 31):
+        some = rng.choice(count, size, replace=False)
+        assert found(some).tobytes() == whole[some].tobytes()
 
 
 def test_a_class_says_how_many_of_its_requests_shall_meet_the_targets() -> None:

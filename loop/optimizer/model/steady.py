@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from loop.optimizer.model.chain import Bools, Floats, Rows
-from loop.optimizer.model.tail import PROMPT_WEIGHTS, Tail, as_column
+from loop.optimizer.model.tail import CHUNK, PROMPT_WEIGHTS, Singles, Tail, as_column, mean_over
 
 BUSY_MAX = 0.999  # prefills may take this share of the time, and a full batch be so busy
 
@@ -56,7 +56,9 @@ def full_batch_rate(tail: Tail) -> Floats:
     """Return the rate that a full batch serves [requests/ms]."""
     batch = tail.columns.max_batch.astype(np.float64)
     prompts, _ = _at_full_batch(tail)
-    rate: Floats = 1.0 / (prompts @ PROMPT_WEIGHTS + (tail.decodes + 1.0) * tail.full_time / batch)
+    rate: Floats = 1.0 / (
+        mean_over(prompts, PROMPT_WEIGHTS) + (tail.decodes + 1.0) * tail.full_time / batch
+    )
     return rate
 
 
@@ -96,13 +98,15 @@ def _stretch(tail: Tail, rate: Floats) -> tuple[Floats, Floats]:
     each, prompt, share = as_column(rate), as_column(columns.in_tokens), as_column(tail.computed)
     read = grid * as_column(tail.context)
     decode = tail.wide.duration(grid, read)
-    sharing = np.ones_like(grid)
     room = np.maximum((as_column(columns.token_budget) - grid) / np.maximum(prompt, 1.0), 1.0)
-    for _ in range(3 if columns.curved else 1):
-        more = tail.wide.duration(grid + sharing * prompt * share, read + sharing * prompt)
-        prefill = (more - decode) / sharing
-        busy = np.minimum(each * prefill, BUSY_MAX)
+    prefill = tail.wide.duration(grid + prompt * share, read + prompt) - decode
+    busy = np.minimum(each * prefill, BUSY_MAX)
+    for _ in range(2 if columns.curved else 0):
         sharing = np.minimum(1.0 + np.minimum(each * decode / (1.0 - busy), grid + 1.0), room)
+        more = tail.wide.duration(grid + sharing * prompt * share, read + sharing * prompt)
+        # Of a sum the share does not matter.
+        prefill = np.where(tail.wide.p == 1.0, prefill, (more - decode) / sharing)
+        busy = np.minimum(each * prefill, BUSY_MAX)
     iteration = decode / (1.0 - busy)
     seen = iteration + each * prefill**2 * (1.0 + as_column(columns.token_cv) ** 2) / (
         1.0 - busy**2
@@ -132,7 +136,6 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     grid_busy, stretch = _stretch(tail, rate)
     logs = as_column(np.log(rate).astype(np.float32)) * tail.states
     logs += tail.log_weights
-    # Not as products of matrices: numpy would wake its threads for them, which takes longer.
     for each, basis in zip(stretch.astype(np.float32).T, tail.basis.T, strict=True):
         logs += each[:, None] * basis
     logs -= logs.max(axis=1)[:, None]
@@ -141,18 +144,18 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     queue = np.where(np.isinf(columns.max_queue), 1e9, columns.max_queue)
     no_more = fade**queue
     weights = np.exp(logs)
-    sums = np.einsum("rs,sk->rk", weights, tail.powers).astype(np.float64)
+    none, one, two = _moments(tail, weights)
     last = weights[rows, columns.max_batch].astype(np.float64)
     behind = last * fade * (1.0 - no_more) / (1.0 - fade)
-    total = sums[:, 0] + behind
+    total = none + behind
     empty = weights[:, 0] / total
-    batch = (sums[:, 1] + most * behind) / total
-    spread = np.maximum((sums[:, 2] + most**2 * behind) / total - batch**2, 0.0)
+    batch = (one + most * behind) / total
+    spread = np.maximum((two + most**2 * behind) / total - batch**2, 0.0)
     decode = tail.latencies.duration(batch, batch * tail.context)
     sharing = 1.0 + rate * decode / (1.0 - _interpolated(tail, grid_busy, batch))
     sharing = np.minimum(sharing, np.maximum(_room(tail, batch), 1.0))
     prefill = _prefill(tail, batch, sharing)
-    first, second, third = (prefill**k @ PROMPT_WEIGHTS for k in (1, 2, 3))
+    first, second, third = (mean_over(prefill**k, PROMPT_WEIGHTS) for k in (1, 2, 3))
     overload |= rate * first >= BUSY_MAX
     busy = np.minimum(rate * first, BUSY_MAX)
     # Arrivals that a prefill holds up are let in together.
@@ -162,7 +165,7 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     weights = np.exp(logs)
     last = weights[rows, columns.max_batch].astype(np.float64)
     waiting = last * (1.0 - no_more) / (1.0 - fade)
-    total = weights.sum(axis=1) - last + waiting + last * no_more
+    total = _in_chunks(weights) - last + waiting + last * no_more
     backlog, overflow = _backlog(tail, rate, batch, decode)
     return State(
         rate=rate,
@@ -184,6 +187,21 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     )
 
 
+def _moments(tail: Tail, weights: Singles) -> tuple[Floats, Floats, Floats]:
+    """Return the sums over the states of weight, state · weight and state² · weight."""
+    by_state = weights * tail.states
+    return _in_chunks(weights), _in_chunks(by_state), _in_chunks(by_state * tail.states)
+
+
+def _in_chunks(values: Singles) -> Floats:
+    """Return the sum over the states, chunk by chunk: states of no weight behind the last chunk of
+    a row change no bit of it.
+    """
+    parts = values.reshape(len(values), -1, CHUNK).sum(axis=2)
+    found: Floats = np.add.accumulate(parts, axis=1)[:, -1].astype(np.float64)
+    return found
+
+
 def _wait_rate(tail: Tail, rate: Floats) -> tuple[Floats, Floats, Bools]:
     """Return how the wait for a place decays, the mean work of a request for a full batch, and
     where it is more than that serves.
@@ -193,7 +211,7 @@ def _wait_rate(tail: Tail, rate: Floats) -> tuple[Floats, Floats, Bools]:
     """
     most = tail.columns.max_batch.astype(np.float64)
     prefill, _ = _at_full_batch(tail)
-    first, second = prefill @ PROMPT_WEIGHTS, prefill**2 @ PROMPT_WEIGHTS
+    first, second = (mean_over(prefill**k, PROMPT_WEIGHTS) for k in (1, 2))
     step = tail.full_time / most
     iterations = tail.decodes + 1.0
     work = first + iterations * step
@@ -213,7 +231,7 @@ def _wait_rate(tail: Tail, rate: Floats) -> tuple[Floats, Floats, Bools]:
 def _backlog(tail: Tail, rate: Floats, batch: Floats, decode: Floats) -> tuple[Floats, Bools]:
     """Return the mean wait behind prompts beyond the token budget, and where they never end."""
     room = np.maximum(_room(tail, batch), 1e-3)
-    each = decode / room + _prefill(tail, batch, room) @ PROMPT_WEIGHTS
+    each = decode / room + mean_over(_prefill(tail, batch, room), PROMPT_WEIGHTS)
     used = rate * each
     wait = (
         0.5 * np.minimum(used, 1.0) ** 2 * rate * each**2 * (1.0 + tail.columns.token_cv**2) / 2.0
@@ -234,4 +252,5 @@ def _steepness(tail: Tail, batch: Floats, decode: Floats, sharing: Floats) -> Fl
 
     whole = with_prompts(sharing)
     mean = np.maximum((whole - decode) / sharing, 1e-9)
-    return np.clip((whole - with_prompts(np.maximum(sharing - 1.0, 0.0))) / mean, 1.0, 3.0)
+    steep = np.clip((whole - with_prompts(np.maximum(sharing - 1.0, 0.0))) / mean, 1.0, 3.0)
+    return np.where(columns.p == 1.0, 1.0, steep)

@@ -26,7 +26,10 @@ PROMPT_NODES, PROMPT_WEIGHTS = _hermite(5)
 PROMPT_WEIGHTS = PROMPT_WEIGHTS / PROMPT_WEIGHTS.sum()
 EVEN_NODES, EVEN_WEIGHTS = ((_legendre(3)[0] + 1.0) / 2.0, _legendre(3)[1] / 2.0)
 LONE_NODES = np.linspace(-3.2, 3.6, 18)  # normal quantiles at which a lone prefill is timed
-GRID = np.array([0.0, 0.06, 0.2, 0.45, 1.0])  # batches, as shares of the largest, of a prefill
+# Batches between which the time of a prefill is interpolated. They are the same for all rows, as
+# what is found of a row must not depend on those beside it.
+GRID = np.array([0.0, 4.0, 16.0, 48.0, 128.0, *(256.0 * 2.0**k for k in range(14))])
+CHUNK = 32  # states that are summed at once, so that a sum does not depend on states of no weight
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +48,11 @@ class Sums:
     def of(cls, decodes: Floats, reads: Floats, weights: Floats) -> Self:
         """Return the means over the last axis."""
         return cls(
-            decodes=decodes @ weights,
-            reads=reads @ weights,
-            decodes_2=(decodes * decodes) @ weights,
-            both=(decodes * reads) @ weights,
-            reads_2=(reads * reads) @ weights,
+            decodes=mean_over(decodes, weights),
+            reads=mean_over(reads, weights),
+            decodes_2=mean_over(decodes * decodes, weights),
+            both=mean_over(decodes * reads, weights),
+            reads_2=mean_over(reads * reads, weights),
         )
 
     def times(self, token: Floats, read: Floats, prompt_variance: Floats) -> tuple[Floats, Floats]:
@@ -72,8 +75,8 @@ class Tail:
     prompt_sigma: of the lognormal of what a prompt has beside its first token. ahead: iterations
     that are planned in advance. together: how far requests that began together also end together.
     met: what a request finds in the batch, coming: what comes during it. lone: time of a prefill
-    alone, by LONE_NODES. log_weights: of the states of the batch, of which states, powers, grid and
-    basis belong to all rows; in single precision, as nothing here is right to more than four
+    alone, by LONE_NODES. log_weights: of the states of the batch, of which states, grid and basis
+    belong to all rows; in single precision, as nothing here is right to more than four
     digits.
     """
 
@@ -97,7 +100,6 @@ class Tail:
     log_weights: Singles
     full_time: Floats
     states: Singles
-    powers: Singles
     grid: Floats
     basis: Singles
 
@@ -106,7 +108,7 @@ class Tail:
 
     def take(self, rows: Rows) -> Tail:
         """Return the given rows."""
-        shared = {"states", "powers", "grid", "basis"}
+        shared = {"states", "grid", "basis"}
         taken: dict[str, Any] = {}
         for name in (field.name for field in fields(self) if field.name not in shared):
             value = getattr(self, name)
@@ -116,6 +118,15 @@ class Tail:
             else:
                 taken[name] = value[rows] if isinstance(value, np.ndarray) else value.take(rows)
         return replace(self, **taken)
+
+
+def mean_over(values: Floats, weights: Floats) -> Floats:
+    """Return the mean of each row over the nodes of a quadrature.
+
+    Not as a product of matrices: that rounds by how many rows there are.
+    """
+    found: Floats = np.einsum("...k,k->...", values, weights)
+    return found
 
 
 def as_column(values: Floats) -> Floats:
@@ -188,10 +199,10 @@ def make_tail(columns: ReplicaColumns) -> Tail:
     lives = np.maximum(answers, 1.0)
     met, coming = _sums(columns, answers=answers, longer=longer, lives=lives)
     lone = 1.0 + np.exp(as_column(prompt_mu) + as_column(prompt_sigma) * LONE_NODES)
-    width = int(columns.max_batch.max())
-    states = np.arange(width + 1, dtype=np.float64)
+    most = int(columns.max_batch.max())
+    states = np.arange((most // CHUNK + 1) * CHUNK, dtype=np.float64)
     log_weights, full_time = _weights(columns, states, context, decodes + 1.0)
-    grid = np.unique(np.round(GRID * width))
+    grid = GRID[: int(np.searchsorted(GRID, most)) + 1]
     basis = np.stack([np.interp(states, grid, one) for one in np.eye(len(grid))], axis=1)
     basis[0] = 0.0
     latencies = Latencies.of(columns)
@@ -216,7 +227,6 @@ def make_tail(columns: ReplicaColumns) -> Tail:
         log_weights=log_weights,
         full_time=full_time,
         states=states.astype(np.float32),
-        powers=np.stack([np.ones_like(states), states, states**2], axis=1).astype(np.float32),
         grid=grid,
         basis=np.cumsum(basis, axis=0).astype(np.float32),
     )

@@ -28,6 +28,7 @@ from loop.optimizer.model.tail import (
     PROMPT_WEIGHTS,
     Tail,
     as_column,
+    mean_over,
 )
 
 # Of the budget of an iteration, what the last chunk of a prompt leaves to others on the mean.
@@ -207,7 +208,7 @@ class _Iterations:
 
 def _iterations(state: State, decode: Floats) -> _Iterations:
     rate, busy = state.rate, state.busy
-    p2, p3, p4 = state.prefill_2, state.prefill_3, state.prefill**4 @ PROMPT_WEIGHTS
+    p2, p3, p4 = state.prefill_2, state.prefill_3, mean_over(state.prefill**4, PROMPT_WEIGHTS)
     k1 = decode / (1.0 - busy)
     k2 = rate * p2 * k1 / (1.0 - busy**2)
     k3 = (3.0 * busy * rate * p2 * k2 + rate * p3 * k1) / (1.0 - busy**3)
@@ -238,7 +239,7 @@ def _ttft_share(tail: Tail, state: State, goals: Goals) -> Floats:
     whole = rest.plus(own)
     columns = Skewed(as_column(whole.mean), as_column(whole.variance), as_column(whole.third))
     remaining = np.maximum(as_column(goal) - columns.quantile(ANSWER_NODES), 0.0)
-    waiting = -np.expm1(-as_column(state.wait_rate) * remaining) @ ANSWER_WEIGHTS
+    waiting = -mean_over(np.expm1(-as_column(state.wait_rate) * remaining), ANSWER_WEIGHTS)
     idle = state.empty * (1.0 - state.busy)
     if single.any():
         idle = np.where(single, _idle_share(tail, state), idle)
@@ -303,13 +304,13 @@ def _own_prefill(
         second = rate * as_column(state.prefill_2) * exposed
         third = rate * as_column(state.prefill_3) * exposed
         return Skewed.of_moments(
-            longer @ PROMPT_WEIGHTS,
-            (longer**2 + second) @ PROMPT_WEIGHTS,
-            (longer**3 + 3.0 * longer * second + third) @ PROMPT_WEIGHTS,
+            mean_over(longer, PROMPT_WEIGHTS),
+            mean_over(longer**2 + second, PROMPT_WEIGHTS),
+            mean_over(longer**3 + 3.0 * longer * second + third, PROMPT_WEIGHTS),
         )
 
     lone = tail.wide.duration(computed, tail.prompts) + more * as_column(columns.alpha)
-    powers = (lone**k @ PROMPT_WEIGHTS for k in (1, 2, 3))
+    powers = (mean_over(lone**k, PROMPT_WEIGHTS) for k in (1, 2, 3))
     own = beside(state.prefill + more * as_column(met.length.mean))
     return own, Skewed.of_moments(*powers), beside(lone)
 
@@ -332,7 +333,8 @@ def _running_share(
     free = nobody * decode / met.length.mean * np.exp(-rate * decode * (1.0 + ahead))
     free = np.minimum(free, 1.0 - 1e-6)
     nodes = EVEN_NODES[:, None]
-    clear = EVEN_WEIGHTS @ own.within(goal - decode * (1.0 + nodes + ahead))
+    each = own.within(goal - decode * (1.0 + nodes + ahead))
+    clear = sum(weight * one for weight, one in zip(EVEN_WEIGHTS, each, strict=True))
     first, second, third = rest.moments()
     mean, variance = (1.5 + ahead) * decode, decode**2 / 12.0
     others = Skewed.of_moments(
@@ -410,8 +412,8 @@ def _life(tail: Tail, state: State) -> _Life:
     base = _base(tail, state, alone * lives, read * lives, (met_1, met_2))
     first, second, third = (as_column(one) for one in (state.prefill_1, *_steep_moments(state)))
     # Long prompts prefill longer, and are read longer.
-    along = (state.prefill * tail.prompts) @ PROMPT_WEIGHTS
-    along = along - state.prefill_1 * (tail.prompts @ PROMPT_WEIGHTS)
+    along = mean_over(state.prefill * tail.prompts, PROMPT_WEIGHTS)
+    along = along - state.prefill_1 * mean_over(tail.prompts, PROMPT_WEIGHTS)
     new_3 = new_2**2 / np.maximum(new_1, 1e-12)
     each = (
         first + new_1,
@@ -502,7 +504,7 @@ def _itl_share(tail: Tail, state: State, goal: Floats) -> Floats:
     many = Skewed(mean, variance, np.maximum(beyond.third, 0.1 * variance**1.5))
     cases = Skewed.stack([base, single, many, _slowest(tail, state)]).within(bound)
     share = none * cases[0] + one * cases[1] + np.minimum(rest, 1.0) * cases[2]
-    share = np.maximum(share, cases[3]) @ ANSWER_WEIGHTS
+    share = mean_over(np.maximum(share, cases[3]), ANSWER_WEIGHTS)
     within: Floats = tail.alone + (1.0 - tail.alone) * share
     return within
 
