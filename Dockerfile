@@ -13,7 +13,9 @@ COPY loop loop
 COPY emulator emulator
 COPY experiments experiments
 COPY sample-data sample-data
-RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt .
+# With --build-arg EXTRAS=[dask,fast] it is the image of a Dask cluster too (docs/dask.md).
+ARG EXTRAS=
+RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".$EXTRAS"
 
 FROM python:3.11.13-slim-bookworm
 LABEL org.opencontainers.image.title="Inferno Twin" \

@@ -20,6 +20,7 @@ from experiments.compare_rows import (
     planned_policy,
 )
 from experiments.config import PolicyOption
+from experiments.executor import Executor
 from experiments.grid import SweepConfig
 from experiments.output import whole_file
 from experiments.sweep import FinishedRuns, finish_runs
@@ -134,11 +135,11 @@ def compare(
     asked: CompareConfig,
     out: Path,
     *,
-    jobs: int | None = None,
+    executor: Executor | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> CompareResult:
-    """Run the comparison on *jobs* processes (None: one a core) and write its tables and figures to
+    """Run the comparison on *executor* (None: a process a core) and write its tables and figures to
     *out*. With *resume*, what is finished there is not repeated.
     """
     from experiments.compare_report import save_report
@@ -156,14 +157,24 @@ def compare(
     ]
     perfect = [_perfect(planned) for planned in policies[:: len(asked.policies)]]
     first = finish_runs(
-        [*policies, *perfect], out, work=compared_row, jobs=jobs, resume=resume, console=console
+        [*policies, *perfect],
+        out,
+        work=compared_row,
+        executor=executor,
+        resume=resume,
+        console=console,
     )
     later = []
     if asked.bounded:
         later += _clairvoyants(policies, first, count=len(asked.policies))
     later += _without_start_up(policies, first, asked)
     second = finish_runs(
-        later, out, work=compared_row, jobs=jobs, resume=resume, console=console if later else None
+        later,
+        out,
+        work=compared_row,
+        executor=executor,
+        resume=resume,
+        console=console if later else None,
     )
     rows = {**first.rows, **second.rows}
     results = _results([*policies, *later], perfect, rows)

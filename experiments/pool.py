@@ -45,11 +45,12 @@ def run_tasks(
     interrupt, ends the processes at once.
     """
     if jobs == 1 or len(tasks) <= 1:
-        return (_attempt(work, index, task) for index, task in enumerate(tasks))
+        return (attempt(work, index, task) for index, task in enumerate(tasks))
     return _on_processes(work, tasks, jobs=min(jobs, len(tasks)))
 
 
-def _attempt(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Value]:
+def attempt(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Value]:
+    """Return what became of the task at *index*."""
     try:
         return Outcome(index=index, value=work(task))
     except Exception as error:
@@ -71,7 +72,7 @@ def _on_processes(
                 while queue or flying:
                     while queue and len(flying) < jobs:
                         index, task = queue.popleft()
-                        flying[pool.submit(_attempt, work, index, task)] = (index, task)
+                        flying[pool.submit(attempt, work, index, task)] = (index, task)
                     done, _ = wait(flying, return_when=FIRST_COMPLETED)
                     for future in done:
                         outcome = future.result()
@@ -88,7 +89,7 @@ def _on_processes(
 def _alone(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Value]:
     with _processes(1) as pool:
         try:
-            return pool.submit(_attempt, work, index, task).result()
+            return pool.submit(attempt, work, index, task).result()
         except BrokenProcessPool:
             return Outcome(index=index, error="its process was killed (out of memory?)")
 

@@ -64,6 +64,18 @@ def read_scenario(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Scen
     """Read the scenario NAME of *folder* (NAME.yaml), else the file at that path. Raise SpecError,
     one line.
     """
+    path = scenario_path(name_or_path, folder=folder)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(
+            f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}"
+        ) from None
+    return parse_scenario(text, name=path.stem, source=path.name, base=path.parent)
+
+
+def scenario_path(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Path:
+    """Return the file of a scenario, see `read_scenario`. Raise SpecError if there is none."""
     path = folder / f"{OTHER_NAMES.get(str(name_or_path), name_or_path)}.yaml"
     if not path.is_file():
         path = Path(name_or_path)
@@ -73,13 +85,7 @@ def read_scenario(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Scen
             f"scenario: expected one of {known}, or the path of a file, found "
             f"{str(name_or_path)!r}{did_you_mean(name_or_path, known_scenarios(folder))}"
         )
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(
-            f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}"
-        ) from None
-    return parse_scenario(text, name=path.stem, source=path.name, base=path.parent)
+    return path
 
 
 def known_scenarios(folder: Path = SCENARIOS) -> tuple[str, ...]:
@@ -91,7 +97,7 @@ def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario
     """Return the scenario of a YAML text. *source* names it in errors; paths in it start at
     *base*.
     """
-    obj = _parse_yaml(text, source=source)
+    obj = parse_yaml(text, source=source)
     entry = Entry(obj, source=source)
     defaults = Scenario(name=name)
     walk = entry.child("walk")
@@ -328,7 +334,8 @@ class _UniqueKeys(BoundedLoader):
         return super().construct_mapping(node, deep=deep)
 
 
-def _parse_yaml(text: str, *, source: str) -> Any:
+def parse_yaml(text: str, *, source: str) -> Any:
+    """Return a scenario as it stands there. Raise SpecError, one line, for what is no YAML."""
     try:
         return yaml.load(text, Loader=_UniqueKeys)  # noqa: S506 (a SafeLoader)
     except yaml.MarkedYAMLError as error:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from experiments.compare_rows import after_step, derived_id, told_peaks
 from experiments.confidence import estimate
 from experiments.config import RunConfig
+from experiments.executor import Executor
 from experiments.grid import SweepConfig
 from experiments.output import whole_file
 from experiments.run import simulate
@@ -64,7 +65,7 @@ def stability(
     start_ups: Sequence[float],
     out: Path,
     *,
-    jobs: int | None = None,
+    executor: Executor | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> tuple[pd.DataFrame, list[Path], list[Path]]:
@@ -75,7 +76,9 @@ def stability(
         if not 0.0 <= factor <= 1000.0:
             raise SpecError(f"start-up: expected factors of 0 to 1000, found {factor:g}")
     runs = [_planned(config, factor) for config, factor in product(grid.runs(), start_ups)]
-    done = finish_runs(runs, out, work=slowed_row, jobs=jobs, resume=resume, console=console)
+    done = finish_runs(
+        runs, out, work=slowed_row, executor=executor, resume=resume, console=console
+    )
     results = results_frame(runs, done.rows)
     with whole_file(out / RESULTS_CSV) as part:
         results.to_csv(part, index=False, lineterminator="\n")

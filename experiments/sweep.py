@@ -4,16 +4,16 @@ its own.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
+from experiments.executor import Executor, Kind, LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.output import require_writable, whole_file, write_text
-from experiments.pool import Outcome, run_tasks
+from experiments.pool import Outcome
 from experiments.run import run
 from experiments.sources import read_sources
 from experiments.sweep_rows import (
@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 Work = Callable[[PlannedRun], Row]
-Kind = TypeVar("Kind", bound=PlannedRun)
 
 RESULTS_PARQUET, RESULTS_CSV = "results.parquet", "results.csv"
 
@@ -66,24 +65,24 @@ def sweep(
     grid: SweepConfig,
     out: Path,
     *,
-    jobs: int | None = None,
+    executor: Executor | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> pd.DataFrame:
     """Run *grid* and return its table, see `sweep_to_directory`."""
-    return sweep_to_directory(grid, out, jobs=jobs, resume=resume, console=console).results
+    return sweep_to_directory(grid, out, executor=executor, resume=resume, console=console).results
 
 
 def sweep_to_directory(
     grid: SweepConfig,
     out: Path,
     *,
-    jobs: int | None = None,
+    executor: Executor | None = None,
     resume: bool = False,
     console: Console | None = None,
     work: Work | None = None,
 ) -> SweepResult:
-    """Run *grid* on *jobs* processes (None: one a core), with its table, figures and rows of single
+    """Run *grid* on *executor* (None: a process a core), with its table, figures and rows of single
     runs in *out*.
 
     With *resume*, finished runs in *out* whose hash (data, scenario, settings, seed, version) is
@@ -94,7 +93,12 @@ def sweep_to_directory(
     """
     runs = plan(grid)
     done = finish_runs(
-        runs, out, work=work or simulate_row, jobs=jobs, resume=resume, console=console
+        runs,
+        out,
+        work=work or simulate_row,
+        executor=executor,
+        resume=resume,
+        console=console,
     )
     results = results_frame(runs, done.rows)
     paths = _write_results(results, out)
@@ -123,24 +127,22 @@ def finish_runs(
     out: Path,
     *,
     work: Callable[[Kind], Row],
-    jobs: int | None,
+    executor: Executor | None,
     resume: bool,
     console: Console | None,
 ) -> FinishedRuns:
-    """Have *work* make the row of each of *runs* on *jobs* processes, each kept in a file of its
-    own under *out*; with *resume*, those that are there are not made again.
+    """Have *work* make the row of each of *runs* on *executor*, each kept in a file of its own
+    under *out*; with *resume*, those that are there are not made again.
     """
     from experiments.progress import sweep_progress
 
-    if jobs is not None and jobs < 1:
-        raise SpecError(f"jobs: expected a whole number >= 1, found {jobs}")
     require_writable(out / ROWS)
     rows = _finished(runs, out) if resume else {}
     missing = [planned for planned in runs if planned.run_id not in rows]
     failures: list[Path] = []
     with (
         sweep_progress(console, total=len(runs), reused=len(rows)) as tell,
-        closing(run_tasks(work, missing, jobs=jobs or _cores())) as outcomes,
+        closing((executor or LocalProcesses()).outcomes(work, missing)) as outcomes,
     ):
         for outcome in outcomes:
             planned = missing[outcome.index]
@@ -235,11 +237,6 @@ def _read_results(path: Path) -> pd.DataFrame:
             else " ".join(str(error).split())[:100]
         )
         raise SpecError(f"{path}: expected the results of a sweep, found {what}") from None
-
-
-def _cores() -> int:
-    """Return how many processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _describe(planned: PlannedRun, outcome: Outcome[Row]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from experiments.compare import CompareConfig, CompareResult, Contender, compare, contenders
 from experiments.compare_rows import CLAIRVOYANT, compared_row, planned_policy
 from experiments.config import PolicyOption
+from experiments.executor import Executor
 from experiments.grid import SweepConfig
 from experiments.output import write_json
 from experiments.sweep import finish_runs
@@ -72,7 +73,7 @@ def tune(
     asked: TuneConfig,
     out: Path,
     *,
-    jobs: int | None = None,
+    executor: Executor | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> tuple[CompareResult, dict[str, dict[str, PolicyOption]]]:
@@ -92,7 +93,12 @@ def tune(
         for one in group
     ]
     done = finish_runs(
-        runs, out / "train", work=compared_row, jobs=jobs, resume=resume, console=console
+        runs,
+        out / "train",
+        work=compared_row,
+        executor=executor,
+        resume=resume,
+        console=console,
     )
     frame = results_frame(runs, done.rows)
     means = frame[frame["error"] == ""].groupby("policy")["objective_usd_per_h"].mean()
@@ -109,7 +115,7 @@ def tune(
     result = compare(
         CompareConfig(contenders=both, loads=scored, price_usd=asked.price_usd),
         out,
-        jobs=jobs,
+        executor=executor,
         resume=resume,
         console=console,
     )

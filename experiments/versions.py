@@ -4,20 +4,36 @@ and the commit.
 
 from __future__ import annotations
 
+import hashlib
 import platform
 import shutil
 import subprocess
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
 _PACKAGE = "inferno-twin"
 _FIGURES_DEPEND_ON = ("numpy", "scipy", "simpy", "pandas", "pyarrow")
+_PACKAGES = ("inferno", "twin", "loop", "emulator", "experiments")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def package_version() -> str:
     """Return the version of this package."""
     return version(_PACKAGE)
+
+
+@lru_cache(maxsize=1)
+def code_digest() -> str:
+    """Return a hash of the code of this package as it was when it was first asked for: a process
+    that lives long may run other code than its files hold by now.
+    """
+    total = hashlib.sha256()
+    for name in _PACKAGES:
+        for file in sorted((_ROOT / name).rglob("*.py")):
+            content = file.read_bytes()
+            total.update(f"{file.relative_to(_ROOT)} {len(content)} ".encode() + content)
+    return total.hexdigest()
 
 
 def versions() -> dict[str, str]:

@@ -21,6 +21,7 @@ from experiments.grid import SweepConfig
 from experiments.run import RunResult, run
 from experiments.run_files import pods_frame, requests_frame, write_run
 from experiments.sweep import sweep_to_directory
+from inferno.executors import make_executor
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -169,6 +170,7 @@ def sweep(
     budget_usd_per_h: float | None = None,
     out: str | PathLike[str] | None = None,
     jobs: int | None = None,
+    scheduler: str | None = None,
     resume: bool = False,
     console: Console | None = None,
 ) -> Sweep:
@@ -178,7 +180,8 @@ def sweep(
     several, and so may the values of policy_options, whose names may say whose they are
     ("hpa.target"). out: where the table, the figures and the finished runs are written (None:
     nowhere); with resume its finished runs are not repeated. jobs: processes (None: one a core; 1
-    uses this process). Progress and tables go to *console* (None: nowhere).
+    uses this process). scheduler: the address of a Dask scheduler whose workers make the runs
+    instead. Progress and tables go to *console* (None: nowhere).
 
     A script that sweeps on several processes needs `if __name__ == "__main__":`. Raise
     twin.spec.SpecError, one line, for bad input.
@@ -205,11 +208,12 @@ def sweep(
         options={name: _several(value) for name, value in (policy_options or {}).items()},
         seeds=seeds,
     )
+    executor = make_executor(jobs=jobs, scheduler=scheduler)
     if out is None:
         with TemporaryDirectory() as scratch:
-            done = sweep_to_directory(grid, Path(scratch), jobs=jobs, console=console)
+            done = sweep_to_directory(grid, Path(scratch), executor=executor, console=console)
         return Sweep(results=done.results, notes=done.notes, paths=())
-    done = sweep_to_directory(grid, Path(out), jobs=jobs, resume=resume, console=console)
+    done = sweep_to_directory(grid, Path(out), executor=executor, resume=resume, console=console)
     return Sweep(results=done.results, notes=done.notes, paths=tuple(done.paths))
 
 

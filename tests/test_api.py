@@ -19,9 +19,10 @@ OF_THE_TERMINAL = {"help", "quiet", "verbose"}
 @pytest.mark.parametrize(
     ("command", "function", "others"),
     [
-        # A run is saved by its own method, a sweep tells its progress to a console.
+        # A run is saved by its own method, a sweep tells its progress to a console,
+        # and its scheduler says what executes it.
         ("sim", inferno.simulate, ({"out"}, set())),
-        ("sweep", inferno.sweep, (set(), {"console"})),
+        ("sweep", inferno.sweep, ({"executor"}, {"console"})),
     ],
 )
 def test_its_arguments_are_the_options_of_the_command(

@@ -10,6 +10,7 @@ from inferno.cli.runs import (
     add_result_options,
     add_run_options,
     add_seed_options,
+    chosen_executor,
     names,
     print_notes,
     print_paths,
@@ -72,7 +73,7 @@ def _run(options: Namespace) -> int:
     outcome = compare(
         asked,
         options.out,
-        jobs=options.jobs,
+        executor=chosen_executor(options),
         resume=options.resume,
         console=None if options.quiet else Console(),
     )

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from argparse import _ActionsContainer as Options
 
     from experiments.config import RunConfig
+    from experiments.executor import Executor
 
 
 def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
@@ -88,10 +89,46 @@ def add_result_options(parser: Options, *, out: str, jobs: bool = True) -> None:
     if jobs:
         parser.add_argument("--jobs", type=int, help="processes (default: one a core)")
     parser.add_argument(
+        "--executor",
+        choices=("local", "dask"),
+        default="local",
+        help="what makes the runs, with the same results: processes of this machine (default), or "
+        "the workers of a Dask cluster, by the extra dask",
+    )
+    parser.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="the scheduler of the Dask cluster, as in tcp://HOST:8786",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
         help="reuse the finished runs of --out that are still valid",
     )
+
+
+def chosen_executor(options: argparse.Namespace) -> Executor:
+    """Return what makes the runs. Raise SpecError, one line, if it cannot be had."""
+
+    from inferno.executors import make_executor
+
+    def tell(line: str) -> None:
+        print_notes([line], quiet=options.quiet)
+
+    return make_executor(jobs=options.jobs, scheduler=chosen_scheduler(options), tell=tell)
+
+
+def chosen_scheduler(options: argparse.Namespace) -> str | None:
+    """Return the address of the Dask scheduler that was asked for, None for local processes."""
+    from twin.spec import SpecError
+
+    if options.executor == "local":
+        if options.scheduler is not None:
+            raise SpecError("scheduler: expected --executor dask beside it, found local")
+        return None
+    if not options.scheduler:
+        raise SpecError("scheduler: expected an address, as in --scheduler tcp://HOST:8786")
+    return str(options.scheduler)
 
 
 def add_data_option(parser: Options) -> None:

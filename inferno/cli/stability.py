@@ -11,6 +11,7 @@ from inferno.cli.runs import (
     add_result_options,
     add_run_options,
     add_seed_options,
+    chosen_executor,
     numbers,
     print_paths,
     run_config,
@@ -58,7 +59,7 @@ def _run(options: Namespace) -> int:
         grid,
         options.start_up,
         options.out,
-        jobs=options.jobs,
+        executor=chosen_executor(options),
         resume=options.resume,
         console=None if options.quiet else Console(),
     )

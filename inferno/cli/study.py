@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.runs import add_result_options
+from inferno.cli.runs import add_result_options, chosen_scheduler
 
 TEXT = """\
 Run the parts of a study one after the other, each in a directory of its own
@@ -33,6 +33,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 def _run(options: Namespace) -> int:
     from inferno.cli.main import main
 
+    scheduler = chosen_scheduler(options)
+    cluster = ["--executor", "dask", "--scheduler", scheduler] if scheduler else []
     parts = read_study(options.study)
     for name, command, words in parts:
         out = options.out / name
@@ -40,7 +42,8 @@ def _run(options: Namespace) -> int:
             print(f"{name}: inferno {command} {' '.join(words)}", flush=True)
         resume = ["--resume"] if options.resume and command in RESUMED else []
         quiet = ["--quiet"] if options.quiet else []
-        code = main([command, *words, "--out", str(out), *resume, *quiet])
+        where = cluster if command in RESUMED else []
+        code = main([command, *words, *where, "--out", str(out), *resume, *quiet])
         if code != EXIT_OK:
             return code
     return EXIT_OK

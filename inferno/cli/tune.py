@@ -6,7 +6,14 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
-from inferno.cli.runs import add_result_options, add_run_options, names, print_paths, run_config
+from inferno.cli.runs import (
+    add_result_options,
+    add_run_options,
+    chosen_executor,
+    names,
+    print_paths,
+    run_config,
+)
 
 TEXT = """\
 Try options of each policy on training seeds, the same number of runs for every
@@ -74,7 +81,7 @@ def _run(options: Namespace) -> int:
     outcome, _ = tune(
         asked,
         options.out,
-        jobs=options.jobs,
+        executor=chosen_executor(options),
         resume=options.resume,
         console=None if options.quiet else Console(),
     )

@@ -18,6 +18,7 @@ from experiments.compare_report import differences_table, draw_costs, front_of
 from experiments.compare_rows import NO_START_UP, last_jump_s
 from experiments.confidence import estimate_share
 from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.executor import LocalProcesses
 from experiments.grid import SweepConfig
 from twin.spec import SpecError
 
@@ -37,7 +38,7 @@ ASKED = CompareConfig(
 def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareResult, Path]:
     """Return a small comparison, and where it lies."""
     out = tmp_path_factory.mktemp("compare")
-    return compare(ASKED, out, jobs=1), out
+    return compare(ASKED, out, executor=LocalProcesses(jobs=1)), out
 
 
 def test_results_have_a_row_for_each_policy_load_and_seed(done: tuple[CompareResult, Path]) -> None:
@@ -65,7 +66,7 @@ def test_a_comparison_goes_on_where_it_stopped(done: tuple[CompareResult, Path])
     result, out = done
     times = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     before = (out / "results.csv").read_text()
-    again = compare(ASKED, out, jobs=1, resume=True)
+    again = compare(ASKED, out, executor=LocalProcesses(jobs=1), resume=True)
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == times
     assert (out / "results.csv").read_text() == before
     assert again.advice == result.advice

@@ -11,6 +11,7 @@ import pytest
 
 from experiments import RunConfig, SweepConfig, run, sweep, write_run
 from experiments.config import SAMPLE_DATA
+from experiments.executor import LocalProcesses
 
 TINY = RunConfig(data=SAMPLE_DATA / "small", scenario="ramp", hours=0.05)
 
@@ -40,7 +41,7 @@ def test_every_file_of_a_run_and_a_sweep_is_named(document: str, tmp_path: Path)
     """What lies in a directory should not need the source to be understood."""
     names = {path.name for path in write_run(run(TINY), tmp_path / "run")}
     assert [name for name in sorted(names) if f"`{name}`" not in document] == []
-    sweep(SweepConfig(base=TINY, seeds=1), tmp_path / "sweep", jobs=1)
+    sweep(SweepConfig(base=TINY, seeds=1), tmp_path / "sweep", executor=LocalProcesses(jobs=1))
     tables = [
         path.name for path in (tmp_path / "sweep").iterdir() if path.suffix in (".parquet", ".csv")
     ]

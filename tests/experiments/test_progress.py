@@ -12,6 +12,7 @@ from rich.console import Console
 
 from experiments import RunConfig, SweepConfig, sweep
 from experiments.config import SAMPLE_DATA
+from experiments.executor import LocalProcesses
 from experiments.progress import run_with_progress, sweep_progress
 
 TINY = RunConfig(data=SAMPLE_DATA / "small", scenario="steady", hours=0.02, period_s=20.0)
@@ -36,7 +37,12 @@ def test_a_bar_on_a_terminal_ends_full(tmp_path: Path) -> None:
     """For sweeps the runs, for a run the simulated time."""
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
-    sweep(SweepConfig(base=TINY, seeds=2), tmp_path / "sweep", jobs=1, console=console)
+    sweep(
+        SweepConfig(base=TINY, seeds=2),
+        tmp_path / "sweep",
+        executor=LocalProcesses(jobs=1),
+        console=console,
+    )
     assert "2/2" in out.getvalue()
     _, paths = run_with_progress(TINY, tmp_path / "run", console=console)
     assert "%" in out.getvalue()

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.executor import LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.regressions import Allowance, regressions
 from experiments.stability import stability
@@ -90,7 +91,7 @@ def test_tuned_policies_are_scored_on_seeds_that_they_were_not_tuned_on(tmp_path
         train_seeds=1,
         budget=2,
     )
-    found, chosen = tune(asked, tmp_path, jobs=1)
+    found, chosen = tune(asked, tmp_path, executor=LocalProcesses(jobs=1))
     assert set(found.results["seed"]) == {4}
     scored = [name for name in found.results["policy"] if "start-up" not in name]
     assert scored == ["slo", "slo tuned"]
@@ -100,7 +101,9 @@ def test_tuned_policies_are_scored_on_seeds_that_they_were_not_tuned_on(tmp_path
 
 def test_stability_has_a_row_for_each_start_up(tmp_path: Path) -> None:
     """Pods that start at once overshoot less than pods that take their time."""
-    table, paths, failures = stability(SweepConfig(base=SHORT), (0.0, 3.0), tmp_path, jobs=1)
+    table, paths, failures = stability(
+        SweepConfig(base=SHORT), (0.0, 3.0), tmp_path, executor=LocalProcesses(jobs=1)
+    )
     assert failures == []
     assert list(table["start_up"]) == [0.0, 3.0]
     assert {"attainment", "reversals_per_h", "overshoot"} <= set(table.columns)

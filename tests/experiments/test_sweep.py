@@ -16,6 +16,7 @@ from rich.console import Console
 
 from experiments import RunConfig, SweepConfig, run, sweep
 from experiments.config import SAMPLE_DATA
+from experiments.executor import LocalProcesses
 from experiments.plots import plot_directory
 from experiments.sweep import plan, sweep_to_directory
 from experiments.sweep_rows import TIMINGS
@@ -29,13 +30,14 @@ GRID = SweepConfig(
     base=BASE, policies=("slo", "static"), alphas=(0.1, 0.5), periods_s=(30.0, 60.0), seeds=2
 )
 FEW = SweepConfig(base=BASE, seeds=3)
+ONE_PROCESS = LocalProcesses(jobs=1)
 
 
 @pytest.fixture(scope="module")
 def swept(tmp_path_factory: pytest.TempPathFactory) -> tuple[pd.DataFrame, Path]:
     """Run the grid once, on one process."""
     out = tmp_path_factory.mktemp("sweep") / "out"
-    return sweep(GRID, out, jobs=1), out
+    return sweep(GRID, out, executor=ONE_PROCESS), out
 
 
 def numbers(frame: pd.DataFrame) -> pd.DataFrame:
@@ -73,7 +75,9 @@ def test_a_sweep_gives_the_same_numbers_on_one_and_on_two_processes(
     swept: tuple[pd.DataFrame, Path], tmp_path: Path
 ) -> None:
     """Nothing may depend on which process a run lands on, or after which other."""
-    pd.testing.assert_frame_equal(numbers(sweep(GRID, tmp_path, jobs=2)), numbers(swept[0]))
+    pd.testing.assert_frame_equal(
+        numbers(sweep(GRID, tmp_path, executor=LocalProcesses(jobs=2))), numbers(swept[0])
+    )
 
 
 def test_a_row_is_the_summary_of_its_run(swept: tuple[pd.DataFrame, Path]) -> None:
@@ -111,7 +115,7 @@ def test_policies_of_a_cell_meet_the_same_load(swept: tuple[pd.DataFrame, Path])
 def test_a_resumed_sweep_repeats_nothing(swept: tuple[pd.DataFrame, Path]) -> None:
     """Timings included: the rows are those that were saved."""
     results, out = swept
-    again = sweep_to_directory(GRID, out, jobs=1, resume=True, work=refuse)
+    again = sweep_to_directory(GRID, out, executor=ONE_PROCESS, resume=True, work=refuse)
     assert again.reused == 16
     pd.testing.assert_frame_equal(again.results, results)
 
@@ -122,18 +126,20 @@ def test_a_changed_grid_reuses_only_the_runs_that_are_the_same(
     """Other seeds, settings or data are other runs."""
     shutil.copytree(swept[1], tmp_path / "out")
     wider = SweepConfig(base=BASE, policies=("static",), alphas=(0.1,), periods_s=(30.0,), seeds=3)
-    assert sweep_to_directory(wider, tmp_path / "out", jobs=1, resume=True).reused == 2
+    assert (
+        sweep_to_directory(wider, tmp_path / "out", executor=ONE_PROCESS, resume=True).reused == 2
+    )
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(tmp_path: Path) -> None:
     """What was finished is kept; the result is that of a sweep never interrupted."""
     with pytest.raises(KeyboardInterrupt):
-        sweep_to_directory(FEW, tmp_path, jobs=1, work=InterruptAfter(2))
+        sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, work=InterruptAfter(2))
     assert len(list((tmp_path / "runs").glob("*.json"))) == 2
-    resumed = sweep_to_directory(FEW, tmp_path, jobs=1, resume=True)
+    resumed = sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True)
     assert resumed.reused == 2
     pd.testing.assert_frame_equal(
-        numbers(resumed.results), numbers(sweep(FEW, tmp_path / "other", jobs=1))
+        numbers(resumed.results), numbers(sweep(FEW, tmp_path / "other", executor=ONE_PROCESS))
     )
 
 
@@ -144,7 +150,11 @@ def test_a_failed_run_is_reported_and_stops_no_other(tmp_path: Path, jobs: int) 
     """
     out = io.StringIO()
     outcome = sweep_to_directory(
-        FEW, tmp_path, jobs=jobs, work=fail_on_seed_two, console=Console(file=out, width=200)
+        FEW,
+        tmp_path,
+        executor=LocalProcesses(jobs=jobs),
+        work=fail_on_seed_two,
+        console=Console(file=out, width=200),
     )
     assert outcome.failed == 1
     assert outcome.results["error"].tolist() == ["", "ZeroDivisionError: a bug of two lines", ""]
@@ -153,7 +163,7 @@ def test_a_failed_run_is_reported_and_stops_no_other(tmp_path: Path, jobs: int) 
     assert "failed, ZeroDivisionError: a bug of two lines" in out.getvalue()
     assert (tmp_path / "attainment.png").exists()
 
-    repaired = sweep_to_directory(FEW, tmp_path, jobs=1, resume=True)
+    repaired = sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True)
     assert (repaired.reused, repaired.failed) == (2, 0)
     assert list((tmp_path / "failures").iterdir()) == []
 
@@ -161,7 +171,7 @@ def test_a_failed_run_is_reported_and_stops_no_other(tmp_path: Path, jobs: int) 
 def test_a_sweep_in_which_all_fail_still_ends_in_order(tmp_path: Path) -> None:
     """A table of errors and no figures, but no crash over the empty rest."""
     outcome = sweep_to_directory(
-        FEW, tmp_path, jobs=1, work=refuse, console=Console(file=io.StringIO())
+        FEW, tmp_path, executor=ONE_PROCESS, work=refuse, console=Console(file=io.StringIO())
     )
     assert outcome.failed == 3
     assert [path.name for path in outcome.paths] == ["results.parquet", "results.csv"]
@@ -172,7 +182,7 @@ def test_a_damaged_row_is_told_in_a_line_before_anything_runs(tmp_path: Path, da
     """Silently repeating it would hide a failing disk; silently using it would falsify the
     table.
     """
-    sweep_to_directory(FEW, tmp_path, jobs=1)
+    sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS)
     path = sorted((tmp_path / "runs").glob("*.json"))[1]
     text = path.read_text()
     content = {
@@ -183,16 +193,16 @@ def test_a_damaged_row_is_told_in_a_line_before_anything_runs(tmp_path: Path, da
     }
     path.write_text(content[damage])
     with pytest.raises(SpecError, match=path.name) as told:
-        sweep_to_directory(FEW, tmp_path, jobs=1, resume=True, work=refuse)
+        sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True, work=refuse)
     assert "\n" not in str(told.value)
 
 
 def test_a_damaged_table_is_told_in_a_line(tmp_path: Path) -> None:
     """On resume, where it is about to be written anew, and to plot, which needs it."""
-    sweep_to_directory(FEW, tmp_path, jobs=1)
+    sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS)
     (tmp_path / "results.parquet").write_bytes(b"PAR1 no more")
     with pytest.raises(SpecError, match=r"results\.parquet"):
-        sweep_to_directory(FEW, tmp_path, jobs=1, resume=True)
+        sweep_to_directory(FEW, tmp_path, executor=ONE_PROCESS, resume=True)
     with pytest.raises(SpecError, match=r"results\.parquet"):
         plot_directory(tmp_path)
 
@@ -201,7 +211,7 @@ def test_an_output_that_cannot_be_written_is_told_before_anything_runs(tmp_path:
     """A file stands where the directory should be."""
     (tmp_path / "file").write_text("mine")
     with pytest.raises(SpecError, match="expected a directory that can be written"):
-        sweep_to_directory(FEW, tmp_path / "file", jobs=1, work=refuse)
+        sweep_to_directory(FEW, tmp_path / "file", executor=ONE_PROCESS, work=refuse)
 
 
 def test_figures_are_drawn_again_from_the_table_alone_to_the_last_byte(
@@ -226,7 +236,7 @@ def test_the_printed_table_says_what_was_offered_and_how_fast(tmp_path: Path) ->
     """
     out = io.StringIO()
     grid = SweepConfig(base=BASE, policies=("slo", "static"), seeds=2)
-    results = sweep(grid, tmp_path, jobs=1, console=Console(file=out, width=80))
+    results = sweep(grid, tmp_path, executor=ONE_PROCESS, console=Console(file=out, width=80))
     text = out.getvalue()
     assert "4/4 disturbed" in text
     assert f"{results['offered_rpm'].mean():,.0f}" in text
@@ -241,4 +251,4 @@ def test_the_plan_of_a_sweep_checks_every_run(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match="oracle"):
         plan(SweepConfig(base=BASE, policies=("static", "oracle")))
     with pytest.raises(SpecError, match="jobs"):
-        sweep(FEW, tmp_path, jobs=0)
+        sweep(FEW, tmp_path, executor=LocalProcesses(jobs=0))
