@@ -144,10 +144,9 @@ class _Dispatch(Generic[Kind]):
     def _look(self) -> Iterator[Outcome[Row]]:
         if self._client.status != "running":
             raise ConnectionError
-        there = {
-            (address, str(one["local_directory"]))
-            for address, one in self._client.scheduler_info(n_workers=-1)["workers"].items()
-        }
+        # Asked of the scheduler itself: what the client keeps of it is at times without workers.
+        workers = self._client.sync(self._client.scheduler.identity)["workers"]
+        there = {(address, str(one["local_directory"])) for address, one in workers.items()}
         for worker in [worker for worker in self._busy if worker not in there]:
             yield from self._lost(worker)
         self._idle = deque(worker for worker in self._idle if worker in there)

@@ -139,7 +139,7 @@ def test_a_worker_with_other_code_is_refused_in_one_line(tmp_path: Path, reposit
         cluster.start_worker(repository)
         await_workers(cluster, 2)
         assert sweep_to_directory(FEW, tmp_path / "out", executor=there).failed == 0
-    assert len(told) == 2
+    assert len(told) == 2, told
     assert all("is refused: expected code" in line for line in told)
 
 
