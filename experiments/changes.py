@@ -34,16 +34,19 @@ def desired_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Des
     """
     desired: dict[str, list[Desired]] = {}
     for cycle in cycles:
-        for row in cycle["servers"]:
-            before = Desired(t_s=0.0, accelerator=row["currentAccelerator"], replicas=row["wanted"])
-            history = desired.setdefault(row["name"], [before])
-            if cycle["applied"]:
-                history.append(
-                    Desired(
-                        t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"]
-                    )
-                )
+        add_desired(desired, cycle)
     return desired
+
+
+def add_desired(desired: dict[str, list[Desired]], cycle: Mapping[str, Any]) -> None:
+    """Add to *desired* what is wanted after *cycle*."""
+    for row in cycle["servers"]:
+        before = Desired(t_s=0.0, accelerator=row["currentAccelerator"], replicas=row["wanted"])
+        history = desired.setdefault(row["name"], [before])
+        if cycle["applied"]:
+            history.append(
+                Desired(t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"])
+            )
 
 
 def count_changes(desired: Sequence[Desired], window: Window) -> int:

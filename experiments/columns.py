@@ -4,7 +4,7 @@ Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -70,23 +70,11 @@ def by_server(columns: Columns, servers: int) -> list[Columns]:
     """Return the rows of each of so many servers, in their order; views where *columns* are in the
     order of the servers already.
     """
-    columns, edges = _in_order(columns, servers)
-    return [_rows(columns, begin, end) for begin, end in pairwise(edges)]
+    columns, edges = in_order(columns, servers)
+    return [rows_of(columns, begin, end) for begin, end in pairwise(edges)]
 
 
-def blocks(columns: Columns, servers: int) -> Iterator[tuple[int, int, Columns]]:
-    """Yield from which server, to before which, and their rows: together about BLOCK_ROWS, or one
-    server.
-    """
-    columns, edges = _in_order(columns, servers)
-    first = 0
-    for last in range(1, servers + 1):
-        if last == servers or edges[last + 1] - edges[first] > BLOCK_ROWS:
-            yield first, last, _rows(columns, edges[first], edges[last])
-            first = last
-
-
-def _in_order(columns: Columns, servers: int) -> tuple[Columns, list[int]]:
+def in_order(columns: Columns, servers: int) -> tuple[Columns, list[int]]:
     """Return *columns* in the order of the servers, and where the rows of each begin and end."""
     server = columns["server"]
     if (np.diff(server) < 0).any():
@@ -94,5 +82,6 @@ def _in_order(columns: Columns, servers: int) -> tuple[Columns, list[int]]:
     return columns, np.searchsorted(columns["server"], np.arange(servers + 1)).tolist()
 
 
-def _rows(columns: Columns, begin: int, end: int) -> dict[str, Column]:
+def rows_of(columns: Columns, begin: int, end: int) -> dict[str, Column]:
+    """Return the rows from *begin* to before *end*: views."""
     return {name: column[begin:end] for name, column in columns.items()}

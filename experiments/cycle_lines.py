@@ -1,37 +1,51 @@
-"""The cycles of a run as lines of JSON, kept packed: the records of a day would be most of what a
-run has in memory.
+"""The cycles of a run as lines of JSON, packed in memory or in a file: unpacked they would be most
+of what a run has in memory.
 """
 
 from __future__ import annotations
 
 import json
 import zlib
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, overload
+from weakref import finalize
 
-from loop.records import record_text
+from experiments.changes import Desired, add_desired
+from loop.records import line_text, record_line
 from loop.types import CycleRecord
 
 _QUICK = 1  # a tenth of the size, for a hundredth of what a cycle costs
 
 
 class CycleLines(Sequence[Mapping[str, Any]]):
-    """The lines of loop.records of every cycle, in order; each is unpacked when it is asked for."""
+    """The lines of loop.records of every cycle, in order; each is unpacked when it is asked for.
+
+    desired is what was wanted of each server before the first cycle and after each, failed how many
+    cycles failed.
+    """
 
     def __init__(self) -> None:
-        self._packed: list[bytes] = []
+        self.desired: dict[str, list[Desired]] = {}
+        self.failed = 0
 
     def add(self, record: CycleRecord) -> None:
         """Append the line of *record*."""
-        self._packed.append(zlib.compress(record_text(record).encode(), _QUICK))
+        line = record_line(record)
+        add_desired(self.desired, line)
+        self.failed += bool(line["error"])
+        self._keep(line_text(line).encode())
 
     def texts(self) -> Iterator[str]:
         """Yield each line as text, without its end."""
-        for packed in self._packed:
-            yield zlib.decompress(packed).decode()
+        return (self._text(place).decode() for place in range(len(self)))
 
-    def __len__(self) -> int:
-        return len(self._packed)
+    @abstractmethod
+    def _keep(self, text: bytes) -> None: ...
+
+    @abstractmethod
+    def _text(self, place: int) -> bytes: ...
 
     @overload
     def __getitem__(self, place: int) -> Mapping[str, Any]: ...
@@ -41,5 +55,52 @@ class CycleLines(Sequence[Mapping[str, Any]]):
 
     def __getitem__(self, place: int | slice) -> Any:
         if isinstance(place, slice):
-            return [json.loads(zlib.decompress(packed)) for packed in self._packed[place]]
-        return json.loads(zlib.decompress(self._packed[place]))
+            return [json.loads(self._text(one)) for one in range(*place.indices(len(self)))]
+        if not -len(self) <= place < len(self):
+            raise IndexError(place)
+        return json.loads(self._text(place % len(self)))
+
+
+class PackedLines(CycleLines):
+    """In memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._packed: list[bytes] = []
+
+    def _keep(self, text: bytes) -> None:
+        self._packed.append(zlib.compress(text, _QUICK))
+
+    def _text(self, place: int) -> bytes:
+        return zlib.decompress(self._packed[place])
+
+    def __len__(self) -> int:
+        return len(self._packed)
+
+
+class FileOfLines(CycleLines):
+    """In a new file at *path*, a line each."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("w+b")
+        finalize(self, self._file.close)
+        self._begins = [0]
+
+    def _keep(self, text: bytes) -> None:
+        self._file.write(text + b"\n")
+        self._begins.append(self._begins[-1] + len(text) + 1)
+
+    def _text(self, place: int) -> bytes:
+        begin, end = self._begins[place : place + 2]
+        self._file.seek(begin)
+        text = self._file.read(end - begin - 1)
+        self._file.seek(0, 2)
+        return text
+
+    def flush(self) -> None:
+        """Have all that was added in the file."""
+        self._file.flush()
+
+    def __len__(self) -> int:
+        return len(self._begins) - 1

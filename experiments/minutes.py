@@ -4,8 +4,10 @@ targets held. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,10 +21,10 @@ from experiments.columns import (
     Columns,
     Floats,
     Window,
-    blocks,
     by_server,
     select,
 )
+from experiments.requests import Block, Requests, requests_of
 from experiments.verdicts import LEFT_OUT, bounded_latencies_ms, judge, target_columns
 from loop.spec import SloTarget
 
@@ -57,7 +59,7 @@ class MinuteTable:
 
 
 def minute_table(
-    requests: Columns, targets: Sequence[SloTarget | None], window: Window
+    requests: Columns | Requests, targets: Sequence[SloTarget | None], window: Window
 ) -> MinuteTable:
     """Count *requests* (of all servers of *targets*, in their order) by the minutes of *window*.
 
@@ -65,28 +67,59 @@ def minute_table(
     it is missed. Requests left out of the scores (unfinished, no target broken yet) are left out of
     the means.
     """
-    # A block of servers at a time: for each request a dozen figures are made on the way.
-    parts = [
-        _minutes_of({**own, "server": own["server"] - first}, targets[first:last], window)
-        for first, last, own in blocks(requests, len(targets))
+    found = requests_of(requests).blocks(len(targets))
+    return joined([block_minutes(block, targets, window) for block in found], window)
+
+
+def joined(tables: Sequence[MinuteTable], window: Window) -> MinuteTable:
+    """Return the table of all servers from those of blocks of them."""
+    if not tables:
+        none = {name: np.empty(0, kind) for name, kind in _EMPTY.items()}
+        edges_s = minute_edges_s(window)
+        return _minutes_of(none, [], window, (np.zeros((0, edges_s.size - 1)),) * 2)
+    rows = {name: np.concatenate([getattr(one, name) for one in tables]) for name in _BY_SERVER}
+    return replace(tables[0], **rows)
+
+
+def block_minutes(block: Block, targets: Sequence[SloTarget | None], window: Window) -> MinuteTable:
+    """Count the requests of *block* as minute_table does; *targets* are those of all servers."""
+    rates = token_rates(block, window)
+    tables = [
+        _minutes_of(
+            {**part, "server": part["server"] - block.first},
+            targets[block.first : block.last],
+            window,
+            rates,
+        )
+        for part in block.parts()
     ]
-    if not parts:
-        return _minutes_of(requests, targets, window)
-    rows = {
-        item.name: np.concatenate([getattr(part, item.name) for part in parts])
-        for item in fields(MinuteTable)
-        if item.name not in ("start_s", "length_s")
-    }
-    return replace(parts[0], **rows)
+    # A minute is in one part, and empty in the others.
+    return reduce(_merged, tables)
+
+
+def _merged(one: MinuteTable, other: MinuteTable) -> MinuteTable:
+    return replace(
+        one,
+        arrivals=one.arrivals + other.arrivals,
+        rate_rpm=one.rate_rpm + other.rate_rpm,
+        ttft_ms=np.where(np.isnan(one.ttft_ms), other.ttft_ms, one.ttft_ms),
+        itl_ms=np.where(np.isnan(one.itl_ms), other.itl_ms, one.itl_ms),
+        counted=one.counted | other.counted,
+        met=one.met | other.met,
+        met_p95=one.met_p95 | other.met_p95,
+    )
 
 
 def _minutes_of(
-    requests: Columns, targets: Sequence[SloTarget | None], window: Window
+    requests: Columns,
+    targets: Sequence[SloTarget | None],
+    window: Window,
+    rates: tuple[Floats, Floats],
 ) -> MinuteTable:
     edges_s = minute_edges_s(window)
     length_s = np.diff(edges_s)
     shape = (len(targets), length_s.size)
-    output_tps, demanded_tps = token_rates(requests, servers=len(targets), window=window)
+    output_tps, demanded_tps = rates
     limits = target_columns(targets)
     slo_tps = limits.slo_tps[:, None]
     tps_missed = (slo_tps > 0) & (output_tps < slo_tps) & (output_tps < _MADE * demanded_tps)
@@ -133,6 +166,17 @@ def _minutes_of(
     )
 
 
+_BY_SERVER = [item.name for item in fields(MinuteTable) if item.name not in ("start_s", "length_s")]
+_EMPTY = {
+    "server": np.int64,
+    "arrival_s": np.float64,
+    "first_token_s": np.float64,
+    "finish_s": np.float64,
+    "outcome": np.int8,
+    "output_tokens": np.int32,
+}
+
+
 def _percentile_limits(
     targets: Sequence[SloTarget | None], latency: str
 ) -> list[tuple[float, Floats]]:
@@ -173,9 +217,9 @@ def minute_edges_s(window: Window) -> Floats:
     return np.array([window.start_s, *(MINUTE_S * k for k in range(first, last)), window.end_s])
 
 
-def token_rates(requests: Columns, *, servers: int, window: Window) -> tuple[Floats, Floats]:
+def token_rates(block: Block, window: Window) -> tuple[Floats, Floats]:
     """Return the output tokens made and the output tokens demanded, each per second of each minute,
-    by server.
+    by server of *block*.
 
     A request makes its first token at first_token_s and the others evenly until its last; of an
     unfinished one the tokens generated so far are spread until the end. Demanded is what would have
@@ -184,59 +228,167 @@ def token_rates(requests: Columns, *, servers: int, window: Window) -> tuple[Flo
     arrivals: a server without any queue would miss every second minute.)
     """
     edges_s = minute_edges_s(window)
-    made, demanded = np.zeros((2, servers, edges_s.size - 1))
-    for server, own in enumerate(by_server(requests, servers)):
-        made[server], demanded[server] = _tokens_in_minutes(own, edges_s)
+    tokens = [_Tokens(edges_s) for _ in range(block.first, block.last)]
+    usual_s = (
+        None
+        if block.whole
+        else _usual_token_s(_served(own, end_s=window.end_s) for own in block.parts())
+    )
+    for part in block.parts():
+        own_rows = by_server({**part, "server": part["server"] - block.first}, len(tokens))
+        for own, sums in zip(own_rows, tokens, strict=True):
+            sums.add(_served(own, end_s=window.end_s), usual_s=usual_s)
+    made, demanded = np.zeros((2, len(tokens), edges_s.size - 1))
+    for server, sums in enumerate(tokens):
+        made[server], demanded[server] = sums.totals()
     length_s = np.diff(edges_s)
     return made / length_s, demanded / length_s
 
 
-def _tokens_in_minutes(own: Columns, edges_s: Floats) -> tuple[Floats, Floats]:
+class _Served(NamedTuple):
+    """Of each request of a server: when it came, and what was made of it, a first token at first_s
+    and the rest evenly over the span; later are the tokens after the first that it asked for.
+    """
+
+    arrival_s: Floats
+    served: Bools
+    first_s: Floats
+    span_s: Floats
+    rest: Floats
+    later: Floats
+
+    @property
+    def paced(self) -> Bools:
+        """Return which have a pace of their own."""
+        return (self.rest > 0) & (self.span_s > 0)
+
+
+def _served(own: Columns, *, end_s: float) -> _Served:
     unfinished = own["outcome"] == UNFINISHED
     served = np.isfinite(own["first_token_s"]) & ~np.isin(own["outcome"], (REJECTED, FAILED))
-    last_s = np.where(unfinished, edges_s[-1], own["finish_s"])
+    last_s = np.where(unfinished, end_s, own["finish_s"])
     generated = np.where(unfinished, own["generated"], own["output_tokens"])
     first_s: Floats = np.where(served, own["first_token_s"], 0.0)
-    span_s: Floats = np.where(served, last_s - first_s, 0.0)
-    one: Floats = np.where(served, 1.0, 0.0)
-    rest: Floats = np.where(served, generated - 1.0, 0.0)
-    made = _spread(edges_s, first_s, span_s * 0.0, one) + _spread(edges_s, first_s, span_s, rest)
-
-    paced = (rest > 0) & (span_s > 0)
-    # Whoever was not served has no pace of its own: it would have had the usual one.
-    usual = float(np.median(span_s[paced] / rest[paced])) if paced.any() else 0.0
-    token_s = np.full(span_s.shape, usual)
-    np.divide(span_s, rest, out=token_s, where=paced)
-    later: Floats = own["output_tokens"] - 1.0
-    at_arrival = _spread(edges_s, own["arrival_s"], span_s * 0.0, np.ones(later.shape))
-    return made, at_arrival + _spread(edges_s, own["arrival_s"], later * token_s, later)
-
-
-def _spread(edges_s: Floats, begin_s: Floats, span_s: Floats, tokens: Floats) -> Floats:
-    """Return the sum in each minute of *tokens* spread evenly over [begin, begin + span]; at begin
-    where span is 0.
-    """
-    even = span_s > 0
-    at_once, _ = np.histogram(begin_s[~even], bins=edges_s, weights=tokens[~even])
-    slope = tokens[even] / span_s[even]
-    until = _ramp_sum(edges_s, begin_s[even], slope) - _ramp_sum(
-        edges_s, begin_s[even] + span_s[even], slope
+    return _Served(
+        arrival_s=own["arrival_s"],
+        served=served,
+        first_s=first_s,
+        span_s=np.where(served, last_s - first_s, 0.0),
+        rest=np.where(served, generated - 1.0, 0.0),
+        later=own["output_tokens"] - 1.0,
     )
-    # The difference of two long sums: what is left of a quiet minute may be a rounding error below
-    # zero.
-    return at_once + np.maximum(np.diff(until), 0.0)
 
 
-def _ramp_sum(edges_s: Floats, start_s: Floats, slope: Floats) -> Floats:
-    """Return sum of slope·max(0, edge − start) at each edge, in O(n log n) for all edges
-    together.
+def _usual_token_s(parts: Iterable[_Served]) -> float:
+    """Return the pace of a request that has none of its own, for it was not served: the median of
+    the others; 0 if nobody asks.
     """
-    order = np.argsort(start_s, kind="stable")
-    slopes = np.concatenate(([0.0], np.cumsum(slope[order])))
-    offsets = np.concatenate(([0.0], np.cumsum(slope[order] * start_s[order])))
-    begun = np.searchsorted(start_s[order], edges_s, side="right")
-    ramps: Floats = slopes[begun] * edges_s - offsets[begun]
-    return ramps
+    found: list[Floats] = []
+    asked = False
+    for part in parts:
+        paced = part.paced
+        asked = asked or bool((~paced & (part.later > 0)).any())
+        found.append(part.span_s[paced] / part.rest[paced])
+    paces = np.concatenate(found)
+    return float(np.median(paces)) if asked and paces.size else 0.0
+
+
+class _Tokens:
+    """The tokens of one server by minute, made and demanded, of requests in order of arrival."""
+
+    def __init__(self, edges_s: Floats) -> None:
+        self._edges_s = edges_s
+        self._first, self._came = np.zeros((2, edges_s.size - 1))
+        self._made, self._demanded = _Spread(edges_s), _Spread(edges_s)
+
+    def add(self, part: _Served, *, usual_s: float | None) -> None:
+        """Count *part*; what has no pace of its own gets *usual_s*, None: the usual one of the
+        part.
+        """
+        if usual_s is None:
+            usual_s = _usual_token_s([part])
+        begin_s = float(part.arrival_s[0]) if part.arrival_s.size else 0.0
+        begun = part.first_s[part.served]
+        self._first += np.histogram(begun, bins=self._edges_s)[0]
+        self._made.add(part.first_s, part.span_s, part.rest, settled_s=begin_s)
+        token_s = np.full(part.span_s.shape, usual_s)
+        np.divide(part.span_s, part.rest, out=token_s, where=part.paced)
+        self._came += np.histogram(part.arrival_s, bins=self._edges_s)[0]
+        self._demanded.add(part.arrival_s, part.later * token_s, part.later, settled_s=begin_s)
+
+    def totals(self) -> tuple[Floats, Floats]:
+        """Return the tokens made and those demanded."""
+        return self._first + self._made.totals(), self._came + self._demanded.totals()
+
+
+class _Spread:
+    """The sums in each minute of tokens spread evenly over [begin, begin + span]; at begin where
+    span is 0.
+    """
+
+    def __init__(self, edges_s: Floats) -> None:
+        self._edges_s = edges_s
+        self._at_once = np.zeros(edges_s.size - 1)
+        self._begun, self._ended = _RampSum(edges_s), _RampSum(edges_s)
+
+    def add(self, begin_s: Floats, span_s: Floats, tokens: Floats, *, settled_s: float) -> None:
+        """Count these; what comes now or later begins at *settled_s* at the earliest."""
+        even = span_s > 0
+        at_once, _ = np.histogram(begin_s[~even], bins=self._edges_s, weights=tokens[~even])
+        self._at_once += at_once
+        slope = tokens[even] / span_s[even]
+        self._begun.add(begin_s[even], slope, settled_s=settled_s)
+        self._ended.add(begin_s[even] + span_s[even], slope, settled_s=settled_s)
+
+    def totals(self) -> Floats:
+        """Return the sums."""
+        until = self._begun.at_edges() - self._ended.at_edges()
+        # The difference of two long sums: what is left of a quiet minute may be a rounding error
+        # below zero.
+        return self._at_once + np.maximum(np.diff(until), 0.0)
+
+
+class _RampSum:
+    """The sum of slope·max(0, edge − start) at each edge, in O(n log n) for all edges together.
+
+    Sums go from the earliest start to the latest, whatever the parts in which these come: those
+    before *settled_s*, that no later part can have, are added up and forgotten.
+    """
+
+    def __init__(self, edges_s: Floats) -> None:
+        self._edges_s = edges_s
+        self._settled_s = -np.inf
+        self._start_s, self._slope = np.empty(0), np.empty(0)
+        self._slopes, self._offsets = np.zeros((2, edges_s.size))
+        self._sums = (0.0, 0.0)
+
+    def add(self, start_s: Floats, slope: Floats, *, settled_s: float) -> None:
+        """Count these."""
+        if self._start_s.size:
+            self._settle(settled_s)
+        self._start_s = np.concatenate((self._start_s, start_s))
+        self._slope = np.concatenate((self._slope, slope))
+
+    def at_edges(self) -> Floats:
+        """Return the sums, of all."""
+        self._settle(np.inf)
+        ramps: Floats = self._slopes * self._edges_s - self._offsets
+        return ramps
+
+    def _settle(self, settled_s: float) -> None:
+        done = self._start_s < settled_s
+        start_s, slope = self._start_s[done], self._slope[done]
+        self._start_s, self._slope = self._start_s[~done], self._slope[~done]
+        order = np.argsort(start_s, kind="stable")
+        start_s, slope = start_s[order], slope[order]
+        slopes = np.cumsum(np.concatenate(([self._sums[0]], slope)))
+        offsets = np.cumsum(np.concatenate(([self._sums[1]], slope * start_s)))
+        # At edges before, the sums are what they were.
+        open_ = self._edges_s >= self._settled_s
+        begun = np.searchsorted(start_s, self._edges_s[open_], side="right")
+        self._slopes[open_], self._offsets[open_] = slopes[begun], offsets[begun]
+        self._sums = (float(slopes[-1]), float(offsets[-1]))
+        self._settled_s = settled_s
 
 
 def _minute_of(arrival_s: Floats, edges_s: Floats) -> npt.NDArray[np.int64]:

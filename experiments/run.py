@@ -5,21 +5,22 @@ happened.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import simpy
 
 from emulator.to_sim import SimFeeder
-from experiments.changes import Desired, count_changes, count_reversals, desired_by_server
+from experiments.changes import Desired, count_changes, count_reversals
 from experiments.columns import Columns, Window, scored_window
 from experiments.config import RunConfig
 from experiments.costs import pod_costs
-from experiments.cycle_lines import CycleLines
+from experiments.cycle_lines import CycleLines, FileOfLines, PackedLines
 from experiments.engine import chosen_fast
+from experiments.requests import Ints, MemoryRequests, Requests, SpooledRequests
 from experiments.scores import Scores, score_requests
 from experiments.sources import Sources, read_sources
 from loop.backends.sim import SimBackend
@@ -30,8 +31,11 @@ from loop.drivers import SimDriver
 from loop.spec import SloTarget
 from loop.types import CycleRecord
 from twin.kernel import LOAD, at
-from twin.request import Outcome
+from twin.request import ROW, Outcome, RequestLog
 from twin.serving.cluster import WAITING_MAX, Cluster
+from twin.spool import Spool
+
+CYCLES = "cycles.jsonl"
 
 Progress = Callable[[float], None]
 
@@ -41,7 +45,8 @@ class RunResult:
     """Everything a run left: records of the cycles as lines of JSON values, requests, pods, scores.
 
     requests and pods are columns whose `server` is an index into names; targets are in that order
-    too. compiled_share is the share of the requests that the compiled engine served. It and cpu_s,
+    too. Of a run that writes files, requests and cycles stay in files and are read when asked for.
+    compiled_share is the share of the requests that the compiled engine served. It and cpu_s,
     the CPU time it took, are the only figures here (but for `ts` and `timing` in the records) that
     do not follow from config.
     """
@@ -52,7 +57,7 @@ class RunResult:
     targets: tuple[SloTarget | None, ...]
     window: Window
     cycles: CycleLines
-    requests: Columns
+    requests: Requests
     pods: Columns
     summary: Scores
     notes: tuple[str, ...]
@@ -64,7 +69,7 @@ class RunResult:
         """Return what depends on the machine: CPU time, and requests simulated per CPU second."""
         return {
             "cpu_s": self.cpu_s,
-            "requests_per_cpu_s": self.requests["arrival_s"].size / self.cpu_s,
+            "requests_per_cpu_s": self.requests.rows / self.cpu_s,
         }
 
 
@@ -78,13 +83,24 @@ def run(config: RunConfig, *, progress: Progress | None = None) -> RunResult:
     return simulate(read_sources(config), progress=progress)
 
 
-def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult:
-    """Simulate what was read, see `run`."""
+def simulate(
+    sources: Sources, *, progress: Progress | None = None, directory: Path | None = None
+) -> RunResult:
+    """Simulate what was read, see `run`. What it leaves is kept in memory, or in *directory*:
+    cycles in a file CYCLES, requests in files without a name.
+    """
     begin_s = time.process_time()
     config, end_s = sources.config, sources.config.duration_s
     assert config.period_s is not None, "resolved"
     env = simpy.Environment()
-    cluster, feeder = start_world(env, sources, until_s=end_s, compiled=chosen_fast(sources))
+    spool = Spool(directory, ROW) if directory is not None else None
+    cluster, feeder = start_world(
+        env,
+        sources,
+        until_s=end_s,
+        compiled=chosen_fast(sources),
+        requests=RequestLog(spool),
+    )
     controller = Controller(
         backend=SimBackend(cluster, metrics=config.metrics, offered_loads=feeder.offered_loads),
         policy=sources.policy,
@@ -92,18 +108,29 @@ def simulate(sources: Sources, *, progress: Progress | None = None) -> RunResult
         clock=MonotonicClock(),
         settings=ControllerSettings(budget_usd_per_h=config.budget_usd_per_h),
     )
-    cycles = CycleLines()
+    cycles = PackedLines() if directory is None else FileOfLines(directory / CYCLES)
     tell = partial(_tell, cycles=cycles, progress=progress or _drop, end_s=end_s)
     SimDriver(env, controller, period_s=config.period_s, on_record=tell, keep=False)
     env.run(until=end_s)
-    return _result(sources, cluster, cycles, begin_s=begin_s)
+    requests = (
+        _in_memory(cluster)
+        if spool is None or directory is None
+        else _spooled(cluster, spool, directory)
+    )
+    return _result(sources, cluster, cycles, requests, begin_s=begin_s)
 
 
 def start_world(
-    env: simpy.Environment, sources: Sources, *, until_s: float | None, compiled: bool = False
+    env: simpy.Environment,
+    sources: Sources,
+    *,
+    until_s: float | None,
+    compiled: bool = False,
+    requests: RequestLog | None = None,
 ) -> tuple[Cluster, SimFeeder]:
     """Put the cluster, its load (to *until_s*, None: for ever) and what befalls its capacity into
-    *env*, at time 0. *compiled* lets the compiled engine serve the requests.
+    *env*, at time 0. *compiled* lets the compiled engine serve the requests; *requests* is the log
+    of their ends, if it is to be a certain one.
     """
     config = sources.config
     assert config.interval_s is not None, "resolved"
@@ -114,6 +141,7 @@ def start_world(
         # A world without an end must not fill the memory with its past.
         waiting_max=WAITING_MAX if until_s is None else None,
         compiled=compiled,
+        requests=requests,
     )
     feeder = SimFeeder(
         env,
@@ -142,10 +170,16 @@ def _drop(_share: float) -> None:
     """Take the progress of a caller that wants none."""
 
 
-def _result(sources: Sources, cluster: Cluster, cycles: CycleLines, *, begin_s: float) -> RunResult:
+def _result(
+    sources: Sources,
+    cluster: Cluster,
+    cycles: CycleLines,
+    requests: Requests,
+    *,
+    begin_s: float,
+) -> RunResult:
     window = scored_window(sources.config.duration_s, warm_up_s=sources.warm_up_s)
-    requests, pods = _request_columns(cluster), cluster.pods.frame()
-    summary = summarise(requests, pods, cycles, sources=sources, window=window)
+    pods = cluster.pods.frame()
     return RunResult(
         config=sources.config,
         run_id=sources.run_id,
@@ -155,14 +189,14 @@ def _result(sources: Sources, cluster: Cluster, cycles: CycleLines, *, begin_s: 
         cycles=cycles,
         requests=requests,
         pods=pods,
-        summary=summary,
+        summary=summarise(requests, pods, cycles, sources=sources, window=window),
         notes=sources.notes,
         compiled_share=cluster.compiled_share,
         cpu_s=time.process_time() - begin_s,
     )
 
 
-def _request_columns(cluster: Cluster) -> Columns:
+def _in_memory(cluster: Cluster) -> MemoryRequests:
     """Return every request of the run, server by server in order of arrival; `generated` is how
     many tokens the unfinished ones had made at the end.
     """
@@ -179,13 +213,33 @@ def _request_columns(cluster: Cluster) -> Columns:
     places = np.flatnonzero(order >= ended)
     made = np.array([request.generated for request in unfinished], dtype=generated.dtype)
     generated[places] = made[order[places] - ended]
-    return {**columns, "generated": generated}
+    return MemoryRequests({**columns, "generated": generated})
+
+
+def _spooled(cluster: Cluster, spool: Spool, directory: Path) -> SpooledRequests:
+    """Return every request of the run, those that are still in memory handed on, too."""
+    made: dict[int, list[tuple[int, int]]] = {}
+    for request in cluster.unfinished():
+        cluster.requests.add_unfinished(request)
+        made.setdefault(request.server_index, []).append((request.id, request.generated))
+    cluster.requests.settle(all_rows=True)
+    return SpooledRequests(
+        spool,
+        servers=len(cluster.spec.servers),
+        made={server: _columns(rows) for server, rows in made.items()},
+        directory=directory,
+    )
+
+
+def _columns(pairs: list[tuple[int, int]]) -> tuple[Ints, Ints]:
+    numbers, tokens = np.array(sorted(pairs), dtype=np.int64).T
+    return numbers, tokens
 
 
 def summarise(
-    requests: Columns,
+    requests: Requests,
     pods: Columns,
-    cycles: Sequence[Mapping[str, Any]],
+    cycles: CycleLines,
     *,
     sources: Sources,
     window: Window,
@@ -194,7 +248,7 @@ def summarise(
     names = sources.names
     overall, servers = score_requests(requests, names=names, targets=sources.targets, window=window)
     costs = pod_costs(pods, names=names, accelerators=sources.world.accelerators, window=window)
-    desired = desired_by_server(cycles)
+    desired = cycles.desired
     for name, scores in servers.items():
         scores["cost_cents_per_h"] = costs.cents_by_server[name] / window.hours
         scores["cost_usd_per_h"] = scores["cost_cents_per_h"] / 100.0
@@ -207,7 +261,7 @@ def summarise(
             for figure in ("changes_per_h", "reversals_per_h")
         },
         "cycles": len(cycles),
-        "cycles_failed": sum(bool(cycle["error"]) for cycle in cycles),
+        "cycles_failed": cycles.failed,
         "warm_up_s": window.start_s,
         "scored_s": window.length_s,
         "servers": servers,

@@ -14,12 +14,14 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.changes import desired_by_server
-from experiments.columns import BLOCK_ROWS, Column, Columns
+from experiments.changes import Desired, desired_by_server
+from experiments.columns import Column, Columns
 from experiments.config import RunConfig
+from experiments.cycle_lines import FileOfLines
 from experiments.figures import draw_timelines, save_figure
 from experiments.output import whole_directory, write_json
-from experiments.run import Progress, RunResult, simulate
+from experiments.requests import Requests
+from experiments.run import CYCLES, Progress, RunResult, simulate
 from experiments.sources import read_sources
 from experiments.timeline import minute_timeline, replica_timeline
 from experiments.versions import commit, versions
@@ -28,7 +30,7 @@ from twin.datafile import parse_json, read_json
 from twin.request import REASONS, Outcome
 from twin.spec import SpecError
 
-CYCLES, REQUESTS, PODS = "cycles.jsonl", "requests.parquet", "pods.parquet"
+REQUESTS, PODS = "requests.parquet", "pods.parquet"
 SUMMARY, RUN, TIMELINE = "summary.json", "run.json", "timeline"
 
 _OUTCOMES = [outcome.name.lower() for outcome in Outcome]
@@ -44,7 +46,8 @@ class RunRecords:
     heading: str
     end_s: float
     cycles: Sequence[Mapping[str, Any]]
-    requests: Columns
+    desired: Mapping[str, Sequence[Desired]]
+    requests: Columns | Requests
     pods: Columns
 
 
@@ -59,7 +62,7 @@ def run_to_directory(
     """
     sources = read_sources(config)
     with whole_directory(out) as scratch:
-        result = simulate(sources, progress=progress)
+        result = simulate(sources, progress=progress, directory=scratch)
         names = _write_files(result, scratch)
     return result, [out / name for name in names]
 
@@ -81,8 +84,11 @@ def plot_run(directory: Path, *, svg: bool = False) -> list[Path]:
 
 
 def _write_files(result: RunResult, directory: Path) -> list[str]:
-    with (directory / CYCLES).open("w", encoding="utf-8") as file:
-        file.writelines(f"{text}\n" for text in result.cycles.texts())
+    if isinstance(result.cycles, FileOfLines):
+        result.cycles.flush()
+    if not (directory / CYCLES).exists():
+        with (directory / CYCLES).open("w", encoding="utf-8") as file:
+            file.writelines(f"{text}\n" for text in result.cycles.texts())
     _write_requests(result, directory / REQUESTS)
     pods_frame(result).to_parquet(directory / PODS, index=False)
     write_json(directory / SUMMARY, result.summary)
@@ -100,6 +106,7 @@ def _records(result: RunResult) -> RunRecords:
         heading=_heading(result.config.as_json(), result.summary),
         end_s=result.window.end_s,
         cycles=result.cycles,
+        desired=result.cycles.desired,
         requests=result.requests,
         pods=result.pods,
     )
@@ -109,24 +116,29 @@ def _write_requests(result: RunResult, path: Path) -> None:
     """Write every request of *result* in groups of rows: a copy of all would be as large as all
     that the run itself had in memory.
     """
-    rows = result.requests["id"].size
     writer = None
-    for begin in range(0, max(rows, 1), BLOCK_ROWS):
-        frame = requests_frame(result, slice(begin, begin + BLOCK_ROWS))
-        table = pa.Table.from_pandas(frame, preserve_index=False)
-        writer = writer or pq.ParquetWriter(path, table.schema)
-        writer.write_table(table)
-    assert writer is not None
+    for block in result.requests.blocks(len(result.names)):
+        for part in block.parts():
+            table = pa.Table.from_pandas(_frame(result, part), preserve_index=False)
+            writer = writer or pq.ParquetWriter(path, table.schema)
+            writer.write_table(table)
+    assert writer is not None, "a run has a server"
     writer.close()
 
 
-def requests_frame(result: RunResult, rows: slice = slice(None)) -> pd.DataFrame:
-    """Return every request of *result*, or these *rows*, a row each, with words in place of
-    numbers.
-    """
+def requests_frame(result: RunResult) -> pd.DataFrame:
+    """Return every request of *result*, a row each, with words in place of numbers."""
+    return _frame(result, result.requests)
+
+
+def _frame(result: RunResult, requests: Columns) -> pd.DataFrame:
     words = {"server": list(result.names), "outcome": _OUTCOMES, "reason": list(REASONS)}
-    columns = {name: column[rows] for name, column in result.requests.items()}
-    return pd.DataFrame({**columns, **{name: _words(columns[name], words[name]) for name in words}})
+    return pd.DataFrame(
+        {
+            name: _words(column, words[name]) if name in words else column
+            for name, column in requests.items()
+        }
+    )
 
 
 def pods_frame(result: RunResult) -> pd.DataFrame:
@@ -137,7 +149,7 @@ def pods_frame(result: RunResult) -> pd.DataFrame:
 
 
 def _words(codes: Column, words: list[str]) -> Any:
-    return pd.Categorical(np.array(words, dtype=object)[codes], categories=words)
+    return pd.Categorical.from_codes(codes, categories=pd.Index(words))
 
 
 def _run_json(result: RunResult) -> dict[str, Any]:
@@ -186,6 +198,7 @@ def read_run(directory: Path) -> RunRecords:
             heading=_heading(about["config"], summary),
             end_s=float(about["duration_s"]),
             cycles=cycles,
+            desired=desired_by_server(cycles),
             requests=_indexed(requests, names=names)
             | {"outcome": _codes(requests["outcome"], _OUTCOMES)},
             pods=_indexed(pods, names=names),
@@ -240,7 +253,7 @@ def _target(server: Mapping[str, Any]) -> SloTarget | None:
 
 def _draw(records: RunRecords) -> Any:
     counts = replica_timeline(
-        records.pods, desired_by_server(records.cycles), names=records.names, end_s=records.end_s
+        records.pods, records.desired, names=records.names, end_s=records.end_s
     )
     minutes = minute_timeline(
         records.requests, records.targets, names=records.names, end_s=records.end_s

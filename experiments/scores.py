@@ -4,9 +4,14 @@ offered load. Pure.
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from io import FileIO
+from pathlib import Path
 from typing import Any
+from weakref import finalize
 
 import numpy as np
 
@@ -19,11 +24,11 @@ from experiments.columns import (
     Floats,
     Window,
     arrived_within,
-    blocks,
     by_server,
     select,
 )
-from experiments.minutes import MinuteTable, minute_table
+from experiments.minutes import MinuteTable, block_minutes, joined
+from experiments.requests import Block, Requests, requests_of
 from experiments.verdicts import (
     LEFT_OUT,
     MET,
@@ -38,10 +43,15 @@ from loop.spec import SloTarget
 Scores = dict[str, Any]
 
 _PERCENTILES = (50, 90, 95, 99)
+_LATENCIES = ("ttft", "itl", "e2e")
 
 
 def score_requests(
-    requests: Columns, *, names: Sequence[str], targets: Sequence[SloTarget | None], window: Window
+    requests: Columns | Requests,
+    *,
+    names: Sequence[str],
+    targets: Sequence[SloTarget | None],
+    window: Window,
 ) -> tuple[Scores, dict[str, Scores]]:
     """Return the overall scores and those of each server, over the requests that arrived in
     *window*.
@@ -50,15 +60,25 @@ def score_requests(
     servers with a target; `attainment_mean_servers` is the plain mean over them. Shares of nothing
     are None.
     """
-    minutes = minute_table(requests, targets, window)
+    requests = requests_of(requests)
     scores: dict[str, Scores] = {}
-    everything = _Traffic()
-    for first, last, block in blocks(requests, len(targets)):
-        for index, own in enumerate(_judged(block, minutes, targets, (first, last), window), first):
-            mine = _Traffic()
-            mine.add(own)
+    tables: list[MinuteTable] = []
+    latencies = _Latencies(requests.directory)
+    everything = _Traffic(latencies)
+    for block in requests.blocks(len(targets)):
+        table = block_minutes(block, targets, window)
+        tables.append(table)
+        traffic: list[_Traffic] = []
+        for part in block.parts():
+            for row, own in enumerate(_judged(part, block, table, targets, window)):
+                if row == len(traffic):
+                    traffic.append(_Traffic(latencies))
+                traffic[row].add(own)
+        for index, mine in enumerate(traffic, block.first):
             everything.join(mine)
-            scores[names[index]] = _server_scores(mine, minutes, index, targets[index], window)
+            row = index - block.first
+            scores[names[index]] = _server_scores(mine, table, row, targets[index], window)
+    minutes = joined(tables, window)
     aimed = target_columns(targets).any_set
     bounded = aimed | np.array([bool(target and target.percentiles) for target in targets])
     with_target = [scores[name] for index, name in enumerate(names) if aimed[index]]
@@ -80,37 +100,38 @@ def score_requests(
 
 
 def _judged(
-    block: Columns,
+    part: Columns,
+    block: Block,
     minutes: MinuteTable,
     targets: Sequence[SloTarget | None],
-    span: tuple[int, int],
     window: Window,
-) -> list[Columns]:
-    """Return the scored requests of each server of the *span*, with their verdicts."""
-    first, last = span
-    own = select(block, arrived_within(block, window))
-    server = own["server"] - first
+) -> Iterator[Columns]:
+    """Yield the scored requests of each server of the *block* in a *part* of it, with their
+    verdicts; *minutes* are those of the block.
+    """
+    own = select(part, arrived_within(part, window))
+    server = own["server"] - block.first
     minute_of = np.searchsorted(minutes.start_s, own["arrival_s"], side="right") - 1
     own = {**own, "server": server}
     verdicts = judge(
         own,
-        targets[first:last],
+        targets[block.first : block.last],
         end_s=window.end_s,
-        tps_missed=minutes.tps_missed[server + first, minute_of],
+        tps_missed=minutes.tps_missed[server, minute_of],
     )
-    return by_server({**own, "verdict": verdicts}, last - first)
+    yield from by_server({**own, "verdict": verdicts}, block.last - block.first)
 
 
 def _server_scores(
-    mine: _Traffic, minutes: MinuteTable, index: int, target: SloTarget | None, window: Window
+    mine: _Traffic, minutes: MinuteTable, row: int, target: SloTarget | None, window: Window
 ) -> Scores:
     return {
         "slo_ttft_ms": target.slo_ttft_ms if target else 0.0,
         "slo_itl_ms": target.slo_itl_ms if target else 0.0,
         "slo_tps": target.slo_tps if target else 0.0,
         **_attainment(mine.counts["met"], mine.counts["missed"], mine.counts["left_out"]),
-        "minute_attainment": _share(minutes.met[index].sum(), minutes.counted[index].sum()),
-        "minute_attainment_p95": _share(minutes.met_p95[index].sum(), minutes.counted[index].sum()),
+        "minute_attainment": _share(minutes.met[row].sum(), minutes.counted[row].sum()),
+        "minute_attainment_p95": _share(minutes.met_p95[row].sum(), minutes.counted[row].sum()),
         **mine.scores(window),
     }
 
@@ -124,12 +145,69 @@ def _attainment(met: int, missed: int, left_out: int) -> Scores:
     }
 
 
-class _Traffic:
-    """What was offered, what came of it, how fast: of one server, or of several together."""
+class _Latencies:
+    """Latencies of requests one after the other, of which exact percentiles need all: in memory, or
+    in files without names in *directory*.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, directory: Path | None) -> None:
+        self._counts = dict.fromkeys(_LATENCIES, 0)
+        self._parts: dict[str, list[Floats]] = {name: [] for name in _LATENCIES}
+        self._files: dict[str, FileIO] = {}
+        if directory is not None:
+            self._files = {name: _nameless(directory) for name in _LATENCIES}
+            for file in self._files.values():
+                finalize(self, file.close)
+
+    @property
+    def ends(self) -> Mapping[str, int]:
+        """Return how many there are, by name."""
+        return dict(self._counts)
+
+    def add(self, name: str, values: Floats) -> None:
+        """Append *values*."""
+        self._counts[name] += values.size
+        if self._files:
+            self._files[name].write(values.data)
+        elif values.size:
+            self._parts[name].append(values)
+
+    def between(self, name: str, begin: int, end: int) -> Floats:
+        """Return those from *begin* to before *end*, which may be written to."""
+        if self._files:
+            found = np.empty(end - begin)
+            self._files[name].seek(begin * found.itemsize)
+            self._files[name].readinto(found.data.cast("B"))
+            self._files[name].seek(0, os.SEEK_END)
+            return found
+        parts, first, found_parts = self._parts[name], self._counts[name], []
+        # From the end: the last server is asked for when its values have just come.
+        for part in reversed(parts):
+            first -= part.size
+            if first < end:
+                found_parts.append(part[max(begin - first, 0) : end - first])
+            if first <= begin:
+                break
+        return np.concatenate(found_parts[::-1]) if found_parts else np.empty(0)
+
+
+def _nameless(directory: Path) -> FileIO:
+    # Open as long as it is asked.
+    file = tempfile.TemporaryFile(dir=directory, buffering=0)  # noqa: SIM115, as it says
+    assert isinstance(file, FileIO)
+    return file
+
+
+class _Traffic:
+    """What was offered, what came of it, how fast: of one server, or of several together, whose
+    *latencies* stand one after the other.
+    """
+
+    def __init__(self, latencies: _Latencies) -> None:
         self.counts: Counter[str] = Counter()
-        self.latencies_ms: dict[str, list[Floats]] = {"ttft": [], "itl": [], "e2e": []}
+        self._latencies = latencies
+        self._begins = latencies.ends
+        self._ends = self._begins
 
     def add(self, own: Columns) -> None:
         """Count the requests of *own*."""
@@ -151,13 +229,13 @@ class _Traffic:
         )
         ttft_ms, itl_ms = measured_latencies_ms(own)
         for name, values in (("ttft", ttft_ms), ("itl", itl_ms), ("e2e", measured_e2e_ms(own))):
-            self.latencies_ms[name].append(values[np.isfinite(values)])
+            self._latencies.add(name, values[np.isfinite(values)])
+        self._ends = self._latencies.ends
 
     def join(self, other: _Traffic) -> None:
         """Count what *other* counted, too."""
         self.counts.update(other.counts)
-        for name, parts in other.latencies_ms.items():
-            self.latencies_ms[name] += parts
+        self._ends = other._ends
 
     def scores(self, window: Window) -> Scores:
         """Return the figures; goodput counts the met requests and their output tokens."""
@@ -171,19 +249,23 @@ class _Traffic:
             "offered_out_tokens": _share(counts["output_tokens"], requests),
             "goodput_rps": counts["met"] / window.length_s,
             "goodput_tps": counts["met_tokens"] / window.length_s,
-            **_percentiles("ttft_ms", self.latencies_ms["ttft"]),
-            **_percentiles("itl_ms", self.latencies_ms["itl"]),
-            **_percentiles("e2e_ms", self.latencies_ms["e2e"]),
+            **_percentiles("ttft_ms", self._values("ttft")),
+            **_percentiles("itl_ms", self._values("itl")),
+            **_percentiles("e2e_ms", self._values("e2e")),
         }
 
+    def _values(self, name: str) -> Floats:
+        return self._latencies.between(name, self._begins[name], self._ends[name])
 
-def _percentiles(name: str, parts: Sequence[Floats]) -> Mapping[str, float | None]:
-    known = np.concatenate(parts) if parts else np.empty(0)
+
+def _percentiles(name: str, known: Floats) -> Mapping[str, float | None]:
+    """Return mean and percentiles of *known*, and leave it in another order."""
     if known.size == 0:
         return {f"{name}_mean": None, **{f"{name}_p{p}": None for p in _PERCENTILES}}
-    cuts = np.percentile(known, _PERCENTILES)
+    mean = float(known.mean())
+    cuts = np.percentile(known, _PERCENTILES, overwrite_input=True)
     return {
-        f"{name}_mean": float(known.mean()),
+        f"{name}_mean": mean,
         **{f"{name}_p{p}": float(cut) for p, cut in zip(_PERCENTILES, cuts, strict=True)},
     }
 

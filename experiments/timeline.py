@@ -13,6 +13,7 @@ import pandas as pd
 from experiments.changes import Desired
 from experiments.columns import Columns, Floats, Window, select
 from experiments.minutes import minute_table
+from experiments.requests import Requests
 from loop.spec import SloTarget
 
 
@@ -39,7 +40,11 @@ def replica_timeline(
 
 
 def minute_timeline(
-    requests: Columns, targets: Sequence[SloTarget | None], *, names: Sequence[str], end_s: float
+    requests: Columns | Requests,
+    targets: Sequence[SloTarget | None],
+    *,
+    names: Sequence[str],
+    end_s: float,
 ) -> pd.DataFrame:
     """Return arrival rate, mean latencies and whether the targets were violated, by server and
     minute of the run.

@@ -58,9 +58,12 @@ def record_line(record: CycleRecord) -> Line:
 
 def record_text(record: CycleRecord) -> str:
     """Return *record* as one line of text, without the line's end."""
-    return json.dumps(
-        record_line(record), allow_nan=False, ensure_ascii=False, separators=(",", ":")
-    )
+    return line_text(record_line(record))
+
+
+def line_text(line: Line) -> str:
+    """Return *line*, an answer of record_line, as text."""
+    return json.dumps(line, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
 
 
 def held_servers(record: CycleRecord) -> dict[str, str]:

@@ -8,10 +8,13 @@ from enum import IntEnum
 from itertools import repeat
 from math import nan
 from struct import Struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from twin.spool import Spool
 
 
 class Outcome(IntEnum):
@@ -172,7 +175,7 @@ class RequestBatch:
         ]
 
 
-_DTYPE = np.dtype(
+ROW = np.dtype(
     [
         ("server", "<i2"),
         ("id", "<i8"),
@@ -209,23 +212,40 @@ def _row(request: Request, end_s: float, outcome: int, reason: int) -> bytes:
     )
 
 
+_SPOOLED_BYTES = 4 << 20
+
+
 class RequestLog:
-    """Every ended request in 46 packed bytes; shared by all replicas of a cluster."""
+    """Every ended request in 46 packed bytes; shared by all replicas of a cluster. With a *spool*
+    (of ROW), rows are handed on to it as time passes (`settle`).
+    """
 
-    __slots__ = ("_rows", "sources")
+    __slots__ = ("_rows", "_spool", "sources")
 
-    def __init__(self) -> None:
+    def __init__(self, spool: Spool | None = None) -> None:
         self._rows = bytearray()
+        self._spool = spool
         # Called before anybody looks: whoever keeps rows back for a while hands them on then.
         self.sources: list[Callable[[], None]] = []
 
     def __len__(self) -> int:
         self._gather()
-        return len(self._rows) // _DTYPE.itemsize
+        return len(self._rows) // ROW.itemsize
 
     def _gather(self) -> None:
         for hand_on in self.sources:
             hand_on()
+
+    def settle(self, *, all_rows: bool = False) -> None:
+        """Hand on the rows to the spool, if there is one and they are many, or *all_rows* are to
+        be.
+        """
+        if self._spool is None or (len(self._rows) < _SPOOLED_BYTES and not all_rows):
+            return
+        if all_rows:
+            self._gather()
+        self._spool.add(np.frombuffer(self._rows, dtype=ROW))
+        self._rows = bytearray()
 
     @property
     def nbytes(self) -> int:
@@ -266,7 +286,7 @@ class RequestLog:
         """Record requests, a row each: server, id, prompt, output, preemptions, outcome and reason;
         arrival, first token and end.
         """
-        rows = np.empty(len(ints), _DTYPE)
+        rows = np.empty(len(ints), ROW)
         for column, name in enumerate(_INTS):
             rows[name] = ints[:, column]
         for column, name in enumerate(_TIMES):
@@ -283,17 +303,17 @@ class RequestLog:
         Outcome, reason an index into REASONS.
         """
         self._gather()
-        rows = np.frombuffer(bytes(self._rows), dtype=_DTYPE)
-        return {name: np.ascontiguousarray(rows[name]) for name in _DTYPE.names or ()}
+        rows = np.frombuffer(bytes(self._rows), dtype=ROW)
+        return {name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()}
 
     def hand_over(self) -> tuple[dict[str, npt.NDArray[Any]], npt.NDArray[np.int64]]:
         """Return the columns of `frame` in the order of the servers and of their requests, and the
         place that each row had; forget the rows: at the end of a run most of its memory is theirs.
         """
         self._gather()
-        rows = np.frombuffer(self._rows, dtype=_DTYPE)
+        rows = np.frombuffer(self._rows, dtype=ROW)
         order = np.lexsort((rows["id"], rows["server"]))
-        columns = {name: rows[name][order] for name in _DTYPE.names or ()}
+        columns = {name: rows[name][order] for name in ROW.names or ()}
         # Made anew, not cleared: who still looks at the rows goes on to see them.
         self._rows = bytearray()
         return columns, order
@@ -303,6 +323,9 @@ class NoRequestLog(RequestLog):
     """Forgets every request: a world that runs for days must not keep them all."""
 
     __slots__ = ()
+
+    def settle(self, *, all_rows: bool = False) -> None:
+        """Have nothing to hand on."""
 
     def add_finished(self, request: Request, finish_s: float) -> None:
         """Forget it."""

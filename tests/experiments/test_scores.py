@@ -11,14 +11,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.columns import Window, scored_window
+from experiments.columns import Columns, Window, scored_window
 from experiments.minutes import minute_edges_s, minute_table, token_rates
+from experiments.requests import Block, requests_of
 from experiments.scores import score_requests
 from loop.spec import PercentileTarget, SloTarget
 from tests.experiments.request_rows import columns, failed, finished, rejected, unfinished
 
 TTFT = SloTarget(model="m", slo_ttft_ms=1000.0)
 WINDOW = Window(start_s=60.0, end_s=300.0)
+
+
+def block(rows: Columns) -> Block:
+    """Return the requests of one server as its block."""
+    return next(requests_of(rows).blocks(1))
 
 
 def good(server: int, arrival_s: float, *, out: int = 11) -> dict[str, float]:
@@ -195,7 +201,7 @@ def test_tokens_of_an_unfinished_request_count_as_far_as_it_made_them() -> None:
     pace.
     """
     rows = columns([unfinished(0, 100.0, first_s=110.0, out=1000, generated=41)])
-    made, demanded = token_rates(rows, servers=1, window=Window(start_s=0.0, end_s=150.0))
+    made, demanded = token_rates(block(rows), Window(start_s=0.0, end_s=150.0))
     lengths = np.array([60.0, 60.0, 30.0])
     assert (made[0] * lengths).tolist() == pytest.approx([0.0, 11.0, 30.0])
     assert (demanded[0] * lengths).tolist() == pytest.approx([0.0, 21.0, 30.0])
@@ -205,10 +211,10 @@ def test_whoever_was_not_served_demanded_tokens_all_the_same() -> None:
     """Rejected requests demand at the usual pace; where nobody was ever served, all at once."""
     window = Window(start_s=0.0, end_s=120.0)
     lengths = np.array([60.0, 60.0])
-    _, demanded = token_rates(columns([rejected(0, 10.0, out=30)]), servers=1, window=window)
+    _, demanded = token_rates(block(columns([rejected(0, 10.0, out=30)])), window)
     assert (demanded[0] * lengths).tolist() == pytest.approx([30.0, 0.0])
     paced = finished(0, 0.0, ttft_s=0.5, itl_s=1.0, out=11)
-    _, demanded = token_rates(columns([paced, rejected(0, 50.0, out=30)]), servers=1, window=window)
+    _, demanded = token_rates(block(columns([paced, rejected(0, 50.0, out=30)])), window)
     assert (demanded[0] * lengths).tolist() == pytest.approx([11.0 + 11.0, 19.0])
 
 
@@ -230,7 +236,7 @@ def test_every_output_token_is_made_in_some_minute(
     """The closed form of steps and ramps must conserve tokens, whatever the overlaps."""
     rows = columns([finished(0, a, ttft_s=ttft, itl_s=itl, out=out) for a, ttft, itl, out in draws])
     window = Window(start_s=0.0, end_s=500.0)
-    made, _ = token_rates(rows, servers=1, window=window)
+    made, _ = token_rates(block(rows), window)
     assert (made >= -1e-9).all()
     total = float((made[0] * np.diff(minute_edges_s(window))).sum())
     assert total == pytest.approx(sum(out for *_, out in draws), rel=1e-9)

@@ -45,7 +45,8 @@ class Cluster:
     most so many requests wait for a server to have a pod, and for each pod.
 
     *compiled* serves requests by the compiled engine (twin.engine.compiled, which must be
-    installed) where it knows engine and router: the results are the same.
+    installed) where it knows engine and router: the results are the same. *requests* is the log
+    of their ends, if it is to be another than one of its own.
     """
 
     def __init__(
@@ -56,9 +57,11 @@ class Cluster:
         seed: np.random.SeedSequence,
         waiting_max: int | None = None,
         compiled: bool = False,
+        requests: RequestLog | None = None,
     ) -> None:
         self.spec = spec
-        self.requests = RequestLog() if waiting_max is None else NoRequestLog()
+        kept = requests if requests is not None else RequestLog()
+        self.requests = kept if waiting_max is None else NoRequestLog()
         self._waiting_max = waiting_max
         self._table = _make_table(self.requests) if compiled else None
         self.pods = PodLog() if waiting_max is None else NoPodLog()
@@ -309,6 +312,7 @@ class Cluster:
             self._sample(seen[-len(visits) :], visits)
         if seen:
             self._show(seen)
+        self.requests.settle()
         self._await_scrape()
 
     def _sample(self, deployments: Sequence[Deployment], visits: Sequence[Visit]) -> None:
