@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # Compiled once: a hundred tests start the command, each in a process of its own.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test fuzz quick check snapshots bench validate figures clean
+.PHONY: help demo test fuzz quick check snapshots bench validate figures notebooks site clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -72,6 +72,17 @@ validate: .venv/.installed  ## Repeat the figures of docs/validation.md, as far 
 
 figures: .venv/.installed  ## Draw the pictures of the documents again (some minutes)
 	$(BIN)/python docs/figures.py
+
+notebooks: .venv/.installed-test  ## Run the notebooks, and keep what comes out in them (minutes)
+	$(BIN)/python scripts/run_notebooks.py
+
+.venv/.installed-docs: .venv/.installed
+	$(INSTALL) --editable '.[docs]'
+	@touch $@
+
+# Strict: a link that leads nowhere, or a page without a place, is an error.
+site: .venv/.installed-docs  ## Build the site of the documentation into out/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
 
 clean:  ## Remove what the targets made
 	rm -rf .venv out build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

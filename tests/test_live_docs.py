@@ -19,6 +19,10 @@ PAGES = (
     "docs/services.md",
     "docs/twin-api.md",
     "docs/install.md",
+    *(
+        f"docs/tutorials/{name}.md"
+        for name in ("try-it", "compare-policies", "own-system", "go-live", "extend")
+    ),
 )
 ARGUMENTS = re.compile(r"^(?:[A-Z_]+=\S+ +)*inferno +(.*)$")
 

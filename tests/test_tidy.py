@@ -6,6 +6,7 @@ What breaks a rule still is in tidy_allowed.txt, and an entry that is not needed
 from __future__ import annotations
 
 import ast
+import json
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -143,7 +144,11 @@ def _old_words(path: Path) -> list[tuple[str, str]]:
 
 @cache
 def _text_of(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")
+    if path.suffix != ".ipynb":
+        return text
+    # What came out of a cell is no text of ours, and pictures are letters by chance.
+    return "\n".join(line for cell in json.loads(text)["cells"] for line in cell["source"])
 
 
 def _split(text: str) -> str:

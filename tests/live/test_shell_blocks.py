@@ -23,7 +23,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-PAGES = ("README.md", "CONTRIBUTING.md", *sorted(f"docs/{p.name}" for p in ROOT.glob("docs/*.md")))
+PAGES = (
+    *("README.md", "CONTRIBUTING.md"),
+    *sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("docs/**/*.md")),
+)
 BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>not run|run until): (?P<note>.*?) -->\n)?\n?```sh\n(?P<text>.*?)^```",
     re.MULTILINE | re.DOTALL,
