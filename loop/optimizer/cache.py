@@ -10,10 +10,14 @@ from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
+from loop.optimizer.catalog import make_catalog
+
 if TYPE_CHECKING:
+    from loop.optimizer.catalog import Catalog
     from loop.optimizer.model.chain import Floats
     from loop.optimizer.solution import Solution
-    from loop.spec import SystemData
+    from loop.spec import Perf, SystemData
+    from twin.spec import Accelerator
 
 Value = TypeVar("Value")
 
@@ -56,6 +60,7 @@ class SizingCache:
         self.batches: Known[int] = Known(limit)
         self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
         self._solutions: list[_Solved] = []
+        self._catalog: _Listed | None = None
 
     def __len__(self) -> int:
         return len(self.limits)
@@ -65,6 +70,14 @@ class SizingCache:
         found = (one for one in reversed(self._solutions) if one.is_of(data, settings))
         one = next(found, None)
         return None if one is None else one.solution
+
+    def catalog(self, data: SystemData) -> Catalog:
+        """Return the catalog of *data*, the last one if accelerators and models are the same."""
+        if self._catalog is None or not self._catalog.is_of(data):
+            self._catalog = _Listed(
+                dict(data.accelerators), dict(data.perf), set(data.capacity), make_catalog(data)
+            )
+        return self._catalog.catalog
 
     def keep(self, data: SystemData, settings: object, solution: Solution) -> None:
         """Remember *solution*; of the oldest ones none is kept."""
@@ -97,6 +110,24 @@ class _Solved:
             and settings == self.settings
             and data == self.data
             and list(data.servers) == list(self.data.servers)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Listed:
+    """A catalog, and of what."""
+
+    accelerators: dict[str, Accelerator]
+    perf: dict[tuple[str, str], Perf]
+    types: set[str]
+    catalog: Catalog
+
+    def is_of(self, data: SystemData) -> bool:
+        """Tell whether it is the catalog of *data*."""
+        return (
+            data.accelerators == self.accelerators
+            and data.perf == self.perf
+            and data.capacity.keys() == self.types
         )
 
 

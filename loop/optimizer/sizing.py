@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.cache import SizingCache, row_keys
-from loop.optimizer.catalog import Pairs, make_catalog, make_pairs
+from loop.optimizer.catalog import Pairs, make_pairs
 from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import (
     TOKEN_BUDGET,
@@ -67,7 +67,7 @@ def size_all(
     others.
     """
     settings = settings.rules.in_force(settings)
-    catalog = make_catalog(data)
+    catalog = cache.catalog(data)
     pairs = make_pairs(data, catalog, settings.rules, servers=servers)
     work = _start(pairs, settings)
     _size_idle(work, settings)

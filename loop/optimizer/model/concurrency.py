@@ -14,7 +14,7 @@ import numpy as np
 
 from loop.optimizer.cache import SizingCache, row_keys
 from loop.optimizer.model.chain import Bools, Floats, Ints
-from loop.optimizer.model.queueing import Metrics, ReplicaColumns, analyze, make_model
+from loop.optimizer.model.queueing import ReplicaColumns, analyze, make_model
 from loop.optimizer.model.rates import blocks
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import make_tail
@@ -71,30 +71,38 @@ def tune(
             & (settings.hysteresis > 0.0)
         )
         batch[here] = np.where(keep, now, least)
-    means = table.means(rows)
-    changed = np.flatnonzero((batch != columns.max_batch) | (replicas != table.replicas[rows]))
-    changed = changed[table.limit[rows[changed]] > 0.0]
-    for part in blocks(batch[changed]):
-        some = changed[part]
-        found = _analyze(columns.take(some), batch[some], each[some])
-        means.itl[some], means.ttft[some], means.rho[some] = found.itl, found.ttft, found.rho
+    itl, ttft, rho = np.zeros((3, len(rows)))
     itl_tail, ttft_tail = np.full(len(rows), np.nan), np.full(len(rows), np.nan)
-    loaded = np.flatnonzero(table.limit[rows] > 0.0)
+    idle, loaded = (np.flatnonzero((table.limit[rows] > 0.0) == some) for some in (False, True))
+    means = table.means(rows[idle])
+    itl[idle], ttft[idle], rho[idle] = means.itl, means.ttft, means.rho
+    columns = replace(columns, max_batch=batch)
+    for part in blocks(batch[loaded]):
+        some = loaded[part]
+        found = analyze(make_model(columns.take(some)), each[some])
+        itl[some], ttft[some], rho[some] = found.itl, found.ttft, found.rho
     itl_tail[loaded], ttft_tail[loaded] = _at_percentile(
-        replace(columns, max_batch=batch).take(loaded),
+        columns.take(loaded),
         each[loaded],
         table.percentile[rows[loaded]],
-        near=means(loaded),
+        near=(itl[loaded], ttft[loaded]),
         cache=cache,
     )
-    return Tuned(batch, means, itl_tail, ttft_tail)
+    return Tuned(batch, Means(itl, ttft, rho), itl_tail, ttft_tail)
 
 
 def _at_percentile(
-    columns: ReplicaColumns, rate: Floats, percentile: Floats, *, near: Means, cache: SizingCache
+    columns: ReplicaColumns,
+    rate: Floats,
+    percentile: Floats,
+    *,
+    near: tuple[Floats, Floats],
+    cache: SizingCache,
 ) -> tuple[Floats, Floats]:
-    """Return ITL and TTFT at *percentile* of each row, remembered or searched for."""
-    keys = row_keys("", [*columns.parts, rate, percentile, near.itl, near.ttft])
+    """Return ITL and TTFT at *percentile* of each row, remembered or searched for *near* these."""
+    # Where to look need not be known well; and then it is the same for all rows of nearly so much.
+    itl, ttft = (np.exp2(np.round(2.0 * np.log2(np.clip(mean, 1e-9, 1e9))) / 2.0) for mean in near)
+    keys = row_keys("", [*columns.parts, rate, percentile, itl, ttft])
     known = cache.latencies.get(keys)
     found = np.array([one or (0.0, 0.0) for one in known]).reshape(-1, 2)
     new = np.array([k for k, one in enumerate(known) if one is None], dtype=np.intp)
@@ -104,15 +112,11 @@ def _at_percentile(
             make_tail(columns.take(rows)),
             rate[rows],
             percentile[rows],
-            near=(near.itl[rows], near.ttft[rows]),
+            near=(itl[rows], ttft[rows]),
         )
         found[rows] = np.stack(pair, axis=1)
     cache.latencies.put([keys[k] for k in new], [(a, b) for a, b in found[new].tolist()])
     return found[:, 0], found[:, 1]
-
-
-def _analyze(columns: ReplicaColumns, batch: Ints, rate: Floats) -> Metrics:
-    return analyze(make_model(replace(columns, max_batch=batch)), rate)
 
 
 def _remembered_least(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loop.optimizer.model.chain import Bools, Floats, Rows
+from loop.optimizer.model.chain import Bools, Floats
 from loop.optimizer.model.tail import CHUNK, PROMPT_WEIGHTS, Singles, Tail, as_column, mean_over
 
 BUSY_MAX = 0.999  # prefills may take this share of the time, and a full batch be so busy
@@ -46,10 +46,6 @@ class State:
     decode: Floats
     steep: Floats
     backlog: Floats
-
-    def take(self, rows: Rows) -> State:
-        """Return the given rows."""
-        return State(**{name: getattr(self, name)[rows] for name in State.__slots__})
 
 
 def full_batch_rate(tail: Tail) -> Floats:

@@ -131,7 +131,7 @@ def mean_over(values: Floats, weights: Floats) -> Floats:
 
 def as_column(values: Floats) -> Floats:
     """Return *values* as a column, beside figures by node."""
-    return values[:, None]
+    return values[..., None]
 
 
 @dataclass(frozen=True, slots=True)

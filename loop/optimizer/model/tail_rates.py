@@ -5,6 +5,7 @@ replicas at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -23,10 +24,10 @@ CLOSE = 1e-3  # relative, in the rate
 STRAIGHT, JUMP = 0.05, 2.5
 PRESSURE_MAX = 4.0
 STEPS_MAX = 60
-# Two rates are tried at once: first these shares of the range, then about the root of the straight
-# line between the ends, as far from it as ABOUT of the range, or NARROW of the rate if it is more.
-FIRST, EVEN = (0.6, 0.85), (1.0 / 3.0, 2.0 / 3.0)
-ABOUT, NARROW = 0.15, 0.02
+# A range is divided at these shares of it, first and then again and again: highest rates mostly lie
+# in its upper half.
+FIRST, EVEN = np.array([0.5, 0.8]), np.array([1.0 / 3.0, 2.0 / 3.0])
+FEW = 24  # rows for which a call costs more than to look two divisions ahead
 ITL, TTFT, LOSS, TPS, BATCH = range(len(BINDING))
 
 
@@ -51,6 +52,8 @@ def highest_rates_by_share(
     search = _Search(tail, targets, goals, percentile)
     some = np.flatnonzero(at_low <= 0.0)
     if len(some):
+        if len(some) <= FEW:
+            search.look_ahead(some, (low[some], high[some]), FIRST)
         at_high, binding = search.pressure(high[some], some)
         beyond = at_high > 0.0
         rows = some[beyond]
@@ -120,11 +123,35 @@ class _Search:
 
     def __init__(self, tail: Tail, targets: Targets, goals: Goals, percentile: Floats) -> None:
         self.tail, self.targets, self.goals, self.percentile = tail, targets, goals, percentile
+        self._known: dict[tuple[int, float], tuple[float, int]] = {}
+
+    def look_ahead(self, rows: Rows, ends: tuple[Floats, Floats], shares: Floats) -> None:
+        """Find the pressures at the upper ends, and at those rates between that the next two
+        divisions may ask for: which these are does not depend on what is found.
+        """
+        outer = _divided(*ends, shares)
+        edges = [ends[0], *outer.T, ends[1]]
+        inner = [_divided(*pair, EVEN) for pair in pairwise(edges)]
+        rate = np.column_stack((ends[1], outer, *inner))
+        many = np.repeat(rows, rate.shape[1])
+        pressure, binding = self._find(rate.ravel(), many)
+        keys = zip(many.tolist(), rate.ravel().tolist(), strict=True)
+        found = zip(pressure.tolist(), binding.tolist(), strict=True)
+        self._known.update(zip(keys, found, strict=True))
 
     def pressure(self, rate: Floats, rows: Rows) -> tuple[Floats, Ints]:
         """Return by how much too many requests of *rows* miss their targets or are lost, and what
         binds.
         """
+        if self._known:
+            keys = zip(rows.tolist(), rate.tolist(), strict=True)
+            known = [self._known.get(key) for key in keys]
+            if None not in known:
+                pressure, binding = np.array(known).T
+                return pressure, binding.astype(np.int64)
+        return self._find(rate, rows)
+
+    def _find(self, rate: Floats, rows: Rows) -> tuple[Floats, Ints]:
         goals, loss = self.goals.take(rows), self.targets.loss[rows]
         found = shares_within(self.tail.take(rows), rate, goals)
         wanted = np.isfinite(goals.prefill) | np.isfinite(goals.itl)
@@ -136,34 +163,32 @@ class _Search:
         return np.maximum(late, refused), np.where(refused > late, LOSS, binding)
 
     def run(self, rows: Rows, ends: _Ends) -> tuple[Floats, Ints]:
-        """Return the highest rates of *rows* that keep to the targets, and what binds just above.
-
-        Two rates are tried at once, as a call costs more than a few rows. Every third time, and in
-        a short range with a jump in it, they divide the range in equal parts.
+        """Return the highest rates of *rows* that keep to the targets, and what binds just above:
+        the range is divided until the pressure is a straight line in it.
         """
         root, found, here = ends.low.copy(), ends.binding.copy(), np.arange(len(rows))
+        shares = FIRST
         for step in range(STEPS_MAX):
             width = ends.high - ends.low
-            share = ends.at_low / (ends.at_low - ends.at_high)
+            way = ends.at_low / (ends.at_low - ends.at_high)
             smooth = (width <= STRAIGHT * ends.high) & (ends.at_high - ends.at_low < JUMP)
-            root[here] = np.where(smooth, ends.low + share * width, ends.low)
+            root[here] = np.where(smooth, ends.low + way * width, ends.low)
             found[here] = ends.binding
             left = np.flatnonzero(~(smooth | (width <= CLOSE * ends.high)))
             if not len(left):
                 break
             here, ends = here[left], ends.take(left)
-            ways = _ways(ends, width[left], share[left], step)
-            rate = ends.low[:, None] + ways * width[left, None]
-            pressure, binding = self.pressure(rate.ravel(), np.repeat(rows[here], rate.shape[1]))
+            if step and step % 2 == 0 and len(here) <= FEW:
+                self.look_ahead(rows[here], (ends.low, ends.high), shares)
+            rate = _divided(ends.low, ends.high, shares)
+            many = np.repeat(rows[here], rate.shape[1])
+            pressure, binding = self.pressure(rate.ravel(), many)
             ends = ends.within(rate, pressure.reshape(rate.shape), binding.reshape(rate.shape))
+            shares = EVEN
         return root, found
 
 
-def _ways(ends: _Ends, width: Floats, share: Floats, step: int) -> Floats:
-    """Return the rates to try, as shares of the range; two a row, rising, and never at an end."""
-    if step == 0:
-        return np.broadcast_to(FIRST, (len(width), 2))
-    aside = np.maximum(ABOUT, NARROW * ends.high / width)
-    about = np.clip(share[:, None] + aside[:, None] * [-1.0, 1.0], [0.02, 0.04], [0.96, 0.98])
-    even = (width <= STRAIGHT * ends.high) | (step % 3 == 0)
-    return np.where(even[:, None], EVEN, about)
+def _divided(low: Floats, high: Floats, shares: Floats) -> Floats:
+    """Return the rates that divide each range at *shares*, a row each."""
+    rate: Floats = low[:, None] + shares * (high - low)[:, None]
+    return rate

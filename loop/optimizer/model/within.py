@@ -33,7 +33,7 @@ from loop.optimizer.model.tail import (
 
 # Of the budget of an iteration, what the last chunk of a prompt leaves to others on the mean.
 LEFT_OF_CHUNK = 0.5
-TIMES_MEAN = np.geomspace(0.5, 16.0, 20)  # in which latencies at a percentile are looked for
+TIMES_MEAN = np.geomspace(0.4, 20.0, 24)  # in which latencies at a percentile are looked for
 OTHERS_MAX = 0.98  # at most this share of a life is lengthened by those who come during it
 
 
@@ -52,7 +52,8 @@ class Shares:
 @dataclass(frozen=True, slots=True)
 class Goals:
     """Targets [ms] of each row: of the prefill, which is TTFT less the overhead, and of ITL; inf:
-    none. first and later: the shares of requests within them in an empty replica.
+    none. first and later: the shares of requests within them in an empty replica. Several targets
+    of each row are a matrix, a line each.
     """
 
     prefill: Floats
@@ -135,29 +136,24 @@ def latencies_at(
     """
     with np.errstate(all="ignore"):
         state = steady_state(tail, rate)
-        rows = np.repeat(np.arange(len(tail)), len(TIMES_MEAN))
-        wide, many = tail.take(rows), state.take(rows)
-        itl = (np.minimum(near[0], 1e9)[:, None] * TIMES_MEAN).ravel()
-        ttft = (np.minimum(near[1], 1e9)[:, None] * TIMES_MEAN).ravel()
-        later = _itl_share(wide, many, itl)
-        first = _ttft_share(wide, many, make_goals(wide, ttft=ttft, itl=itl))
-    first = np.where(many.overload, 0.0, first)
-    later = np.where(wide.decodes > 0.0, later, 1.0)
+        itl, ttft = (TIMES_MEAN[:, None] * mean for mean in near)
+        later = _itl_share(tail, state, itl)
+        first = _ttft_share(tail, state, make_goals(tail, ttft=ttft, itl=itl))
+    first = np.where(state.overload, 0.0, first)
+    later = np.where(tail.decodes > 0.0, later, 1.0)
+    return _crossing(itl, later, percentile), _crossing(ttft, first, percentile)
+
+
+def _crossing(times: Floats, shares: Floats, percentile: Floats) -> Floats:
+    """Return where the shares, a line for each of TIMES_MEAN, pass *percentile*."""
+    shares = np.clip(np.nan_to_num(shares), 1e-9, 1.0 - 1e-9)
+    rows, passed = np.arange(len(percentile)), (shares < percentile).sum(axis=0)
+    right = np.clip(passed, 1, len(times) - 1)
     goal = normal_quantile(percentile)
-    return _crossing(itl, later, goal), _crossing(ttft, first, goal)
-
-
-def _crossing(times: Floats, shares: Floats, goal: Floats) -> Floats:
-    """Return where the shares, a row of TIMES_MEAN each, pass the quantile *goal*."""
-    times = np.log(times.reshape(-1, len(TIMES_MEAN)))
-    bounded = np.clip(np.nan_to_num(shares), 1e-9, 1.0 - 1e-9)
-    normal = normal_quantile(bounded).reshape(times.shape)
-    rows, passed = np.arange(len(goal)), (normal < goal[:, None]).sum(axis=1)
-    right = np.clip(passed, 1, times.shape[1] - 1)
-    low, high = normal[rows, right - 1], normal[rows, right]
+    low, high = normal_quantile(shares[right - 1, rows]), normal_quantile(shares[right, rows])
     way = np.clip((goal - low) / np.maximum(high - low, 1e-9), 0.0, 1.0)
-    found = times[rows, right - 1] * (1.0 - way) + times[rows, right] * way
-    return np.where(passed == times.shape[1], np.inf, np.exp(found))
+    found = np.log(times[right - 1, rows]) * (1.0 - way) + np.log(times[right, rows]) * way
+    return np.where(passed == len(times), np.inf, np.exp(found))
 
 
 def lone_itl(tail: Tail, percentile: Floats) -> Floats:
@@ -182,7 +178,7 @@ def lone_ttft(tail: Tail, percentile: Floats) -> Floats:
 def _lone_share(tail: Tail, goal: Floats) -> Floats:
     """Return the share of requests whose prefill alone takes at most *goal*."""
     rows = np.arange(len(tail))
-    passed = (tail.lone <= as_column(goal)).sum(axis=1)
+    passed = (tail.lone <= as_column(goal)).sum(axis=-1)
     right = np.clip(passed, 1, len(LONE_NODES) - 1)
     low, high = tail.lone[rows, right - 1], tail.lone[rows, right]
     # Prompts that are all equal have one time.
@@ -243,8 +239,9 @@ def _ttft_share(tail: Tail, state: State, goals: Goals) -> Floats:
     idle = state.empty * (1.0 - state.busy)
     if single.any():
         idle = np.where(single, _idle_share(tail, state), idle)
-    by_itself, beside = Skewed.stack([unhampered, alone]).within(goal)
-    lone = np.maximum(goals.first - np.maximum(by_itself - beside, 0.0), 0.0)
+    empty = Skewed.stack([unhampered, alone]).within(goal[..., None, :])
+    hampered = np.maximum(empty[..., 0, :] - empty[..., 1, :], 0.0)
+    lone = np.maximum(goals.first - hampered, 0.0)
     served = (1.0 - state.waits - state.blocked) * running + state.waits * waiting
     share: Floats = served + idle * (lone - running)
     return share
@@ -333,8 +330,8 @@ def _running_share(
     free = nobody * decode / met.length.mean * np.exp(-rate * decode * (1.0 + ahead))
     free = np.minimum(free, 1.0 - 1e-6)
     nodes = EVEN_NODES[:, None]
-    each = own.within(goal - decode * (1.0 + nodes + ahead))
-    clear = sum(weight * one for weight, one in zip(EVEN_WEIGHTS, each, strict=True))
+    each = own.within(goal[..., None, :] - decode * (1.0 + nodes + ahead))
+    clear = sum(weight * each[..., k, :] for k, weight in enumerate(EVEN_WEIGHTS))
     first, second, third = rest.moments()
     mean, variance = (1.5 + ahead) * decode, decode**2 / 12.0
     others = Skewed.of_moments(
@@ -502,9 +499,10 @@ def _itl_share(tail: Tail, state: State, goal: Floats) -> Floats:
     mean = np.maximum(beyond.mean, base.mean + 1.8 * first)
     variance = np.maximum(beyond.variance + beyond.mean**2 - mean**2, base.variance)
     many = Skewed(mean, variance, np.maximum(beyond.third, 0.1 * variance**1.5))
-    cases = Skewed.stack([base, single, many, _slowest(tail, state)]).within(bound)
-    share = none * cases[0] + one * cases[1] + np.minimum(rest, 1.0) * cases[2]
-    share = mean_over(np.maximum(share, cases[3]), ANSWER_WEIGHTS)
+    cases = Skewed.stack([base, single, many, _slowest(tail, state)])
+    shares = np.moveaxis(cases.within(bound[..., None, :, :]), -3, 0)
+    share = none * shares[0] + one * shares[1] + np.minimum(rest, 1.0) * shares[2]
+    share = mean_over(np.maximum(share, shares[3]), ANSWER_WEIGHTS)
     within: Floats = tail.alone + (1.0 - tail.alone) * share
     return within
 
