@@ -105,7 +105,7 @@ def summary(done: pd.DataFrame) -> pd.DataFrame:
     attainment and cost.
     """
     rows = []
-    keys = ["scenario", *_swept(done)]
+    keys = ["scenario", *swept(done)]
     for key, runs in done.groupby(keys, sort=False):
         row: dict[str, Any] = dict(zip(keys, key, strict=True))
         row["seeds"] = len(runs)
@@ -124,10 +124,10 @@ def differences_table(done: pd.DataFrame) -> pd.DataFrame:
     of equal seeds, scenarios and values of the other axes.
     """
     rows = []
-    swept = _swept(done)
-    for axis in swept:
+    axes = swept(done)
+    for axis in axes:
         values = list(dict.fromkeys(done[axis]))
-        others = ["scenario", *(name for name in swept if name != axis)]
+        others = ["scenario", *(name for name in axes if name != axis)]
         for key, runs in done.groupby(others, sort=False):
             for value in values[1:]:
                 row: dict[str, Any] = {
@@ -147,7 +147,7 @@ def differences_table(done: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["axis", "from", "to"])
 
 
-def _swept(done: pd.DataFrame) -> list[str]:
+def swept(done: pd.DataFrame) -> list[str]:
     """Return the axes of the comparison: the policy, and what else differs within one policy."""
     return [
         axis
@@ -176,12 +176,12 @@ def _cells(row: Mapping[Any, Any], columns: Sequence[Figures], *, sign: str = ""
     return texts
 
 
-def _tables(
+def report_tables(
     done: pd.DataFrame, table: pd.DataFrame, differences: pd.DataFrame
 ) -> list[tuple[str, list[str], list[list[str]]]]:
     """Return title, headings and cells of each table that people read."""
     found = []
-    swept = _swept(done)
+    axes = swept(done)
     for scenario, part in table.groupby("scenario", sort=False):
         own = done[done["scenario"] == scenario]
         shown = [column for column in COLUMNS if part[column.name].notna().any()]
@@ -195,13 +195,13 @@ def _tables(
             else ""
         )
         cells = [
-            [*(f"{row[name]}" for name in swept), *_cells(row, shown)]
+            [*(f"{row[name]}" for name in axes), *_cells(row, shown)]
             for row in part.to_dict(orient="records")
         ]
         title = f"{scenario}, {own['hours'].iloc[0]:g} h, {over}{perfect}"
-        found.append((title, [*swept, *(column.heading for column in shown)], cells))
+        found.append((title, [*axes, *(column.heading for column in shown)], cells))
     if len(differences):
-        others = [name for name in ("scenario", *swept) if name in differences]
+        others = [name for name in ("scenario", *axes) if name in differences]
         cells = [
             [
                 f"{row['to']} − {row['from']}",
@@ -228,7 +228,7 @@ def markdown(
 ) -> str:
     """Return the comparison as a page of Markdown."""
     parts = ["# Comparison", ""]
-    for title, headings, cells in _tables(done, table, differences):
+    for title, headings, cells in report_tables(done, table, differences):
         parts += [
             title,
             "",
@@ -247,7 +247,7 @@ def _markdown_row(cells: Sequence[str]) -> str:
 def _print(
     console: Console, done: pd.DataFrame, table: pd.DataFrame, differences: pd.DataFrame
 ) -> None:
-    for title, headings, cells in _tables(done, table, differences):
+    for title, headings, cells in report_tables(done, table, differences):
         print_table(console, plain_table(title, headings, cells))
         console.print()
 

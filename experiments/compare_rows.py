@@ -19,6 +19,7 @@ from experiments.columns import Columns, Floats
 from experiments.config import RunConfig
 from experiments.demand import perfect_scaler, true_demand
 from experiments.plans import Steps, paths_of, plan_from_json
+from experiments.row_details import details_of
 from experiments.run import RunResult, simulate
 from experiments.sources import Sources, read_sources
 from experiments.sweep_rows import PlannedRun, Row, row_of, settings_row
@@ -128,6 +129,7 @@ def _row(planned: Compared, sources: Sources, result: RunResult, plan: Mapping[s
         "gpu_hours": summary["accelerator_hours"],
         "objective_usd_per_h": objective_cents / 100.0 / result.window.hours,
         **after_step(result, sources.loads[0].curve),
+        **details_of(sources, result),
         "path_of": "",
         "plan": {name: [list(step) for step in path] for name, path in plan.items()},
         "bills": {name: list(bill) for name, bill in bills(result).items()},

@@ -16,9 +16,8 @@ from matplotlib.figure import Figure
 from experiments.columns import Window
 from experiments.compare_rows import told_peaks, without_start_up
 from experiments.config import RunConfig, config_from_json
-from experiments.demand import seen_demand
 from experiments.figures import SERIES, new_figure, our_style, save_figure
-from experiments.misses import CAUSES, MEANING, Misses, explain_misses
+from experiments.misses import CAUSES, MEANING, Misses, misses_of
 from experiments.output import whole_file, write_text
 from experiments.pool import run_tasks
 from experiments.run import simulate
@@ -31,7 +30,6 @@ from twin.spec import SpecError
 if TYPE_CHECKING:
     from rich.console import Console
 
-SLOT_S = 10.0
 MISSES_CSV, MISSES_MD, FIGURE = "misses.csv", "misses.md", "misses"
 COUNTERFACTUALS = ("no start-up", "perfect measuring", "unlimited GPUs")
 UNLIMITED = 1_000_000
@@ -54,22 +52,7 @@ def explain_run(
     """Explain the run in *directory* and write the answer there. Raise SpecError where there is
     none.
     """
-    about = read_json(directory / RUN)
-    config = _config(about, directory)
-    sources = read_sources(config)
-    records = read_run(directory)
-    if records.names != sources.names:
-        raise SpecError(f"{directory}: expected the data of the run, found other servers in it now")
-    scored = about["scored"]
-    misses = explain_misses(
-        records.requests,
-        records.pods,
-        records.cycles,
-        seen_demand(sources, records.requests, slot_s=SLOT_S),
-        targets=records.targets,
-        shortest_ttft_ms=_shortest_ttft_ms(sources),
-        window=Window(start_s=scored["start_s"], end_s=scored["end_s"]),
-    )
+    config, misses = misses_of_directory(directory)
     found = _counterfactuals(config, jobs=jobs) if counterfactuals else {}
     paths = _write(misses, found, directory)
     if console is not None:
@@ -79,31 +62,30 @@ def explain_run(
     return Explained(misses=misses, counterfactuals=found, paths=paths)
 
 
+def misses_of_directory(directory: Path) -> tuple[RunConfig, Misses]:
+    """Return the configuration of the run in *directory*, and its misses. Raise SpecError where its
+    files or its data are not what they were.
+    """
+    about = read_json(directory / RUN)
+    config = _config(about, directory)
+    sources = read_sources(config)
+    records = read_run(directory)
+    if records.names != sources.names:
+        raise SpecError(f"{directory}: expected the data of the run, found other servers in it now")
+    misses = misses_of(
+        sources,
+        requests=records.requests,
+        pods=records.pods,
+        cycles=records.cycles,
+        window=Window(start_s=about["scored"]["start_s"], end_s=about["scored"]["end_s"]),
+    )
+    return config, misses
+
+
 def _config(about: Any, directory: Path) -> RunConfig:
     if not isinstance(about, dict) or "config" not in about or "scored" not in about:
         raise SpecError(f"{directory / RUN}: expected what inferno sim wrote, found something else")
     return config_from_json(about["config"])
-
-
-def _shortest_ttft_ms(sources: Sources) -> dict[str, tuple[float, float]]:
-    """Return the least fixed time of a first token and the least for each token of the prompt, over
-    the accelerators that a server may have.
-    """
-    found = {}
-    for name, server in sources.system.servers.items():
-        engines = [
-            engine
-            for (model, accelerator), engine in sources.world.engines.items()
-            if model == server.model
-            and (not server.keep_accelerator or accelerator == server.current.accelerator)
-        ]
-        models = [engine.latency_model for engine in engines]
-        overheads = [engine.overhead_ms for engine in engines]
-        found[name] = (
-            min((one.alpha_ms for one in models), default=0.0) + min(overheads, default=0.0),
-            min((one.beta_ms for one in models), default=0.0),
-        )
-    return found
 
 
 def counterfactual(config: RunConfig, what: str) -> Sources:

@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.columns import Columns, Floats, Window, arrived_within, select
-from experiments.demand import Demand
+from experiments.demand import Demand, seen_demand
 from experiments.minutes import minute_table
+from experiments.sources import Sources
 from experiments.verdicts import LEFT_OUT, MISSED, judge, target_columns
 from loop.spec import SloTarget
 
@@ -27,6 +28,7 @@ MEANING: Mapping[str, str] = {
     "queue left over": "the pods were enough again, but worked off what had waited",
     "tail": "the pods were enough for the mean: chance of arrivals and lengths",
 }
+SLOT_S = 10.0
 # Work that is left over within this share of what a slot can do is none.
 NEGLIGIBLE = 0.02
 
@@ -51,6 +53,26 @@ class Misses:
     def attainment(self) -> float:
         """Return the share of the scored requests that were met."""
         return 1.0 - float(self.counts.sum()) / max(int(self.scored.sum()), 1)
+
+
+def misses_of(
+    sources: Sources,
+    *,
+    requests: Columns,
+    pods: Columns,
+    cycles: Sequence[Mapping[str, Any]],
+    window: Window,
+) -> Misses:
+    """Attribute every missed request of a run of *sources*, see `explain_misses`."""
+    return explain_misses(
+        requests,
+        pods,
+        cycles,
+        seen_demand(sources, requests, slot_s=SLOT_S),
+        targets=sources.targets,
+        shortest_ttft_ms=_shortest_ttft_ms(sources),
+        window=window,
+    )
 
 
 def explain_misses(
@@ -186,3 +208,24 @@ def _left_over(work: Floats, ready: Floats) -> Floats:
         waits[slot] = left
         left = max(left + work[slot] - ready[slot], 0.0)
     return waits
+
+
+def _shortest_ttft_ms(sources: Sources) -> dict[str, tuple[float, float]]:
+    """Return the least fixed time of a first token and the least for each token of the prompt, over
+    the accelerators that a server may have.
+    """
+    found = {}
+    for name, server in sources.system.servers.items():
+        engines = [
+            engine
+            for (model, accelerator), engine in sources.world.engines.items()
+            if model == server.model
+            and (not server.keep_accelerator or accelerator == server.current.accelerator)
+        ]
+        models = [engine.latency_model for engine in engines]
+        overheads = [engine.overhead_ms for engine in engines]
+        found[name] = (
+            min((one.alpha_ms for one in models), default=0.0) + min(overheads, default=0.0),
+            min((one.beta_ms for one in models), default=0.0),
+        )
+    return found

@@ -38,6 +38,7 @@ COMMANDS = (
         "study",
         "explain-misses",
         "plot",
+        "report",
         "optimize",
         "analyze",
         "fit",

@@ -31,6 +31,7 @@ NAMES = (
     "check",
     "study",
     "plot",
+    "report",
     "optimize",
     "analyze",
     "fit",

@@ -4,6 +4,7 @@ load nothing.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from html import escape
 from importlib.resources import files
@@ -18,10 +19,11 @@ POLICY = (
 )
 
 
-def page(*, title: str, body: str, data: object, script: str) -> str:
+def page(*, title: str, body: str, data: object, script: str, more: Sequence[str] = ()) -> str:
     """Return a page whose *script* draws *data*: what `JSON.parse` makes of it is `data` there.
 
-    *body* is HTML; all else is text.
+    *body* is HTML; all else is text. *more* names files of static/ that the script needs beside
+    draw.js.
     """
     parts = [
         "<!DOCTYPE html>",
@@ -39,7 +41,7 @@ def page(*, title: str, body: str, data: object, script: str) -> str:
         body,
         f'<script type="application/json" id="data">{in_script(as_json(data))}</script>',
         f"<script>{static(PLOTLY)}</script>",
-        f"<script>{static(DRAW)}</script>",
+        *(f"<script>{static(name)}</script>" for name in (DRAW, *more)),
         '<script>"use strict";',
         'const data = JSON.parse(document.getElementById("data").textContent);',
         script,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).resolve().parents[2]
 UNPACKED = ROOT / ".venv" / "chromium" / "run"
@@ -28,21 +28,33 @@ def program() -> str:
 
 
 @contextmanager
-def browser_page(*, width: int = 1400, height: int = 1000) -> Iterator[tuple[Page, list[str]]]:
-    """Give an empty page of a browser, and the list of what went wrong on it: errors and warnings
-    of its console, exceptions, requests that were sent.
-    """
+def chromium() -> Iterator[Browser]:
+    """Give a running browser: a start takes a second, so the tests of a file share one."""
     path = program()
     from playwright.sync_api import sync_playwright
 
-    problems: list[str] = []
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": height})
-        page.on("console", lambda one: problems.append(f"{one.type}: {one.text}"))
-        page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
-        page.on("requestfailed", lambda one: problems.append(f"failed: {one.url[:100]}"))
         try:
-            yield page, problems
+            yield browser
         finally:
             browser.close()
+
+
+@contextmanager
+def opened(
+    browser: Browser, address: str, *, width: int = 1400, height: int = 1000
+) -> Iterator[tuple[Page, list[str]]]:
+    """Give a page of *browser* at *address*, and the list of what went wrong on it: what its
+    console says, exceptions, requests that failed.
+    """
+    problems: list[str] = []
+    page = browser.new_page(viewport={"width": width, "height": height})
+    page.on("console", lambda one: problems.append(f"{one.type}: {one.text}"))
+    page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
+    page.on("requestfailed", lambda one: problems.append(f"failed: {one.url[:100]}"))
+    page.goto(address)
+    try:
+        yield page, problems
+    finally:
+        page.close()

@@ -6,10 +6,14 @@ import hashlib
 import json
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from inferno.web.page import PLOTLY, page, static
 from inferno.web.timeline import Event, Timeline
-from tests.web.browser import browser_page
+from tests.web.browser import opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 PLOTLY_SHA256 = "79542150855a52c567260e3137095dbe2b744e6d702a5cabe67da246942fba7a"
 
@@ -20,7 +24,7 @@ def test_the_drawing_library_is_the_published_one() -> None:
     assert static("README.md").count(static(PLOTLY).split(") v", 1)[1].split()[0]) == 2
 
 
-def test_names_cannot_end_the_data_or_become_elements(tmp_path: Path) -> None:
+def test_names_cannot_end_the_data_or_become_elements(browser: Browser, tmp_path: Path) -> None:
     """A server may be called anything; a page that it breaks, or that runs it, is an attack."""
     name = "</script><script>window.broken = true</script><img src=x onerror='window.broken=true'>"
     timeline = Timeline(
@@ -35,8 +39,7 @@ def test_names_cannot_end_the_data_or_become_elements(tmp_path: Path) -> None:
     (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
     assert json.loads(data)["title"] == name
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
-    with browser_page() as (shown, problems):
-        shown.goto((tmp_path / "page.html").as_uri())
+    with opened(browser, (tmp_path / "page.html").as_uri()) as (shown, problems):
         shown.wait_for_selector(".main-svg")
         assert shown.evaluate("window.broken") is None
         assert shown.title() == name

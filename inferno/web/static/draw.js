@@ -133,13 +133,14 @@ const inferno = (() => {
       traces: [line(timeline, t, values, title, { line: { color: BLUE, width: 1.8 }, ...extra })],
     });
     const of = fleet.attainment_of;
+    const least = 100 * Math.min(0.95, ...known(fleet.attainment));
     return [
       gpuFigure(timeline),
       one("Cost of what is wanted", "$ an hour", fleet.t_s, fleet.cost_usd_per_h,
         { line: { color: BLUE, shape: "hv" }, hovertemplate: "$ %{y:.2f} an hour<extra></extra>" }),
       one(`Attainment: ${of} within target`, `${of} within target [%]`, fleet.attainment_t_s,
         fleet.attainment.map((share) => (share === null ? null : 100 * share)),
-        { hovertemplate: "%{y:.1f} %<extra></extra>" }, { rangemode: "normal" }),
+        { hovertemplate: "%{y:.1f} %<extra></extra>" }, { rangemode: "normal", range: [Math.max(0, least - 3), 100.5] }),
       one("Backlog", "requests waiting", fleet.t_s, fleet.backlog, { hovertemplate: "%{y} requests<extra></extra>" }),
     ];
   }
@@ -267,7 +268,7 @@ const inferno = (() => {
       yaxis4: yAxis("ITL [ms]", { domain: [0.2, 0.37], ...fixed(latencyTop(beside, "itl_ms", server.slo_itl_ms)) }),
       yaxis5: yAxis("backlog", { domain: [0, 0.16], ...fixed(1.1 * most((one) => one.state.backlog)) }),
       yaxis6: yAxis("KV cache [%]", {
-        overlaying: "y5", side: "right", range: [0, 100], rangemode: "normal", showgrid: false, nticks: 3,
+        overlaying: "y5", side: "right", range: [0, 105], rangemode: "normal", showgrid: false, tickvals: [0, 50, 100],
       }),
       margin: { l: 60, r: 52, t: 8, b: 40 },
       shapes: server.missed.map((span) => ({
@@ -305,8 +306,9 @@ const inferno = (() => {
     const head = make("tr", {}, ...headings.map((text) => make("th", { scope: "col" }, text)));
     const body = rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text === null ? "–" : String(text)))));
     const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
-    if (caption) table.prepend(make("caption", {}, caption));
-    return make("div", { class: "scrolled", tabindex: "0", role: "region", "aria-label": caption || "table" }, table);
+    const scrolled = make("div", { class: "scrolled", tabindex: "0", role: "region", "aria-label": caption || "table" }, table);
+    // Outside of what scrolls, so that a narrow window shows all of it.
+    return make("div", {}, ...(caption ? [make("p", { class: "caption" }, caption)] : []), scrolled);
   }
 
   function draw(place, traces, layout) {
@@ -500,16 +502,16 @@ const inferno = (() => {
     return Object.fromEntries(Object.keys(a).map((key) => [key, joined(a[key], b[key])]));
   }
 
-  // Counts of accelerators that only one side knows are 0 on the other.
-  function joinedCounts(key, names, a, b, lengths) {
-    const zeros = (count) => new Array(count).fill(0);
+  // Of what only one side knows there was none on the other (0), or it is not known (null).
+  function joinedCounts(key, names, a, b, lengths, none) {
+    const absent = (count) => new Array(count).fill(none);
     return names.map((name) => {
       const [one, other] = [a, b].map((side) => side.find((counts) => counts[key] === name));
       const values = Object.keys(one || other).filter((field) => field !== key);
       return {
         [key]: name,
         ...Object.fromEntries(values.map((field) => [
-          field, [...(one ? one[field] : zeros(lengths[0])), ...(other ? other[field] : zeros(lengths[1]))],
+          field, [...(one ? one[field] : absent(lengths[0])), ...(other ? other[field] : absent(lengths[1]))],
         ])),
       };
     });
@@ -540,7 +542,7 @@ const inferno = (() => {
       replicas: {
         t_s: [...a.replicas.t_s, ...b.replicas.t_s],
         by_accelerator: joinedCounts("accelerator", names, a.replicas.by_accelerator, b.replicas.by_accelerator,
-          [a.replicas.t_s.length, b.replicas.t_s.length]),
+          [a.replicas.t_s.length, b.replicas.t_s.length], 0),
       },
       state: joined(a.state, b.state),
       missed: one ? [...a.missed.slice(0, -1), { start_s: last.start_s, end_s: first.end_s }, ...rest] : [...a.missed, ...b.missed],
@@ -553,7 +555,7 @@ const inferno = (() => {
     return {
       ...a, attainment_of: b.attainment_of,
       ...Object.fromEntries(["t_s", "cost_usd_per_h", "backlog", "attainment_t_s", "attainment"].map((key) => [key, [...a[key], ...b[key]]])),
-      gpus: joinedCounts("type", names, a.gpus, b.gpus, [a.t_s.length, b.t_s.length]),
+      gpus: joinedCounts("type", names, a.gpus, b.gpus, [a.t_s.length, b.t_s.length], null),
     };
   }
 
@@ -601,6 +603,7 @@ const inferno = (() => {
   }
 
   return {
-    FORMAT, drawTimeline: (element, timeline) => drawTimelines(element, [timeline]), drawTimelines, mergeTimeline, tableOf,
+    FORMAT, drawTimeline: (element, timeline) => drawTimelines(element, [timeline]), drawTimelines, mergeTimeline,
+    parts: { COLOURS, CONFIG, FONT, escape, make, tableOf }, // for what stands beside timelines
   };
 })();

@@ -1,0 +1,54 @@
+"""What a row of a sweep or a comparison keeps beside its figures, for reports: how TTFT is
+distributed, and the points of attainment lost by first cause.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from experiments.columns import arrived_within, blocks, select
+from experiments.misses import CAUSES, misses_of
+from experiments.run import RunResult
+from experiments.sources import Sources
+from experiments.verdicts import measured_latencies_ms
+
+# The tail is what targets are about: the higher, the finer.
+SHARES = (
+    np.concatenate(
+        [np.arange(0.0, 95.0, 2.5), np.arange(95.0, 99.0, 0.5), np.arange(99.0, 100.05, 0.1)]
+    )
+    / 100.0
+)
+QUANTILES, LOST = "ttft_ms_quantiles", "points_lost_by_cause"
+
+
+def details_of(sources: Sources, result: RunResult) -> dict[str, Any]:
+    """Return the quantiles of TTFT at SHARES (none where no request finished), and the points lost
+    by each of CAUSES.
+    """
+    found = []
+    for _, _, block in blocks(result.requests, len(result.names)):
+        own = select(block, arrived_within(block, result.window))
+        ttft_ms, _ = measured_latencies_ms(own)
+        found.append(ttft_ms[np.isfinite(ttft_ms)])
+    known = np.concatenate(found) if found else np.empty(0)
+    return {
+        QUANTILES: np.quantile(known, SHARES).round(2).tolist() if known.size else [],
+        LOST: _points_lost(sources, result),
+    }
+
+
+def _points_lost(sources: Sources, result: RunResult) -> list[float]:
+    if not result.summary["missed"]:
+        return [0.0] * len(CAUSES)
+    misses = misses_of(
+        sources,
+        requests=result.requests,
+        pods=result.pods,
+        cycles=result.cycles,
+        window=result.window,
+    )
+    points: list[float] = misses.points.sum(axis=0).round(4).tolist()
+    return points

@@ -1,0 +1,450 @@
+"""The results of a sweep or a comparison as tables and charts of a report, from its files."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from rich.table import Table as RichTable
+from rich.text import Text
+
+from experiments.compare_report import (
+    DIFFERENCES,
+    differences_table,
+    front_of,
+    report_tables,
+    summary,
+    swept,
+)
+from experiments.compare_rows import BOUNDS, NO_START_UP, TIMELINE_S
+from experiments.confidence import estimate, estimate_share, paired_difference
+from experiments.misses import CAUSES, MEANING
+from experiments.row_details import LOST, QUANTILES, SHARES
+from experiments.sweep_figures import ATTAINMENT, COST, Metric, cell_estimates
+from experiments.sweep_rows import ROWS
+from experiments.tables import paired_table, summary_table
+from inferno.web.charts import (
+    Bars,
+    CostChart,
+    Curve,
+    Difference,
+    Differences,
+    HeatMap,
+    Item,
+    Lines,
+    Note,
+    Part,
+    Point,
+    Section,
+    Table,
+)
+from twin.datafile import read_json
+from twin.spec import SpecError
+
+CURVES_MAX = 12  # lines of one chart that can be told apart
+_AXES = ("alpha", "period_s", "interval_s")
+_TELL = {"alpha": "alpha {:g}", "period_s": "period {:g} s", "interval_s": "interval {:g} s"}
+
+Details = Mapping[str, Mapping[str, Any]]
+Cell = tuple[str, pd.DataFrame]
+
+
+def sweep_section(results: pd.DataFrame, directory: Path, *, title: str) -> Section:
+    """Return what the table of a sweep shows, with the details of its rows in *directory*."""
+    done = results[results["error"] == ""]
+    details = _details(directory, done)
+    tables = [summary_table(results), paired_table(results)]
+    items: list[Item] = [
+        table_of(table) for table in tables if table is not None and table.row_count
+    ]
+    items += _failures(results)
+    if not done.empty:
+        cells = cell_estimates(done, (ATTAINMENT, COST))
+        items += [_sweep_costs(scenario, own) for scenario, own in _by_scenario(done)]
+        for metric in (ATTAINMENT, COST):
+            items += _heat_maps(cells, metric)
+        items += _distributions(done, details, cells_of=_sweep_cells)
+        items += _sweep_differences(done)
+    return Section(title=title, about=_about(results, "sweep"), items=items)
+
+
+def comparison_section(directory: Path, *, title: str) -> Section:
+    """Return what the comparison in *directory* shows. Raise SpecError where a file of it is
+    missing or damaged.
+    """
+    results = _read_table(directory / "results.csv")
+    done = results[(results["error"] == "") & ~results["policy"].str.endswith(NO_START_UP)]
+    details = _details(directory, done)
+    items: list[Item] = _advice(directory / "comparison.md")
+    items += _failures(results)
+    if not done.empty:
+        differences = differences_table(done)
+        items += [
+            Table(
+                title=title,
+                headings=[one_line(heading) for heading in headings],
+                rows=cells,
+                labels=2 if title.startswith("differences") else len(swept(done)),
+            )
+            for title, headings, cells in report_tables(done, summary(done), differences)
+        ]
+        items += [_comparison_costs(scenario, own) for scenario, own in _by_scenario(done)]
+        items += _gpus(done, details)
+        items += _distributions(done, details, cells_of=_policies)
+        items += _comparison_differences(differences)
+    return Section(title=title, about=_about(results, "comparison"), items=items)
+
+
+def table_of(table: RichTable) -> Table:
+    """Return a table of the terminal as one of the page; its key columns are those before the first
+    figure.
+    """
+    headings = [one_line(_plain(column.header)) for column in table.columns]
+    columns = [[_plain(cell) for cell in column.cells] for column in table.columns]
+    rows = [list(row) for row in zip(*columns, strict=True)]
+    keys = ("scenario", "policy", "server", "alpha", "period [s]", "interval [s]")
+    labels = sum(heading in keys for heading in headings)
+    return Table(title=_plain(table.title or ""), headings=headings, rows=rows, labels=labels)
+
+
+def one_line(heading: str) -> str:
+    """Return a heading of the terminal, which is broken to be narrow, in one line."""
+    return heading.replace("/\n", "/").replace("\n", " ").strip()
+
+
+def _plain(text: object) -> str:
+    return text.plain if isinstance(text, Text) else str(text)
+
+
+# -- reading
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    try:
+        results = pd.read_csv(path, dtype=dict.fromkeys(("run_id", "policy", "error"), "str"))
+        results["error"] = results["error"].fillna("")
+        results[["policy", "scenario", "seed", "attainment", "cost_usd_per_h", "run_id"]]
+    except (OSError, ValueError, KeyError) as error:
+        what = " ".join(str(error).split())[:100]
+        raise SpecError(f"{path}: expected the results of a comparison, found {what}") from None
+    return results
+
+
+def _details(directory: Path, done: pd.DataFrame) -> Details:
+    """Return by run id what the files of single runs hold beside the table; those that are gone, or
+    older than that, are left out.
+    """
+    found = {}
+    for run_id in done["run_id"]:
+        path = directory / ROWS / f"{run_id}.json"
+        if path.exists():
+            content = read_json(path)
+            found[str(run_id)] = content["row"] if isinstance(content, dict) else {}
+    return found
+
+
+def _advice(path: Path) -> list[Item]:
+    """Return the lines of advice: what stands after the pictures of the page of a comparison."""
+    if not path.exists():
+        return []
+    lines = path.read_text(encoding="utf-8").splitlines()
+    pictures = [number for number, line in enumerate(lines) if line.startswith("![")]
+    told = [line for line in lines[pictures[-1] + 1 :] if line] if pictures else []
+    return [Note(title="Advice", lines=told)] if told else []
+
+
+def _failures(results: pd.DataFrame) -> list[Item]:
+    failed = results[results["error"] != ""]
+    if failed.empty:
+        return []
+    lines = [f"{row['policy']}, {row['scenario']}: {row['error']}" for _, row in failed.iterrows()]
+    return [Note(title=f"{len(lines)} runs failed", lines=lines)]
+
+
+def _about(results: pd.DataFrame, what: str) -> str:
+    seeds = results["seed"].nunique()
+    hours = ", ".join(f"{value:g}" for value in dict.fromkeys(results["hours"].dropna()))
+    return f"{what}, {len(results)} runs of {hours} h, {seeds} seed{'s' if seeds > 1 else ''}"
+
+
+# -- which runs belong together
+
+
+def _by_scenario(done: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
+    for scenario, own in done.groupby("scenario", sort=False):
+        yield str(scenario), own
+
+
+def _sweep_cells(own: pd.DataFrame) -> list[Cell]:
+    """Return the cells of a grid, each with a name that tells what differs; if they are too many
+    for a chart, the policies.
+    """
+    many = [axis for axis in _AXES if own[axis].nunique() > 1]
+    cells = [
+        (_cell_name(key, many), runs) for key, runs in own.groupby(["policy", *many], sort=False)
+    ]
+    return cells if len(cells) <= CURVES_MAX else _policies(own)
+
+
+def _cell_name(key: Any, many: Sequence[str]) -> str:
+    policy, *values = key
+    told = [_TELL[axis].format(value) for axis, value in zip(many, values, strict=True)]
+    return ", ".join([str(policy), *told])
+
+
+def _policies(own: pd.DataFrame) -> list[Cell]:
+    many = [axis for axis in swept(own) if axis != "policy"]
+    cells = [
+        (_cell_name(key, many), runs) for key, runs in own.groupby(["policy", *many], sort=False)
+    ]
+    if len(cells) <= CURVES_MAX:
+        return cells
+    return [(str(policy), runs) for policy, runs in own.groupby("policy", sort=False)]
+
+
+# -- cost against attainment
+
+
+def _point(series: str, text: str, runs: pd.DataFrame) -> Point | None:
+    cost = estimate(runs["cost_usd_per_h"].to_numpy(dtype=float))
+    share = estimate_share(runs["attainment"].to_numpy(dtype=float))
+    if not (math.isfinite(cost.mean) and math.isfinite(share.mean)):
+        return None
+    return Point(
+        series=series,
+        text=text,
+        x=cost.mean,
+        y=100.0 * share.mean,
+        x_low=cost.low,
+        x_high=cost.high,
+        y_low=100.0 * share.low,
+        y_high=100.0 * share.high,
+        bound=series in BOUNDS,
+    )
+
+
+def _chart(title: str, points: Sequence[Point | None]) -> CostChart:
+    known = [point for point in points if point is not None]
+    # Cost and share of each: of two that are equal the first is the front.
+    places = {str(number): (point.x, point.y) for number, point in enumerate(known)}
+    return CostChart(title=title, points=known, front=[int(name) for name in front_of(places)])
+
+
+def _comparison_costs(scenario: str, own: pd.DataFrame) -> CostChart:
+    many = [axis for axis in swept(own) if axis != "policy"]
+    points = [
+        _point(str(key[0]), _cell_name(key, many), runs)
+        for key, runs in own.groupby(["policy", *many], sort=False)
+    ]
+    return _chart(f"{scenario}: attainment against cost", points)
+
+
+def _sweep_costs(scenario: str, own: pd.DataFrame) -> CostChart:
+    many = [axis for axis in _AXES if own[axis].nunique() > 1]
+    points = [
+        _point(str(key[0]), _cell_name(key, many), runs)
+        for key, runs in own.groupby(["policy", *many], sort=False)
+    ]
+    return _chart(f"{scenario}: attainment against cost", points)
+
+
+# -- heat maps
+
+
+def _heat_maps(cells: pd.DataFrame, metric: Metric) -> list[Item]:
+    alphas, periods = sorted(cells["alpha"].unique()), sorted(cells["period_s"].unique())
+    if len(alphas) * len(periods) < 2:
+        return []
+    known = cells[metric.column].dropna()
+    low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
+    several = [name for name in ("scenario", "interval_s") if cells[name].nunique() > 1]
+    maps: list[Item] = []
+    for key, group in cells.groupby(["policy", *several], sort=True):
+        told = ", ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
+        maps.append(
+            HeatMap(
+                title=f"{told}: {metric.label}",
+                unit=metric.label,
+                periods_s=[float(period) for period in periods],
+                alphas=[float(alpha) for alpha in alphas],
+                values=_grid(group, metric.column, alphas, periods),
+                half_widths=_grid(group, f"{metric.column}_half_width", alphas, periods),
+                low=low,
+                high=high,
+            )
+        )
+    return maps
+
+
+def _grid(
+    group: pd.DataFrame, column: str, alphas: Sequence[float], periods: Sequence[float]
+) -> list[list[float | None]]:
+    values = group.pivot_table(index="alpha", columns="period_s", values=column, dropna=False)
+    values = values.reindex(index=pd.Index(alphas), columns=pd.Index(periods))
+    return [
+        [float(value) if math.isfinite(value) else None for value in row]
+        for row in values.to_numpy(dtype=float)
+    ]
+
+
+# -- distributions, misses, GPUs
+
+
+def _distributions(done: pd.DataFrame, details: Details, *, cells_of: Any) -> list[Item]:
+    items: list[Item] = []
+    for scenario, own in _by_scenario(done):
+        cells = cells_of(own)
+        rows = {
+            name: [details[run_id] for run_id in runs["run_id"] if run_id in details]
+            for name, runs in cells
+        }
+        curves = [
+            curve
+            for name, own_rows in rows.items()
+            if (curve := _pooled(name, [row.get(QUANTILES) or [] for row in own_rows]))
+        ]
+        if curves:
+            items.append(ttft_chart(f"{scenario}: distribution of TTFT, all servers", curves))
+        lost = {
+            name: np.mean([row[LOST] for row in own_rows if LOST in row], axis=0)
+            for name, own_rows in rows.items()
+            if any(LOST in row for row in own_rows)
+        }
+        if lost and max(float(points.sum()) for points in lost.values()) > 0.0:
+            items.append(misses_chart(f"{scenario}: why requests were missed", lost))
+    return items
+
+
+def ttft_chart(title: str, curves: Sequence[Curve]) -> Lines:
+    """Return the chart of empirical distributions of TTFT."""
+    return Lines(
+        title=title,
+        x_title="TTFT [ms]",
+        y_title="requests at most as late [%]",
+        curves=curves,
+        x_log=True,
+    )
+
+
+def misses_chart(title: str, lost: Mapping[str, Any]) -> Bars:
+    """Return bars of the points of attainment *lost* by each name, a value for each of CAUSES."""
+    return Bars(
+        title=title,
+        unit="points of attainment lost",
+        names=list(lost),
+        parts=[
+            Part(
+                name=cause,
+                meaning=MEANING[cause],
+                values=[float(points[number]) for points in lost.values()],
+            )
+            for number, cause in enumerate(CAUSES)
+        ],
+    )
+
+
+def _pooled(name: str, runs: Sequence[Sequence[float]]) -> Curve | None:
+    """Return the distribution over all *runs* (quantiles at SHARES each), each counting alike."""
+    known = [np.asarray(run) for run in runs if len(run) == SHARES.size]
+    if not known:
+        return None
+    low = max(min(float(run[0]) for run in known), 1e-3)
+    high = max(float(run[-1]) for run in known)
+    x = np.geomspace(low, max(high, 1.001 * low), 160)
+    y = np.mean([np.interp(x, run, SHARES, left=0.0, right=1.0) for run in known], axis=0)
+    return Curve(name=name, x=x.tolist(), y=(100.0 * y).tolist(), bound=name in BOUNDS)
+
+
+def _gpus(done: pd.DataFrame, details: Details) -> list[Item]:
+    """Return the GPUs that each policy held over time under the first seed."""
+    items: list[Item] = []
+    first = done["seed"].min()
+    for scenario, own in _by_scenario(done[done["seed"] == first]):
+        curves = []
+        for name, runs in _policies(own):
+            held = details.get(str(runs["run_id"].iloc[0]), {}).get("gpus_held")
+            if held:
+                x = [TIMELINE_S / 60.0 * place for place in range(len(held))]
+                curves.append(Curve(name=name, x=x, y=held, bound=name in BOUNDS))
+        if curves:
+            items.append(
+                Lines(
+                    title=f"{scenario}: GPUs held under seed {first}",
+                    x_title="time [min]",
+                    y_title="GPUs",
+                    curves=curves,
+                    steps=True,
+                )
+            )
+    return items
+
+
+# -- differences
+
+
+def _sweep_differences(done: pd.DataFrame) -> list[Item]:
+    policies = list(dict.fromkeys(done["policy"]))
+    if len(policies) < 2:
+        return []
+    by = [name for name in ("scenario", *_AXES) if done[name].nunique() > 1]
+    if "period_s" in by and (done.groupby("policy")["period_s"].nunique() == 1).all():
+        by.remove("period_s")
+    items: list[Item] = []
+    for metric in (ATTAINMENT, COST):
+        rows = []
+        for key, runs in done.groupby(by, sort=True) if by else [((), done)]:
+            told = [
+                _TELL.get(name, "{}").format(value) for name, value in zip(by, key, strict=True)
+            ]
+            for policy in policies[1:]:
+                found = paired_difference(runs, metric.column, first=policies[0], second=policy)
+                if found.n:
+                    name = ", ".join([policy, *told])
+                    rows.append(
+                        Difference(
+                            name=name,
+                            mean=found.mean * metric.scale,
+                            low=found.low * metric.scale,
+                            high=found.high * metric.scale,
+                        )
+                    )
+        if rows:
+            title = f"Difference from {policies[0]} in pairs of equal seeds: {metric.label}"
+            items.append(Differences(title=title, unit=_unit(metric.label), rows=rows))
+    return items
+
+
+def _unit(label: str) -> str:
+    return label.replace("[%]", "[points]")
+
+
+def _comparison_differences(differences: pd.DataFrame) -> list[Item]:
+    items: list[Item] = []
+    rows = differences.to_dict(orient="records")
+    for column in DIFFERENCES[:3]:
+        found = []
+        for row in rows:
+            if not math.isfinite(row[column.name]):
+                continue
+            told = [
+                f"{row[name]}" if name in ("scenario", "policy") else _TELL[name].format(row[name])
+                for name in ("scenario", "policy", "alpha", "period_s")
+                if name in row and name != row["axis"] and isinstance(row[name], str | int | float)
+            ]
+            found.append(
+                Difference(
+                    name=", ".join([f"{row['to']} − {row['from']}", *told]),
+                    mean=row[column.name],
+                    low=row[f"{column.name}_low"],
+                    high=row[f"{column.name}_high"],
+                )
+            )
+        if found:
+            label = one_line(column.heading)
+            title = f"Differences in pairs of equal seeds: {label}"
+            items.append(Differences(title=title, unit=_unit(label), rows=found))
+    return items

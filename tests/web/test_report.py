@@ -1,0 +1,339 @@
+"""Reports: what is in a page, how large it is, and that a browser shows it without a complaint."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from experiments import RunConfig, SweepConfig, run, sweep, write_run
+from experiments.compare import CompareConfig, compare, contenders
+from experiments.go_records import from_go
+from inferno.cli.main import main
+from inferno.web.from_records import timeline_of_records
+from inferno.web.page import page
+from inferno.web.report import report_of, report_page, write_report
+from inferno.web.thinning import POINTS_MAX, thinned
+from inferno.web.timeline import Timeline, plain
+from tests.web.browser import opened
+from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+HERE = Path(__file__).parent
+SMALL = Path(__file__).resolve().parents[2] / "sample-data" / "small"
+MIB = 2**20
+
+Line = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Return the directories of two runs of the same load."""
+    out = tmp_path_factory.mktemp("runs")
+    for policy in ("slo", "hpa"):
+        config = RunConfig(data=SMALL, scenario="step", policy=policy, hours=0.1, period_s=30.0)
+        write_run(run(config), out / policy)
+    return [out / "slo", out / "hpa"]
+
+
+@pytest.fixture(scope="module")
+def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a sweep."""
+    out = tmp_path_factory.mktemp("grid")
+    base = RunConfig(data=SMALL, scenario="steady", hours=0.03)
+    sweep(
+        SweepConfig(base=base, policies=("slo", "hpa"), periods_s=(30.0, 60.0), seeds=2),
+        out,
+        jobs=1,
+    )
+    return out
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of a comparison."""
+    out = tmp_path_factory.mktemp("compared")
+    base = RunConfig(data=SMALL, scenario="steady", hours=0.03)
+    names = ("slo", "hpa", "static_peak", "clairvoyant")
+    loads = SweepConfig(base=base, seeds=2)
+    compare(CompareConfig(contenders=contenders(names), loads=loads), out, jobs=1)
+    return out
+
+
+def row(name: str = "a", **given: Any) -> Line:
+    """Return a server of a cycle, as loop.records writes it."""
+    return {
+        "name": name,
+        "class": "Premium",
+        "model": "m",
+        "rpm": 60.0,
+        "itl": 20.0,
+        "ttft": 100.0,
+        "percentiles": {"ttft": {"p50": 80.0, "p95": 200.0}, "itl": {"p50": 18.0, "p95": 30.0}},
+        "currentAccelerator": "A100",
+        "wanted": 1,
+        "ready": 1,
+        "starting": 0,
+        "backlog": 2,
+        "kvUsage": 0.25,
+        "hold": None,
+        "sloItl": 25.0,
+        "sloTtft": 150.0,
+        "accelerator": "A100",
+        "replicas": 1,
+        "cost": 250.0,
+        "held": False,
+        "reason": "1 × A100",
+        "reasonKind": "slo-itl",
+        "unserved": None,
+        **given,
+    }
+
+
+def line(t_s: float, *rows: Line, **given: Any) -> Line:
+    """Return a cycle, as loop.records writes it."""
+    return {
+        "ts": f"2026-01-01T00:{int(t_s) // 60:02}:{int(t_s) % 60:02}.000Z",
+        "t_s": t_s,
+        "cycle": int(t_s // 60),
+        "backend": "kube",
+        "applied": True,
+        "error": "",
+        "warnings": [],
+        "servers": list(rows),
+        "capacity": [{"type": "A100", "available": 8, "allocated": 2, "used": 1, "seen": True}],
+        "totalCost": 250.0,
+        **given,
+    }
+
+
+# A server that moves to another accelerator, a cycle that fails, GPUs that go, a second server.
+RECORDS = [
+    line(60.0, row(ttft=200.0, replicas=2)),
+    line(120.0, row(ttft=160.0, wanted=2, starting=1, accelerator="H100", replicas=1)),
+    line(180.0, error="prometheus: timeout", warnings=["load is 90 s old"], totalCost=None),
+    line(
+        240.0,
+        row(currentAccelerator="H100", accelerator="H100", ttft=None, itl=None, percentiles=None),
+        row("b", sloTtft=None, sloItl=None, unserved="no GPUs", held=True, reason=""),
+        warnings=["load is 90 s old"],
+        capacity=[
+            {"type": "A100", "available": 6, "allocated": 0, "used": None, "seen": False},
+            {"type": "H100", "available": 4, "allocated": 1, "used": 1, "seen": True},
+        ],
+    ),
+]
+
+
+def test_records_give_the_timeline_that_was_reviewed() -> None:
+    """The page, the live page and whoever reads the data rest on this form. Written anew with
+    UPDATE_SNAPSHOTS=1.
+    """
+    file = HERE / "golden" / "timeline.json"
+    now = json.dumps(plain(timeline_of_records(RECORDS, title="golden")), indent=1) + "\n"
+    if os.environ.get("UPDATE_SNAPSHOTS"):
+        file.write_text(now, encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == now
+
+
+def test_records_of_the_go_loop_give_a_timeline(tmp_path: Path) -> None:
+    """They have fewer fields: no pods, no backlog, no reasons."""
+    given = ("name", "class", "model", "rpm", "itl", "ttft", "sloItl", "sloTtft", "accelerator")
+    known = {name: row()[name] for name in given} | {"maxBatch": 8, "cost": 250.0}
+    lines = [
+        {
+            "ts": f"2026-01-01T00:0{minute}:00Z",
+            "cycle": minute,
+            "servers": [{**known, "ttft": 160.0, "replicas": minute + 1}],
+            "capacity": [{"type": "A100", "allocated": minute + 1, "available": 8}],
+            "totalCost": 250.0,
+        }
+        for minute in range(3)
+    ]
+    (tmp_path / "go.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+    (timeline,) = report_of([tmp_path / "go.jsonl"]).timelines
+    assert timeline == thinned(timeline_of_records(from_go(lines, source=""), title="go.jsonl"))
+    (server,) = timeline.servers
+    assert server.replicas.by_accelerator[0].wanted == [1, 2, 3]
+    assert server.attainment == 0.0
+    assert timeline.started == "2026-01-01T00:00:00.000+00:00"
+
+
+def test_parts_appended_in_the_browser_are_the_whole(browser: Browser, tmp_path: Path) -> None:
+    """The live page sends what is new; what it shows must not depend on when it was opened."""
+    whole = timeline_of_records(RECORDS, title="t")
+    parts = [timeline_of_records(RECORDS[:1], title="t")]
+    parts += [
+        timeline_of_records([now], title="t", before=before) for before, now in pairwise(RECORDS)
+    ]
+    text = page(title="t", body="", data=[whole, parts], script="")
+    (tmp_path / "page.html").write_text(text, encoding="utf-8")
+    with opened(browser, (tmp_path / "page.html").as_uri()) as (shown, problems):
+        merged = shown.evaluate("data[1].reduce((all, part) => inferno.mergeTimeline(all, part))")
+        kept = shown.evaluate("inferno.mergeTimeline(data[1][0], data[1][1], 30)")
+        assert problems == []
+    expected = json.loads(json.dumps(plain(whole)))
+    # Means over the whole time are those of the last part: a page that appends says "now".
+    for one in (merged, expected):
+        one.pop("attainment"), one.pop("cost_usd_per_h")
+        for server in one["servers"]:
+            server.pop("attainment"), server.pop("cost_usd_per_h")
+    assert merged == expected
+    assert kept["servers"][0]["traffic"]["t_s"] == [120]
+    assert kept["servers"][0]["traffic"]["ttft_ms"]["p95"] == [200]
+    assert kept["fleet"]["gpus"][0]["used"] == [1]
+
+
+def test_a_run_is_shown_as_it_was_scored(runs: Sequence[Path]) -> None:
+    """A page that disagrees with summary.json is worse than none."""
+    summary = json.loads((runs[0] / "summary.json").read_text())
+    report = report_of(runs)
+    timeline = report.timelines[0]
+    assert timeline.attainment == summary["attainment"]
+    assert timeline.cost_usd_per_h == summary["cost_usd_per_h"]
+    for server in timeline.servers:
+        scores = summary["servers"][server.name]
+        assert server.attainment == scores["attainment"]
+        assert server.slo_ttft_ms == scores["slo_ttft_ms"]
+        # Rates by the minute come to the requests that arrived: warm-up and the rest.
+        arrived = sum(rate for rate in server.traffic.rate_rpm if rate is not None)
+        assert arrived >= scores["requests"] > 0
+        assert all(one.text for one in server.decisions)
+    assert [section.title for section in report.sections] == ["Side by side", "slo", "hpa"]
+
+
+def test_a_report_needs_nothing_and_shows_everything(
+    browser: Browser, runs: Sequence[Path], grid: Path, compared: Path, tmp_path: Path
+) -> None:
+    """A page that is mailed to somebody is opened without a network, in whatever window they
+    have.
+    """
+    out = tmp_path / "report.html"
+    write_report([*runs, grid, compared, runs[0] / "cycles.jsonl"], out)
+    text = out.read_text(encoding="utf-8")
+    assert not re.findall(r"<(?:script|img|iframe|link)[^>]+(?:src|href)=[\"'](?!data:)", text)
+    assert "default-src 'none'" in text
+    with opened(browser, out.as_uri()) as (shown, problems):
+        shown.wait_for_selector(".main-svg")
+        drawn = shown.evaluate(
+            "() => { window.dispatchEvent(new Event('beforeprint'));"
+            " return [...document.querySelectorAll('.figure')]"
+            ".map((one) => one.querySelectorAll('.main-svg').length > 0); }"
+        )
+        assert len(drawn) > 40
+        assert all(drawn)
+        assert shown.evaluate("performance.getEntriesByType('resource').length") == 0
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 1400
+        assert problems == []
+    with opened(browser, out.as_uri(), width=390) as (shown, problems):
+        shown.wait_for_selector(".main-svg")
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 390
+        assert problems == []
+
+
+def test_the_reasons_can_be_read_with_a_mouse_and_without(
+    browser: Browser, runs: Sequence[Path], tmp_path: Path
+) -> None:
+    """Why is the question that a timeline raises; hovering alone leaves some people out."""
+    out = tmp_path / "report.html"
+    write_report(runs[:1], out)
+    with opened(browser, out.as_uri()) as (shown, problems):
+        shown.wait_for_selector(".server .main-svg")
+        told = shown.evaluate(
+            "document.querySelector('.server .figure').data"
+            ".filter((trace) => trace.text).flatMap((trace) => trace.text)"
+        )
+        assert any("bound by" in text for text in told)
+        name = shown.inner_text(".server h3")
+        # To the first summary of a server by keys alone: search, order, then the figures.
+        shown.focus(".tools input")
+        shown.keyboard.type(name)
+        assert shown.locator(".server:visible").count() == 1
+        shown.focus(".server:not([hidden]) summary")
+        shown.keyboard.press("Enter")
+        shown.wait_for_selector(".server:not([hidden]) td")
+        assert "bound by" in shown.inner_text(".server:not([hidden]) tbody")
+        assert problems == []
+
+
+def test_an_hour_of_27_servers_is_less_than_8_mib() -> None:
+    """It is sent by mail."""
+    cycles, servers = 120, 27
+    reason = "3 × MI210 at 73% of 87.94 rpm each, bound by slo-itl; batch cut from 256 to 62 by KV "
+    lines = [
+        line(
+            30.0 * cycle,
+            *(
+                row(
+                    f"Premium-llama_{number}",
+                    rpm=100.0 / 3.0 + cycle,
+                    ttft=100.0 / 3.0 + cycle,
+                    reason=f"{reason} cache; next 5 × L40S for {cycle}",
+                    replicas=1 + cycle % 2,
+                )
+                for number in range(servers)
+            ),
+        )
+        for cycle in range(cycles)
+    ]
+    timeline = thinned(timeline_of_records(lines, title="large"))
+    report = report_of([])
+    assert len(report_page(report).encode()) < 2 * MIB
+    text = page(title="large", body="", data=timeline, script="", more=("charts.js",))
+    assert len(text.encode()) < 4 * MIB
+
+
+def test_a_long_timeline_is_thinned_and_loses_no_change() -> None:
+    """A week of cycles is more than a page can hold, or an eye tell apart."""
+    cycles = 2 * POINTS_MAX + 1
+    lines = [
+        line(60.0 * at, row(ttft=9e3 if at == 700 else 90.0, replicas=1 + (at == 41)))
+        for at in range(cycles)
+    ]
+    timeline = timeline_of_records(lines, title="long")
+    (server,) = thinned(timeline).servers
+    assert len(server.traffic.t_s) <= POINTS_MAX
+    assert max(value for value in server.traffic.ttft_ms.mean if value is not None) == 9e3
+    assert server.replicas.t_s == [0.0, 60.0 * 41, 60.0 * 42, 60.0 * (cycles - 1)]
+    assert [one.t_s for one in server.decisions if one.changed] == [60.0 * 41]
+    assert len(server.decisions) <= POINTS_MAX
+
+
+def test_what_cannot_be_shown_is_named_in_one_line(
+    tmp_path: Path, compared: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who mistypes a directory must not get an empty page."""
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(SpecError, match=r"empty: expected a directory with run\.json"):
+        report_of([tmp_path / "empty"])
+    (tmp_path / "text").write_text("hello\n")
+    with pytest.raises(SpecError, match="cycle 1"):
+        report_of([tmp_path / "text"])
+    (tmp_path / "idle.jsonl").write_text(json.dumps(line(0.0)) + "\n")
+    with pytest.raises(SpecError, match="in which servers were seen"):
+        report_of([tmp_path / "idle.jsonl"])
+    taken = tmp_path / "text" / "report.html"
+    assert main(["report", str(compared), "--out", str(taken)]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_equal_names_are_told_apart_and_a_study_is_all_its_parts(
+    runs: Sequence[Path], tmp_path: Path
+) -> None:
+    """Two directories called slo are the usual case: a folder for each day."""
+    for day in ("monday", "tuesday"):
+        (tmp_path / day).mkdir()
+        (tmp_path / day / "slo").symlink_to(runs[0])
+    report = report_of([tmp_path / "monday"])
+    assert len(report.timelines) == 1
+    assert isinstance(report.timelines[0], Timeline)
+    both = report_of([tmp_path / "monday" / "slo", tmp_path / "tuesday" / "slo"])
+    assert len({timeline.title for timeline in both.timelines}) == 2
