@@ -14,6 +14,7 @@ import numpy.typing as npt
 from experiments.columns import Columns, Floats, Window, arrived_within, select
 from experiments.demand import Demand, seen_demand
 from experiments.minutes import minute_table
+from experiments.requests import requests_of
 from experiments.sources import Sources
 from experiments.verdicts import LEFT_OUT, MISSED, judge, target_columns
 from loop.spec import SloTarget
@@ -90,26 +91,31 @@ def explain_misses(
     *demand* is by server, in the order of *targets*; shortest_ttft_ms tells, by server, the least
     time of a first token that any of its accelerators can do (fixed, and for each prompt token).
     """
-    own, verdicts = judged(requests, targets, window)
     aimed = target_columns(targets).any_set
     counts = np.zeros((len(targets), len(CAUSES)), dtype=np.int64)
     scored = np.zeros(len(targets), dtype=np.int64)
-    for server, one in enumerate(demand):
-        mine = (own["server"] == server) & aimed[server]
-        scored[server] = np.count_nonzero(verdicts[mine] != LEFT_OUT)
-        missed = select(own, mine & (verdicts == MISSED))
-        if not missed["arrival_s"].size:
-            continue
-        slots = _causes_of_slots(one, select(pods, pods["server"] == server), cycles)
-        place = np.minimum((missed["arrival_s"] // one.slot_s).astype(np.int64), len(slots) - 1)
-        causes = slots[place]
-        fixed_ms, token_ms = shortest_ttft_ms[one.server]
-        target = targets[server]
-        limit_ms = target.slo_ttft_ms if target else 0.0
-        if limit_ms > 0.0:
-            alone_ms = fixed_ms + token_ms * missed["prompt_tokens"]
-            causes = np.where(alone_ms > limit_ms, CAUSES.index("infeasible"), causes)
-        counts[server] = np.bincount(causes, minlength=len(CAUSES))
+    # A block of servers at a time: a copy of all requests would be as large as the run.
+    for block in requests_of(requests).blocks(len(targets)):
+        parts = list(block.parts())
+        whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        whole["server"] = whole["server"] - block.first
+        own, verdicts = judged(whole, targets[block.first : block.last], window)
+        for server in range(block.first, block.last):
+            one, target = demand[server], targets[server]
+            mine = (own["server"] == server - block.first) & aimed[server]
+            scored[server] = np.count_nonzero(verdicts[mine] != LEFT_OUT)
+            missed = select(own, mine & (verdicts == MISSED))
+            if not missed["arrival_s"].size:
+                continue
+            slots = _causes_of_slots(one, select(pods, pods["server"] == server), cycles)
+            place = np.minimum((missed["arrival_s"] // one.slot_s).astype(np.int64), len(slots) - 1)
+            causes = slots[place]
+            fixed_ms, token_ms = shortest_ttft_ms[one.server]
+            limit_ms = target.slo_ttft_ms if target else 0.0
+            if limit_ms > 0.0:
+                alone_ms = fixed_ms + token_ms * missed["prompt_tokens"]
+                causes = np.where(alone_ms > limit_ms, CAUSES.index("infeasible"), causes)
+            counts[server] = np.bincount(causes, minlength=len(CAUSES))
     return Misses(names=tuple(one.server for one in demand), counts=counts, scored=scored)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.columns import arrived_within, blocks, select
+from experiments.columns import arrived_within
 from experiments.misses import CAUSES, misses_of
 from experiments.run import RunResult
 from experiments.sources import Sources
@@ -29,13 +29,14 @@ def details_of(sources: Sources, result: RunResult) -> dict[str, Any]:
     by each of CAUSES.
     """
     found = []
-    for _, _, block in blocks(result.requests, len(result.names)):
-        own = select(block, arrived_within(block, result.window))
-        ttft_ms, _ = measured_latencies_ms(own)
-        found.append(ttft_ms[np.isfinite(ttft_ms)])
-    known = np.concatenate(found) if found else np.empty(0)
+    for block in result.requests.blocks(len(result.names)):
+        for part in block.parts():
+            ttft_ms, _ = measured_latencies_ms(part)
+            known = np.isfinite(ttft_ms) & arrived_within(part, result.window)
+            found.append(ttft_ms[known])
+    ttft_ms = np.concatenate(found) if found else np.empty(0)
     return {
-        QUANTILES: np.quantile(known, SHARES).round(2).tolist() if known.size else [],
+        QUANTILES: np.quantile(ttft_ms, SHARES).round(2).tolist() if ttft_ms.size else [],
         LOST: _points_lost(sources, result),
     }
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.changes import Desired, desired_by_server
+from experiments.changes import Desired
 from experiments.columns import MINUTE_S, Columns, Floats, Window, by_server, select
 from experiments.misses import judged
 from experiments.run_files import RunRecords
@@ -41,7 +41,6 @@ def timeline_of_run(records: RunRecords, summary: Mapping[str, Any], *, title: s
     minutes = minute_timeline(
         records.requests, records.targets, names=records.names, end_s=records.end_s
     )
-    desired = desired_by_server(records.cycles)
     width_s = bin_s(records.end_s)
     requests = by_server(records.requests, len(records.names))
     servers = []
@@ -59,7 +58,7 @@ def timeline_of_run(records: RunRecords, summary: Mapping[str, Any], *, title: s
                 traffic=_traffic(requests[index], end_s=records.end_s, width_s=width_s),
                 replicas=_replicas(
                     select(records.pods, records.pods["server"] == index),
-                    desired.get(name, []),
+                    records.desired.get(name, []),
                     end_s=records.end_s,
                 ),
                 missed=_missed(minutes[minutes["server"] == name]),

@@ -13,7 +13,8 @@ from experiments.checked_parquet import read_checked
 from experiments.compare_report import DIFFERENCES_CSV
 from experiments.output import write_text
 from experiments.replay import read_recording
-from experiments.run_files import CYCLES, RUN
+from experiments.run import CYCLES
+from experiments.run_files import RUN
 from experiments.sweep import RESULTS_PARQUET
 from experiments.versions import package_version
 from inferno.web.charts import Section, Table

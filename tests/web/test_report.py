@@ -14,6 +14,7 @@ import pytest
 
 from experiments import RunConfig, SweepConfig, run, sweep, write_run
 from experiments.compare import CompareConfig, compare, contenders
+from experiments.executor import LocalProcesses
 from experiments.go_records import from_go
 from inferno.cli.main import main
 from inferno.web.from_records import timeline_of_records
@@ -52,7 +53,7 @@ def grid(tmp_path_factory: pytest.TempPathFactory) -> Path:
     sweep(
         SweepConfig(base=base, policies=("slo", "hpa"), periods_s=(30.0, 60.0), seeds=2),
         out,
-        jobs=1,
+        executor=LocalProcesses(jobs=1),
     )
     return out
 
@@ -64,7 +65,11 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     base = RunConfig(data=SMALL, scenario="steady", hours=0.03)
     names = ("slo", "hpa", "static_peak", "clairvoyant")
     loads = SweepConfig(base=base, seeds=2)
-    compare(CompareConfig(contenders=contenders(names), loads=loads), out, jobs=1)
+    compare(
+        CompareConfig(contenders=contenders(names), loads=loads),
+        out,
+        executor=LocalProcesses(jobs=1),
+    )
     return out
 
 
