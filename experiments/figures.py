@@ -7,12 +7,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import matplotlib as mpl
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -27,7 +30,11 @@ SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _PANEL_IN = (5.0, 1.9)
-_HEAD_IN, _FOOT_IN = 0.6, 0.8
+_HEAD_IN, _FOOT_IN = 0.6, 0.6
+# Of a panel: what stands left of its axes and below them, and the axes.
+_LEFT_IN, _GAP_IN, _WIDE_IN, _HIGH_IN, _TICK_IN = 0.55, 0.25, 3.75, 1.42, 0.05
+PANELS_MAX = 60
+"""Servers that a figure shows; of more nobody sees one."""
 
 
 def our_style() -> AbstractContextManager[None]:
@@ -73,85 +80,172 @@ def draw_timelines(
     counts: pd.DataFrame, minutes: pd.DataFrame, *, titles: Mapping[str, str], heading: str
 ) -> Figure:
     """Draw one panel per server of *titles* (by name, in order) from the frames of
-    `experiments.timeline`.
+    `experiments.timeline`; of more than PANELS_MAX those that missed most minutes.
+
+    All panels are marks on one page, and what looks alike is one mark: axes of its own for each
+    would take several times as long as all that they show.
     """
+    if len(titles) > PANELS_MAX:
+        heading += f" ({PANELS_MAX} of {len(titles)} servers, those that missed most minutes)"
+        missed = minutes.groupby("server")["violated"].sum()
+        most = sorted(titles, key=lambda name: -missed[name])[:PANELS_MAX]
+        titles = {name: title for name, title in titles.items() if name in most}
     columns = 1 if len(titles) <= 2 else 2 if len(titles) <= 8 else 3
     rows = math.ceil(len(titles) / columns)
     width_in, height_in = _PANEL_IN[0] * columns, _PANEL_IN[1] * rows + _HEAD_IN + _FOOT_IN
     figure = new_figure(width_in=width_in, height_in=height_in, automatic=False)
-    # Margins in inches: a layout found by trial takes half a minute for thirty panels.
-    figure.subplots_adjust(
-        left=0.55 / width_in,
-        right=1 - 0.7 / width_in,
-        bottom=_FOOT_IN / height_in,
-        top=1 - _HEAD_IN / height_in,
-        wspace=0.33,
-        hspace=0.32,
-    )
     with our_style():
-        grid = figure.subplots(rows, columns, sharex=True, squeeze=False)
-        for ax, (name, title) in zip(grid.flat, titles.items(), strict=False):
-            draw_server(
-                ax,
-                counts[counts["server"] == name],
-                minutes[minutes["server"] == name],
-                title=title,
+        page = figure.add_axes((0.0, 0.0, 1.0, 1.0), xlim=(0.0, width_in), ylim=(0.0, height_in))
+        page.set_axis_off()
+        marks = _Marks(page)
+        by_name = (dict(iter(frame.groupby("server", sort=False))) for frame in (counts, minutes))
+        counts_of, minutes_of = by_name
+        for number, (name, title) in enumerate(titles.items()):
+            row, column = divmod(number, columns)
+            panel = _Panel(
+                left_in=column * _PANEL_IN[0] + _LEFT_IN,
+                bottom_in=height_in - _HEAD_IN - (row + 1) * _PANEL_IN[1] + _GAP_IN,
+                # The last of its column tells the time.
+                lowest=number + columns >= len(titles),
             )
-        for ax in list(grid.flat)[len(titles) :]:
-            ax.set_axis_off()
-        for ax in grid[-1]:
-            ax.set_xlabel("time [min]")
+            _draw_server(marks, panel, counts_of[name], minutes_of[name], title=title)
+        marks.draw()
         figure.suptitle(heading, fontsize=11, y=1 - 0.12 / height_in, verticalalignment="top")
         figure.legend(handles=_timeline_legend(), loc="lower center", ncols=5, frameon=False)
     return figure
 
 
-def draw_server(ax: Axes, counts: pd.DataFrame, minutes: pd.DataFrame, *, title: str) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Panel:
+    """Where on the page [in] a server is drawn."""
+
+    left_in: float
+    bottom_in: float
+    lowest: bool
+
+    def x_in(self, t_s: Any, end_s: float) -> Any:
+        """Return where instants of a run that ends at *end_s* are."""
+        return self.left_in + _WIDE_IN * np.asarray(t_s, dtype=float) / end_s
+
+    def y_in(self, values: Any, top: float) -> Any:
+        """Return where values on an axis from 0 to *top* are."""
+        return self.bottom_in + _HIGH_IN * np.asarray(values, dtype=float) / top
+
+
+class _Marks:
+    """Areas, lines and words on a page, gathered by how they look."""
+
+    def __init__(self, page: Axes) -> None:
+        self._page = page
+        self._areas: dict[tuple[str, float], list[Any]] = {}
+        self._lines: dict[tuple[str, float, Any], list[Any]] = {}
+
+    def area(self, x_in: Any, low_in: Any, high_in: Any, *, color: str, alpha: float) -> None:
+        """Fill between two lines."""
+        outline = np.column_stack(
+            (np.concatenate((x_in, x_in[::-1])), np.concatenate((high_in, low_in[::-1])))
+        )
+        self._areas.setdefault((color, alpha), []).append(outline)
+
+    def line(
+        self, x_in: Any, y_in: Any, *, color: str, width: float, dashes: Any = "solid"
+    ) -> None:
+        """Draw a line."""
+        self._lines.setdefault((color, width, dashes), []).append(np.column_stack((x_in, y_in)))
+
+    def word(self, x_in: float, y_in: float, text: str, **how: Any) -> None:
+        """Write *text*."""
+        self._page.text(x_in, y_in, text, **how)
+
+    def draw(self) -> None:
+        """Put areas and lines on the page, the first that were gathered below."""
+        for (color, alpha), outlines in self._areas.items():
+            self._page.add_collection(
+                PolyCollection(outlines, facecolors=color, alpha=alpha, linewidths=0),
+                autolim=False,
+            )
+        for (color, width, dashes), lines in self._lines.items():
+            self._page.add_collection(
+                LineCollection(lines, colors=color, linewidths=width, linestyles=[dashes]),
+                autolim=False,
+            )
+
+
+def _draw_server(
+    marks: _Marks, panel: _Panel, counts: pd.DataFrame, minutes: pd.DataFrame, *, title: str
+) -> None:
     """Draw wanted, ready and starting replicas (left), the arrival rate (right), and spans over
     violated minutes.
     """
+    end_s = float(counts["t_s"].max())
     violated = minutes[minutes["violated"]]
-    spans = list(zip(violated["start_s"] / 60.0, violated["length_s"] / 60.0, strict=True))
-    full_height = ax.get_xaxis_transform()
-    ax.broken_barh(
-        spans, (0, 1), transform=full_height, color=PURPLE, alpha=0.4, linewidth=0, zorder=0
+    bottom_in, top_in = panel.bottom_in, panel.bottom_in + _HIGH_IN
+    for begin_s, length_s in zip(violated["start_s"], violated["length_s"], strict=True):
+        span_in = panel.x_in([begin_s, begin_s + length_s], end_s)
+        marks.area(span_in, [bottom_in] * 2, [top_in] * 2, color=PURPLE, alpha=0.4)
+    ready, wanted = counts["ready"].to_numpy(), counts["wanted"].to_numpy()
+    present = ready + counts["starting"].to_numpy()
+    top = 1.15 * max(1.0, float(wanted.max()), float(present.max()))
+    x_in = _steps(panel.x_in(counts["t_s"], end_s), shift=1)
+    ready_in, present_in, wanted_in = (
+        _steps(panel.y_in(values, top), shift=0) for values in (ready, present, wanted)
     )
-    t_min = counts["t_s"] / 60.0
-    present = counts["ready"] + counts["starting"]
-    ax.fill_between(
-        t_min, counts["ready"], step="post", color=SKY, alpha=0.35, linewidth=0, zorder=1
-    )
-    ax.step(t_min, counts["ready"], where="post", color=BLUE, linewidth=1.8, zorder=2)
-    ax.fill_between(
-        t_min, counts["ready"], present, step="post", color=ORANGE, linewidth=0, zorder=1
-    )
-    ax.step(
-        t_min,
-        counts["wanted"],
-        where="post",
-        color=BLACK,
-        linewidth=1.0,
-        linestyle=(0, (3, 1.5)),
-        zorder=3,
-    )
-    top = max(1.0, float(counts["wanted"].max()), float(present.max()))
-    ax.set_ylim(0, top * 1.15)
-    ax.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, min_n_ticks=2))
-    ax.set_ylabel("replicas")
-    ax.set_title(title, loc="left")
-    ax.set_xlim(0, float(t_min.max()))
-    rate = ax.twinx()
-    rate.spines["right"].set_visible(True)
-    rate.plot(
-        (minutes["start_s"] + minutes["length_s"] / 2) / 60.0,
-        minutes["rate_rpm"],
+    marks.area(x_in, np.full(x_in.size, bottom_in), ready_in, color=SKY, alpha=0.35)
+    marks.area(x_in, ready_in, present_in, color=ORANGE, alpha=1.0)
+    marks.line(x_in, ready_in, color=BLUE, width=1.8)
+    marks.line(x_in, wanted_in, color=BLACK, width=1.0, dashes=(0, (3, 1.5)))
+    rate_top = 1.15 * max(1.0, float(minutes["rate_rpm"].max()))
+    middle_s = minutes["start_s"] + minutes["length_s"] / 2
+    marks.line(
+        panel.x_in(middle_s, end_s),
+        panel.y_in(minutes["rate_rpm"], rate_top),
         color=VERMILLION,
-        linewidth=1.0,
+        width=1.0,
     )
-    rate.set_ylim(0, max(1.0, float(minutes["rate_rpm"].max())) * 1.15)
-    rate.set_ylabel("req/min", color=VERMILLION)
-    rate.yaxis.set_major_locator(MaxNLocator(nbins=4))
-    rate.tick_params(axis="y", colors=VERMILLION)
+    _draw_frame(marks, panel, end_s=end_s, top=top, rate_top=rate_top, title=title)
+
+
+def _steps(values: Any, *, shift: int) -> Any:
+    """Return *values* as the corners of steps: each holds until the next."""
+    return np.repeat(values, 2)[shift : len(values) * 2 - 1 + shift]
+
+
+def _draw_frame(
+    marks: _Marks, panel: _Panel, *, end_s: float, top: float, rate_top: float, title: str
+) -> None:
+    """Draw the axes of a panel, with what they measure."""
+    left, bottom = panel.left_in, panel.bottom_in
+    right, high = left + _WIDE_IN, bottom + _HIGH_IN
+    marks.line([left, left, right], [high, bottom, bottom], color=BLACK, width=0.8)
+    marks.line([right, right], [high, bottom], color=BLACK, width=0.8)
+    middle = bottom + _HIGH_IN / 2
+    replicas = MaxNLocator(nbins=4, integer=True, min_n_ticks=2)
+    for at, side, most, color, locator, label, away_in in (
+        (left, -1, top, BLACK, replicas, "replicas", 0.38),
+        (right, 1, rate_top, VERMILLION, MaxNLocator(nbins=4), "req/min", 0.45),
+    ):
+        for value in _ticks(locator, most):
+            y_in = float(panel.y_in(value, most))
+            marks.line([at, at + side * _TICK_IN], [y_in] * 2, color=color, width=0.8)
+            align = "right" if side < 0 else "left"
+            marks.word(
+                at + side * 1.8 * _TICK_IN, y_in, f"{value:g}", color=color, ha=align, va="center"
+            )
+        marks.word(
+            at + side * away_in, middle, label, color=color, rotation=90, ha="center", va="center"
+        )
+    for value in _ticks(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]), end_s / 60.0):
+        x_in = float(panel.x_in(60.0 * value, end_s))
+        marks.line([x_in] * 2, [bottom, bottom - _TICK_IN], color=BLACK, width=0.8)
+        if panel.lowest:
+            marks.word(x_in, bottom - 1.8 * _TICK_IN, f"{value:g}", ha="center", va="top")
+    if panel.lowest:
+        marks.word(left + _WIDE_IN / 2, bottom - 0.22, "time [min]", ha="center", va="top")
+    marks.word(left, high + 0.07, title, ha="left", va="bottom")
+
+
+def _ticks(locator: MaxNLocator, most: float) -> list[float]:
+    return [float(value) for value in locator.tick_values(0.0, most) if 0.0 <= value <= most]
 
 
 def _timeline_legend() -> list[Line2D | Patch]:

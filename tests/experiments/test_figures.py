@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experiments.changes import Desired, desired_by_server
-from experiments.figures import draw_timelines, save_figure
+from experiments.figures import PANELS_MAX, draw_timelines, save_figure
 from experiments.sweep_figures import (
     ATTAINMENT,
     COST,
@@ -123,9 +123,11 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
         figure = draw_timelines(
             counts, minutes, titles={name: name for name in names}, heading="a run"
         )
-        panels = [ax for ax in figure.axes if ax.get_title(loc="left")]
-        assert [ax.get_title(loc="left") for ax in panels] == names
-        assert {ax.get_ylabel() for ax in panels} == {"replicas"}
+        (page,) = figure.axes
+        words = [text.get_text() for text in page.texts]
+        assert [word for word in words if word in names] == names
+        assert words.count("replicas") == words.count("req/min") == servers
+        assert 1 <= words.count("time [min]") <= 3
         paths = save_figure(figure, tmp_path / folder / "timeline", svg=True)
         assert [path.name for path in paths] == ["timeline.png", "timeline.svg"]
         written.append([path.read_bytes() for path in paths])
@@ -134,6 +136,21 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
     assert png.startswith(b"\x89PNG")
     assert b"time [min]" in svg
     assert b"req/min" in svg
+
+
+def test_of_very_many_servers_those_are_drawn_that_missed_most() -> None:
+    """Panels of a thousand would be more pixels than a picture can have."""
+    names = [f"server-{index:04d}" for index in range(100)]
+    pods = lives((0.0, 0.0, 0.0, NAN, NAN))
+    counts = replica_timeline(pods, {}, names=names, end_s=120.0)
+    requests = columns([finished(70, 10.0, ttft_s=9.0, itl_s=0.01, out=5)])
+    target = SloTarget(model="m", slo_ttft_ms=500.0)
+    minutes = minute_timeline(requests, [target] * len(names), names=names, end_s=120.0)
+    figure = draw_timelines(counts, minutes, titles={name: name for name in names}, heading="run")
+    words = [text.get_text() for text in figure.axes[0].texts]
+    shown = [word for word in words if word.startswith("server-")]
+    assert shown == [*names[: PANELS_MAX - 1], "server-0070"]
+    assert f"{PANELS_MAX} of 100 servers" in figure.get_suptitle()
 
 
 def results(*, seeds: int = 3) -> pd.DataFrame:
