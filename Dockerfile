@@ -5,17 +5,22 @@
 
 FROM python:3.11.13-slim-bookworm AS build
 WORKDIR /src
-RUN python -m venv /opt/inferno
-COPY constraints.txt pyproject.toml README.md LICENSE CHANGELOG.md ./
+RUN python -m venv /opt/build && python -m venv /opt/inferno
+# By digest (make requirements): of a pinned version, another file than the one that is known is refused.
+COPY requirements requirements
+RUN /opt/build/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement requirements/build.txt
+# With --build-arg EXTRAS=[dask,fast] it is the image of a Dask cluster too (docs/dask.md).
+ARG EXTRAS=
+RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --require-hashes --requirement "requirements/${EXTRAS:+extras-}image.txt"
+COPY pyproject.toml README.md LICENSE CHANGELOG.md ./
 COPY inferno inferno
 COPY twin twin
 COPY loop loop
 COPY emulator emulator
 COPY experiments experiments
 COPY sample-data sample-data
-# With --build-arg EXTRAS=[dask,fast] it is the image of a Dask cluster too (docs/dask.md).
-ARG EXTRAS=
-RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --constraint constraints.txt ".$EXTRAS"
+RUN /opt/build/bin/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir wheels .
+RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-index wheels/*.whl
 
 FROM python:3.11.13-slim-bookworm
 LABEL org.opencontainers.image.title="Inferno Twin" \

@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # Compiled once: a hundred tests start the command, each in a process of its own.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test fuzz quick check snapshots bench validate figures notebooks site clean
+.PHONY: help demo test fuzz quick check snapshots bench validate figures requirements notebooks site clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -72,6 +72,15 @@ validate: .venv/.installed  ## Repeat the figures of docs/validation.md, as far 
 
 figures: .venv/.installed  ## Draw the pictures of the documents again (some minutes)
 	$(BIN)/python docs/figures.py
+
+# Names, versions and digests only: where packages come from is said by who builds.
+HASHES := $(BIN)/uv pip compile --universal --python-version 3.11 --constraint constraints.txt --generate-hashes \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
+requirements: .venv/.installed  ## Write anew what the image installs, with digests, after a change of constraints.txt
+	$(INSTALL) uv
+	$(HASHES) pyproject.toml --output-file requirements/image.txt
+	$(HASHES) pyproject.toml --extra dask --extra fast --output-file requirements/extras-image.txt
+	grep -o 'hatchling==[0-9.]*' pyproject.toml | head -n 1 | $(HASHES) - --output-file requirements/build.txt
 
 notebooks: .venv/.installed-test  ## Run the notebooks, and keep what comes out in them (minutes)
 	$(BIN)/python scripts/run_notebooks.py
