@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --co
 # Compiled once: a hundred tests start the command, each in a process of its own.
 export PYTHONDONTWRITEBYTECODE =
 
-.PHONY: help demo test fuzz quick check snapshots bench validate figures requirements notebooks site clean
+.PHONY: help demo test fuzz quick check snapshots bench validate figures requirements dist sbom notebooks site clean
 
 help:  ## List the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
@@ -81,6 +81,15 @@ requirements: .venv/.installed  ## Write anew what the image installs, with dige
 	$(HASHES) pyproject.toml --output-file requirements/image.txt
 	$(HASHES) pyproject.toml --extra dask --extra fast --output-file requirements/extras-image.txt
 	grep -o 'hatchling==[0-9.]*' pyproject.toml | head -n 1 | $(HASHES) - --output-file requirements/build.txt
+
+dist: .venv/.installed-test  ## Build wheel and sdist into out/dist
+	$(BIN)/python -m build --no-isolation --outdir out/dist
+
+sbom: .venv/.installed  ## Write the bill of materials of the image into out/dist (CycloneDX)
+	$(INSTALL) cyclonedx-bom
+	mkdir -p out/dist
+	$(BIN)/cyclonedx-py requirements requirements/image.txt --pyproject pyproject.toml --output-reproducible \
+	  --output-file out/dist/inferno-twin.cdx.json
 
 notebooks: .venv/.installed-test  ## Run the notebooks, and keep what comes out in them (minutes)
 	$(BIN)/python scripts/run_notebooks.py
