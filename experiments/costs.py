@@ -13,6 +13,8 @@ import numpy as np
 from experiments.columns import Columns, Floats, Window
 from twin.spec import Accelerator
 
+PRICE = "usd_per_h"  # a column of pods
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Costs:
@@ -76,3 +78,13 @@ def pod_costs(
         for index, name in enumerate(names):
             cents[name] += float(by_server[index])
     return Costs(cents_by_server=cents, gpu_hours_by_type=gpu_hours, hours=window.hours)
+
+
+def prices_usd_per_h(pods: Columns, accelerators: Mapping[str, Accelerator]) -> Floats:
+    """Return what each pod costs while it holds its GPUs [$/h], see `pod_costs`."""
+    per_gpu = {
+        name: one.cost_cents_per_h / one.multiplicity / 100.0 for name, one in accelerators.items()
+    }
+    names = pods["accelerator"].tolist()
+    found: Floats = pods["gpus"] * np.array([per_gpu[name] for name in names], dtype=np.float64)
+    return found

@@ -5,7 +5,7 @@ timelines.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +21,16 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
+from experiments.costs import PRICE
 from experiments.output import whole_file
 
 # Okabe and Ito's palette: told apart with every common form of colour blindness.
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
+# What stands beside a line in VERMILLION.
+_AREAS = (BLUE, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
+GREY = "#666666"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 _PANEL_IN = (5.0, 1.9)
@@ -76,11 +80,21 @@ def save_figure(figure: Figure, stem: Path, *, svg: bool = False) -> list[Path]:
     return written
 
 
+Spells = Sequence[tuple[float, float, str]]
+
+
 def draw_timelines(
-    counts: pd.DataFrame, minutes: pd.DataFrame, *, titles: Mapping[str, str], heading: str
+    counts: pd.DataFrame,
+    minutes: pd.DataFrame,
+    fleet: pd.DataFrame,
+    *,
+    titles: Mapping[str, str],
+    heading: str,
+    accelerators: Mapping[str, Spells],
 ) -> Figure:
-    """Draw one panel per server of *titles* (by name, in order) from the frames of
-    `experiments.timeline`; of more than PANELS_MAX those that missed most minutes.
+    """Draw the fleet over all columns, then one panel per server of *titles* (by name, in order)
+    from the frames and the accelerator_spells (by server) of `experiments.timeline`; of more than
+    PANELS_MAX those that missed most minutes.
 
     All panels are marks on one page, and what looks alike is one mark: axes of its own for each
     would take several times as long as all that they show.
@@ -91,7 +105,7 @@ def draw_timelines(
         most = sorted(titles, key=lambda name: -missed[name])[:PANELS_MAX]
         titles = {name: title for name, title in titles.items() if name in most}
     columns = 1 if len(titles) <= 2 else 2 if len(titles) <= 8 else 3
-    rows = math.ceil(len(titles) / columns)
+    rows = 1 + math.ceil(len(titles) / columns)
     width_in, height_in = _PANEL_IN[0] * columns, _PANEL_IN[1] * rows + _HEAD_IN + _FOOT_IN
     figure = new_figure(width_in=width_in, height_in=height_in, automatic=False)
     with our_style():
@@ -100,15 +114,23 @@ def draw_timelines(
         marks = _Marks(page)
         by_name = (dict(iter(frame.groupby("server", sort=False))) for frame in (counts, minutes))
         counts_of, minutes_of = by_name
-        for number, (name, title) in enumerate(titles.items()):
+        whole = _Panel(
+            left_in=_LEFT_IN,
+            bottom_in=height_in - _HEAD_IN - _PANEL_IN[1] + _GAP_IN,
+            wide_in=(columns - 1) * _PANEL_IN[0] + _WIDE_IN,
+            lowest=False,
+        )
+        _draw_fleet(marks, whole, fleet)
+        for number, (name, title) in enumerate(titles.items(), start=columns):
             row, column = divmod(number, columns)
             panel = _Panel(
                 left_in=column * _PANEL_IN[0] + _LEFT_IN,
                 bottom_in=height_in - _HEAD_IN - (row + 1) * _PANEL_IN[1] + _GAP_IN,
                 # The last of its column tells the time.
-                lowest=number + columns >= len(titles),
+                lowest=number >= len(titles),
             )
             _draw_server(marks, panel, counts_of[name], minutes_of[name], title=title)
+            _write_accelerators(marks, panel, accelerators.get(name, ()))
         marks.draw()
         figure.suptitle(heading, fontsize=11, y=1 - 0.12 / height_in, verticalalignment="top")
         figure.legend(handles=_timeline_legend(), loc="lower center", ncols=5, frameon=False)
@@ -122,10 +144,11 @@ class _Panel:
     left_in: float
     bottom_in: float
     lowest: bool
+    wide_in: float = _WIDE_IN
 
     def x_in(self, t_s: Any, end_s: float) -> Any:
         """Return where instants of a run that ends at *end_s* are."""
-        return self.left_in + _WIDE_IN * np.asarray(t_s, dtype=float) / end_s
+        return self.left_in + self.wide_in * np.asarray(t_s, dtype=float) / end_s
 
     def y_in(self, values: Any, top: float) -> Any:
         """Return where values on an axis from 0 to *top* are."""
@@ -202,7 +225,53 @@ def _draw_server(
         color=VERMILLION,
         width=1.0,
     )
-    _draw_frame(marks, panel, end_s=end_s, top=top, rate_top=rate_top, title=title)
+    axes = (
+        _Axis(top=top, label="replicas", whole=True),
+        _Axis(top=rate_top, label="req/min", color=VERMILLION),
+    )
+    _draw_frame(marks, panel, *axes, end_s=end_s, title=title)
+
+
+def _draw_fleet(marks: _Marks, panel: _Panel, fleet: pd.DataFrame) -> None:
+    """Draw the GPUs that are held, by type (left), and what they cost (right)."""
+    end_s = float(fleet["t_s"].max())
+    types = [name for name in fleet.columns if name not in ("t_s", PRICE) and fleet[name].any()]
+    held = np.cumsum([np.zeros(len(fleet)), *(fleet[kind].to_numpy() for kind in types)], axis=0)
+    top = 1.15 * max(1.0, float(held[-1].max()))
+    x_in = _steps(panel.x_in(fleet["t_s"], end_s), shift=1)
+    edges_in = [_steps(panel.y_in(values, top), shift=0) for values in held]
+    high_in = panel.bottom_in + _HIGH_IN
+    key_in = panel.left_in + 0.5
+    for number, kind in enumerate(types):
+        # Types beyond the colours are lighter ones of the same.
+        color, alpha = _AREAS[number % len(_AREAS)], 0.45 if number < len(_AREAS) else 0.2
+        marks.area(x_in, edges_in[number], edges_in[number + 1], color=color, alpha=alpha)
+        box_in = np.array([key_in, key_in + 0.15])
+        low_in = np.full(2, high_in + 0.08)
+        marks.area(box_in, low_in, low_in + 0.1, color=color, alpha=alpha)
+        marks.word(key_in + 0.2, high_in + 0.07, kind, ha="left", va="bottom", fontsize=8)
+        key_in += 0.4 + 0.07 * len(kind)
+    axes = [_Axis(top=top, label="GPUs held", whole=True)]
+    if not fleet[PRICE].isna().any():
+        cost_top = 1.15 * max(1e-9, float(fleet[PRICE].max()))
+        cost_in = _steps(panel.y_in(fleet[PRICE], cost_top), shift=0)
+        marks.line(x_in, cost_in, color=VERMILLION, width=1.2)
+        axes.append(_Axis(top=cost_top, label="$ an hour", color=VERMILLION))
+    _draw_frame(marks, panel, *axes, end_s=end_s, title="fleet")
+
+
+def _write_accelerators(marks: _Marks, panel: _Panel, spells: Spells) -> None:
+    """Write the accelerator of each spell where it begins, if there is room for it."""
+    if not spells:
+        return
+    end_s = spells[-1][1]
+    low_in, high_in = panel.bottom_in, panel.bottom_in + _HIGH_IN
+    for begin_s, until_s, name in spells:
+        x_in = panel.x_in([begin_s, until_s], end_s)
+        if begin_s > 0.0:
+            marks.line([x_in[0]] * 2, [low_in, high_in], color=GREY, width=0.8, dashes=(0, (1, 2)))
+        if x_in[1] - x_in[0] >= 0.06 * (len(name) + 1):
+            marks.word(x_in[0] + 0.03, low_in + 0.03, name, fontsize=7, va="bottom")
 
 
 def _steps(values: Any, *, shift: int) -> Any:
@@ -210,29 +279,39 @@ def _steps(values: Any, *, shift: int) -> Any:
     return np.repeat(values, 2)[shift : len(values) * 2 - 1 + shift]
 
 
-def _draw_frame(
-    marks: _Marks, panel: _Panel, *, end_s: float, top: float, rate_top: float, title: str
-) -> None:
-    """Draw the axes of a panel, with what they measure."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Axis:
+    """What a vertical axis from 0 to *top* measures; *whole*: in whole numbers."""
+
+    top: float
+    label: str
+    color: str = BLACK
+    whole: bool = False
+
+
+def _draw_frame(marks: _Marks, panel: _Panel, *axes: _Axis, end_s: float, title: str) -> None:
+    """Draw the axes of a panel, left and right, with what they measure."""
     left, bottom = panel.left_in, panel.bottom_in
-    right, high = left + _WIDE_IN, bottom + _HIGH_IN
+    right, high = left + panel.wide_in, bottom + _HIGH_IN
     marks.line([left, left, right], [high, bottom, bottom], color=BLACK, width=0.8)
-    marks.line([right, right], [high, bottom], color=BLACK, width=0.8)
     middle = bottom + _HIGH_IN / 2
-    replicas = MaxNLocator(nbins=4, integer=True, min_n_ticks=2)
-    for at, side, most, color, locator, label, away_in in (
-        (left, -1, top, BLACK, replicas, "replicas", 0.38),
-        (right, 1, rate_top, VERMILLION, MaxNLocator(nbins=4), "req/min", 0.45),
-    ):
-        for value in _ticks(locator, most):
-            y_in = float(panel.y_in(value, most))
-            marks.line([at, at + side * _TICK_IN], [y_in] * 2, color=color, width=0.8)
-            align = "right" if side < 0 else "left"
-            marks.word(
-                at + side * 1.8 * _TICK_IN, y_in, f"{value:g}", color=color, ha=align, va="center"
-            )
+    places = ((left, -1, "right", 0.38), (right, 1, "left", 0.45))
+    for axis, (at, side, align, away_in) in zip(axes, places, strict=False):
+        marks.line([at, at], [high, bottom], color=BLACK, width=0.8)
+        whole = MaxNLocator(nbins=4, integer=True, min_n_ticks=2)
+        for value in _ticks(whole if axis.whole else MaxNLocator(nbins=4), axis.top):
+            y_in = float(panel.y_in(value, axis.top))
+            marks.line([at, at + side * _TICK_IN], [y_in] * 2, color=axis.color, width=0.8)
+            away = at + side * 1.8 * _TICK_IN
+            marks.word(away, y_in, f"{value:g}", color=axis.color, ha=align, va="center")
         marks.word(
-            at + side * away_in, middle, label, color=color, rotation=90, ha="center", va="center"
+            at + side * away_in,
+            middle,
+            axis.label,
+            color=axis.color,
+            rotation=90,
+            ha="center",
+            va="center",
         )
     for value in _ticks(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]), end_s / 60.0):
         x_in = float(panel.x_in(60.0 * value, end_s))
@@ -240,8 +319,8 @@ def _draw_frame(
         if panel.lowest:
             marks.word(x_in, bottom - 1.8 * _TICK_IN, f"{value:g}", ha="center", va="top")
     if panel.lowest:
-        marks.word(left + _WIDE_IN / 2, bottom - 0.22, "time [min]", ha="center", va="top")
-    marks.word(left, high + 0.07, title, ha="left", va="bottom")
+        marks.word(left + panel.wide_in / 2, bottom - 0.22, "time [min]", ha="center", va="top")
+    marks.word(left, high + 0.07, title, ha="left", va="bottom", fontsize=8)
 
 
 def _ticks(locator: MaxNLocator, most: float) -> list[float]:
@@ -253,6 +332,6 @@ def _timeline_legend() -> list[Line2D | Patch]:
         Line2D([], [], color=BLACK, linewidth=1.0, linestyle=(0, (3, 1.5)), label="wanted"),
         Patch(facecolor=SKY, edgecolor=BLUE, alpha=0.6, label="ready"),
         Patch(color=ORANGE, label="starting"),
-        Line2D([], [], color=VERMILLION, linewidth=1.0, label="arrivals (right axis)"),
+        Line2D([], [], color=VERMILLION, linewidth=1.0, label="arrivals, cost (right axes)"),
         Patch(color=PURPLE, alpha=0.4, label="minute in which a target was missed"),
     ]

@@ -17,7 +17,7 @@ from emulator.to_sim import SimFeeder
 from experiments.changes import Desired, count_changes, count_reversals
 from experiments.columns import Columns, Window, scored_window
 from experiments.config import RunConfig
-from experiments.costs import pod_costs
+from experiments.costs import PRICE, pod_costs, prices_usd_per_h
 from experiments.cycle_lines import CycleLines, FileOfLines, PackedLines
 from experiments.engine import chosen_fast
 from experiments.requests import Ints, MemoryRequests, Requests, SpooledRequests
@@ -180,6 +180,7 @@ def _result(
 ) -> RunResult:
     window = scored_window(sources.config.duration_s, warm_up_s=sources.warm_up_s)
     pods = cluster.pods.frame()
+    pods |= {PRICE: prices_usd_per_h(pods, sources.world.accelerators)}
     return RunResult(
         config=sources.config,
         run_id=sources.run_id,

@@ -23,7 +23,12 @@ from experiments.output import whole_directory, write_json
 from experiments.requests import Requests
 from experiments.run import CYCLES, Progress, RunResult, simulate
 from experiments.sources import read_sources
-from experiments.timeline import minute_timeline, replica_timeline
+from experiments.timeline import (
+    accelerator_spells,
+    fleet_timeline,
+    minute_timeline,
+    replica_timeline,
+)
 from experiments.versions import commit, versions
 from loop.spec import PercentileTarget, SloTarget
 from twin.datafile import parse_json, read_json
@@ -258,7 +263,17 @@ def _draw(records: RunRecords) -> Any:
     minutes = minute_timeline(
         records.requests, records.targets, names=records.names, end_s=records.end_s
     )
-    return draw_timelines(counts, minutes, titles=records.titles, heading=records.heading)
+    return draw_timelines(
+        counts,
+        minutes,
+        fleet_timeline(records.pods, end_s=records.end_s),
+        titles=records.titles,
+        heading=records.heading,
+        accelerators={
+            name: accelerator_spells(records.desired.get(name, ()), end_s=records.end_s)
+            for name in records.names
+        },
+    )
 
 
 def _heading(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
@@ -284,7 +299,8 @@ def _title(name: str, scores: Mapping[str, Any]) -> str:
     ]
     # Without a target every request would count as met.
     share = _percent(scores["attainment"] if targets else None)
-    return f"{name} ({', '.join(targets) or 'no target'}): {share}"
+    cost = scores["cost_usd_per_h"]
+    return f"{name} ({', '.join(targets) or 'no target'}): {share}, $ {cost:.2f}/h"
 
 
 def _percent(share: float | None) -> str:

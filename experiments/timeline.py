@@ -5,6 +5,7 @@ Pure; no drawing.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import pandas as pd
 
 from experiments.changes import Desired
 from experiments.columns import Columns, Floats, Window, select
+from experiments.costs import PRICE
 from experiments.minutes import minute_table
 from experiments.requests import Requests
 from loop.spec import SloTarget
@@ -66,6 +68,51 @@ def minute_timeline(
             "violated": (table.counted & ~table.met).ravel(),
         }
     )
+
+
+def fleet_timeline(pods: Columns, *, end_s: float) -> pd.DataFrame:
+    """Return the GPUs that pods hold by type, and what they cost [$/h], from each instant on.
+
+    Columns: t_s, one a type in the order of their names, and PRICE (NaN if the pods have none);
+    rows as in `replica_timeline`.
+    """
+    granted_s, released_s = (
+        np.where(np.isnan(pods[name]), np.inf, pods[name]) for name in ("granted_s", "released_s")
+    )
+    # A pod that is withdrawn before it is granted holds nothing.
+    released_s = np.where(np.isfinite(granted_s), released_s, np.inf)
+    instants = np.concatenate([granted_s, released_s, [0.0, end_s]])
+    t_s = np.unique(instants[(instants >= 0.0) & (instants <= end_s)])
+
+    def held(weights: Floats) -> Floats:
+        begun = _running_sum(granted_s, weights, t_s)
+        found: Floats = begun - _running_sum(released_s, weights, t_s)
+        return found
+
+    columns: dict[str, Floats] = {"t_s": t_s}
+    for kind in sorted(set(pods["type"].tolist())):
+        columns[kind] = held(pods["gpus"] * (pods["type"] == kind))
+    # Sums of prices of pods that came and went: what is left of them is a rounding error.
+    columns[PRICE] = np.round(held(pods[PRICE]), 6) if PRICE in pods else np.full(t_s.size, np.nan)
+    return pd.DataFrame(columns)
+
+
+def accelerator_spells(
+    desired: Sequence[Desired], *, end_s: float
+) -> list[tuple[float, float, str]]:
+    """Return from when until when which accelerator was wanted."""
+    moved = [now for old, now in pairwise(desired) if old.accelerator != now.accelerator]
+    starts = [*desired[:1], *moved]
+    ends = [*(one.t_s for one in starts[1:]), end_s]
+    return [(one.t_s, end, one.accelerator) for one, end in zip(starts, ends, strict=False)]
+
+
+def _running_sum(at_s: Floats, weights: Floats, t_s: Floats) -> Floats:
+    """Return the sum of *weights* of what is not after each of *t_s*."""
+    order = np.argsort(at_s, kind="stable")
+    sums = np.concatenate(([0.0], np.cumsum(weights[order])))
+    found: Floats = sums[np.searchsorted(at_s[order], t_s, side="right")]
+    return found
 
 
 def _server_timeline(pods: Columns, desired: Sequence[Desired], *, end_s: float) -> pd.DataFrame:

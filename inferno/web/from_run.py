@@ -15,14 +15,17 @@ import pandas as pd
 
 from experiments.changes import Desired
 from experiments.columns import MINUTE_S, Columns, Floats, Window, by_server, select
+from experiments.costs import PRICE
 from experiments.misses import judged
 from experiments.run_files import RunRecords
-from experiments.timeline import minute_timeline, replica_timeline
+from experiments.timeline import fleet_timeline, minute_timeline, replica_timeline
 from experiments.verdicts import LEFT_OUT, MET, measured_latencies_ms, target_columns
 from inferno.web.from_records import events_of_records, fleet_of_records, timeline_of_records
 from inferno.web.timeline import (
     Counts,
+    Figures,
     Fleet,
+    GpuCounts,
     Latencies,
     Replicas,
     ServerTimeline,
@@ -145,9 +148,9 @@ def _replicas(pods: Columns, desired: Sequence[Desired], *, end_s: float) -> Rep
     )
 
 
-def _held(frame: pd.DataFrame, column: str, t_s: Floats) -> list[int]:
+def _held(frame: pd.DataFrame, column: str, t_s: Floats) -> list[float]:
     place = np.searchsorted(frame["t_s"].to_numpy(), t_s, side="right") - 1
-    found: list[int] = frame[column].to_numpy()[np.maximum(place, 0)].tolist()
+    found: list[float] = frame[column].to_numpy()[np.maximum(place, 0)].tolist()
     return found
 
 
@@ -165,6 +168,41 @@ def _missed(minutes: pd.DataFrame) -> list[Span]:
 
 
 def _fleet(records: RunRecords, *, width_s: float) -> Fleet:
+    """Return what pods held and cost, from each instant at which that moves, the backlog that
+    cycles saw, and the share of requests within target.
+    """
+    seen = fleet_of_records(records.cycles)
+    held = fleet_timeline(records.pods, end_s=records.end_s)
+    t_s = np.unique(np.concatenate([held["t_s"].to_numpy(), np.asarray(seen.t_s, dtype=float)]))
+    available = {one.type: one.available for one in seen.gpus}
+    priced = not held[PRICE].isna().any()
+    share = _attainment(records, width_s=width_s)
+    return Fleet(
+        t_s=t_s.tolist(),
+        gpus=[
+            GpuCounts(
+                type=kind,
+                used=_held(held, kind, t_s),
+                available=_last_seen(seen.t_s, available.get(kind, ()), t_s),
+            )
+            for kind in held.columns
+            if kind not in ("t_s", PRICE)
+        ],
+        cost_usd_per_h=_held(held, PRICE, t_s) if priced else [],
+        backlog=_last_seen(seen.t_s, seen.backlog, t_s),
+        attainment_t_s=_edges_s(records.end_s, width_s)[:-1].tolist(),
+        attainment=share,
+        attainment_of="requests",
+    )
+
+
+def _last_seen(at_s: Sequence[float], values: Figures, t_s: Floats) -> list[float | None]:
+    """Return the last of *values* that is known at each instant, None before the first."""
+    place = (np.searchsorted(np.asarray(at_s), t_s, side="right") - 1).tolist()
+    return [values[one] if one >= 0 and values else None for one in place]
+
+
+def _attainment(records: RunRecords, *, width_s: float) -> list[float | None]:
     window = Window(start_s=0.0, end_s=records.end_s)
     own, verdicts = judged(records.requests, records.targets, window)
     aimed = target_columns(records.targets).any_set[own["server"]]
@@ -173,10 +211,4 @@ def _fleet(records: RunRecords, *, width_s: float) -> Fleet:
     cell = np.searchsorted(edges_s, own["arrival_s"], side="right") - 1
     count = np.bincount(cell[scored], minlength=edges_s.size - 1)
     met = np.bincount(cell[scored & (verdicts == MET)], minlength=edges_s.size - 1)
-    share = [m / n if n else None for m, n in zip(met.tolist(), count.tolist(), strict=True)]
-    return replace(
-        fleet_of_records(records.cycles),
-        attainment_t_s=edges_s[:-1].tolist(),
-        attainment=share,
-        attainment_of="requests",
-    )
+    return [m / n if n else None for m, n in zip(met.tolist(), count.tolist(), strict=True)]

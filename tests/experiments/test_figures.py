@@ -21,11 +21,21 @@ from experiments.sweep_figures import (
     draw_heat_maps,
     save_sweep_figures,
 )
-from experiments.timeline import minute_timeline, replica_timeline
+from experiments.timeline import (
+    accelerator_spells,
+    fleet_timeline,
+    minute_timeline,
+    replica_timeline,
+)
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
 
 NAN = math.nan
+PRICED = {
+    "type": np.array(["A100"], dtype=object),
+    "gpus": np.array([1]),
+    "usd_per_h": np.array([4.0]),
+}
 
 
 def lives(*rows: tuple[float, float, float, float, float]) -> dict[str, np.ndarray]:
@@ -121,12 +131,22 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
     for folder in ("one", "two"):
         (tmp_path / folder).mkdir()
         figure = draw_timelines(
-            counts, minutes, titles={name: name for name in names}, heading="a run"
+            counts,
+            minutes,
+            fleet_timeline(pods | PRICED, end_s=120.0),
+            titles={name: name for name in names},
+            heading="a run",
+            accelerators={
+                names[0]: [(0.0, 60.0, "A100"), (60.0, 119.0, "H100"), (119.0, 120.0, "B")]
+            },
         )
         (page,) = figure.axes
         words = [text.get_text() for text in page.texts]
         assert [word for word in words if word in names] == names
         assert words.count("replicas") == words.count("req/min") == servers
+        assert words.count("GPUs held") == words.count("$ an hour") == 1
+        # Where there is room: the last is wanted for a second; one is the type of the fleet.
+        assert [words.count(name) for name in ("A100", "H100", "B")] == [2, 1, 0]
         assert 1 <= words.count("time [min]") <= 3
         paths = save_figure(figure, tmp_path / folder / "timeline", svg=True)
         assert [path.name for path in paths] == ["timeline.png", "timeline.svg"]
@@ -136,6 +156,39 @@ def test_the_timeline_has_a_panel_a_server_with_units_and_equal_bytes(
     assert png.startswith(b"\x89PNG")
     assert b"time [min]" in svg
     assert b"req/min" in svg
+    assert b"$ an hour" in svg
+
+
+def test_the_fleet_is_what_pods_hold_and_cost() -> None:
+    """From the instant a pod gets its GPUs until it gives them back, whether it serves or not."""
+    pods = lives(
+        (0.0, 0.0, 30.0, 50.0, 60.0),
+        (10.0, 20.0, NAN, NAN, NAN),
+        (10.0, NAN, NAN, NAN, 15.0),  # withdrawn before it got GPUs
+    )
+    pods |= {
+        "type": np.array(["A100", "H100", "H100"], dtype=object),
+        "gpus": np.array([2, 4, 4]),
+        "usd_per_h": np.array([3.0, 10.0, 10.0]),
+    }
+    frame = fleet_timeline(pods, end_s=100.0)
+    assert frame["t_s"].tolist() == [0.0, 20.0, 60.0, 100.0]
+    assert frame["A100"].tolist() == [2.0, 2.0, 0.0, 0.0]
+    assert frame["H100"].tolist() == [0.0, 4.0, 4.0, 4.0]
+    assert frame["usd_per_h"].tolist() == [3.0, 13.0, 10.0, 10.0]
+    del pods["usd_per_h"]  # files of older versions have no prices
+    assert fleet_timeline(pods, end_s=100.0)["usd_per_h"].isna().all()
+
+
+def test_an_accelerator_is_wanted_until_another_is() -> None:
+    """Changes of the count alone begin no new spell."""
+    desired = [
+        Desired(t_s=0.0, accelerator="A", replicas=1),
+        Desired(t_s=30.0, accelerator="A", replicas=2),
+        Desired(t_s=60.0, accelerator="B", replicas=1),
+    ]
+    assert accelerator_spells(desired, end_s=90.0) == [(0.0, 60.0, "A"), (60.0, 90.0, "B")]
+    assert accelerator_spells([], end_s=90.0) == []
 
 
 def test_of_very_many_servers_those_are_drawn_that_missed_most() -> None:
@@ -146,7 +199,14 @@ def test_of_very_many_servers_those_are_drawn_that_missed_most() -> None:
     requests = columns([finished(70, 10.0, ttft_s=9.0, itl_s=0.01, out=5)])
     target = SloTarget(model="m", slo_ttft_ms=500.0)
     minutes = minute_timeline(requests, [target] * len(names), names=names, end_s=120.0)
-    figure = draw_timelines(counts, minutes, titles={name: name for name in names}, heading="run")
+    figure = draw_timelines(
+        counts,
+        minutes,
+        fleet_timeline(pods | PRICED, end_s=120.0),
+        titles={name: name for name in names},
+        heading="run",
+        accelerators={},
+    )
     words = [text.get_text() for text in figure.axes[0].texts]
     shown = [word for word in words if word.startswith("server-")]
     assert shown == [*names[: PANELS_MAX - 1], "server-0070"]

@@ -130,18 +130,18 @@ const inferno = (() => {
     const fleet = timeline.fleet;
     const one = (title, unit, t, values, extra = {}, axis = {}) => ({
       title, axis: yAxis(unit, axis), showlegend: false,
-      traces: [line(timeline, t, values, title, { line: { color: BLUE, width: 1.8 }, ...extra })],
+      traces: [line(timeline, values.length ? t : [], values, title, { line: { color: BLUE, width: 1.8 }, ...extra })],
     });
     const of = fleet.attainment_of;
     const least = 100 * Math.min(0.95, ...known(fleet.attainment));
     return [
       gpuFigure(timeline),
-      one("Cost of what is wanted", "$ an hour", fleet.t_s, fleet.cost_usd_per_h,
+      one(timeline.origin === "run" ? "Cost of the pods" : "Cost of what is wanted", "$ an hour", fleet.t_s, fleet.cost_usd_per_h,
         { line: { color: BLUE, shape: "hv" }, hovertemplate: "$ %{y:.2f} an hour<extra></extra>" }),
       one(`Attainment: ${of} within target`, `${of} within target [%]`, fleet.attainment_t_s,
         fleet.attainment.map((share) => (share === null ? null : 100 * share)),
         { hovertemplate: "%{y:.1f} %<extra></extra>" }, { rangemode: "normal", range: [Math.max(0, least - 3), 100.5] }),
-      one("Backlog", "requests waiting", fleet.t_s, fleet.backlog, { hovertemplate: "%{y} requests<extra></extra>" }),
+      one("Backlog", "requests waiting", fleet.t_s, fleet.backlog, { line: { color: BLUE, shape: "hv" }, hovertemplate: "%{y} requests<extra></extra>" }),
     ];
   }
 
