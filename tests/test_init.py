@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from experiments.datasheet_files import scheduling_of
 from experiments.world import build_cluster_spec
 from inferno.cli.fit import write_row
-from inferno.cli.init import scheduling_of
 from inferno.cli.main import main
 from loop.schema.reading import read_system
 from twin.spec import SpecError

@@ -48,6 +48,7 @@ COMMANDS = (
     *("controller", "controller --backend kube", "controller --backend http"),
     *("collector", "optimizer", "actuator", "twin", "emulator", "replay", "doctor", "adopt"),
     "completion",
+    "import",
 )
 
 Capture = pytest.CaptureFixture[str]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -34,13 +33,6 @@ CLASSES: Mapping[str, tuple[float, float, int]] = {
     "Bronze": (60.0, 1000.0, 2),
     "Free": (120.0, 3000.0, 4),
 }
-TP_SIZES = (1, 2, 4, 8)
-BATCH_MAX = 256
-TOKEN_BUDGET = 8192
-ASYNC_SINCE = (0, 15)  # of vLLM
-# A replica that holds fewer mean requests than this is no server: more GPUs are taken.
-REQUESTS_MIN = 8
-START_UP_S, LOAD_GB_PER_S = 45.0, 1.0
 
 Json = dict[str, Any]
 
@@ -79,6 +71,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
+    from experiments.datasheet_files import scheduling_of
     from twin.spec import SpecError
 
     directory: Path = options.directory
@@ -87,7 +80,7 @@ def _run(options: Namespace) -> int:
     files = data_files(
         [find_model(given) for given in options.config],
         gpus=_gpus(options.gpus),
-        classes=_classes(options.classes),
+        classes=classes_of(options.classes),
         rpm=_positive("rpm", str(options.rpm)),
         tokens=_pair("tokens", options.tokens),
         dtype=options.dtype,
@@ -116,6 +109,7 @@ def data_files(
     """Return the content of each file of the directory. Raise SpecError for a model that fits on
     none of the GPUs, or that is given twice.
     """
+    from experiments.datasheet_files import accelerator_row, engine_row, model_row, smallest_engine
     from twin.spec import SpecError
 
     engines: list[DataSheetModel] = []
@@ -125,7 +119,7 @@ def data_files(
         fitting = [
             engine
             for accelerator, count in gpus.items()
-            if (engine := _smallest(model, accelerator, count, tokens=tokens, dtype=dtype))
+            if (engine := smallest_engine(model, accelerator, count, tokens=tokens, dtype=dtype))
         ]
         if not fitting:
             names = ", ".join(f"{count} {each.name}" for each, count in gpus.items())
@@ -135,12 +129,12 @@ def data_files(
             )
         engines += fitting
     return {
-        "accelerator-data.json": {"accelerators": [_accelerator(each) for each in gpus]},
+        "accelerator-data.json": {"accelerators": [accelerator_row(each) for each in gpus]},
         "capacity-data.json": {
             "count": [{"type": each.name, "count": count} for each, count in gpus.items()]
         },
         "model-data.json": {
-            "models": [_model_row(engine, tokens, scheduling) for engine in engines]
+            "models": [model_row(engine, tokens, scheduling) for engine in engines]
         },
         "serviceclass-data.json": {
             "serviceClasses": [
@@ -164,94 +158,7 @@ def data_files(
         "server-data.json": {
             "servers": _servers(engines, models, classes=classes, rpm=rpm, tokens=tokens, gpus=gpus)
         },
-        "twin-data.json": {"engines": [_engine_row(engine) for engine in engines]},
-    }
-
-
-def scheduling_of(vllm: str | None) -> Scheduling:
-    """Return how this version of vLLM plans its iterations; None is a current one."""
-    from twin.spec import SpecError
-
-    if vllm is None:
-        return "async"
-    found = re.match(r"v?(\d+)\.(\d+)", vllm)
-    if found is None:
-        raise SpecError(f"vllm: expected a version such as 0.15, found {vllm[:60]!r}")
-    major, minor = map(int, found.groups())
-    return "async" if (major, minor) >= ASYNC_SINCE else "sync"
-
-
-def _smallest(
-    model: ModelFacts,
-    accelerator: Accelerator,
-    count: int,
-    *,
-    tokens: tuple[float, float],
-    dtype: Any,
-) -> DataSheetModel | None:
-    """Return the engine with the fewest GPUs that serves some requests at once, None if none
-    does.
-    """
-    from twin.fit.datasheet import estimate
-
-    for tp in TP_SIZES:
-        if tp <= count:
-            engine = estimate(
-                model,
-                accelerator,
-                tp=tp,
-                dtype=dtype,
-                max_batch=BATCH_MAX,
-                token_budget=TOKEN_BUDGET,
-            )
-            if engine.kv_tokens >= REQUESTS_MIN * sum(tokens):
-                return engine
-    return None
-
-
-def _accelerator(accelerator: Accelerator) -> Json:
-    full = accelerator.power_w
-    return {
-        "name": accelerator.name,
-        "type": accelerator.name,
-        "multiplicity": 1,
-        "memSize": accelerator.memory_gb,
-        "memBW": accelerator.bandwidth_gbs,
-        "power": {
-            "idle": round(0.15 * full, 1),
-            "full": full,
-            "midPower": round(0.8 * full, 1),
-            "midUtil": 0.6,
-        },
-        "cost": accelerator.price_cents,
-    }
-
-
-def _max_batch(engine: DataSheetModel, tokens: tuple[float, float]) -> int:
-    return int(min(engine.kv_tokens // sum(tokens), BATCH_MAX))
-
-
-def _model_row(engine: DataSheetModel, tokens: tuple[float, float], scheduling: Scheduling) -> Json:
-    from inferno.cli.model import model_json
-
-    return {
-        "name": engine.model.name,
-        "acc": engine.accelerator.name,
-        "accCount": engine.tp,
-        "maxBatchSize": _max_batch(engine, tokens),
-        "atTokens": max(int(tokens[1]), 1),
-        "perfParms": {**model_json(engine)["perfParms"], "scheduling": scheduling},
-    }
-
-
-def _engine_row(engine: DataSheetModel) -> Json:
-    return {
-        "model": engine.model.name,
-        "acc": engine.accelerator.name,
-        "kvTokens": engine.kv_tokens,
-        "blockSize": 16,
-        "maxNumBatchedTokens": TOKEN_BUDGET,
-        "startUp": {"meanS": round(START_UP_S + engine.weights_gb / LOAD_GB_PER_S, 1), "cv": 0.15},
+        "twin-data.json": {"engines": [engine_row(engine) for engine in engines]},
     }
 
 
@@ -265,6 +172,8 @@ def _servers(
     gpus: Mapping[Accelerator, int],
 ) -> list[Json]:
     """Return a server for each model in each class; each has one replica if a GPU is left."""
+    from experiments.datasheet_files import max_batch_of
+
     left = {accelerator.name: count for accelerator, count in gpus.items()}
     rows = []
     for name in classes:
@@ -276,7 +185,7 @@ def _servers(
                 if engine is None
                 else (engine.accelerator.name),
                 "numReplicas": 0 if engine is None else 1,
-                "maxBatch": _max_batch(engine or own[0], tokens),
+                "maxBatch": max_batch_of(engine or own[0], tokens),
                 "cost": 0.0 if engine is None else engine.tp * engine.accelerator.price_cents,
                 "load": {"arrivalRate": rpm, "avgInTokens": tokens[0], "avgOutTokens": tokens[1]},
             }
@@ -326,7 +235,8 @@ def _gpus(text: str) -> dict[Accelerator, int]:
     return found
 
 
-def _classes(text: str) -> dict[str, tuple[float, float, int]]:
+def classes_of(text: str) -> dict[str, tuple[float, float, int]]:
+    """Return objectives and priority of each class that an option names."""
     from twin.spec import SpecError
 
     found: dict[str, tuple[float, float, int]] = {}

@@ -46,8 +46,11 @@ NAMES = (
     "replay",
     "doctor",
     "adopt",
+    "import",
     "completion",
 )
+# Modules that cannot have the name of their command: that is a word of the language.
+MODULES = {"import": "import_system"}
 
 USAGE = "usage: inferno [--help] [--version] COMMAND ..."
 ABOUT = """\
@@ -109,7 +112,8 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
 
 def find_command(name: str) -> Command:
     """Return the command *name*, one of NAMES."""
-    command = import_module(f"inferno.cli.{name.replace('-', '_')}").COMMAND
+    module = MODULES.get(name, name.replace("-", "_"))
+    command = import_module(f"inferno.cli.{module}").COMMAND
     assert isinstance(command, Command)
     return command
 

@@ -49,6 +49,7 @@ def _run(options: Namespace) -> int:
 
 def model_json(found: DataSheetModel) -> dict[str, Any]:
     """Return the latency model under the names of the data files."""
+    from experiments.datasheet_files import perf_parms
     from twin.fit.datasheet import EXPECTED_E2E, EXPECTED_TTFT
 
     return {
@@ -56,11 +57,7 @@ def model_json(found: DataSheetModel) -> dict[str, Any]:
         "accelerator": found.accelerator.name,
         "tp": found.tp,
         "dtype": found.dtype,
-        "perfParms": {
-            "alpha": round(found.latency_model.alpha_ms, 4),
-            "beta": float(f"{found.latency_model.beta_ms:.4g}"),
-            "gamma": float(f"{found.latency_model.gamma_ms:.4g}"),
-        },
+        "perfParms": perf_parms(found),
         "overheadMs": found.overhead_ms,
         "kvTokens": found.kv_tokens,
         "weightsGB": round(found.weights_gb, 2),

@@ -28,10 +28,12 @@ if TYPE_CHECKING:
     from loop.backends.kube.backend import KubeBackend
     from loop.backends.kube.client import KubeClient
     from loop.backends.kube.lease import Lease
+    from loop.backends.metrics.prometheus import Prometheus
     from loop.backends.metrics.source import MetricsSource
     from loop.clocks import MonotonicClock, WallEpoch
     from loop.controller import Pause
     from loop.settings import Settings
+    from loop.signals.demand import WindowSettings
     from loop.signals.names import Names
 
 METRICS = ("prometheus", "pods", "labels")
@@ -108,7 +110,7 @@ def add_metrics_options(parser: Options) -> None:
         help="the source of a server that nothing has ever measured: none, so it is held (default "
         "with --metrics), or its load labels (default without)",
     )
-    _add_prometheus_options(parser)
+    add_prometheus_options(parser)
     parser.add_argument(
         "--window",
         metavar="S",
@@ -128,7 +130,8 @@ def add_metrics_options(parser: Options) -> None:
     )
 
 
-def _add_prometheus_options(parser: Options) -> None:
+def add_prometheus_options(parser: Options) -> None:
+    """Add where Prometheus is, and how it names things."""
     parser.add_argument(
         "--prometheus",
         metavar="URL",
@@ -446,6 +449,26 @@ def make_source(
         )
         stack.callback(pods.close)
         return pods
+    return _prometheus(settings, choices, window=window, names=names)
+
+
+def make_prometheus(settings: Settings, options: Namespace) -> Prometheus:
+    """Return the Prometheus that *settings* and the options of add_prometheus_options name."""
+    from loop.signals.demand import WindowSettings
+
+    names = (
+        *("matchers", "namespace_label", "pod_label", "metric_names"),
+        *("prometheus_headers", "prometheus_basic_auth", "prometheus_method"),
+    )
+    choices = Choices(**{name: getattr(options, name) for name in names})
+    return _prometheus(
+        settings, choices, window=WindowSettings(), names=_names(choices.metric_names)
+    )
+
+
+def _prometheus(
+    settings: Settings, choices: Choices, *, window: WindowSettings, names: Names
+) -> Prometheus:
     from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
     from loop.errors import SpecError
 

@@ -202,7 +202,7 @@ def _known(
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
     missing = _missing(serving, good, settings=settings, now_s=now_s)
     came = sum(track.arrived[-1] for track in every)
-    load: Load | None = _load(rate_rpm, total, ends, came=came)
+    load: Load | None = load_of(rate_rpm, total, ends, came=came)
     warnings = [line for line in (missing, _contradiction(every)) if line]
     if rate_rpm == 0.0 and (line := _no_zero(every, missing, settings=settings)):
         load = None
@@ -357,8 +357,10 @@ def _missing(
     return f"{reporting} of {len(serving)} ready pods report: the load is scaled up to all of them"
 
 
-def _load(rate_rpm: float, total: Mapping[str, float | None], ends: float, *, came: float) -> Load:
-    """Return the load; tokens that nobody counted are 0.
+def load_of(
+    rate_rpm: float, total: Mapping[str, float | None], ends: float, *, came: float
+) -> Load:
+    """Return the load, by the growth of counters in *total*; tokens that nobody counted are 0.
 
     Prompts are counted at the first token, as TTFT is; the length of an answer when it has ended.
     Where none has, tokens generated per first token tell its length from below; where none had a

@@ -69,7 +69,8 @@ class Track:
     values. alive_s: time between scrapes of one life. started_s: when the process began, if told.
     at_first: requests that it had had when it was scraped first (ended, running or waiting).
     arrived_by_…: how many requests each figure tells of. late: requests that a counter had counted
-    before it was shown. tells_running: it has a gauge of the requests that run.
+    before it was shown. running, waiting: these gauges at each scrape. tells_running: it has a
+    gauge of the requests that run.
     """
 
     times_s: Sequence[float]
@@ -83,6 +84,8 @@ class Track:
     at_first: float
     ended_at_first: float
     started_s: float | None
+    running: Sequence[float]
+    waiting: Sequence[float]
     tells_running: bool
     late: float
 
@@ -311,6 +314,8 @@ def _track(process: _Process) -> Track | None:
         at_first=ended + inside[0],
         ended_at_first=ended,
         started_s=max(points[-1][1] for points in start.values()) if start else None,
+        running=running,
+        waiting=waiting,
         tells_running="running" in by_quantity,
         late=births.late,
     )

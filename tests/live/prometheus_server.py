@@ -46,13 +46,25 @@ def program(name: str = "prometheus") -> str:
     return found
 
 
+def backfill(folder: Path, openmetrics: Path) -> None:
+    """Make blocks of the past in the data of a Prometheus that is to run in *folder*."""
+    tool = program("promtool")
+    made = subprocess.run(
+        [tool, "tsdb", "create-blocks-from", "openmetrics", openmetrics, folder / "data"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr[-2000:]
+
+
 @contextmanager
 def prometheus_server(
-    folder: Path, twin: str, *, interval_ms: int = 500, controller: str = "", rules: str = ""
+    folder: Path, twin: str = "", *, interval_ms: int = 500, controller: str = "", rules: str = ""
 ) -> Iterator[PrometheusServer]:
-    """Run a Prometheus that scrapes the pods of *twin* (its URL), as `inferno twin serve` offers
-    them, and a *controller* (HOST:PORT) if there is one, and evaluates the *rules* of a file; its
-    data are in *folder*.
+    """Run a Prometheus that scrapes the pods of *twin* (its URL; "": none), as `inferno twin serve`
+    offers them, and a *controller* (HOST:PORT) if there is one, and evaluates the *rules* of a
+    file; its data are in *folder*.
     """
     command = program()
     every = {"scrape_interval": f"{interval_ms}ms", "scrape_timeout": f"{interval_ms}ms"}
@@ -61,7 +73,7 @@ def prometheus_server(
         "global": {**every, "evaluation_interval": "1s"},
         "rule_files": [rules] if rules else [],
         "scrape_configs": [
-            {"job_name": "twin", "http_sd_configs": [pods]},
+            {"job_name": "twin", "http_sd_configs": [pods] * bool(twin)},
             {"job_name": "loop", "static_configs": [{"targets": [controller] * bool(controller)}]},
         ],
     }

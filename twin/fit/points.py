@@ -30,7 +30,8 @@ class OperatingPoint:
     None: no two are alike. The engine then needs a prefix cache to notice. With duration_s the
     server was empty at first, and what ended from settle_s on until then was measured: the filling
     of a server whose answers take minutes is a good part of a run. tells_median: the TTFT that was
-    measured is the median, not the mean.
+    measured is the median, not the mean. known_within is how far off the measured means may be, as
+    a share of themselves; None: as far as a single request's.
     """
 
     rate_rps: float | None = None
@@ -43,6 +44,7 @@ class OperatingPoint:
     duration_s: float | None = None
     settle_s: float = 0.0
     tells_median: bool = False
+    known_within: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from math import inf
 
 import numpy as np
 import numpy.typing as npt
+from scipy.optimize import nnls
 
 from twin.fit.descent import best_shares, loss
 from twin.fit.replay import (
@@ -47,6 +49,10 @@ TIMER_S = 0.001  # what the clock of a log is trusted to resolve
 CUT_TOLERANCE = 0.02
 # What counts as nearly as good: so many times the least loss, and so much on top.
 NEARLY_FACTOR, NEARLY_EXTRA = 1.1, 4.0
+# What a coefficient makes of a decode at least, before anything is searched.
+ROUGH_SHARE = 0.05
+# By what a coefficient is multiplied to see whether that would do as well.
+PROBES = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
 OVERHEAD_MAX_S = 0.1  # more than this is a queue before the engine, not an overhead
 # Requests whose time is looked at for the scale; every request counts as what runs beside them.
 SAMPLE = 500
@@ -61,6 +67,14 @@ class Prior:
 
     latency_model: LatencyModel
     spreads: tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a figure is thought to be, and one standard deviation of how far off that may be."""
+
+    value: float
+    spread: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,18 +151,19 @@ def fit_logs(
     prior: Prior | None = None,
     with_overhead: bool = False,
     families: Sequence[Family] = (PLAIN,),
+    start: LatencyModel | None = None,
+    overhead: Expected | None = None,
 ) -> FitResult:
     """Fit the requests *fitted* of each of *logs*, of a replica that began each of them idle.
 
     fitted None means all, up to ROWS_FITTED_MAX together. The fit sees no row after them, the
     scores see all. with_overhead asks for the time that requests spend outside the engine, as logs
-    of clients hold it. Raise SpecError, one line, for a log or a limit that cannot be.
+    of clients hold it. With *start* the search begins near that model instead of everywhere, which
+    takes a tenth of the time. *overhead* is what is thought of that time before. Raise SpecError,
+    one line, for a log or a limit that cannot be.
     """
-    rows_max = max(ROWS_FITTED_MAX // len(logs), ROWS_MIN)
-    part = fitted or slice(rows_max)
-    for rows in logs:
-        _check_part(rows, part)
-        check_fits(rows, limits)
+    part = fitted or slice(max(ROWS_FITTED_MAX // len(logs), ROWS_MIN))
+    _check(logs, part, limits)
     search = _Search(
         logs,
         part=part,
@@ -156,6 +171,8 @@ def fit_logs(
         prior=prior,
         with_overhead=with_overhead,
         family=families[0],
+        start=_figures(start),
+        overhead=overhead,
     )
     latency_model, overhead_ms = search.best()
     evaluations = search.evaluations
@@ -171,6 +188,7 @@ def fit_logs(
         search = search.like(family)
         latency_model, overhead_ms = search.best()
         evaluations += search.evaluations
+    evaluations += search.probe() if start is not None else 0
     lowest, highest = search.nearly_as_good()
     replays = search.replays(logs, latency_model, overhead_ms)
     held_out = slice(stop, None)
@@ -194,6 +212,18 @@ def fit_logs(
         preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
         evaluations=evaluations,
     )
+
+
+def _figures(model: LatencyModel | None) -> Vector | None:
+    if model is None:
+        return None
+    return np.array([getattr(model, field) for _, field, _ in COEFFICIENTS])
+
+
+def _check(logs: Sequence[RequestRows], part: slice, limits: ReplicaLimits) -> None:
+    for rows in logs:
+        _check_part(rows, part)
+        check_fits(rows, limits)
 
 
 def _check_part(rows: RequestRows, part: slice) -> None:
@@ -247,8 +277,10 @@ class _Search:
         with_overhead: bool,
         family: Family,
         start: Vector | None = None,
+        overhead: Expected | None = None,
     ) -> None:
         self.evaluations = 0
+        self._overhead = overhead
         self._logs = logs
         self._part = part
         self._limits = limits
@@ -287,6 +319,7 @@ class _Search:
             with_overhead=self._with_overhead,
             family=self._family,
             start=self.best_ms,
+            overhead=self._overhead,
         )
 
     def like(self, family: Family) -> _Search:
@@ -304,6 +337,7 @@ class _Search:
             with_overhead=self._with_overhead,
             family=family,
             start=self.best_ms * larger,
+            overhead=self._overhead,
         )
         search.best_ms = self.best_ms * larger
         return search
@@ -339,6 +373,27 @@ class _Search:
         latency_model = self._model(self.best_ms)
         return latency_model, self._overhead_s(self._found(latency_model)) * 1e3
 
+    def probe(self) -> int:
+        """Try each coefficient much smaller and much larger, the others made so that decodes take
+        as long as before: a search that began near its end has not seen how long the valley is.
+        Return how many replays that took.
+        """
+        shares = np.concatenate(
+            [
+                _shares(rows.part(self._part), token_budget=self._limits.token_budget)
+                for rows in self._logs
+            ]
+        )
+        for place, factor in product(range(len(COEFFICIENTS)), PROBES):
+            changed = self.best_ms.copy()
+            changed[place] *= factor
+            others = [other for other in range(len(COEFFICIENTS)) if other != place]
+            missing = shares @ (self.best_ms - changed)
+            step, *_ = np.linalg.lstsq(shares[:, others], missing, rcond=None)
+            changed[others] += step
+            self._residuals(np.maximum(changed, 0.0) / self._ceilings)
+        return len(COEFFICIENTS) * len(PROBES)
+
     def nearly_as_good(self) -> tuple[LatencyModel, LatencyModel]:
         """Return the extremes of each coefficient among what fits nearly as well as the best."""
         bound = min(cost for _, cost in self._tried) * NEARLY_FACTOR + NEARLY_EXTRA
@@ -367,6 +422,9 @@ class _Search:
         ]
         if self._prior is not None:
             parts.append(_from_prior(latency_model, self._prior))
+        if self._overhead is not None:
+            apart_ms = overhead_s * 1e3 - self._overhead.value
+            parts.append(np.array([apart_ms / self._overhead.spread]))
         residuals = np.concatenate(parts)
         self._tried.append((shares, loss(residuals)))
         return residuals
@@ -421,6 +479,15 @@ class _Misfit:
         # boundaries.
         self._first_spread_s = np.maximum(np.hypot(SPREAD * measured.e2e_s, gap_s), TIMER_S)
         self._decode_spread_s = np.maximum(np.hypot(SPREAD * self._decode_s, 0.3 * gap_s), TIMER_S)
+        # Means over many requests know no iteration.
+        for place, point in enumerate(measured.points):
+            if point.known_within is not None:
+                self._first_spread_s[place] = max(
+                    point.known_within * measured.ttft_s[place], TIMER_S
+                )
+                self._decode_spread_s[place] = max(
+                    point.known_within * self._decode_s[place], TIMER_S
+                )
         # If later requests were cut off, the batch is known only until the last one seen had its
         # first token. What ended after that was slowed by requests that are not in the replay: it
         # bounds the latency model from one side only.
@@ -458,11 +525,28 @@ def ceilings_ms(rows: RequestRows, *, token_budget: int) -> Vector:
     decoding when is read off the log, at each request's mean rate. Without any decode, the times to
     first token are taken as if no request waited.
     """
+    ceilings: Vector = 1.0 / _shares(rows, token_budget=token_budget).mean(axis=0)
+    return ceilings
+
+
+def rough_model(rows: RequestRows, *, token_budget: int) -> LatencyModel:
+    """Return a latency model that explains decodes by who ran when, without a simulation: good
+    enough to begin a search at.
+    """
+    shares = _shares(rows, token_budget=token_budget)
+    found, _ = nnls(shares, np.ones(len(shares)))
+    # What comes out as nothing is hard to tell, and may be something: a search from 0 stays there.
+    alpha_ms, beta_ms, gamma_ms = np.maximum(found, ROUGH_SHARE / shares.mean(axis=0)).tolist()
+    return LatencyModel(alpha_ms=alpha_ms, beta_ms=beta_ms, gamma_ms=gamma_ms)
+
+
+def _shares(rows: RequestRows, *, token_budget: int) -> Vector:
+    """Return by row which part of its time a ms of alpha, beta and gamma makes."""
     exposure, time_ms = _steady(rows) if rows.points else _decodes(rows)
     if not len(time_ms):
         exposure, time_ms = _prefills(rows, token_budget=token_budget)
-    ceilings: Vector = 1.0 / (exposure / time_ms[:, None]).mean(axis=0)
-    return ceilings
+    shares: Vector = exposure / time_ms[:, None]
+    return shares
 
 
 def _decodes(rows: RequestRows) -> tuple[Vector, Vector]:

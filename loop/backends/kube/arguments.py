@@ -8,6 +8,7 @@ command for a shell (`sh -c "vllm serve m --max-num-seqs 256"`).
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -94,6 +95,34 @@ def value_of(containers: Sequence[Json], argument: str) -> int | None:
     """Return the number that *argument* has, None if it has none."""
     place = find(containers, argument)
     return int(place.value) if place is not None and place.value else None
+
+
+def text_of(containers: Sequence[Json], argument: str) -> str:
+    """Return the text that *argument* has in the command lines of *containers*, "" if it has
+    none; of one that is given twice, the last.
+    """
+    found = ""
+    for words in map(command_words, containers):
+        for index, word in enumerate(words):
+            name, equals, told = word.partition("=")
+            if _same(name, argument):
+                following = words[index + 1] if index + 1 < len(words) else ""
+                found = told if equals else "" if following.startswith("-") else following
+    return found
+
+
+def command_words(container: Json) -> list[str]:
+    """Return the words of the command line of *container*, those of a command for a shell too."""
+    words: list[str] = []
+    for key in ("command", "args"):
+        for word in container.get(key) or ():
+            text = str(word)
+            try:
+                parts = shlex.split(text, comments=True) if re.search(r"\s", text) else [text]
+            except ValueError:  # a quote that nobody closes
+                parts = text.split()
+            words += parts
+    return words
 
 
 def changed(containers: Sequence[Json], argument: str, value: int, *, container: str) -> Json:

@@ -70,7 +70,7 @@ def server_view(
         load_source="" if one.problem or sight.load is None else sight.source,
         load_age_s=figures.age_s,
         sample_age_s=min((one.age_s for one in reporting if one.age_s is not None), default=None),
-        start_up_s=_start_up_s(server.pods),
+        start_up_s=start_up_s(server.pods),
         preemptions=figures.preemptions,
         cache_hit_share=figures.cache_hit_share,
         completions_rpm=figures.completions_rpm,
@@ -134,7 +134,7 @@ def _pod_view(pod: Pod, one: Deployment, gauges: Gauges) -> PodView:
     )
 
 
-def _start_up_s(pods: Sequence[Pod]) -> float | None:
+def start_up_s(pods: Sequence[Pod]) -> float | None:
     """Return how long *pods* took from when they were asked for to ready, by those that are, and
     have been since.
     """

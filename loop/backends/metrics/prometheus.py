@@ -151,6 +151,52 @@ class Prometheus:
             }
         )
 
+    def present_s(self) -> float:
+        """Return the present of Prometheus [Unix time]. Raise PrometheusError."""
+        _, at_s, _ = self._ask_at_its_now("vector(1)")
+        return at_s
+
+    def labels(
+        self,
+        metrics: Sequence[str],
+        servers: Sequence[ScrapedServer],
+        *,
+        at_s: float,
+        last_s: float,
+    ) -> dict[str, list[Mapping[str, str]]]:
+        """Return the labels of the series of *metrics* that each of *servers* had in the last_s
+        seconds before at_s [Unix time]. Raise PrometheusError.
+        """
+        namespaces = sorted({server.namespace for server in servers})
+        matchers = _matchers("|".join(metrics), namespaces, self._settings)
+        query = f"last_over_time({{{','.join(matchers)}}}[{round(last_s)}s])"
+        answer = _parsed(self._ask(query, at_s=at_s))
+        # A series without points serves to tell whose pod it is.
+        pods: dict[PodKey, list[Series]] = defaultdict(list)
+        for metric in _metrics(answer):
+            pod, namespace = (
+                metric.get(label, "")
+                for label in (self._settings.pod_label, self._settings.namespace_label)
+            )
+            pods[namespace, pod].append(Series("", tuple(metric.items()), []))
+        known = {(pod.namespace, pod.name): one.name for one in servers for pod in one.pods}
+        return {
+            server: [dict(one.labels) for series in of_pods.values() for one in series]
+            for server, of_pods in share(pods, servers, known=known).items()
+        }
+
+    def history(
+        self, namespaces: Sequence[str], *, start_s: float, end_s: float, step_s: float
+    ) -> dict[PodKey, list[Series]]:
+        """Return the engines' series by pod, a value each *step_s* from *start_s* to *end_s* [Unix
+        time], which are the times of their points. Raise PrometheusError.
+        """
+        matchers = _matchers(self._settings.names.pattern, namespaces, self._settings)
+        told = {"start": f"{start_s:.3f}", "end": f"{end_s:.3f}", "step": f"{step_s:g}"}
+        query = {"query": f"{{{','.join(matchers)}}}", **told}
+        reply = self._fetch(f"{self._url.path}_range", query)
+        return read_matrix(_parsed(reply), settings=self._settings, epoch_s=0.0)
+
     def _remember(self, servers: Sequence[ScrapedServer], *, now_s: float) -> None:
         """Note whose each pod is: a name that Kubernetes has cut does not tell when it has gone."""
         for one in servers:
@@ -179,18 +225,22 @@ class Prometheus:
         return _parsed(self._ask(query, at_s=at_s)), at_s, [line]
 
     def _ask(self, query: str, *, at_s: float) -> Fetched:
-        """Return the answer to *query* at a time; one that was cut or refused for the moment is
-        asked for again.
+        """Return the answer to *query* at a time. Raise PrometheusError."""
+        return self._fetch(self._url.path, {"query": query, "time": f"{at_s:.3f}"})
+
+    def _fetch(self, path: str, told: Mapping[str, str]) -> Fetched:
+        """Return the answer to one question; one that was cut or refused for the moment is asked
+        for again.
         """
         problem = PrometheusError("not asked")
-        told = {"query": query, "time": f"{at_s:.3f}"}
+        url = self._url.copy_with(path=path)
         post = self._settings.method == "POST"
         for _ in range(ATTEMPTS):
             try:
                 reply = fetch(
                     self._client,
                     self._settings.method,
-                    self._url if post else self._url.copy_merge_params(told),
+                    url if post else url.copy_merge_params(told),
                     bounds=Bounds(total_s=self._settings.timeout_s, bytes_max=BYTES_MAX),
                     headers=self._headers(),
                     data=told if post else None,
@@ -309,6 +359,19 @@ def read_matrix(
             f"expected series of numbers, found otherwise ({type(error).__name__}: {error})"
         ) from error
     return dict(pods)
+
+
+def _metrics(answer: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
+    """Return the labels of each series of the answer to an instant query."""
+    try:
+        return [
+            {str(key): str(value) for key, value in entry["metric"].items()}
+            for entry in answer["data"]["result"]
+        ]
+    except (KeyError, TypeError, AttributeError) as error:
+        raise PrometheusError(
+            f"expected series, found otherwise ({type(error).__name__}: {error})"
+        ) from error
 
 
 def share(

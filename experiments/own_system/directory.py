@@ -1,0 +1,534 @@
+"""The data directory of an imported system: its files, its load, and what could not be found out.
+
+Reading and asking are the caller's; here facts become files.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from emulator.rates import Rates
+from experiments.datasheet_files import (
+    Tokens,
+    accelerator_row,
+    engine_row,
+    max_batch_of,
+    model_row,
+    smallest_engine,
+    start_up_row,
+)
+from experiments.own_system.cluster import Facts
+from experiments.own_system.latency import Engine, Latency, latency_of
+from experiments.own_system.load import rates_of
+from experiments.rates_file import write_rates
+from loop.backends.kube.nodes import known_type
+from loop.backends.metrics.past import date_text
+from loop.signals.history import History, Stretch
+from loop.spec import TOKEN_CV
+from twin.fit.datasheet import Accelerator, DataSheetModel, Dtype, ModelFacts, estimate
+from twin.fit.replay import ReplicaLimits
+from twin.spec import Scheduling
+
+Json = dict[str, Any]
+
+LOAD_CSV, TRACE_YAML, IMPORT_JSON, IMPORT_MD = "load.csv", "trace.yaml", "import.json", "import.md"
+UNKNOWN_START_UP_S = 60.0
+UNKNOWN_PRICE_CENTS = 200.0
+BLOCK = 16
+# Objectives of a class that nobody tells: those of a known one, else these (ITL, TTFT [ms]).
+UNKNOWN_TARGETS = (120.0, 3000.0)
+PRIORITY_UNKNOWN = 100
+CACHED_MIN = 0.01  # of prompt tokens, below which a prefix cache found nothing to speak of
+# Words of a model's name that do not tell one architecture from another.
+_FILLERS = frozenset(
+    {"instruct", "chat", "it", "hf", "meta", "base", "fp8", "awq", "gptq", "bf16", "dynamic"}
+    | {"quantized", "int4", "int8", "w4a16", "w8a8", "preview"}
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What is known beside the cluster. sheets and configs are by name; config_of says which config
+    a model of the cluster has; classes have (ITL, TTFT, priority).
+    """
+
+    sheets: Mapping[str, Accelerator]
+    configs: Mapping[str, ModelFacts]
+    config_of: Mapping[str, ModelFacts] = field(default_factory=dict)
+    classes: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """The past of the servers, over which time, and what Prometheus did not tell."""
+
+    histories: Mapping[str, History]
+    source: str
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Imported:
+    """The files of a data directory, the load, the latency model of each engine, and what could not
+    be found out, by whom it concerns.
+    """
+
+    files: Mapping[str, Json]
+    rates: Mapping[str, Rates]
+    latencies: Mapping[tuple[str, str], Latency]
+    figures: Mapping[str, Stretch]
+    unknown: tuple[tuple[str, str], ...]
+    measured: Measured
+
+
+def find_config(model: str, known: Known) -> ModelFacts | None:
+    """Return the architecture of *model*: the one that the user says, else the one whose name has
+    its words; None if several or none do.
+    """
+    if model in known.config_of:
+        return known.config_of[model]
+    asked = _words(model)
+    scores: dict[str, int] = {}
+    for name in known.configs:
+        own = _words(name)
+        if asked and own and (own <= asked or asked <= own) and _sizes(own) == _sizes(asked):
+            scores[name] = len(own & asked)
+    best = [name for name, score in scores.items() if score == max(scores.values())]
+    return known.configs[best[0]] if len(best) == 1 else None
+
+
+def _words(name: str) -> set[str]:
+    short = name.rpartition("/")[2].lower()
+    return {word for word in re.split(r"[^a-z0-9.]+", short) if word} - _FILLERS
+
+
+def _sizes(words: set[str]) -> set[str]:
+    return {word for word in words if re.fullmatch(r"(?:\d+x)?\d+(?:\.\d+)?b", word)}
+
+
+def find_sheet(kind: str, sheets: Mapping[str, Accelerator]) -> Accelerator | None:
+    """Return the data sheet of GPUs that a node calls *kind*."""
+    name = known_type(kind, sheets)
+    if name in sheets:
+        return sheets[name]
+    letters = re.sub(r"[^a-z0-9]", "", kind.lower())
+    fitting = [name for name in sheets if re.sub(r"[^a-z0-9]", "", name.lower()) in letters]
+    return sheets[max(fitting, key=len)] if fitting and letters else None
+
+
+def imported(
+    facts: Sequence[Facts],
+    *,
+    capacity: Mapping[str, int],
+    known: Known,
+    measured: Measured,
+    fit: bool = True,
+) -> Imported:
+    """Return the data directory of the servers *facts* on *capacity* GPUs by type. Without *fit*
+    latency models are those of data sheets.
+
+    A server that cannot be described (no model, no accelerator, no latency model) is left out, and
+    told.
+    """
+    maker = _Maker(facts, capacity=capacity, known=known, measured=measured, fit=fit)
+    return maker.made()
+
+
+class _Maker:
+    """Gathers the rows of all files, and what is not known."""
+
+    def __init__(
+        self,
+        facts: Sequence[Facts],
+        *,
+        capacity: Mapping[str, int],
+        known: Known,
+        measured: Measured,
+        fit: bool,
+    ) -> None:
+        self._fit = fit
+        self._facts = facts
+        self._capacity = capacity
+        self._known = known
+        self._measured = measured
+        self._unknown: list[tuple[str, str]] = []
+        self._figures = {
+            name: stretch
+            for name, history in measured.histories.items()
+            if (stretch := history.over(slice(None))) is not None
+        }
+        self._accelerators: dict[str, Json] = {}
+        self._models: dict[tuple[str, str], Json] = {}
+        self._engines: dict[tuple[str, str], Json] = {}
+        self._latencies: dict[tuple[str, str], Latency] = {}
+
+    def made(self) -> Imported:
+        for line in self._measured.problems:
+            self._unknown.append(("load", line))
+        pairs: dict[tuple[str, str], list[Facts]] = defaultdict(list)
+        for one in self._facts:
+            self._unknown += [(one.name, line) for line in one.unknown]
+            if one.model and one.accelerator and one.type:
+                pairs[one.model, one.accelerator].append(one)
+            else:
+                self._unknown.append((one.name, "enough to simulate it: it is left out"))
+        kept = [one for pair in pairs.values() if self._pair(pair) for one in pair]
+        kept.sort(key=self._facts.index)
+        self._others(kept)
+        rates = self._rates(kept)
+        return Imported(
+            files=self._files(kept),
+            rates=rates,
+            latencies=self._latencies,
+            figures=self._figures,
+            unknown=tuple(dict.fromkeys(self._unknown)),
+            measured=self._measured,
+        )
+
+    # -- engines
+
+    def _pair(self, servers: Sequence[Facts]) -> bool:
+        """Add what a model on an accelerator is; tell whether it could be found out."""
+        one = servers[0]
+        sheet = self._sheet(one)
+        kv_tokens = min((each.kv_tokens for each in servers if each.kv_tokens), default=None)
+        if kv_tokens is None and sheet is not None and sheet.kv_tokens:
+            kv_tokens = sheet.kv_tokens
+            self._about(servers, f"its KV cache: {kv_tokens:,} tokens by the data sheet")
+        elif kv_tokens is None:
+            self._about(servers, "its KV cache: taken for unlimited")
+        max_batch = max(each.max_batch for each in servers)
+        latency = latency_of(
+            Engine(
+                model=one.model,
+                accelerator=one.accelerator,
+                servers=tuple(each.name for each in servers),
+                limits=ReplicaLimits(
+                    max_batch=max_batch, token_budget=one.token_budget, kv_tokens=kv_tokens
+                ),
+                scheduling=one.scheduling,
+                sheet=sheet,
+                token_cv=TOKEN_CV,
+            ),
+            self._measured.histories if self._fit else {},
+        )
+        if latency is None:
+            self._about(
+                servers,
+                "its latency model: no config of this name is known and too little was measured; "
+                f"give --config {one.model}=FILE. It is left out",
+            )
+            return False
+        for note in latency.notes:
+            self._about(servers, note)
+        key = (one.model, one.accelerator)
+        self._latencies[key] = latency
+        self._accelerator(one)
+        tokens = self._tokens(servers)
+        unit = self._accelerators[one.accelerator]
+        self._models[key] = {
+            "name": one.model,
+            "acc": one.accelerator,
+            "accCount": max(one.gpus // unit["multiplicity"], 1),
+            "maxBatchSize": max_batch,
+            "atTokens": max(int(tokens[1]), 1),
+            "perfParms": dict(latency.parms),
+        }
+        took = [each.start_up_s for each in servers if each.start_up_s is not None]
+        start_up: Json = {"meanS": UNKNOWN_START_UP_S, "cv": 0.15}
+        if took:
+            start_up["meanS"] = round(sum(took) / len(took), 1)
+        elif sheet is not None:
+            start_up = start_up_row(sheet)
+        self._engines[key] = {
+            "model": one.model,
+            "acc": one.accelerator,
+            **({"kvTokens": kv_tokens} if kv_tokens is not None else {}),
+            "blockSize": BLOCK,
+            "maxNumBatchedTokens": one.token_budget,
+            "startUp": start_up,
+        }
+        return True
+
+    def _sheet(self, one: Facts) -> DataSheetModel | None:
+        config = find_config(one.model, self._known)
+        accelerator = find_sheet(one.type, self._known.sheets)
+        if config is None or accelerator is None:
+            return None
+        if config.name.lower() != one.model.lower():
+            self._unknown.append((one.name, f"its architecture: taken for that of {config.name}"))
+        fp8 = "fp8" in one.model.lower()
+        return estimate(
+            config,
+            accelerator,
+            tp=one.gpus,
+            dtype="fp8" if fp8 else None,
+            max_batch=one.max_batch,
+            token_budget=one.token_budget,
+        )
+
+    def _accelerator(self, one: Facts) -> None:
+        """Add the accelerator of a server, under its name."""
+        if one.accelerator in self._accelerators:
+            return
+        units = re.match(r"(\d+)x", one.accelerator)
+        gpus = int(units[1]) if units else 1
+        sheet = find_sheet(one.type, self._known.sheets)
+        if sheet is not None:
+            row = accelerator_row(sheet, name=one.accelerator, gpus=gpus)
+            row["type"] = one.type
+        else:
+            row = {
+                "name": one.accelerator,
+                "type": one.type,
+                "multiplicity": gpus,
+                "cost": gpus * UNKNOWN_PRICE_CENTS,
+            }
+            self._unknown.append(
+                (one.type, f"its price: {UNKNOWN_PRICE_CENTS:g} cents/h a GPU is assumed")
+            )
+        self._accelerators[one.accelerator] = row
+
+    def _others(self, kept: Sequence[Facts]) -> None:
+        """Add what else the models could run on in this cluster, by data sheets."""
+        for kind, count in self._capacity.items():
+            sheet = find_sheet(kind, self._known.sheets)
+            if sheet is None:
+                continue
+            for model in dict.fromkeys(one.model for one in kept):
+                if any(
+                    key[0] == model and self._accelerators[key[1]]["type"] == kind
+                    for key in self._models
+                ):
+                    continue
+                self._other(model, kind, sheet, count, [one for one in kept if one.model == model])
+
+    def _other(
+        self, model: str, kind: str, sheet: Accelerator, count: int, servers: Sequence[Facts]
+    ) -> None:
+        config, tokens = find_config(model, self._known), self._tokens(servers)
+        if config is None:
+            return
+        dtype: Dtype | None = "fp8" if "fp8" in model.lower() else None
+        engine = smallest_engine(config, sheet, count, tokens=tokens, dtype=dtype)
+        if engine is None:
+            return
+        name = kind if engine.tp == 1 else f"{engine.tp}x{kind}"
+        if name not in self._accelerators:
+            row = accelerator_row(sheet, name=name, gpus=engine.tp)
+            self._accelerators[name] = {**row, "type": kind}
+        scheduling: Scheduling = servers[0].scheduling or "async"
+        of_unit = {"name": model, "acc": name}
+        per_unit = max(engine.tp // self._accelerators[name]["multiplicity"], 1)
+        self._models[model, name] = {
+            **model_row(engine, tokens, scheduling),
+            **of_unit,
+            "accCount": per_unit,
+            "maxBatchSize": min(max_batch_of(engine, tokens), max(s.max_batch for s in servers)),
+        }
+        self._engines[model, name] = {**engine_row(engine), "model": model, "acc": name}
+
+    def _tokens(self, servers: Sequence[Facts]) -> Tokens:
+        """Return the mean tokens of a request of *servers*."""
+        loads = [self._figures[one.name].load for one in servers if one.name in self._figures]
+        requests = sum(load.rate_rpm for load in loads)
+        if not requests:
+            return 512.0, 256.0
+        return (
+            sum(load.rate_rpm * load.in_tokens for load in loads) / requests,
+            sum(load.rate_rpm * load.out_tokens for load in loads) / requests,
+        )
+
+    def _about(self, servers: Sequence[Facts], line: str) -> None:
+        self._unknown += [(one.name, line) for one in servers]
+
+    # -- load
+
+    def _rates(self, kept: Sequence[Facts]) -> dict[str, Rates]:
+        found = {}
+        for one in kept:
+            history = self._measured.histories.get(one.name)
+            if history is None:
+                continue
+            found[one.name] = rates_of(history)
+            if not history.known.any():
+                self._unknown.append((one.name, "its load: no pod of it was measured, 0 is taken"))
+                continue
+            for begin_s, end_s in history.holes():
+                minutes = (end_s - begin_s) / 60.0
+                self._unknown.append(
+                    (
+                        one.name,
+                        f"its load from {date_text(begin_s)} on for {minutes:g} min: the mean rate "
+                        "beside that is taken",
+                    )
+                )
+            if not self._figures[one.name].load.in_tokens:
+                self._unknown.append((one.name, "the tokens of its prompts: 512 is taken"))
+        if found:
+            self._unknown.append(
+                (
+                    "load",
+                    f"how tokens vary about their means: a coefficient of variation of {TOKEN_CV:g}"
+                    " is assumed (tokenCv in twin-data.json)",
+                )
+            )
+        return found
+
+    # -- files
+
+    def _files(self, kept: Sequence[Facts]) -> dict[str, Json]:
+        kinds = {row["type"] for row in self._accelerators.values()}
+        for kind in sorted(kinds - self._capacity.keys()):
+            held = sum(one.gpus * one.replicas for one in kept if one.type == kind)
+            self._unknown.append(
+                (kind, f"how many GPUs there are: the {held} that its servers have are taken")
+            )
+        capacity = {
+            **{
+                kind: sum(one.gpus * one.replicas for one in kept if one.type == kind)
+                for kind in sorted(kinds)
+            },
+            **{kind: count for kind, count in self._capacity.items() if kind in kinds},
+        }
+        return {
+            "accelerator-data.json": {"accelerators": list(self._accelerators.values())},
+            "capacity-data.json": {
+                "count": [{"type": kind, "count": count} for kind, count in capacity.items()]
+            },
+            "model-data.json": {"models": list(self._models.values())},
+            "serviceclass-data.json": {"serviceClasses": self._classes(kept)},
+            "optimizer-data.json": {
+                "optimizer": {
+                    "unlimited": False,
+                    "saturationPolicy": "PriorityRoundRobin",
+                    "delayedBestEffort": False,
+                }
+            },
+            "server-data.json": {"servers": [self._server(one) for one in kept]},
+            "twin-data.json": self._twin(kept),
+        }
+
+    def _classes(self, kept: Sequence[Facts]) -> list[Json]:
+        rows = []
+        for name in dict.fromkeys(one.service_class for one in kept):
+            told = self._known.classes.get(name)
+            if told is None:
+                self._unknown.append(
+                    (
+                        name,
+                        f"its objectives: ITL {UNKNOWN_TARGETS[0]:g} ms and TTFT "
+                        f"{UNKNOWN_TARGETS[1]:g} ms are assumed (--classes {name}=ITL/TTFT)",
+                    )
+                )
+            itl, ttft, priority = told or (*UNKNOWN_TARGETS, PRIORITY_UNKNOWN)
+            models = dict.fromkeys(one.model for one in kept if one.service_class == name)
+            targets = [{"model": model, "slo-itl": itl, "slo-ttft": ttft} for model in models]
+            rows.append({"name": name, "priority": priority, "modelTargets": targets})
+        return rows
+
+    def _server(self, one: Facts) -> Json:
+        unit = self._accelerators[one.accelerator]
+        count = self._models[one.model, one.accelerator]["accCount"]
+        figures = self._figures.get(one.name)
+        current: Json = {
+            "accelerator": one.accelerator,
+            "numReplicas": one.replicas,
+            "maxBatch": one.max_batch,
+            "cost": unit["cost"] * count * one.replicas,
+        }
+        if figures is not None:
+            load = figures.load
+            current["load"] = {
+                "arrivalRate": round(load.rate_rpm, 3),
+                "avgInTokens": round(load.in_tokens, 1),
+                "avgOutTokens": round(load.out_tokens, 1),
+            }
+        bounds: Json = {"minNumReplicas": one.replicas_min}
+        if one.replicas_max is not None:
+            bounds["maxNumReplicas"] = one.replicas_max
+        return {
+            "name": one.name,
+            "class": one.service_class,
+            "model": one.model,
+            "keepAccelerator": False,
+            **bounds,
+            "maxBatchSize": one.max_batch,
+            "currentAlloc": current,
+        }
+
+    def _twin(self, kept: Sequence[Facts]) -> Json:
+        servers = []
+        for one in kept:
+            history = self._measured.histories.get(one.name)
+            if history is None:
+                continue
+            hits, asked = (
+                float(history.grown[name].sum()) if name in history.grown else 0.0
+                for name in ("cache_hits", "cache_queries")
+            )
+            share = min(hits / asked, 0.99) if asked > 0.0 else 0.0
+            if share >= CACHED_MIN:
+                servers.append({"name": one.name, "prefixShare": round(share, 3)})
+        return {
+            "engines": list(self._engines.values()),
+            **({"servers": servers} if servers else {}),
+        }
+
+
+# -- writing
+
+
+def write_import(found: Imported, directory: Path, *, told: Sequence[str]) -> list[Path]:
+    """Write everything to *directory*, which is made; return the files. *told* are the lines of the
+    report.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+
+    def write(name: str, text: str) -> None:
+        path = directory / name
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
+
+    for name, content in found.files.items():
+        write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if found.rates:
+        write_rates(directory / LOAD_CSV, found.rates)
+        paths.append(directory / LOAD_CSV)
+        write(TRACE_YAML, trace_text(found))
+    report = {
+        "source": found.measured.source,
+        "latencyModels": [
+            {"model": model, "acc": accelerator, **latency.as_json()}
+            for (model, accelerator), latency in found.latencies.items()
+        ],
+        "unknown": [{"of": of, "what": line} for of, line in found.unknown],
+    }
+    write(IMPORT_JSON, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write(IMPORT_MD, "# Import\n\n" + "\n".join(told) + "\n")
+    return paths
+
+
+def trace_text(found: Imported) -> str:
+    """Return the scenario of the load."""
+    one = next(iter(found.rates.values()))
+    step_s = float(one.times_s[1] - one.times_s[0])
+    return "\n".join(
+        [
+            "# The load that was measured: inferno sim --data . --scenario trace.yaml",
+            f"description: {json.dumps(found.measured.source)}",
+            "alpha: 0.0",
+            f"interval_s: {step_s:g}",
+            f"hours: {one.end_s / 3600.0:.6g}",
+            "load:",
+            f"  - {{rates: {{file: {LOAD_CSV}}}}}",
+            "",
+        ]
+    )

@@ -1,0 +1,217 @@
+"""An import: what the API server and Prometheus are asked, and what is made of their answers."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from experiments.own_system.cluster import facts_of, read_nodes, selected
+from experiments.own_system.directory import Imported, Known, Measured, imported
+from loop.backends.kube.client import ApiError, KubeClient
+from loop.backends.kube.nodes import Node, read_capacity
+from loop.backends.kube.read import Pod, Server, read_servers, scraped
+from loop.backends.kube.write import tenant_of
+from loop.backends.metrics.past import Past, date_text, read_past
+from loop.backends.metrics.prometheus import Prometheus, PrometheusError
+from twin.spec import SpecError
+
+Json = Mapping[str, Any]
+
+STEP_S = 60.0
+STEP_S_MIN, STEP_S_MAX = 15.0, 3600.0
+STEPS_MAX = 20_160  # two weeks by minute: of a longer past steps are longer
+LAST_S_MAX = 366 * 86_400.0
+CACHE_INFO = ("vllm:cache_config_info", "vllm_cache_config_info")
+UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Period:
+    """The past that is asked for [Unix time]; end_s None: until now. step_s None: as it fits."""
+
+    last_s: float
+    end_s: float | None = None
+    step_s: float | None = None
+
+    def __post_init__(self) -> None:
+        """Raise SpecError for a time that cannot be."""
+        if not 10 * STEP_S <= self.last_s <= LAST_S_MAX:
+            raise SpecError(f"last: expected 10m to 366d, found {self.last_s:g} s")
+        if self.step_s is not None and not STEP_S_MIN <= self.step_s <= STEP_S_MAX:
+            raise SpecError(
+                f"step: expected {STEP_S_MIN:g} to {STEP_S_MAX:g} seconds, found {self.step_s:g}"
+            )
+
+    @property
+    def step(self) -> float:
+        """Return the step [s]: a minute, or more if the past is long."""
+        if self.step_s is not None:
+            return self.step_s
+        return STEP_S * max(1, -int(-self.last_s // (STEPS_MAX * STEP_S)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What is to be imported: namespaces ("" alone: all), the managed Deployments, or those that
+    *select* names. vllm is its version, if the user says it. Without *fit* latency models are those
+    of data sheets.
+    """
+
+    namespaces: Sequence[str] = ("",)
+    select: str = ""
+    vllm: str | None = None
+    fit: bool = True
+    period: Period
+
+
+def seconds(text: str, *, option: str) -> float:
+    """Return the seconds that a text such as 7d or 1h30m says. Raise SpecError if it says none."""
+    parts = re.findall(r"(\d+(?:\.\d+)?)([smhdw])", text)
+    if not parts or "".join(f"{number}{unit}" for number, unit in parts) != text.strip():
+        raise SpecError(f"{option}: expected a time such as 7d, 36h or 90m, found {text[:60]!r}")
+    return sum(float(number) * UNITS_S[unit] for number, unit in parts)
+
+
+def read_system_of(
+    client: KubeClient,
+    prometheus: Prometheus | None,
+    asked: Asked,
+    *,
+    known: Known,
+    now_s: float,
+    progress: Callable[[float], None],
+) -> Imported:
+    """Return what the cluster of *client* and *prometheus* tell of the servers *asked* for. Raise
+    SpecError if there are none.
+    """
+    told: list[tuple[str, str]] = []
+    servers, others = _servers(client, asked, now_s=now_s, told=told)
+    if not servers:
+        which = (
+            f"with labels {asked.select}" if asked.select else "with inferno.server.managed=true"
+        )
+        raise SpecError(
+            f"import: expected Deployments {which}, found none (--select key=value names others)"
+        )
+    nodes, capacity = _nodes(client, servers, others, known=known, told=told)
+    measured, past = _measured(prometheus, servers, asked, progress=progress)
+    kv_tokens = _kv_tokens(prometheus, servers, past, told=told)
+    facts = [
+        facts_of(
+            server,
+            nodes=nodes,
+            models_told=past.model_names.get(server.name, frozenset()) if past else (),
+            kv_tokens=kv_tokens.get(server.name),
+            vllm=asked.vllm,
+        )
+        for server in servers
+    ]
+    problems = (*(f"{of}: {line}" if of else line for of, line in told), *measured.problems)
+    return imported(
+        facts,
+        capacity=capacity,
+        known=known,
+        measured=replace(measured, problems=problems),
+        fit=asked.fit,
+    )
+
+
+def _servers(
+    client: KubeClient, asked: Asked, *, now_s: float, told: list[tuple[str, str]]
+) -> tuple[list[Server], list[Pod]]:
+    deployments: list[Json] = []
+    pods: list[Json] = []
+    for namespace in asked.namespaces or ("",):
+        if asked.select:
+            deployments += selected(client.all_deployments(namespace), asked.select)
+        else:
+            deployments += client.deployments(namespace)
+        pods += client.pods(namespace)
+    # Seconds of the run are seconds before now.
+    found = read_servers(deployments, pods, epoch_s=now_s)
+    told += [("", line) for line in found.warnings]
+    return list(found.by_name.values()), list(found.unowned)
+
+
+def _nodes(
+    client: KubeClient,
+    servers: Sequence[Server],
+    others: Sequence[Pod],
+    *,
+    known: Known,
+    told: list[tuple[str, str]],
+) -> tuple[list[Node], dict[str, int]]:
+    types = set(known.sheets)
+    try:
+        objects = client.nodes()
+    except ApiError as error:
+        told.append(("nodes", f"the GPUs of the cluster: {error}"))
+        return [], {}
+    lines: list[str] = []
+    nodes = read_nodes(objects, types=types, told=lines)
+    found = read_capacity(
+        objects, tenants=[tenant_of(server) for server in servers], others=others, types=types
+    )
+    told += [("nodes", line) for line in (*lines, *found.notes)]
+    return nodes, {kind: view.total for kind, view in found.by_type.items() if view.total}
+
+
+def _measured(
+    prometheus: Prometheus | None,
+    servers: Sequence[Server],
+    asked: Asked,
+    *,
+    progress: Callable[[float], None],
+) -> tuple[Measured, Past | None]:
+    if prometheus is None:
+        line = "the load and the latencies of the past: no Prometheus was given (--prometheus)"
+        return Measured(histories={}, source="the cluster alone", problems=(line,)), None
+    period = asked.period
+    step_s = period.step
+    try:
+        end_s = prometheus.present_s() if period.end_s is None else period.end_s
+    except PrometheusError as error:
+        raise SpecError(f"prometheus: expected an answer, found none: {error}") from None
+    end_s = step_s * (end_s // step_s)
+    past = read_past(
+        prometheus,
+        [scraped(server) for server in servers],
+        start_s=end_s - step_s * round(period.last_s / step_s),
+        end_s=end_s,
+        step_s=step_s,
+        progress=progress,
+    )
+    source = f"Prometheus, {date_text(end_s - period.last_s)} to {date_text(end_s)} by {step_s:g} s"
+    return Measured(histories=past.histories, source=source, problems=past.problems), past
+
+
+def _kv_tokens(
+    prometheus: Prometheus | None,
+    servers: Sequence[Server],
+    past: Past | None,
+    *,
+    told: list[tuple[str, str]],
+) -> dict[str, int]:
+    """Return the KV cache of a replica of each server, as its engines tell it: the smallest."""
+    if prometheus is None or past is None:
+        return {}
+    try:
+        series = prometheus.labels(
+            CACHE_INFO,
+            [scraped(server) for server in servers],
+            at_s=past.end_s,
+            last_s=past.end_s - past.start_s,
+        )
+    except PrometheusError as error:
+        told.append(("prometheus", f"the KV caches of engines: {error}"))
+        return {}
+    found: dict[str, int] = {}
+    for server, of_server in series.items():
+        for labels in of_server:
+            blocks, size = (labels.get(key, "") for key in ("num_gpu_blocks", "block_size"))
+            if blocks.isdigit() and size.isdigit() and int(blocks) * int(size) > 0:
+                tokens = int(blocks) * int(size)
+                found[server] = min(found.get(server, tokens), tokens)
+    return found

@@ -1,0 +1,185 @@
+"""Latency models of a system: fitted to what was measured as far as that tells them, else from data
+sheets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from experiments.own_system.points import POINTS_MIN, points_of, rows_of
+from loop.signals.history import History
+from twin.fit.datasheet import SPREADS, DataSheetModel
+from twin.fit.replay import ReplicaLimits
+from twin.fit.report import not_identified, perf_parms
+from twin.fit.search import (
+    COEFFICIENTS,
+    Expected,
+    Family,
+    FitResult,
+    Prior,
+    fit_logs,
+    rough_model,
+)
+from twin.spec import LatencyModel, Scheduling, SpecError
+
+Json = dict[str, Any]
+# fitted: the measurements tell it; data sheet: they do not, and the data sheet holds the value;
+# not identified: neither tells it, and only the latencies at the loads that were seen are right.
+Source = Literal["fitted", "data sheet", "not identified"]
+
+OVERHEAD = Expected(value=8.0, spread=4.0)  # ms a request, outside the engine
+# An engine that plans ahead must explain the latencies so much better to be taken for one.
+BETTER = 0.9
+# A fit whose latencies miss by more is no model of this engine.
+MISSES_MAX = 0.15
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Engine:
+    """What is fitted together: servers of one model on one accelerator. sheet is None if there is
+    no data sheet for it.
+    """
+
+    model: str
+    accelerator: str
+    servers: tuple[str, ...]
+    limits: ReplicaLimits
+    scheduling: Scheduling | None
+    sheet: DataSheetModel | None
+    token_cv: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Latency:
+    """The latency model of an engine, under the names of model-data.json, and how each coefficient
+    is known. ranges hold what explains the measurements nearly as well. notes: what is not known,
+    and why.
+    """
+
+    parms: Mapping[str, float | str]
+    sources: Mapping[str, Source]
+    ranges: Mapping[str, tuple[float, float]]
+    points: int = 0
+    e2e_misses: float | None = None
+    ttft_misses: float | None = None
+    notes: tuple[str, ...] = ()
+
+    def as_json(self) -> Json:
+        """Return it for a report."""
+        return {
+            "perfParms": dict(self.parms),
+            "sources": dict(self.sources),
+            "nearlyAsGood": {name: list(ends) for name, ends in self.ranges.items()},
+            "operatingPoints": self.points,
+            "e2eError": self.e2e_misses,
+            "ttftError": self.ttft_misses,
+            "notes": list(self.notes),
+        }
+
+
+def latency_of(engine: Engine, histories: Mapping[str, History]) -> Latency | None:
+    """Return the latency model of *engine*; None if nothing tells it."""
+    own = [(name, histories[name]) for name in engine.servers if name in histories]
+    points = points_of(own)
+    if len(points) < POINTS_MIN:
+        why = (
+            f"{len(points)} steady loads were measured, and a fit takes {POINTS_MIN}"
+            if own
+            else "its latencies were not measured"
+        )
+        return _from_sheet(engine, why)
+    try:
+        result = _fit(engine, own)
+    except SpecError as error:
+        return _from_sheet(engine, f"its latencies make no fit: {error}")
+    score = result.fitted_rows
+    if engine.sheet is not None and score.e2e_mape > MISSES_MAX:
+        return _from_sheet(
+            engine,
+            f"no latency model explains its latencies better than to {score.e2e_mape:.0%}: are the "
+            "batch size, the tokens of an iteration and the KV cache right?",
+        )
+    unknown = not_identified(result)
+    other: Source = "data sheet" if engine.sheet is not None else "not identified"
+    notes = []
+    if unknown:
+        held = (
+            "the data sheet holds their values"
+            if engine.sheet is not None
+            else "without a data sheet only the latencies at the loads that were seen are right "
+            "(--config tells the model)"
+        )
+        notes.append(f"{' and '.join(unknown)} of its latency model: {held}")
+    if score.e2e_mape > MISSES_MAX:
+        notes.append(f"why the fitted latency model misses its latencies by {score.e2e_mape:.0%}")
+    return Latency(
+        parms={
+            **_rounded(perf_parms(result)),
+            "overheadMs": round(result.overhead_ms, 2),
+            "scheduling": result.family.scheduling,
+        },
+        sources={name: other if name in unknown else "fitted" for name, _, _ in COEFFICIENTS},
+        ranges={
+            name: (getattr(result.lowest, field), getattr(result.highest, field))
+            for name, field, _ in COEFFICIENTS
+        },
+        points=len(points),
+        e2e_misses=score.e2e_mape,
+        ttft_misses=score.ttft_mape,
+        notes=tuple(notes),
+    )
+
+
+def _fit(engine: Engine, own: Sequence[tuple[str, History]]) -> FitResult:
+    """Return the fit; if nobody says how the engine plans, that of the kind that explains more."""
+    rows = rows_of(points_of(own), source=engine.model, token_cv=engine.token_cv)
+    sheet = engine.sheet.latency_model if engine.sheet is not None else None
+    best: FitResult | None = None
+    kinds: Sequence[Scheduling] = (
+        (engine.scheduling,) if engine.scheduling is not None else ("sync", "async")
+    )
+    start: LatencyModel = sheet or rough_model(rows, token_budget=engine.limits.token_budget)
+    for kind in kinds:
+        found = fit_logs(
+            [rows],
+            limits=engine.limits,
+            prior=Prior(latency_model=sheet, spreads=SPREADS) if sheet is not None else None,
+            with_overhead=True,
+            families=[Family(p=1.0, launch_share=0.0, scheduling=kind)],
+            start=start,
+            overhead=OVERHEAD,
+        )
+        if best is None or _error(found) < BETTER * _error(best):
+            best = found
+    assert best is not None, "there is a kind"
+    return best
+
+
+def _error(result: FitResult) -> float:
+    score = result.fitted_rows
+    return score.e2e_mape + 0.3 * score.ttft_mape
+
+
+def _from_sheet(engine: Engine, why: str) -> Latency | None:
+    if engine.sheet is None:
+        return None
+    model = engine.sheet.latency_model
+    return Latency(
+        parms={
+            **_rounded({name: getattr(model, field) for name, field, _ in COEFFICIENTS}),
+            "overheadMs": engine.sheet.overhead_ms,
+            "scheduling": engine.scheduling or "async",
+        },
+        sources={name: "data sheet" for name, _, _ in COEFFICIENTS},
+        ranges={},
+        notes=(f"its latency model, which the data sheet stands in for: {why}",),
+    )
+
+
+def _rounded(parms: Mapping[str, float | str]) -> dict[str, float | str]:
+    return {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in parms.items()
+    }

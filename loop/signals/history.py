@@ -1,0 +1,195 @@
+"""What a server did over hours and days, step by step, from the tracks of its processes; pure.
+
+Where `demand` asks for the load of now, this keeps the growth of every counter by step, so that any
+stretch can be added up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from loop.signals.demand import (
+    EXPLAINED_FACTOR,
+    EXPLAINED_MIN,
+    MINUTE_S,
+    MS,
+    TOKENS_PER_STEP_MIN,
+    load_of,
+)
+from loop.signals.series import Track
+from loop.types import Load
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stretch:
+    """What a server did over a stretch of time; None: not known. per_replica_rpm is what one
+    replica was asked for, requests how many had their first token. running and waiting are means of
+    a replica.
+    """
+
+    load: Load
+    per_replica_rpm: float | None
+    replicas: float
+    requests: float
+    ttft_ms: float | None
+    itl_ms: float | None
+    completions_rpm: float
+    running: float
+    waiting: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class History:
+    """Growth of one server by step of step_s from start_s [Unix time] on: sums over its pods.
+
+    grown is by counter, arrived how many requests came. pods is how many told of each step, spread
+    how many told of it only together with its neighbours. running and waiting are sums over pods.
+    """
+
+    start_s: float
+    step_s: float
+    steps: int
+    grown: dict[str, Floats] = field(default_factory=dict)
+    arrived: Floats
+    pods: Floats
+    spread: Floats
+    running: Floats
+    waiting: Floats
+
+    @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Tell of which steps the load is known."""
+        found: npt.NDArray[np.bool_] = self.pods + self.spread > 0.0
+        return found
+
+    def add(self, tracks: Iterable[Track], *, first_s: float) -> None:
+        """Take in the tracks of one pod, of which only what came after *first_s* is new."""
+        told, together = np.zeros(self.steps), np.zeros(self.steps)
+        for track in tracks:
+            self._add(track, told, together, first_s=first_s)
+        # Several processes of a pod are one replica.
+        self.pods[:] += np.minimum(told, 1.0)
+        self.spread[:] += np.minimum(together, 1.0) * (told == 0.0)
+
+    def _add(self, track: Track, told: Floats, together: Floats, *, first_s: float) -> None:
+        times_s = track.times_s
+        if times_s[0] > first_s + 0.5 * self.step_s:
+            self._begun(track)
+        at = np.rint((np.array(times_s) - self.start_s) / self.step_s).astype(np.int64)
+        first = round((first_s - self.start_s) / self.step_s)
+        grown = {
+            "arrived": (self.arrived, np.diff(track.arrived)),
+            "running": (self.running, _middle(track.running)),
+            "waiting": (self.waiting, _middle(track.waiting)),
+        } | {
+            name: (self.grown.setdefault(name, np.zeros(self.steps)), np.diff(column))
+            for name, column in track.grown.items()
+        }
+        new = (at[1:] > first) & (at[1:] > at[:-1]) & (at[:-1] >= 0) & (at[1:] <= self.steps)
+        one = np.flatnonzero(new & (at[1:] == at[:-1] + 1))
+        told[at[one]] = 1.0
+        for total, growth in grown.values():
+            total[at[one]] += growth[one]
+        for k in np.flatnonzero(new & (at[1:] > at[:-1] + 1)).tolist():
+            hole = slice(int(at[k]), int(at[k + 1]))
+            together[hole] = 1.0
+            for name, (total, growth) in grown.items():
+                is_gauge = name in ("running", "waiting")
+                total[hole] += growth[k] / (1 if is_gauge else hole.stop - hole.start)
+
+    def _begun(self, track: Track) -> None:
+        """Count what a process had served before its first scrape, if it can have begun then."""
+        step = round((track.times_s[0] - self.start_s) / self.step_s) - 1
+        if not 0 <= step < self.steps:
+            return
+        slope = track.arrived[-1] / track.alive_s if track.alive_s > 0.0 else 0.0
+        explained = EXPLAINED_MIN + EXPLAINED_FACTOR * slope * self.step_s
+        self.arrived[step] += track.at_first if track.at_first <= explained else 0.0
+
+    def over(self, where: slice | npt.NDArray[Any]) -> Stretch | None:
+        """Return what the server did over the known steps of *where*, None if there are none."""
+        known = self.known[where]
+        count = int(known.sum())
+        if not count:
+            return None
+
+        def total(column: Floats) -> float:
+            return float(column[where][known].sum())
+
+        minutes = count * self.step_s / MINUTE_S
+        totals: Mapping[str, float | None] = {
+            name: total(column) for name, column in self.grown.items()
+        }
+        arrived, told = total(self.arrived), total(self.pods) + total(self.spread)
+        ends = max(totals.get("ends") or 0.0, totals.get("answers") or 0.0)
+        rate_rpm = max(arrived, 0.0) / minutes
+        firsts = totals.get("firsts")
+        return Stretch(
+            load=load_of(rate_rpm, totals, ends, came=arrived),
+            per_replica_rpm=rate_rpm / (told / count) if told else None,
+            replicas=told / count,
+            requests=firsts if firsts is not None else ends,
+            ttft_ms=_mean(totals.get("ttft_s"), firsts),
+            itl_ms=_itl_ms(totals),
+            completions_rpm=ends / minutes,
+            running=total(self.running) / max(told, 1.0),
+            waiting=total(self.waiting) / max(told, 1.0),
+        )
+
+    def holes(self) -> list[tuple[float, float]]:
+        """Return from when to when [Unix time] the load is not known."""
+        edges = np.flatnonzero(np.diff(np.concatenate(([True], self.known, [True]))))
+        return [
+            (self.start_s + self.step_s * begin, self.start_s + self.step_s * end)
+            for begin, end in zip(edges[::2].tolist(), edges[1::2].tolist(), strict=True)
+        ]
+
+
+def empty_history(*, start_s: float, step_s: float, steps: int) -> History:
+    """Return a history of which nothing is known."""
+
+    def nothing() -> Floats:
+        return np.zeros(steps)
+
+    return History(
+        start_s=start_s,
+        step_s=step_s,
+        steps=steps,
+        arrived=nothing(),
+        pods=nothing(),
+        spread=nothing(),
+        running=nothing(),
+        waiting=nothing(),
+    )
+
+
+def _middle(column: Sequence[float]) -> Floats:
+    values = np.array(column)
+    middle: Floats = 0.5 * (values[1:] + values[:-1])
+    return middle
+
+
+def _itl_ms(totals: Mapping[str, float | None]) -> float | None:
+    """Return the mean time between two tokens, over tokens: as they come, not as answers end."""
+    steps, spent_s = totals.get("steps"), totals.get("steps_s")
+    if not steps or spent_s is None:
+        return _mean(totals.get("per_token_s"), totals.get("per_token"))
+    gaps = (totals.get("generation") or 0.0) - (totals.get("firsts") or 0.0)
+    return _mean(spent_s, gaps if gaps > TOKENS_PER_STEP_MIN * steps else steps)
+
+
+def _mean(total_s: float | None, count: float | None) -> float | None:
+    return MS * total_s / count if total_s is not None and count else None
+
+
+def blocks(history: History, *, length_s: float) -> Sequence[slice]:
+    """Return the stretches of about *length_s* that make up *history*."""
+    size = max(round(length_s / history.step_s), 1)
+    return [slice(begin, begin + size) for begin in range(0, history.steps, size)]

@@ -1,0 +1,246 @@
+"""Claims about an import: what a Deployment tells of its model, its GPUs and its engine, and what
+is made of names and of a past.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from experiments.own_system.cluster import Facts, facts_of, read_nodes, selected
+from experiments.own_system.directory import Known, find_config, find_sheet
+from experiments.own_system.importing import Period, seconds
+from experiments.own_system.load import rates_of
+from inferno.cli.datasheets import accelerators, find_model
+from loop.backends.kube import labels as names
+from loop.backends.kube.read import read_servers
+from loop.signals.history import History, empty_history
+from loop.signals.series import Series, tracks_of
+from tests.loop.kube_objects import EPOCH_S, deployment, node, pod
+from twin.spec import SpecError
+
+SHEETS = accelerators()
+MODELS = ("llama-3.1-8b", "llama-2-13b", "llama-2-7b", "qwen2.5-14b", "mixtral-8x7b")
+KNOWN = Known(sheets=SHEETS, configs={name: find_model(name) for name in MODELS})
+NO_LABELS = (names.MODEL, names.ACCELERATOR, names.MAX_BATCH)
+
+
+def facts(container: dict[str, Any], *, without: tuple[str, ...] = NO_LABELS, **more: Any) -> Facts:
+    """Return what is found of a Deployment with this container, two pods on a node of H100."""
+    template = {"spec": {"containers": [{"name": "vllm", **container}]}}
+    obj = deployment(
+        without=without, spec={"template": {"metadata": {"labels": {"app": "dep1"}}, **template}}
+    )
+    pods = [pod("a"), pod("b", since_s=-540.0)]
+    found = read_servers([obj], pods, epoch_s=EPOCH_S)
+    nodes = read_nodes([node(product="NVIDIA-H100-80GB-HBM3")], types=SHEETS, told=[])
+    return facts_of(found.by_name["s1"], nodes=nodes, **more)
+
+
+def test_a_command_line_tells_model_batch_budget_and_version() -> None:
+    """As people write them: words, equals signs, a command for a shell."""
+    limits = {"resources": {"limits": {"nvidia.com/gpu": "2"}}}
+    for words in (
+        {"args": ["serve", "org/llama-3.1-8b", "--max-num-seqs", "64"]},
+        {"command": ["vllm", "serve"], "args": ["--model=org/llama-3.1-8b", "--max_num_seqs=64"]},
+        {
+            "command": [
+                "sh",
+                "-c",
+                "exec vllm serve 'org/llama-3.1-8b' --max-num-seqs 64 # --model x",
+            ]
+        },
+    ):
+        image = "registry:5000/vllm/vllm-openai:v0.16.1"
+        found = facts({**words, **limits, "image": image})
+        assert (found.model, found.max_batch) == ("org/llama-3.1-8b", 64)
+        assert (found.type, found.gpus, found.accelerator) == ("H100", 2, "2xH100")
+        assert found.scheduling == "async"
+        assert found.start_up_s == pytest.approx(80.0)
+        (budget,) = found.unknown
+        assert budget.startswith("the tokens of an iteration")
+
+
+def test_what_nobody_tells_is_said() -> None:
+    """One line each, with what is assumed."""
+    found = facts({})
+    assert found.model == ""
+    assert [line.split(":")[0] for line in found.unknown] == [
+        "which model it serves",
+        "how many GPUs a replica has",
+        "the batch size",
+        "the tokens of an iteration",
+        "the version of its engine, so how it plans its iterations",
+    ]
+    assert facts({}, models_told={"m"}).model == "m"
+    several = facts({}, models_told={"m", "n"})
+    assert "its engines serve m, n" in several.unknown[0]
+
+
+def test_labels_come_before_what_is_guessed() -> None:
+    """A managed Deployment says what it is."""
+    found = facts({"args": ["serve", "other"]}, without=())
+    assert (found.model, found.accelerator, found.max_batch) == ("llama_8b", "H100", 64)
+
+
+def test_deployments_are_selected_by_labels() -> None:
+    """Others than the managed ones."""
+    objects = [
+        deployment("a", labels={"app": "vllm", "tier": "x"}, without=(names.MANAGED,)),
+        deployment("b", labels={"app": "web"}, without=(names.MANAGED,)),
+    ]
+    assert [one["metadata"]["name"] for one in selected(objects, "app=vllm,tier")] == ["a"]
+    assert len(selected(objects, "app")) == 2
+    with pytest.raises(SpecError, match="expected key=value"):
+        selected(objects, "=x")
+
+
+@pytest.mark.parametrize(
+    ("model", "config"),
+    [
+        ("meta-llama/Llama-3.1-8B-Instruct", "llama-3.1-8b"),
+        ("llama_13b", "llama-2-13b"),
+        ("Qwen/Qwen2.5-14B-Instruct-AWQ", "qwen2.5-14b"),
+        ("mistralai/Mixtral-8x7B-v0.1", "mixtral-8x7b"),
+        ("Llama-2-7b-chat-hf", "llama-2-7b"),
+        ("llama-3-8b", None),  # another generation
+        ("granite_13b", None),
+        ("llama", None),  # of which size?
+        ("", None),
+    ],
+)
+def test_a_model_is_known_by_the_words_of_its_name(model: str, config: str | None) -> None:
+    """Of two that would fit none is taken."""
+    found = find_config(model, KNOWN)
+    assert (found.name if found else None) == (config and KNOWN.configs[config].name)
+
+
+@pytest.mark.parametrize(
+    ("product", "sheet"),
+    [
+        ("NVIDIA-H100-80GB-HBM3", "H100"),
+        ("NVIDIA-A100-SXM4-40GB", "A100-40GB"),
+        ("NVIDIA-GeForce-RTX-4090", "RTX4090"),
+        ("NVIDIA-RTX-PRO-6000-Blackwell-Server-Edition", "RTXPRO6000"),
+        ("AMD_Instinct_MI300X_OAM", "MI300X"),
+        ("Tesla-T4", None),
+        ("", None),
+    ],
+)
+def test_gpus_are_known_by_what_nodes_call_them(product: str, sheet: str | None) -> None:
+    """Product names of drivers, not of data sheets."""
+    found = find_sheet(product, SHEETS)
+    assert (found.name if found else None) == sheet
+
+
+@pytest.mark.parametrize(
+    ("text", "told"), [("7d", 604_800.0), ("1h30m", 5400.0), ("2w", 1_209_600.0)]
+)
+def test_times_are_read_as_people_write_them(text: str, told: float) -> None:
+    """As Prometheus does."""
+    assert seconds(text, option="last") == told
+    with pytest.raises(SpecError):
+        seconds(text + "!", option="last")
+
+
+def test_a_long_past_has_longer_steps() -> None:
+    """So many points would be of no use to anybody."""
+    assert Period(last_s=604_800.0).step == 60.0
+    assert Period(last_s=90 * 86_400.0).step == 420.0
+
+
+# -- the past
+
+
+def page(minutes: list[float], *, rate: float = 10.0, inside: float = 0.0) -> list[Series]:
+    """Return the series of one process that was scraped at these minutes and serves *rate*
+    requests a minute, 100 tokens each way, from its minute 0 on.
+    """
+
+    def column(metric: str, each: float, more: float = 0.0) -> Series:
+        return Series(metric, (), [(60.0 * m, each * rate * m + more) for m in minutes])
+
+    return [
+        column("vllm:request_success_total", 1.0),
+        column("vllm:time_to_first_token_seconds_count", 1.0),
+        column("vllm:time_to_first_token_seconds_sum", 0.05),
+        column("vllm:prompt_tokens_total", 100.0),
+        column("vllm:request_generation_tokens_count", 1.0),
+        column("vllm:request_generation_tokens_sum", 100.0),
+        column("vllm:generation_tokens_total", 100.0),
+        column("vllm:inter_token_latency_seconds_count", 99.0),
+        column("vllm:inter_token_latency_seconds_sum", 0.99),
+        Series("vllm:num_requests_running", (), [(60.0 * m, 3.0 + inside) for m in minutes]),
+    ]
+
+
+def history_of(*pods: list[Series], steps: int = 20) -> History:
+    found = empty_history(start_s=0.0, step_s=60.0, steps=steps)
+    for series in pods:
+        found.add(tracks_of(series), first_s=0.0)
+    return found
+
+
+def test_the_past_of_two_pods_adds_up() -> None:
+    """Rates are sums; latencies, tokens and what runs are means."""
+    every = [float(minute) for minute in range(21)]
+    whole = history_of(page(every), page(every, rate=30.0)).over(slice(None))
+    assert whole is not None
+    assert whole.load.rate_rpm == pytest.approx(40.0)
+    assert whole.per_replica_rpm == pytest.approx(20.0)
+    assert whole.load.in_tokens == whole.load.out_tokens == pytest.approx(100.0)
+    assert (whole.ttft_ms, whole.itl_ms) == (pytest.approx(50.0), pytest.approx(10.0))
+    assert (whole.replicas, whole.running) == (2.0, 3.0)
+
+
+def test_what_came_in_a_hole_is_known_together() -> None:
+    """Prometheus was away for five minutes, the engine was not."""
+    minutes = [float(minute) for minute in range(21) if not 5 < minute < 11]
+    found = history_of(page(minutes))
+    assert found.holes() == []
+    assert found.arrived.sum() == pytest.approx(200.0)
+    assert found.spread.tolist() == [0.0] * 5 + [1.0] * 6 + [0.0] * 9
+    assert rates_of(found).rates_rpm == pytest.approx(10.0)
+
+
+def test_of_a_time_without_any_pod_nothing_is_known() -> None:
+    """And the mean rate beside it stands in for that."""
+    found = history_of(
+        page([0.0, 1.0, 2.0, 3.0]), page([10.0, 11.0, 12.0, 13.0], rate=30.0), steps=13
+    )
+    assert found.holes() == [(180.0, 600.0)]
+    filled = rates_of(found).rates_rpm
+    assert filled[:3] == pytest.approx(10.0)
+    assert filled[3:10] == pytest.approx(filled[3])
+    assert 10.0 < filled[3] < 30.0
+
+
+def test_a_pod_that_begins_brings_what_it_served_before_its_first_scrape() -> None:
+    """Of a process that had run for long before, that says nothing of this minute."""
+    young, old = page([1.0, 2.0, 3.0]), page([1.0, 2.0, 3.0])
+    assert history_of(young, steps=3).arrived.tolist() == pytest.approx([13.0, 10.0, 10.0])
+    for place, one in enumerate(old):
+        points = [(at_s, value + 1e6) for at_s, value in one.points]
+        old[place] = one._replace(points=points)
+    assert history_of(old, steps=3).arrived[0] == 0.0
+
+
+def test_steps_that_take_back_requests_correct_those_before() -> None:
+    """What runs is counted too, and a gauge may be read late."""
+    found = history_of(page([0.0, 1.0, 2.0]), steps=4)
+    found.arrived[:] = [10.0, -4.0, 10.0, 10.0]
+    found.pods[:] = 1.0
+    rates = rates_of(found).rates_rpm
+    assert rates.min() >= 0.0
+    assert rates.sum() == pytest.approx(26.0)
+
+
+def test_a_server_without_requests_has_a_load_of_nothing() -> None:
+    """Its tokens are some, for a scenario needs them."""
+    found = history_of(page([0.0, 1.0, 2.0, 3.0], rate=0.0), steps=3)
+    rates = rates_of(found)
+    assert not rates.rates_rpm.any()
+    assert (rates.in_tokens > 0.0).all()
+    assert np.isfinite(rates.mean.out_tokens)
