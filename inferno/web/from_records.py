@@ -90,11 +90,15 @@ def fleet_of_records(lines: Sequence[Line]) -> Fleet:
 
 
 def events_of_records(lines: Sequence[Line], before: Line | None = None) -> list[Event]:
-    """Return failed cycles, warnings (when they are new), and GPUs that came or went."""
+    """Return starts after the first, failed cycles, warnings (when they are new), and GPUs that
+    came or went.
+    """
     events = []
     last = before or {}
     for line in lines:
         at = line["t_s"]
+        if line.get("restarted"):
+            events.append(Event(t_s=at, kind="restart", text="the loop was started again"))
         if line.get("error"):
             events.append(Event(t_s=at, kind="error", text=line["error"]))
         known = last.get("warnings") or ()

@@ -12,7 +12,7 @@ import pandas as pd
 from experiments.checked_parquet import read_checked
 from experiments.compare_report import DIFFERENCES_CSV
 from experiments.output import write_text
-from experiments.replay import read_recording
+from experiments.replay import continued, read_cycles
 from experiments.run import CYCLES
 from experiments.run_files import RUN
 from experiments.sweep import RESULTS_PARQUET
@@ -149,10 +149,15 @@ def _read_sweep(path: Path) -> pd.DataFrame:
 
 def _recorded(path: Path, name: str) -> Timeline:
     file = path / CYCLES if path.is_dir() else path
-    lines = read_recording(file)
-    if not any(line["servers"] for line in lines):
-        raise SpecError(f"{file}: expected cycles in which servers were seen, found none")
-    return thinned(timeline_of_records(lines, title=name))
+    try:
+        lines = continued(read_cycles(file))
+        if not any(line["servers"] for line in lines):
+            raise SpecError(f"{file}: expected cycles in which servers were seen, found none")
+        return thinned(timeline_of_records(lines, title=name))
+    except (KeyError, TypeError, AttributeError) as problem:
+        raise SpecError(
+            f"{file}: expected records of a loop, found some without {problem!s:.60}"
+        ) from None
 
 
 def _records_section(timeline: Timeline) -> Section:

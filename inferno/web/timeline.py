@@ -142,7 +142,7 @@ class Fleet:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
     """What befell the loop or the world at t_s: kind is "error" (a cycle failed), "warning",
-    "capacity" (GPUs came or went), or what a live page calls it.
+    "capacity" (GPUs came or went), "restart", or what a live page calls it.
     """
 
     t_s: float

@@ -325,9 +325,27 @@ def test_what_cannot_be_shown_is_named_in_one_line(
     (tmp_path / "idle.jsonl").write_text(json.dumps(line(0.0)) + "\n")
     with pytest.raises(SpecError, match="in which servers were seen"):
         report_of([tmp_path / "idle.jsonl"])
+    (tmp_path / "other.jsonl").write_text('{"t_s": 1}\n')
+    with pytest.raises(SpecError, match=r"other\.jsonl: expected records of a loop, .* 'servers'"):
+        report_of([tmp_path / "other.jsonl"])
     taken = tmp_path / "text" / "report.html"
     assert main(["report", str(compared), "--out", str(taken)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_a_loop_that_was_started_again_is_one_timeline(tmp_path: Path) -> None:
+    """A controller appends to its records and counts its time anew; the last line may be half
+    written while somebody looks.
+    """
+    again = line(60.0, row()) | {"ts": "2026-01-01T01:01:00.000Z"}
+    texts = [json.dumps(one) for one in (*RECORDS, again, line(120.0, row()))]
+    file = tmp_path / "records.jsonl"
+    file.write_text("\n".join(texts) + '\n{"ts": "2026-01-')
+    (timeline,) = report_of([file]).timelines
+    (server, _) = timeline.servers
+    # 57 minutes passed between the last cycle and the first one after the start.
+    assert server.traffic.t_s == [60.0, 120.0, 240.0, 240.0 + 57 * 60.0, 300.0 + 57 * 60.0]
+    assert [event.t_s for event in timeline.events if event.kind == "restart"] == [3660.0]
 
 
 def test_equal_names_are_told_apart_and_a_study_is_all_its_parts(
