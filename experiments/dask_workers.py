@@ -4,6 +4,7 @@ lost worker had is run again.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -75,14 +76,27 @@ def _connected(address: str, *, answer_timeout_s: float) -> Iterator[Any]:
     dask.config.update_defaults({"logging": quiet})
     from distributed import Client
 
+    def connect() -> None:
+        try:
+            made.put(
+                Client(address, timeout=answer_timeout_s, set_as_default=False, name="inferno")
+            )
+        except Exception as error:
+            made.put(error)
+
+    # Beside this thread: where something else listens, which never ends what it says, the client
+    # listens for ever.
+    made: SimpleQueue[Any] = SimpleQueue()
+    threading.Thread(target=connect, daemon=True).start()
     try:
-        client = Client(address, timeout=answer_timeout_s, set_as_default=False, name="inferno")
-    except (OSError, ValueError, TypeError, ImportError) as error:
-        text = " ".join(str(error).split())[:100]
+        client = made.get(timeout=answer_timeout_s + 1.0)
+    except Empty:
+        client = TimeoutError(f"nothing that it understands within {answer_timeout_s:g} s")
+    if isinstance(client, Exception):
         raise SpecError(
             f"scheduler: expected a Dask scheduler that answers at {address[:60]}, found none: "
-            f"{text}"
-        ) from None
+            f"{' '.join(str(client).split())[:100]}"
+        )
     try:
         yield client
     finally:
@@ -116,7 +130,8 @@ class _Dispatch(Generic[Kind]):
         self._refused: set[Worker] = set()
         self._ended: SimpleQueue[tuple[Worker, Any]] = SimpleQueue()
         self._clock = MonotonicClock()
-        self._alone_s: float | None = None  # since when there is no worker
+        self._admitted = False  # whether any worker was
+        self._alone_s: float | None = None  # since when there is none
 
     def outcomes(self) -> Outcomes[Row]:
         """Yield what became of each run."""
@@ -166,6 +181,7 @@ class _Dispatch(Generic[Kind]):
         for worker in same:
             if kept.get(worker) is None:
                 self._idle.append(worker)
+                self._admitted = True
             else:
                 self._refuse(worker, f"it cannot keep the files: {_line(kept[worker])}")
 
@@ -183,14 +199,14 @@ class _Dispatch(Generic[Kind]):
         now_s, where = self._clock.now_s(), self._asked.scheduler
         if self._idle or self._busy:
             self._alone_s = None
-        elif self._refused:
+        elif self._refused and not self._admitted:
             raise SpecError(
                 f"scheduler: expected workers that run this code at {where}, found "
                 f"{len(self._refused)} that do not"
             )
         elif self._alone_s is None:
             self._alone_s = now_s
-            self._asked.tell(f"{where} has no workers: waiting for them")
+            self._asked.tell(f"{where} has no worker for the runs: waiting for one")
         elif now_s - self._alone_s > self._asked.workers_timeout_s:
             raise ClusterLostError(
                 f"scheduler: expected workers at {where} within "
