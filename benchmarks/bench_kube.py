@@ -39,12 +39,12 @@ def figures() -> Iterator[dict[str, Any]]:
 
 
 def _measured(size: int, url: str) -> Iterator[dict[str, Any]]:
-    for word, with_prometheus in (("labels", False), ("prometheus", True)):
+    for word, with_prometheus in (("", False), ("_prometheus", True)):
         with _backend(url, with_prometheus=with_prometheus) as (backend, calls):
             seen = backend.observe()
             assert len(seen.servers) == size
             calls.calls.clear()
-            yield _figure(f"kube_observe_cpu_{word}_{size}", _least(backend.observe), "ms")
+            yield _figure(f"observe_{size}{word}_ms", _least(backend.observe), "ms")
             if with_prometheus:
                 assert all(view.load is not None for view in seen.servers.values())
                 continue

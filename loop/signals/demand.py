@@ -6,6 +6,7 @@ demand, which pods are missing, and what is done about it.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -197,7 +198,7 @@ def _known(
     present_s = sum(end - begin for begin, end in there.values())
     covered_s = sum(max(track.alive_s for track in of_pod) for of_pod in good.values())
     per_second = present_s / covered_s / length_s
-    total = {name: _sum(every, name) for name in _counters(every)}
+    total = _totals(every)
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
     missing = _missing(serving, good, settings=settings, now_s=now_s)
@@ -265,18 +266,14 @@ def _serving_since_s(pod: ScrapedPod, of_pod: Sequence[Track], *, begin_s: float
     return begin_s if ended > explained + running else min(pod.since_s, first_s)
 
 
-def _counters(every: Sequence[Track]) -> set[str]:
-    return {name for track in every for name in track.grown}
-
-
-def _sum(every: Sequence[Track], counter: str) -> float | None:
-    """Return the growth of *counter* over all tracks; None where one of them does not tell it.
-
-    Of those that tell it alone a mean would still be right, but not a sum.
-    """
-    told = [track.total(counter) for track in every]
-    known = [growth for growth in told if growth is not None]
-    return sum(known) if known else None
+def _totals(every: Sequence[Track]) -> dict[str, float]:
+    """Return the growth of each counter over the tracks that tell it."""
+    growths: dict[str, list[float]] = defaultdict(list)
+    for track in every:
+        for name, grown in track.grown.items():
+            if grown:
+                growths[name].append(grown[-1])
+    return {name: sum(of_name) for name, of_name in growths.items()}
 
 
 def _contradiction(every: Sequence[Track]) -> str:
@@ -422,7 +419,7 @@ def _own(gauges: Gauges, of_pod: Sequence[Track] | None, settings: WindowSetting
     begin_s = min(track.times_s[0] for track in of_pod)
     end_s = max(track.times_s[-1] for track in of_pod)
     per_minute = MINUTE_S / ((end_s - begin_s) * settings.speed)
-    total = {name: _sum(of_pod, name) for name in _counters(of_pod)}
+    total = _totals(of_pod)
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     return replace(
         gauges,

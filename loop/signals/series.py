@@ -123,7 +123,10 @@ class Track:
 def model_names(series: Iterable[Series]) -> frozenset[str]:
     """Return what engines call the models that they serve (vLLM's label model_name)."""
     return frozenset(
-        value for one in series for label, value in one.labels if label == MODEL_NAME and value
+        value
+        for labels in {one.labels for one in series}
+        for label, value in labels
+        if label == MODEL_NAME and value
     )
 
 
@@ -134,11 +137,16 @@ def tracks_of(series: Sequence[Series], *, names: Names = NAMES) -> list[Track]:
     tell that nothing came.
     """
     targets: dict[Labels, dict[Labels, list[Series]]] = defaultdict(lambda: defaultdict(list))
+    by_labels: dict[Labels, list[Series]] = {}
     for one in series:
-        kept = [pair for pair in one.labels if pair[0] not in OF_A_SERIES]
-        scrape = tuple(pair for pair in kept if pair[0] in OF_A_SCRAPE)
-        target = tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE)
-        targets[target][scrape].append(one)
+        # Most series of a page differ in their metric alone: labels are told apart once.
+        alike = by_labels.get(one.labels)
+        if alike is None:
+            kept = [pair for pair in one.labels if pair[0] not in OF_A_SERIES]
+            scrape = tuple(pair for pair in kept if pair[0] in OF_A_SCRAPE)
+            target = tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE)
+            alike = by_labels[one.labels] = targets[target][scrape]
+        alike.append(one)
     found: list[tuple[Labels, _Process]] = []
     for target, scrapes in targets.items():
         processes = [_process(of_one, names) for of_one in scrapes.values()]
@@ -211,14 +219,18 @@ def _completeness(process: _Process) -> tuple[float, int, int]:
 
 def _process(series: Sequence[Series], names: Names) -> _Process:
     ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
-    times: set[float] = set()
+    times: dict[float, float] = {}
+    of_labels: dict[Labels, Labels] = {}
     for one in series:
         # No quantity is negative. A value that is none was not told, but its page came.
         points = [point for point in one.points if 0.0 <= point[1] <= VALUE_MAX]
-        times.update(time_s for time_s, _ in one.points)
+        times.update(one.points)
         if not points:
             continue
-        own = tuple(pair for pair in one.labels if pair[0] in OF_A_SERIES)
+        own = of_labels.get(one.labels)
+        if own is None:
+            own = tuple(pair for pair in one.labels if pair[0] in OF_A_SERIES)
+            of_labels[one.labels] = own
         for quantity, rank in names.ranks.get(one.metric, ()):
             best = ranked.get(quantity)
             if best is None or rank < best[0]:
@@ -470,12 +482,10 @@ def _grown(
     """
     total = [0.0] * len(times_s)
     for points in columns:
-        told = dict(points)
         before = births.before(points, of=of)
         grown = 0.0
-        for k in range(1, len(times_s)):
-            now = told.get(times_s[k])
-            if now is not None:
+        for k, now in enumerate(_at(points, times_s)):
+            if now is not None and k:
                 if now >= before:
                     grown += now - before
                 else:
@@ -489,11 +499,19 @@ def _gauge(columns: Mapping[Labels, Points] | None, times_s: Sequence[float]) ->
     """Return the sum of the series of one gauge at each of *times_s*; what is not shown is 0."""
     total = [0.0] * len(times_s)
     for points in (columns or {}).values():
-        told, value = dict(points), 0.0
-        for k, time_s in enumerate(times_s):
-            value = told.get(time_s, value)
+        value = 0.0
+        for k, told in enumerate(_at(points, times_s)):
+            value = value if told is None else told
             total[k] += value
     return total
+
+
+def _at(points: Points, times_s: Sequence[float]) -> Sequence[float | None]:
+    """Return the value at each of *times_s*, None where there is none. They are among these."""
+    if len(points) == len(times_s):
+        return [value for _, value in points]
+    told = dict(points)
+    return [told.get(time_s) for time_s in times_s]
 
 
 def _arrived(

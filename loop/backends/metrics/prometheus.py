@@ -29,7 +29,7 @@ from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings, figures
 from loop.signals.names import NAMES, Names
 from loop.signals.pods import ScrapedServer, owns
-from loop.signals.series import Series, model_names, tracks_of
+from loop.signals.series import Labels, Series, model_names, tracks_of
 from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name
@@ -343,17 +343,24 @@ def read_matrix(
         or data.get("resultType") != "matrix"
     ):
         raise PrometheusError(f"expected a matrix, found {json.dumps(answer)[:120]}")
-    own = {"__name__", settings.pod_label, settings.namespace_label}
+    pod_label, namespace_label = settings.pod_label, settings.namespace_label
     pods: dict[PodKey, list[Series]] = defaultdict(list)
+    # Most series of a pod have the same labels: put in order once, they are also told apart once.
+    known: dict[PodKey, list[tuple[Mapping[str, str], Labels]]] = defaultdict(list)
     try:
         for entry in data["result"]:
-            metric = entry["metric"]
-            pod, namespace = metric.get(settings.pod_label), metric.get(settings.namespace_label)
+            metric = dict(entry["metric"])
+            name = metric.pop("__name__")
+            pod, namespace = metric.pop(pod_label, None), metric.pop(namespace_label, None)
             if not pod or not namespace:
                 continue
             points = [(float(time_s) - epoch_s, float(text)) for time_s, text in entry["values"]]
-            labels = tuple(sorted(pair for pair in metric.items() if pair[0] not in own))
-            pods[namespace, pod].append(Series(metric["__name__"], labels, points))
+            of_pod = known[namespace, pod]
+            labels = next((labels for alike, labels in of_pod if alike == metric), None)
+            if labels is None:
+                labels = tuple(sorted(metric.items()))
+                of_pod.append((metric, labels))
+            pods[namespace, pod].append(Series(name, labels, points))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PrometheusError(
             f"expected series of numbers, found otherwise ({type(error).__name__}: {error})"
