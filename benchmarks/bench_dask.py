@@ -21,7 +21,7 @@ WORKER = [sys.executable, "-m", "distributed.cli.dask_worker"]
 WORKERS = 2
 # In rounds one after the other, so that a machine that is busy for a while slows both.
 ROUNDS, SEEDS = 2, 20
-HOURS = 0.5
+HOURS = 0.75  # more than 2 CPU-s a run
 LISTENS_S = 60.0
 
 
