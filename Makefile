@@ -70,8 +70,9 @@ snapshots: .venv/.installed-test  ## Write the snapshots of help texts and error
 validate: .venv/.installed  ## Repeat the figures of docs/validation.md, as far as the data are at hand (minutes)
 	$(BIN)/python -m experiments.validate
 
-figures: .venv/.installed  ## Draw the pictures of the documents again (some minutes)
+figures: .venv/.installed-test chromium  ## Draw the pictures of the documents again (some minutes)
 	$(BIN)/python docs/figures.py
+	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/web/test_screenshots.py
 
 # Names, versions and digests only: where packages come from is said by who builds.
 HASHES := $(BIN)/uv pip compile --universal --python-version 3.11 --constraint constraints.txt --generate-hashes \

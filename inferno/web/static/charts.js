@@ -3,7 +3,7 @@
 "use strict";
 
 Object.assign(inferno, (() => {
-  const { COLOURS, CONFIG, FONT, escape, make, tableOf } = inferno.parts;
+  const { COLOURS, CONFIG, FONT, HOVER, escape, make, tableOf } = inferno.parts;
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "pentagon"];
   const BOUND = "#707070";
   const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
@@ -12,7 +12,7 @@ Object.assign(inferno, (() => {
     const axis = (title) => ({ title: { text: title, standoff: 6 }, gridcolor: "#e5e5e5", zeroline: false, automargin: true });
     return {
       height, font: FONT, margin: { l: 60, r: 16, t: 12, b: 48 }, hovermode: "closest", paper_bgcolor: "#fff", plot_bgcolor: "#fff",
-      hoverlabel: { align: "left", namelength: -1 }, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
+      hoverlabel: HOVER, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
       xaxis: { ...axis(x), ...(extra.xaxis || {}) }, yaxis: { ...axis(y), ...(extra.yaxis || {}) },
       ...Object.fromEntries(Object.entries(extra).filter(([key]) => key !== "xaxis" && key !== "yaxis")),
     };

@@ -16,6 +16,7 @@ const inferno = (() => {
     modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
     toImageButtonOptions: { format: "svg" },
   };
+  const HOVER = { align: "left", namelength: -1, bgcolor: "#fff", bordercolor: "#333", font: { size: 12, color: "#1a1a1a" } };
   const FONT = { family: "system-ui, 'DejaVu Sans', sans-serif", size: 12, color: "#1a1a1a" };
 
   // -- words and figures
@@ -23,7 +24,9 @@ const inferno = (() => {
   const escape = (text) => String(text)
     .replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
   const known = (values) => (values || []).filter((value) => value !== null && value !== undefined);
-  const percent = (share) => (share === null || share === undefined ? "–" : `${(100 * share).toFixed(1)} %`);
+  // 99.98 % is not all: what is missing of it is what people ask about.
+  const percent = (share) => (share === null || share === undefined
+    ? "–" : `${(100 * share).toFixed(share < 1 && share >= 0.9995 ? 3 : 1)} %`);
   const dollars = (usd) => (usd === null || usd === undefined ? "–" : `$ ${usd.toFixed(2)} an hour`);
 
   function wrapped(text, width = 58) {
@@ -95,7 +98,7 @@ const inferno = (() => {
   function layoutOf(height, extra) {
     return {
       height, font: FONT, margin: { l: 56, r: 12, t: 8, b: 36 }, hovermode: "closest", uirevision: "kept",
-      paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: { align: "left", font: { size: 12 } },
+      paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: HOVER,
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } }, ...extra,
     };
   }
@@ -604,6 +607,6 @@ const inferno = (() => {
 
   return {
     FORMAT, drawTimeline: (element, timeline) => drawTimelines(element, [timeline]), drawTimelines, mergeTimeline,
-    parts: { COLOURS, CONFIG, FONT, escape, make, tableOf }, // for what stands beside timelines
+    parts: { COLOURS, CONFIG, FONT, HOVER, escape, make, tableOf }, // for what stands beside timelines
   };
 })();
