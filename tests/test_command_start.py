@@ -14,7 +14,7 @@ from types import MappingProxyType
 
 import pytest
 
-from inferno.cli.main import NAMES
+from inferno.cli.main import NAMES, module_of
 
 FIGURES = frozenset({"pandas", "matplotlib", "pyarrow"})
 SERVING = frozenset({"fastapi", "starlette", "uvicorn", "prometheus_client"})
@@ -69,7 +69,7 @@ def holds(measure: Callable[[float], bool]) -> bool:
 def test_help_imports_nothing_but_the_command(repository: Path) -> None:
     """All commands show their summary, so each module of them is imported: none may be heavy."""
     modules = imported("from inferno.cli.main import main\nmain(['--help'])", folder=repository)
-    assert {f"inferno.cli.{name.replace('-', '_')}" for name in NAMES} <= modules
+    assert {f"inferno.cli.{module_of(name)}" for name in NAMES} <= modules
     assert modules & (ALL | PACKAGES | {"numpy", "simpy", "yaml", "rich", "pydantic"}) == set()
 
 

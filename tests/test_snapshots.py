@@ -49,6 +49,7 @@ COMMANDS = (
     *("collector", "optimizer", "actuator", "twin", "emulator", "replay", "doctor", "adopt"),
     "completion",
     "import",
+    "what-if",
 )
 
 Capture = pytest.CaptureFixture[str]

@@ -47,6 +47,7 @@ NAMES = (
     "doctor",
     "adopt",
     "import",
+    "what-if",
     "completion",
 )
 # Modules that cannot have the name of their command: that is a word of the language.
@@ -110,10 +111,14 @@ def parse(words: Sequence[str]) -> tuple[Command, Namespace]:
     return command, command.parse(words[1:])
 
 
+def module_of(name: str) -> str:
+    """Return the module of the command *name*."""
+    return MODULES.get(name, name.replace("-", "_"))
+
+
 def find_command(name: str) -> Command:
     """Return the command *name*, one of NAMES."""
-    module = MODULES.get(name, name.replace("-", "_"))
-    command = import_module(f"inferno.cli.{module}").COMMAND
+    command = import_module(f"inferno.cli.{module_of(name)}").COMMAND
     assert isinstance(command, Command)
     return command
 
