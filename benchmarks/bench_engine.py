@@ -114,8 +114,8 @@ def _compiled(spec: EngineSpec, batch: RequestBatch, steps: Steps, log: RequestL
     route = (LEAST_OUTSTANDING, 0, np.empty(0))
     for begin, end, until_s in steps:
         stretch = Stretch(batch, begin, end, begin, route)
-        table.serve(0, stretch, [replica])
         if until_s < inf:
-            nothing = Stretch(batch, end, end, end, route)
-            table.sample([Visit(0, nothing, (), [replica])], until_s)
+            table.sample([Visit(0, stretch, [replica], [replica])], until_s)
+        else:
+            table.serve(0, stretch, [replica])
     replica.advance(inf, inclusive=False)

@@ -289,8 +289,8 @@ def _usual_token_s(parts: Iterable[_Served]) -> float:
         paced = part.paced
         asked = asked or bool((~paced & (part.later > 0)).any())
         found.append(part.span_s[paced] / part.rest[paced])
-    paces = np.concatenate(found)
-    return float(np.median(paces)) if asked and paces.size else 0.0
+    paces = np.concatenate(found) if asked else np.empty(0)
+    return float(np.median(paces, overwrite_input=True)) if paces.size else 0.0
 
 
 class _Tokens:

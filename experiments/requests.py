@@ -26,6 +26,9 @@ from twin.spool import Spool
 
 Ints = npt.NDArray[np.int64]
 
+PART_ROWS = 50_000
+"""Requests of a server with many that are looked at together."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
@@ -50,6 +53,7 @@ class MemoryRequests(dict[str, Column]):
     def __init__(self, columns: Columns, *, block_rows: int = BLOCK_ROWS) -> None:
         super().__init__(columns)
         self._block_rows = block_rows
+        self._part_rows = min(block_rows, PART_ROWS)
 
     @property
     def rows(self) -> int:
@@ -63,7 +67,7 @@ class MemoryRequests(dict[str, Column]):
         for first, last in _spans(counts.tolist(), self._block_rows):
             own = rows_of(columns, edges[first], edges[last])
             total, arrival_s = edges[last] - edges[first], own["arrival_s"]
-            large = last - first == 1 and total > 2 * self._block_rows
+            large = last - first == 1 and total > self._block_rows
             whole = not large or bool((np.diff(arrival_s) < 0.0).any())
             parts = partial(self._parts, own, whole=whole)
             yield Block(first=first, last=last, whole=whole, parts=parts)
@@ -75,7 +79,7 @@ class MemoryRequests(dict[str, Column]):
             yield own
             return
         while begin < total:
-            end = min(begin + self._block_rows, total)
+            end = min(begin + self._part_rows, total)
             if end < total:
                 end = max(_minute_before(arrival_s, end), begin)
                 if end == begin:  # a minute longer than a block
@@ -102,6 +106,7 @@ class SpooledRequests(Mapping[str, Column]):
         self._spool = spool
         self._made = made
         self._block_rows = block_rows
+        self._part_rows = min(block_rows, PART_ROWS)
         self._counts = [spool.count(server) for server in range(servers)]
 
     @property
@@ -123,7 +128,7 @@ class SpooledRequests(Mapping[str, Column]):
         """Yield the blocks of so many servers, in their order."""
         assert servers == len(self._counts), f"expected {len(self._counts)} servers, got {servers}"
         for first, last in _spans(self._counts, self._block_rows):
-            large = last - first == 1 and self._counts[first] > 2 * self._block_rows
+            large = last - first == 1 and self._counts[first] > self._block_rows
             parts = partial(self._of_one, first) if large else partial(self._of_all, first, last)
             yield Block(first=first, last=last, whole=not large, parts=parts)
 
@@ -136,7 +141,7 @@ class SpooledRequests(Mapping[str, Column]):
         the order in which they ended.
         """
         held: list[npt.NDArray[Any]] = []
-        number, rows, wanted = 0, 0, self._block_rows
+        number, rows, wanted = 0, 0, self._part_rows
         for part in self._spool.parts(server):
             held.append(part)
             rows += len(part)
@@ -150,7 +155,7 @@ class SpooledRequests(Mapping[str, Column]):
                 yield self._columns(whole[:ready])
                 number += ready
             held, rows = [whole[ready:].copy()], rows - ready
-            wanted = rows + self._block_rows
+            wanted = rows + self._part_rows
         if rows:
             yield self._columns(_sorted(held))
 

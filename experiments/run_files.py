@@ -129,6 +129,7 @@ def _write_requests(result: RunResult, path: Path) -> None:
             writer.write_table(table)
     assert writer is not None, "a run has a server"
     writer.close()
+    pa.default_memory_pool().release_unused()
 
 
 def requests_frame(result: RunResult) -> pd.DataFrame:

@@ -211,34 +211,29 @@ class ReplicaTable:
         *now_s*; what happens at this instant is in it. Return whose turn it is then, of each.
         """
         rows: list[int] = []
-        found = np.zeros((len(visits), at.VISIT_INTS), np.int64)
-        lines, draws, begin, drawn = [], [NO_DRAWS], 0, 0
-        for visit in visits:
-            stretch = visit.stretch
-            routed = len(rows)
-            rows += [replica.row for replica in visit.routed]
-            read = len(rows)
-            rows += [replica.row for replica in visit.read]
-            count = stretch.requests
-            how, turn, chance = stretch.route
+        lines, draws, begin, drawn = [], [], 0, 0
+        for server, stretch, routed, read in visits:
+            _, first, last, number, (how, turn, chance) = stretch
+            places = [len(rows)]
+            for replicas in (routed, read):
+                rows += [replica.row for replica in replicas]
+                places.append(len(rows))
+            count = last - first
             lines.append(
-                (
-                    *(visit.server, routed, read, read, len(rows)),
-                    *(begin, begin + count, stretch.number, how, turn, drawn),
-                )
+                (server, *places[:2], *places[1:], begin, begin + count, number, how, turn, drawn)
             )
             begin += count
             if len(chance):
                 draws.append(chance)
                 drawn += len(chance)
-        found[:] = lines
+        found = np.array(lines, np.int64)
         self.make_slots(begin)
         after_s = nextafter(now_s, inf)
         self._run(
             found,
             np.array(rows, np.int64),
-            requests=_joined([visit.stretch for visit in visits]),
-            draws=np.concatenate(draws),
+            requests=_joined([visit.stretch for visit in visits]) if begin else _NO_REQUESTS,
+            draws=np.concatenate(draws) if draws else NO_DRAWS,
             until_s=after_s,
             scrape=(at.SCRAPE, after_s),
         )
@@ -357,8 +352,10 @@ def _give_back(rows: list[int], row: int, _owner: ref[TableReplica]) -> None:
 def _joined(stretches: Sequence[Stretch]) -> calls.Requests:
     """Return the requests of all *stretches*, one after the other."""
     parts = [(s.batch, s.begin, s.end) for s in stretches if s.requests]
-    if not parts:
-        return _NO_REQUESTS
+    if len(parts) == 1:
+        batch, *ends = parts[0]
+        span = slice(*ends)
+        return batch.times_s[span], batch.prompt_tokens[span], batch.output_tokens[span]
     return (
         np.concatenate([batch.times_s[begin:end] for batch, begin, end in parts]),
         np.concatenate([batch.prompt_tokens[begin:end] for batch, begin, end in parts]),
