@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from starlette.responses import Response
 
@@ -59,7 +59,8 @@ def make_actuator_app(
         return Json(DONE)
 
     update.__annotations__["body"] = body_of(UpdateRequest, "go")
-    app.post("/update", tags=["update"], response_model=None)(update)
+    answers: dict[int | str, dict[str, Any]] = {200: {"model": Literal["Done"]}}
+    app.post("/update", tags=["update"], response_model=None, responses=answers)(update)
     return app
 
 

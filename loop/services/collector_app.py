@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from starlette.responses import Response
 
 from loop.collector import NOTHING, CollectorSettings, Estimates, Reading, collect
+from loop.schema.answers import Collection
 from loop.schema.messages import Json as JsonObject
 from loop.schema.messages import Place, collect_message
 from loop.services.answers import Json
@@ -46,7 +47,12 @@ def make_collector_app(
     app, desk, metrics = create_world_app("collector", owner, timeout_s=timeout_s, token=token)
     collecting = Collecting(backend, places, metrics)
 
-    @app.get("/collect", tags=["collect"], response_model=None)
+    @app.get(
+        "/collect",
+        tags=["collect"],
+        response_model=None,
+        responses={200: {"model": Collection}},
+    )
     async def collect_now() -> Response:
         """Look at the world, and tell of every server what it has and what its load is."""
         return Json(await desk.ask(collecting.message))

@@ -15,6 +15,8 @@ from starlette.responses import Response
 from loop.controller import Pause
 from loop.errors import SpecError, StoppedError
 from loop.records import record_line
+from loop.schema.answers import CycleLine, InvokeRequest, Paused
+from loop.schema.models import Problem
 from loop.services.answers import Json
 from loop.services.scaffold import Health, create_app, stop_actor
 
@@ -29,6 +31,17 @@ if TYPE_CHECKING:
     from loop.types import Mode
 
 BODY_BYTES_MAX = 2**20
+
+INVOKED: dict[int | str, dict[str, Any]] = {
+    200: {"model": CycleLine, "description": "The cycle went through"},
+    503: {"model": CycleLine | Problem, "description": "It failed, or the controller stops"},
+}
+# Read by hand: an empty body asks for a cycle, too.
+MAY_SAY_MODE = {
+    "requestBody": {
+        "content": {"application/json": {"schema": InvokeRequest.model_json_schema()}},
+    }
+}
 
 
 def create_controller_app(
@@ -64,8 +77,14 @@ def create_controller_app(
         registry=metrics.registry,
     )
 
-    @app.get("/invoke", tags=["invoke"], operation_id="invoke_by_get")
-    @app.post("/invoke", tags=["invoke"], operation_id="invoke_by_post")
+    @app.get("/invoke", tags=["invoke"], operation_id="invoke_by_get", responses=INVOKED)
+    @app.post(
+        "/invoke",
+        tags=["invoke"],
+        operation_id="invoke_by_post",
+        responses=INVOKED,
+        openapi_extra=MAY_SAY_MODE,
+    )
     async def invoke(request: Request) -> Response:
         """Run a cycle now, or share the next one, and answer with its record."""
         mode = _mode(await request.body())
@@ -73,13 +92,13 @@ def create_controller_app(
             raise StoppedError("the controller does not run")
         return await _invoke(inbox, mode=mode, timeout_s=timeout_s)
 
-    @app.post("/pause", tags=["pause"])
+    @app.post("/pause", tags=["pause"], responses={200: {"model": Paused}})
     async def pause_loop() -> Response:
         """Let the loop look and decide, and ask nothing of the world until it is resumed."""
         pause.pause("POST /pause")
         return Json({"paused": True})
 
-    @app.post("/resume", tags=["pause"])
+    @app.post("/resume", tags=["pause"], responses={200: {"model": Paused}})
     async def resume_loop() -> Response:
         """Let the loop act again, from the next cycle on."""
         pause.resume()

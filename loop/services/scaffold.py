@@ -8,16 +8,18 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
+from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
-from starlette.responses import HTMLResponse, Response
+from starlette.responses import Response
 
 from loop.errors import BackendError, InboxFullError, PausedError, StoppedError
+from loop.schema.answers import Alive, Ready
 from loop.schema.models import Problem
 from loop.services.answers import Json, add_error_answers, message
+from loop.services.api_page import add_api_page
 from loop.services.auth import BearerAuth, TokenSource
 from loop.services.logs import RequestLog
 
@@ -93,6 +95,8 @@ def create_app(
         # Theirs load scripts of a third party into the browser of an operator.
         docs_url=None,
         redoc_url=None,
+        # For openapi.json: what is sent is compared before anything else (services/auth.py).
+        dependencies=[Depends(HTTPBearer(auto_error=False))] if token is not None else None,
         **{"responses": {status: {"model": Problem} for status in (400, 413, 429, 503, 504)}}
         | options,
     )
@@ -108,9 +112,7 @@ def create_app(
     def show_metrics() -> Response:
         return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
-    @app.get("/docs", include_in_schema=False)
-    def show_verbs() -> Response:
-        return HTMLResponse(verbs_page(app.openapi()))
+    add_api_page(app)
 
     def stop_all(*, wait_s: float = GATE_WAIT_S) -> bool:
         if stop is not None:
@@ -131,33 +133,19 @@ def stop_actor(actor: Actor[Any], watched: WatchedBackend | None) -> None:
 
 
 def _add_probes(app: FastAPI, gate: Gate, health: Callable[[], Health]) -> None:
-    @app.get("/healthz", tags=["probes"])
+    @app.get("/healthz", tags=["probes"], responses={200: {"model": Alive}, 503: {"model": Alive}})
     def healthz() -> Response:
+        """Tell whether a restart would help."""
         alive = health().alive
         return Json({"alive": alive}, status_code=200 if alive else 503)
 
-    @app.get("/readyz", tags=["probes"])
+    @app.get("/readyz", tags=["probes"], responses={200: {"model": Ready}, 503: {"model": Ready}})
     def readyz() -> Response:
+        """Tell whether the service can do what it is for."""
         now = health()
         ready = now.alive and now.ready and not gate.closed
         last = {} if now.error is None else {"lastError": now.error}
         return Json({"ready": ready, **last}, status_code=200 if ready else 503)
-
-
-def verbs_page(schema: Mapping[str, Any]) -> str:
-    """Return the verbs of an OpenAPI *schema* as a page for people."""
-    rows = [
-        f"<tr><td>{method.upper()}<td><code>{escape(path)}</code>"
-        f"<td>{escape(verb.get('description') or verb.get('summary', ''))}"
-        for path, methods in schema["paths"].items()
-        for method, verb in methods.items()
-    ]
-    title = escape(schema["info"]["title"])
-    return (
-        f"<!doctype html><meta charset=utf-8><title>{title}</title><h1>{title}</h1>"
-        "<p>For programs: <a href=openapi.json>openapi.json</a>"
-        f"<table>{''.join(rows)}</table>"
-    )
 
 
 class Gate:
