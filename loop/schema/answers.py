@@ -103,10 +103,10 @@ class ServerLine(Answer):
     missing: MissingReplicas | None
     grace_s: float | None
     hold: Hold | None
-    believed_source: str | None
-    believed_rpm: float | None
-    believed_in_tok: float | None
-    believed_out_tok: float | None
+    estimated_source: str | None = Field(alias="believedSource")
+    estimated_rpm: float | None = Field(alias="believedRpm")
+    estimated_in_tok: float | None = Field(alias="believedInTok")
+    estimated_out_tok: float | None = Field(alias="believedOutTok")
     slo_itl: float | None
     slo_ttft: float | None
     slo_tps: float | None
