@@ -263,11 +263,26 @@ def _percentiles(name: str, known: Floats) -> Mapping[str, float | None]:
     if known.size == 0:
         return {f"{name}_mean": None, **{f"{name}_p{p}": None for p in _PERCENTILES}}
     mean = float(known.mean())
-    cuts = np.percentile(known, _PERCENTILES, overwrite_input=True)
+    cuts = cut_at(known, _PERCENTILES)
     return {
         f"{name}_mean": mean,
-        **{f"{name}_p{p}": float(cut) for p, cut in zip(_PERCENTILES, cuts, strict=True)},
+        **{f"{name}_p{p}": cut for p, cut in zip(_PERCENTILES, cuts, strict=True)},
     }
+
+
+def cut_at(values: Floats, percentiles: Sequence[float]) -> list[float]:
+    """Return what np.percentile does, to the last bit, of some numbers, and leave *values* in
+    another order. For a few hundred values it takes five times as long as all that it does.
+    """
+    places = [(len(values) - 1) * (p / 100.0) for p in percentiles]
+    lower = [int(place) for place in places]
+    upper = [min(place + 1, len(values) - 1) for place in lower]
+    values.partition(sorted({*lower, *upper}))
+    found = []
+    for place, a, b in zip(places, values[lower].tolist(), values[upper].tolist(), strict=True):
+        t = place - int(place)
+        found.append(b - (b - a) * (1.0 - t) if t >= 0.5 else a + (b - a) * t)
+    return found
 
 
 def _share(part: float, whole: float) -> float | None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from experiments.columns import Columns, Window, scored_window
 from experiments.minutes import minute_edges_s, minute_table, token_rates
 from experiments.requests import Block, requests_of
-from experiments.scores import score_requests
+from experiments.scores import cut_at, score_requests
 from loop.spec import PercentileTarget, SloTarget
 from tests.experiments.request_rows import columns, failed, finished, rejected, unfinished
 
@@ -205,6 +205,16 @@ def test_tokens_of_an_unfinished_request_count_as_far_as_it_made_them() -> None:
     lengths = np.array([60.0, 60.0, 30.0])
     assert (made[0] * lengths).tolist() == pytest.approx([0.0, 11.0, 30.0])
     assert (demanded[0] * lengths).tolist() == pytest.approx([0.0, 21.0, 30.0])
+
+
+@given(
+    st.lists(st.floats(0.0, 1e6), min_size=1, max_size=60),
+    st.lists(st.floats(0.0, 100.0), min_size=1, max_size=5),
+)
+def test_cuts_are_the_percentiles_of_numpy(values: list[float], percentiles: list[float]) -> None:
+    """To the last bit."""
+    expected = np.percentile(values, percentiles).tolist()
+    assert cut_at(np.array(values), percentiles) == expected
 
 
 def test_whoever_was_not_served_demanded_tokens_all_the_same() -> None:

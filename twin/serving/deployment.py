@@ -225,7 +225,7 @@ class Deployment:
             if pod.replica is not None:
                 row = cast("TableReplica", pod.replica).row
                 running, waiting, tokens = gauges[row]
-                pod.series.show(running, waiting, tokens, usages[row], now_s=now_s)
+                pod.series.show(running, waiting, tokens, usages[row], now_s)
                 queued += tokens
         self.series.queued_prompt_tokens = queued
         self._add_up()
@@ -238,13 +238,17 @@ class Deployment:
 
     def _add_up(self) -> None:
         """Add up the gauges of the pods as just scraped."""
-        series = self.series
-        serving = [pod.series for pod in self.pods if pod.replica is not None]
-        ready = [pod.series.kv_usage for pod in self.pods if pod.phase == "ready"]
-        series.running = sum([pod.running for pod in serving])
-        series.waiting = sum([pod.waiting for pod in serving])
-        series.backlog = series.waiting + len(self.gateway.backlog)
-        series.gauges.append(GaugeSample(self._env.now, series.running, series.backlog))
+        series, running, waiting = self.series, 0, 0
+        ready: list[float] = []
+        for pod in self.pods:
+            if pod.replica is not None:
+                running += pod.series.running
+                waiting += pod.series.waiting
+            if pod.phase == "ready":
+                ready.append(pod.series.kv_usage)
+        series.running, series.waiting = running, waiting
+        series.backlog = waiting + len(self.gateway.backlog)
+        series.gauges.append(GaugeSample(self._env.now, running, series.backlog))
         series.kv_usage = sum(ready) / len(ready) if ready else 0.0
 
     def _queued_prompt_tokens(self) -> int | None:

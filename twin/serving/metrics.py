@@ -227,7 +227,6 @@ class PodSeries:
         waiting: int,
         queued_prompt_tokens: int,
         kv_usage: float,
-        *,
         now_s: float,
     ) -> None:
         """Take in the gauges of a scrape whose counters are kept elsewhere."""
