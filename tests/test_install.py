@@ -101,6 +101,8 @@ def test_the_wheel_holds_code_data_and_types(built: Path, repository: Path) -> N
     assert {f"inferno/{path.relative_to(repository)}" for path in data} <= held
     code = [path for package in PACKAGES for path in (repository / package).rglob("*.py")]
     assert {str(path.relative_to(repository)) for path in code} <= held
+    static = [path for path in (repository / "inferno/web/static").iterdir() if path.is_file()]
+    assert {str(path.relative_to(repository)) for path in static} <= held
     for line in ("Project-URL: Changelog, https://", "Classifier: Typing :: Typed"):
         assert line in text
 

@@ -27,6 +27,7 @@ from inferno.web.timeline import (
     Fleet,
     GpuCounts,
     Latencies,
+    PercentileTarget,
     Replicas,
     ServerTimeline,
     Span,
@@ -56,6 +57,12 @@ def timeline_of_run(records: RunRecords, summary: Mapping[str, Any], *, title: s
                 slo_ttft_ms=(target.slo_ttft_ms or None) if target else None,
                 slo_itl_ms=(target.slo_itl_ms or None) if target else None,
                 slo_tps=(target.slo_tps or None) if target else None,
+                slo_percentiles=[
+                    PercentileTarget(
+                        latency=one.latency, percentile=one.percentile, limit_ms=one.limit_ms
+                    )
+                    for one in (target.percentiles if target else ())
+                ],
                 attainment=scores["attainment"] if target else None,
                 cost_usd_per_h=scores["cost_usd_per_h"],
                 traffic=_traffic(requests[index], end_s=records.end_s, width_s=width_s),
@@ -188,7 +195,10 @@ def _fleet(records: RunRecords, *, width_s: float) -> Fleet:
             for kind in held.columns
             if kind not in ("t_s", PRICE)
         ],
-        cost_usd_per_h=_held(held, PRICE, t_s) if priced else [],
+        # Runs of older versions have no prices beside their pods: then what was wanted is shown.
+        cost_usd_per_h=_held(held, PRICE, t_s)
+        if priced
+        else _last_seen(seen.t_s, seen.cost_usd_per_h, t_s),
         backlog=_last_seen(seen.t_s, seen.backlog, t_s),
         attainment_t_s=_edges_s(records.end_s, width_s)[:-1].tolist(),
         attainment=share,

@@ -20,36 +20,42 @@ from inferno.web.timeline import (
     Traffic,
 )
 
-POINTS_MAX = 720
+POINTS_MAX = 720  # of a line
 UNCHANGED_MAX = 360  # decisions of a server that changed nothing
+# Of all servers together: of a thousand each gets less.
+ALL_POINTS, ALL_UNCHANGED = 60_000, 20_000
+POINTS_MIN = 60
 
 Reduce = Callable[[list[float]], float]
 
 
 def thinned(timeline: Timeline) -> Timeline:
-    """Return *timeline* with at most POINTS_MAX points a line: means of rates, the worst of
-    latencies and backlogs. Counts of replicas lose nothing, nor do decisions that changed
-    something.
+    """Return *timeline* with at most POINTS_MAX points a line, fewer where there are very many
+    servers: means of rates, the worst of latencies and backlogs. Counts of replicas lose nothing,
+    nor do decisions that changed something.
     """
+    servers = max(len(timeline.servers), 1)
+    points = min(POINTS_MAX, max(POINTS_MIN, ALL_POINTS // servers))
+    unchanged = min(UNCHANGED_MAX, ALL_UNCHANGED // servers)
     return replace(
         timeline,
         fleet=_fleet(timeline.fleet),
-        servers=[_server(server) for server in timeline.servers],
+        servers=[_server(server, points, unchanged) for server in timeline.servers],
     )
 
 
-def _server(server: ServerTimeline) -> ServerTimeline:
+def _server(server: ServerTimeline, points: int, unchanged: int) -> ServerTimeline:
     return replace(
         server,
-        traffic=_traffic(server.traffic),
+        traffic=_traffic(server.traffic, points),
         replicas=_replicas(server.replicas),
-        state=_state(server.state),
-        decisions=_decisions(server.decisions),
+        state=_state(server.state, points),
+        decisions=_decisions(server.decisions, unchanged),
     )
 
 
-def _groups(count: int) -> list[tuple[int, int]]:
-    size = -(-count // POINTS_MAX)
+def _groups(count: int, points: int) -> list[tuple[int, int]]:
+    size = -(-count // points)
     edges = [*range(0, count, max(size, 1)), count]
     return list(pairwise(edges))
 
@@ -69,8 +75,8 @@ def _last(values: list[float]) -> float:
     return values[-1]
 
 
-def _traffic(traffic: Traffic) -> Traffic:
-    groups = _groups(len(traffic.t_s))
+def _traffic(traffic: Traffic, points: int) -> Traffic:
+    groups = _groups(len(traffic.t_s), points)
     return Traffic(
         t_s=[traffic.t_s[first] for first, _ in groups],
         rate_rpm=_reduced(traffic.rate_rpm, groups, _mean),
@@ -88,8 +94,8 @@ def _latencies(latencies: Latencies, groups: Sequence[tuple[int, int]]) -> Laten
     )
 
 
-def _state(state: State) -> State:
-    groups = _groups(len(state.t_s))
+def _state(state: State, points: int) -> State:
+    groups = _groups(len(state.t_s), points)
     return State(
         t_s=[state.t_s[first] for first, _ in groups],
         backlog=_reduced(state.backlog, groups, max),
@@ -123,16 +129,16 @@ def _replicas(replicas: Replicas) -> Replicas:
     )
 
 
-def _decisions(decisions: Sequence[Decision]) -> Sequence[Decision]:
+def _decisions(decisions: Sequence[Decision], most: int) -> Sequence[Decision]:
     unchanged = [place for place, one in enumerate(decisions) if not one.changed]
-    step = -(-len(unchanged) // UNCHANGED_MAX)
+    step = -(-len(unchanged) // max(most, 1))
     kept = set(unchanged[:: max(step, 1)])
     return [one for place, one in enumerate(decisions) if one.changed or place in kept]
 
 
 def _fleet(fleet: Fleet) -> Fleet:
-    groups = _groups(len(fleet.t_s))
-    scored = _groups(len(fleet.attainment_t_s))
+    groups = _groups(len(fleet.t_s), POINTS_MAX)
+    scored = _groups(len(fleet.attainment_t_s), POINTS_MAX)
     return replace(
         fleet,
         t_s=[fleet.t_s[first] for first, _ in groups],

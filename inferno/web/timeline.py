@@ -95,6 +95,15 @@ class Span:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PercentileTarget:
+    """A target of a percentile: of latency ("ttft" or "itl"), at most limit_ms."""
+
+    latency: str
+    percentile: float
+    limit_ms: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ServerTimeline:
     """One server. Targets are None where none is set; attainment and cost are those of the whole
     time, None where they are not known.
@@ -106,6 +115,7 @@ class ServerTimeline:
     slo_ttft_ms: float | None = None
     slo_itl_ms: float | None = None
     slo_tps: float | None = None
+    slo_percentiles: Sequence[PercentileTarget] = ()
     attainment: float | None = None
     cost_usd_per_h: float | None = None
     traffic: Traffic = Traffic()

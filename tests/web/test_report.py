@@ -6,6 +6,7 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -310,6 +311,15 @@ def test_a_long_timeline_is_thinned_and_loses_no_change() -> None:
     assert server.replicas.t_s == [0.0, 60.0 * 41, 60.0 * 42, 60.0 * (cycles - 1)]
     assert [one.t_s for one in server.decisions if one.changed] == [60.0 * 41]
     assert len(server.decisions) <= POINTS_MAX
+
+
+def test_many_servers_share_the_room() -> None:
+    """Of a thousand servers each gets fewer points: a page must open."""
+    one = timeline_of_records([line(60.0 * at, row()) for at in range(90)], title="many")
+    timeline = thinned(replace(one, servers=[*one.servers] * 1000))
+    assert len(timeline.servers) == 1000
+    assert {len(server.traffic.t_s) for server in timeline.servers} == {45}
+    assert max(len(server.decisions) for server in timeline.servers) <= 20
 
 
 def test_what_cannot_be_shown_is_named_in_one_line(

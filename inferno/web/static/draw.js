@@ -139,7 +139,7 @@ const inferno = (() => {
     const least = 100 * Math.min(0.95, ...known(fleet.attainment));
     return [
       gpuFigure(timeline),
-      one(timeline.origin === "run" ? "Cost of the pods" : "Cost of what is wanted", "$ an hour", fleet.t_s, fleet.cost_usd_per_h,
+      one(timeline.origin === "run" ? "Cost" : "Cost of what is wanted", "$ an hour", fleet.t_s, fleet.cost_usd_per_h,
         { line: { color: BLUE, shape: "hv" }, hovertemplate: "$ %{y:.2f} an hour<extra></extra>" }),
       one(`Attainment: ${of} within target`, `${of} within target [%]`, fleet.attainment_t_s,
         fleet.attainment.map((share) => (share === null ? null : 100 * share)),
@@ -208,15 +208,16 @@ const inferno = (() => {
     if (!values.p50.length) add("mean", "mean", { color: BLUE, width: 1.2, dash: "dot" });
     add("p50", "p50", { color: BLUE, width: 1.6 });
     add("p95", "p95", { color: VERMILLION, width: 1.6 });
-    if (limit) {
-      const ends = [t.length ? t[0] : 0, timeline.end_s];
-      traces.push(line(timeline, ends, [limit, limit], "SLO", {
-        mode: "lines", yaxis, line: { color: "#000", width: 1.2, dash: "dash" }, legendgroup: "SLO", showlegend: name === "ttft_ms",
-        hovertemplate: `${label} target ${limit} ms<extra></extra>`,
-      }));
-    }
+    const target = (most, words, dash) => traces.push(line(timeline, [t.length ? t[0] : 0, timeline.end_s], [most, most], words, {
+      mode: "lines", yaxis, line: { color: "#000", width: 1.2, dash }, legendgroup: words, showlegend: name === "ttft_ms",
+      hovertemplate: `${label} ${words} ${most} ms<extra></extra>`,
+    }));
+    if (limit) target(limit, "SLO", "dash");
+    for (const one of percentilesOf(server, name)) target(one.limit_ms, `SLO p${one.percentile}`, "dot");
     return traces;
   }
+
+  const percentilesOf = (server, name) => server.slo_percentiles.filter((one) => `${one.latency}_ms` === name);
 
   function stateTraces(timeline, server) {
     const { t_s: t, backlog, kv_cache: kv } = server.state;
@@ -261,14 +262,15 @@ const inferno = (() => {
       one.replicas.by_accelerator.reduce((sum, pool) => sum + (pool.wanted[place] || 0), 0),
       one.replicas.by_accelerator.reduce((sum, pool) => sum + (pool.ready[place] || 0) + (pool.starting[place] || 0), 0),
     )));
+    const limitOf = (name, limit) => Math.max(limit || 0, ...percentilesOf(server, name).map((one) => one.limit_ms));
     const fixed = (top) => ({ range: [0, top], rangemode: "normal" });
     const layout = layoutOf(640, {
       showlegend: true,
       xaxis: xAxis(timeline, { anchor: "y5" }),
       yaxis: yAxis("requests/min", { domain: [0.86, 1], ...fixed(1.08 * most((one) => one.traffic.rate_rpm)) }),
       yaxis2: yAxis("replicas", { domain: [0.61, 0.82], ...fixed(1.12 * replicas), ...(replicas < 5 ? { dtick: 1 } : {}) }),
-      yaxis3: yAxis("TTFT [ms]", { domain: [0.41, 0.57], ...fixed(latencyTop(beside, "ttft_ms", server.slo_ttft_ms)) }),
-      yaxis4: yAxis("ITL [ms]", { domain: [0.2, 0.37], ...fixed(latencyTop(beside, "itl_ms", server.slo_itl_ms)) }),
+      yaxis3: yAxis("TTFT [ms]", { domain: [0.41, 0.57], ...fixed(latencyTop(beside, "ttft_ms", limitOf("ttft_ms", server.slo_ttft_ms))) }),
+      yaxis4: yAxis("ITL [ms]", { domain: [0.2, 0.37], ...fixed(latencyTop(beside, "itl_ms", limitOf("itl_ms", server.slo_itl_ms))) }),
       yaxis5: yAxis("backlog", { domain: [0, 0.16], ...fixed(1.1 * most((one) => one.state.backlog)) }),
       yaxis6: yAxis("KV cache [%]", {
         overlaying: "y5", side: "right", range: [0, 105], rangemode: "normal", showgrid: false, tickvals: [0, 50, 100],
@@ -286,6 +288,7 @@ const inferno = (() => {
     const slo = [
       server.slo_ttft_ms ? `TTFT ${server.slo_ttft_ms} ms` : "", server.slo_itl_ms ? `ITL ${server.slo_itl_ms} ms` : "",
       server.slo_tps ? `${server.slo_tps} tokens/s` : "",
+      ...server.slo_percentiles.map((one) => `${one.latency.toUpperCase()} p${one.percentile} ${one.limit_ms} ms`),
     ].filter(Boolean).join(", ");
     const accelerators = server.replicas.by_accelerator
       .filter((pool) => known([...pool.wanted, ...pool.ready]).some((value) => value > 0)).map((pool) => pool.accelerator);
@@ -320,7 +323,7 @@ const inferno = (() => {
 
   function prepared(timeline) {
     if (timeline.format !== FORMAT) throw new Error(`timeline of format ${timeline.format}: this page draws format ${FORMAT}`);
-    return { ...timeline, clock: clock(timeline) };
+    return { ...timeline, clock: clock(timeline), byName: new Map(timeline.servers.map((server) => [server.name, server])) };
   }
 
   // What was drawn in an element, and how to draw each part that is seen again.
@@ -372,6 +375,7 @@ const inferno = (() => {
     build(names) {
       this.watcher.disconnect();
       this.parts.clear();
+      const [searched, ordered] = [this.search ? this.search.value : "", this.order ? this.order.value : "worst"];
       const many = this.timelines.length > 1;
       const columns = this.timelines.map((timeline, number) => {
         const figures = fleetFigures(timeline).map((figure, which) => make("figure", {},
@@ -386,6 +390,8 @@ const inferno = (() => {
         ...[["worst", "least attainment first"], ["cost", "dearest first"], ["name", "by name"]]
           .map(([value, text]) => make("option", { value }, text)));
       this.found = make("span", { "aria-live": "polite" });
+      this.search.value = searched;
+      this.order.value = ordered;
       const sections = names.map((name) => this.section(name));
       this.list = make("div", { class: many ? "servers beside" : "servers" }, ...sections);
       this.sections = new Map(names.map((name, number) => [name, sections[number]]));
@@ -420,7 +426,7 @@ const inferno = (() => {
     }
 
     serverOf(number, name) {
-      return this.timelines[number].servers.find((server) => server.name === name);
+      return this.timelines[number].byName.get(name);
     }
 
     tell() {
