@@ -27,7 +27,8 @@ COUNTS_MAX = 48  # numbers of replicas that are compared
 class Memory:
     """What is remembered of one server: its rates [requests/min], its mean tokens and how many
     requests a minute these stand for, the demands of the last minutes as (when [s], rate), what a
-    replica of it can take (0: not known) and when it was moved last.
+    replica of it can take (0: not known), when it was moved last, and since when its load is not
+    known (None: it is).
     """
 
     rates: Series = field(default_factory=Series)
@@ -37,6 +38,7 @@ class Memory:
     demands: tuple[tuple[float, float], ...] = ()
     replica_rpm: float = 0.0
     moved_s: float | None = None
+    unknown_s: float | None = None
 
 
 Memories = Mapping[str, Memory]
@@ -72,7 +74,8 @@ def remember(memory: Memory, view: ServerView, *, now_s: float) -> Memory:
     """
     load = view.load
     if load is None:
-        return memory
+        return memory if memory.unknown_s is not None else replace(memory, unknown_s=now_s)
+    memory = memory if memory.unknown_s is None else replace(memory, unknown_s=None)
     due = not memory.rates.values or now_s >= memory.rates.next_s - 1e-9
     memory = replace(memory, rates=memory.rates.with_sample(load.rate_rpm, now_s=now_s))
     return _with_tokens(memory, load) if due else memory

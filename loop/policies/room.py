@@ -4,7 +4,7 @@ left over last. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from loop.types import Target, Why, one_pool
 
 if TYPE_CHECKING:
     from loop.spec import SystemData
-    from loop.types import Snapshot
+    from loop.types import ServerView, Snapshot
 
 
 class FreeGpus:
@@ -65,38 +65,62 @@ def without(system: SystemData, held: Iterable[str], woken: Mapping[str, Target]
     free, held = FreeGpus(system), set(held)
     free.keep(held)
     for name, target in woken.items():
-        free.take(name, target.accelerator, target.replicas)
+        more = target.replicas - system.servers[name].current.replicas
+        free.take(name, target.accelerator, more)
     servers = {name: server for name, server in system.servers.items() if name not in held}
     return replace(system, servers=servers, capacity=free.count)
 
 
 def woken_targets(
-    system: SystemData, snapshot: Snapshot, unknown: Iterable[str]
+    system: SystemData,
+    snapshot: Snapshot,
+    unknown: Iterable[str],
+    *,
+    for_long: Collection[str] = (),
 ) -> dict[str, Target]:
-    """Return a target of one replica for each server that has none while requests wait, as far
-    as the held servers leave GPUs.
+    """Return a target for each of the servers *unknown* whose requests need more replicas than it
+    has, as far as the held servers leave GPUs.
 
-    Without one the tokens of these requests are never counted, and the load is never known.
+    Where nothing runs and requests wait, one replica begins: without one their tokens are never
+    counted, and the load is never known. Where the load has been unknown *for_long*, as many as run
+    and wait must have a place in a batch; before, a queue may be what an outage has left.
     """
     free, targets = FreeGpus(system), {}
     free.keep(unknown)
     for name in free.by_class(unknown):
         view = snapshot.servers[name]
-        if view.wanted > 0 or view.backlog == 0 or view.hold is not None:
+        why = _more(view, grows=name in for_long)
+        if view.hold is not None or why is None:
             continue
-        if free.room(name, view.accelerator) == 0 and not system.optimizer.unlimited:
+        needed, text = why
+        room = free.room(name, view.accelerator)
+        if room is not None and not system.optimizer.unlimited:
+            needed = min(needed, view.wanted + room)
+        if needed <= view.wanted:
             continue
-        free.take(name, view.accelerator, 1)
+        free.take(name, view.accelerator, needed - view.wanted)
         targets[name] = Target(
             server=name,
-            pools=one_pool(accelerator=view.accelerator, replicas=1, max_batch=view.max_batch),
-            why=Why(
-                kind="bound",
-                text=f"{view.backlog} requests wait, and nothing is known of them: one replica "
-                "begins",
-            ),
+            pools=one_pool(accelerator=view.accelerator, replicas=needed, max_batch=view.max_batch),
+            why=Why(kind="in-flight" if view.wanted else "bound", text=text),
         )
     return targets
+
+
+def _more(view: ServerView, *, grows: bool) -> tuple[int, str] | None:
+    """Return how many replicas the requests in *view* need, and why, if its load is not known."""
+    if view.wanted == 0:
+        text = f"{view.backlog} requests wait, and nothing is known of them: one replica begins"
+        return (1, text) if view.backlog else None
+    if not (grows and view.max_batch > 0 and view.accelerator):
+        return None
+    waiting = max(view.waiting, view.backlog)
+    needed = -(-(view.running + waiting) // view.max_batch)
+    text = (
+        f"the load is not known, but {view.running} requests run and {waiting} wait: "
+        f"{needed} batches of {view.max_batch}"
+    )
+    return needed, text
 
 
 def held_targets(free: FreeGpus, held: Mapping[str, Why], snapshot: Snapshot) -> dict[str, Target]:

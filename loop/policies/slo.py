@@ -163,7 +163,12 @@ class SloPolicy:
             demands=demands,
             memories=memories,
             held=unknown,
-            woken=woken_targets(self._system(snapshot, data, demands), snapshot, unknown),
+            woken=woken_targets(
+                self._system(snapshot, data, demands),
+                snapshot,
+                unknown,
+                for_long=_unknown_for_long(snapshot, memories),
+            ),
         )
         found, moved = self._settle(case, self._within_capacity(case))
         for name, one in found.solution.allocations.items():
@@ -178,7 +183,8 @@ class SloPolicy:
         held, gpus_left = {**case.held, **found.infeasible}, FreeGpus(found.system)
         targets = held_targets(gpus_left, held, case.snapshot)
         for name, target in case.woken.items():
-            gpus_left.take(name, target.accelerator, target.replicas)
+            more = target.replicas - case.snapshot.servers[name].wanted
+            gpus_left.take(name, target.accelerator, more)
             targets[name] = target
         allocations = found.solution.allocations
         for name, one in allocations.items():
@@ -477,6 +483,20 @@ def _start_up_s(data: SystemData, view: ServerView, accelerator: str = "") -> fl
     perf = data.perf.get((view.model, accelerator or view.accelerator))
     known = perf.start_up_s if perf is not None else None
     return START_UP_S if known is None else known
+
+
+def _unknown_for_long(snapshot: Snapshot, memories: Mapping[str, Memory]) -> set[str]:
+    """Return the servers of whose load nothing has been known for a whole window, and whose gauges
+    are of this window.
+    """
+    window_s = snapshot.window_s or WINDOW_S
+    found = set()
+    for name, view in snapshot.servers.items():
+        unknown_s = memories[name].unknown_s
+        sampled = view.sample_age_s is not None and view.sample_age_s <= window_s
+        if sampled and unknown_s is not None and unknown_s <= snapshot.now_s - window_s:
+            found.add(name)
+    return found
 
 
 def _in_steps(load: Load) -> Load:

@@ -234,6 +234,12 @@ def _no_zero(every: Sequence[Track], missing: str, *, settings: WindowSettings) 
             "its engines are busy, and no counter tells of requests: answers longer than "
             f"{settings.window_s:g} s, or requests that nothing counts; held"
         )
+    if hanging := [track for track in every if track.hangs]:
+        inside = sum(track.gauges["running"] + track.gauges["waiting"] for track in hanging)
+        return (
+            f"{inside:.0f} requests are in engines of which no counter has moved for "
+            f"{max(track.alive_s for track in hanging):.0f} s: do they hang? Held"
+        )
     return ""
 
 

@@ -97,6 +97,12 @@ class Track:
         busy = self.total("generation") or self.gauges["kv_usage"] > KV_IDLE_MAX
         return bool(busy) and not self.tells_running
 
+    @property
+    def hangs(self) -> bool:
+        """Tell whether requests are in it and none of its counters moved."""
+        inside = self.gauges["running"] + self.gauges["waiting"]
+        return inside > 0.0 and not any(grown[-1] for grown in self.grown.values())
+
     def total(self, counter: str) -> float | None:
         """Return the growth of *counter* over the track; None where it was not told."""
         grown = self.grown.get(counter)

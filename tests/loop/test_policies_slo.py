@@ -214,6 +214,35 @@ def test_requests_that_wait_where_nothing_runs_and_nothing_is_known_wake_one_rep
     assert decide(replace(asleep, backlog=0)).targets["s1"].replicas == 0
 
 
+def test_an_unknown_load_grows_a_server_to_what_runs_and_waits() -> None:
+    """Answers longer than the window leave the load unknown while the queue grows: first it is
+    held, for a queue may be what an outage has left; after a window the requests need a place.
+    """
+    blind = server_view(
+        load=None, wanted=2, max_batch=64, running=128, waiting=100, sample_age_s=5.0
+    )
+    other = server_view("other", load=None, wanted=1, ready=1)
+
+    def decided(*views: ServerView, at_s: tuple[float, ...], capacity: int) -> Decision:
+        state = PLAIN.start()
+        gpus = {"H100": CapacityView(type="H100", total=capacity, used=0)}
+        for now_s in at_s:
+            seen = Snapshot(now_s=now_s, servers={view.name: view for view in views}, capacity=gpus)
+            decision, state = PLAIN.decide(seen, system(), state)
+        return decision
+
+    early = decided(blind, at_s=(0.0, 30.0), capacity=99).targets["s1"]
+    assert (early.held, early.replicas) == (True, 2)
+    late = decided(blind, at_s=(0.0, 30.0, 60.0), capacity=99).targets["s1"]
+    assert (late.held, late.replicas, late.why.kind) == (False, 4, "in-flight")
+    both = decided(blind, other, at_s=(0.0, 60.0), capacity=4)
+    assert (both.targets["s1"].replicas, both.targets["other"].replicas) == (3, 1)
+    unseen = replace(blind, sample_age_s=None)
+    assert decided(unseen, at_s=(0.0, 60.0), capacity=99).targets["s1"].held
+    roomy = replace(blind, waiting=0)
+    assert decided(roomy, at_s=(0.0, 60.0), capacity=99).targets["s1"].held
+
+
 def test_labels_win_over_the_data_file_and_the_file_adds_what_no_label_says() -> None:
     """A Deployment may have moved to another class since the file was written; keepAccelerator is
     only in the file.

@@ -577,6 +577,22 @@ def test_what_works_without_a_gauge_of_what_runs_is_not_idle(told: Mapping[str, 
     assert rate_rpm(seen({"a": samples}, pod("a"))) == 0.0
 
 
+def test_an_engine_that_hangs_with_requests_in_it_does_not_tell_that_none_come() -> None:
+    """Its counters stand still and so does its queue: that read as a known load of nothing. One
+    that makes tokens for what it has, and gets nothing new, is idle soon.
+    """
+    times = [one.t_s for one in steady(rps=1.0)]
+    inside = {"running": 4.0, "waiting": 20.0}
+    hung = [sample(t_s, success=100.0, **inside) for t_s in times]
+    found = seen({"a": hung}, pod("a"))
+    assert found.load is None
+    assert found.warnings[0].startswith("24 requests are in engines of which no counter has moved")
+    assert seen({"a": hung, "b": steady(rps=0.0)}, pod("a"), pod("b")).load is None
+    assert rate_rpm(seen({"a": hung, "b": steady(rps=1.0)}, pod("a"), pod("b"))) > 0.0
+    works = [sample(t_s, success=100.0, generation=200.0 * t_s, running=4.0) for t_s in times]
+    assert rate_rpm(seen({"a": works}, pod("a"))) == 0.0
+
+
 def test_requests_that_are_given_up_while_they_wait_came() -> None:
     """An engine that counts them as aborted tells of all that came: first tokens tell of fewer."""
     steadily = steady(rps=1.0)
