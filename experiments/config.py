@@ -41,6 +41,19 @@ def _sample_data() -> Path:
 
 SAMPLE_DATA = _sample_data()
 
+
+def shipped(directory: Path) -> Path:
+    """Return *directory*; if it is not there and is called sample-data/…, the one of that name that
+    comes with the package.
+
+    The pages call it so, and who has installed a wheel has no checkout beside.
+    """
+    if directory.exists() or directory.parts[:1] != ("sample-data",) or ".." in directory.parts:
+        return directory
+    ours = SAMPLE_DATA.joinpath(*directory.parts[1:])
+    return ours if ours.is_dir() else directory
+
+
 PolicyOption = float | str | bool | None
 
 SHORTEST_S = 0.1  # between two cycles, or two disturbances

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import pandas as pd
 
-from experiments.config import EngineChoice, PolicyOption, RunConfig
+from experiments.config import EngineChoice, PolicyOption, RunConfig, shipped
 from experiments.grid import SweepConfig
 from experiments.run import RunResult, run
 from experiments.run_files import pods_frame, requests_frame, write_run
@@ -224,7 +224,7 @@ def _config(
     **given: Any,
 ) -> RunConfig:
     if data is not None:
-        given["data"] = Path(data)
+        given["data"] = shipped(Path(data))
     return RunConfig(
         truth=None if truth is None else Path(truth),
         policy_options=tuple(sorted((policy_options or {}).items())),

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from emulator.load import ServerLoad, batches
-from experiments.config import RunConfig
+from experiments.config import SAMPLE_DATA, RunConfig, shipped
 from experiments.sources import read_sources
 from experiments.world import build_cluster_spec
 from loop.optimizer.front import OptimizerSettings, optimize
@@ -425,3 +425,19 @@ def _check_whole(obj: object, keys: set[str]) -> None:
         for key, value in obj.items():
             assert not (key.lower() in keys and isinstance(value, float)), (key, value)
             _check_whole(value, keys)
+
+
+def test_a_name_of_the_pages_is_found_where_there_is_no_checkout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every page says --data sample-data/small; who has installed a wheel has no such folder. A
+    folder of that name that is there is meant, and another name is not guessed at.
+    """
+    monkeypatch.chdir(tmp_path)
+    named = Path("sample-data/small")
+    assert shipped(named) == SAMPLE_DATA / "small"
+    assert shipped(Path("sample-data/smal")) == Path("sample-data/smal")
+    assert shipped(Path("small")) == Path("small")
+    assert shipped(Path("sample-data/../..")) == Path("sample-data/../..")
+    named.mkdir(parents=True)
+    assert shipped(named) == named

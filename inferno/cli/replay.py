@@ -77,12 +77,12 @@ def _run(options: Namespace) -> int:
 
 def _data(options: Namespace, path: Path) -> Path:
     """Return the data directory: what the user says, else that of the run beside *path*."""
-    from experiments.config import RunConfig
+    from experiments.config import RunConfig, shipped
     from loop.settings import read_settings
     from twin.datafile import read_json
 
     if options.data is not None:
-        return Path(options.data)
+        return shipped(Path(options.data))
     about = path.parent / "run.json"
     if about.exists():
         used = Path(read_json(about)["config"]["data"])

@@ -202,11 +202,12 @@ def run_config(options: argparse.Namespace, **given: Any) -> RunConfig:
     """Return the configuration of one run; what the user did not give is left to the scenario and
     the policy.
     """
-    from experiments.config import RunConfig
+    from experiments.config import RunConfig, shipped
     from loop.settings import read_settings
 
+    data = options.data or read_settings().data_path
     arguments = {
-        "data": options.data or read_settings().data_path,
+        "data": shipped(data) if data else None,
         "hours": options.hours,
         "seed": options.seed,
         "metrics": options.metrics,

@@ -48,9 +48,9 @@ class World:
 
 def data_directory(settings: Settings) -> Path:
     """Return the data directory of *settings*, else that of the sample system."""
-    from experiments.config import RunConfig
+    from experiments.config import RunConfig, shipped
 
-    return settings.data_path or RunConfig().data
+    return shipped(settings.data_path) if settings.data_path else RunConfig().data
 
 
 def check_speed(speed: float) -> float:
