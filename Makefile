@@ -101,7 +101,7 @@ notebooks: .venv/.installed-test  ## Run the notebooks, and keep what comes out 
 
 # Strict: a link that leads nowhere, or a page without a place, is an error.
 site: .venv/.installed-docs  ## Build the site of the documentation into out/site
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build
 
 clean:  ## Remove what the targets made
 	rm -rf .venv out build ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
