@@ -115,13 +115,12 @@ def _scenario_place(config: RunConfig) -> str:
 
 
 def _scenario_files(config: RunConfig, place: str) -> dict[str, bytes]:
-    """Return the scenario, and the traces that it names, which then lie beside it."""
+    """Return the scenario, and the files that its loads name, which then lie beside it."""
     path = scenario_path(config.scenario)
     document = parse_yaml(path.read_text(encoding="utf-8-sig"), source=path.name)
     found = {}
     for row in _of(document, "load") or ():
-        trace = _of(row, "trace")
-        if trace is not None:
+        for trace in filter(None, (_of(row, "trace"), _of(row, "rates"))):
             file = path.parent / _of(trace, "file")
             name = f"{_key(file)}-{file.name}"
             found[str(PurePosixPath(place).with_name(name))] = _read(file)

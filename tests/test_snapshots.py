@@ -50,6 +50,7 @@ COMMANDS = (
     "completion",
     "import",
     "what-if",
+    "drift",
 )
 
 Capture = pytest.CaptureFixture[str]

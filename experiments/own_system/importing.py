@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from experiments.own_system.cluster import facts_of, read_nodes, selected
@@ -74,6 +75,17 @@ def seconds(text: str, *, option: str) -> float:
     return sum(float(number) * UNITS_S[unit] for number, unit in parts)
 
 
+def date_s(text: str) -> float:
+    """Return the Unix time of a date; without a zone it is UTC. Raise SpecError if it is none."""
+    try:
+        date = datetime.fromisoformat(text)
+    except ValueError:
+        raise SpecError(
+            f"until: expected a date such as 2026-11-28T06:00Z, found {text[:60]!r}"
+        ) from None
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+
+
 def read_system_of(
     client: KubeClient,
     prometheus: Prometheus | None,
@@ -87,7 +99,7 @@ def read_system_of(
     SpecError if there are none.
     """
     told: list[tuple[str, str]] = []
-    servers, others = _servers(client, asked, now_s=now_s, told=told)
+    servers, others = asked_servers(client, asked, now_s=now_s, told=told)
     if not servers:
         which = (
             f"with labels {asked.select}" if asked.select else "with inferno.server.managed=true"
@@ -96,7 +108,7 @@ def read_system_of(
             f"import: expected Deployments {which}, found none (--select key=value names others)"
         )
     nodes, capacity = _nodes(client, servers, others, known=known, told=told)
-    measured, past = _measured(prometheus, servers, asked, progress=progress)
+    measured, past = asked_past(prometheus, servers, asked, progress=progress)
     kv_tokens = _kv_tokens(prometheus, servers, past, told=told)
     facts = [
         facts_of(
@@ -118,9 +130,10 @@ def read_system_of(
     )
 
 
-def _servers(
+def asked_servers(
     client: KubeClient, asked: Asked, *, now_s: float, told: list[tuple[str, str]]
 ) -> tuple[list[Server], list[Pod]]:
+    """Return the servers *asked* for, and the pods of nobody; lines on them are added to *told*."""
     deployments: list[Json] = []
     pods: list[Json] = []
     for namespace in asked.namespaces or ("",):
@@ -158,13 +171,16 @@ def _nodes(
     return nodes, {kind: view.total for kind, view in found.by_type.items() if view.total}
 
 
-def _measured(
+def asked_past(
     prometheus: Prometheus | None,
     servers: Sequence[Server],
     asked: Asked,
     *,
     progress: Callable[[float], None],
 ) -> tuple[Measured, Past | None]:
+    """Return the past of *servers*, none without *prometheus*. Raise SpecError if it does not
+    answer at all.
+    """
     if prometheus is None:
         line = "the load and the latencies of the past: no Prometheus was given (--prometheus)"
         return Measured(histories={}, source="the cluster alone", problems=(line,)), None

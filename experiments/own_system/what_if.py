@@ -19,12 +19,11 @@ from experiments.config import PolicyOption, RunConfig
 from experiments.output import require_writable, write_json, write_text
 from experiments.own_system.changes import Changes, changed_files
 from experiments.own_system.directory import TRACE_YAML
-from experiments.scenario import read_scenario, scenario_path
+from experiments.scenario import parse_yaml, read_scenario, scenario_path
 from experiments.sweep import finish_runs
 from experiments.sweep_rows import results_frame
 from loop.schema.reading import read_system
 from twin.datafile import read_json
-from twin.kube.apiserver import bounded_yaml
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -160,7 +159,7 @@ def scaled_scenario(scenario: str, factor: float) -> str:
     """
     read_scenario(scenario)  # says what is wrong with it
     path = scenario_path(scenario)
-    document: dict[str, Any] = bounded_yaml.load(path.read_text(encoding="utf-8-sig"))
+    document: dict[str, Any] = parse_yaml(path.read_text(encoding="utf-8-sig"), source=path.name)
     rules = list(document.get("load") or [])
     for rule in rules:
         for key in ("trace", "rates"):

@@ -208,10 +208,10 @@ def write_row(
         row |= {"maxBatchSize": options.max_batch, "atTokens": max(int(at_tokens), 1)}
         rows.append(row)
     row["perfParms"] = {**parms, "overheadMs": overhead_ms} if overhead_ms else dict(parms)
-    path.write_text(_by_rows(document, key), encoding="utf-8")
+    path.write_text(document_text(document, key), encoding="utf-8")
 
 
-def _by_rows(document: Mapping[str, Any], key: str) -> str:
+def document_text(document: Mapping[str, Any], key: str) -> str:
     """Return *document* as JSON, a line for each row under *key*."""
     rows = ",\n".join("    " + json.dumps(row, ensure_ascii=False) for row in document[key])
     values = {name: json.dumps(value, ensure_ascii=False) for name, value in document.items()}

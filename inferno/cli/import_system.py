@@ -100,7 +100,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from experiments.own_system.directory import write_import
-    from experiments.own_system.importing import Asked, Period, read_system_of, seconds
+    from experiments.own_system.importing import Asked, Period, date_s, read_system_of, seconds
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock, wall_s
     from loop.settings import read_settings
@@ -123,7 +123,7 @@ def _run(options: Namespace) -> int:
         fit=options.latency == "measured",
         period=Period(
             last_s=seconds(options.last, option="last"),
-            end_s=None if options.until is None else _date_s(options.until),
+            end_s=None if options.until is None else date_s(options.until),
             step_s=options.step,
         ),
     )
@@ -223,21 +223,6 @@ def _known(options: Namespace) -> Known:
         config_of=chosen,
         classes=classes,
     )
-
-
-def _date_s(text: str) -> float:
-    """Return the Unix time of a date; without a zone it is UTC. Raise SpecError if it is none."""
-    from datetime import UTC, datetime
-
-    from twin.spec import SpecError
-
-    try:
-        date = datetime.fromisoformat(text)
-    except ValueError:
-        raise SpecError(
-            f"until: expected a date such as 2026-11-28T06:00Z, found {text[:60]!r}"
-        ) from None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def _progress(share: float, *, quiet: bool) -> None:

@@ -48,6 +48,7 @@ NAMES = (
     "adopt",
     "import",
     "what-if",
+    "drift",
     "completion",
 )
 # Modules that cannot have the name of their command: that is a word of the language.

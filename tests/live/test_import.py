@@ -5,6 +5,7 @@ these two APIs, and nothing else.
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -159,6 +160,24 @@ def test_what_was_not_found_out_is_said_and_written(system: OwnSystem, capsys: C
     rates = read_rates(folder / "load.csv")
     assert rates["chat"].end_s == 7 * DAY_S
     assert rates["chat"].rates_rpm[0] > 0.0, "the mean beside the hole"
+
+
+def test_the_drift_against_prometheus_is_named(
+    system: OwnSystem, imported: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """None against what was imported; alpha, if somebody had written another one."""
+    words = ["--kubeconfig", str(system.kubeconfig), "--prometheus", system.prometheus]
+    asked = ["drift", *words, "--last", "6h", "--until", date(0), "--quiet", "--data"]
+    capsys.readouterr()
+    assert main([*asked, str(imported)]) == 0
+    assert capsys.readouterr().out.count("no drift") == len(PARMS)
+    other = shutil.copytree(imported, tmp_path / "other")
+    models = read(other, "model-data.json")
+    for row in models["models"]:
+        row["perfParms"]["alpha"] *= 0.8
+    (other / "model-data.json").write_text(json.dumps(models))
+    assert main([*asked, str(other)]) == 0
+    assert capsys.readouterr().out.count("alpha moved") == len(PARMS)
 
 
 def test_without_prometheus_the_cluster_alone_makes_a_data_directory(

@@ -1,0 +1,128 @@
+"""What was measured of servers, for the drift: from the records of a loop, or from a past that
+Prometheus has. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from experiments.own_system.drift import Seen, merged
+from experiments.own_system.points import BLOCK_S, WAITING_MAX, steady_blocks
+from loop.signals.history import History, Stretch
+from loop.types import Load
+from twin.spec import SpecError
+
+Line = Mapping[str, Any]
+
+
+def seen_in_histories(
+    histories: Mapping[str, History], *, start_up_s: Mapping[str, float | None]
+) -> dict[str, list[Seen]]:
+    """Return the steady loads of *histories*; *start_up_s* is what pods took that are there now."""
+    found: dict[str, list[Seen]] = {}
+    for name, history in histories.items():
+        found[name] = [
+            Seen(t_s=history.start_s + history.step_s * where.start, stretch=stretch)
+            for where, stretch in steady_blocks(history)
+        ]
+        if found[name]:
+            last = found[name][-1]
+            found[name][-1] = Seen(
+                t_s=last.t_s, stretch=last.stretch, start_up_s=start_up_s.get(name)
+            )
+    return found
+
+
+def seen_in_records(lines: Iterable[str], *, source: str) -> dict[str, list[Seen]]:
+    """Return the steady loads that the *lines* of a file of records tell of, ours or the Go loop's.
+    Raise SpecError for a line that is none.
+    """
+    rows: dict[tuple[str, int, str, int, int], list[Seen]] = defaultdict(list)
+    for number, text in enumerate(lines, 1):
+        if not text.strip():
+            continue
+        try:
+            line = json.loads(text)
+            t_s = _time_s(line)
+            servers = line.get("servers") or ()
+        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+            raise SpecError(
+                f"{source}: line {number}: expected a record of a cycle, found {text[:60]!r}"
+            ) from None
+        for row in servers:
+            one = _seen(row, t_s) if isinstance(row, Mapping) else None
+            if one is not None:
+                key = (
+                    str(row["name"]),
+                    int(t_s // BLOCK_S),
+                    one.accelerator or "",
+                    one.max_batch or 0,
+                    round(one.stretch.replicas),
+                )
+                rows[key].append(one)
+    found: dict[str, list[Seen]] = defaultdict(list)
+    for (name, *_), every in rows.items():
+        found[name].append(_together(every))
+    return dict(found)
+
+
+def _together(every: Sequence[Seen]) -> Seen:
+    took = [one.start_up_s for one in every if one.start_up_s is not None]
+    return Seen(
+        t_s=every[0].t_s,
+        stretch=merged([one.stretch for one in every]),
+        accelerator=every[0].accelerator,
+        max_batch=every[0].max_batch,
+        start_up_s=sum(took) / len(took) if took else None,
+    )
+
+
+def _time_s(line: Line) -> float:
+    """Return when a cycle was: the second of a simulated run, else its date."""
+    if line.get("backend") == "sim":
+        return float(line["t_s"])
+    date = datetime.fromisoformat(str(line["ts"]))
+    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
+
+
+def _seen(row: Line, t_s: float) -> Seen | None:
+    """Return what a row of a record tells of one server, None if it is not steady, or not known."""
+    figures = [_figure(row.get(key)) for key in ("rpm", "avgInTok", "avgOutTok", "itl", "ttft")]
+    replicas = _figure(row.get("ready", row.get("replicas")))
+    moving = any(_figure(row.get(key)) for key in ("starting", "draining"))
+    if moving or not all(figures) or not replicas or not isinstance(row.get("name"), str):
+        return None
+    rate_rpm, in_tokens, out_tokens, itl_ms, ttft_ms = (value or 0.0 for value in figures)
+    running, waiting = (_figure(row.get(key)) or 0.0 for key in ("running", "waiting"))
+    if running and waiting > WAITING_MAX * running:
+        return None
+    accelerator = row.get("currentAccelerator", row.get("accelerator"))
+    max_batch = _figure(row.get("currentMaxBatch", row.get("maxBatch")))
+    return Seen(
+        t_s=t_s,
+        stretch=Stretch(
+            load=Load(rate_rpm=rate_rpm, in_tokens=in_tokens, out_tokens=out_tokens),
+            per_replica_rpm=rate_rpm / replicas,
+            replicas=replicas,
+            requests=rate_rpm,
+            ttft_ms=ttft_ms,
+            itl_ms=itl_ms,
+            completions_rpm=_figure(row.get("throughput")) or rate_rpm,
+            running=(running or rate_rpm * (ttft_ms + itl_ms * out_tokens) / 60_000.0) / replicas,
+            waiting=waiting / replicas,
+        ),
+        accelerator=accelerator if isinstance(accelerator, str) and accelerator else None,
+        max_batch=int(max_batch) if max_batch else None,
+        start_up_s=_figure(row.get("startUpS")),
+    )
+
+
+def _figure(value: object) -> float | None:
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    return None

@@ -1,0 +1,179 @@
+"""Claims about the drift: a truth that changes is noticed, dated, and named by the coefficient that
+moved; one that does not is left alone.
+"""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.config import RunConfig
+from experiments.own_system.drift import EngineDrift, drift_of
+from experiments.own_system.seen import seen_in_histories
+from inferno.cli.main import main
+from loop.schema.reading import read_system
+from loop.signals.history import History, empty_history
+from loop.signals.series import Series, tracks_of
+from tests.live.own_system import PARMS, write_truth
+from tests.own_history import past_of
+
+DAY_S = 86_400.0
+STEP_S = 300.0
+Capture = pytest.CaptureFixture[str]
+
+pytestmark = pytest.mark.slow
+
+
+@cache
+def days(folder: Path, name: str, factor: float, *, seed: int) -> dict[str, dict[str, Any]]:
+    """Return the series of two days of the server code by pod, with one coefficient changed."""
+    truth = folder / f"{name}-{factor:g}.json"
+    model, accelerator = "Qwen2.5-14B", "L40S"
+    parms = dict(PARMS[model, accelerator])
+    if name == "overheadMs":
+        parms[name] = 8.0
+    parms[name] *= factor
+    rows = [{"model": model, "acc": accelerator, "perfParms": parms}]
+    truth.write_text(json.dumps({"engines": rows}))
+    (folder / "code.yaml").write_text(
+        "alpha: 0\nload:\n  - {server: chat, scale: 0}\n"
+        "  - {shape: {kind: diurnal, low: 0.2, high: 1.3, peak_hour: 15, compression: 2}}\n"
+    )
+    config = RunConfig(
+        data=folder,
+        truth=truth,
+        scenario=str(folder / "code.yaml"),
+        policy="static",
+        hours=48,
+        seed=seed,
+        engine="plain",
+    )
+    workloads = {"code": f"code-{seed}", "chat": "chat"}
+    return past_of(config, workloads=workloads, step_s=STEP_S).found["code"]
+
+
+def history(folder: Path, *parts: tuple[str, float]) -> History:
+    """Return the history of the server code: two days with each of these changes, one after the
+    other, on pods of their own.
+    """
+    found = empty_history(start_s=0.0, step_s=STEP_S, steps=round(2 * len(parts) * DAY_S / STEP_S))
+    for number, (name, factor) in enumerate(parts):
+        begin_s = 2 * DAY_S * number
+        for of_pod in days(folder, name, factor, seed=number + 1).values():
+            series = [
+                Series(metric, labels, [(begin_s + t_s, value) for t_s, value in points])
+                for (metric, labels), points in of_pod.items()
+            ]
+            found.add(tracks_of(series), first_s=begin_s)
+    return found
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_truth(tmp_path_factory.mktemp("truth"))
+
+
+def engine_drift(folder: Path, *parts: tuple[str, float]) -> EngineDrift:
+    seen = seen_in_histories({"code": history(folder, *parts)}, start_up_s={})
+    (found,) = drift_of(seen, read_system(folder, warn=print), window_s=DAY_S).engines
+    return found
+
+
+def test_a_beta_that_moves_on_the_third_day_is_named_and_dated(folder: Path) -> None:
+    """By the latencies alone: TTFT rises with the prompts, ITL with what is prefilled beside."""
+    found = engine_drift(folder, ("beta", 1.0), ("beta", 1.3))
+    assert found.since_s == 2 * DAY_S
+    assert not found.from_start
+    assert found.moved is not None
+    assert found.moved.name == "beta"
+    assert found.moved.factor == pytest.approx(1.3, rel=0.08)
+    assert "alpha" not in found.moved.others
+
+
+@pytest.mark.parametrize(("name", "factor"), [("alpha", 1.2)])
+def test_an_alpha_that_moves_is_named_too(folder: Path, name: str, factor: float) -> None:
+    """A driver that was updated, a GPU that is throttled."""
+    found = engine_drift(folder, ("beta", 1.0), (name, factor))
+    assert found.since_s == 2 * DAY_S
+    assert found.moved is not None
+    assert found.moved.name == "alpha"
+    assert found.moved.factor == pytest.approx(factor, rel=0.05)
+
+
+def test_a_truth_that_stays_does_not_drift(folder: Path) -> None:
+    """Chance is not a change."""
+    found = engine_drift(folder, ("beta", 1.0), ("alpha", 1.0))
+    assert found.since_s is None
+    assert found.moved is None
+    assert found.ttft_ratio == pytest.approx(1.0, abs=0.05)
+    assert found.itl_ratio == pytest.approx(1.0, abs=0.02)
+    assert len(found.windows) == 4
+
+
+def records(folder: Path, out: Path, *, truth: Path | None) -> Path:
+    """Return the records of two hours of a loop over the truth."""
+    words = ["sim", "--data", str(folder), "--scenario", "steady", "--policy", "static"]
+    more = ["--truth", str(truth)] if truth else []
+    assert main([*words, "--hours", "2", "--out", str(out), "--quiet", *more]) == 0
+    return out / "cycles.jsonl"
+
+
+def test_records_tell_the_drift_and_a_refit_ends_it(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """What --write puts into the data predicts what was measured."""
+    model, accelerator = "llama_13b", "H100"
+    parms = {**PARMS[model, accelerator]}
+    parms["alpha"] *= 1.25
+    truth = tmp_path / "truth.json"
+    row = {"model": model, "acc": accelerator, "perfParms": parms}
+    truth.write_text(json.dumps({"engines": [row]}))
+    data = write_truth(tmp_path / "data")
+    file = records(data, tmp_path / "out", truth=truth)
+    asked = ["drift", "--data", str(data), "--records", str(file)]
+    capsys.readouterr()
+    assert main([*asked, "--json"]) == 0
+    engines = {one["model"]: one for one in json.loads(capsys.readouterr().out)["engines"]}
+    assert engines["Qwen2.5-14B"]["sinceS"] is None
+    found = engines[model]
+    assert found["fromStart"]
+    assert found["moved"]["coefficient"] == "alpha"
+    assert found["moved"]["factor"] == pytest.approx(1.25, rel=0.04)
+    assert found["windows"][0]["throughputRpm"]["measured"] == pytest.approx(15.0, rel=0.3)
+    assert main([*asked, "--write"]) == 0
+    said = capsys.readouterr().out
+    assert "llama_13b on H100: from the beginning" in said
+    assert "alpha moved, 10.2 →" in said
+    rows = json.loads((data / "model-data.json").read_text())["models"]
+    written = {one["name"]: one["perfParms"] for one in rows}
+    assert written[model]["alpha"] == pytest.approx(parms["alpha"], rel=0.04)
+    assert written[model]["beta"] == parms["beta"]
+    assert main([*asked, "--quiet"]) == 0
+    assert capsys.readouterr().out.count("no drift") == 2
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ((), "drift: expected --records or --prometheus, found neither"),
+        (("--records", "none.jsonl"), "none.jsonl: expected the records of a loop"),
+        (("--records", "wrong.jsonl"), "wrong.jsonl: line 2: expected a record of a cycle"),
+    ],
+)
+def test_what_cannot_be_compared_is_one_line(
+    folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    more: tuple[str, ...],
+    said: str,
+) -> None:
+    """Exit code 2."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "wrong.jsonl").write_text('{"ts": "2026-01-01T00:00:00Z", "servers": []}\n[1]\n')
+    assert main(["drift", "--data", str(folder), *more]) == 2
+    assert said in capsys.readouterr().err
