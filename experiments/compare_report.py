@@ -157,6 +157,11 @@ def swept(done: pd.DataFrame) -> list[str]:
     ]
 
 
+def axis_text(value: object) -> str:
+    """Return a value of an axis as people write it."""
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _interval(runs: pd.DataFrame, column: Figures) -> Interval:
     values = runs[column.name].to_numpy(dtype=float)
     if column.share:
@@ -196,7 +201,7 @@ def report_tables(
             else ""
         )
         cells = [
-            [*(f"{row[name]}" for name in axes), *_cells(row, shown)]
+            [*(axis_text(row[name]) for name in axes), *_cells(row, shown)]
             for row in part.to_dict(orient="records")
         ]
         title = f"{scenario}, {own['hours'].iloc[0]:g} h, {over}{perfect}"
@@ -205,22 +210,17 @@ def report_tables(
         others = [name for name in ("scenario", *axes) if name in differences]
         cells = [
             [
-                f"{row['to']} − {row['from']}",
-                *(f"{row[name]}" for name in others if name != row["axis"]),
+                f"{axis_text(row['to'])} − {axis_text(row['from'])}",
+                *(axis_text(row[name]) for name in others if name != row["axis"]),
                 *_cells(row, DIFFERENCES, sign="+"),
             ]
             for row in differences.to_dict(orient="records")
         ]
-        width = max(len(line) for line in cells)
-        headings = ["difference", "load", *(column.heading for column in DIFFERENCES)]
-        headings += [""] * (width - len(headings))
-        found.append(
-            (
-                "differences in pairs of equal seeds",
-                headings,
-                [line + [""] * (width - len(line)) for line in cells],
-            )
-        )
+        # Beside the load stands where on the other axes it is.
+        others_shown = len(cells[0]) - len(DIFFERENCES) - 1
+        labels = ["difference", "load", *["at"] * (others_shown - 1)]
+        headings = [*labels[: 1 + others_shown], *(column.heading for column in DIFFERENCES)]
+        found.append(("differences in pairs of equal seeds", headings, cells))
     return found
 
 

@@ -26,7 +26,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         type=Path,
         nargs="+",
         metavar="DIR",
-        help="what sim, sweep, compare, tune or study wrote, or a file of records",
+        help="what sim, sweep, compare, tune, stability or study wrote, or a file of records",
     )
     parser.add_argument(
         "--out",

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from experiments.compare_report import (
     DIFFERENCES,
+    axis_text,
     differences_table,
     front_of,
     report_tables,
@@ -48,6 +49,13 @@ from twin.spec import SpecError
 CURVES_MAX = 12  # lines of one chart that can be told apart
 _AXES = ("alpha", "period_s", "interval_s")
 _TELL = {"alpha": "alpha {:g}", "period_s": "period {:g} s", "interval_s": "interval {:g} s"}
+
+_STABILITY = (
+    ATTAINMENT,
+    Metric(column="reversals_per_h", label="reversals [1/h]"),
+    Metric(column="changes_per_h", label="changes [1/h]"),
+    COST,
+)
 
 Details = Mapping[str, Mapping[str, Any]]
 Cell = tuple[str, pd.DataFrame]
@@ -88,7 +96,8 @@ def comparison_section(directory: Path, *, title: str) -> Section:
                 title=title,
                 headings=[one_line(heading) for heading in headings],
                 rows=cells,
-                labels=2 if title.startswith("differences") else len(swept(done)),
+                # The load, and the axes but the one along which it is; or the axes.
+                labels=len(swept(done)) + (title.startswith("differences")),
             )
             for title, headings, cells in report_tables(done, summary(done), differences)
         ]
@@ -97,6 +106,35 @@ def comparison_section(directory: Path, *, title: str) -> Section:
         items += _distributions(done, details, cells_of=_policies)
         items += _comparison_differences(differences)
     return Section(title=title, about=_about(results, "comparison"), items=items)
+
+
+def stability_section(directory: Path, *, title: str) -> Section:
+    """Return what `inferno stability` wrote into *directory*: how attainment and restlessness
+    depend on how long pods start. Raise SpecError where it is missing or damaged.
+    """
+    results = _read_table(directory / "results.csv")
+    if "start_up" not in results:
+        raise SpecError(f"{directory}: expected results of sweep, compare or stability, found none")
+    done = results[results["error"] == ""]
+    items = _failures(results)
+    for scenario, own in _by_scenario(done):
+        for column in _STABILITY:
+            curves = []
+            for name, runs in _sweep_cells(own):
+                means = runs.groupby("start_up")[column.column].mean().astype(float) * column.scale
+                known = means[np.isfinite(means)]
+                if len(known):
+                    curves.append(Curve(name=name, x=known.index.tolist(), y=known.tolist()))
+            if curves:
+                items.append(
+                    Lines(
+                        title=f"{scenario}: {column.label}",
+                        x_title="start-up, as a multiple of what it is",
+                        y_title=column.label,
+                        curves=curves,
+                    )
+                )
+    return Section(title=title, about=_about(results, "stability"), items=items)
 
 
 def table_of(table: RichTable) -> Table:
@@ -206,6 +244,10 @@ def _policies(own: pd.DataFrame) -> list[Cell]:
     return [(str(policy), runs) for policy, runs in own.groupby("policy", sort=False)]
 
 
+def _is_bound(runs: pd.DataFrame) -> bool:
+    return str(runs["policy"].iloc[0]) in BOUNDS
+
+
 # -- cost against attainment
 
 
@@ -257,13 +299,13 @@ def _sweep_costs(scenario: str, own: pd.DataFrame) -> CostChart:
 
 def _heat_maps(cells: pd.DataFrame, metric: Metric) -> list[Item]:
     alphas, periods = sorted(cells["alpha"].unique()), sorted(cells["period_s"].unique())
-    if len(alphas) * len(periods) < 2:
-        return []
     known = cells[metric.column].dropna()
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     several = [name for name in ("scenario", "interval_s") if cells[name].nunique() > 1]
     maps: list[Item] = []
     for key, group in cells.groupby(["policy", *several], sort=True):
+        if len(group) < 2:  # each policy has a period of its own
+            continue
         told = ", ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
         maps.append(
             HeatMap(
@@ -302,11 +344,11 @@ def _distributions(done: pd.DataFrame, details: Details, *, cells_of: Any) -> li
             name: [details[run_id] for run_id in runs["run_id"] if run_id in details]
             for name, runs in cells
         }
-        curves = [
-            curve
-            for name, own_rows in rows.items()
-            if (curve := _pooled(name, [row.get(QUANTILES) or [] for row in own_rows]))
+        found = [
+            _pooled(name, [row.get(QUANTILES) or [] for row in rows[name]], bound=_is_bound(runs))
+            for name, runs in cells
         ]
+        curves = [curve for curve in found if curve is not None]
         if curves:
             items.append(ttft_chart(f"{scenario}: distribution of TTFT, all servers", curves))
         lost = {
@@ -347,7 +389,7 @@ def misses_chart(title: str, lost: Mapping[str, Any]) -> Bars:
     )
 
 
-def _pooled(name: str, runs: Sequence[Sequence[float]]) -> Curve | None:
+def _pooled(name: str, runs: Sequence[Sequence[float]], *, bound: bool) -> Curve | None:
     """Return the distribution over all *runs* (quantiles at SHARES each), each counting alike."""
     known = [np.asarray(run) for run in runs if len(run) == SHARES.size]
     if not known:
@@ -356,7 +398,7 @@ def _pooled(name: str, runs: Sequence[Sequence[float]]) -> Curve | None:
     high = max(float(run[-1]) for run in known)
     x = np.geomspace(low, max(high, 1.001 * low), 160)
     y = np.mean([np.interp(x, run, SHARES, left=0.0, right=1.0) for run in known], axis=0)
-    return Curve(name=name, x=x.tolist(), y=(100.0 * y).tolist(), bound=name in BOUNDS)
+    return Curve(name=name, x=x.tolist(), y=(100.0 * y).tolist(), bound=bound)
 
 
 def _gpus(done: pd.DataFrame, details: Details) -> list[Item]:
@@ -369,7 +411,7 @@ def _gpus(done: pd.DataFrame, details: Details) -> list[Item]:
             held = details.get(str(runs["run_id"].iloc[0]), {}).get("gpus_held")
             if held:
                 x = [TIMELINE_S / 60.0 * place for place in range(len(held))]
-                curves.append(Curve(name=name, x=x, y=held, bound=name in BOUNDS))
+                curves.append(Curve(name=name, x=x, y=held, bound=_is_bound(runs)))
         if curves:
             items.append(
                 Lines(
@@ -437,7 +479,7 @@ def _comparison_differences(differences: pd.DataFrame) -> list[Item]:
             ]
             found.append(
                 Difference(
-                    name=", ".join([f"{row['to']} − {row['from']}", *told]),
+                    name=", ".join([f"{axis_text(row['to'])} − {axis_text(row['from'])}", *told]),
                     mean=row[column.name],
                     low=row[f"{column.name}_low"],
                     high=row[f"{column.name}_high"],

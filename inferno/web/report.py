@@ -15,11 +15,11 @@ from experiments.output import write_text
 from experiments.replay import continued, read_cycles
 from experiments.run import CYCLES
 from experiments.run_files import RUN
-from experiments.sweep import RESULTS_PARQUET
+from experiments.sweep import RESULTS_CSV, RESULTS_PARQUET
 from experiments.versions import package_version
 from inferno.web.charts import Section, Table
 from inferno.web.from_records import timeline_of_records
-from inferno.web.from_results import comparison_section, sweep_section
+from inferno.web.from_results import comparison_section, stability_section, sweep_section
 from inferno.web.page import page
 from inferno.web.run_sections import ReadRun, beside, read_for_report, run_section
 from inferno.web.thinning import thinned
@@ -71,6 +71,8 @@ def report_of(paths: Sequence[Path], *, title: str = "") -> Report:
                 sections.append(sweep_section(results, path, title=name))
             case "comparison":
                 sections.append(comparison_section(path, title=name))
+            case "stability":
+                sections.append(stability_section(path, title=name))
             case "records":
                 timelines.append(_recorded(path, name))
                 sections.append(_records_section(timelines[-1]))
@@ -112,6 +114,7 @@ def _kind(path: Path) -> str:
     for kind, file in (
         ("sweep", RESULTS_PARQUET),
         ("comparison", DIFFERENCES_CSV),
+        ("stability", RESULTS_CSV),
         ("run", RUN),
         ("records", CYCLES),
     ):

@@ -14,7 +14,14 @@ from hypothesis import strategies as st
 from emulator.shapes import burst, constant, steps
 from experiments.advice import advice, best_policy
 from experiments.compare import CompareConfig, CompareResult, compare, contenders
-from experiments.compare_report import differences_table, draw_costs, front_of
+from experiments.compare_report import (
+    COLUMNS,
+    differences_table,
+    draw_costs,
+    front_of,
+    report_tables,
+    summary,
+)
 from experiments.compare_rows import NO_START_UP, last_jump_s
 from experiments.confidence import estimate_share
 from experiments.config import SAMPLE_DATA, RunConfig
@@ -163,6 +170,21 @@ def test_differences_are_taken_along_every_axis_that_is_swept() -> None:
     by_period = table[table["axis"] == "period_s"]
     assert list(by_period["to"]) == [30.0, 30.0]
     assert by_period["attainment"].tolist() == pytest.approx([2.0, 2.0])
+
+
+def test_every_figure_stands_under_its_heading() -> None:
+    """With a second axis a column was put in, and all headings after it were those of another."""
+    known = rows(slo=(0.9, 100.0), hpa=(0.95, 120.0))
+    others = {"hours", "gpus_peak_perfect", "gpus_mean_perfect", *(one.name for one in COLUMNS)}
+    first = known.assign(**dict.fromkeys(others - set(known), 1.0))
+    both = pd.concat([first, first.assign(period_s=30.0)], ignore_index=True)
+    for done, at in ((first, 0), (both, 1)):
+        *_, (_, headings, cells) = report_tables(done, summary(done), differences_table(done))
+        assert headings[: 2 + at] == ["difference", "load", "at"][: 2 + at]
+        assert {len(line) for line in cells} == {len(headings)}
+        share = headings.index("within\nSLO [%]")
+        assert cells[0][0] == "hpa − slo"
+        assert cells[0][share].startswith("+5.0")
 
 
 def test_the_front_is_who_is_beaten_by_nobody() -> None:

@@ -39,6 +39,8 @@ Object.assign(inferno, (() => {
     return [low - 0.12 * room, high + 0.12 * room];
   }
 
+  const shares = ([low, high]) => [low, Math.min(high, Math.max(100 + 0.08 * (100 - low), low + 1e-3))];
+
   // -- cost against attainment
 
   function cost(place, item) {
@@ -69,7 +71,7 @@ Object.assign(inferno, (() => {
       mode: "lines", line: { color: "#767676", dash: "dash", width: 1.2 }, hoverinfo: "skip",
     });
     Plotly.react(place, traces, layoutOf(420, "cost [$ an hour]", "requests within target [%]", item.points.length ? {
-      xaxis: { range: view(item.points, "x") }, yaxis: { range: view(item.points, "y") },
+      xaxis: { range: view(item.points, "x") }, yaxis: { range: shares(view(item.points, "y")) },
     } : {}), CONFIG);
   }
 
@@ -94,9 +96,10 @@ Object.assign(inferno, (() => {
     const dashes = ["solid", "dash", "dot", "dashdot"];
     const traces = item.curves.map((curve, number) => ({
       x: curve.x, y: curve.y, name: curve.name, type: "scatter", mode: curve.x.length > 1 ? "lines" : "markers",
+      marker: { color: colourOf(curve.name, curve.bound) },
       line: {
         shape: item.steps ? "hv" : "linear", width: curve.bound ? 1.4 : 1.8, color: colourOf(curve.name, curve.bound),
-        dash: curve.bound ? (curve.name === "clairvoyant" ? "dash" : "dot") : dashes[Math.floor(number / COLOURS.length) % 4],
+        dash: curve.bound ? (curve.name.startsWith("clairvoyant") ? "dash" : "dot") : dashes[Math.floor(number / COLOURS.length) % 4],
       },
       hovertemplate: `<b>${escape(curve.name)}</b><br>%{x:.4~g} · %{y:.4~g}<extra></extra>`,
     }));
