@@ -14,9 +14,18 @@ from loop.optimizer.front import SizingCache
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.sizing import size_all
-from loop.optimizer.solvers.core import Effort, Program, minimise
+from loop.optimizer.solvers.core import (
+    Columns,
+    Effort,
+    Floats,
+    Group,
+    Program,
+    linear_prices,
+    minimise,
+)
 from loop.optimizer.solvers.exact import LARGE, LARGE_GAP, solve_exact
 from loop.optimizer.solvers.greedy import solve_greedy
+from loop.optimizer.solvers.prices import best_prices
 from loop.optimizer.table import Problem, make_problem
 from tests.loop.brute_force import best_rank, fits, rank
 
@@ -222,3 +231,36 @@ def test_musts_that_cannot_be_met_have_no_solution() -> None:
     )
     assert one is not None
     assert one.taken.tolist() == [1]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_prices_that_are_searched_for_bound_as_those_of_the_linear_program(seed: int) -> None:
+    """A large system has no linear program: its bound must be as good, and no solution be called
+    impossible that is not.
+    """
+    rng = np.random.default_rng(seed)
+    servers, kinds = int(rng.integers(2, 40)), int(rng.integers(1, 6))
+    owner = np.repeat(np.arange(servers), rng.integers(1, 5, servers))
+    must = rng.random(servers) < rng.choice([0.0, 0.5, 1.0])
+    optional = np.flatnonzero(~must)
+    program = Program(
+        owner=owner,
+        gpus=rng.integers(0, 5, len(owner)).astype(float),
+        type=rng.integers(0, kinds, len(owner)),
+        capacity=rng.integers(0, 2 * servers, kinds).astype(float),
+        must=must,
+        groups=(Group(optional, int(rng.integers(0, len(optional) + 1))),),
+    )
+    columns = Columns.of(program, rng.choice([0.0, 1.0, 50.0]) * rng.normal(1.0, 2.0, len(owner)))
+    searched, solved = best_prices(columns), linear_prices(columns)
+    assert (searched is None) == (solved is None)
+    if searched is not None and solved is not None:
+        bounds = [bound(columns, prices) for prices in (searched, solved)]
+        assert bounds[0] == pytest.approx(bounds[1], rel=1e-5, abs=1e-6)
+
+
+def bound(columns: Columns, prices: Floats) -> float:
+    """Return the bound of the least cost at *prices*."""
+    priced = columns.priced(prices)
+    best = [priced[columns.owner == server].min() for server in range(columns.servers)]
+    return float(sum(best) - prices @ columns.limit)

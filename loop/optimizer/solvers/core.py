@@ -1,5 +1,5 @@
-"""Choose at most one option per server at least cost within capacity: a linear relaxation, then its
-core by HiGHS.
+"""Choose at most one option per server at least cost within capacity: a relaxation, then its core
+by HiGHS.
 
 The relaxation has one row per server and few others (GPU types, counts of served servers), so it
 leaves few servers undecided and its bound is close. Prices of the few rows tell the regret of every
@@ -7,26 +7,32 @@ option: how much the bound rises if it is taken. Options of high regret are left
 solution is known to be within some distance of the bound, those with more regret than that cannot
 be part of a better one (reduced-cost fixing), and what is left is solved to the end. So the answer
 is exact, and the integer program small.
+
+Prices need not be the best ones for any of that to hold: a bound and regrets follow from all. So a
+large system has no linear program of its size; its few prices are searched for (Lagrange).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-# SciPy's solvers take half a second to import: a service listens before it needs them.
-if TYPE_CHECKING:
-    import scipy.sparse as sp
+from loop.optimizer.solvers.prices import best_prices
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 CORE_EXTRA = 150  # options in the first core besides one per server
+WIDER = 8  # times as many when nothing is found among them
 TIMED_OUT = 1  # scipy's word for a limit reached
+TIE = 1e-6  # of what a choice costs on the mean: regrets below are those of ties
 EPSILON = 1e-9  # relative: two costs this close are equal
+LARGE = 4000  # options from which on prices are searched for
+NOTHING = -1  # the row of an option that takes nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +55,7 @@ class Program:
     gpus: Floats
     type: Ints
     capacity: Floats
-    must: NDArray[np.bool_]
+    must: Bools
     groups: tuple[Group, ...] = ()
 
 
@@ -69,44 +75,6 @@ class Found:
     proven: bool
 
 
-@dataclass(frozen=True, slots=True)
-class _Matrix:
-    """The rows of a program: columns are its options, then one per server that may go without (1:
-    it does).
-
-    few: capacity by type, then the groups, with few_bounds above; servers: each has an option or
-    goes without.
-    """
-
-    few: sp.csc_array
-    few_bounds: Floats
-    servers: sp.csc_array
-    optional: Ints
-
-    @classmethod
-    def of(cls, program: Program) -> _Matrix:
-        import scipy.sparse as sp
-
-        options, types, count = len(program.owner), len(program.capacity), len(program.must)
-        columns = np.arange(options)
-        optional = np.flatnonzero(~program.must)
-        gpus = sp.csc_array(
-            (program.gpus, (program.type, columns)), shape=(types, options + len(optional))
-        )
-        without = np.zeros((len(program.groups), options + len(optional)))
-        for row, group in zip(without, program.groups, strict=True):
-            row[options:] = np.isin(optional, group.servers)
-        owners = np.concatenate([program.owner, optional])
-        ones = (np.ones(len(owners)), (owners, np.arange(len(owners))))
-        bounds = np.concatenate([program.capacity, [group.missed for group in program.groups]])
-        return cls(
-            sp.csc_array(sp.vstack([gpus, sp.csc_array(without)])) if len(without) else gpus,
-            bounds,
-            sp.csc_array(ones, shape=(count, len(owners))),
-            optional,
-        )
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Effort:
     """How hard to look: gap, the relative distance from the bound that is good enough; seconds;
@@ -122,6 +90,46 @@ class Effort:
     thorough: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The choices of a program: its options, then going without for each server that may. Each
+    server takes one of its own.
+
+    amount is what a choice takes of one of few rows (NOTHING: of none): GPUs of its type, or one of
+    those of its group who may go without. options is how many of the choices are options.
+    """
+
+    owner: Ints
+    row: Ints
+    amount: Floats
+    cost: Floats
+    limit: Floats
+    options: int
+    servers: int
+
+    @classmethod
+    def of(cls, program: Program, cost: Floats) -> Columns:
+        """Return the choices of *program*, of which options have *cost*."""
+        optional = np.flatnonzero(~program.must)
+        group = np.full(len(program.must), NOTHING)
+        for number, each in enumerate(program.groups):
+            group[each.servers] = len(program.capacity) + number
+        return cls(
+            owner=np.concatenate([program.owner, optional]),
+            row=np.concatenate([program.type, group[optional]]),
+            amount=np.concatenate([program.gpus, np.ones(len(optional))]),
+            cost=np.concatenate([cost, np.zeros(len(optional))]),
+            limit=np.concatenate([program.capacity, [each.missed for each in program.groups]]),
+            options=len(cost),
+            servers=len(program.must),
+        )
+
+    def priced(self, prices: Floats) -> Floats:
+        """Return the cost of each with the price of what it takes."""
+        found: Floats = self.cost + np.append(prices, 0.0)[self.row] * self.amount
+        return found
+
+
 def minimise(
     program: Program, cost: Floats, effort: Effort, *, known: Ints | None = None
 ) -> Found | None:
@@ -131,27 +139,27 @@ def minimise(
     is not lost. Raise OutOfTimeError if a thorough search ended without either; one that is not
     thorough then returns None.
     """
-    matrix = _Matrix.of(program)
-    found = _relax(program, matrix, cost)
+    columns = Columns.of(program, cost)
+    found = _relax(columns)
     if found is None:
         return None
     bound, regret = found.bound, found.regret
-    reach = _reach(regret, count=len(program.must) + CORE_EXTRA)
-    widened = False
-    always = np.zeros(len(cost), dtype=np.bool_)
-    always[known if known is not None else []] = True
+    extra = CORE_EXTRA
+    reach = _reach(found, extra)
+    always = _choices(columns, known)
     while True:
         kept = np.flatnonzero((regret <= reach) | always)
         everything = len(kept) == len(regret)
-        part = _solve(matrix, cost, kept, effort)
+        part = _solve(columns, kept, effort, bound=bound)
         if part.taken is None:
             if everything and not part.timed_out:
                 return None
             if effort.thorough and part.timed_out:
                 raise OutOfTimeError
-            if everything or (widened and not effort.thorough):
+            if everything or (extra > CORE_EXTRA and not effort.thorough):
                 return None
-            reach, widened = _reach(regret, count=2 * len(kept)), True
+            extra *= WIDER
+            reach = _reach(found, extra)
             continue
         total = float(cost[part.taken].sum())
         # What is left out costs its regret, what was kept cannot be below the part's own bound.
@@ -165,65 +173,89 @@ def minimise(
         reach = total - bound
 
 
-def relaxed(program: Program, cost: Floats) -> tuple[float, Floats]:
-    """Return a cost below which no choice is (inf if there is none), and what the GPUs of each
-    option are worth.
+def relaxed(program: Program, cost: Floats) -> float:
+    """Return a cost below which no choice is; inf if there is none."""
+    found = _relax(Columns.of(program, cost))
+    return float("inf") if found is None else found.bound
 
-    Both are those of options that may be split: the second is the price of capacity in units of
-    *cost*.
+
+def _choices(columns: Columns, known: Ints | None) -> Bools:
+    """Return which choices the options *known* are, going without of the other servers included;
+    none if none are known.
     """
-    matrix = _Matrix.of(program)
-    found = _relax(program, matrix, cost)
-    if found is None:
-        return float("inf"), np.zeros(len(cost))
-    return found.bound, found.priced - cost
+    chosen = np.zeros(len(columns.cost), dtype=np.bool_)
+    if known is not None:
+        chosen[known] = True
+        served = np.zeros(columns.servers, dtype=np.bool_)
+        served[columns.owner[known]] = True
+        chosen[columns.options :] = ~served[columns.owner[columns.options :]]
+    return chosen
 
 
 @dataclass(frozen=True, slots=True)
 class _Relaxed:
-    """The least cost if options may be split; by option, cost with the price of its GPUs, and
-    regret.
-    """
+    """A bound of the least cost; by choice, cost with the price of what it takes, and regret."""
 
     bound: float
     priced: Floats
     regret: Floats
 
 
-def _relax(program: Program, matrix: _Matrix, cost: Floats) -> _Relaxed | None:
-    """Return what the program costs if options may be split, or None if there is no
-    solution.
-    """
+def _relax(columns: Columns) -> _Relaxed | None:
+    """Return what the program costs if choices may be split, or None if there is no solution."""
+    find = best_prices if len(columns.cost) > LARGE else linear_prices
+    prices = find(columns)
+    if prices is None:
+        return None
+    priced = columns.priced(prices)
+    best = np.full(columns.servers, np.inf)
+    np.minimum.at(best, columns.owner, priced)
+    # The bound by these prices holds whatever the tolerance was with which they were found.
+    bound = float(best.sum() - prices @ columns.limit)
+    return _Relaxed(bound, priced, priced - best[columns.owner])
+
+
+def linear_prices(columns: Columns) -> Floats | None:
+    """Return the prices of the rows in the linear relaxation, or None if it has no solution."""
     from scipy.optimize import linprog
 
-    result = linprog(  # type: ignore[call-overload] # its stubs know no sparse rows
-        np.concatenate([cost, np.zeros(len(matrix.optional))]),
-        A_ub=matrix.few,
-        b_ub=matrix.few_bounds,
-        A_eq=matrix.servers,
-        b_eq=np.ones(len(program.must)),
+    few, servers = _rows(columns, np.arange(len(columns.cost)))
+    result = linprog(
+        columns.cost,
+        A_ub=few,
+        b_ub=columns.limit,
+        A_eq=servers,
+        b_eq=np.ones(columns.servers),
         bounds=(0, None),
         method="highs",
     )
-    if result.x is None:
-        return None
-    prices = result.ineqlin.marginals
-    priced = -(matrix.few.T @ prices)
-    priced[: len(cost)] += cost
-    best = np.full(len(program.must), np.inf)
-    np.minimum.at(best, program.owner, priced[: len(cost)])
-    np.minimum.at(best, matrix.optional, priced[len(cost) :])
-    # The bound by these prices holds whatever the solver's tolerance was.
-    bound = float(best.sum() + prices @ matrix.few_bounds)
-    mine = priced[: len(cost)]
-    return _Relaxed(min(bound, float(result.fun)), mine, mine - best[program.owner])
+    return None if result.x is None else np.maximum(-result.ineqlin.marginals, 0.0)
 
 
-def _reach(regret: Floats, *, count: int) -> float:
-    """Return the regret within which *count* options lie."""
+def _rows(columns: Columns, kept: NDArray[np.intp]) -> tuple[Any, Any]:
+    """Return the few rows, and those of the servers, with a column for each choice *kept*."""
+    import scipy.sparse as sp
+
+    here, row = np.arange(len(kept)), columns.row[kept]
+    takes = row != NOTHING
+    few = sp.csc_array(
+        (columns.amount[kept][takes], (row[takes], here[takes])),
+        shape=(len(columns.limit), len(kept)),
+    )
+    ones = (np.ones(len(kept)), (columns.owner[kept], here))
+    return few, sp.csc_array(ones, shape=(columns.servers, len(kept)))
+
+
+def _reach(found: _Relaxed, extra: int) -> float:
+    """Return the regret within which *extra* choices lie besides those that are nearly the best of
+    their server: prices are such that many are.
+    """
+    regret = found.regret
+    near = TIE * float(np.abs(found.priced).mean())
+    count = int((regret <= near).sum()) + extra
     if count >= len(regret):
         return float("inf")
-    return float(np.partition(regret, count)[count])
+    return max(near, float(np.partition(regret, count)[count]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,23 +269,56 @@ class _Part:
     timed_out: bool
 
 
-def _solve(matrix: _Matrix, cost: Floats, kept: NDArray[np.intp], effort: Effort) -> _Part:
-    """Return the best choice among the options *kept*."""
+def _solve(columns: Columns, kept: NDArray[np.intp], effort: Effort, *, bound: float) -> _Part:
+    """Return the best choice among those *kept*; *bound*: of all."""
+    count = np.bincount(columns.owner[kept], minlength=columns.servers)
+    if not count.all():
+        return _Part(None, float("inf"), timed_out=False)
+    only = count[columns.owner[kept]] == 1
+    fixed, free = kept[only], kept[~only]
+    used = np.bincount(
+        columns.row[fixed] + 1, columns.amount[fixed], minlength=len(columns.limit) + 1
+    )
+    left, cost = columns.limit - used[1:], float(columns.cost[fixed].sum())
+    if (left < 0.0).any():
+        return _Part(None, float("inf"), timed_out=False)
+    if not len(free):
+        return _Part(fixed[fixed < columns.options], cost, timed_out=False)
+    part = _solve_free(columns, free, left, effort, share=_share(bound, cost))
+    if part.taken is None:
+        return part
+    taken = np.sort(np.concatenate([fixed, part.taken]))
+    return _Part(taken[taken < columns.options], cost + part.bound, part.timed_out)
+
+
+def _share(bound: float, fixed: float) -> float:
+    """Return how much larger a relative gap may be of what is not *fixed* of the *bound*."""
+    return max(abs(bound) / max(abs(bound - fixed), 1e-9 * abs(bound), 1e-9), 1e-3)
+
+
+def _solve_free(
+    columns: Columns, free: NDArray[np.intp], left: Floats, effort: Effort, *, share: float
+) -> _Part:
+    """Return the best choice among those *free*, within what is *left* of the few rows."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
-    columns = np.concatenate([kept, len(cost) + np.arange(len(matrix.optional))])
+    cost = columns.cost[free]
     # HiGHS has absolute tolerances; with the largest cost at 1 they mean the same in any currency.
-    scale = float(np.abs(cost[kept]).max(initial=0.0)) or 1.0
-    options: Any = {"time_limit": effort.time_limit_s, "mip_rel_gap": effort.gap / 2.0}
+    scale = float(np.abs(cost).max(initial=0.0)) or 1.0
+    options: Any = {
+        "time_limit": effort.time_limit_s,
+        "mip_rel_gap": min(effort.gap / 2.0 * share, 1.0e9),
+    }
     if effort.nodes is not None:
         options["node_limit"] = effort.nodes
+    few, servers = _rows(columns, free)
     result = milp(
-        np.concatenate([cost[kept] / scale, np.zeros(len(matrix.optional))]),
-        integrality=np.ones(len(columns), dtype=np.int64),
+        cost / scale,
+        integrality=np.ones(len(free), dtype=np.int64),
         bounds=Bounds(0.0, 1.0),
         constraints=[
-            LinearConstraint(matrix.few[:, columns], -np.inf, matrix.few_bounds),
-            LinearConstraint(matrix.servers[:, columns], 1.0, 1.0),
+            LinearConstraint(few, -np.inf, left),
+            LinearConstraint(servers[np.unique(columns.owner[free])], 1.0, 1.0),
         ],
         options=options,
     )
@@ -261,4 +326,4 @@ def _solve(matrix: _Matrix, cost: Floats, kept: NDArray[np.intp], effort: Effort
     if result.x is None:
         return _Part(None, float("inf"), timed_out)
     bound = float(result.mip_dual_bound) * scale
-    return _Part(kept[result.x[: len(kept)] > 0.5].astype(np.int64), bound, timed_out)
+    return _Part(free[result.x > 0.5].astype(np.int64), bound, timed_out)

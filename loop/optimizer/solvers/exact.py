@@ -34,7 +34,6 @@ LARGE = 2500  # options from which on a system without a time limit is solved to
 LARGE_GAP = 1e-3
 LARGE_NODES = 500  # of one tree of a large system
 ANY_GAP = 1e9  # if any solution will do
-TIE = 1e-3  # weight of the score beside the worth of GPUs
 LIKELY_NODES = 50  # of one tree among likely options
 MORE = "more servers may be possible: not all could be looked at"
 ROUGH_GAP = 0.05  # if only the number of servers counts
@@ -221,7 +220,7 @@ class _Search:
             best = Found(
                 taken=self.known,
                 cost=total,
-                bound=relaxed(program, self.options.score)[0],
+                bound=relaxed(program, self.options.score),
                 proven=False,
             )
         answer = _answer(self.problem, self.options, best)
@@ -238,9 +237,8 @@ class _Search:
         """
         able = int(here.sum())
         served = here[self.options.owner].astype(np.float64)
-        least, worth = relaxed(program, -served)
-        most = min(int(-least + 1e-6), able)
-        count = self._likely(program, here, most, worth)
+        most = min(int(-relaxed(program, -served) + 1e-6), able)
+        count = self._likely(program, here, most)
         while count < most and self.effort.thorough:
             try:
                 more = minimise(
@@ -256,18 +254,14 @@ class _Search:
                 self.known, count = more.taken, int(served[more.taken].sum())
         return _serving(program, here, count), count == most
 
-    def _likely(self, program: Program, here: Bools, most: int, worth: Floats) -> int:
+    def _likely(self, program: Program, here: Bools, most: int) -> int:
         """Return a number of servers of *here*, *most* or less, for which a solution is found among
-        likely options.
-
-        Likely are those whose GPUs are *worth* little; of these the ones of low score.
+        likely options: those of low score and whose GPUs are worth little.
         """
-        scale = max(float(np.abs(self.options.score).max()), 1e-9)
-        cost = worth / max(float(worth.max(initial=0.0)), 1e-9) + TIE * self.options.score / scale
 
         def found(count: int) -> bool:
             one = minimise(
-                _serving(program, here, count), cost, self._rough(thorough=False), known=self.known
+                _serving(program, here, count), self.options.score, self._rough(thorough=False)
             )
             self.known = self.known if one is None else one.taken
             return one is not None
