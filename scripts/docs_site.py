@@ -22,7 +22,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, **_: objec
         target = normal(folder / found["path"])
         if target.parts[0] == "docs":
             return found[0]
-        return f"]({config.repo_url}/blob/main/{target}{found['rest'] or ''})"
+        return f"]({config.extra['repository']}/blob/main/{target}{found['rest'] or ''})"
 
     return OUTSIDE.sub(leading_out, markdown)
 

@@ -86,7 +86,7 @@ def test_the_reference_names_what_there_is() -> None:
 def test_links_that_leave_the_pages_lead_to_the_repository() -> None:
     """They are right in a checkout, and the site has only docs/."""
     page = SimpleNamespace(file=SimpleNamespace(src_uri="tutorials/page.md"))
-    config = SimpleNamespace(repo_url="https://host/repo")
+    config = SimpleNamespace(extra={"repository": "https://host/repo"})
     text = "[a](../loop.md) [b](../../loop/ports.py#x) [c](try-it.md) [d](https://e)"
     assert on_page_markdown(text, page, config) == text.replace(
         "../../loop/ports.py#x", "https://host/repo/blob/main/loop/ports.py#x"
