@@ -17,6 +17,7 @@ from experiments import RunConfig, SweepConfig, run, sweep, write_run
 from experiments.compare import CompareConfig, compare, contenders
 from experiments.executor import LocalProcesses
 from experiments.go_records import from_go
+from experiments.stability import stability
 from inferno.cli.main import main
 from inferno.web.from_records import timeline_of_records
 from inferno.web.page import page
@@ -71,6 +72,15 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         out,
         executor=LocalProcesses(jobs=1),
     )
+    return out
+
+
+@pytest.fixture(scope="module")
+def slowed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the directory of runs with quick and slow pods."""
+    out = tmp_path_factory.mktemp("slowed")
+    base = RunConfig(data=SMALL, scenario="steady", hours=0.03, policy="static")
+    stability(SweepConfig(base=base), (0.5, 2.0), out, executor=LocalProcesses(jobs=1))
     return out
 
 
@@ -217,13 +227,18 @@ def test_a_run_is_shown_as_it_was_scored(runs: Sequence[Path]) -> None:
 
 
 def test_a_report_needs_nothing_and_shows_everything(
-    browser: Browser, runs: Sequence[Path], grid: Path, compared: Path, tmp_path: Path
+    browser: Browser,
+    runs: Sequence[Path],
+    grid: Path,
+    compared: Path,
+    slowed: Path,
+    tmp_path: Path,
 ) -> None:
     """A page that is mailed to somebody is opened without a network, in whatever window they
     have.
     """
     out = tmp_path / "report.html"
-    write_report([*runs, grid, compared, runs[0] / "cycles.jsonl"], out)
+    write_report([*runs, grid, compared, slowed, runs[0] / "cycles.jsonl"], out)
     text = out.read_text(encoding="utf-8")
     assert not re.findall(r"<(?:script|img|iframe|link)[^>]+(?:src|href)=[\"'](?!data:)", text)
     assert "default-src 'none'" in text
