@@ -135,7 +135,8 @@ class ServerData:
     model's data. gpus_per_replica: consider accelerators of so many GPUs only (None: any).
     types: consider accelerators of these types only (None: any).
     cached_tokens: of the tokens of a prompt, those that sizing may take for found in the prefix
-    cache. token_cv: coefficient of variation of the tokens of prompts and of answers.
+    cache. token_cv: coefficient of variation of the tokens of prompts and of answers. pooled: each
+    request goes where the fewest are, so that replicas share what comes.
     """
 
     name: str
@@ -150,6 +151,7 @@ class ServerData:
     types: frozenset[str] | None = None
     cached_tokens: float = 0.0
     token_cv: float = TOKEN_CV
+    pooled: bool = False
     current: Allocation = field(default_factory=Allocation)
 
 

@@ -155,6 +155,9 @@ class ServerView(OfPools):
     replicas that do not come (None: all are there, or this world does not tell). gauges are
     the samples of the window, oldest first (none: this world keeps the latest only).
 
+    pooled tells whether a router gives each request to the replica that has the fewest, so that
+    replicas share what comes (False: not, or nobody knows).
+
     start_up_s is how long its pods took from when they were asked for to ready (None: none did).
     queued_prompt_tokens are those of the requests that wait, preemptions how many requests lost
     their place in the KV cache within the window (None: this world does not tell).
@@ -190,6 +193,7 @@ class ServerView(OfPools):
     hold: Why | None = None
     grace_s: float | None = None
     missing: Missing | None = None
+    pooled: bool = False
     start_up_s: float | None = None
     queued_prompt_tokens: int | None = None
     preemptions: int | None = None

@@ -162,6 +162,7 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         backlog=state.backlog,
         kv_usage=state.kv_usage,
         start_up_s=state.start_up_s,
+        pooled=state.pooled,
         queued_prompt_tokens=state.queued_prompt_tokens,
         preemptions=state.window.preemptions,
         gauges=state.gauges,

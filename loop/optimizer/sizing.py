@@ -50,6 +50,10 @@ if TYPE_CHECKING:
 
 MS_PER_MIN = 60_000.0
 NO_LOAD = -1  # in place of what binds
+# Pools of so many replicas are looked at, of no more than this share of what each alone would need,
+# and with so many places a replica at least: with fewer the states of a pool lie too far apart.
+POOLS = np.array([1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0])
+POOL_SHARE, POOL_BATCH = 0.7, 4
 SHARE_LEAST = 0.8  # a server that meets its targets more seldom, even when idle, is not served
 BATCH_LIMIT = (
     1 << 20
@@ -118,6 +122,7 @@ class _Work:
     best_itl: Floats
     best_ttft: Floats
     percentile: Floats
+    pool: Floats
 
 
 def _start(pairs: Pairs, settings: OptimizerSettings) -> _Work:
@@ -154,6 +159,7 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Work:
         best_itl=np.zeros(rows),
         best_ttft=np.zeros(rows),
         percentile=asked.percentile.copy(),
+        pool=np.ones(rows),
     )
 
 
@@ -182,6 +188,7 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     if lower is not None:
         work.percentile[busy] = lower
         limits = search.limits(lower)
+    _pool(work, busy, limits, search)
     rate = limits[:, 0].copy()
     work.best_itl[busy], work.best_ttft[busy] = limits[:, 1], limits[:, 2]
     work.limit[busy] = np.nan_to_num(rate)
@@ -195,6 +202,31 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     work.rate_max[busy] = np.where(good, rate, 0.0)
     work.replicas[busy] = _replicas(work, busy, settings)
     work.verdict[busy[good & (work.replicas[busy] > settings.replicas_cap)]] = TOO_MANY
+
+
+def _pool(work: _Work, busy: Rows, limits: Floats, search: _Search) -> None:
+    """Raise *limits* where replicas share what comes: of many, fewer are full while others are not.
+
+    How many share depends on how much each takes, so fewer are counted on than each alone would
+    need, and of these only as many as are worth another look.
+    """
+    asked = work.pairs.asked
+    with np.errstate(divide="ignore", invalid="ignore"):
+        alone = np.ceil(work.need[busy] / limits[:, 0])
+    batch = work.batch[busy] // POOL_BATCH
+    most = np.minimum(np.floor(POOL_SHARE * np.nan_to_num(alone, posinf=0.0)), batch)
+    pool = POOLS[np.searchsorted(POOLS, np.maximum(most, 1.0), side="right") - 1]
+    pool = np.where(asked.pooled[busy] > 0.0, pool, 1.0)
+    rows = np.flatnonzero(pool > 1.0)
+    if not len(rows):
+        return
+    work.pool[busy[rows]] = pool[rows]
+    pooled = replace(
+        search,
+        columns=_replica_columns(work, search.settings).take(busy[rows]),
+        targets=search.targets.take(rows),
+    )
+    limits[rows] = pooled.limits(work.percentile[busy[rows]])
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,6 +269,7 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         asked.cached,
         asked.token_cv,
         perf.ahead,
+        work.pool,
     )
 
 

@@ -55,8 +55,8 @@ DEFAULTS = OptimizerSettings(rules=OURS)
 
 NO_SOLUTION = Solution(allocations={}, unserved={}, total_cost=0.0, total_value=0.0)
 # What a request that meets its targets is worth [cents] if the class does not say, by priority.
-MET_CENTS = {1: 1.0, 2: 0.4, 3: 0.2}
-MET_CENTS_LOWEST = 0.1
+MET_CENTS = {1: 1.0, 2: 0.8, 3: 0.6}
+MET_CENTS_LOWEST = 0.5
 WINDOW_S = 60.0  # of the metrics, where the world does not tell
 START_UP_S = 120.0  # of a pod, where nobody knows
 TOKENS_STEP = 1.02  # mean tokens are sized for in such steps, so that a sizing can be used again
@@ -408,6 +408,7 @@ class SloPolicy:
             gpus_per_replica=view.gpus_per_replica,
             types=view.types,
             cached_tokens=self._cached_tokens(view, base),
+            pooled=base.pooled or view.pooled,
             current=Allocation(
                 accelerator=view.accelerator,
                 replicas=view.wanted,

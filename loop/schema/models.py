@@ -338,6 +338,8 @@ class ServerSpec(Message):
     accelerator_types: list[Name] | None = ours_alone()
     # Ours: the coefficient of variation of the tokens of a request; the Go service knows means.
     token_cv: Figure | None = ours_alone()
+    # Ours: a router gives each request to the replica with the fewest.
+    pooled: bool | None = ours_alone()
     current_alloc: AllocationData = Field(default_factory=AllocationData)
     desired_alloc: Annotated[AllocationData, Rule(echoed=True)] = Field(
         default_factory=AllocationData

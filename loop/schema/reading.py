@@ -339,6 +339,7 @@ def _server(row: ServerSpec) -> ServerData:
         types=None if row.accelerator_types is None else frozenset(row.accelerator_types),
         cached_tokens=row.cached_tokens or 0.0,
         token_cv=TOKEN_CV if row.token_cv is None else row.token_cv,
+        pooled=bool(row.pooled),
         current=_allocation(row.current_alloc),
     )
 

@@ -414,6 +414,7 @@ def _server_state(
         kv_usage=series.kv_usage,
         gauges=tuple(series.gauges),
         start_up_s=_start_up_s(deployment.pods),
+        pooled=server.router == "least_outstanding",
         queued_prompt_tokens=series.queued_prompt_tokens,
         pods=tuple(_pod_state(pod, server.model, spec) for pod in deployment.pods),
     )

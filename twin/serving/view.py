@@ -45,7 +45,8 @@ class ServerState:
     starting counts pods that hold GPUs but are not ready, pending those without. backlog is the
     requests that wait, at the router and in pods; kv_usage the mean over ready pods; window the
     figures over the metrics window, gauges the readings of it. start_up_s is how long its pods took
-    from when they were asked for to ready, None if none did.
+    from when they were asked for to ready, None if none did; pooled tells whether each request goes
+    to the replica that has the fewest.
     """
 
     name: str
@@ -64,6 +65,7 @@ class ServerState:
     kv_usage: float
     gauges: tuple[GaugeSample, ...]
     start_up_s: float | None
+    pooled: bool
     queued_prompt_tokens: int | None
     pods: tuple[PodState, ...]
 

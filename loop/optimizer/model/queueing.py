@@ -35,7 +35,8 @@ class ReplicaColumns:
     TTFT and in nothing else; launch, p: the soft roofline (twin.spec.LatencyModel), the sum at
     p = 1; cached: of in_tokens, those that are found in the prefix cache: they are read, and not
     computed. Of use to the tail only (loop.optimizer.model.tail): token_cv, coefficient of
-    variation of both kinds of tokens; ahead: iterations that the engine plans in advance.
+    variation of both kinds of tokens; ahead: iterations that the engine plans in advance; pool: how
+    many replicas have their arrivals in common, each of which goes where the fewest requests are.
     """
 
     alpha: Floats
@@ -52,6 +53,7 @@ class ReplicaColumns:
     cached: Floats
     token_cv: Floats
     ahead: Floats
+    pool: Floats
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -77,6 +79,7 @@ class ReplicaColumns:
             self.cached[rows],
             self.token_cv[rows],
             self.ahead[rows],
+            self.pool[rows],
         )
 
     @property
@@ -111,12 +114,13 @@ def replica_columns(
     cached: Any = 0.0,
     token_cv: Any = 0.0,
     ahead: Any = 0.0,
+    pool: Any = 1.0,
 ) -> ReplicaColumns:
     """Return columns from scalars and sequences, broadcast to one length."""
     rows = np.broadcast_arrays(
         *np.atleast_1d(
             *(alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget),
-            *(overhead, launch, p, cached, token_cv, ahead),
+            *(overhead, launch, p, cached, token_cv, ahead, pool),
         )
     )
     a, b, g, tokens_in, tokens_out, batch, *others = (

@@ -15,6 +15,8 @@ import numpy as np
 from loop.optimizer.model.chain import Bools, Floats
 from loop.optimizer.model.tail import CHUNK, PROMPT_WEIGHTS, Singles, Tail, as_column, mean_over
 
+NEXT_TO_NOTHING = -1e30  # ln of a weight
+UNEVEN = 0.5  # variance of what a replica of a pool has, about its share
 BUSY_MAX = 0.999  # prefills may take this share of the time, and a full batch be so busy
 
 
@@ -128,6 +130,7 @@ def _interpolated(tail: Tail, values: Floats, batch: Floats) -> Floats:
 def steady_state(tail: Tail, rate: Floats) -> State:
     """Return what is the case when requests arrive at *rate* > 0."""
     columns, rows = tail.columns, np.arange(len(rate))
+    pool = columns.pool
     most = columns.max_batch.astype(np.float64)
     grid_busy, stretch = _stretch(tail, rate)
     logs = as_column(np.log(rate).astype(np.float32)) * tail.states
@@ -135,18 +138,20 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     for each, basis in zip(stretch.astype(np.float32).T, tail.basis.T, strict=True):
         logs += each[:, None] * basis
     logs -= logs.max(axis=1)[:, None]
+    _pool(logs, pool)
     wait_rate, work, overload = _wait_rate(tail, rate)
     fade = np.exp(-wait_rate * work)
-    queue = np.where(np.isinf(columns.max_queue), 1e9, columns.max_queue)
+    queue = np.where(np.isinf(columns.max_queue), 1e9, columns.max_queue * pool)
     no_more = fade**queue
     weights = np.exp(logs)
     none, one, two = _moments(tail, weights)
-    last = weights[rows, columns.max_batch].astype(np.float64)
+    last = weights[rows, columns.max_batch].astype(np.float64) / pool
     behind = last * fade * (1.0 - no_more) / (1.0 - fade)
     total = none + behind
     empty = weights[:, 0] / total
     batch = (one + most * behind) / total
     spread = np.maximum((two + most**2 * behind) / total - batch**2, 0.0)
+    spread += UNEVEN * (1.0 - 1.0 / pool)
     decode = tail.latencies.duration(batch, batch * tail.context)
     sharing = 1.0 + rate * decode / (1.0 - _interpolated(tail, grid_busy, batch))
     sharing = np.minimum(sharing, np.maximum(_room(tail, batch), 1.0))
@@ -159,7 +164,7 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     wider = 1.0 + tail.together * (bunched - 1.0)
     logs /= as_column(wider.astype(np.float32))
     weights = np.exp(logs)
-    last = weights[rows, columns.max_batch].astype(np.float64)
+    last = weights[rows, columns.max_batch].astype(np.float64) / pool
     waiting = last * (1.0 - no_more) / (1.0 - fade)
     total = _in_chunks(weights) - last + waiting + last * no_more
     backlog, overflow = _backlog(tail, rate, batch, decode)
@@ -169,7 +174,7 @@ def steady_state(tail: Tail, rate: Floats) -> State:
         variance=spread * wider,
         empty=empty,
         waits=waiting / total,
-        wait_rate=wait_rate,
+        wait_rate=wait_rate * pool,
         blocked=last * no_more / total,
         overload=overload | overflow,
         busy=busy,
@@ -181,6 +186,25 @@ def steady_state(tail: Tail, rate: Floats) -> State:
         steep=_steepness(tail, batch, decode, sharing),
         backlog=backlog,
     )
+
+
+def _pool(logs: Floats, pool: Floats) -> None:
+    """Turn the chains of replicas into those of pools, at every pool-th of their states.
+
+    A pool of n with n · N requests is in balance as a replica with N is, so its weights are the
+    n-th powers; but the sum of ln(arrivals / ends) over its finer steps has a smaller last half
+    step (Euler-Maclaurin).
+    """
+    many = np.flatnonzero(pool > 1.0)
+    if not len(many):
+        return
+    each, some = as_column(pool[many].astype(np.float32)), logs[many]
+    # States behind the last one weigh nothing: their ln is -inf.
+    steps = np.diff(np.maximum(some, np.float32(NEXT_TO_NOTHING)), axis=1)
+    some[:, 1:] -= (each - 1.0) / (2.0 * each) * steps
+    some *= each
+    some -= some.max(axis=1)[:, None]
+    logs[many] = some
 
 
 def _moments(tail: Tail, weights: Singles) -> tuple[Floats, Floats, Floats]:

@@ -132,6 +132,7 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
         none,
         none,
         none,
+        np.ones(len(batch)),
     )
 
 
