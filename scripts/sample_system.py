@@ -93,9 +93,9 @@ FITTED_KV = {("Qwen2.5-14B", "H100"): 226_992}
 # TTFT [ms]. Batch has tokens per second, by model.
 CLASSES = {
     "Premium": (1, 1.0, (40, 1000), (60, 2000)),
-    "Bronze": (2, 0.4, (80, 2000), (120, 4000)),
-    "Batch": (3, 0.2, None, None),
-    "Free": (4, 0.1, (150, 5000), (200, 8000)),
+    "Bronze": (2, 0.8, (80, 2000), (120, 4000)),
+    "Batch": (3, 0.6, None, None),
+    "Free": (4, 0.5, (150, 5000), (200, 8000)),
 }
 LARGE_MODELS = ("llama_70b", "mixtral_8_7b", "Qwen3-32B", "granite_20b")
 BATCH_TPS = {"Llama-3.1-8B": 2500, "Qwen2.5-14B": 2000, "Qwen3-32B": 600}

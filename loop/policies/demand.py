@@ -13,29 +13,34 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.policies.forecast import Forecast, Series, forecast, poisson_noise
+from loop.policies.rules import Past, Rule, asked_rpm, best_rule
 
 if TYPE_CHECKING:
+    from loop.policies.forecast import Floats
     from loop.types import Load, ServerView
 
 TOKENS_KEPT = 0.9  # of the weight of a sample of mean tokens after each further one
 QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
+RULE_S = 300.0  # between two looks for a better rule
 COUNTS_MAX = 48  # numbers of replicas that are compared
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What is remembered of one server: its rates [requests/min], its mean tokens and how many
-    requests a minute these stand for, the demands of the last minutes as (when [s], rate), what a
-    replica of it can take (0: not known), when it was moved last, and since when its load is not
-    known (None: it is).
+    requests a minute these stand for, what was asked for before any hold [requests/min], the rule
+    that was found best when (None: that), what a replica of it can take (0: not known), when it was
+    moved last, and since when its load is not known (None: it is).
     """
 
     rates: Series = field(default_factory=Series)
     in_tokens: float = 0.0
     out_tokens: float = 0.0
     tokens_weight: float = 0.0
-    demands: tuple[tuple[float, float], ...] = ()
+    demands: Series = field(default_factory=Series)
+    rule: Rule | None = None
+    ruled_s: float = -math.inf
     replica_rpm: float = 0.0
     moved_s: float | None = None
     unknown_s: float | None = None
@@ -87,8 +92,8 @@ def demand(
     """Return what *view* is to be sized for, and the memory with it.
 
     That is what it pays to have replicas for when pods that are asked for now are ready, the
-    highest of the last down_s; no less than the present pods serve now; and what waits, drained in
-    drain_s.
+    highest of the last down_s, or what the rule that was best so far asks for; no less than the
+    present pods serve now; and what waits, drained in drain_s.
     """
     found = forecast(
         memory.rates,
@@ -97,11 +102,16 @@ def demand(
         noise=poisson_noise(load.rate_rpm, horizon.window_s),
     )
     paying_rpm = worth.rate_rpm(found, replica_rpm=memory.replica_rpm)
-    recent = tuple(
-        (when_s, rate) for when_s, rate in memory.demands if now_s - when_s < horizon.down_s
+    demands = memory.demands.with_sample(paying_rpm, now_s=now_s, most=True)
+    past = Past(
+        rates=memory.rates, demands=demands, replica_rpm=memory.replica_rpm, lead_s=horizon.lead_s
     )
-    demands = (*recent, (now_s, paying_rpm))
-    held_rpm = max(rate for _, rate in demands)
+    held_rpm = max(demands.since(now_s - horizon.down_s))
+    rule, ruled_s = memory.rule, memory.ruled_s
+    if now_s - ruled_s >= RULE_S:
+        rule, ruled_s = best_rule(past, worth=worth, usual_s=horizon.down_s), now_s
+    if rule is not None:
+        held_rpm = max(asked_rpm(rule, past), paying_rpm if found.rising else 0.0)
     # Pods that are there serve the present load; others would come too late for it.
     served_rpm = min(load.rate_rpm, view.wanted * memory.replica_rpm or load.rate_rpm)
     waiting_rpm = 60.0 * view.backlog / horizon.drain_s if horizon.drain_s > 0.0 else 0.0
@@ -114,12 +124,15 @@ def demand(
         least=replace(tokens, rate_rpm=least_rpm),
         forecast=found,
     )
-    return made, replace(memory, demands=demands)
+    return made, replace(memory, demands=demands, rule=rule, ruled_s=ruled_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Worth:
-    """What a replica costs [cents/h], and a request that meets its targets is worth [cents]."""
+    """What a replica costs [cents/h], and a request that meets its targets is worth [cents].
+
+    Replicas that get more than they can take fail nearly all requests when that is OVERLOAD more.
+    """
 
     replica_cents_per_h: float
     met_cents: float
@@ -133,20 +146,22 @@ class Worth:
             return QUANTILE_MIN
         return min(max(1.0 - self.replica_cents_per_h / saved, QUANTILE_MIN), QUANTILE_MAX)
 
+    def missed_rpm(self, rates: Floats, capacities: Floats) -> Floats:
+        """Return how many requests a minute miss their targets, where *capacities* meet *rates*."""
+        beyond = rates / np.maximum(capacities, 1e-9) - 1.0
+        return rates * np.clip(beyond / OVERLOAD, 0.0, 1.0)
+
     def rate_rpm(self, found: Forecast, *, replica_rpm: float) -> float:
         """Return the load to have replicas for: the number that costs least with the requests that
         miss their targets for want of more, but never fewer than the middle of *found* needs.
-
-        Replicas that get more than they can take fail nearly all requests when that is OVERLOAD
-        more.
         """
         if replica_rpm <= 0.0 or self.met_cents <= 0.0:
             return max(found.middle, found.at(self.quantile(replica_rpm or found.middle)))
         fewest = max(1, math.ceil(found.middle / replica_rpm * (1.0 - 1e-9)))
         most = max(fewest, math.ceil(float(found.futures[-1]) / replica_rpm))
         counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
-        beyond = found.futures / (counts[:, None] * replica_rpm) - 1.0
-        missed = found.futures * np.clip(beyond / OVERLOAD, 0.0, 1.0)
+        capacities = np.multiply.outer(counts, np.array([replica_rpm]))
+        missed = self.missed_rpm(found.futures, capacities)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed.mean(axis=1)
         best = int(counts[int(np.argmin(cost))])
         # Half a replica less, so that a slightly other size of a replica does not add one.

@@ -60,16 +60,22 @@ class Series:
         """Return when the next sample is due."""
         return self.start_s + STEP_S * len(self.values)
 
-    def with_sample(self, value: float, *, now_s: float) -> Series:
+    def since(self, when_s: float) -> tuple[float, ...]:
+        """Return the samples of the steps that end after *when_s*, and the last one anyway."""
+        count = math.floor((self.next_s - when_s) / STEP_S + 1e-9)
+        return self.values[-max(1, count) :]
+
+    def with_sample(self, value: float, *, now_s: float, most: bool = False) -> Series:
         """Return the series with what is seen at *now_s*, in the place of the last sample if the
-        next is not due; a gap is filled with it, and a series that is older than its longest memory
-        begins anew.
+        next is not due (*most*: the higher of the two); a gap is filled with it, and a series that
+        is older than its longest memory begins anew.
         """
         if not self.values:
             return Series(now_s, (value,))
         missing = int((now_s - self.next_s) / STEP_S + 1e-9) + 1
         if now_s < self.next_s - 1e-9:
             # Not due yet, but newer than the last one: what is seen now counts.
+            value = max(value, self.values[-1]) if most else value
             return Series(self.start_s, (*self.values[:-1], value))
         if missing > SAMPLES_MAX:
             return Series(now_s, (value,))
@@ -81,11 +87,12 @@ class Series:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """A load some time ahead, and how it was foreseen: futures that are equally likely, each >= 0,
-    lowest first.
+    lowest first. rising: the load rises by more than noise would let it.
     """
 
     futures: Floats
     method: str
+    rising: bool = False
 
     @property
     def middle(self) -> float:
@@ -111,7 +118,7 @@ def forecast(series: Series, *, lead_s: float, quantile: float, noise: float = 0
     values = np.array(series.values)
     ahead = max(1, round(lead_s / STEP_S))
     trials = []
-    for name, made in _methods(values, ahead).items():
+    for name, made in said(values, ahead).items():
         errors = (values[ahead:] - made[: max(0, len(values) - ahead)])[-ERRORS_MAX:]
         expected = _expected_errors(errors, now=float(values[-1]), noise=noise)
         high = float(expected[min(int(quantile * len(expected)), len(expected) - 1)])
@@ -120,14 +127,16 @@ def forecast(series: Series, *, lead_s: float, quantile: float, noise: float = 0
     last = trials[0]
     good = [trial for trial in trials if trial.loss < (1.0 - BETTER_BY) * last.loss]
     best = min(good, key=lambda trial: trial.loss, default=last)
-    if _rises(values, noise):
+    rising = _rises(values, noise)
+    if rising:
         fit = [
             trial
             for trial in trials
             if trial.name.startswith("trend") and not trial.loss > FOLLOWED_LOSS_MAX * best.loss
         ]
         best = max((best, *fit), key=lambda trial: trial.middle + trial.high)
-    return Forecast(futures=np.maximum(best.middle + best.errors, 0.0), method=best.name)
+    futures = np.maximum(best.middle + best.errors, 0.0)
+    return Forecast(futures=futures, method=best.name, rising=rising)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +152,10 @@ class _Trial:
     loss: float
 
 
-def _methods(values: Floats, ahead: int) -> dict[str, Floats]:
-    """Return by method what it would have said at each sample of the one *ahead* steps later."""
+def said(values: Floats, ahead: int) -> dict[str, Floats]:
+    """Return by method what it would have said at each of *values* of the one *ahead* steps
+    later.
+    """
     count = len(values)
     linear = _filters(ahead)[:, :count, :count] @ values
     made = {"last": values, **dict(zip(_NAMES, linear, strict=True))}
