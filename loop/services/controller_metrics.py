@@ -4,6 +4,7 @@ only.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict, deque
 from collections.abc import Mapping
 from datetime import datetime
@@ -13,12 +14,13 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from loop.actuator import planned
+from loop.optimizer.shadow import model_errors
 from loop.records import capacity_rows, held_servers
 from loop.services.world_metrics import Concern, ReasonGauge, WorldMetrics
 
 if TYPE_CHECKING:
     from loop.spec import SloTarget, SystemData
-    from loop.types import Change, CycleRecord, ServerView
+    from loop.types import Change, CycleRecord, ServerView, Snapshot
 
 SECONDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0)
 ATTAINMENT_CYCLES = 60  # an hour of cycles of a minute
@@ -29,6 +31,7 @@ PER_TYPE = MappingProxyType(
     }
 )
 OUTCOMES = ("met", "missed")
+ERROR_METRICS = ("ttft", "itl", "throughput", "start_up")
 PER_SERVER = MappingProxyType(
     {
         "inferno_wanted_replicas": "Replicas last decided on.",
@@ -98,6 +101,15 @@ class ControllerMetrics:
             "Time of the latest cycle that went through (in the time of the world).",
             registry=self.registry,
         )
+        self._errors = Gauge(
+            "inferno_model_error_ratio",
+            "How wrong the data of a server are: measured over estimated, less 1, by metric (ttft, "
+            f"itl, throughput, start_up), over its latest {ATTAINMENT_CYCLES} steady cycles.",
+            ["server", "metric"],
+            registry=self.registry,
+        )
+        self._error_logs: dict[tuple[str, str], deque[float]] = {}
+        self._error_of: dict[str, tuple[str, str]] = {}  # model and accelerator by server
         self._met: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=ATTAINMENT_CYCLES))
 
     @property
@@ -128,6 +140,32 @@ class ControllerMetrics:
             field = metric.removeprefix("inferno_gpus_")
             gauge.show({row["type"]: row[field] for row in gpus})
         self._show_servers(record.seen.servers, desired, record.data)
+        self._show_errors(record.seen, record.data)
+
+    def _show_errors(self, seen: Snapshot, data: SystemData | None) -> None:
+        """Show how wrong the data of each server have been of late. On another accelerator it is
+        another model that is wrong: what was known is forgotten.
+        """
+        for name, told in list(self._error_of.items()):
+            view = seen.servers.get(name)
+            if view is None or (view.model, view.accelerator) != told:
+                del self._error_of[name]
+                for key in [key for key in self._error_logs if key[0] == name]:
+                    del self._error_logs[key]
+                    self._errors.remove(*key)
+        if data is None:
+            return
+        for name, errors in model_errors(seen, data).items():
+            view = seen.servers[name]
+            self._error_of[name] = (view.model, view.accelerator)
+            for metric in ERROR_METRICS:
+                error = getattr(errors, metric)
+                if error is None:
+                    continue
+                logs = self._error_logs.setdefault((name, metric), deque(maxlen=ATTAINMENT_CYCLES))
+                # Ratios: twice as slow and twice as fast are as wrong as each other.
+                logs.append(math.log1p(error))
+                self._errors.labels(name, metric).set(math.expm1(sum(logs) / len(logs)))
 
     def _show_servers(
         self,

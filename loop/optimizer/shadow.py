@@ -1,0 +1,119 @@
+"""The estimate of what servers do as they are, beside what is measured of them; pure.
+
+Policies estimate what a server would do after a decision. This looks at the present, where the
+truth can be seen.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from loop.optimizer.model.queueing import analyze, make_model, replica_columns
+from loop.spec import Perf, SystemData
+from loop.types import ServerView, Snapshot
+
+MS_PER_MINUTE = 60_000.0
+# In a queue beyond this part of what runs, latencies follow from the past and not from the load.
+WAITING_MAX = 0.1
+# Of the rate that a full batch serves: above it no mean is steady.
+BUSY_MAX = 0.95
+# Of the TTFT: how long requests wait for a place depends on the router, of which nothing is known
+# here.
+QUEUED_MAX = 0.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Errors:
+    """Measured over estimated, less 1, of one server; None: not measured, or no matter of the
+    latency model.
+    """
+
+    ttft: float | None = None
+    itl: float | None = None
+    throughput: float | None = None
+    start_up: float | None = None
+
+
+def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
+    """Return the errors of the estimates of the servers that are steady, and of which the load is
+    known.
+    """
+    views = [
+        (view, perf)
+        for view in seen.servers.values()
+        if (perf := data.perf.get((view.model, view.accelerator))) is not None and _steady(view)
+    ]
+    if not views:
+        return {}
+    loads = [(view.load, view.ready) for view, _ in views]
+    rate = np.array([load.rate_rpm / ready / MS_PER_MINUTE for load, ready in loads if load])
+    perfs = [perf for _, perf in views]
+    model = make_model(
+        replica_columns(
+            alpha=[perf.latency_model.alpha_ms for perf in perfs],
+            beta=[perf.beta_ms for perf in perfs],
+            gamma=[perf.gamma_ms for perf in perfs],
+            in_tokens=[load.in_tokens for load, _ in loads if load],
+            out_tokens=[load.out_tokens for load, _ in loads if load],
+            max_batch=[_batch(view, perf) for view, perf in views],
+            overhead=[perf.overhead_ms for perf in perfs],
+            launch=[perf.latency_model.launch_ms for perf in perfs],
+            p=[perf.p for perf in perfs],
+            cached=[_cached(view) for view, _ in views],
+        )
+    )
+    calm = rate < BUSY_MAX * model.rate_max
+    found = analyze(model, np.minimum(rate, BUSY_MAX * model.rate_max))
+    # A prompt waits for the end of the iteration that runs as it comes, half of one on the mean,
+    # and for the one that is planned already, if the engine plans ahead.
+    ahead = np.array([0.5 + (perf.scheduling == "async") for perf in perfs])
+    waits_ms = ahead * found.itl * np.minimum(found.in_service, 1.0)
+    ttft_ms = np.array([perf.overhead_ms for perf in perfs]) + found.wait + found.prefill + waits_ms
+    return {
+        view.name: Errors(
+            ttft=_error(view.ttft_ms, ttft) if wait <= QUEUED_MAX * ttft else None,
+            itl=_error(view.itl_ms, itl),
+            throughput=_error(view.completions_rpm, view.load.rate_rpm if view.load else 0.0),
+            start_up=_error(view.start_up_s, perf.start_up_s or 0.0),
+        )
+        for (view, perf), ttft, itl, wait, is_calm in zip(
+            views,
+            ttft_ms.tolist(),
+            found.itl.tolist(),
+            found.wait.tolist(),
+            calm.tolist(),
+            strict=True,
+        )
+        if is_calm
+    }
+
+
+def _steady(view: ServerView) -> bool:
+    load = view.load
+    return (
+        load is not None
+        and load.rate_rpm > 0.0
+        and load.in_tokens > 0.0
+        and load.out_tokens >= 1.0
+        and view.ready == view.wanted > 0
+        and not view.starting
+        and view.waiting <= WAITING_MAX * max(view.running, 1)
+    )
+
+
+def _batch(view: ServerView, perf: Perf) -> int:
+    return max(view.max_batch or perf.max_batch, 1)
+
+
+def _cached(view: ServerView) -> float:
+    return (view.cache_hit_share or 0.0) * (view.load.in_tokens if view.load else 0.0)
+
+
+def _error(measured: float | None, estimated: float) -> float | None:
+    if measured is None or measured <= 0.0 or not estimated > 0.0 or not math.isfinite(estimated):
+        return None
+    return measured / estimated - 1.0

@@ -1,0 +1,120 @@
+"""Claims about the shadow estimate: right data have small errors at the loads of the twin, wrong
+ones show by how much, and what is not steady says nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.run import run
+from loop.optimizer.shadow import Errors, model_errors
+from loop.records import snapshot_of
+from loop.schema.reading import read_system
+from loop.services.controller_metrics import ControllerMetrics
+from loop.spec import Load
+from loop.testing.fakes import server_view, system
+from loop.types import ServerView, Snapshot, one_pool
+from tests.live.test_world_metrics import record, shown
+
+SMALL = SAMPLE_DATA / "small"
+PAIR = ("Qwen2.5-14B", "L40S")
+BUSY = server_view(load=Load(rate_rpm=120.0, in_tokens=256.0, out_tokens=128.0))
+
+
+def errors(tmp_path: Path, name: str, factor: float) -> dict[str, Errors]:
+    """Return the mean errors that a loop over the twin sees of data whose truth has one coefficient
+    of one engine multiplied.
+    """
+    data = read_system(SMALL, warn=print)
+    perf = data.perf[PAIR]
+    parms = {"alpha": perf.alpha_ms, "beta": perf.beta_ms, "gamma": perf.gamma_ms}
+    parms[name] *= factor
+    truth = tmp_path / "truth.json"
+    row = {"model": PAIR[0], "acc": PAIR[1], "perfParms": parms}
+    truth.write_text(json.dumps({"engines": [row]}))
+    config = RunConfig(
+        data=SMALL, truth=truth, scenario="steady", policy="static", hours=0.4, engine="plain"
+    )
+    found: dict[str, list[Errors]] = {}
+    for line in run(config).cycles[5:]:
+        for server, one in model_errors(snapshot_of(line), data).items():
+            found.setdefault(server, []).append(one)
+    return {server: mean(every) for server, every in found.items()}
+
+
+def mean(every: list[Errors]) -> Errors:
+    def of(metric: str) -> float | None:
+        known = [value for one in every if (value := getattr(one, metric)) is not None]
+        return float(np.mean(known)) if known else None
+
+    return Errors(ttft=of("ttft"), itl=of("itl"), throughput=of("throughput"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "factor", "itl"), [("alpha", 1.0, 0.0), ("alpha", 1.3, 0.3), ("beta", 1.3, None)]
+)
+def test_wrong_data_show_by_how_much(
+    tmp_path: Path, name: str, factor: float, itl: float | None
+) -> None:
+    """In closed form, within what the closed form is off from the twin."""
+    found = errors(tmp_path, name, factor)
+    own = found.pop("Bronze-Qwen2.5-14B")
+    if itl is not None:
+        assert own.itl == pytest.approx(itl, abs=0.06)
+    if name == "beta":
+        assert own.ttft is None or own.ttft > 0.08, "prompts take longer"
+    for one in found.values():
+        assert one.itl == pytest.approx(0.0, abs=0.06)
+        assert one.throughput == pytest.approx(0.0, abs=0.1)
+        assert one.ttft is None or one.ttft == pytest.approx(0.0, abs=0.12)
+
+
+def seen(*views: ServerView) -> Snapshot:
+    return Snapshot(now_s=0.0, servers={view.name: view for view in views})
+
+
+def test_what_is_not_steady_says_nothing() -> None:
+    """Pods that come, queues, loads that nobody knows, accelerators that the data do not."""
+    good = replace(BUSY, itl_ms=10.0, ttft_ms=50.0)
+    assert set(model_errors(seen(good), system())) == {good.name}
+    for other in (
+        replace(good, starting=1),
+        replace(good, ready=0),
+        replace(good, load=None),
+        replace(good, waiting=20),
+        replace(good, load=Load(rate_rpm=120.0, in_tokens=0.0, out_tokens=128.0)),
+        replace(good, load=Load(rate_rpm=1e6, in_tokens=256.0, out_tokens=128.0)),
+        replace(good, pools=one_pool(accelerator="unknown", replicas=good.ready, max_batch=8)),
+    ):
+        assert model_errors(seen(other), system()) == {}
+    assert model_errors(seen(), system()) == {}
+
+
+def test_a_latency_that_was_not_measured_has_no_error() -> None:
+    """The others have one."""
+    found = model_errors(seen(replace(BUSY, itl_ms=None, ttft_ms=50.0)), system())[BUSY.name]
+    assert found.itl is None
+    assert found.ttft is not None
+
+
+def test_the_controller_shows_the_errors_of_late() -> None:
+    """As a geometric mean; on another accelerator, or gone, they are forgotten."""
+    metrics = ControllerMetrics()
+    estimate = model_errors(seen(replace(BUSY, itl_ms=1.0)), system())[BUSY.name].itl
+    assert estimate is not None
+    right_ms = 1.0 / (1.0 + estimate)
+    for factor in (2.0, 0.5, 1.1, 1.1):
+        metrics.observe(record(replace(BUSY, itl_ms=factor * right_ms)))
+    page = shown(metrics.registry)
+    key = ("inferno_model_error_ratio", "itl", BUSY.name)
+    assert page[key] == pytest.approx(1.1**0.5 - 1.0)
+    moved = one_pool(accelerator="A100", replicas=BUSY.ready, max_batch=8)
+    metrics.observe(record(replace(BUSY, pools=moved, itl_ms=None, completions_rpm=None)))
+    assert not [key for key in shown(metrics.registry) if key[0] == "inferno_model_error_ratio"]
