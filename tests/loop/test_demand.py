@@ -82,9 +82,11 @@ def test_tokens_are_means_over_requests() -> None:
 
 
 def test_nothing_is_learnt_from_a_load_that_is_not_known() -> None:
-    """It is no zero."""
+    """It is no zero; only since when it is not known is remembered."""
     memory = remember(Memory(), at(600.0), now_s=0.0)
-    assert remember(memory, server_view(load=None), now_s=30.0) == memory
+    found = remember(memory, server_view(load=None), now_s=30.0)
+    assert found == replace(memory, unknown_s=30.0)
+    assert remember(found, server_view(load=None), now_s=60.0) == found
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.5, 3.0])
