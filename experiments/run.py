@@ -4,8 +4,10 @@ happened.
 
 from __future__ import annotations
 
+import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -89,6 +91,25 @@ def simulate(
     """Simulate what was read, see `run`. What it leaves is kept in memory, or in *directory*:
     cycles in a file CYCLES, requests in files without a name.
     """
+    with _rare_collections():
+        return _simulated(sources, progress=progress, directory=directory)
+
+
+@contextmanager
+def _rare_collections() -> Iterator[None]:
+    """Have garbage looked for more seldom: a run makes many objects and hardly a circle of them.
+
+    To look through a thousand servers for some took a fifth of the time.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 100)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _simulated(sources: Sources, *, progress: Progress | None, directory: Path | None) -> RunResult:
     begin_s = time.process_time()
     config, end_s = sources.config, sources.config.duration_s
     assert config.period_s is not None, "resolved"
