@@ -37,6 +37,7 @@ def execute(path: Path) -> None:
             resources=where,
             # When each cell ran would differ with each run.
             record_timing=False,
+            coalesce_streams=True,
         ).execute()
     notebook.metadata[DIGEST] = digest(notebook)
     # The version of the Python at hand would, too.

@@ -1,13 +1,16 @@
-"""The notebooks run from top to bottom, and none is committed with its outputs."""
+"""The notebooks run from top to bottom, and carry what comes out."""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
+
+from scripts.run_notebooks import digest
 
 pytestmark = pytest.mark.slow
 
@@ -17,8 +20,8 @@ TINY = {
 config = RunConfig(data=SAMPLE_DATA / "small", scenario="ramp", hours=0.3)
 """,
     "sweep_alpha_period": """
-base = RunConfig(data=SAMPLE_DATA / "small", scenario="disturbed", hours=0.05, interval_s=20.0)
-alphas, periods_s, seeds = (0.1, 0.5), (30.0, 60.0), 2
+data, hours, seeds = SAMPLE_DATA / "small", 0.05, 2
+alphas, periods_s = (0.1, 0.5), (30.0, 60.0)
 out, jobs = Path(mkdtemp()), 1
 """,
 }
@@ -60,9 +63,22 @@ def test_a_notebook_runs_to_its_end(repository: Path, tmp_path: Path, name: str)
 
 
 @pytest.mark.parametrize("name", sorted(TINY))
-def test_a_notebook_is_committed_without_outputs(repository: Path, name: str) -> None:
-    """Outputs would age, and make every difference unreadable."""
-    for cell in notebook(repository, name).cells:
-        if cell.cell_type == "code":
-            assert cell.outputs == []
-            assert cell.execution_count is None
+def test_a_notebook_carries_the_outputs_of_its_code(repository: Path, name: str) -> None:
+    """It is read before it is run, on the site above all; outputs of other code would mislead.
+    `make notebooks` runs them anew.
+    """
+    nodes = notebook(repository, name)
+    code = [cell for cell in nodes.cells if cell.cell_type == "code"]
+    assert nodes.metadata["outputs_of"] == digest(nodes)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert {output.output_type for output in outputs}.isdisjoint({"error"})
+    assert "image/png" in {kind for output in outputs for kind in output.get("data", {})}
+    # A machine's own places do not belong into what everybody reads.
+    assert str(Path.home()) not in json.dumps(outputs)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_notebook_says_how_to_run_it(repository: Path, name: str) -> None:
+    """Who finds it on the site has no checkout, and perhaps no Jupyter."""
+    assert "pip install 'inferno-twin[notebooks]'" in notebook(repository, name).cells[0].source
