@@ -192,8 +192,8 @@ def _fleet(records: RunRecords, *, width_s: float) -> Fleet:
                 used=_held(held, kind, t_s),
                 available=_last_seen(seen.t_s, available.get(kind, ()), t_s),
             )
-            for kind in held.columns
-            if kind not in ("t_s", PRICE)
+            for kind in dict.fromkeys([*available, *held.columns])
+            if kind in held.columns and kind not in ("t_s", PRICE)
         ],
         # Runs of older versions have no prices beside their pods: then what was wanted is shown.
         cost_usd_per_h=_held(held, PRICE, t_s)

@@ -111,7 +111,7 @@ const inferno = (() => {
 
   // -- the fleet
 
-  function gpuFigure(timeline) {
+  function gpuFigure(timeline, range) {
     const fleet = timeline.fleet;
     const traces = fleet.gpus.filter((one) => known(one.used).some((value) => value > 0)).map((one) => ({
       ...steps(timeline, fleet.t_s, one.used), name: one.type, type: "scatter", mode: "lines", stackgroup: "used",
@@ -126,25 +126,31 @@ const inferno = (() => {
         text: timeline.events.map((event) => wrapped(`${event.kind}: ${event.text}`)), hovertemplate: "%{text}<extra></extra>",
       });
     }
-    return { traces, axis: yAxis("GPUs in use"), title: "GPUs in use, by type", showlegend: true };
+    return { traces, axis: yAxis("GPUs in use", range), title: "GPUs in use, by type", showlegend: true };
   }
 
-  function fleetFigures(timeline) {
+  // Timelines beside each other have equal scales.
+  function fleetFigures(timeline, beside = [timeline]) {
     const fleet = timeline.fleet;
+    const most = (pick) => 1.06 * Math.max(0.5, ...beside.flatMap((one) => known(pick(one.fleet))));
+    const used = (one) => one.t_s.map((_, place) => one.gpus.reduce((sum, type) => sum + (type.used[place] || 0), 0));
+    const upTo = (pick) => ({ range: [0, most(pick)], rangemode: "normal" });
     const one = (title, unit, t, values, extra = {}, axis = {}) => ({
       title, axis: yAxis(unit, axis), showlegend: false,
       traces: [line(timeline, values.length ? t : [], values, title, { line: { color: BLUE, width: 1.8 }, ...extra })],
     });
     const of = fleet.attainment_of;
-    const least = 100 * Math.min(0.95, ...known(fleet.attainment));
+    const least = 100 * Math.min(0.95, ...beside.flatMap((other) => known(other.fleet.attainment)));
     return [
-      gpuFigure(timeline),
+      gpuFigure(timeline, upTo(used)),
       one(timeline.origin === "run" ? "Cost" : "Cost of what is wanted", "$ an hour", fleet.t_s, fleet.cost_usd_per_h,
-        { line: { color: BLUE, shape: "hv" }, hovertemplate: "$ %{y:.2f} an hour<extra></extra>" }),
+        { line: { color: BLUE, shape: "hv" }, hovertemplate: "$ %{y:.2f} an hour<extra></extra>" },
+        upTo((other) => other.cost_usd_per_h)),
       one(`Attainment: ${of} within target`, `${of} within target [%]`, fleet.attainment_t_s,
         fleet.attainment.map((share) => (share === null ? null : 100 * share)),
         { hovertemplate: "%{y:.1f} %<extra></extra>" }, { rangemode: "normal", range: [Math.max(0, least - 3), 100.5] }),
-      one("Backlog", "requests waiting", fleet.t_s, fleet.backlog, { line: { color: BLUE, shape: "hv" }, hovertemplate: "%{y} requests<extra></extra>" }),
+      one("Backlog", "requests waiting", fleet.t_s, fleet.backlog, { line: { color: BLUE, shape: "hv" }, hovertemplate: "%{y} requests<extra></extra>" },
+        upTo((other) => other.backlog)),
     ];
   }
 
@@ -482,7 +488,7 @@ const inferno = (() => {
 
     paintFleet(place, number, which) {
       const timeline = this.timelines[number];
-      const figure = fleetFigures(timeline)[which];
+      const figure = fleetFigures(timeline, this.timelines)[which];
       draw(place, figure.traces, layoutOf(230, {
         xaxis: xAxis(timeline), yaxis: figure.axis, showlegend: figure.showlegend,
       }));
