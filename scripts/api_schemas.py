@@ -36,7 +36,10 @@ KINDS = {
         "ReplicaSet": "V1ReplicaSet",
         "StatefulSet": "V1StatefulSet",
     },
-    "autoscaling/v1": {"Scale": "V1Scale"},
+    "autoscaling/v1": {
+        "HorizontalPodAutoscaler": "V1HorizontalPodAutoscaler",
+        "Scale": "V1Scale",
+    },
     "autoscaling/v2": {"HorizontalPodAutoscaler": "V2HorizontalPodAutoscaler"},
     "coordination.k8s.io/v1": {"Lease": "V1Lease"},
     "networking.k8s.io/v1": {"NetworkPolicy": "V1NetworkPolicy"},

@@ -192,6 +192,34 @@ def test_stateful_sets_and_autoscalers_are_kept_shown_and_scaled(kubectl: Kubect
     kubectl("delete", "hpa/dep", "sts/state", "-n", "infer")
 
 
+def test_autoscale_makes_an_autoscaler_by_its_older_version(kubectl: Kubectl) -> None:
+    """`kubectl autoscale` knows autoscaling/v1 only; what reads the object asks for v2."""
+    kubectl("apply", "-f", "-", text=manifest("scaled"))
+    words = ("autoscale", "deployment", "scaled", "-n", "infer")
+    kubectl(*words, "--min=2", "--max=6", "--cpu-percent=70")
+    spec = json.loads(kubectl("get", "hpa", "scaled", "-n", "infer", "-o", "json"))["spec"]
+    assert (spec["minReplicas"], spec["maxReplicas"]) == (2, 6)
+    assert spec["scaleTargetRef"]["name"] == "scaled"
+    assert spec["metrics"][0]["resource"]["target"]["averageUtilization"] == 70
+    old = json.loads(
+        kubectl(
+            "get", "horizontalpodautoscalers.v1.autoscaling", "scaled", "-n", "infer", "-o", "json"
+        )
+    )
+    assert old["apiVersion"] == "autoscaling/v1"
+    assert old["spec"]["targetCPUUtilizationPercentage"] == 70
+    again = kubectl.run(*words, "--max=6")
+    assert again.returncode == 1
+    assert "already exists" in again.stderr
+    kubectl(
+        "delete",
+        "horizontalpodautoscalers.v1.autoscaling/scaled",
+        "deployment/scaled",
+        "-n",
+        "infer",
+    )
+
+
 def test_server_side_apply_works_and_reports_conflicts(kubectl: Kubectl) -> None:
     """With another manager, and with force."""
     words = ("apply", "--server-side", "-f", "-")

@@ -120,6 +120,13 @@ AUTOSCALERS = Resource(
     subresources=("status",),
     categories=("all",),
 )
+# The same objects in their older version: `autoscalers.py` translates.
+AUTOSCALERS_V1 = Resource(
+    plural="horizontalpodautoscalers",
+    kind="HorizontalPodAutoscaler",
+    group="autoscaling",
+    verbs=("create", "delete", "get", "list", "update"),
+)
 LEASES = Resource(plural="leases", kind="Lease", group="coordination.k8s.io")
 NETWORK_POLICIES = Resource(
     plural="networkpolicies",
@@ -189,6 +196,7 @@ RESOURCES = (
     REPLICA_SETS,
     STATEFUL_SETS,
     AUTOSCALERS,
+    AUTOSCALERS_V1,
     LEASES,
     NETWORK_POLICIES,
     DISRUPTION_BUDGETS,

@@ -5,18 +5,25 @@ of objects.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twin.kube.apiserver import errors
 from twin.kube.apiserver.admission import lawful, typed
+from twin.kube.apiserver.autoscalers import to_v1, to_v2
 from twin.kube.apiserver.labels import matcher
 from twin.kube.apiserver.listwatch import list_objects
 from twin.kube.apiserver.managedfields import Writer, applied, first_owned, owned
 from twin.kube.apiserver.objects import Json, at_path, name_of
 from twin.kube.apiserver.patches import json_patch, merge_patch, strategic_merge
 from twin.kube.apiserver.request import Target, WriteOptions, parsed_json, parsed_yaml
-from twin.kube.apiserver.resources import NAMESPACES, PODS, Resource
+from twin.kube.apiserver.resources import (
+    AUTOSCALERS,
+    AUTOSCALERS_V1,
+    NAMESPACES,
+    PODS,
+    Resource,
+)
 from twin.kube.apiserver.schema import resource_schema
 from twin.kube.apiserver.storage import Commits
 
@@ -64,6 +71,21 @@ class Answer:
     warnings: tuple[str, ...] = ()
 
 
+def _kept(target: Target) -> Target:
+    """Return *target* in the version in which autoscalers are kept."""
+    return replace(target, resource=AUTOSCALERS)
+
+
+def _in_v1(answer: Answer) -> Answer:
+    """Return the answer about autoscalers in their older version."""
+    body = answer.body
+    if "items" in body:
+        items = [to_v1(item) for item in body["items"]]
+        shown = {**body, "apiVersion": AUTOSCALERS_V1.api_version, "items": items}
+        return replace(answer, body=shown)
+    return replace(answer, body=to_v1(body))
+
+
 class Rest:
     """The verbs. *commits* writes; all checks happen before, so what fails has changed nothing."""
 
@@ -75,11 +97,15 @@ class Rest:
 
     def get(self, target: Target) -> Answer:
         """Return an object, its status or its scale."""
+        if target.resource is AUTOSCALERS_V1:
+            return _in_v1(self.get(_kept(target)))
         obj = self._existing(target)
         return Answer(body=to_scale(obj) if target.subresource == "scale" else obj)
 
     def list(self, target: Target, query: Mapping[str, str]) -> Answer:
         """Return the objects that *query* selects."""
+        if target.resource is AUTOSCALERS_V1:
+            return _in_v1(self.list(_kept(target), query))
         return Answer(body=list_objects(self._store, target.resource, target.namespace, query))
 
     # -- writing
@@ -90,6 +116,9 @@ class Rest:
         """Create an object; *operation* is how its fields are owned."""
         resource = target.resource
         admitted = typed(resource, body, validation=options.validation)
+        if resource is AUTOSCALERS_V1:
+            made = self.create(_kept(target), to_v2(admitted.obj), options, operation=operation)
+            return _in_v1(made)
         obj = self._placed(admitted.obj, target)
         metadata = obj["metadata"]
         if not metadata.get("name") and metadata.get("generateName"):
@@ -118,6 +147,9 @@ class Rest:
 
     def update(self, target: Target, body: Any, options: WriteOptions) -> Answer:
         """Replace an object, its status, or the scale of it."""
+        if target.resource is AUTOSCALERS_V1:
+            whole = typed(target.resource, body, validation=options.validation)
+            return _in_v1(self.update(_kept(target), to_v2(whole.obj), options))
         old = self._existing(target)
         if target.subresource == "scale":
             scale = typed(SCALE, body, validation=options.validation)
@@ -152,6 +184,8 @@ class Rest:
         self, target: Target, body: Any, query: Mapping[str, str], options: WriteOptions
     ) -> Answer:
         """Delete an object: at once, or, where it has to come to an end first, by and by."""
+        if target.resource is AUTOSCALERS_V1:
+            return self.delete(_kept(target), body, query, options)
         obj = self._existing(target)
         delete_options = {**dict(query), **(body if isinstance(body, dict) else {})}
         preconditions = delete_options.get("preconditions") or {}
