@@ -23,6 +23,12 @@ WORKERS = 2
 ROUNDS, SEEDS = 2, 20
 HOURS = 0.75  # more than 2 CPU-s a run
 LISTENS_S = 60.0
+# As in yamls/dask/dask.yaml.
+QUIET = {
+    "DASK_DISTRIBUTED__ADMIN__TICK__INTERVAL": "1s",
+    "DASK_DISTRIBUTED__ADMIN__SYSTEM_MONITOR__INTERVAL": "10s",
+    "DASK_DISTRIBUTED__WORKER__PROFILE__ENABLED": "False",
+}
 
 
 def figures() -> Iterator[dict[str, Any]]:
@@ -80,8 +86,10 @@ def children_s() -> float:
 @contextmanager
 def started(words: Sequence[str]) -> Iterator[None]:
     """Run *words* beside the block."""
-    quiet = subprocess.DEVNULL
-    with subprocess.Popen(words, stdout=quiet, stderr=quiet, cwd=ROOT) as process:  # noqa: S603 Dask's own command
+    nothing, environment = subprocess.DEVNULL, {**os.environ, **QUIET}
+    with subprocess.Popen(  # noqa: S603 Dask's own command
+        words, stdout=nothing, stderr=nothing, cwd=ROOT, env=environment
+    ) as process:
         try:
             yield
         finally:
