@@ -234,10 +234,13 @@ def _spans_s(lines: Sequence[Line], before: Line | None) -> list[float]:
 
 
 def _started(lines: Sequence[Line]) -> str:
-    """Return the time of t_s = 0; "" for virtual time."""
+    """Return the time of t_s = 0; "" for virtual time, or if nothing tells it."""
     if not lines or lines[0].get("backend") == "sim":
         return ""
-    at = datetime.fromisoformat(lines[0]["ts"])
+    try:
+        at = datetime.fromisoformat(lines[0]["ts"])
+    except (KeyError, TypeError, ValueError):
+        return ""
     return (at - timedelta(seconds=lines[0]["t_s"])).isoformat(timespec="milliseconds")
 
 

@@ -168,7 +168,8 @@ def _read_table(path: Path) -> pd.DataFrame:
         results[["policy", "scenario", "seed", "attainment", "cost_usd_per_h", "run_id"]]
     except (OSError, ValueError, KeyError) as error:
         what = " ".join(str(error).split())[:100]
-        raise SpecError(f"{path}: expected the results of a comparison, found {what}") from None
+        found = f"a table without {what}" if isinstance(error, KeyError) else what
+        raise SpecError(f"{path}: expected the results of runs, found {found}") from None
     return results
 
 
@@ -181,7 +182,8 @@ def _details(directory: Path, done: pd.DataFrame) -> Details:
         path = directory / ROWS / f"{run_id}.json"
         if path.exists():
             content = read_json(path)
-            found[str(run_id)] = content["row"] if isinstance(content, dict) else {}
+            row = content.get("row") if isinstance(content, dict) else None
+            found[str(run_id)] = row if isinstance(row, dict) else {}
     return found
 
 
@@ -351,11 +353,11 @@ def _distributions(done: pd.DataFrame, details: Details, *, cells_of: Any) -> li
         curves = [curve for curve in found if curve is not None]
         if curves:
             items.append(ttft_chart(f"{scenario}: distribution of TTFT, all servers", curves))
-        lost = {
-            name: np.mean([row[LOST] for row in own_rows if LOST in row], axis=0)
+        told = {
+            name: [row[LOST] for row in own_rows if len(row.get(LOST) or ()) == len(CAUSES)]
             for name, own_rows in rows.items()
-            if any(LOST in row for row in own_rows)
         }
+        lost = {name: np.mean(points, axis=0) for name, points in told.items() if points}
         if lost and max(float(points.sum()) for points in lost.values()) > 0.0:
             items.append(misses_chart(f"{scenario}: why requests were missed", lost))
     return items

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -353,6 +354,11 @@ def test_what_cannot_be_shown_is_named_in_one_line(
     (tmp_path / "other.jsonl").write_text('{"t_s": 1}\n')
     with pytest.raises(SpecError, match=r"other\.jsonl: expected records of a loop, .* 'servers'"):
         report_of([tmp_path / "other.jsonl"])
+    (tmp_path / "old").mkdir()
+    for name in ("results.csv", "differences.csv"):
+        (tmp_path / "old" / name).write_text("policy,seed\nslo,1\n")
+    with pytest.raises(SpecError, match=r"results\.csv: .*, found a table without 'error'"):
+        report_of([tmp_path / "old"])
     taken = tmp_path / "text" / "report.html"
     assert main(["report", str(compared), "--out", str(taken)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
@@ -371,6 +377,31 @@ def test_a_loop_that_was_started_again_is_one_timeline(tmp_path: Path) -> None:
     # 57 minutes passed between the last cycle and the first one after the start.
     assert server.traffic.t_s == [60.0, 120.0, 240.0, 240.0 + 57 * 60.0, 300.0 + 57 * 60.0]
     assert [event.t_s for event in timeline.events if event.kind == "restart"] == [3660.0]
+
+
+def test_a_run_whose_data_are_gone_is_shown_without_what_needs_them(
+    runs: Sequence[Path], tmp_path: Path
+) -> None:
+    """A directory is copied to another machine more often than the data that it was made of."""
+    moved = shutil.copytree(runs[0], tmp_path / "moved")
+    about = json.loads((moved / "run.json").read_text())
+    about["config"]["data"] = str(tmp_path / "gone")
+    (moved / "run.json").write_text(json.dumps(about))
+    report = report_of([moved])
+    (section,) = report.sections
+    assert "Why requests were missed is not known" in [item.title for item in section.items]
+    assert len(report.timelines[0].servers) == 4
+
+
+def test_results_of_older_versions_are_shown_as_far_as_they_go(
+    compared: Path, tmp_path: Path
+) -> None:
+    """Their single runs have no distributions; the tables are whole all the same."""
+    old = shutil.copytree(compared, tmp_path / "old")
+    shutil.rmtree(old / "runs")
+    kinds = [[item.kind for item in report_of([one]).sections[0].items] for one in (compared, old)]
+    assert set(kinds[0]) - set(kinds[1]) == {"lines"}
+    assert kinds[0].count("table") == kinds[1].count("table") == 2
 
 
 def test_equal_names_are_told_apart_and_a_study_is_all_its_parts(
