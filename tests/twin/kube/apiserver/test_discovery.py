@@ -23,7 +23,8 @@ def test_plain_and_aggregated_discovery_say_the_same() -> None:
     aggregated = f"application/json;g=apidiscovery.k8s.io;v=v2;as={discovery.AGGREGATED}"
     plain, whole = set[tuple[str, str]](), set[tuple[str, str]]()
     groups = client.ask("GET", "/apis")["groups"]
-    places = ["/api/v1", *(f"/apis/{one['preferredVersion']['groupVersion']}" for one in groups)]
+    versions = [version["groupVersion"] for one in groups for version in one["versions"]]
+    places = ["/api/v1", *(f"/apis/{version}" for version in versions)]
     for place in places:
         found = client.ask("GET", place)
         plain |= {(found["groupVersion"], each["name"]) for each in found["resources"]}
@@ -33,16 +34,18 @@ def test_plain_and_aggregated_discovery_say_the_same() -> None:
         assert "APIGroupDiscoveryList" in reply.media_type
         for group in reply.body["items"]:
             name = group["metadata"].get("name", "")
-            (version,) = group["versions"]
-            for each in version["resources"]:
+            for version in group["versions"]:
                 place = f"{name}/{version['version']}" if name else version["version"]
-                whole.add((place, each["resource"]))
-                whole |= {
-                    (place, f"{each['resource']}/{sub['subresource']}")
-                    for sub in each.get("subresources", ())
-                }
+                for each in version["resources"]:
+                    whole.add((place, each["resource"]))
+                    whole |= {
+                        (place, f"{each['resource']}/{sub['subresource']}")
+                        for sub in each.get("subresources", ())
+                    }
     assert plain == whole
     assert client.ask("GET", "/api")["versions"] == ["v1"]
+    preferred = {one["name"]: one["preferredVersion"]["groupVersion"] for one in groups}
+    assert preferred["autoscaling"] == "autoscaling/v2"
     assert client.ask("GET", "/apis/apps")["preferredVersion"]["groupVersion"] == "apps/v1"
     assert client.ask("GET", "/version")["minor"] == discovery.MINOR
 
