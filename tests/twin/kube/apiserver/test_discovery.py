@@ -23,8 +23,8 @@ def test_plain_and_aggregated_discovery_say_the_same() -> None:
     aggregated = f"application/json;g=apidiscovery.k8s.io;v=v2;as={discovery.AGGREGATED}"
     plain, whole = set[tuple[str, str]](), set[tuple[str, str]]()
     groups = client.ask("GET", "/apis")["groups"]
-    versions = [version["groupVersion"] for one in groups for version in one["versions"]]
-    places = ["/api/v1", *(f"/apis/{version}" for version in versions)]
+    versions = [told["groupVersion"] for one in groups for told in one["versions"]]
+    places = ["/api/v1", *(f"/apis/{place}" for place in versions)]
     for place in places:
         found = client.ask("GET", place)
         plain |= {(found["groupVersion"], each["name"]) for each in found["resources"]}
@@ -34,9 +34,9 @@ def test_plain_and_aggregated_discovery_say_the_same() -> None:
         assert "APIGroupDiscoveryList" in reply.media_type
         for group in reply.body["items"]:
             name = group["metadata"].get("name", "")
-            for version in group["versions"]:
-                place = f"{name}/{version['version']}" if name else version["version"]
-                for each in version["resources"]:
+            for told in group["versions"]:
+                place = f"{name}/{told['version']}" if name else told["version"]
+                for each in told["resources"]:
                     whole.add((place, each["resource"]))
                     whole |= {
                         (place, f"{each['resource']}/{sub['subresource']}")
