@@ -22,6 +22,7 @@ from loop.backends.kube.labels import MANAGED
 from loop.backends.kube.nodes import Node, read_node
 from loop.backends.kube.read import Server, each_read
 from loop.backends.kube.views import start_up_s
+from loop.types import Load
 from twin.spec import Scheduling, SpecError
 
 Json = Mapping[str, Any]
@@ -36,7 +37,7 @@ _VLLM_IMAGE = re.compile(r"vllm[^:@]*:v?(\d+\.\d+)")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
     """One server as the cluster tells of it. accelerator is the name of what a replica runs on:
-    *gpus* GPUs of *type*. None: not told.
+    *gpus* GPUs of *type*. load is that of its labels. None: not told.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Facts:
     scheduling: Scheduling | None
     replicas_min: int
     replicas_max: int | None
+    load: Load | None = None
     unknown: tuple[str, ...] = ()
 
 
@@ -138,6 +140,7 @@ def facts_of(
         scheduling=None if version is None else scheduling_of(version),
         replicas_min=one.bounds.replicas_min or 0,
         replicas_max=one.bounds.replicas_max,
+        load=one.load,
         unknown=tuple(unknown),
     )
 
@@ -168,8 +171,8 @@ def _hardware(server: Server, nodes: Sequence[Node], unknown: list[str]) -> tupl
     else:
         kind = kinds[0] if len(kinds) == 1 else ""
     if not kind:
-        where = f"its pods run on {', '.join(kinds)}" if kinds else "none of its pods runs on some"
-        unknown.append(f"its GPUs: {where}")
+        where = f"on {', '.join(kinds)}" if kinds else "none of its pods runs on a node with GPUs"
+        unknown.append(f"what it runs on: {where}")
     parallel = _first(one.pod_spec.get("containers") or (), TENSOR_PARALLEL)
     gpus = limit.count if limit is not None else int(units[1]) if units else parallel
     if not gpus:

@@ -30,7 +30,7 @@ from experiments.rates_file import write_rates
 from loop.backends.kube.nodes import known_type
 from loop.backends.metrics.past import date_text
 from loop.signals.history import History, Stretch
-from loop.spec import TOKEN_CV
+from loop.spec import TOKEN_CV, Load
 from twin.fit.datasheet import Accelerator, DataSheetModel, Dtype, ModelFacts, estimate
 from twin.fit.replay import ReplicaLimits
 from twin.spec import Scheduling
@@ -41,6 +41,7 @@ LOAD_CSV, TRACE_YAML, IMPORT_JSON, IMPORT_MD = "load.csv", "trace.yaml", "import
 UNKNOWN_START_UP_S = 60.0
 UNKNOWN_PRICE_CENTS = 200.0
 BLOCK = 16
+ASSUMED_LOAD = Load(rate_rpm=60.0, in_tokens=512.0, out_tokens=256.0)
 # Objectives of a class that nobody tells: those of a known one, else these (ITL, TTFT [ms]).
 UNKNOWN_TARGETS = (120.0, 3000.0)
 PRIORITY_UNKNOWN = 100
@@ -177,17 +178,17 @@ class _Maker:
             if one.model and one.accelerator and one.type:
                 pairs[one.model, one.accelerator].append(one)
             else:
-                self._unknown.append((one.name, "enough to simulate it: it is left out"))
+                self._unknown.append((one.name, "so much of it that it is left out"))
         kept = [one for pair in pairs.values() if self._pair(pair) for one in pair]
         kept.sort(key=self._facts.index)
         self._others(kept)
-        rates = self._rates(kept)
+        rates, files = self._rates(kept), self._files(kept)
         return Imported(
-            files=self._files(kept),
+            files=files,
             rates=rates,
             latencies=self._latencies,
             figures=self._figures,
-            unknown=tuple(dict.fromkeys(self._unknown)),
+            unknown=_by_line(self._unknown),
             measured=self._measured,
         )
 
@@ -339,7 +340,7 @@ class _Maker:
         loads = [self._figures[one.name].load for one in servers if one.name in self._figures]
         requests = sum(load.rate_rpm for load in loads)
         if not requests:
-            return 512.0, 256.0
+            return ASSUMED_LOAD.in_tokens, ASSUMED_LOAD.out_tokens
         return (
             sum(load.rate_rpm * load.in_tokens for load in loads) / requests,
             sum(load.rate_rpm * load.out_tokens for load in loads) / requests,
@@ -443,13 +444,12 @@ class _Maker:
             "maxBatch": one.max_batch,
             "cost": unit["cost"] * count * one.replicas,
         }
-        if figures is not None:
-            load = figures.load
-            current["load"] = {
-                "arrivalRate": round(load.rate_rpm, 3),
-                "avgInTokens": round(load.in_tokens, 1),
-                "avgOutTokens": round(load.out_tokens, 1),
-            }
+        load = self._load(one, figures)
+        current["load"] = {
+            "arrivalRate": round(load.rate_rpm, 3),
+            "avgInTokens": round(load.in_tokens, 1),
+            "avgOutTokens": round(load.out_tokens, 1),
+        }
         bounds: Json = {"minNumReplicas": one.replicas_min}
         if one.replicas_max is not None:
             bounds["maxNumReplicas"] = one.replicas_max
@@ -462,6 +462,23 @@ class _Maker:
             "maxBatchSize": one.max_batch,
             "currentAlloc": current,
         }
+
+    def _load(self, one: Facts, figures: Stretch | None) -> Load:
+        """Return the mean load of a server: measured, else that of its labels, else a guess."""
+        if figures is not None:
+            return figures.load
+        if one.load is not None:
+            self._unknown.append((one.name, "its load of the past: that of its labels is taken"))
+            return one.load
+        guess = ASSUMED_LOAD
+        self._unknown.append(
+            (
+                one.name,
+                f"its load: {guess.rate_rpm:g} requests/min of {guess.in_tokens:g} + "
+                f"{guess.out_tokens:g} tokens are assumed",
+            )
+        )
+        return guess
 
     def _twin(self, kept: Sequence[Facts]) -> Json:
         servers = []
@@ -480,6 +497,14 @@ class _Maker:
             "engines": list(self._engines.values()),
             **({"servers": servers} if servers else {}),
         }
+
+
+def _by_line(unknown: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+    """Return each line once, with all whom it concerns."""
+    whom: dict[str, list[str]] = defaultdict(list)
+    for of, line in dict.fromkeys(unknown):
+        whom[line].append(of)
+    return tuple((", ".join(names), line) for line, names in whom.items())
 
 
 # -- writing

@@ -14,7 +14,7 @@ from twin.fit.request_csv import RequestRows
 
 BLOCK_S = 600.0  # a load is taken as steady over so long
 POINTS_MAX = 12  # of one fit
-OF_A_SERVER_MAX = 6
+OF_A_SERVER_MAX = 5
 POINTS_MIN = 3
 # A replica that more requests wait for than this part of those that run is overloaded: what it
 # shows follows from the past.

@@ -151,12 +151,14 @@ def test_what_was_not_found_out_is_said_and_written(system: OwnSystem, capsys: C
     said = capsys.readouterr().out
     begin = date(system.hours)[:10]
     assert "## What could not be found out" in said
-    line = next(line for line in said.splitlines() if line.startswith("- chat: its load from"))
+    line = next(line for line in said.splitlines() if ": its load from" in line)
     assert f"for {168 * 60 - system.hours * 60:g} min" in line
     assert line in (folder / "import.md").read_text()
     assert begin > line.split("from ")[1][:10]
     told = read(folder, "import.json")["unknown"]
-    assert {"of": "chat", "what": line.removeprefix("- chat: ")} in told
+    of, _, what = line.removeprefix("- ").partition(": ")
+    assert {"of": of, "what": what} in told
+    assert of == "chat, code"
     rates = read_rates(folder / "load.csv")
     assert rates["chat"].end_s == 7 * DAY_S
     assert rates["chat"].rates_rpm[0] > 0.0, "the mean beside the hole"

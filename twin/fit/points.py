@@ -4,9 +4,11 @@ that the twin's replica gives.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +105,7 @@ def operate(
             point, make, rng, requests=max(requests, ROUNDS * point.users), block_size=block_size
         )
     elif point.rate_rps:
-        served = _open(point, make, rng, requests=requests, block_size=block_size)
+        served = _open(point, make, seed=seed, requests=requests, block_size=block_size)
     else:
         raise SpecError("an operating point: expected a rate > 0 or users, found neither")
     kept = _measured(point, served, requests=requests, warm_up=warm_up)
@@ -138,9 +140,8 @@ def _measured(
     return served[int(len(served) * warm_up) :]
 
 
-def _request(
-    point: OperatingPoint, rng: np.random.Generator, *, number: int, now_s: float, block_size: int
-) -> Request:
+def _drawn(point: OperatingPoint, rng: np.random.Generator, *, block_size: int) -> dict[str, Any]:
+    """Return the tokens and blocks of one request."""
     means = [point.input_tokens, point.output_tokens]
     if point.spread or point.distinct is not None:
         means = [mean * (1.0 + point.spread * rng.uniform(-1.0, 1.0)) for mean in means]
@@ -149,33 +150,40 @@ def _request(
     if point.distinct is not None:
         first = int(rng.integers(point.distinct)) * BLOCKS_MAX
         blocks = range(first, first + -(-prompt // block_size))
-    return Request(
-        id=number,
-        prompt_tokens=prompt,
-        output_tokens=output,
-        arrival_s=now_s,
-        blocks=blocks,
-        block_tokens=block_size,
-    )
+    return {"prompt_tokens": prompt, "output_tokens": output, "blocks": blocks}
 
 
 def _open(
-    point: OperatingPoint, make: Make, rng: np.random.Generator, *, requests: int, block_size: int
+    point: OperatingPoint, make: Make, *, seed: int, requests: int, block_size: int
 ) -> list[Request]:
     assert point.rate_rps
     replica = make(_nothing)
     if point.duration_s is not None and _whole_run(point, requests=requests):
         requests = max(round(point.rate_rps * point.duration_s), 1)
-    gaps = rng.exponential(1.0, requests) if not point.is_even else np.ones(requests)
-    # Scaled, so that a short simulation has the rate that was asked for.
-    arrivals = np.cumsum(gaps) * requests / gaps.sum() / point.rate_rps
     served = []
-    for index, arrival_s in enumerate(arrivals.tolist()):
-        request = _request(point, rng, number=index, now_s=arrival_s, block_size=block_size)
-        if replica.submit(request, arrival_s) is None:
+    for index, drawn in enumerate(_arrivals(point, seed, requests, block_size)):
+        request = Request(id=index, block_tokens=block_size, **drawn)
+        if replica.submit(request, request.arrival_s) is None:
             served.append(request)
     replica.advance(inf, inclusive=False)
     return served
+
+
+# A fit holds the same points a hundred times.
+@lru_cache(maxsize=64)
+def _arrivals(
+    point: OperatingPoint, seed: int, requests: int, block_size: int
+) -> tuple[Mapping[str, Any], ...]:
+    """Return the requests of an open loop: when they come, and their tokens."""
+    assert point.rate_rps
+    rng = np.random.default_rng(seed)
+    gaps = rng.exponential(1.0, requests) if not point.is_even else np.ones(requests)
+    # Scaled, so that a short simulation has the rate that was asked for.
+    arrivals = np.cumsum(gaps) * requests / gaps.sum() / point.rate_rps
+    return tuple(
+        {"arrival_s": arrival_s, **_drawn(point, rng, block_size=block_size)}
+        for arrival_s in arrivals.tolist()
+    )
 
 
 def _closed(
@@ -185,7 +193,8 @@ def _closed(
     served: list[Request] = []
 
     def ask(now_s: float) -> None:
-        request = _request(point, rng, number=len(served), now_s=now_s, block_size=block_size)
+        drawn = _drawn(point, rng, block_size=block_size)
+        request = Request(id=len(served), arrival_s=now_s, block_tokens=block_size, **drawn)
         served.append(request)
         replica.submit(request, now_s)
 
