@@ -15,12 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from experiments.changes import Desired, desired_by_server
-from experiments.columns import Column, Columns
+from experiments.columns import Column, Columns, rows_of
 from experiments.config import RunConfig
 from experiments.cycle_lines import FileOfLines
 from experiments.figures import draw_timelines, save_figure
 from experiments.output import whole_directory, write_json
-from experiments.requests import Requests
+from experiments.requests import PART_ROWS, Requests
 from experiments.run import CYCLES, Progress, RunResult, simulate
 from experiments.sources import read_sources
 from experiments.timeline import (
@@ -124,9 +124,11 @@ def _write_requests(result: RunResult, path: Path) -> None:
     writer = None
     for block in result.requests.blocks(len(result.names)):
         for part in block.parts():
-            table = pa.Table.from_pandas(_frame(result, part), preserve_index=False)
-            writer = writer or pq.ParquetWriter(path, table.schema)
-            writer.write_table(table)
+            for begin in range(0, max(len(part["id"]), 1), PART_ROWS):
+                rows = rows_of(part, begin, begin + PART_ROWS)
+                table = pa.Table.from_pandas(_frame(result, rows), preserve_index=False)
+                writer = writer or pq.ParquetWriter(path, table.schema)
+                writer.write_table(table)
     assert writer is not None, "a run has a server"
     writer.close()
     pa.default_memory_pool().release_unused()

@@ -214,14 +214,12 @@ class ReplicaTable:
         lines, draws, begin, drawn = [], [], 0, 0
         for server, stretch, routed, read in visits:
             _, first, last, number, (how, turn, chance) = stretch
-            places = [len(rows)]
-            for replicas in (routed, read):
-                rows += [replica.row for replica in replicas]
-                places.append(len(rows))
-            count = last - first
-            lines.append(
-                (server, *places[:2], *places[1:], begin, begin + count, number, how, turn, drawn)
-            )
+            to, count = len(rows), last - first
+            rows += [replica.row for replica in routed]
+            middle = len(rows)
+            rows += [replica.row for replica in read]
+            places = (server, to, middle, middle, len(rows))
+            lines.append((*places, begin, begin + count, number, how, turn, drawn))
             begin += count
             if len(chance):
                 draws.append(chance)
