@@ -5,16 +5,29 @@ demand.
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+from kubernetes import client
 
 from emulator.to_cluster import ClusterEmulator, Disturbance
 from emulator.walk import Walk
 from inferno.worlds.emulated import EmulatedDeployments
 from loop.backends.kube import labels as names
 from loop.backends.kube.client import KubeClient
-from loop.clocks import MonotonicClock
-from tests.live.kube_worlds import KubeWorld, fault, kube_world, manifest
+from loop.clocks import MonotonicClock, date_now
+from loop.testing.fakes import ManualClock
+from tests.live.kube_worlds import (
+    KubeWorld,
+    cluster_spec,
+    eventually,
+    fault,
+    kube_world,
+    manifest,
+)
+from tests.live.twin_served import serving_twin
+from twin.kube.apiserver.auth import ADMIN
 
 NOMINAL = "inferno.server.load.nominal"
 
@@ -188,3 +201,25 @@ def test_it_runs_by_intervals_until_it_is_stopped() -> None:
         assert [len(done.written) for done in rounds] == [1, 1, 1]
         assert rounds[0].written["s1"].rate_rpm == 120.0
         assert rounds[1].written["s1"].rate_rpm != 120.0
+
+
+def test_an_emulator_goes_on_when_its_token_has_been_changed() -> None:
+    """Tokens of service accounts are renewed every hour: it stayed at 401 for ever."""
+    clock, tokens = ManualClock(), ["first"]
+    ends = date_now() + timedelta(seconds=600)
+    known = {"first": replace(ADMIN, expires=ends), "second": ADMIN}
+    with (
+        serving_twin(cluster_spec(), tokens=known, clock=clock.now_s) as twin,
+        twin.api("first") as api,
+    ):
+        client.CoreV1Api(api).create_namespace({"metadata": {"name": "infer"}})
+        client.AppsV1Api(api).create_namespaced_deployment("infer", manifest(replicas=0))
+        calls = KubeClient(lambda: twin.api(tokens[-1]), clock=MonotonicClock())
+        moving = ClusterEmulator(EmulatedDeployments(calls), walk=Walk(alpha=0.3), seed=1)
+        assert set(moving.disturb().written) == {"s1"}
+        clock.time_s = 3600.0
+        eventually(lambda: twin.cluster.now_s >= clock.time_s, "the token ends")
+        tokens.append("second")
+        assert set(moving.disturb().written) == {"s1"}
+        assert calls.calls["list deployments"] == 3
+        calls.close()
