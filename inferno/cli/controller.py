@@ -26,6 +26,7 @@ from inferno.cli.service import (
 from inferno.worlds import http, kube, sim
 
 if TYPE_CHECKING:
+    from inferno.web.live import History
     from loop.backends.kube.lease import Lease
     from loop.controller import Controller, ControllerSettings
     from loop.ports import Cycles
@@ -127,6 +128,7 @@ def _foreign(options: Namespace) -> Mapping[str, str]:
 
 
 def _run(options: Namespace) -> int:
+    from inferno.web.live import History, Stream
     from loop.actors import WatchedBackend
     from loop.clocks import MonotonicClock
     from loop.controller import Controller
@@ -162,7 +164,7 @@ def _run(options: Namespace) -> int:
             epoch=world.wall,
         )
         controller = _led(alone, world.lease) if world.lease else alone
-        metrics, inbox = ControllerMetrics(), ThreadInbox()
+        metrics, inbox, history = ControllerMetrics(), ThreadInbox(), History()
         sockets = listen_well(settings.controller_host, settings.controller_port)
         records = stack.enter_context(Records(options.records)) if options.records else None
         driver = LiveDriver(
@@ -173,7 +175,7 @@ def _run(options: Namespace) -> int:
             speed=world.speed,
             advance=world.advance,
             keep=records.add if records else None,
-            on_record=partial(_report, metrics=metrics),
+            on_record=partial(_report, metrics=metrics, history=history),
         )
         app = create_controller_app(
             driver,
@@ -184,6 +186,9 @@ def _run(options: Namespace) -> int:
             threads=[world.lease] if world.lease else [],
             watched=watched,
         )
+        title = f"controller over {options.backend}, {options.mode}"
+        stream = Stream(history, title=title, closed=lambda: inbox.closed)
+        app.add_api_route("/timeline", stream.response, include_in_schema=False)
         start_logs("controller", options, settings)
         serve_app(
             app,
@@ -193,6 +198,7 @@ def _run(options: Namespace) -> int:
             verb="invoke",
             notes=world.notes,
             about=_about(options, settings.period_s),
+            page="controller.html",
         )
     return EXIT_OK
 
@@ -239,11 +245,13 @@ def _check_period(period_s: float, speed: float) -> None:
         )
 
 
-def _report(record: CycleRecord, *, metrics: ControllerMetrics) -> None:
-    """Count the cycle, and log what it did."""
+def _report(record: CycleRecord, *, metrics: ControllerMetrics, history: History) -> None:
+    """Count the cycle, keep it for the live page, and log what it did."""
+    from loop.records import record_line
     from loop.services.logs import log_cycle
 
     metrics.observe(record)
+    history.add(record_line(record))
     log_cycle(record, concern=metrics.concern.line)
 
 

@@ -93,16 +93,19 @@ def serve_app(
     verb: str,
     about: Mapping[str, object] = NOTHING,
     notes: Iterable[str] = (),
+    page: str = "",
 ) -> None:
     """Say where *app* can be reached and, of each of *notes*, what the data leave open; serve until
-    SIGINT or SIGTERM comes.
+    SIGINT or SIGTERM comes. *page* is the file of inferno/web/static to show at `/`.
     """
     import logging
 
+    from inferno.web.live import WithPage
     from loop.services.logs import log, log_listening
     from loop.services.serving import serve
 
     log_listening(host, sockets, verb=verb, about=about)
     for note in dict.fromkeys(notes):
         log("note", f"note: {note}", level=logging.WARNING)
-    serve(app, sockets, on_stop=app.state.stop, door=door_of(settings, host))
+    shown = WithPage(app, page) if page else app
+    serve(shown, sockets, on_stop=app.state.stop, door=door_of(settings, host))

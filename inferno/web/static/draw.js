@@ -437,7 +437,7 @@ const inferno = (() => {
 
     tell() {
       this.summary.textContent = this.timelines.map((timeline) => [
-        ...(this.timelines.length > 1 ? [timeline.title] : []), `${percent(timeline.attainment)} within target`,
+        ...(this.timelines.length > 1 ? [timeline.title] : timeline.origin === "live" ? ["Now"] : []), `${percent(timeline.attainment)} within target`,
         dollars(timeline.cost_usd_per_h), `${timeline.servers.length} servers`,
       ].join(" · ")).join(" | ");
       const events = this.timelines.flatMap((timeline) => timeline.events.map((event) => [

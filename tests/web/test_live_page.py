@@ -1,0 +1,142 @@
+"""The live pages of a controller and of the twin, in a real browser, as an operator uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inferno.web.live import History
+from tests.web.browser import opened
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = ROOT / "docs" / "images"
+LOOP = "controller 30 false --backend sim --data sample-data/small --speed 30 --port 0"
+TOKEN = "a-token-of-tests"
+
+
+@contextmanager
+def serving(command: str, log: Path, **environ: str) -> Iterator[str]:
+    """Give the address of what `inferno` and *command* serve."""
+    words = [sys.executable, "-m", "inferno", *command.split()]
+    environ = {**os.environ, **environ}
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(words, cwd=ROOT, stderr=errors, env=environ) as process,
+    ):
+        try:
+            while not (found := re.search(r"http://[^/\"; ]+", log.read_text(encoding="utf-8"))):
+                assert process.poll() is None, log.read_text(encoding="utf-8")
+                time.sleep(0.05)
+            yield found.group()
+        finally:
+            process.terminate()
+
+
+def row(name: str = "a") -> Mapping[str, Any]:
+    """Return a server of a record."""
+    return {"name": name}
+
+
+def line(t_s: float, servers: int = 1) -> Mapping[str, Any]:
+    """Return a record."""
+    return {"t_s": t_s, "servers": [row(str(number)) for number in range(servers)]}
+
+
+def test_a_history_is_bounded_in_time_in_cycles_and_in_servers() -> None:
+    """A controller runs for months, and its pod has 256 MiB."""
+    history = History(keep_s=100.0, lines_max=5, rows_max=12)
+    for t_s in (0.0, 90.0, 101.0):
+        history.add(line(t_s))
+    assert [one["t_s"] for one in history.after(0)] == [90.0, 101.0]
+    for t_s in range(102, 110):
+        history.add(line(float(t_s)))
+    assert [one["t_s"] for one in history.after(0)] == [105.0, 106.0, 107.0, 108.0, 109.0]
+    history.add(line(110.0, servers=10))
+    assert [one["t_s"] for one in history.after(0)] == [108.0, 109.0, 110.0]
+    history.add(line(111.0, servers=50))
+    assert [one["t_s"] for one in history.after(history.number - 1)] == [111.0]
+    assert len(history.after(0)) == 1
+
+
+def told(page: Page, selector: str, text: str) -> None:
+    """Wait until *selector* says *text*."""
+    page.wait_for_function(
+        "([one, text]) => document.querySelector(one).textContent.includes(text)",
+        arg=[selector, text],
+    )
+
+
+def latest(page: Page) -> str:
+    """Return the heading of what is now."""
+    return page.inner_text("#latest .caption")
+
+
+def goes_on(page: Page) -> None:
+    """Wait until another cycle is shown."""
+    page.wait_for_function(
+        "(before) => document.querySelector('#latest .caption').textContent !== before",
+        arg=latest(page),
+    )
+
+
+def take(page: Page, name: str, command: str) -> None:
+    """Take the picture *name* of the documents."""
+    page.screenshot(path=IMAGES / f"{name}.png")
+    text = json.dumps({"command": command}, indent=1)
+    (IMAGES / f"{name}.json").write_text(f"{text}\n", encoding="utf-8")
+
+
+def test_a_controller_shows_each_cycle_and_is_asked_for_one(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Who operates a loop wants to see it work, and to ask it something, from a keyboard too."""
+    with (
+        serving(LOOP, tmp_path / "log", INFERNO_SERVICE_TOKEN=TOKEN) as address,
+        opened(browser, address, width=1200, height=1150) as (page, problems),
+    ):
+        # The page is for everybody; what the loop sees is for those who have the token.
+        told(page, "#connection", "a token is needed")
+        assert page.locator(".server").count() == 0
+        page.focus("#token")
+        page.keyboard.type("another")
+        page.keyboard.press("Enter")
+        told(page, "#connection", "not the right one")
+        page.focus("#token")
+        page.keyboard.type(TOKEN)
+        page.keyboard.press("Enter")
+        told(page, "#connection", "Live")
+        assert page.is_hidden("#access")
+        page.wait_for_selector(".fleet .main-svg")
+        page.wait_for_selector("#latest td")
+        page.evaluate("window.samePage = true")
+        goes_on(page)
+        goes_on(page)
+        page.focus("#advise")
+        page.keyboard.press("Enter")
+        told(page, "#answer", "would change")
+        page.focus("#invoke")
+        page.keyboard.press("Enter")
+        told(page, "#answer", " changes ")
+        assert page.evaluate("document.activeElement.id") == "invoke"
+        assert page.evaluate("window.samePage")
+        stored = "localStorage.length + sessionStorage.length + document.cookie.length"
+        assert page.evaluate(stored) == 0
+        if os.environ.get("UPDATE_SNAPSHOTS"):
+            page.wait_for_selector(".server .main-svg")
+            take(page, "live-controller", f"inferno {LOOP}")
+        # A browser tells of each 401 by itself.
+        assert [one for one in problems if "401" not in one] == []
+        page.set_viewport_size({"width": 390, "height": 800})
+        goes_on(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
