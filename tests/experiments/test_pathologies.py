@@ -286,7 +286,7 @@ class ZeroWhenIdle:
         return Decision(targets={view.name: with_replicas(view, replicas)}), used_s
 
 
-def obeyed(asked: Sources) -> Cluster:
+def unguarded(asked: Sources) -> Cluster:
     """Return the world after half an hour in which it did what the policy of *asked* said, without
     a loop that looks after it.
     """
@@ -315,7 +315,7 @@ def test_scale_to_zero_while_loading(data: Path, tmp_path: Path) -> None:
     (tmp_path / "server-data.json").write_text(json.dumps(servers))
     asked = sources(tmp_path, "slo", scenario="steady", start_up=3.0)
     asked = replace(asked, policy=ZeroWhenIdle(cooldown_s=120.0))
-    ill, cured = obeyed(asked), simulate(asked)
+    ill, cured = unguarded(asked), simulate(asked)
     assert len(ill.requests) == 0
     assert ill.pods.frame()["asked_s"].size >= 10
     assert cured.summary["finished"] > 1000
