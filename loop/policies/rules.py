@@ -17,8 +17,8 @@ import numpy as np
 from loop.policies.forecast import STEP_S, said
 
 if TYPE_CHECKING:
-    from loop.policies.demand import Worth
     from loop.policies.forecast import Floats, Series
+    from loop.policies.worth import Worth
 
 HOLDS_S = (0.0, 60.0, 120.0, 300.0, 600.0, 1200.0)
 QUANTILES = (0.5, 0.7, 0.85, 0.95, 1.0)

@@ -23,7 +23,6 @@ from loop.policies.demand import (
     Horizon,
     Memories,
     Memory,
-    Worth,
     demand,
     remember,
 )
@@ -35,6 +34,7 @@ from loop.policies.room import (
     without,
     woken_targets,
 )
+from loop.policies.worth import Worth
 from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h
 from loop.types import (
     Decision,

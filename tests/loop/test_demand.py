@@ -8,16 +8,14 @@ import numpy as np
 import pytest
 
 from loop.policies.demand import (
-    QUANTILE_MAX,
-    QUANTILE_MIN,
     Demand,
     Horizon,
     Memory,
-    Worth,
     demand,
     remember,
 )
 from loop.policies.forecast import Forecast
+from loop.policies.worth import QUANTILE_MAX, QUANTILE_MIN, Worth
 from loop.testing.fakes import server_view
 from loop.types import Load, ServerView
 

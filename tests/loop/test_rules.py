@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from loop.policies.demand import Worth
 from loop.policies.forecast import STEP_S, Series
 from loop.policies.rules import HOLDS_S, LEARNT_AFTER, Past, Rule, asked_rpm, best_rule
+from loop.policies.worth import Worth
 
 DEAR = Worth(replica_cents_per_h=300.0, met_cents=1.0)
 

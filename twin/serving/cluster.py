@@ -24,7 +24,7 @@ from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
 from twin.spec import ClusterSpec, Pool, Server, SpecError
 
 if TYPE_CHECKING:
-    from twin.engine.compiled.table import ReplicaTable
+    from twin.engine.compiled.table import ReplicaTable, TableReplica
     from twin.engine.compiled.visit import Visit
 
 # Requests that are served by one call, at most so many and those of one server.
@@ -295,7 +295,7 @@ class Cluster:
         # Servers whose replicas are rows of the table are served and read together: a call for each
         # would take longer than what it does.
         seen: list[Deployment] = []
-        visits: list[Visit] = []
+        visits: list[Visit[TableReplica]] = []
         requests = 0
         for deployment in self._deployments:
             visit = deployment.visit()
@@ -315,7 +315,9 @@ class Cluster:
         self.requests.settle()
         self._await_scrape()
 
-    def _sample(self, deployments: Sequence[Deployment], visits: Sequence[Visit]) -> None:
+    def _sample(
+        self, deployments: Sequence[Deployment], visits: Sequence[Visit[TableReplica]]
+    ) -> None:
         assert self._table is not None
         turns = self._table.sample(visits, self._env.now)
         for deployment, visit, turn in zip(deployments, visits, turns, strict=True):

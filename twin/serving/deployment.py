@@ -201,7 +201,7 @@ class Deployment:
         self.series.queued_prompt_tokens = self._queued_prompt_tokens()
         self._add_up()
 
-    def visit(self) -> Visit | None:
+    def visit(self) -> Visit[TableReplica] | None:
         """Return what a scrape does to this server, if it may be done together with others; then
         `show` is told. None if it is to be done by `scrape`.
         """

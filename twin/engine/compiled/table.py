@@ -206,7 +206,7 @@ class ReplicaTable:
             until_s,
         )
 
-    def sample(self, visits: Sequence[Visit], now_s: float) -> list[int]:
+    def sample(self, visits: Sequence[Visit[TableReplica]], now_s: float) -> list[int]:
         """Let what has come arrive at each of several servers, and scrape their replicas at
         *now_s*; what happens at this instant is in it. Return whose turn it is then, of each.
         """

@@ -5,7 +5,7 @@ no compiler.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +13,8 @@ import numpy.typing as npt
 from twin.request import RequestBatch
 from twin.spec import EngineSpec
 
-if TYPE_CHECKING:
-    from twin.engine.compiled.table import TableReplica
+# A row of the table, which imports this.
+Row = TypeVar("Row")
 
 
 def fits_table(spec: EngineSpec) -> bool:
@@ -50,12 +50,12 @@ NO_STRETCH = Stretch(
 )
 
 
-class Visit(NamedTuple):
+class Visit(NamedTuple, Generic[Row]):
     """What happens to the *server* of this index at a scrape: a *stretch* arrives at the replicas
     that it is routed to, then those to be *read* are.
     """
 
     server: int
     stretch: Stretch
-    routed: Sequence[TableReplica]
-    read: Sequence[TableReplica]
+    routed: Sequence[Row]
+    read: Sequence[Row]

@@ -1,0 +1,59 @@
+"""What a replica costs, and what a request that meets its targets is worth: so how many replicas to
+have for a load of which only the futures are known.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from loop.policies.forecast import Floats, Forecast
+
+QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
+OVERLOAD = 0.3
+COUNTS_MAX = 48  # numbers of replicas that are compared
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worth:
+    """What a replica costs [cents/h], and a request that meets its targets is worth [cents].
+
+    Replicas that get more than they can take fail nearly all requests when that is OVERLOAD more.
+    """
+
+    replica_cents_per_h: float
+    met_cents: float
+
+    def quantile(self, replica_rpm: float) -> float:
+        """Return the quantile of the load that it pays to have replicas for: the critical ratio of
+        the newsvendor (Arrow, Harris & Marschak 1951), one replica serving *replica_rpm*.
+        """
+        saved = self.met_cents * replica_rpm * 60.0
+        if saved <= 0.0:
+            return QUANTILE_MIN
+        return min(max(1.0 - self.replica_cents_per_h / saved, QUANTILE_MIN), QUANTILE_MAX)
+
+    def missed_rpm(self, rates: Floats, capacities: Floats) -> Floats:
+        """Return how many requests a minute miss their targets, where *capacities* meet *rates*."""
+        beyond = rates / np.maximum(capacities, 1e-9) - 1.0
+        return rates * np.clip(beyond / OVERLOAD, 0.0, 1.0)
+
+    def rate_rpm(self, found: Forecast, *, replica_rpm: float) -> float:
+        """Return the load to have replicas for: the number that costs least with the requests that
+        miss their targets for want of more, but never fewer than the middle of *found* needs.
+        """
+        if replica_rpm <= 0.0 or self.met_cents <= 0.0:
+            return max(found.middle, found.at(self.quantile(replica_rpm or found.middle)))
+        fewest = max(1, math.ceil(found.middle / replica_rpm * (1.0 - 1e-9)))
+        most = max(fewest, math.ceil(float(found.futures[-1]) / replica_rpm))
+        counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
+        capacities = np.multiply.outer(counts, np.array([replica_rpm]))
+        missed = self.missed_rpm(found.futures, capacities)
+        cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed.mean(axis=1)
+        best = int(counts[int(np.argmin(cost))])
+        # Half a replica less, so that a slightly other size of a replica does not add one.
+        return max(found.middle, (best - 0.5) * replica_rpm if best > fewest else 0.0)
