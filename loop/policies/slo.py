@@ -97,13 +97,15 @@ class SloPolicy:
 
     drain_s 0 leaves the backlog alone. hysteresis: how much a change must save, and how much load
     may pass what the present replicas sustain, before a server is changed. prefix_cache_trust: how
-    much of the measured share of cached prompt tokens sizing relies on. compat: as the existing
-    optimizer, without headroom, draining and prefix cache. optimize: None is the optimizer of this
-    process. Raise SpecError for an option that cannot be.
+    much of the measured share of cached prompt tokens sizing relies on. percentile: the share of
+    requests that shall meet their targets, in the place of what the classes say. compat: as the
+    existing optimizer, without headroom, draining and prefix cache. optimize: None is the optimizer
+    of this process. Raise SpecError for an option that cannot be.
     """
 
     solver: SolverName = DEFAULTS.solver
     headroom: float = DEFAULTS.headroom
+    percentile: float | None = None
     drain_s: float = 120.0
     hysteresis: float = DEFAULTS.hysteresis
     prefix_cache_trust: float = 0.0
@@ -122,6 +124,8 @@ class SloPolicy:
                 f"{self.solver!r}"
             )
         self._check("headroom", self.headroom, below=1.0)
+        if self.percentile is not None:
+            self._check("percentile", self.percentile, below=1.0)
         self._check("drain_s", self.drain_s, below=math.inf)
         self._check("hysteresis", self.hysteresis, below=math.inf)
         self._check("prefix_cache_trust", self.prefix_cache_trust, below=math.inf)
@@ -392,7 +396,12 @@ class SloPolicy:
                 bare = bare_from is not None and data.priority(view.service_class) >= bare_from
                 load = _in_steps(found.least if bare else found.load)
             servers[name] = self._server(view, data, load)
-        return replace(data, servers=servers, capacity=capacity)
+        classes = data.classes
+        if self.percentile is not None:
+            classes = {
+                name: replace(one, percentile=self.percentile) for name, one in classes.items()
+            }
+        return replace(data, servers=servers, capacity=capacity, classes=classes)
 
     def _server(self, view: ServerView, data: SystemData, load: Load | None) -> ServerData:
         """Return *view* as the optimizer is to know it; the data files add what no label says."""
