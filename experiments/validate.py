@@ -27,6 +27,7 @@ from experiments.datasheet_constants import (
     summary,
     usable,
 )
+from experiments.published import published
 from experiments.real_runs import pods, runs
 from twin.fit.datasheet import (
     CONSTANTS,
@@ -70,6 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     qwen = guidellm("guidellm_exp2", "qwen2.5-14b")
     for real in (pods, runs):
         real(qwen.latency_model, overhead_ms=qwen.overhead_ms, scheduling=qwen.scheduling)
+    published()
     if (folder / STAGES).is_file():
         stages(folder / STAGES)
         overloads(folder / STAGES)
