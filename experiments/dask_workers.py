@@ -4,15 +4,18 @@ lost worker had is run again.
 
 from __future__ import annotations
 
+import pickle
 import threading
 import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, Generic
 
+import cloudpickle
 import dask
 
 from experiments.executor import Kind
@@ -217,13 +220,17 @@ class _Dispatch(Generic[Kind]):
 
     def _submit(self, worker: Worker, index: int) -> None:
         planned = self._runs[index]
-        future = self._client.submit(
+        made = partial(
             make_row,
             self._work,
             planned,
             index=index,
             session=self._session,
             policy_code=_policy_code(planned),
+        )
+        future = self._client.submit(
+            _calling(),
+            cloudpickle.dumps(made),
             workers=[worker[0]],
             pure=False,
             key=f"inferno-{planned.run_id}-{uuid.uuid4().hex}",
@@ -263,6 +270,20 @@ class _Dispatch(Generic[Kind]):
             return
         self._asked.tell(f"worker {worker[0]} is gone: another one makes its run again")
         self._queue.appendleft(index)
+
+
+def _calling() -> Callable[[bytes], Any]:
+    """Return what calls a pickled function.
+
+    The scheduler reads the tasks that it passes on. A function that is made here is sent by value,
+    and what is in the bytes is opened on the worker: so the scheduler need know neither this
+    package nor the policies of a user.
+    """
+
+    def call(pickled: bytes) -> Any:
+        return pickle.loads(pickled)()  # noqa: S301 what its own client has sent
+
+    return call
 
 
 def _policy_code(planned: PlannedRun) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pandas as pd
@@ -84,6 +85,22 @@ def test_a_sweep_gives_the_same_table_on_a_cluster_with_files_that_only_the_clie
     there = ["--executor", "dask", "--scheduler", cluster.address, "--out", "there"]
     assert main([*words, *there]) == 0
     assert lines_of(Path("there/results.csv")) == lines_of(Path("here/results.csv"))
+
+
+def test_a_policy_that_is_an_object_of_a_module_of_ones_own_reaches_the_workers(
+    cluster: DaskCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither they nor the scheduler could import it."""
+    package = tmp_path / "of_mine"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "policy.py").write_text(POLICY)
+    monkeypatch.syspath_prepend(tmp_path)
+    policy = import_module("of_mine.policy").Mine()
+    there = make_executor(jobs=None, scheduler=cluster.address)
+    grid = SweepConfig(base=replace(BASE, policy=policy), seeds=2)
+    found = sweep_to_directory(grid, tmp_path / "out", executor=there).results
+    assert found["error"].tolist() == ["", ""]
 
 
 def test_a_failing_run_is_reported_as_on_this_machine(cluster: DaskCluster, tmp_path: Path) -> None:
