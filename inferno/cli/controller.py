@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from loop.controller import Controller, ControllerSettings
     from loop.ports import Cycles
     from loop.services.controller_metrics import ControllerMetrics
+    from loop.settings import Settings
     from loop.types import CycleRecord
 
 PERIOD_MIN_S = 1.0  # of a world whose time passes as ours
@@ -136,19 +137,8 @@ def _run(options: Namespace) -> int:
     from loop.services.auth import token_source
     from loop.services.controller_app import create_controller_app
     from loop.services.controller_metrics import ControllerMetrics
-    from loop.settings import read_settings
 
-    settings = read_settings(
-        arguments={
-            "period_s": options.period,
-            "dynamic": options.dynamic,
-            "controller_host": options.host,
-            "controller_port": options.port,
-            **service_arguments(options),
-            "data_path": options.data,
-            **kube.cluster_arguments(options),
-        }
-    )
+    settings = _settings(options)
     _check_period(settings.period_s, getattr(options, "speed", 1.0))
     bounds = _bounds(options)
     with ExitStack() as stack:
@@ -201,6 +191,23 @@ def _run(options: Namespace) -> int:
             page="controller.html",
         )
     return EXIT_OK
+
+
+def _settings(options: Namespace) -> Settings:
+    """Return the settings: what *options* say, else the environment."""
+    from loop.settings import read_settings
+
+    return read_settings(
+        arguments={
+            "period_s": options.period,
+            "dynamic": options.dynamic,
+            "controller_host": options.host,
+            "controller_port": options.port,
+            **service_arguments(options),
+            "data_path": options.data,
+            **kube.cluster_arguments(options),
+        }
+    )
 
 
 def _about(options: Namespace, period_s: float) -> dict[str, object]:
