@@ -7,6 +7,7 @@ from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from pathlib import Path
+from threading import Event
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import add_data_option
@@ -64,6 +65,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 def _run(options: Namespace) -> int:
     from experiments.world import build_cluster_spec
     from inferno.cli.runs import print_notes
+    from inferno.web.live import History, Stream, WithPage
+    from inferno.web.twin_page import SeenTwin, WithTimeline
     from inferno.worlds.world import check_speed, data_directory
     from loop.clocks import MonotonicClock, date_now
     from loop.schema.reading import read_system
@@ -77,7 +80,8 @@ def _run(options: Namespace) -> int:
     settings = read_settings(arguments={"data_path": options.data, **service_arguments(options)})
     directory = data_directory(settings)
     notes: list[str] = []
-    spec, world_notes = build_cluster_spec(read_system(directory, warn=notes.append), directory)
+    data = read_system(directory, warn=notes.append)
+    spec, world_notes = build_cluster_spec(data, directory)
     # With a file only its tokens count: the kubeconfig has the first of them.
     token = next(iter(read_token_file(options.tokens)), TOKEN) if options.tokens else TOKEN
     cluster = start_twin(
@@ -104,10 +108,19 @@ def _run(options: Namespace) -> int:
         print_notes([*notes, *world_notes], quiet=options.quiet)
         # What is refused is told sparingly, as by every service.
         start_logs("twin", options, settings)
+        history, stopped = History(), Event()
+        seen = SeenTwin(cluster, history, data=data, speed=options.speed)
+        stream = Stream(history, title="the twin", closed=stopped.is_set)
+        app = create_app(cluster.server, seen, cluster.faults, control=CONTROL_PATH)
+
+        def stop() -> None:
+            stopped.set()
+            cluster.stop()
+
         serve(
-            create_app(cluster.server, cluster, cluster.faults, control=CONTROL_PATH),
+            WithPage(WithTimeline(app, cluster, stream), "twin.html"),
             sockets,
-            on_stop=cluster.stop,
+            on_stop=stop,
             door=door_of(settings, options.host),
         )
     return EXIT_OK

@@ -35,6 +35,7 @@ FILES: Mapping[str, str] = MappingProxyType(
         "plotly-cartesian.min.js": "text/javascript",
         "draw.js": "text/javascript",
         "live.js": "text/javascript",
+        "twin.js": "text/javascript",
         "page.css": "text/css",
     }
 )

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = ROOT / "docs" / "images"
 LOOP = "controller 30 false --backend sim --data sample-data/small --speed 30 --port 0"
+TWIN = "twin serve --data sample-data/large --manifests yamls/workload --speed 20 --port 0"
 TOKEN = "a-token-of-tests"
 
 
@@ -72,7 +73,7 @@ def test_a_history_is_bounded_in_time_in_cycles_and_in_servers() -> None:
 def told(page: Page, selector: str, text: str) -> None:
     """Wait until *selector* says *text*."""
     page.wait_for_function(
-        "([one, text]) => document.querySelector(one).textContent.includes(text)",
+        "([one, text]) => document.querySelector(one)?.textContent.includes(text)",
         arg=[selector, text],
     )
 
@@ -137,6 +138,51 @@ def test_a_controller_shows_each_cycle_and_is_asked_for_one(
             take(page, "live-controller", f"inferno {LOOP}")
         # A browser tells of each 401 by itself.
         assert [one for one in problems if "401" not in one] == []
+        page.set_viewport_size({"width": 390, "height": 800})
+        goes_on(page)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_twin_is_seen_and_moved_in_its_page(browser: Browser, tmp_path: Path) -> None:
+    """Who tries a loop on the twin wants to raise a load, break a thing, and look what happens."""
+    command = f"{TWIN} --kubeconfig {tmp_path / 'kubeconfig'}"
+    with (
+        serving(command, tmp_path / "log") as address,
+        opened(browser, address, width=1200, height=1150) as (page, problems),
+    ):
+        told(page, "#connection", "Live")
+        told(page, "#latest", "vllm-001")
+        told(page, "#pods .caption", " pods")
+        told(page, "#nodes", "mi250-1")
+        page.evaluate("window.samePage = true")
+        page.select_option("#server", "infer/premium-llama-13b")
+        assert page.input_value("#rpm") == "30"
+        page.fill("#rpm", "240")
+        page.focus("#rpm")
+        page.keyboard.press("Enter")
+        told(page, "#load-answer", "is sent 240 requests a minute")
+        labels = (
+            "(await live.askJson('apis/apps/v1/namespaces/infer/deployments/premium-llama-13b'))"
+        )
+        moved = page.evaluate(f"async () => {labels}.metadata.labels['inferno.server.load.rpm']")
+        assert moved == "240"
+        page.select_option("#kind", "lostNode")
+        page.fill("#names", "mi250-1")
+        page.focus("#inject")
+        page.keyboard.press("Enter")
+        told(page, "#faults", "lostNode")
+        told(page, "#nodes", "NotReady")
+        page.wait_for_function(
+            "[...document.querySelectorAll('#latest tr')].map((one) => [...one.children])"
+            ".some(([name, rate]) => name.textContent === 'vllm-001' && rate.textContent > 90)"
+        )
+        if os.environ.get("UPDATE_SNAPSHOTS"):
+            take(page, "live-twin", f"inferno {TWIN}")
+        page.click("#end-faults")
+        told(page, "#fault-answer", "No fault is in force")
+        assert page.locator("#faults table").count() == 0
+        assert page.evaluate("window.samePage")
+        assert problems == []
         page.set_viewport_size({"width": 390, "height": 800})
         goes_on(page)
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

@@ -17,7 +17,7 @@ from twin.kube.apiserver.controllers import EventLog, Garbage
 from twin.kube.apiserver.errors import ApiError, bad_request, no_such_path, not_found
 from twin.kube.apiserver.objects import Json, at_path
 from twin.kube.apiserver.request import parsed_yaml
-from twin.kube.apiserver.resources import NAMESPACES, PODS
+from twin.kube.apiserver.resources import DEPLOYMENTS, NAMESPACES, PODS
 from twin.kube.apiserver.rest import Rest
 from twin.kube.apiserver.server import ApiServer
 from twin.kube.apiserver.storage import Commits, Dates, Store
@@ -36,6 +36,7 @@ from twin.kube.nodes import Machines, NodeKeeper
 from twin.kube.pods import BarePods
 from twin.kube.workload import World
 from twin.serving.cluster import WAITING_MAX, Cluster
+from twin.serving.view import ClusterView
 from twin.spec import ClusterSpec, SpecError
 
 SLICE_S = 0.5
@@ -94,6 +95,7 @@ class TwinCluster:
         self._keeper = NodeKeeper(
             cluster, self.commits, machines, events=events, faults=self.faults
         )
+        self._cluster = cluster
         world = World(spec=spec, cluster=cluster, feeder=self._feeder)
         self._fleet = Fleet(world, self.commits, machines, events=events, faults=self.faults)
         self._bare = BarePods(self.commits)
@@ -127,6 +129,16 @@ class TwinCluster:
         self._fleet.sync(self.now_s)
         self._bare.sync(self.now_s)
         return until_s >= present_s
+
+    def served(self) -> tuple[ClusterView, Mapping[str, Json]]:
+        """Return what an observer sees now, and of each server that is simulated its Deployment."""
+        objects = {
+            workload.simulated.server.name: deployment
+            for workload in self._fleet.workloads()
+            if workload.simulated is not None
+            and (deployment := self.store.get(DEPLOYMENTS, workload.namespace, workload.name))
+        }
+        return self._cluster.snapshot(), objects
 
     def load(self, manifests: Sequence[tuple[str, Json]]) -> None:
         """Create *manifests* (see read_manifests). Raise SpecError, one line, for the first that is

@@ -133,21 +133,25 @@ const live = (() => {
 
   // -- what is asked
 
-  // Does *work* when the button is pressed, and tells in *place* what came of it.
-  function onPress(button, place, work) {
-    button.addEventListener("click", async () => {
-      button.disabled = true;
-      place.textContent = "…";
-      try {
-        place.textContent = await work();
-      } catch (error) {
-        place.textContent = `Refused: ${error.message}`;
-      } finally {
-        button.disabled = false;
-        button.focus();
-      }
-    });
+  // Does *work*, for which *button* is the sign, and tells in *place* what came of it.
+  async function doing(button, place, work) {
+    button.disabled = true;
+    place.textContent = "…";
+    try {
+      place.textContent = await work();
+    } catch (error) {
+      place.textContent = `Refused: ${error.message}`;
+    } finally {
+      button.disabled = false;
+      button.focus();
+    }
   }
+
+  const onPress = (button, place, work) => button.addEventListener("click", () => doing(button, place, work));
+  const onSubmit = (form, button, place, work) => form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    doing(button, place, work);
+  });
 
   function cycleTold(record, mode) {
     if (record.error) return `Cycle ${record.cycle} failed: ${record.error}`;
@@ -175,5 +179,5 @@ const live = (() => {
   }
   run();
 
-  return { askJson, find, make, onPress, replaceTable, tableOf };
+  return { askJson, find, make, onPress, onSubmit, replaceTable, tableOf };
 })();
