@@ -4,6 +4,7 @@ of objects.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -20,6 +21,7 @@ from twin.kube.apiserver.request import Target, WriteOptions, parsed_json, parse
 from twin.kube.apiserver.resources import (
     AUTOSCALERS,
     AUTOSCALERS_V1,
+    EVENTS,
     NAMESPACES,
     PODS,
     Resource,
@@ -55,6 +57,7 @@ def from_scale(obj: Json, scale: Json) -> Json:
     return {**obj, "metadata": metadata, "spec": {**obj["spec"], "replicas": replicas}}
 
 
+EVENTS_MAX = 1000
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
 STRATEGIC_PATCH = "application/strategic-merge-patch+json"
@@ -92,6 +95,7 @@ class Rest:
     def __init__(self, commits: Commits) -> None:
         self._commits = commits
         self._store = commits.store
+        self._events: deque[tuple[str, str]] = deque()
 
     # -- reading
 
@@ -139,11 +143,10 @@ class Rest:
         obj = first_owned(
             obj, owned_by_writer, resource_schema(resource), writer=writer, now=self._commits.now()
         )
-        return Answer(
-            body=self._commits.create(resource, obj, dry=options.dry),
-            code=201,
-            warnings=admitted.warnings,
-        )
+        kept = self._commits.create(resource, obj, dry=options.dry)
+        if resource is EVENTS and not options.dry:
+            self._forget_events((metadata["namespace"], metadata["name"]))
+        return Answer(body=kept, code=201, warnings=admitted.warnings)
 
     def update(self, target: Target, body: Any, options: WriteOptions) -> Answer:
         """Replace an object, its status, or the scale of it."""
@@ -228,6 +231,16 @@ class Rest:
         )
 
     # -- inside
+
+    def _forget_events(self, latest: tuple[str, str]) -> None:
+        """Remove the oldest events of clients if there are too many; a real server forgets them
+        after an hour.
+        """
+        self._events.append(latest)
+        while len(self._events) > EVENTS_MAX:
+            old = self._store.get(EVENTS, *self._events.popleft())
+            if old is not None:
+                self._commits.remove(EVENTS, old)
 
     def _existing(self, target: Target) -> Json:
         obj = self._store.get(target.resource, target.namespace, target.name)

@@ -11,6 +11,7 @@ from tests.twin.kube.clients import Client, call, managed
 from twin.kube.apiserver.errors import ApiError
 from twin.kube.apiserver.listwatch import BACKLOG_MAX
 from twin.kube.apiserver.resources import CONFIG_MAPS
+from twin.kube.apiserver.rest import EVENTS_MAX
 
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 INFER = "/api/v1/namespaces/infer"
@@ -122,3 +123,17 @@ def test_a_watch_with_a_bad_query_is_refused_before_it_begins() -> None:
 
     for query in ({"labelSelector": "a b"}, {"resourceVersion": "new"}, {"timeoutSeconds": "soon"}):
         assert asyncio.run(ask(**query)) == 400
+
+
+@pytest.mark.slow
+def test_events_of_clients_are_forgotten_like_those_of_the_twin() -> None:
+    """A loop tells each change by one, for months; a real server keeps them for an hour."""
+    client = Client()
+    about = {"apiVersion": "v1", "kind": "Pod", "namespace": "infer", "name": "p"}
+    for number in range(EVENTS_MAX + 2):
+        metadata = {"name": f"e{number}", "namespace": "infer"}
+        body = {"metadata": metadata, "involvedObject": about, "reason": "Told", "type": "Normal"}
+        client.ask("POST", f"{INFER}/events", {"apiVersion": "v1", "kind": "Event", **body})
+    names = {one["metadata"]["name"] for one in client.ask("GET", f"{INFER}/events")["items"]}
+    assert len(names) == EVENTS_MAX
+    assert names.isdisjoint({"e0", "e1"})
