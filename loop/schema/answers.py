@@ -89,6 +89,7 @@ class ServerLine(Answer):
     backlog: int
     kv_usage: float | None
     reporting: int | None
+    pooled: bool
     load_source: str | None
     load_age_s: float | None
     sample_age_s: float | None
