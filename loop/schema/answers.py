@@ -94,7 +94,6 @@ class ServerLine(Answer):
     load_age_s: float | None
     sample_age_s: float | None
     start_up_s: float | None
-    pooled: bool
     queued_prompt_tokens: int | None
     preemptions: int | None
     prefix_cache_hit_share: float | None
