@@ -4,7 +4,7 @@ targets held. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
 from typing import NamedTuple
@@ -229,11 +229,11 @@ def token_rates(block: Block, window: Window) -> tuple[Floats, Floats]:
     """
     edges_s = minute_edges_s(window)
     tokens = [_Tokens(edges_s) for _ in range(block.first, block.last)]
-    usual_s = (
-        None
-        if block.whole
-        else _usual_token_s(_served(own, end_s=window.end_s) for own in block.parts())
-    )
+    usual_s = None
+    if not block.whole:
+        usual_s = _usual_token_s(
+            lambda: (_served(own, end_s=window.end_s) for own in block.parts())
+        )
     for part in block.parts():
         own_rows = by_server({**part, "server": part["server"] - block.first}, len(tokens))
         for own, sums in zip(own_rows, tokens, strict=True):
@@ -279,17 +279,17 @@ def _served(own: Columns, *, end_s: float) -> _Served:
     )
 
 
-def _usual_token_s(parts: Iterable[_Served]) -> float:
+def _usual_token_s(parts: Callable[[], Iterable[_Served]]) -> float:
     """Return the pace of a request that has none of its own, for it was not served: the median of
     the others; 0 if nobody asks.
     """
-    found: list[Floats] = []
-    asked = False
-    for part in parts:
+    if not any((~part.paced & (part.later > 0)).any() for part in parts()):
+        return 0.0
+    found = []
+    for part in parts():
         paced = part.paced
-        asked = asked or bool((~paced & (part.later > 0)).any())
         found.append(part.span_s[paced] / part.rest[paced])
-    paces = np.concatenate(found) if asked else np.empty(0)
+    paces = np.concatenate(found)
     return float(np.median(paces, overwrite_input=True)) if paces.size else 0.0
 
 
@@ -306,7 +306,7 @@ class _Tokens:
         part.
         """
         if usual_s is None:
-            usual_s = _usual_token_s([part])
+            usual_s = _usual_token_s(lambda: [part])
         begin_s = float(part.arrival_s[0]) if part.arrival_s.size else 0.0
         begun = part.first_s[part.served]
         self._first += np.histogram(begun, bins=self._edges_s)[0]
