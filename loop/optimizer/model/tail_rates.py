@@ -5,7 +5,6 @@ replicas at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -26,8 +25,9 @@ PRESSURE_MAX = 4.0
 STEPS_MAX = 60
 # A range is divided at these shares of it, first and then again and again: highest rates mostly lie
 # in its upper half.
-FIRST, EVEN = np.array([0.5, 0.8]), np.array([1.0 / 3.0, 2.0 / 3.0])
-FEW = 24  # rows for which a call costs more than to look two divisions ahead
+FIRST, EVEN = 0.75, 0.5
+FEW = 24  # rows for which a call costs more than to look some divisions ahead
+AHEAD = 3  # so many
 ITL, TTFT, LOSS, TPS, BATCH = range(len(BINDING))
 
 
@@ -103,18 +103,14 @@ class _Ends:
         )
 
     def within(self, rate: Floats, pressure: Floats, binding: Ints) -> _Ends:
-        """Return the narrower ends by the pressures at a rising row of rates between these."""
-        over = pressure > 0.0
-        first = np.where(over.any(axis=1), over.argmax(axis=1), over.shape[1])[:, None]
-        rates = np.column_stack((self.low, rate, self.high))
-        pressures = np.column_stack((self.at_low, pressure, self.at_high))
-        bindings = np.column_stack((self.binding, binding, self.binding))
+        """Return the half in which the root lies, by the pressure at a rate between."""
+        met = pressure <= 0.0
         return _Ends(
-            np.take_along_axis(rates, first, axis=1)[:, 0],
-            np.take_along_axis(rates, first + 1, axis=1)[:, 0],
-            np.take_along_axis(pressures, first, axis=1)[:, 0],
-            np.take_along_axis(pressures, first + 1, axis=1)[:, 0],
-            np.take_along_axis(bindings, first + 1, axis=1)[:, 0],
+            np.where(met, rate, self.low),
+            np.where(met, self.high, rate),
+            np.where(met, pressure, self.at_low),
+            np.where(met, self.at_high, pressure),
+            np.where(met, self.binding, binding),
         )
 
 
@@ -125,17 +121,23 @@ class _Search:
         self.tail, self.targets, self.goals, self.percentile = tail, targets, goals, percentile
         self._known: dict[tuple[int, float], tuple[float, int]] = {}
 
-    def look_ahead(self, rows: Rows, ends: tuple[Floats, Floats], shares: Floats) -> None:
-        """Find the pressures at the upper ends, and at those rates between that the next two
-        divisions may ask for: which these are does not depend on what is found.
+    def look_ahead(self, rows: Rows, ends: tuple[Floats, Floats], share: float) -> None:
+        """Find the pressures at the upper ends, and at all rates between that the next divisions
+        may ask for: which these are does not depend on what is found.
         """
-        outer = _divided(*ends, shares)
-        edges = [ends[0], *outer.T, ends[1]]
-        inner = [_divided(*pair, EVEN) for pair in pairwise(edges)]
-        rate = np.column_stack((ends[1], outer, *inner))
-        many = np.repeat(rows, rate.shape[1])
-        pressure, binding = self._find(rate.ravel(), many)
-        keys = zip(many.tolist(), rate.ravel().tolist(), strict=True)
+        rates, parts = [ends[1]], [ends]
+        for _ in range(AHEAD):
+            middles = [_divided(*part, share) for part in parts]
+            rates += middles
+            parts = [
+                half
+                for (low, high), middle in zip(parts, middles, strict=True)
+                for half in ((low, middle), (middle, high))
+            ]
+            share = EVEN
+        rate, many = np.concatenate(rates), np.tile(rows, len(rates))
+        pressure, binding = self._find(rate, many)
+        keys = zip(many.tolist(), rate.tolist(), strict=True)
         found = zip(pressure.tolist(), binding.tolist(), strict=True)
         self._known.update(zip(keys, found, strict=True))
 
@@ -167,7 +169,6 @@ class _Search:
         the range is divided until the pressure is a straight line in it.
         """
         root, found, here = ends.low.copy(), ends.binding.copy(), np.arange(len(rows))
-        shares = FIRST
         for step in range(STEPS_MAX):
             width = ends.high - ends.low
             way = ends.at_low / (ends.at_low - ends.at_high)
@@ -178,17 +179,13 @@ class _Search:
             if not len(left):
                 break
             here, ends = here[left], ends.take(left)
-            if step and step % 2 == 0 and len(here) <= FEW:
-                self.look_ahead(rows[here], (ends.low, ends.high), shares)
-            rate = _divided(ends.low, ends.high, shares)
-            many = np.repeat(rows[here], rate.shape[1])
-            pressure, binding = self.pressure(rate.ravel(), many)
-            ends = ends.within(rate, pressure.reshape(rate.shape), binding.reshape(rate.shape))
-            shares = EVEN
+            if step and step % AHEAD == 0 and len(here) <= FEW:
+                self.look_ahead(rows[here], (ends.low, ends.high), EVEN)
+            rate = _divided(ends.low, ends.high, EVEN if step else FIRST)
+            ends = ends.within(rate, *self.pressure(rate, rows[here]))
         return root, found
 
 
-def _divided(low: Floats, high: Floats, shares: Floats) -> Floats:
-    """Return the rates that divide each range at *shares*, a row each."""
-    rate: Floats = low[:, None] + shares * (high - low)[:, None]
-    return rate
+def _divided(low: Floats, high: Floats, share: float) -> Floats:
+    """Return the rates that divide the ranges at *share*."""
+    return low + share * (high - low)
