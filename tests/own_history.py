@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import simpy
 
 from experiments.config import RunConfig
@@ -23,6 +24,11 @@ from twin.serving.metrics import Sample, exposition
 NAMESPACE = "infer"
 KV_INFO = "vllm:cache_config_info"
 # As Kubernetes would name pods of a generation that has gone.
+LENGTHS = {
+    "vllm:request_prompt_tokens_bucket": "prompt_tokens",
+    "vllm:request_generation_tokens_bucket": "output_tokens",
+}
+BOUNDS = [float(step * 10**power) for power in range(5) for step in (1, 2, 5)] + [np.inf]
 SUFFIX = "-7d4f9c6b5d-"
 
 
@@ -43,7 +49,7 @@ class Past:
             pod: [
                 Series(metric, labels, [(epoch_s + t_s, value) for t_s, value in points])
                 for (metric, labels), points in of_pod.items()
-                if metric != KV_INFO
+                if metric in NAMES.ranks
             ]
             for pod, of_pod in self.found[server].items()
         }
@@ -87,7 +93,24 @@ def past_of(config: RunConfig, *, workloads: dict[str, str], step_s: float = 60.
     at(env, 0.0, priority=CONTROL, action=scrape)
     env.run(until=config.duration_s + 0.001)
     past.requests, _ = cluster.requests.hand_over()
+    for index, deployment in enumerate(cluster.deployments):
+        of_pods = past.found[deployment.server.name]
+        own = past.requests["server"] == index
+        if of_pods:
+            _count_lengths(next(iter(of_pods.values())), past.requests, own, config.duration_s)
     return past
+
+
+def _count_lengths(of_pod: dict, requests: dict[str, Any], own: np.ndarray, end_s: float) -> None:
+    """Add the histograms of lengths, as engines have them and the twin does not, every hour."""
+    for at_s in np.arange(3600.0, end_s, 3600.0).tolist():
+        ended = own & (requests["finish_s"] <= at_s)
+        for metric, column in LENGTHS.items():
+            values = requests[column][ended]
+            for bound in BOUNDS:
+                le = "+Inf" if np.isinf(bound) else f"{bound:g}"
+                key = (metric, (("engine", "0"), ("le", le), ("model_name", "m")))
+                of_pod[key].append((at_s, float((values <= bound).sum())))
 
 
 def _scrape(past: Past, deployment: Deployment, workload: str, now_s: float) -> None:

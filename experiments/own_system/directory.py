@@ -67,11 +67,14 @@ class Known:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
-    """The past of the servers, over which time, and what Prometheus did not tell."""
+    """The past of the servers, over which time, and what Prometheus did not tell. variations are
+    the coefficients of variation of token counts, of those servers of which they are known.
+    """
 
     histories: Mapping[str, History]
     source: str
     problems: tuple[str, ...] = ()
+    variations: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,7 +218,7 @@ class _Maker:
                 ),
                 scheduling=one.scheduling,
                 sheet=sheet,
-                token_cv=TOKEN_CV,
+                token_cv=self._variation(servers),
             ),
             self._measured.histories if self._fit else {},
         )
@@ -346,6 +349,11 @@ class _Maker:
             sum(load.rate_rpm * load.out_tokens for load in loads) / requests,
         )
 
+    def _variation(self, servers: Sequence[Facts]) -> float:
+        known = self._measured.variations
+        found = [known.get(one.name, TOKEN_CV) for one in servers]
+        return sum(found) / len(found)
+
     def _about(self, servers: Sequence[Facts], line: str) -> None:
         self._unknown += [(one.name, line) for one in servers]
 
@@ -372,12 +380,12 @@ class _Maker:
                 )
             if not self._figures[one.name].load.in_tokens:
                 self._unknown.append((one.name, "the tokens of its prompts: 512 is taken"))
-        if found:
+        for name in [name for name in found if name not in self._measured.variations]:
             self._unknown.append(
                 (
-                    "load",
-                    f"how tokens vary about their means: a coefficient of variation of {TOKEN_CV:g}"
-                    " is assumed (tokenCv in twin-data.json)",
+                    name,
+                    f"how its tokens vary about their means: a coefficient of variation of "
+                    f"{TOKEN_CV:g} is assumed (tokenCv in twin-data.json)",
                 )
             )
         return found
@@ -491,8 +499,13 @@ class _Maker:
                 for name in ("cache_hits", "cache_queries")
             )
             share = min(hits / asked, 0.99) if asked > 0.0 else 0.0
+            row: Json = {}
             if share >= CACHED_MIN:
-                servers.append({"name": one.name, "prefixShare": round(share, 3)})
+                row["prefixShare"] = round(share, 3)
+            if one.name in self._measured.variations:
+                row["tokenCv"] = self._measured.variations[one.name]
+            if row:
+                servers.append({"name": one.name, **row})
         return {
             "engines": list(self._engines.values()),
             **({"servers": servers} if servers else {}),

@@ -16,7 +16,7 @@ from scipy.optimize import minimize_scalar
 
 from experiments.own_system.points import KNOWN_MIN, Point, operating_point
 from loop.signals.history import Stretch
-from loop.spec import TOKEN_CV, Perf, ServerData, SystemData
+from loop.spec import Perf, ServerData, SystemData
 from loop.types import Load
 from twin.fit.points import operate
 from twin.spec import LatencyModel
@@ -59,6 +59,7 @@ class Window:
     t_s: float
     points: tuple[Point, ...]
     max_batch: int
+    token_cv: float
     predicted: tuple[tuple[float, float], ...]  # TTFT, ITL [ms] of each point
     throughput_rpm: tuple[float, float]  # measured, predicted
     start_up_s: tuple[float | None, float | None]
@@ -166,7 +167,7 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
         point = Point(server=server.name, stretch=merged([one.stretch for one in group]))
         if not group or point.stretch.requests < REQUESTS_MIN:
             continue
-        ttft_ms, itl_ms = predict(perf, point, max_batch=max_batch)
+        ttft_ms, itl_ms = predict(perf, point, max_batch=max_batch, token_cv=server.token_cv)
         points.append(point)
         predicted.append((ttft_ms, itl_ms))
         stretch = point.stretch
@@ -182,6 +183,7 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
         t_s=t_s,
         points=tuple(points),
         max_batch=max_batch,
+        token_cv=server.token_cv,
         predicted=tuple(predicted),
         throughput_rpm=(rates[0] / len(good), rates[1] / len(good)),
         start_up_s=(sum(took) / len(took) if took else None, perf.start_up_s),
@@ -224,7 +226,7 @@ def predict(
     *,
     max_batch: int,
     latency_model: LatencyModel | None = None,
-    token_cv: float = TOKEN_CV,
+    token_cv: float,
 ) -> tuple[float, float]:
     """Return the TTFT and the ITL [ms] of a replica of the twin at *point*."""
     steady = operate(
@@ -304,7 +306,7 @@ def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved 
     """Return the coefficient that explains what *windows* measured, beside what was off *base* from
     the beginning.
     """
-    every = [(point, window.max_batch) for window in windows for point in window.points]
+    every = [(point, window) for window in windows for point in window.points]
     every.sort(key=lambda one: one[0].stretch.running)
     chosen = np.unique(np.linspace(0, len(every) - 1, POINTS_OF_A_SEARCH).round().astype(int))
     every = [every[place] for place in chosen.tolist()]
@@ -335,8 +337,14 @@ def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved 
             model = replace(model, **{field_name: getattr(model, field_name) * factor})
         predicted = np.log(
             [
-                predict(changed, point, max_batch=max_batch, latency_model=model)
-                for point, max_batch in every
+                predict(
+                    changed,
+                    point,
+                    max_batch=window.max_batch,
+                    token_cv=window.token_cv,
+                    latency_model=model,
+                )
+                for point, window in every
             ]
         )
         apart = (measured - predicted - base) / known[:, None]

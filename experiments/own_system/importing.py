@@ -10,6 +10,8 @@ from typing import Any
 
 from experiments.own_system.cluster import facts_of, read_nodes, selected
 from experiments.own_system.directory import Imported, Known, Measured, imported
+from experiments.own_system.lengths import ANSWERS, PROMPTS, variation_of
+from experiments.own_system.load import rates_of
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.nodes import Node, read_capacity
 from loop.backends.kube.read import Pod, Server, read_servers, scraped
@@ -110,6 +112,7 @@ def read_system_of(
     nodes, capacity = _nodes(client, servers, others, known=known, told=told)
     measured, past = asked_past(prometheus, servers, asked, progress=progress)
     kv_tokens = _kv_tokens(prometheus, servers, past, told=told)
+    variations = _variations(prometheus, servers, past, told=told)
     facts = [
         facts_of(
             server,
@@ -125,7 +128,7 @@ def read_system_of(
         facts,
         capacity=capacity,
         known=known,
-        measured=replace(measured, problems=problems),
+        measured=replace(measured, problems=problems, variations=variations),
         fit=asked.fit,
     )
 
@@ -214,7 +217,7 @@ def _kv_tokens(
     if prometheus is None or past is None:
         return {}
     try:
-        series = prometheus.labels(
+        series = prometheus.latest(
             CACHE_INFO,
             [scraped(server) for server in servers],
             at_s=past.end_s,
@@ -225,9 +228,37 @@ def _kv_tokens(
         return {}
     found: dict[str, int] = {}
     for server, of_server in series.items():
-        for labels in of_server:
+        for labels, _ in of_server:
             blocks, size = (labels.get(key, "") for key in ("num_gpu_blocks", "block_size"))
             if blocks.isdigit() and size.isdigit() and int(blocks) * int(size) > 0:
                 tokens = int(blocks) * int(size)
                 found[server] = min(found.get(server, tokens), tokens)
+    return found
+
+
+def _variations(
+    prometheus: Prometheus | None,
+    servers: Sequence[Server],
+    past: Past | None,
+    *,
+    told: list[tuple[str, str]],
+) -> dict[str, float]:
+    """Return how token counts vary about their means, of the servers whose engines tell it."""
+    if prometheus is None or past is None:
+        return {}
+    try:
+        buckets = prometheus.latest(
+            (*PROMPTS, *ANSWERS),
+            [scraped(server) for server in servers],
+            at_s=past.end_s,
+            last_s=past.end_s - past.start_s,
+        )
+    except PrometheusError as error:
+        told.append(("prometheus", f"how token counts vary: {error}"))
+        return {}
+    found = {}
+    for server, of_server in buckets.items():
+        cv = variation_of(of_server, rates_of(past.histories[server]))
+        if cv is not None:
+            found[server] = round(cv, 3)
     return found

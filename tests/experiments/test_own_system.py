@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from emulator.rates import Rates
 from experiments.own_system.cluster import Facts, facts_of, read_nodes, selected
 from experiments.own_system.directory import Known, find_config, find_sheet
 from experiments.own_system.importing import Period, seconds
+from experiments.own_system.lengths import ANSWERS, PROMPTS, variation_of
 from experiments.own_system.load import rates_of
 from inferno.cli.datasheets import accelerators, find_model
 from loop.backends.kube import labels as names
@@ -19,6 +21,7 @@ from loop.backends.kube.read import read_servers
 from loop.signals.history import History, empty_history
 from loop.signals.series import Series, tracks_of
 from tests.loop.kube_objects import EPOCH_S, deployment, node, pod
+from twin.arrivals import token_counts
 from twin.spec import SpecError
 
 SHEETS = accelerators()
@@ -149,6 +152,40 @@ def test_a_long_past_has_longer_steps() -> None:
     """So many points would be of no use to anybody."""
     assert Period(last_s=604_800.0).step == 60.0
     assert Period(last_s=90 * 86_400.0).step == 420.0
+
+
+@pytest.mark.parametrize("cv", [0.1, 0.5, 1.2])
+def test_how_lengths_vary_is_read_from_buckets(cv: float) -> None:
+    """Within a tenth, by the bounds that vLLM has; too few, or all in one bucket, tell nothing."""
+    lengths = token_counts(
+        np.random.default_rng(1), 5000, mean=700.0, distribution="lognormal", cv=cv
+    )
+    bounds = [float(step * 10**power) for power in range(5) for step in (1, 2, 5)] + [np.inf]
+
+    def buckets(name: str, values: np.ndarray) -> list[tuple[dict[str, str], float]]:
+        return [
+            ({"__name__": name, "le": f"{bound:g}".replace("inf", "+Inf")}, (values <= bound).sum())
+            for bound in bounds
+        ]
+
+    def load(*means: float) -> Rates:
+        """Return a load of minutes of these mean lengths."""
+        tokens = np.array(means)
+        return Rates(
+            times_s=60.0 * np.arange(len(means)),
+            rates_rpm=np.ones(len(means)),
+            in_tokens=tokens,
+            out_tokens=np.ones(len(means)),
+            end_s=60.0 * len(means),
+        )
+
+    told = [*buckets(PROMPTS[0], lengths), *buckets(ANSWERS[0], lengths[:0])]
+    assert variation_of(told, load(700.0, 700.0)) == pytest.approx(cv, rel=0.1)
+    moving = variation_of(told, load(630.0, 770.0))
+    assert moving == pytest.approx(max(cv**2 - 0.01, 0.0) ** 0.5, rel=0.1, abs=0.06)
+    assert variation_of(buckets(PROMPTS[0], lengths[:50]), load(700.0, 700.0)) is None
+    last = [one for one in told if one[0]["le"] == "+Inf"]
+    assert variation_of(last, load(700.0, 700.0)) is None
 
 
 # -- the past

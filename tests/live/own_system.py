@@ -35,6 +35,7 @@ SERVERS = {
     "chat": ("llama_13b", "H100", "Bronze", 1, 32),
 }
 LOADS = {"code": (10.0, 700.0, 150.0), "chat": (15.0, 256.0, 200.0)}
+TOKEN_CVS = {"code": 0.8, "chat": 0.3}
 DAYS = """\
 alpha: 0.1
 walk: {kind: reverting}
@@ -88,6 +89,7 @@ def write_truth(folder: Path) -> Path:
                 {"model": model, "acc": accelerator, "kvTokens": 100_000, "startUp": {"meanS": 5}}
                 for model, accelerator in PARMS
             ],
+            "servers": [{"name": name, "tokenCv": cv} for name, cv in TOKEN_CVS.items()],
             "world": {"scrapeIntervalS": 60},
         },
     }

@@ -156,32 +156,35 @@ class Prometheus:
         _, at_s, _ = self._ask_at_its_now("vector(1)")
         return at_s
 
-    def labels(
+    def latest(
         self,
         metrics: Sequence[str],
         servers: Sequence[ScrapedServer],
         *,
         at_s: float,
         last_s: float,
-    ) -> dict[str, list[Mapping[str, str]]]:
-        """Return the labels of the series of *metrics* that each of *servers* had in the last_s
-        seconds before at_s [Unix time]. Raise PrometheusError.
+    ) -> dict[str, list[tuple[Mapping[str, str], float]]]:
+        """Return the labels and the latest value of the series of *metrics* that each of *servers*
+        had in the last_s seconds before at_s [Unix time]. Raise PrometheusError.
         """
         namespaces = sorted({server.namespace for server in servers})
         matchers = _matchers("|".join(metrics), namespaces, self._settings)
         query = f"last_over_time({{{','.join(matchers)}}}[{round(last_s)}s])"
         answer = _parsed(self._ask(query, at_s=at_s))
-        # A series without points serves to tell whose pod it is.
         pods: dict[PodKey, list[Series]] = defaultdict(list)
-        for metric in _metrics(answer):
+        for metric, value in _latest(answer):
             pod, namespace = (
                 metric.get(label, "")
                 for label in (self._settings.pod_label, self._settings.namespace_label)
             )
-            pods[namespace, pod].append(Series("", tuple(metric.items()), []))
+            pods[namespace, pod].append(Series("", tuple(metric.items()), [(at_s, value)]))
         known = {(pod.namespace, pod.name): one.name for one in servers for pod in one.pods}
         return {
-            server: [dict(one.labels) for series in of_pods.values() for one in series]
+            server: [
+                (dict(one.labels), one.points[0][1])
+                for series in of_pods.values()
+                for one in series
+            ]
             for server, of_pods in share(pods, servers, known=known).items()
         }
 
@@ -368,14 +371,17 @@ def read_matrix(
     return dict(pods)
 
 
-def _metrics(answer: Mapping[str, Any]) -> Sequence[Mapping[str, str]]:
-    """Return the labels of each series of the answer to an instant query."""
+def _latest(answer: Mapping[str, Any]) -> Sequence[tuple[Mapping[str, str], float]]:
+    """Return the labels and the value of each series of the answer to an instant query."""
     try:
         return [
-            {str(key): str(value) for key, value in entry["metric"].items()}
+            (
+                {str(key): str(value) for key, value in entry["metric"].items()},
+                float(entry["value"][1]),
+            )
             for entry in answer["data"]["result"]
         ]
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
         raise PrometheusError(
             f"expected series, found otherwise ({type(error).__name__}: {error})"
         ) from error
