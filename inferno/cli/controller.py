@@ -38,7 +38,8 @@ PERIOD_MIN_S = 1.0  # of a world whose time passes as ours
 
 TEXT = """\
 Run the control loop every PERIOD seconds and whenever /invoke is called
-(PERIOD 0: only then). --backend says over which world:
+(PERIOD 0: only then); http://localhost:3300 shows it in a browser. --backend
+says over which world:
 
   sim   the twin, in real time or faster (default)
   kube  the managed Deployments of a cluster

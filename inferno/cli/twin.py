@@ -21,7 +21,8 @@ from inferno.cli.service import (
 
 TEXT = """\
 Run the twin in real time (or faster) behind a Kubernetes API of its own, for
-kubectl, Prometheus and any controller.
+kubectl, Prometheus and any controller; http://127.0.0.1:8001 shows it in a
+browser.
 
   inferno twin serve --manifests yamls/workload --speed 10
   export KUBECONFIG=out/twin.kubeconfig

@@ -88,11 +88,14 @@ class History:
             ):
                 self._rows -= self._lines.popleft().rows
 
-    def after(self, number: int) -> list[Line]:
-        """Return the records after that of *number*, as far as they are still there."""
+    def after(self, number: int) -> tuple[int, list[Line]]:
+        """Return the number of the latest record, and the records after that of *number*, as far as
+        they are still there.
+        """
         with self._lock:
+            latest = self._number
             packed = [one.data for one in self._lines if one.number > number]
-        return [json.loads(zlib.decompress(data)) for data in packed]
+        return latest, [json.loads(zlib.decompress(data)) for data in packed]
 
 
 class Stream:
@@ -138,8 +141,7 @@ class Stream:
         from inferno.web.thinning import thinned
         from inferno.web.timeline import as_json
 
-        upto = self._history.number
-        lines = self._history.after(max(number, 0))[: upto - max(number, 0)]
+        upto, lines = self._history.after(number)
         timeline = timeline_of_records(lines, title=self._title, origin="live", before=last)
         shown = thinned(timeline) if number < 0 else timeline
         # What a page that appends can say of means: those of the latest cycle.

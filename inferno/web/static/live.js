@@ -16,9 +16,10 @@ const live = (() => {
   // Returns the answer to a request; throws, with the service's own words, if it is refused.
   async function ask(path, options = {}) {
     const answer = await fetch(path, { cache: "no-store", ...options, headers: { ...headers(), ...(options.headers || {}) } });
-    if (answer.status === 401) {
+    if (answer.status === 401 || answer.status === 403) {
       find("access").hidden = false;
-      throw new Error(token ? "this token is not the right one" : "a token is needed: enter it above");
+      if (!token) throw new Error("a token is needed: enter it above");
+      if (answer.status === 401) throw new Error("this token is not the right one");
     }
     return answer;
   }
@@ -26,10 +27,15 @@ const live = (() => {
   async function askJson(path, options = {}) {
     const answer = await ask(path, options);
     const text = await answer.text();
-    let body = null;
-    try { body = JSON.parse(text); } catch { /* told below */ }
-    if (!answer.ok && !(body && body.servers)) throw new Error((body && body.message) || text || `status ${answer.status}`);
-    return body;
+    // A cycle that failed is told of with its record.
+    const record = answer.ok || text.includes('"servers"');
+    if (!record) throw new Error(messageOf(text) || `status ${answer.status}`);
+    return JSON.parse(text);
+  }
+
+  // Errors are {"message": one line} everywhere, but for those of a proxy in between.
+  function messageOf(text) {
+    try { return JSON.parse(text).message; } catch { return text.slice(0, 200); }
   }
 
   // -- what comes
@@ -99,7 +105,7 @@ const live = (() => {
   // EventSource could not send a token, so the events are read here.
   async function follow() {
     const answer = await ask(document.body.dataset.stream);
-    if (!answer.ok) throw new Error(await answer.text());
+    if (!answer.ok) throw new Error(messageOf(await answer.text()));
     find("access").hidden = true;
     find("connection").textContent = "Live.";
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
