@@ -20,9 +20,11 @@ from inferno.cli.runs import (
 TEXT = """\
 Reversals, overshoot and attainment of policies over disturbance × period ×
 start-up. The load is a step unless a scenario is given; overshoot is measured
-after the last jump of a load.
+after the last jump of a load. With --lags also where the seconds of the answer
+to that jump go (scrape, tick, window, GPUs, start-up), and what each costs.
 
   inferno stability --policy slo,hpa --alpha 0,0.1 --period 15,60 --start-up 1,2
+  inferno stability --policy slo,hpa --start-up 1 --lags
 """
 
 
@@ -35,6 +37,11 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         metavar="X,…",
         help="factors on the start-up times of the data (default 0.5,1,2)",
     )
+    parser.add_argument(
+        "--lags",
+        action="store_true",
+        help="also the lag budget: each run again without one part of the lag",
+    )
     add_seed_options(parser)
     add_result_options(parser, out="out/stability")
 
@@ -43,6 +50,7 @@ def _run(options: Namespace) -> int:
     from rich.console import Console
 
     from experiments.grid import SweepConfig
+    from experiments.lags import lag_budget
     from experiments.stability import stability
 
     grid = SweepConfig(
@@ -55,14 +63,21 @@ def _run(options: Namespace) -> int:
         periods_s=options.period or (),
         seeds=options.seeds,
     )
+    console = None if options.quiet else Console()
+    executor = chosen_executor(options)
     _, paths, failures = stability(
         grid,
         options.start_up,
         options.out,
-        executor=chosen_executor(options),
+        executor=executor,
         resume=options.resume,
-        console=None if options.quiet else Console(),
+        console=console,
     )
+    if options.lags:
+        _, more, failed = lag_budget(
+            grid, options.out, executor=executor, resume=options.resume, console=console
+        )
+        paths, failures = [*paths, *more], [*failures, *failed]
     print_paths(paths)
     return EXIT_FAILURE if failures else EXIT_OK
 

@@ -10,6 +10,7 @@ import pytest
 from experiments.config import SAMPLE_DATA, RunConfig
 from experiments.executor import LocalProcesses
 from experiments.grid import SweepConfig
+from experiments.lags import PARTS, REMOVABLE, lag_budget
 from experiments.regressions import Allowance, regressions
 from experiments.stability import stability
 from experiments.tune import TuneConfig, candidates, tune
@@ -108,6 +109,35 @@ def test_stability_has_a_row_for_each_start_up(tmp_path: Path) -> None:
     assert list(table["start_up"]) == [0.0, 3.0]
     assert {"attainment", "reversals_per_h", "overshoot"} <= set(table.columns)
     assert all(path.exists() for path in paths)
+
+
+def test_the_lag_budget_says_where_the_seconds_go(tmp_path: Path) -> None:
+    """The parts are those of one pod, so each is what the world says: at most a scrape and a cycle,
+    the start-up of the data, and none where a run is made without it.
+    """
+    scenario = tmp_path / "step.yaml"
+    scenario.write_text(
+        "alpha: 0\nload:\n  - shape: {kind: steps, levels: [{t_s: 200, factor: 3}]}\n"
+    )
+    base = RunConfig(
+        data=SHORT.data, scenario=str(scenario), policy="hpa", hours=0.2, period_s=20.0
+    )
+    table, paths, failures = lag_budget(
+        SweepConfig(base=base), tmp_path / "out", executor=LocalProcesses(jobs=1)
+    )
+    assert failures == []
+    assert all(path.exists() for path in paths)
+    rows = table.set_index("without")
+    assert list(rows.index) == ["", *REMOVABLE]
+    seconds = rows[[f"{part} [s]" for part in PARTS]].astype(float)
+    assert (seconds >= 0.0).all().all()
+    # The step comes 10 s before a scrape, at which no cycle falls.
+    assert seconds.loc["", "scrape [s]"] == pytest.approx(10.0)
+    assert seconds.loc["", "tick [s]"] == pytest.approx(10.0)
+    assert 40.0 < seconds.loc["", "start-up [s]"] < 110.0
+    assert seconds.loc["start-up", "start-up [s]"] < 10.0
+    assert seconds.loc["scrape", "scrape [s]"] == pytest.approx(1.0)
+    assert seconds.loc["tick", "tick [s]"] <= 5.0
 
 
 def test_a_study_is_a_list_of_commands(tmp_path: Path) -> None:
