@@ -16,6 +16,11 @@ pytestmark = pytest.mark.slow
 
 # In place of the cell tagged "parameters": the same names, with values that take seconds.
 TINY = {
+    "compare_policies": """
+base = RunConfig(data=SAMPLE_DATA / "small", hours=0.05)
+policies, scenarios, seeds = ("slo", "hpa", "static_peak"), ("step", "day"), 1
+out, jobs = Path(mkdtemp()), 1
+""",
     "quickstart": """
 config = RunConfig(data=SAMPLE_DATA / "small", scenario="ramp", hours=0.3)
 """,
