@@ -98,6 +98,15 @@ def goes_on(page: Page) -> None:
     )
 
 
+def fits(page: Page) -> None:
+    """Check that what is shown can be read on a telephone."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    goes_on(page)
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    rows = "[...document.querySelectorAll('#latest tr')].map((one) => one.offsetHeight)"
+    assert max(page.evaluate(rows)) <= 80
+
+
 def take(page: Page, name: str, command: str) -> None:
     """Take the picture *name* of the documents."""
     page.screenshot(path=IMAGES / f"{name}.png")
@@ -145,9 +154,7 @@ def test_a_controller_shows_each_cycle_and_is_asked_for_one(
             take(page, "live-controller", f"inferno {LOOP}")
         # A browser tells of each 401 by itself.
         assert [one for one in problems if "401" not in one] == []
-        page.set_viewport_size({"width": 390, "height": 800})
-        goes_on(page)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        fits(page)
 
 
 def test_the_twin_is_seen_and_moved_in_its_page(browser: Browser, tmp_path: Path) -> None:
@@ -196,6 +203,4 @@ def test_the_twin_is_seen_and_moved_in_its_page(browser: Browser, tmp_path: Path
         assert page.locator("#faults table").count() == 0
         assert page.evaluate("window.samePage")
         assert [one for one in problems if "403" not in one] == []
-        page.set_viewport_size({"width": 390, "height": 800})
-        goes_on(page)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        fits(page)
