@@ -71,7 +71,7 @@ class Watched:
 
 
 def test_a_server_shows_what_was_asked_and_the_reason_of_the_loop() -> None:
-    """The twin does not decide; who reads its page must not take another's wish for the loop's."""
+    """The twin does not decide; another's request must not pass for the loop's."""
     twin = Watched()
     twin.pass_s(3 * LOOK_S)
     twin.change(FIRST, spec={"replicas": 3})
