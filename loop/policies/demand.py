@@ -4,29 +4,26 @@ ready, as far as that can be told from what it had. Pure.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from loop.policies.forecast import Forecast, Series, forecast, poisson_noise
-from loop.policies.rules import Past, Rule, asked_rpm, best_rule
 
 if TYPE_CHECKING:
     from loop.policies.worth import Worth
     from loop.types import Load, ServerView
 
 TOKENS_KEPT = 0.9  # of the weight of a sample of mean tokens after each further one
-RULE_S = 300.0  # between two looks for a better rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What is remembered of one server: its rates [requests/min], its mean tokens and how many
-    requests a minute these stand for, what was asked for before any hold [requests/min], the rule
-    that was found best when (None: that), what a replica of it can take (0: not known), when it was
-    moved last, and since when its load is not known (None: it is).
+    requests a minute these stand for, what was asked for before any hold [requests/min], what a
+    replica of it can take (0: not known), when it was moved last, and since when its load is not
+    known (None: it is).
     """
 
     rates: Series = field(default_factory=Series)
@@ -34,8 +31,6 @@ class Memory:
     out_tokens: float = 0.0
     tokens_weight: float = 0.0
     demands: Series = field(default_factory=Series)
-    rule: Rule | None = None
-    ruled_s: float = -math.inf
     replica_rpm: float = 0.0
     moved_s: float | None = None
     unknown_s: float | None = None
@@ -87,8 +82,8 @@ def demand(
     """Return what *view* is to be sized for, and the memory with it.
 
     That is what it pays to have replicas for when pods that are asked for now are ready, the
-    highest of the last down_s, or what the rule that was best so far asks for; no less than the
-    present pods serve now; and what waits, drained in drain_s.
+    highest of the last down_s; no less than the present pods serve now; and what waits, drained in
+    drain_s.
     """
     found = forecast(
         memory.rates,
@@ -98,15 +93,7 @@ def demand(
     )
     paying_rpm = worth.rate_rpm(found, replica_rpm=memory.replica_rpm)
     demands = memory.demands.with_sample(paying_rpm, now_s=now_s, most=True)
-    past = Past(
-        rates=memory.rates, demands=demands, replica_rpm=memory.replica_rpm, lead_s=horizon.lead_s
-    )
     held_rpm = max(demands.since(now_s - horizon.down_s))
-    rule, ruled_s = memory.rule, memory.ruled_s
-    if now_s - ruled_s >= RULE_S:
-        rule, ruled_s = best_rule(past, worth=worth, usual_s=horizon.down_s), now_s
-    if rule is not None:
-        held_rpm = max(asked_rpm(rule, past), paying_rpm if found.rising else 0.0)
     # Pods that are there serve the present load; others would come too late for it.
     served_rpm = min(load.rate_rpm, view.wanted * memory.replica_rpm or load.rate_rpm)
     waiting_rpm = 60.0 * view.backlog / horizon.drain_s if horizon.drain_s > 0.0 else 0.0
@@ -119,7 +106,7 @@ def demand(
         least=replace(tokens, rate_rpm=least_rpm),
         forecast=found,
     )
-    return made, replace(memory, demands=demands, rule=rule, ruled_s=ruled_s)
+    return made, replace(memory, demands=demands)
 
 
 def _with_tokens(memory: Memory, load: Load) -> Memory:

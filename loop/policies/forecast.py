@@ -87,12 +87,11 @@ class Series:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """A load some time ahead, and how it was foreseen: futures that are equally likely, each >= 0,
-    lowest first. rising: the load rises by more than noise would let it.
+    lowest first.
     """
 
     futures: Floats
     method: str
-    rising: bool = False
 
     @property
     def middle(self) -> float:
@@ -118,7 +117,7 @@ def forecast(series: Series, *, lead_s: float, quantile: float, noise: float = 0
     values = np.array(series.values)
     ahead = max(1, round(lead_s / STEP_S))
     trials = []
-    for name, made in said(values, ahead).items():
+    for name, made in _methods(values, ahead).items():
         errors = (values[ahead:] - made[: max(0, len(values) - ahead)])[-ERRORS_MAX:]
         expected = _expected_errors(errors, now=float(values[-1]), noise=noise)
         high = float(expected[min(int(quantile * len(expected)), len(expected) - 1)])
@@ -127,16 +126,14 @@ def forecast(series: Series, *, lead_s: float, quantile: float, noise: float = 0
     last = trials[0]
     good = [trial for trial in trials if trial.loss < (1.0 - BETTER_BY) * last.loss]
     best = min(good, key=lambda trial: trial.loss, default=last)
-    rising = _rises(values, noise)
-    if rising:
+    if _rises(values, noise):
         fit = [
             trial
             for trial in trials
             if trial.name.startswith("trend") and not trial.loss > FOLLOWED_LOSS_MAX * best.loss
         ]
         best = max((best, *fit), key=lambda trial: trial.middle + trial.high)
-    futures = np.maximum(best.middle + best.errors, 0.0)
-    return Forecast(futures=futures, method=best.name, rising=rising)
+    return Forecast(futures=np.maximum(best.middle + best.errors, 0.0), method=best.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +149,7 @@ class _Trial:
     loss: float
 
 
-def said(values: Floats, ahead: int) -> dict[str, Floats]:
+def _methods(values: Floats, ahead: int) -> dict[str, Floats]:
     """Return by method what it would have said at each of *values* of the one *ahead* steps
     later.
     """
