@@ -76,9 +76,9 @@ figures: .venv/.installed-test chromium  ## Draw the pictures of the documents a
 
 # Names, versions and digests only: where packages come from is said by who builds.
 HASHES := $(BIN)/uv pip compile --universal --python-version 3.11 --constraint constraints.txt --generate-hashes \
-	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet
+	--no-header --no-annotate --quiet
 requirements: .venv/.installed  ## Write anew what the image installs, with digests, after a change of constraints.txt
-	$(INSTALL) uv
+	$(INSTALL) uv==0.13.9
 	$(HASHES) pyproject.toml --output-file requirements/image.txt
 	$(HASHES) pyproject.toml --extra dask --extra fast --output-file requirements/extras-image.txt
 	grep -o 'hatchling==[0-9.]*' pyproject.toml | head -n 1 | $(HASHES) - --output-file requirements/build.txt
@@ -87,7 +87,7 @@ dist: .venv/.installed-test  ## Build wheel and sdist into out/dist
 	$(BIN)/python -m build --no-isolation --outdir out/dist
 
 sbom: .venv/.installed  ## Write the bill of materials of the image into out/dist (CycloneDX)
-	$(INSTALL) cyclonedx-bom
+	$(INSTALL) cyclonedx-bom==7.5.0
 	mkdir -p out/dist
 	$(BIN)/cyclonedx-py requirements requirements/image.txt --pyproject pyproject.toml --output-reproducible \
 	  --output-file out/dist/inferno-twin.cdx.json
