@@ -22,7 +22,7 @@ from experiments.compare_rows import (
 from experiments.config import PolicyOption
 from experiments.executor import Executor
 from experiments.grid import SweepConfig
-from experiments.output import whole_file
+from experiments.output import write_csv
 from experiments.sweep import FinishedRuns, finish_runs
 from experiments.sweep_rows import Row, results_frame
 from twin.spec import SpecError
@@ -195,8 +195,7 @@ def compare(
 def write_results(results: pd.DataFrame, out: Path) -> None:
     """Write the table of a comparison, without the runs that only explain others."""
     shown = results[~results["policy"].str.endswith(NO_START_UP)]
-    with whole_file(out / RESULTS_CSV) as part:
-        shown.to_csv(part, index=False, lineterminator="\n")
+    write_csv(out / RESULTS_CSV, shown)
 
 
 def _perfect(planned: Compared) -> Compared:

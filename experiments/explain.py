@@ -18,7 +18,7 @@ from experiments.compare_rows import told_peaks, without_start_up
 from experiments.config import RunConfig, config_from_json
 from experiments.figures import SERIES, new_figure, our_style, save_figure
 from experiments.misses import CAUSES, MEANING, Misses, misses_of
-from experiments.output import whole_file, write_text
+from experiments.output import write_csv, write_text
 from experiments.pool import run_tasks
 from experiments.run import simulate
 from experiments.run_files import RUN, read_run
@@ -124,8 +124,7 @@ def _counterfactuals(config: RunConfig, *, jobs: int | None) -> dict[str, float]
 def _write(misses: Misses, found: Mapping[str, float], out: Path) -> list[Path]:
     table = pd.DataFrame(misses.points, columns=list(CAUSES))
     table.insert(0, "server", list(misses.names))
-    with whole_file(out / MISSES_CSV) as part:
-        table.to_csv(part, index=False, lineterminator="\n")
+    write_csv(out / MISSES_CSV, table)
     parts = ["# Why requests were missed", ""]
     for title, headings, cells in _tables(misses, found):
         parts += [title, "", "| " + " | ".join(headings) + " |", "|" + "---|" * len(headings)]

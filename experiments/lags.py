@@ -18,7 +18,7 @@ from experiments.compare_rows import derived_id, last_jump_s, told_peaks, withou
 from experiments.config import RunConfig
 from experiments.executor import Executor
 from experiments.grid import SweepConfig
-from experiments.output import whole_file
+from experiments.output import write_csv
 from experiments.run import RunResult, simulate
 from experiments.sources import Sources, read_sources
 from experiments.sweep import finish_runs
@@ -146,8 +146,7 @@ def lag_budget(
         runs, out / "lags", work=lag_row, executor=executor, resume=resume, console=console
     )
     results = results_frame(runs, done.rows)
-    with whole_file(out / LAGS_CSV) as part:
-        results.to_csv(part, index=False, lineterminator="\n")
+    write_csv(out / LAGS_CSV, results)
     if console is not None:
         print_lags(console, results[results["error"] == ""])
     return results, [out / LAGS_CSV], done.failures

@@ -13,9 +13,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from twin.spec import SpecError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -127,6 +130,12 @@ def write_text(target: Path, text: str) -> None:
     """Write the whole file or none."""
     with whole_file(target) as part:
         part.write_text(text, encoding="utf-8")
+
+
+def write_csv(target: Path, table: pd.DataFrame) -> None:
+    """Write the rows of *table*, whole or not at all, without their numbers."""
+    with whole_file(target) as part:
+        table.to_csv(part, index=False, lineterminator="\n")
 
 
 def write_json(target: Path, value: Any) -> None:

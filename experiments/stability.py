@@ -14,7 +14,7 @@ from experiments.confidence import estimate
 from experiments.config import RunConfig
 from experiments.executor import Executor
 from experiments.grid import SweepConfig
-from experiments.output import whole_file
+from experiments.output import write_csv
 from experiments.run import simulate
 from experiments.sources import Sources, read_sources
 from experiments.sweep import finish_runs
@@ -80,8 +80,7 @@ def stability(
         runs, out, work=slowed_row, executor=executor, resume=resume, console=console
     )
     results = results_frame(runs, done.rows)
-    with whole_file(out / RESULTS_CSV) as part:
-        results.to_csv(part, index=False, lineterminator="\n")
+    write_csv(out / RESULTS_CSV, results)
     if console is not None:
         _print(console, results[results["error"] == ""])
     return results, [out / RESULTS_CSV], done.failures

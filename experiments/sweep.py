@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from experiments.executor import Executor, Kind, LocalProcesses
 from experiments.grid import SweepConfig
-from experiments.output import require_writable, whole_file, write_text
+from experiments.output import require_writable, whole_file, write_csv, write_text
 from experiments.pool import Outcome
 from experiments.row_details import details_of
 from experiments.run import simulate
@@ -206,8 +206,7 @@ def _write_results(results: pd.DataFrame, out: Path) -> list[Path]:
 
     with whole_file(out / RESULTS_PARQUET) as part:
         write_checked(results, part)
-    with whole_file(out / RESULTS_CSV) as part:
-        results.to_csv(part, index=False, lineterminator="\n")
+    write_csv(out / RESULTS_CSV, results)
     return [out / RESULTS_PARQUET, out / RESULTS_CSV, *save_sweep_figures(results, out)]
 
 
