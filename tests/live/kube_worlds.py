@@ -18,6 +18,9 @@ from loop.backends.kube.backend import KubeBackend, KubeSettings
 from loop.backends.kube.client import KubeClient, Timeouts
 from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
+from loop.controller import Controller, ControllerSettings, Pause
+from loop.data import FixedData
+from loop.policies import make_policy
 from loop.ports import Clock, Epoch
 from loop.testing.fakes import system
 from loop.types import Change, Why, one_pool
@@ -213,6 +216,34 @@ def kube_again(
     )
     yield backend
     backend.close()
+
+
+@contextmanager
+def slo_loop(
+    calls: KubeClient, source: MetricsSource, *, clock: Clock, epoch: Epoch, pause: Pause | None
+) -> Iterator[tuple[KubeBackend, Controller]]:
+    """Return a loop of the policy slo over the Deployments of the namespace infer, which labels
+    tell no load of, and its backend.
+    """
+    backend = KubeBackend(
+        calls,
+        source,
+        clock=clock,
+        epoch=epoch,
+        settings=KubeSettings(namespaces=("infer",), labels_stand_in=False),
+    )
+    loop = Controller(
+        backend=backend,
+        policy=make_policy("slo"),
+        data=FixedData(system()),
+        clock=clock,
+        settings=ControllerSettings(epoch=epoch),
+        pause=pause,
+    )
+    try:
+        yield backend, loop
+    finally:
+        backend.close()
 
 
 def fault(

@@ -10,16 +10,14 @@ import pytest
 from kubernetes import client
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.clocks import MonotonicClock, date_now
-from loop.controller import Controller, ControllerSettings, Pause
-from loop.data import FixedData
-from loop.policies import make_policy
-from loop.testing.fakes import ManualClock, system
+from loop.controller import Controller, Pause
+from loop.testing.fakes import ManualClock
 from loop.types import CycleRecord
-from tests.live.kube_worlds import PATIENT, cluster_spec, eventually, fault, manifest
+from tests.live.kube_worlds import PATIENT, cluster_spec, eventually, fault, manifest, slo_loop
 from tests.live.twin_served import ServedTwin, serving_twin
 from twin.kube.faults import Fault
 
@@ -62,23 +60,10 @@ def house() -> Iterator[House]:
     clock, epoch, pause = ManualClock(), date_now(), Pause()
     with serving_twin(cluster_spec(), clock=clock.now_s) as twin, twin.api() as api:
         calls = KubeClient(twin.api, clock=MonotonicClock(), timeouts=PATIENT)
-        backend = KubeBackend(
-            calls,
-            PodMetrics(ProxiedPages(calls)),
-            clock=clock,
-            epoch=epoch,
-            settings=KubeSettings(namespaces=("infer",), labels_stand_in=False),
-        )
-        loop = Controller(
-            backend=backend,
-            policy=make_policy("slo"),
-            data=FixedData(system()),
-            clock=clock,
-            settings=ControllerSettings(epoch=epoch),
-            pause=pause,
-        )
         client.CoreV1Api(api).create_namespace({"metadata": {"name": "infer"}})
-        try:
+        with slo_loop(
+            calls, PodMetrics(ProxiedPages(calls)), clock=clock, epoch=epoch, pause=pause
+        ) as (backend, loop):
             yield House(
                 twin=twin,
                 apps=client.AppsV1Api(api),
@@ -87,8 +72,6 @@ def house() -> Iterator[House]:
                 loop=loop,
                 pause=pause,
             )
-        finally:
-            backend.close()
 
 
 def error(*verbs: str, resource: str, status: int) -> tuple[Fault, ...]:

@@ -11,16 +11,13 @@ import pytest
 from kubernetes import client
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.backend import KubeBackend, KubeSettings
 from loop.backends.kube.client import KubeClient
 from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
 from loop.clocks import MonotonicClock, date_now
-from loop.controller import Controller, ControllerSettings
-from loop.data import FixedData
-from loop.policies import make_policy
-from loop.testing.fakes import ManualClock, system
+from loop.controller import Controller
+from loop.testing.fakes import ManualClock
 from loop.types import CycleRecord
-from tests.live.kube_worlds import PATIENT, cluster_spec, eventually, manifest
+from tests.live.kube_worlds import PATIENT, cluster_spec, eventually, manifest, slo_loop
 from tests.live.scraping_prometheus import ScrapingPrometheus
 from tests.live.twin_served import ServedTwin, serving_twin
 
@@ -75,22 +72,8 @@ def house() -> Iterator[House]:
             wall_s=date_s,
             transport=scraping.transport,
         )
-        backend = KubeBackend(
-            calls,
-            source,
-            clock=clock,
-            epoch=epoch,
-            settings=KubeSettings(namespaces=("infer",), labels_stand_in=False),
-        )
-        loop = Controller(
-            backend=backend,
-            policy=make_policy("slo"),
-            data=FixedData(system()),
-            clock=clock,
-            settings=ControllerSettings(epoch=epoch),
-        )
         client.CoreV1Api(api).create_namespace({"metadata": {"name": "infer"}})
-        try:
+        with slo_loop(calls, source, clock=clock, epoch=epoch, pause=None) as (_, loop):
             yield House(
                 twin=twin,
                 apps=client.AppsV1Api(api),
@@ -98,8 +81,6 @@ def house() -> Iterator[House]:
                 prometheus=scraping,
                 loop=loop,
             )
-        finally:
-            backend.close()
 
 
 @pytest.mark.parametrize("what", MODES)
