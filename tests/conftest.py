@@ -12,9 +12,13 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # No deadline: what takes 2 ms alone may take a second on a busy machine. Where CI is set, the same
 # examples are tried in every run; a failing example is always printed as a line that repeats it.
-settings.register_profile("inferno", deadline=None, print_blob=True, derandomize="CI" in os.environ)
-# While working (make quick) a part of the examples will do, as of the seeds and the cases.
-settings.register_profile("quick", settings.get_profile("inferno"), max_examples=20)
+settings.register_profile(
+    "inferno", deadline=None, print_blob=True, derandomize="CI" in os.environ, max_examples=25
+)
+# `make fuzz` (--hypothesis-profile fuzz) looks longer, and elsewhere each time.
+settings.register_profile(
+    "fuzz", settings.get_profile("inferno"), max_examples=1000, derandomize=False
+)
 settings.load_profile("inferno")
 
 
@@ -33,10 +37,11 @@ def shared() -> Path:
     return folder
 
 
+@pytest.hookimpl(trylast=True)  # once Hypothesis has marked its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave slow tests out of the coverage: they try what others have covered, with more data, and
-    tracing them is half of what they cost.
+    """Leave slow tests and properties out of the coverage: they try what others have covered, with
+    more data, and tracing them is half of what they cost.
     """
     for item in items:
-        if item.get_closest_marker("slow"):
+        if item.get_closest_marker("slow") or item.get_closest_marker("hypothesis"):
             item.add_marker("no_cover")

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.optimizer.rules import OptimizerSettings
@@ -264,7 +264,6 @@ VALUES = st.recursive(
     ),
     value=VALUES,
 )
-@settings(max_examples=60)
 def test_no_body_is_too_odd_for_an_answer(
     part: str, value: Any, client: httpx.Client, compat: httpx.Client
 ) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.optimizer.front import OptimizerSettings, SizingCache, Solution, optimize
@@ -83,7 +83,6 @@ def test_the_same_input_has_the_same_answer_at_once() -> None:
     assert optimize(changed, EXACT, cache=cache).allocations["s"].replicas == 9
 
 
-@settings(max_examples=60)
 @given(
     servers=several_servers(),
     capacity=CAPACITIES,
@@ -125,7 +124,6 @@ def test_every_server_has_an_answer_within_capacity(
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
 @given(servers=several_servers(), capacity=CAPACITIES, more=st.floats(1.0, 3.0))
 def test_more_load_is_never_cheaper_to_serve(
     servers: list[ServerData], capacity: dict[str, int], more: float
@@ -158,7 +156,6 @@ def test_more_load_is_never_cheaper_to_serve(
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([2, 3]))
 def test_the_size_of_a_gpu_does_not_matter(
     servers: list[ServerData], capacity: dict[str, int], scale: int
@@ -181,7 +178,6 @@ def test_the_size_of_a_gpu_does_not_matter(
 
 
 @pytest.mark.slow
-@settings(max_examples=30)
 @given(servers=several_servers(), capacity=CAPACITIES, scale=st.sampled_from([0.01, 1.5, 100.0]))
 def test_the_unit_of_cost_does_not_matter(
     servers: list[ServerData], capacity: dict[str, int], scale: float

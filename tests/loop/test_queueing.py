@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.optimizer.model.queueing import (
@@ -71,7 +71,6 @@ def close(found: dict[str, float], wanted: dict[str, float]) -> None:
         assert found[name] == pytest.approx(value, rel=1e-7, abs=scale), name
 
 
-@settings(max_examples=60)
 @given(replicas=st.lists(REPLICAS, min_size=1, max_size=4), load=st.floats(0.001, 1.6))
 def test_columns_say_what_the_plain_model_says(replicas: list[SlowReplica], load: float) -> None:
     """Padding, logarithms and the closed form of the queue must not show, below and above

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.optimizer.model.queueing import Model, analyze, make_model, replica_columns
@@ -39,7 +39,6 @@ def targets(itl: float = 0.0, ttft: float = 0.0, tps: float = 0.0, loss: float =
     return Targets(*(np.array([value]) for value in (itl, ttft, tps, loss)))
 
 
-@settings(max_examples=60)
 @given(
     itl=st.floats(6.0, 60.0),
     ttft=st.floats(20.0, 3000.0),

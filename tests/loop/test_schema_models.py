@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.errors import SpecError
@@ -40,7 +40,6 @@ FIGURES = st.floats(min_value=0.0, max_value=1e12) | st.integers(min_value=0, ma
 
 
 @given(rate=FIGURES, tokens=FIGURES, replicas=st.integers(min_value=0, max_value=2**31 - 1))
-@settings(max_examples=50)
 def test_what_is_written_is_read_as_the_same(rate: float, tokens: float, replicas: int) -> None:
     """A message goes round between components, and must not drift."""
     load = {"arrivalRate": rate, "avgOutTokens": tokens}

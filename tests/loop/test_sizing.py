@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.optimizer.front import SizingCache, optimize
@@ -313,7 +313,6 @@ def test_the_cache_answers_as_the_search_does_and_stays_bounded() -> None:
     assert table(data).rate_max.tolist() == pytest.approx(first.rate_max.tolist(), rel=1e-6)
 
 
-@settings(max_examples=40)
 @given(load=LOADS, more=st.floats(1.0, 3.0))
 def test_more_load_never_needs_fewer_replicas(
     load: tuple[float, tuple[float, float]], more: float
@@ -324,7 +323,6 @@ def test_more_load_never_needs_fewer_replicas(
     assert (high.replicas >= low.replicas).all()
 
 
-@settings(max_examples=40)
 @given(load=LOADS, tighter=st.floats(0.5, 1.0), which=st.sampled_from(["itl_ms", "ttft_ms"]))
 def test_a_tighter_target_is_never_cheaper(
     load: tuple[float, tuple[float, float]], tighter: float, which: str

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.systems import synthetic_system
@@ -60,7 +60,6 @@ def problems(draw: st.DrawFn, servers: int = 5, options: int = 3) -> Problem:
 
 
 @pytest.mark.slow
-@settings(max_examples=150)
 @given(problem=problems())
 def test_exact_is_the_best_of_all_choices(problem: Problem) -> None:
     """As many servers as can be by priority, then the least score: every choice of a small problem
@@ -77,7 +76,6 @@ def test_exact_is_the_best_of_all_choices(problem: Problem) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=100)
 @given(problem=problems(servers=8))
 def test_exact_is_never_worse_than_greedy(problem: Problem) -> None:
     """It is the default because of this."""
@@ -90,7 +88,6 @@ def test_exact_is_never_worse_than_greedy(problem: Problem) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
 @given(problem=problems(), kind=st.integers(0, 2), more=st.integers(1, 8))
 def test_more_capacity_is_never_worse(problem: Problem, kind: int, more: int) -> None:
     """More GPUs of any type only add choices."""
@@ -107,7 +104,6 @@ def test_more_capacity_is_never_worse(problem: Problem, kind: int, more: int) ->
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
 @given(problem=problems(), scale=st.sampled_from([1e-3, 7.0, 1e4]))
 def test_the_unit_of_cost_does_not_matter(problem: Problem, scale: float) -> None:
     """Cents or euros: the same servers at the same score."""
@@ -118,7 +114,6 @@ def test_the_unit_of_cost_does_not_matter(problem: Problem, scale: float) -> Non
 
 
 @pytest.mark.slow
-@settings(max_examples=40)
 @given(problem=problems(), order=st.randoms(use_true_random=False))
 def test_the_order_of_the_servers_does_not_matter(problem: Problem, order: object) -> None:
     """A message with the same servers in another order gets the same answer, ties included."""

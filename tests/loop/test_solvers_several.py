@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.optimizer.front import optimize
@@ -86,7 +86,6 @@ def best(several: SeveralProblem, *, by_cost: bool) -> tuple[tuple[int, ...], fl
 
 
 @pytest.mark.slow
-@settings(max_examples=60)
 @given(several=problems(), by_cost=st.booleans())
 def test_several_is_the_best_of_all_numbers(several: SeveralProblem, *, by_cost: bool) -> None:
     """Cost, and in the value a tenth of the cost of every unit taken up or given back."""

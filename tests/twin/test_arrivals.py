@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -51,7 +51,6 @@ def test_a_linear_rate_is_followed_within_the_call(rate0: float, rate1: float):
     assert stats.kstest(cumulated, "uniform").pvalue > 0.01
 
 
-@settings(max_examples=100)
 @given(
     cuts=st.lists(st.floats(0.0, 100.0), max_size=8),
     cv=st.sampled_from([0.0, 0.4, 1.0, 2.5]),

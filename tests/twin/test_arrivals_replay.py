@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from twin.arrivals import ReplayStream
@@ -37,7 +37,6 @@ def test_twice_the_rate_halves_the_gaps():
 
 
 @pytest.mark.slow
-@settings(max_examples=200)
 @given(
     gaps=st.lists(st.floats(0.0, 5.0), min_size=2, max_size=30).filter(
         lambda gaps: sum(gaps) > 0.1
