@@ -38,10 +38,11 @@ from twin.fit.datasheet import (
     read_accelerators,
     read_model,
 )
+from twin.fit.fitting import FAMILIES, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits
-from twin.fit.search import FAMILIES, Prior, fit_logs
+from twin.fit.search import Prior
 from twin.spec import SCHEDULINGS, LatencyModel, Scheduling
 
 Floats = npt.NDArray[np.float64]

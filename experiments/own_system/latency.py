@@ -11,17 +11,11 @@ from typing import Any, Literal
 from experiments.own_system.points import POINTS_MIN, points_of, rows_of
 from loop.signals.history import History
 from twin.fit.datasheet import SPREADS, DataSheetModel
+from twin.fit.exposure import rough_model
+from twin.fit.fitting import FitResult, fit_logs
 from twin.fit.replay import ReplicaLimits
 from twin.fit.report import not_identified, perf_parms
-from twin.fit.search import (
-    COEFFICIENTS,
-    Expected,
-    Family,
-    FitResult,
-    Prior,
-    fit_logs,
-    rough_model,
-)
+from twin.fit.search import COEFFICIENTS, Expected, Family, Prior
 from twin.spec import LatencyModel, Scheduling, SpecError
 
 Json = dict[str, Any]

@@ -114,10 +114,10 @@ def _add_choices(parser: ArgumentParser) -> None:
 
 
 def _run(options: Namespace) -> int:
+    from twin.fit.fitting import FAMILIES, fit_logs
     from twin.fit.logs import left_out, read_logs
     from twin.fit.replay import ReplicaLimits
     from twin.fit.report import fit_json, fit_text, perf_parms
-    from twin.fit.search import FAMILIES, fit_logs
     from twin.spec import SpecError
 
     if options.rows is not None and options.rows < 1:

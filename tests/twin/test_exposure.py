@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from tests.twin.request_logs import arrivals, served
+from twin.fit.exposure import ceilings_ms
 from twin.fit.replay import ReplicaLimits
 from twin.fit.request_csv import parse_request_rows
-from twin.fit.search import ceilings_ms
 from twin.spec import LatencyModel
 
 HEADER = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from tests.twin.request_logs import arrivals, served
+from twin.fit.fitting import FAMILIES, FitResult, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.replay import ReplicaLimits, replay
 from twin.fit.report import fit_json, fit_text, not_identified, perf_parms
 from twin.fit.request_csv import RequestRows
-from twin.fit.search import FAMILIES, FitResult, Prior, fit_logs
+from twin.fit.search import Prior
 from twin.spec import LatencyModel, SpecError
 
 pytestmark = pytest.mark.slow

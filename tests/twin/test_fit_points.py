@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from twin.fit.fitting import fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
-from twin.fit.search import fit_logs
 from twin.spec import LatencyModel, SpecError
 
 MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.05, gamma_ms=1e-4)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from twin.fit.fitting import FitResult
 from twin.fit.replay import PERCENTILES, ReplayScore
-from twin.fit.search import COEFFICIENTS, FitResult
+from twin.fit.search import COEFFICIENTS
 from twin.spec import LatencyModel
 
 # Where docs/validation.md draws the line: relative errors of the mean E2E, the mean TTFT, and the

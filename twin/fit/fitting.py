@@ -1,0 +1,197 @@
+"""alpha, beta and gamma of a replica from request logs: which rows are fitted, which form of the
+latency model is chosen, and how well the logs are replayed and predicted.
+
+The search itself is in twin.fit.search. docs/validation.md says how well this does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from twin.fit.exposure import Vector
+from twin.fit.replay import ReplayScore, ReplicaLimits, check_fits, score_logs
+from twin.fit.request_csv import RequestRows
+from twin.fit.search import (
+    COEFFICIENTS,
+    PLAIN,
+    Expected,
+    Family,
+    Prior,
+    Search,
+)
+from twin.spec import LatencyModel, SpecError
+
+ROWS_MIN = 10
+POINTS_MIN = 3  # of a table of operating points, each of which stands for many requests
+# Of a longer log this many are fitted unless the caller names others: a fit replays them some 900
+# times.
+ROWS_FITTED_MAX = 1000
+# How much of alpha is launching, not reading the weights: between 10 and 30 % by data sheets.
+LAUNCH_SHARE = 0.2
+FAMILIES = (
+    PLAIN,
+    Family(p=1.0, launch_share=0.0, scheduling="async"),
+    Family(p=1.5, launch_share=LAUNCH_SHARE, scheduling="sync"),
+    Family(p=1.5, launch_share=LAUNCH_SHARE, scheduling="async"),
+)
+# Another family than the plain one must predict the second halves better by this share.
+BETTER = 0.05
+# How much an error of TTFT counts beside one of E2E in that choice.
+TTFT_COUNTS = 0.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FitResult:
+    """The latency model found, and how a replay of the whole logs with it scores.
+
+    overhead_ms is what a request spends outside the engine, found with the model if it was asked
+    for, else 0. lowest and highest hold each coefficient's extremes among the latency models tried
+    that fit nearly as well: if they are far apart the logs do not tell the coefficients from each
+    other, and only their sum over its batches is known. fitted are the rows of each log, in order
+    of arrival, whose times were used; held_out is the score of the rows after them, None if there
+    are none. family was chosen by check, the score of the second halves of the fitted rows by a
+    model fitted on the first halves; None if a log is too short for it. families holds such scores
+    of all that were tried. evaluations is how many replays the fit took.
+    """
+
+    sources: tuple[str, ...]
+    failed: int
+    family: Family
+    families: Mapping[Family, ReplayScore]
+    latency_model: LatencyModel
+    overhead_ms: float
+    lowest: LatencyModel
+    highest: LatencyModel
+    limits: ReplicaLimits
+    fitted: slice
+    prior: Prior | None
+    all_rows: ReplayScore
+    fitted_rows: ReplayScore
+    held_out: ReplayScore | None
+    check: ReplayScore | None
+    preemptions: int
+    evaluations: int
+
+
+def fit_logs(
+    logs: Sequence[RequestRows],
+    *,
+    limits: ReplicaLimits,
+    fitted: slice | None = None,
+    prior: Prior | None = None,
+    with_overhead: bool = False,
+    families: Sequence[Family] = (PLAIN,),
+    start: LatencyModel | None = None,
+    overhead: Expected | None = None,
+) -> FitResult:
+    """Fit the requests *fitted* of each of *logs*, of a replica that began each of them idle.
+
+    fitted None means all, up to ROWS_FITTED_MAX together. The fit sees no row after them, the
+    scores see all. with_overhead asks for the time that requests spend outside the engine, as logs
+    of clients hold it. With *start* the search begins near that model instead of everywhere, which
+    takes a tenth of the time. *overhead* is what is thought of that time before. Raise SpecError,
+    one line, for a log or a limit that cannot be.
+    """
+    part = fitted or slice(max(ROWS_FITTED_MAX // len(logs), ROWS_MIN))
+    _check(logs, part, limits)
+    search = Search(
+        logs,
+        part=part,
+        limits=limits,
+        prior=prior,
+        with_overhead=with_overhead,
+        family=families[0],
+        start=_figures(start),
+        overhead=overhead,
+    )
+    latency_model, overhead_ms = search.best()
+    evaluations = search.evaluations
+    stop = max(part.indices(len(rows))[1] for rows in logs)
+    seen = [rows.part(part) for rows in logs]
+    halves: dict[Family, ReplayScore] = {}
+    if min(map(len, seen)) >= 2 * ROWS_MIN:
+        for family in families:
+            halves[family], tried = _halves(seen, search.like(family))
+            evaluations += tried
+    family = _chosen(halves, families)
+    if family != families[0]:
+        search = search.like(family)
+        latency_model, overhead_ms = search.best()
+        evaluations += search.evaluations
+    evaluations += search.probe() if start is not None else 0
+    lowest, highest = search.nearly_as_good()
+    replays = search.replays(logs, latency_model, overhead_ms)
+    held_out = slice(stop, None)
+    some_held_out = all(len(rows) > stop for rows in logs)
+    return FitResult(
+        sources=tuple(rows.source for rows in logs),
+        failed=sum(rows.failed for rows in logs),
+        family=family,
+        families=halves,
+        latency_model=latency_model,
+        overhead_ms=overhead_ms,
+        lowest=lowest,
+        highest=highest,
+        limits=limits,
+        fitted=part,
+        prior=prior,
+        all_rows=score_logs(logs, replays, of=slice(None)),
+        fitted_rows=score_logs(logs, replays, of=part),
+        held_out=score_logs(logs, replays, of=held_out) if some_held_out else None,
+        check=halves.get(family),
+        preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
+        evaluations=evaluations,
+    )
+
+
+def _figures(model: LatencyModel | None) -> Vector | None:
+    if model is None:
+        return None
+    return np.array([getattr(model, field) for _, field, _ in COEFFICIENTS])
+
+
+def _check(logs: Sequence[RequestRows], part: slice, limits: ReplicaLimits) -> None:
+    for rows in logs:
+        _check_part(rows, part)
+        check_fits(rows, limits)
+
+
+def _check_part(rows: RequestRows, part: slice) -> None:
+    start, stop, step = part.indices(len(rows))
+    rows_min = POINTS_MIN if rows.points else ROWS_MIN
+    if step != 1 or stop - start < rows_min:
+        found = len(range(start, stop)) if step == 1 else 1
+        raise SpecError(
+            f"{rows.source}: expected at least {rows_min} consecutive rows to fit, found {found}"
+        )
+
+
+def _chosen(halves: Mapping[Family, ReplayScore], families: Sequence[Family]) -> Family:
+    """Return the family that predicts best; the first of *families* unless another is clearly
+    better.
+    """
+
+    def error(family: Family) -> float:
+        return halves[family].e2e_mape + TTFT_COUNTS * halves[family].ttft_mape
+
+    if not halves:
+        return families[0]
+    best = min(halves, key=error)
+    return best if error(best) < (1.0 - BETTER) * error(families[0]) else families[0]
+
+
+def _halves(seen: Sequence[RequestRows], search: Search) -> tuple[ReplayScore, int]:
+    """Return how a model of the first halves of *seen* predicts the second ones, and the replays
+    that this took.
+
+    The search starts at the model of the whole: that saves time, and the halves decide where it
+    ends.
+    """
+    half = min(map(len, seen)) // 2
+    search = search.over(seen, slice(half))
+    latency_model, overhead_ms = search.best()
+    replays = search.replays(seen, latency_model, overhead_ms)
+    return score_logs(seen, replays, of=slice(half, None)), search.evaluations
