@@ -9,6 +9,7 @@ each Deployment has three ready pods.
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -21,6 +22,7 @@ from tests.loop.kube_objects import deployment, pod
 PODS_EACH = 3
 SAMPLES = 5  # of each series within the window
 SCRAPE_S = 15.0
+BOUNDS = 20  # of each histogram
 # The times of the samples as they stand in the stored answer; an answer has those before its query.
 STAMPS = tuple(f"1000000000.00{i}" for i in range(SAMPLES))
 # What clusters add: who owns which field, and the state of containers and volumes.
@@ -54,6 +56,29 @@ def stored(count: int) -> dict[str, bytes]:
         "/api/v1/query": _matrix([one["metadata"]["name"] for one in pods]),
     }
     return {path: json.dumps(answer).encode() for path, answer in answers.items()}
+
+
+def buckets(query: str) -> bytes:
+    """Return what came into the buckets of the pods that *query* names."""
+    (found,) = re.findall(r'pod=~"([^"]*)"', query.partition(" - ")[0])
+    metrics = [f"{names[0]}_bucket" for names in NAMES.histograms.values()]
+    result = [
+        {
+            "metric": {
+                "inferno_of": metric,
+                "le": f"{0.1 * bound:g}" if bound < BOUNDS else "+Inf",
+                "namespace": "infer",
+                "pod": pod.replace("\\\\", ""),
+            },
+            "value": [1e9, str(bound)],
+        }
+        for pod in found.split("|")
+        for metric in metrics
+        for bound in range(1, BOUNDS + 1)
+    ]
+    return json.dumps(
+        {"status": "success", "data": {"resultType": "vector", "result": result}}
+    ).encode()
 
 
 def _matrix(pods: list[str]) -> dict[str, Any]:
@@ -105,7 +130,9 @@ def main(count: int) -> None:
 
         def do_POST(self) -> None:
             form = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode())
-            self._answer(fresh(answers[self.path], at_s=float(form["time"][0])))
+            query, at_s = form["query"][0], float(form["time"][0])
+            wanted = "_bucket" in query
+            self._answer(buckets(query) if wanted else fresh(answers[self.path], at_s=at_s))
 
         def do_PATCH(self) -> None:
             self.rfile.read(int(self.headers["Content-Length"]))

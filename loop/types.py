@@ -151,7 +151,9 @@ class ServerView(OfPools):
     are the GPUs of each type that its pods can be put on (None: all there are). hold is why
     nothing may be asked for this server, whatever a policy decides (None: it may). grace_s is how
     long a pod that ends has for the answers in it (None: as long as it takes). percentiles_ms are
-    p50, p90, p95 and p99 of "ttft", "itl" and "e2e", as far as this world tells. missing are the
+    p50, p90, p95 and p99 of "ttft", "itl", "e2e" and "queue", as far as this world tells,
+    percentiles_source who told them ("": nobody), percentiles_age_s how old their newest sample
+    is. missing are the
     replicas that do not come (None: all are there, or this world does not tell). gauges are
     the samples of the window, oldest first (none: this world keeps the latest only).
 
@@ -176,6 +178,8 @@ class ServerView(OfPools):
     ttft_ms: float | None = None
     itl_ms: float | None = None
     percentiles_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    percentiles_source: str = ""
+    percentiles_age_s: float | None = None
     output_tps: float | None = None
     running: int = 0
     waiting: int = 0

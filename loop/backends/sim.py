@@ -156,6 +156,10 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         ttft_ms=state.window.ttft_ms,
         itl_ms=state.window.itl_ms,
         percentiles_ms=state.window.percentiles_ms,
+        percentiles_source="pods" if state.window.percentiles_ms else "",
+        percentiles_age_s=None
+        if state.scraped_s is None or not state.window.percentiles_ms
+        else now_s - state.scraped_s,
         output_tps=state.window.output_tps,
         running=state.running,
         waiting=state.waiting,

@@ -76,6 +76,8 @@ class ServerLine(Answer):
     itl: float | None
     ttft: float | None
     percentiles: dict[str, Any] | None
+    percentiles_source: str | None
+    percentiles_age_s: float | None
     output_tps: float | None
     current_accelerator: str
     current_max_batch: int

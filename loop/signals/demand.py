@@ -10,6 +10,8 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
+from loop.signals.histograms import Buckets, percentiles_ms, plausible
+from loop.signals.names import HISTOGRAMS
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.signals.series import Track
 from loop.types import Load
@@ -71,7 +73,9 @@ class Figures:
     age_s: of the newest sample. at_first: requests that young processes had when they were scraped
     first: backlog, no arrivals. cache_hit_share: of the prompt tokens, those found in the prefix
     cache. preemptions: how many requests lost their place in the KV cache within the window.
-    model_names: what its engines call the models that they serve.
+    model_names: what its engines call the models that they serve. percentiles_ms are those of
+    histograms, by latency ("ttft", …) and percentile ("p95"), percentiles_age_s how old their
+    newest sample is.
     """
 
     load: Load | None = None
@@ -87,6 +91,8 @@ class Figures:
     cache_hit_share: float | None = None
     preemptions: int | None = None
     model_names: frozenset[str] = frozenset()
+    percentiles_ms: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    percentiles_age_s: float | None = None
     warnings: tuple[str, ...] = ()
 
 
@@ -380,6 +386,37 @@ def load_of(
     return Load(rate_rpm=rate_rpm, in_tokens=in_tokens or 0.0, out_tokens=out_tokens or 0.0)
 
 
+def with_percentiles(
+    found: Figures,
+    grown: Mapping[str, Mapping[str, Sequence[Buckets]]],
+    tracks: Mapping[str, Sequence[Track]],
+    *,
+    age_s: float,
+) -> Figures:
+    """Return *found* with percentiles, by how the histograms of its pods have *grown*, by pod and
+    latency. *tracks* of the pods tell how many observations that can be, and how many tokens come a
+    step; age_s is that of the newest sample.
+
+    A latency of which nothing was observed, or that has no buckets, is left out.
+    """
+    together: dict[str, list[Buckets]] = defaultdict(list)
+    for pod, by_latency in grown.items():
+        total = _totals(tracks.get(pod, ()))
+        for latency, histograms in by_latency.items():
+            if plausible(histograms, total.get(HISTOGRAMS[latency])):
+                together[latency] += histograms
+    steps, tokens = _steps_and_tokens(_totals([one for of in tracks.values() for one in of]))
+    scales = {"itl": steps / tokens if steps and tokens else 1.0}
+    percentiles = {
+        latency: values
+        for latency, histograms in together.items()
+        if (values := percentiles_ms(histograms, scale=scales.get(latency, 1.0)))
+    }
+    if not percentiles:
+        return found
+    return replace(found, percentiles_ms=percentiles, percentiles_age_s=max(0.0, age_s))
+
+
 def _itl_ms(total: Mapping[str, float | None]) -> float | None:
     """Return the mean time between two tokens of an answer, as docs/experiments.md defines it.
 
@@ -389,11 +426,17 @@ def _itl_ms(total: Mapping[str, float | None]) -> float | None:
     per_token = _mean(total.get("per_token_s"), total.get("per_token"), scale=MS)
     if per_token is not None:
         return per_token
-    steps, spent_s = total.get("steps"), total.get("steps_s")
-    if steps is None or spent_s is None:
-        return None
+    steps, tokens = _steps_and_tokens(total)
+    return None if steps is None else _mean(total.get("steps_s"), tokens, scale=MS)
+
+
+def _steps_and_tokens(total: Mapping[str, float | None]) -> tuple[float | None, float | None]:
+    """Return how many steps were observed, and how many tokens these gave."""
+    steps = total.get("steps")
+    if steps is None:
+        return None, None
     gaps = (total.get("generation") or 0.0) - (total.get("firsts") or 0.0)
-    return _mean(spent_s, gaps if gaps > TOKENS_PER_STEP_MIN * steps else steps, scale=MS)
+    return steps, gaps if gaps > TOKENS_PER_STEP_MIN * steps else steps
 
 
 def _cache_hit_share(total: Mapping[str, float | None]) -> float | None:

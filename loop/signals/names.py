@@ -8,8 +8,8 @@ exporter of their own with `Names.extended`.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
 from types import MappingProxyType
@@ -37,6 +37,11 @@ COUNTERS = (
 )
 GAUGES = ("running", "waiting", "kv_usage", "start_time")
 QUANTITIES = COUNTERS + GAUGES
+# Latencies of which there are histograms, by the counter that grows with each observation.
+HISTOGRAMS: Mapping[str, str] = MappingProxyType(
+    {"ttft": "firsts", "itl": "steps", "e2e": "ends", "queue": "firsts"}
+)
+BUCKET = "_bucket"
 
 # The first name that a process uses counts, so newer names stand first.
 _VLLM: Mapping[str, Sequence[str]] = {
@@ -59,6 +64,12 @@ _VLLM: Mapping[str, Sequence[str]] = {
     "running": ("num_requests_running",),
     "waiting": ("num_requests_waiting",),
     "kv_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),
+}
+_VLLM_HISTOGRAMS: Mapping[str, Sequence[str]] = {
+    "ttft": ("time_to_first_token_seconds",),
+    "itl": ("inter_token_latency_seconds", "time_per_output_token_seconds"),
+    "e2e": ("e2e_request_latency_seconds",),
+    "queue": ("request_queue_time_seconds",),
 }
 # vLLM's own, with the colon lost on the way, and as Ray Serve and KServe pass them on.
 _VLLM_PREFIXES = ("vllm:", "vllm_", "ray_vllm:", "ray_vllm_", "kserve_vllm:")
@@ -83,6 +94,12 @@ _SGLANG: Mapping[str, Sequence[str]] = {
     "waiting": ("sglang:num_queue_reqs",),
     "kv_usage": ("sglang:token_usage",),
 }
+_SGLANG_HISTOGRAMS: Mapping[str, Sequence[str]] = {
+    "ttft": ("sglang:time_to_first_token_seconds",),
+    "itl": ("sglang:inter_token_latency_seconds", "sglang:time_per_output_token_seconds"),
+    "e2e": ("sglang:e2e_request_latency_seconds",),
+    "queue": ("sglang:queue_time_seconds",),
+}
 _TGI: Mapping[str, Sequence[str]] = {
     "ends": ("tgi_request_success", "tgi_request_success_total"),
     "answers": ("tgi_request_generated_tokens_count",),
@@ -96,13 +113,21 @@ _TGI: Mapping[str, Sequence[str]] = {
     "running": ("tgi_batch_current_size",),
     "waiting": ("tgi_queue_size",),
 }
+_TGI_HISTOGRAMS: Mapping[str, Sequence[str]] = {
+    "itl": ("tgi_request_mean_time_per_token_duration",),
+    "e2e": ("tgi_request_duration",),
+    "queue": ("tgi_request_queue_duration",),
+}
 
 
 @dataclass(frozen=True, slots=False, kw_only=True)
 class Names:
-    """Metric names by quantity, those that count first at the front."""
+    """Metric names by quantity, those that count first at the front; and of histograms by latency,
+    without the end that names their buckets.
+    """
 
     by_quantity: Mapping[str, tuple[str, ...]]
+    histograms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @cached_property
     def ranks(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
@@ -122,15 +147,25 @@ class Names:
 
         vLLM's prefixes stand before the names that they share: the query stays short.
         """
-        vllm, others = set(), set()
-        for name in self.ranks:
-            prefix = next((one for one in _VLLM_PREFIXES if name.startswith(one)), None)
-            if prefix is None or not re.fullmatch(r"[a-z_]+", name.removeprefix(prefix)):
-                others.add(name)
-            else:
-                vllm.add(name.removeprefix(prefix))
-        prefixes = "|".join(_VLLM_PREFIXES)
-        return "|".join([f"(?:{prefixes})(?:{'|'.join(sorted(vllm))})", *sorted(others)])
+        return _pattern(self.ranks)
+
+    @cached_property
+    def buckets(self) -> Mapping[str, tuple[str, int]]:
+        """Return the latency that the buckets of each name tell, and how far at the front the name
+        stands for it.
+        """
+        return MappingProxyType(
+            {
+                f"{name}{BUCKET}": (latency, rank)
+                for latency, names in self.histograms.items()
+                for rank, name in enumerate(names)
+            }
+        )
+
+    @cached_property
+    def buckets_pattern(self) -> str:
+        """Return a regular expression (RE2 and Python) that matches a name of buckets whole."""
+        return _pattern(self.buckets)
 
     def extended(self, more: Mapping[str, Sequence[str]], *, source: str) -> Names:
         """Return these names with those of the user before them. Raise SpecError for a quantity
@@ -147,7 +182,19 @@ class Names:
                         f"{source}: {quantity}: expected a metric name, found {str(name)[:60]!r}"
                     )
             names[quantity] = (*given, *names.get(quantity, ()))
-        return Names(by_quantity=MappingProxyType(names))
+        return Names(by_quantity=MappingProxyType(names), histograms=self.histograms)
+
+
+def _pattern(names: Iterable[str]) -> str:
+    vllm, others = set(), set()
+    for name in names:
+        prefix = next((one for one in _VLLM_PREFIXES if name.startswith(one)), None)
+        if prefix is None or not re.fullmatch(r"[a-z_0-9]+", name.removeprefix(prefix)):
+            others.add(name)
+        else:
+            vllm.add(name.removeprefix(prefix))
+    prefixes = "|".join(_VLLM_PREFIXES)
+    return "|".join([f"(?:{prefixes})(?:{'|'.join(sorted(vllm))})", *sorted(others)])
 
 
 def _default() -> Names:
@@ -159,7 +206,15 @@ def _default() -> Names:
     # Pages tell it, of every process of a client library; the query to Prometheus does not ask for
     # it, for a namespace holds many processes that are no engines.
     by_quantity["start_time"] = ()
-    return Names(by_quantity=MappingProxyType(by_quantity))
+    histograms = {
+        latency: (
+            *(prefix + name for name in _VLLM_HISTOGRAMS[latency] for prefix in _VLLM_PREFIXES),
+            *_SGLANG_HISTOGRAMS[latency],
+            *_TGI_HISTOGRAMS.get(latency, ()),
+        )
+        for latency in HISTOGRAMS
+    }
+    return Names(by_quantity=MappingProxyType(by_quantity), histograms=MappingProxyType(histograms))
 
 
 NAMES = _default()

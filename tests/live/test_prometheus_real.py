@@ -86,6 +86,16 @@ def test_the_load_that_prometheus_tells_is_the_one_that_the_twin_was_given(tmp_p
         assert view.completions_rpm == pytest.approx(RPM, rel=0.2)
         assert view.running > 0
         assert view.replicas_min == 1
+        told: list[ServerView] = []
+        eventually(
+            lambda: told.append(cluster.view()) or len(told[-1].percentiles_ms) == 4,  # type: ignore[func-returns-value]
+            "percentiles are told",
+        )
+        found = told[-1].percentiles_ms
+        # The mean lies between the first and the last bucket that has one.
+        assert 0.5 * view.itl_ms < found["itl"]["p50"] < 2.5 * view.itl_ms
+        assert 0.0 < found["ttft"]["p50"] <= found["ttft"]["p95"] <= found["ttft"]["p99"] < 1000.0
+        assert told[-1].percentiles_source == "prometheus"
 
 
 def test_a_prometheus_that_goes_away_holds_servers_and_is_told(tmp_path: Path) -> None:

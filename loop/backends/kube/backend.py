@@ -355,10 +355,21 @@ class KubeBackend:
             measured_before = measured_by(server.deployment)
             if server.name not in self._measured and not measured_before:
                 note = f"nothing has ever measured it ({self._source.name}): its load labels count"
-                return Sight(load=labelled, source="labels", figures=figures, note=note)
+                return Sight(
+                    load=labelled,
+                    source="labels",
+                    figures=figures,
+                    note=note,
+                    measured_by=self._source.name,
+                )
         # Without pods nobody would ever tell that requests come again.
-        load = figures.load if figures else None
-        return Sight(load=load, source=self._source.name, figures=figures, blind_at_zero=True)
+        return Sight(
+            load=figures.load if figures else None,
+            source=self._source.name,
+            figures=figures,
+            blind_at_zero=True,
+            measured_by=self._source.name,
+        )
 
     def _with_models(self, servers: Servers, found: Measurement) -> Servers:
         """Return *servers* with the models that their metrics name, if no label does. What they

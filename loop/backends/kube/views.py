@@ -19,7 +19,7 @@ PAUSED = Why(kind="paused", text=f'annotation {names.PAUSED} is "true"')
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
     """What is known of one server. blind_at_zero: without pods nobody could tell that requests
-    come.
+    come. measured_by: who told the figures.
     """
 
     load: Load | None = None
@@ -27,6 +27,7 @@ class Sight:
     figures: Figures | None = None
     blind_at_zero: bool = False
     note: str = ""
+    measured_by: str = ""
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -76,6 +77,9 @@ def server_view(
         completions_rpm=figures.completions_rpm,
         ttft_ms=figures.ttft_ms,
         itl_ms=figures.itl_ms,
+        percentiles_ms=figures.percentiles_ms,
+        percentiles_source=sight.measured_by if figures.percentiles_ms else "",
+        percentiles_age_s=figures.percentiles_age_s,
         output_tps=figures.output_tps,
         running=sum(gauges.running for gauges in reporting),
         waiting=sum(gauges.waiting for gauges in reporting),

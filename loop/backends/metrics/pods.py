@@ -19,9 +19,10 @@ import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
 from loop.backends.fetch import Bounds, FetchError, fetch
+from loop.backends.metrics.histograms import Found, PodHistograms
 from loop.backends.metrics.source import Measurement, Shown
 from loop.errors import LoopError
-from loop.signals.demand import Figures, WindowSettings, figures
+from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
 from loop.signals.names import NAMES, START_TIME, Names
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.signals.series import Labels, Series, model_names, tracks_of
@@ -111,6 +112,13 @@ class Told(NamedTuple):
     value: float
 
 
+class Page(NamedTuple):
+    """What a page tells: its series, and its histograms."""
+
+    series: list[Told]
+    histograms: Found
+
+
 class PodMetrics:
     """Keeps the samples of pods that a window needs, by pod and series."""
 
@@ -138,6 +146,7 @@ class PodMetrics:
         # Its threads do not keep a program from ending while a request of theirs hangs.
         self._pool = ThreadPool(parallel)
         self._samples: dict[PodKey, dict[tuple[str, Labels], list[tuple[float, float]]]] = {}
+        self._histograms = PodHistograms(names, window_s=self._window.window_s)
         self._left_s: dict[PodKey, float] = {}
         self._server: dict[PodKey, str] = {}
 
@@ -167,12 +176,15 @@ class PodMetrics:
                     errors.append(f"{pod.name}: {told}")
             else:
                 at_s = now_s + came_s - begin_s
-                self._add((pod.namespace, pod.name), port, told, now_s=at_s)
+                key = (pod.namespace, pod.name)
+                self._add(key, port, told.series, now_s=at_s)
+                self._histograms.add(key, port, told.histograms, at_s=at_s)
         listed = {
             (pod.namespace, pod.name): server.name for server in servers for pod in server.pods
         }
         self._server |= listed
         self._prune(listed.keys(), now_s=now_s)
+        self._histograms.forget(self._samples.keys(), now_s=now_s)
         shared: dict[str, list[PodKey]] = defaultdict(list)
         for key in self._samples:
             shared[self._server[key]].append(key)
@@ -221,12 +233,21 @@ class PodMetrics:
         found = figures(
             server, tracks, now_s=now_s, settings=self._window, gone=gone, own_looks=True
         )
-        return replace(found, model_names=frozenset(models))
+        grown = self._histograms.grown(set(keys), fresh_s=now_s - self._window.stale_s)
+        return with_percentiles(
+            replace(found, model_names=frozenset(models)),
+            {key[1]: of for key, (of, _) in grown.items()},
+            tracks,
+            age_s=now_s - max((at_s for _, at_s in grown.values()), default=now_s),
+        )
 
-    def _fetch(self, asked: tuple[ScrapedPod, int]) -> tuple[list[Told] | LoopError, float]:
+    def _fetch(self, asked: tuple[ScrapedPod, int]) -> tuple[Page | LoopError, float]:
         """Return what a page tells, or why it does not, and when it came [s of the clock]."""
         try:
-            told: list[Told] | LoopError = read_page(self._pages.page(*asked), wanted=self._wanted)
+            text = self._pages.page(*asked)
+            told: Page | LoopError = Page(
+                read_page(text, wanted=self._wanted), self._histograms.read(text)
+            )
         except LoopError as error:
             told = error
         return told, self._clock_s()

@@ -23,13 +23,14 @@ from typing import Any, Literal
 import httpx
 
 from loop.backends.fetch import Bounds, Fetched, FetchError, fetch
+from loop.backends.metrics.percentiles import Turns, buckets_query, read_buckets, restarted
 from loop.backends.metrics.source import Measurement, Shown
 from loop.clocks import wall_s
 from loop.errors import LoopError, SpecError
-from loop.signals.demand import WindowSettings, figures
+from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
 from loop.signals.names import NAMES, Names
 from loop.signals.pods import ScrapedServer, owns
-from loop.signals.series import Labels, Series, model_names, tracks_of
+from loop.signals.series import Labels, Series, Track, model_names, tracks_of
 from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name
@@ -38,6 +39,8 @@ ATTEMPTS = 2
 BYTES_MAX = 256 * 2**20  # a thousand servers of three pods are some 20 MB
 # The clock of an HTTP answer is in whole seconds, and the answer takes some time.
 CLOCK_S_MAX = 2.5
+# For percentiles no cycle waits longer: it can do without them.
+PERCENTILES_S = 2.0
 FORGET_WINDOWS = 5  # whose pod it was is remembered for so many windows after it has gone
 
 
@@ -96,6 +99,8 @@ class Prometheus:
         self._url = _query_url(settings.url)
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
         self._owners: dict[PodKey, tuple[str, float]] = {}
+        self._turns = Turns()
+        self._no_percentiles = ""  # why there are none, as it was told
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -114,20 +119,81 @@ class Prometheus:
         window, names = self._settings.window, self._settings.names
         self._remember(servers, now_s=now_s)
         by_server = share(series, servers, known={key: of for key, (of, _) in self._owners.items()})
+        tracks = {
+            server: {pod: tracks_of(of, names=names) for pod, of in pods.items()}
+            for server, pods in by_server.items()
+        }
         found = {
             one.name: replace(
-                figures(
-                    one,
-                    {pod: tracks_of(of, names=names) for pod, of in by_server[one.name].items()},
-                    now_s=now_s,
-                    settings=window,
-                ),
+                figures(one, tracks[one.name], now_s=now_s, settings=window),
                 model_names=model_names(chain.from_iterable(by_server[one.name].values())),
             )
             for one in servers
         }
         told += [f"prometheus: {line}" for line in answer.get("warnings") or ()]
+        told += self._learn_percentiles(servers, tracks, at_s=at_s, now_s=now_s)
+        found = {name: self._with_known(of, name, now_s=now_s) for name, of in found.items()}
         return Measurement(figures=found, warnings=tuple(told))
+
+    def _learn_percentiles(
+        self,
+        servers: Sequence[ScrapedServer],
+        tracks: Mapping[str, Mapping[str, Sequence[Track]]],
+        *,
+        at_s: float,
+        now_s: float,
+    ) -> list[str]:
+        """Ask for the histograms of the servers whose turn it is; return what went wrong, once."""
+        self._turns.forget(servers)
+        served = {
+            name: [pod for pod, of in pods.items() if any(track.arrived[-1] > 0.0 for track in of)]
+            for name, pods in tracks.items()
+        }
+        due = self._turns.due(servers, served, now_s=now_s)
+        if not due:
+            return []
+        settings = self._settings
+        pods = sorted({pod for one in due for pod in served[one.name]})
+        spaces = sorted({one.namespace for one in due})
+        matchers = _matchers(settings.names.buckets_pattern, spaces, settings)
+        by = (settings.namespace_label, settings.pod_label)
+        query = buckets_query(
+            [*matchers, f'{settings.pod_label}=~"{_any_of(pods)}"'],
+            by,
+            window_s=settings.window.window_s,
+        )
+        try:
+            asked = {"query": query, "time": f"{at_s:.3f}"}
+            reply = self._fetch(self._url.path, asked, attempts=1, total_s=PERCENTILES_S)
+            told = read_buckets(
+                _parsed(reply),
+                names=settings.names,
+                namespace_label=settings.namespace_label,
+                pod_label=settings.pod_label,
+            )
+        except (PrometheusError, ValueError, KeyError, TypeError, AttributeError) as error:
+            line = f"prometheus: no percentiles: {' '.join(str(error).split())[:200]}"
+            again, self._no_percentiles = self._no_percentiles == line, line
+            return [] if again else [line]
+        self._no_percentiles = ""
+        for one in due:
+            of_pods = tracks[one.name]
+            newest_s = max(track.times_s[-1] for of in of_pods.values() for track in of)
+            growths = {
+                pod: {latency: [grown] for latency, grown in told[one.namespace, pod].items()}
+                for pod, of in of_pods.items()
+                if (one.namespace, pod) in told and not restarted(of)
+            }
+            found = with_percentiles(Figures(), growths, of_pods, age_s=0.0)
+            self._turns.learn(one.name, found.percentiles_ms, at_s=newest_s)
+        return []
+
+    def _with_known(self, found: Figures, server: str, *, now_s: float) -> Figures:
+        known = self._turns.known(server, now_s=now_s)
+        if known is None:
+            return found
+        age_s = max(0.0, now_s - known.at_s)
+        return replace(found, percentiles_ms=known.percentiles_ms, percentiles_age_s=age_s)
 
     @property
     def table(self) -> Names:
@@ -231,20 +297,28 @@ class Prometheus:
         """Return the answer to *query* at a time. Raise PrometheusError."""
         return self._fetch(self._url.path, {"query": query, "time": f"{at_s:.3f}"})
 
-    def _fetch(self, path: str, told: Mapping[str, str]) -> Fetched:
+    def _fetch(
+        self,
+        path: str,
+        told: Mapping[str, str],
+        *,
+        attempts: int = ATTEMPTS,
+        total_s: float | None = None,
+    ) -> Fetched:
         """Return the answer to one question; one that was cut or refused for the moment is asked
         for again.
         """
+        total_s = min(total_s or self._settings.timeout_s, self._settings.timeout_s)
         problem = PrometheusError("not asked")
         url = self._url.copy_with(path=path)
         post = self._settings.method == "POST"
-        for _ in range(ATTEMPTS):
+        for _ in range(attempts):
             try:
                 reply = fetch(
                     self._client,
                     self._settings.method,
                     url if post else url.copy_merge_params(told),
-                    bounds=Bounds(total_s=self._settings.timeout_s, bytes_max=BYTES_MAX),
+                    bounds=Bounds(total_s=total_s, bytes_max=BYTES_MAX),
                     headers=self._headers(),
                     data=told if post else None,
                 )
@@ -307,9 +381,13 @@ def names_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str:
 def _matchers(
     pattern: str, namespaces: Sequence[str], settings: PrometheusSettings
 ) -> Sequence[str]:
-    spaces = "|".join(re.escape(name).replace("\\", "\\\\") for name in namespaces)
-    matchers = [f'__name__=~"{pattern}"', f'{settings.namespace_label}=~"{spaces}"']
+    matchers = [f'__name__=~"{pattern}"', f'{settings.namespace_label}=~"{_any_of(namespaces)}"']
     return [*matchers, settings.matchers] if settings.matchers else matchers
+
+
+def _any_of(texts: Sequence[str]) -> str:
+    """Return a regular expression for any of *texts*, as it stands in a query."""
+    return "|".join(re.escape(text).replace("\\", "\\\\") for text in texts)
 
 
 def read_names(
