@@ -86,7 +86,8 @@ class TwinCluster:
         )
         cluster = Cluster(self._env, empty, seed=sequence, waiting_max=WAITING_MAX)
         self.dates = Dates(start, speed=speed, now_s=lambda: self.now_s)
-        self.store = Store()
+        # By the clock of the clients, whose watches it is that must not break.
+        self.store = Store(now_s=lambda: self.now_s / speed)
         self.commits = Commits(self.store, dates=self.dates, seed=str(seed))
         machines = Machines(spec.capacity)
         events = EventLog(self.commits)

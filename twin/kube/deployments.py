@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from math import isnan
 from typing import Any
@@ -27,6 +27,7 @@ from twin.serving.pod import Pod
 
 HASH = "pod-template-hash"
 REVISION = "deployment.kubernetes.io/revision"
+SETS_KEPT = 10  # old ReplicaSets, unless revisionHistoryLimit says otherwise
 
 
 def new_replica_set(deployment: Json, name: str, revision: int) -> Json:
@@ -336,6 +337,7 @@ class Fleet:
                 )
                 self._events.add(deployment, "ScalingReplicaSet", text, source=CONTROLLER)
             self._commits.change(REPLICA_SETS, obj, new)
+        self._forget_sets(workload, deployment, by_set)
         if not stale:
             status = deployment_status(
                 deployment,
@@ -345,6 +347,22 @@ class Fleet:
             )
             revision = {"deployment.kubernetes.io/revision": str(len(workload.revisions))}
             self._commits.status(DEPLOYMENTS, deployment, status, annotations=revision)
+
+    def _forget_sets(
+        self, workload: Workload, deployment: Json, by_set: Mapping[str, Sequence[Unit]]
+    ) -> None:
+        """Delete old sets without pods but for the latest ones, as many as the Deployment says."""
+        empty = [
+            obj
+            for name in workload.sets
+            if name not in by_set
+            if (obj := self._store.get(REPLICA_SETS, workload.namespace, name)) is not None
+        ]
+        empty.sort(key=lambda obj: (obj["metadata"]["creationTimestamp"], name_of(obj)))
+        kept = deployment["spec"].get("revisionHistoryLimit", SETS_KEPT)
+        for obj in empty[: max(len(empty) - kept, 0)]:
+            workload.sets.remove(name_of(obj))
+            self._commits.remove(REPLICA_SETS, obj)
 
     def _show_pods(self, workload: Workload, units: tuple[Unit, ...], now_s: float) -> None:
         for unit in units:

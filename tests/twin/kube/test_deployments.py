@@ -432,3 +432,17 @@ def test_a_pod_that_crashes_says_so_and_starts_again() -> None:
     assert crashed
     assert all(status["lastState"]["terminated"]["exitCode"] == 137 for status in crashed)
     assert len(client.pods()) == 4
+
+
+def test_old_replica_sets_are_deleted_beyond_the_history_that_is_asked_for() -> None:
+    """Each move to another accelerator leaves one: a cluster that runs for weeks would drown."""
+    client = Client()
+    client.apply(managed() | {"spec": managed()["spec"] | {"revisionHistoryLimit": 2}})
+    for number in range(6):
+        client.until(200.0 * (number + 1))
+        template = {"metadata": {"annotations": {"number": str(number)}}}
+        client.patch("dep", {"spec": {"template": template}})
+    client.until(1500.0)
+    sets = client.replica_sets()
+    assert len(sets) == 3
+    assert [one["spec"]["replicas"] for one in sets].count(1) == 1

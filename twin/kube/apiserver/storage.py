@@ -64,6 +64,10 @@ FIRST_VERSION = 1000
 HISTORY_MAX = 1024
 """Changes remembered per resource; watches from before them answer 410."""
 
+HISTORY_MIN, HISTORY_S = 100, 300.0
+"""So many are remembered whatever their age, more only if they are younger: as etcd is compacted
+every five minutes. Each change holds two whole objects."""
+
 ChangeType = Literal["ADDED", "MODIFIED", "DELETED"]
 
 
@@ -87,6 +91,7 @@ class _Shelf:
     def __init__(self, *, history_max: int) -> None:
         self.objects: dict[tuple[str, str], Json] = {}
         self.log: deque[Change] = deque(maxlen=history_max)
+        self.times_s: deque[float] = deque(maxlen=history_max)
         self.compacted = FIRST_VERSION
 
 
@@ -94,11 +99,14 @@ class Store:
     """Objects by resource, namespace and name. It keeps what it is given without a copy: a caller
     must not change it afterwards.
 
-    *history_max* changes per resource are remembered. Listeners are called after each change, in
-    its thread.
+    *history_max* changes per resource are remembered, of old ones HISTORY_MIN; *now_s* tells the
+    time. Listeners are called after each change, in its thread.
     """
 
-    def __init__(self, *, history_max: int = HISTORY_MAX) -> None:
+    def __init__(
+        self, *, history_max: int = HISTORY_MAX, now_s: Callable[[], float] = lambda: 0.0
+    ) -> None:
+        self._now_s = now_s
         self.version = FIRST_VERSION
         self.listeners: list[Callable[[Change], None]] = []
         self._shelves = {resource: _Shelf(history_max=history_max) for resource in RESOURCES}
@@ -164,6 +172,7 @@ class Store:
         """Forget every change so far: watches and pages from before now answer 410."""
         for shelf in self._shelves.values():
             shelf.log.clear()
+            shelf.times_s.clear()
             shelf.compacted = self.version
 
     def _versioned(self, obj: Json) -> Json:
@@ -176,6 +185,10 @@ class Store:
             shelf.compacted = shelf.log[0].version
         change = Change(type_, version_of(new), resource, old, new)
         shelf.log.append(change)
+        shelf.times_s.append(self._now_s())
+        while len(shelf.log) > HISTORY_MIN and shelf.times_s[0] < shelf.times_s[-1] - HISTORY_S:
+            shelf.compacted = shelf.log.popleft().version
+            shelf.times_s.popleft()
         for listener in self.listeners:
             listener(change)
 

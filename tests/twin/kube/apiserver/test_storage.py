@@ -80,6 +80,24 @@ def test_history_is_bounded_per_kind_and_older_versions_answer_410() -> None:
     assert len(store.since(PODS, store.version - 3)) == 3
 
 
+def test_old_changes_are_forgotten_but_for_the_last_hundred() -> None:
+    """A twin that runs for days must not keep whole objects for ever; a watch that broke for a
+    moment goes on.
+    """
+    now_s = [0.0]
+    store = Store(now_s=lambda: now_s[0])
+    for number in range(500):
+        now_s[0] += 1.0
+        store.put(CONFIG_MAPS, config_map("a", number=str(number)))
+    assert len(store.since(CONFIG_MAPS, store.version - 299)) == 299  # of five minutes
+    for number in range(200):
+        now_s[0] += 60.0
+        store.put(CONFIG_MAPS, config_map("a", number=str(number)))
+    assert len(store.since(CONFIG_MAPS, store.version - 100)) == 100
+    with pytest.raises(ApiError):
+        store.since(CONFIG_MAPS, store.version - 102)
+
+
 @given(
     st.lists(st.tuples(st.sampled_from("abcd"), st.booleans()), max_size=30),
     st.integers(min_value=0, max_value=29),
