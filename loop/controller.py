@@ -23,6 +23,7 @@ from loop.actuator import (
 )
 from loop.collector import CollectorSettings, Estimates, collect
 from loop.errors import BackendError, PausedError, SpecError
+from loop.shared_gpus import within_shared
 from loop.spec import ServerData, cost_cents_per_h
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
 
@@ -247,6 +248,7 @@ class Controller:
                 decision, record.estimated, self._system, budget_cents_per_h=100.0 * budget
             )
         decision = with_room_for_what_runs(decision, record.estimated)
+        decision = within_shared(decision, record.estimated, self._system)
         changes = plan(decision, record.estimated, limits=self._settings.limits)
         cost, unpriced = _total_cost(record.estimated, changes, self._system)
         unseen = sorted(decision.targets.keys() - record.estimated.servers.keys())

@@ -229,6 +229,15 @@ class CapacityView:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SharedGpus:
+    """The GPUs of one type of which *servers* can use these and no others, count in all."""
+
+    type: str
+    servers: frozenset[str]
+    count: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """One observation of the world at now_s. capacity is None if the world does not know it.
 
@@ -239,7 +248,7 @@ class Snapshot:
     window_s is how far back figures look, scrape_interval_s how often pods are sampled (None: it is
     not known).
     capacity_max are the GPUs of a type that can be had at most, whatever the capacity says: pods
-    have waited for more in vain.
+    have waited for more in vain. shared_gpus: of which GPUs several servers must make do.
     """
 
     now_s: float
@@ -249,6 +258,7 @@ class Snapshot:
     paused: str = ""
     source_error: str = ""
     capacity_max: Mapping[str, int] = field(default_factory=dict)
+    shared_gpus: tuple[SharedGpus, ...] = ()
     capacity_source: str = ""
     window_s: float | None = None
     scrape_interval_s: float | None = None

@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from loop.backends.kube.nodes import Tenant, known_type, read_capacity
+from loop.types import SharedGpus
 from tests.loop.kube_objects import Json, alive, node, pod
 
 TYPES = ("A100", "H100", "L4", "L40S", "MI300X", "4xA100")
@@ -272,6 +273,20 @@ def test_each_server_has_the_gpus_that_its_own_pods_can_be_put_on() -> None:
     found = read_capacity([node("a"), kept], tenants=[tolerant, bound], others=(), types=TYPES)
     assert (found.by_type["H100"].total, found.by_type["H100"].used) == (16, 2)
     assert found.reachable == {"b": {"H100": 10}}
+
+
+def test_gpus_that_only_some_servers_reach_are_known_to_be_shared() -> None:
+    """Each of two reaches four: these are the same four."""
+    kept = of_node(node("b", gpus=4), taints=[TAINT])
+    only_there = {
+        "tolerations": [{"key": "dedicated", "operator": "Exists"}],
+        "nodeSelector": {"kubernetes.io/hostname": "b"},
+    }
+    kept["metadata"]["labels"]["kubernetes.io/hostname"] = "b"
+    servers = [tenant("a", **only_there), tenant("b", **only_there), tenant("c")]
+    found = read_capacity([node("a"), kept], tenants=servers, others=(), types=TYPES)
+    assert found.by_type["H100"].total == 12
+    assert found.shared == (SharedGpus(type="H100", servers=frozenset("ab"), count=4),)
 
 
 @pytest.mark.parametrize("quantity", ["9" * 26, "many", "-1"])

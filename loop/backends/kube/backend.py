@@ -267,6 +267,7 @@ class KubeBackend:
             source_error=found.error,
             capacity_max=most,
             capacity_source="nodes" if capacity else "",
+            shared_gpus=capacity.shared if capacity else (),
             window_s=self._settings.window_s,
         )
 

@@ -8,13 +8,13 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from loop.backends.kube.arguments import GPU_RESOURCES, count, is_gpu, limits_of
 from loop.backends.kube.labels import FOUND_MAX
 from loop.backends.kube.read import Pod, Server, each_read
 from loop.backends.kube.scheduling import obstacle
-from loop.types import CapacityView
+from loop.types import CapacityView, SharedGpus
 from twin.magnitudes import whole
 
 Json = Mapping[str, Any]
@@ -65,12 +65,14 @@ class Tenant:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
     """GPUs by type as the loop may plan with them. reachable: those that the pods of a server can
-    be put on, by server, if these are not all. warnings: what was found wrong; notes: what does not
+    be put on, by server, if these are not all; shared: those of which several must make do.
+    warnings: what was found wrong; notes: what does not
     count, and why, to be told once.
     """
 
     by_type: Mapping[str, CapacityView]
     reachable: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    shared: tuple[SharedGpus, ...] = ()
     warnings: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -103,6 +105,7 @@ def read_capacity(
     total: dict[str, int] = defaultdict(int)
     used: dict[str, int] = defaultdict(int)
     reached: list[dict[str, int]] = [defaultdict(int) for _ in tenants]
+    places = []
     notes = []
     for node, obstacles in read:
         place = (node.name, node.resource)
@@ -111,6 +114,8 @@ def read_capacity(
         closed = bool(obstacles) and all(obstacles)
         total[node.type] += free if node.open and not closed else sum(mine)
         used[node.type] += sum(mine)
+        takes = frozenset(k for k, why in enumerate(obstacles) if node.open and not why)
+        places.append(_Place(node.type, free, takes, mine))
         for reach, held, why_not in zip(reached, mine, obstacles, strict=True):
             reach[node.type] += free if node.open and not why_not else held
         if closed:
@@ -129,12 +134,48 @@ def read_capacity(
             for tenant, reach in zip(tenants, reached, strict=True)
             if reach != total
         },
+        shared=_shared(places, tenants),
         warnings=(
             *strange,
             *(f"nodes: the data know no accelerator of type {kind}" for kind in unknown),
         ),
         notes=tuple(notes),
     )
+
+
+class _Place(NamedTuple):
+    """GPUs of one node: how many, which tenants' new pods can be put there, what each holds."""
+
+    type: str
+    gpus: int
+    takes: frozenset[int]
+    held: Sequence[int]
+
+
+def _shared(places: Sequence[_Place], tenants: Sequence[Tenant]) -> tuple[SharedGpus, ...]:
+    """Return of which GPUs several *tenants*, but not all, must make do: of the places of each of
+    them, those whose places these are, or fewer.
+    """
+    found = []
+    for kind in sorted({place.type for place in places}):
+        of_kind = [place for place in places if place.type == kind]
+        reach = [
+            frozenset(i for i, place in enumerate(of_kind) if k in place.takes)
+            for k in range(len(tenants))
+        ]
+        for inside in sorted(set(reach), key=sorted):
+            group = [k for k in range(len(tenants)) if reach[k] and reach[k] <= inside]
+            if len(group) < 2 or len(inside) == len(of_kind):
+                continue
+            count = sum(
+                place.gpus - (sum(place.held) - sum(place.held[k] for k in group))
+                if i in inside
+                else sum(place.held[k] for k in group)
+                for i, place in enumerate(of_kind)
+            )
+            names = frozenset(tenants[k].name for k in group)
+            found.append(SharedGpus(type=kind, servers=names, count=count))
+    return tuple(found)
 
 
 def _kept_off(obj: Json, node: Node, tenant: Tenant) -> str:
