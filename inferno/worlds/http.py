@@ -33,9 +33,8 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     SpecError for bad input.
     """
     from inferno.worlds.world import World, data_directory
-    from loop.backends.http import HttpBackend
+    from loop.backends.http import HttpBackend, remote_policy
     from loop.backends.http_client import ServiceClient
-    from loop.backends.http_optimizer import remote_policy
     from loop.clocks import MonotonicClock, WallEpoch, date_now
     from loop.data import DataSource
     from loop.schema.reading import read_system

@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from loop.backends.http import HttpBackend
-from loop.backends.http_optimizer import remote_policy
+from loop.backends.http import HttpBackend, remote_policy
 from loop.backends.kube import labels as names
 from loop.clocks import MonotonicClock
 from loop.controller import Controller, Pause

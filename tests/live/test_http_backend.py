@@ -11,9 +11,8 @@ from pathlib import Path
 import httpx
 import pytest
 
-from loop.backends.http import HttpBackend
+from loop.backends.http import HttpBackend, remote_policy
 from loop.backends.http_client import ServiceClient
-from loop.backends.http_optimizer import remote_policy
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.errors import BackendError, LoopError, PausedError, SpecError

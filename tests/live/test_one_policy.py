@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx
 import pytest
 
+from loop.backends.http import remote_policy
 from loop.backends.http_client import ServiceClient
-from loop.backends.http_optimizer import remote_policy
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
 from loop.policies.slo import SloPolicy
