@@ -129,10 +129,10 @@ def test_a_service_listens_before_it_imports_what_it_may_need(
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads /proc")
-def test_a_controller_over_the_twin_listens_soon(repository: Path, tmp_path: Path) -> None:
+def test_a_controller_over_the_twin_listens_soon(repository: Path) -> None:
     """A rehearsal that takes seconds to begin is not made. On a slow machine it may take longer."""
     # As where it is installed: compiled once.
-    compiled = {"PYTHONDONTWRITEBYTECODE": "", "PYTHONPYCACHEPREFIX": str(tmp_path)}
+    compiled = {"PYTHONDONTWRITEBYTECODE": ""}
 
     def soon(base_s: float) -> bool:
         _, spent_s = listening("controller 0 --backend sim", folder=repository, environ=compiled)

@@ -178,10 +178,15 @@ def test_the_install_steps_make_the_command_work_in_a_clean_directory(
         elif step.word == "RUN":
             if "--require-hashes" in step.text:
                 continue  # dependencies come from this environment
-            # So do the tools that build: one environment is enough here.
+            # So do pip and the tools that build: one environment is enough here.
             line = step.text.replace("python -m venv /opt/build && ", "")
+            line = line.replace("-m venv ", "-m venv --without-pip ")
             line = line.replace("/opt/build/bin/python", sys.executable)
-            line = re.sub(r"(?<![/\w])python ", f"{sys.executable} ", line)
+            line = line.replace(
+                "/opt/inferno/bin/python -m pip ",
+                f"{sys.executable} -m pip --python /opt/inferno/bin/python ",
+            )
+            line = re.sub(r"(?<![-/\w])python ", f"{sys.executable} ", line)
             line = line.replace("/opt/", f"{target.parent}/")
             done = run(["sh", "-c", line], folder=source, environ=environ)
             if done.returncode != 0 and re.search(

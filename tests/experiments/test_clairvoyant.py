@@ -4,18 +4,18 @@ never worse than whom it is compared with.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from itertools import product
 
 import pytest
 
 from experiments.clairvoyant import Candidate, bills, clairvoyant, planned, tried
-from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.config import RunConfig
 from experiments.demand import true_demand
 from experiments.plans import Step, paths_of
 from experiments.run import simulate
 from experiments.sources import Sources, read_sources
+from tests.experiments.two_servers import write_two_servers
 
 BLOCK_S = 400.0
 
@@ -23,26 +23,15 @@ BLOCK_S = 400.0
 @pytest.fixture(scope="module")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     """Return twenty minutes of two of the small servers, whose load goes up and down."""
-    folder = tmp_path_factory.mktemp("two")
-    for path in (SAMPLE_DATA / "small").glob("*.json"):
-        (folder / path.name).write_text(path.read_text())
-    servers = json.loads((folder / "server-data.json").read_text())["servers"]
-    chosen = [row for row in servers if row["name"] in ("Premium-llama_13b", "Free-Llama-3.1-8B")]
-    for row in chosen:
-        row["keepAccelerator"] = True
-        row["currentAlloc"]["numReplicas"] = 1
-        # Fewer and longer requests ask for as many replicas, and are sooner simulated.
-        row["currentAlloc"]["load"]["arrivalRate"] /= 4
-        row["currentAlloc"]["load"]["avgOutTokens"] *= 4
-    (folder / "server-data.json").write_text(json.dumps({"servers": chosen}))
-    twin = json.loads((folder / "twin-data.json").read_text())
-    (folder / "twin-data.json").write_text(json.dumps({**twin, "servers": []}))
+    folder = write_two_servers(tmp_path_factory.mktemp("two"))
     scenario = folder / "waves.yaml"
     scenario.write_text(
         "alpha: 0\nload:\n  - {shape: {kind: steps, levels: "
-        "[{t_s: 400, factor: 2}, {t_s: 800, factor: 1}]}}\n"
+        f"[{{t_s: {BLOCK_S}, factor: 2}}, {{t_s: {2 * BLOCK_S}, factor: 1}}]}}}}\n"
     )
-    config = RunConfig(data=folder, scenario=str(scenario), policy="slo", hours=1 / 3, seed=5)
+    config = RunConfig(
+        data=folder, scenario=str(scenario), policy="slo", hours=BLOCK_S / 1200, seed=5
+    )
     return read_sources(config)
 
 
@@ -54,6 +43,7 @@ def test_the_path_of_a_policy_gives_its_scores_again(sources: Sources) -> None:
     assert again.bills == bills(result)
 
 
+@pytest.mark.slow
 def test_it_is_as_good_as_the_best_of_all_plans(sources: Sources) -> None:
     """All 27 plans of one to three replicas in thirds of the run, for each of two servers:
     they share no scarce GPUs, so each run tries one plan of both.

@@ -24,33 +24,36 @@ from experiments.compare_report import (
 )
 from experiments.compare_rows import NO_START_UP, last_jump_s
 from experiments.confidence import estimate_share
-from experiments.config import SAMPLE_DATA, RunConfig
+from experiments.config import RunConfig
 from experiments.executor import LocalProcesses
 from experiments.grid import SweepConfig
+from tests.experiments.two_servers import write_two_servers
 from twin.spec import SpecError
 
-ASKED = CompareConfig(
-    contenders=contenders(
-        ("slo", "static", "static_peak", "clairvoyant"), (("slo.headroom", (0.2,)),)
-    ),
-    loads=SweepConfig(
-        base=RunConfig(data=SAMPLE_DATA / "small", hours=0.05, seed=7),
-        scenarios=("steady", "step"),
-        seeds=2,
-    ),
-)
+Done = tuple[CompareConfig, CompareResult, Path]
 
 
 @pytest.fixture(scope="module")
-def done(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompareResult, Path]:
-    """Return a small comparison, and where it lies."""
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """Return a small comparison: what was asked, what was found, and where it lies."""
+    data = write_two_servers(tmp_path_factory.mktemp("data"))
+    asked = CompareConfig(
+        contenders=contenders(
+            ("slo", "static", "static_peak", "clairvoyant"), (("slo.headroom", (0.2,)),)
+        ),
+        loads=SweepConfig(
+            base=RunConfig(data=data, hours=0.05, seed=7),
+            scenarios=("steady", "step"),
+            seeds=2,
+        ),
+    )
     out = tmp_path_factory.mktemp("compare")
-    return compare(ASKED, out, executor=LocalProcesses(jobs=1)), out
+    return asked, compare(asked, out, executor=LocalProcesses(jobs=1)), out
 
 
-def test_results_have_a_row_for_each_policy_load_and_seed(done: tuple[CompareResult, Path]) -> None:
+def test_results_have_a_row_for_each_policy_load_and_seed(done: Done) -> None:
     """Notebooks and others read this file."""
-    table = pd.read_csv(done[1] / "results.csv")
+    table = pd.read_csv(done[2] / "results.csv")
     assert list(table.columns[:4]) == ["policy", "scenario", "seed", "attainment"]
     assert "cost_usd_per_h" in table.columns
     assert len(table) == 4 * 2 * 2
@@ -60,41 +63,39 @@ def test_results_have_a_row_for_each_policy_load_and_seed(done: tuple[CompareRes
     assert (table["gpus_peak_perfect"] >= 1).all()
 
 
-def test_nobody_is_better_than_the_clairvoyant(done: tuple[CompareResult, Path]) -> None:
+def test_nobody_is_better_than_the_clairvoyant(done: Done) -> None:
     """Or it would be no bound."""
-    table = pd.read_csv(done[1] / "results.csv")
+    table = pd.read_csv(done[2] / "results.csv")
     assert (table["regret_usd_per_h"] >= -1e-9).all()
     best = table[table["policy"] == "clairvoyant"]
     assert (best["regret_usd_per_h"] == 0.0).all()
 
 
-def test_a_comparison_goes_on_where_it_stopped(done: tuple[CompareResult, Path]) -> None:
+def test_a_comparison_goes_on_where_it_stopped(done: Done) -> None:
     """A finished run is not made again, and the tables are the same."""
-    result, out = done
+    asked, result, out = done
     times = {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()}
     before = (out / "results.csv").read_text()
-    again = compare(ASKED, out, executor=LocalProcesses(jobs=1), resume=True)
+    again = compare(asked, out, executor=LocalProcesses(jobs=1), resume=True)
     assert {path: path.stat().st_mtime_ns for path in (out / "runs").iterdir()} == times
     assert (out / "results.csv").read_text() == before
     assert again.advice == result.advice
 
 
-def test_a_comparison_ends_with_advice_for_each_load_and_for_all(
-    done: tuple[CompareResult, Path],
-) -> None:
+def test_a_comparison_ends_with_advice_for_each_load_and_for_all(done: Done) -> None:
     """The one question of a user: which policy, at what cost."""
-    lines = done[0].advice
+    lines = done[1].advice
     assert [line.split(" take ")[0] for line in lines] == [
         "for steady",
         "for step",
         "for all these loads",
     ]
     assert all("% at $ " in line and "start-up costs you" in line for line in lines)
-    text = (done[1] / "comparison.md").read_text()
+    text = (done[2] / "comparison.md").read_text()
     assert text.rstrip().endswith(lines[-1])
     assert "the fewest GPUs that a perfect scaler needs" in text
-    assert (done[1] / "cost-attainment.png").exists()
-    assert (done[1] / "gpus.png").exists()
+    assert (done[2] / "cost-attainment.png").exists()
+    assert (done[2] / "gpus.png").exists()
 
 
 def rows(**attainment_and_cost: tuple[float, float]) -> pd.DataFrame:
