@@ -53,10 +53,13 @@ class Known(Generic[Value]):
 class SizingCache:
     """What was found before: highest rates and smallest batches, which do not depend on the rate
     that is asked for; latencies at a percentile, which do; and whole solutions.
+
+    near: highest rates of replicas that were alike, as shares of a rough one: where to look first.
     """
 
     def __init__(self, limit: int = 100_000) -> None:
         self.limits: Known[Limit] = Known(limit)
+        self.near: Known[float] = Known(limit)
         self.batches: Known[int] = Known(limit)
         self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
         self._solutions: list[_Solved] = []

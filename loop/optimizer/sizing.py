@@ -302,18 +302,29 @@ class _Search:
         new = np.flatnonzero(unknown)
         if not len(new):
             return limits
+        columns, targets = self.columns.take(new), self.targets.take(new)
+        rough, alike = _rough_rate(columns), self._alike(columns, targets, percentile[new])
+        near = np.array([one or np.nan for one in self.cache.near.get(alike)])
         found = self.settings.rules.highest_rates(
-            self.columns.take(new),
-            self.targets.take(new),
+            columns,
+            targets,
             percentile=percentile[new],
             utilisation_max=self.settings.utilisation_max,
+            guess=near * rough,
         )
         limits[new] = found.rows()
+        self.cache.near.put(alike, (found.rate / rough).tolist())
         self.cache.limits.put(
             [keys[i] for i in new.tolist()],
             [(a, b, c, d, e) for a, b, c, d, e in limits[new].tolist()],
         )
         return limits
+
+    def _alike(self, columns: ReplicaColumns, targets: Targets, percentile: Floats) -> list[bytes]:
+        """Return one key per row from what stays while tokens move."""
+        parts = [columns.alpha, columns.beta, columns.gamma, columns.overhead, columns.pool]
+        parts += [targets.itl, targets.ttft, targets.tps, targets.loss, percentile]
+        return row_keys(self.settings.rules.name, parts)
 
     def _keys(self, percentile: Floats) -> list[bytes]:
         """Return one key per row from all that its highest rate depends on."""
@@ -321,6 +332,15 @@ class _Search:
         parts = self.columns.parts
         parts += [targets.itl, targets.ttft, targets.tps, targets.loss, share, percentile]
         return row_keys(self.settings.rules.name, parts)
+
+
+def _rough_rate(columns: ReplicaColumns) -> Floats:
+    """Return about what a full batch serves, but for prefills [requests/ms]."""
+    batch = columns.max_batch.astype(np.float64)
+    context = columns.in_tokens + 0.5 * columns.out_tokens
+    iteration = columns.alpha + batch * (columns.beta + columns.gamma * context)
+    rate: Floats = batch / (columns.out_tokens * np.maximum(iteration, 1e-9))
+    return rate
 
 
 def _lower_percentiles(limits: Floats, percentile: Floats, *, server: Ints) -> Floats | None:

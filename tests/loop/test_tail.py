@@ -112,14 +112,16 @@ def test_a_higher_percentile_allows_a_lower_rate() -> None:
         np.array([20.0, 20.0, 20.0, 20.0, 0.0]), np.array([200.0] * 4 + [0.0]), none, none
     )
     percentile = np.array([0.5, 0.9, 0.95, 0.99, 0.95])
-    rate = highest_rates_by_share(tail, targets, percentile, utilisation_max=0.98).rate
+    rate = highest_rates_by_share(
+        tail, targets, percentile, utilisation_max=0.98, guess=np.full(5, np.nan)
+    ).rate
     assert (np.diff(rate[:4]) < 0.0).all()
     assert rate[4] == pytest.approx(0.98 * full_batch_rate(tail)[4])
 
 
-def test_what_is_found_of_a_replica_does_not_depend_on_those_beside_it() -> None:
-    """Sizes are remembered: an answer must not depend on with which others they were found, to the
-    last bit.
+def test_what_is_found_of_a_replica_depends_on_none_beside_it_nor_on_a_guess() -> None:
+    """Sizes are remembered: an answer must not depend on with which others they were found, nor on
+    where the search began, to the last bit.
     """
     rng = np.random.default_rng(11)
     count = 60
@@ -145,19 +147,22 @@ def test_what_is_found_of_a_replica_does_not_depend_on_those_beside_it() -> None
     )
     percentile = rng.choice([0.9, 0.95], count)
 
-    def found(rows: np.ndarray) -> np.ndarray:
+    def found(rows: np.ndarray, guess: np.ndarray) -> np.ndarray:
         return highest_rates(
             columns.take(rows),
             targets.take(rows),
             percentile=percentile[rows],
             utilisation_max=0.98,
+            guess=guess,
         ).rows()
 
-    whole = found(np.arange(count))
+    whole = found(np.arange(count), np.full(count, np.nan))
     assert 20 < np.isfinite(whole[:, 0]).sum() < count
-    for size in (1, 2, 5, 9, 31):
+    for size in (1, 2, 5, 9, 31, count):
         some = rng.choice(count, size, replace=False)
-        assert found(some).tobytes() == whole[some].tobytes()
+        assert found(some, np.full(size, np.nan)).tobytes() == whole[some].tobytes()
+        guess = whole[some, 0] * rng.choice([0.0, 0.3, 1.0, 1.01, 2.0, np.nan], size)
+        assert found(some, guess).tobytes() == whole[some].tobytes()
 
 
 def test_a_class_says_how_many_of_its_requests_shall_meet_the_targets() -> None:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loop.optimizer.model.chain import Bools, Floats
+from loop.optimizer.model.chain import Bools, Floats, Ints
 from loop.optimizer.model.tail import CHUNK, PROMPT_WEIGHTS, Singles, Tail, as_column, mean_over
 
 NEXT_TO_NOTHING = -1e30  # ln of a weight
+SPLIT_CELLS = 20_000  # states for which a few more calls of numpy pay
 UNEVEN = 0.5  # variance of what a replica of a pool has, about its share
 BUSY_MAX = 0.999  # prefills may take this share of the time, and a full batch be so busy
 
@@ -129,26 +130,20 @@ def _interpolated(tail: Tail, values: Floats, batch: Floats) -> Floats:
 
 def steady_state(tail: Tail, rate: Floats) -> State:
     """Return what is the case when requests arrive at *rate* > 0."""
-    columns, rows = tail.columns, np.arange(len(rate))
+    columns = tail.columns
     pool = columns.pool
     most = columns.max_batch.astype(np.float64)
     grid_busy, stretch = _stretch(tail, rate)
-    logs = as_column(np.log(rate).astype(np.float32)) * tail.states
-    logs += tail.log_weights
-    for each, basis in zip(stretch.astype(np.float32).T, tail.basis.T, strict=True):
-        logs += each[:, None] * basis
-    logs -= logs.max(axis=1)[:, None]
-    _pool(logs, pool)
+    chain = _Chain(tail, rate, stretch)
     wait_rate, work, overload = _wait_rate(tail, rate)
     fade = np.exp(-wait_rate * work)
     queue = np.where(np.isinf(columns.max_queue), 1e9, columns.max_queue * pool)
     no_more = fade**queue
-    weights = np.exp(logs)
-    none, one, two = _moments(tail, weights)
-    last = weights[rows, columns.max_batch].astype(np.float64) / pool
+    none, one, two, first_state, last = chain.moments()
+    last = last / pool
     behind = last * fade * (1.0 - no_more) / (1.0 - fade)
     total = none + behind
-    empty = weights[:, 0] / total
+    empty = first_state / total
     batch = (one + most * behind) / total
     spread = np.maximum((two + most**2 * behind) / total - batch**2, 0.0)
     spread += UNEVEN * (1.0 - 1.0 / pool)
@@ -162,11 +157,10 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     # Arrivals that a prefill holds up are let in together.
     bunched = (1.0 + busy**2 * (second / first**2 - 1.0)) / (1.0 - busy) ** 2
     wider = 1.0 + tail.together * (bunched - 1.0)
-    logs /= as_column(wider.astype(np.float32))
-    weights = np.exp(logs)
-    last = weights[rows, columns.max_batch].astype(np.float64) / pool
+    weight, last = chain.widened(wider)
+    last = last / pool
     waiting = last * (1.0 - no_more) / (1.0 - fade)
-    total = _in_chunks(weights) - last + waiting + last * no_more
+    total = weight - last + waiting + last * no_more
     backlog, overflow = _backlog(tail, rate, batch, decode)
     return State(
         rate=rate,
@@ -188,6 +182,88 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     )
 
 
+class _Chain:
+    """ln(weight) of the states of the batch at a rate, row by row; rows of few states in a row are
+    worked on without the states that they do not have.
+    """
+
+    def __init__(self, tail: Tail, rate: Floats, stretch: Floats) -> None:
+        self._tail = tail
+        self._parts = _by_width(tail.columns.max_batch, tail.log_weights.shape[1])
+        rates, each = np.log(rate).astype(np.float32), stretch.astype(np.float32)
+        self._logs = [
+            self._weighed(part, rates[part.rows], each[part.rows]) for part in self._parts
+        ]
+
+    def _weighed(self, part: _Part, rate: Singles, stretch: Singles) -> Singles:
+        tail, width = self._tail, part.width
+        logs = as_column(rate) * tail.states[:width]
+        logs += tail.log_weights[part.rows, :width]
+        for each, basis in zip(stretch.T, tail.basis.T, strict=True):
+            # Below its first point of the grid a figure adds nothing.
+            start = int(np.argmax(basis != 0.0)) if basis.any() else width
+            logs[:, start:] += each[:, None] * basis[start:width]
+        logs -= logs.max(axis=1)[:, None]
+        _pool(logs, tail.columns.pool[part.rows])
+        return logs
+
+    def moments(self) -> Floats:
+        """Return the sums over the states of weight, state · weight and state² · weight, and the
+        weights of the first and of the last state, a line each.
+        """
+        found = np.empty((5, len(self._tail)))
+        for part, logs in zip(self._parts, self._logs, strict=True):
+            weights, states = np.exp(logs), self._tail.states[: part.width]
+            by_state = weights * states
+            found[0, part.rows] = _in_chunks(weights)
+            found[1, part.rows] = _in_chunks(by_state)
+            found[2, part.rows] = _in_chunks(by_state * states)
+            found[3, part.rows] = weights[:, 0]
+            found[4, part.rows] = self._last(part, weights)
+        return found
+
+    def widened(self, wider: Floats) -> tuple[Floats, Floats]:
+        """Return the sum of the weights, and that of the last state, if the variance is *wider* so
+        many times. The chain is not to be asked for anything after that.
+        """
+        found = np.empty((2, len(self._tail)))
+        for part, logs in zip(self._parts, self._logs, strict=True):
+            np.divide(logs, as_column(wider[part.rows].astype(np.float32)), out=logs)
+            weights = np.exp(logs, out=logs)
+            found[0, part.rows] = _in_chunks(weights)
+            found[1, part.rows] = self._last(part, weights)
+        return found[0], found[1]
+
+    def _last(self, part: _Part, weights: Singles) -> Singles:
+        last: Singles = weights[np.arange(len(weights)), self._tail.columns.max_batch[part.rows]]
+        return last
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Rows beside each other, of fewer states than *width*."""
+
+    rows: slice
+    width: int
+
+
+def _by_width(max_batch: Ints, width: int) -> list[_Part]:
+    """Return the rows in parts of similar width where that spares many states; all of them have
+    *width* at most.
+    """
+    parts, start, count = [], 0, len(max_batch)
+    if count * width < SPLIT_CELLS:
+        return [_Part(slice(0, count), width)]
+    for narrow in (width // 8, width // 3):
+        own = (narrow // CHUNK + 1) * CHUNK
+        beyond = max_batch[start:] >= own
+        stop = start + (int(np.argmax(beyond)) if beyond.any() else count - start)
+        if (stop - start) * (width - own) >= SPLIT_CELLS:
+            parts.append(_Part(slice(start, stop), own))
+            start = stop
+    return [*parts, _Part(slice(start, count), width)] if start < count else parts
+
+
 def _pool(logs: Floats, pool: Floats) -> None:
     """Turn the chains of replicas into those of pools, at every pool-th of their states.
 
@@ -205,12 +281,6 @@ def _pool(logs: Floats, pool: Floats) -> None:
     some *= each
     some -= some.max(axis=1)[:, None]
     logs[many] = some
-
-
-def _moments(tail: Tail, weights: Singles) -> tuple[Floats, Floats, Floats]:
-    """Return the sums over the states of weight, state · weight and state² · weight."""
-    by_state = weights * tail.states
-    return _in_chunks(weights), _in_chunks(by_state), _in_chunks(by_state * tail.states)
 
 
 def _in_chunks(values: Singles) -> Floats:

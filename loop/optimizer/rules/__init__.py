@@ -64,9 +64,10 @@ class HighestRates(Protocol):
         *,
         percentile: Floats,
         utilisation_max: float,
+        guess: Floats,
     ) -> Limits:
         """Return the highest rate of each row; *percentile* is the share of requests that shall
-        meet the latencies.
+        meet the latencies, *guess* where a search may look first (nan: nobody knows).
         """
         ...
 

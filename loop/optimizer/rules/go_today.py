@@ -213,6 +213,7 @@ def highest_rates(
     *,
     percentile: Floats,  # noqa: ARG001 the rules' port
     utilisation_max: float,
+    guess: Floats,  # noqa: ARG001 the rules' port
 ) -> Limits:
     """Return the highest rates at which the means meet the latencies."""
     limits = rates.no_limits(len(columns))

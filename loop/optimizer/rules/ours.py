@@ -125,7 +125,12 @@ def invalid(columns: ReplicaColumns) -> Bools:
 
 
 def highest_rates(
-    columns: ReplicaColumns, targets: Targets, *, percentile: Floats, utilisation_max: float
+    columns: ReplicaColumns,
+    targets: Targets,
+    *,
+    percentile: Floats,
+    utilisation_max: float,
+    guess: Floats,
 ) -> Limits:
     """Return the highest rates at which the share *percentile* of requests meets the latencies."""
     limits = no_limits(len(columns))
@@ -133,7 +138,11 @@ def highest_rates(
     for rows in blocks(columns.max_batch, cells_max=TAIL_CELLS, waste_max=TAIL_CELLS):
         tail, asked = make_tail(columns.take(rows)), percentile[rows]
         found = highest_rates_by_share(
-            tail, targets.take(rows), asked, utilisation_max=utilisation_max
+            tail,
+            targets.take(rows),
+            asked,
+            utilisation_max=utilisation_max,
+            guess=guess[rows],
         )
         limits.set(rows, found)
     return limits
