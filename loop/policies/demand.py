@@ -18,12 +18,24 @@ if TYPE_CHECKING:
 TOKENS_KEPT = 0.9  # of the weight of a sample of mean tokens after each further one
 
 
+@dataclass(frozen=True, slots=True)
+class Foreseen:
+    """A forecast and the rate that it pays to have replicas for [requests/min], and all that they
+    depend on.
+    """
+
+    rates: Series
+    asked: tuple[Worth, float, float, float, float]
+    found: Forecast
+    paying_rpm: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What is remembered of one server: its rates [requests/min], its mean tokens and how many
     requests a minute these stand for, what was asked for before any hold [requests/min], what a
     replica of it can take (0: not known), when it was moved last, and since when its load is not
-    known (None: it is).
+    known (None: it is). foreseen is used again while nothing new is seen.
     """
 
     rates: Series = field(default_factory=Series)
@@ -34,6 +46,7 @@ class Memory:
     replica_rpm: float = 0.0
     moved_s: float | None = None
     unknown_s: float | None = None
+    foreseen: Foreseen | None = field(default=None, compare=False, repr=False)
 
 
 Memories = Mapping[str, Memory]
@@ -72,7 +85,8 @@ def remember(memory: Memory, view: ServerView, *, now_s: float) -> Memory:
         return memory if memory.unknown_s is not None else replace(memory, unknown_s=now_s)
     memory = memory if memory.unknown_s is None else replace(memory, unknown_s=None)
     due = not memory.rates.values or now_s >= memory.rates.next_s - 1e-9
-    memory = replace(memory, rates=memory.rates.with_sample(load.rate_rpm, now_s=now_s))
+    rates = memory.rates.with_sample(load.rate_rpm, now_s=now_s)
+    memory = memory if rates is memory.rates else replace(memory, rates=rates)
     return _with_tokens(memory, load) if due else memory
 
 
@@ -85,14 +99,9 @@ def demand(
     highest of the last down_s; no less than the present pods serve now; and what waits, drained in
     drain_s.
     """
-    found = forecast(
-        memory.rates,
-        lead_s=horizon.lead_s,
-        quantile=worth.quantile(memory.replica_rpm or load.rate_rpm),
-        noise=poisson_noise(load.rate_rpm, horizon.window_s),
-    )
-    paying_rpm = worth.rate_rpm(found, replica_rpm=memory.replica_rpm)
-    demands = memory.demands.with_sample(paying_rpm, now_s=now_s, most=True)
+    foreseen = _foreseen(memory, load, worth=worth, horizon=horizon)
+    found = foreseen.found
+    demands = memory.demands.with_sample(foreseen.paying_rpm, now_s=now_s, most=True)
     held_rpm = max(demands.since(now_s - horizon.down_s))
     # Pods that are there serve the present load; others would come too late for it.
     served_rpm = min(load.rate_rpm, view.wanted * memory.replica_rpm or load.rate_rpm)
@@ -106,7 +115,27 @@ def demand(
         least=replace(tokens, rate_rpm=least_rpm),
         forecast=found,
     )
-    return made, replace(memory, demands=demands)
+    if demands is memory.demands and foreseen is memory.foreseen:
+        return made, memory
+    return made, replace(memory, demands=demands, foreseen=foreseen)
+
+
+def _foreseen(memory: Memory, load: Load, *, worth: Worth, horizon: Horizon) -> Foreseen:
+    """Return what is foreseen, the last one if nothing moved: between two samples of a load that
+    is all that most cycles of a short period see.
+    """
+    asked = (worth, load.rate_rpm, horizon.lead_s, horizon.window_s, memory.replica_rpm)
+    last = memory.foreseen
+    if last is not None and last.asked == asked and last.rates == memory.rates:
+        return last
+    found = forecast(
+        memory.rates,
+        lead_s=horizon.lead_s,
+        quantile=worth.quantile(memory.replica_rpm or load.rate_rpm),
+        noise=poisson_noise(load.rate_rpm, horizon.window_s),
+    )
+    paying_rpm = worth.rate_rpm(found, replica_rpm=memory.replica_rpm)
+    return Foreseen(memory.rates, asked, found, paying_rpm)
 
 
 def _with_tokens(memory: Memory, load: Load) -> Memory:

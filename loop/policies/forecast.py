@@ -76,6 +76,8 @@ class Series:
         if now_s < self.next_s - 1e-9:
             # Not due yet, but newer than the last one: what is seen now counts.
             value = max(value, self.values[-1]) if most else value
+            if value == self.values[-1]:
+                return self
             return Series(self.start_s, (*self.values[:-1], value))
         if missing > SAMPLES_MAX:
             return Series(now_s, (value,))

@@ -197,7 +197,7 @@ class _Chain:
 
     def _weighed(self, part: _Part, rate: Singles, stretch: Singles) -> Singles:
         tail, width = self._tail, part.width
-        logs = as_column(rate) * tail.states[:width]
+        logs: Singles = rate[:, None] * tail.states[:width]
         logs += tail.log_weights[part.rows, :width]
         for each, basis in zip(stretch.T, tail.basis.T, strict=True):
             # Below its first point of the grid a figure adds nothing.
@@ -264,7 +264,7 @@ def _by_width(max_batch: Ints, width: int) -> list[_Part]:
     return [*parts, _Part(slice(start, count), width)] if start < count else parts
 
 
-def _pool(logs: Floats, pool: Floats) -> None:
+def _pool(logs: Singles, pool: Floats) -> None:
     """Turn the chains of replicas into those of pools, at every pool-th of their states.
 
     A pool of n with n · N requests is in balance as a replica with N is, so its weights are the
@@ -274,7 +274,7 @@ def _pool(logs: Floats, pool: Floats) -> None:
     many = np.flatnonzero(pool > 1.0)
     if not len(many):
         return
-    each, some = as_column(pool[many].astype(np.float32)), logs[many]
+    each, some = pool[many, None].astype(np.float32), logs[many]
     # States behind the last one weigh nothing: their ln is -inf.
     steps = np.diff(np.maximum(some, np.float32(NEXT_TO_NOTHING)), axis=1)
     some[:, 1:] -= (each - 1.0) / (2.0 * each) * steps
