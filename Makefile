@@ -25,12 +25,13 @@ help:  ## List the targets
 	$(INSTALL) --editable '.[test]'
 	@touch $@
 
-demo: .venv/.installed  ## Sweep alpha and the period, compare five policies and say which to take, draw timelines
+demo: .venv/.installed  ## Sweep alpha and the period, compare five policies, say which to take, and make a page of it
 	$(BIN)/inferno sweep --data sample-data/small --scenario disturbed --alpha 0.1,0.3 --period 30,60,120 \
 	  --seeds 2 --hours 0.5 --out out/demo/sweep --resume
 	$(BIN)/inferno sim --data sample-data/small --scenario ramp --out out/demo/ramp
 	$(BIN)/inferno compare --data sample-data/small --policies slo,hpa,keda,static_peak,clairvoyant \
 	  --scenario day,ramp,code-trace --out out/demo/compare --resume
+	$(BIN)/inferno report out/demo/compare out/demo/sweep out/demo/ramp --out out/demo/report.html
 
 # For tests only. It never fails: without one those tests skip, saying so.
 .PHONY: prometheus

@@ -204,7 +204,7 @@ def _perfect(planned: Compared) -> Compared:
         kind=PERFECT,
         policy=PERFECT,
         run_id=derived_id(planned.run_id, PERFECT),
-        label=f"{planned.config.scenario} {PERFECT} seed {planned.config.seed}",
+        label=f"{planned.config.scenario} bounds seed {planned.config.seed}",
     )
 
 

@@ -57,6 +57,8 @@ def timeline_of_records(
         fleet=fleet_of_records(lines),
         servers=found,
         events=events_of_records(lines, before),
+        mode=next((line.get("mode") or "" for line in reversed(lines) if _periodic(line)), ""),
+        paused=(lines[-1].get("paused") or "") if lines else "",
     )
 
 
@@ -221,6 +223,10 @@ class _Server:
                 for name in names
             ],
         )
+
+
+def _periodic(line: Line) -> bool:
+    return bool(line.get("trigger", "period") == "period")
 
 
 def _spans_s(lines: Sequence[Line], before: Line | None) -> list[float]:

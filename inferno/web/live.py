@@ -33,6 +33,7 @@ FOLDER = "/web/"
 FILES: Mapping[str, str] = MappingProxyType(
     {
         "plotly-cartesian.min.js": "text/javascript",
+        "look.js": "text/javascript",
         "draw.js": "text/javascript",
         "live.js": "text/javascript",
         "twin.js": "text/javascript",

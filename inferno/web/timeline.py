@@ -166,7 +166,8 @@ class Timeline:
 
     origin says whose figures these are: "run" counts every request, "records" and "live" are what
     the loop saw. started is the time of t_s = 0 (ISO 8601), "" for virtual time. Overall attainment
-    and cost are None where they are not known.
+    and cost are None where they are not known. mode is that of the latest cycle that nobody asked
+    for, "act" or "advise", and paused why an acting loop asked for nothing in its latest cycle.
     """
 
     title: str
@@ -178,6 +179,8 @@ class Timeline:
     fleet: Fleet = Fleet()
     servers: Sequence[ServerTimeline] = ()
     events: Sequence[Event] = ()
+    mode: str = ""
+    paused: str = ""
     format: int = FORMAT
 
 

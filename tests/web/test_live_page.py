@@ -11,10 +11,17 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
-from inferno.web.live import History
+from starlette.applications import Starlette
+from starlette.routing import Route
+
+from inferno.web.live import History, Stream, WithPage
+from loop.services.serving import Service, listen
 from tests.web.browser import opened
+from tests.web.test_report import line as report_line
+from tests.web.test_report import row as report_row
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -146,6 +153,15 @@ def test_a_controller_shows_each_cycle_and_is_asked_for_one(
         page.keyboard.press("Enter")
         told(page, "#answer", " changes ")
         assert page.evaluate("document.activeElement.id") == "invoke"
+        assert page.is_hidden("#resume")
+        page.focus("#pause")
+        page.keyboard.press("Enter")
+        told(page, "#state", "asks for nothing (POST /pause)")
+        page.focus("#resume")
+        page.keyboard.press("Enter")
+        told(page, "#state", "It acts")
+        assert page.is_hidden("#resume")
+        assert page.evaluate("document.activeElement.id") == "pause"
         assert page.evaluate("window.samePage")
         stored = "localStorage.length + sessionStorage.length + document.cookie.length"
         assert page.evaluate(stored) == 0
@@ -155,6 +171,44 @@ def test_a_controller_shows_each_cycle_and_is_asked_for_one(
         # A browser tells of each 401 by itself.
         assert [one for one in problems if "401" not in one] == []
         fits(page)
+
+
+@contextmanager
+def streaming(history: History) -> Iterator[str]:
+    """Give the address of a live page of *history*."""
+    ended = Event()
+    stream = Stream(history, title="many", closed=ended.is_set)
+    app = Starlette(routes=[Route("/timeline", lambda _request: stream.response())])
+    sockets = listen("127.0.0.1", 0)
+    service = Service(WithPage(app, "controller.html"), on_stop=ended.set)
+    thread = Thread(target=service.run, kwargs={"sockets": sockets})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{sockets[0].getsockname()[1]}"
+    finally:
+        service.should_exit = True
+        thread.join()
+
+
+def test_a_thousand_servers_are_followed(browser: Browser) -> None:
+    """The page of a large fleet goes on, and its memory does not grow for as long as it is open."""
+    names = [f"server-{number:04d}" for number in range(1000)]
+    rows = [report_row(name, backlog=int(name.endswith("7"))) for name in names]
+    history = History()
+    for minute in range(1, 4):
+        history.add(report_line(60.0 * minute, *rows))
+    with streaming(history) as address, opened(browser, address) as (page, problems):
+        told(page, "#latest .caption", "200 of 1,000 servers")
+        assert page.inner_text("#latest td >> nth=0") == "server-0007"
+        told(page, ".tools:not([role]) span", "24 of 1,000 shown")
+        page.evaluate("window.samePage = true")
+        for minute in range(4, 8):
+            history.add(report_line(60.0 * minute, *rows))
+            goes_on(page)
+        assert page.evaluate("window.samePage")
+        assert page.locator(".server").count() == 24
+        assert page.evaluate("performance.memory.usedJSHeapSize") < 150 * 2**20
+        assert problems == []
 
 
 def test_the_twin_is_seen_and_moved_in_its_page(browser: Browser, tmp_path: Path) -> None:
@@ -188,6 +242,7 @@ def test_the_twin_is_seen_and_moved_in_its_page(browser: Browser, tmp_path: Path
         assert moved == "240"
         page.select_option("#kind", "lostNode")
         page.fill("#names", "mi250-1")
+        page.fill("#seconds", "3600")  # at this speed two minutes are over before one looks
         page.focus("#inject")
         page.keyboard.press("Enter")
         told(page, "#faults", "lostNode")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import re
+from base64 import b64decode
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,8 +38,8 @@ def test_names_cannot_end_the_data_or_become_elements(browser: Browser, tmp_path
         data=timeline,
         script='inferno.drawTimeline(document.getElementById("t"), data);',
     )
-    (data,) = re.findall(r'<script type="application/json" id="data">(.*?)</script>', text)
-    assert json.loads(data)["title"] == name
+    (data,) = re.findall(r'<script type="application/octet-stream" id="data">(.*?)</script>', text)
+    assert json.loads(gzip.decompress(b64decode(data)))["title"] == name
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     with opened(browser, (tmp_path / "page.html").as_uri()) as (shown, problems):
         shown.wait_for_selector(".main-svg")

@@ -194,8 +194,12 @@ def test_parts_appended_in_the_browser_are_the_whole(browser: Browser, tmp_path:
     text = page(title="t", body="", data=[whole, parts], script="")
     (tmp_path / "page.html").write_text(text, encoding="utf-8")
     with opened(browser, (tmp_path / "page.html").as_uri()) as (shown, problems):
-        merged = shown.evaluate("data[1].reduce((all, part) => inferno.mergeTimeline(all, part))")
-        kept = shown.evaluate("inferno.mergeTimeline(data[1][0], data[1][1], 30)")
+        merged, kept = shown.evaluate(
+            """inferno.parts.unpacked("data").then(([, parts]) => [
+                parts.reduce((all, part) => inferno.mergeTimeline(all, part)),
+                inferno.mergeTimeline(parts[0], parts[1], 30),
+            ])"""
+        )
         assert problems == []
     expected = json.loads(json.dumps(plain(whole)))
     # Means over the whole time are those of the last part: a page that appends says "now".
@@ -207,6 +211,45 @@ def test_parts_appended_in_the_browser_are_the_whole(browser: Browser, tmp_path:
     assert kept["servers"][0]["traffic"]["t_s"] == [120]
     assert kept["servers"][0]["traffic"]["ttft_ms"]["p95"] == [200]
     assert kept["fleet"]["gpus"][0]["used"] == [1]
+
+
+def test_a_thousand_servers_can_be_looked_through(browser: Browser, tmp_path: Path) -> None:
+    """A page that draws them all stops the browser; one that lists them all is no list."""
+    names = [f"team-{number % 37:02d}/server-{number:04d}" for number in range(1000)]
+    lines = [
+        line(
+            t_s,
+            *(
+                row(name, ttft=100.0 + place, rpm=60.0 + t_s * place % 7)
+                for place, name in enumerate(names)
+            ),
+        )
+        for t_s in (60.0, 120.0, 180.0)
+    ]
+    (tmp_path / "cycles.jsonl").write_text("\n".join(json.dumps(one) for one in lines))
+    write_report([tmp_path], tmp_path / "page.html")
+    assert (tmp_path / "page.html").stat().st_size < 3 * MIB
+    with opened(browser, (tmp_path / "page.html").as_uri()) as (page, problems):
+        page.wait_for_selector(".fleet .main-svg")
+        assert page.inner_text(".tools span") == "24 of 1,000 shown"
+        assert page.locator(".server").count() == 24
+        for _ in range(4):
+            page.focus("button.more")
+            page.keyboard.press("Enter")
+        # Whoever asks for more by the keyboard goes on at the first that is new.
+        assert page.evaluate("document.activeElement.tagName") == "H3"
+        assert page.locator(".server").count() == 120
+        for number in (*range(0, 120, 4), 0):
+            page.evaluate(f"document.querySelectorAll('.server')[{number}].scrollIntoView()")
+            page.wait_for_selector(f".server >> nth={number} >> .main-svg")
+        # What was seen long ago is forgotten, and was drawn again when it was looked at again.
+        assert page.locator(".svg-container").count() <= 60
+        page.fill("input[type=search]", "server-0999")
+        assert page.locator(".server h3").all_inner_texts() == ["team-00/server-0999"]
+        page.fill("input[type=search]", "nothing like it")
+        assert "Empty the box" in page.inner_text("#timelines")
+        assert page.evaluate("performance.memory.usedJSHeapSize") < 150 * MIB
+        assert problems == []
 
 
 def test_a_run_is_shown_as_it_was_scored(runs: Sequence[Path]) -> None:

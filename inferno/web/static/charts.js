@@ -3,27 +3,19 @@
 "use strict";
 
 Object.assign(inferno, (() => {
-  const { COLOURS, CONFIG, FONT, HOVER, escape, make, tableOf } = inferno.parts;
+  const { CONFIG, axis, colour, escape, figure, isKnown: known, layout, look, make, onLook, short, tableOf } = inferno.parts;
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "pentagon"];
-  const BOUND = "#707070";
-  const known = (value) => value !== null && value !== undefined && Number.isFinite(value);
 
-  function layoutOf(height, x, y, extra = {}) {
-    const axis = (title) => ({ title: { text: title, standoff: 6 }, gridcolor: "#e5e5e5", zeroline: false, automargin: true });
-    return {
-      height, font: FONT, margin: { l: 60, r: 16, t: 12, b: 48 }, hovermode: "closest", paper_bgcolor: "#fff", plot_bgcolor: "#fff",
-      hoverlabel: HOVER, legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } },
-      xaxis: { ...axis(x), ...(extra.xaxis || {}) }, yaxis: { ...axis(y), ...(extra.yaxis || {}) },
-      ...Object.fromEntries(Object.entries(extra).filter(([key]) => key !== "xaxis" && key !== "yaxis")),
-    };
-  }
+  const layoutOf = (height, x, y, { xaxis = {}, yaxis = {}, ...extra } = {}) => layout(height, {
+    margin: { l: 60, r: 16, t: 12, b: 48 }, xaxis: { ...axis(x), ...xaxis }, yaxis: { ...axis(y), ...yaxis }, ...extra,
+  });
 
   // One colour for a policy throughout the page.
-  const colours = new Map();
+  const places = new Map();
   function colourOf(name, bound = false) {
-    if (bound) return BOUND;
-    if (!colours.has(name)) colours.set(name, COLOURS[colours.size % COLOURS.length]);
-    return colours.get(name);
+    if (bound) return look().bound;
+    if (!places.has(name)) places.set(name, places.size);
+    return colour(places.get(name));
   }
 
   const span = (low, high, form) => (known(low) && known(high) ? ` [${form(low)}, ${form(high)}]` : "");
@@ -44,7 +36,7 @@ Object.assign(inferno, (() => {
   // -- cost against attainment
 
   function cost(place, item) {
-    const dollars = (value) => value.toFixed(2);
+    const usd = (value) => figure(value, 2);
     const points = (value) => value.toFixed(1);
     const series = [...new Set(item.points.map((point) => point.series))];
     const traces = series.map((name, number) => {
@@ -55,12 +47,12 @@ Object.assign(inferno, (() => {
         arrayminus: own.map((one) => (known(one[`${axis}_low`]) ? one[axis] - one[`${axis}_low`] : 0)),
       });
       const star = name === "clairvoyant";
-      const colour = star ? "#000" : colourOf(name, own[0].bound);
+      const shade = star ? look().ink : colourOf(name, own[0].bound);
       return {
         x: own.map((one) => one.x), y: own.map((one) => one.y), name, type: "scatter", mode: "markers",
-        marker: { size: star ? 15 : 10, symbol: star ? "star" : SYMBOLS[number % SYMBOLS.length], color: colour },
-        error_x: { ...bars("x"), color: colour }, error_y: { ...bars("y"), color: colour },
-        text: own.map((one) => `<b>${escape(one.text)}</b><br>$ ${dollars(one.x)}${span(one.x_low, one.x_high, dollars)} an hour<br>`
+        marker: { size: star ? 15 : 10, symbol: star ? "star" : SYMBOLS[number % SYMBOLS.length], color: shade },
+        error_x: { ...bars("x"), color: shade }, error_y: { ...bars("y"), color: shade },
+        text: own.map((one) => `<b>${escape(one.text)}</b><br>$ ${usd(one.x)}${span(one.x_low, one.x_high, usd)} an hour<br>`
           + `${points(one.y)}${span(one.y_low, one.y_high, points)} % within target`),
         hovertemplate: "%{text}<extra></extra>",
       };
@@ -68,7 +60,7 @@ Object.assign(inferno, (() => {
     const front = item.front.map((number) => item.points[number]);
     traces.unshift({
       x: front.map((one) => one.x), y: front.map((one) => one.y), name: "front: nobody is better in both", type: "scatter",
-      mode: "lines", line: { color: "#767676", dash: "dash", width: 1.2 }, hoverinfo: "skip",
+      mode: "lines", line: { color: look().bound, dash: "dash", width: 1.2 }, hoverinfo: "skip",
     });
     Plotly.react(place, traces, layoutOf(420, "cost [$ an hour]", "requests within target [%]", item.points.length ? {
       xaxis: { range: view(item.points, "x") }, yaxis: { range: shares(view(item.points, "y")) },
@@ -92,6 +84,16 @@ Object.assign(inferno, (() => {
 
   // -- lines, bars, differences
 
+  // Labels as people write them: 20, 50, 100, and of many decades the powers of ten alone.
+  function logAxis(values) {
+    const above = values.filter((value) => known(value) && value > 0);
+    if (!above.length) return { type: "log" };
+    const [first, last] = [Math.floor(Math.log10(Math.min(...above))), Math.ceil(Math.log10(Math.max(...above)))];
+    const digits = last - first > 4 ? [1] : [1, 2, 5];
+    const ticks = Array.from({ length: last - first + 1 }, (_, place) => digits.map((digit) => digit * 10 ** (first + place))).flat();
+    return { type: "log", tickvals: ticks, ticktext: ticks.map(short), tickangle: 0 };
+  }
+
   function lines(place, item) {
     const dashes = ["solid", "dash", "dot", "dashdot"];
     const traces = item.curves.map((curve, number) => ({
@@ -99,19 +101,19 @@ Object.assign(inferno, (() => {
       marker: { color: colourOf(curve.name, curve.bound) },
       line: {
         shape: item.steps ? "hv" : "linear", width: curve.bound ? 1.4 : 1.8, color: colourOf(curve.name, curve.bound),
-        dash: curve.bound ? (curve.name.startsWith("clairvoyant") ? "dash" : "dot") : dashes[Math.floor(number / COLOURS.length) % 4],
+        dash: curve.bound ? (curve.name.startsWith("clairvoyant") ? "dash" : "dot") : dashes[Math.floor(number / 12) % 4],
       },
-      hovertemplate: `<b>${escape(curve.name)}</b><br>%{x:.4~g} · %{y:.4~g}<extra></extra>`,
+      hovertemplate: `<b>${escape(curve.name)}</b><br>%{x:,.4~r} · %{y:,.4~r}<extra></extra>`,
     }));
     Plotly.react(place, traces, layoutOf(380, item.x_title, item.y_title, {
-      xaxis: item.x_log ? { type: "log", dtick: "D2" } : {}, yaxis: item.x_log ? { range: [0, 101] } : { rangemode: "tozero" },
+      xaxis: item.x_log ? logAxis(item.curves.flatMap((curve) => curve.x)) : {}, yaxis: item.x_log ? { range: [0, 101] } : { rangemode: "tozero" },
       showlegend: item.curves.length > 1,
     }), CONFIG);
   }
 
   function bars(place, item) {
     const traces = item.parts.map((part, number) => ({
-      type: "bar", orientation: "h", x: part.values, y: item.names, name: part.name, marker: { color: COLOURS[number] },
+      type: "bar", orientation: "h", x: part.values, y: item.names, name: part.name, marker: { color: colour(number) },
       hovertemplate: `<b>%{y}</b><br>${escape(part.name)}: %{x:.2f} ${escape(item.unit)}<br>${escape(part.meaning)}<extra></extra>`,
     }));
     Plotly.react(place, traces, layoutOf(140 + 24 * item.names.length, item.unit, "", {
@@ -131,10 +133,10 @@ Object.assign(inferno, (() => {
       text: rows.map((row) => `<b>${escape(row.name)}</b><br>${form(row.mean)}${span(row.low, row.high, form)}`), hovertemplate: "%{text}<extra></extra>",
     });
     Plotly.react(place, [
-      trace(item.rows.filter(sure), "95 % interval without 0", { color: COLOURS[0], size: 9 }),
-      trace(item.rows.filter((row) => !sure(row)), "may be chance", { color: BOUND, size: 9, symbol: "circle-open", line: { width: 2 } }),
+      trace(item.rows.filter(sure), "95 % interval without 0", { color: look().blue, size: 9 }),
+      trace(item.rows.filter((row) => !sure(row)), "may be chance", { color: look().bound, size: 9, symbol: "circle-open", line: { width: 2 } }),
     ], layoutOf(130 + 24 * item.rows.length, item.unit, "", {
-      xaxis: { zeroline: true, zerolinecolor: "#000", zerolinewidth: 1 },
+      xaxis: { zeroline: true, zerolinecolor: look().ink, zerolinewidth: 1 },
       yaxis: { type: "category", categoryorder: "array", categoryarray: item.rows.map((row) => row.name), autorange: "reversed" },
     }), CONFIG);
   }
@@ -157,7 +159,7 @@ Object.assign(inferno, (() => {
 
   // Whatever shows it to the eye is in the table below it too, for those who cannot see it.
   function dataOf(item) {
-    const form = (value) => (known(value) ? String(Number(value.toPrecision(4))) : "–");
+    const form = short;
     switch (item.kind) {
       case "cost": return tableOf(["", "cost [$ an hour]", "within target [%]"], item.points.map((one) => [one.text, form(one.x), form(one.y)]));
       case "heat": return tableOf(["alpha", ...item.periods_s.map((value) => `period ${value} s`)],
@@ -185,14 +187,16 @@ Object.assign(inferno, (() => {
     return make("figure", {}, make("figcaption", {}, item.title), place, figures);
   }
 
+  // Draws each figure when it is seen first, and again when the ground changes.
   function watcher() {
-    const waiting = new Map();
-    const paint = (place) => { if (waiting.has(place)) { const draw = waiting.get(place); waiting.delete(place); draw(); } };
+    const painters = new Map();
+    const painted = new Set();
+    const paint = (place) => { painted.add(place); painters.get(place)(); };
     const seen = new IntersectionObserver((entries) => {
       entries.filter((entry) => entry.isIntersecting).forEach((entry) => { seen.unobserve(entry.target); paint(entry.target); });
     }, { rootMargin: "400px" });
-    window.addEventListener("beforeprint", () => [...waiting.keys()].forEach(paint));
-    return (place, draw) => { waiting.set(place, draw); seen.observe(place); };
+    onLook(({ all }) => [...painters.keys()].filter((place) => all || painted.has(place)).forEach(paint));
+    return (place, draw) => { painters.set(place, draw); seen.observe(place); };
   }
 
   function sectionOf(section, id, watch, alone) {

@@ -2,49 +2,14 @@
    timeline), again with more points whenever there are more. Knows no server and loads nothing. */
 "use strict";
 
-const inferno = (() => {
+Object.assign(inferno, (() => {
+  const {
+    CONFIG, axis, dollars, emptyNote, escape, figure, gpuColour, layout, look, make, onLook, percent, tableOf, wrapped,
+  } = inferno.parts;
   const FORMAT = 1;
-  // Okabe and Ito's palette first: told apart with every common form of colour blindness.
-  const COLOURS = [
-    "#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#882255",
-    "#999933", "#332288", "#44AA99", "#AA4499", "#DDCC77", "#661100",
-  ];
-  const VERMILLION = "#B64500", BLUE = "#0072B2", PURPLE = "#CC79A7", GREY = "#595959";
-  const MISSED = "rgba(204,121,167,0.28)";
-  const CONFIG = {
-    responsive: true, displaylogo: false, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
-    toImageButtonOptions: { format: "svg" },
-  };
-  const HOVER = { align: "left", namelength: -1, bgcolor: "#fff", bordercolor: "#333", font: { size: 12, color: "#1a1a1a" } };
-  const FONT = { family: "system-ui, 'DejaVu Sans', sans-serif", size: 12, color: "#1a1a1a" };
-
-  // -- words and figures
-
-  const escape = (text) => String(text)
-    .replaceAll("&", "&amp;").replaceAll("<", "&lt;").replaceAll(">", "&gt;").replaceAll('"', "&quot;");
+  const SHOWN = 24; // servers at first, and so many more each time that one asks for more
+  const DRAWN_MAX = 48; // figures that are kept although nobody sees them
   const known = (values) => (values || []).filter((value) => value !== null && value !== undefined);
-  // 99.98 % is not all: what is missing of it is what people ask about.
-  const percent = (share) => (share === null || share === undefined
-    ? "–" : `${(100 * share).toFixed(share < 1 && share >= 0.9995 ? 3 : 1)} %`);
-  const dollars = (usd) => (usd === null || usd === undefined ? "–" : `$ ${usd.toFixed(2)} an hour`);
-
-  function wrapped(text, width = 58) {
-    const lines = [""];
-    for (const word of String(text).split(/\s+/)) {
-      const last = lines.length - 1;
-      if (lines[last] && lines[last].length + word.length >= width) lines.push(word);
-      else lines[last] += (lines[last] ? " " : "") + word;
-    }
-    return lines.map(escape).join("<br>");
-  }
-
-  function make(tag, attributes = {}, ...children) {
-    const element = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
-    element.append(...children);
-    return element;
-  }
 
   // -- axes
 
@@ -63,13 +28,6 @@ const inferno = (() => {
     };
   }
 
-  const colours = new Map();
-  function colourOf(accelerator) {
-    const type = String(accelerator).replace(/^\d+x/, "");
-    if (!colours.has(type)) colours.set(type, COLOURS[colours.size % COLOURS.length]);
-    return colours.get(type);
-  }
-
   // A value holds until the next, and the last one to the end.
   function steps(timeline, t, values) {
     const x = t.map(timeline.clock.at);
@@ -85,23 +43,11 @@ const inferno = (() => {
     const range = timeline.started || !timeline.end_s
       ? {} : { range: [0, timeline.clock.at(timeline.end_s)] };
     return {
-      type: timeline.clock.type, title: { text: timeline.clock.title, standoff: 4 }, gridcolor: "#e5e5e5",
-      zeroline: false, automargin: true, ...range, ...extra,
+      ...axis(timeline.clock.title), type: timeline.clock.type, ...range, ...extra,
     };
   }
 
-  const yAxis = (title, extra = {}) => ({
-    title: { text: title, standoff: 4, font: { size: 11 } }, gridcolor: "#e5e5e5", zeroline: false,
-    rangemode: "tozero", automargin: true, nticks: 5, ...extra,
-  });
-
-  function layoutOf(height, extra) {
-    return {
-      height, font: FONT, margin: { l: 56, r: 12, t: 8, b: 36 }, hovermode: "closest", uirevision: "kept",
-      paper_bgcolor: "#fff", plot_bgcolor: "#fff", hoverlabel: HOVER,
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 11 } }, ...extra,
-    };
-  }
+  const yAxis = (title, extra = {}) => ({ ...axis(title, 11), rangemode: "tozero", nticks: 5, ...extra });
 
   function line(timeline, t, y, name, extra = {}) {
     return {
@@ -115,14 +61,14 @@ const inferno = (() => {
     const fleet = timeline.fleet;
     const traces = fleet.gpus.filter((one) => known(one.used).some((value) => value > 0)).map((one) => ({
       ...steps(timeline, fleet.t_s, one.used), name: one.type, type: "scatter", mode: "lines", stackgroup: "used",
-      line: { shape: "hv", width: 1, color: colourOf(one.type) }, customdata: one.available,
+      line: { shape: "hv", width: 1, color: gpuColour(one.type) }, customdata: one.available,
       hovertemplate: `${escape(one.type)}: %{y} of %{customdata} GPUs<extra></extra>`,
     }));
     if (timeline.events.length) {
       traces.push({
         x: timeline.events.map((event) => timeline.clock.at(event.t_s)), y: timeline.events.map(() => 0),
         name: "events", type: "scatter", mode: "markers", cliponaxis: false,
-        marker: { symbol: "triangle-up", size: 9, color: VERMILLION },
+        marker: { symbol: "triangle-up", size: 9, color: look().vermillion },
         text: timeline.events.map((event) => wrapped(`${event.kind}: ${event.text}`)), hovertemplate: "%{text}<extra></extra>",
       });
     }
@@ -137,19 +83,19 @@ const inferno = (() => {
     const upTo = (pick) => ({ range: [0, most(pick)], rangemode: "normal" });
     const one = (title, unit, t, values, extra = {}, axis = {}) => ({
       title, axis: yAxis(unit, axis), showlegend: false,
-      traces: [line(timeline, values.length ? t : [], values, title, { line: { color: BLUE, width: 1.8 }, ...extra })],
+      traces: [line(timeline, values.length ? t : [], values, title, { line: { color: look().blue, width: 1.8 }, ...extra })],
     });
     const of = fleet.attainment_of;
     const least = 100 * Math.min(0.95, ...beside.flatMap((other) => known(other.fleet.attainment)));
     return [
       gpuFigure(timeline, upTo(used)),
       one(timeline.origin === "run" ? "Cost" : "Cost of what is wanted", "$ an hour", fleet.t_s, fleet.cost_usd_per_h,
-        { line: { color: BLUE, shape: "hv" }, hovertemplate: "$ %{y:.2f} an hour<extra></extra>" },
+        { line: { color: look().blue, shape: "hv" }, hovertemplate: "$ %{y:,.2f} an hour<extra></extra>" },
         upTo((other) => other.cost_usd_per_h)),
       one(`Attainment: ${of} within target`, `${of} within target [%]`, fleet.attainment_t_s,
         fleet.attainment.map((share) => (share === null ? null : 100 * share)),
         { hovertemplate: "%{y:.1f} %<extra></extra>" }, { rangemode: "normal", range: [Math.max(0, least - 3), 100.5] }),
-      one("Backlog", "requests waiting", fleet.t_s, fleet.backlog, { line: { color: BLUE, shape: "hv" }, hovertemplate: "%{y} requests<extra></extra>" },
+      one("Backlog", "requests waiting", fleet.t_s, fleet.backlog, { line: { color: look().blue, shape: "hv" }, hovertemplate: "%{y:,} requests<extra></extra>" },
         upTo((other) => other.backlog)),
     ];
   }
@@ -165,20 +111,20 @@ const inferno = (() => {
       hovertemplate: `${escape(pool.accelerator)}: %{y} ${state}<extra></extra>`, ...extra,
     });
     for (const pool of pools) {
-      const colour = colourOf(pool.accelerator);
+      const colour = gpuColour(pool.accelerator);
       layer(pool, pool.ready, "ready", { line: { shape: "hv", width: 1.2, color: colour } });
     }
     for (const pool of pools) {
-      const colour = colourOf(pool.accelerator);
+      const colour = gpuColour(pool.accelerator);
       layer(pool, pool.starting, "starting", {
         line: { shape: "hv", width: 0.6, color: colour },
-        fillpattern: { shape: "/", fgcolor: colour, bgcolor: "#fff", size: 5, solidity: 0.4 },
+        fillpattern: { shape: "/", fgcolor: colour, bgcolor: look().paper, size: 5, solidity: 0.4 },
       });
     }
     const total = t.map((_, place) => pools.reduce((sum, pool) => sum + (pool.wanted[place] || 0), 0));
     traces.push({
       ...steps(timeline, t, total), name: "wanted", type: "scatter", mode: "lines", yaxis: "y2", hoverinfo: "skip",
-      line: { shape: "hv", width: 1.4, color: "#000", dash: "dash" },
+      line: { shape: "hv", width: 1.4, color: look().ink, dash: "dash" },
     });
     return traces;
   }
@@ -193,8 +139,8 @@ const inferno = (() => {
     const changed = server.decisions.filter((one) => one.changed);
     const kept = server.decisions.filter((one) => !one.changed);
     return [
-      { ...marks(kept, "unchanged", { size: 5, color: "rgba(0,0,0,0.15)" }), showlegend: false },
-      marks(changed, "decision (hover: why)", { size: 8, symbol: "diamond", color: "#000", line: { width: 1, color: "#fff" } }),
+      { ...marks(kept, "unchanged", { size: 5, color: look().kept }), showlegend: false },
+      marks(changed, "decision (hover: why)", { size: 8, symbol: "diamond", color: look().ink, line: { width: 1, color: look().paper } }),
     ];
   }
 
@@ -207,15 +153,15 @@ const inferno = (() => {
       if (values[key].length) {
         traces.push(line(timeline, t, values[key], words, {
           yaxis, line: style, legendgroup: words, showlegend: name === "ttft_ms",
-          hovertemplate: `${label} ${words} %{y:.4~g} ms<extra></extra>`,
+          hovertemplate: `${label} ${words} %{y:,.4~r} ms<extra></extra>`,
         }));
       }
     };
-    if (!values.p50.length) add("mean", "mean", { color: BLUE, width: 1.2, dash: "dot" });
-    add("p50", "p50", { color: BLUE, width: 1.6 });
-    add("p95", "p95", { color: VERMILLION, width: 1.6 });
+    if (!values.p50.length) add("mean", "mean", { color: look().blue, width: 1.2, dash: "dot" });
+    add("p50", "p50", { color: look().blue, width: 1.6 });
+    add("p95", "p95", { color: look().vermillion, width: 1.6 });
     const target = (most, words, dash) => traces.push(line(timeline, [t.length ? t[0] : 0, timeline.end_s], [most, most], words, {
-      mode: "lines", yaxis, line: { color: "#000", width: 1.2, dash }, legendgroup: words, showlegend: name === "ttft_ms",
+      mode: "lines", yaxis, line: { color: look().ink, width: 1.2, dash }, legendgroup: words, showlegend: name === "ttft_ms",
       hovertemplate: `${label} ${words} ${most} ms<extra></extra>`,
     }));
     if (limit) target(limit, "SLO", "dash");
@@ -229,10 +175,10 @@ const inferno = (() => {
     const { t_s: t, backlog, kv_cache: kv } = server.state;
     return [
       line(timeline, t, backlog, "backlog", {
-        yaxis: "y5", line: { color: GREY, shape: "hv", width: 1.6 }, hovertemplate: "%{y} requests waiting<extra></extra>",
+        yaxis: "y5", line: { color: look().soft, shape: "hv", width: 1.6 }, hovertemplate: "%{y:,} requests waiting<extra></extra>",
       }),
       line(timeline, t, kv.map((share) => (share === null ? null : 100 * share)), "KV cache", {
-        yaxis: "y6", line: { color: "#006B4F", width: 1.4, dash: "dot" }, hovertemplate: "KV cache %{y:.0f} % in use<extra></extra>",
+        yaxis: "y6", line: { color: look().green, width: 1.4, dash: "dot" }, hovertemplate: "KV cache %{y:.0f} % in use<extra></extra>",
       }),
     ];
   }
@@ -250,7 +196,7 @@ const inferno = (() => {
   function serverFigure(timeline, server, beside) {
     const traces = [
       line(timeline, server.traffic.t_s, server.traffic.rate_rpm, "arrivals", {
-        line: { color: VERMILLION, width: 1.6 }, showlegend: false, hovertemplate: "%{y:.4~g} requests/min<extra></extra>",
+        line: { color: look().vermillion, width: 1.6 }, showlegend: false, hovertemplate: "%{y:,.4~r} requests/min<extra></extra>",
       }),
       ...replicaTraces(timeline, server), ...decisionTraces(timeline, server),
       ...latencyTraces(timeline, server, "ttft_ms", "y3", server.slo_ttft_ms),
@@ -260,7 +206,7 @@ const inferno = (() => {
     if (server.missed.length) {
       traces.push({
         x: [null], y: [null], name: "a target was missed", type: "scatter", mode: "markers",
-        marker: { symbol: "square", size: 11, color: MISSED },
+        marker: { symbol: "square", size: 11, color: look().missed },
       });
     }
     const most = (pick) => Math.max(1, ...beside.filter(Boolean).flatMap((one) => known(pick(one))));
@@ -268,31 +214,47 @@ const inferno = (() => {
       one.replicas.by_accelerator.reduce((sum, pool) => sum + (pool.wanted[place] || 0), 0),
       one.replicas.by_accelerator.reduce((sum, pool) => sum + (pool.ready[place] || 0) + (pool.starting[place] || 0), 0),
     )));
+    const backlog = most((one) => one.state.backlog);
+    // Half a replica and half a request are nothing.
+    const whole = (top) => (top < 5 ? { dtick: 1 } : {});
     const limitOf = (name, limit) => Math.max(limit || 0, ...percentilesOf(server, name).map((one) => one.limit_ms));
     const fixed = (top) => ({ range: [0, top], rangemode: "normal" });
-    const layout = layoutOf(640, {
+    const figureLayout = layout(640, {
       showlegend: true,
       xaxis: xAxis(timeline, { anchor: "y5" }),
       yaxis: yAxis("requests/min", { domain: [0.86, 1], ...fixed(1.08 * most((one) => one.traffic.rate_rpm)) }),
-      yaxis2: yAxis("replicas", { domain: [0.61, 0.82], ...fixed(1.12 * replicas), ...(replicas < 5 ? { dtick: 1 } : {}) }),
+      yaxis2: yAxis("replicas", { domain: [0.61, 0.82], ...fixed(1.12 * replicas), ...whole(replicas) }),
       yaxis3: yAxis("TTFT [ms]", { domain: [0.41, 0.57], ...fixed(latencyTop(beside, "ttft_ms", limitOf("ttft_ms", server.slo_ttft_ms))) }),
       yaxis4: yAxis("ITL [ms]", { domain: [0.2, 0.37], ...fixed(latencyTop(beside, "itl_ms", limitOf("itl_ms", server.slo_itl_ms))) }),
-      yaxis5: yAxis("backlog", { domain: [0, 0.16], ...fixed(1.1 * most((one) => one.state.backlog)) }),
+      yaxis5: yAxis("backlog [requests]", { domain: [0, 0.16], ...fixed(1.1 * backlog), ...whole(backlog) }),
       yaxis6: yAxis("KV cache [%]", {
         overlaying: "y5", side: "right", range: [0, 105], rangemode: "normal", showgrid: false, tickvals: [0, 50, 100],
       }),
       margin: { l: 60, r: 52, t: 8, b: 40 },
+      annotations: unknown(server),
       shapes: server.missed.map((span) => ({
         type: "rect", xref: "x", yref: "paper", x0: timeline.clock.at(span.start_s), x1: timeline.clock.at(span.end_s),
-        y0: 0, y1: 1, fillcolor: MISSED, line: { width: 0 }, layer: "below",
+        y0: 0, y1: 1, fillcolor: look().missed, line: { width: 0 }, layer: "below",
       })),
     });
-    return { traces, layout };
+    return { traces, layout: figureLayout };
+  }
+
+  // What the panels say whose figures are not known, for nobody to take them for zero.
+  function unknown(server) {
+    const { traffic, state, replicas } = server;
+    const ofLatency = (one) => [...one.mean, ...one.p50, ...one.p95];
+    const panels = [
+      ["arrivals", "y", traffic.rate_rpm], ["replicas", "y2", replicas.by_accelerator.flatMap((pool) => pool.wanted)],
+      ["TTFT", "y3", ofLatency(traffic.ttft_ms)], ["ITL", "y4", ofLatency(traffic.itl_ms)], ["backlog", "y5", state.backlog],
+    ];
+    return panels.filter(([, , values]) => !known(values).length)
+      .map(([words, yref]) => emptyNote(`${words}: not known`, `${yref} domain`));
   }
 
   function facts(server) {
     const slo = [
-      server.slo_ttft_ms ? `TTFT ${server.slo_ttft_ms} ms` : "", server.slo_itl_ms ? `ITL ${server.slo_itl_ms} ms` : "",
+      server.slo_ttft_ms ? `TTFT ${figure(server.slo_ttft_ms)} ms` : "", server.slo_itl_ms ? `ITL ${figure(server.slo_itl_ms)} ms` : "",
       server.slo_tps ? `${server.slo_tps} tokens/s` : "",
       ...server.slo_percentiles.map((one) => `${one.latency.toUpperCase()} p${one.percentile} ${one.limit_ms} ms`),
     ].filter(Boolean).join(", ");
@@ -314,19 +276,6 @@ const inferno = (() => {
 
   // -- the page of timelines
 
-  function tableOf(headings, rows, caption) {
-    const head = make("tr", {}, ...headings.map((text) => make("th", { scope: "col" }, text)));
-    const body = rows.map((row) => make("tr", {}, ...row.map((text) => make("td", {}, text === null ? "–" : String(text)))));
-    const table = make("table", {}, make("thead", {}, head), make("tbody", {}, ...body));
-    const scrolled = make("div", { class: "scrolled", tabindex: "0", role: "region", "aria-label": caption || "table" }, table);
-    // Outside of what scrolls, so that a narrow window shows all of it.
-    return make("div", {}, ...(caption ? [make("p", { class: "caption" }, caption)] : []), scrolled);
-  }
-
-  function draw(place, traces, layout) {
-    return Plotly.react(place, traces, layout, CONFIG);
-  }
-
   function prepared(timeline) {
     if (timeline.format !== FORMAT) throw new Error(`timeline of format ${timeline.format}: this page draws format ${FORMAT}`);
     return { ...timeline, clock: clock(timeline), byName: new Map(timeline.servers.map((server) => [server.name, server])) };
@@ -339,7 +288,9 @@ const inferno = (() => {
     constructor(element) {
       this.element = element;
       this.key = "";
+      this.shown = SHOWN;
       this.parts = new Map();
+      this.drawn = new Set(); // places with a figure in them, the one drawn last at the end
       this.watcher = new IntersectionObserver((entries) => {
         for (const entry of entries) {
           const part = this.parts.get(entry.target);
@@ -347,13 +298,36 @@ const inferno = (() => {
           part.seen = entry.isIntersecting;
           if (part.seen && part.stale) this.refresh(part);
         }
+        this.forget();
       }, { rootMargin: "300px" });
-      window.addEventListener("beforeprint", () => this.parts.forEach((part) => this.refresh(part)));
+      onLook(({ all }) => this.repaint(all));
     }
 
     refresh(part) {
       part.stale = false;
       part.paint();
+      this.drawn.delete(part.place);
+      this.drawn.add(part.place);
+    }
+
+    // A figure takes a megabyte; those that were seen long ago are drawn again when they are looked at.
+    forget() {
+      for (const place of this.drawn) {
+        if (this.drawn.size <= DRAWN_MAX) return;
+        const part = this.parts.get(place);
+        if (part && part.seen) continue;
+        this.drawn.delete(place);
+        Plotly.purge(place);
+        if (part) part.stale = true;
+      }
+    }
+
+    repaint(all) {
+      for (const part of this.parts.values()) {
+        part.stale = true;
+        if ((all || part.seen) && part.place.isConnected) this.refresh(part);
+      }
+      if (!all) this.forget();
     }
 
     show(timelines) {
@@ -365,10 +339,7 @@ const inferno = (() => {
         this.build(names);
       }
       this.tell();
-      for (const part of this.parts.values()) {
-        part.stale = true;
-        if (part.seen) this.refresh(part);
-      }
+      this.repaint(false);
     }
 
     part(label, height, paint) {
@@ -380,34 +351,40 @@ const inferno = (() => {
 
     build(names) {
       this.watcher.disconnect();
+      this.drawn.forEach((place) => Plotly.purge(place));
+      this.drawn.clear();
       this.parts.clear();
       const [searched, ordered] = [this.search ? this.search.value : "", this.order ? this.order.value : "worst"];
       const many = this.timelines.length > 1;
       const columns = this.timelines.map((timeline, number) => {
-        const figures = fleetFigures(timeline).map((figure, which) => make("figure", {},
-          make("figcaption", {}, figure.title),
-          this.part(`${figure.title}, ${timeline.title}`, 230, (place) => this.paintFleet(place, number, which))));
+        const figures = fleetFigures(timeline).map((one, which) => make("figure", {},
+          make("figcaption", {}, one.title),
+          this.part(`${one.title}, ${timeline.title}`, 230, (place) => this.paintFleet(place, number, which))));
         return make("div", { class: "fleet" }, ...(many ? [make("h3", {}, timeline.title)] : []), ...figures);
       });
+      this.names = names;
+      this.sections = new Map();
       this.summary = make("p", { class: "summary", "aria-live": "polite" });
       this.events = make("details", { class: "events" });
-      this.search = make("input", { type: "search", placeholder: "all servers", "aria-label": "Show servers whose name holds" });
+      this.search = make("input", { type: "search", placeholder: "all", "aria-label": "Show servers whose name, model or class holds" });
       this.order = make("select", { "aria-label": "Order of the servers" },
         ...[["worst", "least attainment first"], ["cost", "dearest first"], ["name", "by name"]]
           .map(([value, text]) => make("option", { value }, text)));
       this.found = make("span", { "aria-live": "polite" });
       this.search.value = searched;
       this.order.value = ordered;
-      const sections = names.map((name) => this.section(name));
-      this.list = make("div", { class: many ? "servers beside" : "servers" }, ...sections);
-      this.sections = new Map(names.map((name, number) => [name, sections[number]]));
-      this.search.addEventListener("input", () => this.arrange());
+      this.list = make("div", { class: many ? "servers beside" : "servers" });
+      this.empty = make("p", { class: "note" });
+      this.more = make("button", { type: "button", class: "more" });
+      this.search.addEventListener("input", () => { this.shown = SHOWN; this.arrange(); });
       this.order.addEventListener("change", () => this.arrange());
+      this.more.addEventListener("click", () => this.showMore());
+      const tools = make("div", { class: "tools" }, make("label", {}, "Servers: ", this.search), make("label", {}, "Order: ", this.order), this.found);
+      tools.hidden = names.length < 2;
       this.element.replaceChildren(
-        this.summary, make("div", { class: many ? "fleets beside" : "fleets" }, ...columns), this.events,
-        make("div", { class: "tools" }, make("label", {}, "Servers: ", this.search), make("label", {}, "Order: ", this.order), this.found),
-        this.list,
+        this.summary, make("div", { class: many ? "fleets beside" : "fleets" }, ...columns), this.events, tools, this.list, this.empty, this.more,
       );
+      this.placed = [];
       this.arrange();
     }
 
@@ -416,18 +393,20 @@ const inferno = (() => {
         const fact = make("p", { class: "facts" });
         const decisions = make("details", {}, make("summary", {}, "Decisions and reasons"));
         decisions.addEventListener("toggle", () => this.fillDecisions(decisions, name, number));
-        const figure = this.part(
+        const place = this.part(
           `${name}: requests per minute, replicas, TTFT and ITL in ms against the target, backlog and KV cache over time`,
-          640, (place) => this.paintServer(place, name, number),
+          640, (at) => this.paintServer(at, name, number),
         );
         const column = make("div", { class: "column" }, ...(this.timelines.length > 1 ? [make("h4", {}, timeline.title)] : []),
-          fact, figure, decisions);
+          fact, place, decisions);
         column.fact = fact;
         column.decisions = decisions;
         return column;
       });
-      const section = make("section", { class: "server" }, make("h3", {}, name), make("div", { class: "columns" }, ...columns));
+      const section = make("section", { class: "server" }, make("h3", { tabindex: "-1" }, name), make("div", { class: "columns" }, ...columns));
       section.columns = columns;
+      this.sections.set(name, section);
+      this.tellOf(name, section);
       return section;
     }
 
@@ -438,7 +417,7 @@ const inferno = (() => {
     tell() {
       this.summary.textContent = this.timelines.map((timeline) => [
         ...(this.timelines.length > 1 ? [timeline.title] : timeline.origin === "live" ? ["Now"] : []), `${percent(timeline.attainment)} within target`,
-        dollars(timeline.cost_usd_per_h), `${timeline.servers.length} servers`,
+        dollars(timeline.cost_usd_per_h), `${figure(timeline.servers.length)} servers`,
       ].join(" · ")).join(" | ");
       const events = this.timelines.flatMap((timeline) => timeline.events.map((event) => [
         ...(this.timelines.length > 1 ? [timeline.title] : []), timeline.clock.say(event.t_s), event.kind, event.text,
@@ -446,13 +425,15 @@ const inferno = (() => {
       this.events.hidden = !events.length;
       const headings = [...(this.timelines.length > 1 ? ["of"] : []), "time", "what", "text"];
       this.events.replaceChildren(make("summary", {}, `Events (${events.length})`), tableOf(headings, events.slice(-200), "Events"));
-      for (const [name, section] of this.sections) {
-        section.columns.forEach((column, number) => {
-          const server = this.serverOf(number, name);
-          column.fact.textContent = server ? facts(server) : "not in this one";
-          this.fillDecisions(column.decisions, name, number);
-        });
-      }
+      for (const name of this.placed) this.tellOf(name, this.sections.get(name));
+    }
+
+    tellOf(name, section) {
+      section.columns.forEach((column, number) => {
+        const server = this.serverOf(number, name);
+        column.fact.textContent = server ? facts(server) : "not in this one";
+        this.fillDecisions(column.decisions, name, number);
+      });
     }
 
     fillDecisions(details, name, number) {
@@ -465,8 +446,13 @@ const inferno = (() => {
       }
     }
 
-    arrange() {
+    // The names that are asked for, in the order that is asked for.
+    chosen() {
       const wanted = this.search.value.trim().toLowerCase();
+      const fits = (name) => name.toLowerCase().includes(wanted) || this.timelines.some((timeline, number) => {
+        const server = this.serverOf(number, name);
+        return server && (server.model.toLowerCase().includes(wanted) || server.service_class.toLowerCase().includes(wanted));
+      });
       const worst = (name, key, none) => Math.min(...this.timelines.map((timeline, number) => {
         const server = this.serverOf(number, name);
         return server && server[key] !== null ? server[key] : none;
@@ -475,31 +461,60 @@ const inferno = (() => {
         worst: (name) => worst(name, "attainment", 2), cost: (name) => -worst(name, "cost_usd_per_h", 0), name: () => 0,
       };
       const key = keys[this.order.value];
-      const names = [...this.sections.keys()].sort((a, b) => key(a) - key(b) || (a < b ? -1 : 1));
-      let shown = 0;
-      for (const name of names) {
-        const section = this.sections.get(name);
-        section.hidden = !name.toLowerCase().includes(wanted);
-        shown += section.hidden ? 0 : 1;
-        this.list.append(section);
+      return this.names.filter(fits).map((name) => [key(name), name])
+        .sort(([a, one], [b, other]) => a - b || (one < other ? -1 : 1)).map(([, name]) => name);
+    }
+
+    // Of a thousand servers a page of the first ones is there; what moves to the front is shown when one
+    // asks anew, so that nothing jumps under who reads.
+    arrange() {
+      const names = this.chosen();
+      const gone = new Set(this.placed);
+      this.placed = names.slice(0, this.shown);
+      this.list.replaceChildren(...this.placed.map((name) => this.sections.get(name) || this.section(name)));
+      this.placed.forEach((name) => gone.delete(name));
+      for (const name of gone) this.drop(name);
+      const left = names.length - this.placed.length;
+      this.found.textContent = `${figure(this.placed.length)} of ${figure(names.length)} shown`;
+      this.more.hidden = !left;
+      this.more.textContent = `Show ${Math.min(SHOWN, left)} more of ${figure(left)}`;
+      this.empty.hidden = names.length > 0;
+      this.empty.textContent = this.names.length
+        ? "No server is called so, nor its model or class. Empty the box to see all."
+        : "No server has been seen yet. A loop sees Deployments with the label inferno.server.managed=true: inferno doctor says what is missing.";
+    }
+
+    showMore() {
+      const before = this.placed.length;
+      this.shown += SHOWN;
+      this.arrange();
+      this.sections.get(this.placed[before]).querySelector("h3").focus();
+    }
+
+    drop(name) {
+      for (const place of this.sections.get(name).querySelectorAll(".figure")) {
+        this.watcher.unobserve(place);
+        if (this.drawn.delete(place)) Plotly.purge(place);
+        this.parts.delete(place);
       }
-      this.found.textContent = `${shown} of ${names.length}`;
+      this.sections.delete(name);
     }
 
     paintFleet(place, number, which) {
       const timeline = this.timelines[number];
-      const figure = fleetFigures(timeline, this.timelines)[which];
-      draw(place, figure.traces, layoutOf(230, {
-        xaxis: xAxis(timeline), yaxis: figure.axis, showlegend: figure.showlegend,
-      }));
+      const one = fleetFigures(timeline, this.timelines)[which];
+      const nothing = !one.traces.some((trace) => known(trace.y).length);
+      Plotly.react(place, one.traces, layout(230, {
+        xaxis: xAxis(timeline), yaxis: one.axis, showlegend: one.showlegend, ...(nothing ? { annotations: [emptyNote("not known")] } : {}),
+      }), CONFIG);
     }
 
     paintServer(place, name, number) {
       const server = this.serverOf(number, name);
       if (!server) return;
       const beside = this.timelines.map((_, other) => this.serverOf(other, name));
-      const { traces, layout } = serverFigure(this.timelines[number], server, beside);
-      draw(place, traces, layout);
+      const painted = serverFigure(this.timelines[number], server, beside);
+      Plotly.react(place, painted.traces, painted.layout, CONFIG);
     }
   }
 
@@ -607,7 +622,7 @@ const inferno = (() => {
     const added = new Map(part.servers.map((server) => [server.name, server]));
     const known = new Set(whole.servers.map((server) => server.name));
     const merged = {
-      ...whole, ...part, started: whole.started || part.started, fleet: joinedFleet(whole.fleet, part.fleet),
+      ...whole, ...part, started: whole.started || part.started, mode: part.mode || whole.mode, fleet: joinedFleet(whole.fleet, part.fleet),
       events: [...whole.events, ...part.events],
       servers: [
         ...whole.servers.map((server) => (added.has(server.name) ? joinedServer(server, added.get(server.name)) : server)),
@@ -617,8 +632,5 @@ const inferno = (() => {
     return Number.isFinite(keepS) ? cut(merged, merged.end_s - keepS) : merged;
   }
 
-  return {
-    FORMAT, drawTimeline: (element, timeline) => drawTimelines(element, [timeline]), drawTimelines, mergeTimeline,
-    parts: { COLOURS, CONFIG, FONT, HOVER, escape, make, tableOf }, // for what stands beside timelines
-  };
-})();
+  return { FORMAT, drawTimeline: (element, timeline) => drawTimelines(element, [timeline]), drawTimelines, mergeTimeline };
+})());

@@ -4,7 +4,9 @@
 
 const live = (() => {
   const KEEP_S = 6 * 3600, RETRY_MS = 2000, REST_MS = 500;
-  const { make, tableOf } = inferno.parts;
+  const ROWS_MAX = 100_000; // servers times cycles that the page keeps: some 100 MB
+  const ROWS_SHOWN = 200; // of the table of the latest cycle, beyond which a filter finds the rest
+  const { figure, make, tableOf } = inferno.parts;
   const find = (id) => document.getElementById(id);
   let token = "";
   let timeline = null;
@@ -40,11 +42,23 @@ const live = (() => {
 
   // -- what comes
 
-  const figure = (value, digits = 0) => (value === null || value === undefined ? "–" : value.toFixed(digits));
   const last = (values) => (values && values.length ? values[values.length - 1] : null);
 
+  // Of very many servers those first for which something is to be done: what waits, what changes.
+  function worthSeeing(servers) {
+    if (servers.length <= ROWS_SHOWN) return servers;
+    const urgency = (server) => {
+      const decision = last(server.decisions);
+      return 2 * (last(server.state.backlog) > 0) + (decision ? 1 * (decision.changed || decision.held) : 0);
+    };
+    return servers.map((server, place) => [urgency(server), place]).sort(([a, one], [b, other]) => b - a || one - other)
+      .slice(0, ROWS_SHOWN).map(([, place]) => servers[place]);
+  }
+
   function latest() {
-    const rows = timeline.servers.map((server) => {
+    const shown = worthSeeing(timeline.servers);
+    const left = timeline.servers.length - shown.length;
+    const rows = shown.map((server) => {
       const { traffic, state, replicas } = server;
       const decision = last(server.decisions);
       const sum = (key) => replicas.by_accelerator.reduce((all, pool) => all + (last(pool[key]) || 0), 0);
@@ -58,7 +72,8 @@ const live = (() => {
     });
     return tableOf(
       ["server", "requests/min", "TTFT [ms]", "ITL [ms]", "backlog", "ready", document.body.dataset.decided || "decided", "why"], rows,
-      rows.length ? `Now, at ${clock(timeline.end_s)}` : "No cycle has seen a server yet",
+      rows.length ? `Now, at ${clock(timeline.end_s)}${left ? `: ${ROWS_SHOWN} of ${figure(timeline.servers.length)} servers, those that wait or change first` : ""}`
+        : "No cycle has seen a server yet",
     );
   }
 
@@ -78,7 +93,21 @@ const live = (() => {
     return `${new Date(Date.parse(timeline.started) + 1000 * t).toISOString().slice(11, 19)} UTC`;
   }
 
+  // What the loop may do, for nobody to wait for it in vain.
+  function tellState() {
+    const place = find("state");
+    if (!place) return;
+    const { mode, paused } = timeline;
+    place.className = paused ? "alert" : "note";
+    const text = paused ? `Paused: the loop looks and decides, and asks for nothing (${paused}).`
+      : mode === "advise" ? "It advises: it decides, and scales nothing (--mode act lets it)." : mode === "act" ? "It acts: what it decides is asked for." : "";
+    if (place.textContent !== text) place.textContent = text;
+    if (!paused && document.activeElement === find("resume")) find("pause").focus();
+    find("resume").hidden = !paused;
+  }
+
   function show() {
+    tellState();
     replaceTable(find("latest"), latest());
     inferno.drawTimeline(find("timeline"), timeline);
     document.dispatchEvent(new CustomEvent("timeline"));
@@ -96,9 +125,16 @@ const live = (() => {
     }, restMs);
   }
 
+  // Hours of few servers, fewer of very many.
+  function keptS(part) {
+    const times = timeline.fleet.t_s;
+    const most = Math.max(2, Math.floor(ROWS_MAX / Math.max(part.servers.length, 1)));
+    return times.length < most ? KEEP_S : Math.min(KEEP_S, part.end_s - times[times.length - most]);
+  }
+
   function take(kind, data) {
     const part = JSON.parse(data);
-    timeline = kind === "whole" || !timeline ? part : inferno.mergeTimeline(timeline, part, KEEP_S);
+    timeline = kind === "whole" || !timeline ? part : inferno.mergeTimeline(timeline, part, keptS(part));
     showSoon();
   }
 
@@ -149,7 +185,7 @@ const live = (() => {
       place.textContent = `Refused: ${error.message}`;
     } finally {
       button.disabled = false;
-      button.focus();
+      if (!button.hidden) button.focus();
     }
   }
 
@@ -182,6 +218,15 @@ const live = (() => {
   if (find("invoke")) {
     cycleButton("advise", "advise");
     cycleButton("invoke", "act");
+    onPress(find("pause"), find("answer"), async () => {
+      await askJson("pause", { method: "POST" });
+      find("resume").hidden = false;
+      return "Paused: the next cycles look and decide, and ask for nothing.";
+    });
+    onPress(find("resume"), find("answer"), async () => {
+      await askJson("resume", { method: "POST" });
+      return "Resumed: the next cycle acts, unless something else pauses it.";
+    });
   }
   run();
 
