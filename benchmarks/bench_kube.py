@@ -18,8 +18,9 @@ from typing import Any
 
 from kubernetes import client
 
-from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient
+from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
 from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now

@@ -373,8 +373,9 @@ def open_cluster(
     types: of accelerators, by name; gpus: of a replica, by (model, accelerator).
     """
     from inferno.worlds.world import check_speed
-    from loop.backends.kube.backend import KubeBackend, KubeSettings
+    from loop.backends.kube.backend import KubeBackend
     from loop.backends.kube.client import KubeClient, connect
+    from loop.backends.kube.settings import KubeSettings
     from loop.clocks import MonotonicClock, WallEpoch, date_now
     from loop.controller import Pause
 

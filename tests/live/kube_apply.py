@@ -14,8 +14,9 @@ from dataclasses import replace
 from kubernetes import client
 
 from inferno.cli.ending import end_program
-from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient, Timeouts
+from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.source import LabelsOnly
 from loop.clocks import MonotonicClock, date_now
 from loop.types import Change, Why

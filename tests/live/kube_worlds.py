@@ -14,8 +14,9 @@ from typing import Any
 from kubernetes import client
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient, Timeouts
+from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
 from loop.controller import Controller, ControllerSettings, Pause

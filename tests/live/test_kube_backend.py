@@ -12,9 +12,9 @@ import pytest
 from kubernetes import client
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.backend import KubeSettings
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.rivals import AUTOSCALERS_S
+from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.source import LabelsOnly, Measurement
 from loop.clocks import MonotonicClock, WallEpoch, date_now
 from loop.controller import Controller, ControllerSettings

@@ -13,10 +13,11 @@ import httpx
 import pytest
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient
 from loop.backends.kube.read import read_servers
 from loop.backends.kube.read import scraped as of_metrics
+from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
 from loop.backends.metrics.source import MetricsSource

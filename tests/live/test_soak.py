@@ -15,8 +15,9 @@ from emulator.to_cluster import ClusterEmulator
 from emulator.walk import Walk
 from inferno.worlds.emulated import EmulatedDeployments
 from loop.backends.kube import labels as names
-from loop.backends.kube.backend import KubeBackend, KubeSettings
+from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient
+from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.clocks import MonotonicClock, date_now
 from loop.controller import Controller, ControllerSettings

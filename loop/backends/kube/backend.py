@@ -1,5 +1,5 @@
-"""A Kubernetes cluster as a world of the loop: managed Deployments become servers, changes become
-patches.
+"""A Kubernetes cluster as a world of the loop: managed Deployments become servers. (What is asked
+of them is in writer.py.)
 """
 
 from __future__ import annotations
@@ -7,23 +7,20 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from functools import partial
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
-from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
-from loop.backends.kube.labels import DELETION_COST, MODEL, STATUS
+from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
+from loop.backends.kube.labels import MODEL
 from loop.backends.kube.missing import is_told, missing_line, missing_of
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
-    Deployment,
     Server,
     Servers,
     matched_model,
     namespace_of,
-    read_deployment,
     read_servers,
     scraped,
 )
@@ -34,30 +31,21 @@ from loop.backends.kube.rivals import (
     read_autoscalers,
     rival_notes,
 )
+from loop.backends.kube.settings import KubeSettings
 from loop.backends.kube.views import Sight, server_view
 from loop.backends.kube.write import (
-    MANAGER,
-    GpuCounts,
-    UnfitError,
-    as_the_template_allows,
-    asked_before,
-    asked_of,
-    change_event,
     foreign_change,
     gpus_note,
-    held_by,
     manager_of,
     measured_by,
     missing_event,
-    others_changed,
-    patch_of,
-    pool_text,
     tenant_of,
 )
+from loop.backends.kube.writer import STAMP, Writer
 from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError, PausedError
 from loop.signals.survey import survey
-from loop.types import Change, Missing, PodView, Pool, Snapshot
+from loop.types import Change, Missing, Snapshot
 
 if TYPE_CHECKING:
     from multiprocessing.pool import MapResult
@@ -67,48 +55,9 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-CONFLICTS_MAX = (
-    5  # how often a patch is made anew because something else of the Deployment has changed
-)
-STAMP = "%Y-%m-%dT%H:%M:%SZ"  # of a date in an Event
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
-FAILURES_NAMED = 5
 SCRAPED_S = 120.0  # a pod that has been ready for so long should have been scraped
 SETTLING_S = 10.0  # a controller-manager takes note of a change within a second
-# after that no further change is tried: a cluster that does not answer must not hold up the loop
-APPLY_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KubeSettings:
-    """namespaces: which to watch, none for all. parallel: how many requests at a time. types: by
-    accelerator name. gpus: of a replica, by (model, accelerator). pause_config_map: the
-    NAMESPACE/NAME of the ConfigMap that may stop the loop from acting ("": none). give_up_s: how
-    long to wait for pods before the plan goes on without them. autoscalers: look for those that
-    scale our Deployments too. scaled_by_others: they do, by what this loop decides, and that is not
-    told. contest: go on if somebody else changes back what was asked for.
-    deletion_cost: before a reduction, tell the cluster what runs on each pod. window_s: how far
-    back the figures of the source look (None: it has none).
-
-    from_nodes: the capacity is what nodes have; events: each change is told by an Event, too.
-    labels_stand_in: load labels are the source of a server that the source of metrics has never
-    heard of.
-    """
-
-    namespaces: tuple[str, ...] = ()
-    parallel: int = 8
-    from_nodes: bool = False
-    events: bool = False
-    labels_stand_in: bool = True
-    types: Mapping[str, str] = field(default_factory=dict)
-    gpus: GpuCounts = field(default_factory=dict)
-    pause_config_map: str = ""
-    give_up_s: float = 600.0
-    window_s: float | None = None
-    autoscalers: bool = False
-    scaled_by_others: bool = False
-    contest: bool = False
-    deletion_cost: bool = False
 
 
 @contextmanager
@@ -167,17 +116,22 @@ class KubeBackend:
         self._may_act = may_act
         # Its threads do not keep a program from ending while a request of theirs hangs.
         self._pool = ThreadPool(self._settings.parallel)
-        self._seen: dict[str, Deployment] = {}
-        self._asked: dict[str, Pool] = {}
         self._unsettled: dict[str, tuple[int, float]] = {}
         self._measured: frozenset[str] = frozenset()
-        self._told: list[str] = []
         self._paused = ""
         self._shortages = Shortages(give_up_s=self._settings.give_up_s)
         self._missed: Mapping[str, str] = {}
         self._rivals = Rivals()
-        self._pods: Mapping[str, tuple[PodView, ...]] = {}
-        self._costs: dict[str, int] = {}  # what was last told of a pod
+        self._writer = Writer(
+            client,
+            clock=clock,
+            date=self._date,
+            settings=self._settings,
+            source=source.name,
+            may_act=may_act,
+            rivals=self._rivals,
+            pool=self._pool,
+        )
         self._autoscalers: list[Autoscaler] = []
         self._autoscalers_s: float | None = None  # of the latest look for them
         self._noted: frozenset[str] = frozenset()
@@ -194,7 +148,7 @@ class KubeBackend:
         """Return where the servers are that were seen last."""
         return {
             name: Place(uid=one.uid, namespace=one.namespace, name=one.name)
-            for name, one in self._seen.items()
+            for name, one in self._writer.seen.items()
         }
 
     def observe(self) -> Snapshot:
@@ -207,7 +161,7 @@ class KubeBackend:
     def _observed(self) -> Snapshot:
         now_s = self._clock.now_s()
         if self._wall is not None:
-            self._told += filter(None, [self._wall.compare()])
+            self._writer.told += filter(None, [self._wall.compare()])
             self._epoch = self._wall.date
         self._paused = self._read_pause()
         try:
@@ -255,8 +209,11 @@ class KubeBackend:
             *(f"{name}: {line}" for name, sight in sights.items() for line in sight.warnings),
             *others,
         )
-        self._pods = {name: view.pods for name, view in views.items()}
-        self._seen = {name: server.deployment for name, server in servers.by_name.items()}
+        self._writer.look(
+            {name: server.deployment for name, server in servers.by_name.items()},
+            {name: view.pods for name, view in views.items()},
+            measured=self._measured,
+        )
         by_type = capacity.by_type if capacity else None
         return Snapshot(
             now_s=now_s,
@@ -280,21 +237,7 @@ class KubeBackend:
         """
         if paused := self._read_pause():
             raise PausedError(paused)
-        until_s = self._clock.now_s() + APPLY_S
-        problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
-        failed = [
-            f"{change.server}: {line}"
-            for change, line in zip(changes, problems, strict=True)
-            if line
-        ]
-        if failed:
-            more = (
-                f" and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
-            )
-            line = "; ".join(failed[:FAILURES_NAMED])
-            raise BackendError(
-                f"{len(failed)} of {len(changes)} changes failed: {line}{more}", phase="apply"
-            )
+        self._writer.apply(changes)
 
     def _read_pause(self) -> str:
         """Return why the ConfigMap for it lets nothing be asked of the cluster, "" if it does; what
@@ -308,7 +251,7 @@ class KubeBackend:
         except ApiError as error:
             if error.status == NOT_FOUND:
                 return ""
-            self._told.append(f"whether the loop is paused cannot be read: {error}")
+            self._writer.told.append(f"whether the loop is paused cannot be read: {error}")
             return self._paused
         told = isinstance(data, dict) and str(data.get("paused", "")).strip() == "true"
         return f'ConfigMap {namespace}/{name} has paused: "true"' if told else ""
@@ -457,7 +400,7 @@ class KubeBackend:
             if self._settings.events and self._may_act() and self._missed.get(name) != kind:
                 deployment = servers.by_name[name].deployment
                 line, stamp = missing_line(found[name]), self._date().strftime(STAMP)
-                self._create_event(deployment, missing_event(deployment, line, date=stamp))
+                self._writer.create_event(deployment, missing_event(deployment, line, date=stamp))
         self._missed = kinds
         return found
 
@@ -471,18 +414,17 @@ class KubeBackend:
         """Return what others did since the loop last asked for something, once, and which
         Deployments the cluster has not taken note of.
         """
-        told, self._told = self._told, []
+        told, self._writer.told = self._writer.told, []
         now_s = self._clock.now_s()
         unsettled = {}
         for name, server in servers.by_name.items():
             one = server.deployment
-            expected = self._expected(name, one)
+            expected = self._writer.expected(name, one)
             line = foreign_change(one, expected)
             if line and expected is not None and not self._settings.scaled_by_others:
                 told.append(f"{name}: {line}")
                 by = manager_of(one, replicas=expected.replicas != one.wanted)
                 self._rivals.changed(name, by=by, now_s=now_s)
-            self._asked[name] = held_by(one)
             if not one.settled:
                 generation, since_s = self._unsettled.get(name, (0, now_s))
                 unsettled[name] = (
@@ -496,10 +438,7 @@ class KubeBackend:
                         f"{waited_s:.0f} s"
                     )
         self._unsettled = unsettled
-        self._asked = {name: pool for name, pool in self._asked.items() if name in servers.by_name}
         self._rivals.forget(servers.by_name)
-        alive = {pod.name for server in servers.by_name.values() for pod in server.pods}
-        self._costs = {pod: cost for pod, cost in self._costs.items() if pod in alive}
         return told
 
     def _look_for_autoscalers(self, now_s: float) -> None:
@@ -517,143 +456,11 @@ class KubeBackend:
             objects = [one for part in listing.get() for one in part]
         except ApiError as error:
             if since_s is None:
-                self._told.append(f"autoscalers that scale the same servers are not seen: {error}")
+                self._writer.told.append(
+                    f"autoscalers that scale the same servers are not seen: {error}"
+                )
             return
-        self._autoscalers = read_autoscalers(objects, told=self._told)
-
-    def _expected(self, name: str, now: Deployment) -> Pool | None:
-        """Return what the loop last asked of a server: another process of it, an actuator, may have
-        done so since.
-        """
-        before = self._seen.get(name)
-        if before is None or before.annotations.get(STATUS) != now.annotations.get(STATUS):
-            return asked_before(now)
-        return self._asked.get(name)
+        self._autoscalers = read_autoscalers(objects, told=self._writer.told)
 
     def _date(self) -> datetime:
         return (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)
-
-    # --- asking -----------------------------------------------------------------------------------
-
-    def _ask(self, change: Change, *, until_s: float) -> str:
-        """Ask for one change; return what went wrong, or nothing."""
-        seen = self._seen.get(change.server)
-        if seen is None:
-            return "not seen among the managed Deployments"
-        date = self._date()
-        try:
-            allowed, note = as_the_template_allows(
-                seen,
-                asked_of(change),
-                date=date,
-                types=self._settings.types,
-                gpus=self._settings.gpus,
-            )
-            if note:
-                self._told.append(f"{change.server}: {note}")
-            change = replace(change, pools=(allowed,))
-            if self._settings.deletion_cost and allowed.replicas < seen.wanted:
-                self._tell_costs(seen)
-            now = self._write(seen, change, until_s=until_s)
-        except (ApiError, UnfitError) as error:
-            if isinstance(error, ApiError) and error.status == NOT_FOUND:
-                asked = pool_text(asked_of(change))
-                self._told.append(f"{change.server}: deleted before it could be asked for {asked}")
-                return ""
-            return str(error)
-        self._seen[change.server] = now
-        self._asked[change.server] = asked_of(change)
-        return ""
-
-    def _tell_costs(self, seen: Deployment) -> None:
-        """Tell the cluster what runs on each pod of *seen*, so that it ends those that do least;
-        that this cannot be told is no reason to fail.
-        """
-        for pod in self._pods.get(seen.server, ()):
-            cost = pod.running + pod.waiting
-            if pod.phase != "ready" or self._costs.get(pod.name, 0) == cost:
-                continue
-            body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
-            if not self._may_act():
-                return
-            try:
-                self._client.patch_pod(seen.namespace, pod.name, body, manager=MANAGER)
-            except ApiError as error:
-                if error.status == NOT_FOUND:
-                    continue
-                self._told.append(
-                    f"{seen.server}: what runs on its pods could not be told: {error}"
-                )
-                return
-            self._costs[pod.name] = cost
-
-    def _write(self, seen: Deployment, change: Change, *, until_s: float) -> Deployment:
-        """Return the Deployment as it is once *change* is written to it; raise ApiError or
-        UnfitError.
-        """
-        date = self._date()
-        now = seen
-        for _ in range(CONFLICTS_MAX):
-            patch = patch_of(
-                now,
-                change,
-                date=date.isoformat(timespec="seconds"),
-                types=self._settings.types,
-                gpus=self._settings.gpus,
-                source=self._source.name if change.server in self._measured else "",
-            )
-            if patch is None:
-                return now
-            if self._clock.now_s() > until_s:
-                raise UnfitError(f"not asked for: no time left of {APPLY_S:g} s")
-            if not self._may_act():
-                raise UnfitError("not asked for: this controller leads no longer, or is paused")
-            try:
-                answer = self._client.patch_deployment(
-                    now.namespace, now.name, patch, manager=MANAGER, go_on=self._may_act
-                )
-            except ApiError as error:
-                if error.status != CONFLICT:
-                    raise
-                now = self._after_conflict(seen, change)
-                continue
-            self._rivals.asked(change.server)
-            self._tell(now, change, date)
-            return _as_seen(read_deployment(answer), seen)
-        raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")
-
-    def _after_conflict(self, seen: Deployment, change: Change) -> Deployment:
-        """Return the Deployment as it is now, when it may be written to: nothing that the loop sets
-        was changed.
-
-        A patch whose answer was lost may be what has changed: then it is what it was asked to be
-        already.
-        """
-        found = read_deployment(self._client.deployment(seen.namespace, seen.name))
-        now = _as_seen(found, seen)
-        if held_by(now) == asked_of(change) and now.uid == seen.uid:
-            return now
-        if problem := others_changed(now, seen):
-            raise UnfitError(f"left as it is: {problem}")
-        return now
-
-    def _tell(self, deployment: Deployment, change: Change, date: datetime) -> None:
-        """Tell of a change by an Event, if so set; that it could not be told is no reason to
-        fail.
-        """
-        if not self._settings.events:
-            return
-        stamp = date.strftime(STAMP)
-        event = change_event(deployment, asked_of(change), reason=change.why.text, date=stamp)
-        self._create_event(deployment, event)
-
-    def _create_event(self, deployment: Deployment, event: Json) -> None:
-        try:
-            self._client.create_event(deployment.namespace, event)
-        except ApiError as error:
-            self._told.append(f"{deployment.server}: its Event could not be written: {error}")
-
-
-def _as_seen(now: Deployment, seen: Deployment) -> Deployment:
-    """Return *now* with the names by which the loop knows what it has *seen*."""
-    return replace(now, server=seen.server, model=now.model or seen.model)

@@ -1,0 +1,243 @@
+"""Asking a cluster for changes: one patch for each Deployment, and what is told of it there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
+from loop.backends.kube.labels import DELETION_COST, STATUS
+from loop.backends.kube.read import Deployment, read_deployment
+from loop.backends.kube.write import (
+    MANAGER,
+    UnfitError,
+    as_the_template_allows,
+    asked_before,
+    asked_of,
+    change_event,
+    held_by,
+    others_changed,
+    patch_of,
+    pool_text,
+)
+from loop.errors import BackendError
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from multiprocessing.pool import ThreadPool
+
+    from loop.backends.kube.rivals import Rivals
+    from loop.backends.kube.settings import KubeSettings
+    from loop.ports import Clock
+    from loop.types import Change, PodView, Pool
+
+Json = dict[str, Any]
+
+CONFLICTS_MAX = (
+    5  # how often a patch is made anew because something else of the Deployment has changed
+)
+STAMP = "%Y-%m-%dT%H:%M:%SZ"  # of a date in an Event
+FAILURES_NAMED = 5
+# after that no further change is tried: a cluster that does not answer must not hold up the loop
+APPLY_S = 30.0
+
+
+class Writer:
+    """Writes to the Deployments that were *seen* last, and remembers what it asked of each.
+
+    *date* tells the date, *source* the word for who measured a server's load. *may_act* is asked
+    before every write. told are lines for the next record.
+    """
+
+    def __init__(
+        self,
+        client: KubeClient,
+        *,
+        clock: Clock,
+        date: Callable[[], datetime],
+        settings: KubeSettings,
+        source: str,
+        may_act: Callable[[], bool],
+        rivals: Rivals,
+        pool: ThreadPool,
+    ) -> None:
+        self._client = client
+        self._clock = clock
+        self._date = date
+        self._settings = settings
+        self._source = source
+        self._may_act = may_act
+        self._rivals = rivals
+        self._pool = pool
+        self.seen: dict[str, Deployment] = {}
+        self.told: list[str] = []
+        self._asked: dict[str, Pool] = {}
+        self._measured: frozenset[str] = frozenset()
+        self._pods: Mapping[str, tuple[PodView, ...]] = {}
+        self._costs: dict[str, int] = {}  # what was last told of a pod
+
+    def look(
+        self,
+        seen: Mapping[str, Deployment],
+        pods: Mapping[str, tuple[PodView, ...]],
+        *,
+        measured: frozenset[str],
+    ) -> None:
+        """Note what there is now: Deployments and pods by server, and whose load was *measured*."""
+        self.seen, self._pods, self._measured = dict(seen), pods, measured
+        self._asked = {name: held_by(one) for name, one in seen.items()}
+        alive = {pod.name for of_server in pods.values() for pod in of_server}
+        self._costs = {pod: cost for pod, cost in self._costs.items() if pod in alive}
+
+    def expected(self, name: str, now: Deployment) -> Pool | None:
+        """Return what the loop last asked of a server: another process of it, an actuator, may have
+        done so since.
+        """
+        before = self.seen.get(name)
+        if before is None or before.annotations.get(STATUS) != now.annotations.get(STATUS):
+            return asked_before(now)
+        return self._asked.get(name)
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Ask for *changes*, side by side, one patch for each Deployment that they change; see
+        KubeBackend.apply.
+        """
+        until_s = self._clock.now_s() + APPLY_S
+        problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
+        failed = [
+            f"{change.server}: {line}"
+            for change, line in zip(changes, problems, strict=True)
+            if line
+        ]
+        if failed:
+            more = (
+                f" and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
+            )
+            line = "; ".join(failed[:FAILURES_NAMED])
+            raise BackendError(
+                f"{len(failed)} of {len(changes)} changes failed: {line}{more}", phase="apply"
+            )
+
+    def _ask(self, change: Change, *, until_s: float) -> str:
+        """Ask for one change; return what went wrong, or nothing."""
+        seen = self.seen.get(change.server)
+        if seen is None:
+            return "not seen among the managed Deployments"
+        date = self._date()
+        try:
+            allowed, note = as_the_template_allows(
+                seen,
+                asked_of(change),
+                date=date,
+                types=self._settings.types,
+                gpus=self._settings.gpus,
+            )
+            if note:
+                self.told.append(f"{change.server}: {note}")
+            change = replace(change, pools=(allowed,))
+            if self._settings.deletion_cost and allowed.replicas < seen.wanted:
+                self._tell_costs(seen)
+            now = self._write(seen, change, until_s=until_s)
+        except (ApiError, UnfitError) as error:
+            if isinstance(error, ApiError) and error.status == NOT_FOUND:
+                asked = pool_text(asked_of(change))
+                self.told.append(f"{change.server}: deleted before it could be asked for {asked}")
+                return ""
+            return str(error)
+        self.seen[change.server] = now
+        self._asked[change.server] = asked_of(change)
+        return ""
+
+    def _tell_costs(self, seen: Deployment) -> None:
+        """Tell the cluster what runs on each pod of *seen*, so that it ends those that do least;
+        that this cannot be told is no reason to fail.
+        """
+        for pod in self._pods.get(seen.server, ()):
+            cost = pod.running + pod.waiting
+            if pod.phase != "ready" or self._costs.get(pod.name, 0) == cost:
+                continue
+            body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
+            if not self._may_act():
+                return
+            try:
+                self._client.patch_pod(seen.namespace, pod.name, body, manager=MANAGER)
+            except ApiError as error:
+                if error.status == NOT_FOUND:
+                    continue
+                self.told.append(f"{seen.server}: what runs on its pods could not be told: {error}")
+                return
+            self._costs[pod.name] = cost
+
+    def _write(self, seen: Deployment, change: Change, *, until_s: float) -> Deployment:
+        """Return the Deployment as it is once *change* is written to it; raise ApiError or
+        UnfitError.
+        """
+        date = self._date()
+        now = seen
+        for _ in range(CONFLICTS_MAX):
+            patch = patch_of(
+                now,
+                change,
+                date=date.isoformat(timespec="seconds"),
+                types=self._settings.types,
+                gpus=self._settings.gpus,
+                source=self._source if change.server in self._measured else "",
+            )
+            if patch is None:
+                return now
+            if self._clock.now_s() > until_s:
+                raise UnfitError(f"not asked for: no time left of {APPLY_S:g} s")
+            if not self._may_act():
+                raise UnfitError("not asked for: this controller leads no longer, or is paused")
+            try:
+                answer = self._client.patch_deployment(
+                    now.namespace, now.name, patch, manager=MANAGER, go_on=self._may_act
+                )
+            except ApiError as error:
+                if error.status != CONFLICT:
+                    raise
+                now = self._after_conflict(seen, change)
+                continue
+            self._rivals.asked(change.server)
+            self._tell(now, change, date)
+            return _as_seen(read_deployment(answer), seen)
+        raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")
+
+    def _after_conflict(self, seen: Deployment, change: Change) -> Deployment:
+        """Return the Deployment as it is now, when it may be written to: nothing that the loop sets
+        was changed.
+
+        A patch whose answer was lost may be what has changed: then it is what it was asked to be
+        already.
+        """
+        found = read_deployment(self._client.deployment(seen.namespace, seen.name))
+        now = _as_seen(found, seen)
+        if held_by(now) == asked_of(change) and now.uid == seen.uid:
+            return now
+        if problem := others_changed(now, seen):
+            raise UnfitError(f"left as it is: {problem}")
+        return now
+
+    def _tell(self, deployment: Deployment, change: Change, date: datetime) -> None:
+        """Tell of a change by an Event, if so set; that it could not be told is no reason to
+        fail.
+        """
+        if not self._settings.events:
+            return
+        stamp = date.strftime(STAMP)
+        event = change_event(deployment, asked_of(change), reason=change.why.text, date=stamp)
+        self.create_event(deployment, event)
+
+    def create_event(self, deployment: Deployment, event: Json) -> None:
+        """Create an Event; that it could not be written is told."""
+        try:
+            self._client.create_event(deployment.namespace, event)
+        except ApiError as error:
+            self.told.append(f"{deployment.server}: its Event could not be written: {error}")
+
+
+def _as_seen(now: Deployment, seen: Deployment) -> Deployment:
+    """Return *now* with the names by which the loop knows what it has *seen*."""
+    return replace(now, server=seen.server, model=now.model or seen.model)
