@@ -24,6 +24,7 @@ from twin.kube.apiserver.storage import Commits, Dates, Store
 from twin.kube.deployments import Fleet
 from twin.kube.faults import Fault, Faults, described, parse_faults, read_faults
 from twin.kube.files import create_objects, read_manifests, read_token_file
+from twin.kube.latest import Windows, envelope, totals_of
 from twin.kube.load import LoadFeeder
 from twin.kube.metrics import (
     METRICS_TYPE,
@@ -36,6 +37,7 @@ from twin.kube.nodes import Machines, NodeKeeper
 from twin.kube.pods import BarePods
 from twin.kube.workload import World
 from twin.serving.cluster import WAITING_MAX, Cluster
+from twin.serving.pod import Pod
 from twin.serving.view import ClusterView
 from twin.spec import ClusterSpec, SpecError
 
@@ -100,6 +102,7 @@ class TwinCluster:
         world = World(spec=spec, cluster=cluster, feeder=self._feeder)
         self._fleet = Fleet(world, self.commits, machines, events=events, faults=self.faults)
         self._bare = BarePods(self.commits)
+        self._windows = Windows(window_s=spec.world.window_s)
         for name in ("default", "kube-system"):
             self.commits.create(NAMESPACES, _namespace(name))
         authority = Authority(
@@ -192,6 +195,8 @@ class TwinCluster:
         parts = path.strip("/").split("/")
         if len(parts) == 4 and (parts[0], parts[3]) == ("pods", "metrics"):
             return METRICS_TYPE, self.pod_page(parts[1], parts[2], "/metrics")
+        if len(parts) == 4 and (parts[0], parts[3]) == ("pods", "latest"):
+            return "application/json", self.pod_page(parts[1], parts[2], "/latest")
         return None
 
     def pod_page(self, namespace: str, name: str, path: str) -> str:
@@ -206,9 +211,22 @@ class TwinCluster:
             )
         if path == "/metrics":
             return metrics_text(pod_samples(found[1], now_s=self.now_s, dates=self.dates))
+        if path == "/latest":
+            return self._latest(namespace, name, found[1])
         if path in ("/health", "/ping"):
             return ""
         raise ApiError(404, "NotFound", f"the server of pod {name} has no page {path}")
+
+    def _latest(self, namespace: str, name: str, pod: Pod) -> str:
+        assert pod.replica is not None
+        pod.replica.advance(self.now_s, inclusive=True)
+        now = totals_of(pod, pod.replica.read(self.now_s), self.now_s)
+        self._windows.forget({(space, one): None for space, one, _, _ in self._fleet.serving()})
+        begin = self._windows.since((namespace, name), pod, now)
+        text = envelope(pod, begin, now, dates=self.dates)
+        if text is None:
+            raise ApiError(404, "NotFound", "no result yet")
+        return text
 
     def _pod(self, namespace: str, name: str) -> Json:
         pod = self.store.get(PODS, namespace, name)

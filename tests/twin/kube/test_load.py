@@ -288,3 +288,28 @@ def test_an_argument_of_thousands_of_digits_is_no_batch_size(words: list[str]) -
     client.apply(managed("dep", labels=labels, template={"containers": [container]}))
     client.until(60.0)
     assert client.words() == ["Running 1/1"]
+
+
+def test_latest_is_the_answer_of_the_go_server_sim() -> None:
+    """A Go collector reads load, throughput and latencies of each pod from it."""
+    client = Client(QUICK)
+    client.apply(managed(labels=LOAD))
+    client.until(1.5)
+    (pod,) = client.pods()
+    path = f"/pods/infer/{pod['metadata']['name']}/latest"
+    with pytest.raises(ApiError, match="no result yet"):
+        page(client, path)
+    client.until(200.0)
+    page(client, path)
+    client.until(800.0)
+    told = json.loads(page(client, path))
+    effective, result = told["effectiveInput"], told["result"]
+    assert effective["RPS"] == pytest.approx(10.0, 0.1)
+    assert (effective["avgInputTokens"], effective["avgOutputTokens"]) == (100.0, 11.0)
+    assert (effective["accelerator"], effective["model"]) == ("A", "m")
+    assert effective["maxConcurrency"] == 4
+    assert result["throughput"] == pytest.approx(effective["RPS"], 0.02)
+    inside_ms = result["avgTTFT"] + 10 * result["avgITL"]
+    assert result["avgRespTime"] == pytest.approx(inside_ms, 0.02)
+    assert 0.0 <= result["avgWaitTime"] < result["avgTTFT"]
+    assert told["completedAt"] == "2026-01-01T00:13:20Z"
