@@ -71,6 +71,7 @@ def _engine(perf: Perf) -> EngineSpec:
         acc_count=perf.acc_count,
         latency_model=perf.latency_model,
         overhead_ms=perf.overhead_ms,
+        tokens_per_step=perf.tokens_per_step,
         scheduling=perf.scheduling,
     )
 

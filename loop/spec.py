@@ -32,9 +32,10 @@ class Perf:
     alpha, beta and gamma make the sum that the Go tools read; launch_ms and weights_ms, if given,
     take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). Of
     the scheduling only the tail of latencies knows, not the means.
-    overhead_ms is what a request spends outside the engine. kv_tokens is the KV capacity of one
-    replica [tokens] (from twin-data.json), None if not known; it caps the batch. start_up_s is how
-    long a replica takes to start, by the same file, None if not known.
+    overhead_ms is what a request spends outside the engine. tokens_per_step above 1 is speculative
+    decoding: how many tokens a step adds to an answer on the mean. kv_tokens is the KV capacity of
+    one replica [tokens] (from twin-data.json), None if not known; it caps the batch. start_up_s is
+    how long a replica takes to start, by the same file, None if not known.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Perf:
     p: float = 1.0
     scheduling: Scheduling = "sync"
     overhead_ms: float = 0.0
+    tokens_per_step: float = 1.0
     kv_tokens: int | None = None
     start_up_s: float | None = None
 

@@ -237,6 +237,7 @@ def predict(
         kv_tokens=perf.kv_tokens,
         scheduling=perf.scheduling,
         overhead_ms=perf.overhead_ms,
+        tokens_per_step=perf.tokens_per_step,
     )
     return steady.ttft_s * 1e3, max(steady.itl_s, 1e-9) * 1e3
 

@@ -27,10 +27,10 @@ class PerfColumns:
 
     alpha [ms], beta, gamma [ms/token]: latency model as a sum, all that the Go optimizers know; of
     ours alpha is fixed in truth, of which launch [ms] stands alone in a soft roofline with the
-    exponent p; overhead [ms]: what a request spends outside
-    the engine; ahead: iterations that it plans in advance; acc_count: accelerators of a replica;
-    max_batch [requests] was seen at requests of at_tokens [output tokens]; kv_tokens: KV cache of
-    a replica [tokens], inf if it is not limited.
+    exponent p; overhead [ms]: what a request spends outside the engine; ahead: iterations that it
+    plans in advance; per_step: tokens that a step adds to an answer; acc_count: accelerators of a
+    replica; max_batch [requests] was seen at requests of at_tokens [output tokens]; kv_tokens: KV
+    cache of a replica [tokens], inf if it is not limited.
     """
 
     alpha: Floats
@@ -41,6 +41,7 @@ class PerfColumns:
     p: Floats
     overhead: Floats
     ahead: Floats
+    per_step: Floats
     acc_count: Floats
     max_batch: Floats
     at_tokens: Floats
@@ -59,6 +60,7 @@ class PerfColumns:
             np.array([model.p for model in models], dtype=np.float64),
             np.array([perf.overhead_ms for perf in found], dtype=np.float64),
             np.array([perf.scheduling == "async" for perf in found], dtype=np.float64),
+            np.array([perf.tokens_per_step for perf in found], dtype=np.float64),
             np.array([max(perf.acc_count, 1) for perf in found], dtype=np.float64),
             np.array([perf.max_batch for perf in found], dtype=np.float64),
             np.array([perf.at_tokens for perf in found], dtype=np.float64),

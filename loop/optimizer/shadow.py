@@ -52,16 +52,19 @@ def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
     loads = [(view.load, view.ready) for view, _ in views]
     rate = np.array([load.rate_rpm / ready / MS_PER_MINUTE for load, ready in loads if load])
     perfs = [perf for _, perf in views]
+    # By the token, of which a step of speculative decoding adds several (rules.ours.perf).
+    per_step = np.array([perf.tokens_per_step for perf in perfs])
+    fixed = np.array([perf.latency_model.alpha_ms for perf in perfs])
     model = make_model(
         replica_columns(
-            alpha=[perf.latency_model.alpha_ms for perf in perfs],
+            alpha=fixed / per_step,
             beta=[perf.beta_ms for perf in perfs],
-            gamma=[perf.gamma_ms for perf in perfs],
+            gamma=np.array([perf.gamma_ms for perf in perfs]) / per_step,
             in_tokens=[load.in_tokens for load, _ in loads if load],
             out_tokens=[load.out_tokens for load, _ in loads if load],
             max_batch=[_batch(view, perf) for view, perf in views],
             overhead=[perf.overhead_ms for perf in perfs],
-            launch=[perf.latency_model.launch_ms for perf in perfs],
+            launch=np.array([perf.latency_model.launch_ms for perf in perfs]) / per_step,
             p=[perf.p for perf in perfs],
             cached=[_cached(view) for view, _ in views],
         )
@@ -71,8 +74,9 @@ def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
     # A prompt waits for the end of the iteration that runs as it comes, half of one on the mean,
     # and for the one that is planned already, if the engine plans ahead.
     ahead = np.array([0.5 + (perf.scheduling == "async") for perf in perfs])
-    waits_ms = ahead * found.itl * np.minimum(found.in_service, 1.0)
-    ttft_ms = np.array([perf.overhead_ms for perf in perfs]) + found.wait + found.prefill + waits_ms
+    waits_ms = ahead * per_step * found.itl * np.minimum(found.in_service, 1.0)
+    prefill_ms = found.prefill + (1.0 - 1.0 / per_step) * fixed
+    ttft_ms = np.array([perf.overhead_ms for perf in perfs]) + found.wait + prefill_ms + waits_ms
     return {
         view.name: Errors(
             ttft=_error(view.ttft_ms, ttft) if wait <= QUEUED_MAX * ttft else None,

@@ -23,7 +23,7 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import core_schema
 
 from twin.magnitudes import LARGEST_FIGURE, LARGEST_WHOLE
-from twin.spec import SCHEDULINGS
+from twin.spec import SCHEDULINGS, TOKENS_PER_STEP_MAX
 
 # How much must be said. go: what is absent is zero, as the existing components read a message.
 # ours: what nobody means to be zero by saying nothing must be there. files: ranges hold, too.
@@ -173,8 +173,8 @@ class PerfParms(Message):
     KV tokens.
 
     Ours besides, which the Go tools ignore: a and w [ms] divide alpha into launching and reading
-    the weights, p makes a soft roofline of the sum; scheduling is that of twin.spec.EngineSpec,
-    overhead_ms what a request spends outside the engine.
+    the weights, p makes a soft roofline of the sum; scheduling and tokens_per_step are those of
+    twin.spec.EngineSpec, overhead_ms what a request spends outside the engine.
     """
 
     alpha: NeededFigure = 0.0
@@ -185,6 +185,9 @@ class PerfParms(Message):
     scheduling: Annotated[str | None, Rule(choices=SCHEDULINGS)] = ours_alone()
     p: Annotated[Figure | None, Rule(at_least=1, at_most=100)] = ours_alone()
     overhead_ms: Figure | None = ours_alone()
+    tokens_per_step: Annotated[Figure | None, Rule(at_least=1, at_most=TOKENS_PER_STEP_MAX)] = (
+        ours_alone()
+    )
 
 
 class ModelAcceleratorPerfData(Message):

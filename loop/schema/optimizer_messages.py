@@ -191,9 +191,12 @@ def _ours_alone(row: Perf) -> Json:
     """
     assumed = {
         **{"a": None, "w": None, "p": 1.0},
-        **{"scheduling": "sync", "overheadMs": SERVED_OVERHEAD_MS},
+        **{"scheduling": "sync", "overheadMs": SERVED_OVERHEAD_MS, "tokensPerStep": 1.0},
     }
-    ours = (row.launch_ms, row.weights_ms, row.p, row.scheduling, row.overhead_ms)
+    ours = (
+        *(row.launch_ms, row.weights_ms, row.p),
+        *(row.scheduling, row.overhead_ms, row.tokens_per_step),
+    )
     return {
         key: value
         for (key, default), value in zip(assumed.items(), ours, strict=True)

@@ -68,13 +68,14 @@ class TwinDelay(Message):
 
 
 class TwinEngine(Message):
-    """What twin-data.json says of KV cache and start-up; the rest of that file is read by
+    """What twin-data.json says of KV cache, steps and start-up; the rest of that file is read by
     twin/world.py.
     """
 
     model: str = ""
     acc: str = ""
     kv_tokens: Whole | None = None
+    tokens_per_step: Figure | None = None
     start_up: TwinDelay | None = None
     label = ("model", "acc")
 
@@ -152,9 +153,17 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         if row.start_up is not None
     }
     token_cv = {row.name: cv for row in known.servers if (cv := _token_cv(row)) is not None}
+    per_step = {
+        (row.model, row.acc): max(1.0, row.tokens_per_step)
+        for row in known.engines
+        if row.tokens_per_step is not None
+    }
     perf = {
         key: replace(
-            row, kv_tokens=kv_tokens.get(key, row.kv_tokens), start_up_s=start_up_s.get(key)
+            row,
+            kv_tokens=kv_tokens.get(key, row.kv_tokens),
+            tokens_per_step=per_step.get(key, row.tokens_per_step),
+            start_up_s=start_up_s.get(key),
         )
         for key, row in data.perf.items()
     }
@@ -278,6 +287,7 @@ def _perf(row: ModelAcceleratorPerfData) -> Perf:
         overhead_ms=SERVED_OVERHEAD_MS
         if latency_model.overhead_ms is None
         else latency_model.overhead_ms,
+        tokens_per_step=max(1.0, latency_model.tokens_per_step or 1.0),
         kv_tokens=row.kv_tokens,
     )
 

@@ -75,6 +75,7 @@ def operate(
     block_size: int = 16,
     scheduling: Scheduling = "sync",
     overhead_ms: float = 0.0,
+    tokens_per_step: float = 1.0,
     queue_max: int | None = None,
     seed: int = 1,
     requests: int = REQUESTS,
@@ -90,6 +91,7 @@ def operate(
         return Replica(
             latency_model=latency_model,
             overhead_ms=overhead_ms,
+            tokens_per_step=tokens_per_step,
             scheduling=scheduling,
             max_batch=max_batch,
             max_num_batched_tokens=token_budget,

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 TAIL_CELLS = 1 << 18  # states worked on at once
 HALF_BLOCK = 8.0  # tokens
+WAITS = 0.5  # of the iteration that runs as a request comes, on the mean
 KV_MARGIN = 2.0  # deviations that are kept free
 ROUNDING = 1e-9  # a number of replicas this little above a whole one is that one
 
@@ -86,8 +87,23 @@ def queue(max_queue: Floats) -> Floats:
 
 
 def perf(given: PerfColumns) -> PerfColumns:
-    """Return *given* with the fixed time of our latency model, in the place of the sum's."""
-    return replace(given, alpha=given.fixed)
+    """Return *given* with the fixed time of our latency model, in the place of the sum's, and all
+    of it a token instead of a step.
+
+    A step of speculative decoding computes as many tokens as it adds, but launches, and reads
+    weights and KV cache, once for them: by the token that is so much less. A prompt takes a whole
+    step still, and waits for whole ones; what that is more goes to the overhead, as of a small
+    batch.
+    """
+    steps = 1.0 / given.per_step
+    whole = (1.0 - steps) * given.fixed * (WAITS + 1.0 + given.ahead)
+    return replace(
+        given,
+        alpha=steps * given.fixed,
+        gamma=steps * given.gamma,
+        launch=steps * given.launch,
+        overhead=given.overhead + whole,
+    )
 
 
 def asked(given: ServerColumns) -> ServerColumns:
