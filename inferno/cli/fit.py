@@ -24,9 +24,12 @@ by replaying logs of its requests on the twin's replica. FILE is one of
   and last_token_s,
 - JSON of `vllm bench serve --save-result --save-detailed`,
 - JSON of GuideLLM,
-- JSON lines of AIPerf (profile_export.jsonl),
+- what GenAI-Perf writes (profile_export.json with usage in its answers, and
+  the summary profile_export_genai_perf.json) or AIPerf (profile_export.jsonl,
+  and the summary profile_export_aiperf.json),
 - a CSV of operating points: rate_rps, rate_rpm or concurrency, in_tokens,
-  out_tokens, and means in ttft_ms and itl_ms, tpot_ms or e2e_ms.
+  out_tokens, means in ttft_ms and itl_ms, tpot_ms or e2e_ms, and, if you
+  have them, percentiles (ttft_ms_p95, itl_ms_p99, e2e_ms_p50).
 Several files, of several workloads of one engine, make one fit. Requests that
 failed are left out and counted.
 
@@ -115,7 +118,7 @@ def _add_choices(parser: ArgumentParser) -> None:
 
 def _run(options: Namespace) -> int:
     from twin.fit.fitting import FAMILIES, fit_logs
-    from twin.fit.logs import left_out, read_logs
+    from twin.fit.logs import left_out, read_logs, with_points_together
     from twin.fit.replay import ReplicaLimits
     from twin.fit.report import fit_json, fit_text, perf_parms
     from twin.spec import SpecError
@@ -131,7 +134,9 @@ def _run(options: Namespace) -> int:
         block_size=options.block_size,
         admission=options.admission,
     )
-    logs = [rows for path in options.files for rows in read_logs(path, time_unit=options.time_unit)]
+    logs = with_points_together(
+        [rows for path in options.files for rows in read_logs(path, time_unit=options.time_unit)]
+    )
     is_client = all(rows.place != "line" for rows in logs)
     result = fit_logs(
         logs,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from twin.fit.logs import left_out, read_logs
+from twin.fit.logs import left_out, read_logs, with_points_together
 from twin.spec import SpecError
 
 START_S = 1_790_000_000.25
@@ -156,6 +156,7 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path: Path, value: object, 
     [
         ("aiperf-0.13.jsonl", 11, 2, (12, 8)),
         ("guidellm-0.8.json", 12, 0, (18, 8)),
+        ("perf-analyzer.json", 6, 1, (10, 6)),
         ("vllm-0.33.json", 12, 2, (3, 8)),
     ],
 )
@@ -163,7 +164,8 @@ def test_what_the_tools_themselves_have_written_is_read(
     name: str, answered: int, failed: int, tokens: tuple[int, int]
 ) -> None:
     """Made by the tools against a small server that streams a token each 10 ms, texts left out:
-    what they write, not what we think they do.
+    what they write, not what we think they do. Perf Analyzer's was written for the parser of
+    GenAI-Perf 0.0.16, which reads it.
     """
     [rows] = read_logs(Path(__file__).parent / "logs" / name)
     assert (len(rows), rows.failed) == (answered, failed)
@@ -171,3 +173,64 @@ def test_what_the_tools_themselves_have_written_is_read(
     assert (rows.ttft_s > 0.03).all()
     gaps_s = (rows.e2e_s - rows.ttft_s) / (rows.output_tokens - 1)
     assert np.median(gaps_s) == pytest.approx(0.012, abs=0.004)
+
+
+def test_a_summary_of_genai_perf_is_an_operating_point() -> None:
+    """Written by GenAI-Perf 0.0.16 itself: its statistics and exporter, over the requests of
+    perf-analyzer.json and six more.
+    """
+    [rows] = read_logs(Path(__file__).parent / "logs" / "genai-perf-0.0.16.json")
+    [point] = rows.points
+    assert (point.rate_rps, point.users) == (20.0, None)
+    assert (point.input_tokens, point.output_tokens) == (15.5, 7.5)
+    assert rows.ttft_s[0] == pytest.approx(0.04275)
+    assert rows.e2e_s[0] == pytest.approx(0.120787)
+    tails = {(one.latency, one.percent): one.value_s for one in point.percentiles}
+    assert tails["itl", 99.0] == pytest.approx(0.01201089)
+    assert len(tails) == 12
+
+
+def test_the_points_of_several_files_make_one_table() -> None:
+    """A sweep is a summary a load, each in its own folder; logs of requests stay apart."""
+    logs = Path(__file__).parent / "logs"
+    names = ("genai-perf-0.0.16.json", "vllm-0.33.json", "genai-perf-0.0.16.json")
+    read = [rows for name in names for rows in read_logs(logs / name)]
+    apart, together = with_points_together(read)
+    assert len(apart) == 12
+    assert not apart.points
+    assert len(together) == len(together.points) == 2
+    assert together.e2e_s.tolist() == [read[0].e2e_s[0]] * 2
+
+
+@pytest.mark.parametrize(
+    ("config", "load"),
+    [
+        ({"perf_analyzer": {"stimulus": {"concurrency": 16}}}, (None, 16)),
+        ({"loadgen": {"concurrency": 8, "request_rate": None}}, (None, 8)),
+        ({"concurrency": None, "request_rate": 4.5}, (4.5, None)),
+        ({"analyze": {"sweep_parameters": {"concurrency": {"min": 1, "max": 9}}}}, (3.0, None)),
+    ],
+)
+def test_the_load_of_a_summary_is_what_was_configured(
+    tmp_path: Path, config: object, load: tuple[float | None, int | None]
+) -> None:
+    """GenAI-Perf and AIPerf put it in different places; without one the rate is what was served."""
+    metric = {"unit": "ms", "avg": 100.0}
+    value = {
+        "request_throughput": {"unit": "requests/sec", "avg": 3.0},
+        "time_to_first_token": metric,
+        "request_latency": {"unit": "ms", "avg": 900.0},
+        "input_sequence_length": {"unit": "tokens", "avg": 500.0},
+        "output_sequence_length": {"unit": "tokens", "avg": 60.0},
+        "input_config": config,
+    }
+    [rows] = read_logs(write(tmp_path, "summary.json", value))
+    assert (rows.points[0].rate_rps, rows.points[0].users) == load
+
+
+def test_requests_of_perf_analyzer_need_the_tokens_of_their_prompts(tmp_path: Path) -> None:
+    """It writes texts; without the tokenizer nobody knows how many tokens they are."""
+    source = Path(__file__).parent / "logs" / "perf-analyzer.json"
+    text = source.read_text().replace("prompt_tokens", "prompt")
+    with pytest.raises(SpecError, match="give the summary beside it instead"):
+        read_logs(write(tmp_path, "profile_export.json", json.loads(text)))

@@ -13,6 +13,7 @@ from twin.fit.fitting import fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
+from twin.fit.search import PERCENTILE_SPREAD, Misfit
 from twin.spec import LatencyModel, SpecError
 
 MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.05, gamma_ms=1e-4)
@@ -103,6 +104,39 @@ def test_a_median_is_held_against_the_median(tmp_path: Path) -> None:
         rows, latency_model=MODEL, limits=ReplicaLimits(max_batch=64, token_budget=2048)
     )
     assert replayed.first_token_s.tolist() == [seen.ttft_median_s, seen.ttft_s]
+
+
+def test_percentiles_of_a_table_count_in_the_fit(tmp_path: Path) -> None:
+    """A p99 far above what the means let expect draws the model to it; one that stands for a mean
+    is not counted twice.
+    """
+    path = tmp_path / "table.csv"
+    path.write_text(
+        "rate_rps,in_tokens,out_tokens,ttft_ms_p50,ttft_ms_p99,tpot_ms_p50,e2e_ms_p95\n"
+        "8,400,100,40,90,15,1700\n"
+    )
+    [rows] = read_logs(path)
+    told = [(one.latency, one.percent, one.value_s) for one in rows.points[0].percentiles]
+    assert told == [("ttft", 99.0, 0.09), ("e2e", 95.0, 1.7)]
+    assert rows.e2e_s[0] == pytest.approx(0.04 + 99 * 0.015)
+    seen = at(rows.points[0])
+    assert seen.ttft_median_s < seen.percentiles_s[0]
+    misfit = Misfit(
+        rows,
+        limits=ReplicaLimits(max_batch=64, token_budget=2048),
+        scheduling="sync",
+        start=0,
+        is_cut=False,
+    )
+    tails = misfit.residuals(misfit.replayed(MODEL), 0.0)[2]
+    expected = [seen.percentiles_s[0] / 0.09 - 1.0, seen.percentiles_s[1] / 1.7 - 1.0]
+    assert tails.tolist() == pytest.approx([error / PERCENTILE_SPREAD for error in expected])
+
+
+def test_a_window_that_is_drained_counts_what_came_in_it() -> None:
+    """However late it ends: the load generator of a published run waits for the last answer."""
+    long = OperatingPoint(rate_rps=2.0, input_tokens=200, output_tokens=1001, duration_s=20.0)
+    assert at(replace(long, is_drained=True)).e2e_p99_s > at(long).e2e_p99_s
 
 
 def test_a_short_run_is_measured_while_its_server_fills() -> None:

@@ -1,7 +1,8 @@
 """Reading of the files that load generators write: which format a file has, and the requests in it.
 
 Known are our CSV, tables of operating points (twin.fit.point_csv), the JSON of `vllm bench serve
---save-result --save-detailed`, of GuideLLM, and the JSON lines of AIPerf. A file may hold several
+--save-result --save-detailed` and of GuideLLM, and what GenAI-Perf and AIPerf write
+(twin.fit.genai_perf). A file may hold several
 runs: each is a log of its own.
 """
 
@@ -16,13 +17,15 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twin.fit.genai_perf import is_summary, read_aiperf, read_perf_analyzer, read_summary
+from twin.fit.json_figures import Figures, finite, log_of, shape
 from twin.fit.point_csv import is_table, read_table
 from twin.fit.request_csv import (
+    COUNT_COLUMNS,
+    TIME_COLUMNS,
     RequestRows,
-    check_figures,
     parse_request_rows,
     read_log_text,
-    request_rows,
 )
 from twin.spec import SpecError
 
@@ -32,11 +35,9 @@ UNITS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 GAP_MAX_S = 1.0
 
 FORMATS = (
-    "the CSV of inferno fit, JSON of `vllm bench serve --save-result --save-detailed` or of "
-    "GuideLLM, or JSON lines of AIPerf"
+    "the CSV of inferno fit, JSON of `vllm bench serve --save-result --save-detailed`, of GuideLLM "
+    "or of GenAI-Perf, or JSON or JSON lines of AIPerf"
 )
-
-Figures = list[float]
 
 
 def read_logs(path: Path, *, time_unit: TimeUnit | None = None) -> list[RequestRows]:
@@ -85,14 +86,18 @@ def _json_logs(text: str, *, source: str) -> list[RequestRows]:
     documents = _documents(text, source=source)
     first = documents[0]
     if not isinstance(first, Mapping):
-        raise SpecError(f"{source}: expected {FORMATS}, found {_shape(first)}")
+        raise SpecError(f"{source}: expected {FORMATS}, found {shape(first)}")
     if "input_lens" in first:
         return [_vllm(document, source=source) for document in documents]
     if isinstance(first.get("benchmarks"), list):
         return _guidellm(first, source=source)
     if "metadata" in first and "metrics" in first:
-        return [_aiperf(documents, source=source)]
-    raise SpecError(f"{source}: expected {FORMATS}, found {_shape(first)}")
+        return [read_aiperf(documents, source=source)]
+    if isinstance(first.get("experiments"), list):
+        return read_perf_analyzer(first, source=source)
+    if is_summary(first):
+        return [read_summary(document, source=source) for document in documents]
+    raise SpecError(f"{source}: expected {FORMATS}, found {shape(first)}")
 
 
 def _documents(text: str, *, source: str) -> list[Any]:
@@ -110,30 +115,6 @@ def _documents(text: str, *, source: str) -> list[Any]:
                 found = whole if number == 1 else f"line {number}, which is none"
                 raise SpecError(f"{source}: expected JSON, found {found}") from None
     return documents
-
-
-def _shape(value: object) -> str:
-    if isinstance(value, Mapping):
-        return "an object with " + (", ".join(list(map(str, value))[:6]) or "nothing in it")
-    return f"a {type(value).__name__}"
-
-
-def _log(
-    source: str, requests: Sequence[tuple[int, Figures]], *, failed: int, run: str = ""
-) -> RequestRows:
-    """Return the log of *requests*, each with its number in the file and its figures."""
-    name = f"{source} {run}".rstrip()
-    if not requests:
-        raise SpecError(
-            f"{name}: expected requests that were answered, found {failed} that failed"
-            if failed
-            else f"{name}: expected requests, found none"
-        )
-    values = [
-        check_figures(figures, where=f"{name}: request {number}") for number, figures in requests
-    ]
-    numbers = [number for number, _ in requests]
-    return request_rows(name, numbers, values, place="request", failed=failed)
 
 
 # -- vllm bench serve --save-result --save-detailed
@@ -164,30 +145,24 @@ def _vllm(document: Mapping[str, Any], *, source: str) -> RequestRows:
             failed += 1
             continue
         where = f"{source}: request {number}"
-        start_s, ttft_s = _number(start, where=where), _number(ttft, where=where)
+        start_s, ttft_s = finite(start, where=where), finite(ttft, where=where)
         gaps = itls if isinstance(itls, list) else [itls]
         first_s = start_s + ttft_s
-        last_s = first_s + math.fsum(_number(gap, where=where) for gap in gaps)
+        last_s = first_s + math.fsum(finite(gap, where=where) for gap in gaps)
         requests.append((number, [start_s, first_s, last_s, float(prompt), float(output)]))
-    return _log(source, requests, failed=failed)
+    return log_of(source, requests, failed=failed)
 
 
 def _column(document: Mapping[str, Any], name: str, *, source: str) -> list[Any]:
     values = document.get(name)
     if isinstance(values, list):
         return values
-    found = "nothing" if values is None else _shape(values)
+    found = "nothing" if values is None else shape(values)
     older = " (older versions of vLLM do not write it)" if name == "start_times" else ""
     raise SpecError(
         f"{source}: {name}: expected one entry a request, found {found}{older}; write the file "
         "with --save-result --save-detailed"
     )
-
-
-def _number(value: object, *, where: str) -> float:
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    raise SpecError(f"{where}: expected a number, found {str(value)[:60]!r}")
 
 
 # -- GuideLLM
@@ -201,7 +176,7 @@ def _guidellm(document: Mapping[str, Any], *, source: str) -> list[RequestRows]:
         if not isinstance(groups, Mapping):
             raise SpecError(
                 f"{source}: benchmark {number}: expected requests by their outcome, found "
-                f"{_shape(benchmark)}; write the report with all requests in it"
+                f"{shape(benchmark)}; write the report with all requests in it"
             )
         failed = len(groups.get("errored") or []) + len(groups.get("incomplete") or [])
         requests = []
@@ -213,7 +188,7 @@ def _guidellm(document: Mapping[str, Any], *, source: str) -> list[RequestRows]:
                 requests.append((index, figures))
         if requests:
             run = f"benchmark {number}"
-            logs.append(_log(source, requests, failed=failed, run=run))
+            logs.append(log_of(source, requests, failed=failed, run=run))
     if not logs:
         raise SpecError(f"{source}: expected requests that were answered, found none")
     return logs
@@ -258,55 +233,28 @@ def _guidellm_request(request: Mapping[str, Any], *, where: str) -> Figures | No
     )
     if any(value is None for value in figures) or not figures[-1]:
         return None
-    return [_number(value, where=where) for value in figures]
+    return [finite(value, where=where) for value in figures]
 
 
-# -- AIPerf
-
-
-def _aiperf(documents: Sequence[Mapping[str, Any]], *, source: str) -> RequestRows:
-    """Read the records of profile_export.jsonl: one request a line."""
-    requests, failed = [], 0
-    for number, record in enumerate(documents, 1):
-        metadata, metrics = record.get("metadata") or {}, record.get("metrics") or {}
-        if metadata.get("benchmark_phase", "profiling") == "warmup":
-            continue
-        if record.get("error") or metadata.get("was_cancelled") or not metrics:
-            failed += 1
-            continue
-        figures = _aiperf_request(metadata, metrics, where=f"{source}: request {number}")
-        if figures is None:
-            failed += 1
-        else:
-            requests.append((number, figures))
-    return _log(source, requests, failed=failed)
-
-
-def _aiperf_request(
-    metadata: Mapping[str, Any], metrics: Mapping[str, Any], *, where: str
-) -> Figures | None:
-    ttft_s = _metric_s(metrics, "time_to_first_token", where=where)
-    e2e_s = _metric_s(metrics, "request_latency", where=where)
-    prompt, output = (
-        (metrics.get(name) or {}).get("value")
-        for name in ("input_sequence_length", "output_sequence_length")
+def with_points_together(logs: Sequence[RequestRows]) -> list[RequestRows]:
+    """Return *logs* with all operating points in one, as each run may be told in a file of its
+    own.
+    """
+    tables = [rows for rows in logs if rows.points]
+    if len(tables) < 2:
+        return list(logs)
+    columns = {
+        name: np.concatenate([getattr(rows, name) for rows in tables])
+        for name in ("line", *TIME_COLUMNS, *COUNT_COLUMNS)
+    }
+    together = RequestRows(
+        source=", ".join(rows.source for rows in tables),
+        **columns,
+        place="point",
+        failed=sum(rows.failed for rows in tables),
+        points=tuple(point for rows in tables for point in rows.points),
     )
-    if ttft_s is None or e2e_s is None or not prompt or not output:
-        return None
-    # Nanoseconds since 1970 do not fit a float: count from an hour that is near.
-    start_s = (int(metadata["request_start_ns"]) % 10**14) / 1e9
-    return [start_s, start_s + ttft_s, start_s + e2e_s, float(prompt), float(output)]
-
-
-def _metric_s(metrics: Mapping[str, Any], name: str, *, where: str) -> float | None:
-    metric = metrics.get(name)
-    if not isinstance(metric, Mapping):
-        return None
-    units = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-    unit = str(metric.get("unit"))
-    if unit not in units:
-        raise SpecError(f"{where}: {name}: expected a unit of time, found {unit[:60]!r}")
-    return _number(metric.get("value"), where=f"{where}: {name}") * units[unit]
+    return [*(rows for rows in logs if not rows.points), together]
 
 
 def left_out(logs: Sequence[RequestRows]) -> Iterator[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
 
-from twin.fit.points import OperatingPoint
+from twin.fit.points import Latency, OperatingPoint, Percentile
 from twin.fit.request_csv import RequestRows
 from twin.spec import SpecError
 
@@ -24,8 +25,17 @@ LOADS: Mapping[str, tuple[str, float]] = {
 TOKENS = (("in_tokens", "input_tokens"), ("out_tokens", "output_tokens"))
 TTFT = ("ttft_ms", "ttft_ms_mean", "ttft_mean_ms")
 TTFT_MEDIAN = ("ttft_ms_median", "ttft_median_ms", "ttft_ms_p50", "ttft_p50_ms")
-ITL = ("itl_ms", "itl_ms_mean", "itl_mean_ms", "tpot_ms", "tpot_mean_ms")
+ITL = ("itl_ms", "itl_ms_mean", "itl_mean_ms", "tpot_ms", "tpot_ms_mean", "tpot_mean_ms")
 E2E = ("e2e_ms", "e2e_ms_mean", "e2e_mean_ms")
+# Taken where there is no mean: between two tokens both are nearly the same.
+ITL_MEDIAN = tuple(
+    name.format(latency)
+    for latency in ("itl", "tpot")
+    for name in ("{}_ms_median", "{}_median_ms", "{}_ms_p50", "{}_p50_ms")
+)
+BETWEEN = (*ITL, *ITL_MEDIAN)
+PERCENTILE = re.compile(r"(ttft|itl|tpot|e2e)_(?:ms_)?p(\d{1,2}(?:\.\d+)?)(?:_ms)?")
+LATENCIES: Mapping[str, Latency] = {"ttft": "ttft", "itl": "itl", "tpot": "itl", "e2e": "e2e"}
 
 
 def is_table(text: str) -> bool:
@@ -39,7 +49,8 @@ def is_table(text: str) -> bool:
 def read_table(text: str, *, source: str) -> RequestRows:
     """Read a table: a load (rate_rps, rate_rpm, or concurrency of users who ask again at once),
     in_tokens, out_tokens, ttft_ms, and itl_ms, tpot_ms or e2e_ms; all latencies are means, but for
-    ttft_ms_median (or ttft_ms_p50), which is taken where there is no mean.
+    ttft_ms_median (or ttft_ms_p50), which is taken where there is no mean, as is that of ITL.
+    Percentiles (ttft_ms_p95, itl_ms_p99, e2e_ms_p50, …) are fitted besides.
 
     A row without a latency failed. Raise SpecError, one line, for one that cannot be read.
     """
@@ -54,9 +65,9 @@ def read_table(text: str, *, source: str) -> RequestRows:
             if isinstance(value, str)
         }
         where = f"{source}: line {reader.line_num}"
-        given = [name for name in (*TTFT, *TTFT_MEDIAN, *ITL, *E2E) if row.get(name)]
+        given = [name for name in (*TTFT, *TTFT_MEDIAN, *BETWEEN, *E2E) if row.get(name)]
         if not any(name in TTFT + TTFT_MEDIAN for name in given) or not any(
-            name in ITL + E2E for name in given
+            name in BETWEEN + E2E for name in given
         ):
             failed += 1
             continue
@@ -64,15 +75,21 @@ def read_table(text: str, *, source: str) -> RequestRows:
         is_median = not any(name in TTFT for name in given)
         ttft_s = _figure(row, TTFT_MEDIAN if is_median else TTFT, where=where) / 1e3
         gaps = max(round(tokens[1]) - 1, 0)
-        if any(name in ITL for name in given):
-            e2e_s = ttft_s + gaps * _figure(row, ITL, where=where) / 1e3
+        if any(name in ITL for name in given) or not any(name in E2E for name in given):
+            e2e_s = ttft_s + gaps * _figure(row, BETWEEN, where=where) / 1e3
         else:
             e2e_s = _figure(row, E2E, where=where) / 1e3
         if e2e_s < ttft_s:
             raise SpecError(
                 f"{where}: e2e_ms: expected >= ttft_ms ({ttft_s * 1e3:g}), found {e2e_s * 1e3:g}"
             )
-        points.append(replace(_load(row, tokens, where=where), tells_median=is_median))
+        points.append(
+            replace(
+                _load(row, tokens, where=where),
+                tells_median=is_median,
+                percentiles=_percentiles(row, where=where),
+            )
+        )
         figures.append((reader.line_num, ttft_s, e2e_s, tokens[0], tokens[1]))
     if not points:
         found = f"{failed} without latencies" if failed else "none"
@@ -90,6 +107,25 @@ def read_table(text: str, *, source: str) -> RequestRows:
         failed=failed,
         points=tuple(points),
     )
+
+
+def _percentiles(row: Mapping[str, str], *, where: str) -> tuple[Percentile, ...]:
+    """Return the percentiles of *row*, but for those that stand for a mean."""
+    means = {
+        "ttft": any(row.get(name) for name in TTFT),
+        "itl": any(row.get(name) for name in (*ITL, *E2E)),
+        "e2e": True,
+    }
+    found = []
+    for name in row:
+        match = PERCENTILE.fullmatch(name)
+        if match is None or not row[name]:
+            continue
+        latency, percent = LATENCIES[match[1]], float(match[2])
+        if percent > 0.0 and (percent != 50.0 or means[latency]):
+            value_s = _figure(row, (name,), where=where) / 1e3
+            found.append(Percentile(latency=latency, percent=percent, value_s=value_s))
+    return tuple(found)
 
 
 def _load(row: Mapping[str, str], tokens: list[float], *, where: str) -> OperatingPoint:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,20 @@ ROUNDS = 4
 BLOCKS_MAX = 2**20  # names of the blocks of one prompt, so that prompts share none
 
 
+Latency = Literal["ttft", "itl", "e2e"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Percentile:
+    """The *percent*-th percentile (0..100) of a latency over requests; of "itl" it is that of the
+    requests' mean times between two tokens.
+    """
+
+    latency: Latency
+    percent: float
+    value_s: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OperatingPoint:
     """A load: Poisson arrivals at a rate, or so many users who each ask again at once.
@@ -31,9 +45,10 @@ class OperatingPoint:
     With is_even the arrivals are evenly spaced. distinct is how many different prompts there are;
     None: no two are alike. The engine then needs a prefix cache to notice. With duration_s the
     server was empty at first, and what ended from settle_s on until then was measured: the filling
-    of a server whose answers take minutes is a good part of a run. tells_median: the TTFT that was
-    measured is the median, not the mean. known_within is how far off the measured means may be, as
-    a share of themselves; None: as far as a single request's.
+    of a server whose answers take minutes is a good part of a run; with is_drained all that came
+    until duration_s was measured to its end. tells_median: the TTFT that was measured is the
+    median, not the mean. percentiles were measured besides. known_within is how far off the
+    measured means may be, as a share of themselves; None: as far as a single request's.
     """
 
     rate_rps: float | None = None
@@ -45,21 +60,26 @@ class OperatingPoint:
     distinct: int | None = None
     duration_s: float | None = None
     settle_s: float = 0.0
+    is_drained: bool = False
+    percentiles: tuple[Percentile, ...] = ()
     tells_median: bool = False
     known_within: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Steady:
-    """What clients see at a point: TTFT mean and median, time between two tokens over all tokens,
-    mean and 99th percentile of E2E [s].
+    """What clients see at a point: TTFT mean and median, time between two tokens over all tokens
+    and over requests, mean and 99th percentile of E2E [s]; and percentiles, as many as the point
+    has, in their order.
     """
 
     ttft_s: float
     ttft_median_s: float
     itl_s: float
+    itl_request_s: float
     e2e_s: float
     e2e_p99_s: float
+    percentiles_s: tuple[float, ...] = ()
 
 
 Make = Callable[[Callable[[Request, float], None]], Replica]
@@ -113,13 +133,22 @@ def operate(
     kept = _measured(point, served, requests=requests, warm_up=warm_up)
     ttft_s = np.array([request.first_token_s - request.arrival_s for request in kept])
     e2e_s = np.array([request.last_token_s - request.arrival_s for request in kept])
-    gaps = sum(request.output_tokens - 1 for request in kept)
+    gaps = np.array([request.output_tokens - 1 for request in kept])
+    several = gaps > 0
+    each_s = {"ttft": ttft_s, "e2e": e2e_s, "itl": (e2e_s - ttft_s)[several] / gaps[several]}
     return Steady(
         ttft_s=float(ttft_s.mean()),
         ttft_median_s=float(np.median(ttft_s)),
-        itl_s=float((e2e_s - ttft_s).sum()) / gaps if gaps else 0.0,
+        itl_s=float((e2e_s - ttft_s).sum() / gaps.sum()) if several.any() else 0.0,
+        itl_request_s=float(each_s["itl"].mean()) if several.any() else 0.0,
         e2e_s=float(e2e_s.mean()),
         e2e_p99_s=float(np.percentile(e2e_s, 99)),
+        percentiles_s=tuple(
+            float(np.percentile(each_s[one.latency], one.percent))
+            if len(each_s[one.latency])
+            else 0.0
+            for one in point.percentiles
+        ),
     )
 
 
@@ -137,6 +166,8 @@ def _measured(
 ) -> Sequence[Request]:
     """Return those of *served* that count: all that ended in time, or those of a full server."""
     if point.duration_s is not None and _whole_run(point, requests=requests):
+        if point.is_drained:
+            return served
         ended = [each for each in served if point.settle_s <= each.last_token_s <= point.duration_s]
         return ended or served
     return served[int(len(served) * warm_up) :]

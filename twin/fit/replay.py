@@ -5,7 +5,7 @@ measured.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 
 import numpy as np
@@ -48,12 +48,13 @@ class ReplicaLimits:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Replayed:
     """What a replay gave, in the order of the log: times [s] on the log's clock, and preemptions of
-    each request.
+    each request; percentiles_s are those that the points of the log have, one after the other.
     """
 
     first_token_s: Times
     last_token_s: Times
     preemptions: Counts
+    percentiles_s: Times = field(default_factory=lambda: np.zeros(0))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +166,7 @@ def _operate(
         first_token_s=first_s,
         last_token_s=first_s + gaps * np.array([each.itl_s for each in steady]),
         preemptions=np.zeros(len(rows), dtype=np.int64),
+        percentiles_s=np.array([value_s for each in steady for value_s in each.percentiles_s]),
     )
 
 

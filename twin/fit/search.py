@@ -1,7 +1,8 @@
 """The search for the latency model whose replay comes nearest to what was measured.
 
 A log holds no iteration times, so the latency model is found by simulation: robust least squares
-over times to first token and times of decoding.
+over TTFT and over the time of decoding, in shares of itself, which is TPOT as well. TTFT may miss
+by a share of E2E, so that both together hold E2E.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ COEFFICIENTS = (
 # How far a good replay may miss, as a share of a latency, beside the iteration on which a token
 # falls.
 SPREAD = 0.01
+# A percentile is of requests that no simulation draws again.
+PERCENTILE_SPREAD = 0.05
 TIMER_S = 0.001  # what the clock of a log is trusted to resolve
 # A replay that lacks the later requests may be slower by this share of a decode.
 CUT_TOLERANCE = 0.02
@@ -104,7 +107,7 @@ class Search:
         self._start = start
         bounds = [(rows, part.indices(len(rows))) for rows in logs]
         self._misfits = [
-            _Misfit(
+            Misfit(
                 rows.part(slice(stop)),
                 limits=limits,
                 scheduling=family.scheduling,
@@ -231,8 +234,8 @@ class Search:
         overhead_s = self._overhead_s(found)
         parts = [
             part
-            for misfit, (late_s, longer_s) in zip(self._misfits, found, strict=True)
-            for part in misfit.residuals(late_s + overhead_s, longer_s)
+            for misfit, each in zip(self._misfits, found, strict=True)
+            for part in misfit.residuals(each, overhead_s)
         ]
         if self._prior is not None:
             parts.append(_from_prior(latency_model, self._prior))
@@ -243,18 +246,18 @@ class Search:
         self._tried.append((shares, loss(residuals)))
         return residuals
 
-    def _found(self, latency_model: LatencyModel) -> list[tuple[Times, Times]]:
+    def _found(self, latency_model: LatencyModel) -> list[Found]:
         self.evaluations += 1
         return [misfit.replayed(latency_model) for misfit in self._misfits]
 
-    def _overhead_s(self, found: Sequence[tuple[Times, Times]]) -> float:
+    def _overhead_s(self, found: Sequence[Found]) -> float:
         """Return the constant by which first tokens come late for no reason of the engine.
 
         It needs no search: given the latency model, the median of what is missing is the best.
         """
         if not self._with_overhead:
             return 0.0
-        missing_s = -np.concatenate([late_s for late_s, _ in found])
+        missing_s = -np.concatenate([each.late_s for each in found])
         return float(np.clip(np.median(missing_s), 0.0, OVERHEAD_MAX_S))
 
 
@@ -267,7 +270,18 @@ def _from_prior(latency_model: LatencyModel, prior: Prior) -> Vector:
     return apart
 
 
-class _Misfit:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """By how much first tokens come late and decodes take longer than measured, and the percentiles
+    that were found [s].
+    """
+
+    late_s: Times
+    longer_s: Times
+    percentiles_s: Times
+
+
+class Misfit:
     """Differences of measured and replayed times of one log, and their residuals: in units of how
     far a good replay may miss.
     """
@@ -302,14 +316,15 @@ class _Misfit:
                 self._decode_spread_s[place] = max(
                     point.known_within * self._decode_s[place], TIMER_S
                 )
+        self._percentiles = [one for point in measured.points for one in point.percentiles]
         # If later requests were cut off, the batch is known only until the last one seen had its
         # first token. What ended after that was slowed by requests that are not in the replay: it
         # bounds the latency model from one side only.
         is_cut = is_cut and not rows.points  # points know nothing of each other
         self._known = measured.last_token_s <= (measured.first_token_s.max() if is_cut else inf)
 
-    def replayed(self, latency_model: LatencyModel) -> tuple[Times, Times]:
-        """Return by how much first tokens come late and decodes take longer than measured [s]."""
+    def replayed(self, latency_model: LatencyModel) -> Found:
+        """Return what a replay gives beside what was measured."""
         replayed = replay(
             self._rows,
             latency_model=latency_model,
@@ -318,11 +333,29 @@ class _Misfit:
         )
         first_s = replayed.first_token_s[self._fitted]
         longer_s = replayed.last_token_s[self._fitted] - first_s - self._decode_s
-        return first_s - self._first_token_s, longer_s
-
-    def residuals(self, late_s: Times, longer_s: Times) -> tuple[Times, Times]:
-        """Return the residuals of the first tokens and of the decodes."""
-        longer_s = np.where(
-            self._known, longer_s, np.maximum(longer_s - CUT_TOLERANCE * self._decode_s, 0.0)
+        # The points before those that are fitted come first, and so do their percentiles.
+        skipped = sum(
+            len(point.percentiles) for point in self._rows.points[: self._fitted.start or 0]
         )
-        return late_s / self._first_spread_s, longer_s / self._decode_spread_s
+        return Found(
+            late_s=first_s - self._first_token_s,
+            longer_s=longer_s,
+            percentiles_s=replayed.percentiles_s[skipped:],
+        )
+
+    def residuals(self, found: Found, overhead_s: float) -> tuple[Times, Times, Times]:
+        """Return the residuals of the first tokens, of the decodes, and of the percentiles."""
+        longer_s = np.where(
+            self._known,
+            found.longer_s,
+            np.maximum(found.longer_s - CUT_TOLERANCE * self._decode_s, 0.0),
+        )
+        tails = [
+            (value_s + (overhead_s if one.latency != "itl" else 0.0)) / one.value_s - 1.0
+            for one, value_s in zip(self._percentiles, found.percentiles_s.tolist(), strict=True)
+        ]
+        return (
+            (found.late_s + overhead_s) / self._first_spread_s,
+            longer_s / self._decode_spread_s,
+            np.array(tails) / PERCENTILE_SPREAD,
+        )

@@ -1,0 +1,254 @@
+"""Reading of what GenAI-Perf and AIPerf write: the requests of Perf Analyzer (profile_export.json),
+the records of AIPerf (profile_export.jsonl), and the summaries of both, each an operating point.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from twin.fit.json_figures import Figures, finite, log_of, shape
+from twin.fit.points import Latency, OperatingPoint, Percentile
+from twin.fit.request_csv import RequestRows
+from twin.spec import SpecError
+
+Json = Mapping[str, Any]
+
+SECONDS = {"s": 1.0, "sec": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+SUMMED: Mapping[Latency, str] = {
+    "ttft": "time_to_first_token",
+    "itl": "inter_token_latency",
+    "e2e": "request_latency",
+}
+# Of the percentiles of a summary, those that a steady load tells well enough.
+PERCENTILES = ("p50", "p90", "p95", "p99")
+DATA = "data:"
+
+
+# -- summaries
+
+
+def is_summary(document: Json) -> bool:
+    """Tell whether *document* is the summary of a run."""
+    return all(isinstance(document.get(SUMMED[name]), Mapping) for name in ("ttft", "e2e"))
+
+
+def read_summary(document: Json, *, source: str) -> RequestRows:
+    """Read profile_export_genai_perf.json or profile_export_aiperf.json: one operating point, its
+    means and its percentiles.
+    """
+    ttft_s, e2e_s = (_summed_s(document, name, "avg", source=source) for name in ("ttft", "e2e"))
+    prompt, output = (
+        finite((document.get(name) or {}).get("avg"), where=f"{source}: {name}: avg")
+        for name in ("input_sequence_length", "output_sequence_length")
+    )
+    if not 0.0 < ttft_s <= e2e_s:
+        raise SpecError(
+            f"{source}: time_to_first_token: expected above 0 and at most request_latency "
+            f"({e2e_s:g} s), found {ttft_s:g} s"
+        )
+    percentiles = [
+        Percentile(
+            latency=name,
+            percent=float(label[1:]),
+            value_s=_summed_s(document, name, label, source=source),
+        )
+        for name, long in SUMMED.items()
+        for label in PERCENTILES
+        if (document.get(long) or {}).get(label)
+    ]
+    rate, users = _load(document, source=source)
+    failed = (document.get("error_request_count") or {}).get("avg") or 0
+    point = OperatingPoint(
+        rate_rps=rate,
+        users=users,
+        input_tokens=max(prompt, 1.0),
+        output_tokens=max(output, 1.0),
+        percentiles=tuple(percentiles),
+    )
+    return RequestRows(
+        source=source,
+        line=np.array([1]),
+        queued_s=np.zeros(1),
+        first_token_s=np.array([ttft_s]),
+        last_token_s=np.array([e2e_s]),
+        input_tokens=np.array([max(round(prompt), 1)]),
+        output_tokens=np.array([max(round(output), 1)]),
+        place="point",
+        failed=int(failed),
+        points=(point,),
+    )
+
+
+def _summed_s(document: Json, name: Latency, label: str, *, source: str) -> float:
+    where = f"{source}: {SUMMED[name]}"
+    figures = document[SUMMED[name]]
+    return finite(figures.get(label), where=f"{where}: {label}") * _unit(figures, where=where)
+
+
+def _unit(metric: Json, *, where: str) -> float:
+    unit = str(metric.get("unit"))
+    if unit not in SECONDS:
+        raise SpecError(f"{where}: expected a unit of time, found {unit[:60]!r}")
+    return SECONDS[unit]
+
+
+def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
+    """Return the rate [1/s] or the users: as configured, else what was answered."""
+    given = dict(_leaves(document.get("input_config") or {}))
+    for key in ("request_rate", "concurrency"):
+        value = given.get(key)
+        value = value[0] if isinstance(value, list) and len(value) == 1 else value
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
+            return (float(value), None) if key == "request_rate" else (None, int(value))
+    throughput = (document.get("request_throughput") or {}).get("avg")
+    if not throughput:
+        raise SpecError(
+            f"{source}: expected a concurrency or request_rate in input_config, or a "
+            f"request_throughput, found {shape(document.get('input_config'))}"
+        )
+    return finite(throughput, where=f"{source}: request_throughput: avg"), None
+
+
+def _leaves(value: object) -> Iterator[tuple[str, object]]:
+    """Yield every key below *value* that holds no object."""
+    if isinstance(value, Mapping):
+        for key, below in value.items():
+            if isinstance(below, Mapping):
+                yield from _leaves(below)
+            elif below is not None:
+                yield str(key), below
+
+
+# -- requests of Perf Analyzer
+
+
+def read_perf_analyzer(document: Json, *, source: str) -> list[RequestRows]:
+    """Read profile_export.json: a log for each of its experiments.
+
+    It has no counts of tokens. Those of the prompt are in the usage that the server sent, if it was
+    asked to; those of the answer too, else each piece that came with text in it counts as one, as
+    engines send them.
+    """
+    logs = []
+    experiments = document["experiments"]
+    for place, experiment in enumerate(experiments, 1):
+        requests, failed = [], 0
+        for index, request in enumerate(experiment.get("requests") or [], 1):
+            where = f"{source}: experiment {place}: request {index}"
+            figures = _perf_request(request, where=where)
+            if figures is None:
+                failed += 1
+            else:
+                requests.append((index, figures))
+        run = f"experiment {place}" if len(experiments) > 1 else ""
+        logs.append(log_of(source, requests, failed=failed, run=run))
+    return logs
+
+
+def _perf_request(request: Json, *, where: str) -> Figures | None:
+    """Return the figures of *request*, None if it had no answer."""
+    times = request.get("response_timestamps") or []
+    outputs = request.get("response_outputs") or []
+    prompt, output = request.get("request_inputs", {}).get("input_ids"), None
+    prompt = len(prompt) if isinstance(prompt, list) else None
+    came: list[int] = []
+    for time_ns, sent in zip(times, outputs, strict=False):
+        pieces = list(_pieces(sent))
+        for piece in pieces:
+            if piece.get("error"):
+                return None
+            usage = piece.get("usage")
+            if isinstance(usage, Mapping):
+                prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
+        came += [time_ns] * sum(_has_text(piece) for piece in pieces)
+    if not came or output == 0:
+        return None
+    if prompt is None:
+        raise SpecError(
+            f"{where}: expected the tokens of the prompt in the usage that the server sends, found "
+            "none: give the summary beside it instead, …_genai_perf.json"
+        )
+    # Nanoseconds since 1970 do not fit a float: count from an hour that is near.
+    start_ns = int(request["timestamp"])
+    base_s = (start_ns % 10**14) / 1e9
+    first_s, last_s = ((int(time_ns) - start_ns) / 1e9 for time_ns in (came[0], came[-1]))
+    tokens = float(output if output is not None else len(came))
+    return [base_s, base_s + first_s, base_s + last_s, float(prompt), tokens]
+
+
+def _pieces(sent: object) -> Iterator[Json]:
+    """Yield the JSON objects of a response: events of a stream, one or several of them, or one
+    object.
+    """
+    if not isinstance(sent, Mapping):
+        return
+    text = sent.get("response")
+    if not isinstance(text, str):
+        yield sent
+        return
+    for line in text.splitlines():
+        body = line.strip().removeprefix(DATA).strip()
+        try:
+            value = json.loads(body)
+        except json.JSONDecodeError:
+            continue  # the end of a stream, a comment, or a piece of an event that was cut
+        if isinstance(value, Mapping):
+            yield value
+
+
+def _has_text(piece: Json) -> bool:
+    """Tell whether text came, of a chat, a completion, or Triton."""
+    if piece.get("text_output"):
+        return True
+    for choice in piece.get("choices") or []:
+        delta = choice.get("delta") or {}
+        if choice.get("text") or delta.get("content") or delta.get("reasoning_content"):
+            return True
+    return False
+
+
+# -- records of AIPerf
+
+
+def read_aiperf(documents: Sequence[Json], *, source: str) -> RequestRows:
+    """Read the records of profile_export.jsonl: one request a line."""
+    requests, failed = [], 0
+    for index, record in enumerate(documents, 1):
+        metadata, metrics = record.get("metadata") or {}, record.get("metrics") or {}
+        if metadata.get("benchmark_phase", "profiling") == "warmup":
+            continue
+        if record.get("error") or metadata.get("was_cancelled") or not metrics:
+            failed += 1
+            continue
+        figures = _aiperf_request(metadata, metrics, where=f"{source}: request {index}")
+        if figures is None:
+            failed += 1
+        else:
+            requests.append((index, figures))
+    return log_of(source, requests, failed=failed)
+
+
+def _aiperf_request(metadata: Json, metrics: Json, *, where: str) -> Figures | None:
+    ttft_s = _metric_s(metrics, "time_to_first_token", where=where)
+    e2e_s = _metric_s(metrics, "request_latency", where=where)
+    prompt, output = (
+        (metrics.get(name) or {}).get("value")
+        for name in ("input_sequence_length", "output_sequence_length")
+    )
+    if ttft_s is None or e2e_s is None or not prompt or not output:
+        return None
+    # Nanoseconds since 1970 do not fit a float: count from an hour that is near.
+    start_s = (int(metadata["request_start_ns"]) % 10**14) / 1e9
+    return [start_s, start_s + ttft_s, start_s + e2e_s, float(prompt), float(output)]
+
+
+def _metric_s(metrics: Json, name: str, *, where: str) -> float | None:
+    metric = metrics.get(name)
+    if not isinstance(metric, Mapping):
+        return None
+    where = f"{where}: {name}"
+    return finite(metric.get("value"), where=where) * _unit(metric, where=where)

@@ -1,0 +1,45 @@
+"""Figures of requests out of JSON, with errors that say where they stood: for the readers of what
+load generators write.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from twin.fit.request_csv import RequestRows, check_figures, request_rows
+from twin.spec import SpecError
+
+Figures = list[float]
+
+
+def finite(value: object, *, where: str) -> float:
+    """Return *value*; raise SpecError if it is no finite number."""
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        return float(value)
+    raise SpecError(f"{where}: expected a number, found {str(value)[:60]!r}")
+
+
+def shape(value: object) -> str:
+    """Return what *value* is, for a message."""
+    if isinstance(value, Mapping):
+        return "an object with " + (", ".join(list(map(str, value))[:6]) or "nothing in it")
+    return f"a {type(value).__name__}"
+
+
+def log_of(
+    source: str, requests: Sequence[tuple[int, Figures]], *, failed: int, run: str = ""
+) -> RequestRows:
+    """Return the log of *requests*, each with its number in the file and its figures."""
+    name = f"{source} {run}".rstrip()
+    if not requests:
+        raise SpecError(
+            f"{name}: expected requests that were answered, found {failed} that failed"
+            if failed
+            else f"{name}: expected requests, found none"
+        )
+    values = [
+        check_figures(figures, where=f"{name}: request {index}") for index, figures in requests
+    ]
+    numbers = [index for index, _ in requests]
+    return request_rows(name, numbers, values, place="request", failed=failed)
