@@ -156,7 +156,11 @@ def tracks_of(series: Sequence[Series], *, names: Names = NAMES) -> list[Track]:
     found: list[tuple[Labels, _Process]] = []
     for target, scrapes in targets.items():
         processes = [_process(of_one, names) for of_one in scrapes.values()]
-        found.append((target, max(processes, key=_completeness)))
+        engines = list[_Process]()
+        for process in sorted(processes, key=_completeness, reverse=True):
+            if all(_contradict(process, of) for of in engines):
+                engines.append(process)
+        found += [(target, engine) for engine in engines]
     if len(found) > 1:
         found = _without_copies(found)
     tracks = (_track(process) for process in _with_gauges_of_their_own(found))
@@ -169,7 +173,7 @@ def _with_gauges_of_their_own(found: list[tuple[Labels, _Process]]) -> list[_Pro
     """
     hosts = [(dict(target), process) for target, process in found if _tells_of_requests(process)]
     seen: set[Labels] = set()
-    for target, process in sorted(found):
+    for target, process in sorted(found, key=lambda one: one[0]):
         if _tells_of_requests(process):
             continue
         batch = tuple(pair for pair in target if pair[0] not in OF_ONE_BATCH)
@@ -253,6 +257,30 @@ def _without_copies(found: list[tuple[Labels, _Process]]) -> list[tuple[Labels, 
         if not any(_same_engine(target, other) and _copy(process, of) for other, of in kept):
             kept.append((target, process))
     return kept
+
+
+def _contradict(one: _Process, other: _Process) -> bool:
+    """Tell whether two processes that differ in labels of a scrape only are two all the same: what
+    those labels tell apart may be engines (the replicas of Ray Serve on one node).
+
+    Read in the order of their times, copies fall when their process restarts, and by less than a
+    step where two clocks disagree; two engines again and again.
+    """
+    for quantity in COUNTERS:
+        mine, its = one.by_quantity.get(quantity, {}), other.by_quantity.get(quantity, {})
+        for labels in mine.keys() & its.keys():
+            alone = [[value for _, value in points] for points in (mine[labels], its[labels])]
+            steps = [later - before for values in alone for before, later in pairwise(values)]
+            restarts = max(sum(map(_falls, pairwise(values))) for values in alone)
+            merged = [value for _, value in sorted((*mine[labels], *its[labels]))]
+            most = max(steps, default=0.0)
+            if sum(before - now > most for before, now in pairwise(merged)) > restarts:
+                return True
+    return False
+
+
+def _falls(pair: tuple[float, float]) -> bool:
+    return pair[1] < pair[0]
 
 
 def _same_engine(one: Labels, other: Labels) -> bool:

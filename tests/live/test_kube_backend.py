@@ -415,6 +415,9 @@ def test_a_config_map_pauses_the_whole_loop() -> None:
         assert record.paused == 'ConfigMap infer/loop has paused: "true"'
         with pytest.raises(PausedError, match="ConfigMap infer/loop has paused"):
             world.backend.apply(record.changes)
+        # Whoever writes something else wants it to stop, too.
+        world.core.patch_namespaced_config_map("loop", "infer", {"data": {"paused": "Yes!"}})
+        assert loop.cycle(90.0).paused == 'ConfigMap infer/loop has paused: "Yes!"'
         world.core.patch_namespaced_config_map("loop", "infer", {"data": {"paused": "false"}})
         assert loop.cycle(120.0).applied
         world.core.delete_namespaced_config_map("loop", "infer")

@@ -183,6 +183,15 @@ def test_pods_are_not_replaced_twice_within_minutes() -> None:
     assert told["templateTime"] == DATE
 
 
+def test_a_template_whose_rollout_is_paused_is_let_alone_and_replicas_change() -> None:
+    """Nothing would be replaced, and the loop would believe in a batch that no pod has."""
+    fields = with_command(args=["--max-num-seqs=16"])
+    fields["spec"] = {**fields.get("spec", {}), "paused": True}
+    pool, note = allowed(change(replicas=4, max_batch=64), **fields)
+    assert (pool.replicas, pool.max_batch) == (4, 16)
+    assert note == "its rollout is paused (spec.paused): its template stays as it is"
+
+
 GPUS = {("llama_8b", "H100"): 2, ("llama_8b", "4xL40S"): 4, ("llama_8b", "2xA100"): 2}
 
 

@@ -197,6 +197,21 @@ def test_what_prometheus_warns_of_is_passed_on() -> None:
     )
 
 
+def test_an_answer_that_lacks_a_part_is_told() -> None:
+    """VictoriaMetrics says it in a field of its own."""
+    (line,) = asked(answering(matrix(isPartial=True))).warnings
+    assert line == "prometheus: the answer is partial: series may be missing"
+
+
+def test_series_that_name_their_pod_otherwise_are_told() -> None:
+    """Relabelling: the load would be unknown, and nobody would know why."""
+    other = series("vllm:request_success_total", [(600.0, "1")], kubernetes_pod_name="x")
+    del other["metric"]["pod"]
+    (line,) = asked(answering(matrix(other))).warnings
+    assert line.startswith("prometheus: series name their pod by the label kubernetes_pod_name")
+    assert "--pod-label" in line
+
+
 @pytest.mark.parametrize(
     ("handle", "line"),
     [

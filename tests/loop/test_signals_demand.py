@@ -407,6 +407,33 @@ def test_engines_on_two_ports_that_do_the_very_same_are_two(label: str) -> None:
     assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0, rel=0.02)
 
 
+def test_engines_that_a_label_of_scrapes_tells_apart_are_two_if_their_counters_say_so() -> None:
+    """Ray Serve names its replicas on one node so; a pair of Prometheus servers does it too."""
+    series = []
+    for replica, base in (("a", 40.0), ("b", 90000.0)):
+        told = {"replica": replica}
+        series += series_of(engine(NOW_S - 50.0, rps=1.0, base=base), labels=told)
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0, rel=0.02)
+
+
+@pytest.mark.parametrize("off_s", [-0.5, 3.0])
+def test_copies_of_a_process_that_restarts_are_still_copies(off_s: float) -> None:
+    """Their counters fall together, whenever each of the two servers looks."""
+    series = []
+    for replica, shift_s in (("a", 0.0), ("b", off_s)):
+        times = [NOW_S - 55.0 + 10.0 * k + shift_s for k in range(6)]
+        samples = [
+            sample(
+                t_s,
+                success=(900.0 if t_s < NOW_S - 30.0 else 0.0) + t_s - (NOW_S - 55.0),
+                running=4.0,
+            )
+            for t_s in times
+        ]
+        series += series_of(samples, labels={"prometheus_replica": replica})
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(60.0, rel=0.1)
+
+
 def test_a_counter_that_begins_on_a_page_was_nothing_before() -> None:
     """Some engines show a counter from the first time on that it counts: absent is not unknown."""
     times = [NOW_S - 45.0 + t for t in (0.0, 15.0, 30.0, 45.0)]

@@ -13,10 +13,11 @@ from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
-from loop.backends.kube.labels import MODEL
+from loop.backends.kube.labels import FOUND_MAX, MODEL
 from loop.backends.kube.missing import is_told, missing_line, missing_of
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
+    NOT_PAUSED,
     Server,
     Servers,
     matched_model,
@@ -253,8 +254,10 @@ class KubeBackend:
                 return ""
             self._writer.told.append(f"whether the loop is paused cannot be read: {error}")
             return self._paused
-        told = isinstance(data, dict) and str(data.get("paused", "")).strip() == "true"
-        return f'ConfigMap {namespace}/{name} has paused: "true"' if told else ""
+        told = str(data.get("paused") or "").strip() if isinstance(data, dict) else ""
+        if told.lower() in NOT_PAUSED:
+            return ""
+        return f'ConfigMap {namespace}/{name} has paused: "{told[:FOUND_MAX]}"'
 
     # --- observing --------------------------------------------------------------------------------
 

@@ -41,7 +41,8 @@ class Deployment:
     """One managed Deployment as listed. problem is the first thing that is wrong with its labels
     and annotations.
 
-    replica_failure is why the cluster cannot make its pods, if it says so.
+    replica_failure is why the cluster cannot make its pods, if it says so. rollout_paused: a change
+    of its template replaces no pods.
 
     claim is the name that it asks for, server the one that it has: with its namespace where others
     claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
@@ -69,6 +70,7 @@ class Deployment:
     selector: Json
     pod_spec: Json
     field_owners: Sequence[Json]
+    rollout_paused: bool = False
     replica_failure: str = ""
     problem: str = ""
 
@@ -201,6 +203,7 @@ def read_deployment(obj: Json) -> Deployment:
         selector=spec.get("selector") or {},
         pod_spec=pod_spec,
         field_owners=meta.get("managedFields") or (),
+        rollout_paused=spec.get("paused") is True,
         replica_failure=_replica_failure(status),
         problem=bounds_problem or batch_problem or load_problem,
     )

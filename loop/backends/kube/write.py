@@ -161,6 +161,11 @@ def as_the_template_allows(
         desired = replace(desired, max_batch=held.max_batch)
         template = _template_patch(deployment, desired, types=types, gpus=gpus)
         notes.append(f"{error}: its batch stays {held.max_batch}")
+    if template and deployment.rollout_paused:
+        notes.append("its rollout is paused (spec.paused): its template stays as it is")
+        stays = _moves(template) and desired.accelerator != held.accelerator
+        desired = held if stays else replace(desired, max_batch=held.max_batch)
+        return desired, "; ".join(notes)
     before = _template_changed(deployment)
     waited_s = (date - before).total_seconds() if before else TEMPLATE_S_MIN
     if template and 0.0 <= waited_s < TEMPLATE_S_MIN:

@@ -39,6 +39,8 @@ ATTEMPTS = 2
 BYTES_MAX = 256 * 2**20  # a thousand servers of three pods are some 20 MB
 # The clock of an HTTP answer is in whole seconds, and the answer takes some time.
 CLOCK_S_MAX = 2.5
+# What scrapers call the pod of a series where it is not called pod.
+OTHER_POD_LABELS = frozenset({"kubernetes_pod_name", "kubernetes_pod", "pod_name", "exported_pod"})
 # For percentiles no cycle waits longer: it can do without them.
 PERCENTILES_S = 2.0
 FORGET_WINDOWS = 5  # whose pod it was is remembered for so many windows after it has gone
@@ -100,6 +102,7 @@ class Prometheus:
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
         self._owners: dict[PodKey, tuple[str, float]] = {}
         self._turns = Turns()
+        self._told_labels: set[str] = set()
         self._no_percentiles = ""  # why there are none, as it was told
 
     def close(self) -> None:
@@ -131,9 +134,31 @@ class Prometheus:
             for one in servers
         }
         told += [f"prometheus: {line}" for line in answer.get("warnings") or ()]
+        if answer.get("isPartial"):  # VictoriaMetrics, of which a part does not answer
+            told.append("prometheus: the answer is partial: series may be missing")
+        told += self._renamed(answer)
         told += self._learn_percentiles(servers, tracks, at_s=at_s, now_s=now_s)
         found = {name: self._with_known(of, name, now_s=now_s) for name, of in found.items()}
         return Measurement(figures=found, warnings=tuple(told))
+
+    def _renamed(self, answer: Mapping[str, Any]) -> list[str]:
+        """Return a line if series name their pod by another label than the one that is read, once
+        as long as that is so.
+        """
+        read = self._settings.pod_label
+        renamed = {
+            label
+            for entry in answer["data"]["result"]
+            if read not in entry["metric"] or f"exported_{read}" in entry["metric"]
+            for label in entry["metric"].keys() & OTHER_POD_LABELS
+            if label != read
+        }
+        fresh, self._told_labels = renamed - self._told_labels, renamed
+        return [
+            f"prometheus: series name their pod by the label {label}, and {read} is read: see "
+            "--pod-label and --namespace-label"
+            for label in sorted(fresh)
+        ]
 
     def _learn_percentiles(
         self,
