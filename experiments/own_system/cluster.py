@@ -30,6 +30,13 @@ Json = Mapping[str, Any]
 # How vLLM and SGLang are told how many tokens an iteration may compute.
 BUDGET_ARGUMENTS = ("--max-num-batched-tokens", "--chunked-prefill-size")
 MODEL_ARGUMENTS = ("--served-model-name", "--model", "--model-path", "--model-id")
+# What a line of Facts.unknown is of. A data directory that is begun with tells some of these.
+GPUS, BATCH, BUDGET = "how many GPUs a replica has", "the batch size", "the tokens of an iteration"
+RUNS_ON, START_UP, VERSION = (
+    "what it runs on",
+    "how long a pod takes to start",
+    "the version of its engine",
+)
 _UNITS = re.compile(r"(\d+)x(.+)", re.IGNORECASE)
 _VLLM_IMAGE = re.compile(r"vllm[^:@]*:v?(\d+\.\d+)")
 
@@ -112,18 +119,16 @@ def facts_of(
     kind, gpus = _hardware(server, nodes, unknown)
     max_batch = one.max_batch or _first(containers, BATCH_ARGUMENTS)
     if not max_batch:
-        unknown.append(f"the batch size: no label and no argument says it, {BATCH_MAX} is assumed")
+        unknown.append(f"{BATCH}: no label and no argument says it, {BATCH_MAX} is assumed")
     budget = _first(containers, BUDGET_ARGUMENTS)
     if not budget:
-        unknown.append(
-            f"the tokens of an iteration: no argument says them, {TOKEN_BUDGET} is assumed"
-        )
+        unknown.append(f"{BUDGET}: no argument says them, {TOKEN_BUDGET} is assumed")
     took_s = start_up_s(server.pods)
     if took_s is None:
-        unknown.append("how long a pod takes to start: none of its pods tells it")
+        unknown.append(f"{START_UP}: none of its pods tells it")
     version = vllm or _version(containers)
     if version is None:
-        unknown.append("the version of its engine, so how it plans its iterations")
+        unknown.append(f"{VERSION}, so how it plans its iterations")
     return Facts(
         name=server.name,
         place=one.place,
@@ -172,11 +177,11 @@ def _hardware(server: Server, nodes: Sequence[Node], unknown: list[str]) -> tupl
         kind = kinds[0] if len(kinds) == 1 else ""
     if not kind:
         where = f"on {', '.join(kinds)}" if kinds else "none of its pods runs on a node with GPUs"
-        unknown.append(f"what it runs on: {where}")
+        unknown.append(f"{RUNS_ON}: {where}")
     parallel = _first(one.pod_spec.get("containers") or (), TENSOR_PARALLEL)
     gpus = limit.count if limit is not None else int(units[1]) if units else parallel
     if not gpus:
-        unknown.append("how many GPUs a replica has: its pods ask for none, 1 is assumed")
+        unknown.append(f"{GPUS}: its pods ask for none, 1 is assumed")
     return kind, gpus or 1
 
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,16 @@ from experiments.datasheet_files import (
     smallest_engine,
     start_up_row,
 )
-from experiments.own_system.cluster import Facts
+from experiments.own_system.base import Base
+from experiments.own_system.cluster import (
+    BATCH,
+    BUDGET,
+    GPUS,
+    RUNS_ON,
+    START_UP,
+    VERSION,
+    Facts,
+)
 from experiments.own_system.latency import Engine, Latency, latency_of
 from experiments.own_system.load import rates_of
 from experiments.rates_file import write_rates
@@ -56,13 +65,20 @@ _FILLERS = frozenset(
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Known:
     """What is known beside the cluster. sheets and configs are by name; config_of says which config
-    a model of the cluster has; classes have (ITL, TTFT, priority).
+    a model of the cluster has; classes have (ITL, TTFT, priority). base is the data directory that
+    is begun with: what it says of accelerators, classes and latency models stays.
     """
 
     sheets: Mapping[str, Accelerator]
     configs: Mapping[str, ModelFacts]
     config_of: Mapping[str, ModelFacts] = field(default_factory=dict)
     classes: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
+    base: Base | None = None
+
+    @property
+    def types(self) -> frozenset[str]:
+        """Return the types of GPUs whose names are known."""
+        return frozenset(self.sheets) | (self.base.types if self.base else frozenset())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +96,8 @@ class Measured:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Imported:
     """The files of a data directory, the load, the latency model of each engine, and what could not
-    be found out, by whom it concerns.
+    be found out, by whom it concerns. kept are lines on what was left as it was, of the data that
+    the import began with.
     """
 
     files: Mapping[str, Json]
@@ -89,6 +106,7 @@ class Imported:
     figures: Mapping[str, Stretch]
     unknown: tuple[tuple[str, str], ...]
     measured: Measured
+    kept: tuple[str, ...] = ()
 
 
 def find_config(model: str, known: Known) -> ModelFacts | None:
@@ -157,9 +175,10 @@ class _Maker:
         fit: bool,
     ) -> None:
         self._fit = fit
-        self._facts = facts
+        self._facts = [_of_base(one, known.base) for one in facts] if known.base else facts
         self._capacity = capacity
         self._known = known
+        self._base = known.base or Base(name="")
         self._measured = measured
         self._unknown: list[tuple[str, str]] = []
         self._figures = {
@@ -167,9 +186,9 @@ class _Maker:
             for name, history in measured.histories.items()
             if (stretch := history.over(slice(None))) is not None
         }
-        self._accelerators: dict[str, Json] = {}
-        self._models: dict[tuple[str, str], Json] = {}
-        self._engines: dict[tuple[str, str], Json] = {}
+        self._accelerators = {name: dict(row) for name, row in self._base.accelerators.items()}
+        self._models = {key: dict(row) for key, row in self._base.models.items()}
+        self._engines = {key: dict(row) for key, row in self._base.engines.items()}
         self._latencies: dict[tuple[str, str], Latency] = {}
 
     def made(self) -> Imported:
@@ -193,13 +212,37 @@ class _Maker:
             figures=self._figures,
             unknown=_by_line(self._unknown),
             measured=self._measured,
+            kept=self._kept(kept),
         )
+
+    def _kept(self, servers: Sequence[Facts]) -> tuple[str, ...]:
+        base = self._base
+        if not base.name:
+            return ()
+        same = [one.name for one in servers if one.name in base.servers]
+        gone = [name for name in base.servers if name not in same]
+        lines = [
+            f"accelerators and their prices: {', '.join(base.accelerators)}",
+            f"service classes and their objectives: {', '.join(base.classes)}",
+            f"{len(base.models)} latency models (inferno drift says whether they still hold)",
+        ]
+        if same:
+            lines.append(f"what is not asked of a cluster of {', '.join(same)}")
+        if gone:
+            more = f" and {len(gone) - 3} more" if len(gone) > 3 else ""
+            lines.append(
+                f"nothing of {', '.join(gone[:3])}{more}: no such servers are in the cluster"
+            )
+        return tuple(lines)
 
     # -- engines
 
     def _pair(self, servers: Sequence[Facts]) -> bool:
         """Add what a model on an accelerator is; tell whether it could be found out."""
         one = servers[0]
+        if (one.model, one.accelerator) in self._base.models:
+            self._pair_of_base(servers)
+            return True
         sheet = self._sheet(one)
         kv_tokens = min((each.kv_tokens for each in servers if each.kv_tokens), default=None)
         if kv_tokens is None and sheet is not None and sheet.kv_tokens:
@@ -260,6 +303,25 @@ class _Maker:
         }
         return True
 
+    def _pair_of_base(self, servers: Sequence[Facts]) -> None:
+        """Put what the cluster tells of an engine into what the base says of it."""
+        one = servers[0]
+        key = (one.model, one.accelerator)
+        parms = self._models[key]["perfParms"]
+        self._latencies[key] = Latency(
+            parms={name: value for name, value in parms.items() if value is not None},
+            sources=dict.fromkeys(("alpha", "beta", "gamma"), "kept"),
+            ranges={},
+        )
+        engine = self._engines.setdefault(key, {"model": one.model, "acc": one.accelerator})
+        kv_tokens = min((each.kv_tokens for each in servers if each.kv_tokens), default=None)
+        if kv_tokens is not None:
+            engine["kvTokens"] = kv_tokens
+        took = [each.start_up_s for each in servers if each.start_up_s is not None]
+        if took:
+            said = engine.get("startUp") or {"cv": 0.15}
+            engine["startUp"] = {**said, "meanS": round(sum(took) / len(took), 1)}
+
     def _sheet(self, one: Facts) -> DataSheetModel | None:
         config = find_config(one.model, self._known)
         accelerator = find_sheet(one.type, self._known.sheets)
@@ -305,7 +367,8 @@ class _Maker:
             sheet = find_sheet(kind, self._known.sheets)
             if sheet is None:
                 continue
-            for model in dict.fromkeys(one.model for one in kept):
+            of_base = {model for model, _ in self._base.models}
+            for model in dict.fromkeys(one.model for one in kept if one.model not in of_base):
                 if any(
                     key[0] == model and self._accelerators[key[1]]["type"] == kind
                     for key in self._models
@@ -394,18 +457,20 @@ class _Maker:
 
     def _files(self, kept: Sequence[Facts]) -> dict[str, Json]:
         kinds = {row["type"] for row in self._accelerators.values()}
-        for kind in sorted(kinds - self._capacity.keys()):
-            held = sum(one.gpus * one.replicas for one in kept if one.type == kind)
-            self._unknown.append(
-                (kind, f"how many GPUs there are: the {held} that its servers have are taken")
-            )
-        capacity = {
-            **{
-                kind: sum(one.gpus * one.replicas for one in kept if one.type == kind)
-                for kind in sorted(kinds)
-            },
-            **{kind: count for kind, count in self._capacity.items() if kind in kinds},
+        in_use = {
+            kind: sum(one.gpus * one.replicas for one in kept if one.type == kind)
+            for kind in sorted(kinds)
         }
+        # The nodes tell what there is; if none can be read, what the import began with holds.
+        told = self._capacity or self._base.capacity
+        for kind in sorted({one.type for one in kept} - told.keys()):
+            self._unknown.append(
+                (
+                    kind,
+                    f"how many GPUs there are: the {in_use[kind]} that its servers have are taken",
+                )
+            )
+        capacity = {**in_use, **{kind: count for kind, count in told.items() if kind in kinds}}
         return {
             "accelerator-data.json": {"accelerators": list(self._accelerators.values())},
             "capacity-data.json": {
@@ -413,7 +478,8 @@ class _Maker:
             },
             "model-data.json": {"models": list(self._models.values())},
             "serviceclass-data.json": {"serviceClasses": self._classes(kept)},
-            "optimizer-data.json": {
+            "optimizer-data.json": dict(self._base.optimizer)
+            or {
                 "optimizer": {
                     "unlimited": False,
                     "saturationPolicy": "PriorityRoundRobin",
@@ -425,8 +491,13 @@ class _Maker:
         }
 
     def _classes(self, kept: Sequence[Facts]) -> list[Json]:
-        rows = []
+        rows = [dict(row) for row in self._base.classes.values()]
+        of_base = {row["name"]: row for row in rows}
         for name in dict.fromkeys(one.service_class for one in kept):
+            models = dict.fromkeys(one.model for one in kept if one.service_class == name)
+            if name in of_base:
+                self._targets(of_base[name], models)
+                continue
             told = self._known.classes.get(name)
             if told is None:
                 self._unknown.append(
@@ -437,10 +508,24 @@ class _Maker:
                     )
                 )
             itl, ttft, priority = told or (*UNKNOWN_TARGETS, PRIORITY_UNKNOWN)
-            models = dict.fromkeys(one.model for one in kept if one.service_class == name)
             targets = [{"model": model, "slo-itl": itl, "slo-ttft": ttft} for model in models]
             rows.append({"name": name, "priority": priority, "modelTargets": targets})
         return rows
+
+    def _targets(self, row: Json, models: Iterable[str]) -> None:
+        """Add the objectives of those of *models* of which the class *row* has none: its first."""
+        targets = list(row.get("modelTargets") or ())
+        known = {one["model"] for one in targets}
+        for model in models:
+            if model in known:
+                continue
+            like = targets[0] if targets else dict(_SLOW)
+            as_whose = (
+                f"those of {targets[0]['model']}" if targets else "ITL and TTFT of a slow class"
+            )
+            self._unknown.append((row["name"], f"its objectives for {model}: {as_whose} are taken"))
+            targets.append({**like, "model": model})
+        row["modelTargets"] = targets
 
     def _server(self, one: Facts) -> Json:
         unit = self._accelerators[one.accelerator]
@@ -462,10 +547,11 @@ class _Maker:
         if one.replicas_max is not None:
             bounds["maxNumReplicas"] = one.replicas_max
         return {
+            "keepAccelerator": False,
+            **self._base.servers.get(one.name, {}),
             "name": one.name,
             "class": one.service_class,
             "model": one.model,
-            "keepAccelerator": False,
             **bounds,
             "maxBatchSize": one.max_batch,
             "currentAlloc": current,
@@ -504,12 +590,51 @@ class _Maker:
                 row["prefixShare"] = round(share, 3)
             if one.name in self._measured.variations:
                 row["tokenCv"] = self._measured.variations[one.name]
-            if row:
-                servers.append({"name": one.name, **row})
+            said = self._base.in_twin(one.name)
+            if row or said:
+                servers.append({**said, "name": one.name, **row})
         return {
+            **self._base.twin,
             "engines": list(self._engines.values()),
-            **({"servers": servers} if servers else {}),
+            **({"servers": servers} if servers or self._base.twin else {}),
         }
+
+
+# Objectives of a class that has none yet.
+_SLOW = {"slo-itl": UNKNOWN_TARGETS[0], "slo-ttft": UNKNOWN_TARGETS[1]}
+# Lines on what a data directory tells of a server whose model it knows on its accelerator.
+_TOLD_BY_BASE = (GPUS, BATCH, BUDGET, RUNS_ON, START_UP, VERSION)
+
+
+def _of_base(one: Facts, base: Base) -> Facts:
+    """Return *one* under the names of *base*, with what *base* tells of it besides."""
+    accelerator = one.accelerator
+    if (one.model, accelerator) not in base.models:
+        fitting = [
+            name
+            for (model, name), row in base.models.items()
+            if model == one.model
+            and base.accelerators[name]["type"] == one.type
+            and base.accelerators[name].get("multiplicity", 1) * row.get("accCount", 1) == one.gpus
+        ]
+        if len(fitting) != 1 or not one.type:
+            return one
+        accelerator = fitting[0]
+    row, unit = base.models[one.model, accelerator], base.accelerators[accelerator]
+    max_batch = one.max_batch
+    if any(line.startswith(BATCH) for line in one.unknown):
+        max_batch = base.servers.get(one.name, {}).get("maxBatchSize") or row["maxBatchSize"]
+    gpus = one.gpus
+    if any(line.startswith(GPUS) for line in one.unknown):
+        gpus = unit.get("multiplicity", 1) * row.get("accCount", 1)
+    return replace(
+        one,
+        accelerator=accelerator,
+        type=unit["type"],
+        gpus=gpus,
+        max_batch=max_batch,
+        unknown=tuple(line for line in one.unknown if not line.startswith(_TOLD_BY_BASE)),
+    )
 
 
 def _by_line(unknown: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
@@ -547,6 +672,7 @@ def write_import(found: Imported, directory: Path, *, told: Sequence[str]) -> li
             {"model": model, "acc": accelerator, **latency.as_json()}
             for (model, accelerator), latency in found.latencies.items()
         ],
+        "kept": list(found.kept),
         "unknown": [{"of": of, "what": line} for of, line in found.unknown],
     }
     write(IMPORT_JSON, json.dumps(report, indent=2, ensure_ascii=False) + "\n")

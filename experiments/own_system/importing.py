@@ -159,7 +159,7 @@ def _nodes(
     known: Known,
     told: list[tuple[str, str]],
 ) -> tuple[list[Node], dict[str, int]]:
-    types = set(known.sheets)
+    types = known.types
     try:
         objects = client.nodes()
     except ApiError as error:

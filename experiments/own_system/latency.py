@@ -21,7 +21,8 @@ from twin.spec import LatencyModel, Scheduling, SpecError
 Json = dict[str, Any]
 # fitted: the measurements tell it; data sheet: they do not, and the data sheet holds the value;
 # not identified: neither tells it, and only the latencies at the loads that were seen are right.
-Source = Literal["fitted", "data sheet", "not identified"]
+# kept: the data that an import begins with have it.
+Source = Literal["fitted", "data sheet", "not identified", "kept"]
 
 OVERHEAD = Expected(value=8.0, spread=4.0)  # ms a request, outside the engine
 # An engine that plans ahead must explain the latencies so much better to be taken for one.

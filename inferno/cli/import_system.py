@@ -29,11 +29,14 @@ labels that --select names, with their models, GPUs and batch sizes; latency
 models, fitted to the latencies of the past as far as these tell them, else from
 data sheets; and the load of the past as a scenario, requests and tokens of each
 server by minute. What could not be found out is said, and written to import.md.
-It changes nothing in the cluster.
+It changes nothing in the cluster. With --data a data directory is begun with:
+its accelerators, prices, classes and latency models stay, and what the cluster
+tells replaces the rest.
 
   inferno import --kubeconfig out/twin.kubeconfig \\
     --prometheus http://localhost:9090 --last 7d --out mine
   inferno import --select app=vllm --classes Premium=30/500 --out mine
+  inferno import --data mine --prometheus http://localhost:9090 --out mine2
   inferno sim --data mine --scenario mine/trace.yaml
 """
 
@@ -41,6 +44,12 @@ It changes nothing in the cluster.
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     add_cluster_options(parser)
     add_prometheus_options(parser)
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="begin with this data directory: its accelerators, classes and latency models stay",
+    )
     parser.add_argument(
         "--last",
         default="7d",
@@ -174,15 +183,26 @@ def report(found: Imported) -> list[str]:
                 f"{load.out_tokens:.0f} tokens"
             )
             if figures.ttft_ms is not None and figures.itl_ms is not None:
-                line += f", TTFT {figures.ttft_ms:.4g} ms, ITL {figures.itl_ms:.4g} ms"
+                line += f", TTFT {_ms(figures.ttft_ms)} ms, ITL {_ms(figures.itl_ms)} ms"
         lines.append(line)
-    lines += [f"- GPUs: {gpus}", "", "## Latency models", ""]
+    lines += [f"- GPUs: {gpus}", ""]
+    if found.kept:
+        lines += [
+            "## Kept from the data that were begun with",
+            "",
+            *(f"- {line}" for line in found.kept),
+            "",
+        ]
+    lines += ["## Latency models", ""]
     for (model, accelerator), latency in found.latencies.items():
         told = ", ".join(
             f"{name} {latency.parms[name]:.4g} ({source})"
             for name, source in latency.sources.items()
+            if name in latency.parms
         )
-        line = f"- {model} on {accelerator}: {told}, overhead {latency.parms['overheadMs']:.3g} ms"
+        line = f"- {model} on {accelerator}: {told}"
+        if "overheadMs" in latency.parms:
+            line += f", overhead {latency.parms['overheadMs']:.3g} ms"
         if latency.e2e_misses is not None and latency.ttft_misses is not None:
             line += (
                 f"; at {latency.points} loads it misses E2E by {latency.e2e_misses:.1%} and TTFT "
@@ -190,6 +210,10 @@ def report(found: Imported) -> list[str]:
             )
         lines.append(line)
     return [*lines, "", *_unknown(found)]
+
+
+def _ms(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100.0 else f"{value:.3g}"
 
 
 def _unknown(found: Imported) -> list[str]:
@@ -200,7 +224,8 @@ def _unknown(found: Imported) -> list[str]:
 
 
 def _known(options: Namespace) -> Known:
-    from experiments.config import SAMPLE_DATA
+    from experiments.config import SAMPLE_DATA, shipped
+    from experiments.own_system.base import read_base
     from experiments.own_system.directory import Known
     from inferno.cli.datasheets import accelerators, find_model
     from inferno.cli.init import CLASSES, classes_of
@@ -222,6 +247,7 @@ def _known(options: Namespace) -> Known:
         },
         config_of=chosen,
         classes=classes,
+        base=None if options.data is None else read_base(shipped(options.data)),
     )
 
 

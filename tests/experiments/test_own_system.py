@@ -4,26 +4,39 @@ is made of names and of a past.
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from emulator.rates import Rates
+from experiments.own_system.base import read_base
 from experiments.own_system.cluster import Facts, facts_of, read_nodes, selected
-from experiments.own_system.directory import Known, find_config, find_sheet
+from experiments.own_system.directory import (
+    Imported,
+    Known,
+    Measured,
+    find_config,
+    find_sheet,
+    imported,
+    write_import,
+)
 from experiments.own_system.importing import Period, seconds
 from experiments.own_system.lengths import ANSWERS, PROMPTS, variation_of
 from experiments.own_system.load import rates_of
 from inferno.cli.datasheets import accelerators, find_model
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import read_servers
+from loop.schema.reading import read_system
 from loop.signals.history import History, empty_history
 from loop.signals.series import Series, tracks_of
 from tests.loop.kube_objects import EPOCH_S, deployment, node, pod
 from twin.arrivals import token_counts
 from twin.spec import SpecError
 
+SMALL = Path(__file__).resolve().parents[2] / "sample-data" / "small"
 SHEETS = accelerators()
 MODELS = ("llama-3.1-8b", "llama-2-13b", "llama-2-7b", "qwen2.5-14b", "mixtral-8x7b")
 KNOWN = Known(sheets=SHEETS, configs={name: find_model(name) for name in MODELS})
@@ -64,6 +77,55 @@ def test_a_command_line_tells_model_batch_budget_and_version() -> None:
         assert found.start_up_s == pytest.approx(80.0)
         (budget,) = found.unknown
         assert budget.startswith("the tokens of an iteration")
+
+
+def begun(found: Facts, *, capacity: dict[str, int]) -> Imported:
+    """Return an import of *found* that begins with the small sample system."""
+    known = Known(sheets=SHEETS, configs={}, base=read_base(SMALL))
+    return imported(
+        [found], capacity=capacity, known=known, measured=Measured(histories={}, source="tests")
+    )
+
+
+def test_an_import_keeps_the_data_that_it_begins_with(tmp_path: Path) -> None:
+    """Who has measured an engine, and negotiated prices, has better figures than data sheets."""
+    base = read_base(SMALL)
+    template = {"args": ["serve", "Llama-3.1-8B"], "resources": {"limits": {"nvidia.com/gpu": 1}}}
+    found = replace(facts(template), name="Premium-Llama-3.1-8B", service_class="Premium")
+    told = begun(found, capacity={"H100": 5})
+    write_import(told, tmp_path, told=())
+    system = read_system(tmp_path)
+    models = {(row["name"], row["acc"]): row for row in told.files["model-data.json"]["models"]}
+    assert models == base.models
+    assert told.files["accelerator-data.json"]["accelerators"] == [*base.accelerators.values()]
+    assert system.classes == read_system(SMALL).classes
+    # What the cluster tells: replicas, start-up, GPUs.
+    (server,) = told.files["server-data.json"]["servers"]
+    assert server["currentAlloc"]["numReplicas"] == found.replicas
+    assert server["maxBatchSize"] == models[found.model, "H100"]["maxBatchSize"]
+    engines = {(row["model"], row["acc"]): row for row in told.files["twin-data.json"]["engines"]}
+    assert engines["Llama-3.1-8B", "H100"]["startUp"]["meanS"] == found.start_up_s
+    assert system.capacity["H100"] == 5
+    assert system.capacity["L40S"] == 0
+    assert told.kept[-1].startswith("nothing of Premium-llama_13b, Bronze-Qwen2.5-14B")
+    assert not [line for _, line in told.unknown if "tokens of an iteration" in line]
+
+
+def test_what_the_data_lack_is_taken_and_told() -> None:
+    """A class without the model, nodes that nobody may read, another name of the same GPUs."""
+    found = replace(
+        facts({"args": ["serve", "Llama-3.1-8B"], "resources": {"limits": {"nvidia.com/gpu": 1}}}),
+        accelerator="H100-SXM",
+        service_class="Bronze",
+    )
+    told = begun(found, capacity={})
+    (server,) = told.files["server-data.json"]["servers"]
+    assert server["currentAlloc"]["accelerator"] == "H100"
+    assert {row["type"]: row["count"] for row in told.files["capacity-data.json"]["count"]} == dict(
+        read_base(SMALL).capacity
+    )
+    (line,) = [line for of, line in told.unknown if of == "Bronze"]
+    assert line.startswith("its objectives for Llama-3.1-8B: those of ")
 
 
 def test_what_nobody_tells_is_said() -> None:
