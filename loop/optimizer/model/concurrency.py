@@ -15,7 +15,7 @@ import numpy as np
 from loop.optimizer.cache import SizingCache, row_keys
 from loop.optimizer.model.chain import Bools, Floats, Ints
 from loop.optimizer.model.queueing import ReplicaColumns, analyze, make_model
-from loop.optimizer.model.rates import blocks
+from loop.optimizer.model.rates import blocks, tail_blocks
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import make_tail
 from loop.optimizer.model.within import latencies_at, make_goals, shares_within
@@ -106,7 +106,7 @@ def _at_percentile(
     known = cache.latencies.get(keys)
     found = np.array([one or (0.0, 0.0) for one in known]).reshape(-1, 2)
     new = np.array([k for k, one in enumerate(known) if one is None], dtype=np.intp)
-    for part in blocks(columns.max_batch[new]):
+    for part in tail_blocks(columns.max_batch[new]):
         rows = new[part]
         pair = latencies_at(
             make_tail(columns.take(rows)),
@@ -171,7 +171,7 @@ def _fits(
     columns = replace(table.columns.take(rows), max_batch=batch)
     rate, fits = np.repeat(rate, len(rows) // len(rate)), np.zeros(len(rows), dtype=np.bool_)
     goal = 1.0 - settings.headroom
-    for part in blocks(batch):
+    for part in tail_blocks(batch):
         tail, asked = make_tail(columns.take(part)), table.asked.take(rows[part])
         goals = make_goals(tail, ttft=asked.slo_ttft * goal, itl=asked.slo_itl * goal)
         found = shares_within(tail, rate[part], goals)

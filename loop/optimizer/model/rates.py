@@ -39,6 +39,8 @@ BINDING: tuple[WhyKind, ...] = (
 TPS_SHARE = 0.9  # with a TPS target the rate stays below this share of the highest one
 BLOCK_CELLS = 1 << 16  # states worked on at once: half a megabyte stays in the cache of a core
 BLOCK_WASTE = 1 << 14  # states of padding that cost as much as one more group
+# The same of the estimate of tails: it is many calls with few states each, so few large groups.
+TAIL_CELLS = 1 << 18
 
 # The C library gives pieces as large as a block back to the system whenever they are freed, and
 # page faults then take a tenth of an optimization. Once a larger piece was freed it keeps them (16
@@ -118,6 +120,11 @@ def blocks(
         stop = start + max(1, int(np.argmin(fits)) if not fits.all() else len(part))
         yield order[start:stop]
         start = stop
+
+
+def tail_blocks(sizes: Ints) -> Iterator[Rows]:
+    """Split rows into groups of similar size for the estimate of tails."""
+    return blocks(sizes, cells_max=TAIL_CELLS, waste_max=TAIL_CELLS)
 
 
 def figures(metrics: Metrics) -> Floats:

@@ -10,7 +10,7 @@ import numpy as np
 from loop.optimizer.explain import why_unserved
 from loop.optimizer.model.concurrency import tune
 from loop.optimizer.model.queueing import iteration_time
-from loop.optimizer.model.rates import blocks, no_limits
+from loop.optimizer.model.rates import no_limits, tail_blocks
 from loop.optimizer.model.tail import make_tail
 from loop.optimizer.model.tail_rates import highest_rates_by_share
 from loop.optimizer.rules import Rules
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from loop.optimizer.table import CandidateTable
     from loop.spec import OptimizerData, ServerData, SystemData
 
-TAIL_CELLS = 1 << 18  # states worked on at once
 HALF_BLOCK = 8.0  # tokens
 WAITS = 0.5  # of the iteration that runs as a request comes, on the mean
 KV_MARGIN = 2.0  # deviations that are kept free
@@ -150,8 +149,7 @@ def highest_rates(
 ) -> Limits:
     """Return the highest rates at which the share *percentile* of requests meets the latencies."""
     limits = no_limits(len(columns))
-    # Few large groups: the estimate is many calls with few states each.
-    for rows in blocks(columns.max_batch, cells_max=TAIL_CELLS, waste_max=TAIL_CELLS):
+    for rows in tail_blocks(columns.max_batch):
         tail, asked = make_tail(columns.take(rows)), percentile[rows]
         found = highest_rates_by_share(
             tail,
