@@ -309,11 +309,11 @@ class _Tokens:
             usual_s = _usual_token_s(lambda: [part])
         begin_s = float(part.arrival_s[0]) if part.arrival_s.size else 0.0
         begun = part.first_s[part.served]
-        self._first += np.histogram(begun, bins=self._edges_s)[0]
+        self._first += _counts(begun, self._edges_s)
         self._made.add(part.first_s, part.span_s, part.rest, settled_s=begin_s)
         token_s = np.full(part.span_s.shape, usual_s)
         np.divide(part.span_s, part.rest, out=token_s, where=part.paced)
-        self._came += np.histogram(part.arrival_s, bins=self._edges_s)[0]
+        self._came += _counts(part.arrival_s, self._edges_s)
         self._demanded.add(part.arrival_s, part.later * token_s, part.later, settled_s=begin_s)
 
     def totals(self) -> tuple[Floats, Floats]:
@@ -334,8 +334,10 @@ class _Spread:
     def add(self, begin_s: Floats, span_s: Floats, tokens: Floats, *, settled_s: float) -> None:
         """Count these; what comes now or later begins at *settled_s* at the earliest."""
         even = span_s > 0
-        at_once, _ = np.histogram(begin_s[~even], bins=self._edges_s, weights=tokens[~even])
-        self._at_once += at_once
+        if not even.all():
+            weights = tokens[~even]
+            at_once, _ = np.histogram(begin_s[~even], bins=self._edges_s, weights=weights)
+            self._at_once += at_once
         slope = tokens[even] / span_s[even]
         self._begun.add(begin_s[even], slope, settled_s=settled_s)
         self._ended.add(begin_s[even] + span_s[even], slope, settled_s=settled_s)
@@ -389,6 +391,14 @@ class _RampSum:
         self._slopes[open_], self._offsets[open_] = slopes[begun], offsets[begun]
         self._sums = (float(slopes[-1]), float(offsets[-1]))
         self._settled_s = settled_s
+
+
+def _counts(values: Floats, edges: Floats) -> npt.NDArray[np.int64]:
+    """Return what np.histogram does, which for a few hundred values takes several times as long."""
+    ordered = np.sort(values)
+    places = np.searchsorted(ordered, edges)
+    places[-1] = np.searchsorted(ordered, edges[-1], side="right")
+    return np.diff(places)
 
 
 def _minute_of(arrival_s: Floats, edges_s: Floats) -> npt.NDArray[np.int64]:

@@ -270,6 +270,8 @@ class ServerSeries:
         self.running = self.waiting = self.backlog = 0
         self.kv_usage = 0.0
         self.queued_prompt_tokens: int | None = None
+        # The figures of the window, until there is another sample.
+        self._known: WindowFigures | None = None
 
     @property
     def scraped_s(self) -> float | None:
@@ -291,11 +293,13 @@ class ServerSeries:
         for growth in growths:
             # One after the other: `sum` of floats is another sum since Python 3.12.
             total = Counters._make(map(add, total, growth))
+        self._known = None
         self._samples.append((now_s, arrivals, total))
         self._counted.append(sum(buckets, _buckets(self._counted[-1])))
 
     def add_waits(self, waited: Sequence[Waits]) -> None:
         """Append what is new of every pod that answered a scrape."""
+        self._known = None
         total = _waits(self._waits[-1])
         self._waits.append(
             Waits(
@@ -306,6 +310,7 @@ class ServerSeries:
 
     def add_totals(self, now_s: float, arrivals: Arrivals, totals: TableTotals) -> None:
         """Append the sample of a scrape whose totals were added up elsewhere."""
+        self._known = None
         self._samples.append((now_s, arrivals, totals))
         self._counted.append(totals)
         self._waits.append(totals)
@@ -359,11 +364,13 @@ def window_figures(series: Sequence[ServerSeries]) -> list[WindowFigures]:
     """Return the figures of each of *series*: those of a thousand servers together take a tenth of
     the time.
     """
-    if not series:
-        return []
-    grown = np.array([one._growth() for one in series])
-    percentiles = percentiles_of_all_ms(grown, {**HISTOGRAMS, "queue": LATENCY_BOUNDS_S})
-    return [one._figures(found) for one, found in zip(series, percentiles, strict=True)]
+    new = [one for one in series if one._known is None]
+    if new:
+        grown = np.array([one._growth() for one in new])
+        percentiles = percentiles_of_all_ms(grown, {**HISTOGRAMS, "queue": LATENCY_BOUNDS_S})
+        for one, found in zip(new, percentiles, strict=True):
+            one._known = one._figures(found)
+    return [one._known for one in series if one._known is not None]
 
 
 def _counters(totals: Counters | TableTotals) -> Counters:
