@@ -63,7 +63,13 @@ def record_text(record: CycleRecord) -> str:
 
 def line_text(line: Line) -> str:
     """Return *line*, an answer of record_line, as text."""
-    return json.dumps(line, allow_nan=False, ensure_ascii=False, separators=(",", ":"))
+    return json.dumps(
+        line,
+        allow_nan=False,
+        ensure_ascii=False,
+        check_circular=False,  # record_line has walked through it
+        separators=(",", ":"),
+    )
 
 
 def held_servers(record: CycleRecord) -> dict[str, str]:

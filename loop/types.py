@@ -56,16 +56,22 @@ class OfPools:
     @property
     def accelerator(self) -> str:
         """Return the accelerator, joined by + if there are several; "" if none is named."""
+        if len(self.pools) == 1:  # nearly always, and it is asked for all the time
+            return self.pools[0].accelerator
         return "+".join(pool.accelerator for pool in self.pools)
 
     @property
     def replicas(self) -> int:
         """Return the replicas of all pools."""
+        if len(self.pools) == 1:
+            return self.pools[0].replicas
         return sum(pool.replicas for pool in self.pools)
 
     @property
     def max_batch(self) -> int:
         """Return the largest batch of a replica; 0 if none is named."""
+        if len(self.pools) == 1:
+            return self.pools[0].max_batch
         return max((pool.max_batch for pool in self.pools), default=0)
 
 
