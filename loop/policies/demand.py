@@ -9,12 +9,16 @@ from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from loop.policies.forecast import Forecast, Series, forecast, poisson_noise
+from loop.policies.forecast import Forecast, History, Series, forecast
 
 if TYPE_CHECKING:
+    from loop.policies.filters import Bank
     from loop.policies.worth import Worth
     from loop.types import Load, ServerView
 
+# How long a demand is held: of a load that comes in bursts for down_s, and less the less it does;
+# of one that comes back by the clock, as long as a clock may be wrong.
+HELD_MIN_S, HELD_SEASON_S = 30.0, 120.0
 TOKENS_KEPT = 0.9  # of the weight of a sample of mean tokens after each further one
 
 
@@ -24,21 +28,21 @@ class Foreseen:
     depend on.
     """
 
-    rates: Series
-    asked: tuple[Worth, float, float, float, float]
+    bank: Bank
+    asked: tuple[Worth, float, float, float]
     found: Forecast
     paying_rpm: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
-    """What is remembered of one server: its rates [requests/min], its mean tokens and how many
-    requests a minute these stand for, what was asked for before any hold [requests/min], what a
-    replica of it can take (0: not known), when it was moved last, and since when its load is not
-    known (None: it is). foreseen is used again while nothing new is seen.
+    """What is remembered of one server: the history of its rate [requests/min], its mean tokens and
+    how many requests a minute these stand for, what was asked for before any hold [requests/min],
+    what a replica of it can take (0: not known), when it was moved last, and since when its load is
+    not known (None: it is). foreseen is used again while nothing new is seen.
     """
 
-    rates: Series = field(default_factory=Series)
+    history: History = field(default_factory=History)
     in_tokens: float = 0.0
     out_tokens: float = 0.0
     tokens_weight: float = 0.0
@@ -46,7 +50,7 @@ class Memory:
     replica_rpm: float = 0.0
     moved_s: float | None = None
     unknown_s: float | None = None
-    foreseen: Foreseen | None = field(default=None, compare=False, repr=False)
+    foreseen: Foreseen | None = None
 
 
 Memories = Mapping[str, Memory]
@@ -76,17 +80,17 @@ class Horizon:
     drain_s: float
 
 
-def remember(memory: Memory, view: ServerView, *, now_s: float) -> Memory:
-    """Return *memory* with what is seen of the server at *now_s*; nothing is learnt from a load
-    that is not known.
+def remember(memory: Memory, view: ServerView, *, now_s: float, window_s: float) -> Memory:
+    """Return *memory* with what is seen of the server at *now_s* over the last *window_s*; nothing
+    is learnt from a load that is not known.
     """
     load = view.load
     if load is None:
         return memory if memory.unknown_s is not None else replace(memory, unknown_s=now_s)
     memory = memory if memory.unknown_s is None else replace(memory, unknown_s=None)
-    due = not memory.rates.values or now_s >= memory.rates.next_s - 1e-9
-    rates = memory.rates.with_sample(load.rate_rpm, now_s=now_s)
-    memory = memory if rates is memory.rates else replace(memory, rates=rates)
+    history = memory.history.with_sample(load.rate_rpm, now_s=now_s, window_s=window_s)
+    due = history.rates.next_s > memory.history.rates.next_s
+    memory = memory if history is memory.history else replace(memory, history=history)
     return _with_tokens(memory, load) if due else memory
 
 
@@ -99,12 +103,13 @@ def demand(
     highest of the last down_s; no less than the present pods serve now; and what waits, drained in
     drain_s.
     """
-    foreseen = _foreseen(memory, load, worth=worth, horizon=horizon)
+    memory, foreseen = _foreseen(memory, load, worth=worth, horizon=horizon)
     found = foreseen.found
     demands = memory.demands.with_sample(foreseen.paying_rpm, now_s=now_s, most=True)
-    held_rpm = max(demands.since(now_s - horizon.down_s))
+    held_rpm = max(demands.since(now_s - _held_s(found, horizon)))
     # Pods that are there serve the present load; others would come too late for it.
-    served_rpm = min(load.rate_rpm, view.wanted * memory.replica_rpm or load.rate_rpm)
+    present_rpm = found.now + found.bursty * max(0.0, load.rate_rpm - found.now)
+    served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)
     waiting_rpm = 60.0 * view.backlog / horizon.drain_s if horizon.drain_s > 0.0 else 0.0
     tokens = load
     if memory.tokens_weight > 0.0:
@@ -115,27 +120,32 @@ def demand(
         least=replace(tokens, rate_rpm=least_rpm),
         forecast=found,
     )
-    if demands is memory.demands and foreseen is memory.foreseen:
-        return made, memory
-    return made, replace(memory, demands=demands, foreseen=foreseen)
+    return made, memory if demands is memory.demands else replace(memory, demands=demands)
 
 
-def _foreseen(memory: Memory, load: Load, *, worth: Worth, horizon: Horizon) -> Foreseen:
+def _foreseen(
+    memory: Memory, load: Load, *, worth: Worth, horizon: Horizon
+) -> tuple[Memory, Foreseen]:
     """Return what is foreseen, the last one if nothing moved: between two samples of a load that
     is all that most cycles of a short period see.
     """
-    asked = (worth, load.rate_rpm, horizon.lead_s, horizon.window_s, memory.replica_rpm)
-    last = memory.foreseen
-    if last is not None and last.asked == asked and last.rates == memory.rates:
-        return last
-    found = forecast(
-        memory.rates,
-        lead_s=horizon.lead_s,
-        quantile=worth.quantile(memory.replica_rpm or load.rate_rpm),
-        noise=poisson_noise(load.rate_rpm, horizon.window_s),
-    )
+    quantile = worth.quantile(memory.replica_rpm or load.rate_rpm)
+    asked = (worth, quantile, horizon.lead_s, memory.replica_rpm)
+    last, bank = memory.foreseen, memory.history.bank
+    assert bank is not None, "a load was seen"
+    if last is not None and last.bank is bank and last.asked == asked:
+        return memory, last
+    found, history = forecast(memory.history, lead_s=horizon.lead_s, quantile=quantile)
     paying_rpm = worth.rate_rpm(found, replica_rpm=memory.replica_rpm)
-    return Foreseen(memory.rates, asked, found, paying_rpm)
+    foreseen = Foreseen(bank, asked, found, paying_rpm)
+    return replace(memory, history=history, foreseen=foreseen), foreseen
+
+
+def _held_s(found: Forecast, horizon: Horizon) -> float:
+    """Return how long a demand is held [s]: a burst comes back, a load that has moved does not."""
+    if found.method == "season":
+        return min(HELD_SEASON_S, horizon.down_s)
+    return HELD_MIN_S + found.bursty * max(0.0, horizon.down_s - HELD_MIN_S)
 
 
 def _with_tokens(memory: Memory, load: Load) -> Memory:

@@ -1,51 +1,39 @@
-"""What a load will be when pods that are asked for now are ready: forecasts on a grid of samples,
-chosen by how they would have done on the server's own history. Pure.
-
-All but the peak and the season are linear filters of the samples, so that one matrix product
-tests each of them on the whole history of every server at once.
+"""What a load will be when pods that are asked for now are ready: a bank of filters on a grid of
+samples, and, of a load that has come back to what it was, what it was then. Pure.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from functools import lru_cache
-from statistics import NormalDist
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.policies import filters
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from loop.policies.filters import Bank
 
     Floats = NDArray[np.float64]
 
 STEP_S = 30.0  # of the grid: half a usual metrics window, so that neighbours share half their data
 SAMPLES_MAX = 240  # two hours
 ERRORS_MAX = 120  # the last hour of errors says how good a forecast is
+ERRORS_MIN = 20  # before anything but the filters may be taken
 
-# Before there are errors to learn from: their standard deviation is a twelfth of the load, and they
-# count for eight.
-PRIOR_ERROR, PRIOR_COUNT = 0.08, 8
-_NORMAL = np.array(
-    [NormalDist().inv_cdf((rank + 0.5) / PRIOR_COUNT) for rank in range(PRIOR_COUNT)]
-)
-# A forecast must be better than the present load by this to take its place: the best of many is
-# better than it should be.
+# What was seen before must be better than the filters by this to take their place: the best of many
+# is better than it should be.
 BETTER_BY = 0.05
-
-# Exponential means by the weight of the newest sample; trends by the weights of the newest sample
-# in level and slope and by what is left of the slope after each step (Gardner & McKenzie 1985).
-MEANS = (0.5, 0.2)
-TRENDS = ((0.6, 0.3, 0.9), (0.4, 0.15, 0.95))
+# A load whose windows have so much more or less than its level comes in bursts.
+BURSTY = 0.3
+PEAKS_FROM = 0.3  # of that, from which on the highest of the last minutes is tried
 PEAK_STEPS = 10  # 300 s, what the horizontal pod autoscaler remembers of its recommendations
 
 # A season is a lag at which the history repeats itself: by this correlation, seen this often.
 SEASON_CORRELATION, SEASON_CYCLES, SEASON_STEPS_MIN = 0.6, 2.5, 8
-# A slope that noise alone would have once in a thousand times, over so many samples; it is followed
-# unless that has cost more than this many times the best in the past.
-SLOPE_SIGMAS, SLOPE_STEPS = 3.0, 7
-FOLLOWED_LOSS_MAX = 1.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +75,56 @@ class Series:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class History:
+    """What is remembered of one load: its samples, the filters before the last one and now, and
+    what they had planned for, and when.
+    """
+
+    rates: Series = field(default_factory=Series)
+    before: Bank | None = None
+    bank: Bank | None = None
+    planned: Series = field(default_factory=Series)
+
+    def with_sample(self, value: float, *, now_s: float, window_s: float) -> History:
+        """Return the history with what is seen at *now_s* over the last *window_s*.
+
+        A sample that is not due takes the place of the last one.
+        """
+        rates = self.rates.with_sample(value, now_s=now_s)
+        anew = not self.rates.values or rates.start_s > self.rates.next_s
+        steps = round((rates.next_s - self.rates.next_s) / STEP_S)
+        before = None if anew else self.before if steps == 0 else self.bank
+        if anew or (steps == 0 and before is None):
+            bank = filters.first(value, counting=poisson_noise(value, window_s) ** 2)
+            return History(rates=rates, bank=bank)
+        assert before is not None
+        if steps == 0 and value == self.rates.values[-1]:
+            return self if rates is self.rates else replace(self, rates=rates)
+        expected = before
+        for _ in range(max(1, steps)):
+            expected = filters.a_step_later(expected)
+        overlap = filters.OVERLAP if window_s > STEP_S * max(1, steps) else 1.0
+        counting = overlap * poisson_noise(expected.typical, window_s) ** 2
+        bank = filters.seen(expected, value, counting=counting)
+        return replace(self, rates=rates, before=before, bank=bank)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
     """A load some time ahead, and how it was foreseen: futures that are equally likely, each >= 0,
-    lowest first.
+    lowest first. now is what it is, without the chance of counting; bursts is how much of it comes
+    and goes from window to window, as a share.
     """
 
     futures: Floats
     method: str
+    now: float
+    bursts: float = 0.0
+
+    @property
+    def bursty(self) -> float:
+        """Return how far it is a load that comes in bursts, 0 to 1."""
+        return min(1.0, self.bursts / BURSTY)
 
     @property
     def middle(self) -> float:
@@ -105,110 +136,67 @@ class Forecast:
         return float(self.futures[min(int(quantile * len(self.futures)), len(self.futures) - 1)])
 
 
-def forecast(series: Series, *, lead_s: float, quantile: float, noise: float = 0.0) -> Forecast:
-    """Return what *series* will be *lead_s* ahead.
+def forecast(history: History, *, lead_s: float, quantile: float) -> tuple[Forecast, History]:
+    """Return what the load will be *lead_s* ahead, and the history with what the filters planned.
 
-    quantile: 0 to 1, the share of futures that are to be no higher. noise: the standard deviation
-    that counting alone gives the last sample (requests of a Poisson process in a metrics window);
-    what it adds to the errors of the past is not asked for again.
-
-    The method is the one with the least mean pinball loss at *quantile* over the errors of the
-    past (Koenker & Bassett 1978); the quantile is that of its own errors. A slope that stands out
-    of the noise is followed at once, unless following slopes has done clearly worse before.
+    quantile: 0 to 1, the share of futures that are to be no higher. The filters are taken unless
+    the highest of the last minutes (of a load in bursts), or what was a season ago, has done
+    better: by the mean pinball loss at *quantile* over the past (Koenker & Bassett 1978), with the
+    errors that it had.
     """
-    values = np.array(series.values)
+    assert history.bank is not None, "a sample was seen"
     ahead = max(1, round(lead_s / STEP_S))
-    trials = []
-    for name, made in _methods(values, ahead).items():
-        errors = (values[ahead:] - made[: max(0, len(values) - ahead)])[-ERRORS_MAX:]
-        expected = _expected_errors(errors, now=float(values[-1]), noise=noise)
-        high = float(expected[min(int(quantile * len(expected)), len(expected) - 1)])
-        loss = _pinball(errors - high, quantile) if len(errors) else math.inf
-        trials.append(_Trial(name, float(made[-1]), expected, high, loss))
-    last = trials[0]
-    good = [trial for trial in trials if trial.loss < (1.0 - BETTER_BY) * last.loss]
-    best = min(good, key=lambda trial: trial.loss, default=last)
-    if _rises(values, noise):
-        fit = [
-            trial
-            for trial in trials
-            if trial.name.startswith("trend") and not trial.loss > FOLLOWED_LOSS_MAX * best.loss
-        ]
-        best = max((best, *fit), key=lambda trial: trial.middle + trial.high)
-    return Forecast(futures=np.maximum(best.middle + best.errors, 0.0), method=best.name)
+    by_filters = Forecast(
+        futures=filters.futures(history.bank, ahead),
+        method="filters",
+        now=history.bank.now,
+        bursts=history.bank.bursts,
+    )
+    values = np.array(history.rates.values)
+    planned = history.planned.with_sample(
+        by_filters.at(quantile), now_s=history.rates.next_s - STEP_S
+    )
+    best = _better(by_filters, values, np.array(planned.values), ahead=ahead, quantile=quantile)
+    return best, replace(history, planned=planned)
 
 
-@dataclass(frozen=True, slots=True)
-class _Trial:
-    """A method: what it says now, the errors to expect of it, sorted, the quantile of these that is
-    asked for, and what it would have lost in the past.
-    """
+def _better(
+    by_filters: Forecast, values: Floats, planned: Floats, *, ahead: int, quantile: float
+) -> Forecast:
+    """Return what was best in the past, of *by_filters* and of what needs the whole history."""
+    count = min(len(values), len(planned)) - ahead
+    if count < ERRORS_MIN:
+        return by_filters
+    count = min(count, ERRORS_MAX)
+    later = values[len(values) - count :]
+    least = (1.0 - BETTER_BY) * _pinball(
+        later - planned[len(planned) - ahead - count : len(planned) - ahead], quantile
+    )
+    best = by_filters
+    for name, made in _of_the_past(values, ahead, bursty=by_filters.bursty > PEAKS_FROM).items():
+        errors = np.sort(later - made[len(values) - ahead - count : len(values) - ahead])
+        high = float(errors[min(int(quantile * count), count - 1)])
+        loss = _pinball(errors - high, quantile)
+        if loss < least:
+            least = loss
+            futures = np.maximum(float(made[-1]) + errors, 0.0)
+            best = replace(by_filters, futures=futures, method=name)
+    return best
 
-    name: str
-    middle: float
-    errors: Floats
-    high: float
-    loss: float
 
-
-def _methods(values: Floats, ahead: int) -> dict[str, Floats]:
+def _of_the_past(values: Floats, ahead: int, *, bursty: bool) -> dict[str, Floats]:
     """Return by method what it would have said at each of *values* of the one *ahead* steps
     later.
     """
-    count = len(values)
-    linear = _filters(ahead)[:, :count, :count] @ values
-    made = {"last": values, **dict(zip(_NAMES, linear, strict=True))}
-    padded = np.concatenate([np.full(PEAK_STEPS, values[0]), values])
-    windows = np.lib.stride_tricks.sliding_window_view(padded, PEAK_STEPS + 1)
-    made["peak"] = windows.max(axis=1)
+    made = {}
+    if bursty:
+        padded = np.concatenate([np.full(PEAK_STEPS, values[0]), values])
+        windows = np.lib.stride_tricks.sliding_window_view(padded, PEAK_STEPS + 1)
+        made["peak"] = windows.max(axis=1)
     season = season_steps(values)
     if season > 0:
         made["season"] = _seasonal(values, season, ahead)
     return made
-
-
-_NAMES = (
-    tuple(f"mean {weight:g}" for weight in MEANS)
-    + tuple(f"trend {level:g}" for level, _, _ in TRENDS)
-    + ("trend line",)
-)
-
-
-@lru_cache(maxsize=32)
-def _filters(ahead: int) -> Floats:
-    """Return, by method of _NAMES, the matrix that makes of samples what it says at each of them.
-
-    A filter that begins at the first sample is causal, so the upper left corner of the matrix is
-    that of a shorter history.
-    """
-    impulses = np.eye(SAMPLES_MAX)
-    made = []
-    for weight in MEANS:
-        level, rows = impulses[0], [impulses[0]]
-        for sample in impulses[1:]:
-            level = weight * sample + (1.0 - weight) * level
-            rows.append(level)
-        made.append(np.stack(rows))
-    for level_weight, slope_weight, left in TRENDS:
-        level, slope = impulses[0], np.zeros(SAMPLES_MAX)
-        reach = sum(left**step for step in range(1, ahead + 1))
-        rows = [level]
-        for sample in impulses[1:]:
-            before = level
-            level = level_weight * sample + (1.0 - level_weight) * (level + left * slope)
-            slope = slope_weight * (level - before) + (1.0 - slope_weight) * left * slope
-            rows.append(level + reach * slope)
-        made.append(np.stack(rows))
-    # The straight line through the last samples, carried on; before there are as many, the first
-    # sample stands for those that are missing.
-    at = np.arange(SLOPE_STEPS) - (SLOPE_STEPS - 1) / 2.0
-    weights = 1.0 / SLOPE_STEPS + at * (at[-1] + ahead) / (at @ at)
-    line = np.zeros((SAMPLES_MAX, SAMPLES_MAX))
-    for row in range(SAMPLES_MAX):
-        for back, weight in enumerate(weights[::-1]):
-            line[row, max(row - back, 0)] += weight
-    made.append(line)
-    return np.stack(made)
 
 
 def season_steps(values: Floats) -> int:
@@ -251,38 +239,10 @@ def _seasonal(values: Floats, season: int, ahead: int) -> Floats:
     return np.where(np.isfinite(made), made, values)
 
 
-def _expected_errors(errors: Floats, *, now: float, noise: float) -> Floats:
-    """Return the errors to expect, sorted: those of the past without what counting adds, and some
-    of a normal distribution, which stand for what was not seen yet.
-    """
-    prior = PRIOR_ERROR * now * _NORMAL
-    count = len(errors)
-    if not count:
-        return prior
-    mean = float(errors.sum()) / count
-    spread = max(float(errors @ errors) / count - mean**2, 0.0)
-    real = math.sqrt(max(0.0, 1.0 - noise**2 / spread)) if spread > 0.0 else 1.0
-    middle = float(np.sort(errors)[count // 2])
-    return np.sort(np.concatenate([middle + (errors - middle) * real, prior]))
-
-
 def _pinball(errors: Floats, quantile: float) -> float:
     """Return the mean loss of having planned for too little (above 0) or too much."""
     losses = np.maximum(quantile * errors, (quantile - 1.0) * errors)
     return float(losses.sum()) / len(errors)
-
-
-def _rises(values: Floats, noise: float) -> bool:
-    """Tell whether the last samples rise by more than noise would let them."""
-    recent = values[-SLOPE_STEPS:]
-    if len(recent) < 4:
-        return False
-    at = np.arange(len(recent)) - (len(recent) - 1) / 2.0
-    slope = float(at @ recent) / float(at @ at)
-    left = recent - recent.mean() - slope * at
-    # Neighbours share half their data, so that noise is larger than if they were independent.
-    scatter = max(float(np.sqrt(left @ left / (len(recent) - 2))), noise)
-    return slope > SLOPE_SIGMAS * 1.4 * scatter / math.sqrt(float(at @ at))
 
 
 def poisson_noise(rate_rpm: float, window_s: float) -> float:

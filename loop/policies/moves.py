@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from loop.types import ServerView
 
 DWELL_S = 600.0  # between two moves of a server
+# What a load asks for must have been seen for so long: of answers, the short ones end first.
+KNOWN_S = 300.0
 PAYS_WITHIN_S = 1800.0  # a load is what it is for half an hour or so
 SETTLED_AFTER = 3.0  # start-ups after a move, whatever is still missing then
 DRAIN_S = 30.0  # the old pods stay so long after the new ones are ready
@@ -18,7 +20,8 @@ DRAIN_S = 30.0  # the old pods stay so long after the new ones are ready
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Move:
     """One server that the optimizer would move. stay is what it would have where it is (None: it
-    cannot be served there); start_up_s how long new pods take; moved_s when it was moved last.
+    cannot be served there); start_up_s how long new pods take; moved_s when it was moved last;
+    known_s for how long its load has been seen.
     """
 
     view: ServerView
@@ -26,6 +29,7 @@ class Move:
     stay: Assignment | None
     start_up_s: float
     moved_s: float | None
+    known_s: float
 
     @property
     def replicas(self) -> int:
@@ -47,7 +51,8 @@ def settling(view: ServerView, *, moved_s: float | None, start_up_s: float, now_
 def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
     """Tell whether *move* should be made: what it saves within PAYS_WITHIN_S is more than both
     sides cost while the new pods start and the old ones drain, and no less than the share
-    *saving_min*; nothing is short, nothing starts, and the last move is some time ago.
+    *saving_min*; nothing is short, nothing starts, the load has been seen for a while, and the last
+    move is some time ago.
 
     A server that cannot be served where it is has to move.
     """
@@ -55,6 +60,8 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
     if stay is None or view.ready + view.starting + view.pending == 0:
         return True
     if move.moved_s is not None and now_s - move.moved_s < DWELL_S:
+        return False
+    if move.known_s < KNOWN_S:
         return False
     if stay.replicas > view.ready or view.starting or view.pending or view.draining:
         return False

@@ -111,7 +111,7 @@ class SloPolicy:
     prefix_cache_trust: float = 0.0
     compat: bool = False
     forecasts: bool = True
-    down_s: float = 120.0
+    down_s: float = 300.0
     optimize: Optimize | None = None
     name: str = "slo"
     tick_s: float = 30.0
@@ -228,7 +228,9 @@ class SloPolicy:
         demands, memories = {}, {}
         window_s = snapshot.window_s or WINDOW_S
         for name, view in snapshot.servers.items():
-            memory = remember(state.get(name, Memory()), view, now_s=snapshot.now_s)
+            memory = remember(
+                state.get(name, Memory()), view, now_s=snapshot.now_s, window_s=window_s
+            )
             # Labels tell what the load is to be: there is nothing to be foreseen or waited for.
             told = view.load_source.startswith("labels")
             if self.forecasts and not self.compat and not told and view.load is not None:
@@ -297,6 +299,7 @@ class SloPolicy:
                     found.solution.allocations[name].accelerator,
                 ),
                 moved_s=case.memories[name].moved_s,
+                known_s=_known_s(case, name),
             )
             for name in movers
         }
@@ -452,6 +455,13 @@ class SloPolicy:
             )
 
 
+def _known_s(case: _Case, name: str) -> float:
+    """Return for how long the load of *name* has been seen; for ever if it was told."""
+    if case.snapshot.servers[name].load_source.startswith("labels"):
+        return math.inf
+    return case.snapshot.now_s - case.memories[name].history.rates.start_s
+
+
 def _movers(found: _Found) -> list[str]:
     """Return the servers that would move from one accelerator to another."""
     servers = found.system.servers
@@ -510,12 +520,12 @@ def _unknown_for_long(snapshot: Snapshot, memories: Mapping[str, Memory]) -> set
 
 
 def _in_steps(load: Load) -> Load:
-    """Return *load* with its tokens rounded to steps, up."""
+    """Return *load* with its tokens rounded to steps."""
 
     def stepped(tokens: float) -> float:
         if tokens <= 1.0:
             return tokens
-        return float(TOKENS_STEP ** math.ceil(math.log(tokens) / math.log(TOKENS_STEP) - 1e-9))
+        return float(TOKENS_STEP ** round(math.log(tokens) / math.log(TOKENS_STEP)))
 
     return replace(load, in_tokens=stepped(load.in_tokens), out_tokens=stepped(load.out_tokens))
 

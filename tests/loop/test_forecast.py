@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -10,15 +12,16 @@ from hypothesis import strategies as st
 from loop.policies.forecast import (
     SAMPLES_MAX,
     STEP_S,
+    Forecast,
+    History,
     Series,
     forecast,
-    poisson_noise,
     season_steps,
 )
 
 LEAD_S = 150.0
 AHEAD = round(LEAD_S / STEP_S)
-HOUR = np.arange(120) * STEP_S
+WINDOW_S = 60.0
 
 
 def shapes() -> dict[str, np.ndarray]:
@@ -37,18 +40,29 @@ def shapes() -> dict[str, np.ndarray]:
     }
 
 
+def followed(
+    rates: Iterable[float], *, quantile: float = 0.9, step_s: float = STEP_S
+) -> list[Forecast]:
+    """Return what is foreseen at each of *rates*, one a step."""
+    history, found = History(), []
+    for step, rate in enumerate(rates):
+        history = history.with_sample(float(rate), now_s=step_s * step, window_s=WINDOW_S)
+        one, history = forecast(history, lead_s=LEAD_S, quantile=quantile)
+        found.append(one)
+    return found
+
+
+def seen(truth: np.ndarray) -> np.ndarray:
+    """Return what windows of a minute, one each half, count of a Poisson process of these rates."""
+    counts = np.random.default_rng(4).poisson(np.asarray(truth) / 2.0)
+    return counts + np.concatenate([counts[:1], counts[:-1]])
+
+
 def foreseen(truth: np.ndarray, quantile: float) -> tuple[np.ndarray, np.ndarray]:
-    """Return what is planned for at each moment that has a future, and that future, from counts of
-    a Poisson process; the first twenty minutes are for learning.
+    """Return what is planned for at each moment that has a future, and that future; the first
+    twenty minutes are for learning.
     """
-    rng = np.random.default_rng(4)
-    series, planned = Series(), []
-    for step, rate in enumerate(truth):
-        seen = float(rng.poisson(rate))
-        series = series.with_sample(seen, now_s=STEP_S * step)
-        noise = poisson_noise(seen, 60.0)
-        found = forecast(series, lead_s=LEAD_S, quantile=quantile, noise=noise)
-        planned.append(found.at(quantile))
+    planned = [found.at(quantile) for found in followed(seen(truth), quantile=quantile)]
     return np.array(planned)[40:-AHEAD], truth[40 + AHEAD :]
 
 
@@ -92,28 +106,71 @@ def test_a_season_is_the_first_lag_at_which_a_load_comes_back() -> None:
 
 def test_a_rise_is_followed_before_errors_have_shown_it() -> None:
     """Five samples that rise by a tenth each are no noise at this rate."""
-    steady = [600.0] * 20
-    rising = [660.0, 720.0, 780.0, 840.0, 900.0]
-    series = Series(0.0, tuple(steady + rising))
-    found = forecast(series, lead_s=LEAD_S, quantile=0.9, noise=poisson_noise(900.0, 60.0))
-    assert found.method.startswith("trend")
+    found = followed([600.0] * 20 + [660.0, 720.0, 780.0, 840.0, 900.0])[-1]
+    assert found.method == "filters"
     assert found.middle > 1000.0
+
+
+def test_a_steady_load_is_averaged_over_many_minutes() -> None:
+    """What a window counts is chance by a tenth here; after an hour little of that is left."""
+    counted = seen(np.full(240, 100.0))
+    found = followed(counted)
+    nows = np.array([one.now for one in found])
+    assert np.std(nows[60:]) < 0.6 * np.std(counted[60:])
+    assert found[-1].at(0.9) < 115.0 < found[1].at(0.9)
+
+
+def test_a_jump_is_followed_at_once_and_forgotten_as_a_surprise() -> None:
+    """One window may be a burst; four are a level, and nobody expects the next jump for long."""
+    found = followed([600.0] * 40 + [900.0] + [1200.0] * 40)
+    assert found[40].bursty > 0.3
+    assert found[44].now == pytest.approx(1200.0, rel=0.05)
+    assert found[-1].at(0.9) < 1300.0
+
+
+def test_bursts_are_told_from_a_load_that_moves() -> None:
+    """What comes and goes within minutes comes again; a step, a rise and a walk are none."""
+    rng = np.random.default_rng(6)
+    spiky = 100.0 * np.where(rng.random(240) < 0.15, 6.0, 0.5)
+    assert np.mean([one.bursty for one in followed(seen(spiky))[40:]]) > 0.8
+    for shape in ("steady", "day", "ramp", "walk"):
+        assert np.mean([one.bursty for one in followed(seen(shapes()[shape]))[40:]]) < 0.2
+
+
+def test_cycles_between_two_steps_change_nothing_but_the_last_sample() -> None:
+    """Whoever looks every second knows as much as who looks each half minute."""
+    rates = seen(shapes()["day"])[:60]
+    often, history = History(), History()
+    for step, rate in enumerate(rates):
+        history = history.with_sample(float(rate), now_s=STEP_S * step, window_s=WINDOW_S)
+        for second in range(3):
+            often = often.with_sample(float(rate), now_s=STEP_S * step + second, window_s=WINDOW_S)
+    assert often.rates == history.rates
+    assert often.bank is not None
+    assert history.bank is not None
+    assert np.array_equal(often.bank.level, history.bank.level)
 
 
 @given(
     values=st.lists(st.floats(0.0, 1e6), min_size=1, max_size=60),
     lead_s=st.floats(1.0, 900.0),
     quantile=st.floats(0.5, 0.99),
-    noise=st.floats(0.0, 1e4),
+    window_s=st.floats(1.0, 600.0),
+    tick_s=st.sampled_from([1.0, 15.0, 30.0, 60.0, 7200.0]),
 )
 def test_a_forecast_is_a_load(
-    values: list[float], lead_s: float, quantile: float, noise: float
+    values: list[float], lead_s: float, quantile: float, window_s: float, tick_s: float
 ) -> None:
-    """Finite and not negative, whatever came before."""
-    found = forecast(Series(0.0, tuple(values)), lead_s=lead_s, quantile=quantile, noise=noise)
-    assert 0.0 <= found.middle < np.inf
-    assert 0.0 <= found.at(quantile) < np.inf
-    assert list(found.futures) == sorted(found.futures)
+    """Finite and not negative, whatever came before and however often it is looked at."""
+    history = History()
+    for step, value in enumerate(values):
+        history = history.with_sample(value, now_s=tick_s * step, window_s=window_s)
+        found, history = forecast(history, lead_s=lead_s, quantile=quantile)
+        assert 0.0 <= found.middle < np.inf
+        assert 0.0 <= found.at(quantile) < np.inf
+        assert 0.0 <= found.now < np.inf
+        assert 0.0 <= found.bursty <= 1.0
+        assert list(found.futures) == sorted(found.futures)
 
 
 def test_a_series_has_one_sample_a_step_and_forgets_the_oldest() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from loop.optimizer.solution import Assignment
-from loop.policies.moves import DWELL_S, Move, pays, settling
+from loop.policies.moves import DWELL_S, KNOWN_S, Move, pays, settling
 from loop.testing.fakes import server_view
 from loop.types import ServerView, Why, one_pool
 
@@ -29,7 +29,12 @@ THERE = replace(
 )
 SHORT = replace(HERE, pools=one_pool(accelerator="H100", replicas=3, max_batch=64))
 MOVE = Move(
-    view=server_view(wanted=2, ready=2), go=THERE, stay=HERE, start_up_s=120.0, moved_s=None
+    view=server_view(wanted=2, ready=2),
+    go=THERE,
+    stay=HERE,
+    start_up_s=120.0,
+    moved_s=None,
+    known_s=3600.0,
 )
 
 
@@ -48,8 +53,18 @@ def test_half_the_cost_is_worth_a_move() -> None:
         replace(MOVE, moved_s=1000.0 - DWELL_S / 2.0),
         replace(MOVE, go=replace(THERE, cost_cents_per_h=750.0)),
         replace(MOVE, start_up_s=1800.0),
+        replace(MOVE, known_s=KNOWN_S / 2.0),
     ],
-    ids=["short", "starting", "pending", "draining", "moved before", "saves little", "slow start"],
+    ids=[
+        "short",
+        "starting",
+        "pending",
+        "draining",
+        "moved before",
+        "saves little",
+        "slow start",
+        "new",
+    ],
 )
 def test_a_server_stays_where_a_move_is_a_risk_or_does_not_pay(move: Move) -> None:
     """Half of the requests that missed their targets did so after moves."""

@@ -15,6 +15,7 @@ from loop.optimizer.rules import SolverName
 from loop.optimizer.rules.ours import OURS
 from loop.policies import make_policy
 from loop.policies.demand import Memories
+from loop.policies.moves import KNOWN_S
 from loop.policies.slo import SloPolicy
 from loop.spec import Allocation, SystemData
 from loop.testing.fakes import server_data, server_view, system
@@ -492,7 +493,9 @@ def test_a_move_begins_with_the_replicas_that_are_needed_now_and_gives_the_rest_
         return target.accelerator, target.replicas, state
 
     before = server_view(load=load, accelerator="2xA100", wanted=5, ready=5)
-    *moved, state = replicas(before, 1000.0, policy.start())
+    *unknown, state = replicas(before, 1000.0 - KNOWN_S, policy.start())
+    assert unknown == ["2xA100", 5]
+    *moved, state = replicas(before, 1000.0, state)
     assert moved == ["H100", 5]
     during = server_view(load=load, accelerator="H100", wanted=5, ready=2, starting=3)
     *kept, state = replicas(during, 1030.0, state)
