@@ -106,7 +106,7 @@ class SloPolicy:
     solver: SolverName = DEFAULTS.solver
     headroom: float = DEFAULTS.headroom
     percentile: float | None = None
-    drain_s: float = 120.0
+    drain_s: float = 60.0
     hysteresis: float = DEFAULTS.hysteresis
     prefix_cache_trust: float = 0.0
     compat: bool = False
@@ -241,7 +241,7 @@ class SloPolicy:
                     now_s=snapshot.now_s,
                     worth=Worth(
                         replica_cents_per_h=_replica_cents_per_h(data, view),
-                        met_cents=_met_cents(data, view.service_class),
+                        met_cents=_met_cents(data, view),
                     ),
                     horizon=Horizon(
                         lead_s=window_s / 2.0 + self.tick_s + _start_up_s(data, view),
@@ -486,12 +486,17 @@ def _replica_cents_per_h(data: SystemData, view: ServerView) -> float:
     return cost or 0.0
 
 
-def _met_cents(data: SystemData, service_class: str) -> float:
-    """Return what a request within its targets is worth, by its class or by that's priority."""
-    entry = data.classes.get(service_class)
+def _met_cents(data: SystemData, view: ServerView) -> float:
+    """Return what a request within its targets is worth to have room for, by its class or by that's
+    priority; 0 if there is a target for throughput only: what waits is done a little later.
+    """
+    target = data.target(service_class=view.service_class, model=view.model)
+    if target is not None and not (target.slo_ttft_ms or target.slo_itl_ms or target.percentiles):
+        return 0.0
+    entry = data.classes.get(view.service_class)
     if entry is not None and entry.value_per_met_request_cents is not None:
         return entry.value_per_met_request_cents
-    return MET_CENTS.get(data.priority(service_class), MET_CENTS_LOWEST)
+    return MET_CENTS.get(data.priority(view.service_class), MET_CENTS_LOWEST)
 
 
 def _start_up_s(data: SystemData, view: ServerView, accelerator: str = "") -> float:
