@@ -14,7 +14,6 @@ from experiments.executor import Executor, Kind, LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.output import require_writable, whole_file, write_csv, write_text
 from experiments.pool import Outcome
-from experiments.row_details import details_of
 from experiments.run import simulate
 from experiments.sources import read_sources
 from experiments.sweep_rows import (
@@ -174,6 +173,8 @@ def plot_sweep(directory: Path, *, svg: bool = False) -> list[Path]:
 
 def simulate_row(planned: PlannedRun) -> Row:
     """Return the row of one run: what a process of a sweep does."""
+    from experiments.row_details import details_of
+
     sources = read_sources(planned.config)
     result = simulate(sources)
     return row_of(planned, result.summary | result.timings | details_of(sources, result))

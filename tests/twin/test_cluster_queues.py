@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 ITERATION_S = 0.01
 OUTPUT = 50
 SERVICE_S = OUTPUT * ITERATION_S
-REQUESTS, WARM_UP, RUNS = 5000, 500, 10
+REQUESTS, WARM_UP, RUNS = 5000, 500, 6
 
 
 def _fixed(rng: np.random.Generator, count: int) -> npt.NDArray[np.int64]:
