@@ -289,6 +289,20 @@ def test_gpus_that_only_some_servers_reach_are_known_to_be_shared() -> None:
     assert found.shared == (SharedGpus(type="H100", servers=frozenset("ab"), count=4),)
 
 
+def test_gpus_that_their_node_keeps_back_are_told() -> None:
+    """Capacity that falls without a word looks like a plan gone mad."""
+    lost = node("a")
+    lost["status"]["capacity"] = {"nvidia.com/gpu": "8"}
+    lost["status"]["allocatable"] = {"nvidia.com/gpu": "6"}
+    found = read_capacity([lost, node("b", ready="False")], tenants=(), others=(), types=TYPES)
+    assert found.by_type["H100"].total == 6
+    assert found.notes == (
+        "nodes: 2 nvidia.com/gpu of a do not count: they are not allocatable (does the device "
+        "plugin run?)",
+        "nodes: 8 GPUs of b do not count: it is not ready",
+    )
+
+
 @pytest.mark.parametrize("quantity", ["9" * 26, "many", "-1"])
 def test_a_count_of_gpus_that_is_none_is_told(quantity: str) -> None:
     """The node would be one without GPUs, and nobody would know why."""

@@ -7,7 +7,14 @@ from __future__ import annotations
 import pytest
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.read import Servers, matched_model, read_pod, read_servers, selects
+from loop.backends.kube.read import (
+    Servers,
+    matched_model,
+    read_deployment,
+    read_pod,
+    read_servers,
+    selects,
+)
 from tests.loop.kube_objects import EPOCH_S, Json, alive, date, deployment, pod, read
 
 
@@ -79,6 +86,13 @@ def test_a_pod_is_in_its_phase_since_the_condition_says() -> None:
 def test_finished_pods_are_no_pods() -> None:
     """An evicted pod stays listed for days."""
     assert read_pod(pod("a", phase="finished"), epoch_s=EPOCH_S) is None
+
+
+def test_a_model_id_of_a_whole_page_is_not_used_and_told() -> None:
+    """It would stand in every record and metric."""
+    long = read_deployment(deployment(annotations={names.MODEL_ID: "x" * 262144}))
+    assert long.model == "llama_8b"
+    assert long.problem.endswith("expected at most 253 characters, found 262144")
 
 
 def test_pods_of_deployments_with_similar_names_are_not_mixed_up() -> None:

@@ -99,6 +99,7 @@ def read_capacity(
         ]
 
     strange: list[str] = []
+    nodes = list(nodes)
     read = [pair for one in each_read(nodes, read_one, kind="node", told=strange) for pair in one]
     by_tenant = [_held(tenant.pods) for tenant in tenants]
     theirs = _held(others)
@@ -106,7 +107,7 @@ def read_capacity(
     used: dict[str, int] = defaultdict(int)
     reached: list[dict[str, int]] = [defaultdict(int) for _ in tenants]
     places = []
-    notes = []
+    notes = [line for one in each_read(nodes, _idle, kind="node", told=[]) for line in one]
     for node, obstacles in read:
         place = (node.name, node.resource)
         mine = [held.get(place, 0) for held in by_tenant]
@@ -192,13 +193,32 @@ def _kept_off(obj: Json, node: Node, tenant: Tenant) -> str:
     )
 
 
+def _idle(obj: Json) -> list[str]:
+    """Return why GPUs that the node *obj* has cannot be had, if the node itself is why."""
+    name, status = obj["metadata"]["name"], obj.get("status") or {}
+    has, open_ = _gpus(status.get("capacity") or {}), status.get("allocatable")
+    if not _ready(status):
+        has = has | _gpus(open_ or {})
+        return [f"nodes: {has.total()} GPUs of {name} do not count: it is not ready"] if has else []
+    lost = has - _gpus(open_) if open_ is not None else Counter[str]()
+    return [
+        f"nodes: {count} {resource} of {name} do not count: they are not allocatable (does the "
+        "device plugin run?)"
+        for resource, count in lost.items()
+    ]
+
+
+def _ready(status: Json) -> bool:
+    return any(
+        one.get("type") == "Ready" and one.get("status") == "True"
+        for one in status.get("conditions") or ()
+    )
+
+
 def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
     """Return the GPUs of the node *obj* by kind; none if it has none or is not alive."""
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
-    ready = {one.get("type"): one.get("status") for one in status.get("conditions") or ()}.get(
-        "Ready"
-    )
-    if ready != "True":
+    if not _ready(status):
         return []
     labels = meta.get("labels") or {}
     resources = status.get("allocatable") or status.get("capacity") or {}

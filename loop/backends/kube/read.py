@@ -28,6 +28,7 @@ Read = TypeVar("Read")
 STRANGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 FINISHED = ("Succeeded", "Failed")
 # Whoever writes anything else into the annotation wants a pause.
+MODEL_ID_MAX = 253  # an annotation may be 256 KiB, and each record and metric names the model
 NOT_PAUSED = ("", "false", "no", "off", "0")
 METRICS_PORT = 8000
 GRACE_S = 30.0  # of a pod whose template says nothing
@@ -177,6 +178,14 @@ def read_deployment(obj: Json) -> Deployment:
     if replicas is not None and not (isinstance(replicas, int) and 0 <= replicas <= REPLICAS_MAX):
         raise ValueError(f"replicas: expected a whole number up to {REPLICAS_MAX}")
     pod_spec = (spec.get("template") or {}).get("spec") or {}
+    model_id = (annotations.get(names.MODEL_ID) or "").strip()
+    model_problem = ""
+    if len(model_id) > MODEL_ID_MAX:
+        model_problem = (
+            f"annotation {names.MODEL_ID}: expected at most {MODEL_ID_MAX} characters, found "
+            f"{len(model_id)}"
+        )
+        model_id = ""
     for text in (*labels.values(), *annotations.values()):
         if not isinstance(text, str):
             raise TypeError("a label or an annotation is no text")
@@ -191,7 +200,7 @@ def read_deployment(obj: Json) -> Deployment:
         managed=labels.get(names.MANAGED) == "true",
         claim=labels.get(names.NAME) or meta["name"],
         server=labels.get(names.NAME) or meta["name"],
-        model=(annotations.get(names.MODEL_ID) or "").strip() or labels.get(names.MODEL) or "",
+        model=model_id or labels.get(names.MODEL) or "",
         service_class=labels.get(names.CLASS) or names.CLASS_DEFAULT,
         accelerator=labels.get(names.ACCELERATOR) or "",
         max_batch=_max_batch(annotations, pod_spec) or max_batch,
@@ -205,7 +214,7 @@ def read_deployment(obj: Json) -> Deployment:
         field_owners=meta.get("managedFields") or (),
         rollout_paused=spec.get("paused") is True,
         replica_failure=_replica_failure(status),
-        problem=bounds_problem or batch_problem or load_problem,
+        problem=bounds_problem or batch_problem or load_problem or model_problem,
     )
 
 
