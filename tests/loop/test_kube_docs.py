@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from loop.backends.kube import backend as kube
-from loop.backends.kube import labels
+from loop.backends.kube import labels, writer
 from loop.backends.kube.client import Timeouts
 from loop.backends.kube.lease import LeaseSettings
 from loop.signals.demand import WindowSettings
@@ -41,7 +41,7 @@ def test_the_numbers_of_the_page_are_those_of_the_code(page: str) -> None:
     timeouts, window = Timeouts(), WindowSettings()
     lease = LeaseSettings(namespace="n", name="n", holder="h")
     assert f"tried again, {timeouts.attempts} times within {timeouts.total_s:g} s in all" in page
-    assert f"| {kube.APPLY_S:g} s are over |" in page
+    assert f"| {writer.APPLY_S:g} s are over |" in page
     assert f"for more than {kube.SETTLING_S:g} s" in page
     assert f"(pods by namespace while managed Deployments are in at most {kube.SPACES_MAX})" in page
     assert f"older than `stale_s` ({window.stale_s:g} s)" in page

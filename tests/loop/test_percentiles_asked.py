@@ -101,7 +101,7 @@ def test_percentiles_that_cannot_be_had_hold_nobody_and_are_told(answer: Any) ->
     assert measured.error == ""
     assert measured.figures["s1"].load is not None
     (line,) = measured.warnings
-    assert line.startswith("prometheus: no percentiles: ")
+    assert line.startswith("prometheus: no percentiles for 300 s: ")
 
 
 def test_a_native_histogram_beside_the_buckets_is_no_obstacle() -> None:

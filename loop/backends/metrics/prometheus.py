@@ -43,6 +43,8 @@ CLOCK_S_MAX = 2.5
 OTHER_POD_LABELS = frozenset({"kubernetes_pod_name", "kubernetes_pod", "pod_name", "exported_pod"})
 # For percentiles no cycle waits longer: it can do without them.
 PERCENTILES_S = 2.0
+# A Prometheus that cannot tell them in time is not asked again at once: it has enough to do.
+PERCENTILES_AGAIN_S = 300.0
 FORGET_WINDOWS = 5  # whose pod it was is remembered for so many windows after it has gone
 
 
@@ -103,7 +105,7 @@ class Prometheus:
         self._owners: dict[PodKey, tuple[str, float]] = {}
         self._turns = Turns()
         self._told_labels: set[str] = set()
-        self._no_percentiles = ""  # why there are none, as it was told
+        self._percentiles_from_s = float("-inf")  # no sooner they are asked for
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -168,8 +170,10 @@ class Prometheus:
         at_s: float,
         now_s: float,
     ) -> list[str]:
-        """Ask for the histograms of the servers whose turn it is; return what went wrong, once."""
+        """Ask for the histograms of the servers whose turn it is; return what went wrong."""
         self._turns.forget(servers)
+        if now_s < self._percentiles_from_s:
+            return []
         served = {
             name: [pod for pod, of in pods.items() if any(track.arrived[-1] > 0.0 for track in of)]
             for name, pods in tracks.items()
@@ -188,7 +192,11 @@ class Prometheus:
             window_s=settings.window.window_s,
         )
         try:
-            asked = {"query": query, "time": f"{at_s:.3f}"}
+            asked = {
+                "query": query,
+                "time": f"{at_s:.3f}",
+                "timeout": f"{PERCENTILES_S:g}s",
+            }
             reply = self._fetch(self._url.path, asked, attempts=1, total_s=PERCENTILES_S)
             told = read_buckets(
                 _parsed(reply),
@@ -197,10 +205,9 @@ class Prometheus:
                 pod_label=settings.pod_label,
             )
         except (PrometheusError, ValueError, KeyError, TypeError, AttributeError) as error:
-            line = f"prometheus: no percentiles: {' '.join(str(error).split())[:200]}"
-            again, self._no_percentiles = self._no_percentiles == line, line
-            return [] if again else [line]
-        self._no_percentiles = ""
+            self._percentiles_from_s = now_s + PERCENTILES_AGAIN_S
+            text = " ".join(str(error).split())[:200]
+            return [f"prometheus: no percentiles for {PERCENTILES_AGAIN_S:g} s: {text}"]
         for one in due:
             of_pods = tracks[one.name]
             newest_s = max(track.times_s[-1] for of in of_pods.values() for track in of)
