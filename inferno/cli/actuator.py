@@ -15,14 +15,8 @@ from inferno.cli.service import (
     service_arguments,
     start_logs,
 )
-from inferno.worlds.kube import (
-    Choices,
-    add_acting_options,
-    add_cluster_options,
-    cluster_arguments,
-    open_cluster,
-    wait_for_cluster,
-)
+from inferno.worlds.kube import Choices, open_cluster, wait_for_cluster
+from inferno.worlds.kube_options import add_acting_options, add_cluster_options, cluster_arguments
 
 if TYPE_CHECKING:
     from loop.settings import Settings

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import add_data_option, print_notes
-from inferno.worlds.kube import add_kubeconfig_option, add_wait_option, wait_for_cluster
+from inferno.worlds.kube import wait_for_cluster
+from inferno.worlds.kube_options import add_kubeconfig_option, add_wait_option
 
 if TYPE_CHECKING:
     from loop.backends.kube.adoption import Adoption

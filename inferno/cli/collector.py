@@ -14,14 +14,12 @@ from inferno.cli.service import (
     service_arguments,
     start_logs,
 )
-from inferno.worlds.kube import (
-    Choices,
+from inferno.worlds.kube import Choices, open_cluster, wait_for_cluster
+from inferno.worlds.kube_options import (
     add_cluster_options,
     add_metrics_options,
     cluster_arguments,
     metrics_choices,
-    open_cluster,
-    wait_for_cluster,
 )
 
 TEXT = """\

@@ -24,6 +24,7 @@ from inferno.cli.service import (
     start_logs,
 )
 from inferno.worlds import http, kube, sim
+from inferno.worlds.kube_options import cluster_arguments
 
 if TYPE_CHECKING:
     from inferno.web.live import History
@@ -206,7 +207,7 @@ def _settings(options: Namespace) -> Settings:
             "controller_port": options.port,
             **service_arguments(options),
             "data_path": options.data,
-            **kube.cluster_arguments(options),
+            **cluster_arguments(options),
         }
     )
 

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.runs import add_data_option
-from inferno.worlds.kube import (
-    Choices,
+from inferno.worlds.kube import Choices, make_source, wait_for_cluster
+from inferno.worlds.kube_options import (
     add_acting_options,
     add_cluster_options,
     add_metrics_options,
     cluster_arguments,
-    make_source,
     metrics_choices,
-    wait_for_cluster,
 )
 
 if TYPE_CHECKING:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.service import add_log_option, start_logs
-from inferno.worlds.kube import add_cluster_options, wait_for_cluster
+from inferno.worlds.kube import wait_for_cluster
+from inferno.worlds.kube_options import add_cluster_options
 
 if TYPE_CHECKING:
     from emulator.to_cluster import Disturbance

@@ -12,12 +12,8 @@ from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import print_paths
-from inferno.worlds.kube import (
-    add_cluster_options,
-    add_prometheus_options,
-    make_prometheus,
-    wait_for_cluster,
-)
+from inferno.worlds.kube import make_prometheus, wait_for_cluster
+from inferno.worlds.kube_options import add_cluster_options, add_prometheus_options
 
 if TYPE_CHECKING:
     from experiments.own_system.directory import Imported, Known
