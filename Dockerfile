@@ -19,6 +19,7 @@ COPY loop loop
 COPY emulator emulator
 COPY experiments experiments
 COPY sample-data sample-data
+COPY yamls yamls
 RUN /opt/build/bin/python -m pip wheel --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir wheels .
 RUN /opt/inferno/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-deps --no-index wheels/*.whl
 

@@ -43,14 +43,15 @@ SAMPLE_DATA = _sample_data()
 
 
 def shipped(directory: Path) -> Path:
-    """Return *directory*; if it is not there and is called sample-data/…, the one of that name that
-    comes with the package.
+    """Return *directory*; if it is not there and is called sample-data/… or yamls/…, that
+    which comes with the package.
 
     The pages call it so, and who has installed a wheel has no checkout beside.
     """
-    if directory.exists() or directory.parts[:1] != ("sample-data",) or ".." in directory.parts:
+    known = directory.parts[:1] in (("sample-data",), ("yamls",)) and ".." not in directory.parts
+    if directory.exists() or not known:
         return directory
-    ours = SAMPLE_DATA.joinpath(*directory.parts[1:])
+    ours = SAMPLE_DATA.parent.joinpath(*directory.parts)
     return ours if ours.is_dir() else directory
 
 

@@ -96,7 +96,12 @@ def test_the_wheel_holds_code_data_and_types(built: Path, repository: Path) -> N
         (about,) = (name for name in held if name.endswith(".dist-info/METADATA"))
         text = archive.read(about).decode()
     assert {f"{package}/py.typed" for package in PACKAGES} <= held
-    data = [path for path in (repository / "sample-data").rglob("*") if path.is_file()]
+    data = [
+        path
+        for folder in ("sample-data", "yamls")
+        for path in (repository / folder).rglob("*")
+        if path.is_file()
+    ]
     assert data
     assert {f"inferno/{path.relative_to(repository)}" for path in data} <= held
     code = [path for package in PACKAGES for path in (repository / package).rglob("*.py")]
@@ -113,7 +118,7 @@ def test_the_sdist_holds_what_a_wheel_is_built_from(built: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
     assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "constraints.txt"} <= held
-    assert "sample-data/large/server-data.json" in held
+    assert {"sample-data/large/server-data.json", "yamls/workload/dep1.yaml"} <= held
     assert not any(name.startswith(("tests/", "docs/", ".venv/")) for name in held)
 
 

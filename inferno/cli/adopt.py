@@ -110,7 +110,13 @@ def _show(found: Adoption, obj: Mapping[str, Any]) -> None:
         before = obj["metadata"].get(f"{kind}s") or {}
         for key, value in told.items():
             was = before.get(key)
-            change = "" if was == value else f"  (was {was})" if was is not None else "  (new)"
+            change = (
+                ""
+                if was == value
+                else f"  (was {was or 'empty'})"
+                if was is not None
+                else "  (new)"
+            )
             print(f"{kind} {key}: {value}{change}")
     for note in found.notes:
         print(f"note: {note}")

@@ -64,6 +64,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
+    from experiments.config import shipped
     from experiments.world import build_cluster_spec
     from inferno.cli.runs import print_notes
     from inferno.web.live import History, Stream, WithPage
@@ -92,7 +93,7 @@ def _run(options: Namespace) -> int:
         address=f"{options.host}:{options.port}",
         speed=options.speed,
         seed=options.seed,
-        manifests=options.manifests,
+        manifests=None if options.manifests is None else shipped(options.manifests),
         faults=options.faults,
         tokens=options.tokens,
     )

@@ -245,7 +245,12 @@ def log_cycle(record: CycleRecord, *, concern: str = "") -> None:
         or concern
         or ", ".join(f"{one.server} {one.replicas}x{one.accelerator}" for one in record.changes)
     )
-    line = f"cycle {record.cycle} ({record.trigger}) at {record.now_s:.0f} s: {what or 'no change'}"
+    # Who reads the line alone must not take advice for a change.
+    only = ", advice only" if record.changes and not (record.applied or record.error) else ""
+    line = (
+        f"cycle {record.cycle} ({record.trigger}) at {record.now_s:.0f} s{only}: "
+        f"{what or 'no change'}"
+    )
     level = logging.WARNING if concern else logging.INFO
     log("cycle", line, fields, level=logging.ERROR if record.failed else level)
 

@@ -7,6 +7,7 @@ Object.assign(inferno, (() => {
     CONFIG, axis, dollars, emptyNote, escape, figure, gpuColour, layout, look, make, onLook, percent, tableOf, wrapped,
   } = inferno.parts;
   const FORMAT = 1;
+  const SPAN_MIN_S = 180;
   const SHOWN = 24; // servers at first, and so many more each time that one asks for more
   const DRAWN_MAX = 48; // figures that are kept although nobody sees them
   const known = (values) => (values || []).filter((value) => value !== null && value !== undefined);
@@ -40,8 +41,10 @@ Object.assign(inferno, (() => {
   }
 
   function xAxis(timeline, extra = {}) {
-    const range = timeline.started || !timeline.end_s
-      ? {} : { range: [0, timeline.clock.at(timeline.end_s)] };
+    const { clock: { at }, end_s: end, started, fleet } = timeline;
+    // Of one cycle, or of seconds, an axis of milliseconds tells nobody anything.
+    const young = started && fleet.t_s.length && end - fleet.t_s[0] < SPAN_MIN_S;
+    const range = young ? { range: [at(end - SPAN_MIN_S), at(end)] } : started || !end ? {} : { range: [0, at(end)] };
     return {
       ...axis(timeline.clock.title), type: timeline.clock.type, ...range, ...extra,
     };

@@ -126,7 +126,11 @@ def _permissions(client: KubeClient, question: Question) -> Iterator[Finding]:
         text = f"not allowed: {', '.join(refused)}"
         yield Finding(level="wrong", subject="permissions", text=text, todo=ROLE)
     else:
-        yield Finding(level="ok", subject="permissions", text=f"all {len(wanted)} are given")
+        yield Finding(
+            level="ok",
+            subject="permissions",
+            text=f"all {len(wanted)} that the loop needs are given",
+        )
 
 
 def _deployments(
@@ -193,7 +197,7 @@ def data_finding(one: Deployment, data: SystemData) -> Finding:
         return Finding(level="note", subject=one.server, text=text, todo=todo)
     if not one.accelerator:
         text = f"{what}: no label {names.ACCELERATOR}"
-        return Finding(level="note", subject=one.server, text=text, todo=adopt)
+        return Finding(level="note", subject=one.server, text=text, todo=f"{adopt} --accelerator …")
     return Finding(level="ok", subject=one.server, text=f"{what}: all are in the data")
 
 
@@ -265,7 +269,10 @@ def _capacity(client: KubeClient, servers: Servers, question: Question) -> Itera
     )
     there = {kind: view.total for kind, view in found.by_type.items()}
     seen = ", ".join(f"{count} {kind}" for kind, count in there.items()) or "none"
-    yield Finding(level="ok", subject="capacity", text=f"{told} by the data; {seen} on nodes")
+    text = f"{told} by the data; {seen} on nodes"
+    if there == dict(data.capacity):
+        text = f"{told} by the data and on nodes"
+    yield Finding(level="ok", subject="capacity", text=text)
     for line in (*found.warnings, *found.notes):
         yield Finding(level="note", subject="capacity", text=line)
     if question.from_nodes or data.optimizer.unlimited:
