@@ -55,7 +55,10 @@ class Worth:
             return max(found.middle, found.at(self.quantile(replica_rpm or found.middle)))
         fewest = max(1, math.ceil(found.middle / replica_rpm * (1.0 - 1e-9)))
         most = max(fewest, math.ceil(float(found.futures[-1]) / replica_rpm))
-        counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
+        if most - fewest < COUNTS_MAX:
+            counts = np.arange(fewest, most + 1)
+        else:
+            counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
         missed = self.missed_rpm(found.futures, capacities)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed.mean(axis=1)
