@@ -184,7 +184,7 @@ def test_pods_are_not_replaced_twice_within_minutes() -> None:
 
 
 def test_a_template_whose_rollout_is_paused_is_let_alone_and_replicas_change() -> None:
-    """Nothing would be replaced, and the loop would believe in a batch that no pod has."""
+    """Nothing would be replaced, and the loop would count on a batch that no pod has."""
     fields = with_command(args=["--max-num-seqs=16"])
     fields["spec"] = {**fields.get("spec", {}), "paused": True}
     pool, note = allowed(change(replicas=4, max_batch=64), **fields)
