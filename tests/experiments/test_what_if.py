@@ -4,8 +4,10 @@ and the answer is a table, a page and JSON.
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
+from base64 import b64decode
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +127,9 @@ def test_both_systems_meet_the_same_requests_and_the_answer_is_written(
         figures["then"]["mean"] - figures["now"]["mean"], abs=1e-9
     )
     assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
-    assert "it would cost" in (tmp_path / "page.html").read_text()
+    page = (tmp_path / "page.html").read_text()
+    (data,) = re.findall(r'<script type="application/octet-stream" id="data">(.*?)</script>', page)
+    assert b"it would cost" in gzip.decompress(b64decode(data))
 
 
 def test_without_a_change_there_is_nothing_to_answer(tmp_path: Path, capsys: Capture) -> None:
