@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,9 @@ if TYPE_CHECKING:
     from loop.types import ServerView
 
 DWELL_S = 600.0  # between two moves of a server
+# A move is for loads about the present one, by these factors: where one replica more is needed by
+# chance, another accelerator looks cheaper by chance.
+ABOUT = tuple(0.8 + 0.02 * step for step in range(21))
 # What a load asks for must have been seen for so long: of answers, the short ones end first.
 KNOWN_S = 300.0
 PAYS_WITHIN_S = 1800.0  # a load is what it is for half an hour or so
@@ -21,7 +25,7 @@ DRAIN_S = 30.0  # the old pods stay so long after the new ones are ready
 class Move:
     """One server that the optimizer would move. stay is what it would have where it is (None: it
     cannot be served there); start_up_s how long new pods take; moved_s when it was moved last;
-    known_s for how long its load has been seen.
+    known_s for how long its load has been seen; rate_rpm what it is sized for (0: not known).
     """
 
     view: ServerView
@@ -30,6 +34,7 @@ class Move:
     start_up_s: float
     moved_s: float | None
     known_s: float
+    rate_rpm: float = 0.0
 
     @property
     def replicas(self) -> int:
@@ -65,7 +70,18 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
         return False
     if stay.replicas > view.ready or view.starting or view.pending or view.draining:
         return False
-    saving = stay.cost_cents_per_h - move.go.cost_cents_per_h
+    staying = _cents_per_h(stay, move)
+    saving = staying - _cents_per_h(move.go, move)
     moving_cents_per_h = move.go.cost_cents_per_h * move.replicas / move.go.replicas
     price = moving_cents_per_h * (move.start_up_s + DRAIN_S) / PAYS_WITHIN_S
-    return saving > price and saving > saving_min * stay.cost_cents_per_h
+    return saving > price and saving > saving_min * staying
+
+
+def _cents_per_h(one: Assignment, move: Move) -> float:
+    """Return the mean cost of *one* over loads about the present one."""
+    if one.replicas < 1 or one.rate_max_rpm <= 0.0 or move.rate_rpm <= 0.0:
+        return one.cost_cents_per_h
+    needed = move.rate_rpm / one.rate_max_rpm
+    least = max(1, move.view.replicas_min)
+    counts = [max(least, math.ceil(factor * needed - 1e-9)) for factor in ABOUT]
+    return one.cost_cents_per_h / one.replicas * sum(counts) / len(counts)

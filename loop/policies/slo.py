@@ -300,6 +300,7 @@ class SloPolicy:
                 ),
                 moved_s=case.memories[name].moved_s,
                 known_s=_known_s(case, name),
+                rate_rpm=_rate_rpm(found.system.servers[name]),
             )
             for name in movers
         }
@@ -453,6 +454,11 @@ class SloPolicy:
             raise SpecError(
                 f"policy {self.name}: {option}: expected a number >= 0{bound}, found {value!r}"
             )
+
+
+def _rate_rpm(server: ServerData) -> float:
+    """Return the rate that *server* is sized for, 0 if it is not known."""
+    return 0.0 if server.current.load is None else server.current.load.rate_rpm
 
 
 def _known_s(case: _Case, name: str) -> float:

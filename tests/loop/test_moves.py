@@ -71,6 +71,16 @@ def test_a_server_stays_where_a_move_is_a_risk_or_does_not_pay(move: Move) -> No
     assert not pays(move, now_s=1000.0, saving_min=0.1)
 
 
+def test_a_saving_by_chance_of_the_present_load_is_none() -> None:
+    """Here one replica more is needed at this very rate: a little less, and it is cheaper here."""
+    go = replace(THERE, cost_cents_per_h=1000.0, rate_max_rpm=600.0)
+    stay = replace(HERE, pools=one_pool(accelerator="H100", replicas=6, max_batch=64))
+    stay = replace(stay, cost_cents_per_h=1080.0, rate_max_rpm=299.0)
+    move = replace(MOVE, view=server_view(wanted=6, ready=6), go=go, stay=stay, start_up_s=30.0)
+    assert pays(move, now_s=1000.0, saving_min=0.02)
+    assert not pays(replace(move, rate_rpm=1500.0), now_s=1000.0, saving_min=0.02)
+
+
 def test_who_cannot_be_served_where_it_is_moves() -> None:
     """Whatever it costs; so does who has nothing yet."""
     assert pays(replace(MOVE, stay=None, moved_s=999.0), now_s=1000.0, saving_min=0.1)
