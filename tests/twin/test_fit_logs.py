@@ -4,6 +4,7 @@ left out and counted, and times in another unit are told.
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -234,3 +235,52 @@ def test_requests_of_perf_analyzer_need_the_tokens_of_their_prompts(tmp_path: Pa
     text = source.read_text().replace("prompt_tokens", "prompt")
     with pytest.raises(SpecError, match="give the summary beside it instead"):
         read_logs(write(tmp_path, "profile_export.json", json.loads(text)))
+
+
+LOG = "queued_s,input_tokens,output_tokens,first_token_s,last_token_s\n0,100,20,0.05,0.3\n"
+
+
+def test_a_log_may_be_gzipped_have_a_mark_at_its_begin_or_other_separators(tmp_path: Path) -> None:
+    """As spreadsheets and archives write them."""
+    path = tmp_path / "log"
+    for content in (
+        gzip.compress(LOG.encode()),
+        LOG.replace("\n", "\r\n").encode("utf-8-sig"),
+        LOG.replace(",", ";").encode(),
+        LOG.replace(",", "\t").encode(),
+    ):
+        path.write_bytes(content)
+        [rows] = read_logs(path)
+        assert (rows.ttft_s[0], rows.e2e_s[0]) == (0.05, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"\n\n", "expected a request log, found an empty file"),
+        (gzip.compress(LOG.encode())[:-9], "expected a request log (text in UTF-8), found"),
+        (LOG.replace("0.3", "1e300").encode(), "line 2: expected times of one clock, found 1e+300"),
+        (
+            b"concurrency,in_tokens,out_tokens,ttft_ms,itl_ms\n1,100,50,0.02,0.008\n",
+            "expected times in milliseconds, found 8e-06 s between two tokens at the median",
+        ),
+    ],
+)
+def test_odd_files_are_told_in_one_line(tmp_path: Path, content: bytes, found: str) -> None:
+    """An empty or a cut file, a figure that no clock shows, and a table in seconds."""
+    path = tmp_path / "log"
+    path.write_bytes(content)
+    with pytest.raises(SpecError) as caught:
+        read_logs(path)
+    assert found in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_log_in_seconds_is_not_read_as_milliseconds_because_it_was_asked_for(
+    tmp_path: Path,
+) -> None:
+    """12 µs a token is what no server does."""
+    path = tmp_path / "log.csv"
+    path.write_text(LOG)
+    with pytest.raises(SpecError, match=r"expected times in ms, found 1\.32e-05 s between"):
+        read_logs(path, time_unit="ms")

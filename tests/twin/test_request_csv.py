@@ -114,12 +114,12 @@ def test_a_bad_log_is_told_in_one_line_that_names_the_place(text: str, line: str
 def test_a_file_that_is_not_there_or_not_text_is_told_in_one_line(tmp_path: Path) -> None:
     """Both are mistakes of the command line, not of the program."""
     with pytest.raises(
-        SpecError, match=r"absent\.csv: expected a request log \(CSV\), found no such file$"
+        SpecError, match=r"absent\.csv: expected a request log, found no such file$"
     ):
         read_request_rows(tmp_path / "absent.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(
-        SpecError, match=r"binary\.csv: expected a request log \(CSV in UTF-8\), found .*"
+        SpecError, match=r"binary\.csv: expected a request log \(text in UTF-8\), found .*"
     ):
         read_request_rows(tmp_path / "binary.csv")
     with pytest.raises(SpecError, match="expected a request log"):

@@ -31,8 +31,9 @@ from twin.spec import SpecError
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 UNITS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
-# No server of interest takes longer for one token: a log in milliseconds is 1000 times above.
-GAP_MAX_S = 1.0
+# No server of interest takes longer for one token, or less: a log in another unit is 1000 times
+# beside that.
+GAP_MAX_S, GAP_MIN_S = 1.0, 2e-5
 
 FORMATS = (
     "the CSV of inferno fit, JSON of `vllm bench serve --save-result --save-detailed`, of GuideLLM "
@@ -51,13 +52,16 @@ def read_logs(path: Path, *, time_unit: TimeUnit | None = None) -> list[RequestR
     if text.lstrip()[:1] in ("{", "["):
         return [_in_seconds(rows) for rows in _json_logs(text, source=path.name)]
     if is_table(text):
-        return [read_table(text, source=path.name)]
+        return [_in_seconds(read_table(text, source=path.name), told="in milliseconds")]
     rows = parse_request_rows(text, source=path.name)
-    return [_in_seconds(rows) if time_unit is None else _scaled(rows, UNITS[time_unit])]
+    if time_unit is None:
+        return [_in_seconds(rows)]
+    rows = _scaled(rows, UNITS[time_unit])
+    return [rows if time_unit == "s" else _in_seconds(rows, told=f"in {time_unit}")]
 
 
-def _in_seconds(rows: RequestRows) -> RequestRows:
-    """Return *rows*; raise SpecError if their times look like milliseconds."""
+def _in_seconds(rows: RequestRows, *, told: str = "in seconds") -> RequestRows:
+    """Return *rows*; raise SpecError if their times, in the unit that was *told*, can hardly be."""
     several = rows.output_tokens > 1
     if several.any():
         decode_s = (rows.last_token_s - rows.first_token_s)[several]
@@ -65,10 +69,16 @@ def _in_seconds(rows: RequestRows) -> RequestRows:
         what = "between two tokens"
     else:
         gap_s, what = float(np.median(rows.ttft_s)) / 60.0, "a minute to the first token"
-    if gap_s > GAP_MAX_S:
+    if gap_s > GAP_MAX_S and told == "in seconds":
         raise SpecError(
             f"{rows.source}: expected times in seconds, found {gap_s:.3g} {what} at the median: "
             "they look like milliseconds (give --time-unit ms, or s if they are right)"
+        )
+    # A log of only first tokens says too little about the other side.
+    if gap_s > GAP_MAX_S or (several.any() and gap_s < GAP_MIN_S):
+        raise SpecError(
+            f"{rows.source}: expected times {told}, found {gap_s:.3g} s {what} at the median: they "
+            "look like another unit"
         )
     return rows
 

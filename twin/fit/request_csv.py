@@ -5,8 +5,10 @@ the twin has timed it.
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +25,8 @@ Counts = npt.NDArray[np.int64]
 TIME_COLUMNS = ("queued_s", "first_token_s", "last_token_s")
 COUNT_COLUMNS = ("input_tokens", "output_tokens")
 COLUMNS = (*TIME_COLUMNS, *COUNT_COLUMNS)
+GZIPPED = b"\x1f\x8b"
+TIME_MAX = 1e19  # nanoseconds since 1970 are 2e18
 TOKENS_MAX = 10**9  # far above any context length; catches a column of times taken for tokens
 
 
@@ -90,13 +94,21 @@ def read_request_rows(path: Path) -> RequestRows:
 
 
 def read_log_text(path: Path) -> str:
-    """Return the text of the log *path*. Raise SpecError, one line, if it cannot be read."""
+    """Return the text of the log *path*, gzipped or not. Raise SpecError, one line, if it cannot be
+    read.
+    """
     try:
-        return path.read_text(encoding="utf-8-sig")
+        content = path.read_bytes()
+        if content.startswith(GZIPPED):
+            content = gzip.decompress(content)
+        text = content.decode("utf-8-sig")
     except FileNotFoundError:
-        raise SpecError(f"{path}: expected a request log (CSV), found no such file") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected a request log (CSV in UTF-8), found {error}") from None
+        raise SpecError(f"{path}: expected a request log, found no such file") from None
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: expected a request log (text in UTF-8), found {error}") from None
+    if not text.strip():
+        raise SpecError(f"{path.name}: expected a request log, found an empty file")
+    return text
 
 
 def parse_request_rows(text: str, *, source: str) -> RequestRows:
@@ -164,7 +176,10 @@ def _has_failed(texts: Sequence[str]) -> bool:
 
 
 def _fields(text: str, *, source: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    # Spreadsheets of half of the world write semicolons.
+    header = text.lstrip().split("\n", 1)[0]
+    delimiter = "," if "," in header else ";" if ";" in header else "\t" if "\t" in header else ","
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     try:
         for row in reader:
             if row:
@@ -202,6 +217,8 @@ def check_figures(values: list[float], *, where: str) -> list[float]:
                 f"{where}: {column}: expected a whole number in 1..{TOKENS_MAX}, found {value:g}"
             )
     queued_s, first_token_s, last_token_s = values[: len(TIME_COLUMNS)]
+    if max(abs(queued_s), abs(last_token_s)) > TIME_MAX:
+        raise SpecError(f"{where}: expected times of one clock, found {last_token_s:g}")
     if first_token_s <= queued_s:
         raise SpecError(
             f"{where}: first_token_s: expected > queued_s ({queued_s:g}), found {first_token_s:g}"
@@ -220,5 +237,5 @@ def _figure(text: str, *, where: str) -> float:
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise SpecError(f"{where}: expected a number, found {text.strip()!r}")
+        raise SpecError(f"{where}: expected a number, found {text.strip()[:60]!r}")
     return value

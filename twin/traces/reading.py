@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -161,17 +162,19 @@ def _fast_lines(path: Path, form: Format) -> Columns | None:
     ]
     options = pj.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
     try:
+        parts, hashes = [], []
         with pa.input_stream(str(path), compression="detect") as stream:
-            table = pj.read_json(stream, parse_options=options)
+            for batch in pj.open_json(stream, parse_options=options):
+                columns = (batch[name] for name in (form.time, form.prompt, form.output))
+                part = _checked(*(column.to_numpy(zero_copy_only=False) for column in columns))
+                if part is None:
+                    return None
+                parts.append((*part, None))
+                hashes += [row or [] for row in batch[form.hashes].to_pylist()]
     except pa.ArrowException:
         return None
-    part = _checked(
-        table[form.time].to_numpy(), table[form.prompt].to_numpy(), table[form.output].to_numpy()
-    )
-    if part is None:
-        return None
-    hashes = [row or [] for row in table[form.hashes].to_pylist()]
-    return Columns(times_s=part[0], prompt_tokens=part[1], output_tokens=part[2], hashes=hashes)
+    rows = _joined(parts)
+    return None if rows is None else replace(rows, hashes=hashes)
 
 
 def _checked(times: Any, prompts: Any, outputs: Any) -> tuple[Any, Any, Any] | None:
