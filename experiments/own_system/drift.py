@@ -29,6 +29,8 @@ LOADS = 3
 REQUESTS_MIN = 30
 # Below this a difference is no drift: the twin itself is off by as much.
 TOLERATED = 0.05
+# A difference counts from so many windows on, and if it is so many times what chance makes of them.
+WINDOWS_MIN, SIGMAS = 2, 3.0
 # By how much the squared errors must fall for a change in time, or a coefficient, to be accepted.
 ACCEPTED = 16.0
 FACTORS = (0.4, 2.5)
@@ -101,6 +103,7 @@ class Moved:
 class EngineDrift:
     """The drift of one model on one accelerator. since_s: from when on, None if there is none;
     from_start: it was there when the measurements began. moved None: no coefficient explains it.
+    unsure: what is off may be chance, or is of too few windows to say.
     """
 
     model: str
@@ -111,6 +114,7 @@ class EngineDrift:
     ttft_ratio: float = 1.0
     itl_ratio: float = 1.0
     moved: Moved | None = None
+    unsure: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,15 +257,17 @@ def _engine(perf: Perf, windows: Sequence[Window]) -> EngineDrift:
     before = times_s < split if split is not None else np.zeros(len(times_s), dtype=bool)
     base = _mean(logs[before], weights[before]) if before.any() else np.zeros(2)
     after = _mean(logs[~before], weights[~before]) - base
-    if np.abs(after).max() < math.log1p(TOLERATED):
-        return replace(plain, ttft_ratio=float(np.exp(after[0])), itl_ratio=float(np.exp(after[1])))
+    plain = replace(plain, ttft_ratio=float(np.exp(after[0])), itl_ratio=float(np.exp(after[1])))
+    off = np.abs(after).max()
+    if off < math.log1p(TOLERATED):
+        return plain
+    if len(windows) < WINDOWS_MIN or off < SIGMAS * _chance(logs[~before], weights[~before]):
+        return replace(plain, unsure=True)
     late = [window for window, early in zip(windows, before.tolist(), strict=True) if not early]
     return replace(
         plain,
         since_s=float(split if split is not None else times_s.min()),
         from_start=split is None,
-        ttft_ratio=float(np.exp(after[0])),
-        itl_ratio=float(np.exp(after[1])),
         moved=_moved(perf, late, base=base),
     )
 
@@ -281,6 +287,17 @@ def _table(windows: Sequence[Window]) -> tuple[np.ndarray, np.ndarray]:
 def _mean(logs: np.ndarray, weights: np.ndarray) -> np.ndarray:
     mean: np.ndarray = np.average(logs, axis=0, weights=weights)
     return mean
+
+
+def _chance(logs: np.ndarray, weights: np.ndarray) -> float:
+    """Return the standard error of the weighted mean of *logs*, by how far they are apart and by
+    what they weigh, the larger of the two.
+    """
+    told = 1.0 / math.sqrt(float(weights.sum()))
+    if len(logs) < 2:
+        return told
+    apart = (weights[:, None] * (logs - _mean(logs, weights)) ** 2).sum(axis=0) / weights.sum()
+    return max(told, math.sqrt(float(apart.max()) / (len(logs) - 1)))
 
 
 def _split(logs: np.ndarray, weights: np.ndarray, times_s: np.ndarray) -> float | None:

@@ -206,6 +206,12 @@ def verdict(engine: EngineDrift) -> str:
     """Return what is to be said of one engine, in a line."""
     off = f"TTFT {engine.ttft_ratio - 1.0:+.0%}, ITL {engine.itl_ratio - 1.0:+.0%}"
     name = f"{engine.model} on {engine.accelerator}"
+    if engine.unsure:
+        count = len(engine.windows)
+        return (
+            f"{name}: {off} of what is predicted, which may be chance: {count} "
+            f"window{'s' if count != 1 else ''} of measurements; look at a longer past"
+        )
     if engine.since_s is None:
         return f"{name}: no drift ({off} of what is predicted)"
     since = "from the beginning" if engine.from_start else f"since {time_text(engine.since_s)}"
@@ -243,6 +249,7 @@ def _engine_json(engine: EngineDrift) -> dict[str, Any]:
         "acc": engine.accelerator,
         "sinceS": engine.since_s,
         "fromStart": engine.from_start,
+        "unsure": engine.unsure,
         "ttftRatio": engine.ttft_ratio,
         "itlRatio": engine.itl_ratio,
         "moved": None

@@ -14,6 +14,7 @@ import pytest
 from experiments.config import RunConfig
 from experiments.own_system.drift import EngineDrift, drift_of
 from experiments.own_system.seen import seen_in_histories
+from inferno.cli.drift import verdict
 from inferno.cli.main import main
 from loop.schema.reading import read_system
 from loop.signals.history import History, empty_history
@@ -112,6 +113,16 @@ def test_a_truth_that_stays_does_not_drift(folder: Path) -> None:
     assert found.ttft_ratio == pytest.approx(1.0, abs=0.05)
     assert found.itl_ratio == pytest.approx(1.0, abs=0.02)
     assert len(found.windows) == 4
+
+
+def test_one_window_says_nothing_about_a_drift(folder: Path) -> None:
+    """A queue of ten minutes is no other coefficient: who looks must look at a longer past."""
+    seen = seen_in_histories({"code": history(folder, ("alpha", 1.2))}, start_up_s={})
+    (found,) = drift_of(seen, read_system(folder, warn=print), window_s=2 * DAY_S).engines
+    assert found.unsure
+    assert found.since_s is None
+    assert found.moved is None
+    assert "1 window of measurements; look at a longer past" in verdict(found)
 
 
 def records(folder: Path, out: Path, *, truth: Path | None) -> Path:

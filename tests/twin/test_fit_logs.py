@@ -165,8 +165,8 @@ def test_what_the_tools_themselves_have_written_is_read(
     name: str, answered: int, failed: int, tokens: tuple[int, int]
 ) -> None:
     """Made by the tools against a small server that streams a token each 10 ms, texts left out:
-    what they write, not what we think they do. Perf Analyzer's was written for the parser of
-    GenAI-Perf 0.0.16, which reads it.
+    what they write, not what we think they do. Only Perf Analyzer's, whose package holds no
+    program, was made here in the format of the tool's tests; GenAI-Perf 0.0.16 reads it.
     """
     [rows] = read_logs(Path(__file__).parent / "logs" / name)
     assert (len(rows), rows.failed) == (answered, failed)

@@ -38,7 +38,7 @@ const inferno = { parts: (() => {
   const colour = (place) => look().palette[place % DAY.length];
 
   // A type of GPU has the same colour in every figure, report and page; those that are not in this
-  // list get the colours that are left, as they come. experiments/figures.py has the same list.
+  // list get the colours that are left, as they come.
   const GPUS = ["H100", "L40S", "MI250", "A100", "L4", "G2", "MI300X", "H200", "MI210", "B200"];
   const others = new Map();
   function gpuColour(accelerator) {
