@@ -15,7 +15,7 @@ DWELL_S = 600.0  # between two moves of a server
 # chance, another accelerator looks cheaper by chance.
 ABOUT = tuple(0.8 + 0.02 * step for step in range(21))
 # What a load asks for must have been seen for so long: of answers, the short ones end first.
-KNOWN_S = 300.0
+KNOWN_S = 120.0
 PAYS_WITHIN_S = 1800.0  # a load is what it is for half an hour or so
 SETTLED_AFTER = 3.0  # start-ups after a move, whatever is still missing then
 DRAIN_S = 30.0  # the old pods stay so long after the new ones are ready
