@@ -18,6 +18,9 @@ UNPACKED = ROOT / ".venv" / "chromium" / "run"
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
+PATIENCE_MS = 180_000.0  # a page of a thousand servers takes its time where others use the cores
+
+
 def program() -> str:
     """Return the path of a Chromium; skip the test, saying why, where there is none."""
     pytest.importorskip("playwright", reason="no playwright here: install the extra test")
@@ -50,6 +53,7 @@ def opened(
     """
     problems: list[str] = []
     page = browser.new_page(viewport={"width": width, "height": height})
+    page.set_default_timeout(PATIENCE_MS)
     page.on("console", lambda one: problems.append(f"{one.type}: {one.text}"))
     page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
     page.on("requestfailed", lambda one: problems.append(f"failed: {one.url[:100]}"))
