@@ -18,7 +18,7 @@ UNPACKED = ROOT / ".venv" / "chromium" / "run"
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
 
 
-PATIENCE_MS = 180_000.0  # a page of a thousand servers takes its time where others use the cores
+TIMEOUT_MS = 180_000.0  # a page of a thousand servers takes its time where others use the cores
 
 
 def program() -> str:
@@ -53,7 +53,7 @@ def opened(
     """
     problems: list[str] = []
     page = browser.new_page(viewport={"width": width, "height": height})
-    page.set_default_timeout(PATIENCE_MS)
+    page.set_default_timeout(TIMEOUT_MS)
     page.on("console", lambda one: problems.append(f"{one.type}: {one.text}"))
     page.on("pageerror", lambda error: problems.append(f"exception: {error}"))
     page.on("requestfailed", lambda one: problems.append(f"failed: {one.url[:100]}"))
