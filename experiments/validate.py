@@ -31,7 +31,6 @@ from experiments.published import published
 from experiments.real_runs import pods, runs
 from twin.fit.datasheet import (
     CONSTANTS,
-    SPREADS,
     Constants,
     DataSheetModel,
     estimate,
@@ -42,7 +41,7 @@ from twin.fit.fitting import FAMILIES, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits
-from twin.fit.search import Prior
+from twin.fit.search import prior_of
 from twin.spec import SCHEDULINGS, LatencyModel, Scheduling
 
 Floats = npt.NDArray[np.float64]
@@ -93,7 +92,7 @@ def logs() -> None:
     model = read_model(SAMPLE_DATA / "models" / "llama-3.1-8b.json")
     for name, gpu, max_batch, kv_tokens in RUNS:
         found = estimate(model, accelerators[gpu])
-        prior = Prior(latency_model=found.latency_model, spreads=SPREADS)
+        prior = prior_of(found.latency_model)
         limits = ReplicaLimits(max_batch=max_batch, token_budget=2048, kv_tokens=kv_tokens)
         read = read_logs(SHIPPED / name)
         for rows, priors in ((None, (prior,)), (150, (prior,)), (75, (prior, None))):
@@ -397,10 +396,11 @@ def _constants(values: Floats) -> Constants:
 
 def _fit_closed(calibration: Sequence[Stage]) -> Floats:
     start = np.array([0.0, 0.0, 0.0, CONSTANTS.overhead_ms])
+    prior = prior_of(LatencyModel(alpha_ms=1.0, beta_ms=1.0, gamma_ms=1.0))
 
     def residuals(values: Floats) -> Floats:
         constants = _constants(values)
-        parts = [*(values[:3] / np.array(SPREADS)), (values[3] - start[3]) / OVERHEAD_SPREAD_MS]
+        parts = [*prior.apart(values[:3]), (values[3] - start[3]) / OVERHEAD_SPREAD_MS]
         for stage in calibration:
             ttft_ms, e2e_ms, _ = predict(stage, constants)
             parts += [

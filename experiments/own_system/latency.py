@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 from experiments.own_system.points import POINTS_MIN, points_of, rows_of
 from loop.signals.history import History
-from twin.fit.datasheet import SPREADS, DataSheetModel
+from twin.fit.datasheet import DataSheetModel
 from twin.fit.exposure import rough_model
 from twin.fit.fitting import FitResult, fit_logs
 from twin.fit.replay import ReplicaLimits
 from twin.fit.report import not_identified, perf_parms
-from twin.fit.search import COEFFICIENTS, Expected, Family, Prior
+from twin.fit.search import COEFFICIENTS, Expected, Family, prior_of
 from twin.spec import LatencyModel, Scheduling, SpecError
 
 Json = dict[str, Any]
@@ -140,7 +140,7 @@ def _fit(engine: Engine, own: Sequence[tuple[str, History]]) -> FitResult:
         found = fit_logs(
             [rows],
             limits=engine.limits,
-            prior=Prior(latency_model=sheet, spreads=SPREADS) if sheet is not None else None,
+            prior=prior_of(sheet) if sheet is not None else None,
             with_overhead=True,
             families=[Family(p=1.0, launch_share=0.0, scheduling=kind)],
             start=start,

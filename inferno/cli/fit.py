@@ -163,8 +163,7 @@ def _run(options: Namespace) -> int:
 
 def _prior(options: Namespace) -> Prior | None:
     """Return what the data sheet says of the engine, None if no config is given."""
-    from twin.fit.datasheet import SPREADS
-    from twin.fit.search import Prior
+    from twin.fit.search import prior_of
     from twin.spec import SpecError
 
     if options.config is None:
@@ -172,7 +171,7 @@ def _prior(options: Namespace) -> Prior | None:
     if options.accelerator is None:
         raise SpecError("config: expected --accelerator too, found a model without its GPU")
     found = engine_of(options, max_batch=options.max_batch, token_budget=options.token_budget)
-    return Prior(latency_model=found.latency_model, spreads=SPREADS)
+    return prior_of(found.latency_model)
 
 
 def write_row(

@@ -14,6 +14,7 @@ from math import inf
 
 import numpy as np
 
+from twin.fit.datasheet import SPREADS, SPREADS_BELOW
 from twin.fit.descent import best_shares, loss
 from twin.fit.exposure import Vector, ceilings_ms, shares_of_time
 from twin.fit.replay import Replayed, ReplicaLimits, replay
@@ -45,11 +46,26 @@ OVERHEAD_MAX_S = 0.1  # more than this is a queue before the engine, not an over
 class Prior:
     """What is thought of an engine before its log is seen, and how far off that may be.
 
-    spreads are of alpha, beta and gamma: one standard deviation of the logarithm of each.
+    spreads are of alpha, beta and gamma: one standard deviation of the logarithm of each, above
+    what is thought; spreads_below: below it (None: the same).
     """
 
     latency_model: LatencyModel
     spreads: tuple[float, float, float]
+    spreads_below: tuple[float, float, float] | None = None
+
+    def apart(self, logs: Vector) -> Vector:
+        """Return how many standard deviations *logs* are, the logarithms of what alpha, beta and
+        gamma are over what is thought.
+        """
+        below = np.array(self.spreads_below or self.spreads)
+        apart: Vector = logs / np.where(logs < 0.0, below, np.array(self.spreads))
+        return apart
+
+
+def prior_of(sheet: LatencyModel) -> Prior:
+    """Return what the data sheet says, *sheet*, and how far off that may be."""
+    return Prior(latency_model=sheet, spreads=SPREADS, spreads_below=SPREADS_BELOW)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,8 +282,7 @@ def _from_prior(latency_model: LatencyModel, prior: Prior) -> Vector:
         max(getattr(latency_model, field), 1e-12) / getattr(prior.latency_model, field)
         for _, field, _ in COEFFICIENTS
     ]
-    apart: Vector = np.log(ratios) / np.array(prior.spreads)
-    return apart
+    return prior.apart(np.log(ratios))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
