@@ -127,6 +127,7 @@ class SloPolicy:
         if self.percentile is not None:
             self._check("percentile", self.percentile, below=1.0)
         self._check("drain_s", self.drain_s, below=math.inf)
+        self._check("down_s", self.down_s, below=math.inf)
         self._check("hysteresis", self.hysteresis, below=math.inf)
         self._check("prefix_cache_trust", self.prefix_cache_trust, below=math.inf)
         if self.prefix_cache_trust > 1.0:
@@ -134,10 +135,11 @@ class SloPolicy:
                 f"policy {self.name}: prefix_cache_trust: expected a number from 0 to 1, found "
                 f"{self.prefix_cache_trust!r}"
             )
-        if not isinstance(self.compat, bool):
-            raise SpecError(
-                f"policy {self.name}: compat: expected true or false, found {self.compat!r}"
-            )
+        for option, value in (("compat", self.compat), ("forecasts", self.forecasts)):
+            if not isinstance(value, bool):
+                raise SpecError(
+                    f"policy {self.name}: {option}: expected true or false, found {value!r}"
+                )
 
     def start(self) -> Memories:
         """Return that nothing is remembered of any server."""
