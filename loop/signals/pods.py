@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from loop.types import PodPhase
 
@@ -28,12 +29,19 @@ class ScrapedPod:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapedServer:
-    """A server and its pods. workload is the name that its pods' names begin with."""
+    """A server and its pods. workload is the name that its pods' names begin with.
+
+    engines: the containers that ask for GPUs; containers: those of its pods by their ports.
+    reduced_s: when the loop last took replicas away [s of the run], if it has.
+    """
 
     name: str
     namespace: str
     workload: str
     pods: tuple[ScrapedPod, ...] = ()
+    engines: frozenset[str] = frozenset()
+    containers: Mapping[int, str] = field(default_factory=dict)
+    reduced_s: float | None = None
 
 
 GENERATED_MAX = 58  # Kubernetes cuts the generated part of a name so far …

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
@@ -26,6 +26,10 @@ Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order
 OF_A_SERIES = frozenset({"finished_reason", "reason", "model_name", "model", "le", "quantile"})
 REASONS = frozenset({"finished_reason", "reason"})
 ABORTS = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeout"})
+CONTAINER = "container"
+# Times that a process has measured end in digits that no other process's have.
+MEASURED_DIGITS = 4  # after the point, in seconds: finer ones are no figures that somebody made up
+MEASURED = (("firsts", "ttft_s"), ("steps", "steps_s"), ("per_token", "per_token_s"))
 # Labels that a scraper adds and that name the scrape, not what was scraped: series that differ in
 # these alone are copies.
 OF_A_SCRAPE = frozenset(
@@ -136,8 +140,11 @@ def model_names(series: Iterable[Series]) -> frozenset[str]:
     )
 
 
-def tracks_of(series: Sequence[Series], *, names: Names = NAMES) -> list[Track]:
-    """Return the tracks of the processes of one pod, copies counted once.
+def tracks_of(
+    series: Sequence[Series], *, names: Names = NAMES, engines: Collection[str] = ()
+) -> list[Track]:
+    """Return the tracks of the processes of one pod, copies counted once. *engines* are containers
+    that are known to run one each.
 
     A process whose page names no counter of requests or prompts is left out: gauges alone cannot
     tell that nothing came.
@@ -156,13 +163,13 @@ def tracks_of(series: Sequence[Series], *, names: Names = NAMES) -> list[Track]:
     found: list[tuple[Labels, _Process]] = []
     for target, scrapes in targets.items():
         processes = [_process(of_one, names) for of_one in scrapes.values()]
-        engines = list[_Process]()
+        apart = list[_Process]()
         for process in sorted(processes, key=_completeness, reverse=True):
-            if all(_contradict(process, of) for of in engines):
-                engines.append(process)
-        found += [(target, engine) for engine in engines]
+            if all(_contradict(process, of) for of in apart):
+                apart.append(process)
+        found += [(target, process) for process in apart]
     if len(found) > 1:
-        found = _without_copies(found)
+        found = _without_copies(found, engines=engines)
     tracks = (_track(process) for process in _with_gauges_of_their_own(found))
     return [track for track in tracks if track is not None]
 
@@ -250,11 +257,18 @@ def _process(series: Sequence[Series], names: Names) -> _Process:
     return _Process(sorted(times), {quantity: found for quantity, (_, found) in ranked.items()})
 
 
-def _without_copies(found: list[tuple[Labels, _Process]]) -> list[tuple[Labels, _Process]]:
+def _without_copies(
+    found: list[tuple[Labels, _Process]], *, engines: Collection[str]
+) -> list[tuple[Labels, _Process]]:
     """Return the processes without those that are another one scraped under another name."""
     kept: list[tuple[Labels, _Process]] = []
     for target, process in sorted(found, key=lambda one: _completeness(one[1]), reverse=True):
-        if not any(_same_engine(target, other) and _copy(process, of) for other, of in kept):
+        if not any(
+            _may_be_one(target, other, engines=engines)
+            and (_named_as_one(target, other) or _measured_alike(process, of))
+            and _copy(process, of)
+            for other, of in kept
+        ):
             kept.append((target, process))
     return kept
 
@@ -283,21 +297,56 @@ def _falls(pair: tuple[float, float]) -> bool:
     return pair[1] < pair[0]
 
 
-def _same_engine(one: Labels, other: Labels) -> bool:
-    """Tell whether labels allow two processes to be one. A scraper that tells no container says
-    nothing of it, and one job scrapes no process at two ports.
+def _may_be_one(one: Labels, other: Labels, *, engines: Collection[str]) -> bool:
+    """Tell whether labels allow two processes to be one: neither ranks nor containers that are
+    known to run an engine each tell them apart.
     """
     first, second = dict(one), dict(other)
-    if "container" in first and "container" in second and first["container"] != second["container"]:
+    containers = {first.get(CONTAINER), second.get(CONTAINER)}
+    if len(containers) > 1 and containers <= set(engines):
         return False
-    ports = [_PORT.search(labels.get("instance", "")) for labels in (first, second)]
-    if all(ports) and first.get("job") == second.get("job"):
-        return first["instance"] == second["instance"] and _same_ranks(first, second)
-    return _same_ranks(first, second)
-
-
-def _same_ranks(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
     return all(first.get(label) == second.get(label) for label in RANKS)
+
+
+def _named_as_one(one: Labels, other: Labels) -> bool:
+    """Tell whether the same counters of two processes are enough to take them for one.
+
+    One job scrapes no container at two ports for one page, but a sidecar may pass on the page of
+    its neighbour at a port of its own.
+    """
+    first, second = dict(one), dict(other)
+    if CONTAINER in first and CONTAINER in second and first[CONTAINER] != second[CONTAINER]:
+        return True
+    if first.get("job") != second.get("job"):
+        return True
+    ports = [_PORT.search(labels.get("instance", "")) for labels in (first, second)]
+    if all(ports):
+        return first["instance"] == second["instance"]
+    return first.get("port") == second.get("port")
+
+
+def _measured_alike(one: _Process, other: _Process) -> bool:
+    """Tell whether two processes have measured the same time, to its last digits, for the same
+    number of observations.
+    """
+    for count, seconds in MEASURED:
+        mine, its = _measured(one, count, seconds), _measured(other, count, seconds)
+        if any(
+            mine[number] == its[number] != round(its[number], MEASURED_DIGITS)
+            for number in mine.keys() & its.keys()
+        ):
+            return True
+    return False
+
+
+def _measured(process: _Process, count: str, seconds: str) -> dict[float, float]:
+    """Return the seconds observed by how many observations there had been, over one series."""
+    counts, sums = (process.by_quantity.get(name, {}) for name in (count, seconds))
+    return {
+        number: total
+        for labels in counts.keys() & sums.keys()
+        for (_, number), (_, total) in zip(counts[labels], sums[labels], strict=False)
+    }
 
 
 def _copy(one: _Process, other: _Process) -> bool:

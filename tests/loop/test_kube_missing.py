@@ -92,16 +92,23 @@ def test_nothing_is_missing_where_all_are_ready() -> None:
     assert missing_of(one, now_s=0.0, give_up_s=600.0) is None
 
 
-def test_a_quota_is_told_in_its_own_words() -> None:
-    """There is no pod to ask."""
-    failure = {"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate"}
-    one = server(
-        pod("a"), replicas=3, status={"conditions": [{**failure, "message": "exceeded quota"}]}
-    )
-    missing = missing_of(one, now_s=0.0, give_up_s=600.0)
+def test_a_quota_is_told_in_its_own_words_and_given_up_as_others_are() -> None:
+    """There is no pod to ask, and the plan must not wait for ever for those that are refused."""
+    failure = {
+        "type": "ReplicaFailure",
+        "status": "True",
+        "reason": "FailedCreate",
+        "message": "exceeded quota",
+        "lastTransitionTime": "1970-01-01T00:01:40Z",
+    }
+    one = server(pod("a"), pod("b", phase="starting"), replicas=4, status={"conditions": [failure]})
+    missing = missing_of(one, now_s=130.0, give_up_s=600.0)
     assert missing is not None
-    assert (missing.kind, missing.text) == ("not-made", "FailedCreate: exceeded quota")
     assert is_told(missing)
+    assert missing_line(missing) == "3 of 4 not ready for 30 s: FailedCreate: exceeded quota"
+    later = missing_of(one, now_s=710.0, give_up_s=600.0)
+    assert later is not None
+    assert later.given_up >= 2
 
 
 def test_pods_that_nobody_has_made_yet_are_counted_and_not_told() -> None:

@@ -45,7 +45,7 @@ class CountedPages:
     def page(self, pod: ScrapedPod, port: int) -> str:
         """Return the page of *pod*."""
         letter = pod.name.rpartition("-")[2]
-        assert port == 8000
+        assert port in pod.ports
         self.asked.append(letter)
         finished = self.finished[letter]
         if finished is None:
@@ -53,6 +53,7 @@ class CountedPages:
         return (
             f"vllm:request_success_total {finished}\nvllm:num_requests_running "
             "0\nvllm:num_requests_waiting 0\n"
+            f"vllm:generation_tokens_total {100.0 * finished}\n"
         )
 
     def close(self) -> None:
@@ -114,6 +115,28 @@ def test_a_rate_needs_two_cycles_and_is_over_the_time_between_them() -> None:
         assert rate_rpm(measured(source, pod("a"), now_s=0.0)) is None
         pages.finished = {"a": 190.0}
         assert rate_rpm(measured(source, pod("a"), now_s=90.0)) == pytest.approx(60.0)
+
+
+@pytest.mark.parametrize(("second", "rpm"), [("proxy", 60.0), ("vllm", 120.0)])
+def test_the_page_of_an_engine_that_a_sidecar_shows_too_counts_once(
+    second: str, rpm: float
+) -> None:
+    """Two ports of one container are two ranks, at two containers they show one engine."""
+    containers = {
+        name: {"name": name, "ports": [{"name": "metrics", "containerPort": port}]}
+        for port, name in ((8000, "vllm"), (15020, second))
+    }
+    if second == "vllm":
+        ports = [{"name": f"metrics-{k}", "containerPort": 8000 + k} for k in (0, 1)]
+        containers = {"vllm": {"name": "vllm", "ports": ports}}
+    spec = {"containers": list(containers.values())}
+    pages = CountedPages()
+    with closing(PodMetrics(pages)) as source:
+        for now_s in (0.0, 60.0):
+            pages.finished = {"a": 100.0 + now_s}
+            one = server(pod("a", spec=spec), spec={"template": {"spec": spec}})
+            found = source.measure([scraped(one)], now_s=now_s)
+    assert rate_rpm(found) == pytest.approx(rpm)
 
 
 def test_many_cycles_within_a_window_are_over_the_window() -> None:
@@ -181,6 +204,20 @@ def test_a_pod_that_has_gone_is_thought_to_have_served_half_of_the_time_since() 
     # The truth is 120; b is taken to have served half of the minute at the mean rate of a, which is
     # a little more.
     assert rate_rpm(found) == pytest.approx(90.0 + 45.0)
+
+
+def test_a_pod_that_the_loop_has_taken_away_served_until_then() -> None:
+    """Of four pods that became two, 477 rpm were read for 300: two more replicas were asked for."""
+    pages = CountedPages()
+    with closing(PodMetrics(pages)) as source:
+        pages.finished = {"a": 0.0, "b": 0.0}
+        measured(source, pod("a"), pod("b"), now_s=0.0)
+        pages.finished = {"a": 60.0, "b": 60.0}
+        measured(source, pod("a"), pod("b"), now_s=60.0)
+        pages.finished = {"a": 60.0 + 120.0}
+        one = scraped(server(pod("a")), reduced_s=60.5)
+        found = source.measure([one], now_s=120.0)
+    assert rate_rpm(found) == pytest.approx(120.0, rel=0.02)
 
 
 def test_after_a_long_pause_old_samples_tell_nothing_of_now() -> None:

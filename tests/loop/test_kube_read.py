@@ -205,7 +205,7 @@ def test_selectors_select_as_the_api_says(selector: Json, fits: bool) -> None:
     assert selects(selector, {"app": "x"}) == fits
 
 
-def test_the_port_of_metrics_is_the_annotated_the_named_or_the_first() -> None:
+def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_container() -> None:
     """As Prometheus is usually told; 8000 is vLLM's."""
     ports = [{"containerPort": 9000}, {"name": "metrics", "containerPort": 9090}]
     named = pod("a", spec={"containers": [{"name": "c", "ports": ports}]})
@@ -213,8 +213,18 @@ def test_the_port_of_metrics_is_the_annotated_the_named_or_the_first() -> None:
         "b", metadata={"annotations": {"prometheus.io/port": "7", "prometheus.io/path": "/m"}}
     )
     bare = pod("c", spec={"containers": [{"name": "c"}]})
-    found = [(one.metrics_ports, one.metrics_path) for one in alive(named, annotated, bare)]
-    assert found == [((9090,), "/metrics"), ((7,), "/m"), ((8000,), "/metrics")]
+    first = [{"containerPort": 15001}, {"containerPort": 15006}]
+    behind = pod(
+        "d",
+        spec={"containers": [{"name": "proxy", "ports": first}, {"name": "c", "ports": ports[:1]}]},
+    )
+    found = [(one.metrics_ports, one.metrics_path) for one in alive(named, annotated, bare, behind)]
+    assert found == [
+        ((9090,), "/metrics"),
+        ((7,), "/m"),
+        ((8000,), "/metrics"),
+        ((15001, 9000), "/metrics"),
+    ]
 
 
 @pytest.mark.parametrize(

@@ -396,6 +396,37 @@ def test_one_engine_scraped_twice_counts_once(
     assert found.pods[name_of("a")].running == 4
 
 
+PROXY = {"job": "pods", "container": "proxy", "instance": "10.0.0.1:15020"}
+VLLM = {"job": "pods", "container": "vllm", "instance": "10.0.0.1:8000"}
+
+
+@pytest.mark.parametrize(("engines", "counted"), [(("vllm",), 1), (("vllm", "proxy"), 2)])
+def test_what_a_sidecar_passes_on_counts_once(engines: Sequence[str], counted: int) -> None:
+    """A proxy shows the page of its neighbour at a port of its own; two containers with GPUs are
+    two engines, however alike their load is.
+    """
+    series = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0), labels=VLLM)
+    later = engine(NOW_S - 46.0, rps=1.0, base=5004.0)
+    series += series_of(later, labels=PROXY)
+    tracks = tracks_of(series, engines=engines)
+    assert len(tracks) == counted
+
+
+@pytest.mark.parametrize(("seconds", "counted"), [(0.0512345678, 1), (0.05, 2)])
+def test_times_that_agree_to_their_last_digit_are_of_one_process(
+    seconds: float, counted: int
+) -> None:
+    """Where no label tells a sidecar from a rank, what was measured does."""
+    series = []
+    for port in (8000, 15020):
+        samples = [
+            Sample(one.t_s, {**one.told, "ttft_sum": seconds * (one.told["success"] or 0.0)})
+            for one in engine(NOW_S - 50.0, rps=1.0, base=5000.0)
+        ]
+        series += series_of(samples, labels={"port": str(port)})
+    assert len(tracks_of(series)) == counted
+
+
 @pytest.mark.parametrize("label", ["instance", "endpoint"])
 def test_engines_on_two_ports_that_do_the_very_same_are_two(label: str) -> None:
     """One job scrapes no process at two ports, and what replays one load into both ends alike."""

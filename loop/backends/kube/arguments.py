@@ -185,17 +185,22 @@ class GpuLimit:
     count: int
 
 
-def gpu_limit(containers: Sequence[Json], *, container: str = "") -> GpuLimit | None:
-    """Return the GPUs of the container that has the most of them; None if none has any.
-
-    *container*: look at this one only, if it has GPUs.
-    """
-    found = [
+def gpu_limits(containers: Sequence[Json]) -> list[GpuLimit]:
+    """Return the GPUs of each of *containers* that has any."""
+    return [
         GpuLimit(container=str(one.get("name") or ""), resource=resource, count=number)
         for one in containers
         for resource, quantity in limits_of(one).items()
         if is_gpu(resource) and (number := count(quantity)) > 0
     ]
+
+
+def gpu_limit(containers: Sequence[Json], *, container: str = "") -> GpuLimit | None:
+    """Return the GPUs of the container that has the most of them; None if none has any.
+
+    *container*: look at this one only, if it has GPUs.
+    """
+    found = gpu_limits(containers)
     named = [one for one in found if one.container == container]
     return max(named or found, key=lambda one: one.count, default=None)
 

@@ -169,9 +169,7 @@ class KubeBackend:
             servers, capacity = self._look()
         except ApiError as error:
             raise BackendError(str(error), phase="observe") from error
-        found = self._source.measure(
-            [scraped(server) for server in servers.by_name.values()], now_s=now_s
-        )
+        found = self._measure(servers, now_s=now_s)
         servers = self._with_models(servers, found)
         self._measured |= {name for name, figures in found.figures.items() if figures.measured}
         sights = {name: self._sight(server, found) for name, server in servers.by_name.items()}
@@ -285,6 +283,13 @@ class KubeBackend:
             types=frozenset(self._settings.types.values()),
         )
 
+    def _measure(self, servers: Servers, *, now_s: float) -> Measurement:
+        reduced_s = self._writer.reduced_s
+        return self._source.measure(
+            [scraped(one, reduced_s=reduced_s.get(name)) for name, one in servers.by_name.items()],
+            now_s=now_s,
+        )
+
     def _each(
         self, listing: Callable[[str], list[Json]], spaces: Sequence[str]
     ) -> MapResult[list[Json]]:
@@ -392,12 +397,12 @@ class KubeBackend:
         """Return the replicas that do not come, by server; tell by an Event of a reason that is
         new, if so set.
         """
-        give_up_s = self._settings.give_up_s
-        found = {
-            name: missing
+        give_up_s, epoch_s = self._settings.give_up_s, self._epoch.timestamp()
+        missings = {
+            name: missing_of(server, now_s=now_s, give_up_s=give_up_s, epoch_s=epoch_s)
             for name, server in servers.by_name.items()
-            if (missing := missing_of(server, now_s=now_s, give_up_s=give_up_s)) is not None
         }
+        found = {name: one for name, one in missings.items() if one is not None}
         kinds = {name: one.kind for name, one in found.items() if is_told(one)}
         for name, kind in kinds.items():
             if self._settings.events and self._may_act() and self._missed.get(name) != kind:

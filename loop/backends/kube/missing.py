@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
 
+from loop.backends.kube.read import Server, unix_s
 from loop.backends.kube.trouble import Trouble
 from loop.types import Missing
-
-if TYPE_CHECKING:
-    from loop.backends.kube.read import Server
 
 # A pod may be unschedulable for a moment while another one ends, and a large model loads for
 # minutes: nobody is to be told of that.
 TOLD_S, TOLD_STARTING_S = 30.0, 300.0
 
 
-def missing_of(server: Server, *, now_s: float, give_up_s: float) -> Missing | None:
+def missing_of(
+    server: Server, *, now_s: float, give_up_s: float, epoch_s: float = 0.0
+) -> Missing | None:
     """Return the replicas of *server* that are wanted and not ready at *now_s*, with the reason
-    that most of them have; None if there are none.
+    that most of them have; None if there are none. *epoch_s* is the date of second 0 [Unix time].
     """
     one = server.deployment
     late = [pod for pod in server.pods if pod.phase in ("starting", "pending")]
@@ -30,14 +29,22 @@ def missing_of(server: Server, *, now_s: float, give_up_s: float) -> Missing | N
         (pod.trouble or Trouble(kind="starting", text="its containers start"), pod.unready_s)
         for pod in late
     ]
+    if one.replica_failure:
+        # There are no pods to ask: a quota or a webhook refuses them.
+        since = one.replica_failure_since
+        refused = (
+            Trouble(kind="not-made", text=one.replica_failure),
+            unix_s(since) - epoch_s if since else now_s,
+        )
+        found += [refused] * (count - len(late))
     if not found:
         # Nothing says when the last pod should have been made.
         return Missing(
             count=count,
             wanted=one.wanted,
             waited_s=0.0,
-            kind="not-made" if one.replica_failure else "not-yet",
-            text=one.replica_failure or "the cluster has not made their pods",
+            kind="not-yet",
+            text="the cluster has not made their pods",
         )
     most, _ = Counter(trouble.kind for trouble, _ in found).most_common(1)[0]
     text = next(trouble.text for trouble, _ in found if trouble.kind == most)

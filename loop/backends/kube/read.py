@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import GpuLimit, gpu_limit, value_of
+from loop.backends.kube.arguments import GpuLimit, gpu_limit, gpu_limits, value_of
 from loop.backends.kube.labels import Bounds
 from loop.backends.kube.scheduling import holds
 from loop.backends.kube.trouble import TEXT_MAX, Trouble, trouble_of
@@ -73,6 +73,7 @@ class Deployment:
     field_owners: Sequence[Json]
     rollout_paused: bool = False
     replica_failure: str = ""
+    replica_failure_since: str = ""
     problem: str = ""
 
     @property
@@ -189,6 +190,7 @@ def read_deployment(obj: Json) -> Deployment:
     for text in (*labels.values(), *annotations.values()):
         if not isinstance(text, str):
             raise TypeError("a label or an annotation is no text")
+    failure, failure_since = _replica_failure(status)
     return Deployment(
         namespace=_text(meta["namespace"]),
         name=_text(meta["name"]),
@@ -213,17 +215,19 @@ def read_deployment(obj: Json) -> Deployment:
         pod_spec=pod_spec,
         field_owners=meta.get("managedFields") or (),
         rollout_paused=spec.get("paused") is True,
-        replica_failure=_replica_failure(status),
+        replica_failure=failure,
+        replica_failure_since=failure_since,
         problem=bounds_problem or batch_problem or load_problem or model_problem,
     )
 
 
-def _replica_failure(status: Json) -> str:
+def _replica_failure(status: Json) -> tuple[str, str]:
+    """Return why the cluster cannot make pods, and since which date; nothing if it can."""
     for condition in status.get("conditions") or ():
         if condition.get("type") == "ReplicaFailure" and condition.get("status") == "True":
             text = " ".join(str(condition.get("message") or "").split())[:TEXT_MAX]
-            return f"{condition.get('reason')}: {text}"
-    return ""
+            return f"{condition.get('reason')}: {text}", condition.get("lastTransitionTime") or ""
+    return "", ""
 
 
 def _text(value: object) -> str:
@@ -256,8 +260,8 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
         owner=_owner(meta),
         labels=meta.get("labels") or {},
         phase=phase,
-        since_s=_unix_s(since or created) - grace_s - epoch_s,
-        created_s=_unix_s(created) - epoch_s,
+        since_s=unix_s(since or created) - grace_s - epoch_s,
+        created_s=unix_s(created) - epoch_s,
         node=spec.get("nodeName") or "",
         started_s=_started_s(status, epoch_s=epoch_s),
         address=status.get("podIP") or "",
@@ -265,7 +269,7 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
         metrics_path=path,
         spec=spec,
         trouble=trouble_of(status) if phase in ("pending", "starting") else None,
-        unready_s=_unix_s(_unready_since(status) or created) - epoch_s,
+        unready_s=unix_s(_unready_since(status) or created) - epoch_s,
         restarts=sum(one.get("restartCount") or 0 for one in status.get("containerStatuses") or ()),
     )
 
@@ -363,13 +367,24 @@ def matched_model(names_told: Collection[str], known: Collection[str]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def scraped(server: Server) -> ScrapedServer:
-    """Return *server* as a source of metrics is told of it."""
+def scraped(server: Server, *, reduced_s: float | None = None) -> ScrapedServer:
+    """Return *server* as a source of metrics is told of it, of which the loop took replicas away at
+    *reduced_s*.
+    """
     one = server.deployment
+    containers = one.pod_spec.get("containers") or ()
     return ScrapedServer(
         name=server.name,
         namespace=one.namespace,
         workload=one.name,
+        reduced_s=reduced_s,
+        engines=frozenset(limit.container for limit in gpu_limits(containers)),
+        containers={
+            port["containerPort"]: str(container.get("name") or "")
+            for container in containers
+            for port in container.get("ports") or ()
+            if isinstance(port.get("containerPort"), int)
+        },
         pods=tuple(
             ScrapedPod(
                 name=pod.name,
@@ -464,15 +479,15 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
     annotated = whole(annotations.get("prometheus.io/port", ""), largest=PORT_MAX)
     if annotated is not None:
         return (annotated,), path
-    ports = [
-        port for container in spec.get("containers") or () for port in container.get("ports") or ()
-    ]
+    of_containers = [one.get("ports") or () for one in spec.get("containers") or ()]
     named = [
         port["containerPort"]
+        for ports in of_containers
         for port in ports
         if _PORT_OF_METRICS.fullmatch(port.get("name") or "")
     ]
-    numbers = named or [port["containerPort"] for port in ports[:1]]
+    # Which container is the engine's, no name tells: a proxy may stand before it.
+    numbers = named or [ports[0]["containerPort"] for ports in of_containers if ports]
     return tuple(dict.fromkeys(numbers)) or (METRICS_PORT,), path
 
 
@@ -484,8 +499,8 @@ def _started_s(status: Json, *, epoch_s: float) -> float | None:
     ]
     if not states or not all(states):
         return None
-    return max(_unix_s(text) for text in states) - epoch_s
+    return max(unix_s(text) for text in states) - epoch_s
 
 
-def _unix_s(text: str | None) -> float:
+def unix_s(text: str | None) -> float:
     return datetime.fromisoformat(text).timestamp() if text else 0.0

@@ -73,6 +73,7 @@ class Writer:
         self._pool = pool
         self.seen: dict[str, Deployment] = {}
         self.told: list[str] = []
+        self.reduced_s: dict[str, float] = {}  # when replicas were last taken away, by server
         self._asked: dict[str, Pool] = {}
         self._measured: frozenset[str] = frozenset()
         self._pods: Mapping[str, tuple[PodView, ...]] = {}
@@ -90,6 +91,7 @@ class Writer:
         self._asked = {name: held_by(one) for name, one in seen.items()}
         alive = {pod.name for of_server in pods.values() for pod in of_server}
         self._costs = {pod: cost for pod, cost in self._costs.items() if pod in alive}
+        self.reduced_s = {name: at_s for name, at_s in self.reduced_s.items() if name in seen}
 
     def expected(self, name: str, now: Deployment) -> Pool | None:
         """Return what the loop last asked of a server: another process of it, an actuator, may have
@@ -201,6 +203,8 @@ class Writer:
                 now = self._after_conflict(seen, change)
                 continue
             self._rivals.asked(change.server)
+            if asked_of(change).replicas < now.wanted:
+                self.reduced_s[change.server] = self._clock.now_s()
             self._tell(now, change, date)
             return _as_seen(read_deployment(answer), seen)
         raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")

@@ -25,7 +25,7 @@ from loop.errors import LoopError
 from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
 from loop.signals.names import NAMES, START_TIME, Names
 from loop.signals.pods import ScrapedPod, ScrapedServer
-from loop.signals.series import Labels, Series, model_names, tracks_of
+from loop.signals.series import CONTAINER, Labels, Series, model_names, tracks_of
 from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name
@@ -35,7 +35,7 @@ ERRORS_NAMED = 3
 PAGE_BYTES_MAX = 16 * 2**20
 PAGE_S_MAX = 5.0
 _NAME = re.compile(r"^[a-zA-Z_:][a-zA-Z0-9_:]*", re.MULTILINE)
-PORT = "port"  # the label by which the pages of one pod are told apart
+PORT = "port"  # the label of the port that a page was shown at
 
 
 class PageError(LoopError):
@@ -160,16 +160,16 @@ class PodMetrics:
         window.
         """
         asked = [
-            (pod, port)
+            (pod, port, server.containers.get(port, ""))
             for server in servers
             for pod in server.pods
             if _answers(pod)
             for port in pod.ports
         ]
         begin_s = self._clock_s()
-        answers = self._pool.map(self._fetch, asked, chunksize=1)
+        answers = self._pool.map(self._fetch, [one[:2] for one in asked], chunksize=1)
         errors = []
-        for (pod, port), (told, came_s) in zip(asked, answers, strict=True):
+        for (pod, port, container), (told, came_s) in zip(asked, answers, strict=True):
             if isinstance(told, LoopError):
                 # Of several ports some may be for other things.
                 if pod.phase == "ready" and len(pod.ports) == 1:
@@ -177,13 +177,16 @@ class PodMetrics:
             else:
                 at_s = now_s + came_s - begin_s
                 key = (pod.namespace, pod.name)
-                self._add(key, port, told.series, now_s=at_s)
+                # Pages of one pod are told apart by their port and its container.
+                of_page = ((CONTAINER, container),) if container else ()
+                self._add(key, told.series, ((PORT, str(port)), *of_page), now_s=at_s)
                 self._histograms.add(key, port, told.histograms, at_s=at_s)
         listed = {
             (pod.namespace, pod.name): server.name for server in servers for pod in server.pods
         }
         self._server |= listed
-        self._prune(listed.keys(), now_s=now_s)
+        reduced_s = {one.name: one.reduced_s for one in servers if one.reduced_s is not None}
+        self._prune(listed.keys(), now_s=now_s, reduced_s=reduced_s)
         self._histograms.forget(self._samples.keys(), now_s=now_s)
         shared: dict[str, list[PodKey]] = defaultdict(list)
         for key in self._samples:
@@ -226,7 +229,7 @@ class PodMetrics:
         gone, tracks, models = {}, {}, set[str]()
         for key in keys:
             series = [Series(*of, points) for of, points in self._samples[key].items()]
-            tracks[key[1]] = tracks_of(series, names=self._names)
+            tracks[key[1]] = tracks_of(series, names=self._names, engines=server.engines)
             models |= model_names(series)
             if key in self._left_s:
                 gone[key[1]] = (_latest_s(self._samples[key]), self._left_s[key])
@@ -252,16 +255,18 @@ class PodMetrics:
             told = error
         return told, self._clock_s()
 
-    def _add(self, key: PodKey, port: int, told: Iterable[Told], *, now_s: float) -> None:
+    def _add(self, key: PodKey, told: Iterable[Told], of_page: Labels, *, now_s: float) -> None:
         for metric, labels, value in told:
             series = self._samples.setdefault(key, {})
-            points = series.setdefault((metric, (*labels, (PORT, str(port)))), [])
+            points = series.setdefault((metric, (*labels, *of_page)), [])
             # Two cycles at one instant saw the same.
             if points and points[-1][0] >= now_s:
                 points.pop()
             points.append((now_s, value))
 
-    def _prune(self, listed: Iterable[PodKey], *, now_s: float) -> None:
+    def _prune(
+        self, listed: Iterable[PodKey], *, now_s: float, reduced_s: Mapping[str, float]
+    ) -> None:
         """Forget the samples that no window needs any more: all but one of those before it."""
         begin_s = now_s - self._window.window_s
         oldest_s = now_s - GAP_WINDOWS_MAX * self._window.window_s
@@ -278,9 +283,12 @@ class PodMetrics:
             if key in there:
                 self._left_s.pop(key, None)
             elif series:
-                # Nobody saw it go: half-way between the last sample and now is as good a guess as
-                # any.
-                self._left_s.setdefault(key, 0.5 * (latest_s + now_s))
+                # Nobody saw it go. If the loop has taken replicas away meanwhile, it went then;
+                # else half-way between the last sample and now is as good a guess as any.
+                went_s = reduced_s.get(self._server[key], float("-inf"))
+                if not latest_s <= went_s <= now_s:
+                    went_s = 0.5 * (latest_s + now_s)
+                self._left_s.setdefault(key, went_s)
             if not series or (key not in there and latest_s < begin_s):
                 del self._samples[key]
                 self._left_s.pop(key, None)

@@ -125,8 +125,11 @@ class Prometheus:
         self._remember(servers, now_s=now_s)
         by_server = share(series, servers, known={key: of for key, (of, _) in self._owners.items()})
         tracks = {
-            server: {pod: tracks_of(of, names=names) for pod, of in pods.items()}
-            for server, pods in by_server.items()
+            one.name: {
+                pod: tracks_of(of, names=names, engines=one.engines)
+                for pod, of in by_server[one.name].items()
+            }
+            for one in servers
         }
         found = {
             one.name: replace(
