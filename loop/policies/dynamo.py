@@ -21,8 +21,8 @@ from loop.policies.dynamo_rules import (
     Limits,
     Shape,
     capacity,
+    capped,
     chunked_s,
-    clamped_single,
     guarded_single,
     throughput_single,
 )
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from loop.spec import Perf, SystemData
     from twin.spec import LatencyModel
 
-OptimizationTarget = Literal["sla", "throughput", "latency"]
+OptimizationTarget = Literal["sla", "throughput", "latency", "load"]
 TTFT_MS, ITL_MS, ISL, OSL = 500.0, 50.0, 3000.0, 150.0
 MINUTE_S, MS = 60.0, 1000.0
 # Of the KV cache and the queue of an engine: above the first one more is wanted, below the second
@@ -77,7 +77,8 @@ EMPTY = Kept()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DynamoPolicy:
     """The SLA planner on throughput (as optimization_target="sla" is shipped), on load as well with
-    *load_scaling*; with another target on load alone, by how full the engines are.
+    *load_scaling*; with another target on load alone, by how full the engines are. Of "load" the
+    limits are decode_scale_up_kv_rate and decode_scale_down_kv_rate [% of the KV cache].
 
     Targets are those of the service class unless ttft_ms and itl_ms say otherwise. max_gpus is the
     budget of one server (-1: none; the planner is shipped with 8).
@@ -97,6 +98,8 @@ class DynamoPolicy:
     min_endpoint: int = 1
     max_step: int = 8
     scale_down_sensitivity: float = 0.8
+    decode_scale_up_kv_rate: float | None = None
+    decode_scale_down_kv_rate: float | None = None
     max_num_batched_tokens: int = 8192
     name: str = "dynamo"
     samples_s: float | None = None
@@ -109,9 +112,15 @@ class DynamoPolicy:
             check.flag(name, getattr(self, name))
         for name in ("throughput_interval_s", "load_interval_s", "scale_down_sensitivity"):
             check.number(name, getattr(self, name), low=0.0, above=True)
-        for name in ("ttft_ms", "itl_ms"):
+        for name in ("ttft_ms", "itl_ms", "decode_scale_up_kv_rate"):
             if (value := getattr(self, name)) is not None:
                 check.number(name, value, low=0.0, above=True)
+        if self.optimization_target == "load":
+            check.number("decode_scale_down_kv_rate", self.decode_scale_down_kv_rate, low=0.0)
+            low = self.decode_scale_down_kv_rate or 0.0
+            check.number(
+                "decode_scale_up_kv_rate", self.decode_scale_up_kv_rate, low=low, above=True
+            )
         for name, low in (("min_gpus", -1), ("max_gpus", -1), ("min_endpoint", 0)):
             check.whole(name, getattr(self, name), low=low)
         check.whole("max_step", self.max_step, low=1)
@@ -218,14 +227,17 @@ class DynamoPolicy:
         found = engine.capacity(isl=isl, osl=osl, hit=hit)
         if found is None:
             # Nothing can be sized: what there is stays, but not below the minimum.
-            raw, text = view.wanted, "no capacity is known of a replica"
+            raw, text = view.ready, "no capacity is known of a replica"
         else:
             raw = max(math.ceil(rps / found.rps), least)
             beyond = "" if found.eligible else ", beyond the targets"
             text = f"{rps:.3g} requests/s expected, {found.rps:.3g} a replica{beyond}: {raw}"
+        wanted = max(capped(raw, current=view.ready, step=self.max_step), least)
+        if not self._loads and view.wanted > view.ready and (found is None or wanted > view.ready):
+            return Why(kind="unchanged", text=f"{text}; replicas are on their way")
         replicas = throughput_single(
             raw,
-            current=view.wanted,
+            current=view.ready,
             step=self.max_step,
             gpus=engine.gpus,
             most_gpus=self.max_gpus,
@@ -233,7 +245,7 @@ class DynamoPolicy:
         )
         if not self._loads:
             replicas = guarded_single(
-                view.wanted, replicas, gpus=engine.gpus, budget=self._budget, least=least
+                view.ready, replicas, gpus=engine.gpus, budget=self._budget, least=least
             )
         details = {"expectedRps": rps, "replicaRps": found.rps if found else None}
         kind: WhyKind = "forecast" if replicas == raw else "step-limit"
@@ -261,18 +273,27 @@ class DynamoPolicy:
         else:
             step, text = self._by_utilization(states)
         replicas = max(count + step, least, kept.lower if self._plans else 0)
-        replicas = clamped_single(replicas, gpus=engine.gpus, budget=self._budget, least=least)
+        replicas = guarded_single(
+            count, replicas, gpus=engine.gpus, budget=self._budget, least=least
+        )
         kind: WhyKind = "metric" if replicas == count + step else "bound"
         return Choice(replicas=replicas, why=Why(kind=kind, text=text))
 
     def _by_utilization(self, states: list[_EngineState]) -> tuple[int, str]:
-        up, down = UTILIZATIONS[self.optimization_target]
         count = len(states)
         fullest = max(state.utilization for state in states)
         text = f"the fullest engine holds {fullest:.0%} of its KV cache"
-        if fullest > up:
+        if self.optimization_target == "load":
+            # The limits that an operator gives count themselves, those that are shipped do not.
+            up = (self.decode_scale_up_kv_rate or 0.0) / 100.0
+            down = (self.decode_scale_down_kv_rate or 0.0) / 100.0
+            full, empty = fullest >= up, fullest <= down
+        else:
+            up, down = UTILIZATIONS[self.optimization_target]
+            full, empty = fullest > up, fullest < down
+        if full:
             return 1, text
-        if count > 1 and fullest < down and fullest * count / (count - 1) < up:
+        if count > 1 and empty and fullest * count / (count - 1) < up:
             return -1, text
         return 0, text
 

@@ -257,28 +257,24 @@ def clamped_pair(wanted: Pair, *, gpus: Pair, budget: Budget, least: Pair) -> Pa
     prefill = max(least[0], math.ceil(share))
     rest = max(0, budget.least - prefill * gpus[0])
     decode = max(least[1], math.ceil(rest / gpus[1]))
-    if decode < wanted[1]:
-        # The growth of one pool must not shrink the other; it takes what the ceiling leaves.
-        decode = wanted[1]
-        if budget.most >= 0:
-            fits = (budget.most - decode * gpus[1]) // gpus[0]
-            prefill = max(min(prefill, fits), wanted[0])
-    if 0 <= budget.most < prefill * gpus[0] + decode * gpus[1]:
+    shrinks = decode < wanted[1]
+    # The growth of one pool must not shrink the other; it takes what the ceiling leaves.
+    decode = max(decode, wanted[1])
+    if not 0 <= budget.most < prefill * gpus[0] + decode * gpus[1]:
+        return prefill, decode
+    if not shrinks:
         return wanted
-    return prefill, decode
+    return directed_pair(wanted, (prefill, decode), gpus=gpus, budget=budget, least=least)
 
 
 def clamped_single(wanted: int, *, gpus: int, budget: Budget, least: int) -> int:
     """Return the replicas of one pool within *budget*; none if not even *least* fits."""
     if budget.off or gpus <= 0 or budget.holds(wanted * gpus, gpus):
         return wanted
-    fits = budget.most // gpus
     if 0 <= budget.most < wanted * gpus:
+        fits = budget.most // gpus
         return 0 if fits < least else max(least, fits)
-    grown = max(least, math.ceil(budget.least / gpus))
-    if 0 <= budget.most < grown * gpus:
-        return 0 if fits < least else max(least, fits)
-    return grown
+    return max(least, math.ceil(budget.least / gpus))
 
 
 def directed_pair(current: Pair, wanted: Pair, *, gpus: Pair, budget: Budget, least: Pair) -> Pair:

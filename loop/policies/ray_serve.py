@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from loop.spec import SystemData
 
 SLACK_S = 1e-6  # clocks count in fractions that are not exact
-DIGITS = 2  # of a second, to which the time of a point is rounded
+POINTS_A_SECOND = 100  # times of points are rounded to hundredths of a second
 Aggregation = Literal["mean", "max", "min"]
 Point = tuple[float, float]
 Series = Sequence[Point]
@@ -54,7 +54,8 @@ def merged(series: Sequence[Series]) -> list[Point]:
         if value == before:
             continue
         total += value - before
-        step = (round(at_s, DIGITS), total)
+        # Half goes up, as C rounds: Python's round takes the even neighbour.
+        step = (math.floor(at_s * POINTS_A_SECOND + 0.5) / POINTS_A_SECOND, total)
         if steps and steps[-1][0] == step[0]:
             steps[-1] = step
         else:
@@ -92,14 +93,18 @@ def time_weighted_mean(
 def aggregated(
     series: Sequence[Series], aggregation: Aggregation = "mean", *, last_s: float = 1.0
 ) -> float | None:
-    """Return the demand from gauges, from when each of them has a point."""
+    """Return the demand from gauges, from when each of them has a point; from the first change of
+    the total if it never changes after that.
+    """
     steps = merged(series)
     if not steps:
         return None
     begin_s = max(one[0][0] for one in series if one)
+    # Times are rounded: before the first one nothing is known, which is not zero.
+    begin_s = steps[0][0] if begin_s > steps[-1][0] else max(begin_s, steps[0][0])
     if aggregation == "mean":
         return time_weighted_mean(steps, begin_s=begin_s, last_s=last_s)
-    values = [value for at_s, value in steps if at_s >= begin_s] or [steps[-1][1]]
+    values = [value for at_s, value in steps if at_s >= begin_s]
     return max(values) if aggregation == "max" else min(values)
 
 
@@ -130,7 +135,11 @@ NONE_PENDING = Pending()
 
 
 def scaled(desired: float, *, current: int, config: Config) -> int:
-    """Return *desired* after the scaling factors: a part of the way from *current*."""
+    """Return *desired* after the scaling factors: a part of the way from *current*, all of it from
+    zero.
+    """
+    if current == 0:
+        return math.ceil(desired)
     way = desired - current
     factor = config.upscaling_factor if way > 0 else config.downscaling_factor
     replicas = math.ceil(current + factor * way)
@@ -174,13 +183,17 @@ def decided(
     """Return the replicas before bounds: *current* run, *target* were asked for. *desired* is what
     a policy of one's own says in the place of demand / target_ongoing_requests.
     """
-    if current == 0:
-        if demand > 0:
-            return max(math.ceil(config.upscaling_factor), target), pending
-        return target, pending
-    wanted = demand / config.target_ongoing_requests if desired is None else desired
+    if current == 0 and demand > 0:
+        return max(math.ceil(config.upscaling_factor), target), pending
+    wanted = desired
+    if wanted is None:
+        wanted = demand / config.target_ongoing_requests if current else target
+    replicas = max(scaled(wanted, current=current, config=config), 0)
+    if current == 0 and replicas > 0:
+        # What starts is waited for: no delay is counted meanwhile, and none is forgotten.
+        return replicas, pending
     return delayed(
-        scaled(wanted, current=current, config=config),
+        replicas,
         target=target,
         config=config,
         pending=pending,

@@ -41,7 +41,7 @@ def run_all(path: Path) -> tuple[int, list[str]]:
         run += 1
         try:
             RUNNERS[path.name](case)
-        except (AssertionError, KeyError, ValueError, TypeError) as error:
+        except Exception as error:
             failures.append(f"{case['id']}: {type(error).__name__}: {error}")
     return run, failures
 

@@ -260,6 +260,40 @@ def test_dynamo_plans_for_the_expected_requests_and_steps_by_load() -> None:
         assert decision.targets["s1"].replicas == replicas
 
 
+def test_dynamo_asks_for_no_more_while_replicas_start() -> None:
+    """A target on top of what starts is what scales up twice; less is done at once."""
+    planner = make_policy("dynamo", predictor="constant")
+    heavy, light = (replace(BUSY, rate_rpm=rate_rpm) for rate_rpm in (60_000.0, 1.0))
+    for load, replicas in ((heavy, 4), (light, 1)):
+        sight = Snapshot(
+            now_s=0.0, servers={"s1": server_view(wanted=4, ready=2, starting=2, load=load)}
+        )
+        decision, _ = planner.decide(sight, system(), planner.start())
+        assert decision.targets["s1"].replicas == replicas
+
+
+def test_dynamo_keeps_to_limits_that_an_operator_gives() -> None:
+    """At a limit something is done, where those that are shipped wait until it is passed."""
+    loads = make_policy(
+        "dynamo",
+        optimization_target="load",
+        decode_scale_up_kv_rate=80.0,
+        decode_scale_down_kv_rate=30.0,
+    )
+    data = system()
+    perf = {key: replace(one, kv_tokens=100) for key, one in data.perf.items()}
+    for used, replicas in ((80, 3), (79, 2), (30, 1), (31, 2)):
+        pods = tuple(
+            pod_view(f"p{i}", kv_tokens_used=used, queued_prompt_tokens=0) for i in range(2)
+        )
+        sight = Snapshot(now_s=5.0, servers={"s1": server_view(pods=pods)})
+        decision, _ = loads.decide(sight, replace(data, perf=perf), loads.start())
+        assert decision.targets["s1"].replicas == replicas
+    for options in ({}, {"decode_scale_up_kv_rate": 20.0, "decode_scale_down_kv_rate": 30.0}):
+        with pytest.raises(SpecError, match="decode_scale"):
+            make_policy("dynamo", optimization_target="load", **options)
+
+
 def test_predictive_is_ahead_of_slo_while_the_load_rises() -> None:
     """What it is for: the replicas of a minute from now are asked for now."""
 

@@ -30,13 +30,19 @@ def kind_of(case: Case, known: Mapping[str, Runner], *, key: str = "kind") -> Ru
 
 
 def expect(expected: Mapping[str, Any], facts: Mapping[str, Any]) -> None:
-    """Hold *facts* to each figure that is expected; "note" is for people."""
+    """Hold *facts* to each figure that is expected; "note" is for people, and no error is told."""
     for name, value in expected.items():
-        if name == "note":
+        if name == "note" or (name == "error" and not value):
             continue
         assert name in facts, f"{name} is expected, and nothing is known of it"
         fact = facts[name]
         assert alike(fact, value), f"{name}: expected {value}, found {fact}"
+
+
+def expects_error(case: Case) -> bool:
+    """Tell whether *case* wants to be refused."""
+    expected = case["expected"]
+    return isinstance(expected, Mapping) and bool(expected.get("error"))
 
 
 def alike(fact: object, value: object) -> bool:

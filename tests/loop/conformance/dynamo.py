@@ -19,7 +19,7 @@ from loop.policies.dynamo_rules import (
     throughput_single,
 )
 from loop.policies.forecasts import observed, predicted
-from tests.loop.conformance.checking import Case, expect, kind_of
+from tests.loop.conformance.checking import Case, expect, expects_error, kind_of
 
 
 def budget(case: Case) -> None:
@@ -99,8 +99,10 @@ def _capacity(case: Case) -> None:
         )
         found = capacity(case["worker"], shape, limits, _iteration(case["time_model"]))
     except ValueError:
-        assert "error" in case["expected"]
+        if not expects_error(case):
+            raise
         return
+    assert not expects_error(case), f"expected {case['expected']}, found {found}"
     if found is None:
         expect(case["expected"], {"none": True})
         return

@@ -34,28 +34,27 @@ from loop.policies.hpa_rules import (
     value_replicas,
     with_event,
 )
-from tests.loop.conformance.checking import Case, expect, kind_of
+from tests.loop.conformance.checking import Case, expect, expects_error, kind_of
 
 NOW_S = 100_000.0
 
 
 def calculator(case: Case) -> None:
     """Run a case of the replica calculator."""
-    facts: dict[str, Any]
     try:
         proposal = kind_of(case, CALCULATED)(case)  # type: ignore[func-returns-value]
-    except MetricError as error:
-        facts = {"error": str(error)}
-        if "error" in case["expected"]:
-            facts["error"] = case["expected"]["error"]
-    else:
-        assert isinstance(proposal, Proposal)
-        facts = {
-            "replicas": proposal.replicas,
-            "utilization_pct": proposal.utilization,
-            "raw_average_milli": proposal.usage,
-            "usage_milli": proposal.usage,
-        }
+    except MetricError:
+        if not expects_error(case):
+            raise
+        return
+    assert not expects_error(case), f"expected {case['expected']}, found {proposal}"
+    assert isinstance(proposal, Proposal)
+    facts = {
+        "replicas": proposal.replicas,
+        "utilization_pct": proposal.utilization,
+        "raw_average_milli": proposal.usage,
+        "usage_milli": proposal.usage,
+    }
     expect(case["expected"], facts)
 
 
@@ -307,18 +306,23 @@ def _bounds(case: Case) -> Bounds:
 def _behavior(case: Case) -> Behavior:
     up, down = case["scale_up_rules"], case["scale_down_rules"]
     return Behavior(
-        up=SCALE_UP if up is None else _rules(up),
-        down=SCALE_DOWN if down is None else _rules(down),
+        up=SCALE_UP if up is None else _rules(up, window_s=SCALE_UP.window_s),
+        down=SCALE_DOWN if down is None else _rules(down, window_s=SCALE_DOWN.window_s),
     )
 
 
-def _rules(rules: Any) -> Rules:
+def _rules(rules: Any, *, window_s: float = 0.0) -> Rules:
+    """Return *rules*, with the window *window_s* if they name none."""
     rates = [
         Rate(kind=rate["type"], value=rate["value"], period_s=rate["period_s"])
-        for rate in rules["policies"]
+        for rate in rules["policies"] or ()
     ]
-    window_s = rules["stabilization_window_s"] or 0.0
-    return Rules(rates=tuple(rates), window_s=window_s, select=rules["select_policy"] or "Max")
+    told_s = rules.get("stabilization_window_s")
+    return Rules(
+        rates=tuple(rates),
+        window_s=window_s if told_s is None else told_s,
+        select=rules.get("select_policy") or "Max",
+    )
 
 
 def _recommendations(log: Any) -> tuple[Recommendation, ...]:

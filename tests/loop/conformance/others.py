@@ -28,10 +28,14 @@ def _config(case: Case) -> Config:
         )
         if name in told
     }
+    # The older names count where the newer ones say nothing.
     factors = {
-        "upscaling_factor": told.get("upscaling_factor") or told.get("upscale_smoothing_factor"),
+        "upscaling_factor": told.get("upscaling_factor")
+        or told.get("upscale_smoothing_factor")
+        or told.get("smoothing_factor"),
         "downscaling_factor": told.get("downscaling_factor")
-        or told.get("downscale_smoothing_factor"),
+        or told.get("downscale_smoothing_factor")
+        or told.get("smoothing_factor"),
     }
     return Config(**given, **{name: one for name, one in factors.items() if one is not None})
 
@@ -154,11 +158,14 @@ def _analyze(case: Case) -> None:
 
 
 def _replica(told: Any) -> Replica:
-    lost = {name for name in ("kv_usage", "queue") if told.get(f"{name}_missing")}
+    def of(name: str, missing: tuple[str, ...]) -> Any:
+        # A value that was not scraped is told as such beside a zero, or left out.
+        return None if any(told.get(one) for one in missing) else told.get(name)
+
     return Replica(
         variant=told["variant"],
-        kv_usage=None if "kv_usage" in lost else told["kv_usage"],
-        queue=None if "queue" in lost else told["queue"],
+        kv_usage=of("kv_usage", ("kv_usage_missing", "kv_missing", "kv_cache_usage_missing")),
+        queue=of("queue", ("queue_missing", "queue_length_missing")),
     )
 
 
