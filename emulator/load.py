@@ -127,7 +127,7 @@ def batches(
     load: ServerLoad, *, interval_s: float, until_s: float | None = None
 ) -> Iterator[Batch]:
     """Yield the requests of *load*, interval by interval. The offered load of a trace is what the
-    interval holds; that of users comes one by one, see emulator.clients.
+    interval holds; that of users comes one by one, see emulator.to_sim.
     """
     if load.users is not None:
         nothing = np.empty(0, dtype=np.int64)

@@ -15,9 +15,18 @@ from typing import Any, get_args
 
 import yaml
 
-from emulator.phases import Phase, duration_s, phases_curve
 from emulator.rates import Rates
-from emulator.shapes import Curve, burst, constant, diurnal, ramp, steps
+from emulator.shapes import (
+    Curve,
+    Phase,
+    burst,
+    constant,
+    diurnal,
+    duration_s,
+    phases_curve,
+    ramp,
+    steps,
+)
 from emulator.trace import Offset, Origin, Replay
 from emulator.walk import WalkKind
 from experiments.config import SAMPLE_DATA

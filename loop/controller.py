@@ -20,10 +20,10 @@ from loop.actuator import (
     with_room_for_what_runs,
     with_upper_bounds,
     within_budget,
+    within_shared,
 )
 from loop.collector import CollectorSettings, Estimates, collect
 from loop.errors import BackendError, PausedError, SpecError
-from loop.shared_gpus import within_shared
 from loop.spec import ServerData, cost_cents_per_h
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
 

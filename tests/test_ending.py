@@ -10,7 +10,7 @@ from pathlib import Path
 
 BUSY = """
 import atexit, socket, threading
-from inferno.cli.ending import end_program
+from inferno.cli.main import end_program
 
 def work():
     while True:

@@ -1,16 +1,13 @@
-"""The data directory of an imported system: its files, its load, and what could not be found out.
-
-Reading and asking are the caller's; here facts become files.
+"""From the facts of a cluster to the contents of a data directory: the rows of its files, its load,
+and what could not be found out. Pure; writing.py makes the files.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 from emulator.rates import Rates
@@ -33,20 +30,18 @@ from experiments.own_system.cluster import (
     VERSION,
     Facts,
 )
+from experiments.own_system.known import Known, find_config, find_sheet
 from experiments.own_system.latency import Engine, Latency, latency_of
 from experiments.own_system.load import rates_of
-from experiments.rates_file import write_rates
-from loop.backends.kube.nodes import known_type
 from loop.backends.metrics.past import date_text
 from loop.signals.history import History, Stretch
 from loop.spec import TOKEN_CV, Load
-from twin.fit.datasheet import Accelerator, DataSheetModel, Dtype, ModelFacts, estimate
+from twin.fit.datasheet import Accelerator, DataSheetModel, Dtype, estimate
 from twin.fit.replay import ReplicaLimits
 from twin.spec import Scheduling
 
 Json = dict[str, Any]
 
-LOAD_CSV, TRACE_YAML, IMPORT_JSON, IMPORT_MD = "load.csv", "trace.yaml", "import.json", "import.md"
 UNKNOWN_START_UP_S = 60.0
 UNKNOWN_PRICE_CENTS = 200.0
 BLOCK = 16
@@ -54,31 +49,11 @@ ASSUMED_LOAD = Load(rate_rpm=60.0, in_tokens=512.0, out_tokens=256.0)
 # Objectives of a class that nobody tells: those of a known one, else these (ITL, TTFT [ms]).
 UNKNOWN_TARGETS = (120.0, 3000.0)
 PRIORITY_UNKNOWN = 100
+# Objectives of a class that has none yet.
+_SLOW = {"slo-itl": UNKNOWN_TARGETS[0], "slo-ttft": UNKNOWN_TARGETS[1]}
+# Lines on what a data directory tells of a server whose model it knows on its accelerator.
+_TOLD_BY_BASE = (GPUS, BATCH, BUDGET, RUNS_ON, START_UP, VERSION)
 CACHED_MIN = 0.01  # of prompt tokens, below which a prefix cache found nothing to speak of
-# Words of a model's name that do not tell one architecture from another.
-_FILLERS = frozenset(
-    {"instruct", "chat", "it", "hf", "meta", "base", "fp8", "awq", "gptq", "bf16", "dynamic"}
-    | {"quantized", "int4", "int8", "w4a16", "w8a8", "preview"}
-)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
-    """What is known beside the cluster. sheets and configs are by name; config_of says which config
-    a model of the cluster has; classes have (ITL, TTFT, priority). base is the data directory that
-    is begun with: what it says of accelerators, classes and latency models stays.
-    """
-
-    sheets: Mapping[str, Accelerator]
-    configs: Mapping[str, ModelFacts]
-    config_of: Mapping[str, ModelFacts] = field(default_factory=dict)
-    classes: Mapping[str, tuple[float, float, int]] = field(default_factory=dict)
-    base: Base | None = None
-
-    @property
-    def types(self) -> frozenset[str]:
-        """Return the types of GPUs whose names are known."""
-        return frozenset(self.sheets) | (self.base.types if self.base else frozenset())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,41 +82,6 @@ class Imported:
     unknown: tuple[tuple[str, str], ...]
     measured: Measured
     kept: tuple[str, ...] = ()
-
-
-def find_config(model: str, known: Known) -> ModelFacts | None:
-    """Return the architecture of *model*: the one that the user says, else the one whose name has
-    its words; None if several or none do.
-    """
-    if model in known.config_of:
-        return known.config_of[model]
-    asked = _words(model)
-    scores: dict[str, int] = {}
-    for name in known.configs:
-        own = _words(name)
-        if asked and own and (own <= asked or asked <= own) and _sizes(own) == _sizes(asked):
-            scores[name] = len(own & asked)
-    best = [name for name, score in scores.items() if score == max(scores.values())]
-    return known.configs[best[0]] if len(best) == 1 else None
-
-
-def _words(name: str) -> set[str]:
-    short = name.rpartition("/")[2].lower()
-    return {word for word in re.split(r"[^a-z0-9.]+", short) if word} - _FILLERS
-
-
-def _sizes(words: set[str]) -> set[str]:
-    return {word for word in words if re.fullmatch(r"(?:\d+x)?\d+(?:\.\d+)?b", word)}
-
-
-def find_sheet(kind: str, sheets: Mapping[str, Accelerator]) -> Accelerator | None:
-    """Return the data sheet of GPUs that a node calls *kind*."""
-    name = known_type(kind, sheets)
-    if name in sheets:
-        return sheets[name]
-    letters = re.sub(r"[^a-z0-9]", "", kind.lower())
-    fitting = [name for name in sheets if re.sub(r"[^a-z0-9]", "", name.lower()) in letters]
-    return sheets[max(fitting, key=len)] if fitting and letters else None
 
 
 def imported(
@@ -600,12 +540,6 @@ class _Maker:
         }
 
 
-# Objectives of a class that has none yet.
-_SLOW = {"slo-itl": UNKNOWN_TARGETS[0], "slo-ttft": UNKNOWN_TARGETS[1]}
-# Lines on what a data directory tells of a server whose model it knows on its accelerator.
-_TOLD_BY_BASE = (GPUS, BATCH, BUDGET, RUNS_ON, START_UP, VERSION)
-
-
 def _of_base(one: Facts, base: Base) -> Facts:
     """Return *one* under the names of *base*, with what *base* tells of it besides."""
     accelerator = one.accelerator
@@ -643,56 +577,3 @@ def _by_line(unknown: Sequence[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     for of, line in dict.fromkeys(unknown):
         whom[line].append(of)
     return tuple((", ".join(names), line) for line, names in whom.items())
-
-
-# -- writing
-
-
-def write_import(found: Imported, directory: Path, *, told: Sequence[str]) -> list[Path]:
-    """Write everything to *directory*, which is made; return the files. *told* are the lines of the
-    report.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    paths = []
-
-    def write(name: str, text: str) -> None:
-        path = directory / name
-        path.write_text(text, encoding="utf-8")
-        paths.append(path)
-
-    for name, content in found.files.items():
-        write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
-    if found.rates:
-        write_rates(directory / LOAD_CSV, found.rates)
-        paths.append(directory / LOAD_CSV)
-        write(TRACE_YAML, trace_text(found))
-    report = {
-        "source": found.measured.source,
-        "latencyModels": [
-            {"model": model, "acc": accelerator, **latency.as_json()}
-            for (model, accelerator), latency in found.latencies.items()
-        ],
-        "kept": list(found.kept),
-        "unknown": [{"of": of, "what": line} for of, line in found.unknown],
-    }
-    write(IMPORT_JSON, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    write(IMPORT_MD, "# Import\n\n" + "\n".join(told) + "\n")
-    return paths
-
-
-def trace_text(found: Imported) -> str:
-    """Return the scenario of the load."""
-    one = next(iter(found.rates.values()))
-    step_s = float(one.times_s[1] - one.times_s[0])
-    return "\n".join(
-        [
-            "# The load that was measured: inferno sim --data . --scenario trace.yaml",
-            f"description: {json.dumps(found.measured.source)}",
-            "alpha: 0.0",
-            f"interval_s: {step_s:g}",
-            f"hours: {one.end_s / 3600.0:.6g}",
-            "load:",
-            f"  - {{rates: {{file: {LOAD_CSV}}}}}",
-            "",
-        ]
-    )

@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from experiments.own_system.cluster import facts_of, read_nodes, selected
-from experiments.own_system.directory import Imported, Known, Measured, imported
-from experiments.own_system.lengths import ANSWERS, PROMPTS, variation_of
-from experiments.own_system.load import rates_of
+from experiments.own_system.directory import Imported, Measured, imported
+from experiments.own_system.known import Known
+from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.nodes import Node, read_capacity
 from loop.backends.kube.read import Pod, Server, read_servers, scraped

@@ -18,7 +18,7 @@ from experiments.confidence import Interval, estimate, estimate_share, paired_al
 from experiments.config import PolicyOption, RunConfig
 from experiments.output import require_writable, write_json, write_text
 from experiments.own_system.changes import Changes, changed_files
-from experiments.own_system.directory import TRACE_YAML
+from experiments.own_system.writing import TRACE_YAML
 from experiments.scenario import parse_yaml, read_scenario, scenario_path
 from experiments.sweep import finish_runs
 from experiments.sweep_rows import results_frame

@@ -16,7 +16,8 @@ from inferno.worlds.kube import make_prometheus, wait_for_cluster
 from inferno.worlds.kube_options import add_cluster_options, add_prometheus_options
 
 if TYPE_CHECKING:
-    from experiments.own_system.directory import Imported, Known
+    from experiments.own_system.directory import Imported
+    from experiments.own_system.known import Known
     from twin.fit.datasheet import ModelFacts
 
 TEXT = """\
@@ -104,8 +105,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from experiments.own_system.directory import write_import
     from experiments.own_system.importing import Asked, Period, date_s, read_system_of, seconds
+    from experiments.own_system.writing import write_import
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock, wall_s
     from loop.settings import read_settings
@@ -222,7 +223,7 @@ def _unknown(found: Imported) -> list[str]:
 def _known(options: Namespace) -> Known:
     from experiments.config import SAMPLE_DATA, shipped
     from experiments.own_system.base import read_base
-    from experiments.own_system.directory import Known
+    from experiments.own_system.known import Known
     from inferno.cli.datasheets import accelerators, find_model
     from inferno.cli.init import CLASSES, classes_of
     from twin.spec import SpecError

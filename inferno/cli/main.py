@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import threading
 import traceback
 from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -78,8 +81,6 @@ PACKAGES = ("twin", "loop", "emulator", "experiments")
 def program() -> NoReturn:
     """Be the installed command: run what the arguments say, and end the program."""
     code = main()
-    from inferno.cli.ending import end_program
-
     end_program(code)
 
 
@@ -196,6 +197,26 @@ def _taken_name() -> str:
                 "inferno-twin with pipx or in a virtual environment of its own"
             )
     return ""
+
+
+def end_program(code: int) -> NoReturn:
+    """End the program with exit code *code*, whatever daemon threads are doing.
+
+    A thread that wakes while the interpreter is being taken down is ended by pthread_exit in the
+    midst of C code, and that can abort the whole program (seen: exit code 134 in one of five
+    stops during a request to an API server that was away). So if there are such threads, the
+    interpreter is not taken down: what must be done at exit is done, and the program is gone.
+    """
+    if not any(thread.daemon for thread in threading.enumerate()):
+        sys.exit(code)
+    for thread in threading.enumerate():
+        if not thread.daemon and thread is not threading.main_thread():
+            thread.join()
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # closed, or its reader has gone away
+            stream.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

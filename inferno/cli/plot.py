@@ -8,6 +8,7 @@ from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import print_paths
+from twin.spec import SpecError
 
 TEXT = """\
 Draw the figures of a run or a sweep again, from the records that it wrote.
@@ -22,10 +23,26 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from experiments.plots import plot_directory
-
     print_paths(plot_directory(options.directory, svg=options.svg))
     return EXIT_OK
+
+
+def plot_directory(directory: Path, *, svg: bool = False) -> list[Path]:
+    """Draw the figures of the run or the sweep that was written into *directory*, and return their
+    paths; with *svg* as SVG, too.
+
+    Raise SpecError where there is neither, or a file of it is missing or damaged.
+    """
+    from experiments.run_files import RUN, plot_run
+    from experiments.sweep import RESULTS_PARQUET, plot_sweep
+
+    if (directory / RESULTS_PARQUET).exists():
+        return plot_sweep(directory, svg=svg)
+    if (directory / RUN).exists():
+        return plot_run(directory, svg=svg)
+    raise SpecError(
+        f"{directory}: expected {RESULTS_PARQUET} (of a sweep) or {RUN} (of a run), found neither"
+    )
 
 
 COMMAND = Command(

@@ -1,4 +1,4 @@
-"""Records of a loop (lines of loop.records, or of the Go loop as experiments.go_records reads them)
+"""Records of a loop (lines of loop.records, or of the Go loop as experiments.replay reads them)
 as a timeline: what the loop saw, decided and why. Pure.
 """
 

@@ -1,4 +1,4 @@
-"""Claims about emulator.phases: chained ramps of the nominal."""
+"""Claims about emulator.shapes: chained ramps of the nominal."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emulator.phases import Phase, duration_s, phases_curve
+from emulator.shapes import Phase, duration_s, phases_curve
 
 
 def test_a_ratio_is_relative_to_the_start_of_its_phase():

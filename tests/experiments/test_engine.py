@@ -8,7 +8,7 @@ import pytest
 
 from experiments import RunConfig, run
 from experiments.config import SAMPLE_DATA
-from experiments.engine import chosen_fast
+from experiments.run import chosen_fast
 from experiments.sources import read_sources
 from twin.engine.compiled.cache import installed
 from twin.spec import SpecError

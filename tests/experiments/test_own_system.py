@@ -14,18 +14,11 @@ import pytest
 from emulator.rates import Rates
 from experiments.own_system.base import read_base
 from experiments.own_system.cluster import Facts, facts_of, read_nodes, selected
-from experiments.own_system.directory import (
-    Imported,
-    Known,
-    Measured,
-    find_config,
-    find_sheet,
-    imported,
-    write_import,
-)
+from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.importing import Period, seconds
-from experiments.own_system.lengths import ANSWERS, PROMPTS, variation_of
-from experiments.own_system.load import rates_of
+from experiments.own_system.known import Known, find_config, find_sheet
+from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
+from experiments.own_system.writing import write_import
 from inferno.cli.datasheets import accelerators, find_model
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import read_servers

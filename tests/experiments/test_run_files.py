@@ -10,9 +10,9 @@ import pytest
 
 from experiments import RunConfig, run, write_run
 from experiments.config import SAMPLE_DATA, config_from_json
-from experiments.plots import plot_directory
 from experiments.run import RunResult
 from experiments.run_files import run_to_directory
+from inferno.cli.plot import plot_directory
 from twin.spec import SpecError
 
 CONFIG = RunConfig(

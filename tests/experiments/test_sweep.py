@@ -17,9 +17,9 @@ from rich.console import Console
 from experiments import RunConfig, SweepConfig, run, sweep
 from experiments.config import SAMPLE_DATA
 from experiments.executor import LocalProcesses
-from experiments.plots import plot_directory
 from experiments.sweep import plan, sweep_to_directory
 from experiments.sweep_rows import TIMINGS
+from inferno.cli.plot import plot_directory
 from tests.experiments.sweep_work import InterruptAfter, fail_on_seed_two, refuse
 from twin.spec import SpecError
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from kubernetes import client
 
-from inferno.cli.ending import end_program
+from inferno.cli.main import end_program
 from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient, Timeouts
 from loop.backends.kube.settings import KubeSettings

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from loop.shared_gpus import within_shared
+from loop.actuator import within_shared
 from loop.testing.fakes import server_view, system, target
 from loop.types import Decision, SharedGpus, Snapshot, one_pool
 

@@ -17,7 +17,7 @@ import pytest
 from experiments import RunConfig, SweepConfig, run, sweep, write_run
 from experiments.compare import CompareConfig, compare, contenders
 from experiments.executor import LocalProcesses
-from experiments.go_records import from_go
+from experiments.replay import from_go
 from experiments.stability import stability
 from inferno.cli.main import main
 from inferno.web.from_records import timeline_of_records

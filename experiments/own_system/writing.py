@@ -1,0 +1,67 @@
+"""The data directory of an imported system as files: its data, its load as a scenario, and a report
+on what could not be found out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from experiments.rates_file import write_rates
+
+if TYPE_CHECKING:
+    from experiments.own_system.directory import Imported
+
+LOAD_CSV, TRACE_YAML, IMPORT_JSON, IMPORT_MD = "load.csv", "trace.yaml", "import.json", "import.md"
+
+
+def write_import(found: Imported, directory: Path, *, told: Sequence[str]) -> list[Path]:
+    """Write everything to *directory*, which is made; return the files. *told* are the lines of the
+    report.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    paths = []
+
+    def write(name: str, text: str) -> None:
+        path = directory / name
+        path.write_text(text, encoding="utf-8")
+        paths.append(path)
+
+    for name, content in found.files.items():
+        write(name, json.dumps(content, indent=2, ensure_ascii=False) + "\n")
+    if found.rates:
+        write_rates(directory / LOAD_CSV, found.rates)
+        paths.append(directory / LOAD_CSV)
+        write(TRACE_YAML, trace_text(found))
+    report = {
+        "source": found.measured.source,
+        "latencyModels": [
+            {"model": model, "acc": accelerator, **latency.as_json()}
+            for (model, accelerator), latency in found.latencies.items()
+        ],
+        "kept": list(found.kept),
+        "unknown": [{"of": of, "what": line} for of, line in found.unknown],
+    }
+    write(IMPORT_JSON, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    write(IMPORT_MD, "# Import\n\n" + "\n".join(told) + "\n")
+    return paths
+
+
+def trace_text(found: Imported) -> str:
+    """Return the scenario of the load."""
+    one = next(iter(found.rates.values()))
+    step_s = float(one.times_s[1] - one.times_s[0])
+    return "\n".join(
+        [
+            "# The load that was measured: inferno sim --data . --scenario trace.yaml",
+            f"description: {json.dumps(found.measured.source)}",
+            "alpha: 0.0",
+            f"interval_s: {step_s:g}",
+            f"hours: {one.end_s / 3600.0:.6g}",
+            "load:",
+            f"  - {{rates: {{file: {LOAD_CSV}}}}}",
+            "",
+        ]
+    )
