@@ -16,6 +16,8 @@ from tests.cluster_files import MODELS, YAMLS, Object, documents, kustomized, ob
 from tests.live.kubectl_program import find_kubectl
 from tests.test_manifests import CONTAINERS, rights, variables
 
+pytestmark = pytest.mark.costly
+
 Objects = dict[tuple[str, str], Object]
 OVERLAYS = sorted(path.name for path in (YAMLS / "overlays").iterdir())
 # The largest sums, in the order of their lists; of the sources of load there is one.

@@ -275,6 +275,7 @@ def test_a_full_replica_of_the_large_system_fills_its_kv_cache(repository: Path)
         ),
     ],
 )
+@pytest.mark.costly
 def test_what_the_peak_needs_fits_into_four_fifths_of_every_type(
     repository: Path, name: str, alpha: float | None
 ) -> None:

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import print_paths
-from twin.spec import SpecError
 
 TEXT = """\
 Draw the figures of a run or a sweep again, from the records that it wrote.
@@ -35,6 +34,7 @@ def plot_directory(directory: Path, *, svg: bool = False) -> list[Path]:
     """
     from experiments.run_files import RUN, plot_run
     from experiments.sweep import RESULTS_PARQUET, plot_sweep
+    from twin.spec import SpecError
 
     if (directory / RESULTS_PARQUET).exists():
         return plot_sweep(directory, svg=svg)

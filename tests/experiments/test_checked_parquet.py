@@ -34,6 +34,7 @@ def test_a_table_is_read_as_it_was_written(frame: pd.DataFrame, tmp_path: Path) 
     assert read_checked(path)["alpha"].tolist()[:5] == frame["alpha"].tolist()[:5]
 
 
+@pytest.mark.costly
 def test_no_bit_that_flips_makes_other_figures(frame: pd.DataFrame, tmp_path: Path) -> None:
     """64 of 1,606 were drawn as other figures."""
     path, odd = tmp_path / "results.parquet", tmp_path / "odd.parquet"

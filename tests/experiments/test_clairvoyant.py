@@ -35,6 +35,7 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Sources:
     return read_sources(config)
 
 
+@pytest.mark.costly
 def test_the_path_of_a_policy_gives_its_scores_again(sources: Sources) -> None:
     """So what a policy did is a candidate, and regret is never negative."""
     result = simulate(sources)
@@ -65,6 +66,7 @@ def test_it_is_as_good_as_the_best_of_all_plans(sources: Sources) -> None:
     assert found.objective_cents(price) <= 1.001 * sum(least.values())
 
 
+@pytest.mark.costly
 def test_it_is_never_worse_than_whom_it_knows(sources: Sources) -> None:
     """A path that no plan finds may be the best there is, and then it is the bound."""
     result = simulate(sources)

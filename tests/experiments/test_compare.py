@@ -51,6 +51,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return asked, compare(asked, out, executor=LocalProcesses(jobs=1)), out
 
 
+@pytest.mark.costly
 def test_results_have_a_row_for_each_policy_load_and_seed(done: Done) -> None:
     """Notebooks and others read this file."""
     table = pd.read_csv(done[2] / "results.csv")
@@ -71,6 +72,7 @@ def test_nobody_is_better_than_the_clairvoyant(done: Done) -> None:
     assert (best["regret_usd_per_h"] == 0.0).all()
 
 
+@pytest.mark.costly
 def test_a_comparison_goes_on_where_it_stopped(done: Done) -> None:
     """A finished run is not made again, and the tables are the same."""
     asked, result, out = done

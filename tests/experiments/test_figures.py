@@ -191,6 +191,7 @@ def test_an_accelerator_is_wanted_until_another_is() -> None:
     assert accelerator_spells([], end_s=90.0) == []
 
 
+@pytest.mark.costly
 def test_of_very_many_servers_those_are_drawn_that_missed_most() -> None:
     """Panels of a thousand would be more pixels than a picture can have."""
     names = [f"server-{index:04d}" for index in range(100)]

@@ -23,6 +23,8 @@ from loop.spec import SystemData
 from loop.types import Decision, ServerView, Snapshot, Target, Why, one_pool
 from twin.serving.cluster import Cluster
 
+pytestmark = pytest.mark.costly
+
 STEP = "alpha: 0\nload:\n  - shape: {kind: steps, levels: [{t_s: 900, factor: 2}]}\n"
 
 

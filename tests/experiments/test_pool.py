@@ -43,7 +43,9 @@ def test_ending_the_parent_ends_its_processes(
     tmp_path: Path, how: signal.Signals, repository: Path
 ) -> None:
     """After Ctrl-C, or a kill that no handler sees, nothing may go on simulating for nobody."""
+    # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
     program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
         "from experiments.pool import run_tasks; from tests.experiments.pool_work import beat; "
         f"list(run_tasks(beat, [{str(tmp_path)!r}] * 2, jobs=2))"
     )

@@ -11,6 +11,8 @@ from experiments.world import build_cluster_spec
 from loop.schema.reading import read_system
 from twin.fit.datasheet import estimate, read_accelerators, read_model
 
+pytestmark = pytest.mark.costly
+
 TOLD, SENT, MOSTLY_FIRST = READINGS
 
 

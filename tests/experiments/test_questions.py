@@ -18,6 +18,8 @@ from inferno.cli.main import main
 from inferno.cli.study import read_study
 from twin.spec import SpecError
 
+pytestmark = pytest.mark.costly
+
 SHORT = RunConfig(data=SAMPLE_DATA / "small", scenario="step", hours=0.05, seed=3)
 
 

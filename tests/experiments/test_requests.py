@@ -123,6 +123,7 @@ def test_a_large_server_comes_in_whole_minutes(both: tuple[Columns, SpooledReque
         assert all(one[-1] < other[0] for one, other in pairwise(parts))
 
 
+@pytest.mark.costly
 def test_parts_give_the_scores_and_the_minutes_of_the_whole(
     both: tuple[Columns, SpooledRequests], tmp_path: Path
 ) -> None:

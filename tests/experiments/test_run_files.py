@@ -42,6 +42,7 @@ def refuse(name: str) -> float:
     raise AssertionError(f"{name} is not JSON")
 
 
+@pytest.mark.costly
 def test_all_files_are_there_and_nothing_else(written: tuple[RunResult, Path]) -> None:
     """No scratch stays behind."""
     _, out = written

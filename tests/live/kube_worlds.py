@@ -221,17 +221,23 @@ def kube_again(
 
 @contextmanager
 def slo_loop(
-    calls: KubeClient, source: MetricsSource, *, clock: Clock, epoch: Epoch, pause: Pause | None
+    calls: KubeClient,
+    source: MetricsSource,
+    *,
+    clock: Clock,
+    epoch: datetime,
+    pause: Pause | None = None,
+    events: bool = False,
 ) -> Iterator[tuple[KubeBackend, Controller]]:
     """Return a loop of the policy slo over the Deployments of the namespace infer, which labels
-    tell no load of, and its backend.
+    tell no load of, and its backend. *events*: it tells them in the cluster too.
     """
     backend = KubeBackend(
         calls,
         source,
         clock=clock,
         epoch=epoch,
-        settings=KubeSettings(namespaces=("infer",), labels_stand_in=False),
+        settings=KubeSettings(namespaces=("infer",), labels_stand_in=False, events=events),
     )
     loop = Controller(
         backend=backend,

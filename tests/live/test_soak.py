@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 
 import httpx
@@ -15,16 +16,11 @@ from emulator.to_cluster import ClusterEmulator
 from emulator.walk import Walk
 from inferno.worlds.emulated import EmulatedDeployments
 from loop.backends.kube import labels as names
-from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient
-from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.clocks import MonotonicClock, date_now
-from loop.controller import Controller, ControllerSettings
-from loop.data import FixedData
-from loop.policies import make_policy
-from loop.testing.fakes import ManualClock, system
-from tests.live.kube_worlds import PATIENT, cluster_spec, eventually, manifest
+from loop.testing.fakes import ManualClock
+from tests.live.kube_worlds import PATIENT, cluster_spec, eventually, manifest, slo_loop
 from tests.live.twin_served import ServedTwin, serving_twin
 
 PERIOD_S = 30.0
@@ -36,21 +32,13 @@ OPEN_MORE_MAX = 8  # connections of threads that come and go
 def test_in_a_healthy_half_hour_nobody_is_held_and_nothing_stays_open() -> None:
     """Holding is no answer: load walks, servers move and grow, and each cycle decides for all."""
     clock, epoch = ManualClock(), date_now()
-    with serving_twin(cluster_spec(start_up_s=60.0), clock=clock.now_s) as twin, twin.api() as api:
+    with ExitStack() as stack:
+        twin = stack.enter_context(serving_twin(cluster_spec(start_up_s=60.0), clock=clock.now_s))
+        api = stack.enter_context(twin.api())
         calls = KubeClient(twin.api, clock=MonotonicClock(), timeouts=PATIENT)
-        backend = KubeBackend(
-            calls,
-            PodMetrics(ProxiedPages(calls)),
-            clock=clock,
-            epoch=epoch,
-            settings=KubeSettings(namespaces=("infer",), labels_stand_in=False, events=True),
-        )
-        loop = Controller(
-            backend=backend,
-            policy=make_policy("slo"),
-            data=FixedData(system()),
-            clock=clock,
-            settings=ControllerSettings(epoch=epoch),
+        source = PodMetrics(ProxiedPages(calls))
+        _, loop = stack.enter_context(
+            slo_loop(calls, source, clock=clock, epoch=epoch, events=True)
         )
         emulator = ClusterEmulator(EmulatedDeployments(calls), walk=Walk(alpha=0.3), seed=1)
         client.CoreV1Api(api).create_namespace({"metadata": {"name": "infer"}})
@@ -77,7 +65,6 @@ def test_in_a_healthy_half_hour_nobody_is_held_and_nothing_stays_open() -> None:
         assert changes > 1
         assert descriptors() <= open_then + OPEN_MORE_MAX
         eventually(lambda: len(seen) > changes, "the watch has told of the changes")
-        backend.close()
 
 
 def watching(twin: ServedTwin) -> list[str]:

@@ -88,6 +88,7 @@ def test_a_pool_is_full_less_often_and_as_busy_as_its_replicas(
 
 
 @pytest.mark.parametrize("rate_rpm", [800.0, 2000.0])
+@pytest.mark.costly
 def test_a_pool_meets_its_targets_on_the_twin(tmp_path: Path, rate_rpm: float) -> None:
     """As often as its class asks, with the replicas that the optimizer gives."""
     directory = tmp_path / "data"

@@ -314,6 +314,7 @@ def test_the_cache_answers_as_the_search_does_and_stays_bounded() -> None:
 
 
 @given(load=LOADS, more=st.floats(1.0, 3.0))
+@pytest.mark.costly
 def test_more_load_never_needs_fewer_replicas(
     load: tuple[float, tuple[float, float]], more: float
 ) -> None:

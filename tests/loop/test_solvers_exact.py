@@ -143,6 +143,7 @@ def large_problem(servers: int, share: float) -> Problem:
 
 
 @pytest.mark.parametrize("share", [0.4, 0.9])
+@pytest.mark.costly
 def test_a_scarce_system_of_a_hundred_servers_is_proven_optimal(share: float) -> None:
     """No system that a person looks after is too large for a proof."""
     problem = large_problem(100, share)

@@ -38,6 +38,7 @@ SEEDS = int(os.environ.get("TAIL_SEEDS", "1"))
 FIRST = int(os.environ.get("TAIL_FIRST", "1"))  # of the cases
 
 
+@pytest.mark.costly
 def test_a_replica_at_its_allowed_rate_meets_its_targets_often_enough() -> None:
     """A few, to be told soon."""
     rng = np.random.default_rng(2026)

@@ -60,6 +60,7 @@ def test_a_linear_rate_is_followed_within_the_call(rate0: float, rate1: float):
 @example(
     cuts=[], cv=2.5, rate=30.0, slope=1.0
 )  # two close arrivals once changed places in the last digit
+@pytest.mark.costly
 def test_how_the_time_is_cut_does_not_move_an_arrival(
     cuts: list[float], cv: float, rate: float, slope: float
 ):

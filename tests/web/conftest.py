@@ -13,6 +13,12 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
 
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Mark what draws in a browser: that takes seconds."""
+    if "browser" in getattr(item, "fixturenames", ()):
+        item.add_marker("costly")
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Return a real Chromium; skip where there is none."""

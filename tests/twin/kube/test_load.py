@@ -44,6 +44,7 @@ def page(client: Client, path: str) -> str:
     return found[1]
 
 
+@pytest.mark.costly
 def test_the_labels_set_the_rate_and_the_tokens() -> None:
     """The load emulator of a cluster does nothing but write them."""
     client = Client(QUICK)
@@ -290,6 +291,7 @@ def test_an_argument_of_thousands_of_digits_is_no_batch_size(words: list[str]) -
     assert client.words() == ["Running 1/1"]
 
 
+@pytest.mark.costly
 def test_latest_is_the_answer_of_the_go_server_sim() -> None:
     """A Go collector reads load, throughput and latencies of each pod from it."""
     client = Client(QUICK)

@@ -107,6 +107,7 @@ def test_stand_ins_become_what_is_wanted_and_never_fewer_than_needed(
     assert len({pod.name for pod in pods.pods}) == replicas
 
 
+@pytest.mark.costly
 def test_a_slip_of_the_finger_does_not_fill_the_memory() -> None:
     """A real cluster makes pods by and by; here they would all be there at once."""
     client = Client()
