@@ -13,7 +13,7 @@ from typing import Any, overload
 from weakref import finalize
 
 from experiments.changes import Desired, add_desired
-from loop.records import line_text, record_line
+from loop.records import line_and_text
 from loop.types import CycleRecord
 
 _QUICK = 1  # a tenth of the size, for a hundredth of what a cycle costs
@@ -32,10 +32,10 @@ class CycleLines(Sequence[Mapping[str, Any]]):
 
     def add(self, record: CycleRecord) -> None:
         """Append the line of *record*."""
-        line = record_line(record)
+        line, text = line_and_text(record)
         add_desired(self.desired, line)
         self.failed += bool(line["error"])
-        self._keep(line_text(line).encode())
+        self._keep(text.encode())
 
     def texts(self) -> Iterator[str]:
         """Yield each line as text, without its end."""

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+from loop.replacing import replace
 from loop.spec import SystemData, cost_cents_per_h, gpus
 from loop.types import Change, Decision, ServerView, SharedGpus, Snapshot, Target, Why, one_pool
 
@@ -27,6 +28,7 @@ class Limits:
 
 
 NO_LIMITS = Limits()
+UNCHANGED = Why(kind="unchanged")
 LONGEST = (
     3.0  # the longest answers, in means: one in twenty of an exponential distribution is longer
 )
@@ -324,11 +326,7 @@ def replicas_only(decision: Decision, snapshot: Snapshot) -> Decision:
 def planned(snapshot: Snapshot, changes: Iterable[Change]) -> dict[str, Change]:
     """Return what every server of *snapshot* is to have once *changes* are carried out."""
     present = {
-        name: Change(
-            server=name,
-            pools=view.pools,
-            why=Why(kind="unchanged"),
-        )
+        name: Change(server=name, pools=view.pools, why=UNCHANGED)
         for name, view in snapshot.servers.items()
     }
     return present | {change.server: change for change in changes}

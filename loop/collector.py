@@ -5,9 +5,10 @@ request; pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from loop.replacing import replace
 from loop.types import Load, ServerView, Snapshot
 from twin.magnitudes import RATE_RPM_MAX, TOKENS_MAX
 
@@ -64,7 +65,9 @@ def collect(
         load, warning = _estimate(
             view, before=before, expected=expected.get(name), smoothing=settings.smoothing
         )
-        views[name] = replace(view, load=load, load_source=_source(view, load, settings))
+        source = _source(view, load, settings)
+        same = load == view.load and source == view.load_source
+        views[name] = view if same else replace(view, load=load, load_source=source)
         # A gap in the readings does not make forget what was known before it.
         kept = load or before
         if kept is not None:

@@ -5,7 +5,7 @@ thread and no SimPy.
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,7 @@ from loop.actuator import (
 )
 from loop.collector import CollectorSettings, Estimates, collect
 from loop.errors import BackendError, PausedError, SpecError
+from loop.replacing import replace
 from loop.spec import ServerData, cost_cents_per_h
 from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
 

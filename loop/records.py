@@ -25,7 +25,15 @@ def record_line(record: CycleRecord) -> Line:
     """Return *record* as one JSON object: what is not known is null, and no figure is NaN or
     infinite.
     """
-    line = {
+    plain = _plain(_line(record))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _line(record: CycleRecord) -> Line:
+    """Return *record* as an object whose figures are as they were found."""
+    desired = {} if record.seen is None else planned(record.seen, record.changes)
+    return {
         "ts": record.ts,
         "t_s": record.now_s,
         "cycle": record.cycle,
@@ -40,9 +48,9 @@ def record_line(record: CycleRecord) -> Line:
         "traceback": record.traceback,
         "warnings": record.warnings,
         "warningKinds": record.warning_kinds,
-        "servers": _servers(record),
-        "internals": _internals(record),
-        "capacity": capacity_rows(record),
+        "servers": _servers(record, desired),
+        "internals": _internals(record, desired),
+        "capacity": _capacity(record, desired),
         "totalCost": record.total_cost_cents_per_h,
         "timing": {
             "collectMs": record.timing.collect_ms,
@@ -51,25 +59,28 @@ def record_line(record: CycleRecord) -> Line:
             "totalMs": record.timing.total_ms,
         },
     }
-    plain = _plain(line)
-    assert isinstance(plain, dict)
-    return plain
 
 
 def record_text(record: CycleRecord) -> str:
     """Return *record* as one line of text, without the line's end."""
-    return line_text(record_line(record))
+    return line_and_text(record)[1]
 
 
-def line_text(line: Line) -> str:
-    """Return *line*, an answer of record_line, as text."""
-    return json.dumps(
-        line,
-        allow_nan=False,
-        ensure_ascii=False,
-        check_circular=False,  # record_line has walked through it
-        separators=(",", ":"),
-    )
+def line_and_text(record: CycleRecord) -> tuple[Line, str]:
+    """Return *record* as record_line does, but for figures that JSON cannot write, and as text."""
+    line = _line(record)
+    try:
+        # Nearly all lines can be written as they are, and to look at every figure takes as long.
+        return line, _ENCODER.encode(line)
+    except (TypeError, ValueError):
+        plain = record_line(record)
+        return plain, _ENCODER.encode(plain)
+
+
+# A line is a tree: there are no circles to look for.
+_ENCODER = json.JSONEncoder(
+    allow_nan=False, ensure_ascii=False, check_circular=False, separators=(",", ":")
+)
 
 
 def held_servers(record: CycleRecord) -> dict[str, str]:
@@ -101,13 +112,12 @@ def snapshot_of(line: Mapping[str, Any]) -> Snapshot:
     return Snapshot(now_s=line["t_s"], servers=servers, capacity=capacity if known else None)
 
 
-def _servers(record: CycleRecord) -> list[Line]:
+def _servers(record: CycleRecord, desired: Mapping[str, Change]) -> list[Line]:
     if record.seen is None:
         return []
     estimated = record.estimated.servers if record.estimated else {}
     targets = record.decision.targets if record.decision else {}
     unserved = record.decision.unserved if record.decision else {}
-    desired = planned(record.seen, record.changes)
     return [
         _seen(view)
         | _estimated(estimated.get(name))
@@ -293,7 +303,7 @@ def _explained(target: Target | None, desired: Change, unserved: Why | None) -> 
     }
 
 
-def _internals(record: CycleRecord) -> list[Line]:
+def _internals(record: CycleRecord, planned_of: Mapping[str, Change]) -> list[Line]:
     """Return the latency model that was estimated of every server where it is to run, and the
     figures behind its decision.
     """
@@ -301,7 +311,7 @@ def _internals(record: CycleRecord) -> list[Line]:
         return []
     targets = record.decision.targets if record.decision else {}
     rows = []
-    for name, desired in planned(record.seen, record.changes).items():
+    for name, desired in planned_of.items():
         model = record.seen.servers[name].model
         perf = record.data.perf.get((model, desired.accelerator))
         details = targets[name].why.details if name in targets else {}
@@ -323,9 +333,13 @@ def capacity_rows(record: CycleRecord) -> list[Line]:
     """Return per accelerator type the GPUs there are (available), that the decision takes
     (allocated), in use.
     """
+    return _capacity(record, {} if record.seen is None else planned(record.seen, record.changes))
+
+
+def _capacity(record: CycleRecord, desired: Mapping[str, Change]) -> list[Line]:
     if record.data is None:
         return []
-    allocated = _allocated(record)
+    allocated = _allocated(record, desired)
     seen = record.seen.capacity if record.seen else None
     totals = (
         {kind: view.total for kind, view in seen.items()}
@@ -344,11 +358,11 @@ def capacity_rows(record: CycleRecord) -> list[Line]:
     ]
 
 
-def _allocated(record: CycleRecord) -> dict[str, int]:
+def _allocated(record: CycleRecord, planned_of: Mapping[str, Change]) -> dict[str, int]:
     allocated: dict[str, int] = {}
     if record.seen is None or record.data is None:
         return allocated
-    for name, desired in planned(record.seen, record.changes).items():
+    for name, desired in planned_of.items():
         model = record.seen.servers[name].model
         held = gpus(
             record.data, model=model, accelerator=desired.accelerator, replicas=desired.replicas

@@ -5,9 +5,10 @@ beyond look-ups.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
+from loop.replacing import replace
 from loop.spec import Load, SystemData
 from twin.spec import GaugeSample, Pool
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from loop.errors import BackendError, SpecError
+from loop.replacing import replace
 from loop.types import CapacityView, Change, Load, PodView, ServerView, Snapshot
 from twin.kernel import CONTROL, at
 
@@ -63,6 +64,7 @@ class SimBackend:
             raise SpecError("metrics: expected a source of offered loads for labels, found none")
         self._cluster = cluster
         self._offered_loads = offered_loads if metrics == "labels" else None
+        self._last: dict[str, tuple[ServerState, ServerView]] = {}
 
     def observe(self) -> Snapshot:
         """Return the cluster as an observer sees it now."""
@@ -73,12 +75,7 @@ class SimBackend:
             window_s=view.window_s,
             scrape_interval_s=view.scrape_interval_s,
             servers={
-                name: _server_view(
-                    state,
-                    load=_measured(state.window) if labels is None else _labelled(labels, name),
-                    source="router" if labels is None else "labels",
-                    now_s=view.now_s,
-                )
+                name: self._seen(state, labels, now_s=view.now_s)
                 for name, state in view.servers.items()
             },
             capacity={
@@ -86,6 +83,20 @@ class SimBackend:
                 for kind, state in view.capacity.items()
             },
         )
+
+    def _seen(
+        self, state: ServerState, labels: Mapping[str, OfferedLoad] | None, *, now_s: float
+    ) -> ServerView:
+        """Return what is seen of a server: the last view, but older, if nothing has changed."""
+        load = _measured(state.window) if labels is None else _labelled(labels, state.name)
+        last = self._last.get(state.name)
+        if last is not None and last[0] is state and last[1].load == load:
+            view = _later(last[1], state, now_s=now_s)
+        else:
+            source = "router" if labels is None else "labels"
+            view = _server_view(state, load=load, source=source, now_s=now_s)
+        self._last[state.name] = state, view
+        return view
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask for *changes*; the twin applies them after its actuation delay. Raise BackendError at
@@ -171,6 +182,23 @@ def _server_view(state: ServerState, *, load: Load | None, source: str, now_s: f
         preemptions=state.window.preemptions,
         gauges=state.gauges,
         pods=tuple(_pod_view(pod, now_s=now_s) for pod in state.pods),
+    )
+
+
+def _later(view: ServerView, state: ServerState, *, now_s: float) -> ServerView:
+    """Return *view*, which is of *state*, as it is at *now_s*."""
+    if state.scraped_s is None:
+        return view
+    age_s = now_s - state.scraped_s
+    return replace(
+        view,
+        load_age_s=age_s,
+        sample_age_s=age_s,
+        percentiles_age_s=age_s if state.window.percentiles_ms else None,
+        pods=tuple(
+            pod if one.scraped_s is None else replace(pod, sample_age_s=now_s - one.scraped_s)
+            for pod, one in zip(view.pods, state.pods, strict=True)
+        ),
     )
 
 

@@ -5,12 +5,13 @@ same with it and without.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 import numpy as np
 
 from loop.optimizer.catalog import make_catalog
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Catalog

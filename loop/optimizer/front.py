@@ -4,7 +4,6 @@ in, values out.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from loop.optimizer.solvers.exact import solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
 from loop.optimizer.solvers.several import SeveralProblem, solve_several
 from loop.optimizer.table import Answer, Problem, make_problem
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.optimizer.table import CandidateTable

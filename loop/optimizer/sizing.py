@@ -7,7 +7,7 @@ are asked; docs/optimizer.md lists how.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -41,6 +41,7 @@ from loop.optimizer.table import (
     Sized,
     make_table,
 )
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

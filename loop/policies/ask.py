@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from loop.policies.room import FreeGpus
+from loop.replacing import replace
 from loop.spec import gpus
 from loop.types import Why
 

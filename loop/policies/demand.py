@@ -5,11 +5,12 @@ ready, as far as that can be told from what it had. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from loop.policies.forecast import Forecast, History, Series, forecast
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.policies.filters import Bank

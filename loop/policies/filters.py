@@ -8,12 +8,14 @@ within a few samples, and a load that comes in bursts is known as one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

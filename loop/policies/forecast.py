@@ -5,12 +5,13 @@ samples, and, of a load that has come back to what it was, what it was then. Pur
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from loop.policies import filters
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal
+
+from loop.replacing import replace
 
 INT32_MAX = 2**31 - 1
 INT64_MAX = 2**63 - 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +23,7 @@ from loop.policies.replicas import (
     in_flight,
     sampled,
 )
+from loop.replacing import replace
 from loop.types import Decision, GaugeSample, ServerView, Snapshot, Why
 
 if TYPE_CHECKING:

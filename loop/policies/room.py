@@ -5,9 +5,9 @@ left over last. Pure.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from loop.replacing import replace
 from loop.spec import gpus
 from loop.types import Target, Why, one_pool
 

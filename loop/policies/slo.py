@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from typing import get_args
 
@@ -35,6 +35,7 @@ from loop.policies.room import (
     woken_targets,
 )
 from loop.policies.worth import Worth
+from loop.replacing import replace
 from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h
 from loop.types import (
     Decision,
@@ -65,12 +66,13 @@ TOKENS_STEP = 1.02  # mean tokens are sized for in such steps, so that a sizing 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Case:
     """What is to be decided: held are the servers that nothing may be asked for, woken those that
-    get their first replica.
+    get their first replica; system has the margins of all classes.
     """
 
     snapshot: Snapshot
     data: SystemData
     demands: Mapping[str, Demand]
+    system: SystemData
     memories: Mapping[str, Memory]
     held: Mapping[str, Why]
     woken: Mapping[str, Target]
@@ -163,14 +165,16 @@ class SloPolicy:
             for name, view in snapshot.servers.items()
             if view.load is None or view.hold is not None
         }
+        system = self._system(snapshot, data, demands)
         case = _Case(
             snapshot=snapshot,
             data=data,
             demands=demands,
+            system=system,
             memories=memories,
             held=unknown,
             woken=woken_targets(
-                self._system(snapshot, data, demands),
+                system,
                 snapshot,
                 unknown,
                 for_long=_unknown_for_long(snapshot, memories),
@@ -178,8 +182,11 @@ class SloPolicy:
         )
         found, moved = self._settle(case, self._within_capacity(case))
         for name, one in found.solution.allocations.items():
-            moved_s = snapshot.now_s if name in moved else memories[name].moved_s
-            memories[name] = replace(memories[name], replica_rpm=one.rate_max_rpm, moved_s=moved_s)
+            memory = memories[name]
+            moved_s = snapshot.now_s if name in moved else memory.moved_s
+            if memory.replica_rpm != one.rate_max_rpm or memory.moved_s != moved_s:
+                memory = replace(memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s)
+                memories[name] = memory
         return self._decision(case, found, moved), memories
 
     def _decision(self, case: _Case, found: _Found, moved: Mapping[str, int]) -> Decision:
@@ -276,7 +283,9 @@ class SloPolicy:
 
     def _find(self, case: _Case, *, bare_from: int | None) -> _Found:
         """Return the solution with margins for the classes above *bare_from*."""
-        system = self._system(case.snapshot, case.data, case.demands, bare_from=bare_from)
+        system = case.system
+        if bare_from is not None:
+            system = self._system(case.snapshot, case.data, case.demands, bare_from=bare_from)
         solution, infeasible = self._solve(system, case.snapshot, case.held, case.woken)
         return _Found(system=system, solution=solution, infeasible=infeasible)
 

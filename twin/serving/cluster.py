@@ -76,6 +76,7 @@ class Cluster:
         self._submits: dict[str, Callable[[Request], None]] = {}
         # By name, what was asked for last; by index, which of the states asked for is applied.
         self._asked: dict[str, DesiredState] = {}
+        self._shown: dict[str, ServerState] = {}
         self._applied: list[int] = []
         self._rng_actuation: list[np.random.Generator] = []
         self._rng_nodes = node_generator(seed)
@@ -128,6 +129,7 @@ class Cluster:
         """
         deployment = self._deployment(server)
         del self._by_name[server], self._submits[server], self._asked[server]
+        self._shown.pop(server, None)
         # No state that was asked for and is on its way may be applied any more.
         self._applied[deployment.index] = self._desired_count
         self._retired.append(deployment)
@@ -210,7 +212,7 @@ class Cluster:
             scrape_interval_s=self.spec.world.scrape_interval_s,
             window_s=self.spec.world.window_s,
             servers={
-                name: _server_state(deployment, self._asked[name], window, self.spec)
+                name: self._shown_server(deployment, self._asked[name], window)
                 for (name, deployment), window in zip(
                     self._by_name.items(),
                     window_figures([each.series for each in self._by_name.values()]),
@@ -285,6 +287,15 @@ class Cluster:
         if self._waiting_max is None:
             self.desired.append(desired)
         self._asked[desired.server] = desired
+
+    def _shown_server(
+        self, deployment: Deployment, asked: DesiredState, window: WindowFigures
+    ) -> ServerState:
+        """Return what is seen of a server: the last one, as long as nothing of it has changed."""
+        last = self._shown.get(deployment.server.name)
+        state = _server_state(deployment, asked, window, self.spec, last)
+        self._shown[deployment.server.name] = state
+        return state
 
     def _await_scrape(self) -> None:
         self._scrapes += 1
@@ -395,10 +406,30 @@ def _make_table(requests: RequestLog) -> ReplicaTable:
 
 
 def _server_state(
-    deployment: Deployment, asked: DesiredState, window: WindowFigures, spec: ClusterSpec
+    deployment: Deployment,
+    asked: DesiredState,
+    window: WindowFigures,
+    spec: ClusterSpec,
+    last: ServerState | None,
 ) -> ServerState:
+    """Return what is seen of a server: *last*, if that is what was seen and nothing has changed."""
     server, series = deployment.server, deployment.series
-    phases = [pod.phase for pod in deployment.pods]
+    known = {} if last is None else {pod.name: pod for pod in last.pods}
+    pods = tuple(
+        _pod_state(pod, server.model, spec, known.get(pod.name)) for pod in deployment.pods
+    )
+    # Figures and gauges are those of the last scrape, and change with the window.
+    if (
+        last is not None
+        and last.window is window
+        and last.scraped_s == series.scraped_s
+        and last.desired is asked.pool
+        and last.backlog == series.backlog
+        and len(last.pods) == len(pods)
+        and all(one is other for one, other in zip(last.pods, pods, strict=True))
+    ):
+        return last
+    phases = [pod.phase for pod in pods]
     return ServerState(
         name=server.name,
         model=server.model,
@@ -418,7 +449,7 @@ def _server_state(
         start_up_s=_start_up_s(deployment.pods),
         pooled=server.router == "least_outstanding",
         queued_prompt_tokens=series.queued_prompt_tokens,
-        pods=tuple(_pod_state(pod, server.model, spec) for pod in deployment.pods),
+        pods=pods,
     )
 
 
@@ -434,8 +465,22 @@ def _start_up_s(pods: Sequence[Pod]) -> float | None:
     return sum(took) / len(took) if took else None
 
 
-def _pod_state(pod: Pod, model: str, spec: ClusterSpec) -> PodState:
+def _pod_state(pod: Pod, model: str, spec: ClusterSpec, last: PodState | None) -> PodState:
+    """Return what is seen of *pod*: *last*, if that is what was seen and nothing has changed."""
     series = pod.series
+    if (
+        last is not None
+        and last.phase == pod.phase
+        and last.since_s == pod.since_s
+        and last.scraped_s == series.scraped_s
+        and last.restarts == pod.restarts
+        and last.max_batch == pod.max_batch
+        and last.running == series.running
+        and last.waiting == series.waiting
+        and last.kv_usage == series.kv_usage
+        and last.queued_prompt_tokens == series.queued_prompt_tokens
+    ):
+        return last
     engine = spec.engines.get((model, pod.life.accelerator))
     bound = engine.kv_tokens if engine is not None else None
     return PodState(

@@ -7,7 +7,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, Any
@@ -45,6 +45,7 @@ from loop.backends.kube.write import (
 from loop.backends.kube.writer import STAMP, Writer
 from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError, PausedError
+from loop.replacing import replace
 from loop.signals.survey import survey
 from loop.types import Change, Missing, Snapshot
 

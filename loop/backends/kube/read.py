@@ -7,7 +7,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from loop.backends.kube.arguments import GpuLimit, gpu_limit, gpu_limits, value_
 from loop.backends.kube.labels import Bounds
 from loop.backends.kube.scheduling import holds
 from loop.backends.kube.trouble import TEXT_MAX, Trouble, trouble_of
+from loop.replacing import replace
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.types import Load, PodPhase
 from twin.magnitudes import REPLICAS_MAX, whole

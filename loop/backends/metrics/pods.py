@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import replace
 from multiprocessing.pool import ThreadPool
 from typing import NamedTuple, Protocol
 
@@ -22,6 +21,7 @@ from loop.backends.fetch import Bounds, FetchError, fetch
 from loop.backends.metrics.histograms import Found, PodHistograms
 from loop.backends.metrics.source import Measurement, Shown
 from loop.errors import LoopError
+from loop.replacing import replace
 from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
 from loop.signals.names import NAMES, START_TIME, Names
 from loop.signals.pods import ScrapedPod, ScrapedServer

@@ -14,7 +14,7 @@ import re
 import ssl
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from loop.backends.metrics.percentiles import Turns, buckets_query, read_buckets
 from loop.backends.metrics.source import Measurement, Shown
 from loop.clocks import wall_s
 from loop.errors import LoopError, SpecError
+from loop.replacing import replace
 from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
 from loop.signals.names import NAMES, Names
 from loop.signals.pods import ScrapedServer, owns

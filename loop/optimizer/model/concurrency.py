@@ -7,7 +7,6 @@ makes requests wait.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +19,7 @@ from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import make_tail
 from loop.optimizer.model.within import latencies_at, make_goals, shares_within
 from loop.optimizer.table import Means, Tuned
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.optimizer.cache import SizingCache

@@ -7,7 +7,7 @@ in the twin. Times in ms, rates in requests/ms; a row each, and a column per nod
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any, Self
 
 import numpy as np
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from loop.optimizer.model.chain import Floats, Rows
 from loop.optimizer.model.queueing import ReplicaColumns, iteration_time
 from loop.optimizer.model.skewed import normal_share
+from loop.replacing import replace
 
 Singles = NDArray[np.float32]
 

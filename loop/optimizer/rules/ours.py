@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +16,7 @@ from loop.optimizer.rules import Rules
 from loop.optimizer.sizing import MS_PER_MIN, size_all
 from loop.optimizer.solvers.greedy import largest_share
 from loop.optimizer.table import transition_value
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from loop.optimizer.solvers.core import (
 )
 from loop.optimizer.solvers.greedy import fill_left_over, largest_share, solve_greedy
 from loop.optimizer.table import Answer, Choice, PickPart, Problem
+from loop.replacing import replace
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]

@@ -1,0 +1,59 @@
+"""`replace` of the loop gives what that of dataclasses gives."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from loop.actuator import Limits
+from loop.replacing import replace
+from loop.types import Load, ServerView, one_pool
+
+VIEW = ServerView(
+    name="one",
+    model="model",
+    service_class="Premium",
+    pools=one_pool(accelerator="A100", replicas=2, max_batch=8),
+    ready=2,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Open:
+    """A value with fields beside its own."""
+
+    first: int
+    second: int
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"ready": 3}, {"load": Load(rate_rpm=1.0, in_tokens=2.0, out_tokens=3.0)}]
+)
+def test_a_value_is_replaced_as_by_dataclasses(changes: dict[str, object]) -> None:
+    """A quick copy that forgets a field would decide by what was not seen."""
+    before = dataclasses.asdict(VIEW)
+    made = replace(VIEW, **changes)  # type: ignore[arg-type]
+    assert type(made) is ServerView
+    assert made == dataclasses.replace(VIEW, **changes)  # type: ignore[arg-type]
+    assert hash(made.pools) == hash(VIEW.pools)
+    assert dataclasses.asdict(VIEW) == before
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.ready = 4  # type: ignore[misc]
+
+
+def test_what_checks_itself_is_checked_again() -> None:
+    """A limit of none would let nothing be asked for."""
+    with pytest.raises(AssertionError, match="must be > 0"):
+        replace(Limits(step_up_max=1), step_up_max=0)
+
+
+def test_a_value_without_slots_is_replaced() -> None:
+    """Policies of users are of any kind."""
+    assert replace(Open(first=1, second=2), second=3) == Open(first=1, second=3)
+
+
+def test_a_field_that_is_not_there_is_refused() -> None:
+    """A misspelt field must not be set on the quiet."""
+    with pytest.raises(TypeError, match="wanted"):
+        replace(VIEW, wanted=3)  # type: ignore[call-arg]
