@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments.compare_rows import BOUNDS, NO_START_UP
 
 if TYPE_CHECKING:
@@ -49,9 +51,8 @@ def _line(results: pd.DataFrame, *, what: str) -> str:
     best = best_policy(results)
     means = real.groupby("policy")[["attainment", "cost_usd_per_h"]].mean().astype(float)
     own = means.to_dict(orient="index")[best]
-    parts = [
-        f"{what} take {best}: {100 * own['attainment']:.1f} % at $ {own['cost_usd_per_h']:.2f}/h"
-    ]
+    met = f"{100 * own['attainment']:.1f} %" if own["attainment"] >= 0.0 else "no requests"
+    parts = [f"{what} take {best}: {met} at $ {own['cost_usd_per_h']:.2f}/h"]
     others = [
         _against(own, name, other)
         for name, other in zip(means.index, means.to_dict(orient="records"), strict=True)
@@ -67,18 +68,26 @@ def _against(
     own: Mapping[Any, float], name: object, other: Mapping[Any, float]
 ) -> tuple[float, str] | None:
     """Return how far the best (*own*) is from another policy, and what it is better by."""
-    points = 100.0 * float(own["attainment"] - other["attainment"])
-    saved = 1.0 - float(own["cost_usd_per_h"] / other["cost_usd_per_h"])
+    points = float(np.nan_to_num(100.0 * (own["attainment"] - other["attainment"])))
+    own_usd, other_usd = float(own["cost_usd_per_h"]), float(other["cost_usd_per_h"])
+    saved = 1.0 - own_usd / other_usd if other_usd > 0.0 else 0.0 if own_usd == 0.0 else -np.inf
     far = abs(points) + 100.0 * abs(saved)
+    same, as_dear = abs(points) <= 100.0 * SAME_ATTAINMENT, abs(saved) <= SAME_COST
     if saved > SAME_COST and points >= -100.0 * SAME_ATTAINMENT:
-        level = "the same" if points <= 100.0 * SAME_ATTAINMENT else f"{points:.1f} points more"
+        level = "the same" if same else f"{points:.1f} points more"
         return far, f"{100 * saved:.0f} % cheaper than {name} at {level} attainment"
-    if points > 100.0 * SAME_ATTAINMENT:
-        cost = "the same cost" if abs(saved) <= SAME_COST else f"{-100 * saved:+.0f} % of cost"
-        return far, f"{points:.1f} points more than {name} at {cost}"
     if saved > SAME_COST:
         return far, f"{100 * saved:.0f} % cheaper than {name} for {-points:.1f} points less"
-    return far, f"no worse than {name}"
+    if as_dear:
+        return far, (
+            f"no worse than {name}"
+            if same
+            else f"{points:.1f} points more than {name} at the same cost"
+        )
+    # It costs more, and is the best all the same: what its points cost is for who pays to judge.
+    cost = f"{-100 * saved:+.0f} % of cost" if other_usd > 0.0 else f"$ {own_usd:.2f}/h more"
+    more = f"{points:.1f} points more than" if points >= 0.05 else "the attainment of"
+    return far, f"{more} {name} at {cost}"
 
 
 def _start_up(results: pd.DataFrame, best: str) -> str:
@@ -90,4 +99,4 @@ def _start_up(results: pd.DataFrame, best: str) -> str:
     if not len(both):
         return ""
     lost = (without.loc[both, "attainment"] - with_it.loc[both, "attainment"]).astype(float).mean()
-    return f"start-up costs you {100 * max(lost, 0.0):.1f} points"
+    return f"start-up costs you {100 * max(lost, 0.0):.1f} points" if np.isfinite(lost) else ""

@@ -25,6 +25,7 @@ from experiments.planning import (
 from experiments.plans import Plan, PlanPolicy, Step, Steps, common_tick_s, without_repeats
 from experiments.run import RunResult, simulate
 from experiments.sources import Sources
+from loop.spec import gpus
 
 SLOT_S = 30.0
 # The work that is planned for, as a multiple of the true one: the mean rate of a slot, which hides
@@ -139,7 +140,7 @@ def planned(
     slot_s: float,
 ) -> Plan:
     """Return the plan of dynamic programming; GPUs that servers want together more of than there
-    are get a price, until they fit.
+    are get a price, until they fit. Of servers that nobody asks for the fewest replicas are held.
     """
     slots = len(demand[0].arrivals)
     setting = Setting(
@@ -148,6 +149,7 @@ def planned(
         weights=_weights(_window(sources), slots=slots, slot_s=slot_s),
     )
     capacity = _capacity(sources, slots=slots, slot_s=slot_s)
+    idle = _idle(sources, demand, capacity)
     prices: dict[str, Floats] = {}
     for _ in range(PRICE_ROUNDS):
         plan = {
@@ -159,6 +161,7 @@ def planned(
                 gpu_prices=prices,
             )
             for one in demand
+            if one.choices
         }
         over = {
             kind: held > capacity.get(kind, np.zeros(slots))
@@ -170,6 +173,24 @@ def planned(
             price = prices.setdefault(kind, np.zeros(slots))
             step = FIRST_PRICE * _gpu_price(demand, kind) * slot_s / 3600.0
             price += np.where(slots_over, np.maximum(step, price), 0.0)
+    return {**plan, **idle}
+
+
+def _idle(sources: Sources, demand: Sequence[Demand], capacity: Mapping[str, Floats]) -> Plan:
+    """Return the plan of the servers without requests, and take their GPUs out of *capacity*."""
+    plan = {}
+    for one in demand:
+        server = sources.system.servers[one.server]
+        now = server.current
+        if one.arrivals.any() or not now.accelerator:
+            continue
+        replicas = min(server.min_replicas, now.replicas)
+        plan[one.server] = (Step(0.0, now.accelerator, replicas, now.max_batch),)
+        held = gpus(
+            sources.system, model=server.model, accelerator=now.accelerator, replicas=replicas
+        )
+        if held is not None and held[0] in capacity:
+            capacity[held[0]][:] = np.maximum(capacity[held[0]] - held[1], 0.0)
     return plan
 
 
@@ -237,8 +258,8 @@ def _held(demand: Sequence[Demand], plan: Plan, *, slots: int, slot_s: float) ->
     held: dict[str, Floats] = {}
     for one in demand:
         of = {choice.accelerator: choice for choice in one.choices}
-        path = plan[one.server]
-        ends = [step.t_s for step in path[1:]] + [slots * slot_s]
+        path = plan.get(one.server, ())
+        ends = [*(step.t_s for step in path[1:]), slots * slot_s][: len(path)]
         for step, end_s in zip(path, ends, strict=True):
             choice = of[step.accelerator]
             part = slice(int(step.t_s // slot_s), int(end_s // slot_s))

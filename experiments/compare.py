@@ -68,8 +68,14 @@ def contenders(
     """Return a contender for each of *names* and each combination of the values of its options.
 
     POLICY.OPTION is for that policy alone, another option for all. Values of which there are
-    several stand in the names.
+    several stand in the names. Raise SpecError for an option of a policy that is not among *names*.
     """
+    for key, _ in options:
+        whose = key.rpartition(".")[0]
+        if whose and whose not in names:
+            raise SpecError(
+                f"--set {key}: expected an option of {', '.join(names)}, found one of {whose}"
+            )
     found = []
     for name in names:
         own = {

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 SUMMARY_CSV, DIFFERENCES_CSV, REPORT_MD = "summary.csv", "differences.csv", "comparison.md"
-AXES = ("policy", "alpha", "period_s")
+AXES = ("policy", "alpha", "interval_s", "period_s")
 # A bar longer than this part of its axis hides more than it tells.
 READABLE = 0.5
 
@@ -141,6 +141,8 @@ def differences_table(done: pd.DataFrame) -> pd.DataFrame:
                     found = paired_along(
                         runs, column.name, axis=axis, first=values[0], second=value
                     )
+                    if column.share:
+                        found = found.within(-1.0, 1.0)
                     row[column.name] = found.mean * column.scale
                     row[f"{column.name}_low"] = found.low * column.scale
                     row[f"{column.name}_high"] = found.high * column.scale
@@ -167,7 +169,8 @@ def _interval(runs: pd.DataFrame, column: Figures) -> Interval:
     if column.share:
         return estimate_share(values)
     found = estimate(values)
-    return Interval(mean=found.mean, low=found.low, high=found.high, n=found.n)
+    # None of the other figures of a run can be below zero, so nor can their means.
+    return Interval(mean=found.mean, low=found.low, high=found.high, n=found.n).within(0.0, np.inf)
 
 
 def _cells(row: Mapping[Any, Any], columns: Sequence[Figures], *, sign: str = "") -> list[str]:

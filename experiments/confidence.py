@@ -5,7 +5,7 @@ seed. Pure.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,6 +83,11 @@ class Interval:
     low: float
     high: float
     n: int
+
+    def within(self, least: float, most: float) -> Interval:
+        """Return this with ends that the quantity can have."""
+        low, high = (float(np.clip(end, least, most)) for end in (self.low, self.high))
+        return replace(self, low=low, high=high)
 
 
 def estimate_share(values: npt.ArrayLike, *, level: float = 0.95) -> Interval:

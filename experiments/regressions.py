@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pandas as pd
 from twin.spec import SpecError
 
 KEYS = ["scenario", "policy", "seed"]
+AXES = ("alpha", "interval_s", "period_s")
 NEEDED = {*KEYS, "attainment", "cost_usd_per_h"}
 
 
@@ -42,7 +44,11 @@ def read_results(path: Path) -> pd.DataFrame:
     file = path / "results.csv" if path.is_dir() else path
     try:
         table = pd.read_csv(file)
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SpecError(
+            f"{file}: expected the results of a comparison, found {error.strerror}"
+        ) from None
+    except ValueError as error:
         raise SpecError(
             f"{file}: expected the results of a comparison, found "
             f"{' '.join(str(error).split())[:60]}"
@@ -51,6 +57,8 @@ def read_results(path: Path) -> pd.DataFrame:
         raise SpecError(
             f"{file}: expected the columns of a comparison, found no {', '.join(sorted(missing))}"
         )
+    if table.empty:
+        raise SpecError(f"{file}: expected runs, found none")
     return table
 
 
@@ -61,30 +69,24 @@ def regressions(
     more, or failed, is worse.
     """
     found = []
-    good = now[now["error"].isna() | (now["error"] == "")] if "error" in now else now
-    for (scenario, policy), before in stored.groupby(["scenario", "policy"], sort=False):
+    good, known = _finished(now), _finished(stored)
+    keys = [*KEYS, *_swept(known, good)]
+    for (scenario, policy), before in known.groupby(["scenario", "policy"], sort=False):
         own = good[(good["scenario"] == scenario) & (good["policy"] == policy)]
-        pairs = before.merge(own, on=KEYS, suffixes=("_before", ""))
-        if len(pairs) < len(before):
-            lost = len(before) - len(pairs)
-            found.append(
-                Checked(
-                    scenario=str(scenario),
-                    policy=str(policy),
-                    seeds=len(pairs),
-                    points=float("nan"),
-                    cost=float("nan"),
-                    worse=f"{lost} of {len(before)} runs are missing or failed",
+        pairs = before.merge(own, on=keys, suffixes=("_before", ""))
+        points, cost, worse = float("nan"), float("nan"), []
+        if lost := len(before) - len(pairs):
+            worse.append(f"{lost} of {len(before)} runs are missing or failed")
+        else:
+            points = 100.0 * _change(pairs, "attainment")
+            cost = _change(pairs, "cost_usd_per_h", relative=True)
+            # Not below is not the same as above: what is not known any more is worse.
+            if not points >= -allowance.points:
+                worse.append(
+                    f"{points:+.2f} points" if math.isfinite(points) else "attainment not known"
                 )
-            )
-            continue
-        points = 100.0 * float((pairs["attainment"] - pairs["attainment_before"]).mean())
-        cost = float(pairs["cost_usd_per_h"].mean() / pairs["cost_usd_per_h_before"].mean()) - 1.0
-        worse = []
-        if points < -allowance.points:
-            worse.append(f"{points:+.2f} points")
-        if cost > allowance.cost:
-            worse.append(f"{100 * cost:+.1f} % of cost")
+            if not cost <= allowance.cost:
+                worse.append(f"{100 * cost:+.1f} % of cost")
         found.append(
             Checked(
                 scenario=str(scenario),
@@ -96,3 +98,26 @@ def regressions(
             )
         )
     return tuple(found)
+
+
+def _finished(table: pd.DataFrame) -> pd.DataFrame:
+    return table[table["error"].isna() | (table["error"] == "")] if "error" in table else table
+
+
+def _swept(stored: pd.DataFrame, now: pd.DataFrame) -> list[str]:
+    """Return the axes of which *stored* has several values for one policy, load and seed."""
+    return [
+        axis
+        for axis in AXES
+        if axis in stored and axis in now and stored.groupby(KEYS)[axis].nunique().max() > 1
+    ]
+
+
+def _change(pairs: pd.DataFrame, name: str, *, relative: bool = False) -> float:
+    """Return by how much the mean of *name* changed; 0 if it was not known before, or nothing."""
+    before, now = float(pairs[f"{name}_before"].mean()), float(pairs[name].mean())
+    if now == before or math.isnan(before):
+        return 0.0
+    if not relative:
+        return now - before
+    return now / before - 1.0 if before > 0.0 else float("inf")

@@ -49,6 +49,8 @@ class TuneConfig:
     price_usd: float = 0.01
 
     def __post_init__(self) -> None:
+        # Wrong names and options are told before anything runs.
+        CompareConfig(contenders=contenders(self.policies, self.options), price_usd=self.price_usd)
         for name in ("train_seeds", "budget"):
             if getattr(self, name) < 1:
                 raise SpecError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
@@ -50,8 +51,12 @@ def _run(options: Namespace) -> int:
         read_results(options.against),
         allowance=Allowance(points=options.points, cost=options.cost / 100.0),
     )
+    if not found:
+        raise SpecError(f"{options.against}: expected runs that finished, found none")
     for one in found:
         figures = f"{one.points:+6.2f} points {100 * one.cost:+6.1f} % of cost"
+        if math.isnan(one.points):
+            figures = " " * len(figures)
         verdict = f"WORSE: {one.worse}" if one.worse else "ok"
         print(f"{one.scenario:14}{one.policy:20}{one.seeds:3} seeds {figures}  {verdict}")
     return EXIT_FAILURE if any(one.worse for one in found) else EXIT_OK

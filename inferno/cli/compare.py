@@ -10,6 +10,7 @@ from inferno.cli.runs import (
     add_result_options,
     add_run_options,
     add_seed_options,
+    asked_policies,
     chosen_executor,
     names,
     print_notes,
@@ -34,7 +35,6 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--policies",
         type=names,
-        default=POLICIES,
         metavar="A,B,…",
         help="policies and bounds, the first is what the others are compared with (default "
         + ",".join(POLICIES)
@@ -59,7 +59,7 @@ def _run(options: Namespace) -> int:
     from experiments.grid import SweepConfig
 
     asked = CompareConfig(
-        contenders=contenders(options.policies, options.policy_options),
+        contenders=contenders(asked_policies(options, POLICIES), options.policy_options),
         loads=SweepConfig(
             base=run_config(options),
             scenarios=options.scenario or (),

@@ -67,6 +67,13 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     add_policy_options(parser)
 
 
+def asked_policies(options: argparse.Namespace, shipped: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what --policies and --policy ask for, *shipped* if neither is given."""
+    if options.policies is None and options.policy is None:
+        return shipped
+    return (*(options.policies or ()), *(options.policy or ()))
+
+
 def add_seed_options(parser: Options) -> None:
     """Add the seeds of runs that are repeated."""
     parser.add_argument("--seed", type=int, help="the first seed (default 1)")
@@ -240,8 +247,11 @@ def _prefix_cache_trust(text: str) -> Option:
 
 
 def names(text: str) -> tuple[str, ...]:
-    """Return the words of *text*, which commas separate."""
-    return tuple(word.strip() for word in text.split(",") if word.strip())
+    """Return the words of *text*, which commas separate. Raise ArgumentTypeError for none."""
+    found = tuple(word.strip() for word in text.split(",") if word.strip())
+    if not found:
+        raise argparse.ArgumentTypeError(f"expected words separated by commas, found {text!r}")
+    return found
 
 
 def numbers(text: str) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from inferno.cli.command import EXIT_FAILURE, EXIT_OK, Command
 from inferno.cli.runs import (
     add_result_options,
     add_run_options,
+    asked_policies,
     chosen_executor,
     names,
     print_paths,
@@ -24,12 +25,13 @@ policies as shipped and tuned on seeds that they were not tuned on.
   inferno tune --policies hpa --set hpa.target=0.5,0.6,0.75 --scenario ramp
 """
 
+POLICIES = ("slo", "hpa")
+
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--policies",
         type=names,
-        default=("slo", "hpa"),
         metavar="A,B,…",
         help="policies to tune, and bounds to show (default slo,hpa)",
     )
@@ -64,7 +66,7 @@ def _run(options: Namespace) -> int:
     from experiments.tune import TUNED, TuneConfig, tune
 
     asked = TuneConfig(
-        policies=options.policies,
+        policies=asked_policies(options, POLICIES),
         loads=SweepConfig(
             base=run_config(options),
             scenarios=options.scenario or (),
@@ -78,13 +80,16 @@ def _run(options: Namespace) -> int:
         budget=options.budget,
         price_usd=options.price,
     )
-    outcome, _ = tune(
+    outcome, chosen = tune(
         asked,
         options.out,
         executor=chosen_executor(options),
         resume=options.resume,
         console=None if options.quiet else Console(),
     )
+    for policy, settings in chosen.items():
+        if settings:
+            print(f"{policy} tuned: {', '.join(f'{name}={settings[name]}' for name in settings)}")
     print_paths([options.out / TUNED, *outcome.paths])
     return EXIT_FAILURE if outcome.failures else EXIT_OK
 

@@ -88,3 +88,14 @@ def test_a_plan_asks_for_no_more_gpus_than_there_are(sources: Sources) -> None:
     most = {"L40S": 2, "MI250": 1}
     assert any(step.replicas > most[step.accelerator] for path in free.values() for step in path)
     assert all(step.replicas <= most[step.accelerator] for path in scarce.values() for step in path)
+
+
+def test_a_server_that_nobody_asks_holds_the_fewest(sources: Sources) -> None:
+    """No accelerator sustains a load of nothing, so that no path was found, and nothing ran."""
+    first, second = true_demand(sources, slot_s=30.0)
+    idle = replace(second, arrivals=0.0 * second.arrivals, work_rps=0.0 * second.work_rps)
+    demand = (first, replace(idle, choices=()))
+    plan = planned(sources, demand, price_cents=1.0, margin=1.0, slot_s=30.0)
+    now = sources.system.servers[second.server].current
+    assert plan[first.server]
+    assert plan[second.server] == (Step(0.0, now.accelerator, 1, now.max_batch),)

@@ -110,6 +110,7 @@ def rows(**attainment_and_cost: tuple[float, float]) -> pd.DataFrame:
                 "seed": seed,
                 "cell": seed,
                 "alpha": 0.1,
+                "interval_s": 20.0,
                 "period_s": 60.0,
                 "attainment": share,
                 "minute_attainment_p95": share,
@@ -132,6 +133,19 @@ def test_the_advice_says_what_it_saves_and_what_start_up_costs() -> None:
     assert advice(results) == (
         "for this load take slo: 99.1 % at $ 92.00/h, 14 % cheaper than hpa at the same "
         "attainment; start-up costs you 0.8 points",
+    )
+
+
+def test_the_advice_says_what_its_points_cost() -> None:
+    """ "No worse than hpa" would be said of 8 % more cost, or "nan %" where nobody asks."""
+    dearer = rows(slo=(0.993, 100.0), hpa=(0.99, 92.5)).assign(objective_usd_per_h=[1, 1, 2, 2])
+    assert advice(dearer) == (
+        "for this load take slo: 99.3 % at $ 100.00/h, 0.3 points more than hpa at +8 % of cost",
+    )
+    idle = rows(slo=(math.nan, 5.0), hpa=(math.nan, 10.0), static=(math.nan, 0.0))
+    assert advice(idle.assign(objective_usd_per_h=[1, 1, 2, 2, 3, 3])) == (
+        "for this load take slo: no requests at $ 5.00/h, 50 % cheaper than hpa at the same "
+        "attainment",
     )
 
 
@@ -175,6 +189,27 @@ def test_differences_are_taken_along_every_axis_that_is_swept() -> None:
     assert by_period["attainment"].tolist() == pytest.approx([2.0, 2.0])
 
 
+def test_intervals_stay_where_the_figures_can_be() -> None:
+    """Two seeds far apart gave costs below zero, and differences of 150 points."""
+    wild = rows(slo=(0.5, 10.0), hpa=(0.5, 10.0))
+    wild["attainment"], wild["cost_usd_per_h"] = [1.0, 0.0, 0.0, 1.0], [1.0, 30.0, 30.0, 1.0]
+    wild = wild.assign(**{one.name: 1.0 for one in COLUMNS if one.name not in wild})
+    table, differences = summary(wild), differences_table(wild)
+    assert (table["cost_usd_per_h_low"] == 0.0).all()
+    assert (differences["attainment_low"] == -100.0).all()
+    assert (differences["attainment_high"] == 100.0).all()
+    assert (differences["cost_usd_per_h_low"] < 0.0).all()
+
+
+def test_an_interval_of_disturbances_is_an_axis_of_its_own() -> None:
+    """Loads of two intervals were averaged as if they were two seeds."""
+    one = rows(slo=(0.9, 100.0))
+    both = pd.concat([one, one.assign(interval_s=60.0, attainment=0.8)], ignore_index=True)
+    table = differences_table(both)
+    assert [(row["axis"], row["to"]) for row in table.to_dict("records")] == [("interval_s", 60.0)]
+    assert table["attainment"].tolist() == pytest.approx([-10.0])
+
+
 def test_every_figure_stands_under_its_heading() -> None:
     """With a second axis a column was put in, and all headings after it were those of another."""
     known = rows(slo=(0.9, 100.0), hpa=(0.95, 120.0))
@@ -212,6 +247,12 @@ def test_options_belong_to_policies_and_values_make_contenders() -> None:
         ("slo(headroom=0.2)", {"headroom": 0.2}),
         ("hpa", {"target": 0.5}),
     ]
+
+
+def test_an_option_of_a_policy_that_is_not_compared_is_told() -> None:
+    """--set hp.target=0.5 would be ignored, and the run taken for one with it."""
+    with pytest.raises(SpecError, match=r"--set hp\.target: expected an option of slo, hpa"):
+        contenders(("slo", "hpa"), (("hp.target", (0.5,)),))
 
 
 def test_a_comparison_needs_a_policy_and_each_one_once() -> None:

@@ -72,6 +72,26 @@ def test_an_improvement_is_no_regression() -> None:
     assert found[0].cost == pytest.approx(-0.2)
 
 
+def test_runs_of_a_sweep_are_checked_each_against_its_own() -> None:
+    """Each alpha was paired with every other, and a loss at one of them made up for by another."""
+    calm = results(slo=(0.99, 90.0)).assign(alpha=0.0)
+    stored = pd.concat([calm, calm.assign(alpha=0.3, attainment=0.9)])
+    assert [one.worse for one in regressions(stored, stored, allowance=Allowance())] == [""]
+    (less,) = regressions(stored.iloc[:3], stored, allowance=Allowance())
+    assert less.worse == "1 of 4 runs are missing or failed"
+
+
+def test_what_is_not_known_any_more_is_worse() -> None:
+    """A comparison in which nothing arrives would pass, and so would an empty file."""
+    before = results(slo=(0.99, 90.0))
+    (found,) = regressions(before.assign(attainment=None), before, allowance=Allowance())
+    assert found.worse == "attainment not known"
+    (idle,) = regressions(
+        before.assign(attainment=None), before.assign(attainment=None), allowance=Allowance()
+    )
+    assert idle.worse == ""
+
+
 def test_every_policy_has_the_same_budget() -> None:
     """A grid of twenty settings may not win by twenty tries."""
     asked = TuneConfig(
