@@ -98,7 +98,9 @@ def _estimate(
         in_tokens=_tokens(load.in_tokens, known.in_tokens, weight=smoothing) or hoped.in_tokens,
         out_tokens=_tokens(load.out_tokens, known.out_tokens, weight=smoothing) or hoped.out_tokens,
     )
-    if estimated.rate_rpm > 0 and estimated.out_tokens == 0:
+    # Labels may tell of answers only; a prompt that somebody measured has tokens.
+    uncounted = estimated.in_tokens == 0 and view.load_source not in ("", "labels")
+    if estimated.rate_rpm > 0 and (uncounted or estimated.out_tokens == 0):
         return (
             None,
             f"load is not known: {estimated.rate_rpm:g} rpm of requests whose tokens nobody "

@@ -20,6 +20,7 @@ MINUTE_S, MS = 60.0, 1000.0
 # The part of the window that a process must have been heard of for its rate to count: of less, one
 # burst (the backlog of an outage) is taken for a rate.
 HEARD_PART_MIN = 0.25
+HANGS_PART_MIN = 0.5  # of the window, for an engine that may only have begun with a long prompt
 # Requests that first tokens tell of and ends do not, beyond which the two contradict each other:
 # some are always between the two.
 CONTRADICTION_SHARE, CONTRADICTION_MIN = 1.25, 5.0
@@ -210,7 +211,8 @@ def _known(
     missing = _missing(serving, good, settings=settings, now_s=now_s)
     came = sum(track.arrived[-1] for track in every)
     load: Load | None = load_of(rate_rpm, total, ends, came=came)
-    warnings = [line for line in (missing, _contradiction(every)) if line]
+    odd = _odd(every, settings=settings) if rate_rpm else ""
+    warnings = [line for line in (missing, _contradiction(every), odd) if line]
     if rate_rpm == 0.0 and (line := _no_zero(every, missing, settings=settings)):
         load = None
         warnings.append(line)
@@ -240,12 +242,27 @@ def _no_zero(every: Sequence[Track], missing: str, *, settings: WindowSettings) 
             "its engines are busy, and no counter tells of requests: answers longer than "
             f"{settings.window_s:g} s, or requests that nothing counts; held"
         )
-    if hanging := [track for track in every if track.hangs]:
-        inside = sum(track.gauges["running"] + track.gauges["waiting"] for track in hanging)
-        return (
-            f"{inside:.0f} requests are in engines of which no counter has moved for "
-            f"{max(track.alive_s for track in hanging):.0f} s: do they hang? Held"
-        )
+    line = _hanging([track for track in every if track.hangs])
+    return f"{line} Held" if line else ""
+
+
+def _hanging(tracks: Sequence[Track]) -> str:
+    if not tracks:
+        return ""
+    inside = sum(track.gauges["running"] + track.gauges["waiting"] for track in tracks)
+    return (
+        f"{inside:.0f} requests are in engines of which no counter has moved for "
+        f"{max(track.alive_s for track in tracks):.0f} s: do they hang?"
+    )
+
+
+def _odd(every: Sequence[Track], *, settings: WindowSettings) -> str:
+    """Return what an operator should know of engines whose load is known all the same."""
+    long_s = HANGS_PART_MIN * settings.window_s
+    if line := _hanging([track for track in every if track.hangs and track.alive_s >= long_s]):
+        return line
+    if any(track.by_turns for track in every):
+        return "several processes answer by turns at one port: each was read by itself"
     return ""
 
 
@@ -377,7 +394,8 @@ def load_of(
     """
     firsts = total.get("firsts")
     in_tokens = next(
-        filter(None, (_mean(total.get("prompt"), count) for count in (firsts, ends, came))), None
+        filter(None, (_mean(total.get("prompt"), count) for count in (firsts, ends, came))),
+        _mean(total.get("prompt_lengths_tokens"), total.get("prompt_lengths")),
     )
     out_tokens = _mean(total.get("answer_tokens"), total.get("answers")) or next(
         filter(None, (_mean(total.get("generation"), count) for count in (ends, firsts, came))),

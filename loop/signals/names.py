@@ -1,8 +1,9 @@
-"""What engines call the quantities that the loop reads: one table for vLLM, SGLang and TGI; pure.
+"""What engines call the quantities that the loop reads: one table for vLLM and those who name
+theirs alike, SGLang, TensorRT-LLM and TGI; pure.
 
 Names are those of each engine's documentation: vLLM "Production Metrics" (older names beside newer
-ones), SGLang "Production Metrics", Text Generation Inference "Metrics". A user adds names of an
-exporter of their own with `Names.extended`.
+ones), SGLang "Production Metrics", TensorRT-LLM "Metrics", NIM "Observability", Text Generation
+Inference "Metrics". A user adds names of an exporter of their own with `Names.extended`.
 """
 
 from __future__ import annotations
@@ -42,10 +43,11 @@ HISTOGRAMS: Mapping[str, str] = MappingProxyType(
     {"ttft": "firsts", "itl": "steps", "e2e": "ends", "queue": "firsts"}
 )
 BUCKET = "_bucket"
+TOTAL = "_total"
 
 # The first name that a process uses counts, so newer names stand first.
 _VLLM: Mapping[str, Sequence[str]] = {
-    "ends": ("request_success_total",),
+    "ends": ("request_success_total", "request_finish_total"),
     "answers": ("request_generation_tokens_count",),
     "answer_tokens": ("request_generation_tokens_sum",),
     "firsts": ("time_to_first_token_seconds_count",),
@@ -71,8 +73,19 @@ _VLLM_HISTOGRAMS: Mapping[str, Sequence[str]] = {
     "e2e": ("e2e_request_latency_seconds",),
     "queue": ("request_queue_time_seconds",),
 }
-# vLLM's own, with the colon lost on the way, and as Ray Serve and KServe pass them on.
-_VLLM_PREFIXES = ("vllm:", "vllm_", "ray_vllm:", "ray_vllm_", "kserve_vllm:")
+_VLLM_NAMES = frozenset(chain.from_iterable(_VLLM.values()))
+# vLLM's own, with the colon lost on the way, and as Ray Serve and KServe pass them on; LMDeploy
+# names its metrics as vLLM does, and so does NIM, without a prefix.
+_VLLM_PREFIXES = (
+    *("vllm:", "vllm_", "ray_vllm:", "ray_vllm_", "kserve_vllm:", "kserve_vllm_"),
+    *("lmdeploy:", "lmdeploy_", ""),
+)
+
+_FAMILIES = (
+    tuple(prefix for prefix in _VLLM_PREFIXES if prefix),
+    ("sglang:", "sglang_"),
+    ("trtllm:", "trtllm_"),
+)
 
 _SGLANG: Mapping[str, Sequence[str]] = {
     "ends": ("sglang:e2e_request_latency_seconds_count", "sglang:num_requests_total"),
@@ -99,6 +112,25 @@ _SGLANG_HISTOGRAMS: Mapping[str, Sequence[str]] = {
     "itl": ("sglang:inter_token_latency_seconds", "sglang:time_per_output_token_seconds"),
     "e2e": ("sglang:e2e_request_latency_seconds",),
     "queue": ("sglang:queue_time_seconds",),
+}
+_TENSORRT: Mapping[str, Sequence[str]] = {
+    "ends": ("trtllm:request_success_total",),
+    "firsts": ("trtllm:time_to_first_token_seconds_count",),
+    "ttft_s": ("trtllm:time_to_first_token_seconds_sum",),
+    "prompt": ("trtllm:prompt_tokens_total",),
+    "generation": ("trtllm:generation_tokens_total",),
+    # It observes the mean of an answer, once a request.
+    "per_token": ("trtllm:time_per_output_token_seconds_count",),
+    "per_token_s": ("trtllm:time_per_output_token_seconds_sum",),
+    "cache_hits": ("trtllm:prompt_cached_tokens_total",),
+    "running": ("trtllm:num_active_requests",),
+    "waiting": ("trtllm:num_queued_requests", "trtllm:server_queue_length"),
+    "kv_usage": ("trtllm:kv_cache_utilization",),
+}
+_TENSORRT_HISTOGRAMS: Mapping[str, Sequence[str]] = {
+    "ttft": ("trtllm:time_to_first_token_seconds",),
+    "e2e": ("trtllm:e2e_request_latency_seconds",),
+    "queue": ("trtllm:request_queue_time_seconds",),
 }
 _TGI: Mapping[str, Sequence[str]] = {
     "ends": ("tgi_request_success", "tgi_request_success_total"),
@@ -186,35 +218,71 @@ class Names:
 
 
 def _pattern(names: Iterable[str]) -> str:
-    vllm, others = set(), set()
-    for name in names:
-        prefix = next((one for one in _VLLM_PREFIXES if name.startswith(one)), None)
-        if prefix is None or not re.fullmatch(r"[a-z_0-9]+", name.removeprefix(prefix)):
-            others.add(name)
-        else:
-            vllm.add(name.removeprefix(prefix))
-    prefixes = "|".join(_VLLM_PREFIXES)
-    return "|".join([f"(?:{prefixes})(?:{'|'.join(sorted(vllm))})", *sorted(others)])
+    """Return a regular expression for *names*, in which what they share stands once."""
+    left, parts = set(names), []
+    for prefixes in _FAMILIES:
+        told = {
+            name: match[1]
+            for name in left
+            if (match := re.fullmatch(rf"(?:{'|'.join(prefixes)})([a-z_0-9]+)", name))
+        }
+        if not told:
+            continue
+        ends = set(told.values())
+        # Those that stand without a prefix, too, make all of them optional.
+        optional = "?" if ends & left else ""
+        parts.append(f"(?:{'|'.join(prefixes)}){optional}(?:{'|'.join(_short(ends))})")
+        left -= told.keys() | ends
+    return "|".join([*parts, *_short(left)])
+
+
+def _short(names: Iterable[str]) -> list[str]:
+    """Return expressions for *names*; those with and without the end of counters are one."""
+    known = set(names)
+    return sorted(
+        f"{name}(?:{TOTAL})?" if name + TOTAL in known else name
+        for name in known
+        if name.removesuffix(TOTAL) == name or name.removesuffix(TOTAL) not in known
+    )
 
 
 def _default() -> Names:
     by_quantity: dict[str, tuple[str, ...]] = {}
     for quantity in QUANTITIES:
         vllm = (prefix + name for name in _VLLM.get(quantity, ()) for prefix in _VLLM_PREFIXES)
-        others = chain(_SGLANG.get(quantity, ()), _TGI.get(quantity, ()))
-        by_quantity[quantity] = (*vllm, *others)
+        colons = _with_underscores(*_SGLANG.get(quantity, ()), *_TENSORRT.get(quantity, ()))
+        by_quantity[quantity] = _without_total(*vllm, *colons, *_TGI.get(quantity, ()))
     # Pages tell it, of every process of a client library; the query to Prometheus does not ask for
     # it, for a namespace holds many processes that are no engines.
     by_quantity["start_time"] = ()
     histograms = {
         latency: (
             *(prefix + name for name in _VLLM_HISTOGRAMS[latency] for prefix in _VLLM_PREFIXES),
-            *_SGLANG_HISTOGRAMS[latency],
+            *_with_underscores(
+                *_SGLANG_HISTOGRAMS[latency], *_TENSORRT_HISTOGRAMS.get(latency, ())
+            ),
             *_TGI_HISTOGRAMS.get(latency, ()),
         )
         for latency in HISTOGRAMS
     }
     return Names(by_quantity=MappingProxyType(by_quantity), histograms=MappingProxyType(histograms))
+
+
+def _with_underscores(*names: str) -> tuple[str, ...]:
+    """Return *names*, and behind each the one that a way without colons makes of it."""
+    return tuple(one for name in names for one in (name, name.replace(":", "_")))
+
+
+def _without_total(*names: str) -> tuple[str, ...]:
+    """Return *names*, and behind them those that exporters leave without the end of counters. One
+    that names no engine could be anything then.
+    """
+    bare = (
+        name.removesuffix(TOTAL)
+        for name in names
+        if name.endswith(TOTAL) and name not in _VLLM_NAMES
+    )
+    return tuple(dict.fromkeys((*names, *bare)))
 
 
 NAMES = _default()

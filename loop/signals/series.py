@@ -14,7 +14,7 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, combinations, pairwise, starmap
 from typing import NamedTuple
 
 from loop.signals.names import COUNTERS, GAUGES, NAMES, Names
@@ -42,7 +42,11 @@ RANKS = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank")
 OF_ONE_BATCH = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
 VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
+# Labels that tell targets and engines apart, and never what one page shows of one engine.
+APART = frozenset((*RANKS, CONTAINER, "instance", "port", "endpoint"))
 MODEL_NAME = "model_name"
+# What a page calls its own, which a scraper that has a label of that name renames.
+_EXPORTED = {f"exported_{label}": label for label in (*OF_A_SERIES, *RANKS)}
 _PORT = re.compile(r":\d+$")
 
 # More ends than this are explained by no first tokens: a series that came late with all it had
@@ -51,6 +55,8 @@ ENDS_FACTOR_MAX, ENDS_MIN = 1.25, 5.0
 # A counter that a page begins to name was 0 before, if what it shows can have happened since: what
 # was inside, and that at three times its later rate or at ten requests a second.
 BORN_FACTOR, BORN_RPS = 3.0, 10.0
+TURNS_S_MAX = 900.0  # in longer, a process may have begun anew twice
+TURNS_MIN = 2  # falls of the counters of one port, beyond which it is not one process that restarts
 KV_IDLE_MAX = 0.01  # of an engine that does nothing; some blocks are never free
 # Prompt tokens per request of the life of the process, beyond what its ends explain.
 PROMPTS_FACTOR = 1.25
@@ -74,7 +80,7 @@ class Track:
     at_first: requests that it had had when it was scraped first (ended, running or waiting).
     arrived_by_…: how many requests each figure tells of. late: requests that a counter had counted
     before it was shown. running, waiting: these gauges at each scrape. tells_running: it has a
-    gauge of the requests that run.
+    gauge of the requests that run. by_turns: others answer at its port, too.
     """
 
     times_s: Sequence[float]
@@ -92,6 +98,7 @@ class Track:
     waiting: Sequence[float]
     tells_running: bool
     late: float
+    by_turns: bool = False
 
     @property
     def uncounted(self) -> bool:
@@ -155,7 +162,7 @@ def tracks_of(
         # Most series of a page differ in their metric alone: labels are told apart once.
         alike = by_labels.get(one.labels)
         if alike is None:
-            kept = [pair for pair in one.labels if pair[0] not in OF_A_SERIES]
+            kept = [pair for pair in _of_the_page(one.labels) if pair[0] not in OF_A_SERIES]
             scrape = tuple(pair for pair in kept if pair[0] in OF_A_SCRAPE)
             target = tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE)
             alike = by_labels[one.labels] = targets[target][scrape]
@@ -170,46 +177,93 @@ def tracks_of(
         found += [(target, process) for process in apart]
     if len(found) > 1:
         found = _without_copies(found, engines=engines)
-    tracks = (_track(process) for process in _with_gauges_of_their_own(found))
-    return [track for track in tracks if track is not None]
+    tracks = []
+    for process in _whole(found):
+        by_turns = _by_turns(process)
+        of_port = (_track(one, by_turns=len(by_turns) > 1) for one in by_turns)
+        tracks += [track for track in of_port if track is not None]
+    return tracks
 
 
-def _with_gauges_of_their_own(found: list[tuple[Labels, _Process]]) -> list[_Process]:
-    """Return the processes that tell of requests, with the gauges that their pages show under
-    further labels: SGLang's scheduler adds its ranks, what counts requests does not.
+def _of_the_page(labels: Labels) -> Labels:
+    """Return *labels* with those of the page under the names that they have there: a scraper that
+    adds labels of the same names keeps them as exported_….
     """
-    hosts = [(dict(target), process) for target, process in found if _tells_of_requests(process)]
-    seen: set[Labels] = set()
-    for target, process in sorted(found, key=lambda one: one[0]):
-        if _tells_of_requests(process):
+    if all(label not in _EXPORTED for label, _ in labels):
+        return labels
+    told = dict(labels)
+    for label in told.keys() & _EXPORTED.keys():
+        told[_EXPORTED[label]] = told.pop(label)
+    return tuple(sorted(told.items()))
+
+
+class _Page(NamedTuple):
+    """A process that tells of requests, its labels, and the quantities that it shows under them."""
+
+    labels: Mapping[str, str]
+    process: _Process
+    quantities: frozenset[str]
+
+    def shows(self, labels: Mapping[str, str], process: _Process) -> bool:
+        """Tell whether *process* is what the same page shows under further *labels*: other
+        quantities, at the same scrapes.
+        """
+        return (
+            self.labels.items() < labels.items()
+            and APART.isdisjoint(labels.keys() - self.labels.keys())
+            and self.quantities.isdisjoint(process.by_quantity)
+            and set(process.times_s) <= set(self.process.times_s)
+        )
+
+    def joined(self, further: Labels, columns: Mapping[str, Mapping[Labels, Points]]) -> _Page:
+        """Return the page with *columns* of series that have *further* labels."""
+        by_quantity = dict(self.process.by_quantity)
+        for quantity, of in columns.items():
+            own = {(*further, *labels): points for labels, points in of.items()}
+            by_quantity[quantity] = {**by_quantity.get(quantity, {}), **own}
+        return self._replace(process=_Process(self.process.times_s, by_quantity))
+
+
+def _whole(found: list[tuple[Labels, _Process]]) -> list[_Process]:
+    """Return the processes that tell of requests, with what their pages show of them under further
+    labels: SGLang's scheduler adds its ranks to gauges, and an exporter may tell one counter by
+    method and the others not.
+    """
+    pages: list[_Page] = []
+    gauges: list[tuple[Labels, _Process]] = []
+    for target, process in sorted(found, key=lambda one: (-len(one[1].by_quantity), one[0])):
+        if not _tells_of_requests(process):
+            gauges.append((target, process))
             continue
+        labels = dict(target)
+        k = next((k for k, page in enumerate(pages) if page.shows(labels, process)), None)
+        if k is None:
+            pages.append(_Page(labels, process, frozenset(process.by_quantity)))
+        else:
+            further = tuple(pair for pair in target if pair[0] not in pages[k].labels)
+            pages[k] = pages[k].joined(further, process.by_quantity)
+    seen: set[Labels] = set()
+    for target, process in sorted(gauges, key=lambda one: one[0]):
         batch = tuple(pair for pair in target if pair[0] not in OF_ONE_BATCH)
-        host = next(
+        k = next(
             (
                 k
-                for k, (labels, _) in enumerate(hosts)
-                if all(labels.get(label, value) == value for label, value in target)
+                for k, page in enumerate(pages)
+                if all(page.labels.get(label, value) == value for label, value in target)
             ),
             None,
         )
-        if host is None or batch in seen:
+        if k is None or batch in seen:
             continue
         seen.add(batch)
-        labels, of_host = hosts[host]
-        gauges = {
-            quantity: {
-                **of_host.by_quantity.get(quantity, {}),
-                **{
-                    (*batch, *own): _held_at(points, of_host.times_s)
-                    for own, points in process.by_quantity[quantity].items()
-                },
-            }
-            for quantity in GAUGES
-            if quantity in process.by_quantity
+        times_s = pages[k].process.times_s
+        columns = {
+            quantity: {own: _held_at(points, times_s) for own, points in of.items()}
+            for quantity, of in process.by_quantity.items()
+            if quantity in GAUGES
         }
-        merged = _Process(of_host.times_s, {**of_host.by_quantity, **gauges})
-        hosts[host] = (labels, merged)
-    return [process for _, process in hosts]
+        pages[k] = pages[k].joined(batch, columns)
+    return [page.process for page in pages]
 
 
 def _tells_of_requests(process: _Process) -> bool:
@@ -246,7 +300,7 @@ def _process(series: Sequence[Series], names: Names) -> _Process:
             continue
         own = of_labels.get(one.labels)
         if own is None:
-            own = tuple(pair for pair in one.labels if pair[0] in OF_A_SERIES)
+            own = tuple(pair for pair in _of_the_page(one.labels) if pair[0] in OF_A_SERIES)
             of_labels[one.labels] = own
         for quantity, rank in names.ranks.get(one.metric, ()):
             best = ranked.get(quantity)
@@ -305,7 +359,8 @@ def _may_be_one(one: Labels, other: Labels, *, engines: Collection[str]) -> bool
     containers = {first.get(CONTAINER), second.get(CONTAINER)}
     if len(containers) > 1 and containers <= set(engines):
         return False
-    return all(first.get(label) == second.get(label) for label in RANKS)
+    shared = first.keys() & second.keys() & set(RANKS)
+    return all(first[label] == second[label] for label in shared)
 
 
 def _named_as_one(one: Labels, other: Labels) -> bool:
@@ -358,15 +413,118 @@ def _copy(one: _Process, other: _Process) -> bool:
     grew = False
     for quantity in COUNTERS:
         mine, its = one.by_quantity.get(quantity, {}), other.by_quantity.get(quantity, {})
-        for labels in mine.keys() & its.keys():
-            values = [value for _, value in sorted((*mine[labels], *its[labels]))]
+        pairs = [(mine[labels], its[labels]) for labels in mine.keys() & its.keys()]
+        if not pairs and len(mine) == len(its) == 1:
+            # Whoever scraped the one may have dropped a label that the other has.
+            pairs = list(zip(mine.values(), its.values(), strict=True))
+        for pair in pairs:
+            values = [value for _, value in sorted(chain.from_iterable(pair))]
             if any(later < earlier for earlier, later in pairwise(values)):
                 return False
             grew = grew or (quantity in ("prompt", "generation") and values[-1] > values[0])
     return grew
 
 
-def _track(process: _Process) -> Track | None:
+def _by_turns(process: _Process) -> list[_Process]:
+    """Return the processes that have answered by turns at the port of *process*: it alone, but for
+    workers behind one port of which each counts for itself.
+
+    Its counters fall then, and later are again where they had been before: no process that begins
+    anew counts on from there. A worker that was met once is taken to do as much as another.
+    """
+    counters = [
+        points for counter in COUNTERS for points in process.by_quantity.get(counter, {}).values()
+    ]
+    times_s = process.times_s
+    if not times_s or times_s[-1] - times_s[0] > TURNS_S_MAX:
+        return [process]
+    if not any(now < before for points in counters for (_, before), (_, now) in pairwise(points)):
+        return [process]
+    columns = [_at(points, times_s) for points in counters]
+    shown = list(zip(*columns, strict=True))
+    falls = sum(starmap(_less, pairwise(shown)))
+    requests = [
+        _at(points, times_s)
+        for name in TELL_OF_REQUESTS
+        for points in process.by_quantity.get(name, {}).values()
+    ]
+    most_rps = BORN_RPS + BORN_FACTOR * _slowest_rps(requests, times_s)
+    chains: list[list[int]] = []
+    turns, jumps = 0, False
+    for k, now in enumerate(shown):
+        fitting = []
+        for of in chains:
+            if _less(shown[of[-1]], now):
+                continue
+            if _most(requests, of[-1], k) > most_rps * (times_s[k] - times_s[of[-1]]):
+                jumps = True
+            else:
+                fitting.append(of)
+        found = min(fitting, key=lambda of: _distance(shown[of[-1]], now), default=None)
+        if found is None:
+            chains.append([k])
+            continue
+        turns += found[-1] != k - 1
+        found.append(k)
+    if not turns or (falls < TURNS_MIN and not jumps):
+        return [process]
+    met = [_at_scrapes(process, [times_s[k] for k in of]) for of in chains if len(of) > 1]
+    return met + met[:1] * (len(chains) - len(met))
+
+
+def _slowest_rps(columns: Iterable[Sequence[float | None]], times_s: Sequence[float]) -> float:
+    """Return the least rate at which any of *columns* grew from one time to another."""
+    rises = (
+        (now - before) / (time_s - earlier_s)
+        for column in columns
+        for (earlier_s, before), (time_s, now) in combinations(zip(times_s, column, strict=True), 2)
+        if before is not None and now is not None and now > before
+    )
+    return min(rises, default=0.0)
+
+
+def _most(columns: Iterable[Sequence[float | None]], k: int, later: int) -> float:
+    """Return by how much the fastest of *columns* grew between two places."""
+    steps = ((column[k], column[later]) for column in columns)
+    return max(
+        (now - before for before, now in steps if before is not None and now is not None),
+        default=0.0,
+    )
+
+
+def _less(before: Sequence[float | None], now: Sequence[float | None]) -> bool:
+    """Tell whether any counter shows less *now* than *before*."""
+    return any(
+        old is not None and new is not None and new < old
+        for old, new in zip(before, now, strict=True)
+    )
+
+
+def _distance(before: Sequence[float | None], now: Sequence[float | None]) -> float:
+    return sum(
+        new - old
+        for old, new in zip(before, now, strict=True)
+        if old is not None and new is not None
+    )
+
+
+def _at_scrapes(process: _Process, times_s: list[float]) -> _Process:
+    """Return what *process* showed at *times_s*."""
+    kept = set(times_s)
+    return _Process(
+        times_s,
+        {
+            quantity: {
+                labels: points
+                for labels, all_points in of.items()
+                if (points := [point for point in all_points if point[0] in kept])
+            }
+            for quantity, of in process.by_quantity.items()
+        },
+    )
+
+
+def _track(process: _Process, *, by_turns: bool = False) -> Track | None:
     """Return what *process* did, or None where it does not tell of requests."""
     times_s, by_quantity = process.times_s, process.by_quantity
     if not times_s or not _tells_of_requests(process):
@@ -384,6 +542,7 @@ def _track(process: _Process) -> Track | None:
             columns = by_quantity[counter].values()
             grown[counter] = _grown(columns, times_s, broken, births=births, of=counter)
     told = _arrivals(process, grown, running=running, waiting=waiting, broken=broken, births=births)
+    ends_told = "ends" in grown or "answers" in grown
     start = by_quantity.get("start_time")
     ended = _first_value(by_quantity.get("ends") or by_quantity.get("answers"), times_s[0])
     usage = by_quantity.get("kv_usage")
@@ -398,7 +557,7 @@ def _track(process: _Process) -> Track | None:
             else 0.0,
         },
         arrived=told.counted,
-        arrived_by_ends=told.by_ends[-1],
+        arrived_by_ends=(told.by_ends if ends_told else told.counted)[-1],
         arrived_by_firsts=(told.by_firsts or told.by_ends)[-1],
         arrived_by_prompts=(told.by_prompts or told.by_ends)[-1],
         alive_s=sum(
@@ -413,6 +572,7 @@ def _track(process: _Process) -> Track | None:
         waiting=waiting,
         tells_running="running" in by_quantity,
         late=births.late,
+        by_turns=by_turns,
     )
 
 

@@ -13,10 +13,12 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs
 
 import httpx
 import pytest
 
+from loop.backends.kube.labels import NAME
 from loop.backends.kube.read import scraped
 from loop.backends.metrics.prometheus import (
     Prometheus,
@@ -181,6 +183,60 @@ def test_the_query_is_posted_for_the_present_of_the_run() -> None:
     (request,) = requests
     assert (request.method, request.url.path) == ("POST", "/api/v1/query")
     assert f"time={EPOCH_S + NOW_S:.3f}" in request.content.decode()
+
+
+RARE_NAMES = {
+    "vllm:request_success_total": 1.0,
+    "vllm:prompt_tokens_total": 100.0,
+    "vllm:generation_tokens_total": 200.0,
+}
+
+
+def scraping(intervals_s: dict[str, float]) -> Callable[[httpx.Request], httpx.Response]:
+    """Return a Prometheus that scrapes pods of one request a second, by name, at intervals of their
+    own.
+    """
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        told = parse_qs(request.content.decode())
+        at_s = float(told["time"][0]) - EPOCH_S
+        reach = re.search(r"\[(\d+)ms\]$", told["query"][0])
+        if reach is None:
+            return httpx.Response(200, json=matrix())
+        begin_s = at_s - int(reach[1]) / 1000.0
+        result = []
+        for name, interval_s in intervals_s.items():
+            times = [10.0 + interval_s * k for k in range(200)]
+            fitting = [t_s for t_s in times if begin_s < t_s <= at_s]
+            result += [
+                series(metric, [(t_s, str(each * t_s)) for t_s in fitting], pod_name=name)
+                for metric, each in RARE_NAMES.items()
+            ]
+        return httpx.Response(200, json=matrix(*result))
+
+    return handle
+
+
+def test_pods_that_are_scraped_once_a_minute_are_read_over_a_longer_window() -> None:
+    """So a Prometheus does that nobody has told otherwise: its servers were held for ever."""
+    rare, frequent = server(pod("a")), server(pod("b", of="dep2"), name="dep2", labels={NAME: "s2"})
+    names = [one.pods[0].name for one in (rare, frequent)]
+    times_s = [600.0]
+    transport = httpx.MockTransport(scraping(dict(zip(names, (60.0, 15.0), strict=True))))
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + times_s[-1], transport=transport)
+    ) as source:
+        seen = [source.measure([scraped(rare), scraped(frequent)], now_s=600.0)]
+        for t_s in (660.0, 725.0, 790.0):
+            times_s.append(t_s)
+            seen.append(source.measure([scraped(rare), scraped(frequent)], now_s=t_s))
+    loads = [found.figures[name].load for found in seen for name in ("s1", "s2")]
+    assert [load.rate_rpm if load else None for load in loads] == pytest.approx([60.0] * 8)
+    assert [found.warnings for found in seen] == [
+        ("prometheus: s1: its pods are scraped every 60 s: its figures are over 150 s, not 60",),
+        *[()] * 3,
+    ]
+    assert all(found.figures["s1"].warnings == () for found in seen)
 
 
 def test_no_series_is_an_answer_the_load_is_unknown_and_labels_may_tell_it() -> None:

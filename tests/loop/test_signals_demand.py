@@ -5,7 +5,7 @@ never an idle one.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import pytest
@@ -878,6 +878,152 @@ def test_engines_without_first_tokens_are_read_by_their_ends() -> None:
     """Embeddings have no token that comes first."""
     samples = [
         Sample(one.t_s, {**one.told, "ttft_count": 0.0, "ttft_sum": 0.0}) for one in steady(rps=1.0)
+    ]
+    found = seen({"a": samples}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+
+
+def told_by(t_s: float, base: float, metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return what a worker of one request a second shows of *metrics*, per request, at a time."""
+    requests = base + t_s - (NOW_S - 60.0)
+    return {name: each * requests for name, each in metrics.items()}
+
+
+EACH = {"success": 1.0, "prompt": 100.0, "generation": 200.0, "ttft_count": 1.0}
+
+
+@pytest.mark.parametrize("turns", ["ABAB", "AABA", "BAAB", "ABBABAABAB", "ABCACBACBA"])
+def test_workers_that_answer_by_turns_at_one_port_are_read_each_by_itself(turns: str) -> None:
+    """Several server processes behind one port each show counters of their own: 3,870 rpm were
+    read for 120.
+    """
+    bases = {"A": 1000.0, "B": 40.0, "C": 7000.0}
+    times = [NOW_S - 55.0 + 50.0 * k / (len(turns) - 1) for k in range(len(turns))]
+    samples = [
+        Sample(t_s, {**told_by(t_s, bases[worker], EACH), "running": 2.0, "waiting": 0.0})
+        for t_s, worker in zip(times, turns, strict=True)
+    ]
+    found = seen({"a": samples}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0 * len(set(turns)))
+    assert found.warnings == (
+        "several processes answer by turns at one port: each was read by itself",
+    )
+
+
+@pytest.mark.parametrize(
+    "counted", [(10.0, 2.0, 12.0, 22.0), (5000.0, 5750.0, 10.0, 760.0), (100.0, 115.0, 3.0, 18.0)]
+)
+def test_a_process_that_restarts_is_one_whatever_it_counts_later(
+    counted: tuple[float, ...],
+) -> None:
+    """Its counters may come again to where they were."""
+    samples = [
+        Sample(
+            NOW_S - 50.0 + 15.0 * k,
+            {**{name: each * n for name, each in EACH.items()}, "running": 1.0},
+        )
+        for k, n in enumerate(counted)
+    ]
+    (track,) = tracks_of(series_of(samples))
+    assert not track.by_turns
+
+
+def test_a_counter_that_has_labels_of_its_own_is_of_the_same_engine() -> None:
+    """Told by method, it was taken for a further engine: 120 rpm for 60."""
+    (rest, ends) = (
+        engine(NOW_S - 50.0, rps=1.0, base=5000.0),
+        [
+            Sample(one.t_s, {"success": one.told["success"]})
+            for one in engine(NOW_S - 50.0, rps=0.5, base=90.0)
+        ],
+    )
+    series = series_of([Sample(one.t_s, {**one.told, "success": None}) for one in rest])
+    for method in ("generate", "generate_stream"):
+        series += series_of(ends, labels={"method": method})
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    assert found.pods[name_of("a")].running == 4
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"job": "a", "exported_model_name": "m"}, {"job": "b", "model_name": "m"}),
+        ({"job": "a", "engine": "0"}, {"job": "b"}),
+    ],
+)
+def test_copies_are_known_though_a_scraper_has_renamed_or_dropped_a_label(
+    one: Mapping[str, str], other: Mapping[str, str]
+) -> None:
+    """Two jobs seldom have the same rules."""
+    series = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0), labels=one)
+    series += series_of(engine(NOW_S - 46.0, rps=1.0, base=5004.0), labels=other)
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(60.0)
+
+
+def test_an_engine_that_hangs_while_others_work_is_told() -> None:
+    """What it has counted as running keeps replicas that can do nothing for it."""
+    stuck = [sample(t_s, success=900.0, running=35.0) for t_s in (555.0, 570.0, 585.0, 600.0)]
+    found = seen({"a": steady(rps=1.0), "b": stuck}, pod("a"), pod("b"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    assert found.warnings == (
+        "35 requests are in engines of which no counter has moved for 45 s: do they hang?",
+    )
+
+
+@pytest.mark.parametrize(
+    "rename",
+    [
+        lambda name: name.removesuffix("_total"),
+        lambda name: name.replace("vllm:", "lmdeploy:"),
+        lambda name: name.replace("vllm:", "kserve_vllm_"),
+        lambda name: name.removeprefix("vllm:").replace("success", "finish"),
+    ],
+)
+def test_engines_that_name_their_metrics_as_vllm_does_are_read(
+    rename: Callable[[str], str],
+) -> None:
+    """LMDeploy, NIM, and exporters that leave out a prefix or the end of counters."""
+    series = [
+        one._replace(metric=rename(one.metric))
+        for one in series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0))
+    ]
+    found = told_of({"a": series}, pod("a"))
+    assert found.load is not None
+    assert (found.load.rate_rpm, found.load.in_tokens, found.load.out_tokens) == pytest.approx(
+        (60.0, 100.0, 200.0)
+    )
+    assert found.pods[name_of("a")].running == 4
+
+
+@pytest.mark.parametrize("prefix", ["trtllm:", "trtllm_"])
+def test_tensorrt_tells_the_latency_between_tokens_once_a_request(prefix: str) -> None:
+    """Its histogram of the time per output token observes the mean of each answer."""
+    names = {
+        "request_success_total": 1.0,
+        "time_to_first_token_seconds_count": 1.0,
+        "time_to_first_token_seconds_sum": 0.05,
+        "prompt_tokens_total": 100.0,
+        "generation_tokens_total": 200.0,
+        "time_per_output_token_seconds_count": 1.0,
+        "time_per_output_token_seconds_sum": 0.012,
+    }
+    times = [NOW_S - 50.0 + 15.0 * k for k in range(4)]
+    series = [
+        Series(prefix + name, (), [(t_s, each * t_s) for t_s in times])
+        for name, each in names.items()
+    ]
+    series.append(Series(f"{prefix}num_active_requests", (), [(t_s, 3.0) for t_s in times]))
+    found = told_of({"a": series}, pod("a"))
+    assert (rate_rpm(found), found.itl_ms) == pytest.approx((60.0, 12.0))
+    assert found.pods[name_of("a")].running == 3
+
+
+def test_engines_that_count_no_ends_are_not_told_to_contradict_themselves() -> None:
+    """Engines with several frontends show first tokens and no ends: so it is, each cycle anew."""
+    samples = [
+        Sample(one.t_s, {**one.told, "success": None, "answers": None, "answer_tokens": None})
+        for one in engine(NOW_S - 50.0, rps=1.0, base=5000.0)
     ]
     found = seen({"a": samples}, pod("a"))
     assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())

@@ -13,7 +13,7 @@ import json
 import re
 import ssl
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import chain
@@ -24,6 +24,7 @@ import httpx
 
 from loop.backends.fetch import Bounds, Fetched, FetchError, fetch
 from loop.backends.metrics.percentiles import Turns, buckets_query, read_buckets, restarted
+from loop.backends.metrics.reach import WIDEST_S, Reaches, within
 from loop.backends.metrics.source import Measurement, Shown
 from loop.clocks import wall_s
 from loop.errors import LoopError, SpecError
@@ -105,6 +106,7 @@ class Prometheus:
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
         self._owners: dict[PodKey, tuple[str, float]] = {}
         self._turns = Turns()
+        self._reaches = Reaches(settings.window)
         self._told_labels: set[str] = set()
         self._percentiles_from_s = float("-inf")  # no sooner they are asked for
 
@@ -116,25 +118,21 @@ class Prometheus:
         """Return the figures of *servers*; where Prometheus fails, none of any, and the reason."""
         if not servers:
             return Measurement()
-        query = window_query(sorted({server.namespace for server in servers}), self._settings)
+        self._reaches.forget(servers)
+        self._remember(servers, now_s=now_s)
+        query = window_query(_spaces(servers), self._settings, reach_s=self._reaches.longest_s)
         try:
             answer, at_s, told = self._ask_at_its_now(query)
-            series = read_matrix(answer, settings=self._settings, epoch_s=at_s - now_s)
+            by_server = self._shared(answer, servers, epoch_s=at_s - now_s)
+            tracks = self._tracks(servers, by_server, now_s=now_s)
+            told += self._look_farther(servers, by_server, tracks, at_s=at_s, now_s=now_s)
         except PrometheusError as error:
             return Measurement(error=f"prometheus: {error}")
-        window, names = self._settings.window, self._settings.names
-        self._remember(servers, now_s=now_s)
-        by_server = share(series, servers, known={key: of for key, (of, _) in self._owners.items()})
-        tracks = {
-            one.name: {
-                pod: tracks_of(of, names=names, engines=one.engines)
-                for pod, of in by_server[one.name].items()
-            }
-            for one in servers
-        }
         found = {
             one.name: replace(
-                figures(one, tracks[one.name], now_s=now_s, settings=window),
+                figures(
+                    one, tracks[one.name], now_s=now_s, settings=self._reaches.window(one.name)
+                ),
                 model_names=model_names(chain.from_iterable(by_server[one.name].values())),
             )
             for one in servers
@@ -146,6 +144,71 @@ class Prometheus:
         told += self._learn_percentiles(servers, tracks, at_s=at_s, now_s=now_s)
         found = {name: self._with_known(of, name, now_s=now_s) for name, of in found.items()}
         return Measurement(figures=found, warnings=tuple(told))
+
+    def _shared(
+        self, answer: Mapping[str, Any], servers: Sequence[ScrapedServer], *, epoch_s: float
+    ) -> dict[str, dict[str, Sequence[Series]]]:
+        """Return the series of an *answer* by server and pod. Raise PrometheusError."""
+        series = read_matrix(answer, settings=self._settings, epoch_s=epoch_s)
+        return share(series, servers, known={key: of for key, (of, _) in self._owners.items()})
+
+    def _tracks(
+        self,
+        servers: Iterable[ScrapedServer],
+        by_server: Mapping[str, Mapping[str, Sequence[Series]]],
+        *,
+        now_s: float,
+    ) -> dict[str, dict[str, list[Track]]]:
+        """Return the tracks of the pods of *servers*, each over the window of its server."""
+        names, longest_s = self._settings.names, self._reaches.longest_s
+        found: dict[str, dict[str, list[Track]]] = {}
+        for one in servers:
+            window_s = self._reaches.window(one.name).window_s
+            found[one.name] = {
+                pod: tracks_of(
+                    of if window_s == longest_s else within(of, begin_s=now_s - window_s),
+                    names=names,
+                    engines=one.engines,
+                )
+                for pod, of in by_server[one.name].items()
+            }
+        return found
+
+    def _look_farther(
+        self,
+        servers: Sequence[ScrapedServer],
+        by_server: dict[str, dict[str, Sequence[Series]]],
+        tracks: dict[str, dict[str, list[Track]]],
+        *,
+        at_s: float,
+        now_s: float,
+    ) -> list[str]:
+        """Put what a longer look back tells into *by_server* and *tracks* of the servers whose
+        scrapes are too rare for their window; return what to tell of that.
+        """
+        reaches = self._reaches
+        told = [
+            reaches.learn(one.name, chain.from_iterable(by_server[one.name].values()))
+            for one in servers
+            if reaches.stretched(one.name)
+        ]
+        due = set(reaches.due(servers, tracks, now_s=now_s))
+        blind = [one for one in servers if one.name in due]
+        if blind:
+            query = window_query(_spaces(blind), self._settings, reach_s=WIDEST_S)
+            answer = _parsed(self._ask(query, at_s=at_s))
+            farther = self._shared(answer, blind, epoch_s=at_s - now_s)
+            by_server |= farther
+            told += [
+                reaches.learn(name, chain.from_iterable(of.values()))
+                for name, of in farther.items()
+            ]
+            for one in blind:
+                # What the longest window is now does not tell how far this answer reaches.
+                begin_s = now_s - reaches.window(one.name).window_s
+                cut = {pod: within(of, begin_s=begin_s) for pod, of in farther[one.name].items()}
+                tracks |= self._tracks([one], {one.name: cut}, now_s=now_s)
+        return [f"prometheus: {line}" for line in told if line]
 
     def _renamed(self, answer: Mapping[str, Any]) -> list[str]:
         """Return a line if series name their pod by another label than the one that is read, once
@@ -193,7 +256,7 @@ class Prometheus:
         query = buckets_query(
             [*matchers, f'{settings.pod_label}=~"{_any_of(pods)}"'],
             by,
-            window_s=settings.window.window_s,
+            window_s=max(self._reaches.window(one.name).window_s for one in due),
         )
         try:
             asked = {
@@ -399,12 +462,14 @@ class Prometheus:
         return headers
 
 
-def window_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str:
+def window_query(
+    namespaces: Sequence[str], settings: PrometheusSettings, *, reach_s: float | None = None
+) -> str:
     """Return the instant query for the samples of engines' metrics in *namespaces*, as far back as
-    the window reaches.
+    the window reaches, or *reach_s*.
     """
     matchers = _matchers(settings.names.pattern, namespaces, settings)
-    return f"{{{','.join(matchers)}}}[{round(1000 * settings.window.window_s)}ms]"
+    return f"{{{','.join(matchers)}}}[{round(1000 * (reach_s or settings.window.window_s))}ms]"
 
 
 def names_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str:
@@ -419,6 +484,10 @@ def _matchers(
 ) -> Sequence[str]:
     matchers = [f'__name__=~"{pattern}"', f'{settings.namespace_label}=~"{_any_of(namespaces)}"']
     return [*matchers, settings.matchers] if settings.matchers else matchers
+
+
+def _spaces(servers: Iterable[ScrapedServer]) -> list[str]:
+    return sorted({server.namespace for server in servers})
 
 
 def _any_of(texts: Sequence[str]) -> str:
