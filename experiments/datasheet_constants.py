@@ -16,6 +16,7 @@ import csv
 import sys
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from math import exp
 from pathlib import Path
 
 import numpy as np
@@ -23,16 +24,8 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from experiments.config import SAMPLE_DATA
-from twin.fit.datasheet import (
-    BLOCK,
-    CONSTANTS,
-    Accelerator,
-    Constants,
-    ModelFacts,
-    estimate,
-    read_accelerators,
-    read_model,
-)
+from twin.fit.datasheet import BLOCK, CONSTANTS, Accelerator, Constants, estimate, read_accelerators
+from twin.fit.model_config import ModelFacts, read_model
 from twin.spec import LatencyModel
 
 Floats = npt.NDArray[np.float64]
@@ -67,6 +60,7 @@ START = Constants(
 )
 LOWER = (0.5, 0.0, 0.0, 0.2, 0.2, 0.0)
 UPPER = (3.0, 0.3, 0.3, 5.0, 5.0, 30.0)
+ROUNDS = 30  # of solving for the batch, on which the experts depend that are read
 # A batch is limited, and the closed form knows no queue.
 BUSY = 0.9
 
@@ -137,6 +131,12 @@ def predict(stage: Stage, constants: Constants) -> tuple[float, float, float]:
     busy = stage.rate_per_ms * (latency_model.beta_ms * computed + each * decodes)
     iteration_ms = latency_model.alpha_ms / max(1.0 - busy, 0.05)
     batch = stage.rate_per_ms * decodes * iteration_ms
+    for _ in range(ROUNDS if latency_model.experts_ms else 0):
+        # The mean of idle^n over a batch n that varies as arrivals do.
+        saved_ms = latency_model.experts_ms * exp(batch * (latency_model.experts_idle - 1.0))
+        wanted_ms = (latency_model.alpha_ms - saved_ms) / max(1.0 - busy, 0.05)
+        iteration_ms = (iteration_ms + wanted_ms) / 2.0
+        batch = stage.rate_per_ms * decodes * iteration_ms
     ttft_ms = found.overhead_ms + (1.0 + WAITS) * iteration_ms + latency_model.beta_ms * computed
     return ttft_ms, ttft_ms + decodes * iteration_ms, batch
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from twin.fit.datasheet import Accelerator, DataSheetModel, Dtype, ModelFacts, estimate
+from twin.fit.datasheet import Accelerator, DataSheetModel, Dtype, estimate
+from twin.fit.model_config import ModelFacts
 from twin.spec import Scheduling, SpecError
 
 TP_SIZES = (1, 2, 4, 8)
@@ -84,11 +85,16 @@ def max_batch_of(engine: DataSheetModel, tokens: Tokens) -> int:
 
 def perf_parms(engine: DataSheetModel) -> Json:
     """Return the latency model under the names of model-data.json."""
-    return {
-        "alpha": round(engine.latency_model.alpha_ms, 4),
-        "beta": float(f"{engine.latency_model.beta_ms:.4g}"),
-        "gamma": float(f"{engine.latency_model.gamma_ms:.4g}"),
+    model = engine.latency_model
+    found = {
+        "alpha": round(model.alpha_ms, 4),
+        "beta": float(f"{model.beta_ms:.4g}"),
+        "gamma": float(f"{model.gamma_ms:.4g}"),
     }
+    if model.experts_ms:
+        found |= {"expertsMs": round(model.experts_ms, 4)}
+        found |= {"expertsIdle": round(model.experts_idle, 6)}
+    return found
 
 
 def model_row(engine: DataSheetModel, tokens: Tokens, scheduling: Scheduling) -> Json:

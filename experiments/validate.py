@@ -29,16 +29,10 @@ from experiments.datasheet_constants import (
 )
 from experiments.published import published
 from experiments.real_runs import pods, runs
-from twin.fit.datasheet import (
-    CONSTANTS,
-    Constants,
-    DataSheetModel,
-    estimate,
-    read_accelerators,
-    read_model,
-)
+from twin.fit.datasheet import CONSTANTS, Constants, DataSheetModel, estimate, read_accelerators
 from twin.fit.fitting import FAMILIES, fit_logs
 from twin.fit.logs import read_logs
+from twin.fit.model_config import read_model
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits
 from twin.fit.search import prior_of
@@ -430,6 +424,7 @@ def _stage(stage: Stage, values: Floats, *, budget: int) -> Steady:
         latency_model=replace(
             sheet,
             alpha_ms=sheet.alpha_ms * float(alpha),
+            experts_ms=sheet.experts_ms * float(alpha),
             beta_ms=sheet.beta_ms * float(beta),
             gamma_ms=sheet.gamma_ms * float(gamma),
         ),

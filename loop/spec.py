@@ -31,7 +31,8 @@ class Perf:
 
     alpha, beta and gamma make the sum that the Go tools read; launch_ms and weights_ms, if given,
     take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). Of
-    the scheduling only the tail of latencies knows, not the means.
+    the scheduling only the tail of latencies knows, not the means; of the experts that few requests
+    leave alone the twin knows, not the optimizer, which sizes for batches that need them all.
     overhead_ms is what a request spends outside the engine. tokens_per_step above 1 is speculative
     decoding: how many tokens a step adds to an answer on the mean. kv_tokens is the KV capacity of
     one replica [tokens] (from twin-data.json), None if not known; it caps the batch. start_up_s is
@@ -49,6 +50,8 @@ class Perf:
     launch_ms: float | None = None
     weights_ms: float | None = None
     p: float = 1.0
+    experts_ms: float = 0.0
+    experts_idle: float = 0.0
     scheduling: Scheduling = "sync"
     overhead_ms: float = 0.0
     tokens_per_step: float = 1.0
@@ -68,6 +71,8 @@ class Perf:
             gamma_ms=self.gamma_ms,
             launch_ms=launch_ms,
             p=self.p,
+            experts_ms=min(self.experts_ms, weights_ms),
+            experts_idle=self.experts_idle,
         )
 
 

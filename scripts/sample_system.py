@@ -20,7 +20,8 @@ from loop.optimizer.front import OptimizerSettings, optimize
 from loop.optimizer.rules.ours import OURS
 from loop.schema.reading import parse_system
 from loop.spec import SystemData
-from twin.fit.datasheet import Accelerator, DataSheetModel, estimate, read_accelerators, read_model
+from twin.fit.datasheet import Accelerator, DataSheetModel, estimate, read_accelerators
+from twin.fit.model_config import read_model
 
 SAMPLES = Path(__file__).resolve().parent.parent / "sample-data"
 MAX_NUM_SEQS = 256

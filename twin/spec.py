@@ -77,6 +77,10 @@ class LatencyModel:
     alpha a part, launch, stands alone; the rest, weights, is read from memory as the KV cache is,
     and reading overlaps with computing, the more the larger p is:
     launch + ((weights + gamma·kv)^p + (beta·tokens)^p)^(1/p).
+
+    A mixture of experts reads those only that some token chose. experts is the time of alpha that
+    reading all of them takes, idle the share that one token leaves alone: of an iteration of n
+    tokens, experts · idle^n is saved.
     """
 
     alpha_ms: float
@@ -84,6 +88,13 @@ class LatencyModel:
     gamma_ms: float
     launch_ms: float = 0.0
     p: float = 1.0
+    experts_ms: float = 0.0
+    experts_idle: float = 0.0
+
+    @property
+    def is_plain(self) -> bool:
+        """Tell whether it is the sum, with an alpha that is always the same."""
+        return self.p == 1.0 and self.experts_ms == 0.0
 
     @property
     def weights_ms(self) -> float:

@@ -176,13 +176,31 @@ def _latency_model(entry: Entry, known: LatencyModel) -> LatencyModel:
     launch_ms = entry.number("a", at_least=0, default=known.launch_ms)
     weights_ms = entry.number("w", at_least=0, default=max(alpha_ms - launch_ms, 0.0))
     divided = entry.has("a") or entry.has("w")
+    if divided:
+        alpha_ms = launch_ms + weights_ms
+    else:
+        launch_ms = min(launch_ms, alpha_ms)
     return LatencyModel(
-        alpha_ms=launch_ms + weights_ms if divided else alpha_ms,
+        alpha_ms=alpha_ms,
         beta_ms=entry.number("beta", at_least=0, default=known.beta_ms),
         gamma_ms=entry.number("gamma", at_least=0, default=known.gamma_ms),
-        launch_ms=min(launch_ms, alpha_ms) if not divided else launch_ms,
+        launch_ms=launch_ms,
         p=entry.number("p", at_least=1, at_most=P_MAX, default=known.p),
+        **_experts(entry, known, weights_ms=alpha_ms - launch_ms),
     )
+
+
+def _experts(entry: Entry, known: LatencyModel, *, weights_ms: float) -> dict[str, float]:
+    """Return what of the weights is experts; weights of their own have as large a part of them."""
+    share = min(known.experts_ms / known.weights_ms, 1.0) if known.experts_ms else 0.0
+    return {
+        "experts_ms": entry.number(
+            "expertsMs", at_least=0, at_most=weights_ms, default=share * weights_ms
+        ),
+        "experts_idle": entry.number(
+            "expertsIdle", at_least=0, at_most=1, default=known.experts_idle
+        ),
+    }
 
 
 def _server(row: Entry, server: Server) -> Server:

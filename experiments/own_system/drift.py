@@ -348,8 +348,8 @@ def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved 
         if name == "overhead":
             changed = replace(perf, overhead_ms=perf.overhead_ms * factor)
         elif name == "alpha":
-            launch_ms = model.launch_ms * factor
-            model = replace(model, alpha_ms=model.alpha_ms * factor, launch_ms=launch_ms)
+            parts = ("alpha_ms", "launch_ms", "experts_ms")
+            model = replace(model, **{part: getattr(model, part) * factor for part in parts})
         else:
             field_name = f"{name}_ms"
             model = replace(model, **{field_name: getattr(model, field_name) * factor})

@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 
 from experiments.own_system.base import Base
 from loop.backends.kube.nodes import known_type
-from twin.fit.datasheet import Accelerator, ModelFacts
+from twin.fit.datasheet import Accelerator
+from twin.fit.model_config import ModelFacts
 
 # Words of a model's name that do not tell one architecture from another.
 _FILLERS = frozenset(

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from twin.fit.datasheet import Accelerator, DataSheetModel, ModelFacts
+    from twin.fit.datasheet import Accelerator, DataSheetModel
+    from twin.fit.model_config import ModelFacts
 
 CONFIG_HELP = (
     "the model: its config.json as Hugging Face publishes it, or a name of sample-data/models"
@@ -87,7 +88,7 @@ def find_model(given: str) -> ModelFacts:
     """Return the model of the file, the folder or the name *given*."""
     from experiments.config import SAMPLE_DATA
     from twin.datafile import did_you_mean
-    from twin.fit.datasheet import read_model
+    from twin.fit.model_config import read_model
     from twin.spec import SpecError
 
     path = Path(given)

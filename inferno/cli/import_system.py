@@ -18,7 +18,7 @@ from inferno.worlds.kube_options import add_cluster_options, add_prometheus_opti
 if TYPE_CHECKING:
     from experiments.own_system.directory import Imported
     from experiments.own_system.known import Known
-    from twin.fit.datasheet import ModelFacts
+    from twin.fit.model_config import ModelFacts
 
 TEXT = """\
 Write a data directory from a cluster: its managed Deployments, or those with

@@ -12,7 +12,8 @@ from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.datasheets import CONFIG_HELP, accelerators, add_dtype_option, find_model
 
 if TYPE_CHECKING:
-    from twin.fit.datasheet import Accelerator, DataSheetModel, ModelFacts
+    from twin.fit.datasheet import Accelerator, DataSheetModel
+    from twin.fit.model_config import ModelFacts
     from twin.spec import Scheduling
 
 TEXT = """\

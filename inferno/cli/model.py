@@ -12,6 +12,7 @@ from inferno.cli.datasheets import add_batch_options, add_engine_options, engine
 
 if TYPE_CHECKING:
     from twin.fit.datasheet import DataSheetModel
+    from twin.spec import LatencyModel
 
 TEXT = """\
 Print the latency model of a model on an accelerator,
@@ -90,6 +91,7 @@ def model_text(found: DataSheetModel) -> str:
         f"  alpha {latency_model.alpha_ms:>12.6g} ms",
         f"  beta  {latency_model.beta_ms:>12.4g} ms/token",
         f"  gamma {latency_model.gamma_ms:>12.4g} ms/KV token",
+        *_experts(latency_model),
         f"  overhead {found.overhead_ms:>9.4g} ms           of a request, outside the engine",
         f"  KV cache {capacity}",
         "",
@@ -100,6 +102,15 @@ def model_text(found: DataSheetModel) -> str:
     lines += [f"  weak: {reason}" for reason in found.weak]
     lines.append(f"  data sheet: {found.accelerator.source}")
     return "\n".join(lines)
+
+
+def _experts(model: LatencyModel) -> list[str]:
+    if not model.experts_ms:
+        return []
+    return [
+        f"  experts {model.experts_ms:>10.4g} ms           of alpha, if all are needed: n tokens "
+        f"save {model.experts_idle:.4g}ⁿ of it"
+    ]
 
 
 COMMAND = Command(

@@ -284,6 +284,8 @@ def _perf(row: ModelAcceleratorPerfData) -> Perf:
         weights_ms=latency_model.w,
         scheduling="async" if (latency_model.scheduling or "").lower() == "async" else "sync",
         p=max(1.0, latency_model.p or 1.0),
+        experts_ms=latency_model.experts_ms or 0.0,
+        experts_idle=latency_model.experts_idle or 0.0,
         overhead_ms=SERVED_OVERHEAD_MS
         if latency_model.overhead_ms is None
         else latency_model.overhead_ms,

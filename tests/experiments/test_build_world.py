@@ -50,6 +50,20 @@ def test_launch_weights_and_exponent_make_a_roofline(tmp_path: Path) -> None:
     assert (second.launch_ms, second.weights_ms) == (0.0, second.alpha_ms)
 
 
+def test_experts_are_a_part_of_the_weights_in_either_file(tmp_path: Path) -> None:
+    """The truth may have another alpha; more than it has to read, experts cannot be."""
+    objects = files()
+    rows = objects["model-data.json"]["models"]
+    rows[0]["perfParms"] |= {"alpha": 10, "expertsMs": 8, "expertsIdle": 0.75}
+    truth = {"model": "small", "acc": "H100", "perfParms": {"alpha": 5}}
+    objects["twin-data.json"] = {"engines": [truth]}
+    found = build(tmp_path, objects).engines["small", "H100"].latency_model
+    assert (found.alpha_ms, found.experts_ms, found.experts_idle) == (5.0, 4.0, 0.75)
+    truth["perfParms"] = {"alpha": 5, "expertsMs": 6}
+    with pytest.raises(SpecError, match="expertsMs: expected a number >= 0 and <= 5, found 6"):
+        build(tmp_path, objects)
+
+
 def test_a_kv_cache_that_no_request_fits_is_told_by_server(tmp_path: Path) -> None:
     """Else a run ends with every request rejected, and nobody knows why."""
     objects = files()

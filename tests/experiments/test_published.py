@@ -9,7 +9,8 @@ import pytest
 from experiments.published import DATA, READINGS, RECORDED, Figures, mean, repeat
 from experiments.world import build_cluster_spec
 from loop.schema.reading import read_system
-from twin.fit.datasheet import estimate, read_accelerators, read_model
+from twin.fit.datasheet import estimate, read_accelerators
+from twin.fit.model_config import read_model
 
 pytestmark = pytest.mark.costly
 

@@ -26,6 +26,8 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
         "launch_ms": 1.0,
         "weights_ms": 4.0,
         "p": 1.5,
+        "experts_ms": 3.0,
+        "experts_idle": 0.75,
         "scheduling": "async",
         "overhead_ms": 14.0,
     }

@@ -4,6 +4,7 @@ iterations one by one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import inf
 from typing import Any
 
@@ -61,6 +62,21 @@ def test_a_segment_takes_what_its_iterations_take(
     )
     expected = sum(steps) / 1000.0
     assert duration_s(k, c0_s, c1_s) == pytest.approx(expected, rel=1e-9 if p == 1.0 else 3e-3)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5])
+def test_experts_that_no_token_chose_are_not_read(p: float) -> None:
+    """One token of two of eight experts reads a quarter of them; a long prompt all of them."""
+    dense = LatencyModel(alpha_ms=20.0, beta_ms=0.02, gamma_ms=1e-4, launch_ms=2.0, p=p)
+    mixture = replace(dense, experts_ms=16.0, experts_idle=0.75)
+    for tokens in (1, 4, 40):
+        unread = replace(dense, alpha_ms=20.0 - 16.0 * 0.75**tokens)
+        found, expected = (
+            iteration_ms(each, tokens=tokens, kv_tokens=900) for each in (mixture, unread)
+        )
+        assert found == pytest.approx(expected, rel=1e-12)
+    prompt_ms = iteration_ms(mixture, tokens=2000, kv_tokens=2000)
+    assert prompt_ms == pytest.approx(iteration_ms(dense, tokens=2000, kv_tokens=2000))
 
 
 def test_a_lone_request_on_a_roofline_ends_when_the_oracle_says() -> None:

@@ -115,6 +115,20 @@ def test_a_share_of_each_prompt_is_cached_as_in_the_naive_replica(seed: int) -> 
     assert differences(cached, rel=0.0) == []
 
 
+@pytest.mark.parametrize("scheduling", ["sync", "async"])
+@pytest.mark.parametrize("seed", first(6, range(40)))
+def test_a_mixture_of_experts_takes_as_long_as_in_the_naive_replica(
+    seed: int, scheduling: str
+) -> None:
+    """A segment computes as many tokens in each iteration, so its closed form stays exact."""
+    script = make_script(seed)
+    mixed = replace(
+        script.replica["latency_model"], alpha_ms=9.0, experts_ms=7.0, experts_idle=0.75
+    )
+    changed = {"latency_model": mixed, "scheduling": scheduling}
+    assert differences(replace(script, replica={**script.replica, **changed}), rel=1e-9) == []
+
+
 @pytest.mark.parametrize("seed", first(6, range(20)))
 def test_the_overhead_is_in_what_clients_see_as_in_the_naive_replica(seed: int) -> None:
     """It is in TTFT and E2E, by the same figure, and in no boundary."""

@@ -26,10 +26,13 @@ def iteration_ms(latency_model: LatencyModel, *, tokens: float, kv_tokens: float
     iteration.
     """
     compute = latency_model.beta_ms * tokens
+    saved = 0.0
+    if latency_model.experts_ms:
+        saved = latency_model.experts_ms * latency_model.experts_idle**tokens
     if latency_model.p == 1.0:
-        return latency_model.alpha_ms + compute + latency_model.gamma_ms * kv_tokens
+        return latency_model.alpha_ms - saved + compute + latency_model.gamma_ms * kv_tokens
     p = latency_model.p
-    read = latency_model.weights_ms + latency_model.gamma_ms * kv_tokens
+    read = latency_model.weights_ms - saved + latency_model.gamma_ms * kv_tokens
     larger, smaller = (read, compute) if read > compute else (compute, read)
     if not larger:
         return latency_model.launch_ms

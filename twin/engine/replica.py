@@ -107,8 +107,8 @@ class Replica:
         """
         assert max_batch >= 1, f"max_batch must be >= 1, got {max_batch}"
         assert queue_max is None or queue_max >= 0, f"queue_max must be >= 0, got {queue_max}"
-        # The soft roofline asks the model; the sum is written out below, a call would cost more.
-        self._curved = None if latency_model.p == 1.0 else latency_model
+        # Others ask the model; the plain sum is written out below, a call would cost more.
+        self._curved = None if latency_model.is_plain else latency_model
         # Contexts, blocks and the counter of iterations are counted in units, so many a token, for
         # a step of speculative decoding adds tokens by the fraction. Without it a unit is a token.
         mean = Fraction(round(100 * tokens_per_step), 100)

@@ -14,9 +14,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from twin.datafile import Entry, did_you_mean, read_json
+from twin.fit.model_config import ModelFacts
 from twin.spec import LatencyModel, SpecError
 
 Dtype = Literal["bf16", "fp8"]
@@ -74,29 +75,6 @@ class Accelerator:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelFacts:
-    """What a config.json says of a model.
-
-    parameters are all of them, active those that compute one token (without the table of the
-    inputs, which is only looked up). weight_bytes is bytes a parameter as the file stores it,
-    kv_values the values of one token in the KV cache, over all layers.
-    """
-
-    name: str
-    layers: int
-    parameters: float
-    active: float
-    kv_heads: int
-    kv_values: int
-    intermediate: int
-    vocabulary: int
-    experts: int
-    weight_bytes: float
-    is_fp8: bool
-    weak: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class DataSheetModel:
     """What the formulas say of a model on an accelerator.
 
@@ -134,6 +112,9 @@ def estimate(
     # An accelerator without fp8 units computes at 16 bits, from weights that are read as fp8.
     tflops = accelerator.tflops.get(precision, accelerator.tflops["bf16"])
     weights = model.parameters * bytes_each
+    if dtype == "fp8":
+        weights += model.tables  # engines leave the tables of words at 16 bits
+    experts = model.routed * (model.expert_bytes if dtype is None else bytes_each)
     bandwidth = accelerator.bandwidth_gbs * 1e9
     alpha_ms = constants.weights * weights / (tp * bandwidth) * 1e3
     alpha_ms += (constants.layer_ms + (constants.exchange_ms if tp > 1 else 0.0)) * model.layers
@@ -149,6 +130,8 @@ def estimate(
             alpha_ms=alpha_ms,
             beta_ms=constants.compute * 2.0 * model.active / (tp * tflops * 1e12) * 1e3,
             gamma_ms=constants.kv * kv_bytes / (kv_split * bandwidth) * 1e3,
+            experts_ms=constants.weights * experts / (tp * bandwidth) * 1e3,
+            experts_idle=1.0 - model.used / model.experts if model.experts else 0.0,
         ),
         overhead_ms=constants.overhead_ms,
         kv_tokens=_kv_tokens(
@@ -245,95 +228,3 @@ def find_accelerator(table: Mapping[str, Accelerator], name: str) -> Accelerator
         f"accelerator: expected one of {', '.join(table)}, found {name[:60]!r}"
         f"{did_you_mean(name, tuple(table))}"
     )
-
-
-def read_model(path: Path, *, name: str | None = None) -> ModelFacts:
-    """Return what the config.json at *path* says; *name* None: its own name, or the file's."""
-    document = read_json(path)
-    if not isinstance(document, Mapping):
-        raise SpecError(f"{path}: expected a config.json, found {type(document).__name__}")
-    return model_facts(document, source=str(path), name=name or _name_of(document, path))
-
-
-def _name_of(document: Mapping[str, Any], path: Path) -> str:
-    given = document.get("name") or document.get("_name_or_path")
-    if isinstance(given, str) and given:
-        return given.rstrip("/").rpartition("/")[2]
-    return path.parent.name if path.stem == "config" and path.parent.name else path.stem
-
-
-def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> ModelFacts:
-    """Return what *document*, a config.json, says. Raise SpecError for one that is no decoder."""
-    text = document.get("text_config")  # where models that also see images keep it
-    config = Entry(text if isinstance(text, Mapping) else document, source=source)
-    layers = config.whole("num_hidden_layers", at_least=1)
-    hidden = config.whole("hidden_size", at_least=1)
-    heads = config.whole("num_attention_heads", at_least=1)
-    kv_heads = config.whole("num_key_value_heads", at_least=1, default=heads)
-    head = config.whole("head_dim", at_least=1, default=max(hidden // heads, 1))
-    vocabulary = config.whole("vocab_size", at_least=1)
-    intermediate = config.whole("intermediate_size", at_least=1, default=4 * hidden)
-    experts = next(
-        (
-            config.whole(key, at_least=1)
-            for key in ("num_local_experts", "n_routed_experts", "num_experts")
-            if config.has(key)
-        ),
-        0,
-    )
-    weak: list[str] = []
-    attention = hidden * (heads + 2 * kv_heads) * head + heads * head * hidden
-    kv_values = 2 * layers * kv_heads * head
-    if config.has("kv_lora_rank"):  # a compressed KV cache, as DeepSeek's
-        latent = config.whole("kv_lora_rank", at_least=1)
-        kv_values = layers * (latent + config.whole("qk_rope_head_dim", at_least=0, default=64))
-        weak.append("a compressed KV cache: no measurement of such a model was used")
-    each, computing = 3.0 * hidden * intermediate, 1.0
-    dense = 0
-    if experts:
-        expert = config.whole("moe_intermediate_size", at_least=1, default=intermediate)
-        shared = config.whole("n_shared_experts", at_least=0, default=0)
-        dense = min(config.whole("first_k_dense_replace", at_least=0, default=0), layers)
-        used = config.whole("num_experts_per_tok", at_least=1)
-        mixture = (experts + shared) * 3.0 * hidden * expert + hidden * experts
-        computing = (used + shared) * 3.0 * hidden * expert + hidden * experts
-    else:
-        mixture = computing = each
-    sparse = layers - dense
-    tied = config.flag("tie_word_embeddings", default=False)
-    embedding = float(vocabulary) * hidden
-    shared_part = layers * attention + dense * each + embedding
-    weight_bytes, is_fp8 = _weight_bytes(document, weak)
-    return ModelFacts(
-        name=name,
-        layers=layers,
-        parameters=shared_part + sparse * mixture + (0.0 if tied else embedding),
-        active=shared_part + sparse * computing,
-        kv_heads=1 if config.has("kv_lora_rank") else kv_heads,
-        kv_values=kv_values,
-        intermediate=intermediate,
-        vocabulary=vocabulary,
-        experts=experts,
-        weight_bytes=weight_bytes,
-        is_fp8=is_fp8,
-        weak=tuple(weak),
-    )
-
-
-def _weight_bytes(document: Mapping[str, Any], weak: list[str]) -> tuple[float, bool]:
-    """Return the bytes of a weight, and whether it is computed with as fp8."""
-    given = document.get("quantization_config") or document.get("quantization")
-    if given is None:
-        kind = document.get("torch_dtype") or document.get("dtype")
-        return (4.0 if kind == "float32" else 2.0), False
-    if isinstance(given, Mapping):
-        method = str(given.get("quant_method") or given.get("quant_algo") or given.get("format"))
-        bits = given.get("bits") or given.get("w_bit")
-    else:
-        method, bits = str(given), None
-    if "fp8" in method.lower():
-        return 1.0, True
-    if not isinstance(bits, int):
-        bits = 4 if any(word in method.lower() for word in ("awq", "gptq", "fp4", "int4")) else 8
-    weak.append(f"weights of {bits} bits ({method}): no measurement of such a model was used")
-    return bits / 8.0, False

@@ -173,6 +173,9 @@ def perf_parms(result: FitResult) -> dict[str, float | str]:
             "w": latency_model.weights_ms,
             "p": latency_model.p,
         }
+    if latency_model.experts_ms:
+        found["expertsMs"] = latency_model.experts_ms
+        found["expertsIdle"] = latency_model.experts_idle
     if result.family.scheduling != "sync":
         found["scheduling"] = result.family.scheduling
     return found

@@ -242,7 +242,16 @@ class Search:
             gamma_ms=gamma_ms,
             launch_ms=alpha_ms * self._family.launch_share,
             p=self._family.p,
+            **self._experts(alpha_ms),
         )
+
+    def _experts(self, alpha_ms: float) -> dict[str, float]:
+        """Return what of alpha reads experts: the share that the prior says, for no log tells."""
+        if self._prior is None or not self._prior.latency_model.experts_ms:
+            return {}
+        sheet = self._prior.latency_model
+        share = min(sheet.experts_ms / sheet.alpha_ms, 1.0 - self._family.launch_share)
+        return {"experts_ms": alpha_ms * share, "experts_idle": sheet.experts_idle}
 
     def _residuals(self, shares: Vector) -> Vector:
         latency_model = self._model(shares * self._ceilings)

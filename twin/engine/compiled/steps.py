@@ -19,6 +19,7 @@ from twin.engine.compiled.cache import cache_directory
 from twin.engine.compiled.columns import (
     ADMITTED,
     AHEAD,
+    ALPHA_MS,
     ALPHA_S,
     ARRIVAL_S,
     BETA_MS,
@@ -35,6 +36,8 @@ from twin.engine.compiled.columns import (
     DURATION_S,
     E2E_AT,
     E2E_SUM_S,
+    EXPERTS_IDLE,
+    EXPERTS_MS,
     FINISHED_OUTPUT,
     FINISHES,
     FIRST_S,
@@ -46,6 +49,7 @@ from twin.engine.compiled.columns import (
     GENERATION_TOKENS,
     HEAP,
     ID,
+    IS_PLAIN,
     ITERATION,
     ITL_AT,
     ITL_SUM_S,
@@ -368,7 +372,12 @@ def duration_s(k: int, c0_s: float, c1_s: float) -> float:
 def _iteration_ms(s: State, r: int, tokens: int, kv_tokens: int) -> float:
     p = s.floats[r, P]
     compute = s.floats[r, BETA_MS] * tokens
-    read = s.floats[r, WEIGHTS_MS] + s.floats[r, GAMMA_MS] * kv_tokens
+    saved = 0.0
+    if s.floats[r, EXPERTS_MS]:
+        saved = s.floats[r, EXPERTS_MS] * s.floats[r, EXPERTS_IDLE] ** float(tokens)
+    if p == 1.0:
+        return s.floats[r, ALPHA_MS] - saved + compute + s.floats[r, GAMMA_MS] * kv_tokens
+    read = s.floats[r, WEIGHTS_MS] - saved + s.floats[r, GAMMA_MS] * kv_tokens
     if read > compute:
         larger, smaller = read, compute
     else:
@@ -588,14 +597,16 @@ def _complete(s: State, r: int, t: float) -> None:
 @compiled
 def _begin_segment(s: State, r: int, t: float, k: int, n: int, context_sum: int) -> None:
     floats = s.floats
-    if floats[r, P] == 1.0:
+    if floats[r, IS_PLAIN]:
         c0_s = floats[r, ALPHA_S] + floats[r, BETA_S] * n + floats[r, GAMMA_S] * (context_sum + n)
         c1_s = floats[r, GAMMA_S] * n
     else:
         k = min(k, CHORD_MAX)
         first_ms = _iteration_ms(s, r, n, context_sum + n)
         c0_s, c1_s = first_ms / 1000.0, 0.0
-        if k > 1:
+        if floats[r, P] == 1.0:
+            c1_s = floats[r, GAMMA_MS] * n / 1000.0
+        elif k > 1:
             last_ms = _iteration_ms(s, r, n, context_sum + k * n)
             c1_s = (last_ms - first_ms) / (k - 1) / 1000.0
     s.ints[r, LENGTH] = k
@@ -676,7 +687,7 @@ def _begin_iteration(s: State, r: int, t: float, computed: int, read: int) -> No
     floats = s.floats
     s.ints[r, LENGTH] = 1
     floats[r, START_S] = t
-    if floats[r, P] == 1.0:
+    if floats[r, IS_PLAIN]:
         c0_s = floats[r, ALPHA_S] + floats[r, BETA_S] * computed + floats[r, GAMMA_S] * read
     else:
         c0_s = _iteration_ms(s, r, computed, read) / 1000.0

@@ -128,6 +128,10 @@ class ReplicaTable:
             at.LAUNCH_MS: model.launch_ms,
             at.WEIGHTS_MS: model.weights_ms,
             at.P: model.p,
+            at.ALPHA_MS: model.alpha_ms,
+            at.EXPERTS_MS: model.experts_ms,
+            at.EXPERTS_IDLE: model.experts_idle,
+            at.IS_PLAIN: model.is_plain,
         }
         s.ints[row, list(ints)] = list(ints.values())
         s.floats[row, list(floats)] = list(floats.values())

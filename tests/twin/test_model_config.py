@@ -1,0 +1,285 @@
+"""Claims about config.json of other families: what their authors and Hugging Face count is what is
+counted here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from twin.fit.model_config import model_facts
+from twin.spec import SpecError
+
+Json = dict[str, Any]
+
+
+def shape(model_type: str, layers: int, hidden: int, heads: int, **others: Any) -> Json:
+    """Return a config with the names that most families use."""
+    return {
+        "model_type": model_type,
+        "num_hidden_layers": layers,
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+    } | others
+
+
+def mixture(experts: int, used: int, size: int, **others: Any) -> Json:
+    """Return the experts of a config under their usual names."""
+    named = {"num_experts": experts, "num_experts_per_tok": used, "moe_intermediate_size": size}
+    return named | others
+
+
+LATENT = {
+    "kv_lora_rank": 512,
+    "qk_nope_head_dim": 128,
+    "qk_rope_head_dim": 64,
+    "v_head_dim": 128,
+    "moe_layer_freq": 1,
+}
+LLAMA_4 = shape(
+    *("llama4_text", 48, 5120, 40),
+    num_key_value_heads=8,
+    head_dim=128,
+    intermediate_size=8192,
+    intermediate_size_mlp=16384,
+    vocab_size=202048,
+    num_experts_per_tok=1,
+)
+GPT_OSS = shape(
+    *("gpt_oss", 36, 2880, 64),
+    num_key_value_heads=8,
+    head_dim=64,
+    intermediate_size=2880,
+    vocab_size=201088,
+    sliding_window=128,
+    layer_types=["sliding_attention", "full_attention"] * 18,
+    num_local_experts=128,
+    num_experts_per_tok=4,
+    quantization_config={"quant_method": "mxfp4", "modules_to_not_convert": ["*.self_attn"]},
+)
+
+# Name: config, billions of parameters, of those that compute a token (None: nearly all), and KV
+# bytes a token at 16 bits.
+FAMILIES: dict[str, tuple[Json, float, float | None, int]] = {
+    "Qwen3-235B-A22B": (
+        shape("qwen3_moe", 94, 4096, 64, num_key_value_heads=4, head_dim=128, vocab_size=151936)
+        | mixture(128, 8, 1536, intermediate_size=12288, mlp_only_layers=[]),
+        *(235.1, 21.6, 192512),
+    ),
+    "Qwen1.5-MoE-A2.7B, with an expert that all take": (
+        shape("qwen2_moe", 24, 2048, 16, num_key_value_heads=16, vocab_size=151936)
+        | mixture(60, 4, 1408, intermediate_size=5632, shared_expert_intermediate_size=5632),
+        *(14.32, 2.38, 196608),
+    ),
+    "DeepSeek-V3": (
+        shape("deepseek_v3", 61, 7168, 128, num_key_value_heads=128, vocab_size=129280)
+        | mixture(256, 8, 2048, intermediate_size=18432, q_lora_rank=1536)
+        | {"n_shared_experts": 1, "first_k_dense_replace": 3, **LATENT},
+        *(671.0, 36.6, 70272),
+    ),
+    "DeepSeek-V2-Lite, whose queries are not compressed": (
+        shape("deepseek_v2", 27, 2048, 16, num_key_value_heads=16, vocab_size=102400)
+        | mixture(64, 6, 1408, intermediate_size=10944, q_lora_rank=None)
+        | {"n_shared_experts": 2, "first_k_dense_replace": 1, **LATENT},
+        *(15.71, 2.45, 31104),
+    ),
+    "gpt-oss-120b": (GPT_OSS, 116.8, 5.13, 38016),
+    "Llama 4 Scout": ({"text_config": LLAMA_4 | {"num_local_experts": 16}}, 107.8, 16.1, 196608),
+    "Llama 4 Maverick, every second layer dense": (
+        {"text_config": LLAMA_4 | {"num_local_experts": 128, "interleave_moe_layer_step": 2}},
+        *(400.7, 16.1, 196608),
+    ),
+    "Gemma 3 4B, which leaves its heads to its class": (
+        {
+            "model_type": "gemma3",
+            "text_config": {
+                "model_type": "gemma3_text",
+                "hidden_size": 2560,
+                "intermediate_size": 10240,
+                "num_hidden_layers": 34,
+                "sliding_window": 1024,
+            },
+        },
+        *(3.88, None, 50176),
+    ),
+    "LLaVA 1.5 7B, which leaves all to its class": (
+        {"model_type": "llava", "text_config": {"model_type": "llama", "vocab_size": 32064}},
+        *(6.74, None, 524288),
+    ),
+    "Falcon 7B, one KV head whatever num_kv_heads says": (
+        shape("falcon", 32, 4544, 71, num_kv_heads=71, multi_query=True, vocab_size=65024),
+        *(6.92, None, 8192),
+    ),
+    "Falcon 40B, as it was first published": (
+        {"model_type": "RefinedWeb", "n_layer": 60, "hidden_size": 8192, "n_head": 128}
+        | {"n_head_kv": 8, "vocab_size": 65024},
+        *(41.3, None, 122880),
+    ),
+    "Phi-2, with two matrices a block": (
+        shape("phi", 32, 2560, 32, intermediate_size=10240, vocab_size=51200),
+        *(2.78, None, 327680),
+    ),
+    "StarCoder": (
+        {"model_type": "gpt_bigcode", "n_embd": 6144, "n_layer": 40, "n_head": 48}
+        | {"n_inner": 24576, "multi_query": True, "n_positions": 8192, "vocab_size": 49152},
+        *(15.52, None, 20480),
+    ),
+    "OPT 6.7B": (
+        shape("opt", 32, 4096, 32, ffn_dim=16384, vocab_size=50272, max_position_embeddings=2048),
+        *(6.66, None, 524288),
+    ),
+    "DBRX, whose figures are nested": (
+        {"model_type": "dbrx", "d_model": 6144, "n_heads": 48, "n_layers": 40, "vocab_size": 100352}
+        | {"attn_config": {"kv_n_heads": 8, "model_type": ""}}
+        | {"ffn_config": {"ffn_hidden_size": 10752, "moe_num_experts": 16, "moe_top_k": 4}},
+        *(131.6, 35.9, 163840),
+    ),
+    "GLM-4 9B": (
+        {"model_type": "chatglm", "num_layers": 40, "hidden_size": 4096, "kv_channels": 128}
+        | {"num_attention_heads": 32, "multi_query_attention": True, "multi_query_group_num": 2}
+        | {"ffn_hidden_size": 13696, "padded_vocab_size": 151552},
+        *(9.4, None, 40960),
+    ),
+    "Jamba 52B, one layer of eight with attention": (
+        shape("jamba", 32, 4096, 32, num_key_value_heads=8, intermediate_size=14336)
+        | {"vocab_size": 65536, "num_experts": 16, "num_experts_per_tok": 2, "mamba_d_state": 16}
+        | {"attn_layer_period": 8, "attn_layer_offset": 4}
+        | {"expert_layer_period": 2, "expert_layer_offset": 1},
+        *(51.6, 11.8, 16384),
+    ),
+    "Nemotron-H 8B": (
+        shape("nemotron_h", 52, 4096, 32, num_key_value_heads=8, attention_head_dim=128)
+        | {"intermediate_size": 21504, "vocab_size": 131072, "mamba_num_heads": 128}
+        | {"mamba_head_dim": 64, "ssm_state_size": 128, "n_groups": 8}
+        | {"hybrid_override_pattern": "M-M-M-M*-" + 3 * "M-M-M-M-M*-" + 5 * "M-"},
+        *(8.1, None, 16384),
+    ),
+    "Qwen3-Next 80B": (
+        shape("qwen3_next", 48, 2048, 16, num_key_value_heads=2, head_dim=256, vocab_size=151936)
+        | mixture(512, 10, 512, shared_expert_intermediate_size=512, full_attention_interval=4)
+        | {"linear_num_key_heads": 16, "linear_key_head_dim": 128}
+        | {"linear_num_value_heads": 32, "linear_value_head_dim": 128},
+        *(79.7, 3.56, 24576),
+    ),
+    "Granite 4 H Small": (
+        shape("granitemoehybrid", 40, 4096, 32, num_key_value_heads=8, intermediate_size=768)
+        | {"shared_intermediate_size": 1536, "num_local_experts": 72, "num_experts_per_tok": 10}
+        | {"vocab_size": 100352, "tie_word_embeddings": True, "mamba_n_heads": 128}
+        | {"mamba_d_head": 64, "mamba_d_state": 128}
+        | {"layer_types": (["mamba"] * 5 + ["attention"] + ["mamba"] * 4) * 4},
+        *(32.2, 8.8, 16384),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_config_of_another_family_has_the_parameters_that_are_published(name: str) -> None:
+    """Names, blocks and layers differ, and each is a factor of weights, compute or KV cache."""
+    config, billions, active, kv_bytes = FAMILIES[name]
+    found = model_facts(config, source="config.json", name=name)
+    assert found.parameters / 1e9 == pytest.approx(billions, rel=0.005)
+    assert found.active <= found.parameters
+    if active is not None:
+        assert found.active / 1e9 == pytest.approx(active, rel=0.01)
+    assert 2 * found.kv_values == kv_bytes
+
+
+LLAMA = shape(
+    *("llama", 80, 8192, 64), num_key_value_heads=8, intermediate_size=28672, vocab_size=128256
+)
+
+
+def _group(bits: int, kind: str, *, inputs: bool) -> Json:
+    weights = {"num_bits": bits, "type": kind}
+    groups = {"group_0": {"weights": weights, "input_activations": weights if inputs else None}}
+    return {"quant_method": "compressed-tensors", "config_groups": groups}
+
+
+@pytest.mark.parametrize(
+    ("given", "gigabytes", "is_fp8"),
+    [
+        ({"quant_method": "fp8", "fmt": "e4m3"}, 72.7, True),
+        ({"quant_method": "fbgemm_fp8"}, 72.7, True),
+        (_group(8, "float", inputs=True), 72.7, True),
+        (_group(8, "float", inputs=False), 72.7, False),
+        (_group(8, "int", inputs=True), 72.7, False),
+        ({"quant_method": "awq", "bits": 4, "group_size": 128}, 39.5, False),
+        ({"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True}, 39.5, False),
+        ({"quant_method": "bitsandbytes", "load_in_4bit": True}, 42.7, False),
+        ({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}, 42.7, False),
+        ({"quant_method": "modelopt", "quant_algo": "FP8"}, 72.7, True),
+        ({"quant_method": "unheard-of"}, 72.7, False),
+        ("awq", 39.5, False),
+        (None, 141.1, False),
+    ],
+)
+def test_the_weights_of_a_file_are_as_large_as_the_files_that_are_published(
+    given: object, gigabytes: float, is_fp8: bool
+) -> None:
+    """Llama 3.1 70B as several have quantised it; the tables of words stay at 16 bits."""
+    found = model_facts(LLAMA | {"quantization_config": given}, source="config.json", name="m")
+    assert found.parameters * found.weight_bytes / 1e9 == pytest.approx(gigabytes, rel=0.005)
+    assert found.is_fp8 == is_fp8
+    plain = model_facts(LLAMA, source="config.json", name="m")
+    assert (found.weak == plain.weak) == (is_fp8 or given is None)
+
+
+def test_only_the_experts_of_gpt_oss_are_of_four_bits() -> None:
+    """65.2 GB are published; a step reads the experts at 4.25 bits, the rest at 16."""
+    found = model_facts(GPT_OSS, source="config.json", name="m")
+    assert found.parameters * found.weight_bytes / 1e9 == pytest.approx(65.2, rel=0.005)
+    assert found.expert_bytes == 4.25 / 8.0
+    assert found.routed / found.parameters > 0.95
+
+
+def test_what_sees_besides_inherits_its_quantisation_from_outside() -> None:
+    """Some write it beside the part that writes, some into it."""
+    quantised = {"quantization_config": {"quant_method": "fp8"}}
+    outside = {"text_config": LLAMA, **quantised}
+    inside = {"text_config": LLAMA | quantised}
+    for document in (outside, inside):
+        found = model_facts(document, source="config.json", name="m")
+        assert found.is_fp8
+        assert any("only the part that writes" in reason for reason in found.weak)
+
+
+@pytest.mark.parametrize(
+    ("config", "line"),
+    [
+        (
+            LLAMA | {"architectures": ["BertForMaskedLM"]},
+            "config.json: expected a decoder, found BertForMaskedLM",
+        ),
+        (
+            LLAMA | {"is_encoder_decoder": True, "model_type": "t5"},
+            "config.json: expected a decoder, found t5",
+        ),
+        (
+            shape("mamba2", 64, 4096, 128, vocab_size=32768),
+            "config.json: layers: expected some with attention, found only mamba",
+        ),
+        (
+            LLAMA | {"block_configs": [{}] * 80},
+            "config.json: block_configs: expected layers of one shape, found a list of 80",
+        ),
+        (
+            LLAMA | {"layer_types": ["full_attention"] * 3},
+            "config.json: layer types: expected 80, found 3",
+        ),
+        (
+            LLAMA | {"layer_types": ["retention"] * 80},
+            "config.json: layer type: expected one of attention, full_attention, ",
+        ),
+        (
+            LLAMA | {"num_hidden_layers": 10**9},
+            "config.json: num_hidden_layers: expected a whole number >= 1 and <= 10000, found 1000",
+        ),
+        ({}, "config.json: num_hidden_layers: expected a whole number"),
+    ],
+)
+def test_what_cannot_be_counted_is_told(config: Json, line: str) -> None:
+    """A wrong figure is taken for a right one; a line is not."""
+    with pytest.raises(SpecError) as caught:
+        model_facts(config, source="config.json", name="m")
+    assert str(caught.value).startswith(line)

@@ -1,0 +1,534 @@
+"""What a config.json says of a model: parameters, what of them computes a token, KV cache, bytes.
+
+Hugging Face publishes one beside every model, and each family names its figures in its own way.
+Layers are counted one by one, since attention, mixtures of experts and recurrent blocks alternate.
+Norms and biases are left out: they are less than a thousandth.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from twin.datafile import Entry, read_json
+from twin.fit.quantisation import precision
+from twin.spec import SpecError
+
+# Each figure under the names that families give it, the usual one first.
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+HIDDEN = ("hidden_size", "n_embd", "n_embed", "d_model")
+HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
+KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "n_kv_heads")
+HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
+VOCABULARY = ("vocab_size", "padded_vocab_size")
+INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
+EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
+EXPERTS_USED = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "experts_per_token",
+    "moe_top_k",
+    "moe_topk",
+    "moe_k",
+)
+EXPERT_SIZE = ("moe_intermediate_size", "expert_ffn_hidden_size")
+SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
+SHARED_SIZE = (
+    "shared_expert_intermediate_size",
+    "moe_shared_expert_intermediate_size",
+    "shared_intermediate_size",
+)
+POSITIONS = ("n_positions", "max_position_embeddings")
+# Where models that also see or hear keep the one that writes.
+TEXT = ("text_config", "llm_config", "language_config", "thinker_config")
+NESTED = ("attn_config", "ffn_config")
+
+# Two matrices a block instead of three, as nothing gates.
+GATELESS = frozenset(
+    [
+        "bloom",
+        "codegen",
+        "falcon",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "gpt_neox",
+        "gptj",
+        "mpt",
+        "nemotron",
+        "nemotron_h",
+        "opt",
+        "persimmon",
+        "phi",
+        "RefinedWeb",
+        "RefinedWebModel",
+        "starcoder2",
+    ]
+)
+# Read out through the table of inputs, if the file does not say.
+TIED = frozenset(
+    [
+        "bloom",
+        "cohere",
+        "cohere2",
+        "falcon",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gemma3_text",
+        "gpt2",
+        "gpt_bigcode",
+        "gpt_neo",
+        "mpt",
+        "opt",
+        "RefinedWeb",
+        "RefinedWebModel",
+        "starcoder2",
+    ]
+)
+LEARNED_POSITIONS = frozenset(["gpt2", "gpt_bigcode", "gpt_neo", "opt"])
+# What a file may leave out, as the classes of transformers have it.
+GEMMA_3 = {
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "head_dim": 256,
+    "vocab_size": 262208,
+    "sliding_window_pattern": 6,
+    "sliding_window": 4096,
+}
+DEFAULTS: Mapping[str, Mapping[str, Any]] = {
+    "llama": {
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "intermediate_size": 11008,
+        "vocab_size": 32000,
+    },
+    "mistral": {
+        "num_hidden_layers": 32,
+        "hidden_size": 4096,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "vocab_size": 32000,
+    },
+    "gemma": {"head_dim": 256},
+    "gemma2": {"head_dim": 256, "sliding_window_pattern": 2, "sliding_window": 4096},
+    "gemma3_text": GEMMA_3,
+    "gpt_oss": {"head_dim": 64, "sliding_window_pattern": 2, "sliding_window": 128},
+    "cohere2": {"sliding_window_pattern": 4, "sliding_window": 4096},
+}
+NO_DECODERS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
+LAYERS_MAX = 10_000
+# The context at which windows that slide are taken: what lies before them is not read.
+CONTEXT = 4096
+
+ATTENTION = ("attention", "full_attention", "sliding_attention", "chunked_attention")
+# Blocks that read a state of fixed size in place of a KV cache.
+RECURRENT = ("mamba", "linear_attention", "conv", "recurrent", "mlp", "moe")
+# Of the letters of Nemotron-H's hybrid_override_pattern.
+LETTERS = {"M": "mamba", "*": "attention", "-": "mlp", "E": "moe"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelFacts:
+    """What a config.json says of a model.
+
+    parameters are all of them, active those that compute one token (without the table of the
+    inputs, which is only looked up), routed those of the experts that a token may or may not
+    choose: it chooses *used* of *experts* in a layer; tables are those of words, one or two.
+    weight_bytes is bytes a parameter as the file stores it, on the mean, expert_bytes those of one
+    that is routed. kv_values are the values of one token in the KV cache, over all layers;
+    windows that slide are taken at a context of CONTEXT tokens.
+    """
+
+    name: str
+    layers: int
+    parameters: float
+    active: float
+    kv_heads: int
+    kv_values: int
+    intermediate: int
+    vocabulary: int
+    experts: int
+    used: int
+    routed: float
+    tables: float
+    weight_bytes: float
+    expert_bytes: float
+    is_fp8: bool
+    weak: tuple[str, ...]
+
+
+def read_model(path: Path, *, name: str | None = None) -> ModelFacts:
+    """Return what the config.json at *path* says; *name* None: its own name, or the file's."""
+    document = read_json(path)
+    if not isinstance(document, Mapping):
+        raise SpecError(f"{path}: expected a config.json, found {type(document).__name__}")
+    return model_facts(document, source=str(path), name=name or _name_of(document, path))
+
+
+def _name_of(document: Mapping[str, Any], path: Path) -> str:
+    given = document.get("name") or document.get("_name_or_path")
+    if isinstance(given, str) and given:
+        return given.rstrip("/").rpartition("/")[2]
+    return path.parent.name if path.stem == "config" and path.parent.name else path.stem
+
+
+def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> ModelFacts:
+    """Return what *document*, a config.json, says. Raise SpecError for one that is no decoder, or
+    of whose layers it does not tell.
+    """
+    config = _Config(_flat(document, source), source=source)
+    config.refuse_what_is_no_decoder()
+    embedding = float(config.whole(VOCABULARY)) * config.hidden
+    parts = _Parts(embedding=embedding, head=0.0 if config.is_tied() else embedding)
+    if config.kind in LEARNED_POSITIONS:
+        parts.embedding += float(config.whole(POSITIONS, default=0)) * config.hidden
+    kinds = config.kinds()
+    for place, kind in enumerate(kinds):
+        config.add_layer(parts, place=place, kind=kind)
+    if not parts.kv_values:
+        raise SpecError(
+            f"{source}: layers: expected some with attention, found only "
+            f"{', '.join(dict.fromkeys(kinds))}"
+        )
+    weak = config.weak(kinds)
+    weight_bytes, expert_bytes, is_fp8 = _bytes(config, parts, weak)
+    return ModelFacts(
+        name=name,
+        layers=len(kinds),
+        parameters=parts.parameters,
+        # A token is looked up in the one table and compared with all of the other.
+        active=parts.attention + parts.dense + parts.chosen + embedding,
+        kv_heads=config.kv_heads,
+        kv_values=round(parts.kv_values),
+        intermediate=config.intermediate,
+        vocabulary=config.whole(VOCABULARY),
+        experts=config.experts,
+        used=config.used,
+        routed=parts.routed,
+        tables=parts.embedding + parts.head,
+        weight_bytes=weight_bytes,
+        expert_bytes=expert_bytes,
+        is_fp8=is_fp8,
+        weak=tuple(weak),
+    )
+
+
+def _flat(document: Mapping[str, Any], source: str) -> dict[str, Any]:
+    """Return the fields of the part that writes, with those that it leaves out."""
+    for key in TEXT:
+        inner = document.get(key)
+        if isinstance(inner, Mapping):
+            # What it does not say itself is said outside, as whether it is quantised.
+            outer = {name: value for name, value in document.items() if name not in TEXT}
+            return _flat({**outer, **inner, "is_part": True}, source)
+    found = dict(document)
+    for key in NESTED:
+        inner = document.get(key)
+        if isinstance(inner, Mapping):
+            found |= {name: value for name, value in inner.items() if name != "model_type"}
+    defaults = DEFAULTS.get(str(found.get("model_type")), {})
+    return {**defaults, **{name: value for name, value in found.items() if value is not None}}
+
+
+@dataclass(slots=True, kw_only=True)
+class _Parts:
+    """Sums over the layers: parameters by what they are, and values of the KV cache."""
+
+    embedding: float
+    head: float
+    attention: float = 0.0
+    dense: float = 0.0
+    routed: float = 0.0
+    chosen: float = 0.0  # of those routed
+    kv_values: float = 0.0
+
+    @property
+    def parameters(self) -> float:
+        return self.embedding + self.head + self.attention + self.dense + self.routed
+
+
+class _Config:
+    """The fields of a config, under whatever names, and what they mean for each layer."""
+
+    def __init__(self, fields: Mapping[str, Any], *, source: str) -> None:
+        self._fields = fields
+        self._entry = Entry(fields, source=source)
+        self._source = source
+        self.kind = str(fields.get("model_type", ""))
+        self.layers = self.whole(LAYERS, at_most=LAYERS_MAX, default=self._listed_layers())
+        self.hidden = self.whole(HIDDEN)
+        self.heads = self.whole(HEADS)
+        self.kv_heads = self._kv_heads()
+        self.head = self.whole(HEAD_DIM, default=max(self.hidden // self.heads, 1))
+        self.matrices = 2.0 if self.kind in GATELESS else 3.0
+        usual = 4 * self.hidden
+        self.experts = self.whole(EXPERTS, at_least=0, default=0)
+        self.experts = self.experts if self.experts > 1 else 0
+        self.used = self.whole(EXPERTS_USED) if self.experts else 0
+        self.intermediate = self.whole(INTERMEDIATE, default=self.whole(EXPERT_SIZE, default=usual))
+        self.expert_size = self.whole(EXPERT_SIZE, default=self.intermediate)
+
+    def whole(
+        self,
+        names: Sequence[str],
+        *,
+        at_least: int = 1,
+        at_most: int | None = None,
+        default: int | None = None,
+    ) -> int:
+        """Return the figure that is there under the first of *names*."""
+        name = next((name for name in names if self._entry.has(name)), names[0])
+        return self._entry.whole(name, at_least=at_least, at_most=at_most, default=default)
+
+    def get(self, name: str) -> Any:
+        """Return a field as it is, None if it is absent."""
+        return self._fields.get(name)
+
+    def refuse_what_is_no_decoder(self) -> None:
+        """Raise SpecError for an encoder, or for layers that this cannot count."""
+        architectures = [str(each) for each in self.get("architectures") or ()]
+        is_encoder = any(each.endswith(NO_DECODERS) for each in architectures)
+        if self.get("is_encoder_decoder") is True or is_encoder:
+            found = ", ".join(architectures) or self.kind or "is_encoder_decoder"
+            raise SpecError(f"{self._source}: expected a decoder, found {found}")
+        if isinstance(self.get("block_configs"), list):
+            raise SpecError(
+                f"{self._source}: block_configs: expected layers of one shape, found a list of "
+                f"{len(self.get('block_configs'))}"
+            )
+
+    def is_tied(self) -> bool:
+        """Tell whether the table of inputs is that of the outputs."""
+        return self._entry.flag("tie_word_embeddings", default=self.kind in TIED)
+
+    def kinds(self) -> list[str]:
+        """Return what each layer does in place of, or as, attention."""
+        listed = next(
+            (self.get(name) for name in ("layer_types", "layers_block_type") if self.get(name)),
+            None,
+        )
+        pattern = self.get("hybrid_override_pattern")
+        if isinstance(listed, list):
+            kinds = [str(each) for each in listed]
+        elif isinstance(pattern, str):
+            kinds = [LETTERS.get(letter, letter) for letter in pattern]
+        else:
+            return [self._kind(place) for place in range(self.layers)]
+        if len(kinds) != self.layers:
+            raise SpecError(
+                f"{self._source}: layer types: expected {self.layers}, found {len(kinds)}"
+            )
+        return [("mamba" if each == "hybrid" else each) for each in kinds]
+
+    def _listed_layers(self) -> int | None:
+        pattern = self.get("hybrid_override_pattern")
+        return len(pattern) if isinstance(pattern, str) and pattern else None
+
+    def _kind(self, place: int) -> str:
+        """Return the kind of a layer where a rule tells it."""
+        period, offset = self.get("attn_layer_period"), self.get("attn_layer_offset") or 0
+        if isinstance(period, int) and period > 0:
+            return "attention" if place % period == offset else "mamba"
+        those = self.get("attn_layer_indices")
+        if isinstance(those, list):
+            return "attention" if place in those else "mamba"
+        linear = self.get("linear_attn_config")
+        if isinstance(linear, Mapping) and isinstance(linear.get("full_attn_layers"), list):
+            # Kimi counts from 1.
+            return "attention" if place + 1 in linear["full_attn_layers"] else "linear_attention"
+        those = self.get("attn_type_list")
+        if isinstance(those, list) and place < len(those):
+            return "attention" if those[place] == 1 else "linear_attention"
+        every = self.get("full_attention_interval")
+        if isinstance(every, int) and every > 0:
+            return "full_attention" if (place + 1) % every == 0 else "linear_attention"
+        if self.kind in ("mamba", "mamba2", "falcon_mamba"):
+            return "mamba"
+        every = self.get("sliding_window_pattern")
+        if isinstance(every, int) and every > 0:
+            return "full_attention" if (place + 1) % every == 0 else "sliding_attention"
+        return "sliding_attention" if self._window() is not None else "full_attention"
+
+    def _window(self) -> int | None:
+        window = self.get("sliding_window")
+        if not isinstance(window, int) or self.get("use_sliding_window") is False:
+            return None
+        return window if window > 0 else None
+
+    def add_layer(self, parts: _Parts, *, place: int, kind: str) -> None:
+        """Add the parameters and the KV cache of one layer to *parts*."""
+        if kind in ATTENTION:
+            parts.attention += self._attention()
+            seen = 1.0
+            window = self._window()
+            if kind == "sliding_attention" and window is not None:
+                seen = min(window / CONTEXT, 1.0)
+            parts.kv_values += seen * self._kv_values()
+        elif kind in RECURRENT:
+            parts.attention += self._recurrent(kind)
+        else:
+            known = ", ".join((*ATTENTION, *RECURRENT))
+            raise SpecError(f"{self._source}: layer type: expected one of {known}, found {kind!r}")
+        if not isinstance(self.get("hybrid_override_pattern"), str):
+            self._add_block(parts, is_sparse=self._is_sparse(place))
+        elif kind in ("mlp", "moe"):  # which are layers of their own there
+            self._add_block(parts, is_sparse=kind == "moe")
+
+    def _attention(self) -> float:
+        hidden, heads = self.hidden, self.heads
+        if self._entry.has("kv_lora_rank"):
+            latent, rope = self._latent()
+            plain = self.whole(("qk_nope_head_dim",), at_least=0, default=128)
+            value = self.whole(("v_head_dim",), default=128)
+            query = heads * (plain + rope)
+            low = self.whole(("q_lora_rank",), at_least=0, default=0)
+            queries = low * (hidden + query) if low else hidden * query
+            expanded = latent * heads * (plain + value)
+            return float(queries + hidden * (latent + rope) + expanded + heads * value * hidden)
+        gated = self.get("attn_output_gate") is True or self.kind == "qwen3_next"
+        queries = (2 if gated else 1) * heads
+        return float(
+            hidden * (queries + 2 * self.kv_heads) * self.head + heads * self.head * hidden
+        )
+
+    def _latent(self) -> tuple[int, int]:
+        rope = self.whole(("qk_rope_head_dim",), at_least=0, default=64)
+        return self.whole(("kv_lora_rank",)), rope
+
+    def _kv_values(self) -> int:
+        if self._entry.has("kv_lora_rank"):
+            return sum(self._latent())
+        return 2 * self.kv_heads * self.head
+
+    def _kv_heads(self) -> int:
+        if self._entry.has("kv_lora_rank"):
+            return 1  # what is compressed serves all heads, so each GPU holds it whole
+        # Falcon's first files say both, and mean the one.
+        if self.get("multi_query") is True and self.get("new_decoder_architecture") is not True:
+            return 1
+        if self.get("multi_query_attention") is True:
+            return self.whole(("multi_query_group_num",), default=1)
+        return self.whole(KV_HEADS, default=self.heads)
+
+    def _recurrent(self, kind: str) -> float:
+        """Return the parameters of a block with a state of fixed size, as usual for its kind."""
+        hidden = self.hidden
+        if kind in ("mlp", "moe"):
+            return 0.0
+        if kind == "conv":
+            return 4.0 * hidden * hidden
+        if kind == "linear_attention" and self._entry.has("linear_num_value_heads"):
+            values = self.whole(("linear_num_value_heads",))
+            wide = values * self.whole(("linear_value_head_dim",))
+            narrow = self.whole(("linear_num_key_heads",)) * self.whole(("linear_key_head_dim",))
+            return float(hidden * (2 * narrow + 2 * wide + 2 * values) + wide * hidden)
+        if kind == "linear_attention":  # with a gate in MiniMax's
+            return (5.0 if self.get("attn_type_list") else 4.0) * hidden * self.heads * self.head
+        heads = self.whole(("mamba_n_heads", "mamba_num_heads"), at_least=0, default=0)
+        state = self.whole(("mamba_d_state", "ssm_state_size", "state_size"), default=16)
+        if not heads:
+            inner = self.whole(("mamba_expand", "expand"), default=2) * hidden
+            rank = -(-hidden // 16)
+            return float(3 * hidden * inner + inner * (2 * rank + 3 * state))
+        inner = heads * self.whole(
+            ("mamba_d_head", "mamba_head_dim"),
+            default=self.whole(("mamba_expand", "expand"), default=2) * hidden // heads,
+        )
+        groups = self.whole(("mamba_n_groups", "n_groups"), default=1)
+        return float(hidden * (2 * inner + 2 * groups * state + heads) + inner * hidden)
+
+    def _is_sparse(self, place: int) -> bool:
+        """Tell whether a layer is a mixture of experts."""
+        if not self.experts:
+            return False
+        listed = self.get("moe_layers")
+        if isinstance(listed, list):
+            return place in listed
+        # Named by their families: at which layers experts begin, and every how many they stand.
+        first = self.whole(
+            ("first_k_dense_replace", "moe_layer_start_index", "num_dense_layers"),
+            at_least=0,
+            default=0,
+        )
+        if place < first or place in (self.get("mlp_only_layers") or ()):
+            return False
+        frequency = self.get("moe_layer_freq")
+        if isinstance(frequency, list):
+            return place < len(frequency) and bool(frequency[place])
+        period = self.get("expert_layer_period")
+        if isinstance(period, int) and period > 0:
+            return place % period == (self.get("expert_layer_offset") or 0)
+        every = self.whole(
+            ("interleave_moe_layer_step", "decoder_sparse_step", "moe_layer_freq"), default=1
+        )
+        return (place + 1) % every == 0 if every > 1 else True
+
+    def _add_block(self, parts: _Parts, *, is_sparse: bool) -> None:
+        if not is_sparse:
+            size = self.whole(("intermediate_size_mlp",), default=self.intermediate)
+            if self.kind == "granitemoehybrid":  # without experts only what all share is left
+                size = self.whole(SHARED_SIZE, default=size)
+            parts.dense += self.matrices * self.hidden * size
+            return
+        each = self.matrices * self.hidden * self.expert_size
+        parts.dense += self.hidden * self.experts + self._shared()
+        parts.routed += self.experts * each
+        parts.chosen += self.used * each
+
+    def _shared(self) -> float:
+        """Return the parameters of the experts that every token takes."""
+        size = self.whole(SHARED_SIZE, at_least=0, default=0)
+        if not size:
+            size = self.whole(SHARED_EXPERTS, at_least=0, default=0) * self.expert_size
+        if not size and self.kind in ("llama4", "llama4_text"):
+            size = self.expert_size
+        return self.matrices * self.hidden * size
+
+    def weak(self, kinds: Sequence[str]) -> list[str]:
+        """Return why what is said of this model may be further off than usual."""
+        said = []
+        if self._entry.has("kv_lora_rank"):
+            said.append("a compressed KV cache: no measurement of such a model was used")
+        window = self._window()
+        if "sliding_attention" in kinds and window is not None and window < CONTEXT:
+            said.append(
+                f"windows of {window} tokens slide: the KV cache is that of a context of {CONTEXT}"
+            )
+        if any(kind in RECURRENT for kind in kinds):
+            said.append(
+                "layers with a state in place of a KV cache: no measurement of such a model was "
+                "used, and the memory of the state is left out"
+            )
+        if self.get("is_part") is True:
+            said.append("only the part that writes is counted, not what sees or hears")
+        return said
+
+
+def _bytes(config: _Config, parts: _Parts, weak: list[str]) -> tuple[float, float, bool]:
+    """Return the bytes of a weight on the mean, those of an expert's, and whether fp8 units compute
+    with them.
+    """
+    kind = config.get("torch_dtype") or config.get("dtype")
+    plain = 4.0 if kind == "float32" else 2.0
+    given = config.get("quantization_config") or config.get("quantization")
+    found = precision(given) if given else None
+    if found is None or found.bits >= 16.0:
+        return plain, plain, False
+    # Tables of words are hardly ever stored in few bits.
+    whole = parts.embedding + parts.head
+    if found.leaves("attn", "attention"):
+        whole += parts.attention
+    if parts.routed and (found.method == "mxfp4" or found.leaves("shared_expert")):
+        whole += parts.dense
+    stored = whole * 2.0 + (parts.parameters - whole) * found.bits / 8.0
+    if not found.is_fp8:
+        weak.append(
+            f"weights of {found.bits:.3g} bits ({found.method}): no measurement of such a model "
+            "was used"
+        )
+    return stored / parts.parameters, found.bits / 8.0, found.is_fp8

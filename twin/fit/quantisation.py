@@ -1,0 +1,93 @@
+"""In how many bits a model keeps its weights, by the quantization_config of its config.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+# Under which methods list what they leave as it was.
+LISTS = ("modules_to_not_convert", "ignore", "exclude_modules", "ignored_layers", "exclude")
+BITS = ("bits", "w_bit", "wbits", "num_bits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Precision:
+    """Bits of a quantised weight with its scales, whether fp8 units compute with it, the name of
+    the method, and the names of what is left at 16 bits.
+    """
+
+    bits: float
+    is_fp8: bool = False
+    method: str
+    left: str = ""
+
+    def leaves(self, *names: str) -> bool:
+        """Tell whether what one of *names* is in is left at 16 bits."""
+        return any(name in self.left for name in names)
+
+
+def precision(given: object) -> Precision:
+    """Return what *given*, a quantization_config, says."""
+    if not isinstance(given, Mapping):
+        bits, is_fp8 = _by_name(str(given).lower())
+        return Precision(bits=bits, is_fp8=is_fp8, method=str(given))
+    names = [str(given[key]) for key in ("quant_method", "quant_algo", "fmt") if given.get(key)]
+    method = names[0] if names else str(given.get("format") or "unknown")
+    bits, is_fp8 = _bits(given, " ".join(names).lower() or method.lower())
+    return Precision(bits=bits, is_fp8=is_fp8, method=method, left=_left(given))
+
+
+def _left(given: Mapping[str, object]) -> str:
+    lists = [given[key] for key in LISTS if isinstance(given.get(key), list)]
+    return " ".join(str(name) for names in lists if isinstance(names, list) for name in names)
+
+
+def _bits(given: Mapping[str, object], names: str) -> tuple[float, bool]:
+    groups = given.get("config_groups")
+    if isinstance(groups, Mapping) and groups:
+        return _by_group(next(iter(groups.values())))
+    if given.get("load_in_4bit") is True:
+        return 4.5, False
+    for key in BITS:
+        bits = given.get(key)
+        if isinstance(bits, int) and _is_bits(bits):
+            size = given.get("group_size", given.get("q_group_size"))
+            return bits + _scales(16.0, size), False
+    return _by_name(names)
+
+
+def _is_bits(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 16
+
+
+def _scales(bits: float, size: object) -> float:
+    """Return the bits of scales for a weight, of which *size* share one."""
+    return bits / size if isinstance(size, int) and size > 0 else 0.0
+
+
+def _by_group(group: object) -> tuple[float, bool]:
+    """Return bits and whether it is fp8, of a group of compressed-tensors."""
+    weights = group.get("weights") if isinstance(group, Mapping) else None
+    inputs = group.get("input_activations") if isinstance(group, Mapping) else None
+    bits = weights.get("num_bits") if isinstance(weights, Mapping) else None
+    if not isinstance(weights, Mapping) or not isinstance(bits, int) or not _is_bits(bits):
+        return 8.0, False
+    is_float = weights.get("type") == "float"
+    has_inputs = isinstance(inputs, Mapping) and inputs.get("num_bits") == bits
+    scales = _scales(8.0 if is_float and bits == 4 else 16.0, weights.get("group_size"))
+    return bits + scales, is_float and has_inputs and bits == 8
+
+
+def _by_name(name: str) -> tuple[float, bool]:
+    """Return bits and whether it is fp8, as the name of a method has it."""
+    if "mxfp4" in name:
+        return 4.25, False
+    if "fp4" in name:
+        return 4.5, False
+    if any(word in name for word in ("fp8", "float8", "e4m3")):
+        return 8.0, True
+    if any(word in name for word in ("awq", "gptq", "int4", "w4", "4bit")):
+        return 4.125, False
+    if any(word in name for word in ("none", "bf16", "fp16", "bfloat16")):
+        return 16.0, False
+    return 8.0, False
