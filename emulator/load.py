@@ -198,10 +198,14 @@ def _replayed_batch(
     times_s = _arrivals(stream, interval)
     chosen = np.arange(first, first + len(times_s)) % len(trace.times_s)
     in_tokens = scaled_tokens(
-        trace.prompt_tokens[chosen], plan.in_tokens / trace.in_tokens, rng=rng_tokens
+        trace.prompt_tokens[chosen].astype(np.int64),
+        plan.in_tokens / trace.in_tokens,
+        rng=rng_tokens,
     )
     out_tokens = scaled_tokens(
-        trace.output_tokens[chosen], plan.out_tokens / trace.out_tokens, rng=rng_tokens
+        trace.output_tokens[chosen].astype(np.int64),
+        plan.out_tokens / trace.out_tokens,
+        rng=rng_tokens,
     )
     blocks, block_tokens = _blocks(trace, chosen, plan.in_tokens / trace.in_tokens)
     holds = held(times_s, interval.t1_s - interval.t0_s, (in_tokens, out_tokens), plan)
@@ -224,6 +228,8 @@ def _blocks(
     """
     if trace.blocks is None or trace.starts is None:
         return [], 0
-    blocks, starts = trace.blocks.tolist(), trace.starts.tolist()
-    found = [tuple(blocks[starts[i] : starts[i + 1]]) for i in chosen.tolist()]
+    begins, ends = trace.starts[chosen].tolist(), trace.starts[chosen + 1].tolist()
+    found = [
+        tuple(trace.blocks[begin:end].tolist()) for begin, end in zip(begins, ends, strict=True)
+    ]
     return found, max(round(trace.block_tokens * scale), 1)

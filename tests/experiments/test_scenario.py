@@ -399,7 +399,7 @@ def test_a_part_of_the_gpus_is_not_lost_by_rounding(gpus: int):
         (
             "load: [{trace: {file: no.csv, format: xml}}]",
             "load[0]: trace.format: expected one of azure, mooncake, bailian, burstgpt, servegen, "
-            "own, found 'xml'",
+            "own, log, found 'xml'",
         ),
         (
             "capacity: [{t_s: 5}]",

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from twin.fit.logs import read_logs
 from twin.spec import SpecError
 from twin.traces import read_trace
 
@@ -53,6 +54,39 @@ def test_mooncake_times_are_milliseconds(tmp_path: Path):
     trace = read_trace(write(tmp_path, text, "trace.jsonl"))
     assert trace.times_s.tolist() == [0.0, 3.0]
     assert trace.prompt_tokens.tolist() == [6758, 7322]
+
+
+@pytest.mark.parametrize(("tokens", "also"), [(512, {}), (16, {"chat_id": 1}), (64, {})])
+def test_blocks_have_the_tokens_that_prompts_and_their_blocks_tell(
+    tmp_path: Path, tokens: int, also: dict[str, int]
+):
+    """Mooncake's have 512, Bailian's 16, and what others write in the same columns is seen."""
+    lines = []
+    for second, prompt in enumerate((700, 1300, 90, 4000)):
+        hashes = list(range(-(-prompt // tokens)))
+        entry = {"timestamp": second, "input_length": prompt, "output_length": 9} | also
+        lines.append(json.dumps(entry | {"hash_ids": hashes}))
+    trace = read_trace(write(tmp_path, "\n".join(lines), "t.jsonl"))
+    assert trace.block_tokens == tokens
+    assert trace.starts is not None
+    assert np.diff(trace.starts)[1] == -(-1300 // tokens)
+
+
+def test_logs_of_load_generators_are_traces_of_when_their_requests_came(tmp_path: Path):
+    """Whoever has measured a server can replay what was sent to it; runs come one after the
+    other, and who failed is left out.
+    """
+    logs = Path(__file__).parent / "logs"
+    for name in ("vllm-0.33.json", "guidellm-0.8.json", "aiperf-0.13.jsonl"):
+        (trace, read) = (read_trace(logs / name), read_logs(logs / name))
+        assert len(trace.times_s) == sum(map(len, read))
+        assert trace.dropped == sum(rows.failed for rows in read)
+        np.testing.assert_allclose(trace.times_s[: len(read[0])], read[0].queued_s)
+        assert (np.diff(trace.times_s) >= 0.0).all()
+    csv = "queued_s,input_tokens,output_tokens,first_token_s,last_token_s\n5,9,3,6,7\n8,9,2,9,9.5\n"
+    assert read_trace(write(tmp_path, csv)).times_s.tolist() == [0.0, 3.0]
+    with pytest.raises(SpecError, match="found the means of a run"):
+        read_trace(logs / "genai-perf-0.0.16.json")
 
 
 def test_burstgpt_failures_are_left_out_and_counted_and_a_model_can_be_chosen(tmp_path: Path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
@@ -36,7 +37,8 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
     time_at, in_at, out_at = (header.index(name) for name in (form.time, form.prompt, form.output))
     model_at = header.index(form.model) if form.model else None
     seconds: Callable[[str], float] = _date_seconds if form.unit == "date" else float
-    times_s, prompts, outputs, models = [], [], [], []
+    times_s, prompts, outputs = array("d"), array("i"), array("i")
+    models = []
     for line, values in rows:
         where = f"{source}: line {line}"
         times_s.append(_finite(where, header[time_at], values[time_at], seconds))
@@ -46,8 +48,8 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
             models.append(values[model_at])
     return Columns(
         times_s=np.array(times_s, dtype=np.float64),
-        prompt_tokens=np.array(prompts, dtype=np.int64),
-        output_tokens=np.array(outputs, dtype=np.int64),
+        prompt_tokens=np.array(prompts, dtype=np.int32),
+        output_tokens=np.array(outputs, dtype=np.int32),
         models=None if model_at is None else np.array(models, dtype=object),
     )
 
@@ -71,7 +73,8 @@ def _complete(lines: Iterable[str], source: str) -> Iterator[tuple[int, list[str
 
 def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
     """Return the columns of JSON lines. Raise SpecError at the first line that is wrong."""
-    times_s, prompts, outputs, hashes = [], [], [], []
+    times_s, prompts, outputs = array("d"), array("i"), array("i")
+    blocks, counts = array("q"), array("i")
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -88,22 +91,26 @@ def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
         times_s.append(_finite(where, form.time, str(entry[form.time]), float))
         prompts.append(_count(where, form.prompt, str(entry[form.prompt])))
         outputs.append(_count(where, form.output, str(entry[form.output])))
-        hashes.append(_blocks(where, form.hashes, entry.get(form.hashes)))
+        of_prompt = _blocks(where, form.hashes, entry.get(form.hashes))
+        blocks.extend(of_prompt)
+        counts.append(len(of_prompt))
     return Columns(
         times_s=np.array(times_s, dtype=np.float64),
-        prompt_tokens=np.array(prompts, dtype=np.int64),
-        output_tokens=np.array(outputs, dtype=np.int64),
-        hashes=hashes,
+        prompt_tokens=np.array(prompts, dtype=np.int32),
+        output_tokens=np.array(outputs, dtype=np.int32),
+        blocks=np.array(blocks, dtype=np.int64),
+        block_counts=np.array(counts, dtype=np.int32),
     )
 
 
 def _blocks(where: str, column: str, found: object) -> list[int]:
     if found is None:
         return []
-    if not isinstance(found, list) or not all(isinstance(block, int) for block in found):
-        raise SpecError(
-            f"{where}: {column}: expected whole numbers, found {str(found)[:LONGEST_FOUND]!r}"
-        )
+    if not isinstance(found, list) or not all(
+        isinstance(block, int) and -(2**63) <= block < 2**63 for block in found
+    ):
+        told = repr(str(found)[:LONGEST_FOUND])
+        raise SpecError(f"{where}: {column}: expected whole numbers of 64 bits, found {told}")
     return found
 
 

@@ -10,9 +10,12 @@ from typing import Literal
 from twin.datafile import LONGEST_FOUND
 from twin.spec import SpecError
 
-TraceFormat = Literal["azure", "mooncake", "bailian", "burstgpt", "servegen", "own"]
+TraceFormat = Literal["azure", "mooncake", "bailian", "burstgpt", "servegen", "own", "log"]
 TraceUnit = Literal["s", "ms", "us", "date"]
 
+# Of the logs of requests that inferno fit reads (twin.fit.request_csv).
+LOG_COLUMNS = ("queued_s", "input_tokens", "output_tokens")
+LOG_KEYS = frozenset({"input_lens", "benchmarks", "experiments", "metrics"})
 TOKENS_MAX = 10**9  # far above any context length; catches a column of times taken for tokens
 PER_SECOND: Mapping[TraceUnit, float] = MappingProxyType({"s": 1.0, "ms": 1e3, "us": 1e6})
 
@@ -20,7 +23,8 @@ PER_SECOND: Mapping[TraceUnit, float] = MappingProxyType({"s": 1.0, "ms": 1e3, "
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Format:
     """Columns of a format: its time, prompt tokens, output tokens, and where it has one, the model
-    and the hashes of its prompt's blocks. also: further columns that tell it from others.
+    and the hashes of its prompt's blocks, of block_tokens each. also: further columns that tell it
+    from others.
     """
 
     time: str
@@ -29,6 +33,7 @@ class Format:
     unit: TraceUnit
     model: str = ""
     hashes: str = ""
+    block_tokens: int = 512
     also: tuple[str, ...] = ()
     lines: bool = False  # JSON lines instead of CSV
 
@@ -58,13 +63,15 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         "servegen": Format(
             time="timestamp", prompt="input_tokens", output="output_tokens", unit="s"
         ),
-        # Qwen's traces of Alibaba's Bailian: Mooncake's columns, but times in seconds.
+        # Qwen's traces of Alibaba's Bailian: Mooncake's columns, but times in seconds, and a block
+        # has 16 tokens.
         "bailian": Format(
             time="timestamp",
             prompt="input_length",
             output="output_length",
             unit="s",
             hashes="hash_ids",
+            block_tokens=16,
             also=("chat_id",),
             lines=True,
         ),
@@ -86,7 +93,10 @@ def recognise_columns(source: str, header: set[str], first_line: str) -> str:
     for name, form in of_csv.items():
         if header.issuperset(form.columns):
             return name
+    if {name.lower() for name in header}.issuperset(LOG_COLUMNS):
+        return "log"
     known = "; ".join(f"{name}: {', '.join(form.columns)}" for name, form in of_csv.items())
+    known += f"; log: {', '.join(LOG_COLUMNS)}"
     raise SpecError(
         f"{source}: line 1: expected JSON lines or the columns of a known format ({known}), found "
         f"{first_line[:LONGEST_FOUND]!r}"
@@ -94,5 +104,7 @@ def recognise_columns(source: str, header: set[str], first_line: str) -> str:
 
 
 def recognise_keys(keys: set[str]) -> str:
-    """Return the format of JSON lines of which the first has these *keys*."""
+    """Return the format of JSON of whose first line these are the *keys*."""
+    if keys & LOG_KEYS:
+        return "log"
     return "bailian" if keys.issuperset(FORMATS["bailian"].columns) else "mooncake"

@@ -15,6 +15,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from twin.fit.logs import read_logs
 from twin.spec import SpecError
 from twin.traces.exact import header_of, read_csv_rows, read_json_rows
 from twin.traces.formats import (
@@ -56,16 +57,47 @@ def read_trace(
         )
     first = _first_line(path)
     kind = trace_format or _recognise(path.name, first)
+    if kind == "log":
+        return _log_trace(path, model=model, unit=unit, spread=spread)
     form = FORMATS[kind]
     rows = _fast(path, form, first)
     if rows is None:
         with _opened(path) as text:
             read = read_json_rows if form.lines else read_csv_rows
             rows = read(path.name, text, form)
-    rows = _in_seconds(path.name, rows, form, unit)
+    _to_seconds(path.name, rows, form, unit)
     if model is not None:
         rows = _of_model(path.name, rows, model)
-    return make_trace(path.name, rows, spread=spread)
+    return make_trace(path.name, rows, spread=spread, block_tokens=form.block_tokens)
+
+
+def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread: Spread) -> Trace:
+    """Return when the requests of a log came that a load generator wrote; several runs come one
+    after the other, and requests that failed are left out.
+    """
+    if model is not None:
+        raise SpecError(f"{path.name}: model: expected none (a log tells no models)")
+    if unit == "date":
+        raise SpecError(f"{path.name}: unit: expected s, ms or us (its times are numbers)")
+    logs = read_logs(path, time_unit=unit)
+    if any(rows.points for rows in logs):
+        raise SpecError(
+            f"{path.name}: expected requests and when they came, found the means of a run"
+        )
+    begin_s, times_s = 0.0, []
+    for rows in logs:
+        times_s.append(begin_s + rows.queued_s)
+        begin_s += float(rows.last_token_s.max())
+    trace = make_trace(
+        path.name,
+        Columns(
+            times_s=np.concatenate(times_s),
+            prompt_tokens=np.concatenate([rows.input_tokens for rows in logs]).astype(np.int32),
+            output_tokens=np.concatenate([rows.output_tokens for rows in logs]).astype(np.int32),
+        ),
+        spread=spread,
+    )
+    return replace(trace, dropped=trace.dropped + sum(rows.failed for rows in logs))
 
 
 def _opened(path: Path) -> io.TextIOBase:
@@ -92,7 +124,10 @@ def _first_line(path: Path) -> str:
 
 
 def _recognise(source: str, first: str) -> str:
-    if not first.lstrip().startswith("{"):
+    begin = first.strip()
+    if begin in ("{", "["):  # of a document of many lines, which no trace is
+        return "log"
+    if not begin.startswith("{"):
         return recognise_columns(source, set(header_of(first)), first)
     try:
         keys = set(json.loads(first))
@@ -136,7 +171,7 @@ def _fast_csv(path: Path, form: Format) -> Columns | None:
             if part is None:
                 return None
             models = chunk[form.model].fillna("").to_numpy(dtype=object) if form.model else None
-            parts.append((*part, models))
+            parts.append([*part, models])
     return _joined(parts)
 
 
@@ -162,19 +197,21 @@ def _fast_lines(path: Path, form: Format) -> Columns | None:
     ]
     options = pj.ParseOptions(explicit_schema=pa.schema(fields), unexpected_field_behavior="ignore")
     try:
-        parts, hashes = [], []
+        parts: list[list[Any]] = []
         with pa.input_stream(str(path), compression="detect") as stream:
             for batch in pj.open_json(stream, parse_options=options):
                 columns = (batch[name] for name in (form.time, form.prompt, form.output))
                 part = _checked(*(column.to_numpy(zero_copy_only=False) for column in columns))
                 if part is None:
                     return None
-                parts.append((*part, None))
-                hashes += [row or [] for row in batch[form.hashes].to_pylist()]
+                blocks = batch[form.hashes].flatten()
+                if blocks.null_count:
+                    return None
+                counts = batch[form.hashes].value_lengths().fill_null(0)
+                parts.append([*part, None, blocks.to_numpy(), counts.to_numpy()])
     except pa.ArrowException:
         return None
-    rows = _joined(parts)
-    return None if rows is None else replace(rows, hashes=hashes)
+    return _joined(parts)
 
 
 def _checked(times: Any, prompts: Any, outputs: Any) -> tuple[Any, Any, Any] | None:
@@ -186,28 +223,40 @@ def _checked(times: Any, prompts: Any, outputs: Any) -> tuple[Any, Any, Any] | N
         within = (column >= 0) & (column <= TOKENS_MAX) & (column == np.floor(column))
         if not within.all():
             return None
-    return times_s, counts[0].astype(np.int64), counts[1].astype(np.int64)
+    return times_s, counts[0].astype(np.int32), counts[1].astype(np.int32)
 
 
-def _joined(parts: list[tuple[Any, Any, Any, Any]]) -> Columns | None:
+def _joined(parts: list[list[Any]]) -> Columns | None:
     if not parts:
         return None
-    times_s, prompts, outputs, models = zip(*parts, strict=True)
+    columns = []
+    for place in range(len(parts[0])):
+        columns.append(
+            None if parts[0][place] is None else np.concatenate([part[place] for part in parts])
+        )
+        for part in parts:  # never the parts and the whole of more than one column
+            part[place] = None
+    times_s, prompts, outputs, models, blocks, counts = (*columns, None, None)[:6]
+    assert times_s is not None
+    assert prompts is not None
+    assert outputs is not None
     return Columns(
-        times_s=np.concatenate(times_s),
-        prompt_tokens=np.concatenate(prompts),
-        output_tokens=np.concatenate(outputs),
-        models=None if models[0] is None else np.concatenate(models),
+        times_s=times_s,
+        prompt_tokens=prompts,
+        output_tokens=outputs,
+        models=models,
+        blocks=blocks,
+        block_counts=counts,
     )
 
 
-def _in_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None) -> Columns:
-    """Return *rows* with times in seconds. Raise SpecError where nobody can tell their unit."""
+def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None) -> None:
+    """Make the times of *rows* seconds. Raise SpecError where nobody can tell their unit."""
     of_form = form.unit
     if of_form == "date":
         if unit not in (None, "date"):
             raise SpecError(f"{source}: unit: expected none (its times are dates), found {unit!r}")
-        return rows
+        return
     if unit == "date":
         raise SpecError(f"{source}: unit: expected s, ms or us (its times are numbers)")
     if unit is None and of_form == "ms" and (rows.times_s != np.floor(rows.times_s)).any():
@@ -216,15 +265,8 @@ def _in_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None
             "say which (unit: s or unit: ms)"
         )
     per_second = PER_SECOND[unit or of_form]
-    if per_second == 1.0:
-        return rows
-    return Columns(
-        times_s=rows.times_s / per_second,
-        prompt_tokens=rows.prompt_tokens,
-        output_tokens=rows.output_tokens,
-        models=rows.models,
-        hashes=rows.hashes,
-    )
+    if per_second != 1.0:
+        np.divide(rows.times_s, per_second, out=rows.times_s)
 
 
 def _of_model(source: str, rows: Columns, model: str) -> Columns:
@@ -235,10 +277,4 @@ def _of_model(source: str, rows: Columns, model: str) -> Columns:
         raise SpecError(
             f"{source}: model: expected one of those in the trace ({known}), found {model!r}"
         )
-    return Columns(
-        times_s=rows.times_s[kept],
-        prompt_tokens=rows.prompt_tokens[kept],
-        output_tokens=rows.output_tokens[kept],
-        models=models[kept],
-        hashes=None if rows.hashes is None else [rows.hashes[i] for i in kept],
-    )
+    return rows.chosen(kept)

@@ -21,6 +21,11 @@ SHARED_PART_MIN, TICK_S_MIN = 0.02, 0.05
 # More than a server sees: the unit of the times is probably another one.
 RATE_RPM_MAX = 20_000.0
 
+PART = 2**20  # rows looked at together, so that what is made of them takes little memory
+# Tokens that blocks may have, and for how many prompts their number must be the one told.
+BLOCK_SIZES = tuple(2**power for power in range(3, 13))
+BLOCKS_AGREE = 0.9
+
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Trace:
@@ -35,8 +40,8 @@ class Trace:
 
     name: str
     times_s: NDArray[np.float64]
-    prompt_tokens: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
     models: tuple[str, ...] = ()
     dropped: int = 0
     tick_s: float | None = None
@@ -76,9 +81,8 @@ class Trace:
         models = tuple(self.models[i] for i in order) if self.models else ()
         blocks, starts = self.blocks, self.starts
         if blocks is not None and starts is not None:
-            parts = [blocks[starts[i] : starts[i + 1]] for i in order]
-            blocks = np.concatenate(parts)
-            starts = np.concatenate(([0], np.cumsum([len(part) for part in parts])))
+            blocks, counts = _gathered(blocks, np.diff(starts), order)
+            starts = _starts(counts)
         return replace(
             self,
             times_s=times_s,
@@ -92,58 +96,86 @@ class Trace:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Columns:
-    """Rows as read: times [s] from any zero, tokens >= 0, models (none, or one a row), and block
-    hashes (none, or one list a row).
+    """Rows as read: times [s] from any zero, tokens >= 0, models (none, or one a row), and the
+    blocks of prompts (none, or so many a row as block_counts says).
+
+    A trace of weeks has a hundred million rows: a row takes 16 bytes here.
     """
 
     times_s: NDArray[np.float64]
-    prompt_tokens: NDArray[np.int64]
-    output_tokens: NDArray[np.int64]
+    prompt_tokens: NDArray[np.int32]
+    output_tokens: NDArray[np.int32]
     models: NDArray[np.object_] | None = None
-    hashes: list[list[int]] | None = None
+    blocks: NDArray[np.int64] | None = None
+    block_counts: NDArray[np.int32] | None = None
+
+    def chosen(self, order: NDArray[np.intp]) -> Columns:
+        """Return the rows *order*."""
+        blocks, counts = self.blocks, self.block_counts
+        if blocks is not None and counts is not None:
+            blocks, counts = _gathered(blocks, counts, order)
+        return Columns(
+            times_s=self.times_s[order],
+            prompt_tokens=self.prompt_tokens[order],
+            output_tokens=self.output_tokens[order],
+            models=None if self.models is None else self.models[order],
+            blocks=blocks,
+            block_counts=counts,
+        )
 
 
-def make_trace(source: str, rows: Columns, *, spread: Spread) -> Trace:
-    """Return the trace of *rows*: those that generated something, in order of time, from 0.
+def make_trace(source: str, rows: Columns, *, spread: Spread, block_tokens: int = 512) -> Trace:
+    """Return the trace of *rows*: those that generated something, in order of time, from 0. *rows*
+    are used up.
 
     Requests of one tick of a coarse clock came one after the other: they are spread over it, at
     random from the content of the trace (so the same for everybody) or evenly. Raise SpecError if
     fewer than two requests at different instants remain.
     """
-    served = np.flatnonzero(rows.output_tokens > 0)
-    order = served[np.argsort(rows.times_s[served], kind="stable")]
-    times_s = rows.times_s[order]
-    if len(order) < 2 or times_s[0] == times_s[-1]:
+    read = len(rows.times_s)
+    is_served = rows.output_tokens > 0
+    if not is_served.all():
+        rows = rows.chosen(np.flatnonzero(is_served))
+    if (rows.times_s[1:] < rows.times_s[:-1]).any():
+        rows = rows.chosen(np.argsort(rows.times_s, kind="stable"))
+    times_s, prompts, outputs = rows.times_s, rows.prompt_tokens, rows.output_tokens
+    if len(times_s) < 2 or times_s[0] == times_s[-1]:
         raise SpecError(
             f"{source}: expected at least two requests at different instants, found "
-            f"{len(order)} request(s)"
+            f"{len(times_s)} request(s)"
         )
-    times_s = times_s - times_s[0]
-    prompts = np.maximum(rows.prompt_tokens[order], 1)
+    np.subtract(times_s, times_s[0], out=times_s)
+    np.maximum(prompts, 1, out=prompts)
     notes = []
     tick_s = _tick_s(times_s)
     if tick_s is not None:
         if spread == "none":
             what = "its requests of one tick arrive at the same instant"
         else:
-            seed = zlib.crc32(prompts.tobytes() + rows.output_tokens[order].tobytes())
+            seed = _checksum(outputs, _checksum(prompts, 0))
             times_s = _spread(times_s, tick_s, spread, np.random.default_rng(seed))
             what = f"the requests of one tick are spread over it ({spread})"
         notes.append(f"trace {source}: its clock has a resolution of {tick_s:g} s: {what}")
     models: tuple[str, ...] = ()
-    if rows.models is not None and any(rows.models[order]):
-        models = tuple(str(model) for model in rows.models[order])
-    blocks, starts = _ragged(rows.hashes, order)
+    if rows.models is not None and any(rows.models):
+        models = tuple(map(str, rows.models))
+    blocks, starts = rows.blocks, None
+    if blocks is not None and rows.block_counts is not None and len(blocks):
+        starts = _starts(rows.block_counts)
+        block_tokens = _block_tokens(prompts, rows.block_counts, usual=block_tokens)
+    else:
+        blocks = None
     trace = Trace(
         name=source,
         times_s=times_s,
         prompt_tokens=prompts,
-        output_tokens=rows.output_tokens[order],
+        output_tokens=outputs,
         models=models,
-        dropped=len(rows.times_s) - len(order),
+        dropped=read - len(times_s),
         tick_s=tick_s,
         blocks=blocks,
         starts=starts,
+        block_tokens=block_tokens,
     )
     if trace.rate_rpm > RATE_RPM_MAX:
         notes.append(
@@ -153,16 +185,27 @@ def make_trace(source: str, rows: Columns, *, spread: Spread) -> Trace:
     return Trace(**{name: getattr(trace, name) for name in Trace.__slots__} | {"notes": (*notes,)})
 
 
+def _checksum(tokens: NDArray[np.int32], before: int) -> int:
+    """Return the CRC of *tokens* as numbers of 64 bits, after what has the CRC *before*."""
+    for first in range(0, len(tokens), PART):
+        before = zlib.crc32(tokens[first : first + PART].astype(np.int64).tobytes(), before)
+    return before
+
+
 def _tick_s(times_s: NDArray[np.float64]) -> float | None:
     """Return the tick of the clock that took *times_s* (sorted, from 0), if it is coarse: all of
     them are multiples of it, and many are equal.
     """
-    whole_ms = np.rint(times_s * 1000.0)
-    if np.abs(times_s * 1000.0 - whole_ms).max() > 1e-3:
-        return None
-    tick_s = float(np.gcd.reduce(whole_ms.astype(np.int64))) / 1000.0
-    shared = np.count_nonzero(np.diff(times_s) == 0.0) / len(times_s)
-    return tick_s if tick_s >= TICK_S_MIN and shared >= SHARED_PART_MIN else None
+    tick_ms, shared = 0, 0
+    for first in range(0, len(times_s), PART):
+        part_ms = times_s[first : first + PART + 1] * 1000.0
+        whole_ms = np.rint(part_ms)
+        if np.abs(part_ms - whole_ms).max() > 1e-3:
+            return None
+        tick_ms = int(np.gcd.reduce(whole_ms.astype(np.int64), initial=tick_ms))
+        shared += int(np.count_nonzero(np.diff(part_ms) == 0.0))
+    tick_s = tick_ms / 1000.0
+    return tick_s if tick_s >= TICK_S_MIN and shared / len(times_s) >= SHARED_PART_MIN else None
 
 
 def _spread(
@@ -179,11 +222,37 @@ def _spread(
     return out
 
 
-def _ragged(
-    hashes: list[list[int]] | None, order: NDArray[np.intp]
-) -> tuple[NDArray[np.int64] | None, NDArray[np.int64] | None]:
-    if hashes is None or not any(hashes):
-        return None, None
-    kept = [hashes[i] for i in order]
-    starts = np.concatenate([[0], np.cumsum([len(row) for row in kept])]).astype(np.int64)
-    return np.array([block for row in kept for block in row], dtype=np.int64), starts
+# -- the blocks of prompts
+
+
+def _starts(counts: NDArray[np.int32]) -> NDArray[np.int64]:
+    """Return where the blocks of each row begin, and where those of the last end."""
+    starts = np.zeros(len(counts) + 1, np.int64)
+    np.cumsum(counts, out=starts[1:])
+    return starts
+
+
+def _gathered(
+    blocks: NDArray[np.int64], counts: NDArray[np.int32], order: NDArray[np.intp]
+) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+    """Return blocks and counts of the rows *order*."""
+    chosen = counts[order]
+    # From where the blocks of a row will stand to where they stand.
+    apart = _starts(counts)[order] - _starts(chosen)[:-1]
+    places = np.arange(int(chosen.sum()))
+    places += np.repeat(apart, chosen)
+    return blocks[places], chosen
+
+
+def _block_tokens(prompts: NDArray[np.int32], counts: NDArray[np.int32], *, usual: int) -> int:
+    """Return the tokens of a block: *usual*, unless so many blocks as the prompts have are of
+    another power of two.
+    """
+    some = counts > 0
+    prompts, counts = prompts[some], counts[some]
+
+    def agrees(tokens: int) -> bool:
+        return float(np.mean(-(-prompts // tokens) == counts)) >= BLOCKS_AGREE
+
+    others = (size for size in BLOCK_SIZES if agrees(size))
+    return usual if agrees(usual) else next(others, usual)
