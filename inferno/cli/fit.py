@@ -22,7 +22,8 @@ Fit the latency model of an engine,
 by replaying logs of its requests on the twin's replica. FILE is one of
 - a CSV with the columns queued_s, input_tokens, output_tokens, first_token_s
   and last_token_s,
-- JSON of `vllm bench serve --save-result --save-detailed`,
+- JSON of `vllm bench serve --save-result`, best with --save-detailed, or of
+  sglang.bench_serving,
 - JSON of GuideLLM,
 - what GenAI-Perf writes (profile_export.json with usage in its answers, and
   the summary profile_export_genai_perf.json) or AIPerf (profile_export.jsonl,

@@ -191,6 +191,61 @@ def test_a_summary_of_genai_perf_is_an_operating_point() -> None:
     assert len(tails) == 12
 
 
+def means(**others: Any) -> dict[str, Any]:
+    """Return a result of `vllm bench serve --save-result` without its requests."""
+    return {
+        "backend": "vllm",
+        "num_prompts": 200,
+        "request_rate": "inf",
+        "max_concurrency": 16,
+        "completed": 198,
+        "total_input_tokens": 198 * 1000,
+        "total_output_tokens": 198 * 101,
+        "request_throughput": 4.2,
+        "mean_ttft_ms": 120.0,
+        "median_ttft_ms": 100.0,
+        "p99_ttft_ms": 400.0,
+        "mean_tpot_ms": 20.0,
+        "p99_tpot_ms": 26.0,
+        "mean_itl_ms": 20.0,
+        "p99_itl_ms": 90.0,
+    } | others
+
+
+@pytest.mark.parametrize(
+    ("others", "users", "rate", "e2e_s"),
+    [
+        ({}, 16, None, 2.12),
+        ({"request_rate": 4.4}, None, 4.4, 2.12),
+        ({"request_rate": 40.0}, 16, None, 2.12),
+        ({"request_rate": 4.4, "max_concurrency": None, "mean_e2el_ms": 2000}, None, 4.4, 2.0),
+        ({"request_rate": 4.4, "mean_e2e_latency_ms": 2000}, None, 4.4, 2.0),
+        ({"input_lens": [1000], "ttfts": [0.1], "itls": [[]], "output_lens": [1]}, 16, None, 2.12),
+    ],
+)
+def test_a_result_without_its_requests_is_an_operating_point(
+    tmp_path: Path, others: dict[str, Any], users: int | None, rate: float | None, e2e_s: float
+) -> None:
+    """As most people save it, and as versions wrote it that did not tell when a request was sent;
+    the percentile of gaps is none of requests.
+    """
+    (rows,) = read_logs(write(tmp_path, "bench.json", means(**others)))
+    (point,) = rows.points
+    assert (point.users, point.rate_rps) == (users, rate)
+    assert (point.input_tokens, point.output_tokens, rows.failed) == (1000, 101, 2)
+    assert rows.ttft_s[0] == pytest.approx(0.12)
+    assert rows.e2e_s[0] == pytest.approx(e2e_s)
+    told = [(one.latency, one.percent, one.value_s) for one in point.percentiles]
+    assert told == [("ttft", 50.0, 0.1), ("ttft", 99.0, 0.4), ("itl", 99.0, 0.026)]
+
+
+def test_requests_that_all_came_at_once_are_no_steady_load(tmp_path: Path) -> None:
+    """A fit would take them for users who ask again and again."""
+    path = write(tmp_path, "bench.json", means(max_concurrency=None))
+    with pytest.raises(SpecError, match=r"^bench.json: expected a request_rate or a max_conc"):
+        read_logs(path)
+
+
 def test_the_points_of_several_files_make_one_table() -> None:
     """A sweep is a summary a load, each in its own folder; logs of requests stay apart."""
     logs = Path(__file__).parent / "logs"

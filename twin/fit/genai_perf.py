@@ -8,9 +8,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
-from twin.fit.json_figures import Figures, finite, log_of, shape
+from twin.fit.json_figures import Figures, finite, log_of, point_rows, shape
 from twin.fit.points import Latency, OperatingPoint, Percentile
 from twin.fit.request_csv import RequestRows
 from twin.spec import SpecError
@@ -45,11 +43,6 @@ def read_summary(document: Json, *, source: str) -> RequestRows:
         finite((document.get(name) or {}).get("avg"), where=f"{source}: {name}: avg")
         for name in ("input_sequence_length", "output_sequence_length")
     )
-    if not 0.0 < ttft_s <= e2e_s:
-        raise SpecError(
-            f"{source}: time_to_first_token: expected above 0 and at most request_latency "
-            f"({e2e_s:g} s), found {ttft_s:g} s"
-        )
     percentiles = [
         Percentile(
             latency=name,
@@ -69,18 +62,7 @@ def read_summary(document: Json, *, source: str) -> RequestRows:
         output_tokens=max(output, 1.0),
         percentiles=tuple(percentiles),
     )
-    return RequestRows(
-        source=source,
-        line=np.array([1]),
-        queued_s=np.zeros(1),
-        first_token_s=np.array([ttft_s]),
-        last_token_s=np.array([e2e_s]),
-        input_tokens=np.array([max(round(prompt), 1)]),
-        output_tokens=np.array([max(round(output), 1)]),
-        place="point",
-        failed=int(failed),
-        points=(point,),
-    )
+    return point_rows(source, point, ttft_s=ttft_s, e2e_s=e2e_s, failed=int(failed))
 
 
 def _summed_s(document: Json, name: Latency, label: str, *, source: str) -> float:

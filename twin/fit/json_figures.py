@@ -7,6 +7,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
+from twin.fit.points import OperatingPoint
 from twin.fit.request_csv import RequestRows, check_figures, request_rows
 from twin.spec import SpecError
 
@@ -43,3 +46,26 @@ def log_of(
     ]
     numbers = [index for index, _ in requests]
     return request_rows(name, numbers, values, place="request", failed=failed)
+
+
+def point_rows(
+    source: str, point: OperatingPoint, *, ttft_s: float, e2e_s: float, failed: int
+) -> RequestRows:
+    """Return the log of one operating point, with its mean latencies."""
+    if not 0.0 < ttft_s <= e2e_s:
+        raise SpecError(
+            f"{source}: time to first token: expected above 0 and at most that of the answer "
+            f"({e2e_s:g} s), found {ttft_s:g} s"
+        )
+    return RequestRows(
+        source=source,
+        line=np.array([1]),
+        queued_s=np.zeros(1),
+        first_token_s=np.array([ttft_s]),
+        last_token_s=np.array([e2e_s]),
+        input_tokens=np.array([max(round(point.input_tokens), 1)]),
+        output_tokens=np.array([max(round(point.output_tokens), 1)]),
+        place="point",
+        failed=failed,
+        points=(point,),
+    )

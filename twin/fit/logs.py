@@ -1,15 +1,13 @@
 """Reading of the files that load generators write: which format a file has, and the requests in it.
 
-Known are our CSV, tables of operating points (twin.fit.point_csv), the JSON of `vllm bench serve
---save-result --save-detailed` and of GuideLLM, and what GenAI-Perf and AIPerf write
-(twin.fit.genai_perf). A file may hold several
-runs: each is a log of its own.
+Known are our CSV, tables of operating points (twin.fit.point_csv), the JSON of `vllm bench serve`
+and its kin (twin.fit.bench_serve) and of GuideLLM, and what GenAI-Perf and AIPerf write
+(twin.fit.genai_perf). A file may hold several runs: each is a log of its own.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twin.fit.bench_serve import is_result, read_result
 from twin.fit.genai_perf import is_summary, read_aiperf, read_perf_analyzer, read_summary
 from twin.fit.json_figures import Figures, finite, log_of, shape
 from twin.fit.point_csv import is_table, read_table
@@ -36,8 +35,8 @@ UNITS: Mapping[TimeUnit, float] = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
 GAP_MAX_S, GAP_MIN_S = 1.0, 2e-5
 
 FORMATS = (
-    "the CSV of inferno fit, JSON of `vllm bench serve --save-result --save-detailed`, of GuideLLM "
-    "or of GenAI-Perf, or JSON or JSON lines of AIPerf"
+    "the CSV of inferno fit, JSON of `vllm bench serve --save-result`, of GuideLLM or of "
+    "GenAI-Perf, or JSON or JSON lines of AIPerf or sglang.bench_serving"
 )
 
 
@@ -97,8 +96,8 @@ def _json_logs(text: str, *, source: str) -> list[RequestRows]:
     first = documents[0]
     if not isinstance(first, Mapping):
         raise SpecError(f"{source}: expected {FORMATS}, found {shape(first)}")
-    if "input_lens" in first:
-        return [_vllm(document, source=source) for document in documents]
+    if is_result(first):
+        return [read_result(document, source=source) for document in documents]
     if isinstance(first.get("benchmarks"), list):
         return _guidellm(first, source=source)
     if "metadata" in first and "metrics" in first:
@@ -125,54 +124,6 @@ def _documents(text: str, *, source: str) -> list[Any]:
                 found = whole if number == 1 else f"line {number}, which is none"
                 raise SpecError(f"{source}: expected JSON, found {found}") from None
     return documents
-
-
-# -- vllm bench serve --save-result --save-detailed
-
-
-def _vllm(document: Mapping[str, Any], *, source: str) -> RequestRows:
-    """Read one result: arrays with one entry a request.
-
-    itls holds the gaps between the pieces that came, which may hold several tokens; their sum is
-    the time of the decodes whatever their number.
-    """
-    columns = [
-        _column(document, name, source=source)
-        for name in ("start_times", "ttfts", "itls", "input_lens", "output_lens")
-    ]
-    count = len(columns[0])
-    errors = document.get("errors") or [""] * count
-    for name, column in zip(
-        ("ttfts", "itls", "input_lens", "output_lens"), columns[1:], strict=True
-    ):
-        if len(column) != count:
-            raise SpecError(f"{source}: {name}: expected {count} entries, found {len(column)}")
-    requests, failed = [], 0
-    for number, (start, ttft, itls, prompt, output, error) in enumerate(
-        zip(*columns, errors, strict=True), 1
-    ):
-        if error or not output or not ttft:
-            failed += 1
-            continue
-        where = f"{source}: request {number}"
-        start_s, ttft_s = finite(start, where=where), finite(ttft, where=where)
-        gaps = itls if isinstance(itls, list) else [itls]
-        first_s = start_s + ttft_s
-        last_s = first_s + math.fsum(finite(gap, where=where) for gap in gaps)
-        requests.append((number, [start_s, first_s, last_s, float(prompt), float(output)]))
-    return log_of(source, requests, failed=failed)
-
-
-def _column(document: Mapping[str, Any], name: str, *, source: str) -> list[Any]:
-    values = document.get(name)
-    if isinstance(values, list):
-        return values
-    found = "nothing" if values is None else shape(values)
-    older = " (older versions of vLLM do not write it)" if name == "start_times" else ""
-    raise SpecError(
-        f"{source}: {name}: expected one entry a request, found {found}{older}; write the file "
-        "with --save-result --save-detailed"
-    )
 
 
 # -- GuideLLM

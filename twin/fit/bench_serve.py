@@ -1,0 +1,144 @@
+"""Reading of what `vllm bench serve --save-result` and sglang.bench_serving write: with
+--save-detailed the requests one by one, else an operating point of means and percentiles.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from twin.fit.json_figures import finite, log_of, point_rows, shape
+from twin.fit.points import Latency, OperatingPoint, Percentile
+from twin.fit.request_csv import RequestRows
+from twin.spec import SpecError
+
+Json = Mapping[str, Any]
+
+# What the tools call each latency. That of tokens is the mean of a request, not of each gap.
+NAMES: Mapping[Latency, tuple[str, ...]] = {
+    "ttft": ("ttft",),
+    "itl": ("tpot",),
+    "e2e": ("e2el", "e2e_latency"),
+}
+LABELS = (("median", 50.0), ("p50", 50.0), ("p90", 90.0), ("p95", 95.0), ("p99", 99.0))
+# Below this share of the rate asked for it was the limit on users that set the load.
+KEPT_UP = 0.9
+
+
+def is_result(document: Json) -> bool:
+    """Tell whether *document* is a result of one run."""
+    return "input_lens" in document or ("mean_ttft_ms" in document and "completed" in document)
+
+
+def read_result(document: Json, *, source: str) -> RequestRows:
+    """Return the requests of a result, or its means where it does not tell when each was sent."""
+    if "start_times" not in document and "mean_ttft_ms" in document and "completed" in document:
+        return _means(document, source=source)
+    return _requests(document, source=source)
+
+
+# -- means
+
+
+def _means(document: Json, *, source: str) -> RequestRows:
+    def figure(name: str) -> float:
+        return finite(document.get(name), where=f"{source}: {name}")
+
+    completed = figure("completed")
+    if completed < 1:
+        raise SpecError(f"{source}: completed: expected requests that were answered, found none")
+    prompt, output = (figure(f"total_{name}_tokens") / completed for name in ("input", "output"))
+    ttft_s = figure("mean_ttft_ms") / 1e3
+    long = next((name for name in NAMES["e2e"] if document.get(f"mean_{name}_ms")), None)
+    if long is None:
+        e2e_s = ttft_s + max(output - 1.0, 0.0) * figure("mean_tpot_ms") / 1e3
+    else:
+        e2e_s = figure(f"mean_{long}_ms") / 1e3
+    rate, users = _load(document, source=source)
+    point = OperatingPoint(
+        rate_rps=rate,
+        users=users,
+        input_tokens=max(prompt, 1.0),
+        output_tokens=max(output, 1.0),
+        percentiles=tuple(_percentiles(document, source=source)),
+    )
+    asked = document.get("num_prompts")
+    lost = document.get("failed")
+    if lost is None and isinstance(asked, int):
+        lost = max(asked - int(completed), 0)
+    return point_rows(source, point, ttft_s=ttft_s, e2e_s=e2e_s, failed=int(lost or 0))
+
+
+def _percentiles(document: Json, *, source: str) -> Iterator[Percentile]:
+    for latency, names in NAMES.items():
+        for name in names:
+            for label, percent in LABELS:
+                key = f"{label}_{name}_ms"
+                if document.get(key):
+                    value_ms = finite(document[key], where=f"{source}: {key}")
+                    yield Percentile(latency=latency, percent=percent, value_s=value_ms / 1e3)
+
+
+def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
+    """Return the rate [1/s] or the users who ask again at once."""
+    given, limit = document.get("request_rate"), document.get("max_concurrency")
+    rate = float(given) if isinstance(given, int | float) and math.isfinite(given) else math.inf
+    reached = document.get("request_throughput")
+    fell_short = isinstance(reached, int | float) and reached < KEPT_UP * rate
+    if isinstance(limit, int) and limit > 0 and fell_short:
+        return None, limit
+    if 0.0 < rate < math.inf:
+        return rate, None
+    raise SpecError(
+        f"{source}: expected a request_rate or a max_concurrency, found all requests at once: "
+        "that is no steady load"
+    )
+
+
+# -- requests
+
+
+def _requests(document: Json, *, source: str) -> RequestRows:
+    """Read arrays with one entry a request.
+
+    itls holds the gaps between the pieces that came, which may hold several tokens; their sum is
+    the time of the decodes whatever their number.
+    """
+    columns = [
+        _column(document, name, source=source)
+        for name in ("start_times", "ttfts", "itls", "input_lens", "output_lens")
+    ]
+    count = len(columns[0])
+    errors = document.get("errors") or [""] * count
+    for name, column in zip(
+        ("ttfts", "itls", "input_lens", "output_lens"), columns[1:], strict=True
+    ):
+        if len(column) != count:
+            raise SpecError(f"{source}: {name}: expected {count} entries, found {len(column)}")
+    requests, failed = [], 0
+    for number, (start, ttft, itls, prompt, output, error) in enumerate(
+        zip(*columns, errors, strict=True), 1
+    ):
+        if error or not output or not ttft:
+            failed += 1
+            continue
+        where = f"{source}: request {number}"
+        start_s, ttft_s = finite(start, where=where), finite(ttft, where=where)
+        gaps = itls if isinstance(itls, list) else [itls]
+        first_s = start_s + ttft_s
+        last_s = first_s + math.fsum(finite(gap, where=where) for gap in gaps)
+        requests.append((number, [start_s, first_s, last_s, float(prompt), float(output)]))
+    return log_of(source, requests, failed=failed)
+
+
+def _column(document: Json, name: str, *, source: str) -> list[Any]:
+    values = document.get(name)
+    if isinstance(values, list):
+        return values
+    found = "nothing" if values is None else shape(values)
+    older = " (older versions of vLLM do not write it)" if name == "start_times" else ""
+    raise SpecError(
+        f"{source}: {name}: expected one entry a request, found {found}{older}; write the file "
+        "with --save-result --save-detailed"
+    )
