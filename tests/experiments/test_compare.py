@@ -30,6 +30,8 @@ from experiments.grid import SweepConfig
 from tests.experiments.two_servers import write_two_servers
 from twin.spec import SpecError
 
+pytestmark = pytest.mark.costly
+
 Done = tuple[CompareConfig, CompareResult, Path]
 
 
@@ -51,7 +53,6 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
     return asked, compare(asked, out, executor=LocalProcesses(jobs=1)), out
 
 
-@pytest.mark.costly
 def test_results_have_a_row_for_each_policy_load_and_seed(done: Done) -> None:
     """Notebooks and others read this file."""
     table = pd.read_csv(done[2] / "results.csv")
@@ -72,7 +73,6 @@ def test_nobody_is_better_than_the_clairvoyant(done: Done) -> None:
     assert (best["regret_usd_per_h"] == 0.0).all()
 
 
-@pytest.mark.costly
 def test_a_comparison_goes_on_where_it_stopped(done: Done) -> None:
     """A finished run is not made again, and the tables are the same."""
     asked, result, out = done

@@ -31,6 +31,7 @@ def lines(result: RunResult) -> list[dict[str, Any]]:
     ]
 
 
+@pytest.mark.costly
 def test_equal_configurations_give_equal_results() -> None:
     """A run must be repeatable from what is saved beside it."""
     first, second = run(SHORT), run(SHORT)

@@ -50,6 +50,7 @@ def test_all_files_are_there_and_nothing_else(written: tuple[RunResult, Path]) -
     assert [path.name for path in out.parent.iterdir()] == ["out"]
 
 
+@pytest.mark.costly
 def test_json_files_are_strict_and_repeat_the_result(written: tuple[RunResult, Path]) -> None:
     """NaN would stop most readers; run.json alone leads to the same run."""
     result, out = written

@@ -37,6 +37,7 @@ def gpus(data: SystemData, solution: Solution) -> dict[str, int]:
     return used
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("rules", [OURS, GO_TODAY])
 def test_what_was_asked_before_changes_no_answer(rules: Rules) -> None:
     """What is remembered saves time only, whatever came before, and in whatever order."""
@@ -83,6 +84,7 @@ def test_the_same_input_has_the_same_answer_at_once() -> None:
     assert optimize(changed, EXACT, cache=cache).allocations["s"].replicas == 9
 
 
+@pytest.mark.costly
 @given(
     servers=several_servers(),
     capacity=CAPACITIES,
@@ -282,6 +284,7 @@ def loads(first: float, *rest: float, hysteresis: float) -> list[int]:
     return found
 
 
+@pytest.mark.costly
 def test_load_that_wavers_within_the_hysteresis_changes_nothing() -> None:
     """Every change costs a start-up: what noise has once needed stays while it may come back."""
     rate = optimize(small_system(server(), itl_ms=9.0), PLAIN).allocations["s"].rate_max_rpm

@@ -166,6 +166,7 @@ def test_a_large_system_is_solved_to_a_proven_gap() -> None:
     assert rank(problem, dict(answer.choices)) < greedy
 
 
+@pytest.mark.costly
 def test_no_time_at_all_still_gives_an_answer() -> None:
     """A time limit returns the best found, and says that there may be better."""
     problem = large_problem(100, 0.5)

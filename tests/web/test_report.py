@@ -31,6 +31,8 @@ from twin.spec import SpecError
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
+pytestmark = pytest.mark.costly
+
 HERE = Path(__file__).parent
 SMALL = Path(__file__).resolve().parents[2] / "sample-data" / "small"
 MIB = 2**20
@@ -252,7 +254,6 @@ def test_a_thousand_servers_can_be_looked_through(browser: Browser, tmp_path: Pa
         assert problems == []
 
 
-@pytest.mark.costly
 def test_a_run_is_shown_as_it_was_scored(runs: Sequence[Path]) -> None:
     """A page that disagrees with summary.json is worse than none."""
     summary = json.loads((runs[0] / "summary.json").read_text())
@@ -330,7 +331,6 @@ def test_the_reasons_can_be_read_with_a_mouse_and_without(
         assert problems == []
 
 
-@pytest.mark.costly
 def test_an_hour_of_27_servers_is_less_than_8_mib() -> None:
     """It is sent by mail."""
     cycles, servers = 120, 27
@@ -374,7 +374,6 @@ def test_a_long_timeline_is_thinned_and_loses_no_change() -> None:
     assert len(server.decisions) <= POINTS_MAX
 
 
-@pytest.mark.costly
 def test_many_servers_share_the_room() -> None:
     """Of a thousand servers each gets fewer points: a page must open."""
     one = timeline_of_records([line(60.0 * at, row()) for at in range(90)], title="many")
@@ -439,7 +438,6 @@ def test_a_run_whose_data_are_gone_is_shown_without_what_needs_them(
     assert len(report.timelines[0].servers) == 4
 
 
-@pytest.mark.costly
 def test_results_of_older_versions_are_shown_as_far_as_they_go(
     compared: Path, tmp_path: Path
 ) -> None:
@@ -453,7 +451,6 @@ def test_results_of_older_versions_are_shown_as_far_as_they_go(
     assert kinds[0].count("table") == kinds[1].count("table") == 2
 
 
-@pytest.mark.costly
 def test_equal_names_are_told_apart_and_a_study_is_all_its_parts(
     runs: Sequence[Path], tmp_path: Path
 ) -> None:
