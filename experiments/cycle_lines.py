@@ -9,12 +9,13 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any, Literal, overload
 from weakref import finalize
 
 from experiments.changes import Desired, add_desired
 from loop.records import line_and_text
 from loop.types import CycleRecord
+from twin.datafile import parse_json
 
 _QUICK = 1  # a tenth of the size, for a hundredth of what a cycle costs
 
@@ -79,11 +80,11 @@ class PackedLines(CycleLines):
 
 
 class FileOfLines(CycleLines):
-    """In a new file at *path*, a line each."""
+    """In a file at *path*, a line each; it is made anew unless *mode* says otherwise."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, mode: Literal["w+b", "rb"] = "w+b") -> None:
         super().__init__()
-        self._file = path.open("w+b")
+        self._file = path.open(mode)
         finalize(self, self._file.close)
         self._begins = [0]
 
@@ -104,3 +105,17 @@ class FileOfLines(CycleLines):
 
     def __len__(self) -> int:
         return len(self._begins) - 1
+
+
+class WrittenLines(FileOfLines):
+    """In the file of a finished run at *path*. Raise OSError if it cannot be read, SpecError for a
+    line that is none.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, mode="rb")
+        for number, text in enumerate(self._file, start=1):
+            line = parse_json(text.decode(), source=f"{path.name}: cycle {number}")
+            add_desired(self.desired, line)
+            self.failed += bool(line["error"])
+            self._begins.append(self._begins[-1] + len(text.rstrip(b"\n")) + 1)

@@ -21,7 +21,7 @@ from experiments.misses import CAUSES, MEANING, Misses, misses_of
 from experiments.output import write_csv, write_text
 from experiments.pool import run_tasks
 from experiments.run import simulate
-from experiments.run_files import RUN, read_run
+from experiments.run_files import RUN, RunRecords, read_run
 from experiments.sources import Sources, read_sources
 from experiments.tables import plain_table, print_table
 from twin.datafile import read_json
@@ -62,14 +62,16 @@ def explain_run(
     return Explained(misses=misses, counterfactuals=found, paths=paths)
 
 
-def misses_of_directory(directory: Path) -> tuple[RunConfig, Misses]:
+def misses_of_directory(
+    directory: Path, records: RunRecords | None = None
+) -> tuple[RunConfig, Misses]:
     """Return the configuration of the run in *directory*, and its misses. Raise SpecError where its
-    files or its data are not what they were.
+    files or its data are not what they were. *records*, if any, are those of the run, read already.
     """
     about = read_json(directory / RUN)
     config = _config(about, directory)
     sources = read_sources(config)
-    records = read_run(directory)
+    records = records or read_run(directory)
     if records.names != sources.names:
         raise SpecError(f"{directory}: expected the data of the run, found other servers in it now")
     misses = misses_of(

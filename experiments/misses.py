@@ -4,7 +4,7 @@ it came, what was asked for, and what was there to be had. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,8 @@ from experiments.requests import requests_of
 from experiments.sources import Sources
 from experiments.verdicts import LEFT_OUT, MISSED, judge, target_columns
 from loop.spec import SloTarget
+
+_Flags = tuple[list[float], list[bool]]
 
 # In the order in which they are asked about.
 CAUSES = ("infeasible", "no GPUs", "pods start", "not yet known", "queue left over", "tail")
@@ -92,6 +94,7 @@ def explain_misses(
     time of a first token that any of its accelerators can do (fixed, and for each prompt token).
     """
     aimed = target_columns(targets).any_set
+    given_up = _given_up(cycles)
     counts = np.zeros((len(targets), len(CAUSES)), dtype=np.int64)
     scored = np.zeros(len(targets), dtype=np.int64)
     # A block of servers at a time: a copy of all requests would be as large as the run.
@@ -107,7 +110,9 @@ def explain_misses(
             missed = select(own, mine & (verdicts == MISSED))
             if not missed["arrival_s"].size:
                 continue
-            slots = _causes_of_slots(one, select(pods, pods["server"] == server), cycles)
+            slots = _causes_of_slots(
+                one, select(pods, pods["server"] == server), given_up.get(one.server, ([], []))
+            )
             place = np.minimum((missed["arrival_s"] // one.slot_s).astype(np.int64), len(slots) - 1)
             causes = slots[place]
             fixed_ms, token_ms = shortest_ttft_ms[one.server]
@@ -130,9 +135,7 @@ def judged(
     return own, judge(own, targets, end_s=window.end_s, tps_missed=tps_missed)
 
 
-def _causes_of_slots(
-    demand: Demand, pods: Columns, cycles: Sequence[Mapping[str, Any]]
-) -> npt.NDArray[np.int64]:
+def _causes_of_slots(demand: Demand, pods: Columns, given_up: _Flags) -> npt.NDArray[np.int64]:
     """Return what a request that is missed is missed by, if it comes in each slot (into CAUSES)."""
     slots = len(demand.work_rps)
     if not demand.choices:
@@ -141,13 +144,13 @@ def _causes_of_slots(
     rates = {choice.accelerator: choice.rate_rps for choice in demand.choices}
     ready, starting, pending = _capacities(pods, rates, middle_s)
     work = demand.work_rps
-    given_up = _given_up(cycles, demand.server, middle_s)
+    cut = _at(given_up, middle_s)
     short = ready < work
     queued = _left_over(work, ready) > NEGLIGIBLE * np.maximum(ready, 1e-9)
     found = np.full(slots, CAUSES.index("tail"))
     found[queued & ~short] = CAUSES.index("queue left over")
     found[short] = CAUSES.index("not yet known")
-    found[short & given_up] = CAUSES.index("no GPUs")
+    found[short & cut] = CAUSES.index("no GPUs")
     found[short & (ready + starting + pending >= work)] = CAUSES.index("no GPUs")
     found[short & (ready + starting >= work)] = CAUSES.index("pods start")
     return found
@@ -192,18 +195,24 @@ def _steps(at_s: Floats, sizes: Floats) -> tuple[Floats, Floats]:
     return corners, np.column_stack((before, sums)).ravel()
 
 
-def _given_up(
-    cycles: Sequence[Mapping[str, Any]], server: str, at_s: Floats
-) -> npt.NDArray[np.bool_]:
-    """Return whether the latest decision at each instant was cut by the GPUs that there are."""
-    times, flags = [0.0], [False]
+def _given_up(cycles: Iterable[Mapping[str, Any]]) -> dict[str, _Flags]:
+    """Return whether each decision was cut by the GPUs that there are, by server: the instants, and
+    the answers.
+    """
+    found: dict[str, _Flags] = {}
     for cycle in cycles:
         for row in cycle["servers"]:
-            if row["name"] == server:
-                times.append(cycle["t_s"])
-                flags.append(row.get("reasonKind") == "capacity")
-    place = np.searchsorted(np.array(times), at_s, side="right") - 1
-    return np.array(flags)[np.maximum(place, 0)]
+            times, flags = found.setdefault(row["name"], ([], []))
+            times.append(cycle["t_s"])
+            flags.append(row.get("reasonKind") == "capacity")
+    return found
+
+
+def _at(given_up: _Flags, at_s: Floats) -> npt.NDArray[np.bool_]:
+    """Return whether the latest decision at each instant was cut; before the first none was."""
+    times, flags = given_up
+    place = np.searchsorted(np.array(times, dtype=np.float64), at_s, side="right")
+    return np.array([False, *flags])[place]
 
 
 def _left_over(work: Floats, ready: Floats) -> Floats:

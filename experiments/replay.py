@@ -4,10 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,7 +45,7 @@ def read_recording(path: Path) -> list[Line]:
     """Return the lines of *path*, a recording of ours or of the Go loop. Raise SpecError, one line,
     if they are not those of one run.
     """
-    lines = read_cycles(path)
+    lines = list(read_cycles(path))
     for number, (before, line) in enumerate(pairwise(lines), start=2):
         if line["t_s"] < before["t_s"]:
             raise SpecError(
@@ -54,48 +55,56 @@ def read_recording(path: Path) -> list[Line]:
     return lines
 
 
-def read_cycles(path: Path) -> list[Line]:
-    """Return the lines of *path*, a recording of ours or of the Go loop: of one run, or of a loop
-    that was started several times. Raise SpecError, one line, if there is something else in it.
+def read_cycles(path: Path) -> Iterator[Line]:
+    """Yield the lines of *path*, a recording of ours or of the Go loop, as they are read: of one
+    run, or of a loop that was started several times. Raise SpecError, one line, if there is
+    something else in it.
 
     A last line that has no end yet is left out: a loop is writing it, or was stopped while it did.
     """
-    try:
-        texts = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
-        raise SpecError(f"{path}: expected a readable text file, found {reason}") from None
-    if len(texts) > 1 and not texts[-1].endswith("\n") and not _is_json(texts[-1]):
-        texts.pop()
-    read = [
-        parse_json(text, source=f"{path.name}: cycle {number}")
-        for number, text in enumerate(texts, start=1)
-    ]
-    if read and all(isinstance(line, dict) and is_go_record(line) for line in read):
-        read = list(from_go(read, source=path.name))
-    for number, line in enumerate(read, start=1):
+    lines = _parsed(path)
+    first = next(lines, None)
+    if first is None:
+        return
+    whole = chain([first], lines)
+    if isinstance(first, dict) and is_go_record(first):
+        yield from from_go(whole, source=path.name)
+        return
+    for number, line in enumerate(whole, start=1):
         if not isinstance(line, dict) or "t_s" not in line:
             raise SpecError(
                 f"{path.name}: cycle {number}: expected the record of a cycle, found "
-                f"{texts[number - 1].rstrip()[:60]!r}"
+                f"{json.dumps(line, ensure_ascii=False, separators=(',', ':'))[:60]!r}"
             )
-    return read
+        yield line
 
 
-def continued(lines: Sequence[Line]) -> list[Line]:
-    """Return *lines* of a loop that may have been started again on one axis of time: after a start
+def _parsed(path: Path) -> Iterator[Any]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, text in enumerate(file, start=1):
+                if number > 1 and not text.endswith("\n") and not _is_json(text):
+                    return
+                yield parse_json(text, source=f"{path.name}: cycle {number}")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
+        raise SpecError(f"{path}: expected a readable text file, found {reason}") from None
+
+
+def continued(lines: Iterable[Line]) -> Iterator[Line]:
+    """Yield *lines* of a loop that may have been started again on one axis of time: after a start
     its time goes on from the wall clock, and the line says so under "restarted".
     """
-    found: list[Line] = []
     moved_s = 0.0
-    for before, line in zip([None, *lines], lines, strict=False):
+    before: Line | None = None
+    for line in lines:
         again = before is not None and line["t_s"] < before["t_s"]
         if before is not None and again:
             passed_s = _wall_s(line) - _wall_s(before)
             moved_s += before["t_s"] - line["t_s"] + max(passed_s, 0.0)
         told = {"restarted": True} if again else {}
-        found.append({**line, "t_s": line["t_s"] + moved_s, **told} if moved_s else line)
-    return found
+        yield {**line, "t_s": line["t_s"] + moved_s, **told} if moved_s else line
+        before = line
 
 
 def _wall_s(line: Line) -> float:
@@ -139,14 +148,13 @@ def is_go_record(line: Mapping[str, Any]) -> bool:
     return "t_s" not in line and {"ts", "cycle", "servers"} <= set(line)
 
 
-def from_go(lines: Sequence[Mapping[str, Any]], *, source: str) -> list[dict[str, Any]]:
-    """Return *lines* of the Go loop as lines of loop.records.
+def from_go(lines: Iterable[Mapping[str, Any]], *, source: str) -> Iterator[dict[str, Any]]:
+    """Yield *lines* of the Go loop as lines of loop.records.
 
     What a server has in a cycle is what the cycle before gave it (in the first, what it was given
     itself), and counts as ready: the Go loop records no pods. Raise SpecError for a line that is
     none.
     """
-    found: list[dict[str, Any]] = []
     given: dict[str, Mapping[str, Any]] = {}
     first: datetime | None = None
     for number, line in enumerate(lines, start=1):
@@ -154,36 +162,34 @@ def from_go(lines: Sequence[Mapping[str, Any]], *, source: str) -> list[dict[str
             at = datetime.fromisoformat(line["ts"])
             first = first or at
             rows = [_row(row, given.get(row["name"], row)) for row in line["servers"]]
-            found.append(
-                {
-                    "ts": line["ts"],
-                    "t_s": (at - first).total_seconds(),
-                    "cycle": line["cycle"],
-                    "applied": True,
-                    "error": "",
-                    "failedPhase": "",
-                    "servers": rows,
-                    "internals": line.get("internals") or [],
-                    "capacity": [
-                        {
-                            "type": row["type"],
-                            "available": row["available"],
-                            "used": row.get("allocated", 0),
-                            "seen": True,
-                        }
-                        for row in line.get("capacity") or []
-                    ],
-                    "totalCost": line.get("totalCost"),
-                    "timing": line.get("timing") or {},
-                }
-            )
+            found = {
+                "ts": line["ts"],
+                "t_s": (at - first).total_seconds(),
+                "cycle": line["cycle"],
+                "applied": True,
+                "error": "",
+                "failedPhase": "",
+                "servers": rows,
+                "internals": line.get("internals") or [],
+                "capacity": [
+                    {
+                        "type": row["type"],
+                        "available": row["available"],
+                        "used": row.get("allocated", 0),
+                        "seen": True,
+                    }
+                    for row in line.get("capacity") or []
+                ],
+                "totalCost": line.get("totalCost"),
+                "timing": line.get("timing") or {},
+            }
         except (KeyError, TypeError, ValueError) as problem:
             raise SpecError(
                 f"{source}: cycle {number}: expected a record of the Go loop, found one that is "
                 f"wrong in {str(problem)[:60]}"
             ) from None
+        yield found
         given |= {row["name"]: row for row in line["servers"]}
-    return found
 
 
 def _row(row: Mapping[str, Any], before: Mapping[str, Any]) -> dict[str, Any]:

@@ -14,10 +14,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.changes import Desired, desired_by_server
+from experiments.changes import Desired
 from experiments.columns import Column, Columns, rows_of
 from experiments.config import RunConfig
-from experiments.cycle_lines import FileOfLines
+from experiments.cycle_lines import CycleLines, FileOfLines, WrittenLines
 from experiments.figures import draw_timelines, save_figure
 from experiments.output import whole_directory, write_json
 from experiments.requests import PART_ROWS, Requests
@@ -31,7 +31,7 @@ from experiments.timeline import (
 )
 from experiments.versions import commit, versions
 from loop.spec import PercentileTarget, SloTarget
-from twin.datafile import parse_json, read_json
+from twin.datafile import read_json
 from twin.request import REASONS, Outcome
 from twin.spec import SpecError
 
@@ -193,9 +193,9 @@ def read_run(directory: Path) -> RunRecords:
     that fails.
     """
     about, summary = read_json(directory / RUN), read_json(directory / SUMMARY)
-    cycles = _read_cycles(directory / CYCLES)
     requests, pods = _read_columns(directory / REQUESTS), _read_columns(directory / PODS)
     try:
+        cycles = _read_cycles(directory / CYCLES)
         if len(cycles) != summary["cycles"]:
             raise ValueError(f"{len(cycles)} lines in {CYCLES} for {summary['cycles']} cycles")
         names = tuple(server["name"] for server in about["servers"])
@@ -206,7 +206,7 @@ def read_run(directory: Path) -> RunRecords:
             heading=_heading(about["config"], summary),
             end_s=float(about["duration_s"]),
             cycles=cycles,
-            desired=desired_by_server(cycles),
+            desired=cycles.desired,
             requests=_indexed(requests, names=names)
             | {"outcome": _codes(requests["outcome"], _OUTCOMES)},
             pods=_indexed(pods, names=names),
@@ -217,17 +217,13 @@ def read_run(directory: Path) -> RunRecords:
         ) from None
 
 
-def _read_cycles(path: Path) -> tuple[Mapping[str, Any], ...]:
+def _read_cycles(path: Path) -> CycleLines:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return WrittenLines(path)
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
             f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}"
         ) from None
-    return tuple(
-        parse_json(line, source=f"{path.name}: cycle {number}")
-        for number, line in enumerate(lines, start=1)
-    )
 
 
 def _read_columns(path: Path) -> pd.DataFrame:

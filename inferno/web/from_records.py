@@ -4,10 +4,12 @@ as a timeline: what the loop saw, decided and why. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+import math
+from array import array
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
-from itertools import pairwise
+from itertools import chain, islice
+from sys import intern
 from typing import Any
 
 from inferno.web.timeline import (
@@ -28,92 +30,160 @@ from inferno.web.timeline import (
 
 Line = Mapping[str, Any]
 _CENTS = 100.0
+_LATENCIES, _SHARES = ("ttft", "itl"), ("p50", "p95")
 _PERIOD_S = 60.0  # what a cycle stands for if there is no other beside it
 
 
 def timeline_of_records(
-    lines: Sequence[Line], *, title: str, origin: Origin = "records", before: Line | None = None
+    lines: Iterable[Line], *, title: str, origin: Origin = "records", before: Line | None = None
 ) -> Timeline:
-    """Return the timeline of *lines*, in the order of their time.
+    """Return the timeline of *lines*, in the order of their time. Each is looked at once and not
+    kept: the lines of a week are gigabytes.
 
     *before* is the line before them: with it, timelines of parts appended to each other are that of
     the whole.
     """
     servers: dict[str, _Server] = {}
-    spans_s = _spans_s(lines, before)
-    for line, since_s in zip(lines, spans_s, strict=True):
+    fleet, events, costs = _Fleet(), list[Event](), _Mean()
+    first: Line | None = None
+    last, mode = before, ""
+    for line, since_s in _with_spans_s(lines, before):
+        first = first or line
         for row in line["servers"]:
             servers.setdefault(row["name"], _Server()).add(line, row, since_s)
-    found = [servers[name].timeline(name) for name in servers]
+        fleet.add(line)
+        costs.add(line.get("totalCost"))
+        events += _events(line, last or {})
+        mode = line.get("mode") or "" if _periodic(line) else mode
+        last = line
+    seen = last if first is not None else None
     return Timeline(
         title=title,
         origin=origin,
-        started=_started(lines),
-        end_s=lines[-1]["t_s"] if lines else 0.0,
-        attainment=_mean(1.0 if met else 0.0 for server in servers.values() for met in server.met),
-        cost_usd_per_h=_mean(
-            line["totalCost"] / _CENTS for line in lines if line.get("totalCost") is not None
-        ),
-        fleet=fleet_of_records(lines),
-        servers=found,
-        events=events_of_records(lines, before),
-        mode=next((line.get("mode") or "" for line in reversed(lines) if _periodic(line)), ""),
-        paused=(lines[-1].get("paused") or "") if lines else "",
+        started=_started(first) if first else "",
+        end_s=seen["t_s"] if seen else 0.0,
+        attainment=_Mean.of(server.met for server in servers.values()).value(),
+        cost_usd_per_h=costs.value(_CENTS),
+        fleet=fleet.fleet(),
+        servers=[server.timeline(name) for name, server in servers.items()],
+        events=events,
+        mode=mode,
+        paused=(seen.get("paused") or "") if seen else "",
     )
 
 
-def fleet_of_records(lines: Sequence[Line]) -> Fleet:
-    """Return what all servers had together in each cycle that saw any."""
-    seen = [line for line in lines if line["servers"]]
-    types = dict.fromkeys(row["type"] for line in seen for row in line["capacity"])
-    by_type = [{row["type"]: row for row in line["capacity"]} for line in seen]
-    t_s = [line["t_s"] for line in seen]
-    return Fleet(
-        t_s=t_s,
-        gpus=[
-            GpuCounts(
-                type=kind,
-                used=[_used(rows.get(kind)) for rows in by_type],
-                available=[rows.get(kind, {}).get("available") for rows in by_type],
-            )
-            for kind in types
-        ],
-        cost_usd_per_h=[
-            None if line.get("totalCost") is None else line["totalCost"] / _CENTS for line in seen
-        ],
-        backlog=[_sum(row.get("backlog") for row in line["servers"]) for line in seen],
-        attainment_t_s=t_s,
-        attainment=[
-            _mean(1.0 if met else 0.0 for row in line["servers"] if (met := _met(row)) is not None)
-            for line in seen
-        ],
-        attainment_of="servers",
-    )
+class _Mean:
+    """A mean of what is known of many values."""
+
+    __slots__ = ("count", "total")
+
+    def __init__(self) -> None:
+        self.count, self.total = 0, 0.0
+
+    @staticmethod
+    def of(means: Iterable[_Mean]) -> _Mean:
+        """Return the mean of the values of all *means*."""
+        whole = _Mean()
+        for one in means:
+            whole.count += one.count
+            whole.total += one.total
+        return whole
+
+    def add(self, value: float | None) -> None:
+        if value is not None:
+            self.count += 1
+            self.total += value
+
+    def value(self, unit: float = 1.0) -> float | None:
+        return self.total / self.count / unit if self.count else None
 
 
-def events_of_records(lines: Sequence[Line], before: Line | None = None) -> list[Event]:
-    """Return starts after the first, failed cycles, warnings (when they are new), and GPUs that
-    came or went.
+class _Column:
+    """Figures as they come, in eight bytes each."""
+
+    __slots__ = ("_values",)
+
+    def __init__(self) -> None:
+        self._values = array("d")
+
+    def add(self, value: float | None) -> None:
+        self._values.append(math.nan if value is None else value)
+
+    def figures(self) -> list[float | None]:
+        return [None if math.isnan(value) else value for value in self._values]
+
+    def known(self) -> list[float | None]:
+        """Return the figures; none at all if none is known."""
+        found = self.figures()
+        return found if any(value is not None for value in found) else []
+
+
+class _Fleet:
+    """What all servers have together in each cycle that sees any."""
+
+    def __init__(self) -> None:
+        self._t_s: list[float] = []
+        self._gpus: dict[str, tuple[_Column, _Column]] = {}
+        self._costs, self._backlogs, self._attainments = _Column(), _Column(), _Column()
+
+    def add(self, line: Line) -> None:
+        """Take in the cycle of *line*."""
+        if not line["servers"]:
+            return
+        rows = {row["type"]: row for row in line["capacity"]}
+        for kind in [kind for kind in rows if kind not in self._gpus]:
+            self._gpus[kind] = (_Column(), _Column())
+            for column in self._gpus[kind]:
+                for _ in self._t_s:
+                    column.add(None)
+        self._t_s.append(line["t_s"])
+        for kind, (used, available) in self._gpus.items():
+            used.add(_used(rows.get(kind)))
+            available.add(rows.get(kind, {}).get("available"))
+        cost = line.get("totalCost")
+        self._costs.add(None if cost is None else cost / _CENTS)
+        self._backlogs.add(_sum(row.get("backlog") for row in line["servers"]))
+        met = _Mean()
+        for row in line["servers"]:
+            met.add(_met(row))
+        self._attainments.add(met.value())
+
+    def fleet(self) -> Fleet:
+        """Return all of it."""
+        return Fleet(
+            t_s=self._t_s,
+            gpus=[
+                GpuCounts(type=kind, used=used.figures(), available=available.figures())
+                for kind, (used, available) in self._gpus.items()
+            ],
+            cost_usd_per_h=self._costs.figures(),
+            backlog=self._backlogs.figures(),
+            attainment_t_s=self._t_s,
+            attainment=self._attainments.figures(),
+            attainment_of="servers",
+        )
+
+
+def _events(line: Line, last: Line) -> list[Event]:
+    """Return what befell the loop in the cycle of *line*: a start after the first, its failure,
+    warnings (when they are new) and GPUs that came or went since the *last* one.
     """
     events = []
-    last = before or {}
-    for line in lines:
-        at = line["t_s"]
-        if line.get("restarted"):
-            events.append(Event(t_s=at, kind="restart", text="the loop was started again"))
-        if line.get("error"):
-            events.append(Event(t_s=at, kind="error", text=line["error"]))
-        known = last.get("warnings") or ()
-        for text in line.get("warnings") or ():
-            if text not in known:
-                events.append(Event(t_s=at, kind="warning", text=text))
-        then = {row["type"]: row["available"] for row in last.get("capacity") or ()}
-        for row in line.get("capacity") or ():
-            old = then.get(row["type"], row["available"])
-            if old != row["available"]:
-                text = f"{row['type']}: {old} → {row['available']} GPUs"
-                events.append(Event(t_s=at, kind="capacity", text=text))
-        last = line
+    at = line["t_s"]
+    if line.get("restarted"):
+        events.append(Event(t_s=at, kind="restart", text="the loop was started again"))
+    if line.get("error"):
+        events.append(Event(t_s=at, kind="error", text=line["error"]))
+    known = last.get("warnings") or ()
+    for text in line.get("warnings") or ():
+        if text not in known:
+            events.append(Event(t_s=at, kind="warning", text=text))
+    then = {row["type"]: row["available"] for row in last.get("capacity") or ()}
+    for row in line.get("capacity") or ():
+        old = then.get(row["type"], row["available"])
+        if old != row["available"]:
+            text = f"{row['type']}: {old} → {row['available']} GPUs"
+            events.append(Event(t_s=at, kind="capacity", text=text))
     return events
 
 
@@ -129,50 +199,60 @@ def decisions_of(line: Line, row: Line) -> Decision:
         text = f"{text}; {hold['text']}" if text else hold["text"]
     return Decision(
         t_s=line["t_s"],
-        accelerator=row["accelerator"],
+        # The same few words, thousands of times.
+        accelerator=intern(row["accelerator"]),
         replicas=row["replicas"],
-        kind=row.get("reasonKind") or "",
-        text=text,
+        kind=intern(row.get("reasonKind") or ""),
+        text=intern(text),
         changed=decided != before,
         held=bool(row.get("held")),
     )
 
 
-@dataclass(slots=True, kw_only=True)
 class _Server:
     """What has been seen of one server so far."""
 
-    last: Line = field(default_factory=dict)
-    t_s: list[float] = field(default_factory=list)
-    rows: list[Line] = field(default_factory=list)
-    decisions: list[Decision] = field(default_factory=list)
-    asked: list[dict[str, int]] = field(default_factory=list)
-    met: list[bool] = field(default_factory=list)
-    missed: list[Span] = field(default_factory=list)
+    def __init__(self) -> None:
+        self.met = _Mean()
+        self._last: Line = {}
+        self._t_s: list[float] = []
+        self._figures = {name: _Column() for name in ("rpm", "ttft", "itl", "backlog", "kvUsage")}
+        self._percentiles = {(of, share): _Column() for of in _LATENCIES for share in _SHARES}
+        self._costs = _Mean()
+        self._decisions: list[Decision] = []
+        # Replicas by accelerator: what the cycle saw, and what it left as wanted.
+        self._seen: list[tuple[str, int, int]] = []
+        self._asked: list[tuple[str, int]] = []
+        self._missed: list[Span] = []
 
     def add(self, line: Line, row: Line, since_s: float) -> None:
         """Take in what *row* says of the cycle of *line*."""
         at = line["t_s"]
-        self.last = row
-        self.t_s.append(at)
-        self.rows.append(row)
-        self.decisions.append(decisions_of(line, row))
+        self._last = row
+        self._t_s.append(at)
+        for name, column in self._figures.items():
+            column.add(row.get(name))
+        told = row.get("percentiles") or {}
+        for (of, share), column in self._percentiles.items():
+            column.add((told.get(of) or {}).get(share))
+        cost = row.get("cost")
+        self._costs.add(cost)
+        self._decisions.append(decisions_of(line, row))
+        present = intern(row["currentAccelerator"])
+        self._seen.append((present, row["ready"], row["starting"]))
         applied = line.get("applied", True)
-        kept = (row["currentAccelerator"], row["wanted"])
-        name, count = (row["accelerator"], row["replicas"]) if applied else kept
-        self.asked.append({name: count})
+        decided = (self._decisions[-1].accelerator, row["replicas"])
+        self._asked.append(decided if applied else (present, row["wanted"]))
         met = _met(row)
-        if met is None:
-            return
-        self.met.append(met)
-        if not met:
-            begun = self.missed and self.missed[-1].end_s == since_s
-            start_s = self.missed.pop().start_s if begun else since_s
-            self.missed.append(Span(start_s=start_s, end_s=at))
+        self.met.add(met)
+        if met is False:
+            begun = self._missed and self._missed[-1].end_s == since_s
+            start_s = self._missed.pop().start_s if begun else since_s
+            self._missed.append(Span(start_s=start_s, end_s=at))
 
     def timeline(self, name: str) -> ServerTimeline:
         """Return all of it."""
-        last, rows = self.last, self.rows
+        last, figures = self._last, self._figures
         return ServerTimeline(
             name=name,
             model=last.get("model") or "",
@@ -180,45 +260,46 @@ class _Server:
             slo_ttft_ms=last.get("sloTtft") or None,
             slo_itl_ms=last.get("sloItl") or None,
             slo_tps=last.get("sloTps") or None,
-            attainment=_mean(1.0 if met else 0.0 for met in self.met),
-            cost_usd_per_h=_mean(
-                row["cost"] / _CENTS for row in rows if row.get("cost") is not None
-            ),
+            attainment=self.met.value(),
+            cost_usd_per_h=self._costs.value(_CENTS),
             traffic=Traffic(
-                t_s=self.t_s,
-                rate_rpm=[row.get("rpm") for row in rows],
-                ttft_ms=_latencies(rows, "ttft"),
-                itl_ms=_latencies(rows, "itl"),
+                t_s=self._t_s,
+                rate_rpm=figures["rpm"].figures(),
+                ttft_ms=self._latencies("ttft"),
+                itl_ms=self._latencies("itl"),
             ),
             replicas=self._replicas(),
             state=State(
-                t_s=self.t_s,
-                backlog=[row.get("backlog") for row in rows],
-                kv_cache=[row.get("kvUsage") for row in rows],
+                t_s=self._t_s,
+                backlog=figures["backlog"].figures(),
+                kv_cache=figures["kvUsage"].figures(),
             ),
-            missed=self.missed,
-            decisions=self.decisions,
+            missed=self._missed,
+            decisions=self._decisions,
+        )
+
+    def _latencies(self, name: str) -> Latencies:
+        return Latencies(
+            mean=self._figures[name].figures(),
+            p50=self._percentiles[name, "p50"].known(),
+            p95=self._percentiles[name, "p95"].known(),
         )
 
     def _replicas(self) -> Replicas:
         names = dict.fromkeys(
             name
-            for row, asked in zip(self.rows, self.asked, strict=True)
-            for name in (row["currentAccelerator"], *asked)
+            for (present, _, _), (asked, _) in zip(self._seen, self._asked, strict=True)
+            for name in (present, asked)
             if name
         )
-
-        def seen(name: str, key: str) -> list[int]:
-            return [row[key] if row["currentAccelerator"] == name else 0 for row in self.rows]
-
         return Replicas(
-            t_s=self.t_s,
+            t_s=self._t_s,
             by_accelerator=[
                 Counts(
                     accelerator=name,
-                    wanted=[asked.get(name, 0) for asked in self.asked],
-                    ready=seen(name, "ready"),
-                    starting=seen(name, "starting"),
+                    wanted=[count if asked == name else 0 for asked, count in self._asked],
+                    ready=[ready if seen == name else 0 for seen, ready, _ in self._seen],
+                    starting=[count if seen == name else 0 for seen, _, count in self._seen],
                 )
                 for name in names
             ],
@@ -229,25 +310,29 @@ def _periodic(line: Line) -> bool:
     return bool(line.get("trigger", "period") == "period")
 
 
-def _spans_s(lines: Sequence[Line], before: Line | None) -> list[float]:
-    """Return since when each of *lines* stands: the cycle before it."""
-    times = [line["t_s"] for line in lines]
-    if before is not None:
-        return [before["t_s"], *times[:-1]] if times else []
-    steps = [after - at for at, after in pairwise(times)]
-    first = steps[0] if steps else _PERIOD_S
-    return [max(times[0] - first, 0.0), *times[:-1]] if times else []
+def _with_spans_s(lines: Iterable[Line], before: Line | None) -> Iterator[tuple[Line, float]]:
+    """Yield each of *lines* with since when it stands: the cycle before it."""
+    rest = iter(lines)
+    # What the first stands for only the second tells.
+    ahead = list(islice(rest, 2))
+    if not ahead:
+        return
+    step_s = ahead[1]["t_s"] - ahead[0]["t_s"] if len(ahead) > 1 else _PERIOD_S
+    since_s = max(ahead[0]["t_s"] - step_s, 0.0) if before is None else before["t_s"]
+    for line in chain(ahead, rest):
+        yield line, since_s
+        since_s = line["t_s"]
 
 
-def _started(lines: Sequence[Line]) -> str:
+def _started(first: Line) -> str:
     """Return the time of t_s = 0; "" for virtual time, or if nothing tells it."""
-    if not lines or lines[0].get("backend") == "sim":
+    if first.get("backend") == "sim":
         return ""
     try:
-        at = datetime.fromisoformat(lines[0]["ts"])
+        at = datetime.fromisoformat(first["ts"])
     except (KeyError, TypeError, ValueError):
         return ""
-    return (at - timedelta(seconds=lines[0]["t_s"])).isoformat(timespec="milliseconds")
+    return (at - timedelta(seconds=first["t_s"])).isoformat(timespec="milliseconds")
 
 
 def _met(row: Line) -> bool | None:
@@ -260,17 +345,6 @@ def _met(row: Line) -> bool | None:
     return all(known) if known else None
 
 
-def _latencies(rows: Sequence[Line], name: str) -> Latencies:
-    mean = [row.get(name) for row in rows]
-    own = [(row.get("percentiles") or {}).get(name) or {} for row in rows]
-    return Latencies(mean=mean, p50=_known(own, "p50"), p95=_known(own, "p95"))
-
-
-def _known(own: Sequence[Mapping[str, float]], key: str) -> list[float | None]:
-    found = [one.get(key) for one in own]
-    return found if any(value is not None for value in found) else []
-
-
 def _used(row: Line | None) -> int | None:
     if row is None:
         return None
@@ -281,8 +355,3 @@ def _used(row: Line | None) -> int | None:
 def _sum(values: Iterable[float | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) if known else None
-
-
-def _mean(values: Iterable[float]) -> float | None:
-    known = list(values)
-    return sum(known) / len(known) if known else None

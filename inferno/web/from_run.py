@@ -20,7 +20,7 @@ from experiments.misses import judged
 from experiments.run_files import RunRecords
 from experiments.timeline import fleet_timeline, minute_timeline, replica_timeline
 from experiments.verdicts import LEFT_OUT, MET, measured_latencies_ms, target_columns
-from inferno.web.from_records import events_of_records, fleet_of_records, timeline_of_records
+from inferno.web.from_records import timeline_of_records
 from inferno.web.timeline import (
     Counts,
     Figures,
@@ -80,9 +80,8 @@ def timeline_of_run(records: RunRecords, summary: Mapping[str, Any], *, title: s
         end_s=records.end_s,
         attainment=summary["attainment"],
         cost_usd_per_h=summary["cost_usd_per_h"],
-        fleet=_fleet(records, width_s=width_s),
+        fleet=_fleet(records, loop.fleet, width_s=width_s),
         servers=servers,
-        events=events_of_records(records.cycles),
     )
 
 
@@ -174,11 +173,10 @@ def _missed(minutes: pd.DataFrame) -> list[Span]:
     ]
 
 
-def _fleet(records: RunRecords, *, width_s: float) -> Fleet:
+def _fleet(records: RunRecords, seen: Fleet, *, width_s: float) -> Fleet:
     """Return what pods held and cost, from each instant at which that moves, the backlog that
-    cycles saw, and the share of requests within target.
+    cycles have *seen*, and the share of requests within target.
     """
-    seen = fleet_of_records(records.cycles)
     held = fleet_timeline(records.pods, end_s=records.end_s)
     t_s = np.unique(np.concatenate([held["t_s"].to_numpy(), np.asarray(seen.t_s, dtype=float)]))
     available = {one.type: one.available for one in seen.gpus}

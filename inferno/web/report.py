@@ -153,10 +153,10 @@ def _read_sweep(path: Path) -> pd.DataFrame:
 def _recorded(path: Path, name: str) -> Timeline:
     file = path / CYCLES if path.is_dir() else path
     try:
-        lines = continued(read_cycles(file))
-        if not any(line["servers"] for line in lines):
+        timeline = timeline_of_records(continued(read_cycles(file)), title=name)
+        if not timeline.servers:
             raise SpecError(f"{file}: expected cycles in which servers were seen, found none")
-        return thinned(timeline_of_records(lines, title=name))
+        return thinned(timeline)
     except (KeyError, TypeError, AttributeError) as problem:
         raise SpecError(
             f"{file}: expected records of a loop, found some without {problem!s:.60}"

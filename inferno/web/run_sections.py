@@ -60,7 +60,7 @@ def read_for_report(directory: Path, name: str) -> ReadRun:
     window = Window(start_s=about["scored"]["start_s"], end_s=about["scored"]["end_s"])
     misses, why_none = None, ""
     try:
-        _, misses = misses_of_directory(directory)
+        _, misses = misses_of_directory(directory, records)
     except SpecError as error:
         why_none = str(error)
     return ReadRun(

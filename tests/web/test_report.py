@@ -6,11 +6,12 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import pytest
 
@@ -179,7 +180,9 @@ def test_records_of_the_go_loop_give_a_timeline(tmp_path: Path) -> None:
     ]
     (tmp_path / "go.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
     (timeline,) = report_of([tmp_path / "go.jsonl"]).timelines
-    assert timeline == thinned(timeline_of_records(from_go(lines, source=""), title="go.jsonl"))
+    assert timeline == thinned(
+        timeline_of_records(list(from_go(lines, source="")), title="go.jsonl")
+    )
     (server,) = timeline.servers
     assert server.replicas.by_accelerator[0].wanted == [1, 2, 3]
     assert server.attainment == 0.0
@@ -372,6 +375,28 @@ def test_a_long_timeline_is_thinned_and_loses_no_change() -> None:
     assert server.replicas.t_s == [0.0, 60.0 * 41, 60.0 * 42, 60.0 * (cycles - 1)]
     assert [one.t_s for one in server.decisions if one.changed] == [60.0 * 41]
     assert len(server.decisions) <= POINTS_MAX
+
+
+def test_lines_are_not_kept_while_a_recording_is_read() -> None:
+    """The lines of a week of 27 servers are gigabytes."""
+
+    class Seen(dict[str, Any]):
+        """A line whose end can be seen."""
+
+    alive: WeakSet[Seen] = WeakSet()
+    most = 0
+
+    def lines() -> Iterator[Seen]:
+        nonlocal most
+        for at in range(50):
+            one = Seen(line(60.0 * at, row()))
+            alive.add(one)
+            most = max(most, len(alive))
+            yield one
+
+    timeline = timeline_of_records(lines(), title="long")
+    assert len(timeline.servers[0].decisions) == 50
+    assert most <= 5
 
 
 def test_many_servers_share_the_room() -> None:
