@@ -44,6 +44,7 @@ HISTOGRAMS: Mapping[str, str] = MappingProxyType(
 )
 BUCKET = "_bucket"
 TOTAL = "_total"
+OF_A_HISTOGRAM = ("_count", "_sum")  # ends of the names of its two counters
 
 # The first name that a process uses counts, so newer names stand first.
 _VLLM: Mapping[str, Sequence[str]] = {
@@ -182,6 +183,19 @@ class Names:
         return _pattern(self.ranks)
 
     @cached_property
+    def queried(self) -> str:
+        """Return the pattern with the names of histograms, too: a native one is one series, which
+        has their two counters in it.
+        """
+        stems = (
+            name.removesuffix(end)
+            for name in self.ranks
+            for end in OF_A_HISTOGRAM
+            if name.endswith(end)
+        )
+        return _pattern([*self.ranks, *stems])
+
+    @cached_property
     def buckets(self) -> Mapping[str, tuple[str, int]]:
         """Return the latency that the buckets of each name tell, and how far at the front the name
         stands for it.
@@ -237,12 +251,16 @@ def _pattern(names: Iterable[str]) -> str:
 
 
 def _short(names: Iterable[str]) -> list[str]:
-    """Return expressions for *names*; those with and without the end of counters are one."""
-    known = set(names)
+    """Return expressions for *names*, one for those that differ in their ends."""
+    ends: dict[str, set[str]] = {}
+    for name in names:
+        end = next((one for one in (TOTAL, *OF_A_HISTOGRAM) if name.endswith(one)), "")
+        ends.setdefault(name.removesuffix(end), set()).add(end)
     return sorted(
-        f"{name}(?:{TOTAL})?" if name + TOTAL in known else name
-        for name in known
-        if name.removesuffix(TOTAL) == name or name.removesuffix(TOTAL) not in known
+        f"{stem}(?:{'|'.join(sorted(of - {''}))}){'?' * ('' in of)}"
+        if len(of) > 1
+        else f"{stem}{next(iter(of))}"
+        for stem, of in ends.items()
     )
 
 

@@ -82,6 +82,14 @@ def test_a_page_is_read_by_the_names_that_count() -> None:
     }
 
 
+@pytest.mark.parametrize("label", ["a\u2028b", "a\x85b", "a{b},c"])
+def test_whatever_a_model_is_called_its_line_is_one_line(label: str) -> None:
+    """Python ends lines where no page does: the whole page was refused."""
+    line = f'vllm:num_requests_running{{model_name="{label}"}} 3\r\n'
+    (one,) = read_page(line, wanted=WANTED)
+    assert (one.labels, one.value) == ((("model_name", label),), 3.0)
+
+
 @pytest.mark.parametrize("text", ["", "<html>not found</html>", "up 1\n"])
 def test_a_page_without_those_names_tells_nothing(text: str) -> None:
     """A server of another kind: its load is not known, and not zero."""

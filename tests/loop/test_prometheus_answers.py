@@ -84,6 +84,27 @@ def test_series_are_read_by_pod_with_the_labels_that_tell_them_apart() -> None:
     assert math.isnan(running.points[1][1])
 
 
+def test_a_native_histogram_is_read_as_its_two_counters() -> None:
+    """Prometheus may keep histograms as one series each; a matrix has no "values" for these."""
+    one = series("vllm:time_to_first_token_seconds", [], engine="0")
+    del one["values"]
+    one["histograms"] = [
+        [EPOCH_S + t_s, {"count": str(t_s), "sum": str(0.05 * t_s), "buckets": []}]
+        for t_s in (585.0, 600.0)
+    ]
+    found = read_matrix(matrix(one), settings=SETTINGS, epoch_s=EPOCH_S)["infer", "p"]
+    assert [(told.metric, told.labels, told.points) for told in found] == [
+        (
+            f"vllm:time_to_first_token_seconds{end}",
+            (("engine", "0"),),
+            [(585.0, pytest.approx(each * 585.0)), (600.0, pytest.approx(each * 600.0))],
+        )
+        for end, each in (("_count", 1.0), ("_sum", 0.05))
+    ]
+    (names,) = re.findall(r'__name__=~"([^"]*)"', window_query(["infer"], SETTINGS))
+    assert re.fullmatch(names, "vllm:time_to_first_token_seconds")
+
+
 def test_series_without_a_pod_are_of_nobody() -> None:
     """A recording rule over all pods has none."""
     lost = series("vllm:num_requests_running", [(600.0, "1")])

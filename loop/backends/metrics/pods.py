@@ -315,7 +315,8 @@ def read_page(text: str, *, wanted: re.Pattern[str]) -> list[Told]:
 
     Raise PageError where the page is none.
     """
-    lines = [line for line in text.splitlines() if wanted.match(line)]
+    # Names of models may have in them what only str.splitlines takes for the end of a line.
+    lines = [line for line in text.replace("\r\n", "\n").split("\n") if wanted.match(line)]
     try:
         return [
             Told(sample.name, tuple(sorted(sample.labels.items())), float(sample.value))

@@ -13,7 +13,7 @@ import json
 import re
 import ssl
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from itertools import chain
@@ -30,7 +30,7 @@ from loop.clocks import wall_s
 from loop.errors import LoopError, SpecError
 from loop.replacing import replace
 from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
-from loop.signals.names import NAMES, Names
+from loop.signals.names import NAMES, OF_A_HISTOGRAM, Names
 from loop.signals.pods import ScrapedServer, owns
 from loop.signals.series import Labels, Series, Track, model_names, tracks_of
 from loop.signals.survey import RELATED
@@ -468,7 +468,7 @@ def window_query(
     """Return the instant query for the samples of engines' metrics in *namespaces*, as far back as
     the window reaches, or *reach_s*.
     """
-    matchers = _matchers(settings.names.pattern, namespaces, settings)
+    matchers = _matchers(settings.names.queried, namespaces, settings)
     return f"{{{','.join(matchers)}}}[{round(1000 * (reach_s or settings.window.window_s))}ms]"
 
 
@@ -540,18 +540,31 @@ def read_matrix(
             pod, namespace = metric.pop(pod_label, None), metric.pop(namespace_label, None)
             if not pod or not namespace:
                 continue
-            points = [(float(time_s) - epoch_s, float(text)) for time_s, text in entry["values"]]
             of_pod = known[namespace, pod]
             labels = next((labels for alike, labels in of_pod if alike == metric), None)
             if labels is None:
                 labels = tuple(sorted(metric.items()))
                 of_pod.append((metric, labels))
-            pods[namespace, pod].append(Series(name, labels, points))
+            found = pods[namespace, pod]
+            for told, points in _told(name, entry):
+                found.append(
+                    Series(told, labels, [(float(t) - epoch_s, float(text)) for t, text in points])
+                )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PrometheusError(
             f"expected series of numbers, found otherwise ({type(error).__name__}: {error})"
         ) from error
     return dict(pods)
+
+
+def _told(name: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[Any]]]:
+    """Yield the series that an *entry* of a matrix tells, with the times and values of each: its
+    own, and the two counters of a native histogram.
+    """
+    if "histograms" not in entry or "values" in entry:
+        yield name, entry["values"]
+    for end in OF_A_HISTOGRAM if "histograms" in entry else ():
+        yield f"{name}{end}", [(t, one[end.removeprefix("_")]) for t, one in entry["histograms"]]
 
 
 def _latest(answer: Mapping[str, Any]) -> Sequence[tuple[Mapping[str, str], float]]:
