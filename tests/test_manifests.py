@@ -260,6 +260,7 @@ def test_the_loop_has_the_rights_that_its_backend_uses_and_no_others() -> None:
         ("", "nodes", "list"),
         ("", "events", "create"),
         ("autoscaling", "horizontalpodautoscalers", "list"),
+        ("keda.sh", "scaledobjects", "list"),
     }
     emulator = objects(YAMLS / "deploy")["ClusterRole", "inferno-load-emulator"]
     assert rights(emulator["rules"]) == {

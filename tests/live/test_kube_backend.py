@@ -468,9 +468,20 @@ def test_an_autoscaler_of_the_same_deployment_is_named_and_looked_for_now_and_th
                 },
             },
         )
-        (line,) = [
-            line for line in world.backend.observe().warnings if "HorizontalPodAutoscaler" in line
+        scaled = {
+            "apiVersion": "keda.sh/v1alpha1",
+            "kind": "ScaledObject",
+            "metadata": {"name": "keda", "annotations": {"autoscaling.keda.sh/paused": "true"}},
+            "spec": {"scaleTargetRef": {"name": "dep1"}, "triggers": []},
+        }
+        custom = client.CustomObjectsApi(world.apps.api_client)
+        custom.create_namespaced_custom_object(
+            "keda.sh", "v1alpha1", "infer", "scaledobjects", scaled
+        )
+        line, paused = [
+            line for line in world.backend.observe().warnings if line.startswith("s1: ")
         ]
+        assert paused.startswith("s1: ScaledObject infer/keda is paused")
         assert line.startswith("s1: HorizontalPodAutoscaler infer/hpa scales it too")
         clock.time_s += 60.0
         assert not [line for line in world.backend.observe().warnings if "scales it too" in line]

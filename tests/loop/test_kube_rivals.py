@@ -47,6 +47,31 @@ def test_an_autoscaler_that_targets_a_server_is_named() -> None:
     assert len(told) == 1
 
 
+@pytest.mark.parametrize(
+    ("annotations", "line"),
+    [
+        ({}, "s1: ScaledObject infer/x scales it too"),
+        ({"autoscaling.keda.sh/paused": "false"}, "s1: ScaledObject infer/x scales it too"),
+        ({"autoscaling.keda.sh/paused": "true"}, "s1: ScaledObject infer/x is paused"),
+        ({"autoscaling.keda.sh/paused-replicas": "0"}, "s1: ScaledObject infer/x is paused"),
+    ],
+)
+def test_a_scaled_object_is_named_once_and_known_when_it_is_paused(
+    annotations: dict[str, str], line: str
+) -> None:
+    """A paused one has no HorizontalPodAutoscaler, and undoes everything when it goes on."""
+    one = {
+        "kind": "ScaledObject",
+        "metadata": {"name": "x", "namespace": "infer", "annotations": annotations},
+        "spec": {"scaleTargetRef": {"name": "dep1"}},
+    }
+    objects = [one]
+    if "scales" in line:
+        objects.append(autoscaler("keda-hpa-x", owners=({"kind": "ScaledObject", "name": "x"},)))
+    (found,) = rival_notes([read()], read_autoscalers(objects, told=[]))
+    assert found.startswith(line)
+
+
 def undo(rivals: Rivals, times: int, *, every_s: float = 60.0, begin_s: float = 0.0) -> float:
     """Let somebody else change back so often what the loop asks for; return when last."""
     now_s = begin_s

@@ -461,8 +461,12 @@ class KubeBackend:
             return
         self._autoscalers_s = now_s
         try:
-            listing = self._each(self._client.autoscalers, self._settings.namespaces or ("",))
-            objects = [one for part in listing.get() for one in part]
+            spaces = self._settings.namespaces or ("",)
+            listings = [
+                self._each(listing, spaces)
+                for listing in (self._client.autoscalers, self._client.scaled_objects)
+            ]
+            objects = [one for of in listings for part in of.get() for one in part]
         except ApiError as error:
             if since_s is None:
                 self._writer.told.append(

@@ -273,6 +273,33 @@ class KubeClient:
         where = (namespace,) if namespace else ()
         return _items(self._json("list horizontalpodautoscalers", method, *where))
 
+    def scaled_objects(self, namespace: str = "") -> list[Json]:
+        """Return the ScaledObjects of KEDA in *namespace*, in all of them when it is empty: one
+        call. None where there is no KEDA, or they may not be listed: what it scales by is an
+        autoscaler that can.
+        """
+
+        def method(api: official.ApiClient) -> Callable[..., Any]:
+            group: Any = official.CustomObjectsApi(api)
+            named: Callable[..., Any] = (
+                group.list_namespaced_custom_object
+                if namespace
+                else group.list_cluster_custom_object
+            )
+            return named
+
+        where = (namespace,) if namespace else ()
+        try:
+            return _items(
+                self._json(
+                    "list scaledobjects", method, "keda.sh", "v1alpha1", *where, "scaledobjects"
+                )
+            )
+        except ApiError as error:
+            if error.status in (FORBIDDEN, NOT_FOUND):
+                return []
+            raise
+
     def nodes(self) -> list[Json]:
         """Return the nodes: one call."""
         return _items(self._json("list nodes", lambda api: official.CoreV1Api(api).list_node))

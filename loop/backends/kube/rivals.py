@@ -15,46 +15,66 @@ from loop.types import Why
 Json = Mapping[str, Any]
 
 AUTOSCALERS_S = 180.0  # between two looks for autoscalers: people make few
+SCALED_OBJECT = "ScaledObject"  # of KEDA, and its annotations
+PAUSED, PAUSED_AT = "autoscaling.keda.sh/paused", "autoscaling.keda.sh/paused-replicas"
 REVERSALS_MAX = 3
 QUIET_S = 600.0  # a server that nobody else has changed for so long is the loop's again
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Autoscaler:
-    """What scales a Deployment of its namespace, as people call it."""
+    """What scales a Deployment of its namespace, as people call it; paused: not at present."""
 
     namespace: str
     target: str
     title: str
+    paused: bool = False
 
 
 def read_autoscalers(objects: Iterable[Json], *, told: list[str]) -> list[Autoscaler]:
-    """Return those of *objects* (HorizontalPodAutoscalers) that target Deployments."""
-    found = each_read(objects, _autoscaler, kind="HorizontalPodAutoscaler", told=told)
+    """Return those of *objects* (HorizontalPodAutoscalers, ScaledObjects) that target
+    Deployments.
+    """
+    found = each_read(objects, _autoscaler, kind="autoscaler", told=told)
     return [one for one in found if one is not None]
 
 
 def _autoscaler(obj: Json) -> Autoscaler | None:
     meta, target = obj["metadata"], obj["spec"]["scaleTargetRef"]
-    if target.get("kind") != "Deployment":
+    scaled = obj.get("kind") == SCALED_OBJECT
+    # A ScaledObject that names no kind means a Deployment.
+    if target.get("kind", "Deployment" if scaled else None) != "Deployment":
         return None
-    title = f"HorizontalPodAutoscaler {meta['namespace']}/{meta['name']}"
+    kind, name, paused = "HorizontalPodAutoscaler", meta["name"], False
+    if scaled:
+        annotations = meta.get("annotations") or {}
+        kind = SCALED_OBJECT
+        paused = str(annotations.get(PAUSED) or "").lower() == "true" or PAUSED_AT in annotations
     for owner in meta.get("ownerReferences") or ():
-        if owner.get("kind") == "ScaledObject":
-            title = f"ScaledObject {meta['namespace']}/{owner.get('name')}"
-    return Autoscaler(namespace=meta["namespace"], target=target["name"], title=title)
+        if owner.get("kind") == SCALED_OBJECT:
+            kind, name = SCALED_OBJECT, owner.get("name")
+    title = f"{kind} {meta['namespace']}/{name}"
+    return Autoscaler(
+        namespace=meta["namespace"], target=target["name"], title=title, paused=paused
+    )
 
 
 def rival_notes(deployments: Iterable[Deployment], found: Iterable[Autoscaler]) -> list[str]:
-    """Return a line for each of *deployments* that an autoscaler targets."""
-    by_target: dict[tuple[str, str], list[str]] = defaultdict(list)
+    """Return a line for each of *deployments* and autoscaler that targets it."""
+    by_target: dict[tuple[str, str], list[Autoscaler]] = defaultdict(list)
     for one in found:
-        by_target[one.namespace, one.target].append(one.title)
-    return [
-        f"{one.server}: {title} scales it too: each undoes what the other does; delete one of them"
+        by_target[one.namespace, one.target].append(one)
+    lines = (
+        f"{one.server}: {other.title} "
+        + (
+            "is paused: as soon as it goes on, it scales it too; delete one of them"
+            if other.paused
+            else "scales it too: each undoes what the other does; delete one of them"
+        )
         for one in deployments
-        for title in by_target[one.namespace, one.name]
-    ]
+        for other in by_target[one.namespace, one.name]
+    )
+    return list(dict.fromkeys(lines))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
