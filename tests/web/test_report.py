@@ -11,7 +11,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
+from weakref import ref
 
 import pytest
 
@@ -180,9 +180,7 @@ def test_records_of_the_go_loop_give_a_timeline(tmp_path: Path) -> None:
     ]
     (tmp_path / "go.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
     (timeline,) = report_of([tmp_path / "go.jsonl"]).timelines
-    assert timeline == thinned(
-        timeline_of_records(list(from_go(lines, source="")), title="go.jsonl")
-    )
+    assert timeline == thinned(timeline_of_records(from_go(lines, source=""), title="go.jsonl"))
     (server,) = timeline.servers
     assert server.replicas.by_accelerator[0].wanted == [1, 2, 3]
     assert server.attainment == 0.0
@@ -383,15 +381,15 @@ def test_lines_are_not_kept_while_a_recording_is_read() -> None:
     class Seen(dict[str, Any]):
         """A line whose end can be seen."""
 
-    alive: WeakSet[Seen] = WeakSet()
+    made: list[ref[Seen]] = []
     most = 0
 
     def lines() -> Iterator[Seen]:
         nonlocal most
         for at in range(50):
             one = Seen(line(60.0 * at, row()))
-            alive.add(one)
-            most = max(most, len(alive))
+            made.append(ref(one))
+            most = max(most, sum(there() is not None for there in made))
             yield one
 
     timeline = timeline_of_records(lines(), title="long")
