@@ -134,6 +134,9 @@ EMPTY = Kept()
 class AibrixPolicy:
     """Scales so that a pod has *target* of *metric*, by default half of its KV cache, as the
     examples of AIBrix do.
+
+    max_replicas: its PodAutoscaler must name one. Without a bound the number doubles at each tick
+    as long as new pods load.
     """
 
     algorithm: Algorithm = "apa"
@@ -150,6 +153,7 @@ class AibrixPolicy:
     panic_window_s: float = 60.0
     panic_threshold: float = 2.0
     min_replicas: int = 1
+    max_replicas: int = 100
     name: str = "aibrix"
     tick_s: float = 10.0
     samples_s: float | None = 10.0
@@ -171,6 +175,7 @@ class AibrixPolicy:
         ):
             check.number(name, getattr(self, name), low=0.0)
         check.whole("min_replicas", self.min_replicas, low=0)
+        check.whole("max_replicas", self.max_replicas, low=max(self.min_replicas, 1))
 
     def start(self) -> State:
         """Return the state of a controller that has just begun."""
@@ -190,7 +195,8 @@ class AibrixPolicy:
         if not sampled(view):
             return Answer(choice=NOT_SAMPLED, state=kept)
         low = max(bounds.low, self.min_replicas)
-        limits = replace(bounds, low=low)
+        high = self.max_replicas if bounds.high is None else min(self.max_replicas, bounds.high)
+        limits = ReplicaBounds(low=low, high=high)
         if current == 0 and low > 0:
             return Answer(
                 choice=Why(kind="unchanged", text="disabled: it has zero replicas"), state=kept

@@ -228,6 +228,19 @@ def test_aibrix_cools_down_the_wrong_way_round_unless_it_is_told_otherwise() -> 
     assert cooled(5, "as_implemented") == 5
 
 
+def test_aibrix_stops_at_its_bound_where_no_new_pod_gets_ready() -> None:
+    """The one that is ready stays full, and says so at each resync."""
+
+    def full(now_s: float, replicas: int) -> ServerView:
+        ready = pod_view("p0", kv_usage=1.0, sample_age_s=1.0)
+        late = {"wanted": replicas, "ready": 1, "starting": replicas - 1, "load": BUSY}
+        return server_view(pods=(ready,), sample_age_s=1.0, max_batch=10, kv_usage=1.0, **late)
+
+    found = replicas_of(played(make_policy("aibrix", max_replicas=20), full, until_s=120.0))
+    assert found[:4] == [2, 4, 8, 16]
+    assert set(found[4:]) == {20}
+
+
 def test_wva_adds_one_at_a_time_and_none_while_one_starts() -> None:
     """It would add one every interval of the start-up."""
     policy = make_policy("wva")
