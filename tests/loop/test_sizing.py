@@ -176,6 +176,9 @@ def test_the_load_counts_beside_a_tps_target() -> None:
     assert theirs[0] == theirs[1]
     assert ours[0] == 1 < theirs[0]
     assert ours[1] > theirs[1]
+    found = table(little)
+    full = full_batch_rate(make_tail(found.columns))
+    assert found.rate_max[row(found)] == pytest.approx(PLAIN.utilisation_max * full[row(found)])
 
 
 def test_a_batch_of_one_is_served() -> None:

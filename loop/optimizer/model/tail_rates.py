@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
-from loop.optimizer.model.queueing import RATE_MAX_SHARE, RATE_MIN_SHARE
-from loop.optimizer.model.rates import BINDING, TPS_SHARE, Limits, Targets
+from loop.optimizer.model.queueing import RATE_MIN_SHARE
+from loop.optimizer.model.rates import BINDING, Limits, Targets
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import Tail
 from loop.optimizer.model.within import Goals, lone_itl, lone_ttft, make_goals, shares_within
@@ -48,10 +48,8 @@ def highest_rates_by_share(
     """
     full = full_batch_rate(tail)
     low, high = RATE_MIN_SHARE * _lone_rate(tail), utilisation_max * full
-    by_tps = TPS_SHARE * RATE_MAX_SHARE * full
-    slowed = (targets.tps > 0.0) & (by_tps < high)
-    high = np.maximum(np.where(slowed, by_tps, high), low)
-    rate, found = high.copy(), np.where(slowed, TPS, BATCH)
+    high = np.maximum(high, low)
+    rate, found = high.copy(), np.where(targets.tps > 0.0, TPS, BATCH)
     goals = make_goals(tail, ttft=targets.ttft, itl=targets.itl)
     # The lowest rate is next to none: there the shares are those of lone requests.
     at_low = _pressure(1.0 - goals.lone, percentile)
