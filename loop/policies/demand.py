@@ -143,10 +143,13 @@ def _foreseen(
 
 
 def _held_s(found: Forecast, horizon: Horizon) -> float:
-    """Return how long a demand is held [s]: a burst comes back, a load that has moved does not."""
+    """Return how long a demand is held [s]: a burst comes back, and so may what was there a moment
+    ago of a load that is unsure; one that has moved does not.
+    """
     if found.method == "season":
         return min(HELD_SEASON_S, horizon.down_s)
-    return HELD_MIN_S + found.bursty * max(0.0, horizon.down_s - HELD_MIN_S)
+    back = max(found.bursty, found.unsure)
+    return HELD_MIN_S + back * max(0.0, horizon.down_s - HELD_MIN_S)
 
 
 def _with_tokens(memory: Memory, load: Load) -> Memory:

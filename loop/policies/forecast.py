@@ -32,6 +32,10 @@ BETTER_BY = 0.05
 BURSTY = 0.3
 PEAKS_FROM = 0.3  # of that, from which on the highest of the last minutes is tried
 PEAK_STEPS = 10  # 300 s, what the horizontal pod autoscaler remembers of its recommendations
+# A load is sure as long as its ninth decile is above its median by SURE at most, as a share of
+# that, and nobody knows what it will be from UNSURE on.
+HIGH, SURE, UNSURE = 0.9, 0.3, 0.5
+RETURNS_FROM = 40  # samples that tell where an unsure load goes back to; with fewer, it stays
 
 # A season is a lag at which the history repeats itself: by this correlation, seen this often.
 SEASON_CORRELATION, SEASON_CYCLES, SEASON_STEPS_MIN = 0.6, 2.5, 8
@@ -77,14 +81,16 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
-    """What is remembered of one load: its samples, the filters before the last one and now, and
-    what they had planned for, and when.
+    """What is remembered of one load: its samples, each over window_s, the filters before the last
+    one and now, what they had planned for, and when, and what it was to go back to.
     """
 
     rates: Series = field(default_factory=Series)
     before: Bank | None = None
     bank: Bank | None = None
     planned: Series = field(default_factory=Series)
+    returning: Series = field(default_factory=Series)
+    window_s: float = 0.0
 
     def with_sample(self, value: float, *, now_s: float, window_s: float) -> History:
         """Return the history with what is seen at *now_s* over the last *window_s*.
@@ -97,7 +103,7 @@ class History:
         before = None if anew else self.before if steps == 0 else self.bank
         if anew or (steps == 0 and before is None):
             bank = filters.first(value, counting=poisson_noise(value, window_s) ** 2)
-            return History(rates=rates, bank=bank)
+            return History(rates=rates, bank=bank, window_s=window_s)
         assert before is not None
         if steps == 0 and value == self.rates.values[-1]:
             return self if rates is self.rates else replace(self, rates=rates)
@@ -107,7 +113,7 @@ class History:
         overlap = filters.OVERLAP if window_s > STEP_S * max(1, steps) else 1.0
         counting = overlap * poisson_noise(expected.typical, window_s) ** 2
         bank = filters.seen(expected, value, counting=counting)
-        return replace(self, rates=rates, before=before, bank=bank)
+        return replace(self, rates=rates, before=before, bank=bank, window_s=window_s)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,6 +134,12 @@ class Forecast:
         return min(1.0, self.bursts / BURSTY)
 
     @property
+    def unsure(self) -> float:
+        """Return how far nobody knows what the load will be, 0 to 1."""
+        spread = (self.at(HIGH) - self.middle) / max(self.middle, 1e-9)
+        return min(max((spread - SURE) / (UNSURE - SURE), 0.0), 1.0)
+
+    @property
     def middle(self) -> float:
         """Return the median of the futures."""
         return float(self.futures[len(self.futures) // 2])
@@ -141,9 +153,9 @@ def forecast(history: History, *, lead_s: float, quantile: float) -> tuple[Forec
     """Return what the load will be *lead_s* ahead, and the history with what the filters planned.
 
     quantile: 0 to 1, the share of futures that are to be no higher. The filters are taken unless
-    the highest of the last minutes (of a load in bursts), or what was a season ago, has done
-    better: by the mean pinball loss at *quantile* over the past (Koenker & Bassett 1978), with the
-    errors that it had.
+    the highest of the last minutes (of a load in bursts), what the load goes back to (of an unsure
+    one), or what was a season ago, has done better: by the mean pinball loss at *quantile* over the
+    past (Koenker & Bassett 1978), with the errors that it had.
     """
     assert history.bank is not None, "a sample was seen"
     ahead = max(1, round(lead_s / STEP_S))
@@ -154,17 +166,20 @@ def forecast(history: History, *, lead_s: float, quantile: float) -> tuple[Forec
         bursts=history.bank.bursts,
     )
     values = np.array(history.rates.values)
-    planned = history.planned.with_sample(
-        by_filters.at(quantile), now_s=history.rates.next_s - STEP_S
+    last_s = history.rates.next_s - STEP_S
+    history = replace(
+        history,
+        planned=history.planned.with_sample(by_filters.at(quantile), now_s=last_s),
+        returning=history.returning.with_sample(_returning(values, ahead), now_s=last_s),
     )
-    best = _better(by_filters, values, np.array(planned.values), ahead=ahead, quantile=quantile)
-    return best, replace(history, planned=planned)
+    return _better(by_filters, history, values, ahead=ahead, quantile=quantile), history
 
 
 def _better(
-    by_filters: Forecast, values: Floats, planned: Floats, *, ahead: int, quantile: float
+    by_filters: Forecast, history: History, values: Floats, *, ahead: int, quantile: float
 ) -> Forecast:
     """Return what was best in the past, of *by_filters* and of what needs the whole history."""
+    planned = np.array(history.planned.values)
     count = min(len(values), len(planned)) - ahead
     if count < ERRORS_MIN:
         return by_filters
@@ -173,16 +188,30 @@ def _better(
     least = (1.0 - BETTER_BY) * _pinball(
         later - planned[len(planned) - ahead - count : len(planned) - ahead], quantile
     )
+    past = _of_the_past(values, ahead, bursty=by_filters.bursty > PEAKS_FROM)
+    if by_filters.unsure > 0.0 and len(history.returning.values) == len(values):
+        past["returning"] = np.array(history.returning.values)
     best = by_filters
-    for name, made in _of_the_past(values, ahead, bursty=by_filters.bursty > PEAKS_FROM).items():
+    for name, made in past.items():
         errors = np.sort(later - made[len(values) - ahead - count : len(values) - ahead])
         high = float(errors[min(int(quantile * count), count - 1)])
         loss = _pinball(errors - high, quantile)
         if loss < least:
             least = loss
-            futures = np.maximum(float(made[-1]) + errors, 0.0)
-            best = replace(by_filters, futures=futures, method=name)
+            counting = poisson_noise(by_filters.now, history.window_s) ** 2
+            futures = float(made[-1]) + _without_counting(errors, counting=counting)
+            best = replace(by_filters, futures=np.maximum(futures, 0.0), method=name)
     return best
+
+
+def _without_counting(errors: Floats, *, counting: float) -> Floats:
+    """Return *errors*, lowest first, nearer to their median by what *counting* adds to their
+    variance.
+    """
+    variance, middle = float(errors.var()), errors[len(errors) // 2]
+    kept = max(0.0, 1.0 - counting / variance) ** 0.5 if variance > 0.0 else 0.0
+    found: Floats = middle + kept * (errors - middle)
+    return found
 
 
 def _of_the_past(values: Floats, ahead: int, *, bursty: bool) -> dict[str, Floats]:
@@ -198,6 +227,19 @@ def _of_the_past(values: Floats, ahead: int, *, bursty: bool) -> dict[str, Float
     if season > 0:
         made["season"] = _seasonal(values, season, ahead)
     return made
+
+
+def _returning(values: Floats, ahead: int) -> float:
+    """Return what the last of *values* goes back to in *ahead* steps, as far as it did in the past:
+    by linear regression.
+    """
+    now, then = values[:-ahead][-ERRORS_MAX:], values[ahead:][-ERRORS_MAX:]
+    if len(now) < RETURNS_FROM:
+        return float(values[-1])
+    around = now - now.mean()
+    power = float(around @ around)
+    kept = min(max(float(around @ then) / power, 0.0), 1.0) if power > 0.0 else 0.0
+    return float(then.mean() + kept * (values[-1] - now.mean()))
 
 
 def season_steps(values: Floats) -> int:

@@ -16,10 +16,8 @@ if TYPE_CHECKING:
 QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
-# bear, and the next tick mends. All of it is had for a load whose ninth decile is above its median
-# by UNSURE, as a share of that, and more than the least from SURE on.
+# bear, and the next tick mends. All of it is had for a load that is unsure.
 MARGIN_MIN = 0.25
-HIGH, SURE, UNSURE = 0.9, 0.3, 0.6
 COUNTS_MAX = 48  # numbers of replicas that are compared
 
 
@@ -67,6 +65,4 @@ class Worth:
             return found.middle
         # Half a replica less, so that a slightly other size of a replica does not add one.
         margin = max(0.0, (best - 0.5) * replica_rpm - found.middle)
-        spread = (found.at(HIGH) - found.middle) / max(found.middle, 1e-9)
-        unsure = min(max((spread - SURE) / (UNSURE - SURE), 0.0), 1.0)
-        return found.middle + (MARGIN_MIN + (1.0 - MARGIN_MIN) * unsure) * margin
+        return found.middle + (MARGIN_MIN + (1.0 - MARGIN_MIN) * found.unsure) * margin

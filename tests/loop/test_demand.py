@@ -63,6 +63,17 @@ def test_a_demand_stays_for_down_s() -> None:
     assert gone[12] < held[12]
 
 
+def test_an_unsure_demand_stays_though_the_load_has_gone() -> None:
+    """It goes up and down at random: what was there a moment ago may be there in another."""
+    rng = np.random.default_rng(6)
+    wild = [at(max(0.0, float(rate))) for rate in rng.normal(600.0, 250.0, 60)]
+    horizon = replace(HORIZON, down_s=300.0)
+    rates = [found.load.rate_rpm for found in follow(*wild, *[at(300.0)] * 8, horizon=horizon)]
+    assert min(rates[60:65]) >= 800.0
+    sure = follow(*[at(600.0)] * 60, *[at(300.0)] * 8, horizon=horizon)
+    assert sure[64].load.rate_rpm < 700.0
+
+
 @pytest.mark.parametrize("backlog", [0, 60, 1200])
 def test_what_waits_is_added_and_never_part_of_the_margin(backlog: int) -> None:
     """It is there already: a class that gives up its margin still drains its queue."""

@@ -94,6 +94,19 @@ def test_bursts_that_come_back_are_foreseen() -> None:
     assert planned[~bursts].mean() < 260.0
 
 
+def test_a_wild_load_goes_back_to_what_it_mostly_is() -> None:
+    """A trough is no reason to take pods away that the next minute needs."""
+    rng = np.random.default_rng(5)
+    rates = [100.0]
+    for _ in range(239):
+        rates.append(max(0.0, rates[-1] + 0.4 * (100.0 - rates[-1]) + rng.normal(0.0, 40.0)))
+    last = [found for found in followed(rates)[60:] if found.method == "returning"]
+    assert len(last) > 60
+    assert all(found.unsure > 0.0 for found in last)
+    middles = np.array([found.middle for found in last])
+    assert np.abs(middles - 100.0).mean() < 0.5 * np.abs(np.array(rates) - 100.0).mean()
+
+
 def test_a_season_is_the_first_lag_at_which_a_load_comes_back() -> None:
     """Noise has none, and neither has a load that has not come back yet."""
     rng = np.random.default_rng(5)
