@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
 from math import exp
@@ -24,24 +25,29 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from experiments.config import SAMPLE_DATA
-from twin.fit.datasheet import BLOCK, CONSTANTS, Accelerator, Constants, estimate, read_accelerators
+from twin.fit.datasheet import (
+    BLOCK,
+    CONSTANTS,
+    Accelerator,
+    Constants,
+    Dtype,
+    estimate,
+    read_accelerators,
+)
 from twin.fit.model_config import ModelFacts, read_model
 from twin.spec import LatencyModel
 
 Floats = npt.NDArray[np.float64]
 
 DATA = SAMPLE_DATA
-MODELS = {
-    "llama-2-7b": "llama-2-7b",
-    "llama-3.1-8b": "llama-3.1-8b",
-    "qwen3-14b": "qwen3-14b",
-    "mixtral-8x7b": "mixtral-8x7b",
-}
+# By how the names of their models begin; others are each a family of their own.
 FAMILIES = {
-    "llama-2-7b": "Llama 2",
-    "llama-3.1-8b": "Llama 3",
-    "qwen3-14b": "Qwen",
-    "mixtral-8x7b": "Mixtral",
+    "llama-2": "Llama 2",
+    "codellama": "Llama 2",
+    "llama-3": "Llama 3",
+    "qwen": "Qwen",
+    "mixtral": "Mixtral",
+    "mistral": "Mistral",
 }
 GPUS = {"A100-80GB": "A100", "A100-40GB": "A100-40GB"}
 # alpha, beta, gamma of vLLM on one H100, fitted jointly over several shapes by their authors
@@ -50,7 +56,6 @@ PUBLISHED = {
     "llama-3.1-8b": LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5),
     "qwen2.5-14b": LatencyModel(alpha_ms=10.645, beta_ms=0.04176, gamma_ms=5.77e-5),
 }
-PUBLISHED_FAMILIES = {"llama-3.1-8b": "Llama 3", "qwen2.5-14b": "Qwen"}
 PUBLISHED_WEIGHT = 1.0
 # Engines of 2026 plan an iteration ahead: a request waits for the rest of the one that runs and for
 # the one that is planned already.
@@ -67,7 +72,10 @@ BUSY = 0.9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stage:
-    """One load stage: the server, the load, for how long, and the mean latencies measured [ms]."""
+    """One load stage: the server, the load, for how long, and the latencies measured [ms]: means,
+    and the 99th percentile. number is its place in the run, is_calibration: a model may be fitted
+    on it.
+    """
 
     label: str
     family: str
@@ -82,22 +90,34 @@ class Stage:
     output: int
     e2e_ms: float
     ttft_ms: float
+    e2e_p99_ms: float
+    number: int
+    is_calibration: bool
+    dtype: Dtype | None
+    token_budget: int
 
 
 def read_stages(path: Path) -> list[Stage]:
-    """Return the stages of *path*."""
+    """Return the stages of *path*, but for those of a model or an accelerator that is not known,
+    which are told.
+    """
     accelerators = read_accelerators(DATA / "datasheets" / "accelerators.json")
     stages = []
+    unknown: Counter[str] = Counter()
     with path.open(encoding="utf-8", newline="") as file:
         for row in csv.DictReader(file):
             name = model_name(row["model"])
+            gpu = GPUS.get(row["hardware"], row["hardware"])
+            if name is None or gpu not in accelerators:
+                unknown[row["model"] if name is None else gpu] += 1
+                continue
             prompt = int(row["prompt_tokens"])
             stages.append(
                 Stage(
                     label=f"{row['experiment']} stage {row['stage']}",
-                    family=FAMILIES[name],
+                    family=family_of(name),
                     model=read_model(DATA / "models" / f"{name}.json"),
-                    accelerator=accelerators[GPUS.get(row["hardware"], row["hardware"])],
+                    accelerator=accelerators[gpu],
                     tp=int(row["tp"]),
                     max_batch=int(row["max_num_seqs"]),
                     rate_per_ms=float(row["rate_rps"]) / 1e3,
@@ -109,20 +129,39 @@ def read_stages(path: Path) -> list[Stage]:
                     output=int(row["output_tokens"]),
                     e2e_ms=float(row["e2e_mean_ms"]),
                     ttft_ms=float(row["ttft_mean_ms"]),
+                    e2e_p99_ms=float(row["e2e_p99_ms"]),
+                    number=int(row["stage"]),
+                    is_calibration=row["calibration"] == "1",
+                    dtype="fp8" if "fp8" in row["model"].lower() else None,
+                    token_budget=int(row["max_num_batched_tokens"]),
                 )
             )
+    for what, count in unknown.items():
+        print(f"{path.name}: {what} is not known to sample-data: {count} left out")
     return stages
 
 
-def model_name(text: str) -> str:
-    """Return which of MODELS the name of a repository means."""
-    plain = text.lower().replace("_", "-")
-    return next(name for name in MODELS if name.replace(".", "-") in plain.replace(".", "-"))
+def model_name(text: str) -> str | None:
+    """Return which of the models of sample-data the name of a repository means, None if none."""
+
+    def plain(name: str) -> str:
+        return name.lower().replace("_", "-").replace(".", "-")
+
+    known = [file.stem for file in (DATA / "models").glob("*.json")]
+    meant = [name for name in known if plain(name) in plain(text)]
+    return max(meant, key=len, default=None)
+
+
+def family_of(name: str) -> str:
+    """Return the family of the model *name*."""
+    return next((family for begin, family in FAMILIES.items() if name.startswith(begin)), name)
 
 
 def predict(stage: Stage, constants: Constants) -> tuple[float, float, float]:
     """Return mean TTFT, mean E2E [ms] and the mean batch."""
-    found = estimate(stage.model, stage.accelerator, tp=stage.tp, constants=constants)
+    found = estimate(
+        stage.model, stage.accelerator, tp=stage.tp, dtype=stage.dtype, constants=constants
+    )
     latency_model = found.latency_model
     decodes = stage.output - 1
     context = stage.prompt + stage.output / 2.0
@@ -148,7 +187,7 @@ def derive(stages: Sequence[Stage], *, without: str = "") -> Constants:
     published = [
         (read_model(DATA / "models" / f"{name}.json"), latency_model)
         for name, latency_model in PUBLISHED.items()
-        if PUBLISHED_FAMILIES[name] != without
+        if family_of(name) != without
     ]
 
     def residuals(values: Floats) -> Floats:

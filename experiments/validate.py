@@ -59,7 +59,13 @@ SPLITS = {"A → B": (SHAPES_A, SHAPES_B), "B → A": (SHAPES_B, SHAPES_A)}
 
 def main(arguments: Sequence[str]) -> int:
     """Print a line for each row of the table of docs/validation.md."""
+    if len(arguments) > 1 or any(given.startswith("-") for given in arguments):
+        print(__doc__)
+        return 2
     folder = Path(arguments[0]) if arguments else Path("../shared/validation")
+    if arguments and not folder.is_dir():
+        print(f"{folder}: expected a folder with {STAGES}, found none", file=sys.stderr)
+        return 2
     logs()
     guidellm("guidellm_exp1_llama31_8b", "llama-3.1-8b")
     qwen = guidellm("guidellm_exp2", "qwen2.5-14b")
@@ -291,22 +297,20 @@ def stages(path: Path) -> None:
         f"vLLM stages, data sheets alone, cross-validated over families: {len(below)} stages, "
         f"median / mean: {summary(cross_validated(below))}"
     )
-    with path.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
-    servers: dict[tuple[str, int, str], list[tuple[Stage, dict[str, str]]]] = defaultdict(list)
-    for stage, row in zip(everything, rows, strict=True):
-        servers[stage.model.name, stage.tp, stage.accelerator.name].append((stage, row))
+    servers: dict[tuple[str, int, str], list[Stage]] = defaultdict(list)
+    for stage in everything:
+        servers[stage.model.name, stage.tp, stage.accelerator.name].append(stage)
     errors: list[tuple[float, float, float]] = []
     is_fitted: list[bool] = []
     for server in servers.values():
-        calibration = [stage for stage, row in server if row["calibration"] == "1"]
+        calibration = [stage for stage in server if stage.is_calibration]
         values = _fit_stages(calibration)
-        for stage, row in server:
-            if row["calibration"] == "1":
+        for stage in server:
+            if stage.is_calibration:
                 continue
-            steady = _stage(stage, values, budget=int(row["max_num_batched_tokens"]))
+            steady = _stage(stage, values, budget=stage.token_budget)
             is_fitted.append(bool(calibration))
-            tail_ms = float(row["e2e_p99_ms"]) if row["stage"] != "0" else np.nan
+            tail_ms = stage.e2e_p99_ms if stage.number else np.nan
             errors.append(
                 (
                     steady.e2e_s * 1e3 / stage.e2e_ms - 1.0,
@@ -324,6 +328,8 @@ def stages(path: Path) -> None:
         ("of the other servers, from data sheets", ~fitted),
         ("together", fitted | ~fitted),
     ):
+        if not part.any():
+            continue
         p99 = np.nanmedian(np.abs(found[part, 2]))
         print(
             f"vLLM stages {name}: {part.sum()} stages, median / mean: "
@@ -409,7 +415,12 @@ def _fit_closed(calibration: Sequence[Stage]) -> Floats:
 
 def _stage(stage: Stage, values: Floats, *, budget: int) -> Steady:
     found = estimate(
-        stage.model, stage.accelerator, tp=stage.tp, max_batch=stage.max_batch, token_budget=budget
+        stage.model,
+        stage.accelerator,
+        tp=stage.tp,
+        dtype=stage.dtype,
+        max_batch=stage.max_batch,
+        token_budget=budget,
     )
     alpha, beta, gamma = np.exp(values[:3])
     sheet = found.latency_model
