@@ -57,6 +57,7 @@ ENDS_FACTOR_MAX, ENDS_MIN = 1.25, 5.0
 BORN_FACTOR, BORN_RPS = 3.0, 10.0
 TURNS_S_MAX = 900.0  # in longer, a process may have begun anew twice
 TURNS_MIN = 2  # falls of the counters of one port, beyond which it is not one process that restarts
+SAME_SCRAPE_S = 1.0  # samples of one page are of one scrape if their times differ by no more
 KV_IDLE_MAX = 0.01  # of an engine that does nothing; some blocks are never free
 # Prompt tokens per request of the life of the process, beyond what its ends explain.
 PROMPTS_FACTOR = 1.25
@@ -290,12 +291,12 @@ def _completeness(process: _Process) -> tuple[float, int, int]:
 
 def _process(series: Sequence[Series], names: Names) -> _Process:
     ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
-    times: dict[float, float] = {}
+    times: dict[str, dict[float, float]] = defaultdict(dict)
     of_labels: dict[Labels, Labels] = {}
     for one in series:
         # No quantity is negative. A value that is none was not told, but its page came.
         points = [point for point in one.points if 0.0 <= point[1] <= VALUE_MAX]
-        times.update(one.points)
+        times[one.metric].update(one.points)
         if not points:
             continue
         own = of_labels.get(one.labels)
@@ -308,7 +309,41 @@ def _process(series: Sequence[Series], names: Names) -> _Process:
                 ranked[quantity] = (rank, {own: points})
             elif rank == best[0]:
                 best[1][own] = points
-    return _Process(sorted(times), {quantity: found for quantity, (_, found) in ranked.items()})
+    scrapes: set[float] = set()
+    for metric, told in times.items():
+        meanings = names.ranks.get(metric, ())
+        # A recording rule that gives a metric another name has times of its own.
+        if any(quantity not in ranked or ranked[quantity][0] >= of for quantity, of in meanings):
+            scrapes.update(told)
+    by_quantity = {quantity: found for quantity, (_, found) in ranked.items()}
+    return _at_one_time(_Process(sorted(scrapes), by_quantity))
+
+
+def _at_one_time(process: _Process) -> _Process:
+    """Return *process* with one time for each scrape: who passes series on may give each a time of
+    its own, within a moment.
+    """
+    times_s = process.times_s
+    columns = [points for of in process.by_quantity.values() for points in of.values()]
+    if len(times_s) <= max(map(len, columns), default=0):
+        return process
+    begin_s = times_s[0]
+    of_scrape = {}
+    for time_s in times_s:
+        begin_s = time_s if time_s - begin_s > SAME_SCRAPE_S else begin_s
+        of_scrape[time_s] = begin_s
+    if any(len({of_scrape[time_s] for time_s, _ in points}) < len(points) for points in columns):
+        return process
+    return _Process(
+        sorted(set(of_scrape.values())),
+        {
+            quantity: {
+                labels: [(of_scrape[time_s], value) for time_s, value in points]
+                for labels, points in of.items()
+            }
+            for quantity, of in process.by_quantity.items()
+        },
+    )
 
 
 def _without_copies(
@@ -552,9 +587,9 @@ def _track(process: _Process, *, by_turns: bool = False) -> Track | None:
         gauges={
             "running": running[-1],
             "waiting": waiting[-1],
-            "kv_usage": max((points[-1][1] for points in usage.values()), default=0.0)
-            if usage
-            else 0.0,
+            "kv_usage": max(
+                (_share(points[-1][1]) for points in (usage or {}).values()), default=0.0
+            ),
         },
         arrived=told.counted,
         arrived_by_ends=(told.by_ends if ends_told else told.counted)[-1],
@@ -775,6 +810,11 @@ def _arrived(
         for k in broken:
             steps[k - 1] = slope * (times_s[k] - times_s[k - 1])
     return list(accumulate(steps, initial=0.0))
+
+
+def _share(usage: float) -> float:
+    """Return a usage of the KV cache as a share of it; some exporters tell it in percent."""
+    return usage if usage <= 1.0 else min(usage / 100.0, 1.0)
 
 
 def _first_value(columns: Mapping[Labels, Points] | None, first_s: float) -> float:

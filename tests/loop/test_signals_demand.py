@@ -1027,3 +1027,38 @@ def test_engines_that_count_no_ends_are_not_told_to_contradict_themselves() -> N
     ]
     found = seen({"a": samples}, pod("a"))
     assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+
+
+def test_each_metric_may_have_a_time_of_its_own_within_a_scrape() -> None:
+    """Who passes series on with their times; counters were taken to begin late: 65 rpm for 60."""
+    series = [
+        one._replace(points=[(t_s + 0.001 * k, value) for t_s, value in one.points])
+        for k, one in enumerate(series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0)))
+    ]
+    found = told_of({"a": series}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+
+
+def test_metrics_that_a_recording_rule_has_named_anew_are_no_further_scrapes() -> None:
+    """A rule is evaluated between scrapes, and keeps all labels."""
+    scraped_ones = series_of(engine(NOW_S - 50.0, rps=1.0, base=5000.0))
+    ruled = [
+        one._replace(
+            metric=f"kserve_{one.metric}",
+            points=[(t_s + 5.0, value) for t_s, value in one.points],
+        )
+        for one in scraped_ones
+    ]
+    found = told_of({"a": [*scraped_ones, *ruled]}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+    assert found.pods[name_of("a")].age_s == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("told", "share"), [(0.37, 0.37), (37.0, 0.37), (1e9, 1.0)])
+def test_usage_of_the_kv_cache_is_a_share_also_where_it_is_told_in_percent(
+    told: float, share: float
+) -> None:
+    """No cache is used 37 times over."""
+    samples = [sample(t_s, success=t_s, kv_usage=told) for t_s in (570.0, 585.0, 600.0)]
+    found = seen({"a": samples}, pod("a"))
+    assert found.pods[name_of("a")].kv_usage == pytest.approx(share)
