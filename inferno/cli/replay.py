@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,10 +96,11 @@ def _print(cycles: Sequence[Replayed], *, policy: str) -> None:
     """Print a line for each cycle (costs in $/h), and what it comes to."""
     from experiments.replay import mean_costs
 
-    print(f"{'cycle':>6}{'t [s]':>9}{'recorded':>10}{policy:>9}{'otherwise':>11}  which")
+    widths = (10, max(9, len(policy) + 1))
+    print(f"{'cycle':>6}{'t [s]':>9}{'recorded':>10}{policy:>{widths[1]}}{'otherwise':>11}  which")
     for cycle in cycles:
         costs = ((line["totalCost"] or 0.0) / 100.0 for line in (cycle.recorded, cycle.decided))
-        figures = "".join(f"{cost:{width}.2f}" for cost, width in zip(costs, (10, 9), strict=True))
+        figures = "".join(f"{cost:{width}.2f}" for cost, width in zip(costs, widths, strict=True))
         print(
             f"{cycle.recorded['cycle']:6}{cycle.recorded['t_s']:9.0f}{figures}"
             f"{len(cycle.differences):11}  {cycle.decided['error'] or _which(cycle)}".rstrip()
@@ -109,6 +111,18 @@ def _print(cycles: Sequence[Replayed], *, policy: str) -> None:
     print(
         f"{policy} decides otherwise in {other} of {every} cases; mean cost $ {now:.2f} an hour, "
         f"recorded $ {before:.2f}"
+    )
+    for why, count in _unknown(cycles).most_common():
+        print(f"in {count} of {every} cases it knows too little and changes nothing: {why}")
+
+
+def _unknown(cycles: Sequence[Replayed]) -> Counter[str]:
+    """Return how often *cycles* do not tell what the policy goes by, by what that is."""
+    return Counter(
+        row["reason"].removeprefix("held; ")
+        for cycle in cycles
+        for row in cycle.decided["servers"]
+        if row["reasonKind"] == "held-unknown"
     )
 
 

@@ -31,11 +31,14 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from inferno.cli.main import main
+    from inferno.cli.main import main, parse
 
     scheduler = chosen_scheduler(options)
     cluster = ["--executor", "dask", "--scheduler", scheduler] if scheduler else []
     parts = read_study(options.study)
+    for _, command, words in parts:
+        # A wrong option of the last part is told before the first one has run for an hour.
+        parse([command, *words])
     for name, command, words in parts:
         out = options.out / name
         if not options.quiet:

@@ -178,6 +178,21 @@ def test_a_study_is_a_list_of_commands(tmp_path: Path) -> None:
     ]
 
 
+def test_a_wrong_option_of_a_later_part_is_told_before_the_first_one_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A study runs for hours."""
+    study = tmp_path / "study.yaml"
+    study.write_text(
+        "parts:\n  - {name: a, run: sim, with: {hours: 0.02}}\n"
+        "  - {name: b, run: compare, with: {polices: [hpa]}}\n"
+    )
+    with pytest.raises(SystemExit, match="2"):
+        main(["study", str(study), "--out", str(tmp_path / "out"), "--quiet"])
+    assert "did you mean --policies?" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

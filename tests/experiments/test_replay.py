@@ -54,6 +54,16 @@ def test_another_policy_is_shown_with_what_it_gives_instead(run: Path, capsys: C
 
 
 @pytest.mark.slow
+def test_a_policy_that_knows_too_little_says_so(run: Path, capsys: Capture) -> None:
+    """A recording tells of the sum of the pods: what goes by single pods would look like static."""
+    assert main(["replay", str(run), "--policy", "wva"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
+        "in 44 of 44 cases it knows too little and changes nothing: its pods are not seen one by "
+        "one"
+    )
+
+
+@pytest.mark.slow
 def test_cycles_that_saw_nothing_are_left_out_aloud(run: Path, capsys: Capture) -> None:
     """A controller records those cycles too, in which its world did not answer."""
     first, *others = (run / "cycles.jsonl").read_text().splitlines()
