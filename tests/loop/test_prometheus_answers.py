@@ -260,6 +260,31 @@ def test_pods_that_are_scraped_once_a_minute_are_read_over_a_longer_window() -> 
     assert all(found.figures["s1"].warnings == () for found in seen)
 
 
+def test_a_look_farther_back_that_fails_holds_nobody_else() -> None:
+    """Ten minutes of a large cluster may be too much for its Prometheus."""
+    answer = scraping({pod("a")["metadata"]["name"]: 60.0, "dep2-5d9c7b6f4d-b": 15.0})
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        if "[600000ms]" in parse_qs(request.content.decode())["query"][0]:
+            return httpx.Response(422, json={"errorType": "execution", "error": "too many"})
+        return answer(request)
+
+    servers = [
+        scraped(server(pod("a"))),
+        scraped(server(pod("b", of="dep2"), name="dep2", labels={NAME: "s2"})),
+    ]
+    transport = httpx.MockTransport(handle)
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
+        found = source.measure(servers, now_s=NOW_S)
+    assert found.error == ""
+    assert found.warnings == (
+        "prometheus: how often pods are scraped is not known: HTTP 422: execution: too many",
+    )
+    assert (found.figures["s1"].load, found.figures["s2"].load is None) == (None, False)
+
+
 def test_no_series_is_an_answer_the_load_is_unknown_and_labels_may_tell_it() -> None:
     """`"result": []` is what Prometheus says of servers that export nothing."""
     found = asked(answering(matrix()))

@@ -194,20 +194,23 @@ class Prometheus:
         ]
         due = set(reaches.due(servers, tracks, now_s=now_s))
         blind = [one for one in servers if one.name in due]
+        farther: dict[str, dict[str, Sequence[Series]]] = {}
         if blind:
             query = window_query(_spaces(blind), self._settings, reach_s=WIDEST_S)
-            answer = _parsed(self._ask(query, at_s=at_s))
-            farther = self._shared(answer, blind, epoch_s=at_s - now_s)
-            by_server |= farther
-            told += [
-                reaches.learn(name, chain.from_iterable(of.values()))
-                for name, of in farther.items()
-            ]
-            for one in blind:
-                # What the longest window is now does not tell how far this answer reaches.
-                begin_s = now_s - reaches.window(one.name).window_s
-                cut = {pod: within(of, begin_s=begin_s) for pod, of in farther[one.name].items()}
-                tracks |= self._tracks([one], {one.name: cut}, now_s=now_s)
+            try:
+                answer = _parsed(self._ask(query, at_s=at_s))
+                farther = self._shared(answer, blind, epoch_s=at_s - now_s)
+            except PrometheusError as error:
+                # The others are known all the same.
+                told.append(f"how often pods are scraped is not known: {error}")
+        by_server |= farther
+        for one in blind if farther else ():
+            series = farther[one.name]
+            told.append(reaches.learn(one.name, chain.from_iterable(series.values())))
+            # What the longest window is now does not tell how far this answer reaches.
+            begin_s = now_s - reaches.window(one.name).window_s
+            cut = {pod: within(of, begin_s=begin_s) for pod, of in series.items()}
+            tracks |= self._tracks([one], {one.name: cut}, now_s=now_s)
         return [f"prometheus: {line}" for line in told if line]
 
     def _renamed(self, answer: Mapping[str, Any]) -> list[str]:
