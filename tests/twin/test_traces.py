@@ -324,6 +324,26 @@ def test_a_large_trace_is_the_same_by_columns_and_line_by_line(
         assert fast.blocks[fast.starts[3] : fast.starts[4]].tolist() == [fast.prompt_tokens[3], 7]
 
 
+@pytest.mark.parametrize("fault", ["cut", "damaged", "no text"])
+@pytest.mark.parametrize("rows", [100, 6000])
+def test_a_file_that_ends_early_or_is_damaged_is_told_in_one_line(
+    tmp_path: Path, fault: str, rows: int
+):
+    """A download that broke off is found out only far down."""
+    text = OWN.encode() + b"".join(b"%d,%d,9\n" % (row, row * row % 97 + 1) for row in range(rows))
+    if fault == "no text":
+        text += b"\xff\xfe,1,1\n"
+    packed = bytearray(gzip.compress(text))
+    if fault == "cut":
+        packed = packed[: len(packed) // 2]
+    elif fault == "damaged":
+        packed[-6] ^= 0xFF  # of the checksum, which is read last
+    path = tmp_path / "t.csv.gz"
+    path.write_bytes(packed)
+    with pytest.raises(SpecError, match=r"t\.csv\.gz: expected a request trace \(text in UTF-8\)"):
+        read_trace(path)
+
+
 def test_a_fault_far_down_a_large_trace_is_named_with_its_line(tmp_path: Path):
     """The fast way tells that something is wrong, the exact one what and where."""
     rows = [f"{t},1,1\n" for t in range(6000)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -31,6 +32,8 @@ from twin.traces.formats import (
 from twin.traces.trace import Columns, Spread, Trace, make_trace
 
 CHUNK_ROWS = 500_000
+# What comes of a file that is cut off, damaged, no text, or not to be opened.
+UNREADABLE = (OSError, EOFError, UnicodeDecodeError, zlib.error)
 FAST_ROWS_MIN = 2_000  # of fewer rows the exact way is read before pandas is imported
 
 
@@ -62,9 +65,12 @@ def read_trace(
     form = FORMATS[kind]
     rows = _fast(path, form, first)
     if rows is None:
-        with _opened(path) as text:
-            read = read_json_rows if form.lines else read_csv_rows
-            rows = read(path.name, text, form)
+        try:
+            with _opened(path) as text:
+                read = read_json_rows if form.lines else read_csv_rows
+                rows = read(path.name, text, form)
+        except UNREADABLE as error:
+            raise _unreadable(path, error) from None
     _to_seconds(path.name, rows, form, unit)
     if model is not None:
         rows = _of_model(path.name, rows, model)
@@ -114,13 +120,15 @@ def _first_line(path: Path) -> str:
             text.read(2**16)
     except FileNotFoundError:
         raise SpecError(f"{path}: expected a request trace, found no such file") from None
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise SpecError(
-            f"{path}: expected a request trace (text in UTF-8), found {error}"
-        ) from None
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
     if not first:
         raise SpecError(f"{path.name}: expected a request trace, found an empty file")
     return first.rstrip("\r\n")
+
+
+def _unreadable(path: Path, error: Exception) -> SpecError:
+    return SpecError(f"{path}: expected a request trace (text in UTF-8), found {error}")
 
 
 def _recognise(source: str, first: str) -> str:
@@ -147,7 +155,7 @@ def _fast(path: Path, form: Format, first: str) -> Columns | None:
         if any(header.count(column) != 1 for column in form.columns):
             return None
         return _fast_csv(path, form)
-    except (ValueError, TypeError, KeyError, OverflowError, OSError):
+    except (ValueError, TypeError, KeyError, OverflowError, *UNREADABLE):
         # Which line it is, and what is wrong with it, is the exact way's to say.
         return None
 
