@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import matplotlib as mpl
 import numpy as np
@@ -28,8 +29,12 @@ from experiments.output import whole_file
 BLACK, ORANGE, SKY, GREEN = "#000000", "#E69F00", "#56B4E9", "#009E73"
 YELLOW, BLUE, VERMILLION, PURPLE = "#F0E442", "#0072B2", "#D55E00", "#CC79A7"
 SERIES = (BLUE, VERMILLION, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
-# What stands beside a line in VERMILLION.
-_AREAS = (BLUE, GREEN, ORANGE, PURPLE, SKY, BLACK, YELLOW)
+# A type of GPU has the same colour in every figure, report and page: these, as in look.js.
+GPU_COLOURS = (
+    *(BLUE, ORANGE, GREEN, PURPLE, SKY, "#882255"),
+    *("#999933", "#332288", "#44AA99", "#AA4499", "#DDCC77", "#661100"),
+)
+GPUS = ("H100", "L40S", "MI250", "A100", "L4", "G2", "MI300X", "H200", "MI210", "B200")
 GREY = "#666666"
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
@@ -242,9 +247,9 @@ def _draw_fleet(marks: _Marks, panel: _Panel, fleet: pd.DataFrame) -> None:
     edges_in = [_steps(panel.y_in(values, top), shift=0) for values in held]
     high_in = panel.bottom_in + _HIGH_IN
     key_in = panel.left_in + 0.5
-    for number, kind in enumerate(types):
+    for number, (kind, color) in enumerate(gpu_colours(types).items()):
         # Types beyond the colours are lighter ones of the same.
-        color, alpha = _AREAS[number % len(_AREAS)], 0.45 if number < len(_AREAS) else 0.2
+        alpha = 0.45 if number < len(GPU_COLOURS) else 0.2
         marks.area(x_in, edges_in[number], edges_in[number + 1], color=color, alpha=alpha)
         box_in = np.array([key_in, key_in + 0.15])
         low_in = np.full(2, high_in + 0.08)
@@ -258,6 +263,19 @@ def _draw_fleet(marks: _Marks, panel: _Panel, fleet: pd.DataFrame) -> None:
         marks.line(x_in, cost_in, color=VERMILLION, width=1.2)
         axes.append(_Axis(top=cost_top, label="$ an hour", color=VERMILLION))
     _draw_frame(marks, panel, *axes, end_s=end_s, title="fleet")
+
+
+def gpu_colours(types: Sequence[str]) -> dict[str, str]:
+    """Return the colour of each of *types*: that of its place in GPUS, whatever stands beside it. A
+    type that is not there gets one of those left by its name, or the next if that is taken here.
+    """
+    found = {kind: GPU_COLOURS[GPUS.index(kind)] for kind in types if kind in GPUS}
+    left = len(GPU_COLOURS) - len(GPUS)
+    for kind in sorted(set(types) - found.keys()):
+        first = len(GPUS) + crc32(kind.encode()) % left
+        order = [*GPU_COLOURS[first:], *GPU_COLOURS[:first]]
+        found[kind] = next((one for one in order if one not in found.values()), order[0])
+    return {kind: found[kind] for kind in types}
 
 
 def _write_accelerators(marks: _Marks, panel: _Panel, spells: Spells) -> None:

@@ -4,7 +4,9 @@ bytes.
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,14 @@ import pandas as pd
 import pytest
 
 from experiments.changes import Desired, desired_by_server
-from experiments.figures import PANELS_MAX, draw_timelines, save_figure
+from experiments.figures import (
+    GPU_COLOURS,
+    GPUS,
+    PANELS_MAX,
+    draw_timelines,
+    gpu_colours,
+    save_figure,
+)
 from experiments.sweep_figures import (
     ATTAINMENT,
     COST,
@@ -293,3 +302,17 @@ def test_a_figure_that_no_run_has_is_a_dash(tmp_path: Path) -> None:
     save_sweep_figures(bare, tmp_path)
     figure = draw_heat_maps(cell_estimates(bare, (ATTAINMENT,)), ATTAINMENT)
     assert {text.get_text() for ax in figure.axes for text in ax.texts} == {"–"}
+
+
+def test_a_type_of_gpu_has_one_colour_everywhere(repository: Path) -> None:
+    """In the picture of a run, in its report and on the live page, whatever stands beside it."""
+    look = (repository / "inferno/web/static/look.js").read_text()
+    day = look[look.index("DAY = [") : look.index("NIGHT = [")]
+    assert tuple(re.findall(r"#[0-9A-F]{6}", day.upper())) == tuple(map(str.upper, GPU_COLOURS))
+    (listed,) = re.findall(r"GPUS = \[(.*)\];", look)
+    assert tuple(json.loads(f"[{listed}]")) == GPUS
+    beside = gpu_colours(["A100", "H100", "X1"])
+    assert beside == {kind: gpu_colours([kind])[kind] for kind in beside}
+    many = [f"G{n}" for n in range(20)]
+    assert list(gpu_colours(many)) == many
+    assert len(set(gpu_colours([*GPUS, "X1", "X2"]).values())) == len(GPU_COLOURS)
