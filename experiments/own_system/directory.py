@@ -59,13 +59,15 @@ CACHED_MIN = 0.01  # of prompt tokens, below which a prefix cache found nothing 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measured:
     """The past of the servers, over which time, and what Prometheus did not tell. variations are
-    the coefficients of variation of token counts, of those servers of which they are known.
+    the coefficients of variation of token counts, and percentiles_ms those of latencies by latency,
+    of those servers of which they are known.
     """
 
     histories: Mapping[str, History]
     source: str
     problems: tuple[str, ...] = ()
     variations: Mapping[str, float] = field(default_factory=dict)
+    percentiles_ms: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ from experiments.own_system.cluster import facts_of, read_nodes, selected
 from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.known import Known
 from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
+from experiments.own_system.points import measured_percentiles
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.nodes import Node, read_capacity
 from loop.backends.kube.read import Pod, Server, read_servers, scraped
@@ -26,6 +27,7 @@ STEP_S = 60.0
 STEP_S_MIN, STEP_S_MAX = 15.0, 3600.0
 STEPS_MAX = 20_160  # two weeks by minute: of a longer past steps are longer
 LAST_S_MAX = 366 * 86_400.0
+BEFORE_S = 600.0  # so old may be what a counter had when the past began
 CACHE_INFO = ("vllm:cache_config_info", "vllm_cache_config_info")
 UNITS_S = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0, "w": 604_800.0}
 
@@ -113,6 +115,7 @@ def read_system_of(
     measured, past = asked_past(prometheus, servers, asked, progress=progress)
     kv_tokens = _kv_tokens(prometheus, servers, past, told=told)
     variations = _variations(prometheus, servers, past, told=told)
+    percentiles = _percentiles(prometheus, servers, past, told=told)
     facts = [
         facts_of(
             server,
@@ -128,7 +131,9 @@ def read_system_of(
         facts,
         capacity=capacity,
         known=known,
-        measured=replace(measured, problems=problems, variations=variations),
+        measured=replace(
+            measured, problems=problems, variations=variations, percentiles_ms=percentiles
+        ),
         fit=asked.fit,
     )
 
@@ -262,3 +267,30 @@ def _variations(
         if cv is not None:
             found[server] = round(cv, 3)
     return found
+
+
+def _percentiles(
+    prometheus: Prometheus | None,
+    servers: Sequence[Server],
+    past: Past | None,
+    *,
+    told: list[tuple[str, str]],
+) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the percentiles of the latencies of each server over the past, by latency; of those
+    whose engines have histograms.
+    """
+    if prometheus is None or past is None:
+        return {}
+    names, asked = prometheus.table, [scraped(server) for server in servers]
+    last_s = past.end_s - past.start_s
+    try:
+        now = prometheus.latest(list(names.buckets), asked, at_s=past.end_s, last_s=last_s)
+        before = prometheus.latest(list(names.buckets), asked, at_s=past.start_s, last_s=BEFORE_S)
+    except PrometheusError as error:
+        told.append(("prometheus", f"percentiles of latencies: {error}"))
+        return {}
+    found = {
+        server: measured_percentiles(before.get(server, ()), buckets, names)
+        for server, buckets in now.items()
+    }
+    return {server: of_server for server, of_server in found.items() if of_server}

@@ -1,14 +1,19 @@
-"""From the history of servers to operating points: steady loads and their measured latencies."""
+"""From the history of servers to operating points: steady loads and their measured latencies; and
+from histograms to percentiles of the whole past. Pure.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from loop.signals.histograms import growth, percentiles_ms
 from loop.signals.history import History, Stretch, blocks
+from loop.signals.names import Names
 from twin.fit.points import OperatingPoint
 from twin.fit.request_csv import RequestRows
 
@@ -26,6 +31,10 @@ MIX_MOVES = 1.3
 # What a mean over many requests is trusted to: the simulation of a point has its own chance.
 KNOWN_MIN, KNOWN_MAX = 0.02, 0.5
 QUEUED = 20.0
+# Latencies of which percentiles are written, and these.
+LATENCIES, PERCENTILES = ("ttft", "itl", "e2e"), ("p50", "p95", "p99")
+
+Bucket = tuple[Mapping[str, str], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,3 +144,45 @@ def _groups(history: History, *, count: int) -> list[np.ndarray]:
                 mask[steady[place][0]] = True
             masks.append(mask)
     return masks
+
+
+def measured_percentiles(
+    before: Iterable[Bucket], now: Iterable[Bucket], names: Names
+) -> dict[str, dict[str, float]]:
+    """Return the percentiles [ms] of each latency of one server over a past, by the labels and
+    values of its buckets *before* it and at its end; empty if it has none. What was not there
+    before began at 0, and so did what has less now.
+    """
+    first, last = (_histograms(buckets, names) for buckets in (before, now))
+    grown: dict[str, dict[int, list[Mapping[float, float]]]] = defaultdict(
+        lambda: defaultdict(list)
+    )
+    for (metric, own), found in last.items():
+        latency, rank = names.buckets[metric]
+        then = first.get((metric, own))
+        grown[latency][rank].append(growth([then, found]) if then else found)
+    return {
+        latency: {key: told[key] for key in PERCENTILES}
+        for latency in LATENCIES
+        if latency in grown
+        # The name that counts first, as where the loop reads them.
+        and (told := percentiles_ms(grown[latency][min(grown[latency])]))
+    }
+
+
+def _histograms(
+    buckets: Iterable[Bucket], names: Names
+) -> dict[tuple[str, tuple[tuple[str, str], ...]], dict[float, float]]:
+    """Return *buckets* by bound, of each histogram: its metric and its other labels."""
+    found: dict[tuple[str, tuple[tuple[str, str], ...]], dict[float, float]] = defaultdict(dict)
+    for labels, value in buckets:
+        metric = labels.get("__name__", "")
+        if metric not in names.buckets:
+            continue
+        try:
+            bound = float(labels.get("le", ""))
+        except ValueError:
+            continue
+        own = tuple(sorted(item for item in labels.items() if item[0] != "le"))
+        found[metric, own][bound] = value
+    return found

@@ -180,7 +180,14 @@ def report(found: Imported) -> list[str]:
                 f"{load.out_tokens:.0f} tokens"
             )
             if figures.ttft_ms is not None and figures.itl_ms is not None:
-                line += f", TTFT {_ms(figures.ttft_ms)} ms, ITL {_ms(figures.itl_ms)} ms"
+                p95 = {
+                    of: f" (p95 {_ms(shares['p95'])})"
+                    for of, shares in found.measured.percentiles_ms.get(row["name"], {}).items()
+                }
+                line += (
+                    f", TTFT {_ms(figures.ttft_ms)}{p95.get('ttft', '')} ms, ITL "
+                    f"{_ms(figures.itl_ms)}{p95.get('itl', '')} ms"
+                )
         lines.append(line)
     lines += [f"- GPUs: {gpus}", ""]
     if found.kept:

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -18,12 +19,14 @@ from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.importing import Period, seconds
 from experiments.own_system.known import Known, find_config, find_sheet
 from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
+from experiments.own_system.points import measured_percentiles
 from experiments.own_system.writing import write_import
 from inferno.cli.datasheets import accelerators, find_model
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import read_servers
 from loop.schema.reading import read_system
 from loop.signals.history import History, empty_history
+from loop.signals.names import NAMES
 from loop.signals.series import Series, tracks_of
 from tests.loop.kube_objects import EPOCH_S, deployment, node, pod
 from twin.arrivals import token_counts
@@ -336,3 +339,20 @@ def test_a_server_without_requests_has_a_load_of_nothing() -> None:
     assert not rates.rates_rpm.any()
     assert (rates.in_tokens > 0.0).all()
     assert np.isfinite(rates.mean.out_tokens)
+
+
+def test_percentiles_are_those_of_the_past_alone() -> None:
+    """What pods had counted before says nothing of it; a pod that began anew began at nothing."""
+
+    def buckets(pod: str, *counts: float) -> list[tuple[dict[str, str], float]]:
+        metric = "vllm:time_to_first_token_seconds_bucket"
+        return [
+            ({"__name__": metric, "pod": pod, "le": bound}, count)
+            for bound, count in zip(("0.1", "1.0", "+Inf"), counts, strict=True)
+        ]
+
+    before = [*buckets("a", 100, 100, 100), *buckets("b", 900, 900, 900)]
+    now = [*buckets("a", 100, 200, 200), *buckets("b", 0, 100, 100), *buckets("c", 0, 0, 0)]
+    found = measured_percentiles(before, now, NAMES)
+    assert found == {"ttft": {"p50": pytest.approx(550), "p95": pytest.approx(955), "p99": ANY}}
+    assert measured_percentiles((), [({"__name__": "up"}, 1.0)], NAMES) == {}

@@ -4,6 +4,7 @@ these two APIs, and nothing else.
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator
@@ -87,6 +88,26 @@ def test_rates_and_tokens_are_those_that_the_servers_had(system: OwnSystem, impo
         found = (rates[name].rates_rpm.reshape(-1, 60)).sum(axis=1)
         # A request that waits or runs between two scrapes may be counted a minute later.
         assert found == pytest.approx(hours, rel=0.05, abs=10)
+
+
+def test_percentiles_are_written_where_engines_have_histograms(
+    system: OwnSystem, imported: Path
+) -> None:
+    """Within the bounds of a bucket, which are a factor of 2.5 apart at most."""
+    requests = system.requests
+    lines = (imported / "measured.csv").read_text().splitlines()
+    rows = {row["server"]: row for row in csv.DictReader(lines)}
+    assert rows.keys() == SERVERS.keys()
+    for index, row in enumerate(rows[name] for name in SERVERS):
+        own = (requests["server"] == index) & (
+            requests["arrival_s"] < 3600.0 * (system.hours - HELD_OUT_H)
+        )
+        ttft_ms, _ = bounded_latencies_ms(select(requests, own), end_s=np.inf)
+        for share in (50, 95):
+            true = np.percentile(ttft_ms, share)
+            assert true / 2.5 <= float(row[f"ttft_ms_p{share}"]) <= 2.5 * true
+        assert float(row["itl_ms_p50"]) <= float(row["itl_ms_p99"])
+        assert float(row["ttft_ms"]) == pytest.approx(ttft_ms.mean(), rel=0.1)
 
 
 def test_held_out_hours_are_predicted(system: OwnSystem, imported: Path, held_out: Path) -> None:

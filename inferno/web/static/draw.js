@@ -44,7 +44,8 @@ Object.assign(inferno, (() => {
     const { clock: { at }, end_s: end, started, fleet } = timeline;
     // Of one cycle, or of seconds, an axis of milliseconds tells nobody anything.
     const young = started && fleet.t_s.length && end - fleet.t_s[0] < SPAN_MIN_S;
-    const range = young ? { range: [at(end - SPAN_MIN_S), at(end)] } : started || !end ? {} : { range: [0, at(end)] };
+    // A little beyond the end, or the mark of one cycle is cut in half.
+    const range = young ? { range: [at(end - SPAN_MIN_S), at(end + 0.03 * SPAN_MIN_S)] } : started || !end ? {} : { range: [0, at(end)] };
     return {
       ...axis(timeline.clock.title), type: timeline.clock.type, ...range, ...extra,
     };
