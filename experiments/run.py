@@ -29,6 +29,7 @@ from loop.clocks import MonotonicClock
 from loop.controller import Controller, ControllerSettings
 from loop.data import DataSource
 from loop.drivers import SimDriver
+from loop.optimizer.model.choice import compiled_estimate
 from loop.spec import SloTarget
 from loop.types import CycleRecord
 from twin.engine.compiled.cache import installed, ready
@@ -92,8 +93,9 @@ def simulate(
     """Simulate what was read, see `run`. What it leaves is kept in memory, or in *directory*:
     cycles in a file CYCLES, requests in files without a name.
     """
-    with _rare_collections():
-        return _simulated(sources, progress=progress, directory=directory)
+    fast = chosen_fast(sources)
+    with _rare_collections(), compiled_estimate(wanted=fast):
+        return _simulated(sources, fast=fast, progress=progress, directory=directory)
 
 
 @contextmanager
@@ -110,7 +112,9 @@ def _rare_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _simulated(sources: Sources, *, progress: Progress | None, directory: Path | None) -> RunResult:
+def _simulated(
+    sources: Sources, *, fast: bool, progress: Progress | None, directory: Path | None
+) -> RunResult:
     begin_s = time.process_time()
     config, end_s = sources.config, sources.config.duration_s
     assert config.period_s is not None, "resolved"
@@ -120,7 +124,7 @@ def _simulated(sources: Sources, *, progress: Progress | None, directory: Path |
         env,
         sources,
         until_s=end_s,
-        compiled=chosen_fast(sources),
+        compiled=fast,
         requests=RequestLog(spool),
     )
     controller = Controller(

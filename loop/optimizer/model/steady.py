@@ -134,7 +134,7 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     pool = columns.pool
     most = columns.max_batch.astype(np.float64)
     grid_busy, stretch = _stretch(tail, rate)
-    chain = _Chain(tail, rate, stretch)
+    chain = Chain(tail, rate, stretch)
     wait_rate, work, overload = _wait_rate(tail, rate)
     fade = np.exp(-wait_rate * work)
     queue = np.where(np.isinf(columns.max_queue), 1e9, columns.max_queue * pool)
@@ -182,7 +182,7 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     )
 
 
-class _Chain:
+class Chain:
     """ln(weight) of the states of the batch at a rate, row by row; rows of few states in a row are
     worked on without the states that they do not have.
     """

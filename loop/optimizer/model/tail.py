@@ -30,6 +30,10 @@ LONE_NODES = np.linspace(-3.2, 3.6, 18)  # normal quantiles at which a lone pref
 # Batches between which the time of a prefill is interpolated. They are the same for all rows, as
 # what is found of a row must not depend on those beside it.
 GRID = np.array([0.0, 4.0, 16.0, 48.0, 128.0, *(256.0 * 2.0**k for k in range(14))])
+DIGITS = 2.0**24
+# Of the budget of an iteration, what the last chunk of a prompt leaves to others on the mean.
+LEFT_OF_CHUNK = 0.5
+OTHERS_MAX = 0.98  # at most this share of a life is lengthened by those who come during it
 CHUNK = 32  # states that are summed at once, so that a sum does not depend on states of no weight
 
 
@@ -127,6 +131,15 @@ def mean_over(values: Floats, weights: Floats) -> Floats:
     Not as a product of matrices: that rounds by how many rows there are.
     """
     found: Floats = np.einsum("...k,k->...", values, weights)
+    return found
+
+
+def rounded(values: Floats) -> Floats:
+    """Return *values* to 24 binary digits, far more than are right: so that machines whose
+    exponentials differ in the last digit, and the compiled estimate, find the same.
+    """
+    part, power = np.frexp(values)
+    found: Floats = np.ldexp(np.rint(part * DIGITS) / DIGITS, power)
     return found
 
 

@@ -12,7 +12,7 @@ from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import RATE_MIN_SHARE
 from loop.optimizer.model.rates import BINDING, Limits, Targets
 from loop.optimizer.model.steady import full_batch_rate
-from loop.optimizer.model.tail import Tail
+from loop.optimizer.model.tail import Tail, rounded
 from loop.optimizer.model.within import Goals, lone_itl, lone_ttft, make_goals, shares_within
 
 # The estimate is right to a hundredth of the rate and a bit more; beyond the rate the share falls
@@ -68,6 +68,7 @@ def highest_rates_by_share(
         ends = _Ends(low[rows], high[rows], at_low[rows], at_high[beyond], binding[beyond])
         root, found[rows] = search.run(rows, ends)
         rate[rows] = np.maximum(SAFETY * root, low[rows])
+    rate = rounded(rate)
     return Limits(rate, lone_itl(tail, percentile), lone_ttft(tail, percentile), found, goals.lone)
 
 

@@ -12,11 +12,12 @@ short answer, is told apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from loop.optimizer.model.chain import Floats, Rows
+from loop.optimizer.model.choice import is_compiled
 from loop.optimizer.model.skewed import Skewed, normal_quantile, normal_share
 from loop.optimizer.model.steady import State, steady_state
 from loop.optimizer.model.tail import (
@@ -24,17 +25,17 @@ from loop.optimizer.model.tail import (
     ANSWER_WEIGHTS,
     EVEN_NODES,
     EVEN_WEIGHTS,
+    LEFT_OF_CHUNK,
     LONE_NODES,
+    OTHERS_MAX,
     PROMPT_WEIGHTS,
     Tail,
     as_column,
     mean_over,
+    rounded,
 )
 
-# Of the budget of an iteration, what the last chunk of a prompt leaves to others on the mean.
-LEFT_OF_CHUNK = 0.5
 TIMES_MEAN = np.geomspace(0.4, 20.0, 24)  # in which latencies at a percentile are looked for
-OTHERS_MAX = 0.98  # at most this share of a life is lengthened by those who come during it
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,15 +91,36 @@ def shares_within(tail: Tail, rate: Floats, goals: Goals) -> Shares:
     A request that is turned away is within nothing.
     """
     with np.errstate(all="ignore"):
-        state = steady_state(tail, rate)
-        first = _ttft_share(tail, state, goals)
-        first = np.where(state.overload, 0.0, first)
-        first = np.where(np.isfinite(goals.prefill), first, 1.0 - state.blocked)
-        later = np.where(np.isfinite(goals.itl), _itl_share(tail, state, goals.itl), 1.0)
+        met = _met(tail, rate, goals)
+        first = np.where(np.isfinite(goals.prefill), met.first, 1.0 - met.blocked)
+        later = np.where(np.isfinite(goals.itl), met.later, 1.0)
         first, later = np.clip(first, 0.0, 1.0), np.clip(later, 0.0, 1.0)
         both = _both(first, later, goals)
-    lost = np.where(np.isfinite(state.blocked), state.blocked, 1.0)
+    lost = np.where(np.isfinite(met.blocked), met.blocked, 1.0)
     return Shares(first, later, both, lost)
+
+
+@dataclass(frozen=True, slots=True)
+class _Met:
+    """The shares of requests within their prefill and their ITL, and of those turned away."""
+
+    first: Floats
+    later: Floats
+    blocked: Floats
+
+
+def _met(tail: Tail, rate: Floats, goals: Goals) -> _Met:
+    """Return who meets *goals*, by the compiled estimate where that is wanted."""
+    if is_compiled():
+        from loop.optimizer.model.compiled import estimated  # noqa: PLC0415, an extra
+
+        first, later, blocked = estimated(
+            tail, rate, prefill=goals.prefill, lone=goals.first, itl=goals.itl
+        )
+        return _Met(first, later, blocked)
+    state = steady_state(tail, rate)
+    first = np.where(state.overload, 0.0, _ttft_share(tail, state, goals))
+    return _Met(first, _itl_share(tail, state, goals.itl), state.blocked)
 
 
 def _both(first: Floats, later: Floats, goals: Goals) -> Floats:
@@ -135,13 +157,14 @@ def latencies_at(
     means; inf if they have no bound.
     """
     with np.errstate(all="ignore"):
-        state = steady_state(tail, rate)
         itl, ttft = (TIMES_MEAN[:, None] * mean for mean in near)
-        later = _itl_share(tail, state, itl)
-        first = _ttft_share(tail, state, make_goals(tail, ttft=ttft, itl=itl))
-    first = np.where(state.overload, 0.0, first)
-    later = np.where(tail.decodes > 0.0, later, 1.0)
-    return _crossing(itl, later, percentile), _crossing(ttft, first, percentile)
+        goals = make_goals(tail, ttft=ttft, itl=itl)
+        met = _met(tail, rate, replace(goals, itl=itl))
+    later = np.where(tail.decodes > 0.0, met.later, 1.0)
+    return (
+        rounded(_crossing(itl, later, percentile)),
+        rounded(_crossing(ttft, met.first, percentile)),
+    )
 
 
 def _crossing(times: Floats, shares: Floats, percentile: Floats) -> Floats:

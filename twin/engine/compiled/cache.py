@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +16,17 @@ import twin
 
 # Whatever the compiled code is made from. Numba itself asks only when the file of a function
 # changed, not what it calls and which constants it uses.
-_SOURCES = ("engine/compiled/*.py", "engine/telemetry.py", "engine/latency.py", "request.py")
+_ROOT = Path(twin.__file__).parent
+_SOURCES = tuple(
+    path
+    for pattern in (
+        "engine/compiled/*.py",
+        "engine/telemetry.py",
+        "engine/latency.py",
+        "request.py",
+    )
+    for path in sorted(_ROOT.glob(pattern))
+)
 
 
 def installed() -> bool:
@@ -27,17 +39,28 @@ def ready() -> bool:
     return any(cache_directory().rglob("calls.run-*.nbc"))
 
 
-def cache_directory() -> Path:
-    """Return the directory of the code that these sources, this Python and this Numba make.
+@contextmanager
+def compiling(sources: Sequence[Path] = _SOURCES) -> Iterator[None]:
+    """Have what is compiled within kept for later processes, as made from *sources*."""
+    import numba  # noqa: PLC0415, an extra
+
+    before = numba.config.CACHE_DIR
+    numba.config.CACHE_DIR = str(cache_directory(sources))
+    try:
+        yield
+    finally:
+        numba.config.CACHE_DIR = before
+
+
+def cache_directory(sources: Sequence[Path] = _SOURCES) -> Path:
+    """Return the directory of the code that *sources*, this Python and this Numba make.
 
     It is below $NUMBA_CACHE_DIR, or $XDG_CACHE_HOME, or ~/.cache; one that cannot be written below
     is passed over for the directory of temporary files.
     """
     total = hashlib.sha256(f"{sys.version} {version('numba')}".encode())
-    root = Path(twin.__file__).parent
-    for pattern in _SOURCES:
-        for path in sorted(root.glob(pattern)):
-            total.update(path.read_bytes())
+    for path in sources:
+        total.update(path.read_bytes())
     own = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     base = Path(own) if own else Path.home() / ".cache"
     directory = base / "inferno-twin" / total.hexdigest()[:16]

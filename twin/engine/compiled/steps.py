@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twin.engine.compiled import columns as at
-from twin.engine.compiled.cache import cache_directory
+from twin.engine.compiled.cache import compiling
 from twin.engine.compiled.columns import (
     ADMITTED,
     AHEAD,
@@ -126,13 +126,9 @@ def compiled(function: F) -> F:
 
     Neither fast maths nor another order of sums: the bits are to be those of Python.
     """
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_directory())
-    try:
+    with compiling():
         # Without counts of references (nothing is allocated here): they cost half of the time.
         made: F = numba.njit(cache=True, error_model="numpy", _nrt=False)(function)
-    finally:
-        numba.config.CACHE_DIR = before
     return made
 
 
