@@ -43,8 +43,9 @@ Floats = npt.NDArray[np.float64]
 SHIPPED = SAMPLE_DATA / "validation"
 STAGES = "vllm_stages_open.csv"
 CORRECTIONS = 2
-# One standard deviation of what a stage's means say, and of the overhead about the usual one.
-E2E_SPREAD, TTFT_SPREAD, OVERHEAD_SPREAD_MS = 0.005, 0.02, 2.0
+# One standard deviation of what a stage's means say, as runs of one server at one load differ, and
+# of the overhead about the usual one.
+E2E_SPREAD, TTFT_SPREAD, OVERHEAD_SPREAD_MS = 0.01, 0.03, 2.0
 
 RUNS = (
     ("rtx4090-llama-3.1-8b.csv", "RTX4090", 256, 41408),
