@@ -299,6 +299,11 @@ def test_a_report_needs_nothing_and_shows_everything(
         assert len(drawn) > 40
         assert all(drawn)
         assert shown.evaluate("performance.getEntriesByType('resource').length") == 0
+        # Nor does it offer to send anything anywhere.
+        titles = "[...document.querySelectorAll('.modebar-btn')].map((one) => one.dataset.title)"
+        offered = shown.evaluate(titles)
+        assert "Zoom" in offered
+        assert not [one for one in offered if re.search("share|cloud|edit", one or "", re.I)]
         assert shown.evaluate("document.documentElement.scrollWidth") <= 1400
         assert problems == []
     with opened(browser, out.as_uri(), width=390) as (shown, problems):

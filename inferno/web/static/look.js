@@ -92,7 +92,9 @@ const inferno = { parts: (() => {
 
   const CONFIG = {
     responsive: true, displaylogo: false, displayModeBar: "hover",
-    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d"],
+    // What a page shows stays where it is: the library would offer to upload it.
+    modeBarButtonsToRemove: ["lasso2d", "select2d", "autoScale2d", "sendChartToCloud", "sendDataToCloud"],
+    plotlyServerURL: "",
     toImageButtonOptions: { format: "svg" },
   };
   const axis = (title, size = 12) => ({
