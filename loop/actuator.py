@@ -88,9 +88,9 @@ def within_budget(
     """Return *decision* with so few replicas that all servers together cost no more than the
     budget.
 
-    Growth is given up first, then what there is, down to the minimum of each server; lowest class
-    first, and within a class the last name. Held servers keep what they have, and count. A server
-    whose price is not known counts for nothing.
+    Growth is given up first, then what there is, down to the minimum of each server, then moves to
+    dearer accelerators; lowest class first, and within a class the last name. Held servers keep
+    what they have, and count. A server whose price is not known counts for nothing.
     """
     pools = {
         name: target.pools[0] if target is not None and not target.held and target.pools else None
@@ -129,6 +129,13 @@ def within_budget(
     for name, replicas in left.items():
         if replicas < wanted[name]:
             targets[name] = _cut(targets[name], replicas, wanted[name])
+    for name in by_class:
+        view = snapshot.servers[name]
+        now = cost_cents_per_h(data, model=view.model, accelerator=view.accelerator, replicas=1)
+        saved = left[name] * (each[name] - now) if now else 0.0
+        if spent > budget_cents_per_h and saved > 0.0:
+            targets[name] = _stay(targets[name], view, left[name])
+            spent -= saved
     return replace(decision, targets=targets)
 
 
@@ -139,6 +146,27 @@ def _present(view: ServerView, _data: SystemData) -> int:
 def _least(view: ServerView, data: SystemData) -> int:
     told = data.servers.get(view.name)
     return max(view.replicas_min, told.min_replicas if told else 0, 1)
+
+
+def _stay(target: Target, view: ServerView, replicas: int) -> Target:
+    """Return *target* on the accelerator that the server has."""
+    pool = replace(
+        target.pools[0],
+        accelerator=view.accelerator,
+        replicas=replicas,
+        max_batch=view.max_batch,
+    )
+    text = f"{target.why.text}; {target.pools[0].accelerator} is beyond the budget"
+    why = Why(kind="budget", text=text, details=target.why.details)
+    return replace(
+        target,
+        pools=(pool,),
+        cost_cents_per_h=None,
+        itl_ms=None,
+        ttft_ms=None,
+        rho=None,
+        why=why,
+    )
 
 
 def _cut(target: Target, replicas: int, wanted: int) -> Target:

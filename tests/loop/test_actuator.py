@@ -355,6 +355,24 @@ def test_money_is_given_up_by_the_lowest_class_first_growth_before_what_is_there
     assert cut.targets["high"] == wanted.targets["high"]
 
 
+def test_a_move_to_a_dearer_accelerator_is_beyond_a_tight_budget() -> None:
+    """One replica each was left, on accelerators that the budget does not pay for."""
+    seen = snapshot(server_view("high", wanted=1), server_view("low", service_class="Free"))
+    wanted = Decision(
+        targets={
+            name: target(name, accelerator="2xA100", replicas=2, max_batch=32)
+            for name in ("high", "low")
+        }
+    )
+    # A replica is 4 dollars an hour on an H100, 5 on a 2xA100.
+    for usd, accelerators in ((10.0, ["2xA100", "2xA100"]), (9.0, ["2xA100", "H100"])):
+        cut = within_budget(wanted, seen, system(), budget_cents_per_h=100.0 * usd)
+        assert [cut.targets[name].accelerator for name in ("high", "low")] == accelerators
+        assert [cut.targets[name].replicas for name in ("high", "low")] == [1, 1]
+    assert cut.targets["low"].max_batch == seen.servers["low"].max_batch
+    assert cut.targets["low"].why.text.endswith("; 2xA100 is beyond the budget")
+
+
 def test_held_servers_count_and_keep_what_they_have() -> None:
     """They cost money all the same."""
     seen = snapshot(server_view("held"), server_view("free", service_class="Free"))
