@@ -95,6 +95,8 @@ def _run(options: Namespace) -> int:
     if options.window is not None:
         window_s = seconds(options.window, option="window")
     found = drift_of(seen, system, window_s=window_s)
+    if not found.engines:
+        notes.append("nothing could be compared: no server had a steady load with latencies")
     if options.json:
         print(json.dumps(drift_json(found), indent=2, allow_nan=False))
     else:

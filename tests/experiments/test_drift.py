@@ -188,3 +188,14 @@ def test_what_cannot_be_compared_is_one_line(
     (tmp_path / "wrong.jsonl").write_text('{"ts": "2026-01-01T00:00:00Z", "servers": []}\n[1]\n')
     assert main(["drift", "--data", str(folder), *more]) == 2
     assert said in capsys.readouterr().err
+
+
+def test_records_of_nothing_say_that_nothing_could_be_compared(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Nothing at all would read as "no drift"."""
+    line = {"ts": "2026-01-01T00:00:00Z", "t_s": 0.0, "cycle": 1, "servers": []}
+    (tmp_path / "idle.jsonl").write_text(f"{json.dumps(line)}\n")
+    words = ["drift", "--data", str(folder), "--records", str(tmp_path / "idle.jsonl")]
+    assert main(words) == 0
+    assert "nothing could be compared" in capsys.readouterr().err
