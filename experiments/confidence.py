@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,6 +46,9 @@ def estimate(values: npt.ArrayLike, *, level: float = 0.95) -> Estimate:
         return Estimate(mean=float("nan"), half_width=float("nan"), n=0)
     if known.size == 1:
         return Estimate(mean=float(known[0]), half_width=float("nan"), n=1)
+    # A single run has no interval, and need not wait for SciPy.
+    from scipy.special import stdtrit  # noqa: PLC0415
+
     quantile = float(stdtrit(known.size - 1, 0.5 + level / 2))
     half_width = quantile * float(known.std(ddof=1)) / float(np.sqrt(known.size))
     return Estimate(mean=float(known.mean()), half_width=half_width, n=int(known.size))
