@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from loop.types import ServerView
 
 DWELL_S = 600.0  # between two moves of a server
+# Until a server has been where it is for so long, a move must save so much: what looks cheaper on
+# the load of some minutes has fewer, larger or fuller replicas, and these forgive less.
+SOON_S, SOON_SAVING_MIN = 3600.0, 0.3
 # A move is for loads about the present one, by these factors: where one replica more is needed by
 # chance, another accelerator looks cheaper by chance.
 ABOUT = tuple(0.8 + 0.02 * step for step in range(21))
@@ -56,8 +59,8 @@ def settling(view: ServerView, *, moved_s: float | None, start_up_s: float, now_
 def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
     """Tell whether *move* should be made: what it saves within PAYS_WITHIN_S is more than both
     sides cost while the new pods start and the old ones drain, and no less than the share
-    *saving_min*; nothing is short, nothing starts, the load has been seen for a while, and the last
-    move is some time ago.
+    *saving_min* (SOON_SAVING_MIN if it is soon); nothing is short, nothing starts, the load has
+    been seen for a while, and the last move is some time ago.
 
     A server that cannot be served where it is has to move.
     """
@@ -68,6 +71,9 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
         return False
     if move.known_s < KNOWN_S:
         return False
+    stayed_s = min(move.known_s, math.inf if move.moved_s is None else now_s - move.moved_s)
+    if stayed_s < SOON_S:
+        saving_min = max(saving_min, SOON_SAVING_MIN)
     if stay.replicas > view.ready or view.starting or view.pending or view.draining:
         return False
     staying = _cents_per_h(stay, move)

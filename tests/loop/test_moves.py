@@ -71,6 +71,15 @@ def test_a_server_stays_where_a_move_is_a_risk_or_does_not_pay(move: Move) -> No
     assert not pays(move, now_s=1000.0, saving_min=0.1)
 
 
+def test_who_has_not_been_there_for_long_moves_for_much_only() -> None:
+    """What is a quarter cheaper on the load of some minutes is mostly one that forgives less."""
+    quarter = replace(MOVE, go=replace(THERE, cost_cents_per_h=0.75 * HERE.cost_cents_per_h))
+    assert pays(replace(quarter, start_up_s=30.0), now_s=1000.0, saving_min=0.1)
+    for soon in (replace(quarter, known_s=3000.0), replace(quarter, moved_s=300.0)):
+        assert not pays(replace(soon, start_up_s=30.0), now_s=1000.0, saving_min=0.1)
+    assert pays(replace(MOVE, known_s=3000.0), now_s=1000.0, saving_min=0.1)
+
+
 def test_a_saving_by_chance_of_the_present_load_is_none() -> None:
     """Here one replica more is needed at this very rate: a little less, and it is cheaper here."""
     go = replace(THERE, cost_cents_per_h=1000.0, rate_max_rpm=600.0)
