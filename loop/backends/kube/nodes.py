@@ -285,13 +285,17 @@ def pod_gpus(pod: Pod) -> Counter[str]:
     init containers that go on beside them (sidecars); other init containers come before them,
     beside the sidecars that began earlier.
     """
+    containers = pod.spec.get("containers") or []
+    before = pod.spec.get("initContainers") or []
+    if len(containers) == 1 and not before:
+        return _gpus(limits_of(containers[0]))
     sidecars, most_before, beside = Counter[str](), Counter[str](), Counter[str]()
-    for container in pod.spec.get("initContainers") or ():
+    for container in before:
         if container.get("restartPolicy") == "Always":
             sidecars += _gpus(limits_of(container))
         else:
             most_before |= sidecars + _gpus(limits_of(container))
-    for container in pod.spec.get("containers") or ():
+    for container in containers:
         beside += _gpus(limits_of(container))
     return (sidecars + beside) | most_before
 
