@@ -299,7 +299,9 @@ def shown(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, str):
-        return repr(value[:LONGEST_FOUND])
+        text = repr(value[:LONGEST_FOUND])
+        # A character that cannot be printed takes up to ten.
+        return text if len(text) <= LONGEST_FOUND + 2 else text[:LONGEST_FOUND] + "…"
     if isinstance(value, tuple):
         return repr(" on ".join(str(part) for part in value))  # a model on an accelerator
     try:
