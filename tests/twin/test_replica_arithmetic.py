@@ -30,6 +30,7 @@ def test_a_segment_lasts_as_long_as_its_iterations(c0_s: float, c1_s: float, k: 
     towards_s=st.sampled_from([-inf, 0.0, inf]),
 )
 @example(start_s=0.0, c0_s=0.001, c1_s=0.001, k=6, towards_s=inf)  # the root is rounded to below 6
+@example(start_s=0.0, c0_s=0.25, c1_s=1.0, k=0, towards_s=inf)  # 0 over 0, to the last digit
 def test_an_arrival_finds_the_last_boundary_before_it(
     start_s: float, c0_s: float, c1_s: float, k: int, towards_s: float
 ) -> None:

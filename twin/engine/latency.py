@@ -68,9 +68,10 @@ def boundaries_before(now_s: float, start_s: float, c0_s: float, c1_s: float) ->
     The root of T(k) = now - start is only a guess: the answer is settled by comparing absolute
     times, as the processing of the boundary does. Needs a positive iteration time.
     """
-    d = now_s - start_s
-    if d <= 0.0:
+    # Before the first boundary the root is the difference of nearly equal numbers, or 0 over 0.
+    if start_s + c0_s >= now_s:
         return 0
+    d = now_s - start_s
     a = 0.5 * c1_s
     b = c0_s - a
     # 2d / (b + sqrt(b² + 4ad)) is the root in the form that stays exact as a tends to 0.

@@ -390,9 +390,10 @@ def iterations_before(s: State, r: int, now_s: float) -> int:
     if s.ints[r, LENGTH] <= 1:
         return 0
     start_s, c0_s, c1_s = s.floats[r, START_S], s.floats[r, C0_S], s.floats[r, C1_S]
-    d = now_s - start_s
-    if d <= 0.0:
+    # Before the first boundary the root is the difference of nearly equal numbers, or 0 over 0.
+    if start_s + c0_s >= now_s:
         return 0
+    d = now_s - start_s
     a = 0.5 * c1_s
     b = c0_s - a
     k = int(2.0 * d / (b + sqrt(b * b + 4.0 * a * d)))
