@@ -16,7 +16,7 @@ from experiments.config import RunConfig
 from experiments.run import start_world
 from experiments.sources import read_sources
 from loop.signals.names import NAMES
-from loop.signals.series import Series
+from loop.signals.processes import Series
 from twin.kernel import CONTROL, at
 from twin.serving.deployment import Deployment
 from twin.serving.metrics import Sample, exposition

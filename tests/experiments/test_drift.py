@@ -18,7 +18,8 @@ from inferno.cli.drift import verdict
 from inferno.cli.main import main
 from loop.schema.reading import read_system
 from loop.signals.history import History, empty_history
-from loop.signals.series import Series, tracks_of
+from loop.signals.processes import Series
+from loop.signals.series import tracks_of
 from tests.live.own_system import PARMS, write_truth
 from tests.own_history import past_of
 

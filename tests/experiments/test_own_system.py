@@ -27,7 +27,8 @@ from loop.backends.kube.read import read_servers
 from loop.schema.reading import read_system
 from loop.signals.history import History, empty_history
 from loop.signals.names import NAMES
-from loop.signals.series import Series, tracks_of
+from loop.signals.processes import Series
+from loop.signals.series import tracks_of
 from tests.loop.kube_objects import EPOCH_S, deployment, node, pod
 from twin.arrivals import token_counts
 from twin.spec import SpecError

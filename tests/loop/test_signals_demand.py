@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from loop.backends.kube.read import scraped
 from loop.signals.demand import Figures, WindowSettings, figures
-from loop.signals.series import Labels, Series, tracks_of
+from loop.signals.processes import Labels, Series
+from loop.signals.series import tracks_of
 from tests.loop.kube_objects import Json, pod, server
 
 NOW_S = 600.0

@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 from loop.backends.metrics.prometheus import Prometheus, PrometheusError, share
 from loop.signals.history import History, empty_history
 from loop.signals.pods import ScrapedServer
-from loop.signals.series import model_names, tracks_of
+from loop.signals.processes import model_names
+from loop.signals.series import tracks_of
 
 PIECE_STEPS = 360  # of one question; Prometheus answers 11,000 at most
 PIECE_STEPS_MIN = 15

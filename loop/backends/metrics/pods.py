@@ -25,7 +25,8 @@ from loop.replacing import replace
 from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
 from loop.signals.names import NAMES, START_TIME, Names
 from loop.signals.pods import ScrapedPod, ScrapedServer
-from loop.signals.series import CONTAINER, Labels, Series, model_names, tracks_of
+from loop.signals.processes import CONTAINER, Labels, Series, model_names
+from loop.signals.series import tracks_of
 from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name

@@ -32,7 +32,8 @@ from loop.replacing import replace
 from loop.signals.demand import Figures, WindowSettings, figures, with_percentiles
 from loop.signals.names import NAMES, OF_A_HISTOGRAM, Names
 from loop.signals.pods import ScrapedServer, owns
-from loop.signals.series import Labels, Series, Track, model_names, tracks_of
+from loop.signals.processes import Labels, Series, model_names
+from loop.signals.series import Track, tracks_of
 from loop.signals.survey import RELATED
 
 PodKey = tuple[str, str]  # namespace, name

@@ -13,7 +13,8 @@ from statistics import median
 from loop.replacing import replace
 from loop.signals.demand import WindowSettings
 from loop.signals.pods import ScrapedServer
-from loop.signals.series import Series, Track
+from loop.signals.processes import Series
+from loop.signals.series import Track
 
 WIDEST_S = 600.0  # so far back it is looked for the interval between two scrapes
 SCRAPES_MIN = 2.5  # how many of these a window has to hold for two samples at any time

@@ -1,0 +1,481 @@
+"""Which engine processes a pod's scraped series are of: what is one page's, what is a copy of it,
+and who answered by turns at one port; pure.
+
+A pod may run several engines (data-parallel ranks, on ports of their own or on one page), each may
+be scraped more than once (two jobs, a pair of Prometheus servers), and each metric may have several
+series (one a finish reason). What tells them apart is in the labels, except for copies of one
+target under another name, which are known by their values.
+"""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_right
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import chain, combinations, pairwise, starmap
+from typing import NamedTuple
+
+from loop.signals.names import COUNTERS, GAUGES, Names
+
+Labels = tuple[tuple[str, str], ...]
+Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order of time
+# Labels by which one process tells several series of one metric apart.
+OF_A_SERIES = frozenset({"finished_reason", "reason", "model_name", "model", "le", "quantile"})
+CONTAINER = "container"
+# Times that a process has measured end in digits that no other process's have.
+MEASURED_DIGITS = 4  # after the point, in seconds: finer ones are no figures that somebody made up
+MEASURED = (("firsts", "ttft_s"), ("steps", "steps_s"), ("per_token", "per_token_s"))
+# Labels that a scraper adds and that name the scrape, not what was scraped: series that differ in
+# these alone are copies.
+OF_A_SCRAPE = frozenset(
+    {"job", "service", "prometheus", "prometheus_replica", "replica", "__replica__"}
+    | {"receive", "tenant_id", "cluster", "monitor", "scrape_job"}
+)
+# Engines of one pod that differ in these are never copies of each other.
+RANKS = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank")
+# Ranks that compute the same batch together: each tells the gauges of all of them.
+OF_ONE_BATCH = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
+VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
+TELL_OF_REQUESTS = ("ends", "answers", "firsts")
+# Labels that tell targets and engines apart, and never what one page shows of one engine.
+APART = frozenset((*RANKS, CONTAINER, "instance", "port", "endpoint"))
+MODEL_NAME = "model_name"
+# What a page calls its own, which a scraper that has a label of that name renames.
+_EXPORTED = {f"exported_{label}": label for label in (*OF_A_SERIES, *RANKS)}
+_PORT = re.compile(r":\d+$")
+# A counter that a page begins to name was 0 before, if what it shows can have happened since: what
+# was inside, and that at three times its later rate or at ten requests a second.
+BORN_FACTOR, BORN_RPS = 3.0, 10.0
+TURNS_S_MAX = 900.0  # in longer, a process may have begun anew twice
+TURNS_MIN = 2  # falls of the counters of one port, beyond which it is not one process that restarts
+SAME_SCRAPE_S = 1.0  # samples of one page are of one scrape if their times differ by no more
+
+
+class Series(NamedTuple):
+    """One time series as scraped. labels: all but the metric's name, the pod and its namespace."""
+
+    metric: str
+    labels: Labels
+    points: Points
+
+
+def model_names(series: Iterable[Series]) -> frozenset[str]:
+    """Return what engines call the models that they serve (vLLM's label model_name)."""
+    return frozenset(
+        value
+        for labels in {one.labels for one in series}
+        for label, value in labels
+        if label == MODEL_NAME and value
+    )
+
+
+def processes_of(
+    series: Sequence[Series], *, names: Names, engines: Collection[str]
+) -> list[list[Process]]:
+    """Return by port the processes of one pod, copies left out: one, or those that have answered
+    there by turns. *engines* are containers that are known to run one each.
+    """
+    targets: dict[Labels, dict[Labels, list[Series]]] = defaultdict(lambda: defaultdict(list))
+    by_labels: dict[Labels, list[Series]] = {}
+    for one in series:
+        # Most series of a page differ in their metric alone: labels are told apart once.
+        alike = by_labels.get(one.labels)
+        if alike is None:
+            kept = [pair for pair in _of_the_page(one.labels) if pair[0] not in OF_A_SERIES]
+            scrape = tuple(pair for pair in kept if pair[0] in OF_A_SCRAPE)
+            target = tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE)
+            alike = by_labels[one.labels] = targets[target][scrape]
+        alike.append(one)
+    found: list[tuple[Labels, Process]] = []
+    for target, scrapes in targets.items():
+        processes = [_process(of_one, names) for of_one in scrapes.values()]
+        apart = list[Process]()
+        for process in sorted(processes, key=_completeness, reverse=True):
+            if all(_contradict(process, of) for of in apart):
+                apart.append(process)
+        found += [(target, process) for process in apart]
+    if len(found) > 1:
+        found = _without_copies(found, engines=engines)
+    return [_by_turns(process) for process in _whole(found)]
+
+
+def _of_the_page(labels: Labels) -> Labels:
+    """Return *labels* with those of the page under the names that they have there: a scraper that
+    adds labels of the same names keeps them as exported_….
+    """
+    if all(label not in _EXPORTED for label, _ in labels):
+        return labels
+    told = dict(labels)
+    for label in told.keys() & _EXPORTED.keys():
+        told[_EXPORTED[label]] = told.pop(label)
+    return tuple(sorted(told.items()))
+
+
+class _Page(NamedTuple):
+    """A process that tells of requests, its labels, and the quantities that it shows under them."""
+
+    labels: Mapping[str, str]
+    process: Process
+    quantities: frozenset[str]
+
+    def shows(self, labels: Mapping[str, str], process: Process) -> bool:
+        """Tell whether *process* is what the same page shows under further *labels*: other
+        quantities, at the same scrapes.
+        """
+        return (
+            self.labels.items() < labels.items()
+            and APART.isdisjoint(labels.keys() - self.labels.keys())
+            and self.quantities.isdisjoint(process.by_quantity)
+            and set(process.times_s) <= set(self.process.times_s)
+        )
+
+    def joined(self, further: Labels, columns: Mapping[str, Mapping[Labels, Points]]) -> _Page:
+        """Return the page with *columns* of series that have *further* labels."""
+        by_quantity = dict(self.process.by_quantity)
+        for quantity, of in columns.items():
+            own = {(*further, *labels): points for labels, points in of.items()}
+            by_quantity[quantity] = {**by_quantity.get(quantity, {}), **own}
+        return self._replace(process=Process(self.process.times_s, by_quantity))
+
+
+def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
+    """Return the processes that tell of requests, with what their pages show of them under further
+    labels: SGLang's scheduler adds its ranks to gauges, and an exporter may tell one counter by
+    method and the others not.
+    """
+    pages: list[_Page] = []
+    gauges: list[tuple[Labels, Process]] = []
+    for target, process in sorted(found, key=lambda one: (-len(one[1].by_quantity), one[0])):
+        if not tells_of_requests(process):
+            gauges.append((target, process))
+            continue
+        labels = dict(target)
+        k = next((k for k, page in enumerate(pages) if page.shows(labels, process)), None)
+        if k is None:
+            pages.append(_Page(labels, process, frozenset(process.by_quantity)))
+        else:
+            further = tuple(pair for pair in target if pair[0] not in pages[k].labels)
+            pages[k] = pages[k].joined(further, process.by_quantity)
+    seen: set[Labels] = set()
+    for target, process in sorted(gauges, key=lambda one: one[0]):
+        batch = tuple(pair for pair in target if pair[0] not in OF_ONE_BATCH)
+        k = next(
+            (
+                k
+                for k, page in enumerate(pages)
+                if all(page.labels.get(label, value) == value for label, value in target)
+            ),
+            None,
+        )
+        if k is None or batch in seen:
+            continue
+        seen.add(batch)
+        times_s = pages[k].process.times_s
+        columns = {
+            quantity: {own: _held_at(points, times_s) for own, points in of.items()}
+            for quantity, of in process.by_quantity.items()
+            if quantity in GAUGES
+        }
+        pages[k] = pages[k].joined(batch, columns)
+    return [page.process for page in pages]
+
+
+def tells_of_requests(process: Process) -> bool:
+    return any(process.by_quantity.get(name) for name in TELL_OF_REQUESTS)
+
+
+def _held_at(points: Points, times_s: Sequence[float]) -> Points:
+    """Return the value at each of *times_s*: the latest one, before the first the first."""
+    told_s = [time_s for time_s, _ in points]
+    return [(time_s, points[max(0, bisect_right(told_s, time_s) - 1)][1]) for time_s in times_s]
+
+
+class Process(NamedTuple):
+    """One process as one scraper saw it: by quantity its series, each with its labels."""
+
+    times_s: list[float]
+    by_quantity: Mapping[str, Mapping[Labels, Points]]
+
+
+def _completeness(process: Process) -> tuple[float, int, int]:
+    times_s = process.times_s
+    return (times_s[-1] if times_s else 0.0, len(times_s), len(process.by_quantity))
+
+
+def _process(series: Sequence[Series], names: Names) -> Process:
+    ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
+    times: dict[str, dict[float, float]] = defaultdict(dict)
+    of_labels: dict[Labels, Labels] = {}
+    for one in series:
+        # No quantity is negative. A value that is none was not told, but its page came.
+        points = [point for point in one.points if 0.0 <= point[1] <= VALUE_MAX]
+        times[one.metric].update(one.points)
+        if not points:
+            continue
+        own = of_labels.get(one.labels)
+        if own is None:
+            own = tuple(pair for pair in _of_the_page(one.labels) if pair[0] in OF_A_SERIES)
+            of_labels[one.labels] = own
+        for quantity, rank in names.ranks.get(one.metric, ()):
+            best = ranked.get(quantity)
+            if best is None or rank < best[0]:
+                ranked[quantity] = (rank, {own: points})
+            elif rank == best[0]:
+                best[1][own] = points
+    scrapes: set[float] = set()
+    for metric, told in times.items():
+        meanings = names.ranks.get(metric, ())
+        # A recording rule that gives a metric another name has times of its own.
+        if any(quantity not in ranked or ranked[quantity][0] >= of for quantity, of in meanings):
+            scrapes.update(told)
+    by_quantity = {quantity: found for quantity, (_, found) in ranked.items()}
+    return _at_one_time(Process(sorted(scrapes), by_quantity))
+
+
+def _at_one_time(process: Process) -> Process:
+    """Return *process* with one time for each scrape: who passes series on may give each a time of
+    its own, within a moment.
+    """
+    times_s = process.times_s
+    columns = [points for of in process.by_quantity.values() for points in of.values()]
+    if len(times_s) <= max(map(len, columns), default=0):
+        return process
+    begin_s = times_s[0]
+    of_scrape = {}
+    for time_s in times_s:
+        begin_s = time_s if time_s - begin_s > SAME_SCRAPE_S else begin_s
+        of_scrape[time_s] = begin_s
+    if any(len({of_scrape[time_s] for time_s, _ in points}) < len(points) for points in columns):
+        return process
+    return Process(
+        sorted(set(of_scrape.values())),
+        {
+            quantity: {
+                labels: [(of_scrape[time_s], value) for time_s, value in points]
+                for labels, points in of.items()
+            }
+            for quantity, of in process.by_quantity.items()
+        },
+    )
+
+
+def _without_copies(
+    found: list[tuple[Labels, Process]], *, engines: Collection[str]
+) -> list[tuple[Labels, Process]]:
+    """Return the processes without those that are another one scraped under another name."""
+    kept: list[tuple[Labels, Process]] = []
+    for target, process in sorted(found, key=lambda one: _completeness(one[1]), reverse=True):
+        if not any(
+            _may_be_one(target, other, engines=engines)
+            and (_named_as_one(target, other) or _measured_alike(process, of))
+            and _copy(process, of)
+            for other, of in kept
+        ):
+            kept.append((target, process))
+    return kept
+
+
+def _contradict(one: Process, other: Process) -> bool:
+    """Tell whether two processes that differ in labels of a scrape only are two all the same: what
+    those labels tell apart may be engines (the replicas of Ray Serve on one node).
+
+    Read in the order of their times, copies fall when their process restarts, and by less than a
+    step where two clocks disagree; two engines again and again.
+    """
+    for quantity in COUNTERS:
+        mine, its = one.by_quantity.get(quantity, {}), other.by_quantity.get(quantity, {})
+        for labels in mine.keys() & its.keys():
+            alone = [[value for _, value in points] for points in (mine[labels], its[labels])]
+            steps = [later - before for values in alone for before, later in pairwise(values)]
+            restarts = max(sum(map(_falls, pairwise(values))) for values in alone)
+            merged = [value for _, value in sorted((*mine[labels], *its[labels]))]
+            most = max(steps, default=0.0)
+            if sum(before - now > most for before, now in pairwise(merged)) > restarts:
+                return True
+    return False
+
+
+def _falls(pair: tuple[float, float]) -> bool:
+    return pair[1] < pair[0]
+
+
+def _may_be_one(one: Labels, other: Labels, *, engines: Collection[str]) -> bool:
+    """Tell whether labels allow two processes to be one: neither ranks nor containers that are
+    known to run an engine each tell them apart.
+    """
+    first, second = dict(one), dict(other)
+    containers = {first.get(CONTAINER), second.get(CONTAINER)}
+    if len(containers) > 1 and containers <= set(engines):
+        return False
+    shared = first.keys() & second.keys() & set(RANKS)
+    return all(first[label] == second[label] for label in shared)
+
+
+def _named_as_one(one: Labels, other: Labels) -> bool:
+    """Tell whether the same counters of two processes are enough to take them for one.
+
+    One job scrapes no container at two ports for one page, but a sidecar may pass on the page of
+    its neighbour at a port of its own.
+    """
+    first, second = dict(one), dict(other)
+    if CONTAINER in first and CONTAINER in second and first[CONTAINER] != second[CONTAINER]:
+        return True
+    if first.get("job") != second.get("job"):
+        return True
+    ports = [_PORT.search(labels.get("instance", "")) for labels in (first, second)]
+    if all(ports):
+        return first["instance"] == second["instance"]
+    return first.get("port") == second.get("port")
+
+
+def _measured_alike(one: Process, other: Process) -> bool:
+    """Tell whether two processes have measured the same time, to its last digits, for the same
+    number of observations.
+    """
+    for count, seconds in MEASURED:
+        mine, its = _measured(one, count, seconds), _measured(other, count, seconds)
+        if any(
+            mine[number] == its[number] != round(its[number], MEASURED_DIGITS)
+            for number in mine.keys() & its.keys()
+        ):
+            return True
+    return False
+
+
+def _measured(process: Process, count: str, seconds: str) -> dict[float, float]:
+    """Return the seconds observed by how many observations there had been, over one series."""
+    counts, sums = (process.by_quantity.get(name, {}) for name in (count, seconds))
+    return {
+        number: total
+        for labels in counts.keys() & sums.keys()
+        for (_, number), (_, total) in zip(counts[labels], sums[labels], strict=False)
+    }
+
+
+def _copy(one: Process, other: Process) -> bool:
+    """Tell whether two processes are one: read in the order of their times, no counter of the two
+    ever falls, and tokens, which grow by hundreds, are among those that have grown.
+
+    Two engines with the same load would have to agree in every counter to the last token.
+    """
+    grew = False
+    for quantity in COUNTERS:
+        mine, its = one.by_quantity.get(quantity, {}), other.by_quantity.get(quantity, {})
+        pairs = [(mine[labels], its[labels]) for labels in mine.keys() & its.keys()]
+        if not pairs and len(mine) == len(its) == 1:
+            # Whoever scraped the one may have dropped a label that the other has.
+            pairs = list(zip(mine.values(), its.values(), strict=True))
+        for pair in pairs:
+            values = [value for _, value in sorted(chain.from_iterable(pair))]
+            if any(later < earlier for earlier, later in pairwise(values)):
+                return False
+            grew = grew or (quantity in ("prompt", "generation") and values[-1] > values[0])
+    return grew
+
+
+def _by_turns(process: Process) -> list[Process]:
+    """Return the processes that have answered by turns at the port of *process*: it alone, but for
+    workers behind one port of which each counts for itself.
+
+    Its counters fall then, and later are again where they had been before: no process that begins
+    anew counts on from there. A worker that was met once is taken to do as much as another.
+    """
+    counters = [
+        points for counter in COUNTERS for points in process.by_quantity.get(counter, {}).values()
+    ]
+    times_s = process.times_s
+    if not times_s or times_s[-1] - times_s[0] > TURNS_S_MAX:
+        return [process]
+    if not any(now < before for points in counters for (_, before), (_, now) in pairwise(points)):
+        return [process]
+    columns = [at_times(points, times_s) for points in counters]
+    shown = list(zip(*columns, strict=True))
+    falls = sum(starmap(_less, pairwise(shown)))
+    requests = [
+        at_times(points, times_s)
+        for name in TELL_OF_REQUESTS
+        for points in process.by_quantity.get(name, {}).values()
+    ]
+    most_rps = BORN_RPS + BORN_FACTOR * _slowest_rps(requests, times_s)
+    chains: list[list[int]] = []
+    turns, jumps = 0, False
+    for k, now in enumerate(shown):
+        fitting = []
+        for of in chains:
+            if _less(shown[of[-1]], now):
+                continue
+            if _most(requests, of[-1], k) > most_rps * (times_s[k] - times_s[of[-1]]):
+                jumps = True
+            else:
+                fitting.append(of)
+        found = min(fitting, key=lambda of: _distance(shown[of[-1]], now), default=None)
+        if found is None:
+            chains.append([k])
+            continue
+        turns += found[-1] != k - 1
+        found.append(k)
+    if not turns or (falls < TURNS_MIN and not jumps):
+        return [process]
+    met = [_at_scrapes(process, [times_s[k] for k in of]) for of in chains if len(of) > 1]
+    return met + met[:1] * (len(chains) - len(met))
+
+
+def _slowest_rps(columns: Iterable[Sequence[float | None]], times_s: Sequence[float]) -> float:
+    """Return the least rate at which any of *columns* grew from one time to another."""
+    rises = (
+        (now - before) / (time_s - earlier_s)
+        for column in columns
+        for (earlier_s, before), (time_s, now) in combinations(zip(times_s, column, strict=True), 2)
+        if before is not None and now is not None and now > before
+    )
+    return min(rises, default=0.0)
+
+
+def _most(columns: Iterable[Sequence[float | None]], k: int, later: int) -> float:
+    """Return by how much the fastest of *columns* grew between two places."""
+    steps = ((column[k], column[later]) for column in columns)
+    return max(
+        (now - before for before, now in steps if before is not None and now is not None),
+        default=0.0,
+    )
+
+
+def _less(before: Sequence[float | None], now: Sequence[float | None]) -> bool:
+    """Tell whether any counter shows less *now* than *before*."""
+    return any(
+        old is not None and new is not None and new < old
+        for old, new in zip(before, now, strict=True)
+    )
+
+
+def _distance(before: Sequence[float | None], now: Sequence[float | None]) -> float:
+    return sum(
+        new - old
+        for old, new in zip(before, now, strict=True)
+        if old is not None and new is not None
+    )
+
+
+def _at_scrapes(process: Process, times_s: list[float]) -> Process:
+    """Return what *process* showed at *times_s*."""
+    kept = set(times_s)
+    return Process(
+        times_s,
+        {
+            quantity: {
+                labels: points
+                for labels, all_points in of.items()
+                if (points := [point for point in all_points if point[0] in kept])
+            }
+            for quantity, of in process.by_quantity.items()
+        },
+    )
+
+
+def at_times(points: Points, times_s: Sequence[float]) -> Sequence[float | None]:
+    """Return the value at each of *times_s*, None where there is none. They are among these."""
+    if len(points) == len(times_s):
+        return [value for _, value in points]
+    told = dict(points)
+    return [told.get(time_s) for time_s in times_s]
