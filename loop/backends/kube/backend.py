@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.pool import ThreadPool
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, TypeVar
 
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import FOUND_MAX, MODEL
@@ -18,10 +18,10 @@ from loop.backends.kube.missing import is_told, missing_line, missing_of
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
     NOT_PAUSED,
+    Memory,
     Server,
     Servers,
     matched_model,
-    namespace_of,
     read_servers,
     scraped,
 )
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from loop.backends.metrics.source import Measurement, MetricsSource
     from loop.ports import Clock, Epoch
 
-Json = dict[str, Any]
+Found = TypeVar("Found")
 
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
 SCRAPED_S = 120.0  # a pod that has been ready for so long should have been scraped
@@ -123,6 +123,7 @@ class KubeBackend:
         self._paused = ""
         self._shortages = Shortages(give_up_s=self._settings.give_up_s)
         self._missed: Mapping[str, str] = {}
+        self._memory = Memory()
         self._rivals = Rivals()
         self._writer = Writer(
             client,
@@ -263,17 +264,20 @@ class KubeBackend:
     def _look(self) -> tuple[Servers, Capacity | None]:
         watched = self._settings.namespaces
         nodes = self._pool.apply_async(self._client.nodes) if self._settings.from_nodes else None
-        listing = self._each(self._client.deployments, watched or ("",))
+        listing = self._each(self._client.deployment_texts, watched or ("",))
         # All at once, where it is known already which lists are needed.
-        pods = self._each(self._client.pods, watched) if watched else None
+        pods = self._each(self._client.pod_texts, watched) if watched else None
         listed = [one for part in listing.get() for one in part]
         if pods is None:
-            spaces = sorted({space for space in map(namespace_of, listed) if space})
+            spaces = self._memory.namespaces(listed)
             # The capacity that others hold is everywhere.
             everywhere = nodes is not None or len(spaces) > SPACES_MAX
-            pods = self._each(self._client.pods, [""] if everywhere else spaces)
+            pods = self._each(self._client.pod_texts, [""] if everywhere else spaces)
         servers = read_servers(
-            listed, (one for part in pods.get() for one in part), epoch_s=self._epoch.timestamp()
+            listed,
+            (one for part in pods.get() for one in part),
+            epoch_s=self._epoch.timestamp(),
+            memory=self._memory,
         )
         if nodes is None:
             return servers, None
@@ -292,8 +296,8 @@ class KubeBackend:
         )
 
     def _each(
-        self, listing: Callable[[str], list[Json]], spaces: Sequence[str]
-    ) -> MapResult[list[Json]]:
+        self, listing: Callable[[str], list[Found]], spaces: Sequence[str]
+    ) -> MapResult[list[Found]]:
         return self._pool.map_async(listing, spaces, chunksize=1)
 
     def _sight(self, server: Server, found: Measurement) -> Sight:

@@ -23,6 +23,7 @@ from kubernetes import config as official_config
 from kubernetes.client.exceptions import ApiException
 
 from loop.backends.kube import labels
+from loop.backends.kube.objects import Object, texts_of
 from loop.errors import LoopError, SpecError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
+UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
 REPEATABLE = (429, 500, 502, 503, 504)
 ANSWER_BYTES_MAX, PAGE_BYTES_MAX = 256 * 2**20, 16 * 2**20
 PIECE_BYTES = 2**16
@@ -219,6 +221,10 @@ class KubeClient:
         """
         return self._list("deployments", namespace, label_selector=labels.SELECTOR)
 
+    def deployment_texts(self, namespace: str = "") -> list[Object]:
+        """Return as `deployments` does, each as its text, where the list can be cut into these."""
+        return self._listed("deployments", namespace, label_selector=labels.SELECTOR)
+
     def all_deployments(self, namespace: str = "") -> list[Json]:
         """Return the Deployments of *namespace*, managed or not, of all of them when it is
         empty.
@@ -253,9 +259,11 @@ class KubeClient:
         """Return the pods of *namespace* that have not finished, of all of them when it is empty:
         one call.
         """
-        return self._list(
-            "pods", namespace, field_selector="status.phase!=Succeeded,status.phase!=Failed"
-        )
+        return self._list("pods", namespace, field_selector=UNFINISHED)
+
+    def pod_texts(self, namespace: str = "") -> list[Object]:
+        """Return as `pods` does, each as its text, where the list can be cut into these."""
+        return self._listed("pods", namespace, field_selector=UNFINISHED)
 
     def autoscalers(self, namespace: str = "") -> list[Json]:
         """Return the HorizontalPodAutoscalers of *namespace*, of all of them when it is empty: one
@@ -415,6 +423,14 @@ class KubeClient:
         return page.decode("utf-8", errors="replace")
 
     def _list(self, plural: str, namespace: str, **query: str) -> list[Json]:
+        return _items(_parsed(f"list {plural}", self._list_text(plural, namespace, **query)))
+
+    def _listed(self, plural: str, namespace: str, **query: str) -> list[Object]:
+        text = self._list_text(plural, namespace, **query)
+        cut = texts_of(text)
+        return [*(_items(_parsed(f"list {plural}", text)) if cut is None else cut)]
+
+    def _list_text(self, plural: str, namespace: str, **query: Any) -> bytes:
         def method(api: official.ApiClient) -> Callable[..., Any]:
             group: Any = (
                 official.AppsV1Api(api) if plural == "deployments" else official.CoreV1Api(api)
@@ -426,7 +442,7 @@ class KubeClient:
             return named
 
         where = (namespace,) if namespace else ()
-        return _items(self._json(f"list {plural}", method, *where, **query))
+        return self._call(f"list {plural}", method, *where, **query)
 
     def _json(
         self,
@@ -435,14 +451,7 @@ class KubeClient:
         *args: Any,
         **query: Any,
     ) -> Json:
-        text = self._call(what, method, *args, **query)
-        try:
-            answer = json.loads(text)
-        except (ValueError, RecursionError):
-            answer = None
-        if not isinstance(answer, dict):
-            raise ApiError(f"{what}: expected a JSON object, found {text[:60]!r}", status=0)
-        return answer
+        return _parsed(what, self._call(what, method, *args, **query))
 
     def _call(
         self,
@@ -501,6 +510,16 @@ class KubeClient:
         with self._lock:
             if self._api is used:
                 self._api = self._connector()
+
+
+def _parsed(what: str, text: bytes) -> Json:
+    try:
+        answer = json.loads(text)
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        raise ApiError(f"{what}: expected a JSON object, found {text[:60]!r}", status=0)
+    return answer
 
 
 def _items(answer: Json) -> list[Json]:

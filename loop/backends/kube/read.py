@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import GpuLimit, gpu_limit, gpu_limits, value_of
 from loop.backends.kube.labels import Bounds
+from loop.backends.kube.objects import Object, Remembered, parsed
 from loop.backends.kube.scheduling import holds
 from loop.backends.kube.trouble import TEXT_MAX, Trouble, trouble_of
 from loop.replacing import replace
@@ -283,7 +284,28 @@ def _unready_since(status: Json) -> str | None:
     return None
 
 
-def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: float) -> Servers:
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the latest lists told, for objects that stand in the next ones unchanged."""
+
+    spaces: Remembered[str] = field(default_factory=Remembered)
+    deployments: Remembered[Deployment] = field(default_factory=Remembered)
+    pods: Remembered[Pod | None] = field(default_factory=Remembered)
+
+    def namespaces(self, deployments: Iterable[Object]) -> list[str]:
+        """Return the namespaces of *deployments*, each once."""
+        reader = self.spaces.reader(namespace_of)
+        found = set(each_read(deployments, reader, kind="Deployment", told=[]))
+        return sorted(found - {""})
+
+
+def read_servers(
+    deployments: Iterable[Object],
+    pods: Iterable[Object],
+    *,
+    epoch_s: float,
+    memory: Memory | None = None,
+) -> Servers:
     """Return the servers that managed *deployments* and *pods* make.
 
     An identity is namespace and name: Deployments of several namespaces that claim one name are
@@ -291,9 +313,11 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
     other is left alone, and told of. An object that cannot be read is told of, and stops nobody: a
     Deployment is left alone.
     """
+    memory = memory or Memory()
     warnings: list[str] = []
+    of_deployment = memory.deployments.reader(read_deployment)
     read = sorted(
-        each_read(deployments, read_deployment, kind="Deployment", told=warnings),
+        each_read(deployments, of_deployment, kind="Deployment", told=warnings),
         key=lambda one: (one.created, one.namespace, one.name),
     )
     spaces: dict[str, set[str]] = defaultdict(set)
@@ -314,7 +338,8 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
             )
         elif one.problem:
             warnings.append(f"{one.server}: {one.problem}")
-    found = each_read(pods, partial(read_pod, epoch_s=epoch_s), kind="pod", told=warnings)
+    of_pod = memory.pods.reader(partial(read_pod, epoch_s=epoch_s), how=epoch_s)
+    found = each_read(pods, of_pod, kind="pod", told=warnings)
     alive = [pod for pod in found if pod is not None]
     mine, unowned = assign(list(owners.values()), alive)
     by_name = {
@@ -325,7 +350,7 @@ def read_servers(deployments: Iterable[Json], pods: Iterable[Json], *, epoch_s: 
 
 
 def each_read(
-    objects: Iterable[Json], reader: Callable[[Json], Read], *, kind: str, told: list[str]
+    objects: Iterable[Any], reader: Callable[[Any], Read], *, kind: str, told: list[str]
 ) -> Iterator[Read]:
     """Yield what *reader* makes of each of *objects*; add a line to *told* for those that it cannot
     read.
@@ -349,6 +374,11 @@ def namespace_of(obj: object) -> str:
 
 def _label(obj: object) -> str:
     """Return how to name an object of which nothing is sure."""
+    if isinstance(obj, bytes):
+        try:
+            obj = parsed(obj)
+        except ValueError:
+            obj = None
     meta = obj.get("metadata") if isinstance(obj, Mapping) else None
     parts = [meta.get(key) for key in ("namespace", "name")] if isinstance(meta, Mapping) else []
     return "/".join(str(part)[: names.FOUND_MAX] for part in parts if part) or "without a name"
