@@ -23,10 +23,10 @@ from loop.policies.hpa_rules import (
     Proposal,
     Rate,
     Rules,
-    Tolerance,
     average_value_replicas,
     pods_replicas,
     reconcile,
+    tolerance_of,
 )
 from loop.policies.replicas import (
     METRICS,
@@ -81,10 +81,12 @@ class HpaPolicy:
     scale_up_percent: int | None = None
     scale_up_period_s: float = 15.0
     scale_up_select: Select = "Max"
+    scale_up_tolerance: float | None = None
     scale_down_pods: int | None = None
     scale_down_percent: int | None = None
     scale_down_period_s: float = 15.0
     scale_down_select: Select = "Max"
+    scale_down_tolerance: float | None = None
     name: str = "hpa"
     tick_s: float = 15.0
     samples_s: float | None = None
@@ -106,6 +108,9 @@ class HpaPolicy:
                 check.whole(name, value, low=1)
         if self.scale_up_window_s is not None:
             check.number("scale_up_window_s", self.scale_up_window_s, low=0.0)
+        for name in ("scale_up_tolerance", "scale_down_tolerance"):
+            if (value := getattr(self, name)) is not None:
+                check.number(name, value, low=0.0)
         for name in ("scale_up_period_s", "scale_down_period_s"):
             check.number(name, getattr(self, name), low=0.0, above=True)
         for name in ("scale_up_select", "scale_down_select"):
@@ -119,6 +124,8 @@ class HpaPolicy:
             self.scale_up_percent,
             self.scale_down_pods,
             self.scale_down_percent,
+            self.scale_up_tolerance,
+            self.scale_down_tolerance,
         )
         selects = {self.scale_up_select, self.scale_down_select}
         if not self.behavior and selects == {"Max"} and all(part is None for part in parts):
@@ -130,11 +137,13 @@ class HpaPolicy:
                 rates=up or SCALE_UP.rates,
                 window_s=self.scale_up_window_s or 0.0,
                 select=self.scale_up_select,
+                tolerance=self.scale_up_tolerance,
             ),
             down=Rules(
                 rates=down or SCALE_DOWN.rates,
                 window_s=self.stabilization_s,
                 select=self.scale_down_select,
+                tolerance=self.scale_down_tolerance,
             ),
         )
 
@@ -172,7 +181,7 @@ class HpaPolicy:
         return Bounds(low=low, high=max(min(highs, default=INT32_MAX), low))
 
     def _propose(self, view: ServerView, target: float) -> Proposal:
-        tolerance = Tolerance(down=self.tolerance, up=self.tolerance)
+        tolerance = tolerance_of(self.rules, usual=self.tolerance)
         goal = max(round(target * MILLI), 1)
         # A recording and a remote collector do not tell of single pods, but of their sum.
         if self.form == "pods" and view.pods:

@@ -305,11 +305,15 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
-    """One direction of `behavior`: of its rates the one that allows most (Max) or least (Min)."""
+    """One direction of `behavior`: of its rates the one that allows most (Max) or least (Min).
+
+    tolerance None is that of the whole controller.
+    """
 
     rates: tuple[Rate, ...]
     window_s: float = 0.0
     select: Literal["Max", "Min", "Disabled"] = "Max"
+    tolerance: float | None = None
 
 
 SCALE_UP = Rules(
@@ -327,6 +331,14 @@ class Behavior:
 
     up: Rules = SCALE_UP
     down: Rules = SCALE_DOWN
+
+
+def tolerance_of(behavior: Behavior | None, *, usual: float = 0.1) -> Tolerance:
+    """Return the tolerance that *behavior* gives each direction, *usual* where it gives none."""
+    if behavior is None:
+        return Tolerance(down=usual, up=usual)
+    up, down = behavior.up.tolerance, behavior.down.tolerance
+    return Tolerance(down=usual if down is None else down, up=usual if up is None else up)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

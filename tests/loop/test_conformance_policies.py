@@ -23,6 +23,7 @@ GIVEN = Path(os.environ.get("POLICY_CASES") or HERE.parents[3] / "shared" / "pol
 RUNNERS: Mapping[str, Runner] = {
     "hpa_replica_calculator.json": hpa.calculator,
     "hpa_reconcile_cpu.json": hpa.reconcile_cpu,
+    "hpa_reconcile_metrics.json": hpa.reconcile_metrics,
     "hpa_behavior.json": hpa.behavior,
     "knative_kpa.json": knative.run,
     "dynamo_budget.json": dynamo.budget,

@@ -105,6 +105,17 @@ def test_hpa_takes_behaviour_as_soon_as_a_part_of_it_is_given() -> None:
     assert max(found) == 3
 
 
+def test_hpa_takes_a_tolerance_for_each_direction() -> None:
+    """spec.behavior has one per direction; the other keeps the controller's."""
+    view = under(lambda _now_s: 12)(15.0, 2)
+    for option, wanted in (("scale_up_tolerance", 3), ("scale_down_tolerance", 2)):
+        # 6 in flight a pod are 5 % more than 5.7.
+        policy = make_policy("hpa", target=0.57, **{option: 0.01})
+        sight = Snapshot(now_s=15.0, servers={"s1": view})
+        decision, _ = policy.decide(sight, system(), policy.start())
+        assert decision.targets["s1"].replicas == wanted, option
+
+
 def test_kpa_panics_in_a_burst_and_leaves_with_the_window() -> None:
     """Two seconds of a burst are enough for the short window, and the panic outlives it."""
     decisions = played(make_policy("kpa"), under(burst), until_s=600.0)
@@ -375,6 +386,7 @@ def test_forecasts_follow_what_they_are_made_for() -> None:
         ("hpa", "target", 0),
         ("hpa", "metric", "cpu"),
         ("hpa", "scale_up_select", "Most"),
+        ("hpa", "scale_down_tolerance", -0.1),
         ("kpa", "panic_threshold", 0.5),
         ("keda", "max_replicas", 0),
         ("ray_serve", "aggregation", "sum"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from loop.policies.hpa_rules import (
@@ -22,6 +24,8 @@ from loop.policies.hpa_rules import (
     average_value_replicas,
     changed,
     down_limit,
+    group_pods,
+    largest,
     limited,
     limited_by,
     pods_replicas,
@@ -30,6 +34,7 @@ from loop.policies.hpa_rules import (
     saturating_sum,
     stabilized,
     stabilized_by,
+    tolerance_of,
     up_limit,
     value_replicas,
     with_event,
@@ -39,8 +44,14 @@ from tests.loop.conformance.checking import Case, expect, expects_error, kind_of
 NOW_S = 100_000.0
 
 
+TESTED_START = Start(cpu_initialization_s=120.0, initial_readiness_s=10.0)
+
+
 def calculator(case: Case) -> None:
     """Run a case of the replica calculator."""
+    if case["kind"] == "group_pods":
+        _groups(case)
+        return
     try:
         proposal = kind_of(case, CALCULATED)(case)  # type: ignore[func-returns-value]
     except MetricError:
@@ -58,7 +69,33 @@ def calculator(case: Case) -> None:
     expect(case["expected"], facts)
 
 
+def _in_full(case: Case) -> Case:
+    """Return *case* with what it says of its pods by lists, or not at all, said of each pod."""
+    if "levels" not in case and isinstance(case.get("pods"), list):
+        return case
+    named = ("phase", "ready", "deleting", "start")
+    lists = {name: case[name] for name in named if name in case}
+    count = max([case["current_replicas"], *map(len, lists.values())])
+    usual = {"phase": "Running", "ready": True, "deleting": False, "start": "zero-time"}
+    pods = [
+        {"name": f"pod-{index}", "request_milli_per_container": case.get("request")}
+        | {name: lists[name][index] if name in lists else usual[name] for name in named}
+        for index in range(case.get("pods", count))
+    ]
+    levels = case.get("levels", ())
+    if not isinstance(levels, Mapping):
+        levels = {f"pod-{index}": level for index, level in enumerate(levels)}
+    requests = case.get("request")
+    if isinstance(requests, list):
+        for pod, request in zip(pods, requests, strict=True):
+            pod["request_milli_per_container"] = request
+    metrics = "metrics_milli" if case["kind"] == "podMetric" else "metrics_milli_per_container"
+    containers = len(next(iter(levels.values()))) if levels and "container" in metrics else 1
+    return {**case, "pods": pods, metrics: levels, "containers_per_pod": containers}
+
+
 def _pods(case: Case) -> list[MeteredPod]:
+    case = _in_full(case)
     containers = case.get("containers_per_pod", 1)
     place = int(case["container"].removeprefix("container")) - 1 if "container" in case else None
     pods = []
@@ -100,7 +137,7 @@ def _value(case: Case, name: str, place: int | None) -> int | None:
 
 
 def _tolerance(case: Case) -> Tolerance:
-    return Tolerance(down=case["tolerance_down"], up=case["tolerance_up"])
+    return Tolerance(down=case.get("tolerance_down", 0.1), up=case.get("tolerance_up", 0.1))
 
 
 def _resource(case: Case) -> Proposal:
@@ -111,8 +148,8 @@ def _resource(case: Case) -> Proposal:
         tolerance=_tolerance(case),
         now_s=NOW_S,
         start=Start(
-            cpu_initialization_s=case["cpu_initialization_period_s"],
-            initial_readiness_s=case["initial_readiness_delay_s"],
+            cpu_initialization_s=case.get("cpu_initialization_period_s", 120.0),
+            initial_readiness_s=case.get("initial_readiness_delay_s", 10.0),
         ),
     )
 
@@ -131,7 +168,8 @@ def _total(case: Case) -> int:
 
 
 def _value_metric(case: Case) -> Proposal:
-    ready = sum(pod["phase"] == "Running" and bool(pod["ready"]) for pod in case["pods"])
+    pods = _in_full(case)["pods"]
+    ready = sum(pod["phase"] == "Running" and bool(pod["ready"]) for pod in pods)
     return value_replicas(
         case["current_replicas"],
         _total(case),
@@ -150,7 +188,12 @@ def _average_metric(case: Case) -> Proposal:
     )
 
 
+def _failing(_case: Case) -> Proposal:
+    raise MetricError("it cannot be had")
+
+
 CALCULATED: Any = {
+    "failing": _failing,
     "resource_utilization": _resource,
     "podMetric": _pod_metric,
     "objectMetric": _value_metric,
@@ -160,10 +203,69 @@ CALCULATED: Any = {
 }
 
 
+def _groups(case: Case) -> None:
+    pods = [
+        MeteredPod(
+            name=pod["name"],
+            phase=pod["phase"],
+            ready=pod.get("ready"),
+            deleting=pod.get("deleting", False),
+            started_s=NOW_S - pod["started_age_s"] if "started_age_s" in pod else None,
+            ready_since_s=NOW_S - pod["since_age_s"] if "since_age_s" in pod else None,
+            value=1 if "sample" in pod else None,
+            sampled_s=NOW_S - pod.get("sample", {}).get("age_s", 0.0),
+            window_s=pod.get("sample", {}).get("window_s", 60.0),
+        )
+        for pod in case["pods"]
+    ]
+    groups = group_pods(pods, cpu=case["cpu"], now_s=NOW_S, start=TESTED_START)
+    facts = {
+        "ready": groups.ready,
+        "unready": sorted(groups.unready),
+        "missing": sorted(groups.missing),
+        "ignored": sorted(groups.ignored),
+    }
+    expect(case["expected"], facts)
+
+
 def reconcile_cpu(case: Case) -> None:
     """Run a case of the whole controller."""
     count = len(case["cpu_requests_milli"]) or case["status_replicas"]
     pods = [_cpu_pod(case, index) for index in range(count)]
+
+    def propose() -> Proposal:
+        return resource_replicas(
+            case["spec_replicas"],
+            pods,
+            target_percent=case["cpu_target_pct"],
+            tolerance=tolerance_of(_behavior_if_any(case)),
+            now_s=NOW_S,
+            start=TESTED_START,
+        )
+
+    _reconcile(case, propose)
+
+
+def reconcile_metrics(case: Case) -> None:
+    """Run a case of the whole controller; each metric is a case of the calculator."""
+
+    def proposed(metric: Case) -> Proposal | MetricError:
+        pods = {name: case[name] for name in ("pods", "ready", "start") if name in case}
+        per_pod = metric["kind"].endswith("PerPodMetric")
+        current = case["status_replicas" if per_pod else "spec_replicas"]
+        try:
+            calculated = CALCULATED[metric["kind"]]
+            found = calculated({"current_replicas": current, "levels": (), **pods, **metric})
+        except MetricError as error:
+            return error
+        assert isinstance(found, Proposal)
+        return found
+
+    current = case["spec_replicas"]
+    _reconcile(case, lambda: largest([proposed(one) for one in case["metrics"]], current=current))
+
+
+def _reconcile(case: Case, propose: Callable[[], Proposal]) -> None:
     known = case["recommendations"]
     memory = Memory(
         recommendations=_recommendations(known or ()),
@@ -171,26 +273,24 @@ def reconcile_cpu(case: Case) -> None:
         begun=known is not None,
     )
     outcome = reconcile(
-        lambda: resource_replicas(
-            case["spec_replicas"],
-            pods,
-            target_percent=case["cpu_target_pct"],
-            now_s=NOW_S,
-            start=Start(cpu_initialization_s=120.0, initial_readiness_s=10.0),
-        ),
+        propose,
         current=case["spec_replicas"],
-        bounds=Bounds(low=case["min_replicas"], high=case["max_replicas"]),
+        bounds=_bounds(case),
         memory=memory,
         now_s=NOW_S,
-        behavior=_behavior(case) if case["has_behavior"] else None,
+        behavior=_behavior_if_any(case),
     )
     facts = {"desired_replicas": outcome.replicas, "condition": outcome.condition}
     expect(case["expected"], facts)
 
 
+def _behavior_if_any(case: Case) -> Behavior | None:
+    return _behavior(case) if case.get("has_behavior") else None
+
+
 def _cpu_pod(case: Case, index: int) -> MeteredPod:
     def of(name: str, default: object) -> Any:
-        values = case[name]
+        values = case.get(name)
         return values[index] if values and index < len(values) else default
 
     start = of("pod_start", "cool")
@@ -261,7 +361,8 @@ def _windows(case: Case) -> None:
 
 
 def _single_limit(case: Case) -> None:
-    rules, current = _rules(case["rules"]), case["current_replicas"]
+    usual = {"up": SCALE_UP, "down": SCALE_DOWN}[case["direction"]]
+    rules, current = _rules(case["rules"], usual=usual), case["current_replicas"]
     memory = Memory(
         ups=_events(case.get("scale_up_events", ())),
         downs=_events(case.get("scale_down_events", ())),
@@ -273,10 +374,10 @@ def _single_limit(case: Case) -> None:
 def _event_log(case: Case) -> None:
     events = _events(case["prev_events"])
     before = changed(events, period_s=60.0, now_s=NOW_S)
-    after: tuple[Event, ...] = ()
-    longest_s = 0.0
+    # Without rules nothing is stored, and nothing that is stored is called old.
+    after, longest_s = events, math.inf
     if case["rules"] is not None:
-        rules = _rules(case["rules"])
+        rules = _rules(case["rules"], usual=SCALE_UP)
         longest_s = max(rate.period_s for rate in rules.rates)
         after = with_event(events, case["new_change"], rules=rules, now_s=NOW_S)
     facts = {
@@ -304,24 +405,26 @@ def _bounds(case: Case) -> Bounds:
 
 
 def _behavior(case: Case) -> Behavior:
-    up, down = case["scale_up_rules"], case["scale_down_rules"]
     return Behavior(
-        up=SCALE_UP if up is None else _rules(up, window_s=SCALE_UP.window_s),
-        down=SCALE_DOWN if down is None else _rules(down, window_s=SCALE_DOWN.window_s),
+        up=_rules(case.get("scale_up_rules"), usual=SCALE_UP),
+        down=_rules(case.get("scale_down_rules"), usual=SCALE_DOWN),
     )
 
 
-def _rules(rules: Any, *, window_s: float = 0.0) -> Rules:
-    """Return *rules*, with the window *window_s* if they name none."""
+def _rules(rules: Any, *, usual: Rules) -> Rules:
+    """Return *rules*; what they leave out is as the API fills it in."""
+    if rules is None:
+        return usual
     rates = [
         Rate(kind=rate["type"], value=rate["value"], period_s=rate["period_s"])
-        for rate in rules["policies"] or ()
+        for rate in rules.get("policies") or ()
     ]
     told_s = rules.get("stabilization_window_s")
     return Rules(
-        rates=tuple(rates),
-        window_s=window_s if told_s is None else told_s,
+        rates=tuple(rates) or usual.rates,
+        window_s=usual.window_s if told_s is None else told_s,
         select=rules.get("select_policy") or "Max",
+        tolerance=rules.get("tolerance"),
     )
 
 

@@ -70,6 +70,12 @@ def _spec(told: Any) -> Spec:
     )
 
 
+def _begin(case: Case) -> None:
+    memory = at_begin(case["ready"], now_s=0.0)
+    facts = {"panics": memory.since_s is not None, "max_panic_pods": memory.most}
+    expect(case["expected"], facts)
+
+
 def _target(case: Case) -> None:
     told = case["config"]
     target, total = resolve_target(
@@ -112,6 +118,7 @@ def _decay(case: Case) -> None:
 
 KINDS = {
     "sequence": _sequence,
+    "begin": _begin,
     "target": _target,
     "window_average": _window_average,
     "decay": _decay,
