@@ -24,15 +24,32 @@ def real_policies(results: pd.DataFrame) -> pd.DataFrame:
     return results[~known & (results["error"] == "")]
 
 
+def judged(results: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows by which policies are chosen: of each the same loads and seeds, for a policy
+    that failed under the hardest of them would look the better for it.
+    """
+    real = real_policies(results)
+    done = real.groupby("policy")["cell"].nunique()
+    whole = done[done == results["cell"].nunique()].index
+    if len(whole):
+        return real[real["policy"].isin(whole)]
+    shared = real.groupby("cell")["policy"].nunique()
+    cells = shared[shared == real["policy"].nunique()].index
+    return real[real["cell"].isin(cells)] if len(cells) else real
+
+
 def best_policy(results: pd.DataFrame) -> str:
     """Return the policy with the least mean of cost and price × misses; of bounds alone, theirs."""
-    real = real_policies(results)
-    means = (real if len(real) else results).groupby("policy")["objective_usd_per_h"].mean()
+    real = judged(results)
+    known = real if len(real) else results[results["error"] == ""]
+    means = known.groupby("policy")["objective_usd_per_h"].mean()
     return str(means.astype(float).idxmin())
 
 
 def advice(results: pd.DataFrame) -> tuple[str, ...]:
-    """Return a line for each scenario, and a last one over all if there are several."""
+    """Return a line for each scenario, and a last one over all if there are several; why there is
+    none if no policy finished.
+    """
     scenarios = list(dict.fromkeys(results["scenario"]))
     lines = []
     for scenario in scenarios:
@@ -43,35 +60,58 @@ def advice(results: pd.DataFrame) -> tuple[str, ...]:
             )
     if len(scenarios) > 1 and len(real_policies(results)):
         lines.append(_line(results, what="for all these loads"))
-    return tuple(lines)
+    if not lines and (results["error"] == "").any():
+        return ("only bounds were compared, which nobody can run: name a policy beside them",)
+    return tuple(lines) or ("no run finished: there is nothing to advise",)
 
 
 def _line(results: pd.DataFrame, *, what: str) -> str:
-    real = real_policies(results)
+    real = judged(results)
     best = best_policy(results)
     means = real.groupby("policy")[["attainment", "cost_usd_per_h"]].mean().astype(float)
     own = means.to_dict(orient="index")[best]
-    met = f"{100 * own['attainment']:.1f} %" if own["attainment"] >= 0.0 else "no requests"
+    met = f"{100 * own['attainment']:.1f} %" if own["attainment"] >= 0.0 else _nothing_met(real)
     parts = [f"{what} take {best}: {met} at $ {own['cost_usd_per_h']:.2f}/h"]
+    rest = means[means.index != best]
+    # A policy tuned to what it was already is no other policy.
+    twins = [
+        name
+        for name in rest.index
+        if _untuned(name) == _untuned(best) and (rest.loc[name] == means.loc[best]).all()
+    ]
+    if len(twins) < len(rest):
+        rest = rest.drop(twins)
     others = [
         _against(own, name, other)
-        for name, other in zip(means.index, means.to_dict(orient="records"), strict=True)
-        if name != best
+        for name, other in zip(rest.index, rest.to_dict(orient="records"), strict=True)
     ]
-    parts += [text for _, text in sorted(part for part in others if part is not None)[:1]]
+    parts += [text for _, text in sorted(others)[:1]]
     waiting = _start_up(results, best)
     line = ", ".join(parts)
     return f"{line}; {waiting}" if waiting else line
 
 
+def _untuned(name: object) -> str:
+    return str(name).removesuffix(" tuned")
+
+
+def _nothing_met(real: pd.DataFrame) -> str:
+    asked = "requests" in real and float(real["requests"].sum()) > 0.0
+    return "no targets" if asked else "no requests"
+
+
 def _against(
     own: Mapping[Any, float], name: object, other: Mapping[Any, float]
-) -> tuple[float, str] | None:
+) -> tuple[float, str]:
     """Return how far the best (*own*) is from another policy, and what it is better by."""
     points = float(np.nan_to_num(100.0 * (own["attainment"] - other["attainment"])))
+    judged_too = np.isfinite(own["attainment"] - other["attainment"])
     own_usd, other_usd = float(own["cost_usd_per_h"]), float(other["cost_usd_per_h"])
     saved = 1.0 - own_usd / other_usd if other_usd > 0.0 else 0.0 if own_usd == 0.0 else -np.inf
     far = abs(points) + 100.0 * abs(saved)
+    if not judged_too:
+        cheaper = saved > SAME_COST
+        return far, f"{100 * saved:.0f} % cheaper than {name}" if cheaper else f"as dear as {name}"
     same, as_dear = abs(points) <= 100.0 * SAME_ATTAINMENT, abs(saved) <= SAME_COST
     if saved > SAME_COST and points >= -100.0 * SAME_ATTAINMENT:
         level = "the same" if same else f"{points:.1f} points more"

@@ -51,7 +51,7 @@ class Candidate:
 
     def objective_cents(self, price_cents: float) -> float:
         """Return cost + price × misses over the scored window."""
-        return sum(cost + price_cents * missed for cost, missed in self.bills.values())
+        return objective_of(self.bills, price_cents)
 
 
 def clairvoyant(
@@ -103,6 +103,11 @@ def bills(result: RunResult) -> dict[str, Bill]:
         name: (scores["cost_cents_per_h"] * hours, float(scores["missed"]))
         for name, scores in result.summary["servers"].items()
     }
+
+
+def objective_of(owed: Mapping[str, Bill], price_cents: float) -> float:
+    """Return cost + price × misses of all servers [cents]."""
+    return sum(cost + price_cents * missed for cost, missed in owed.values())
 
 
 def _best(sources: Sources, found: Sequence[Candidate], *, price_cents: float) -> Candidate:
@@ -158,6 +163,7 @@ def planned(
                 setting,
                 now=_now(sources, one.server),
                 least=sources.system.servers[one.server].min_replicas,
+                most=sources.system.servers[one.server].max_replicas,
                 gpu_prices=prices,
             )
             for one in demand

@@ -245,10 +245,9 @@ def _without_start_up(
     from experiments.advice import best_policy
 
     found = []
-    frame = results_frame(policies, first.rows)
-    done = frame[frame["error"] == ""]
-    for scenario in dict.fromkeys(done["scenario"]):
-        best = best_policy(done[done["scenario"] == scenario])
+    frame = _frame(policies, first.rows)
+    for scenario in dict.fromkeys(frame[frame["error"] == ""]["scenario"]):
+        best = best_policy(frame[frame["scenario"] == scenario])
         for planned in policies:
             config = planned.config
             same = (planned.policy, config.scenario) == (best, scenario)
@@ -265,13 +264,21 @@ def _without_start_up(
     return found
 
 
-def _results(
-    planned: Sequence[Compared], perfect: Sequence[Compared], rows: Mapping[str, Row]
-) -> pd.DataFrame:
+def _frame(planned: Sequence[Compared], rows: Mapping[str, Row]) -> pd.DataFrame:
+    """Return the table of *planned*; what failed has its name and load in it, and no figures."""
     results = results_frame(planned, rows)
+    results["policy"] = [one.policy for one in planned]
+    results["cell"] = [one.cell for one in planned]
     for name in FIRST:
         if name not in results:
             results[name] = None
+    return results
+
+
+def _results(
+    planned: Sequence[Compared], perfect: Sequence[Compared], rows: Mapping[str, Row]
+) -> pd.DataFrame:
+    results = _frame(planned, rows)
     bound = results[results["policy"] == CLAIRVOYANT].set_index("cell")
     needed = {row["cell"]: row for row in (rows[one.run_id] for one in perfect) if not row["error"]}
     for place, row in results.iterrows():

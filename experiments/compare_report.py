@@ -92,9 +92,10 @@ def save_report(
             _print(console, done, table, differences)
     if console is not None:
         for _, row in results[results["error"] != ""].iterrows():
-            console.print(f"{row['policy']} failed: {row['error']}", markup=False)
+            what = f"{row['policy']} failed ({row['scenario']}, seed {row['seed']})"
+            console.print(f"{what}: {row['error']}", highlight=False, soft_wrap=True)
         for line in lines:
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            console.print(line, highlight=False, soft_wrap=True)
     return Report(advice=lines, paths=paths)
 
 
@@ -177,12 +178,19 @@ def _cells(row: Mapping[Any, Any], columns: Sequence[Figures], *, sign: str = ""
     texts = []
     for column in columns:
         value = row[column.name]
-        text = "–" if value is None or not np.isfinite(value) else f"{value:{sign}{column.form}}"
+        text = "–" if value is None or not np.isfinite(value) else signed(value, sign + column.form)
         low, high = row.get(f"{column.name}_low"), row.get(f"{column.name}_high")
         if low is not None and high is not None and np.isfinite(low) and np.isfinite(high):
-            text += f" [{low:{sign}{column.form}}, {high:{sign}{column.form}}]"
+            ends = (signed(end, sign + column.form) for end in (low, high))
+            text += f" [{', '.join(ends)}]"
         texts.append(text)
     return texts
+
+
+def signed(value: float, form: str) -> str:
+    """Return *value* in *form*, where what rounds to nothing has no minus."""
+    text = f"{value:{form}}"
+    return f"{0.0:{form}}" if float(text) == 0.0 else text
 
 
 def report_tables(

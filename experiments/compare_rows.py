@@ -14,7 +14,7 @@ import numpy as np
 
 from emulator.shapes import Curve
 from experiments.changes import desired_by_server, overshoot, settling_s
-from experiments.clairvoyant import Candidate, bills, clairvoyant
+from experiments.clairvoyant import Candidate, bills, clairvoyant, objective_of
 from experiments.columns import Columns, Floats
 from experiments.config import RunConfig
 from experiments.demand import perfect_scaler, true_demand
@@ -119,8 +119,9 @@ def _row(planned: Compared, sources: Sources, result: RunResult, plan: Mapping[s
     summary = result.summary
     met_thousands = summary["met"] / 1000.0
     cost_usd = summary["cost_cents"] / 100.0
-    missed = sum(missed for _, missed in bills(result).values())
-    objective_cents = summary["cost_cents"] + planned.price_cents * missed
+    owed = bills(result)
+    # The sum that the clairvoyant takes the least of, to the last digit: regret is never below 0.
+    objective_cents = objective_of(owed, planned.price_cents)
     return {
         **row_of(planned, summary),
         "policy": planned.policy,
@@ -132,7 +133,7 @@ def _row(planned: Compared, sources: Sources, result: RunResult, plan: Mapping[s
         **details_of(sources, result),
         "path_of": "",
         "plan": {name: [list(step) for step in path] for name, path in plan.items()},
-        "bills": {name: list(bill) for name, bill in bills(result).items()},
+        "bills": {name: list(bill) for name, bill in owed.items()},
         "gpus_held": _gpus_held(result.pods, end_s=result.window.end_s).tolist(),
     }
 

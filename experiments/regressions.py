@@ -59,7 +59,22 @@ def read_results(path: Path) -> pd.DataFrame:
         )
     if table.empty:
         raise SpecError(f"{file}: expected runs, found none")
+    for name in ("attainment", "cost_usd_per_h"):
+        if table[name].notna().any() and not pd.api.types.is_numeric_dtype(table[name]):
+            wrong = next(one for one in table[name] if not _is_number(one))
+            raise SpecError(f"{file}: {name}: expected a number, found {str(wrong)[:60]!r}")
+    axes = [axis for axis in AXES if axis in table]
+    if (again := table.duplicated([*KEYS, *axes])).any():
+        run = table[again].iloc[0]
+        raise SpecError(
+            f"{file}: expected every run once, found {run['policy']} under {run['scenario']}, seed "
+            f"{run['seed']}, twice"
+        )
     return table
+
+
+def _is_number(value: object) -> bool:
+    return not pd.isna(pd.to_numeric(str(value), errors="coerce"))
 
 
 def regressions(

@@ -108,12 +108,23 @@ def paired_table(results: pd.DataFrame, *, metrics: Sequence[Column] = COLUMNS[:
     return table
 
 
+def text_console(*, quiet: bool = False) -> Console:
+    """Return a console of the terminal that prints texts as they are: in the name of a policy or a
+    path, neither `[x]` nor `:B:` is an order to it.
+    """
+    return Console(markup=False, emoji=False, quiet=quiet)
+
+
 def print_table(console: Console, table: Table) -> None:
     """Print *table* uncut: in a narrow console, or a file, whole figures are worth more than
     straight lines.
     """
     wide = Console(
-        file=console.file, width=max(console.width, _UNCUT), force_terminal=console.is_terminal
+        file=console.file,
+        width=max(console.width, _UNCUT),
+        force_terminal=console.is_terminal,
+        markup=False,
+        emoji=False,
     )
     wide.print(table)
 

@@ -4,6 +4,7 @@ then compared, as shipped and tuned, on seeds that it was not tuned on.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,26 +13,32 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from experiments.compare import CompareConfig, CompareResult, Contender, compare, contenders
-from experiments.compare_rows import CLAIRVOYANT, compared_row, planned_policy
+from experiments.compare_rows import CLAIRVOYANT, Compared, compared_row, planned_policy
 from experiments.config import PolicyOption
 from experiments.executor import Executor
 from experiments.grid import SweepConfig
 from experiments.output import write_json
 from experiments.sweep import finish_runs
-from experiments.sweep_rows import results_frame
+from experiments.sweep_rows import Row
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 TUNED = "tuned.json"
-# The options that are tried where nobody names others: those that decide how much is held.
+# The options that are tried where nobody names others: those that decide how much is held, or how
+# soon. Each has five values, so that the usual budget is the same for everybody.
 GRIDS: Mapping[str, tuple[str, tuple[float, ...]]] = {
     "slo": ("headroom", (0.0, 0.1, 0.2, 0.3, 0.4)),
     "hpa": ("target", (0.4, 0.5, 0.6, 0.75, 0.85)),
     "keda": ("target", (0.4, 0.5, 0.6, 0.75, 0.85)),
     "kpa": ("target_utilization", (0.5, 0.6, 0.7, 0.8, 0.9)),
     "wva": ("kv_cache_threshold", (0.5, 0.6, 0.7, 0.8, 0.9)),
+    "ray_serve": ("target", (0.2, 0.3, 0.4, 0.6, 0.8)),
+    "aibrix": ("target", (0.2, 0.3, 0.4, 0.5, 0.65)),
+    "dynamo": ("throughput_interval_s", (30.0, 60.0, 90.0, 120.0, 180.0)),
+    "predictive": ("headroom", (0.0, 0.1, 0.2, 0.3, 0.4)),
+    "through_hpa": ("stabilization_s", (0.0, 60.0, 150.0, 300.0, 600.0)),
 }
 
 
@@ -102,10 +109,8 @@ def tune(
         resume=resume,
         console=console,
     )
-    frame = results_frame(runs, done.rows)
-    means = frame[frame["error"] == ""].groupby("policy")["objective_usd_per_h"].mean()
     chosen = {
-        name: min(group, key=lambda one: float(means.get(one.name, np.inf)))
+        name: min(group, key=lambda one: _mean_objective(runs, done.rows, one.name))
         for name, group in tried.items()
     }
     told = {name: dict(one.options) for name, one in chosen.items()}
@@ -122,6 +127,16 @@ def tune(
         console=console,
     )
     return result, told
+
+
+def _mean_objective(runs: Sequence[Compared], rows: Mapping[str, Row], name: str) -> float:
+    """Return the mean objective of what is called *name*; a setting of which a run failed is never
+    the best, or failing under the hardest load would pay.
+    """
+    own = [rows[run.run_id] for run in runs if run.policy == name]
+    if any(row["error"] for row in own):
+        return math.inf
+    return float(sum(row["objective_usd_per_h"] for row in own)) / len(own)
 
 
 def _shipped_and_tuned(

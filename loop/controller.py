@@ -26,7 +26,7 @@ from loop.collector import CollectorSettings, Estimates, collect
 from loop.errors import BackendError, PausedError, SpecError
 from loop.replacing import replace
 from loop.spec import ServerData, cost_cents_per_h
-from loop.types import Change, CycleRecord, Mode, Snapshot, Timing, Trigger
+from loop.types import Change, CycleRecord, Decision, Mode, Snapshot, Timing, Trigger
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -233,9 +233,10 @@ class Controller:
     def _decide(self, record: CycleRecord, memory: _Memory) -> tuple[CycleRecord, _Memory]:
         assert record.estimated is not None
         try:
-            decision, state = self._policy.decide(
+            decided = self._policy.decide(
                 record.estimated, self._known(record.estimated), memory.policy_state
             )
+            decision, state = _answer(decided, self._policy.name)
         except SpecError as error:
             return replace(record, error=str(error), failed_phase="decide"), memory
         except BackendError as error:
@@ -344,6 +345,14 @@ def _total_cost(
     }
     known = [cost for cost in costs.values() if cost is not None]
     return sum(known), [name for name, cost in costs.items() if cost is None]
+
+
+def _answer(decided: object, policy: str) -> tuple[Decision, object]:
+    """Return what a policy decided; somebody's own may return something else."""
+    if isinstance(decided, tuple) and len(decided) == 2 and isinstance(decided[0], Decision):
+        return decided
+    found = f"{decided!r}"[:60]
+    raise TypeError(f"policy {policy}: expected decide to return a Decision and the state, {found}")
 
 
 def _failed(record: CycleRecord, error: BackendError) -> CycleRecord:

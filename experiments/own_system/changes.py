@@ -147,7 +147,10 @@ def _change_gpus(document: Json, changes: Changes) -> None:
         before = int(_get(row, "count") or 0)
         after = count if not sign else before + (count if sign == "+" else -count)
         if after < 0:
-            raise SpecError(f"gpus: {kind}: expected at most -{before}, found -{count}")
+            raise SpecError(
+                f"gpus: {kind}: expected to take away at most the {before} that there are, found "
+                f"-{count}"
+            )
         row[_key(row, "count")] = after
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.compare import FIRST, RESULTS_CSV, write_results
-from experiments.compare_report import save_report
+from experiments.compare_report import save_report, signed
 from experiments.compare_rows import Compared, compared_row, planned_policy
 from experiments.confidence import Interval, estimate, estimate_share, paired_along
 from experiments.config import PolicyOption, RunConfig
@@ -236,10 +236,11 @@ def _lines(question: Question, good: pd.DataFrame, *, then: Path, load: str) -> 
             paired_along(good, name, axis="policy", first=NOW, second=THEN).mean
             for name in ("cost_usd_per_h", "attainment")
         )
-        lines.append(
-            f"it would cost {cost:+.2f} $/h and change the share of requests within target by "
-            f"{100.0 * share:+.1f} points"
-        )
+        line = f"it would cost {signed(cost, '+.2f')} $/h"
+        if math.isfinite(share):
+            points = signed(100.0 * share, "+.1f")
+            line += f" and change the share of requests within target by {points} points"
+        lines.append(line)
     lines.append(f"the changed system: inferno sim --data {then} --scenario {load}")
     return lines
 

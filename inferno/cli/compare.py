@@ -53,10 +53,9 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from rich.console import Console
-
     from experiments.compare import CompareConfig, compare, contenders
     from experiments.grid import SweepConfig
+    from experiments.tables import text_console
 
     asked = CompareConfig(
         contenders=contenders(asked_policies(options, POLICIES), options.policy_options),
@@ -75,7 +74,7 @@ def _run(options: Namespace) -> int:
         options.out,
         executor=chosen_executor(options),
         resume=options.resume,
-        console=None if options.quiet else Console(),
+        console=None if options.quiet else text_console(),
     )
     print_notes(outcome.notes, quiet=options.quiet)
     print_paths(outcome.paths)

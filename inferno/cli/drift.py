@@ -170,9 +170,7 @@ def _ignore(_share: float) -> None:
 
 def show(found: Drift, *, quiet: bool) -> None:
     """Print the windows of each server, unless *quiet*, and a verdict for each engine."""
-    from rich.console import Console
-
-    from experiments.tables import plain_table, print_table
+    from experiments.tables import plain_table, print_table, text_console
 
     headings = ["server", "from", "load a replica\n[1/min]"]
     headings += [f"{name}\n[ms]" for name in ("TTFT", "predicted", "ITL", "predicted")]
@@ -181,7 +179,7 @@ def show(found: Drift, *, quiet: bool) -> None:
         if not quiet:
             cells = [_cells(window) for window in engine.windows]
             title = f"{engine.model} on {engine.accelerator}"
-            print_table(Console(), plain_table(title, headings, cells))
+            print_table(text_console(), plain_table(title, headings, cells))
         print(verdict(engine))
 
 

@@ -30,15 +30,14 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from rich.console import Console
-
     from experiments.explain import explain_run
+    from experiments.tables import text_console
 
     found = explain_run(
         options.directory,
         counterfactuals=options.counterfactuals,
         jobs=options.jobs,
-        console=None if options.quiet else Console(),
+        console=None if options.quiet else text_console(),
     )
     print_paths(found.paths)
     return EXIT_OK

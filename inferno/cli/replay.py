@@ -47,12 +47,16 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from experiments.output import write_text
+    from experiments.output import require_writable, write_text
     from experiments.replay import read_recording, replayed
     from loop.errors import SpecError
     from loop.policies import make_policy
     from loop.schema.reading import read_system
 
+    if options.out is not None:
+        require_writable(options.out.absolute().parent)
+        if options.out.is_dir():
+            raise SpecError(f"{options.out}: expected a file to write, found a directory")
     path = options.cycles / "cycles.jsonl" if options.cycles.is_dir() else options.cycles
     policy = make_policy(
         options.policy, **options_of_policy(options.policy, options.policy_options)

@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from experiments.executor import Executor
 
 
-def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
+def add_run_options(
+    parser: argparse.ArgumentParser, *, many: bool, scenario: str = "disturbed"
+) -> None:
     """Add the options; if *many*, a grid of values separated by commas is taken where that makes
-    sense.
+    sense. *scenario* is the default load.
     """
     figures = numbers if many else float
     words = names if many else str
@@ -36,7 +38,7 @@ def add_run_options(parser: argparse.ArgumentParser, *, many: bool) -> None:
     parser.add_argument(
         "--scenario",
         type=words,
-        help=f"the load: a ready scenario or a YAML file (default disturbed{several})",
+        help=f"the load: a ready scenario or a YAML file (default {scenario}{several})",
     )
     parser.add_argument(
         "--policy",

@@ -33,10 +33,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from rich.console import Console
-
     from experiments.progress import run_with_progress
-    from experiments.tables import print_table, run_table
+    from experiments.tables import print_table, run_table, text_console
 
     config = run_config(
         options,
@@ -49,7 +47,7 @@ def _run(options: Namespace) -> int:
         interval_s=options.interval,
         period_s=options.period,
     )
-    console = Console(quiet=options.quiet)
+    console = text_console(quiet=options.quiet)
     result, paths = run_with_progress(config, options.out, console=console)
     print_notes(result.notes, quiet=options.quiet)
     if not options.quiet:

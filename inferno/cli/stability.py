@@ -29,7 +29,7 @@ to that jump go (scrape, tick, window, GPUs, start-up), and what each costs.
 
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
-    add_run_options(parser, many=True)
+    add_run_options(parser, many=True, scenario="step")
     parser.add_argument(
         "--start-up",
         type=numbers,
@@ -47,11 +47,10 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from rich.console import Console
-
     from experiments.grid import SweepConfig
     from experiments.lags import lag_budget
     from experiments.stability import stability
+    from experiments.tables import text_console
 
     grid = SweepConfig(
         base=run_config(options),
@@ -63,7 +62,7 @@ def _run(options: Namespace) -> int:
         periods_s=options.period or (),
         seeds=options.seeds,
     )
-    console = None if options.quiet else Console()
+    console = None if options.quiet else text_console()
     executor = chosen_executor(options)
     _, paths, failures = stability(
         grid,

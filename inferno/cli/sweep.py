@@ -35,10 +35,9 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from rich.console import Console
-
     from experiments.grid import SweepConfig
     from experiments.sweep import sweep_to_directory
+    from experiments.tables import text_console
 
     grid = SweepConfig(
         base=run_config(options),
@@ -55,7 +54,7 @@ def _run(options: Namespace) -> int:
         options.out,
         executor=chosen_executor(options),
         resume=options.resume,
-        console=None if options.quiet else Console(),
+        console=None if options.quiet else text_console(),
     )
     print_notes(outcome.notes, quiet=options.quiet)
     print_paths(outcome.paths)

@@ -60,9 +60,8 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from rich.console import Console
-
     from experiments.grid import SweepConfig
+    from experiments.tables import text_console
     from experiments.tune import TUNED, TuneConfig, tune
 
     asked = TuneConfig(
@@ -85,7 +84,7 @@ def _run(options: Namespace) -> int:
         options.out,
         executor=chosen_executor(options),
         resume=options.resume,
-        console=None if options.quiet else Console(),
+        console=None if options.quiet else text_console(),
     )
     for policy, settings in chosen.items():
         if settings:

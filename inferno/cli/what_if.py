@@ -66,11 +66,10 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from rich.console import Console
-
     from experiments.config import RunConfig
     from experiments.own_system.changes import parse_changes
     from experiments.own_system.what_if import Question, scenario_of, what_if
+    from experiments.tables import text_console
 
     then = options.policy or options.now
     question = Question(
@@ -93,7 +92,7 @@ def _run(options: Namespace) -> int:
         options.out,
         executor=chosen_executor(options),
         resume=options.resume,
-        console=None if options.quiet else Console(),
+        console=None if options.quiet else text_console(),
     )
     print_notes(answer.notes, quiet=options.quiet)
     print_paths(answer.paths)

@@ -13,9 +13,10 @@ from experiments.grid import SweepConfig
 from experiments.lags import PARTS, REMOVABLE, lag_budget
 from experiments.regressions import Allowance, regressions
 from experiments.stability import stability
-from experiments.tune import TuneConfig, candidates, tune
+from experiments.tune import GRIDS, TuneConfig, candidates, tune
 from inferno.cli.main import main
 from inferno.cli.study import read_study
+from loop.policies import make_policy
 from twin.spec import SpecError
 
 pytestmark = pytest.mark.costly
@@ -92,6 +93,26 @@ def test_what_is_not_known_any_more_is_worse() -> None:
     assert idle.worse == ""
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "line"),
+    [
+        ("attainment", "good", "attainment: expected a number, found 'good'"),
+        ("seed", 1, "expected every run once, found slo under day, seed 1, twice"),
+    ],
+)
+def test_check_tells_results_that_are_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], column: str, value: object, line: str
+) -> None:
+    """Edited by hand, or two files as one: "-2 of 2 runs are missing" was said of it."""
+    good = results(slo=(0.99, 90.0))
+    good.to_csv(tmp_path / "results.csv", index=False)
+    good.assign(**{column: [0.9 if column == "attainment" else 1, value]}).to_csv(
+        tmp_path / "stored.csv", index=False
+    )
+    assert main(["check", str(tmp_path), "--against", str(tmp_path / "stored.csv")]) == 2
+    assert line in capsys.readouterr().err
+
+
 def test_every_policy_has_the_same_budget() -> None:
     """A grid of twenty settings may not win by twenty tries."""
     asked = TuneConfig(
@@ -103,6 +124,11 @@ def test_every_policy_has_the_same_budget() -> None:
     names = [one.name for one in candidates(asked, "hpa")]
     assert names[0] == "hpa(target=0.5, tolerance=0.05)"
     assert names[-1] == "hpa(target=0.75, tolerance=0.1)"
+    for policy, (option, values) in GRIDS.items():
+        usual = candidates(TuneConfig(policies=(policy,)), policy)
+        assert len(usual) == 5, policy
+        for value in values:
+            make_policy(policy, **{option: value})
 
 
 def test_tuned_policies_are_scored_on_seeds_that_they_were_not_tuned_on(tmp_path: Path) -> None:

@@ -141,3 +141,14 @@ def test_a_wrong_record_of_the_go_loop_is_one_line(tmp_path: Path) -> None:
     path.write_text(json.dumps(cycle) + "\n")
     with pytest.raises(SpecError, match="cycle 1: expected a record of the Go loop"):
         read_recording(path)
+
+
+def test_where_the_decisions_cannot_be_written_is_told_first(run: Path, capsys: Capture) -> None:
+    """Not after an hour of replaying, and not as a name of an exception."""
+    for out, line in (
+        (run, f"{run}: expected a file to write, found a directory"),
+        (Path("/proc/none/decided.jsonl"), "/proc/none: expected a directory that can be written"),
+    ):
+        assert main(["replay", str(run), "--out", str(out)]) == 2
+        told = capsys.readouterr()
+        assert (told.out, line in told.err) == ("", True)

@@ -68,7 +68,10 @@ def test_every_engine_starts_as_is_said() -> None:
     [
         ({"gpus": ["H100"]}, "gpus: expected TYPE=-4, TYPE=+4 or TYPE=4, found 'H100'"),
         ({"gpus": ["H10=-1"]}, "gpus: expected one of L40S, H100, MI250, found 'H10'; did you"),
-        ({"gpus": ["H100=-11"]}, "gpus: H100: expected at most -10, found -11"),
+        (
+            {"gpus": ["H100=-11"]},
+            "gpus: H100: expected to take away at most the 10 that there are, found -11",
+        ),
         ({"slo": ["Premium:tft=3"]}, "slo: expected CLASS:TARGET=MS"),
         ({"slo": ["Premium:ttft=0"]}, "slo: expected a number > 0"),
         ({"slo": ["premium:ttft=1"]}, "slo: expected one of Premium, Bronze, Free, found"),

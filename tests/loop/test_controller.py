@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
@@ -242,6 +243,18 @@ def test_an_error_of_the_programmer_is_raised_and_its_record_carries_the_traceba
     assert record.error == "ZeroDivisionError: division by zero"
     assert "in decide" in record.traceback
     assert loop.cycle(120.0).cycle == 2
+
+
+def test_a_policy_that_returns_something_else_is_told_what_it_must_return() -> None:
+    """ "not enough values to unpack" was said of the first policy that somebody wrote."""
+
+    class Wrong(Counting):
+        def decide(self, snapshot: Snapshot, data: SystemData, state: int) -> Any:  # noqa: ARG002 the port
+            return {"s1": 3}
+
+    wrong = controller(FakeBackend([server_view()]), policy=Wrong(name="mine"))
+    with pytest.raises(TypeError, match=r"policy mine: expected decide to return a Decision and"):
+        wrong.cycle(60.0)
 
 
 def test_a_smoothed_estimate_is_what_the_policy_is_told() -> None:
