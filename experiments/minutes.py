@@ -429,8 +429,13 @@ def _cell_percentiles(
     """
     found = np.full(shape[0] * shape[1], np.nan)
     values, cells = values[chosen], cells[chosen]
-    order = np.lexsort((values, cells))
-    where, first, count = np.unique(cells[order], return_index=True, return_counts=True)
-    rank = np.ceil(percentile * count / 100.0 - 1e-9).astype(np.int64)
-    found[where] = values[order][first + rank - 1]
+    if (np.diff(cells) < 0).any():
+        order = np.argsort(cells, kind="stable")
+        values, cells = values[order], cells[order]
+    where, first, count = np.unique(cells, return_index=True, return_counts=True)
+    places = first + np.ceil(percentile * count / 100.0 - 1e-9).astype(np.int64) - 1
+    ends = first + count
+    for begin, end, place in zip(first.tolist(), ends.tolist(), places.tolist(), strict=True):
+        values[begin:end].partition(place - begin)
+    found[where] = values[places]
     return found.reshape(shape)

@@ -231,6 +231,7 @@ class Cluster:
         """Return the requests in flight at the end of a run, server by server; what ends at this
         instant has ended.
         """
+        self._visit_together(scrape=False)
         return [request for deployment in self._deployments for request in deployment.in_flight()]
 
     @property
@@ -303,34 +304,45 @@ class Cluster:
         at(self._env, at_s, priority=SCRAPE, action=self._scrape)
 
     def _scrape(self) -> None:
-        # Servers whose replicas are rows of the table are served and read together: a call for each
-        # would take longer than what it does.
-        seen: list[Deployment] = []
-        visits: list[Visit[TableReplica]] = []
-        requests = 0
-        for deployment in self._deployments:
-            visit = deployment.visit()
-            if visit is None:
-                deployment.scrape()
-                continue
-            seen.append(deployment)
-            visits.append(visit)
-            requests += visit.stretch.requests
-            if requests > TOGETHER:
-                self._sample(seen[-len(visits) :], visits)
-                visits, requests = [], 0
-        if visits:
-            self._sample(seen[-len(visits) :], visits)
+        seen = self._visit_together(scrape=True)
         if seen:
             self._show(seen)
         self.requests.settle()
         self._await_scrape()
 
+    def _visit_together(self, *, scrape: bool) -> list[Deployment]:
+        """Serve what has come to the servers whose replicas are rows of the table, and scrape them
+        or not: together, for a call for each would take longer than what it does. Return which they
+        were; the others are scraped one by one.
+        """
+        seen: list[Deployment] = []
+        visits: list[Visit[TableReplica]] = []
+        requests = 0
+        for deployment in self._deployments:
+            visit = deployment.visit(inclusive=scrape)
+            if visit is None:
+                if scrape:
+                    deployment.scrape()
+                continue
+            seen.append(deployment)
+            visits.append(visit)
+            requests += visit.stretch.requests
+            if requests > TOGETHER:
+                self._sample(seen[-len(visits) :], visits, scrape=scrape)
+                visits, requests = [], 0
+        if visits:
+            self._sample(seen[-len(visits) :], visits, scrape=scrape)
+        return seen
+
     def _sample(
-        self, deployments: Sequence[Deployment], visits: Sequence[Visit[TableReplica]]
+        self,
+        deployments: Sequence[Deployment],
+        visits: Sequence[Visit[TableReplica]],
+        *,
+        scrape: bool,
     ) -> None:
         assert self._table is not None
-        turns = self._table.sample(visits, self._env.now)
+        turns = self._table.sample(visits, self._env.now, scrape=scrape)
         for deployment, visit, turn in zip(deployments, visits, turns, strict=True):
             if visit.stretch.requests:
                 deployment.gateway.resume(turn)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf
+from math import inf, nextafter
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
@@ -201,13 +201,15 @@ class Deployment:
         self.series.queued_prompt_tokens = self._queued_prompt_tokens()
         self._add_up()
 
-    def visit(self) -> Visit[TableReplica] | None:
+    def visit(self, *, inclusive: bool) -> Visit[TableReplica] | None:
         """Return what a scrape does to this server, if it may be done together with others; then
-        `show` is told. None if it is to be done by `scrape`.
+        `show` is told. None if it is to be done by `scrape`. Only if *inclusive*, what comes at
+        this instant is in it.
         """
         if self._table is None:
             return None
-        stretch = self.gateway.stretch(self._env.now)
+        now_s = self._env.now
+        stretch = self.gateway.stretch(now_s if inclusive else nextafter(now_s, -inf))
         if stretch is None:
             return None
         # With a table, all replicas are rows of it.

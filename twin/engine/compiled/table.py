@@ -210,9 +210,12 @@ class ReplicaTable:
             until_s,
         )
 
-    def sample(self, visits: Sequence[Visit[TableReplica]], now_s: float) -> list[int]:
-        """Let what has come arrive at each of several servers, and scrape their replicas at
-        *now_s*; what happens at this instant is in it. Return whose turn it is then, of each.
+    def sample(
+        self, visits: Sequence[Visit[TableReplica]], now_s: float, *, scrape: bool = True
+    ) -> list[int]:
+        """Let what has come arrive at each of several servers, and go on with their replicas to
+        *now_s*, which are scraped then, if they are to be; what happens at this instant is in it.
+        Return whose turn it is then, of each.
         """
         rows: list[int] = []
         lines, draws, begin, drawn = [], [], 0, 0
@@ -237,7 +240,7 @@ class ReplicaTable:
             requests=_joined([visit.stretch for visit in visits]) if begin else _NO_REQUESTS,
             draws=np.concatenate(draws) if draws else NO_DRAWS,
             until_s=after_s,
-            scrape=(at.SCRAPE, after_s),
+            scrape=(at.SCRAPE if scrape else 0, after_s),
         )
         turns: list[int] = found[:, at.V_TURN].tolist()
         return turns
@@ -601,15 +604,15 @@ class TableReplica:
             prefilling.add(slot)
             slot = int(s.requests[slot, at.NEXT])
         g = self._int(at.ITERATION) + done
-        found = []
-        for slot in running:
-            request = self._request(slot)
+        slots = [*running, *self._waiting()]
+        offsets = s.requests[slots, at.OFFSET].tolist()
+        found = self._requests(slots)
+        for slot, request, offset in zip(running, found, offsets, strict=False):
             if slot not in prefilling:
-                request.context = int(s.requests[slot, at.OFFSET]) + g
+                request.context = offset + g
                 request.generated = request.context - request.prompt_tokens + 1
                 request.last_token_s = last_token_s
-            found.append(request)
-        return found + [self._request(slot) for slot in self._waiting()]
+        return found
 
     def _running(self) -> list[int]:
         return self._listed(at.RUN_FIRST, self.running)
@@ -625,31 +628,37 @@ class TableReplica:
             slot = int(requests[slot, at.NEXT])
         return slots
 
-    def _request(self, slot: int) -> Request:
-        """Return the request of *slot* as it stands there; that which was submitted, if one was."""
-        table = self._table
-        ints = table.state.requests[slot].tolist()
-        arrival_s, submitted_s, first_s, last_s = table.state.times[slot].tolist()
-        request = table.objects.get(slot)
-        if request is None:
-            request = Request(
-                id=ints[at.ID],
-                prompt_tokens=ints[at.PROMPT],
-                output_tokens=ints[at.OUTPUT],
-                arrival_s=arrival_s,
-                server=self._server,
-            )
-            request.server_index = self._index
-        request.submitted_s = submitted_s
-        request.first_token_s, request.last_token_s = first_s, last_s
-        request.preemptions = ints[at.REQUEST_PREEMPTIONS]
-        request.generated, request.context = ints[at.GENERATED], ints[at.CONTEXT]
-        request.admitted = bool(ints[at.ADMITTED])
-        return request
+    def _requests(self, slots: list[int]) -> list[Request]:
+        """Return the requests of *slots* as they stand there; those that were submitted, if some
+        were.
+        """
+        table, found = self._table, []
+        state = table.state
+        for slot, ints, times_s in zip(
+            slots, state.requests[slots].tolist(), state.times[slots].tolist(), strict=True
+        ):
+            request = table.objects.get(slot)
+            arrival_s, submitted_s, first_s, last_s = times_s
+            if request is None:
+                request = Request(
+                    id=ints[at.ID],
+                    prompt_tokens=ints[at.PROMPT],
+                    output_tokens=ints[at.OUTPUT],
+                    arrival_s=arrival_s,
+                    server=self._server,
+                )
+                request.server_index = self._index
+            request.submitted_s = submitted_s
+            request.first_token_s, request.last_token_s = first_s, last_s
+            request.preemptions = ints[at.REQUEST_PREEMPTIONS]
+            request.generated, request.context = ints[at.GENERATED], ints[at.CONTEXT]
+            request.admitted = bool(ints[at.ADMITTED])
+            found.append(request)
+        return found
 
     def _given_back(self, slot: int) -> Request:
         """Return the request of *slot*, and let go of the slot."""
-        request = self._request(slot)
+        (request,) = self._requests([slot])
         table = self._table
         table.objects.pop(slot, None)
         table.state.pool[table.state.sizes[0]] = slot
