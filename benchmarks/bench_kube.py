@@ -21,7 +21,8 @@ from kubernetes import client
 from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient
 from loop.backends.kube.settings import KubeSettings
-from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+from loop.backends.metrics.api import PrometheusSettings
+from loop.backends.metrics.prometheus import Prometheus
 from loop.backends.metrics.source import LabelsOnly, MetricsSource
 from loop.clocks import MonotonicClock, date_now
 from loop.types import Change, Snapshot, Why, one_pool

@@ -286,7 +286,8 @@ def make_prometheus(settings: Settings, options: Namespace) -> Prometheus:
 def _prometheus(
     settings: Settings, choices: Choices, *, window: WindowSettings, names: Names
 ) -> Prometheus:
-    from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+    from loop.backends.metrics.api import PrometheusSettings
+    from loop.backends.metrics.prometheus import Prometheus
     from loop.errors import SpecError
 
     if not settings.prometheus_url:

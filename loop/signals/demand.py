@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
+from loop.replacing import replace
 from loop.signals.histograms import Buckets, percentiles_ms, plausible
 from loop.signals.names import HISTOGRAMS
 from loop.signals.pods import ScrapedPod, ScrapedServer
@@ -297,12 +298,12 @@ def _serving_since_s(pod: ScrapedPod, of_pod: Sequence[Track], *, begin_s: float
 
 def _totals(every: Sequence[Track]) -> dict[str, float]:
     """Return the growth of each counter over the tracks that tell it."""
-    growths: dict[str, list[float]] = defaultdict(list)
+    total: dict[str, float] = {}
     for track in every:
         for name, grown in track.grown.items():
             if grown:
-                growths[name].append(grown[-1])
-    return {name: sum(of_name) for name, of_name in growths.items()}
+                total[name] = total.get(name, 0.0) + grown[-1]
+    return total
 
 
 def _contradiction(every: Sequence[Track]) -> str:

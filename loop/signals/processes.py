@@ -60,12 +60,16 @@ class Series(NamedTuple):
     points: Points
 
 
-def model_names(series: Iterable[Series]) -> frozenset[str]:
-    """Return what engines call the models that they serve (vLLM's label model_name)."""
+def model_names(labels: Iterable[Labels]) -> frozenset[str]:
+    """Return what engines call the models that they serve (vLLM's label model_name), by the labels
+    of their series.
+    """
+    # Most are the same value: told apart by where it is, which is quick, they are few.
+    distinct = {id(of_one): of_one for of_one in labels}
     return frozenset(
         value
-        for labels in {one.labels for one in series}
-        for label, value in labels
+        for of_one in distinct.values()
+        for label, value in of_one
         if label == MODEL_NAME and value
     )
 
@@ -82,10 +86,8 @@ def processes_of(
         # Most series of a page differ in their metric alone: labels are told apart once.
         alike = by_labels.get(one.labels)
         if alike is None:
-            kept = [pair for pair in _of_the_page(one.labels) if pair[0] not in OF_A_SERIES]
-            scrape = tuple(pair for pair in kept if pair[0] in OF_A_SCRAPE)
-            target = tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE)
-            alike = by_labels[one.labels] = targets[target][scrape]
+            part = told_apart(one.labels)
+            alike = by_labels[one.labels] = targets[part.target][part.scrape]
         alike.append(one)
     found: list[tuple[Labels, Process]] = []
     for target, scrapes in targets.items():
@@ -98,6 +100,25 @@ def processes_of(
     if len(found) > 1:
         found = _without_copies(found, engines=engines)
     return [_by_turns(process) for process in _whole(found)]
+
+
+class Part(NamedTuple):
+    """The labels of a series: what tells its target, the scrape of it, and the series."""
+
+    target: Labels
+    scrape: Labels
+    own: Labels
+
+
+def told_apart(labels: Labels) -> Part:
+    """Return what each of *labels* tells."""
+    of_page = _of_the_page(labels)
+    kept = [pair for pair in of_page if pair[0] not in OF_A_SERIES]
+    return Part(
+        target=tuple(pair for pair in kept if pair[0] not in OF_A_SCRAPE),
+        scrape=tuple(pair for pair in kept if pair[0] in OF_A_SCRAPE),
+        own=tuple(pair for pair in of_page if pair[0] in OF_A_SERIES),
+    )
 
 
 def _of_the_page(labels: Labels) -> Labels:
@@ -215,8 +236,7 @@ def _process(series: Sequence[Series], names: Names) -> Process:
             continue
         own = of_labels.get(one.labels)
         if own is None:
-            own = tuple(pair for pair in _of_the_page(one.labels) if pair[0] in OF_A_SERIES)
-            of_labels[one.labels] = own
+            own = of_labels[one.labels] = told_apart(one.labels).own
         for quantity, rank in names.ranks.get(one.metric, ()):
             best = ranked.get(quantity)
             if best is None or rank < best[0]:

@@ -147,7 +147,7 @@ def _track(process: Process, *, by_turns: bool = False) -> Track | None:
             "running": running[-1],
             "waiting": waiting[-1],
             "kv_usage": max(
-                (_share(points[-1][1]) for points in (usage or {}).values()), default=0.0
+                (share_of(points[-1][1]) for points in (usage or {}).values()), default=0.0
             ),
         },
         arrived=told.counted,
@@ -224,12 +224,13 @@ def _arrivals(
 
 def _aborted(columns: Mapping[Labels, Points], times_s: Sequence[float], births: _Births) -> float:
     """Return how many requests ended that were given up, by the reason that an engine names."""
-    aborts = [
-        points
-        for labels, points in columns.items()
-        if any(label in REASONS and value in ABORTS for label, value in labels)
-    ]
+    aborts = [points for labels, points in columns.items() if names_an_abort(labels)]
     return _grown(aborts, times_s, set(), births=births, of="ends")[-1]
+
+
+def names_an_abort(labels: Labels) -> bool:
+    """Tell whether a counter of ends with *labels* counts requests that were given up."""
+    return any(label in REASONS and value in ABORTS for label, value in labels)
 
 
 def _tokens_of_a_prompt(by_quantity: Mapping[str, Mapping[Labels, Points]]) -> float:
@@ -363,7 +364,7 @@ def _arrived(
     return list(accumulate(steps, initial=0.0))
 
 
-def _share(usage: float) -> float:
+def share_of(usage: float) -> float:
     """Return a usage of the KV cache as a share of it; some exporters tell it in percent."""
     return usage if usage <= 1.0 else min(usage / 100.0, 1.0)
 

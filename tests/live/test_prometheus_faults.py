@@ -12,7 +12,8 @@ from kubernetes import client
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.client import KubeClient
-from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+from loop.backends.metrics.api import PrometheusSettings
+from loop.backends.metrics.prometheus import Prometheus
 from loop.clocks import MonotonicClock, date_now
 from loop.controller import Controller
 from loop.testing.fakes import ManualClock

@@ -18,8 +18,9 @@ from loop.backends.kube.client import KubeClient
 from loop.backends.kube.read import read_servers
 from loop.backends.kube.read import scraped as of_metrics
 from loop.backends.kube.settings import KubeSettings
+from loop.backends.metrics.api import PrometheusSettings
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
-from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+from loop.backends.metrics.prometheus import Prometheus
 from loop.backends.metrics.source import MetricsSource
 from loop.clocks import MonotonicClock, date_now
 from loop.signals.demand import WindowSettings

@@ -9,8 +9,9 @@ from contextlib import closing
 import httpx
 import pytest
 
+from loop.backends.metrics.api import PrometheusSettings
 from loop.backends.metrics.pods import PageError, PodMetrics
-from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+from loop.backends.metrics.prometheus import Prometheus
 from loop.backends.metrics.source import MetricsSource
 from loop.signals.pods import ScrapedPod
 from loop.testing.source import NOW_S, MetricsSourceContract

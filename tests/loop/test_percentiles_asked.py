@@ -9,8 +9,9 @@ import httpx
 import pytest
 
 from loop.backends.kube.read import scraped
+from loop.backends.metrics.api import PrometheusSettings
 from loop.backends.metrics.percentiles import FORGET_S, Turns, read_buckets
-from loop.backends.metrics.prometheus import Prometheus, PrometheusSettings
+from loop.backends.metrics.prometheus import Prometheus
 from loop.signals.names import NAMES
 from loop.signals.pods import ScrapedServer
 from tests.loop.kube_objects import EPOCH_S, pod, server

@@ -20,14 +20,9 @@ import pytest
 
 from loop.backends.kube.labels import NAME
 from loop.backends.kube.read import scraped
-from loop.backends.metrics.prometheus import (
-    Prometheus,
-    PrometheusError,
-    PrometheusSettings,
-    read_matrix,
-    share,
-    window_query,
-)
+from loop.backends.metrics.answers import read_matrix, share
+from loop.backends.metrics.api import PrometheusError, PrometheusSettings
+from loop.backends.metrics.prometheus import Prometheus, window_query
 from loop.backends.metrics.source import Measurement
 from loop.errors import SpecError
 from loop.signals.names import NAMES

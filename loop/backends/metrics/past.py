@@ -6,7 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from loop.backends.metrics.prometheus import Prometheus, PrometheusError, share
+from loop.backends.metrics.answers import share
+from loop.backends.metrics.api import PrometheusError
+from loop.backends.metrics.prometheus import Prometheus
 from loop.signals.history import History, empty_history
 from loop.signals.pods import ScrapedServer
 from loop.signals.processes import model_names
@@ -85,7 +87,9 @@ def read_past(
         failures = 0
         for server, pods in share(series, servers, known=known).items():
             for of_pod in pods.values():
-                models[server] = models.get(server, frozenset()) | model_names(of_pod)
+                models[server] = models.get(server, frozenset()) | model_names(
+                    one.labels for one in of_pod
+                )
                 tracks = tracks_of(of_pod, names=source.table)
                 histories[server].add(tracks, first_s=first_s)
         progress(end / steps)

@@ -231,7 +231,7 @@ class PodMetrics:
         for key in keys:
             series = [Series(*of, points) for of, points in self._samples[key].items()]
             tracks[key[1]] = tracks_of(series, names=self._names, engines=server.engines)
-            models |= model_names(series)
+            models |= model_names(one.labels for one in series)
             if key in self._left_s:
                 gone[key[1]] = (_latest_s(self._samples[key]), self._left_s[key])
         found = figures(

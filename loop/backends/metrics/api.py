@@ -1,0 +1,224 @@
+"""One question to a Prometheus, and its answer as it came: where it is, who asks, and by whose
+clock.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import ssl
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import Literal
+
+import httpx
+
+from loop.backends.fetch import Bounds, Fetched, FetchError, fetch
+from loop.errors import LoopError, SpecError
+from loop.signals.demand import WindowSettings
+from loop.signals.names import NAMES, Names
+
+ATTEMPTS = 2
+BYTES_MAX = 256 * 2**20  # a thousand servers of three pods are some 20 MB
+# The clock of an HTTP answer is in whole seconds, and the answer takes some time.
+CLOCK_S_MAX = 2.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrometheusSettings:
+    """Where Prometheus is and how it names things.
+
+    url may carry a query, which every request repeats (OpenShift's tenancy asks for a namespace).
+    token_path, basic_auth_path (user:password) and headers_path (lines of "Name: value") are read
+    for every request, since secrets are renewed in place. matchers are further ones for every
+    query, such as cluster="east". The labels are those that a series carries of its pod.
+    """
+
+    url: str
+    token_path: Path | None = None
+    basic_auth_path: Path | None = None
+    headers_path: Path | None = None
+    ca_path: Path | None = None
+    method: Literal["POST", "GET"] = "POST"
+    window: WindowSettings = field(default_factory=WindowSettings)
+    timeout_s: float = 10.0
+    matchers: str = ""
+    namespace_label: str = "namespace"
+    pod_label: str = "pod"
+    names: Names = NAMES
+
+
+class PrometheusError(LoopError):
+    """Prometheus did not answer, or not with what was asked for."""
+
+
+class Api:
+    """Asks one Prometheus. Raise SpecError where its address or the CA file cannot be used.
+
+    *wall_s* tells our date [Unix time]; *transport* stands in for the network.
+    """
+
+    def __init__(
+        self,
+        settings: PrometheusSettings,
+        *,
+        wall_s: Callable[[], float],
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:
+        self._settings = settings
+        self._wall_s = wall_s
+        self._client = httpx.Client(
+            verify=_trust(settings),
+            timeout=settings.timeout_s,
+            trust_env=False,
+            transport=transport,
+        )
+        self._url = _query_url(settings.url)
+        self._ahead_s = 0.0  # by how much its clock is ahead of ours
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    @property
+    def now_s(self) -> float:
+        """Return the present of Prometheus, as far as it is known [Unix time]."""
+        return self._wall_s() + self._ahead_s
+
+    def ask_at_its_now(self, query: str) -> tuple[Fetched, float, list[str]]:
+        """Return the answer to *query* at the present of Prometheus, that present [Unix time], and
+        what is to be told of its clock.
+
+        Our clock may have been set, or be off: it would ask for the past, and be answered with it.
+        """
+        at_s = self.now_s
+        reply = self.ask(query, at_s=at_s)
+        its_s = _date_s(reply)
+        off_s = 0.0 if its_s is None else its_s - self.now_s
+        if abs(off_s) <= CLOCK_S_MAX:
+            return reply, at_s, []
+        self._ahead_s += off_s
+        line = (
+            f"prometheus: its clock and ours have come apart by {off_s:+.0f} s: asked again for "
+            "its present"
+        )
+        at_s = self.now_s
+        return self.ask(query, at_s=at_s), at_s, [line]
+
+    def ask(self, query: str, *, at_s: float) -> Fetched:
+        """Return the answer to *query* at a time. Raise PrometheusError."""
+        return self.fetch({"query": query, "time": f"{at_s:.3f}"})
+
+    def fetch(
+        self,
+        told: Mapping[str, str],
+        *,
+        over: str = "",
+        attempts: int = ATTEMPTS,
+        total_s: float | None = None,
+    ) -> Fetched:
+        """Return the answer to one question, "_range" if it is *over* some time; one that was cut
+        or refused for the moment is asked for again. Raise PrometheusError.
+        """
+        total_s = min(total_s or self._settings.timeout_s, self._settings.timeout_s)
+        problem = PrometheusError("not asked")
+        url = self._url.copy_with(path=f"{self._url.path}{over}")
+        post = self._settings.method == "POST"
+        for _ in range(attempts):
+            try:
+                reply = fetch(
+                    self._client,
+                    self._settings.method,
+                    url if post else url.copy_merge_params(told),
+                    bounds=Bounds(total_s=total_s, bytes_max=BYTES_MAX),
+                    headers=self._headers(),
+                    data=told if post else None,
+                )
+            except FetchError as error:
+                problem = PrometheusError(str(error))
+                continue
+            if reply.status in (429, 500, 502, 504):
+                problem = PrometheusError(_complaint(reply))
+                continue
+            if reply.status != httpx.codes.OK:
+                raise PrometheusError(_complaint(reply))
+            return reply
+        raise problem
+
+    def _headers(self) -> dict[str, str]:
+        """Return the headers of one request: further ones, and who asks."""
+        settings = self._settings
+        headers = {}
+        if settings.headers_path is not None:
+            for line in _secret(settings.headers_path, "headers").splitlines():
+                name, colon, value = line.partition(":")
+                if line.strip() and not (colon and name.strip().isascii() and name.strip()):
+                    raise PrometheusError(
+                        f"headers file {settings.headers_path}: expected lines of Name: value"
+                    )
+                if line.strip():
+                    headers[name.strip()] = value.strip()
+        if settings.basic_auth_path is not None:
+            pair = _secret(settings.basic_auth_path, "basic auth").strip()
+            if ":" not in pair or "\n" in pair:
+                raise PrometheusError(
+                    f"basic auth file {settings.basic_auth_path}: expected one line user:password"
+                )
+            headers["Authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
+        if settings.token_path is not None:
+            token = _secret(settings.token_path, "token").strip()
+            if not token.isascii() or not token.isprintable() or not token:
+                raise PrometheusError(
+                    f"token file {settings.token_path}: expected one line with a token"
+                )
+            headers["Authorization"] = f"Bearer {token}"
+        return headers
+
+
+def _secret(path: Path, what: str) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PrometheusError(f"{what} file {path}: {error}") from error
+
+
+def _date_s(reply: Fetched) -> float | None:
+    """Return the time of an answer by the clock of who sent it, in the middle of its second."""
+    try:
+        return parsedate_to_datetime(reply.headers["Date"]).timestamp() + 0.5
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def _trust(settings: PrometheusSettings) -> ssl.SSLContext | bool:
+    if settings.ca_path is None:
+        return True
+    try:
+        return ssl.create_default_context(cafile=str(settings.ca_path))
+    except (OSError, ssl.SSLError) as error:
+        raise SpecError(
+            f"{settings.ca_path}: expected CA certificates (PEM), found {error}"
+        ) from error
+
+
+def _query_url(url: str) -> httpx.URL:
+    """Return the address of the query API; a query in *url* stays where it belongs."""
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise SpecError(f"prometheus: expected a URL, found {url!r} ({error})") from error
+    if parsed.scheme not in ("http", "https") or not parsed.host:
+        raise SpecError(f"prometheus: expected a URL such as http://localhost:9090, found {url!r}")
+    return parsed.copy_with(path=f"{parsed.path.rstrip('/')}/api/v1/query")
+
+
+def _complaint(reply: Fetched) -> str:
+    """Return what a refusal says, in one line."""
+    try:
+        told = json.loads(reply.body)
+        text = f"{told['errorType']}: {told['error']}"
+    except (ValueError, KeyError, TypeError, RecursionError):
+        text = reply.reason
+    return f"HTTP {reply.status}: {' '.join(text.split())[:200]}"
