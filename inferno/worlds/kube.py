@@ -127,6 +127,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     from inferno.worlds.world import World, data_directory
     from loop.data import DataSource
     from loop.policies import make_policy
+    from loop.policies.sped import SpedPolicy
     from loop.schema.reading import read_system
     from loop.spec import gpus_per_replica
 
@@ -150,6 +151,8 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
     policy = make_policy(
         options.policy, **options_of_policy(options.policy, options.policy_options)
     )
+    if choices.speed != 1.0:
+        policy = SpedPolicy(policy=policy, speed=choices.speed)
     wait_for_cluster(settings.kubeconfig, wait_s=options.wait, command="controller")
     live = open_cluster(
         settings, choices, types=types, gpus=gpus_per_replica(data.static()), stack=stack

@@ -4,6 +4,7 @@ ready, as far as that can be told from what it had. Pure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -111,13 +112,13 @@ def demand(
     # Pods that are there serve the present load; others would come too late for it.
     present_rpm = found.now + found.bursty * max(0.0, load.rate_rpm - found.now)
     served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)
-    waiting_rpm = 60.0 * view.backlog / horizon.drain_s if horizon.drain_s > 0.0 else 0.0
+    waits_rpm = waiting_rpm(view, drain_s=horizon.drain_s, replica_rpm=memory.replica_rpm)
     tokens = load
     if memory.tokens_weight > 0.0:
         tokens = replace(load, in_tokens=memory.in_tokens, out_tokens=memory.out_tokens)
-    least_rpm = max(found.middle, served_rpm) + waiting_rpm
+    least_rpm = max(found.middle, served_rpm) + waits_rpm
     made = Demand(
-        load=replace(tokens, rate_rpm=max(held_rpm + waiting_rpm, least_rpm)),
+        load=replace(tokens, rate_rpm=max(held_rpm + waits_rpm, least_rpm)),
         least=replace(tokens, rate_rpm=least_rpm),
         forecast=found,
     )
@@ -150,6 +151,21 @@ def _held_s(found: Forecast, horizon: Horizon) -> float:
         return min(HELD_SEASON_S, horizon.down_s)
     back = max(found.bursty, found.unsure)
     return HELD_MIN_S + back * max(0.0, horizon.down_s - HELD_MIN_S)
+
+
+def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -> float:
+    """Return the rate at which what waits is to be drained: within drain_s (0: nothing is).
+
+    What waits in the pods stays there, so more replicas than take all that comes do not help it:
+    it counts for as much as the ready pods can do, by what a replica can take (*replica_rpm*, 0 if
+    that is not known) or by what they do.
+    """
+    if drain_s <= 0.0:
+        return 0.0
+    inside = min(view.waiting, view.backlog)
+    able_rpm = max(view.ready * replica_rpm, view.completions_rpm or 0.0) or math.inf
+    at_router = view.backlog - inside
+    return 60.0 * at_router / drain_s + min(60.0 * inside / drain_s, able_rpm)
 
 
 def _with_tokens(memory: Memory, load: Load) -> Memory:

@@ -25,6 +25,7 @@ from loop.policies.demand import (
     Memory,
     demand,
     remember,
+    waiting_rpm,
 )
 from loop.policies.moves import Move, pays, settling
 from loop.policies.room import (
@@ -96,7 +97,7 @@ class _Found:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SloPolicy:
     """Sizes for targets of (1 - headroom) · SLO, and for what waits: backlog / drain_s is added to
-    the rate.
+    the rate, but of what waits in pods no more than these can do.
 
     drain_s 0 leaves the backlog alone. hysteresis: how much a change must save, and how much load
     may pass what the present replicas sustain, before a server is changed. prefix_cache_trust: how
@@ -454,10 +455,11 @@ class SloPolicy:
         return self.prefix_cache_trust * view.cache_hit_share * view.load.in_tokens
 
     def _demand(self, view: ServerView) -> Load | None:
-        """Return the load to size for: what comes, and what waits spread over drain_s."""
+        """Return the load to size for: what comes, and what waits."""
         if view.load is None or self.compat or self.drain_s == 0:
             return view.load
-        return replace(view.load, rate_rpm=view.load.rate_rpm + 60.0 * view.backlog / self.drain_s)
+        waits_rpm = waiting_rpm(view, drain_s=self.drain_s)
+        return replace(view.load, rate_rpm=view.load.rate_rpm + waits_rpm)
 
     def _check(self, option: str, value: float, *, below: float) -> None:
         number = isinstance(value, int | float) and not isinstance(value, bool)

@@ -13,6 +13,7 @@ from loop.policies.demand import (
     Memory,
     demand,
     remember,
+    waiting_rpm,
 )
 from loop.policies.forecast import Forecast
 from loop.policies.worth import QUANTILE_MAX, QUANTILE_MIN, Worth
@@ -80,6 +81,19 @@ def test_what_waits_is_added_and_never_part_of_the_margin(backlog: int) -> None:
     last = follow(*[at(600.0, backlog=backlog)] * 20)[-1]
     assert last.least.rate_rpm == pytest.approx(600.0 + backlog / 2.0)
     assert last.load.rate_rpm >= last.least.rate_rpm
+
+
+@pytest.mark.parametrize("replica_rpm", [0.0, 100.0])
+def test_what_waits_in_pods_counts_for_no_more_than_these_can_do(replica_rpm: float) -> None:
+    """New pods take what comes, never what is in others: at the start of a loop over pods with a
+    queue of minutes 17 were asked for where three are of use.
+    """
+    busy = server_view(ready=1, waiting=1000, backlog=1000, completions_rpm=40.0)
+    assert waiting_rpm(busy, drain_s=60.0, replica_rpm=replica_rpm) == max(40.0, replica_rpm)
+    outside = replace(busy, backlog=1500)
+    assert waiting_rpm(outside, drain_s=60.0) == 500.0 + 40.0
+    assert waiting_rpm(replace(busy, waiting=10, backlog=10), drain_s=60.0) == 10.0
+    assert waiting_rpm(replace(busy, completions_rpm=None), drain_s=60.0) == 1000.0
 
 
 def test_tokens_are_means_over_requests() -> None:
