@@ -48,6 +48,8 @@ class Curve:
 
     def at(self, t_s: float) -> float:
         """Return the multiplier at *t_s*; at a jump, the value after it."""
+        if len(self.knots) == 1:
+            return self.knots[0][1]
         return next(self._pieces(t_s)).start
 
     def mean(self, t0_s: float, t1_s: float) -> float:
@@ -57,6 +59,8 @@ class Curve:
 
     def segments(self, t0_s: float, t1_s: float) -> list[Segment]:
         """Cut [t0_s, t1_s) at the knots; the pieces follow each other without gaps."""
+        if len(self.knots) == 1:
+            return [Segment(t0_s, t1_s, self.knots[0][1], self.knots[0][1])]
         pieces: list[Segment] = []
         for piece in self._pieces(t0_s):
             if piece.t1_s >= t1_s:

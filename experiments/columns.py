@@ -54,6 +54,12 @@ def scored_window(duration_s: float, *, warm_up_s: float | None = None) -> Windo
     return Window(start_s=min(WARM_UP_S, WARM_UP_SHARE * duration_s), end_s=duration_s)
 
 
+def are_lost(outcome: Column) -> Bools:
+    """Return which of these outcomes are requests that got no answer."""
+    lost: Bools = (outcome == REJECTED) | (outcome == FAILED)
+    return lost
+
+
 def select(columns: Columns, mask: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
     """Return the rows of *columns* that *mask* (booleans or indices) picks."""
     return {name: column[mask] for name, column in columns.items()}

@@ -7,21 +7,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from experiments.columns import (
-    FAILED,
     MINUTE_S,
-    REJECTED,
     UNFINISHED,
     Bools,
     Columns,
     Floats,
     Window,
-    by_server,
+    are_lost,
+    in_order,
     select,
 )
 from experiments.requests import Block, Requests, requests_of
@@ -129,7 +129,7 @@ def _minutes_of(
     cells = own["server"].astype(np.int64) * length_s.size + _minute_of(own["arrival_s"], edges_s)
     verdict = judge(own, targets, end_s=window.end_s, tps_missed=tps_missed.ravel()[cells])
     ttft_all, itl_all = bounded_latencies_ms(own, end_s=window.end_s)
-    lost = np.isin(own["outcome"], (REJECTED, FAILED))
+    lost = are_lost(own["outcome"])
     scored = verdict != LEFT_OUT
 
     arrivals = np.bincount(cells, minlength=shape[0] * shape[1]).reshape(shape)
@@ -235,9 +235,11 @@ def token_rates(block: Block, window: Window) -> tuple[Floats, Floats]:
             lambda: (_served(own, end_s=window.end_s) for own in block.parts())
         )
     for part in block.parts():
-        own_rows = by_server({**part, "server": part["server"] - block.first}, len(tokens))
-        for own, sums in zip(own_rows, tokens, strict=True):
-            sums.add(_served(own, end_s=window.end_s), usual_s=usual_s)
+        own = {**part, "server": part["server"] - block.first}
+        ordered, edges = in_order(own, len(tokens))
+        served = _served(ordered, end_s=window.end_s)
+        for (begin, end), sums in zip(pairwise(edges), tokens, strict=True):
+            sums.add(served.between(begin, end), usual_s=usual_s)
     made, demanded = np.zeros((2, len(tokens), edges_s.size - 1))
     for server, sums in enumerate(tokens):
         made[server], demanded[server] = sums.totals()
@@ -246,8 +248,9 @@ def token_rates(block: Block, window: Window) -> tuple[Floats, Floats]:
 
 
 class _Served(NamedTuple):
-    """Of each request of a server: when it came, and what was made of it, a first token at first_s
-    and the rest evenly over the span; later are the tokens after the first that it asked for.
+    """Of each request: when it came, and what was made of it, a first token at first_s and the
+    rest evenly over the span; later are the tokens after the first that it asked for; paced says
+    which have a pace of their own.
     """
 
     arrival_s: Floats
@@ -256,26 +259,29 @@ class _Served(NamedTuple):
     span_s: Floats
     rest: Floats
     later: Floats
+    paced: Bools
 
-    @property
-    def paced(self) -> Bools:
-        """Return which have a pace of their own."""
-        return (self.rest > 0) & (self.span_s > 0)
+    def between(self, begin: int, end: int) -> _Served:
+        """Return the rows from *begin* to before *end*."""
+        return _Served._make([column[begin:end] for column in self])
 
 
 def _served(own: Columns, *, end_s: float) -> _Served:
     unfinished = own["outcome"] == UNFINISHED
-    served = np.isfinite(own["first_token_s"]) & ~np.isin(own["outcome"], (REJECTED, FAILED))
+    served = np.isfinite(own["first_token_s"]) & ~are_lost(own["outcome"])
     last_s = np.where(unfinished, end_s, own["finish_s"])
     generated = np.where(unfinished, own["generated"], own["output_tokens"])
     first_s: Floats = np.where(served, own["first_token_s"], 0.0)
+    span_s = np.where(served, last_s - first_s, 0.0)
+    rest = np.where(served, generated - 1.0, 0.0)
     return _Served(
         arrival_s=own["arrival_s"],
         served=served,
         first_s=first_s,
-        span_s=np.where(served, last_s - first_s, 0.0),
-        rest=np.where(served, generated - 1.0, 0.0),
+        span_s=span_s,
+        rest=rest,
         later=own["output_tokens"] - 1.0,
+        paced=(rest > 0) & (span_s > 0),
     )
 
 
@@ -338,9 +344,10 @@ class _Spread:
             weights = tokens[~even]
             at_once, _ = np.histogram(begin_s[~even], bins=self._edges_s, weights=weights)
             self._at_once += at_once
-        slope = tokens[even] / span_s[even]
-        self._begun.add(begin_s[even], slope, settled_s=settled_s)
-        self._ended.add(begin_s[even] + span_s[even], slope, settled_s=settled_s)
+            begin_s, span_s, tokens = begin_s[even], span_s[even], tokens[even]
+        slope = tokens / span_s
+        self._begun.add(begin_s, slope, settled_s=settled_s)
+        self._ended.add(begin_s + span_s, slope, settled_s=settled_s)
 
     def totals(self) -> Floats:
         """Return the sums."""
@@ -367,30 +374,39 @@ class _RampSum:
     def add(self, start_s: Floats, slope: Floats, *, settled_s: float) -> None:
         """Count these."""
         if self._start_s.size:
-            self._settle(settled_s)
-        self._start_s = np.concatenate((self._start_s, start_s))
-        self._slope = np.concatenate((self._slope, slope))
+            self._settle(self._start_s < settled_s)
+            self._settled_s = settled_s
+            start_s = np.concatenate((self._start_s, start_s))
+            slope = np.concatenate((self._slope, slope))
+        self._start_s, self._slope = start_s, slope
 
     def at_edges(self) -> Floats:
         """Return the sums, of all."""
-        self._settle(np.inf)
+        self._settle(slice(None))
+        self._settled_s = np.inf
         ramps: Floats = self._slopes * self._edges_s - self._offsets
         return ramps
 
-    def _settle(self, settled_s: float) -> None:
-        done = self._start_s < settled_s
+    def _settle(self, done: Bools | slice) -> None:
+        """Add up what is *done* (a slice: all), and forget it."""
         start_s, slope = self._start_s[done], self._slope[done]
-        self._start_s, self._slope = self._start_s[~done], self._slope[~done]
+        if isinstance(done, slice):
+            self._start_s, self._slope = np.empty((2, 0))
+        else:
+            self._start_s, self._slope = self._start_s[~done], self._slope[~done]
         order = np.argsort(start_s, kind="stable")
         start_s, slope = start_s[order], slope[order]
-        slopes = np.cumsum(np.concatenate(([self._sums[0]], slope)))
-        offsets = np.cumsum(np.concatenate(([self._sums[1]], slope * start_s)))
+        slopes, offsets = np.empty((2, slope.size + 1))
+        slopes[0], offsets[0] = self._sums
+        slopes[1:] = slope
+        np.multiply(slope, start_s, out=offsets[1:])
+        np.cumsum(slopes, out=slopes)
+        np.cumsum(offsets, out=offsets)
         # At edges before, the sums are what they were.
-        open_ = self._edges_s >= self._settled_s
-        begun = np.searchsorted(start_s, self._edges_s[open_], side="right")
-        self._slopes[open_], self._offsets[open_] = slopes[begun], offsets[begun]
+        first = np.searchsorted(self._edges_s, self._settled_s)
+        begun = np.searchsorted(start_s, self._edges_s[first:], side="right")
+        self._slopes[first:], self._offsets[first:] = slopes[begun], offsets[begun]
         self._sums = (float(slopes[-1]), float(offsets[-1]))
-        self._settled_s = settled_s
 
 
 def _counts(values: Floats, edges: Floats) -> npt.NDArray[np.int64]:

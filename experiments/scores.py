@@ -107,7 +107,7 @@ def _judged(
     window: Window,
 ) -> Iterator[Columns]:
     """Yield the scored requests of each server of the *block* in a *part* of it, with their
-    verdicts; *minutes* are those of the block.
+    latencies and verdicts; *minutes* are those of the block.
     """
     own = select(part, arrived_within(part, window))
     server = own["server"] - block.first
@@ -119,7 +119,9 @@ def _judged(
         end_s=window.end_s,
         tps_missed=minutes.tps_missed[server, minute_of],
     )
-    yield from by_server({**own, "verdict": verdicts}, block.last - block.first)
+    ttft_ms, itl_ms = measured_latencies_ms(own)
+    own |= {"ttft": ttft_ms, "itl": itl_ms, "e2e": measured_e2e_ms(own), "verdict": verdicts}
+    yield from by_server(own, block.last - block.first)
 
 
 def _server_scores(
@@ -213,22 +215,24 @@ class _Traffic:
         """Count the requests of *own*."""
         outcome, verdict = own["outcome"], own["verdict"]
         met = verdict == MET
+        outcomes = np.bincount(outcome, minlength=UNFINISHED + 1).tolist()
+        verdicts = np.bincount(verdict - LEFT_OUT, minlength=MET - LEFT_OUT + 1).tolist()
         self.counts.update(
             requests=outcome.size,
-            finished=int(np.count_nonzero(outcome == FINISHED)),
-            rejected=int(np.count_nonzero(outcome == REJECTED)),
-            failed=int(np.count_nonzero(outcome == FAILED)),
-            unfinished=int(np.count_nonzero(outcome == UNFINISHED)),
+            finished=outcomes[FINISHED],
+            rejected=outcomes[REJECTED],
+            failed=outcomes[FAILED],
+            unfinished=outcomes[UNFINISHED],
             preemptions=int(own["preemptions"].sum()),
-            met=int(np.count_nonzero(met)),
-            missed=int(np.count_nonzero(verdict == MISSED)),
-            left_out=int(np.count_nonzero(verdict == LEFT_OUT)),
+            met=verdicts[MET - LEFT_OUT],
+            missed=verdicts[MISSED - LEFT_OUT],
+            left_out=verdicts[0],
             prompt_tokens=int(own["prompt_tokens"].sum(dtype=np.int64)),
             output_tokens=int(own["output_tokens"].sum(dtype=np.int64)),
             met_tokens=int(own["output_tokens"][met].sum(dtype=np.int64)),
         )
-        ttft_ms, itl_ms = measured_latencies_ms(own)
-        for name, values in (("ttft", ttft_ms), ("itl", itl_ms), ("e2e", measured_e2e_ms(own))):
+        for name in _LATENCIES:
+            values = own[name]
             self._latencies.add(name, values[np.isfinite(values)])
         self._ends = self._latencies.ends
 

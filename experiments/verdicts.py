@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from experiments.columns import FAILED, FINISHED, REJECTED, Bools, Columns, Floats
+from experiments.columns import FINISHED, Bools, Columns, Floats, are_lost
 from loop.spec import SloTarget
 
 MISSED, MET, LEFT_OUT = 0, 1, -1
@@ -59,7 +59,7 @@ def judge(
     # NaN (no such figure) compares as not above the target.
     late = (limits.slo_ttft_ms[server] > 0) & (ttft_ms > limits.slo_ttft_ms[server])
     slow = (limits.slo_itl_ms[server] > 0) & (itl_ms > limits.slo_itl_ms[server])
-    missed = late | slow | np.isin(requests["outcome"], (REJECTED, FAILED))
+    missed = late | slow | are_lost(requests["outcome"])
     if tps_missed is not None:
         missed |= tps_missed
     finished = requests["outcome"] == FINISHED

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from twin.spec import TokenDistribution
 
 _BLOCK = 256
+_TINY = float(np.finfo(np.float64).tiny)
 
 
 class ArrivalStream:
@@ -193,9 +194,15 @@ def _instants(
     """
     if not len(positions):
         return positions
+    last_s = math.nextafter(t1_s, t0_s)
+    if rate0_rps == rate1_rps:
+        # The same as below, to the last bit: what all have in common once, and in order already.
+        rate_rps = rate0_rps + math.sqrt(rate0_rps * rate0_rps)
+        elapsed_s = 2.0 * positions / max(rate_rps, _TINY)
+        return np.minimum(np.maximum(t0_s + elapsed_s, t0_s), last_s)
     slope = (rate1_rps - rate0_rps) / (t1_s - t0_s)
     root = np.sqrt(np.maximum(rate0_rps * rate0_rps + 2.0 * slope * positions, 0.0))
-    elapsed_s = 2.0 * positions / np.maximum(rate0_rps + root, np.finfo(np.float64).tiny)
+    elapsed_s = 2.0 * positions / np.maximum(rate0_rps + root, _TINY)
     # The formula may break the order of two close arrivals, or cross the ends of the call, in the
     # last digit.
-    return np.clip(np.maximum.accumulate(t0_s + elapsed_s), t0_s, np.nextafter(t1_s, t0_s))
+    return np.clip(np.maximum.accumulate(t0_s + elapsed_s), t0_s, last_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cached_property
+
 import numpy as np
 
 from twin.spec import Delay
@@ -19,6 +21,24 @@ def server_generator(seed: np.random.SeedSequence, index: int, purpose: int) -> 
     return _generator(seed, _SERVERS + index, purpose)
 
 
+class Chance:
+    """The generator of one purpose of a server, made when something is drawn: most servers are
+    never asked.
+    """
+
+    def __init__(self, seed: np.random.SeedSequence, index: int, purpose: int) -> None:
+        self._key = seed, index, purpose
+
+    @cached_property
+    def rng(self) -> np.random.Generator:
+        """Return the generator."""
+        return server_generator(*self._key)
+
+    def draw_s(self, delay: Delay) -> float:
+        """Draw how long *delay* takes [s]."""
+        return delay.mean_s if delay.is_fixed else draw_s(delay, self.rng)
+
+
 def node_generator(seed: np.random.SeedSequence) -> np.random.Generator:
     """Return the generator that says which node fails."""
     return _generator(seed, _CLUSTER, _NODES)
@@ -28,7 +48,7 @@ def draw_s(delay: Delay, rng: np.random.Generator) -> float:
     """Draw how long *delay* takes [s]: its mean when cv is 0 (nothing is drawn), else a gamma
     variate.
     """
-    if delay.cv == 0.0 or delay.mean_s == 0.0:
+    if delay.is_fixed:
         return delay.mean_s
     shape = delay.cv**-2
     return float(rng.gamma(shape, delay.mean_s / shape))

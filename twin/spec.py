@@ -111,6 +111,11 @@ class Delay:
     mean_s: float = 0.0
     cv: float = 0.0
 
+    @property
+    def is_fixed(self) -> bool:
+        """Tell whether chance has no part in it."""
+        return self.cv == 0.0 or self.mean_s == 0.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineSpec:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import simpy
 
-from twin.chance import ACTUATION, draw_s, node_generator, server_generator
+from twin.chance import ACTUATION, Chance, node_generator
 from twin.kernel import CONTROL, SCRAPE, at
 from twin.request import NoRequestLog, Request, RequestBatch, RequestLog
 from twin.serving.capacity import CapacityChange, Ledger
@@ -78,7 +78,7 @@ class Cluster:
         self._asked: dict[str, DesiredState] = {}
         self._shown: dict[str, ServerState] = {}
         self._applied: list[int] = []
-        self._rng_actuation: list[np.random.Generator] = []
+        self._actuations: list[Chance] = []
         self._rng_nodes = node_generator(seed)
         for deployment in [self._add(index) for index in range(len(spec.servers))]:
             deployment.begin()
@@ -147,7 +147,7 @@ class Cluster:
         desired = DesiredState(self._env.now, server, self._checked(server, pool), revision)
         self._note(desired)
         number = self._desired_count
-        delay_s = draw_s(self.spec.world.actuation_delay, self._rng_actuation[deployment.index])
+        delay_s = self._actuations[deployment.index].draw_s(self.spec.world.actuation_delay)
         if delay_s == 0.0:
             self._apply(deployment, number, desired)
             return
@@ -280,7 +280,7 @@ class Cluster:
         self._by_name[deployment.server.name] = deployment
         self._submits[deployment.server.name] = deployment.gateway.submit
         self._applied.append(-1)
-        self._rng_actuation.append(server_generator(self._seed, index, ACTUATION))
+        self._actuations.append(Chance(self._seed, index, ACTUATION))
         return deployment
 
     def _note(self, desired: DesiredState) -> None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import simpy
 
-from twin.chance import CRASH, ROUTER, START_UP, draw_s, server_generator
+from twin.chance import CRASH, ROUTER, START_UP, Chance, server_generator
 from twin.engine.compiled.visit import NO_STRETCH, Visit, fits_table
 from twin.engine.port import Engine, make_engine
 from twin.kernel import BOUNDARY, CONTROL, Call, at
@@ -83,8 +83,8 @@ class Deployment:
         self._pods_made = 0
         self._table = table if self._fits_table() else None
         self.gateway.table, self.gateway.leave_table = self._table, self._leave_table
-        self._rng_start_up = server_generator(seed, index, START_UP)
-        self._rng_crash = server_generator(seed, index, CRASH)
+        self._start_ups = Chance(seed, index, START_UP)
+        self._crashes = Chance(seed, index, CRASH)
 
     def _fits_table(self) -> bool:
         """Tell whether every replica that this server may get can be a row of a table."""
@@ -422,12 +422,12 @@ class Deployment:
     def _schedule(self, pod: Pod) -> None:
         """Begin a pod that has just been given its GPUs."""
         pod.life.granted_s = self._env.now
-        self._start(pod, after_s=draw_s(self._spec.world.scheduling_delay, self._rng_start_up))
+        self._start(pod, after_s=self._start_ups.draw_s(self._spec.world.scheduling_delay))
 
     def _start(self, pod: Pod, *, after_s: float) -> None:
         now_s = self._env.now
         pod.enter("starting", now_s)
-        ready_s = now_s + after_s + draw_s(pod.engine.start_up, self._rng_start_up)
+        ready_s = now_s + after_s + self._start_ups.draw_s(pod.engine.start_up)
         pod.due = at(self._env, ready_s, priority=CONTROL, action=partial(self._get_ready, pod))
 
     def _get_ready(self, pod: Pod) -> None:
@@ -443,7 +443,7 @@ class Deployment:
         pod.replica = self._make_engine(pod)
         self.gateway.open(pod.replica)
         if self.server.crash_rate_per_h > 0.0:
-            crash_s = now_s + self._rng_crash.exponential(_HOUR_S / self.server.crash_rate_per_h)
+            crash_s = now_s + self._crashes.rng.exponential(_HOUR_S / self.server.crash_rate_per_h)
             pod.mishap = at(self._env, crash_s, priority=CONTROL, action=partial(self.crash, pod))
 
     # -- the ways in which a pod ends
