@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.console import Console
 
+    from loop.ports import Policy
+
 RESULTS_CSV = "results.csv"
 FIRST = (
     "policy",
@@ -55,21 +57,24 @@ FIRST = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Contender:
-    """A policy with options of its own, and what tables call it."""
+    """A policy (a name, module:Class, FILE.py, or an object) with options of its own, and what
+    tables call it.
+    """
 
     name: str
-    policy: str
+    policy: str | Policy
     options: tuple[tuple[str, PolicyOption], ...] = ()
 
 
 def contenders(
-    names: Sequence[str], options: Sequence[tuple[str, tuple[PolicyOption, ...]]] = ()
+    policies: Sequence[str | Policy], options: Sequence[tuple[str, tuple[PolicyOption, ...]]] = ()
 ) -> tuple[Contender, ...]:
-    """Return a contender for each of *names* and each combination of the values of its options.
+    """Return a contender for each of *policies* and each combination of the values of its options.
 
     POLICY.OPTION is for that policy alone, another option for all. Values of which there are
-    several stand in the names. Raise SpecError for an option of a policy that is not among *names*.
+    several stand in the names. Raise SpecError for an option of a policy that is not among them.
     """
+    names = [policy if isinstance(policy, str) else policy.name for policy in policies]
     for key, _ in options:
         whose = key.rpartition(".")[0]
         if whose and whose not in names:
@@ -77,7 +82,7 @@ def contenders(
                 f"--set {key}: expected an option of {', '.join(names)}, found one of {whose}"
             )
     found = []
-    for name in names:
+    for name, policy in zip(names, policies, strict=True):
         own = {
             key.rpartition(".")[2]: values
             for key, values in options
@@ -87,7 +92,9 @@ def contenders(
             chosen = dict(zip(own, values, strict=True))
             told = ", ".join(f"{key}={chosen[key]}" for key in own if len(own[key]) > 1)
             label = f"{name}({told})" if told else name
-            found.append(Contender(name=label, policy=name, options=tuple(sorted(chosen.items()))))
+            found.append(
+                Contender(name=label, policy=policy, options=tuple(sorted(chosen.items())))
+            )
     return tuple(found)
 
 

@@ -20,6 +20,7 @@ from experiments.grid import SweepConfig
 from experiments.output import write_json
 from experiments.sweep import finish_runs
 from experiments.sweep_rows import Row
+from loop.policies import make_policy
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -110,7 +111,11 @@ def tune(
         console=console,
     )
     chosen = {
-        name: min(group, key=lambda one: _mean_objective(runs, done.rows, one.name))
+        # Of settings that come to the same, what is shipped stays.
+        name: min(
+            group,
+            key=lambda one: (_mean_objective(runs, done.rows, one.name), not _as_shipped(one)),
+        )
         for name, group in tried.items()
     }
     told = {name: dict(one.options) for name, one in chosen.items()}
@@ -127,6 +132,12 @@ def tune(
         console=console,
     )
     return result, told
+
+
+def _as_shipped(one: Contender) -> bool:
+    """Tell whether *one* has the options that its policy has anyway."""
+    policy = make_policy(one.policy)
+    return all(getattr(policy, name, None) == value for name, value in one.options)
 
 
 def _mean_objective(runs: Sequence[Compared], rows: Mapping[str, Row], name: str) -> float:

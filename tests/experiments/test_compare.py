@@ -28,6 +28,7 @@ from experiments.config import RunConfig
 from experiments.executor import LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.tables import text_console
+from loop.policies.hpa import HpaPolicy
 from tests.experiments.two_servers import write_two_servers
 from twin.spec import SpecError
 
@@ -214,8 +215,17 @@ def test_a_comparison_in_which_everything_fails_says_so(
     assert table["error"].tolist() == ["RuntimeError: no idea"]
 
 
+def test_policies_are_compared_by_name_or_as_objects() -> None:
+    """A notebook has objects, and they lost their names on the way to the table."""
+    mine = HpaPolicy(target=0.4, name="mine")
+    found = contenders((mine, "hpa"), (("hpa.target", (0.5, 0.6)),))
+    assert [one.name for one in found] == ["mine", "hpa(target=0.5)", "hpa(target=0.6)"]
+    assert found[0].policy is mine
+
+
 def test_a_bound_is_never_advised() -> None:
-    """Nobody can run what knows the future."""
+    """Nobody can run what knows the future; of equal policies the one that is named first."""
+    assert best_policy(rows(slo=(0.9, 100.0), hpa=(0.9, 100.0))) == "slo"
     assert best_policy(rows(slo=(0.9, 100.0), hpa=(0.95, 100.0), static_peak=(1.0, 1.0))) == "hpa"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -146,6 +147,18 @@ def test_tuned_policies_are_scored_on_seeds_that_they_were_not_tuned_on(tmp_path
     assert scored == ["slo", "slo tuned"]
     assert chosen["slo"]["headroom"] in (0.0, 0.5)
     assert (tmp_path / "tuned.json").exists()
+
+
+def test_a_setting_that_brings_nothing_leaves_what_is_shipped(tmp_path: Path) -> None:
+    """On a calm seed all targets come to the same, and the lowest of them was taken."""
+    asked = TuneConfig(
+        policies=("static_peak",),
+        loads=SweepConfig(base=replace(SHORT, hours=0.02)),
+        options=(("static_peak.peak", (0.1, 2.0, 0.2)),),
+        train_seeds=1,
+    )
+    _, chosen = tune(asked, tmp_path, executor=LocalProcesses(jobs=1))
+    assert chosen == {"static_peak": {"peak": 2.0}}
 
 
 def test_stability_has_a_row_for_each_start_up(tmp_path: Path) -> None:
