@@ -1,6 +1,9 @@
 """The clairvoyant: the best of many plans over the whole run by cost + price × misses, each run on
 the twin with the same seed. A bound that no policy can be told.
 
+Requests that still wait at the end count as missed here: else a plan would leave those of a class
+without latency targets to queue up until nobody looks any more, and call that cheap.
+
 The plans come from dynamic programming on the true arrivals at several margins, from static peak,
 and from what every compared policy asked for. Servers share nothing but GPUs, so of each server the
 best path is taken, and the plan that they make together is run as well.
@@ -34,7 +37,7 @@ MARGINS = (0.8, 1.0, 1.25, 1.6)
 # What one missed request costs where nobody says otherwise [cents].
 PRICE_CENTS = 1.0
 
-Bill = tuple[float, float]  # cost [cents], misses
+Bill = tuple[float, float]  # cost [cents], misses and what waits at the end
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -97,10 +100,12 @@ def tried(sources: Sources, name: str, plan: Plan, *, tick_s: float) -> Candidat
 
 
 def bills(result: RunResult) -> dict[str, Bill]:
-    """Return the cost [cents] and the missed requests of each server in the scored window."""
+    """Return the cost [cents] of each server in the scored window, and its requests that missed
+    their targets or still wait at the end.
+    """
     hours = result.window.hours
     return {
-        name: (scores["cost_cents_per_h"] * hours, float(scores["missed"]))
+        name: (scores["cost_cents_per_h"] * hours, float(scores["missed"] + scores["waiting"]))
         for name, scores in result.summary["servers"].items()
     }
 

@@ -227,6 +227,7 @@ class _Traffic:
             met=verdicts[MET - LEFT_OUT],
             missed=verdicts[MISSED - LEFT_OUT],
             left_out=verdicts[0],
+            waiting=int(np.count_nonzero(np.isnan(own["first_token_s"][verdict == LEFT_OUT]))),
             prompt_tokens=int(own["prompt_tokens"].sum(dtype=np.int64)),
             output_tokens=int(own["output_tokens"].sum(dtype=np.int64)),
             met_tokens=int(own["output_tokens"][met].sum(dtype=np.int64)),
@@ -245,9 +246,9 @@ class _Traffic:
         """Return the figures; goodput counts the met requests and their output tokens."""
         counts = self.counts
         requests = counts["requests"]
-        told = ("requests", "finished", "rejected", "failed", "unfinished", "preemptions")
+        told = ("requests", "finished", "rejected", "failed", "unfinished")
         return {
-            **{name: counts[name] for name in told},
+            **{name: counts[name] for name in (*told, "waiting", "preemptions")},
             "offered_rpm": requests / (window.length_s / 60.0),
             "offered_in_tokens": _share(counts["prompt_tokens"], requests),
             "offered_out_tokens": _share(counts["output_tokens"], requests),

@@ -99,3 +99,18 @@ def test_a_server_that_nobody_asks_holds_the_fewest(sources: Sources) -> None:
     now = sources.system.servers[second.server].current
     assert plan[first.server]
     assert plan[second.server] == (Step(0.0, now.accelerator, 1, now.max_batch),)
+
+
+def test_who_still_waits_at_the_end_is_paid_for(sources: Sources) -> None:
+    """Else a class without latency targets would best be left to queue up."""
+    name, other = sources.names
+    now = sources.system.servers[name].current
+    plan = {name: (Step(0.0, now.accelerator, 1, 1),)}  # one request at a time
+    without = replace(sources, targets=(None, sources.targets[1]))
+    found = tried(without, "none", plan, tick_s=60.0)
+    assert found.result is not None
+    scores = found.result.summary["servers"][name]
+    assert scores["missed"] == 0
+    assert scores["waiting"] > 0
+    assert found.bills[name][1] == scores["waiting"]
+    assert found.objective_cents(1.0) >= scores["waiting"] + found.bills[other][0]

@@ -100,6 +100,7 @@ def test_a_request_that_cannot_be_judged_is_left_out_and_counted() -> None:
         2,
     )
     assert overall["attainment"] == 0.5
+    assert overall["waiting"] == 1  # the other has run, if too late
 
 
 def test_a_minute_is_met_when_its_means_are_within_target() -> None:
