@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 
 MS_PER_MIN = 60_000.0
 NO_LOAD = -1  # in place of what binds
-# Pools of so many replicas are looked at, of no more than this share of what each alone would need,
-# and with so many places a replica at least: with fewer the states of a pool lie too far apart.
+# Pools of so many replicas are looked at, with so many places a replica at least: with fewer the
+# states of a pool lie too far apart.
 POOLS = np.array([1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0])
-POOL_SHARE, POOL_BATCH = 0.7, 4
+POOL_BATCH = 4
 SHARE_LEAST = 0.8  # a server that meets its targets more seldom, even when idle, is not served
 BATCH_LIMIT = (
     1 << 20
@@ -208,26 +208,39 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
 def _pool(work: _Work, busy: Rows, limits: Floats, search: _Search) -> None:
     """Raise *limits* where replicas share what comes: of many, fewer are full while others are not.
 
-    How many share depends on how much each takes, so fewer are counted on than each alone would
-    need, and of these only as many as are worth another look.
+    How many share depends on how much each takes. So as many are counted on as each alone would
+    need; where these are more than such a pool needs, as many as it needs, if so few suffice then.
     """
-    asked = work.pairs.asked
+    asked, need = work.pairs.asked, work.need[busy]
     with np.errstate(divide="ignore", invalid="ignore"):
-        alone = np.ceil(work.need[busy] / limits[:, 0])
-    batch = work.batch[busy] // POOL_BATCH
-    most = np.minimum(np.floor(POOL_SHARE * np.nan_to_num(alone, posinf=0.0)), batch)
-    pool = POOLS[np.searchsorted(POOLS, np.maximum(most, 1.0), side="right") - 1]
-    pool = np.where(asked.pooled[busy] > 0.0, pool, 1.0)
+        alone = np.nan_to_num(np.ceil(need / limits[:, 0]), posinf=0.0)
+    most = np.minimum(alone, work.batch[busy] // POOL_BATCH)
+    pool = np.where(asked.pooled[busy] > 0.0, _pool_within(most), 1.0)
+    columns, targets = _replica_columns(work, search.settings), search.targets
+
+    def found(rows: Rows, pools: Floats) -> Floats:
+        pooled = replace(columns.take(busy[rows]), pool=pools)
+        asking = replace(search, columns=pooled, targets=targets.take(rows))
+        return asking.limits(work.percentile[busy[rows]])
+
     rows = np.flatnonzero(pool > 1.0)
     if not len(rows):
         return
+    limits[rows] = found(rows, pool[rows])
+    needed = np.ceil(need[rows] / limits[rows, 0])
+    fewer = _pool_within(needed)
+    some = np.flatnonzero((needed < pool[rows]) & (fewer > 1.0))
+    if len(some):
+        lower = found(rows[some], fewer[some])
+        better = np.maximum(np.ceil(need[rows[some]] / lower[:, 0]), fewer[some]) < pool[rows[some]]
+        limits[rows[some[better]]], pool[rows[some[better]]] = lower[better], fewer[some[better]]
     work.pool[busy[rows]] = pool[rows]
-    pooled = replace(
-        search,
-        columns=_replica_columns(work, search.settings).take(busy[rows]),
-        targets=search.targets.take(rows),
-    )
-    limits[rows] = pooled.limits(work.percentile[busy[rows]])
+
+
+def _pool_within(replicas: Floats) -> Floats:
+    """Return the largest pool of so many replicas at most that is looked at."""
+    pool: Floats = POOLS[np.searchsorted(POOLS, np.maximum(replicas, 1.0), side="right") - 1]
+    return pool
 
 
 @dataclass(frozen=True, slots=True)
@@ -378,7 +391,7 @@ def _replicas(work: _Work, busy: Rows, settings: OptimizerSettings) -> Ints:
     here = asked.accelerator[busy] == work.accelerator[busy]
     counted = settings.rules.count_replicas(
         share=need / rate_max,
-        least=asked.least[busy],
+        least=np.maximum(asked.least[busy], work.pool[busy]),
         now=np.where(here, asked.replicas[busy], 0.0),
         settings=settings,
     )

@@ -17,7 +17,7 @@ QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
 # bear, and the next tick mends. All of it is had for a load that is unsure.
-MARGIN_MIN = 0.25
+MARGIN_MIN = 0.3
 COUNTS_MAX = 48  # numbers of replicas that are compared
 
 

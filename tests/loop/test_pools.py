@@ -19,12 +19,13 @@ from loop.optimizer.model.tail import make_tail
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
+from loop.optimizer.solution import Assignment
 from loop.schema.reading import read_system
 from loop.spec import SystemData
 from loop.types import Load
 
 DATA = Path("sample-data/small")
-SERVER = "Premium-Llama-3.1-8B"
+SERVER, MODEL = "Premium-Llama-3.1-8B", "Llama-3.1-8B"
 
 
 def loaded(rate_rpm: float, *, pooled: bool) -> SystemData:
@@ -87,18 +88,47 @@ def test_a_pool_is_full_less_often_and_as_busy_as_its_replicas(
         assert all_.batch[0] == pytest.approx(one.batch[0], rel=0.05, abs=0.6)
 
 
-@pytest.mark.parametrize("rate_rpm", [800.0, 2000.0])
+@pytest.mark.parametrize(("rate_rpm", "itl_ms"), [(2000.0, 0.0), (300.0, 9.0), (800.0, 8.5)])
 @pytest.mark.costly
-def test_a_pool_meets_its_targets_on_the_twin(tmp_path: Path, rate_rpm: float) -> None:
-    """As often as its class asks, with the replicas that the optimizer gives."""
-    directory = tmp_path / "data"
+def test_a_pool_meets_its_targets_on_the_twin(
+    tmp_path: Path, rate_rpm: float, itl_ms: float
+) -> None:
+    """As often as its class asks, at the rate that its replicas are allowed; and no longer at a
+    ninth more. *itl_ms*: another target, which then binds.
+    """
+    data = loaded(rate_rpm, pooled=True)
+    if itl_ms:
+        (group,) = (data.classes[one.service_class] for one in data.servers.values())
+        target = replace(group.targets[MODEL], slo_itl_ms=itl_ms)
+        group = replace(group, targets={**group.targets, MODEL: target})
+        data = replace(data, classes={**data.classes, group.name: group})
+    sized = optimize(data, OptimizerSettings(rules=OURS), cache=SizingCache()).allocations[SERVER]
+    assert (sized.why.kind == "slo-itl") == (itl_ms > 0.0)
+    shares = [
+        share_of_a_pool(
+            tmp_path / str(n), sized, times * sized.replicas * sized.rate_max_rpm, itl_ms
+        )
+        for n, times in enumerate((1.0, 1.11))
+    ]
+    assert shares[0] >= 0.93
+    assert shares[1] < 0.95
+
+
+def share_of_a_pool(directory: Path, sized: Assignment, rate_rpm: float, itl_ms: float) -> float:
+    """Return the share of requests that meet their targets on the twin."""
     shutil.copytree(DATA, directory)
-    count = replicas(loaded(rate_rpm, pooled=True))
     said = json.loads((directory / "server-data.json").read_text())
     (row,) = [one for one in said["servers"] if one["name"] == SERVER]
-    row["currentAlloc"] |= {"numReplicas": count}
-    row["currentAlloc"]["load"]["arrivalRate"] = rate_rpm
+    row["currentAlloc"] |= {"numReplicas": sized.replicas, "maxBatch": sized.max_batch}
+    row["currentAlloc"]["load"] = {"arrivalRate": rate_rpm, "avgInTokens": 512, "avgOutTokens": 768}
     (directory / "server-data.json").write_text(json.dumps({"servers": [row]}))
+    if itl_ms:
+        file = directory / "serviceclass-data.json"
+        classes = json.loads(file.read_text())
+        for one in classes["serviceClasses"]:
+            for aim in one["modelTargets"]:
+                aim |= {"slo-itl": itl_ms}
+        file.write_text(json.dumps(classes))
     twin = json.loads((directory / "twin-data.json").read_text())
     twin["servers"] = []
     (directory / "twin-data.json").write_text(json.dumps(twin))
@@ -108,4 +138,4 @@ def test_a_pool_meets_its_targets_on_the_twin(tmp_path: Path, rate_rpm: float) -
     )
     (directory / "capacity-data.json").write_text(capacity)
     found = simulate(data=directory, scenario="steady", policy="static", hours=0.5, seed=7)
-    assert found.summary["attainment"] >= 0.95
+    return float(found.summary["attainment"])

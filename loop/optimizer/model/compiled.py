@@ -17,7 +17,7 @@ import numpy as np
 
 from loop.optimizer.model.chain import Floats
 from loop.optimizer.model.skewed import SKEW_MAX, SKEW_MIN
-from loop.optimizer.model.steady import BUSY_MAX, UNEVEN, Chain
+from loop.optimizer.model.steady import BUSY_MAX, LIFE_UNEVEN, UNEVEN, Chain
 from loop.optimizer.model.tail import (
     ANSWER_NODES,
     ANSWER_WEIGHTS,
@@ -544,9 +544,9 @@ def _itl_shares(
         spread = _hi(met_2 - met_1 * met_1, 0.0)
         new_1, new_2 = _times(f, COMING + k, token, read, prompts)
         alone = fixed + token + read * (f[IN_TOKENS] + life / 2.0)
-        own, own_read = alone * life, read * life
+        mine, own_read = alone * life, read * life
         base = (
-            own + batch * met_1,
+            mine + batch * met_1,
             batch * spread + variance * met_1 * met_1 + (own_read * deviation) ** 2,
             batch * spread**1.5
             + number * met_1**3
@@ -561,7 +561,9 @@ def _itl_shares(
             life, rate, busy, (first, second), (decode, base[0]), f[AHEAD]
         )
         more = _lo(_lo(_hi(prefilled, 0.0), busy) + rate * new_1, OTHERS_MAX)
-        whole = _whole(base, (each_1, each_2, each_3), rate, (seeds, varies), 1.0 - more)
+        each = (each_1, each_2, each_3)
+        own = (UNEVEN * met_1 * met_1 + batch * spread) * (1.0 - 1.0 / f[POOL])
+        whole = _whole(base, own, each, rate, (seeds, varies, 1.0 - more), 1.0 / f[POOL])
         single = _plus(base, _of_moments(each_1, each_2, each_3))
         none, one, rest, many = _many(rate * seeds, more, whole, base, single, 1.8 * each_1)
         number_full = most * life
@@ -584,18 +586,23 @@ def _itl_shares(
 
 
 @compiled
-def _whole(base: Skew, each: Skew, rate: float, seeds: tuple[float, float], left: float) -> Skew:
-    """Return a life with all who come during it."""
-    time, varies = seeds
+def _whole(base: Skew, own: float, each: Skew, rate: float, seeds: Skew, alike: float) -> Skew:
+    """Return a life with all who come during it: in time, its variance, and of which a part is
+    *left* that is nobody's consequence.
+    """
+    time, varies, left = seeds
     first, second, third = each
+    uneven = LIFE_UNEVEN + (1.0 - LIFE_UNEVEN) * alike
+    mine = _hi((1.0 - alike) * second - (1.0 - uneven) * first * first, 0.0)
+    more = base[2] / left**3 + 3.0 * (base[1] + varies) * rate * second / left**4
+    more += time * (rate * third / left**4 + 3.0 * (rate * second) ** 2 / left**5)
     return (
         base[0] + rate * first * time / left,
-        base[1] / (left * left)
+        (base[1] - own) / (left * left)
+        + own
         + (rate * first / left) ** 2 * varies
-        + rate * second * time / left**3,
-        base[2] / left**3
-        + 3.0 * (base[1] + varies) * rate * second / left**4
-        + time * (rate * third / left**4 + 3.0 * (rate * second) ** 2 / left**5),
+        + rate * time * (alike * second / left**3 + mine),
+        alike * alike * more + (1.0 - alike * alike) * (base[2] + rate * time * third),
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from loop.optimizer.model.chain import Floats, Rows
 from loop.optimizer.model.choice import is_compiled
 from loop.optimizer.model.skewed import Skewed, normal_quantile, normal_share
-from loop.optimizer.model.steady import State, steady_state
+from loop.optimizer.model.steady import LIFE_UNEVEN, UNEVEN, State, steady_state
 from loop.optimizer.model.tail import (
     ANSWER_NODES,
     ANSWER_WEIGHTS,
@@ -408,12 +408,13 @@ def _line(tail: Tail, state: State) -> _Line:
 class _Life:
     """The iterations of a life, by node of the length of the answer.
 
-    base: without anybody who comes. each: raw moments of what one who comes adds. seeds: time in
-    which those come who are nobody's consequence, seeds_varies its variance; others: how many more
-    come of one who comes.
+    base: without anybody who comes; own: of its variance, what is not alike in all replicas of a
+    pool. each: raw moments of what one who comes adds. seeds: time in which those come who are
+    nobody's consequence, seeds_varies its variance; others: how many more come of one who comes.
     """
 
     base: Skewed
+    own: Floats
     each: tuple[Floats, Floats, Floats]
     seeds: Floats
     seeds_varies: Floats
@@ -430,6 +431,8 @@ def _life(tail: Tail, state: State) -> _Life:
     new_1, new_2 = tail.coming.times(token, read, prompt_variance)
     alone = as_column(line.fixed) + token + read * (as_column(columns.in_tokens) + lives / 2.0)
     base = _base(tail, state, alone * lives, read * lives, (met_1, met_2))
+    own = UNEVEN * met_1**2 + batch * np.maximum(met_2 - met_1**2, 0.0)
+    own = own * (1.0 - 1.0 / as_column(columns.pool))
     first, second, third = (as_column(one) for one in (state.prefill_1, *_steep_moments(state)))
     # Long prompts prefill longer, and are read longer.
     along = mean_over(state.prefill * tail.prompts, PROMPT_WEIGHTS)
@@ -443,7 +446,7 @@ def _life(tail: Tail, state: State) -> _Life:
     decode = as_column(line.fixed) + (token + read * as_column(tail.context)) * batch
     seeds, varies, prefilled = _seeds(tail, state, decode, base.mean)
     others = np.clip(prefilled, 0.0, busy) + as_column(state.rate) * new_1
-    return _Life(base, each, seeds, varies, np.minimum(others, OTHERS_MAX))
+    return _Life(base, own, each, seeds, varies, np.minimum(others, OTHERS_MAX))
 
 
 def _steep_moments(state: State) -> tuple[Floats, Floats]:
@@ -501,17 +504,8 @@ def _itl_share(tail: Tail, state: State, goal: Floats) -> Floats:
     """Return the share of requests whose mean ITL is at most *goal*."""
     life, rate, lives = _life(tail, state), as_column(state.rate), tail.answers
     first, second, third = life.each
-    bound, left = lives * as_column(goal), 1.0 - life.others
-    base, seeds = life.base, life.seeds
-    whole = Skewed(
-        base.mean + rate * first * seeds / left,
-        base.variance / left**2
-        + (rate * first / left) ** 2 * life.seeds_varies
-        + rate * second * seeds / left**3,
-        base.third / left**3
-        + 3.0 * (base.variance + life.seeds_varies) * rate * second / left**4
-        + seeds * (rate * third / left**4 + 3.0 * (rate * second) ** 2 / left**5),
-    )
+    bound, base, seeds = lives * as_column(goal), life.base, life.seeds
+    whole = _whole(life, rate, as_column(tail.columns.pool))
     # Nobody or one comes: the probabilities of a cluster of Poisson offspring (Borel-Tanner).
     number = rate * seeds
     none, one = np.exp(-number), number * np.exp(-number - life.others)
@@ -528,6 +522,29 @@ def _itl_share(tail: Tail, state: State, goal: Floats) -> Floats:
     share = mean_over(np.maximum(share, shares[3]), ANSWER_WEIGHTS)
     within: Floats = tail.alone + (1.0 - tail.alone) * share
     return within
+
+
+def _whole(life: _Life, rate: Floats, pool: Floats) -> Skewed:
+    """Return a life with all who come during it.
+
+    Each who comes lengthens it and so lets more come. In a pool only what all replicas have alike
+    does: who is slower than the others is sent fewer.
+    """
+    base, seeds, left, alike = life.base, life.seeds, 1.0 - life.others, 1.0 / pool
+    first, second, third = life.each
+    uneven = LIFE_UNEVEN + (1.0 - LIFE_UNEVEN) * alike
+    all_, own = alike * second, np.maximum((1.0 - alike) * second - (1.0 - uneven) * first**2, 0.0)
+    more = base.third / left**3
+    more += 3.0 * (base.variance + life.seeds_varies) * rate * second / left**4
+    more += seeds * (rate * third / left**4 + 3.0 * (rate * second) ** 2 / left**5)
+    return Skewed(
+        base.mean + rate * first * seeds / left,
+        (base.variance - life.own) / left**2
+        + life.own
+        + (rate * first / left) ** 2 * life.seeds_varies
+        + rate * seeds * (all_ / left**3 + own),
+        alike**2 * more + (1.0 - alike**2) * (base.third + rate * seeds * third),
+    )
 
 
 def _slowest(tail: Tail, state: State) -> Skewed:
