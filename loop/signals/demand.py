@@ -358,6 +358,11 @@ def _unknown(
             f"the latest metrics of its pods are {seen.age_s:.0f} s old: expected at "
             f"most {settings.stale_s:g}"
         )
+    elif any(track.by_turns for of_pod in heard.values() for track in of_pod):
+        line = (
+            "several processes answer by turns at one port, and it is not known what each did "
+            f"within {settings.window_s:g} s: a longer --window, or a port for each?"
+        )
     elif own_looks:
         line = "its pods have been looked at once so far: held until the next look"
     else:

@@ -270,9 +270,6 @@ def _default() -> Names:
         vllm = (prefix + name for name in _VLLM.get(quantity, ()) for prefix in _VLLM_PREFIXES)
         colons = _with_underscores(*_SGLANG.get(quantity, ()), *_TENSORRT.get(quantity, ()))
         by_quantity[quantity] = _without_total(*vllm, *colons, *_TGI.get(quantity, ()))
-    # Pages tell it, of every process of a client library; the query to Prometheus does not ask for
-    # it, for a namespace holds many processes that are no engines.
-    by_quantity["start_time"] = ()
     histograms = {
         latency: (
             *(prefix + name for name in _VLLM_HISTOGRAMS[latency] for prefix in _VLLM_PREFIXES),
@@ -304,4 +301,6 @@ def _without_total(*names: str) -> tuple[str, ...]:
 
 
 NAMES = _default()
+# Pages tell it, of every process of a client library; the query to Prometheus does not ask for it,
+# for a namespace holds many processes that are no engines.
 START_TIME = "process_start_time_seconds"

@@ -14,9 +14,9 @@ from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, combinations, pairwise, starmap
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from loop.signals.names import COUNTERS, GAUGES, Names
+from loop.signals.names import COUNTERS, GAUGES, START_TIME, Names
 
 Labels = tuple[tuple[str, str], ...]
 Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order of time
@@ -49,7 +49,13 @@ _PORT = re.compile(r":\d+$")
 BORN_FACTOR, BORN_RPS = 3.0, 10.0
 TURNS_S_MAX = 900.0  # in longer, a process may have begun anew twice
 TURNS_MIN = 2  # falls of the counters of one port, beyond which it is not one process that restarts
-SAME_SCRAPE_S = 1.0  # samples of one page are of one scrape if their times differ by no more
+# Samples of one page are of one scrape if their times differ by no more, or by no more than a part
+# of the time from one sample of a series to its next.
+SAME_SCRAPE_S, SAME_SCRAPE_PART = 1.0, 0.4
+# An engine gives each request inside a token at twice its mean speed at most. So many requests more
+# than a scrape met may have been inside: few where counters fell, for then it may be several.
+UNSEEN_INSIDE, UNSEEN_INSIDE_FALLS = 256.0, 4.0
+SPEED_FACTOR, STEP_S_MIN = 2.0, 0.002
 
 
 class Series(NamedTuple):
@@ -237,7 +243,7 @@ def _process(series: Sequence[Series], names: Names) -> Process:
         own = of_labels.get(one.labels)
         if own is None:
             own = of_labels[one.labels] = told_apart(one.labels).own
-        for quantity, rank in names.ranks.get(one.metric, ()):
+        for quantity, rank in _meanings(names, one.metric):
             best = ranked.get(quantity)
             if best is None or rank < best[0]:
                 ranked[quantity] = (rank, {own: points})
@@ -245,12 +251,16 @@ def _process(series: Sequence[Series], names: Names) -> Process:
                 best[1][own] = points
     scrapes: set[float] = set()
     for metric, told in times.items():
-        meanings = names.ranks.get(metric, ())
+        meanings = _meanings(names, metric)
         # A recording rule that gives a metric another name has times of its own.
         if any(quantity not in ranked or ranked[quantity][0] >= of for quantity, of in meanings):
             scrapes.update(told)
     by_quantity = {quantity: found for quantity, (_, found) in ranked.items()}
     return _at_one_time(Process(sorted(scrapes), by_quantity))
+
+
+def _meanings(names: Names, metric: str) -> Sequence[tuple[str, int]]:
+    return names.ranks.get(metric, ()) if metric != START_TIME else (("start_time", 0),)
 
 
 def _at_one_time(process: Process) -> Process:
@@ -261,10 +271,16 @@ def _at_one_time(process: Process) -> Process:
     columns = [points for of in process.by_quantity.values() for points in of.values()]
     if len(times_s) <= max(map(len, columns), default=0):
         return process
+    steps_s = [
+        later_s - earlier_s
+        for points in columns
+        for (earlier_s, _), (later_s, _) in pairwise(points)
+    ]
+    same_s = max(SAME_SCRAPE_S, SAME_SCRAPE_PART * min(steps_s, default=0.0))
     begin_s = times_s[0]
     of_scrape = {}
     for time_s in times_s:
-        begin_s = time_s if time_s - begin_s > SAME_SCRAPE_S else begin_s
+        begin_s = time_s if time_s - begin_s > same_s else begin_s
         of_scrape[time_s] = begin_s
     if any(len({of_scrape[time_s] for time_s, _ in points}) < len(points) for points in columns):
         return process
@@ -398,17 +414,101 @@ def _by_turns(process: Process) -> list[Process]:
     """Return the processes that have answered by turns at the port of *process*: it alone, but for
     workers behind one port of which each counts for itself.
 
-    Its counters fall then, and later are again where they had been before: no process that begins
-    anew counts on from there. A worker that was met once is taken to do as much as another.
+    They are told apart by when each began, if pages tell that. Else its counters fall then, and
+    later are again where they had been before: no process that begins anew counts on from there. A
+    worker that was met once is taken to do as much as another. If what it seems to have done in
+    between is more than any engine does, nobody knows whom which page was of, and all have been met
+    once.
+    """
+    chains = _by_birth(process)
+    if chains is None:
+        chains = _by_counts(process)
+        falls = len(chains) > 1 or any(
+            now < before
+            for counter in COUNTERS
+            for points in process.by_quantity.get(counter, {}).values()
+            for (_, before), (_, now) in pairwise(points)
+        )
+        if any(_beyond_an_engine(process, of, falls=falls) for of in chains):
+            chains = [[time_s] for time_s in process.times_s]
+    if len(chains) < 2:
+        return [process]
+    met = [_at_scrapes(process, of) for of in chains if len(of) > 1]
+    if not met:
+        return [_at_scrapes(process, of) for of in chains]
+    return met + met[:1] * (len(chains) - len(met))
+
+
+def _by_birth(process: Process) -> list[list[float]] | None:
+    """Return the scrapes of each process by when it began, None if these do not come by turns."""
+    columns = list(process.by_quantity.get("start_time", {}).values())
+    if len(columns) != 1 or len(columns[0]) != len(process.times_s):
+        return None
+    of: dict[float, list[float]] = defaultdict(list)
+    for time_s, began in columns[0]:
+        of[began].append(time_s)
+    order = [began for _, began in columns[0]]
+    # A process that begins anew is younger than the one before, and that never answers again.
+    return None if order == sorted(order) else list(of.values())
+
+
+def _beyond_an_engine(process: Process, times_s: Sequence[float], *, falls: bool) -> bool:
+    """Tell whether between two of *times_s* more tokens were generated than an engine with the
+    requests that were met in it can generate.
+    """
+    columns = [
+        at_times(points, process.times_s)
+        for points in process.by_quantity.get("generation", {}).values()
+    ]
+    at = {time_s: k for k, time_s in enumerate(process.times_s)}
+    running, waiting, steps, seconds = (
+        _values(process, name) for name in ("running", "waiting", "steps", "steps_s")
+    )
+    most_tps = tokens_per_s_most(
+        inside=max(map(sum, zip(running, waiting, strict=True)), default=0.0),
+        step_s=max(
+            (total_s / count for total_s, count in zip(seconds, steps, strict=True) if count > 0.0),
+            default=0.0,
+        ),
+        falls=falls,
+    )
+    for before_s, now_s in pairwise(times_s):
+        shown = [(column[at[before_s]], column[at[now_s]]) for column in columns]
+        grown = sum(now - before for before, now in shown if before is not None and now is not None)
+        if grown > most_tps * (now_s - before_s):
+            return True
+    return False
+
+
+def tokens_per_s_most(*, inside: Any, step_s: Any, falls: bool) -> Any:
+    """Return how many tokens a second an engine generates at most, in which so many requests were
+    met *inside* and whose steps take *step_s* (0: it does not tell); numbers, or arrays of them.
+    """
+    unseen = UNSEEN_INSIDE_FALLS if falls else UNSEEN_INSIDE
+    # The larger of the two, of arrays as of numbers.
+    longest_s = step_s + (STEP_S_MIN - step_s) * (step_s < STEP_S_MIN)
+    return SPEED_FACTOR * (inside + unseen) / longest_s
+
+
+def _values(process: Process, quantity: str) -> list[float]:
+    """Return the sum of the series of *quantity* at each scrape; what is not shown is 0."""
+    columns = process.by_quantity.get(quantity, {}).values()
+    shown = [at_times(points, process.times_s) for points in columns]
+    return [sum(filter(None, (column[k] for column in shown))) for k in range(len(process.times_s))]
+
+
+def _by_counts(process: Process) -> list[list[float]]:
+    """Return the scrapes of each process by what its counters show, all as one if these can be of
+    one.
     """
     counters = [
         points for counter in COUNTERS for points in process.by_quantity.get(counter, {}).values()
     ]
     times_s = process.times_s
     if not times_s or times_s[-1] - times_s[0] > TURNS_S_MAX:
-        return [process]
+        return [list(times_s)]
     if not any(now < before for points in counters for (_, before), (_, now) in pairwise(points)):
-        return [process]
+        return [list(times_s)]
     columns = [at_times(points, times_s) for points in counters]
     shown = list(zip(*columns, strict=True))
     falls = sum(starmap(_less, pairwise(shown)))
@@ -436,9 +536,8 @@ def _by_turns(process: Process) -> list[Process]:
         turns += found[-1] != k - 1
         found.append(k)
     if not turns or (falls < TURNS_MIN and not jumps):
-        return [process]
-    met = [_at_scrapes(process, [times_s[k] for k in of]) for of in chains if len(of) > 1]
-    return met + met[:1] * (len(chains) - len(met))
+        return [list(times_s)]
+    return [[times_s[k] for k in of] for of in chains]
 
 
 def _slowest_rps(columns: Iterable[Sequence[float | None]], times_s: Sequence[float]) -> float:

@@ -21,6 +21,7 @@ from loop.signals.processes import (
     VALUE_MAX,
     Labels,
     Series,
+    tokens_per_s_most,
     told_apart,
 )
 from loop.signals.series import (
@@ -243,9 +244,31 @@ def _tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[list[Tra
     good = (times_s == times_s[:, :1]).all((1, 2))
     good &= ((values >= 0.0) & (values <= VALUE_MAX)).all((1, 2))
     good &= (np.diff(values[:, shape.counters], axis=2) >= 0.0).all((1, 2))
+    good[good] = ~_beyond_engines(shape, times_s[good, 0], values[good])
     tracks = _even_tracks(shape, times_s[good, 0], values[good])
     for is_good in good.tolist():
         yield [next(tracks)] if is_good else None
+
+
+def _beyond_engines(shape: _Shape, times_s: Floats, values: Floats) -> NDArray[np.bool_]:
+    """Return of which pods more tokens were generated than an engine can generate, by the rule of
+    `processes.py`.
+    """
+
+    def total(*quantities: str) -> Floats:
+        places = [place for name in quantities for place in shape.by_quantity.get(name, ())]
+        summed: Floats = values[:, places].sum(1)
+        return summed
+
+    steps = total("steps")
+    step_s = np.divide(total("steps_s"), steps, out=np.zeros_like(steps), where=steps > 0.0)
+    most_tps = tokens_per_s_most(
+        inside=total("running", "waiting").max(1), step_s=step_s.max(1), falls=False
+    )
+    # Who is at the limit is looked at once more.
+    limit = (1.0 - 1e-9) * most_tps[:, None] * np.diff(times_s)
+    beyond: NDArray[np.bool_] = (np.diff(total("generation")) > limit).any(1)
+    return beyond
 
 
 class _Counts(NamedTuple):

@@ -23,6 +23,7 @@ from loop.backends.kube.read import scraped
 from loop.backends.metrics.answers import read_matrix, share
 from loop.backends.metrics.api import PrometheusError, PrometheusSettings
 from loop.backends.metrics.prometheus import Prometheus, window_query
+from loop.backends.metrics.reach import WIDEST_S
 from loop.backends.metrics.source import Measurement
 from loop.errors import SpecError
 from loop.signals.names import NAMES
@@ -255,12 +256,34 @@ def test_pods_that_are_scraped_once_a_minute_are_read_over_a_longer_window() -> 
     assert all(found.figures["s1"].warnings == () for found in seen)
 
 
+@pytest.mark.parametrize("interval_s", [120.0, 300.0, 590.0])
+def test_pods_that_are_scraped_once_in_minutes_are_read_at_whatever_time(
+    interval_s: float,
+) -> None:
+    """In most windows of a minute they have told nothing at all: they were held for ever."""
+    one = server(pod("a"))
+    transport = httpx.MockTransport(scraping({one.pods[0].name: interval_s}))
+    for start_s in (3000.0, 3070.0, 3150.0):
+        at = [start_s]
+        with closing(
+            Prometheus(SETTINGS, wall_s=lambda at=at: EPOCH_S + at[-1], transport=transport)
+        ) as source:
+            found = source.measure([scraped(one)], now_s=at[-1])
+            if found.figures["s1"].load is None:
+                at.append(start_s + 60.0)
+                found = source.measure([scraped(one)], now_s=at[-1])
+        load = found.figures["s1"].load
+        assert load is not None
+        assert load.rate_rpm == pytest.approx(60.0)
+        assert f"scraped every {interval_s:.0f} s" in found.warnings[0]
+
+
 def test_a_look_farther_back_that_fails_holds_nobody_else() -> None:
-    """Ten minutes of a large cluster may be too much for its Prometheus."""
+    """So long a past of a large cluster may be too much for its Prometheus."""
     answer = scraping({pod("a")["metadata"]["name"]: 60.0, "dep2-5d9c7b6f4d-b": 15.0})
 
     def handle(request: httpx.Request) -> httpx.Response:
-        if "[600000ms]" in parse_qs(request.content.decode())["query"][0]:
+        if f"[{1000 * WIDEST_S:.0f}ms]" in parse_qs(request.content.decode())["query"][0]:
             return httpx.Response(422, json={"errorType": "execution", "error": "too many"})
         return answer(request)
 

@@ -911,6 +911,55 @@ def test_workers_that_answer_by_turns_at_one_port_are_read_each_by_itself(turns:
     )
 
 
+def worker_pages(turns: str, *, births: bool = False) -> list[Series]:
+    """Return what scrapes of one port show, at which one worker of each letter answers."""
+    bases = {"A": 1000.0, "B": 40.0, "C": 7000.0, "D": 52000.0, "E": 3.0, "F": 300.0}
+    each = {**EACH, "itl_count": 199.0, "itl_sum": 1.99}
+    times = [NOW_S - 55.0 + 50.0 * k / (len(turns) - 1) for k in range(len(turns))]
+    samples = [
+        Sample(t_s, {**told_by(t_s, bases[worker], each), "running": 2.0, "waiting": 0.0})
+        for t_s, worker in zip(times, turns, strict=True)
+    ]
+    began = [(t_s, 1.7e9 + bases[one]) for t_s, one in zip(times, turns, strict=True)]
+    born = [Series("process_start_time_seconds", (), began)] if births else []
+    return [*series_of(samples), *born]
+
+
+@pytest.mark.parametrize("births", [False, True])
+@pytest.mark.parametrize("turns", ["ABCD", "DCBA", "BACD", "DACE", "ABCDEF", "FEDCBA", "AD"])
+def test_workers_of_which_none_answers_twice_are_not_known(turns: str, births: bool) -> None:
+    """What one shows after another is no growth: 62,412 rpm were read for 240."""
+    found = told_of({"a": worker_pages(turns, births=births)}, pod("a"))
+    assert found.load is None
+    assert found.warnings[0].startswith("several processes answer by turns at one port, and it is")
+
+
+def test_workers_are_told_apart_by_when_they_began() -> None:
+    """By their counters two of them may be one."""
+    found = told_of({"a": worker_pages("EBEFBE", births=True)}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(180.0)
+
+
+def test_a_restart_is_no_second_worker() -> None:
+    """It is younger than who was there before, and that never answers again."""
+    (track,) = tracks_of(worker_pages("EEFF", births=True))
+    assert not track.by_turns
+
+
+@pytest.mark.parametrize("spread_s", [0.5, 2.0, 5.0])
+def test_metrics_of_one_scrape_may_be_seconds_apart(spread_s: float) -> None:
+    """A pipeline that passes them on by batches gives each the time of its batch."""
+    apart = [
+        one._replace(
+            points=[(t_s + spread_s * k / 11.0, value) for t_s, value in one.points],
+        )
+        for k, one in enumerate(series_of(engine(NOW_S - 59.0, rps=1.0, base=5000.0)))
+    ]
+    found = told_of({"a": apart}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+    assert found.itl_ms == pytest.approx(10.0)
+
+
 @pytest.mark.parametrize(
     "counted", [(10.0, 2.0, 12.0, 22.0), (5000.0, 5750.0, 10.0, 760.0), (100.0, 115.0, 3.0, 18.0)]
 )
@@ -921,7 +970,7 @@ def test_a_process_that_restarts_is_one_whatever_it_counts_later(
     samples = [
         Sample(
             NOW_S - 50.0 + 15.0 * k,
-            {**{name: each * n for name, each in EACH.items()}, "running": 1.0},
+            {**{name: each * n for name, each in EACH.items()}, "running": 60.0},
         )
         for k, n in enumerate(counted)
     ]

@@ -16,7 +16,7 @@ from loop.signals.pods import ScrapedServer
 from loop.signals.processes import Series
 from loop.signals.series import Track
 
-WIDEST_S = 600.0  # so far back it is looked for the interval between two scrapes
+WIDEST_S = 1500.0  # so far back it is looked for the interval between two scrapes
 SCRAPES_MIN = 2.5  # how many of these a window has to hold for two samples at any time
 STALE_SCRAPES = 2.0  # a sample is of use until the second scrape after it is due
 SAME_PART = 0.2  # windows that differ by less are the same
@@ -30,6 +30,7 @@ class Reaches:
         self._asked = asked
         self._of: dict[str, WindowSettings] = {}
         self._looked_s = float("-inf")
+        self._silent: set[str] = set()  # servers that told nothing at the last look
 
     def window(self, server: str) -> WindowSettings:
         """Return the window of *server*."""
@@ -53,18 +54,25 @@ class Reaches:
         now_s: float,
     ) -> list[str]:
         """Return the servers whose pods have been ready for a window and have told of themselves
-        once in it, if it is time to look how often they are scraped.
+        once in it, or not at all in two, if it is time to look how often they are scraped.
         """
         if now_s - self._looked_s < AGAIN_S or self._asked.window_s * 2.0 >= WIDEST_S:
             return []
         blind = []
+        silent, self._silent = self._silent, set()
         for one in servers:
             window_s = self.window(one.name).window_s
             old = any(
                 pod.phase == "ready" and now_s - pod.since_s > 2.0 * window_s for pod in one.pods
             )
             heard = [track for of_pod in tracks[one.name].values() for track in of_pod]
-            if old and heard and all(len(track.times_s) == 1 for track in heard):
+            if old and not heard:
+                self._silent.add(one.name)
+            if (
+                old
+                and (heard or one.name in silent)
+                and all(len(track.times_s) == 1 for track in heard)
+            ):
                 blind.append(one.name)
         if blind:
             self._looked_s = now_s
