@@ -298,6 +298,8 @@ def _serving_since_s(pod: ScrapedPod, of_pod: Sequence[Track], *, begin_s: float
 
 def _totals(every: Sequence[Track]) -> dict[str, float]:
     """Return the growth of each counter over the tracks that tell it."""
+    if len(every) == 1:
+        return {name: grown[-1] for name, grown in every[0].grown.items() if grown}
     total: dict[str, float] = {}
     for track in every:
         for name, grown in track.grown.items():

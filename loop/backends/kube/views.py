@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -48,7 +49,7 @@ def server_view(
     it is held.
     """
     one, figures = server.deployment, sight.figures or NO_FIGURES
-    counts = {phase: server.count(phase) for phase in ("ready", "starting", "pending", "draining")}
+    counts = Counter(pod.phase for pod in server.pods)
     # What is wanted and not there in any form: the cluster has yet to make these pods, or may not.
     unmade = max(0, one.wanted - counts["ready"] - counts["starting"] - counts["pending"])
     pods = tuple(_pod_view(pod, one, figures.pods.get(pod.name, NO_GAUGES)) for pod in server.pods)
