@@ -164,10 +164,25 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         notes=tuple(notes),
         clock=live.clock,
         epoch=live.epoch,
+        advance=_FirstLook(live.backend) if live.backend.looks_itself else None,
         lease=live.lease,
         pause=live.pause,
         wall=live.wall,
     )
+
+
+class _FirstLook:
+    """Looks at the pods when the loop begins: a source whose samples are its own would else know
+    nothing at the first cycle, a whole period later.
+    """
+
+    def __init__(self, backend: KubeBackend) -> None:
+        self._backend: KubeBackend | None = backend
+
+    def __call__(self, _now_s: float) -> None:
+        backend, self._backend = self._backend, None
+        if backend is not None:
+            backend.look_ahead()
 
 
 def _seconds(option: str, value: float) -> float:

@@ -15,6 +15,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.rivals import AUTOSCALERS_S
 from loop.backends.kube.settings import KubeSettings
+from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.backends.metrics.source import LabelsOnly, Measurement
 from loop.clocks import MonotonicClock, WallEpoch, date_now
 from loop.controller import Controller, ControllerSettings
@@ -64,6 +65,42 @@ def test_labels_tell_the_load_and_objects_the_rest() -> None:
         assert view.load == Load(rate_rpm=120.0, in_tokens=512.0, out_tokens=128.0)
         assert (view.wanted, view.ready, len(view.pods)) == (2, 2, 2)
         assert 0 <= world.clock.now_s() - view.pods[0].since_s < 30.0
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_a_look_when_the_loop_begins_lets_its_first_cycle_act(ahead: bool) -> None:
+    """Who reads the pages of pods itself needs two looks; the first cycle is a period later."""
+    clock = ManualClock()
+
+    def source(calls: KubeClient) -> PodMetrics:
+        return PodMetrics(ProxiedPages(calls), clock_s=clock.now_s)
+
+    with kube_world(manifest(), source=source, clock=clock) as world:
+        eventually(
+            lambda: (
+                sum(
+                    one.get("status", {}).get("readyReplicas", 0)
+                    for one in world.calls.deployments()
+                )
+                == 2
+            ),
+            "all pods are ready",
+        )
+        assert world.backend.looks_itself
+        if ahead:
+            world.backend.look_ahead()
+        clock.time_s = 60.0
+        view = world.backend.observe().servers["s1"]
+        assert (view.load is not None) is ahead
+
+
+def test_a_look_when_the_loop_begins_may_fail() -> None:
+    """Whatever it was is told by the first cycle, if it has not passed by then."""
+    with kube_world(manifest()) as world:
+        world.suffer(fault("error", "list", status=403))
+        world.backend.look_ahead()
+        with pytest.raises(BackendError, match="403"):
+            world.backend.observe()
 
 
 def test_a_change_is_one_patch_and_says_why_on_the_object() -> None:

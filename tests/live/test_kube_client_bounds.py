@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -39,15 +39,16 @@ def never_ends(handler: BaseHTTPRequestHandler) -> None:
 
 
 @contextmanager
-def serving(answer: Answer, status: int, directory: Path) -> Iterator[KubeClient]:
-    """Give a client of a server that answers so."""
+def serving(answer: Answer, status: int | None, directory: Path) -> Iterator[KubeClient]:
+    """Give a client of a server that answers so; *answer* begins with the status if it is None."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 its name there
             pass
 
         def do_GET(self) -> None:
-            self.send_response(status)
+            if status is not None:
+                self.send_response(status)
             try:
                 answer(self)
             except OSError:
@@ -95,3 +96,60 @@ def test_a_list_that_drips_is_given_up(tmp_path: Path) -> None:
     """What lies between the loop and the API server may stall as well."""
     with serving(drips, 200, tmp_path) as client, pytest.raises(ApiError, match="takes too long"):
         client.deployments()
+
+
+def in_parts(parts: Sequence[tuple[int, object]]) -> tuple[Answer, list[str]]:
+    """Return what answers list requests with *parts*, one after the other, and what was asked."""
+    asked: list[str] = []
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        status, told = parts[len(asked)]
+        asked.append(handler.path)
+        body = json.dumps(told).encode()
+        handler.send_response(status)
+        handler.send_header("Content-Length", str(len(body)))
+        handler.end_headers()
+        handler.wfile.write(body)
+
+    return answer, asked
+
+
+def part(name: str, *, rest: str = "") -> tuple[int, object]:
+    """Return a part of a list with one pod in it, and what asks for the rest."""
+    # Its own words must not be taken for those of the list.
+    pod = {"metadata": {"name": name, "annotations": {"continue": "no"}}, "continue": "neither"}
+    return 200, {"kind": "PodList", "metadata": {"continue": rest}, "items": [pod]}
+
+
+EXPIRED = 410, {"kind": "Status", "message": "The provided continue parameter is too old"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "requests"),
+    [
+        ([part("a")], 1),
+        ([part("a", rest="x"), part("b", rest="y"), part("c")], 3),
+        ([part("a", rest="x"), EXPIRED, part("a", rest="z"), part("b")], 4),
+    ],
+)
+def test_a_list_in_parts_is_read_whole(
+    parts: Sequence[tuple[int, object]], requests: int, tmp_path: Path
+) -> None:
+    """What a proxy leaves for later is no less there: GPUs of pods were free that were not. A list
+    that has become too old is begun anew.
+    """
+    answer, asked = in_parts(parts)
+    with serving(answer, None, tmp_path) as client:
+        names = [pod["metadata"]["name"] for pod in client.pods("infer")]
+    assert names == ["a", "b", "c"][: requests if requests < 4 else 2]
+    assert len(asked) == requests
+
+
+def test_a_list_that_always_expires_is_a_failure(tmp_path: Path) -> None:
+    """Half of the pods are no answer."""
+    answer, _ = in_parts([part("a", rest="x"), EXPIRED] * 2)
+    with (
+        serving(answer, None, tmp_path) as client,
+        pytest.raises(ApiError, match="410 The provided continue parameter is too old"),
+    ):
+        client.pods("infer")

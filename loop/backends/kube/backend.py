@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.pool import ThreadPool
@@ -43,6 +43,7 @@ from loop.backends.kube.write import (
     tenant_of,
 )
 from loop.backends.kube.writer import STAMP, Writer
+from loop.backends.metrics.pods import PodMetrics
 from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError, PausedError
 from loop.replacing import replace
@@ -153,6 +154,19 @@ class KubeBackend:
             name: Place(uid=one.uid, namespace=one.namespace, name=one.name)
             for name, one in self._writer.seen.items()
         }
+
+    @property
+    def looks_itself(self) -> bool:
+        """Tell whether the samples of the source are its own looks at the pods."""
+        return isinstance(self._source, PodMetrics)
+
+    def look_ahead(self) -> None:
+        """Let the source of metrics look at the pods, so that the next observe has two looks to
+        compare. What fails now is told then, if it still does.
+        """
+        with _without_collections(), suppress(ApiError):
+            servers, _ = self._look()
+            self._measure(servers, now_s=self._clock.now_s())
 
     def observe(self) -> Snapshot:
         """Return the managed servers as they are now: a few lists, and one question to the source

@@ -23,7 +23,7 @@ from kubernetes import config as official_config
 from kubernetes.client.exceptions import ApiException
 
 from loop.backends.kube import labels
-from loop.backends.kube.objects import Object, texts_of
+from loop.backends.kube.objects import Object, continue_of, texts_of
 from loop.errors import LoopError, SpecError
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
+GONE, PAGES_MAX = 410, 1000
 REPEATABLE = (429, 500, 502, 503, 504)
 ANSWER_BYTES_MAX, PAGE_BYTES_MAX = 256 * 2**20, 16 * 2**20
 PIECE_BYTES = 2**16
@@ -423,12 +424,33 @@ class KubeClient:
         return page.decode("utf-8", errors="replace")
 
     def _list(self, plural: str, namespace: str, **query: str) -> list[Json]:
-        return _items(_parsed(f"list {plural}", self._list_text(plural, namespace, **query)))
+        texts = self._list_texts(plural, namespace, **query)
+        return [item for text in texts for item in _items(_parsed(f"list {plural}", text))]
 
     def _listed(self, plural: str, namespace: str, **query: str) -> list[Object]:
-        text = self._list_text(plural, namespace, **query)
-        cut = texts_of(text)
-        return [*(_items(_parsed(f"list {plural}", text)) if cut is None else cut)]
+        found: list[Object] = []
+        for text in self._list_texts(plural, namespace, **query):
+            cut = texts_of(text)
+            found += _items(_parsed(f"list {plural}", text)) if cut is None else cut
+        return found
+
+    def _list_texts(self, plural: str, namespace: str, **query: str) -> list[bytes]:
+        """Return the pages of a list: it is asked for whole, but a proxy may give it in parts. If
+        it is too old to be gone on with (410), it is asked for once more from the begin.
+        """
+        for last in (False, True):
+            texts = [self._list_text(plural, namespace, **query)]
+            try:
+                while (token := continue_of(texts[-1])) and len(texts) < PAGES_MAX:
+                    texts.append(self._list_text(plural, namespace, **query, _continue=token))
+            except ApiError as error:
+                if last or error.status != GONE:
+                    raise
+                continue
+            if token:
+                raise ApiError(f"list {plural}: expected at most {PAGES_MAX} parts", status=0)
+            return texts
+        raise AssertionError("the second try returns or raises")
 
     def _list_text(self, plural: str, namespace: str, **query: Any) -> bytes:
         def method(api: official.ApiClient) -> Callable[..., Any]:

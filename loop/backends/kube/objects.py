@@ -7,6 +7,7 @@ objects, and only a text that did not stand in the list before is parsed and rea
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
 from hashlib import sha256
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ except ImportError:  # an extra
 Json = Mapping[str, Any]
 Object = Json | bytes  # parsed, or its text
 Made = TypeVar("Made")
+_CONTINUE = re.compile(rb'"continue":\s*"([^"]+)"')
 
 
 def texts_of(answer: bytes) -> list[bytes] | None:
@@ -31,6 +33,17 @@ def texts_of(answer: bytes) -> list[bytes] | None:
         return [bytes(item) for item in _LIST.decode(answer).items]
     except msgspec.MsgspecError:
         return None
+
+
+def continue_of(answer: bytes) -> str:
+    """Return what asks for the rest of a list, "" if this is all of it.
+
+    It stands beside the items, before or behind them; they are not parsed for it.
+    """
+    begin, end = answer.find(b'"items"'), answer.rfind(b"]")
+    beside = answer if begin < 0 else answer[:begin] + answer[max(begin, end) :]
+    match = _CONTINUE.search(beside)
+    return match[1].decode() if match else ""
 
 
 def parsed(obj: Object) -> Json:
