@@ -27,6 +27,7 @@ from loop.signals.processes import (
 from loop.signals.series import (
     ENDS_FACTOR_MAX,
     ENDS_MIN,
+    PROMPTS_FACTOR,
     Track,
     names_an_abort,
     share_of,
@@ -208,8 +209,7 @@ def _shape(told: Sequence[tuple[str, Labels]], names: Names) -> _Shape | None:
         quantity: tuple(place for rank, place in of if rank == min(of)[0])
         for quantity, of in ranked.items()
     }
-    plain = "firsts" in by_quantity or "prompt" not in by_quantity
-    if not plain or "start_time" in by_quantity or by_quantity.keys().isdisjoint(TELL_OF_REQUESTS):
+    if "start_time" in by_quantity or by_quantity.keys().isdisjoint(TELL_OF_REQUESTS):
         return None
     counters = {place for counter in COUNTERS for place in by_quantity.get(counter, ())}
     ends = by_quantity.get("ends", ())
@@ -277,6 +277,7 @@ class _Counts(NamedTuple):
     counted: Floats
     by_ends: Floats
     by_firsts: Floats
+    by_prompts: Floats
 
 
 def _even_tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[Track]:
@@ -291,7 +292,13 @@ def _even_tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[Tra
         counter: _grown(values, shape.of(counter)) for counter in COUNTERS if shape.of(counter)
     }
     aborted = _grown(values, shape.aborts)[:, -1]
-    told = _counts(grown, gauges["running"], gauges["waiting"], aborted=aborted)
+    told = _counts(
+        grown,
+        gauges["running"],
+        gauges["waiting"],
+        aborted=aborted,
+        prompt_tokens=_tokens_of_a_prompt(shape, values),
+    )
     ends_told = "ends" in grown or "answers" in grown
     first = values[:, :, 0]
     ended = sum(
@@ -304,7 +311,7 @@ def _even_tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[Tra
         told.counted.tolist(),
         (told.by_ends if ends_told else told.counted)[:, -1].tolist(),
         told.by_firsts[:, -1].tolist(),
-        told.by_ends[:, -1].tolist(),
+        told.by_prompts[:, -1].tolist(),
         (ended + (gauges["running"] + gauges["waiting"])[:, 0]).tolist(),
         ended.tolist(),
         gauges["running"].tolist(),
@@ -345,8 +352,22 @@ def _grown(values: Floats, places: Iterable[int]) -> Floats:
     return total
 
 
+def _tokens_of_a_prompt(shape: _Shape, values: Floats) -> Floats:
+    """Return the mean length of a prompt in the life of a process, 0 if it does not tell."""
+    tokens, count = (
+        sum((values[:, place, -1] for place in shape.of(name)), start=np.zeros(len(values)))
+        for name in ("prompt_lengths_tokens", "prompt_lengths")
+    )
+    return np.divide(tokens, count, out=np.zeros(len(values)), where=count > 0.0)
+
+
 def _counts(
-    grown: Mapping[str, Floats], running: Floats, waiting: Floats, *, aborted: Floats
+    grown: Mapping[str, Floats],
+    running: Floats,
+    waiting: Floats,
+    *,
+    aborted: Floats,
+    prompt_tokens: Floats,
 ) -> _Counts:
     ends = grown.get("ends", grown.get("answers", np.zeros(running.shape)))
     if "ends" in grown and "answers" in grown:
@@ -354,13 +375,21 @@ def _counts(
         ends = np.where(answers[:, -1:] > ends[:, -1:], answers, ends)
     by_ends = _arrived(ends, running + waiting)
     if "firsts" not in grown:
-        return _Counts(by_ends, by_ends, by_ends)
+        by_prompts = by_ends
+        if "prompt" in grown:
+            told = prompt_tokens[:, None] > 0.0
+            prompts = np.divide(
+                grown["prompt"], prompt_tokens[:, None], where=told, out=by_ends * 0
+            )
+            by_prompts = np.where(told, _arrived(prompts, waiting), by_ends)
+        more = by_prompts[:, -1] > PROMPTS_FACTOR * by_ends[:, -1] + ENDS_MIN
+        return _Counts(np.where(more[:, None], by_prompts, by_ends), by_ends, by_ends, by_prompts)
     by_firsts = _arrived(grown["firsts"], waiting + np.minimum(0.0, running - running[:, :1]))
     last = grown["firsts"][:, -1]
     explained = ENDS_FACTOR_MAX * (last + running[:, 0]) + ENDS_MIN + aborted
     more = (last > 0.0) & (explained < ends[:, -1])
     more |= by_firsts[:, -1] > by_ends[:, -1]
-    return _Counts(np.where(more[:, None], by_firsts, by_ends), by_ends, by_firsts)
+    return _Counts(np.where(more[:, None], by_firsts, by_ends), by_ends, by_firsts, by_ends)
 
 
 def _arrived(passed: Floats, inside: Floats) -> Floats:
