@@ -123,7 +123,7 @@ class Gateway:
             return None
         self._pass(batch, end)
         self.arrivals += end - begin
-        self.arrived_tokens += int(batch.prompt_tokens[begin:end].sum())
+        self.arrived_tokens += int(np.add.reduce(batch.prompt_tokens[begin:end]))
         return Stretch(batch, begin, end, number, plan)
 
     def resume(self, turn: int) -> None:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -58,15 +59,21 @@ def cache_directory(sources: Sequence[Path] = _SOURCES) -> Path:
     It is below $NUMBA_CACHE_DIR, or $XDG_CACHE_HOME, or ~/.cache; one that cannot be written below
     is passed over for the directory of temporary files.
     """
-    total = hashlib.sha256(f"{sys.version} {version('numba')}".encode())
-    for path in sources:
-        total.update(path.read_bytes())
     own = os.environ.get("NUMBA_CACHE_DIR") or os.environ.get("XDG_CACHE_HOME")
     base = Path(own) if own else Path.home() / ".cache"
-    directory = base / "inferno-twin" / total.hexdigest()[:16]
+    directory = base / "inferno-twin" / _key(tuple(sources))
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError:
         directory = Path(gettempdir()) / f"inferno-twin-{os.getuid()}" / directory.name
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     return directory
+
+
+@lru_cache
+def _key(sources: tuple[Path, ...]) -> str:
+    # Once: each function that is compiled asks.
+    total = hashlib.sha256(f"{sys.version} {version('numba')}".encode())
+    for path in sources:
+        total.update(path.read_bytes())
+    return total.hexdigest()[:16]

@@ -18,7 +18,7 @@ from twin.engine.kv_cache import kv_block_count
 from twin.engine.latency import boundaries_before, duration_s
 from twin.engine.port import OnFinish
 from twin.engine.telemetry import ReplicaReading, add_progression
-from twin.request import REASONS, Request, RequestLog
+from twin.request import REASONS, Request, RequestBatch, RequestLog
 from twin.spec import EngineSpec
 
 _NO_REQUESTS = (np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
@@ -218,17 +218,23 @@ class ReplicaTable:
         Return whose turn it is then, of each.
         """
         rows: list[int] = []
-        lines, draws, begin, drawn = [], [], 0, 0
+        lines, draws, parts, begin, drawn = [], [], [], 0, 0
         for server, stretch, routed, read in visits:
-            _, first, last, number, (how, turn, chance) = stretch
-            to, count = len(rows), last - first
-            rows += [replica.row for replica in routed]
+            batch, first, last, number, (how, turn, chance) = stretch
+            to = len(rows)
+            for replica in routed:
+                rows.append(replica.row)
             middle = len(rows)
-            rows += [replica.row for replica in read]
-            places = (server, to, middle, middle, len(rows))
-            lines.append((*places, begin, begin + count, number, how, turn, drawn))
-            begin += count
-            if len(chance):
+            for replica in read:
+                rows.append(replica.row)
+            end = begin + last - first
+            lines.append(
+                (server, to, middle, middle, len(rows), begin, end, number, how, turn, drawn)
+            )
+            if end > begin:
+                parts.append((batch, first, last))
+                begin = end
+            if chance is not NO_DRAWS:
                 draws.append(chance)
                 drawn += len(chance)
         found = np.array(lines, np.int64)
@@ -237,7 +243,7 @@ class ReplicaTable:
         self._run(
             found,
             np.array(rows, np.int64),
-            requests=_joined([visit.stretch for visit in visits]) if begin else _NO_REQUESTS,
+            requests=_joined(parts) if parts else _NO_REQUESTS,
             draws=np.concatenate(draws) if draws else NO_DRAWS,
             until_s=after_s,
             scrape=(at.SCRAPE if scrape else 0, after_s),
@@ -354,9 +360,10 @@ def _give_back(rows: list[int], row: int, _owner: ref[TableReplica]) -> None:
     rows.append(row)
 
 
-def _joined(stretches: Sequence[Stretch]) -> calls.Requests:
-    """Return the requests of all *stretches*, one after the other."""
-    parts = [(s.batch, s.begin, s.end) for s in stretches if s.requests]
+def _joined(parts: Sequence[tuple[RequestBatch, int, int]]) -> calls.Requests:
+    """Return the requests of all *parts* (of a batch, from where to before where), one after the
+    other.
+    """
     if len(parts) == 1:
         batch, *ends = parts[0]
         span = slice(*ends)
