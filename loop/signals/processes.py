@@ -52,10 +52,11 @@ TURNS_MIN = 2  # falls of the counters of one port, beyond which it is not one p
 # Samples of one page are of one scrape if their times differ by no more, or by no more than a part
 # of the time from one sample of a series to its next.
 SAME_SCRAPE_S, SAME_SCRAPE_PART = 1.0, 0.4
-# An engine gives each request inside a token at twice its mean speed at most. So many requests more
-# than a scrape met may have been inside: few where counters fell, for then it may be several.
+# An engine gives each request inside a token at twice its best mean speed at most. So many
+# requests more than a scrape met may have been inside: few where counters fell, for then it may be
+# several.
 UNSEEN_INSIDE, UNSEEN_INSIDE_FALLS = 256.0, 4.0
-SPEED_FACTOR, STEP_S_MIN = 2.0, 0.002
+SPEED_FACTOR, TOKEN_S_MIN = 2.0, 0.002
 
 
 class Series(NamedTuple):
@@ -461,32 +462,42 @@ def _beyond_an_engine(process: Process, times_s: Sequence[float], *, falls: bool
         for points in process.by_quantity.get("generation", {}).values()
     ]
     at = {time_s: k for k, time_s in enumerate(process.times_s)}
-    running, waiting, steps, seconds = (
-        _values(process, name) for name in ("running", "waiting", "steps", "steps_s")
+    running, waiting, steps, seconds, firsts, generated = (
+        _values(process, name)
+        for name in ("running", "waiting", "steps", "steps_s", "firsts", "generation")
     )
+    tokens = [
+        max(told, given - first)
+        for told, given, first in zip(steps, generated, firsts, strict=True)
+    ]
+    of_life = list(zip(seconds, tokens, strict=True))
+    grown = [
+        (now_s - before_s, now - before) for (before_s, before), (now_s, now) in pairwise(of_life)
+    ]
     most_tps = tokens_per_s_most(
         inside=max(map(sum, zip(running, waiting, strict=True)), default=0.0),
-        step_s=max(
-            (total_s / count for total_s, count in zip(seconds, steps, strict=True) if count > 0.0),
+        token_s=min(
+            (total_s / count for total_s, count in (*of_life, *grown) if min(total_s, count) > 0.0),
             default=0.0,
         ),
         falls=falls,
     )
     for before_s, now_s in pairwise(times_s):
         shown = [(column[at[before_s]], column[at[now_s]]) for column in columns]
-        grown = sum(now - before for before, now in shown if before is not None and now is not None)
-        if grown > most_tps * (now_s - before_s):
+        more = sum(now - before for before, now in shown if before is not None and now is not None)
+        if more > most_tps * (now_s - before_s):
             return True
     return False
 
 
-def tokens_per_s_most(*, inside: Any, step_s: Any, falls: bool) -> Any:
+def tokens_per_s_most(*, inside: Any, token_s: Any, falls: bool) -> Any:
     """Return how many tokens a second an engine generates at most, in which so many requests were
-    met *inside* and whose steps take *step_s* (0: it does not tell); numbers, or arrays of them.
+    met *inside* and that gave each a token every *token_s* at its fastest (0: it does not tell);
+    numbers, or arrays of them.
     """
     unseen = UNSEEN_INSIDE_FALLS if falls else UNSEEN_INSIDE
     # The larger of the two, of arrays as of numbers.
-    longest_s = step_s + (STEP_S_MIN - step_s) * (step_s < STEP_S_MIN)
+    longest_s = token_s + (TOKEN_S_MIN - token_s) * (token_s < TOKEN_S_MIN)
     return SPEED_FACTOR * (inside + unseen) / longest_s
 
 

@@ -260,14 +260,21 @@ def _beyond_engines(shape: _Shape, times_s: Floats, values: Floats) -> NDArray[n
         summed: Floats = values[:, places].sum(1)
         return summed
 
-    steps = total("steps")
-    step_s = np.divide(total("steps_s"), steps, out=np.zeros_like(steps), where=steps > 0.0)
+    seconds, generated = total("steps_s"), total("generation")
+    tokens = np.maximum(total("steps"), generated - total("firsts"))
+    # Of the life of each engine, and of each time between two scrapes.
+    seconds = np.concatenate((seconds, np.diff(seconds)), axis=1)
+    tokens = np.concatenate((tokens, np.diff(tokens)), axis=1)
+    told = (seconds > 0.0) & (tokens > 0.0)
+    token_s = np.divide(seconds, tokens, out=np.full_like(tokens, np.inf), where=told).min(1)
     most_tps = tokens_per_s_most(
-        inside=total("running", "waiting").max(1), step_s=step_s.max(1), falls=False
+        inside=total("running", "waiting").max(1),
+        token_s=np.where(told.any(1), token_s, 0.0),
+        falls=False,
     )
     # Who is at the limit is looked at once more.
     limit = (1.0 - 1e-9) * most_tps[:, None] * np.diff(times_s)
-    beyond: NDArray[np.bool_] = (np.diff(total("generation")) > limit).any(1)
+    beyond: NDArray[np.bool_] = (np.diff(generated) > limit).any(1)
     return beyond
 
 
