@@ -11,7 +11,7 @@ best path is taken, and the plan that they make together is run as well.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -36,6 +36,9 @@ SLOT_S = 30.0
 MARGINS = (0.8, 1.0, 1.25, 1.6)
 # What one missed request costs where nobody says otherwise [cents].
 PRICE_CENTS = 1.0
+# A plan knows rates, and the twin what queues do to them: small systems, whose runs cost next to
+# nothing, look around their best plan in so many runs, of all together so many requests.
+POLISH_MOST, POLISHED_REQUESTS = 16, 200_000
 
 Bill = tuple[float, float]  # cost [cents], misses and what waits at the end
 
@@ -64,12 +67,13 @@ def clairvoyant(
     price_cents: float = PRICE_CENTS,
     slot_s: float = SLOT_S,
     margins: Sequence[float] = MARGINS,
-    polish: int = 0,
+    polish: int | None = None,
 ) -> Candidate:
     """Return the best candidate for *sources* (whose policy does not matter), the *compared* ones
     among them.
 
-    polish: so many runs more, in each of which every server tries one small change of its path.
+    polish: so many runs more, in each of which every server tries one small change of its path
+    (None: as many as few requests allow).
     """
     demand = true_demand(sources, slot_s=slot_s)
     plans = {
@@ -82,13 +86,10 @@ def clairvoyant(
     found = [*compared]
     found += [tried(sources, name, plan, tick_s=slot_s) for name, plan in plans.items()]
     best = _best(sources, found, price_cents=price_cents)
-    for number in range(polish):
-        changed = {
-            server: _changed(path, number, slot_s=slot_s) for server, path in best.plan.items()
-        }
-        more = tried(sources, "polished", changed, tick_s=best.tick_s)
-        best = _best(sources, [best, more], price_cents=price_cents)
-    return best
+    if polish is None:
+        requests = sum(float(one.arrivals.sum()) for one in demand)
+        polish = min(POLISH_MOST, int(POLISHED_REQUESTS / max(requests, 1.0)))
+    return polished(sources, best, rounds=polish, price_cents=price_cents, slot_s=slot_s)
 
 
 def tried(sources: Sources, name: str, plan: Plan, *, tick_s: float) -> Candidate:
@@ -220,20 +221,62 @@ def static_peak(sources: Sources, demand: Sequence[Demand]) -> Plan:
     return plan
 
 
-def _changed(path: Steps, number: int, *, slot_s: float) -> Steps:
-    """Return *path* with one small change, another for each *number*: a step a replica more or
-    less, earlier or later.
+def polished(
+    sources: Sources, best: Candidate, *, rounds: int, price_cents: float, slot_s: float
+) -> Candidate:
+    """Return *best*, or what is better near it. In each round every server tries one change of its
+    path and keeps it if that pays; what they keep is run together in the end.
     """
-    if not path:
-        return path
-    what, place = number % 4, number // 4 % len(path)
-    step = path[place]
-    if what < 2:
-        step = step._replace(replicas=max(step.replicas + (1, -1)[what], 0))
-    else:
-        step = step._replace(t_s=max(step.t_s + (-slot_s, slot_s)[what - 2], 0.0))
-    steps = sorted((*path[:place], step, *path[place + 1 :]), key=lambda one: one.t_s)
-    return without_repeats(steps)
+    tick_s = common_tick_s(best.tick_s, slot_s)
+    end_s = sources.config.duration_s
+    paths, owed = dict(best.plan), dict(best.bills)
+    turns = {name: neighbours(path, slot_s=slot_s, end_s=end_s) for name, path in paths.items()}
+    found = best
+    for _ in range(rounds):
+        changed = {name: path for name in paths if (path := next(turns[name], None)) is not None}
+        if not changed:
+            break
+        found = tried(sources, "polished", {**paths, **changed}, tick_s=tick_s)
+        for name, path in changed.items():
+            (cost, missed), (cost_before, missed_before) = found.bills[name], owed[name]
+            if cost + price_cents * missed < cost_before + price_cents * missed_before:
+                paths[name], owed[name] = path, found.bills[name]
+                turns[name] = neighbours(path, slot_s=slot_s, end_s=end_s)
+    if paths == best.plan:
+        return best
+    if found.plan != paths:
+        found = tried(sources, "polished", paths, tick_s=tick_s)
+    # Servers that share scarce GPUs may be worse off together than each was alone.
+    return min((found, best), key=lambda candidate: candidate.objective_cents(price_cents))
+
+
+def neighbours(path: Steps, *, slot_s: float, end_s: float) -> Iterator[Steps]:
+    """Return the paths near *path*: fewer replicas for a while, changes sooner or later, then more
+    replicas for a while.
+    """
+    ends_s = [*(step.t_s for step in path[1:]), end_s]
+    for more in (-1, 1):
+        for place, (step, until_s) in enumerate(zip(path, ends_s, strict=True)):
+            if step.replicas + more < 0:
+                continue
+            middle_s = step.t_s + slot_s * ((until_s - step.t_s) // (2 * slot_s))
+            other, before, after = (
+                step._replace(replicas=step.replicas + more),
+                path[:place],
+                path[place + 1 :],
+            )
+            yield without_repeats((*before, other, *after))
+            if step.t_s < middle_s < until_s:
+                yield without_repeats((*before, step, other._replace(t_s=middle_s), *after))
+                yield without_repeats((*before, other, step._replace(t_s=middle_s), *after))
+        if more > 0:
+            continue
+        for place in range(1, len(path)):
+            for slots in (-4, 4, -1, 1):
+                t_s = path[place].t_s + slots * slot_s
+                if path[place - 1].t_s < t_s < ends_s[place]:
+                    moved = path[place]._replace(t_s=t_s)
+                    yield (*path[:place], moved, *path[place + 1 :])
 
 
 def _window(sources: Sources) -> Window:

@@ -9,7 +9,15 @@ from itertools import product
 
 import pytest
 
-from experiments.clairvoyant import Candidate, bills, clairvoyant, planned, tried
+from experiments.clairvoyant import (
+    Candidate,
+    bills,
+    clairvoyant,
+    neighbours,
+    planned,
+    polished,
+    tried,
+)
 from experiments.config import RunConfig
 from experiments.demand import true_demand
 from experiments.plans import Step, paths_of
@@ -62,8 +70,33 @@ def test_it_is_as_good_as_the_best_of_all_plans(sources: Sources) -> None:
         }
         for name, (cost, missed) in tried(sources, "all", plan, tick_s=BLOCK_S / 10).bills.items():
             least[name] = min(least[name], cost + price * missed)
-    found = clairvoyant(sources, price_cents=price, polish=8)
+    found = clairvoyant(sources, price_cents=price)
     assert found.objective_cents(price) <= 1.001 * sum(least.values())
+
+
+@pytest.mark.costly
+def test_looking_around_a_plan_never_makes_it_worse(sources: Sources) -> None:
+    """A plan knows nothing of queues: on the twin, near it, some are better, and none is taken
+    that is worse.
+    """
+    now = {name: sources.system.servers[name].current for name in sources.names}
+    plan = {name: (Step(0.0, of.accelerator, 4, of.max_batch),) for name, of in now.items()}
+    wasteful = tried(sources, "mine", plan, tick_s=30.0)
+    found = polished(sources, wasteful, rounds=3, price_cents=0.1, slot_s=30.0)
+    assert found.objective_cents(0.1) < wasteful.objective_cents(0.1)
+    assert polished(sources, found, rounds=0, price_cents=0.1, slot_s=30.0) is found
+
+
+def test_the_neighbours_of_a_path_are_paths() -> None:
+    """Each differs from it, goes forward in time, and asks for no fewer than no replicas."""
+    path = (Step(0.0, "L40S", 1, 8), Step(300.0, "L40S", 3, 8), Step(330.0, "MI250", 0, 8))
+    near = list(neighbours(path, slot_s=30.0, end_s=600.0))
+    assert len(near) == len(set(near))
+    for other in near:
+        assert other != path
+        times = [step.t_s for step in other]
+        assert times == sorted(set(times))
+        assert all(step.replicas >= 0 and 0.0 <= step.t_s < 600.0 for step in other)
 
 
 @pytest.mark.costly
