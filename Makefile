@@ -18,6 +18,7 @@ help:  ## List the targets
 
 # Editable installs, so that a change of the code needs no second installation.
 .venv/.installed: .venv/bin/python pyproject.toml constraints.txt
+	@echo "Installing the packages into .venv: a minute or two, and nothing is printed meanwhile"
 	$(INSTALL) --editable .
 	@touch $@
 

@@ -68,6 +68,11 @@ def misses_of_directory(
     """Return the configuration of the run in *directory*, and its misses. Raise SpecError where its
     files or its data are not what they were. *records*, if any, are those of the run, read already.
     """
+    if not (directory / RUN).is_file() and (directory / "runs").is_dir():
+        raise SpecError(
+            f"{directory}: expected one run (inferno sim --out), found many; "
+            f"inferno report {directory} shows why each missed"
+        )
     about = read_json(directory / RUN)
     config = _config(about, directory)
     sources = read_sources(config)

@@ -99,7 +99,9 @@ def what_if(
     changed system to a folder of it, where it may be run by itself.
     """
     if not question.lines:
-        raise SpecError("what-if: expected a change (--policy, --gpus, --slo, --load, --start-up)")
+        raise SpecError(
+            "expected a change (--policy, --gpus, --slo, --load, --start-up), found none"
+        )
     if question.seeds < 1:
         raise SpecError(f"seeds: expected a whole number >= 1, found {question.seeds}")
     then = _changed(question, out)

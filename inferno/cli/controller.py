@@ -141,7 +141,7 @@ def _run(options: Namespace) -> int:
     from loop.services.controller_metrics import ControllerMetrics
 
     settings = _settings(options)
-    _check_period(settings.period_s, getattr(options, "speed", 1.0))
+    _check_period(settings.period_s, options.speed if options.backend == "sim" else 1.0)
     bounds = _bounds(options)
     with ExitStack() as stack:
         world = WORLDS[options.backend].open_world(settings, options, stack)
@@ -189,7 +189,7 @@ def _run(options: Namespace) -> int:
             host=settings.controller_host,
             verb="invoke",
             notes=world.notes,
-            about=_about(options, settings.period_s),
+            about=_about(options, settings.period_s, speed=world.speed),
             page="controller.html",
         )
     return EXIT_OK
@@ -212,9 +212,10 @@ def _settings(options: Namespace) -> Settings:
     )
 
 
-def _about(options: Namespace, period_s: float) -> dict[str, object]:
-    """Return what the first line of the log tells."""
-    return {"backend": options.backend, "mode": options.mode, "periodS": period_s}
+def _about(options: Namespace, period_s: float, *, speed: float) -> dict[str, object]:
+    """Return what the first line of the log tells; a period of 0 has no first cycle of its own."""
+    first = {"firstCycleInS": round(period_s / speed, 1)} if period_s else {}
+    return {"backend": options.backend, "mode": options.mode, "periodS": period_s, **first}
 
 
 def _led(alone: Controller, lease: Lease) -> Cycles:

@@ -27,7 +27,7 @@ browser.
   inferno twin serve --manifests yamls/workload --speed 10
   export KUBECONFIG=out/twin.kubeconfig
   kubectl get deployments -n infer
-  inferno controller 60 false --backend kube --speed 10
+  inferno controller 10 false --backend kube --speed 10
 """
 
 

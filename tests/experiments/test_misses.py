@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,9 +10,11 @@ import pytest
 
 from experiments.columns import Window
 from experiments.demand import Choice, Demand
+from experiments.explain import explain_run
 from experiments.misses import CAUSES, Misses, explain_misses
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
+from twin.spec import SpecError
 
 TARGET = SloTarget(model="m", slo_ttft_ms=1000.0)
 WINDOW = Window(start_s=0.0, end_s=100.0)
@@ -106,3 +109,10 @@ def test_a_policy_that_gave_up_for_want_of_gpus_is_not_blamed() -> None:
     """It asks for no more than there are, so no pod is pending."""
     found = explained([2.0] * 10, pods(ONE), missed_at=45.0, kind="capacity")
     assert found.counts[0, CAUSES.index("no GPUs")] == 1
+
+
+def test_many_runs_are_not_one(tmp_path: Path) -> None:
+    """A comparison holds many: it is said where its misses are shown."""
+    (tmp_path / "runs").mkdir()
+    with pytest.raises(SpecError, match=r"expected one run .*found many; inferno report"):
+        explain_run(tmp_path, counterfactuals=False, jobs=None, console=None)

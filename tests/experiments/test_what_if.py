@@ -138,4 +138,4 @@ def test_both_systems_meet_the_same_requests_and_the_answer_is_written(
 def test_without_a_change_there_is_nothing_to_answer(tmp_path: Path, capsys: Capture) -> None:
     """One line, exit code 2."""
     assert main(["what-if", str(SMALL), "--out", str(tmp_path / "out")]) == 2
-    assert "what-if: expected a change" in capsys.readouterr().err
+    assert "inferno what-if: expected a change" in capsys.readouterr().err

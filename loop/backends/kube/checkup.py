@@ -190,7 +190,7 @@ def data_finding(one: Deployment, data: SystemData) -> Finding:
             f"model {one.model!r} has no latency model on {one.accelerator!r}, only on {_some(on)}",
             f"correct the label {names.ACCELERATOR}, or add the pair to model-data.json",
         )
-    what = f"{one.model}, {one.service_class}, {one.wanted} x {one.accelerator or 'nothing'}"
+    what = f"{one.model}, {one.service_class}, {one.wanted} x {one.accelerator or '?'}"
     if data.target(service_class=one.service_class, model=one.model) is None:
         text = f"{what}: its class has no targets for its model"
         todo = "add them to serviceclass-data.json"

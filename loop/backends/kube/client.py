@@ -101,6 +101,8 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
         found = " ".join(str(error).split())
         if kubeconfig and os.pathsep not in kubeconfig and not os.path.lexists(kubeconfig):
             found = "no such file"
+        elif not kubeconfig and "No configuration found" in found:
+            found = "no kubeconfig: give --kubeconfig FILE, or export KUBECONFIG"
         raise SpecError(f"{where}: expected a cluster to talk to, found {found}") from error
     # GETs would be repeated in silence three times, each with the full timeout.
     settings.retries = False
