@@ -132,8 +132,7 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Work:
     rows = len(pairs.server)
     idle = (asked.rate_rpm == 0.0) | (asked.out_tokens == 0.0)
     verdict = np.zeros(rows, dtype=np.int64)
-    # As many tokens as were seen together on this accelerator, in requests of this length.
-    derived = perf.max_batch * perf.at_tokens // np.maximum(asked.out_tokens, 1.0)
+    derived = settings.rules.seen_batch(pairs)
     unbounded = np.where(
         asked.max_batch > 0.0,
         asked.max_batch,

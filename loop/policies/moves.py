@@ -62,11 +62,14 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
     *saving_min* (SOON_SAVING_MIN if it is soon); nothing is short, nothing starts, the load has
     been seen for a while, and the last move is some time ago.
 
-    A server that cannot be served where it is has to move.
+    A server that cannot be served where it is has to move; so has one for which there are too few
+    GPUs where it is, if elsewhere there are enough: no pod that is waited for would help it.
     """
     view, stay = move.view, move.stay
     if stay is None or view.ready + view.starting + view.pending == 0:
         return True
+    if stay.why.kind == "capacity" and move.go.why.kind != "capacity":
+        return move.known_s >= KNOWN_S
     if move.moved_s is not None and now_s - move.moved_s < DWELL_S:
         return False
     if move.known_s < KNOWN_S:

@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
-# bear, and the next tick mends. All of it is had for a load that is unsure.
+# bear, and the next tick mends. All of it is had for a load that is unsure; and more of it than
+# that the more replicas there are beyond FEW: a pool of many is full nearly at once, and what whole
+# replicas have over, next to nothing.
 MARGIN_MIN = 0.3
+FEW = 5.0
 COUNTS_MAX = 48  # numbers of replicas that are compared
 
 
@@ -65,4 +68,5 @@ class Worth:
             return found.middle
         # Half a replica less, so that a slightly other size of a replica does not add one.
         margin = max(0.0, (best - 0.5) * replica_rpm - found.middle)
-        return found.middle + (MARGIN_MIN + (1.0 - MARGIN_MIN) * found.unsure) * margin
+        whole = max(found.unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
+        return found.middle + (MARGIN_MIN + (1.0 - MARGIN_MIN) * whole) * margin

@@ -129,6 +129,21 @@ def test_a_margin_is_what_its_misses_would_cost(spread: float) -> None:
     assert dear <= rates[3]
 
 
+def test_many_replicas_have_more_of_the_margin_that_pays() -> None:
+    """A few are seldom just full; of many, whole replicas leave next to nothing over."""
+    futures = np.linspace(600.0, 1200.0, 41)
+    found = Forecast(futures=futures, method="filters", now=900.0)
+    margins = [
+        Worth(replica_cents_per_h=200.0 / each, met_cents=100.0).rate_rpm(
+            found, replica_rpm=900.0 / each
+        )
+        - found.middle
+        for each in (3, 10, 40)
+    ]
+    assert 0.0 < margins[0] < margins[1] < margins[2]
+    assert found.middle + margins[2] <= futures[-1]
+
+
 def test_the_quantile_is_the_critical_ratio_within_bounds() -> None:
     """A replica at 200 cents an hour that saves 60 requests a minute at a cent each."""
     assert Worth(replica_cents_per_h=200.0, met_cents=1.0).quantile(60.0) == pytest.approx(

@@ -17,7 +17,7 @@ from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import make_tail
 from loop.optimizer.model.tail_rates import SAFETY
 from loop.optimizer.model.within import make_goals, shares_within
-from loop.optimizer.rules import OptimizerSettings
+from loop.optimizer.rules import OptimizerSettings, Rules
 from loop.optimizer.rules.go_2025 import GO_2025
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
@@ -200,6 +200,24 @@ def test_memory_caps_the_batch() -> None:
     assert found.wanted_batch[row(found)] == 64
     compat = table(small_system(server(), kv_tokens=6400), COMPAT)
     assert compat.columns.max_batch[row(compat)] == 64
+
+
+def test_long_answers_shrink_a_batch_only_where_the_memory_is_not_known() -> None:
+    """A batch of 64 was seen at 256 tokens. At 2048 that is one of 8 by the tokens, and of 64 where
+    so many are known to fit; the Go optimizer knows no memory.
+    """
+    long = server(tokens=(64.0, 2048.0), rpm=60.0)
+
+    def batches(kv_tokens: int | None, rules: Rules = OURS) -> set[int]:
+        system = small_system(long, kv_tokens=kv_tokens, itl_ms=100.0)
+        settings = OptimizerSettings(rules=rules)
+        table = size_all(system, settings, servers=[long], cache=SizingCache())
+        return set(table.columns.max_batch.tolist())
+
+    assert batches(None) == {8}
+    assert batches(10_000_000) == {64}
+    assert all(8 < batch < 64 for batch in batches(60_000))
+    assert batches(10_000_000, GO_TODAY) == {8}
 
 
 def test_a_request_that_never_fits_says_so() -> None:

@@ -98,7 +98,8 @@ class Rules:
     in_force: the settings as these rules heed them. flags: the same of the flags in the data.
     size: the whole of sizing; the steps from absent_load to tie_break are of the size that ours
     and the Go optimizer of today share. absent_load: what a server is sized for of which no load is
-    known (None: it is not sized). counted_rate: the rate by which replicas are counted (None: the
+    known (None: it is not sized). seen_batch: of requests of the length asked for, by what was seen
+    of an accelerator. counted_rate: the rate by which replicas are counted (None: the
     highest that meets the targets). idle_dropped: why a server without load and without a least
     number of replicas is left out if capacity is limited (None: it gets its zero replicas).
     """
@@ -110,6 +111,7 @@ class Rules:
     # Steps of sizing.
     absent_load: Load | None
     present_cost: Callable[[SystemData, ServerData], float]
+    seen_batch: Callable[[Pairs], Floats]
     batch: Callable[[Floats, Pairs, OptimizerSettings], tuple[Floats, Bools]]
     queue: Callable[[Floats], Floats]
     perf: Callable[[PerfColumns], PerfColumns]

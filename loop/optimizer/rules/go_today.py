@@ -60,6 +60,12 @@ def present_cost(data: SystemData, server: ServerData) -> float:  # noqa: ARG001
     return server.current.cost_cents_per_h or 0.0
 
 
+def seen_batch(pairs: Pairs) -> Floats:
+    """Return as many tokens as were seen together on an accelerator, in requests of this length."""
+    tokens = np.maximum(pairs.asked.out_tokens, 1.0)
+    return pairs.perf.max_batch * pairs.perf.at_tokens // tokens
+
+
 def batch(wanted: Floats, pairs: Pairs, settings: OptimizerSettings) -> tuple[Floats, Bools]:  # noqa: ARG001 the rules' port
     """Return *wanted*: the KV cache and the cap are not known."""
     return wanted, np.zeros(len(wanted), dtype=np.bool_)
@@ -229,6 +235,7 @@ GO_TODAY = replace(
     in_force=in_force,
     absent_load=Load(rate_rpm=0.0, in_tokens=0.0, out_tokens=0.0),
     present_cost=present_cost,
+    seen_batch=seen_batch,
     batch=batch,
     queue=queue,
     perf=perf,

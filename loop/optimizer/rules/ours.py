@@ -62,6 +62,16 @@ def present_cost(data: SystemData, server: ServerData) -> float:
     return unit.cost_cents_per_h * max(perf.acc_count, 1) * current.replicas
 
 
+def seen_batch(pairs: Pairs) -> Floats:
+    """Return as many tokens as were seen together on an accelerator, in requests of this length;
+    but no fewer requests than were seen where the size of the KV cache says how many fit.
+    """
+    perf = pairs.perf
+    derived = perf.max_batch * perf.at_tokens // np.maximum(pairs.asked.out_tokens, 1.0)
+    seen: Floats = np.where(np.isfinite(perf.kv_tokens), perf.max_batch, 0.0)
+    return np.maximum(derived, seen)
+
+
 def batch(wanted: Floats, pairs: Pairs, settings: OptimizerSettings) -> tuple[Floats, Bools]:
     """Return *wanted* cut to the KV cache and the cap, and where not even one request fits."""
     asked = pairs.asked
@@ -205,6 +215,7 @@ OURS = Rules(
     size=size_all,
     absent_load=None,
     present_cost=present_cost,
+    seen_batch=seen_batch,
     batch=batch,
     queue=queue,
     perf=perf,
