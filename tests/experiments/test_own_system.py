@@ -99,7 +99,7 @@ def test_an_import_keeps_the_data_that_it_begins_with(tmp_path: Path) -> None:
     # What the cluster tells: replicas, start-up, GPUs.
     (server,) = told.files["server-data.json"]["servers"]
     assert server["currentAlloc"]["numReplicas"] == found.replicas
-    assert server["maxBatchSize"] == models[found.model, "H100"]["maxBatchSize"]
+    assert server["maxBatchSize"] == read_system(SMALL).servers[found.name].max_batch
     engines = {(row["model"], row["acc"]): row for row in told.files["twin-data.json"]["engines"]}
     assert engines["Llama-3.1-8B", "H100"]["startUp"]["meanS"] == found.start_up_s
     assert system.capacity["H100"] == 5
