@@ -295,12 +295,14 @@ class SloPolicy:
         """Return what is *found* without the moves that do not pay, and who moves with how many
         replicas.
 
-        If a server lacks GPUs because others stay, all of these moves are made.
+        If a server lacks GPUs because others stay, all of these moves are made, if more is served
+        then.
         """
         movers = _movers(found)
         if self.compat or self.hysteresis == 0.0 or not movers:
             return found, {}
         stay = self._again(case, found, _staying(found.system, movers))
+        helps = _missed_cents(case, found) < _missed_cents(case, stay)
         moves = {
             name: Move(
                 view=case.snapshot.servers[name],
@@ -314,6 +316,7 @@ class SloPolicy:
                 moved_s=case.memories[name].moved_s,
                 known_s=_known_s(case, name),
                 rate_rpm=_rate_rpm(found.system.servers[name]),
+                helps=helps,
             )
             for name in movers
         }
@@ -324,7 +327,8 @@ class SloPolicy:
         ]
         if stopped and len(stopped) < len(movers):
             stay = self._again(case, found, _staying(found.system, stopped))
-        if not stopped or len(stay.short) > len(found.short):
+        lacking = len(stay.short) > len(found.short)
+        if not stopped or (lacking and _missed_cents(case, found) < _missed_cents(case, stay)):
             return found, {name: move.replicas for name, move in moves.items()}
         return stay, {name: moves[name].replicas for name in _movers(stay) if name in moves}
 
@@ -468,6 +472,19 @@ class SloPolicy:
             raise SpecError(
                 f"policy {self.name}: {option}: expected a number >= 0{bound}, found {value!r}"
             )
+
+
+def _missed_cents(case: _Case, found: _Found) -> float:
+    """Return what the requests are worth that more come of than the replicas *found* can take, of
+    all servers [cents/min].
+    """
+    missed = 0.0
+    for name, server in found.system.servers.items():
+        one = found.solution.allocations.get(name)
+        served_rpm = one.replicas * one.rate_max_rpm if one is not None else 0.0
+        value = _met_cents(case.data, case.snapshot.servers[name])
+        missed += value * max(0.0, _rate_rpm(server) - served_rpm)
+    return missed
 
 
 def _rate_rpm(server: ServerData) -> float:

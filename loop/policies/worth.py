@@ -20,7 +20,7 @@ OVERLOAD = 0.3
 # that the more replicas there are beyond FEW: a pool of many is full nearly at once, and what whole
 # replicas have over, next to nothing.
 MARGIN_MIN = 0.3
-FEW = 5.0
+FEW = 8.0
 COUNTS_MAX = 48  # numbers of replicas that are compared
 
 

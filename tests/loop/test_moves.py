@@ -104,6 +104,7 @@ def test_who_lacks_gpus_where_it_is_moves_to_where_there_are_enough() -> None:
     short = replace(short, view=replace(MOVE.view, starting=1), moved_s=900.0)
     assert pays(short, now_s=1000.0, saving_min=0.1)
     assert not pays(replace(short, known_s=KNOWN_S / 2.0), now_s=1000.0, saving_min=0.1)
+    assert not pays(replace(short, helps=False), now_s=1000.0, saving_min=0.1)
     nowhere = replace(short.go, why=cut)
     assert not pays(replace(short, go=nowhere), now_s=1000.0, saving_min=0.1)
 
