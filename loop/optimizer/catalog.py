@@ -173,6 +173,14 @@ class Pairs:
     asked: ServerColumns
     problem: dict[str, Why]
 
+    @property
+    def batch_by_tokens(self) -> Floats:
+        """Return the requests of the length asked for that make as many tokens as were seen
+        together on the accelerator.
+        """
+        tokens = np.maximum(self.asked.out_tokens, 1.0)
+        return self.perf.max_batch * self.perf.at_tokens // tokens
+
 
 class DataRules(Protocol):
     """What the rules of an optimizer say about data: their first steps (rules.Rules)."""

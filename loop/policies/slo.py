@@ -476,13 +476,14 @@ class SloPolicy:
 
 def _missed_cents(case: _Case, found: _Found) -> float:
     """Return what the requests are worth that more come of than the replicas *found* can take, of
-    all servers [cents/min].
+    all servers [cents/min]. Those that may wait count as the least that others are worth: without
+    GPUs they wait for ever.
     """
     missed = 0.0
     for name, server in found.system.servers.items():
         one = found.solution.allocations.get(name)
         served_rpm = one.replicas * one.rate_max_rpm if one is not None else 0.0
-        value = _met_cents(case.data, case.snapshot.servers[name])
+        value = _met_cents(case.data, case.snapshot.servers[name]) or MET_CENTS_LOWEST
         missed += value * max(0.0, _rate_rpm(server) - served_rpm)
     return missed
 

@@ -17,7 +17,7 @@ from loop.policies import make_policy
 from loop.policies.demand import Memories
 from loop.policies.moves import KNOWN_S
 from loop.policies.slo import SloPolicy
-from loop.spec import Allocation, SystemData
+from loop.spec import Allocation, SloTarget, SystemData
 from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Decision, Load, ServerView, Snapshot, Why
 from tests.parts import first
@@ -506,6 +506,37 @@ def test_a_move_begins_with_the_replicas_that_are_needed_now_and_gives_the_rest_
     after = server_view(load=load, accelerator="H100", wanted=5, ready=5)
     *settled, _ = replicas(after, 1090.0, state)
     assert settled == ["H100", 3]
+
+
+@pytest.mark.parametrize("patient", [False, True])
+def test_a_server_leaves_a_type_of_gpu_that_is_full(patient: bool) -> None:
+    """Its pods are short of the load, and none can come where it is. That holds also for a class
+    that has a target for throughput only: what waits is done a little later, but not never.
+    """
+    policy, data = SloPolicy(), system()
+    best_effort = replace(data.optimizer, saturation_policy="PriorityRoundRobin")
+    data = replace(data, optimizer=best_effort)
+    if patient:
+        calm = {
+            name: replace(
+                one,
+                targets={
+                    model: SloTarget(model=model, slo_tps=10.0) for model, _ in one.targets.items()
+                },
+            )
+            for name, one in data.classes.items()
+        }
+        data = replace(data, classes=calm)
+    room = {"A100": 2, "H100": 40}
+    gpus = {kind: CapacityView(type=kind, total=n, used=0) for kind, n in room.items()}
+    load = Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0)
+    full = server_view(load=load, accelerator="2xA100", wanted=2, ready=1, pending=1)
+    state, found = policy.start(), []
+    for now_s in (1000.0 - KNOWN_S, 1000.0):
+        seen = Snapshot(now_s=now_s, servers={"s1": full}, capacity=gpus)
+        decision, state = policy.decide(seen, data, state)
+        found.append(decision.targets["s1"].accelerator)
+    assert found == ["2xA100", "H100"]
 
 
 @pytest.mark.parametrize(("source", "follows"), [("labels", True), ("router", False)])

@@ -73,7 +73,7 @@ def size(
     length = asked.out_tokens
     count = len(pairs.server)
     able = (perf.alpha + perf.beta > 0.0) & (length > 0.0) & (asked.rate_rpm > 0.0)
-    batch = np.maximum(perf.max_batch * perf.at_tokens // np.maximum(length, 1.0), 1.0)
+    batch = np.maximum(pairs.batch_by_tokens, 1.0)
     columns = _columns(pairs, batch.astype(np.int64))
     wait = np.array([_wait_target(data, server) for server in servers])[pairs.server]
     targets = Targets(asked.slo_itl, wait, asked.slo_tps, np.zeros(count))

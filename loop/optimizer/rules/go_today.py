@@ -62,8 +62,7 @@ def present_cost(data: SystemData, server: ServerData) -> float:  # noqa: ARG001
 
 def seen_batch(pairs: Pairs) -> Floats:
     """Return as many tokens as were seen together on an accelerator, in requests of this length."""
-    tokens = np.maximum(pairs.asked.out_tokens, 1.0)
-    return pairs.perf.max_batch * pairs.perf.at_tokens // tokens
+    return pairs.batch_by_tokens
 
 
 def batch(wanted: Floats, pairs: Pairs, settings: OptimizerSettings) -> tuple[Floats, Bools]:  # noqa: ARG001 the rules' port

@@ -66,10 +66,8 @@ def seen_batch(pairs: Pairs) -> Floats:
     """Return as many tokens as were seen together on an accelerator, in requests of this length;
     but no fewer requests than were seen where the size of the KV cache says how many fit.
     """
-    perf = pairs.perf
-    derived = perf.max_batch * perf.at_tokens // np.maximum(pairs.asked.out_tokens, 1.0)
-    seen: Floats = np.where(np.isfinite(perf.kv_tokens), perf.max_batch, 0.0)
-    return np.maximum(derived, seen)
+    seen: Floats = np.where(np.isfinite(pairs.perf.kv_tokens), pairs.perf.max_batch, 0.0)
+    return np.maximum(pairs.batch_by_tokens, seen)
 
 
 def batch(wanted: Floats, pairs: Pairs, settings: OptimizerSettings) -> tuple[Floats, Bools]:
