@@ -6,10 +6,12 @@ from typing import Any
 
 import pytest
 
-from loop.backends.kube.arguments import changed, value_of
+from loop.backends.kube.arguments import changed, gpu_limit, value_of, with_gpus
 
 ARGUMENT = "--max-num-seqs"
 SHELL = ["/bin/sh", "-c"]
+BATCH = {"name": "BATCH", "value": "32"}
+ELSEWHERE = {"name": "BATCH", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
 
 
 def containers(**container: Any) -> list[dict[str, Any]]:
@@ -37,6 +39,19 @@ def containers(**container: Any) -> list[dict[str, Any]]:
         ({"command": SHELL, "args": ["vllm --max-num-seqs 64 # --max-num-seqs 8"]}, 64),
         ({"args": ["--max_num_seqs", "32"]}, 32),
         ({"args": ["--max_num_seqs=32"]}, 32),
+        ({"command": ["vllm", "--max-num-seqs"], "args": ["16", "-v"]}, 16),
+        ({"command": SHELL, "args": ['ARGS="--max-num-seqs 64"; vllm serve m $ARGS']}, 64),
+        ({"command": [*SHELL, "vllm serve m"], "args": ["--max-num-seqs=8"]}, None),
+        ({"command": [*SHELL, 'vllm "$@"', "--"], "args": ["--max-num-seqs=8"]}, 8),
+        ({"args": ["--max-num-seqs=$(BATCH)"], "env": [BATCH]}, 32),
+        ({"args": ["--max-num-seqs", "$(BATCH)"], "env": [BATCH]}, 32),
+        ({"command": [*SHELL, "vllm --max-num-seqs=${BATCH}"], "env": [BATCH]}, 32),
+        ({"command": [*SHELL, "vllm --max-num-seqs $BATCH -v"], "env": [BATCH]}, 32),
+        ({"command": [*SHELL, "vllm --max-num-seqs ${BATCH:-8}"], "env": [BATCH]}, 32),
+        ({"command": [*SHELL, "vllm --max-num-seqs ${BATCH:-8}"]}, 8),
+        ({"command": [*SHELL, "vllm --max-num-seqs ${BATCH:-8}"], "envFrom": [{}]}, None),
+        ({"args": ["--max-num-seqs=$(BATCH)"], "env": [ELSEWHERE]}, None),
+        ({"args": ["--max-num-seqs=$(BATCH)"]}, None),
         ({}, None),
     ],
 )
@@ -80,6 +95,22 @@ def test_an_argument_is_found_in_every_form_and_place(
         ({"args": ["--max_num_seqs=32"]}, {"args": ["--max_num_seqs=48"]}),
         ({"args": ["-v"]}, {"args": ["-v", "--max-num-seqs=48"]}),
         ({}, {"args": ["--max-num-seqs=48"]}),
+        (
+            {"command": ["vllm", "--max-num-seqs"], "args": ["16", "-v"]},
+            {"args": ["48", "-v"]},
+        ),
+        (
+            {"command": [*SHELL, 'vllm "$@"', "--"], "args": ["-v"]},
+            {"args": ["-v", "--max-num-seqs=48"]},
+        ),
+        (
+            {"args": ["--max-num-seqs=$(BATCH)"], "env": [{"name": "HOME"}, BATCH]},
+            {"env": [{"name": "BATCH", "value": "48"}]},
+        ),
+        (
+            {"command": [*SHELL, "vllm --max-num-seqs ${BATCH:-8}"]},
+            {"env": [{"name": "BATCH", "value": "48"}]},
+        ),
     ],
 )
 def test_the_number_is_changed_where_the_engine_reads_it(
@@ -105,6 +136,10 @@ def test_the_number_is_changed_where_the_engine_reads_it(
             "has no number of its own in 'vllm serve m",
         ),
         ({"args": ["--max-num-seqs"]}, "has no number of its own"),
+        ({"args": ["--max-num-seqs=$(BATCH)"], "env": [ELSEWHERE]}, "no number of its own in"),
+        ({"command": [*SHELL, 'vllm "$@"']}, "the shell command of c has no"),
+        ({"command": [*SHELL, "vllm"], "args": ["--max-num-seqs=8"]}, "the shell command of c"),
+        ({"command": ["bash", "/run.sh"]}, "nothing tells whether /run.sh of c reads --max-num"),
     ],
 )
 def test_what_cannot_be_changed_is_said(container: dict[str, Any], line: str) -> None:
@@ -123,3 +158,65 @@ def test_the_container_is_the_one_named_or_that_has_the_argument_or_the_gpus() -
     assert changed([sidecar, engine], ARGUMENT, 8, container="proxy")["name"] == "proxy"
     with pytest.raises(ValueError, match="expected the name of a container"):
         changed([sidecar, engine], ARGUMENT, 8, container="nobody")
+    graphics = {"name": "vllm", "args": [f"{ARGUMENT}=64"], "resources": engine["resources"]}
+    assert value_of([told, graphics], ARGUMENT) == 64
+    assert value_of([told, graphics], ARGUMENT, container="odd") == 4
+
+
+def test_the_batch_size_may_be_an_environment_variable() -> None:
+    """Text Generation Inference and others are set by these."""
+    assert value_of(containers(env=[BATCH]), "BATCH") == 32
+    written = {"name": "c", "env": [{"name": "BATCH", "value": "48"}]}
+    for env in ([BATCH], []):
+        assert changed(containers(env=env), "BATCH", 48, container="") == written
+    assert changed(containers(env=[BATCH]), "BATCH", 32, container="") == {}
+    with pytest.raises(ValueError, match="the variable BATCH of c is set from elsewhere"):
+        changed(containers(env=[ELSEWHERE]), "BATCH", 48, container="")
+
+
+@pytest.mark.parametrize("argument", ["max-num-seqs", "--max-num-seqs=8", "-", "a b"])
+def test_what_is_neither_argument_nor_variable_is_refused(argument: str) -> None:
+    """An engine that does not know a word of its command line does not start."""
+    with pytest.raises(ValueError, match="expected --argument or the name of an environment"):
+        changed(containers(args=["-v"]), argument, 48, container="")
+
+
+GPUS = {"resources": {"limits": {"nvidia.com/gpu": "4"}}}
+
+
+@pytest.mark.parametrize(
+    ("container", "number", "written"),
+    [
+        ({"args": ["-tp", "4"]}, 2, {"args": ["-tp", "2"]}),
+        ({"args": ["-tp=2", "--pp-size=2"]}, 8, {"args": ["-tp=4", "--pp-size=2"]}),
+        ({"args": ["-tp=2", "-dp=2"]}, 2, {"args": ["-tp=1", "-dp=2"]}),
+        ({"args": ["-tp=$(N)"], "env": [{"name": "N", "value": "4"}]}, 8, {"env": ["N", "8"]}),
+        ({"args": ["-tp=2"]}, 8, {}),
+        ({"args": ["-v"]}, 1, {}),
+    ],
+)
+def test_an_engine_is_told_to_use_the_gpus_that_it_has(
+    container: dict[str, Any], number: int, written: dict[str, Any]
+) -> None:
+    """Ranks of a pipeline and of data multiply with those of tensors."""
+    limit = gpu_limit(containers(**container, **GPUS))
+    assert limit is not None
+    made = dict(with_gpus(containers(**container, **GPUS), limit, number))
+    assert made.pop("resources") == {"limits": {"nvidia.com/gpu": str(number)}}
+    if env := made.pop("env", ()):
+        made["env"] = list(env[0].values())
+    assert made == {"name": "c"} | written
+
+
+@pytest.mark.parametrize(
+    "arguments", [["-tp=2", "-pp=2"], ["-pp=4"], ["-tp=3"], ["--dp-size", "4"]]
+)
+def test_an_engine_that_would_not_start_on_so_many_gpus_keeps_its_own(
+    arguments: list[str],
+) -> None:
+    """It waits for GPUs that its pod does not have, and crashes."""
+    present = containers(args=arguments, **GPUS)
+    limit = gpu_limit(present)
+    assert limit is not None
+    with pytest.raises(ValueError, match=r"c is told to use \d GPUs, which \d do not fit"):
+        with_gpus(present, limit, 1)

@@ -158,6 +158,19 @@ def test_replicas_do_not_wait_for_a_batch_that_cannot_be_written() -> None:
     assert note.endswith("its batch stays 64")
 
 
+def test_replicas_do_not_wait_for_a_node_selector_that_cannot_be() -> None:
+    """The annotation is a mistake; the load is not."""
+    fields = {"annotations": {names.APPLY_NODE_SELECTOR: "gpu=two words"}}
+    asked = change(replicas=5)
+    pool, note = allowed(asked, **fields)
+    assert (pool.replicas, pool.accelerator) == (5, "H100")
+    assert "cannot be a label" in note
+    assert patch(asked, **fields)["spec"] == {"replicas": 5}
+    pool, note = allowed(change(accelerator="2xA100", replicas=1), **fields)
+    assert (pool.replicas, pool.accelerator) == (2, "H100")
+    assert note.endswith("it stays 2 x H100, batch 64")
+
+
 @pytest.mark.parametrize(("wanted", "asked"), [(17, 16), (20, 16), (21, 21), (12, 16), (11, 11)])
 def test_a_batch_in_the_template_does_not_change_a_little(wanted: int, asked: int) -> None:
     """All pods are replaced for it: 16 → 17 is not worth that."""

@@ -2,15 +2,17 @@
 what they are, and how they are changed; pure.
 
 An argument may be a word of its own, with its value behind it or behind a =, or stand inside a
-command for a shell (`sh -c "vllm serve m --max-num-seqs 256"`).
+command for a shell (`sh -c "vllm serve m --max-num-seqs 256"`); its value may be that of an
+environment variable.
 """
 
 from __future__ import annotations
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from twin.magnitudes import whole
@@ -31,6 +33,18 @@ GPU_RESOURCES = (
 _PART = re.compile(r"nvidia\.com/(?:mig-.+|gpu\.shared)")
 # How vLLM and SGLang are told to use several GPUs for one model.
 TENSOR_PARALLEL = ("--tensor-parallel-size", "-tp", "--tp-size", "--tp")
+# Other ways, which multiply with it.
+PARALLEL = (
+    ("--pipeline-parallel-size", "-pp", "--pp-size", "--pp"),
+    ("--data-parallel-size", "-dp", "--dp-size", "--dp"),
+)
+# What a shell (or Kubernetes: the first form) puts the value of a variable for.
+_VARIABLE = re.compile(
+    r"\$(?:\((?P<kubernetes>[A-Za-z_]\w*)\)|(?P<plain>[A-Za-z_]\w*)"
+    r"|\{(?P<braces>[A-Za-z_]\w*)(?::?-(?P<default>[^}]*))?\})"
+)
+_PASSED_ON = re.compile(r"\$(?:[@*1-9]|\{[@*1-9])")  # a shell command that reads what follows it
+_SETTING = re.compile(r"-{1,2}[A-Za-z][\w-]*|[A-Za-z_]\w*")  # an argument, or a variable
 
 
 def is_gpu(resource: str) -> bool:
@@ -40,41 +54,75 @@ def is_gpu(resource: str) -> bool:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an argument stands: in which list of which container, in which word, and its value.
+    """Where a setting stands: in which list of which container, in which word, and its value.
 
-    value is "" if it is there without a number of its own (a variable of the shell, say).
+    value is "" if it is there without a number of its own (a variable that others set, say).
+    variable is the environment variable that holds it, "" if the word itself does; key is then
+    "env".
     """
 
     container: str
     key: str
     index: int
     value: str
-    inside: bool
+    inside: bool = False
+    variable: str = ""
 
 
-def find(containers: Sequence[Json], argument: str) -> Place | None:
-    """Return where *argument* (--name) stands in the command lines of *containers*; of one that is
-    given twice, the place that counts: the last of its container.
+def find(containers: Sequence[Json], argument: str, *, container: str = "") -> Place | None:
+    """Return where *argument* (--name, or NAME of an environment variable) stands in the command
+    lines of *containers*; of one that is given twice, the place that counts: the last of its
+    container.
+
+    *container*: look at this one only; without it those that ask for GPUs come first.
     """
-    for container in containers:
+    named = [one for one in containers if not container or one.get("name") == container]
+    for one in sorted(named, key=lambda one: not gpu_limits([one])):
+        if not argument.startswith("-"):
+            if (place := _of_variable(one, argument, missing="")) is not None:
+                return place
+            continue
         places = [
             place
-            for key in ("command", "args")
-            for index in range(len(container.get(key) or ()))
-            if (place := _place(container, key, index, argument)) is not None
+            for position in range(len(_words(one)))
+            if (place := _place(one, position, argument)) is not None
         ]
         if places:
             return places[-1]
     return None
 
 
-def _place(container: Json, key: str, index: int, argument: str) -> Place | None:
-    """Return where *argument* stands in one word of *container*."""
-    words = [str(word) for word in container[key]]
-    word, inside = words[index], False
+def _words(container: Json) -> list[str]:
+    """Return the words that *container* is started with, but for those that no program reads: what
+    follows the command of a shell is read only if that command says so.
+    """
+    words = [str(word) for key in ("command", "args") for word in container.get(key) or ()]
+    script = _script(words)
+    if script is None or _PASSED_ON.search(words[script]):
+        return words
+    return words[: script + 1]
+
+
+def _script(words: Sequence[str]) -> int | None:
+    """Return which of *words* is a command for a shell; None if none is."""
+    # Others may stand before the shell (tini, env), and further letters before the c (bash -exc).
+    for shell, word in enumerate(words):
+        if word.rsplit("/", 1)[-1] not in SHELLS:
+            continue
+        for position in range(shell + 1, len(words) - 1):
+            if re.fullmatch(r"-[a-z]*c", words[position]):
+                return position + 1
+    return None
+
+
+def _place(container: Json, position: int, argument: str) -> Place | None:
+    """Return where *argument* stands in the word at *position* of *container*."""
+    words = _words(container)
+    word, inside, at = words[position], False, position
     name, equals, told = word.partition("=")
     if _same(name, argument) and not equals:
-        value = words[index + 1] if index + 1 < len(words) else ""
+        value = words[position + 1] if position + 1 < len(words) else ""
+        at = position + 1 if position + 1 < len(words) else position
     elif _same(name, argument):
         value = told
     else:
@@ -82,18 +130,52 @@ def _place(container: Json, key: str, index: int, argument: str) -> Place | None
         if found is None:
             return None
         value, inside = found["value"].strip("\"'"), True
+    of_variable = _reference(container, value)
+    if of_variable is not None:
+        return of_variable
+    commands = len(container.get("command") or ())
     return Place(
         container=str(container.get("name") or ""),
-        key=key,
-        index=index,
+        key="command" if at < commands else "args",
+        index=at if at < commands else at - commands,
         value="" if whole(value) is None else value,
         inside=inside,
     )
 
 
-def value_of(containers: Sequence[Json], argument: str) -> int | None:
+def _reference(container: Json, value: str) -> Place | None:
+    """Return the environment variable of *container* that *value* stands for; None if it stands
+    for none that can be known.
+    """
+    found = _VARIABLE.fullmatch(value)
+    if found is None:
+        return None
+    name = found["kubernetes"] or found["braces"] or found["plain"]
+    return _of_variable(container, name, missing=found["default"])
+
+
+def _of_variable(container: Json, name: str, *, missing: str | None) -> Place | None:
+    """Return the environment variable *name* of *container*, whose value is *missing* if it has
+    none; None if nothing tells.
+    """
+    place = Place(
+        container=str(container.get("name") or ""), key="env", index=0, value="", variable=name
+    )
+    for index, one in reversed(list(enumerate(container.get("env") or ()))):
+        if one.get("name") != name:
+            continue
+        if one.get("valueFrom") is not None:
+            return None
+        value = str(one.get("value") or "")
+        return replace(place, index=index, value="" if whole(value) is None else value)
+    if not missing or container.get("envFrom") or whole(missing) is None:
+        return None
+    return replace(place, index=len(container.get("env") or ()), value=missing)
+
+
+def value_of(containers: Sequence[Json], argument: str, *, container: str = "") -> int | None:
     """Return the number that *argument* has, None if it has none."""
-    place = find(containers, argument)
+    place = find(containers, argument, container=container)
     return int(place.value) if place is not None and place.value else None
 
 
@@ -132,19 +214,27 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
     *container*: the one that the user named, "" for the one that has the argument, else the one
     that asks for GPUs, else the first.
     """
+    if not _SETTING.fullmatch(argument):
+        raise ValueError(
+            f"expected --argument or the name of an environment variable, found {argument!r:.60}"
+        )
     named = [one for one in containers if not container or one.get("name") == container]
     if not named:
-        raise ValueError(f"expected the name of a container, found {container!r}")
+        raise ValueError(f"expected the name of a container, found {container!r:.60}")
     place = find(named, argument)
     if place is None:
         return _added(_likeliest(named), argument, value)
     owner = next(one for one in named if str(one.get("name") or "") == place.container)
+    if place.variable:
+        if place.value == str(value):
+            return {}
+        return {"name": owner["name"], "env": [{"name": place.variable, "value": str(value)}]}
     words = [str(word) for word in owner.get(place.key) or ()]
+    word = words[place.index]
     if not place.value:
-        raise ValueError(f"{argument} has no number of its own in {words[place.index]!r:.60}")
+        raise ValueError(f"{argument} has no number of its own in {word!r:.60}")
     if int(place.value) == value:
         return {}
-    word = words[place.index]
     if place.inside:
         found = _last_inside(argument, word)
         assert found is not None, word
@@ -152,22 +242,49 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
         number = found["value"].replace(place.value, str(value))
         words[place.index] = word[:start] + number + word[end:]
     elif "=" not in word:
-        words[place.index + 1] = str(value)
+        words[place.index] = str(value)
     else:
         words[place.index] = f"{word.partition('=')[0]}={value}"
     return {"name": owner["name"], place.key: words}
 
 
 def _added(container: Json, argument: str, value: int) -> Json:
-    """Return *container* with *argument* behind its others; a shell would not read it there."""
+    """Return *container* with *argument* where its engine reads it; raise ValueError if nothing
+    tells that it would.
+    """
+    name = container.get("name")
+    if not argument.startswith("-"):
+        if any(one.get("name") == argument for one in container.get("env") or ()):
+            raise ValueError(f"the variable {argument} of {name} is set from elsewhere")
+        return {"name": name, "env": [{"name": argument, "value": str(value)}]}
     command = [str(word) for word in container.get("command") or ()]
     arguments = [str(word) for word in container.get("args") or ()]
-    words = iter([*command, *arguments])
-    # Others may stand before the shell (tini, env), and further letters before the c (bash -exc).
-    shell = any(word.rsplit("/", 1)[-1] in SHELLS for word in words)
-    if shell and any(re.fullmatch(r"-[a-z]*c", word) for word in words):
-        raise ValueError(f"the shell command of {container.get('name')} has no {argument}")
-    return {"name": container["name"], "args": [*arguments, f"{argument}={value}"]}
+    words = [*command, *arguments]
+    script = _script(words)
+    if script is not None and not (
+        _PASSED_ON.search(words[script]) and script + 1 < len(words)  # the first of them is $0
+    ):
+        raise ValueError(f"the shell command of {name} has no {argument}")
+    if script is None and (own := _own_script(command)):
+        raise ValueError(f"nothing tells whether {own} of {name} reads {argument}")
+    return {"name": name, "args": [*arguments, f"{argument}={value}"]}
+
+
+def _own_script(command: Sequence[str]) -> str:
+    """Return the script that *command* runs, "" if it runs none."""
+    return next((word for word in command if re.search(r"\.(?:sh|bash)$", word)), "")
+
+
+def with_changes(container: Json, changes: Json) -> dict[str, Any]:
+    """Return *container* with *changes*, or changes with others: environment variables are told
+    apart by their names, as a strategic merge patch does.
+    """
+    result = {**container, **changes}
+    if "env" in changes:
+        replaced = {one["name"] for one in changes["env"]}
+        kept = [one for one in container.get("env") or () if one.get("name") not in replaced]
+        result["env"] = [*kept, *changes["env"]]
+    return result
 
 
 def _likeliest(containers: Sequence[Json]) -> Json:
@@ -221,10 +338,21 @@ def with_gpus(containers: Sequence[Json], limit: GpuLimit, number: int) -> Json:
         if limit.resource in (resources.get(key) or {})
     }
     patch: dict[str, Any] = {"name": limit.container, "resources": asked}
-    for argument in TENSOR_PARALLEL:
-        if value_of([owner], argument) == limit.count:
-            return patch | dict(changed([owner], argument, number, container=limit.container))
+    tensor = _first_of([owner], TENSOR_PARALLEL)
+    others = math.prod(found[1] for names in PARALLEL if (found := _first_of([owner], names)))
+    used = others * (tensor[1] if tensor else 1)
+    if used == limit.count and number % others == 0 and tensor is not None:
+        words = changed([owner], tensor[0], number // others, container=limit.container)
+        return with_changes(patch, words)
+    if used > 1 and (used == limit.count or used > number):
+        raise ValueError(f"{limit.container} is told to use {used} GPUs, which {number} do not fit")
     return patch
+
+
+def _first_of(containers: Sequence[Json], arguments: Sequence[str]) -> tuple[str, int] | None:
+    """Return the first of *arguments* that has a number, and that."""
+    told = ((name, value_of(containers, name)) for name in arguments)
+    return next(((name, value) for name, value in told if value), None)
 
 
 def limits_of(container: Json) -> Json:
@@ -252,7 +380,7 @@ def _last_inside(argument: str, word: str) -> re.Match[str] | None:
     """
     name = re.sub("[-_]", "[-_]", re.escape(argument).replace("\\-", "-"))
     gap = r"(?:=|(?:\s|\\\n)+)"
-    pattern = rf"(?<!\S){name}{gap}(?P<value>[\"']?[^\s\"';&|\\]+[\"']?)"
+    pattern = rf"(?<![^\s\"'(=]){name}{gap}(?P<value>[\"']?[^\s\"';&|\\]+[\"']?)"
     comments = [found.span() for found in re.finditer(r"(?<!\S)#[^\n]*", word)]
     return max(
         (

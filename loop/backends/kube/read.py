@@ -111,7 +111,7 @@ class Deployment:
     @property
     def applies_gpus(self) -> bool:
         """Tell whether the loop writes the number of GPUs to the pod template."""
-        return self.annotations.get(names.APPLY_GPUS, "").strip() == "true"
+        return self.annotations.get(names.APPLY_GPUS, "").strip().lower() == "true"
 
     @property
     def settled(self) -> bool:
@@ -207,7 +207,7 @@ def read_deployment(obj: Json) -> Deployment:
         model=model_id or labels.get(names.MODEL) or "",
         service_class=labels.get(names.CLASS) or names.CLASS_DEFAULT,
         accelerator=labels.get(names.ACCELERATOR) or "",
-        max_batch=_max_batch(annotations, pod_spec) or max_batch,
+        max_batch=batch_in_force(annotations, pod_spec) or max_batch,
         # Absent means one, the server's own default; zero is written out.
         wanted=1 if replicas is None else replicas,
         load=load,
@@ -238,10 +238,13 @@ def _text(value: object) -> str:
     return value
 
 
-def _max_batch(annotations: Mapping[str, str], pod_spec: Json) -> int | None:
+def batch_in_force(annotations: Mapping[str, str], pod_spec: Json) -> int | None:
     """Return the batch size in force in pods of *pod_spec*, if it is the loop's to write there."""
     argument = annotations.get(names.APPLY_MAX_BATCH, "").strip()
-    return value_of(pod_spec.get("containers") or (), argument) if argument else None
+    if not argument:
+        return None
+    container = annotations.get(names.APPLY_CONTAINER, "")
+    return value_of(pod_spec.get("containers") or (), argument, container=container)
 
 
 def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:

@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import value_of
-from loop.backends.kube.read import Deployment, Pod, Server
+from loop.backends.kube.read import Deployment, Pod, Server, batch_in_force
 from loop.signals.demand import Figures, Gauges
 from loop.types import Load, Missing, PodView, ServerView, Why, one_pool
 
@@ -155,6 +154,5 @@ def _max_batch(pod: Pod, one: Deployment) -> int:
     """Return the batch size in force in a pod: that of its command line where the loop writes it
     there.
     """
-    argument = one.annotations.get(names.APPLY_MAX_BATCH, "").strip()
-    in_force = value_of(pod.spec.get("containers") or (), argument) if argument else None
+    in_force = batch_in_force(one.annotations, pod.spec)
     return one.max_batch if in_force is None else in_force

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import changed, with_gpus
+from loop.backends.kube.arguments import changed, with_changes, with_gpus
 from loop.backends.kube.nodes import Tenant
 from loop.backends.kube.read import Deployment, Server
 from loop.types import Change, Pool
@@ -108,7 +108,7 @@ def patch_of(
     spec: Json = {}
     if desired.replicas != held.replicas:
         spec["replicas"] = desired.replicas
-    template = _template_patch(deployment, desired, types=types, gpus=gpus)
+    template = _possible_patch(deployment, desired, types=types, gpus=gpus)
     if template:
         spec["template"] = {"spec": template}
     metadata: Json = {
@@ -158,9 +158,9 @@ def as_the_template_allows(
     try:
         template = _template_patch(deployment, desired, types=types, gpus=gpus)
     except UnfitError as error:
-        desired = replace(desired, max_batch=held.max_batch)
-        template = _template_patch(deployment, desired, types=types, gpus=gpus)
-        notes.append(f"{error}: its batch stays {held.max_batch}")
+        desired, note = _less_of(deployment, desired, types=types, gpus=gpus)
+        template = _possible_patch(deployment, desired, types=types, gpus=gpus)
+        notes.append(f"{error}: {note}")
     if template and deployment.rollout_paused:
         notes.append("its rollout is paused (spec.paused): its template stays as it is")
         stays = _moves(template) and desired.accelerator != held.accelerator
@@ -180,6 +180,23 @@ def as_the_template_allows(
                 "just now"
             )
     return desired, "; ".join(notes)
+
+
+def _less_of(
+    deployment: Deployment, desired: Pool, *, types: Mapping[str, str], gpus: GpuCounts
+) -> tuple[Pool, str]:
+    """Return what of *desired* the pod template of *deployment* can take, and what stays as it
+    is.
+    """
+    held = held_by(deployment)
+    with_batch_held = replace(desired, max_batch=held.max_batch)
+    try:
+        _possible_patch(deployment, with_batch_held, types=types, gpus=gpus)
+    except UnfitError:
+        # Replicas that were counted for another accelerator say nothing of this one.
+        return held, f"it stays {pool_text(held)}"
+    stays = desired.max_batch != held.max_batch
+    return with_batch_held, f"its batch stays {held.max_batch}" if stays else "its pods stay"
 
 
 def gpu_text(count: int) -> str:
@@ -376,6 +393,21 @@ def _owns_labels(fields: Mapping[str, Any]) -> bool:
     return not {f"f:{names.ACCELERATOR}", f"f:{names.MAX_BATCH}"}.isdisjoint(labels)
 
 
+def _possible_patch(
+    deployment: Deployment, desired: Pool, *, types: Mapping[str, str], gpus: GpuCounts
+) -> Json:
+    """Return what to change in the pods; nothing for a change of replicas only, if an annotation
+    asks for what cannot be.
+    """
+    held = held_by(deployment)
+    try:
+        return _template_patch(deployment, desired, types=types, gpus=gpus)
+    except UnfitError:
+        if (desired.accelerator, desired.max_batch) != (held.accelerator, held.max_batch):
+            raise
+        return {}
+
+
 def _template_patch(
     deployment: Deployment, desired: Pool, *, types: Mapping[str, str], gpus: GpuCounts
 ) -> Json:
@@ -395,10 +427,16 @@ def _template_patch(
     needed = gpus.get((deployment.model, desired.accelerator))
     if deployment.applies_gpus and limit is not None and needed:
         # The arguments may have been changed just now: both stand in one list.
-        present = [{**one, **changes.get(str(one.get("name") or ""), {})} for one in present]
-        if container := with_gpus(present, limit, needed):
+        present = [
+            with_changes(one, changes.get(str(one.get("name") or ""), {})) for one in present
+        ]
+        try:
+            container = with_gpus(present, limit, needed)
+        except ValueError as error:
+            raise UnfitError(f"annotation {names.APPLY_GPUS}: {error}") from None
+        if container:
             before = changes.get(limit.container, {})
-            changes = {**changes, limit.container: {**before, **container}}
+            changes = {**changes, limit.container: with_changes(before, container)}
     if changes:
         patch["containers"] = list(changes.values())
     return patch
