@@ -119,6 +119,7 @@ MissingKind = Literal[
     "starting",
     "not-made",  # there is no pod, and the cluster says why: a quota, say
     "not-yet",  # there is no pod, and nothing says why
+    "node",  # its node does not tell any more
 ]
 
 

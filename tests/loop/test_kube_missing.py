@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from loop.backends.kube.missing import is_told, missing_line, missing_of
+from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import RETRY, Shortages
 from loop.backends.kube.trouble import trouble_of
 from loop.types import Missing
@@ -34,6 +34,21 @@ def unscheduled(since_s: float = 0.0, **fields: Any) -> Json:
 def waits(name: str, since_s: float = 0.0) -> Json:
     """Return a pod that no node takes."""
     return {**pod(name, phase="pending"), "status": unscheduled(since_s)}
+
+
+SCHEDULED: Json = {"conditions": [{"type": "PodScheduled", "status": "True"}]}
+
+
+def ended(where: str, name: str, **how: Any) -> Json:
+    """Return the status of a pod one of whose containers has ended."""
+    return {**SCHEDULED, where: [{"name": name, "state": {"terminated": how}}]}
+
+
+def unready(status: str, reason: str, message: str) -> Json:
+    """Return the status of a pod whose condition says why it is not ready."""
+    ready = {"type": "Ready", "status": status, "reason": reason, "message": message}
+    container = {"name": "vllm", "state": {"running": {}}, "ready": True}
+    return {"conditions": [*SCHEDULED["conditions"], ready], "containerStatuses": [container]}
 
 
 @pytest.mark.parametrize(
@@ -65,6 +80,32 @@ def waits(name: str, since_s: float = 0.0) -> Json:
             "probe",
             "the readiness probe of container vllm has not succeeded",
         ),
+        (
+            ended("containerStatuses", "vllm", reason="OOMKilled", exitCode=137),
+            "crash",
+            "container vllm: it ended with OOMKilled (exit code 137)",
+        ),
+        (
+            ended("initContainerStatuses", "fetch", reason="Error", exitCode=1),
+            "crash",
+            "container fetch: it ended with Error (exit code 1)",
+        ),
+        (
+            ended("initContainerStatuses", "fetch", reason="Completed", exitCode=0),
+            "starting",
+            "its containers start",
+        ),
+        (
+            {**SCHEDULED, "initContainerStatuses": [{"name": "fetch", "state": {"running": {}}}]},
+            "starting",
+            "its init container fetch runs",
+        ),
+        (
+            unready("False", "ReadinessGatesNotReady", "gate x/y is False"),
+            "probe",
+            "ReadinessGatesNotReady: gate x/y is False",
+        ),
+        (unready("Unknown", "NodeStatusUnknown", "lost"), "node", "NodeStatusUnknown: lost"),
     ],
 )
 def test_why_a_pod_is_not_ready_is_read_from_its_status(status: Json, kind: str, text: str) -> None:
@@ -111,11 +152,19 @@ def test_a_quota_is_told_in_its_own_words_and_given_up_as_others_are() -> None:
     assert later.given_up >= 2
 
 
-def test_pods_that_nobody_has_made_yet_are_counted_and_not_told() -> None:
-    """The cluster makes them within a moment, or says why not."""
-    missing = missing_of(server(pod("a"), replicas=3), now_s=900.0, give_up_s=600.0)
+@pytest.mark.parametrize(
+    ("since_s", "told", "given_up"), [(None, False, 0), (880.0, False, 0), (300.0, True, 2)]
+)
+def test_pods_that_nobody_has_made_for_long_are_told(
+    since_s: float | None, told: bool, given_up: int
+) -> None:
+    """The cluster makes them within a moment, or says why not; or nobody there acts."""
+    one = server(pod("a"), pod("b", phase="draining"), replicas=3)
+    assert unmade(one)
+    missing = missing_of(one, now_s=900.0, give_up_s=600.0, unmade_since_s=since_s)
     assert missing is not None
-    assert (missing.kind, missing.count, is_told(missing)) == ("not-yet", 2, False)
+    assert (missing.kind, missing.count, is_told(missing)) == ("not-yet", 2, told)
+    assert missing.given_up == given_up
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 
 from loop.backends.kube.nodes import Tenant, known_type, read_capacity
 from loop.types import SharedGpus
-from tests.loop.kube_objects import Json, alive, node, pod
+from tests.loop.kube_objects import Json, alive, node, pod, read
 
 TYPES = ("A100", "H100", "L4", "L40S", "MI300X", "4xA100")
 
@@ -155,11 +155,57 @@ def test_a_tainted_node_counts_for_those_who_tolerate_it(template: Json, fits: b
 
 
 def test_a_taint_of_the_gpu_resource_keeps_no_pod_off_that_asks_for_it() -> None:
-    """The API server adds the toleration by itself."""
+    """The API server adds the toleration by itself, if it is set to; pods show whether it is."""
     taint = {"key": "nvidia.com/gpu", "effect": "NoSchedule"}
-    nodes = [of_node(node(), taints=[taint])]
+    nodes = [of_node(node(), taints=[taint]), node("b", gpus=1)]
+
+    def total(*tolerations: Json) -> int:
+        made = pod(node="b", gpus=1)
+        made["spec"]["tolerations"] = list(tolerations)
+        tenants = [Tenant(name="s", pods=alive(made))]
+        return read_capacity(nodes, tenants=tenants, others=(), types=TYPES).by_type["H100"].total
+
+    others = {"key": "node.kubernetes.io/not-ready", "operator": "Exists", "effect": "NoExecute"}
+    assert total() == 9
+    assert total(others, {"key": "nvidia.com/gpu", "operator": "Exists"}) == 9
+    assert total(others) == 1
+
+
+def test_pods_that_may_not_share_a_node_have_the_gpus_of_one_pod_there() -> None:
+    """More would stay pending: a rule keeps them apart, or a port of the node."""
+    own = {"labelSelector": {"matchLabels": {"app": "dep1"}}}
+    hostname = {**own, "topologyKey": "kubernetes.io/hostname"}
+    zone = {**own, "topologyKey": "topology.kubernetes.io/zone"}
+
+    def apart(*terms: Json, **container: object) -> bool:
+        rule = {"requiredDuringSchedulingIgnoredDuringExecution": list(terms)}
+        spec = {"affinity": {"podAntiAffinity": rule}, "containers": [{"name": "c", **container}]}
+        return read(
+            spec={"template": {"metadata": {"labels": {"app": "dep1"}}, "spec": spec}}
+        ).apart
+
+    assert apart(hostname)
+    assert apart(ports=[{"containerPort": 80, "hostPort": 80}])
+    assert not apart(zone, ports=[{"containerPort": 80}])
+    tenants = [
+        Tenant(name="s", pods=alive(pod(node="a", gpus=2)), gpus=2, alone=True),
+        Tenant(name="t"),
+    ]
+    nodes = [node("a"), node("b"), node("c", gpus=1)]
+    found = read_capacity(nodes, tenants=tenants, others=(), types=TYPES)
+    assert found.by_type["H100"].total == 17
+    assert found.reachable == {"s": {"H100": 5}}
+
+
+def test_a_cordoned_node_is_told() -> None:
+    """Whoever drains one wants to see that the loop has seen it."""
+    nodes = [node("a", closed=True), node("b")]
     found = read_capacity(nodes, tenants=[Tenant(name="s")], others=(), types=TYPES)
-    assert found.by_type["H100"].total == 8
+    line = "nodes: 8 H100 of a do not count, but for those that managed pods hold: it is cordoned"
+    assert (found.by_type["H100"].total, found.notes) == (8, (line,))
+    bound = Tenant(name="s", pod_spec={"nodeName": "a"})
+    (note,) = read_capacity([node("b")], tenants=[bound], others=(), types=TYPES).notes
+    assert note.endswith("no server's pods can be put there (node name a)")
 
 
 def test_nodes_count_by_selector_and_affinity_but_for_the_selector_that_the_loop_sets() -> None:

@@ -13,8 +13,8 @@ from loop.backends.kube.read import (
     read_deployment,
     read_pod,
     read_servers,
-    selects,
 )
+from loop.backends.kube.scheduling import selects
 from tests.loop.kube_objects import EPOCH_S, Json, alive, date, deployment, pod, read
 
 

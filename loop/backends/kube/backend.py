@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import FOUND_MAX, MODEL
-from loop.backends.kube.missing import is_told, missing_line, missing_of
+from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
     NOT_PAUSED,
@@ -124,6 +124,7 @@ class KubeBackend:
         self._paused = ""
         self._shortages = Shortages(give_up_s=self._settings.give_up_s)
         self._missed: Mapping[str, str] = {}
+        self._unmade_s: Mapping[str, float] = {}  # since when pods were not made, by server
         self._memory = Memory()
         self._rivals = Rivals()
         self._writer = Writer(
@@ -417,8 +418,19 @@ class KubeBackend:
         new, if so set.
         """
         give_up_s, epoch_s = self._settings.give_up_s, self._epoch.timestamp()
+        self._unmade_s = {
+            name: self._unmade_s.get(name, now_s)
+            for name, server in servers.by_name.items()
+            if unmade(server)
+        }
         missings = {
-            name: missing_of(server, now_s=now_s, give_up_s=give_up_s, epoch_s=epoch_s)
+            name: missing_of(
+                server,
+                now_s=now_s,
+                give_up_s=give_up_s,
+                epoch_s=epoch_s,
+                unmade_since_s=self._unmade_s.get(name),
+            )
             for name, server in servers.by_name.items()
         }
         found = {name: one for name, one in missings.items() if one is not None}

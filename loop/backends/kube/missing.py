@@ -14,10 +14,16 @@ TOLD_S, TOLD_STARTING_S = 30.0, 300.0
 
 
 def missing_of(
-    server: Server, *, now_s: float, give_up_s: float, epoch_s: float = 0.0
+    server: Server,
+    *,
+    now_s: float,
+    give_up_s: float,
+    epoch_s: float = 0.0,
+    unmade_since_s: float | None = None,
 ) -> Missing | None:
     """Return the replicas of *server* that are wanted and not ready at *now_s*, with the reason
-    that most of them have; None if there are none. *epoch_s* is the date of second 0 [Unix time].
+    that most of them have; None if there are none. *epoch_s* is the date of second 0 [Unix time];
+    *unmade_since_s* is when the cluster was first seen to have made fewer pods than are wanted.
     """
     one = server.deployment
     late = [pod for pod in server.pods if pod.phase in ("starting", "pending")]
@@ -38,13 +44,14 @@ def missing_of(
         )
         found += [refused] * (count - len(late))
     if not found:
-        # Nothing says when the last pod should have been made.
+        waited_s = 0.0 if unmade_since_s is None else now_s - unmade_since_s
         return Missing(
             count=count,
             wanted=one.wanted,
-            waited_s=0.0,
+            waited_s=waited_s,
             kind="not-yet",
             text="the cluster has not made their pods",
+            given_up=count if waited_s >= give_up_s else 0,
         )
     most, _ = Counter(trouble.kind for trouble, _ in found).most_common(1)[0]
     text = next(trouble.text for trouble, _ in found if trouble.kind == most)
@@ -60,11 +67,16 @@ def missing_of(
     )
 
 
+def unmade(server: Server) -> bool:
+    """Tell whether the cluster has made fewer pods of *server* than are wanted."""
+    return len(server.pods) - server.count("draining") < server.deployment.wanted
+
+
 def is_told(missing: Missing) -> bool:
     """Tell whether people should hear of *missing*: it has not passed by itself."""
-    if missing.kind in ("not-made", "not-yet"):
-        return missing.kind == "not-made"
-    passes = missing.kind in ("starting", "probe", "not-scheduled")
+    if missing.kind == "not-made":
+        return True
+    passes = missing.kind in ("starting", "probe", "not-scheduled", "not-yet")
     return missing.waited_s >= (TOLD_STARTING_S if passes else TOLD_S)
 
 

@@ -25,6 +25,9 @@ TYPE_LABELS = (
     *(f"{gpu}.product" for gpu in GPU_RESOURCES),
     "amd.com/gpu.product-name",
     "cloud.google.com/gke-accelerator",
+    "k8s.amazonaws.com/accelerator",
+    "karpenter.k8s.aws/instance-gpu-name",
+    "gpu.nvidia.com/model",
 )
 
 
@@ -53,6 +56,8 @@ class Node:
 class Tenant:
     """A server as nodes see it: its pods, the spec of new ones, the resource of its GPUs ("": its
     pods ask for none), and the label by which the loop itself puts them on nodes ("": none).
+
+    alone: of no two of its pods on one node; each has gpus.
     """
 
     name: str
@@ -60,6 +65,8 @@ class Tenant:
     pod_spec: Json = field(default_factory=dict)
     resource: str = ""
     selector_key: str = ""
+    alone: bool = False
+    gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -117,13 +124,12 @@ def read_capacity(
         used[node.type] += sum(mine)
         takes = frozenset(k for k, why in enumerate(obstacles) if node.open and not why)
         places.append(_Place(node.type, free, takes, mine))
-        for reach, held, why_not in zip(reached, mine, obstacles, strict=True):
-            reach[node.type] += free if node.open and not why_not else held
-        if closed:
-            notes.append(
-                f"nodes: {node.gpus} {node.type} of {node.name} do not count: no server's pods can "
-                f"be put there ({obstacles[0]})"
-            )
+        for tenant, reach, held, why_not in zip(tenants, reached, mine, obstacles, strict=True):
+            more = 0 if why_not or not node.open else free - held
+            if tenant.alone and tenant.gpus:
+                more = 0 if held else min(more, tenant.gpus)
+            reach[node.type] += held + more
+        notes += _left_out(node, closed=closed, held=sum(mine), why=obstacles)
     unknown = sorted({node.type for node, _ in read if types and node.type not in types})
     return Capacity(
         by_type={
@@ -142,6 +148,21 @@ def read_capacity(
         ),
         notes=tuple(notes),
     )
+
+
+def _left_out(node: Node, *, closed: bool, held: int, why: Sequence[str]) -> list[str]:
+    """Return the line that says why GPUs of *node* do not count, if they do not."""
+    if not node.open and node.gpus > held:
+        return [
+            f"nodes: {node.gpus} {node.type} of {node.name} do not count, but for those that "
+            "managed pods hold: it is cordoned"
+        ]
+    if closed:
+        return [
+            f"nodes: {node.gpus} {node.type} of {node.name} do not count: no server's pods can "
+            f"be put there ({why[0]})"
+        ]
+    return []
 
 
 class _Place(NamedTuple):
@@ -189,8 +210,16 @@ def _kept_off(obj: Json, node: Node, tenant: Tenant) -> str:
         tenant.pod_spec,
         obj,
         ignore_labels={tenant.selector_key},
-        tolerated=(*GPU_RESOURCES, node.resource),
+        tolerated=[key for key in (*GPU_RESOURCES, node.resource) if _lets_on(tenant, key)],
     )
+
+
+def _lets_on(tenant: Tenant, resource: str) -> bool:
+    """Tell whether the API server has pods tolerate a taint of the name of their *resource*, by
+    those that there are: where it does, they say so.
+    """
+    told = [pod.spec["tolerations"] for pod in tenant.pods if pod.spec.get("tolerations")]
+    return not told or any(one.get("key") == resource for of_pod in told for one in of_pod)
 
 
 def _idle(obj: Json) -> list[str]:

@@ -16,7 +16,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import GpuLimit, gpu_limit, gpu_limits, value_of
 from loop.backends.kube.labels import Bounds
 from loop.backends.kube.objects import Object, Remembered, parsed
-from loop.backends.kube.scheduling import holds
+from loop.backends.kube.scheduling import keeps_apart, selects
 from loop.backends.kube.trouble import TEXT_MAX, Trouble, trouble_of
 from loop.replacing import replace
 from loop.signals.pods import ScrapedPod, ScrapedServer
@@ -49,7 +49,7 @@ class Deployment:
 
     claim is the name that it asks for, server the one that it has: with its namespace where others
     claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
-    pod_spec its template's spec.
+    pod_spec its template's spec. apart: no two of its pods can be on one node.
     """
 
     namespace: str
@@ -72,6 +72,7 @@ class Deployment:
     annotations: Mapping[str, str]
     selector: Json
     pod_spec: Json
+    apart: bool
     field_owners: Sequence[Json]
     rollout_paused: bool = False
     replica_failure: str = ""
@@ -215,6 +216,7 @@ def read_deployment(obj: Json) -> Deployment:
         annotations=annotations,
         selector=spec.get("selector") or {},
         pod_spec=pod_spec,
+        apart=keeps_apart(spec.get("template") or {}),
         field_owners=meta.get("managedFields") or (),
         rollout_paused=spec.get("paused") is True,
         replica_failure=failure,
@@ -463,18 +465,6 @@ def assign(
         else:
             unowned.append(pod)
     return mine, unowned
-
-
-def selects(selector: Json, labels: Mapping[str, str]) -> bool:
-    """Tell whether a Deployment's *selector* selects a pod with *labels*. An empty one selects
-    nothing.
-    """
-    equal, rules = selector.get("matchLabels") or {}, selector.get("matchExpressions") or ()
-    if not equal and not rules:
-        return False
-    return all(labels.get(key) == value for key, value in equal.items()) and all(
-        holds(rule, labels) for rule in rules
-    )
 
 
 def _phase(meta: Json, spec: Json, status: Json) -> tuple[PodPhase, str | None]:

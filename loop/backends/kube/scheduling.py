@@ -9,6 +9,7 @@ from typing import Any
 
 Json = Mapping[str, Any]
 
+HOSTNAME = "kubernetes.io/hostname"
 KEEPS_OFF = ("NoSchedule", "NoExecute")
 
 
@@ -22,6 +23,8 @@ def obstacle(
     resource of that name (ExtendedResourceToleration).
     """
     labels = node["metadata"].get("labels") or {}
+    if pod_spec.get("nodeName") not in (None, "", node["metadata"]["name"]):
+        return f"node name {pod_spec['nodeName']}"
     for taint in (node.get("spec") or {}).get("taints") or ():
         if taint.get("effect") not in KEEPS_OFF or taint.get("key") in tolerated:
             continue
@@ -40,6 +43,31 @@ def obstacle(
     if required and not any(_meets(term, node, labels) for term in required):
         return "required node affinity"
     return ""
+
+
+def keeps_apart(template: Json) -> bool:
+    """Tell whether no two pods of a *template* can be on one node: by a port of the node, or since
+    they must not be with their like.
+    """
+    spec, labels = template.get("spec") or {}, (template.get("metadata") or {}).get("labels") or {}
+    ports = [port for one in spec.get("containers") or () for port in one.get("ports") or ()]
+    if (spec.get("hostNetwork") and ports) or any(port.get("hostPort") for port in ports):
+        return True
+    apart = (spec.get("affinity") or {}).get("podAntiAffinity") or {}
+    return any(
+        term.get("topologyKey") == HOSTNAME and selects(term.get("labelSelector") or {}, labels)
+        for term in apart.get("requiredDuringSchedulingIgnoredDuringExecution") or ()
+    )
+
+
+def selects(selector: Json, labels: Mapping[str, str]) -> bool:
+    """Tell whether a *selector* selects a pod with *labels*. An empty one selects nothing."""
+    equal, rules = selector.get("matchLabels") or {}, selector.get("matchExpressions") or ()
+    if not equal and not rules:
+        return False
+    return all(labels.get(key) == value for key, value in equal.items()) and all(
+        holds(rule, labels) for rule in rules
+    )
 
 
 def _tolerates(toleration: Json, taint: Json) -> bool:

@@ -42,23 +42,32 @@ def trouble_of(status: Json) -> Trouble | None:
         if reason:
             return _trouble("unschedulable", reason, scheduled.get("message"))
         return Trouble(kind="not-scheduled", text="not scheduled")
-    containers = [
-        *(status.get("initContainerStatuses") or ()),
-        *(status.get("containerStatuses") or ()),
-    ]
-    for one in containers:
+    ready = conditions.get("Ready") or {}
+    if ready.get("status") == "Unknown" or ready.get("reason") == "NodeNotReady":
+        reason = str(ready.get("reason") or "")
+        return _trouble("node", reason or "its node does not tell", ready.get("message"))
+    before, beside = status.get("initContainerStatuses") or (), status.get("containerStatuses")
+    for one in (*before, *(beside or ())):
         waiting = (one.get("state") or {}).get("waiting") or {}
         reason = str(waiting.get("reason") or "")
         for beginning, kind in _WAITING.items():
             if reason.startswith(beginning):
                 return _trouble(kind, reason, _last_end(one) or waiting.get("message"))
-    for one in status.get("containerStatuses") or ():
+        ended = (one.get("state") or {}).get("terminated") or {}
+        if ended.get("exitCode") or (ended and one not in before):
+            return Trouble(kind="crash", text=f"container {one.get('name')}: {_end(ended)}")
+    for one in before:
+        if "running" in (one.get("state") or {}) and not one.get("started"):
+            return Trouble(kind="starting", text=f"its init container {one.get('name')} runs")
+    for one in beside or ():
         if "running" in (one.get("state") or {}) and not one.get("ready"):
             probe = "startup" if one.get("started") is False else "readiness"
             name = str(one.get("name") or "")
             return Trouble(
                 kind="probe", text=f"the {probe} probe of container {name} has not succeeded"
             )
+    if str(ready.get("reason") or "").startswith("ReadinessGates"):
+        return _trouble("probe", str(ready["reason"]), ready.get("message"))
     return Trouble(kind="starting", text="its containers start")
 
 
@@ -70,6 +79,8 @@ def _trouble(kind: MissingKind, reason: str, message: object) -> Trouble:
 def _last_end(container: Json) -> str:
     """Return how *container* ended last, "" if it has not."""
     ended = (container.get("lastState") or {}).get("terminated") or {}
-    if not ended:
-        return ""
+    return _end(ended) if ended else ""
+
+
+def _end(ended: Json) -> str:
     return f"it ended with {ended.get('reason') or 'an error'} (exit code {ended.get('exitCode')})"

@@ -210,6 +210,8 @@ def gpus_note(deployment: Deployment, *, gpus: GpuCounts) -> str:
     """
     asked, fixed = deployment.gpus, deployment.gpus_fixed
     lines = []
+    if asked is None and deployment.pod_spec.get("resourceClaims"):
+        lines.append("its pods get devices by resource claims: the GPUs of these are not counted")
     needed = gpus.get((deployment.model, deployment.accelerator))
     if asked is not None and needed not in (None, asked.count):
         lines.append(
@@ -471,6 +473,8 @@ def tenant_of(server: Server) -> Tenant:
         pods=server.pods,
         pod_spec=one.pod_spec,
         resource=asked.resource if asked else "",
+        gpus=asked.count if asked else 0,
+        alone=one.apart,
         selector_key=one.annotations.get(names.APPLY_NODE_SELECTOR, "").strip().partition("=")[0],
     )
 
