@@ -167,6 +167,7 @@ class LiveDriver(Actor["Request"]):
 
         record = self._guarded(cycle, trigger=trigger, mode=mode)
         assert record is not None
+        self._began_s = None  # whoever has the answer may ask at once whether a cycle goes on
         for request in asked:
             request.answer(record)
         if self._number is not None:

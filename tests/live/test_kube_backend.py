@@ -461,6 +461,24 @@ def test_a_config_map_pauses_the_whole_loop() -> None:
         assert loop.cycle(180.0).mode == "act"
 
 
+def test_a_pause_that_cannot_be_read_is_what_it_was_and_at_first_one() -> None:
+    """A switch for emergencies must not come loose because an API server is ill."""
+    settings = KubeSettings(namespaces=("infer",), pause_config_map="infer/loop")
+    with kube_world(manifest(labels={names.LOAD_RPM: "6000"}), settings=settings) as world:
+        loop = controller(world)
+        ill = fault("error", "get", resource="configmaps", status=403)
+        world.suffer(ill)
+        line = "whether the loop is paused cannot be read: get configmaps: 403"
+        record = loop.cycle(60.0)
+        assert (record.mode, record.paused.startswith(line)) == ("advise", True)
+        world.suffer()
+        assert loop.cycle(120.0).applied
+        world.suffer(ill)
+        record = loop.cycle(180.0)
+        assert (record.mode, record.paused) == ("act", "")
+        assert sum(one.startswith(line) for one in record.warnings) == 1
+
+
 def rival(world: KubeWorld, loop: Controller, *, cycles: int) -> list[CycleRecord]:
     """Let somebody else scale back to 2 after each cycle of *loop*; return its records."""
     records = []

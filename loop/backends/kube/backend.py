@@ -121,7 +121,7 @@ class KubeBackend:
         self._pool = ThreadPool(self._settings.parallel)
         self._unsettled: dict[str, tuple[int, float]] = {}
         self._measured: frozenset[str] = frozenset()
-        self._paused = ""
+        self._paused: str | None = None  # why nothing may be asked for; None: not known yet
         self._shortages = Shortages(give_up_s=self._settings.give_up_s)
         self._missed: Mapping[str, str] = {}
         self._unmade_s: Mapping[str, float] = {}  # since when pods were not made, by server
@@ -181,7 +181,7 @@ class KubeBackend:
         if self._wall is not None:
             self._writer.told += filter(None, [self._wall.compare()])
             self._epoch = self._wall.date
-        self._paused = self._read_pause()
+        paused = self._read_pause()
         try:
             servers, capacity = self._look()
         except ApiError as error:
@@ -236,7 +236,7 @@ class KubeBackend:
             servers=views,
             capacity=by_type,
             warnings=warnings,
-            paused=self._paused,
+            paused=paused,
             source_error=found.error,
             capacity_max=most,
             capacity_source="nodes" if capacity else "",
@@ -257,7 +257,8 @@ class KubeBackend:
 
     def _read_pause(self) -> str:
         """Return why the ConfigMap for it lets nothing be asked of the cluster, "" if it does; what
-        it said before counts if it cannot be read.
+        it said before counts if it cannot be read, and if nobody could ever read it the loop only
+        looks on.
         """
         namespace, _, name = self._settings.pause_config_map.partition("/")
         if not namespace:
@@ -265,14 +266,20 @@ class KubeBackend:
         try:
             data = self._client.config_map(namespace, name).get("data") or {}
         except ApiError as error:
-            if error.status == NOT_FOUND:
-                return ""
-            self._writer.told.append(f"whether the loop is paused cannot be read: {error}")
-            return self._paused
+            if error.status != NOT_FOUND:
+                line = f"whether the loop is paused cannot be read: {error}"
+                if self._paused is None:
+                    return line
+                if line not in self._writer.told:
+                    self._writer.told.append(line)
+                return self._paused
+            data = {}
         told = str(data.get("paused") or "").strip() if isinstance(data, dict) else ""
-        if told.lower() in NOT_PAUSED:
-            return ""
-        return f'ConfigMap {namespace}/{name} has paused: "{told[:FOUND_MAX]}"'
+        paused = told.lower() not in NOT_PAUSED
+        self._paused = (
+            f'ConfigMap {namespace}/{name} has paused: "{told[:FOUND_MAX]}"' if paused else ""
+        )
+        return self._paused
 
     # --- observing --------------------------------------------------------------------------------
 
