@@ -32,7 +32,8 @@ from loop.drivers import SimDriver
 from loop.optimizer.model.choice import compiled_estimate
 from loop.spec import SloTarget
 from loop.types import CycleRecord
-from twin.engine.compiled.cache import installed, ready
+from twin.engine.compiled.cache import installed
+from twin.engine.compiled.machine_code import ENGINE, has_code
 from twin.kernel import LOAD, at
 from twin.request import ROW, Outcome, RequestLog
 from twin.serving.cluster import WAITING_MAX, Cluster
@@ -323,7 +324,9 @@ def chosen_fast(sources: Sources) -> bool:
     if engine == "fast":
         return True
     requests = _expected_requests(sources)
-    return requests >= (LOADED_PAYS if requests < COMPILED_PAYS and ready() else COMPILED_PAYS)
+    return requests >= (
+        LOADED_PAYS if requests < COMPILED_PAYS and has_code(ENGINE) else COMPILED_PAYS
+    )
 
 
 def _expected_requests(sources: Sources) -> float:

@@ -18,7 +18,7 @@ import twin
 # Whatever the compiled code is made from. Numba itself asks only when the file of a function
 # changed, not what it calls and which constants it uses.
 _ROOT = Path(twin.__file__).parent
-_SOURCES = tuple(
+SOURCES = tuple(
     path
     for pattern in (
         "engine/compiled/*.py",
@@ -35,13 +35,8 @@ def installed() -> bool:
     return find_spec("numba") is not None
 
 
-def ready() -> bool:
-    """Tell whether an earlier process compiled what this one would."""
-    return any(cache_directory().rglob("calls.run-*.nbc"))
-
-
 @contextmanager
-def compiling(sources: Sequence[Path] = _SOURCES) -> Iterator[None]:
+def compiling(sources: Sequence[Path] = SOURCES) -> Iterator[None]:
     """Have what is compiled within kept for later processes, as made from *sources*."""
     import numba  # noqa: PLC0415, an extra
 
@@ -53,7 +48,7 @@ def compiling(sources: Sequence[Path] = _SOURCES) -> Iterator[None]:
         numba.config.CACHE_DIR = before
 
 
-def cache_directory(sources: Sequence[Path] = _SOURCES) -> Path:
+def cache_directory(sources: Sequence[Path] = SOURCES) -> Path:
     """Return the directory of the code that *sources*, this Python and this Numba make.
 
     It is below $NUMBA_CACHE_DIR, or $XDG_CACHE_HOME, or ~/.cache; one that cannot be written below

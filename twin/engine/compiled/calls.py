@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import numba
 import numpy as np
 
 from twin.engine.compiled import columns as at
+from twin.engine.compiled.columns import Floats, Ints, State
+from twin.engine.compiled.machine_code import Addresses
 from twin.engine.compiled.steps import (
-    Floats,
-    Ints,
-    State,
     add_progression,
     advance,
     blocks_held,
@@ -23,8 +23,6 @@ from twin.engine.compiled.steps import (
 )
 from twin.request import Outcome
 
-# A plain tuple: a named one would cost more to hand over than most calls do.
-Arrays = tuple[Ints, Floats, Ints, Ints, Ints, Ints, Ints, Floats, Ints, Ints, Ints, Floats]
 Scraped = tuple[Ints, Floats, Ints]
 Requests = tuple[Floats, Ints, Ints]
 Order = tuple[Ints, Floats]
@@ -40,9 +38,66 @@ _REJECTED: Any = np.int64(Outcome.REJECTED)
 _UNBOUNDED = at.UNBOUNDED
 
 
+def run(ints: Addresses, floats: Addresses, sizes: Ints, instants: Floats) -> int:
+    """Let things happen to one server after the other, as the visits say (the V_ columns: places in
+    rows, requests and draws). What all of it is, columns.A_INTS and what follows there tell.
+
+    Requests (instants, prompts, outputs) arrive. Or, with a SLOT >= 0, the request there is
+    submitted to the first replica at NOW_S. Then those to be read go on to before UNTIL_S, and if
+    WHAT says so (columns.READ, columns.SCRAPE), each is read as right before AFTER_S.
+
+    Whose turn it is then stands in the visit. Return, of the request in SLOT, the code of the
+    reason why it was refused, or 0.
+    """
+    view = numba.carray
+    replicas, servers = sizes[at.N_REPLICAS], sizes[at.N_SERVERS]
+    slots, log = sizes[at.N_SLOTS], sizes[at.N_LOG]
+    s = State(
+        ints=view(ints[at.A_INTS], (replicas, at.REPLICA_INTS)),
+        floats=view(floats[at.F_FLOATS], (replicas, at.REPLICA_FLOATS)),
+        buckets=view(ints[at.A_BUCKETS], (replicas, at.BUCKETS)),
+        counts=view(ints[at.A_COUNTS], (replicas, sizes[at.N_RESIDUES])),
+        keys=view(ints[at.A_KEYS], sizes[at.N_HEAP]),
+        slots=view(ints[at.A_SLOTS], sizes[at.N_HEAP]),
+        requests=view(ints[at.A_REQUESTS], (slots, at.REQUEST_INTS)),
+        times=view(floats[at.F_TIMES], (slots, at.REQUEST_FLOATS)),
+        pool=view(ints[at.A_POOL], slots),
+        sizes=view(ints[at.A_SIZES], 2),
+        log=view(ints[at.A_LOG], (log, at.LOG_INTS)),
+        log_times=view(floats[at.F_LOG_TIMES], (log, at.LOG_FLOATS)),
+    )
+    last = (
+        view(ints[at.A_LAST], (replicas, at.SCRAPED_INTS)),
+        view(floats[at.F_LAST], (replicas, at.SCRAPED_FLOATS)),
+        view(ints[at.A_LAST_BUCKETS], (replicas, at.BUCKETS)),
+    )
+    scratch = (
+        view(ints[at.A_SCRATCH], at.SCRAPED_INTS),
+        view(floats[at.F_SCRATCH], at.SCRAPED_FLOATS),
+        view(ints[at.A_SCRATCH_BUCKETS], at.BUCKETS),
+    )
+    totals = view(ints[at.A_TOTALS], (servers, at.S_RUNNING + at.BUCKETS))
+    totals_s = view(floats[at.F_TOTALS], (servers, at.S_KV_USAGE))
+    order = (
+        view(ints[at.A_LEAST], sizes[at.N_ORDER]),
+        view(floats[at.F_DUE], sizes[at.N_ORDER]),
+    )
+    requests = (
+        view(floats[at.F_ARRIVALS], sizes[at.N_REQUESTS]),
+        view(ints[at.A_PROMPTS], sizes[at.N_REQUESTS]),
+        view(ints[at.A_OUTPUTS], sizes[at.N_REQUESTS]),
+    )
+    visits = view(ints[at.A_VISITS], (sizes[at.N_VISITS], at.VISIT_INTS))
+    rows = view(ints[at.A_ROWS], sizes[at.N_ROWS])
+    draws = view(floats[at.F_DRAWS], sizes[at.N_DRAWS])
+    one = (sizes[at.SLOT], instants[at.NOW_S])
+    scrape = (sizes[at.WHAT], instants[at.AFTER_S], last, scratch, totals, totals_s)
+    return _go_round(s, visits, rows, requests, draws, order, one, scrape, instants[at.UNTIL_S])
+
+
 @compiled
-def run(
-    arrays: Arrays,
+def _go_round(
+    s: State,
     visits: Ints,
     rows: Ints,
     requests: Requests,
@@ -52,18 +107,6 @@ def run(
     scrape: tuple[int, float, Scraped, Scraped, Ints, Floats],
     until_s: float,
 ) -> int:
-    """Let things happen to one server after the other, as their *visits* say (the V_ columns:
-    places in *rows*, *requests* and *draws*).
-
-    Requests (instants, prompts, outputs) arrive; *order* is room to keep replicas in. Or, with a
-    slot >= 0 in *one*, the request there is submitted to the first replica at that instant. Then
-    those to be read go on to before *until_s*, and if *scrape* says so (columns.READ,
-    columns.SCRAPE), each is read as right before an instant.
-
-    Whose turn it is then stands in the visit. Return, of the request in *one*, the code of the
-    reason why it was refused, or 0.
-    """
-    s = State(*arrays)
     slot, now_s = one
     what, after_s, last, scratch, totals, totals_s = scrape
     refused = 0

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from itertools import count
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S
 
@@ -88,8 +92,58 @@ VISIT_INTS = next(_column)
 # Whether to read replicas, and to add up what grew.
 READ, SCRAPE = 1, 2
 
+# What is handed over by its address: arrays of whole numbers (of the state below, of the last
+# scrapes and one that is read, totals by server, an order of replicas; then what is of one call),
+_column = count()
+A_INTS, A_BUCKETS, A_COUNTS, A_KEYS, A_SLOTS, A_REQUESTS = (next(_column) for _ in range(6))
+A_POOL, A_SIZES, A_LOG = (next(_column) for _ in range(3))
+A_LAST, A_LAST_BUCKETS, A_SCRATCH, A_SCRATCH_BUCKETS = (next(_column) for _ in range(4))
+A_TOTALS, A_LEAST = (next(_column) for _ in range(2))
+A_VISITS, A_ROWS, A_PROMPTS, A_OUTPUTS = (next(_column) for _ in range(4))
+INT_ARRAYS = next(_column)
+# arrays of floats, likewise,
+_column = count()
+F_FLOATS, F_TIMES, F_LOG_TIMES, F_LAST, F_SCRATCH = (next(_column) for _ in range(5))
+F_TOTALS, F_DUE = (next(_column) for _ in range(2))
+F_ARRIVALS, F_DRAWS = (next(_column) for _ in range(2))
+FLOAT_ARRAYS = next(_column)
+# how long they are, and the whole numbers of a call,
+_column = count()
+N_REPLICAS, N_RESIDUES, N_HEAP, N_SLOTS, N_LOG, N_SERVERS, N_ORDER = (
+    next(_column) for _ in range(7)
+)
+N_VISITS, N_ROWS, N_REQUESTS, N_DRAWS = (next(_column) for _ in range(4))
+SLOT, WHAT = (next(_column) for _ in range(2))
+SIZES = next(_column)
+# and its instants.
+NOW_S, AFTER_S, UNTIL_S = range(3)
+INSTANTS = 3
+
 # How to choose a replica.
 ROUND_ROBIN, RANDOM, LEAST_OUTSTANDING = range(3)
 
 UNBOUNDED = 1 << 60
 """A bound that nothing reaches: of a KV cache or of a queue without one."""
+
+Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+
+class State(NamedTuple):
+    """The arrays of all replicas. counts[r] are the decodes of replica r per residue; its heap of
+    finishes stands in keys and slots from ints[r, HEAP] on; pool is the stack of free slots; sizes
+    are (free slots, rows of the log).
+    """
+
+    ints: Ints
+    floats: Floats
+    buckets: Ints
+    counts: Ints
+    keys: Ints
+    slots: Ints
+    requests: Ints
+    times: Floats
+    pool: Ints
+    sizes: Ints
+    log: Ints
+    log_times: Floats

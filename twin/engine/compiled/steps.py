@@ -8,14 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import sqrt
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import numba
 import numpy as np
-import numpy.typing as npt
 
 from twin.engine.compiled import columns as at
-from twin.engine.compiled.cache import compiling
 from twin.engine.compiled.columns import (
     ADMITTED,
     AHEAD,
@@ -110,25 +108,25 @@ from twin.engine.compiled.columns import (
     WAIT_LAST,
     WAITING,
     WEIGHTS_MS,
+    Floats,
+    Ints,
     P,
+    State,
 )
 from twin.engine.latency import CHORD_MAX
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S
 from twin.request import REASONS, Outcome
 
-Ints = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
 F = TypeVar("F", bound=Callable[..., Any])
 
 
 def compiled(function: F) -> F:
-    """Compile *function* when it is first called, or load what an earlier process compiled.
+    """Have *function* compiled when compiled code first calls it.
 
     Neither fast maths nor another order of sums: the bits are to be those of Python.
     """
-    with compiling():
-        # Without counts of references (nothing is allocated here): they cost half of the time.
-        made: F = numba.njit(cache=True, error_model="numpy", _nrt=False)(function)
+    # Without counts of references (nothing is allocated here): they cost half of the time.
+    made: F = numba.njit(error_model="numpy", _nrt=False)(function)
     return made
 
 
@@ -138,26 +136,6 @@ _ZERO: Any = np.int64(0)
 _ONE: Any = np.int64(1)
 _QUEUE_FULL, _NEVER_FITS, _DRAINING = map(REASONS.index, ("queue_full", "never_fits", "draining"))
 _INF = np.inf
-
-
-class State(NamedTuple):
-    """The arrays of all replicas. counts[r] are the decodes of replica r per residue; its heap of
-    finishes stands in keys and slots from ints[r, HEAP] on; pool is the stack of free slots; sizes
-    are (free slots, rows of the log).
-    """
-
-    ints: Ints
-    floats: Floats
-    buckets: Ints
-    counts: Ints
-    keys: Ints
-    slots: Ints
-    requests: Ints
-    times: Floats
-    pool: Ints
-    sizes: Ints
-    log: Ints
-    log_times: Floats
 
 
 # -- the heap of finishes: (iteration of the last token, ticket) as one number, and the slot

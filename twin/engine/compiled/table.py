@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import ctypes
+from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf, nan, nextafter
 from typing import TypeVar
@@ -10,9 +11,9 @@ from weakref import ref
 
 import numpy as np
 
-from twin.engine.compiled import calls
 from twin.engine.compiled import columns as at
-from twin.engine.compiled.steps import Floats, Ints, State
+from twin.engine.compiled.columns import Floats, Ints, State
+from twin.engine.compiled.machine_code import ENGINE, machine_code
 from twin.engine.compiled.visit import NO_DRAWS, Stretch, Visit
 from twin.engine.kv_cache import kv_block_count
 from twin.engine.latency import boundaries_before, duration_s
@@ -21,6 +22,8 @@ from twin.engine.telemetry import ReplicaReading, add_progression
 from twin.request import REASONS, Request, RequestBatch, RequestLog
 from twin.spec import EngineSpec
 
+Scraped = tuple[Ints, Floats, Ints]
+Requests = tuple[Floats, Ints, Ints]
 _NO_REQUESTS = (np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
 # Of a call to one replica that brings no requests.
 _ONE = np.zeros((1, at.VISIT_INTS), np.int64)
@@ -57,12 +60,12 @@ class ReplicaTable:
             log=np.zeros((0, at.LOG_INTS), np.int64),
             log_times=np.zeros((0, at.LOG_FLOATS)),
         )
-        self._last: calls.Scraped = (
+        self._last: Scraped = (
             np.zeros((0, at.SCRAPED_INTS), np.int64),
             np.zeros((0, at.SCRAPED_FLOATS)),
             np.zeros((0, at.BUCKETS), np.int64),
         )
-        self._scratch: calls.Scraped = (
+        self._scratch: Scraped = (
             np.zeros(at.SCRAPED_INTS, np.int64),
             np.zeros(at.SCRAPED_FLOATS),
             np.zeros(at.BUCKETS, np.int64),
@@ -70,12 +73,30 @@ class ReplicaTable:
         # By server, what was ever scraped of its replicas: counters and then buckets, and sums.
         self.scraped = np.zeros((0, at.S_RUNNING + at.BUCKETS), np.int64)
         self.scraped_sums = np.zeros((0, at.S_KV_USAGE))
-        self._order: calls.Order = (np.empty(2, np.int64), np.empty(2))
+        self._order: tuple[Ints, Floats] = (np.empty(2, np.int64), np.empty(2))
+        self._run_code = machine_code(ENGINE, _entry)
+        self._ints = (ctypes.c_void_p * at.INT_ARRAYS)()
+        self._floats = (ctypes.c_void_p * at.FLOAT_ARRAYS)()
+        self._sizes, self._instants = np.zeros(at.SIZES, np.int64), np.zeros(at.INSTANTS)
+        self._figures = (_address(self._sizes), _address(self._instants))
         self._hold()
         records.sources.append(self.flush)
 
     def _hold(self) -> None:
-        self.arrays: calls.Arrays = (*self.state,)
+        """Take down where the arrays are, and how long, after one of them was made anew."""
+        s, order = self.state, self._order
+        last, last_floats, last_buckets = self._last
+        scratch, scratch_floats, scratch_buckets = self._scratch
+        ints = [s.ints, s.buckets, s.counts, s.keys, s.slots, s.requests, s.pool, s.sizes, s.log]
+        ints += [last, last_buckets, scratch, scratch_buckets, self.scraped, order[0]]
+        floats = [s.floats, s.times, s.log_times, last_floats, scratch_floats]
+        floats += [self.scraped_sums, order[1]]
+        self._ints[: at.A_VISITS] = [_address(array) for array in ints]
+        self._floats[: at.F_ARRIVALS] = [_address(array) for array in floats]
+        self._sizes[: at.N_VISITS] = (
+            *(*s.counts.shape, len(s.keys), len(s.requests)),
+            *(len(s.log), len(self.scraped), len(order[0])),
+        )
 
     def add(
         self,
@@ -152,6 +173,7 @@ class ReplicaTable:
         batch, begin, end, number, (how, turn, draws) = stretch
         rows = np.array([replica.row for replica in replicas], np.int64)
         visits = np.zeros((1, at.VISIT_INTS), np.int64)
+        requests = _joined([(batch, 0, end)])
         for first in range(begin, end, _CHUNK):
             last = min(first + _CHUNK, end)
             self.make_slots(last - first)
@@ -162,7 +184,7 @@ class ReplicaTable:
             self._run(
                 visits,
                 rows,
-                requests=(batch.times_s, batch.prompt_tokens, batch.output_tokens),
+                requests=requests,
                 draws=draws[first - begin :],
             )
             turn = int(visits[0, at.V_TURN])
@@ -179,7 +201,7 @@ class ReplicaTable:
         self.make_slots(0)
         self._run(_ONE, self._rows[row], until_s=until_s)
 
-    def read(self, row: int, now_s: float) -> calls.Scraped:
+    def read(self, row: int, now_s: float) -> Scraped:
         """Return what a scrape at *now_s* sees of the replica *row*, until the next call."""
         self._run(_ONE, self._rows[row], scrape=(at.READ, nextafter(now_s, inf)))
         return self._scratch
@@ -189,7 +211,7 @@ class ReplicaTable:
         visits: Ints,
         rows: Ints,
         *,
-        requests: calls.Requests = _NO_REQUESTS,
+        requests: Requests = _NO_REQUESTS,
         draws: Floats = NO_DRAWS,
         one: tuple[int, float] = (-1, 0.0),
         until_s: float = -inf,
@@ -198,17 +220,15 @@ class ReplicaTable:
         if 4 * len(rows) > len(self._order[0]):
             size = 4 << len(rows).bit_length()
             self._order = (np.empty(size, np.int64), np.empty(size))
-        return calls.run(
-            self.arrays,
-            visits,
-            rows,
-            requests,
-            draws,
-            self._order,
-            one,
-            (*scrape, self._last, self._scratch, self.scraped, self.scraped_sums),
-            until_s,
-        )
+            self._hold()
+        times_s, prompts, outputs = requests
+        (slot, now_s), (what, after_s) = one, scrape
+        self._ints[at.A_VISITS :] = list(map(_address, (visits, rows, prompts, outputs)))
+        self._floats[at.F_ARRIVALS :] = [_address(times_s), _address(draws)]
+        counts = (len(visits), len(rows), len(times_s), len(draws), slot, what)
+        self._sizes[at.N_VISITS :] = counts
+        self._instants[:] = now_s, after_s, until_s
+        return self._run_code(self._ints, self._floats, *self._figures)
 
     def sample(
         self, visits: Sequence[Visit[TableReplica]], now_s: float, *, scrape: bool = True
@@ -319,6 +339,7 @@ class ReplicaTable:
             more = max(index + 1 - have, have)
             self.scraped = _grown(self.scraped, more)
             self.scraped_sums = _grown(self.scraped_sums, more)
+            self._hold()
 
     def _make_rows(self, rows: int, *, block_size: int) -> None:
         s = self.state
@@ -360,19 +381,36 @@ def _give_back(rows: list[int], row: int, _owner: ref[TableReplica]) -> None:
     rows.append(row)
 
 
-def _joined(parts: Sequence[tuple[RequestBatch, int, int]]) -> calls.Requests:
+def _joined(parts: Sequence[tuple[RequestBatch, int, int]]) -> Requests:
     """Return the requests of all *parts* (of a batch, from where to before where), one after the
     other.
     """
+    times_s = [batch.times_s[begin:end] for batch, begin, end in parts]
+    prompts = [batch.prompt_tokens[begin:end] for batch, begin, end in parts]
+    outputs = [batch.output_tokens[begin:end] for batch, begin, end in parts]
     if len(parts) == 1:
-        batch, *ends = parts[0]
-        span = slice(*ends)
-        return batch.times_s[span], batch.prompt_tokens[span], batch.output_tokens[span]
+        # A copy only if they are of another type, or not side by side.
+        return (
+            np.ascontiguousarray(times_s[0], np.float64),
+            np.ascontiguousarray(prompts[0], np.int64),
+            np.ascontiguousarray(outputs[0], np.int64),
+        )
     return (
-        np.concatenate([batch.times_s[begin:end] for batch, begin, end in parts]),
-        np.concatenate([batch.prompt_tokens[begin:end] for batch, begin, end in parts]),
-        np.concatenate([batch.output_tokens[begin:end] for batch, begin, end in parts]),
+        np.concatenate(times_s, dtype=np.float64),
+        np.concatenate(prompts, dtype=np.int64),
+        np.concatenate(outputs, dtype=np.int64),
     )
+
+
+def _entry() -> Callable[..., int]:
+    from twin.engine.compiled.calls import run  # noqa: PLC0415, brings the compiler
+
+    return run
+
+
+def _address(array: Ints | Floats) -> int:
+    address: int = array.__array_interface__["data"][0]
+    return address
 
 
 def _grown(array: A, more: int) -> A:

@@ -1,0 +1,131 @@
+"""Compiled functions of plain addresses, kept as machine code: a later process calls them without a
+compiler, which takes a second to load, and they 40 ms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from twin.engine.compiled.cache import SOURCES, cache_directory
+
+Addresses = Any
+"""Of arrays of whole numbers or of floats: a ctypes array of pointers."""
+Function = Callable[[Addresses, Addresses, Any, Any], int]
+"""Takes the addresses of arrays of whole numbers and of arrays of floats, then the address of some
+whole numbers and of some floats.
+"""
+ENGINE = "engine"
+"""The name of the compiled engine."""
+_TYPE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 4)
+_SUFFIX = ".code"
+
+# What compiled code calls if it raises or gives memory back, and ours does neither.
+_NEVER_CALLED = (
+    "NRT_Allocate",
+    "NRT_Free",
+    "NRT_MemInfo_call_dtor",
+    "numba_do_raise",
+    "numba_gil_ensure",
+    "numba_gil_release",
+    "numba_runtime_build_excinfo_struct",
+    "numba_unpickle",
+)
+
+# Code is mapped as long as its engine is there.
+_engines: list[Any] = []
+
+
+@cache
+def machine_code(
+    name: str, entry: Callable[[], Callable[..., int]], *, sources: tuple[Path, ...] = SOURCES
+) -> Function:
+    """Return what *entry* returns as compiled code: that which an earlier process made of *sources*
+    on such a processor, or it is compiled now and kept as *name*.
+    """
+    import llvmlite.binding as llvm  # noqa: PLC0415, an extra
+
+    processor = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    key = hashlib.sha256(f"{llvm.get_process_triple()} {processor}".encode()).hexdigest()[:16]
+    path = cache_directory(sources) / f"{name}-{key}{_SUFFIX}"
+    found = _kept(path)
+    if found is None:
+        found = _made(entry())
+        _keep(path, *found)
+    return _TYPE(_mapped(*found))
+
+
+def has_code(name: str) -> bool:
+    """Tell whether an earlier process kept *name*."""
+    return any(cache_directory().glob(f"{name}-*{_SUFFIX}"))
+
+
+def _made(entry: Callable[..., int]) -> tuple[str, bytes]:
+    """Return the symbol of *entry* and the code in which it is."""
+    import llvmlite.binding as llvm  # noqa: PLC0415, an extra
+    import numba  # noqa: PLC0415, an extra
+    from numba import types  # noqa: PLC0415, an extra
+
+    whole, real = types.CPointer(types.int64), types.CPointer(types.float64)
+    arguments = (types.CPointer(whole), types.CPointer(real), whole, real)
+    made = numba.cfunc(types.int64(*arguments), error_model="numpy")(entry)
+    module = llvm.parse_assembly(made.inspect_llvm())
+    return made.native_name, _machine().emit_object(module)
+
+
+def _kept(path: Path) -> tuple[str, bytes] | None:
+    """Return symbol and code out of *path*, None if it is missing or not as it was written: what is
+    damaged would take the process with it.
+    """
+    try:
+        symbol, digest, code = path.read_bytes().split(b"\n", 2)
+    except (OSError, ValueError):
+        return None
+    return (symbol.decode(), code) if digest == _digest(symbol, code) else None
+
+
+def _keep(path: Path, symbol: str, code: bytes) -> None:
+    name = symbol.encode()
+    # Whole or not at all, whoever does the same at this moment.
+    part = path.with_name(f"{path.name}.{os.getpid()}")
+    part.write_bytes(b"\n".join((name, _digest(name, code), code)))
+    part.replace(path)
+
+
+def _digest(symbol: bytes, code: bytes) -> bytes:
+    return hashlib.sha256(symbol + code).hexdigest().encode()
+
+
+def _mapped(symbol: str, code: bytes) -> int:
+    """Return the address of *symbol* in *code*, which is mapped into this process."""
+    import llvmlite.binding as llvm  # noqa: PLC0415, an extra
+
+    abort = ctypes.cast(ctypes.CDLL(None).abort, ctypes.c_void_p).value
+    for name in _NEVER_CALLED:
+        if llvm.address_of_symbol(name) is None:  # else Numba is there, whose they are
+            llvm.add_symbol(name, abort)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), _machine())
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _engines.append(engine)
+    address: int = engine.get_function_address(symbol)
+    return address
+
+
+def _machine() -> Any:
+    """Return what makes code for this processor, as quick as it can be."""
+    import llvmlite.binding as llvm  # noqa: PLC0415, an extra
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        jit=True,
+    )
