@@ -5,10 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import monotonic
 from typing import Any
 
 import httpx
+
+from loop.backends.deadline import Deadline, watch_opened, within
+
+# For clients that fetch.
+NOTHING_KEPT = httpx.Limits(max_keepalive_connections=0)
 
 
 class FetchError(Exception):
@@ -50,33 +54,40 @@ def fetch(
 ) -> Fetched:
     """Return the answer to one request. Raise FetchError.
 
-    The timeouts of httpx are per read: a page that drips a byte a second would never run into them,
-    so the time is looked at after each piece.
+    *client* keeps no connections: a deadline knows those only that are opened for it.
     """
-    until_s = monotonic() + bounds.total_s
-    try:
-        request = client.build_request(
-            method, url, headers=headers, data=data, params=params, timeout=bounds.total_s
-        )
-        reply = client.send(request, stream=True)
+    with within(bounds.total_s) as deadline:
         try:
-            body = _read(reply, until_s=until_s, bounds=bounds)
-        finally:
-            reply.close()
-    except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
-        raise FetchError(f"{type(error).__name__}: {error or 'no answer'}") from error
+            request = client.build_request(
+                method,
+                url,
+                headers=headers,
+                data=data,
+                params=params,
+                timeout=bounds.total_s,
+                extensions={"trace": watch_opened},
+            )
+            reply = client.send(request, stream=True)
+            try:
+                body = _read(reply, deadline=deadline, bounds=bounds)
+            finally:
+                reply.close()
+        except (httpx.HTTPError, httpx.InvalidURL, httpx.StreamError) as error:
+            if deadline.over:
+                raise FetchError(f"the answer took longer than {bounds.total_s:g} s") from error
+            raise FetchError(f"{type(error).__name__}: {error or 'no answer'}") from error
     return Fetched(
         status=reply.status_code, reason=reply.reason_phrase, headers=reply.headers, body=body
     )
 
 
-def _read(reply: httpx.Response, *, until_s: float, bounds: Bounds) -> bytes:
+def _read(reply: httpx.Response, *, deadline: Deadline, bounds: Bounds) -> bytes:
     pieces, size = [], 0
     for piece in reply.iter_bytes():
         size += len(piece)
         if size > bounds.bytes_max:
             raise FetchError(f"the answer is longer than {bounds.bytes_max:,} bytes")
-        if monotonic() > until_s:
-            raise FetchError(f"the answer took longer than {bounds.total_s:g} s")
         pieces.append(piece)
+    if deadline.over:  # what has no length ends where the connection does
+        raise FetchError(f"the answer took longer than {bounds.total_s:g} s")
     return b"".join(pieces)

@@ -5,12 +5,13 @@ BackendError.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import httpx
 
-from loop.clocks import MonotonicClock
+from loop.backends.deadline import Deadline, watch_opened, within
 from loop.errors import BackendError, LoopError, PausedError, Phase
 
 ANSWER_BYTES_MAX = 64 * 2**20
@@ -91,19 +92,38 @@ class ServiceClient:
     def _exchange(
         self, method: str, verb: str, body: bytes | None, headers: dict[str, str]
     ) -> tuple[int, bytes]:
-        clock, text = MonotonicClock(), bytearray()
-        with self._client.stream(
-            method, f"{self._url}/{verb}", content=body, headers=headers
-        ) as answer:
+        text = bytearray()
+        with (
+            _whole_within(self._timeout_s) as deadline,
+            self._client.stream(
+                method,
+                f"{self._url}/{verb}",
+                content=body,
+                headers=headers,
+                extensions={"trace": watch_opened},
+            ) as answer,
+        ):
             for part in answer.iter_bytes():
                 text += part
                 if len(text) > ANSWER_BYTES_MAX:
                     raise _TooMuchError(
                         f"expected an answer of at most {ANSWER_BYTES_MAX} bytes, found more"
                     )
-                if clock.now_s() > self._timeout_s:
-                    raise _TooMuchError(f"no whole answer within {self._timeout_s:g} s")
+            if deadline.over:
+                raise httpx.ReadTimeout("")
         return answer.status_code, bytes(text)
+
+
+@contextmanager
+def _whole_within(total_s: float) -> Iterator[Deadline]:
+    """Give the requests made meanwhile a deadline, and say so if it ended one."""
+    with within(total_s) as deadline:
+        try:
+            yield deadline
+        except httpx.TransportError as error:
+            if deadline.over:
+                raise _TooMuchError(f"no whole answer within {total_s:g} s") from error
+            raise
 
 
 class _TooMuchError(Exception):

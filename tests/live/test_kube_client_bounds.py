@@ -31,6 +31,21 @@ def drips(handler: BaseHTTPRequestHandler) -> None:
         sleep(0.05)
 
 
+def drips_head(handler: BaseHTTPRequestHandler) -> None:
+    """Begin, and send a header now and then."""
+    handler.flush_headers()
+    for _ in range(60):
+        handler.wfile.write(b"X-Slow: yes\r\n")
+        sleep(0.1)
+
+
+def goes_on_for_ever(handler: BaseHTTPRequestHandler) -> None:
+    """Say that the answer will come, again and again."""
+    for _ in range(60):
+        handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        sleep(0.1)
+
+
 def never_ends(handler: BaseHTTPRequestHandler) -> None:
     """Answer as fast as the other side reads."""
     handler.end_headers()
@@ -92,10 +107,16 @@ def test_a_page_of_a_pod_that_never_ends_costs_little(
         assert monotonic() - begin_s < allowed_s(6.0)
 
 
-def test_a_list_that_drips_is_given_up(tmp_path: Path) -> None:
-    """What lies between the loop and the API server may stall as well."""
-    with serving(drips, 200, tmp_path) as client, pytest.raises(ApiError, match="takes too long"):
-        client.deployments()
+@pytest.mark.parametrize(
+    ("answer", "status"), [(drips, 200), (drips_head, 200), (goes_on_for_ever, None)]
+)
+def test_a_list_that_drips_is_given_up(answer: Answer, status: int | None, tmp_path: Path) -> None:
+    """What lies between the loop and the API server may stall as well, at any byte."""
+    begin_s = monotonic()
+    with serving(answer, status, tmp_path) as client:
+        with pytest.raises(ApiError, match="takes too long"):
+            client.deployments()
+        assert monotonic() - begin_s < allowed_s(6.0)
 
 
 def in_parts(parts: Sequence[tuple[int, object]]) -> tuple[Answer, list[str]]:

@@ -13,7 +13,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from time import monotonic
 from typing import TYPE_CHECKING, Any, Protocol
 
 import kubernetes.client as official
@@ -22,6 +21,7 @@ import yaml
 from kubernetes import config as official_config
 from kubernetes.client.exceptions import ApiException
 
+from loop.backends.deadline import Deadline, watch, within
 from loop.backends.kube import labels
 from loop.backends.kube.objects import Object, continue_of, texts_of
 from loop.errors import LoopError, SpecError
@@ -108,7 +108,9 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
     settings.retries = False
     settings.connection_pool_maxsize = connections
     client: Any = official.ApiClient(settings)
-    client.rest_client.pool_manager = _WholeAnswers(client.rest_client.pool_manager)
+    pool: urllib3.PoolManager = client.rest_client.pool_manager
+    pool.pool_classes_by_scheme = {"http": _WatchedPool, "https": _WatchedTlsPool}
+    client.rest_client.pool_manager = _WholeAnswers(pool)
     made: official.ApiClient = client
     return made
 
@@ -127,6 +129,27 @@ class _Answer:
         return self.headers
 
 
+class _Watched(urllib3.connection.HTTPConnection):
+    """A connection that the deadline of a request ends."""
+
+    def getresponse(self) -> Any:
+        """Return the answer, once its head has come."""
+        watch(self.sock)
+        return super().getresponse()
+
+
+class _WatchedTls(_Watched, urllib3.connection.HTTPSConnection):
+    """The same, over TLS."""
+
+
+class _WatchedPool(urllib3.HTTPConnectionPool):
+    ConnectionCls = _Watched
+
+
+class _WatchedTlsPool(urllib3.HTTPSConnectionPool):
+    ConnectionCls = _WatchedTls
+
+
 class _WholeAnswers:
     """Connections whose answers come whole, within so many bytes and so much time, or fail: the
     timeouts of urllib3 are per read, which what drips or never ends does not run into.
@@ -139,7 +162,16 @@ class _WholeAnswers:
         """Return the answer to a request. Raise HTTPError of urllib3."""
         timeout = how.get("timeout")
         read_s = timeout.read_timeout if isinstance(timeout, urllib3.Timeout) else None
-        until_s = monotonic() + (read_s if isinstance(read_s, int | float) else ANSWER_S_MAX)
+        total_s = read_s if isinstance(read_s, int | float) else ANSWER_S_MAX
+        with within(total_s) as deadline:
+            try:
+                return self._whole(method, url, deadline, **how)
+            except (urllib3.exceptions.HTTPError, OSError) as error:
+                if deadline.over:
+                    raise urllib3.exceptions.HTTPError("the answer takes too long") from error
+                raise
+
+    def _whole(self, method: str, url: str, deadline: Deadline, **how: Any) -> _Answer:
         # What a pod answers is anybody's; lists come from the API server itself.
         bytes_max = PAGE_BYTES_MAX if "/proxy" in url else ANSWER_BYTES_MAX
         reply: Any = self._pool.request(method, url, **{**how, "preload_content": False})
@@ -151,8 +183,8 @@ class _WholeAnswers:
                     raise urllib3.exceptions.HTTPError(
                         f"the answer is longer than {bytes_max:,} bytes"
                     )
-                if monotonic() > until_s:
-                    raise urllib3.exceptions.HTTPError("the answer takes too long")
+            if deadline.over:
+                raise urllib3.exceptions.HTTPError("the answer takes too long")
         except BaseException:
             reply.close()
             raise

@@ -15,7 +15,7 @@ from typing import Literal
 
 import httpx
 
-from loop.backends.fetch import Bounds, Fetched, FetchError, fetch
+from loop.backends.fetch import NOTHING_KEPT, Bounds, Fetched, FetchError, fetch
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings
 from loop.signals.names import NAMES, Names
@@ -73,6 +73,7 @@ class Api:
             verify=_trust(settings),
             timeout=settings.timeout_s,
             trust_env=False,
+            limits=NOTHING_KEPT,
             transport=transport,
         )
         self._url = _query_url(settings.url)

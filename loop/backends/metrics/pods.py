@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from loop.backends.fetch import Bounds, FetchError, fetch
+from loop.backends.fetch import NOTHING_KEPT, Bounds, FetchError, fetch
 from loop.backends.metrics.histograms import Found, PodHistograms
 from loop.backends.metrics.source import Measurement, Shown
 from loop.errors import LoopError
@@ -84,7 +84,7 @@ class DirectPages:
 
     def __init__(self, *, timeout_s: float = PAGE_S_MAX) -> None:
         self._bounds = Bounds(total_s=timeout_s, bytes_max=PAGE_BYTES_MAX)
-        self._client = httpx.Client(timeout=timeout_s, trust_env=False)
+        self._client = httpx.Client(timeout=timeout_s, trust_env=False, limits=NOTHING_KEPT)
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -1,0 +1,90 @@
+"""A server whose answer never begins: it costs so much time at most, whoever asks it."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from time import monotonic, sleep
+
+import httpx
+import pytest
+
+from loop.backends.deadline import Deadline
+from loop.backends.fetch import NOTHING_KEPT, Bounds, FetchError, fetch
+from loop.backends.http_client import ServiceClient
+from loop.errors import BackendError
+from tests.live.served import allowed_s
+
+TOTAL_S = 0.3
+
+
+@pytest.fixture
+def address() -> Iterator[str]:
+    """Return the address of a server that sends a header now and then, and no other end of its
+    head.
+    """
+    over = threading.Event()
+    listening = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(OSError):
+            connection, _ = listening.accept()
+            with connection:
+                connection.sendall(b"HTTP/1.1 200 OK\r\n")
+                while not over.is_set():
+                    connection.sendall(b"X-Slow: yes\r\n")
+                    sleep(0.05)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+    over.set()
+    listening.close()
+    thread.join(5.0)
+
+
+def fetched(address: str) -> None:
+    """Fetch, as pages of pods and Prometheus are asked."""
+    bounds = Bounds(total_s=TOTAL_S, bytes_max=1000)
+    with (
+        httpx.Client(limits=NOTHING_KEPT) as client,
+        pytest.raises(FetchError, match="longer than"),
+    ):
+        fetch(client, "GET", address, bounds=bounds)
+
+
+def asked(address: str) -> None:
+    """Ask one of the other services."""
+    with (
+        closing(ServiceClient("actuator", address, timeout_s=TOTAL_S)) as client,
+        pytest.raises(BackendError, match=r"no whole answer within 0\.3 s"),
+    ):
+        client.get("x", phase="observe")
+
+
+@pytest.mark.parametrize("ask", [fetched, asked])
+def test_a_head_that_drips_is_given_up(ask: Callable[[str], None], address: str) -> None:
+    """Each read ends in time, and the answer never would."""
+    begin_s = monotonic()
+    ask(address)
+    assert monotonic() - begin_s < allowed_s(3.0)
+
+
+def test_a_deadline_that_is_over_ends_what_comes_later_and_one_that_ended_nothing() -> None:
+    """Connections go back to a pool, where others use them."""
+    for over in (True, False):
+        here, there = socket.socketpair()
+        with here, there:
+            deadline = Deadline()
+            if not over:
+                deadline.watch(here)
+                deadline.end()
+            deadline.expire()
+            if over:
+                deadline.watch(here)
+            else:
+                there.sendall(b"x")
+            here.setblocking(False)
+            assert here.recv(1) == (b"" if over else b"x")
