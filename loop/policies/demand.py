@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from loop.policies.forecast import Forecast, History, Series, forecast
+from loop.policies.forecast import Forecast, History, Series, forecast, with_samples
 from loop.replacing import replace
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ class Memory:
 
 Memories = Mapping[str, Memory]
 NOTHING: Memories = MappingProxyType({})
+NEW = Memory()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,30 +83,65 @@ class Horizon:
     drain_s: float
 
 
-def remember(memory: Memory, view: ServerView, *, now_s: float, window_s: float) -> Memory:
-    """Return *memory* with what is seen of the server at *now_s* over the last *window_s*; nothing
-    is learnt from a load that is not known.
+def remember(
+    memories: Mapping[str, Memory],
+    views: Mapping[str, ServerView],
+    *,
+    now_s: float,
+    window_s: float,
+) -> dict[str, Memory]:
+    """Return what is remembered of each of *views*, with what is seen of it at *now_s* over the
+    last *window_s*; nothing is learnt from a load that is not known.
     """
-    load = view.load
-    if load is None:
-        return memory if memory.unknown_s is not None else replace(memory, unknown_s=now_s)
-    memory = memory if memory.unknown_s is None else replace(memory, unknown_s=None)
-    history = memory.history.with_sample(load.rate_rpm, now_s=now_s, window_s=window_s)
-    due = history.rates.next_s > memory.history.rates.next_s
-    memory = memory if history is memory.history else replace(memory, history=history)
-    return _with_tokens(memory, load) if due else memory
+    found: dict[str, Memory] = {}
+    loads: dict[str, Load] = {}
+    for name, view in views.items():
+        memory, unknown = memories.get(name, NEW), view.load is None
+        if unknown != (memory.unknown_s is not None):
+            memory = replace(memory, unknown_s=now_s if unknown else None)
+        found[name] = memory
+        if view.load is not None:
+            loads[name] = view.load
+    before = [found[name].history for name in loads]
+    rates = [load.rate_rpm for load in loads.values()]
+    after = with_samples(before, rates, now_s=now_s, window_s=window_s)
+    for (name, load), old, new in zip(loads.items(), before, after, strict=True):
+        if new is old:
+            continue
+        memory = replace(found[name], history=new)
+        due = new.rates.next_s > old.rates.next_s
+        found[name] = _with_tokens(memory, load) if due else memory
+    return found
 
 
-def demand(
-    memory: Memory, view: ServerView, load: Load, *, now_s: float, worth: Worth, horizon: Horizon
-) -> tuple[Demand, Memory]:
-    """Return what *view* is to be sized for, and the memory with it.
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A server of known load that a demand is asked for, and what it depends on besides."""
+
+    view: ServerView
+    load: Load
+    worth: Worth
+    horizon: Horizon
+
+
+def demanded(
+    memories: Mapping[str, Memory], asked: Mapping[str, Asked], *, now_s: float
+) -> tuple[dict[str, Demand], dict[str, Memory]]:
+    """Return what each server that is *asked* for is to be sized for, and the memory with it.
 
     That is what it pays to have replicas for when pods that are asked for now are ready, the
     highest of the last down_s; no less than the present pods serve now; and what waits, drained in
     drain_s.
     """
-    memory, foreseen = _foreseen(memory, load, worth=worth, horizon=horizon)
+    found, after = {}, _foresee(memories, asked)
+    for name, one in asked.items():
+        found[name], after[name] = _demand(after[name], one, now_s=now_s)
+    return found, after
+
+
+def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memory]:
+    view, load, horizon, foreseen = asked.view, asked.load, asked.horizon, memory.foreseen
+    assert foreseen is not None, "it was foreseen"
     found = foreseen.found
     demands = memory.demands.with_sample(foreseen.paying_rpm, now_s=now_s, most=True)
     held_rpm = max(demands.since(now_s - _held_s(found, horizon)))
@@ -125,22 +161,30 @@ def demand(
     return made, memory if demands is memory.demands else replace(memory, demands=demands)
 
 
-def _foreseen(
-    memory: Memory, load: Load, *, worth: Worth, horizon: Horizon
-) -> tuple[Memory, Foreseen]:
-    """Return what is foreseen, the last one if nothing moved: between two samples of a load that
-    is all that most cycles of a short period see.
+def _foresee(memories: Mapping[str, Memory], asked: Mapping[str, Asked]) -> dict[str, Memory]:
+    """Return the memories with what is foreseen of each, the last one if nothing moved: between two
+    samples of a load that is all that most cycles of a short period see.
     """
-    quantile = worth.quantile(memory.replica_rpm or load.rate_rpm)
-    asked = (worth, quantile, horizon.lead_s, memory.replica_rpm)
-    last, bank = memory.foreseen, memory.history.bank
-    assert bank is not None, "a load was seen"
-    if last is not None and last.bank is bank and last.asked == asked:
-        return memory, last
-    found, history = forecast(memory.history, lead_s=horizon.lead_s, quantile=quantile)
-    paying_rpm = worth.rate_rpm(found, replica_rpm=memory.replica_rpm)
-    foreseen = Foreseen(bank, asked, found, paying_rpm)
-    return replace(memory, history=history, foreseen=foreseen), foreseen
+    found, moved = {}, {}
+    for name, one in asked.items():
+        memory = found[name] = memories[name]
+        rate_rpm, lead_s = memory.replica_rpm, one.horizon.lead_s
+        by = (one.worth, one.worth.quantile(rate_rpm or one.load.rate_rpm), lead_s, rate_rpm)
+        last, bank = memory.foreseen, memory.history.bank
+        if last is None or last.bank is not bank or last.asked != by:
+            moved[name] = by
+    made = forecast(
+        [found[name].history for name in moved],
+        lead_s=[lead_s for _, _, lead_s, _ in moved.values()],
+        quantile=[quantile for _, quantile, _, _ in moved.values()],
+    )
+    for (name, by), (ahead, history) in zip(moved.items(), made, strict=True):
+        assert history.bank is not None, "a load was seen"
+        worth, _, _, rate_rpm = by
+        paying_rpm = worth.rate_rpm(ahead, replica_rpm=rate_rpm)
+        foreseen = Foreseen(history.bank, by, ahead, paying_rpm)
+        found[name] = replace(found[name], history=history, foreseen=foreseen)
+    return found
 
 
 def _held_s(found: Forecast, horizon: Horizon) -> float:

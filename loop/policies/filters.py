@@ -1,5 +1,6 @@
-"""A bank of Kalman filters over one load: each follows a level with a slope that dies away, and
-they differ in how much a load may move and how much of what is seen is chance. Pure.
+"""A bank of Kalman filters over each load: each follows a level with a slope that dies away, and
+they differ in how much a load may move and how much of what is seen is chance. Pure. The banks of
+many loads are reckoned together, and what is found of each is the same alone.
 
 The weight of each is how likely it found what came (Bayesian model averaging with forgetting:
 Raftery, Kárný & Ettler 2010). A steady load is so averaged over many minutes, a jump is followed
@@ -15,9 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.replacing import replace
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     Floats = NDArray[np.float64]
@@ -58,7 +59,7 @@ _NORMAL = np.array([NormalDist().inv_cdf((rank + 0.5) / POINTS) for rank in rang
 _RANKS = (np.arange(FUTURES) + 0.5) / FUTURES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Bank:
     """What each filter estimates of a load [any unit], arrays of one value a filter: its level, its
     slope a step, their variances and covariance, and the logarithm of its weight. typical is the
@@ -74,23 +75,16 @@ class Bank:
     typical: float
 
     @property
-    def shares(self) -> Floats:
-        """Return the weights as shares; the sum is 1."""
-        shares = np.exp(self.weight)
-        found: Floats = shares / shares.sum()
-        return found
-
-    @property
-    def now(self) -> float:
-        """Return the mean level."""
-        return max(0.0, float(self.shares @ self.level))
-
-    @property
-    def bursts(self) -> float:
-        """Return how much a window has more or less than the level, as a share of that, beside what
-        counting adds.
-        """
-        return float(self.shares @ _BURSTS)
+    def columns(self) -> tuple[Floats, ...]:
+        """Return the arrays."""
+        return (
+            self.level,
+            self.slope,
+            self.level_var,
+            self.level_slope_cov,
+            self.slope_var,
+            self.weight,
+        )
 
 
 def first(value: float, *, counting: float) -> Bank:
@@ -108,66 +102,94 @@ def first(value: float, *, counting: float) -> Bank:
     )
 
 
-def a_step_later(bank: Bank) -> Bank:
-    """Return the estimates of the next step, before it is seen."""
-    left, scale = SLOPE_LEFT, bank.typical**2
-    slope_var = left * left * bank.slope_var
-    moved = 2.0 * left * bank.level_slope_cov + slope_var + scale * _LEVEL_MOVES**2
-    return replace(
-        bank,
-        level=bank.level + left * bank.slope,
-        slope=left * bank.slope,
-        level_var=bank.level_var + moved,
-        level_slope_cov=left * bank.level_slope_cov + slope_var,
-        slope_var=slope_var + scale * _SLOPE_MOVES**2,
-    )
-
-
-def seen(bank: Bank, value: float, *, counting: float) -> Bank:
-    """Return the estimates after *value*, whose variance by counting alone is *counting*."""
-    typical = max(LEVEL_KEPT * bank.typical + (1.0 - LEVEL_KEPT) * value, 1.0)
-    error = value - bank.level
-    expected = bank.level_var + counting + (_BURSTS * typical) ** 2
-    gain, slope_gain = bank.level_var / expected, bank.level_slope_cov / expected
-    likely = -0.5 * (error * error / expected + np.log(expected))
-    weight = WEIGHT_KEPT * bank.weight + likely
-    return Bank(
-        level=bank.level + gain * error,
-        slope=bank.slope + slope_gain * error,
-        level_var=bank.level_var * (1.0 - gain),
-        level_slope_cov=bank.level_slope_cov * (1.0 - gain),
-        slope_var=bank.slope_var - slope_gain * bank.level_slope_cov,
-        weight=np.maximum(weight - weight.max(), WEIGHT_MIN),
-        typical=typical,
-    )
-
-
-def futures(bank: Bank, steps: int) -> Floats:
-    """Return FUTURES equally likely loads so many *steps* later, each >= 0, lowest first: the
-    level, with the bursts about it and without what counting adds.
+def followed(
+    banks: Sequence[Bank], values: Sequence[float], *, steps: int, counting: Sequence[float]
+) -> list[Bank]:
+    """Return the estimates of each load so many *steps* later, after it was seen as that of
+    *values*, whose variance by counting alone is that of *counting*.
     """
-    reach, moved = _ahead(steps)
-    shares = bank.shares
+    level, slope, level_var, cov, slope_var, weight = (
+        np.stack(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
+    )
+    # Powers by Python and not by numpy: they differ in the last digit now and then.
+    scale = _column([bank.typical**2 for bank in banks])
+    for _ in range(steps):
+        left_var = SLOPE_LEFT * SLOPE_LEFT * slope_var
+        level = level + SLOPE_LEFT * slope
+        level_var = level_var + (2.0 * SLOPE_LEFT * cov + left_var + scale * _LEVEL_MOVES**2)
+        cov, slope = SLOPE_LEFT * cov + left_var, SLOPE_LEFT * slope
+        slope_var = left_var + scale * _SLOPE_MOVES**2
+    typical = [
+        max(LEVEL_KEPT * bank.typical + (1.0 - LEVEL_KEPT) * value, 1.0)
+        for bank, value in zip(banks, values, strict=True)
+    ]
+    error = _column(values) - level
+    expected = level_var + _column(counting) + (_BURSTS * _column(typical)) ** 2
+    gain, slope_gain = level_var / expected, cov / expected
+    likely = -0.5 * (error * error / expected + np.log(expected))
+    weight = WEIGHT_KEPT * weight + likely
+    columns = (
+        level + gain * error,
+        slope + slope_gain * error,
+        level_var * (1.0 - gain),
+        cov * (1.0 - gain),
+        slope_var - slope_gain * cov,
+        np.maximum(weight - weight.max(axis=1, keepdims=True), WEIGHT_MIN),
+    )
+    return [
+        Bank(a, b, c, d, e, f, one) for a, b, c, d, e, f, one in zip(*columns, typical, strict=True)
+    ]
+
+
+def _column(values: Sequence[float]) -> Floats:
+    return np.array(values, dtype=np.float64)[:, None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ahead:
+    """What a bank says: FUTURES equally likely loads, each >= 0, lowest first; and its mean level
+    now, and how much a window has more or less than that beside what counting adds, as a share.
+    """
+
+    futures: Floats
+    now: float
+    bursts: float
+
+
+def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
+    """Return what each bank says of so many *steps* later: of the level, with the bursts about it
+    and without what counting adds.
+    """
+    level, slope, level_var, cov, slope_var, weight = (
+        np.stack(parts) for parts in zip(*(bank.columns for bank in banks), strict=True)
+    )
+    shares = np.exp(weight)
+    shares = shares / shares.sum(axis=1, keepdims=True)
+    reaches, moves = zip(*(_reached(each) for each in steps), strict=True)
+    reach = _column(reaches)
+    scale = _column([bank.typical**2 for bank in banks])
+    variance = level_var + 2.0 * reach * cov + reach * reach * slope_var
+    variance = variance + scale * (np.stack(moves) + _BURSTS**2)
+    deviation, middle = np.sqrt(variance)[:, None, :], (level + reach * slope)[:, None, :]
+    # Filters of next to no weight come last, and are cut off.
     kept = shares > NEGLIGIBLE
-    variance = (
-        bank.level_var
-        + 2.0 * reach * bank.level_slope_cov
-        + reach * reach * bank.slope_var
-        + bank.typical**2 * (moved + _BURSTS**2)
-    )[kept]
-    middle = (bank.level + reach * bank.slope)[kept]
-    points = np.multiply.outer(_NORMAL, np.sqrt(variance)) + middle
-    each = np.broadcast_to(shares[kept], points.shape).ravel()
-    values = points.ravel()
-    order = np.argsort(values, kind="stable")
-    values, each = values[order], each[order]
-    below = (np.cumsum(each) - 0.5 * each) / each.sum()
-    found: Floats = np.maximum(np.interp(_RANKS, below, values), 0.0)
+    points = np.where(kept[:, None, :], _NORMAL[:, None] * deviation + middle, np.inf)
+    points = points.reshape(len(banks), -1)
+    order = np.argsort(points, axis=1, kind="stable")
+    points = np.take_along_axis(points, order, axis=1)
+    each = np.take_along_axis(np.tile(shares, POINTS), order, axis=1)
+    middles = np.cumsum(each, axis=1) - 0.5 * each
+    found = []
+    for k, count in enumerate((POINTS * kept.sum(axis=1)).tolist()):
+        below = middles[k, :count] / each[k, :count].sum()
+        futures = np.maximum(np.interp(_RANKS, below, points[k, :count]), 0.0)
+        now = max(0.0, float(shares[k] @ level[k]))
+        found.append(Ahead(futures, now, float(shares[k] @ _BURSTS)))
     return found
 
 
 @lru_cache(maxsize=64)
-def _ahead(steps: int) -> tuple[float, Floats]:
+def _reached(steps: int) -> tuple[float, Floats]:
     """Return how far a slope of 1 leads in so many *steps*, and what variance the moves of each
     filter add on the way, as a share of the square of the level.
     """

@@ -14,6 +14,8 @@ from loop.policies import filters
 from loop.replacing import replace
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from loop.policies.filters import Bank
@@ -92,28 +94,42 @@ class History:
     returning: Series = field(default_factory=Series)
     window_s: float = 0.0
 
-    def with_sample(self, value: float, *, now_s: float, window_s: float) -> History:
-        """Return the history with what is seen at *now_s* over the last *window_s*.
 
-        A sample that is not due takes the place of the last one.
-        """
-        rates = self.rates.with_sample(value, now_s=now_s)
-        anew = not self.rates.values or rates.start_s > self.rates.next_s
-        steps = round((rates.next_s - self.rates.next_s) / STEP_S)
-        before = None if anew else self.before if steps == 0 else self.bank
-        if anew or (steps == 0 and before is None):
+def with_samples(
+    histories: Sequence[History], values: Sequence[float], *, now_s: float, window_s: float
+) -> list[History]:
+    """Return each history with its one of *values*, seen at *now_s* over the last *window_s*.
+
+    A sample that is not due takes the place of the last one.
+    """
+    found: list[History] = []
+    # What the filters have to follow, by steps: where the history is, and the filters before.
+    due: dict[int, list[tuple[int, Bank]]] = {}
+    for place, (history, value) in enumerate(zip(histories, values, strict=True)):
+        last = history.rates
+        rates = last.with_sample(value, now_s=now_s)
+        anew = not last.values or rates.start_s > last.next_s
+        steps = round((rates.next_s - last.next_s) / STEP_S)
+        before = None if anew else history.before if steps == 0 else history.bank
+        if before is None:
             bank = filters.first(value, counting=poisson_noise(value, window_s) ** 2)
-            return History(rates=rates, bank=bank, window_s=window_s)
-        assert before is not None
-        if steps == 0 and value == self.rates.values[-1]:
-            return self if rates is self.rates else replace(self, rates=rates)
-        expected = before
-        for _ in range(max(1, steps)):
-            expected = filters.a_step_later(expected)
-        overlap = filters.OVERLAP if window_s > STEP_S * max(1, steps) else 1.0
-        counting = overlap * poisson_noise(expected.typical, window_s) ** 2
-        bank = filters.seen(expected, value, counting=counting)
-        return replace(self, rates=rates, before=before, bank=bank, window_s=window_s)
+            found.append(History(rates=rates, bank=bank, window_s=window_s))
+        elif steps == 0 and value == last.values[-1]:
+            found.append(history if rates is last else replace(history, rates=rates))
+        else:
+            found.append(replace(history, rates=rates, before=before, window_s=window_s))
+            due.setdefault(max(1, steps), []).append((place, before))
+    for steps, some in due.items():
+        overlap = filters.OVERLAP if window_s > STEP_S * steps else 1.0
+        banks = filters.followed(
+            [before for _, before in some],
+            [values[place] for place, _ in some],
+            steps=steps,
+            counting=[overlap * poisson_noise(one.typical, window_s) ** 2 for _, one in some],
+        )
+        for (place, _), bank in zip(some, banks, strict=True):
+            found[place] = replace(found[place], bank=bank)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,22 +165,30 @@ class Forecast:
         return float(self.futures[min(int(quantile * len(self.futures)), len(self.futures) - 1)])
 
 
-def forecast(history: History, *, lead_s: float, quantile: float) -> tuple[Forecast, History]:
-    """Return what the load will be *lead_s* ahead, and the history with what the filters planned.
+def forecast(
+    histories: Sequence[History], *, lead_s: Sequence[float], quantile: Sequence[float]
+) -> list[tuple[Forecast, History]]:
+    """Return of each history what the load will be *lead_s* ahead, and it with what the filters
+    planned.
 
     quantile: 0 to 1, the share of futures that are to be no higher. The filters are taken unless
     the highest of the last minutes (of a load in bursts), what the load goes back to (of an unsure
     one), or what was a season ago, has done better: by the mean pinball loss at *quantile* over the
     past (Koenker & Bassett 1978), with the errors that it had.
     """
-    assert history.bank is not None, "a sample was seen"
-    ahead = max(1, round(lead_s / STEP_S))
-    by_filters = Forecast(
-        futures=filters.futures(history.bank, ahead),
-        method="filters",
-        now=history.bank.now,
-        bursts=history.bank.bursts,
-    )
+    if not histories:
+        return []
+    banks = [history.bank for history in histories if history.bank is not None]
+    assert len(banks) == len(histories), "a sample was seen"
+    steps = [max(1, round(each / STEP_S)) for each in lead_s]
+    together = zip(histories, filters.ahead(banks, steps), steps, quantile, strict=True)
+    return [_forecast(history, seen, each, share) for history, seen, each, share in together]
+
+
+def _forecast(
+    history: History, seen: filters.Ahead, ahead: int, quantile: float
+) -> tuple[Forecast, History]:
+    by_filters = Forecast(futures=seen.futures, method="filters", now=seen.now, bursts=seen.bursts)
     values = np.array(history.rates.values)
     last_s = history.rates.next_s - STEP_S
     history = replace(

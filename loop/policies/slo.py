@@ -19,11 +19,12 @@ from loop.optimizer.solution import Assignment, Solution
 from loop.policies.ask import Optimize, beyond_arithmetic, exact_figures, within_reach
 from loop.policies.demand import (
     NOTHING,
+    Asked,
     Demand,
     Horizon,
     Memories,
     Memory,
-    demand,
+    demanded,
     remember,
     waiting_rpm,
 )
@@ -236,33 +237,28 @@ class SloPolicy:
         self, snapshot: Snapshot, data: SystemData, state: Memories
     ) -> tuple[dict[str, Demand], dict[str, Memory]]:
         """Return what each server of known load is to be sized for, and what is remembered."""
-        demands, memories = {}, {}
-        window_s = snapshot.window_s or WINDOW_S
+        now_s, window_s = snapshot.now_s, snapshot.window_s or WINDOW_S
+        memories = remember(state, snapshot.servers, now_s=now_s, window_s=window_s)
+        if not self.forecasts or self.compat:
+            return {}, memories
+        asked = {}
         for name, view in snapshot.servers.items():
-            memory = remember(
-                state.get(name, Memory()), view, now_s=snapshot.now_s, window_s=window_s
-            )
             # Labels tell what the load is to be: there is nothing to be foreseen or waited for.
-            told = view.load_source.startswith("labels")
-            if self.forecasts and not self.compat and not told and view.load is not None:
-                demands[name], memory = demand(
-                    memory,
-                    view,
-                    view.load,
-                    now_s=snapshot.now_s,
-                    worth=Worth(
-                        replica_cents_per_h=_replica_cents_per_h(data, view),
-                        met_cents=_met_cents(data, view),
-                    ),
-                    horizon=Horizon(
-                        lead_s=window_s / 2.0 + self.tick_s + _start_up_s(data, view),
-                        window_s=window_s,
-                        down_s=self.down_s,
-                        drain_s=self.drain_s,
-                    ),
-                )
-            memories[name] = memory
-        return demands, memories
+            if view.load is None or view.load_source.startswith("labels"):
+                continue
+            worth = Worth(
+                replica_cents_per_h=_replica_cents_per_h(data, view),
+                met_cents=_met_cents(data, view),
+            )
+            horizon = Horizon(
+                lead_s=window_s / 2.0 + self.tick_s + _start_up_s(data, view),
+                window_s=window_s,
+                down_s=self.down_s,
+                drain_s=self.drain_s,
+            )
+            asked[name] = Asked(view, view.load, worth, horizon)
+        found, known = demanded(memories, asked, now_s=now_s)
+        return found, {**memories, **known}
 
     def _within_capacity(self, case: _Case) -> _Found:
         """Return what is found with the margins that there are GPUs for.

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from loop.policies.demand import (
+    Asked,
     Demand,
     Horizon,
     Memory,
-    demand,
+    demanded,
     remember,
     waiting_rpm,
 )
@@ -27,14 +28,24 @@ HORIZON = Horizon(lead_s=120.0, window_s=60.0, down_s=120.0, drain_s=120.0)
 
 def follow(*views: ServerView, horizon: Horizon = HORIZON, worth: Worth = WORTH) -> list[Demand]:
     """Return what each of *views*, half a minute apart, is to be sized for."""
-    memory, demands = Memory(replica_rpm=100.0), []
+    memory, made = Memory(replica_rpm=100.0), []
     for step, view in enumerate(views):
         assert view.load is not None
         now_s = 30.0 * step
-        memory = remember(memory, view, now_s=now_s, window_s=horizon.window_s)
-        found, memory = demand(memory, view, view.load, now_s=now_s, worth=worth, horizon=horizon)
-        demands.append(found)
-    return demands
+        memory = remembered(memory, view, now_s=now_s)
+        asked = {view.name: Asked(view, view.load, worth, horizon)}
+        found, after = demanded({view.name: memory}, asked, now_s=now_s)
+        memory = after[view.name]
+        made.append(found[view.name])
+    return made
+
+
+def remembered(memory: Memory, view: ServerView, *, now_s: float) -> Memory:
+    """Return what is remembered of one server."""
+    (found,) = remember(
+        {view.name: memory}, {view.name: view}, now_s=now_s, window_s=HORIZON.window_s
+    ).values()
+    return found
 
 
 def at(rate_rpm: float, **fields: int) -> ServerView:
@@ -106,10 +117,10 @@ def test_tokens_are_means_over_requests() -> None:
 
 def test_nothing_is_learnt_from_a_load_that_is_not_known() -> None:
     """It is no zero; only since when it is not known is remembered."""
-    memory = remember(Memory(), at(600.0), now_s=0.0, window_s=60.0)
-    found = remember(memory, server_view(load=None), now_s=30.0, window_s=60.0)
+    memory = remembered(Memory(), at(600.0), now_s=0.0)
+    found = remembered(memory, server_view(load=None), now_s=30.0)
     assert found == replace(memory, unknown_s=30.0)
-    assert remember(found, server_view(load=None), now_s=60.0, window_s=60.0) == found
+    assert remembered(found, server_view(load=None), now_s=60.0) == found
 
 
 @pytest.mark.parametrize("spread", [0.05, 0.5, 3.0])

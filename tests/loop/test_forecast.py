@@ -17,6 +17,7 @@ from loop.policies.forecast import (
     Series,
     forecast,
     season_steps,
+    with_samples,
 )
 
 LEAD_S = 150.0
@@ -46,8 +47,8 @@ def followed(
     """Return what is foreseen at each of *rates*, one a step."""
     history, found = History(), []
     for step, rate in enumerate(rates):
-        history = history.with_sample(float(rate), now_s=step_s * step, window_s=WINDOW_S)
-        one, history = forecast(history, lead_s=LEAD_S, quantile=quantile)
+        (history,) = with_samples([history], [float(rate)], now_s=step_s * step, window_s=WINDOW_S)
+        ((one, history),) = forecast([history], lead_s=[LEAD_S], quantile=[quantile])
         found.append(one)
     return found
 
@@ -155,13 +156,36 @@ def test_cycles_between_two_steps_change_nothing_but_the_last_sample() -> None:
     rates = seen(shapes()["day"])[:60]
     often, history = History(), History()
     for step, rate in enumerate(rates):
-        history = history.with_sample(float(rate), now_s=STEP_S * step, window_s=WINDOW_S)
+        (history,) = with_samples([history], [float(rate)], now_s=STEP_S * step, window_s=WINDOW_S)
         for second in range(3):
-            often = often.with_sample(float(rate), now_s=STEP_S * step + second, window_s=WINDOW_S)
+            now_s = STEP_S * step + second
+            (often,) = with_samples([often], [float(rate)], now_s=now_s, window_s=WINDOW_S)
     assert often.rates == history.rates
     assert often.bank is not None
     assert history.bank is not None
     assert np.array_equal(often.bank.level, history.bank.level)
+
+
+def test_a_forecast_is_the_same_beside_others() -> None:
+    """All loads are reckoned together; what is foreseen of one must not depend on the rest."""
+    rates = [seen(one)[:40] for one in shapes().values()]
+    together = [History() for _ in rates]
+    alone = [History() for _ in rates]
+    lead_s, quantile = [30.0 * (1 + k) for k in range(len(rates))], [0.9] * len(rates)
+    for step in range(40):
+        # Each begins at a time of its own, so that their grids differ.
+        known = [k for k in range(len(rates)) if step >= 5 * k]
+        values, now_s = [float(rates[k][step]) for k in known], 20.0 * step
+        after = with_samples([together[k] for k in known], values, now_s=now_s, window_s=WINDOW_S)
+        found = forecast(
+            after, lead_s=[lead_s[k] for k in known], quantile=[quantile[k] for k in known]
+        )
+        for k, value, (one, history) in zip(known, values, found, strict=True):
+            together[k] = history
+            (own,) = with_samples([alone[k]], [value], now_s=now_s, window_s=WINDOW_S)
+            ((mine, alone[k]),) = forecast([own], lead_s=[lead_s[k]], quantile=[quantile[k]])
+            assert one.futures.tolist() == mine.futures.tolist()
+            assert (one.method, one.now, one.bursts) == (mine.method, mine.now, mine.bursts)
 
 
 @given(
@@ -177,8 +201,8 @@ def test_a_forecast_is_a_load(
     """Finite and not negative, whatever came before and however often it is looked at."""
     history = History()
     for step, value in enumerate(values):
-        history = history.with_sample(value, now_s=tick_s * step, window_s=window_s)
-        found, history = forecast(history, lead_s=lead_s, quantile=quantile)
+        (history,) = with_samples([history], [value], now_s=tick_s * step, window_s=window_s)
+        ((found, history),) = forecast([history], lead_s=[lead_s], quantile=[quantile])
         assert 0.0 <= found.middle < np.inf
         assert 0.0 <= found.at(quantile) < np.inf
         assert 0.0 <= found.now < np.inf
