@@ -30,6 +30,7 @@ from loop.controller import Controller, ControllerSettings
 from loop.data import DataSource
 from loop.drivers import SimDriver
 from loop.optimizer.model.choice import compiled_estimate
+from loop.optimizer.model.compiled import is_kept
 from loop.spec import SloTarget
 from loop.types import CycleRecord
 from twin.engine.compiled.cache import installed
@@ -95,7 +96,7 @@ def simulate(
     cycles in a file CYCLES, requests in files without a name.
     """
     fast = chosen_fast(sources)
-    with _rare_collections(), compiled_estimate(wanted=fast):
+    with _rare_collections(), compiled_estimate(wanted=fast and _estimate_pays(sources)):
         return _simulated(sources, fast=fast, progress=progress, directory=directory)
 
 
@@ -303,9 +304,9 @@ def _restlessness(desired: Sequence[Desired], window: Window) -> Scores:
     }
 
 
-# It spares some 9 µs of CPU a request. To load Numba and what was compiled before takes 0.6 s, to
-# compile some 15 s: from so many requests on it is quicker.
-LOADED_PAYS, COMPILED_PAYS = 100_000, 2_500_000
+# It spares some 9 µs of CPU a request. To load what was compiled before takes 0.04 s, to compile
+# some 15 s, and 9 s for the estimate of tails: from so many requests on it is quicker.
+LOADED_PAYS, COMPILED_PAYS = 10_000, 2_500_000
 
 
 def chosen_fast(sources: Sources) -> bool:
@@ -327,6 +328,13 @@ def chosen_fast(sources: Sources) -> bool:
     return requests >= (
         LOADED_PAYS if requests < COMPILED_PAYS and has_code(ENGINE) else COMPILED_PAYS
     )
+
+
+def _estimate_pays(sources: Sources) -> bool:
+    """Tell whether a run by the compiled engine is to size by the compiled estimate."""
+    if sources.config.engine == "fast" or is_kept():
+        return True
+    return _expected_requests(sources) >= COMPILED_PAYS
 
 
 def _expected_requests(sources: Sources) -> float:

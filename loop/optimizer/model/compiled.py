@@ -7,12 +7,12 @@ find the same to 1e-9, as an exponential here and one there may differ in the la
 
 from __future__ import annotations
 
+import ctypes
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-import numba
 import numpy as np
 
 from loop.optimizer.model.chain import Floats
@@ -28,13 +28,14 @@ from loop.optimizer.model.tail import (
     PROMPT_WEIGHTS,
     Tail,
 )
-from twin.engine.compiled.cache import compiling
+from twin.engine.compiled.machine_code import Addresses, Function, has_code, machine_code
 
 # What the compiled code is made from.
-_SOURCES = [
+_SOURCES = tuple(
     Path(__file__).with_name(f"{name}.py")
     for name in ("compiled", "skewed", "steady", "tail", "within")
-]
+)
+_ESTIMATE = "estimate"
 F = TypeVar("F", bound=Callable[..., object])
 
 # What is known of a row: first one figure each, then one for each node of a quadrature.
@@ -53,11 +54,18 @@ PREFILL, MIDDLE = 15, 20
 Skew = tuple[float, float, float]  # mean, variance and third cumulant
 
 
+_functions: list[Callable[..., object]] = []
+
+
 def compiled(function: F) -> F:
-    """Compile *function* when it is first called, or load what an earlier process compiled."""
-    with compiling(_SOURCES):
-        made: F = numba.njit(cache=True, error_model="numpy", nogil=True)(function)
-    return made
+    """Have *function* compiled, if the estimate is: no earlier process may have done that."""
+    _functions.append(function)
+    return function
+
+
+def is_kept() -> bool:
+    """Tell whether an earlier process compiled the estimate."""
+    return has_code(_ESTIMATE, sources=_SOURCES)
 
 
 def pack(tail: Tail) -> Floats:
@@ -89,14 +97,59 @@ def estimated(
     that are turned away.
     """
     table, grid = pack(tail), np.ascontiguousarray(tail.grid)
-    busy, stretch, waits = begin(table, rate, grid)
+    rows, points = len(table), len(grid)
+    rate = np.ascontiguousarray(rate)
+    busy, stretch, waits = np.empty((rows, points)), np.empty((rows, points)), np.empty((rows, 3))
+    _call(_BEGIN, (rows, points, 0), table, rate, grid, busy, stretch, waits)
     chain = Chain(tail, rate, stretch)
-    middle = go_on(table, rate, grid, busy, waits, chain.moments())
+    middle = np.empty((rows, MIDDLE))
+    _call(_GO_ON, (rows, points, 0), table, rate, grid, busy, waits, chain.moments(), middle)
     weight, last = chain.widened(middle[:, WIDER])
-    lines = (np.atleast_2d(one) for one in (prefill, lone, itl))
-    first, later, blocked = end(table, rate, middle, weight, last, *lines)
+    goals = [np.ascontiguousarray(np.atleast_2d(one)) for one in (prefill, lone, itl)]
+    first, later, blocked = np.empty_like(goals[0]), np.empty_like(goals[0]), np.empty(rows)
+    found = (first, later, blocked)
+    _call(_END, (rows, points, len(first)), table, rate, middle, weight, last, *goals, *found)
     first[:, middle[:, OVERLOAD] > 0.0] = 0.0
     return first.reshape(prefill.shape), later.reshape(itl.shape), blocked
+
+
+_BEGIN, _GO_ON, _END = range(3)
+
+
+def _call(part: int, sizes: tuple[int, int, int], *arrays: Floats) -> None:
+    """Have a *part* of the estimate compute, of arrays that stand in one piece."""
+    code: Function = machine_code(_ESTIMATE, _entry, sources=_SOURCES)
+    whole = np.array((part, *sizes), np.int64)
+    floats = (ctypes.c_void_p * len(arrays))(*[one.ctypes.data for one in arrays])
+    code(None, floats, whole.ctypes.data, None)
+
+
+def _entry() -> Callable[..., int]:
+    """Return what is compiled: it needs the compiler, which is not loaded for code that is kept."""
+    import numba  # noqa: PLC0415, an extra
+
+    made = {function.__name__: numba.njit(error_model="numpy")(function) for function in _functions}
+    globals().update(made)
+    begin, go_on, end, view = made["begin"], made["go_on"], made["end"], numba.carray
+
+    def estimate(_ints: Addresses, a: Addresses, sizes: Addresses, _instants: Addresses) -> int:
+        part, rows, points, lines = sizes[0], sizes[1], sizes[2], sizes[3]
+        table, rates = view(a[0], (rows, WIDTH)), view(a[1], rows)
+        if part == _BEGIN:
+            by_point = view(a[3], (rows, points)), view(a[4], (rows, points))
+            begin(table, rates, view(a[2], points), *by_point, view(a[5], (rows, 3)))
+        elif part == _GO_ON:
+            busy, waits = view(a[3], (rows, points)), view(a[4], (rows, 3))
+            sums, middle = view(a[5], (5, rows)), view(a[6], (rows, MIDDLE))
+            go_on(table, rates, view(a[2], points), busy, waits, sums, middle)
+        else:
+            chain = view(a[2], (rows, MIDDLE)), view(a[3], rows), view(a[4], rows)
+            goals = view(a[5], (lines, rows)), view(a[6], (lines, rows)), view(a[7], (lines, rows))
+            found = view(a[8], (lines, rows)), view(a[9], (lines, rows)), view(a[10], rows)
+            end(table, rates, *chain, *goals, *found)
+        return 0
+
+    return estimate
 
 
 @compiled
@@ -183,19 +236,18 @@ def _prefill(f: Floats, batch: float, sharing: float, k: int) -> float:
 
 
 @compiled
-def begin(table: Floats, rates: Floats, grid: Floats) -> tuple[Floats, Floats, Floats]:
-    """Return by batch of the grid how busy prefills keep a row and by how much they stretch a stay,
-    and how the wait for a place decays, the work of a request, and 1 where it is too much.
+def begin(
+    table: Floats, rates: Floats, grid: Floats, busy: Floats, stretch: Floats, waits: Floats
+) -> None:
+    """Find by batch of the grid how *busy* prefills keep a row and by how much they *stretch* a
+    stay, and how the wait for a place decays, the work of a request, and 1 where it is too much.
     """
-    rows, points = len(table), len(grid)
-    busy, stretch, waits = np.empty((rows, points)), np.empty((rows, points)), np.empty((rows, 3))
-    for i in range(rows):
+    for i in range(len(table)):
         f, rate = table[i], rates[i]
         iterations = f[DECODES] + 1.0
-        for g in range(points):
+        for g in range(len(grid)):
             busy[i, g], stretch[i, g] = _stretch(f, rate, grid[g], iterations)
         waits[i, 0], waits[i, 1], waits[i, 2] = _wait_rate(f, rate)
-    return busy, stretch, waits
 
 
 @compiled
@@ -244,13 +296,17 @@ def _wait_rate(f: Floats, rate: float) -> Skew:
 
 @compiled
 def go_on(
-    table: Floats, rates: Floats, grid: Floats, busy_at: Floats, waits: Floats, moments: Floats
-) -> Floats:
-    """Return what follows from the moments of the batch, by row."""
-    middle = np.empty((len(table), MIDDLE))
+    table: Floats,
+    rates: Floats,
+    grid: Floats,
+    busy_at: Floats,
+    waits: Floats,
+    moments: Floats,
+    middle: Floats,
+) -> None:
+    """Find what follows from the moments of the batch, by row."""
     for i in range(len(table)):
         _middle(table[i], rates[i], grid, busy_at[i], waits[i], moments[:, i], middle[i])
-    return middle
 
 
 @compiled
@@ -334,13 +390,14 @@ def end(
     prefills: Floats,
     lone: Floats,
     itls: Floats,
-) -> tuple[Floats, Floats, Floats]:
-    """Return by line of the goals and by row the shares within TTFT and ITL; and by row that of
-    those who are turned away.
+    ttft: Floats,
+    itl: Floats,
+    blocked: Floats,
+) -> None:
+    """Find by line of the goals and by row the shares within TTFT and ITL; and by row that of those
+    who are turned away.
     """
-    lines, rows = prefills.shape
-    ttft, itl, blocked = np.empty((lines, rows)), np.empty((lines, rows)), np.empty(rows)
-    for i in range(rows):
+    for i in range(len(table)):
         f, m = table[i], middle[i]
         own = last[i] / f[POOL]
         waiting = own * (1.0 - m[NO_MORE]) / (1.0 - m[FADE])
@@ -350,7 +407,6 @@ def end(
         served = (waiting / total, blocked[i], m[WAIT_RATE] * f[POOL])
         _ttft_shares(f, m, rates[i], variance, served, prefills[:, i], lone[:, i], ttft[:, i])
         _itl_shares(f, m, rates[i], variance, itls[:, i], itl[:, i])
-    return ttft, itl, blocked
 
 
 @compiled

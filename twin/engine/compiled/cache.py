@@ -1,12 +1,11 @@
-"""Where compiled code is kept between processes, and whether it is there."""
+"""Where compiled code is kept between processes, and whether there is a compiler."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -15,8 +14,7 @@ from tempfile import gettempdir
 
 import twin
 
-# Whatever the compiled code is made from. Numba itself asks only when the file of a function
-# changed, not what it calls and which constants it uses.
+# Whatever the compiled engine is made from.
 _ROOT = Path(twin.__file__).parent
 SOURCES = tuple(
     path
@@ -33,19 +31,6 @@ SOURCES = tuple(
 def installed() -> bool:
     """Tell whether there is a compiler."""
     return find_spec("numba") is not None
-
-
-@contextmanager
-def compiling(sources: Sequence[Path] = SOURCES) -> Iterator[None]:
-    """Have what is compiled within kept for later processes, as made from *sources*."""
-    import numba  # noqa: PLC0415, an extra
-
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_directory(sources))
-    try:
-        yield
-    finally:
-        numba.config.CACHE_DIR = before
 
 
 def cache_directory(sources: Sequence[Path] = SOURCES) -> Path:
@@ -67,8 +52,8 @@ def cache_directory(sources: Sequence[Path] = SOURCES) -> Path:
 
 @lru_cache
 def _key(sources: tuple[Path, ...]) -> str:
-    # Once: each function that is compiled asks.
+    # Once: whoever asks for code asks.
     total = hashlib.sha256(f"{sys.version} {version('numba')}".encode())
-    for path in sources:
+    for path in (*sources, Path(__file__).with_name("machine_code.py")):
         total.update(path.read_bytes())
     return total.hexdigest()[:16]

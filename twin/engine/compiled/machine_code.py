@@ -8,6 +8,7 @@ import ctypes
 import hashlib
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -60,9 +61,9 @@ def machine_code(
     return _TYPE(_mapped(*found))
 
 
-def has_code(name: str) -> bool:
-    """Tell whether an earlier process kept *name*."""
-    return any(cache_directory().glob(f"{name}-*{_SUFFIX}"))
+def has_code(name: str, *, sources: tuple[Path, ...] = SOURCES) -> bool:
+    """Tell whether an earlier process kept *name*, made of *sources*."""
+    return any(cache_directory(sources).glob(f"{name}-*{_SUFFIX}"))
 
 
 def _made(entry: Callable[..., int]) -> tuple[str, bytes]:
@@ -93,8 +94,10 @@ def _keep(path: Path, symbol: str, code: bytes) -> None:
     name = symbol.encode()
     # Whole or not at all, whoever does the same at this moment.
     part = path.with_name(f"{path.name}.{os.getpid()}")
-    part.write_bytes(b"\n".join((name, _digest(name, code), code)))
-    part.replace(path)
+    # This process has it anyway, where the directory is not to be written.
+    with suppress(OSError):
+        part.write_bytes(b"\n".join((name, _digest(name, code), code)))
+        part.replace(path)
 
 
 def _digest(symbol: bytes, code: bytes) -> bytes:
