@@ -80,7 +80,12 @@ PACKAGES = ("twin", "loop", "emulator", "experiments")
 
 def program() -> NoReturn:
     """Be the installed command: run what the arguments say, and end the program."""
-    code = main()
+    try:
+        code = main()
+    except OSError as error:  # where the help goes; commands tell of their own
+        with suppress(OSError):
+            print(f"inferno: {error}", file=sys.stderr)
+        code = EXIT_FAILURE
     end_program(code)
 
 
@@ -202,20 +207,30 @@ def _taken_name() -> str:
 def end_program(code: int) -> NoReturn:
     """End the program with exit code *code*, whatever daemon threads are doing.
 
-    A thread that wakes while the interpreter is being taken down is ended by pthread_exit in the
-    midst of C code, and that can abort the whole program (seen: exit code 134 in one of five
-    stops during a request to an API server that was away). So if there are such threads, the
-    interpreter is not taken down: what must be done at exit is done, and the program is gone.
+    What must be done at exit is done, and the program is gone. To take the interpreter down would
+    cost a service up to a second, in which a second SIGTERM ends it with a failure; and a thread
+    that wakes meanwhile is ended by pthread_exit in the midst of C code, which can abort the
+    program (seen: exit code 134 in one of five stops during a request to an API server that was
+    away).
     """
-    if not any(thread.daemon for thread in threading.enumerate()):
-        sys.exit(code)
-    for thread in threading.enumerate():
-        if not thread.daemon and thread is not threading.main_thread():
+    others = [one for one in threading.enumerate() if one is not threading.main_thread()]
+    if others and not any(one.daemon for one in others):
+        sys.exit(code)  # they may have to be told, and Python knows of whom
+    for thread in others:
+        if not thread.daemon:
             thread.join()
     atexit._run_exitfuncs()
     for stream in (sys.stdout, sys.stderr):
-        with suppress(OSError, ValueError):  # closed, or its reader has gone away
+        try:
             stream.flush()
+        except BrokenPipeError:
+            pass  # its reader has gone away
+        except OSError as error:
+            code = code or EXIT_FAILURE
+            with suppress(OSError, ValueError):
+                print(f"inferno: {stream.name}: {error}", file=sys.stderr)
+        except ValueError:
+            pass  # it is closed
     os._exit(code)
 
 
