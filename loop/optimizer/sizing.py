@@ -55,6 +55,8 @@ NO_LOAD = -1  # in place of what binds
 # states of a pool lie too far apart.
 POOLS = np.array([1.0, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0, 24.0, 32.0, 64.0])
 POOL_BATCH = 4
+# How far from what it was of replicas that were alike a highest rate may be, as pools are guessed.
+NEAR = (0.97, 1.0, 1.03)
 SHARE_LEAST = 0.8  # a server that meets its targets more seldom, even when idle, is not served
 BATCH_LIMIT = (
     1 << 20
@@ -182,7 +184,8 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     rules = settings.rules
     columns = _replica_columns(work, settings).take(busy)
     targets = _targets(work, busy, columns, settings)
-    search = _Search(columns, targets, cache, settings)
+    shared = np.where(work.pairs.asked.pooled[busy] > 0.0, work.need[busy], 0.0)
+    search = _Search(columns, targets, shared, cache, settings)
     limits = search.limits(work.percentile[busy])
     lower = _lower_percentiles(limits, work.percentile[busy], server=work.pairs.server[busy])
     if lower is not None:
@@ -210,29 +213,20 @@ def _pool(work: _Work, busy: Rows, limits: Floats, search: _Search) -> None:
     How many share depends on how much each takes. So as many are counted on as each alone would
     need; where these are more than such a pool needs, as many as it needs, if so few suffice then.
     """
-    asked, need = work.pairs.asked, work.need[busy]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        alone = np.nan_to_num(np.ceil(need / limits[:, 0]), posinf=0.0)
-    most = np.minimum(alone, work.batch[busy] // POOL_BATCH)
-    pool = np.where(asked.pooled[busy] > 0.0, _pool_within(most), 1.0)
-    columns, targets = _replica_columns(work, search.settings), search.targets
-
-    def found(rows: Rows, pools: Floats) -> Floats:
-        pooled = replace(columns.take(busy[rows]), pool=pools)
-        asking = replace(search, columns=pooled, targets=targets.take(rows))
-        return asking.limits(work.percentile[busy[rows]])
-
+    need, percentile = search.shared, work.percentile[busy]
+    pool = search.next_pool(limits[:, 0])
     rows = np.flatnonzero(pool > 1.0)
     if not len(rows):
         return
-    limits[rows] = found(rows, pool[rows])
-    needed = np.ceil(need[rows] / limits[rows, 0])
-    fewer = _pool_within(needed)
-    some = np.flatnonzero((needed < pool[rows]) & (fewer > 1.0))
+    pooled = search.take(rows, pool[rows])
+    limits[rows] = pooled.limits(percentile[rows])
+    fewer = pooled.next_pool(limits[rows, 0])
+    some = np.flatnonzero(fewer > 1.0)
     if len(some):
-        lower = found(rows[some], fewer[some])
-        better = np.maximum(np.ceil(need[rows[some]] / lower[:, 0]), fewer[some]) < pool[rows[some]]
-        limits[rows[some[better]]], pool[rows[some[better]]] = lower[better], fewer[some[better]]
+        here, fewer = rows[some], fewer[some]
+        lower = search.take(here, fewer).limits(percentile[here])
+        better = np.maximum(np.ceil(need[here] / lower[:, 0]), fewer) < pool[here]
+        limits[here[better]], pool[here[better]] = lower[better], fewer[better]
     work.pool[busy[rows]] = pool[rows]
 
 
@@ -299,42 +293,93 @@ def _targets(
 
 @dataclass(frozen=True, slots=True)
 class _Search:
-    """What the highest rates of rows depend on, but for the percentile."""
+    """What the highest rates of rows depend on, but for the percentile. shared: what a server needs
+    whose replicas share what comes [requests/ms], 0 if they do not.
+    """
 
     columns: ReplicaColumns
     targets: Targets
+    shared: Floats
     cache: SizingCache
     settings: OptimizerSettings
 
+    def take(self, rows: Rows, pool: Floats) -> _Search:
+        """Return the given rows in pools of so many replicas."""
+        columns = replace(self.columns.take(rows), pool=pool)
+        return replace(
+            self, columns=columns, targets=self.targets.take(rows), shared=self.shared[rows]
+        )
+
+    def next_pool(self, rate: Floats) -> Floats:
+        """Return the pool that is looked at next of each row, by what a replica takes now: as many
+        as are needed alone; or of a pool, as many as it needs, if so few suffice. 1: none.
+        """
+        own = self.columns.pool
+        with np.errstate(divide="ignore", invalid="ignore"):
+            needed = np.nan_to_num(np.ceil(self.shared / rate), posinf=0.0)
+        alone = _pool_within(np.minimum(needed, self.columns.max_batch // POOL_BATCH))
+        return np.where(own == 1.0, alone, np.where(needed < own, _pool_within(needed), 1.0))
+
     def limits(self, percentile: Floats) -> Floats:
         """Return a cache.Limit per row, remembered or searched for."""
-        keys = self._keys(percentile)
-        known = self.cache.limits.get(keys)
-        limits = np.array([entry or (0.0,) * 5 for entry in known])
-        unknown = np.array([entry is None for entry in known])
-        new = np.flatnonzero(unknown)
-        if not len(new):
-            return limits
-        columns, targets = self.columns.take(new), self.targets.take(new)
-        rough, alike = _rough_rate(columns), self._alike(columns, targets, percentile[new])
-        near = np.array([one or np.nan for one in self.cache.near.get(alike)])
-        found = self.settings.rules.highest_rates(
-            columns,
-            targets,
-            percentile=percentile[new],
-            utilisation_max=self.settings.utilisation_max,
-            guess=near * rough,
-        )
-        limits[new] = found.rows()
-        self.cache.near.put(alike, (found.rate / rough).tolist())
-        self.cache.limits.put(
-            [keys[i] for i in new.tolist()],
-            [(a, b, c, d, e) for a, b, c, d, e in limits[new].tolist()],
-        )
+        limits, new = self._known(percentile)
+        if new.any():
+            limits[new] = self._find_with_pools(percentile, limits[:, 0], new)
         return limits
 
-    def _alike(self, columns: ReplicaColumns, targets: Targets, percentile: Floats) -> list[bytes]:
+    def _known(self, percentile: Floats) -> tuple[Floats, Bools]:
+        """Return the limits that are remembered, and of which rows none are."""
+        known = self.cache.limits.get(self._keys(percentile))
+        limits = np.array([entry or (0.0,) * 5 for entry in known]).reshape(-1, 5)
+        return limits, np.array([entry is None for entry in known], dtype=np.bool_)
+
+    def _find_with_pools(self, percentile: Floats, rate: Floats, new: Bools) -> Floats:
+        """Return the limits of the *new* rows, and remember those of the pools that will be asked
+        for next if rates are what they were of replicas that were alike: one search for all costs
+        less than three. *rate*: of the other rows.
+        """
+        asked, rows, pool = self, np.arange(len(rate)), self.columns.pool
+        guess = self._guess(percentile)
+        parts = [(rows[new], pool[new], guess[new])]
+        for _ in range(1 if (pool > 1.0).any() else 2):
+            rate = np.where(new, guess, rate)
+            likely = [asked.next_pool(rate * np.where(new, near, 1.0)) for near in NEAR]
+            rows, pool = np.unique([np.tile(rows, len(NEAR)), np.concatenate(likely)], axis=1)
+            rows, pool = rows[pool > 1.0].astype(np.intp), pool[pool > 1.0]
+            asked = self.take(rows, pool)
+            limits, new = asked._known(percentile[rows])
+            rate, guess = limits[:, 0], asked._guess(percentile[rows])
+            parts.append((rows[new], pool[new], guess[new]))
+        rows, pool, guess = (np.concatenate(some) for some in zip(*parts, strict=True))
+        found = self.take(rows, pool)._find(percentile[rows], guess)
+        return found[: len(parts[0][0])]
+
+    def _find(self, percentile: Floats, guess: Floats) -> Floats:
+        """Return the limits of all rows, looked for near the rates *guess* first."""
+        found = self.settings.rules.highest_rates(
+            self.columns,
+            self.targets,
+            percentile=percentile,
+            utilisation_max=self.settings.utilisation_max,
+            guess=guess,
+        )
+        near = found.rate / _rough_rate(self.columns)
+        self.cache.near.put(self._alike(percentile), near.tolist())
+        limits = found.rows()
+        rows = [(a, b, c, d, e) for a, b, c, d, e in limits.tolist()]
+        self.cache.limits.put(self._keys(percentile), rows)
+        return limits
+
+    def _guess(self, percentile: Floats) -> Floats:
+        """Return about the highest rates by those of replicas that were alike; nan if there were
+        none.
+        """
+        near = [one or np.nan for one in self.cache.near.get(self._alike(percentile))]
+        return np.array(near, dtype=np.float64) * _rough_rate(self.columns)
+
+    def _alike(self, percentile: Floats) -> list[bytes]:
         """Return one key per row from what stays while tokens move."""
+        columns, targets = self.columns, self.targets
         parts = [columns.alpha, columns.beta, columns.gamma, columns.overhead, columns.pool]
         parts += [targets.itl, targets.ttft, targets.tps, targets.loss, percentile]
         return row_keys(self.settings.rules.name, parts)
