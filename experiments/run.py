@@ -21,7 +21,7 @@ from experiments.columns import Columns, Window, scored_window
 from experiments.config import RunConfig
 from experiments.costs import PRICE, pod_costs, prices_usd_per_h
 from experiments.cycle_lines import CycleLines, FileOfLines, PackedLines
-from experiments.requests import Ints, MemoryRequests, Requests, SpooledRequests
+from experiments.requests import MemoryRequests, Requests, SpooledRequests
 from experiments.scores import Scores, score_requests
 from experiments.sources import Sources, read_sources
 from loop.backends.sim import SimBackend
@@ -229,40 +229,33 @@ def _in_memory(cluster: Cluster) -> MemoryRequests:
     """Return every request of the run, server by server in order of arrival; `generated` is how
     many tokens the unfinished ones had made at the end.
     """
-    unfinished = cluster.unfinished()
-    # Asked for its length, the log takes in what was kept back: once, not for each of these.
-    ended = len(cluster.requests)
-    for request in unfinished:
-        cluster.requests.add_unfinished(request)
+    _, _, made = cluster.record_unfinished()
     # In the order of the records sums would differ in their last digits: it depends on when a
     # replica was asked what ended on it.
     columns, order = cluster.requests.hand_over()
+    ended = len(order) - len(made)
     generated = np.where(columns["outcome"] == Outcome.FINISHED, columns["output_tokens"], 0)
     # The last that were recorded, wherever they stand now.
     places = np.flatnonzero(order >= ended)
-    made = np.array([request.generated for request in unfinished], dtype=generated.dtype)
     generated[places] = made[order[places] - ended]
     return MemoryRequests({**columns, "generated": generated})
 
 
 def _spooled(cluster: Cluster, spool: Spool, directory: Path) -> SpooledRequests:
     """Return every request of the run, those that are still in memory handed on, too."""
-    made: dict[int, list[tuple[int, int]]] = {}
-    for request in cluster.unfinished():
-        cluster.requests.add_unfinished(request)
-        made.setdefault(request.server_index, []).append((request.id, request.generated))
+    servers, numbers, generated = cluster.record_unfinished()
     cluster.requests.settle(all_rows=True)
+    order = np.lexsort((numbers, servers))
+    found, first = np.unique(servers[order], return_index=True)
+    made = zip(
+        np.split(numbers[order], first[1:]), np.split(generated[order], first[1:]), strict=True
+    )
     return SpooledRequests(
         spool,
         servers=len(cluster.spec.servers),
-        made={server: _columns(rows) for server, rows in made.items()},
+        made=dict(zip(found.tolist(), made, strict=False)),
         directory=directory,
     )
-
-
-def _columns(pairs: list[tuple[int, int]]) -> tuple[Ints, Ints]:
-    numbers, tokens = np.array(sorted(pairs), dtype=np.int64).T
-    return numbers, tokens
 
 
 def summarise(

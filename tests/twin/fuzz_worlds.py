@@ -54,8 +54,9 @@ def played(seed: int, *, expected: bool = True, compiled: bool = False, crowd: i
         at(env, t_s, priority=CONTROL, action=lambda: seen.append(str(cluster.snapshot())))
     env.run(until=END_S)
     unfinished = cluster.unfinished()
-    for request in unfinished:
-        cluster.requests.add_unfinished(request)
+    made = zip(*cluster.record_unfinished(), strict=True)
+    held = [(one.server_index, one.id, one.generated) for one in unfinished]
+    assert sorted(tuple(map(int, line)) for line in made) == sorted(held)
     frame, pods = cluster.requests.frame(), cluster.pods.frame()
     order = np.lexsort((frame["id"], frame["server"]))
     engine = next(iter(spec.engines.values()))

@@ -10,6 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 import simpy
 
 from twin.chance import ACTUATION, Chance, node_generator
@@ -22,6 +23,8 @@ from twin.serving.pod import NoPodLog, Pod, PodLog
 from twin.serving.rollout import DesiredState
 from twin.serving.view import CapacityState, ClusterView, PodState, ServerState
 from twin.spec import ClusterSpec, Pool, Server, SpecError
+
+Ints = npt.NDArray[np.int64]
 
 if TYPE_CHECKING:
     from twin.engine.compiled.table import ReplicaTable, TableReplica
@@ -233,6 +236,29 @@ class Cluster:
         """
         self._visit_together(scrape=False)
         return [request for deployment in self._deployments for request in deployment.in_flight()]
+
+    def record_unfinished(self) -> tuple[Ints, Ints, Ints]:
+        """Record what `unfinished` would return, after all that has ended. Return of each request
+        its server, its number and the tokens that it has made, in the order of the records.
+        """
+        self._visit_together(scrape=False)
+        rows: list[TableReplica] = []
+        others: list[Request] = []
+        for deployment in self._deployments:
+            if deployment.compiled:
+                rows += deployment.rows_in_flight()
+                others += deployment.gateway.backlog
+            else:
+                others += deployment.in_flight()
+        found = np.array([(one.server_index, one.id, one.generated) for one in others], np.int64)
+        first, *columns = found.reshape(-1, 3).T
+        if self._table is not None:
+            of_table = self._table.record_unfinished(rows, self._env.now)
+            first, *columns = map(np.concatenate, zip(of_table, (first, *columns), strict=True))
+        for request in others:
+            self.requests.add_unfinished(request)
+        numbers, generated = columns
+        return first, numbers, generated
 
     @property
     def compiled_share(self) -> float:

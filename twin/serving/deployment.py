@@ -166,14 +166,26 @@ class Deployment:
         """Return the requests that have neither finished nor gone, oldest first. Includes what ends
         at this instant.
         """
-        now_s = self._env.now
-        self.gateway.arrive(now_s, inclusive=False)
+        self._finish_now()
         held: list[Request] = []
         for pod in self.pods:
             if pod.replica is not None:
-                pod.replica.advance(now_s, inclusive=True)
-                held += pod.replica.in_flight(now_s)
+                held += pod.replica.in_flight(self._env.now)
         return sorted((*self.gateway.backlog, *held), key=arrival_order)
+
+    def rows_in_flight(self) -> list[TableReplica]:
+        """Return the rows of the table that hold what `in_flight` would return, but for what waits
+        at the router; they are at this instant.
+        """
+        self._finish_now()
+        return self._rows()
+
+    def _finish_now(self) -> None:
+        now_s = self._env.now
+        self.gateway.arrive(now_s, inclusive=False)
+        for pod in self.pods:
+            if pod.replica is not None:
+                pod.replica.advance(now_s, inclusive=True)
 
     def scrape(self) -> None:
         """Take a sample of the router and of every pod that serves; what happens at this instant is

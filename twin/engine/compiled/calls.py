@@ -17,6 +17,7 @@ from twin.engine.compiled.steps import (
     compiled,
     duration_s,
     iterations_before,
+    log,
     queued_prompt_tokens,
     record,
     take,
@@ -35,6 +36,8 @@ middle on.
 ORDER_REPLICAS, ORDER_REQUESTS = 16, 4
 
 _REJECTED: Any = np.int64(Outcome.REJECTED)
+_UNFINISHED: Any = np.int64(Outcome.UNFINISHED)
+_NO_REASON: Any = np.int64(0)
 _UNBOUNDED = at.UNBOUNDED
 
 
@@ -51,7 +54,7 @@ def run(ints: Addresses, floats: Addresses, sizes: Ints, instants: Floats) -> in
     """
     view = numba.carray
     replicas, servers = sizes[at.N_REPLICAS], sizes[at.N_SERVERS]
-    slots, log = sizes[at.N_SLOTS], sizes[at.N_LOG]
+    slots, lines = sizes[at.N_SLOTS], sizes[at.N_LOG]
     s = State(
         ints=view(ints[at.A_INTS], (replicas, at.REPLICA_INTS)),
         floats=view(floats[at.F_FLOATS], (replicas, at.REPLICA_FLOATS)),
@@ -63,8 +66,8 @@ def run(ints: Addresses, floats: Addresses, sizes: Ints, instants: Floats) -> in
         times=view(floats[at.F_TIMES], (slots, at.REQUEST_FLOATS)),
         pool=view(ints[at.A_POOL], slots),
         sizes=view(ints[at.A_SIZES], 2),
-        log=view(ints[at.A_LOG], (log, at.LOG_INTS)),
-        log_times=view(floats[at.F_LOG_TIMES], (log, at.LOG_FLOATS)),
+        log=view(ints[at.A_LOG], (lines, at.LOG_INTS)),
+        log_times=view(floats[at.F_LOG_TIMES], (lines, at.LOG_FLOATS)),
     )
     last = (
         view(ints[at.A_LAST], (replicas, at.SCRAPED_INTS)),
@@ -122,7 +125,10 @@ def _go_round(
             refused = take(s, r, slot, now_s)
         for r in read:
             advance(s, r, until_s)
-        if what:
+        if what == at.LIST:
+            for r in read:
+                _list(s, r, after_s)
+        elif what:
             server = visit[at.V_SERVER]
             for r in read:
                 _read(s, r, after_s, scratch)
@@ -307,6 +313,27 @@ def _read(s: State, r: int, after_s: float, out: Scraped) -> None:
     out_floats[at.S_TTFT_SUM] = floats[r, at.TTFT_SUM_S]
     out_floats[at.S_ITL_SUM] = itl_sum_s
     out_floats[at.S_KV_USAGE] = usage
+
+
+@compiled
+def _list(s: State, r: int, after_s: float) -> None:
+    """Write what is in flight to the log, and to the requests how many tokens they have made."""
+    ints, requests = s.ints, s.requests
+    g = ints[r, at.ITERATION] + iterations_before(s, r, after_s)
+    decodes = True
+    slot = ints[r, at.RUN_FIRST]
+    for _ in range(ints[r, at.RUNNING]):
+        # Those that are prefilled stand behind all others.
+        decodes = decodes and slot != ints[r, at.PREFILL]
+        if decodes:
+            context = requests[slot, at.OFFSET] + g
+            requests[slot, at.GENERATED] = context - requests[slot, at.PROMPT] + 1
+        log(s, r, slot, np.nan, np.nan, _UNFINISHED, _NO_REASON)
+        slot = requests[slot, at.NEXT]
+    slot = ints[r, at.WAIT_FIRST]
+    for _ in range(ints[r, at.WAITING]):
+        log(s, r, slot, np.nan, np.nan, _UNFINISHED, _NO_REASON)
+        slot = requests[slot, at.NEXT]
 
 
 @compiled

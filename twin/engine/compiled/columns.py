@@ -89,8 +89,8 @@ V_SERVER, V_ROUTED, V_ROUTED_END, V_READ, V_READ_END = (next(_column) for _ in r
 V_BEGIN, V_END, V_NUMBER, V_HOW, V_TURN, V_DRAWS = (next(_column) for _ in range(6))
 VISIT_INTS = next(_column)
 
-# Whether to read replicas, and to add up what grew.
-READ, SCRAPE = 1, 2
+# Whether to read replicas, and to add up what grew; or to write what is in flight to the log.
+READ, SCRAPE, LIST = 1, 2, 3
 
 # What is handed over by its address: arrays of whole numbers (of the state below, of the last
 # scrapes and one that is read, totals by server, an order of replicas; then what is of one call),

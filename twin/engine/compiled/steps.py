@@ -467,23 +467,31 @@ def record(
     s: State, r: int, slot: int, end_s: float, engine_s: float, outcome: int, reason: int
 ) -> None:
     """Write the request of *slot* to the log, and let go of the slot."""
+    log(s, r, slot, end_s, engine_s, outcome, reason)
+    s.pool[s.sizes[0]] = slot
+    s.sizes[0] += 1
+
+
+@compiled
+def log(
+    s: State, r: int, slot: int, end_s: float, engine_s: float, outcome: int, reason: int
+) -> None:
+    """Write how the request of *slot* stands, which stays where it is."""
     row = s.sizes[1]
     s.sizes[1] = row + 1
-    log, times, requests = s.log, s.log_times, s.requests
-    log[row, LOG_SERVER] = s.ints[r, SERVER]
-    log[row, LOG_ID] = requests[slot, ID]
-    log[row, LOG_PROMPT] = requests[slot, PROMPT]
-    log[row, LOG_OUTPUT] = requests[slot, OUTPUT]
-    log[row, LOG_PREEMPTIONS] = requests[slot, REQUEST_PREEMPTIONS]
-    log[row, LOG_OUTCOME] = outcome
-    log[row, LOG_REASON] = reason
-    log[row, LOG_SLOT] = slot
+    lines, times, requests = s.log, s.log_times, s.requests
+    lines[row, LOG_SERVER] = s.ints[r, SERVER]
+    lines[row, LOG_ID] = requests[slot, ID]
+    lines[row, LOG_PROMPT] = requests[slot, PROMPT]
+    lines[row, LOG_OUTPUT] = requests[slot, OUTPUT]
+    lines[row, LOG_PREEMPTIONS] = requests[slot, REQUEST_PREEMPTIONS]
+    lines[row, LOG_OUTCOME] = outcome
+    lines[row, LOG_REASON] = reason
+    lines[row, LOG_SLOT] = slot
     times[row, LOG_ARRIVAL_S] = s.times[slot, ARRIVAL_S]
     times[row, LOG_FIRST_S] = s.times[slot, FIRST_S]
     times[row, LOG_END_S] = end_s
     times[row, LOG_ENGINE_S] = engine_s
-    s.pool[s.sizes[0]] = slot
-    s.sizes[0] += 1
 
 
 @compiled

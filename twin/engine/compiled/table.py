@@ -286,6 +286,24 @@ class ReplicaTable:
             self._records.add_rows(s.log[:count], s.log_times[:count])
             s.sizes[1] = 0
 
+    def record_unfinished(
+        self, replicas: Sequence[TableReplica], now_s: float
+    ) -> tuple[Ints, Ints, Ints]:
+        """Record what is in flight on *replicas*, which are at *now_s*, at the end of a run. Return
+        of each request its server, its number and the tokens that it has made.
+        """
+        self.flush()
+        self.make_slots(0)
+        rows = np.array([replica.row for replica in replicas], np.int64)
+        visits = np.zeros((1, at.VISIT_INTS), np.int64)
+        visits[0, at.V_READ_END] = len(rows)
+        self._run(visits, rows, scrape=(at.LIST, nextafter(now_s, inf)))
+        s = self.state
+        lines = s.log[: s.sizes[1]].copy()
+        self.flush()
+        made = s.requests[lines[:, at.LOG_SLOT], at.GENERATED]
+        return lines[:, at.LOG_SERVER], lines[:, at.LOG_ID], made
+
     def ended(self) -> list[tuple[Request, float]]:
         """Return the requests that were submitted as objects and have finished since the last
         call, and when; forget them here.
