@@ -110,6 +110,23 @@ class Changing:
         }
         assert {("contract", "Apply"), ("somebody", "Update")} <= managers
 
+    def test_who_applies_what_is_there_already_owns_it_too(
+        self, cluster: ClusterUnderTest, name: str
+    ) -> None:
+        """Nothing of the object changes but its owners; the same once more changes nothing."""
+        cluster.create(deployment(name))
+        settle(cluster, name)
+        versions = []
+        for _ in range(2):
+            answer = cluster.patch(name, deployment(name), kind="apply", fieldManager="second")
+            assert answer.status_code == 200, answer.text
+            found = answer.json()["metadata"]
+            versions.append(found["resourceVersion"])
+            assert ("second", "Apply") in {
+                (each["manager"], each["operation"]) for each in found["managedFields"]
+            }
+        assert versions[0] == versions[1]
+
     def test_server_side_apply_gives_up_what_it_no_longer_names(
         self, cluster: ClusterUnderTest, name: str
     ) -> None:

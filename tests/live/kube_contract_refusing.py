@@ -17,6 +17,9 @@ from tests.live.kube_cluster import (
     settle,
 )
 
+CARDS = (("limits", "2"), ("requests", "1"))
+NAME = {"fieldPath": "metadata.name"}
+
 
 class Refusing:
     """Questions about what is refused, and what changes nothing."""
@@ -67,6 +70,64 @@ class Refusing:
     def test_impossible_names_are_422(self, cluster: ClusterUnderTest, bad: str) -> None:
         """Names become parts of host names."""
         refused(cluster.http.post(cluster.deployments, json=deployment(bad)), 422, "Invalid")
+
+    @pytest.mark.parametrize(
+        ("container", "field"),
+        [
+            (
+                {"resources": {"limits": {"example.com/card": "1500m"}}},
+                "resources.limits[example.com/card]",
+            ),
+            ({"resources": {"requests": {"example.com/card": "1"}}}, "resources.limits"),
+            (
+                {"resources": {kind: {"example.com/card": n} for kind, n in CARDS}},
+                "resources.requests",
+            ),
+            (
+                {"env": [{"name": "A", "value": "1", "valueFrom": {"fieldRef": NAME}}]},
+                "env[0].valueFrom",
+            ),
+        ],
+    )
+    def test_what_no_container_can_have_is_422(
+        self, cluster: ClusterUnderTest, name: str, container: Any, field: str
+    ) -> None:
+        """Cards are whole, as many as asked for; a variable has one value."""
+        body = deployment(name)
+        body["spec"]["template"]["spec"]["containers"][0] |= container
+        status = refused(cluster.http.post(cluster.deployments, json=body), 422, "Invalid")
+        place = f"spec.template.spec.containers[0].{field}"
+        assert place in {each["field"] for each in status["details"]["causes"]}
+
+    @pytest.mark.parametrize(
+        "query",
+        [
+            {"resourceVersionMatch": "Exact"},
+            {"resourceVersion": "1", "resourceVersionMatch": "Roughly"},
+            {"resourceVersion": "0", "resourceVersionMatch": "Exact"},
+            {"watch": "true", "sendInitialEvents": "true"},
+            {"watch": "true", "resourceVersion": "1", "resourceVersionMatch": "NotOlderThan"},
+        ],
+    )
+    def test_options_of_a_list_that_do_not_go_together_are_422(
+        self, cluster: ClusterUnderTest, query: dict[str, str]
+    ) -> None:
+        """A client that is wrong about versions must hear of it."""
+        refused(cluster.list(**query, timeoutSeconds="1"), 422, "Invalid")
+
+    def test_a_version_that_is_not_there_yet_is_504(self, cluster: ClusterUnderTest) -> None:
+        """Clients that come from another server wait and ask again."""
+        version = str(int(cluster.list().json()["metadata"]["resourceVersion"]) + 10**9)
+        answer = cluster.list(resourceVersion=version, resourceVersionMatch="NotOlderThan")
+        status = refused(answer, 504, "Timeout")
+        assert status["details"]["causes"][0]["reason"] == "ResourceVersionTooLarge"
+
+    def test_a_deletion_of_no_known_kind_is_422(self, cluster: ClusterUnderTest, name: str) -> None:
+        """And deletes nothing."""
+        cluster.create(deployment(name))
+        path, body = f"{cluster.deployments}/{name}", {"propagationPolicy": "Sideways"}
+        refused(cluster.http.request("DELETE", path, json=body), 422, "Invalid")
+        cluster.read(name)
 
     def test_what_is_missing_is_named(self, cluster: ClusterUnderTest, name: str) -> None:
         """Causes say which field is wrong."""

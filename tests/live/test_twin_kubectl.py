@@ -352,6 +352,29 @@ def test_create_makes_what_the_walk_through_makes(kubectl: Kubectl, tmp_path: Pa
     assert kubectl("auth", "can-i", "list", "pods").strip() == "yes"
 
 
+def test_create_and_run_make_workloads(kubectl: Kubectl) -> None:
+    """kubectl sends these as protobuf: what is in them comes whole."""
+    kubectl("create", "namespace", "made")
+    made = ("-n", "made")
+    kubectl(
+        *(*made, "create", "deployment", "web", "--image=v", "--replicas=0", "--port=80"),
+        *("--", "serve", "m", "--max-num-seqs=8"),
+    )
+    (web,) = json.loads(kubectl(*made, "get", "deployments", "-o", "json"))["items"]
+    (container,) = web["spec"]["template"]["spec"]["containers"]
+    assert (web["spec"]["replicas"], "paused" in web["spec"]) == (0, False)
+    assert (container["image"], container["command"]) == ("v", ["serve", "m", "--max-num-seqs=8"])
+    assert container["ports"] == [{"containerPort": 80, "protocol": "TCP"}]
+    kubectl(*made, "expose", "deployment", "web", "--port=80", "--target-port=http")
+    kubectl(*made, "create", "pdb", "web", "--selector=app=web", "--min-available=50%")
+    kubectl(*made, "run", "one", "--image=v", "--restart=Never")
+    found = json.loads(kubectl(*made, "get", "svc,pdb,pods", "-o", "json"))["items"]
+    specs = {each["kind"]: each["spec"] for each in found}
+    assert specs["Service"]["ports"][0]["targetPort"] == "http"
+    assert specs["PodDisruptionBudget"]["minAvailable"] == "50%"
+    assert specs["Pod"]["restartPolicy"] == "Never"
+
+
 def test_raw_paths_logs_and_events(kubectl: Kubectl) -> None:
     """get --raw gives any path; a pod's metrics through the proxy too."""
     assert json.loads(kubectl("get", "--raw", "/version"))["major"] == "1"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,8 @@ from twin.kube.apiserver.resources import Resource
 from twin.kube.apiserver.schema import Findings, checked, resource_schema
 
 ANNOTATIONS_BYTES_MAX = 256 * 1024
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+_COST = re.compile(r"0|-?[1-9][0-9]{0,9}")
 _DNS_LABELS = (resources.NAMESPACES, resources.SERVICES)
 _FREE_NAMES = (
     resources.ROLES,
@@ -167,6 +170,9 @@ def _selector_problem(selector: Mapping[str, Any]) -> str:
 
 def _pod(obj: Json, old: Json | None) -> Iterator[Cause]:
     yield from _pod_spec(obj["spec"], "spec")
+    cost = (obj["metadata"].get("annotations") or {}).get(DELETION_COST, "0")
+    if not _COST.fullmatch(cost) or not -(2**31) <= int(cost) < 2**31:
+        yield _bad(f"metadata.annotations[{DELETION_COST}]", cost, "must be a 32bit integer")
     if old is not None and _fixed(old["spec"]) != _fixed(obj["spec"]):
         yield Cause(
             "FieldValueForbidden",
@@ -203,8 +209,38 @@ def _pod_spec(spec: Json, path: str) -> Iterator[Cause]:
         seen.add(name)
         if not container.get("image"):
             yield _missing(f"{place}.image")
+        yield from _variables(container, place)
+        yield from _extended_resources(container, place)
         yield from _mounts(container, spec, place)
     yield from _labels(spec.get("nodeSelector") or {}, f"{path}.nodeSelector")
+
+
+def _variables(container: Json, place: str) -> Iterator[Cause]:
+    for number, one in enumerate(container.get("env") or ()):
+        if one.get("value") and one.get("valueFrom"):
+            why = "may not be specified when `value` is not empty"
+            yield _bad(f"{place}.env[{number}].valueFrom", "", why)
+
+
+def _extended_resources(container: Json, place: str) -> Iterator[Cause]:
+    """GPUs and the like are whole, and as many are had as are asked for."""
+    resources = container.get("resources") or {}
+    limits, requests = resources.get("limits") or {}, resources.get("requests") or {}
+    for key in sorted({*limits, *requests}):
+        if "/" not in key or key.partition("/")[0].endswith("kubernetes.io"):
+            continue
+        for kind, found in (("limits", limits), ("requests", requests)):
+            if key in found and not str(found[key]).isdecimal():
+                yield _bad(f"{place}.resources.{kind}[{key}]", found[key], "must be an integer")
+        if key not in limits:
+            yield Cause(
+                "FieldValueRequired",
+                "Required value: Limit must be set for non overcommitable resources",
+                f"{place}.resources.limits",
+            )
+        elif key in requests and str(requests[key]) != str(limits[key]):
+            why = f"must be equal to {key} limit of {limits[key]}"
+            yield _bad(f"{place}.resources.requests", requests[key], why)
 
 
 def _mounts(container: Json, spec: Json, place: str) -> Iterator[Cause]:

@@ -164,3 +164,11 @@ def unsupported_media_type(sent: str, accepted: Sequence[str]) -> ApiError:
 def expired(message: str) -> ApiError:
     """The version asked for has been compacted away: list again."""
     return ApiError(410, "Expired", message)
+
+
+def too_large(version: int, current: int) -> ApiError:
+    """The version asked for is not there yet."""
+    cause = {"reason": "ResourceVersionTooLarge", "message": "Too large resource version"}
+    message = f"Too large resource version: {version}, current: {current}"
+    details = {"causes": [cause], "retryAfterSeconds": 1}
+    return ApiError(504, "Timeout", message, details=details)

@@ -10,12 +10,14 @@ from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from twin.kube.apiserver.errors import ApiError, bad_request, expired
+from twin.kube.apiserver.errors import ApiError, bad_request, expired, too_large, unprocessable
 from twin.kube.apiserver.labels import Matches, matcher
 from twin.kube.apiserver.objects import Json, name_of, namespace_of
 from twin.kube.apiserver.request import truth, whole
 from twin.kube.apiserver.resources import Resource
 from twin.kube.apiserver.storage import Change, Store
+
+EXACT, NOT_OLDER = "Exact", "NotOlderThan"  # how the version of an answer is to match
 
 
 def list_objects(
@@ -27,6 +29,7 @@ def list_objects(
     A page goes on at the version of the first one, so that changes between pages neither hide nor
     double an object.
     """
+    _check_options(query, version=store.version)
     matches = matcher(
         resource, labels=query.get("labelSelector", ""), fields=query.get("fieldSelector", "")
     )
@@ -34,9 +37,7 @@ def list_objects(
     if query.get("continue"):
         version, after = _place(query["continue"])
         found = _expiring(store, resource, version, namespace)
-    elif query.get("resourceVersionMatch") == "Exact" and (
-        exact := whole(query, "resourceVersion")
-    ):
+    elif query.get("resourceVersionMatch") == EXACT and (exact := whole(query, "resourceVersion")):
         version = exact
         found = _expiring(store, resource, version, namespace)
     else:
@@ -54,6 +55,36 @@ def list_objects(
         "metadata": metadata,
         "items": page,
     }
+
+
+def _check_options(query: Mapping[str, str], *, version: int, watch: bool = False) -> None:
+    """Raise ApiError 422 for options that do not go together, 400 for a version that is none, and
+    504 for one that is not there yet.
+    """
+    told, match = query.get("resourceVersion", ""), query.get("resourceVersionMatch", "")
+    initial = watch and bool(query.get("sendInitialEvents"))
+    problem = ""
+    if match and watch and not initial:
+        problem = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+    elif initial and match != NOT_OLDER:
+        problem = f"sendInitialEvents requires setting resourceVersionMatch to {NOT_OLDER}"
+    elif match and not told and not initial:
+        problem = "resourceVersionMatch is forbidden unless resourceVersion is provided"
+    elif match == EXACT and told == "0":
+        problem = f'resourceVersionMatch "{EXACT}" is forbidden for resourceVersion "0"'
+    elif match and query.get("continue"):
+        problem = "resourceVersionMatch is forbidden when continue is provided"
+    if problem:
+        raise unprocessable(
+            f'ListOptions.meta.k8s.io "" is invalid: resourceVersionMatch: Forbidden: {problem}'
+        )
+    if match not in ("", EXACT, NOT_OLDER):
+        raise unprocessable(
+            'ListOptions.meta.k8s.io "" is invalid: resourceVersionMatch: Unsupported value: '
+            f'"{match}": supported values: "{EXACT}", "{NOT_OLDER}", ""'
+        )
+    if not watch and (whole(query, "resourceVersion") or 0) > version:
+        raise too_large(int(told), version)
 
 
 def _key(obj: Json) -> tuple[str, str]:
@@ -102,6 +133,7 @@ class Watcher:
     def __init__(
         self, store: Store, resource: Resource, namespace: str, query: Mapping[str, str]
     ) -> None:
+        _check_options(query, version=store.version, watch=True)
         self._store = store
         self._resource = resource
         self._namespace = namespace

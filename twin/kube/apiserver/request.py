@@ -151,8 +151,8 @@ MEDIA_TYPE = "application/vnd.kubernetes.protobuf"
 _MAGIC = b"k8s\x00"
 
 Fields = Mapping[int, tuple[str, str]]
-"""Name and type by number: text, bytes, int, bool, map (of texts), bytesmap, or a message; "*"
-before it: repeated.
+"""Name and type by number: text, bytes, int, bool, map (of texts), bytesmap, quantities, either (a
+number or a text), or a message; "*" before it: repeated; "?" behind it: none if zero.
 """
 
 _RULES: Fields = {1: ("metadata", "ObjectMeta"), 2: ("rules", "*PolicyRule")}
@@ -215,6 +215,73 @@ _MESSAGES: Mapping[str, Fields] = {
         3: ("name", "text"),
         4: ("namespace", "text"),
     },
+    "Deployment": {1: ("metadata", "ObjectMeta"), 2: ("spec", "DeploymentSpec")},
+    "DeploymentSpec": {
+        1: ("replicas", "int"),
+        2: ("selector", "Selector"),
+        3: ("template", "PodTemplate"),
+        4: ("strategy", "Strategy"),
+        5: ("minReadySeconds", "int?"),
+        6: ("revisionHistoryLimit", "int"),
+        7: ("paused", "bool?"),
+        9: ("progressDeadlineSeconds", "int"),
+    },
+    "Strategy": {1: ("type", "text"), 2: ("rollingUpdate", "RollingUpdate")},
+    "RollingUpdate": {1: ("maxUnavailable", "either"), 2: ("maxSurge", "either")},
+    "Either": {1: ("isText", "bool"), 2: ("number", "int"), 3: ("text", "text")},
+    "Service": {1: ("metadata", "ObjectMeta"), 2: ("spec", "ServiceSpec")},
+    "ServiceSpec": {
+        1: ("ports", "*ServicePort"),
+        2: ("selector", "map"),
+        3: ("clusterIP", "text"),
+        4: ("type", "text"),
+    },
+    "ServicePort": {
+        1: ("name", "text"),
+        2: ("protocol", "text"),
+        3: ("port", "int"),
+        4: ("targetPort", "either"),
+    },
+    "PodDisruptionBudget": {1: ("metadata", "ObjectMeta"), 2: ("spec", "BudgetSpec")},
+    "BudgetSpec": {
+        1: ("minAvailable", "either"),
+        2: ("selector", "Selector"),
+        3: ("maxUnavailable", "either"),
+    },
+    "Selector": {1: ("matchLabels", "map"), 2: ("matchExpressions", "*Requirement")},
+    "Requirement": {1: ("key", "text"), 2: ("operator", "text"), 3: ("values", "*text")},
+    "PodTemplate": {1: ("metadata", "ObjectMeta"), 2: ("spec", "PodSpec")},
+    "Pod": {1: ("metadata", "ObjectMeta"), 2: ("spec", "PodSpec")},
+    "PodSpec": {
+        2: ("containers", "*Container"),
+        3: ("restartPolicy", "text"),
+        4: ("terminationGracePeriodSeconds", "int"),
+        6: ("dnsPolicy", "text"),
+        7: ("nodeSelector", "map"),
+        8: ("serviceAccountName", "text"),
+        10: ("nodeName", "text"),
+    },
+    "Container": {
+        1: ("name", "text"),
+        2: ("image", "text"),
+        3: ("command", "*text"),
+        4: ("args", "*text"),
+        5: ("workingDir", "text"),
+        6: ("ports", "*ContainerPort"),
+        7: ("env", "*Variable"),
+        8: ("resources", "Resources"),
+        14: ("imagePullPolicy", "text"),
+    },
+    "ContainerPort": {
+        1: ("name", "text"),
+        2: ("hostPort", "int?"),
+        3: ("containerPort", "int"),
+        4: ("protocol", "text"),
+    },
+    "Variable": {1: ("name", "text"), 2: ("value", "text")},
+    "Resources": {1: ("limits", "quantities"), 2: ("requests", "quantities")},
+    "Quantity": {1: ("string", "text")},
+    "QuantityPair": {1: ("key", "text"), 2: ("value", "Quantity")},
     "HorizontalPodAutoscaler": {1: ("metadata", "ObjectMeta"), 2: ("spec", "AutoscalerSpec")},
     "AutoscalerSpec": {
         1: ("scaleTargetRef", "ScaleTargetRef"),
@@ -229,6 +296,14 @@ _MESSAGES: Mapping[str, Fields] = {
     "Pair": {1: ("key", "text"), 2: ("value", "text")},
     "BytesPair": {1: ("key", "text"), 2: ("value", "bytes")},
 }
+
+
+# What would be lost of these without a word is refused; a status counts for nothing anyway.
+_WHOLE = (
+    *("Deployment", "DeploymentSpec", "Strategy", "Selector", "PodTemplate", "Pod", "PodSpec"),
+    *("Container", "ContainerPort", "Variable", "Resources"),
+)
+_STATUS = {"Deployment": 3, "Pod": 3}
 
 
 def parsed_protobuf(body: bytes) -> Json:
@@ -256,10 +331,21 @@ def _message(data: bytes, name: str) -> Json:
     found: Json = {}
     for number, value in _fields(data):
         if number not in fields:
+            if value and name in _WHOLE and number != _STATUS.get(name):
+                raise ValueError(f"field {number} of {name} is not read here: send it as JSON")
             continue
         key, kind = fields[number]
+        if kind.endswith("?") and not value:
+            continue
+        kind = kind.removesuffix("?")
         if kind.startswith("*"):
             found.setdefault(key, []).append(_value(value, kind[1:]))
+        elif kind == "either":
+            told = _message(_bytes(value), "Either")
+            found[key] = told.get("text", "") if told.get("isText") else told.get("number", 0)
+        elif kind == "quantities":
+            amount = _message(_bytes(value), "QuantityPair")
+            found.setdefault(key, {})[amount["key"]] = amount["value"].get("string", "0")
         elif kind in ("map", "bytesmap"):
             pair = _message(_bytes(value), "Pair" if kind == "map" else "BytesPair")
             found.setdefault(key, {})[pair.get("key", "")] = pair.get("value", "")

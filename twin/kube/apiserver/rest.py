@@ -32,6 +32,9 @@ from twin.kube.apiserver.storage import Commits
 SCALE = Resource(plural="scales", kind="Scale", group="autoscaling")
 
 
+PROPAGATIONS = ("Foreground", "Background", "Orphan")
+
+
 def to_scale(obj: Json) -> Json:
     """Return the Scale of *obj*; spec.replicas is absent at zero, as in the real one."""
     metadata = obj["metadata"]
@@ -200,9 +203,14 @@ class Rest:
                     f"{found}"
                 )
                 raise errors.conflict(target.resource, name_of(obj), why)
-        if delete_options.get("propagationPolicy") == "Orphan" or delete_options.get(
-            "orphanDependents"
-        ) in (
+        policy = delete_options.get("propagationPolicy")
+        if policy not in (None, "", *PROPAGATIONS):
+            raise errors.unprocessable(
+                'DeleteOptions.meta.k8s.io "" is invalid: propagationPolicy: Unsupported value: '
+                f'"{policy}": supported values: '
+                + ", ".join(f'"{one}"' for one in (*PROPAGATIONS, "nil"))
+            )
+        if policy == "Orphan" or delete_options.get("orphanDependents") in (
             True,
             "true",
         ):

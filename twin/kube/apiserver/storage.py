@@ -257,8 +257,8 @@ class Commits:
         return generated_name(prefix, f"{self._seed}/{prefix}/{self._made + 1}")
 
     def change(self, resource: Resource, old: Json, new: Json, *, dry: bool = False) -> Json:
-        """Store *new* in the place of *old*, or return *old* where nothing but its list of owners
-        would change.
+        """Store *new* in the place of *old*, or return *old* where nothing would change, or only
+        when its owners wrote.
         """
         before = old["metadata"]
         metadata: Json = {
@@ -268,7 +268,7 @@ class Commits:
         }
         metadata |= {key: before[key] for key in (*_SYSTEM, "resourceVersion") if key in before}
         new = {**new, "metadata": metadata}
-        if _bare(new) == _bare(old):
+        if _bare(new) == _bare(old) and _owners(new) == _owners(old):
             return old
         if resource.generations and _desires_differ(resource, old, new):
             metadata["generation"] = before.get("generation", 0) + 1
@@ -315,6 +315,10 @@ class Commits:
 
     def _put(self, resource: Resource, obj: Json, *, dry: bool) -> Json:
         return obj if dry else self.store.put(resource, obj)
+
+
+def _owners(obj: Json) -> list[Json]:
+    return [{**one, "time": None} for one in obj["metadata"].get("managedFields") or ()]
 
 
 def _bare(obj: Json) -> Json:

@@ -152,11 +152,18 @@ def test_a_new_object_has_identity_date_and_generation_of_its_own() -> None:
 
 
 def test_a_change_of_nothing_is_none() -> None:
-    """Not even in the list of owners of fields."""
+    """Not even if an owner of fields wrote it again; but a new owner is a change."""
     commits = commits_of(Store())
     made = commits.create(CONFIG_MAPS, config_map("a"))
-    again = {**made, "metadata": {**made["metadata"], "managedFields": [{"manager": "x"}]}}
-    assert commits.change(CONFIG_MAPS, made, again) is made
+
+    def owned(manager: str, time: str) -> Json:
+        fields = [{"manager": manager, "time": time}]
+        return {**made, "metadata": {**made["metadata"], "managedFields": fields}}
+
+    first = commits.change(CONFIG_MAPS, made, owned("x", "now"))
+    assert first["metadata"]["managedFields"][0]["manager"] == "x"
+    assert commits.change(CONFIG_MAPS, first, owned("x", "later")) is first
+    assert commits.change(CONFIG_MAPS, first, owned("y", "later")) is not first
 
 
 def test_the_annotations_of_a_deployment_count_as_its_desired_state_but_not_its_status() -> None:
