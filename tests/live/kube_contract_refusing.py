@@ -17,7 +17,7 @@ from tests.live.kube_cluster import (
     settle,
 )
 
-CARDS = (("limits", "2"), ("requests", "1"))
+COUNTS = (("limits", "2"), ("requests", "1"))
 NAME = {"fieldPath": "metadata.name"}
 
 
@@ -75,12 +75,12 @@ class Refusing:
         ("container", "field"),
         [
             (
-                {"resources": {"limits": {"example.com/card": "1500m"}}},
-                "resources.limits[example.com/card]",
+                {"resources": {"limits": {"example.com/chip": "1500m"}}},
+                "resources.limits[example.com/chip]",
             ),
-            ({"resources": {"requests": {"example.com/card": "1"}}}, "resources.limits"),
+            ({"resources": {"requests": {"example.com/chip": "1"}}}, "resources.limits"),
             (
-                {"resources": {kind: {"example.com/card": n} for kind, n in CARDS}},
+                {"resources": {kind: {"example.com/chip": n} for kind, n in COUNTS}},
                 "resources.requests",
             ),
             (
@@ -92,7 +92,7 @@ class Refusing:
     def test_what_no_container_can_have_is_422(
         self, cluster: ClusterUnderTest, name: str, container: Any, field: str
     ) -> None:
-        """Cards are whole, as many as asked for; a variable has one value."""
+        """Devices are whole, as many as asked for; a variable has one value."""
         body = deployment(name)
         body["spec"]["template"]["spec"]["containers"][0] |= container
         status = refused(cluster.http.post(cluster.deployments, json=body), 422, "Invalid")
