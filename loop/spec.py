@@ -11,6 +11,7 @@ from typing import Literal
 from twin.spec import Accelerator, LatencyModel, Scheduling
 
 SLO_PERCENTILE = 0.95  # the share of requests that shall meet the targets of a class
+ARRIVAL_CV_MAX = 10.0  # beyond, a lone replica takes next to nothing anyway
 TOKEN_CV = 0.5  # coefficient of variation of the tokens of a request, where nobody says another
 
 
@@ -142,8 +143,9 @@ class ServerData:
     model's data. gpus_per_replica: consider accelerators of so many GPUs only (None: any).
     types: consider accelerators of these types only (None: any).
     cached_tokens: of the tokens of a prompt, those that sizing may take for found in the prefix
-    cache. token_cv: coefficient of variation of the tokens of prompts and of answers. pooled: each
-    request goes where the fewest are, so that replicas share what comes.
+    cache. token_cv: coefficient of variation of the tokens of prompts and of answers; arrival_cv:
+    of the time between arrivals. pooled: each request goes where the fewest are, so that replicas
+    share what comes.
     """
 
     name: str
@@ -158,8 +160,16 @@ class ServerData:
     types: frozenset[str] | None = None
     cached_tokens: float = 0.0
     token_cv: float = TOKEN_CV
+    arrival_cv: float = 1.0
     pooled: bool = False
     current: Allocation = field(default_factory=Allocation)
+
+    @property
+    def dispersion(self) -> float:
+        """Return the variance of counts of arrivals over their mean, in the long run, as it is
+        reckoned with: that of a Poisson process at least.
+        """
+        return min(max(self.arrival_cv, 1.0), ARRIVAL_CV_MAX) ** 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

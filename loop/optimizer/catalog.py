@@ -80,8 +80,9 @@ class ServerColumns:
     """What the data say of servers, a row each.
 
     rate_rpm [requests/min], in_tokens and out_tokens: load; cached: of in_tokens, those that count
-    as found in the prefix cache; token_cv: coefficient of variation of both; pooled: 1 where
-    replicas share what comes, else 0; max_batch [requests]
+    as found in the prefix cache; token_cv: coefficient of variation of both; dispersion: of
+    arrivals, variance of counts over their mean; pooled: 1 where replicas share what comes, else 0;
+    max_batch [requests]
     (0: not fixed); max_queue [requests]; least: the least number of replicas; slo_itl and slo_ttft
     [ms], slo_tps [tokens/s] (0: not set); percentile: the share of requests that shall meet both
     latencies; what it has now: accelerator (index into the catalog, or NO_ACCELERATOR,
@@ -93,6 +94,7 @@ class ServerColumns:
     out_tokens: Floats
     cached: Floats
     token_cv: Floats
+    dispersion: Floats
     pooled: Floats
     max_batch: Floats
     max_queue: Floats
@@ -303,6 +305,7 @@ def _server_columns(
             for server, load in zip(servers, loads, strict=True)
         ],
         "token_cv": [server.token_cv for server in servers],
+        "dispersion": [server.dispersion for server in servers],
         "pooled": [server.pooled for server in servers],
         "max_batch": [server.max_batch for server in servers],
         "max_queue": [server.max_queue for server in servers],

@@ -126,6 +126,7 @@ class _Work:
     best_ttft: Floats
     percentile: Floats
     pool: Floats
+    dispersion: Floats
 
 
 def _start(pairs: Pairs, settings: OptimizerSettings) -> _Work:
@@ -162,6 +163,7 @@ def _start(pairs: Pairs, settings: OptimizerSettings) -> _Work:
         best_ttft=np.zeros(rows),
         percentile=asked.percentile.copy(),
         pool=np.ones(rows),
+        dispersion=asked.dispersion.copy(),
     )
 
 
@@ -182,6 +184,7 @@ def _size_idle(work: _Work, settings: OptimizerSettings) -> None:
 def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: SizingCache) -> None:
     """Size the pairs with load: highest rate of a replica, and replicas."""
     rules = settings.rules
+    _split_bursts(work, busy, settings, cache)
     columns = _replica_columns(work, settings).take(busy)
     targets = _targets(work, busy, columns, settings)
     shared = np.where(work.pairs.asked.pooled[busy] > 0.0, work.need[busy], 0.0)
@@ -205,6 +208,26 @@ def _size_busy(work: _Work, busy: Rows, settings: OptimizerSettings, cache: Sizi
     work.rate_max[busy] = np.where(good, rate, 0.0)
     work.replicas[busy] = _replicas(work, busy, settings)
     work.verdict[busy[good & (work.replicas[busy] > settings.replicas_cap)]] = TOO_MANY
+
+
+def _split_bursts(work: _Work, busy: Rows, settings: OptimizerSettings, cache: SizingCache) -> None:
+    """Let bursts be smaller where replicas do not share what comes: of them, each replica of n gets
+    a part at random, whose dispersion is beyond 1 by an n-th only.
+
+    n is as many as arrivals without bursts would need: the least that there are.
+    """
+    asked = work.pairs.asked
+    rows = busy[(work.dispersion[busy] > 1.0) & (asked.pooled[busy] == 0.0)]
+    if not len(rows):
+        return
+    bursts = work.dispersion[rows] - 1.0
+    work.dispersion[rows] = 1.0
+    columns = _replica_columns(work, settings).take(rows)
+    targets = _targets(work, rows, columns, settings)
+    search = _Search(columns, targets, np.zeros(len(rows)), cache, settings)
+    rate = np.nan_to_num(search.limits(work.percentile[rows])[:, 0])
+    needed = np.divide(work.need[rows], rate, out=np.ones(len(rows)), where=rate > 0.0)
+    work.dispersion[rows] = 1.0 + bursts / np.maximum(np.ceil(needed), 1.0)
 
 
 def _pool(work: _Work, busy: Rows, limits: Floats, search: _Search) -> None:
@@ -277,6 +300,7 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         asked.token_cv,
         perf.ahead,
         work.pool,
+        work.dispersion,
     )
 
 
@@ -381,6 +405,7 @@ class _Search:
         """Return one key per row from what stays while tokens move."""
         columns, targets = self.columns, self.targets
         parts = [columns.alpha, columns.beta, columns.gamma, columns.overhead, columns.pool]
+        parts += [columns.dispersion]
         parts += [targets.itl, targets.ttft, targets.tps, targets.loss, percentile]
         return row_keys(self.settings.rules.name, parts)
 

@@ -434,6 +434,9 @@ class SloPolicy:
             gpus_per_replica=view.gpus_per_replica,
             types=view.types,
             cached_tokens=self._cached_tokens(view, base),
+            # The margin of a forecast, which grows with the bursts that are seen, pays for them:
+            # to size for them too costs as much as a wider margin, and brings no more.
+            arrival_cv=1.0,
             pooled=base.pooled or view.pooled,
             current=Allocation(
                 accelerator=view.accelerator,

@@ -344,6 +344,8 @@ class ServerSpec(Message):
     accelerator_types: list[Name] | None = ours_alone()
     # Ours: the coefficient of variation of the tokens of a request; the Go service knows means.
     token_cv: Figure | None = ours_alone()
+    # Ours: that of the time between arrivals; the Go service takes them for a Poisson process.
+    arrival_cv: Figure | None = ours_alone()
     # Ours: a router gives each request to the replica with the fewest.
     pooled: bool | None = ours_alone()
     current_alloc: AllocationData = Field(default_factory=AllocationData)

@@ -81,11 +81,12 @@ class TwinEngine(Message):
 
 
 class TwinServer(Message):
-    """What twin-data.json says of the tokens of a server's requests."""
+    """What twin-data.json says of a server's requests."""
 
     name: str = ""
     token_distribution: str = ""
     token_cv: Figure | None = None
+    arrival_cv: Figure | None = None
 
 
 class TwinData(Message):
@@ -153,6 +154,7 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         if row.start_up is not None
     }
     token_cv = {row.name: cv for row in known.servers if (cv := _token_cv(row)) is not None}
+    arrival_cv = {row.name: row.arrival_cv for row in known.servers if row.arrival_cv is not None}
     per_step = {
         (row.model, row.acc): max(1.0, row.tokens_per_step)
         for row in known.engines
@@ -171,7 +173,11 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         for line in (*loose_ends(data), *unknown):
             warn(line)
     servers = {
-        name: replace(server, token_cv=token_cv.get(name, server.token_cv))
+        name: replace(
+            server,
+            token_cv=token_cv.get(name, server.token_cv),
+            arrival_cv=arrival_cv.get(name, server.arrival_cv),
+        )
         for name, server in data.servers.items()
     }
     return replace(data, perf=perf, servers=servers)
@@ -351,6 +357,7 @@ def _server(row: ServerSpec) -> ServerData:
         types=None if row.accelerator_types is None else frozenset(row.accelerator_types),
         cached_tokens=row.cached_tokens or 0.0,
         token_cv=TOKEN_CV if row.token_cv is None else row.token_cv,
+        arrival_cv=1.0 if row.arrival_cv is None else row.arrival_cv,
         pooled=bool(row.pooled),
         current=_allocation(row.current_alloc),
     )

@@ -123,7 +123,7 @@ def share_met(case: Case, *, rate_rpm: float, requests: int, seed: int) -> float
     rng_arrivals, rng_in, rng_out = (
         np.random.default_rng(one) for one in np.random.SeedSequence(seed).spawn(3)
     )
-    times = np.cumsum(rng_arrivals.standard_exponential(requests)) * 60.0 / rate_rpm
+    times = np.cumsum(_gaps(rng_arrivals, requests, case.server.arrival_cv)) * 60.0 / rate_rpm
     cv = case.server.token_cv
     prompts, answers = (
         token_counts(rng, requests, mean=mean, distribution="lognormal", cv=cv).tolist()
@@ -138,6 +138,12 @@ def share_met(case: Case, *, rate_rpm: float, requests: int, seed: int) -> float
     engine.advance(math.inf, inclusive=False)
     met = sum(_is_met(request, target) for request in ended if request.id >= first)
     return met / (requests - first)
+
+
+def _gaps(rng: np.random.Generator, count: int, cv: float) -> np.ndarray:
+    if cv == 1.0:
+        return rng.standard_exponential(count)
+    return rng.standard_gamma(1.0 / cv**2, count) * cv**2
 
 
 def _is_met(request: Request, target: SloTarget) -> bool:

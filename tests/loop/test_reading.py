@@ -63,13 +63,17 @@ def test_the_share_of_requests_and_the_spread_of_tokens_are_read(tmp_path: Path)
     objects["serviceclass-data.json"]["serviceClasses"][0]["slo-percentile"] = 0.99
     server(objects, 0)["tokenCv"] = 0.2
     server(objects, 1)["tokenCv"] = 0.3
-    objects["twin-data.json"] = {"servers": [{"name": "b", "tokenCv": 1.5}]}
+    server(objects, 0)["arrivalCv"] = 2
+    server(objects, 1)["arrivalCv"] = 3
+    objects["twin-data.json"] = {"servers": [{"name": "b", "tokenCv": 1.5, "arrivalCv": 1.2}]}
     data = read_system(write(tmp_path, objects))
     assert (data.percentile("Premium"), data.percentile("Free")) == (0.99, 0.95)
     assert (data.servers["a"].token_cv, data.servers["b"].token_cv) == (0.2, 1.5)
+    assert (data.servers["a"].arrival_cv, data.servers["b"].arrival_cv) == (2.0, 1.2)
     objects["twin-data.json"]["servers"][0]["tokenDistribution"] = "fixed"
     assert read_system(write(tmp_path, objects)).servers["b"].token_cv == 0.0
-    assert read(tmp_path).servers["a"].token_cv == 0.5
+    plain = read(tmp_path).servers["a"]
+    assert (plain.token_cv, plain.arrival_cv, plain.dispersion) == (0.5, 1.0, 1.0)
 
 
 def test_the_message_and_the_files_say_the_same(tmp_path: Path) -> None:

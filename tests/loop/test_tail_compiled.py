@@ -16,7 +16,7 @@ ROWS = 120
 
 def replicas(seed: int) -> Tail:
     """Return replicas of all kinds: sums and rooflines, one token and thousands, bounded queues,
-    pools, cached prompts, plans ahead.
+    pools, cached prompts, plans ahead, bursts.
     """
     rng = np.random.default_rng(seed)
 
@@ -43,6 +43,7 @@ def replicas(seed: int) -> Tail:
             rng.uniform(0.0, 2.0, ROWS),
             some(0.4, np.ones(ROWS), 0.0),
             some(0.3, rng.integers(1, 9, ROWS).astype(float), 1.0),
+            some(0.4, rng.uniform(1.0, 9.0, ROWS), 1.0),
         )
     )
 

@@ -17,7 +17,22 @@ import numpy as np
 
 from loop.optimizer.model.chain import Floats
 from loop.optimizer.model.skewed import SKEW_MAX, SKEW_MIN
-from loop.optimizer.model.steady import BUSY_MAX, LIFE_UNEVEN, UNEVEN, Chain
+from loop.optimizer.model.steady import (
+    BEHIND_FEWER,
+    BEND,
+    BEND_FALLS,
+    BUSY_MAX,
+    COUNTED,
+    FADES,
+    FEW_MET,
+    LIFE_UNEVEN,
+    MET_FEWER,
+    PACE,
+    PACE_FALLS,
+    SOON_FEWER,
+    UNEVEN,
+    Chain,
+)
 from loop.optimizer.model.tail import (
     ANSWER_NODES,
     ANSWER_WEIGHTS,
@@ -42,15 +57,17 @@ F = TypeVar("F", bound=Callable[..., object])
 (
     ALPHA, BETA, GAMMA, LAUNCH, POWER, IN_TOKENS, CV, MAX_BATCH, MAX_QUEUE, BUDGET, POOL,
     COMPUTED, COMPUTED_TOKENS, DECODES, DECODES_2, ALONE, CONTEXT, AHEAD, TOGETHER, FULL_TIME,
-) = range(20)  # fmt: skip
-PROMPTS, MET, COMING, LIVES = 20, 25, 45, 65
-WIDTH, LINES = 69, 4
+    DISPERSION,
+) = range(21)  # fmt: skip
+PROMPTS, MET, COMING, LIVES = 21, 26, 46, 66
+WIDTH, LINES = 70, 4
 # What the middle leaves to the end.
 (
     BATCH, SPREAD, EMPTY, FADE, NO_MORE, WAIT_RATE, OVERLOAD, BUSY, FIRST, SECOND, THIRD,
-    DECODE, STEEP, BACKLOG, WIDER,
-) = range(15)  # fmt: skip
-PREFILL, MIDDLE = 15, 20
+    DECODE, STEEP, BACKLOG, WIDER, FOLLOW, BEHIND, STAY_DISPERSION, MORE_WAIT,
+    BEFORE,
+) = range(20)  # fmt: skip
+PREFILL, MIDDLE = 20, 25
 Skew = tuple[float, float, float]  # mean, variance and third cumulant
 
 
@@ -76,7 +93,7 @@ def pack(tail: Tail) -> Floats:
     asked = (columns.in_tokens, columns.token_cv, columns.max_batch, columns.max_queue)
     bounds = (columns.token_budget, columns.pool, tail.computed, columns.computed)
     lives = (tail.decodes, tail.decodes_2, tail.alone, tail.context)
-    others = (tail.ahead, tail.together, tail.full_time)
+    others = (tail.ahead, tail.together, tail.full_time, columns.dispersion)
     for place, figures in enumerate(own + asked + bounds + lives + others):
         table[:, place] = figures
     table[:, PROMPTS:MET] = tail.prompts
@@ -291,6 +308,7 @@ def _wait_rate(f: Floats, rate: float) -> Skew:
     many = (most - 1.0) * (math.sqrt(4.0 + 5.0 * most) - 2.0)
     fixed = _lo(left * many / (16.0 * most * _hi(used, 1e-9)), 1.0)
     share = (1.0 + varied) / 2.0 + _hi((1.0 - varied) / 2.0, 0.0) * fixed
+    share += (f[DISPERSION] - 1.0) / 2.0
     return left / work / share, work, overload
 
 
@@ -336,7 +354,19 @@ def _middle(
         second += one * one * PROMPT_WEIGHTS[k]
         third += one**3 * PROMPT_WEIGHTS[k]
     busy = _lo(rate * first, BUSY_MAX)
-    bunched = (1.0 + busy * busy * (second / (first * first) - 1.0)) / (1.0 - busy) ** 2
+    lasts = rate * (decode / (1.0 - busy) + rate * second / (1.0 - busy * busy))
+    dispersion = 1.0 + (f[DISPERSION] - 1.0) * _of_burst(COUNTED * pool * batch, f[DISPERSION])
+    bunched = (dispersion + busy * busy * (second / (first * first) - 1.0)) / (1.0 - busy) ** 2
+    extra, share = 0.5 * (f[DISPERSION] - 1.0), 1.0 - 1.0 / pool
+    soon = SOON_FEWER * share * _lo(FEW_MET / _hi(batch, 1e-9), 1.0) ** FADES
+    own_burst = extra / pool * _of_burst(pool * batch, f[DISPERSION])
+    m[FOLLOW] = _in_replica(extra * _of_burst(pool * lasts, f[DISPERSION]), pool) - _fewer(
+        0.5 * lasts, soon
+    )
+    m[BEFORE] = _hi(own_burst + MET_FEWER * share * math.expm1(-batch / MET_FEWER), -batch)
+    m[BEHIND] = own_burst - _fewer(batch, BEHIND_FEWER * share)
+    m[STAY_DISPERSION] = dispersion
+    m[MORE_WAIT] = math.exp(_lo(extra * wait[0] * wait[1], 50.0))
     backlog, overflow = _backlog(f, rate, batch, decode)
     lost = wait[2] > 0.0 or rate * first >= BUSY_MAX or overflow
     m[BATCH], m[SPREAD], m[EMPTY], m[FADE], m[NO_MORE] = (
@@ -353,6 +383,23 @@ def _middle(
 
 
 @compiled
+def _of_burst(gaps: float, dispersion: float) -> float:
+    pace, bend = PACE * dispersion**PACE_FALLS, BEND * dispersion**BEND_FALLS
+    return -math.expm1(-pace * gaps**bend)
+
+
+@compiled
+def _fewer(gaps: float, most: float) -> float:
+    return -most * math.expm1(-gaps / _hi(most, 1e-9))
+
+
+@compiled
+def _in_replica(follow: float, pool: float) -> float:
+    kept: float = (follow / (1.0 + follow)) ** pool
+    return kept / (1.0 - kept)
+
+
+@compiled
 def _backlog(f: Floats, rate: float, batch: float, decode: float) -> tuple[float, bool]:
     room = _hi(_room(f, batch), 1e-3)
     each = 0.0
@@ -360,7 +407,8 @@ def _backlog(f: Floats, rate: float, batch: float, decode: float) -> tuple[float
         each += _prefill(f, batch, room, k) * PROMPT_WEIGHTS[k]
     each = decode / room + each
     used = rate * each
-    wait = 0.5 * _lo(used, 1.0) ** 2 * rate * each * each * (1.0 + f[CV] * f[CV]) / 2.0
+    varied = f[DISPERSION] + f[CV] * f[CV]
+    wait = 0.5 * _lo(used, 1.0) ** 2 * rate * each * each * varied / 2.0
     return wait / _hi(1.0 - used, 1.0 - BUSY_MAX), used >= BUSY_MAX
 
 
@@ -404,7 +452,8 @@ def end(
         total = weight[i] - own + waiting + own * m[NO_MORE]
         blocked[i] = own * m[NO_MORE] / total
         variance = m[SPREAD] * m[WIDER]
-        served = (waiting / total, blocked[i], m[WAIT_RATE] * f[POOL])
+        waits = _lo(waiting / total * m[MORE_WAIT], 1.0)
+        served = (waits, blocked[i], m[WAIT_RATE] * f[POOL])
         _ttft_shares(f, m, rates[i], variance, served, prefills[:, i], lone[:, i], ttft[:, i])
         _itl_shares(f, m, rates[i], variance, itls[:, i], itl[:, i])
 
@@ -433,13 +482,16 @@ def _ttft_shares(
     own = _plus(own, _slow_part(f, busy, batch, varies))
     whole = _plus(rest, own)
     deviation, bend, sigma = _shape(whole)
-    idle = m[EMPTY] * (1.0 - busy)
+    idle = _lo(m[EMPTY] * (1.0 - busy) / (1.0 + m[FOLLOW]), 1.0)
     if single:
         idle = _idle_share(f, m, rate)
     # Of those who find others running and a place: some meet no other prefill.
     over, spread = _hi(k1 - decode, 1e-12), _hi(k2, 1e-12)
-    nobody = math.exp(-rate * decode - over * over / spread * math.log1p(rate * spread / over))
-    free = nobody * decode / k1 * math.exp(-rate * decode * (1.0 + ahead))
+    bursts = 1.0 + _hi(m[FOLLOW], 0.0)
+    each = rate / bursts
+    nobody = math.exp(-each * decode - over * over / spread * math.log1p(each * spread / over))
+    free = nobody * decode / k1 * math.exp(-each * decode * (1.0 + ahead))
+    free = free / (bursts * bursts) * math.exp(-2.0 * _lo(m[FOLLOW], 0.0))
     free = _lo(free, 1.0 - 1e-6)
     first, second, third = _moments(rest)
     mean, even = (1.5 + ahead) * decode, decode * decode / 12.0
@@ -477,9 +529,13 @@ def _ttft_shares(
 def _rest(f: Floats, m: Floats, rate: float, decode: float) -> tuple[Skew, float, float]:
     """Return what is beside the own prefill, and the mean length of iterations and its variance."""
     busy, ahead = m[BUSY], f[AHEAD]
-    p2, p3, p4 = m[SECOND], m[THIRD], 0.0
+    x1, x2, x3, x4, own = m[FIRST], m[SECOND], m[THIRD], 0.0, m[FOLLOW]
     for k in range(len(PROMPT_WEIGHTS)):
-        p4 += m[PREFILL + k] ** 4 * PROMPT_WEIGHTS[k]
+        x4 += m[PREFILL + k] ** 4 * PROMPT_WEIGHTS[k]
+    p2 = _hi(x2 + 2.0 * own * x1 * x1, 0.0)
+    p3 = _hi(x3 + 6.0 * own * x1 * (x2 + own * x1 * x1), 0.0)
+    p4 = x4 + 2.0 * own * (4.0 * x1 * x3 + 3.0 * x2 * x2)
+    p4 = _hi(p4 + 12.0 * own * own * x1 * x1 * (3.0 * x2 + 2.0 * own * x1 * x1), 0.0)
     k1 = decode / (1.0 - busy)
     k2 = rate * p2 * k1 / (1.0 - busy * busy)
     k3 = (3.0 * busy * rate * p2 * k2 + rate * p3 * k1) / (1.0 - busy**3)
@@ -493,7 +549,16 @@ def _rest(f: Floats, m: Floats, rate: float, decode: float) -> tuple[Skew, float
     part_3 = 0.25 + busy + 1.5 * busy * busy + busy**3
     rest = _of_moments(part * seen_1, part_2 * seen_2, part_3 * seen_3)
     spread = _hi(seen_2 - seen_1 * seen_1, 0.0)
-    others = (decode, rate * p2 * seen_1, rate * p3 * seen_1 + 3.0 * rate * p2 * part * spread)
+    others = (
+        decode + 2.0 * own * x1,
+        _hi(rate * p2 * seen_1 + 2.0 * own * (x2 + own * x1 * x1), 0.0),
+        _hi(
+            rate * p3 * seen_1
+            + 3.0 * rate * p2 * part * spread
+            + 2.0 * own * (x3 + own * x1 * (3.0 * x2 + 2.0 * own * x1 * x1)),
+            0.0,
+        ),
+    )
     rest = _plus(_plus(rest, others), (ahead * k1, ahead * k2 * (1.0 + 2.0 * busy), ahead * k3))
     return rest, k1, k2
 
@@ -584,7 +649,8 @@ def _itl_shares(
     batch, busy, context = m[BATCH], m[BUSY], f[CONTEXT]
     lean = (3.0 * f[CV] + f[CV] ** 3) * deviation**3
     number = variance * _hi(2.0 * variance / _hi(batch, 1e-12) - 1.0, 0.2)
-    first = m[FIRST]
+    first, before, extra = m[FIRST], m[BEFORE], m[BEHIND]
+    burst = 0.5 * (m[STAY_DISPERSION] - 1.0)
     second, third = m[SECOND] * m[STEEP] ** 2, m[THIRD] * m[STEEP] ** 3
     along = mean = 0.0
     for k in range(len(PROMPT_WEIGHTS)):
@@ -602,8 +668,10 @@ def _itl_shares(
         alone = fixed + token + read * (f[IN_TOKENS] + life / 2.0)
         mine, own_read = alone * life, read * life
         base = (
-            mine + batch * met_1,
-            batch * spread + variance * met_1 * met_1 + (own_read * deviation) ** 2,
+            mine + (batch + before) * met_1,
+            batch * spread
+            + (variance + _hi(before * (1.0 + before), 0.0)) * met_1 * met_1
+            + (own_read * deviation) ** 2,
             batch * spread**1.5
             + number * met_1**3
             + 3.0 * variance * met_1 * spread
@@ -614,14 +682,17 @@ def _itl_shares(
         each_3 = third + 3.0 * second * new_1 + 3.0 * first * new_2
         each_3 += new_2 * new_2 / _hi(new_1, 1e-12)
         seeds, varies, prefilled = _seeds(
-            life, rate, busy, (first, second), (decode, base[0]), f[AHEAD]
+            life, rate, busy, (first, second, m[FOLLOW]), (decode, base[0]), f[AHEAD]
         )
         more = _lo(_lo(_hi(prefilled, 0.0), busy) + rate * new_1, OTHERS_MAX)
         each = (each_1, each_2, each_3)
         own = (UNEVEN * met_1 * met_1 + batch * spread) * (1.0 - 1.0 / f[POOL])
-        whole = _whole(base, own, each, rate, (seeds, varies, 1.0 - more), 1.0 / f[POOL])
+        time = (_hi(seeds + extra / rate, 0.0), varies, 1.0 - more)
+        whole = _whole(base, own, each, rate, time, (1.0 / f[POOL], burst))
         single = _plus(base, _of_moments(each_1, each_2, each_3))
-        none, one, rest, many = _many(rate * seeds, more, whole, base, single, 1.8 * each_1)
+        own_burst = _hi(extra, 0.0)
+        count = _hi(rate * seeds / (1.0 + own_burst) + _lo(extra, 0.0), 0.0)
+        none, one, rest, many = _many(count, own_burst, more, whole, base, single, 1.8 * each_1)
         number_full = most * life
         slowest = (
             f[FULL_TIME] * life + number_full * first,
@@ -642,14 +713,19 @@ def _itl_shares(
 
 
 @compiled
-def _whole(base: Skew, own: float, each: Skew, rate: float, seeds: Skew, alike: float) -> Skew:
+def _whole(
+    base: Skew, own: float, each: Skew, rate: float, seeds: Skew, shared: tuple[float, float]
+) -> Skew:
     """Return a life with all who come during it: in time, its variance, and of which a part is
     *left* that is nobody's consequence.
     """
     time, varies, left = seeds
+    alike, burst = shared
     first, second, third = each
+    third += 6.0 * burst * first * (second + burst * first * first)
     uneven = LIFE_UNEVEN + (1.0 - LIFE_UNEVEN) * alike
     mine = _hi((1.0 - alike) * second - (1.0 - uneven) * first * first, 0.0)
+    second += 2.0 * burst * first * first
     more = base[2] / left**3 + 3.0 * (base[1] + varies) * rate * second / left**4
     more += time * (rate * third / left**4 + 3.0 * (rate * second) ** 2 / left**5)
     return (
@@ -664,10 +740,11 @@ def _whole(base: Skew, own: float, each: Skew, rate: float, seeds: Skew, alike: 
 
 @compiled
 def _many(
-    count: float, more: float, whole: Skew, base: Skew, single: Skew, least: float
+    count: float, burst: float, more: float, whole: Skew, base: Skew, single: Skew, least: float
 ) -> tuple[float, float, float, Skew]:
     """Return how often nobody, one and several come during a life, and a life with several."""
-    none, one = math.exp(-count), count * math.exp(-count - more)
+    none = math.exp(-count) / (1.0 + burst)
+    one = (count + burst) * math.exp(-count - more) / (1.0 + burst) ** 2
     rest = _hi(1.0 - none - one, 1e-12)
     a, b, c = _moments(whole), _moments(base), _moments(single)
     beyond = _of_moments(
@@ -685,15 +762,15 @@ def _seeds(
     life: float,
     rate: float,
     busy: float,
-    prefills: tuple[float, float],
+    prefills: Skew,
     whole_of: tuple[float, float],
     ahead: float,
 ) -> Skew:
-    first, second = prefills
+    first, second, follow = prefills
     decode, base = whole_of
     mean = decode / (1.0 - busy)
     seen = mean + rate * second / (1.0 - busy * busy)
-    own = decode + first + busy * seen
+    own = decode + first + _hi(busy * seen + 2.0 * follow * first, 0.0)
     varies = second - first * first + rate * second * seen
     later = _lo(life - 1.0, 1.0)
     if ahead > 0.0:

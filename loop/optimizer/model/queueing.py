@@ -36,7 +36,9 @@ class ReplicaColumns:
     p = 1; cached: of in_tokens, those that are found in the prefix cache: they are read, and not
     computed. Of use to the tail only (loop.optimizer.model.tail): token_cv, coefficient of
     variation of both kinds of tokens; ahead: iterations that the engine plans in advance; pool: how
-    many replicas have their arrivals in common, each of which goes where the fewest requests are.
+    many replicas have their arrivals in common, each of which goes where the fewest requests are;
+    dispersion: variance of counts of arrivals over their mean, 1 of a Poisson process and more of
+    one in bursts (of independent gaps it is their squared coefficient of variation).
     """
 
     alpha: Floats
@@ -54,6 +56,7 @@ class ReplicaColumns:
     token_cv: Floats
     ahead: Floats
     pool: Floats
+    dispersion: Floats
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -80,6 +83,7 @@ class ReplicaColumns:
             self.token_cv[rows],
             self.ahead[rows],
             self.pool[rows],
+            self.dispersion[rows],
         )
 
     @property
@@ -115,12 +119,13 @@ def replica_columns(
     token_cv: Any = 0.0,
     ahead: Any = 0.0,
     pool: Any = 1.0,
+    dispersion: Any = 1.0,
 ) -> ReplicaColumns:
     """Return columns from scalars and sequences, broadcast to one length."""
     rows = np.broadcast_arrays(
         *np.atleast_1d(
             *(alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget),
-            *(overhead, launch, p, cached, token_cv, ahead, pool),
+            *(overhead, launch, p, cached, token_cv, ahead, pool, dispersion),
         )
     )
     a, b, g, tokens_in, tokens_out, batch, *others = (

@@ -225,9 +225,25 @@ class _Iterations:
     seen_3: Floats
 
 
+def _of_bursts(state: State, extra: Floats) -> tuple[Floats, Floats, Floats]:
+    """Return the second to fourth moment of what arrivals add to an iteration, per arrival, if a
+    geometric number comes at once, *extra* on the mean after each.
+    """
+    p1, p2, p3 = state.prefill_1, state.prefill_2, state.prefill_3
+    p4 = mean_over(state.prefill**4, PROMPT_WEIGHTS)
+    second = p2 + 2.0 * extra * p1**2
+    third = p3 + 6.0 * extra * p1 * (p2 + extra * p1**2)
+    fourth = (
+        p4
+        + 2.0 * extra * (4.0 * p1 * p3 + 3.0 * p2**2)
+        + 12.0 * extra**2 * p1**2 * (3.0 * p2 + 2.0 * extra * p1**2)
+    )
+    return np.maximum(second, 0.0), np.maximum(third, 0.0), np.maximum(fourth, 0.0)
+
+
 def _iterations(state: State, decode: Floats) -> _Iterations:
     rate, busy = state.rate, state.busy
-    p2, p3, p4 = state.prefill_2, state.prefill_3, mean_over(state.prefill**4, PROMPT_WEIGHTS)
+    p2, p3, p4 = _of_bursts(state, state.follow)
     k1 = decode / (1.0 - busy)
     k2 = rate * p2 * k1 / (1.0 - busy**2)
     k3 = (3.0 * busy * rate * p2 * k2 + rate * p3 * k1) / (1.0 - busy**3)
@@ -259,7 +275,8 @@ def _ttft_share(tail: Tail, state: State, goals: Goals) -> Floats:
     columns = Skewed(as_column(whole.mean), as_column(whole.variance), as_column(whole.third))
     remaining = np.maximum(as_column(goal) - columns.quantile(ANSWER_NODES), 0.0)
     waiting = -mean_over(np.expm1(-as_column(state.wait_rate) * remaining), ANSWER_WEIGHTS)
-    idle = state.empty * (1.0 - state.busy)
+    # The first of a burst alone finds nobody.
+    idle = np.minimum(state.empty * (1.0 - state.busy) / (1.0 + state.follow), 1.0)
     if single.any():
         idle = np.where(single, _idle_share(tail, state), idle)
     empty = Skewed.stack([unhampered, alone]).within(goal[..., None, :])
@@ -279,10 +296,15 @@ def _rest(tail: Tail, state: State, met: _Iterations) -> Skewed:
     part_3 = 0.25 + busy + 1.5 * busy**2 + busy**3
     seen = Skewed.of_moments(part * met.seen_1, part_2 * met.seen_2, part_3 * met.seen_3)
     varies = np.maximum(met.seen_2 - met.seen_1**2, 0.0)
+    second, third, _ = _of_bursts(state, state.follow)
+    # Those of the own burst, before and behind it.
+    own, p1, p2 = state.follow, state.prefill_1, state.prefill_2
+    beside = 2.0 * own * (p2 + own * p1**2)
+    lean = 2.0 * own * (state.prefill_3 + own * p1 * (3.0 * p2 + 2.0 * own * p1**2))
     prefills = Skewed(
-        met.decode,
-        rate * state.prefill_2 * met.seen_1,
-        rate * state.prefill_3 * met.seen_1 + 3.0 * rate * state.prefill_2 * part * varies,
+        met.decode + 2.0 * own * p1,
+        np.maximum(rate * second * met.seen_1 + beside, 0.0),
+        np.maximum(rate * third * met.seen_1 + 3.0 * rate * second * part * varies + lean, 0.0),
     )
     # With a plan ahead there is an iteration between.
     between = Skewed(
@@ -349,8 +371,11 @@ def _running_share(
     over = np.maximum(met.length.mean - decode, 1e-12)
     spread = np.maximum(met.length.variance, 1e-12)
     # E[exp(-rate · X)] of an iteration, whose length above the decodes is taken for gamma.
-    nobody = np.exp(-rate * decode - over**2 / spread * np.log1p(rate * spread / over))
-    free = nobody * decode / met.length.mean * np.exp(-rate * decode * (1.0 + ahead))
+    bursts = 1.0 + np.maximum(state.follow, 0.0)
+    each = rate / bursts
+    nobody = np.exp(-each * decode - over**2 / spread * np.log1p(each * spread / over))
+    free = nobody * decode / met.length.mean * np.exp(-each * decode * (1.0 + ahead))
+    free = free / bursts**2 * np.exp(-2.0 * np.minimum(state.follow, 0.0))
     free = np.minimum(free, 1.0 - 1e-6)
     nodes = EVEN_NODES[:, None]
     each = own.within(goal[..., None, :] - decode * (1.0 + nodes + ahead))
@@ -464,11 +489,15 @@ def _base(
     cv = columns.token_cv
     deviation = as_column(cv * columns.in_tokens)
     lean = as_column(3.0 * cv + cv**3) * deviation**3
+    # Of the own burst, those who came before.
+    before = as_column(np.maximum(state.met, -state.batch))
     # The number in the batch leans like a negative binomial one.
     number = varies * np.maximum(2.0 * varies / np.maximum(batch, 1e-12) - 1.0, 0.2)
     return Skewed(
-        own + batch * each,
-        batch * spread + varies * each**2 + (own_read * deviation) ** 2,
+        own + (batch + before) * each,
+        batch * spread
+        + (varies + np.maximum(before * (1.0 + before), 0.0)) * each**2
+        + (own_read * deviation) ** 2,
         batch * spread**1.5 + number * each**3 + 3.0 * varies * each * spread + own_read**3 * lean,
     )
 
@@ -484,7 +513,9 @@ def _seeds(tail: Tail, state: State, decode: Floats, base: Floats) -> tuple[Floa
     second = as_column(_steep_moments(state)[0])
     mean = decode / (1.0 - busy)
     seen = mean + rate * second / (1.0 - busy**2)
-    own = decode + as_column(state.prefill_1) + busy * seen
+    # In the iteration of the own prefill, those of the others.
+    beside = np.maximum(busy * seen + as_column(2.0 * state.follow * state.prefill_1), 0.0)
+    own = decode + as_column(state.prefill_1) + beside
     varies = second - as_column(state.prefill_1) ** 2 + rate * second * seen
     ahead = as_column(tail.ahead) > 0.0
     later = np.minimum(lives - 1.0, 1.0)
@@ -505,10 +536,14 @@ def _itl_share(tail: Tail, state: State, goal: Floats) -> Floats:
     life, rate, lives = _life(tail, state), as_column(state.rate), tail.answers
     first, second, third = life.each
     bound, base, seeds = lives * as_column(goal), life.base, life.seeds
-    whole = _whole(life, rate, as_column(tail.columns.pool))
-    # Nobody or one comes: the probabilities of a cluster of Poisson offspring (Borel-Tanner).
-    number = rate * seeds
-    none, one = np.exp(-number), number * np.exp(-number - life.others)
+    whole = _whole(life, state, as_column(tail.columns.pool))
+    # Nobody or one comes: the probabilities of a cluster of Poisson offspring (Borel-Tanner), and
+    # of bursts of a geometric number, to one of which the request belongs.
+    more, fewer = as_column(np.maximum(state.behind, 0.0)), as_column(state.behind)
+    number = rate * seeds / (1.0 + more)
+    number = np.maximum(number + np.minimum(fewer, 0.0), 0.0)
+    none = np.exp(-number) / (1.0 + more)
+    one = (number + more) * np.exp(-number - life.others) / (1.0 + more) ** 2
     single = base.plus(Skewed.of_moments(first, second, third))
     rest = np.maximum(1.0 - none - one, 1e-12)
     parts = zip(whole.moments(), base.moments(), single.moments(), strict=True)
@@ -524,16 +559,22 @@ def _itl_share(tail: Tail, state: State, goal: Floats) -> Floats:
     return within
 
 
-def _whole(life: _Life, rate: Floats, pool: Floats) -> Skewed:
+def _whole(life: _Life, state: State, pool: Floats) -> Skewed:
     """Return a life with all who come during it.
 
     Each who comes lengthens it and so lets more come. In a pool only what all replicas have alike
     does: who is slower than the others is sent fewer.
     """
     base, seeds, left, alike = life.base, life.seeds, 1.0 - life.others, 1.0 / pool
+    rate, burst = as_column(state.rate), 0.5 * (as_column(state.dispersion) - 1.0)
     first, second, third = life.each
+    third = third + 6.0 * burst * first * (second + burst * first**2)
+    # Those of the own burst come as if there were more time for them.
+    seeds = np.maximum(seeds + as_column(state.behind) / rate, 0.0)
     uneven = LIFE_UNEVEN + (1.0 - LIFE_UNEVEN) * alike
-    all_, own = alike * second, np.maximum((1.0 - alike) * second - (1.0 - uneven) * first**2, 0.0)
+    own = np.maximum((1.0 - alike) * second - (1.0 - uneven) * first**2, 0.0)
+    second = second + 2.0 * burst * first**2
+    all_ = alike * second
     more = base.third / left**3
     more += 3.0 * (base.variance + life.seeds_varies) * rate * second / left**4
     more += seeds * (rate * third / left**4 + 3.0 * (rate * second) ** 2 / left**5)

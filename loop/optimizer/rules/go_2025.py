@@ -133,6 +133,7 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
         none,
         none,
         np.ones(len(batch)),
+        np.ones(len(batch)),
     )
 
 
