@@ -64,9 +64,9 @@ def moved(data: SystemData, name: str, rng: np.random.Generator) -> ServerData:
         rate_rpm=load.rate_rpm * rng.uniform(0.9, 1.1),
         in_tokens=load.in_tokens * rng.choice([1.0, 1.02]),
     )
-    keep = bool(rng.integers(2))
+    keep, pooled = rng.integers(2, size=2).astype(bool).tolist()
     current = replace(found.current, load=load)
-    return replace(found, name=name, keep_accelerator=keep, current=current)
+    return replace(found, name=name, keep_accelerator=keep, pooled=pooled, current=current)
 
 
 def test_the_same_input_has_the_same_answer_at_once() -> None:

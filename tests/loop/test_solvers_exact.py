@@ -25,6 +25,7 @@ from loop.optimizer.solvers.core import (
 )
 from loop.optimizer.solvers.exact import LARGE, LARGE_GAP, solve_exact
 from loop.optimizer.solvers.greedy import solve_greedy
+from loop.optimizer.solvers.nearby import only_best
 from loop.optimizer.solvers.prices import best_prices
 from loop.optimizer.table import Problem, make_problem
 from tests.loop.brute_force import best_rank, fits, rank
@@ -228,6 +229,60 @@ def test_musts_that_cannot_be_met_have_no_solution() -> None:
     )
     assert one is not None
     assert one.taken.tolist() == [1]
+
+
+def test_what_is_found_near_the_best_options_is_what_highs_finds() -> None:
+    """Most shortages end with a few servers elsewhere: no solver is asked then, nor missed."""
+    rng, asked, found = np.random.default_rng(5), 0, 0
+    while asked < 30:
+        program, cost = near_enough(rng)
+        first = np.concatenate([[True], program.owner[1:] != program.owner[:-1]])
+        used = np.bincount(program.type[first], program.gpus[first], len(program.capacity))
+        if (used <= program.capacity).all():
+            continue
+        asked += 1
+        taken = only_best(program, cost)
+        if taken is not None:
+            best = minimise(program, cost, Effort(time_limit_s=60.0))
+            assert best is not None
+            assert taken.tolist() == best.taken.tolist()
+            found += 1
+    assert found >= 10
+
+
+def near_enough(rng: np.random.Generator) -> tuple[Program, Floats]:
+    """Return a program of which some types have fewer GPUs than the best options need."""
+    count = rng.integers(1, 6, int(rng.integers(2, 25)))
+    owner = np.repeat(np.arange(len(count)), count)
+    # Some costs are equal: then no choice is the only best one.
+    cost = np.where(rng.random(len(owner)) < 0.1, 50.0, rng.uniform(0.0, 300.0, len(owner)))
+    order = np.lexsort((cost, owner))
+    kinds, gpus = rng.integers(0, 3, len(owner)), rng.integers(1, 9, len(owner)).astype(np.float64)
+    first = np.concatenate([[True], owner[1:] != owner[:-1]])
+    need = np.bincount(kinds[first], gpus[first], 3)
+    program = Program(
+        owner=owner,
+        gpus=gpus,
+        type=kinds,
+        capacity=np.floor(need * rng.uniform(0.8, 1.2, 3)) + 1.0,
+        must=np.ones(len(count), dtype=np.bool_),
+    )
+    return program, cost[order]
+
+
+def test_of_two_equal_choices_none_is_the_only_best() -> None:
+    """The solver decides between them, as it did."""
+    program = Program(
+        owner=np.array([0, 0, 1, 1]),
+        gpus=np.ones(4),
+        type=np.array([0, 1, 0, 1]),
+        capacity=np.array([1.0, 1.0]),
+        must=np.ones(2, dtype=np.bool_),
+    )
+    assert only_best(program, np.array([1.0, 2.0, 1.0, 2.0])) is None
+    taken = only_best(program, np.array([1.0, 2.0, 1.0, 3.0]))
+    assert taken is not None
+    assert taken.tolist() == [1, 2]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -297,9 +297,15 @@ def prefill_chunks(columns: ReplicaColumns) -> Floats | None:
     that fits batch B is the larger root of M·k² + (m·M - L - B·(L+m))·k - m·L = 0 rounded up, then
     corrected by the definition itself if rounding moved it.
     """
-    if bool(np.all(_batch_of_chunks(columns, np.ones(len(columns))) >= columns.max_batch)):
+    more = np.flatnonzero(_batch_of_chunks(columns, np.ones(len(columns))) < columns.max_batch)
+    if not len(more):
         return None
-    width = int(columns.max_batch.max())
+    found = np.ones((len(columns), int(columns.max_batch.max())))
+    found[more] = _chunks(columns.take(more), found.shape[1])
+    return found
+
+
+def _chunks(columns: ReplicaColumns, width: int) -> Floats:
     batch = np.arange(1, width + 1, dtype=np.float64)[None, :]
     length = columns.computed[:, None]
     m = columns.out_tokens[:, None]

@@ -24,6 +24,7 @@ from loop.optimizer.solvers.core import (
     relaxed,
 )
 from loop.optimizer.solvers.greedy import fill_left_over, largest_share, solve_greedy
+from loop.optimizer.solvers.nearby import only_best
 from loop.optimizer.table import Answer, Choice, PickPart, Problem
 from loop.replacing import replace
 
@@ -66,6 +67,9 @@ def solve_exact(problem: Problem, *, time_limit_s: float | None = None, gap: flo
         nodes=LARGE_NODES if quick else None,
         thorough=not quick,
     )
+    near = None if effort.gap > 0.0 else _nearby(problem, options)
+    if near is not None:
+        return near
     search = _Search(problem, options, effort)
     return search.all_served() or search.by_priority()
 
@@ -177,6 +181,19 @@ def _program(problem: Problem, options: _Options, *, must: NDArray[np.bool_]) ->
         capacity=np.array(problem.capacity, dtype=np.float64),
         must=must,
     )
+
+
+def _nearby(problem: Problem, options: _Options) -> Answer | None:
+    """Return the best answer that serves every server that has an option, if it is found in a few
+    steps and is the only one.
+    """
+    able = np.zeros(len(problem.names), dtype=np.bool_)
+    able[options.owner] = True
+    taken = only_best(_program(problem, options, must=able), options.score)
+    if taken is None:
+        return None
+    total = float(options.score[taken].sum())
+    return _answer(problem, options, Found(taken=taken, cost=total, bound=total, proven=True))
 
 
 class _Search:
