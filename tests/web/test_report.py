@@ -298,13 +298,18 @@ def test_a_report_needs_nothing_and_shows_everything(
         )
         assert len(drawn) > 40
         assert all(drawn)
+        widths = "[...document.querySelectorAll('.main-svg')].map((one) => one.clientWidth)"
+        assert max(shown.evaluate(widths)) <= 680, "as wide as a sheet of paper"
+        shown.evaluate("document.querySelector('.figure').scrollIntoView()")
+        shown.evaluate("window.dispatchEvent(new Event('afterprint'))")
+        assert shown.evaluate("document.documentElement.scrollWidth") <= 1400
+        shown.wait_for_function("() => document.querySelector('.main-svg').clientWidth > 680")
         assert shown.evaluate("performance.getEntriesByType('resource').length") == 0
         # Nor does it offer to send anything anywhere.
         titles = "[...document.querySelectorAll('.modebar-btn')].map((one) => one.dataset.title)"
         offered = shown.evaluate(titles)
         assert "Zoom" in offered
         assert not [one for one in offered if re.search("share|cloud|edit", one or "", re.I)]
-        assert shown.evaluate("document.documentElement.scrollWidth") <= 1400
         assert problems == []
     with opened(browser, out.as_uri(), width=390) as (shown, problems):
         shown.wait_for_selector(".main-svg")

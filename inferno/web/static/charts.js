@@ -3,7 +3,7 @@
 "use strict";
 
 Object.assign(inferno, (() => {
-  const { CONFIG, axis, colour, escape, figure, isKnown: known, layout, look, make, onLook, short, tableOf } = inferno.parts;
+  const { axis, colour, draw, escape, figure, isKnown: known, layout, look, make, onLook, short, tableOf } = inferno.parts;
   const SYMBOLS = ["circle", "square", "diamond", "triangle-up", "cross", "x", "triangle-down", "pentagon"];
 
   const layoutOf = (height, x, y, { xaxis = {}, yaxis = {}, ...extra } = {}) => layout(height, {
@@ -59,12 +59,12 @@ Object.assign(inferno, (() => {
     });
     const front = item.front.map((number) => item.points[number]);
     traces.unshift({
-      x: front.map((one) => one.x), y: front.map((one) => one.y), name: "front: nobody is better in both", type: "scatter",
+      x: front.map((one) => one.x), y: front.map((one) => one.y), name: "front (unbeaten)", type: "scatter",
       mode: "lines", line: { color: look().bound, dash: "dash", width: 1.2 }, hoverinfo: "skip",
     });
-    Plotly.react(place, traces, layoutOf(420, "cost [$ an hour]", "requests within target [%]", item.points.length ? {
+    draw(place, traces, layoutOf(420, "cost [$ an hour]", "requests within target [%]", item.points.length ? {
       xaxis: { range: view(item.points, "x") }, yaxis: { range: shares(view(item.points, "y")) },
-    } : {}), CONFIG);
+    } : {}));
   }
 
   // -- heat maps
@@ -72,14 +72,14 @@ Object.assign(inferno, (() => {
   function heat(place, item) {
     const say = (value, half) => (known(value) ? value.toFixed(value >= 100 ? 0 : 1) + (known(half) ? `<br>±${half.toFixed(1)}` : "") : "–");
     const text = item.values.map((row, r) => row.map((value, c) => say(value, item.half_widths[r][c])));
-    Plotly.react(place, [{
+    draw(place, [{
       type: "heatmap", z: item.values, x: item.periods_s.map((value) => `${value} s`), y: item.alphas.map(String), text,
       texttemplate: "%{text}", colorscale: "Cividis", zmin: item.low, zmax: item.high > item.low ? item.high : item.low + 1, xgap: 2, ygap: 2,
       colorbar: { title: { text: item.unit, side: "right" }, thickness: 14 },
       hovertemplate: `period %{x}, alpha %{y}<br>%{z:.2f} ${escape(item.unit)}<extra></extra>`,
     }], layoutOf(120 + 80 * item.alphas.length, "control period", "disturbance alpha", {
       xaxis: { type: "category" }, yaxis: { type: "category" },
-    }), CONFIG);
+    }));
   }
 
   // -- lines, bars, differences
@@ -105,10 +105,10 @@ Object.assign(inferno, (() => {
       },
       hovertemplate: `<b>${escape(curve.name)}</b><br>%{x:,.4~r} · %{y:,.4~r}<extra></extra>`,
     }));
-    Plotly.react(place, traces, layoutOf(380, item.x_title, item.y_title, {
+    draw(place, traces, layoutOf(380, item.x_title, item.y_title, {
       xaxis: item.x_log ? logAxis(item.curves.flatMap((curve) => curve.x)) : {}, yaxis: item.x_log ? { range: [0, 101] } : { rangemode: "tozero" },
       showlegend: item.curves.length > 1,
-    }), CONFIG);
+    }));
   }
 
   function bars(place, item) {
@@ -116,9 +116,11 @@ Object.assign(inferno, (() => {
       type: "bar", orientation: "h", x: part.values, y: item.names, name: part.name, marker: { color: colour(number) },
       hovertemplate: `<b>%{y}</b><br>${escape(part.name)}: %{x:.2f} ${escape(item.unit)}<br>${escape(part.meaning)}<extra></extra>`,
     }));
-    Plotly.react(place, traces, layoutOf(140 + 24 * item.names.length, item.unit, "", {
+    // In a narrow window each reason has a line of its own; a legend that takes half of the figure would scroll.
+    const lines = Math.ceil(item.parts.length / Math.max(Math.floor((place.clientWidth - 160) / 120), 1));
+    draw(place, traces, layoutOf(Math.max(140 + 24 * item.names.length, 40 * lines + 40), item.unit, "", {
       barmode: "stack", yaxis: { autorange: "reversed", type: "category" }, showlegend: true, bargap: 0.35,
-    }), CONFIG);
+    }));
   }
 
   function differences(place, item) {
@@ -132,13 +134,13 @@ Object.assign(inferno, (() => {
       },
       text: rows.map((row) => `<b>${escape(row.name)}</b><br>${form(row.mean)}${span(row.low, row.high, form)}`), hovertemplate: "%{text}<extra></extra>",
     });
-    Plotly.react(place, [
+    draw(place, [
       trace(item.rows.filter(sure), "95 % interval without 0", { color: look().blue, size: 9 }),
       trace(item.rows.filter((row) => !sure(row)), "may be chance", { color: look().bound, size: 9, symbol: "circle-open", line: { width: 2 } }),
     ], layoutOf(130 + 24 * item.rows.length, item.unit, "", {
       xaxis: { zeroline: true, zerolinecolor: look().ink, zerolinewidth: 1 },
       yaxis: { type: "category", categoryorder: "array", categoryarray: item.rows.map((row) => row.name), autorange: "reversed" },
-    }), CONFIG);
+    }));
   }
 
   const DRAWERS = { cost, heat, lines, bars, differences };
@@ -187,15 +189,19 @@ Object.assign(inferno, (() => {
     return make("figure", {}, make("figcaption", {}, item.title), place, figures);
   }
 
-  // Draws each figure when it is seen first, and again when the ground changes.
+  // Draws each figure when it is seen first, and again when it is seen after the ground has changed.
   function watcher() {
     const painters = new Map();
-    const painted = new Set();
-    const paint = (place) => { painted.add(place); painters.get(place)(); };
     const seen = new IntersectionObserver((entries) => {
-      entries.filter((entry) => entry.isIntersecting).forEach((entry) => { seen.unobserve(entry.target); paint(entry.target); });
+      entries.filter((entry) => entry.isIntersecting).forEach((entry) => { seen.unobserve(entry.target); painters.get(entry.target)(); });
     }, { rootMargin: "400px" });
-    onLook(({ all }) => [...painters.keys()].filter((place) => all || painted.has(place)).forEach(paint));
+    onLook(({ all }) => {
+      for (const [place, paint] of painters) {
+        seen.unobserve(place);
+        if (all) paint();
+        else seen.observe(place);
+      }
+    });
     return (place, draw) => { painters.set(place, draw); seen.observe(place); };
   }
 

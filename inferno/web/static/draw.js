@@ -4,7 +4,7 @@
 
 Object.assign(inferno, (() => {
   const {
-    CONFIG, axis, dollars, emptyNote, escape, figure, gpuColour, layout, look, make, onLook, percent, tableOf, wrapped,
+    axis, dollars, draw, emptyNote, escape, figure, gpuColour, layout, look, make, onLook, percent, tableOf, wrapped,
   } = inferno.parts;
   const FORMAT = 1;
   const SPAN_MIN_S = 180;
@@ -508,9 +508,9 @@ Object.assign(inferno, (() => {
       const timeline = this.timelines[number];
       const one = fleetFigures(timeline, this.timelines)[which];
       const nothing = !one.traces.some((trace) => known(trace.y).length);
-      Plotly.react(place, one.traces, layout(230, {
+      draw(place, one.traces, layout(230, {
         xaxis: xAxis(timeline), yaxis: one.axis, showlegend: one.showlegend, ...(nothing ? { annotations: [emptyNote("not known")] } : {}),
-      }), CONFIG);
+      }));
     }
 
     paintServer(place, name, number) {
@@ -518,7 +518,7 @@ Object.assign(inferno, (() => {
       if (!server) return;
       const beside = this.timelines.map((_, other) => this.serverOf(other, name));
       const painted = serverFigure(this.timelines[number], server, beside);
-      Plotly.react(place, painted.traces, painted.layout, CONFIG);
+      draw(place, painted.traces, painted.layout);
     }
   }
 

@@ -27,12 +27,19 @@ const inferno = { parts: (() => {
   let printing = false;
   const look = () => (dark.matches && !printing ? LOOKS.night : LOOKS.day);
 
+  // Paper is narrower than the window, and rules for print hold only after this event: a figure that is
+  // drawn for the window would be cut off, or leave half of the sheet empty.
+  function paper(on) {
+    printing = on;
+    document.documentElement.classList.toggle("paper", on);
+  }
+
   // Calls *repaint* when the ground turns dark or light, and for paper, which is light; *all* says
   // that what is not in the window is wanted, too.
   function onLook(repaint) {
     dark.addEventListener("change", () => repaint({ all: false }));
-    window.addEventListener("beforeprint", () => { printing = true; repaint({ all: true }); });
-    window.addEventListener("afterprint", () => { printing = false; if (dark.matches) repaint({ all: false }); });
+    window.addEventListener("beforeprint", () => { paper(true); repaint({ all: true }); });
+    window.addEventListener("afterprint", () => { paper(false); repaint({ all: false }); });
   }
 
   const colour = (place) => look().palette[place % DAY.length];
@@ -112,6 +119,15 @@ const inferno = { parts: (() => {
     };
   }
 
+  // Draws in *place*, again if it has a figure. The library measures a place once, and follows the window
+  // from then on, not paper.
+  const onPaper = new WeakSet();
+  function draw(place, traces, of) {
+    Plotly.react(place, traces, printing ? { ...of, width: place.clientWidth } : of, CONFIG);
+    if (printing) onPaper.add(place);
+    else if (onPaper.delete(place)) Plotly.Plots.resize(place);
+  }
+
   // What a figure says where there is nothing to draw.
   const emptyNote = (text, yref = "paper", y = 0.5) => ({
     text, xref: "paper", yref, x: 0.5, y, showarrow: false, font: { size: 12, color: look().soft },
@@ -125,6 +141,6 @@ const inferno = { parts: (() => {
   }
 
   return {
-    CONFIG, axis, colour, dollars, emptyNote, escape, figure, gpuColour, isKnown, layout, look, make, onLook, percent, short, tableOf, unpacked, wrapped,
+    axis, colour, dollars, draw, emptyNote, escape, figure, gpuColour, isKnown, layout, look, make, onLook, percent, short, tableOf, unpacked, wrapped,
   };
 })() };
