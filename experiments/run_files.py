@@ -29,7 +29,7 @@ from experiments.timeline import (
     minute_timeline,
     replica_timeline,
 )
-from experiments.versions import commit, versions
+from experiments.versions import PACKAGE, commit, versions
 from loop.spec import PercentileTarget, SloTarget
 from twin.datafile import read_json
 from twin.request import REASONS, Outcome
@@ -213,13 +213,16 @@ def read_run(directory: Path) -> RunRecords:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise SpecError(
-            f"{directory}: expected the files of one run as they were written, found {error!r}"
+            f"{directory}: expected the files of one run as this version writes them, found "
+            f"{_written_by(about)}: {error!r}"
         ) from None
 
 
 def _read_cycles(path: Path) -> CycleLines:
     try:
         return WrittenLines(path)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: expected a file, found none") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
             f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}"
@@ -229,10 +232,19 @@ def _read_cycles(path: Path) -> CycleLines:
 def _read_columns(path: Path) -> pd.DataFrame:
     try:
         return pd.read_parquet(path)
+    except FileNotFoundError:
+        raise SpecError(f"{path}: expected a file, found none") from None
     except (OSError, ValueError) as error:
         raise SpecError(
             f"{path}: expected a Parquet file, found {' '.join(str(error).split())[:100]}"
         ) from None
+
+
+def _written_by(about: Mapping[str, Any]) -> str:
+    """Return which version wrote a run, by its run.json."""
+    said = about.get("versions")
+    told = said.get(PACKAGE) if isinstance(said, Mapping) else None
+    return f"those of {PACKAGE} {told or '(version not told)'}"
 
 
 def _indexed(frame: pd.DataFrame, *, names: tuple[str, ...]) -> dict[str, Column]:

@@ -12,15 +12,15 @@ from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 
-_PACKAGE = "inferno-twin"
+PACKAGE = "inferno-twin"
 _FIGURES_DEPEND_ON = ("numpy", "scipy", "simpy", "pandas", "pyarrow")
-_PACKAGES = ("inferno", "twin", "loop", "emulator", "experiments")
+PACKAGES = ("inferno", "twin", "loop", "emulator", "experiments")
 _ROOT = Path(__file__).resolve().parent.parent
 
 
 def package_version() -> str:
     """Return the version of this package."""
-    return version(_PACKAGE)
+    return version(PACKAGE)
 
 
 @lru_cache(maxsize=1)
@@ -29,7 +29,7 @@ def code_digest() -> str:
     that lives long may run other code than its files hold by now.
     """
     total = hashlib.sha256()
-    for name in _PACKAGES:
+    for name in PACKAGES:
         for file in sorted((_ROOT / name).rglob("*.py")):
             content = file.read_bytes()
             total.update(f"{file.relative_to(_ROOT)} {len(content)} ".encode() + content)
@@ -39,7 +39,7 @@ def code_digest() -> str:
 def versions() -> dict[str, str]:
     """Return the versions that stand beside a result."""
     return {
-        _PACKAGE: package_version(),
+        PACKAGE: package_version(),
         "python": platform.python_version(),
         **{name: version(name) for name in _FIGURES_DEPEND_ON},
     }

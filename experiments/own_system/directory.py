@@ -199,7 +199,10 @@ class _Maker:
                 accelerator=one.accelerator,
                 servers=tuple(each.name for each in servers),
                 limits=ReplicaLimits(
-                    max_batch=max_batch, token_budget=one.token_budget, kv_tokens=kv_tokens
+                    max_batch=max_batch,
+                    token_budget=one.token_budget,
+                    kv_tokens=kv_tokens,
+                    tokens_per_step=self._tokens_per_step(servers),
                 ),
                 scheduling=one.scheduling,
                 sheet=sheet,
@@ -242,6 +245,7 @@ class _Maker:
             "blockSize": BLOCK,
             "maxNumBatchedTokens": one.token_budget,
             "startUp": start_up,
+            **self._speculation(servers),
         }
         return True
 
@@ -259,6 +263,7 @@ class _Maker:
         kv_tokens = min((each.kv_tokens for each in servers if each.kv_tokens), default=None)
         if kv_tokens is not None:
             engine["kvTokens"] = kv_tokens
+        engine.update(self._speculation(servers))
         took = [each.start_up_s for each in servers if each.start_up_s is not None]
         if took:
             said = engine.get("startUp") or {"cv": 0.15}
@@ -358,6 +363,21 @@ class _Maker:
         known = self._measured.variations
         found = [known.get(one.name, TOKEN_CV) for one in servers]
         return sum(found) / len(found)
+
+    def _tokens_per_step(self, servers: Sequence[Facts]) -> float:
+        """Return what a step adds to an answer of *servers*, by their tokens."""
+        figures = [self._figures[one.name] for one in servers if one.name in self._figures]
+        tokens = [one.load.rate_rpm * one.load.out_tokens for one in figures]
+        if not any(tokens):
+            return 1.0
+        steps = sum(
+            n / (one.tokens_per_step or 1.0) for n, one in zip(tokens, figures, strict=True)
+        )
+        return round(sum(tokens) / steps, 2)
+
+    def _speculation(self, servers: Sequence[Facts]) -> Json:
+        per_step = self._tokens_per_step(servers)
+        return {"tokensPerStep": per_step} if per_step > 1.0 else {}
 
     def _about(self, servers: Sequence[Facts], line: str) -> None:
         self._unknown += [(one.name, line) for one in servers]
@@ -522,13 +542,10 @@ class _Maker:
             history = self._measured.histories.get(one.name)
             if history is None:
                 continue
-            hits, asked = (
-                float(history.grown[name].sum()) if name in history.grown else 0.0
-                for name in ("cache_hits", "cache_queries")
-            )
-            share = min(hits / asked, 0.99) if asked > 0.0 else 0.0
             row: Json = {}
-            if share >= CACHED_MIN:
+            figures = self._figures.get(one.name)
+            share = figures.prefix_share if figures is not None else None
+            if share is not None and share >= CACHED_MIN:
                 row["prefixShare"] = round(share, 3)
             if one.name in self._measured.variations:
                 row["tokenCv"] = self._measured.variations[one.name]

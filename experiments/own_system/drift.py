@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 from scipy.optimize import minimize_scalar
@@ -19,10 +19,12 @@ from loop.signals.history import Stretch
 from loop.spec import Perf, ServerData, SystemData
 from loop.types import Load
 from twin.fit.points import operate
-from twin.spec import LatencyModel
 
 Json = dict[str, Any]
-Coefficient = Literal["alpha", "beta", "gamma", "overhead"]
+# What can move: coefficients of the latency model (model-data.json), and what the engine is set to
+# or its prompts are like (twin-data.json).
+Part = Literal["alpha", "beta", "gamma", "overhead", "kvTokens", "tokensPerStep", "prefixShare"]
+COEFFICIENTS = ("alpha", "beta", "gamma", "overhead")
 
 # Of one window of one server so many loads are simulated, from light to heavy.
 LOADS = 3
@@ -34,10 +36,18 @@ WINDOWS_MIN, SIGMAS = 2, 3.0
 # By how much the squared errors must fall for a change in time, or a coefficient, to be accepted.
 ACCEPTED = 16.0
 FACTORS = (0.4, 2.5)
+KV_FACTORS = (0.03, 1.0)  # a larger one changes nothing where the old one was large enough
+TOKENS_PER_STEP = (1.0, 5.0)
+PREFIX_SHARE = (0.0, 0.95)
 POINTS_OF_A_SEARCH = 9
-FACTOR_TOLERANCE = 0.01
-# Another coefficient that explains the difference nearly as well is named too.
-NEARLY = 2.0
+TOLERANCE = 0.01  # of a search, as a part of its range
+# Whatever explains the difference nearly as well is named too: what is left of the squared errors
+# is at most so many times as much, or so much more.
+NEARLY, NEARLY_MORE = 2.0, 4.0
+# What is off by more than this many standard deviations on the mean is not explained.
+EXPLAINED_SIGMAS = 1.0
+# Pods that start by this factor slower or faster than the data say are told.
+START_UP_FACTOR = 1.3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,26 +94,30 @@ class Window:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moved:
-    """Which coefficient explains a drift: its value before and now. others explain it nearly as
-    well.
-    """
+    """What explains a drift: its value before and now. others explain it nearly as well."""
 
-    name: Coefficient
+    name: Part
     before: float
     now: float
-    others: tuple[Coefficient, ...] = ()
+    others: tuple[Part, ...] = ()
 
     @property
-    def factor(self) -> float:
-        """Return now over before."""
-        return self.now / self.before if self.before else math.inf
+    def factor(self) -> float | None:
+        """Return now over before, None of nothing."""
+        return self.now / self.before if self.before else None
+
+    @property
+    def is_coefficient(self) -> bool:
+        """Tell whether it is of the latency model."""
+        return self.name in COEFFICIENTS
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineDrift:
     """The drift of one model on one accelerator. since_s: from when on, None if there is none;
-    from_start: it was there when the measurements began. moved None: no coefficient explains it.
-    unsure: what is off may be chance, or is of too few windows to say.
+    from_start: it was there when the measurements began. moved None: nothing alone explains it.
+    unsure: what is off may be chance, or is of too few windows to say. start_up_s: how long pods
+    took, and take by the data, if the two are far apart.
     """
 
     model: str
@@ -115,6 +129,7 @@ class EngineDrift:
     itl_ratio: float = 1.0
     moved: Moved | None = None
     unsure: bool = False
+    start_up_s: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -204,6 +219,10 @@ def merged(stretches: Sequence[Stretch]) -> Stretch:
     def by_time(values: Sequence[float]) -> float:
         return float(np.mean(values)) if stretches else 0.0
 
+    def if_told(values: Sequence[float | None]) -> float | None:
+        told = [value for value in values if value is not None]
+        return by_request(told) if told and len(told) == len(values) else None
+
     tokens = weights * np.array([max(one.load.out_tokens, 1e-9) for one in stretches])
     return Stretch(
         load=Load(
@@ -221,6 +240,8 @@ def merged(stretches: Sequence[Stretch]) -> Stretch:
         completions_rpm=by_time([one.completions_rpm for one in stretches]),
         running=by_time([one.running for one in stretches]),
         waiting=by_time([one.waiting for one in stretches]),
+        prefix_share=if_told([one.prefix_share for one in stretches]),
+        tokens_per_step=if_told([one.tokens_per_step for one in stretches]),
     )
 
 
@@ -229,13 +250,18 @@ def predict(
     point: Point,
     *,
     max_batch: int,
-    latency_model: LatencyModel | None = None,
+    prefix_share: float | None = None,
     token_cv: float,
 ) -> tuple[float, float]:
-    """Return the TTFT and the ITL [ms] of a replica of the twin at *point*."""
+    """Return the TTFT and the ITL [ms] of a replica of the twin at *point*; with *prefix_share*
+    where nobody told which part of the prompts was cached.
+    """
+    load = operating_point(point, token_cv=token_cv)
+    if prefix_share is not None:
+        load = replace(load, prefix_share=prefix_share)
     steady = operate(
-        operating_point(point, token_cv=token_cv),
-        latency_model=latency_model or perf.latency_model,
+        load,
+        latency_model=perf.latency_model,
         max_batch=max(max_batch, 1),
         token_budget=8192,
         kv_tokens=perf.kv_tokens,
@@ -250,7 +276,12 @@ def predict(
 
 
 def _engine(perf: Perf, windows: Sequence[Window]) -> EngineDrift:
-    plain = EngineDrift(model=perf.model, accelerator=perf.accelerator, windows=tuple(windows))
+    plain = EngineDrift(
+        model=perf.model,
+        accelerator=perf.accelerator,
+        windows=tuple(windows),
+        start_up_s=_start_up_s(windows),
+    )
     logs, weights = _table(windows)
     times_s = np.array([window.t_s for window in windows])
     split = _split(logs, weights, times_s)
@@ -269,6 +300,23 @@ def _engine(perf: Perf, windows: Sequence[Window]) -> EngineDrift:
         since_s=float(split if split is not None else times_s.min()),
         from_start=split is None,
         moved=_moved(perf, late, base=base),
+    )
+
+
+def _start_up_s(windows: Sequence[Window]) -> tuple[float, float] | None:
+    """Return how long pods took on the mean, and take by the data, if these are far apart."""
+    told = [
+        (took_s, by_data_s)
+        for took_s, by_data_s in (one.start_up_s for one in windows)
+        if took_s and by_data_s
+    ]
+    if not told:
+        return None
+    took_s, by_data_s = (sum(values) / len(told) for values in zip(*told, strict=True))
+    return (
+        (took_s, by_data_s)
+        if abs(math.log(took_s / by_data_s)) > math.log(START_UP_FACTOR)
+        else None
     )
 
 
@@ -320,9 +368,107 @@ def _split(logs: np.ndarray, weights: np.ndarray, times_s: np.ndarray) -> float 
     return best[1] if best is not None and best[0] > ACCEPTED else None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Cause:
+    """Something that may have moved: its value by the data, between which values it is looked for,
+    and the engine and the cached part of its prompts with another value.
+    """
+
+    name: Part
+    before: float
+    low: float
+    high: float
+    changed: Callable[[float], tuple[Perf, float | None]]
+    is_factor: bool = True  # it is looked for by its logarithm
+
+
+def _causes(perf: Perf, windows: Sequence[Window]) -> list[_Cause]:
+    """Return all that may have moved. What engines tell themselves need not be looked for."""
+    stretches = [point.stretch for window in windows for point in window.points]
+    ttft_ms = float(np.median([one.ttft_ms or 0.0 for one in stretches]))
+    return [*_coefficients(perf, ttft_ms=ttft_ms), *_settings(perf, stretches)]
+
+
+def _coefficients(perf: Perf, *, ttft_ms: float) -> list[_Cause]:
+    def scaled(fields: Sequence[str], factor: float) -> tuple[Perf, None]:
+        values = {name: getattr(perf, name) for name in fields}
+        return replace(perf, **{k: v * factor for k, v in values.items() if v is not None}), None
+
+    def coefficient(name: Part, before: float, *fields: str) -> _Cause:
+        low, high = (before * factor for factor in FACTORS)
+        return _Cause(
+            name=name,
+            before=before,
+            low=low,
+            high=high,
+            changed=lambda value: scaled(fields, value / before),
+        )
+
+    model = perf.latency_model
+    found = [
+        coefficient("alpha", model.alpha_ms, "alpha_ms", "launch_ms", "weights_ms", "experts_ms"),
+        coefficient("beta", model.beta_ms, "beta_ms"),
+        coefficient("gamma", model.gamma_ms, "gamma_ms"),
+    ]
+    # It may begin at nothing, so it has no factor.
+    overhead = _Cause(
+        name="overhead",
+        before=perf.overhead_ms,
+        low=0.0,
+        high=perf.overhead_ms + ttft_ms,
+        changed=lambda value: (replace(perf, overhead_ms=value), None),
+        is_factor=False,
+    )
+    return [*(one for one in found if one.before > 0.0), overhead]
+
+
+def _settings(perf: Perf, stretches: Sequence[Stretch]) -> list[_Cause]:
+    found = []
+    if perf.kv_tokens:
+        low, high = (perf.kv_tokens * factor for factor in KV_FACTORS)
+        found.append(
+            _Cause(
+                name="kvTokens",
+                before=perf.kv_tokens,
+                low=low,
+                high=high,
+                changed=lambda value: (replace(perf, kv_tokens=round(value)), None),
+            )
+        )
+    steps = [one.tokens_per_step for one in stretches]
+    told = [value for value in steps if value is not None]
+    low, high = TOKENS_PER_STEP
+    if len(told) == len(steps):
+        low = high = float(np.mean(told))
+    if high > low or abs(low / perf.tokens_per_step - 1.0) > TOLERATED:
+        found.append(
+            _Cause(
+                name="tokensPerStep",
+                before=perf.tokens_per_step,
+                low=low,
+                high=high,
+                changed=lambda value: (replace(perf, tokens_per_step=value), None),
+                is_factor=False,
+            )
+        )
+    if any(one.prefix_share is None for one in stretches):
+        low, high = PREFIX_SHARE
+        found.append(
+            _Cause(
+                name="prefixShare",
+                before=0.0,
+                low=low,
+                high=high,
+                changed=lambda value: (perf, value),
+                is_factor=False,
+            )
+        )
+    return found
+
+
 def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved | None:
-    """Return the coefficient that explains what *windows* measured, beside what was off *base* from
-    the beginning.
+    """Return what explains what *windows* measured, beside what was off *base* from the beginning;
+    None if nothing alone does.
     """
     every = [(point, window) for window in windows for point in window.points]
     every.sort(key=lambda one: one[0].stretch.running)
@@ -335,32 +481,16 @@ def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved 
             for point, _ in every
         ]
     )
-    before = {
-        "alpha": perf.latency_model.alpha_ms,
-        "beta": perf.latency_model.beta_ms,
-        "gamma": perf.latency_model.gamma_ms,
-        "overhead": perf.overhead_ms,
-    }
 
-    def misfit(name: str, factor: float) -> float:
-        model = perf.latency_model
-        changed = perf
-        if name == "overhead":
-            changed = replace(perf, overhead_ms=perf.overhead_ms * factor)
-        elif name == "alpha":
-            parts = ("alpha_ms", "launch_ms", "experts_ms")
-            model = replace(model, **{part: getattr(model, part) * factor for part in parts})
-        else:
-            field_name = f"{name}_ms"
-            model = replace(model, **{field_name: getattr(model, field_name) * factor})
+    def misfit(changed: Perf, prefix_share: float | None) -> float:
         predicted = np.log(
             [
                 predict(
                     changed,
                     point,
                     max_batch=window.max_batch,
+                    prefix_share=prefix_share,
                     token_cv=window.token_cv,
-                    latency_model=model,
                 )
                 for point, window in every
             ]
@@ -368,36 +498,40 @@ def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved 
         apart = (measured - predicted - base) / known[:, None]
         return float(np.log1p(apart**2).sum())
 
-    nothing = misfit("alpha", 1.0)
-    found: list[tuple[float, float, str]] = []
-    for name, value in before.items():
-        if value <= 0.0:
-            continue
-        found.append((*_least(partial(misfit, name)), name))
-    loss, factor, name = min(found)
-    if nothing - loss < 2.0:
+    def of_cause(cause: _Cause, value: float) -> float:
+        return misfit(*cause.changed(value))
+
+    nothing = misfit(perf, None)
+    found = [(*_least(partial(of_cause, cause), cause), cause) for cause in _causes(perf, windows)]
+    loss, value, cause = min(found, key=lambda one: one[0])
+    if nothing - loss < 2.0 or loss > math.log1p(EXPLAINED_SIGMAS**2) * 2 * len(every):
         return None
-    others = tuple(
-        cast("Coefficient", other)
-        for other_loss, _, other in found
-        if other != name and other_loss < loss * NEARLY
-    )
     return Moved(
-        name=cast("Coefficient", name),
-        before=before[name],
-        now=before[name] * factor,
-        others=others,
+        name=cause.name,
+        before=cause.before,
+        now=value,
+        others=tuple(
+            other.name
+            for other_loss, _, other in found
+            if other is not cause and other_loss < max(loss * NEARLY, loss + NEARLY_MORE)
+        ),
     )
 
 
-def _least(misfit: Callable[[float], float]) -> tuple[float, float]:
-    """Return the least *misfit* of a factor, and that factor."""
+def _least(misfit: Callable[[float], float], cause: _Cause) -> tuple[float, float]:
+    """Return the least *misfit* of a value of *cause*, and that value."""
+    if cause.low == cause.high:
+        return misfit(cause.low), cause.low
 
-    def of_log(log_factor: float) -> float:
-        return misfit(math.exp(log_factor))
+    def value_of(place: float) -> float:
+        if cause.is_factor:
+            return cause.low * math.exp(place * math.log(cause.high / cause.low))
+        return cause.low + (cause.high - cause.low) * place
 
-    low, high = (math.log(end) for end in FACTORS)
     best = minimize_scalar(
-        of_log, bounds=(low, high), method="bounded", options={"xatol": FACTOR_TOLERANCE}
+        lambda place: misfit(value_of(place)),
+        bounds=(0.0, 1.0),
+        method="bounded",
+        options={"xatol": TOLERANCE},
     )
-    return float(best.fun), math.exp(float(best.x))
+    return float(best.fun), value_of(float(best.x))

@@ -90,6 +90,8 @@ PROMPTS = ("vllm:request_prompt_tokens_bucket", "vllm_request_prompt_tokens_buck
 ANSWERS = ("vllm:request_generation_tokens_bucket", "vllm_request_generation_tokens_bucket")
 CVS = np.geomspace(0.05, 3.0, 120)
 REQUESTS_MIN = 200.0
+# Answers of a token or two do not vary, and how they would if they were longer nobody can tell.
+MEAN_MIN = 2.0
 # Of the requests: so many must lie between two bounds, or the bounds tell nothing of how they vary.
 WITHIN_MIN = 0.9
 
@@ -135,16 +137,20 @@ def _about(counts: Mapping[float, float], means: Floats, requests: Floats) -> fl
 
 
 def _variation(counts: Mapping[float, float], *, mean: float) -> float | None:
-    """Return the coefficient of variation of the lognormal distribution of this *mean* that comes
-    nearest to the cumulated *counts* by upper bound.
+    """Return the coefficient of variation of the lengths of this *mean* that come nearest to the
+    cumulated *counts* by upper bound, if they vary as the twin's do (twin.arrivals.token_counts):
+    a first token that is certain, and the others lognormally.
     """
     total = counts.get(math.inf, 0.0)
     bounds = np.array(sorted(bound for bound in counts if 0.0 < bound < math.inf))
-    if total < REQUESTS_MIN or len(bounds) < 3 or mean <= 1.0:
+    if total < REQUESTS_MIN or len(bounds) < 3 or mean < MEAN_MIN:
         return None
     shares = np.array([counts[bound] for bound in bounds.tolist()]) / total
     if shares[-1] < WITHIN_MIN:
         return None
-    sigmas = np.sqrt(np.log1p(CVS**2))[:, None]
-    expected = ndtr((np.log(bounds / mean) + 0.5 * sigmas**2) / sigmas)
+    rest = mean - 1.0
+    sigmas = np.sqrt(np.log1p((CVS * mean / rest) ** 2))[:, None]
+    # Lengths are whole: up to 2 is up to 2.5 before they were rounded.
+    ends = np.maximum(bounds - 0.5, 1e-9)
+    expected = ndtr((np.log(ends / rest) + 0.5 * sigmas**2) / sigmas)
     return float(CVS[np.argmin(((expected - shares) ** 2).sum(axis=1))])

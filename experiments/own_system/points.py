@@ -92,8 +92,8 @@ def operating_point(point: Point, *, token_cv: float) -> OperatingPoint:
         rate_rps=(point.stretch.per_replica_rpm or 0.0) / 60.0,
         input_tokens=point.stretch.load.in_tokens,
         output_tokens=point.stretch.load.out_tokens,
-        # Of an even distribution about the mean, as wide as lengths vary.
-        spread=min(math.sqrt(3.0) * token_cv, 0.95),
+        token_cv=token_cv,
+        prefix_share=point.stretch.prefix_share or 0.0,
         known_within=point.known_within,
     )
 

@@ -48,12 +48,14 @@ def seen_in_records(lines: Iterable[str], *, source: str) -> dict[str, list[Seen
             continue
         try:
             line = json.loads(text)
-            t_s = _time_s(line)
-            servers = line.get("servers") or ()
-        except (ValueError, TypeError, AttributeError, KeyError, RecursionError):
+        except (ValueError, RecursionError):
+            line = None
+        if not isinstance(line, Mapping) or not isinstance(line.get("servers") or [], list):
             raise SpecError(
                 f"{source}: line {number}: expected a record of a cycle, found {text[:60]!r}"
-            ) from None
+            )
+        t_s = _time_s(line, where=f"{source}: line {number}")
+        servers = line.get("servers") or ()
         for row in servers:
             one = _seen(row, t_s) if isinstance(row, Mapping) else None
             if one is not None:
@@ -82,11 +84,22 @@ def _together(every: Sequence[Seen]) -> Seen:
     )
 
 
-def _time_s(line: Line) -> float:
-    """Return when a cycle was: the second of a simulated run, else its date."""
+def _time_s(line: Line, *, where: str) -> float:
+    """Return when a cycle was: the second of a simulated run, else its date. Raise SpecError if it
+    has neither.
+    """
     if line.get("backend") == "sim":
-        return float(line["t_s"])
-    date = datetime.fromisoformat(str(line["ts"]))
+        t_s = _figure(line.get("t_s"))
+        if t_s is None:
+            raise SpecError(f"{where}: t_s: expected seconds, found {line.get('t_s')!r:.60}")
+        return t_s
+    found = line.get("ts")
+    try:
+        date = datetime.fromisoformat(str(found))
+    except ValueError:
+        raise SpecError(
+            f"{where}: ts: expected a date such as 2026-11-28T06:00:00Z, found {found!r:.60}"
+        ) from None
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
@@ -115,6 +128,7 @@ def _seen(row: Line, t_s: float) -> Seen | None:
             completions_rpm=_figure(row.get("throughput")) or rate_rpm,
             running=(running or rate_rpm * (ttft_ms + itl_ms * out_tokens) / 60_000.0) / replicas,
             waiting=waiting / replicas,
+            prefix_share=_figure(row.get("prefixCacheHitShare")),
         ),
         accelerator=accelerator if isinstance(accelerator, str) and accelerator else None,
         max_batch=int(max_batch) if max_batch else None,

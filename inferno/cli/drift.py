@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 DAY_S, HOUR_S = 86_400.0, 3600.0
 WINDOWS = 6  # of measurements that are shorter than so many days
-MODEL_DATA = "model-data.json"
+MODEL_DATA, TWIN_DATA = "model-data.json", "twin-data.json"
 DATES_S = 1e8  # times above are dates, those below seconds of a simulated run
 
 TEXT = """\
@@ -95,13 +95,16 @@ def _run(options: Namespace) -> int:
     if options.window is not None:
         window_s = seconds(options.window, option="window")
     found = drift_of(seen, system, window_s=window_s)
+    notes += found.notes
     if not found.engines:
-        notes.append("nothing could be compared: no server had a steady load with latencies")
+        notes.append(
+            "nothing could be compared: no server of the data had a steady load with latencies"
+        )
     if options.json:
         print(json.dumps(drift_json(found), indent=2, allow_nan=False))
     else:
         show(found, quiet=options.quiet)
-    print_notes([*notes, *found.notes], quiet=options.quiet)
+    print_notes(notes, quiet=options.quiet)
     if options.write:
         write_moved(directory, found)
     return EXIT_OK
@@ -206,25 +209,41 @@ def verdict(engine: EngineDrift) -> str:
     """Return what is to be said of one engine, in a line."""
     off = f"TTFT {engine.ttft_ratio - 1.0:+.0%}, ITL {engine.itl_ratio - 1.0:+.0%}"
     name = f"{engine.model} on {engine.accelerator}"
+    started = ""
+    if engine.start_up_s is not None:
+        started = "; pods start in {:.0f} s, by the data in {:.0f}".format(*engine.start_up_s)
     if engine.unsure:
         count = len(engine.windows)
         return (
             f"{name}: {off} of what is predicted, which may be chance: {count} "
-            f"window{'s' if count != 1 else ''} of measurements; look at a longer past"
+            f"window{'s' if count != 1 else ''} of measurements; look at a longer past{started}"
         )
     if engine.since_s is None:
-        return f"{name}: no drift ({off} of what is predicted)"
+        return f"{name}: no drift ({off} of what is predicted){started}"
     since = "from the beginning" if engine.from_start else f"since {time_text(engine.since_s)}"
     moved = engine.moved
     if moved is None:
-        return f"{name}: {since} {off}: no coefficient alone explains it; measure and fit it again"
+        return (
+            f"{name}: {since} {off}: nothing alone explains it, no coefficient and no setting of "
+            f"the engine; measure and fit it again{started}"
+        )
     line = (
-        f"{name}: {since} {off}: {moved.name} moved, {moved.before:.4g} → {moved.now:.4g} "
-        f"(×{moved.factor:.3g})"
+        f"{name}: {since} {off}: {moved.name} moved, {_short(moved.before)} → {_short(moved.now)}"
     )
+    if moved.factor is not None:
+        line += f" (×{moved.factor:.3g})"
     if moved.others:
         line += f"; {' and '.join(moved.others)} would explain it nearly as well"
-    return line + "; refit: --write"
+    refit = (
+        "refit: --write"
+        if moved.is_coefficient
+        else f"if the engine says so too, put it into {TWIN_DATA}"
+    )
+    return f"{line}; {refit}{started}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10_000 else f"{value:.4g}"
 
 
 def time_text(t_s: float) -> str:
@@ -250,6 +269,9 @@ def _engine_json(engine: EngineDrift) -> dict[str, Any]:
         "sinceS": engine.since_s,
         "fromStart": engine.from_start,
         "unsure": engine.unsure,
+        "startUpS": None
+        if engine.start_up_s is None
+        else dict(zip(("measured", "predicted"), engine.start_up_s, strict=True)),
         "ttftRatio": engine.ttft_ratio,
         "itlRatio": engine.itl_ratio,
         "moved": None
@@ -290,7 +312,7 @@ def write_moved(directory: Path, found: Drift) -> None:
     key = next(key for key in document if key.lower() == "models")
     written = 0
     for engine in found.engines:
-        if engine.moved is None:
+        if engine.moved is None or not engine.moved.is_coefficient:
             continue
         for row in document[key]:
             if (_of(row, "name"), _of(row, "acc")) == (engine.model, engine.accelerator):
@@ -317,11 +339,11 @@ def _write_row(row: dict[str, Any], engine: EngineDrift) -> None:
         parms[_key(parms, "overheadMs")] = float(f"{moved.now:.4g}")
         return
     # Alpha may be given in two parts.
-    names = ("alpha", "a", "w") if moved.name == "alpha" else (moved.name,)
+    names = ("alpha", "a", "w", "expertsMs") if moved.name == "alpha" else (moved.name,)
     for name in names:
         place = _key(parms, name)
         if place in parms:
-            parms[place] = float(f"{parms[place] * moved.factor:.4g}")
+            parms[place] = float(f"{parms[place] * (moved.factor or 1.0):.4g}")
 
 
 def _of(row: Mapping[str, Any], name: str) -> Any:

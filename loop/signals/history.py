@@ -26,12 +26,15 @@ from loop.types import Load
 
 Floats = npt.NDArray[np.float64]
 
+PREFIX_SHARE_MAX = 0.99  # something of each prompt is computed: its last token, at least
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stretch:
     """What a server did over a stretch of time; None: not known. per_replica_rpm is what one
     replica was asked for, requests how many had their first token. running and waiting are means of
-    a replica.
+    a replica. prefix_share is the part of the prompts that prefix caches held, and tokens_per_step
+    what a step added to an answer: above 1 with speculative decoding. None: nobody counts it.
     """
 
     load: Load
@@ -43,6 +46,8 @@ class Stretch:
     completions_rpm: float
     running: float
     waiting: float
+    prefix_share: float | None = None
+    tokens_per_step: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -141,6 +146,8 @@ class History:
             completions_rpm=ends / minutes,
             running=total(self.running) / max(told, 1.0),
             waiting=total(self.waiting) / max(told, 1.0),
+            prefix_share=_prefix_share(totals),
+            tokens_per_step=_tokens_per_step(totals),
         )
 
     def holes(self) -> list[tuple[float, float]]:
@@ -181,8 +188,20 @@ def _itl_ms(totals: Mapping[str, float | None]) -> float | None:
     steps, spent_s = totals.get("steps"), totals.get("steps_s")
     if not steps or spent_s is None:
         return _mean(totals.get("per_token_s"), totals.get("per_token"))
+    return _mean(spent_s, (_tokens_per_step(totals) or 1.0) * steps)
+
+
+def _tokens_per_step(totals: Mapping[str, float | None]) -> float | None:
+    steps = totals.get("steps")
+    if not steps:
+        return None
     gaps = (totals.get("generation") or 0.0) - (totals.get("firsts") or 0.0)
-    return _mean(spent_s, gaps if gaps > TOKENS_PER_STEP_MIN * steps else steps)
+    return gaps / steps if gaps > TOKENS_PER_STEP_MIN * steps else 1.0
+
+
+def _prefix_share(totals: Mapping[str, float | None]) -> float | None:
+    hits, asked = totals.get("cache_hits"), totals.get("cache_queries")
+    return min(hits / asked, PREFIX_SHARE_MAX) if hits is not None and asked else None
 
 
 def _mean(total_s: float | None, count: float | None) -> float | None:

@@ -247,6 +247,28 @@ def test_how_lengths_vary_is_read_from_buckets(cv: float) -> None:
     assert variation_of(last, load(700.0, 700.0)) is None
 
 
+@pytest.mark.parametrize(("mean", "told"), [(1.05, False), (4.0, True)])
+def test_answers_of_a_token_do_not_hide_how_prompts_vary(mean: float, told: bool) -> None:
+    """A classifier answers with one token: what its answers vary by is no property of prompts."""
+    rng = np.random.default_rng(1)
+    bounds = [1.0, 2.0, 5.0, 10.0, 20.0, 50.0, np.inf]
+    values = token_counts(rng, 5000, mean=mean, distribution="lognormal", cv=0.5)
+    buckets = [
+        ({"__name__": ANSWERS[0], "le": f"{bound:g}"}, float((values <= bound).sum()))
+        for bound in bounds
+    ]
+    tokens = np.full(2, mean)
+    load = Rates(
+        times_s=np.array([0.0, 60.0]),
+        rates_rpm=np.ones(2),
+        in_tokens=tokens,
+        out_tokens=tokens,
+        end_s=120.0,
+    )
+    found = variation_of(buckets, load)
+    assert found == (pytest.approx(0.5, rel=0.1) if told else None)
+
+
 # -- the past
 
 

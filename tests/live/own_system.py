@@ -36,6 +36,9 @@ SERVERS = {
 }
 LOADS = {"code": (10.0, 700.0, 150.0), "chat": (15.0, 256.0, 200.0)}
 TOKEN_CVS = {"code": 0.8, "chat": 0.3}
+# The prompts of one have a beginning in common, and its engine speculates.
+PREFIX_SHARES = {"chat": 0.4}
+TOKENS_PER_STEP = {("llama_13b", "H100"): 1.6}
 DAYS = """\
 alpha: 0.1
 walk: {kind: reverting}
@@ -86,10 +89,19 @@ def write_truth(folder: Path) -> Path:
         "server-data.json": {"servers": _servers()},
         "twin-data.json": {
             "engines": [
-                {"model": model, "acc": accelerator, "kvTokens": 100_000, "startUp": {"meanS": 5}}
+                {
+                    "model": model,
+                    "acc": accelerator,
+                    "kvTokens": 100_000,
+                    "tokensPerStep": TOKENS_PER_STEP.get((model, accelerator), 1.0),
+                    "startUp": {"meanS": 5},
+                }
                 for model, accelerator in PARMS
             ],
-            "servers": [{"name": name, "tokenCv": cv} for name, cv in TOKEN_CVS.items()],
+            "servers": [
+                {"name": name, "tokenCv": cv, "prefixShare": PREFIX_SHARES.get(name, 0.0)}
+                for name, cv in TOKEN_CVS.items()
+            ],
             "world": {"scrapeIntervalS": 60},
         },
     }

@@ -20,7 +20,17 @@ from experiments.rates_file import read_rates
 from experiments.run import run
 from experiments.verdicts import bounded_latencies_ms
 from inferno.cli.main import main
-from tests.live.own_system import DAY_S, END_S, PARMS, SERVERS, TOKEN_CVS, OwnSystem, own_system
+from tests.live.own_system import (
+    DAY_S,
+    END_S,
+    PARMS,
+    PREFIX_SHARES,
+    SERVERS,
+    TOKEN_CVS,
+    TOKENS_PER_STEP,
+    OwnSystem,
+    own_system,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -161,9 +171,18 @@ def test_what_the_cluster_tells_is_in_the_files(imported: Path) -> None:
         assert (now["numReplicas"], now["maxBatch"]) == (replicas, max_batch)
     capacity = {row["type"]: row["count"] for row in read(imported, "capacity-data.json")["count"]}
     assert capacity == {"L40S": 24, "H100": 8}
-    found = {row["name"]: row["tokenCv"] for row in read(imported, "twin-data.json")["servers"]}
+    twin = {row["name"]: row for row in read(imported, "twin-data.json")["servers"]}
+    found = {name: row["tokenCv"] for name, row in twin.items()}
     assert found == pytest.approx(TOKEN_CVS, rel=0.12)
+    shares = {name: row["prefixShare"] for name, row in twin.items() if "prefixShare" in row}
+    assert shares == pytest.approx(PREFIX_SHARES, abs=0.04), "in whole blocks"
     engines = read(imported, "twin-data.json")["engines"]
+    steps = {
+        (row["model"], row["acc"]): row["tokensPerStep"]
+        for row in engines
+        if "tokensPerStep" in row
+    }
+    assert steps == pytest.approx(TOKENS_PER_STEP, rel=0.02)
     own = {(row["model"], row["acc"]): row["kvTokens"] for row in engines}
     assert {key: own[key] for key in PARMS} == dict.fromkeys(PARMS, 100_000)
 

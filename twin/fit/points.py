@@ -4,14 +4,18 @@ that the twin's replica gives.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import inf
+from statistics import NormalDist
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
+from twin.arrivals import round_fairly
 from twin.engine.replica import Replica
 from twin.request import Request
 from twin.spec import LatencyModel, Scheduling, SpecError
@@ -42,13 +46,16 @@ class OperatingPoint:
     """A load: Poisson arrivals at a rate, or so many users who each ask again at once.
 
     spread is how far the tokens of a request lie around their means, uniformly: 0.5 is ± 50 %.
-    With is_even the arrivals are evenly spaced. distinct is how many different prompts there are;
-    None: no two are alike. The engine then needs a prefix cache to notice. With duration_s the
-    server was empty at first, and what ended from settle_s on until then was measured: the filling
-    of a server whose answers take minutes is a good part of a run; with is_drained all that came
-    until duration_s was measured to its end. tells_median: the TTFT that was measured is the
-    median, not the mean. percentiles were measured besides. known_within is how far off the
-    measured means may be, as a share of themselves; None: as far as a single request's.
+    token_cv is their coefficient of variation instead, where they vary as those of the twin's
+    servers do (twin.arrivals.token_counts). With is_even the arrivals are evenly spaced. distinct
+    is how many different prompts there are; None: no two are alike. The engine then needs a prefix
+    cache to notice. With duration_s the server was empty at first, and what ended from settle_s on
+    until then was measured: the filling of a server whose answers take minutes is a good part of a
+    run; with is_drained all that came until duration_s was measured to its end. prefix_share is the
+    part of each prompt that the prefix cache holds, where nobody names prompts that are alike.
+    tells_median: the TTFT that was measured is the median, not the mean. percentiles were measured
+    besides. known_within is how far off the measured means may be, as a share of themselves; None:
+    as far as a single request's.
     """
 
     rate_rps: float | None = None
@@ -56,8 +63,10 @@ class OperatingPoint:
     input_tokens: float
     output_tokens: float
     spread: float = 0.0
+    token_cv: float | None = None
     is_even: bool = False
     distinct: int | None = None
+    prefix_share: float = 0.0
     duration_s: float | None = None
     settle_s: float = 0.0
     is_drained: bool = False
@@ -117,6 +126,7 @@ def operate(
             max_num_batched_tokens=token_budget,
             kv_tokens=kv_tokens,
             block_size=block_size,
+            prefix_share=point.prefix_share,
             queue_max=queue_max,
             on_finish=on_finish,
         )
@@ -212,11 +222,34 @@ def _arrivals(
     rng = np.random.default_rng(seed)
     gaps = rng.exponential(1.0, requests) if not point.is_even else np.ones(requests)
     # Scaled, so that a short simulation has the rate that was asked for.
-    arrivals = np.cumsum(gaps) * requests / gaps.sum() / point.rate_rps
-    return tuple(
-        {"arrival_s": arrival_s, **_drawn(point, rng, block_size=block_size)}
-        for arrival_s in arrivals.tolist()
+    arrivals = (np.cumsum(gaps) * requests / gaps.sum() / point.rate_rps).tolist()
+    if point.token_cv is None:
+        return tuple(
+            {"arrival_s": arrival_s, **_drawn(point, rng, block_size=block_size)}
+            for arrival_s in arrivals
+        )
+    prompts, answers = (
+        _lengths(rng, requests, mean=mean, cv=point.token_cv).tolist()
+        for mean in (point.input_tokens, point.output_tokens)
     )
+    return tuple(
+        {"arrival_s": arrival_s, "prompt_tokens": prompt, "output_tokens": output}
+        for arrival_s, prompt, output in zip(arrivals, prompts, answers, strict=True)
+    )
+
+
+def _lengths(rng: np.random.Generator, count: int, *, mean: float, cv: float) -> NDArray[np.int64]:
+    """Return lengths as token_counts draws them, in any order, but one of each part of their
+    distribution: the mean of a few hundred drawn ones would be off by some percent.
+    """
+    rest = max(mean, 1.0) - 1.0
+    if not rest:
+        return np.ones(count, dtype=np.int64)
+    sigma = math.sqrt(math.log1p((cv * mean / rest) ** 2))
+    normal = NormalDist()
+    shares = [normal.inv_cdf((place + 0.5) / count) for place in range(count)]
+    values = np.exp(sigma * rng.permutation(shares))
+    return 1 + round_fairly(rng, values * (rest / values.mean()))
 
 
 def _closed(

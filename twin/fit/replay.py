@@ -24,7 +24,8 @@ class ReplicaLimits:
     """What bounds the batches of a replica beside its latency model; fields as in twin.spec.Engine.
 
     max_batch is vLLM's max_num_seqs, token_budget its max_num_batched_tokens, kv_tokens its number
-    of KV blocks times block_size (None: memory never runs short). vLLM admits by "full_prompt"
+    of KV blocks times block_size (None: memory never runs short). tokens_per_step above 1 is
+    speculative decoding. vLLM admits by "full_prompt"
     since 0.19, by "chunk" before.
     """
 
@@ -32,6 +33,7 @@ class ReplicaLimits:
     token_budget: int
     kv_tokens: int | None = None
     block_size: int = 16
+    tokens_per_step: float = 1.0
     admission: AdmissionRule = "full_prompt"
 
     def __post_init__(self) -> None:
@@ -120,6 +122,7 @@ def replay(
         max_num_batched_tokens=limits.token_budget,
         kv_tokens=limits.kv_tokens,
         block_size=limits.block_size,
+        tokens_per_step=limits.tokens_per_step,
         admission=limits.admission,
     )
     arrivals = zip(
@@ -151,6 +154,7 @@ def _operate(
             token_budget=limits.token_budget,
             kv_tokens=limits.kv_tokens,
             block_size=limits.block_size,
+            tokens_per_step=limits.tokens_per_step,
             scheduling=scheduling,
         )
         for point in rows.points
