@@ -143,9 +143,10 @@ class ServerData:
     model's data. gpus_per_replica: consider accelerators of so many GPUs only (None: any).
     types: consider accelerators of these types only (None: any).
     cached_tokens: of the tokens of a prompt, those that sizing may take for found in the prefix
-    cache. token_cv: coefficient of variation of the tokens of prompts and of answers; arrival_cv:
-    of the time between arrivals. pooled: each request goes where the fewest are, so that replicas
-    share what comes.
+    cache. prefix_share: the part of its prompts that prefix caches hold in the twin, which sizing
+    does not trust. token_cv: coefficient of variation of the tokens of prompts and of answers;
+    arrival_cv: of the time between arrivals. pooled: each request goes where the fewest are, so
+    that replicas share what comes.
     """
 
     name: str
@@ -159,6 +160,7 @@ class ServerData:
     gpus_per_replica: int | None = None
     types: frozenset[str] | None = None
     cached_tokens: float = 0.0
+    prefix_share: float = 0.0
     token_cv: float = TOKEN_CV
     arrival_cv: float = 1.0
     pooled: bool = False

@@ -72,6 +72,14 @@ def test_bash_offers_files_where_an_option_takes_one(offered: Path) -> None:
     assert "my-data" in {name.rstrip("/") for name in offers(offered, "sim", "--data", "my")}
 
 
+def test_bash_offers_policies_and_scenarios_by_name(offered: Path) -> None:
+    """And files, for somebody's own."""
+    assert offers(offered, "sim", "--policy", "st") == {"static", "static_peak"}
+    assert {"ramp", "day", "code-trace"} <= offers(offered, "sweep", "--scenario", "")
+    (offered.parent / "mine.yaml").touch()
+    assert offers(offered, "sim", "--scenario", "mi") == {"mine.yaml"}
+
+
 @pytest.mark.parametrize("shell", SHELLS)
 def test_the_command_prints_a_script_that_its_shell_can_read(
     shell: str, capsys: pytest.CaptureFixture[str]

@@ -40,7 +40,7 @@ KV_FACTORS = (0.03, 1.0)  # a larger one changes nothing where the old one was l
 TOKENS_PER_STEP = (1.0, 5.0)
 PREFIX_SHARE = (0.0, 0.95)
 POINTS_OF_A_SEARCH = 9
-TOLERANCE = 0.01  # of a search, as a part of its range
+PLACES, TOLERANCE = 7, 0.01  # of a search, as a part of its range
 # Whatever explains the difference nearly as well is named too: what is left of the squared errors
 # is at most so many times as much, or so much more.
 NEARLY, NEARLY_MORE = 2.0, 4.0
@@ -72,6 +72,7 @@ class Window:
     points: tuple[Point, ...]
     max_batch: int
     token_cv: float
+    prefix_share: float  # by the data
     predicted: tuple[tuple[float, float], ...]  # TTFT, ITL [ms] of each point
     throughput_rpm: tuple[float, float]  # measured, predicted
     start_up_s: tuple[float | None, float | None]
@@ -186,7 +187,13 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
         point = Point(server=server.name, stretch=merged([one.stretch for one in group]))
         if not group or point.stretch.requests < REQUESTS_MIN:
             continue
-        ttft_ms, itl_ms = predict(perf, point, max_batch=max_batch, token_cv=server.token_cv)
+        ttft_ms, itl_ms = predict(
+            perf,
+            point,
+            max_batch=max_batch,
+            prefix_share=server.prefix_share,
+            token_cv=server.token_cv,
+        )
         points.append(point)
         predicted.append((ttft_ms, itl_ms))
         stretch = point.stretch
@@ -203,6 +210,7 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
         points=tuple(points),
         max_batch=max_batch,
         token_cv=server.token_cv,
+        prefix_share=server.prefix_share,
         predicted=tuple(predicted),
         throughput_rpm=(rates[0] / len(good), rates[1] / len(good)),
         start_up_s=(sum(took) / len(took) if took else None, perf.start_up_s),
@@ -250,14 +258,14 @@ def predict(
     point: Point,
     *,
     max_batch: int,
-    prefix_share: float | None = None,
+    prefix_share: float,
     token_cv: float,
 ) -> tuple[float, float]:
-    """Return the TTFT and the ITL [ms] of a replica of the twin at *point*; with *prefix_share*
-    where nobody told which part of the prompts was cached.
+    """Return the TTFT and the ITL [ms] of a replica of the twin at *point*; *prefix_share* is the
+    cached part of the prompts where the engine does not tell it.
     """
     load = operating_point(point, token_cv=token_cv)
-    if prefix_share is not None:
+    if point.stretch.prefix_share is None:
         load = replace(load, prefix_share=prefix_share)
     steady = operate(
         load,
@@ -380,13 +388,16 @@ class _Cause:
     high: float
     changed: Callable[[float], tuple[Perf, float | None]]
     is_factor: bool = True  # it is looked for by its logarithm
+    # The engine would tell if it counted it: taken for the cause only if nothing else comes near.
+    is_untold: bool = False
 
 
 def _causes(perf: Perf, windows: Sequence[Window]) -> list[_Cause]:
     """Return all that may have moved. What engines tell themselves need not be looked for."""
     stretches = [point.stretch for window in windows for point in window.points]
     ttft_ms = float(np.median([one.ttft_ms or 0.0 for one in stretches]))
-    return [*_coefficients(perf, ttft_ms=ttft_ms), *_settings(perf, stretches)]
+    share = float(np.mean([window.prefix_share for window in windows]))
+    return [*_coefficients(perf, ttft_ms=ttft_ms), *_settings(perf, stretches, share=share)]
 
 
 def _coefficients(perf: Perf, *, ttft_ms: float) -> list[_Cause]:
@@ -422,7 +433,7 @@ def _coefficients(perf: Perf, *, ttft_ms: float) -> list[_Cause]:
     return [*(one for one in found if one.before > 0.0), overhead]
 
 
-def _settings(perf: Perf, stretches: Sequence[Stretch]) -> list[_Cause]:
+def _settings(perf: Perf, stretches: Sequence[Stretch], *, share: float) -> list[_Cause]:
     found = []
     if perf.kv_tokens:
         low, high = (perf.kv_tokens * factor for factor in KV_FACTORS)
@@ -449,6 +460,7 @@ def _settings(perf: Perf, stretches: Sequence[Stretch]) -> list[_Cause]:
                 high=high,
                 changed=lambda value: (replace(perf, tokens_per_step=value), None),
                 is_factor=False,
+                is_untold=high > low,
             )
         )
     if any(one.prefix_share is None for one in stretches):
@@ -456,11 +468,12 @@ def _settings(perf: Perf, stretches: Sequence[Stretch]) -> list[_Cause]:
         found.append(
             _Cause(
                 name="prefixShare",
-                before=0.0,
+                before=share,
                 low=low,
                 high=high,
                 changed=lambda value: (perf, value),
                 is_factor=False,
+                is_untold=True,
             )
         )
     return found
@@ -489,7 +502,7 @@ def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved 
                     changed,
                     point,
                     max_batch=window.max_batch,
-                    prefix_share=prefix_share,
+                    prefix_share=window.prefix_share if prefix_share is None else prefix_share,
                     token_cv=window.token_cv,
                 )
                 for point, window in every
@@ -503,7 +516,7 @@ def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved 
 
     nothing = misfit(perf, None)
     found = [(*_least(partial(of_cause, cause), cause), cause) for cause in _causes(perf, windows)]
-    loss, value, cause = min(found, key=lambda one: one[0])
+    loss, value, cause = min(found, key=lambda one: one[0] + NEARLY_MORE * one[2].is_untold)
     if nothing - loss < 2.0 or loss > math.log1p(EXPLAINED_SIGMAS**2) * 2 * len(every):
         return None
     return Moved(
@@ -528,9 +541,13 @@ def _least(misfit: Callable[[float], float], cause: _Cause) -> tuple[float, floa
             return cause.low * math.exp(place * math.log(cause.high / cause.low))
         return cause.low + (cause.high - cause.low) * place
 
+    # Of a KV cache that is large enough any size fits equally well: a slope has to be found first.
+    places = np.linspace(0.0, 1.0, PLACES)
+    near = float(places[np.argmin([misfit(value_of(place)) for place in places.tolist()])])
+    width = 1.0 / (PLACES - 1)
     best = minimize_scalar(
         lambda place: misfit(value_of(place)),
-        bounds=(0.0, 1.0),
+        bounds=(max(near - width, 0.0), min(near + width, 1.0)),
         method="bounded",
         options={"xatol": TOLERANCE},
     )

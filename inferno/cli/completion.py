@@ -5,6 +5,7 @@ from __future__ import annotations
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from inferno.cli.command import EXIT_OK, Command, Parser
 
@@ -64,7 +65,36 @@ def _all_options(command: Command) -> Parser:
             import shtab
 
             action.complete = shtab.FILE  # type: ignore[attr-defined] # shtab reads it there
+        elif action.dest in ("policy", "policies", "scenario"):
+            names = _policies() if action.dest != "scenario" else _scenarios()
+            action.complete = _words(action.dest, names)  # type: ignore[attr-defined] # so here
     return parser
+
+
+def _policies() -> tuple[str, ...]:
+    from loop.policies.registry import POLICIES
+
+    return tuple(POLICIES)
+
+
+def _scenarios() -> tuple[str, ...]:
+    from experiments.scenario import known_scenarios
+
+    return known_scenarios()
+
+
+def _words(subject: str, names: Sequence[str]) -> dict[str, Any]:
+    """Return how each shell offers *names*, of which there are others that nobody can list: files,
+    classes of somebody's own. Bash offers files where no name fits.
+    """
+    function, words = f"_inferno_{subject}", " ".join(names)
+    bash = f'{function}() {{ compgen -W "{words}" -- "$1" || compgen -f -- "$1"; }}'
+    return {
+        "bash": function,
+        "zsh": f"{{_alternative 'names:name:({words})' 'files:file:_files'}}",
+        "fish": f"{words} (__fish_complete_path (commandline -ct))",
+        "preamble": {"bash": bash},
+    }
 
 
 def _choices(parser: Parser, dest: str) -> tuple[str, ...]:

@@ -76,6 +76,7 @@ class TwinEngine(Message):
     acc: str = ""
     kv_tokens: Whole | None = None
     tokens_per_step: Figure | None = None
+    prefix_share: Figure | None = None
     start_up: TwinDelay | None = None
     label = ("model", "acc")
 
@@ -84,6 +85,7 @@ class TwinServer(Message):
     """What twin-data.json says of a server's requests."""
 
     name: str = ""
+    prefix_share: Figure | None = None
     token_distribution: str = ""
     token_cv: Figure | None = None
     arrival_cv: Figure | None = None
@@ -177,10 +179,19 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
             server,
             token_cv=token_cv.get(name, server.token_cv),
             arrival_cv=arrival_cv.get(name, server.arrival_cv),
+            prefix_share=_prefix_share(server, known),
         )
         for name, server in data.servers.items()
     }
     return replace(data, perf=perf, servers=servers)
+
+
+def _prefix_share(server: ServerData, known: TwinData) -> float:
+    """Return the cached part of the prompts of *server*: its own, else that of its engine."""
+    own = [row.prefix_share for row in known.servers if row.name == server.name]
+    engine = (server.model, server.current.accelerator)
+    of_engine = [row.prefix_share for row in known.engines if (row.model, row.acc) == engine]
+    return next((share for share in (*own, *of_engine) if share is not None), 0.0)
 
 
 def read_capacity(directory: Path, *, warn: Warn | None = None) -> dict[str, int]:
