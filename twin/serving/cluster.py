@@ -14,6 +14,7 @@ import numpy.typing as npt
 import simpy
 
 from twin.chance import ACTUATION, Chance, node_generator
+from twin.engine.compiled.visit import NO_STRETCH
 from twin.kernel import CONTROL, SCRAPE, at
 from twin.request import NoRequestLog, Request, RequestBatch, RequestLog
 from twin.serving.capacity import CapacityChange, Ledger
@@ -368,10 +369,10 @@ class Cluster:
         scrape: bool,
     ) -> None:
         assert self._table is not None
-        turns = self._table.sample(visits, self._env.now, scrape=scrape)
-        for deployment, visit, turn in zip(deployments, visits, turns, strict=True):
-            if visit.stretch.requests:
-                deployment.gateway.resume(turn)
+        left = self._table.sample(visits, self._env.now, scrape=scrape)
+        for deployment, visit, (turn, prompt_tokens) in zip(deployments, visits, left, strict=True):
+            if visit.stretch is not NO_STRETCH:
+                deployment.gateway.resume(turn, prompt_tokens)
 
     def _show(self, deployments: Sequence[Deployment]) -> None:
         """Tell *deployments* what the table has just read of them."""

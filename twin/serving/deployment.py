@@ -232,12 +232,13 @@ class Deployment:
         """Take in a scrape of the table: the *totals* of this server, and by row the *gauges* and
         *usages* of ReplicaTable.gauges.
         """
-        now_s = self._env.now
+        now_s, backlog = self._env.now, self.gateway.backlog
         self.series.add_totals(now_s, self._arrivals(), totals)
-        queued = sum([request.prompt_tokens for request in self.gateway.backlog])
+        queued = sum([request.prompt_tokens for request in backlog]) if backlog else 0
+        rows = iter(self._rows())
         for pod in self.pods:
             if pod.replica is not None:
-                row = cast("TableReplica", pod.replica).row
+                row = next(rows).row
                 running, waiting, tokens = gauges[row]
                 pod.series.show(running, waiting, tokens, usages[row], now_s)
                 queued += tokens
@@ -245,7 +246,8 @@ class Deployment:
         self._add_up()
 
     def _rows(self) -> list[TableReplica]:
-        return [cast("TableReplica", pod.replica) for pod in self.pods if pod.replica is not None]
+        replicas = [pod.replica for pod in self.pods if pod.replica is not None]
+        return cast("list[TableReplica]", replicas)
 
     def _arrivals(self) -> Arrivals:
         return Arrivals(self.gateway.arrivals, self.gateway.arrived_tokens)

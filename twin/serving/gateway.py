@@ -95,11 +95,11 @@ class Gateway:
 
     def _pass(self, batch: RequestBatch, end: int) -> None:
         """Note that of *batch*, the first that is expected, all before *end* have come."""
-        if end == len(batch):
+        if end == batch.times_s.size:
             self._expected.popleft()
             end = 0
         self._begun = end
-        self._next_s = float(self._expected[0].times_s[end]) if self._expected else inf
+        self._next_s = self._expected[0].times_s.item(end) if self._expected else inf
 
     def stretch(self, until_s: float) -> Stretch | None:
         """Return what comes by *until_s*, itself included, and count it as come: the caller lets
@@ -108,26 +108,28 @@ class Gateway:
         """
         if self.backlog or not self.replicas:
             return None
-        begin, number = self._begun, self.arrivals
         if self._next_s > until_s:
             return NO_STRETCH
-        batch = self._expected[0]
-        end = int(batch.times_s.searchsorted(until_s, "right"))
+        expected, begin, number = self._expected, self._begun, self.arrivals
+        batch = expected[0]
+        times_s = batch.times_s
+        end = int(times_s.searchsorted(until_s, "right"))
         if end - begin > STRETCH_MAX:
             return None
-        more = end == len(batch) and len(self._expected) > 1
-        if more and self._expected[1].times_s[0] <= until_s:
+        if end == times_s.size and len(expected) > 1 and expected[1].times_s[0] <= until_s:
             return None
         plan = self._router.plan(end - begin)
         if plan is None:
             return None
         self._pass(batch, end)
         self.arrivals += end - begin
-        self.arrived_tokens += int(np.add.reduce(batch.prompt_tokens[begin:end]))
         return Stretch(batch, begin, end, number, plan)
 
-    def resume(self, turn: int) -> None:
-        """Go on with this place in the round, where the table ended."""
+    def resume(self, turn: int, prompt_tokens: int) -> None:
+        """Go on with this place in the round, where the table ended; it served so many
+        *prompt_tokens*.
+        """
+        self.arrived_tokens += prompt_tokens
         self._router.resume(turn)
 
     def _take(self, batch: RequestBatch, begin: int, end: int) -> None:
@@ -163,10 +165,8 @@ class Gateway:
         # With a table, all replicas are rows of it.
         replicas = cast("list[TableReplica]", self.replicas)
         stretch = Stretch(batch, begin, end, self.arrivals, plan)
-        turn = self.table.serve(self._index, stretch, replicas)
-        self._router.resume(turn)
         self.arrivals += end - begin
-        self.arrived_tokens += int(batch.prompt_tokens[begin:end].sum())
+        self.resume(*self.table.serve(self._index, stretch, replicas))
         return True
 
     def submit(self, request: Request) -> None:

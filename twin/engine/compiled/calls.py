@@ -49,7 +49,7 @@ def run(ints: Addresses, floats: Addresses, sizes: Ints, instants: Floats) -> in
     submitted to the first replica at NOW_S. Then those to be read go on to before UNTIL_S, and if
     WHAT says so (columns.READ, columns.SCRAPE), each is read as right before AFTER_S.
 
-    Whose turn it is then stands in the visit. Return, of the request in SLOT, the code of the
+    What comes of it stands in the visit. Return, of the request in SLOT, the code of the
     reason why it was refused, or 0.
     """
     view = numba.carray
@@ -157,7 +157,9 @@ def _serve(
     least, due = order[0][: 2 * half], order[1][: 2 * half]
     if ordered:
         _plant(s, rows, least, due)
+    tokens = 0
     for i in range(begin, end):
+        tokens += prompts[i]
         now_s = arrivals_s[i]
         place = 0
         if how == at.ROUND_ROBIN:
@@ -199,7 +201,7 @@ def _serve(
         elif ordered:
             _put(least, place, s.ints[r, at.OUTSTANDING])
             _put(due, place, floats[r, at.NEXT_S])
-    visit[at.V_TURN] = turn
+    visit[at.V_TURN], visit[at.V_TOKENS] = turn, tokens
 
 
 @compiled

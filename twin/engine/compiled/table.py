@@ -166,20 +166,22 @@ class ReplicaTable:
             self._owners[row] = owner
         return replica
 
-    def serve(self, index: int, stretch: Stretch, replicas: Sequence[TableReplica]) -> int:
+    def serve(
+        self, index: int, stretch: Stretch, replicas: Sequence[TableReplica]
+    ) -> tuple[int, int]:
         """Let the requests of *stretch* arrive at *replicas* of the server *index*. Return whose
-        turn it is then.
+        turn it is then, and how many tokens their prompts had.
         """
         batch, begin, end, number, (how, turn, draws) = stretch
         rows = np.array([replica.row for replica in replicas], np.int64)
         visits = np.zeros((1, at.VISIT_INTS), np.int64)
-        requests = _joined([(batch, 0, end)])
+        requests, tokens = _joined([(batch, 0, end)]), 0
         for first in range(begin, end, _CHUNK):
             last = min(first + _CHUNK, end)
             self.make_slots(last - first)
             visits[0] = (
                 *(index, 0, len(rows), 0, 0),
-                *(first, last, number + first - begin, how, turn, 0),
+                *(first, last, number + first - begin, how, turn, 0, 0),
             )
             self._run(
                 visits,
@@ -188,7 +190,8 @@ class ReplicaTable:
                 draws=draws[first - begin :],
             )
             turn = int(visits[0, at.V_TURN])
-        return turn
+            tokens += int(visits[0, at.V_TOKENS])
+        return turn, tokens
 
     def submit(self, row: int, slot: int, now_s: float) -> int:
         """Submit the request of *slot* to the replica *row*; return the code of the reason why not,
@@ -232,24 +235,25 @@ class ReplicaTable:
 
     def sample(
         self, visits: Sequence[Visit[TableReplica]], now_s: float, *, scrape: bool = True
-    ) -> list[int]:
+    ) -> list[list[int]]:
         """Let what has come arrive at each of several servers, and go on with their replicas to
         *now_s*, which are scraped then, if they are to be; what happens at this instant is in it.
-        Return whose turn it is then, of each.
+        Return of each whose turn it is then, and how many tokens the prompts had.
         """
         rows: list[int] = []
         lines, draws, parts, begin, drawn = [], [], [], 0, 0
         for server, stretch, routed, read in visits:
             batch, first, last, number, (how, turn, chance) = stretch
-            to = len(rows)
-            for replica in routed:
-                rows.append(replica.row)
+            to = start = len(rows)
+            rows += [replica.row for replica in routed]
             middle = len(rows)
-            for replica in read:
-                rows.append(replica.row)
+            # Mostly all of them are ready.
+            if read != routed:
+                start = middle
+                rows += [replica.row for replica in read]
             end = begin + last - first
             lines.append(
-                (server, to, middle, middle, len(rows), begin, end, number, how, turn, drawn)
+                (server, to, middle, start, len(rows), begin, end, number, how, turn, drawn, 0)
             )
             if end > begin:
                 parts.append((batch, first, last))
@@ -268,8 +272,8 @@ class ReplicaTable:
             until_s=after_s,
             scrape=(at.SCRAPE if scrape else 0, after_s),
         )
-        turns: list[int] = found[:, at.V_TURN].tolist()
-        return turns
+        left: list[list[int]] = found[:, [at.V_TURN, at.V_TOKENS]].tolist()
+        return left
 
     def gauges(self) -> tuple[list[list[int]], list[float]]:
         """Return, of each row as it was last scraped, what ran, what waited and the prompt tokens
