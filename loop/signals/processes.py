@@ -47,6 +47,11 @@ _PORT = re.compile(r":\d+$")
 # A counter that a page begins to name was 0 before, if what it shows can have happened since: what
 # was inside, and that at three times its later rate or at ten requests a second.
 BORN_FACTOR, BORN_RPS = 3.0, 10.0
+# A counter that falls alone, beside so many others that grow, for so many scrapes at most, is not
+# of another process.
+OTHERS_MIN, DIP_SCRAPES_MAX = 3, 2
+# An engine that generates so evenly does not stop for the time between two scrapes.
+REPEAT_SCRAPES_MIN, STEADY_PART = 4, 0.5
 TURNS_S_MAX = 900.0  # in longer, a process may have begun anew twice
 TURNS_MIN = 2  # falls of the counters of one port, beyond which it is not one process that restarts
 # Samples of one page are of one scrape if their times differ by no more, or by no more than a part
@@ -106,7 +111,9 @@ def processes_of(
         found += [(target, process) for process in apart]
     if len(found) > 1:
         found = _without_copies(found, engines=engines)
-    return [_by_turns(process) for process in _whole(found)]
+    return [
+        _by_turns(_without_repeat(_with_lone_dips_mended(process))) for process in _whole(found)
+    ]
 
 
 class Part(NamedTuple):
@@ -411,6 +418,83 @@ def _copy(one: Process, other: Process) -> bool:
     return grew
 
 
+def _with_lone_dips_mended(process: Process) -> Process:
+    """Return *process* with the one counter mended that falls and is back, or rises and is back,
+    within a few scrapes, while no other counter of the page falls at all.
+
+    A process that begins anew, or another one, would show in all of them: such samples came out of
+    order.
+    """
+    columns = {
+        (quantity, labels): points
+        for quantity in COUNTERS
+        for labels, points in process.by_quantity.get(quantity, {}).items()
+    }
+    fallen = [
+        key
+        for key, points in columns.items()
+        if any(now < before for (_, before), (_, now) in pairwise(points))
+    ]
+    grown = sum(points[-1][1] > points[0][1] for points in columns.values())
+    if len(fallen) != 1 or grown <= OTHERS_MIN:
+        return process
+    quantity, labels = fallen[0]
+    points = _without_dips(columns[fallen[0]])
+    of = {**process.by_quantity[quantity], labels: points}
+    return process._replace(by_quantity={**process.by_quantity, quantity: of})
+
+
+def _without_dips(points: Points) -> Points:
+    """Return *points* with those on the line between their neighbours that are below what was
+    before, or above what comes, for a few scrapes only.
+    """
+    kept = [points[0]]
+    for k in range(1, len(points)):
+        later = points[k + 1 : k + 1 + DIP_SCRAPES_MAX]
+        dips = points[k][1] < kept[-1][1] and any(one[1] >= kept[-1][1] for one in later)
+        spikes = any(kept[-1][1] <= one[1] < points[k][1] for one in later)
+        if not dips and not spikes:
+            kept.append(points[k])
+    if any(now < before for (_, before), (_, now) in pairwise(kept)):
+        return points
+    times_s, values = zip(*kept, strict=True)
+    return [(time_s, _between(time_s, times_s, values)) for time_s, _ in points]
+
+
+def _between(time_s: float, times_s: Sequence[float], values: Sequence[float]) -> float:
+    """Return the value at *time_s* on the lines between *values*; behind the last one that."""
+    k = bisect_right(times_s, time_s)
+    if k == len(times_s):
+        return values[-1]
+    part = (time_s - times_s[k - 1]) / (times_s[k] - times_s[k - 1])
+    return values[k - 1] + part * (values[k] - values[k - 1])
+
+
+def _without_repeat(process: Process) -> Process:
+    """Return *process* without its latest page if that is the one before, passed on once more."""
+    columns = [
+        at_times(points, process.times_s)
+        for counter in COUNTERS
+        for points in process.by_quantity.get(counter, {}).values()
+    ]
+    generated = _values(process, "generation")
+    if len(generated) < REPEAT_SCRAPES_MIN or any(of[-1] != of[-2] for of in columns):
+        return process
+    grown = [now - before for before, now in pairwise(generated)][:-1]
+    inside = _values(process, "running")[-1]
+    if not repeats(inside=inside, least=min(grown), most=max(grown)):
+        return process
+    return _at_scrapes(process, process.times_s[:-1])
+
+
+def repeats(*, inside: Any, least: Any, most: Any) -> Any:
+    """Tell whether a page on which no counter has moved is an old one: there are requests *inside*,
+    and from page to page before so many tokens were generated at *least* and at *most*; numbers, or
+    arrays of them.
+    """
+    return (inside > 0.0) & (most > 0.0) & (least >= STEADY_PART * most)
+
+
 def _by_turns(process: Process) -> list[Process]:
     """Return the processes that have answered by turns at the port of *process*: it alone, but for
     workers behind one port of which each counts for itself.
@@ -419,8 +503,10 @@ def _by_turns(process: Process) -> list[Process]:
     later are again where they had been before: no process that begins anew counts on from there. A
     worker that was met once is taken to do as much as another. If what it seems to have done in
     between is more than any engine does, nobody knows whom which page was of, and all have been met
-    once.
+    once. Pages that all say the same birth are of one.
     """
+    if _of_one_birth(process):
+        return [_in_order(process)]
     chains = _by_birth(process)
     if chains is None:
         chains = _by_counts(process)
@@ -435,9 +521,42 @@ def _by_turns(process: Process) -> list[Process]:
     if len(chains) < 2:
         return [process]
     met = [_at_scrapes(process, of) for of in chains if len(of) > 1]
+    once = [_at_scrapes(process, of) for of in chains if len(of) == 1]
     if not met:
-        return [_at_scrapes(process, of) for of in chains]
-    return met + met[:1] * (len(chains) - len(met))
+        return once
+    return met + met[:1] * sum(map(_has_done_anything, once))
+
+
+def _of_one_birth(process: Process) -> bool:
+    """Tell whether all pages say that they are of a process that began at one time."""
+    columns = list(process.by_quantity.get("start_time", {}).values())
+    if len(columns) != 1 or len(columns[0]) != len(process.times_s):
+        return False
+    return len({began for _, began in columns[0]}) == 1
+
+
+def _in_order(process: Process) -> Process:
+    """Return *process*, which is one, without pages that came out of order: a few whose counters
+    show less than those before, and later go on from there.
+    """
+    columns = [
+        at_times(points, process.times_s)
+        for counter in COUNTERS
+        for points in process.by_quantity.get(counter, {}).values()
+    ]
+    shown = list(zip(*columns, strict=True))
+    if not any(starmap(_less, pairwise(shown))):
+        return process
+    kept = [0]
+    for k in range(1, len(shown)):
+        before, later = shown[kept[-1]], shown[k + 1 : k + 1 + DIP_SCRAPES_MAX]
+        if not _less(before, shown[k]) or all(_less(before, one) for one in later):
+            kept.append(k)
+    return _at_scrapes(process, [process.times_s[k] for k in kept])
+
+
+def _has_done_anything(process: Process) -> bool:
+    return any(any(_values(process, name)) for name in TELL_OF_REQUESTS)
 
 
 def _by_birth(process: Process) -> list[list[float]] | None:

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 
 from loop.signals.names import COUNTERS, Names
 from loop.signals.processes import (
+    REPEAT_SCRAPES_MIN,
     TELL_OF_REQUESTS,
     VALUE_MAX,
     Labels,
     Series,
+    repeats,
     tokens_per_s_most,
     told_apart,
 )
@@ -245,6 +247,7 @@ def _tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[list[Tra
     good &= ((values >= 0.0) & (values <= VALUE_MAX)).all((1, 2))
     good &= (np.diff(values[:, shape.counters], axis=2) >= 0.0).all((1, 2))
     good[good] = ~_beyond_engines(shape, times_s[good, 0], values[good])
+    good[good] = ~_repeats(shape, values[good])
     tracks = _even_tracks(shape, times_s[good, 0], values[good])
     for is_good in good.tolist():
         yield [next(tracks)] if is_good else None
@@ -276,6 +279,19 @@ def _beyond_engines(shape: _Shape, times_s: Floats, values: Floats) -> NDArray[n
     limit = (1.0 - 1e-9) * most_tps[:, None] * np.diff(times_s)
     beyond: NDArray[np.bool_] = (np.diff(generated) > limit).any(1)
     return beyond
+
+
+def _repeats(shape: _Shape, values: Floats) -> NDArray[np.bool_]:
+    """Return of which pods the latest page is the one before once more, by the rule of
+    `processes.py`.
+    """
+    if values.shape[2] < REPEAT_SCRAPES_MIN:
+        return np.zeros(len(values), np.bool_)
+    grown = np.diff(values[:, list(shape.by_quantity.get("generation", ()))].sum(1))[:, :-1]
+    inside = values[:, list(shape.by_quantity.get("running", ())), -1].sum(1)
+    still = (values[:, shape.counters, -1] == values[:, shape.counters, -2]).all(1)
+    found: NDArray[np.bool_] = still & repeats(inside=inside, least=grown.min(1), most=grown.max(1))
+    return found
 
 
 class _Counts(NamedTuple):

@@ -953,6 +953,72 @@ def test_a_fast_engine_is_not_taken_for_several(crowd: int) -> None:
     assert found.warnings == ()
 
 
+def dipped(series: list[Series], metric: str, by: Callable[[float], float]) -> list[Series]:
+    """Return *series* whose third sample of *metric*, "" for every counter, shows what *by* makes
+    of it.
+    """
+    third = [
+        (
+            [*one.points[:2], (one.points[2][0], by(one.points[2][1])), *one.points[3:]]
+            if metric in one.metric and "num_requests" not in one.metric
+            else one.points
+        )
+        for one in series
+    ]
+    return [one._replace(points=points) for one, points in zip(series, third, strict=True)]
+
+
+@pytest.mark.parametrize("by", [lambda n: 0.97 * n, lambda _: 0.0, lambda n: 1.4 * n])
+@pytest.mark.parametrize(
+    "metric", ["request_success", "generation_tokens", "prompt_tokens", "first_token_seconds_count"]
+)
+def test_a_counter_that_falls_alone_and_is_back_is_no_restart(
+    metric: str, by: Callable[[float], float]
+) -> None:
+    """A sample out of order: 480 rpm were read for 60, or the server was held."""
+    found = told_of({"a": dipped(worker_pages("AAAAA"), metric, by)}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+
+
+def test_a_counter_that_falls_alone_and_stays_there_begins_anew() -> None:
+    """Nothing puts it back on its line."""
+    pages = worker_pages("AAAAA")
+    first = pages[0]._replace(
+        points=[(t_s, n - 1020.0 * (k > 2)) for k, (t_s, n) in enumerate(pages[0].points)]
+    )
+    assert rate_rpm(told_of({"a": [first, *pages[1:]]}, pod("a"))) == pytest.approx(60.0, rel=0.3)
+
+
+def test_a_page_out_of_order_is_left_out_where_all_say_the_same_birth() -> None:
+    """It is not of another process, whose birth would be another one."""
+    pages = dipped(worker_pages("AAAAA", births=True), "", lambda n: 0.97 * n)
+    began = pages[-1]._replace(points=worker_pages("AAAAA", births=True)[-1].points)
+    found = told_of({"a": [*pages[:-1], began]}, pod("a"))
+    assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
+
+
+def test_a_worker_that_was_met_once_and_has_done_nothing_counts_for_nothing() -> None:
+    """All its counters are 0."""
+    found = told_of({"a": dipped(worker_pages("AAAAA"), "", lambda _: 0.0)}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+
+
+@pytest.mark.parametrize("crowd", [1, 4])
+def test_a_page_that_is_passed_on_twice_is_one(crowd: int) -> None:
+    """An engine that generates all the time does not stop for one scrape: 40 rpm were read."""
+    letters = "abcd"[:crowd]
+
+    def told(**counters: float) -> float | None:
+        samples = engine(NOW_S - 59.0, rps=1.0, base=5000.0)
+        last = Sample(samples[-1].t_s, {**samples[-2].told, **counters})
+        pages = [*samples[:-1], last]
+        found = seen({letter: list(pages) for letter in letters}, *map(pod, letters))
+        return rate_rpm(found)
+
+    assert told() == pytest.approx(60.0 * crowd)
+    assert told(running=0.0) == pytest.approx((60.0 * 30.0 / 45.0 - 4.0 * 60.0 / 45.0) * crowd)
+
+
 @pytest.mark.parametrize("births", [False, True])
 @pytest.mark.parametrize("turns", ["ABCD", "DCBA", "BACD", "DACE", "ABCDEF", "FEDCBA", "AD"])
 def test_workers_of_which_none_answers_twice_are_not_known(turns: str, births: bool) -> None:
