@@ -28,7 +28,7 @@ from experiments.datasheet_constants import (
     usable,
 )
 from experiments.published import published
-from experiments.real_runs import pods, runs
+from experiments.real_runs import client_overhead_ms, pods, runs
 from twin.fit.datasheet import CONSTANTS, Constants, DataSheetModel, estimate, read_accelerators
 from twin.fit.fitting import FAMILIES, fit_logs
 from twin.fit.logs import read_logs
@@ -68,10 +68,17 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{folder}: expected a folder with {STAGES}, found none", file=sys.stderr)
         return 2
     logs()
-    guidellm("guidellm_exp1_llama31_8b", "llama-3.1-8b")
+    llama = guidellm("guidellm_exp1_llama31_8b", "llama-3.1-8b")
     qwen = guidellm("guidellm_exp2", "qwen2.5-14b")
-    for real in (pods, runs):
-        real(qwen.latency_model, overhead_ms=qwen.overhead_ms, scheduling=qwen.scheduling)
+    own_ms = client_overhead_ms(llama.latency_model)
+    for overhead_ms, whose in ((own_ms, "their client"), (qwen.overhead_ms, "GuideLLM")):
+        pods(
+            qwen.latency_model,
+            overhead_ms=overhead_ms,
+            scheduling=qwen.scheduling,
+            overhead_of=whose,
+        )
+    runs(qwen.latency_model, overhead_ms=qwen.overhead_ms, scheduling=qwen.scheduling)
     published()
     if (folder / STAGES).is_file():
         stages(folder / STAGES)
