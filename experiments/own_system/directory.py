@@ -53,6 +53,7 @@ PRIORITY_UNKNOWN = 100
 _SLOW = {"slo-itl": UNKNOWN_TARGETS[0], "slo-ttft": UNKNOWN_TARGETS[1]}
 # Lines on what a data directory tells of a server whose model it knows on its accelerator.
 _TOLD_BY_BASE = (GPUS, BATCH, BUDGET, RUNS_ON, START_UP, VERSION)
+ITS_MODEL = "which model it serves"
 CACHED_MIN = 0.01  # of prompt tokens, below which a prefix cache found nothing to speak of
 
 
@@ -139,10 +140,13 @@ class _Maker:
         pairs: dict[tuple[str, str], list[Facts]] = defaultdict(list)
         for one in self._facts:
             self._unknown += [(one.name, line) for line in one.unknown]
-            if one.model and one.accelerator and one.type:
-                pairs[one.model, one.accelerator].append(one)
+            lacks = [
+                what for what, told in ((ITS_MODEL, one.model), (RUNS_ON, one.type)) if not told
+            ]
+            if lacks:
+                self._unknown.append((one.name, f"{' and '.join(lacks)}, so it is left out"))
             else:
-                self._unknown.append((one.name, "so much of it that it is left out"))
+                pairs[one.model, one.accelerator].append(one)
         kept = [one for pair in pairs.values() if self._pair(pair) for one in pair]
         kept.sort(key=self._facts.index)
         self._others(kept)

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING
 
 from inferno.cli.command import EXIT_OK, Command
@@ -149,6 +150,12 @@ def _run(options: Namespace) -> int:
             known=known,
             now_s=wall_s(),
             progress=partial(_progress, quiet=options.quiet),
+        )
+    if not found.files["server-data.json"]["servers"]:
+        reasons = "; ".join(f"{of}: {line}" for of, line in found.unknown if "left out" in line)
+        raise SpecError(
+            "import: expected a Deployment whose model and GPUs can be found out, found none: "
+            f"{shorten(reasons, 200, placeholder=' …')}"
         )
     lines = report(found)
     paths = write_import(found, directory, told=lines)

@@ -137,6 +137,11 @@ def test_what_nobody_tells_is_said() -> None:
         "the version of its engine, so how it plans its iterations",
     ]
     assert facts({}, models_told={"m"}).model == "m"
+    told = begun(replace(found, type=""), capacity={})
+    assert (found.name, "which model it serves and what it runs on, so it is left out") in (
+        told.unknown
+    )
+    assert told.files["server-data.json"]["servers"] == []
     several = facts({}, models_told={"m", "n"})
     assert "its engines serve m, n" in several.unknown[0]
 
