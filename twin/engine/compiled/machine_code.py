@@ -23,7 +23,8 @@ whole numbers and of some floats.
 """
 ENGINE = "engine"
 """The name of the compiled engine."""
-_TYPE = ctypes.CFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 4)
+# No other thread is to see the arrays meanwhile.
+_TYPE = ctypes.PYFUNCTYPE(ctypes.c_int64, *[ctypes.c_void_p] * 4)
 _SUFFIX = ".code"
 
 # What compiled code calls if it raises or gives memory back, and ours does neither.
@@ -51,7 +52,7 @@ def machine_code(
     """
     import llvmlite.binding as llvm  # noqa: PLC0415, an extra
 
-    processor = f"{llvm.get_host_cpu_name()} {llvm.get_host_cpu_features().flatten()}"
+    processor = " ".join(_processor())
     key = hashlib.sha256(f"{llvm.get_process_triple()} {processor}".encode()).hexdigest()[:16]
     path = cache_directory(sources) / f"{name}-{key}{_SUFFIX}"
     found = _kept(path)
@@ -76,7 +77,25 @@ def _made(entry: Callable[..., int]) -> tuple[str, bytes]:
     arguments = (types.CPointer(whole), types.CPointer(real), whole, real)
     made = numba.cfunc(types.int64(*arguments), error_model="numpy")(entry)
     module = llvm.parse_assembly(made.inspect_llvm())
+    _check_symbols(module)
     return made.native_name, _machine().emit_object(module)
+
+
+def _check_symbols(module: Any) -> None:
+    """Raise RuntimeError if a process without the compiler could not map *module*: LLVM would end
+    it.
+    """
+    own = ctypes.CDLL(None)
+    needed = [
+        one.name for one in (*module.functions, *module.global_variables) if one.is_declaration
+    ]
+    missing = [
+        name
+        for name in needed
+        if not (name.startswith("llvm.") or name in _NEVER_CALLED or hasattr(own, name))
+    ]
+    if missing:
+        raise RuntimeError(f"the code of this Numba needs {', '.join(missing)}")
 
 
 def _kept(path: Path) -> tuple[str, bytes] | None:
@@ -84,6 +103,9 @@ def _kept(path: Path) -> tuple[str, bytes] | None:
     damaged would take the process with it.
     """
     try:
+        # Nobody else is to have code run here: the directory may be one of temporary files.
+        if path.stat().st_uid not in (0, os.getuid()):
+            return None
         symbol, digest, code = path.read_bytes().split(b"\n", 2)
     except (OSError, ValueError):
         return None
@@ -126,9 +148,18 @@ def _machine() -> Any:
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
+    name, features = _processor()
     return llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
-        opt=3,
-        jit=True,
+        cpu=name, features=features, opt=3, jit=True
     )
+
+
+def _processor() -> tuple[str, str]:
+    """Return the name of this processor, and what it can do as far as that is known."""
+    import llvmlite.binding as llvm  # noqa: PLC0415, an extra
+
+    try:
+        features = llvm.get_host_cpu_features().flatten()
+    except RuntimeError:  # not told on every platform
+        features = ""
+    return llvm.get_host_cpu_name(), features
