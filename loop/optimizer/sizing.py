@@ -368,8 +368,12 @@ class _Search:
         for _ in range(1 if (pool > 1.0).any() else 2):
             rate = np.where(new, guess, rate)
             likely = [asked.next_pool(rate * np.where(new, near, 1.0)) for near in NEAR]
-            rows, pool = np.unique([np.tile(rows, len(NEAR)), np.concatenate(likely)], axis=1)
-            rows, pool = rows[pool > 1.0].astype(np.intp), pool[pool > 1.0]
+            some = [(rows[one > 1.0], one[one > 1.0]) for one in likely]
+            rows, pool = (np.concatenate(column) for column in zip(*some, strict=True))
+            if not len(rows):
+                break
+            once = np.unique(rows * (POOLS[-1] + 1.0) + pool, return_index=True)[1]
+            rows, pool = rows[once], pool[once]
             asked = self.take(rows, pool)
             limits, new = asked._known(percentile[rows])
             rate, guess = limits[:, 0], asked._guess(percentile[rows])
