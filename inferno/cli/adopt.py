@@ -75,16 +75,24 @@ def _run(options: Namespace) -> int:
 
 def _adopt(client: KubeClient, options: Namespace, *, name: str, data: Any) -> None:
     from loop.backends.kube.adoption import adoption
+    from loop.backends.kube.client import ApiError
     from loop.backends.kube.read import read_deployment, read_pod
     from loop.backends.kube.write import MANAGER
+    from loop.errors import SpecError
 
     space = options.namespace
     obj = client.deployment(space, name)
     one = read_deployment(obj)
     pods, nodes = [], []
     if not options.accelerator:
-        read = [read_pod(pod, epoch_s=0.0) for pod in client.pods(space)]
-        pods, nodes = [pod for pod in read if pod is not None], client.nodes()
+        try:
+            read = [read_pod(pod, epoch_s=0.0) for pod in client.pods(space)]
+            pods, nodes = [pod for pod in read if pod is not None], client.nodes()
+        except ApiError as error:
+            raise SpecError(
+                f"{one.place}: expected --accelerator, since the cluster does not show where its "
+                f"pods run: {error}"
+            ) from error
     found = adoption(
         one,
         data,
@@ -99,6 +107,9 @@ def _adopt(client: KubeClient, options: Namespace, *, name: str, data: Any) -> N
         print(f"{one.place}: nothing was written (--dry-run)")
         return
     metadata = {"labels": dict(found.labels), "annotations": dict(found.annotations)}
+    if all(told.items() <= (obj["metadata"].get(k) or {}).items() for k, told in metadata.items()):
+        print(f"{one.place}: labelled already; nothing was written")
+        return
     # Whoever changes it between the look and the write is told of, and nothing is written over.
     version = {"uid": one.uid, "resourceVersion": one.version}
     client.patch_deployment(space, name, {"metadata": {**metadata, **version}}, manager=MANAGER)

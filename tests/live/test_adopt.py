@@ -45,11 +45,14 @@ def test_a_dry_run_shows_the_labels_and_writes_nothing(tmp_path: Path, capsys: C
     assert said.endswith("infer/dep1: nothing was written (--dry-run)\n")
 
 
-def test_what_is_adopted_is_managed(tmp_path: Path) -> None:
+def test_what_is_adopted_is_managed(tmp_path: Path, capsys: Capture) -> None:
     """The accelerator is read from the nodes of its pods."""
     with kube_world(manifest(labels=BARE, container=GPU)) as world:
         assert world.backend.observe().servers == {}
         assert adopt(world, tmp_path, "--accelerator", "H100") == 0
+        assert capsys.readouterr().out.endswith("dep1: labelled; the loop manages it\n")
+        assert adopt(world, tmp_path, "--accelerator", "H100") == 0
+        assert capsys.readouterr().out.endswith("dep1: labelled already; nothing was written\n")
         view = world.backend.observe().servers["dep1"]
     assert (view.model, view.service_class, view.accelerator, view.max_batch) == (
         "llama_8b",

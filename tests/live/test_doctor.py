@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+from kubernetes import client
 
 from inferno.cli.main import main
 from loop.backends.kube import labels as names
@@ -55,6 +56,23 @@ def test_a_cluster_with_all_it_takes_is_well(data: str, capsys: Capture) -> None
     assert code == 0, lines
     assert lines[-1].endswith("0 wrong")
     assert any(line.startswith("ok     permissions: all 5") for line in lines)
+
+
+def test_who_else_decides_is_named(data: str, capsys: Capture) -> None:
+    """An autoscaler of the same Deployment would undo what the loop does; a pause is none of it."""
+    autoscaler = {
+        "metadata": {"name": "hpa"},
+        "spec": {"maxReplicas": 3, "scaleTargetRef": {"kind": "Deployment", "name": "dep1"}},
+    }
+    paused = manifest(annotations={names.PAUSED: "true"})
+    with kube_world(paused) as world:
+        api = client.AutoscalingV2Api(world.apps.api_client)
+        api.create_namespaced_horizontal_pod_autoscaler("infer", autoscaler)
+        code, lines = doctor(world, data, capsys, "--metrics", "labels")
+    told = [line for line in lines if line.startswith("note")]
+    assert any("HorizontalPodAutoscaler infer/hpa scales it too" in line for line in told)
+    assert any(f"annotation {names.PAUSED}: nothing is asked for it" in line for line in told)
+    assert code == 0
 
 
 def test_rights_for_the_pause_and_for_seeing_autoscalers_are_looked_at(

@@ -43,6 +43,13 @@ def test_the_accelerator_is_that_of_the_node_and_of_the_gpus_of_a_pod() -> None:
     assert adopted(gpus=1, nodes=[node(product="H100")]).labels[names.ACCELERATOR] == "H100"
 
 
+def test_a_model_with_its_organisation_is_the_one_that_the_data_call_shorter() -> None:
+    """So engines and their users call it."""
+    found = adopted(model="an-org/Llama_8B")
+    assert found.annotations == {names.MODEL_ID: "an-org/Llama_8B"}
+    assert found.labels[names.ACCELERATOR] == "2xA100"
+
+
 def test_the_batch_is_the_argument_of_the_engine() -> None:
     """Left out, the loop would plan with another batch than the one in force."""
     found = adopted(args=["--max-num-seqs", "48"])

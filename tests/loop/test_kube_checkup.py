@@ -23,6 +23,7 @@ from tests.loop.test_survey import VLLM
     [
         ({}, "ok", "llama_8b, Premium, 2 x H100: all are in the data"),
         ({names.MODEL: "llama_8c"}, "wrong", "model 'llama_8c' is not in the data"),
+        ({names.MODEL: "an-org/llama_8b"}, "ok", "llama_8b, Premium"),
         ({names.MODEL: ""}, "wrong", "no label inferno.server.model"),
         ({names.CLASS: "Premum"}, "wrong", "class 'Premum' is not in the data"),
         ({names.ACCELERATOR: "L4"}, "wrong", "no latency model on 'L4', only on 2xA100, H100"),

@@ -12,7 +12,8 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import value_of
 from loop.backends.kube.checkup import data_finding
 from loop.backends.kube.nodes import read_node
-from loop.backends.kube.read import Deployment, Pod, assign
+from loop.backends.kube.read import Deployment, Pod, assign, matched_model
+from loop.backends.kube.write import gpu_text
 from loop.errors import SpecError
 from loop.spec import gpus_per_replica
 
@@ -48,8 +49,9 @@ def adoption(
     run, of as many GPUs as they ask for. Raise SpecError for what the data do not know, or if that
     accelerator cannot be told.
     """
+    known = matched_model((model,), {name for name, _ in data.perf}) or model
     one = replace(
-        one, model=model, service_class=service_class, accelerator=accelerator, problem=""
+        one, model=known, service_class=service_class, accelerator=accelerator, problem=""
     )
     _refuse_unknown(one, data)
     mine, _ = assign([one], pods)
@@ -123,7 +125,7 @@ def _accelerator(
         if of == one.model and data.accelerators[name].type == kinds[0] and asked in (None, count)
     ]
     if len(fitting) != 1:
-        how_many = f", {asked} GPUs a pod" if asked else ""
+        how_many = f", {gpu_text(asked)} a pod" if asked else ""
         known = f"know {', '.join(sorted(fitting))}" if fitting else "know none for this model"
         raise SpecError(
             f"{one.place}: expected --accelerator: its pods run on {kinds[0]}{how_many}, of "

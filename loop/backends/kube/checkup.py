@@ -5,14 +5,23 @@ to do about it. It changes nothing.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import gpu_limit
-from loop.backends.kube.client import ApiError, KubeClient
+from loop.backends.kube.client import FORBIDDEN, NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.nodes import read_capacity
-from loop.backends.kube.read import Deployment, Server, Servers, read_servers, scraped
+from loop.backends.kube.read import (
+    Deployment,
+    Server,
+    Servers,
+    matched_model,
+    read_servers,
+    scraped,
+)
+from loop.backends.kube.rivals import read_autoscalers, rival_notes
 from loop.backends.kube.write import tenant_of
 from loop.backends.metrics.source import Shown, ShowsNames
 from loop.signals.survey import survey
@@ -81,9 +90,13 @@ def examine(
     try:
         yield Finding(level="ok", subject="api", text=f"Kubernetes {client.version()} answers")
     except ApiError as error:
-        todo = "check the address and the credentials of the kubeconfig"
-        yield Finding(level="wrong", subject="api", text=str(error), todo=todo)
-        return
+        if error.status not in (FORBIDDEN, NOT_FOUND):
+            todo = "check the address and the credentials of the kubeconfig"
+            yield Finding(level="wrong", subject="api", text=str(error), todo=todo)
+            return
+        # Some let nobody ask for it; what is needed is asked for below.
+        text = f"it answers, but does not tell its version: {error}"
+        yield Finding(level="note", subject="api", text=text)
     yield from _permissions(client, question)
     spaces = question.namespaces or ("",)
     try:
@@ -97,6 +110,7 @@ def examine(
     yield from _deployments(listed, managed, servers)
     for server in servers.by_name.values():
         yield data_finding(server.deployment, question.data)
+    yield from _others(client, servers, spaces)
     yield from _metrics(list(servers.by_name.values()), source, question)
     yield from _capacity(client, servers, question)
 
@@ -161,6 +175,7 @@ def _deployments(
 def data_finding(one: Deployment, data: SystemData) -> Finding:
     """Return whether the data know what the labels of a Deployment name."""
     models = sorted({model for model, _ in data.perf})
+    one = replace(one, model=matched_model((one.model,), models) or one.model)
     adopt = f"inferno adopt deployment/{one.name} -n {one.namespace} --model … --class …"
     on = sorted(accelerator for model, accelerator in data.perf if model == one.model)
 
@@ -199,6 +214,26 @@ def data_finding(one: Deployment, data: SystemData) -> Finding:
         text = f"{what}: no label {names.ACCELERATOR}"
         return Finding(level="note", subject=one.server, text=text, todo=f"{adopt} --accelerator …")
     return Finding(level="ok", subject=one.server, text=f"{what}: all are in the data")
+
+
+def _others(client: KubeClient, servers: Servers, spaces: Sequence[str]) -> Iterator[Finding]:
+    """Yield who else decides on replicas: autoscalers, and people who have paused a server."""
+    deployments = [server.deployment for server in servers.by_name.values()]
+    with suppress(ApiError):  # what is not allowed was told of above
+        listed = [
+            one
+            for space in spaces
+            for listing in (client.autoscalers, client.scaled_objects)
+            for one in listing(space)
+        ]
+        told: list[str] = []
+        lines = [*rival_notes(deployments, read_autoscalers(listed, told=told)), *told]
+        for line in lines:
+            yield Finding(level="note", subject="autoscalers", text=line)
+    for one in deployments:
+        if one.paused:
+            text = f"annotation {names.PAUSED}: nothing is asked for it"
+            yield Finding(level="note", subject=one.server, text=text)
 
 
 def _metrics(
