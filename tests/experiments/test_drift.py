@@ -32,13 +32,15 @@ pytestmark = pytest.mark.slow
 
 @cache
 def days(folder: Path, name: str, factor: float, *, seed: int) -> dict[str, dict[str, Any]]:
-    """Return the series of two days of the server code by pod, with one coefficient changed."""
+    """Return the series of two days of the server code by pod, with one coefficient changed, or
+    several whose names are joined by +.
+    """
     truth = folder / f"{name}-{factor:g}.json"
     model, accelerator = "Qwen2.5-14B", "L40S"
     parms = dict(PARMS[model, accelerator])
-    if name == "overheadMs":
-        parms[name] = 8.0
-    parms[name] *= factor
+    parms["overheadMs"] = 8.0
+    for one in name.split("+"):
+        parms[one] *= factor
     rows = [{"model": model, "acc": accelerator, "perfParms": parms}]
     truth.write_text(json.dumps({"engines": rows}))
     (folder / "code.yaml").write_text(
@@ -96,14 +98,35 @@ def test_a_beta_that_moves_on_the_third_day_is_named_and_dated(folder: Path) -> 
     assert "alpha" not in found.moved.others
 
 
-@pytest.mark.parametrize(("name", "factor"), [("alpha", 1.2)])
-def test_an_alpha_that_moves_is_named_too(folder: Path, name: str, factor: float) -> None:
-    """A driver that was updated, a GPU that is throttled."""
+@pytest.mark.parametrize(
+    ("name", "factor"),
+    [
+        ("alpha", 1.2),
+        pytest.param("alpha", 0.75, marks=pytest.mark.fuzz),
+        pytest.param("overheadMs", 6.0, marks=pytest.mark.fuzz),
+        pytest.param("alpha+beta", 1.25, marks=pytest.mark.fuzz),
+    ],
+)
+def test_what_moves_is_named_or_said_to_be_unknown(folder: Path, name: str, factor: float) -> None:
+    """A driver that was updated, a GPU that is throttled, a proxy; of two at once neither alone
+    explains it, and nothing wrong is said.
+    """
     found = engine_drift(folder, ("beta", 1.0), (name, factor))
     assert found.since_s == 2 * DAY_S
+    if "+" in name:
+        assert found.moved is None
+        assert "nothing alone explains it" in verdict(found)
+        return
     assert found.moved is not None
-    assert found.moved.name == "alpha"
+    assert found.moved.name == name.removesuffix("Ms")
     assert found.moved.factor == pytest.approx(factor, rel=0.05)
+
+
+def test_pods_that_start_slowly_are_told(folder: Path) -> None:
+    """They do not change a latency, and need other room."""
+    seen = seen_in_histories({"code": history(folder, ("beta", 1.0))}, start_up_s={"code": 40.0})
+    (found,) = drift_of(seen, read_system(folder, warn=print), window_s=2 * DAY_S).engines
+    assert verdict(found).endswith("; pods start in 40 s, by the data in 5")
 
 
 def test_a_truth_that_stays_does_not_drift(folder: Path) -> None:
