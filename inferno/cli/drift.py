@@ -27,9 +27,9 @@ DATES_S = 1e8  # times above are dates, those below seconds of a simulated run
 TEXT = """\
 Compare the latencies, the throughput and the start-up that were measured of
 each server with what its data predict on the twin, window by window: since when
-they differ, and which coefficient of the latency model explains it. Measured is
-what the records of a loop tell (ours or the Go loop's), or Prometheus, of the
-Deployments of a cluster.
+they differ, and what explains it: a coefficient of the latency model, a setting
+of the engine, or nothing alone. Measured is what the records of a loop tell
+(ours or the Go loop's), or Prometheus, of the Deployments of a cluster.
 
   inferno drift --data mine --records out/cycles.jsonl
   inferno drift --data mine --prometheus http://localhost:9090 --last 7d
@@ -60,7 +60,9 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         help="length of a window (default: 1d, or a sixth of what was measured)",
     )
     parser.add_argument(
-        "--write", action="store_true", help=f"put what has moved into {MODEL_DATA} of the data"
+        "--write",
+        action="store_true",
+        help=f"put a coefficient that has moved into {MODEL_DATA} of the data",
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
 
