@@ -15,13 +15,14 @@ from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.policies.filters import Bank
+    from loop.policies.work import Unit
     from loop.policies.worth import Worth
     from loop.types import Load, ServerView
 
 # How long a demand is held: of a load that comes in bursts for down_s, and less the less it does;
 # of one that comes back by the clock, as long as a clock may be wrong.
 HELD_MIN_S, HELD_SEASON_S = 30.0, 120.0
-TOKENS_KEPT = 0.9  # of the weight of a sample of mean tokens after each further one
+TOKENS_KEPT = 0.95  # of the weight of a sample of mean tokens after each further one
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,15 +40,19 @@ class Foreseen:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What is remembered of one server: the history of its rate [requests/min], its mean tokens and
-    how many requests a minute these stand for, what was asked for before any hold [requests/min],
-    what a replica of it can take (0: not known), when it was moved last, and since when its load is
-    not known (None: it is). foreseen is used again while nothing new is seen.
+    how many requests a minute these stand for, the request that its work is counted in (None: any),
+    what was asked for before any hold [requests/min], what a replica of it can take (0: not known),
+    when it was moved last, and since when its load is not known (None: it is). foreseen is used
+    again while nothing new is seen.
+
+    Once there is a unit, all rates are of such requests.
     """
 
     history: History = field(default_factory=History)
     in_tokens: float = 0.0
     out_tokens: float = 0.0
     tokens_weight: float = 0.0
+    unit: Unit | None = None
     demands: Series = field(default_factory=Series)
     replica_rpm: float = 0.0
     moved_s: float | None = None
@@ -62,8 +67,8 @@ NEW = Memory()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What one server is to be sized for, and the least that it must be sized for if GPUs are
-    missing: without the margin of its class.
+    """What one server is to be sized for, in requests of its unit, and the least that it must be
+    sized for if GPUs are missing: without the margin of its class.
     """
 
     load: Load
@@ -103,8 +108,9 @@ def remember(
         if view.load is not None:
             loads[name] = view.load
     before = [found[name].history for name in loads]
-    rates = [load.rate_rpm for load in loads.values()]
-    after = with_samples(before, rates, now_s=now_s, window_s=window_s)
+    rates = [work_rpm(found[name], load, window_s=window_s) for name, load in loads.items()]
+    chances = [1.0 if one is None else one.chance for one in (found[name].unit for name in loads)]
+    after = with_samples(before, rates, now_s=now_s, window_s=window_s, chances=chances)
     for (name, load), old, new in zip(loads.items(), before, after, strict=True):
         if new is old:
             continue
@@ -139,6 +145,31 @@ def demanded(
     return found, after
 
 
+def work_rpm(memory: Memory, load: Load, *, window_s: float) -> float:
+    """Return what *load*, seen over *window_s*, is in requests of the unit of its server
+    [requests/min].
+    """
+    if memory.unit is None:
+        return load.rate_rpm
+    count = load.rate_rpm * window_s / 60.0
+    return load.rate_rpm * memory.unit.times(load.in_tokens, load.out_tokens, count=count)
+
+
+def counted_in(memory: Memory, unit: Unit) -> Memory:
+    """Return *memory* with the work of its server counted in *unit* from now on."""
+    old, demands = memory.unit, memory.demands
+    if old is None:
+        return replace(memory, unit=unit)
+    times = 1.0 / old.times(unit.in_tokens, unit.out_tokens)
+    return replace(
+        memory,
+        unit=unit,
+        history=memory.history.scaled(times),
+        demands=demands.scaled(times),
+        replica_rpm=memory.replica_rpm * times,
+    )
+
+
 def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memory]:
     view, load, horizon, foreseen = asked.view, asked.load, asked.horizon, memory.foreseen
     assert foreseen is not None, "it was foreseen"
@@ -146,11 +177,15 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     demands = memory.demands.with_sample(foreseen.paying_rpm, now_s=now_s, most=True)
     held_rpm = max(demands.since(now_s - _held_s(found, horizon)))
     # Pods that are there serve the present load; others would come too late for it.
-    present_rpm = found.now + found.bursty * max(0.0, load.rate_rpm - found.now)
+    seen_rpm = work_rpm(memory, load, window_s=horizon.window_s)
+    present_rpm = found.now + found.bursty * max(0.0, seen_rpm - found.now)
     served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)
     waits_rpm = waiting_rpm(view, drain_s=horizon.drain_s, replica_rpm=memory.replica_rpm)
     tokens = load
-    if memory.tokens_weight > 0.0:
+    if memory.unit is not None:
+        unit = memory.unit
+        tokens = replace(load, in_tokens=unit.in_tokens, out_tokens=unit.out_tokens)
+    elif memory.tokens_weight > 0.0:
         tokens = replace(load, in_tokens=memory.in_tokens, out_tokens=memory.out_tokens)
     least_rpm = max(found.middle, served_rpm) + waits_rpm
     made = Demand(

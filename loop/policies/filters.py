@@ -54,6 +54,7 @@ NEGLIGIBLE = 1e-3  # a share of the weights
 _LEVEL_MOVES = np.array([level for level, _, _ in MOVES for _ in BURSTS])
 _SLOPE_MOVES = np.array([slope for _, slope, _ in MOVES for _ in BURSTS])
 _BURSTS = np.array([burst for _ in MOVES for burst, _ in BURSTS])
+_WILD = max(level for level, _, _ in MOVES) == _LEVEL_MOVES
 _FIRST_WEIGHTS = np.array([of_move + of_burst for _, _, of_move in MOVES for _, of_burst in BURSTS])
 _NORMAL = np.array([NormalDist().inv_cdf((rank + 0.5) / POINTS) for rank in range(POINTS)])
 _RANKS = (np.arange(FUTURES) + 0.5) / FUTURES
@@ -84,6 +85,19 @@ class Bank:
             self.level_slope_cov,
             self.slope_var,
             self.weight,
+        )
+
+    def scaled(self, times: float) -> Bank:
+        """Return the bank of so many *times* the load."""
+        twice = times * times
+        return Bank(
+            self.level * times,
+            self.slope * times,
+            self.level_var * twice,
+            self.level_slope_cov * twice,
+            self.slope_var * twice,
+            self.weight,
+            self.typical * times,
         )
 
 
@@ -148,12 +162,14 @@ def _column(values: Sequence[float]) -> Floats:
 @dataclass(frozen=True, slots=True)
 class Ahead:
     """What a bank says: FUTURES equally likely loads, each >= 0, lowest first; and its mean level
-    now, and how much a window has more or less than that beside what counting adds, as a share.
+    now, how much a window has more or less than that beside what counting adds, as a share, and how
+    likely its wildest moves are.
     """
 
     futures: Floats
     now: float
     bursts: float
+    wild: float
 
 
 def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
@@ -184,7 +200,7 @@ def ahead(banks: Sequence[Bank], steps: Sequence[int]) -> list[Ahead]:
         below = middles[k, :count] / each[k, :count].sum()
         futures = np.maximum(np.interp(_RANKS, below, points[k, :count]), 0.0)
         now = max(0.0, float(shares[k] @ level[k]))
-        found.append(Ahead(futures, now, float(shares[k] @ _BURSTS)))
+        found.append(Ahead(futures, now, float(shares[k] @ _BURSTS), float(shares[k] @ _WILD)))
     return found
 
 

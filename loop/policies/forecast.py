@@ -35,8 +35,10 @@ BURSTY = 0.3
 PEAKS_FROM = 0.3  # of that, from which on the highest of the last minutes is tried
 PEAK_STEPS = 10  # 300 s, what the horizontal pod autoscaler remembers of its recommendations
 # A load is sure as long as its ninth decile is above its median by SURE at most, as a share of
-# that, and nobody knows what it will be from UNSURE on.
+# that, and nobody knows what it will be from UNSURE on; nor if the wildest moves are as likely as
+# WILD.
 HIGH, SURE, UNSURE = 0.9, 0.3, 0.5
+WILD_FROM, WILD = 0.05, 0.3
 RETURNS_FROM = 40  # samples that tell where an unsure load goes back to; with fewer, it stays
 
 # A season is a lag at which the history repeats itself: by this correlation, seen this often.
@@ -80,6 +82,10 @@ class Series:
         dropped = max(0, len(values) - SAMPLES_MAX)
         return Series(self.start_s + STEP_S * dropped, values[dropped:])
 
+    def scaled(self, times: float) -> Series:
+        """Return the series of so many *times* the load."""
+        return Series(self.start_s, tuple(times * value for value in self.values))
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class History:
@@ -94,15 +100,33 @@ class History:
     returning: Series = field(default_factory=Series)
     window_s: float = 0.0
 
+    def scaled(self, times: float) -> History:
+        """Return the history of so many *times* the load."""
+        return replace(
+            self,
+            rates=self.rates.scaled(times),
+            before=None if self.before is None else self.before.scaled(times),
+            bank=None if self.bank is None else self.bank.scaled(times),
+            planned=self.planned.scaled(times),
+            returning=self.returning.scaled(times),
+        )
+
 
 def with_samples(
-    histories: Sequence[History], values: Sequence[float], *, now_s: float, window_s: float
+    histories: Sequence[History],
+    values: Sequence[float],
+    *,
+    now_s: float,
+    window_s: float,
+    chances: Sequence[float] | None = None,
 ) -> list[History]:
-    """Return each history with its one of *values*, seen at *now_s* over the last *window_s*.
+    """Return each history with its one of *values*, seen at *now_s* over the last *window_s*. What
+    chance adds to its variance is its one of *chances* (None: 1) times what counting requests adds.
 
     A sample that is not due takes the place of the last one.
     """
     found: list[History] = []
+    chances = [1.0] * len(values) if chances is None else chances
     # What the filters have to follow, by steps: where the history is, and the filters before.
     due: dict[int, list[tuple[int, Bank]]] = {}
     for place, (history, value) in enumerate(zip(histories, values, strict=True)):
@@ -112,7 +136,8 @@ def with_samples(
         steps = round((rates.next_s - last.next_s) / STEP_S)
         before = None if anew else history.before if steps == 0 else history.bank
         if before is None:
-            bank = filters.first(value, counting=poisson_noise(value, window_s) ** 2)
+            counting = chances[place] * poisson_noise(value, window_s) ** 2
+            bank = filters.first(value, counting=counting)
             found.append(History(rates=rates, bank=bank, window_s=window_s))
         elif steps == 0 and value == last.values[-1]:
             found.append(history if rates is last else replace(history, rates=rates))
@@ -125,7 +150,10 @@ def with_samples(
             [before for _, before in some],
             [values[place] for place, _ in some],
             steps=steps,
-            counting=[overlap * poisson_noise(one.typical, window_s) ** 2 for _, one in some],
+            counting=[
+                chances[place] * overlap * poisson_noise(one.typical, window_s) ** 2
+                for place, one in some
+            ],
         )
         for (place, _), bank in zip(some, banks, strict=True):
             found[place] = replace(found[place], bank=bank)
@@ -136,13 +164,15 @@ def with_samples(
 class Forecast:
     """A load some time ahead, and how it was foreseen: futures that are equally likely, each >= 0,
     lowest first. now is what it is, without the chance of counting; bursts is how much of it comes
-    and goes from window to window, as a share.
+    and goes from window to window, as a share; wild is how likely it is one that may be anything
+    next.
     """
 
     futures: Floats
     method: str
     now: float
     bursts: float = 0.0
+    wild: float = 0.0
 
     @property
     def bursty(self) -> float:
@@ -153,7 +183,9 @@ class Forecast:
     def unsure(self) -> float:
         """Return how far nobody knows what the load will be, 0 to 1."""
         spread = (self.at(HIGH) - self.middle) / max(self.middle, 1e-9)
-        return min(max((spread - SURE) / (UNSURE - SURE), 0.0), 1.0)
+        by_spread = (spread - SURE) / (UNSURE - SURE)
+        by_moves = (self.wild - WILD_FROM) / (WILD - WILD_FROM)
+        return min(max(by_spread, by_moves, 0.0), 1.0)
 
     @property
     def middle(self) -> float:
@@ -188,7 +220,13 @@ def forecast(
 def _forecast(
     history: History, seen: filters.Ahead, ahead: int, quantile: float
 ) -> tuple[Forecast, History]:
-    by_filters = Forecast(futures=seen.futures, method="filters", now=seen.now, bursts=seen.bursts)
+    by_filters = Forecast(
+        futures=seen.futures,
+        method="filters",
+        now=seen.now,
+        bursts=seen.bursts,
+        wild=seen.wild,
+    )
     values = np.array(history.rates.values)
     last_s = history.rates.next_s - STEP_S
     history = replace(

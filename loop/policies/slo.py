@@ -24,6 +24,7 @@ from loop.policies.demand import (
     Horizon,
     Memories,
     Memory,
+    counted_in,
     demanded,
     remember,
     waiting_rpm,
@@ -36,6 +37,7 @@ from loop.policies.room import (
     without,
     woken_targets,
 )
+from loop.policies.work import units
 from loop.policies.worth import Worth
 from loop.replacing import replace
 from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h
@@ -63,6 +65,8 @@ MET_CENTS_LOWEST = 0.5
 WINDOW_S = 60.0  # of the metrics, where the world does not tell
 HYSTERESIS = 0.035  # what is forecast is steadier than what is seen, so it needs less than that
 START_UP_S = 120.0  # of a pod, where nobody knows
+# Samples after which work is counted by tokens: the first answers that end are the shortest.
+UNIT_FROM = 8
 TOKENS_STEP = 1.02  # mean tokens are sized for in such steps, so that a sizing can be used again
 
 
@@ -241,6 +245,7 @@ class SloPolicy:
         memories = remember(state, snapshot.servers, now_s=now_s, window_s=window_s)
         if not self.forecasts or self.compat:
             return {}, memories
+        memories |= self._counted(snapshot, data, memories)
         asked = {}
         for name, view in snapshot.servers.items():
             # Labels tell what the load is to be: there is nothing to be foreseen or waited for.
@@ -259,6 +264,32 @@ class SloPolicy:
             asked[name] = Asked(view, view.load, worth, horizon)
         found, known = demanded(memories, asked, now_s=now_s)
         return found, {**memories, **known}
+
+    def _counted(
+        self, snapshot: Snapshot, data: SystemData, memories: Mapping[str, Memory]
+    ) -> dict[str, Memory]:
+        """Return the memories of the servers whose work is counted in another unit from now on: a
+        request of their mean tokens of today.
+        """
+        servers = {}
+        for name, view in snapshot.servers.items():
+            memory, load = memories[name], view.load
+            rates = memory.history.rates.values
+            if load is None or memory.tokens_weight <= 0.0 or len(rates) < UNIT_FROM:
+                continue
+            tokens = memory.in_tokens, memory.out_tokens
+            if memory.unit is None or not memory.unit.near(view.accelerator, *tokens):
+                rate_rpm = max(view.wanted * memory.replica_rpm, load.rate_rpm, 1.0)
+                mean = Load(rate_rpm=rate_rpm, in_tokens=tokens[0], out_tokens=tokens[1])
+                servers[name] = self._server(view, data, _in_steps(mean))
+        if not servers:
+            return {}
+        ask = self.optimize or exact_figures(partial(optimize, cache=self.cache))
+        try:
+            found = units(data, servers, ask=ask, settings=self._settings())
+        except ArithmeticError:
+            return {}
+        return {name: counted_in(memories[name], unit) for name, unit in found.items()}
 
     def _within_capacity(self, case: _Case) -> _Found:
         """Return what is found with the margins that there are GPUs for.
