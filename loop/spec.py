@@ -32,12 +32,12 @@ class Perf:
 
     alpha, beta and gamma make the sum that the Go tools read; launch_ms and weights_ms, if given,
     take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). Of
-    the scheduling only the tail of latencies knows, not the means; of the experts that few requests
-    leave alone the twin knows, not the optimizer, which sizes for batches that need them all.
-    overhead_ms is what a request spends outside the engine. tokens_per_step above 1 is speculative
-    decoding: how many tokens a step adds to an answer on the mean. kv_tokens is the KV capacity of
-    one replica [tokens] (from twin-data.json), None if not known; it caps the batch. start_up_s is
-    how long a replica takes to start, by the same file, None if not known.
+    the scheduling only the tail of latencies knows, not the means. experts_ms and experts_idle: of
+    a mixture of experts few requests leave some alone. overhead_ms is what a request spends outside
+    the engine. tokens_per_step above 1 is speculative decoding: how many tokens a step adds to an
+    answer on the mean. kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json),
+    None if not known; it caps the batch. start_up_s is how long a replica takes to start, by the
+    same file, None if not known.
     """
 
     model: str

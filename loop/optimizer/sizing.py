@@ -301,6 +301,8 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         perf.ahead,
         work.pool,
         work.dispersion,
+        perf.experts,
+        perf.unread,
     )
 
 

@@ -64,6 +64,48 @@ def test_arrivals_in_bursts_meet_their_targets_often_enough_too() -> None:
         assert share >= found.percentile - 0.02, found
 
 
+@pytest.mark.costly
+def test_few_requests_leave_experts_unread() -> None:
+    """With all of them read, no iteration would be within the target."""
+    data = read_system(DATA)
+    (first, *_) = islice(sampled(data, np.random.default_rng(7), batches=(64,)), 1)
+    model = replace(
+        first.perf,
+        alpha_ms=16.0,
+        beta_ms=0.03,
+        gamma_ms=2e-5,
+        launch_ms=None,
+        weights_ms=None,
+        p=1.0,
+        experts_ms=14.0,
+        experts_idle=0.94,
+    )
+    server = first.server
+    group = data.classes[server.service_class]
+    target = replace(group.targets[model.model], slo_itl_ms=13.0, slo_ttft_ms=1000.0)
+    group = replace(group, targets={**group.targets, model.model: target})
+    key = (model.model, model.accelerator)
+    known, whole = (
+        allowed(
+            replace(
+                data,
+                perf={**data.perf, key: one},
+                classes={**data.classes, group.name: group},
+            ),
+            server,
+        )
+        for one in (model, replace(model, experts_ms=0.0))
+    )
+    assert known is not None
+    assert whole is None
+    at, above = (
+        share_met(known, rate_rpm=rate_rpm, requests=REQUESTS // 2, seed=1)
+        for rate_rpm in (known.rate_max_rpm, known.rate_max_rpm / 0.9)
+    )
+    assert at >= known.percentile - 0.02
+    assert above < known.percentile
+
+
 @pytest.mark.slow
 def test_the_allowed_rate_is_hardly_below_the_largest() -> None:
     """Few requests miss their targets at it, and too many at a rate that is a twentieth higher.

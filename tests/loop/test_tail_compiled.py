@@ -26,6 +26,7 @@ def replicas(seed: int) -> Tail:
     alpha = rng.uniform(3.0, 30.0, ROWS)
     p = some(0.5, rng.uniform(1.2, 6.0, ROWS), 1.0)
     prompts = np.exp(rng.uniform(0.0, 9.0, ROWS)).round()
+    launch = np.where(p != 1.0, alpha * rng.random(ROWS), 0.0)
     return make_tail(
         ReplicaColumns(
             alpha,
@@ -37,13 +38,15 @@ def replicas(seed: int) -> Tail:
             some(0.3, rng.integers(0, 50, ROWS).astype(float), np.inf),
             np.full(ROWS, 2048.0),
             rng.uniform(0.0, 20.0, ROWS),
-            np.where(p != 1.0, alpha * rng.random(ROWS), 0.0),
+            launch,
             p,
             some(0.3, 0.4 * prompts, 0.0),
             rng.uniform(0.0, 2.0, ROWS),
             some(0.4, np.ones(ROWS), 0.0),
             some(0.3, rng.integers(1, 9, ROWS).astype(float), 1.0),
             some(0.4, rng.uniform(1.0, 9.0, ROWS), 1.0),
+            some(0.4, (alpha - launch) * rng.uniform(0.1, 1.0, ROWS), 0.0),
+            rng.uniform(0.5, 0.99, ROWS),
         )
     )
 

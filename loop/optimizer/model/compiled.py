@@ -57,10 +57,10 @@ F = TypeVar("F", bound=Callable[..., object])
 (
     ALPHA, BETA, GAMMA, LAUNCH, POWER, IN_TOKENS, CV, MAX_BATCH, MAX_QUEUE, BUDGET, POOL,
     COMPUTED, COMPUTED_TOKENS, DECODES, DECODES_2, ALONE, CONTEXT, AHEAD, TOGETHER, FULL_TIME,
-    DISPERSION,
-) = range(21)  # fmt: skip
-PROMPTS, MET, COMING, LIVES = 21, 26, 46, 66
-WIDTH, LINES = 70, 4
+    DISPERSION, EXPERTS, UNREAD,
+) = range(23)  # fmt: skip
+PROMPTS, MET, COMING, LIVES = 23, 28, 48, 68
+WIDTH, LINES = 72, 4
 # What the middle leaves to the end.
 (
     BATCH, SPREAD, EMPTY, FADE, NO_MORE, WAIT_RATE, OVERLOAD, BUSY, FIRST, SECOND, THIRD,
@@ -93,8 +93,9 @@ def pack(tail: Tail) -> Floats:
     asked = (columns.in_tokens, columns.token_cv, columns.max_batch, columns.max_queue)
     bounds = (columns.token_budget, columns.pool, tail.computed, columns.computed)
     lives = (tail.decodes, tail.decodes_2, tail.alone, tail.context)
-    others = (tail.ahead, tail.together, tail.full_time, columns.dispersion)
-    for place, figures in enumerate(own + asked + bounds + lives + others):
+    others = (tail.ahead, tail.together, tail.full_time)
+    kinds = (columns.dispersion, columns.experts, columns.unread)
+    for place, figures in enumerate(own + asked + bounds + lives + others + kinds):
         table[:, place] = figures
     table[:, PROMPTS:MET] = tail.prompts
     for first, sums in ((MET, tail.met), (COMING, tail.coming)):
@@ -183,6 +184,8 @@ def _lo(a: float, b: float) -> float:
 @compiled
 def _time(f: Floats, tokens: float, read: float) -> float:
     compute, reading = f[BETA] * tokens, f[GAMMA] * read
+    if f[EXPERTS] > 0.0:
+        reading -= f[EXPERTS] * f[UNREAD] ** tokens
     p = f[POWER]
     if p == 1.0:
         added: float = f[ALPHA] + compute + reading
@@ -607,11 +610,12 @@ def _slow_part(f: Floats, busy: float, batch: float, variance: float) -> Skew:
 
 @compiled
 def _idle_share(f: Floats, m: Floats, rate: float) -> float:
-    length = f[ALPHA] + m[FIRST]
+    nothing = f[ALPHA] - f[EXPERTS]
+    length = nothing + m[FIRST]
     nobody = 0.0
     for _ in range(8):
         nobody = math.exp(-rate * length)
-        length = (f[ALPHA] + m[FIRST] * nobody) / (1.0 - 0.999 * m[BUSY])
+        length = (nothing + m[FIRST] * nobody) / (1.0 - 0.999 * m[BUSY])
     share: float = nobody / (nobody + rate * length)
     return share
 

@@ -38,7 +38,8 @@ class ReplicaColumns:
     variation of both kinds of tokens; ahead: iterations that the engine plans in advance; pool: how
     many replicas have their arrivals in common, each of which goes where the fewest requests are;
     dispersion: variance of counts of arrivals over their mean, 1 of a Poisson process and more of
-    one in bursts (of independent gaps it is their squared coefficient of variation).
+    one in bursts (of independent gaps it is their squared coefficient of variation). experts [ms]
+    and unread: of a mixture of experts an iteration of n tokens saves experts · unread^n of alpha.
     """
 
     alpha: Floats
@@ -57,6 +58,8 @@ class ReplicaColumns:
     ahead: Floats
     pool: Floats
     dispersion: Floats
+    experts: Floats
+    unread: Floats
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -84,6 +87,8 @@ class ReplicaColumns:
             self.ahead[rows],
             self.pool[rows],
             self.dispersion[rows],
+            self.experts[rows],
+            self.unread[rows],
         )
 
     @property
@@ -100,6 +105,16 @@ class ReplicaColumns:
     def curved(self) -> bool:
         """Return whether any row is a soft roofline."""
         return bool((self.p != 1.0).any())
+
+    @property
+    def sparse(self) -> bool:
+        """Return whether any row is a mixture of experts of which small batches read some only."""
+        return bool((self.experts > 0.0).any())
+
+    def saved(self, tokens: Floats) -> Floats:
+        """Return what an iteration of so many tokens saves of alpha [ms]."""
+        saved: Floats = self.experts * self.unread**tokens
+        return saved
 
 
 def replica_columns(
@@ -120,12 +135,14 @@ def replica_columns(
     ahead: Any = 0.0,
     pool: Any = 1.0,
     dispersion: Any = 1.0,
+    experts: Any = 0.0,
+    unread: Any = 0.0,
 ) -> ReplicaColumns:
     """Return columns from scalars and sequences, broadcast to one length."""
     rows = np.broadcast_arrays(
         *np.atleast_1d(
             *(alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget),
-            *(overhead, launch, p, cached, token_cv, ahead, pool, dispersion),
+            *(overhead, launch, p, cached, token_cv, ahead, pool, dispersion, experts, unread),
         )
     )
     a, b, g, tokens_in, tokens_out, batch, *others = (
@@ -239,7 +256,8 @@ def mean_iteration(columns: ReplicaColumns, batch: Floats, chunks: Floats) -> Fl
     share = np.minimum(batch * chunks / each, 1.0)
     compute = columns.beta * batch * columns.computed / (each * share)
     read = columns.gamma * batch * prefill_reads(columns, chunks) / (each * share)
-    without = iteration_time(columns, compute=decode_compute, read=decode_read)
+    alone = decode_read - columns.saved(batch) if columns.sparse else decode_read
+    without = iteration_time(columns, compute=decode_compute, read=alone)
     with_it = iteration_time(columns, compute=decode_compute + compute, read=decode_read + read)
     mean: Floats = (1.0 - share) * without + share * with_it
     return mean
@@ -365,6 +383,11 @@ def make_model(columns: ReplicaColumns, *, share: float = RATE_MAX_SHARE) -> Mod
         each = np.ones((len(columns), 1)) if chunks is None else chunks
         curved = (each + wide.out_tokens) * mean_iteration(wide, batch, each)
         times = np.where(wide.p == 1.0, times, curved)
+    if columns.sparse:
+        wide = columns.as_column()
+        # Where a prompt is prefilled, all experts are read.
+        decodes = wide.out_tokens * wide.saved(batch)
+        times = np.where(wide.p == 1.0, times - decodes, times)
     full = times[rows, columns.max_batch - 1]
     chain = make_chain(times, max_batch=columns.max_batch, max_queue=columns.max_queue)
     rate_max = share * columns.max_batch / full

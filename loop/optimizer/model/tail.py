@@ -150,38 +150,48 @@ def as_column(values: Floats) -> Floats:
 
 @dataclass(frozen=True, slots=True)
 class Latencies:
-    """The latency models of the rows, as a vector or as a column; curved: some are rooflines."""
+    """The latency models of the rows, as a vector or as a column; curved: some are rooflines;
+    sparse: some are mixtures of experts.
+    """
 
     alpha: Floats
     beta: Floats
     gamma: Floats
     launch: Floats
     p: Floats
+    experts: Floats
+    unread: Floats
     curved: bool
+    sparse: bool
 
     @classmethod
     def of(cls, columns: ReplicaColumns) -> Self:
         """Return those of *columns*."""
         parts = (columns.alpha, columns.beta, columns.gamma, columns.launch, columns.p)
-        return cls(*parts, columns.curved)
+        return cls(*parts, columns.experts, columns.unread, columns.curved, columns.sparse)
+
+    @property
+    def _parts(self) -> tuple[Floats, ...]:
+        parts = (self.alpha, self.beta, self.gamma, self.launch, self.p)
+        return (*parts, self.experts, self.unread)
 
     def as_column(self) -> Latencies:
         """Return them for figures with a column per node."""
-        alpha, beta, gamma, launch, p = (
-            as_column(part) for part in (self.alpha, self.beta, self.gamma, self.launch, self.p)
-        )
-        return Latencies(alpha, beta, gamma, launch, p, self.curved)
+        alpha, beta, gamma, launch, p, experts, unread = map(as_column, self._parts)
+        kinds = (self.curved, self.sparse)
+        return Latencies(alpha, beta, gamma, launch, p, experts, unread, *kinds)
 
     def take(self, rows: Rows) -> Latencies:
         """Return the given rows."""
-        alpha, beta, gamma, launch, p = (
-            part[rows] for part in (self.alpha, self.beta, self.gamma, self.launch, self.p)
-        )
-        return Latencies(alpha, beta, gamma, launch, p, self.curved)
+        alpha, beta, gamma, launch, p, experts, unread = (part[rows] for part in self._parts)
+        kinds = (self.curved, self.sparse)
+        return Latencies(alpha, beta, gamma, launch, p, experts, unread, *kinds)
 
     def duration(self, tokens: Floats, read: Floats) -> Floats:
         """Return the time of iterations of so many tokens that read so many of the KV cache."""
         compute, reading = self.beta * tokens, self.gamma * read
+        if self.sparse:
+            reading = reading - self.experts * self.unread**tokens
         if not self.curved:
             return self.alpha + compute + reading
         return iteration_time(self, compute=compute, read=reading)

@@ -142,7 +142,8 @@ def _lone_itl_share(tail: Tail, goal: Floats) -> Floats:
     """Return the share of requests whose mean ITL is at most *goal* in an empty replica."""
     columns, p = tail.columns, tail.columns.p
     room = np.maximum(goal - columns.launch, 0.0) ** p - columns.beta**p
-    read = np.maximum(room, 0.0) ** (1.0 / p) - (columns.alpha - columns.launch)
+    weights = columns.alpha - columns.experts * columns.unread - columns.launch
+    read = np.maximum(room, 0.0) ** (1.0 / p) - weights
     prompt = read / columns.gamma - 1.0 - tail.decodes / 2.0
     normal = (np.log(np.maximum(prompt, 1e-300)) - tail.prompt_mu) / tail.prompt_sigma
     # Without a time of reading, or with prompts all alike, either all are within or none.
@@ -396,11 +397,13 @@ def _running_share(
 
 def _idle_share(tail: Tail, state: State) -> Floats:
     """Return the share of time without any request, if all ask for one token."""
-    first, rate = tail.columns.alpha + state.prefill_1, state.rate
+    # An iteration without tokens would read no experts.
+    nothing = tail.columns.alpha - tail.columns.experts
+    first, rate = nothing + state.prefill_1, state.rate
     length = first
     for _ in range(8):
         nobody = np.exp(-rate * length)
-        length = (tail.columns.alpha + state.prefill_1 * nobody) / (1.0 - 0.999 * state.busy)
+        length = (nothing + state.prefill_1 * nobody) / (1.0 - 0.999 * state.busy)
     share: Floats = nobody / (nobody + rate * length)
     return share
 

@@ -134,6 +134,8 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
         none,
         np.ones(len(batch)),
         np.ones(len(batch)),
+        none,
+        none,
     )
 
 

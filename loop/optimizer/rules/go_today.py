@@ -83,6 +83,8 @@ def perf(given: PerfColumns) -> PerfColumns:
         fixed=given.alpha,
         launch=none,
         p=np.ones_like(given.alpha),
+        experts=none,
+        unread=none,
         overhead=none,
         ahead=none,
     )

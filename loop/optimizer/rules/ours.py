@@ -109,6 +109,8 @@ def perf(given: PerfColumns) -> PerfColumns:
         alpha=steps * given.fixed,
         gamma=steps * given.gamma,
         launch=steps * given.launch,
+        experts=steps * given.experts,
+        unread=given.unread**given.per_step,
         overhead=given.overhead + whole,
     )
 
@@ -130,9 +132,8 @@ def need(asked: ServerColumns) -> Floats:
 def idle(pairs: Pairs, max_batch: Floats) -> tuple[Floats, Floats, Floats]:
     """Return ITL and TTFT of a lone request [ms], and no rate: without load none was sought."""
     perf, asked = pairs.perf, pairs.asked
-    itl = iteration_time(
-        perf, compute=perf.beta, read=perf.gamma * (asked.in_tokens + asked.out_tokens / 2.0)
-    )
+    read = perf.gamma * (asked.in_tokens + asked.out_tokens / 2.0)
+    itl = iteration_time(perf, compute=perf.beta, read=read - perf.experts * perf.unread)
     prefill = iteration_time(
         perf,
         compute=perf.beta * (asked.in_tokens - asked.cached),
