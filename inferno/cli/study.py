@@ -56,11 +56,12 @@ def read_study(path: Path) -> list[tuple[str, str, list[str]]]:
     """Return name, command and words of each part. Raise SpecError, one line, for what is wrong."""
     import yaml
 
+    from twin.kube.apiserver import bounded_yaml
     from twin.spec import SpecError
 
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        document = bounded_yaml.load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(
             f"{path}: expected a study in YAML, found {' '.join(str(error).split())[:60]}"
         ) from None

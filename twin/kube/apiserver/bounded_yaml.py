@@ -7,6 +7,9 @@ from typing import Any
 import yaml
 
 ALIASED_MAX = 100_000  # nodes that aliases may add to those written out
+# Deeper than any object of ours: the work of a scanner grows with the square of the depth.
+DEPTH_MAX = 100
+DIGITS_MAX = 400  # of a number, and of one in sixties (1:30:00), whose cost grows with the square
 
 
 class BoundedLoader(yaml.SafeLoader):
@@ -24,6 +27,36 @@ class BoundedLoader(yaml.SafeLoader):
                 problem_mark=node.start_mark,
             )
         return super().construct_document(node)
+
+    def fetch_flow_collection_start(self, token: Any) -> None:
+        """Begin a list or a mapping in brackets. Raise ScannerError where it stands too deep."""
+        self._look_at_depth(self.flow_level)
+        super().fetch_flow_collection_start(token)
+
+    def add_indent(self, column: int) -> bool:
+        """Begin a list or a mapping in lines. Raise ScannerError where it stands too deep."""
+        self._look_at_depth(len(self.indents))
+        return bool(super().add_indent(column))
+
+    def _look_at_depth(self, depth: int) -> None:
+        if depth >= DEPTH_MAX:
+            raise yaml.scanner.ScannerError(
+                problem=f"expected lists and mappings in at most {DEPTH_MAX} others, found more",
+                problem_mark=self.get_mark(),
+            )
+
+    def construct_scalar(self, node: yaml.ScalarNode | yaml.MappingNode) -> Any:
+        """Return the text of *node*. Raise ConstructorError for a number that is too long."""
+        if node.tag in _NUMBERS and len(node.value) > DIGITS_MAX:
+            raise yaml.constructor.ConstructorError(
+                problem=f"expected a number of at most {DIGITS_MAX} digits, found "
+                f"{len(node.value)}",
+                problem_mark=node.start_mark,
+            )
+        return super().construct_scalar(node)
+
+
+_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 def load(text: str) -> Any:

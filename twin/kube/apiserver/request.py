@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import yaml
 from twin.kube.apiserver.admission import check_validation
 from twin.kube.apiserver.bounded_yaml import BoundedLoader
 from twin.kube.apiserver.errors import (
+    ApiError,
     bad_request,
     method_not_allowed,
     no_such_path,
@@ -425,6 +427,8 @@ def parsed_json(body: bytes) -> Any:
 
 def parsed_yaml(body: bytes) -> Any:
     """Return what *body* says, in YAML or JSON. Raise ApiError 400 where it is neither."""
+    with suppress(ApiError):  # kubectl writes JSON, which is read in no time
+        return parsed_json(body)
     return _parsed(lambda text: yaml.load(text, Loader=ManifestLoader), body)  # noqa: S506 a safe loader's child
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from time import process_time
 
 import pytest
 import yaml
@@ -42,3 +43,30 @@ def test_aliases_that_stand_for_too_much_are_refused_at_once(text: str) -> None:
         parsed_yaml(text.encode())
     with pytest.raises(SpecError, match="alias"):
         parse_scenario(text, name="bomb", source="bomb.yaml", base=Path())
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 50_000,
+        '{"a":' * 20_000,
+        "- " * 20_000,
+        "\n".join(" " * depth + "a:" for depth in range(500)),
+        "a: 1" + ":1" * 50_000,
+        "a: " + "1" * 5_000,
+        "a: " + "1" * 5_000 + ".0",
+    ],
+)
+def test_depth_and_digits_beyond_all_measure_are_refused_at_once(text: str) -> None:
+    """50 KB of brackets froze the twin for seconds."""
+    begin_s = process_time()
+    with pytest.raises(yaml.YAMLError, match=r"expected (lists and mappings|a number)"):
+        load(text)
+    assert process_time() - begin_s < 0.5
+
+
+def test_what_people_write_is_within_the_bounds() -> None:
+    """Deep enough, and with long texts."""
+    text = "a" * 5_000
+    assert load("[" * 90 + f"{text}, 1:30" + "]" * 90)
+    assert load(f"a: '{'1' * 5_000}'") == {"a": "1" * 5_000}
