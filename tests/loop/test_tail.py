@@ -28,6 +28,8 @@ from loop.optimizer.rules.ours import OURS, highest_rates
 from loop.optimizer.sizing import size_all
 from loop.optimizer.table import GOOD
 from loop.schema.reading import read_system
+from loop.spec import Allocation, ServerData
+from loop.types import Load
 from tests.loop.one_replica import allowed, sampled, share_met
 from tests.loop.small_systems import server, small_system
 
@@ -62,6 +64,26 @@ def test_arrivals_in_bursts_meet_their_targets_often_enough_too() -> None:
         assert found.rate_max_rpm < 0.95 * case.rate_max_rpm
         share = share_met(found, rate_rpm=found.rate_max_rpm, requests=REQUESTS // 2, seed=1)
         assert share >= found.percentile - 0.02, found
+
+
+@pytest.mark.costly
+def test_a_full_batch_bounds_how_slow_tokens_are() -> None:
+    """Where the target is hardly below the pace of a full batch, few are slower than that."""
+    load = Load(rate_rpm=60.0, in_tokens=1123.0, out_tokens=134.0)
+    server = ServerData(
+        name="s",
+        model="Qwen3-32B",
+        service_class="Bronze",
+        keep_accelerator=True,
+        current=Allocation(accelerator="L40S", load=load),
+    )
+    case = allowed(read_system(DATA), server)
+    assert case is not None
+    assert case.max_batch == 45
+    rates = (case.rate_max_rpm, case.rate_max_rpm / 0.95)
+    at, above = (share_met(case, rate_rpm=rate, requests=REQUESTS // 2, seed=1) for rate in rates)
+    assert at >= case.percentile - 0.02
+    assert above < case.percentile
 
 
 @pytest.mark.costly

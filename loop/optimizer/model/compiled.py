@@ -710,7 +710,8 @@ def _itl_shares(
             share = none * _within(base, shape_base, bound)
             share += one * _within(single, shape_single, bound)
             share += _lo(rest, 1.0) * _within(many, shape_many, bound)
-            share = _hi(share, _within(slowest, shape_slowest, bound))
+            other = _within(slowest, shape_slowest, bound)
+            share = 0.5 * (_hi(share, other) + 1.0 - (1.0 - share) * (1.0 - other))
             found[line] += share * ANSWER_WEIGHTS[k]
     for line in range(len(goals)):
         found[line] = f[ALONE] + (1.0 - f[ALONE]) * found[line]

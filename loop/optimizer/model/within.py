@@ -557,9 +557,18 @@ def _itl_share(tail: Tail, state: State, goal: Floats) -> Floats:
     cases = Skewed.stack([base, single, many, _slowest(tail, state)])
     shares = np.moveaxis(cases.within(bound[..., None, :, :]), -3, 0)
     share = none * shares[0] + one * shares[1] + np.minimum(rest, 1.0) * shares[2]
-    share = mean_over(np.maximum(share, shares[3]), ANSWER_WEIGHTS)
+    share = mean_over(_the_faster(share, shares[3]), ANSWER_WEIGHTS)
     within: Floats = tail.alone + (1.0 - tail.alone) * share
     return within
+
+
+def _the_faster(share: Floats, other: Floats) -> Floats:
+    """Return the share of lives that are within a bound by the faster of two paces: between that of
+    paces that go together, and that of independent ones.
+    """
+    apart = 1.0 - (1.0 - share) * (1.0 - other)
+    found: Floats = 0.5 * (np.maximum(share, other) + apart)
+    return found
 
 
 def _whole(life: _Life, state: State, pool: Floats) -> Skewed:
