@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from contextlib import ExitStack, closing
@@ -66,12 +66,12 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 def _run(options: Namespace) -> int:
     from experiments.config import shipped
     from experiments.world import build_cluster_spec
-    from inferno.cli.runs import print_notes
     from inferno.web.live import History, Stream, WithPage
     from inferno.web.twin_page import SeenTwin, WithTimeline
     from inferno.worlds.world import check_speed, data_directory
     from loop.clocks import MonotonicClock, date_now
     from loop.schema.reading import read_system
+    from loop.services.logs import log
     from loop.services.serving import serve
     from loop.settings import read_settings, service_url
     from twin.kube.apiserver.app import create_app
@@ -104,12 +104,10 @@ def _run(options: Namespace) -> int:
         url = service_url(options.host, sockets[0].getsockname()[1])
         cluster.address = url.removeprefix("http://")
         write_kubeconfig(options.kubeconfig, url, token=token)
-        if not options.quiet:
-            line = f"inferno twin: {url}; export KUBECONFIG={options.kubeconfig}"
-            print(line, file=sys.stderr, flush=True)
-        print_notes([*notes, *world_notes], quiet=options.quiet)
-        # What is refused is told sparingly, as by every service.
         start_logs("twin", options, settings)
+        log("listening", f"export KUBECONFIG={options.kubeconfig}", fields={"url": url})
+        for note in dict.fromkeys([*notes, *world_notes]):
+            log("note", f"note: {note}", level=logging.WARNING)
         history, stopped = History(), Event()
         seen = SeenTwin(cluster, history, data=data, speed=options.speed)
         stream = Stream(history, title="the twin", closed=stopped.is_set)
