@@ -649,9 +649,8 @@ def _itl_shares(
 ) -> None:
     fixed, token, read = _line(f, m[BATCH])
     deviation = f[CV] * f[IN_TOKENS]
-    prompts = deviation * deviation
     batch, busy, context = m[BATCH], m[BUSY], f[CONTEXT]
-    lean = (3.0 * f[CV] + f[CV] ** 3) * deviation**3
+    prompts, lean = deviation * deviation, (3.0 * f[CV] + f[CV] ** 3) * deviation**3
     number = variance * _hi(2.0 * variance / _hi(batch, 1e-12) - 1.0, 0.2)
     first, before, extra = m[FIRST], m[BEFORE], m[BEHIND]
     burst = 0.5 * (m[STAY_DISPERSION] - 1.0)
