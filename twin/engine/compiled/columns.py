@@ -82,12 +82,11 @@ SCRAPED_FLOATS = next(_column)
 
 # What a call does to one server: which it is; between which places of the rows of the call those
 # stand that its requests are routed to, and those that go on and are read; between which places its
-# requests stand, and the number of the first; how they are routed, whose turn it is, and where its
-# draws begin. Afterwards, whose turn it is then and how many tokens their prompts had.
+# requests stand, and the number of the first; how they are routed, where its draws begin, and whose
+# turn it is. Afterwards, whose turn it is then and how many tokens their prompts had.
 _column = count()
 V_SERVER, V_ROUTED, V_ROUTED_END, V_READ, V_READ_END = (next(_column) for _ in range(5))
-V_BEGIN, V_END, V_NUMBER, V_HOW, V_TURN, V_DRAWS = (next(_column) for _ in range(6))
-V_TOKENS = next(_column)
+V_BEGIN, V_END, V_NUMBER, V_HOW, V_DRAWS, V_TURN, V_TOKENS = (next(_column) for _ in range(7))
 VISIT_INTS = next(_column)
 
 # Whether to read replicas, and to add up what grew; or to write what is in flight to the log.

@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf, nan, nextafter
-from typing import TypeVar
+from typing import Any, TypeVar
 from weakref import ref
 
 import numpy as np
@@ -77,8 +77,8 @@ class ReplicaTable:
         self._run_code = machine_code(ENGINE, _entry)
         self._ints = (ctypes.c_void_p * at.INT_ARRAYS)()
         self._floats = (ctypes.c_void_p * at.FLOAT_ARRAYS)()
-        self._sizes, self._instants = np.zeros(at.SIZES, np.int64), np.zeros(at.INSTANTS)
-        self._figures = (_address(self._sizes), _address(self._instants))
+        self._sizes = (ctypes.c_int64 * at.SIZES)()
+        self._instants = (ctypes.c_double * at.INSTANTS)()
         self._hold()
         records.sources.append(self.flush)
 
@@ -93,10 +93,10 @@ class ReplicaTable:
         floats += [self.scraped_sums, order[1]]
         self._ints[: at.A_VISITS] = [_address(array) for array in ints]
         self._floats[: at.F_ARRIVALS] = [_address(array) for array in floats]
-        self._sizes[: at.N_VISITS] = (
+        self._sizes[: at.N_VISITS] = [
             *(*s.counts.shape, len(s.keys), len(s.requests)),
             *(len(s.log), len(self.scraped), len(order[0])),
-        )
+        ]
 
     def add(
         self,
@@ -181,7 +181,7 @@ class ReplicaTable:
             self.make_slots(last - first)
             visits[0] = (
                 *(index, 0, len(rows), 0, 0),
-                *(first, last, number + first - begin, how, turn, 0, 0),
+                *(first, last, number + first - begin, how, 0, turn, 0),
             )
             self._run(
                 visits,
@@ -226,12 +226,18 @@ class ReplicaTable:
             self._hold()
         times_s, prompts, outputs = requests
         (slot, now_s), (what, after_s) = one, scrape
-        self._ints[at.A_VISITS :] = list(map(_address, (visits, rows, prompts, outputs)))
-        self._floats[at.F_ARRIVALS :] = [_address(times_s), _address(draws)]
+        ints, floats = self._ints, self._floats
+        ints[at.A_VISITS], ints[at.A_ROWS] = _address(visits), _address(rows)
+        # What there is nothing of is not looked at.
+        if len(times_s):
+            ints[at.A_PROMPTS], ints[at.A_OUTPUTS] = _address(prompts), _address(outputs)
+            floats[at.F_ARRIVALS] = _address(times_s)
+        if len(draws):
+            floats[at.F_DRAWS] = _address(draws)
         counts = (len(visits), len(rows), len(times_s), len(draws), slot, what)
-        self._sizes[at.N_VISITS :] = counts
-        self._instants[:] = now_s, after_s, until_s
-        return self._run_code(self._ints, self._floats, *self._figures)
+        self._sizes[at.N_VISITS :] = list(counts)
+        self._instants[:] = [now_s, after_s, until_s]
+        return self._run_code(ints, floats, self._sizes, self._instants)
 
     def sample(
         self, visits: Sequence[Visit[TableReplica]], now_s: float, *, scrape: bool = True
@@ -253,7 +259,7 @@ class ReplicaTable:
                 rows += [replica.row for replica in read]
             end = begin + last - first
             lines.append(
-                (server, to, middle, start, len(rows), begin, end, number, how, turn, drawn, 0)
+                (server, to, middle, start, len(rows), begin, end, number, how, drawn, turn, 0)
             )
             if end > begin:
                 parts.append((batch, first, last))
@@ -272,7 +278,7 @@ class ReplicaTable:
             until_s=after_s,
             scrape=(at.SCRAPE if scrape else 0, after_s),
         )
-        left: list[list[int]] = found[:, [at.V_TURN, at.V_TOKENS]].tolist()
+        left: list[list[int]] = found[:, at.V_TURN :].tolist()
         return left
 
     def gauges(self) -> tuple[list[list[int]], list[float]]:
@@ -430,9 +436,13 @@ def _entry() -> Callable[..., int]:
     return run
 
 
-def _address(array: Ints | Floats) -> int:
-    address: int = array.__array_interface__["data"][0]
-    return address
+def _address(array: Any) -> int:
+    try:
+        # Three times as fast as to ask the array.
+        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+    except (TypeError, ValueError):  # not to be written to, or empty
+        address: int = array.__array_interface__["data"][0]
+        return address
 
 
 def _grown(array: A, more: int) -> A:
