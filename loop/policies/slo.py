@@ -269,14 +269,16 @@ class SloPolicy:
         self, snapshot: Snapshot, data: SystemData, memories: Mapping[str, Memory]
     ) -> dict[str, Memory]:
         """Return the memories of the servers whose work is counted in another unit from now on: a
-        request of their mean tokens of today.
+        request of their mean tokens of today. Of an optimizer that does not say what a replica can
+        take, nothing is known of work.
         """
         servers = {}
         for name, view in snapshot.servers.items():
             memory, load = memories[name], view.load
-            rates = memory.history.rates.values
-            if load is None or memory.tokens_weight <= 0.0 or len(rates) < UNIT_FROM:
+            seen = load is not None and memory.tokens_weight > 0.0 and memory.replica_rpm > 0.0
+            if not seen or len(memory.history.rates.values) < UNIT_FROM:
                 continue
+            assert load is not None
             tokens = memory.in_tokens, memory.out_tokens
             if memory.unit is None or not memory.unit.near(view.accelerator, *tokens):
                 rate_rpm = max(view.wanted * memory.replica_rpm, load.rate_rpm, 1.0)

@@ -4,6 +4,7 @@ answer to it; pure.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, cast, get_args
 
@@ -139,13 +140,20 @@ def _assignment(name: str, found: Answered) -> Assignment:
         itl_ms=found.itl_average,
         ttft_ms=ttft_ms,
         rho=None,
-        rate_max_rpm=0.0,
+        rate_max_rpm=_rate_max_rpm(found.details),
         why=Why(
             kind=_kind(found.reason_kind),
             text=found.reason,
             details={**found.details, **waiting},
         ),
     )
+
+
+def _rate_max_rpm(details: Json) -> float:
+    """Return what a replica can take, 0 if it is not said: existing optimizers never do."""
+    said = details.get("rateMaxRpm")
+    known = isinstance(said, int | float) and not isinstance(said, bool) and 0.0 <= said < math.inf
+    return float(said) if known else 0.0
 
 
 def _kind(word: str) -> WhyKind:

@@ -13,7 +13,7 @@ from loop.backends.http import remote_policy
 from loop.backends.http_client import ServiceClient
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
-from loop.policies.slo import SloPolicy
+from loop.policies.slo import UNIT_FROM, SloPolicy
 from loop.schema.reading import read_system
 from loop.services.optimizer_app import make_optimizer_app
 from loop.spec import SystemData, gpus
@@ -173,3 +173,29 @@ def test_a_service_trusts_the_prefix_cache_as_much(optimizer: httpx.Client) -> N
     assert same(local, remote)
     cold, _ = SloPolicy().decide(snapshot, system(), {})
     assert local.targets["s1"].replicas < cold.targets["s1"].replicas
+
+
+def test_a_service_decides_the_same_of_loads_that_move(optimizer: httpx.Client) -> None:
+    """What a replica can take, and how much work requests are, is asked of the service, too."""
+    data = system(servers={"s2": server_data("s2", service_class="Free", min_replicas=1)})
+    policies = SloPolicy(), remote_policy(client_of("optimizer", optimizer))
+    states = [policy.start() for policy in policies]
+    for step in range(2 * UNIT_FROM):
+        growth = 1.0 + 0.2 * max(0, step - UNIT_FROM)
+        views = [
+            server_view("s1", load=Load(rate_rpm=900.0 * growth, in_tokens=512.0, out_tokens=99.5)),
+            server_view(
+                "s2", load=Load(rate_rpm=600.0, in_tokens=512.0 * growth, out_tokens=256.0)
+            ),
+        ]
+        snapshot = replace(seen(*views), now_s=30.0 * step, window_s=60.0)
+        found = []
+        for place, policy in enumerate(policies):
+            decision, states[place] = policy.decide(snapshot, data, states[place])
+            found.append(decision)
+        assert same(*found)
+    for name in ("s1", "s2"):
+        here, there = (state[name] for state in states)
+        assert here.replica_rpm == there.replica_rpm > 0.0
+        assert here.unit is not None
+        assert here.unit == there.unit
