@@ -29,7 +29,6 @@ class Move:
     """One server that the optimizer would move. stay is what it would have where it is (None: it
     cannot be served there); start_up_s how long new pods take; moved_s when it was moved last;
     known_s for how long its load has been seen; rate_rpm what it is sized for (0: not known).
-    helps: whether more is served, of all servers, if all movers move.
     """
 
     view: ServerView
@@ -39,7 +38,6 @@ class Move:
     moved_s: float | None
     known_s: float
     rate_rpm: float = 0.0
-    helps: bool = True
 
     @property
     def replicas(self) -> int:
@@ -64,15 +62,11 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
     *saving_min* (SOON_SAVING_MIN if it is soon); nothing is short, nothing starts, the load has
     been seen for a while, and the last move is some time ago.
 
-    A server that cannot be served where it is has to move; so has one for which there are too few
-    GPUs where it is, if elsewhere there are enough and nobody else goes without for it: no pod that
-    is waited for would help it.
+    A server that cannot be served where it is has to move.
     """
     view, stay = move.view, move.stay
     if stay is None or view.ready + view.starting + view.pending == 0:
         return True
-    if stay.why.kind == "capacity" and move.go.why.kind != "capacity" and move.helps:
-        return move.known_s >= KNOWN_S
     if move.moved_s is not None and now_s - move.moved_s < DWELL_S:
         return False
     if move.known_s < KNOWN_S:

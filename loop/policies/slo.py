@@ -5,7 +5,7 @@ load estimated.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import get_args
@@ -29,7 +29,7 @@ from loop.policies.demand import (
     remember,
     waiting_rpm,
 )
-from loop.policies.moves import Move, pays, settling
+from loop.policies.moves import DWELL_S, KNOWN_S, Move, pays, settling
 from loop.policies.room import (
     FreeGpus,
     held_targets,
@@ -187,7 +187,8 @@ class SloPolicy:
                 for_long=_unknown_for_long(snapshot, memories),
             ),
         )
-        found, moved = self._settle(case, self._within_capacity(case))
+        free = self._within_capacity(case, partial(self._find, case))
+        found, moved = self._settle(case, free)
         for name, one in found.solution.allocations.items():
             memory = memories[name]
             moved_s = snapshot.now_s if name in moved else memory.moved_s
@@ -293,30 +294,31 @@ class SloPolicy:
             return {}
         return {name: counted_in(memories[name], unit) for name, unit in found.items()}
 
-    def _within_capacity(self, case: _Case) -> _Found:
+    def _within_capacity(self, case: _Case, find: Callable[[SystemData], _Found]) -> _Found:
         """Return what is found with the margins that there are GPUs for.
 
         If GPUs are missing without any margin, nobody has one; else the lowest classes go without.
         """
         servers = case.snapshot.servers
         priorities = {case.data.priority(servers[name].service_class) for name in case.demands}
-        found = self._find(case, bare_from=None)
+
+        def bare(lowest: int) -> _Found:
+            return find(self._system(case.snapshot, case.data, case.demands, bare_from=lowest))
+
+        found = find(case.system)
         if not found.short or not priorities:
             return found
-        bare = self._find(case, bare_from=0)
-        if bare.short:
-            return bare
+        least = bare(0)
+        if least.short:
+            return least
         for lowest in sorted(priorities, reverse=True)[:-1]:
-            found = self._find(case, bare_from=lowest)
+            found = bare(lowest)
             if not found.short:
                 return found
-        return bare
+        return least
 
-    def _find(self, case: _Case, *, bare_from: int | None) -> _Found:
-        """Return the solution with margins for the classes above *bare_from*."""
-        system = case.system
-        if bare_from is not None:
-            system = self._system(case.snapshot, case.data, case.demands, bare_from=bare_from)
+    def _find(self, case: _Case, system: SystemData) -> _Found:
+        """Return the solution of *system*, wherever that puts anybody."""
         solution, infeasible = self._solve(system, case.snapshot, case.held, case.woken)
         return _Found(system=system, solution=solution, infeasible=infeasible)
 
@@ -324,49 +326,84 @@ class SloPolicy:
         """Return what is *found* without the moves that do not pay, and who moves with how many
         replicas.
 
-        If a server lacks GPUs because others stay, all of these moves are made, if more is served
-        then.
+        If less is served where everybody stays, the fewest moves are made with which as much is
+        served as with all of them.
         """
-        movers = _movers(found)
-        if self.compat or self.hysteresis == 0.0 or not movers:
+        if self.compat or self.hysteresis == 0.0 or not _movers(found):
             return found, {}
-        stay = self._again(case, found, _staying(found.system, movers))
-        helps = _missed_cents(case, found) < _missed_cents(case, stay)
-        moves = {
-            name: Move(
-                view=case.snapshot.servers[name],
-                go=found.solution.allocations[name],
-                stay=stay.solution.allocations.get(name),
-                start_up_s=_start_up_s(
-                    case.data,
-                    case.snapshot.servers[name],
-                    found.solution.allocations[name].accelerator,
-                ),
-                moved_s=case.memories[name].moved_s,
-                known_s=_known_s(case, name),
-                rate_rpm=_rate_rpm(found.system.servers[name]),
-                helps=helps,
-            )
-            for name in movers
-        }
-        stopped = [
-            name
-            for name, move in moves.items()
-            if not pays(move, now_s=case.snapshot.now_s, saving_min=self.hysteresis / 2.0)
-        ]
-        if stopped and len(stopped) < len(movers):
-            stay = self._again(case, found, _staying(found.system, stopped))
-        lacking = len(stay.short) > len(found.short)
-        if not stopped or (lacking and _missed_cents(case, found) < _missed_cents(case, stay)):
-            return found, {name: move.replicas for name, move in moves.items()}
-        return stay, {name: moves[name].replicas for name in _movers(stay) if name in moves}
+        home = self._staying(case, found, found.system.servers)
+        if _missed_cents(case, found) < _missed_cents(case, home):
+            found = self._fewest_moves(case, found, home)
+            movers = _movers(found)
+            return found, {name: self._move(case, found, home, name).replicas for name in movers}
+        # Where some stay, others may have to move for them: these are looked at in turn.
+        stayers: set[str] = set()
+        while True:
+            moves = {name: self._move(case, found, home, name) for name in _movers(found)}
+            now_s, saving_min = case.snapshot.now_s, self.hysteresis / 2.0
+            stopped = {
+                name
+                for name, move in moves.items()
+                if not pays(move, now_s=now_s, saving_min=saving_min)
+            }
+            if not stopped:
+                return found, {name: move.replicas for name, move in moves.items()}
+            stayers |= stopped
+            found = self._staying(case, found, stayers)
 
-    def _again(self, case: _Case, found: _Found, system: SystemData) -> _Found:
-        """Return what is found for *system*, in which the same servers can be served."""
-        rest = without(system, {**case.held, **found.infeasible}, case.woken)
+    def _move(self, case: _Case, found: _Found, home: _Found, name: str) -> Move:
+        """Return the move of *name* that is *found*; it would have what it has at *home* else."""
+        go, view = found.solution.allocations[name], case.snapshot.servers[name]
+        return Move(
+            view=view,
+            go=go,
+            stay=home.solution.allocations.get(name),
+            start_up_s=_start_up_s(case.data, view, go.accelerator),
+            moved_s=case.memories[name].moved_s,
+            known_s=_known_s(case, name),
+            rate_rpm=_rate_rpm(found.system.servers[name]),
+        )
+
+    def _fewest_moves(self, case: _Case, found: _Found, home: _Found) -> _Found:
+        """Return what is *found* with as few of the moves as serve as much: who has moved lately
+        stays if anybody may, then who would move at the highest price. Who is served at *home*, if
+        only in part, stays until its load has been seen for a while.
+        """
+        now_s, allocations, movers = case.snapshot.now_s, found.solution.allocations, _movers(found)
+
+        def reluctance(name: str) -> tuple[bool, float, str]:
+            moved_s = case.memories[name].moved_s
+            lately = moved_s is not None and now_s - moved_s < DWELL_S
+            return not lately, -allocations[name].cost_cents_per_h, name
+
+        new = {
+            name
+            for name in movers
+            if name in home.solution.allocations and _known_s(case, name) < KNOWN_S
+        }
+        stayers = (found.system.servers.keys() - set(movers)) | new
+        best = self._staying(case, found, stayers) if new else found
+        least = _missed_cents(case, best)
+        for name in sorted(set(movers) - new, key=reluctance):
+            fewer = self._staying(case, found, stayers | {name})
+            if _missed_cents(case, fewer) <= least:
+                stayers, best = stayers | {name}, fewer
+        return best
+
+    def _staying(self, case: _Case, found: _Found, names: Iterable[str]) -> _Found:
+        """Return what is found with *names* on the accelerators that they have, with the margins
+        that there are GPUs for then; the same servers can be served as in what was *found*.
+        """
         ask = self._optimizer(case.snapshot)
-        solution = ask(rest, self._settings()) if rest.servers else NO_SOLUTION
-        return _Found(system=system, solution=solution, infeasible=found.infeasible)
+
+        def find(system: SystemData) -> _Found:
+            stay = {name: replace(system.servers[name], keep_accelerator=True) for name in names}
+            kept = replace(system, servers={**system.servers, **stay})
+            rest = without(kept, {**case.held, **found.infeasible}, case.woken)
+            solution = ask(rest, self._settings()) if rest.servers else NO_SOLUTION
+            return _Found(system=kept, solution=solution, infeasible=found.infeasible)
+
+        return self._within_capacity(case, find)
 
     def _settings(self) -> OptimizerSettings:
         return OptimizerSettings(
@@ -508,15 +545,17 @@ class SloPolicy:
 
 def _missed_cents(case: _Case, found: _Found) -> float:
     """Return what the requests are worth that more come of than the replicas *found* can take, of
-    all servers [cents/min]. Those that may wait count as the least that others are worth: without
-    GPUs they wait for ever.
+    all servers without margins [cents/min]. Those that may wait count as the least that others are
+    worth: without GPUs they wait for ever.
     """
     missed = 0.0
     for name, server in found.system.servers.items():
         one = found.solution.allocations.get(name)
         served_rpm = one.replicas * one.rate_max_rpm if one is not None else 0.0
         value = _met_cents(case.data, case.snapshot.servers[name]) or MET_CENTS_LOWEST
-        missed += value * max(0.0, _rate_rpm(server) - served_rpm)
+        asked = case.demands.get(name)
+        rate_rpm = _rate_rpm(server) if asked is None else asked.least.rate_rpm
+        missed += value * max(0.0, rate_rpm - served_rpm)
     return missed
 
 
@@ -542,12 +581,6 @@ def _movers(found: _Found) -> list[str]:
         and servers[name].current.replicas > 0
         and one.accelerator != servers[name].current.accelerator
     ]
-
-
-def _staying(system: SystemData, names: Iterable[str]) -> SystemData:
-    """Return *system* with *names* on the accelerators that they have."""
-    stay = {name: replace(system.servers[name], keep_accelerator=True) for name in names}
-    return replace(system, servers={**system.servers, **stay})
 
 
 def _replica_cents_per_h(data: SystemData, view: ServerView) -> float:

@@ -152,8 +152,9 @@ def _assignment(name: str, found: Answered) -> Assignment:
 def _rate_max_rpm(details: Json) -> float:
     """Return what a replica can take, 0 if it is not said: existing optimizers never do."""
     said = details.get("rateMaxRpm")
-    known = isinstance(said, int | float) and not isinstance(said, bool) and 0.0 <= said < math.inf
-    return float(said) if known else 0.0
+    if not isinstance(said, int | float) or isinstance(said, bool) or not 0.0 <= said < math.inf:
+        return 0.0
+    return float(said)
 
 
 def _kind(word: str) -> WhyKind:

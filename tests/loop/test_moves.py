@@ -97,18 +97,6 @@ def test_who_cannot_be_served_where_it_is_moves() -> None:
     assert pays(replace(MOVE, view=empty, start_up_s=1e6), now_s=1000.0, saving_min=0.1)
 
 
-def test_who_lacks_gpus_where_it_is_moves_to_where_there_are_enough() -> None:
-    """What is short waits for no pods: none can come. What has too few anywhere stays."""
-    cut = Why(kind="capacity")
-    short = replace(MOVE, stay=replace(SHORT, why=cut), go=replace(THERE, cost_cents_per_h=2000.0))
-    short = replace(short, view=replace(MOVE.view, starting=1), moved_s=900.0)
-    assert pays(short, now_s=1000.0, saving_min=0.1)
-    assert not pays(replace(short, known_s=KNOWN_S / 2.0), now_s=1000.0, saving_min=0.1)
-    assert not pays(replace(short, helps=False), now_s=1000.0, saving_min=0.1)
-    nowhere = replace(short.go, why=cut)
-    assert not pays(replace(short, go=nowhere), now_s=1000.0, saving_min=0.1)
-
-
 def test_a_move_to_fewer_replicas_begins_with_as_many_as_are_needed() -> None:
     """A rollout ends old pods beyond the number that is asked for before the new ones are ready."""
     few = replace(THERE, pools=one_pool(accelerator="B200", replicas=1, max_batch=64))

@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from loop.errors import SpecError
@@ -553,3 +554,50 @@ def test_labels_are_followed_at_once_and_measured_loads_down_after_a_while(
         found.append(decision.targets["s1"].replicas)
     assert found[1] > found[0]
     assert (found[2] == found[0]) == follows
+
+
+def test_who_has_just_moved_stays_though_others_stay_too() -> None:
+    """Where one may not move, the cheapest for the rest may be that another moves for it: that
+    move, too, has to be one that pays.
+    """
+    rng = np.random.default_rng(3)
+    policy, tried = SloPolicy(), 0
+    for _ in range(60):
+        counts = {"H100": int(rng.integers(4, 16)), "A100": int(rng.integers(4, 24))}
+        gpus = {kind: CapacityView(type=kind, total=n, used=0) for kind, n in counts.items()}
+        views = {
+            f"s{k}": server_view(
+                f"s{k}",
+                load=Load(
+                    rate_rpm=float(rng.uniform(200.0, 4000.0)), in_tokens=512.0, out_tokens=256.0
+                ),
+                accelerator=str(rng.choice(["H100", "2xA100"])),
+                wanted=2,
+                ready=2,
+            )
+            for k in range(3)
+        }
+        data = system(servers={name: server_data(name) for name in views})
+        at_home = {
+            name: server_data(
+                name,
+                keep_accelerator=True,
+                current=Allocation(
+                    accelerator=view.accelerator, replicas=2, max_batch=64, load=view.load
+                ),
+            )
+            for name, view in views.items()
+        }
+        everybody = replace(data, servers=at_home, capacity=counts)
+        if optimize(everybody, OptimizerSettings(rules=OURS)).unserved:
+            continue
+        state = policy.start()
+        for now_s in (0.0, 30.0, 60.0):
+            seen = Snapshot(now_s=now_s, servers=views, capacity=gpus, window_s=60.0)
+            decision, state = policy.decide(seen, data, state)
+            state = {name: replace(one, moved_s=now_s) for name, one in state.items()}
+        tried += 1
+        assert all(
+            decision.targets[name].accelerator == view.accelerator for name, view in views.items()
+        )
+    assert tried >= 15
