@@ -344,7 +344,7 @@ class SloPolicy:
             stopped = {
                 name
                 for name, move in moves.items()
-                if not pays(move, now_s=now_s, saving_min=saving_min)
+                if name not in stayers and not pays(move, now_s=now_s, saving_min=saving_min)
             }
             if not stopped:
                 return found, {name: move.replicas for name, move in moves.items()}
