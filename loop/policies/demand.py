@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 # How long a demand is held: of a load that comes in bursts for down_s, and less the less it does;
 # of one that comes back by the clock, as long as a clock may be wrong.
 HELD_MIN_S, HELD_SEASON_S = 30.0, 120.0
-TOKENS_KEPT = 0.95  # of the weight of a sample of mean tokens after each further one
+# Of the weight of a sample of mean tokens, after each further one: for what requests are like, and,
+# of answers, for what they are like now. A window alone would not tell: when a load grows, the
+# answers that end are the short ones.
+TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +43,11 @@ class Foreseen:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What is remembered of one server: the history of its rate [requests/min], its mean tokens and
-    how many requests a minute these stand for, the request that its work is counted in (None: any),
-    what was asked for before any hold [requests/min], what a replica of it can take (0: not known),
-    when it was moved last, and since when its load is not known (None: it is). foreseen is used
-    again while nothing new is seen.
+    how many requests a minute these stand for, those of its last answers and how many answers a
+    minute these stand for, the request that its work is counted in (None: any), what was asked for
+    before any hold [requests/min], what a replica of it can take (0: not known), when it was moved
+    last, and since when its load is not known (None: it is). foreseen is used again while nothing
+    new is seen.
 
     Once there is a unit, all rates are of such requests.
     """
@@ -52,6 +56,8 @@ class Memory:
     in_tokens: float = 0.0
     out_tokens: float = 0.0
     tokens_weight: float = 0.0
+    answer_tokens: float = 0.0
+    answers_weight: float = 0.0
     unit: Unit | None = None
     demands: Series = field(default_factory=Series)
     replica_rpm: float = 0.0
@@ -104,19 +110,20 @@ def remember(
         memory, unknown = memories.get(name, NEW), view.load is None
         if unknown != (memory.unknown_s is not None):
             memory = replace(memory, unknown_s=now_s if unknown else None)
-        found[name] = memory
         if view.load is not None:
             loads[name] = view.load
+            past = memory.history.rates
+            if not past.values or now_s >= past.next_s - 1e-9:
+                memory = _with_tokens(memory, view)
+        found[name] = memory
     before = [found[name].history for name in loads]
     rates = [work_rpm(found[name], load, window_s=window_s) for name, load in loads.items()]
     chances = [1.0 if one is None else one.chance for one in (found[name].unit for name in loads)]
     after = with_samples(before, rates, now_s=now_s, window_s=window_s, chances=chances)
-    for (name, load), old, new in zip(loads.items(), before, after, strict=True):
+    for name, old, new in zip(loads, before, after, strict=True):
         if new is old:
             continue
-        memory = replace(found[name], history=new)
-        due = new.rates.next_s > old.rates.next_s
-        found[name] = _with_tokens(memory, load) if due else memory
+        found[name] = replace(found[name], history=new)
     return found
 
 
@@ -152,7 +159,8 @@ def work_rpm(memory: Memory, load: Load, *, window_s: float) -> float:
     if memory.unit is None:
         return load.rate_rpm
     count = load.rate_rpm * window_s / 60.0
-    return load.rate_rpm * memory.unit.times(load.in_tokens, load.out_tokens, count=count)
+    out_tokens = memory.answer_tokens or load.out_tokens
+    return load.rate_rpm * memory.unit.times(load.in_tokens, out_tokens, count=count)
 
 
 def counted_in(memory: Memory, unit: Unit) -> Memory:
@@ -247,19 +255,30 @@ def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -
     return 60.0 * at_router / drain_s + min(60.0 * inside / drain_s, able_rpm)
 
 
-def _with_tokens(memory: Memory, load: Load) -> Memory:
-    """Return *memory* with the mean tokens over the requests of the last minutes.
+def _with_tokens(memory: Memory, view: ServerView) -> Memory:
+    """Return *memory* with the mean tokens over the requests of the last ten minutes, and over
+    the answers of the last one.
 
     Windows count by their requests: what ends in a quiet window are the longest answers of the
     busy one before.
     """
+    load = view.load
+    assert load is not None, "it was seen"
     if load.rate_rpm <= 0.0 or load.out_tokens <= 0.0:
         return memory
     kept = TOKENS_KEPT * memory.tokens_weight
     weight = kept + load.rate_rpm
+    ended = load.rate_rpm if view.completions_rpm is None else view.completions_rpm
+    before = ANSWERS_KEPT * memory.answers_weight
+    answers_weight = before + ended
+    out_tokens = load.out_tokens
+    if answers_weight > 0.0:
+        out_tokens = (before * memory.answer_tokens + ended * load.out_tokens) / answers_weight
     return replace(
         memory,
         in_tokens=(kept * memory.in_tokens + load.rate_rpm * load.in_tokens) / weight,
         out_tokens=(kept * memory.out_tokens + load.rate_rpm * load.out_tokens) / weight,
         tokens_weight=weight,
+        answer_tokens=out_tokens,
+        answers_weight=answers_weight,
     )
