@@ -14,12 +14,18 @@ from loop.optimizer.front import OptimizerSettings, optimize
 from loop.optimizer.rules.ours import OURS
 from loop.policies.demand import Memory, counted_in, remember
 from loop.policies.slo import UNIT_FROM, SloPolicy
-from loop.policies.work import FAR, LEFT, LONGER, POWER_MAX, TIMES_MAX, Unit, units
+from loop.policies.work import FAR, LEFT, LONGER, POWER_MAX, SHORTER, TIMES_MAX, Unit, units
 from loop.spec import Allocation
 from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Load, ServerView, Snapshot
 
-UNIT = Unit(accelerator="H100", in_tokens=1000.0, out_tokens=200.0, in_power=1.0, out_power=0.5)
+UNIT = Unit(
+    accelerator="H100",
+    in_tokens=1000.0,
+    out_tokens=200.0,
+    in_powers=(0.8, 1.0),
+    out_powers=(0.3, 0.5),
+)
 SETTINGS = OptimizerSettings(rules=OURS)
 LOAD = Load(rate_rpm=600.0, in_tokens=2000.0, out_tokens=256.0)
 tokens = st.floats(1.0, 1e5)
@@ -67,12 +73,13 @@ def test_powers_are_what_the_optimizer_says_of_longer_requests() -> None:
     server = server_data(current=current, max_replicas=1)
     scarce = replace(system(), capacity={"H100": 0, "A100": 0})
     unit = units(scarce, {"s1": server}, ask=partial(optimize), settings=SETTINGS)["s1"]
-    prompts = allowed_rpm(replace(LOAD, in_tokens=LONGER * LOAD.in_tokens))
-    answers = allowed_rpm(replace(LOAD, out_tokens=LONGER * LOAD.out_tokens))
-    assert allowed_rpm(LOAD) / prompts == pytest.approx(LONGER**unit.in_power)
-    assert allowed_rpm(LOAD) / answers == pytest.approx(LONGER**unit.out_power)
-    assert 0.2 < unit.in_power < POWER_MAX
-    assert 0.2 < unit.out_power < POWER_MAX
+    for place, times in enumerate((SHORTER, LONGER)):
+        prompts = allowed_rpm(replace(LOAD, in_tokens=times * LOAD.in_tokens))
+        answers = allowed_rpm(replace(LOAD, out_tokens=times * LOAD.out_tokens))
+        assert allowed_rpm(LOAD) / prompts == pytest.approx(times ** unit.in_powers[place])
+        assert allowed_rpm(LOAD) / answers == pytest.approx(times ** unit.out_powers[place])
+        assert 0.1 < unit.in_powers[place] < POWER_MAX
+        assert 0.1 < unit.out_powers[place] < POWER_MAX
 
 
 def test_of_an_accelerator_that_no_data_know_requests_are_counted_as_they_are() -> None:
@@ -80,7 +87,7 @@ def test_of_an_accelerator_that_no_data_know_requests_are_counted_as_they_are() 
     current = Allocation(accelerator="TPU", replicas=2, max_batch=64, load=LOAD)
     server = server_data(current=current)
     unit = units(system(), {"s1": server}, ask=partial(optimize), settings=SETTINGS)["s1"]
-    assert (unit.in_power, unit.out_power, unit.chance) == (0.0, 0.0, 1.0)
+    assert (unit.in_powers, unit.out_powers, unit.chance) == ((0.0, 0.0), (0.0, 0.0), 1.0)
 
 
 def test_another_unit_is_the_same_load() -> None:
