@@ -24,7 +24,7 @@ POWER_MAX = 2.0  # of tokens, by which the work of a request grows
 FAR = 0.15  # the logarithm by which mean tokens may leave those of the unit
 # Of what tokens are off their mean, so much is left when pods that are asked for now are ready;
 # less is counted on if they are fewer.
-LEFT_SHORTER, LEFT = 0.35, 0.7
+LEFT_SHORTER, LEFT = 0.6, 0.7
 FEW = 8.0  # the mean of so many requests says half of that
 TIMES_MAX = 5.0  # as much as the unit, or as little, a request may be
 
