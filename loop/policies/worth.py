@@ -19,7 +19,7 @@ OVERLOAD = 0.3
 # bear, and the next tick mends. All of it is had for a load that is unsure; and more of it than
 # that the more replicas there are beyond FEW: a pool of many is full nearly at once, and what whole
 # replicas have over, next to nothing.
-MARGIN_MIN = 0.22
+MARGIN_MIN = 0.26
 FEW = 8.0
 COUNTS_MAX = 48  # numbers of replicas that are compared
 
