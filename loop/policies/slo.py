@@ -249,8 +249,8 @@ class SloPolicy:
         memories |= self._counted(snapshot, data, memories)
         asked = {}
         for name, view in snapshot.servers.items():
-            # Labels tell what the load is to be: there is nothing to be foreseen or waited for.
-            if view.load is None or view.load_source.startswith("labels"):
+            load = _measured(view)
+            if load is None:
                 continue
             worth = Worth(
                 replica_cents_per_h=_replica_cents_per_h(data, view),
@@ -262,7 +262,7 @@ class SloPolicy:
                 down_s=self.down_s,
                 drain_s=self.drain_s,
             )
-            asked[name] = Asked(view, view.load, worth, horizon)
+            asked[name] = Asked(view, load, worth, horizon)
         found, known = demanded(memories, asked, now_s=now_s)
         return found, {**memories, **known}
 
@@ -275,7 +275,7 @@ class SloPolicy:
         """
         servers = {}
         for name, view in snapshot.servers.items():
-            memory, load = memories[name], view.load
+            memory, load = memories[name], _measured(view)
             seen = load is not None and memory.tokens_weight > 0.0 and memory.replica_rpm > 0.0
             if not seen or len(memory.history.rates.values) < UNIT_FROM:
                 continue
@@ -541,6 +541,13 @@ class SloPolicy:
             raise SpecError(
                 f"policy {self.name}: {option}: expected a number >= 0{bound}, found {value!r}"
             )
+
+
+def _measured(view: ServerView) -> Load | None:
+    """Return the load of *view* if it was measured. Labels tell what it is to be: there is nothing
+    to be foreseen or waited for.
+    """
+    return None if view.load_source.startswith("labels") else view.load
 
 
 def _missed_cents(case: _Case, found: _Found) -> float:

@@ -132,3 +132,14 @@ def test_longer_prompts_get_more_replicas_as_more_requests_do() -> None:
     made = replicas(*[view(2000.0)] * 2 * UNIT_FROM, *[view(5000.0)] * 4)
     assert max(made[UNIT_FROM:-4]) <= made[UNIT_FROM] + 1
     assert made[-1] >= 1.4 * made[-5]
+
+
+@pytest.mark.parametrize(("source", "counted"), [("router", True), ("labels", False)])
+def test_the_work_of_loads_that_labels_tell_is_not_counted(source: str, counted: bool) -> None:
+    """They are what they are told to be, and the optimizer is not asked for it."""
+    policy, view = SloPolicy(), server_view(load=LOAD, load_source=source)
+    state = policy.start()
+    for step in range(UNIT_FROM + 2):
+        seen = Snapshot(now_s=30.0 * step, servers={"s1": view}, window_s=60.0)
+        _, state = policy.decide(seen, system(), state)
+    assert (state["s1"].unit is not None) == counted
