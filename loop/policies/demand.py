@@ -112,8 +112,7 @@ def remember(
             memory = replace(memory, unknown_s=now_s if unknown else None)
         if view.load is not None:
             loads[name] = view.load
-            past = memory.history.rates
-            if not past.values or now_s >= past.next_s - 1e-9:
+            if memory.history.rates.is_due(now_s):
                 memory = _with_tokens(memory, view)
         found[name] = memory
     before = [found[name].history for name in loads]

@@ -57,6 +57,10 @@ class Series:
         """Return when the next sample is due."""
         return self.start_s + STEP_S * len(self.values)
 
+    def is_due(self, now_s: float) -> bool:
+        """Return whether the next sample is due."""
+        return not self.values or now_s >= self.next_s - 1e-9
+
     def since(self, when_s: float) -> tuple[float, ...]:
         """Return the samples of the steps that end after *when_s*, and the last one anyway."""
         count = math.floor((self.next_s - when_s) / STEP_S + 1e-9)
@@ -70,7 +74,7 @@ class Series:
         if not self.values:
             return Series(now_s, (value,))
         missing = int((now_s - self.next_s) / STEP_S + 1e-9) + 1
-        if now_s < self.next_s - 1e-9:
+        if not self.is_due(now_s):
             # Not due yet, but newer than the last one: what is seen now counts.
             value = max(value, self.values[-1]) if most else value
             if value == self.values[-1]:
