@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 Forecast = Literal["holt", "damped", "constant", "kalman", "arima", "seasonal"]
 LEAD_S = 60.0  # of a model of which nobody knows how long it takes to start
 DAMPING = 0.9
+HYSTERESIS = 0.05  # of loads as they are seen, which are less steady than what slo foresees
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,7 +58,7 @@ class PredictivePolicy:
     season_s: float = 3600.0
     reach_s: float = 900.0
     headroom: float = DEFAULTS.headroom
-    hysteresis: float = DEFAULTS.hysteresis
+    hysteresis: float = HYSTERESIS
     drain_s: float = 120.0
     name: str = "predictive"
     tick_s: float = 30.0

@@ -63,7 +63,6 @@ NO_SOLUTION = Solution(allocations={}, unserved={}, total_cost=0.0, total_value=
 MET_CENTS = {1: 1.0, 2: 0.8, 3: 0.6}
 MET_CENTS_LOWEST = 0.5
 WINDOW_S = 60.0  # of the metrics, where the world does not tell
-HYSTERESIS = 0.035  # what is forecast is steadier than what is seen, so it needs less than that
 START_UP_S = 120.0  # of a pod, where nobody knows
 # Samples after which work is counted by tokens: the first answers that end are the shortest.
 UNIT_FROM = 8
@@ -116,7 +115,7 @@ class SloPolicy:
     headroom: float = DEFAULTS.headroom
     percentile: float | None = None
     drain_s: float = 60.0
-    hysteresis: float = HYSTERESIS
+    hysteresis: float = DEFAULTS.hysteresis
     prefix_cache_trust: float = 0.0
     compat: bool = False
     forecasts: bool = True

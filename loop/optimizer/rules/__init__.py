@@ -157,7 +157,7 @@ class OptimizerSettings:
     max_batch_cap: int = 512
     replicas_cap: int = 1000
     near_peak: float = 1.0
-    hysteresis: float = 0.05
+    hysteresis: float = 0.035
     objective: Objective = "value"
     time_limit_s: float | None = None
     gap: float = 0.0
