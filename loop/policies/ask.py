@@ -1,21 +1,29 @@
-"""Asking the optimizer: within what the pods of a server can be put on, and within arithmetic."""
+"""Asking the optimizer, whatever it answers: within what the pods of a server can be put on, within
+arithmetic, and without those whom nothing can serve.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from loop.policies.room import FreeGpus
+from loop.optimizer.solution import Solution
+from loop.policies.room import FreeGpus, without
 from loop.replacing import replace
 from loop.spec import gpus
 from loop.types import Why
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from loop.optimizer.rules import OptimizerSettings
-    from loop.optimizer.solution import Assignment, Solution
+    from loop.optimizer.solution import Assignment
     from loop.spec import SystemData
-    from loop.types import Snapshot
+    from loop.types import Snapshot, Target
+
+NO_SOLUTION = Solution(allocations={}, unserved={}, total_cost=0.0, total_value=0.0)
 
 
 class Optimize(Protocol):
@@ -26,6 +34,59 @@ class Optimize(Protocol):
         cannot be asked.
         """
         ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """A solution, the system that it is of, and the servers that nothing in it can serve."""
+
+    system: SystemData
+    solution: Solution
+    infeasible: Mapping[str, Why]
+
+    @property
+    def short(self) -> list[str]:
+        """Return the servers for which only GPUs are missing."""
+        return [name for name, why in self.solution.unserved.items() if why.kind == "capacity"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asking:
+    """What finds the allocation, how, and of whom it is not asked: those *held*, and those *woken*,
+    who get their first replica.
+    """
+
+    ask: Optimize
+    settings: OptimizerSettings
+    held: Mapping[str, Why]
+    woken: Mapping[str, Target]
+
+    def solution(self, system: SystemData, infeasible: Mapping[str, Why]) -> Solution:
+        """Return what the servers of *system* should have, but for those *infeasible*, too."""
+        rest = self._rest(system, infeasible)
+        return self.ask(rest, self.settings) if rest.servers else NO_SOLUTION
+
+    def found(self, system: SystemData) -> Found:
+        """Return the solution of *system*, and which servers nothing can serve, with the reason.
+
+        These hold GPUs that the others must not be given, so if there are any the rest is solved
+        again.
+        """
+        infeasible: dict[str, Why] = {}
+        try:
+            solution = self.solution(system, infeasible)
+        except ArithmeticError:
+            infeasible = beyond_arithmetic(self.ask, self._rest(system, {}), self.settings)
+            solution = self.solution(system, infeasible)
+        unserved = solution.unserved.items()
+        unservable = {name: why for name, why in unserved if why.kind != "capacity"}
+        if unservable:
+            infeasible |= unservable
+            solution = self.solution(system, infeasible)
+        return Found(system=system, solution=solution, infeasible=infeasible)
+
+    def _rest(self, system: SystemData, infeasible: Mapping[str, Why]) -> SystemData:
+        return without(system, {**self.held, **infeasible}, self.woken)
 
 
 def within_reach(ask: Optimize, snapshot: Snapshot) -> Optimize:

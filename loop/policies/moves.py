@@ -1,4 +1,6 @@
-"""Whether a move of a server to another accelerator pays, and is safe now. Pure."""
+"""Who moves to another accelerator: whether a move pays and is safe now, and who stays if not. Pure
+but for the optimizer that is asked.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +8,17 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loop.policies.ask import Found
+from loop.policies.worth import MET_CENTS_LOWEST, met_cents
+from loop.replacing import replace
+
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from loop.optimizer.solution import Assignment
+    from loop.policies.ask import Asking
+    from loop.policies.case import Case
+    from loop.spec import ServerData, SystemData
     from loop.types import ServerView
 
 DWELL_S = 600.0  # between two moves of a server
@@ -91,3 +102,130 @@ def _cents_per_h(one: Assignment, move: Move) -> float:
     least = max(1, move.view.replicas_min)
     counts = [max(least, math.ceil(factor * needed - 1e-9)) for factor in ABOUT]
     return one.cost_cents_per_h / one.replicas * sum(counts) / len(counts)
+
+
+def settle(
+    case: Case, found: Found, *, asking: Asking, hysteresis: float
+) -> tuple[Found, dict[str, int]]:
+    """Return what is *found* without the moves that do not pay, and who moves with how many
+    replicas.
+
+    If less is served where everybody stays, the fewest moves are made with which as much is
+    served as with all of them.
+    """
+    if not _movers(found):
+        return found, {}
+    home = _staying(case, asking, found, found.system.servers)
+    if _missed_cents(case, found) < _missed_cents(case, home):
+        found = _fewest_moves(case, asking, found, home)
+        movers = _movers(found)
+        return found, {name: _move(case, found, home, name).replicas for name in movers}
+    # Where some stay, others may have to move for them: these are looked at in turn.
+    stayers: set[str] = set()
+    while True:
+        moves = {name: _move(case, found, home, name) for name in _movers(found)}
+        now_s, saving_min = case.snapshot.now_s, hysteresis / 2.0
+        stopped = {
+            name
+            for name, move in moves.items()
+            if name not in stayers and not pays(move, now_s=now_s, saving_min=saving_min)
+        }
+        if not stopped:
+            return found, {name: move.replicas for name, move in moves.items()}
+        stayers |= stopped
+        found = _staying(case, asking, found, stayers)
+
+
+def _fewest_moves(case: Case, asking: Asking, found: Found, home: Found) -> Found:
+    """Return what is *found* with as few of the moves as serve as much: who has moved lately
+    stays if anybody may, then who would move at the highest price. Who is served at *home*, if
+    only in part, stays until its load has been seen for a while.
+    """
+    now_s, allocations, movers = case.snapshot.now_s, found.solution.allocations, _movers(found)
+
+    def reluctance(name: str) -> tuple[bool, float, str]:
+        moved_s = case.memories[name].moved_s
+        lately = moved_s is not None and now_s - moved_s < DWELL_S
+        return not lately, -allocations[name].cost_cents_per_h, name
+
+    new = {
+        name
+        for name in movers
+        if name in home.solution.allocations and _known_s(case, name) < KNOWN_S
+    }
+    stayers = (found.system.servers.keys() - set(movers)) | new
+    best = _staying(case, asking, found, stayers) if new else found
+    least = _missed_cents(case, best)
+    for name in sorted(set(movers) - new, key=reluctance):
+        fewer = _staying(case, asking, found, stayers | {name})
+        if _missed_cents(case, fewer) <= least:
+            stayers, best = stayers | {name}, fewer
+    return best
+
+
+def _staying(case: Case, asking: Asking, found: Found, names: Iterable[str]) -> Found:
+    """Return what is found with *names* on the accelerators that they have, with the margins
+    that there are GPUs for then; the same servers can be served as in what was *found*.
+    """
+
+    def find(system: SystemData) -> Found:
+        stay = {name: replace(system.servers[name], keep_accelerator=True) for name in names}
+        kept = replace(system, servers={**system.servers, **stay})
+        solution = asking.solution(kept, found.infeasible)
+        return Found(system=kept, solution=solution, infeasible=found.infeasible)
+
+    return case.within_capacity(find)
+
+
+def _move(case: Case, found: Found, home: Found, name: str) -> Move:
+    """Return the move of *name* that is *found*; it would have what it has at *home* else."""
+    go, view = found.solution.allocations[name], case.snapshot.servers[name]
+    return Move(
+        view=view,
+        go=go,
+        stay=home.solution.allocations.get(name),
+        start_up_s=case.start_up_s(name, go.accelerator),
+        moved_s=case.memories[name].moved_s,
+        known_s=_known_s(case, name),
+        rate_rpm=_rate_rpm(found.system.servers[name]),
+    )
+
+
+def _missed_cents(case: Case, found: Found) -> float:
+    """Return what the requests are worth that more come of than the replicas *found* can take, of
+    all servers without margins [cents/min]. Those that may wait count as the least that others are
+    worth: without GPUs they wait for ever.
+    """
+    missed = 0.0
+    for name, server in found.system.servers.items():
+        one = found.solution.allocations.get(name)
+        served_rpm = one.replicas * one.rate_max_rpm if one is not None else 0.0
+        value = met_cents(case.data, case.snapshot.servers[name]) or MET_CENTS_LOWEST
+        asked = case.demands.get(name)
+        rate_rpm = _rate_rpm(server) if asked is None else asked.least.rate_rpm
+        missed += value * max(0.0, rate_rpm - served_rpm)
+    return missed
+
+
+def _rate_rpm(server: ServerData) -> float:
+    """Return the rate that *server* is sized for, 0 if it is not known."""
+    return 0.0 if server.current.load is None else server.current.load.rate_rpm
+
+
+def _known_s(case: Case, name: str) -> float:
+    """Return for how long the load of *name* has been seen; for ever if it was told."""
+    if case.snapshot.servers[name].load_source.startswith("labels"):
+        return math.inf
+    return case.snapshot.now_s - case.memories[name].history.rates.start_s
+
+
+def _movers(found: Found) -> list[str]:
+    """Return the servers that would move from one accelerator to another."""
+    servers = found.system.servers
+    return [
+        name
+        for name, one in found.solution.allocations.items()
+        if one.replicas > 0
+        and servers[name].current.replicas > 0
+        and one.accelerator != servers[name].current.accelerator
+    ]

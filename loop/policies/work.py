@@ -8,6 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loop.policies.ask import beyond_arithmetic
 from loop.replacing import replace
 from loop.spec import TOKEN_CV, OptimizerData
 from loop.types import Load
@@ -81,7 +82,7 @@ def units(
 ) -> dict[str, Unit]:
     """Return the unit of each of *servers*: a request of its load on its accelerator. Its powers
     are by how much less or more a replica can take of requests with longer or shorter prompts, or
-    answers.
+    answers. Servers of which one of these is beyond arithmetic have none.
     """
     asked: dict[str, ServerData] = {}
     for name, server in servers.items():
@@ -96,7 +97,14 @@ def units(
                 current=replace(server.current, load=one, replicas=max(1, server.current.replicas)),
             )
     everywhere = replace(system, servers=asked, optimizer=OptimizerData(unlimited=True))
-    found = ask(everywhere, settings).allocations
+    try:
+        found = ask(everywhere, settings).allocations
+    except ArithmeticError:
+        beyond = {name.partition("/")[2] for name in beyond_arithmetic(ask, everywhere, settings)}
+        sized = {name: one for name, one in servers.items() if name not in beyond}
+        if not 0 < len(sized) < len(servers):
+            return {}
+        return units(system, sized, ask=ask, settings=settings)
     made = {}
     for name, server in servers.items():
         load, rates = _load(server), [0.0] * 5

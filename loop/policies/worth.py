@@ -10,8 +10,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.spec import cost_cents_per_h
+
 if TYPE_CHECKING:
     from loop.policies.forecast import Floats, Forecast
+    from loop.spec import SystemData
+    from loop.types import ServerView
 
 QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
@@ -22,6 +26,9 @@ OVERLOAD = 0.3
 MARGIN_MIN = 0.26
 FEW = 8.0
 COUNTS_MAX = 48  # numbers of replicas that are compared
+# What a request that meets its targets is worth [cents] if the class does not say, by priority.
+MET_CENTS = {1: 1.0, 2: 0.8, 3: 0.6}
+MET_CENTS_LOWEST = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,3 +77,24 @@ class Worth:
         margin = max(0.0, (best - 0.5) * replica_rpm - found.middle)
         whole = max(found.unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
         return found.middle + (MARGIN_MIN + (1.0 - MARGIN_MIN) * whole) * margin
+
+
+def worth_of(data: SystemData, view: ServerView) -> Worth:
+    """Return what a replica costs where the server is, 0 if the data do not know, and what its
+    requests are worth.
+    """
+    cost = cost_cents_per_h(data, model=view.model, accelerator=view.accelerator, replicas=1)
+    return Worth(replica_cents_per_h=cost or 0.0, met_cents=met_cents(data, view))
+
+
+def met_cents(data: SystemData, view: ServerView) -> float:
+    """Return what a request within its targets is worth to have room for, by its class or by that's
+    priority; 0 if there is a target for throughput only: what waits is done a little later.
+    """
+    target = data.target(service_class=view.service_class, model=view.model)
+    if target is not None and not (target.slo_ttft_ms or target.slo_itl_ms or target.percentiles):
+        return 0.0
+    entry = data.classes.get(view.service_class)
+    if entry is not None and entry.value_per_met_request_cents is not None:
+        return entry.value_per_met_request_cents
+    return MET_CENTS.get(data.priority(view.service_class), MET_CENTS_LOWEST)

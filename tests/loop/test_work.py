@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 
 from loop.optimizer.front import OptimizerSettings, optimize
 from loop.optimizer.rules.ours import OURS
+from loop.optimizer.solution import Solution
+from loop.policies.case import UNIT_FROM
 from loop.policies.demand import Memory, counted_in, remember
-from loop.policies.slo import UNIT_FROM, SloPolicy
+from loop.policies.slo import SloPolicy
 from loop.policies.work import FAR, LEFT, LONGER, POWER_MAX, SHORTER, TIMES_MAX, Unit, units
-from loop.spec import Allocation
+from loop.spec import Allocation, SystemData
 from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Load, ServerView, Snapshot
 
@@ -143,3 +145,20 @@ def test_the_work_of_loads_that_labels_tell_is_not_counted(source: str, counted:
         seen = Snapshot(now_s=30.0 * step, servers={"s1": view}, window_s=60.0)
         _, state = policy.decide(seen, system(), state)
     assert (state["s1"].unit is not None) == counted
+
+
+def test_who_is_beyond_arithmetic_keeps_nobody_from_another_unit() -> None:
+    """An overflow of one server used to leave the work of all uncounted."""
+
+    def sizes(data: SystemData, settings: OptimizerSettings) -> Solution:
+        if "4/odd" in data.servers:
+            raise FloatingPointError("overflow encountered in multiply")
+        return optimize(data, settings)
+
+    policy = SloPolicy(optimize=sizes)
+    state, views = policy.start(), [server_view(load=LOAD), server_view("odd", load=LOAD)]
+    for step in range(UNIT_FROM + 2):
+        seen = Snapshot(now_s=30.0 * step, servers={view.name: view for view in views})
+        _, state = policy.decide(seen, system(), state)
+    assert state["odd"].unit is None
+    assert state["s1"].unit is not None

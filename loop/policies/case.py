@@ -1,0 +1,309 @@
+"""The case that slo decides: the servers as they are seen, each with the load that it is to be
+sized for, and with the margin that there are GPUs for. Pure but for the optimizer that is asked.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from loop.policies.demand import (
+    Asked,
+    Demand,
+    Horizon,
+    Memory,
+    counted_in,
+    demanded,
+    remember,
+    waiting_rpm,
+)
+from loop.policies.room import woken_targets
+from loop.policies.work import units
+from loop.policies.worth import worth_of
+from loop.replacing import replace
+from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h
+from loop.types import Load, Why
+
+if TYPE_CHECKING:
+    from loop.optimizer.rules import OptimizerSettings
+    from loop.policies.ask import Found, Optimize
+    from loop.types import ServerView, Snapshot, Target
+
+UNKNOWN = Why(kind="held-unknown", text="the load is not known")
+WINDOW_S = 60.0  # of the metrics, where the world does not tell
+START_UP_S = 120.0  # of a pod, where nobody knows
+# Samples after which work is counted by tokens: the first answers that end are the shortest.
+UNIT_FROM = 8
+TOKENS_STEP = 1.02  # mean tokens are sized for in such steps, so that a sizing can be used again
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sizing:
+    """What servers are sized for, as the options of slo say it."""
+
+    compat: bool
+    forecasts: bool
+    percentile: float | None
+    tick_s: float
+    down_s: float
+    drain_s: float
+    prefix_cache_trust: float
+
+    def system(
+        self,
+        snapshot: Snapshot,
+        data: SystemData,
+        demands: Mapping[str, Demand],
+        *,
+        bare_from: int | None = None,
+    ) -> SystemData:
+        """Return *data* with the servers and, if the world knows it, the capacity of *snapshot*.
+        Classes of priority *bare_from* and lower have no margin.
+        """
+        capacity = data.capacity
+        if snapshot.capacity is not None:
+            capacity = {kind: view.total for kind, view in snapshot.capacity.items()}
+        most = snapshot.capacity_max
+        capacity = {kind: min(count, most.get(kind, count)) for kind, count in capacity.items()}
+        servers = {}
+        for name, view in snapshot.servers.items():
+            found = demands.get(name)
+            load = self._load(view)
+            if found is not None:
+                bare = bare_from is not None and data.priority(view.service_class) >= bare_from
+                load = _in_steps(found.least if bare else found.load)
+            servers[name] = self.server(view, data, load)
+        classes = data.classes
+        if self.percentile is not None:
+            classes = {
+                name: replace(one, percentile=self.percentile) for name, one in classes.items()
+            }
+        return replace(data, servers=servers, capacity=capacity, classes=classes)
+
+    def server(self, view: ServerView, data: SystemData, load: Load | None) -> ServerData:
+        """Return *view* as the optimizer is to know it; the data files add what no label says."""
+        base = data.servers.get(view.name) or ServerData(name=view.name, model=view.model)
+        cost = cost_cents_per_h(
+            data, model=view.model, accelerator=view.accelerator, replicas=view.wanted
+        )
+        return replace(
+            base,
+            model=view.model,
+            service_class=view.service_class,
+            min_replicas=max(base.min_replicas, view.replicas_min),
+            gpus_per_replica=view.gpus_per_replica,
+            types=view.types,
+            cached_tokens=self._cached_tokens(view, base),
+            # The margin of a forecast, which grows with the bursts that are seen, pays for them:
+            # to size for them too costs as much as a wider margin, and brings no more.
+            arrival_cv=1.0,
+            pooled=base.pooled or view.pooled,
+            current=Allocation(
+                accelerator=view.accelerator,
+                replicas=view.wanted,
+                max_batch=view.max_batch,
+                cost_cents_per_h=cost,
+                itl_ms=view.itl_ms or 0.0,
+                ttft_ms=view.ttft_ms or 0.0,
+                load=load,
+            ),
+        )
+
+    def _cached_tokens(self, view: ServerView, base: ServerData) -> float:
+        """Return the tokens of a prompt that need no prefill: as many as were found in the cache,
+        as far as that is trusted to stay so.
+        """
+        if self.compat or view.load is None or view.cache_hit_share is None:
+            return 0.0 if self.compat else base.cached_tokens
+        return self.prefix_cache_trust * view.cache_hit_share * view.load.in_tokens
+
+    def _load(self, view: ServerView) -> Load | None:
+        """Return the load to size for: what comes, and what waits."""
+        if view.load is None or self.compat or self.drain_s == 0:
+            return view.load
+        waits_rpm = waiting_rpm(view, drain_s=self.drain_s)
+        return replace(view.load, rate_rpm=view.load.rate_rpm + waits_rpm)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Case:
+    """What is to be decided: held are the servers that nothing may be asked for, woken those that
+    get their first replica; system has the margins of all classes.
+    """
+
+    snapshot: Snapshot
+    data: SystemData
+    sizing: Sizing
+    demands: Mapping[str, Demand]
+    system: SystemData
+    memories: Mapping[str, Memory]
+    held: Mapping[str, Why]
+    woken: Mapping[str, Target]
+
+    def within_capacity(self, find: Callable[[SystemData], Found]) -> Found:
+        """Return what is found with the margins that there are GPUs for.
+
+        If GPUs are missing without any margin, nobody has one; else the lowest classes go without.
+        """
+        servers = self.snapshot.servers
+        priorities = {self.data.priority(servers[name].service_class) for name in self.demands}
+
+        def bare(lowest: int) -> Found:
+            return find(
+                self.sizing.system(self.snapshot, self.data, self.demands, bare_from=lowest)
+            )
+
+        found = find(self.system)
+        if not found.short or not priorities:
+            return found
+        least = bare(0)
+        if least.short:
+            return least
+        for lowest in sorted(priorities, reverse=True)[:-1]:
+            found = bare(lowest)
+            if not found.short:
+                return found
+        return least
+
+    def start_up_s(self, name: str, accelerator: str = "") -> float:
+        """Return how long a new pod of *name* takes to be ready, there where it is or on
+        *accelerator*.
+        """
+        return _start_up_s(self.data, self.snapshot.servers[name], accelerator)
+
+
+def make_case(
+    snapshot: Snapshot,
+    data: SystemData,
+    state: Mapping[str, Memory],
+    *,
+    sizing: Sizing,
+    ask: Optimize,
+    settings: OptimizerSettings,
+) -> Case:
+    """Return what is to be decided about the servers of *snapshot*, and what is remembered of them
+    from now on; *ask* tells how much work their requests are.
+    """
+    demands, memories = _demands(snapshot, data, state, sizing=sizing, ask=ask, settings=settings)
+    # Whom nothing may be asked for keeps its GPUs, as the servers do whose load is not known.
+    unknown = {
+        name: view.hold or UNKNOWN
+        for name, view in snapshot.servers.items()
+        if view.load is None or view.hold is not None
+    }
+    system = sizing.system(snapshot, data, demands)
+    return Case(
+        snapshot=snapshot,
+        data=data,
+        sizing=sizing,
+        demands=demands,
+        system=system,
+        memories=memories,
+        held=unknown,
+        woken=woken_targets(
+            system,
+            snapshot,
+            unknown,
+            for_long=_unknown_for_long(snapshot, memories),
+        ),
+    )
+
+
+def _demands(
+    snapshot: Snapshot,
+    data: SystemData,
+    state: Mapping[str, Memory],
+    *,
+    sizing: Sizing,
+    ask: Optimize,
+    settings: OptimizerSettings,
+) -> tuple[dict[str, Demand], dict[str, Memory]]:
+    """Return what each server of known load is to be sized for, and what is remembered."""
+    now_s, window_s = snapshot.now_s, snapshot.window_s or WINDOW_S
+    memories = remember(state, snapshot.servers, now_s=now_s, window_s=window_s)
+    if not sizing.forecasts or sizing.compat:
+        return {}, memories
+    servers = _to_be_counted(snapshot, data, memories, sizing)
+    found = units(data, servers, ask=ask, settings=settings) if servers else {}
+    memories |= {name: counted_in(memories[name], unit) for name, unit in found.items()}
+    asked = {}
+    for name, view in snapshot.servers.items():
+        load = _measured(view)
+        if load is None:
+            continue
+        horizon = Horizon(
+            lead_s=window_s / 2.0 + sizing.tick_s + _start_up_s(data, view),
+            window_s=window_s,
+            down_s=sizing.down_s,
+            drain_s=sizing.drain_s,
+        )
+        asked[name] = Asked(view, load, worth_of(data, view), horizon)
+    demands, known = demanded(memories, asked, now_s=now_s)
+    return demands, {**memories, **known}
+
+
+def _to_be_counted(
+    snapshot: Snapshot, data: SystemData, memories: Mapping[str, Memory], sizing: Sizing
+) -> dict[str, ServerData]:
+    """Return the servers whose work is to be counted in another unit from now on: a request of
+    their mean tokens of today. Of an optimizer that does not say what a replica can take, nothing
+    is known of work.
+    """
+    servers = {}
+    for name, view in snapshot.servers.items():
+        memory, load = memories[name], _measured(view)
+        seen = load is not None and memory.tokens_weight > 0.0 and memory.replica_rpm > 0.0
+        if not seen or len(memory.history.rates.values) < UNIT_FROM:
+            continue
+        assert load is not None
+        tokens = memory.in_tokens, memory.out_tokens
+        if memory.unit is None or not memory.unit.near(view.accelerator, *tokens):
+            rate_rpm = max(view.wanted * memory.replica_rpm, load.rate_rpm, 1.0)
+            mean = Load(rate_rpm=rate_rpm, in_tokens=tokens[0], out_tokens=tokens[1])
+            servers[name] = sizing.server(view, data, _in_steps(mean))
+    return servers
+
+
+def _measured(view: ServerView) -> Load | None:
+    """Return the load of *view* if it was measured. Labels tell what it is to be: there is nothing
+    to be foreseen or waited for.
+    """
+    return None if view.load_source.startswith("labels") else view.load
+
+
+def _start_up_s(data: SystemData, view: ServerView, accelerator: str = "") -> float:
+    """Return how long a new pod takes to be ready: on the present accelerator as it was seen, else
+    as the data say.
+    """
+    if view.start_up_s is not None and accelerator in ("", view.accelerator):
+        return view.start_up_s
+    perf = data.perf.get((view.model, accelerator or view.accelerator))
+    known = perf.start_up_s if perf is not None else None
+    return START_UP_S if known is None else known
+
+
+def _unknown_for_long(snapshot: Snapshot, memories: Mapping[str, Memory]) -> set[str]:
+    """Return the servers of whose load nothing has been known for a whole window, and whose gauges
+    are of this window.
+    """
+    window_s = snapshot.window_s or WINDOW_S
+    found = set()
+    for name, view in snapshot.servers.items():
+        unknown_s = memories[name].unknown_s
+        sampled = view.sample_age_s is not None and view.sample_age_s <= window_s
+        if sampled and unknown_s is not None and unknown_s <= snapshot.now_s - window_s:
+            found.add(name)
+    return found
+
+
+def _in_steps(load: Load) -> Load:
+    """Return *load* with its tokens rounded to steps."""
+
+    def stepped(tokens: float) -> float:
+        if tokens <= 1.0:
+            return tokens
+        return float(TOKENS_STEP ** round(math.log(tokens) / math.log(TOKENS_STEP)))
+
+    return replace(load, in_tokens=stepped(load.in_tokens), out_tokens=stepped(load.out_tokens))
