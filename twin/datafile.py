@@ -1,5 +1,5 @@
 """Reading of JSON data files: keys in any case, errors of one line that name the place, unknown
-keys told.
+keys told. The same lines are told of messages (loop/schema/parsing.py).
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Entry:
         self._known: dict[str, str] = {}  # in lower case: as it is spelled
         self._children: list[Entry] = []
         if not isinstance(obj, Mapping):
-            raise SpecError(self._line(prefix.rstrip("."), "an object {…}", obj))
+            raise self._wrong(prefix.rstrip("."), expected="an object {…}", found=obj)
         self._fields = {str(key).lower(): value for key, value in obj.items()}
         self._keys = {str(key).lower(): str(key) for key in obj}
 
@@ -55,7 +55,7 @@ class Entry:
 
     def fail(self, key: str, *, expected: str, found: object) -> SpecError:
         """Return the error to raise for the field *key* of this entry."""
-        return SpecError(self._line(self._prefix + key, expected, found))
+        return self._wrong(self._prefix + key, expected=expected, found=found)
 
     def has(self, key: str) -> bool:
         """Tell whether *key* is there and not null."""
@@ -173,7 +173,7 @@ class Entry:
                     places.setdefault(entry._prefix + key, []).append(entry._entry)
                     known.setdefault(entry._prefix + key, entry._known.values())
         return tuple(
-            _unknown(self.source, key, where, known=known[key]) for key, where in places.items()
+            unknown_line(self.source, where, key, known=known[key]) for key, where in places.items()
         )
 
     def _get(self, key: str) -> Any:
@@ -204,9 +204,29 @@ class Entry:
         for child in self._children:
             yield from child._walk()
 
-    def _line(self, field: str, expected: str, found: object) -> str:
-        parts = (self.source, self._entry, field, f"expected {expected}, found {shown(found)}")
-        return ": ".join(part for part in parts if part)
+    def _wrong(self, field: str, *, expected: str, found: object) -> SpecError:
+        line = error_line(self.source, self._entry, field, expected=expected, found=found)
+        return SpecError(line)
+
+
+def error_line(source: str, entry: str, field: str, *, expected: str, found: object) -> str:
+    """Return the line of an error: the place of a value, what was expected there and what came."""
+    parts = (source, entry, field, f"expected {expected}, found {shown(found)}")
+    return ": ".join(part for part in parts if part)
+
+
+def unknown_line(source: str, entries: Sequence[str], field: str, *, known: Iterable[str]) -> str:
+    """Return the line of a key that nobody asks for, in one of *entries* or in several."""
+    first = f"{source}: {entries[0]}" if entries[0] else source
+    others = f" (and in {len(entries) - 1} more)" if len(entries) > 1 else ""
+    meant = did_you_mean(field.rpartition(".")[2], known)
+    return f"{first}: unknown key {field!r} is not used{others}{meant}"
+
+
+def label(names: Iterable[object]) -> str:
+    """Return the name of a row of a list, of one part or more, as it stands behind its index."""
+    told = " on ".join(str(name)[:LONGEST_FOUND] for name in names if name)
+    return f" {told!r}" if told else ""
 
 
 def did_you_mean(found: object, known: Iterable[str]) -> str:
@@ -315,15 +335,7 @@ def _label(item: object, keys: Sequence[str]) -> str:
     if not isinstance(item, Mapping):
         return ""
     lowered = {str(key).lower(): value for key, value in item.items()}
-    names = [str(lowered[key])[:LONGEST_FOUND] for key in keys if lowered.get(key)]
-    return f" {' on '.join(names)!r}" if names else ""
-
-
-def _unknown(source: str, key: str, places: Sequence[str], *, known: Iterable[str]) -> str:
-    first = f"{source}: {places[0]}" if places[0] else source
-    others = f" (and in {len(places) - 1} more)" if len(places) > 1 else ""
-    meant = did_you_mean(key.rpartition(".")[2], known)
-    return f"{first}: unknown key {key!r} is not used{others}{meant}"
+    return label(lowered.get(key) for key in keys)
 
 
 def _one_line(error: Exception) -> str:

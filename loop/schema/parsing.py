@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, Union, get_a
 from pydantic import ValidationError
 
 from loop.schema.models import LEVELS, Level, Message, Rule
-from twin.datafile import LONGEST_FOUND, did_you_mean, shown
+from twin.datafile import error_line, label, unknown_line
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -325,8 +325,7 @@ def _line(
     found: object,
 ) -> str:
     entry, field = _place(model, root, at)
-    parts = (source, entry, field, f"expected {expected}, found {shown(found)}")
-    return ": ".join(part for part in parts if part)
+    return error_line(source, entry, field, expected=expected, found=found)
 
 
 def _place(model: type[Message] | None, root: object, at: Place) -> tuple[str, str]:
@@ -356,9 +355,7 @@ def _step(value: object, part: str | int) -> object:
 
 def _label(model: type[Message] | None, row: object) -> str:
     """Return the name of a row, as it stands behind its index."""
-    names = [_step(row, key) for key in model.label] if model else []
-    told = " on ".join(str(name)[:LONGEST_FOUND] for name in names if name)
-    return f" {told!r}" if told else ""
+    return label(_step(row, key) for key in model.label) if model else ""
 
 
 def _unknown_lines(
@@ -374,10 +371,7 @@ def _unknown_lines(
         there = {str(name).lower() for name in _object_at(given, at)}
         known.setdefault(field, [name for name in _keys_at(model, at) if name.lower() not in there])
     for field, found in entries.items():
-        first = f"{source}: {found[0]}" if found[0] else source
-        others = f" (and in {len(found) - 1} more)" if len(found) > 1 else ""
-        meant = did_you_mean(field.rpartition(".")[2], known[field])
-        yield f"{first}: unknown key {field!r} is not used{others}{meant}"
+        yield unknown_line(source, found, field, known=known[field])
 
 
 def _object_at(given: object, at: Place) -> Iterable[str]:
