@@ -13,8 +13,8 @@ from loop.backends.http import remote_policy
 from loop.backends.http_client import ServiceClient
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.ours import OURS
-from loop.policies.case import UNIT_FROM
 from loop.policies.slo import SloPolicy
+from loop.policies.slo.case import UNIT_FROM
 from loop.schema.reading import read_system
 from loop.services.optimizer_app import make_optimizer_app
 from loop.spec import SystemData, gpus

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from loop.policies.demand import (
+from loop.policies.slo.demand import (
     Asked,
     Demand,
     Horizon,
@@ -16,8 +16,8 @@ from loop.policies.demand import (
     remember,
     waiting_rpm,
 )
-from loop.policies.forecast import Forecast
-from loop.policies.worth import QUANTILE_MAX, QUANTILE_MIN, Worth
+from loop.policies.slo.forecast import Forecast
+from loop.policies.slo.worth import QUANTILE_MAX, QUANTILE_MIN, Worth
 from loop.testing.fakes import server_view
 from loop.types import Load, ServerView
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from loop.policies.forecast import (
+from loop.policies.slo.forecast import (
     SAMPLES_MAX,
     STEP_S,
     Forecast,

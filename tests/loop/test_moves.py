@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from loop.optimizer.solution import Assignment
-from loop.policies.moves import DWELL_S, KNOWN_S, Move, pays, settling
+from loop.policies.slo.moves import DWELL_S, KNOWN_S, Move, pays, settling
 from loop.testing.fakes import server_view
 from loop.types import ServerView, Why, one_pool
 

@@ -15,9 +15,9 @@ from loop.optimizer.front import OptimizerSettings, Solution, optimize
 from loop.optimizer.rules import SolverName
 from loop.optimizer.rules.ours import OURS
 from loop.policies import make_policy
-from loop.policies.demand import Memories
-from loop.policies.moves import KNOWN_S
 from loop.policies.slo import SloPolicy
+from loop.policies.slo.demand import Memories
+from loop.policies.slo.moves import KNOWN_S
 from loop.spec import Allocation, SloTarget, SystemData
 from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Decision, Load, ServerView, Snapshot, Why

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from loop.optimizer.front import OptimizerSettings, optimize
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.solution import Solution
-from loop.policies.case import UNIT_FROM
-from loop.policies.demand import Memory, counted_in, remember
 from loop.policies.slo import SloPolicy
-from loop.policies.work import FAR, LEFT, LONGER, POWER_MAX, SHORTER, TIMES_MAX, Unit, units
+from loop.policies.slo.case import UNIT_FROM
+from loop.policies.slo.demand import Memory, counted_in, remember
+from loop.policies.slo.work import FAR, LEFT, LONGER, POWER_MAX, SHORTER, TIMES_MAX, Unit, units
 from loop.spec import Allocation, SystemData
 from loop.testing.fakes import server_data, server_view, system
 from loop.types import CapacityView, Load, ServerView, Snapshot

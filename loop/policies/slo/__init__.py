@@ -16,14 +16,16 @@ from loop.optimizer.rules import OptimizerSettings, SolverName
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.solution import Assignment
-from loop.policies.ask import Asking, Found, Optimize, exact_figures, within_reach
-from loop.policies.case import Case, Sizing, make_case
-from loop.policies.demand import NOTHING, Demand, Memories
-from loop.policies.moves import settle, settling
-from loop.policies.room import FreeGpus, held_targets, leftover_targets
+from loop.policies.slo.ask import Asking, Found, Optimize, exact_figures, within_reach
+from loop.policies.slo.case import Case, Sizing, make_case
+from loop.policies.slo.demand import NOTHING, Demand, Memories
+from loop.policies.slo.moves import settle, settling
+from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
 from loop.replacing import replace
 from loop.spec import SystemData
 from loop.types import Decision, Snapshot, Target, one_pool
+
+__all__ = ["DEFAULTS", "SloPolicy"]
 
 # a present max batch up to so many times the wanted one stays: it is no smaller, and a change is a
 # patch

@@ -8,16 +8,16 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loop.policies.ask import Found
-from loop.policies.worth import MET_CENTS_LOWEST, met_cents
+from loop.policies.slo.ask import Found
+from loop.policies.slo.worth import MET_CENTS_LOWEST, met_cents
 from loop.replacing import replace
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from loop.optimizer.solution import Assignment
-    from loop.policies.ask import Asking
-    from loop.policies.case import Case
+    from loop.policies.slo.ask import Asking
+    from loop.policies.slo.case import Case
     from loop.spec import ServerData, SystemData
     from loop.types import ServerView
 

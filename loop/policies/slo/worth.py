@@ -13,7 +13,7 @@ import numpy as np
 from loop.spec import cost_cents_per_h
 
 if TYPE_CHECKING:
-    from loop.policies.forecast import Floats, Forecast
+    from loop.policies.slo.forecast import Floats, Forecast
     from loop.spec import SystemData
     from loop.types import ServerView
 

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loop.policies.ask import beyond_arithmetic
+from loop.policies.slo.ask import beyond_arithmetic
 from loop.replacing import replace
 from loop.spec import TOKEN_CV, OptimizerData
 from loop.types import Load
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from loop.optimizer.rules import OptimizerSettings
-    from loop.policies.ask import Optimize
+    from loop.policies.slo.ask import Optimize
     from loop.spec import ServerData, SystemData
 
 SHORTER, LONGER = 0.5, 1.25  # the optimizer is asked about tokens so many times as many

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from loop.policies.forecast import Forecast, History, Series, forecast, with_samples
+from loop.policies.slo.forecast import Forecast, History, Series, forecast, with_samples
 from loop.replacing import replace
 
 if TYPE_CHECKING:
-    from loop.policies.filters import Bank
-    from loop.policies.work import Unit
-    from loop.policies.worth import Worth
+    from loop.policies.slo.filters import Bank
+    from loop.policies.slo.work import Unit
+    from loop.policies.slo.worth import Worth
     from loop.types import Load, ServerView
 
 # How long a demand is held: of a load that comes in bursts for down_s, and less the less it does;

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from loop.optimizer.solution import Solution
-from loop.policies.room import FreeGpus, without
+from loop.policies.slo.room import FreeGpus, without
 from loop.replacing import replace
 from loop.spec import gpus
 from loop.types import Why

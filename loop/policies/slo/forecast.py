@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.policies import filters
+from loop.policies.slo import filters
 from loop.replacing import replace
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from loop.policies.filters import Bank
+    from loop.policies.slo.filters import Bank
 
     Floats = NDArray[np.float64]
 

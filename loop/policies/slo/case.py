@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from loop.policies.demand import (
+from loop.policies.slo.demand import (
     Asked,
     Demand,
     Horizon,
@@ -19,16 +19,16 @@ from loop.policies.demand import (
     remember,
     waiting_rpm,
 )
-from loop.policies.room import woken_targets
-from loop.policies.work import units
-from loop.policies.worth import worth_of
+from loop.policies.slo.room import woken_targets
+from loop.policies.slo.work import units
+from loop.policies.slo.worth import worth_of
 from loop.replacing import replace
 from loop.spec import Allocation, ServerData, SystemData, cost_cents_per_h
 from loop.types import Load, Why
 
 if TYPE_CHECKING:
     from loop.optimizer.rules import OptimizerSettings
-    from loop.policies.ask import Found, Optimize
+    from loop.policies.slo.ask import Found, Optimize
     from loop.types import ServerView, Snapshot, Target
 
 UNKNOWN = Why(kind="held-unknown", text="the load is not known")
