@@ -21,7 +21,10 @@ from loop.signals.names import COUNTERS, GAUGES, START_TIME, Names
 Labels = tuple[tuple[str, str], ...]
 Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order of time
 # Labels by which one process tells several series of one metric apart.
-OF_A_SERIES = frozenset({"finished_reason", "reason", "model_name", "model", "le", "quantile"})
+OF_A_SERIES = frozenset(
+    {"finished_reason", "reason", "model_name", "model", "le", "quantile"}
+    | {"is_streaming", "cache_source", "priority"}  # SGLang
+)
 CONTAINER = "container"
 # Times that a process has measured end in digits that no other process's have.
 MEASURED_DIGITS = 4  # after the point, in seconds: finer ones are no figures that somebody made up
@@ -180,10 +183,10 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
     method and the others not.
     """
     pages: list[_Page] = []
-    gauges: list[tuple[Labels, Process]] = []
+    others: list[tuple[Labels, Process]] = []
     for target, process in sorted(found, key=lambda one: (-len(one[1].by_quantity), one[0])):
         if not tells_of_requests(process):
-            gauges.append((target, process))
+            others.append((target, process))
             continue
         labels = dict(target)
         k = next((k for k, page in enumerate(pages) if page.shows(labels, process)), None)
@@ -193,25 +196,31 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
             further = tuple(pair for pair in target if pair[0] not in pages[k].labels)
             pages[k] = pages[k].joined(further, process.by_quantity)
     seen: set[Labels] = set()
-    for target, process in sorted(gauges, key=lambda one: one[0]):
+    for target, process in sorted(others, key=lambda one: one[0]):
         batch = tuple(pair for pair in target if pair[0] not in OF_ONE_BATCH)
-        k = next(
-            (
-                k
-                for k, page in enumerate(pages)
-                if all(page.labels.get(label, value) == value for label, value in target)
-            ),
-            None,
-        )
-        if k is None or batch in seen:
+        agreeing = [
+            k
+            for k, page in enumerate(pages)
+            if all(page.labels.get(label, value) == value for label, value in target)
+        ]
+        if not agreeing or batch in seen:
             continue
         seen.add(batch)
+        k = agreeing[0]
         times_s = pages[k].process.times_s
-        columns = {
+        columns: dict[str, Mapping[Labels, Points]] = {
             quantity: {own: _held_at(points, times_s) for own, points in of.items()}
             for quantity, of in process.by_quantity.items()
             if quantity in GAUGES
         }
+        told = frozenset[str]().union(*(pages[of].quantities for of in agreeing))
+        if set(process.times_s) <= set(times_s):
+            # What the pages tell by a further label each is told of all of them together here.
+            columns |= {
+                quantity: of
+                for quantity, of in process.by_quantity.items()
+                if quantity in COUNTERS and quantity not in told
+            }
         pages[k] = pages[k].joined(batch, columns)
     return [page.process for page in pages]
 
@@ -263,8 +272,34 @@ def _process(series: Sequence[Series], names: Names) -> Process:
         # A recording rule that gives a metric another name has times of its own.
         if any(quantity not in ranked or ranked[quantity][0] >= of for quantity, of in meanings):
             scrapes.update(told)
-    by_quantity = {quantity: found for quantity, (_, found) in ranked.items()}
+    by_quantity = {
+        quantity: _without_parts(found) if quantity in GAUGES else found
+        for quantity, (_, found) in ranked.items()
+    }
     return _at_one_time(Process(sorted(scrapes), by_quantity))
+
+
+def has_parts(labels: Iterable[Labels]) -> bool:
+    """Tell whether of the series of one metric, with these *labels*, one may be what others add up
+    to: it has some of their labels, and none besides.
+    """
+    told = [frozenset(pair for pair in of_one if pair[1]) for of_one in labels]
+    return any(one < other for one in told for other in told)
+
+
+def _without_parts(columns: dict[Labels, Points]) -> dict[Labels, Points]:
+    """Return the series of one gauge without those that are parts of another one (SGLang shows all
+    requests, and those of each priority beside them).
+    """
+    if len(columns) == 1 or not has_parts(columns):
+        return columns
+    told = {labels: frozenset(pair for pair in labels if pair[1]) for labels in columns}
+    parts = set[Labels]()
+    for whole, points in columns.items():
+        of_it = [labels for labels in columns if told[whole] < told[labels]]
+        if points[-1][1] >= sum(columns[labels][-1][1] for labels in of_it):
+            parts.update(of_it)
+    return {labels: points for labels, points in columns.items() if labels not in parts}
 
 
 def _meanings(names: Names, metric: str) -> Sequence[tuple[str, int]]:

@@ -15,13 +15,14 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from loop.signals.names import COUNTERS, Names
+from loop.signals.names import COUNTERS, GAUGES, Names
 from loop.signals.processes import (
     REPEAT_SCRAPES_MIN,
     TELL_OF_REQUESTS,
     VALUE_MAX,
     Labels,
     Series,
+    has_parts,
     repeats,
     tokens_per_s_most,
     told_apart,
@@ -212,6 +213,8 @@ def _shape(told: Sequence[tuple[str, Labels]], names: Names) -> _Shape | None:
         for quantity, of in ranked.items()
     }
     if "start_time" in by_quantity or by_quantity.keys().isdisjoint(TELL_OF_REQUESTS):
+        return None
+    if any(has_parts(told[k][1] for k in by_quantity.get(gauge, ())) for gauge in GAUGES):
         return None
     counters = {place for counter in COUNTERS for place in by_quantity.get(counter, ())}
     ends = by_quantity.get("ends", ())

@@ -565,6 +565,51 @@ def test_gauges_under_further_labels_of_the_same_page_are_of_the_same_engine(
     assert (seen_there.running, seen_there.waiting, seen_there.kv_usage) == (14, 6, 0.4)
 
 
+@pytest.mark.parametrize("split", ["is_streaming", "anything"])
+def test_a_page_that_splits_some_metrics_and_not_others_is_of_one_engine(split: str) -> None:
+    """SGLang splits most counters by whether answers are streamed, cached tokens by where they
+    were, and beside the requests of each priority it shows all of them.
+    """
+    page = {"instance": "10.0.0.1:30000"}
+    parts = {"true": 0.75, "false": 0.25}
+    gauges = {"running": (8.0, 6.0), "waiting": (4.0, 0.0)}  # all, and those of one priority
+    whole = {"itl_count", "itl_sum"}
+    series = []
+    for one in series_of(steady(rps=1.0), labels=page):
+        name = next(name for name, metric in NAMED.items() if metric == one.metric)
+        if name in gauges:
+            of_all, of_one = gauges[name]
+            for labels, told in (({}, of_all), ({"priority": "1"}, of_one)):
+                told_s = [(t_s, told) for t_s, _ in one.points]
+                own = tuple(sorted({**page, **labels}.items()))
+                series.append(one._replace(labels=own, points=told_s))
+        elif name in whole or name == "kv_usage":
+            series.append(one)
+        else:
+            for value, part in parts.items():
+                own = tuple(sorted({**page, split: value}.items()))
+                told_s = [(t_s, part * grown) for t_s, grown in one.points]
+                series.append(one._replace(labels=own, points=told_s))
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    assert (found.ttft_ms, found.itl_ms) == (pytest.approx(50.0), pytest.approx(10.0))
+    (seen_there,) = found.pods.values()
+    assert (seen_there.running, seen_there.waiting, seen_there.kv_usage) == (8, 4, 0.25)
+
+
+def test_parts_without_a_whole_are_added_up() -> None:
+    """One of several series has fewer labels, and is not what the others add up to."""
+    page = {"instance": "10.0.0.1:30000"}
+    told = steady(rps=1.0)
+    series = [one for one in series_of(told, labels=page) if one.metric != NAMED["running"]]
+    for labels, running in (({}, 1.0), ({"priority": "1"}, 3.0), ({"priority": "2"}, 4.0)):
+        own = tuple(sorted({**page, **labels}.items()))
+        points = [(one.t_s, running) for one in told]
+        series.append(Series(NAMED["running"], own, points))
+    (seen_there,) = told_of({"a": series}, pod("a")).pods.values()
+    assert seen_there.running == 8
+
+
 # --- What comes, when ends tell less
 
 
