@@ -356,3 +356,47 @@ def test_a_count_of_gpus_that_is_none_is_told(quantity: str) -> None:
     found = read_capacity([odd, node("a")], tenants=(), others=(), types=TYPES)
     assert found.by_type["H100"].total == 8
     assert "nvidia.com/gpu: expected a count, found" in found.warnings[0]
+
+
+def without_gpus(allocatable: Json) -> Json:
+    """Return the node of the pods with this alone to be had."""
+    found = node()
+    found["status"]["allocatable"] = allocatable
+    return found
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [without_gpus({"nvidia.com/gpu": "0"})],  # its device plugin is restarted
+        [without_gpus({"cpu": "64"})],  # GPUs by claims
+        [node(ready="Unknown")],
+        [node(product="")],
+        [node(product="NVIDIA-H100-80GB-HBM3-SHARED")],
+        [],
+        [{"metadata": {"name": "node-1"}, "status": 7}],
+    ],
+)
+@pytest.mark.parametrize("gpus", [2, 0])
+def test_gpus_that_our_pods_hold_are_there_whatever_the_nodes_say(
+    nodes: list[Json], gpus: int
+) -> None:
+    """To plan with none would take away what runs: six of six replicas less one under full load."""
+    pods = alive(*(pod(name, gpus=gpus) for name in "abc"), pod("d", gpus=gpus, phase="draining"))
+    ours = Tenant(name="s", pods=pods, type="H100", replica_gpus=2)
+    other = Tenant(name="t", type="H100", resource="nvidia.com/gpu")
+    found = read_capacity(nodes, tenants=[ours, other], others=(), types=TYPES)
+    assert found.by_type["H100"].total == 6
+    assert found.by_type["H100"].used == 6
+    assert found.reachable["t"].get("H100", 0) == 0
+    note = (
+        "nodes: pods of s run on H100 that no node shows (node-1): what they hold counts, and no "
+    )
+    assert f"{note}more" in found.notes
+
+
+def test_gpus_that_a_device_plugin_splits_are_no_whole_ones() -> None:
+    """Ten pods share a GPU each, and nothing but their number tells so."""
+    split = labelled(node(gpus=80), nvidia_D_com_S_gpu_D_count="8")
+    whole = labelled(node("b"), nvidia_D_com_S_gpu_D_count="8")
+    assert capacity(split, whole) == {"H100": (8, 0), "H100-SHARED": (80, 0)}

@@ -8,7 +8,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.views import Sight, server_view
 from loop.signals.demand import Figures, Gauges
 from loop.types import Load
-from tests.loop.kube_objects import pod, server
+from tests.loop.kube_objects import date, pod, server
 
 LOAD = Load(rate_rpm=60.0, in_tokens=128.0, out_tokens=256.0)
 
@@ -84,3 +84,11 @@ def test_the_batch_size_in_force_is_that_of_the_command_line_where_it_is_written
     one = server(old, pod("b"), annotations={names.APPLY_MAX_BATCH: "--max-num-seqs"})
     assert [each.max_batch for each in server_view(one, Sight()).pods] == [32, 64]
     assert [each.max_batch for each in server_view(server(old), Sight()).pods] == [64]
+
+
+def test_nothing_is_asked_for_what_is_being_deleted() -> None:
+    """It makes no pods any more, and would take the GPUs of others in the plan."""
+    leaving = server(metadata={"deletionTimestamp": date(0)})
+    view = server_view(leaving, Sight(load=Load(rate_rpm=6000.0, in_tokens=1.0, out_tokens=1.0)))
+    assert view.hold is not None
+    assert view.hold.text == "it is being deleted"

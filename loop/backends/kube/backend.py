@@ -305,7 +305,10 @@ class KubeBackend:
             return servers, None
         return servers, read_capacity(
             nodes.get(),
-            tenants=[tenant_of(server) for server in servers.by_name.values()],
+            tenants=[
+                tenant_of(server, types=self._settings.types, gpus=self._settings.gpus)
+                for server in servers.by_name.values()
+            ],
             others=servers.unowned,
             types=frozenset(self._settings.types.values()),
         )

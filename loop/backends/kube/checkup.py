@@ -25,6 +25,7 @@ from loop.backends.kube.rivals import read_autoscalers, rival_notes
 from loop.backends.kube.write import tenant_of
 from loop.backends.metrics.source import Shown, ShowsNames
 from loop.signals.survey import survey
+from loop.spec import gpus_per_replica
 from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
@@ -298,7 +299,10 @@ def _capacity(client: KubeClient, servers: Servers, question: Question) -> Itera
         return
     found = read_capacity(
         nodes,
-        tenants=[tenant_of(server) for server in servers.by_name.values()],
+        tenants=[
+            tenant_of(server, types=question.types, gpus=gpus_per_replica(data))
+            for server in servers.by_name.values()
+        ],
         others=servers.unowned,
         types=frozenset(question.types.values()),
     )

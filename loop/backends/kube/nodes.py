@@ -36,6 +36,7 @@ TYPE_LABELS = (
 SHARES_LABEL = "nvidia.com/gpu.replicas"
 SHARED, SLICED = "-SHARED", "-MIG-"
 SLICE = "nvidia.com/mig-"
+NODES_NAMED = 3
 MEMORY_LABEL = "nvidia.com/gpu.memory"  # MiB; tells variants of one product name apart
 
 
@@ -57,7 +58,8 @@ class Tenant:
     """A server as nodes see it: its pods, the spec of new ones, the resource of its GPUs ("": its
     pods ask for none), and the label by which the loop itself puts them on nodes ("": none).
 
-    alone: of no two of its pods on one node; each has gpus.
+    alone: of no two of its pods on one node; each has gpus. type: of the accelerator that it is
+    said to have; replica_gpus: how many the data say that a replica of it has.
     """
 
     name: str
@@ -67,6 +69,8 @@ class Tenant:
     selector_key: str = ""
     alone: bool = False
     gpus: int = 0
+    type: str = ""
+    replica_gpus: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,9 +98,10 @@ def read_capacity(
     """Return the GPUs of the alive *nodes* that are not held by *others*; used is what the pods of
     *tenants* hold of them.
 
-    Of a node that takes no pods, or none of ours, only the GPUs count that ours hold. *types* are
-    those that the data know; a product name holds the words of its type (A100-80GB in
-    NVIDIA-A100-SXM4-80GB).
+    Of a node that takes no pods, or none of ours, only the GPUs count that ours hold. GPUs that
+    ours hold and no node shows are there: a device plugin is restarted, a node does not tell, or
+    its GPUs come by claims. *types* are those that the data know; a product name holds the words of
+    its type (A100-80GB in NVIDIA-A100-SXM4-80GB).
     """
 
     def read_one(obj: Json) -> list[tuple[Node, tuple[str, ...]]]:
@@ -110,26 +115,29 @@ def read_capacity(
     read = [pair for one in each_read(nodes, read_one, kind="node", told=strange) for pair in one]
     by_tenant = [_held(tenant.pods) for tenant in tenants]
     theirs = _held(others)
-    total: dict[str, int] = defaultdict(int)
-    used: dict[str, int] = defaultdict(int)
-    reached: list[dict[str, int]] = [defaultdict(int) for _ in tenants]
-    places = []
-    notes = [line for one in each_read(nodes, _idle, kind="node", told=[]) for line in one]
+    sums = _Sums(reached=[defaultdict(int) for _ in tenants])
+    sums.notes += [line for one in each_read(nodes, _idle, kind="node", told=[]) for line in one]
     for node, obstacles in read:
         place = (node.name, node.resource)
         mine = [held.get(place, 0) for held in by_tenant]
         free = max(node.gpus - theirs.get(place, 0), sum(mine))
         closed = bool(obstacles) and all(obstacles)
-        total[node.type] += free if node.open and not closed else sum(mine)
-        used[node.type] += sum(mine)
+        sums.total[node.type] += free if node.open and not closed else sum(mine)
+        sums.used[node.type] += sum(mine)
         takes = frozenset(k for k, why in enumerate(obstacles) if node.open and not why)
-        places.append(_Place(node.type, free, takes, mine))
-        for tenant, reach, held, why_not in zip(tenants, reached, mine, obstacles, strict=True):
+        sums.places.append(_Place(node.type, free, takes, mine))
+        for tenant, reach, held, why_not in zip(
+            tenants, sums.reached, mine, obstacles, strict=True
+        ):
             more = 0 if why_not or not node.open else free - held
             if tenant.alone and tenant.gpus:
                 more = 0 if held else min(more, tenant.gpus)
             reach[node.type] += held + more
-        notes += _left_out(node, closed=closed, held=sum(mine), why=obstacles)
+        sums.notes += _left_out(node, closed=closed, held=sum(mine), why=obstacles)
+    shown = {(node.name, node.resource) for node, _ in read if not types or node.type in types}
+    for k, tenant in enumerate(tenants):
+        sums.add(_unseen(tenant, shown), k, tenant)
+    total, used = sums.total, sums.used
     unknown = sorted({node.type for node, _ in read if types and node.type not in types})
     return Capacity(
         by_type={
@@ -138,15 +146,15 @@ def read_capacity(
         },
         reachable={
             tenant.name: reach
-            for tenant, reach in zip(tenants, reached, strict=True)
+            for tenant, reach in zip(tenants, sums.reached, strict=True)
             if reach != total
         },
-        shared=_shared(places, tenants),
+        shared=_shared(sums.places, tenants),
         warnings=(
             *strange,
             *(f"nodes: the data know no accelerator of type {kind}" for kind in unknown),
         ),
-        notes=tuple(notes),
+        notes=tuple(sums.notes),
     )
 
 
@@ -165,6 +173,17 @@ def _left_out(node: Node, *, closed: bool, held: int, why: Sequence[str]) -> lis
     return []
 
 
+@dataclass(frozen=True, slots=True)
+class _Unseen:
+    """GPUs that pods hold and no node shows: how many, those of them that the pods ask for by a
+    resource, and where.
+    """
+
+    count: int
+    asked: int
+    where: str
+
+
 class _Place(NamedTuple):
     """GPUs of one node: how many, which tenants' new pods can be put there, what each holds."""
 
@@ -172,6 +191,57 @@ class _Place(NamedTuple):
     gpus: int
     takes: frozenset[int]
     held: Sequence[int]
+
+
+@dataclass(slots=True, kw_only=True)
+class _Sums:
+    """What nodes and pods add up to: GPUs by type, those in use, those that each tenant reaches,
+    and where they are.
+    """
+
+    reached: list[dict[str, int]]
+    total: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    used: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    places: list[_Place] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, unseen: _Unseen, k: int, tenant: Tenant) -> None:
+        """Add what the pods of *tenant*, the one at *k*, hold and no node shows."""
+        if not unseen.count:
+            return
+        kind, reach = tenant.type, self.reached[k]
+        self.total[kind] = max(self.total[kind] + unseen.asked, self.used[kind] + unseen.count)
+        self.used[kind] += unseen.count
+        reach[kind] = max(reach[kind] + unseen.asked, unseen.count)
+        held = [unseen.count if of == k else 0 for of in range(len(self.reached))]
+        self.places.append(_Place(kind, unseen.count, frozenset({k}), held))
+        self.notes.append(
+            f"nodes: pods of {tenant.name} run on {kind} that no node shows ({unseen.where}): what "
+            "they hold counts, and no more"
+        )
+
+
+def _unseen(tenant: Tenant, shown: Collection[tuple[str, str]]) -> _Unseen:
+    """Return what the pods of *tenant* hold beside what is *shown* by node and resource.
+
+    A pod that is being deleted gives it up; one on a node that is gone is deleted in its time.
+    """
+    asked = unasked = 0
+    showing, nodes = {node for node, _ in shown}, set[str]()
+    for pod in tenant.pods:
+        if not (tenant.type and pod.node and pod.phase in ("ready", "starting")):
+            continue
+        held = pod_gpus(pod)
+        more = sum(count for of, count in held.items() if (pod.node, of) not in shown)
+        claimed = 0 if held or pod.node in showing else tenant.replica_gpus
+        asked, unasked = asked + more, unasked + claimed
+        if more or claimed:
+            nodes.add(pod.node)
+    where = ", ".join(sorted(nodes)[:NODES_NAMED])
+    more_nodes = len(nodes) - NODES_NAMED
+    if more_nodes > 0:
+        where += f" and {more_nodes} more"
+    return _Unseen(asked + unasked, asked, where)
 
 
 def _shared(places: Sequence[_Place], tenants: Sequence[Tenant]) -> tuple[SharedGpus, ...]:
@@ -258,7 +328,7 @@ def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
     return [
         Node(
             name=meta["name"],
-            type=_type(_product(resource, labels), labels, types) or "unknown",
+            type=_type(resource, count, labels, types) or "unknown",
             gpus=count,
             open=not spec.get("unschedulable"),
             resource=resource,
@@ -281,10 +351,18 @@ def _product(resource: str, labels: Mapping[str, str]) -> str:
     return product
 
 
-def _type(product: str, labels: Mapping[str, str], types: Collection[str]) -> str:
+def _shares(resource: str, gpus: int, labels: Mapping[str, str]) -> bool:
+    """Tell whether the GPUs of *resource* are shares: a label says so, or there are more of them
+    than the node says that it has (a device plugin that splits them).
+    """
+    shares, there = (whole(labels.get(key, "")) for key in (SHARES_LABEL, f"{resource}.count"))
+    return (shares or 1) > 1 or (there is not None and gpus > there > 0)
+
+
+def _type(resource: str, gpus: int, labels: Mapping[str, str], types: Collection[str]) -> str:
     """Return the type of a node's GPUs: a product of the data, or what the node calls them."""
-    shares = labels.get(SHARES_LABEL, "1")
-    if shares.isascii() and shares.isdigit() and int(shares) > 1 and SHARED not in product:
+    product = _product(resource, labels)
+    if SHARED not in product and _shares(resource, gpus, labels):
         product += SHARED
     memory = labels.get(MEMORY_LABEL, "")
     if memory.isascii() and memory.isdigit():

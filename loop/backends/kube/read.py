@@ -45,7 +45,7 @@ class Deployment:
     and annotations.
 
     replica_failure is why the cluster cannot make its pods, if it says so. rollout_paused: a change
-    of its template replaces no pods.
+    of its template replaces no pods. leaving: it is being deleted, and makes no pods any more.
 
     claim is the name that it asks for, server the one that it has: with its namespace where others
     claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
@@ -75,6 +75,7 @@ class Deployment:
     apart: bool
     field_owners: Sequence[Json]
     rollout_paused: bool = False
+    leaving: bool = False
     replica_failure: str = ""
     replica_failure_since: str = ""
     problem: str = ""
@@ -219,6 +220,7 @@ def read_deployment(obj: Json) -> Deployment:
         apart=keeps_apart(spec.get("template") or {}),
         field_owners=meta.get("managedFields") or (),
         rollout_paused=spec.get("paused") is True,
+        leaving=bool(meta.get("deletionTimestamp")),
         replica_failure=failure,
         replica_failure_since=failure_since,
         problem=bounds_problem or batch_problem or load_problem or model_problem,

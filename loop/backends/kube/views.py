@@ -13,6 +13,7 @@ from loop.types import Load, Missing, PodView, ServerView, Why, one_pool
 
 NO_FIGURES = Figures()
 NO_GAUGES = Gauges()
+LEAVING = Why(kind="paused", text="it is being deleted")
 PAUSED = Why(kind="paused", text=f'annotation {names.PAUSED} is "true"')
 
 
@@ -93,7 +94,7 @@ def server_view(
         gpus_reachable=gpus_reachable,
         grace_s=one.grace_s,
         missing=missing,
-        hold=PAUSED if one.paused else rival,
+        hold=LEAVING if one.leaving else PAUSED if one.paused else rival,
         pods=pods,
     )
 

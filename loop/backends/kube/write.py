@@ -19,6 +19,7 @@ from loop.types import Change, Pool
 Json = dict[str, Any]
 GpuCounts = Mapping[tuple[str, str], int]  # the GPUs of a replica by (model, accelerator)
 NO_COUNTS: GpuCounts = {}
+NO_TYPES: Mapping[str, str] = {}
 REASON_MAX = 500
 # A batch in the pod template changes by more than this, or not at all: 12 rolling restarts were
 # seen in 100 s, one of them for 16 → 17.
@@ -350,6 +351,8 @@ def others_changed(now: Deployment, seen: Deployment) -> str:
         return "deleted and made anew by someone else"
     if not now.managed or now.claim != seen.claim:
         return "no longer managed under this name"
+    if now.leaving:
+        return "it is being deleted"
     if now.paused:
         return f'annotation {names.PAUSED} is "true"'
     if held_by(now) != held_by(seen):
@@ -465,10 +468,14 @@ def _batch_patch(
     return {container["name"]: dict(container)} if container else {}
 
 
-def tenant_of(server: Server) -> Tenant:
-    """Return *server* as nodes see it."""
+def tenant_of(
+    server: Server, *, types: Mapping[str, str] = NO_TYPES, gpus: GpuCounts = NO_COUNTS
+) -> Tenant:
+    """Return *server* as nodes see it; *types* and *gpus* as in `patch_of`."""
     one, asked = server.deployment, server.deployment.gpus
     return Tenant(
+        type=types.get(one.accelerator, ""),
+        replica_gpus=gpus.get((one.model, one.accelerator), 0),
         name=server.name,
         pods=server.pods,
         pod_spec=one.pod_spec,
