@@ -29,8 +29,8 @@ from loop.clocks import MonotonicClock
 from loop.controller import Controller, ControllerSettings
 from loop.data import DataSource
 from loop.drivers import SimDriver
-from loop.optimizer.model.choice import compiled_estimate
 from loop.optimizer.model.compiled import is_kept
+from loop.optimizer.model.within import compiled_estimate
 from loop.spec import SloTarget
 from loop.types import CycleRecord
 from twin.engine.compiled.cache import installed

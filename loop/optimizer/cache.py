@@ -15,7 +15,7 @@ from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Catalog
-    from loop.optimizer.model.chain import Floats
+    from loop.optimizer.model import Floats
     from loop.optimizer.solution import Solution
     from loop.spec import Perf, SystemData
     from twin.spec import Accelerator

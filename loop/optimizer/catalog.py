@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
-from loop.optimizer.model.chain import Floats, Ints, Rows
+from loop.optimizer.model import Floats, Ints, Rows
 from loop.types import Load, Why
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ import numpy as np
 
 from loop.optimizer.cache import SizingCache, row_keys
 from loop.optimizer.catalog import Pairs, make_pairs
-from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
+from loop.optimizer.model import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import (
     TOKEN_BUDGET,
     ReplicaColumns,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.catalog import ServerColumns
-from loop.optimizer.model.chain import Floats, Ints, Rows
+from loop.optimizer.model import Floats, Ints, Rows
 from loop.optimizer.model.queueing import ReplicaColumns
 
 if TYPE_CHECKING:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loop.optimizer.model.choice import compiled_estimate, is_compiled
 from loop.optimizer.model.queueing import ReplicaColumns
 from loop.optimizer.model.steady import full_batch_rate
 from loop.optimizer.model.tail import Tail, make_tail, rounded
-from loop.optimizer.model.within import latencies_at, make_goals, shares_within
+from loop.optimizer.model.within import (
+    compiled_estimate,
+    is_compiled,
+    latencies_at,
+    make_goals,
+    shares_within,
+)
 
 ROWS = 120
 

@@ -1,1 +1,11 @@
-"""The queueing model of one replica, by which the optimizer estimates latencies."""
+"""The queueing model of one replica, by which the optimizer estimates latencies. Row i of every
+array belongs to one replica: many are estimated at once.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
+Rows = NDArray[np.intp]

@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from loop.optimizer.model.chain import Floats
+from loop.optimizer.model import Floats
 from loop.optimizer.model.skewed import SKEW_MAX, SKEW_MIN
 from loop.optimizer.model.steady import (
     BEHIND_FEWER,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
+from loop.optimizer.model import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import (
     RATE_MAX_SHARE,
     RATE_MIN_SHARE,

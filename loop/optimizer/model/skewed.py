@@ -13,7 +13,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from loop.optimizer.model.chain import Floats
+from loop.optimizer.model import Floats
 
 # A skew of none would divide by zero; so little bends nothing.
 SKEW_MIN, SKEW_MAX = 1e-3, 20.0

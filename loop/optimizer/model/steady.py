@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loop.optimizer.model.chain import Bools, Floats, Ints
+from loop.optimizer.model import Bools, Floats, Ints
 from loop.optimizer.model.tail import CHUNK, PROMPT_WEIGHTS, Singles, Tail, as_column, mean_over
 
 NEXT_TO_NOTHING = -1e30  # ln of a weight

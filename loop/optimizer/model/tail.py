@@ -13,7 +13,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from loop.optimizer.model.chain import Floats, Rows
+from loop.optimizer.model import Floats, Rows
 from loop.optimizer.model.queueing import ReplicaColumns, iteration_time
 from loop.optimizer.model.skewed import normal_share
 from loop.replacing import replace

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
+from loop.optimizer.model import Bools, Floats, Ints, Rows
 from loop.optimizer.model.queueing import RATE_MIN_SHARE
 from loop.optimizer.model.rates import BINDING, Limits, Targets
 from loop.optimizer.model.steady import full_batch_rate

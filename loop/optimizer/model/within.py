@@ -12,12 +12,14 @@ short answer, is told apart.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from loop.optimizer.model.chain import Floats, Rows
-from loop.optimizer.model.choice import is_compiled
+from loop.optimizer.model import Floats, Rows
 from loop.optimizer.model.skewed import Skewed, normal_quantile, normal_share
 from loop.optimizer.model.steady import LIFE_UNEVEN, UNEVEN, State, steady_state
 from loop.optimizer.model.tail import (
@@ -34,6 +36,9 @@ from loop.optimizer.model.tail import (
     mean_over,
     rounded,
 )
+
+# A run that is compiled says so, for all that is sized in it.
+_COMPILED = ContextVar("compiled", default=False)
 
 TIMES_MEAN = np.geomspace(0.4, 20.0, 24)  # in which latencies at a percentile are looked for
 
@@ -98,6 +103,23 @@ def shares_within(tail: Tail, rate: Floats, goals: Goals) -> Shares:
         both = _both(first, later, goals)
     lost = np.where(np.isfinite(met.blocked), met.blocked, 1.0)
     return Shares(first, later, both, lost)
+
+
+def is_compiled() -> bool:
+    """Tell whether the estimate is to be the compiled one."""
+    return _COMPILED.get()
+
+
+@contextmanager
+def compiled_estimate(*, wanted: bool) -> Iterator[None]:
+    """Have the estimate compiled within, if *wanted*; that needs the extra `fast`. Both find
+    the same to 1e-9.
+    """
+    token = _COMPILED.set(wanted)
+    try:
+        yield
+    finally:
+        _COMPILED.reset(token)
 
 
 @dataclass(frozen=True, slots=True)

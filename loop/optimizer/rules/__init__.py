@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from loop.optimizer.cache import SizingCache
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
-    from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
+    from loop.optimizer.model import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
     from loop.optimizer.model.rates import Limits, Targets
     from loop.optimizer.table import CandidateTable, PickPart, Problem, TieBreak, Tuned

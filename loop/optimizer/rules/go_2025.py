@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.catalog import make_catalog, make_pairs
-from loop.optimizer.model.chain import Floats, Ints, make_chain
+from loop.optimizer.model import Floats, Ints
 from loop.optimizer.model.queueing import (
     RATE_MAX_SHARE,
     RATE_MIN_SHARE,
@@ -24,6 +24,7 @@ from loop.optimizer.model.queueing import (
     Model,
     ReplicaColumns,
     analyze,
+    make_chain,
 )
 from loop.optimizer.model.rates import Targets, blocks, highest_rates
 from loop.optimizer.rules.go_today import GO_TODAY, STEPWISE
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     from loop.optimizer.cache import SizingCache
     from loop.optimizer.catalog import Pairs
-    from loop.optimizer.model.chain import Rows
+    from loop.optimizer.model import Rows
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import Problem
     from loop.spec import ServerData, SystemData

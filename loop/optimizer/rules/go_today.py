@@ -32,7 +32,7 @@ from loop.types import Load, Why
 if TYPE_CHECKING:
     from loop.optimizer.cache import SizingCache
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
-    from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
+    from loop.optimizer.model import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import Model, ReplicaColumns
     from loop.optimizer.model.rates import Limits, Targets
     from loop.optimizer.rules import OptimizerSettings

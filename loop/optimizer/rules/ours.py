@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.optimizer.batch import tune
 from loop.optimizer.explain import why_unserved
-from loop.optimizer.model.concurrency import tune
 from loop.optimizer.model.queueing import iteration_time
 from loop.optimizer.model.rates import no_limits, tail_blocks
 from loop.optimizer.model.tail import make_tail
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from loop.optimizer.catalog import Pairs, PerfColumns, ServerColumns
-    from loop.optimizer.model.chain import Bools, Floats, Ints, Rows
+    from loop.optimizer.model import Bools, Floats, Ints, Rows
     from loop.optimizer.model.queueing import ReplicaColumns
     from loop.optimizer.model.rates import Limits, Targets
     from loop.optimizer.rules import OptimizerSettings

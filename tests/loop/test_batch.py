@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from loop.optimizer.batch import ROUGH, tune
 from loop.optimizer.front import SizingCache
-from loop.optimizer.model.concurrency import ROUGH, tune
 from loop.optimizer.model.tail import make_tail
 from loop.optimizer.model.within import make_goals, shares_within
 from loop.optimizer.rules import OptimizerSettings

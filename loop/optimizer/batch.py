@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from loop.optimizer.cache import SizingCache, row_keys
-from loop.optimizer.model.chain import Bools, Floats, Ints
+from loop.optimizer.model import Bools, Floats, Ints
 from loop.optimizer.model.queueing import ReplicaColumns, analyze, make_model
 from loop.optimizer.model.rates import blocks, tail_blocks
 from loop.optimizer.model.steady import full_batch_rate
@@ -23,7 +23,7 @@ from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.optimizer.cache import SizingCache
-    from loop.optimizer.model.chain import Rows
+    from loop.optimizer.model import Rows
     from loop.optimizer.rules import OptimizerSettings
     from loop.optimizer.table import CandidateTable
 
