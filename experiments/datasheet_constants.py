@@ -6,8 +6,10 @@ The file has means of load stages of vLLM (see docs/validation.md). A stage is p
 form: with Poisson arrivals at a rate below saturation, the time of an iteration T solves
 T = alpha + beta · (tokens computed) + gamma · (KV tokens read), where both follow from the rate and
 T itself. The published latency models of two engines count beside the stages, as only they hold
-long prompts. The constants are found by robust least squares on logarithms; each family of models
-is then predicted by constants that the others gave.
+long prompts. The constants are found by robust least squares on logarithms, and with them what each
+accelerator reaches of its data sheet beside the others. What the measurements do not tell stays
+near what is usual: a constant within some 30 %, an accelerator within 10 %. Each family of models,
+and each accelerator, is then predicted by what the others gave.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from __future__ import annotations
 import csv
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, replace
 from math import exp
 from pathlib import Path
 
@@ -56,15 +58,16 @@ PUBLISHED = {
     "llama-3.1-8b": LatencyModel(alpha_ms=6.49, beta_ms=0.0219, gamma_ms=4.96e-5),
     "qwen2.5-14b": LatencyModel(alpha_ms=10.645, beta_ms=0.04176, gamma_ms=5.77e-5),
 }
-PUBLISHED_WEIGHT = 1.0
 # Engines of 2026 plan an iteration ahead: a request waits for the rest of the one that runs and for
 # the one that is planned already.
 WAITS = 1.5
 START = Constants(
     weights=1.2, layer_ms=0.03, exchange_ms=0.02, compute=1.0, kv=1.1, overhead_ms=7.5
 )
-LOWER = (0.5, 0.0, 0.0, 0.2, 0.2, 0.0)
-UPPER = (3.0, 0.3, 0.3, 5.0, 5.0, 30.0)
+# One standard deviation of the logarithm of a constant about START, of what an accelerator reaches
+# about 1, and of what one measurement says.
+CONSTANT_SPREAD, REACHED_SPREAD, MEASURED_SPREAD = 0.3, 0.1, 0.1
+CONSTANTS_COUNT = len(astuple(START))
 ROUNDS = 30  # of solving for the batch, on which the experts depend that are read
 # A batch is limited, and the closed form knows no queue.
 BUSY = 0.9
@@ -180,51 +183,78 @@ def predict(stage: Stage, constants: Constants) -> tuple[float, float, float]:
     return ttft_ms, ttft_ms + decodes * iteration_ms, batch
 
 
-def derive(stages: Sequence[Stage], *, without: str = "") -> Constants:
-    """Return the constants that *stages* and PUBLISHED give, *without* a family of models."""
-    used = [stage for stage in stages if stage.family != without]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Derived:
+    """What measurements give: the constants, and what each accelerator reaches by its name."""
+
+    constants: Constants
+    reached: Mapping[str, float]
+
+    def on(self, accelerator: Accelerator) -> Accelerator:
+        """Return *accelerator* as measured, as usual if no measurement was of it."""
+        return replace(accelerator, reached=self.reached.get(accelerator.name))
+
+
+def derive(stages: Sequence[Stage], *, without: str = "") -> Derived:
+    """Return what *stages* and PUBLISHED give, *without* a family of models or an accelerator."""
+    used = [stage for stage in stages if without not in (stage.family, stage.accelerator.name)]
     h100 = read_accelerators(DATA / "datasheets" / "accelerators.json")["H100"]
     published = [
         (read_model(DATA / "models" / f"{name}.json"), latency_model)
         for name, latency_model in PUBLISHED.items()
-        if family_of(name) != without
+        if without not in (family_of(name), h100.name)
     ]
+    names = sorted({stage.accelerator.name for stage in used})
 
-    def residuals(values: Floats) -> Floats:
-        constants = _constants(values)
-        parts = []
+    def residuals(logs: Floats) -> Floats:
+        found = _derived(logs, names)
+        parts = [*(logs[:CONSTANTS_COUNT] / CONSTANT_SPREAD)]
+        parts += [*(logs[CONSTANTS_COUNT:] / REACHED_SPREAD)]
         for stage in used:
-            ttft_ms, e2e_ms, _ = predict(stage, constants)
-            parts += [2.0 * np.log(e2e_ms / stage.e2e_ms), np.log(ttft_ms / stage.ttft_ms)]
-        for model, latency_model in published:
-            found = estimate(model, h100, constants=constants).latency_model
+            ttft_ms, e2e_ms, _ = predict(on(stage, found), found.constants)
             parts += [
-                PUBLISHED_WEIGHT * np.log(getattr(found, field) / getattr(latency_model, field))
+                2.0 * np.log(e2e_ms / stage.e2e_ms) / MEASURED_SPREAD,
+                np.log(ttft_ms / stage.ttft_ms) / MEASURED_SPREAD,
+            ]
+        for model, latency_model in published:
+            sheet = estimate(model, found.on(h100), constants=found.constants).latency_model
+            parts += [
+                np.log(getattr(sheet, field) / getattr(latency_model, field)) / MEASURED_SPREAD
                 for field in ("alpha_ms", "beta_ms", "gamma_ms")
             ]
         return np.array(parts)
 
-    found = least_squares(
-        residuals, astuple(START), loss="soft_l1", f_scale=0.1, bounds=(LOWER, UPPER)
+    start = np.zeros(CONSTANTS_COUNT + len(names))
+    return _derived(least_squares(residuals, start, loss="soft_l1").x, names)
+
+
+def on(stage: Stage, found: Derived) -> Stage:
+    """Return *stage* on its accelerator as *found* says."""
+    return replace(stage, accelerator=found.on(stage.accelerator))
+
+
+def _derived(logs: Floats, names: Sequence[str]) -> Derived:
+    """Return what *logs* say, each the logarithm of what multiplies START and then 1."""
+    values = np.exp(logs)
+    weights, layer_ms, exchange_ms, compute, kv, overhead_ms = (
+        float(value) for value in values[:CONSTANTS_COUNT] * astuple(START)
     )
-    return _constants(found.x)
-
-
-def _constants(values: Floats) -> Constants:
-    weights, layer_ms, exchange_ms, compute, kv, overhead_ms = map(float, values)
-    return Constants(
-        weights=weights,
-        layer_ms=layer_ms,
-        exchange_ms=exchange_ms,
-        compute=compute,
-        kv=kv,
-        overhead_ms=overhead_ms,
+    return Derived(
+        constants=Constants(
+            weights=weights,
+            layer_ms=layer_ms,
+            exchange_ms=exchange_ms,
+            compute=compute,
+            kv=kv,
+            overhead_ms=overhead_ms,
+        ),
+        reached=dict(zip(names, map(float, values[CONSTANTS_COUNT:]), strict=True)),
     )
 
 
-def errors(stages: Sequence[Stage], constants: Constants) -> Floats:
+def errors(stages: Sequence[Stage], derived: Derived) -> Floats:
     """Return the relative errors of E2E and TTFT, a row a stage."""
-    found = [(stage, predict(stage, constants)) for stage in stages]
+    found = [(stage, predict(on(stage, derived), derived.constants)) for stage in stages]
     return np.array(
         [
             (e2e_ms / stage.e2e_ms - 1.0, ttft_ms / stage.ttft_ms - 1.0)
@@ -238,16 +268,22 @@ def usable(stages: Sequence[Stage]) -> list[Stage]:
     return [stage for stage in stages if predict(stage, CONSTANTS)[2] < BUSY * stage.max_batch]
 
 
-def cross_validated(stages: Sequence[Stage]) -> Floats:
-    """Return the errors of each family by constants that the other families gave."""
-    families = dict.fromkeys(stage.family for stage in stages)
+def family(stage: Stage) -> str:
+    """Return the family of the stage's model."""
+    return stage.family
+
+
+def accelerator(stage: Stage) -> str:
+    """Return the name of the stage's accelerator."""
+    return stage.accelerator.name
+
+
+def cross_validated(stages: Sequence[Stage], *, by: Callable[[Stage], str] = family) -> Floats:
+    """Return the errors of each family by what the other families gave; *by* says another part."""
     return np.concatenate(
         [
-            errors(
-                [stage for stage in stages if stage.family == family],
-                derive(stages, without=family),
-            )
-            for family in families
+            errors([stage for stage in stages if by(stage) == each], derive(stages, without=each))
+            for each in dict.fromkeys(map(by, stages))
         ]
     )
 
@@ -267,23 +303,27 @@ def main(arguments: Sequence[str]) -> int:
     everything = read_stages(Path(arguments[0]))
     stages = usable(everything)
     print(f"{len(stages)} of {len(everything)} stages are below saturation")
-    constants = derive(stages)
-    print(f"all       {_words(constants)}")
-    print(f"          errors, median / mean: {summary(errors(stages, constants))}")
-    for family in dict.fromkeys(stage.family for stage in stages):
-        others = derive(stages, without=family)
-        rows = [stage for stage in stages if stage.family == family]
-        print(f"{family:<10}{_words(others)}")
-        print(f"          {len(rows)} stages without it: {summary(errors(rows, others))}")
+    everywhere = derive(stages)
+    print(f"all       {_words(everywhere)}")
+    print(f"          errors, median / mean: {summary(errors(stages, everywhere))}")
+    for by in (family, accelerator):
+        for each in dict.fromkeys(map(by, stages)):
+            others = derive(stages, without=each)
+            rows = [stage for stage in stages if by(stage) == each]
+            print(f"{each:<10}{_words(others)}")
+            print(f"          {len(rows)} stages without it: {summary(errors(rows, others))}")
     print(f"cross-validated over families: {summary(cross_validated(stages))}")
+    print(f"over accelerators: {summary(cross_validated(stages, by=accelerator))}")
     return 0
 
 
-def _words(constants: Constants) -> str:
+def _words(derived: Derived) -> str:
+    constants = derived.constants
+    reached = ", ".join(f"{name} {value:.3f}" for name, value in derived.reached.items())
     return (
         f"weights {constants.weights:.3f}  layer {constants.layer_ms:.4f} ms  "
         f"exchange {constants.exchange_ms:.4f} ms  compute {constants.compute:.3f}  "
-        f"kv {constants.kv:.3f}  overhead {constants.overhead_ms:.2f} ms"
+        f"kv {constants.kv:.3f}  overhead {constants.overhead_ms:.2f} ms  reached {reached}"
     )
 
 

@@ -21,6 +21,7 @@ from scipy.optimize import least_squares
 from experiments.config import SAMPLE_DATA
 from experiments.datasheet_constants import (
     Stage,
+    accelerator,
     cross_validated,
     predict,
     read_stages,
@@ -304,6 +305,10 @@ def stages(path: Path) -> None:
     print(
         f"vLLM stages, data sheets alone, cross-validated over families: {len(below)} stages, "
         f"median / mean: {summary(cross_validated(below))}"
+    )
+    print(
+        "vLLM stages, data sheets alone, cross-validated over accelerators: median / mean: "
+        f"{summary(cross_validated(below, by=accelerator))}"
     )
     servers: dict[tuple[str, int, str], list[Stage]] = defaultdict(list)
     for stage in everything:

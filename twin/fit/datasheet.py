@@ -5,8 +5,10 @@ sheet of its accelerator.
     beta  = K4 · 2 · active parameters / (TP · FLOPS)
     gamma = K5 · KV bytes of a token / (TP · bandwidth)
 
-The constants come from measurements of real servers, by experiments/datasheet_constants.py;
-docs/validation.md says how well models are predicted that did not help to set them.
+Bandwidth and FLOPS are those of the data sheet, times what the accelerator was measured to reach of
+them beside the others (1 where nobody measured). These and the constants come from measurements of
+real servers, by experiments/datasheet_constants.py; docs/validation.md says how well models are
+predicted that did not help to set them.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ class Constants:
 
 
 CONSTANTS = Constants(
-    weights=1.154, layer_ms=0.0374, exchange_ms=0.0213, compute=1.467, kv=1.068, overhead_ms=7.92
+    weights=1.173, layer_ms=0.0422, exchange_ms=0.0237, compute=1.466, kv=1.129, overhead_ms=7.96
 )
 # One standard deviation of the logarithm of alpha, beta and gamma about what the formulas say:
 # what a fit takes for the width of its prior. Beta is known least, as most logs hardly show it.
@@ -46,7 +48,7 @@ SPREADS = (0.15, 0.30, 0.25)
 SPREADS_BELOW = (0.15, 0.30, 0.10)
 
 # Median errors over load stages of models that did not help to set the constants.
-EXPECTED_E2E, EXPECTED_TTFT = 0.05, 0.07
+EXPECTED_E2E, EXPECTED_TTFT = 0.03, 0.07
 
 MEMORY_SHARE = 0.9  # vLLM's gpu_memory_utilization
 BLOCK = 16
@@ -57,7 +59,11 @@ ENGINE_BYTES = 1.4e9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Accelerator:
-    """One row of the table of data sheets; bandwidth in GB/s, dense TFLOPS by precision."""
+    """One row of the table of data sheets; bandwidth in GB/s, dense TFLOPS by precision.
+
+    reached is the part of both that was measured, where 1 is what accelerators usually reach; None
+    if nobody measured.
+    """
 
     name: str
     full_name: str
@@ -72,6 +78,7 @@ class Accelerator:
     source: str
     price_source: str
     price_date: str
+    reached: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +122,9 @@ def estimate(
     if dtype == "fp8":
         weights += model.tables  # engines leave the tables of words at 16 bits
     experts = model.routed * (model.expert_bytes if dtype is None else bytes_each)
-    bandwidth = accelerator.bandwidth_gbs * 1e9
+    reached = accelerator.reached or 1.0
+    bandwidth = reached * accelerator.bandwidth_gbs * 1e9
+    flops = reached * tflops * 1e12
     alpha_ms = constants.weights * weights / (tp * bandwidth) * 1e3
     alpha_ms += (constants.layer_ms + (constants.exchange_ms if tp > 1 else 0.0)) * model.layers
     kv_bytes = 2.0 * model.kv_values
@@ -128,7 +137,7 @@ def estimate(
         dtype=precision,
         latency_model=LatencyModel(
             alpha_ms=alpha_ms,
-            beta_ms=constants.compute * 2.0 * model.active / (tp * tflops * 1e12) * 1e3,
+            beta_ms=constants.compute * 2.0 * model.active / (tp * flops) * 1e3,
             gamma_ms=constants.kv * kv_bytes / (kv_split * bandwidth) * 1e3,
             experts_ms=constants.weights * experts / (tp * bandwidth) * 1e3,
             experts_idle=1.0 - model.used / model.experts if model.experts else 0.0,
@@ -173,6 +182,8 @@ def _weak(
         said.append("a workstation GPU: its FLOPS mislead, errors of 21 to 49 % were seen")
     if accelerator.name in ("H200", "B200"):
         said.append("no measurement of this GPU was used; from H100 by the data sheet: 18 % off")
+    elif accelerator.vendor == "NVIDIA" and accelerator.reached is None:
+        said.append("no measurement of this GPU was used: others were 2 to 11 % off so")
     if accelerator.vendor != "NVIDIA":
         said.append(f"no measurement of {accelerator.vendor} accelerators was used")
     if precision not in accelerator.tflops:
@@ -214,6 +225,7 @@ def read_accelerators(path: Path) -> dict[str, Accelerator]:
             source=row.text("source"),
             price_source=row.text("priceSource", default="estimate"),
             price_date=row.text("priceDate", default=""),
+            reached=row.number("reached", above=0.0) if row.has("reached") else None,
         )
         found[accelerator.name] = accelerator
     return found
