@@ -44,11 +44,3 @@ def test_every_place_that_the_page_names_is_there() -> None:
     assert len(named) > 20
     missing = [name for name in sorted(named) if "NAME" not in name and not (ROOT / name).exists()]
     assert missing == ["loop/policies/busy.py"]
-
-
-def test_every_place_of_the_walks_through_the_code_is_there() -> None:
-    """A walk through rooms that were moved leads nowhere."""
-    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
-    named = set(re.findall(r"`((?:inferno|twin|loop|emulator|experiments)/[\w/.]*)`", page))
-    assert len(named) > 25
-    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []

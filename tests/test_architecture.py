@@ -1,0 +1,99 @@
+"""The walks of docs/architecture.md lead through the code as it is."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import FrameType
+
+import pytest
+
+from loop.controller import Controller
+from loop.data import FixedData
+from loop.policies import make_policy
+from loop.testing.fakes import ManualClock
+from tests.loop.sim_worlds import SimWorldParts, sim_world
+
+ROOT = Path(__file__).resolve().parent.parent
+PRODUCT = ("inferno", "twin", "loop", "emulator", "experiments")
+READ_MAX = 25  # files that a reader is asked to read to know a cycle
+
+
+def walk(title: str) -> str:
+    """Return one section of the page."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    return page.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+
+def named(text: str) -> list[str]:
+    """Return the files that *text* names, by as much of their paths as it says."""
+    return re.findall(r"`([\w/]+\.py)`", text)
+
+
+def is_one_of(file: str, names: list[str]) -> bool:
+    """Return whether one of *names* says *file*."""
+    return any(f"/{file}".endswith(f"/{name}") for name in names)
+
+
+def files_of_cycles(parts: SimWorldParts, *, count: int, period_s: float) -> set[str]:
+    """Return the files of the loop that *count* cycles over a twin run through."""
+    files: set[str] = set()
+
+    def seen(frame: FrameType, _event: str, _argument: object) -> None:
+        files.add(frame.f_code.co_filename)
+
+    controller = Controller(
+        backend=parts.backend,
+        policy=make_policy("slo"),
+        data=FixedData(parts.data),
+        clock=ManualClock(),
+        settings=None,
+    )
+    before = sys.getprofile()
+    for cycle in range(1, count + 1):
+        parts.env.run(until=cycle * period_s)
+        sys.setprofile(seen)
+        try:
+            controller.cycle(parts.env.now)
+        finally:
+            sys.setprofile(before)
+    paths = (Path(file) for file in files)
+    found = (path.relative_to(ROOT).as_posix() for path in paths if path.is_relative_to(ROOT))
+    return {file for file in found if file.startswith("loop/") and "/testing/" not in file}
+
+
+def test_the_walk_names_every_file_that_a_cycle_runs_through() -> None:
+    """Who follows it meets no room that nobody spoke of."""
+    text = walk("One cycle, followed").partition("With `inferno controller")[0]
+    files = files_of_cycles(sim_world(), count=12, period_s=30.0)
+    assert len(files) > 30
+    assert [file for file in sorted(files) if not is_one_of(file, named(text))] == []
+
+
+def test_a_cycle_is_told_by_some_twenty_files() -> None:
+    """What is beside them is looked up."""
+    steps = walk("One cycle, followed").partition("With `inferno controller")[0]
+    read = re.sub(r"\*Below:\*.*?(?=\n\d+\. |\Z)", "", steps, flags=re.DOTALL)
+    assert 15 < len(set(named(read))) <= READ_MAX
+
+
+@pytest.mark.parametrize("title", ["One cycle, followed", "One request, followed"])
+def test_every_file_of_a_walk_is_there(title: str) -> None:
+    """A walk through rooms that were moved leads nowhere."""
+    there = {
+        path.relative_to(ROOT).as_posix()
+        for room in PRODUCT
+        for path in (ROOT / room).rglob("*.py")
+    }
+    names = named(walk(title))
+    assert len(names) > 15
+    assert [name for name in names if not any(is_one_of(file, [name]) for file in there)] == []
+
+
+def test_every_place_of_the_page_is_there() -> None:
+    """Rooms that were moved have another door."""
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`((?:inferno|twin|loop|emulator|experiments)/[\w/.]*)`", page))
+    assert len(named) > 25
+    assert [name for name in sorted(named) if not (ROOT / name).exists()] == []
