@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import math
 import os
+import secrets
 import socket
 import sys
 import time
@@ -217,7 +218,7 @@ def open_cluster(
     clock, epoch, pause = MonotonicClock(), date_now(), Pause()
     wall = WallEpoch(clock)
     client = KubeClient(partial(connect, settings.kubeconfig), clock=clock)
-    lease = _lease(choices.lease, client, clock=clock, epoch=epoch) if choices.lease else None
+    lease = make_lease(choices.lease, client, clock=clock, epoch=epoch) if choices.lease else None
     backend = KubeBackend(
         client,
         make_source(settings, choices, client, stack=stack),
@@ -350,14 +351,19 @@ def _names(path: Path | None) -> Names:
     return NAMES.extended(told, source=str(path))
 
 
-def _lease(place: str, client: KubeClient, *, clock: MonotonicClock, epoch: datetime) -> Lease:
+def make_lease(place: str, client: KubeClient, *, clock: MonotonicClock, epoch: datetime) -> Lease:
+    """Return a contender of its own for the Lease NAMESPACE/NAME. Raise SpecError for another
+    *place*.
+    """
     from loop.backends.kube.lease import Lease, LeaseSettings
     from loop.errors import SpecError
 
     namespace, slash, name = place.partition("/")
     if not (namespace and slash and name):
         raise SpecError(f"lease: expected NAMESPACE/NAME, found {place!r}")
-    holder = f"{socket.gethostname()}-{os.getpid()}"
+    # Two pods on the network of one node have its name, and each is process 1: without something of
+    # its own, both would be the holder.
+    holder = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     return Lease(
         client,
         settings=LeaseSettings(namespace=namespace, name=name, holder=holder),

@@ -363,6 +363,8 @@ def test_a_deployment_made_anew_under_the_same_name_is_not_written_over() -> Non
         with pytest.raises(BackendError, match="deleted and made anew by someone else"):
             world.backend.apply([ask(replicas=3)])
         assert world.get().spec.replicas == 1
+        line = "s1: deleted and made anew by someone else, as 1 x H100, batch 64"
+        assert world.backend.observe().warnings == (line,)
 
 
 def test_a_server_nobody_saw_is_a_failure_that_is_named() -> None:
@@ -502,6 +504,18 @@ def test_the_loop_steps_back_from_a_server_that_somebody_else_scales(contest: bo
         assert held.held != contest
         if not contest:
             assert "another-autoscaler has changed it back 3 times in a row" in held.why.text
+
+
+def test_a_contest_goes_on_where_it_was_for_a_loop_that_is_started_again() -> None:
+    """One that is restarted every few minutes would else contest for ever."""
+    with kube_world(manifest(labels={names.LOAD_RPM: "6000"})) as world:
+        rival(world, controller(world), cycles=2)
+        with kube_again(world) as second:
+            world.backend = second
+            records = rival(world, controller(world), cycles=2)
+        assert [bool(record.changes) for record in records] == [True, False]
+        assert records[-1].decision is not None
+        assert "changed it back 3 times" in records[-1].decision.targets["s1"].why.text
 
 
 def test_an_autoscaler_of_the_same_deployment_is_named_and_looked_for_now_and_then() -> None:

@@ -166,6 +166,15 @@ def test_a_list_in_parts_is_read_whole(
     assert len(asked) == requests
 
 
+def test_a_list_of_none_may_be_null(tmp_path: Path) -> None:
+    """Servers in Go write one so; what is no list at all is none of nothing."""
+    answer, _ = in_parts([(200, {"kind": "PodList", "items": None}), (200, {"items": None})])
+    with serving(answer, None, tmp_path) as client:
+        assert client.pods("infer") == []
+        with pytest.raises(ApiError, match="expected a list"):
+            client.pods("infer")
+
+
 def test_a_list_that_always_expires_is_a_failure(tmp_path: Path) -> None:
     """Half of the pods are no answer."""
     answer, _ = in_parts([part("a", rest="x"), EXPIRED] * 2)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from kubernetes import client
 
+from inferno.worlds.kube import make_lease
 from loop.backends.kube.client import KubeClient, Timeouts
 from loop.backends.kube.lease import Lease, LeaseSettings, LedController
 from loop.clocks import MonotonicClock, date_now
@@ -61,6 +62,16 @@ def test_a_lease_is_an_object_that_people_can_read(twin: ServedTwin) -> None:
     assert spec.renew_time > spec.acquire_time
     lease.stop()
     assert api.read_namespaced_lease("inferno", "default").spec.holder_identity in ("", None)
+
+
+def test_two_on_the_network_of_one_node_are_two(twin: ServedTwin) -> None:
+    """Their hosts have one name, and each is process 1 of its container: as here, all is alike."""
+    clock = MonotonicClock()
+    calls = KubeClient(twin.api, clock=clock, timeouts=TIMEOUTS)
+    first, second = (
+        make_lease("default/inferno", calls, clock=clock, epoch=date_now()) for _ in range(2)
+    )
+    assert [first.step(), second.step()] == [True, False]
 
 
 def test_of_two_one_leads_and_the_other_follows_when_it_stops(twin: ServedTwin) -> None:

@@ -24,7 +24,7 @@ def capacity(
 
 def test_gpus_of_living_nodes_are_added_up_by_type() -> None:
     """The optimizer knows types, not nodes."""
-    assert capacity(node("a"), node("b", gpus=4), node("c", product="NVIDIA-L4")) == {
+    assert capacity(node("a"), node("b", gpus=4), node("b", gpus=4), node("c", product="L4")) == {
         "H100": (12, 0),
         "L4": (8, 0),
     }

@@ -286,3 +286,10 @@ def test_whatever_people_write_for_a_pause_is_one(text: str, paused: bool) -> No
     """Who writes "yes" does not want the loop to go on."""
     one = servers(deployment(annotations={names.PAUSED: text})).by_name["s1"].deployment
     assert one.paused is paused
+
+
+def test_what_a_list_in_parts_shows_twice_is_there_once() -> None:
+    """Its second part may be of a later moment, in which an object has moved behind."""
+    found = read_servers([deployment(), deployment()], [pod("a"), pod("a")], epoch_s=EPOCH_S)
+    assert len(found.by_name["s1"].pods) == 1
+    assert found.warnings == ()

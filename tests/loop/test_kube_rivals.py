@@ -7,6 +7,7 @@ import pytest
 from loop.backends.kube.rivals import (
     QUIET_S,
     REVERSALS_MAX,
+    Contest,
     Rivals,
     read_autoscalers,
     rival_notes,
@@ -117,3 +118,25 @@ def test_reversals_that_are_far_apart_are_not_in_a_row() -> None:
     rivals = Rivals()
     now_s = undo(rivals, 9, every_s=QUIET_S + 1.0)
     assert rivals.hold("s1", now_s=now_s) is None
+
+
+def test_a_loop_that_has_just_begun_goes_on_counting() -> None:
+    """What was undone is noted on the Deployment when it is asked for once more."""
+    rivals = Rivals()
+    before = Contest(undone=REVERSALS_MAX - 1, last_s=-QUIET_S / 2.0)
+    rivals.changed("s1", by="x", now_s=1.0, status="asked at noon", before=before)
+    assert rivals.hold("s1", now_s=1.0) is not None
+    # One that was long ago is no contest any more, and one change is undone once.
+    rivals.changed("s2", by="x", now_s=QUIET_S, status="asked at noon", before=before)
+    for now_s in (700.0, 800.0, 900.0):
+        rivals.changed("s2", by="x", now_s=now_s, status="asked at noon", before=before)
+    assert rivals.hold("s2", now_s=900.0) is None
+    assert rivals.contest("s2").undone == 1
+
+
+def test_who_stands_by_counts_what_others_of_the_loop_asked() -> None:
+    """It does not begin the contest anew when it takes over."""
+    rivals = Rivals()
+    for number in range(REVERSALS_MAX):
+        rivals.changed("s1", by="x", now_s=60.0 * number, status=f"asked {number}")
+    assert rivals.hold("s1", now_s=60.0 * REVERSALS_MAX) is not None

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from loop.backends.kube import labels as names
+from loop.backends.kube.rivals import Contest
 from loop.backends.kube.write import (
     UnfitError,
     as_the_template_allows,
     asked_before,
     asked_of,
     change_event,
+    contest_before,
     foreign_change,
     gpus_note,
     held_by,
@@ -25,7 +27,7 @@ from loop.backends.kube.write import (
     patch_of,
 )
 from loop.types import Change, Pool, Why, one_pool
-from tests.loop.kube_objects import Json, read
+from tests.loop.kube_objects import EPOCH_S, Json, read
 
 DATE = "2026-01-01T00:01:00+00:00"
 
@@ -365,6 +367,8 @@ def test_what_was_asked_before_is_remembered_in_the_status() -> None:
         "[]",
         "no",
         '{"accelerator": "a", "replicas": "x", "maxBatch": 1}',
+        '{"undone": 2, "undoneTime": "2026-01-01T00:00:00"}',
+        '{"undone": -3, "undoneTime": "2026-01-01T00:00:00+00:00"}',
         '{"accelerator": "a", "replicas": 1e999, "maxBatch": 1, "templateTime": "2026-01-01"}',
         f'{{"replicas": {"7" * 5000}, "templateTime": "2026-01-01T00:00:00"}}',
         "[" * 100_000,
@@ -375,6 +379,7 @@ def test_a_status_that_others_have_spoilt_is_not_used(text: str) -> None:
     fields = {"annotations": {names.STATUS: text, **with_command()["annotations"]}}
     one = read(**{**with_command(args=["--max-num-seqs=16"]), **fields})
     assert asked_before(one) is None
+    assert contest_before(one, epoch_s=EPOCH_S) == Contest()
     asked = asked_of(change(max_batch=64))
     assert as_the_template_allows(one, asked, date=LATER, types={}) == (asked, "")
 

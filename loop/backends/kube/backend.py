@@ -13,7 +13,7 @@ from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, TypeVar
 
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
-from loop.backends.kube.labels import FOUND_MAX, MODEL
+from loop.backends.kube.labels import FOUND_MAX, MODEL, STATUS
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
@@ -35,11 +35,15 @@ from loop.backends.kube.rivals import (
 from loop.backends.kube.settings import KubeSettings
 from loop.backends.kube.views import Sight, server_view
 from loop.backends.kube.write import (
+    asked_before,
+    contest_before,
     foreign_change,
     gpus_note,
+    held_by,
     manager_of,
     measured_by,
     missing_event,
+    pool_text,
     tenant_of,
 )
 from loop.backends.kube.writer import STAMP, Writer
@@ -468,12 +472,25 @@ class KubeBackend:
         unsettled = {}
         for name, server in servers.by_name.items():
             one = server.deployment
+            if before := self._writer.made_anew(name, one):
+                told.append(
+                    f"{name}: deleted and made anew by someone else, as {pool_text(held_by(one))}"
+                )
+                if asked_before(before) is not None:
+                    status = before.annotations[STATUS]
+                    self._rivals.changed(name, by="someone else", now_s=now_s, status=status)
             expected = self._writer.expected(name, one)
             line = foreign_change(one, expected)
             if line and expected is not None and not self._settings.scaled_by_others:
                 told.append(f"{name}: {line}")
                 by = manager_of(one, replicas=expected.replicas != one.wanted)
-                self._rivals.changed(name, by=by, now_s=now_s)
+                self._rivals.changed(
+                    name,
+                    by=by,
+                    now_s=now_s,
+                    status=one.annotations.get(STATUS, ""),
+                    before=contest_before(one, epoch_s=self._epoch.timestamp()),
+                )
             if not one.settled:
                 generation, since_s = self._unsettled.get(name, (0, now_s))
                 unsettled[name] = (

@@ -141,8 +141,9 @@ class Lease:
         self._renewed_s = None
         try:
             body = self._store.lease(self._settings.namespace, self._settings.name)
-            if body["spec"].get("holderIdentity") == self._settings.holder:
-                spec = {**body["spec"], "holderIdentity": "", "leaseDurationSeconds": 1}
+            held = body.get("spec") or {}
+            if held.get("holderIdentity") == self._settings.holder:
+                spec = {**held, "holderIdentity": "", "leaseDurationSeconds": 1}
                 self._store.replace_lease(
                     self._settings.namespace, self._settings.name, {**body, "spec": spec}
                 )

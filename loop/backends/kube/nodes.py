@@ -112,7 +112,9 @@ def read_capacity(
 
     strange: list[str] = []
     nodes = list(nodes)
-    read = [pair for one in each_read(nodes, read_one, kind="node", told=strange) for pair in one]
+    each = each_read(nodes, read_one, kind="node", told=strange)
+    # A list that comes in parts may show an object twice.
+    read = {(pair[0].name, pair[0].resource): pair for one in each for pair in one}.values()
     by_tenant = [_held(tenant.pods) for tenant in tenants]
     theirs = _held(others)
     sums = _Sums(reached=[defaultdict(int) for _ in tenants])

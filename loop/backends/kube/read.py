@@ -323,8 +323,9 @@ def read_servers(
     memory = memory or Memory()
     warnings: list[str] = []
     of_deployment = memory.deployments.reader(read_deployment)
+    each = each_read(deployments, of_deployment, kind="Deployment", told=warnings)
     read = sorted(
-        each_read(deployments, of_deployment, kind="Deployment", told=warnings),
+        {(one.namespace, one.name): one for one in each}.values(),
         key=lambda one: (one.created, one.namespace, one.name),
     )
     spaces: dict[str, set[str]] = defaultdict(set)
@@ -347,7 +348,8 @@ def read_servers(
             warnings.append(f"{one.server}: {one.problem}")
     of_pod = memory.pods.reader(partial(read_pod, epoch_s=epoch_s), how=epoch_s)
     found = each_read(pods, of_pod, kind="pod", told=warnings)
-    alive = [pod for pod in found if pod is not None]
+    # A list that comes in parts may show an object twice.
+    alive = list({(pod.namespace, pod.name): pod for pod in found if pod is not None}.values())
     mine, unowned = assign(list(owners.values()), alive)
     by_name = {
         name: Server(deployment=one, pods=tuple(mine.get((one.namespace, one.name), ())))

@@ -78,15 +78,17 @@ def rival_notes(deployments: Iterable[Deployment], found: Iterable[Autoscaler]) 
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Contest:
-    """How often in a row somebody else undid what was asked of a server, and when last; ours: the
-    latest change is the loop's.
+class Contest:
+    """How often in a row somebody else undid what was asked of a server, and when last [s of the
+    run]; ours: the latest change is the loop's. status: the note of the Deployment on what was
+    asked that was undone.
     """
 
     undone: int = 0
     last_s: float = 0.0
     ours: bool = False
     by: str = ""
+    status: str = ""
 
 
 class Rivals:
@@ -95,23 +97,35 @@ class Rivals:
     """
 
     def __init__(self) -> None:
-        self._contests: dict[str, _Contest] = {}
+        self._contests: dict[str, Contest] = {}
+
+    def contest(self, server: str) -> Contest:
+        """Return what is known of the contest on *server*."""
+        return self._contests.get(server, Contest())
 
     def asked(self, server: str) -> None:
         """Note that the loop has changed *server*."""
-        self._contests[server] = replace(self._contests.get(server, _Contest()), ours=True)
+        self._contests[server] = replace(self.contest(server), ours=True)
 
-    def changed(self, server: str, *, by: str, now_s: float) -> None:
+    def changed(
+        self, server: str, *, by: str, now_s: float, status: str = "", before: Contest | None = None
+    ) -> None:
         """Note that somebody else has changed *server*; several changes of theirs in a row undo
         ours once.
+
+        *status* is the Deployment's note on what was last asked, by whichever process of the loop;
+        *before* is what it says of the contest, for one that has just begun.
         """
-        before = self._contests.get(server, _Contest())
-        undone = 0 if now_s - before.last_s >= QUIET_S else before.undone
-        self._contests[server] = _Contest(undone=undone + int(before.ours), last_s=now_s, by=by)
+        known = self._contests.get(server) or before or Contest()
+        undone = 0 if now_s - known.last_s >= QUIET_S else known.undone
+        ours = known.ours or (bool(status) and status != known.status)
+        self._contests[server] = Contest(
+            undone=undone + int(ours), last_s=now_s, by=by, status=status
+        )
 
     def hold(self, server: str, *, now_s: float) -> Why | None:
         """Return why nothing is to be asked of *server*, None if it may be."""
-        contest = self._contests.get(server, _Contest())
+        contest = self.contest(server)
         quiet_s = max(0.0, now_s - contest.last_s)
         if contest.undone < REVERSALS_MAX or quiet_s >= QUIET_S:
             return None

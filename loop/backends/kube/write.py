@@ -14,6 +14,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import changed, with_changes, with_gpus
 from loop.backends.kube.nodes import Tenant
 from loop.backends.kube.read import Deployment, Server
+from loop.backends.kube.rivals import Contest
 from loop.types import Change, Pool
 
 Json = dict[str, Any]
@@ -25,6 +26,7 @@ REASON_MAX = 500
 # seen in 100 s, one of them for 16 → 17.
 BATCH_RATIO_MIN, BATCH_RATIO_MAX = 0.75, 1.25
 TEMPLATE_S_MIN = 600.0  # between two changes of a pod template: new pods need minutes to start
+UNDONE_MAX = 10**6  # a note that says more is nobody's of the loop
 MANAGER = "inferno"
 LATEST = "~"  # sorts behind every date
 MESSAGE_MAX = 1000  # of an Event; a server refuses longer ones
@@ -86,13 +88,16 @@ def patch_of(
     types: Mapping[str, str],
     gpus: GpuCounts = NO_COUNTS,
     source: str = "",
+    undone: int = 0,
+    undone_date: str = "",
 ) -> Json | None:
     """Return the strategic merge patch that makes *deployment* what *change* says, None where it is
     that already.
 
     It holds only what differs, with the version it was made for, so that a change by others in
     between is refused. *types* are accelerator types by accelerator, *gpus* what the data know of
-    the GPUs of a replica, *source* is what measures the load, if anything does. Raise UnfitError if
+    the GPUs of a replica, *source* is what measures the load, if anything does, *undone* how often
+    in a row others have undone what was asked, the last time at *undone_date*. Raise UnfitError if
     a label or an annotation forbids it.
     """
     desired, held = asked_of(change), held_by(deployment)
@@ -123,6 +128,8 @@ def patch_of(
                 date=date,
                 source=source,
                 template_date=date if template else _template_date(deployment),
+                undone=undone,
+                undone_date=undone_date,
             )
         },
     }
@@ -263,6 +270,22 @@ def _template_changed(deployment: Deployment) -> datetime | None:
     return date if date.tzinfo is not None else None
 
 
+def contest_before(deployment: Deployment, *, epoch_s: float) -> Contest:
+    """Return what the status annotation of *deployment* says of others who undid what was asked;
+    *epoch_s* is the date of second 0 [Unix time].
+
+    A controller that is started again would else begin the contest anew, for ever.
+    """
+    told = _status(deployment)
+    try:
+        date, undone = datetime.fromisoformat(told["undoneTime"]), int(told["undone"])
+    except (KeyError, ValueError, TypeError, OverflowError):
+        return Contest()
+    if date.tzinfo is None or not 0 < undone <= UNDONE_MAX:
+        return Contest()
+    return Contest(undone=undone, last_s=date.timestamp() - epoch_s)
+
+
 def measured_by(deployment: Deployment) -> str:
     """Return what measured the load of *deployment* when the loop last asked for something, by its
     status annotation; "" if it does not tell.
@@ -286,9 +309,12 @@ def status_text(
     date: str,
     source: str = "",
     template_date: str = "",
+    undone: int = 0,
+    undone_date: str = "",
 ) -> str:
     """Return the status annotation: what was asked for, when, instead of what, why, by whose
-    figures, and when the pod template was last changed.
+    figures, when the pod template was last changed, and how often in a row others have undone what
+    was asked, the last time when.
     """
     told = {
         "accelerator": desired.accelerator,
@@ -298,7 +324,9 @@ def status_text(
         "reason": reason[:REASON_MAX],
         "time": date,
     }
-    more = {"loadSource": source, "templateTime": template_date}
+    more: Json = {"loadSource": source, "templateTime": template_date}
+    if undone:
+        more |= {"undone": undone, "undoneTime": undone_date}
     return json.dumps(
         told | {key: value for key, value in more.items() if value}, ensure_ascii=False
     )

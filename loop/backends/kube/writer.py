@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -98,9 +99,17 @@ class Writer:
         done so since.
         """
         before = self.seen.get(name)
-        if before is None or before.annotations.get(STATUS) != now.annotations.get(STATUS):
-            return asked_before(now)
+        told = asked_before(now)
+        if before is None or before.uid != now.uid:
+            return told
+        if told is not None and before.annotations.get(STATUS) != now.annotations.get(STATUS):
+            return told
         return self._asked.get(name)
+
+    def made_anew(self, name: str, now: Deployment) -> Deployment | None:
+        """Return the Deployment that had the name of *now* before, if that is another one."""
+        before = self.seen.get(name)
+        return before if before is not None and before.uid != now.uid else None
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask for *changes*, side by side, one patch for each Deployment that they change; see
@@ -176,8 +185,9 @@ class Writer:
         """Return the Deployment as it is once *change* is written to it; raise ApiError or
         UnfitError.
         """
-        date = self._date()
-        now = seen
+        date, now = self._date(), seen
+        contest = self._rivals.contest(change.server)
+        undone_date = date - timedelta(seconds=self._clock.now_s() - contest.last_s)
         for _ in range(CONFLICTS_MAX):
             patch = patch_of(
                 now,
@@ -186,6 +196,8 @@ class Writer:
                 types=self._settings.types,
                 gpus=self._settings.gpus,
                 source=self._source if change.server in self._measured else "",
+                undone=contest.undone,
+                undone_date=undone_date.isoformat(timespec="seconds"),
             )
             if patch is None:
                 return now
