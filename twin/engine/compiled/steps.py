@@ -130,6 +130,14 @@ def compiled(function: F) -> F:
     return made
 
 
+def inlined(function: F) -> F:
+    """Have *function* compiled as a part of what calls it: to hand on all arrays, some ninety
+    values, takes as long as what it does.
+    """
+    made: F = numba.njit(error_model="numpy", _nrt=False, forceinline=True)(function)
+    return made
+
+
 _TTFT, _ITL, _LATENCY = map(np.array, (TTFT_BOUNDS_S, ITL_BOUNDS_S, LATENCY_BOUNDS_S))
 _FINISHED: Any = np.int64(Outcome.FINISHED)
 _ZERO: Any = np.int64(0)
@@ -321,7 +329,7 @@ def add_progression(buckets: Ints, n: int, k: int, c0_s: float, c1_s: float) -> 
     buckets[ITL_AT + bucket] += n * (k - done)
 
 
-@compiled
+@inlined
 def decoded(s: State, r: int, n: int, k: int, c0_s: float, c1_s: float, duration: float) -> None:
     tokens = n * k
     s.ints[r, GENERATION_TOKENS] += tokens
@@ -435,7 +443,7 @@ def truncate(s: State, r: int, now_s: float, ahead: int) -> None:
         s.floats[r, NEXT_S] = s.floats[r, START_S] + s.floats[r, DURATION_S]
 
 
-@compiled
+@inlined
 def take(s: State, r: int, slot: int, now_s: float) -> int:
     """Take the request of *slot* into the queue, or return the code of the reason why not."""
     ints, requests = s.ints, s.requests
@@ -462,7 +470,7 @@ def take(s: State, r: int, slot: int, now_s: float) -> int:
     return 0
 
 
-@compiled
+@inlined
 def record(
     s: State, r: int, slot: int, end_s: float, engine_s: float, outcome: int, reason: int
 ) -> None:
@@ -472,7 +480,7 @@ def record(
     s.sizes[0] += 1
 
 
-@compiled
+@inlined
 def log(
     s: State, r: int, slot: int, end_s: float, engine_s: float, outcome: int, reason: int
 ) -> None:
@@ -494,7 +502,7 @@ def log(
     times[row, LOG_ENGINE_S] = engine_s
 
 
-@compiled
+@inlined
 def _finish(s: State, r: int, slot: int, t: float) -> None:
     ints, floats = s.ints, s.floats
     seen_s = t + floats[r, OVERHEAD_S]
@@ -507,7 +515,7 @@ def _finish(s: State, r: int, slot: int, t: float) -> None:
     record(s, r, slot, seen_s, t, _FINISHED, _ZERO)
 
 
-@compiled
+@inlined
 def _complete_prefills(s: State, r: int, t: float) -> None:
     ints, floats, requests, times = s.ints, s.floats, s.requests, s.times
     g = ints[r, ITERATION]
@@ -552,7 +560,7 @@ def _complete_prefills(s: State, r: int, t: float) -> None:
         slot = after
 
 
-@compiled
+@inlined
 def _complete(s: State, r: int, t: float) -> None:
     ints, floats = s.ints, s.floats
     k = ints[r, LENGTH]
@@ -577,7 +585,7 @@ def _complete(s: State, r: int, t: float) -> None:
         _complete_prefills(s, r, t)
 
 
-@compiled
+@inlined
 def _begin_segment(s: State, r: int, t: float, k: int, n: int, context_sum: int) -> None:
     floats = s.floats
     if floats[r, IS_PLAIN]:
@@ -665,7 +673,7 @@ def _preempt_for_prefill(s: State, r: int, t: float, taken: int) -> None:
     _begin_segment(s, r, t, _ONE, ints[r, DECODES], ints[r, CONTEXT_SUM])
 
 
-@compiled
+@inlined
 def _begin_iteration(s: State, r: int, t: float, computed: int, read: int) -> None:
     floats = s.floats
     s.ints[r, LENGTH] = 1
@@ -680,7 +688,7 @@ def _begin_iteration(s: State, r: int, t: float, computed: int, read: int) -> No
     floats[r, NEXT_S] = t + c0_s
 
 
-@compiled
+@inlined
 def _begin_prefill(s: State, r: int, t: float) -> bool:
     ints, floats, requests = s.ints, s.floats, s.requests
     n, size = ints[r, DECODES], ints[r, BLOCK]
@@ -752,7 +760,7 @@ def _begin_prefill(s: State, r: int, t: float) -> bool:
     return True
 
 
-@compiled
+@inlined
 def _begin(s: State, r: int, t: float) -> None:
     ints, floats = s.ints, s.floats
     if ints[r, AHEAD] and ints[r, RUNNING] == 0:

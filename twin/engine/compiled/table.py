@@ -6,7 +6,7 @@ import ctypes
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf, nan, nextafter
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from weakref import ref
 
 import numpy as np
@@ -23,14 +23,25 @@ from twin.request import REASONS, Request, RequestBatch, RequestLog
 from twin.spec import EngineSpec
 
 Scraped = tuple[Ints, Floats, Ints]
-Requests = tuple[Floats, Ints, Ints]
-_NO_REQUESTS = (np.empty(0), np.empty(0, np.int64), np.empty(0, np.int64))
 # Of a call to one replica that brings no requests.
 _ONE = np.zeros((1, at.VISIT_INTS), np.int64)
 _ONE[0, at.V_READ_END] = 1
 A = TypeVar("A", Ints, Floats)
 _CHUNK = 4096
 """Requests that arrive in one call, and rows of the log that are kept until they are handed on."""
+
+
+class _Requests(NamedTuple):
+    """Requests side by side: where their instants, prompts and outputs are, and what holds them."""
+
+    count: int
+    times_at: int
+    prompts_at: int
+    outputs_at: int
+    held: Sequence[Any]
+
+
+_NO_REQUESTS = _Requests(0, 0, 0, 0, ())
 
 
 class ReplicaTable:
@@ -74,6 +85,9 @@ class ReplicaTable:
         self.scraped = np.zeros((0, at.S_RUNNING + at.BUCKETS), np.int64)
         self.scraped_sums = np.zeros((0, at.S_KV_USAGE))
         self._order: tuple[Ints, Floats] = (np.empty(2, np.int64), np.empty(2))
+        # What the last call was about: one server is served from the same requests many times.
+        self._batch: tuple[RequestBatch | None, _Requests] = (None, _NO_REQUESTS)
+        self._routed: tuple[list[int], Ints] = ([], np.empty(0, np.int64))
         self._run_code = machine_code(ENGINE, _entry)
         self._ints = (ctypes.c_void_p * at.INT_ARRAYS)()
         self._floats = (ctypes.c_void_p * at.FLOAT_ARRAYS)()
@@ -175,7 +189,7 @@ class ReplicaTable:
         batch, begin, end, number, (how, turn, draws) = stretch
         rows = np.array([replica.row for replica in replicas], np.int64)
         visits = np.zeros((1, at.VISIT_INTS), np.int64)
-        requests, tokens = _joined([(batch, 0, end)]), 0
+        requests, tokens = self._requests([(batch, 0, end)]), 0
         for first in range(begin, end, _CHUNK):
             last = min(first + _CHUNK, end)
             self.make_slots(last - first)
@@ -214,7 +228,7 @@ class ReplicaTable:
         visits: Ints,
         rows: Ints,
         *,
-        requests: Requests = _NO_REQUESTS,
+        requests: _Requests = _NO_REQUESTS,
         draws: Floats = NO_DRAWS,
         one: tuple[int, float] = (-1, 0.0),
         until_s: float = -inf,
@@ -224,20 +238,42 @@ class ReplicaTable:
             size = 4 << len(rows).bit_length()
             self._order = (np.empty(size, np.int64), np.empty(size))
             self._hold()
-        times_s, prompts, outputs = requests
         (slot, now_s), (what, after_s) = one, scrape
         ints, floats = self._ints, self._floats
         ints[at.A_VISITS], ints[at.A_ROWS] = _address(visits), _address(rows)
         # What there is nothing of is not looked at.
-        if len(times_s):
-            ints[at.A_PROMPTS], ints[at.A_OUTPUTS] = _address(prompts), _address(outputs)
-            floats[at.F_ARRIVALS] = _address(times_s)
+        if requests.count:
+            floats[at.F_ARRIVALS] = requests.times_at
+            ints[at.A_PROMPTS], ints[at.A_OUTPUTS] = requests.prompts_at, requests.outputs_at
         if len(draws):
             floats[at.F_DRAWS] = _address(draws)
-        counts = (len(visits), len(rows), len(times_s), len(draws), slot, what)
-        self._sizes[at.N_VISITS :] = list(counts)
-        self._instants[:] = [now_s, after_s, until_s]
+        counts = (len(visits), len(rows), requests.count, len(draws), slot, what)
+        self._sizes[at.N_VISITS :] = counts
+        self._instants[:] = (now_s, after_s, until_s)
         return self._run_code(ints, floats, self._sizes, self._instants)
+
+    def _requests(self, parts: Sequence[tuple[RequestBatch, int, int]]) -> _Requests:
+        """Return the requests of all *parts* (of a batch, from where to before where), one after
+        the other.
+        """
+        if len(parts) != 1:
+            return _side_by_side(
+                np.concatenate([batch.times_s[begin:end] for batch, begin, end in parts]),
+                np.concatenate([batch.prompt_tokens[begin:end] for batch, begin, end in parts]),
+                np.concatenate([batch.output_tokens[begin:end] for batch, begin, end in parts]),
+            )
+        ((batch, begin, end),) = parts
+        last, whole = self._batch
+        if last is not batch:
+            whole = _side_by_side(batch.times_s, batch.prompt_tokens, batch.output_tokens)
+            self._batch = batch, whole
+        return _Requests(
+            end - begin,
+            whole.times_at + 8 * begin,
+            whole.prompts_at + 8 * begin,
+            whole.outputs_at + 8 * begin,
+            whole.held,
+        )
 
     def sample(
         self, visits: Sequence[Visit[TableReplica]], now_s: float, *, scrape: bool = True
@@ -268,12 +304,14 @@ class ReplicaTable:
                 draws.append(chance)
                 drawn += len(chance)
         found = np.array(lines, np.int64)
+        if rows != self._routed[0]:
+            self._routed = rows, np.array(rows, np.int64)
         self.make_slots(begin)
         after_s = nextafter(now_s, inf)
         self._run(
             found,
-            np.array(rows, np.int64),
-            requests=_joined(parts) if parts else _NO_REQUESTS,
+            self._routed[1],
+            requests=self._requests(parts) if parts else _NO_REQUESTS,
             draws=np.concatenate(draws) if draws else NO_DRAWS,
             until_s=after_s,
             scrape=(at.SCRAPE if scrape else 0, after_s),
@@ -409,25 +447,16 @@ def _give_back(rows: list[int], row: int, _owner: ref[TableReplica]) -> None:
     rows.append(row)
 
 
-def _joined(parts: Sequence[tuple[RequestBatch, int, int]]) -> Requests:
-    """Return the requests of all *parts* (of a batch, from where to before where), one after the
-    other.
+def _side_by_side(times_s: Any, prompts: Any, outputs: Any) -> _Requests:
+    """Return requests as compiled code reads them: a copy only of what is of another type, or not
+    side by side.
     """
-    times_s = [batch.times_s[begin:end] for batch, begin, end in parts]
-    prompts = [batch.prompt_tokens[begin:end] for batch, begin, end in parts]
-    outputs = [batch.output_tokens[begin:end] for batch, begin, end in parts]
-    if len(parts) == 1:
-        # A copy only if they are of another type, or not side by side.
-        return (
-            np.ascontiguousarray(times_s[0], np.float64),
-            np.ascontiguousarray(prompts[0], np.int64),
-            np.ascontiguousarray(outputs[0], np.int64),
-        )
-    return (
-        np.concatenate(times_s, dtype=np.float64),
-        np.concatenate(prompts, dtype=np.int64),
-        np.concatenate(outputs, dtype=np.int64),
+    held = (
+        np.ascontiguousarray(times_s, np.float64),
+        np.ascontiguousarray(prompts, np.int64),
+        np.ascontiguousarray(outputs, np.int64),
     )
+    return _Requests(len(times_s), *map(_address, held), held)
 
 
 def _entry() -> Callable[..., int]:
