@@ -5,8 +5,8 @@ same with it and without.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from loop.optimizer.catalog import Catalog
     from loop.optimizer.model import Floats
     from loop.optimizer.solution import Solution
+    from loop.optimizer.solvers.several import SeveralAnswer
+    from loop.optimizer.table import Answer, CandidateTable, Problem
     from loop.spec import Perf, SystemData
     from twin.spec import Accelerator
 
@@ -63,17 +65,17 @@ class SizingCache:
         self.near: Known[float] = Known(limit)
         self.batches: Known[int] = Known(limit)
         self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
-        self._solutions: list[_Solved] = []
+        self._inputs: list[_Input] = []
         self._catalog: _Listed | None = None
 
     def __len__(self) -> int:
         return len(self.limits)
 
-    def solution(self, data: SystemData, settings: object) -> Solution | None:
-        """Return the solution of the same input, if it is remembered."""
-        found = (one for one in reversed(self._solutions) if one.is_of(data, settings))
+    def solved(self, data: SystemData, settings: object) -> Solved | None:
+        """Return what was found of the same input, if it is remembered."""
+        found = (one for one in reversed(self._inputs) if one.is_of(data, settings))
         one = next(found, None)
-        return None if one is None else one.solution
+        return None if one is None else one.solved
 
     def catalog(self, data: SystemData) -> Catalog:
         """Return the catalog of *data*, the last one if accelerators and models are the same."""
@@ -83,8 +85,8 @@ class SizingCache:
             )
         return self._catalog.catalog
 
-    def keep(self, data: SystemData, settings: object, solution: Solution) -> None:
-        """Remember *solution*; of the oldest ones none is kept."""
+    def keep(self, data: SystemData, settings: object, solved: Solved) -> None:
+        """Remember what is *solved*; of the oldest inputs nothing is kept."""
         # Copies: what the caller does to its dictionaries afterwards is another input.
         copy = replace(
             data,
@@ -94,20 +96,36 @@ class SizingCache:
             servers=dict(data.servers),
             capacity=dict(data.capacity),
         )
-        self._solutions.append(_Solved(copy, settings, solution))
-        del self._solutions[:-SOLUTIONS_MAX]
+        self._inputs.append(_Input(copy, settings, solved))
+        del self._inputs[:-SOLUTIONS_MAX]
+
+
+class Chosen(NamedTuple):
+    """What a solver chose, of what."""
+
+    table: CandidateTable
+    problem: Problem
+    answer: Answer | SeveralAnswer
 
 
 @dataclass(frozen=True, slots=True)
-class _Solved:
-    """A solution, and of what."""
+class Solved:
+    """What was chosen, and the solutions made of it so far: with figures (True), and without."""
+
+    chosen: Chosen
+    solutions: dict[bool, Solution] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Input:
+    """What was asked for, and what was found."""
 
     data: SystemData
     settings: object
-    solution: Solution
+    solved: Solved
 
     def is_of(self, data: SystemData, settings: object) -> bool:
-        """Tell whether it is the solution of this input; its order is that of the servers."""
+        """Tell whether it is this input; the order of a solution is that of the servers."""
         return (
             # First what differs most often: nearly all inputs are told apart by one server.
             data.servers == self.data.servers

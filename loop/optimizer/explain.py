@@ -110,6 +110,12 @@ def _assign(
     servers = sorted(choices)
     rows = np.array([choices[i].row for i in servers], dtype=np.intp)
     replicas = np.array([choices[i].replicas for i in servers], dtype=np.int64)
+    if not settings.figures:
+        values = settings.rules.part_values(table, rows, replicas).tolist()
+        return {
+            table.servers[i]: _bare(table, choices[i], value)
+            for i, value in zip(servers, values, strict=True)
+        }
     tuned = settings.rules.tune(table, rows, replicas, settings, cache=cache)
     bound = [binding(table, choices[i].row) for i in servers]
     values = settings.rules.part_values(table, rows, replicas).tolist()
@@ -283,6 +289,26 @@ def _assignment(
             text=_text(table, row, choice, details, bound=figures.bound),
             details=details,
         ),
+    )
+
+
+def _bare(table: CandidateTable, choice: Choice, value: float) -> Assignment:
+    """Return an assignment without what is asked for by OptimizerSettings.figures."""
+    row, replicas = choice.row, choice.replicas
+    candidate, bound = table.candidate(row), binding(table, row)
+    share = replicas / candidate.replicas if candidate.replicas else 1.0
+    return Assignment(
+        server=table.servers[int(table.server[row])],
+        pools=one_pool(
+            accelerator=candidate.accelerator, replicas=replicas, max_batch=candidate.max_batch
+        ),
+        cost_cents_per_h=candidate.cost_cents_per_h * share,
+        value=value,
+        itl_ms=None,
+        ttft_ms=None,
+        rho=None,
+        rate_max_rpm=candidate.rate_max_rpm,
+        why=Why(kind="capacity" if replicas < candidate.replicas else bound),
     )
 
 

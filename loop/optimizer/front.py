@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from loop.optimizer.cache import SizingCache
+from loop.optimizer.cache import Chosen, SizingCache, Solved
 from loop.optimizer.explain import explain, explain_several
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.solution import Assignment, Solution
 from loop.optimizer.solvers.exact import solve_exact, solve_grouped
 from loop.optimizer.solvers.greedy import fill_left_over, solve_greedy
-from loop.optimizer.solvers.several import SeveralProblem, solve_several
+from loop.optimizer.solvers.several import SeveralAnswer, SeveralProblem, solve_several
 from loop.optimizer.table import Answer, Problem, make_problem
 from loop.replacing import replace
 
@@ -35,14 +35,20 @@ def optimize(
     *cache* remembers what was found before; the answer is the same without it.
     """
     cache = SizingCache() if cache is None else cache
-    solution = cache.solution(data, settings)
-    if solution is None:
-        solution = _optimize(data, settings, cache)
-        cache.keep(data, settings, solution)
-    return solution
+    solved = cache.solved(data, replace(settings, figures=True))
+    if solved is None:
+        solved = Solved(_solve(data, settings, cache))
+        cache.keep(data, replace(settings, figures=True), solved)
+    found = solved.solutions.get(settings.figures)
+    if found is None:
+        found = solved.solutions[settings.figures] = _explained(
+            data, settings, solved.chosen, cache
+        )
+    return found
 
 
-def _optimize(data: SystemData, settings: OptimizerSettings, cache: SizingCache) -> Solution:
+def _solve(data: SystemData, settings: OptimizerSettings, cache: SizingCache) -> Chosen:
+    """Return what a solver chooses, and of what."""
     rules = settings.rules
     settings, flags = rules.in_force(settings), rules.flags(data.optimizer)
     table = rules.size(
@@ -62,11 +68,19 @@ def _optimize(data: SystemData, settings: OptimizerSettings, cache: SizingCache)
             by_cost=settings.objective == "cost",
             time_limit_s=settings.time_limit_s,
         )
-        gap, optimal, note = several.gap, several.optimal, several.note
-        allocations, unserved = explain_several(table, problem, several, settings, cache)
+        return Chosen(table, problem, several)
+    return Chosen(table, problem, _answer(problem, flags, settings))
+
+
+def _explained(
+    data: SystemData, settings: OptimizerSettings, chosen: Chosen, cache: SizingCache
+) -> Solution:
+    """Return what is *chosen* as the solution."""
+    settings = settings.rules.in_force(settings)
+    table, problem, answer = chosen
+    if isinstance(answer, SeveralAnswer):
+        allocations, unserved = explain_several(table, problem, answer, settings, cache)
     else:
-        answer = _solve(problem, flags, settings)
-        gap, optimal, note = answer.gap, answer.optimal, answer.note
         allocations, unserved = explain(table, problem, answer, settings, cache)
     order = [name for name in data.servers if name in allocations]
     return Solution(
@@ -74,13 +88,13 @@ def _optimize(data: SystemData, settings: OptimizerSettings, cache: SizingCache)
         unserved=unserved,
         total_cost=sum(allocations[name].cost_cents_per_h for name in order),
         total_value=sum(allocations[name].value for name in order),
-        gap=gap,
-        optimal=optimal,
-        note=note,
+        gap=answer.gap,
+        optimal=answer.optimal,
+        note=answer.note,
     )
 
 
-def _solve(problem: Problem, flags: OptimizerData, settings: OptimizerSettings) -> Answer:
+def _answer(problem: Problem, flags: OptimizerData, settings: OptimizerSettings) -> Answer:
     """Return the answer of the solver that the settings name; servers left over get parts of
     what they need, by the saturation policy.
     """

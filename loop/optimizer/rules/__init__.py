@@ -146,7 +146,9 @@ class OptimizerSettings:
     must save this share of the cost, and a replica is given back when the load with this share more
     would not need it. objective: value (cost with the transition penalty) or cost alone. gap:
     relative distance from the least total that is good enough for the exact solver; time_limit_s:
-    when it gives the best found (None: see solvers.exact).
+    when it gives the best found (None: see solvers.exact). figures: whether the batch to allow, the
+    latencies to expect and the words are asked for; who weighs one solution against another needs
+    none.
     """
 
     rules: Rules
@@ -161,6 +163,7 @@ class OptimizerSettings:
     objective: Objective = "value"
     time_limit_s: float | None = None
     gap: float = 0.0
+    figures: bool = True
 
     def __post_init__(self) -> None:
         """Check ranges: a wrong setting is the programmer's (the command checks what a user

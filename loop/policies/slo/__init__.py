@@ -99,15 +99,21 @@ class SloPolicy:
         has as much as the others leave, highest class first. A server without replicas, whose load
         nobody can know but for the requests that wait, begins with one replica.
         """
-        settings, sizing = self._settings(), self._sizing()
         ask: Optimize = self.optimize or exact_figures(partial(optimize, cache=self.cache))
+        # A service explains what it answers. Of our own solutions the one that is taken is.
+        settings = replace(self._settings(), figures=self.optimize is not None)
+        sizing = self._sizing()
         case = make_case(snapshot, data, state, sizing=sizing, ask=ask, settings=settings)
         asking = Asking(
             ask=within_reach(ask, snapshot), settings=settings, held=case.held, woken=case.woken
         )
-        found, moved = case.within_capacity(asking.found), dict[str, int]()
-        if self._steady():
-            found, moved = settle(case, found, asking=asking, hysteresis=self.hysteresis)
+        try:
+            found, moved = self._settled(case, asking)
+            if not settings.figures:
+                found = replace(asking, settings=self._settings()).explained(found)
+        except ArithmeticError:
+            # Figures are beyond arithmetic: whose they are is found where all are asked for.
+            found, moved = self._settled(case, replace(asking, settings=self._settings()))
         memories = dict(case.memories)
         for name, one in found.solution.allocations.items():
             memory = memories[name]
@@ -115,6 +121,13 @@ class SloPolicy:
             if memory.replica_rpm != one.rate_max_rpm or memory.moved_s != moved_s:
                 memories[name] = replace(memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s)
         return self._decision(case, found, moved), memories
+
+    def _settled(self, case: Case, asking: Asking) -> tuple[Found, dict[str, int]]:
+        """Return what is found, and who moves to it with how many replicas."""
+        found = case.within_capacity(asking.found)
+        if not self._steady():
+            return found, {}
+        return settle(case, found, asking=asking, hysteresis=self.hysteresis)
 
     def _decision(self, case: Case, found: Found, moved: Mapping[str, int]) -> Decision:
         """Return what is found as targets; GPUs go to held servers first, leftovers come last.

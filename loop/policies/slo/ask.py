@@ -85,6 +85,10 @@ class Asking:
             solution = self.solution(system, infeasible)
         return Found(system=system, solution=solution, infeasible=infeasible)
 
+    def explained(self, found: Found) -> Found:
+        """Return what is *found* with its figures."""
+        return replace(found, solution=self.solution(found.system, found.infeasible))
+
     def _rest(self, system: SystemData, infeasible: Mapping[str, Why]) -> SystemData:
         return without(system, {**self.held, **infeasible}, self.woken)
 

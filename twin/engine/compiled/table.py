@@ -34,7 +34,7 @@ _CHUNK = 4096
 class _Requests(NamedTuple):
     """Requests side by side: where their instants, prompts and outputs are, and what holds them."""
 
-    count: int
+    number: int
     times_at: int
     prompts_at: int
     outputs_at: int
@@ -242,14 +242,14 @@ class ReplicaTable:
         ints, floats = self._ints, self._floats
         ints[at.A_VISITS], ints[at.A_ROWS] = _address(visits), _address(rows)
         # What there is nothing of is not looked at.
-        if requests.count:
+        if requests.number:
             floats[at.F_ARRIVALS] = requests.times_at
             ints[at.A_PROMPTS], ints[at.A_OUTPUTS] = requests.prompts_at, requests.outputs_at
         if len(draws):
             floats[at.F_DRAWS] = _address(draws)
-        counts = (len(visits), len(rows), requests.count, len(draws), slot, what)
+        counts: list[Any] = [len(visits), len(rows), requests.number, len(draws), slot, what]
         self._sizes[at.N_VISITS :] = counts
-        self._instants[:] = (now_s, after_s, until_s)
+        self._instants[:] = [now_s, after_s, until_s]
         return self._run_code(ints, floats, self._sizes, self._instants)
 
     def _requests(self, parts: Sequence[tuple[RequestBatch, int, int]]) -> _Requests:
@@ -451,12 +451,16 @@ def _side_by_side(times_s: Any, prompts: Any, outputs: Any) -> _Requests:
     """Return requests as compiled code reads them: a copy only of what is of another type, or not
     side by side.
     """
-    held = (
-        np.ascontiguousarray(times_s, np.float64),
-        np.ascontiguousarray(prompts, np.int64),
-        np.ascontiguousarray(outputs, np.int64),
+    times_s = np.ascontiguousarray(times_s, np.float64)
+    prompts = np.ascontiguousarray(prompts, np.int64)
+    outputs = np.ascontiguousarray(outputs, np.int64)
+    return _Requests(
+        number=len(times_s),
+        times_at=_address(times_s),
+        prompts_at=_address(prompts),
+        outputs_at=_address(outputs),
+        held=(times_s, prompts, outputs),
     )
-    return _Requests(len(times_s), *map(_address, held), held)
 
 
 def _entry() -> Callable[..., int]:
