@@ -165,19 +165,23 @@ class _Search:
 
     def _remember(self, rate: Floats, rows: Rows) -> None:
         """Find what is not known yet of the pressures at the rates of *rows*."""
-        keys = dict.fromkeys(zip(rows.tolist(), rate.tolist(), strict=True))
-        new = sorted(key for key in keys if key not in self._known)
-        if not new:
+        order = np.lexsort((rate, rows))
+        rate, rows = rate[order], rows[order]
+        new = ~self._known_of(rate, rows)
+        new[1:] &= (rate[1:] != rate[:-1]) | (rows[1:] != rows[:-1])
+        rate, rows = rate[new], rows[new]
+        if not len(rows):
             return
-        many, rates = (np.array(column) for column in zip(*new, strict=True))
-        pressure, binding = self._find(rates, many)
-        self._known.update(
-            zip(new, zip(pressure.tolist(), binding.tolist(), strict=True), strict=True)
-        )
+        found = (column.tolist() for column in self._find(rate, rows))
+        keys = zip(rows.tolist(), rate.tolist(), strict=True)
+        self._known.update(zip(keys, zip(*found, strict=True), strict=True))
 
     def _known_of(self, rate: Floats, rows: Rows) -> Bools:
+        known = self._known
+        if not known:
+            return np.zeros(len(rows), dtype=np.bool_)
         keys = zip(rows.tolist(), rate.tolist(), strict=True)
-        return np.array([key in self._known for key in keys])
+        return np.array([key in known for key in keys], dtype=np.bool_)
 
     def pressure(self, rate: Floats, rows: Rows) -> tuple[Floats, Ints]:
         """Return by how much too many requests of *rows* miss their targets or are lost, and what
