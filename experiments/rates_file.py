@@ -6,6 +6,7 @@ import csv
 import gzip
 import io
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from emulator.rates import Rates
+from twin.datafile import unreadable
 from twin.spec import SpecError
 
 COLUMNS = ("server", "t_s", "rate_rpm", "in_tokens", "out_tokens")
@@ -83,8 +85,10 @@ def _rows(path: Path) -> Iterator[tuple[str, str, Figures]]:
         text = raw.decode("utf-8-sig")
     except FileNotFoundError:
         raise SpecError(f"{path}: expected the rates of a load, found no such file") from None
-    except (OSError, UnicodeDecodeError, EOFError) as error:
-        raise SpecError(f"{path}: expected the rates of a load, found {error}") from None
+    except (OSError, UnicodeDecodeError, EOFError, zlib.error) as error:
+        raise SpecError(
+            f"{path}: expected the rates of a load, found {unreadable(error)}"
+        ) from None
     reader = csv.DictReader(io.StringIO(text, newline=""))
     missing = [name for name in COLUMNS if name not in (reader.fieldnames or ())]
     if missing:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from loop.backends.replay import replay
 from loop.records import record_line
-from twin.datafile import parse_json
+from twin.datafile import parse_json, unreadable
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -87,8 +87,9 @@ def _parsed(path: Path) -> Iterator[Any]:
                     return
                 yield parse_json(text, source=f"{path.name}: cycle {number}")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
-        raise SpecError(f"{path}: expected a readable text file, found {reason}") from None
+        raise SpecError(
+            f"{path}: expected a readable text file, found {unreadable(error)}"
+        ) from None
 
 
 def continued(lines: Iterable[Line]) -> Iterator[Line]:

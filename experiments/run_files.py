@@ -31,7 +31,7 @@ from experiments.timeline import (
 )
 from experiments.versions import PACKAGE, commit, versions
 from loop.spec import PercentileTarget, SloTarget
-from twin.datafile import read_json
+from twin.datafile import read_json, unreadable
 from twin.request import REASONS, Outcome
 from twin.spec import SpecError
 
@@ -225,7 +225,7 @@ def _read_cycles(path: Path) -> CycleLines:
         raise SpecError(f"{path}: expected a file, found none") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
-            f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}"
+            f"{path}: expected a text file in UTF-8, found {unreadable(error)}"
         ) from None
 
 

@@ -41,7 +41,7 @@ from experiments.scenario_rules import (
     node_failures,
     server_loads,
 )
-from twin.datafile import Entry, did_you_mean
+from twin.datafile import Entry, did_you_mean, unreadable
 from twin.kube.apiserver.bounded_yaml import BoundedLoader
 from twin.spec import SpecError
 from twin.traces import Spread, TraceFormat, TraceUnit, read_trace
@@ -78,7 +78,7 @@ def read_scenario(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Scen
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
-            f"{path}: expected a text file in UTF-8, found {' '.join(str(error).split())}"
+            f"{path}: expected a text file in UTF-8, found {unreadable(error)}"
         ) from None
     return parse_scenario(text, name=path.stem, source=path.name, base=path.parent)
 

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from twin.spec import CV_MIN
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -33,7 +35,7 @@ class ArrivalStream:
     def __init__(self, rng_arrivals: np.random.Generator, *, cv: float = 1.0) -> None:
         assert 0.0 <= cv < math.inf, f"cv must be finite and >= 0, got {cv}"
         self._rng = rng_arrivals
-        self._cv = cv
+        self._cv = cv if cv >= CV_MIN else 0.0
         # Positions of the arrivals drawn but not yet due, in units of the process, from the
         # present.
         self._ahead = np.array([self._first_gap()])
@@ -162,7 +164,7 @@ def token_counts(
     assert 0.0 <= cv < math.inf, f"cv must be finite and >= 0, got {cv}"
     rest = max(mean, 1.0) - 1.0
     spread = cv * mean
-    if distribution == "fixed" or spread == 0.0 or rest == 0.0:
+    if distribution == "fixed" or cv < CV_MIN or rest == 0.0:
         draws = np.full(n, rest)
     elif distribution == "lognormal":
         sigma = math.sqrt(math.log1p((spread / rest) ** 2))

@@ -245,7 +245,7 @@ def read_json(path: Path) -> Any:
         raise SpecError(f"{path.name}: expected a file in {path.parent}, found none") from None
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
-            f"{path}: expected a text file in UTF-8, found {_one_line(error)}"
+            f"{path}: expected a text file in UTF-8, found {unreadable(error)}"
         ) from None
     return parse_json(text, source=path.name)
 
@@ -272,8 +272,7 @@ def parse_json(text: str, *, source: str) -> Any:
             f"{error.colno})"
         ) from None
     except (ValueError, RecursionError) as error:
-        # A number of thousands of digits, or thousands of nested brackets.
-        raise SpecError(f"{source}: expected JSON, found {_one_line(error)}") from None
+        raise SpecError(f"{source}: expected JSON, found {unreadable(error)}") from None
 
 
 @lru_cache(maxsize=256)  # a text has many objects and few sets of keys
@@ -338,5 +337,20 @@ def _label(item: object, keys: Sequence[str]) -> str:
     return label(lowered.get(key) for key in keys)
 
 
-def _one_line(error: Exception) -> str:
+def listed(names: Iterable[str]) -> str:
+    """Return *names* as an error line repeats them: short."""
+    text = ", ".join(names)
+    return text if len(text) <= LONGEST_FOUND else text[:LONGEST_FOUND] + "…"
+
+
+def unreadable(error: Exception) -> str:
+    """Return what an error line says was found in place of a text."""
+    if isinstance(error, UnicodeDecodeError):
+        return "bytes that are not UTF-8"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    if isinstance(error, RecursionError):
+        return "lists and objects in thousands of others"
+    if "int_max_str_digits" in str(error):
+        return "a number of thousands of digits"
     return " ".join(str(error).split()) or type(error).__name__

@@ -102,10 +102,14 @@ class LatencyModel:
         return self.alpha_ms - self.launch_ms
 
 
+# Of less variation nothing can be seen, and its square may be no number.
+CV_MIN = 1e-9
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Delay:
-    """A delay of the world: fixed at mean_s when cv is 0, else gamma-distributed with that
-    coefficient of variation.
+    """A delay of the world: fixed at mean_s when cv is 0 (or less than CV_MIN), else
+    gamma-distributed with that coefficient of variation.
     """
 
     mean_s: float = 0.0
@@ -114,7 +118,7 @@ class Delay:
     @property
     def is_fixed(self) -> bool:
         """Tell whether chance has no part in it."""
-        return self.cv == 0.0 or self.mean_s == 0.0
+        return self.cv < CV_MIN or self.mean_s == 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -31,6 +31,7 @@ from twin.spec import (
 )
 
 TWIN = "twin-data.json"
+CV_MAX = 1000.0  # more is no load that anybody has, and squares of it are still numbers
 
 Key = TypeVar("Key", str, tuple[str, str])
 Value = TypeVar("Value", EngineSpec, Server)
@@ -214,8 +215,8 @@ def _server(row: Entry, server: Server) -> Server:
         token_distribution=row.choice(
             "tokenDistribution", ("fixed", "lognormal", "gamma"), default=server.token_distribution
         ),
-        token_cv=row.number("tokenCv", at_least=0, default=server.token_cv),
-        arrival_cv=row.number("arrivalCv", above=0, default=server.arrival_cv),
+        token_cv=row.number("tokenCv", at_least=0, at_most=CV_MAX, default=server.token_cv),
+        arrival_cv=row.number("arrivalCv", above=0, at_most=CV_MAX, default=server.arrival_cv),
         crash_rate_per_h=row.number(
             "crashRatePerHour", at_least=0, default=server.crash_rate_per_h
         ),
@@ -264,7 +265,7 @@ def _delay(row: Entry, key: str, delay: Delay) -> Delay:
         return delay
     return Delay(
         mean_s=entry.number("meanS", at_least=0, default=delay.mean_s),
-        cv=entry.number("cv", at_least=0, default=delay.cv),
+        cv=entry.number("cv", at_least=0, at_most=CV_MAX, default=delay.cv),
     )
 
 

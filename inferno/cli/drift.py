@@ -114,16 +114,18 @@ def _run(options: Namespace) -> int:
 
 def _recorded(paths: Sequence[Path]) -> dict[str, list[Seen]]:
     from experiments.own_system.seen import seen_in_records
+    from twin.datafile import unreadable
     from twin.spec import SpecError
 
     seen: dict[str, list[Seen]] = {}
     for path in paths:
         try:
-            with path.open(encoding="utf-8") as lines:
+            with path.open(encoding="utf-8-sig") as lines:
                 found = seen_in_records(lines, source=path.name)
         except (OSError, UnicodeDecodeError) as error:
-            text = " ".join(str(error).split())
-            raise SpecError(f"{path}: expected the records of a loop, found {text}") from None
+            raise SpecError(
+                f"{path}: expected the records of a loop, found {unreadable(error)}"
+            ) from None
         for name, every in found.items():
             seen.setdefault(name, []).extend(every)
     return seen

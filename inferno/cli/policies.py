@@ -37,7 +37,7 @@ def policy_option(text: str) -> Option:
 def _value(text: str) -> Value:
     try:
         value = json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
         return text
     return value if isinstance(value, float | int | str | bool) or value is None else text
 

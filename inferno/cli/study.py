@@ -56,6 +56,7 @@ def read_study(path: Path) -> list[tuple[str, str, list[str]]]:
     """Return name, command and words of each part. Raise SpecError, one line, for what is wrong."""
     import yaml
 
+    from twin.datafile import unreadable
     from twin.kube.apiserver import bounded_yaml
     from twin.spec import SpecError
 
@@ -63,7 +64,7 @@ def read_study(path: Path) -> list[tuple[str, str, list[str]]]:
         document = bounded_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise SpecError(
-            f"{path}: expected a study in YAML, found {' '.join(str(error).split())[:60]}"
+            f"{path}: expected a study in YAML, found {unreadable(error)[:60]}"
         ) from None
     rows = document.get("parts") if isinstance(document, Mapping) else None
     if not isinstance(rows, list) or not rows:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from twin.datafile import unreadable
 from twin.spec import SpecError
 
 
@@ -15,5 +16,6 @@ def read_text(name: str) -> str:
     try:
         return Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "bytes that are not UTF-8"
-        raise SpecError(f"{name}: expected a readable text file, found {reason}") from None
+        raise SpecError(
+            f"{name}: expected a readable text file, found {unreadable(error)}"
+        ) from None

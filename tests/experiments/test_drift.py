@@ -214,6 +214,17 @@ def test_what_cannot_be_compared_is_one_line(
     assert said in capsys.readouterr().err
 
 
+def test_a_record_that_is_being_written_is_left_out(
+    folder: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """A loop was stopped while it wrote, and an editor began the file with a byte order mark."""
+    line = '{"ts": "2026-01-01T00:00:00Z", "servers": []}'
+    (tmp_path / "cut.jsonl").write_text(f"\ufeff{line}\n{line[:20]}", encoding="utf-8")
+    words = ["drift", "--data", str(folder), "--records", str(tmp_path / "cut.jsonl")]
+    assert main(words) == 0
+    assert "nothing could be compared" in capsys.readouterr().err
+
+
 def test_records_of_nothing_say_that_nothing_could_be_compared(
     folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:

@@ -164,7 +164,7 @@ def test_a_file_that_is_no_text_is_named(tmp_path: Path):
     """A parquet file given for a scenario is not a traceback."""
     (tmp_path / "x.yaml").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(
-        SpecError, match=r"x\.yaml: expected a text file in UTF-8, found 'utf-8' codec can't decode"
+        SpecError, match=r"x\.yaml: expected a text file in UTF-8, found bytes that are not UTF-8"
     ):
         read_scenario("x", folder=tmp_path)
 

@@ -13,6 +13,8 @@ from scipy import stats
 
 from tests.parts import first
 from twin.arrivals import ArrivalStream, round_fairly, token_counts
+from twin.chance import draw_s
+from twin.spec import Delay
 
 SURE = float(
     stats.norm.ppf(1 - 1e-4)
@@ -21,6 +23,18 @@ SURE = float(
 
 def stream(seed: int = 1, cv: float = 1.0) -> ArrivalStream:
     return ArrivalStream(np.random.default_rng(seed), cv=cv)
+
+
+def test_a_variation_whose_square_is_no_number_is_none() -> None:
+    """It would divide by 0 in the middle of a run."""
+    for cv in (1e-320, 1e-200, 1e-160, 1e-12):
+        assert list(stream(cv=cv).until(0.0, 9.0, 2.0)) == list(stream(cv=0.0).until(0.0, 9.0, 2.0))
+        assert draw_s(Delay(mean_s=5.0, cv=cv), np.random.default_rng(1)) == 5.0
+        for distribution in ("gamma", "lognormal"):
+            counts = token_counts(
+                np.random.default_rng(1), 4, mean=9.0, distribution=distribution, cv=cv
+            )
+            assert list(counts) == [9, 9, 9, 9]
 
 
 def test_a_constant_rate_gives_a_poisson_process():

@@ -179,7 +179,7 @@ def test_a_missing_file_and_a_wrong_format_are_named(tmp_path: Path):
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(
         SpecError,
-        match=r"bytes\.csv: expected a request trace \(text in UTF-8\), found 'utf-8' codec",
+        match=r"bytes\.csv: expected a request trace \(text in UTF-8\), found bytes that are not",
     ):
         read_trace(tmp_path / "bytes.csv")
     path = write(tmp_path, OWN + "0,1,1\n\n1,1,1\n")

@@ -176,7 +176,7 @@ def _pieces(sent: object) -> Iterator[Json]:
         body = line.strip().removeprefix(DATA).strip()
         try:
             value = json.loads(body)
-        except json.JSONDecodeError:
+        except (ValueError, RecursionError):
             continue  # the end of a stream, a comment, or a piece of an event that was cut
         if isinstance(value, Mapping):
             yield value

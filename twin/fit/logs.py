@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from twin.datafile import unreadable
 from twin.fit.bench_serve import is_result, read_result
 from twin.fit.genai_perf import is_summary, read_aiperf, read_perf_analyzer, read_summary
 from twin.fit.json_figures import Figures, finite, log_of, shape
@@ -113,15 +114,15 @@ def _documents(text: str, *, source: str) -> list[Any]:
     """Return the JSON documents of *text*: one, or one a line."""
     try:
         return [json.loads(text)]
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         whole = error
     documents = []
     for number, line in enumerate(text.splitlines(), 1):
         if line.strip():
             try:
                 documents.append(json.loads(line))
-            except json.JSONDecodeError:
-                found = whole if number == 1 else f"line {number}, which is none"
+            except (ValueError, RecursionError):
+                found = unreadable(whole) if number == 1 else f"line {number}, which is none"
                 raise SpecError(f"{source}: expected JSON, found {found}") from None
     return documents
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from twin.datafile import listed, unreadable
 from twin.fit.points import OperatingPoint
 from twin.spec import SpecError
 
@@ -105,7 +106,9 @@ def read_log_text(path: Path) -> str:
     except FileNotFoundError:
         raise SpecError(f"{path}: expected a request log, found no such file") from None
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: expected a request log (text in UTF-8), found {error}") from None
+        raise SpecError(
+            f"{path}: expected a request log (text in UTF-8), found {unreadable(error)}"
+        ) from None
     if not text.strip():
         raise SpecError(f"{path.name}: expected a request log, found an empty file")
     return text
@@ -195,7 +198,7 @@ def _places(header: Sequence[str], *, where: str) -> tuple[int, ...]:
             found = (
                 "it twice"
                 if column in names
-                else "only " + (", ".join(filter(None, names)) or "an empty line")
+                else "only " + (listed(filter(None, names)) or "an empty line")
             )
             raise SpecError(f"{where}: expected a column {column}, found {found}")
     return tuple(names.index(column) for column in COLUMNS)

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import yaml
 
-from twin.datafile import Entry
+from twin.datafile import Entry, unreadable
 from twin.kube.apiserver import bounded_yaml
 from twin.kube.apiserver.objects import Json
 from twin.spec import SpecError
@@ -151,9 +151,7 @@ def read_faults(path: Path) -> tuple[Fault, ...]:
     try:
         value = bounded_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(
-            f"{path.name}: expected YAML or JSON, found {' '.join(str(error).split())}"
-        ) from None
+        raise SpecError(f"{path.name}: expected YAML or JSON, found {unreadable(error)}") from None
     return parse_faults(value, source=path.name)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from twin.datafile import Entry
+from twin.datafile import Entry, unreadable
 from twin.kube.apiserver import bounded_yaml
 from twin.kube.apiserver.auth import ANYTHING, Identity, Rule
 from twin.kube.apiserver.errors import ApiError
@@ -77,9 +77,7 @@ def _objects(file: Path) -> Iterator[Json]:
     try:
         documents = list(yaml.load_all(file.read_text(encoding="utf-8"), Loader=ManifestLoader))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(
-            f"{file.name}: expected YAML, found {' '.join(str(error).split())}"
-        ) from None
+        raise SpecError(f"{file.name}: expected YAML, found {unreadable(error)}") from None
     for document in documents:
         if document is None:
             continue
@@ -95,9 +93,7 @@ def read_token_file(path: Path) -> Mapping[str, Identity]:
     try:
         value = bounded_yaml.load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(
-            f"{path.name}: expected YAML or JSON, found {' '.join(str(error).split())}"
-        ) from None
+        raise SpecError(f"{path.name}: expected YAML or JSON, found {unreadable(error)}") from None
     file = Entry(value, source=path.name)
     tokens = read_tokens(file)
     for line in file.warnings():
@@ -164,5 +160,5 @@ def write_kubeconfig(path: Path, url: str, *, token: str) -> None:
             file.write(kubeconfig_text(url, token=token))
     except (OSError, UnicodeDecodeError) as error:
         raise SpecError(
-            f"{path}: expected a place to write a kubeconfig to, found {error}"
+            f"{path}: expected a place to write a kubeconfig to, found {unreadable(error)}"
         ) from None

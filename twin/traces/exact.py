@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from twin.datafile import LONGEST_FOUND
+from twin.datafile import LONGEST_FOUND, listed
 from twin.spec import SpecError
 from twin.traces.formats import TOKENS_MAX, Format
 from twin.traces.trace import Columns
@@ -33,7 +33,7 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
     for column in form.columns:
         if header.count(column) != 1:
             expected = f"the columns {', '.join(form.columns)}, once each"
-            raise SpecError(f"{source}: line 1: expected {expected}, found {', '.join(header)}")
+            raise SpecError(f"{source}: line 1: expected {expected}, found {listed(header)}")
     time_at, in_at, out_at = (header.index(name) for name in (form.time, form.prompt, form.output))
     model_at = header.index(form.model) if form.model else None
     seconds: Callable[[str], float] = _date_seconds if form.unit == "date" else float

@@ -6,6 +6,7 @@ is wrong; the exact way then says what and where.
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import json
@@ -16,6 +17,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from twin.datafile import unreadable
 from twin.fit.logs import read_logs
 from twin.spec import SpecError
 from twin.traces.exact import header_of, read_csv_rows, read_json_rows
@@ -128,7 +130,7 @@ def _first_line(path: Path) -> str:
 
 
 def _unreadable(path: Path, error: Exception) -> SpecError:
-    return SpecError(f"{path}: expected a request trace (text in UTF-8), found {error}")
+    return SpecError(f"{path}: expected a request trace (text in UTF-8), found {unreadable(error)}")
 
 
 def _recognise(source: str, first: str) -> str:
@@ -155,7 +157,7 @@ def _fast(path: Path, form: Format, first: str) -> Columns | None:
         if any(header.count(column) != 1 for column in form.columns):
             return None
         return _fast_csv(path, form)
-    except (ValueError, TypeError, KeyError, OverflowError, *UNREADABLE):
+    except (ValueError, TypeError, KeyError, OverflowError, csv.Error, *UNREADABLE):
         # Which line it is, and what is wrong with it, is the exact way's to say.
         return None
 

@@ -25,6 +25,7 @@ from loop.backends.deadline import Deadline, watch, within
 from loop.backends.kube import labels
 from loop.backends.kube.objects import Object, continue_of, texts_of
 from loop.errors import LoopError, SpecError
+from twin.datafile import unreadable
 
 if TYPE_CHECKING:
     from loop.ports import Clock
@@ -96,11 +97,14 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
         KeyError,
         TypeError,
         ValueError,
+        RecursionError,
     ) as error:
         where = kubeconfig or "kubernetes"
-        found = " ".join(str(error).split())
+        found = unreadable(error)
         if kubeconfig and os.pathsep not in kubeconfig and not os.path.lexists(kubeconfig):
             found = "no such file"
+        elif isinstance(error, TypeError | KeyError):
+            found = "a file that is no kubeconfig"
         elif not kubeconfig and "No configuration found" in found:
             found = "no kubeconfig: give --kubeconfig FILE, or export KUBECONFIG"
         raise SpecError(f"{where}: expected a cluster to talk to, found {found}") from error
