@@ -210,8 +210,7 @@ def _known(
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
     missing = _missing(serving, good, settings=settings, now_s=now_s)
-    came = sum(track.arrived[-1] for track in every)
-    load: Load | None = load_of(rate_rpm, total, ends, came=came)
+    load: Load | None = _load(every, total, ends, rate_rpm=rate_rpm)
     odd = _odd(every, settings=settings) if rate_rpm else ""
     warnings = [line for line in (missing, _contradiction(every), odd) if line]
     if rate_rpm == 0.0 and (line := _no_zero(every, missing, settings=settings)):
@@ -232,6 +231,14 @@ def _known(
         preemptions=_whole(total.get("preemptions")),
         warnings=tuple(warnings),
     )
+
+
+def _load(
+    every: Sequence[Track], total: Mapping[str, float], ends: float, *, rate_rpm: float
+) -> Load:
+    came = sum(track.arrived[-1] for track in every)
+    served = ends - sum(track.given_up for track in every)
+    return load_of(rate_rpm, total, ends, came=came, served=served)
 
 
 def _no_zero(every: Sequence[Track], missing: str, *, settings: WindowSettings) -> str:
@@ -392,13 +399,20 @@ def _missing(
 
 
 def load_of(
-    rate_rpm: float, total: Mapping[str, float | None], ends: float, *, came: float
+    rate_rpm: float,
+    total: Mapping[str, float | None],
+    ends: float,
+    *,
+    came: float,
+    served: float = 0.0,
 ) -> Load:
     """Return the load, by the growth of counters in *total*; tokens that nobody counted are 0.
+    *served* are ends that were not given up.
 
     Prompts are counted at the first token, as TTFT is; the length of an answer when it has ended.
     Where none has, tokens generated per first token tell its length from below; where none had a
-    first token either, those per request that *came*.
+    first token either, those per request that *came*. Where requests were served and no token was
+    generated (embeddings), an answer is what one token is: its prompt has been worked through.
     """
     firsts = total.get("firsts")
     in_tokens = next(
@@ -409,6 +423,8 @@ def load_of(
         filter(None, (_mean(total.get("generation"), count) for count in (ends, firsts, came))),
         None,
     )
+    if served > 0.0 and not firsts and total.get("generation") == 0.0:
+        out_tokens = out_tokens or 1.0
     return Load(rate_rpm=rate_rpm, in_tokens=in_tokens or 0.0, out_tokens=out_tokens or 0.0)
 
 

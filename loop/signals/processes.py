@@ -265,7 +265,9 @@ def _process(series: Sequence[Series], names: Names) -> Process:
             if best is None or rank < best[0]:
                 ranked[quantity] = (rank, {own: points})
             elif rank == best[0]:
-                best[1][own] = points
+                # Who puts the answers of several together may show one series in parts.
+                before = best[1].get(own)
+                best[1][own] = points if before is None else sorted({*before, *points})
     scrapes: set[float] = set()
     for metric, told in times.items():
         meanings = _meanings(names, metric)

@@ -45,7 +45,8 @@ class Track:
     at_first: requests that it had had when it was scraped first (ended, running or waiting).
     arrived_by_…: how many requests each figure tells of. late: requests that a counter had counted
     before it was shown. running, waiting: these gauges at each scrape. tells_running: it has a
-    gauge of the requests that run. by_turns: others answer at its port, too.
+    gauge of the requests that run. given_up: those of its ends that were. by_turns: others answer
+    at its port, too.
     """
 
     times_s: Sequence[float]
@@ -63,6 +64,7 @@ class Track:
     waiting: Sequence[float]
     tells_running: bool
     late: float
+    given_up: float = 0.0
     by_turns: bool = False
 
     @property
@@ -135,7 +137,16 @@ def _track(process: Process, *, by_turns: bool = False) -> Track | None:
         if counter in by_quantity:
             columns = by_quantity[counter].values()
             grown[counter] = _grown(columns, times_s, broken, births=births, of=counter)
-    told = _arrivals(process, grown, running=running, waiting=waiting, broken=broken, births=births)
+    aborted = _aborted(by_quantity.get("ends", {}), times_s, births)
+    told = _arrivals(
+        process,
+        grown,
+        running=running,
+        waiting=waiting,
+        broken=broken,
+        births=births,
+        aborted=aborted,
+    )
     ends_told = "ends" in grown or "answers" in grown
     start = by_quantity.get("start_time")
     ended = _first_value(by_quantity.get("ends") or by_quantity.get("answers"), times_s[0])
@@ -166,6 +177,7 @@ def _track(process: Process, *, by_turns: bool = False) -> Track | None:
         waiting=waiting,
         tells_running="running" in by_quantity,
         late=births.late,
+        given_up=aborted,
         by_turns=by_turns,
     )
 
@@ -189,6 +201,7 @@ def _arrivals(
     waiting: Sequence[float],
     broken: set[int],
     births: _Births,
+    aborted: float,
 ) -> _Arrivals:
     times_s, by_quantity = process
     # Some engines show the counter of ends from the first end on, some never.
@@ -208,7 +221,6 @@ def _arrivals(
         by_firsts = _arrived(grown["firsts"], ahead, times_s, broken)
         # An end needs a first token, of this window or of what ran at its start, unless it was
         # given up while it waited.
-        aborted = _aborted(by_quantity.get("ends", {}), times_s, births)
         explained = ENDS_FACTOR_MAX * (grown["firsts"][-1] + running[0]) + ENDS_MIN + aborted
         too_many = grown["firsts"][-1] > 0.0 and explained < ends[-1]
         # Requests that their clients gave up end nowhere, but had their first token.

@@ -343,9 +343,11 @@ def _even_tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[Tra
         gauges["running"].tolist(),
         gauges["waiting"].tolist(),
         values[:, shape.of("kv_usage"), -1].tolist(),
+        aborted.tolist(),
         strict=True,
     )
-    for times, grew, came, ends, firsts, prompts, at_first, before, runs, waits, usage in columns:
+    for times, grew, came, *by, at_first, before, runs, waits, usage, given_up in columns:
+        ends, firsts, prompts = by
         yield Track(
             times_s=times,
             grown=dict(zip(grown, grew, strict=True)),
@@ -366,6 +368,7 @@ def _even_tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[Tra
             waiting=waits,
             tells_running=bool(shape.of("running")),
             late=0.0,
+            given_up=given_up,
         )
 
 

@@ -94,6 +94,34 @@ def test_a_look_when_the_loop_begins_lets_its_first_cycle_act(ahead: bool) -> No
         assert (view.load is not None) is ahead
 
 
+class Ticking(ManualClock):
+    """A clock by which each look at it takes a second."""
+
+    def now_s(self) -> float:
+        """Return the time after that second."""
+        self.time_s += 1.0
+        return self.time_s
+
+
+class RememberingSource(LabelsOnly):
+    """A source that remembers when it was asked."""
+
+    asked_s = 0.0
+
+    def measure(self, servers: Sequence[ScrapedServer], *, now_s: float) -> Measurement:
+        """Return nothing."""
+        self.asked_s = now_s
+        return super().measure(servers, now_s=now_s)
+
+
+def test_the_time_that_lists_take_is_part_of_that_between_two_looks() -> None:
+    """Of one cycle whose lists took 10 s of 60, and one whose took none, rates were 15 % off."""
+    source = RememberingSource()
+    with kube_world(manifest(), source=lambda _calls: source, clock=Ticking()) as world:
+        begin_s = world.backend.observe().now_s
+        assert source.asked_s > begin_s
+
+
 def test_a_look_when_the_loop_begins_may_fail() -> None:
     """Whatever it was is told by the first cycle, if it has not passed by then."""
     with kube_world(manifest()) as world:

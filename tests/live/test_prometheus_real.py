@@ -4,8 +4,9 @@ real answers.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,7 +27,8 @@ from loop.clocks import MonotonicClock, date_now
 from loop.signals.demand import WindowSettings
 from loop.types import ServerView, Snapshot
 from tests.live.kube_worlds import KubeWorld, eventually, kube_world, manifest
-from tests.live.prometheus_server import PrometheusServer, prometheus_server
+from tests.live.prometheus_server import PrometheusServer, backfill, prometheus_server
+from tests.loop.kube_objects import pod, server
 
 # The twin runs ten times as fast: 1200 rpm are 200 requests in a second of the machine.
 SPEED = 10.0
@@ -194,3 +196,38 @@ def _rate(view: ServerView) -> float:
 
 def _line(seen: Snapshot, beginning: str) -> bool:
     return any(line.startswith(beginning) for line in seen.warnings)
+
+
+# What series call the pod and its namespace, by the letter of the pod.
+OTHERWISE = {
+    "a": ("kubernetes_pod_name", "kubernetes_namespace"),
+    "b": ("k8s_pod_name", "k8s_namespace_name"),
+    "c": ("pod", "exported_namespace"),
+    "d": ("pod", "namespace"),
+    "e": ("host", "team"),
+}
+
+
+def test_series_that_name_their_pods_otherwise_are_found_out(tmp_path: Path) -> None:
+    """Nothing is seen, and nothing is wrong but the names of two labels."""
+    now_s = int(time.time())
+    lines, servers = "", []
+    for letter, (of_pod, of_space) in OTHERWISE.items():
+        one = of_metrics(server(pod(letter)))
+        told = f'{of_pod}="{one.pods[0].name}",{of_space}="infer"'
+        lines += "".join(
+            f"vllm:prompt_tokens_total{{{told}}} {10 * k} {now_s - 60 + 15 * k}\n" for k in range(4)
+        )
+        servers.append(replace(one, name=letter))
+    (tmp_path / "past.txt").write_text(f"{lines}# EOF\n")
+    backfill(tmp_path, tmp_path / "past.txt")
+    with (
+        prometheus_server(tmp_path) as served,
+        closing(Prometheus(PrometheusSettings(url=served.url))) as source,
+    ):
+        shown = source.show_names(servers)
+    assert shown.error == ""
+    assert [name for name, names in shown.names.items() if names] == ["d"]
+    assert shown.elsewhere == {
+        letter: "--pod-label {} --namespace-label {}".format(*OTHERWISE[letter]) for letter in "abc"
+    }

@@ -494,6 +494,19 @@ def test_it_is_asked_for_its_own_present_where_our_clock_is_off() -> None:
         assert found.figures["s1"].age_s == pytest.approx(0.5, abs=0.6)
 
 
+def test_an_answer_that_a_cache_has_kept_is_no_other_clock() -> None:
+    """It carries the date on which it was made, and its age."""
+    now_s = EPOCH_S + NOW_S
+    made = format_datetime(datetime.fromtimestamp(now_s - 300.0, UTC), usegmt=True)
+
+    def handle(_request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json=matrix(), headers={"Date": made, "Age": "300"})
+
+    transport = httpx.MockTransport(handle)
+    with closing(Prometheus(SETTINGS, wall_s=lambda: now_s, transport=transport)) as source:
+        assert source.measure([scraped(server(pod("a")))], now_s=NOW_S).warnings == ()
+
+
 def test_an_answer_that_never_ends_or_drips_is_given_up(tmp_path: Path) -> None:
     """A cycle must not hang, nor take all memory."""
 

@@ -929,6 +929,31 @@ def test_engines_without_first_tokens_are_read_by_their_ends() -> None:
     assert (rate_rpm(found), found.warnings) == (pytest.approx(60.0), ())
 
 
+@pytest.mark.parametrize(("reason", "out_tokens"), [("stop", 1.0), ("abort", 0.0)])
+def test_requests_that_are_served_without_a_token_are_those_of_embeddings(
+    reason: str, out_tokens: float
+) -> None:
+    """They could never be scaled; but where all clients give up, nothing tells of the answers."""
+    told = {"ttft_count": 0.0, "ttft_sum": 0.0, "generation": 0.0, "answer_tokens": 0.0}
+    told |= {"itl_count": 0.0, "itl_sum": 0.0}
+    samples = [Sample(one.t_s, {**one.told, **told}) for one in steady(rps=1.0)]
+    series = [
+        one._replace(labels=(("finished_reason", reason),) if "success" in one.metric else ())
+        for one in series_of(samples)
+    ]
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0)
+    assert found.load is not None
+    assert (found.load.in_tokens, found.load.out_tokens) == (100.0, out_tokens)
+
+
+def test_a_series_that_comes_in_parts_is_one() -> None:
+    """Who puts the answers of several Prometheus servers together may not merge them."""
+    whole = steady(rps=1.0)
+    parts = [*series_of(whole[::2]), *series_of(whole[1::2]), *series_of(whole[1:3])]
+    assert rate_rpm(told_of({"a": parts}, pod("a"))) == pytest.approx(60.0)
+
+
 def told_by(t_s: float, base: float, metrics: Mapping[str, float]) -> dict[str, float]:
     """Return what a worker of one request a second shows of *metrics*, per request, at a time."""
     requests = base + t_s - (NOW_S - 60.0)

@@ -190,7 +190,8 @@ class KubeBackend:
             servers, capacity = self._look()
         except ApiError as error:
             raise BackendError(str(error), phase="observe") from error
-        found = self._measure(servers, now_s=now_s)
+        # Lists may have taken seconds, and a rate is over the time between two looks at the pods.
+        found = self._measure(servers, now_s=self._clock.now_s())
         servers = self._with_models(servers, found)
         self._measured |= {name for name, figures in found.figures.items() if figures.measured}
         sights = {name: self._sight(server, found) for name, server in servers.by_name.items()}
@@ -401,6 +402,7 @@ class KubeBackend:
         }
         return [
             f"{name}: metrics ({source.name}): {one.line}"
+            + (f"; try {shown.elsewhere[name]}" if name in shown.elsewhere else "")
             for name, one in surveys.items()
             if one.missing and name not in shown.problems
         ]

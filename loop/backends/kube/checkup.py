@@ -273,6 +273,8 @@ def metrics_finding(
         todo = "check the port of its metrics, and the permission to get pods/proxy"
         return Finding(level="wrong", subject=f"{name} metrics", text=problem, todo=todo)
     todo = "have its pods scraped (PodMonitor); --namespace-label and --pod-label name the labels"
+    if options := shown.elsewhere.get(name):
+        todo = f"its series name their pods otherwise: use {options}"
     if found.others or found.found:
         todo = "name its metrics in a file for --metric-names (docs/kubernetes.md)"
     return Finding(level="wrong", subject=f"{name} metrics", text=found.line, todo=todo)

@@ -27,7 +27,9 @@ except ImportError:  # an extra
 PodKey = tuple[str, str]  # namespace, name
 
 # What scrapers call the pod of a series where it is not called pod.
-OTHER_POD_LABELS = frozenset({"kubernetes_pod_name", "kubernetes_pod", "pod_name", "exported_pod"})
+OTHER_POD_LABELS = frozenset(
+    {"kubernetes_pod_name", "kubernetes_pod", "pod_name", "exported_pod", "k8s_pod_name"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,6 +19,7 @@ from loop.backends.fetch import NOTHING_KEPT, Bounds, Fetched, FetchError, fetch
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings
 from loop.signals.names import NAMES, Names
+from twin.magnitudes import whole
 
 ATTEMPTS = 2
 BYTES_MAX = 256 * 2**20  # a thousand servers of three pods are some 20 MB
@@ -186,9 +187,12 @@ def _secret(path: Path, what: str) -> str:
 
 
 def _date_s(reply: Fetched) -> float | None:
-    """Return the time of an answer by the clock of who sent it, in the middle of its second."""
+    """Return the time of an answer by the clock of who sent it, in the middle of its second; what a
+    cache on the way has kept is older by its Age.
+    """
     try:
-        return parsedate_to_datetime(reply.headers["Date"]).timestamp() + 0.5
+        made_s = parsedate_to_datetime(reply.headers["Date"]).timestamp()
+        return made_s + float(whole(reply.headers.get("Age", "0")) or 0) + 0.5
     except (KeyError, TypeError, ValueError):
         return None
 

@@ -16,6 +16,7 @@ from itertools import chain
 import httpx
 
 from loop.backends.metrics.answers import (
+    OTHER_POD_LABELS,
     Answer,
     PodKey,
     Reader,
@@ -44,6 +45,7 @@ PERCENTILES_S = 2.0
 # A Prometheus that cannot tell them in time is not asked again at once: it has enough to do.
 PERCENTILES_AGAIN_S = 300.0
 FORGET_WINDOWS = 5  # whose pod it was is remembered for so many windows after it has gone
+PODS_ASKED = 3  # of a server of which no series are found
 
 
 class Prometheus:
@@ -277,12 +279,36 @@ class Prometheus:
             return Shown(error=f"prometheus: {error}")
         known = {(pod.namespace, pod.name): one.name for one in servers for pod in one.pods}
         by_server = share(pods, servers, known=known)
+        silent = [one for one in servers if not by_server[one.name]]
         return Shown(
             names={
                 server: frozenset(one.metric for series in of_pods.values() for one in series)
                 for server, of_pods in by_server.items()
-            }
+            },
+            elsewhere={one.name: line for one in silent if (line := self._elsewhere(one))},
         )
+
+    def _elsewhere(self, server: ScrapedServer) -> str:
+        """Return by which labels the series of *server* would be found, "" if they are not."""
+        names = [pod.name for pod in server.pods if pod.phase == "ready"][:PODS_ASKED]
+        if not names:
+            return ""
+        settings = self._settings
+        query = " or ".join(
+            f"topk(1,{{{','.join([*_named(settings), matcher])}}})"
+            for label in sorted({settings.pod_label, *OTHER_POD_LABELS})
+            for matcher in [f'{label}=~"{_any_of(names)}"']
+        )
+        try:
+            found = read_latest(parsed(self._api.ask(query, at_s=self._api.now_s)))
+        except PrometheusError:
+            return ""
+        for told, _ in found:
+            pod = next((label for label in told if told[label] in names), "")
+            space = next((label for label in told if told[label] == server.namespace), "")
+            if pod and space:
+                return f"--pod-label {pod} --namespace-label {space}"
+        return ""
 
     def present_s(self) -> float:
         """Return the present of Prometheus [Unix time]. Raise PrometheusError."""
@@ -367,7 +393,16 @@ def names_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str:
 def _matchers(
     pattern: str, namespaces: Sequence[str], settings: PrometheusSettings
 ) -> Sequence[str]:
-    matchers = [f'__name__=~"{pattern}"', f'{settings.namespace_label}=~"{_any_of(namespaces)}"']
+    of_spaces = f'{settings.namespace_label}=~"{_any_of(namespaces)}"'
+    name, *more = _named(settings, pattern)
+    return [name, of_spaces, *more]
+
+
+def _named(settings: PrometheusSettings, pattern: str = "") -> list[str]:
+    """Return the matchers for metrics of a *pattern*, that of engines if it is empty, in whatever
+    namespace.
+    """
+    matchers = [f'__name__=~"{pattern or settings.names.pattern}"']
     return [*matchers, settings.matchers] if settings.matchers else matchers
 
 

@@ -25,11 +25,13 @@ class Measurement:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shown:
     """The names of the metrics that pods show, by server. problems: why none are known of which
-    server; error: why the source told of none at all.
+    server; elsewhere: by what options those would be found that have none; error: why the source
+    told of none at all.
     """
 
     names: Mapping[str, frozenset[str]] = field(default_factory=dict)
     problems: Mapping[str, str] = field(default_factory=dict)
+    elsewhere: Mapping[str, str] = field(default_factory=dict)
     error: str = ""
 
 
