@@ -75,7 +75,7 @@ snapshots: .venv/.installed-test  ## Write the snapshots of help texts and error
 	UPDATE_SNAPSHOTS=1 $(BIN)/python -m pytest -q tests/live/test_monitoring.py -k same_rules
 
 validate: .venv/.installed  ## Repeat the figures of docs/validation.md, as far as the data are at hand (minutes)
-	$(BIN)/python -m experiments.validate
+	$(BIN)/python -m experiments.validation.validate
 
 figures: .venv/.installed-test chromium  ## Draw the pictures of the documents again (some minutes)
 	$(BIN)/python docs/figures.py

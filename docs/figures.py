@@ -27,7 +27,7 @@ from experiments.compare import CompareConfig, compare, contenders
 from experiments.confidence import estimate, estimate_share
 from experiments.grid import SweepConfig
 from experiments.run_files import run_to_directory
-from experiments.validate import PointFit, predictions, split_fit
+from experiments.validation.validate import PointFit, predictions, split_fit
 
 IMAGES = Path(__file__).parent / "images"
 SAMPLE_DATA = Path(__file__).parent.parent / "sample-data"

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from experiments.columns import Window
-from experiments.compare_rows import told_peaks, without_start_up
+from experiments.compare.rows import told_peaks, without_start_up
 from experiments.config import RunConfig, config_from_json
 from experiments.figures import SERIES, new_figure, our_style, save_figure
 from experiments.misses import CAUSES, MEANING, Misses, misses_of

@@ -14,7 +14,7 @@ import numpy as np
 
 from experiments.changes import Desired, desired_by_server
 from experiments.columns import Columns
-from experiments.compare_rows import derived_id, last_jump_s, told_peaks, without_start_up
+from experiments.compare.rows import derived_id, last_jump_s, told_peaks, without_start_up
 from experiments.config import RunConfig
 from experiments.executor import Executor
 from experiments.grid import SweepConfig

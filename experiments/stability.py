@@ -9,7 +9,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.compare_rows import after_step, derived_id, told_peaks
+from experiments.compare.rows import after_step, derived_id, told_peaks
 from experiments.confidence import estimate
 from experiments.config import RunConfig
 from experiments.executor import Executor

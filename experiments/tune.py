@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.compare import CompareConfig, CompareResult, Contender, compare, contenders
-from experiments.compare_rows import CLAIRVOYANT, Compared, compared_row, planned_policy
+from experiments.compare import (
+    CompareConfig,
+    CompareResult,
+    Contender,
+    compare,
+    contenders,
+)
+from experiments.compare.rows import CLAIRVOYANT, Compared, compared_row, planned_policy
 from experiments.config import PolicyOption
 from experiments.executor import Executor
 from experiments.grid import SweepConfig

@@ -23,7 +23,7 @@ def make_executor(
         raise SpecError(
             "executor: dask needs the extra of that name: pip install 'inferno-twin[dask]'"
         )
-    from experiments.dask_workers import DaskWorkers
+    from experiments.dask.workers import DaskWorkers
 
     return DaskWorkers(scheduler=scheduler, tell=tell or _keep_quiet)
 

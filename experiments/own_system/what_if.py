@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from experiments.compare import FIRST, RESULTS_CSV, write_results
-from experiments.compare_report import save_report, signed
-from experiments.compare_rows import Compared, compared_row, planned_policy
+from experiments.compare.report import save_report, signed
+from experiments.compare.rows import Compared, compared_row, planned_policy
 from experiments.confidence import Interval, estimate, estimate_share, paired_along
 from experiments.config import PolicyOption, RunConfig
 from experiments.output import require_writable, write_json, write_text

@@ -12,7 +12,7 @@ import pandas as pd
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from experiments.compare_report import (
+from experiments.compare.report import (
     DIFFERENCES,
     axis_text,
     differences_table,
@@ -21,7 +21,7 @@ from experiments.compare_report import (
     summary,
     swept,
 )
-from experiments.compare_rows import BOUNDS, NO_START_UP, TIMELINE_S
+from experiments.compare.rows import BOUNDS, NO_START_UP, TIMELINE_S
 from experiments.confidence import estimate, estimate_share, paired_difference
 from experiments.misses import CAUSES, MEANING
 from experiments.row_details import LOST, QUANTILES, SHARES

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 
 from experiments.checked_parquet import read_checked
-from experiments.compare_report import DIFFERENCES_CSV
+from experiments.compare.report import DIFFERENCES_CSV
 from experiments.output import write_text
 from experiments.replay import continued, read_cycles
 from experiments.run import CYCLES

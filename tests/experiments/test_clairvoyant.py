@@ -1,5 +1,5 @@
-"""Claims about experiments.clairvoyant: on the twin it is as good as the best of all plans, and
-never worse than whom it is compared with.
+"""Claims about experiments.compare.clairvoyant: on the twin it is as good as the best of all plans,
+and never worse than whom it is compared with.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from itertools import product
 
 import pytest
 
-from experiments.clairvoyant import (
+from experiments.compare.clairvoyant import (
     Candidate,
     bills,
     clairvoyant,
@@ -18,9 +18,9 @@ from experiments.clairvoyant import (
     polished,
     tried,
 )
+from experiments.compare.plans import Step, paths_of
 from experiments.config import RunConfig
 from experiments.demand import true_demand
-from experiments.plans import Step, paths_of
 from experiments.run import simulate
 from experiments.sources import Sources, read_sources
 from tests.experiments.two_servers import write_two_servers

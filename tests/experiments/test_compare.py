@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emulator.shapes import burst, constant, steps
-from experiments.advice import advice, best_policy
 from experiments.compare import CompareConfig, CompareResult, compare, contenders
-from experiments.compare_report import (
+from experiments.compare.advice import advice, best_policy
+from experiments.compare.report import (
     COLUMNS,
     differences_table,
     draw_costs,
@@ -22,7 +22,7 @@ from experiments.compare_report import (
     report_tables,
     summary,
 )
-from experiments.compare_rows import NO_START_UP, last_jump_s
+from experiments.compare.rows import NO_START_UP, last_jump_s
 from experiments.confidence import estimate_share
 from experiments.config import RunConfig
 from experiments.executor import LocalProcesses

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import simpy
 
-from experiments.compare_rows import after_step
+from experiments.compare.rows import after_step
 from experiments.config import SAMPLE_DATA, RunConfig
 from experiments.run import RunResult, simulate, start_world
 from experiments.sources import Sources, read_sources

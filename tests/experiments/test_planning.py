@@ -1,4 +1,4 @@
-"""Claims about experiments.planning: its plan is the best of all, by its own estimate."""
+"""Claims about experiments.compare.planning: its plan is the best of all, by its own estimate."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from itertools import product
 import numpy as np
 import pytest
 
+from experiments.compare.planning import Setting, best_path, best_states, cost_of, plan_costs
+from experiments.compare.plans import Step, common_tick_s, without_repeats
 from experiments.demand import Choice, Demand, PerfectScaler, perfect_scaler
-from experiments.planning import Setting, best_path, best_states, cost_of, plan_costs
-from experiments.plans import Step, common_tick_s, without_repeats
 
 SLOT_S = 60.0
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments.published import DATA, READINGS, RECORDED, Figures, mean, repeat
+from experiments.validation.published import DATA, READINGS, RECORDED, Figures, mean, repeat
 from experiments.world import build_cluster_spec
 from loop.schema.reading import read_system
 from twin.fit.datasheet import estimate, read_accelerators

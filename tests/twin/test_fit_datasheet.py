@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from experiments.config import SAMPLE_DATA
-from experiments.datasheet_constants import (
+from experiments.validation.datasheet_constants import (
     accelerator,
     cross_validated,
     derive,

@@ -45,7 +45,7 @@ def test_users_in_a_closed_loop_fill_the_batch_with_themselves() -> None:
 
 @pytest.mark.slow
 def test_an_open_loop_is_as_the_closed_form_of_the_constants() -> None:
-    """The mean iteration that experiments.datasheet_constants solves for."""
+    """The mean iteration that experiments.validation.datasheet_constants solves for."""
     point = OperatingPoint(rate_rps=5.0, input_tokens=200, output_tokens=101)
     seen = operate(point, latency_model=MODEL, max_batch=64, token_budget=2048, requests=1500)
     each = MODEL.beta_ms + MODEL.gamma_ms * 250.5

@@ -7,8 +7,8 @@ sheet of its accelerator.
 
 Bandwidth and FLOPS are those of the data sheet, times what the accelerator was measured to reach of
 them beside the others (1 where nobody measured). These and the constants come from measurements of
-real servers, by experiments/datasheet_constants.py; docs/validation.md says how well models are
-predicted that did not help to set them.
+real servers, by experiments/validation/datasheet_constants.py; docs/validation.md says how well
+models are predicted that did not help to set them.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 """An autoscaling run on real GPUs that others published (llm-d, Qwen3-32B, an HPA on saturation),
-again on the twin; for experiments.validate.
+again on the twin; for experiments.validation.validate.
 """
 
 from __future__ import annotations

@@ -14,11 +14,11 @@ import numpy as np
 
 from emulator.shapes import Curve
 from experiments.changes import desired_by_server, overshoot, settling_s
-from experiments.clairvoyant import Candidate, bills, clairvoyant, objective_of
 from experiments.columns import Columns, Floats
+from experiments.compare.clairvoyant import Candidate, bills, clairvoyant, objective_of
+from experiments.compare.plans import Steps, paths_of, plan_from_json
 from experiments.config import RunConfig
 from experiments.demand import perfect_scaler, true_demand
-from experiments.plans import Steps, paths_of, plan_from_json
 from experiments.row_details import details_of
 from experiments.run import RunResult, simulate
 from experiments.sources import Sources, read_sources

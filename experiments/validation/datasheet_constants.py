@@ -1,6 +1,6 @@
 """Derive the constants of twin/fit/datasheet.py from measurements of real servers.
 
-    python -m experiments.datasheet_constants ../shared/validation/vllm_stages_open.csv
+    python -m experiments.validation.datasheet_constants ../shared/validation/vllm_stages_open.csv
 
 The file has means of load stages of vLLM (see docs/validation.md). A stage is predicted in closed
 form: with Poisson arrivals at a rate below saturation, the time of an iteration T solves

@@ -17,15 +17,15 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from experiments.columns import Floats, Window, scored_window
-from experiments.demand import Demand, true_demand
-from experiments.planning import (
+from experiments.compare.planning import (
     FIRST_PRICE,
     PRICE_ROUNDS,
     UNSCORED_WEIGHT,
     Setting,
     best_path,
 )
-from experiments.plans import Plan, PlanPolicy, Step, Steps, common_tick_s, without_repeats
+from experiments.compare.plans import Plan, PlanPolicy, Step, Steps, common_tick_s, without_repeats
+from experiments.demand import Demand, true_demand
 from experiments.run import RunResult, simulate
 from experiments.sources import Sources
 from loop.spec import gpus

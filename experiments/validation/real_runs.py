@@ -1,5 +1,5 @@
 """The autoscaled servers of llm-inferno/control-loop (vLLM 0.21, Qwen2.5-14B, H100): each pod's
-latencies, and the replicas that a whole run asks for; for experiments.validate.
+latencies, and the replicas that a whole run asks for; for experiments.validation.validate.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """`make validate`: repeat the figures of docs/validation.md, as far as the data are at hand.
 
 What has a licence is in sample-data/validation, with its source. The load stages of vLLM have none:
-their file is read from a folder that is named (python -m experiments.validate FOLDER) or from
-../shared/validation, else those rows are skipped.
+their file is read from a folder that is named (python -m experiments.validation.validate FOLDER) or
+from ../shared/validation, else those rows are skipped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares
 
 from experiments.config import SAMPLE_DATA
-from experiments.datasheet_constants import (
+from experiments.validation.datasheet_constants import (
     Stage,
     accelerator,
     cross_validated,
@@ -28,8 +28,8 @@ from experiments.datasheet_constants import (
     summary,
     usable,
 )
-from experiments.published import published
-from experiments.real_runs import client_overhead_ms, pods, runs
+from experiments.validation.published import published
+from experiments.validation.real_runs import client_overhead_ms, pods, runs
 from twin.fit.datasheet import CONSTANTS, Constants, DataSheetModel, estimate, read_accelerators
 from twin.fit.fitting import FAMILIES, fit_logs
 from twin.fit.logs import read_logs
@@ -87,7 +87,7 @@ def main(arguments: Sequence[str]) -> int:
     else:
         print(
             f"vLLM stages: skipped. {STAGES} has no licence and is not shipped; put it into a "
-            "folder and name that: python -m experiments.validate FOLDER"
+            "folder and name that: python -m experiments.validation.validate FOLDER"
         )
     return 0
 

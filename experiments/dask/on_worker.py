@@ -13,8 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from experiments.dask.sent_files import MODULES, SentFiles, placed
 from experiments.pool import Outcome, attempt
-from experiments.sent_files import MODULES, SentFiles, placed
 from experiments.sweep_rows import PlannedRun, Row
 from experiments.versions import code_digest, versions
 from loop.policies import code_digest as policy_digest

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments.compare_rows import BOUNDS, NO_START_UP
+from experiments.compare.rows import BOUNDS, NO_START_UP
 
 if TYPE_CHECKING:
     import pandas as pd

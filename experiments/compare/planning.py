@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from experiments.columns import Floats
+from experiments.compare.plans import Step, Steps, without_repeats
 from experiments.demand import Choice, Demand
-from experiments.plans import Step, Steps, without_repeats
 
 # A slot before the scored window counts so much: enough not to be wasteful there.
 UNSCORED_WEIGHT = 0.02

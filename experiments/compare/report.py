@@ -12,8 +12,8 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from experiments.advice import advice
-from experiments.compare_rows import BOUNDS, CLAIRVOYANT, NO_START_UP, TIMELINE_S
+from experiments.compare.advice import advice
+from experiments.compare.rows import BOUNDS, CLAIRVOYANT, NO_START_UP, TIMELINE_S
 from experiments.confidence import Interval, estimate, estimate_share, paired_along
 from experiments.figures import MARKERS, SERIES, new_figure, our_style, save_figure
 from experiments.output import write_text

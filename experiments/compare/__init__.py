@@ -10,7 +10,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from experiments.compare_rows import (
+from experiments.compare.rows import (
     CLAIRVOYANT,
     NO_START_UP,
     PERFECT,
@@ -32,6 +32,17 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from loop.ports import Policy
+
+__all__ = [
+    "FIRST",
+    "RESULTS_CSV",
+    "CompareConfig",
+    "CompareResult",
+    "Contender",
+    "compare",
+    "contenders",
+    "write_results",
+]
 
 RESULTS_CSV = "results.csv"
 FIRST = (
@@ -155,7 +166,7 @@ def compare(
     """Run the comparison on *executor* (None: a process a core) and write its tables and figures to
     *out*. With *resume*, what is finished there is not repeated.
     """
-    from experiments.compare_report import save_report
+    from experiments.compare.report import save_report
 
     price_cents = 100.0 * asked.price_usd
     policies = [
@@ -249,7 +260,7 @@ def _without_start_up(
     """Return, for the best policy of each scenario, its run of the first seed without start-up:
     what waiting for pods costs.
     """
-    from experiments.advice import best_policy
+    from experiments.compare.advice import best_policy
 
     found = []
     frame = _frame(policies, first.rows)
