@@ -42,12 +42,17 @@ UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 401, 403, 404, 409
 
 
 class ApiError(LoopError):
-    """An API server refused, with its status, or did not answer: status 0."""
+    """An API server refused, with its status, or did not answer: status 0. untrusted: its
+    certificate is signed by nobody that we know, or ours by nobody that it knows.
+    """
 
-    def __init__(self, message: str, *, status: int, retry_after_s: float = 0.0) -> None:
+    def __init__(
+        self, message: str, *, status: int, retry_after_s: float = 0.0, untrusted: bool = False
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.retry_after_s = retry_after_s
+        self.untrusted = untrusted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -533,9 +538,9 @@ class KubeClient:
                     what, method(api), *args, read_s=min(timeouts.read_s, max(left_s, 0.1)), **query
                 )
             except ApiError as error:
-                if error.status == UNAUTHORIZED and attempt == 1:
-                    # The next attempt has what the file of the token holds by now, if that is what
-                    # was wrong.
+                if (error.status == UNAUTHORIZED or error.untrusted) and attempt == 1:
+                    # The next attempt has what the files of token and certificates hold by now, if
+                    # that is what was wrong.
                     self._reconnect(api)
                     if not once:
                         continue
@@ -606,6 +611,7 @@ def _refused(what: str, error: ApiException) -> ApiError:
         f"{what}: {status} {' '.join(message.split())[:300]}",
         status=status,
         retry_after_s=retry_after_s,
+        untrusted=status == 0,  # the official client tells of TLS alone so
     )
 
 

@@ -70,19 +70,36 @@ class Api:
     ) -> None:
         self._settings = settings
         self._wall_s = wall_s
-        self._client = httpx.Client(
-            verify=_trust(settings),
-            timeout=settings.timeout_s,
-            trust_env=False,
-            limits=NOTHING_KEPT,
-            transport=transport,
-        )
+        self._transport = transport
+        self._ca_stamp = _stamp(settings)
+        self._client = self._connected()
         self._url = _query_url(settings.url)
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
 
     def close(self) -> None:
         """Let go of the connections."""
         self._client.close()
+
+    def _connected(self) -> httpx.Client:
+        return httpx.Client(
+            verify=_trust(self._settings),
+            timeout=self._settings.timeout_s,
+            trust_env=False,
+            limits=NOTHING_KEPT,
+            transport=self._transport,
+        )
+
+    def _renew_trust(self) -> None:
+        """Read the CA file anew if it has changed: certificates are renewed in place, too."""
+        stamp = _stamp(self._settings)
+        if stamp == self._ca_stamp:
+            return
+        try:
+            fresh = self._connected()
+        except SpecError:
+            return  # it is being written: those of before count until it can be read
+        self._client.close()
+        self._client, self._ca_stamp = fresh, stamp
 
     @property
     def now_s(self) -> float:
@@ -126,6 +143,7 @@ class Api:
         """
         total_s = min(total_s or self._settings.timeout_s, self._settings.timeout_s)
         problem = PrometheusError("not asked")
+        self._renew_trust()
         url = self._url.copy_with(path=f"{self._url.path}{over}")
         post = self._settings.method == "POST"
         for _ in range(attempts):
@@ -195,6 +213,15 @@ def _date_s(reply: Fetched) -> float | None:
         return made_s + float(whole(reply.headers.get("Age", "0")) or 0) + 0.5
     except (KeyError, TypeError, ValueError):
         return None
+
+
+def _stamp(settings: PrometheusSettings) -> tuple[int, int] | None:
+    """Return what changes with the CA file, None if there is none."""
+    try:
+        told = settings.ca_path.stat() if settings.ca_path is not None else None
+    except OSError:
+        return None
+    return (told.st_mtime_ns, told.st_ino) if told is not None else None
 
 
 def _trust(settings: PrometheusSettings) -> ssl.SSLContext | bool:
