@@ -7,6 +7,7 @@ it does where these autoscalers run.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, get_args
@@ -185,12 +186,29 @@ class Options:
 
     policy: str
 
-    def number(self, name: str, value: object, *, low: float, above: bool = False) -> None:
-        """Raise SpecError unless *value* is a number, *low* or more (*above*: more)."""
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not good or not (value > low if above else value >= low):  # type: ignore[operator]
+    def number(
+        self,
+        name: str,
+        value: object,
+        *,
+        low: float,
+        above: bool = False,
+        below: float = math.inf,
+    ) -> None:
+        """Raise SpecError unless *value* is a finite number, *low* or more (*above*: more), and
+        less than *below*.
+        """
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not (low < value if above else low <= value) or not value < below:  # type: ignore[operator]
             sign = ">" if above else ">="
-            raise self._error(name, f"a number {sign} {low:g}", value)
+            bound = f" and < {below:g}" if below < math.inf else ""
+            raise self._error(name, f"a number {sign} {low:g}{bound}", value)
+
+    def share(self, name: str, value: object) -> None:
+        """Raise SpecError unless *value* is a number from 0 to 1."""
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not 0.0 <= value <= 1.0:  # type: ignore[operator]
+            raise self._error(name, "a number from 0 to 1", value)
 
     def whole(self, name: str, value: object, *, low: int) -> None:
         """Raise SpecError unless *value* is a whole number, *low* or more."""

@@ -4,18 +4,17 @@ load estimated.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import get_args
 
-from loop.errors import SpecError
 from loop.optimizer.front import SizingCache, optimize
 from loop.optimizer.rules import OptimizerSettings, SolverName
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.optimizer.solution import Assignment
+from loop.policies.replicas import Options
 from loop.policies.slo.ask import Asking, Found, Optimize, exact_figures, within_reach
 from loop.policies.slo.case import Case, Sizing, make_case
 from loop.policies.slo.demand import NOTHING, Demand, Memories
@@ -61,28 +60,17 @@ class SloPolicy:
     cache: SizingCache = field(default_factory=SizingCache, compare=False, repr=False)
 
     def __post_init__(self) -> None:
-        if self.solver not in get_args(SolverName):
-            raise SpecError(
-                f"policy {self.name}: solver: expected {' or '.join(get_args(SolverName))}, found "
-                f"{self.solver!r}"
-            )
-        self._check("headroom", self.headroom, below=1.0)
+        check = Options(self.name)
+        check.one_of("solver", self.solver, get_args(SolverName))
+        check.number("headroom", self.headroom, low=0.0, below=1.0)
         if self.percentile is not None:
-            self._check("percentile", self.percentile, below=1.0)
-        self._check("drain_s", self.drain_s, below=math.inf)
-        self._check("down_s", self.down_s, below=math.inf)
-        self._check("hysteresis", self.hysteresis, below=math.inf)
-        self._check("prefix_cache_trust", self.prefix_cache_trust, below=math.inf)
-        if self.prefix_cache_trust > 1.0:
-            raise SpecError(
-                f"policy {self.name}: prefix_cache_trust: expected a number from 0 to 1, found "
-                f"{self.prefix_cache_trust!r}"
-            )
-        for option, value in (("compat", self.compat), ("forecasts", self.forecasts)):
-            if not isinstance(value, bool):
-                raise SpecError(
-                    f"policy {self.name}: {option}: expected true or false, found {value!r}"
-                )
+            check.number("percentile", self.percentile, low=0.0, below=1.0)
+        check.number("drain_s", self.drain_s, low=0.0)
+        check.number("down_s", self.down_s, low=0.0)
+        check.number("hysteresis", self.hysteresis, low=0.0)
+        check.share("prefix_cache_trust", self.prefix_cache_trust)
+        check.flag("compat", self.compat)
+        check.flag("forecasts", self.forecasts)
 
     def start(self) -> Memories:
         """Return that nothing is remembered of any server."""
@@ -203,14 +191,6 @@ class SloPolicy:
             and found.max_batch <= current.max_batch <= ROOMY * found.max_batch
         )
         return current.max_batch if stays else found.max_batch
-
-    def _check(self, option: str, value: float, *, below: float) -> None:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        if not number or not 0.0 <= value < below:
-            bound = f" and < {below:g}" if below < math.inf else ""
-            raise SpecError(
-                f"policy {self.name}: {option}: expected a number >= 0{bound}, found {value!r}"
-            )
 
 
 def _target(
