@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from loop.errors import SpecError
 from loop.optimizer.model.queueing import (
     TOKEN_BUDGET,
     Metrics,
@@ -23,6 +22,8 @@ from loop.optimizer.model.queueing import (
 )
 from loop.optimizer.model.rates import Targets, highest_rates
 from loop.optimizer.rules.go_today import STEPWISE
+from twin.datafile import Entry, parse_json
+from twin.spec import SpecError
 
 MAX_BATCH = 1_000_000  # a state each: beyond this a line would take the memory of the machine
 TARGETS = ("itl", "tps", "ttft")
@@ -43,47 +44,42 @@ def analyze_lines(lines: Iterable[str]) -> Iterator[AnswerLine]:
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
+        source = f"line {number}"
         try:
-            answer = analyze_replica(_parse(line))
+            said = parse_json(line, source=source)
+            inner = said.get("in", said) if isinstance(said, dict) else said
+            answer = _analyze_replica(inner, source=source)
         except SpecError as error:
-            yield AnswerLine(json.dumps({"error": f"line {number}: {error}"}), malformed=True)
+            yield AnswerLine(json.dumps({"error": str(error)}), malformed=True)
         else:
             yield AnswerLine(json.dumps(answer, allow_nan=False))
 
 
-def _parse(line: str) -> Mapping[str, Any]:
-    try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
-        raise SpecError(f"expected a JSON object, found {_shorten(line)} ({error})") from error
-    inner = found.get("in", found) if isinstance(found, dict) else found
-    if not isinstance(inner, dict):
-        raise SpecError(f"expected a JSON object, found {_shorten(line)}")
-    return inner
-
-
-def _shorten(text: str) -> str:
-    return repr(text.strip()[:40])
-
-
-def analyze_replica(given: Mapping[str, Any]) -> dict[str, Any]:
+def _analyze_replica(given: object, *, source: str) -> dict[str, Any]:
     """Return the figures of a replica, under the names of the existing analyzer's test data.
 
     *given*: alpha, beta, gamma [ms …], avgIn, avgOut, maxBatch, maxQueue, maxNumTokens (0: 8192)
     and rate [req/s] to analyse at, or targets {ttft, itl [ms], tps} to size for. Raise SpecError
-    where a field is missing or no number; a replica that cannot be is an "error" in the answer.
+    that begins with *source* where a field is missing or no number; a replica that cannot be is an
+    "error" in the answer.
     """
+    entry = Entry(given, source=source)
     latency_model = {
-        key: _number(given, key) for key in ("alpha", "beta", "gamma", "avgIn", "avgOut")
+        key: entry.number(key) for key in ("alpha", "beta", "gamma", "avgIn", "avgOut")
     }
-    sizes = {key: _whole(given, key) for key in ("maxBatch", "maxQueue", "maxNumTokens")}
-    rate = _number(given, "rate") if "rate" in given else None
-    targets = _targets(given) if "targets" in given else None
+    sizes = {
+        "maxBatch": entry.whole("maxBatch"),
+        "maxQueue": entry.whole("maxQueue", default=0),
+        "maxNumTokens": entry.whole("maxNumTokens", default=0),
+    }
+    rate = entry.number("rate") if entry.has("rate") else None
+    wanted = entry.child("targets")
+    targets = {key: wanted.number(key, default=0.0) for key in TARGETS} if wanted else None
     problem = _impossible(latency_model, sizes)
     if problem:
         return {"error": problem}
     if rate is None and targets is None:
-        raise SpecError("expected a rate or targets, found neither")
+        raise SpecError(f"{source}: expected a rate or targets, found neither")
     model = make_model(
         replica_columns(
             alpha=latency_model["alpha"],
@@ -107,31 +103,6 @@ def analyze_replica(given: Mapping[str, Any]) -> dict[str, Any]:
     if targets is not None:
         answer |= _size(model, targets, one_state=one_state)
     return answer
-
-
-def _number(given: Mapping[str, Any], key: str) -> float:
-    value = given.get(key)
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise SpecError(
-            f"{key}: expected a finite number, found {'nothing' if value is None else repr(value)}"
-        )
-    return float(value)
-
-
-def _whole(given: Mapping[str, Any], key: str) -> int:
-    if key != "maxBatch" and key not in given:
-        return 0
-    value = _number(given, key)
-    if value != int(value):
-        raise SpecError(f"{key}: expected a whole number, found {value!r}")
-    return int(value)
-
-
-def _targets(given: Mapping[str, Any]) -> dict[str, float]:
-    found = given["targets"]
-    if not isinstance(found, dict):
-        raise SpecError(f"targets: expected an object, found {found!r}")
-    return {key: _number(found, key) if key in found else 0.0 for key in TARGETS}
 
 
 def _impossible(latency_model: Mapping[str, float], sizes: Mapping[str, int]) -> str:

@@ -56,22 +56,26 @@ def test_a_case_of_the_test_data_may_be_fed_as_it_is() -> None:
 @pytest.mark.parametrize(
     ("line", "says"),
     [
-        ("{", "expected a JSON object"),
-        ("[1, 2]", "expected a JSON object"),
-        ("[" * 100_000, "expected a JSON object"),
-        (json.dumps({**GOOD, "rate": "fast"}), "rate: expected a finite number, found 'fast'"),
-        (json.dumps({**GOOD, "rate": True}), "rate: expected a finite number, found True"),
-        ('{"alpha": NaN}', "alpha: expected a finite number"),
+        ("{", "expected JSON, found Expecting property name enclosed in double quotes"),
+        ("[1, 2]", "expected an object {…}, found [1, 2]"),
+        ("[" * 100_000, "expected JSON, found"),
+        ('{"alpha": 1, "Alpha": 2}', "expected every key once, found 'Alpha' twice"),
+        (json.dumps({**GOOD, "rate": "fast"}), "rate: expected a number, found 'fast'"),
+        (json.dumps({**GOOD, "rate": True}), "rate: expected a number, found true"),
+        ('{"alpha": NaN}', "alpha: expected a number, found NaN"),
         (
             json.dumps({**GOOD, "maxBatch": 2.5, "rate": 1}),
             "maxBatch: expected a whole number, found 2.5",
         ),
         (
             json.dumps({key: GOOD[key] for key in GOOD if key != "beta"}),
-            "beta: expected a finite number, found nothing",
+            "beta: expected a number, found nothing",
         ),
-        (json.dumps({**GOOD, "targets": [1]}), "targets: expected an object"),
-        (json.dumps({**GOOD, "targets": {"itl": None}}), "itl: expected a finite number"),
+        (json.dumps({**GOOD, "targets": [1]}), "targets: expected an object {…}, found [1]"),
+        (
+            json.dumps({**GOOD, "targets": {"itl": "9"}}),
+            "targets.itl: expected a number, found '9'",
+        ),
         (json.dumps(GOOD), "expected a rate or targets, found neither"),
     ],
 )
