@@ -4,13 +4,14 @@ same with it and without.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 
 from loop.optimizer.catalog import make_catalog
+from loop.optimizer.table import narrowed
 from loop.replacing import replace
 
 if TYPE_CHECKING:
@@ -19,16 +20,18 @@ if TYPE_CHECKING:
     from loop.optimizer.solution import Solution
     from loop.optimizer.solvers.several import SeveralAnswer
     from loop.optimizer.table import Answer, CandidateTable, Problem
-    from loop.spec import Perf, SystemData
+    from loop.spec import Perf, ServerData, ServiceClass, SystemData
     from twin.spec import Accelerator
 
 Value = TypeVar("Value")
+Classes: TypeAlias = "Mapping[str, ServiceClass]"
 
 # Highest rate [requests/ms], best attainable ITL and TTFT [ms], index into rates.BINDING, and the
 # best attainable share of requests within both.
 Limit = tuple[float, float, float, float, float]
 
 SOLUTIONS_MAX = 8  # a cycle asks a few times: with margins, without, with moves and without
+TABLES_MAX = 2  # with margins, and without
 FIGURES_MAX = 5_000  # figures that depend on the rate, which seldom comes again
 
 
@@ -67,6 +70,7 @@ class SizingCache:
         self.latencies: Known[tuple[float, float]] = Known(min(limit, FIGURES_MAX))
         self._inputs: list[_Input] = []
         self._catalog: _Listed | None = None
+        self._tables: list[_Sized] = []
 
     def __len__(self) -> int:
         return len(self.limits)
@@ -84,6 +88,31 @@ class SizingCache:
                 dict(data.accelerators), dict(data.perf), set(data.capacity), make_catalog(data)
             )
         return self._catalog.catalog
+
+    def table(
+        self, catalog: Catalog, settings: object, servers: Sequence[ServerData], classes: Classes
+    ) -> CandidateTable | None:
+        """Return the table of *servers*, if one is remembered of the same, of whom some could move
+        that stay now.
+        """
+        for one in reversed(self._tables):
+            if one.catalog is catalog and one.settings == settings and one.classes == classes:
+                table = one.staying(servers)
+                if table is not None:
+                    return table
+        return None
+
+    def keep_table(
+        self,
+        catalog: Catalog,
+        settings: object,
+        servers: Sequence[ServerData],
+        classes: Classes,
+        table: CandidateTable,
+    ) -> None:
+        """Remember the *table* of *servers*; of the oldest ones none is kept."""
+        self._tables.append(_Sized(catalog, settings, tuple(servers), dict(classes), table))
+        del self._tables[:-TABLES_MAX]
 
     def keep(self, data: SystemData, settings: object, solved: Solved) -> None:
         """Remember what is *solved*; of the oldest inputs nothing is kept."""
@@ -108,12 +137,12 @@ class Chosen(NamedTuple):
     answer: Answer | SeveralAnswer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Solved:
-    """What was chosen, and the solutions made of it so far: with figures (True), and without."""
+    """What was chosen, until the solution has its figures, and the solution."""
 
-    chosen: Chosen
-    solutions: dict[bool, Solution] = field(default_factory=dict)
+    chosen: Chosen | None
+    solution: Solution | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +162,32 @@ class _Input:
             and data == self.data
             and list(data.servers) == list(self.data.servers)
         )
+
+
+@dataclass(frozen=True, slots=True)
+class _Sized:
+    """A table, and of what."""
+
+    catalog: Catalog
+    settings: object
+    servers: tuple[ServerData, ...]
+    classes: Classes
+    table: CandidateTable
+
+    def staying(self, servers: Sequence[ServerData]) -> CandidateTable | None:
+        """Return the table of *servers* if they are the same, but that some are to stay on the
+        accelerator that they have, which can serve each; else None.
+        """
+        if len(servers) != len(self.servers):
+            return None
+        stayers = []
+        for place, (one, other) in enumerate(zip(servers, self.servers, strict=True)):
+            if one is other or one == other:
+                continue
+            if not one.keep_accelerator or replace(one, keep_accelerator=False) != other:
+                return None
+            stayers.append(place)
+        return narrowed(self.table, stayers)
 
 
 @dataclass(frozen=True, slots=True)

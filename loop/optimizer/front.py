@@ -35,16 +35,17 @@ def optimize(
     *cache* remembers what was found before; the answer is the same without it.
     """
     cache = SizingCache() if cache is None else cache
-    solved = cache.solved(data, replace(settings, figures=True))
+    asked = replace(settings, figures=True)
+    solved = cache.solved(data, asked)
     if solved is None:
         solved = Solved(_solve(data, settings, cache))
-        cache.keep(data, replace(settings, figures=True), solved)
-    found = solved.solutions.get(settings.figures)
-    if found is None:
-        found = solved.solutions[settings.figures] = _explained(
-            data, settings, solved.chosen, cache
-        )
-    return found
+        cache.keep(data, asked, solved)
+    if solved.solution is None or (settings.figures and solved.chosen is not None):
+        assert solved.chosen is not None, "nothing is explained yet"
+        solved.solution = _explained(data, settings, solved.chosen, cache)
+        if settings.figures:
+            solved.chosen = None
+    return solved.solution
 
 
 def _solve(data: SystemData, settings: OptimizerSettings, cache: SizingCache) -> Chosen:

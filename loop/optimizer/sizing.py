@@ -39,6 +39,7 @@ from loop.optimizer.table import (
     CandidateTable,
     Means,
     Sized,
+    capacity_of,
     make_table,
 )
 from loop.replacing import replace
@@ -75,6 +76,9 @@ def size_all(
     """
     settings = settings.rules.in_force(settings)
     catalog = cache.catalog(data)
+    known = cache.table(catalog, settings, servers, data.classes)
+    if known is not None:
+        return replace(known, capacity=capacity_of(data, catalog))
     pairs = make_pairs(data, catalog, settings.rules, servers=servers)
     work = _start(pairs, settings)
     _size_idle(work, settings)
@@ -103,7 +107,9 @@ def size_all(
         need=work.need,
     )
     table = make_table(data, catalog, pairs, sized, servers=servers)
-    return replace(table, score=_score(table, settings))
+    table = replace(table, score=_score(table, settings))
+    cache.keep_table(catalog, settings, servers, data.classes, table)
+    return table
 
 
 @dataclass(frozen=True, slots=True)

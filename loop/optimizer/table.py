@@ -13,6 +13,7 @@ import numpy as np
 from loop.optimizer.catalog import ServerColumns
 from loop.optimizer.model import Floats, Ints, Rows
 from loop.optimizer.model.queueing import ReplicaColumns
+from loop.replacing import replace
 
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Catalog, Pairs
@@ -193,7 +194,7 @@ def make_table(
         start=pairs.start,
         accelerators=catalog.names,
         types=catalog.types,
-        capacity=np.array([data.capacity.get(name, 0) for name in catalog.types], dtype=np.int64),
+        capacity=capacity_of(data, catalog),
         problem=pairs.problem,
         server=pairs.server,
         accelerator=sized.accelerator,
@@ -217,6 +218,51 @@ def make_table(
         need=sized.need,
         asked=pairs.asked,
     )
+
+
+def capacity_of(data: SystemData, catalog: Catalog) -> Ints:
+    """Return the GPUs of each type of *catalog*."""
+    return np.array([data.capacity.get(name, 0) for name in catalog.types], dtype=np.int64)
+
+
+def narrowed(table: CandidateTable, stayers: Sequence[int]) -> CandidateTable | None:
+    """Return *table* with only that candidate of each of *stayers* that is where it is: rows are
+    sized one by one. None if one of them cannot be taken: if nothing serves a server as well as
+    asked, it is sized for less.
+    """
+    if not stayers:
+        return table
+    gone = np.isin(table.server, stayers)
+    rows = np.flatnonzero(
+        ~gone
+        | (
+            (table.accelerator == table.asked.accelerator)
+            & (table.accelerator >= 0)
+            & (table.verdict == GOOD)
+            & (table.percentile == table.asked.percentile)
+        )
+    )
+    server = table.server[rows]
+    counts = np.bincount(server, minlength=len(table.servers))
+    if (counts[np.asarray(stayers, dtype=np.intp)] != 1).any():
+        return None
+    means = table.means
+    return replace(
+        table,
+        start=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        columns=table.columns.take(rows),
+        asked=table.asked.take(rows),
+        means=lambda some: means(rows[some]),
+        **{name: getattr(table, name)[rows] for name in _BY_ROW},
+    )
+
+
+# Columns of a table that are arrays with an entry for each row.
+_BY_ROW = (
+    *("server", "accelerator", "type", "units", "wanted_batch", "replicas", "unit_costs", "cost"),
+    *("value", "score", "rate_max", "limit", "binding", "verdict", "best_itl", "best_ttft"),
+    *("percentile", "need"),
+)
 
 
 def transition_value(

@@ -103,9 +103,11 @@ def within_reach(ask: Optimize, snapshot: Snapshot) -> Optimize:
         found = {}
         for name, one in solution.allocations.items():
             reach = snapshot.servers[name].gpus_reachable
+            if reach is None:
+                continue
             model, accelerator = data.servers[name].model, one.accelerator
             each = gpus(data, model=model, accelerator=accelerator, replicas=1)
-            if reach is not None and each is not None:
+            if each is not None:
                 room = reach.get(each[0], 0) // each[1]
                 if room < one.replicas:
                     found[name] = each[0], room
