@@ -13,6 +13,7 @@ from typing import Any
 from experiments.datasheet_files import BATCH_MAX, TOKEN_BUDGET, scheduling_of
 from loop.backends.kube.adoption import BATCH_ARGUMENTS
 from loop.backends.kube.arguments import (
+    GPU_RESOURCES,
     TENSOR_PARALLEL,
     command_words,
     text_of,
@@ -21,6 +22,7 @@ from loop.backends.kube.arguments import (
 from loop.backends.kube.labels import MANAGED
 from loop.backends.kube.nodes import Node, read_node
 from loop.backends.kube.read import Server, each_read
+from loop.backends.kube.scheduling import obstacle
 from loop.backends.kube.views import start_up_s
 from loop.types import Load
 from twin.spec import Scheduling, SpecError
@@ -94,16 +96,27 @@ def read_nodes(nodes: Iterable[Json], *, types: Collection[str], told: list[str]
     return [node for found in each_read(nodes, read_one, kind="node", told=told) for node in found]
 
 
+def places_of(pod_spec: Json, nodes: Iterable[Json]) -> frozenset[str]:
+    """Return the names of the *nodes* that pods of *pod_spec* may be put on."""
+    return frozenset(
+        obj["metadata"]["name"]
+        for obj in nodes
+        if not obstacle(pod_spec, obj, tolerated=GPU_RESOURCES)
+    )
+
+
 def facts_of(
     server: Server,
     *,
     nodes: Sequence[Node],
+    places: Collection[str] = (),
     models_told: Collection[str] = (),
     kv_tokens: int | None = None,
     vllm: str | None = None,
 ) -> Facts:
-    """Return what is known of *server*. models_told are what its engines call their models,
-    kv_tokens what they say that their KV caches hold; *vllm*: its version, if the user says it.
+    """Return what is known of *server*. *places* are the nodes that its pods may be put on;
+    models_told are what its engines call their models, kv_tokens what they say that their KV caches
+    hold; *vllm*: its version, if the user says it.
     """
     one = server.deployment
     containers = one.pod_spec.get("containers") or ()
@@ -116,7 +129,7 @@ def facts_of(
     if not model:
         several = f" (its engines serve {', '.join(sorted(models_told))})" if models_told else ""
         unknown.append(f"which model it serves{several}: give it a label inferno.server.model")
-    kind, gpus = _hardware(server, nodes, unknown)
+    kind, gpus = _hardware(server, nodes, places, unknown)
     max_batch = one.max_batch or _first(containers, BATCH_ARGUMENTS)
     if not max_batch:
         unknown.append(f"{BATCH}: no label and no argument says it, {BATCH_MAX} is assumed")
@@ -162,7 +175,9 @@ def _model(containers: Sequence[Json]) -> str:
     return ""
 
 
-def _hardware(server: Server, nodes: Sequence[Node], unknown: list[str]) -> tuple[str, int]:
+def _hardware(
+    server: Server, nodes: Sequence[Node], places: Collection[str], unknown: list[str]
+) -> tuple[str, int]:
     """Return the type of the GPUs of a replica, and their number."""
     one = server.deployment
     limit = one.gpus
@@ -177,6 +192,11 @@ def _hardware(server: Server, nodes: Sequence[Node], unknown: list[str]) -> tupl
         kind = kinds[0] if len(kinds) == 1 else ""
     if not kind:
         where = f"on {', '.join(kinds)}" if kinds else "none of its pods runs on a node with GPUs"
+        # One that is scaled to zero, or waits for GPUs, says where it would run.
+        may = set() if kinds else {by_node[name] for name in places if name in by_node}
+        if len(may) == 1:
+            (kind,) = may
+            where += f", {kind} is assumed: its pods may be put on no others"
         unknown.append(f"{RUNS_ON}: {where}")
     parallel = _first(one.pod_spec.get("containers") or (), TENSOR_PARALLEL)
     gpus = limit.count if limit is not None else int(units[1]) if units else parallel

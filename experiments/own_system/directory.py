@@ -136,7 +136,7 @@ class _Maker:
 
     def made(self) -> Imported:
         for line in self._measured.problems:
-            self._unknown.append(("load", line))
+            self._unknown.append(("cluster", line))
         pairs: dict[tuple[str, str], list[Facts]] = defaultdict(list)
         for one in self._facts:
             self._unknown += [(one.name, line) for line in one.unknown]

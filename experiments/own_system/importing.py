@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from experiments.own_system.cluster import facts_of, read_nodes, selected
+from experiments.own_system.cluster import facts_of, places_of, read_nodes, selected
 from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.known import Known
 from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
@@ -112,7 +112,7 @@ def read_system_of(
         raise SpecError(
             f"import: expected Deployments {which}, found none (--select key=value names others)"
         )
-    nodes, capacity = _nodes(client, servers, others, known=known, told=told)
+    objects, nodes, capacity = _nodes(client, servers, others, known=known, told=told)
     measured, past = asked_past(prometheus, servers, asked, progress=progress)
     kv_tokens = _kv_tokens(prometheus, servers, past, told=told)
     variations = _variations(prometheus, servers, past, told=told)
@@ -121,6 +121,7 @@ def read_system_of(
         facts_of(
             server,
             nodes=nodes,
+            places=places_of(server.deployment.pod_spec, objects),
             models_told=past.model_names.get(server.name, frozenset()) if past else (),
             kv_tokens=kv_tokens.get(server.name),
             vllm=asked.vllm,
@@ -164,20 +165,20 @@ def _nodes(
     *,
     known: Known,
     told: list[tuple[str, str]],
-) -> tuple[list[Node], dict[str, int]]:
+) -> tuple[Sequence[Json], list[Node], dict[str, int]]:
     types = known.types
     try:
         objects = client.nodes()
     except ApiError as error:
         told.append(("nodes", f"the GPUs of the cluster: {error}"))
-        return [], {}
+        return [], [], {}
     lines: list[str] = []
     nodes = read_nodes(objects, types=types, told=lines)
     found = read_capacity(
         objects, tenants=[tenant_of(server) for server in servers], others=others, types=types
     )
-    told += [("nodes", line) for line in (*lines, *found.notes)]
-    return nodes, {kind: view.total for kind, view in found.by_type.items() if view.total}
+    told += [("", line) for line in (*lines, *found.notes)]
+    return objects, nodes, {kind: view.total for kind, view in found.by_type.items() if view.total}
 
 
 def asked_past(

@@ -14,7 +14,7 @@ import pytest
 
 from emulator.rates import Rates
 from experiments.own_system.base import read_base
-from experiments.own_system.cluster import Facts, facts_of, read_nodes, selected
+from experiments.own_system.cluster import Facts, facts_of, places_of, read_nodes, selected
 from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.importing import Period, seconds
 from experiments.own_system.known import Known, find_config, find_sheet
@@ -144,6 +144,28 @@ def test_what_nobody_tells_is_said() -> None:
     assert told.files["server-data.json"]["servers"] == []
     several = facts({}, models_told={"m", "n"})
     assert "its engines serve m, n" in several.unknown[0]
+
+
+def test_a_server_without_pods_runs_on_what_its_pods_may_be_put_on() -> None:
+    """Scaled to zero for the night, or waiting for GPUs: its node selector still says it."""
+    told: list[str] = []
+    objects = [
+        node(product="NVIDIA-H100-80GB-HBM3"),
+        node("l40s", product="NVIDIA-L40S"),
+        node("bare", gpus=0, product=""),
+    ]
+    nodes = read_nodes(objects, types=SHEETS, told=told)
+    for product, kind in (("NVIDIA-L40S", "L40S"), ("NVIDIA-B200", ""), (None, "")):
+        spec: dict[str, Any] = {"containers": [{"name": "vllm"}]}
+        if product is not None:
+            spec["nodeSelector"] = {"nvidia.com/gpu.product": product}
+        template = {"metadata": {"labels": {"app": "dep1"}}, "spec": spec}
+        obj = deployment(without=NO_LABELS, spec={"template": template})
+        server = read_servers([obj], [], epoch_s=EPOCH_S).by_name["s1"]
+        found = facts_of(server, nodes=nodes, places=places_of(spec, objects))
+        assert found.type == kind
+        line = next(line for line in found.unknown if line.startswith("what it runs on: "))
+        assert ("L40S is assumed" in line) == (kind == "L40S")
 
 
 def test_labels_come_before_what_is_guessed() -> None:
