@@ -712,6 +712,18 @@ class Busy(LabelsOnly):
         )
 
 
+def test_an_accelerator_that_the_data_do_not_know_is_told_once() -> None:
+    """The server is planned for as one that has none yet, and nobody would know why it moves."""
+    settings = KubeSettings(namespaces=("infer",), types={"H100": "H100"})
+    with kube_world(manifest(labels={names.ACCELERATOR: "h100"}), settings=settings) as world:
+        line = (
+            f"s1: label {names.ACCELERATOR}: expected an accelerator of the data, found 'h100'; "
+            "did you mean H100?"
+        )
+        assert line in world.backend.observe().warnings
+        assert line not in world.backend.observe().warnings
+
+
 def test_the_cluster_is_told_what_runs_on_each_pod_before_a_reduction() -> None:
     """It then ends those that do least; a growth needs no such thing."""
     settings = KubeSettings(namespaces=("infer",), deletion_cost=True)

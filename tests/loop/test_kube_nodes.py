@@ -400,3 +400,24 @@ def test_gpus_that_a_device_plugin_splits_are_no_whole_ones() -> None:
     split = labelled(node(gpus=80), nvidia_D_com_S_gpu_D_count="8")
     whole = labelled(node("b"), nvidia_D_com_S_gpu_D_count="8")
     assert capacity(split, whole) == {"H100": (8, 0), "H100-SHARED": (80, 0)}
+
+
+@pytest.mark.parametrize(
+    ("phase", "key", "line"),
+    [
+        ("ready", "", "the annotation inferno.server.apply.nodeselector would move them"),
+        ("ready", "gpu", "the cluster has not moved them"),
+        ("starting", "", None),
+    ],
+)
+def test_pods_that_stay_where_their_label_does_not_say_are_told(
+    phase: str, key: str, line: str | None
+) -> None:
+    """A plan for L4 of pods that stay on H100 for ever."""
+    pods = alive(pod("a", gpus=1), pod("b", gpus=1, phase=phase))
+    moved = Tenant(name="s", pods=pods, type="L4", selector_key=key)
+    right = Tenant(name="t", pods=alive(pod("c", gpus=1)), type="H100")
+    nodes = [node(), node("other", product="L4")]
+    found = read_capacity(nodes, tenants=[moved, right], others=(), types=TYPES)
+    begin = "s: its label says L4, and its pods are on H100: the plan goes by the label; "
+    assert found.notes == ((begin + line,) if line else ())

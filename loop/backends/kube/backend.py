@@ -13,7 +13,7 @@ from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, TypeVar
 
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
-from loop.backends.kube.labels import FOUND_MAX, MODEL, STATUS
+from loop.backends.kube.labels import ACCELERATOR, FOUND_MAX, MODEL, STATUS
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.read import (
@@ -53,6 +53,7 @@ from loop.errors import BackendError, PausedError
 from loop.replacing import replace
 from loop.signals.survey import survey
 from loop.types import Change, Missing, Snapshot
+from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
     from multiprocessing.pool import MapResult
@@ -411,8 +412,15 @@ class KubeBackend:
         self, servers: Servers, capacity: Capacity | None, most: Mapping[str, int]
     ) -> tuple[str, ...]:
         """Return what is so and is to be told once."""
-        counts = self._settings.gpus
+        counts, types = self._settings.gpus, self._settings.types
         told = [gpus_note(one.deployment, gpus=counts) for one in servers.by_name.values()]
+        told += [
+            f"{name}: label {ACCELERATOR}: expected an accelerator of the data, found "
+            f"{found[:FOUND_MAX]!r}{did_you_mean(found, types)}"
+            for name, one in servers.by_name.items()
+            for found in [one.deployment.accelerator]
+            if found and types and found not in types
+        ]
         return (
             *(capacity.notes if capacity else ()),
             *(line for line in told if line),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from loop.backends.kube.arguments import GPU_RESOURCES, count, is_gpu, limits_of
-from loop.backends.kube.labels import FOUND_MAX
+from loop.backends.kube.labels import APPLY_NODE_SELECTOR, FOUND_MAX
 from loop.backends.kube.read import Pod, Server, each_read
 from loop.backends.kube.scheduling import obstacle
 from loop.types import CapacityView, SharedGpus
@@ -139,17 +139,17 @@ def read_capacity(
     shown = {(node.name, node.resource) for node, _ in read if not types or node.type in types}
     for k, tenant in enumerate(tenants):
         sums.add(_unseen(tenant, shown), k, tenant)
-    total, used = sums.total, sums.used
+    sums.notes += _elsewhere(tenants, [node for node, _ in read], types=types)
     unknown = sorted({node.type for node, _ in read if types and node.type not in types})
     return Capacity(
         by_type={
-            kind: CapacityView(type=kind, total=total[kind], used=used[kind])
-            for kind in sorted(total)
+            kind: CapacityView(type=kind, total=sums.total[kind], used=sums.used[kind])
+            for kind in sorted(sums.total)
         },
         reachable={
             tenant.name: reach
             for tenant, reach in zip(tenants, sums.reached, strict=True)
-            if reach != total
+            if reach != sums.total
         },
         shared=_shared(sums.places, tenants),
         warnings=(
@@ -173,6 +173,33 @@ def _left_out(node: Node, *, closed: bool, held: int, why: Sequence[str]) -> lis
             f"be put there ({why[0]})"
         ]
     return []
+
+
+def _elsewhere(
+    tenants: Sequence[Tenant], nodes: Iterable[Node], *, types: Collection[str]
+) -> list[str]:
+    """Return lines about servers all of whose pods are settled on GPUs that their labels do not
+    say: only labels were changed, and nothing moves the pods.
+    """
+    kinds: dict[str, set[str]] = defaultdict(set)
+    for node in nodes:
+        kinds[node.name].add(node.type)
+    lines = []
+    for tenant in tenants:
+        settled = all(pod.phase == "ready" for pod in tenant.pods)
+        there = {kind for pod in tenant.pods for kind in kinds[pod.node]}
+        if tenant.type and settled and there <= set(types) and there and tenant.type not in there:
+            found = ", ".join(sorted(there))
+            lines.append(
+                f"{tenant.name}: its label says {tenant.type}, and its pods are on {found}: the "
+                "plan goes by the label; "
+                + (
+                    "the cluster has not moved them"
+                    if tenant.selector_key
+                    else f"the annotation {APPLY_NODE_SELECTOR} would move them"
+                )
+            )
+    return lines
 
 
 @dataclass(frozen=True, slots=True)
