@@ -52,8 +52,8 @@ class Found:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
-    """What finds the allocation, how, and of whom it is not asked: those *held*, and those *woken*,
-    who get their first replica.
+    """What finds the allocation, how, and for whom it is not asked: those *held*. Some of these are
+    *woken* and get more replicas, whose GPUs nobody else can have either.
     """
 
     ask: Optimize
