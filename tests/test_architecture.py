@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 
@@ -13,7 +14,7 @@ from loop.controller import Controller
 from loop.data import FixedData
 from loop.policies import make_policy
 from loop.testing.fakes import ManualClock
-from tests.loop.sim_worlds import SimWorldParts, sim_world
+from tests.loop.sim_worlds import sim_world
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("inferno", "twin", "loop", "emulator", "experiments")
@@ -36,13 +37,27 @@ def is_one_of(file: str, names: list[str]) -> bool:
     return any(f"/{file}".endswith(f"/{name}") for name in names)
 
 
-def files_of_cycles(parts: SimWorldParts, *, count: int, period_s: float) -> set[str]:
-    """Return the files of the loop that *count* cycles over a twin run through."""
+def files_of(act: Callable[[], object], *, rooms: tuple[str, ...]) -> set[str]:
+    """Return the files of *rooms* that run when one acts."""
     files: set[str] = set()
 
     def seen(frame: FrameType, _event: str, _argument: object) -> None:
         files.add(frame.f_code.co_filename)
 
+    before = sys.getprofile()
+    sys.setprofile(seen)
+    try:
+        act()
+    finally:
+        sys.setprofile(before)
+    paths = (Path(file) for file in files)
+    found = (path.relative_to(ROOT).as_posix() for path in paths if path.is_relative_to(ROOT))
+    return {file for file in found if file.startswith(rooms) and "/testing/" not in file}
+
+
+def test_the_walk_names_every_file_that_a_cycle_runs_through() -> None:
+    """Who follows it meets no room that nobody spoke of."""
+    parts, files = sim_world(), set[str]()
     controller = Controller(
         backend=parts.backend,
         policy=make_policy("slo"),
@@ -50,25 +65,21 @@ def files_of_cycles(parts: SimWorldParts, *, count: int, period_s: float) -> set
         clock=ManualClock(),
         settings=None,
     )
-    before = sys.getprofile()
-    for cycle in range(1, count + 1):
-        parts.env.run(until=cycle * period_s)
-        sys.setprofile(seen)
-        try:
-            controller.cycle(parts.env.now)
-        finally:
-            sys.setprofile(before)
-    paths = (Path(file) for file in files)
-    found = (path.relative_to(ROOT).as_posix() for path in paths if path.is_relative_to(ROOT))
-    return {file for file in found if file.startswith("loop/") and "/testing/" not in file}
-
-
-def test_the_walk_names_every_file_that_a_cycle_runs_through() -> None:
-    """Who follows it meets no room that nobody spoke of."""
-    text = walk("One cycle, followed").partition("With `inferno controller")[0]
-    files = files_of_cycles(sim_world(), count=12, period_s=30.0)
+    for cycle in range(1, 13):
+        parts.env.run(until=cycle * 30.0)
+        files |= files_of(lambda: controller.cycle(parts.env.now), rooms=("loop/",))
+    names = named(walk("One cycle, followed").partition("With `inferno controller")[0])
     assert len(files) > 30
-    assert [file for file in sorted(files) if not is_one_of(file, named(text))] == []
+    assert [file for file in sorted(files) if not is_one_of(file, names)] == []
+
+
+def test_the_walk_names_every_file_that_a_request_runs_through() -> None:
+    """From the draw of its arrival to what a scrape tells of it."""
+    env = sim_world().env
+    files = files_of(lambda: env.run(until=90.0), rooms=("emulator/", "twin/"))
+    names = named(walk("One request, followed"))
+    assert len(files) > 10
+    assert [file for file in sorted(files) if not is_one_of(file, names)] == []
 
 
 def test_a_cycle_is_told_by_some_twenty_files() -> None:
