@@ -342,7 +342,7 @@ def test_through_hpa_holds_what_slo_gives_up_for_the_window() -> None:
         load = replace(BUSY, rate_rpm=5000.0 if now_s < 120.0 else 600.0)
         return server_view(wanted=replicas, ready=replicas, load=load)
 
-    found = replicas_of(played(make_policy("through_hpa"), falling, until_s=600.0))
+    found = replicas_of(played(make_policy("through_hpa"), falling, until_s=900.0))
     high = max(found)
     assert high > 2
     assert found[int(350 / 15)] == high

@@ -601,3 +601,36 @@ def test_who_has_just_moved_stays_though_others_stay_too() -> None:
             decision.targets[name].accelerator == view.accelerator for name, view in views.items()
         )
     assert tried >= 15
+
+
+def test_margins_are_given_up_only_as_far_as_gpus_are_missing() -> None:
+    """Once a class lost all of its margins for one replica too many; what others leave comes first,
+    and nothing is left idle.
+    """
+    rng, policy = np.random.default_rng(5), SloPolicy()
+    rates = [rng.choice([500.0, 3000.0], size=60) for _ in range(2)]
+
+    def replicas(total: int) -> list[int]:
+        state = policy.start()
+        for step, pair in enumerate(zip(*rates, strict=True)):
+            kinds = {"H100": total if step == 59 else 200, "A100": 0}
+            views = {
+                f"s{k}": server_view(
+                    f"s{k}",
+                    load=Load(rate_rpm=float(rate), in_tokens=512.0, out_tokens=256.0),
+                    wanted=5,
+                    ready=5,
+                )
+                for k, rate in enumerate(pair)
+            }
+            gpus = {kind: CapacityView(type=kind, total=n, used=0) for kind, n in kinds.items()}
+            seen = Snapshot(now_s=30.0 * step, servers=views, capacity=gpus, window_s=60.0)
+            decision, state = policy.decide(seen, data, state)
+        return [decision.targets[name].replicas for name in views]
+
+    data = system(servers={name: server_data(name) for name in ("s0", "s1")})
+    enough = replicas(200)
+    for missing in (1, 2):
+        given = replicas(sum(enough) - missing)
+        assert sum(given) == sum(enough) - missing
+        assert all(one <= most for one, most in zip(given, enough, strict=True))

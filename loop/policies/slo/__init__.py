@@ -4,6 +4,7 @@ load estimated.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -84,7 +85,8 @@ class SloPolicy:
 
         Held are servers whose load is not known, and those that no accelerator can serve. If only
         GPUs are missing, margins are given up from the lowest class; then a server keeps of what it
-        has as much as the others leave, highest class first. A server without replicas, whose load
+        has as much as the others leave, and margins come back as far as GPUs reach, each highest
+        class first. A server without replicas, whose load
         nobody can know but for the requests that wait, begins with one replica.
         """
         ask: Optimize = self.optimize or exact_figures(partial(optimize, cache=self.cache))
@@ -118,8 +120,9 @@ class SloPolicy:
         return settle(case, found, asking=asking, hysteresis=self.hysteresis)
 
     def _decision(self, case: Case, found: Found, moved: Mapping[str, int]) -> Decision:
-        """Return what is found as targets; GPUs go to held servers first, leftovers come last.
-        *moved* servers have so many replicas at least until the new ones are ready.
+        """Return what is found as targets; GPUs go to held servers first, leftovers come last, and
+        margins that were given up after them. *moved* servers have so many replicas at least until
+        the new ones are ready.
         """
         held, gpus_left = {**case.held, **found.infeasible}, FreeGpus(found.system)
         targets = held_targets(gpus_left, held, case.snapshot)
@@ -130,20 +133,33 @@ class SloPolicy:
         allocations = found.solution.allocations
         for name, one in allocations.items():
             gpus_left.take(name, one.accelerator, one.replicas)
-        for name, one in allocations.items():
-            extra = max(0, self._kept(case, name, moved) - one.replicas)
-            room = gpus_left.room(name, one.accelerator)
+        replicas = {name: one.replicas for name, one in allocations.items()}
+
+        def grown(name: str, wanted: int) -> None:
+            accelerator, extra = allocations[name].accelerator, max(0, wanted - replicas[name])
+            room = gpus_left.room(name, accelerator)
             extra = extra if room is None else min(extra, room)
-            gpus_left.take(name, one.accelerator, extra)
+            gpus_left.take(name, accelerator, extra)
+            replicas[name] += extra
+
+        for name in allocations:
+            grown(name, self._kept(case, name, moved))
+        short = {
+            name: why
+            for name, why in found.solution.unserved.items()
+            if name not in targets and name not in allocations
+        }
+        targets |= leftover_targets(gpus_left, short)
+        for name in gpus_left.by_class(allocations):
+            grown(name, _with_margin(case, allocations[name]))
+        for name, one in allocations.items():
             targets[name] = _target(
                 one,
                 found.system,
                 case.demands.get(name),
-                replicas=one.replicas + extra,
+                replicas=replicas[name],
                 max_batch=self._max_batch(one, found.system),
             )
-        short = {name: why for name, why in found.solution.unserved.items() if name not in targets}
-        targets |= leftover_targets(gpus_left, short)
         return Decision(targets=targets, unserved={**found.infeasible, **short})
 
     def _kept(self, case: Case, name: str, moved: Mapping[str, int]) -> int:
@@ -191,6 +207,17 @@ class SloPolicy:
             and found.max_batch <= current.max_batch <= ROOMY * found.max_batch
         )
         return current.max_batch if stays else found.max_batch
+
+
+def _with_margin(case: Case, one: Assignment) -> int:
+    """Return how many replicas the load of the server of *one* needs with its margin; 0 if that is
+    not known, or its pods cannot be put on all GPUs.
+    """
+    asked, view = case.demands.get(one.server), case.snapshot.servers[one.server]
+    if asked is None or one.rate_max_rpm <= 0.0 or view.gpus_reachable is not None:
+        return 0
+    needed = math.ceil(asked.load.rate_rpm / one.rate_max_rpm * (1.0 - 1e-9))
+    return needed if view.replicas_max is None else min(needed, view.replicas_max)
 
 
 def _target(

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from loop.policies.slo.forecast import Forecast, History, Series, forecast, with_samples
+from loop.policies.slo.spread import Spread
 from loop.replacing import replace
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ HELD_MIN_S, HELD_SEASON_S = 30.0, 120.0
 # of answers, for what they are like now. A window alone would not tell: when a load grows, the
 # answers that end are the short ones.
 TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.5
+# A load that varies so much within a window has bursts that come back for sure.
+RESTLESS = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +62,7 @@ class Memory:
     answer_tokens: float = 0.0
     answers_weight: float = 0.0
     unit: Unit | None = None
+    spread: Spread = field(default_factory=Spread)
     demands: Series = field(default_factory=Series)
     replica_rpm: float = 0.0
     moved_s: float | None = None
@@ -113,7 +117,7 @@ def remember(
         if view.load is not None:
             loads[name] = view.load
             if memory.history.rates.is_due(now_s):
-                memory = _with_tokens(memory, view)
+                memory = _with_spread(_with_tokens(memory, view), view, window_s=window_s)
         found[name] = memory
     before = [found[name].history for name in loads]
     rates = [work_rpm(found[name], load, window_s=window_s) for name, load in loads.items()]
@@ -182,7 +186,7 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     assert foreseen is not None, "it was foreseen"
     found = foreseen.found
     demands = memory.demands.with_sample(foreseen.paying_rpm, now_s=now_s, most=True)
-    held_rpm = max(demands.since(now_s - _held_s(found, horizon)))
+    held_rpm = max(demands.since(now_s - _held_s(found, horizon, within=memory.spread.within)))
     # Pods that are there serve the present load; others would come too late for it.
     seen_rpm = work_rpm(memory, load, window_s=horizon.window_s)
     present_rpm = found.now + found.bursty * max(0.0, seen_rpm - found.now)
@@ -223,20 +227,23 @@ def _foresee(memories: Mapping[str, Memory], asked: Mapping[str, Asked]) -> dict
     for (name, by), (ahead, history) in zip(moved.items(), made, strict=True):
         assert history.bank is not None, "a load was seen"
         worth, _, _, rate_rpm = by
-        paying_rpm = worth.rate_rpm(ahead, replica_rpm=rate_rpm)
+        within = found[name].spread.within
+        paying_rpm = worth.rate_rpm(ahead, replica_rpm=rate_rpm, within=within)
         foreseen = Foreseen(history.bank, by, ahead, paying_rpm)
         found[name] = replace(found[name], history=history, foreseen=foreseen)
     return found
 
 
-def _held_s(found: Forecast, horizon: Horizon) -> float:
+def _held_s(found: Forecast, horizon: Horizon, *, within: float) -> float:
     """Return how long a demand is held [s]: a burst comes back, and so may what was there a moment
-    ago of a load that is unsure; one that has moved does not.
+    ago of a load that is unsure; one that has moved does not. The bursts that a window does not
+    show are known for as long again.
     """
     if found.method == "season":
         return min(HELD_SEASON_S, horizon.down_s)
     back = max(found.bursty, found.unsure)
-    return HELD_MIN_S + back * max(0.0, horizon.down_s - HELD_MIN_S)
+    held_s = HELD_MIN_S + back * max(0.0, horizon.down_s - HELD_MIN_S)
+    return held_s + min(1.0, within / RESTLESS) * horizon.down_s
 
 
 def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -> float:
@@ -252,6 +259,18 @@ def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -
     able_rpm = max(view.ready * replica_rpm, view.completions_rpm or 0.0) or math.inf
     at_router = view.backlog - inside
     return 60.0 * at_router / drain_s + min(60.0 * inside / drain_s, able_rpm)
+
+
+def _with_spread(memory: Memory, view: ServerView, *, window_s: float) -> Memory:
+    """Return *memory* with what is in flight; where more comes than the ready replicas can take,
+    that is a queue.
+    """
+    load = view.load
+    assert load is not None, "it was seen"
+    if work_rpm(memory, load, window_s=window_s) > view.ready * memory.replica_rpm > 0.0:
+        return memory
+    spread = memory.spread.with_sample(view, load, window_s=window_s)
+    return memory if spread is memory.spread else replace(memory, spread=spread)
 
 
 def _with_tokens(memory: Memory, view: ServerView) -> Memory:

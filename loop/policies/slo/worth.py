@@ -25,6 +25,10 @@ OVERLOAD = 0.3
 # replicas have over, next to nothing.
 MARGIN_MIN = 0.26
 FEW = 8.0
+# Of how a load varies within a window, so much is planned for; more of it is over before it fills
+# a queue. The load is taken as lognormal about its window, by the middles of seven equal parts.
+WITHIN_MIN, WITHIN_MAX = 0.03, 0.3
+PARTS = np.array([-1.465, -0.792, -0.366, 0.0, 0.366, 0.792, 1.465])
 COUNTS_MAX = 48  # numbers of replicas that are compared
 # What a request that meets its targets is worth [cents] if the class does not say, by priority.
 MET_CENTS = {1: 1.0, 2: 0.8, 3: 0.6}
@@ -55,20 +59,22 @@ class Worth:
         beyond = rates / np.maximum(capacities, 1e-9) - 1.0
         return rates * np.clip(beyond / OVERLOAD, 0.0, 1.0)
 
-    def rate_rpm(self, found: Forecast, *, replica_rpm: float) -> float:
+    def rate_rpm(self, found: Forecast, *, replica_rpm: float, within: float = 0.0) -> float:
         """Return the load to have replicas for: the number that costs least with the requests that
         miss their targets for want of more, but never fewer than the middle of *found* needs.
+        *within*: the coefficient of variation of the load within a window.
         """
         if replica_rpm <= 0.0 or self.met_cents <= 0.0:
             return max(found.middle, found.at(self.quantile(replica_rpm or found.middle)))
         fewest = max(1, math.ceil(found.middle / replica_rpm * (1.0 - 1e-9)))
-        most = max(fewest, math.ceil(float(found.futures[-1]) / replica_rpm))
+        futures = _varied(found.futures, min(within, WITHIN_MAX))
+        most = max(fewest, math.ceil(float(futures.max()) / replica_rpm))
         if most - fewest < COUNTS_MAX:
             counts = np.arange(fewest, most + 1)
         else:
             counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
-        missed = self.missed_rpm(found.futures, capacities)
+        missed = self.missed_rpm(futures, capacities)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed.mean(axis=1)
         best = int(counts[int(np.argmin(cost))])
         if best <= fewest:
@@ -77,6 +83,15 @@ class Worth:
         margin = max(0.0, (best - 0.5) * replica_rpm - found.middle)
         whole = max(found.unsure, 1.0 - FEW / max(found.middle / replica_rpm, FEW))
         return found.middle + (MARGIN_MIN + (1.0 - MARGIN_MIN) * whole) * margin
+
+
+def _varied(futures: Floats, within: float) -> Floats:
+    """Return *futures* of a load that varies *within* each by that coefficient."""
+    if within <= WITHIN_MIN:
+        return futures
+    times = np.exp(math.sqrt(math.log(1.0 + within**2)) * PARTS)
+    found: Floats = np.multiply.outer(futures, times / times.mean()).ravel()
+    return found
 
 
 def worth_of(data: SystemData, view: ServerView) -> Worth:
