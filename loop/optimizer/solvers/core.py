@@ -20,11 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from loop.optimizer.solvers import Bools, Floats, Ints
 from loop.optimizer.solvers.prices import best_prices
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
 
 CORE_EXTRA = 150  # options in the first core besides one per server
 WIDER = 8  # times as many when nothing is found among them

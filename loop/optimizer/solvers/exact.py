@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from loop.optimizer.solvers import Bools, Ints
 from loop.optimizer.solvers.core import (
     Effort,
     Found,
@@ -27,10 +28,6 @@ from loop.optimizer.solvers.greedy import fill_left_over, largest_share, solve_g
 from loop.optimizer.solvers.nearby import only_best
 from loop.optimizer.table import Answer, Choice, PickPart, Problem
 from loop.replacing import replace
-
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
-Floats = NDArray[np.float64]
 
 LARGE = 2500  # options from which on a system without a time limit is solved to LARGE_GAP
 LARGE_GAP = 1e-3

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from loop.optimizer.solvers.core import Floats, Ints, Program
+    from loop.optimizer.solvers import Floats, Ints
+    from loop.optimizer.solvers.core import Program
 
 Fixed = tuple[tuple[int, int], ...]  # options by server
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
-    from loop.optimizer.model import Floats, Ints
+    from loop.optimizer.solvers import Floats, Ints
 
 ROUNDS_MAX = 250
 CLOSE = 1e-7  # relative: as near as this the bound is as good as the highest

@@ -14,16 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from loop.optimizer.solvers import Floats, Ints
 from loop.optimizer.table import Choice, Problem
 
 # SciPy's solvers take half a second to import: a service listens before it needs them.
 if TYPE_CHECKING:
     from scipy.optimize import LinearConstraint
 
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
 
 CHANGE = 0.1  # share of the cost of a unit that it costs to take it up or to give it back
 GAP = 1e-4
