@@ -339,6 +339,11 @@ def _contradiction(every: Sequence[Track]) -> str:
     return ""
 
 
+def stale_line(age_s: float, stale_s: float) -> str:
+    """Return the line that says that the latest samples of a server are too old."""
+    return f"the latest metrics of its pods are {age_s:.0f} s old: expected at most {stale_s:g}"
+
+
 def _unknown(
     seen: Figures,
     serving: Sequence[ScrapedPod],
@@ -363,10 +368,7 @@ def _unknown(
     elif seen.age_s is None:
         line = f"none of {len(serving)} ready pods has metrics"
     elif seen.age_s > settings.stale_s:
-        line = (
-            f"the latest metrics of its pods are {seen.age_s:.0f} s old: expected at "
-            f"most {settings.stale_s:g}"
-        )
+        line = stale_line(seen.age_s, settings.stale_s)
     elif any(track.by_turns for of_pod in heard.values() for track in of_pod):
         line = (
             "several processes answer by turns at one port, and it is not known what each did "

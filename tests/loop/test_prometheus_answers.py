@@ -209,9 +209,11 @@ RARE_NAMES = {
 }
 
 
-def scraping(intervals_s: dict[str, float]) -> Callable[[httpx.Request], httpx.Response]:
+def scraping(
+    intervals_s: dict[str, float], *, late_s: float = 0.0, until_s: float = math.inf
+) -> Callable[[httpx.Request], httpx.Response]:
     """Return a Prometheus that scrapes pods of one request a second, by name, at intervals of their
-    own.
+    own, until a time, and shows each sample so much later.
     """
 
     def handle(request: httpx.Request) -> httpx.Response:
@@ -224,7 +226,8 @@ def scraping(intervals_s: dict[str, float]) -> Callable[[httpx.Request], httpx.R
         result = []
         for name, interval_s in intervals_s.items():
             times = [10.0 + interval_s * k for k in range(200)]
-            fitting = [t_s for t_s in times if begin_s < t_s <= at_s]
+            last_s = min(at_s - late_s, until_s)
+            fitting = [t_s for t_s in times if begin_s < t_s <= last_s]
             result += [
                 series(metric, [(t_s, str(each * t_s)) for t_s in fitting], pod_name=name)
                 for metric, each in RARE_NAMES.items()
@@ -276,6 +279,51 @@ def test_pods_that_are_scraped_once_in_minutes_are_read_at_whatever_time(
         assert load is not None
         assert load.rate_rpm == pytest.approx(60.0)
         assert f"scraped every {interval_s:.0f} s" in found.warnings[0]
+
+
+@pytest.mark.parametrize("late_s", [35.0, 50.0, 100.0, 170.0, 270.0])
+def test_samples_that_come_late_are_read_as_late_as_they_come(late_s: float) -> None:
+    """Stores of clouds show each a minute or more after it was taken: all were held for ever, as
+    pods without metrics.
+    """
+    one = server(pod("a"))
+    at = [1000.0]
+    transport = httpx.MockTransport(scraping({one.pods[0].name: 15.0}, late_s=late_s))
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + at[-1], transport=transport)
+    ) as source:
+        told, seen = [], []
+        for _ in range(20):
+            found = source.measure([scraped(one)], now_s=at[-1])
+            seen.append(found.figures["s1"])
+            told += found.warnings
+            at.append(at[-1] + 61.0)
+    assert all(figures.load is not None for figures in seen[8:])
+    assert {round(figures.load.rate_rpm) for figures in seen if figures.load} == {60}
+    ages = [figures.age_s for figures in seen[8:]]
+    assert all(age_s is not None and late_s <= age_s <= late_s + 15.0 for age_s in ages)
+    (line,) = set(told)
+    assert re.match(r"prometheus: s1: samples of its pods come \d+ s late: its figures are", line)
+    if late_s > 60.0:
+        assert any(
+            "s old: expected at most 60" in line for one in seen[:8] for line in one.warnings
+        )
+
+
+def test_samples_that_come_no_more_are_not_late_and_told_as_old() -> None:
+    """Nothing is known of now, however often it is looked for."""
+    one = server(pod("a"))
+    at = [1000.0]
+    transport = httpx.MockTransport(scraping({one.pods[0].name: 15.0}, until_s=1000.0))
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + at[-1], transport=transport)
+    ) as source:
+        seen = []
+        for _ in range(12):
+            seen.append(source.measure([scraped(one)], now_s=at[-1]).figures["s1"])
+            at.append(at[-1] + 60.0)
+    assert all(found.load is None for found in seen[2:])
+    assert "s old: expected at most 60" in seen[6].warnings[0]
 
 
 def test_a_look_farther_back_that_fails_holds_nobody_else() -> None:

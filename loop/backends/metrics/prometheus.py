@@ -32,7 +32,7 @@ from loop.backends.metrics.reach import WIDEST_S, Reaches, within
 from loop.backends.metrics.source import Measurement, Shown
 from loop.clocks import wall_s
 from loop.replacing import replace
-from loop.signals.demand import Figures, figures, with_percentiles
+from loop.signals.demand import Figures, figures, stale_line, with_percentiles
 from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
 from loop.signals.processes import Labels, Series, model_names
@@ -108,6 +108,7 @@ class Prometheus:
         told += self._renamed(answer)
         told += self._learn_percentiles(servers, tracks, at_s=at_s, now_s=now_s)
         found = {name: self._with_known(of, name, now_s=now_s) for name, of in found.items()}
+        found = {name: self._with_age(of, name, now_s=now_s) for name, of in found.items()}
         return Measurement(figures=found, warnings=tuple(told))
 
     def _shared(
@@ -162,7 +163,7 @@ class Prometheus:
         """
         reaches = self._reaches
         told = [
-            reaches.learn(one.name, chain.from_iterable(by_server[one.name].values()))
+            reaches.learn(one.name, chain.from_iterable(by_server[one.name].values()), now_s=now_s)
             for one in servers
             if reaches.stretched(one.name)
         ]
@@ -181,7 +182,7 @@ class Prometheus:
         by_server |= farther
         for one in blind if farther else ():
             series = farther[one.name]
-            told.append(reaches.learn(one.name, chain.from_iterable(series.values())))
+            told.append(reaches.learn(one.name, chain.from_iterable(series.values()), now_s=now_s))
             # What the longest window is now does not tell how far this answer reaches.
             begin_s = now_s - reaches.window(one.name).window_s
             cut = {pod: within(of, begin_s=begin_s) for pod, of in series.items()}
@@ -263,6 +264,14 @@ class Prometheus:
             return found
         age_s = max(0.0, now_s - known.at_s)
         return replace(found, percentiles_ms=known.percentiles_ms, percentiles_age_s=age_s)
+
+    def _with_age(self, found: Figures, server: str, *, now_s: float) -> Figures:
+        """Return *found* with the age of the latest sample, if only a look far back told of one."""
+        newest_s = self._reaches.newest_s(server)
+        if found.age_s is not None or newest_s is None:
+            return found
+        age_s, stale_s = now_s - newest_s, self._reaches.window(server).stale_s
+        return replace(found, measured=True, age_s=age_s, warnings=(stale_line(age_s, stale_s),))
 
     @property
     def table(self) -> Names:
