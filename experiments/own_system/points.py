@@ -7,7 +7,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -35,6 +35,7 @@ QUEUED = 20.0
 LATENCIES, PERCENTILES = ("ttft", "itl", "e2e"), ("p50", "p95", "p99")
 
 Bucket = tuple[Mapping[str, str], float]
+Block = tuple[slice, Stretch]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,11 +60,24 @@ def points_of(histories: Sequence[tuple[str, History]]) -> list[Point]:
     each = max(POINTS_MAX // max(len(histories), 1), 2)
     found = []
     for server, history in histories:
-        for where in _groups(history, count=min(each, OF_A_SERVER_MAX)):
-            stretch = history.over(where)
+        for steady in _groups(history, count=min(each, OF_A_SERVER_MAX)):
+            stretch = _together(history, steady)
             if stretch is not None and stretch.requests >= REQUESTS_MIN:
                 found.append(Point(server=server, stretch=stretch))
     return found
+
+
+def _together(history: History, steady: Sequence[Block]) -> Stretch | None:
+    """Return what was measured over *steady* together. TTFT is the median of theirs: a queue of a
+    minute, as a KV cache without room makes it once in hours, is the greater part of a mean.
+    """
+    mask = np.zeros(history.steps, dtype=bool)
+    for where, _ in steady:
+        mask[where] = True
+    stretch = history.over(mask)
+    if stretch is None:
+        return None
+    return replace(stretch, ttft_ms=float(np.median([each.ttft_ms or 0.0 for _, each in steady])))
 
 
 def rows_of(points: Sequence[Point], *, source: str, token_cv: float) -> RequestRows:
@@ -98,7 +112,7 @@ def operating_point(point: Point, *, token_cv: float) -> OperatingPoint:
     )
 
 
-def steady_blocks(history: History) -> list[tuple[slice, Stretch]]:
+def steady_blocks(history: History) -> list[Block]:
     """Return the stretches over which all is known, nobody is overloaded and no pod came or
     went.
     """
@@ -120,9 +134,9 @@ def steady_blocks(history: History) -> list[tuple[slice, Stretch]]:
     return found
 
 
-def _groups(history: History, *, count: int) -> list[np.ndarray]:
-    """Return masks of the steps of *history* that are alike: by what runs, and by the mix of
-    tokens if that moves.
+def _groups(history: History, *, count: int) -> list[list[Block]]:
+    """Return the steady blocks of *history* that are alike: by what runs, and by the mix of tokens
+    if that moves.
     """
     steady = steady_blocks(history)
     if not steady:
@@ -135,15 +149,12 @@ def _groups(history: History, *, count: int) -> list[np.ndarray]:
         parts = [np.flatnonzero(mixes <= middle), np.flatnonzero(mixes > middle)]
         count //= 2
     running = np.array([each.running for _, each in steady])
-    masks = []
+    groups = []
     for part in parts:
         ordered = part[np.argsort(running[part], kind="stable")]
         for chosen in np.array_split(ordered, min(count, len(ordered)) or 1):
-            mask = np.zeros(history.steps, dtype=bool)
-            for place in chosen.tolist():
-                mask[steady[place][0]] = True
-            masks.append(mask)
-    return masks
+            groups.append([steady[place] for place in chosen.tolist()])
+    return groups
 
 
 def measured_percentiles(

@@ -19,7 +19,7 @@ from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.importing import Period, seconds
 from experiments.own_system.known import Known, find_config, find_sheet
 from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
-from experiments.own_system.points import measured_percentiles
+from experiments.own_system.points import measured_percentiles, points_of
 from experiments.own_system.writing import write_import
 from inferno.cli.datasheets import accelerators, find_model
 from loop.backends.kube import labels as names
@@ -338,6 +338,22 @@ def test_the_past_of_two_pods_adds_up() -> None:
     assert whole.load.in_tokens == whole.load.out_tokens == pytest.approx(100.0)
     assert (whole.ttft_ms, whole.itl_ms) == (pytest.approx(50.0), pytest.approx(10.0))
     assert (whole.replicas, whole.running) == (2.0, 3.0)
+
+
+def test_a_queue_of_a_minute_is_not_taken_for_a_slow_prefill() -> None:
+    """A KV cache without room makes one every few hours, and its seconds are most of a mean: a fit
+    that explains them by beta is half as slow again in all other hours.
+    """
+    every = [float(minute) for minute in range(201)]
+    series = page(every)
+    for index, one in enumerate(series):
+        if one.metric == "vllm:time_to_first_token_seconds_sum":
+            jammed = [(t_s, value + 60.0 * (t_s >= 6000.0)) for t_s, value in one.points]
+            series[index] = Series(one.metric, one.labels, jammed)
+    points = points_of([("s", history_of(series, steps=200))])
+    assert len(points) == 5
+    for point in points:
+        assert point.stretch.ttft_ms == pytest.approx(50.0)
 
 
 def test_what_came_in_a_hole_is_known_together() -> None:
