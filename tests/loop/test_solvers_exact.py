@@ -25,9 +25,9 @@ from loop.optimizer.solvers.core import (
 )
 from loop.optimizer.solvers.exact import LARGE, LARGE_GAP, solve_exact
 from loop.optimizer.solvers.greedy import solve_greedy
-from loop.optimizer.solvers.nearby import only_best
+from loop.optimizer.solvers.nearby import all_but_one, only_best
 from loop.optimizer.solvers.prices import best_prices
-from loop.optimizer.table import Problem, make_problem
+from loop.optimizer.table import Choice, Problem, make_problem
 from tests.loop.brute_force import best_rank, fits, rank
 
 
@@ -248,6 +248,45 @@ def test_what_is_found_near_the_best_options_is_what_highs_finds() -> None:
             assert taken.tolist() == best.taken.tolist()
             found += 1
     assert found >= 10
+
+
+def test_who_goes_without_is_found_near_the_best_options() -> None:
+    """Where servers can be nowhere else and there is one too many, as when all are to stay."""
+    rng, found = np.random.default_rng(6), 0
+    for _ in range(80):
+        count = int(rng.integers(3, 8))
+        options = rng.choice([1, 1, 1, 3], count)
+        kinds = [3 * i + k for i in range(count) for k in range(options[i])]
+        cost = np.sort(rng.integers(1, 900, (count, 3))).ravel()[kinds].astype(np.float64)
+        gpus = rng.integers(1, 4, len(kinds)).astype(np.float64)
+        owner = np.repeat(np.arange(count), options)
+        type_ = np.where(options[owner] > 1, np.array(kinds) % 3, owner % 3)
+        first = np.flatnonzero(np.concatenate([[True], owner[1:] != owner[:-1]]))
+        need = np.bincount(type_[first], gpus[first], 3)
+        program = Program(
+            owner=owner,
+            gpus=gpus,
+            type=type_,
+            capacity=np.maximum(need - rng.integers(0, 2, 3), 0.0),
+            must=np.ones(count, dtype=np.bool_),
+        )
+        problem = Problem(
+            names=[f"s{i}" for i in range(count)],
+            priority=rng.integers(1, 4, count).tolist(),
+            options=[np.flatnonzero(owner == i).tolist() for i in range(count)],
+            type=type_.tolist(),
+            units=[1] * len(owner),
+            replicas=gpus.astype(int).tolist(),
+            score=cost.tolist(),
+            capacity=program.capacity.astype(int).tolist(),
+        )
+        taken = all_but_one(program, cost, np.array(problem.priority))
+        if taken is not None:
+            choices = {int(owner[k]): Choice(int(k), problem.replicas[k]) for k in taken}
+            assert fits(problem, choices)
+            assert rank(problem, choices) == best_rank(problem)
+            found += 1
+    assert found >= 20
 
 
 def near_enough(rng: np.random.Generator) -> tuple[Program, Floats]:

@@ -25,7 +25,7 @@ from loop.optimizer.solvers.core import (
     relaxed,
 )
 from loop.optimizer.solvers.greedy import fill_left_over, largest_share, solve_greedy
-from loop.optimizer.solvers.nearby import only_best
+from loop.optimizer.solvers.nearby import all_but_one, only_best
 from loop.optimizer.table import Answer, Choice, PickPart, Problem
 from loop.replacing import replace
 
@@ -181,12 +181,15 @@ def _program(problem: Problem, options: _Options, *, must: NDArray[np.bool_]) ->
 
 
 def _nearby(problem: Problem, options: _Options) -> Answer | None:
-    """Return the best answer that serves every server that has an option, if it is found in a few
-    steps and is the only one.
+    """Return the best answer if it is found in a few steps and is the only one: it serves every
+    server that has an option, or all but one.
     """
     able = np.zeros(len(problem.names), dtype=np.bool_)
     able[options.owner] = True
-    taken = only_best(_program(problem, options, must=able), options.score)
+    program = _program(problem, options, must=able)
+    taken = only_best(program, options.score)
+    if taken is None:
+        taken = all_but_one(program, options.score, np.array(problem.priority, dtype=np.int64))
     if taken is None:
         return None
     total = float(options.score[taken].sum())

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from loop.replacing import replace
+
 if TYPE_CHECKING:
     from loop.optimizer.solvers import Floats, Ints
     from loop.optimizer.solvers.core import Program
@@ -34,6 +36,48 @@ def only_best(program: Program, cost: Floats) -> Ints | None:
     """
     search = _Search(program, cost)
     return search.run() if search.hopeful() else None
+
+
+def all_but_one(program: Program, cost: Floats, priority: Ints) -> Ints | None:
+    """Return the options, as `only_best` does, where one server has to go without: servers that
+    have options of one type only need more of it than there is. One of their lowest *priority* is
+    left out (of servers, 1 is highest): nobody else's going without is worth less, or helps.
+
+    None if it is not found so, or another choice is as good.
+    """
+    need = np.zeros(len(program.capacity))
+    sole: list[tuple[int, int, float]] = []
+    for server in np.unique(program.owner).tolist():
+        own = program.owner == server
+        (kind, *others), least = set(program.type[own].tolist()), float(program.gpus[own].min())
+        if not others and least > 0.0:
+            need[kind] += least
+            sole.append((server, kind, least))
+    short = np.flatnonzero(need > program.capacity)
+    if len(short) != 1:
+        return None
+    there = [(server, least) for server, kind, least in sole if kind == short[0]]
+    lowest = max(int(priority[server]) for server, _ in there)
+    lack = float(need[short[0]] - program.capacity[short[0]])
+    equal = EQUAL * float(np.abs(cost).max())
+    totals: list[tuple[float, Ints]] = []
+    for server, least in there:
+        if priority[server] == lowest and least >= lack:
+            kept = np.flatnonzero(program.owner != server)
+            part = replace(
+                program,
+                owner=program.owner[kept],
+                gpus=program.gpus[kept],
+                type=program.type[kept],
+            )
+            taken = only_best(part, cost[kept]) if len(kept) else kept
+            if taken is None:
+                return None
+            totals.append((float(cost[kept[taken]].sum()), kept[taken]))
+    totals.sort(key=lambda one: one[0])
+    if not totals or (len(totals) > 1 and totals[1][0] - totals[0][0] <= equal):
+        return None
+    return totals[0][1]
 
 
 class _Search:
