@@ -235,15 +235,22 @@ class Deployment:
         now_s, backlog = self._env.now, self.gateway.backlog
         self.series.add_totals(now_s, self._arrivals(), totals)
         queued = sum([request.prompt_tokens for request in backlog]) if backlog else 0
-        rows = iter(self._rows())
+        running = waiting = 0
+        ready: list[float] = []
         for pod in self.pods:
-            if pod.replica is not None:
-                row = next(rows).row
-                running, waiting, tokens = gauges[row]
-                pod.series.show(running, waiting, tokens, usages[row], now_s)
+            replica, usage = pod.replica, pod.series.kv_usage
+            if replica is not None:
+                # With a table, all replicas are rows of it.
+                row = cast("TableReplica", replica).row
+                (runs, waits, tokens), usage = gauges[row], usages[row]
+                pod.series.show(runs, waits, tokens, usage, now_s)
+                running += runs
+                waiting += waits
                 queued += tokens
+            if pod.phase == "ready":
+                ready.append(usage)
         self.series.queued_prompt_tokens = queued
-        self._add_up()
+        self._keep_gauges(running, waiting, ready)
 
     def _rows(self) -> list[TableReplica]:
         replicas = [pod.replica for pod in self.pods if pod.replica is not None]
@@ -254,7 +261,7 @@ class Deployment:
 
     def _add_up(self) -> None:
         """Add up the gauges of the pods as just scraped."""
-        series, running, waiting = self.series, 0, 0
+        running = waiting = 0
         ready: list[float] = []
         for pod in self.pods:
             if pod.replica is not None:
@@ -262,6 +269,13 @@ class Deployment:
                 waiting += pod.series.waiting
             if pod.phase == "ready":
                 ready.append(pod.series.kv_usage)
+        self._keep_gauges(running, waiting, ready)
+
+    def _keep_gauges(self, running: int, waiting: int, ready: Sequence[float]) -> None:
+        """Take in what runs and waits in the pods, and how full the KV caches of *ready* ones
+        are.
+        """
+        series = self.series
         series.running, series.waiting = running, waiting
         series.backlog = waiting + len(self.gateway.backlog)
         series.gauges.append(GaugeSample(self._env.now, running, series.backlog))
