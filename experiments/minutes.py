@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import reduce
-from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -81,9 +80,19 @@ def joined(tables: Sequence[MinuteTable], window: Window) -> MinuteTable:
     return replace(tables[0], **rows)
 
 
-def block_minutes(block: Block, targets: Sequence[SloTarget | None], window: Window) -> MinuteTable:
-    """Count the requests of *block* as minute_table does; *targets* are those of all servers."""
-    rates = token_rates(block, window)
+def block_minutes(
+    block: Block,
+    targets: Sequence[SloTarget | None],
+    window: Window,
+    *,
+    all_tokens: bool = True,
+) -> MinuteTable:
+    """Count the requests of *block* as minute_table does; *targets* are those of all servers. Only
+    with *all_tokens*, tokens are counted of servers, too, that have no target for them.
+    """
+    own = targets[block.first : block.last]
+    asked = [all_tokens or bool(target and target.slo_tps > 0) for target in own]
+    rates = token_rates(block, window, asked=asked)
     tables = [
         _minutes_of(
             {**part, "server": part["server"] - block.first},
@@ -217,9 +226,11 @@ def minute_edges_s(window: Window) -> Floats:
     return np.array([window.start_s, *(MINUTE_S * k for k in range(first, last)), window.end_s])
 
 
-def token_rates(block: Block, window: Window) -> tuple[Floats, Floats]:
+def token_rates(
+    block: Block, window: Window, *, asked: Sequence[bool] | None = None
+) -> tuple[Floats, Floats]:
     """Return the output tokens made and the output tokens demanded, each per second of each minute,
-    by server of *block*.
+    by server of *block*; NaN of servers that are not *asked* for (None: all are).
 
     A request makes its first token at first_token_s and the others evenly until its last; of an
     unfinished one the tokens generated so far are spread until the end. Demanded is what would have
@@ -228,7 +239,11 @@ def token_rates(block: Block, window: Window) -> tuple[Floats, Floats]:
     arrivals: a server without any queue would miss every second minute.)
     """
     edges_s = minute_edges_s(window)
-    tokens = [_Tokens(edges_s) for _ in range(block.first, block.last)]
+    asked = [True] * (block.last - block.first) if asked is None else asked
+    made, demanded = np.full((2, len(asked), edges_s.size - 1), np.nan)
+    if not any(asked):
+        return made, demanded
+    tokens = {server: _Tokens(edges_s) for server, each in enumerate(asked) if each}
     usual_s = None
     if not block.whole:
         usual_s = _usual_token_s(
@@ -236,12 +251,11 @@ def token_rates(block: Block, window: Window) -> tuple[Floats, Floats]:
         )
     for part in block.parts():
         own = {**part, "server": part["server"] - block.first}
-        ordered, edges = in_order(own, len(tokens))
+        ordered, edges = in_order(own, len(asked))
         served = _served(ordered, end_s=window.end_s)
-        for (begin, end), sums in zip(pairwise(edges), tokens, strict=True):
-            sums.add(served.between(begin, end), usual_s=usual_s)
-    made, demanded = np.zeros((2, len(tokens), edges_s.size - 1))
-    for server, sums in enumerate(tokens):
+        for server, sums in tokens.items():
+            sums.add(served.between(edges[server], edges[server + 1]), usual_s=usual_s)
+    for server, sums in tokens.items():
         made[server], demanded[server] = sums.totals()
     length_s = np.diff(edges_s)
     return made / length_s, demanded / length_s

@@ -66,7 +66,7 @@ def score_requests(
     latencies = _Latencies(requests.directory)
     everything = _Traffic(latencies)
     for block in requests.blocks(len(targets)):
-        table = block_minutes(block, targets, window)
+        table = block_minutes(block, targets, window, all_tokens=False)
         tables.append(table)
         traffic: list[_Traffic] = []
         for part in block.parts():
