@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, overload
 from weakref import finalize
 
-from experiments.changes import Desired, add_desired
+from experiments.scores.changes import Desired, add_desired
 from loop.records import line_and_text
 from loop.types import CycleRecord
 from twin.datafile import parse_json

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from experiments.changes import Desired, desired_by_server
 from experiments.columns import Columns
 from experiments.compare.rows import derived_id, last_jump_s, told_peaks, without_start_up
 from experiments.config import RunConfig
@@ -20,6 +19,7 @@ from experiments.executor import Executor
 from experiments.grid import SweepConfig
 from experiments.output import write_csv
 from experiments.run import RunResult, simulate
+from experiments.scores.changes import Desired, desired_by_server
 from experiments.sources import Sources, read_sources
 from experiments.sweep import finish_runs
 from experiments.sweep_rows import PlannedRun, Row, results_frame, row_of

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 
 from experiments.columns import arrived_within
-from experiments.misses import CAUSES, misses_of
 from experiments.run import RunResult
+from experiments.scores.misses import CAUSES, misses_of
+from experiments.scores.verdicts import measured_latencies_ms
 from experiments.sources import Sources
-from experiments.verdicts import measured_latencies_ms
 
 # The tail is what targets are about: the higher, the finer.
 SHARES = (

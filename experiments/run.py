@@ -16,13 +16,13 @@ import numpy as np
 import simpy
 
 from emulator.to_sim import SimFeeder
-from experiments.changes import Desired, count_changes, count_reversals
 from experiments.columns import Columns, Window, scored_window
 from experiments.config import RunConfig
-from experiments.costs import PRICE, pod_costs, prices_usd_per_h
 from experiments.cycle_lines import CycleLines, FileOfLines, PackedLines
 from experiments.requests import MemoryRequests, Requests, SpooledRequests
 from experiments.scores import Scores, score_requests
+from experiments.scores.changes import Desired, count_changes, count_reversals
+from experiments.scores.costs import PRICE, pod_costs, prices_usd_per_h
 from experiments.sources import Sources, read_sources
 from loop.backends.sim import SimBackend
 from loop.clocks import MonotonicClock

@@ -14,7 +14,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from experiments.changes import Desired
 from experiments.columns import Column, Columns, rows_of
 from experiments.config import RunConfig
 from experiments.cycle_lines import CycleLines, FileOfLines, WrittenLines
@@ -22,6 +21,7 @@ from experiments.figures import draw_timelines, save_figure
 from experiments.output import whole_directory, write_json
 from experiments.requests import PART_ROWS, Requests
 from experiments.run import CYCLES, Progress, RunResult, simulate
+from experiments.scores.changes import Desired
 from experiments.sources import read_sources
 from experiments.timeline import (
     accelerator_spells,

@@ -11,11 +11,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from experiments.changes import Desired
 from experiments.columns import Columns, Floats, Window, select
-from experiments.costs import PRICE
-from experiments.minutes import minute_table
 from experiments.requests import Requests
+from experiments.scores.changes import Desired
+from experiments.scores.costs import PRICE
+from experiments.scores.minutes import minute_table
 from loop.spec import SloTarget
 
 

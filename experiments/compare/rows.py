@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 
 from emulator.shapes import Curve
-from experiments.changes import desired_by_server, overshoot, settling_s
 from experiments.columns import Columns, Floats
 from experiments.compare.clairvoyant import Candidate, bills, clairvoyant, objective_of
 from experiments.compare.plans import Steps, paths_of, plan_from_json
@@ -21,6 +20,7 @@ from experiments.config import RunConfig
 from experiments.demand import perfect_scaler, true_demand
 from experiments.row_details import details_of
 from experiments.run import RunResult, simulate
+from experiments.scores.changes import desired_by_server, overshoot, settling_s
 from experiments.sources import Sources, read_sources
 from experiments.sweep_rows import PlannedRun, Row, row_of, settings_row
 from loop.policies.static_peak import StaticPeakPolicy

@@ -23,8 +23,8 @@ from experiments.compare.report import (
 )
 from experiments.compare.rows import BOUNDS, NO_START_UP, TIMELINE_S
 from experiments.confidence import estimate, estimate_share, paired_difference
-from experiments.misses import CAUSES, MEANING
 from experiments.row_details import LOST, QUANTILES, SHARES
+from experiments.scores.misses import CAUSES, MEANING
 from experiments.sweep_figures import ATTAINMENT, COST, Metric, cell_estimates
 from experiments.sweep_rows import ROWS
 from experiments.tables import paired_table, summary_table

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.changes import Desired
 from experiments.columns import MINUTE_S, Columns, Floats, Window, by_server, select
-from experiments.costs import PRICE
-from experiments.misses import judged
 from experiments.run_files import RunRecords
+from experiments.scores.changes import Desired
+from experiments.scores.costs import PRICE
+from experiments.scores.misses import judged
+from experiments.scores.verdicts import LEFT_OUT, MET, measured_latencies_ms, target_columns
 from experiments.timeline import fleet_timeline, minute_timeline, replica_timeline
-from experiments.verdicts import LEFT_OUT, MET, measured_latencies_ms, target_columns
 from inferno.web.from_records import timeline_of_records
 from inferno.web.timeline import (
     Counts,

@@ -11,10 +11,10 @@ import numpy as np
 
 from experiments.columns import Columns, Floats, Window, arrived_within, select
 from experiments.explain import misses_of_directory
-from experiments.misses import Misses
 from experiments.run_files import RUN, SUMMARY, read_run
+from experiments.scores.misses import Misses
+from experiments.scores.verdicts import measured_latencies_ms
 from experiments.tables import run_table
-from experiments.verdicts import measured_latencies_ms
 from inferno.web.charts import Bars, Curve, Item, Note, Section, Table
 from inferno.web.from_results import misses_chart, table_of, ttft_chart
 from inferno.web.from_run import timeline_of_run

@@ -9,9 +9,15 @@ import math
 import numpy as np
 import pytest
 
-from experiments.changes import Desired, count_changes, count_reversals, overshoot, settling_s
 from experiments.columns import Window
-from experiments.costs import held_s, pod_costs
+from experiments.scores.changes import (
+    Desired,
+    count_changes,
+    count_reversals,
+    overshoot,
+    settling_s,
+)
+from experiments.scores.costs import held_s, pod_costs
 from twin.spec import Accelerator
 
 NAN = math.nan

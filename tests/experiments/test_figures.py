@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.changes import Desired, desired_by_server
 from experiments.figures import (
     GPU_COLOURS,
     GPUS,
@@ -22,6 +21,7 @@ from experiments.figures import (
     gpu_colours,
     save_figure,
 )
+from experiments.scores.changes import Desired, desired_by_server
 from experiments.sweep_figures import (
     ATTAINMENT,
     COST,

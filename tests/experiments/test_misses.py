@@ -1,4 +1,4 @@
-"""Claims about experiments.misses: a miss goes to its first cause, and the points add up."""
+"""Claims about experiments.scores.misses: a miss goes to its first cause, and the points add up."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from experiments.columns import Window
 from experiments.demand import Choice, Demand
 from experiments.explain import explain_run
-from experiments.misses import CAUSES, Misses, explain_misses
+from experiments.scores.misses import CAUSES, Misses, explain_misses
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, finished
 from twin.spec import SpecError

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from experiments.columns import MINUTE_S, Columns, Window
-from experiments.minutes import minute_table
 from experiments.requests import MemoryRequests, Requests, SpooledRequests
 from experiments.scores import score_requests
+from experiments.scores.minutes import minute_table
 from loop.spec import SloTarget
 from twin.request import ROW, Outcome, Request, RequestLog
 from twin.spool import Spool

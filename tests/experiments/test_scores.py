@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from experiments.columns import Columns, Window, scored_window
-from experiments.minutes import minute_edges_s, minute_table, token_rates
 from experiments.requests import Block, requests_of
 from experiments.scores import cut_at, score_requests
+from experiments.scores.minutes import minute_edges_s, minute_table, token_rates
 from loop.spec import PercentileTarget, SloTarget
 from tests.experiments.request_rows import columns, failed, finished, rejected, unfinished
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from experiments.verdicts import LEFT_OUT, MET, MISSED, judge
+from experiments.scores.verdicts import LEFT_OUT, MET, MISSED, judge
 from loop.spec import SloTarget
 from tests.experiments.request_rows import columns, failed, finished, rejected, unfinished
 

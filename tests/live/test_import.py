@@ -18,7 +18,7 @@ from experiments.columns import select
 from experiments.config import RunConfig
 from experiments.rates_file import read_rates
 from experiments.run import run
-from experiments.verdicts import bounded_latencies_ms
+from experiments.scores.verdicts import bounded_latencies_ms
 from inferno.cli.main import main
 from tests.live.own_system import (
     DAY_S,

@@ -27,9 +27,9 @@ from experiments.columns import (
     by_server,
     select,
 )
-from experiments.minutes import MinuteTable, block_minutes, joined
 from experiments.requests import Block, Requests, requests_of
-from experiments.verdicts import (
+from experiments.scores.minutes import MinuteTable, block_minutes, joined
+from experiments.scores.verdicts import (
     LEFT_OUT,
     MET,
     MISSED,
@@ -39,6 +39,8 @@ from experiments.verdicts import (
     target_columns,
 )
 from loop.spec import SloTarget
+
+__all__ = ["cut_at", "score_requests"]
 
 Scores = dict[str, Any]
 

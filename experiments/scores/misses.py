@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from experiments.columns import Columns, Floats, Window, arrived_within, select
 from experiments.demand import Demand, seen_demand
-from experiments.minutes import minute_table
 from experiments.requests import requests_of
+from experiments.scores.minutes import minute_table
+from experiments.scores.verdicts import LEFT_OUT, MISSED, judge, target_columns
 from experiments.sources import Sources
-from experiments.verdicts import LEFT_OUT, MISSED, judge, target_columns
 from loop.spec import SloTarget
 
 _Flags = tuple[list[float], list[bool]]

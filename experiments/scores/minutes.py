@@ -24,7 +24,7 @@ from experiments.columns import (
     select,
 )
 from experiments.requests import Block, Requests, requests_of
-from experiments.verdicts import LEFT_OUT, bounded_latencies_ms, judge, target_columns
+from experiments.scores.verdicts import LEFT_OUT, bounded_latencies_ms, judge, target_columns
 from loop.spec import SloTarget
 
 # a first token takes a prefill also where nobody waits, so what is made comes a little after the
