@@ -48,7 +48,7 @@ def remembered(memory: Memory, view: ServerView, *, now_s: float) -> Memory:
     return found
 
 
-def at(rate_rpm: float, **fields: int) -> ServerView:
+def at(rate_rpm: float, **fields: float) -> ServerView:
     """Return the view of a server with so many requests a minute, and pods for them."""
     return server_view(wanted=20, load=replace(LOAD, rate_rpm=rate_rpm), **fields)
 
@@ -64,6 +64,16 @@ def test_a_rising_load_is_sized_for_where_it_will_be() -> None:
     """Pods that are asked for now meet the load of then."""
     last = follow(*[at(600.0)] * 20, *[at(600.0 + 60.0 * step) for step in range(10)])[-1]
     assert last.load.rate_rpm > 1140.0 + 120.0
+
+
+def test_requests_in_flight_tell_of_a_jump_that_the_window_does_not_show_yet() -> None:
+    """The rate of a window tells it half a minute later, and pods take their time anyway."""
+    told = {"ready": 20, "itl_ms": 48.0, "ttft_ms": 200.0}  # 5 s in flight, fifty at a time
+    calm = [at(600.0, running=50, **told)] * 20
+    before, after = follow(*calm, at(600.0, running=90, **told))[-2:]
+    assert before.least.rate_rpm == pytest.approx(600.0, rel=0.05)
+    assert after.least.rate_rpm == pytest.approx(1080.0)
+    assert after.load.rate_rpm >= 1080.0
 
 
 def test_a_demand_stays_for_down_s() -> None:

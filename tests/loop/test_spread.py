@@ -70,3 +70,17 @@ def test_who_varies_within_a_window_has_more_replicas() -> None:
     ]
     assert rates[0] == 1000.0
     assert rates[0] < rates[1] < rates[2] == rates[3] < 2000.0
+
+
+@pytest.mark.parametrize(("times", "told"), [(1.0, 1.0), (1.15, 1.0), (1.8, 1.8), (5.0, 2.0)])
+def test_a_jump_is_known_before_the_window_shows_it(times: float, told: float) -> None:
+    """What is a little more may be chance; what is far more may be slow replicas, too."""
+    rng, spread = np.random.default_rng(2), Spread()
+    for _ in range(20):
+        view = server_view(load=LOAD, running=int(rng.poisson(100)), itl_ms=ITL_MS, ttft_ms=TTFT_MS)
+        spread = spread.with_sample(view, LOAD, window_s=WINDOW_S)
+        assert spread.jump == 1.0
+    now = server_view(load=LOAD, running=round(100 * times), itl_ms=ITL_MS, ttft_ms=TTFT_MS)
+    after = spread.with_sample(now, LOAD, window_s=WINDOW_S)
+    assert after.jump == pytest.approx(told)
+    assert after.without_sample().jump == 1.0

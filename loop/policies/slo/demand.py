@@ -146,8 +146,8 @@ def demanded(
     """Return what each server that is *asked* for is to be sized for, and the memory with it.
 
     That is what it pays to have replicas for when pods that are asked for now are ready, the
-    highest of the last down_s; no less than the present pods serve now; and what waits, drained in
-    drain_s.
+    highest of the last down_s; no less than the present pods serve now, or than a load that has
+    jumped is; and what waits, drained in drain_s.
     """
     found, after = {}, _foresee(memories, asked)
     for name, one in asked.items():
@@ -185,10 +185,12 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     view, load, horizon, foreseen = asked.view, asked.load, asked.horizon, memory.foreseen
     assert foreseen is not None, "it was foreseen"
     found = foreseen.found
-    demands = memory.demands.with_sample(foreseen.paying_rpm, now_s=now_s, most=True)
+    seen_rpm = work_rpm(memory, load, window_s=horizon.window_s)
+    jumped_rpm = memory.spread.jump * seen_rpm if memory.spread.jump > 1.0 else 0.0
+    asked_rpm = max(foreseen.paying_rpm, jumped_rpm)
+    demands = memory.demands.with_sample(asked_rpm, now_s=now_s, most=True)
     held_rpm = max(demands.since(now_s - _held_s(found, horizon, within=memory.spread.within)))
     # Pods that are there serve the present load; others would come too late for it.
-    seen_rpm = work_rpm(memory, load, window_s=horizon.window_s)
     present_rpm = found.now + found.bursty * max(0.0, seen_rpm - found.now)
     served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)
     waits_rpm = waiting_rpm(view, drain_s=horizon.drain_s, replica_rpm=memory.replica_rpm)
@@ -198,7 +200,7 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
         tokens = replace(load, in_tokens=unit.in_tokens, out_tokens=unit.out_tokens)
     elif memory.tokens_weight > 0.0:
         tokens = replace(load, in_tokens=memory.in_tokens, out_tokens=memory.out_tokens)
-    least_rpm = max(found.middle, served_rpm) + waits_rpm
+    least_rpm = max(found.middle, served_rpm, jumped_rpm) + waits_rpm
     made = Demand(
         load=replace(tokens, rate_rpm=max(held_rpm + waits_rpm, least_rpm)),
         least=replace(tokens, rate_rpm=least_rpm),
@@ -268,8 +270,9 @@ def _with_spread(memory: Memory, view: ServerView, *, window_s: float) -> Memory
     load = view.load
     assert load is not None, "it was seen"
     if work_rpm(memory, load, window_s=window_s) > view.ready * memory.replica_rpm > 0.0:
-        return memory
-    spread = memory.spread.with_sample(view, load, window_s=window_s)
+        spread = memory.spread.without_sample()
+    else:
+        spread = memory.spread.with_sample(view, load, window_s=window_s)
     return memory if spread is memory.spread else replace(memory, spread=spread)
 
 

@@ -8,6 +8,8 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from loop.replacing import replace
+
 if TYPE_CHECKING:
     from loop.types import Load, ServerView
 
@@ -17,6 +19,9 @@ SAMPLES_MIN = 5.0
 LITTLE_MIN, LITTLE_MAX = 0.5, 2.0
 BORNE = 0.2  # the queue of a batch bears as much
 SURE = 1.5  # some twenty samples tell a variance to a third
+# A jump is what is in flight beyond so many deviations, and counts for so much at most: requests
+# also stay because replicas are slow.
+SURPRISE, JUMP_MIN, JUMP_MAX = 3.0, 1.25, 2.0
 NORMAL = math.sqrt(math.pi / 2.0)  # standard deviation over mean absolute deviation
 
 
@@ -24,7 +29,8 @@ NORMAL = math.sqrt(math.pi / 2.0)  # standard deviation over mean absolute devia
 class Spread:
     """Sums over the samples of a server, the later ones with more weight: what was in flight, what
     should have been by Little's law, how far these were apart, the requests that a window was
-    counted by, and the weights.
+    counted by, and the weights. jump is how many times the load of the window that of now is (1: as
+    it is, or nobody knows).
     """
 
     seen: float = 0.0
@@ -32,6 +38,7 @@ class Spread:
     apart: float = 0.0
     counted: float = 0.0
     weight: float = 0.0
+    jump: float = 1.0
 
     def with_sample(self, view: ServerView, load: Load, *, window_s: float) -> Spread:
         """Return it with what is in flight in *view*, which sees *load* over *window_s*; nothing is
@@ -47,7 +54,35 @@ class Spread:
             apart=KEPT * self.apart + abs(seen - meant),
             counted=KEPT * self.counted + load.rate_rpm * window_s / 60.0,
             weight=KEPT * self.weight + 1.0,
+            jump=self._jump(seen, meant),
         )
+
+    def without_sample(self) -> Spread:
+        """Return it where nothing is known of now."""
+        return self if self.jump == 1.0 else replace(self, jump=1.0)
+
+    def _jump(self, seen: float, meant: float) -> float:
+        """Return how many times the load of the window that of now is, if it has jumped; else 1."""
+        if not self._fits:
+            return 1.0
+        usual = max(self._deviation**2, 1.0 / meant) ** 0.5
+        times = seen / meant
+        if times < max(JUMP_MIN, 1.0 + SURPRISE * usual):
+            return 1.0
+        return min(times, JUMP_MAX)
+
+    @property
+    def _fits(self) -> bool:
+        """Return whether there are samples enough, and gauges that count what they should."""
+        return (
+            self.weight >= SAMPLES_MIN
+            and self.meant > 0.0
+            and LITTLE_MIN <= self.seen / self.meant <= LITTLE_MAX
+        )
+
+    @property
+    def _deviation(self) -> float:
+        return NORMAL * self.apart / self.meant
 
     @property
     def within(self) -> float:
@@ -57,10 +92,7 @@ class Spread:
         Of a Poisson process that is 0, of others it is what teletraffic calls peakedness, as a
         share (Fredericks 1980).
         """
-        if self.weight < SAMPLES_MIN or self.meant <= 0.0:
+        if not self._fits:
             return 0.0
-        if not LITTLE_MIN <= self.seen / self.meant <= LITTLE_MAX:
-            return 0.0
-        deviation = NORMAL * self.apart / self.meant
         chance = self.weight / self.meant + 2.0 * self.weight / self.counted
-        return math.sqrt(max(0.0, deviation**2 - SURE * chance - BORNE**2))
+        return math.sqrt(max(0.0, self._deviation**2 - SURE * chance - BORNE**2))
