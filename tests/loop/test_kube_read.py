@@ -206,7 +206,9 @@ def test_selectors_select_as_the_api_says(selector: Json, fits: bool) -> None:
 
 
 def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_container() -> None:
-    """As Prometheus is usually told; 8000 is vLLM's."""
+    """As Prometheus is usually told; 8000 is vLLM's. Each container with GPUs is an engine, also
+    one that goes on beside the others (a sidecar): half of the load was not read.
+    """
     ports = [{"containerPort": 9000}, {"name": "metrics", "containerPort": 9090}]
     named = pod("a", spec={"containers": [{"name": "c", "ports": ports}]})
     annotated = pod(
@@ -218,12 +220,24 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
         "d",
         spec={"containers": [{"name": "proxy", "ports": first}, {"name": "c", "ports": ports[:1]}]},
     )
-    found = [(one.metrics_ports, one.metrics_path) for one in alive(named, annotated, bare, behind)]
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    second = {"name": "s", "restartPolicy": "Always", "ports": first, **gpu}
+    loader = {"name": "loader", "ports": [{"containerPort": 1, "name": "http"}]}
+    two = pod(
+        "e",
+        spec={
+            "containers": [{"name": "c", "ports": ports, **gpu}],
+            "initContainers": [loader, second],
+        },
+    )
+    every = alive(named, annotated, bare, behind, two)
+    found = [(one.metrics_ports, one.metrics_path) for one in every]
     assert found == [
         ((9090,), "/metrics"),
         ((7,), "/m"),
         ((8000,), "/metrics"),
         ((15001, 9000), "/metrics"),
+        ((9090, 15001), "/metrics"),
     ]
 
 

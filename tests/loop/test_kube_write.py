@@ -420,3 +420,19 @@ def test_pods_with_other_gpus_than_their_accelerator_are_told(apply: bool) -> No
     """What is in force is what the pods ask for, whatever a label says."""
     one = read(labels={names.ACCELERATOR: "4xL40S"}, **with_limit(2, apply=apply))
     assert "its pods ask for 2 GPUs, and 4xL40S is 4 GPUs" in gpus_note(one, gpus=GPUS)
+
+
+def test_pods_of_several_engines_are_told() -> None:
+    """Of what the second one does and holds the plan knows nothing."""
+    gpu = {"resources": {"limits": {"nvidia.com/gpu": "1"}}}
+    engines = {
+        "containers": [{"name": "vllm", **gpu}],
+        "initContainers": [
+            {"name": "second", "restartPolicy": "Always", **gpu},
+            {"name": "loader", **gpu},
+        ],
+    }
+    one = read(spec={"template": {"spec": engines}})
+    assert gpus_note(one, gpus={}) == (
+        "s1: its pods have 2 GPUs in vllm, second: a replica is planned for as vllm alone, of 1 GPU"
+    )

@@ -302,6 +302,16 @@ class GpuLimit:
     count: int
 
 
+def side_by_side(pod_spec: Json) -> list[Json]:
+    """Return the containers that run all the time in a pod of *pod_spec*: its containers, and init
+    containers that go on beside them (sidecars).
+    """
+    sidecars = [
+        one for one in pod_spec.get("initContainers") or () if one.get("restartPolicy") == "Always"
+    ]
+    return [*(pod_spec.get("containers") or ()), *sidecars]
+
+
 def gpu_limits(containers: Sequence[Json]) -> list[GpuLimit]:
     """Return the GPUs of each of *containers* that has any."""
     return [

@@ -13,7 +13,13 @@ from functools import partial
 from typing import Any, TypeVar
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import GpuLimit, gpu_limit, gpu_limits, value_of
+from loop.backends.kube.arguments import (
+    GpuLimit,
+    gpu_limit,
+    gpu_limits,
+    side_by_side,
+    value_of,
+)
 from loop.backends.kube.labels import Bounds
 from loop.backends.kube.objects import Object, Remembered, parsed
 from loop.backends.kube.scheduling import keeps_apart, selects
@@ -412,7 +418,7 @@ def scraped(server: Server, *, reduced_s: float | None = None) -> ScrapedServer:
     *reduced_s*.
     """
     one = server.deployment
-    containers = one.pod_spec.get("containers") or ()
+    containers = side_by_side(one.pod_spec)
     return ScrapedServer(
         name=server.name,
         namespace=one.namespace,
@@ -499,24 +505,30 @@ def _owner(meta: Json) -> str:
 
 def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...], str]:
     """Return the ports and the path of the metrics: the port annotated for Prometheus, else those
-    that are named so, else the first.
+    that are named so and the first of each further container with GPUs, else the first of each.
 
-    Several ports are named so where a pod runs several engines, each with a page of its own.
+    Several are there where a pod runs several engines, each with a page of its own.
     """
     path = annotations.get("prometheus.io/path") or METRICS_PATH
     annotated = whole(annotations.get("prometheus.io/port", ""), largest=PORT_MAX)
     if annotated is not None:
         return (annotated,), path
-    of_containers = [one.get("ports") or () for one in spec.get("containers") or ()]
+    containers = [one for one in side_by_side(spec) if one.get("ports")]
+    engines = {limit.container for limit in gpu_limits(containers)}
     named = [
         port["containerPort"]
-        for ports in of_containers
-        for port in ports
-        if _PORT_OF_METRICS.fullmatch(port.get("name") or "")
+        for one in containers
+        for port in _named_for_metrics(one) or one["ports"][: one.get("name") in engines]
     ]
     # Which container is the engine's, no name tells: a proxy may stand before it.
-    numbers = named or [ports[0]["containerPort"] for ports in of_containers if ports]
+    numbers = named or [one["ports"][0]["containerPort"] for one in containers]
     return tuple(dict.fromkeys(numbers)) or (METRICS_PORT,), path
+
+
+def _named_for_metrics(container: Json) -> list[Json]:
+    return [
+        port for port in container["ports"] if _PORT_OF_METRICS.fullmatch(port.get("name") or "")
+    ]
 
 
 def _started_s(status: Json, *, epoch_s: float) -> float | None:

@@ -11,7 +11,13 @@ from datetime import datetime
 from typing import Any
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import changed, with_changes, with_gpus
+from loop.backends.kube.arguments import (
+    changed,
+    gpu_limits,
+    side_by_side,
+    with_changes,
+    with_gpus,
+)
 from loop.backends.kube.nodes import Tenant
 from loop.backends.kube.read import Deployment, Server
 from loop.backends.kube.rivals import Contest
@@ -225,6 +231,13 @@ def gpus_note(deployment: Deployment, *, gpus: GpuCounts) -> str:
         lines.append(
             f"its pods ask for {gpu_text(asked.count)}, and {deployment.accelerator} is "
             f"{gpu_text(needed or 0)}"
+        )
+    holding = gpu_limits(side_by_side(deployment.pod_spec))
+    if asked is not None and len(holding) > 1:
+        named = ", ".join(one.container for one in holding)
+        lines.append(
+            f"its pods have {sum(one.count for one in holding)} GPUs in {named}: a replica is "
+            f"planned for as {asked.container} alone, of {gpu_text(asked.count)}"
         )
     counts = {gpus[key] for key in gpus if key[0] == deployment.model}
     if fixed is not None and not counts <= {fixed}:
