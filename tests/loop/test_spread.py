@@ -52,7 +52,15 @@ def test_bursts_that_no_window_shows_are_seen_in_flight(level: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "told", [{"share": 0.0}, {"share": 0.3}, {"share": 3.0}, {"itl_ms": None}, {"ttft_ms": 60000.0}]
+    "told",
+    [
+        {"share": 0.0},
+        {"share": 0.3},
+        {"share": 3.0},
+        {"itl_ms": None},
+        {"sample_age_s": None},
+        {"ttft_ms": 60000.0},
+    ],
 )
 def test_gauges_that_do_not_fit_the_load_tell_nothing(told: dict[str, object]) -> None:
     """An engine without such a gauge, one of several that is asked, latencies of something else."""

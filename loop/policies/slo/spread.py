@@ -42,11 +42,12 @@ class Spread:
 
     def with_sample(self, view: ServerView, load: Load, *, window_s: float) -> Spread:
         """Return it with what is in flight in *view*, which sees *load* over *window_s*; nothing is
-        learnt where latencies are not known.
+        learnt where latencies are not known, or nobody sampled the gauges.
         """
-        if view.itl_ms is None or load.rate_rpm <= 0.0 or load.out_tokens <= 0.0:
-            return self
-        lasts_s = ((view.ttft_ms or 0.0) + load.out_tokens * view.itl_ms) / 1000.0
+        itl_ms = None if view.sample_age_s is None else view.itl_ms
+        if itl_ms is None or load.rate_rpm <= 0.0 or load.out_tokens <= 0.0:
+            return self.without_sample()
+        lasts_s = ((view.ttft_ms or 0.0) + load.out_tokens * itl_ms) / 1000.0
         seen, meant = view.running + view.backlog, load.rate_rpm / 60.0 * lasts_s
         return Spread(
             seen=KEPT * self.seen + seen,
