@@ -365,6 +365,35 @@ def test_what_prometheus_warns_of_is_passed_on() -> None:
     )
 
 
+@pytest.mark.parametrize("warnings", ["all away", ["store\n" * 500] * 1000])
+def test_a_flood_of_warnings_is_cut(warnings: object) -> None:
+    """A query over a hundred stores may have one of each, in every cycle."""
+    told = asked(answering(matrix(warnings=warnings))).warnings
+    assert len(told) == (1 if isinstance(warnings, str) else 6)
+    assert all(len(line) < 400 and "\n" not in line for line in told)
+    assert isinstance(warnings, str) or told[-1] == "prometheus: 995 more warnings"
+
+
+@pytest.mark.parametrize("status", [429, 503])
+def test_one_that_says_when_to_come_back_is_not_asked_before(status: int) -> None:
+    """It is asked for too much: to ask twice in each cycle is no help."""
+    requests: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        return httpx.Response(status, headers={"Retry-After": "120"})
+
+    transport = httpx.MockTransport(handle)
+    one = scraped(server(pod("a")))
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
+        errors = [source.measure([one], now_s=NOW_S).error for _ in range(3)]
+    assert len(requests) == 1
+    assert errors[0].startswith(f"prometheus: HTTP {status}: ")
+    assert errors[1].endswith("not asked for 120 s more, as it said")
+
+
 def test_an_answer_that_lacks_a_part_is_told() -> None:
     """VictoriaMetrics says it in a field of its own."""
     (line,) = asked(answering(matrix(isPartial=True))).warnings

@@ -25,6 +25,7 @@ except ImportError:  # an extra
     msgspec = None
 
 PodKey = tuple[str, str]  # namespace, name
+WARNINGS_MAX, WARNING_MAX = 5, 300  # of an answer, and the characters of each
 
 # What scrapers call the pod of a series where it is not called pod.
 OTHER_POD_LABELS = frozenset(
@@ -182,7 +183,12 @@ def _decode(body: bytes) -> Any:
 
 
 def _told_besides(warnings: Any, partial: Any) -> tuple[str, ...]:
-    told = [f"prometheus: {line}" for line in warnings or ()]
+    lines = [warnings] if isinstance(warnings, str) else list(warnings or ())
+    told = [
+        f"prometheus: {' '.join(str(line).split())[:WARNING_MAX]}" for line in lines[:WARNINGS_MAX]
+    ]
+    if len(lines) > WARNINGS_MAX:
+        told.append(f"prometheus: {len(lines) - WARNINGS_MAX} more warnings")
     if partial:  # VictoriaMetrics, of which a part does not answer
         told.append("prometheus: the answer is partial: series may be missing")
     return tuple(told)

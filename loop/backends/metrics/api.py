@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+from time import monotonic
 from typing import Literal
 
 import httpx
@@ -25,6 +26,8 @@ ATTEMPTS = 2
 BYTES_MAX = 256 * 2**20  # a thousand servers of three pods are some 20 MB
 # The clock of an HTTP answer is in whole seconds, and the answer takes some time.
 CLOCK_S_MAX = 2.5
+# Who says when to come back is not asked before, but not for longer than so.
+WAIT_S_MAX = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,6 +78,8 @@ class Api:
         self._client = self._connected()
         self._url = _query_url(settings.url)
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
+        self._from_s = float("-inf")  # no sooner it is to be asked, by the clock of the machine
+        self._why = ""
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -143,6 +148,9 @@ class Api:
         """
         total_s = min(total_s or self._settings.timeout_s, self._settings.timeout_s)
         problem = PrometheusError("not asked")
+        left_s = self._from_s - monotonic()
+        if left_s > 0.0:
+            raise PrometheusError(f"{self._why}: not asked for {left_s:.0f} s more, as it said")
         self._renew_trust()
         url = self._url.copy_with(path=f"{self._url.path}{over}")
         post = self._settings.method == "POST"
@@ -159,6 +167,11 @@ class Api:
             except FetchError as error:
                 problem = PrometheusError(str(error))
                 continue
+            wait_s = float(whole(reply.headers.get("Retry-After", "0")) or 0)
+            if reply.status in (429, 503) and wait_s > 0.0:
+                self._from_s = monotonic() + min(wait_s, WAIT_S_MAX)
+                self._why = _complaint(reply)
+                raise PrometheusError(self._why)
             if reply.status in (429, 500, 502, 504):
                 problem = PrometheusError(_complaint(reply))
                 continue
