@@ -30,12 +30,13 @@ READABLE = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
-    """A column of a comparison: name in the results, heading, factor and format; shares have an
-    interval within 0 and 100 %.
+    """A column of a comparison: name in the results, heading, what it means, factor and format;
+    shares have an interval within 0 and 100 %.
     """
 
     name: str
     heading: str
+    meaning: str
     scale: float = 1.0
     form: str = ".1f"
     share: bool = False
@@ -43,17 +44,71 @@ class Figures:
 
 
 COLUMNS = (
-    Figures(name="attainment", heading="within\nSLO [%]", scale=100.0, share=True, interval=True),
-    Figures(name="minute_attainment", heading="minutes\n[%]", scale=100.0, share=True),
-    Figures(name="minute_attainment_p95", heading="p95\nminutes [%]", scale=100.0, share=True),
-    Figures(name="cost_usd_per_h", heading="cost\n[$/h]", form=".2f", interval=True),
-    Figures(name="cost_usd_per_1000_met", heading="$ per\n1,000 met", form=".3f"),
-    Figures(name="gpu_hours", heading="GPU-hours"),
-    Figures(name="changes_per_h", heading="changes\n[1/h]", form=".0f"),
-    Figures(name="reversals_per_h", heading="reversals\n[1/h]", form=".0f"),
-    Figures(name="overshoot", heading="overshoot"),
-    Figures(name="settling_s", heading="settling\n[s]", form=".0f"),
-    Figures(name="regret_usd_per_h", heading="regret\n[$/h]", form=".2f"),
+    Figures(
+        name="attainment",
+        heading="within\nSLO [%]",
+        scale=100.0,
+        share=True,
+        interval=True,
+        meaning="requests whose TTFT and mean ITL are within target",
+    ),
+    Figures(
+        name="minute_attainment",
+        heading="minutes\n[%]",
+        scale=100.0,
+        share=True,
+        meaning="minutes of a server in which the means of both are",
+    ),
+    Figures(
+        name="minute_attainment_p95",
+        heading="p95\nminutes [%]",
+        scale=100.0,
+        share=True,
+        meaning="minutes in which the 95th percentiles of both are",
+    ),
+    Figures(
+        name="cost_usd_per_h",
+        heading="cost\n[$/h]",
+        form=".2f",
+        interval=True,
+        meaning="of what pods hold, those that start too",
+    ),
+    Figures(
+        name="cost_usd_per_1000_met",
+        heading="$ per\n1,000 met",
+        form=".3f",
+        meaning="cost of a thousand requests within target",
+    ),
+    Figures(name="gpu_hours", heading="GPU-hours", meaning="GPUs that pods hold, times hours"),
+    Figures(
+        name="changes_per_h",
+        heading="changes\n[1/h]",
+        form=".0f",
+        meaning="how often replicas are added or taken away",
+    ),
+    Figures(
+        name="reversals_per_h",
+        heading="reversals\n[1/h]",
+        form=".0f",
+        meaning="changes that take back the one before within 15 minutes",
+    ),
+    Figures(
+        name="overshoot",
+        heading="overshoot",
+        meaning="the most replicas wanted after the last jump of the load, less those in the end",
+    ),
+    Figures(
+        name="settling_s",
+        heading="settling\n[s]",
+        form=".0f",
+        meaning="from that jump until all servers stay within a replica of the end",
+    ),
+    Figures(
+        name="regret_usd_per_h",
+        heading="regret\n[$/h]",
+        form=".2f",
+        meaning="cost and price of missed requests (--price), above the clairvoyant's",
+    ),
 )
 DIFFERENCES = COLUMNS[:1] + COLUMNS[2:4] + COLUMNS[6:7]
 
@@ -191,6 +246,15 @@ def signed(value: float, form: str) -> str:
     """Return *value* in *form*, where what rounds to nothing has no minus."""
     text = f"{value:{form}}"
     return f"{0.0:{form}}" if float(text) == 0.0 else text
+
+
+def meanings(table: pd.DataFrame) -> list[str]:
+    """Return a line for each column that the tables of *table* show."""
+    return [
+        f"{' '.join(column.heading.split())}: {column.meaning}"
+        for column in COLUMNS
+        if table[column.name].notna().any()
+    ]
 
 
 def report_tables(

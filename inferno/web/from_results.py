@@ -17,6 +17,7 @@ from experiments.compare.report import (
     axis_text,
     differences_table,
     front_of,
+    meanings,
     report_tables,
     summary,
     swept,
@@ -101,6 +102,7 @@ def comparison_section(directory: Path, *, title: str) -> Section:
             )
             for title, headings, cells in report_tables(done, summary(done), differences)
         ]
+        items.append(Note(title="What the columns say", lines=meanings(summary(done))))
         items += [_comparison_costs(scenario, own) for scenario, own in _by_scenario(done)]
         items += _gpus(done, details)
         items += _distributions(done, details, cells_of=_policies)

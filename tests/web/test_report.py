@@ -21,6 +21,7 @@ from experiments.executor import LocalProcesses
 from experiments.replay import from_go
 from experiments.stability import stability
 from inferno.cli.main import main
+from inferno.web.charts import Note, Table
 from inferno.web.from_records import timeline_of_records
 from inferno.web.page import page
 from inferno.web.report import report_of, report_page, write_report
@@ -469,6 +470,15 @@ def test_a_run_whose_data_are_gone_is_shown_without_what_needs_them(
     (section,) = report.sections
     assert "Why requests were missed is not known" in [item.title for item in section.items]
     assert len(report.timelines[0].servers) == 4
+
+
+def test_each_column_of_a_comparison_is_told_what_it_means(compared: Path) -> None:
+    """Nobody knows what regret is who has not read the manual."""
+    (section,) = report_of([compared]).sections
+    (told,) = [item for item in section.items if item.title == "What the columns say"]
+    assert isinstance(told, Note)
+    table = next(item for item in section.items if isinstance(item, Table))
+    assert [line.split(": ")[0] for line in told.lines] == list(table.headings[table.labels :])
 
 
 def test_results_of_older_versions_are_shown_as_far_as_they_go(

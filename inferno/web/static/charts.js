@@ -84,12 +84,12 @@ Object.assign(inferno, (() => {
 
   // -- lines, bars, differences
 
-  // Labels as people write them: 20, 50, 100, and of many decades the powers of ten alone.
-  function logAxis(values) {
+  // Labels as people write them: 20, 50, 100, and of many decades, or in a narrow window, the powers of ten alone.
+  function logAxis(values, width) {
     const above = values.filter((value) => known(value) && value > 0);
     if (!above.length) return { type: "log" };
     const [first, last] = [Math.floor(Math.log10(Math.min(...above))), Math.ceil(Math.log10(Math.max(...above)))];
-    const digits = last - first > 4 ? [1] : [1, 2, 5];
+    const digits = last - first > 4 || 3 * (last - first) * 36 > width - 70 ? [1] : [1, 2, 5];
     const ticks = Array.from({ length: last - first + 1 }, (_, place) => digits.map((digit) => digit * 10 ** (first + place))).flat();
     return { type: "log", tickvals: ticks, ticktext: ticks.map(short), tickangle: 0 };
   }
@@ -106,7 +106,7 @@ Object.assign(inferno, (() => {
       hovertemplate: `<b>${escape(curve.name)}</b><br>%{x:,.4~r} · %{y:,.4~r}<extra></extra>`,
     }));
     draw(place, traces, layoutOf(380, item.x_title, item.y_title, {
-      xaxis: item.x_log ? logAxis(item.curves.flatMap((curve) => curve.x)) : {}, yaxis: item.x_log ? { range: [0, 101] } : { rangemode: "tozero" },
+      xaxis: item.x_log ? logAxis(item.curves.flatMap((curve) => curve.x), place.clientWidth) : {}, yaxis: item.x_log ? { range: [0, 101] } : { rangemode: "tozero" },
       showlegend: item.curves.length > 1,
     }));
   }
@@ -130,7 +130,7 @@ Object.assign(inferno, (() => {
       type: "scatter", mode: "markers", x: rows.map((row) => row.mean), y: rows.map((row) => row.name), name, marker,
       error_x: {
         type: "data", symmetric: false, color: marker.color, thickness: 1.4, width: 4,
-        array: rows.map((row) => (known(row.high) ? row.high - row.mean : 0)), arrayminus: rows.map((row) => (known(row.low) ? row.mean - row.low : 0)),
+        array: rows.map((row) => (known(row.high) ? row.high - row.mean : NaN)), arrayminus: rows.map((row) => (known(row.low) ? row.mean - row.low : NaN)),
       },
       text: rows.map((row) => `<b>${escape(row.name)}</b><br>${form(row.mean)}${span(row.low, row.high, form)}`), hovertemplate: "%{text}<extra></extra>",
     });
