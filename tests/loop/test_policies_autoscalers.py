@@ -397,6 +397,10 @@ def test_forecasts_follow_what_they_are_made_for() -> None:
         ("predictive", "forecast", "guess"),
         ("through_hpa", "tolerance", -1.0),
         ("static_peak", "peak", 0.0),
+        ("hpa", "target", float("inf")),
+        ("slo", "headroom", 1.0),
+        ("slo", "prefix_cache_trust", 1.5),
+        ("slo", "solver", "oracle"),
     ],
 )
 def test_an_option_that_cannot_be_is_one_line(name: str, option: str, value: object) -> None:
