@@ -261,6 +261,7 @@ def test_the_loop_has_the_rights_that_its_backend_uses_and_no_others() -> None:
         ("", "events", "create"),
         ("autoscaling", "horizontalpodautoscalers", "list"),
         ("keda.sh", "scaledobjects", "list"),
+        ("policy", "poddisruptionbudgets", "list"),
     }
     emulator = objects(YAMLS / "deploy")["ClusterRole", "inferno-load-emulator"]
     assert rights(emulator["rules"]) == {

@@ -546,6 +546,33 @@ def test_a_contest_goes_on_where_it_was_for_a_loop_that_is_started_again() -> No
         assert "changed it back 3 times" in records[-1].decision.targets["s1"].why.text
 
 
+@pytest.mark.parametrize(
+    ("least", "annotations", "replicas"),
+    [(3, {}, 3), (9, {}, 4), ("50%", {}, 1), (3, {names.REPLICAS_MIN: "2"}, 2)],
+)
+def test_no_pods_are_taken_away_that_a_disruption_budget_wants(
+    least: int | str, annotations: dict[str, str], replicas: int
+) -> None:
+    """Kubernetes itself heeds it for evictions only."""
+    settings = KubeSettings(namespaces=("infer",), autoscalers=True)
+    wanted = manifest(replicas=4, labels={names.LOAD_RPM: "1"}, annotations=annotations)
+    with kube_world(wanted, settings=settings) as world:
+        client.PolicyV1Api(world.apps.api_client).create_namespaced_pod_disruption_budget(
+            "infer",
+            {
+                "metadata": {"name": "pdb"},
+                "spec": {"minAvailable": least, "selector": {"matchLabels": {"app": "dep1"}}},
+            },
+        )
+        loop = controller(world)
+        loop.cycle(0.0)
+        record = loop.cycle(60.0)
+        assert world.get().spec.replicas == replicas
+        assert record.seen is not None
+        told = any("infer/pdb wants them" in line for line in record.warnings)
+        assert not told  # once, in the cycle before
+
+
 def test_an_autoscaler_of_the_same_deployment_is_named_and_looked_for_now_and_then() -> None:
     """Whoever set it up may have forgotten it; a list of them each cycle would tell no more."""
     settings = KubeSettings(namespaces=("infer",), autoscalers=True)

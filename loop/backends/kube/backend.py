@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from multiprocessing.pool import ThreadPool
 from typing import TYPE_CHECKING, TypeVar
 
+from loop.backends.kube.budgets import Budget, budget_note, read_budgets, strictest
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import ACCELERATOR, FOUND_MAX, MODEL, STATUS
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
@@ -52,7 +53,7 @@ from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError, PausedError
 from loop.replacing import replace
 from loop.signals.survey import survey
-from loop.types import Change, Missing, Snapshot
+from loop.types import Change, Missing, ServerView, Snapshot
 from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
@@ -143,6 +144,7 @@ class KubeBackend:
             pool=self._pool,
         )
         self._autoscalers: list[Autoscaler] = []
+        self._budgets: list[Budget] = []
         self._autoscalers_s: float | None = None  # of the latest look for them
         self._noted: frozenset[str] = frozenset()
         self._surveyed: frozenset[str] = frozenset()
@@ -199,13 +201,14 @@ class KubeBackend:
         self._look_for_autoscalers(now_s)
         others = self._compare(servers)
         missing = self._missing(servers, now_s=now_s)
+        budgets = {
+            name: budget
+            for name, server in servers.by_name.items()
+            if (budget := strictest(server.deployment, self._budgets))
+        }
         views = {
-            name: server_view(
-                server,
-                sights[name],
-                missing=missing.get(name),
-                rival=None if self._settings.contest else self._rivals.hold(name, now_s=now_s),
-                gpus_reachable=capacity.reachable.get(name) if capacity else None,
+            name: self._view(
+                server, sights[name], missing.get(name), capacity, budgets.get(name), now_s=now_s
             )
             for name, server in servers.by_name.items()
         }
@@ -223,7 +226,7 @@ class KubeBackend:
                 if not (one.deployment.model or one.deployment.problem)
             ),
             *(capacity.warnings if capacity else ()),
-            *self._once(self._notes(servers, capacity, most)),
+            *self._once(self._notes(servers, capacity, most, budgets)),
             *(f"{name}: {missing_line(told)}" for name, told in missing.items() if is_told(told)),
             *([found.error] if found.error else []),
             *found.warnings,
@@ -331,6 +334,26 @@ class KubeBackend:
     ) -> MapResult[list[Found]]:
         return self._pool.map_async(listing, spaces, chunksize=1)
 
+    def _view(
+        self,
+        server: Server,
+        sight: Sight,
+        missing: Missing | None,
+        capacity: Capacity | None,
+        budget: Budget | None,
+        *,
+        now_s: float,
+    ) -> ServerView:
+        name, contest = server.name, self._settings.contest
+        return server_view(
+            server,
+            sight,
+            missing=missing,
+            rival=None if contest else self._rivals.hold(name, now_s=now_s),
+            gpus_reachable=capacity.reachable.get(name) if capacity else None,
+            least=budget.least if budget else 0,
+        )
+
     def _sight(self, server: Server, found: Measurement) -> Sight:
         """Return what is known of the load of *server*, and whether it may be asked to have no
         replicas.
@@ -409,7 +432,11 @@ class KubeBackend:
         ]
 
     def _notes(
-        self, servers: Servers, capacity: Capacity | None, most: Mapping[str, int]
+        self,
+        servers: Servers,
+        capacity: Capacity | None,
+        most: Mapping[str, int],
+        budgets: Mapping[str, Budget],
     ) -> tuple[str, ...]:
         """Return what is so and is to be told once."""
         counts, types = self._settings.gpus, self._settings.types
@@ -430,6 +457,7 @@ class KubeBackend:
                 if model
             ),
             *rival_notes((one.deployment for one in servers.by_name.values()), self._autoscalers),
+            *(budget_note(name, one) for name, one in budgets.items()),
             *(
                 f"{kind}: the plan has no more than {count} GPUs of it for a while: pods have "
                 f"waited for more in vain for {self._settings.give_up_s:g} s"
@@ -518,8 +546,8 @@ class KubeBackend:
         return told
 
     def _look_for_autoscalers(self, now_s: float) -> None:
-        """Look for autoscalers of the watched namespaces, now and then; that they cannot be listed
-        is told once, and stops nobody.
+        """Look for autoscalers and PodDisruptionBudgets of the watched namespaces, now and then;
+        that the former cannot be listed is told once, and stops nobody.
         """
         since_s = self._autoscalers_s
         if not self._settings.autoscalers or (
@@ -527,20 +555,22 @@ class KubeBackend:
         ):
             return
         self._autoscalers_s = now_s
+        spaces, told = self._settings.namespaces or ("",), self._writer.told
+        listings = [
+            self._each(listing, spaces)
+            for listing in (self._client.autoscalers, self._client.scaled_objects)
+        ]
+        budgets = self._each(self._client.disruption_budgets, spaces)
+        with suppress(ApiError):
+            found = [one for part in budgets.get() for one in part]
+            self._budgets = read_budgets(found, told=told)
         try:
-            spaces = self._settings.namespaces or ("",)
-            listings = [
-                self._each(listing, spaces)
-                for listing in (self._client.autoscalers, self._client.scaled_objects)
-            ]
             objects = [one for of in listings for part in of.get() for one in part]
         except ApiError as error:
             if since_s is None:
-                self._writer.told.append(
-                    f"autoscalers that scale the same servers are not seen: {error}"
-                )
+                told.append(f"autoscalers that scale the same servers are not seen: {error}")
             return
-        self._autoscalers = read_autoscalers(objects, told=self._writer.told)
+        self._autoscalers = read_autoscalers(objects, told=told)
 
     def _date(self) -> datetime:
         return (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)

@@ -352,6 +352,27 @@ class KubeClient:
                 return []
             raise
 
+    def disruption_budgets(self, namespace: str = "") -> list[Json]:
+        """Return the PodDisruptionBudgets of *namespace*, of all of them when it is empty: one
+        call. None where they may not be listed.
+        """
+
+        def method(api: official.ApiClient) -> Callable[..., Any]:
+            group: Any = official.PolicyV1Api(api)
+            word = "pod_disruption_budget"
+            named: Callable[..., Any] = getattr(
+                group, f"list_namespaced_{word}" if namespace else f"list_{word}_for_all_namespaces"
+            )
+            return named
+
+        where = (namespace,) if namespace else ()
+        try:
+            return _items(self._json("list poddisruptionbudgets", method, *where))
+        except ApiError as error:
+            if error.status in (FORBIDDEN, NOT_FOUND):
+                return []
+            raise
+
     def nodes(self) -> list[Json]:
         """Return the nodes: one call."""
         return _items(self._json("list nodes", lambda api: official.CoreV1Api(api).list_node))

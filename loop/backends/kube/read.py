@@ -55,7 +55,8 @@ class Deployment:
 
     claim is the name that it asks for, server the one that it has: with its namespace where others
     claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
-    pod_spec its template's spec. apart: no two of its pods can be on one node.
+    pod_spec its template's spec, pod_labels its labels. apart: no two of its pods can be on one
+    node.
     """
 
     namespace: str
@@ -78,6 +79,7 @@ class Deployment:
     annotations: Mapping[str, str]
     selector: Json
     pod_spec: Json
+    pod_labels: Mapping[str, str]
     apart: bool
     field_owners: Sequence[Json]
     rollout_paused: bool = False
@@ -223,6 +225,7 @@ def read_deployment(obj: Json) -> Deployment:
         annotations=annotations,
         selector=spec.get("selector") or {},
         pod_spec=pod_spec,
+        pod_labels=((spec.get("template") or {}).get("metadata") or {}).get("labels") or {},
         apart=keeps_apart(spec.get("template") or {}),
         field_owners=meta.get("managedFields") or (),
         rollout_paused=spec.get("paused") is True,

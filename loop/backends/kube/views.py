@@ -44,9 +44,10 @@ def server_view(
     missing: Missing | None = None,
     rival: Why | None = None,
     gpus_reachable: Mapping[str, int] | None = None,
+    least: int = 0,
 ) -> ServerView:
-    """Return what the loop sees of *server*. One whose labels or annotations are wrong has no load:
-    it is held.
+    """Return what the loop sees of *server*, of which people want at *least* so many pods. One
+    whose labels or annotations are wrong has no load: it is held.
     """
     one, figures = server.deployment, sight.figures or NO_FIGURES
     counts = Counter(pod.phase for pod in server.pods)
@@ -58,7 +59,7 @@ def server_view(
         for pod in server.pods
         if pod.name in figures.pods and _serves(pod, figures.pods[pod.name])
     ]
-    low, high = _bounds(one, sight)
+    low, high = _bounds(one, sight, least=least)
     return ServerView(
         name=one.server,
         model=one.model,
@@ -106,16 +107,16 @@ def _serves(pod: Pod, gauges: Gauges) -> bool:
     return pod.phase == "ready" or (pod.phase == "starting" and gauges.running + gauges.waiting > 0)
 
 
-def _bounds(one: Deployment, sight: Sight) -> tuple[int, int | None]:
+def _bounds(one: Deployment, sight: Sight, *, least: int) -> tuple[int, int | None]:
     """Return the bounds of a server: as annotated; else its last replica stays where zero could not
-    be left again.
+    be left again, and none of the *least* that people want is taken away.
     """
     if one.problem:
         return one.wanted, one.wanted
-    low = one.bounds.replicas_min
+    low, high = one.bounds.replicas_min, one.bounds.replicas_max
     if low is None:
-        low = min(1, one.wanted) if sight.blind_at_zero else 0
-    high = one.bounds.replicas_max
+        low = min(max(least, int(sight.blind_at_zero)), one.wanted)
+        low = low if high is None else min(low, high)
     return low, high
 
 
