@@ -82,7 +82,7 @@ def test_who_varies_within_a_window_has_more_replicas() -> None:
 
 @pytest.mark.parametrize(("times", "told"), [(1.0, 1.0), (1.15, 1.0), (1.8, 1.8), (5.0, 2.0)])
 def test_a_jump_is_known_before_the_window_shows_it(times: float, told: float) -> None:
-    """What is a little more may be chance; what is far more may be slow replicas, too."""
+    """What is a little more may be chance; what is far more, or stays, may be slow replicas."""
     rng, spread = np.random.default_rng(2), Spread()
     for _ in range(20):
         view = server_view(load=LOAD, running=int(rng.poisson(100)), itl_ms=ITL_MS, ttft_ms=TTFT_MS)
@@ -92,3 +92,6 @@ def test_a_jump_is_known_before_the_window_shows_it(times: float, told: float) -
     after = spread.with_sample(now, LOAD, window_s=WINDOW_S)
     assert after.jump == pytest.approx(told)
     assert after.without_sample().jump == 1.0
+    for _ in range(5):
+        after = after.with_sample(now, LOAD, window_s=WINDOW_S)
+    assert after.jump == 1.0

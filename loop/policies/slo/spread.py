@@ -22,6 +22,7 @@ SURE = 1.5  # some twenty samples tell a variance to a third
 # A jump is what is in flight beyond so many deviations, and counts for so much at most: requests
 # also stay because replicas are slow.
 SURPRISE, JUMP_MIN, JUMP_MAX = 3.0, 1.25, 2.0
+SURPRISES_MAX = 2
 NORMAL = math.sqrt(math.pi / 2.0)  # standard deviation over mean absolute deviation
 
 
@@ -30,7 +31,7 @@ class Spread:
     """Sums over the samples of a server, the later ones with more weight: what was in flight, what
     should have been by Little's law, how far these were apart, the requests that a window was
     counted by, and the weights. jump is how many times the load of the window that of now is (1: as
-    it is, or nobody knows).
+    it is, or nobody knows); surprises how many samples in a row had more in flight than that.
     """
 
     seen: float = 0.0
@@ -39,6 +40,7 @@ class Spread:
     counted: float = 0.0
     weight: float = 0.0
     jump: float = 1.0
+    surprises: int = 0
 
     def with_sample(self, view: ServerView, load: Load, *, window_s: float) -> Spread:
         """Return it with what is in flight in *view*, which sees *load* over *window_s*; nothing is
@@ -49,18 +51,22 @@ class Spread:
             return self.without_sample()
         lasts_s = ((view.ttft_ms or 0.0) + load.out_tokens * itl_ms) / 1000.0
         seen, meant = view.running + view.backlog, load.rate_rpm / 60.0 * lasts_s
+        jump = self._jump(seen, meant)
+        surprises = self.surprises + 1 if jump > 1.0 else 0
         return Spread(
             seen=KEPT * self.seen + seen,
             meant=KEPT * self.meant + meant,
             apart=KEPT * self.apart + abs(seen - meant),
             counted=KEPT * self.counted + load.rate_rpm * window_s / 60.0,
             weight=KEPT * self.weight + 1.0,
-            jump=self._jump(seen, meant),
+            # A window later it would have shown a jump: it is the replicas that are slow.
+            jump=jump if surprises <= SURPRISES_MAX else 1.0,
+            surprises=surprises,
         )
 
     def without_sample(self) -> Spread:
         """Return it where nothing is known of now."""
-        return self if self.jump == 1.0 else replace(self, jump=1.0)
+        return self if self.surprises == 0 else replace(self, jump=1.0, surprises=0)
 
     def _jump(self, seen: float, meant: float) -> float:
         """Return how many times the load of the window that of now is, if it has jumped; else 1."""
