@@ -172,3 +172,17 @@ def test_the_quantile_is_the_critical_ratio_within_bounds() -> None:
     )
     assert Worth(replica_cents_per_h=200.0, met_cents=0.0).quantile(60.0) == QUANTILE_MIN
     assert Worth(replica_cents_per_h=0.0, met_cents=1.0).quantile(60.0) == QUANTILE_MAX
+
+
+def test_bursts_by_the_clock_have_no_margin_for_what_varies_within_a_window() -> None:
+    """They begin somewhere within one, which is no burst within it; so they cost a seventh more."""
+    waves = [2000.0 if step % 20 < 4 else 500.0 for step in range(200)]
+    told = {"ready": 40, "itl_ms": 48.0, "ttft_ms": 200.0}  # 5 s in flight
+    plain = [at(rate, running=round(rate / 12.0), **told) for rate in waves]
+    off = [
+        at(rate, running=round(rate / 12.0 * (0.5 + step % 2)), **told)
+        for step, rate in enumerate(waves)
+    ]
+    calm, restless = (follow(*views)[-1] for views in (plain, off))
+    assert calm.forecast.method == restless.forecast.method == "season"
+    assert restless.load.rate_rpm == pytest.approx(calm.load.rate_rpm, rel=0.02)

@@ -229,7 +229,8 @@ def _foresee(memories: Mapping[str, Memory], asked: Mapping[str, Asked]) -> dict
     for (name, by), (ahead, history) in zip(moved.items(), made, strict=True):
         assert history.bank is not None, "a load was seen"
         worth, _, _, rate_rpm = by
-        within = found[name].spread.within
+        # Of a load by the clock, what varies is when within a window it begins.
+        within = 0.0 if ahead.method == "season" else found[name].spread.within
         paying_rpm = worth.rate_rpm(ahead, replica_rpm=rate_rpm, within=within)
         foreseen = Foreseen(history.bank, by, ahead, paying_rpm)
         found[name] = replace(found[name], history=history, foreseen=foreseen)
