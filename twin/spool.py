@@ -30,6 +30,8 @@ class Spool:
 
     def add(self, rows: Rows) -> None:
         """Append *rows*, of any servers."""
+        if not len(rows):
+            return
         order = np.argsort(rows["server"], kind="stable")
         rows = rows[order]
         servers, first = np.unique(rows["server"], return_index=True)

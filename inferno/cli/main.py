@@ -84,7 +84,7 @@ def program() -> NoReturn:
         code = main()
     except OSError as error:  # where the help goes; commands tell of their own
         with suppress(OSError):
-            print(f"inferno: {error}", file=sys.stderr)
+            print(f"inferno: {_of_system(error)}", file=sys.stderr)
         code = EXIT_FAILURE
     end_program(code)
 
@@ -167,9 +167,19 @@ def _run(command: Command, options: Namespace) -> int:
         if options.verbose:
             traceback.print_exc()
         # A disk that is full, bytes that are no text, data nested or grown beyond all measure.
-        text = " ".join(str(error).split()) or "no more than that is known"
-        print(f"inferno {command.name}: {type(error).__name__}: {text}", file=sys.stderr)
+        if isinstance(error, OSError):
+            text = _of_system(error)
+        else:
+            more = " ".join(str(error).split()) or "no more than that is known"
+            text = f"{type(error).__name__}: {more}"
+        print(f"inferno {command.name}: {text}", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def _of_system(error: OSError) -> str:
+    """Return what the system says, and of which file, in its words and not in Python's."""
+    said = error.strerror or " ".join(str(error).split()) or type(error).__name__
+    return f"{error.filename}: {said}" if error.filename else said
 
 
 def _unknown(word: str) -> str:
@@ -228,7 +238,7 @@ def end_program(code: int) -> NoReturn:
         except OSError as error:
             code = code or EXIT_FAILURE
             with suppress(OSError, ValueError):
-                print(f"inferno: {stream.name}: {error}", file=sys.stderr)
+                print(f"inferno: {stream.name}: {_of_system(error)}", file=sys.stderr)
         except ValueError:
             pass  # it is closed
     os._exit(code)

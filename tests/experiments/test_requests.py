@@ -76,6 +76,14 @@ def logged(log: RequestLog, seed: int) -> dict[int, dict[int, int]]:
     return made
 
 
+def test_nothing_in_a_file_is_nothing(tmp_path: Path) -> None:
+    """A night without a request, or a run of a blink, ends as any other."""
+    spool = Spool(tmp_path, ROW)
+    RequestLog(spool).settle(all_rows=True)
+    assert spool.count(0) == 0
+    assert list(spool.parts(0)) == []
+
+
 @pytest.fixture(params=range(3), ids=lambda seed: f"seed {seed}")
 def both(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Columns, SpooledRequests]:
     """Return the same requests as columns in memory, and in a file in parts of some 100."""

@@ -65,7 +65,7 @@ class SloPolicy:
         check.one_of("solver", self.solver, get_args(SolverName))
         check.number("headroom", self.headroom, low=0.0, below=1.0)
         if self.percentile is not None:
-            check.number("percentile", self.percentile, low=0.0, below=1.0)
+            check.number("percentile", self.percentile, low=0.0, above=True, below=1.0)
         check.number("drain_s", self.drain_s, low=0.0)
         check.number("down_s", self.down_s, low=0.0)
         check.number("hysteresis", self.hysteresis, low=0.0)
