@@ -634,3 +634,44 @@ def test_margins_are_given_up_only_as_far_as_gpus_are_missing() -> None:
         given = replicas(sum(enough) - missing)
         assert sum(given) == sum(enough) - missing
         assert all(one <= most for one, most in zip(given, enough, strict=True))
+
+
+def test_nobody_moves_to_and_fro_where_gpus_are_short() -> None:
+    """Each time somebody needs one GPU more, everybody's place looks better: once a server moved
+    four times in two minutes, and lost its pods each time.
+    """
+    rng, policy = np.random.default_rng(2), SloPolicy()
+    names = [f"s{k}" for k in range(4)]
+    classes = ["Premium", "Premium", "Free", "Free"]
+    data = system(servers={name: server_data(name) for name in names})
+    gpus = {
+        kind: CapacityView(type=kind, total=n, used=0) for kind, n in (("H100", 5), ("A100", 12))
+    }
+    has = dict.fromkeys(names, ("H100", 2))
+    state, moved_s, early, moves = policy.start(), dict[str, float](), 0, 0
+    for step in range(60):
+        now_s = 30.0 * step
+        views = {
+            name: server_view(
+                name,
+                service_class=one,
+                load=Load(
+                    rate_rpm=float(1500.0 * rng.uniform(0.6, 1.4)),
+                    in_tokens=512.0,
+                    out_tokens=256.0,
+                ),
+                accelerator=has[name][0],
+                wanted=has[name][1],
+                ready=has[name][1],
+            )
+            for name, one in zip(names, classes, strict=True)
+        }
+        seen = Snapshot(now_s=now_s, servers=views, capacity=gpus, window_s=60.0)
+        decision, state = policy.decide(seen, data, state)
+        for name, target in decision.targets.items():
+            if target.accelerator != has[name][0]:
+                early += now_s - moved_s.get(name, -math.inf) < 600.0
+                moved_s[name], moves = now_s, moves + 1
+            has[name] = (target.accelerator, target.replicas)
+    assert moves > 4
+    assert early <= 1  # of one that could take less than half of its load

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from loop.types import ServerView
 
 DWELL_S = 600.0  # between two moves of a server
+# Where GPUs are short, a server that has moved lately stays if it can take so much of its load.
+BEARABLE = 0.5
 # Until a server has been where it is for so long, a move must save so much: what looks cheaper on
 # the load of some minutes has fewer, larger or fuller replicas, and these forgive less.
 SOON_S, SOON_SAVING_MIN = 3600.0, 0.3
@@ -137,26 +139,28 @@ def settle(
 
 
 def _fewest_moves(case: Case, asking: Asking, found: Found, home: Found) -> Found:
-    """Return what is *found* with as few of the moves as serve as much: who has moved lately
-    stays if anybody may, then who would move at the highest price. Who is served at *home*, if
-    only in part, stays until its load has been seen for a while.
+    """Return what is *found* with as few of the moves as serve as much: who would move at the
+    highest price stays first. Who is served at *home*, if only in part, stays until its load has
+    been seen for a while; and who has moved lately, if that is BEARABLE: where GPUs are short,
+    everybody's place looks better every other minute.
     """
     now_s, allocations, movers = case.snapshot.now_s, found.solution.allocations, _movers(found)
 
-    def reluctance(name: str) -> tuple[bool, float, str]:
-        moved_s = case.memories[name].moved_s
+    def stays(name: str) -> bool:
+        one, moved_s = home.solution.allocations.get(name), case.memories[name].moved_s
+        if one is None:
+            return False
         lately = moved_s is not None and now_s - moved_s < DWELL_S
-        return not lately, -allocations[name].cost_cents_per_h, name
+        served_rpm = one.replicas * one.rate_max_rpm
+        bearable = served_rpm >= BEARABLE * _least_rpm(case, found.system.servers[name])
+        return (lately and bearable) or _known_s(case, name) < KNOWN_S
 
-    new = {
-        name
-        for name in movers
-        if name in home.solution.allocations and _known_s(case, name) < KNOWN_S
-    }
+    new = {name for name in movers if stays(name)}
     stayers = (found.system.servers.keys() - set(movers)) | new
     best = _staying(case, asking, found, stayers) if new else found
     least = _missed_cents(case, best)
-    for name in sorted(set(movers) - new, key=reluctance):
+    order = sorted(set(movers) - new, key=lambda name: (-allocations[name].cost_cents_per_h, name))
+    for name in order:
         fewer = _staying(case, asking, found, stayers | {name})
         if _missed_cents(case, fewer) <= least:
             stayers, best = stayers | {name}, fewer
@@ -201,10 +205,14 @@ def _missed_cents(case: Case, found: Found) -> float:
         one = found.solution.allocations.get(name)
         served_rpm = one.replicas * one.rate_max_rpm if one is not None else 0.0
         value = met_cents(case.data, case.snapshot.servers[name]) or MET_CENTS_LOWEST
-        asked = case.demands.get(name)
-        rate_rpm = _rate_rpm(server) if asked is None else asked.least.rate_rpm
-        missed += value * max(0.0, rate_rpm - served_rpm)
+        missed += value * max(0.0, _least_rpm(case, server) - served_rpm)
     return missed
+
+
+def _least_rpm(case: Case, server: ServerData) -> float:
+    """Return the rate that *server* is to be sized for at least, without a margin."""
+    asked = case.demands.get(server.name)
+    return _rate_rpm(server) if asked is None else asked.least.rate_rpm
 
 
 def _rate_rpm(server: ServerData) -> float:
