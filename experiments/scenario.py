@@ -63,6 +63,7 @@ __all__ = [
 # Beyond this a factor is a slip of the pen, and the arrivals of one interval would fill the memory.
 FACTOR_MAX = 1000.0
 USERS_MAX = 100_000
+PART_MAX = 1000.0  # times the GPUs that there are
 
 UNITS: tuple[TraceUnit, ...] = ("s", "ms", "us")
 SCENARIOS = SAMPLE_DATA / "scenarios"
@@ -128,7 +129,8 @@ def parse_scenario(text: str, *, name: str, source: str, base: Path) -> Scenario
         else defaults.theta,
         load=load,
         capacity=tuple(
-            _capacity_rule(row, part_max=None) for row in entry.children("capacity", required=False)
+            _capacity_rule(row, part_max=PART_MAX)
+            for row in entry.children("capacity", required=False)
         ),
         failures=tuple(
             _capacity_rule(row, part_max=1.0) for row in entry.children("failures", required=False)
@@ -312,7 +314,7 @@ def _replay(row: Entry, base: Path) -> Replay | None:
     )
 
 
-def _capacity_rule(row: Entry, *, part_max: float | None) -> CapacityRule:
+def _capacity_rule(row: Entry, *, part_max: float) -> CapacityRule:
     if row.has("cards") == row.has("part"):
         raise row.fail(
             "cards", expected="either cards or part", found=None if not row.has("cards") else "both"

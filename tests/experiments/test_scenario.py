@@ -415,6 +415,10 @@ def test_a_part_of_the_gpus_is_not_lost_by_rounding(gpus: int):
             "capacity[0]: cards: expected a whole number >= 0, found 1.5",
         ),
         (
+            "capacity: [{t_s: 5, part: 1.0e+308}]",
+            "capacity[0]: part: expected a number >= 0 and <= 1000, found 1e+308",
+        ),
+        (
             "failures: [{t_s: 5, part: 1.5}]",
             "failures[0]: part: expected a number >= 0 and <= 1, found 1.5",
         ),
