@@ -5,7 +5,6 @@ Prometheus has. Pure.
 from __future__ import annotations
 
 import json
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -18,6 +17,7 @@ from loop.types import Load
 from twin.spec import SpecError
 
 Line = Mapping[str, Any]
+FIGURE_MAX = 1e9  # more is no figure of a server
 
 
 def seen_in_histories(
@@ -139,6 +139,6 @@ def _seen(row: Line, t_s: float) -> Seen | None:
 
 
 def _figure(value: object) -> float | None:
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return float(value)
-    return None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return float(value) if abs(value) <= FIGURE_MAX else None

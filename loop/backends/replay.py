@@ -14,6 +14,7 @@ from loop.data import FixedData
 from loop.errors import BackendError, SpecError
 from loop.records import snapshot_of
 from loop.types import Change, CycleRecord, Snapshot
+from twin.datafile import shown
 
 if TYPE_CHECKING:
     from loop.ports import Policy
@@ -74,6 +75,48 @@ def replay(
         yield replace(record, cycle=line["cycle"], ts=line["ts"])
 
 
+# What a row of a server has under these names; what else there is, is only repeated.
+_TEXTS = ("name", "class", "model", "currentAccelerator")
+_SOURCES = ("loadSource", "percentilesSource")
+_COUNTS = (
+    *("wanted", "ready", "starting", "pending", "draining"),
+    *("running", "waiting", "backlog", "currentMaxBatch", "kvUsage"),
+)
+_FIGURES = (
+    *("rpm", "throughput", "avgInTok", "avgOutTok", "itl", "ttft", "outputTps", "percentilesAgeS"),
+    *("reporting", "loadAgeS", "sampleAgeS", "startUpS", "queuedPromptTokens", "preemptions"),
+    *("prefixCacheHitShare", "minReplicas", "maxReplicas", "gpusPerReplica", "graceS"),
+)
+_MAPS = ("percentiles", "gpusReachable", "missing", "hold")
+_FIGURE_MAX = 1e9
+
+
+def _check(row: Mapping[str, Any], place: str) -> None:
+    """Raise SpecError if *row*, a server of a cycle, has something else under a name than a record
+    has.
+    """
+
+    def fail(name: str, expected: str) -> SpecError:
+        return SpecError(f"{place}: {name}: expected {expected}, found {shown(row[name])}")
+
+    for name in (*_TEXTS, *_SOURCES):
+        value = row[name] if name in _TEXTS else row.get(name) or ""
+        if not isinstance(value, str):
+            raise fail(name, "a text")
+    for name in (*_COUNTS, *_FIGURES):
+        value = row[name] if name in _COUNTS else row.get(name)
+        if value is None and name not in _COUNTS:
+            continue
+        # Clocks may differ: an age may be less than nothing.
+        least = -_FIGURE_MAX if name.endswith("AgeS") else 0.0
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or not least <= row[name] <= _FIGURE_MAX:
+            raise fail(name, f"a number >= {least:g} and <= {_FIGURE_MAX:g}")
+    for name in _MAPS:
+        if not isinstance(row.get(name), Mapping | None):
+            raise fail(name, "an object {…}")
+
+
 class _StillClock:
     """A clock that stands still: how long it took then is not how long it takes now."""
 
@@ -87,8 +130,10 @@ def _seen(line: Mapping[str, Any], number: int) -> Snapshot | None:
     try:
         if line["failedPhase"] in {"observe", "program"}:
             return None
+        for row in line["servers"]:
+            _check(row, f"line {number}: {shown(row['name'])}")
         return snapshot_of(line)
-    except (KeyError, TypeError) as problem:
+    except (KeyError, TypeError, ValueError, AttributeError) as problem:
         raise SpecError(
             f"line {number}: expected the record of a cycle, found one without {problem}"
         ) from None

@@ -94,3 +94,22 @@ def test_a_line_that_is_no_record_is_named() -> None:
     """Somebody gives another file of JSON lines."""
     with pytest.raises(SpecError, match="line 1: expected the record of a cycle, found one"):
         list(replay([{"name": "x"}], make_policy("static"), system()))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("waiting", "1", "waiting: expected a number >= 0 and <= 1e+09, found '1'"),
+        ("running", float("inf"), "running: expected a number >= 0 and <= 1e+09, found Infinity"),
+        ("startUpS", 1e308, "startUpS: expected a number >= 0 and <= 1e+09, found 1e+308"),
+        ("model", [], "model: expected a text, found []"),
+        ("gpusReachable", 3, "gpusReachable: expected an object {…}, found 3"),
+    ],
+)
+def test_a_figure_of_a_record_that_is_none_is_named(name: str, value: object, said: str) -> None:
+    """Else a policy fails on it somewhere, and nobody knows of which line."""
+    lines = recorded(FakeBackend([server_view()], capacity={"H100": 8, "A100": 8}))
+    lines[1]["servers"][0][name] = value
+    with pytest.raises(SpecError) as caught:
+        list(replay(lines, make_policy("hpa"), system()))
+    assert str(caught.value) == f"line 2: 's1': {said}"
