@@ -63,6 +63,8 @@ __all__ = [
 # Beyond this a factor is a slip of the pen, and the arrivals of one interval would fill the memory.
 FACTOR_MAX = 1000.0
 USERS_MAX = 100_000
+EVERY_MIN_S = 0.1
+COMPRESSION_MIN, COMPRESSION_MAX = 1e-3, 86_400.0  # a day in three years, and in a second
 PART_MAX = 1000.0  # times the GPUs that there are
 
 UNITS: tuple[TraceUnit, ...] = ("s", "ms", "us")
@@ -229,7 +231,8 @@ def _burst(shape: Entry) -> Curve:
     start_s = shape.number("start_s", at_least=0)
     length_s = shape.number("length_s", above=0)
     end_s = start_s + length_s
-    every_s = shape.number("every_s", at_least=end_s) if shape.has("every_s") else None
+    least_s = max(end_s, EVERY_MIN_S)
+    every_s = shape.number("every_s", at_least=least_s) if shape.has("every_s") else None
     return burst(factor=_factor(shape), start_s=start_s, length_s=length_s, every_s=every_s)
 
 
@@ -240,7 +243,9 @@ def _diurnal(shape: Entry) -> Curve:
         high=shape.number("high", at_least=low, at_most=FACTOR_MAX),
         peak_hour=shape.number("peak_hour", at_least=0, at_most=24),
         start_hour=shape.number("start_hour", at_least=0, at_most=24, default=0.0),
-        compression=shape.number("compression", above=0, default=1.0),
+        compression=shape.number(
+            "compression", at_least=COMPRESSION_MIN, at_most=COMPRESSION_MAX, default=1.0
+        ),
     )
 
 

@@ -357,6 +357,15 @@ def test_a_part_of_the_gpus_is_not_lost_by_rounding(gpus: int):
             "load[0]: shape.down_s: expected a number >= 0, found nothing",
         ),
         (
+            "load: [{shape: {kind: diurnal, low: 0, high: 1, peak_hour: 1, compression: 1.0e-9}}]",
+            "load[0]: shape.compression: expected a number >= 0.001 and <= 86400, found 1e-09",
+        ),
+        (
+            "load: [{shape: "
+            "{kind: burst, factor: 2, start_s: 0, length_s: 1.0e-9, every_s: 1.0e-9}}]",
+            "load[0]: shape.every_s: expected a number >= 0.1, found 1e-09",
+        ),
+        (
             "load: [{shape: {kind: burst, factor: 2, start_s: 10, length_s: 5, every_s: 14}}]",
             "load[0]: shape.every_s: expected a number >= 15, found 14",
         ),
