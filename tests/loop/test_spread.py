@@ -95,3 +95,13 @@ def test_a_jump_is_known_before_the_window_shows_it(times: float, told: float) -
     for _ in range(5):
         after = after.with_sample(now, LOAD, window_s=WINDOW_S)
     assert after.jump == 1.0
+
+
+def test_latencies_of_nothing_tell_of_no_jump() -> None:
+    """An engine that has just begun may tell 0 ms: a division by what that means ended the loop."""
+    rng, spread = np.random.default_rng(2), Spread()
+    for _ in range(20):
+        view = server_view(load=LOAD, running=int(rng.poisson(100)), itl_ms=ITL_MS, ttft_ms=TTFT_MS)
+        spread = spread.with_sample(view, LOAD, window_s=WINDOW_S)
+    now = server_view(load=LOAD, running=100, itl_ms=0.0, ttft_ms=None)
+    assert spread.with_sample(now, LOAD, window_s=WINDOW_S).jump == 1.0

@@ -70,7 +70,7 @@ class Spread:
 
     def _jump(self, seen: float, meant: float) -> float:
         """Return how many times the load of the window that of now is, if it has jumped; else 1."""
-        if not self._fits:
+        if not self._fits or meant <= 0.0:
             return 1.0
         usual = max(self._deviation**2, 1.0 / meant) ** 0.5
         times = seen / meant
