@@ -322,8 +322,13 @@ def test_samples_that_come_no_more_are_not_late_and_told_as_old() -> None:
         for _ in range(12):
             seen.append(source.measure([scraped(one)], now_s=at[-1]).figures["s1"])
             at.append(at[-1] + 60.0)
+        gone = source.measure([scraped(server())], now_s=at[-1]).figures["s1"]
+        new = pod("b", since_s=at[-1] - 1.0)
+        begun = source.measure([scraped(server(new))], now_s=at[-1]).figures["s1"]
     assert all(found.load is None for found in seen[2:])
     assert "s old: expected at most 60" in seen[6].warnings[0]
+    # Nothing is amiss without pods, nor as pods begin.
+    assert (gone.warnings, begun.warnings) == ((), ())
 
 
 def test_a_look_farther_back_that_fails_holds_nobody_else() -> None:
@@ -392,6 +397,28 @@ def test_one_that_says_when_to_come_back_is_not_asked_before(status: int) -> Non
     assert len(requests) == 1
     assert errors[0].startswith(f"prometheus: HTTP {status}: ")
     assert errors[1].endswith("not asked for 120 s more, as it said")
+
+
+def test_one_that_does_not_say_where_series_are_is_asked_once() -> None:
+    """A question for each of a thousand servers, each until it times out, would stop the loop."""
+    requests: list[httpx.Request] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        requests.append(request)
+        if "topk" in parse_qs(request.content.decode())["query"][0]:
+            return httpx.Response(422, json={"errorType": "execution", "error": "too many"})
+        return answering(matrix())(request)
+
+    servers = [
+        scraped(server(pod(name, of=f"dep-{name}"), name=f"dep-{name}", labels={NAME: name}))
+        for name in ("a", "b", "c")
+    ]
+    transport = httpx.MockTransport(handle)
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
+        assert source.show_names(servers).elsewhere == {}
+    assert len(requests) == 2
 
 
 def test_an_answer_that_lacks_a_part_is_told() -> None:

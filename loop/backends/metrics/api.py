@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from time import monotonic
 from typing import Literal
 
 import httpx
 
 from loop.backends.fetch import NOTHING_KEPT, Bounds, Fetched, FetchError, fetch
+from loop.clocks import MonotonicClock
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings
 from loop.signals.names import NAMES, Names
@@ -78,6 +78,7 @@ class Api:
         self._client = self._connected()
         self._url = _query_url(settings.url)
         self._ahead_s = 0.0  # by how much its clock is ahead of ours
+        self._clock = MonotonicClock()
         self._from_s = float("-inf")  # no sooner it is to be asked, by the clock of the machine
         self._why = ""
 
@@ -148,7 +149,7 @@ class Api:
         """
         total_s = min(total_s or self._settings.timeout_s, self._settings.timeout_s)
         problem = PrometheusError("not asked")
-        left_s = self._from_s - monotonic()
+        left_s = self._from_s - self._clock.now_s()
         if left_s > 0.0:
             raise PrometheusError(f"{self._why}: not asked for {left_s:.0f} s more, as it said")
         self._renew_trust()
@@ -169,7 +170,7 @@ class Api:
                 continue
             wait_s = float(whole(reply.headers.get("Retry-After", "0")) or 0)
             if reply.status in (429, 503) and wait_s > 0.0:
-                self._from_s = monotonic() + min(wait_s, WAIT_S_MAX)
+                self._from_s = self._clock.now_s() + min(wait_s, WAIT_S_MAX)
                 self._why = _complaint(reply)
                 raise PrometheusError(self._why)
             if reply.status in (429, 500, 502, 504):

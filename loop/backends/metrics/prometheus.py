@@ -268,9 +268,12 @@ class Prometheus:
     def _with_age(self, found: Figures, server: str, *, now_s: float) -> Figures:
         """Return *found* with the age of the latest sample, if only a look far back told of one."""
         newest_s = self._reaches.newest_s(server)
-        if found.age_s is not None or newest_s is None:
+        # No metrics are amiss where a line says so: not of pods that are gone or have just begun.
+        if found.age_s is not None or newest_s is None or not found.warnings:
             return found
         age_s, stale_s = now_s - newest_s, self._reaches.window(server).stale_s
+        if age_s <= stale_s:
+            return found
         return replace(found, measured=True, age_s=age_s, warnings=(stale_line(age_s, stale_s),))
 
     @property
@@ -294,11 +297,25 @@ class Prometheus:
                 server: frozenset(one.metric for series in of_pods.values() for one in series)
                 for server, of_pods in by_server.items()
             },
-            elsewhere={one.name: line for one in silent if (line := self._elsewhere(one))},
+            elsewhere=self._elsewhere(silent),
         )
 
-    def _elsewhere(self, server: ScrapedServer) -> str:
-        """Return by which labels the series of *server* would be found, "" if they are not."""
+    def _elsewhere(self, servers: Iterable[ScrapedServer]) -> dict[str, str]:
+        """Return by which labels the series of each of *servers* would be found, if they are."""
+        found = {}
+        for one in servers:
+            try:
+                line = self._other_labels(one)
+            except PrometheusError:
+                break  # a cycle waits for this: who does not answer is not asked once a server
+            if line:
+                found[one.name] = line
+        return found
+
+    def _other_labels(self, server: ScrapedServer) -> str:
+        """Return by which labels the series of *server* would be found, "" if they are not. Raise
+        PrometheusError.
+        """
         names = [pod.name for pod in server.pods if pod.phase == "ready"][:PODS_ASKED]
         if not names:
             return ""
@@ -308,10 +325,7 @@ class Prometheus:
             for label in sorted({settings.pod_label, *OTHER_POD_LABELS})
             for matcher in [f'{label}=~"{_any_of(names)}"']
         )
-        try:
-            found = read_latest(parsed(self._api.ask(query, at_s=self._api.now_s)))
-        except PrometheusError:
-            return ""
+        found = read_latest(parsed(self._api.ask(query, at_s=self._api.now_s)))
         for told, _ in found:
             pod = next((label for label in told if told[label] in names), "")
             space = next((label for label in told if told[label] == server.namespace), "")
