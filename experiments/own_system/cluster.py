@@ -97,12 +97,15 @@ def read_nodes(nodes: Iterable[Json], *, types: Collection[str], told: list[str]
 
 
 def places_of(pod_spec: Json, nodes: Iterable[Json]) -> frozenset[str]:
-    """Return the names of the *nodes* that pods of *pod_spec* may be put on."""
-    return frozenset(
-        obj["metadata"]["name"]
-        for obj in nodes
-        if not obstacle(pod_spec, obj, tolerated=GPU_RESOURCES)
-    )
+    """Return the names of the *nodes* that pods of *pod_spec* may be put on; those that cannot be
+    read are none of them, and `read_nodes` tells of them.
+    """
+
+    def read_one(obj: Json) -> str:
+        name: str = obj["metadata"]["name"]
+        return "" if obstacle(pod_spec, obj, tolerated=GPU_RESOURCES) else name
+
+    return frozenset(filter(None, each_read(nodes, read_one, kind="node", told=[])))
 
 
 def facts_of(

@@ -168,6 +168,13 @@ def test_a_server_without_pods_runs_on_what_its_pods_may_be_put_on() -> None:
         assert ("L40S is assumed" in line) == (kind == "L40S")
 
 
+def test_a_node_that_is_none_stops_no_import() -> None:
+    """It is told of, and left alone, where the GPUs of nodes are read."""
+    spec = {"nodeSelector": {"nvidia.com/gpu.product": "NVIDIA-L40S"}}
+    objects = [{}, {"metadata": {}}, node("l40s", product="NVIDIA-L40S")]
+    assert places_of(spec, objects) == {"l40s"}
+
+
 def test_labels_come_before_what_is_guessed() -> None:
     """A managed Deployment says what it is."""
     found = facts({"args": ["serve", "other"]}, without=())

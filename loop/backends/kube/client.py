@@ -354,7 +354,7 @@ class KubeClient:
 
     def disruption_budgets(self, namespace: str = "") -> list[Json]:
         """Return the PodDisruptionBudgets of *namespace*, of all of them when it is empty: one
-        call. None where they may not be listed.
+        call. An empty list where they may not be listed.
         """
 
         def method(api: official.ApiClient) -> Callable[..., Any]:
