@@ -32,7 +32,8 @@ def optimize(
 
     Servers that cannot be served are listed with the reason and block nobody. If the data say
     heterogeneous, the exact solver may give a server several accelerators (Assignment.pools).
-    *cache* remembers what was found before; the answer is the same without it.
+    *cache* remembers what was found before; the answer is the same without it, but that it may have
+    figures that are not asked for.
     """
     cache = SizingCache() if cache is None else cache
     asked = replace(settings, figures=True)

@@ -39,9 +39,10 @@ def only_best(program: Program, cost: Floats) -> Ints | None:
 
 
 def all_but_one(program: Program, cost: Floats, priority: Ints) -> Ints | None:
-    """Return the options, as `only_best` does, where one server has to go without: servers that
-    have options of one type only need more of it than there is. One of their lowest *priority* is
-    left out (of servers, 1 is highest): nobody else's going without is worth less, or helps.
+    """Return the options, as `only_best` does, where one server has to go without: servers all of
+    whose options are of one type need more of it than there is. One of them that has their lowest
+    *priority* is left out (1 is the highest): one of a higher priority counts for more, and to
+    leave out any other server does not help.
 
     None if it is not found so, or another choice is as good.
     """

@@ -34,7 +34,7 @@ RESTLESS = 0.6
 @dataclass(frozen=True, slots=True)
 class Foreseen:
     """A forecast and the rate that it pays to have replicas for [requests/min], and all that they
-    depend on.
+    depend on; the spread of a load moves with the bank.
     """
 
     bank: Bank
@@ -47,10 +47,10 @@ class Foreseen:
 class Memory:
     """What is remembered of one server: the history of its rate [requests/min], its mean tokens and
     how many requests a minute these stand for, those of its last answers and how many answers a
-    minute these stand for, the request that its work is counted in (None: any), what was asked for
-    before any hold [requests/min], what a replica of it can take (0: not known), when it was moved
-    last, and since when its load is not known (None: it is). foreseen is used again while nothing
-    new is seen.
+    minute these stand for, the request that its work is counted in (None: any), how far its
+    requests in flight are from what its load says, what was asked for before any hold
+    [requests/min], what a replica of it can take (0: not known), when it was moved last, and since
+    when its load is not known (None: it is). foreseen is used again while nothing new is seen.
 
     Once there is a unit, all rates are of such requests.
     """

@@ -142,7 +142,7 @@ def _fewest_moves(case: Case, asking: Asking, found: Found, home: Found) -> Foun
     """Return what is *found* with as few of the moves as serve as much: who would move at the
     highest price stays first. Who is served at *home*, if only in part, stays until its load has
     been seen for a while; and who has moved lately, if that is BEARABLE: where GPUs are short,
-    everybody's place looks better every other minute.
+    another accelerator looks better every other minute.
     """
     now_s, allocations, movers = case.snapshot.now_s, found.solution.allocations, _movers(found)
 
