@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from datetime import UTC, datetime
 from email.utils import format_datetime
 from pathlib import Path
@@ -279,6 +280,26 @@ def test_pods_that_are_scraped_once_in_minutes_are_read_at_whatever_time(
         assert load is not None
         assert load.rate_rpm == pytest.approx(60.0)
         assert f"scraped every {interval_s:.0f} s" in found.warnings[0]
+
+
+@pytest.mark.parametrize(("window_s", "late_s"), [(30.0, 45.0), (300.0, 100.0), (600.0, 70.0)])
+def test_windows_of_any_length_read_samples_that_come_late(window_s: float, late_s: float) -> None:
+    """A short one, once it was stretched for the scrapes, held none of them; in a long one all were
+    too old.
+    """
+    settings = replace(SETTINGS, window=replace(SETTINGS.window, window_s=window_s))
+    one = server(pod("a", since_s=-5000.0))
+    at = [1000.0]
+    transport = httpx.MockTransport(scraping({one.pods[0].name: 15.0}, late_s=late_s))
+    with closing(
+        Prometheus(settings, wall_s=lambda: EPOCH_S + at[-1], transport=transport)
+    ) as source:
+        seen = []
+        for _ in range(20):
+            seen.append(source.measure([scraped(one)], now_s=at[-1]).figures["s1"])
+            at.append(at[-1] + 61.0)
+    assert all(figures.load is not None for figures in seen[12:])
+    assert {round(figures.load.rate_rpm) for figures in seen if figures.load} == {60}
 
 
 @pytest.mark.parametrize("late_s", [35.0, 50.0, 100.0, 170.0, 270.0])

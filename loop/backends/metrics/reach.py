@@ -67,7 +67,8 @@ class Reaches:
         now_s: float,
     ) -> list[str]:
         """Return the servers whose pods have been ready for a window and have told of themselves
-        once in it, or not at all in two, if it is time to look how often they are scraped.
+        once in it, not lately, or not at all in two, if it is time to look how often they are
+        scraped.
         """
         may_be_late = any(
             now_s - newest_s <= LATE_S_MAX and name not in self._late_s
@@ -79,18 +80,17 @@ class Reaches:
         blind = []
         silent, self._silent = self._silent, set()
         for one in servers:
-            window_s = self.window(one.name).window_s
+            window = self.window(one.name)
             old = any(
-                pod.phase == "ready" and now_s - pod.since_s > 2.0 * window_s for pod in one.pods
+                pod.phase == "ready" and now_s - pod.since_s > 2.0 * window.window_s
+                for pod in one.pods
             )
             heard = [track for of_pod in tracks[one.name].values() for track in of_pod]
             if old and not heard:
                 self._silent.add(one.name)
-            if (
-                old
-                and (heard or one.name in silent)
-                and all(len(track.times_s) == 1 for track in heard)
-            ):
+            once = all(len(track.times_s) == 1 for track in heard)
+            stale = all(now_s - track.times_s[-1] > window.stale_s for track in heard)
+            if old and (heard or one.name in silent) and (once or stale):
                 blind.append(one.name)
         if blind:
             self._looked_s = now_s
@@ -107,7 +107,6 @@ class Reaches:
             for (earlier_s, _), (later_s, _) in pairwise(points)
         ]
         if not gaps:
-            self._newest.pop(server, None)
             return ""
         interval_s = median(gaps)
         newest_s = max(points[-1][0] for points in told)
@@ -116,13 +115,16 @@ class Reaches:
             server, newest_s, interval_s=interval_s, base_s=base_s, now_s=now_s
         )
         window_s = base_s + LATE_PART * late_s
-        known_s = self.window(server).window_s
-        if window_s > WIDEST_S or abs(window_s - known_s) <= SAME_PART * known_s:
+        stale_s = max(self._asked.stale_s, STALE_SCRAPES * interval_s) + late_s
+        known = self.window(server)
+        same = abs(window_s - known.window_s) <= SAME_PART * known.window_s
+        # A long window may hold what comes late, and yet all of it be too old.
+        too_old = late_s > 0.0 and stale_s > (1.0 + SAME_PART) * known.stale_s
+        if window_s > WIDEST_S or (same and not too_old):
             return ""
         if window_s == self._asked.window_s:
             del self._of[server]
             return f"{server}: its figures are over {window_s:g} s again"
-        stale_s = max(self._asked.stale_s, STALE_SCRAPES * interval_s) + late_s
         self._of[server] = replace(self._asked, window_s=window_s, stale_s=stale_s)
         why = f"its pods are scraped every {interval_s:.0f} s"
         if late_s:
@@ -140,7 +142,8 @@ class Reaches:
         age_s = now_s - newest_s
         # The window has to hold the sample before, too; in time is who keeps well within it.
         before = 2.0 if server in self._late_s else 1.0
-        if age_s + before * interval_s < base_s:
+        fresh = age_s <= max(self._asked.stale_s, STALE_SCRAPES * interval_s)
+        if fresh and age_s + before * interval_s < base_s:
             self._newest.pop(server, None)
             self._late_s.pop(server, None)
             return 0.0
