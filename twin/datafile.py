@@ -18,6 +18,7 @@ Choice = TypeVar("Choice", bound=str)
 
 CLOSE = 0.65  # how alike two words must be for one to be taken for a slip of the other
 LONGEST_FOUND = 60  # characters of a wrong value that an error line repeats
+LONGEST_LIST = 200  # of names, as those of columns
 
 
 class Entry:
@@ -340,7 +341,7 @@ def _label(item: object, keys: Sequence[str]) -> str:
 def listed(names: Iterable[str]) -> str:
     """Return *names* as an error line repeats them: short."""
     text = ", ".join(names)
-    return text if len(text) <= LONGEST_FOUND else text[:LONGEST_FOUND] + "…"
+    return text if len(text) <= LONGEST_LIST else text[:LONGEST_LIST] + "…"
 
 
 def unreadable(error: Exception) -> str:
