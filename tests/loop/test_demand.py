@@ -76,6 +76,17 @@ def test_requests_in_flight_tell_of_a_jump_that_the_window_does_not_show_yet() -
     assert after.load.rate_rpm >= 1080.0
 
 
+def test_a_jump_before_a_gap_says_nothing_after_it() -> None:
+    """Nor do surprises count on: what is seen then is the first of its kind."""
+    told = {"ready": 20, "itl_ms": 48.0, "ttft_ms": 200.0}
+    memory = Memory(replica_rpm=100.0)
+    for step, running in enumerate([50] * 20 + [90]):
+        memory = remembered(memory, at(600.0, running=running, **told), now_s=30.0 * step)
+    assert memory.spread.jump > 1.0
+    memory = remembered(memory, server_view(load=None), now_s=630.0)
+    assert (memory.spread.jump, memory.spread.surprises) == (1.0, 0)
+
+
 def test_a_demand_stays_for_down_s() -> None:
     """Pods that end now would be missed if the load came back before others are ready."""
     falls = [at(600.0)] * 10 + [at(60.0)] * 10

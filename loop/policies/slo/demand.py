@@ -113,7 +113,8 @@ def remember(
     for name, view in views.items():
         memory, unknown = memories.get(name, NEW), view.load is None
         if unknown != (memory.unknown_s is not None):
-            memory = replace(memory, unknown_s=now_s if unknown else None)
+            spread = memory.spread.without_sample()
+            memory = replace(memory, unknown_s=now_s if unknown else None, spread=spread)
         if view.load is not None:
             loads[name] = view.load
             if memory.history.rates.is_due(now_s):
