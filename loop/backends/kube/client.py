@@ -313,17 +313,20 @@ class KubeClient:
         """Return the HorizontalPodAutoscalers of *namespace*, of all of them when it is empty: one
         call. Those of KEDA are such, too.
         """
+        return self._in(namespace, official.AutoscalingV2Api, "horizontal_pod_autoscaler")
+
+    def _in(
+        self, namespace: str, group: Callable[[official.ApiClient], Any], word: str
+    ) -> list[Json]:
+        """Return the objects of *group* called *word* in *namespace*, in all when it is empty."""
+        name = f"list_namespaced_{word}" if namespace else f"list_{word}_for_all_namespaces"
 
         def method(api: official.ApiClient) -> Callable[..., Any]:
-            group: Any = official.AutoscalingV2Api(api)
-            word = "horizontal_pod_autoscaler"
-            named: Callable[..., Any] = getattr(
-                group, f"list_namespaced_{word}" if namespace else f"list_{word}_for_all_namespaces"
-            )
-            return named
+            found: Callable[..., Any] = getattr(group(api), name)
+            return found
 
         where = (namespace,) if namespace else ()
-        return _items(self._json("list horizontalpodautoscalers", method, *where))
+        return _items(self._json(f"list {word.replace('_', '')}s", method, *where))
 
     def scaled_objects(self, namespace: str = "") -> list[Json]:
         """Return the ScaledObjects of KEDA in *namespace*, in all of them when it is empty: one
@@ -356,18 +359,8 @@ class KubeClient:
         """Return the PodDisruptionBudgets of *namespace*, of all of them when it is empty: one
         call. An empty list where they may not be listed.
         """
-
-        def method(api: official.ApiClient) -> Callable[..., Any]:
-            group: Any = official.PolicyV1Api(api)
-            word = "pod_disruption_budget"
-            named: Callable[..., Any] = getattr(
-                group, f"list_namespaced_{word}" if namespace else f"list_{word}_for_all_namespaces"
-            )
-            return named
-
-        where = (namespace,) if namespace else ()
         try:
-            return _items(self._json("list poddisruptionbudgets", method, *where))
+            return self._in(namespace, official.PolicyV1Api, "pod_disruption_budget")
         except ApiError as error:
             if error.status in (FORBIDDEN, NOT_FOUND):
                 return []
