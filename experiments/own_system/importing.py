@@ -15,8 +15,8 @@ from experiments.own_system.load import ANSWERS, PROMPTS, rates_of, variation_of
 from experiments.own_system.points import measured_percentiles
 from loop.backends.kube.client import ApiError, KubeClient
 from loop.backends.kube.nodes import Node, read_capacity
+from loop.backends.kube.patches import tenant_of
 from loop.backends.kube.read import Pod, Server, read_servers, scraped
-from loop.backends.kube.write import tenant_of
 from loop.backends.metrics.api import PrometheusError
 from loop.backends.metrics.past import Past, date_text, read_past
 from loop.backends.metrics.prometheus import Prometheus

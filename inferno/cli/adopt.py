@@ -76,8 +76,8 @@ def _run(options: Namespace) -> int:
 def _adopt(client: KubeClient, options: Namespace, *, name: str, data: Any) -> None:
     from loop.backends.kube.adoption import adoption
     from loop.backends.kube.client import ApiError
+    from loop.backends.kube.patches import MANAGER
     from loop.backends.kube.read import read_deployment, read_pod
-    from loop.backends.kube.write import MANAGER
     from loop.errors import SpecError
 
     space = options.namespace

@@ -12,8 +12,8 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import value_of
 from loop.backends.kube.checkup import data_finding
 from loop.backends.kube.nodes import read_node
+from loop.backends.kube.patches import gpu_text
 from loop.backends.kube.read import Deployment, Pod, assign, matched_model
-from loop.backends.kube.write import gpu_text
 from loop.errors import SpecError
 from loop.spec import gpus_per_replica
 

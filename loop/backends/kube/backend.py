@@ -17,6 +17,18 @@ from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import ACCELERATOR, FOUND_MAX, MODEL, STATUS
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
+from loop.backends.kube.patches import (
+    asked_before,
+    contest_before,
+    foreign_change,
+    gpus_note,
+    held_by,
+    manager_of,
+    measured_by,
+    missing_event,
+    pool_text,
+    tenant_of,
+)
 from loop.backends.kube.read import (
     NOT_PAUSED,
     Memory,
@@ -35,18 +47,6 @@ from loop.backends.kube.rivals import (
 )
 from loop.backends.kube.settings import KubeSettings
 from loop.backends.kube.views import Sight, server_view
-from loop.backends.kube.write import (
-    asked_before,
-    contest_before,
-    foreign_change,
-    gpus_note,
-    held_by,
-    manager_of,
-    measured_by,
-    missing_event,
-    pool_text,
-    tenant_of,
-)
 from loop.backends.kube.writer import STAMP, Writer
 from loop.backends.metrics.pods import PodMetrics
 from loop.backends.metrics.source import ShowsNames

@@ -13,6 +13,7 @@ from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import gpu_limit
 from loop.backends.kube.client import FORBIDDEN, NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.nodes import read_capacity
+from loop.backends.kube.patches import tenant_of
 from loop.backends.kube.read import (
     Deployment,
     Server,
@@ -22,7 +23,6 @@ from loop.backends.kube.read import (
     scraped,
 )
 from loop.backends.kube.rivals import read_autoscalers, rival_notes
-from loop.backends.kube.write import tenant_of
 from loop.backends.metrics.source import Shown, ShowsNames
 from loop.signals.survey import survey
 from loop.spec import gpus_per_replica

@@ -231,6 +231,45 @@ def ask_version(kubeconfig: str = "", *, timeout_s: float = 3.0) -> None:
         api.close()
 
 
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """How the official client lists objects of a kind: the methods of *group* for *of_one*
+    namespace and *of_all*, and what they take *before* and *behind* the namespace.
+    """
+
+    group: Callable[[official.ApiClient], Any]
+    of_one: str
+    of_all: str
+    before: tuple[str, ...] = ()
+    behind: tuple[str, ...] = ()
+
+
+KINDS = {
+    "deployments": Kind(
+        official.AppsV1Api, "list_namespaced_deployment", "list_deployment_for_all_namespaces"
+    ),
+    "pods": Kind(official.CoreV1Api, "list_namespaced_pod", "list_pod_for_all_namespaces"),
+    "nodes": Kind(official.CoreV1Api, "", "list_node"),
+    "horizontalpodautoscalers": Kind(
+        official.AutoscalingV2Api,
+        "list_namespaced_horizontal_pod_autoscaler",
+        "list_horizontal_pod_autoscaler_for_all_namespaces",
+    ),
+    "poddisruptionbudgets": Kind(
+        official.PolicyV1Api,
+        "list_namespaced_pod_disruption_budget",
+        "list_pod_disruption_budget_for_all_namespaces",
+    ),
+    "scaledobjects": Kind(
+        official.CustomObjectsApi,
+        "list_namespaced_custom_object",
+        "list_cluster_custom_object",
+        before=("keda.sh", "v1alpha1"),
+        behind=("scaledobjects",),
+    ),
+}
+
+
 class KubeClient:
     """One API server. *connector* makes the client, and makes it anew when its credentials were
     refused.
@@ -313,62 +352,24 @@ class KubeClient:
         """Return the HorizontalPodAutoscalers of *namespace*, of all of them when it is empty: one
         call. Those of KEDA are such, too.
         """
-        return self._in(namespace, official.AutoscalingV2Api, "horizontal_pod_autoscaler")
-
-    def _in(
-        self, namespace: str, group: Callable[[official.ApiClient], Any], word: str
-    ) -> list[Json]:
-        """Return the objects of *group* called *word* in *namespace*, in all when it is empty."""
-        name = f"list_namespaced_{word}" if namespace else f"list_{word}_for_all_namespaces"
-
-        def method(api: official.ApiClient) -> Callable[..., Any]:
-            found: Callable[..., Any] = getattr(group(api), name)
-            return found
-
-        where = (namespace,) if namespace else ()
-        return _items(self._json(f"list {word.replace('_', '')}s", method, *where))
+        return self._list("horizontalpodautoscalers", namespace)
 
     def scaled_objects(self, namespace: str = "") -> list[Json]:
         """Return the ScaledObjects of KEDA in *namespace*, in all of them when it is empty: one
-        call. None where there is no KEDA, or they may not be listed: what it scales by is an
-        autoscaler that can.
+        call. An empty list where there is no KEDA, or they may not be listed: what it scales by is
+        an autoscaler that can.
         """
-
-        def method(api: official.ApiClient) -> Callable[..., Any]:
-            group: Any = official.CustomObjectsApi(api)
-            named: Callable[..., Any] = (
-                group.list_namespaced_custom_object
-                if namespace
-                else group.list_cluster_custom_object
-            )
-            return named
-
-        where = (namespace,) if namespace else ()
-        try:
-            return _items(
-                self._json(
-                    "list scaledobjects", method, "keda.sh", "v1alpha1", *where, "scaledobjects"
-                )
-            )
-        except ApiError as error:
-            if error.status in (FORBIDDEN, NOT_FOUND):
-                return []
-            raise
+        return self._list_if_allowed("scaledobjects", namespace)
 
     def disruption_budgets(self, namespace: str = "") -> list[Json]:
         """Return the PodDisruptionBudgets of *namespace*, of all of them when it is empty: one
         call. An empty list where they may not be listed.
         """
-        try:
-            return self._in(namespace, official.PolicyV1Api, "pod_disruption_budget")
-        except ApiError as error:
-            if error.status in (FORBIDDEN, NOT_FOUND):
-                return []
-            raise
+        return self._list_if_allowed("poddisruptionbudgets", namespace)
 
     def nodes(self) -> list[Json]:
         """Return the nodes: one call."""
-        return _items(self._json("list nodes", lambda api: official.CoreV1Api(api).list_node))
+        return self._list("nodes", "")
 
     def deployment(self, namespace: str, name: str) -> Json:
         """Return one Deployment."""
@@ -484,6 +485,14 @@ class KubeClient:
         texts = self._list_texts(plural, namespace, **query)
         return [item for text in texts for item in _items(_parsed(f"list {plural}", text))]
 
+    def _list_if_allowed(self, plural: str, namespace: str) -> list[Json]:
+        try:
+            return self._list(plural, namespace)
+        except ApiError as error:
+            if error.status in (FORBIDDEN, NOT_FOUND):
+                return []
+            raise
+
     def _listed(self, plural: str, namespace: str, **query: str) -> list[Object]:
         found: list[Object] = []
         for text in self._list_texts(plural, namespace, **query):
@@ -510,18 +519,14 @@ class KubeClient:
         raise AssertionError("the second try returns or raises")
 
     def _list_text(self, plural: str, namespace: str, **query: Any) -> bytes:
-        def method(api: official.ApiClient) -> Callable[..., Any]:
-            group: Any = (
-                official.AppsV1Api(api) if plural == "deployments" else official.CoreV1Api(api)
-            )
-            word = plural.removesuffix("s")
-            named: Callable[..., Any] = getattr(
-                group, f"list_namespaced_{word}" if namespace else f"list_{word}_for_all_namespaces"
-            )
-            return named
+        kind = KINDS[plural]
+        name, where = (kind.of_one, (namespace,)) if namespace else (kind.of_all, ())
 
-        where = (namespace,) if namespace else ()
-        return self._call(f"list {plural}", method, *where, **query)
+        def method(api: official.ApiClient) -> Callable[..., Any]:
+            found: Callable[..., Any] = getattr(kind.group(api), name)
+            return found
+
+        return self._call(f"list {plural}", method, *kind.before, *where, *kind.behind, **query)
 
     def _json(
         self,

@@ -35,8 +35,8 @@ Read = TypeVar("Read")
 # What an object that is not as an API server makes it raises while it is read.
 STRANGE = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 FINISHED = ("Succeeded", "Failed")
-# Whoever writes anything else into the annotation wants a pause.
 MODEL_ID_MAX = 253  # an annotation may be 256 KiB, and each record and metric names the model
+# Whoever writes anything else into the annotation wants a pause.
 NOT_PAUSED = ("", "false", "no", "off", "0")
 METRICS_PORT = 8000
 GRACE_S = 30.0  # of a pod whose template says nothing
@@ -521,7 +521,7 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
     named = [
         port["containerPort"]
         for one in containers
-        for port in _named_for_metrics(one) or one["ports"][: one.get("name") in engines]
+        for port in _named_for_metrics(one) or _first_of(one, engines)
     ]
     # Which container is the engine's, no name tells: a proxy may stand before it.
     numbers = named or [one["ports"][0]["containerPort"] for one in containers]
@@ -532,6 +532,11 @@ def _named_for_metrics(container: Json) -> list[Json]:
     return [
         port for port in container["ports"] if _PORT_OF_METRICS.fullmatch(port.get("name") or "")
     ]
+
+
+def _first_of(container: Json, engines: Collection[str]) -> list[Json]:
+    """Return the first port of *container* alone, none if it is none of *engines*."""
+    return list(container["ports"])[:1] if container.get("name") in engines else []
 
 
 def _started_s(status: Json, *, epoch_s: float) -> float | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from loop.backends.kube.write import GpuCounts
+from loop.backends.kube.patches import GpuCounts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import DELETION_COST, STATUS
-from loop.backends.kube.read import Deployment, read_deployment
-from loop.backends.kube.write import (
+from loop.backends.kube.patches import (
     MANAGER,
     UnfitError,
     as_the_template_allows,
@@ -23,6 +22,7 @@ from loop.backends.kube.write import (
     patch_of,
     pool_text,
 )
+from loop.backends.kube.read import Deployment, read_deployment
 from loop.errors import BackendError
 
 if TYPE_CHECKING:
@@ -36,12 +36,11 @@ if TYPE_CHECKING:
 
 Json = dict[str, Any]
 
-CONFLICTS_MAX = (
-    5  # how often a patch is made anew because something else of the Deployment has changed
-)
+# How often a patch is made anew because something else of the Deployment has changed.
+CONFLICTS_MAX = 5
 STAMP = "%Y-%m-%dT%H:%M:%SZ"  # of a date in an Event
 FAILURES_NAMED = 5
-# after that no further change is tried: a cluster that does not answer must not hold up the loop
+# After that no further change is tried: a cluster that does not answer must not hold up the loop.
 APPLY_S = 30.0
 
 

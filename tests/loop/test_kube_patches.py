@@ -11,8 +11,7 @@ from typing import Any
 import pytest
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.rivals import Contest
-from loop.backends.kube.write import (
+from loop.backends.kube.patches import (
     UnfitError,
     as_the_template_allows,
     asked_before,
@@ -26,6 +25,7 @@ from loop.backends.kube.write import (
     others_changed,
     patch_of,
 )
+from loop.backends.kube.rivals import Contest
 from loop.types import Change, Pool, Why, one_pool
 from tests.loop.kube_objects import EPOCH_S, Json, read
 
