@@ -320,10 +320,10 @@ def _replay(row: Entry, base: Path) -> Replay | None:
 
 
 def _capacity_rule(row: Entry, *, part_max: float) -> CapacityRule:
-    if row.has("cards") == row.has("part"):
-        raise row.fail(
-            "cards", expected="either cards or part", found=None if not row.has("cards") else "both"
-        )
+    amounts = [key for key in ("gpus", "cards", "part") if row.has(key)]  # cards: of old, for gpus
+    if len(amounts) != 1:
+        raise row.fail("gpus", expected="either gpus or part", found=" and ".join(amounts) or None)
+    (amount,) = amounts
     if row.has("largest") and row.has("type"):
         raise row.fail("largest", expected="a type or largest, not both", found="both")
     return CapacityRule(
@@ -331,8 +331,8 @@ def _capacity_rule(row: Entry, *, part_max: float) -> CapacityRule:
         t_s=row.number("t_s", at_least=0),
         type=row.text("type", default=EVERY_TYPE),
         largest=row.whole("largest", at_least=1) if row.has("largest") else None,
-        gpus=row.whole("cards", at_least=0) if row.has("cards") else None,
-        part=row.number("part", at_least=0, at_most=part_max) if row.has("part") else None,
+        gpus=None if amount == "part" else row.whole(amount, at_least=0),
+        part=row.number("part", at_least=0, at_most=part_max) if amount == "part" else None,
     )
 
 

@@ -151,7 +151,7 @@ def node_failures(scenario: Scenario, capacity: Mapping[str, int]) -> tuple[Capa
     for rule, event in _events(scenario.failures, capacity):
         if event.gpus > capacity[event.type] and rule.type != EVERY_TYPE:
             most = f"at most the {capacity[event.type]} GPUs of {event.type}"
-            raise SpecError(f"{rule.place}: cards: expected {most}, found {event.gpus}")
+            raise SpecError(f"{rule.place}: gpus: expected {most}, found {event.gpus}")
         failures.append(replace(event, gpus=min(event.gpus, capacity[event.type])))
     return tuple(event for event in failures if event.gpus)
 

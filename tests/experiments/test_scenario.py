@@ -283,10 +283,12 @@ def test_the_digest_follows_the_content_and_nothing_else(tmp_path: Path):
 
 
 def test_events_come_in_order_of_time_and_in_gpus():
-    """By type or for every type, as a number or as a part of what there is at the start."""
+    """By type or for every type, as a number (by the old name too) or as a part of what there is
+    at the start.
+    """
     scenario = parsed("""
     capacity:
-      - {t_s: 900, type: H100, cards: 12}
+      - {t_s: 900, type: H100, gpus: 12}
       - {t_s: 300, type: A100, part: 0.3125}
     failures:
       - {t_s: 60, cards: 10}
@@ -412,16 +414,16 @@ def test_a_part_of_the_gpus_is_not_lost_by_rounding(gpus: int):
         ),
         (
             "capacity: [{t_s: 5}]",
-            "capacity[0]: cards: expected either cards or part, found nothing",
+            "capacity[0]: gpus: expected either gpus or part, found nothing",
         ),
         (
-            "capacity: [{t_s: 5, cards: 1, part: 1}]",
-            "capacity[0]: cards: expected either cards or part, found 'both'",
+            "capacity: [{t_s: 5, gpus: 1, part: 1}]",
+            "capacity[0]: gpus: expected either gpus or part, found 'gpus and part'",
         ),
-        ("capacity: [{cards: 1}]", "capacity[0]: t_s: expected a number >= 0, found nothing"),
+        ("capacity: [{gpus: 1}]", "capacity[0]: t_s: expected a number >= 0, found nothing"),
         (
-            "capacity: [{t_s: 5, cards: 1.5}]",
-            "capacity[0]: cards: expected a whole number >= 0, found 1.5",
+            "capacity: [{t_s: 5, gpus: 1.5}]",
+            "capacity[0]: gpus: expected a whole number >= 0, found 1.5",
         ),
         (
             "capacity: [{t_s: 5, part: 1.0e+308}]",
@@ -453,18 +455,18 @@ def test_a_mistake_in_a_file_is_one_line_that_names_its_place(text: str, expecte
             "model 'granite_13b'",
         ),
         (
-            "capacity: [{t_s: 0, type: B200, cards: 1}]",
+            "capacity: [{t_s: 0, type: B200, gpus: 1}]",
             "capacity[0]: type: expected one of the capacity data (A100, H100, MI250), found "
             "'B200'",
         ),
         (
-            "failures: [{t_s: 0, type: B200, cards: 1}]",
+            "failures: [{t_s: 0, type: B200, gpus: 1}]",
             "failures[0]: type: expected one of the capacity data (A100, H100, MI250), found "
             "'B200'",
         ),
         (
-            "failures: [{t_s: 0, type: H100, cards: 10}]",
-            "failures[0]: cards: expected at most the 9 GPUs of H100, found 10",
+            "failures: [{t_s: 0, type: H100, gpus: 10}]",
+            "failures[0]: gpus: expected at most the 9 GPUs of H100, found 10",
         ),
     ],
 )
