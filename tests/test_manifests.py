@@ -262,6 +262,9 @@ def test_the_loop_has_the_rights_that_its_backend_uses_and_no_others() -> None:
         ("autoscaling", "horizontalpodautoscalers", "list"),
         ("keda.sh", "scaledobjects", "list"),
         ("policy", "poddisruptionbudgets", "list"),
+        ("apps", "statefulsets", "list"),
+        ("leaderworkerset.x-k8s.io", "leaderworkersets", "list"),
+        ("argoproj.io", "rollouts", "list"),
     }
     emulator = objects(YAMLS / "deploy")["ClusterRole", "inferno-load-emulator"]
     assert rights(emulator["rules"]) == {

@@ -369,6 +369,8 @@ def _unknown(
         line = f"none of {len(serving)} ready pods has metrics"
     elif seen.age_s > settings.stale_s:
         line = stale_line(seen.age_s, settings.stale_s)
+    elif not any(track.counts for of_pod in heard.values() for track in of_pod):
+        line = "its pods show gauges and no counter of requests: nobody knows how many come"
     elif any(track.by_turns for of_pod in heard.values() for track in of_pod):
         line = (
             "several processes answer by turns at one port, and it is not known what each did "

@@ -78,7 +78,8 @@ class History:
         """Take in the tracks of one pod, of which only what came after *first_s* is new."""
         told, together = np.zeros(self.steps), np.zeros(self.steps)
         for track in tracks:
-            self._add(track, told, together, first_s=first_s)
+            if track.counts:
+                self._add(track, told, together, first_s=first_s)
         # Several processes of a pod are one replica.
         self.pods[:] += np.minimum(told, 1.0)
         self.spread[:] += np.minimum(together, 1.0) * (told == 0.0)

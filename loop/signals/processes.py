@@ -180,7 +180,7 @@ class _Page(NamedTuple):
 def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
     """Return the processes that tell of requests, with what their pages show of them under further
     labels: SGLang's scheduler adds its ranks to gauges, and an exporter may tell one counter by
-    method and the others not.
+    method and the others not. If none does, return those that there are.
     """
     pages: list[_Page] = []
     others: list[tuple[Labels, Process]] = []
@@ -196,8 +196,12 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
             further = tuple(pair for pair in target if pair[0] not in pages[k].labels)
             pages[k] = pages[k].joined(further, process.by_quantity)
     seen: set[Labels] = set()
+    alone: list[Process] = []
     for target, process in sorted(others, key=lambda one: one[0]):
         batch = tuple(pair for pair in target if pair[0] not in OF_ONE_BATCH)
+        if not pages and batch not in seen:
+            seen.add(batch)
+            alone.append(process)
         agreeing = [
             k
             for k, page in enumerate(pages)
@@ -222,7 +226,7 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
                 if quantity in COUNTERS and quantity not in told
             }
         pages[k] = pages[k].joined(batch, columns)
-    return [page.process for page in pages]
+    return [page.process for page in pages] or alone
 
 
 def tells_of_requests(process: Process) -> bool:

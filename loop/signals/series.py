@@ -46,7 +46,7 @@ class Track:
     arrived_by_…: how many requests each figure tells of. late: requests that a counter had counted
     before it was shown. running, waiting: these gauges at each scrape. tells_running: it has a
     gauge of the requests that run. given_up: those of its ends that were. by_turns: others answer
-    at its port, too.
+    at its port, too. counts: it has a counter of requests; gauges alone cannot tell that none came.
     """
 
     times_s: Sequence[float]
@@ -66,6 +66,7 @@ class Track:
     late: float
     given_up: float = 0.0
     by_turns: bool = False
+    counts: bool = True
 
     @property
     def uncounted(self) -> bool:
@@ -109,9 +110,6 @@ def tracks_of(
 ) -> list[Track]:
     """Return the tracks of the processes of one pod, copies counted once. *engines* are containers
     that are known to run one each.
-
-    A process whose page names no counter of requests or prompts is left out: gauges alone cannot
-    tell that nothing came.
     """
     tracks = []
     for by_turns in processes_of(series, names=names, engines=engines):
@@ -121,10 +119,11 @@ def tracks_of(
 
 
 def _track(process: Process, *, by_turns: bool = False) -> Track | None:
-    """Return what *process* did, or None where it does not tell of requests."""
+    """Return what *process* did, or None where it tells nothing of an engine."""
     times_s, by_quantity = process.times_s, process.by_quantity
-    if not times_s or not tells_of_requests(process):
+    if not times_s or by_quantity.keys() <= {"start_time"}:
         return None
+    counts = tells_of_requests(process)
     running = _gauge(by_quantity.get("running"), times_s)
     waiting = _gauge(by_quantity.get("waiting"), times_s)
     inside = [
@@ -165,7 +164,9 @@ def _track(process: Process, *, by_turns: bool = False) -> Track | None:
         arrived_by_ends=(told.by_ends if ends_told else told.counted)[-1],
         arrived_by_firsts=(told.by_firsts or told.by_ends)[-1],
         arrived_by_prompts=(told.by_prompts or told.by_ends)[-1],
-        alive_s=sum(
+        # Of requests that it does not count it has told for no time.
+        alive_s=counts
+        * sum(
             later - earlier
             for k, (earlier, later) in enumerate(pairwise(times_s), start=1)
             if k not in broken
@@ -179,6 +180,7 @@ def _track(process: Process, *, by_turns: bool = False) -> Track | None:
         late=births.late,
         given_up=aborted,
         by_turns=by_turns,
+        counts=counts,
     )
 
 

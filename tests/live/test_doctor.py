@@ -69,10 +69,16 @@ def test_who_else_decides_is_named(data: str, capsys: Capture) -> None:
         api = client.AutoscalingV2Api(world.apps.api_client)
         api.create_namespaced_horizontal_pod_autoscaler("infer", autoscaler)
         code, lines = doctor(world, data, capsys, "--metrics", "labels")
+        assert code == 0
+        ranks = manifest("ranks", server="s2")
+        ranks["spec"]["serviceName"] = "ranks"
+        world.apps.create_namespaced_stateful_set("infer", {**ranks, "kind": "StatefulSet"})
+        wrong, more = doctor(world, data, capsys, "--metrics", "labels")
+    assert wrong == 1
+    assert any("StatefulSet infer/ranks: left alone" in line for line in more)
     told = [line for line in lines if line.startswith("note")]
     assert any("HorizontalPodAutoscaler infer/hpa scales it too" in line for line in told)
     assert any(f"annotation {names.PAUSED}: nothing is asked for it" in line for line in told)
-    assert code == 0
 
 
 def test_rights_for_the_pause_and_for_seeing_autoscalers_are_looked_at(

@@ -13,7 +13,7 @@ from kubernetes import client
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.client import ApiError, KubeClient
-from loop.backends.kube.rivals import AUTOSCALERS_S
+from loop.backends.kube.rivals import AUTOSCALERS_S, REVERSALS_MAX
 from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
 from loop.backends.metrics.source import LabelsOnly, Measurement
@@ -546,6 +546,21 @@ def test_a_contest_goes_on_where_it_was_for_a_loop_that_is_started_again() -> No
         assert "changed it back 3 times" in records[-1].decision.targets["s1"].why.text
 
 
+def test_a_loop_that_is_started_again_and_asks_first_keeps_what_was_undone_before() -> None:
+    """The load has changed, so it writes before anybody has changed anything back."""
+    with kube_world(manifest(labels={names.LOAD_RPM: "3000"})) as world:
+        rival(world, controller(world), cycles=2)
+        asked = controller(world).cycle(180.0)
+        assert asked.changes
+        with kube_again(world) as second:
+            world.backend = second
+            world.apps.patch_namespaced_deployment(
+                "dep1", "infer", {"metadata": {"labels": {names.LOAD_RPM: "9000"}}}
+            )
+            records = rival(world, controller(world), cycles=2)
+        assert [bool(record.changes) for record in records] == [True, False]
+
+
 @pytest.mark.parametrize(
     ("least", "annotations", "replicas"),
     [(3, {}, 3), (9, {}, 4), ("50%", {}, 1), (3, {names.REPLICAS_MIN: "2"}, 2)],
@@ -613,6 +628,46 @@ def test_an_autoscaler_of_the_same_deployment_is_named_and_looked_for_now_and_th
         clock.time_s += AUTOSCALERS_S
         world.backend.observe()
         assert world.calls.calls["list horizontalpodautoscalers"] == 2
+
+
+def test_what_is_labelled_and_no_deployment_is_told_once() -> None:
+    """Whoever labels a StatefulSet would wait for ever for the loop to scale it."""
+    settings = KubeSettings(namespaces=("infer",), autoscalers=True)
+    of_two = manifest("ranks", server="s2")
+    of_two["spec"]["serviceName"] = "ranks"
+    with kube_world(manifest(), settings=settings) as world:
+        world.apps.create_namespaced_stateful_set("infer", {**of_two, "kind": "StatefulSet"})
+        lines = [line for _ in range(2) for line in world.backend.observe().warnings]
+        (told,) = [line for line in lines if "ranks" in line]
+        assert told.startswith("StatefulSet infer/ranks: left alone: it has the label")
+
+
+def test_a_deployment_that_is_gone_in_a_look_and_made_anew_is_told_and_contested() -> None:
+    """Who syncs a cluster to what is in a repository may take longer than a look."""
+    with kube_world(manifest(labels={names.LOAD_RPM: "6000"})) as world:
+        loop = controller(world)
+        for number in range(REVERSALS_MAX):
+            assert loop.cycle(60.0 * number).changes
+            world.apps.delete_namespaced_deployment("dep1", "infer")
+            eventually(lambda: not world.calls.deployments("infer"), "it is deleted")
+            assert not world.backend.observe().servers
+            world.create(manifest(labels={names.LOAD_RPM: "6000"}))
+        seen = world.backend.observe()
+        assert any("deleted and made anew" in line for line in seen.warnings)
+        hold = seen.servers["s1"].hold
+        assert hold is not None
+        assert hold.kind == "rival"
+
+
+def test_a_name_that_passes_to_another_deployment_is_told_as_that() -> None:
+    """Nobody has deleted anything."""
+    with kube_world(manifest(), manifest("dep2", server="s2")) as world:
+        world.backend.observe()
+        for name, server in (("dep1", "s0"), ("dep2", "s1")):
+            label = {"metadata": {"labels": {names.NAME: server}}}
+            world.apps.patch_namespaced_deployment(name, "infer", label)
+        told = world.backend.observe().warnings
+        assert told == ("s1: the name of infer/dep2 now, infer/dep1 had it before",)
 
 
 def test_autoscalers_that_may_not_be_listed_are_told_once_and_stop_nobody() -> None:

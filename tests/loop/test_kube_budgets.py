@@ -39,6 +39,6 @@ def test_the_one_that_wants_most_pods_counts(other: Json) -> None:
     most = strictest(read(), found)
     assert most is not None
     assert (most.name, most.least) == ("mine", 3)
-    assert "no fewer than 3 replicas" in budget_note("s1", most)
+    assert "not reduced below 3 replicas" in budget_note("s1", most)
     assert strictest(read(annotations={names.REPLICAS_MIN: "1"}), found) is None
     assert strictest(read(), read_budgets([other], told=[])) is None

@@ -124,14 +124,28 @@ def test_a_loop_that_has_just_begun_goes_on_counting() -> None:
     """What was undone is noted on the Deployment when it is asked for once more."""
     rivals = Rivals()
     before = Contest(undone=REVERSALS_MAX - 1, last_s=-QUIET_S / 2.0)
-    rivals.changed("s1", by="x", now_s=1.0, status="asked at noon", before=before)
+    rivals.begin("s1", before)
+    rivals.changed("s1", by="x", now_s=1.0, status="asked at noon")
     assert rivals.hold("s1", now_s=1.0) is not None
+    rivals.begin("s1", before)
+    assert rivals.contest("s1").undone == REVERSALS_MAX
     # One that was long ago is no contest any more, and one change is undone once.
-    rivals.changed("s2", by="x", now_s=QUIET_S, status="asked at noon", before=before)
-    for now_s in (700.0, 800.0, 900.0):
-        rivals.changed("s2", by="x", now_s=now_s, status="asked at noon", before=before)
+    rivals.begin("s2", before)
+    for now_s in (QUIET_S, 700.0, 800.0, 900.0):
+        rivals.changed("s2", by="x", now_s=now_s, status="asked at noon")
     assert rivals.hold("s2", now_s=900.0) is None
     assert rivals.contest("s2").undone == 1
+
+
+def test_a_contest_on_what_is_gone_is_remembered_as_long_as_it_counts() -> None:
+    """Who deletes a Deployment and makes it anew may take longer than from one look to the next."""
+    rivals = Rivals()
+    now_s = undo(rivals, REVERSALS_MAX - 1)
+    rivals.forget([], now_s=now_s + 1.0)
+    now_s = undo(rivals, 1, begin_s=now_s)
+    assert rivals.hold("s1", now_s=now_s) is not None
+    rivals.forget([], now_s=now_s + QUIET_S)
+    assert rivals.contest("s1") == Contest()
 
 
 def test_who_stands_by_counts_what_others_of_the_loop_asked() -> None:

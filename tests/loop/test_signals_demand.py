@@ -534,9 +534,19 @@ def test_values_that_no_engine_can_have_were_not_told(value: float) -> None:
 
 
 def test_gauges_alone_do_not_tell_that_nothing_came() -> None:
-    """A rule that keeps the gauges only would make every busy server idle."""
-    samples = [Sample(one.t_s, {"running": 8.0, "waiting": 0.0}) for one in steady(rps=1.0)]
-    assert seen({"a": samples}, pod("a")).load is None
+    """A rule that keeps the gauges only would make every busy server idle. What they show is seen:
+    it is what may be asked for at least.
+    """
+    samples = [Sample(one.t_s, {"running": 8.0, "waiting": 3.0}) for one in steady(rps=1.0)]
+    found = seen({"a": samples}, pod("a"))
+    assert (found.load, found.measured, found.age_s) == (None, True, 0.0)
+    assert "no counter of requests" in found.warnings[0]
+    (gauges,) = found.pods.values()
+    assert (gauges.running, gauges.waiting) == (8, 3)
+    # Beside pods that count their requests it is one that does not report.
+    both = seen({"a": samples, "b": steady(rps=1.0)}, pod("a"), pod("b"))
+    assert rate_rpm(both) == pytest.approx(120.0)
+    assert "1 of 2 ready pods report" in both.warnings[0]
 
 
 @pytest.mark.parametrize("tensor_ranks", [1, 2])

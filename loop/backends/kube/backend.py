@@ -35,6 +35,7 @@ from loop.backends.kube.read import (
     Server,
     Servers,
     matched_model,
+    other_notes,
     read_servers,
     scraped,
 )
@@ -145,6 +146,7 @@ class KubeBackend:
         )
         self._autoscalers: list[Autoscaler] = []
         self._budgets: list[Budget] = []
+        self._others: list[str] = []  # what is labelled and not looked after
         self._autoscalers_s: float | None = None  # of the latest look for them
         self._noted: frozenset[str] = frozenset()
         self._surveyed: frozenset[str] = frozenset()
@@ -458,6 +460,7 @@ class KubeBackend:
             ),
             *rival_notes((one.deployment for one in servers.by_name.values()), self._autoscalers),
             *(budget_note(name, one) for name, one in budgets.items()),
+            *self._others,
             *(
                 f"{kind}: the plan has no more than {count} GPUs of it for a while: pods have "
                 f"waited for more in vain for {self._settings.give_up_s:g} s"
@@ -510,6 +513,10 @@ class KubeBackend:
         unsettled = {}
         for name, server in servers.by_name.items():
             one = server.deployment
+            if name not in self._writer.seen:
+                self._rivals.begin(name, contest_before(one, epoch_s=self._epoch.timestamp()))
+            if passed_on := self._writer.passed_on(name, one):
+                told.append(f"{name}: the name of {one.place} now, {passed_on.place} had it before")
             if before := self._writer.made_anew(name, one):
                 told.append(
                     f"{name}: deleted and made anew by someone else, as {pool_text(held_by(one))}"
@@ -522,13 +529,8 @@ class KubeBackend:
             if line and expected is not None and not self._settings.scaled_by_others:
                 told.append(f"{name}: {line}")
                 by = manager_of(one, replicas=expected.replicas != one.wanted)
-                self._rivals.changed(
-                    name,
-                    by=by,
-                    now_s=now_s,
-                    status=one.annotations.get(STATUS, ""),
-                    before=contest_before(one, epoch_s=self._epoch.timestamp()),
-                )
+                status = one.annotations.get(STATUS, "")
+                self._rivals.changed(name, by=by, now_s=now_s, status=status)
             if not one.settled:
                 generation, since_s = self._unsettled.get(name, (0, now_s))
                 unsettled[name] = (
@@ -542,12 +544,13 @@ class KubeBackend:
                         f"{waited_s:.0f} s"
                     )
         self._unsettled = unsettled
-        self._rivals.forget(servers.by_name)
+        self._rivals.forget(servers.by_name, now_s=now_s)
         return told
 
     def _look_for_autoscalers(self, now_s: float) -> None:
-        """Look for autoscalers and PodDisruptionBudgets of the watched namespaces, now and then;
-        that the former cannot be listed is told once, and stops nobody.
+        """Look for autoscalers, PodDisruptionBudgets and what is labelled and no Deployment in the
+        watched namespaces, now and then; that the first cannot be listed is told once, and stops
+        nobody.
         """
         since_s = self._autoscalers_s
         if not self._settings.autoscalers or (
@@ -561,9 +564,12 @@ class KubeBackend:
             for listing in (self._client.autoscalers, self._client.scaled_objects)
         ]
         budgets = self._each(self._client.disruption_budgets, spaces)
+        others = self._each(self._client.other_kinds, spaces)
         with suppress(ApiError):
             found = [one for part in budgets.get() for one in part]
             self._budgets = read_budgets(found, told=told)
+        with suppress(ApiError):
+            self._others = other_notes(one for part in others.get() for one in part)
         try:
             objects = [one for of in listings for part in of.get() for one in part]
         except ApiError as error:

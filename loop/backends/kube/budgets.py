@@ -68,6 +68,6 @@ def strictest(deployment: Deployment, budgets: Iterable[Budget]) -> Budget | Non
 def budget_note(server: str, budget: Budget) -> str:
     """Return what is to be told of a *budget* that holds back reductions of *server*."""
     return (
-        f"{server}: no fewer than {budget.least} replicas are asked for, as PodDisruptionBudget "
+        f"{server}: not reduced below {budget.least} replicas, as PodDisruptionBudget "
         f"{budget.namespace}/{budget.name} wants them to be available"
     )

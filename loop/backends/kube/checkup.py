@@ -19,6 +19,7 @@ from loop.backends.kube.read import (
     Server,
     Servers,
     matched_model,
+    other_notes,
     read_servers,
     scraped,
 )
@@ -109,6 +110,10 @@ def examine(
     managed = [one for one in listed if _labels(one).get(names.MANAGED) == "true"]
     servers = read_servers(managed, pods, epoch_s=epoch_s)
     yield from _deployments(listed, managed, servers)
+    with suppress(ApiError):
+        for line in other_notes(one for space in spaces for one in client.other_kinds(space)):
+            todo = "make it a Deployment, or take the label away"
+            yield Finding(level="wrong", subject="deployments", text=line, todo=todo)
     for server in servers.by_name.values():
         yield data_finding(server.deployment, question.data)
     yield from _others(client, servers, spaces)

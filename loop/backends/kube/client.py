@@ -244,6 +244,17 @@ class Kind:
     behind: tuple[str, ...] = ()
 
 
+def _custom(group: str, version: str, plural: str) -> Kind:
+    """Return how objects are listed that the official client does not know."""
+    return Kind(
+        official.CustomObjectsApi,
+        "list_namespaced_custom_object",
+        "list_cluster_custom_object",
+        before=(group, version),
+        behind=(plural,),
+    )
+
+
 KINDS = {
     "deployments": Kind(
         official.AppsV1Api, "list_namespaced_deployment", "list_deployment_for_all_namespaces"
@@ -260,13 +271,18 @@ KINDS = {
         "list_namespaced_pod_disruption_budget",
         "list_pod_disruption_budget_for_all_namespaces",
     ),
-    "scaledobjects": Kind(
-        official.CustomObjectsApi,
-        "list_namespaced_custom_object",
-        "list_cluster_custom_object",
-        before=("keda.sh", "v1alpha1"),
-        behind=("scaledobjects",),
+    "scaledobjects": _custom("keda.sh", "v1alpha1", "scaledobjects"),
+    "statefulsets": Kind(
+        official.AppsV1Api, "list_namespaced_stateful_set", "list_stateful_set_for_all_namespaces"
     ),
+    "leaderworkersets": _custom("leaderworkerset.x-k8s.io", "v1", "leaderworkersets"),
+    "rollouts": _custom("argoproj.io", "v1alpha1", "rollouts"),
+}
+# What also makes pods of engines, and is no Deployment.
+OTHER_KINDS = {
+    "statefulsets": "StatefulSet",
+    "leaderworkersets": "LeaderWorkerSet",
+    "rollouts": "Rollout",
 }
 
 
@@ -360,6 +376,17 @@ class KubeClient:
         an autoscaler that can.
         """
         return self._list_if_allowed("scaledobjects", namespace)
+
+    def other_kinds(self, namespace: str = "") -> list[Json]:
+        """Return what is labelled as managed in *namespace*, in all of them when it is empty, and
+        is of a kind that the loop does not look after: one call a kind. Nothing of a kind that the
+        cluster does not have, or that may not be listed.
+        """
+        return [
+            {**one, "kind": kind}
+            for plural, kind in OTHER_KINDS.items()
+            for one in self._list_if_allowed(plural, namespace, label_selector=labels.SELECTOR)
+        ]
 
     def disruption_budgets(self, namespace: str = "") -> list[Json]:
         """Return the PodDisruptionBudgets of *namespace*, of all of them when it is empty: one
@@ -485,9 +512,9 @@ class KubeClient:
         texts = self._list_texts(plural, namespace, **query)
         return [item for text in texts for item in _items(_parsed(f"list {plural}", text))]
 
-    def _list_if_allowed(self, plural: str, namespace: str) -> list[Json]:
+    def _list_if_allowed(self, plural: str, namespace: str, **query: str) -> list[Json]:
         try:
-            return self._list(plural, namespace)
+            return self._list(plural, namespace, **query)
         except ApiError as error:
             if error.status in (FORBIDDEN, NOT_FOUND):
                 return []

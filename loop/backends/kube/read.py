@@ -383,6 +383,19 @@ def each_read(
             )
 
 
+def other_notes(objects: Iterable[Json]) -> list[str]:
+    """Return a line for each of *objects* that is labelled as managed and is no Deployment."""
+
+    def line(obj: Json) -> str:
+        meta = obj["metadata"]
+        return (
+            f"{obj['kind']} {_text(meta['namespace'])}/{_text(meta['name'])}: left alone: it has "
+            f"the label {names.MANAGED}, and the loop looks after Deployments only"
+        )
+
+    return list(each_read(objects, line, kind="object", told=[]))
+
+
 def namespace_of(obj: object) -> str:
     """Return the namespace of an object as listed; "" if it has none."""
     meta = obj.get("metadata") if isinstance(obj, Mapping) else None

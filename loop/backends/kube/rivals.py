@@ -107,16 +107,20 @@ class Rivals:
         """Note that the loop has changed *server*."""
         self._contests[server] = replace(self.contest(server), ours=True)
 
-    def changed(
-        self, server: str, *, by: str, now_s: float, status: str = "", before: Contest | None = None
-    ) -> None:
+    def begin(self, server: str, before: Contest) -> None:
+        """Note what was known of the contest on *server* *before*, if nothing is known of it here:
+        for a loop that has just begun.
+        """
+        if before.undone:
+            self._contests.setdefault(server, before)
+
+    def changed(self, server: str, *, by: str, now_s: float, status: str = "") -> None:
         """Note that somebody else has changed *server*; several changes of theirs in a row undo
         ours once.
 
-        *status* is the Deployment's note on what was last asked, by whichever process of the loop;
-        *before* is what it says of the contest, for one that has just begun.
+        *status* is the Deployment's note on what was last asked, by whichever process of the loop.
         """
-        known = self._contests.get(server) or before or Contest()
+        known = self.contest(server)
         undone = 0 if now_s - known.last_s >= QUIET_S else known.undone
         ours = known.ours or (bool(status) and status != known.status)
         self._contests[server] = Contest(
@@ -138,7 +142,13 @@ class Rivals:
             ),
         )
 
-    def forget(self, servers: Iterable[str]) -> None:
-        """Keep what is known of *servers* only."""
+    def forget(self, servers: Iterable[str], *, now_s: float) -> None:
+        """Keep what is known of *servers*, and of others as long as it counts: who deletes and
+        makes anew takes a moment.
+        """
         kept = set(servers)
-        self._contests = {name: one for name, one in self._contests.items() if name in kept}
+        self._contests = {
+            name: one
+            for name, one in self._contests.items()
+            if name in kept or now_s - one.last_s < QUIET_S
+        }

@@ -23,6 +23,7 @@ from loop.backends.kube.patches import (
     pool_text,
 )
 from loop.backends.kube.read import Deployment, read_deployment
+from loop.backends.kube.rivals import QUIET_S
 from loop.errors import BackendError
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ class Writer:
         self.seen: dict[str, Deployment] = {}
         self.told: list[str] = []
         self.reduced_s: dict[str, float] = {}  # when replicas were last taken away, by server
+        self._left: dict[str, tuple[Deployment, float]] = {}  # those that are gone, since when
         self._asked: dict[str, Pool] = {}
         self._measured: frozenset[str] = frozenset()
         self._pods: Mapping[str, tuple[PodView, ...]] = {}
@@ -87,6 +89,13 @@ class Writer:
         measured: frozenset[str],
     ) -> None:
         """Note what there is now: Deployments and pods by server, and whose load was *measured*."""
+        now_s = self._clock.now_s()
+        left = {name: (one, now_s) for name, one in self.seen.items() if name not in seen}
+        self._left = {
+            name: (one, at_s)
+            for name, (one, at_s) in (self._left | left).items()
+            if name not in seen and now_s - at_s < QUIET_S
+        }
         self.seen, self._pods, self._measured = dict(seen), pods, measured
         self._asked = {name: held_by(one) for name, one in seen.items()}
         alive = {pod.name for of_server in pods.values() for pod in of_server}
@@ -106,9 +115,22 @@ class Writer:
         return self._asked.get(name)
 
     def made_anew(self, name: str, now: Deployment) -> Deployment | None:
-        """Return the Deployment that had the name of *now* before, if that is another one."""
-        before = self.seen.get(name)
-        return before if before is not None and before.uid != now.uid else None
+        """Return the Deployment that was before in the place of *now*, if that is another one."""
+        before = self._before(name)
+        anew = before is not None and before.uid != now.uid and before.place == now.place
+        return before if anew else None
+
+    def passed_on(self, name: str, now: Deployment) -> Deployment | None:
+        """Return the Deployment that had the name of *now* before, if it has another place."""
+        before = self._before(name)
+        return before if before is not None and before.place != now.place else None
+
+    def _before(self, name: str) -> Deployment | None:
+        """Return the Deployment of that name that was seen last; who deletes one and makes it anew
+        takes a moment.
+        """
+        left, _ = self._left.get(name, (None, 0.0))
+        return self.seen.get(name, left)
 
     def apply(self, changes: Sequence[Change]) -> None:
         """Ask for *changes*, side by side, one patch for each Deployment that they change; see

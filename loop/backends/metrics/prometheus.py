@@ -46,6 +46,7 @@ PERCENTILES_S = 2.0
 PERCENTILES_AGAIN_S = 300.0
 FORGET_WINDOWS = 5  # whose pod it was is remembered for so many windows after it has gone
 PODS_ASKED = 3  # of a server of which no series are found
+PODS_AT_ONCE = 90  # in one question
 
 
 class Prometheus:
@@ -302,36 +303,37 @@ class Prometheus:
 
     def _elsewhere(self, servers: Iterable[ScrapedServer]) -> dict[str, str]:
         """Return by which labels the series of each of *servers* would be found, if they are."""
-        found = {}
-        for one in servers:
+        asked = [
+            (pod.name, one)
+            for one in servers
+            for pod in [pod for pod in one.pods if pod.phase == "ready"][:PODS_ASKED]
+        ]
+        found: dict[str, str] = {}
+        for begin in range(0, len(asked), PODS_AT_ONCE):
+            part = asked[begin : begin + PODS_AT_ONCE]
             try:
-                line = self._other_labels(one)
+                series = self._by_other_labels([pod for pod, _ in part])
             except PrometheusError:
-                break  # a cycle waits for this: who does not answer is not asked once a server
-            if line:
-                found[one.name] = line
+                break  # a cycle waits for this: who does not answer is not asked again
+            for told in series:
+                for pod, one in part:
+                    of_pod, space = _label_of(pod, told), _label_of(one.namespace, told)
+                    if of_pod and space:
+                        line = f"--pod-label {of_pod} --namespace-label {space}"
+                        found.setdefault(one.name, line)
         return found
 
-    def _other_labels(self, server: ScrapedServer) -> str:
-        """Return by which labels the series of *server* would be found, "" if they are not. Raise
+    def _by_other_labels(self, pods: Sequence[str]) -> list[Mapping[str, str]]:
+        """Return the labels of one series for each of *pods* and label that may name it. Raise
         PrometheusError.
         """
-        names = [pod.name for pod in server.pods if pod.phase == "ready"][:PODS_ASKED]
-        if not names:
-            return ""
         settings = self._settings
         query = " or ".join(
-            f"topk(1,{{{','.join([*_named(settings), matcher])}}})"
+            f"topk by ({label}) (1,{{{','.join([*_named(settings), matcher])}}})"
             for label in sorted({settings.pod_label, *OTHER_POD_LABELS})
-            for matcher in [f'{label}=~"{_any_of(names)}"']
+            for matcher in [f'{label}=~"{_any_of(sorted(set(pods)))}"']
         )
-        found = read_latest(parsed(self._api.ask(query, at_s=self._api.now_s)))
-        for told, _ in found:
-            pod = next((label for label in told if told[label] in names), "")
-            space = next((label for label in told if told[label] == server.namespace), "")
-            if pod and space:
-                return f"--pod-label {pod} --namespace-label {space}"
-        return ""
+        return [told for told, _ in read_latest(parsed(self._api.ask(query, at_s=self._api.now_s)))]
 
     def present_s(self) -> float:
         """Return the present of Prometheus [Unix time]. Raise PrometheusError."""
@@ -389,6 +391,14 @@ class Prometheus:
             self._owners |= {(pod.namespace, pod.name): (one.name, now_s) for pod in one.pods}
         oldest_s = now_s - FORGET_WINDOWS * self._settings.window.window_s
         self._owners = {key: of for key, of in self._owners.items() if of[1] >= oldest_s}
+
+
+def _label_of(value: str, told: Mapping[str, str]) -> str:
+    """Return which label of a series has *value*, "" if none: a job may be called as a namespace
+    is, so one that is named for it comes first.
+    """
+    having = [label for label in told if told[label] == value]
+    return min(having, key=lambda label: ("namespace" not in label, label), default="")
 
 
 def labels_of(pod: Sequence[Series]) -> Iterable[Labels]:
