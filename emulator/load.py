@@ -15,6 +15,7 @@ from emulator.shapes import Curve, Segment, constant
 from emulator.trace import Replay, held, scaled_tokens
 from emulator.walk import NEGLIGIBLE, OfferedLoad, Walk, check_interval, step
 from twin.arrivals import ArrivalStream, CountedStream, ReplayStream, token_counts
+from twin.frozen import made_quickly
 from twin.request import RequestBatch
 from twin.traces.trace import Trace
 
@@ -66,6 +67,7 @@ class ServerLoad:
         )
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadInterval:
     """The load over [t0_s, t1_s): the offered load held, and the rate [requests/s] piece by

@@ -8,6 +8,8 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from twin.frozen import filled_kind
+
 __all__ = ["replace"]
 
 if TYPE_CHECKING:
@@ -60,16 +62,14 @@ def _copier(kind: type, names: list[str]) -> Callable[[Any], Any]:
     with the same slots, is filled and then told what it is. To set slots one by one from outside
     takes five times as long.
     """
-    plain = {"__setattr__": object.__setattr__, "__delattr__": object.__delattr__}
-    open_kind = type(kind)(kind.__name__, (kind,), {"__slots__": (), **plain})
     lines = [
         "def copy(one):",
-        "    made = new(open_kind)",
+        "    made = new(filled_kind)",
         *(f"    made.{name} = one.{name}" for name in names),
         "    made.__class__ = kind",
         "    return made",
     ]
-    scope = {"new": object.__new__, "open_kind": open_kind, "kind": kind}
+    scope = {"new": object.__new__, "filled_kind": filled_kind(kind), "kind": kind}
     exec("\n".join(lines), scope)  # noqa: S102 names of fields only, as dataclasses do
     copy: Callable[[Any], Any] = scope["copy"]  # type: ignore[assignment] # what was defined
     return copy

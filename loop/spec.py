@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from twin.frozen import made_quickly
 from twin.spec import Accelerator, LatencyModel, Scheduling
 
 SLO_PERCENTILE = 0.95  # the share of requests that shall meet the targets of a class
@@ -26,6 +27,7 @@ class Load:
     out_tokens: float
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Perf:
     """How one model performs on one accelerator (model-data.json).
@@ -122,6 +124,7 @@ class ServiceClass:
     targets: Mapping[str, SloTarget] = field(default_factory=dict)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Allocation:
     """What a server has: accelerator "" or 0 replicas mean nothing. cost_cents_per_h is None if
@@ -137,6 +140,7 @@ class Allocation:
     load: Load | None = None
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerData:
     """A server as the optimizer knows it (server-data.json). max_batch 0: derive it from the
@@ -184,6 +188,7 @@ class OptimizerData:
     delayed_best_effort: bool = False
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SystemData:
     """All a policy may know besides the snapshot. perf is by (model, accelerator); capacity is

@@ -10,6 +10,7 @@ from typing import Literal
 
 from loop.replacing import replace
 from loop.spec import Load, SystemData
+from twin.frozen import made_quickly
 from twin.spec import GaugeSample, Pool
 
 __all__ = [
@@ -81,6 +82,7 @@ def one_pool(*, accelerator: str, replicas: int, max_batch: int) -> tuple[Pool, 
     return (Pool(accelerator=accelerator, replicas=replicas, max_batch=max_batch),)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodView:
     """One pod as last scraped. since_s: when it entered its phase; created_s: when it was asked for
@@ -138,6 +140,7 @@ class Missing:
     given_up: int = 0
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerView(OfPools):
     """What is seen of one server. Replica counts are facts; figures that nobody measured yet are
@@ -245,6 +248,7 @@ class SharedGpus:
     count: int
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """One observation of the world at now_s. capacity is None if the world does not know it.
@@ -311,6 +315,7 @@ class Why:
     details: Mapping[str, object] = field(default_factory=dict)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target(OfPools):
     """What a policy wants of one server, and why.
@@ -348,6 +353,7 @@ class Change(OfPools):
     why: Why
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
     """How long each phase of a cycle took [ms], by the Clock of the controller."""
@@ -358,6 +364,7 @@ class Timing:
     total_ms: float = 0.0
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CycleRecord:
     """Everything one cycle saw, estimated, decided and did: the only product of the loop.

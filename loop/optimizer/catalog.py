@@ -11,6 +11,7 @@ import numpy as np
 
 from loop.optimizer.model import Floats, Ints, Rows
 from loop.types import Load, Why
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -80,6 +81,7 @@ class PerfColumns:
         return type(self)(*(getattr(self, name)[rows] for name in PerfColumns.__slots__))
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class ServerColumns:
     """What the data say of servers, a row each.

@@ -29,6 +29,7 @@ from loop.optimizer.table import (
     Tuned,
 )
 from loop.types import Why, one_pool
+from twin.frozen import made_quickly
 from twin.spec import Pool
 
 if TYPE_CHECKING:
@@ -455,6 +456,7 @@ def why_short(table: CandidateTable, problem: Problem, i: int, left: Sequence[in
     return Why(kind="capacity", text=text)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunnerUp:
     """The next best option of a server."""

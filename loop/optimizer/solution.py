@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from loop.types import OfPools, Why
+from twin.frozen import made_quickly
 from twin.spec import Pool
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Assignment(OfPools):
     """What one server gets, and why.

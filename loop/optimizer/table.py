@@ -14,6 +14,7 @@ from loop.optimizer.catalog import ServerColumns
 from loop.optimizer.model import Floats, Ints, Rows
 from loop.optimizer.model.queueing import ReplicaColumns
 from loop.replacing import replace
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from loop.optimizer.catalog import Catalog, Pairs
@@ -36,6 +37,7 @@ SCORE_DIGITS = (
 )
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
     """One way to serve one server: replicas of one accelerator.

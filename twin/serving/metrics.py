@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from twin.engine.telemetry import ITL_BOUNDS_S, LATENCY_BOUNDS_S, TTFT_BOUNDS_S, ReplicaReading
+from twin.frozen import made_quickly
 from twin.request import Request
 from twin.spec import GaugeSample
 
@@ -74,6 +75,7 @@ class Sample(NamedTuple):
     value: float
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WindowFigures:
     """Figures of one server over the window before the last scrape; None if nothing happened

@@ -7,11 +7,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from twin.frozen import made_quickly
 from twin.serving.metrics import WindowFigures
 from twin.serving.pod import PodPhase
 from twin.spec import GaugeSample, Pool
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PodState:
     """One pod: its phase as it is, its gauges as last scraped (scraped_s None: never in this life,
@@ -37,6 +39,7 @@ class PodState:
     kv_tokens_used: int | None = None
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerState:
     """One server: the pool last asked for (at once, applied or not), its pods as they are, figures

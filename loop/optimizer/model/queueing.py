@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from loop.optimizer.model import Floats, Ints, Rows
+from twin.frozen import made_quickly
 
 TOKEN_BUDGET = 8192
 RATE_MIN_SHARE = (
@@ -27,6 +28,7 @@ RATE_MAX_SHARE = 0.999
 QueueKind = Literal["none", "unbounded", "mixed"]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class ReplicaColumns:
     """Parameters of replicas, one row each.

@@ -17,6 +17,7 @@ from loop.optimizer.model import Floats, Rows
 from loop.optimizer.model.queueing import ReplicaColumns, iteration_time
 from loop.optimizer.model.skewed import normal_share
 from loop.replacing import replace
+from twin.frozen import made_quickly
 
 Singles = NDArray[np.float32]
 
@@ -148,6 +149,7 @@ def as_column(values: Floats) -> Floats:
     return values[..., None]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Latencies:
     """The latency models of the rows, as a vector or as a column; curved: some are rooflines;

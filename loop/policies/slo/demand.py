@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from loop.policies.slo.forecast import Forecast, History, Series, forecast, with_samples
 from loop.policies.slo.spread import Spread
 from loop.replacing import replace
+from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from loop.policies.slo.filters import Bank
@@ -43,6 +44,7 @@ class Foreseen:
     paying_rpm: float
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """What is remembered of one server: the history of its rate [requests/min], its mean tokens and
