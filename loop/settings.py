@@ -67,11 +67,11 @@ def read_settings(
     """
     environ = os.environ if environ is None else environ
     arguments = arguments or {}
-    unknown = arguments.keys() - VARIABLES.keys()
+    unknown = arguments.keys() - SOURCES.keys()
     assert not unknown, f"no such settings: {sorted(unknown)}"
     values: dict[str, object] = {}
-    for name, (variable, parse) in VARIABLES.items():
-        for source, text in ((name, arguments.get(name)), (variable, environ.get(variable))):
+    for name, (variable, argument, parse) in SOURCES.items():
+        for source, text in ((argument, arguments.get(name)), (variable, environ.get(variable))):
             if text is not None and text.strip():
                 values[name] = _parsed(parse, text.strip(), source=source)
                 break
@@ -158,33 +158,34 @@ def _place(text: str) -> str:
     return text
 
 
-# The variable and the parser of every field of Settings.
-VARIABLES: Mapping[str, tuple[str, Callable[[str], object]]] = {
-    "data_path": ("INFERNO_DATA_PATH", Path),
-    "period_s": ("INFERNO_CONTROL_PERIOD", _seconds),
-    "dynamic": ("INFERNO_CONTROL_DYNAMIC", _flag),
-    "controller_host": ("CONTROLLER_HOST", str),
-    "controller_port": ("CONTROLLER_PORT", _port),
-    "collector_host": ("COLLECTOR_HOST", str),
-    "collector_port": ("COLLECTOR_PORT", _port),
-    "optimizer_host": ("INFERNO_HOST", str),
-    "optimizer_port": ("INFERNO_PORT", _port),
-    "actuator_host": ("ACTUATOR_HOST", str),
-    "actuator_port": ("ACTUATOR_PORT", _port),
-    "kubeconfig": ("KUBECONFIG", str),
-    "namespaces": ("WATCH_NAMESPACE", _names),
-    "pause_config_map": ("INFERNO_PAUSE_CONFIGMAP", _place),
-    "prometheus_url": ("INFERNO_PROMETHEUS_URL", str),
-    "prometheus_token_path": ("INFERNO_PROMETHEUS_TOKEN_PATH", Path),
-    "prometheus_ca_path": ("INFERNO_PROMETHEUS_CA_PATH", Path),
-    "metrics_window_s": ("INFERNO_METRICS_WINDOW", _interval),
-    "service_token_path": ("INFERNO_SERVICE_TOKEN_PATH", Path),
-    "service_token": ("INFERNO_SERVICE_TOKEN", str),
-    "allowed_hosts": ("INFERNO_ALLOWED_HOSTS", _names),
-    "service_name": ("INFERNO_SERVICE_NAME", str),
-    "pod_namespace": ("POD_NAMESPACE", str),
-    "pod_ip": ("POD_IP", str),
-    "log_format": ("INFERNO_LOG_FORMAT", _log_format),
-    "load_interval_s": ("INFERNO_LOAD_INTERVAL", _pause),
-    "load_alpha": ("INFERNO_LOAD_ALPHA", _alpha),
+# Of every field of Settings its variable, the argument of the command that wins over it ("" if none
+# does), and its parser.
+SOURCES: Mapping[str, tuple[str, str, Callable[[str], object]]] = {
+    "data_path": ("INFERNO_DATA_PATH", "--data", Path),
+    "period_s": ("INFERNO_CONTROL_PERIOD", "PERIOD", _seconds),
+    "dynamic": ("INFERNO_CONTROL_DYNAMIC", "DYNAMIC", _flag),
+    "controller_host": ("CONTROLLER_HOST", "--host", str),
+    "controller_port": ("CONTROLLER_PORT", "--port", _port),
+    "collector_host": ("COLLECTOR_HOST", "--host", str),
+    "collector_port": ("COLLECTOR_PORT", "--port", _port),
+    "optimizer_host": ("INFERNO_HOST", "--host", str),
+    "optimizer_port": ("INFERNO_PORT", "--port", _port),
+    "actuator_host": ("ACTUATOR_HOST", "--host", str),
+    "actuator_port": ("ACTUATOR_PORT", "--port", _port),
+    "kubeconfig": ("KUBECONFIG", "--kubeconfig", str),
+    "namespaces": ("WATCH_NAMESPACE", "--namespace", _names),
+    "pause_config_map": ("INFERNO_PAUSE_CONFIGMAP", "--pause-config-map", _place),
+    "prometheus_url": ("INFERNO_PROMETHEUS_URL", "--prometheus", str),
+    "prometheus_token_path": ("INFERNO_PROMETHEUS_TOKEN_PATH", "", Path),
+    "prometheus_ca_path": ("INFERNO_PROMETHEUS_CA_PATH", "", Path),
+    "metrics_window_s": ("INFERNO_METRICS_WINDOW", "--window", _interval),
+    "service_token_path": ("INFERNO_SERVICE_TOKEN_PATH", "", Path),
+    "service_token": ("INFERNO_SERVICE_TOKEN", "", str),
+    "allowed_hosts": ("INFERNO_ALLOWED_HOSTS", "--allowed-host", _names),
+    "service_name": ("INFERNO_SERVICE_NAME", "", str),
+    "pod_namespace": ("POD_NAMESPACE", "", str),
+    "pod_ip": ("POD_IP", "", str),
+    "log_format": ("INFERNO_LOG_FORMAT", "--log-format", _log_format),
+    "load_interval_s": ("INFERNO_LOAD_INTERVAL", "INTERVAL", _pause),
+    "load_alpha": ("INFERNO_LOAD_ALPHA", "ALPHA", _alpha),
 }

@@ -14,7 +14,7 @@ import yaml
 from inferno.cli import main as inferno
 from loop.backends.kube import labels
 from loop.schema.reading import read_system
-from loop.settings import VARIABLES, read_settings
+from loop.settings import SOURCES, read_settings
 from tests.cluster_files import YAMLS, Object, documents, objects, problems
 
 # What the client has no models of: kustomizations, rules, and kinds of operators.
@@ -138,7 +138,7 @@ def test_every_server_of_the_workload_can_be_served_by_the_large_sample(reposito
 
 def test_the_variables_of_the_containers_are_ones_that_the_program_reads() -> None:
     """A misspelt variable is a default in silence."""
-    known = {variable for variable, _ in VARIABLES.values()}
+    known = {variable for variable, _, _ in SOURCES.values()}
     for container in [
         *loop()["containers"],
         *objects(YAMLS / "deploy")["Pod", "load-emulator"]["spec"]["containers"],

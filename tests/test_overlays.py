@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from inferno.cli import main as inferno
-from loop.settings import VARIABLES, read_settings
+from loop.settings import SOURCES, read_settings
 from tests.cluster_files import MODELS, YAMLS, Object, documents, kustomized, objects, problems
 from tests.live.kubectl_program import find_kubectl
 from tests.test_manifests import CONTAINERS, rights, variables
@@ -57,7 +57,7 @@ def check(found: Objects) -> None:
     for obj in found.values():
         if (obj["apiVersion"], obj["kind"]) in MODELS:
             assert problems(obj) == []
-    known = {variable for variable, _ in VARIABLES.values()}
+    known = {variable for variable, _, _ in SOURCES.values()}
     mounted = {volume["name"] for volume in pod_of(found)["volumes"]}
     for one in pod_of(found)["containers"]:
         assert one["image"] == "inferno-loop:latest"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from loop.settings import VARIABLES, read_settings
+from loop.settings import SOURCES, read_settings
 
 SCRIPTS = ("launch-terms.sh", "setparms.sh")
 COMPONENTS = ("collector", "optimizer", "actuator", "controller", "emulator")
@@ -111,7 +111,7 @@ def test_the_parameters_are_those_of_the_walk_through(repository: Path, shell: s
         assert (told[f"{name}_HOST"], told[f"{name}_PORT"]) == ("localhost", port)
     assert (told["INFERNO_CONTROL_PERIOD"], told["INFERNO_CONTROL_DYNAMIC"]) == ("60", "false")
     set_by_it = told.keys() - {"HOME", "PATH", "PWD", "SHLVL", "_", "OLDPWD"}
-    assert set_by_it <= {variable for variable, _ in VARIABLES.values()}
+    assert set_by_it <= {variable for variable, _, _ in SOURCES.values()}
     assert read_settings(told).collector_port == 3301
 
 

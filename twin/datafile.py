@@ -352,6 +352,9 @@ def unreadable(error: Exception) -> str:
         return error.strerror
     if isinstance(error, RecursionError):
         return "lists and objects in thousands of others"
+    mark = getattr(error, "problem_mark", None)  # PyYAML's
+    if mark is not None:
+        return f"a fault in line {mark.line + 1} ({getattr(error, 'problem', None)})"
     if "int_max_str_digits" in str(error):
         return "a number of thousands of digits"
     return " ".join(str(error).split()) or type(error).__name__

@@ -250,7 +250,7 @@ def _check_period(period_s: float, speed: float) -> None:
     shortest_s = PERIOD_MIN_S if not speed > 1 else PERIOD_MIN_S / 1000 * speed
     if 0 < period_s < shortest_s:
         raise SpecError(
-            f"period_s: expected a number of seconds >= {shortest_s:g}, or 0 for cycles on "
+            f"PERIOD: expected a number of seconds >= {shortest_s:g}, or 0 for cycles on "
             f"/invoke only, found {period_s:g}"
         )
 

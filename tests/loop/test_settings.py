@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from loop.errors import SpecError
-from loop.settings import VARIABLES, Settings, read_settings
+from loop.settings import SOURCES, Settings, read_settings
 
 
 def test_defaults_are_those_of_the_walk_through() -> None:
@@ -20,7 +20,7 @@ def test_defaults_are_those_of_the_walk_through() -> None:
 
 def test_every_field_has_a_variable_and_the_other_way_round() -> None:
     """A field that nothing sets would be a setting in name only."""
-    assert set(VARIABLES) == set(Settings.__dataclass_fields__)
+    assert set(SOURCES) == set(Settings.__dataclass_fields__)
 
 
 def test_the_variables_of_the_walk_through_are_read() -> None:
@@ -99,8 +99,10 @@ def test_a_value_that_cannot_be_is_one_line_that_names_its_variable(
 
 
 def test_a_wrong_argument_is_named_as_one() -> None:
-    """The environment is then not at fault."""
+    """As it was typed: the environment is then not at fault."""
     with pytest.raises(
-        SpecError, match=r"^period_s: expected a number of seconds >= 0, found 'soon'$"
+        SpecError, match=r"^PERIOD: expected a number of seconds >= 0, found 'soon'$"
     ):
         read_settings({}, arguments={"period_s": "soon"})
+    with pytest.raises(SpecError, match=r"^--port: expected a port, 0 to 65535, found 'x'$"):
+        read_settings({"CONTROLLER_PORT": "3300"}, arguments={"controller_port": "x"})

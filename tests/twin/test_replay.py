@@ -83,10 +83,10 @@ def test_a_request_that_just_fits_is_served() -> None:
 @pytest.mark.parametrize(
     ("limits", "line"),
     [
-        ({"max_batch": 0}, "max_batch must be >= 1, got 0"),
-        ({"token_budget": -1}, "token_budget must be >= 1, got -1"),
-        ({"block_size": 0}, "block_size must be >= 1, got 0"),
-        ({"kv_tokens": 15}, "kv_tokens must be >= one block of 16, got 15"),
+        ({"max_batch": 0}, "max_batch: expected a whole number >= 1, found 0"),
+        ({"token_budget": -1}, "token_budget: expected a whole number >= 1, found -1"),
+        ({"block_size": 0}, "block_size: expected a whole number >= 1, found 0"),
+        ({"kv_tokens": 15}, "kv_tokens: expected at least one block of 16, found 15"),
     ],
 )
 def test_limits_that_let_nothing_run_are_refused(limits: dict[str, Any], line: str) -> None:

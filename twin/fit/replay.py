@@ -40,10 +40,12 @@ class ReplicaLimits:
         """Raise SpecError for a limit that lets nothing run."""
         for name in ("max_batch", "token_budget", "block_size"):
             if getattr(self, name) < 1:
-                raise SpecError(f"{name} must be >= 1, got {getattr(self, name)}")
+                found = getattr(self, name)
+                raise SpecError(f"{name}: expected a whole number >= 1, found {found}")
         if self.kv_tokens is not None and self.kv_tokens < self.block_size:
             raise SpecError(
-                f"kv_tokens must be >= one block of {self.block_size}, got {self.kv_tokens}"
+                f"kv_tokens: expected at least one block of {self.block_size}, found "
+                f"{self.kv_tokens}"
             )
 
 
