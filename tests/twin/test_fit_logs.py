@@ -342,3 +342,114 @@ def test_a_log_in_seconds_is_not_read_as_milliseconds_because_it_was_asked_for(
     path.write_text(LOG)
     with pytest.raises(SpecError, match=r"expected times in ms, found 1\.32e-05 s between"):
         read_logs(path, time_unit="ms")
+
+
+def sampled(**others: object) -> dict[str, Any]:
+    """Return a report of GuideLLM that keeps three of a hundred requests, with the metrics of all
+    of them, as 0.4 wrote it unless it was told otherwise.
+    """
+    metrics = {
+        "request_totals": {"successful": 100, "errored": 2, "incomplete": 1, "total": 103},
+        "requests_per_second": {"successful": {"mean": 1.9}},
+        "request_latency": {"successful": {"mean": 1.0, "percentiles": {"p50": 0.9, "p01": 0.1}}},
+        "prompt_token_count": {"successful": {"mean": 100.0}},
+        "output_token_count": {"successful": {"mean": 20.0}},
+        "time_to_first_token_ms": {"successful": {"mean": 50.0, "percentiles": {"p95": 80.0}}},
+    }
+    [benchmark] = guidellm()["benchmarks"]
+    return {"benchmarks": [benchmark | {"metrics": metrics} | others]}
+
+
+@pytest.mark.parametrize(
+    ("strategy", "load"),
+    [
+        ({"type_": "constant", "rate": 2.0}, (2.0, None, True)),
+        ({"type_": "poisson", "rate": 2.0}, (2.0, None, False)),
+        ({"type_": "concurrent", "streams": 4, "max_concurrency": 4}, (None, 4, False)),
+        ({"type_": "throughput", "max_concurrency": 512}, (None, 512, False)),
+        ({"type_": "synchronous"}, (None, 1, False)),
+        ({}, (1.9, None, False)),
+    ],
+)
+@pytest.mark.parametrize("place", ["config", "args"])
+def test_a_report_that_keeps_some_of_its_requests_is_an_operating_point(
+    tmp_path: Path, place: str, strategy: dict[str, Any], load: object
+) -> None:
+    """A replay of the three that are kept would be of a thirtieth of the load."""
+    report = sampled(**{place: {"strategy": strategy}})
+    [rows] = read_logs(write(tmp_path, "guidellm.json", report))
+    [point] = rows.points
+    assert (point.rate_rps, point.users, point.is_even) == load
+    assert (point.input_tokens, point.output_tokens, rows.failed) == (100, 20, 3)
+    assert (rows.ttft_s[0], rows.e2e_s[0]) == pytest.approx((0.05, 1.0))
+    told = [(one.latency, one.percent, one.value_s) for one in point.percentiles]
+    assert told == [("ttft", 95.0, pytest.approx(0.08)), ("e2e", 50.0, 0.9)]
+
+
+def test_a_report_may_hold_no_requests_at_all(tmp_path: Path) -> None:
+    """Its means are those of all of them."""
+    report = sampled(requests=None, config={"strategy": {"type_": "synchronous"}})
+    [rows] = read_logs(write(tmp_path, "guidellm.json", report))
+    assert rows.points[0].users == 1
+
+
+def test_runs_may_stand_in_a_list(tmp_path: Path) -> None:
+    """As `jq --slurp` makes it of several files."""
+    read = read_logs(write(tmp_path, "all.json", [vllm(), vllm()]))
+    assert [len(rows) for rows in read] == [3, 3]
+    assert len(read_logs(write(tmp_path, "all.json", [guidellm(), guidellm()]))) == 2
+    lines = [json.loads(line) for line in aiperf().splitlines()]
+    assert [len(rows) for rows in read_logs(write(tmp_path, "all.json", lines))] == [3]
+
+
+def test_a_run_of_aiperf_may_go_on_past_any_instant(tmp_path: Path) -> None:
+    """Nanoseconds were cut to those of a stretch of 28 hours, and what came after its end was
+    before what came before it.
+    """
+    lines = [json.loads(line) for line in aiperf().splitlines()]
+    for line, start_s in zip(lines[1:4], (99_999.0, 100_000.0, 100_001.5), strict=True):
+        line["metadata"]["request_start_ns"] = 1_790_000 * 10**12 + round(start_s * 1e9)
+    text = "\n".join(map(json.dumps, lines))
+    [rows] = read_logs(write(tmp_path, "profile_export.jsonl", text))
+    assert rows.queued_s.tolist() == pytest.approx([0.0, 1.0, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"time_to_first_token": 250.0}, "time_to_first_token: expected a value with its unit"),
+        ({"input_sequence_length": 7}, "input_sequence_length: expected a value with its unit"),
+    ],
+)
+def test_metrics_of_another_form_are_told(
+    tmp_path: Path, change: dict[str, object], found: str
+) -> None:
+    """Plain numbers have no unit."""
+    line = json.loads(aiperf().splitlines()[1])
+    line["metrics"] |= change
+    with pytest.raises(SpecError, match=rf"^log.jsonl: request 1: {found}, found an? "):
+        read_logs(write(tmp_path, "log.jsonl", json.dumps(line)))
+
+
+def test_a_record_without_its_start_is_told(tmp_path: Path) -> None:
+    """Nobody knows what ran beside it."""
+    line = json.loads(aiperf().splitlines()[1])
+    del line["metadata"]["request_start_ns"]
+    with pytest.raises(SpecError, match=r"request 1: expected its start in whole nanoseconds"):
+        read_logs(write(tmp_path, "log.jsonl", json.dumps(line)))
+
+
+def test_answers_that_came_at_once_are_told(tmp_path: Path) -> None:
+    """Without streaming there are no times of tokens; the unit is not what is wrong."""
+    with pytest.raises(SpecError, match=r"found all of an answer at once: write .* streaming on"):
+        read_logs(write(tmp_path, "log.json", vllm() | {"itls": [[]] * 4}))
+
+
+@pytest.mark.parametrize("mark", [";", "\t", '","'])
+def test_a_table_of_points_has_the_separators_of_a_log(tmp_path: Path, mark: str) -> None:
+    """Spreadsheets write them as they like."""
+    table = ["rate_rps,in_tokens,out_tokens,ttft_ms,itl_ms", "1,100,50,30,8", "2,100,50,31,9"]
+    lines = [line.replace(",", mark) for line in table]
+    text = "\r\n".join(f'"{line}"' if '"' in mark else line for line in lines)
+    [rows] = read_logs(write(tmp_path, "points.csv", text))
+    assert [point.rate_rps for point in rows.points] == [1.0, 2.0]

@@ -85,7 +85,7 @@ def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
     given, limit = document.get("request_rate"), document.get("max_concurrency")
     rate = float(given) if isinstance(given, int | float) and math.isfinite(given) else math.inf
     reached = document.get("request_throughput")
-    fell_short = isinstance(reached, int | float) and reached < KEPT_UP * rate
+    fell_short = rate == math.inf or (isinstance(reached, int | float) and reached < KEPT_UP * rate)
     if isinstance(limit, int) and limit > 0 and fell_short:
         return None, limit
     if 0.0 < rate < math.inf:

@@ -119,9 +119,10 @@ def read_perf_analyzer(document: Json, *, source: str) -> list[RequestRows]:
     experiments = document["experiments"]
     for place, experiment in enumerate(experiments, 1):
         requests, failed = [], 0
-        for index, request in enumerate(experiment.get("requests") or [], 1):
+        sent = experiment.get("requests") or []
+        for index, request in enumerate(sent, 1):
             where = f"{source}: experiment {place}: request {index}"
-            figures = _perf_request(request, where=where)
+            figures = _perf_request(request, base_ns=sent[0].get("timestamp"), where=where)
             if figures is None:
                 failed += 1
             else:
@@ -131,7 +132,7 @@ def read_perf_analyzer(document: Json, *, source: str) -> list[RequestRows]:
     return logs
 
 
-def _perf_request(request: Json, *, where: str) -> Figures | None:
+def _perf_request(request: Json, *, base_ns: object, where: str) -> Figures | None:
     """Return the figures of *request*, None if it had no answer."""
     times = request.get("response_timestamps") or []
     outputs = request.get("response_outputs") or []
@@ -154,12 +155,11 @@ def _perf_request(request: Json, *, where: str) -> Figures | None:
             f"{where}: expected the tokens of the prompt in the usage that the server sends, found "
             "none: give the summary beside it instead, …_genai_perf.json"
         )
-    # Nanoseconds since 1970 do not fit a float: count from an hour that is near.
-    start_ns = int(request["timestamp"])
-    base_s = (start_ns % 10**14) / 1e9
-    first_s, last_s = ((int(time_ns) - start_ns) / 1e9 for time_ns in (came[0], came[-1]))
-    tokens = float(output if output is not None else len(came))
-    return [base_s, base_s + first_s, base_s + last_s, float(prompt), tokens]
+    times_s = [
+        _since_s(time_ns, base_ns, where=where)
+        for time_ns in (request.get("timestamp"), came[0], came[-1])
+    ]
+    return [*times_s, float(prompt), float(output if output is not None else len(came))]
 
 
 def _pieces(sent: object) -> Iterator[Json]:
@@ -199,6 +199,7 @@ def _has_text(piece: Json) -> bool:
 def read_aiperf(documents: Sequence[Json], *, source: str) -> RequestRows:
     """Read the records of profile_export.jsonl: one request a line."""
     requests, failed = [], 0
+    base_ns = None
     for index, record in enumerate(documents, 1):
         metadata, metrics = record.get("metadata") or {}, record.get("metrics") or {}
         if metadata.get("benchmark_phase", "profiling") == "warmup":
@@ -206,7 +207,9 @@ def read_aiperf(documents: Sequence[Json], *, source: str) -> RequestRows:
         if record.get("error") or metadata.get("was_cancelled") or not metrics:
             failed += 1
             continue
-        figures = _aiperf_request(metadata, metrics, where=f"{source}: request {index}")
+        base_ns = metadata.get("request_start_ns") if base_ns is None else base_ns
+        where = f"{source}: request {index}"
+        figures = _aiperf_request(metadata, metrics, base_ns=base_ns, where=where)
         if figures is None:
             failed += 1
         else:
@@ -214,23 +217,44 @@ def read_aiperf(documents: Sequence[Json], *, source: str) -> RequestRows:
     return log_of(source, requests, failed=failed)
 
 
-def _aiperf_request(metadata: Json, metrics: Json, *, where: str) -> Figures | None:
+def _aiperf_request(
+    metadata: Json, metrics: Json, *, base_ns: object, where: str
+) -> Figures | None:
     ttft_s = _metric_s(metrics, "time_to_first_token", where=where)
     e2e_s = _metric_s(metrics, "request_latency", where=where)
     prompt, output = (
-        (metrics.get(name) or {}).get("value")
+        _metric(metrics, name, where=where).get("value")
         for name in ("input_sequence_length", "output_sequence_length")
     )
     if ttft_s is None or e2e_s is None or not prompt or not output:
         return None
-    # Nanoseconds since 1970 do not fit a float: count from an hour that is near.
-    start_s = (int(metadata["request_start_ns"]) % 10**14) / 1e9
-    return [start_s, start_s + ttft_s, start_s + e2e_s, float(prompt), float(output)]
+    start_s = _since_s(metadata.get("request_start_ns"), base_ns, where=where)
+    tokens = (finite(prompt, where=where), finite(output, where=where))
+    return [start_s, start_s + ttft_s, start_s + e2e_s, *tokens]
+
+
+def _since_s(time_ns: object, base_ns: object, *, where: str) -> float:
+    """Return the time [s] from *base_ns* to *time_ns*, which since 1970 do not fit a float."""
+    if isinstance(time_ns, int) and isinstance(base_ns, int):
+        return (time_ns - base_ns) / 1e9
+    raise SpecError(
+        f"{where}: expected its start in whole nanoseconds, found {str(time_ns)[:60]!r}"
+    )
 
 
 def _metric_s(metrics: Json, name: str, *, where: str) -> float | None:
-    metric = metrics.get(name)
-    if not isinstance(metric, Mapping):
+    metric = _metric(metrics, name, where=where)
+    if not metric:
         return None
     where = f"{where}: {name}"
     return finite(metric.get("value"), where=where) * _unit(metric, where=where)
+
+
+def _metric(metrics: Json, name: str, *, where: str) -> Json:
+    """Return the value and the unit of a metric, nothing if the request has none."""
+    metric = metrics.get(name)
+    if metric is None:
+        return {}
+    if not isinstance(metric, Mapping):
+        raise SpecError(f"{where}: {name}: expected a value with its unit, found {shape(metric)}")
+    return metric

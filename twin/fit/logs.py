@@ -1,8 +1,8 @@
 """Reading of the files that load generators write: which format a file has, and the requests in it.
 
 Known are our CSV, tables of operating points (twin.fit.point_csv), the JSON of `vllm bench serve`
-and its kin (twin.fit.bench_serve) and of GuideLLM, and what GenAI-Perf and AIPerf write
-(twin.fit.genai_perf). A file may hold several runs: each is a log of its own.
+and its kin (twin.fit.bench_serve) and of GuideLLM (twin.fit.guidellm), and what GenAI-Perf and
+AIPerf write (twin.fit.genai_perf). A file may hold several runs: each is a log of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ import numpy as np
 from twin.datafile import unreadable
 from twin.fit.bench_serve import is_result, read_result
 from twin.fit.genai_perf import is_summary, read_aiperf, read_perf_analyzer, read_summary
-from twin.fit.json_figures import Figures, finite, log_of, shape
+from twin.fit.guidellm import read_report
+from twin.fit.json_figures import shape
 from twin.fit.point_csv import is_table, read_table
 from twin.fit.request_csv import (
     COUNT_COLUMNS,
@@ -67,6 +68,11 @@ def _in_seconds(rows: RequestRows, *, told: str = "in seconds") -> RequestRows:
         decode_s = (rows.last_token_s - rows.first_token_s)[several]
         gap_s = float(np.median(decode_s / (rows.output_tokens[several] - 1)))
         what = "between two tokens"
+        if not gap_s and told == "in seconds":
+            raise SpecError(
+                f"{rows.source}: expected times of tokens, found all of an answer at once: write "
+                "the log with streaming on"
+            )
     else:
         gap_s, what = float(np.median(rows.ttft_s)) / 60.0, "a minute to the first token"
     if gap_s > GAP_MAX_S and told == "in seconds":
@@ -100,7 +106,7 @@ def _json_logs(text: str, *, source: str) -> list[RequestRows]:
     if is_result(first):
         return [read_result(document, source=source) for document in documents]
     if isinstance(first.get("benchmarks"), list):
-        return _guidellm(first, source=source)
+        return [log for report in documents for log in read_report(report, source=source)]
     if "metadata" in first and "metrics" in first:
         return [read_aiperf(documents, source=source)]
     if isinstance(first.get("experiments"), list):
@@ -111,9 +117,11 @@ def _json_logs(text: str, *, source: str) -> list[RequestRows]:
 
 
 def _documents(text: str, *, source: str) -> list[Any]:
-    """Return the JSON documents of *text*: one, or one a line."""
+    """Return the JSON documents of *text*: one, one a line, or those of a list."""
     try:
-        return [json.loads(text)]
+        whole_text = json.loads(text)
+        is_list = isinstance(whole_text, list) and all(isinstance(one, dict) for one in whole_text)
+        return whole_text if is_list and whole_text else [whole_text]
     except (ValueError, RecursionError) as error:
         whole = error
     documents = []
@@ -125,77 +133,6 @@ def _documents(text: str, *, source: str) -> list[Any]:
                 found = unreadable(whole) if number == 1 else f"line {number}, which is none"
                 raise SpecError(f"{source}: expected JSON, found {found}") from None
     return documents
-
-
-# -- GuideLLM
-
-
-def _guidellm(document: Mapping[str, Any], *, source: str) -> list[RequestRows]:
-    """Read a report: a log for each of its benchmarks that has requests."""
-    logs = []
-    for number, benchmark in enumerate(document["benchmarks"], 1):
-        groups = benchmark.get("requests") if isinstance(benchmark, Mapping) else None
-        if not isinstance(groups, Mapping):
-            raise SpecError(
-                f"{source}: benchmark {number}: expected requests by their outcome, found "
-                f"{shape(benchmark)}; write the report with all requests in it"
-            )
-        failed = len(groups.get("errored") or []) + len(groups.get("incomplete") or [])
-        requests = []
-        for index, request in enumerate(groups.get("successful") or [], 1):
-            figures = _guidellm_request(request, where=f"{source}: benchmark {number}: {index}")
-            if figures is None:
-                failed += 1
-            else:
-                requests.append((index, figures))
-        if requests:
-            run = f"benchmark {number}"
-            logs.append(log_of(source, requests, failed=failed, run=run))
-    if not logs:
-        raise SpecError(f"{source}: expected requests that were answered, found none")
-    return logs
-
-
-def _guidellm_request(request: Mapping[str, Any], *, where: str) -> Figures | None:
-    """Return the figures of one request, None if it has no times of tokens (no streaming)."""
-    timings = (request.get("info") or request.get("scheduler_info") or {}).get("timings") or {}
-    input_metrics = request.get("input_metrics") or {}
-    output_metrics = request.get("output_metrics") or {}
-
-    def first_of(*values: object) -> object:
-        return next((value for value in values if value is not None), None)
-
-    figures = (
-        first_of(
-            request.get("request_start_time"),
-            request.get("start_time"),
-            timings.get("request_start"),
-        ),
-        first_of(
-            request.get("first_token_time"),
-            timings.get("first_token_iteration"),
-            timings.get("first_iteration"),
-        ),
-        first_of(
-            request.get("last_token_time"),
-            timings.get("last_token_iteration"),
-            timings.get("last_iteration"),
-            request.get("request_end_time"),
-        ),
-        first_of(
-            request.get("prompt_tokens"),
-            input_metrics.get("total_tokens"),
-            input_metrics.get("text_tokens"),
-        ),
-        first_of(
-            request.get("output_tokens"),
-            output_metrics.get("total_tokens"),
-            output_metrics.get("text_tokens"),
-        ),
-    )
-    if any(value is None for value in figures) or not figures[-1]:
-        return None
-    return [finite(value, where=where) for value in figures]
 
 
 def with_points_together(logs: Sequence[RequestRows]) -> list[RequestRows]:

@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from twin.fit.points import Latency, OperatingPoint, Percentile
-from twin.fit.request_csv import RequestRows
+from twin.fit.request_csv import RequestRows, delimiter_of
 from twin.spec import SpecError
 
 # What a figure may be called, and what makes ours of it.
@@ -40,7 +40,8 @@ LATENCIES: Mapping[str, Latency] = {"ttft": "ttft", "itl": "itl", "tpot": "itl",
 
 def is_table(text: str) -> bool:
     """Tell whether *text* is a table of operating points, by its header."""
-    names = {name.strip().lower() for name in text.split("\n", 1)[0].split(",")}
+    header = text.lstrip().split("\n", 1)[0]
+    names = {name.strip(' "\r').lower() for name in header.split(delimiter_of(text))}
     return (
         bool(names & set(LOADS)) and bool(names & {*TTFT, *TTFT_MEDIAN}) and "queued_s" not in names
     )
@@ -57,7 +58,7 @@ def read_table(text: str, *, source: str) -> RequestRows:
     points: list[OperatingPoint] = []
     figures: list[tuple[int, float, float, float, float]] = []
     failed = 0
-    reader = csv.DictReader(io.StringIO(text, newline=""))
+    reader = csv.DictReader(io.StringIO(text.lstrip(), newline=""), delimiter=delimiter_of(text))
     for fields in reader:
         row = {
             str(key).strip().lower(): (value or "").strip()

@@ -178,11 +178,15 @@ def _has_failed(texts: Sequence[str]) -> bool:
     return no_answer or not first or not last
 
 
-def _fields(text: str, *, source: str) -> Iterator[tuple[int, list[str]]]:
-    # Spreadsheets of half of the world write semicolons.
+def delimiter_of(text: str) -> str:
+    """Return what separates the fields of the CSV *text*, by its header."""
     header = text.lstrip().split("\n", 1)[0]
-    delimiter = "," if "," in header else ";" if ";" in header else "\t" if "\t" in header else ","
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
+    # Spreadsheets of half of the world write semicolons.
+    return next((mark for mark in (",", ";", "\t") if mark in header), ",")
+
+
+def _fields(text: str, *, source: str) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter_of(text))
     try:
         for row in reader:
             if row:

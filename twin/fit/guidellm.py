@@ -1,0 +1,178 @@
+"""Reading of the reports of GuideLLM: of each benchmark the requests one by one, or, where it keeps
+only some of them (until 0.5 it kept 10 or 20 unless told otherwise), an operating point.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from twin.fit.json_figures import Figures, finite, log_of, point_rows, shape
+from twin.fit.points import Latency, OperatingPoint, Percentile
+from twin.fit.request_csv import RequestRows
+from twin.spec import SpecError
+
+Json = Mapping[str, Any]
+
+# Where versions keep how the requests of a benchmark were sent.
+STRATEGY_IN = ("config", "scheduler", "args")
+LATENCIES: Mapping[Latency, tuple[str, float]] = {
+    "ttft": ("time_to_first_token_ms", 1e-3),
+    "e2e": ("request_latency", 1.0),
+}
+PERCENTILES = ("p50", "p90", "p95", "p99")
+
+
+def read_report(report: Json, *, source: str) -> list[RequestRows]:
+    """Read a report: a log for each of its benchmarks that was answered."""
+    logs = []
+    for number, benchmark in enumerate(report["benchmarks"], 1):
+        where = f"{source}: benchmark {number}"
+        if not isinstance(benchmark, Mapping):
+            raise SpecError(f"{where}: expected an object, found {shape(benchmark)}")
+        rows = _benchmark(benchmark, source=source, number=number, where=where)
+        if rows is not None:
+            logs.append(rows)
+    if not logs:
+        raise SpecError(f"{source}: expected requests that were answered, found none")
+    return logs
+
+
+def _benchmark(benchmark: Json, *, source: str, number: int, where: str) -> RequestRows | None:
+    groups = benchmark.get("requests")
+    kept: Sequence[Json] = (groups.get("successful") or []) if isinstance(groups, Mapping) else []
+    totals = (benchmark.get("metrics") or {}).get("request_totals") or {}
+    answered = totals.get("successful")
+    if isinstance(answered, int) and answered > len(kept):
+        return _point(benchmark, source=f"{source} benchmark {number}", where=where)
+    if not isinstance(groups, Mapping):
+        raise SpecError(
+            f"{where}: expected requests by their outcome, found {shape(benchmark)}; write the "
+            "report with all requests in it"
+        )
+    failed = len(groups.get("errored") or []) + len(groups.get("incomplete") or [])
+    requests = []
+    for index, request in enumerate(kept, 1):
+        figures = _request(request, where=f"{where}: {index}")
+        if figures is None:
+            failed += 1
+        else:
+            requests.append((index, figures))
+    if not requests:
+        return None
+    return log_of(source, requests, failed=failed, run=f"benchmark {number}")
+
+
+# -- requests
+
+
+def _request(request: Json, *, where: str) -> Figures | None:
+    """Return the figures of one request, None if it has no times of tokens (no streaming)."""
+    timings = (request.get("info") or request.get("scheduler_info") or {}).get("timings") or {}
+    input_metrics = request.get("input_metrics") or {}
+    output_metrics = request.get("output_metrics") or {}
+
+    def first_of(*values: object) -> object:
+        return next((value for value in values if value is not None), None)
+
+    figures = (
+        first_of(
+            request.get("request_start_time"),
+            request.get("start_time"),
+            timings.get("request_start"),
+        ),
+        first_of(
+            request.get("first_token_time"),
+            timings.get("first_token_iteration"),
+            timings.get("first_iteration"),
+        ),
+        first_of(
+            request.get("last_token_time"),
+            timings.get("last_token_iteration"),
+            timings.get("last_iteration"),
+            request.get("request_end_time"),
+        ),
+        first_of(
+            request.get("prompt_tokens"),
+            input_metrics.get("total_tokens"),
+            input_metrics.get("text_tokens"),
+        ),
+        first_of(
+            request.get("output_tokens"),
+            output_metrics.get("total_tokens"),
+            output_metrics.get("text_tokens"),
+        ),
+    )
+    if any(value is None for value in figures) or not figures[-1]:
+        return None
+    return [finite(value, where=where) for value in figures]
+
+
+# -- means
+
+
+def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
+    """Return the operating point of a benchmark of whose requests only some are known: a replay of
+    those would be of a smaller load.
+    """
+    metrics = benchmark["metrics"]
+
+    def of_answered(name: str) -> Json:
+        found = (metrics.get(name) or {}).get("successful")
+        return found if isinstance(found, Mapping) else {}
+
+    def mean(name: str) -> float:
+        return finite(of_answered(name).get("mean"), where=f"{where}: metrics: {name}: mean")
+
+    rate, users, is_even = _load(benchmark, rate_rps=of_answered("requests_per_second"))
+    if rate is None and users is None:
+        raise SpecError(f"{where}: expected how its requests were sent (strategy), found nothing")
+    percentiles = [
+        Percentile(
+            latency=latency,
+            percent=float(label[1:]),
+            value_s=unit_s * finite(value, where=f"{where}: metrics: {name}: {label}"),
+        )
+        for latency, (name, unit_s) in LATENCIES.items()
+        for label in PERCENTILES
+        for value in [(of_answered(name).get("percentiles") or {}).get(label)]
+        if value
+    ]
+    point = OperatingPoint(
+        rate_rps=rate,
+        users=users,
+        is_even=is_even,
+        input_tokens=max(mean("prompt_token_count"), 1.0),
+        output_tokens=max(mean("output_token_count"), 1.0),
+        percentiles=tuple(percentiles),
+    )
+    totals = metrics["request_totals"]
+    failed = sum(int(totals.get(name) or 0) for name in ("errored", "incomplete"))
+    ttft_s, e2e_s = (mean(name) * unit_s for name, unit_s in LATENCIES.values())
+    return point_rows(source, point, ttft_s=ttft_s, e2e_s=e2e_s, failed=failed)
+
+
+def _load(benchmark: Json, *, rate_rps: Json) -> tuple[float | None, int | None, bool]:
+    """Return the rate [1/s] or the users who ask again at once, and whether requests were evenly
+    spaced.
+    """
+    strategy: Json = next(
+        (
+            found
+            for place in STRATEGY_IN
+            for found in [(benchmark.get(place) or {}).get("strategy")]
+            if isinstance(found, Mapping)
+        ),
+        {},
+    )
+    kind = strategy.get("type_")
+    if kind == "synchronous":
+        return None, 1, False
+    users = strategy.get("streams") or strategy.get("max_concurrency")
+    if kind in ("concurrent", "throughput") and isinstance(users, int):
+        return None, users, False
+    rate = strategy.get("rate") if kind in ("constant", "poisson", "async") else None
+    rate = rate or rate_rps.get("mean")
+    if isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0:
+        return float(rate), None, kind == "constant"
+    return None, None, False
