@@ -27,7 +27,7 @@ from experiments.compare import CompareConfig, compare, contenders
 from experiments.confidence import estimate, estimate_share
 from experiments.grid import SweepConfig
 from experiments.run_files import run_to_directory
-from experiments.validation.validate import PointFit, predictions, split_fit
+from experiments.validation.sweeps import SWEEPS, PointFit, predictions, split_fit
 
 IMAGES = Path(__file__).parent / "images"
 SAMPLE_DATA = Path(__file__).parent.parent / "sample-data"
@@ -45,7 +45,6 @@ VALIDATED = (
     ("guidellm_exp2", "qwen2.5-14b", "A → B"),
     ("guidellm_exp2", "qwen2.5-14b", "B → A"),
 )
-SWEEPS = SAMPLE_DATA / "validation" / "guidellm.csv"
 COLOURS = ("#0072B2", "#D55E00")  # Okabe and Ito: told apart by everybody
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from experiments import run
-from experiments.validation.validate import PointFit, predictions
+from experiments.validation.sweeps import PointFit, predictions
 from twin.spec import LatencyModel
 
 AGAIN = "draw the pictures again: make figures"

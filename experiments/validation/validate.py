@@ -7,11 +7,10 @@ from ../shared/validation, else those rows are skipped.
 
 from __future__ import annotations
 
-import csv
 import sys
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,14 +29,15 @@ from experiments.validation.datasheet_constants import (
 )
 from experiments.validation.published import published
 from experiments.validation.real_runs import client_overhead_ms, pods, runs
-from twin.fit.datasheet import CONSTANTS, Constants, DataSheetModel, estimate, read_accelerators
+from experiments.validation.sweeps import guidellm
+from twin.fit.datasheet import CONSTANTS, Constants, estimate, read_accelerators
 from twin.fit.fitting import FAMILIES, fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.model_config import read_model
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits
 from twin.fit.search import prior_of
-from twin.spec import SCHEDULINGS, LatencyModel, Scheduling
+from twin.spec import LatencyModel
 
 Floats = npt.NDArray[np.float64]
 
@@ -52,11 +52,6 @@ RUNS = (
     ("rtx4090-llama-3.1-8b.csv", "RTX4090", 256, 41408),
     ("rtxpro6000-llama-3.1-8b.csv", "RTXPRO6000", 128, None),
 )
-POINT_REQUESTS = 300  # of a simulated step; a run of fewer is simulated whole
-DURATIONS_S = {"guidellm_exp1_llama31_8b": 360.0, "guidellm_exp2": 600.0}  # of a step
-SHAPES_A = ("1024x1024", "256x256", "4096x256", "64x1024")
-SHAPES_B = ("1024x64", "256x4096", "4096x4096", "64x64")
-SPLITS = {"A → B": (SHAPES_A, SHAPES_B), "B → A": (SHAPES_B, SHAPES_A)}
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -120,179 +115,6 @@ def logs() -> None:
                     f"{score.e2e_error:+.1%}, mean TTFT {score.ttft_error:+.1%} "
                     f"({result.family.name})"
                 )
-
-
-# -- load steps of GuideLLM
-
-
-def guidellm(dataset: str, model: str) -> PointFit:
-    """Print how four shapes of a sweep predict the four others; return what all of it says."""
-    for split in SPLITS:
-        found = split_fit(dataset, model, split)
-        predicted = predictions(dataset, split, found)
-        itl_mape = np.mean([abs(each.itl_error) for each in predicted])
-        ttft_mape = np.mean([abs(each.ttft_error) for each in predicted])
-        print(
-            f"{dataset}: shapes {split}: {len(predicted)} steps, ITL MAPE {itl_mape:.1%}, TTFT "
-            f"MAPE {ttft_mape:.1%} (p {found.latency_model.p:.2f}, {found.scheduling} scheduling)"
-        )
-    return _fit_points(_points(dataset), _prior(model))
-
-
-def split_fit(dataset: str, model: str, split: str) -> PointFit:
-    """Return what the first shapes of *split* say of the engine of *dataset*."""
-    fitted, _ = SPLITS[split]
-    return _fit_points([each for each in _points(dataset) if each[0] in fitted], _prior(model))
-
-
-def predictions(dataset: str, split: str, found: PointFit) -> list[Predicted]:
-    """Return the steps of the other shapes of *split*, measured and predicted by *found*."""
-    _, others = SPLITS[split]
-    return [
-        Predicted(
-            shape=shape,
-            # 0 is one user alone.
-            rate_rps=point.rate_rps or 0.0,
-            ttft_ms=ttft_ms,
-            itl_ms=itl_ms,
-            ttft_predicted_ms=steady.ttft_median_s * 1e3,
-            itl_predicted_ms=steady.itl_s * 1e3,
-        )
-        for shape, point, ttft_ms, itl_ms in _points(dataset)
-        if shape in others
-        for steady in [_steady(point, found)]
-    ]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Predicted:
-    """A step of a sweep: median TTFT and mean ITL."""
-
-    shape: str
-    rate_rps: float
-    ttft_ms: float
-    itl_ms: float
-    ttft_predicted_ms: float
-    itl_predicted_ms: float
-
-    @property
-    def ttft_error(self) -> float:
-        """Return the relative error, positive if it is predicted too slow."""
-        return self.ttft_predicted_ms / self.ttft_ms - 1.0
-
-    @property
-    def itl_error(self) -> float:
-        """Return the relative error, positive if it is predicted too slow."""
-        return self.itl_predicted_ms / self.itl_ms - 1.0
-
-
-def _prior(model: str) -> DataSheetModel:
-    return estimate(
-        read_model(SAMPLE_DATA / "models" / f"{model}.json"),
-        read_accelerators(SAMPLE_DATA / "datasheets" / "accelerators.json")["H100"],
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PointFit:
-    """What a sweep says of an engine; loss is that of the fit."""
-
-    latency_model: LatencyModel
-    overhead_ms: float
-    scheduling: Scheduling
-    loss: float
-
-
-Measured = tuple[str, OperatingPoint, float, float]
-
-
-def _points(dataset: str) -> list[Measured]:
-    """Return shape, load, median TTFT and mean ITL [ms] of the steps 0 to 6, without the one of
-    full throughput.
-    """
-    found = []
-    with (SHIPPED / "guidellm.csv").open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            if not row["dataset"].startswith(dataset) or row["strategy"] == "throughput":
-                continue
-            alone = row["strategy"] == "synchronous"
-            point = OperatingPoint(
-                users=1 if alone else None,
-                rate_rps=None if alone else float(row["offered_rps"]),
-                input_tokens=float(row["in_tok_mean"]),
-                output_tokens=float(row["out_tok_mean"]),
-                spread=0.5,
-                is_even=True,
-                duration_s=DURATIONS_S[dataset],
-            )
-            shape = f"{row['nom_in_tok']}x{row['nom_out_tok']}"
-            found.append((shape, point, float(row["ttft_ms_median"]), float(row["itl_ms_mean"])))
-    return found
-
-
-def _steady(point: OperatingPoint, found: PointFit) -> Steady:
-    return operate(
-        point,
-        latency_model=found.latency_model,
-        max_batch=512,
-        token_budget=8192,
-        overhead_ms=found.overhead_ms,
-        scheduling=found.scheduling,
-        requests=40 if point.users else POINT_REQUESTS,
-    )
-
-
-def _fit_points(measured: Sequence[Measured], prior: DataSheetModel) -> PointFit:
-    """Fit with synchronous and with asynchronous scheduling, and return what misses less."""
-    return min(
-        (_fit_scheduled(measured, prior, scheduling) for scheduling in SCHEDULINGS),
-        key=lambda found: found.loss,
-    )
-
-
-def _fit_scheduled(
-    measured: Sequence[Measured], prior: DataSheetModel, scheduling: Scheduling
-) -> PointFit:
-    start = prior.latency_model
-
-    def model(values: Floats, *, loss: float = 0.0) -> PointFit:
-        launch_ms, p, overhead_ms = float(values[0]), float(values[4]), float(values[5])
-        weights_ms, beta_ms, gamma_ms = map(float, np.exp(values[1:4]))
-        return PointFit(
-            latency_model=LatencyModel(
-                alpha_ms=launch_ms + weights_ms,
-                beta_ms=beta_ms,
-                gamma_ms=gamma_ms,
-                launch_ms=launch_ms,
-                p=p,
-            ),
-            overhead_ms=overhead_ms,
-            scheduling=scheduling,
-            loss=loss,
-        )
-
-    def residuals(values: Floats) -> Floats:
-        parts: list[float] = []
-        for _, point, ttft, itl in measured:
-            steady = _steady(point, model(values))
-            parts += [
-                0.5 * np.log(steady.ttft_median_s * 1e3 / ttft),
-                np.log(steady.itl_s * 1e3 / itl),
-            ]
-        return np.array(parts)
-
-    begin = [1.0, np.log(start.alpha_ms - 1.0), np.log(start.beta_ms), np.log(start.gamma_ms)]
-    found = least_squares(
-        residuals,
-        [*begin, 1.5, prior.overhead_ms],
-        diff_step=[0.02] * 6,
-        bounds=([0.0, -3.0, -9.0, -14.0, 1.0001, 0.0], [6.0, 4.0, 1.0, -5.0, 4.0, 40.0]),
-        loss="soft_l1",
-        f_scale=0.1,
-        x_scale=[1.0, 1.0, 1.0, 1.0, 0.5, 5.0],
-        max_nfev=10,
-    )
-    return model(found.x, loss=float(found.cost))
 
 
 # -- load stages of vLLM
