@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-from experiments.pool import Outcomes, run_tasks
+from experiments.processes import Outcomes, run_tasks
 from experiments.sweep_rows import PlannedRun, Row
 from twin.spec import SpecError
 
@@ -36,7 +36,7 @@ class LocalProcesses:
             raise SpecError(f"jobs: expected a whole number >= 1, found {self.jobs}")
 
     def outcomes(self, work: Callable[[Kind], Row], runs: Sequence[Kind]) -> Outcomes[Row]:
-        """Run them, see `experiments.pool.run_tasks`."""
+        """Run them, see `experiments.processes.run_tasks`."""
         return run_tasks(work, runs, jobs=self.jobs or _cores())
 
 

@@ -18,7 +18,7 @@ from experiments.compare.rows import told_peaks, without_start_up
 from experiments.config import RunConfig, config_from_json
 from experiments.figures import SERIES, new_figure, our_style, save_figure
 from experiments.output import write_csv, write_text
-from experiments.pool import run_tasks
+from experiments.processes import run_tasks
 from experiments.run import simulate
 from experiments.run_files import RUN, RunRecords, read_run
 from experiments.scores.misses import CAUSES, MEANING, Misses, misses_of

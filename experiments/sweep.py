@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from experiments.executor import Executor, Kind, LocalProcesses
 from experiments.grid import SweepConfig
 from experiments.output import require_writable, whole_file, write_csv, write_text
-from experiments.pool import Outcome
+from experiments.processes import Outcome
 from experiments.run import simulate
 from experiments.sources import read_sources
 from experiments.sweep_rows import (

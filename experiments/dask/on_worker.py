@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from experiments.dask.sent_files import MODULES, SentFiles, placed
-from experiments.pool import Outcome, attempt
+from experiments.processes import Outcome, attempt
 from experiments.sweep_rows import PlannedRun, Row
 from experiments.versions import code_digest, versions
 from loop.policies import code_digest as policy_digest

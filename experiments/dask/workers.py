@@ -21,7 +21,7 @@ import dask
 from experiments.dask.on_worker import forget, make_row, receive, running_code
 from experiments.dask.sent_files import SentFiles, files_of
 from experiments.executor import Kind
-from experiments.pool import Outcome, Outcomes
+from experiments.processes import Outcome, Outcomes
 from experiments.sweep_rows import PlannedRun, Row
 from loop.clocks import MonotonicClock
 from loop.errors import LoopError

@@ -87,8 +87,8 @@ class Window:
         """Return the logarithms of measured over predicted TTFT and ITL by point."""
         return [
             (
-                math.log((point.stretch.ttft_ms or 1.0) / ttft_ms),
-                math.log((point.stretch.itl_ms or 1.0) / itl_ms),
+                math.log(point.ttft_ms / ttft_ms),
+                math.log(point.itl_ms / itl_ms),
             )
             for point, (ttft_ms, itl_ms) in zip(self.points, self.predicted, strict=True)
         ]
@@ -185,8 +185,10 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
     rates = [0.0, 0.0]
     for place in np.array_split(np.arange(len(good)), min(LOADS, max(len(good), 1))):
         group = [good[k] for k in place.tolist()]
+        if not group:
+            continue
         point = Point(server=server.name, stretch=merged([one.stretch for one in group]))
-        if not group or point.stretch.requests < REQUESTS_MIN:
+        if point.stretch.requests < REQUESTS_MIN:
             continue
         ttft_ms, itl_ms = predict(
             perf,
@@ -219,33 +221,38 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
 
 
 def merged(stretches: Sequence[Stretch]) -> Stretch:
-    """Return several stretches of time as one: means by request, rates by time."""
+    """Return several stretches of time, at least one, as one: means by request, rates by time. What
+    one of them does not know is not known.
+    """
     weights = np.array([max(one.requests, 1e-9) for one in stretches])
+    tokens = weights * np.array([max(one.load.out_tokens, 1e-9) for one in stretches])
 
     def by_request(values: Sequence[float]) -> float:
-        return float(np.average(values, weights=weights)) if stretches else 0.0
+        return float(np.average(values, weights=weights))
 
     def by_time(values: Sequence[float]) -> float:
-        return float(np.mean(values)) if stretches else 0.0
+        return float(np.mean(values))
 
-    def if_told(values: Sequence[float | None]) -> float | None:
+    def by_token(values: Sequence[float]) -> float:
+        return float(np.average(values, weights=tokens))
+
+    def if_told(
+        values: Sequence[float | None], mean: Callable[[Sequence[float]], float] = by_request
+    ) -> float | None:
         told = [value for value in values if value is not None]
-        return by_request(told) if told and len(told) == len(values) else None
+        return mean(told) if len(told) == len(values) else None
 
-    tokens = weights * np.array([max(one.load.out_tokens, 1e-9) for one in stretches])
     return Stretch(
         load=Load(
             rate_rpm=by_time([one.load.rate_rpm for one in stretches]),
             in_tokens=by_request([one.load.in_tokens for one in stretches]),
             out_tokens=by_request([one.load.out_tokens for one in stretches]),
         ),
-        per_replica_rpm=by_time([one.per_replica_rpm or 0.0 for one in stretches]),
+        per_replica_rpm=if_told([one.per_replica_rpm for one in stretches], by_time),
         replicas=by_time([one.replicas for one in stretches]),
         requests=float(sum(one.requests for one in stretches)),
-        ttft_ms=by_request([one.ttft_ms or 0.0 for one in stretches]),
-        itl_ms=float(np.average([one.itl_ms or 0.0 for one in stretches], weights=tokens))
-        if stretches
-        else 0.0,
+        ttft_ms=if_told([one.ttft_ms for one in stretches]),
+        itl_ms=if_told([one.itl_ms for one in stretches], by_token),
         completions_rpm=by_time([one.completions_rpm for one in stretches]),
         running=by_time([one.running for one in stretches]),
         waiting=by_time([one.waiting for one in stretches]),
@@ -395,9 +402,10 @@ class _Cause:
 
 def _causes(perf: Perf, windows: Sequence[Window]) -> list[_Cause]:
     """Return all that may have moved. What engines tell themselves need not be looked for."""
-    stretches = [point.stretch for window in windows for point in window.points]
-    ttft_ms = float(np.median([one.ttft_ms or 0.0 for one in stretches]))
+    points = [point for window in windows for point in window.points]
+    ttft_ms = float(np.median([one.ttft_ms for one in points]))
     share = float(np.mean([window.prefix_share for window in windows]))
+    stretches = [one.stretch for one in points]
     return [*_coefficients(perf, ttft_ms=ttft_ms), *_settings(perf, stretches, share=share)]
 
 
@@ -489,12 +497,7 @@ def _moved(perf: Perf, windows: Sequence[Window], *, base: np.ndarray) -> Moved 
     chosen = np.unique(np.linspace(0, len(every) - 1, POINTS_OF_A_SEARCH).round().astype(int))
     every = [every[place] for place in chosen.tolist()]
     known = np.array([point.known_within for point, _ in every])
-    measured = np.array(
-        [
-            (math.log(point.stretch.ttft_ms or 1.0), math.log(point.stretch.itl_ms or 1.0))
-            for point, _ in every
-        ]
-    )
+    measured = np.array([(math.log(point.ttft_ms), math.log(point.itl_ms)) for point, _ in every])
 
     def misfit(changed: Perf, prefix_share: float | None) -> float:
         predicted = np.log(

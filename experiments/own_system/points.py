@@ -40,10 +40,27 @@ Block = tuple[slice, Stretch]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Point:
-    """A steady load of one replica, as measured over several stretches of a history together."""
+    """A steady load of one replica, as measured over several stretches of a history together, of
+    which latencies and rate are known.
+    """
 
     server: str
     stretch: Stretch
+
+    @property
+    def ttft_ms(self) -> float:
+        """Return the mean TTFT."""
+        return _known(self.stretch.ttft_ms)
+
+    @property
+    def itl_ms(self) -> float:
+        """Return the mean ITL."""
+        return _known(self.stretch.itl_ms)
+
+    @property
+    def per_replica_rpm(self) -> float:
+        """Return what one replica was asked for."""
+        return _known(self.stretch.per_replica_rpm)
 
     @property
     def known_within(self) -> float:
@@ -77,15 +94,21 @@ def _together(history: History, steady: Sequence[Block]) -> Stretch | None:
     stretch = history.over(mask)
     if stretch is None:
         return None
-    return replace(stretch, ttft_ms=float(np.median([each.ttft_ms or 0.0 for _, each in steady])))
+    return replace(stretch, ttft_ms=float(np.median([_known(each.ttft_ms) for _, each in steady])))
+
+
+def _known(value: float | None) -> float:
+    """Return a figure that whoever chose the stretch has looked at."""
+    assert value is not None
+    return value
 
 
 def rows_of(points: Sequence[Point], *, source: str, token_cv: float) -> RequestRows:
     """Return *points* as a table for a fit; *token_cv* is how lengths vary about their means."""
     tokens_in = np.array([each.stretch.load.in_tokens for each in points])
     tokens_out = np.array([each.stretch.load.out_tokens for each in points])
-    ttft_s = np.array([(each.stretch.ttft_ms or 0.0) / 1e3 for each in points])
-    itl_s = np.array([(each.stretch.itl_ms or 0.0) / 1e3 for each in points])
+    ttft_s = np.array([each.ttft_ms / 1e3 for each in points])
+    itl_s = np.array([each.itl_ms / 1e3 for each in points])
     output = np.maximum(np.rint(tokens_out), 1).astype(np.int64)
     return RequestRows(
         source=source,
@@ -103,7 +126,7 @@ def rows_of(points: Sequence[Point], *, source: str, token_cv: float) -> Request
 def operating_point(point: Point, *, token_cv: float) -> OperatingPoint:
     """Return the load of *point* for a simulation of one replica."""
     return OperatingPoint(
-        rate_rps=(point.stretch.per_replica_rpm or 0.0) / 60.0,
+        rate_rps=point.per_replica_rpm / 60.0,
         input_tokens=point.stretch.load.in_tokens,
         output_tokens=point.stretch.load.out_tokens,
         token_cv=token_cv,

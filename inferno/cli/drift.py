@@ -192,7 +192,7 @@ def show(found: Drift, *, quiet: bool) -> None:
 
 def _cells(window: Window) -> list[str]:
     count = len(window.points)
-    rate = sum(point.stretch.per_replica_rpm or 0.0 for point in window.points) / count
+    rate = sum(point.per_replica_rpm for point in window.points) / count
     ttft_ms, itl_ms = (
         sum(getattr(point.stretch, name) for point in window.points) / count
         for name in ("ttft_ms", "itl_ms")

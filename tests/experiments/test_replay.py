@@ -143,6 +143,7 @@ def test_a_wrong_record_of_the_go_loop_is_one_line(tmp_path: Path) -> None:
         read_recording(path)
 
 
+@pytest.mark.costly
 def test_where_the_decisions_cannot_be_written_is_told_first(run: Path, capsys: Capture) -> None:
     """Not after an hour of replaying, and not as a name of an exception."""
     for out, line in (

@@ -556,6 +556,7 @@ def test_labels_are_followed_at_once_and_measured_loads_down_after_a_while(
     assert (found[2] == found[0]) == follows
 
 
+@pytest.mark.costly
 def test_who_has_just_moved_stays_though_others_stay_too() -> None:
     """Where one may not move, the cheapest for the rest may be that another moves for it: that
     move, too, has to be one that pays.
@@ -636,6 +637,7 @@ def test_margins_are_given_up_only_as_far_as_gpus_are_missing() -> None:
         assert all(one <= most for one, most in zip(given, enough, strict=True))
 
 
+@pytest.mark.costly
 def test_nobody_moves_to_and_fro_where_gpus_are_short() -> None:
     """Each time somebody needs one GPU more, everybody's place looks better: once a server moved
     four times in two minutes, and lost its pods each time.

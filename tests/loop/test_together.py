@@ -151,6 +151,7 @@ def crowd_of(seed: int, odds: Sequence[str]) -> list[dict[str, Any]]:
     return result
 
 
+@pytest.mark.costly
 @given(
     seed=st.integers(0, 2**32),
     odds=st.lists(st.sampled_from(ODD), max_size=5),

@@ -147,6 +147,7 @@ def test_the_work_of_loads_that_labels_tell_is_not_counted(source: str, counted:
     assert (state["s1"].unit is not None) == counted
 
 
+@pytest.mark.costly
 def test_who_is_beyond_arithmetic_keeps_nobody_from_another_unit() -> None:
     """An overflow of one server used to leave the work of all uncounted."""
 

@@ -169,6 +169,7 @@ def test_the_figures_are_near_the_published_ones() -> None:
         assert values == pytest.approx(published, rel=0.2)
 
 
+@pytest.mark.costly
 def test_the_constants_are_those_that_the_measurements_give(shared: Path) -> None:
     """Nobody could improve constants that fell from the sky; and the claim of docs/validation.md:
     E2E within 8 % and TTFT within 12 % at the median, for families that gave nothing to them, and

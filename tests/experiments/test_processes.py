@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments.pool import run_tasks
-from tests.experiments.pool_work import square, square_or_die
+from experiments.processes import run_tasks
+from tests.experiments.process_work import square, square_or_die
 
 pytestmark = pytest.mark.slow
 
@@ -25,7 +25,7 @@ def test_a_failing_task_is_reported_and_does_not_stop_the_others(jobs: int) -> N
     outcomes = {outcome.index: outcome for outcome in run_tasks(square, [1, 2, 3, 4], jobs=jobs)}
     assert [outcomes[i].value for i in range(4)] == [1, 4, None, 16]
     assert outcomes[2].error == "ValueError: three is not liked"
-    assert "pool_work.py" in outcomes[2].trace
+    assert "process_work.py" in outcomes[2].trace
     assert not outcomes[0].error
 
 
@@ -46,7 +46,8 @@ def test_ending_the_parent_ends_its_processes(
     # A shell starts what runs in its background with Ctrl-C ignored, and children inherit that.
     program = (
         "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
-        "from experiments.pool import run_tasks; from tests.experiments.pool_work import beat; "
+        "from experiments.processes import run_tasks; "
+        "from tests.experiments.process_work import beat; "
         f"list(run_tasks(beat, [{str(tmp_path)!r}] * 2, jobs=2))"
     )
     with subprocess.Popen(
