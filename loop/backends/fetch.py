@@ -11,6 +11,7 @@ import httpx
 
 from loop.backends.deadline import Deadline, watch_opened, within
 
+MOVED = (301, 302, 307, 308)
 # For clients that fetch.
 NOTHING_KEPT = httpx.Limits(max_keepalive_connections=0)
 

@@ -25,6 +25,8 @@ HANGS_PART_MIN = 0.5  # of the window, for an engine that may only have begun wi
 # Requests that first tokens tell of and ends do not, beyond which the two contradict each other:
 # some are always between the two.
 CONTRADICTION_SHARE, CONTRADICTION_MIN = 1.25, 5.0
+# A scrape may fail, and engines of one pod are scraped at instants of their own.
+ENDED_INTERVALS = 2.5
 # Ends that may be explained by serving since readiness, over what the slope explains: more says
 # that the pod was served before it was (last) ready.
 EXPLAINED_FACTOR, EXPLAINED_MIN = 3.0, 4.0
@@ -497,12 +499,23 @@ def _whole(total: float | None) -> int | None:
 
 
 def _gauges(of_pod: Sequence[Track], *, now_s: float) -> Gauges:
+    newest_s = max(track.times_s[-1] for track in of_pod)
+    of_pod = [track for track in of_pod if not _ended(track, newest_s)]
     return Gauges(
         running=round(sum(track.gauges["running"] for track in of_pod)),
         waiting=round(sum(track.gauges["waiting"] for track in of_pod)),
         kv_usage=max(track.gauges["kv_usage"] for track in of_pod),
         age_s=max(0.0, now_s - max(track.times_s[-1] for track in of_pod)),
     )
+
+
+def _ended(track: Track, newest_s: float) -> bool:
+    """Tell whether a process has gone from its pod, whose other ones told of themselves until
+    newest_s: what was in it is not there any more.
+    """
+    first_s, last_s = track.times_s[0], track.times_s[-1]
+    interval_s = (last_s - first_s) / max(len(track.times_s) - 1, 1)
+    return interval_s > 0.0 and newest_s - last_s > ENDED_INTERVALS * interval_s
 
 
 def _own(gauges: Gauges, of_pod: Sequence[Track] | None, settings: WindowSettings) -> Gauges:

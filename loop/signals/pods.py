@@ -13,7 +13,8 @@ class ScrapedPod:
     """One pod that has not finished. Times are seconds of the run.
 
     since_s: when it entered its phase; created_s: when it was asked for; started_s: when its
-    process began, if known. ports are those that may show metrics, at *path*, the likeliest first.
+    process began, if known. ports are those that may show metrics, at *path*, the likeliest first;
+    tls_ports those that are asked by HTTPS.
     """
 
     name: str
@@ -25,6 +26,7 @@ class ScrapedPod:
     address: str = ""
     ports: tuple[int, ...] = ()
     path: str = "/metrics"
+    tls_ports: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

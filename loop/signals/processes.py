@@ -35,10 +35,11 @@ OF_A_SCRAPE = frozenset(
     {"job", "service", "prometheus", "prometheus_replica", "replica", "__replica__"}
     | {"receive", "tenant_id", "cluster", "monitor", "scrape_job"}
 )
-# Engines of one pod that differ in these are never copies of each other.
-RANKS = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank")
-# Ranks that compute the same batch together: each tells the gauges of all of them.
-OF_ONE_BATCH = frozenset({"tp_rank", "pp_rank", "moe_ep_rank"})
+# Engines of one pod that differ in these are never copies of each other (the last two are Ray's).
+RANKS = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank", "ReplicaId", "WorkerId")
+# Ranks that compute the same batch together (tensors, stages, experts, contexts): each tells the
+# gauges of all of them. Those of data parallelism have a batch each.
+_OF_ONE_BATCH, _OF_A_BATCH_EACH = re.compile(r".*_rank"), re.compile(r"(?:.*_)?dp_rank")
 VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
 # Labels that tell targets and engines apart, and never what one page shows of one engine.
@@ -198,7 +199,7 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
     seen: set[Labels] = set()
     alone: list[Process] = []
     for target, process in sorted(others, key=lambda one: one[0]):
-        batch = tuple(pair for pair in target if pair[0] not in OF_ONE_BATCH)
+        batch = tuple(pair for pair in target if not _of_one_batch(pair[0]))
         if not pages and batch not in seen:
             seen.add(batch)
             alone.append(process)
@@ -227,6 +228,10 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
             }
         pages[k] = pages[k].joined(batch, columns)
     return [page.process for page in pages] or alone
+
+
+def _of_one_batch(label: str) -> bool:
+    return bool(_OF_ONE_BATCH.fullmatch(label)) and not _OF_A_BATCH_EACH.fullmatch(label)
 
 
 def tells_of_requests(process: Process) -> bool:

@@ -7,12 +7,14 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from kubernetes import client
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.client import ApiError, KubeClient
+from loop.backends.kube.backend import KubeBackend
+from loop.backends.kube.client import ApiError, Json, KubeClient
 from loop.backends.kube.rivals import AUTOSCALERS_S, REVERSALS_MAX
 from loop.backends.kube.settings import KubeSettings
 from loop.backends.metrics.pods import PodMetrics, ProxiedPages
@@ -28,6 +30,7 @@ from loop.testing.fakes import ManualClock, system
 from loop.types import CycleRecord, Load, Mode
 from tests.cluster_files import YAMLS, objects
 from tests.live.kube_worlds import (
+    PATIENT,
     KubeWorld,
     ask,
     eventually,
@@ -630,16 +633,57 @@ def test_an_autoscaler_of_the_same_deployment_is_named_and_looked_for_now_and_th
         assert world.calls.calls["list horizontalpodautoscalers"] == 2
 
 
-def test_what_is_labelled_and_no_deployment_is_told_once() -> None:
-    """Whoever labels a StatefulSet would wait for ever for the loop to scale it."""
+def test_what_is_labelled_and_left_alone_is_told_once() -> None:
+    """Whoever labels a StatefulSet, or writes True, would wait for ever for the loop to scale
+    it.
+    """
     settings = KubeSettings(namespaces=("infer",), autoscalers=True)
     of_two = manifest("ranks", server="s2")
     of_two["spec"]["serviceName"] = "ranks"
     with kube_world(manifest(), settings=settings) as world:
         world.apps.create_namespaced_stateful_set("infer", {**of_two, "kind": "StatefulSet"})
+        world.create(manifest("odd", server="s3", labels={names.MANAGED: "True"}))
+        world.create(manifest("off", server="s4", labels={names.MANAGED: "false"}))
         lines = [line for _ in range(2) for line in world.backend.observe().warnings]
-        (told,) = [line for line in lines if "ranks" in line]
-        assert told.startswith("StatefulSet infer/ranks: left alone: it has the label")
+        odd, other = [line for line in lines if "left alone" in line]
+        assert odd == (
+            f'Deployment infer/odd: left alone: label {names.MANAGED}: expected "true" or '
+            "\"false\", found 'True'"
+        )
+        assert other.startswith("StatefulSet infer/ranks: left alone: label")
+
+
+class Admitting(KubeClient):
+    """A cluster whose admission lets no Deployment have more than three replicas."""
+
+    def patch_deployment(self, namespace: str, name: str, body: Json, **how: Any) -> Json:
+        """Change a Deployment, by what admission makes of it."""
+        spec = body.get("spec", {})
+        allowed = {"replicas": min(spec["replicas"], 3)} if "replicas" in spec else {}
+        return super().patch_deployment(namespace, name, body | {"spec": spec | allowed}, **how)
+
+
+def test_what_admission_makes_of_what_was_asked_is_told_and_not_asked_for_ever() -> None:
+    """A policy that caps replicas undoes each request, and nobody else is seen to have."""
+    with kube_world(manifest(labels={names.LOAD_RPM: "6000"})) as world:
+        world.backend.close()
+        calls = Admitting(world.twin.api, clock=MonotonicClock(), timeouts=PATIENT)
+        world.backend = KubeBackend(
+            calls,
+            LabelsOnly(),
+            clock=world.clock,
+            epoch=world.epoch,
+            settings=KubeSettings(namespaces=("infer",)),
+        )
+        loop = controller(world)
+        records = [loop.cycle(60.0 * number) for number in range(1, 6)]
+        world.backend.close()
+        assert world.get().spec.replicas == 3
+        assert [bool(record.changes) for record in records] == [True] * 3 + [False] * 2
+        (line,) = [line for line in records[1].warnings if line.startswith("s1: ")]
+        assert line.endswith("was asked for, an admission webhook made it 3 x H100, batch 64")
+        assert records[-1].decision is not None
+        assert "an admission webhook has changed it" in records[-1].decision.targets["s1"].why.text
 
 
 def test_a_deployment_that_is_gone_in_a_look_and_made_anew_is_told_and_contested() -> None:

@@ -11,11 +11,15 @@ from contextlib import closing, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from time import monotonic, sleep
+from urllib.parse import unquote
 
 import pytest
 
 from loop.backends.kube.client import ApiError, KubeClient, Timeouts, connect
+from loop.backends.metrics.pods import DirectPages
 from loop.clocks import MonotonicClock
+from loop.signals.pods import ScrapedPod
+from tests.live.certificates import tls_server
 from tests.live.served import allowed_s
 
 Answer = Callable[[BaseHTTPRequestHandler], None]
@@ -54,8 +58,8 @@ def never_ends(handler: BaseHTTPRequestHandler) -> None:
 
 
 @contextmanager
-def serving(answer: Answer, status: int | None, directory: Path) -> Iterator[KubeClient]:
-    """Give a client of a server that answers so; *answer* begins with the status if it is None."""
+def answering(answer: Answer, status: int | None = None) -> Iterator[ThreadingHTTPServer]:
+    """Serve somebody who answers so; *answer* begins with the status if it is None."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 its name there
@@ -72,26 +76,33 @@ def serving(answer: Answer, status: int | None, directory: Path) -> Iterator[Kub
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.daemon_threads = True
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    config = directory / "config"
-    address = f"http://127.0.0.1:{server.server_port}"
-    told = {
-        "current-context": "x",
-        "clusters": [{"name": "c", "cluster": {"server": address}}],
-        "users": [{"name": "u", "user": {}}],
-        "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
-    }
-    config.write_text(json.dumps(told))
-    client = KubeClient(
-        lambda: connect(str(config)),
-        clock=MonotonicClock(),
-        timeouts=Timeouts(read_s=2.0, attempts=1),
-    )
     try:
-        with closing(client):
-            yield client
+        yield server
     finally:
         server.shutdown()
         server.server_close()
+
+
+@contextmanager
+def serving(answer: Answer, status: int | None, directory: Path) -> Iterator[KubeClient]:
+    """Give a client of a server that answers so."""
+    with answering(answer, status) as server:
+        config = directory / "config"
+        address = f"http://127.0.0.1:{server.server_port}"
+        told = {
+            "current-context": "x",
+            "clusters": [{"name": "c", "cluster": {"server": address}}],
+            "users": [{"name": "u", "user": {}}],
+            "contexts": [{"name": "x", "context": {"cluster": "c", "user": "u"}}],
+        }
+        config.write_text(json.dumps(told))
+        client = KubeClient(
+            lambda: connect(str(config)),
+            clock=MonotonicClock(),
+            timeouts=Timeouts(read_s=2.0, attempts=1),
+        )
+        with closing(client):
+            yield client
 
 
 @pytest.mark.parametrize("status", [200, 500])
@@ -105,6 +116,53 @@ def test_a_page_of_a_pod_that_never_ends_costs_little(
         with pytest.raises(ApiError, match=r"the answer (is longer|takes too long)"):
             client.pod_page("infer", "a", port=8000, path="/metrics")
         assert monotonic() - begin_s < allowed_s(6.0)
+
+
+def moves(handler: BaseHTTPRequestHandler) -> None:
+    """Answer as a framework does whose page is mounted; tell who asks for what."""
+    path = unquote(handler.path)
+    there = path.endswith("/metrics/")
+    handler.send_response(200 if there else 307)
+    if not there:
+        handler.send_header("Location", f"{path}/")
+    body = path.encode() if there else b""
+    handler.send_header("Content-Length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_page_that_stands_behind_a_further_slash_is_found(tmp_path: Path, *, tls: bool) -> None:
+    """So did older engines; Prometheus goes there by itself. One that speaks HTTPS is named so."""
+    with serving(moves, None, tmp_path) as client:
+        told = client.pod_page("infer", "a", port=8000, path="/metrics", tls=tls)
+    named = "https:a:8000" if tls else "a:8000"
+    assert told == f"/api/v1/namespaces/infer/pods/{named}/proxy/metrics/"
+
+
+def pod_at(port: int, *, tls: bool) -> ScrapedPod:
+    """Return a pod of this machine that shows its page at *port*."""
+    return ScrapedPod(
+        name="a",
+        namespace="infer",
+        phase="ready",
+        since_s=0.0,
+        created_s=0.0,
+        address="127.0.0.1",
+        ports=(port,),
+        tls_ports=frozenset({port} if tls else ()),
+    )
+
+
+def test_a_pod_is_asked_at_its_address_by_what_it_speaks(tmp_path: Path) -> None:
+    """Its certificate is for no address, and signed by nobody that one knows."""
+    with closing(DirectPages()) as pages:
+        with answering(moves) as server:
+            pod = pod_at(server.server_port, tls=False)
+            assert pages.page(pod, *pod.ports) == "/metrics/"
+        with tls_server(tmp_path, b"a page") as secure:
+            pod = pod_at(secure.http.server_port, tls=True)
+            assert pages.page(pod, *pod.ports) == "a page"
 
 
 @pytest.mark.parametrize(

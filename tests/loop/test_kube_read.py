@@ -242,6 +242,28 @@ def test_ports_of_metrics_are_the_annotated_the_named_or_the_first_of_each_conta
 
 
 @pytest.mark.parametrize(
+    ("annotations", "probe", "tls"),
+    [
+        ({}, {"port": "https", "scheme": "HTTPS"}, True),
+        ({}, {"port": 8443, "scheme": "HTTPS"}, True),
+        ({}, {"port": 1, "scheme": "HTTPS"}, False),
+        ({}, {"port": 8443}, False),
+        ({"prometheus.io/scheme": "https"}, {"port": 8443}, True),
+        ({"prometheus.io/scheme": "http"}, {"port": 8443, "scheme": "HTTPS"}, False),
+    ],
+)
+def test_a_port_that_speaks_https_is_known_by_its_annotation_or_its_probes(
+    annotations: Json, probe: Json, *, tls: bool
+) -> None:
+    """KServe has vLLM serve so; asked in plain text it tells nothing."""
+    ports = [{"name": "https", "containerPort": 8443}]
+    container = {"name": "c", "ports": ports, "readinessProbe": {"httpGet": probe}}
+    one = pod("a", metadata={"annotations": annotations}, spec={"containers": [container]})
+    (found,) = alive(one)
+    assert (found.metrics_ports, found.tls_ports == {8443}) == ((8443,), tls)
+
+
+@pytest.mark.parametrize(
     "strange",
     [
         {},

@@ -448,6 +448,11 @@ def test_an_answer_that_lacks_a_part_is_told() -> None:
     assert line == "prometheus: the answer is partial: series may be missing"
 
 
+def moved(_: httpx.Request) -> httpx.Response:
+    """Send who asks to where one logs in."""
+    return httpx.Response(302, headers={"Location": "https://login/"})
+
+
 def test_series_that_name_their_pod_otherwise_are_told() -> None:
     """Relabelling: the load would be unknown, and nobody would know why."""
     other = series("vllm:request_success_total", [(600.0, "1")], kubernetes_pod_name="x")
@@ -469,6 +474,7 @@ def test_series_that_name_their_pod_otherwise_are_told() -> None:
         ),
         (answering(b"<html>", status=503), "HTTP 503: Service Unavailable"),
         (answering({}, status=401), "HTTP 401"),
+        (moved, "HTTP 302: Found: it sends us to https://login/: give that address?"),
         (answering(b"<html>"), "expected JSON, found '<html>'"),
         (answering(b"[" * 200_000), "expected JSON, found '[[["),
         (answering(b"[" * 200_000, status=400), "HTTP 400: Bad Request"),

@@ -448,6 +448,27 @@ def test_engines_that_a_label_of_scrapes_tells_apart_are_two_if_their_counters_s
     assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0, rel=0.02)
 
 
+def test_replicas_of_ray_in_one_pod_are_two_however_alike_they_are() -> None:
+    """Read together no counter falls, as for two looks at one engine: but each has its own name."""
+    series = []
+    for replica, base in (("a", 40.0), ("b", 45.0)):
+        labels = {"ReplicaId": replica, "WorkerId": f"w{replica}"}
+        series += series_of(engine(NOW_S - 50.0, rps=1.0, base=base), labels=labels)
+    assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(120.0, rel=0.02)
+
+
+def test_what_was_in_a_process_that_has_gone_from_its_pod_is_in_it_no_more() -> None:
+    """A worker that is started anew has another name: its gauges would count twice for a minute."""
+    before, after = (
+        [sample(t_s, success=t_s, running=7.0) for t_s in times]
+        for times in ((545.0, 550.0, 555.0, 560.0), (565.0, 570.0, 575.0, 580.0, 585.0, 590.0))
+    )
+    series = series_of(before, labels={"WorkerId": "a"})
+    series += series_of(after, labels={"WorkerId": "b"})
+    (gauges,) = told_of({"a": series}, pod("a")).pods.values()
+    assert gauges.running == 7
+
+
 @pytest.mark.parametrize("off_s", [-0.5, 3.0])
 def test_copies_of_a_process_that_restarts_are_still_copies(off_s: float) -> None:
     """Their counters fall together, whenever each of the two servers looks."""
@@ -564,7 +585,9 @@ def test_gauges_under_further_labels_of_the_same_page_are_of_the_same_engine(
     series = series_of(counters, labels=page)
     for data_rank in range(2):
         for tensor_rank in range(tensor_ranks):
-            ranks = {"dp_rank": str(data_rank), "tp_rank": str(tensor_rank), "pp_rank": "0"}
+            # Ranks of contexts have one batch, too, and so have those that nobody knows yet.
+            ranks = dict.fromkeys(("tp_rank", "attn_cp_rank"), str(tensor_rank))
+            ranks |= {"dp_rank": str(data_rank), "pp_rank": "0"}
             told = {"running": 7.0, "waiting": 3.0, "kv_usage": 0.4}
             series += series_of(
                 [Sample(one.t_s, told) for one in steadily], labels={**page, **ranks}

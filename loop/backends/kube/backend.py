@@ -34,8 +34,8 @@ from loop.backends.kube.read import (
     Memory,
     Server,
     Servers,
+    left_alone_notes,
     matched_model,
-    other_notes,
     read_servers,
     scraped,
 )
@@ -548,7 +548,7 @@ class KubeBackend:
         return told
 
     def _look_for_autoscalers(self, now_s: float) -> None:
-        """Look for autoscalers, PodDisruptionBudgets and what is labelled and no Deployment in the
+        """Look for autoscalers, PodDisruptionBudgets and what is labelled and left alone in the
         watched namespaces, now and then; that the first cannot be listed is told once, and stops
         nobody.
         """
@@ -564,12 +564,12 @@ class KubeBackend:
             for listing in (self._client.autoscalers, self._client.scaled_objects)
         ]
         budgets = self._each(self._client.disruption_budgets, spaces)
-        others = self._each(self._client.other_kinds, spaces)
+        others = self._each(self._client.left_alone, spaces)
         with suppress(ApiError):
             found = [one for part in budgets.get() for one in part]
             self._budgets = read_budgets(found, told=told)
         with suppress(ApiError):
-            self._others = other_notes(one for part in others.get() for one in part)
+            self._others = left_alone_notes(one for part in others.get() for one in part)
         try:
             objects = [one for of in listings for part in of.get() for one in part]
         except ApiError as error:

@@ -18,8 +18,8 @@ from loop.backends.kube.read import (
     Deployment,
     Server,
     Servers,
+    left_alone_notes,
     matched_model,
-    other_notes,
     read_servers,
     scraped,
 )
@@ -111,8 +111,8 @@ def examine(
     servers = read_servers(managed, pods, epoch_s=epoch_s)
     yield from _deployments(listed, managed, servers)
     with suppress(ApiError):
-        for line in other_notes(one for space in spaces for one in client.other_kinds(space)):
-            todo = "make it a Deployment, or take the label away"
+        for line in left_alone_notes(one for space in spaces for one in client.left_alone(space)):
+            todo = 'make it a Deployment with that label "true", or take the label away'
             yield Finding(level="wrong", subject="deployments", text=line, todo=todo)
     for server in servers.by_name.values():
         yield data_finding(server.deployment, question.data)

@@ -22,6 +22,7 @@ from kubernetes import config as official_config
 from kubernetes.client.exceptions import ApiException
 
 from loop.backends.deadline import Deadline, watch, within
+from loop.backends.fetch import MOVED
 from loop.backends.kube import labels
 from loop.backends.kube.objects import Object, continue_of, texts_of
 from loop.errors import LoopError, SpecError
@@ -278,6 +279,7 @@ KINDS = {
     "leaderworkersets": _custom("leaderworkerset.x-k8s.io", "v1", "leaderworkersets"),
     "rollouts": _custom("argoproj.io", "v1alpha1", "rollouts"),
 }
+MISLABELLED = f"{labels.MANAGED},{labels.MANAGED} notin (true,false)"
 # What also makes pods of engines, and is no Deployment.
 OTHER_KINDS = {
     "statefulsets": "StatefulSet",
@@ -377,15 +379,16 @@ class KubeClient:
         """
         return self._list_if_allowed("scaledobjects", namespace)
 
-    def other_kinds(self, namespace: str = "") -> list[Json]:
-        """Return what is labelled as managed in *namespace*, in all of them when it is empty, and
-        is of a kind that the loop does not look after: one call a kind. Nothing of a kind that the
-        cluster does not have, or that may not be listed.
+    def left_alone(self, namespace: str = "") -> list[Json]:
+        """Return what has the label of what is managed in *namespace*, in all of them when it is
+        empty, and is not looked after, for its value or its kind: one call a kind. Nothing of a
+        kind that the cluster does not have, or that may not be listed.
         """
+        asked = {"deployments": MISLABELLED, **dict.fromkeys(OTHER_KINDS, labels.SELECTOR)}
         return [
-            {**one, "kind": kind}
-            for plural, kind in OTHER_KINDS.items()
-            for one in self._list_if_allowed(plural, namespace, label_selector=labels.SELECTOR)
+            {**one, "kind": OTHER_KINDS.get(plural, "Deployment")}
+            for plural, selector in asked.items()
+            for one in self._list_if_allowed(plural, namespace, label_selector=selector)
         ]
 
     def disruption_budgets(self, namespace: str = "") -> list[Json]:
@@ -494,18 +497,26 @@ class KubeClient:
             once=True,
         )
 
-    def pod_page(self, namespace: str, name: str, *, port: int, path: str) -> str:
-        """Return what a pod answers at *port* and *path*, through the API server. Asked for
-        once.
+    def pod_page(
+        self, namespace: str, name: str, *, port: int, path: str, tls: bool = False
+    ) -> str:
+        """Return what a pod answers at *port* and *path*, through the API server, which asks it by
+        HTTPS if *tls*. Asked for once.
         """
-        page = self._call(
-            "proxy pods",
-            lambda api: official.CoreV1Api(api).connect_get_namespaced_pod_proxy_with_path,
-            f"{name}:{port}",
-            namespace,
-            path.lstrip("/"),
-            once=True,
-        )
+        try:
+            page = self._call(
+                "proxy pods",
+                lambda api: official.CoreV1Api(api).connect_get_namespaced_pod_proxy_with_path,
+                f"{'https:' * tls}{name}:{port}",
+                namespace,
+                path.lstrip("/"),
+                once=True,
+            )
+        except ApiError as error:
+            # Frameworks show a page that is mounted behind a further slash only.
+            if error.status in MOVED and not path.endswith("/"):
+                return self.pod_page(namespace, name, port=port, path=f"{path}/", tls=tls)
+            raise
         return page.decode("utf-8", errors="replace")
 
     def _list(self, plural: str, namespace: str, **query: str) -> list[Json]:

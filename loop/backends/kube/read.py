@@ -42,7 +42,7 @@ METRICS_PORT = 8000
 GRACE_S = 30.0  # of a pod whose template says nothing
 PORT_MAX = 65_535
 METRICS_PATH = "/metrics"
-_PORT_OF_METRICS = re.compile(r"(?:http-)?metrics(?:-?\d+)?|http(?:-?\d+)?")
+_PORT_OF_METRICS = re.compile(r"(?:https?-)?metrics(?:-?\d+)?|https?(?:-?\d+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,6 +148,7 @@ class Pod:
     address: str
     metrics_ports: tuple[int, ...]
     metrics_path: str
+    tls_ports: frozenset[int]
     spec: Json
     trouble: Trouble | None = None
     unready_s: float = 0.0
@@ -285,6 +286,7 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
         address=status.get("podIP") or "",
         metrics_ports=ports,
         metrics_path=path,
+        tls_ports=_tls_ports(meta.get("annotations") or {}, spec, ports),
         spec=spec,
         trouble=trouble_of(status) if phase in ("pending", "starting") else None,
         unready_s=unix_s(_unready_since(status) or created) - epoch_s,
@@ -383,15 +385,18 @@ def each_read(
             )
 
 
-def other_notes(objects: Iterable[Json]) -> list[str]:
-    """Return a line for each of *objects* that is labelled as managed and is no Deployment."""
+def left_alone_notes(objects: Iterable[Json]) -> list[str]:
+    """Return a line for each of *objects* that has the label of what is managed and is left alone,
+    for its kind or for what the label says.
+    """
 
     def line(obj: Json) -> str:
         meta = obj["metadata"]
-        return (
-            f"{obj['kind']} {_text(meta['namespace'])}/{_text(meta['name'])}: left alone: it has "
-            f"the label {names.MANAGED}, and the loop looks after Deployments only"
-        )
+        where = f"{obj['kind']} {_text(meta['namespace'])}/{_text(meta['name'])}: left alone"
+        if obj["kind"] == "Deployment":
+            found = _text(meta["labels"][names.MANAGED])[: names.FOUND_MAX]
+            return f'{where}: label {names.MANAGED}: expected "true" or "false", found {found!r}'
+        return f"{where}: label {names.MANAGED}: the loop looks after Deployments only"
 
     return list(each_read(objects, line, kind="object", told=[]))
 
@@ -458,6 +463,7 @@ def scraped(server: Server, *, reduced_s: float | None = None) -> ScrapedServer:
                 address=pod.address,
                 ports=pod.metrics_ports,
                 path=pod.metrics_path,
+                tls_ports=pod.tls_ports,
             )
             for pod in server.pods
         ),
@@ -539,6 +545,20 @@ def _metrics(annotations: Mapping[str, str], spec: Json) -> tuple[tuple[int, ...
     # Which container is the engine's, no name tells: a proxy may stand before it.
     numbers = named or [one["ports"][0]["containerPort"] for one in containers]
     return tuple(dict.fromkeys(numbers)) or (METRICS_PORT,), path
+
+
+def _tls_ports(annotations: Mapping[str, str], spec: Json, ports: Sequence[int]) -> frozenset[int]:
+    """Return those of *ports* that speak HTTPS: as annotated for Prometheus, or as probes do."""
+    if scheme := annotations.get("prometheus.io/scheme"):
+        return frozenset(ports if scheme.lower() == "https" else ())
+    probed = set()
+    for container in side_by_side(spec):
+        numbers = {one.get("name"): one["containerPort"] for one in container.get("ports") or ()}
+        for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+            told = (container.get(probe) or {}).get("httpGet") or {}
+            if told.get("scheme") == "HTTPS":
+                probed.add(numbers.get(told.get("port"), told.get("port")))
+    return frozenset(port for port in ports if port in probed)
 
 
 def _named_for_metrics(container: Json) -> list[Json]:

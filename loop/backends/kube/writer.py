@@ -179,7 +179,7 @@ class Writer:
                 return ""
             return str(error)
         self.seen[change.server] = now
-        self._asked[change.server] = asked_of(change)
+        self._asked[change.server] = held_by(now)
         return ""
 
     def _tell_costs(self, seen: Deployment) -> None:
@@ -239,8 +239,24 @@ class Writer:
             if asked_of(change).replicas < now.wanted:
                 self.reduced_s[change.server] = self._clock.now_s()
             self._tell(now, change, date)
-            return _as_seen(read_deployment(answer), seen)
+            made = _as_seen(read_deployment(answer), seen)
+            self._read_back(made, change)
+            return made
         raise UnfitError(f"changed by others {CONFLICTS_MAX} times while it was written to")
+
+    def _read_back(self, made: Deployment, change: Change) -> None:
+        """Tell if the API server has made something else of what was asked for: who lets things in
+        may change them, and would do so each time.
+        """
+        asked, status = asked_of(change), made.annotations.get(STATUS, "")
+        if held_by(made) == asked:
+            return
+        by = "an admission webhook"
+        self.told.append(
+            f"{change.server}: {pool_text(asked)} was asked for, {by} made it "
+            f"{pool_text(held_by(made))}"
+        )
+        self._rivals.changed(change.server, by=by, now_s=self._clock.now_s(), status=status)
 
     def _after_conflict(self, seen: Deployment, change: Change) -> Deployment:
         """Return the Deployment as it is now, when it may be written to: nothing that the loop sets

@@ -15,7 +15,7 @@ from typing import Literal
 
 import httpx
 
-from loop.backends.fetch import NOTHING_KEPT, Bounds, Fetched, FetchError, fetch
+from loop.backends.fetch import MOVED, NOTHING_KEPT, Bounds, Fetched, FetchError, fetch
 from loop.clocks import MonotonicClock
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings
@@ -267,4 +267,6 @@ def _complaint(reply: Fetched) -> str:
         text = f"{told['errorType']}: {told['error']}"
     except (ValueError, KeyError, TypeError, RecursionError):
         text = reply.reason
+    if reply.status in MOVED:
+        text += f": it sends us to {reply.headers.get('Location', 'nowhere')}: give that address?"
     return f"HTTP {reply.status}: {' '.join(text.split())[:200]}"

@@ -17,7 +17,7 @@ from typing import NamedTuple, Protocol
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
-from loop.backends.fetch import NOTHING_KEPT, Bounds, FetchError, fetch
+from loop.backends.fetch import MOVED, NOTHING_KEPT, Bounds, FetchError, fetch
 from loop.backends.metrics.histograms import Found, PodHistograms
 from loop.backends.metrics.source import Measurement, Shown
 from loop.errors import LoopError
@@ -58,7 +58,7 @@ class Pages(Protocol):
 class PodProxy(Protocol):
     """What pages through an API server need of its client."""
 
-    def pod_page(self, namespace: str, name: str, *, port: int, path: str) -> str:
+    def pod_page(self, namespace: str, name: str, *, port: int, path: str, tls: bool) -> str:
         """Return the text that a pod answers; raise LoopError where there is none."""
         ...
 
@@ -73,7 +73,8 @@ class ProxiedPages:
 
     def page(self, pod: ScrapedPod, port: int) -> str:
         """Return the text of a page of *pod*."""
-        return self._client.pod_page(pod.namespace, pod.name, port=port, path=pod.path)
+        tls = port in pod.tls_ports
+        return self._client.pod_page(pod.namespace, pod.name, port=port, path=pod.path, tls=tls)
 
     def close(self) -> None:
         """Leave the client to its owner."""
@@ -84,7 +85,13 @@ class DirectPages:
 
     def __init__(self, *, timeout_s: float = PAGE_S_MAX) -> None:
         self._bounds = Bounds(total_s=timeout_s, bytes_max=PAGE_BYTES_MAX)
-        self._client = httpx.Client(timeout=timeout_s, trust_env=False, limits=NOTHING_KEPT)
+        # A pod has a certificate for no address: as an API server does that asks on one's behalf.
+        self._client = httpx.Client(
+            timeout=timeout_s,
+            trust_env=False,
+            limits=NOTHING_KEPT,
+            verify=False,  # noqa: S501 above
+        )
 
     def close(self) -> None:
         """Let go of the connections."""
@@ -95,9 +102,13 @@ class DirectPages:
         if not pod.address:
             raise PageError("it has no address yet")
         host = f"[{pod.address}]" if ":" in pod.address else pod.address
+        scheme = "https" if port in pod.tls_ports else "http"
+        url = f"{scheme}://{host}:{port}/{pod.path.lstrip('/')}"
         try:
-            url = f"http://{host}:{port}/{pod.path.lstrip('/')}"
             reply = fetch(self._client, "GET", url, bounds=self._bounds)
+            if reply.status in MOVED and not url.endswith("/"):
+                # Frameworks show a page that is mounted behind a further slash only.
+                reply = fetch(self._client, "GET", f"{url}/", bounds=self._bounds)
         except FetchError as error:
             raise PageError(str(error)) from error
         if reply.status != httpx.codes.OK:
