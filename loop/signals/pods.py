@@ -34,7 +34,8 @@ class ScrapedServer:
     """A server and its pods. workload is the name that its pods' names begin with.
 
     engines: the containers that ask for GPUs; containers: those of its pods by their ports.
-    reduced_s: when the loop last took replicas away [s of the run], if it has.
+    reduced_s: when the loop last took replicas away [s of the run], if it has. released: pods that
+    are named as its own are and are so no more.
     """
 
     name: str
@@ -44,6 +45,7 @@ class ScrapedServer:
     engines: frozenset[str] = frozenset()
     containers: Mapping[int, str] = field(default_factory=dict)
     reduced_s: float | None = None
+    released: frozenset[str] = frozenset()
 
 
 GENERATED_MAX = 58  # Kubernetes cuts the generated part of a name so far …

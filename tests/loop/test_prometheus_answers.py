@@ -29,7 +29,7 @@ from loop.backends.metrics.source import Measurement
 from loop.errors import SpecError
 from loop.signals.names import NAMES
 from loop.signals.pods import owns
-from tests.loop.kube_objects import EPOCH_S, TEMPLATE_HASH, pod, server
+from tests.loop.kube_objects import EPOCH_S, TEMPLATE_HASH, alive, pod, server
 
 SETTINGS = PrometheusSettings(url="http://prometheus:9090")
 NOW_S = 600.0
@@ -236,6 +236,23 @@ def scraping(
         return httpx.Response(200, json=matrix(*result))
 
     return handle
+
+
+def test_a_pod_that_was_taken_away_from_its_server_is_nobodys() -> None:
+    """Who looks into what a pod does takes its labels away; it goes on as long as one looks."""
+    one, loose = server(pod("a")), alive(pod("b"))
+    ours, theirs = one.pods[0].name, loose[0].name
+    transport = httpx.MockTransport(scraping({ours: 15.0, theirs: 15.0}))
+    rates = []
+    with closing(
+        Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
+    ) as source:
+        for unowned in ((), loose, alive(pod("b", of="dep2"))):
+            found = source.measure([scraped(one, unowned=unowned)], now_s=NOW_S).figures["s1"]
+            assert found.load is not None
+            rates.append(found.load.rate_rpm)
+    # Until it is seen elsewhere it is one that has gone, and so it is when it has.
+    assert rates == pytest.approx([120.0, 60.0, 60.0])
 
 
 def test_pods_that_are_scraped_once_a_minute_are_read_over_a_longer_window() -> None:

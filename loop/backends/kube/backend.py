@@ -31,6 +31,7 @@ from loop.backends.kube.patches import (
 )
 from loop.backends.kube.read import (
     NOT_PAUSED,
+    TEMPLATE_HASH,
     Memory,
     Server,
     Servers,
@@ -326,8 +327,13 @@ class KubeBackend:
 
     def _measure(self, servers: Servers, *, now_s: float) -> Measurement:
         reduced_s = self._writer.reduced_s
+        # Of a Deployment once, of nobody now.
+        loose = [pod for pod in servers.unowned if not pod.owner and TEMPLATE_HASH in pod.labels]
         return self._source.measure(
-            [scraped(one, reduced_s=reduced_s.get(name)) for name, one in servers.by_name.items()],
+            [
+                scraped(one, reduced_s=reduced_s.get(name), unowned=loose)
+                for name, one in servers.by_name.items()
+            ],
             now_s=now_s,
         )
 

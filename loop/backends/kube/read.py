@@ -25,7 +25,7 @@ from loop.backends.kube.objects import Object, Remembered, parsed
 from loop.backends.kube.scheduling import keeps_apart, selects
 from loop.backends.kube.trouble import TEXT_MAX, Trouble, trouble_of
 from loop.replacing import replace
-from loop.signals.pods import ScrapedPod, ScrapedServer
+from loop.signals.pods import ScrapedPod, ScrapedServer, owns
 from loop.types import Load, PodPhase
 from twin.magnitudes import REPLICAS_MAX, whole
 
@@ -39,6 +39,7 @@ MODEL_ID_MAX = 253  # an annotation may be 256 KiB, and each record and metric n
 # Whoever writes anything else into the annotation wants a pause.
 NOT_PAUSED = ("", "false", "no", "off", "0")
 METRICS_PORT = 8000
+TEMPLATE_HASH = "pod-template-hash"  # the label of pods of a Deployment
 GRACE_S = 30.0  # of a pod whose template says nothing
 PORT_MAX = 65_535
 METRICS_PATH = "/metrics"
@@ -393,12 +394,13 @@ def left_alone_notes(objects: Iterable[Json]) -> list[str]:
     def line(obj: Json) -> str:
         meta = obj["metadata"]
         where = f"{obj['kind']} {_text(meta['namespace'])}/{_text(meta['name'])}: left alone"
-        if obj["kind"] == "Deployment":
-            found = _text(meta["labels"][names.MANAGED])[: names.FOUND_MAX]
-            return f'{where}: label {names.MANAGED}: expected "true" or "false", found {found!r}'
-        return f"{where}: label {names.MANAGED}: the loop looks after Deployments only"
+        if obj["kind"] != "Deployment":
+            return f"{where}: label {names.MANAGED}: the loop looks after Deployments only"
+        found = _text(meta["labels"][names.MANAGED])[: names.FOUND_MAX]
+        wanted = f'{where}: label {names.MANAGED}: expected "true" or "false"'
+        return "" if found in ("true", "false") else f"{wanted}, found {found!r}"
 
-    return list(each_read(objects, line, kind="object", told=[]))
+    return list(filter(None, each_read(objects, line, kind="object", told=[])))
 
 
 def namespace_of(obj: object) -> str:
@@ -434,17 +436,24 @@ def matched_model(names_told: Collection[str], known: Collection[str]) -> str:
     return found.pop() if len(found) == 1 else ""
 
 
-def scraped(server: Server, *, reduced_s: float | None = None) -> ScrapedServer:
+def scraped(
+    server: Server, *, reduced_s: float | None = None, unowned: Iterable[Pod] = ()
+) -> ScrapedServer:
     """Return *server* as a source of metrics is told of it, of which the loop took replicas away at
-    *reduced_s*.
+    *reduced_s*. *unowned* are pods of nobody, of which some may be named as those of *server*: who
+    looks into what a pod does takes its labels away.
     """
     one = server.deployment
+    namespace = one.namespace
     containers = side_by_side(one.pod_spec)
     return ScrapedServer(
         name=server.name,
         namespace=one.namespace,
         workload=one.name,
         reduced_s=reduced_s,
+        released=frozenset(
+            pod.name for pod in unowned if pod.namespace == namespace and owns(one.name, pod.name)
+        ),
         engines=frozenset(limit.container for limit in gpu_limits(containers)),
         containers={
             port["containerPort"]: str(container.get("name") or "")
@@ -516,7 +525,7 @@ def _owner(meta: Json) -> str:
     """Return the name of the Deployment: a ReplicaSet is named after it, with the hash of its
     template behind.
     """
-    template_hash = (meta.get("labels") or {}).get("pod-template-hash")
+    template_hash = (meta.get("labels") or {}).get(TEMPLATE_HASH)
     for reference in meta.get("ownerReferences") or ():
         if reference.get("controller") and reference.get("kind") == "ReplicaSet" and template_hash:
             owner: str = reference.get("name") or ""

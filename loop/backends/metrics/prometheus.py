@@ -47,6 +47,7 @@ PERCENTILES_AGAIN_S = 300.0
 FORGET_WINDOWS = 5  # whose pod it was is remembered for so many windows after it has gone
 PODS_ASKED = 3  # of a server of which no series are found
 PODS_AT_ONCE = 90  # in one question
+NOBODY = ""  # whose a pod is that was taken away from its server
 
 
 class Prometheus:
@@ -389,6 +390,7 @@ class Prometheus:
         """Note whose each pod is: a name that Kubernetes has cut does not tell when it has gone."""
         for one in servers:
             self._owners |= {(pod.namespace, pod.name): (one.name, now_s) for pod in one.pods}
+            self._owners |= {(one.namespace, pod): (NOBODY, now_s) for pod in one.released}
         oldest_s = now_s - FORGET_WINDOWS * self._settings.window.window_s
         self._owners = {key: of for key, of in self._owners.items() if of[1] >= oldest_s}
 
