@@ -67,7 +67,7 @@ EVERY_MIN_S = 0.1
 COMPRESSION_MIN, COMPRESSION_MAX = 1e-3, 86_400.0  # a day in three years, and in a second
 PART_MAX = 1000.0  # times the GPUs that there are
 
-UNITS: tuple[TraceUnit, ...] = ("s", "ms", "us")
+UNITS: tuple[TraceUnit, ...] = ("s", "ms", "us", "ns")
 SCENARIOS = SAMPLE_DATA / "scenarios"
 OTHER_NAMES = {"diurnal": "day"}
 

@@ -237,7 +237,7 @@ def test_a_rate_that_no_server_sees_is_told(tmp_path: Path):
     )
     (note,) = read_trace(write(tmp_path, rows, "hour.jsonl")).notes
     assert "60,000 requests a minute" in note
-    assert "unit: s, ms or us" in note
+    assert "unit: s, ms, us or ns" in note
 
 
 @pytest.mark.parametrize(("spread", "shared"), [("random", False), ("even", False), ("none", True)])
@@ -350,3 +350,49 @@ def test_a_fault_far_down_a_large_trace_is_named_with_its_line(tmp_path: Path):
     rows[4321] = "4321,x,1\n"
     with pytest.raises(SpecError, match="line 4323: input_tokens: expected a whole number"):
         read_trace(write(tmp_path, OWN + "".join(rows)))
+
+
+SERVEGEN = "timestamp,input_tokens,output_tokens\n"
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("1790000000.25", "1790000001.75"),
+        ("1790000000250", "1790000001750"),
+        ("1790000000250000", "1790000001750000"),
+        ("1790000000250000000", "1790000001750000000"),
+        ("2026-09-21T14:13:20.25Z", "2026-09-21T16:13:21.75+02:00"),
+        ("2026-09-21 14:13:20.25", "2026-09-21 14:13:21.75"),
+    ],
+)
+@pytest.mark.parametrize("header", [SERVEGEN, OWN, AZURE])
+def test_times_since_1970_say_their_unit_and_dates_may_stand_for_them(
+    tmp_path: Path, header: str, first: str, second: str
+):
+    """Gateways export what their clocks show; milliseconds were read as seconds, in silence."""
+    trace = read_trace(write(tmp_path, f"{header}{first},5,6\n{second},7,8\n"))
+    np.testing.assert_allclose(trace.times_s, [0.0, 1.5], atol=1e-6)
+
+
+def test_seconds_since_1970_are_not_milliseconds_of_mooncake(tmp_path: Path):
+    """Three seconds were three milliseconds."""
+    row = '{{"timestamp": {}, "input_length": 5, "output_length": 6}}\n'
+    text = row.format(1_790_000_000) + row.format(1_790_000_003)
+    assert read_trace(write(tmp_path, text, "t.jsonl")).times_s.tolist() == [0.0, 3.0]
+    told = read_trace(tmp_path / "t.jsonl", unit="ms")
+    np.testing.assert_allclose(told.times_s, [0.0, 0.003], atol=1e-6)
+
+
+@pytest.mark.parametrize("rows", [3, 6000])
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_traces_have_the_separators_of_spreadsheets_and_may_be_packed_under_any_name(
+    tmp_path: Path, mark: str, rows: int
+):
+    """Half of the world has a comma in its numbers."""
+    lines = "".join(f"{second},{second + 1},7\n" for second in range(rows))
+    path = write(tmp_path, (SERVEGEN + lines).replace(",", mark))
+    trace = read_trace(path)
+    assert (len(trace.times_s), trace.prompt_tokens[2]) == (rows, 3)
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    assert len(read_trace(path).times_s) == rows

@@ -6,13 +6,14 @@ import csv
 import json
 import math
 from array import array
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
 from twin.datafile import LONGEST_FOUND, listed
+from twin.fit.request_csv import delimiter_of
 from twin.spec import SpecError
 from twin.traces.formats import TOKENS_MAX, Format
 from twin.traces.trace import Columns
@@ -23,12 +24,24 @@ EPOCH = datetime(2020, 1, 1, tzinfo=UTC)
 
 def header_of(first_line: str) -> list[str]:
     """Return the names of the columns."""
-    return [name.strip() for name in next(csv.reader([first_line]), [])]
+    fields = csv.reader([first_line], delimiter=delimiter_of(first_line))
+    return [name.strip() for name in next(fields, [])]
 
 
-def read_csv_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
+def times_are_dates(header: list[str], first: Sequence[str], form: Format) -> bool:
+    """Tell whether the *first* row has a date for its time; if it has neither a date nor a number,
+    what *form* says.
+    """
+    values = dict(zip(header, first, strict=False))
+    text = values.get(form.time, "")
+    if math.isfinite(_converted(text, float)):
+        return False
+    return form.unit == "date" or math.isfinite(_converted(text, _date_seconds))
+
+
+def read_csv_rows(source: str, lines: Iterable[str], form: Format, *, delimiter: str) -> Columns:
     """Return the columns of a CSV. Raise SpecError at the first line that is wrong."""
-    rows = _complete(lines, source)
+    rows = _complete(lines, source, delimiter)
     header = [name.strip() for name in next(rows)[1]]
     for column in form.columns:
         if header.count(column) != 1:
@@ -54,9 +67,9 @@ def read_csv_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
     )
 
 
-def _complete(lines: Iterable[str], source: str) -> Iterator[tuple[int, list[str]]]:
+def _complete(lines: Iterable[str], source: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield the rows that are not empty, all as wide as the first, with their line numbers."""
-    reader = csv.reader(lines, strict=True)
+    reader = csv.reader(lines, strict=True, delimiter=delimiter)
     width = 0
     try:
         for row in reader:

@@ -11,13 +11,17 @@ from twin.datafile import LONGEST_FOUND
 from twin.spec import SpecError
 
 TraceFormat = Literal["azure", "mooncake", "bailian", "burstgpt", "servegen", "own", "log"]
-TraceUnit = Literal["s", "ms", "us", "date"]
+TraceUnit = Literal["s", "ms", "us", "ns", "date"]
 
 # Of the logs of requests that inferno fit reads (twin.fit.request_csv).
 LOG_COLUMNS = ("queued_s", "input_tokens", "output_tokens")
 LOG_KEYS = frozenset({"input_lens", "benchmarks", "experiments", "metrics"})
 TOKENS_MAX = 10**9  # far above any context length; catches a column of times taken for tokens
-PER_SECOND: Mapping[TraceUnit, float] = MappingProxyType({"s": 1.0, "ms": 1e3, "us": 1e6})
+PER_SECOND: Mapping[TraceUnit, float] = MappingProxyType(
+    {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
+)
+# The years 2001 to 2096 in seconds since 1970: in another unit no other clock shows such figures.
+SINCE_1970_S = (1e9, 4e9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +89,15 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
     }
 )
+
+
+def unit_since_1970(first: float) -> TraceUnit | None:
+    """Return the unit of times since 1970 of which *first* is one, None if it is of another
+    clock.
+    """
+    low, high = SINCE_1970_S
+    units = (unit for unit, per_second in PER_SECOND.items() if low <= first / per_second < high)
+    return next(units, None)
 
 
 def recognise_columns(source: str, header: set[str], first_line: str) -> str:

@@ -19,8 +19,9 @@ import numpy as np
 
 from twin.datafile import unreadable
 from twin.fit.logs import read_logs
+from twin.fit.request_csv import GZIPPED, delimiter_of
 from twin.spec import SpecError
-from twin.traces.exact import header_of, read_csv_rows, read_json_rows
+from twin.traces.exact import header_of, read_csv_rows, read_json_rows, times_are_dates
 from twin.traces.formats import (
     FORMATS,
     PER_SECOND,
@@ -30,6 +31,7 @@ from twin.traces.formats import (
     TraceUnit,
     recognise_columns,
     recognise_keys,
+    unit_since_1970,
 )
 from twin.traces.trace import Columns, Spread, Trace, make_trace
 
@@ -64,13 +66,15 @@ def read_trace(
     kind = trace_format or _recognise(path.name, first)
     if kind == "log":
         return _log_trace(path, model=model, unit=unit, spread=spread)
-    form = FORMATS[kind]
+    form = _timed(path, FORMATS[kind], first)
     rows = _fast(path, form, first)
     if rows is None:
         try:
             with _opened(path) as text:
-                read = read_json_rows if form.lines else read_csv_rows
-                rows = read(path.name, text, form)
+                if form.lines:
+                    rows = read_json_rows(path.name, text, form)
+                else:
+                    rows = read_csv_rows(path.name, text, form, delimiter=delimiter_of(first))
         except UNREADABLE as error:
             raise _unreadable(path, error) from None
     _to_seconds(path.name, rows, form, unit)
@@ -86,7 +90,7 @@ def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread:
     if model is not None:
         raise SpecError(f"{path.name}: model: expected none (a log tells no models)")
     if unit == "date":
-        raise SpecError(f"{path.name}: unit: expected s, ms or us (its times are numbers)")
+        raise SpecError(f"{path.name}: unit: expected s, ms, us or ns (its times are numbers)")
     logs = read_logs(path, time_unit=unit)
     if any(rows.points for rows in logs):
         raise SpecError(
@@ -108,8 +112,30 @@ def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread:
     return replace(trace, dropped=trace.dropped + sum(rows.failed for rows in logs))
 
 
-def _opened(path: Path) -> io.TextIOBase:
+def _timed(path: Path, form: Format, first: str) -> Format:
+    """Return *form* with times as its first row has them: dates, or numbers."""
+    if form.lines:
+        return form
+    try:
+        with _opened(path) as text:
+            rows = csv.reader(text, delimiter=delimiter_of(first))
+            row = next((row for place, row in enumerate(rows) if place and row), [])
+    except (csv.Error, *UNREADABLE):
+        return form  # whatever is wrong is told where the rows are read
+    if times_are_dates(header_of(first), row, form):
+        return replace(form, unit="date")
+    return replace(form, unit="s") if form.unit == "date" else form
+
+
+def _is_packed(path: Path) -> bool:
     if path.suffix == ".gz":
+        return True
+    with path.open("rb") as content:
+        return content.read(len(GZIPPED)) == GZIPPED
+
+
+def _opened(path: Path) -> io.TextIOBase:
+    if _is_packed(path):
         return io.TextIOWrapper(gzip.open(path, "rb"), encoding="utf-8-sig")
     return path.open(encoding="utf-8-sig", newline="")
 
@@ -148,7 +174,7 @@ def _recognise(source: str, first: str) -> str:
 
 def _fast(path: Path, form: Format, first: str) -> Columns | None:
     """Return the columns of a large trace without a fault, None for the others."""
-    if path.stat().st_size < FAST_ROWS_MIN * 12:
+    if path.stat().st_size < FAST_ROWS_MIN * 12 or (_is_packed(path) and path.suffix != ".gz"):
         return None
     try:
         if form.lines:
@@ -156,19 +182,20 @@ def _fast(path: Path, form: Format, first: str) -> Columns | None:
         header = header_of(first)
         if any(header.count(column) != 1 for column in form.columns):
             return None
-        return _fast_csv(path, form)
+        return _fast_csv(path, form, delimiter_of(first))
     except (ValueError, TypeError, KeyError, OverflowError, csv.Error, *UNREADABLE):
         # Which line it is, and what is wrong with it, is the exact way's to say.
         return None
 
 
-def _fast_csv(path: Path, form: Format) -> Columns | None:
+def _fast_csv(path: Path, form: Format, delimiter: str) -> Columns | None:
     import pandas as pd
 
     wanted = list(form.columns)
     parts = []
     with pd.read_csv(
         path,
+        sep=delimiter,
         usecols=lambda name: str(name).strip() in wanted,
         dtype={form.model: str} if form.model else None,
         chunksize=CHUNK_ROWS,
@@ -268,7 +295,9 @@ def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None
             raise SpecError(f"{source}: unit: expected none (its times are dates), found {unit!r}")
         return
     if unit == "date":
-        raise SpecError(f"{source}: unit: expected s, ms or us (its times are numbers)")
+        raise SpecError(f"{source}: unit: expected s, ms, us or ns (its times are numbers)")
+    if unit is None and len(rows.times_s):
+        unit = unit_since_1970(float(rows.times_s.min()))
     if unit is None and of_form == "ms" and (rows.times_s != np.floor(rows.times_s)).any():
         raise SpecError(
             f"{source}: timestamp: expected whole milliseconds, found fractions, as of seconds: "

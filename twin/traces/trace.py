@@ -180,7 +180,7 @@ def make_trace(source: str, rows: Columns, *, spread: Spread, block_tokens: int 
     if trace.rate_rpm > RATE_RPM_MAX:
         notes.append(
             f"trace {source}: {trace.rate_rpm:,.0f} requests a minute over {trace.span_s:.3g} s: "
-            "are its times in another unit? (unit: s, ms or us)"
+            "are its times in another unit? (unit: s, ms, us or ns)"
         )
     return Trace(**{name: getattr(trace, name) for name in Trace.__slots__} | {"notes": (*notes,)})
 
