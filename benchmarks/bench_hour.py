@@ -104,7 +104,8 @@ def _spent(words: list[str]) -> tuple[float, float, str]:
         pid = os.posix_spawn(
             words[0],
             words,
-            {**os.environ, "PYTHONPATH": str(ROOT)},
+            # As where it is installed: the sources are compiled once, by the first process.
+            {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": ""},
             file_actions=[(os.POSIX_SPAWN_DUP2, told.fileno(), 1)],
         )
         _, status, used = os.wait4(pid, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -129,12 +129,14 @@ class SpooledRequests(Mapping[str, Column]):
         assert servers == len(self._counts), f"expected {len(self._counts)} servers, got {servers}"
         for first, last in _spans(self._counts, self._block_rows):
             large = last - first == 1 and self._counts[first] > self._block_rows
-            parts = partial(self._of_one, first) if large else partial(self._of_all, first, last)
+            # A whole block is asked for a few times: it is read once.
+            whole = cache(partial(self._of_all, first, last))
+            parts = partial(self._of_one, first) if large else lambda whole=whole: iter([whole()])
             yield Block(first=first, last=last, whole=not large, parts=parts)
 
-    def _of_all(self, first: int, last: int) -> Iterator[Columns]:
+    def _of_all(self, first: int, last: int) -> Columns:
         found = [_sorted([*self._spool.parts(server)]) for server in range(first, last)]
-        yield self._columns(np.concatenate(found))
+        return self._columns(np.concatenate(found))
 
     def _of_one(self, server: int) -> Iterator[Columns]:
         """Yield the requests of a server as far as all before them are there, too: they stand in

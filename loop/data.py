@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from loop.schema.reading import read_capacity, read_system
+from loop.schema.reading import CAPACITY, read_capacity, read_system
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class DataSource:
         self._dynamic = dynamic
         self._static: SystemData | None = None
         self._capacity: Mapping[str, int] = {}
+        # The file of the capacity as it was read last: its text, what it says, and its warnings.
+        self._last: tuple[bytes, Mapping[str, int], list[str]] | None = None
         self._lines: list[str] = []
         self._told: frozenset[str] = frozenset()
 
@@ -74,8 +76,22 @@ class DataSource:
         return self._static
 
     def capacity(self) -> Mapping[str, int]:
-        """Return the GPUs per accelerator type, from the file."""
-        self._capacity = read_capacity(self._directory, warn=self._lines.append)
+        """Return the GPUs per accelerator type, from the file. It is looked at each cycle, and read
+        if it is not what it was.
+        """
+        text = _bytes_of(self._directory / CAPACITY)
+        if self._last is None or self._last[0] != text:
+            self._last = None
+            lines: list[str] = []
+            try:
+                self._capacity = read_capacity(self._directory, warn=lines.append)
+            finally:
+                self._lines += lines
+            if text is not None:
+                self._last = text, self._capacity, lines
+        else:
+            _, self._capacity, lines = self._last
+            self._lines += lines
         return self._capacity
 
     def load(self) -> DataReading:
@@ -105,3 +121,11 @@ class DataSource:
         return DataReading(
             system=replace(system, capacity=self._capacity), warnings=fresh, error=error
         )
+
+
+def _bytes_of(path: Path) -> bytes | None:
+    """Return what is in *path*, None if it cannot be read: whoever reads it as data says why."""
+    try:
+        return path.read_bytes()
+    except OSError:
+        return None

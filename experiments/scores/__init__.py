@@ -269,7 +269,8 @@ def _percentiles(name: str, known: Floats) -> Mapping[str, float | None]:
     """Return mean and percentiles of *known*, and leave it in another order."""
     if known.size == 0:
         return {f"{name}_mean": None, **{f"{name}_p{p}": None for p in _PERCENTILES}}
-    mean = float(known.mean())
+    # The mean of numpy, without the way to it: there are many servers.
+    mean = float(np.add.reduce(known)) / known.size
     cuts = cut_at(known, _PERCENTILES)
     return {
         f"{name}_mean": mean,
@@ -281,10 +282,11 @@ def cut_at(values: Floats, percentiles: Sequence[float]) -> list[float]:
     """Return what np.percentile does, to the last bit, of some numbers, and leave *values* in
     another order. For a few hundred values it takes five times as long as all that it does.
     """
+    # To sort them all takes a third of the time that it takes to part them at a few places.
+    values.sort()
     places = [(len(values) - 1) * (p / 100.0) for p in percentiles]
     lower = [int(place) for place in places]
     upper = [min(place + 1, len(values) - 1) for place in lower]
-    values.partition(sorted({*lower, *upper}))
     found = []
     for place, a, b in zip(places, values[lower].tolist(), values[upper].tolist(), strict=True):
         t = place - int(place)

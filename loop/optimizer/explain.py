@@ -23,6 +23,7 @@ from loop.optimizer.table import (
     TOO_MANY,
     TTFT_SHORT,
     Answer,
+    Candidate,
     Choice,
     Means,
     Problem,
@@ -111,20 +112,20 @@ def _assign(
     servers = sorted(choices)
     rows = np.array([choices[i].row for i in servers], dtype=np.intp)
     replicas = np.array([choices[i].replicas for i in servers], dtype=np.int64)
+    bound = [_kind_of(index) for index in table.binding[rows].tolist()]
+    values = settings.rules.part_values(table, rows, replicas).tolist()
+    taken = zip(table.candidates(rows), bound, values, strict=True)
     if not settings.figures:
-        values = settings.rules.part_values(table, rows, replicas).tolist()
         return {
-            table.servers[i]: _bare(table, choices[i], value)
-            for i, value in zip(servers, values, strict=True)
+            table.servers[i]: _bare(table.servers[i], one, choices[i].replicas, kind, value)
+            for i, (one, kind, value) in zip(servers, taken, strict=True)
         }
     tuned = settings.rules.tune(table, rows, replicas, settings, cache=cache)
-    bound = [binding(table, choices[i].row) for i in servers]
-    values = settings.rules.part_values(table, rows, replicas).tolist()
     return {
         table.servers[i]: _assignment(
-            table, problem, choices[i], _Figures(tuned, k, bound[k], values[k]), settings
+            table, problem, choices[i], _Figures(tuned, k, *one), settings
         )
-        for k, i in enumerate(servers)
+        for k, (i, one) in enumerate(zip(servers, taken, strict=True))
     }
 
 
@@ -199,10 +200,11 @@ def _joined(
 
 @dataclass(frozen=True, slots=True)
 class _Figures:
-    """What belongs to the choice at *position* of those tuned together."""
+    """What belongs to the choice at *position* of those tuned together, which is *candidate*."""
 
     tuned: Tuned
     position: int
+    candidate: Candidate
     bound: WhyKind
     value: float
 
@@ -239,8 +241,7 @@ def _assignment(
     figures: _Figures,
     settings: OptimizerSettings,
 ) -> Assignment:
-    row, replicas = choice.row, choice.replicas
-    candidate = table.candidate(row)
+    row, replicas, candidate = choice.row, choice.replicas, figures.candidate
     share = replicas / candidate.replicas if candidate.replicas else 1.0
     itl, ttft, rho = figures.latencies
     need_rpm = float(table.need[row]) * MS_PER_MIN
@@ -293,13 +294,13 @@ def _assignment(
     )
 
 
-def _bare(table: CandidateTable, choice: Choice, value: float) -> Assignment:
+def _bare(
+    server: str, candidate: Candidate, replicas: int, bound: WhyKind, value: float
+) -> Assignment:
     """Return an assignment without what is asked for by OptimizerSettings.figures."""
-    row, replicas = choice.row, choice.replicas
-    candidate, bound = table.candidate(row), binding(table, row)
     share = replicas / candidate.replicas if candidate.replicas else 1.0
     return Assignment(
-        server=table.servers[int(table.server[row])],
+        server=server,
         pools=one_pool(
             accelerator=candidate.accelerator, replicas=replicas, max_batch=candidate.max_batch
         ),
@@ -350,7 +351,10 @@ def binding(table: CandidateTable, row: int) -> WhyKind:
     """Return what keeps a replica of *row* from taking more: slo-itl, slo-ttft, slo-tps, loss,
     batch; or no-load.
     """
-    index = int(table.binding[row])
+    return _kind_of(int(table.binding[row]))
+
+
+def _kind_of(index: int) -> WhyKind:
     return BINDING[index] if index >= 0 else "no-load"
 
 

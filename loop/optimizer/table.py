@@ -130,17 +130,26 @@ class CandidateTable:
 
     def candidate(self, row: int) -> Candidate:
         """Return row *row* as a value of its own."""
-        index = int(self.accelerator[row])
-        return Candidate(
-            accelerator=self.accelerators[index] if index >= 0 else "",
-            type=self.types[int(self.type[row])] if index >= 0 else "",
-            replicas=int(self.replicas[row]),
-            units_per_replica=int(self.units[row]),
-            max_batch=int(self.columns.max_batch[row]),
-            cost_cents_per_h=float(self.cost[row]),
-            value=float(self.value[row]),
-            rate_max_rpm=float(self.rate_max[row]) * 60_000.0,
-        )
+        return self.candidates(np.array([row]))[0]
+
+    def candidates(self, rows: Rows) -> list[Candidate]:
+        """Return each of *rows* as a value of its own."""
+        counts = (self.accelerator, self.type, self.replicas, self.units, self.columns.max_batch)
+        figures = (self.cost, self.value, self.rate_max * 60_000.0)
+        found = zip(*(column[rows].tolist() for column in (*counts, *figures)), strict=True)
+        return [
+            Candidate(
+                accelerator=self.accelerators[accelerator] if accelerator >= 0 else "",
+                type=self.types[kind] if accelerator >= 0 else "",
+                replicas=replicas,
+                units_per_replica=units,
+                max_batch=max_batch,
+                cost_cents_per_h=cost,
+                value=value,
+                rate_max_rpm=rate_max_rpm,
+            )
+            for accelerator, kind, replicas, units, max_batch, cost, value, rate_max_rpm in found
+        ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

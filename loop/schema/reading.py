@@ -56,6 +56,7 @@ SERVERS = "server-data.json"
 TWIN = "twin-data.json"
 
 Read = TypeVar("Read", bound=Message)
+Key = TypeVar("Key", bound=Hashable)
 
 POLICIES = {name.lower(): name for name in SATURATION_POLICIES}
 ONCE = "a name that no entry before it has"
@@ -162,6 +163,8 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         for row in known.engines
         if row.tokens_per_step is not None
     }
+    own_share = _first_told((row.name, row.prefix_share) for row in known.servers)
+    engine_share = _first_told(((row.model, row.acc), row.prefix_share) for row in known.engines)
     perf = {
         key: replace(
             row,
@@ -179,19 +182,22 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
             server,
             token_cv=token_cv.get(name, server.token_cv),
             arrival_cv=arrival_cv.get(name, server.arrival_cv),
-            prefix_share=_prefix_share(server, known),
+            # The cached part of its prompts: its own, else that of its engine.
+            prefix_share=own_share.get(
+                name, engine_share.get((server.model, server.current.accelerator), 0.0)
+            ),
         )
         for name, server in data.servers.items()
     }
     return replace(data, perf=perf, servers=servers)
 
 
-def _prefix_share(server: ServerData, known: TwinData) -> float:
-    """Return the cached part of the prompts of *server*: its own, else that of its engine."""
-    own = [row.prefix_share for row in known.servers if row.name == server.name]
-    engine = (server.model, server.current.accelerator)
-    of_engine = [row.prefix_share for row in known.engines if (row.model, row.acc) == engine]
-    return next((share for share in (*own, *of_engine) if share is not None), 0.0)
+def _first_told(shares: Iterable[tuple[Key, float | None]]) -> dict[Key, float]:
+    found: dict[Key, float] = {}
+    for key, share in shares:
+        if share is not None:
+            found.setdefault(key, share)
+    return found
 
 
 def read_capacity(directory: Path, *, warn: Warn | None = None) -> dict[str, int]:

@@ -56,9 +56,11 @@ def test_the_last_good_data_stay_when_a_file_goes_bad(dynamic: bool, tmp_path: P
         reading.error
         == "capacity-data.json: count[0] 'H100': count: expected a whole number >= 0, found -1"
     )
+    assert data.load().error == reading.error, "it is as bad as it was"
     change(tmp_path, gpus=5)
     reading = data.load()
     assert (reading.system.capacity, reading.error) == ({"H100": 5}, "")
+    assert data.load().system.capacity == {"H100": 5}
 
 
 def test_a_bad_static_file_does_not_hide_a_change_of_capacity(tmp_path: Path) -> None:
