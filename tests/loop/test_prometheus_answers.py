@@ -240,14 +240,14 @@ def scraping(
 
 def test_a_pod_that_was_taken_away_from_its_server_is_nobodys() -> None:
     """Who looks into what a pod does takes its labels away; it goes on as long as one looks."""
-    one, loose = server(pod("a")), alive(pod("b"))
+    one, loose = server(pod("a")), alive(pod("bbbbb"))
     ours, theirs = one.pods[0].name, loose[0].name
     transport = httpx.MockTransport(scraping({ours: 15.0, theirs: 15.0}))
     rates = []
     with closing(
         Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)
     ) as source:
-        for unowned in ((), loose, alive(pod("b", of="dep2"))):
+        for unowned in ((), loose, alive(pod("bbbbb", of="dep2"))):
             found = source.measure([scraped(one, unowned=unowned)], now_s=NOW_S).figures["s1"]
             assert found.load is not None
             rates.append(found.load.rate_rpm)

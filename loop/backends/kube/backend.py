@@ -5,6 +5,7 @@ of them is in writer.py.)
 from __future__ import annotations
 
 import gc
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,8 +32,8 @@ from loop.backends.kube.patches import (
 )
 from loop.backends.kube.read import (
     NOT_PAUSED,
-    TEMPLATE_HASH,
     Memory,
+    Pod,
     Server,
     Servers,
     left_alone_notes,
@@ -327,11 +328,17 @@ class KubeBackend:
 
     def _measure(self, servers: Servers, *, now_s: float) -> Measurement:
         reduced_s = self._writer.reduced_s
-        # Of a Deployment once, of nobody now.
-        loose = [pod for pod in servers.unowned if not pod.owner and TEMPLATE_HASH in pod.labels]
+        loose: dict[str, list[Pod]] = defaultdict(list)  # of no Deployment, by namespace
+        for pod in servers.unowned:
+            if not pod.owner:
+                loose[pod.namespace].append(pod)
         return self._source.measure(
             [
-                scraped(one, reduced_s=reduced_s.get(name), unowned=loose)
+                scraped(
+                    one,
+                    reduced_s=reduced_s.get(name),
+                    unowned=loose.get(one.deployment.namespace, ()),
+                )
                 for name, one in servers.by_name.items()
             ],
             now_s=now_s,

@@ -39,7 +39,6 @@ MODEL_ID_MAX = 253  # an annotation may be 256 KiB, and each record and metric n
 # Whoever writes anything else into the annotation wants a pause.
 NOT_PAUSED = ("", "false", "no", "off", "0")
 METRICS_PORT = 8000
-TEMPLATE_HASH = "pod-template-hash"  # the label of pods of a Deployment
 GRACE_S = 30.0  # of a pod whose template says nothing
 PORT_MAX = 65_535
 METRICS_PATH = "/metrics"
@@ -525,7 +524,7 @@ def _owner(meta: Json) -> str:
     """Return the name of the Deployment: a ReplicaSet is named after it, with the hash of its
     template behind.
     """
-    template_hash = (meta.get("labels") or {}).get(TEMPLATE_HASH)
+    template_hash = (meta.get("labels") or {}).get("pod-template-hash")
     for reference in meta.get("ownerReferences") or ():
         if reference.get("controller") and reference.get("kind") == "ReplicaSet" and template_hash:
             owner: str = reference.get("name") or ""
