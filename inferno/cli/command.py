@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -26,6 +26,26 @@ class Parser(argparse.ArgumentParser):
     def options(self) -> list[str]:
         """Return the long options of this parser."""
         return [name for name in self._option_string_actions if name.startswith("--")]
+
+
+@dataclass(frozen=True, slots=True)
+class Extensible:
+    """Choices of an option: the *names* that are ours, and of this *kind* also module:Name and what
+    installed packages bring (twin.registry).
+    """
+
+    kind: str
+    names: tuple[str, ...]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __contains__(self, word: object) -> bool:
+        if word in self.names or not isinstance(word, str):
+            return word in self.names
+        from twin.registry import installed
+
+        return ":" in word or word in installed(self.kind)
 
 
 AddArguments = Callable[[Parser, Sequence[str]], None]

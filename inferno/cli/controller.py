@@ -11,9 +11,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
-from inferno.cli.command import EXIT_OK, Command, Parser
+from inferno.cli.command import EXIT_OK, Command, Extensible, Parser
 from inferno.cli.policies import add_budget_option
 from inferno.cli.runs import add_data_option
 from inferno.cli.service import (
@@ -28,6 +28,7 @@ from inferno.worlds.kube_options import cluster_arguments
 
 if TYPE_CHECKING:
     from inferno.web.live import History
+    from inferno.worlds.world import Worlds
     from loop.backends.kube.lease import Lease
     from loop.controller import Controller, ControllerSettings
     from loop.ports import Cycles
@@ -46,6 +47,7 @@ says over which world:
   kube  the managed Deployments of a cluster
   http  a collector, an optimizer and an actuator that run as services
 
+or module:Name, a world of your own (docs/loop.md).
 Each world has options of its own: inferno controller --backend kube --help
 
   inferno controller 60 false --backend sim --speed 20
@@ -55,10 +57,10 @@ Each world has options of its own: inferno controller --backend kube --help
   curl -X POST http://localhost:3300/pause        ask for nothing until /resume
 """
 
-WORLDS = MappingProxyType({"sim": sim, "kube": kube, "http": http})
+WORLDS: Mapping[str, Worlds] = MappingProxyType({"sim": sim, "kube": kube, "http": http})
 
 
-def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
+def _add_arguments(parser: Parser, arguments: Sequence[str]) -> None:
     parser.add_argument(
         "period",
         nargs="?",
@@ -99,13 +101,33 @@ def _add_arguments(parser: ArgumentParser, arguments: Sequence[str]) -> None:
         help="most replicas that a server loses in a cycle (default: no bound)",
     )
     add_budget_option(parser)
-    WORLDS[_backend(arguments)].add_options(parser)
+    name = _backend(arguments)
+    worlds = WORLDS.get(name) or _own_worlds(name, parser)
+    worlds.add_options(parser)
+    parser.set_defaults(worlds=worlds)
 
 
 def _add_backend(parser: ArgumentParser) -> None:
     parser.add_argument(
-        "--backend", choices=tuple(WORLDS), default="sim", help="which world (default sim)"
+        "--backend",
+        choices=Extensible("world", tuple(WORLDS)),
+        default="sim",
+        help="which world (default sim)",
     )
+
+
+def _own_worlds(name: str, parser: Parser) -> Worlds:
+    """Return what somebody's own *name* means. Leave with exit code 2 if it means no world."""
+    from twin.registry import resolve
+    from twin.spec import SpecError
+
+    try:
+        found: Any = resolve(name, kind="world", known=WORLDS)
+    except SpecError as problem:
+        parser.error(str(problem))
+    if not (hasattr(found, "add_options") and hasattr(found, "open_world")):
+        parser.error(f"{name[:60]}: expected add_options and open_world (docs/loop.md), found none")
+    return cast("Worlds", found() if isinstance(found, type) else found)
 
 
 def _backend(arguments: Sequence[str]) -> str:
@@ -144,7 +166,7 @@ def _run(options: Namespace) -> int:
     _check_period(settings.period_s, options.speed if options.backend == "sim" else 1.0)
     bounds = _bounds(options)
     with ExitStack() as stack:
-        world = WORLDS[options.backend].open_world(settings, options, stack)
+        world = options.worlds.open_world(settings, options, stack)
         watched = WatchedBackend(world.backend)
         alone = Controller(
             backend=watched,

@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from inferno.cli.policies import options_of_policy
 from inferno.worlds.kube_options import add_options, metrics_choices
@@ -40,6 +40,14 @@ __all__ = ["add_options", "open_world"]  # what each world offers the controller
 
 STALE_S = 60.0
 PAUSE_S = 0.2  # between two attempts to reach a cluster
+
+
+class MakeSource(Protocol):
+    """What --metrics module:Name names."""
+
+    def __call__(self, *, window: WindowSettings) -> MetricsSource:
+        """Return a source of figures over that window."""
+        ...
 
 
 def wait_for_cluster(kubeconfig: str, *, wait_s: float, command: str) -> None:
@@ -285,7 +293,12 @@ def make_source(
         )
         stack.callback(pods.close)
         return pods
-    return _prometheus(settings, choices, window=window, names=names)
+    if metrics == "prometheus":
+        return _prometheus(settings, choices, window=window, names=names)
+    from twin.registry import resolve
+
+    make: MakeSource = resolve(metrics, kind="metrics_source", known={})
+    return make(window=window)
 
 
 def make_prometheus(settings: Settings, options: Namespace) -> Prometheus:

@@ -6,13 +6,14 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from inferno.cli.command import Extensible
 from inferno.cli.policies import POLICY_HELP
 from inferno.cli.runs import add_policy_options
 
 if TYPE_CHECKING:
     from argparse import _ActionsContainer as Options
 
-METRICS = ("prometheus", "pods", "labels")
+METRICS = Extensible("metrics_source", ("prometheus", "pods", "labels"))
 
 
 def add_options(parser: ArgumentParser) -> None:
@@ -76,7 +77,7 @@ def add_metrics_options(parser: Options) -> None:
         "--metrics",
         choices=METRICS,
         help="where the load is read (default: in Prometheus if its address is known, else in "
-        "the pods)",
+        "the pods), or module:Name, a source of your own",
     )
     parser.add_argument(
         "--fallback",

@@ -7,12 +7,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from loop.controller import Pause
 from loop.errors import SpecError
 
 if TYPE_CHECKING:
+    from argparse import ArgumentParser, Namespace
+    from contextlib import ExitStack
+
     from loop.backends.kube.lease import Lease
     from loop.data import DataSource
     from loop.ports import Backend, Clock, Epoch, Policy
@@ -44,6 +47,20 @@ class World:
     lease: Lease | None = None
     pause: Pause = field(default_factory=Pause)
     wall: Epoch | None = None
+
+
+class Worlds(Protocol):
+    """What --backend names: a kind of world with options of its own. A module is one."""
+
+    def add_options(self, parser: ArgumentParser, /) -> None:
+        """Add the options of this world."""
+        ...
+
+    def open_world(self, settings: Settings, options: Namespace, stack: ExitStack, /) -> World:
+        """Return the world that *settings* and *options* name; *stack* closes what it needs. Raise
+        SpecError for bad input.
+        """
+        ...
 
 
 def data_directory(settings: Settings) -> Path:
