@@ -91,3 +91,20 @@ def test_links_that_leave_the_pages_lead_to_the_repository() -> None:
     assert on_page_markdown(text, page, config) == text.replace(
         "../../loop/ports.py#x", "https://host/repo/blob/main/loop/ports.py#x"
     )
+
+
+def test_a_page_that_speaks_of_the_existing_project_says_where_that_is_told() -> None:
+    """Who comes to one page first does not know whose components these are."""
+    theirs = re.compile(
+        r"existing\s+(?:Go\b|ones?\b|optimizer|actuator|controller|collector|components?|emulator|loop"
+        r"|implementation)"
+    )
+    texts = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
+    speaking = {page.name: text for page, text in texts.items() if theirs.search(text)}
+    assert len(speaking) > 5
+    told = ("glossary.md", "where-this-comes-from.md")
+    assert [
+        name
+        for name, text in sorted(speaking.items())
+        if name not in told and "](where-this-comes-from.md)" not in text
+    ] == []
