@@ -49,6 +49,9 @@ def test_a_dead_node_has_no_gpus_and_a_closed_one_those_that_our_pods_hold() -> 
     """Pods on a cordoned node go on; new ones do not come."""
     assert capacity(node(ready="Unknown")) == {}
     assert capacity(node(closed=True), ours=(pod("a", gpus=2),)) == {"H100": (2, 2)}
+    leaving = node()
+    leaving["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    assert capacity(leaving, ours=(pod("a", gpus=2),)) == {"H100": (2, 2)}
 
 
 def test_nodes_without_gpus_do_not_count() -> None:
@@ -201,7 +204,10 @@ def test_a_cordoned_node_is_told() -> None:
     """Whoever drains one wants to see that the loop has seen it."""
     nodes = [node("a", closed=True), node("b")]
     found = read_capacity(nodes, tenants=[Tenant(name="s")], others=(), types=TYPES)
-    line = "nodes: 8 H100 of a do not count, but for those that managed pods hold: it is cordoned"
+    line = (
+        "nodes: 8 H100 of a do not count, but for those that managed pods hold: it is cordoned, or "
+        "being deleted"
+    )
     assert (found.by_type["H100"].total, found.notes) == (8, (line,))
     bound = Tenant(name="s", pod_spec={"nodeName": "a"})
     (note,) = read_capacity([node("b")], tenants=[bound], others=(), types=TYPES).notes

@@ -255,6 +255,47 @@ def test_a_pod_that_was_taken_away_from_its_server_is_nobodys() -> None:
     assert rates == pytest.approx([120.0, 60.0, 60.0])
 
 
+@pytest.mark.parametrize("label", ["cluster", "site"])
+def test_pods_of_another_cluster_in_the_same_store_are_left_out(label: str) -> None:
+    """The same chart in the same namespace of two clusters: its pods were taken for ours that have
+    gone, and the load of both for ours. Where nothing names the cluster it shows in time.
+    """
+    one = server(pod("aaaaa"))
+    names = {one.pods[0].name: "east", f"dep1-{TEMPLATE_HASH}-zzzzz": "west"}
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        at_s = float(parse_qs(request.content.decode())["time"][0]) - EPOCH_S
+        times = [at_s - 60.0 + 15.0 * k for k in range(1, 5)]
+        result = [
+            series(
+                metric, [(t_s, str(each * t_s)) for t_s in times], pod_name=name, **{label: where}
+            )
+            for name, where in names.items()
+            for metric, each in RARE_NAMES.items()
+        ]
+        return httpx.Response(200, json=matrix(*result))
+
+    now_s = [NOW_S]
+    with closing(
+        Prometheus(
+            SETTINGS,
+            wall_s=lambda: EPOCH_S + now_s[-1],
+            transport=httpx.MockTransport(handle),
+        )
+    ) as source:
+        found = [source.measure([scraped(one)], now_s=NOW_S)]
+        for later_s in (60.0, 120.0):
+            now_s.append(NOW_S + later_s)
+            found.append(source.measure([scraped(one)], now_s=now_s[-1]))
+    loads = [one.figures["s1"].load for one in found]
+    at_once = label == "cluster"
+    assert [load.rate_rpm if load else None for load in loads] == pytest.approx(
+        [60.0 if at_once else 120.0, 60.0, 60.0]
+    )
+    told = [len([line for line in one.warnings if "another cluster" in line]) for one in found]
+    assert told == ([1, 0, 0] if at_once else [0, 1, 0])
+
+
 def test_pods_that_are_scraped_once_a_minute_are_read_over_a_longer_window() -> None:
     """So a Prometheus does that nobody has told otherwise: its servers were held for ever."""
     rare, frequent = server(pod("a")), server(pod("b", of="dep2"), name="dep2", labels={NAME: "s2"})

@@ -165,7 +165,7 @@ def _left_out(node: Node, *, closed: bool, held: int, why: Sequence[str]) -> lis
     if not node.open and node.gpus > held:
         return [
             f"nodes: {node.gpus} {node.type} of {node.name} do not count, but for those that "
-            "managed pods hold: it is cordoned"
+            "managed pods hold: it is cordoned, or being deleted"
         ]
     if closed:
         return [
@@ -359,7 +359,7 @@ def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
             name=meta["name"],
             type=_type(resource, count, labels, types) or "unknown",
             gpus=count,
-            open=not spec.get("unschedulable"),
+            open=not spec.get("unschedulable") and not meta.get("deletionTimestamp"),
             resource=resource,
         )
         for resource, count in found.items()

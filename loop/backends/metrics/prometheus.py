@@ -30,6 +30,7 @@ from loop.backends.metrics.api import Api, PrometheusError, PrometheusSettings
 from loop.backends.metrics.percentiles import Turns, buckets_query, read_buckets, restarted
 from loop.backends.metrics.reach import WIDEST_S, Reaches, within
 from loop.backends.metrics.source import Measurement, Shown
+from loop.backends.metrics.strangers import Strangers
 from loop.clocks import wall_s
 from loop.replacing import replace
 from loop.signals.demand import Figures, figures, stale_line, with_percentiles
@@ -71,6 +72,7 @@ class Prometheus:
         self._reader, self._far_reader = Reader(settings), Reader(settings)
         self._crowd = Crowd(settings.names)
         self._owners: dict[PodKey, tuple[str, float]] = {}
+        self._strangers = Strangers()
         self._turns = Turns()
         self._reaches = Reaches(settings.window)
         self._told_labels = frozenset[str]()
@@ -91,6 +93,7 @@ class Prometheus:
             reply, at_s, told = self._api.ask_at_its_now(query)
             answer = self._reader.read(reply, epoch_s=at_s - now_s)
             by_server = self._shared(answer, servers)
+            strange = self._strangers.leave_out(by_server, servers, now_s=now_s)
             tracks = self._tracks(servers, by_server, now_s=now_s)
             told += self._look_farther(servers, by_server, tracks, at_s=at_s, now_s=now_s)
         except PrometheusError as error:
@@ -106,7 +109,7 @@ class Prometheus:
             )
             for one in servers
         }
-        told += answer.told
+        told += [*answer.told, *(f"prometheus: {line}" for line in strange)]
         told += self._renamed(answer)
         told += self._learn_percentiles(servers, tracks, at_s=at_s, now_s=now_s)
         found = {name: self._with_known(of, name, now_s=now_s) for name, of in found.items()}
@@ -178,6 +181,9 @@ class Prometheus:
                 reply = self._api.ask(query, at_s=at_s)
                 answer = self._far_reader.read(reply, epoch_s=at_s - now_s)
                 farther = self._shared(answer, blind)
+                for name, pods in self._strangers.of_server.items():
+                    for pod in pods & farther.get(name, {}).keys():
+                        del farther[name][pod]
             except PrometheusError as error:
                 # The others are known all the same.
                 told.append(f"how often pods are scraped is not known: {error}")
