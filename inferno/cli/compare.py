@@ -15,7 +15,7 @@ from inferno.cli.runs import (
     names,
     print_notes,
     print_paths,
-    run_config,
+    run_grid,
 )
 
 TEXT = """\
@@ -54,19 +54,11 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 def _run(options: Namespace) -> int:
     from experiments.compare import CompareConfig, compare, contenders
-    from experiments.grid import SweepConfig
     from experiments.tables import text_console
 
     asked = CompareConfig(
         contenders=contenders(asked_policies(options, POLICIES), options.policy_options),
-        loads=SweepConfig(
-            base=run_config(options),
-            scenarios=options.scenario or (),
-            alphas=options.alpha or (),
-            intervals_s=options.interval or (),
-            periods_s=options.period or (),
-            seeds=options.seeds,
-        ),
+        loads=run_grid(options),
         price_usd=options.price,
     )
     outcome = compare(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from experiments.config import RunConfig
     from experiments.executor import Executor
+    from experiments.grid import SweepConfig
 
 
 def add_run_options(
@@ -229,6 +230,23 @@ def run_config(options: argparse.Namespace, **given: Any) -> RunConfig:
         **given,
     }
     return RunConfig(**{name: value for name, value in arguments.items() if value is not None})
+
+
+def run_grid(options: argparse.Namespace, /, **given: Any) -> SweepConfig:
+    """Return the grid of runs that options with several values name; *given* are further fields of
+    it, or such in their place.
+    """
+    from experiments.grid import SweepConfig
+
+    fields: dict[str, Any] = {
+        "base": run_config(options),
+        "scenarios": options.scenario or (),
+        "alphas": options.alpha or (),
+        "intervals_s": options.interval or (),
+        "periods_s": options.period or (),
+        "seeds": options.seeds,
+    }
+    return SweepConfig(**(fields | given))
 
 
 def print_paths(paths: Iterable[Path]) -> None:

@@ -14,7 +14,7 @@ from inferno.cli.runs import (
     chosen_executor,
     numbers,
     print_paths,
-    run_config,
+    run_grid,
 )
 
 TEXT = """\
@@ -47,20 +47,15 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from experiments.grid import SweepConfig
     from experiments.lags import lag_budget
     from experiments.stability import stability
     from experiments.tables import text_console
 
-    grid = SweepConfig(
-        base=run_config(options),
+    grid = run_grid(
+        options,
         scenarios=options.scenario or ("step",),
         policies=tuple(options.policy or ()),
         options=swept_options(options.policy_options),
-        alphas=options.alpha or (),
-        intervals_s=options.interval or (),
-        periods_s=options.period or (),
-        seeds=options.seeds,
     )
     console = None if options.quiet else text_console()
     executor = chosen_executor(options)

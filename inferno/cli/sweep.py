@@ -14,7 +14,7 @@ from inferno.cli.runs import (
     chosen_executor,
     print_notes,
     print_paths,
-    run_config,
+    run_grid,
 )
 
 TEXT = """\
@@ -35,19 +35,13 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from experiments.grid import SweepConfig
     from experiments.sweep import sweep_to_directory
     from experiments.tables import text_console
 
-    grid = SweepConfig(
-        base=run_config(options),
-        scenarios=options.scenario or (),
+    grid = run_grid(
+        options,
         policies=tuple(options.policy or ()),
         options=swept_options(options.policy_options),
-        alphas=options.alpha or (),
-        intervals_s=options.interval or (),
-        periods_s=options.period or (),
-        seeds=options.seeds,
     )
     outcome = sweep_to_directory(
         grid,

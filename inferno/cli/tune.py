@@ -13,7 +13,7 @@ from inferno.cli.runs import (
     chosen_executor,
     names,
     print_paths,
-    run_config,
+    run_grid,
 )
 
 TEXT = """\
@@ -60,20 +60,12 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from experiments.grid import SweepConfig
     from experiments.tables import text_console
     from experiments.tune import TUNED, TuneConfig, tune
 
     asked = TuneConfig(
         policies=asked_policies(options, POLICIES),
-        loads=SweepConfig(
-            base=run_config(options),
-            scenarios=options.scenario or (),
-            alphas=options.alpha or (),
-            intervals_s=options.interval or (),
-            periods_s=options.period or (),
-            seeds=options.seeds,
-        ),
+        loads=run_grid(options),
         options=tuple(options.policy_options),
         train_seeds=options.train_seeds,
         budget=options.budget,
