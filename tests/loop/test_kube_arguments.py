@@ -104,6 +104,10 @@ def test_an_argument_is_found_in_every_form_and_place(
             {"args": ["-v", "--max-num-seqs=48"]},
         ),
         (
+            {"command": [*SHELL, "vllm a --max-num-seqs 8 & vllm b --max-num-seqs='48'; wait"]},
+            {"command": [*SHELL, "vllm a --max-num-seqs 48 & vllm b --max-num-seqs='48'; wait"]},
+        ),
+        (
             {"args": ["--max-num-seqs=$(BATCH)"], "env": [{"name": "HOME"}, BATCH]},
             {"env": [{"name": "BATCH", "value": "48"}]},
         ),

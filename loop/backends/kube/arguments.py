@@ -44,6 +44,7 @@ _VARIABLE = re.compile(
     r"|\{(?P<braces>[A-Za-z_]\w*)(?::?-(?P<default>[^}]*))?\})"
 )
 _PASSED_ON = re.compile(r"\$(?:[@*1-9]|\{[@*1-9])")  # a shell command that reads what follows it
+_NEXT_COMMAND = re.compile(r"[;&|]|(?<!\\)\n")
 _SETTING = re.compile(r"-{1,2}[A-Za-z][\w-]*|[A-Za-z_]\w*")  # an argument, or a variable
 
 
@@ -126,10 +127,10 @@ def _place(container: Json, position: int, argument: str) -> Place | None:
     elif _same(name, argument):
         value = told
     else:
-        found = _last_inside(argument, word)
-        if found is None:
+        found = _inside(argument, word)
+        if not found:
             return None
-        value, inside = found["value"].strip("\"'"), True
+        value, inside = found[-1]["value"].strip("\"'"), True
     of_variable = _reference(container, value)
     if of_variable is not None:
         return of_variable
@@ -233,14 +234,20 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
     word = words[place.index]
     if not place.value:
         raise ValueError(f"{argument} has no number of its own in {word!r:.60}")
-    if int(place.value) == value:
+    if int(place.value) == value and not place.inside:
         return {}
     if place.inside:
-        found = _last_inside(argument, word)
-        assert found is not None, word
-        start, end = found.span("value")
-        number = found["value"].replace(place.value, str(value))
-        words[place.index] = word[:start] + number + word[end:]
+        found, behind = _inside(argument, word), len(word)
+        for one in reversed(found):
+            start, end = one.span("value")
+            # A script may begin several engines: each reads the last of its own command.
+            counts = one is found[-1] or _NEXT_COMMAND.search(word, end, behind)
+            behind = one.start()
+            if counts and whole(one["value"].strip("\"'")) is not None:
+                word = word[:start] + re.sub(r"\d+", str(value), one["value"]) + word[end:]
+        if word == words[place.index]:
+            return {}
+        words[place.index] = word
     elif "=" not in word:
         words[place.index] = str(value)
     else:
@@ -384,20 +391,16 @@ def _same(name: str, argument: str) -> bool:
     return name.startswith("-") and name.replace("_", "-") == argument.replace("_", "-")
 
 
-def _last_inside(argument: str, word: str) -> re.Match[str] | None:
-    """Return where *argument* and its value stand inside *word* last, which is what counts; what a
-    shell takes for a comment does not.
+def _inside(argument: str, word: str) -> list[re.Match[str]]:
+    """Return where *argument* and its value stand inside *word*, of which the last one counts; what
+    a shell takes for a comment does not.
     """
     name = re.sub("[-_]", "[-_]", re.escape(argument).replace("\\-", "-"))
     gap = r"(?:=|(?:\s|\\\n)+)"
     pattern = rf"(?<![^\s\"'(=]){name}{gap}(?P<value>[\"']?[^\s\"';&|\\]+[\"']?)"
     comments = [found.span() for found in re.finditer(r"(?<!\S)#[^\n]*", word)]
-    return max(
-        (
-            found
-            for found in re.finditer(pattern, word)
-            if not any(begin <= found.start() < end for begin, end in comments)
-        ),
-        key=re.Match.start,
-        default=None,
-    )
+    return [
+        found
+        for found in re.finditer(pattern, word)
+        if not any(begin <= found.start() < end for begin, end in comments)
+    ]
