@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 from kubernetes import client
 
+from emulator.to_cluster import ClusterEmulator
+from emulator.walk import Walk
+from inferno.worlds.emulated import EmulatedDeployments
 from loop.backends.kube import labels as names
 from loop.backends.kube.client import KubeClient, Timeouts, connect
 from loop.clocks import MonotonicClock
@@ -179,6 +182,25 @@ def test_a_token_that_has_expired_is_replaced_by_the_present_one() -> None:
         calls = KubeClient(lambda: twin.api(next(tokens)), clock=MonotonicClock(), timeouts=PATIENT)
         assert calls.deployments("default") == []
         assert calls.calls["list deployments"] == 2
+        calls.close()
+
+
+def test_credentials_that_are_being_written_fail_one_request_and_end_nothing() -> None:
+    """A kubeconfig that was read half ended the emulator, with the words for bad input."""
+    with serving_twin(tokens={"new": ADMIN}) as twin:
+        steps = iter(["old", SpecError("config: expected a cluster to talk to"), "new"])
+
+        def connected() -> client.ApiClient:
+            step = next(steps)
+            if isinstance(step, SpecError):
+                raise step
+            return twin.api(step)
+
+        calls = KubeClient(connected, clock=MonotonicClock(), timeouts=PATIENT)
+        emulator = ClusterEmulator(EmulatedDeployments(calls), walk=Walk(alpha=0.1), seed=1)
+        (problem,) = emulator.disturb().problems
+        assert "401 Unauthorized; its present credentials: config: expected" in problem
+        assert emulator.disturb().problems == ()
         calls.close()
 
 

@@ -598,7 +598,7 @@ class KubeClient:
                 if (error.status == UNAUTHORIZED or error.untrusted) and attempt == 1:
                     # The next attempt has what the files of token and certificates hold by now, if
                     # that is what was wrong.
-                    self._reconnect(api)
+                    self._reconnect(api, error)
                     if not once:
                         continue
                 pause_s = max(
@@ -628,10 +628,18 @@ class KubeClient:
         except urllib3.exceptions.HTTPError as error:
             raise ApiError(f"{what}: no answer: {_one_line(error)}", status=0) from error
 
-    def _reconnect(self, used: official.ApiClient) -> None:
+    def _reconnect(self, used: official.ApiClient, refused: ApiError) -> None:
+        """Connect with the present credentials in place of those *used*. Raise ApiError if they
+        cannot be read just now: whoever renews them may be writing them.
+        """
         with self._lock:
-            if self._api is used:
+            if self._api is not used:
+                return
+            try:
                 self._api = self._connector()
+            except SpecError as problem:
+                text = f"{refused}; its present credentials: {problem}"
+                raise ApiError(text, status=refused.status) from problem
 
 
 def _parsed(what: str, text: bytes) -> Json:
