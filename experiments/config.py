@@ -42,17 +42,17 @@ def _sample_data() -> Path:
 SAMPLE_DATA = _sample_data()
 
 
-def shipped(directory: Path) -> Path:
-    """Return *directory*; if it is not there and is called sample-data/… or yamls/…, that
-    which comes with the package.
+def shipped(path: Path) -> Path:
+    """Return *path*, a file or a directory; if it is not there and is called sample-data/… or
+    yamls/…, that which comes with the package.
 
     The pages call it so, and who has installed a wheel has no checkout beside.
     """
-    known = directory.parts[:1] in (("sample-data",), ("yamls",)) and ".." not in directory.parts
-    if directory.exists() or not known:
-        return directory
-    ours = SAMPLE_DATA.parent.joinpath(*directory.parts)
-    return ours if ours.is_dir() else directory
+    known = path.parts[:1] in (("sample-data",), ("yamls",)) and ".." not in path.parts
+    if path.exists() or not known:
+        return path
+    ours = SAMPLE_DATA.parent.joinpath(*path.parts)
+    return ours if ours.exists() else path
 
 
 PolicyOption = float | str | bool | None

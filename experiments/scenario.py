@@ -29,7 +29,7 @@ from emulator.shapes import (
 )
 from emulator.trace import Offset, Origin, Replay
 from emulator.walk import WalkKind
-from experiments.config import SAMPLE_DATA
+from experiments.config import SAMPLE_DATA, shipped
 from experiments.rates_file import read_rates
 from experiments.scenario_rules import (
     EVERY_TYPE,
@@ -90,7 +90,7 @@ def scenario_path(name_or_path: str | Path, *, folder: Path = SCENARIOS) -> Path
     """Return the file of a scenario, see `read_scenario`. Raise SpecError if there is none."""
     path = folder / f"{OTHER_NAMES.get(str(name_or_path), name_or_path)}.yaml"
     if not path.is_file():
-        path = Path(name_or_path)
+        path = shipped(Path(name_or_path))
     if not path.is_file():
         known = ", ".join(known_scenarios(folder)) or "none"
         raise SpecError(

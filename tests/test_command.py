@@ -566,3 +566,35 @@ def test_the_optimizer_serves_one_system_and_stops_on_a_signal(repository: Path)
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
     assert answer.json()["allocations"] == {}
+
+
+@pytest.mark.parametrize(
+    ("command", "told"),
+    [
+        # Each fails after it has read what it was given.
+        (["what-if", "sample-data/small", "--gpus", "NO=1"], "gpus: expected one of L40S, H100"),
+        (
+            ["model", "--config", "sample-data/models/llama-3.1-8b.json", "--accelerator", "NO"],
+            "accelerator: expected one of",
+        ),
+        (
+            ["fit", "sample-data/validation/rtx4090-llama-3.1-8b.csv", "--kv-tokens", "16"],
+            "expected <= 17",
+        ),
+        (
+            ["sim", "--scenario", "sample-data/scenarios/ramp.yaml", "--set", "nothing=1"],
+            "nothing",
+        ),
+    ],
+)
+def test_what_comes_with_the_package_has_its_name_in_any_directory(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    command: list[str],
+    told: str,
+) -> None:
+    """The pages call it so, and a wheel brings no checkout."""
+    monkeypatch.chdir(tmp_path)
+    line = complaint(capsys, *command)
+    assert told in line

@@ -54,12 +54,13 @@ def find_config(model: str, known: Known) -> ModelFacts | None:
 
 
 def _words(name: str) -> set[str]:
-    short = name.rpartition("/")[2].lower()
+    # 8x7b is also written 8_7b and 8-7b.
+    short = re.sub(r"(?<=\d)x(?=\d)", "-", name.rpartition("/")[2].lower())
     return {word for word in re.split(r"[^a-z0-9.]+", short) if word} - _FILLERS
 
 
 def _sizes(words: set[str]) -> set[str]:
-    return {word for word in words if re.fullmatch(r"(?:\d+x)?\d+(?:\.\d+)?b", word)}
+    return {word for word in words if re.fullmatch(r"\d+(?:\.\d+)?b", word)}
 
 
 def find_sheet(kind: str, sheets: Mapping[str, Accelerator]) -> Accelerator | None:

@@ -86,12 +86,12 @@ def accelerators() -> Mapping[str, Accelerator]:
 
 def find_model(given: str) -> ModelFacts:
     """Return the model of the file, the folder or the name *given*."""
-    from experiments.config import SAMPLE_DATA
+    from experiments.config import SAMPLE_DATA, shipped
     from twin.datafile import did_you_mean
     from twin.fit.model_config import read_model
     from twin.spec import SpecError
 
-    path = Path(given)
+    path = shipped(Path(given))
     if path.is_dir():
         path = path / "config.json"
     if path.is_file():

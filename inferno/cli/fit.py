@@ -118,6 +118,7 @@ def _add_choices(parser: ArgumentParser) -> None:
 
 
 def _run(options: Namespace) -> int:
+    from experiments.config import shipped
     from twin.fit.fitting import FAMILIES, fit_logs
     from twin.fit.logs import left_out, read_logs, with_points_together
     from twin.fit.replay import ReplicaLimits
@@ -136,7 +137,11 @@ def _run(options: Namespace) -> int:
         admission=options.admission,
     )
     logs = with_points_together(
-        [rows for path in options.files for rows in read_logs(path, time_unit=options.time_unit)]
+        [
+            rows
+            for path in options.files
+            for rows in read_logs(shipped(path), time_unit=options.time_unit)
+        ]
     )
     is_client = all(rows.place != "line" for rows in logs)
     result = fit_logs(

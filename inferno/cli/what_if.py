@@ -66,16 +66,17 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
-    from experiments.config import RunConfig
+    from experiments.config import RunConfig, shipped
     from experiments.own_system.changes import parse_changes
     from experiments.own_system.what_if import Question, scenario_of, what_if
     from experiments.tables import text_console
 
     then = options.policy or options.now
+    directory = shipped(options.directory)
     question = Question(
         now=RunConfig(
-            data=options.directory,
-            scenario=scenario_of(options.directory, options.scenario),
+            data=directory,
+            scenario=scenario_of(directory, options.scenario),
             policy=options.now,
             hours=options.hours,
             seed=options.seed,

@@ -343,7 +343,8 @@ def _text(
         line += f"; {details['maxBatchCut']}"
     other = details.get("runnerUp")
     if isinstance(other, dict):
-        line += f"; next {other['replicas']} × {other['accelerator']} for {other['cost']:.6g}"
+        usd_per_h = other["cost"] / 100.0
+        line += f"; next {other['replicas']} × {other['accelerator']} for $ {usd_per_h:.2f}/h"
     return line
 
 

@@ -53,10 +53,12 @@ def listen(host: str, port: int) -> list[socket.socket]:
             problem = error
     # An address of a family that the machine does not have is no reason to fail; a port that is
     # taken is.
-    if not sockets or (problem is not None and problem.errno == errno.EADDRINUSE):
+    is_taken = problem is not None and problem.errno == errno.EADDRINUSE
+    if not sockets or is_taken:
         for each in sockets:
             each.close()
-        raise LoopError(f"cannot listen on {host}:{port}: {problem}") from problem
+        todo = " (another program has it: give another --port)" if is_taken else ""
+        raise LoopError(f"cannot listen on {host}:{port}: {problem}{todo}") from problem
     return sockets
 
 

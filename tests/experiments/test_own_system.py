@@ -200,6 +200,7 @@ def test_deployments_are_selected_by_labels() -> None:
         ("llama_13b", "llama-2-13b"),
         ("Qwen/Qwen2.5-14B-Instruct-AWQ", "qwen2.5-14b"),
         ("mistralai/Mixtral-8x7B-v0.1", "mixtral-8x7b"),
+        ("mixtral_8_7b", "mixtral-8x7b"),
         ("Llama-2-7b-chat-hf", "llama-2-7b"),
         ("llama-3-8b", None),  # another generation
         ("granite_13b", None),

@@ -355,7 +355,7 @@ def test_an_hour_of_27_servers_is_less_than_8_mib() -> None:
                     f"Premium-llama_{number}",
                     rpm=100.0 / 3.0 + cycle,
                     ttft=100.0 / 3.0 + cycle,
-                    reason=f"{reason} cache; next 5 × L40S for {cycle}",
+                    reason=f"{reason} cache; next 5 × L40S for $ {cycle}/h",
                     replicas=1 + cycle % 2,
                 )
                 for number in range(servers)
