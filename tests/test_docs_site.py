@@ -96,8 +96,8 @@ def test_links_that_leave_the_pages_lead_to_the_repository() -> None:
 def test_a_page_that_speaks_of_the_existing_project_says_where_that_is_told() -> None:
     """Who comes to one page first does not know whose components these are."""
     theirs = re.compile(
-        r"existing\s+(?:Go\b|ones?\b|optimizer|actuator|controller|collector|components?|emulator|loop"
-        r"|implementation)"
+        r"existing\s+(?:Go\b|ones?\b|optimizer|actuator|controller|collector|components?|emulator"
+        r"|loop|implementation)"
     )
     texts = {page: page.read_text(encoding="utf-8") for page in (ROOT / "docs").glob("*.md")}
     speaking = {page.name: text for page, text in texts.items() if theirs.search(text)}

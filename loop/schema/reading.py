@@ -5,11 +5,9 @@ docs/data.md). The one way from the words of the Go components to ours.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
-
-from pydantic import Field
 
 from loop.schema import models
 from loop.schema.models import (
@@ -18,7 +16,6 @@ from loop.schema.models import (
     SATURATION_POLICIES,
     AcceleratorSpec,
     AllocationData,
-    Figure,
     Level,
     Message,
     ModelAcceleratorPerfData,
@@ -28,9 +25,9 @@ from loop.schema.models import (
     ServerSpec,
     ServiceClassSpec,
     SystemSpec,
-    Whole,
 )
 from loop.schema.parsing import Place, Warn, fail, read
+from loop.schema.twin_data import with_twin_data
 from loop.spec import (
     SLO_PERCENTILE,
     TOKEN_CV,
@@ -56,47 +53,9 @@ SERVERS = "server-data.json"
 TWIN = "twin-data.json"
 
 Read = TypeVar("Read", bound=Message)
-Key = TypeVar("Key", bound=Hashable)
 
 POLICIES = {name.lower(): name for name in SATURATION_POLICIES}
 ONCE = "a name that no entry before it has"
-
-
-class TwinDelay(Message):
-    """A delay of twin-data.json."""
-
-    mean_s: Figure | None = None
-
-
-class TwinEngine(Message):
-    """What twin-data.json says of KV cache, steps and start-up; the rest of that file is read by
-    twin/world.py.
-    """
-
-    model: str = ""
-    acc: str = ""
-    kv_tokens: Whole | None = None
-    tokens_per_step: Figure | None = None
-    prefix_share: Figure | None = None
-    start_up: TwinDelay | None = None
-    label = ("model", "acc")
-
-
-class TwinServer(Message):
-    """What twin-data.json says of a server's requests."""
-
-    name: str = ""
-    prefix_share: Figure | None = None
-    token_distribution: str = ""
-    token_cv: Figure | None = None
-    arrival_cv: Figure | None = None
-
-
-class TwinData(Message):
-    """The rows of twin-data.json that the loop knows of."""
-
-    engines: list[TwinEngine] = Field(default=[])
-    servers: list[TwinServer] = Field(default=[])
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,58 +105,11 @@ def read_system(directory: Path, *, warn: Warn | None = None) -> System:
         "serverData": _Part(SERVERS, spec.server_data),
     }
     data = _checked(spec, files.__getitem__)
-    twin = directory / TWIN
-    known = read(TwinData, read_json(twin), source=TWIN) if twin.exists() else TwinData()
-    kv_tokens = {
-        (row.model, row.acc): row.kv_tokens for row in known.engines if row.kv_tokens is not None
-    }
-    start_up_s = {
-        (row.model, row.acc): row.start_up.mean_s
-        for row in known.engines
-        if row.start_up is not None
-    }
-    token_cv = {row.name: cv for row in known.servers if (cv := _token_cv(row)) is not None}
-    arrival_cv = {row.name: row.arrival_cv for row in known.servers if row.arrival_cv is not None}
-    per_step = {
-        (row.model, row.acc): max(1.0, row.tokens_per_step)
-        for row in known.engines
-        if row.tokens_per_step is not None
-    }
-    own_share = _first_told((row.name, row.prefix_share) for row in known.servers)
-    engine_share = _first_told(((row.model, row.acc), row.prefix_share) for row in known.engines)
-    perf = {
-        key: replace(
-            row,
-            kv_tokens=kv_tokens.get(key, row.kv_tokens),
-            tokens_per_step=per_step.get(key, row.tokens_per_step),
-            start_up_s=start_up_s.get(key),
-        )
-        for key, row in data.perf.items()
-    }
+    whole = with_twin_data(data, directory / TWIN)
     if warn:
         for line in (*loose_ends(data), *unknown):
             warn(line)
-    servers = {
-        name: replace(
-            server,
-            token_cv=token_cv.get(name, server.token_cv),
-            arrival_cv=arrival_cv.get(name, server.arrival_cv),
-            # The cached part of its prompts: its own, else that of its engine.
-            prefix_share=own_share.get(
-                name, engine_share.get((server.model, server.current.accelerator), 0.0)
-            ),
-        )
-        for name, server in data.servers.items()
-    }
-    return replace(data, perf=perf, servers=servers)
-
-
-def _first_told(shares: Iterable[tuple[Key, float | None]]) -> dict[Key, float]:
-    found: dict[Key, float] = {}
-    for key, share in shares:
-        if share is not None:
-            found.setdefault(key, share)
-    return found
+    return whole
 
 
 def read_capacity(directory: Path, *, warn: Warn | None = None) -> dict[str, int]:
@@ -400,11 +312,6 @@ def _load(row: ServerLoad) -> Load:
         in_tokens=row.avg_in_tokens if row.in_tokens is None else row.in_tokens,
         out_tokens=row.avg_out_tokens if row.out_tokens is None else row.out_tokens,
     )
-
-
-def _token_cv(row: TwinServer) -> float | None:
-    """Return the coefficient of variation that *row* says, None if it says none."""
-    return 0.0 if row.token_distribution.lower() == "fixed" else row.token_cv
 
 
 def _require_directory(directory: Path) -> None:

@@ -27,10 +27,10 @@ from loop.backends.metrics.answers import (
     share,
 )
 from loop.backends.metrics.api import Api, PrometheusError, PrometheusSettings
+from loop.backends.metrics.foreign_pods import ForeignPods
 from loop.backends.metrics.percentiles import Turns, buckets_query, read_buckets, restarted
 from loop.backends.metrics.reach import WIDEST_S, Reaches, within
 from loop.backends.metrics.source import Measurement, Shown
-from loop.backends.metrics.strangers import Strangers
 from loop.clocks import wall_s
 from loop.replacing import replace
 from loop.signals.demand import Figures, figures, stale_line, with_percentiles
@@ -72,7 +72,7 @@ class Prometheus:
         self._reader, self._far_reader = Reader(settings), Reader(settings)
         self._crowd = Crowd(settings.names)
         self._owners: dict[PodKey, tuple[str, float]] = {}
-        self._strangers = Strangers()
+        self._foreign = ForeignPods()
         self._turns = Turns()
         self._reaches = Reaches(settings.window)
         self._told_labels = frozenset[str]()
@@ -93,7 +93,7 @@ class Prometheus:
             reply, at_s, told = self._api.ask_at_its_now(query)
             answer = self._reader.read(reply, epoch_s=at_s - now_s)
             by_server = self._shared(answer, servers)
-            strange = self._strangers.leave_out(by_server, servers, now_s=now_s)
+            strange = self._foreign.leave_out(by_server, servers, now_s=now_s)
             tracks = self._tracks(servers, by_server, now_s=now_s)
             told += self._look_farther(servers, by_server, tracks, at_s=at_s, now_s=now_s)
         except PrometheusError as error:
@@ -181,7 +181,7 @@ class Prometheus:
                 reply = self._api.ask(query, at_s=at_s)
                 answer = self._far_reader.read(reply, epoch_s=at_s - now_s)
                 farther = self._shared(answer, blind)
-                for name, pods in self._strangers.of_server.items():
+                for name, pods in self._foreign.of_server.items():
                     for pod in pods & farther.get(name, {}).keys():
                         del farther[name][pod]
             except PrometheusError as error:

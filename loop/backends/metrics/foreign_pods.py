@@ -20,7 +20,7 @@ CLUSTER_LABELS = frozenset(
 GONE_S = 45.0
 
 
-class Strangers:
+class ForeignPods:
     """Tells pods that are not of this cluster from those that have gone: by a label of the cluster,
     or by samples of a time at which they were not in its list any more.
     """
@@ -36,11 +36,11 @@ class Strangers:
         *,
         now_s: float,
     ) -> list[str]:
-        """Take the strangers out of the series *by_server* and pod; return what is to be told of
+        """Take foreign pods out of the series *by_server* and pod; return what is to be told of
         them, once as long as they are there.
         """
         missed_s: dict[PodKey, float] = {}
-        before, strangers, lines = self.of_server, dict[str, frozenset[str]](), []
+        before, foreign, lines = self.of_server, dict[str, frozenset[str]](), []
         for one in servers:
             shown = by_server[one.name]
             listed = {pod.name for pod in one.pods}
@@ -57,14 +57,14 @@ class Strangers:
                     found.append(pod)
                     del shown[pod]
             if found:
-                strangers[one.name] = frozenset(found)
+                foreign[one.name] = frozenset(found)
             if found and one.name not in before:
                 more = f" and {len(found) - 1} more" if len(found) > 1 else ""
                 lines.append(
                     f"{one.name}: series of pods that this cluster does not have are left out "
                     f"({found[0]}{more}): another cluster's? --matchers says which are ours"
                 )
-        self._missed_s, self.of_server = missed_s, strangers
+        self._missed_s, self.of_server = missed_s, foreign
         return lines
 
 
