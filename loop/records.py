@@ -11,6 +11,7 @@ from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 from loop.actuator import planned
+from loop.json_text import is_plain, quick_text
 from loop.spec import cost_cents_per_h, gpus
 from loop.types import CapacityView, Load, Missing, ServerView, Snapshot, Why, one_pool
 
@@ -69,6 +70,11 @@ def record_text(record: CycleRecord) -> str:
 def line_and_text(record: CycleRecord) -> tuple[Line, str]:
     """Return *record* as record_line does, but for figures that JSON cannot write, and as text."""
     line = _line(record)
+    # Policies put into the details what they like; all else is of the types of JSON.
+    if all(is_plain(row["details"]) for row in line["internals"]):
+        text = quick_text(line)
+        if text is not None:
+            return line, text
     try:
         # Nearly all lines can be written as they are, and to look at every figure takes as long.
         return line, _ENCODER.encode(line)

@@ -41,8 +41,11 @@ def desired_by_server(cycles: Sequence[Mapping[str, Any]]) -> dict[str, list[Des
 def add_desired(desired: dict[str, list[Desired]], cycle: Mapping[str, Any]) -> None:
     """Add to *desired* what is wanted after *cycle*."""
     for row in cycle["servers"]:
-        before = Desired(t_s=0.0, accelerator=row["currentAccelerator"], replicas=row["wanted"])
-        history = desired.setdefault(row["name"], [before])
+        history = desired.get(row["name"])
+        if history is None:
+            wanted, accelerator = row["wanted"], row["currentAccelerator"]
+            history = [Desired(t_s=0.0, accelerator=accelerator, replicas=wanted)]
+            desired[row["name"]] = history
         if cycle["applied"]:
             history.append(
                 Desired(t_s=cycle["t_s"], accelerator=row["accelerator"], replicas=row["replicas"])

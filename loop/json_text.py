@@ -1,0 +1,72 @@
+"""A line of JSON, to the last character as Python's json writes it, in a fifth of the time: by
+msgspec, where that is installed (the extra fast).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+try:
+    import msgspec
+except ImportError:
+    msgspec = None
+
+__all__ = ["is_plain", "quick_text"]
+
+_encode = None if msgspec is None else msgspec.json.Encoder().encode
+_NUMBER = re.compile(rb"-?\d+(?:\.\d+)?(?:e-?\d+)?(?=[,}])")
+_ZERO, _NINE, _DOT, _E, _MINUS = b"09.e-"
+_NO_KEY = b"\\{,:["  # a quote after these begins a word, or is one within it
+
+
+def quick_text(line: dict[str, Any]) -> str | None:
+    """Return what json writes of *line*, which is plain, None if that is not certain; what is no
+    number becomes null.
+    """
+    if _encode is None:
+        return None
+    try:
+        text: bytes = _encode(line)
+    except (TypeError, ValueError, OverflowError):  # a type of numpy, say
+        return None
+    parts: list[bytes] = []
+    done = 0
+    for spot in _other_numbers(text):
+        # Certain is a number after a key: in a list or within a word it may be anything.
+        begin = text.rfind(b'":', done, spot) + 2
+        number = _NUMBER.match(text, begin)
+        if begin < 3 or text[begin - 3] in _NO_KEY or number is None or number.end() <= spot:
+            return None
+        parts += text[done:begin], repr(float(number[0])).encode()
+        done = number.end()
+    return b"".join((*parts, text[done:])).decode()
+
+
+def is_plain(value: object) -> bool:
+    """Tell whether *value* is made of the types of JSON alone: msgspec knows more than json."""
+    kind = type(value)
+    if value is None or kind is float or kind is str or kind is int or kind is bool:
+        return True
+    if kind is dict:
+        return all(type(key) is str and is_plain(one) for key, one in value.items())  # type: ignore[attr-defined]
+    return (kind is list or kind is tuple) and all(map(is_plain, value))  # type: ignore[call-overload]
+
+
+def _other_numbers(text: bytes) -> list[int]:
+    """Return where *text* may have a number that msgspec writes in another way, the first first:
+    those below 1e-4 (0.00001), and those with an exponent.
+    """
+    codes = np.frombuffer(text, np.uint8)
+    digits = (codes >= _ZERO) & (codes <= _NINE)
+    last = len(codes) - 1
+    at_e = np.flatnonzero(codes[:last] == _E)
+    at_e = at_e[digits[at_e - 1] & (digits[at_e + 1] | (codes[at_e + 1] == _MINUS))]
+    dots = np.flatnonzero(codes == _DOT)
+    dots = dots[(codes[dots - 1] == _ZERO) & ~digits[dots - 2]]
+    for place in range(1, 5):
+        dots = dots[codes[np.minimum(dots + place, last)] == _ZERO]
+    found: list[int] = np.sort(np.concatenate([at_e, dots])).tolist()
+    return found
