@@ -79,13 +79,6 @@ class LoadInterval:
     offered_load: OfferedLoad
     rates_rps: tuple[Segment, ...]
 
-    @property
-    def requests_expected(self) -> float:
-        """Return the integral of the rate."""
-        return sum(
-            0.5 * (piece.start + piece.end) * (piece.t1_s - piece.t0_s) for piece in self.rates_rps
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Batch(RequestBatch):

@@ -193,21 +193,3 @@ def _path(demand: Demand, costs: Costs, ready: Sequence[State]) -> Steps:
 
 def _step(t_s: float, choice: Choice, replicas: int) -> Step:
     return Step(t_s, choice.accelerator, replicas, choice.max_batch)
-
-
-def cost_of(costs: Costs, states: Sequence[State], *, now: State) -> float:
-    """Return what best_states makes least; infinite for a rise that cannot be ready in time."""
-    total, before = 0.0, now
-    for slot, state in enumerate(states):
-        (place, replicas), (old_place, old) = state, before
-        moved = place != old_place
-        if slot < costs.lead[place] and (moved or replicas > old):
-            return math.inf
-        if moved:
-            total += float(costs.up[place] * replicas + costs.down[old_place] * old)
-        else:
-            total += float(costs.up[place] * max(replicas - old, 0))
-            total += float(costs.down[place] * max(old - replicas, 0))
-        total += float(costs.slots[slot, place, replicas])
-        before = state
-    return total

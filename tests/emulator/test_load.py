@@ -169,11 +169,3 @@ def test_the_interval_is_checked():
     """An interval of zero would never end the first instant."""
     with pytest.raises(SpecError, match="interval: expected a number of seconds > 0, found 0"):
         next(intervals(CALM, interval_s=0.0))
-
-
-def test_the_expected_requests_are_the_integral_of_the_rate():
-    """A clairvoyant policy sizes for them."""
-    load = replace(CALM, curve=ramp(factor=5.0, start_s=0.0, up_s=60.0, hold_s=0.0, down_s=60.0))
-    assert [interval.requests_expected for interval in plan(load, until_s=180.0)] == pytest.approx(
-        [1800, 1800, 600]
-    )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from itertools import product
 
 import numpy as np
 import pytest
 
-from experiments.compare.planning import Setting, best_path, best_states, cost_of, plan_costs
+from experiments.compare.planning import Costs, Setting, State, best_path, best_states, plan_costs
 from experiments.compare.plans import Step, common_tick_s, without_repeats
 from experiments.demand import Choice, Demand, PerfectScaler, perfect_scaler
 
@@ -37,6 +39,24 @@ def demand(rates_rps: list[float], *choices: Choice) -> Demand:
 def setting(slots: int, *, price_cents: float = 0.3, margin: float = 1.0) -> Setting:
     """Return a setting that scores every slot."""
     return Setting(price_cents=price_cents, margin=margin, weights=np.ones(slots))
+
+
+def cost_of(costs: Costs, states: Sequence[State], *, now: State) -> float:
+    """Return what best_states makes least; infinite for a rise that cannot be ready in time."""
+    total, before = 0.0, now
+    for slot, state in enumerate(states):
+        (place, replicas), (old_place, old) = state, before
+        moved = place != old_place
+        if slot < costs.lead[place] and (moved or replicas > old):
+            return math.inf
+        if moved:
+            total += float(costs.up[place] * replicas + costs.down[old_place] * old)
+        else:
+            total += float(costs.up[place] * max(replicas - old, 0))
+            total += float(costs.down[place] * max(old - replicas, 0))
+        total += float(costs.slots[slot, place, replicas])
+        before = state
+    return total
 
 
 @pytest.mark.parametrize("seed", range(12))
