@@ -445,7 +445,8 @@ def _measured(process: Process, count: str, seconds: str) -> dict[float, float]:
 
 def _copy(one: Process, other: Process) -> bool:
     """Tell whether two processes are one: read in the order of their times, no counter of the two
-    ever falls, and tokens, which grow by hundreds, are among those that have grown.
+    falls but where it does in one alone (a restart), and tokens, which grow by hundreds, are among
+    those that have grown.
 
     Two engines with the same load would have to agree in every counter to the last token.
     """
@@ -457,11 +458,17 @@ def _copy(one: Process, other: Process) -> bool:
             # Whoever scraped the one may have dropped a label that the other has.
             pairs = list(zip(mine.values(), its.values(), strict=True))
         for pair in pairs:
-            values = [value for _, value in sorted(chain.from_iterable(pair))]
-            if any(later < earlier for earlier, later in pairwise(values)):
+            steps = list(pairwise(value for _, value in sorted(chain.from_iterable(pair))))
+            restarts = max(_falls_of(points) for points in pair)
+            if sum(map(_falls, steps)) > restarts:
                 return False
-            grew = grew or (quantity in ("prompt", "generation") and values[-1] > values[0])
+            rose = any(later > earlier for earlier, later in steps)
+            grew = grew or (quantity in ("prompt", "generation") and rose)
     return grew
+
+
+def _falls_of(points: Points) -> int:
+    return sum(map(_falls, pairwise(value for _, value in points)))
 
 
 def _with_lone_dips_mended(process: Process) -> Process:

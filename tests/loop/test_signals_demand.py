@@ -469,9 +469,13 @@ def test_what_was_in_a_process_that_has_gone_from_its_pod_is_in_it_no_more() -> 
     assert gauges.running == 7
 
 
-@pytest.mark.parametrize("off_s", [-0.5, 3.0])
-def test_copies_of_a_process_that_restarts_are_still_copies(off_s: float) -> None:
-    """Their counters fall together, whenever each of the two servers looks."""
+@pytest.mark.parametrize(
+    ("off_s", "label"), [(-0.5, "prometheus_replica"), (3.0, "prometheus_replica"), (3.0, "anyhow")]
+)
+def test_copies_of_a_process_that_restarts_are_still_copies(off_s: float, label: str) -> None:
+    """Their counters fall together, whenever each of the two servers looks, and whatever label
+    tells these apart.
+    """
     series = []
     for replica, shift_s in (("a", 0.0), ("b", off_s)):
         times = [NOW_S - 55.0 + 10.0 * k + shift_s for k in range(6)]
@@ -483,7 +487,7 @@ def test_copies_of_a_process_that_restarts_are_still_copies(off_s: float) -> Non
             )
             for t_s in times
         ]
-        series += series_of(samples, labels={"prometheus_replica": replica})
+        series += series_of(samples, labels={label: replica})
     assert rate_rpm(told_of({"a": series}, pod("a"))) == pytest.approx(60.0, rel=0.1)
 
 
