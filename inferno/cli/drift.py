@@ -204,14 +204,14 @@ def _cells(window: Window) -> list[str]:
     return [
         window.server,
         time_text(window.t_s),
-        *(f"{figure:.4g}" for figure in figures),
+        *(_short(figure) for figure in figures),
         *("–" if figure is None else f"{figure:.0f}" for figure in window.start_up_s),
     ]
 
 
 def verdict(engine: EngineDrift) -> str:
     """Return what is to be said of one engine, in a line."""
-    off = f"TTFT {engine.ttft_ratio - 1.0:+.0%}, ITL {engine.itl_ratio - 1.0:+.0%}"
+    off = f"TTFT {_off(engine.ttft_ratio)}, ITL {_off(engine.itl_ratio)}"
     name = f"{engine.model} on {engine.accelerator}"
     started = ""
     if engine.start_up_s is not None:
@@ -244,6 +244,11 @@ def verdict(engine: EngineDrift) -> str:
         else f"if the engine says so too, put it into {TWIN_DATA}"
     )
     return f"{line}; {refit}{started}"
+
+
+def _off(ratio: float) -> str:
+    """Return how far off what is measured is; per cents of an overload are a number of no use."""
+    return f"{ratio - 1.0:+.0%}" if ratio < 10.0 else f"×{ratio:,.0f}"
 
 
 def _short(value: float) -> str:

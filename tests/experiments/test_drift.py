@@ -20,7 +20,7 @@ from loop.schema.reading import read_system
 from loop.signals.history import History, empty_history
 from loop.signals.processes import Series
 from loop.signals.series import tracks_of
-from tests.live.own_system import PARMS, write_truth
+from tests.live.own_system import CHAT, PARMS, write_truth
 from tests.own_history import past_of
 
 DAY_S = 86_400.0
@@ -161,7 +161,7 @@ def test_records_tell_the_drift_and_a_refit_ends_it(
     folder: Path, tmp_path: Path, capsys: Capture
 ) -> None:
     """What --write puts into the data predicts what was measured."""
-    model, accelerator = "llama_13b", "H100"
+    model, accelerator = CHAT, "H100"
     parms = {**PARMS[model, accelerator]}
     parms["alpha"] *= 1.25
     truth = tmp_path / "truth.json"
@@ -181,7 +181,7 @@ def test_records_tell_the_drift_and_a_refit_ends_it(
     assert found["windows"][0]["throughputRpm"]["measured"] == pytest.approx(15.0, rel=0.3)
     assert main([*asked, "--write"]) == 0
     said = capsys.readouterr().out
-    assert "llama_13b on H100: from the beginning" in said
+    assert f"{CHAT} on H100: from the beginning" in said
     assert "alpha moved, 10.2 →" in said
     rows = json.loads((data / "model-data.json").read_text())["models"]
     written = {one["name"]: one["perfParms"] for one in rows}
@@ -234,3 +234,11 @@ def test_records_of_nothing_say_that_nothing_could_be_compared(
     words = ["drift", "--data", str(folder), "--records", str(tmp_path / "idle.jsonl")]
     assert main(words) == 0
     assert "nothing could be compared" in capsys.readouterr().err
+
+
+def test_an_overload_is_told_as_a_multiple() -> None:
+    """TTFT of ten minutes where 33 ms are predicted was +1782289%."""
+    found = EngineDrift(
+        model="m", accelerator="a", windows=(), ttft_ratio=17_824.0, itl_ratio=4.0, unsure=True
+    )
+    assert "TTFT ×17,824, ITL +300% of what is predicted" in verdict(found)

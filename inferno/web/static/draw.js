@@ -47,7 +47,8 @@ Object.assign(inferno, (() => {
     // A little beyond the end, or the mark of one cycle is cut in half.
     const range = young ? { range: [at(end - SPAN_MIN_S), at(end + 0.03 * SPAN_MIN_S)] } : started || !end ? {} : { range: [0, at(end)] };
     return {
-      ...axis(timeline.clock.title), type: timeline.clock.type, ...range, ...extra,
+      // A slanted date takes half of a small figure.
+      ...axis(timeline.clock.title), type: timeline.clock.type, tickangle: 0, ...range, ...extra,
     };
   }
 
@@ -509,7 +510,7 @@ Object.assign(inferno, (() => {
       const one = fleetFigures(timeline, this.timelines)[which];
       const nothing = !one.traces.some((trace) => known(trace.y).length);
       draw(place, one.traces, layout(230, {
-        xaxis: xAxis(timeline), yaxis: one.axis, showlegend: one.showlegend, ...(nothing ? { annotations: [emptyNote("not known")] } : {}),
+        xaxis: xAxis(timeline, { nticks: Math.max(2, Math.floor(place.clientWidth / 90)) }), yaxis: one.axis, showlegend: one.showlegend, ...(nothing ? { annotations: [emptyNote("not known")] } : {}),
       }));
     }
 
