@@ -296,12 +296,20 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
 
     A pod that is ended loses its requests, and zero is for servers where nothing runs or waits.
     The accelerator stays if the policy gave up all replicas, or if a move has no room for what runs
-    and the load does not explain it.
+    and the load does not explain it. A server whose GPUs others are to have gives them: where more
+    comes than it can take, its batches are always full.
     """
     targets = dict(decision.targets)
+    growing = {
+        name
+        for name, target in targets.items()
+        if name in snapshot.servers and _grows(target, snapshot.servers[name])
+    }
     for name, view in snapshot.servers.items():
         target = targets.get(name)
         if target is None or target.held:
+            continue
+        if target.why.kind == "capacity" and growing - {name}:
             continue
         needed = _needed_in_flight(target, view)
         if target.replicas >= needed:
@@ -416,6 +424,11 @@ def _needed_in_flight(target: Target, view: ServerView) -> int:
 def _caches(view: ServerView) -> float:
     """Return how many full KV caches what runs in *view* fills."""
     return sum(pod.kv_usage for pod in view.pods if pod.phase in ("ready", "starting"))
+
+
+def _grows(target: Target, view: ServerView) -> bool:
+    """Tell whether *target* asks for GPUs that *view* does not have."""
+    return not target.held and (target.replicas > view.wanted or _moves(target, view))
 
 
 def _moves(target: Target, view: ServerView) -> bool:

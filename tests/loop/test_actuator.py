@@ -21,7 +21,7 @@ from loop.actuator import (
     within_budget,
 )
 from loop.testing.fakes import BECAUSE, change, server_data, server_view, system, target
-from loop.types import Change, Decision, Load, Missing, PodView, ServerView, Snapshot, Target
+from loop.types import Change, Decision, Load, Missing, PodView, ServerView, Snapshot, Target, Why
 
 
 def snapshot(*views: ServerView) -> Snapshot:
@@ -229,6 +229,22 @@ def test_a_reduction_leaves_room_for_what_runs(
         assert f"{running} requests run and {waiting} wait" in kept.why.text
     else:
         assert kept == decided.targets["s1"]
+
+
+@pytest.mark.parametrize(("others", "stay"), [(5, 1), (2, 3)])
+def test_who_is_to_give_gpus_to_others_gives_them_though_its_batches_are_full(
+    others: int, stay: int
+) -> None:
+    """Where more comes than a server can take, its batches are always full: once its GPUs were
+    kept for ever, and those of a higher class waited for them. If nobody grows, nobody needs them:
+    nodes may only be out of sight.
+    """
+    short = server_view("low", wanted=3, ready=3, max_batch=32, running=96, waiting=50)
+    snapshot = Snapshot(now_s=60.0, servers={"low": short, "top": server_view("top", wanted=2)})
+    less = replace(target(replicas=1), server="low", why=Why(kind="capacity", text="no GPUs"))
+    more = replace(target(replicas=others), server="top")
+    decided = Decision(targets={"low": less, "top": more})
+    assert with_room_for_what_runs(decided, snapshot).targets["low"].replicas == stay
 
 
 @pytest.mark.parametrize(("rate_rpm", "stay"), [(0.0, 3), (1000.0, 1)])

@@ -21,6 +21,7 @@ from loop.policies.slo.case import Case, Sizing, make_case
 from loop.policies.slo.demand import NOTHING, Demand, Memories
 from loop.policies.slo.moves import settle, settling
 from loop.policies.slo.room import FreeGpus, held_targets, leftover_targets
+from loop.policies.slo.shares import Shares, share_out
 from loop.replacing import replace
 from loop.spec import SystemData
 from loop.types import Decision, Snapshot, Target, one_pool
@@ -31,6 +32,7 @@ __all__ = ["DEFAULTS", "SloPolicy"]
 # patch
 ROOMY = 2
 DEFAULTS = OptimizerSettings(rules=OURS)
+PARTS = (1.0, 0.93, 0.86)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,15 +97,18 @@ class SloPolicy:
         sizing = self._sizing()
         case = make_case(snapshot, data, state, sizing=sizing, ask=ask, settings=settings)
         asking = Asking(
-            ask=within_reach(ask, snapshot), settings=settings, held=case.held, woken=case.woken
+            ask=within_reach(ask, snapshot),
+            plain=ask,
+            settings=settings,
+            held=case.held,
+            woken=case.woken,
         )
         try:
-            found, moved = self._settled(case, asking)
-            if not settings.figures:
-                found = replace(asking, settings=self._settings()).explained(found)
+            case, found, moved = self._settled(case, asking)
         except ArithmeticError:
             # Figures are beyond arithmetic: whose they are is found where all are asked for.
-            found, moved = self._settled(case, replace(asking, settings=self._settings()))
+            asking = replace(asking, settings=self._settings())
+            case, found, moved = self._settled(case, asking)
         memories = dict(case.memories)
         for name, one in found.solution.allocations.items():
             memory = memories[name]
@@ -112,12 +117,30 @@ class SloPolicy:
                 memories[name] = replace(memory, replica_rpm=one.rate_max_rpm, moved_s=moved_s)
         return self._decision(case, found, moved), memories
 
-    def _settled(self, case: Case, asking: Asking) -> tuple[Found, dict[str, int]]:
-        """Return what is found, and who moves to it with how many replicas."""
-        found = case.within_capacity(asking.found)
-        if not self._steady():
-            return found, {}
-        return settle(case, found, asking=asking, hysteresis=self.hysteresis)
+    def _settled(self, case: Case, asking: Asking) -> tuple[Case, Found, dict[str, int]]:
+        """Return the case with the shares of servers that can have no more, what is found, and who
+        moves to it with how many replicas.
+        """
+        found, moved = case.within_capacity(asking.found), dict[str, int]()
+        shares: Shares | None = None
+        if found.short and not self.compat:
+            coming = asking.rest(case.sized(drains=False), found.infeasible)
+            shares = share_out(case, coming, asking=asking)
+            asking = replace(asking, left_out=shares.left_out)
+            # A replica of few takes a little less than one of many: these shares are of many.
+            for part in PARTS:
+                rates = {name: part * rate_rpm for name, rate_rpm in shares.rates_rpm.items()}
+                case = replace(case, shares=rates, easy=shares.easy)
+                found = case.within_capacity(asking.found)
+                if not found.short:
+                    break
+        if self._steady():
+            found, moved = settle(
+                case, found, asking=asking, hysteresis=self.hysteresis, shares=shares
+            )
+        if not asking.settings.figures:
+            found = replace(asking, settings=self._settings()).explained(found)
+        return case, found, moved
 
     def _decision(self, case: Case, found: Found, moved: Mapping[str, int]) -> Decision:
         """Return what is found as targets; GPUs go to held servers first, leftovers come last, and
@@ -157,6 +180,7 @@ class SloPolicy:
                 one,
                 found.system,
                 case.demands.get(name),
+                share_rpm=case.shares.get(name),
                 replicas=replicas[name],
                 max_batch=self._max_batch(one, found.system),
             )
@@ -225,6 +249,7 @@ def _target(
     system: SystemData,
     asked: Demand | None,
     *,
+    share_rpm: float | None,
     replicas: int,
     max_batch: int,
 ) -> Target:
@@ -232,6 +257,10 @@ def _target(
     demand: dict[str, object] = {"demandRpm": load.rate_rpm} if load is not None else {}
     if asked is not None:
         demand["forecast"] = asked.forecast.method
+    why = replace(found.why, details={**found.why.details, **demand})
+    if share_rpm is not None and asked is not None and share_rpm < asked.coming.rate_rpm:
+        text = f"capacity: {share_rpm:.0f} of {asked.coming.rate_rpm:.0f} requests/min; {why.text}"
+        why = replace(why, kind="capacity", text=text)
     return Target(
         server=found.server,
         pools=one_pool(accelerator=found.accelerator, replicas=replicas, max_batch=max_batch),
@@ -239,5 +268,5 @@ def _target(
         itl_ms=found.itl_ms,
         ttft_ms=found.ttft_ms,
         rho=found.rho,
-        why=replace(found.why, details={**found.why.details, **demand}),
+        why=why,
     )

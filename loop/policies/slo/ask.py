@@ -4,7 +4,7 @@ arithmetic, and without those whom nothing can serve.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -46,25 +46,33 @@ class Found:
 
     @property
     def short(self) -> list[str]:
-        """Return the servers for which only GPUs are missing."""
-        return [name for name, why in self.solution.unserved.items() if why.kind == "capacity"]
+        """Return the servers that get nothing, or less than they need, because GPUs are missing."""
+        none = {name for name, why in self.solution.unserved.items() if why.kind == "capacity"}
+        some = {n for n, one in self.solution.allocations.items() if one.why.kind == "capacity"}
+        return sorted(none | some)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asking:
     """What finds the allocation, how, and for whom it is not asked: those *held*. Some of these are
-    *woken* and get more replicas, whose GPUs nobody else can have either.
+    *woken* and get more replicas, whose GPUs nobody else can have either. *left_out* are those for
+    whom there are no GPUs. plain finds it wherever pods can be put.
     """
 
     ask: Optimize
+    plain: Optimize
     settings: OptimizerSettings
     held: Mapping[str, Why]
     woken: Mapping[str, Target]
+    left_out: Mapping[str, Why] = field(default_factory=dict)
 
     def solution(self, system: SystemData, infeasible: Mapping[str, Why]) -> Solution:
         """Return what the servers of *system* should have, but for those *infeasible*, too."""
-        rest = self._rest(system, infeasible)
-        return self.ask(rest, self.settings) if rest.servers else NO_SOLUTION
+        rest = self.rest(system, infeasible)
+        found = self.ask(rest, self.settings) if rest.servers else NO_SOLUTION
+        if not self.left_out:
+            return found
+        return replace(found, unserved={**found.unserved, **self.left_out})
 
     def found(self, system: SystemData) -> Found:
         """Return the solution of *system*, and which servers nothing can serve, with the reason.
@@ -76,7 +84,7 @@ class Asking:
         try:
             solution = self.solution(system, infeasible)
         except ArithmeticError:
-            infeasible = beyond_arithmetic(self.ask, self._rest(system, {}), self.settings)
+            infeasible = beyond_arithmetic(self.ask, self.rest(system, {}), self.settings)
             solution = self.solution(system, infeasible)
         unserved = solution.unserved.items()
         unservable = {name: why for name, why in unserved if why.kind != "capacity"}
@@ -89,8 +97,15 @@ class Asking:
         """Return what is *found* with its figures."""
         return replace(found, solution=self.solution(found.system, found.infeasible))
 
-    def _rest(self, system: SystemData, infeasible: Mapping[str, Why]) -> SystemData:
-        return without(system, {**self.held, **infeasible}, self.woken)
+    def rest(self, system: SystemData, infeasible: Mapping[str, Why]) -> SystemData:
+        """Return *system* with the servers that are asked for, and the GPUs that there are for
+        these.
+        """
+        rest = without(system, {**self.held, **infeasible}, self.woken)
+        if not self.left_out:
+            return rest
+        servers = {name: one for name, one in rest.servers.items() if name not in self.left_out}
+        return replace(rest, servers=servers)
 
 
 def within_reach(ask: Optimize, snapshot: Snapshot) -> Optimize:

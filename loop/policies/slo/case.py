@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from loop.policies.slo.demand import (
@@ -58,9 +58,13 @@ class Sizing:
         demands: Mapping[str, Demand],
         *,
         bare_from: int | None = None,
+        drains: bool = True,
+        shares: Mapping[str, float] | None = None,
     ) -> SystemData:
         """Return *data* with the servers and, if the world knows it, the capacity of *snapshot*.
-        Classes of priority *bare_from* and lower have no margin.
+        Classes of priority *bare_from* and lower have no margin; unless *drains*, nobody has
+        replicas for what waits. Servers that can have no more are sized for their *shares*
+        [requests/min] at most.
         """
         capacity = data.capacity
         if snapshot.capacity is not None:
@@ -73,7 +77,10 @@ class Sizing:
             load = self._load(view)
             if found is not None:
                 bare = bare_from is not None and data.priority(view.service_class) >= bare_from
-                load = _in_steps(found.least if bare else found.load)
+                some = found.least if bare else found.load
+                load = _in_steps(some if drains else found.coming)
+            if load is not None and shares and name in shares:
+                load = replace(load, rate_rpm=min(load.rate_rpm, shares[name]))
             servers[name] = self.server(view, data, load)
         classes = data.classes
         if self.percentile is not None:
@@ -141,31 +148,54 @@ class Case:
     memories: Mapping[str, Memory]
     held: Mapping[str, Why]
     woken: Mapping[str, Target]
+    shares: Mapping[str, float] = field(default_factory=dict)
+    easy: Mapping[tuple[str, str], float] = field(default_factory=dict)
+
+    def sized(self, *, bare_from: int | None = None, drains: bool = True) -> SystemData:
+        """Return the system with these margins, as `Sizing.system` does."""
+        return self.sizing.system(
+            self.snapshot,
+            self.data,
+            self.demands,
+            bare_from=bare_from,
+            drains=drains,
+            shares=self.shares,
+        )
 
     def within_capacity(self, find: Callable[[SystemData], Found]) -> Found:
         """Return what is found with the margins that there are GPUs for.
 
-        If GPUs are missing without any margin, nobody has one; else the lowest classes go without.
+        If GPUs are missing without any margin, nobody has one, and nobody any for what waits if
+        they are missing for that; else the lowest classes go without.
         """
         servers = self.snapshot.servers
         priorities = {self.data.priority(servers[name].service_class) for name in self.demands}
 
         def bare(lowest: int) -> Found:
-            return find(
-                self.sizing.system(self.snapshot, self.data, self.demands, bare_from=lowest)
-            )
+            return find(self.sized(bare_from=lowest))
 
-        found = find(self.system)
+        found = find(self.sized() if self.shares else self.system)
         if not found.short or not priorities:
             return found
         least = bare(0)
         if least.short:
-            return least
+            return find(self.sized(drains=False))
         for lowest in sorted(priorities, reverse=True)[:-1]:
             found = bare(lowest)
             if not found.short:
                 return found
         return least
+
+    def known_s(self, name: str) -> float:
+        """Return for how long the load of *name* has been seen; for ever if it was told."""
+        if self.snapshot.servers[name].load_source.startswith("labels"):
+            return math.inf
+        return self.snapshot.now_s - self.memories[name].history.rates.start_s
+
+    def stayed_s(self, name: str) -> float:
+        """Return how long ago *name* moved to where it is; for ever if it has not."""
+        moved_s = self.memories[name].moved_s
+        return math.inf if moved_s is None else self.snapshot.now_s - moved_s
 
     def start_up_s(self, name: str, accelerator: str = "") -> float:
         """Return how long a new pod of *name* takes to be ready, there where it is or on

@@ -80,11 +80,13 @@ NEW = Memory()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """What one server is to be sized for, in requests of its unit, and the least that it must be
-    sized for if GPUs are missing: without the margin of its class.
+    sized for if GPUs are missing: without the margin of its class; and, if they are still missing,
+    what comes alone, without what waits.
     """
 
     load: Load
     least: Load
+    coming: Load
     forecast: Forecast
 
 
@@ -203,10 +205,11 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
         tokens = replace(load, in_tokens=unit.in_tokens, out_tokens=unit.out_tokens)
     elif memory.tokens_weight > 0.0:
         tokens = replace(load, in_tokens=memory.in_tokens, out_tokens=memory.out_tokens)
-    least_rpm = max(found.middle, served_rpm, jumped_rpm) + waits_rpm
+    coming_rpm = max(found.middle, served_rpm, jumped_rpm)
     made = Demand(
-        load=replace(tokens, rate_rpm=max(held_rpm + waits_rpm, least_rpm)),
-        least=replace(tokens, rate_rpm=least_rpm),
+        load=replace(tokens, rate_rpm=max(held_rpm, coming_rpm) + waits_rpm),
+        least=replace(tokens, rate_rpm=coming_rpm + waits_rpm),
+        coming=replace(tokens, rate_rpm=coming_rpm),
         forecast=found,
     )
     return made, memory if demands is memory.demands else replace(memory, demands=demands)

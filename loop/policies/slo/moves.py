@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loop.policies.slo.ask import Found
-from loop.policies.slo.worth import MET_CENTS_LOWEST, met_cents
+from loop.policies.slo.shares import DRAIN_S, KNOWN_S, PAYS_WITHIN_S, share_out
+from loop.policies.slo.worth import LATE, MET_CENTS_LOWEST, met_cents, met_share, served_share
 from loop.replacing import replace
 
 if TYPE_CHECKING:
@@ -18,23 +19,19 @@ if TYPE_CHECKING:
     from loop.optimizer.solution import Assignment
     from loop.policies.slo.ask import Asking
     from loop.policies.slo.case import Case
+    from loop.policies.slo.shares import Shares
     from loop.spec import ServerData, SystemData
     from loop.types import ServerView
 
 DWELL_S = 600.0  # between two moves of a server
-# Where GPUs are short, a server that has moved lately stays if it can take so much of its load.
-BEARABLE = 0.5
+MOVERS_MAX = 40  # of which each is looked at: one more solution each
 # Until a server has been where it is for so long, a move must save so much: what looks cheaper on
 # the load of some minutes has fewer, larger or fuller replicas, and these forgive less.
 SOON_S, SOON_SAVING_MIN = 3600.0, 0.3
 # A move is for loads about the present one, by these factors: where one replica more is needed by
 # chance, another accelerator looks cheaper by chance.
 ABOUT = tuple(0.8 + 0.02 * step for step in range(21))
-# What a load asks for must have been seen for so long: of answers, the short ones end first.
-KNOWN_S = 120.0
-PAYS_WITHIN_S = 1800.0  # a load is what it is for half an hour or so
 SETTLED_AFTER = 3.0  # start-ups after a move, whatever is still missing then
-DRAIN_S = 30.0  # the old pods stay so long after the new ones are ready
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,19 +104,25 @@ def _cents_per_h(one: Assignment, move: Move) -> float:
 
 
 def settle(
-    case: Case, found: Found, *, asking: Asking, hysteresis: float
+    case: Case, found: Found, *, asking: Asking, hysteresis: float, shares: Shares | None
 ) -> tuple[Found, dict[str, int]]:
     """Return what is *found* without the moves that do not pay, and who moves with how many
     replicas.
 
-    If less is served where everybody stays, the fewest moves are made with which as much is
-    served as with all of them.
+    If less is met where everybody stays, the fewest moves are made that bring more than they cost;
+    of very many movers, those that the *shares* of what there is have.
     """
     if not _movers(found):
         return found, {}
     home = _staying(case, asking, found, found.system.servers)
     if _missed_cents(case, found) < _missed_cents(case, home):
-        found = _fewest_moves(case, asking, found, home)
+        if len(_movers(found)) > MOVERS_MAX:
+            if shares is None:
+                coming = asking.rest(case.sized(drains=False), found.infeasible)
+                shares = share_out(case, coming, asking=asking)
+            found = _staying(case, asking, found, found.system.servers.keys() - shares.movers)
+        else:
+            found = _fewest_moves(case, asking, found, home)
         movers = _movers(found)
         return found, {name: _move(case, found, home, name).replicas for name in movers}
     # Where some stay, others may have to move for them: these are looked at in turn.
@@ -136,35 +139,6 @@ def settle(
             return found, {name: move.replicas for name, move in moves.items()}
         stayers |= stopped
         found = _staying(case, asking, found, stayers)
-
-
-def _fewest_moves(case: Case, asking: Asking, found: Found, home: Found) -> Found:
-    """Return what is *found* with as few of the moves as serve as much: who would move at the
-    highest price stays first. Who is served at *home*, if only in part, stays until its load has
-    been seen for a while; and who has moved lately, if that is BEARABLE: where GPUs are short,
-    another accelerator looks better every other minute.
-    """
-    now_s, allocations, movers = case.snapshot.now_s, found.solution.allocations, _movers(found)
-
-    def stays(name: str) -> bool:
-        one, moved_s = home.solution.allocations.get(name), case.memories[name].moved_s
-        if one is None:
-            return False
-        lately = moved_s is not None and now_s - moved_s < DWELL_S
-        served_rpm = one.replicas * one.rate_max_rpm
-        bearable = served_rpm >= BEARABLE * _least_rpm(case, found.system.servers[name])
-        return (lately and bearable) or _known_s(case, name) < KNOWN_S
-
-    new = {name for name in movers if stays(name)}
-    stayers = (found.system.servers.keys() - set(movers)) | new
-    best = _staying(case, asking, found, stayers) if new else found
-    least = _missed_cents(case, best)
-    order = sorted(set(movers) - new, key=lambda name: (-allocations[name].cost_cents_per_h, name))
-    for name in order:
-        fewer = _staying(case, asking, found, stayers | {name})
-        if _missed_cents(case, fewer) <= least:
-            stayers, best = stayers | {name}, fewer
-    return best
 
 
 def _staying(case: Case, asking: Asking, found: Found, names: Iterable[str]) -> Found:
@@ -190,22 +164,73 @@ def _move(case: Case, found: Found, home: Found, name: str) -> Move:
         stay=home.solution.allocations.get(name),
         start_up_s=case.start_up_s(name, go.accelerator),
         moved_s=case.memories[name].moved_s,
-        known_s=_known_s(case, name),
+        known_s=case.known_s(name),
         rate_rpm=_rate_rpm(found.system.servers[name]),
     )
 
 
+def _fewest_moves(case: Case, asking: Asking, found: Found, home: Found) -> Found:
+    """Return what is *found* with as few of the moves as bring more than they cost: who would move
+    at the highest price stays first, if no more is missed then than while its replicas start. Who
+    is served at *home*, if only in part, stays until its load has been seen for a while.
+    """
+    allocations, movers = found.solution.allocations, _movers(found)
+    new = {
+        name
+        for name in movers
+        if name in home.solution.allocations and case.known_s(name) < KNOWN_S
+    }
+    stayers = (found.system.servers.keys() - set(movers)) | new
+    best = _staying(case, asking, found, stayers) if new else found
+    least = _missed_cents(case, best)
+    order = sorted(set(movers) - new, key=lambda name: (-allocations[name].cost_cents_per_h, name))
+    for name in order:
+        fewer = _staying(case, asking, found, stayers | {name})
+        missed = _missed_cents(case, fewer)
+        if missed <= least + _moving_cents(case, home, name, allocations[name].accelerator):
+            stayers, best, least = stayers | {name}, fewer, min(least, missed)
+    return best
+
+
+def _moving_cents(case: Case, home: Found, name: str, accelerator: str) -> float:
+    """Return what is met of the requests of *name* at *home*, and is not while it moves to
+    *accelerator*, spread over the time that it is to stay there: as long as it has stayed where it
+    is, if that is not long [cents/min].
+    """
+    asked, one = case.demands.get(name), home.solution.allocations.get(name)
+    if asked is None or one is None:
+        return 0.0
+    within_s = max(min(case.stayed_s(name), PAYS_WITHIN_S), 1.0)
+    missed = min(1.0, (case.start_up_s(name, accelerator) + DRAIN_S) / within_s)
+    coming_rpm = asked.coming.rate_rpm
+    met_rpm = coming_rpm * met_share(coming_rpm, one.replicas * one.rate_max_rpm)
+    return _met_cents(case, name) * met_rpm * missed
+
+
+def _met_cents(case: Case, name: str) -> float:
+    """Return what a request of *name* within its targets is worth [cents]. Those that may wait
+    count as the least that others are worth: without GPUs they wait for ever.
+    """
+    return met_cents(case.data, case.snapshot.servers[name]) or MET_CENTS_LOWEST
+
+
 def _missed_cents(case: Case, found: Found) -> float:
-    """Return what the requests are worth that more come of than the replicas *found* can take, of
-    all servers without margins [cents/min]. Those that may wait count as the least that others are
-    worth: without GPUs they wait for ever.
+    """Return what the requests are worth that come and miss their targets with the replicas
+    *found*, of all servers without margins, and a little of what waits [cents/min].
     """
     missed = 0.0
     for name, server in found.system.servers.items():
         one = found.solution.allocations.get(name)
-        served_rpm = one.replicas * one.rate_max_rpm if one is not None else 0.0
-        value = met_cents(case.data, case.snapshot.servers[name]) or MET_CENTS_LOWEST
-        missed += value * max(0.0, _least_rpm(case, server) - served_rpm)
+        able_rpm = one.replicas * one.rate_max_rpm if one is not None else 0.0
+        least_rpm = _least_rpm(case, server)
+        asked = case.demands.get(name)
+        coming_rpm = least_rpm if asked is None else asked.coming.rate_rpm
+        waits_rpm = max(0.0, least_rpm - max(coming_rpm, able_rpm))
+        easy = 1.0 if one is None else case.easy.get((name, one.accelerator), 1.0)
+        missed_rpm = (1.0 - LATE) * (1.0 - met_share(coming_rpm, able_rpm, easy=easy))
+        missed_rpm += LATE * (1.0 - served_share(coming_rpm, able_rpm))
+        missed_rpm = missed_rpm * coming_rpm + LATE * waits_rpm
+        missed += _met_cents(case, name) * missed_rpm
     return missed
 
 
@@ -218,13 +243,6 @@ def _least_rpm(case: Case, server: ServerData) -> float:
 def _rate_rpm(server: ServerData) -> float:
     """Return the rate that *server* is sized for, 0 if it is not known."""
     return 0.0 if server.current.load is None else server.current.load.rate_rpm
-
-
-def _known_s(case: Case, name: str) -> float:
-    """Return for how long the load of *name* has been seen; for ever if it was told."""
-    if case.snapshot.servers[name].load_source.startswith("labels"):
-        return math.inf
-    return case.snapshot.now_s - case.memories[name].history.rates.start_s
 
 
 def _movers(found: Found) -> list[str]:

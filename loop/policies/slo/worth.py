@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
+# of a request within its targets, what one is worth that comes late
+LATE = 0.1
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
 # bear, and the next tick mends. All of it is had for a load that is unsure; and more of it than
 # that the more replicas there are beyond FEW: a pool of many is full nearly at once, and what whole
@@ -92,6 +94,25 @@ def _varied(futures: Floats, within: float) -> Floats:
     times = np.exp(math.sqrt(math.log(1.0 + within**2)) * PARTS)
     found: Floats = np.multiply.outer(futures, times / times.mean()).ravel()
     return found
+
+
+def met_share(rate_rpm: float, capacity_rpm: float, *, easy: float = 1.0) -> float:
+    """Return what is met of *rate_rpm* by replicas that can take *capacity_rpm* in the long run, as
+    a share: half at *easy* times that, and soon nothing beyond.
+    """
+    if rate_rpm <= capacity_rpm:
+        return 1.0
+    if capacity_rpm <= 0.0:
+        return 0.0
+    half, beyond = max(easy - 1.0, OVERLOAD / 2.0), rate_rpm / capacity_rpm - 1.0
+    if beyond <= half:
+        return 1.0 - 0.5 * beyond / half
+    return max(0.0, 0.5 - (beyond - half) / OVERLOAD)
+
+
+def served_share(rate_rpm: float, capacity_rpm: float) -> float:
+    """Return what is served of *rate_rpm* at all, as a share."""
+    return 1.0 if rate_rpm <= capacity_rpm else capacity_rpm / rate_rpm
 
 
 def worth_of(data: SystemData, view: ServerView) -> Worth:
