@@ -638,10 +638,10 @@ def test_margins_are_given_up_only_as_far_as_gpus_are_missing() -> None:
 
 
 def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs() -> None:
-    """Two servers of one class: one is whole where it is, and the other starves, whose queue makes
-    it ask for more than there is. Once that was for ever: only who is served whole was counted.
+    """Of two servers of one class one is served where it is, and the other falls behind: its queue
+    makes it ask for more than there is. Once that was for ever: only who is served whole counted.
     """
-    data = system(servers={name: server_data(name) for name in ("whole", "starved")})
+    data = system(servers={name: server_data(name) for name in ("whole", "needs")})
     parts = replace(data.optimizer, saturation_policy="PriorityRoundRobin")
     policy, data = SloPolicy(), replace(data, optimizer=parts)
     gpus = {
@@ -652,8 +652,8 @@ def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs() -> None:
         load = Load(rate_rpm=800.0, in_tokens=512.0, out_tokens=256.0)
         views = {
             "whole": server_view("whole", load=load, wanted=1, ready=1),
-            "starved": server_view(
-                "starved",
+            "needs": server_view(
+                "needs",
                 load=replace(load, rate_rpm=3200.0),
                 wanted=3,
                 ready=3,
@@ -665,8 +665,8 @@ def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs() -> None:
         seen = Snapshot(now_s=30.0 * step, servers=views, capacity=gpus, window_s=60.0)
         decision, state = policy.decide(seen, data, state)
     assert decision.targets["whole"].accelerator == "2xA100"
-    starved = decision.targets["starved"]
-    assert (starved.accelerator, starved.replicas) == ("H100", 4)
+    needs = decision.targets["needs"]
+    assert (needs.accelerator, needs.replicas) == ("H100", 4)
 
 
 @pytest.mark.costly

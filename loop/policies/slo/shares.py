@@ -240,7 +240,7 @@ def _worth(
     """Return what is met and what is served in an hour that is like now, less while replicas start
     [cents/h]. What it costs decides only between equals: GPUs are short, not money.
 
-    The load is about that of now, whatever is foreseen: who is hopeless in one forecast is not
+    The load is about that of now, whatever is foreseen: who is lost in one forecast is not
     given up.
     """
     view, perf = case.snapshot.servers[server.name], case.data.perf[server.model, accelerator]
