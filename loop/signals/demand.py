@@ -500,7 +500,8 @@ def _whole(total: float | None) -> int | None:
 
 def _gauges(of_pod: Sequence[Track], *, now_s: float) -> Gauges:
     newest_s = max(track.times_s[-1] for track in of_pod)
-    of_pod = [track for track in of_pod if not _ended(track, newest_s)]
+    if len(of_pod) > 1:
+        of_pod = [track for track in of_pod if not _ended(track, newest_s)]
     return Gauges(
         running=round(sum(track.gauges["running"] for track in of_pod)),
         waiting=round(sum(track.gauges["waiting"] for track in of_pod)),
