@@ -637,10 +637,14 @@ def test_margins_are_given_up_only_as_far_as_gpus_are_missing() -> None:
         assert all(one <= most for one, most in zip(given, enough, strict=True))
 
 
-def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs() -> None:
+@pytest.mark.parametrize("many", [1, 300])
+def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs(
+    many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Of two servers of one class one is served where it is, and the other falls behind: its queue
     makes it ask for more than there is. Once that was for ever: only who is served whole counted.
     """
+    monkeypatch.setattr("loop.policies.slo.case.MANY", many)
     data = system(servers={name: server_data(name) for name in ("whole", "needs")})
     parts = replace(data.optimizer, saturation_policy="PriorityRoundRobin")
     policy, data = SloPolicy(), replace(data, optimizer=parts)

@@ -36,6 +36,7 @@ WINDOW_S = 60.0  # of the metrics, where the world does not tell
 START_UP_S = 120.0  # of a pod, where nobody knows
 # Samples after which work is counted by tokens: the first answers that end are the shortest.
 UNIT_FROM = 8
+MANY = 300  # servers, of which nobody looks at margins class by class
 TOKENS_STEP = 1.02  # mean tokens are sized for in such steps, so that a sizing can be used again
 
 
@@ -166,7 +167,8 @@ class Case:
         """Return what is found with the margins that there are GPUs for.
 
         If GPUs are missing without any margin, nobody has one, and nobody any for what waits if
-        they are missing for that; else the lowest classes go without.
+        they are missing for that; else the lowest classes go without. Of MANY servers nobody has
+        any of these at once: each more that is looked at takes seconds, and margins come back.
         """
         servers = self.snapshot.servers
         priorities = {self.data.priority(servers[name].service_class) for name in self.demands}
@@ -174,11 +176,14 @@ class Case:
         def bare(lowest: int) -> Found:
             return find(self.sized(bare_from=lowest))
 
+        many = len(servers) > MANY
+        if many and self.shares:
+            return find(self.sized(drains=False))
         found = find(self.sized() if self.shares else self.system)
         if not found.short or not priorities:
             return found
-        least = bare(0)
-        if least.short:
+        least = None if many else bare(0)
+        if least is None or least.short:
             return find(self.sized(drains=False))
         for lowest in sorted(priorities, reverse=True)[:-1]:
             found = bare(lowest)
