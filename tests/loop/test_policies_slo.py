@@ -16,6 +16,7 @@ from loop.optimizer.rules import SolverName
 from loop.optimizer.rules.ours import OURS
 from loop.policies import make_policy
 from loop.policies.slo import SloPolicy
+from loop.policies.slo.case import MANY
 from loop.policies.slo.demand import Memories
 from loop.policies.slo.shares import KNOWN_S
 from loop.spec import Allocation, SloTarget, SystemData
@@ -637,15 +638,16 @@ def test_margins_are_given_up_only_as_far_as_gpus_are_missing() -> None:
         assert all(one <= most for one, most in zip(given, enough, strict=True))
 
 
-@pytest.mark.parametrize("many", [1, 300])
-def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs(
-    many: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("idle", [0, MANY])
+def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs(idle: int) -> None:
     """Of two servers of one class one is served where it is, and the other falls behind: its queue
     makes it ask for more than there is. Once that was for ever: only who is served whole counted.
     """
-    monkeypatch.setattr("loop.policies.slo.case.MANY", many)
     data = system(servers={name: server_data(name) for name in ("whole", "needs")})
+    nothing = Load(rate_rpm=0.0, in_tokens=512.0, out_tokens=256.0)
+    others = {
+        f"idle{k}": server_view(f"idle{k}", load=nothing, wanted=0, ready=0) for k in range(idle)
+    }
     parts = replace(data.optimizer, saturation_policy="PriorityRoundRobin")
     policy, data = SloPolicy(), replace(data, optimizer=parts)
     gpus = {
@@ -666,7 +668,7 @@ def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs(
                 backlog=400 * step,
             ),
         }
-        seen = Snapshot(now_s=30.0 * step, servers=views, capacity=gpus, window_s=60.0)
+        seen = Snapshot(now_s=30.0 * step, servers=views | others, capacity=gpus, window_s=60.0)
         decision, state = policy.decide(seen, data, state)
     assert decision.targets["whole"].accelerator == "2xA100"
     needs = decision.targets["needs"]
