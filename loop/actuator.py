@@ -296,8 +296,8 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
 
     A pod that is ended loses its requests, and zero is for servers where nothing runs or waits.
     The accelerator stays if the policy gave up all replicas, or if a move has no room for what runs
-    and the load does not explain it. A server whose GPUs others are to have gives them: where more
-    comes than it can take, its batches are always full.
+    and the load does not explain it. A server whose GPUs others are to have gives all but one
+    replica: where more comes than it can take, its batches are always full.
     """
     targets = dict(decision.targets)
     growing = {
@@ -309,9 +309,9 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
         target = targets.get(name)
         if target is None or target.held:
             continue
-        if target.why.kind == "capacity" and growing - {name}:
-            continue
         needed = _needed_in_flight(target, view)
+        if target.why.kind == "capacity" and growing - {name}:
+            needed = min(needed, 1)
         if target.replicas >= needed:
             continue
         in_flight = f"{view.running} requests run and {max(view.waiting, view.backlog)} wait"

@@ -231,9 +231,9 @@ def test_a_reduction_leaves_room_for_what_runs(
         assert kept == decided.targets["s1"]
 
 
-@pytest.mark.parametrize(("others", "stay"), [(5, 1), (2, 3)])
+@pytest.mark.parametrize(("replicas", "others", "stay"), [(1, 5, 1), (0, 5, 1), (1, 2, 3)])
 def test_who_is_to_give_gpus_to_others_gives_them_though_its_batches_are_full(
-    others: int, stay: int
+    replicas: int, others: int, stay: int
 ) -> None:
     """Where more comes than a server can take, its batches are always full: once its GPUs were
     kept for ever, and those of a higher class waited for them. If nobody grows, nobody needs them:
@@ -241,7 +241,9 @@ def test_who_is_to_give_gpus_to_others_gives_them_though_its_batches_are_full(
     """
     short = server_view("low", wanted=3, ready=3, max_batch=32, running=96, waiting=50)
     snapshot = Snapshot(now_s=60.0, servers={"low": short, "top": server_view("top", wanted=2)})
-    less = replace(target(replicas=1), server="low", why=Why(kind="capacity", text="no GPUs"))
+    less = replace(
+        target(replicas=replicas), server="low", why=Why(kind="capacity", text="no GPUs")
+    )
     more = replace(target(replicas=others), server="top")
     decided = Decision(targets={"low": less, "top": more})
     assert with_room_for_what_runs(decided, snapshot).targets["low"].replicas == stay
