@@ -290,7 +290,7 @@ def with_holds(decision: Decision, snapshot: Snapshot) -> Decision:
     return replace(decision, targets=targets)
 
 
-def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
+def with_room_for_what_runs(decision: Decision, snapshot: Snapshot, data: SystemData) -> Decision:
     """Return *decision* with room for what runs in the pods, whatever the policy says: it is demand
     as well as what comes.
 
@@ -301,17 +301,19 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot) -> Decision:
     """
     targets = dict(decision.targets)
     growing = {
-        name
-        for name, target in targets.items()
-        if name in snapshot.servers and _grows(target, snapshot.servers[name])
+        name: kind
+        for name, view in snapshot.servers.items()
+        if (kind := _grows_on(targets.get(name), view, data)) is not None
     }
     for name, view in snapshot.servers.items():
         target = targets.get(name)
         if target is None or target.held:
             continue
         needed = _needed_in_flight(target, view)
-        if target.why.kind == "capacity" and growing - {name}:
-            needed = min(needed, 1)
+        if target.why.kind == "capacity":
+            held = gpus(data, model=view.model, accelerator=view.accelerator, replicas=1)
+            wanted = (kind for other, kind in growing.items() if other != name)
+            needed = min(needed, 1) if held is not None and held[0] in wanted else needed
         if target.replicas >= needed:
             continue
         in_flight = f"{view.running} requests run and {max(view.waiting, view.backlog)} wait"
@@ -426,9 +428,14 @@ def _caches(view: ServerView) -> float:
     return sum(pod.kv_usage for pod in view.pods if pod.phase in ("ready", "starting"))
 
 
-def _grows(target: Target, view: ServerView) -> bool:
-    """Tell whether *target* asks for GPUs that *view* does not have."""
-    return not target.held and (target.replicas > view.wanted or _moves(target, view))
+def _grows_on(target: Target | None, view: ServerView, data: SystemData) -> str | None:
+    """Return the type of which *target* asks for more GPUs than *view* has, None if of none."""
+    asked = _asked(target, view, data)
+    if asked is None:
+        return None
+    kind, count = asked
+    held = gpus(data, model=view.model, accelerator=view.accelerator, replicas=view.wanted)
+    return kind if held is None or held[0] != kind or held[1] < count else None
 
 
 def _moves(target: Target, view: ServerView) -> bool:

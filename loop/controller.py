@@ -249,7 +249,7 @@ class Controller:
             decision = within_budget(
                 decision, record.estimated, self._system, budget_cents_per_h=100.0 * budget
             )
-        decision = with_room_for_what_runs(decision, record.estimated)
+        decision = with_room_for_what_runs(decision, record.estimated, self._system)
         decision = within_shared(decision, record.estimated, self._system)
         changes = plan(decision, record.estimated, limits=self._settings.limits)
         cost, unpriced = _total_cost(record.estimated, changes, self._system)

@@ -221,7 +221,7 @@ def test_a_reduction_leaves_room_for_what_runs(
     view = server_view(wanted=3, ready=3, max_batch=32, running=running, waiting=waiting)
     snapshot = Snapshot(now_s=60.0, servers={"s1": view})
     decided = Decision(targets={"s1": target(replicas=replicas, max_batch=48)})
-    kept = with_room_for_what_runs(decided, snapshot).targets["s1"]
+    kept = with_room_for_what_runs(decided, snapshot, system()).targets["s1"]
     assert kept.replicas == stay
     if stay != replicas:
         assert kept.why.kind == "in-flight"
@@ -231,22 +231,28 @@ def test_a_reduction_leaves_room_for_what_runs(
         assert kept == decided.targets["s1"]
 
 
-@pytest.mark.parametrize(("replicas", "others", "stay"), [(1, 5, 1), (0, 5, 1), (1, 2, 3)])
+@pytest.mark.parametrize(
+    ("replicas", "others", "accelerator", "stay"),
+    [(1, 5, "H100", 1), (0, 5, "H100", 1), (1, 2, "H100", 3), (1, 5, "2xA100", 3)],
+)
 def test_who_is_to_give_gpus_to_others_gives_them_though_its_batches_are_full(
-    replicas: int, others: int, stay: int
+    replicas: int, others: int, accelerator: str, stay: int
 ) -> None:
     """Where more comes than a server can take, its batches are always full: once its GPUs were
-    kept for ever, and those of a higher class waited for them. If nobody grows, nobody needs them:
-    nodes may only be out of sight.
+    kept for ever, and those of a higher class waited for them. If nobody grows there, nobody needs
+    them: nodes may only be out of sight.
     """
     short = server_view("low", wanted=3, ready=3, max_batch=32, running=96, waiting=50)
-    snapshot = Snapshot(now_s=60.0, servers={"low": short, "top": server_view("top", wanted=2)})
+    snapshot = Snapshot(
+        now_s=60.0,
+        servers={"low": short, "top": server_view("top", accelerator=accelerator, wanted=2)},
+    )
     less = replace(
         target(replicas=replicas), server="low", why=Why(kind="capacity", text="no GPUs")
     )
-    more = replace(target(replicas=others), server="top")
+    more = replace(target(accelerator=accelerator, replicas=others), server="top")
     decided = Decision(targets={"low": less, "top": more})
-    assert with_room_for_what_runs(decided, snapshot).targets["low"].replicas == stay
+    assert with_room_for_what_runs(decided, snapshot, system()).targets["low"].replicas == stay
 
 
 @pytest.mark.parametrize(("rate_rpm", "stay"), [(0.0, 3), (1000.0, 1)])
@@ -273,7 +279,7 @@ def test_full_kv_caches_need_their_replicas_unless_the_load_explains_what_runs(
     )
     snapshot = Snapshot(now_s=60.0, servers={"s1": view})
     decided = Decision(targets={"s1": target(replicas=1, max_batch=128)})
-    assert with_room_for_what_runs(decided, snapshot).targets["s1"].replicas == stay
+    assert with_room_for_what_runs(decided, snapshot, system()).targets["s1"].replicas == stay
 
 
 def test_requests_that_wait_while_nothing_comes_are_in_the_pods() -> None:
@@ -282,7 +288,7 @@ def test_requests_that_wait_while_nothing_comes_are_in_the_pods() -> None:
     view = server_view(wanted=2, max_batch=32, running=0, waiting=100, load=load)
     snapshot = Snapshot(now_s=60.0, servers={"s1": view})
     decided = Decision(targets={"s1": target(replicas=1, max_batch=32)})
-    assert with_room_for_what_runs(decided, snapshot).targets["s1"].replicas == 2
+    assert with_room_for_what_runs(decided, snapshot, system()).targets["s1"].replicas == 2
 
 
 @pytest.mark.parametrize(("rate_rpm", "moves"), [(900.0, True), (60.0, False), (0.0, False)])
@@ -298,7 +304,7 @@ def test_a_move_to_fewer_replicas_needs_a_load_that_explains_what_runs(
     )
     snapshot = Snapshot(now_s=60.0, servers={"s1": view})
     decided = Decision(targets={"s1": target(accelerator="2xA100", replicas=1, max_batch=64)})
-    kept = with_room_for_what_runs(decided, snapshot).targets["s1"]
+    kept = with_room_for_what_runs(decided, snapshot, system()).targets["s1"]
     assert kept.accelerator == ("2xA100" if moves else "H100")
     assert kept.replicas == (1 if moves else 3)
 

@@ -17,7 +17,7 @@ from loop.policies.slo.shares import _options, share_out
 from loop.policies.slo.worth import met_share
 from loop.spec import SystemData
 from loop.testing.fakes import server_data, server_view, system
-from loop.types import CapacityView, Load, Snapshot
+from loop.types import CapacityView, Load, ServerView, Snapshot
 
 SIZING = Sizing(
     compat=False,
@@ -100,6 +100,57 @@ def test_as_much_is_met_as_can_be_class_by_class(seed: int, policy: str) -> None
         )
     for got, most in zip(found.values(), best, strict=True):
         assert got >= most - 2e-3 * abs(most) - 1.0
+
+
+def decided(
+    *views: ServerView, capacity: dict[str, int], data: SystemData | None = None
+) -> dict[str, tuple[str, int]]:
+    """Return what each of *views*, whose loads labels tell, gets of so many GPUs, in parts."""
+    data = data or system()
+    parts = replace(data.optimizer, saturation_policy="PriorityRoundRobin")
+    gpus = {kind: CapacityView(type=kind, total=n, used=0) for kind, n in capacity.items()}
+    told = {view.name: replace(view, load_source="labels") for view in views}
+    policy = SloPolicy()
+    decision, _ = policy.decide(
+        Snapshot(now_s=60.0, servers=told, capacity=gpus, window_s=60.0),
+        replace(data, optimizer=parts),
+        policy.start(),
+    )
+    return {name: (one.accelerator, one.replicas) for name, one in decision.targets.items()}
+
+
+@pytest.mark.parametrize("more", [False, True])
+def test_who_gets_nothing_takes_nothing_from_the_others(more: bool) -> None:
+    """Two share all GPUs, whether a third of a lower class asks for some or not."""
+    load = Load(rate_rpm=9080.0, in_tokens=512.0, out_tokens=256.0)
+    views = [
+        server_view(name, load=load, wanted=10, ready=10, service_class="Premium")
+        for name in ("a", "b")
+    ]
+    if more:
+        low = replace(load, rate_rpm=6000.0)
+        views.append(server_view("z", load=low, wanted=0, ready=0, service_class="Free"))
+    found = decided(*views, capacity={"H100": 20, "A100": 0})
+    assert (found["a"], found["b"]) == (("H100", 10), ("H100", 10))
+
+
+@pytest.mark.parametrize("unlimited", [False, True])
+def test_who_cannot_be_put_on_more_gpus_takes_none_from_the_others(unlimited: bool) -> None:
+    """It is not for want of GPUs: without a bound nobody looks at how many there are, and a server
+    of next to no load keeps its replica though it brings less than that costs.
+    """
+    load, data = Load(rate_rpm=6000.0, in_tokens=512.0, out_tokens=256.0), system()
+    dear = {name: replace(one, cost_cents_per_h=3200.0) for name, one in data.accelerators.items()}
+    found = decided(
+        server_view("a", load=load, wanted=2, ready=2, gpus_reachable={"H100": 2}),
+        server_view("z", load=load, wanted=7, ready=7),
+        server_view("rare", load=replace(load, rate_rpm=0.1), service_class="Free", wanted=1),
+        capacity={"H100": 4 if unlimited else 10, "A100": 0},
+        data=replace(
+            data, accelerators=dear, optimizer=replace(data.optimizer, unlimited=unlimited)
+        ),
+    )
+    assert found == {"a": ("H100", 2), "z": ("H100", 7), "rare": ("H100", 1)}
 
 
 def test_who_is_far_beyond_what_it_can_have_stands_behind_who_can_be_served() -> None:

@@ -123,7 +123,7 @@ class SloPolicy:
         """
         found, moved = case.within_capacity(asking.found), dict[str, int]()
         shares: Shares | None = None
-        if found.short and not self.compat:
+        if found.short and not self.compat and not case.data.optimizer.unlimited:
             coming = asking.rest(case.sized(drains=False), found.infeasible)
             shares = share_out(case, coming, asking=asking)
             asking = replace(asking, left_out=shares.left_out)
@@ -180,7 +180,7 @@ class SloPolicy:
                 one,
                 found.system,
                 case.demands.get(name),
-                share_rpm=case.shares.get(name),
+                share=case.share_rpm(name),
                 replicas=replicas[name],
                 max_batch=self._max_batch(one, found.system),
             )
@@ -249,17 +249,20 @@ def _target(
     system: SystemData,
     asked: Demand | None,
     *,
-    share_rpm: float | None,
+    share: tuple[float, float] | None,
     replicas: int,
     max_batch: int,
 ) -> Target:
+    """Return what is *found* as a target; *share*: what is served, of what comes [requests/min], if
+    that is less.
+    """
     load = system.servers[found.server].current.load
     demand: dict[str, object] = {"demandRpm": load.rate_rpm} if load is not None else {}
     if asked is not None:
         demand["forecast"] = asked.forecast.method
     why = replace(found.why, details={**found.why.details, **demand})
-    if share_rpm is not None and asked is not None and share_rpm < asked.coming.rate_rpm:
-        text = f"capacity: {share_rpm:.0f} of {asked.coming.rate_rpm:.0f} requests/min; {why.text}"
+    if share is not None:
+        text = f"capacity: {share[0]:.0f} of {share[1]:.0f} requests/min; {why.text}"
         why = replace(why, kind="capacity", text=text)
     return Target(
         server=found.server,

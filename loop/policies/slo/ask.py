@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from loop.spec import SystemData
     from loop.types import Snapshot, Target
 
+WITHIN_REACH = "replicasWithinReach"  # of details: there are GPUs, which the pods cannot be put on
 NO_SOLUTION = Solution(allocations={}, unserved={}, total_cost=0.0, total_value=0.0)
 
 
@@ -38,18 +39,27 @@ class Optimize(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """A solution, the system that it is of, and the servers that nothing in it can serve."""
+    """A solution, the system that it is of, the servers that nothing in it can serve, and those
+    that it was not asked for as there are no GPUs for them.
+    """
 
     system: SystemData
     solution: Solution
     infeasible: Mapping[str, Why]
+    left_out: Mapping[str, Why] = field(default_factory=dict)
 
     @property
     def short(self) -> list[str]:
-        """Return the servers that get nothing, or less than they need, because GPUs are missing."""
+        """Return the servers asked for that get nothing, or less than they need, because GPUs are
+        missing; not those whose pods cannot be put on more of them.
+        """
         none = {name for name, why in self.solution.unserved.items() if why.kind == "capacity"}
-        some = {n for n, one in self.solution.allocations.items() if one.why.kind == "capacity"}
-        return sorted(none | some)
+        some = {
+            name
+            for name, one in self.solution.allocations.items()
+            if one.why.kind == "capacity" and WITHIN_REACH not in one.why.details
+        }
+        return sorted((none - self.left_out.keys()) | some)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +101,13 @@ class Asking:
         if unservable:
             infeasible |= unservable
             solution = self.solution(system, infeasible)
-        return Found(system=system, solution=solution, infeasible=infeasible)
+        return self.made(system, solution, infeasible)
+
+    def made(self, system: SystemData, solution: Solution, infeasible: Mapping[str, Why]) -> Found:
+        """Return what is found."""
+        return Found(
+            system=system, solution=solution, infeasible=infeasible, left_out=self.left_out
+        )
 
     def explained(self, found: Found) -> Found:
         """Return what is *found* with its figures."""
@@ -175,7 +191,11 @@ def _cut(found: Assignment, replicas: int) -> Assignment:
         itl_ms=None,
         ttft_ms=None,
         rho=None,
-        why=Why(kind="capacity", text=f"{text}; {found.why.text}", details=found.why.details),
+        why=Why(
+            kind="capacity",
+            text=f"{text}; {found.why.text}",
+            details={**found.why.details, WITHIN_REACH: replicas},
+        ),
     )
 
 

@@ -191,6 +191,17 @@ class Case:
                 return found
         return least
 
+    def share_rpm(self, name: str) -> tuple[float, float] | None:
+        """Return how much of what comes *name* is sized for, and what comes [requests/min]; None if
+        it is sized for all.
+        """
+        asked, load = self.demands.get(name), self.system.servers[name].current.load
+        coming = asked.coming if asked is not None else load
+        share_rpm = self.shares.get(name)
+        if share_rpm is None or coming is None or share_rpm >= coming.rate_rpm:
+            return None
+        return share_rpm, coming.rate_rpm
+
     def known_s(self, name: str) -> float:
         """Return for how long the load of *name* has been seen; for ever if it was told."""
         if self.snapshot.servers[name].load_source.startswith("labels"):

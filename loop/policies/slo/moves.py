@@ -150,7 +150,7 @@ def _staying(case: Case, asking: Asking, found: Found, names: Iterable[str]) -> 
         stay = {name: replace(system.servers[name], keep_accelerator=True) for name in names}
         kept = replace(system, servers={**system.servers, **stay})
         solution = asking.solution(kept, found.infeasible)
-        return Found(system=kept, solution=solution, infeasible=found.infeasible)
+        return asking.made(kept, solution, found.infeasible)
 
     return case.within_capacity(find)
 

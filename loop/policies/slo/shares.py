@@ -244,13 +244,13 @@ def _worth(
     given up.
     """
     view, perf = case.snapshot.servers[server.name], case.data.perf[server.model, accelerator]
-    cost = TIE * case.data.accelerators[accelerator].cost_cents_per_h * perf.acc_count * count
+    price = case.data.accelerators[accelerator].cost_cents_per_h * perf.acc_count * count
     load, asked = server.current.load, case.demands.get(server.name)
     rate_rpm = 0.0 if load is None else load.rate_rpm
     if asked is not None:
         rate_rpm = min(rate_rpm, SPIKE * asked.forecast.now)
     if rate_rpm <= 0.0:
-        return KEPT_CENTS_PER_H - cost, -cost
+        return KEPT_CENTS_PER_H - TIE * min(price, KEPT_CENTS_PER_H), 0.0
     most = 60.0 * (met_cents(case.data, view) or MET_CENTS_LOWEST) * rate_rpm
     within_s = PAYS_WITHIN_S
     if accelerator != view.accelerator:
@@ -262,6 +262,7 @@ def _worth(
     met += (1.0 - late) * (met_share(rate_rpm, capacity_rpm, easy=easy) - met)
     served = served_share(rate_rpm, kept_rpm)
     served += (1.0 - late) * (served_share(rate_rpm, capacity_rpm) - served)
+    cost = TIE * min(price, most)
     return most * met - cost, most * served - cost
 
 
