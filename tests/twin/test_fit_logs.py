@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gzip
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -384,6 +385,57 @@ def test_a_report_that_keeps_some_of_its_requests_is_an_operating_point(
     assert (rows.ttft_s[0], rows.e2e_s[0]) == pytest.approx((0.05, 1.0))
     told = [(one.latency, one.percent, one.value_s) for one in point.percentiles]
     assert told == [("ttft", 95.0, pytest.approx(0.08)), ("e2e", 50.0, 0.9)]
+
+
+@pytest.mark.parametrize(
+    ("limit", "reached", "load"),
+    [(64, 1.9, (2.0, None)), (64, 1.0, (None, 64)), (None, 1.0, (2.0, None))],
+)
+def test_where_a_rate_was_not_kept_up_the_limit_on_users_set_the_load(
+    tmp_path: Path, limit: int | None, reached: float, load: object
+) -> None:
+    """As in a result of vLLM: half the rate would be an overload taken for a steady state."""
+    strategy = {"type_": "constant", "rate": 2.0, "max_concurrency": limit}
+    report = sampled(config={"strategy": strategy})
+    report["benchmarks"][0]["metrics"]["requests_per_second"]["successful"]["mean"] = reached
+    [rows] = read_logs(write(tmp_path, "guidellm.json", report))
+    assert (rows.points[0].rate_rps, rows.points[0].users) == load
+    told = [line for line in left_out([rows]) if "an overload?" in line]
+    assert len(told) == (limit is None)
+
+
+def places_in(node: Any) -> Iterator[tuple[Any, Any]]:
+    """Yield each container in *node* with each of its keys."""
+    for key in list(node) if isinstance(node, dict) else range(len(node)):
+        yield node, key
+        if isinstance(node[key], dict | list):
+            yield from places_in(node[key])
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        guidellm(),
+        sampled(config={"strategy": {"type_": "constant", "rate": 2.0, "max_concurrency": 9}}),
+        sampled(args={"strategy": {"type_": "concurrent", "streams": 4}}),
+    ],
+)
+def test_a_report_with_anything_in_any_place_is_read_or_refused(
+    tmp_path: Path, report: dict[str, Any]
+) -> None:
+    """Several malformed places were tracebacks: a config that is a list, 3 requests in no list."""
+    refusals = []
+    for holder, key in list(places_in(report)):
+        before = holder[key]
+        for wrong in ([], [1], "x", "", 3, -1, 0, 10**400, True, None, {}, {"x": 1}):
+            holder[key] = wrong
+            try:
+                read_logs(write(tmp_path, "guidellm.json", report))
+            except SpecError as error:
+                refusals.append(str(error))
+        holder[key] = before
+    assert refusals
+    assert not any("\n" in line for line in refusals)
 
 
 def test_a_report_may_hold_no_requests_at_all(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import json
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -375,13 +376,29 @@ def test_times_since_1970_say_their_unit_and_dates_may_stand_for_them(
     np.testing.assert_allclose(trace.times_s, [0.0, 1.5], atol=1e-6)
 
 
-def test_seconds_since_1970_are_not_milliseconds_of_mooncake(tmp_path: Path):
-    """Three seconds were three milliseconds."""
+@pytest.mark.parametrize(
+    ("first", "unit", "end_s", "note"),
+    [
+        (999_999_000, None, 3.0, None),
+        (1_000_000_000, None, 3.0, "unit: s"),  # was read as 3000 s, in silence
+        (1_790_000_000, None, 3.0, "unit: s"),
+        (1_790_000_000, "s", 3000.0, None),
+        (1_790_000_000, "ms", 3.0, None),
+        (1_790_000_000.5, None, 3000.0, "unit: ms"),  # milliseconds would be whole
+        (1_790_000_000_000, None, 3.0, None),
+        (1_790_000_000_000_000, None, 0.003, "unit: ms"),
+    ],
+)
+def test_a_guessed_unit_of_milliseconds_is_told(
+    tmp_path: Path, first: float, unit: Any, end_s: float, note: str | None
+):
+    """A long trace in milliseconds shows from its 12th day on what seconds since 1970 are."""
     row = '{{"timestamp": {}, "input_length": 5, "output_length": 6}}\n'
-    text = row.format(1_790_000_000) + row.format(1_790_000_003)
-    assert read_trace(write(tmp_path, text, "t.jsonl")).times_s.tolist() == [0.0, 3.0]
-    told = read_trace(tmp_path / "t.jsonl", unit="ms")
-    np.testing.assert_allclose(told.times_s, [0.0, 0.003], atol=1e-6)
+    text = row.format(first) + row.format(first + 3000)
+    trace = read_trace(write(tmp_path, text, "t.jsonl"), unit=unit)
+    np.testing.assert_allclose(trace.times_s, [0.0, end_s], atol=1e-6)
+    told = [line for line in trace.notes if "taken for" in line]
+    assert [note in line for line in told] == ([True] if note else [])
 
 
 @pytest.mark.parametrize("rows", [3, 6000])

@@ -5,8 +5,10 @@ only some of them (until 0.5 it kept 10 or 20 unless told otherwise), an operati
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
+from twin.fit.bench_serve import KEPT_UP
 from twin.fit.json_figures import Figures, finite, log_of, point_rows, shape
 from twin.fit.points import Latency, OperatingPoint, Percentile
 from twin.fit.request_csv import RequestRows
@@ -21,6 +23,7 @@ LATENCIES: Mapping[Latency, tuple[str, float]] = {
     "e2e": ("request_latency", 1.0),
 }
 PERCENTILES = ("p50", "p90", "p95", "p99")
+FAILED = ("errored", "incomplete")
 
 
 def read_report(report: Json, *, source: str) -> list[RequestRows]:
@@ -39,18 +42,19 @@ def read_report(report: Json, *, source: str) -> list[RequestRows]:
 
 
 def _benchmark(benchmark: Json, *, source: str, number: int, where: str) -> RequestRows | None:
-    groups = benchmark.get("requests")
-    kept: Sequence[Json] = (groups.get("successful") or []) if isinstance(groups, Mapping) else []
-    totals = (benchmark.get("metrics") or {}).get("request_totals") or {}
-    answered = totals.get("successful")
-    if isinstance(answered, int) and answered > len(kept):
+    groups = _object(benchmark, "requests", where=where)
+    kept = _list(groups, "successful", where=where)
+    metrics = _object(benchmark, "metrics", where=where)
+    if _count(_object(metrics, "request_totals", where=where), "successful", where=where) > len(
+        kept
+    ):
         return _point(benchmark, source=f"{source} benchmark {number}", where=where)
-    if not isinstance(groups, Mapping):
+    if benchmark.get("requests") is None:
         raise SpecError(
             f"{where}: expected requests by their outcome, found {shape(benchmark)}; write the "
             "report with all requests in it"
         )
-    failed = len(groups.get("errored") or []) + len(groups.get("incomplete") or [])
+    failed = sum(len(_list(groups, name, where=where)) for name in FAILED)
     requests = []
     for index, request in enumerate(kept, 1):
         figures = _request(request, where=f"{where}: {index}")
@@ -63,14 +67,39 @@ def _benchmark(benchmark: Json, *, source: str, number: int, where: str) -> Requ
     return log_of(source, requests, failed=failed, run=f"benchmark {number}")
 
 
+# -- members: absent and null are none; what is of another form is told
+
+
+def _object(of: Json, name: str, *, where: str) -> Json:
+    found = of.get(name)
+    if found is None or isinstance(found, Mapping):
+        return found or {}
+    raise SpecError(f"{where}: {name}: expected an object, found {shape(found)}")
+
+
+def _list(of: Json, name: str, *, where: str) -> Sequence[Any]:
+    found = of.get(name)
+    if found is None or isinstance(found, list):
+        return found or []
+    raise SpecError(f"{where}: {name}: expected a list, found {shape(found)}")
+
+
+def _count(of: Json, name: str, *, where: str) -> int:
+    found = of.get(name)
+    return 0 if found is None else int(finite(found, where=f"{where}: request_totals: {name}"))
+
+
 # -- requests
 
 
-def _request(request: Json, *, where: str) -> Figures | None:
+def _request(request: object, *, where: str) -> Figures | None:
     """Return the figures of one request, None if it has no times of tokens (no streaming)."""
-    timings = (request.get("info") or request.get("scheduler_info") or {}).get("timings") or {}
-    input_metrics = request.get("input_metrics") or {}
-    output_metrics = request.get("output_metrics") or {}
+    if not isinstance(request, Mapping):
+        raise SpecError(f"{where}: expected an object, found {shape(request)}")
+    info = _object(request, "info", where=where) or _object(request, "scheduler_info", where=where)
+    timings = _object(info, "timings", where=where)
+    input_metrics = _object(request, "input_metrics", where=where)
+    output_metrics = _object(request, "output_metrics", where=where)
 
     def first_of(*values: object) -> object:
         return next((value for value in values if value is not None), None)
@@ -118,13 +147,15 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
     metrics = benchmark["metrics"]
 
     def of_answered(name: str) -> Json:
-        found = (metrics.get(name) or {}).get("successful")
-        return found if isinstance(found, Mapping) else {}
+        found = _object(metrics, name, where=f"{where}: metrics")
+        return _object(found, "successful", where=f"{where}: metrics: {name}")
 
     def mean(name: str) -> float:
         return finite(of_answered(name).get("mean"), where=f"{where}: metrics: {name}: mean")
 
-    rate, users, is_even = _load(benchmark, rate_rps=of_answered("requests_per_second"))
+    rate, users, is_even = _load(
+        benchmark, rate_rps=of_answered("requests_per_second"), where=where
+    )
     if rate is None and users is None:
         raise SpecError(f"{where}: expected how its requests were sent (strategy), found nothing")
     percentiles = [
@@ -135,7 +166,9 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
         )
         for latency, (name, unit_s) in LATENCIES.items()
         for label in PERCENTILES
-        for value in [(of_answered(name).get("percentiles") or {}).get(label)]
+        for value in [
+            _object(of_answered(name), "percentiles", where=f"{where}: {name}").get(label)
+        ]
         if value
     ]
     point = OperatingPoint(
@@ -147,20 +180,26 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
         percentiles=tuple(percentiles),
     )
     totals = metrics["request_totals"]
-    failed = sum(int(totals.get(name) or 0) for name in ("errored", "incomplete"))
+    failed = sum(_count(totals, name, where=where) for name in FAILED)
     ttft_s, e2e_s = (mean(name) * unit_s for name, unit_s in LATENCIES.values())
-    return point_rows(source, point, ttft_s=ttft_s, e2e_s=e2e_s, failed=failed)
+    rows = point_rows(source, point, ttft_s=ttft_s, e2e_s=e2e_s, failed=failed)
+    reached_rps = of_answered("requests_per_second").get("mean")
+    if rate is None or not reached_rps or reached_rps >= KEPT_UP * rate:
+        return rows
+    note = f"{source}: {reached_rps:g} requests/s were answered of {rate:g} sent: an overload?"
+    return replace(rows, notes=(note,))
 
 
-def _load(benchmark: Json, *, rate_rps: Json) -> tuple[float | None, int | None, bool]:
+def _load(benchmark: Json, *, rate_rps: Json, where: str) -> tuple[float | None, int | None, bool]:
     """Return the rate [1/s] or the users who ask again at once, and whether requests were evenly
-    spaced.
+    spaced. Where a rate was not kept up, the limit on users set the load.
     """
     strategy: Json = next(
         (
             found
             for place in STRATEGY_IN
-            for found in [(benchmark.get(place) or {}).get("strategy")]
+            for found in [benchmark.get(place)]
+            for found in [found.get("strategy") if isinstance(found, Mapping) else None]
             if isinstance(found, Mapping)
         ),
         {},
@@ -169,10 +208,12 @@ def _load(benchmark: Json, *, rate_rps: Json) -> tuple[float | None, int | None,
     if kind == "synchronous":
         return None, 1, False
     users = strategy.get("streams") or strategy.get("max_concurrency")
-    if kind in ("concurrent", "throughput") and isinstance(users, int):
+    has_limit = isinstance(users, int) and users > 0
+    if kind in ("concurrent", "throughput") and has_limit:
         return None, users, False
-    rate = strategy.get("rate") if kind in ("constant", "poisson", "async") else None
-    rate = rate or rate_rps.get("mean")
-    if isinstance(rate, (int, float)) and not isinstance(rate, bool) and rate > 0:
-        return float(rate), None, kind == "constant"
-    return None, None, False
+    reached = finite(rate_rps.get("mean") or 0.0, where=f"{where}: requests_per_second: mean")
+    asked = strategy.get("rate") if kind in ("constant", "poisson", "async") else None
+    rate = finite(asked or reached, where=f"{where}: strategy: rate")
+    if has_limit and 0.0 < reached < KEPT_UP * rate:
+        return None, users, False
+    return (rate, None, kind == "constant") if rate > 0.0 else (None, None, False)

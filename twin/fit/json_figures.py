@@ -4,7 +4,7 @@ load generators write.
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -18,7 +18,11 @@ Figures = list[float]
 
 def finite(value: object, *, where: str) -> float:
     """Return *value*; raise SpecError if it is no finite number."""
-    if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+    if (
+        isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and abs(value) <= sys.float_info.max  # an int may be beyond any float
+    ):
         return float(value)
     raise SpecError(f"{where}: expected a number, found {str(value)[:60]!r}")
 

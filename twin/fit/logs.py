@@ -152,13 +152,15 @@ def with_points_together(logs: Sequence[RequestRows]) -> list[RequestRows]:
         place="point",
         failed=sum(rows.failed for rows in tables),
         points=tuple(point for rows in tables for point in rows.points),
+        notes=tuple(note for rows in tables for note in rows.notes),
     )
     return [*(rows for rows in logs if not rows.points), together]
 
 
 def left_out(logs: Sequence[RequestRows]) -> Iterator[str]:
-    """Yield a line for each log some of whose requests failed."""
+    """Yield the notes of each log, and a line for each some of whose requests failed."""
     for rows in logs:
+        yield from rows.notes
         if rows.failed:
             verb = "was" if rows.failed == 1 else "were"
             noun = "request" if rows.failed == 1 else "requests"

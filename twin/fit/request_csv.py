@@ -40,6 +40,8 @@ class RequestRows:
     failed is how many requests of the file are not here since they failed: they have no first
     token, no last one, or no answer.
 
+    notes say what about the file is in doubt.
+
     A table of operating points is such a log too: points has the load of each entry, whose times
     are the mean ones of a request at it, counted from 0.
     """
@@ -54,6 +56,7 @@ class RequestRows:
     place: str = "line"
     failed: int = 0
     points: tuple[OperatingPoint, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         """Return the number of requests."""

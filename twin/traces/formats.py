@@ -20,7 +20,7 @@ TOKENS_MAX = 10**9  # far above any context length; catches a column of times ta
 PER_SECOND: Mapping[TraceUnit, float] = MappingProxyType(
     {"s": 1.0, "ms": 1e3, "us": 1e6, "ns": 1e9}
 )
-# The years 2001 to 2096 in seconds since 1970: in another unit no other clock shows such figures.
+# The years 2001 to 2096 in seconds since 1970. In milliseconds from 0 they are days 12 to 46.
 SINCE_1970_S = (1e9, 4e9)
 
 

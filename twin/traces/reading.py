@@ -77,10 +77,11 @@ def read_trace(
                     rows = read_csv_rows(path.name, text, form, delimiter=delimiter_of(first))
         except UNREADABLE as error:
             raise _unreadable(path, error) from None
-    _to_seconds(path.name, rows, form, unit)
+    told = _to_seconds(path.name, rows, form, unit)
     if model is not None:
         rows = _of_model(path.name, rows, model)
-    return make_trace(path.name, rows, spread=spread, block_tokens=form.block_tokens)
+    trace = make_trace(path.name, rows, spread=spread, block_tokens=form.block_tokens)
+    return replace(trace, notes=(*told, *trace.notes)) if told else trace
 
 
 def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread: Spread) -> Trace:
@@ -287,18 +288,29 @@ def _joined(parts: list[list[Any]]) -> Columns | None:
     )
 
 
-def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None) -> None:
-    """Make the times of *rows* seconds. Raise SpecError where nobody can tell their unit."""
+def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None) -> list[str]:
+    """Make the times of *rows* seconds; return a note where their unit was guessed. Raise SpecError
+    where nobody can tell it.
+    """
     of_form = form.unit
     if of_form == "date":
         if unit not in (None, "date"):
             raise SpecError(f"{source}: unit: expected none (its times are dates), found {unit!r}")
-        return
+        return []
     if unit == "date":
         raise SpecError(f"{source}: unit: expected s, ms, us or ns (its times are numbers)")
+    told = []
+    is_whole = of_form != "ms" or not (rows.times_s != np.floor(rows.times_s)).any()
     if unit is None and len(rows.times_s):
-        unit = unit_since_1970(float(rows.times_s.min()))
-    if unit is None and of_form == "ms" and (rows.times_s != np.floor(rows.times_s)).any():
+        guess = unit_since_1970(float(rows.times_s.min()))
+        if guess == "s" and of_form == "ms" and is_whole:
+            unit = of_form
+            told = ["milliseconds from the 12th day on (if they are seconds since 1970: unit: s)"]
+        elif guess is not None:
+            unit = guess
+            if guess != of_form:
+                told = [f"{guess} since 1970, not {of_form} (if they are those: unit: {of_form})"]
+    if unit is None and not is_whole:
         raise SpecError(
             f"{source}: timestamp: expected whole milliseconds, found fractions, as of seconds: "
             "say which (unit: s or unit: ms)"
@@ -306,6 +318,7 @@ def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None
     per_second = PER_SECOND[unit or of_form]
     if per_second != 1.0:
         np.divide(rows.times_s, per_second, out=rows.times_s)
+    return [f"trace {source}: its times are taken for {what}" for what in told]
 
 
 def _of_model(source: str, rows: Columns, model: str) -> Columns:

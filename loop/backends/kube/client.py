@@ -100,6 +100,8 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
         official_config.ConfigException,
         OSError,
         yaml.YAMLError,
+        AttributeError,  # the official client takes a text for an object
+        IndexError,
         KeyError,
         TypeError,
         ValueError,
@@ -109,7 +111,7 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
         found = unreadable(error)
         if kubeconfig and os.pathsep not in kubeconfig and not os.path.lexists(kubeconfig):
             found = "no such file"
-        elif isinstance(error, TypeError | KeyError):
+        elif isinstance(error, AttributeError | IndexError | KeyError | TypeError):
             found = "a file that is no kubeconfig"
         elif not kubeconfig and "No configuration found" in found:
             found = "no kubeconfig: give --kubeconfig FILE, or export KUBECONFIG"
