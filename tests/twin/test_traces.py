@@ -381,7 +381,8 @@ def test_times_since_1970_say_their_unit_and_dates_may_stand_for_them(
     [
         (999_999_000, None, 3.0, None),
         (1_000_000_000, None, 3.0, "unit: s"),  # was read as 3000 s, in silence
-        (1_790_000_000, None, 3.0, "unit: s"),
+        (1_490_000_000, None, 3.0, "unit: s"),
+        (1_790_000_000, None, 3000.0, "unit: ms"),  # as a gateway's clock shows now
         (1_790_000_000, "s", 3000.0, None),
         (1_790_000_000, "ms", 3.0, None),
         (1_790_000_000.5, None, 3000.0, "unit: ms"),  # milliseconds would be whole
@@ -392,7 +393,9 @@ def test_times_since_1970_say_their_unit_and_dates_may_stand_for_them(
 def test_a_guessed_unit_of_milliseconds_is_told(
     tmp_path: Path, first: float, unit: Any, end_s: float, note: str | None
 ):
-    """A long trace in milliseconds shows from its 12th day on what seconds since 1970 are."""
+    """A long trace in milliseconds shows from its 12th day on what seconds since 1970 are; which
+    of both is likely depends on the year that these would be of.
+    """
     row = '{{"timestamp": {}, "input_length": 5, "output_length": 6}}\n'
     text = row.format(first) + row.format(first + 3000)
     trace = read_trace(write(tmp_path, text, "t.jsonl"), unit=unit)

@@ -22,6 +22,8 @@ PER_SECOND: Mapping[TraceUnit, float] = MappingProxyType(
 )
 # The years 2001 to 2096 in seconds since 1970. In milliseconds from 0 they are days 12 to 46.
 SINCE_1970_S = (1e9, 4e9)
+# Those of 2017 to 2039, in which a trace is recorded: nobody begins one at days 17 to 25.
+OF_TODAY_S = (1.5e9, 2.2e9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,6 +24,7 @@ from twin.spec import SpecError
 from twin.traces.exact import header_of, read_csv_rows, read_json_rows, times_are_dates
 from twin.traces.formats import (
     FORMATS,
+    OF_TODAY_S,
     PER_SECOND,
     TOKENS_MAX,
     Format,
@@ -302,8 +303,10 @@ def _to_seconds(source: str, rows: Columns, form: Format, unit: TraceUnit | None
     told = []
     is_whole = of_form != "ms" or not (rows.times_s != np.floor(rows.times_s)).any()
     if unit is None and len(rows.times_s):
-        guess = unit_since_1970(float(rows.times_s.min()))
-        if guess == "s" and of_form == "ms" and is_whole:
+        first = float(rows.times_s.min())
+        guess = unit_since_1970(first)
+        likely = not is_whole or OF_TODAY_S[0] <= first < OF_TODAY_S[1]
+        if guess == "s" and of_form == "ms" and not likely:
             unit = of_form
             told = ["milliseconds from the 12th day on (if they are seconds since 1970: unit: s)"]
         elif guess is not None:
