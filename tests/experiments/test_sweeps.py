@@ -8,6 +8,7 @@ import pytest
 from experiments.validation.sweeps import ROUNDS, START, Fit, data_sheet, steps
 
 
+@pytest.mark.costly
 def test_where_the_search_begins_hardly_changes_a_fit() -> None:
     """A data sheet that says 20 % more moves the start; a fit that followed it would be of the data
     sheet, not of what was measured.

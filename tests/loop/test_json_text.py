@@ -27,6 +27,7 @@ def written(line: object) -> str:
     return json.dumps(line, ensure_ascii=False, separators=(",", ":"))
 
 
+@pytest.mark.costly
 @given(LINES)
 def test_a_line_is_written_as_by_json_or_not_at_all(line: dict[str, object]) -> None:
     """Records must not depend on what is installed."""

@@ -638,7 +638,7 @@ def test_margins_are_given_up_only_as_far_as_gpus_are_missing() -> None:
         assert all(one <= most for one, most in zip(given, enough, strict=True))
 
 
-@pytest.mark.parametrize("idle", [0, MANY])
+@pytest.mark.parametrize("idle", [0, pytest.param(MANY, marks=pytest.mark.costly)])
 def test_who_can_live_elsewhere_leaves_the_gpus_that_another_needs(idle: int) -> None:
     """Of two servers of one class one is served where it is, and the other falls behind: its queue
     makes it ask for more than there is. Once that was for ever: only who is served whole counted.

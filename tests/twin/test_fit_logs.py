@@ -412,6 +412,7 @@ def places_in(node: Any) -> Iterator[tuple[Any, Any]]:
             yield from places_in(node[key])
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     "report",
     [
