@@ -32,7 +32,8 @@ __all__ = ["DEFAULTS", "SloPolicy"]
 # patch
 ROOMY = 2
 DEFAULTS = OptimizerSettings(rules=OURS)
-PARTS = (1.0, 0.93, 0.86)
+# Of the shares of what there is, what is tried until all of it fits.
+TRIED = (1.0, 0.93, 0.86)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -128,7 +129,7 @@ class SloPolicy:
             shares = share_out(case, coming, asking=asking)
             asking = replace(asking, left_out=shares.left_out)
             # A replica of few takes a little less than one of many: these shares are of many.
-            for part in PARTS:
+            for part in TRIED:
                 rates = {name: part * rate_rpm for name, rate_rpm in shares.rates_rpm.items()}
                 case = replace(case, shares=rates, easy=shares.easy)
                 found = case.within_capacity(asking.found)

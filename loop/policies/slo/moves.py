@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from loop.policies.slo.ask import Found
-from loop.policies.slo.shares import DRAIN_S, KNOWN_S, PAYS_WITHIN_S, share_out
+from loop.policies.slo.shares import DRAIN_S, KNOWN_S, PAYS_WITHIN_S, away_share, share_out
 from loop.policies.slo.worth import LATE, MET_CENTS_LOWEST, met_cents, met_share, served_share
 from loop.replacing import replace
 
@@ -200,8 +200,7 @@ def _moving_cents(case: Case, home: Found, name: str, accelerator: str) -> float
     asked, one = case.demands.get(name), home.solution.allocations.get(name)
     if asked is None or one is None:
         return 0.0
-    within_s = max(min(case.stayed_s(name), PAYS_WITHIN_S), 1.0)
-    missed = min(1.0, (case.start_up_s(name, accelerator) + DRAIN_S) / within_s)
+    missed = away_share(case, name, accelerator)
     coming_rpm = asked.coming.rate_rpm
     met_rpm = coming_rpm * met_share(coming_rpm, one.replicas * one.rate_max_rpm)
     return _met_cents(case, name) * met_rpm * missed

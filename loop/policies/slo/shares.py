@@ -109,6 +109,16 @@ def share_out(case: Case, system: SystemData, *, asking: Asking) -> Shares:
     return Shares(rates_rpm=rates, left_out=left_out, movers=frozenset(movers), easy=easy)
 
 
+def away_share(case: Case, name: str, accelerator: str) -> float:
+    """Return for how much of the time that replicas of *name* are to be on *accelerator* they are
+    not there yet: it stays as long as it has stayed where it is, if that is not long.
+    """
+    within_s = PAYS_WITHIN_S
+    if accelerator != case.snapshot.servers[name].accelerator:
+        within_s = min(within_s, max(case.stayed_s(name), 1.0))
+    return min(1.0, (case.start_up_s(name, accelerator) + DRAIN_S) / within_s)
+
+
 def _level(case: Case, name: str) -> int:
     if case.data.optimizer.saturation_policy == ALL_ALIKE:
         return 0
@@ -252,10 +262,7 @@ def _worth(
     if rate_rpm <= 0.0:
         return KEPT_CENTS_PER_H - TIE * min(price, KEPT_CENTS_PER_H), 0.0
     most = 60.0 * (met_cents(case.data, view) or MET_CENTS_LOWEST) * rate_rpm
-    within_s = PAYS_WITHIN_S
-    if accelerator != view.accelerator:
-        within_s = min(within_s, max(case.stayed_s(server.name), 1.0))
-    late = min(1.0, (case.start_up_s(server.name, accelerator) + DRAIN_S) / within_s)
+    late = away_share(case, server.name, accelerator)
     here = min(view.wanted if accelerator == view.accelerator else 0, count)
     kept_rpm = capacity_rpm * here / count
     met = met_share(rate_rpm, kept_rpm, easy=easy)
