@@ -1,5 +1,6 @@
 """From the series of an engine process to what it did: growth, resets and gaps belong to one
-series, sums come after; pure. Which series are of one process is in processes.py.
+series, sums come after; pure. Which series are of one process is in processes.py, and who
+answered at one port in turns.py.
 """
 
 from __future__ import annotations
@@ -12,8 +13,6 @@ from typing import NamedTuple
 
 from loop.signals.names import COUNTERS, NAMES, Names
 from loop.signals.processes import (
-    BORN_FACTOR,
-    BORN_RPS,
     TELL_OF_REQUESTS,
     Labels,
     Points,
@@ -23,6 +22,7 @@ from loop.signals.processes import (
     processes_of,
     tells_of_requests,
 )
+from loop.signals.turns import BORN_FACTOR, BORN_RPS, by_turns
 
 REASONS = frozenset({"finished_reason", "reason"})
 ABORTS = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeout"})
@@ -112,8 +112,9 @@ def tracks_of(
     that are known to run one each.
     """
     tracks = []
-    for by_turns in processes_of(series, names=names, engines=engines):
-        of_port = (_track(one, by_turns=len(by_turns) > 1) for one in by_turns)
+    for process in processes_of(series, names=names, engines=engines):
+        answered = by_turns(process)
+        of_port = (_track(one, by_turns=len(answered) > 1) for one in answered)
         tracks += [track for track in of_port if track is not None]
     return tracks
 

@@ -17,14 +17,11 @@ from numpy.typing import NDArray
 
 from loop.signals.names import COUNTERS, GAUGES, Names
 from loop.signals.processes import (
-    REPEAT_SCRAPES_MIN,
     TELL_OF_REQUESTS,
     VALUE_MAX,
     Labels,
     Series,
     has_parts,
-    repeats,
-    tokens_per_s_most,
     told_apart,
 )
 from loop.signals.series import (
@@ -35,6 +32,7 @@ from loop.signals.series import (
     names_an_abort,
     share_of,
 )
+from loop.signals.turns import REPEAT_SCRAPES_MIN, repeats, tokens_per_s_most
 
 Floats = NDArray[np.float64]
 Places = NDArray[np.intp]
