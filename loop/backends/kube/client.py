@@ -11,7 +11,7 @@ import json
 import os
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -21,10 +21,11 @@ import yaml
 from kubernetes import config as official_config
 from kubernetes.client.exceptions import ApiException
 
-from loop.backends.deadline import Deadline, watch, within
 from loop.backends.fetch import MOVED
 from loop.backends.kube import labels
+from loop.backends.kube.kinds import KINDS, OTHER_KINDS
 from loop.backends.kube.objects import Object, continue_of, texts_of
+from loop.backends.kube.transport import WholeAnswers
 from loop.errors import LoopError, SpecError
 from twin.datafile import unreadable
 
@@ -34,11 +35,9 @@ if TYPE_CHECKING:
 Json = dict[str, Any]
 
 UNFINISHED = "status.phase!=Succeeded,status.phase!=Failed"
+MISLABELLED = f"{labels.MANAGED},{labels.MANAGED} notin (true,false)"
 GONE, PAGES_MAX = 410, 1000
 REPEATABLE = (429, 500, 502, 503, 504)
-ANSWER_BYTES_MAX, PAGE_BYTES_MAX = 256 * 2**20, 16 * 2**20
-PIECE_BYTES = 2**16
-ANSWER_S_MAX = 30.0
 UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT = 401, 403, 404, 409
 
 
@@ -120,93 +119,9 @@ def connect(kubeconfig: str = "", *, context: str = "", connections: int = 8) ->
     settings.retries = False
     settings.connection_pool_maxsize = connections
     client: Any = official.ApiClient(settings)
-    pool: urllib3.PoolManager = client.rest_client.pool_manager
-    pool.pool_classes_by_scheme = {"http": _WatchedPool, "https": _WatchedTlsPool}
-    client.rest_client.pool_manager = _WholeAnswers(pool)
+    client.rest_client.pool_manager = WholeAnswers(client.rest_client.pool_manager)
     made: official.ApiClient = client
     return made
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Answer:
-    """A whole answer, as the official client takes it."""
-
-    status: int
-    reason: str | None
-    headers: Mapping[str, str]
-    data: bytes
-
-    def getheaders(self) -> Mapping[str, str]:
-        """Return the headers, by the name that older clients ask by."""
-        return self.headers
-
-
-class _Watched(urllib3.connection.HTTPConnection):
-    """A connection that the deadline of a request ends."""
-
-    def getresponse(self) -> Any:
-        """Return the answer, once its head has come."""
-        watch(self.sock)
-        return super().getresponse()
-
-
-class _WatchedTls(_Watched, urllib3.connection.HTTPSConnection):
-    """The same, over TLS."""
-
-
-class _WatchedPool(urllib3.HTTPConnectionPool):
-    ConnectionCls = _Watched
-
-
-class _WatchedTlsPool(urllib3.HTTPSConnectionPool):
-    ConnectionCls = _WatchedTls
-
-
-class _WholeAnswers:
-    """Connections whose answers come whole, within so many bytes and so much time, or fail: the
-    timeouts of urllib3 are per read, which what drips or never ends does not run into.
-    """
-
-    def __init__(self, pool: urllib3.PoolManager) -> None:
-        self._pool = pool
-
-    def request(self, method: str, url: str, **how: Any) -> _Answer:
-        """Return the answer to a request. Raise HTTPError of urllib3."""
-        timeout = how.get("timeout")
-        read_s = timeout.read_timeout if isinstance(timeout, urllib3.Timeout) else None
-        total_s = read_s if isinstance(read_s, int | float) else ANSWER_S_MAX
-        with within(total_s) as deadline:
-            try:
-                return self._whole(method, url, deadline, **how)
-            except (urllib3.exceptions.HTTPError, OSError) as error:
-                if deadline.over:
-                    raise urllib3.exceptions.HTTPError("the answer takes too long") from error
-                raise
-
-    def _whole(self, method: str, url: str, deadline: Deadline, **how: Any) -> _Answer:
-        # What a pod answers is anybody's; lists come from the API server itself.
-        bytes_max = PAGE_BYTES_MAX if "/proxy" in url else ANSWER_BYTES_MAX
-        reply: Any = self._pool.request(method, url, **{**how, "preload_content": False})
-        body = bytearray()
-        try:
-            while piece := reply.read1(PIECE_BYTES, decode_content=True):
-                body += piece
-                if len(body) > bytes_max:
-                    raise urllib3.exceptions.HTTPError(
-                        f"the answer is longer than {bytes_max:,} bytes"
-                    )
-            if deadline.over:
-                raise urllib3.exceptions.HTTPError("the answer takes too long")
-        except BaseException:
-            reply.close()
-            raise
-        reply.release_conn()
-        return _Answer(
-            status=reply.status, reason=reply.reason, headers=reply.headers, data=bytes(body)
-        )
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._pool, name)
 
 
 def _load_found(configs: Any, settings: official.Configuration) -> None:
@@ -232,62 +147,6 @@ def ask_version(kubeconfig: str = "", *, timeout_s: float = 3.0) -> None:
         raise ApiError(f"get version: no answer: {_one_line(error)}", status=0) from error
     finally:
         api.close()
-
-
-@dataclass(frozen=True, slots=True)
-class Kind:
-    """How the official client lists objects of a kind: the methods of *group* for *of_one*
-    namespace and *of_all*, and what they take *before* and *behind* the namespace.
-    """
-
-    group: Callable[[official.ApiClient], Any]
-    of_one: str
-    of_all: str
-    before: tuple[str, ...] = ()
-    behind: tuple[str, ...] = ()
-
-
-def _custom(group: str, version: str, plural: str) -> Kind:
-    """Return how objects are listed that the official client does not know."""
-    return Kind(
-        official.CustomObjectsApi,
-        "list_namespaced_custom_object",
-        "list_cluster_custom_object",
-        before=(group, version),
-        behind=(plural,),
-    )
-
-
-KINDS = {
-    "deployments": Kind(
-        official.AppsV1Api, "list_namespaced_deployment", "list_deployment_for_all_namespaces"
-    ),
-    "pods": Kind(official.CoreV1Api, "list_namespaced_pod", "list_pod_for_all_namespaces"),
-    "nodes": Kind(official.CoreV1Api, "", "list_node"),
-    "horizontalpodautoscalers": Kind(
-        official.AutoscalingV2Api,
-        "list_namespaced_horizontal_pod_autoscaler",
-        "list_horizontal_pod_autoscaler_for_all_namespaces",
-    ),
-    "poddisruptionbudgets": Kind(
-        official.PolicyV1Api,
-        "list_namespaced_pod_disruption_budget",
-        "list_pod_disruption_budget_for_all_namespaces",
-    ),
-    "scaledobjects": _custom("keda.sh", "v1alpha1", "scaledobjects"),
-    "statefulsets": Kind(
-        official.AppsV1Api, "list_namespaced_stateful_set", "list_stateful_set_for_all_namespaces"
-    ),
-    "leaderworkersets": _custom("leaderworkerset.x-k8s.io", "v1", "leaderworkersets"),
-    "rollouts": _custom("argoproj.io", "v1alpha1", "rollouts"),
-}
-MISLABELLED = f"{labels.MANAGED},{labels.MANAGED} notin (true,false)"
-# What also makes pods of engines, and is no Deployment.
-OTHER_KINDS = {
-    "statefulsets": "StatefulSet",
-    "leaderworkersets": "LeaderWorkerSet",
-    "rollouts": "Rollout",
-}
 
 
 class KubeClient:
@@ -563,7 +422,7 @@ class KubeClient:
         name, where = (kind.of_one, (namespace,)) if namespace else (kind.of_all, ())
 
         def method(api: official.ApiClient) -> Callable[..., Any]:
-            found: Callable[..., Any] = getattr(kind.group(api), name)
+            found: Callable[..., Any] = getattr(getattr(official, kind.group)(api), name)
             return found
 
         return self._call(f"list {plural}", method, *kind.before, *where, *kind.behind, **query)
