@@ -24,16 +24,18 @@ from twin.kube.apiserver.storage import Commits, Dates, Store
 from twin.kube.deployments import Fleet
 from twin.kube.faults import Fault, Faults, described, parse_faults, read_faults
 from twin.kube.files import create_objects, read_manifests, read_token_file
-from twin.kube.latest import Windows, envelope, totals_of
 from twin.kube.load import LoadFeeder
-from twin.kube.metrics import (
+from twin.kube.nodes import Machines, NodeKeeper
+from twin.kube.pages import (
     METRICS_TYPE,
+    Windows,
     discovery_text,
+    envelope,
     gateway_samples,
     metrics_text,
     pod_samples,
+    totals_of,
 )
-from twin.kube.nodes import Machines, NodeKeeper
 from twin.kube.pods import BarePods
 from twin.kube.workload import World
 from twin.serving.cluster import WAITING_MAX, Cluster
