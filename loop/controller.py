@@ -23,13 +23,13 @@ from loop.actuator import (
     within_shared,
 )
 from loop.collector import CollectorSettings, Estimates, collect
-from loop.errors import BackendError, PausedError, SpecError
+from loop.errors import BackendError, PausedError, RefusedError, SpecError
 from loop.replacing import replace
 from loop.spec import ServerData, cost_cents_per_h
-from loop.types import Change, CycleRecord, Decision, Mode, Snapshot, Timing, Trigger
+from loop.types import Change, CycleRecord, Decision, Mode, Snapshot, Timing, Trigger, Why
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from typing import Any
 
     from loop.ports import Backend, Clock, Data, Epoch, Policy
@@ -298,9 +298,33 @@ class Controller:
                 self._backend.apply(record.changes)
         except PausedError as pause:
             return _paused(record, str(pause))
+        except RefusedError as refusal:
+            return self._without(record, refusal.servers)
         except BackendError as error:
             return _failed(record, error)
         return replace(record, applied=True)
+
+    def _without(self, record: CycleRecord, refused: Mapping[str, str]) -> CycleRecord:
+        """Return *record* as that of a cycle that held the *refused* servers: they are as before,
+        and the next cycle asks again.
+        """
+        assert record.decision is not None and record.estimated is not None
+        targets = {
+            name: target
+            if name not in refused
+            else replace(target, held=True, why=Why(kind="refused", text=refused[name]))
+            for name, target in record.decision.targets.items()
+        }
+        changes = tuple(one for one in record.changes if one.server not in refused)
+        cost, _ = _total_cost(record.estimated, changes, self._system)
+        record = record.warned("apply", [f"{name}: {line}" for name, line in refused.items()])
+        return replace(
+            record,
+            decision=replace(record.decision, targets=targets),
+            changes=changes,
+            total_cost_cents_per_h=cost,
+            applied=True,
+        )
 
 
 def _paused(record: CycleRecord, reason: str) -> CycleRecord:

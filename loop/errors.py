@@ -3,7 +3,8 @@
     LoopError
     ├── BackendError      the world, or a service that decides, failed: the cycle is skipped and
     │   │                 recorded, the next starts clean
-    │   └── PausedError   the world is paused: nothing was asked of it, which is no failure
+    │   ├── PausedError   the world is paused: nothing was asked of it, which is no failure
+    │   └── RefusedError  single servers took no change, and all others theirs
     ├── InboxFullError    too many requests for a cycle wait already: the caller may try again later
     ├── StoppedError      the driver was stopped before it came to the request
     └── SpecError         bad input: ends a program at its start (exit 2); a running loop
@@ -16,6 +17,7 @@ not in the tree.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 from twin.spec import SpecError
@@ -28,6 +30,7 @@ __all__ = [
     "LoopError",
     "PausedError",
     "Phase",
+    "RefusedError",
     "SpecError",
     "StoppedError",
 ]
@@ -52,6 +55,14 @@ class PausedError(BackendError):
 
     def __init__(self, message: str) -> None:
         super().__init__(message, phase="apply")
+
+
+class RefusedError(BackendError):
+    """The world took all changes but those of *servers*, each of which has a reason of its own."""
+
+    def __init__(self, message: str, *, servers: Mapping[str, str]) -> None:
+        super().__init__(message, phase="apply")
+        self.servers = servers
 
 
 class InboxFullError(LoopError):

@@ -43,8 +43,8 @@ PodPhase = Literal["pending", "starting", "ready", "draining"]
 Mode = Literal["act", "export", "advise"]
 Trigger = Literal["period", "invoke"]
 # Where a warning came up: in the data files, in what was seen, in the reading of it, in the
-# decision, or in the reporting of the record.
-WarningKind = Literal["data", "observe", "estimate", "decide", "report"]
+# decision, in what was asked of the world, or in the reporting of the record.
+WarningKind = Literal["data", "observe", "estimate", "decide", "apply", "report"]
 FailedPhase = Literal["", "observe", "decide", "apply", "program"]
 
 
@@ -291,6 +291,7 @@ WhyKind = Literal[
     "paused",  # people have said that nothing is to be asked for it
     "not-coming",  # as many replicas as are ready do not come: no more are asked for there
     "rival",  # somebody else decides on the same server
+    "refused",  # the world takes no change of this server
     "hysteresis",  # a change would not pay
     "metric",  # a metric of the pods against its target
     "stabilization",  # a recent recommendation holds it

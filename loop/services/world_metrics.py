@@ -105,7 +105,7 @@ class WorldMetrics:
         )
         self._warnings = Counter(
             "inferno_warnings",
-            "Warnings by kind (data, observe, estimate, decide, report).",
+            "Warnings by kind (data, observe, estimate, decide, apply, report).",
             ["kind"],
             registry=registry,
         )

@@ -22,6 +22,7 @@ from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError, SpecError
 from loop.policies import make_policy
+from loop.records import held_servers, record_line
 from loop.testing.fakes import ManualClock, system
 from tests.live.kube_worlds import (
     HASTY,
@@ -104,6 +105,41 @@ def test_one_deployment_that_refuses_stops_no_other_and_is_named(
         world.backend.observe()
         world.backend.apply(changes)
         assert replicas(world) == [2, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("status", "failed"), [(422, False), (400, False), (403, False), (503, True)]
+)
+def test_a_deployment_that_admission_refuses_is_held_and_told_and_no_failure_of_the_loop(
+    status: int, failed: bool
+) -> None:
+    """One webhook that says no for ever made a controller unready that looked after all the
+    others. What no server takes is a failure still.
+    """
+    busy = {names.LOAD_RPM: "1500"}
+    two = (manifest(f"dep{i}", server=f"s{i}", replicas=1, labels=busy) for i in (1, 2))
+    with kube_world(*two) as world:
+        world.settled()
+        world.suffer(fault("error", "patch", name="dep2", status=status))
+        loop = Controller(
+            backend=world.backend,
+            policy=make_policy("slo"),
+            data=FixedData(system()),
+            clock=ManualClock(),
+            settings=ControllerSettings(epoch=world.epoch),
+        )
+        records = [loop.cycle(60.0 * number) for number in (1, 2, 3)]
+        assert [record.failed for record in records] == [failed] * 3
+        assert world.get("dep1").spec.replicas > 1 == world.get("dep2").spec.replicas
+        if not failed:
+            told = record_line(records[-1])
+            row = next(row for row in told["servers"] if row["name"] == "s2")
+            assert (row["held"], row["reasonKind"], row["replicas"]) == (True, "refused", 1)
+            assert told["applied"] and held_servers(records[-1]) == {"s2": "refused"}
+            assert f"s2: patch deployments: {status}" in " ".join(records[-1].warnings)
+        world.suffer()
+        assert not loop.cycle(240.0).failed
+        assert world.get("dep2").spec.replicas > 1
 
 
 @pytest.mark.parametrize("after", [True, False])

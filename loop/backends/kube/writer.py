@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from loop.backends.kube.client import CONFLICT, NOT_FOUND, ApiError, KubeClient
+from loop.backends.kube.client import CONFLICT, FORBIDDEN, NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import DELETION_COST, STATUS
 from loop.backends.kube.patches import (
     MANAGER,
@@ -24,7 +24,7 @@ from loop.backends.kube.patches import (
 )
 from loop.backends.kube.read import Deployment, read_deployment
 from loop.backends.kube.rivals import QUIET_S
-from loop.errors import BackendError
+from loop.errors import BackendError, RefusedError
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -41,6 +41,10 @@ Json = dict[str, Any]
 CONFLICTS_MAX = 5
 STAMP = "%Y-%m-%dT%H:%M:%SZ"  # of a date in an Event
 FAILURES_NAMED = 5
+# Refusals that are of what was sent for one object; how a server says that an account lacks a
+# permission, and that it could not ask a webhook, which it tells as an error of its own.
+OF_AN_OBJECT = (400, 413, 422)
+MAY_NOT, WEBHOOK = " cannot patch resource ", "failed calling webhook"
 # After that no further change is tried: a cluster that does not answer must not hold up the loop.
 APPLY_S = 30.0
 
@@ -138,25 +142,27 @@ class Writer:
         """
         until_s = self._clock.now_s() + APPLY_S
         problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
-        failed = [
-            f"{change.server}: {line}"
-            for change, line in zip(changes, problems, strict=True)
-            if line
-        ]
+        failed = {
+            change.server: problem
+            for change, problem in zip(changes, problems, strict=True)
+            if problem is not None
+        }
         if failed:
             more = (
                 f" and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
             )
-            line = "; ".join(failed[:FAILURES_NAMED])
-            raise BackendError(
-                f"{len(failed)} of {len(changes)} changes failed: {line}{more}", phase="apply"
-            )
+            named = [f"{server}: {one.line}" for server, one in failed.items()][:FAILURES_NAMED]
+            line = f"{len(failed)} of {len(changes)} changes failed: {'; '.join(named)}{more}"
+            if all(one.own for one in failed.values()):
+                servers = {server: one.line for server, one in failed.items()}
+                raise RefusedError(line, servers=servers)
+            raise BackendError(line, phase="apply")
 
-    def _ask(self, change: Change, *, until_s: float) -> str:
-        """Ask for one change; return what went wrong, or nothing."""
+    def _ask(self, change: Change, *, until_s: float) -> _Problem | None:
+        """Ask for one change; return what went wrong, if anything did."""
         seen = self.seen.get(change.server)
         if seen is None:
-            return "not seen among the managed Deployments"
+            return _Problem("not seen among the managed Deployments", own=False)
         date = self._date()
         try:
             allowed, note = as_the_template_allows(
@@ -176,11 +182,11 @@ class Writer:
             if isinstance(error, ApiError) and error.status == NOT_FOUND:
                 asked = pool_text(asked_of(change))
                 self.told.append(f"{change.server}: deleted before it could be asked for {asked}")
-                return ""
-            return str(error)
+                return None
+            return _Problem(str(error), own=_is_its_own(error))
         self.seen[change.server] = now
         self._asked[change.server] = held_by(now)
-        return ""
+        return None
 
     def _tell_costs(self, seen: Deployment) -> None:
         """Tell the cluster what runs on each pod of *seen*, so that it ends those that do least;
@@ -223,9 +229,9 @@ class Writer:
             if patch is None:
                 return now
             if self._clock.now_s() > until_s:
-                raise UnfitError(f"not asked for: no time left of {APPLY_S:g} s")
+                raise _NotAskedError(f"not asked for: no time left of {APPLY_S:g} s")
             if not self._may_act():
-                raise UnfitError("not asked for: this controller leads no longer, or is paused")
+                raise _NotAskedError("not asked for: this controller leads no longer, or is paused")
             try:
                 answer = self._client.patch_deployment(
                     now.namespace, now.name, patch, manager=MANAGER, go_on=self._may_act
@@ -289,6 +295,29 @@ class Writer:
             self._client.create_event(deployment.namespace, event)
         except ApiError as error:
             self.told.append(f"{deployment.server}: its Event could not be written: {error}")
+
+
+class _NotAskedError(UnfitError):
+    """A change was not asked for, for a reason that any other would have had, too."""
+
+
+class _Problem(NamedTuple):
+    """Why a change did not go through; own: for a reason that is that of one Deployment."""
+
+    line: str
+    own: bool
+
+
+def _is_its_own(error: ApiError | UnfitError) -> bool:
+    """Tell whether what kept a change from one Deployment says nothing of the others: what it is,
+    what others did to it, or whoever decides what is let in. An account that may change none is
+    refused for all.
+    """
+    if isinstance(error, UnfitError):
+        return not isinstance(error, _NotAskedError)
+    if error.status == FORBIDDEN:
+        return MAY_NOT not in str(error)
+    return error.status in OF_AN_OBJECT or WEBHOOK in str(error)
 
 
 def _as_seen(now: Deployment, seen: Deployment) -> Deployment:
