@@ -36,7 +36,10 @@ COUNTERS = (
     "cache_hits",  # those found there
     "preemptions",  # requests that lost their place in the KV cache
 )
-GAUGES = ("running", "waiting", "kv_usage", "start_time")
+GAUGES = ("running", "waiting", "queued", "kv_usage", "start_time")
+# Requests in further queues of an engine (on their way between prefill and decode, swapped out):
+# they wait besides, and of each name that an engine has.
+QUEUED, WAITING = "queued", "waiting"
 QUANTITIES = COUNTERS + GAUGES
 # Latencies of which there are histograms, by the counter that grows with each observation.
 HISTOGRAMS: Mapping[str, str] = MappingProxyType(
@@ -66,6 +69,7 @@ _VLLM: Mapping[str, Sequence[str]] = {
     "preemptions": ("num_preemptions_total",),
     "running": ("num_requests_running",),
     "waiting": ("num_requests_waiting",),
+    "queued": ("num_requests_swapped",),
     "kv_usage": ("kv_cache_usage_perc", "gpu_cache_usage_perc"),
 }
 _VLLM_HISTOGRAMS: Mapping[str, Sequence[str]] = {
@@ -106,6 +110,14 @@ _SGLANG: Mapping[str, Sequence[str]] = {
     "cache_hits": ("sglang:cached_tokens_total",),
     "running": ("sglang:num_running_reqs",),
     "waiting": ("sglang:num_queue_reqs",),
+    "queued": (
+        "sglang:num_grammar_queue_reqs",
+        "sglang:num_prefill_prealloc_queue_reqs",
+        "sglang:num_prefill_bootstrap_queue_reqs",
+        "sglang:num_prefill_inflight_queue_reqs",
+        "sglang:num_decode_prealloc_queue_reqs",
+        "sglang:num_decode_transfer_queue_reqs",
+    ),
     "kv_usage": ("sglang:token_usage",),
 }
 _SGLANG_HISTOGRAMS: Mapping[str, Sequence[str]] = {
@@ -166,11 +178,13 @@ class Names:
     def ranks(self) -> Mapping[str, tuple[tuple[str, int], ...]]:
         """Return what each name means: quantities, and how far at the front it stands for each.
 
-        One name may tell two quantities (TGI's sum of generated tokens is both).
+        One name may tell two quantities (TGI's sum of generated tokens is both). Names of queues
+        all stand at the front.
         """
         found: dict[str, list[tuple[str, int]]] = {}
         for quantity, names in self.by_quantity.items():
-            for rank, name in enumerate(names):
+            for place, name in enumerate(names):
+                rank = place if quantity != QUEUED else 0
                 found.setdefault(name, []).append((quantity, rank))
         return MappingProxyType({name: tuple(meanings) for name, meanings in found.items()})
 

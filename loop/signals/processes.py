@@ -16,7 +16,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from itertools import chain, pairwise
 from typing import NamedTuple
 
-from loop.signals.names import COUNTERS, GAUGES, START_TIME, Names
+from loop.signals.names import COUNTERS, GAUGES, QUEUED, START_TIME, WAITING, Names
 
 Labels = tuple[tuple[str, str], ...]
 Points = Sequence[tuple[float, float]]  # (time [s of the run], value), in order of time
@@ -38,8 +38,12 @@ OF_A_SCRAPE = frozenset(
 # Engines of one pod that differ in these are never copies of each other (the last two are Ray's).
 RANKS = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank", "ReplicaId", "WorkerId")
 # Ranks that compute the same batch together (tensors, stages, experts, contexts): each tells the
-# gauges of all of them. Those of data parallelism have a batch each.
-_OF_ONE_BATCH, _OF_A_BATCH_EACH = re.compile(r".*_rank"), re.compile(r"(?:.*_)?dp_rank")
+# gauges of all of them. Those of data parallelism have a batch each. Of others nobody knows: they
+# have one batch if they tell the same of it.
+_RANK, _OF_A_BATCH_EACH = re.compile(r".*_rank"), re.compile(r"(?:.*_)?(?:dp|data_parallel)_rank")
+_OF_ONE_BATCH = re.compile(
+    r"(?:.*_)?(?:tp|pp|ep|cp|sp|tensor|pipeline|expert|context|sequence|stage)(?:_parallel)?_rank"
+)
 VALUE_MAX = 1e15  # tokens of a century, and sums of as many series as there are stay finite
 TELL_OF_REQUESTS = ("ends", "answers", "firsts")
 # Labels that tell targets and engines apart, and never what one page shows of one engine.
@@ -181,8 +185,8 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
             pages[k] = pages[k].joined(further, process.by_quantity)
     seen: set[Labels] = set()
     alone: list[Process] = []
-    for target, process in sorted(others, key=lambda one: one[0]):
-        batch = tuple(pair for pair in target if not _of_one_batch(pair[0]))
+    for target, process in _with_batches_of_their_own(sorted(others, key=lambda one: one[0])):
+        batch = tuple(pair for pair in target if not _OF_ONE_BATCH.fullmatch(pair[0]))
         if not pages and batch not in seen:
             seen.add(batch)
             alone.append(process)
@@ -213,8 +217,29 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
     return [page.process for page in pages] or alone
 
 
-def _of_one_batch(label: str) -> bool:
-    return bool(_OF_ONE_BATCH.fullmatch(label)) and not _OF_A_BATCH_EACH.fullmatch(label)
+def _with_batches_of_their_own(
+    others: Sequence[tuple[Labels, Process]],
+) -> list[tuple[Labels, Process]]:
+    """Return *others* without those that differ from one before in a rank of which nobody knows
+    what it stands for, and tell the same.
+    """
+    kept: list[tuple[Labels, Process]] = []
+    known: dict[Labels, list[Mapping[str, Any]]] = defaultdict(list)
+    for target, process in others:
+        told = {
+            quantity: sorted((own, [value for _, value in points]) for own, points in of.items())
+            for quantity, of in process.by_quantity.items()
+        }
+        of_it = known[tuple(pair for pair in target if not _of_unknown_rank(pair[0]))]
+        if told not in of_it:
+            of_it.append(told)
+            kept.append((target, process))
+    return kept
+
+
+def _of_unknown_rank(label: str) -> bool:
+    of = (_OF_ONE_BATCH, _OF_A_BATCH_EACH)
+    return bool(_RANK.fullmatch(label)) and not any(one.fullmatch(label) for one in of)
 
 
 def tells_of_requests(process: Process) -> bool:
@@ -241,6 +266,7 @@ def _completeness(process: Process) -> tuple[float, int, int]:
 
 def _process(series: Sequence[Series], names: Names) -> Process:
     ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
+    queues: dict[Labels, Points] = {}
     times: dict[str, dict[float, float]] = defaultdict(dict)
     of_labels: dict[Labels, Labels] = {}
     for one in series:
@@ -253,6 +279,9 @@ def _process(series: Sequence[Series], names: Names) -> Process:
         if own is None:
             own = of_labels[one.labels] = told_apart(one.labels).own
         for quantity, rank in _meanings(names, one.metric):
+            if quantity == QUEUED:
+                queues[(QUEUED, one.metric), *own] = points
+                continue
             best = ranked.get(quantity)
             if best is None or rank < best[0]:
                 ranked[quantity] = (rank, {own: points})
@@ -270,6 +299,8 @@ def _process(series: Sequence[Series], names: Names) -> Process:
         quantity: _without_parts(found) if quantity in GAUGES else found
         for quantity, (_, found) in ranked.items()
     }
+    if queues:
+        by_quantity[WAITING] = {**by_quantity.get(WAITING, {}), **queues}
     return _at_one_time(Process(sorted(scrapes), by_quantity))
 
 

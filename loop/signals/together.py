@@ -15,7 +15,7 @@ from typing import NamedTuple, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from loop.signals.names import COUNTERS, GAUGES, Names
+from loop.signals.names import COUNTERS, GAUGES, QUEUED, WAITING, Names
 from loop.signals.processes import (
     TELL_OF_REQUESTS,
     VALUE_MAX,
@@ -118,6 +118,11 @@ class Rows(Sequence[Series]):
         return (self[k] for k in range(len(self)))
 
 
+def labels_of(pod: Sequence[Series]) -> Iterable[Labels]:
+    """Return the labels of the series of one pod."""
+    return pod.labels if isinstance(pod, Rows) else (one.labels for one in pod)
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Shape:
     """What the series of pods that are alike tell, in their order: the places of those of each
@@ -212,8 +217,11 @@ def _shape(told: Sequence[tuple[str, Labels]], names: Names) -> _Shape | None:
     }
     if "start_time" in by_quantity or by_quantity.keys().isdisjoint(TELL_OF_REQUESTS):
         return None
-    if any(has_parts(told[k][1] for k in by_quantity.get(gauge, ())) for gauge in GAUGES):
+    gauges = set(GAUGES) - {QUEUED}
+    if any(has_parts(told[k][1] for k in by_quantity.get(gauge, ())) for gauge in gauges):
         return None
+    if queues := by_quantity.pop(QUEUED, ()):
+        by_quantity[WAITING] = (*by_quantity.get(WAITING, ()), *queues)
     counters = {place for counter in COUNTERS for place in by_quantity.get(counter, ())}
     ends = by_quantity.get("ends", ())
     return _Shape(

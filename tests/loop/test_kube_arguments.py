@@ -9,6 +9,7 @@ import pytest
 from loop.backends.kube.arguments import changed, gpu_limit, value_of, with_gpus
 
 ARGUMENT = "--max-num-seqs"
+PYTHON = "python3 -m"
 SHELL = ["/bin/sh", "-c"]
 BATCH = {"name": "BATCH", "value": "32"}
 ELSEWHERE = {"name": "BATCH", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}}
@@ -106,6 +107,14 @@ def test_an_argument_is_found_in_every_form_and_place(
         (
             {"command": [*SHELL, "vllm a --max-num-seqs 8 & vllm b --max-num-seqs='48'; wait"]},
             {"command": [*SHELL, "vllm a --max-num-seqs 48 & vllm b --max-num-seqs='48'; wait"]},
+        ),
+        (
+            {"command": [*SHELL, "warm --max-num-seqs 4 && X=1 exec vllm serve --max-num-seqs 8"]},
+            {"command": [*SHELL, "warm --max-num-seqs 4 && X=1 exec vllm serve --max-num-seqs 48"]},
+        ),
+        (
+            {"command": [*SHELL, f"{PYTHON} bench --max-num-seqs 4\n{PYTHON} vllm --max-num-seqs 8"]},
+            {"command": [*SHELL, f"{PYTHON} bench --max-num-seqs 4\n{PYTHON} vllm --max-num-seqs 48"]},
         ),
         (
             {"args": ["--max-num-seqs=$(BATCH)"], "env": [{"name": "HOME"}, BATCH]},

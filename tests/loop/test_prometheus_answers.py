@@ -296,6 +296,34 @@ def test_pods_of_another_cluster_in_the_same_store_are_left_out(label: str) -> N
     assert told == ([1, 0, 0] if at_once else [0, 1, 0])
 
 
+def test_a_cluster_that_gets_another_name_has_the_pods_that_it_had() -> None:
+    """An external label was changed within the window: a pod that had gone before was taken for
+    another cluster's, and its load was missing.
+    """
+    one = server(pod("aaaaa"))
+    stays, gone = one.pods[0].name, f"dep1-{TEMPLATE_HASH}-zzzzz"
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        at_s = float(parse_qs(request.content.decode())["time"][0]) - EPOCH_S
+        halves = [[at_s - 60.0 + 10.0 * k for k in of] for of in ((1, 2, 3), (4, 5, 6))]
+        told = [(stays, "new", halves[1]), (stays, "old", halves[0]), (gone, "old", halves[0])]
+        result = [
+            series(
+                metric, [(t_s, str(each * t_s)) for t_s in times], pod_name=name, cluster=cluster
+            )
+            for name, cluster, times in told
+            for metric, each in RARE_NAMES.items()
+        ]
+        return httpx.Response(200, json=matrix(*result))
+
+    transport = httpx.MockTransport(handle)
+    with closing(Prometheus(SETTINGS, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)) as of:
+        found = of.measure([scraped(one)], now_s=NOW_S)
+    assert not [line for line in found.warnings if "another cluster" in line]
+    load = found.figures["s1"].load
+    assert load is not None and load.rate_rpm > 60.0
+
+
 def test_pods_that_are_scraped_once_a_minute_are_read_over_a_longer_window() -> None:
     """So a Prometheus does that nobody has told otherwise: its servers were held for ever."""
     rare, frequent = server(pod("a")), server(pod("b", of="dep2"), name="dep2", labels={NAME: "s2"})

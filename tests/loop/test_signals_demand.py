@@ -602,6 +602,68 @@ def test_gauges_under_further_labels_of_the_same_page_are_of_the_same_engine(
     assert (seen_there.running, seen_there.waiting, seen_there.kv_usage) == (14, 6, 0.4)
 
 
+@pytest.mark.parametrize(
+    ("waiting", "queues"),
+    [
+        ("vllm:num_requests_waiting", ("vllm:num_requests_swapped",)),
+        (
+            "sglang:num_queue_reqs",
+            ("sglang:num_decode_prealloc_queue_reqs", "sglang:num_decode_transfer_queue_reqs"),
+        ),
+        ("sglang:num_queue_reqs", ("sglang_num_prefill_inflight_queue_reqs",)),
+        ("", ("sglang:num_grammar_queue_reqs",)),
+    ],
+)
+def test_requests_in_further_queues_of_an_engine_wait_there(
+    waiting: str, queues: tuple[str, ...]
+) -> None:
+    """An engine that has taken prefill and decode apart keeps its queue between them: it seemed
+    to have none.
+    """
+    steadily = steady(rps=1.0)
+    times = [one.t_s for one in steadily]
+    page = [one for one in series_of(steadily) if "waiting" not in one.metric]
+    page += [Series(name, (), [(t_s, 0.1 * (t_s - times[0])) for t_s in times]) for name in queues]
+    if waiting:
+        page.append(Series(waiting, (), [(t_s, 2.0) for t_s in times]))
+    found = told_of({"a": page}, pod("a"))
+    (gauges,) = found.pods.values()
+    last = 0.1 * (times[-1] - times[0]) * len(queues)
+    assert gauges.waiting == round(last + (2.0 if waiting else 0.0))
+    assert rate_rpm(found) == pytest.approx(60.0 * (1.0 + 0.1 * len(queues)))
+
+
+@pytest.mark.parametrize(
+    ("label", "alike", "batches"),
+    [
+        ("local_rank", True, 1),
+        ("local_rank", False, 2),
+        ("engine_rank", False, 2),
+        ("data_parallel_rank", True, 2),
+        ("tensor_parallel_rank", True, 1),
+    ],
+)
+def test_ranks_of_which_nobody_knows_have_one_batch_if_they_tell_the_same(
+    label: str, alike: bool, batches: int
+) -> None:
+    """Engines of data parallelism were taken for parts of one: half of what ran was seen."""
+    steadily = steady(rps=1.0)
+    gauges = ("running", "waiting", "kv_usage")
+    series = series_of(
+        [
+            Sample(one.t_s, {name: value for name, value in one.told.items() if name not in gauges})
+            for one in steadily
+        ],
+        labels={"instance": "10.0.0.1:30000"},
+    )
+    for rank in range(2):
+        told = {"running": 7.0, "waiting": 3.0, "kv_usage": 0.4 if alike else 0.4 + 0.1 * rank}
+        labels = {"instance": "10.0.0.1:30000", label: str(rank)}
+        series += series_of([Sample(one.t_s, told) for one in steadily], labels=labels)
+    (gauges_seen,) = told_of({"a": series}, pod("a")).pods.values()
+    assert (gauges_seen.running, gauges_seen.waiting) == (7 * batches, 3 * batches)
+
+
 @pytest.mark.parametrize("split", ["is_streaming", "anything"])
 def test_a_page_that_splits_some_metrics_and_not_others_is_of_one_engine(split: str) -> None:
     """SGLang splits most counters by whether answers are streamed, cached tokens by where they

@@ -40,7 +40,10 @@ UNNAMED = {
     "no lengths": ("request_prompt",),
     "no ends": ("success",),
 }
-GAUGES = ("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:kv_cache_usage_perc")
+GAUGES = (
+    *("vllm:num_requests_running", "vllm:num_requests_waiting", "vllm:num_requests_swapped"),
+    "vllm:kv_cache_usage_perc",
+)
 ODD = (
     *("restart", "gap", "stale", "birth", "nan", "infinite", "negative", "percent", "huge"),
     *("two engines", "two jobs", "two ports", "no firsts", "gauges alone", "late", "disorder"),

@@ -45,6 +45,8 @@ _VARIABLE = re.compile(
 )
 _PASSED_ON = re.compile(r"\$(?:[@*1-9]|\{[@*1-9])")  # a shell command that reads what follows it
 _NEXT_COMMAND = re.compile(r"[;&|]|(?<!\\)\n")
+BEFORE_PROGRAMS = ("exec", "nohup", "env", "time", "command", "then", "do", "else", "{", "!")
+_ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 _SETTING = re.compile(r"-{1,2}[A-Za-z][\w-]*|[A-Za-z_]\w*")  # an argument, or a variable
 
 
@@ -238,12 +240,15 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
         return {}
     if place.inside:
         found, behind = _inside(argument, word), len(word)
+        engine = _program(word, found[-1].start())
         for one in reversed(found):
             start, end = one.span("value")
-            # A script may begin several engines: each reads the last of its own command.
+            # A script may begin several engines: each reads the last of its own command. What else
+            # it does (warm up, measure) has numbers of its own.
             counts = one is found[-1] or _NEXT_COMMAND.search(word, end, behind)
             behind = one.start()
-            if counts and whole(one["value"].strip("\"'")) is not None:
+            its_own = counts and _program(word, behind) == engine
+            if its_own and whole(one["value"].strip("\"'")) is not None:
                 word = word[:start] + re.sub(r"\d+", str(value), one["value"]) + word[end:]
         if word == words[place.index]:
             return {}
@@ -253,6 +258,19 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
     else:
         words[place.index] = f"{word.partition('=')[0]}={value}"
     return {"name": owner["name"], place.key: words}
+
+
+def _program(script: str, place: int) -> str:
+    """Return which program the command of a *script* at *place* runs."""
+    begin = max((match.end() for match in _NEXT_COMMAND.finditer(script, 0, place)), default=0)
+    words = [word for word in script[begin:place].replace("(", " ").split() if word != "\\"]
+    while words and (words[0] in BEFORE_PROGRAMS or _ASSIGNED.match(words[0])):
+        words = words[1:]
+    program = words[0] if words else ""
+    if not program.rsplit("/", 1)[-1].startswith("python"):
+        return program
+    # The module or the file that is run.
+    return next((word for word in words[1:] if not word.startswith("-")), "")
 
 
 def _added(container: Json, argument: str, value: int) -> Json:

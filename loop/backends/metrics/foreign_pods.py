@@ -9,7 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from loop.backends.metrics.answers import PodKey
 from loop.signals.pods import ScrapedServer
-from loop.signals.processes import Labels, Series
+from loop.signals.processes import Series
+from loop.signals.together import labels_of
 
 # What stores call the cluster of a series.
 CLUSTER_LABELS = frozenset(
@@ -72,18 +73,18 @@ def _clusters(pods: Iterable[Sequence[Series]]) -> Mapping[str, set[str]]:
     """Return by which values of which labels *pods* name their cluster."""
     found: dict[str, set[str]] = defaultdict(set)
     for of in pods:
-        for label, value in _first_labels(of):
-            if label in CLUSTER_LABELS:
-                found[label].add(value)
+        # Most series of a pod share their labels; of one whose cluster was given another name
+        # within the window, some have the name of before.
+        for labels in {id(labels): labels for labels in labels_of(of)}.values():
+            for label, value in labels:
+                if label in CLUSTER_LABELS:
+                    found[label].add(value)
     return found
 
 
 def _is_elsewhere(pod: Sequence[Series], ours: Mapping[str, set[str]]) -> bool:
-    return any(label in ours and value not in ours[label] for label, value in _first_labels(pod))
-
-
-def _first_labels(pod: Sequence[Series]) -> Labels:
-    return pod[0].labels if len(pod) else ()
+    told = _clusters([pod])
+    return any(label in ours and told[label].isdisjoint(ours[label]) for label in told)
 
 
 def _newest_s(pod: Sequence[Series]) -> float:

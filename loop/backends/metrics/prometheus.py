@@ -36,10 +36,10 @@ from loop.replacing import replace
 from loop.signals.demand import Figures, figures, stale_line, with_percentiles
 from loop.signals.names import Names
 from loop.signals.pods import ScrapedServer
-from loop.signals.processes import Labels, Series, model_names
+from loop.signals.processes import Series, model_names
 from loop.signals.series import Track, tracks_of
 from loop.signals.survey import RELATED
-from loop.signals.together import Crowd, Rows
+from loop.signals.together import Crowd, Rows, labels_of
 
 # For percentiles no cycle waits longer: it can do without them.
 PERCENTILES_S = 2.0
@@ -407,11 +407,6 @@ def _label_of(value: str, told: Mapping[str, str]) -> str:
     """
     having = [label for label in told if told[label] == value]
     return min(having, key=lambda label: ("namespace" not in label, label), default="")
-
-
-def labels_of(pod: Sequence[Series]) -> Iterable[Labels]:
-    """Return the labels of the series of one pod."""
-    return pod.labels if isinstance(pod, Rows) else (one.labels for one in pod)
 
 
 def window_query(
