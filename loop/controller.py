@@ -308,19 +308,21 @@ class Controller:
         """Return *record* as that of a cycle that held the *refused* servers: they are as before,
         and the next cycle asks again.
         """
-        assert record.decision is not None and record.estimated is not None
+        decision, estimated = record.decision, record.estimated
+        assert decision is not None
+        assert estimated is not None
         targets = {
             name: target
             if name not in refused
             else replace(target, held=True, why=Why(kind="refused", text=refused[name]))
-            for name, target in record.decision.targets.items()
+            for name, target in decision.targets.items()
         }
         changes = tuple(one for one in record.changes if one.server not in refused)
-        cost, _ = _total_cost(record.estimated, changes, self._system)
+        cost, _ = _total_cost(estimated, changes, self._system)
         record = record.warned("apply", [f"{name}: {line}" for name, line in refused.items()])
         return replace(
             record,
-            decision=replace(record.decision, targets=targets),
+            decision=replace(decision, targets=targets),
             changes=changes,
             total_cost_cents_per_h=cost,
             applied=True,

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from loop.types import Change, CycleRecord, Target
 
 Line = dict[str, Any]
+GAUGE_KEYS = (("running", "running"), ("waiting", "waiting"), ("kv_usage", "kvUsage"))
 
 
 def record_line(record: CycleRecord) -> Line:
@@ -135,7 +136,7 @@ def _servers(record: CycleRecord, desired: Mapping[str, Change]) -> list[Line]:
 
 
 def _seen(view: ServerView) -> Line:
-    load = view.load
+    load, unknown = view.load, view.unknown_gauges
     return {
         "name": view.name,
         "class": view.service_class,
@@ -157,10 +158,10 @@ def _seen(view: ServerView) -> Line:
         "starting": view.starting,
         "pending": view.pending,
         "draining": view.draining,
-        "running": view.running,
-        "waiting": view.waiting,
-        "backlog": view.backlog,
-        "kvUsage": view.kv_usage,
+        "running": None if "running" in unknown else view.running,
+        "waiting": None if "waiting" in unknown else view.waiting,
+        "backlog": None if "waiting" in unknown else view.backlog,
+        "kvUsage": None if "kv_usage" in unknown else view.kv_usage,
         "reporting": view.reporting,
         "loadSource": view.load_source or None,
         "loadAgeS": view.load_age_s,
@@ -236,10 +237,11 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         percentiles_source=row.get("percentilesSource") or "",
         percentiles_age_s=row.get("percentilesAgeS"),
         output_tps=row["outputTps"],
-        running=row["running"],
-        waiting=row["waiting"],
-        backlog=row["backlog"],
-        kv_usage=row["kvUsage"],
+        running=row["running"] or 0,
+        waiting=row["waiting"] or 0,
+        backlog=row["backlog"] or 0,
+        kv_usage=row["kvUsage"] or 0.0,
+        unknown_gauges=frozenset(gauge for gauge, key in GAUGE_KEYS if row[key] is None),
         reporting=row["reporting"],
         replicas_min=row.get("minReplicas", 0),
         replicas_max=row.get("maxReplicas"),

@@ -167,6 +167,8 @@ class ServerView(OfPools):
     is. missing are the
     replicas that do not come (None: all are there, or this world does not tell). gauges are
     the samples of the window, oldest first (none: this world keeps the latest only).
+    unknown_gauges are those of running, waiting and kv_usage that some pods did not tell: what they
+    say is what the others did.
 
     pooled tells whether a router gives each request to the replica that has the fewest, so that
     replicas share what comes (False: not, or nobody knows).
@@ -212,6 +214,7 @@ class ServerView(OfPools):
     start_up_s: float | None = None
     queued_prompt_tokens: int | None = None
     preemptions: int | None = None
+    unknown_gauges: frozenset[str] = frozenset()
     gauges: tuple[GaugeSample, ...] = ()
     pods: tuple[PodView, ...] = ()
 

@@ -78,11 +78,9 @@ def replay(
 # What a row of a server has under these names; what else there is, is only repeated.
 _TEXTS = ("name", "class", "model", "currentAccelerator")
 _SOURCES = ("loadSource", "percentilesSource")
-_COUNTS = (
-    *("wanted", "ready", "starting", "pending", "draining"),
-    *("running", "waiting", "backlog", "currentMaxBatch", "kvUsage"),
-)
+_COUNTS = (*("wanted", "ready", "starting", "pending", "draining", "currentMaxBatch"),)
 _FIGURES = (
+    *("running", "waiting", "backlog", "kvUsage"),
     *("rpm", "throughput", "avgInTok", "avgOutTok", "itl", "ttft", "outputTps", "percentilesAgeS"),
     *("reporting", "loadAgeS", "sampleAgeS", "startUpS", "queuedPromptTokens", "preemptions"),
     *("prefixCacheHitShare", "minReplicas", "maxReplicas", "gpusPerReplica", "graceS"),

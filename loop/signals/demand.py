@@ -30,6 +30,7 @@ ENDED_INTERVALS = 2.5
 # Ends that may be explained by serving since readiness, over what the slope explains: more says
 # that the pod was served before it was (last) ready.
 EXPLAINED_FACTOR, EXPLAINED_MIN = 3.0, 4.0
+GAUGES_SHOWN = ("running", "waiting", "kv_usage")  # of a pod
 # Steps carry several tokens each (speculative decoding) where tokens exceed them by so much.
 TOKENS_PER_STEP_MIN = 1.1
 
@@ -56,7 +57,8 @@ class WindowSettings:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """The latest gauges of one pod, those of its engines added up, and its own figures over the
-    window (None: unknown). age_s: of the gauges.
+    window (None: unknown). age_s: of the gauges; unknown: those of them that an engine did not
+    tell, of which the others are what is here.
     """
 
     running: int = 0
@@ -67,6 +69,7 @@ class Gauges:
     ttft_ms: float | None = None
     itl_ms: float | None = None
     age_s: float | None = None
+    unknown: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -506,6 +509,9 @@ def _gauges(of_pod: Sequence[Track], *, now_s: float) -> Gauges:
         running=round(sum(track.gauges["running"] for track in of_pod)),
         waiting=round(sum(track.gauges["waiting"] for track in of_pod)),
         kv_usage=max(track.gauges["kv_usage"] for track in of_pod),
+        unknown=frozenset(GAUGES_SHOWN).difference(
+            frozenset(GAUGES_SHOWN).intersection(*(track.tells for track in of_pod))
+        ),
         age_s=max(0.0, now_s - max(track.times_s[-1] for track in of_pod)),
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from loop.signals.names import COUNTERS, NAMES, Names
+from loop.signals.names import COUNTERS, GAUGES, NAMES, Names
 from loop.signals.processes import (
     TELL_OF_REQUESTS,
     Labels,
@@ -30,6 +30,7 @@ ABORTS = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeo
 # More ends than this are explained by no first tokens: a series that came late with all it had
 # counted before. Engines without first tokens (embeddings) count none at all.
 ENDS_FACTOR_MAX, ENDS_MIN = 1.25, 5.0
+TOLD = frozenset(GAUGES)
 KV_IDLE_MAX = 0.01  # of an engine that does nothing; some blocks are never free
 # Prompt tokens per request of the life of the process, beyond what its ends explain.
 PROMPTS_FACTOR = 1.25
@@ -44,8 +45,8 @@ class Track:
     values. alive_s: time between scrapes of one life. started_s: when the process began, if told.
     at_first: requests that it had had when it was scraped first (ended, running or waiting).
     arrived_by_…: how many requests each figure tells of. late: requests that a counter had counted
-    before it was shown. running, waiting: these gauges at each scrape. tells_running: it has a
-    gauge of the requests that run. given_up: those of its ends that were. by_turns: others answer
+    before it was shown. running, waiting: these gauges at each scrape. tells: the gauges
+    that it has. given_up: those of its ends that were. by_turns: others answer
     at its port, too. counts: it has a counter of requests; gauges alone cannot tell that none came.
     """
 
@@ -62,7 +63,7 @@ class Track:
     started_s: float | None
     running: Sequence[float]
     waiting: Sequence[float]
-    tells_running: bool
+    tells: frozenset[str]
     late: float
     given_up: float = 0.0
     by_turns: bool = False
@@ -74,7 +75,7 @@ class Track:
         if self.total("prompt"):
             return True
         busy = self.total("generation") or self.gauges["kv_usage"] > KV_IDLE_MAX
-        return bool(busy) and not self.tells_running
+        return bool(busy) and "running" not in self.tells
 
     @property
     def hangs(self) -> bool:
@@ -177,7 +178,7 @@ def _track(process: Process, *, by_turns: bool = False) -> Track | None:
         started_s=max(points[-1][1] for points in start.values()) if start else None,
         running=running,
         waiting=waiting,
-        tells_running="running" in by_quantity,
+        tells=TOLD.intersection(by_quantity),
         late=births.late,
         given_up=aborted,
         by_turns=by_turns,

@@ -28,6 +28,7 @@ from loop.signals.series import (
     ENDS_FACTOR_MAX,
     ENDS_MIN,
     PROMPTS_FACTOR,
+    TOLD,
     Track,
     names_an_abort,
     share_of,
@@ -332,6 +333,7 @@ def _even_tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[Tra
         prompt_tokens=_tokens_of_a_prompt(shape, values),
     )
     ends_told = "ends" in grown or "answers" in grown
+    tells = TOLD.intersection(shape.by_quantity)
     first = values[:, :, 0]
     ended = sum(
         (first[:, place] for place in shape.of("ends") or shape.of("answers")),
@@ -372,7 +374,7 @@ def _even_tracks(shape: _Shape, times_s: Floats, values: Floats) -> Iterator[Tra
             started_s=None,
             running=runs,
             waiting=waits,
-            tells_running=bool(shape.of("running")),
+            tells=tells,
             late=0.0,
             given_up=given_up,
         )

@@ -113,8 +113,18 @@ def test_an_argument_is_found_in_every_form_and_place(
             {"command": [*SHELL, "warm --max-num-seqs 4 && X=1 exec vllm serve --max-num-seqs 48"]},
         ),
         (
-            {"command": [*SHELL, f"{PYTHON} bench --max-num-seqs 4\n{PYTHON} vllm --max-num-seqs 8"]},
-            {"command": [*SHELL, f"{PYTHON} bench --max-num-seqs 4\n{PYTHON} vllm --max-num-seqs 48"]},
+            {
+                "command": [
+                    *SHELL,
+                    f"{PYTHON} bench --max-num-seqs 4\n{PYTHON} vllm --max-num-seqs 8",
+                ]
+            },
+            {
+                "command": [
+                    *SHELL,
+                    f"{PYTHON} bench --max-num-seqs 4\n{PYTHON} vllm --max-num-seqs 48",
+                ]
+            },
         ),
         (
             {"args": ["--max-num-seqs=$(BATCH)"], "env": [{"name": "HOME"}, BATCH]},

@@ -321,7 +321,8 @@ def test_a_cluster_that_gets_another_name_has_the_pods_that_it_had() -> None:
         found = of.measure([scraped(one)], now_s=NOW_S)
     assert not [line for line in found.warnings if "another cluster" in line]
     load = found.figures["s1"].load
-    assert load is not None and load.rate_rpm > 60.0
+    assert load is not None
+    assert load.rate_rpm > 60.0
 
 
 def test_pods_that_are_scraped_once_a_minute_are_read_over_a_longer_window() -> None:

@@ -308,8 +308,20 @@ def test_figures_that_are_no_numbers_are_not_told_figures() -> None:
     ]
     found = seen({"a": broken}, pod("a"))
     assert rate_rpm(found) == pytest.approx(60.0)
-    assert (found.itl_ms, found.pods[name_of("a")].kv_usage) == (None, 0.0)
+    assert (found.itl_ms, found.pods[name_of("a")].unknown) == (None, {"kv_usage"})
     assert found.ttft_ms == pytest.approx(50.0)
+
+
+@pytest.mark.parametrize("engines", [1, 2])
+def test_a_gauge_that_one_engine_does_not_tell_is_not_known_of_its_pod(engines: int) -> None:
+    """It was recorded as if nothing ran; what two engines run is not what one of them says."""
+    silent = [one._replace(told={**one.told, "running": math.nan}) for one in steady(rps=1.0)]
+    series = series_of(silent, labels={"engine": "0"})
+    if engines > 1:
+        series += series_of(steady(rps=1.0), labels={"engine": "1"})
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(60.0 * engines)
+    assert found.pods[name_of("a")].unknown == {"running"}
 
 
 def test_a_pod_whose_requests_are_no_number_does_not_report() -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import Deployment, Pod, Server, batch_in_force
-from loop.signals.demand import Figures, Gauges
+from loop.signals.demand import GAUGES_SHOWN, Figures, Gauges
 from loop.types import Load, Missing, PodView, ServerView, Why, one_pool
 
 NO_FIGURES = Figures()
@@ -89,6 +89,7 @@ def server_view(
         kv_usage=sum(gauges.kv_usage for gauges in reporting) / len(reporting)
         if reporting
         else 0.0,
+        unknown_gauges=_unknown_gauges(server, reporting),
         replicas_min=low,
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
@@ -98,6 +99,13 @@ def server_view(
         hold=LEAVING if one.leaving else PAUSED if one.paused else rival,
         pods=pods,
     )
+
+
+def _unknown_gauges(server: Server, reporting: Sequence[Gauges]) -> frozenset[str]:
+    """Return which gauges of *server* are not known, by those of its pods that report."""
+    if not reporting and server.pods:
+        return frozenset(GAUGES_SHOWN)
+    return frozenset[str]().union(*(gauges.unknown for gauges in reporting))
 
 
 def _serves(pod: Pod, gauges: Gauges) -> bool:
