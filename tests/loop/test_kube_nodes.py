@@ -427,3 +427,59 @@ def test_pods_that_stay_where_their_label_does_not_say_are_told(
     found = read_capacity(nodes, tenants=[moved, right], others=(), types=TYPES)
     begin = "s: its label says L4, and its pods are on H100: the plan goes by the label; "
     assert found.notes == ((begin + line,) if line else ())
+
+
+def of_priority(one: Json, priority: int, **fields: str) -> Json:
+    """Return the pod *one* as a cluster has it whose class of priority is known."""
+    return {**one, "spec": {**one["spec"], "priority": priority, **fields}}
+
+
+def test_gpus_of_pods_that_give_way_to_ours_are_there_for_ours() -> None:
+    """Training on GPUs that nobody needs just now, and pods that keep nodes warm: the scheduler
+    ends them for ours. They were taken for gone, and a busy server was told that it cannot grow.
+    """
+    tenants = [
+        Tenant(name="high", pods=alive(of_priority(pod("a", gpus=1), 1000))),
+        Tenant(name="low", pods=alive(of_priority(pod("b", of="dep2", gpus=1), 0))),
+    ]
+    others = alive(
+        of_priority(pod("x", of="train", gpus=2), -10),
+        of_priority(pod("y", of="train", gpus=3), 500),
+        of_priority(pod("z", of="core", gpus=1), 1000),
+    )
+    found = read_capacity([node()], tenants=tenants, others=others, types=TYPES)
+    assert (found.by_type["H100"].total, found.by_type["H100"].used) == (7, 2)
+    # Those of both servers, and the first two.
+    assert found.reachable == {"low": {"H100": 4}}
+    (line,) = found.notes
+    assert line == (
+        "nodes: 5 H100 of node-1 count though others hold them: their pods have a lower priority, "
+        "and give way to those of high, low"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "spec", "alone", "total"),
+    [
+        ((of_priority(pod("a", gpus=1), 1000, priorityClassName="p"),), "p", False, 8),
+        ((of_priority(pod("a", gpus=1), 1000, priorityClassName="p"),), "p", True, 8),
+        # What a class that no pod has yet is worth, nobody tells.
+        ((of_priority(pod("a", gpus=1), 1000),), "p", False, 3),
+        ((of_priority(pod("a", gpus=1), 1000, preemptionPolicy="Never"),), None, False, 3),
+        ((pod("a", gpus=1),), None, False, 3),
+        ((), None, False, 3),
+    ],
+)
+def test_nobody_gives_way_to_pods_of_which_that_is_not_known(
+    ours: tuple[Json, ...], spec: str | None, alone: bool, total: int
+) -> None:
+    """In doubt GPUs that others hold are not there."""
+    pod_spec = {} if spec is None else {"priorityClassName": spec}
+    tenant = Tenant(name="s1", pods=alive(*ours), pod_spec=pod_spec, alone=alone, gpus=1)
+    others = alive(of_priority(pod("x", of="train", gpus=5), 0))
+    found = read_capacity([node()], tenants=[tenant], others=others, types=TYPES)
+    assert found.by_type["H100"].total == total
+    assert found.reachable.get("s1", {"H100": total}) == {"H100": 1 if alone else total}
+    # A node that takes no pods of ours gives none of theirs.
+    closed = read_capacity([node(closed=True)], tenants=[tenant], others=others, types=TYPES)
+    assert closed.by_type["H100"].total == len(ours)

@@ -72,6 +72,17 @@ class Tenant:
     type: str = ""
     replica_gpus: int = 0
 
+    @property
+    def priority(self) -> int | None:
+        """Return the priority of its new pods, before which pods of a lower one give way; None if
+        they make nobody give way, or nothing tells: what is in force stands in pods alone.
+        """
+        class_name = self.pod_spec.get("priorityClassName")
+        told = [pod for pod in self.pods if pod.spec.get("priorityClassName") == class_name]
+        if any(pod.spec.get("preemptionPolicy") == "Never" for pod in told):
+            return None
+        return min((pod.priority for pod in told), default=None)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capacity:
@@ -98,7 +109,8 @@ def read_capacity(
     """Return the GPUs of the alive *nodes* that are not held by *others*; used is what the pods of
     *tenants* hold of them.
 
-    Of a node that takes no pods, or none of ours, only the GPUs count that ours hold. GPUs that
+    Of a node that takes no pods, or none of ours, only the GPUs count that ours hold. GPUs of
+    others count if these give way to pods of ours, for their priority is lower. GPUs that
     ours hold and no node shows are there: a device plugin is restarted, a node does not tell, or
     its GPUs come by claims. *types* are those that the data know; a product name holds the words of
     its type (A100-80GB in NVIDIA-A100-SXM4-80GB).
@@ -116,26 +128,19 @@ def read_capacity(
     # A list that comes in parts may show an object twice.
     read = {(pair[0].name, pair[0].resource): pair for one in each for pair in one}.values()
     by_tenant = [_held(tenant.pods) for tenant in tenants]
-    theirs = _held(others)
-    sums = _Sums(reached=[defaultdict(int) for _ in tenants])
+    theirs: dict[tuple[str, str], Counter[int]] = defaultdict(Counter)
+    for pod in others:
+        for of, number in pod_gpus(pod).items() if pod.node else ():
+            theirs[pod.node, of][pod.priority] += number
+    sums = _Sums(
+        reached=[defaultdict(int) for _ in tenants],
+        priorities=[tenant.priority for tenant in tenants],
+    )
     sums.notes += [line for one in each_read(nodes, _idle, kind="node", told=[]) for line in one]
     for node, obstacles in read:
         place = (node.name, node.resource)
         mine = [held.get(place, 0) for held in by_tenant]
-        free = max(node.gpus - theirs.get(place, 0), sum(mine))
-        closed = bool(obstacles) and all(obstacles)
-        sums.total[node.type] += free if node.open and not closed else sum(mine)
-        sums.used[node.type] += sum(mine)
-        takes = frozenset(k for k, why in enumerate(obstacles) if node.open and not why)
-        sums.places.append(_Place(node.type, free, takes, mine))
-        for tenant, reach, held, why_not in zip(
-            tenants, sums.reached, mine, obstacles, strict=True
-        ):
-            more = 0 if why_not or not node.open else free - held
-            if tenant.alone and tenant.gpus:
-                more = 0 if held else min(more, tenant.gpus)
-            reach[node.type] += held + more
-        sums.notes += _left_out(node, closed=closed, held=sum(mine), why=obstacles)
+        sums.add_node(node, obstacles, mine=mine, theirs=theirs[place], tenants=tenants)
     shown = {(node.name, node.resource) for node, _ in read if not types or node.type in types}
     for k, tenant in enumerate(tenants):
         sums.add(_unseen(tenant, shown), k, tenant)
@@ -158,6 +163,42 @@ def read_capacity(
         ),
         notes=tuple(sums.notes),
     )
+
+
+def _yielding(
+    theirs: Mapping[int, int],
+    takes: Collection[int],
+    priorities: Sequence[int | None],
+    *,
+    most: int,
+) -> list[tuple[int, frozenset[int]]]:
+    """Return how many GPUs of a node, *most* at most, their holders give up for pods of which
+    tenants: by priority, *theirs* are these GPUs, and *takes* the tenants that the node takes.
+    """
+    found = []
+    for priority, held in sorted(theirs.items()):
+        by = frozenset(
+            k for k in takes for mine in [priorities[k]] if mine is not None and mine > priority
+        )
+        if by and most > 0:
+            found.append((min(held, most), by))
+        most -= held
+    return found
+
+
+def _giving_way(
+    node: Node, yielding: Sequence[tuple[int, frozenset[int]]], tenants: Sequence[Tenant]
+) -> list[str]:
+    """Return the line that says which GPUs of *node* count although others hold them, if any do."""
+    count = sum(of for of, _ in yielding)
+    if not count:
+        return []
+    for_whom = sorted({tenants[k].name for _, by in yielding for k in by})
+    more = f" and {len(for_whom) - NODES_NAMED} more" if len(for_whom) > NODES_NAMED else ""
+    return [
+        f"nodes: {count} {node.type} of {node.name} count though others hold them: their pods have "
+        f"a lower priority, and give way to those of {', '.join(for_whom[:NODES_NAMED])}{more}"
+    ]
 
 
 def _left_out(node: Node, *, closed: bool, held: int, why: Sequence[str]) -> list[str]:
@@ -225,14 +266,46 @@ class _Place(NamedTuple):
 @dataclass(slots=True, kw_only=True)
 class _Sums:
     """What nodes and pods add up to: GPUs by type, those in use, those that each tenant reaches,
-    and where they are.
+    and where they are; of tenants that have *priorities*.
     """
 
     reached: list[dict[str, int]]
+    priorities: Sequence[int | None]
     total: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     used: dict[str, int] = field(default_factory=lambda: defaultdict(int))
     places: list[_Place] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+
+    def add_node(
+        self,
+        node: Node,
+        obstacles: Sequence[str],
+        *,
+        mine: Sequence[int],
+        theirs: Counter[int],
+        tenants: Sequence[Tenant],
+    ) -> None:
+        """Add the GPUs of *node*, of which each of *tenants* holds *mine*, and others *theirs*, by
+        their priority. *obstacles* keep new pods of tenants off it.
+        """
+        free = max(node.gpus - theirs.total(), sum(mine))
+        closed = bool(obstacles) and all(obstacles)
+        takes = frozenset(k for k, why in enumerate(obstacles) if node.open and not why)
+        yielding = _yielding(theirs, takes, self.priorities, most=node.gpus - free)
+        yielded = sum(count for count, _ in yielding)
+        self.total[node.type] += yielded + (free if node.open and not closed else sum(mine))
+        self.used[node.type] += sum(mine)
+        self.places.append(_Place(node.type, free, takes, mine))
+        nobody = [0] * len(tenants)
+        self.places += [_Place(node.type, count, by, nobody) for count, by in yielding]
+        for k, (tenant, reach, held) in enumerate(zip(tenants, self.reached, mine, strict=True)):
+            more = free - held if k in takes else 0
+            more += sum(count for count, by in yielding if k in by)
+            if tenant.alone and tenant.gpus:
+                more = 0 if held else min(more, tenant.gpus)
+            reach[node.type] += held + more
+        self.notes += _giving_way(node, yielding, tenants)
+        self.notes += _left_out(node, closed=closed, held=sum(mine), why=obstacles)
 
     def add(self, unseen: _Unseen, k: int, tenant: Tenant) -> None:
         """Add what the pods of *tenant*, the one at *k*, hold and no node shows."""

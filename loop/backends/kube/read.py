@@ -154,6 +154,12 @@ class Pod:
     unready_s: float = 0.0
     restarts: int = 0
 
+    @property
+    def priority(self) -> int:
+        """Return what the cluster has made of its class of priority."""
+        told = self.spec.get("priority")
+        return told if isinstance(told, int) else 0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
