@@ -224,7 +224,7 @@ def _with_batches_of_their_own(
     what it stands for, and tell the same.
     """
     kept: list[tuple[Labels, Process]] = []
-    known: dict[Labels, list[Mapping[str, Any]]] = defaultdict(list)
+    known: dict[Labels, list[Mapping[str, object]]] = defaultdict(list)
     for target, process in others:
         told = {
             quantity: sorted((own, [value for _, value in points]) for own, points in of.items())
