@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from pathlib import Path
 
@@ -9,6 +10,10 @@ import pytest
 from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# Modules and thousands of tests stay to the end: who looks for garbage among them, again and again,
+# does so for a twentieth of all the time.
+gc.disable()
 
 # No deadline: what takes 2 ms alone may take a second on a busy machine. Where CI is set, the same
 # examples are tried in every run; a failing example is always printed as a line that repeats it.
@@ -45,3 +50,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("slow") or item.get_closest_marker("hypothesis"):
             item.add_marker("no_cover")
+
+
+def pytest_collection_finish() -> None:
+    """Look for garbage among what the tests make, and no more among the tests."""
+    gc.freeze()
+    gc.enable()

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BUSY = """
 import atexit, socket, threading
 from inferno.cli.main import end_program
@@ -25,6 +27,7 @@ end_program(3)
 """
 
 
+@pytest.mark.costly
 def test_threads_at_work_change_neither_the_exit_code_nor_the_output(repository: Path) -> None:
     """A thread that wakes while the interpreter is taken down can abort the program."""
     for threads in (0, 4, 4, 4):
@@ -56,6 +59,7 @@ end_program(0)
 """
 
 
+@pytest.mark.costly
 def test_a_second_signal_does_not_make_a_failure_of_a_good_end(repository: Path) -> None:
     """Process groups get it twice, and while Python takes itself down it has its old effect."""
     ended = subprocess.run([sys.executable, "-c", SLOW], cwd=repository, timeout=30, check=False)

@@ -142,6 +142,7 @@ def test_a_jump_is_followed_at_once_and_forgotten_as_a_surprise() -> None:
     assert found[-1].at(0.9) < 1300.0
 
 
+@pytest.mark.costly
 def test_bursts_are_told_from_a_load_that_moves() -> None:
     """What comes and goes within minutes comes again; a step, a rise and a walk are none."""
     rng = np.random.default_rng(6)

@@ -40,6 +40,7 @@ def test_a_line_is_written_as_by_json_or_not_at_all(line: dict[str, object]) -> 
     assert quick_text(line) in (None, written(line))
 
 
+@pytest.mark.costly
 def test_figures_of_any_size_are_written_as_by_json() -> None:
     """Shares are small, and counters large: each is written quickly, whatever it is."""
     random = Random(1)

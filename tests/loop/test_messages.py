@@ -232,6 +232,7 @@ def test_an_update_names_every_server_and_tells_who_is_held() -> None:
     assert body["kube-resources"]["s1"] == {"uid": "u-1", "name": "premium", "space": "infer"}
 
 
+@pytest.mark.costly
 @given(snapshots, st.data())
 def test_what_an_update_asks_for_is_what_was_decided(seen: Snapshot, data: st.DataObject) -> None:
     """Between controller and actuator nothing may be lost, nor anything asked for that nobody

@@ -605,6 +605,7 @@ def test_who_has_just_moved_stays_though_others_stay_too() -> None:
     assert tried >= 15
 
 
+@pytest.mark.costly
 def test_margins_are_given_up_only_as_far_as_gpus_are_missing() -> None:
     """Once a class lost all of its margins for one replica too many; what others leave comes first,
     and nothing is left idle.

@@ -725,6 +725,7 @@ def test_an_answer_that_a_cache_has_kept_is_no_other_clock() -> None:
         assert source.measure([scraped(server(pod("a")))], now_s=NOW_S).warnings == ()
 
 
+@pytest.mark.costly
 def test_an_answer_that_never_ends_or_drips_is_given_up(tmp_path: Path) -> None:
     """A cycle must not hang, nor take all memory."""
 

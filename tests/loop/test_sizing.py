@@ -345,6 +345,7 @@ def test_more_load_never_needs_fewer_replicas(
     assert (high.replicas >= low.replicas).all()
 
 
+@pytest.mark.costly
 @given(load=LOADS, tighter=st.floats(0.5, 1.0), which=st.sampled_from(["itl_ms", "ttft_ms"]))
 def test_a_tighter_target_is_never_cheaper(
     load: tuple[float, tuple[float, float]], tighter: float, which: str

@@ -95,6 +95,7 @@ def test_a_watch_that_allows_bookmarks_ends_with_one() -> None:
     assert [event["type"] for event in events] == ["BOOKMARK"]
 
 
+@pytest.mark.costly
 def test_a_client_that_reads_too_slowly_has_to_list_again() -> None:
     """Otherwise it would fill the memory of the server."""
     client = Client()
