@@ -118,6 +118,7 @@ MissingKind = Literal[
     "image",  # its image cannot be had
     "crash",  # its containers end again and again
     "probe",  # a probe has not succeeded
+    "unready",  # it was ready, and a probe does not succeed any more
     "starting",
     "not-made",  # there is no pod, and the cluster says why: a quota, say
     "not-yet",  # there is no pod, and nothing says why

@@ -51,6 +51,13 @@ def unready(status: str, reason: str, message: str) -> Json:
     return {"conditions": [*SCHEDULED["conditions"], ready], "containerStatuses": [container]}
 
 
+def probed(*, began: str, unready_since: str) -> Json:
+    """Return the status of a pod whose container runs and is not ready."""
+    ready = {"type": "Ready", "status": "False", "lastTransitionTime": unready_since}
+    running = {"name": "vllm", "state": {"running": {"startedAt": began}}, "started": True}
+    return {"conditions": [*SCHEDULED["conditions"], ready], "containerStatuses": [running]}
+
+
 @pytest.mark.parametrize(
     ("status", "kind", "text"),
     [
@@ -77,6 +84,16 @@ def unready(status: str, reason: str, message: str) -> Json:
                 "conditions": [{"type": "PodScheduled", "status": "True"}],
                 "containerStatuses": [{"name": "vllm", "state": {"running": {}}, "started": True}],
             },
+            "probe",
+            "the readiness probe of container vllm has not succeeded",
+        ),
+        (
+            probed(began="2026-01-01T00:00:00Z", unready_since="2026-01-01T02:00:00Z"),
+            "unready",
+            "they were ready, and the readiness probe of container vllm fails",
+        ),
+        (
+            probed(began="2026-01-01T02:00:00Z", unready_since="2026-01-01T00:00:00Z"),
             "probe",
             "the readiness probe of container vllm has not succeeded",
         ),
@@ -174,6 +191,9 @@ def test_pods_that_nobody_has_made_for_long_are_told(
         ("unschedulable", 40.0, True),
         ("starting", 40.0, False),
         ("starting", 301.0, True),
+        # Who was ready does not load a model, and is sorely missed.
+        ("unready", 10.0, False),
+        ("unready", 40.0, True),
     ],
 )
 def test_what_passes_by_itself_is_not_told(kind: Any, waited_s: float, told: bool) -> None:

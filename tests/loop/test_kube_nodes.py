@@ -401,6 +401,25 @@ def test_gpus_that_our_pods_hold_are_there_whatever_the_nodes_say(
     assert f"{note}more" in found.notes
 
 
+@pytest.mark.parametrize(
+    ("label", "value", "kind"),
+    [
+        ("cloud.google.com/gke-max-shared-clients-per-gpu", "8", "H100-SHARED"),
+        ("cloud.google.com/gke-max-shared-clients-per-gpu", "1", "H100"),
+        ("cloud.google.com/gke-gpu-partition-size", "1g.10gb", "H100-MIG-1g.10gb"),
+        ("amd.com/gpu.compute-memory-partition", "cpx_nps4", "H100-MIG-cpx_nps4"),
+        ("amd.com/gpu.compute-memory-partition", "spx_nps1", "H100"),
+    ],
+)
+def test_clouds_and_vendors_name_shares_and_slices_by_labels_of_their_own(
+    label: str, value: str, kind: str
+) -> None:
+    """64 shares of 8 GPUs, or 56 slices of them, were so many whole ones."""
+    one = node(gpus=56)
+    one["metadata"]["labels"][label] = value
+    assert capacity(one) == {kind: (56, 0)}
+
+
 def test_gpus_that_a_device_plugin_splits_are_no_whole_ones() -> None:
     """Ten pods share a GPU each, and nothing but their number tells so."""
     split = labelled(node(gpus=80), nvidia_D_com_S_gpu_D_count="8")

@@ -112,6 +112,22 @@ def test_a_pod_without_a_replica_set_belongs_to_whoever_selects_it() -> None:
     assert len(found.by_name["s1"].pods) == 1
 
 
+@pytest.mark.parametrize("kind", ["StatefulSet", "ReplicaSet", "LeaderWorkerSet"])
+def test_a_pod_of_another_controller_is_not_ours_whatever_its_labels(kind: str) -> None:
+    """A Deployment that moves to a StatefulSet or a Rollout has pods of both for a while, of the
+    same labels: those of the other were counted, and the Deployment was grown for them.
+    """
+    moved = pod("a")
+    moved["metadata"]["labels"].pop("pod-template-hash")
+    moved["metadata"]["labels"]["rollouts-pod-template-hash"] = "abcdef1234"
+    moved["metadata"]["ownerReferences"] = [{"kind": kind, "name": "dep1-abcdef1234"}]
+    for controls, pods in ((True, 0), (False, 1)):
+        moved["metadata"]["ownerReferences"][0]["controller"] = controls
+        found = servers(deployment(), pods=(moved,))
+        assert len(found.by_name["s1"].pods) == pods
+        assert len(found.unowned) == 1 - pods
+
+
 def test_pods_in_another_namespace_and_of_nobody_are_unowned() -> None:
     """They hold GPUs all the same."""
     found = servers(deployment(), pods=(pod("a", namespace="other"), pod("b", of="redis")))

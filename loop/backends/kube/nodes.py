@@ -31,9 +31,14 @@ TYPE_LABELS = (
 )
 
 
-# How GPUs are shared and cut (NVIDIA's device plugin and GPU operator): a share or a slice is
-# an accelerator of its own, never a whole one.
-SHARES_LABEL = "nvidia.com/gpu.replicas"
+# How GPUs are shared and cut (NVIDIA's device plugin and GPU operator, Google's and AMD's): a share
+# or a slice is an accelerator of its own, never a whole one.
+SHARES_LABELS = ("nvidia.com/gpu.replicas", "cloud.google.com/gke-max-shared-clients-per-gpu")
+PARTITION_LABELS = (
+    "cloud.google.com/gke-gpu-partition-size",
+    "amd.com/gpu.compute-memory-partition",
+)
+UNCUT = "spx"  # a partition of all of a GPU
 SHARED, SLICED = "-SHARED", "-MIG-"
 SLICE = "nvidia.com/mig-"
 NODES_NAMED = 3
@@ -443,9 +448,13 @@ def _product(resource: str, labels: Mapping[str, str]) -> str:
     """Return what a node calls the GPUs of *resource*. Where whole GPUs and slices are mixed each
     resource has a label; a share that is called so has none.
     """
-    if own := labels.get(f"{resource}.product"):
-        return own
-    product = next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
+    own = labels.get(f"{resource}.product")
+    product = own or next((labels[key] for key in TYPE_LABELS if labels.get(key)), "")
+    part = next((labels[key] for key in PARTITION_LABELS if labels.get(key)), UNCUT)
+    if not part.lower().startswith(UNCUT) and SLICED not in product:
+        product += f"{SLICED}{part}"
+    if own:
+        return product
     if resource.startswith(SLICE):
         return f"{product or 'GPU'}{SLICED}{resource.removeprefix(SLICE)}"
     if resource.endswith(".shared") and SHARED not in product:
@@ -457,8 +466,9 @@ def _shares(resource: str, gpus: int, labels: Mapping[str, str]) -> bool:
     """Tell whether the GPUs of *resource* are shares: a label says so, or there are more of them
     than the node says that it has (a device plugin that splits them).
     """
-    shares, there = (whole(labels.get(key, "")) for key in (SHARES_LABEL, f"{resource}.count"))
-    return (shares or 1) > 1 or (there is not None and gpus > there > 0)
+    there = whole(labels.get(f"{resource}.count", ""))
+    shares = max(whole(labels.get(key, "")) or 1 for key in SHARES_LABELS)
+    return shares > 1 or (there is not None and gpus > there > 0)
 
 
 def _type(resource: str, gpus: int, labels: Mapping[str, str], types: Collection[str]) -> str:

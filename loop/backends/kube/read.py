@@ -132,8 +132,8 @@ class Deployment:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pod:
     """One pod that has not finished. since_s, created_s: seconds of the run; owner: its Deployment,
-    "" if not told. trouble: why it is not ready, since unready_s. restarts: how often its
-    containers came up again.
+    "" if not told; others: something else than a Deployment looks after it. trouble: why it is not
+    ready, since unready_s. restarts: how often its containers came up again.
     """
 
     namespace: str
@@ -150,6 +150,7 @@ class Pod:
     metrics_path: str
     tls_ports: frozenset[int]
     spec: Json
+    others: bool = False
     trouble: Trouble | None = None
     unready_s: float = 0.0
     restarts: int = 0
@@ -279,10 +280,13 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
     # A pod that was deleted names the end of its grace period.
     grace_s = (meta.get("deletionGracePeriodSeconds") or 0) if phase == "draining" else 0
     ports, path = _metrics(meta.get("annotations") or {}, spec)
+    owner = _owner(meta)
     return Pod(
         namespace=_text(meta["namespace"]),
         name=_text(meta["name"]),
-        owner=_owner(meta),
+        owner=owner,
+        others=not owner
+        and any(one.get("controller") for one in meta.get("ownerReferences") or ()),
         labels=meta.get("labels") or {},
         phase=phase,
         since_s=unix_s(since or created) - grace_s - epoch_s,
@@ -490,7 +494,8 @@ def assign(
     """Return the pods of every Deployment by its namespace and name, and the pods of nobody here.
 
     The name of a pod's ReplicaSet tells its Deployment; only where there is none do selectors have
-    to be asked, which several Deployments may have in common.
+    to be asked, which several Deployments may have in common. Who has another controller (a
+    StatefulSet, a Rollout) is nobody's here, whatever its labels.
     """
     mine: dict[tuple[str, str], list[Pod]] = defaultdict(list)
     known = {(one.namespace, one.name) for one in deployments}
@@ -500,7 +505,7 @@ def assign(
     unowned = []
     for pod in pods:
         owner: str | None = pod.owner
-        if not owner:
+        if not owner and not pod.others:
             owner = next(
                 (one.name for one in spaces[pod.namespace] if selects(one.selector, pod.labels)),
                 None,

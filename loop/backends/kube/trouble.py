@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from loop.types import MissingKind
@@ -63,12 +64,23 @@ def trouble_of(status: Json) -> Trouble | None:
         if "running" in (one.get("state") or {}) and not one.get("ready"):
             probe = "startup" if one.get("started") is False else "readiness"
             name = str(one.get("name") or "")
+            if probe == "readiness" and _was_ready(ready, one):
+                text = f"they were ready, and the readiness probe of container {name} fails"
+                return Trouble(kind="unready", text=text)
             return Trouble(
                 kind="probe", text=f"the {probe} probe of container {name} has not succeeded"
             )
     if str(ready.get("reason") or "").startswith("ReadinessGates"):
         return _trouble("probe", str(ready["reason"]), ready.get("message"))
     return Trouble(kind="starting", text="its containers start")
+
+
+def _was_ready(ready: Json, container: Json) -> bool:
+    """Tell whether a pod was ready in the life of its *container*: its condition *ready* has
+    changed since that began.
+    """
+    since, began = ready.get("lastTransitionTime"), container["state"]["running"].get("startedAt")
+    return bool(since and began) and datetime.fromisoformat(since) > datetime.fromisoformat(began)
 
 
 def _trouble(kind: MissingKind, reason: str, message: object) -> Trouble:
