@@ -209,13 +209,20 @@ def _known(
     )
     length_s = (end_s - begin_s) * settings.speed
     present_s = sum(end - begin for begin, end in there.values())
-    covered_s = sum(max(track.alive_s for track in of_pod) for of_pod in good.values())
-    per_second = present_s / covered_s / length_s
+
+    def per_second(*counters: str) -> float:
+        """Return what makes a rate of all pods of the growth of any of *counters*."""
+        covered_s = sum(
+            max((track.alive_s for track in of_pod if track.grown.keys() & counters), default=0.0)
+            for of_pod in good.values()
+        )
+        return present_s / covered_s / length_s if covered_s else 0.0
+
     total = _totals(every)
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
     missing = _missing(serving, good, settings=settings, now_s=now_s)
-    load: Load | None = _load(every, total, ends, rate_rpm=rate_rpm)
+    load: Load | None = _load(every, rate_rpm=rate_rpm)
     odd = _odd(every, settings=settings) if rate_rpm else ""
     warnings = [line for line in (missing, _contradiction(every), odd) if line]
     if rate_rpm == 0.0 and (line := _no_zero(every, missing, settings=settings)):
@@ -225,25 +232,57 @@ def _known(
         seen,
         pods={name: _own(one, good.get(name), settings) for name, one in seen.pods.items()},
         load=load,
-        completions_rpm=ends * per_second * MINUTE_S,
-        ttft_ms=_mean(total.get("ttft_s"), total.get("firsts"), scale=MS),
-        itl_ms=_itl_ms(total),
-        output_tps=_scaled(total.get("generation"), per_second),
+        completions_rpm=ends * per_second("ends", "answers") * MINUTE_S,
+        ttft_ms=_ttft_ms(every),
+        itl_ms=_itl_ms_of(every),
+        output_tps=_scaled(total.get("generation"), per_second("generation")),
         measured=True,
         reporting=len(telling),
         at_first=at_first,
-        cache_hit_share=_cache_hit_share(total),
+        cache_hit_share=_cache_hit_share(_totals(_telling(every, "cache_hits", "cache_queries"))),
         preemptions=_whole(total.get("preemptions")),
         warnings=tuple(warnings),
     )
 
 
-def _load(
-    every: Sequence[Track], total: Mapping[str, float], ends: float, *, rate_rpm: float
-) -> Load:
-    came = sum(track.arrived[-1] for track in every)
-    served = ends - sum(track.given_up for track in every)
+def _load(every: Sequence[Track], *, rate_rpm: float) -> Load:
+    """Return the load that tracks tell, the lengths of prompts and answers by those of them that
+    tell both tokens and requests.
+    """
+    of_prompts = _telling(every, "prompt", "firsts")
+    of_answers = _telling(every, "answer_tokens", "answers")
+    prompts = _load_told(of_prompts, rate_rpm=rate_rpm)
+    answers = prompts if of_answers == of_prompts else _load_told(of_answers, rate_rpm=rate_rpm)
+    return replace(prompts, out_tokens=answers.out_tokens)
+
+
+def _load_told(tracks: Sequence[Track], *, rate_rpm: float) -> Load:
+    total = _totals(tracks)
+    ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
+    came = sum(track.arrived[-1] for track in tracks)
+    served = ends - sum(track.given_up for track in tracks)
     return load_of(rate_rpm, total, ends, came=came, served=served)
+
+
+def _telling(every: Sequence[Track], *counters: str) -> Sequence[Track]:
+    """Return those of the tracks that tell all *counters*, all if none does: tokens of one engine
+    and requests of another make no mean (pages are cut, and pods of two engines may be one server).
+    """
+    if all(track.grown.keys() == every[0].grown.keys() for track in every):
+        return every
+    return [track for track in every if track.grown.keys() >= set(counters)] or every
+
+
+def _ttft_ms(every: Sequence[Track]) -> float | None:
+    total = _totals(_telling(every, "ttft_s", "firsts"))
+    return _mean(total.get("ttft_s"), total.get("firsts"), scale=MS)
+
+
+def _itl_ms_of(every: Sequence[Track]) -> float | None:
+    total = _totals(_telling(every, "per_token_s", "per_token"))
+    if _mean(total.get("per_token_s"), total.get("per_token")) is None:
+        total = _totals(_telling(every, "steps_s", "steps"))
+    return _itl_ms(total)
 
 
 def _no_zero(every: Sequence[Track], missing: str, *, settings: WindowSettings) -> str:
@@ -540,8 +579,8 @@ def _own(gauges: Gauges, of_pod: Sequence[Track] | None, settings: WindowSetting
         gauges,
         rate_rpm=max(0.0, _came(of_pod, (begin_s, end_s))) * per_minute,
         completions_rpm=ends * per_minute,
-        ttft_ms=_mean(total.get("ttft_s"), total.get("firsts"), scale=MS),
-        itl_ms=_itl_ms(total),
+        ttft_ms=_ttft_ms(of_pod),
+        itl_ms=_itl_ms_of(of_pod),
     )
 
 

@@ -1002,6 +1002,33 @@ def test_old_names_of_metrics_stand_in_for_new_ones() -> None:
     assert told_of({"a": [*series, *old]}, pod("a")).itl_ms == pytest.approx(10.0)
 
 
+@pytest.mark.parametrize(
+    "missing",
+    [
+        ("ttft_count", "ttft_sum"),
+        ("ttft_count",),
+        ("prompt",),
+        ("answers",),
+        ("answer_tokens", "generation"),
+        ("itl_count",),
+        ("itl_sum",),
+    ],
+)
+def test_a_mean_is_of_engines_that_tell_both_of_its_figures(missing: tuple[str, ...]) -> None:
+    """A page that is cut, or pods of two engines while one is replaced: prompt tokens of both over
+    the requests of one were twice a prompt.
+    """
+    less = [
+        one._replace(told={name: value for name, value in one.told.items() if name not in missing})
+        for one in steady(rps=1.0)
+    ]
+    found = seen({"a": steady(rps=1.0), "b": less}, pod("a"), pod("b"))
+    assert found.load is not None
+    figures_of = (found.load.in_tokens, found.load.out_tokens, found.ttft_ms, found.itl_ms)
+    assert figures_of == pytest.approx((100.0, 200.0, 50.0, 10.0))
+    assert (found.completions_rpm, found.output_tps) == pytest.approx((120.0, 400.0))
+
+
 def test_each_pod_has_figures_of_its_own() -> None:
     """A tuner of latency models learns from single pods, which differ."""
     found = seen({"a": steady(rps=1.0), "b": steady(rps=3.0)}, pod("a"), pod("b"))
