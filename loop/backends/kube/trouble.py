@@ -80,7 +80,9 @@ def _was_ready(ready: Json, container: Json) -> bool:
     changed since that began.
     """
     since, began = ready.get("lastTransitionTime"), container["state"]["running"].get("startedAt")
-    return bool(since and began) and datetime.fromisoformat(since) > datetime.fromisoformat(began)
+    if not since or not began:
+        return False
+    return datetime.fromisoformat(since) > datetime.fromisoformat(began)
 
 
 def _trouble(kind: MissingKind, reason: str, message: object) -> Trouble:
