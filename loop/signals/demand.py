@@ -209,15 +209,7 @@ def _known(
     )
     length_s = (end_s - begin_s) * settings.speed
     present_s = sum(end - begin for begin, end in there.values())
-
-    def per_second(*counters: str) -> float:
-        """Return what makes a rate of all pods of the growth of any of *counters*."""
-        covered_s = sum(
-            max((track.alive_s for track in of_pod if track.grown.keys() & counters), default=0.0)
-            for of_pod in good.values()
-        )
-        return present_s / covered_s / length_s if covered_s else 0.0
-
+    there_per_s = present_s / length_s
     total = _totals(every)
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
@@ -232,10 +224,10 @@ def _known(
         seen,
         pods={name: _own(one, good.get(name), settings) for name, one in seen.pods.items()},
         load=load,
-        completions_rpm=ends * per_second("ends", "answers") * MINUTE_S,
+        completions_rpm=_scaled(_each(ends, good, "ends", "answers"), there_per_s * MINUTE_S),
         ttft_ms=_ttft_ms(every),
         itl_ms=_itl_ms_of(every),
-        output_tps=_scaled(total.get("generation"), per_second("generation")),
+        output_tps=_scaled(_each(total.get("generation"), good, "generation"), there_per_s),
         measured=True,
         reporting=len(telling),
         at_first=at_first,
@@ -243,6 +235,17 @@ def _known(
         preemptions=_whole(total.get("preemptions")),
         warnings=tuple(warnings),
     )
+
+
+def _each(total: float | None, good: Mapping[str, Sequence[Track]], *counters: str) -> float | None:
+    """Return the *total* growth of *counters* per second and pod that tells any of them."""
+    if total is None:
+        return total
+    covered_s = sum(
+        max((track.alive_s for track in of_pod if track.grown.keys() & counters), default=0.0)
+        for of_pod in good.values()
+    )
+    return total / covered_s if covered_s else total
 
 
 def _load(every: Sequence[Track], *, rate_rpm: float) -> Load:
