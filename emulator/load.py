@@ -22,7 +22,7 @@ from twin.traces.trace import Trace
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from twin.spec import TokenDistribution
+    from twin.spec import Named, TokenDistribution
 
 Stream = ArrivalStream | CountedStream | ReplayStream
 
@@ -50,6 +50,7 @@ class ServerLoad:
     walk: Walk = field(default_factory=Walk)
     token_distribution: TokenDistribution = "lognormal"
     token_cv: float = 0.5
+    arrivals: Named = "renewal"
     arrival_cv: float = 1.0
     replay: Replay | None = None
     users: int | None = None
@@ -137,7 +138,7 @@ def batches(
         stream = (
             CountedStream(rng_arrivals)
             if load.counted
-            else ArrivalStream(rng_arrivals, cv=load.arrival_cv)
+            else ArrivalStream(rng_arrivals, cv=load.arrival_cv, process=load.arrivals)
         )
         for interval in intervals(load, interval_s=interval_s, until_s=until_s):
             yield _drawn_batch(load, interval, stream, rng_tokens)

@@ -41,10 +41,13 @@ from experiments.scenario_rules import (
     node_failures,
     server_loads,
 )
+from twin.arrivals import ARRIVAL_PROCESSES
 from twin.datafile import Entry, did_you_mean, unreadable
 from twin.kube.apiserver.bounded_yaml import BoundedLoader
+from twin.registry import named_in
 from twin.spec import SpecError
-from twin.traces import Spread, TraceFormat, TraceUnit, read_trace
+from twin.traces import Spread, TraceUnit, read_trace
+from twin.traces.formats import KIND, NAMES, reads_traces
 
 __all__ = [
     "SCENARIOS",
@@ -163,13 +166,16 @@ def _digest(obj: Any, rules: tuple[LoadRule, ...]) -> str:
 def _load_rule(row: Entry, base: Path) -> LoadRule:
     if row.has("shape") and row.has("phases"):
         raise row.fail("phases", expected="a shape or phases, not both", found=["shape", "phases"])
-    for key in ("shape", "phases", "trace", "users", "arrival_cv"):
+    for key in ("shape", "phases", "trace", "users", "arrivals", "arrival_cv"):
         if row.has("rates") and row.has(key):
             raise row.fail(key, expected="rates alone", found=["rates", key])
     users = row.whole("users", at_least=1, at_most=USERS_MAX) if row.has("users") else None
-    for key in ("shape", "phases", "trace", "scale", "arrival_cv"):
+    for key in ("shape", "phases", "trace", "scale", "arrivals", "arrival_cv"):
         if users is not None and row.has(key):
             raise row.fail(key, expected="users or a rate, not both", found=["users", key])
+    if row.has("trace") and row.has("arrivals"):
+        expected = "a trace or a process of arrivals, not both"
+        raise row.fail("arrivals", expected=expected, found=["trace", "arrivals"])
     return LoadRule(
         place=row.place,
         server=row.text("server", default=""),
@@ -180,6 +186,10 @@ def _load_rule(row: Entry, base: Path) -> LoadRule:
         scale=row.number("scale", at_least=0, at_most=FACTOR_MAX, default=1.0),
         in_tokens_scale=row.number("in_tokens_scale", above=0, at_most=FACTOR_MAX, default=1.0),
         out_tokens_scale=row.number("out_tokens_scale", above=0, at_most=FACTOR_MAX, default=1.0),
+        arrivals=named_in(
+            row, "arrivals", kind="arrival process", known=ARRIVAL_PROCESSES, default=""
+        )
+        or None,
         arrival_cv=row.number("arrival_cv", at_least=0, at_most=100)
         if row.has("arrival_cv")
         else None,
@@ -302,10 +312,17 @@ def _replay(row: Entry, base: Path) -> Replay | None:
     entry = row.child("trace")
     if entry is None:
         return None
-    formats = get_args(TraceFormat)
     trace = read_trace(
         base / entry.text("file"),
-        entry.choice("format", formats, default=formats[0]) if entry.has("format") else None,
+        named_in(
+            entry,
+            "format",
+            kind=KIND,
+            known=dict.fromkeys(NAMES),
+            default="",
+            fits=reads_traces,
+        )
+        or None,
         model=entry.text("model") if entry.has("model") else None,
         unit=entry.choice("unit", UNITS, default="s") if entry.has("unit") else None,
         spread=entry.choice("spread", get_args(Spread), default="random"),

@@ -14,7 +14,7 @@ from emulator.rates import Rates
 from emulator.shapes import Curve, constant
 from emulator.trace import Replay
 from emulator.walk import OfferedLoad, Walk, WalkKind
-from twin.spec import Server, SpecError
+from twin.spec import Named, Server, SpecError
 
 if TYPE_CHECKING:
     from loop.types import Load
@@ -27,8 +27,8 @@ class LoadRule:
     """How the load of some servers moves. A selector that is "" selects all; place is where an
     error points to.
 
-    The scales multiply the nominal load; *curve* then moves its rate. arrival_cv None: the server's
-    own. With *rates*, by server, load and curve are those that were measured.
+    The scales multiply the nominal load; *curve* then moves its rate. arrivals, arrival_cv None:
+    the server's own. With *rates*, by server, load and curve are those that were measured.
     """
 
     place: str
@@ -40,6 +40,7 @@ class LoadRule:
     scale: float = 1.0
     in_tokens_scale: float = 1.0
     out_tokens_scale: float = 1.0
+    arrivals: Named | None = None
     arrival_cv: float | None = None
     users: int | None = None
     think_s: float = 0.0
@@ -230,6 +231,7 @@ def _server_load(
         walk=walk,
         token_distribution=server.token_distribution,
         token_cv=server.token_cv,
+        arrivals=server.arrivals if rule.arrivals is None else rule.arrivals,
         arrival_cv=server.arrival_cv if rule.arrival_cv is None else rule.arrival_cv,
         replay=rule.replay,
         users=rule.users,

@@ -1,44 +1,103 @@
-"""When requests arrive and how many tokens they have: unit-rate processes warped by a rate, and
-token counts.
+"""When requests arrive and how many tokens they have: unit-rate processes, by name or of one's own,
+warped by a rate; and token counts.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from twin.spec import CV_MIN
+from twin.registry import resolve
+from twin.spec import CV_MIN, SpecError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from twin.spec import TokenDistribution
+    from twin.spec import Named, TokenDistribution
 
 _BLOCK = 256
 _TINY = float(np.finfo(np.float64).tiny)
 
 
-class ArrivalStream:
-    """A renewal process of rate one, mapped through the cumulated rate that the caller gives.
-
-    The gaps of the unit process are exponential (cv 1: a Poisson process) or gamma-distributed with
-    mean 1 and coefficient of variation *cv* (0: evenly spaced). It is stationary from the start:
-    the first gap has the distribution of the wait from an arbitrary instant. Which arrivals come
-    depends on the generator and on the cumulated rate only, not on how the time is cut into calls,
-    so a policy cannot move them.
+class ArrivalProcess(Protocol):
+    """The gaps between the arrivals of a stationary process of rate one: their mean is 1 in the
+    long run. All its chance comes from the generator that it is made with.
     """
 
-    __slots__ = ("_ahead", "_cv", "_rng")
+    def first(self) -> float:
+        """Draw the wait from an arbitrary instant to the first arrival."""
+        ...
 
-    def __init__(self, rng_arrivals: np.random.Generator, *, cv: float = 1.0) -> None:
+    def gaps(self, count: int) -> NDArray[np.float64]:
+        """Draw the next *count* gaps; which they are must not depend on how many are asked for at
+        once.
+        """
+        ...
+
+
+class ArrivalFactory(Protocol):
+    """Makes a process; *cv* is the coefficient of variation that data or scenario ask for."""
+
+    def __call__(self, rng: np.random.Generator, *, cv: float) -> ArrivalProcess:
+        """Return a process at its beginning."""
+        ...
+
+
+class Renewal:
+    """Independent gaps: exponential (cv 1: a Poisson process), or gamma-distributed with mean 1 and
+    coefficient of variation *cv* (0: evenly spaced).
+    """
+
+    __slots__ = ("_cv", "_rng")
+
+    def __init__(self, rng: np.random.Generator, *, cv: float = 1.0) -> None:
+        self._rng = rng
+        self._cv = cv if cv >= CV_MIN else 0.0
+
+    def first(self) -> float:
+        """Draw the first wait: a uniform part of a gap chosen in proportion to its length."""
+        if self._cv == 0.0:
+            return self._rng.random()
+        if self._cv == 1.0:
+            return self._rng.standard_exponential()
+        variance = self._cv * self._cv
+        return self._rng.standard_gamma(1.0 / variance + 1.0) * variance * self._rng.random()
+
+    def gaps(self, count: int) -> NDArray[np.float64]:
+        """Draw the next *count* gaps."""
+        if self._cv == 0.0:
+            return np.ones(count)
+        if self._cv == 1.0:
+            return self._rng.standard_exponential(count)
+        variance = self._cv * self._cv
+        return self._rng.standard_gamma(1.0 / variance, count) * variance
+
+
+ARRIVAL_PROCESSES: Mapping[str, ArrivalFactory] = {"renewal": Renewal}
+
+
+class ArrivalStream:
+    """A *process* of rate one, mapped through the cumulated rate that the caller gives.
+
+    It is stationary from the start. Which arrivals come depends on the generator and on the
+    cumulated rate only, not on how the time is cut into calls, so a policy cannot move them.
+    """
+
+    __slots__ = ("_ahead", "_cv", "_process")
+
+    def __init__(
+        self, rng_arrivals: np.random.Generator, *, cv: float = 1.0, process: Named = "renewal"
+    ) -> None:
         assert 0.0 <= cv < math.inf, f"cv must be finite and >= 0, got {cv}"
-        self._rng = rng_arrivals
+        factory = resolve(process, kind="arrival process", known=ARRIVAL_PROCESSES)
+        self._process = factory(rng_arrivals, cv=cv)
         self._cv = cv if cv >= CV_MIN else 0.0
         # Positions of the arrivals drawn but not yet due, in units of the process, from the
         # present.
-        self._ahead = np.array([self._first_gap()])
+        self._ahead = _gaps([self._process.first()])
 
     def until(
         self, t0_s: float, t1_s: float, rate_rps_at_t0: float, rate_rps_at_t1: float | None = None
@@ -59,27 +118,17 @@ class ArrivalStream:
         while self._ahead[-1] < units:
             missing = units - self._ahead[-1]
             count = _BLOCK + int(missing + 3.0 * self._cv * math.sqrt(missing))
-            more = self._ahead[-1] + np.cumsum(self._gaps(count))
+            more = self._ahead[-1] + np.cumsum(_gaps(self._process.gaps(count)))
             self._ahead = np.concatenate((self._ahead, more))
 
-    def _gaps(self, count: int) -> NDArray[np.float64]:
-        if self._cv == 0.0:
-            return np.ones(count)
-        if self._cv == 1.0:
-            return self._rng.standard_exponential(count)
-        variance = self._cv * self._cv
-        return self._rng.standard_gamma(1.0 / variance, count) * variance
 
-    def _first_gap(self) -> float:
-        """Draw the wait from an arbitrary instant: a uniform part of a gap chosen in proportion to
-        its length.
-        """
-        if self._cv == 0.0:
-            return self._rng.random()
-        if self._cv == 1.0:
-            return self._rng.standard_exponential()
-        variance = self._cv * self._cv
-        return self._rng.standard_gamma(1.0 / variance + 1.0) * variance * self._rng.random()
+def _gaps(given: NDArray[np.float64] | list[float]) -> NDArray[np.float64]:
+    """Return *given* as they are. Raise SpecError for what is no gap: times would go back."""
+    gaps = np.asarray(given, dtype=np.float64)
+    if not (len(gaps) and 0.0 <= gaps.min() <= gaps.max() < math.inf):
+        found = f"{gaps.min():g} to {gaps.max():g}" if len(gaps) else "none"
+        raise SpecError(f"arrival process: expected finite gaps >= 0, found {found}")
+    return gaps
 
 
 class CountedStream:

@@ -183,8 +183,9 @@ class Server:
     pool is what it has at t = 0, accelerator empty if that is nothing. queue_max bounds the waiting
     queue of one replica (None: unbounded). router spreads the requests, see twin.serving.routers.
     prefix_share is the part of each prompt that the prefix cache holds already (None: that of the
-    engine). crash_rate_per_h is per ready pod. token_cv is the coefficient of variation of the
-    input and of the output tokens of a request.
+    engine). arrivals is the process of its requests, see twin.arrivals, of the coefficient of
+    variation arrival_cv. crash_rate_per_h is per ready pod. token_cv is the coefficient of
+    variation of the input and of the output tokens of a request.
     """
 
     name: str
@@ -196,6 +197,7 @@ class Server:
     prefix_share: float | None = None
     token_distribution: TokenDistribution = "lognormal"
     token_cv: float = 0.5
+    arrivals: Named = "renewal"
     arrival_cv: float = 1.0
     crash_rate_per_h: float = 0.0
     crash_policy: CrashPolicy = "requeue"

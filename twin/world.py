@@ -10,10 +10,11 @@ from math import ceil
 from pathlib import Path
 from typing import TypeVar
 
+from twin.arrivals import ARRIVAL_PROCESSES
 from twin.datafile import Entry, read_entry
 from twin.engine.kv_cache import KV_CACHES
 from twin.engine.port import ENGINES
-from twin.registry import installed, resolve
+from twin.registry import named_in
 from twin.serving.routers import ROUTERS
 from twin.spec import (
     P_MAX,
@@ -24,7 +25,6 @@ from twin.spec import (
     Delay,
     EngineSpec,
     LatencyModel,
-    Named,
     Server,
     SpecError,
     World,
@@ -153,8 +153,10 @@ def _engine(row: Entry, engine: EngineSpec) -> EngineSpec:
         max_num_batched_tokens=row.whole(
             "maxNumBatchedTokens", at_least=1, default=engine.max_num_batched_tokens
         ),
-        engine=_named(row, "engine", kind="engine", known=ENGINES, default=engine.engine),
-        kv_cache=_named(row, "kvCache", kind="kv_cache", known=KV_CACHES, default=engine.kv_cache),
+        engine=named_in(row, "engine", kind="engine", known=ENGINES, default=engine.engine),
+        kv_cache=named_in(
+            row, "kvCache", kind="kv_cache", known=KV_CACHES, default=engine.kv_cache
+        ),
         prefix_share=row.number("prefixShare", at_least=0, at_most=1, default=engine.prefix_share),
         tokens_per_step=row.number(
             "tokensPerStep", at_least=1, at_most=TOKENS_PER_STEP_MAX, default=engine.tokens_per_step
@@ -208,7 +210,7 @@ def _server(row: Entry, server: Server) -> Server:
     return replace(
         server,
         queue_max=row.whole("queueMax", at_least=0) if row.has("queueMax") else server.queue_max,
-        router=_named(row, "router", kind="router", known=ROUTERS, default=server.router),
+        router=named_in(row, "router", kind="router", known=ROUTERS, default=server.router),
         prefix_share=row.number("prefixShare", at_least=0, at_most=1)
         if row.has("prefixShare")
         else server.prefix_share,
@@ -216,6 +218,13 @@ def _server(row: Entry, server: Server) -> Server:
             "tokenDistribution", ("fixed", "lognormal", "gamma"), default=server.token_distribution
         ),
         token_cv=row.number("tokenCv", at_least=0, at_most=CV_MAX, default=server.token_cv),
+        arrivals=named_in(
+            row,
+            "arrivals",
+            kind="arrival process",
+            known=ARRIVAL_PROCESSES,
+            default=server.arrivals,
+        ),
         arrival_cv=row.number("arrivalCv", above=0, at_most=CV_MAX, default=server.arrival_cv),
         crash_rate_per_h=row.number(
             "crashRatePerHour", at_least=0, default=server.crash_rate_per_h
@@ -225,24 +234,6 @@ def _server(row: Entry, server: Server) -> Server:
             "maxBatchChange", ("live", "rolling"), default=server.max_batch_change
         ),
     )
-
-
-def _named(
-    row: Entry, key: str, *, kind: str, known: Mapping[str, object], default: Named
-) -> Named:
-    """Return what *key* says: a name of *known*, an installed extension or module:Name."""
-    if not row.has(key):
-        return default
-    given = row.text(key)
-    if ":" not in given and given not in installed(kind):
-        return row.choice(key, tuple(known), default=given)
-    try:
-        resolve(given, kind=kind, known=known)
-    except SpecError as error:
-        raise row.fail(
-            key, expected=f"a {kind} that can be loaded ({error})", found=given
-        ) from None
-    return given
 
 
 def _world(entry: Entry, world: World) -> World:

@@ -197,6 +197,18 @@ def test_the_first_rule_that_selects_a_server_is_the_one_for_it():
     assert (third.server, third.index, third.seed) == ("vllm-003", 2, 3)
 
 
+def test_arrivals_of_ones_own_are_those_of_the_servers_that_a_rule_selects():
+    """A rule goes before what the data say of the server, as with its burstiness."""
+    own = "tests.twin.test_ports:InPairs"
+    data = (replace(SERVERS[0], arrivals=own), *SERVERS[1:])
+    scenario = parsed(f"load: [{{model: granite_13b, arrivals: '{own}'}}, {{arrivals: renewal}}]")
+    assert [load.arrivals for load in loads_of(scenario)] == ["renewal", own, "renewal"]
+    of_data = server_loads(parsed("{}"), servers=data, nominal=LOADS, walk=Walk(alpha=0.0), seed=3)
+    assert [load.arrivals for load in of_data] == [own, "renewal", "renewal"]
+    (_, second, _) = (next(batches(load, interval_s=60.0)) for load in loads_of(scenario))
+    assert second.times_s.tolist() == [0.5 + 2.0 * (k // 2) for k in range(60)]
+
+
 def test_a_server_brings_its_own_sizes_and_burstiness():
     """They are facts of the world (twin-data.json); a scenario only moves the load."""
     first, second, _ = loads_of(parsed("{}"))
@@ -328,6 +340,28 @@ def test_a_part_of_the_gpus_is_not_lost_by_rounding(gpus: int):
         (
             "alpha: 0.5\nhours: 1\nalpha: 0.6",
             "line 3: expected YAML (the key 'alpha' is given twice)",
+        ),
+        (
+            "load: [{arrivals: poison}]",
+            "load[0]: arrivals: expected one of renewal, found 'poison'",
+        ),
+        (
+            "load: [{arrivals: 'no.such:Process'}]",
+            "load[0]: arrivals: expected an arrival process that can be loaded (arrival process: "
+            "cannot load 'no.such:Process': No module named 'no'), found 'no.such:Process'",
+        ),
+        (
+            "load: [{arrivals: 'math:pi'}]",
+            "load[0]: arrivals: expected what makes an arrival process, found 'math:pi, a float'",
+        ),
+        (
+            "load: [{trace: {file: a.csv, format: 'math:pi'}}]",
+            "load[0]: trace.format: expected what makes a trace format, found 'math:pi, a float'",
+        ),
+        (
+            "load: [{arrivals: renewal, trace: {file: a.csv}}]",
+            "load[0]: arrivals: expected a trace or a process of arrivals, not both, found "
+            '["trace", "arrivals"]',
         ),
         ("alpha: 1.5", "alpha: expected a number >= 0 and <= 1, found 1.5"),
         ("alpha: .nan", "alpha: expected a number >= 0 and <= 1, found NaN"),

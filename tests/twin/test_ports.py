@@ -1,15 +1,19 @@
-"""Extension points: routers, engines and KV caches by name, by module:Name and as objects; what
-each port promises.
+"""Extension points: routers, engines, KV caches, arrival processes and formats of traces by name,
+by module:Name and as objects; what each port promises.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from twin.arrivals import ArrivalStream
 from twin.engine.kv_cache import KV_CACHES, BlockTable, KvCache, UnlimitedCache, make_kv_cache
 from twin.engine.port import Engine, OnFinish, make_engine
 from twin.engine.replica import Replica
@@ -18,6 +22,9 @@ from twin.request import Request, RequestLog
 from twin.serving.routers import ROUTERS, Router, make_router
 from twin.spec import EngineSpec, LatencyModel, Pool, Server, SpecError
 from twin.testing.worlds import arrive, cluster_of, spec_of
+from twin.traces import Columns, Format, read_trace
+
+Floats = NDArray[np.float64]
 
 MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.1, gamma_ms=0.001)
 HERE = "tests.twin.test_ports"
@@ -49,6 +56,50 @@ def slower(
     """Return an engine whose batch is never larger than 1."""
     assert max_batch > 1
     return Replica.of_spec(spec, max_batch=1, queue_max=queue_max, on_finish=on_finish)
+
+
+class InPairs:
+    """Requests come two by two."""
+
+    def __init__(self, rng: np.random.Generator, *, cv: float) -> None:
+        assert cv == 1.0
+        self._rng = rng
+        self._odd = False
+
+    def first(self) -> float:
+        return 0.5
+
+    def gaps(self, count: int) -> Floats:
+        number = np.arange(count) + self._odd
+        self._odd = bool((count + self._odd) % 2)
+        return 2.0 * (number % 2)
+
+
+def never(rng: np.random.Generator, *, cv: float) -> InPairs:
+    """Return a process whose first request comes before the run."""
+    process = InPairs(rng, cv=cv)
+    process.first = lambda: -1.0  # type: ignore[method-assign]
+    return process
+
+
+GATEWAY = Format(time="at", prompt="in", output="out", unit="ms")
+QUIET = Format(time="at", prompt="in", output="out", unit="s", lines=True)
+
+
+def numbers(path: Path) -> Columns:
+    """Read lines of a time and tokens."""
+    times_s, tokens = np.loadtxt(path, unpack=True)
+    return Columns(
+        times_s=times_s,
+        prompt_tokens=tokens.astype(np.int32),
+        output_tokens=tokens.astype(np.int32),
+    )
+
+
+def short(path: Path) -> Columns:
+    """Lose a row of the tokens."""
+    rows = numbers(path)
+    return replace(rows, prompt_tokens=rows.prompt_tokens[1:])
 
 
 def _replicas(count: int) -> list[Replica]:
@@ -148,6 +199,70 @@ def test_a_cache_without_bounds_serves_as_one_that_is_never_full() -> None:
     unbounded, ample = served(None), served(10_000_000)
     assert unbounded[0] == ample[0]
     assert unbounded[1] == 0.0 < ample[1]
+
+
+@pytest.mark.parametrize("process", [InPairs, f"{HERE}:InPairs"])
+def test_arrivals_of_ones_own_come_when_they_say(process: object) -> None:
+    """Batches, feedback and correlated bursts are not in any coefficient of variation."""
+    stream = ArrivalStream(np.random.default_rng(1), process=process)  # type: ignore[arg-type]
+    assert stream.until(0.0, 3.0, 2.0).tolist() == [0.25, 0.25, 1.25, 1.25, 2.25, 2.25]
+
+
+def test_gaps_that_are_none_are_refused_in_one_line() -> None:
+    """Time would go back, and the run would wait for ever or end in a traceback."""
+    with pytest.raises(SpecError, match=r"^arrival process: expected finite gaps >= 0, found -1"):
+        ArrivalStream(np.random.default_rng(1), process=never)
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [
+        (f"{HERE}:GATEWAY", "at,in,out\n1000,5,7\n3000,6,8\n"),
+        (GATEWAY, "at;in;out\n1000;5;7\n3000;6;8\n"),
+        (f"{HERE}:QUIET", '{"at": 1.0, "in": 5, "out": 7}\n{"at": 3.0, "in": 6, "out": 8}\n'),
+    ],
+)
+def test_a_format_of_ones_own_is_its_columns(
+    given: str | Format, text: str, tmp_path: Path
+) -> None:
+    """Every gateway names them otherwise, and all else is as with the known ones."""
+    path = tmp_path / "log"
+    path.write_text(text)
+    trace = read_trace(path, given)
+    assert trace.times_s.tolist() == [0.0, 2.0]
+    assert (trace.prompt_tokens.tolist(), trace.output_tokens.tolist()) == ([5, 6], [7, 8])
+
+
+@pytest.mark.parametrize("given", [numbers, f"{HERE}:numbers"])
+def test_a_reader_of_ones_own_gives_rows(given: object, tmp_path: Path) -> None:
+    """Some are no table at all."""
+    path = tmp_path / "log"
+    path.write_text("5 20\n4 10\n")
+    trace = read_trace(path, given)  # type: ignore[arg-type]
+    assert trace.times_s.tolist() == [0.0, 1.0]
+    assert trace.prompt_tokens.tolist() == [10, 20]
+
+
+@pytest.mark.parametrize(
+    ("given", "text", "message"),
+    [
+        (numbers, "five 20\n", "log: its reader failed: could not convert string 'five'"),
+        (short, "5 20\n4 10\n", r"log: expected of its reader as many times .* \[1, 2\] rows"),
+        (numbers, "5 -20\n4 10\n", r"log: expected of its reader .* from 0 to 1,000,000,000"),
+        (numbers, "nan 20\n4 10\n", "log: expected of its reader"),
+        (f"{HERE}:nobody", "5 20\n", "trace format: cannot load .*nobody"),
+        ("gateway", "5 20\n", "log: format: expected one of azure, .*, found 'gateway'"),
+    ],
+)
+def test_what_a_reader_cannot_read_is_told_in_one_line(
+    given: object, text: str, message: str, tmp_path: Path
+) -> None:
+    """Columns of two lengths would give each request another one's tokens."""
+    path = tmp_path / "log"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=f"^{message}") as error:
+        read_trace(path, given)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize("cache", [BlockTable(blocks=100, block_size=16), UnlimitedCache()])

@@ -136,6 +136,7 @@ def server_of(desired: DesiredState, name: str, spec: ClusterSpec) -> Server:
         router=template.router,
         token_distribution=template.token_distribution,
         token_cv=template.token_cv,
+        arrivals=template.arrivals,
         arrival_cv=template.arrival_cv,
         crash_rate_per_h=template.crash_rate_per_h,
         crash_policy=template.crash_policy,

@@ -30,7 +30,7 @@ class _Source:
         ]
         self.server = server
         self.load = Load()
-        self.stream = ArrivalStream(generators[0], cv=server.arrival_cv)
+        self.stream = ArrivalStream(generators[0], cv=server.arrival_cv, process=server.arrivals)
         self.rng_tokens = generators[1]
 
     def tokens(self, count: int, mean: float) -> list[int]:

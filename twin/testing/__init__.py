@@ -1,5 +1,6 @@
-"""What tests of routers, engines, KV caches and worlds need: contract suites for pytest, small
-clusters, the per-iteration oracle, and checkers that watch a run. No part of the twin imports it.
+"""What tests of routers, engines, KV caches, arrival processes, readers of traces and worlds need:
+contract suites for pytest, small clusters, the per-iteration oracle, and checkers that watch a run.
+No part of the twin imports it.
 """
 
 from __future__ import annotations
@@ -11,5 +12,8 @@ except ImportError as error:
 
 # The suites live outside test files: only what is named here explains its failed assertions.
 pytest.register_assert_rewrite(
-    *(f"twin.testing.{name}" for name in ("checkers", "engine", "kv_cache", "router"))
+    *(
+        f"twin.testing.{name}"
+        for name in ("arrivals", "checkers", "engine", "kv_cache", "router", "trace_reader")
+    )
 )

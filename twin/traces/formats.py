@@ -1,14 +1,19 @@
-"""The formats of traces: by which columns each is known, and in what unit its times are."""
+"""The formats of traces: by which columns each is known, and in what unit its times are; and what
+reads traces of a form of one's own.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Literal, get_args
 
 from twin.datafile import LONGEST_FOUND
+from twin.registry import is_elsewhere, resolve
 from twin.spec import SpecError
+from twin.traces.trace import Columns
 
 TraceFormat = Literal["azure", "mooncake", "bailian", "burstgpt", "servegen", "own", "log"]
 TraceUnit = Literal["s", "ms", "us", "ns", "date"]
@@ -91,6 +96,35 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
         ),
     }
 )
+
+
+TraceReader = Callable[[Path], Columns]
+"""Reads a file into rows with times in seconds. What it raises of OSError and ValueError is told in
+a line.
+"""
+
+KIND = "trace format"
+NAMES = get_args(TraceFormat)
+
+
+def reads_traces(one: object) -> bool:
+    """Tell whether *one* may be a format or a reader."""
+    return isinstance(one, Format) or callable(one)
+
+
+def format_of(given: str | Format | TraceReader, *, source: str) -> str | Format | TraceReader:
+    """Return the name of a format of ours, or the format or reader of one's own that *given* means:
+    an object, module:Name, or what a package brings. Raise SpecError.
+    """
+    if not isinstance(given, str) or given in NAMES:
+        return given
+    if is_elsewhere(given, KIND):
+        own: Format | TraceReader = resolve(given, kind=KIND, known={})
+        if reads_traces(own):
+            return own
+        raise SpecError(f"{source}: format: expected a format or a reader, found {given!r}")
+    known = ", ".join(NAMES)
+    raise SpecError(f"{source}: format: expected one of {known}, found {given!r}")
 
 
 def unit_since_1970(first: float) -> TraceUnit | None:

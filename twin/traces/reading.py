@@ -13,7 +13,7 @@ import json
 import zlib
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 
@@ -28,8 +28,9 @@ from twin.traces.formats import (
     PER_SECOND,
     TOKENS_MAX,
     Format,
-    TraceFormat,
+    TraceReader,
     TraceUnit,
+    format_of,
     recognise_columns,
     recognise_keys,
     unit_since_1970,
@@ -44,30 +45,29 @@ FAST_ROWS_MIN = 2_000  # of fewer rows the exact way is read before pandas is im
 
 def read_trace(
     path: str | Path,
-    trace_format: TraceFormat | None = None,
+    trace_format: str | Format | TraceReader | None = None,
     *,
     model: str | None = None,
     unit: TraceUnit | None = None,
     spread: Spread = "random",
 ) -> Trace:
-    """Read a trace (.gz too); without *trace_format*, tell it from the first line. With *model*,
-    keep that model's requests. *unit* of its times: without it, that of the format.
+    """Read a trace (.gz too); without *trace_format* (a name, a format or reader of one's own, or
+    module:Name), tell it from the first line. With *model*, keep that model's requests. *unit* of
+    its times: without it, that of the format.
 
     Rows are put in order of time, and time starts at the first one kept. Raise SpecError, with file
     and line, for what cannot be read, and if fewer than two requests at different instants
     remain; also for JSON lines whose times may be in seconds or in milliseconds.
     """
     path = Path(path)
-    if trace_format is not None and trace_format not in get_args(TraceFormat):
-        raise SpecError(
-            f"{path.name}: format: expected one of {', '.join(get_args(TraceFormat))}, found "
-            f"{trace_format!r}"
-        )
+    kind = None if trace_format is None else format_of(trace_format, source=path.name)
+    if callable(kind):
+        return _own_trace(path, kind, model=model, unit=unit, spread=spread)
     first = _first_line(path)
-    kind = trace_format or _recognise(path.name, first)
+    kind = kind or _recognise(path.name, first)
     if kind == "log":
         return _log_trace(path, model=model, unit=unit, spread=spread)
-    form = _timed(path, FORMATS[kind], first)
+    form = _timed(path, FORMATS[kind] if isinstance(kind, str) else kind, first)
     rows = _fast(path, form, first)
     if rows is None:
         try:
@@ -83,6 +83,38 @@ def read_trace(
         rows = _of_model(path.name, rows, model)
     trace = make_trace(path.name, rows, spread=spread, block_tokens=form.block_tokens)
     return replace(trace, notes=(*told, *trace.notes)) if told else trace
+
+
+def _own_trace(
+    path: Path,
+    reader: TraceReader,
+    *,
+    model: str | None,
+    unit: TraceUnit | None,
+    spread: Spread,
+) -> Trace:
+    """Return the trace that a *reader* of somebody else makes of the file, if it makes sense."""
+    if unit is not None:
+        raise SpecError(f"{path.name}: unit: expected none (its reader gives seconds)")
+    try:
+        rows = reader(path)
+        checked = _checked(rows.times_s, rows.prompt_tokens, rows.output_tokens)
+    except (ValueError, LookupError, TypeError, AttributeError, *UNREADABLE) as error:
+        raise SpecError(f"{path.name}: its reader failed: {unreadable(error)}") from error
+    lengths = {len(rows.times_s), len(rows.prompt_tokens), len(rows.output_tokens)}
+    if rows.models is not None:
+        lengths.add(len(rows.models))
+    if checked is None or len(lengths) > 1:
+        raise SpecError(
+            f"{path.name}: expected of its reader as many times [s] as tokens (whole numbers from "
+            f"0 to {TOKENS_MAX:,}), found columns of {sorted(lengths)} rows"
+        )
+    times_s, prompts, outputs = checked
+    # Copies: making a trace uses its rows up.
+    rows = replace(rows, times_s=times_s.copy(), prompt_tokens=prompts, output_tokens=outputs)
+    if model is not None:
+        rows = _of_model(path.name, rows, model)
+    return make_trace(path.name, rows, spread=spread)
 
 
 def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread: Spread) -> Trace:
