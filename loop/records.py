@@ -241,7 +241,7 @@ def _view(row: Mapping[str, Any]) -> ServerView:
         waiting=row["waiting"] or 0,
         backlog=row["backlog"] or 0,
         kv_usage=row["kvUsage"] or 0.0,
-        unknown_gauges=frozenset(gauge for gauge, key in GAUGE_KEYS if row[key] is None),
+        unknown_gauges=tuple(gauge for gauge, key in GAUGE_KEYS if row[key] is None),
         reporting=row["reporting"],
         replicas_min=row.get("minReplicas", 0),
         replicas_max=row.get("maxReplicas"),

@@ -215,7 +215,7 @@ class ServerView(OfPools):
     start_up_s: float | None = None
     queued_prompt_tokens: int | None = None
     preemptions: int | None = None
-    unknown_gauges: frozenset[str] = frozenset()
+    unknown_gauges: tuple[str, ...] = ()
     gauges: tuple[GaugeSample, ...] = ()
     pods: tuple[PodView, ...] = ()
 

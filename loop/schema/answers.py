@@ -86,9 +86,9 @@ class ServerLine(Answer):
     starting: int
     pending: int
     draining: int
-    running: int
-    waiting: int
-    backlog: int
+    running: int | None
+    waiting: int | None
+    backlog: int | None
     kv_usage: float | None
     reporting: int | None
     pooled: bool

@@ -183,9 +183,10 @@ def _has_body(scope: Scope) -> bool:
 
 
 def host_name(host: str) -> str:
-    """Return the name or the address in a Host header, without its port."""
+    """Return the name or the address in a Host header, without its port; "" if it is none."""
     if host.startswith("["):
-        return host[1:].partition("]")[0].lower()
+        address, _, port = host[1:].partition("]")
+        return address.lower() if not port or port.startswith(":") else ""
     return host.partition(":")[0].lower().rstrip(".")
 
 

@@ -67,7 +67,14 @@ def served(request: pytest.FixtureRequest) -> Iterator[House]:
         yield found
 
 
-EVIL_HOSTS = ("evil.example", "evil.example:3300", "localhost.evil.example", "0.0.0.0", "10.1.2.3")
+EVIL_HOSTS = (
+    "evil.example",
+    "evil.example:3300",
+    "localhost.evil.example",
+    "0.0.0.0",
+    "10.1.2.3",
+    "[::1].x",
+)
 EVIL_SITES = (
     {"origin": "http://evil.example"},
     {"origin": "null"},

@@ -45,14 +45,14 @@ def test_gauges_are_those_of_ready_pods_that_report() -> None:
 def test_gauges_that_no_pod_told_or_one_did_not_are_not_known() -> None:
     """In a record they were zeros, as if nothing ran."""
     one = server(pod("a"), pod("b"))
-    assert server_view(one, Sight()).unknown_gauges == {"running", "waiting", "kv_usage"}
+    assert server_view(one, Sight()).unknown_gauges == ("running", "waiting", "kv_usage")
     told = (Gauges(running=3, waiting=2), Gauges(unknown=frozenset({"waiting"})))
     names_of_pods = [each.name for each in one.pods]
     figures = Figures(pods=dict(zip(names_of_pods, told, strict=True)))
     view = server_view(one, Sight(figures=figures))
-    assert (view.running, view.waiting, view.unknown_gauges) == (3, 2, {"waiting"})
+    assert (view.running, view.waiting, view.unknown_gauges) == (3, 2, ("waiting",))
     # Where there are no pods nothing runs in them.
-    assert server_view(server(replicas=0), Sight()).unknown_gauges == frozenset()
+    assert server_view(server(replicas=0), Sight()).unknown_gauges == ()
 
 
 def test_what_runs_and_waits_in_pods_that_fail_their_probes_is_seen() -> None:

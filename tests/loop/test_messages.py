@@ -80,6 +80,7 @@ views = st.builds(
     reporting=st.none() | counts,
     replicas_min=counts,
     replicas_max=st.none() | counts,
+    unknown_gauges=st.lists(st.sampled_from(["running", "kv_usage"]), max_size=2).map(tuple),
     pods=st.lists(pods, max_size=2).map(tuple),
 )
 snapshots = st.builds(

@@ -200,7 +200,7 @@ def test_a_recording_can_be_observed_again() -> None:
     )
     dark = server_view("s2", load=None, ready=1, starting=1, pending=2, draining=1, reporting=0)
     fresh = server_view("s3", load=Load(rate_rpm=6.0, in_tokens=10.0, out_tokens=0.0))
-    blind = server_view("s4", waiting=0, unknown_gauges=frozenset({"running", "kv_usage"}))
+    blind = server_view("s4", waiting=0, unknown_gauges=("running", "kv_usage"))
     record = cycle(FakeBackend([busy, dark, fresh, blind], capacity={"H100": 8}))
     line = json.loads(record_text(record))
     gauges = [line["servers"][-1][key] for key in ("running", "waiting", "backlog", "kvUsage")]

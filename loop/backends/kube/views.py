@@ -101,11 +101,14 @@ def server_view(
     )
 
 
-def _unknown_gauges(server: Server, reporting: Sequence[Gauges]) -> frozenset[str]:
+def _unknown_gauges(server: Server, reporting: Sequence[Gauges]) -> tuple[str, ...]:
     """Return which gauges of *server* are not known, by those of its pods that report."""
-    if not reporting and server.pods:
-        return frozenset(GAUGES_SHOWN)
-    return frozenset[str]().union(*(gauges.unknown for gauges in reporting))
+    silent = bool(server.pods) and not reporting
+    return tuple(
+        gauge
+        for gauge in GAUGES_SHOWN
+        if silent or any(gauge in gauges.unknown for gauges in reporting)
+    )
 
 
 def _serves(pod: Pod, gauges: Gauges) -> bool:
