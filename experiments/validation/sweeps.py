@@ -28,6 +28,7 @@ Floats = npt.NDArray[np.float64]
 
 SWEEPS = SAMPLE_DATA / "validation" / "guidellm.csv"
 POINT_REQUESTS = 300  # of a simulated step; a run of fewer is simulated whole
+ALONE_REQUESTS = 64  # of one user alone
 DURATIONS_S = {"guidellm_exp1_llama31_8b": 360.0, "guidellm_exp2": 600.0}  # of a step
 SHAPES_A = ("1024x1024", "256x256", "4096x256", "64x1024")
 SHAPES_B = ("1024x64", "256x4096", "4096x4096", "64x64")
@@ -162,7 +163,7 @@ def operating(point: OperatingPoint, found: PointFit) -> Steady:
         token_budget=8192,
         overhead_ms=found.overhead_ms,
         scheduling=found.scheduling,
-        requests=40 if point.users else POINT_REQUESTS,
+        requests=ALONE_REQUESTS if point.users else POINT_REQUESTS,
     )
 
 

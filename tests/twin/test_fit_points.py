@@ -43,6 +43,18 @@ def test_users_in_a_closed_loop_fill_the_batch_with_themselves() -> None:
     assert decode_ms < many.itl_s * 1e3 < decode_ms + prefill_ms
 
 
+@pytest.mark.parametrize("seed", range(1, 5))
+def test_lengths_of_a_few_requests_are_spread_over_what_is_possible(seed: int) -> None:
+    """Drawn each on its own, the median prompt of a lone user was up to a tenth too long, in the
+    same direction at each load: a fit took that for the engine.
+    """
+    point = replace(ALONE, input_tokens=2000, output_tokens=101, spread=0.5)
+    seen = operate(
+        point, latency_model=MODEL, max_batch=64, token_budget=8192, seed=seed, requests=64
+    )
+    assert seen.ttft_median_s * 1e3 == pytest.approx(10.0 + 0.0501 * 2000, rel=0.03)
+
+
 @pytest.mark.slow
 def test_an_open_loop_is_as_the_closed_form_of_the_constants() -> None:
     """The mean iteration that experiments.validation.datasheet_constants solves for."""
@@ -148,7 +160,7 @@ def test_a_short_run_is_measured_while_its_server_fills() -> None:
     steady = at(long)
     assert filling.itl_s < 0.95 * steady.itl_s
     settled = at(replace(long, duration_s=120.0, settle_s=60.0))
-    assert settled.itl_s == pytest.approx(steady.itl_s, rel=0.02)
+    assert settled.itl_s == pytest.approx(steady.itl_s, rel=0.03)
 
 
 @pytest.mark.parametrize(
