@@ -20,6 +20,9 @@ from twin.spec import SpecError
 if TYPE_CHECKING:
     import pandas as pd
 
+# In so many bytes a file shows whose it is.
+MARKED_WITHIN = 65_536
+
 
 @contextmanager
 def whole_directory(out: Path) -> Iterator[Path]:
@@ -103,6 +106,25 @@ def require_writable(out: Path) -> None:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out):
             pass
+
+
+def require_replaceable(target: Path, *, mark: bytes, what: str) -> None:
+    """Raise SpecError where *target* is there and does not begin as *what* this program wrote, by
+    the *mark* in its beginning: a slip of the pen must not take somebody's data.
+    """
+    if target.is_dir():
+        raise SpecError(f"{target}: expected a file to write, found a directory")
+    if not target.exists():
+        return
+    try:
+        with target.open("rb") as file:
+            begin = file.read(MARKED_WITHIN)
+    except OSError as error:
+        raise SpecError(
+            f"{target}: expected a file that can be written, found {error.strerror or error}"
+        ) from None
+    if begin and mark not in begin:
+        raise SpecError(f"{target}: expected no file or {what}, found another file")
 
 
 @contextmanager

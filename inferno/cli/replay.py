@@ -26,6 +26,7 @@ seen in the next.
   inferno replay records.jsonl --set headroom=0.2 --out replayed.jsonl
 """
 SHOWN = 2  # servers that a line of the table names
+OWN = b'"backend":"replay"'  # in each of its lines, near the beginning
 
 
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
@@ -42,12 +43,15 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         "system of 27 servers)",
     )
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="write the decisions to FILE, a JSON line each"
+        "--out",
+        type=Path,
+        metavar="FILE",
+        help="write the decisions to FILE, a JSON line each; it replaces only its own",
     )
 
 
 def _run(options: Namespace) -> int:
-    from experiments.output import require_writable, write_text
+    from experiments.output import require_replaceable, require_writable, write_text
     from experiments.replay import read_recording, replayed
     from loop.errors import SpecError
     from loop.policies import make_policy
@@ -55,8 +59,7 @@ def _run(options: Namespace) -> int:
 
     if options.out is not None:
         require_writable(options.out.absolute().parent)
-        if options.out.is_dir():
-            raise SpecError(f"{options.out}: expected a file to write, found a directory")
+        require_replaceable(options.out, mark=OWN, what="what inferno replay wrote")
     path = options.cycles / "cycles.jsonl" if options.cycles.is_dir() else options.cycles
     policy = make_policy(
         options.policy, **options_of_policy(options.policy, options.policy_options)

@@ -33,7 +33,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
         type=Path,
         default=Path("report.html"),
         metavar="FILE",
-        help="the page (default report.html)",
+        help="the page (default report.html); it replaces only a page of its own",
     )
     parser.add_argument("--title", default="", help="its heading (default: the directories)")
 

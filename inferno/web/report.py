@@ -11,7 +11,7 @@ import pandas as pd
 
 from experiments.checked_parquet import read_checked
 from experiments.compare.report import DIFFERENCES_CSV
-from experiments.output import write_text
+from experiments.output import require_replaceable, write_text
 from experiments.replay import continued, read_cycles
 from experiments.run import CYCLES
 from experiments.run_files import RUN
@@ -26,6 +26,10 @@ from inferno.web.thinning import thinned
 from inferno.web.timeline import Timeline
 from twin.spec import SpecError
 
+# How the titles of our pages end: only such a page is replaced.
+OF_US = " – Inferno Twin"
+OWN = f"{OF_US}</title>".encode()
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
@@ -39,8 +43,9 @@ class Report:
 
 def write_report(paths: Sequence[Path], out: Path, *, title: str = "") -> None:
     """Write the page of *paths* to the file *out*, whole or not at all. Raise SpecError if one of
-    them is nothing that can be shown, or *out* cannot be written.
+    them is nothing that can be shown, or *out* cannot be written or is a file of something else.
     """
+    require_replaceable(out, mark=OWN, what="a page that inferno report wrote")
     text = report_page(report_of(paths, title=title))
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,7 +96,7 @@ def report_of(paths: Sequence[Path], *, title: str = "") -> Report:
 def report_page(report: Report) -> str:
     """Return the page of *report*."""
     return page(
-        title=f"{report.title} – Inferno Twin",
+        title=f"{report.title}{OF_US}",
         body=f"<main><h1>{escape(report.title)}</h1><div id='report'></div></main>",
         data=report,
         script='inferno.drawReport(document.getElementById("report"), data);',

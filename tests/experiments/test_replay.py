@@ -149,6 +149,7 @@ def test_where_the_decisions_cannot_be_written_is_told_first(run: Path, capsys: 
     for out, line in (
         (run, f"{run}: expected a file to write, found a directory"),
         (Path("/proc/none/decided.jsonl"), "/proc/none: expected a directory that can be written"),
+        (run / "cycles.jsonl", "expected no file or what inferno replay wrote, found another file"),
     ):
         assert main(["replay", str(run), "--out", str(out)]) == 2
         told = capsys.readouterr()

@@ -443,6 +443,28 @@ def test_what_cannot_be_shown_is_named_in_one_line(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_page_replaces_only_a_page_of_its_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`--out cycles.jsonl` is a slip of the pen; a second report of the same is not."""
+    records = tmp_path / "cycles.jsonl"
+    records.write_text(json.dumps(line(0.0, row())) + "\n")
+    page = tmp_path / "page.html"
+    for title in ("first", "second", "x" * 5000, "last"):
+        assert main(["report", str(records), "--out", str(page), "--title", title]) == 0
+    assert "<title>last" in page.read_text()
+    (tmp_path / "notes.html").write_text("<title>my notes</title>")
+    (tmp_path / "new.html").touch()
+    assert main(["report", str(records), "--out", str(tmp_path / "new.html")]) == 0
+    for other in (records, tmp_path / "notes.html"):
+        before = other.read_text()
+        capsys.readouterr()
+        assert main(["report", str(records), "--out", str(other)]) == 2
+        said = capsys.readouterr().err
+        assert "expected no file or a page that inferno report wrote, found another file" in said
+        assert other.read_text() == before
+
+
 def test_a_loop_that_was_started_again_is_one_timeline(tmp_path: Path) -> None:
     """A controller appends to its records and counts its time anew; the last line may be half
     written while somebody looks.
