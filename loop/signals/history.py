@@ -27,6 +27,7 @@ from loop.types import Load
 Floats = npt.NDArray[np.float64]
 
 PREFIX_SHARE_MAX = 0.99  # something of each prompt is computed: its last token, at least
+STEPS_MIN = 2.0  # of an answer, below which nearly all are cut ones
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +35,8 @@ class Stretch:
     """What a server did over a stretch of time; None: not known. per_replica_rpm is what one
     replica was asked for, requests how many had their first token. running and waiting are means of
     a replica. prefix_share is the part of the prompts that prefix caches held, and tokens_per_step
-    what a step added to an answer: above 1 with speculative decoding. None: nobody counts it.
+    what a step adds to an answer that goes on: above 1 with speculative decoding. None: nobody
+    counts it.
     """
 
     load: Load
@@ -148,7 +150,7 @@ class History:
             running=total(self.running) / max(told, 1.0),
             waiting=total(self.waiting) / max(told, 1.0),
             prefix_share=_prefix_share(totals),
-            tokens_per_step=_tokens_per_step(totals),
+            tokens_per_step=_whole_step(totals),
         )
 
     def holes(self) -> list[tuple[float, float]]:
@@ -198,6 +200,16 @@ def _tokens_per_step(totals: Mapping[str, float | None]) -> float | None:
         return None
     gaps = (totals.get("generation") or 0.0) - (totals.get("firsts") or 0.0)
     return gaps / steps if gaps > TOKENS_PER_STEP_MIN * steps else 1.0
+
+
+def _whole_step(totals: Mapping[str, float | None]) -> float | None:
+    """Return the tokens of a step that no answer ends in: half of the last one is cut on the mean,
+    which of answers of a few steps is a good part.
+    """
+    told, steps, answers = _tokens_per_step(totals), totals.get("steps"), totals.get("firsts")
+    if told is None or told == 1.0 or not steps or not answers or steps < STEPS_MIN * answers:
+        return told
+    return told * steps / (steps - 0.5 * answers)
 
 
 def _prefix_share(totals: Mapping[str, float | None]) -> float | None:
