@@ -150,7 +150,7 @@ def test_a_coefficient_is_called_fitted_only_if_the_fit_identifies_it(
         told = [one["what"] for one in report["unknown"] if "latency model" in one["what"]]
         for name, source in row["sources"].items():
             low, high = row["nearlyAsGood"][name]
-            assert (source == "fitted") == (high <= 2.0 * low), name
+            assert (source == "fitted") == (high <= 1.5 * low), name
             assert source in ("fitted", "data sheet")
             if source == "fitted":
                 fitted += 1

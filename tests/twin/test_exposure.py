@@ -12,13 +12,15 @@ from twin.fit.request_csv import parse_request_rows
 from twin.spec import LatencyModel
 
 HEADER = "queued_s,first_token_s,last_token_s,input_tokens,output_tokens\n"
+LIMITS = ReplicaLimits(max_batch=64, token_budget=2048)
 
 
 def test_a_lone_decode_is_counted_by_hand() -> None:
     """Ten iterations in a second, one token each, 105 tokens of context in the middle."""
     rows = parse_request_rows(HEADER + "0,1,2,100,11\n", source="log.csv")
     np.testing.assert_allclose(
-        ceilings_ms(rows, token_budget=2048), [100.0, 100.0, 1000.0 / (10 * 105)]
+        ceilings_ms(rows, limits=LIMITS),
+        [100.0, 100.0, 1000.0 / (10 * 105)],
     )
 
 
@@ -28,16 +30,20 @@ def test_what_runs_beside_a_decode_counts_with_it() -> None:
     """
     together = parse_request_rows(HEADER + "0,1,2,100,11\n0,1,2,100,11\n", source="log.csv")
     np.testing.assert_allclose(
-        ceilings_ms(together, token_budget=2048), [100.0, 50.0, 1000.0 / (10 * 210)]
+        ceilings_ms(together, limits=LIMITS),
+        [100.0, 50.0, 1000.0 / (10 * 210)],
     )
     joined = parse_request_rows(HEADER + "0,1,2,100,11\n0,1.5,1.5,30,1\n", source="log.csv")
-    assert ceilings_ms(joined, token_budget=2048)[1] == pytest.approx(1000.0 / (10 + 30))
+    assert ceilings_ms(joined, limits=LIMITS)[1] == pytest.approx(1000.0 / (10 + 30))
 
 
 def test_a_log_without_decodes_is_scaled_by_its_prefills() -> None:
     """Embedding-like traffic asks for one token: there is nothing but times to first token."""
     rows = parse_request_rows(HEADER + "0,0.5,0.5,100,1\n", source="log.csv")
-    np.testing.assert_allclose(ceilings_ms(rows, token_budget=50), [250.0, 5.0, 500.0 / 150.0])
+    np.testing.assert_allclose(
+        ceilings_ms(rows, limits=ReplicaLimits(max_batch=64, token_budget=50)),
+        [250.0, 5.0, 500.0 / 150.0],
+    )
 
 
 def test_the_shares_of_the_true_latency_model_are_about_one() -> None:
@@ -52,5 +58,5 @@ def test_the_shares_of_the_true_latency_model_are_about_one() -> None:
     )
     shares = np.array(
         [latency_model.alpha_ms, latency_model.beta_ms, latency_model.gamma_ms]
-    ) / ceilings_ms(rows, token_budget=2048)
+    ) / ceilings_ms(rows, limits=LIMITS)
     assert shares.sum() == pytest.approx(1.0, abs=0.1)

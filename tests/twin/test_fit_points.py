@@ -7,13 +7,15 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from twin.fit.fitting import fit_logs
 from twin.fit.logs import read_logs
 from twin.fit.points import OperatingPoint, Steady, operate
 from twin.fit.replay import ReplicaLimits, replay
-from twin.fit.search import PERCENTILE_SPREAD, Misfit
+from twin.fit.request_csv import RequestRows
+from twin.fit.search import PERCENTILE_SPREAD, Expected, Misfit, prior_of
 from twin.spec import LatencyModel, SpecError
 
 MODEL = LatencyModel(alpha_ms=10.0, beta_ms=0.05, gamma_ms=1e-4)
@@ -98,6 +100,54 @@ def test_a_table_of_operating_points_gives_the_latency_model_again(tmp_path: Pat
     assert found.latency_model.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.05)
     assert found.latency_model.gamma_ms == pytest.approx(MODEL.gamma_ms, rel=0.15)
     assert found.all_rows.e2e_mape < 0.01
+
+
+@pytest.mark.parametrize("tokens_per_step", [1.0, 2.3])
+def test_what_a_proxy_takes_is_not_put_upon_the_prefill(tokens_per_step: float) -> None:
+    """Prompts of a few tokens hardly tell beta: it came out 27 times too large, and its range
+    without the truth.
+    """
+    sheet = LatencyModel(alpha_ms=4.9, beta_ms=0.02, gamma_ms=3e-5)
+    truth = LatencyModel(alpha_ms=7.2, beta_ms=0.016, gamma_ms=3.8e-5)
+    limits = ReplicaLimits(max_batch=64, token_budget=8192, tokens_per_step=tokens_per_step)
+    points = [
+        OperatingPoint(rate_rps=rate, input_tokens=32, output_tokens=80, known_within=0.02)
+        for rate in (0.7, 1.0, 1.7, 2.3)
+    ]
+    seen = [
+        operate(
+            each,
+            latency_model=truth,
+            max_batch=64,
+            token_budget=8192,
+            overhead_ms=30.0,
+            tokens_per_step=tokens_per_step,
+        )
+        for each in points
+    ]
+    first_s = np.array([one.ttft_s for one in seen])
+    rows = RequestRows(
+        source="points",
+        line=np.arange(len(points)),
+        queued_s=np.zeros(len(points)),
+        first_token_s=first_s,
+        last_token_s=first_s + 79 * np.array([one.itl_s for one in seen]),
+        input_tokens=np.full(len(points), 32),
+        output_tokens=np.full(len(points), 80),
+        place="point",
+        points=tuple(points),
+    )
+    found = fit_logs(
+        [rows],
+        limits=limits,
+        prior=prior_of(sheet),
+        with_overhead=True,
+        start=sheet,
+        overhead=Expected(value=8.0, spread_below=4.0, spread_above=12.0),
+    )
+    assert found.latency_model.alpha_ms == pytest.approx(7.2, rel=0.03)
+    assert found.overhead_ms == pytest.approx(30.0, abs=3.0)
+    assert found.lowest.beta_ms <= 0.016 <= found.highest.beta_ms < 0.1
 
 
 def test_a_median_is_held_against_the_median(tmp_path: Path) -> None:

@@ -25,6 +25,7 @@ FINALISTS = 2  # descents to go on with
 ROUNDS, RADIUS, SHRINK = 6, 0.1, 0.6  # of a first descent
 ROUNDS_FINAL, RADIUS_FINAL, SHRINK_FINAL = 25, 0.05, 0.7
 ROUNDS_NEAR = 8  # of a search that begins near its end
+SCALES_NEAR = (0.7, 0.8, 0.9, 1.0, 1.12, 1.25, 1.4)  # of the whole where it begins
 RADIUS_MIN = 1e-4
 POLISH_EVALUATIONS, POLISH_NEAR = 100, 40
 
@@ -51,7 +52,7 @@ def best_shares(residuals: Residuals, *, count: int, start: Vector | None = None
         ]
         finalists = sorted(first, key=cost)[:FINALISTS]
     else:
-        finalists = [start]
+        finalists = [min((scale * start for scale in SCALES_NEAR), key=cost)]
     rounds = ROUNDS_FINAL if start is None else ROUNDS_NEAR
     final = [
         _descend(residuals, each, rounds=rounds, radius=RADIUS_FINAL, shrink=SHRINK_FINAL)

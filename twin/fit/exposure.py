@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.optimize import nnls
 
+from twin.fit.replay import ReplicaLimits
 from twin.fit.request_csv import RequestRows
 from twin.spec import LatencyModel
 
@@ -19,7 +20,7 @@ ROUGH_SHARE = 0.05
 SAMPLE = 500
 
 
-def ceilings_ms(rows: RequestRows, *, token_budget: int) -> Vector:
+def ceilings_ms(rows: RequestRows, *, limits: ReplicaLimits) -> Vector:
     """Return the alpha [ms], beta [ms/token] and gamma [ms/KV token] that each alone would explain
     the times of *rows*.
 
@@ -27,26 +28,28 @@ def ceilings_ms(rows: RequestRows, *, token_budget: int) -> Vector:
     decoding when is read off the log, at each request's mean rate. Without any decode, the times to
     first token are taken as if no request waited.
     """
-    ceilings: Vector = 1.0 / shares_of_time(rows, token_budget=token_budget).mean(axis=0)
+    ceilings: Vector = 1.0 / shares_of_time(rows, limits=limits).mean(axis=0)
     return ceilings
 
 
-def rough_model(rows: RequestRows, *, token_budget: int) -> LatencyModel:
+def rough_model(rows: RequestRows, *, limits: ReplicaLimits) -> LatencyModel:
     """Return a latency model that explains decodes by who ran when, without a simulation: good
     enough to begin a search at.
     """
-    shares = shares_of_time(rows, token_budget=token_budget)
+    shares = shares_of_time(rows, limits=limits)
     found, _ = nnls(shares, np.ones(len(shares)))
     # What comes out as nothing is hard to tell, and may be something: a search from 0 stays there.
     alpha_ms, beta_ms, gamma_ms = np.maximum(found, ROUGH_SHARE / shares.mean(axis=0)).tolist()
     return LatencyModel(alpha_ms=alpha_ms, beta_ms=beta_ms, gamma_ms=gamma_ms)
 
 
-def shares_of_time(rows: RequestRows, *, token_budget: int) -> Vector:
+def shares_of_time(rows: RequestRows, *, limits: ReplicaLimits) -> Vector:
     """Return by row which part of its time a ms of alpha, beta and gamma makes."""
     exposure, time_ms = _steady(rows) if rows.points else _decodes(rows)
+    # A step of several tokens is launched, and reads the KV cache, once.
+    exposure = exposure / np.array([limits.tokens_per_step, 1.0, limits.tokens_per_step])
     if not len(time_ms):
-        exposure, time_ms = _prefills(rows, token_budget=token_budget)
+        exposure, time_ms = _prefills(rows, token_budget=limits.token_budget)
     shares: Vector = exposure / time_ms[:, None]
     return shares
 
@@ -88,7 +91,8 @@ def _steady(rows: RequestRows) -> tuple[Vector, Vector]:
     )
     batch = np.maximum(batch, 1.0)
     # A decode token of each, and the prompt of whoever takes the place of one that ends.
-    tokens = batch * (1.0 + rows.input_tokens / np.maximum(rows.output_tokens, 1))
+    prompts = rows.input_tokens * (1.0 - np.array([each.prefix_share for each in rows.points]))
+    tokens = batch * (1.0 + prompts / np.maximum(rows.output_tokens, 1))
     kv_tokens = batch * (rows.input_tokens + rows.output_tokens / 2.0)
     exposure = np.stack([gaps, gaps * tokens, gaps * kv_tokens], axis=1)
     return exposure[several], span_s[several] * 1e3

@@ -86,13 +86,12 @@ def _families(result: FitResult) -> list[str]:
     return lines
 
 
-def not_identified(result: FitResult) -> list[str]:
-    """Return the names of the coefficients that the logs do not tell."""
+def not_identified(result: FitResult, *, times: float = IDENTIFIED_WITHIN) -> list[str]:
+    """Return the names of the coefficients that the logs do not tell within so many *times*."""
     return [
         name
         for name, field, _ in COEFFICIENTS
-        if getattr(result.highest, field)
-        > IDENTIFIED_WITHIN * max(getattr(result.lowest, field), 1e-12)
+        if getattr(result.highest, field) > times * max(getattr(result.lowest, field), 1e-12)
     ]
 
 

@@ -39,6 +39,8 @@ CUT_TOLERANCE = 0.02
 NEARLY_FACTOR, NEARLY_EXTRA = 1.1, 4.0
 # By what a coefficient is multiplied to see whether that would do as well.
 PROBES = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
+# A prior says more than Cauchy's loss leaves of it from so many standard deviations on.
+FAR, FAR_MAX = 3.0, 20.0
 OVERHEAD_MAX_S = 0.1  # more than this is a queue before the engine, not an overhead
 
 
@@ -70,10 +72,18 @@ def prior_of(sheet: LatencyModel) -> Prior:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Expected:
-    """What a figure is thought to be, and one standard deviation of how far off that may be."""
+    """What a figure is thought to be, and one standard deviation of how far below and above that it
+    may be.
+    """
 
     value: float
-    spread: float
+    spread_below: float
+    spread_above: float
+
+    def apart(self, figure: float) -> float:
+        """Return how many standard deviations *figure* is from what is thought."""
+        off = figure - self.value
+        return off / (self.spread_below if off < 0.0 else self.spread_above)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,10 +143,7 @@ class Search:
             for rows, (begin, stop, _) in bounds
         ]
         self._ceilings = np.mean(
-            [
-                ceilings_ms(rows.part(slice(stop)), token_budget=limits.token_budget)
-                for rows, (_, stop, _) in bounds
-            ],
+            [ceilings_ms(rows.part(slice(stop)), limits=limits) for rows, (_, stop, _) in bounds],
             axis=0,
         )
         self._tried: list[tuple[Vector, float]] = []
@@ -207,25 +214,24 @@ class Search:
         return latency_model, self._overhead_s(self._found(latency_model)) * 1e3
 
     def probe(self) -> int:
-        """Try each coefficient much smaller and much larger, the others made so that decodes take
-        as long as before: a search that began near its end has not seen how long the valley is.
-        Return how many replays that took.
+        """Try each coefficient much smaller and much larger, the others, together and one by one,
+        made so that decodes take as long as before: a search that began near its end has not seen
+        how long the valley is. Return how many replays that took.
         """
         shares = np.concatenate(
-            [
-                shares_of_time(rows.part(self._part), token_budget=self._limits.token_budget)
-                for rows in self._logs
-            ]
+            [shares_of_time(rows.part(self._part), limits=self._limits) for rows in self._logs]
         )
+        before = self.evaluations
         for place, factor in product(range(len(COEFFICIENTS)), PROBES):
-            changed = self.best_ms.copy()
-            changed[place] *= factor
-            others = [other for other in range(len(COEFFICIENTS)) if other != place]
-            missing = shares @ (self.best_ms - changed)
-            step, *_ = np.linalg.lstsq(shares[:, others], missing, rcond=None)
-            changed[others] += step
-            self._residuals(np.maximum(changed, 0.0) / self._ceilings)
-        return len(COEFFICIENTS) * len(PROBES)
+            rest = [other for other in range(len(COEFFICIENTS)) if other != place]
+            for others in (rest, *([other] for other in rest)):
+                changed = self.best_ms.copy()
+                changed[place] *= factor
+                missing = shares @ (self.best_ms - changed)
+                step, *_ = np.linalg.lstsq(shares[:, others], missing, rcond=None)
+                changed[others] += step
+                self._residuals(np.maximum(changed, 0.0) / self._ceilings)
+        return self.evaluations - before
 
     def nearly_as_good(self) -> tuple[LatencyModel, LatencyModel]:
         """Return the extremes of each coefficient among what fits nearly as well as the best."""
@@ -265,8 +271,7 @@ class Search:
         if self._prior is not None:
             parts.append(_from_prior(latency_model, self._prior))
         if self._overhead is not None:
-            apart_ms = overhead_s * 1e3 - self._overhead.value
-            parts.append(np.array([apart_ms / self._overhead.spread]))
+            parts.append(_held(np.array([self._overhead.apart(overhead_s * 1e3)])))
         residuals = np.concatenate(parts)
         self._tried.append((shares, loss(residuals)))
         return residuals
@@ -291,7 +296,16 @@ def _from_prior(latency_model: LatencyModel, prior: Prior) -> Vector:
         max(getattr(latency_model, field), 1e-12) / getattr(prior.latency_model, field)
         for _, field, _ in COEFFICIENTS
     ]
-    return prior.apart(np.log(ratios))
+    return _held(prior.apart(np.log(ratios)))
+
+
+def _held(apart: Vector) -> Vector:
+    """Return *apart* [standard deviations] so that the loss does not stop to grow far out, as it
+    does for what is measured: else a coefficient may be anything once it is off.
+    """
+    beyond = np.clip(np.abs(apart) - FAR, 0.0, FAR_MAX)
+    held: Vector = apart * np.exp(0.5 * beyond**2)
+    return held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
