@@ -216,9 +216,7 @@ class _Maker:
         )
         if latency is None:
             self._about(
-                servers,
-                "its latency model: no config of this name is known and too little was measured; "
-                f"give --config {one.model}=FILE. It is left out",
+                servers, f"{self._lacks_sheet(one)} and too little was measured; it is left out"
             )
             return False
         for note in latency.notes:
@@ -288,6 +286,17 @@ class _Maker:
             dtype="fp8" if fp8 else None,
             max_batch=one.max_batch,
             token_budget=one.token_budget,
+        )
+
+    def _lacks_sheet(self, one: Facts) -> str:
+        """Return why there is no data sheet of *one*, and what to do about it."""
+        if find_sheet(one.type, self._known.sheets) is None:
+            return (
+                f"its latency model: there is no data sheet of {one.type} GPUs (--data DIR, a "
+                "data directory that knows it on them, would do)"
+            )
+        return (
+            f"its latency model: no config of this name is known (give --config {one.model}=FILE)"
         )
 
     def _accelerator(self, one: Facts) -> None:

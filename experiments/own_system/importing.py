@@ -62,13 +62,14 @@ class Period:
 class Asked:
     """What is to be imported: namespaces ("" alone: all), the managed Deployments, or those that
     *select* names. vllm is its version, if the user says it. Without *fit* latency models are those
-    of data sheets.
+    of data sheets. Of a twin that runs at *speed*, Prometheus saw as much of its time in a second.
     """
 
     namespaces: Sequence[str] = ("",)
     select: str = ""
     vllm: str | None = None
     fit: bool = True
+    speed: float = 1.0
     period: Period
 
 
@@ -210,7 +211,9 @@ def asked_past(
         progress=progress,
     )
     source = f"Prometheus, {date_text(end_s - period.last_s)} to {date_text(end_s)} by {step_s:g} s"
-    return Measured(histories=past.histories, source=source, problems=past.problems), past
+    histories = {name: history.sped(asked.speed) for name, history in past.histories.items()}
+    past = replace(past, histories=histories)
+    return Measured(histories=histories, source=source, problems=past.problems), past
 
 
 def _kv_tokens(

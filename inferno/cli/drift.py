@@ -13,7 +13,11 @@ from typing import TYPE_CHECKING, Any
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import add_data_option, print_notes
 from inferno.worlds.kube import make_prometheus, wait_for_cluster
-from inferno.worlds.kube_options import add_cluster_options, add_prometheus_options
+from inferno.worlds.kube_options import (
+    add_cluster_options,
+    add_prometheus_options,
+    add_speed_option,
+)
 
 if TYPE_CHECKING:
     from experiments.own_system.drift import Drift, EngineDrift, Seen, Window
@@ -44,6 +48,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     )
     add_cluster_options(parser)
     add_prometheus_options(parser)
+    add_speed_option(parser)
     parser.add_argument("--last", default="7d", metavar="TIME", help="how far back (default 7d)")
     parser.add_argument(
         "--until", metavar="DATE", help="where the past ends (default: now), as inferno import"
@@ -70,11 +75,12 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 def _run(options: Namespace) -> int:
     from experiments.own_system.drift import drift_of
     from experiments.own_system.importing import seconds
-    from inferno.worlds.world import data_directory
+    from inferno.worlds.world import check_speed, data_directory
     from loop.schema.reading import read_system
     from loop.settings import read_settings
     from twin.spec import SpecError
 
+    check_speed(options.speed)
     settings = read_settings(
         arguments={
             "data_path": options.data,
@@ -149,6 +155,7 @@ def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
     asked = Asked(
         namespaces=settings.namespaces,
         select=options.select,
+        speed=options.speed,
         period=Period(
             last_s=seconds(options.last, option="last"),
             end_s=None if options.until is None else date_s(options.until),

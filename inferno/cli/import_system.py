@@ -14,7 +14,11 @@ from typing import TYPE_CHECKING
 from inferno.cli.command import EXIT_OK, Command
 from inferno.cli.runs import print_paths
 from inferno.worlds.kube import make_prometheus, wait_for_cluster
-from inferno.worlds.kube_options import add_cluster_options, add_prometheus_options
+from inferno.worlds.kube_options import (
+    add_cluster_options,
+    add_prometheus_options,
+    add_speed_option,
+)
 
 if TYPE_CHECKING:
     from experiments.own_system.directory import Imported
@@ -42,6 +46,7 @@ tells replaces the rest.
 def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
     add_cluster_options(parser)
     add_prometheus_options(parser)
+    add_speed_option(parser)
     parser.add_argument(
         "--data",
         type=Path,
@@ -108,6 +113,7 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 def _run(options: Namespace) -> int:
     from experiments.own_system.importing import Asked, Period, date_s, read_system_of, seconds
     from experiments.own_system.writing import write_import
+    from inferno.worlds.world import check_speed
     from loop.backends.kube.client import KubeClient, connect
     from loop.clocks import MonotonicClock, wall_s
     from loop.settings import read_settings
@@ -116,6 +122,7 @@ def _run(options: Namespace) -> int:
     directory: Path = options.out
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise SpecError(f"{directory}: expected a new or an empty directory, found one in use")
+    check_speed(options.speed)
     settings = read_settings(
         arguments={
             "kubeconfig": options.kubeconfig,
@@ -126,6 +133,7 @@ def _run(options: Namespace) -> int:
     asked = Asked(
         namespaces=settings.namespaces,
         select=options.select,
+        speed=options.speed,
         vllm=options.vllm,
         fit=options.latency == "measured",
         period=Period(

@@ -97,6 +97,11 @@ def add_metrics_options(parser: Options) -> None:
         default="proxy",
         help="pods: ask them through the API server (default), or each at its own address",
     )
+    add_speed_option(parser)
+
+
+def add_speed_option(parser: Options) -> None:
+    """Add how fast the time of the cluster passes (check_speed)."""
     parser.add_argument(
         "--speed",
         type=float,

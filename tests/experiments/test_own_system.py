@@ -149,6 +149,24 @@ def test_what_nobody_tells_is_said() -> None:
     assert "its engines serve m, n" in several.unknown[0]
 
 
+@pytest.mark.parametrize(
+    ("model", "kind", "said"),
+    [
+        ("llama-2-13b", "G2", "no data sheet of G2 GPUs (--data DIR, a data directory that knows"),
+        ("own-7b", "H100", "no config of this name is known (give --config own-7b=FILE)"),
+    ],
+)
+def test_a_server_without_a_data_sheet_is_told_what_would_help(
+    model: str, kind: str, said: str
+) -> None:
+    """A config does not help where the GPUs are those that nobody knows."""
+    found = replace(facts({}), model=model, type=kind, accelerator=kind)
+    told = begun(found, capacity={})
+    (line,) = [line for _, line in told.unknown if "its latency model" in line]
+    assert said in line
+    assert line.endswith("and too little was measured; it is left out")
+
+
 def test_a_server_without_pods_runs_on_what_its_pods_may_be_put_on() -> None:
     """Scaled to zero for the night, or waiting for GPUs: its node selector still says it."""
     told: list[str] = []
@@ -349,6 +367,18 @@ def test_the_past_of_two_pods_adds_up() -> None:
     assert whole.load.in_tokens == whole.load.out_tokens == pytest.approx(100.0)
     assert (whole.ttft_ms, whole.itl_ms) == (pytest.approx(50.0), pytest.approx(10.0))
     assert (whole.replicas, whole.running) == (2.0, 3.0)
+
+
+def test_the_past_of_a_sped_twin_is_told_in_its_own_time() -> None:
+    """Ten of its minutes pass in one of Prometheus: every rate was ten times too large."""
+    series = page([float(minute) for minute in range(21)], rate=40.0)
+    history = history_of(series).sped(10.0)
+    whole = history.over(slice(None))
+    assert whole is not None
+    assert whole.load.rate_rpm == pytest.approx(4.0)
+    assert whole.load.in_tokens == pytest.approx(100.0)
+    assert history.start_s + history.steps * history.step_s == 1200.0
+    assert rates_of(history).end_s == 12_000.0
 
 
 @pytest.mark.parametrize("per_step", [1.0, 1.63, 2.3, 4.1])

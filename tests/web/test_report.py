@@ -217,6 +217,24 @@ def test_parts_appended_in_the_browser_are_the_whole(browser: Browser, tmp_path:
     assert kept["fleet"]["gpus"][0]["used"] == [1]
 
 
+def test_an_overload_that_leaves_its_panel_is_written_there(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """The axis stays near the target, so a TTFT of an hour left an empty panel."""
+    late = {"ttft": {"p50": 80.0, "p95": 3_057_135.0}, "itl": {"p50": 18.0, "p95": 30.0}}
+    (tmp_path / "cycles.jsonl").write_text(
+        "".join(
+            json.dumps(line(60.0 * at, row(percentiles=late), row("b"))) + "\n" for at in (1, 2, 3)
+        )
+    )
+    write_report([tmp_path], tmp_path / "page.html")
+    with opened(browser, (tmp_path / "page.html").as_uri()) as (shown, problems):
+        shown.wait_for_selector("text=↑ up to")
+        notes = shown.locator("text=↑ up to").all_text_contents()
+        assert problems == []
+    assert notes == ["↑ up to 3,057,135 ms"]
+
+
 def test_a_thousand_servers_can_be_looked_through(browser: Browser, tmp_path: Path) -> None:
     """A page that draws them all stops the browser; one that lists them all is no list."""
     names = [f"team-{number % 37:02d}/server-{number:04d}" for number in range(1000)]

@@ -224,19 +224,23 @@ Object.assign(inferno, (() => {
     const whole = (top) => (top < 5 ? { dtick: 1 } : {});
     const limitOf = (name, limit) => Math.max(limit || 0, ...percentilesOf(server, name).map((one) => one.limit_ms));
     const fixed = (top) => ({ range: [0, top], rangemode: "normal" });
+    const tops = {
+      ttft_ms: latencyTop(beside, "ttft_ms", limitOf("ttft_ms", server.slo_ttft_ms)),
+      itl_ms: latencyTop(beside, "itl_ms", limitOf("itl_ms", server.slo_itl_ms)),
+    };
     const figureLayout = layout(640, {
       showlegend: true,
       xaxis: xAxis(timeline, { anchor: "y5" }),
       yaxis: yAxis("requests/min", { domain: [0.86, 1], ...fixed(1.08 * most((one) => one.traffic.rate_rpm)) }),
       yaxis2: yAxis("replicas", { domain: [0.61, 0.82], ...fixed(1.12 * replicas), ...whole(replicas) }),
-      yaxis3: yAxis("TTFT [ms]", { domain: [0.41, 0.57], ...fixed(latencyTop(beside, "ttft_ms", limitOf("ttft_ms", server.slo_ttft_ms))) }),
-      yaxis4: yAxis("ITL [ms]", { domain: [0.2, 0.37], ...fixed(latencyTop(beside, "itl_ms", limitOf("itl_ms", server.slo_itl_ms))) }),
+      yaxis3: yAxis("TTFT [ms]", { domain: [0.41, 0.57], ...fixed(tops.ttft_ms) }),
+      yaxis4: yAxis("ITL [ms]", { domain: [0.2, 0.37], ...fixed(tops.itl_ms) }),
       yaxis5: yAxis("backlog [requests]", { domain: [0, 0.16], ...fixed(1.1 * backlog), ...whole(backlog) }),
       yaxis6: yAxis("KV cache [%]", {
         overlaying: "y5", side: "right", range: [0, 105], rangemode: "normal", showgrid: false, tickvals: [0, 50, 100],
       }),
       margin: { l: 60, r: 52, t: 8, b: 40 },
-      annotations: unknown(server),
+      annotations: [...unknown(server), ...beyond(server, tops)],
       shapes: server.missed.map((span) => ({
         type: "rect", xref: "x", yref: "paper", x0: timeline.clock.at(span.start_s), x1: timeline.clock.at(span.end_s),
         y0: 0, y1: 1, fillcolor: look().missed, line: { width: 0 }, layer: "below",
@@ -255,6 +259,17 @@ Object.assign(inferno, (() => {
     ];
     return panels.filter(([, , values]) => !known(values).length)
       .map(([words, yref]) => emptyNote(`${words}: not known`, `${yref} domain`));
+  }
+
+  // How far the lines go that leave a panel: an overload would else be an empty one.
+  function beyond(server, tops) {
+    return [["ttft_ms", "y3"], ["itl_ms", "y4"]].flatMap(([name, yref]) => {
+      const { mean, p50, p95 } = server.traffic[name];
+      const most = [mean, p50, p95].flatMap(known).reduce((one, other) => Math.max(one, other), 0);
+      return most > tops[name] ? [{
+        ...emptyNote(`↑ up to ${figure(Math.round(most))} ms`, `${yref} domain`), x: 1, y: 1, xanchor: "right", yanchor: "top",
+      }] : [];
+    });
   }
 
   function facts(server) {
