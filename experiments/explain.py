@@ -38,12 +38,13 @@ UNLIMITED = 1_000_000
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explained:
     """The misses of a run, the attainment of each counterfactual (none if they were not asked for),
-    and what was written.
+    what was written, and what the data of the run leave open.
     """
 
     misses: Misses
     counterfactuals: Mapping[str, float]
     paths: list[Path]
+    notes: tuple[str, ...]
 
 
 def explain_run(
@@ -59,7 +60,8 @@ def explain_run(
         for title, headings, cells in _tables(misses, found):
             print_table(console, plain_table(title, headings, cells))
             console.print()
-    return Explained(misses=misses, counterfactuals=found, paths=paths)
+    notes = tuple(read_json(directory / RUN).get("notes", ()))
+    return Explained(misses=misses, counterfactuals=found, paths=paths, notes=notes)
 
 
 def misses_of_directory(

@@ -21,8 +21,8 @@ from experiments.output import write_csv
 from experiments.run import RunResult, simulate
 from experiments.scores.changes import Desired, desired_by_server
 from experiments.sources import Sources, read_sources
-from experiments.sweep import finish_runs
-from experiments.sweep_rows import PlannedRun, Row, results_frame, row_of
+from experiments.sweep import SweepResult, finish_runs
+from experiments.sweep_rows import PlannedRun, Row, notes_of, results_frame, row_of
 from experiments.tables import plain_table, print_table
 
 if TYPE_CHECKING:
@@ -137,10 +137,8 @@ def lag_budget(
     executor: Executor | None = None,
     resume: bool = False,
     console: Console | None = None,
-) -> tuple[pd.DataFrame, list[Path], list[Path]]:
-    """Run *grid* as it is and without each of REMOVABLE; return the table, what was written, and
-    the files that tell failures.
-    """
+) -> SweepResult:
+    """Run *grid* as it is and without each of REMOVABLE; return what came of it."""
     runs = [_planned(config, part) for config in grid.runs() for part in ("", *REMOVABLE)]
     done = finish_runs(
         runs, out / "lags", work=lag_row, executor=executor, resume=resume, console=console
@@ -149,7 +147,13 @@ def lag_budget(
     write_csv(out / LAGS_CSV, results)
     if console is not None:
         print_lags(console, results[results["error"] == ""])
-    return results, [out / LAGS_CSV], done.failures
+    return SweepResult(
+        results=results,
+        reused=done.reused,
+        paths=[out / LAGS_CSV],
+        failures=done.failures,
+        notes=notes_of(runs),
+    )
 
 
 def _planned(config: RunConfig, part: str) -> Lagging:

@@ -17,8 +17,8 @@ from experiments.grid import SweepConfig
 from experiments.output import write_csv
 from experiments.run import simulate
 from experiments.sources import Sources, read_sources
-from experiments.sweep import finish_runs
-from experiments.sweep_rows import PlannedRun, Row, results_frame, row_of
+from experiments.sweep import SweepResult, finish_runs
+from experiments.sweep_rows import PlannedRun, Row, notes_of, results_frame, row_of
 from experiments.tables import plain_table, print_table
 from twin.spec import SpecError
 
@@ -68,10 +68,8 @@ def stability(
     executor: Executor | None = None,
     resume: bool = False,
     console: Console | None = None,
-) -> tuple[pd.DataFrame, list[Path], list[Path]]:
-    """Run *grid* with each factor of *start_ups*; return the table, what was written, and the files
-    that tell failures.
-    """
+) -> SweepResult:
+    """Run *grid* with each factor of *start_ups*; return what came of it."""
     for factor in start_ups:
         if not 0.0 <= factor <= 1000.0:
             raise SpecError(f"start-up: expected factors of 0 to 1000, found {factor:g}")
@@ -83,7 +81,13 @@ def stability(
     write_csv(out / RESULTS_CSV, results)
     if console is not None:
         _print(console, results[results["error"] == ""])
-    return results, [out / RESULTS_CSV], done.failures
+    return SweepResult(
+        results=results,
+        reused=done.reused,
+        paths=[out / RESULTS_CSV],
+        failures=done.failures,
+        notes=notes_of(runs),
+    )
 
 
 def _planned(config: RunConfig, factor: float) -> Slowed:

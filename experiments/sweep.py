@@ -22,6 +22,7 @@ from experiments.sweep_rows import (
     PlannedRun,
     Row,
     load_rows,
+    notes_of,
     results_frame,
     row_of,
     save_row,
@@ -42,8 +43,8 @@ RESULTS_PARQUET, RESULTS_CSV = "results.parquet", "results.csv"
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class SweepResult:
-    """The table of a sweep (a row a run, `error` "" where it went well), how many rows were reused,
-    what was written.
+    """The table of a sweep, or of another question (a row a run, `error` "" where it went well),
+    how many rows were reused, what was written.
 
     failures are the files that hold the tracebacks of the runs that failed this time; notes are
     what the data leave open, a line each.
@@ -109,7 +110,7 @@ def sweep_to_directory(
         reused=done.reused,
         paths=paths,
         failures=done.failures,
-        notes=tuple(dict.fromkeys(note for planned in runs for note in planned.notes)),
+        notes=notes_of(runs),
     )
 
 

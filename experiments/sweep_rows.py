@@ -43,6 +43,11 @@ class PlannedRun:
     label: str = ""
 
 
+def notes_of(runs: Sequence[PlannedRun]) -> tuple[str, ...]:
+    """Return what the data of *runs* leave open, each line once."""
+    return tuple(dict.fromkeys(note for planned in runs for note in planned.notes))
+
+
 def settings_row(planned: PlannedRun) -> Row:
     """Return the columns that say which run a row is."""
     config = planned.config

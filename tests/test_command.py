@@ -354,6 +354,34 @@ def test_a_run_says_what_its_data_leave_open(data: Path, tmp_path: Path, capsys:
     assert all(line.startswith("wrote ") for line in said.out.splitlines())
 
 
+@pytest.mark.costly
+@pytest.mark.parametrize(
+    "command",
+    [
+        "sim {short}; explain-misses {out}",
+        "sweep {short} --alpha 0 --seeds 1 --jobs 1",
+        "compare {short} --seeds 1 --jobs 1",
+        "tune {short} --train-seeds 1 --seeds 1 --jobs 1",
+        "stability {short} --start-up 1 --lags --seeds 1 --jobs 1",
+        "what-if {data} --start-up x0.5 --now static --hours 0.02 --seeds 1 --jobs 1",
+    ],
+    ids=lambda command: command.split("; ")[-1].split()[0],
+)
+def test_every_question_says_what_its_data_leave_open(
+    command: str, data: Path, tmp_path: Path, capsys: Capture
+) -> None:
+    """Who reads the answer must know of what: each line once, whatever number of runs it took."""
+    (data / "capacity-data.json").write_text('{"count": [{"type": "L40S", "count": 24}]}')
+    short = f"--data {data} --scenario steady --hours 0.02 --policy static"
+    for part in command.format(short=short, data=data, out=tmp_path / "out").split("; "):
+        capsys.readouterr()
+        words = part.split()
+        out = [] if words[0] == "explain-misses" else ["--out", str(tmp_path / "out")]
+        assert inferno.main([*words, *out]) == 0
+    notes = [line for line in capsys.readouterr().err.splitlines() if line.startswith("note: ")]
+    assert sum("there are no GPUs of type 'H100'" in note for note in notes) == 1
+
+
 def test_adopt_says_what_its_data_leave_open(data: Path, tmp_path: Path, capsys: Capture) -> None:
     """Before the cluster is asked: whoever takes a Deployment in should know the data by then."""
     (data / "capacity-data.json").write_text('{"count": []}')

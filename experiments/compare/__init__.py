@@ -24,7 +24,7 @@ from experiments.executor import Executor
 from experiments.grid import SweepConfig
 from experiments.output import write_csv
 from experiments.sweep import FinishedRuns, finish_runs
-from experiments.sweep_rows import Row, results_frame
+from experiments.sweep_rows import Row, notes_of, results_frame
 from twin.spec import SpecError
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def compare(
         advice=report.advice,
         paths=[out / RESULTS_CSV, *report.paths],
         failures=failures,
-        notes=tuple(dict.fromkeys(note for planned in policies for note in planned.notes)),
+        notes=notes_of(policies),
     )
 
 

@@ -21,7 +21,7 @@ from experiments.own_system.changes import Changes, changed_files
 from experiments.own_system.writing import TRACE_YAML
 from experiments.scenario import parse_yaml, read_scenario, scenario_path
 from experiments.sweep import finish_runs
-from experiments.sweep_rows import results_frame
+from experiments.sweep_rows import notes_of, results_frame
 from loop.schema.reading import read_system
 from twin.datafile import read_json
 from twin.spec import SpecError
@@ -129,7 +129,7 @@ def what_if(
         lines=tuple(lines),
         paths=[out / RESULTS_CSV, *report.paths, out / WHAT_IF_JSON],
         failures=done.failures,
-        notes=tuple(dict.fromkeys(note for one in runs for note in one.notes)),
+        notes=notes_of(runs),
     )
 
 

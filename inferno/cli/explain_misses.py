@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferno.cli.command import EXIT_OK, Command
-from inferno.cli.runs import print_paths
+from inferno.cli.runs import print_notes, print_paths
 
 TEXT = """\
 Attribute every missed request of a run to its first cause, in points of
@@ -39,6 +39,7 @@ def _run(options: Namespace) -> int:
         jobs=options.jobs,
         console=None if options.quiet else text_console(),
     )
+    print_notes(found.notes, quiet=options.quiet)
     print_paths(found.paths)
     return EXIT_OK
 

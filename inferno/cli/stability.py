@@ -13,6 +13,7 @@ from inferno.cli.runs import (
     add_seed_options,
     chosen_executor,
     numbers,
+    print_notes,
     print_paths,
     run_grid,
 )
@@ -59,7 +60,7 @@ def _run(options: Namespace) -> int:
     )
     console = None if options.quiet else text_console()
     executor = chosen_executor(options)
-    _, paths, failures = stability(
+    found = stability(
         grid,
         options.start_up,
         options.out,
@@ -67,13 +68,14 @@ def _run(options: Namespace) -> int:
         resume=options.resume,
         console=console,
     )
+    parts = [found]
     if options.lags:
-        _, more, failed = lag_budget(
-            grid, options.out, executor=executor, resume=options.resume, console=console
+        parts.append(
+            lag_budget(grid, options.out, executor=executor, resume=options.resume, console=console)
         )
-        paths, failures = [*paths, *more], [*failures, *failed]
-    print_paths(paths)
-    return EXIT_FAILURE if failures else EXIT_OK
+    print_notes((note for part in parts for note in part.notes), quiet=options.quiet)
+    print_paths(path for part in parts for path in part.paths)
+    return EXIT_FAILURE if any(part.failures for part in parts) else EXIT_OK
 
 
 COMMAND = Command(

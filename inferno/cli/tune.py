@@ -12,6 +12,7 @@ from inferno.cli.runs import (
     asked_policies,
     chosen_executor,
     names,
+    print_notes,
     print_paths,
     run_grid,
 )
@@ -81,6 +82,7 @@ def _run(options: Namespace) -> int:
     for policy, settings in chosen.items():
         if settings:
             print(f"{policy} tuned: {', '.join(f'{name}={settings[name]}' for name in settings)}")
+    print_notes(outcome.notes, quiet=options.quiet)
     print_paths([options.out / TUNED, *outcome.paths])
     return EXIT_FAILURE if outcome.failures else EXIT_OK
 

@@ -163,13 +163,14 @@ def test_a_setting_that_brings_nothing_leaves_what_is_shipped(tmp_path: Path) ->
 
 def test_stability_has_a_row_for_each_start_up(tmp_path: Path) -> None:
     """Pods that start at once overshoot less than pods that take their time."""
-    table, paths, failures = stability(
+    found = stability(
         SweepConfig(base=SHORT), (0.0, 3.0), tmp_path, executor=LocalProcesses(jobs=1)
     )
-    assert failures == []
+    table = found.results
+    assert found.failures == []
     assert list(table["start_up"]) == [0.0, 3.0]
     assert {"attainment", "reversals_per_h", "overshoot"} <= set(table.columns)
-    assert all(path.exists() for path in paths)
+    assert all(path.exists() for path in found.paths)
 
 
 def test_the_lag_budget_says_where_the_seconds_go(tmp_path: Path) -> None:
@@ -183,12 +184,10 @@ def test_the_lag_budget_says_where_the_seconds_go(tmp_path: Path) -> None:
     base = RunConfig(
         data=SHORT.data, scenario=str(scenario), policy="hpa", hours=0.2, period_s=20.0
     )
-    table, paths, failures = lag_budget(
-        SweepConfig(base=base), tmp_path / "out", executor=LocalProcesses(jobs=1)
-    )
-    assert failures == []
-    assert all(path.exists() for path in paths)
-    rows = table.set_index("without")
+    found = lag_budget(SweepConfig(base=base), tmp_path / "out", executor=LocalProcesses(jobs=1))
+    assert found.failures == []
+    assert all(path.exists() for path in found.paths)
+    rows = found.results.set_index("without")
     assert list(rows.index) == ["", *REMOVABLE]
     seconds = rows[[f"{part} [s]" for part in PARTS]].astype(float)
     assert (seconds >= 0.0).all().all()
