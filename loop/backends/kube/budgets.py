@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from loop.backends.kube.read import Deployment, each_read
+from loop.backends.kube.read import Deployment, as_text, each_read
 from loop.backends.kube.scheduling import selects
 from twin.magnitudes import REPLICAS_MAX
 
@@ -41,9 +41,10 @@ def _budget(obj: Json) -> Budget | None:
     least, selector = spec.get("minAvailable"), spec.get("selector")
     if not isinstance(least, int) or not 0 < least <= REPLICAS_MAX or selector is None:
         return None
+    selects(selector, {})
     return Budget(
-        namespace=meta["namespace"],
-        name=meta["name"],
+        namespace=as_text(meta["namespace"]),
+        name=as_text(meta["name"]),
         selector=selector,
         least=least,
     )

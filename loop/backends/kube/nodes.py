@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 from loop.backends.kube.arguments import GPU_RESOURCES, count, is_gpu, limits_of
 from loop.backends.kube.labels import APPLY_NODE_SELECTOR, FOUND_MAX
-from loop.backends.kube.read import Pod, Server, each_read
+from loop.backends.kube.read import Pod, Server, as_text, each_read
 from loop.backends.kube.scheduling import obstacle
 from loop.types import CapacityView, SharedGpus
 from twin.magnitudes import whole
@@ -426,7 +426,7 @@ def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
     meta, spec, status = obj["metadata"], obj.get("spec") or {}, obj.get("status") or {}
     if not _ready(status):
         return []
-    labels = meta.get("labels") or {}
+    labels = {key: as_text(value) for key, value in (meta.get("labels") or {}).items()}
     resources = status.get("allocatable") or status.get("capacity") or {}
     for resource, quantity in resources.items():
         if is_gpu(resource) and whole(str(quantity)) is None:
@@ -434,7 +434,7 @@ def read_node(obj: Json, *, types: Collection[str]) -> list[Node]:
     found = _gpus(resources)
     return [
         Node(
-            name=meta["name"],
+            name=as_text(meta["name"]),
             type=_type(resource, count, labels, types) or "unknown",
             gpus=count,
             open=not spec.get("unschedulable") and not meta.get("deletionTimestamp"),

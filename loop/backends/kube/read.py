@@ -15,14 +15,16 @@ from typing import Any, TypeVar
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import (
     GpuLimit,
+    command_words,
     gpu_limit,
     gpu_limits,
+    limits_of,
     side_by_side,
     value_of,
 )
 from loop.backends.kube.labels import Bounds
 from loop.backends.kube.objects import Object, Remembered, parsed
-from loop.backends.kube.scheduling import keeps_apart, selects
+from loop.backends.kube.scheduling import KEEPS_OFF, keeps_apart, obstacle, selects
 from loop.backends.kube.trouble import TEXT_MAX, Trouble, trouble_of
 from loop.replacing import replace
 from loop.signals.pods import ScrapedPod, ScrapedServer, owns
@@ -211,14 +213,24 @@ def read_deployment(obj: Json) -> Deployment:
         if not isinstance(text, str):
             raise TypeError("a label or an annotation is no text")
     failure, failure_since = _replica_failure(status)
+    selector = spec.get("selector") or {}
+    pod_labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
+    _look_through(pod_spec)
+    selects(selector, pod_labels)
+    for entry in meta.get("managedFields") or ():
+        fields = entry.get("fieldsV1") or {}
+        (fields.get("f:spec") or {}).keys()
+        ((fields.get("f:metadata") or {}).get("f:labels") or {}).keys()
+        as_text(entry.get("manager") or "")
+        as_text(entry.get("time") or "")
     return Deployment(
-        namespace=_text(meta["namespace"]),
-        name=_text(meta["name"]),
-        uid=meta.get("uid") or "",
-        version=meta.get("resourceVersion") or "",
-        created=meta.get("creationTimestamp") or "",
-        generation=meta.get("generation") or 0,
-        observed=status.get("observedGeneration") or 0,
+        namespace=as_text(meta["namespace"]),
+        name=as_text(meta["name"]),
+        uid=as_text(meta.get("uid") or ""),
+        version=as_text(meta.get("resourceVersion") or ""),
+        created=as_text(meta.get("creationTimestamp") or ""),
+        generation=int(meta.get("generation") or 0),
+        observed=int(status.get("observedGeneration") or 0),
         managed=labels.get(names.MANAGED) == "true",
         claim=labels.get(names.NAME) or meta["name"],
         server=labels.get(names.NAME) or meta["name"],
@@ -231,9 +243,9 @@ def read_deployment(obj: Json) -> Deployment:
         load=load,
         bounds=bounds,
         annotations=annotations,
-        selector=spec.get("selector") or {},
+        selector=selector,
         pod_spec=pod_spec,
-        pod_labels=((spec.get("template") or {}).get("metadata") or {}).get("labels") or {},
+        pod_labels=pod_labels,
         apart=keeps_apart(spec.get("template") or {}),
         field_owners=meta.get("managedFields") or (),
         rollout_paused=spec.get("paused") is True,
@@ -242,6 +254,27 @@ def read_deployment(obj: Json) -> Deployment:
         replica_failure_since=failure_since,
         problem=bounds_problem or batch_problem or load_problem or model_problem,
     )
+
+
+def _look_through(pod_spec: Json) -> None:
+    """Raise here what would be raised where *pod_spec* is looked at later, beside others: so it is
+    its own object alone that is left alone.
+    """
+    containers = [*side_by_side(pod_spec), *(pod_spec.get("initContainers") or ())]
+    gpu_limits(containers)
+    for one in containers:
+        command_words(one)
+        limits_of(one).items()
+        for port in one.get("ports") or ():
+            port.get("containerPort")
+        for variable in one.get("env") or ():
+            variable.get("name")
+    for taint in ({}, {"key": "any", "effect": KEEPS_OFF[0]}):
+        labels = dict(pod_spec.get("nodeSelector") or {})
+        place = {"name": pod_spec.get("nodeName") or "", "labels": labels}
+        obstacle(pod_spec, {"metadata": place, "spec": {"taints": [taint]}})
+    if not isinstance(pod_spec.get("terminationGracePeriodSeconds") or 0, int):
+        raise TypeError("terminationGracePeriodSeconds is no whole number")
 
 
 def _replica_failure(status: Json) -> tuple[str, str]:
@@ -253,7 +286,8 @@ def _replica_failure(status: Json) -> tuple[str, str]:
     return "", ""
 
 
-def _text(value: object) -> str:
+def as_text(value: object) -> str:
+    """Return a *value* that is a text; raise TypeError otherwise."""
     if not isinstance(value, str):
         raise TypeError(f"expected a text, found {str(value)[: names.FOUND_MAX]}")
     return value
@@ -279,28 +313,32 @@ def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:
     phase, since = _phase(meta, spec, status)
     # A pod that was deleted names the end of its grace period.
     grace_s = (meta.get("deletionGracePeriodSeconds") or 0) if phase == "draining" else 0
+    _look_through(spec)
     ports, path = _metrics(meta.get("annotations") or {}, spec)
-    owner = _owner(meta)
+    owner, labels = _owner(meta), meta.get("labels") or {}
+    selects({"matchLabels": labels}, labels)
     return Pod(
-        namespace=_text(meta["namespace"]),
-        name=_text(meta["name"]),
+        namespace=as_text(meta["namespace"]),
+        name=as_text(meta["name"]),
         owner=owner,
         others=not owner
         and any(one.get("controller") for one in meta.get("ownerReferences") or ()),
-        labels=meta.get("labels") or {},
+        labels=labels,
         phase=phase,
         since_s=unix_s(since or created) - grace_s - epoch_s,
         created_s=unix_s(created) - epoch_s,
-        node=spec.get("nodeName") or "",
+        node=as_text(spec.get("nodeName") or ""),
         started_s=_started_s(status, epoch_s=epoch_s),
-        address=status.get("podIP") or "",
+        address=as_text(status.get("podIP") or ""),
         metrics_ports=ports,
         metrics_path=path,
         tls_ports=_tls_ports(meta.get("annotations") or {}, spec, ports),
         spec=spec,
         trouble=trouble_of(status) if phase in ("pending", "starting") else None,
         unready_s=unix_s(_unready_since(status) or created) - epoch_s,
-        restarts=sum(one.get("restartCount") or 0 for one in status.get("containerStatuses") or ()),
+        restarts=sum(
+            int(one.get("restartCount") or 0) for one in status.get("containerStatuses") or ()
+        ),
     )
 
 
@@ -402,10 +440,10 @@ def left_alone_notes(objects: Iterable[Json]) -> list[str]:
 
     def line(obj: Json) -> str:
         meta = obj["metadata"]
-        where = f"{obj['kind']} {_text(meta['namespace'])}/{_text(meta['name'])}: left alone"
+        where = f"{obj['kind']} {as_text(meta['namespace'])}/{as_text(meta['name'])}: left alone"
         if obj["kind"] != "Deployment":
             return f"{where}: label {names.MANAGED}: the loop looks after Deployments only"
-        found = _text(meta["labels"][names.MANAGED])[: names.FOUND_MAX]
+        found = as_text(meta["labels"][names.MANAGED])[: names.FOUND_MAX]
         wanted = f'{where}: label {names.MANAGED}: expected "true" or "false"'
         return "" if found in ("true", "false") else f"{wanted}, found {found!r}"
 

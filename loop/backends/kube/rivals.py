@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from loop.backends.kube.read import Deployment, each_read
+from loop.backends.kube.read import Deployment, as_text, each_read
 from loop.types import Why
 
 Json = Mapping[str, Any]
@@ -53,10 +53,9 @@ def _autoscaler(obj: Json) -> Autoscaler | None:
     for owner in meta.get("ownerReferences") or ():
         if owner.get("kind") == SCALED_OBJECT:
             kind, name = SCALED_OBJECT, owner.get("name")
-    title = f"{kind} {meta['namespace']}/{name}"
-    return Autoscaler(
-        namespace=meta["namespace"], target=target["name"], title=title, paused=paused
-    )
+    space = as_text(meta["namespace"])
+    title = f"{kind} {space}/{name}"
+    return Autoscaler(namespace=space, target=as_text(target["name"]), title=title, paused=paused)
 
 
 def rival_notes(deployments: Iterable[Deployment], found: Iterable[Autoscaler]) -> list[str]:
