@@ -16,6 +16,7 @@ from loop.signals.names import HISTOGRAMS
 from loop.signals.pods import ScrapedPod, ScrapedServer
 from loop.signals.series import Track
 from loop.types import Load
+from twin.frozen import made_quickly
 
 MINUTE_S, MS = 60.0, 1000.0
 # The part of the window that a process must have been heard of for its rate to count: of less, one
@@ -54,6 +55,7 @@ class WindowSettings:
         return HEARD_PART_MIN * self.window_s
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gauges:
     """The latest gauges of one pod, those of its engines added up, and its own figures over the
@@ -72,6 +74,7 @@ class Gauges:
     unknown: frozenset[str] = frozenset()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
     """What is known of one server; None: unknown. measured: its pods were heard of, whether or not
@@ -111,17 +114,22 @@ def figures(
     settings: WindowSettings,
     gone: Mapping[str, tuple[float, float]] | None = None,
     own_looks: bool = False,
+    served: frozenset[str] = frozenset(),
 ) -> Figures:
     """Return the figures of *server* from the tracks of its pods by name, those of pods that are
-    gone included.
+    gone included. *served* are the names of the models that its engines serve.
 
     *gone* tells of pods that have gone the time of their last sample, and when they are thought to
     have gone after it. *own_looks*: each sample is a look of the loop itself.
     """
-    alive = {pod.name: pod for pod in server.pods}
+    alive = {pod.name for pod in server.pods}
     heard: dict[str, list[Track]] = {}
     good: dict[str, list[Track]] = {}
+    newest_s = None
     for name, of_pod in tracks.items():
+        for track in of_pod:
+            last_s = track.times_s[-1]
+            newest_s = last_s if newest_s is None else max(newest_s, last_s)
         fresh = [
             track
             for track in of_pod
@@ -131,15 +139,13 @@ def figures(
             heard[name] = fresh
         if any(track.alive_s >= settings.heard_s_min for track in fresh):
             good[name] = [track for track in fresh if track.alive_s > 0.0]
-    newest_s = max(
-        (track.times_s[-1] for of_pod in tracks.values() for track in of_pod), default=None
-    )
     seen = Figures(
         pods={
             name: _gauges(of_pod, now_s=now_s) for name, of_pod in heard.items() if name in alive
         },
         measured=newest_s is not None,
         age_s=None if newest_s is None else max(0.0, now_s - newest_s),
+        model_names=served,
     )
     serving = [
         pod for pod in server.pods if pod.phase == "ready" or (pod.name in good and _serves(pod))
@@ -182,15 +188,9 @@ def _known(
     A pod without a track had as many requests, while it was ready, as one of those *telling*.
     """
     every = [track for of_pod in good.values() for track in of_pod]
-    begin_s = min(track.times_s[0] for track in every)
-    end_s = max(track.times_s[-1] for track in every)
-    there = {
-        name: (
-            min(track.times_s[0] for track in of_pod),
-            max(track.times_s[-1] for track in of_pod),
-        )
-        for name, of_pod in good.items()
-    }
+    there = {name: _span(of_pod) for name, of_pod in good.items()}
+    begin_s = min(first_s for first_s, _ in there.values())
+    end_s = max(last_s for _, last_s in there.values())
     for name, (last_s, gone_s) in gone.items():
         first_s = there[name][0] if name in there else max(last_s, begin_s)
         there[name] = (first_s, min(max(gone_s, first_s), end_s))
@@ -321,6 +321,14 @@ def _odd(every: Sequence[Track], *, settings: WindowSettings) -> str:
     return ""
 
 
+def _span(of_pod: Sequence[Track]) -> tuple[float, float]:
+    """Return the times of the first and of the last scrape of the processes of one pod."""
+    first_s, last_s = of_pod[0].times_s[0], of_pod[0].times_s[-1]
+    for track in of_pod[1:]:
+        first_s, last_s = min(first_s, track.times_s[0]), max(last_s, track.times_s[-1])
+    return first_s, last_s
+
+
 def _came(of_pod: Sequence[Track], span: tuple[float, float]) -> float:
     """Return how many requests came to the processes of one pod between two times."""
     return sum(track.came(*span) for track in of_pod)
@@ -352,10 +360,10 @@ def _serving_since_s(pod: ScrapedPod, of_pod: Sequence[Track], *, begin_s: float
 
 def _totals(every: Sequence[Track]) -> dict[str, float]:
     """Return the growth of each counter over the tracks that tell it."""
-    if len(every) == 1:
-        return {name: grown[-1] for name, grown in every[0].grown.items() if grown}
-    total: dict[str, float] = {}
-    for track in every:
+    if not every:
+        return {}
+    total = {name: grown[-1] for name, grown in every[0].grown.items() if grown}
+    for track in every[1:]:
         for name, grown in track.grown.items():
             if grown:
                 total[name] = total.get(name, 0.0) + grown[-1]
@@ -364,11 +372,14 @@ def _totals(every: Sequence[Track]) -> dict[str, float]:
 
 def _contradiction(every: Sequence[Track]) -> str:
     """Return what first tokens and ends tell of requests, if one tells of far more."""
-    ends = max(0.0, sum(track.arrived_by_ends for track in every))
-    firsts = max(0.0, sum(track.arrived_by_firsts for track in every))
-    counted = sum(track.arrived[-1] for track in every)
-    prompts = max(0.0, sum(track.arrived_by_prompts for track in every))
-    late = max(track.late for track in every)
+    ends = firsts = counted = prompts = late = 0.0
+    for track in every:
+        ends += track.arrived_by_ends
+        firsts += track.arrived_by_firsts
+        prompts += track.arrived_by_prompts
+        counted += track.arrived[-1]
+        late = max(late, track.late)
+    ends, firsts, prompts = max(0.0, ends), max(0.0, firsts), max(0.0, prompts)
     line = f"first tokens tell of {firsts:.0f} requests, ends and those inside of {ends:.0f}: "
     if firsts > CONTRADICTION_SHARE * ends + CONTRADICTION_MIN:
         return line + (
@@ -573,8 +584,7 @@ def _own(gauges: Gauges, of_pod: Sequence[Track] | None, settings: WindowSetting
     """
     if not of_pod:
         return gauges
-    begin_s = min(track.times_s[0] for track in of_pod)
-    end_s = max(track.times_s[-1] for track in of_pod)
+    begin_s, end_s = _span(of_pod)
     per_minute = MINUTE_S / ((end_s - begin_s) * settings.speed)
     total = _totals(of_pod)
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)

@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from loop.types import PodPhase
+from twin.frozen import made_quickly
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapedPod:
     """One pod that has not finished. Times are seconds of the run.
@@ -29,6 +31,7 @@ class ScrapedPod:
     tls_ports: frozenset[int] = frozenset()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScrapedServer:
     """A server and its pods. workload is the name that its pods' names begin with.

@@ -23,6 +23,7 @@ from loop.signals.processes import (
     tells_of_requests,
 )
 from loop.signals.turns import BORN_FACTOR, BORN_RPS, by_turns
+from twin.frozen import made_quickly
 
 REASONS = frozenset({"finished_reason", "reason"})
 ABORTS = frozenset({"abort", "aborted", "cancelled", "canceled", "error", "timeout"})
@@ -36,6 +37,7 @@ KV_IDLE_MAX = 0.01  # of an engine that does nothing; some blocks are never free
 PROMPTS_FACTOR = 1.25
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Track:
     """What one engine process told, from its first scrape in the window to its last.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, pairwise
 from typing import NamedTuple, overload
 
@@ -20,6 +21,7 @@ from loop.signals.processes import (
     TELL_OF_REQUESTS,
     VALUE_MAX,
     Labels,
+    Points,
     Series,
     has_parts,
     told_apart,
@@ -48,25 +50,28 @@ class Name(NamedTuple):
     labels: Labels
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class PodNames:
     """What the series of one pod are called, and which rows of an answer they are."""
 
     names: tuple[Name, ...]
     rows: tuple[int, ...]
 
+    @cached_property
+    def labels(self) -> tuple[Labels, ...]:
+        """Return the labels of the series, each once."""
+        return tuple(dict.fromkeys(name.labels for name in self.names))
+
 
 class Samples:
     """The samples of many series, one series behind the other."""
 
-    def __init__(self, points: Sequence[Sequence[Sequence[float]]], *, epoch_s: float) -> None:
-        """Take the *points* of each series: times [Unix time] and values; *epoch_s* is the date of
-        second 0 of the run. Raise ValueError where a point is not these two.
+    def __init__(self, points: Sequence[Points], *, epoch_s: float) -> None:
+        """Take the *points* of each series, their times as Unix time; *epoch_s* is the date of
+        second 0 of the run.
         """
         counts = np.fromiter(map(len, points), np.intp, len(points))
         flat = list(chain.from_iterable(points))
-        if set(map(len, flat)) - {2}:
-            raise ValueError("a point is no time and value")
         both = np.fromiter(chain.from_iterable(flat), np.float64, 2 * len(flat)).reshape(-1, 2)
         self.times_s = both[:, 0] - epoch_s
         self.values = both[:, 1].copy()
@@ -96,9 +101,9 @@ class Rows(Sequence[Series]):
         self.samples, self.called = samples, called
 
     @property
-    def labels(self) -> list[Labels]:
-        """Return the labels of each."""
-        return [name.labels for name in self.called.names]
+    def labels(self) -> Sequence[Labels]:
+        """Return the labels of the series, each once."""
+        return self.called.labels
 
     def __len__(self) -> int:
         return len(self.called.rows)
@@ -120,7 +125,7 @@ class Rows(Sequence[Series]):
 
 
 def labels_of(pod: Sequence[Series]) -> Iterable[Labels]:
-    """Return the labels of the series of one pod."""
+    """Return the labels of the series of one pod, or of all that differ."""
     return pod.labels if isinstance(pod, Rows) else (one.labels for one in pod)
 
 

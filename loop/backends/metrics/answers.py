@@ -16,7 +16,7 @@ from loop.backends.fetch import Fetched
 from loop.backends.metrics.api import PrometheusError, PrometheusSettings
 from loop.signals.names import OF_A_HISTOGRAM
 from loop.signals.pods import ScrapedServer, owns
-from loop.signals.processes import Labels, Series
+from loop.signals.processes import Labels, Points, Series
 from loop.signals.together import Name, PodNames, Rows, Samples
 
 try:
@@ -147,13 +147,13 @@ class Reader:
         return OTHER_POD_LABELS.intersection(metric) - {read}
 
 
-def _told_by(entries: Sequence[Any]) -> tuple[list[bytes], list[Sequence[Sequence[float]]]]:
+def _told_by(entries: Sequence[Any]) -> tuple[list[bytes], list[Points]]:
     """Return the labels and the points of the series that the *entries* of a decoded matrix tell,
     as `_told` does: behind the labels of a native histogram stands which of its counters it is.
     """
     texts = [bytes(one.metric) for one in entries]
     points = [one.values for one in entries]
-    if any(one.histograms is not None for one in entries):
+    if [one.histograms for one in entries].count(None) < len(entries):
         texts, points = [], []
         for one in entries:
             text = bytes(one.metric)
@@ -321,7 +321,7 @@ if msgspec is not None:
         "Entry",
         [
             ("metric", msgspec.Raw),
-            ("values", list[list[float]] | None, None),
+            ("values", list[tuple[float, float]] | None, None),
             ("histograms", list[tuple[float, _HISTOGRAM]] | None, None),
         ],
     )

@@ -99,11 +99,12 @@ class Prometheus:
         except PrometheusError as error:
             return Measurement(error=f"prometheus: {error}")
         found = {
-            one.name: replace(
-                figures(
-                    one, tracks[one.name], now_s=now_s, settings=self._reaches.window(one.name)
-                ),
-                model_names=model_names(
+            one.name: figures(
+                one,
+                tracks[one.name],
+                now_s=now_s,
+                settings=self._reaches.window(one.name),
+                served=model_names(
                     chain.from_iterable(map(labels_of, by_server[one.name].values()))
                 ),
             )
