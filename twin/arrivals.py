@@ -220,15 +220,22 @@ def token_counts(
         draws = rng.lognormal(math.log(rest) - 0.5 * sigma * sigma, sigma, n)
     else:
         draws = rng.standard_gamma((rest / spread) ** 2, n) * (spread * spread / rest)
-    return 1 + round_fairly(rng, draws)
+    return round_fairly(rng, draws, least=1.0)
 
 
-def round_fairly(rng: np.random.Generator, values: NDArray[np.float64]) -> NDArray[np.int64]:
+def round_fairly(
+    rng: np.random.Generator, values: NDArray[np.float64], *, least: float = 0.0
+) -> NDArray[np.int64]:
     """Round to a neighbouring integer so that the expectation is the value itself; integers stay as
-    they are.
+    they are. Return *least* more.
     """
     whole = np.floor(values)
-    return whole.astype(np.int64) + (rng.random(len(values)) < values - whole)
+    up = rng.random(len(values)) < values - whole
+    # Whole floats are exact, and adding in place makes no more arrays: it is drawn for each server.
+    whole += up
+    if least:
+        whole += least
+    return whole.astype(np.int64)
 
 
 def _cumulated(t0_s: float, t1_s: float, rate0_rps: float, rate1_rps: float) -> float:

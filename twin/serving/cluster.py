@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from functools import partial
+from math import inf, nextafter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -345,15 +346,17 @@ class Cluster:
         seen: list[Deployment] = []
         visits: list[Visit[TableReplica]] = []
         requests = 0
+        until_s = self._env.now if scrape else nextafter(self._env.now, -inf)
         for deployment in self._deployments:
-            visit = deployment.visit(inclusive=scrape)
+            visit = deployment.visit(until_s)
             if visit is None:
                 if scrape:
                     deployment.scrape()
                 continue
             seen.append(deployment)
             visits.append(visit)
-            requests += visit.stretch.requests
+            stretch = visit.stretch
+            requests += stretch.end - stretch.begin
             if requests > TOGETHER:
                 self._sample(seen[-len(visits) :], visits, scrape=scrape)
                 visits, requests = [], 0

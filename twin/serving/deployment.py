@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from math import inf, nextafter
-from typing import TYPE_CHECKING, cast
+from math import inf
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import simpy
@@ -213,19 +213,17 @@ class Deployment:
         self.series.queued_prompt_tokens = self._queued_prompt_tokens()
         self._add_up()
 
-    def visit(self, *, inclusive: bool) -> Visit[TableReplica] | None:
+    def visit(self, until_s: float) -> Visit[TableReplica] | None:
         """Return what a scrape does to this server, if it may be done together with others; then
-        `show` is told. None if it is to be done by `scrape`. Only if *inclusive*, what comes at
-        this instant is in it.
+        `show` is told. None if it is to be done by `scrape`. What comes by *until_s* is in it.
         """
         if self._table is None:
             return None
-        now_s = self._env.now
-        stretch = self.gateway.stretch(now_s if inclusive else nextafter(now_s, -inf))
+        stretch = self.gateway.stretch(until_s)
         if stretch is None:
             return None
         # With a table, all replicas are rows of it.
-        routed = cast("list[TableReplica]", self.gateway.replicas)
+        routed: Any = self.gateway.replicas
         return Visit(self.index, stretch, routed, self._rows())
 
     def show(self, totals: TableTotals, gauges: list[list[int]], usages: list[float]) -> None:
@@ -238,14 +236,18 @@ class Deployment:
         running = waiting = 0
         ready: list[float] = []
         for pod in self.pods:
-            replica, usage = pod.replica, pod.series.kv_usage
+            replica: TableReplica | None = pod.replica  # type: ignore[assignment] # a row of it
+            series = pod.series
+            usage = series.kv_usage
             if replica is not None:
-                # With a table, all replicas are rows of it.
-                row = cast("TableReplica", replica).row
-                (runs, waits, tokens), usage = gauges[row], usages[row]
-                pod.series.show(runs, waits, tokens, usage, now_s)
-                running += runs
-                waiting += waits
+                row = replica.row
+                usage = usages[row]
+                # Counters are kept by the table.
+                series.running, series.waiting, tokens = gauges[row]
+                series.queued_prompt_tokens = tokens
+                series.kv_usage, series.scraped_s = usage, now_s
+                running += series.running
+                waiting += series.waiting
                 queued += tokens
             if pod.phase == "ready":
                 ready.append(usage)

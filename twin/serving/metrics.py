@@ -223,19 +223,6 @@ class PodSeries:
         )
         return growth
 
-    def show(
-        self,
-        running: int,
-        waiting: int,
-        queued_prompt_tokens: int,
-        kv_usage: float,
-        now_s: float,
-    ) -> None:
-        """Take in the gauges of a scrape whose counters are kept elsewhere."""
-        self.running, self.waiting, self.kv_usage = running, waiting, kv_usage
-        self.queued_prompt_tokens = queued_prompt_tokens
-        self.scraped_s = now_s
-
 
 class TableTotals(NamedTuple):
     """What was ever scraped of the replicas of a server that are rows of a table: counters, then

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from array import array
 from collections.abc import Callable, Sequence
 from functools import partial
 from math import inf, nan, nextafter
@@ -24,9 +25,6 @@ from twin.request import REASONS, Request, RequestBatch, RequestLog
 from twin.spec import EngineSpec
 
 Scraped = tuple[Ints, Floats, Ints]
-# Of a call to one replica that brings no requests.
-_ONE = np.zeros((1, at.VISIT_INTS), np.int64)
-_ONE[0, at.V_READ_END] = 1
 A = TypeVar("A", Ints, Floats)
 _CHUNK = 4096
 """Requests that arrive in one call, and rows of the log that are kept until they are handed on."""
@@ -43,11 +41,13 @@ class _Requests(NamedTuple):
 
 
 _NO_REQUESTS = _Requests(0, 0, 0, 0, ())
-# A visit as its row of numbers: a third of the time that an array of them takes to be made.
-_VISIT = Struct(f"{at.VISIT_INTS}q")
-_LEFT = Struct(f"{at.VISIT_INTS - at.V_TURN}q")
+# What belongs to one call stands behind what all have in common.
+_INTS_AT = Struct(f"{at.INT_ARRAYS - at.A_VISITS}q")
+_FLOATS_AT = Struct(f"{at.FLOAT_ARRAYS - at.F_ARRIVALS}q")
 _COUNTS = Struct(f"{at.SIZES - at.N_VISITS}q")
 _INSTANTS = Struct(f"{at.INSTANTS}d")
+_VISITS_AT, _ARRIVALS_AT, _COUNTS_AT = 8 * at.A_VISITS, 8 * at.F_ARRIVALS, 8 * at.N_VISITS
+_VISIT_INTS, _TURN = at.VISIT_INTS, at.V_TURN
 
 
 class ReplicaTable:
@@ -60,7 +60,7 @@ class ReplicaTable:
         self._records = records
         self._owners: list[ref[TableReplica]] = []
         self._free_rows: list[int] = []
-        self._rows: list[Ints] = []  # by row, an array of it alone
+        self._rows: list[array[int]] = []  # by row, an array of it alone
         self._heap_end = 0
         self.objects: dict[int, Request] = {}
         self.state = State(
@@ -93,14 +93,14 @@ class ReplicaTable:
         self._order: tuple[Ints, Floats] = (np.empty(2, np.int64), np.empty(2))
         # What the last call was about: one server is served from the same requests many times.
         self._batch: tuple[RequestBatch | None, _Requests] = (None, _NO_REQUESTS)
-        self._routed: tuple[list[int], Ints, int] = ([], np.empty(0, np.int64), 0)
-        self._visits, self._visits_at = np.empty((0, at.VISIT_INTS), np.int64), 0
-        self._visits_buffer: Any = self._visits.data
         self._run_code = machine_code(ENGINE, _entry)
         self._ints = (ctypes.c_void_p * at.INT_ARRAYS)()
         self._floats = (ctypes.c_void_p * at.FLOAT_ARRAYS)()
         self._sizes = (ctypes.c_int64 * at.SIZES)()
         self._instants = (ctypes.c_double * at.INSTANTS)()
+        told = (self._ints, self._floats, self._sizes, self._instants)
+        # To tell an address takes half the time that it takes to tell an array.
+        self._told_at = tuple(ctypes.addressof(one) for one in told)
         self._hold()
         records.sources.append(self.flush)
 
@@ -113,8 +113,8 @@ class ReplicaTable:
         ints += [last, last_buckets, scratch, scratch_buckets, self.scraped, order[0]]
         floats = [s.floats, s.times, s.log_times, last_floats, scratch_floats]
         floats += [self.scraped_sums, order[1]]
-        self._ints[: at.A_VISITS] = [_address(array) for array in ints]
-        self._floats[: at.F_ARRIVALS] = [_address(array) for array in floats]
+        self._ints[: at.A_VISITS] = [_address(of) for of in ints]
+        self._floats[: at.F_ARRIVALS] = [_address(of) for of in floats]
         self._sizes[: at.N_VISITS] = [
             *(*s.counts.shape, len(s.keys), len(s.requests)),
             *(len(s.log), len(self.scraped), len(order[0])),
@@ -138,8 +138,8 @@ class ReplicaTable:
         self._make_rows(row + 1, block_size=spec.block_size)
         s, model = self.state, spec.latency_model
         heap, room = s.ints[row, [at.HEAP, at.HEAP_ROOM]].tolist()
-        for array in (s.ints, s.floats, s.buckets, s.counts, *self._last):
-            array[row] = 0
+        for column in (s.ints, s.floats, s.buckets, s.counts, *self._last):
+            column[row] = 0
         blocks = kv_block_count(spec.kv_tokens, spec.block_size)
         size = 1 if blocks is None else spec.block_size
         ints = {
@@ -183,7 +183,7 @@ class ReplicaTable:
         owner = ref(replica, partial(_give_back, self._free_rows, row))
         if row == len(self._owners):
             self._owners.append(owner)
-            self._rows.append(np.array([row], np.int64))
+            self._rows.append(array("q", (row,)))
         else:
             self._owners[row] = owner
         return replica
@@ -195,24 +195,16 @@ class ReplicaTable:
         turn it is then, and how many tokens their prompts had.
         """
         batch, begin, end, number, (how, turn, draws) = stretch
-        rows = np.array([replica.row for replica in replicas], np.int64)
-        visits = np.zeros((1, at.VISIT_INTS), np.int64)
+        rows = array("q", [replica.row for replica in replicas])
         requests, tokens = self._requests([(batch, 0, end)]), 0
         for first in range(begin, end, _CHUNK):
             last = min(first + _CHUNK, end)
             self.make_slots(last - first)
-            visits[0] = (
-                *(index, 0, len(rows), 0, 0),
-                *(first, last, number + first - begin, how, 0, turn, 0),
-            )
-            self._run(
-                visits,
-                rows,
-                requests=requests,
-                draws=draws[first - begin :],
-            )
-            turn = int(visits[0, at.V_TURN])
-            tokens += int(visits[0, at.V_TOKENS])
+            visit = array("q", (index, 0, len(rows), 0, 0, first, last))
+            visit.extend((number + first - begin, how, 0, turn, 0))
+            self._run(visit, rows, requests=requests, draws=draws[first - begin :])
+            turn = visit[at.V_TURN]
+            tokens += visit[at.V_TOKENS]
         return turn, tokens
 
     def submit(self, row: int, slot: int, now_s: float) -> int:
@@ -233,11 +225,9 @@ class ReplicaTable:
 
     def _run(
         self,
-        visits: Ints,
-        rows: Ints,
+        visits: array[int],
+        rows: array[int],
         *,
-        visits_at: int = 0,
-        rows_at: int = 0,
         requests: _Requests = _NO_REQUESTS,
         draws: Floats = NO_DRAWS,
         one: tuple[int, float] = (-1, 0.0),
@@ -249,19 +239,18 @@ class ReplicaTable:
             self._order = (np.empty(size, np.int64), np.empty(size))
             self._hold()
         (slot, now_s), (what, after_s) = one, scrape
-        ints, floats = self._ints, self._floats
-        ints[at.A_VISITS] = visits_at or _address(visits)
-        ints[at.A_ROWS] = rows_at or _address(rows)
+        number, times_at, prompts_at, outputs_at, _ = requests
+        visits_at, length = visits.buffer_info()
+        rows_at, replicas = rows.buffer_info()
         # What there is nothing of is not looked at.
-        if requests.number:
-            floats[at.F_ARRIVALS] = requests.times_at
-            ints[at.A_PROMPTS], ints[at.A_OUTPUTS] = requests.prompts_at, requests.outputs_at
-        if len(draws):
-            floats[at.F_DRAWS] = _address(draws)
-        counts = (len(visits), len(rows), requests.number, len(draws), slot, what)
-        _COUNTS.pack_into(self._sizes, 8 * at.N_VISITS, *counts)
+        drawn = len(draws)
+        draws_at = _address(draws) if drawn else 0
+        _INTS_AT.pack_into(self._ints, _VISITS_AT, visits_at, rows_at, prompts_at, outputs_at)
+        _FLOATS_AT.pack_into(self._floats, _ARRIVALS_AT, times_at, draws_at)
+        counts = (length // _VISIT_INTS, replicas, number, drawn, slot, what)
+        _COUNTS.pack_into(self._sizes, _COUNTS_AT, *counts)
         _INSTANTS.pack_into(self._instants, 0, now_s, after_s, until_s)
-        return self._run_code(ints, floats, self._sizes, self._instants)
+        return self._run_code(*self._told_at)
 
     def _requests(self, parts: Sequence[tuple[RequestBatch, int, int]]) -> _Requests:
         """Return the requests of all *parts* (of a batch, from where to before where), one after
@@ -288,57 +277,47 @@ class ReplicaTable:
 
     def sample(
         self, visits: Sequence[Visit[TableReplica]], now_s: float, *, scrape: bool = True
-    ) -> list[tuple[int, ...]]:
+    ) -> list[tuple[int, int]]:
         """Let what has come arrive at each of several servers, and go on with their replicas to
         *now_s*, which are scraped then, if they are to be; what happens at this instant is in it.
         Return of each whose turn it is then, and how many tokens the prompts had.
         """
         rows: list[int] = []
-        lines, draws, parts, begin, drawn = [], [], [], 0, 0
+        lines: list[int] = []
+        draws, parts, begin, drawn = [], [], 0, 0
         for server, stretch, routed, read in visits:
             batch, first, last, number, (how, turn, chance) = stretch
             to = start = len(rows)
-            rows += [replica.row for replica in routed]
+            # Mostly one or two: to make a list of them costs more.
+            for replica in routed:
+                rows.append(replica.row)
             middle = len(rows)
             # Mostly all of them are ready.
             if read != routed:
                 start = middle
                 rows += [replica.row for replica in read]
             end = begin + last - first
-            lines.append(
-                (server, to, middle, start, len(rows), begin, end, number, how, drawn, turn, 0)
-            )
+            lines += (server, to, middle, start, len(rows), begin, end, number, how, drawn, turn, 0)
             if end > begin:
                 parts.append((batch, first, last))
                 begin = end
-            if chance is not NO_DRAWS:
+            if len(chance):
                 draws.append(chance)
                 drawn += len(chance)
-        if len(lines) > len(self._visits):
-            self._visits = np.empty((2 * len(lines), at.VISIT_INTS), np.int64)
-            self._visits_at = _address(self._visits)
-            self._visits_buffer = self._visits.data
-        found, pack, place = self._visits[: len(lines)], _VISIT.pack_into, 0
-        for line in lines:
-            pack(self._visits_buffer, place, *line)
-            place += _VISIT.size
-        if rows != self._routed[0]:
-            known = np.array(rows, np.int64)
-            self._routed = rows, known, _address(known)
+        # An array of numpy takes three times as long to be made.
+        told = array("q", lines)
         self.make_slots(begin)
         after_s = nextafter(now_s, inf)
         self._run(
-            found,
-            self._routed[1],
-            visits_at=self._visits_at,
-            rows_at=self._routed[2],
+            told,
+            array("q", rows),
             requests=self._requests(parts) if parts else _NO_REQUESTS,
             draws=np.concatenate(draws) if draws else NO_DRAWS,
             until_s=after_s,
             scrape=(at.SCRAPE if scrape else 0, after_s),
         )
-        ends = range(8 * at.V_TURN, place, _VISIT.size)
-        return [_LEFT.unpack_from(self._visits_buffer, end) for end in ends]
+        ends = range(_TURN, len(told), _VISIT_INTS)
+        return [(told[place], told[place + 1]) for place in ends]
 
     def gauges(self) -> tuple[list[list[int]], list[float]]:
         """Return, of each row as it was last scraped, what ran, what waited and the prompt tokens
@@ -363,10 +342,8 @@ class ReplicaTable:
         """
         self.flush()
         self.make_slots(0)
-        rows = np.array([replica.row for replica in replicas], np.int64)
-        visits = np.zeros((1, at.VISIT_INTS), np.int64)
-        visits[0, at.V_READ_END] = len(rows)
-        self._run(visits, rows, scrape=(at.LIST, nextafter(now_s, inf)))
+        rows = array("q", [replica.row for replica in replicas])
+        self._run(_reading(len(rows)), rows, scrape=(at.LIST, nextafter(now_s, inf)))
         s = self.state
         lines = s.log[: s.sizes[1]].copy()
         self.flush()
@@ -458,10 +435,21 @@ class ReplicaTable:
             more = max(end - len(s.keys), len(s.keys))
             self.state = s = s._replace(keys=_grown(s.keys, more), slots=_grown(s.slots, more))
             self._hold()
-        for array in (s.keys, s.slots):
-            array[self._heap_end : self._heap_end + room] = array[begin : begin + room]
+        for column in (s.keys, s.slots):
+            column[self._heap_end : self._heap_end + room] = column[begin : begin + room]
         s.ints[row, [at.HEAP, at.HEAP_ROOM]] = self._heap_end, room_now
         self._heap_end = end
+
+
+def _reading(replicas: int) -> array[int]:
+    """Return the visit that reads so many replicas and brings no requests."""
+    visit = array("q", bytes(8 * at.VISIT_INTS))
+    visit[at.V_READ_END] = replicas
+    return visit
+
+
+# Of a call to one replica.
+_ONE = _reading(1)
 
 
 def _give_back(rows: list[int], row: int, _owner: ref[TableReplica]) -> None:
@@ -490,23 +478,23 @@ def _entry() -> Callable[..., int]:
     return run
 
 
-def _address(array: Any) -> int:
+def _address(values: Any) -> int:
     try:
         # Three times as fast as to ask the array.
-        return ctypes.addressof(ctypes.c_char.from_buffer(array))
+        return ctypes.addressof(ctypes.c_char.from_buffer(values))
     except (TypeError, ValueError):  # not to be written to, or empty
-        address: int = array.__array_interface__["data"][0]
+        address: int = values.__array_interface__["data"][0]
         return address
 
 
-def _grown(array: A, more: int) -> A:
-    grown: A = np.concatenate([array, np.zeros((more, *array.shape[1:]), array.dtype)])
+def _grown(rows: A, more: int) -> A:
+    grown: A = np.concatenate([rows, np.zeros((more, *rows.shape[1:]), rows.dtype)])
     return grown
 
 
-def _wider(array: Ints, columns: int) -> Ints:
-    wider = np.zeros((len(array), columns), array.dtype)
-    wider[:, : array.shape[1]] = array
+def _wider(rows: Ints, columns: int) -> Ints:
+    wider = np.zeros((len(rows), columns), rows.dtype)
+    wider[:, : rows.shape[1]] = rows
     return wider
 
 

@@ -35,11 +35,6 @@ class Stretch(NamedTuple):
     number: int
     route: tuple[int, int, npt.NDArray[np.float64]]
 
-    @property
-    def requests(self) -> int:
-        """Return how many they are."""
-        return self.end - self.begin
-
 
 _NONE = np.empty(0, np.int64)
 NO_DRAWS = np.empty(0)
