@@ -73,6 +73,8 @@ class Samples:
         counts = np.fromiter(map(len, points), np.intp, len(points))
         flat = list(chain.from_iterable(points))
         both = np.fromiter(chain.from_iterable(flat), np.float64, 2 * len(flat)).reshape(-1, 2)
+        if not np.isfinite(both[:, 0]).all():
+            raise ValueError("a time is no number")
         self.times_s = both[:, 0] - epoch_s
         self.values = both[:, 1].copy()
         self.counts = counts

@@ -97,7 +97,12 @@ def test_a_page_without_those_names_tells_nothing(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["vllm:request_success_total{a= 3", "vllm:num_requests_running much"]
+    "line",
+    [
+        "vllm:request_success_total{a= 3",
+        "vllm:num_requests_running much",
+        f"vllm:num_requests_running {'9' * 400}",
+    ],
 )
 def test_a_page_that_is_cut_or_spoilt_is_told(line: str) -> None:
     """Half a page must not be taken for the whole."""

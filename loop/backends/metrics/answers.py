@@ -7,6 +7,7 @@ An answer as the documentation has it is decoded into arrays where msgspec is in
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -127,7 +128,7 @@ class Reader:
 
     def _name(self, text: bytes) -> _Known:
         labels, _, end = text.rpartition(b"}")
-        metric = json.loads(labels + b"}")
+        metric = _labels(json.loads(labels + b"}"))
         renamed = self._renamed(metric)
         name = metric.pop("__name__") + end.decode()
         pod = metric.pop(self._settings.pod_label, None)
@@ -245,7 +246,7 @@ def read_matrix(
     known: dict[PodKey, list[tuple[Mapping[str, str], Labels]]] = defaultdict(list)
     try:
         for entry in data["result"]:
-            metric = dict(entry["metric"])
+            metric = _labels(entry["metric"])
             name = metric.pop("__name__")
             pod, namespace = metric.pop(pod_label, None), metric.pop(namespace_label, None)
             if not pod or not namespace:
@@ -258,13 +259,30 @@ def read_matrix(
             found = pods[namespace, pod]
             for told, points in _told(name, entry):
                 found.append(
-                    Series(told, labels, [(float(t) - epoch_s, float(text)) for t, text in points])
+                    Series(
+                        told, labels, [(_time_s(t) - epoch_s, float(text)) for t, text in points]
+                    )
                 )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise PrometheusError(
             f"expected series of numbers, found otherwise ({type(error).__name__}: {error})"
         ) from error
     return dict(pods)
+
+
+def _labels(metric: Mapping[str, Any]) -> dict[str, str]:
+    """Return the labels of a series. Raise TypeError where one is no text."""
+    if not all(isinstance(value, str) for value in metric.values()):
+        raise TypeError("a label is no text")
+    return dict(metric)
+
+
+def _time_s(time: Any) -> float:
+    """Return the time of a sample. Raise ValueError where it is none."""
+    time_s = float(time)
+    if not math.isfinite(time_s):
+        raise ValueError(f"a time is {time_s}")
+    return time_s
 
 
 def _told(name: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, Iterable[Any]]]:

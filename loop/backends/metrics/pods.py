@@ -335,7 +335,7 @@ def read_page(text: str, *, wanted: re.Pattern[str]) -> list[Told]:
             for family in text_string_to_metric_families("\n".join(lines) + "\n")
             for sample in family.samples
         ]
-    except (ValueError, KeyError, IndexError) as error:
+    except (ValueError, KeyError, IndexError, OverflowError) as error:
         raise PageError(
             f"expected metrics in Prometheus' text format, found {str(error)[:100]}"
         ) from error
