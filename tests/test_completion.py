@@ -21,6 +21,16 @@ COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 _shtab_inferno
 printf '%s\\n' "${COMPREPLY[@]}"
 """
+# The same in a zsh that believes a person types: it is read until what is looked for was shown.
+TYPED = """
+zmodload zsh/zpty
+zpty z zsh -f -i
+zpty -w z "PS1=ready; fpath=($1 $fpath); autoload -Uz compinit; compinit -u -D; echo be''gun"
+zpty -r z shown '*begun*'
+zpty -n -w z "$2"$'\\t\\t'
+zpty -r z shown "*$3*"
+print -r -- $shown
+"""
 
 
 @cache
@@ -92,3 +102,28 @@ def test_the_command_prints_a_script_that_its_shell_can_read(
         pytest.skip(f"{shell} is not installed: its script is not checked")
     done = subprocess.run([shell, "-n"], input=text, text=True, capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_zsh_offers_policies_by_name(tmp_path: Path) -> None:
+    """zsh read the colons of the names as its own, and said "unmatched '" at each tabulator."""
+    if shutil.which("zsh") is None:
+        pytest.skip("zsh is not installed")
+    (tmp_path / "_inferno").write_text(script("zsh"), encoding="utf-8")
+    asked = ["zsh", "-c", TYPED, "ask", str(tmp_path), "inferno sim --policy sta", "static_peak"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=60, check=True)
+    assert "static_peak" in done.stdout
+    assert "unmatched" not in done.stdout
+    assert "not found" not in done.stdout
+
+
+def test_fish_offers_policies_and_options(tmp_path: Path) -> None:
+    """With what each is about."""
+    if shutil.which("fish") is None:
+        pytest.skip("fish is not installed")
+    (tmp_path / "inferno.fish").write_text(script("fish"), encoding="utf-8")
+    ask = "source inferno.fish; complete -C 'inferno sim --policy sta'; complete -C 'inferno what'"
+    done = subprocess.run(
+        ["fish", "-c", ask], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    offered = [line.split("\t")[0] for line in done.stdout.splitlines()]
+    assert offered == ["static", "static_peak", "what-if"]

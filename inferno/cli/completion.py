@@ -89,11 +89,13 @@ def _words(subject: str, names: Sequence[str]) -> dict[str, Any]:
     """
     function, words = f"_inferno_{subject}", " ".join(names)
     bash = f'{function}() {{ compgen -W "{words}" -- "$1" || compgen -f -- "$1"; }}'
+    # A function of its own: within the line of an option zsh takes its colons for the line's.
+    zsh = f"{function}() {{ _alternative 'names:name:({words})' 'files:file:_files' }}"
     return {
         "bash": function,
-        "zsh": f"{{_alternative 'names:name:({words})' 'files:file:_files'}}",
+        "zsh": function,
         "fish": f"{words} (__fish_complete_path (commandline -ct))",
-        "preamble": {"bash": bash},
+        "preamble": {"bash": bash, "zsh": zsh},
     }
 
 
