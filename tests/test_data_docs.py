@@ -36,6 +36,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "prefixShare": 0.5,
         "tokenDistribution": "gamma",
         "tokenCv": 0.7,
+        "arrivals": "twin.arrivals:Renewal",
         "arrivalCv": 2,
         "crashRatePerHour": 1,
         "crashPolicy": "fail",
