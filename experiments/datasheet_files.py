@@ -94,6 +94,8 @@ def perf_parms(engine: DataSheetModel) -> Json:
     if model.experts_ms:
         found |= {"expertsMs": round(model.experts_ms, 4)}
         found |= {"expertsIdle": round(model.experts_idle, 6)}
+    if model.attention:
+        found |= {"attention": float(f"{model.attention:.4g}")}
     return found
 
 

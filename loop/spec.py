@@ -35,7 +35,8 @@ class Perf:
     alpha, beta and gamma make the sum that the Go tools read; launch_ms and weights_ms, if given,
     take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). Of
     the scheduling only the tail of latencies knows, not the means. experts_ms and experts_idle: of
-    a mixture of experts few requests leave some alone. overhead_ms is what a request spends outside
+    a mixture of experts few requests leave some alone; attention: tokens of a long prompt take
+    longer. overhead_ms is what a request spends outside
     the engine. tokens_per_step above 1 is speculative decoding: how many tokens a step adds to an
     answer on the mean. kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json),
     None if not known; it caps the batch. start_up_s is how long a replica takes to start, by the
@@ -55,6 +56,7 @@ class Perf:
     p: float = 1.0
     experts_ms: float = 0.0
     experts_idle: float = 0.0
+    attention: float = 0.0
     scheduling: Scheduling = "sync"
     overhead_ms: float = 0.0
     tokens_per_step: float = 1.0
@@ -76,6 +78,7 @@ class Perf:
             p=self.p,
             experts_ms=min(self.experts_ms, weights_ms),
             experts_idle=self.experts_idle,
+            attention=self.attention,
         )
 
 

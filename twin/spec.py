@@ -81,6 +81,9 @@ class LatencyModel:
     A mixture of experts reads those only that some token chose. experts is the time of alpha that
     reading all of them takes, idle the share that one token leaves alone: of an iteration of n
     tokens, experts · idle^n is saved.
+
+    A token of a prompt is compared with all before it: for each of them it costs beta · attention
+    more. Decodes do so too, but wait for the KV cache meanwhile: that is gamma.
     """
 
     alpha_ms: float
@@ -90,6 +93,7 @@ class LatencyModel:
     p: float = 1.0
     experts_ms: float = 0.0
     experts_idle: float = 0.0
+    attention: float = 0.0
 
     @property
     def is_plain(self) -> bool:

@@ -222,6 +222,7 @@ class Fit:
                 beta_ms=self._sheet.beta_ms * beta,
                 gamma_ms=self._sheet.gamma_ms * gamma,
                 launch_ms=alpha_ms * LAUNCH_SHARE,
+                attention=self._sheet.attention,
                 p=1.0 / float(values[3]),
             ),
             overhead_ms=0.0,

@@ -92,6 +92,7 @@ def model_text(found: DataSheetModel) -> str:
         f"  beta  {latency_model.beta_ms:>12.4g} ms/token",
         f"  gamma {latency_model.gamma_ms:>12.4g} ms/KV token",
         *_experts(latency_model),
+        *_attention(latency_model),
         f"  overhead {found.overhead_ms:>9.4g} ms           of a request, outside the engine",
         f"  KV cache {capacity}",
         "",
@@ -110,6 +111,15 @@ def _experts(model: LatencyModel) -> list[str]:
     return [
         f"  experts {model.experts_ms:>10.4g} ms           of alpha, if all are needed: n tokens "
         f"save {model.experts_idle:.4g}ⁿ of it"
+    ]
+
+
+def _attention(model: LatencyModel) -> list[str]:
+    if not model.attention:
+        return []
+    return [
+        f"  attention {model.attention:>8.3g}              of beta more, for each token before one "
+        "of a prompt"
     ]
 
 

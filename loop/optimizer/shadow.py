@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loop.optimizer.model.queueing import analyze, make_model, replica_columns
+from loop.optimizer.model.queueing import analyze, longer, make_model, replica_columns
 from loop.spec import Perf, SystemData
 from loop.types import ServerView, Snapshot
 
@@ -55,18 +55,28 @@ def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
     # By the token, of which a step of speculative decoding adds several (rules.ours.perf).
     per_step = np.array([perf.tokens_per_step for perf in perfs])
     fixed = np.array([perf.latency_model.alpha_ms for perf in perfs])
+    in_tokens = np.array([load.in_tokens for load, _ in loads if load])
+    out_tokens = np.array([load.out_tokens for load, _ in loads if load])
+    cached = np.array([_cached(view) for view, _ in views])
+    tokens_longer = longer(
+        np.array([perf.attention for perf in perfs]),
+        in_tokens=in_tokens,
+        cached=cached,
+        out_tokens=out_tokens,
+        token_cv=np.zeros(len(perfs)),
+    )
     model = make_model(
         replica_columns(
             alpha=fixed / per_step,
-            beta=[perf.beta_ms for perf in perfs],
+            beta=np.array([perf.beta_ms for perf in perfs]) * tokens_longer,
             gamma=np.array([perf.gamma_ms for perf in perfs]) / per_step,
-            in_tokens=[load.in_tokens for load, _ in loads if load],
-            out_tokens=[load.out_tokens for load, _ in loads if load],
+            in_tokens=in_tokens,
+            out_tokens=out_tokens,
             max_batch=[_batch(view, perf) for view, perf in views],
             overhead=[perf.overhead_ms for perf in perfs],
             launch=np.array([perf.latency_model.launch_ms for perf in perfs]) / per_step,
             p=[perf.p for perf in perfs],
-            cached=[_cached(view) for view, _ in views],
+            cached=cached,
         )
     )
     calm = rate < BUSY_MAX * model.rate_max

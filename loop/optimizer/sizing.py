@@ -19,6 +19,7 @@ from loop.optimizer.model.queueing import (
     TOKEN_BUDGET,
     ReplicaColumns,
     analyze,
+    longer,
     make_model,
 )
 from loop.optimizer.model.rates import (
@@ -292,7 +293,14 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
     perf, asked = work.pairs.perf, work.pairs.asked
     return ReplicaColumns(
         perf.alpha,
-        perf.beta,
+        perf.beta
+        * longer(
+            perf.attention,
+            in_tokens=asked.in_tokens,
+            cached=asked.cached,
+            out_tokens=asked.out_tokens,
+            token_cv=asked.token_cv,
+        ),
         perf.gamma,
         asked.in_tokens,
         np.maximum(asked.out_tokens, 1.0),

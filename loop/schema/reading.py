@@ -221,6 +221,7 @@ def _perf(row: ModelAcceleratorPerfData) -> Perf:
         p=max(1.0, latency_model.p or 1.0),
         experts_ms=latency_model.experts_ms or 0.0,
         experts_idle=latency_model.experts_idle or 0.0,
+        attention=latency_model.attention or 0.0,
         overhead_ms=SERVED_OVERHEAD_MS
         if latency_model.overhead_ms is None
         else latency_model.overhead_ms,

@@ -28,6 +28,7 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
         "p": 1.5,
         "experts_ms": 3.0,
         "experts_idle": 0.75,
+        "attention": 3.5e-5,
         "scheduling": "async",
         "overhead_ms": 14.0,
     }

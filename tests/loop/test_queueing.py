@@ -16,6 +16,7 @@ from loop.optimizer.model.queueing import (
     ReplicaColumns,
     analyze,
     decode_work,
+    longer,
     make_model,
     mean_iteration,
     prefill_chunks,
@@ -234,6 +235,36 @@ def test_a_prompt_of_which_little_is_computed_takes_few_chunks() -> None:
     assert chunks is not None
     assert chunks.min() >= 3.0
     assert prefill_chunks(warm) is None
+
+
+def test_long_prompts_take_the_estimate_as_much_computing_as_the_twin() -> None:
+    """The estimate has one beta: with the work of all tokens it has the load of the twin, by which
+    prompts of 30,000 tokens need half as many replicas more.
+    """
+    model = LatencyModel(alpha_ms=7.0, beta_ms=0.022, gamma_ms=5e-5, attention=3.5e-5)
+    shape: dict[str, Any] = {"in_tokens": 30_000.0, "out_tokens": 50.0}
+    more = longer(
+        np.array([model.attention]),
+        **{key: np.array([value]) for key, value in shape.items()},
+        cached=np.zeros(1),
+        token_cv=np.zeros(1),
+    )
+    per_prompt_ms = 0.022 * (30_000 + 3.5e-5 * 30_000**2 / 2.0)
+    assert 0.022 * more[0] * 30_050.0 == pytest.approx(per_prompt_ms + 0.022 * 50.0)
+    columns = replica_columns(alpha=7.0, beta=0.022 * more, gamma=5e-5, max_batch=16, **shape)
+    rate_rps = 0.3
+    estimate = analyze(make_model(columns), np.array([rate_rps / 1000.0]))
+    rng = np.random.default_rng(3)
+    requests = [
+        Request(prompt_tokens=30_000, output_tokens=50, arrival_s=float(t))
+        for t in np.cumsum(rng.exponential(1.0 / rate_rps, 1500))
+    ]
+    replica = Replica(latency_model=model, max_batch=16)
+    for request in requests:
+        replica.submit(request, request.arrival_s)
+    replica.advance(np.inf, inclusive=True)
+    itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 49 for one in requests])
+    assert estimate.itl[0] == pytest.approx(itl_ms, rel=0.1)
 
 
 @given(replica=REPLICAS)

@@ -19,7 +19,7 @@ END_S = 120.0
 REQUESTS = 160
 
 MIXTURE = LatencyModel(
-    alpha_ms=140.0, beta_ms=2.1, gamma_ms=0.02, experts_ms=110.0, experts_idle=0.75
+    alpha_ms=140.0, beta_ms=2.1, gamma_ms=0.02, experts_ms=110.0, experts_idle=0.75, attention=0.004
 )
 
 
@@ -82,7 +82,7 @@ def _spec(rng: Random, crowd: int) -> ClusterSpec:
     model = rng.choice(
         [
             LatencyModel(alpha_ms=250.0, beta_ms=0.0, gamma_ms=0.0),
-            LatencyModel(alpha_ms=97.3, beta_ms=1.7, gamma_ms=0.013),
+            LatencyModel(alpha_ms=97.3, beta_ms=1.7, gamma_ms=0.013, attention=0.003),
             LatencyModel(alpha_ms=151.1, beta_ms=2.3, gamma_ms=0.11, launch_ms=40.0, p=2.6),
             MIXTURE,
         ]

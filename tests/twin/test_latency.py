@@ -13,7 +13,7 @@ import simpy
 from hypothesis import given
 from hypothesis import strategies as st
 
-from twin.engine.latency import CHORD_MAX, duration_s, iteration_ms, segment_s
+from twin.engine.latency import CHORD_MAX, duration_s, iteration_ms, pairs_twice, segment_s
 from twin.engine.replica import Replica
 from twin.request import Request
 from twin.spec import LatencyModel
@@ -62,6 +62,23 @@ def test_a_segment_takes_what_its_iterations_take(
     )
     expected = sum(steps) / 1000.0
     assert duration_s(k, c0_s, c1_s) == pytest.approx(expected, rel=1e-9 if p == 1.0 else 3e-3)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5])
+def test_a_token_takes_longer_late_in_a_prompt(p: float) -> None:
+    """It is compared with all before it: in chunks a prompt computes as much as whole."""
+    model = LatencyModel(alpha_ms=0.0, beta_ms=0.02, gamma_ms=0.0, p=p, attention=1.0 / 30_000.0)
+    chunks = ((0, 7000), (7000, 20_000), (27_000, 5000))
+
+    def compute_ms(before: int, chunk: int) -> float:
+        pairs = pairs_twice(before, chunk) / 2.0
+        return iteration_ms(model, tokens=chunk, kv_tokens=0, pairs=pairs)
+
+    one_by_one = sum(0.02 * (1.0 + (before + 0.5) / 30_000.0) for before in range(32_000))
+    assert compute_ms(0, 32_000) == pytest.approx(one_by_one)
+    assert sum(compute_ms(*each) for each in chunks) == pytest.approx(one_by_one)
+    first, last = compute_ms(0, 1), compute_ms(30_000, 1)
+    assert last / first == pytest.approx(2.0, rel=1e-4)
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5])

@@ -129,6 +129,24 @@ def test_a_mixture_of_experts_takes_as_long_as_in_the_naive_replica(
     assert differences(replace(script, replica={**script.replica, **changed}), rel=1e-9) == []
 
 
+@pytest.mark.parametrize("scheduling", ["sync", "async"])
+@pytest.mark.parametrize("seed", first(6, range(40)))
+def test_long_prompts_take_as_long_as_in_the_naive_replica(seed: int, scheduling: str) -> None:
+    """Each token with each before it, in whatever chunks, from the cache or again after a
+    preemption.
+    """
+    script = make_script(seed)
+    model = replace(script.replica["latency_model"], beta_ms=0.2, attention=0.05)
+    changed = {"scheduling": scheduling, "prefix_share": 0.4 * (seed % 2)}
+    assert (
+        differences(
+            replace(script, replica={**script.replica, **changed, "latency_model": model}),
+            rel=1e-9,
+        )
+        == []
+    )
+
+
 @pytest.mark.parametrize("seed", first(6, range(20)))
 def test_the_overhead_is_in_what_clients_see_as_in_the_naive_replica(seed: int) -> None:
     """It is in TTFT and E2E, by the same figure, and in no boundary."""

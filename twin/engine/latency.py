@@ -18,14 +18,16 @@ from twin.spec import LatencyModel
 CHORD_MAX = 256
 
 
-def iteration_ms(latency_model: LatencyModel, *, tokens: float, kv_tokens: float) -> float:
+def iteration_ms(
+    latency_model: LatencyModel, *, tokens: float, kv_tokens: float, pairs: float = 0.0
+) -> float:
     """Return the time of one iteration [ms] that computes *tokens* and reads *kv_tokens* of
     context.
 
     kv_tokens is summed over the scheduled requests, each with the context that it has after the
-    iteration.
+    iteration; pairs over those that prefill, of each new token with each before it (pairs_twice).
     """
-    compute = latency_model.beta_ms * tokens
+    compute = latency_model.beta_ms * (tokens + latency_model.attention * pairs)
     saved = 0.0
     if latency_model.experts_ms:
         saved = latency_model.experts_ms * latency_model.experts_idle**tokens
@@ -39,6 +41,13 @@ def iteration_ms(latency_model: LatencyModel, *, tokens: float, kv_tokens: float
     # The larger of the two taken out: no power of it can overflow or vanish.
     overlapped: float = larger * (1.0 + (smaller / larger) ** p) ** (1.0 / p)
     return latency_model.launch_ms + overlapped
+
+
+def pairs_twice(before: int, chunk: int) -> int:
+    """Return twice the pairs of *chunk* tokens of a prompt with the tokens before each, of which
+    *before* had been computed already.
+    """
+    return chunk * (2 * before + chunk)
 
 
 def segment_s(

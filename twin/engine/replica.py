@@ -14,7 +14,14 @@ from heapq import heapify, heappop, heappush
 from math import ceil, inf, nextafter
 
 from twin.engine.kv_cache import KvCacheFactory, make_kv_cache
-from twin.engine.latency import CHORD_MAX, boundaries_before, duration_s, iteration_ms, segment_s
+from twin.engine.latency import (
+    CHORD_MAX,
+    boundaries_before,
+    duration_s,
+    iteration_ms,
+    pairs_twice,
+    segment_s,
+)
 from twin.engine.prefix_cache import PrefixCache
 from twin.engine.telemetry import ReplicaReading, ReplicaTelemetry
 from twin.request import Request
@@ -62,6 +69,7 @@ class Replica:
         "_next_ticket",
         "_on_finish",
         "_overhead_s",
+        "_pair_s",
         "_partial",
         "_prefills",
         "_prefix_share",
@@ -122,6 +130,7 @@ class Replica:
         self._alpha_s = latency_model.alpha_ms / 1000.0
         self._beta_s = latency_model.beta_ms / 1000.0 / self._unit
         self._gamma_s = latency_model.gamma_ms / 1000.0 / self._unit
+        self._pair_s = latency_model.beta_ms / 1000.0 * latency_model.attention
         # A client waits for it, the next iteration does not: it is in no boundary.
         self._overhead_s = overhead_ms / 1000.0
         # Iterations that are planned before the one that is to begin: what arrives waits for them.
@@ -580,7 +589,7 @@ class Replica:
         # that was left of the budget.
         prefills: list[tuple[Request, int]] = []
         partial = self._partial
-        taken = 0
+        taken = pairs = 0
         if partial is not None:
             chunk = min(partial.prompt_tokens + partial.generated - partial.context, left)
             after = partial.context + chunk
@@ -588,6 +597,7 @@ class Replica:
             left -= max(chunk, self._seat)
             computed += chunk * unit
             read += after * unit
+            pairs = pairs_twice(partial.context, chunk)
             prefills.append((partial, chunk))
         if free < taken * size:
             free, exact = self._free_after_decodes(), True
@@ -607,15 +617,22 @@ class Replica:
             added = self._admit(t, prefills, free, exact=exact, taken=taken, left=left)
             computed += added[0] * unit
             read += added[1] * unit
+            pairs += added[2]
         if not prefills:
             return False
         self._prefills = prefills
         self._length = 1
         self._start_s = t
         self._c0_s = self._duration_s = duration = (
-            self._alpha_s + self._beta_s * computed + self._gamma_s * read
+            self._alpha_s
+            + self._beta_s * computed
+            + self._gamma_s * read
+            + self._pair_s * (0.5 * pairs)
             if self._curved is None
-            else iteration_ms(self._curved, tokens=computed / unit, kv_tokens=read / unit) / 1000.0
+            else iteration_ms(
+                self._curved, tokens=computed / unit, kv_tokens=read / unit, pairs=0.5 * pairs
+            )
+            / 1000.0
         )
         self._c1_s = 0.0
         self.next_boundary_s = t + duration
@@ -630,14 +647,14 @@ class Replica:
         exact: bool,
         taken: int,
         left: int,
-    ) -> tuple[int, int]:
+    ) -> tuple[int, int, int]:
         """Admit from the queue as long as places, blocks and tokens last: so many units are in
         *free* blocks (*exact*, or at least), of which *taken* blocks are spoken for; *left* tokens
-        may be computed. Append who computes how many to *prefills*; return the sum of these, and
-        that of their contexts afterwards.
+        may be computed. Append who computes how many to *prefills*; return the sums of these, of
+        their contexts afterwards, and of their pairs_twice.
         """
         unit, size, seat, prefixes = self._unit, self._block_units, self._seat, self._prefixes
-        computed = read = 0
+        computed = read = pairs = 0
         gained = 0  # blocks that this iteration shares, which an exact count includes
         running, waiting, max_batch = self._running, self._waiting, self._max_batch
         # First come, first served: a head that does not fit holds up those behind it.
@@ -677,6 +694,8 @@ class Replica:
             left -= chunk if chunk > seat else seat
             computed += chunk
             read += after
+            # pairs_twice written out, as a request may cost no call more.
+            pairs += chunk * (cached + after)
             if blocks:
                 gained += shared
                 prefixes.use(request, cached)
@@ -684,7 +703,7 @@ class Replica:
                 prefixes.trim(free // size - taken)
             if blocks:
                 prefixes.add(request, after)
-        return computed, read
+        return computed, read, pairs
 
     def _free_after_decodes(self) -> float:
         """Return the units in blocks that are free after the decodes took those of the next

@@ -4,6 +4,7 @@ sheet of its accelerator.
     alpha = K1 · weights / (TP · bandwidth) + K2 · layers + [TP > 1] · K3 · layers
     beta  = K4 · 2 · active parameters / (TP · FLOPS)
     gamma = K5 · KV bytes of a token / (TP · bandwidth)
+    attention = FLOPs of a token with one before it / FLOPs of its parameters
 
 Bandwidth and FLOPS are those of the data sheet, times what the accelerator was measured to reach of
 them beside the others (1 where nobody measured). These and the constants come from measurements of
@@ -141,6 +142,8 @@ def estimate(
             gamma_ms=constants.kv * kv_bytes / (kv_split * bandwidth) * 1e3,
             experts_ms=constants.weights * experts / (tp * bandwidth) * 1e3,
             experts_idle=1.0 - model.used / model.experts if model.experts else 0.0,
+            # Two FLOPs for each value of a query and of what is added up, as for each parameter.
+            attention=model.compared / model.active,
         ),
         overhead_ms=constants.overhead_ms,
         kv_tokens=_kv_tokens(

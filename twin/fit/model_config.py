@@ -141,7 +141,8 @@ class ModelFacts:
     choose: it chooses *used* of *experts* in a layer; tables are those of words, one or two.
     weight_bytes is bytes a parameter as the file stores it, on the mean, expert_bytes those of one
     that is routed. kv_values are the values of one token in the KV cache, over all layers;
-    windows that slide are taken at a context of CONTEXT tokens.
+    compared those that the attention of one token multiplies with one before it. Windows that slide
+    are taken at a context of CONTEXT tokens.
     """
 
     name: str
@@ -150,6 +151,7 @@ class ModelFacts:
     active: float
     kv_heads: int
     kv_values: int
+    compared: float
     intermediate: int
     vocabulary: int
     experts: int
@@ -205,6 +207,7 @@ def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> Model
         active=parts.attention + parts.dense + parts.chosen + embedding,
         kv_heads=config.kv_heads,
         kv_values=round(parts.kv_values),
+        compared=parts.compared,
         intermediate=config.intermediate,
         vocabulary=config.whole(VOCABULARY),
         experts=config.experts,
@@ -246,6 +249,7 @@ class _Parts:
     routed: float = 0.0
     chosen: float = 0.0  # of those routed
     kv_values: float = 0.0
+    compared: float = 0.0
 
     @property
     def parameters(self) -> float:
@@ -369,6 +373,7 @@ class _Config:
             if kind == "sliding_attention" and window is not None:
                 seen = min(window / CONTEXT, 1.0)
             parts.kv_values += seen * self._kv_values()
+            parts.compared += seen * self._compared()
         elif kind in RECURRENT:
             parts.attention += self._recurrent(kind)
         else:
@@ -404,6 +409,15 @@ class _Config:
         if self._entry.has("kv_lora_rank"):
             return sum(self._latent())
         return 2 * self.kv_heads * self.head
+
+    def _compared(self) -> int:
+        """Return the values of the queries, and of what their answers are added up of."""
+        if not self._entry.has("kv_lora_rank"):
+            return 2 * self.heads * self.head
+        # Of a prompt they are compared as they are, not in the compressed form of decodes.
+        plain = self.whole(("qk_nope_head_dim",), at_least=0, default=128)
+        value = self.whole(("v_head_dim",), default=128)
+        return self.heads * (plain + self._latent()[1] + value)
 
     def _kv_heads(self) -> int:
         if self._entry.has("kv_lora_rank"):

@@ -175,6 +175,8 @@ def perf_parms(result: FitResult) -> dict[str, float | str]:
     if latency_model.experts_ms:
         found["expertsMs"] = latency_model.experts_ms
         found["expertsIdle"] = latency_model.experts_idle
+    if latency_model.attention:
+        found["attention"] = latency_model.attention
     if result.family.scheduling != "sync":
         found["scheduling"] = result.family.scheduling
     return found

@@ -248,16 +248,21 @@ class Search:
             gamma_ms=gamma_ms,
             launch_ms=alpha_ms * self._family.launch_share,
             p=self._family.p,
-            **self._experts(alpha_ms),
+            **self._known(alpha_ms),
         )
 
-    def _experts(self, alpha_ms: float) -> dict[str, float]:
-        """Return what of alpha reads experts: the share that the prior says, for no log tells."""
-        if self._prior is None or not self._prior.latency_model.experts_ms:
+    def _known(self, alpha_ms: float) -> dict[str, float]:
+        """Return what the prior alone says, for no log tells: what of alpha reads experts, and how
+        much longer a token takes late in a prompt.
+        """
+        if self._prior is None:
             return {}
         sheet = self._prior.latency_model
-        share = min(sheet.experts_ms / sheet.alpha_ms, 1.0 - self._family.launch_share)
-        return {"experts_ms": alpha_ms * share, "experts_idle": sheet.experts_idle}
+        known = {"attention": sheet.attention}
+        if sheet.experts_ms:
+            share = min(sheet.experts_ms / sheet.alpha_ms, 1.0 - self._family.launch_share)
+            known |= {"experts_ms": alpha_ms * share, "experts_idle": sheet.experts_idle}
+        return known
 
     def _residuals(self, shares: Vector) -> Vector:
         latency_model = self._model(shares * self._ceilings)

@@ -241,8 +241,20 @@ class NaiveReplica:
             self.running.append(job)
         tokens = sum(job.chunk for job in self.running)
         kv_tokens = sum(job.context + job.chunk for job in self.running)
+        # Each token of a prompt with each that comes before it.
+        pairs = sum(
+            job.context + place + 0.5
+            for job in self.running
+            if not job.decoding
+            for place in range(int(job.chunk))
+        )
         return (
-            iteration_ms(self.latency_model, tokens=float(tokens), kv_tokens=float(kv_tokens))
+            iteration_ms(
+                self.latency_model,
+                tokens=float(tokens),
+                kv_tokens=float(kv_tokens),
+                pairs=float(pairs),
+            )
             / 1000.0
         )
 

@@ -155,6 +155,18 @@ def replica_columns(
     return ReplicaColumns(a, b, g, tokens_in, tokens_out, batch.astype(np.int64), *others)
 
 
+def longer(
+    attention: Floats, *, in_tokens: Floats, cached: Floats, out_tokens: Floats, token_cv: Floats
+) -> Floats:
+    """Return how many times as long as beta a token takes, on the mean over prompt and answer: the
+    estimate has one beta, and so computes as much in all (twin.spec.LatencyModel).
+    """
+    computed = in_tokens - cached
+    pairs = cached * computed + (1.0 + token_cv**2) * computed**2 / 2.0
+    more = attention * pairs / np.maximum(computed + out_tokens, 1.0)
+    return np.where(attention > 0.0, 1.0 + more, 1.0)
+
+
 @dataclass(frozen=True, slots=True)
 class Model:
     """Columns with what follows from them: prefill iterations by batch, work per request, service

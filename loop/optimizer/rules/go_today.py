@@ -85,6 +85,7 @@ def perf(given: PerfColumns) -> PerfColumns:
         p=np.ones_like(given.alpha),
         experts=none,
         unread=none,
+        attention=none,
         overhead=none,
         ahead=none,
     )

@@ -136,7 +136,9 @@ def idle(pairs: Pairs, max_batch: Floats) -> tuple[Floats, Floats, Floats]:
     itl = iteration_time(perf, compute=perf.beta, read=read - perf.experts * perf.unread)
     prefill = iteration_time(
         perf,
-        compute=perf.beta * (asked.in_tokens - asked.cached),
+        compute=perf.beta
+        * (asked.in_tokens - asked.cached)
+        * (1.0 + perf.attention * (asked.in_tokens + asked.cached) / 2.0),
         read=perf.gamma * asked.in_tokens,
     )
     ttft = perf.overhead + prefill + itl

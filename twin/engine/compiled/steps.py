@@ -20,6 +20,7 @@ from twin.engine.compiled.columns import (
     ALPHA_MS,
     ALPHA_S,
     ARRIVAL_S,
+    ATTENTION,
     BETA_MS,
     BETA_S,
     BLOCK,
@@ -351,9 +352,9 @@ def duration_s(k: int, c0_s: float, c1_s: float) -> float:
 
 
 @compiled
-def _iteration_ms(s: State, r: int, tokens: int, kv_tokens: int) -> float:
+def _iteration_ms(s: State, r: int, tokens: int, kv_tokens: int, pairs: float) -> float:
     p = s.floats[r, P]
-    compute = s.floats[r, BETA_MS] * tokens
+    compute = s.floats[r, BETA_MS] * (tokens + s.floats[r, ATTENTION] * pairs)
     saved = 0.0
     if s.floats[r, EXPERTS_MS]:
         saved = s.floats[r, EXPERTS_MS] * s.floats[r, EXPERTS_IDLE] ** float(tokens)
@@ -593,12 +594,12 @@ def _begin_segment(s: State, r: int, t: float, k: int, n: int, context_sum: int)
         c1_s = floats[r, GAMMA_S] * n
     else:
         k = min(k, CHORD_MAX)
-        first_ms = _iteration_ms(s, r, n, context_sum + n)
+        first_ms = _iteration_ms(s, r, n, context_sum + n, 0.0)
         c0_s, c1_s = first_ms / 1000.0, 0.0
         if floats[r, P] == 1.0:
             c1_s = floats[r, GAMMA_MS] * n / 1000.0
         elif k > 1:
-            last_ms = _iteration_ms(s, r, n, context_sum + k * n)
+            last_ms = _iteration_ms(s, r, n, context_sum + k * n, 0.0)
             c1_s = (last_ms - first_ms) / (k - 1) / 1000.0
     s.ints[r, LENGTH] = k
     floats[r, START_S] = t
@@ -674,14 +675,15 @@ def _preempt_for_prefill(s: State, r: int, t: float, taken: int) -> None:
 
 
 @inlined
-def _begin_iteration(s: State, r: int, t: float, computed: int, read: int) -> None:
+def _begin_iteration(s: State, r: int, t: float, computed: int, read: int, pairs: float) -> None:
     floats = s.floats
     s.ints[r, LENGTH] = 1
     floats[r, START_S] = t
     if floats[r, IS_PLAIN]:
         c0_s = floats[r, ALPHA_S] + floats[r, BETA_S] * computed + floats[r, GAMMA_S] * read
+        c0_s += floats[r, BETA_S] * floats[r, ATTENTION] * pairs
     else:
-        c0_s = _iteration_ms(s, r, computed, read) / 1000.0
+        c0_s = _iteration_ms(s, r, computed, read, pairs) / 1000.0
     floats[r, C0_S] = c0_s
     floats[r, DURATION_S] = c0_s
     floats[r, C1_S] = 0.0
@@ -698,7 +700,7 @@ def _begin_prefill(s: State, r: int, t: float) -> bool:
     exact = False
     partial = ints[r, PARTIAL]
     first = -1
-    taken = 0
+    taken = pairs_twice = 0
     if partial >= 0:
         need = requests[partial, PROMPT] + requests[partial, GENERATED]
         chunk = min(need - requests[partial, CONTEXT], left)
@@ -707,6 +709,7 @@ def _begin_prefill(s: State, r: int, t: float) -> bool:
         left -= chunk
         computed += chunk
         read += after
+        pairs_twice = chunk * (2 * after - chunk)
         requests[partial, CHUNK] = chunk
         first = partial
     if free < taken * size:
@@ -753,10 +756,11 @@ def _begin_prefill(s: State, r: int, t: float) -> bool:
         left -= chunk
         computed += chunk
         read += after
+        pairs_twice += chunk * (cached + after)
     if first < 0:
         return False
     ints[r, PREFILL] = first
-    _begin_iteration(s, r, t, computed, read)
+    _begin_iteration(s, r, t, computed, read, 0.5 * pairs_twice)
     return True
 
 

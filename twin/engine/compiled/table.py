@@ -174,6 +174,7 @@ class ReplicaTable:
             at.ALPHA_MS: model.alpha_ms,
             at.EXPERTS_MS: model.experts_ms,
             at.EXPERTS_IDLE: model.experts_idle,
+            at.ATTENTION: model.attention,
             at.IS_PLAIN: model.is_plain,
         }
         s.ints[row, list(ints)] = list(ints.values())
