@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from experiments.datasheet_files import perf_parms as sheet_parms
 from experiments.own_system.points import POINTS_MIN, points_of, rows_of
 from loop.signals.history import History
 from twin.fit.datasheet import DataSheetModel
@@ -164,10 +165,9 @@ def _error(result: FitResult) -> float:
 def _from_sheet(engine: Engine, why: str) -> Latency | None:
     if engine.sheet is None:
         return None
-    model = engine.sheet.latency_model
     return Latency(
         parms={
-            **_rounded({name: getattr(model, field) for name, field, _ in COEFFICIENTS}),
+            **_rounded(sheet_parms(engine.sheet)),
             "overheadMs": engine.sheet.overhead_ms,
             "scheduling": engine.scheduling or "async",
         },
