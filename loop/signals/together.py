@@ -68,7 +68,7 @@ class Samples:
 
     def __init__(self, points: Sequence[Points], *, epoch_s: float) -> None:
         """Take the *points* of each series, their times as Unix time; *epoch_s* is the date of
-        second 0 of the run.
+        second 0 of the run. Raise ValueError where one is no number.
         """
         counts = np.fromiter(map(len, points), np.intp, len(points))
         flat = list(chain.from_iterable(points))

@@ -68,6 +68,26 @@ def test_a_query_takes_further_matchers_and_other_names_of_labels() -> None:
     assert ',cluster="east"}' in query
 
 
+def test_a_label_with_dots_in_its_name_is_quoted() -> None:
+    """OpenTelemetry's names stay as they are since Prometheus 3: each query was refused."""
+    settings = PrometheusSettings(
+        url="http://x", namespace_label="k8s.namespace.name", pod_label="k8s.pod.name"
+    )
+    asked: list[str] = []
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked.append(parse_qs(request.content.decode())["query"][0])
+        return httpx.Response(200, json=matrix())
+
+    transport = httpx.MockTransport(handle)
+    with closing(Prometheus(settings, wall_s=lambda: EPOCH_S + NOW_S, transport=transport)) as of:
+        of.measure([scraped(server(pod("a")))], now_s=NOW_S)
+        assert of.show_names([scraped(server(pod("a")))]).error == ""
+    assert len(asked) == 3
+    for query in asked:
+        assert query.count("k8s.") == query.count('"k8s.') > 0
+
+
 def test_series_are_read_by_pod_with_the_labels_that_tell_them_apart() -> None:
     """They are added up only when their growth is known."""
     answer = matrix(

@@ -232,9 +232,9 @@ class Prometheus:
         pods = sorted({pod for one in due for pod in served[one.name]})
         spaces = sorted({one.namespace for one in due})
         matchers = _matchers(settings.names.buckets_pattern, spaces, settings)
-        by = (settings.namespace_label, settings.pod_label)
+        by = (_quoted(settings.namespace_label), _quoted(settings.pod_label))
         query = buckets_query(
-            [*matchers, f'{settings.pod_label}=~"{_any_of(pods)}"'],
+            [*matchers, f'{_quoted(settings.pod_label)}=~"{_any_of(pods)}"'],
             by,
             window_s=max(self._reaches.window(one.name).window_s for one in due),
         )
@@ -338,7 +338,7 @@ class Prometheus:
         settings = self._settings
         query = " or ".join(
             f"topk by ({label}) (1,{{{','.join([*_named(settings), matcher])}}})"
-            for label in sorted({settings.pod_label, *OTHER_POD_LABELS})
+            for label in map(_quoted, sorted({settings.pod_label, *OTHER_POD_LABELS}))
             for matcher in [f'{label}=~"{_any_of(sorted(set(pods)))}"']
         )
         return [told for told, _ in read_latest(parsed(self._api.ask(query, at_s=self._api.now_s)))]
@@ -430,9 +430,17 @@ def names_query(namespaces: Sequence[str], settings: PrometheusSettings) -> str:
 def _matchers(
     pattern: str, namespaces: Sequence[str], settings: PrometheusSettings
 ) -> Sequence[str]:
-    of_spaces = f'{settings.namespace_label}=~"{_any_of(namespaces)}"'
+    of_spaces = f'{_quoted(settings.namespace_label)}=~"{_any_of(namespaces)}"'
     name, *more = _named(settings, pattern)
     return [name, of_spaces, *more]
+
+
+def _quoted(label: str) -> str:
+    """Return the name of a label as it stands in a query: OpenTelemetry's have dots in them."""
+    if re.fullmatch(r"[a-zA-Z_][a-zA-Z0-9_]*", label):
+        return label
+    escaped = label.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
 
 
 def _named(settings: PrometheusSettings, pattern: str = "") -> list[str]:
