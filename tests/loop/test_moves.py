@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from loop.optimizer.solution import Assignment
-from loop.policies.slo.moves import DWELL_S, KNOWN_S, Move, pays, settling
+from loop.policies.slo.moves import DWELL_S, LONG_S, Move, pays, settling
 from loop.testing.fakes import server_view
 from loop.types import ServerView, Why, one_pool
 
@@ -53,7 +53,8 @@ def test_half_the_cost_is_worth_a_move() -> None:
         replace(MOVE, moved_s=1000.0 - DWELL_S / 2.0),
         replace(MOVE, go=replace(THERE, cost_cents_per_h=750.0)),
         replace(MOVE, start_up_s=1800.0),
-        replace(MOVE, known_s=KNOWN_S / 2.0),
+        replace(MOVE, known_s=LONG_S / 2.0),
+        replace(MOVE, unsure=1.0),
     ],
     ids=[
         "short",
@@ -64,6 +65,7 @@ def test_half_the_cost_is_worth_a_move() -> None:
         "saves little",
         "slow start",
         "new",
+        "unsure",
     ],
 )
 def test_a_server_stays_where_a_move_is_a_risk_or_does_not_pay(move: Move) -> None:
@@ -102,6 +104,9 @@ def test_a_move_to_fewer_replicas_begins_with_as_many_as_are_needed() -> None:
     few = replace(THERE, pools=one_pool(accelerator="B200", replicas=1, max_batch=64))
     assert replace(MOVE, go=few).replicas == 2
     assert replace(MOVE, go=few, stay=None).replicas == 1
+    # What is held, or a margin, needs no old pods until the new ones are ready: what comes does.
+    assert replace(MOVE, go=few, coming_rpm=500.0).replicas == 1
+    assert replace(MOVE, go=few, coming_rpm=700.0).replicas == 2
     assert MOVE.replicas == 3
     # Twice the price of one replica while it lasts.
     dear = replace(MOVE, go=replace(few, cost_cents_per_h=700.0), start_up_s=120.0)

@@ -26,8 +26,13 @@ if TYPE_CHECKING:
 DWELL_S = 600.0  # between two moves of a server
 MOVERS_MAX = 40  # of which each is looked at: one more solution each
 # Until a server has been where it is for so long, a move must save so much: what looks cheaper on
-# the load of some minutes has fewer, larger or fuller replicas, and these forgive less.
-SOON_S, SOON_SAVING_MIN = 3600.0, 0.3
+# the load of some minutes has fewer, larger or fuller replicas, and these forgive less. Savings of
+# a third were none in the end: longer answers than those of the first minutes take twice the small
+# replicas, while a large one has room for them.
+SOON_S, SOON_SAVING_MIN = 3600.0, 0.45
+# What is to save money waits until the load has been seen for so long, and is not for one of which
+# nobody knows what it will be: it would pay for both sides, and for the way back.
+LONG_S, UNSURE_MAX = 600.0, 0.5
 # A move is for loads about the present one, by these factors: where one replica more is needed by
 # chance, another accelerator looks cheaper by chance.
 ABOUT = tuple(0.8 + 0.02 * step for step in range(21))
@@ -38,7 +43,8 @@ SETTLED_AFTER = 3.0  # start-ups after a move, whatever is still missing then
 class Move:
     """One server that the optimizer would move. stay is what it would have where it is (None: it
     cannot be served there); start_up_s how long new pods take; moved_s when it was moved last;
-    known_s for how long its load has been seen; rate_rpm what it is sized for (0: not known).
+    known_s for how long its load has been seen; unsure how far nobody knows what that will be, 0 to
+    1; rate_rpm what it is sized for, and coming_rpm what comes now (0: not known).
     """
 
     view: ServerView
@@ -48,13 +54,18 @@ class Move:
     moved_s: float | None
     known_s: float
     rate_rpm: float = 0.0
+    coming_rpm: float = 0.0
+    unsure: float = 0.0
 
     @property
     def replicas(self) -> int:
         """Return how many replicas to move with: a rollout ends old pods beyond the number that is
-        asked for at once, so those that the load needs are kept until the new ones are ready.
+        asked for at once, so those that what comes needs are kept until the new ones are ready.
         """
-        needed = 0 if self.stay is None else self.stay.replicas
+        stay = self.stay
+        needed = 0 if stay is None else stay.replicas
+        if stay is not None and self.coming_rpm > 0.0 and stay.rate_max_rpm > 0.0:
+            needed = min(needed, math.ceil(self.coming_rpm / stay.rate_max_rpm - 1e-9))
         return max(self.go.replicas, min(self.view.wanted, needed))
 
 
@@ -70,7 +81,7 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
     """Tell whether *move* should be made: what it saves within PAYS_WITHIN_S is more than both
     sides cost while the new pods start and the old ones drain, and no less than the share
     *saving_min* (SOON_SAVING_MIN if it is soon); nothing is short, nothing starts, the load has
-    been seen for a while, and the last move is some time ago.
+    been seen for long and is no riddle, and the last move is some time ago.
 
     A server that cannot be served where it is has to move.
     """
@@ -79,7 +90,7 @@ def pays(move: Move, *, now_s: float, saving_min: float) -> bool:
         return True
     if move.moved_s is not None and now_s - move.moved_s < DWELL_S:
         return False
-    if move.known_s < KNOWN_S:
+    if move.known_s < LONG_S or move.unsure > UNSURE_MAX:
         return False
     stayed_s = min(move.known_s, math.inf if move.moved_s is None else now_s - move.moved_s)
     if stayed_s < SOON_S:
@@ -158,6 +169,7 @@ def _staying(case: Case, asking: Asking, found: Found, names: Iterable[str]) -> 
 def _move(case: Case, found: Found, home: Found, name: str) -> Move:
     """Return the move of *name* that is *found*; it would have what it has at *home* else."""
     go, view = found.solution.allocations[name], case.snapshot.servers[name]
+    asked = case.demands.get(name)
     return Move(
         view=view,
         go=go,
@@ -166,6 +178,8 @@ def _move(case: Case, found: Found, home: Found, name: str) -> Move:
         moved_s=case.memories[name].moved_s,
         known_s=case.known_s(name),
         rate_rpm=_rate_rpm(found.system.servers[name]),
+        coming_rpm=0.0 if asked is None else asked.coming.rate_rpm,
+        unsure=0.0 if asked is None else asked.forecast.unsure,
     )
 
 
