@@ -21,7 +21,7 @@ COMP_CWORD=$((${#COMP_WORDS[@]} - 1))
 _shtab_inferno
 printf '%s\\n' "${COMPREPLY[@]}"
 """
-# The same in a zsh that believes a person types: it is read until what is looked for was shown.
+# The same in a zsh that is typed to: it is read until what is looked for was shown.
 TYPED = """
 zmodload zsh/zpty
 zpty z zsh -f -i
