@@ -158,8 +158,7 @@ class Replica:
         self.telemetry = ReplicaTelemetry()
         self.draining = False
         self.steps = 0
-        self._next_ticket = 0
-        self._iteration = 0
+        self._next_ticket = self._iteration = 0
         self._clear()
 
     @classmethod

@@ -210,9 +210,7 @@ class NaiveReplica:
             scheduled += 1
         while not preempted and self.waiting and len(self.running) < self.max_batch:
             job = self.waiting[0]
-            if budget < self.seat:
-                break
-            if job.request.submitted_s > seen_s:
+            if budget < self.seat or job.request.submitted_s > seen_s:
                 break
             need = job.request.prompt_tokens + job.generated
             found, names = self.find_prefix(job)

@@ -697,9 +697,8 @@ def _begin_prefill(s: State, r: int, t: float) -> bool:
     left = ints[r, BUDGET] - n
     computed, read = n, ints[r, CONTEXT_SUM] + n
     free = ints[r, KV_TOKENS] - read - n * (size - 1)
-    exact = False
+    exact, first = False, -1
     partial = ints[r, PARTIAL]
-    first = -1
     taken = pairs_twice = 0
     if partial >= 0:
         need = requests[partial, PROMPT] + requests[partial, GENERATED]
