@@ -308,6 +308,7 @@ WhyKind = Literal[
 ]
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Why:
     """Why something was decided: *kind* for programs, *text* for people, *details* for the record.
@@ -349,6 +350,7 @@ class Decision:
     unserved: Mapping[str, Why] = field(default_factory=dict)
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change(OfPools):
     """What one server is to become: absolute, so that applying it twice does no harm."""

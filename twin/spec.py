@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
+from twin.frozen import made_quickly
+
 TokenDistribution = Literal["fixed", "lognormal", "gamma"]
 CrashPolicy = Literal["requeue", "fail"]
 MaxBatchChange = Literal["live", "rolling"]
@@ -158,6 +160,7 @@ class EngineSpec:
     start_up: Delay = field(default_factory=lambda: Delay(mean_s=60.0))
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
     """Equal replicas of one server: what it has, wants, is asked for and is recorded with.

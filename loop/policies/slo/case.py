@@ -7,6 +7,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from loop.policies.slo.demand import (
@@ -75,8 +76,9 @@ class Sizing:
         servers = {}
         for name, view in snapshot.servers.items():
             found = demands.get(name)
-            load = self._load(view)
-            if found is not None:
+            if found is None:
+                load = self._load(view)
+            else:
                 bare = bare_from is not None and data.priority(view.service_class) >= bare_from
                 some = found.least if bare else found.load
                 load = _in_steps(some if drains else found.coming)
@@ -346,10 +348,15 @@ def _unknown_for_long(snapshot: Snapshot, memories: Mapping[str, Memory]) -> set
 
 def _in_steps(load: Load) -> Load:
     """Return *load* with its tokens rounded to steps."""
+    return Load(
+        rate_rpm=load.rate_rpm,
+        in_tokens=_stepped(load.in_tokens),
+        out_tokens=_stepped(load.out_tokens),
+    )
 
-    def stepped(tokens: float) -> float:
-        if tokens <= 1.0:
-            return tokens
-        return float(TOKENS_STEP ** round(math.log(tokens) / math.log(TOKENS_STEP)))
 
-    return replace(load, in_tokens=stepped(load.in_tokens), out_tokens=stepped(load.out_tokens))
+@lru_cache(maxsize=4096, typed=True)  # means are those of the last cycle, mostly
+def _stepped(tokens: float) -> float:
+    if tokens <= 1.0:
+        return tokens
+    return float(TOKENS_STEP ** round(math.log(tokens) / math.log(TOKENS_STEP)))

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from loop.policies.slo.forecast import Forecast, History, Series, forecast, with_samples
 from loop.policies.slo.spread import Spread
 from loop.replacing import replace
+from loop.types import Load
 from twin.frozen import made_quickly
 
 if TYPE_CHECKING:
     from loop.policies.slo.filters import Bank
     from loop.policies.slo.work import Unit
     from loop.policies.slo.worth import Worth
-    from loop.types import Load, ServerView
+    from loop.types import ServerView
 
 # How long a demand is held: of a load that comes in bursts for down_s, and less the less it does;
 # of one that comes back by the clock, as long as a clock may be wrong.
@@ -77,6 +78,7 @@ NOTHING: Memories = MappingProxyType({})
 NEW = Memory()
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
     """What one server is to be sized for, in requests of its unit, and the least that it must be
@@ -90,6 +92,7 @@ class Demand:
     forecast: Forecast
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Horizon:
     """How far ahead to look, and how long a demand is held on the way down [s]. lead_s: until pods
@@ -135,6 +138,7 @@ def remember(
     return found
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A server of known load that a demand is asked for, and what it depends on besides."""
@@ -199,17 +203,20 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     present_rpm = found.now + found.bursty * max(0.0, seen_rpm - found.now)
     served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)
     waits_rpm = waiting_rpm(view, drain_s=horizon.drain_s, replica_rpm=memory.replica_rpm)
-    tokens = load
+    tokens: Load | Unit | Memory = load
     if memory.unit is not None:
-        unit = memory.unit
-        tokens = replace(load, in_tokens=unit.in_tokens, out_tokens=unit.out_tokens)
+        tokens = memory.unit
     elif memory.tokens_weight > 0.0:
-        tokens = replace(load, in_tokens=memory.in_tokens, out_tokens=memory.out_tokens)
+        tokens = memory
     coming_rpm = max(found.middle, served_rpm, jumped_rpm)
+
+    def of(rate_rpm: float) -> Load:
+        return Load(rate_rpm=rate_rpm, in_tokens=tokens.in_tokens, out_tokens=tokens.out_tokens)
+
     made = Demand(
-        load=replace(tokens, rate_rpm=max(held_rpm, coming_rpm) + waits_rpm),
-        least=replace(tokens, rate_rpm=coming_rpm + waits_rpm),
-        coming=replace(tokens, rate_rpm=coming_rpm),
+        load=of(max(held_rpm, coming_rpm) + waits_rpm),
+        least=of(coming_rpm + waits_rpm),
+        coming=of(coming_rpm),
         forecast=found,
     )
     return made, memory if demands is memory.demands else replace(memory, demands=demands)
