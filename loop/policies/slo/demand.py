@@ -265,16 +265,28 @@ def _held_s(found: Forecast, horizon: Horizon, *, within: float) -> float:
 def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -> float:
     """Return the rate at which what waits is to be drained: within drain_s (0: nothing is).
 
-    What waits in the pods stays there, so more replicas than take all that comes do not help it:
-    it counts for as much as the ready pods can do, by what a replica can take (*replica_rpm*, 0 if
-    that is not known) or by what they do.
+    What waits in a pod stays there, so more replicas than take all that comes do not help it: it
+    counts for as much as the pods can do in which something waits, by what a replica can take
+    (*replica_rpm*, 0 if that is not known) or by what all of them do.
     """
     if drain_s <= 0.0:
         return 0.0
     inside = min(view.waiting, view.backlog)
-    able_rpm = max(view.ready * replica_rpm, view.completions_rpm or 0.0) or math.inf
     at_router = view.backlog - inside
-    return 60.0 * at_router / drain_s + min(60.0 * inside / drain_s, able_rpm)
+    return 60.0 * at_router / drain_s + _inside_rpm(view, inside, drain_s, replica_rpm)
+
+
+def _inside_rpm(view: ServerView, inside: int, drain_s: float, replica_rpm: float) -> float:
+    """Return the rate at which the pods work off what waits in them, *inside* in all."""
+    drained_rpm = 60.0 * inside / drain_s
+    able_rpm = max(view.ready * replica_rpm, view.completions_rpm or 0.0) or math.inf
+    queues = [pod.waiting for pod in view.pods if pod.phase != "draining"]
+    told = sum(queues)
+    if replica_rpm <= 0.0 or told <= 0:
+        return min(drained_rpm, able_rpm)
+    by_pods = sum(min(60.0 * queue / drain_s, replica_rpm) for queue in queues)
+    # Pods that tell nothing of their own are as full as those that do.
+    return min(drained_rpm, able_rpm, by_pods * max(1.0, inside / told))
 
 
 def _with_spread(memory: Memory, view: ServerView, *, window_s: float) -> Memory:
