@@ -29,6 +29,9 @@ HELD_MIN_S, HELD_SEASON_S = 30.0, 120.0
 # of answers, for what they are like now. A window alone would not tell: when a load grows, the
 # answers that end are the short ones.
 TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.5
+# What waits in pods is drained by so many replicas for each of them: that it waits says that one
+# takes less than was thought, and with one each a queue of slow answers stayed for an hour.
+TWICE = 2.0
 # A load that varies so much within a window has bursts that come back for sure.
 RESTLESS = 0.6
 
@@ -266,8 +269,8 @@ def waiting_rpm(view: ServerView, *, drain_s: float, replica_rpm: float = 0.0) -
     """Return the rate at which what waits is to be drained: within drain_s (0: nothing is).
 
     What waits in a pod stays there, so more replicas than take all that comes do not help it: it
-    counts for as much as the pods can do in which something waits, by what a replica can take
-    (*replica_rpm*, 0 if that is not known) or by what all of them do.
+    counts for TWICE as much as the pods can do in which something waits, by what a replica can
+    take (*replica_rpm*, 0 if that is not known), and no more than what all can do, or do.
     """
     if drain_s <= 0.0:
         return 0.0
@@ -286,7 +289,7 @@ def _inside_rpm(view: ServerView, inside: int, drain_s: float, replica_rpm: floa
         return min(drained_rpm, able_rpm)
     by_pods = sum(min(60.0 * queue / drain_s, replica_rpm) for queue in queues)
     # Pods that tell nothing of their own are as full as those that do.
-    return min(drained_rpm, able_rpm, by_pods * max(1.0, inside / told))
+    return min(drained_rpm, able_rpm, TWICE * by_pods * max(1.0, inside / told))
 
 
 def _with_spread(memory: Memory, view: ServerView, *, window_s: float) -> Memory:
