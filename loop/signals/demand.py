@@ -268,12 +268,14 @@ def _load_told(tracks: Sequence[Track], *, rate_rpm: float) -> Load:
 
 
 def _telling(every: Sequence[Track], *counters: str) -> Sequence[Track]:
-    """Return those of the tracks that tell all *counters*, all if none does: tokens of one engine
-    and requests of another make no mean (pages are cut, and pods of two engines may be one server).
+    """Return those of the tracks that tell all *counters* and of which the last has grown, all if
+    none does: tokens of one engine and requests of another make no mean (pages are cut, and pods of
+    two engines may be one server), and one that has done nothing yet knows none.
     """
     if all(track.grown.keys() == every[0].grown.keys() for track in every):
         return every
-    return [track for track in every if track.grown.keys() >= set(counters)] or every
+    telling = [track for track in every if track.grown.keys() >= set(counters)]
+    return [track for track in telling if track.total(counters[-1])] or every
 
 
 def _ttft_ms(every: Sequence[Track]) -> float | None:

@@ -115,6 +115,7 @@ _SGLANG: Mapping[str, Sequence[str]] = {
         "sglang:num_prefill_prealloc_queue_reqs",
         "sglang:num_prefill_bootstrap_queue_reqs",
         "sglang:num_prefill_inflight_queue_reqs",
+        "sglang:num_prefill_infight_queue_reqs",  # as it was spelt before
         "sglang:num_decode_prealloc_queue_reqs",
         "sglang:num_decode_transfer_queue_reqs",
     ),

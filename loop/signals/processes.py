@@ -266,7 +266,7 @@ def _completeness(process: Process) -> tuple[float, int, int]:
 
 def _process(series: Sequence[Series], names: Names) -> Process:
     ranked: dict[str, tuple[int, dict[Labels, Points]]] = {}
-    queues: dict[Labels, Points] = {}
+    queues: dict[str, dict[Labels, Points]] = defaultdict(dict)
     times: dict[str, dict[float, float]] = defaultdict(dict)
     of_labels: dict[Labels, Labels] = {}
     for one in series:
@@ -280,15 +280,13 @@ def _process(series: Sequence[Series], names: Names) -> Process:
             own = of_labels[one.labels] = told_apart(one.labels).own
         for quantity, rank in _meanings(names, one.metric):
             if quantity == QUEUED:
-                queues[(QUEUED, one.metric), *own] = points
+                _add(queues[one.metric], own, points)
                 continue
             best = ranked.get(quantity)
             if best is None or rank < best[0]:
                 ranked[quantity] = (rank, {own: points})
             elif rank == best[0]:
-                # Who puts the answers of several together may show one series in parts.
-                before = best[1].get(own)
-                best[1][own] = points if before is None else sorted({*before, *points})
+                _add(best[1], own, points)
     scrapes: set[float] = set()
     for metric, told in times.items():
         meanings = _meanings(names, metric)
@@ -300,8 +298,19 @@ def _process(series: Sequence[Series], names: Names) -> Process:
         for quantity, (_, found) in ranked.items()
     }
     if queues:
-        by_quantity[WAITING] = {**by_quantity.get(WAITING, {}), **queues}
+        further: dict[Labels, Points] = {
+            ((QUEUED, metric), *own): points
+            for metric, of in queues.items()
+            for own, points in _without_parts(of).items()
+        }
+        by_quantity[WAITING] = {**by_quantity.get(WAITING, {}), **further}
     return _at_one_time(Process(sorted(scrapes), by_quantity))
+
+
+def _add(columns: dict[Labels, Points], own: Labels, points: Points) -> None:
+    """Add a series to *columns*: who puts the answers of several together may show it in parts."""
+    before = columns.get(own)
+    columns[own] = points if before is None else sorted({*before, *points})
 
 
 def has_parts(labels: Iterable[Labels]) -> bool:

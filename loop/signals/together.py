@@ -225,8 +225,12 @@ def _shape(told: Sequence[tuple[str, Labels]], names: Names) -> _Shape | None:
     }
     if "start_time" in by_quantity or by_quantity.keys().isdisjoint(TELL_OF_REQUESTS):
         return None
-    gauges = set(GAUGES) - {QUEUED}
-    if any(has_parts(told[k][1] for k in by_quantity.get(gauge, ())) for gauge in gauges):
+    # Each further queue is a gauge of its own.
+    gauges: dict[str, list[Labels]] = {}
+    for gauge in GAUGES:
+        for metric, own in (told[k] for k in by_quantity.get(gauge, ())):
+            gauges.setdefault(metric if gauge == QUEUED else gauge, []).append(own)
+    if any(map(has_parts, gauges.values())):
         return None
     if queues := by_quantity.pop(QUEUED, ()):
         by_quantity[WAITING] = (*by_quantity.get(WAITING, ()), *queues)

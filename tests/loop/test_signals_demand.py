@@ -623,6 +623,7 @@ def test_gauges_under_further_labels_of_the_same_page_are_of_the_same_engine(
             ("sglang:num_decode_prealloc_queue_reqs", "sglang:num_decode_transfer_queue_reqs"),
         ),
         ("sglang:num_queue_reqs", ("sglang_num_prefill_inflight_queue_reqs",)),
+        ("sglang:num_queue_reqs", ("sglang:num_prefill_infight_queue_reqs",)),
         ("", ("sglang:num_grammar_queue_reqs",)),
     ],
 )
@@ -706,6 +707,26 @@ def test_a_page_that_splits_some_metrics_and_not_others_is_of_one_engine(split: 
     assert (found.ttft_ms, found.itl_ms) == (pytest.approx(50.0), pytest.approx(10.0))
     (seen_there,) = found.pods.values()
     assert (seen_there.running, seen_there.waiting, seen_there.kv_usage) == (8, 4, 0.25)
+
+
+def test_each_further_queue_is_counted_once_beside_the_parts_of_it() -> None:
+    """SGLang with priorities tells all of a queue, and the requests of each priority: they were
+    counted twice. A series that comes in parts is one.
+    """
+    page = [one for one in series_of(steady(rps=1.0)) if "waiting" not in one.metric]
+    times = [one.t_s for one in steady(rps=1.0)]
+    for queue, of_all, parts in (("transfer", 4.0, (3.0, 1.0)), ("prealloc", 3.0, (3.0, 0.0))):
+        metric = f"sglang:num_decode_{queue}_queue_reqs"
+        for priority, told in (("", of_all), ("1", parts[0]), ("5", parts[1])):
+            points = [(t_s, told) for t_s in times]
+            page.append(Series(metric, (("priority", priority),), points[:2]))
+            page.append(Series(metric, (("priority", priority),), points[2:]))
+    (gauges,) = told_of({"a": page}, pod("a")).pods.values()
+    assert gauges.waiting == 7
+    falling = [(t_s, 40.0 - 10.0 * k) for k, t_s in enumerate(times)]
+    rest = [one for one in page if "queue" not in one.metric]
+    rest += [Series("sglang:num_grammar_queue_reqs", (), of) for of in (falling[:3], falling[3:])]
+    assert rate_rpm(told_of({"a": rest}, pod("a"))) == pytest.approx(20.0)
 
 
 def test_parts_without_a_whole_are_added_up() -> None:
@@ -1027,6 +1048,21 @@ def test_a_mean_is_of_engines_that_tell_both_of_its_figures(missing: tuple[str, 
     figures_of = (found.load.in_tokens, found.load.out_tokens, found.ttft_ms, found.itl_ms)
     assert figures_of == pytest.approx((100.0, 200.0, 50.0, 10.0))
     assert (found.completions_rpm, found.output_tps) == pytest.approx((120.0, 400.0))
+
+
+def test_a_pod_that_has_done_nothing_yet_knows_no_lengths() -> None:
+    """A pod of another engine is added: prompts were 0 tokens long until it had served one."""
+    told = {"count": 1.0, "input_length_sum": 500.0, "input_length_count": 1.0}
+    told |= {"generated_tokens_sum": 90.0, "generated_tokens_count": 1.0}
+    times = [one.t_s for one in steady(rps=1.0)]
+    busy = [
+        Series(f"tgi_request_{name}", (), [(t_s, 2.0 * each * t_s) for t_s in times])
+        for name, each in told.items()
+    ]
+    for idle in (steady(rps=0.0), [one._replace(told={"success": 0.0}) for one in steady(rps=0.0)]):
+        found = told_of({"a": busy, "b": series_of(idle)}, pod("a"), pod("b"))
+        assert found.load is not None
+        assert (found.load.in_tokens, found.load.out_tokens) == pytest.approx((500.0, 90.0))
 
 
 def test_each_pod_has_figures_of_its_own() -> None:
