@@ -116,10 +116,12 @@ def facts_of(
     models_told: Collection[str] = (),
     kv_tokens: int | None = None,
     vllm: str | None = None,
+    speed: float = 1.0,
 ) -> Facts:
     """Return what is known of *server*. *places* are the nodes that its pods may be put on;
     models_told are what its engines call their models, kv_tokens what they say that their KV caches
-    hold; *vllm*: its version, if the user says it.
+    hold; *vllm*: its version, if the user says it. Dates of pods are those of a clock in whose
+    second *speed* seconds of the cluster pass.
     """
     one = server.deployment
     containers = one.pod_spec.get("containers") or ()
@@ -139,7 +141,7 @@ def facts_of(
     budget = _first(containers, BUDGET_ARGUMENTS)
     if not budget:
         unknown.append(f"{BUDGET}: no argument says them, {TOKEN_BUDGET} is assumed")
-    took_s = start_up_s(server.pods)
+    took_s = started_in_s(server, speed=speed)
     if took_s is None:
         unknown.append(f"{START_UP}: none of its pods tells it")
     version = vllm or _version(containers)
@@ -164,6 +166,14 @@ def facts_of(
         load=one.load,
         unknown=tuple(unknown),
     )
+
+
+def started_in_s(server: Server, *, speed: float) -> float | None:
+    """Return how long the pods of *server* took to start, in seconds of a cluster of that *speed*;
+    None: none of them tells it.
+    """
+    took_s = start_up_s(server.pods)
+    return None if took_s is None else took_s * speed
 
 
 def _model(containers: Sequence[Json]) -> str:

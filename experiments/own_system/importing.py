@@ -126,6 +126,7 @@ def read_system_of(
             models_told=past.model_names.get(server.name, frozenset()) if past else (),
             kv_tokens=kv_tokens.get(server.name),
             vllm=asked.vllm,
+            speed=asked.speed,
         )
         for server in servers
     ]
@@ -211,6 +212,8 @@ def asked_past(
         progress=progress,
     )
     source = f"Prometheus, {date_text(end_s - period.last_s)} to {date_text(end_s)} by {step_s:g} s"
+    if asked.speed != 1.0:
+        source += f", of a twin {asked.speed:g} times as fast (dates of its load: its own)"
     histories = {name: history.sped(asked.speed) for name, history in past.histories.items()}
     past = replace(past, histories=histories)
     return Measured(histories=histories, source=source, problems=past.problems), past

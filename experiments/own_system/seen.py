@@ -38,8 +38,11 @@ def seen_in_histories(
     return found
 
 
-def seen_in_records(lines: Iterable[str], *, source: str) -> dict[str, list[Seen]]:
+def seen_in_records(
+    lines: Iterable[str], *, source: str, speed: float = 1.0
+) -> dict[str, list[Seen]]:
     """Return the steady loads that the *lines* of a file of records tell of, ours or the Go loop's.
+    A cluster that ran at *speed* had so many seconds in one of its pods' dates.
     Raise SpecError for a line that is none; a last one that has no end yet is left out.
     """
     rows: dict[tuple[str, int, str, int, int], list[Seen]] = defaultdict(list)
@@ -58,8 +61,10 @@ def seen_in_records(lines: Iterable[str], *, source: str) -> dict[str, list[Seen
             )
         t_s = _time_s(line, where=f"{source}: line {number}")
         servers = line.get("servers") or ()
+        # A simulated run has one time only. Loads of the others are told in the cluster's already.
+        of_dates = 1.0 if line.get("backend") == "sim" else speed
         for row in servers:
-            one = _seen(row, t_s) if isinstance(row, Mapping) else None
+            one = _seen(row, t_s, speed=of_dates) if isinstance(row, Mapping) else None
             if one is not None:
                 key = (
                     str(row["name"]),
@@ -105,7 +110,7 @@ def _time_s(line: Line, *, where: str) -> float:
     return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
-def _seen(row: Line, t_s: float) -> Seen | None:
+def _seen(row: Line, t_s: float, *, speed: float) -> Seen | None:
     """Return what a row of a record tells of one server, None if it is not steady, or not known."""
     figures = [_figure(row.get(key)) for key in ("rpm", "avgInTok", "avgOutTok", "itl", "ttft")]
     replicas = _figure(row.get("ready", row.get("replicas")))
@@ -117,6 +122,7 @@ def _seen(row: Line, t_s: float) -> Seen | None:
     if running and waiting > WAITING_MAX * running:
         return None
     accelerator = row.get("currentAccelerator", row.get("accelerator"))
+    took_s = _figure(row.get("startUpS"))
     max_batch = _figure(row.get("currentMaxBatch", row.get("maxBatch")))
     return Seen(
         t_s=t_s,
@@ -134,7 +140,7 @@ def _seen(row: Line, t_s: float) -> Seen | None:
         ),
         accelerator=accelerator if isinstance(accelerator, str) and accelerator else None,
         max_batch=int(max_batch) if max_batch else None,
-        start_up_s=_figure(row.get("startUpS")),
+        start_up_s=None if took_s is None else took_s * speed,
     )
 
 

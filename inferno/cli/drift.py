@@ -92,7 +92,7 @@ def _run(options: Namespace) -> int:
     directory, notes = data_directory(settings), list[str]()
     system = read_system(directory, warn=notes.append)
     if options.records:
-        seen = _recorded(options.records)
+        seen = _recorded(options.records, speed=options.speed)
     elif settings.prometheus_url:
         seen = _asked(settings, options)
     else:
@@ -118,7 +118,7 @@ def _run(options: Namespace) -> int:
     return EXIT_OK
 
 
-def _recorded(paths: Sequence[Path]) -> dict[str, list[Seen]]:
+def _recorded(paths: Sequence[Path], *, speed: float) -> dict[str, list[Seen]]:
     from experiments.own_system.seen import seen_in_records
     from twin.datafile import unreadable
     from twin.spec import SpecError
@@ -127,7 +127,7 @@ def _recorded(paths: Sequence[Path]) -> dict[str, list[Seen]]:
     for path in paths:
         try:
             with path.open(encoding="utf-8-sig") as lines:
-                found = seen_in_records(lines, source=path.name)
+                found = seen_in_records(lines, source=path.name, speed=speed)
         except (OSError, UnicodeDecodeError) as error:
             raise SpecError(
                 f"{path}: expected the records of a loop, found {unreadable(error)}"
@@ -139,6 +139,7 @@ def _recorded(paths: Sequence[Path]) -> dict[str, list[Seen]]:
 
 def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
     """Return what Prometheus has of the servers of the cluster."""
+    from experiments.own_system.cluster import started_in_s
     from experiments.own_system.importing import (
         Asked,
         Period,
@@ -149,7 +150,6 @@ def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
     )
     from experiments.own_system.seen import seen_in_histories
     from loop.backends.kube.client import KubeClient, connect
-    from loop.backends.kube.views import start_up_s
     from loop.clocks import MonotonicClock, wall_s
 
     asked = Asked(
@@ -171,7 +171,7 @@ def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
         servers, _ = asked_servers(client, asked, now_s=wall_s(), told=told)
         measured, _ = asked_past(prometheus, servers, asked, progress=_ignore)
     print_notes([*(line for _, line in told), *measured.problems], quiet=options.quiet)
-    took = {server.name: start_up_s(server.pods) for server in servers}
+    took = {server.name: started_in_s(server, speed=asked.speed) for server in servers}
     return seen_in_histories(measured.histories, start_up_s=took)
 
 

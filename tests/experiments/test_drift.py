@@ -13,7 +13,7 @@ import pytest
 
 from experiments.config import RunConfig
 from experiments.own_system.drift import EngineDrift, drift_of
-from experiments.own_system.seen import seen_in_histories
+from experiments.own_system.seen import seen_in_histories, seen_in_records
 from inferno.cli.drift import verdict
 from inferno.cli.main import main
 from loop.schema.reading import read_system
@@ -223,6 +223,18 @@ def test_a_record_that_is_being_written_is_left_out(
     words = ["drift", "--data", str(folder), "--records", str(tmp_path / "cut.jsonl")]
     assert main(words) == 0
     assert "nothing could be compared" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("backend", "start_up_s"), [("kube", 60.0), ("sim", 6.0)])
+def test_start_ups_in_records_of_a_sped_twin_are_in_its_own_time(
+    backend: str, start_up_s: float
+) -> None:
+    """Its pods have dates of the machine, those of a simulated run have not."""
+    row = {"rpm": 60.0, "avgInTok": 9.0, "avgOutTok": 9.0, "itl": 9.0, "ttft": 9.0, "replicas": 1}
+    servers = [{"name": "code", "startUpS": 6.0, **row}]
+    line = {"ts": "2026-01-01T00:00:00Z", "t_s": 0.0, "backend": backend, "servers": servers}
+    ((found,),) = seen_in_records([json.dumps(line)], source="cycles", speed=10.0).values()
+    assert (found.start_up_s, found.stretch.load.rate_rpm) == (start_up_s, 60.0)
 
 
 def test_records_of_nothing_say_that_nothing_could_be_compared(

@@ -128,6 +128,13 @@ def test_what_the_data_lack_is_taken_and_told() -> None:
     assert line.startswith("its objectives for Llama-3.1-8B: those of ")
 
 
+def test_start_ups_of_a_sped_twin_are_told_in_its_own_time() -> None:
+    """Its engines of a minute were written as six seconds beside loads in its own time."""
+    took_s, sped_s = facts({}).start_up_s, facts({}, speed=10.0).start_up_s
+    assert took_s is not None
+    assert sped_s == pytest.approx(10.0 * took_s)
+
+
 def test_what_nobody_tells_is_said() -> None:
     """One line each, with what is assumed."""
     found = facts({})
