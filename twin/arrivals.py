@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from twin.registry import resolve
+from twin.registry import name_of, resolve
 from twin.spec import CV_MIN, SpecError
 
 if TYPE_CHECKING:
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from twin.spec import Named, TokenDistribution
 
 _BLOCK = 256
+# Of gaps whose mean is one, as many reach further than this by far; of gaps of 0 none ever would.
+_DRAWN_MAX = 100_000
+_DRAWN_FACTOR_MAX = 100.0
 _TINY = float(np.finfo(np.float64).tiny)
 
 
@@ -93,11 +96,15 @@ class ArrivalStream:
     ) -> None:
         assert 0.0 <= cv < math.inf, f"cv must be finite and >= 0, got {cv}"
         factory = resolve(process, kind="arrival process", known=ARRIVAL_PROCESSES)
-        self._process = factory(rng_arrivals, cv=cv)
+        try:
+            self._process = factory(rng_arrivals, cv=cv)
+            first = self._process.first()
+        except (TypeError, AttributeError) as error:
+            raise SpecError(f"arrival process {name_of(process)}: {error}") from error
         self._cv = cv if cv >= CV_MIN else 0.0
         # Positions of the arrivals drawn but not yet due, in units of the process, from the
         # present.
-        self._ahead = _gaps([self._process.first()])
+        self._ahead = _gaps([first])
 
     def until(
         self, t0_s: float, t1_s: float, rate_rps_at_t0: float, rate_rps_at_t1: float | None = None
@@ -115,11 +122,18 @@ class ArrivalStream:
         return _instants(positions, t0_s, t1_s, rate_rps_at_t0, rate_rps_at_t1)
 
     def _draw_beyond(self, units: float) -> None:
+        drawn, drawn_max = 0, _DRAWN_MAX + _DRAWN_FACTOR_MAX * units
         while self._ahead[-1] < units:
+            if drawn > drawn_max:
+                raise SpecError(
+                    f"arrival process: expected gaps of mean 1, found {drawn} in a row that are "
+                    f"shorter than {units:g} together"
+                )
             missing = units - self._ahead[-1]
             count = _BLOCK + int(missing + 3.0 * self._cv * math.sqrt(missing))
             more = self._ahead[-1] + np.cumsum(_gaps(self._process.gaps(count)))
             self._ahead = np.concatenate((self._ahead, more))
+            drawn += len(more)
 
 
 def _gaps(given: NDArray[np.float64] | list[float]) -> NDArray[np.float64]:

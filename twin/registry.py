@@ -44,6 +44,11 @@ def resolve(given: str | T, *, kind: str, known: Mapping[str, T]) -> T:
     raise SpecError(f"{kind}: expected one of {names}, or module:Name, found {given[:60]!r}")
 
 
+def name_of(given: object) -> str:
+    """Return what an error line calls *given*: its text, or the name of an object."""
+    return str(given if isinstance(given, str) else getattr(given, "__name__", given))[:60]
+
+
 def installed(kind: str) -> dict[str, EntryPoint]:
     """Return the extensions of *kind* that packages of this environment bring, by name."""
     # Only asked for if a name is not one of ours: to read them costs some 10 ms.

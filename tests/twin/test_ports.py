@@ -82,6 +82,25 @@ def never(rng: np.random.Generator, *, cv: float) -> InPairs:
     return process
 
 
+class AllAtOnce(InPairs):
+    """Never comes to an end of what arrives at the same instant."""
+
+    def gaps(self, count: int) -> Floats:
+        return np.zeros(count)
+
+
+class WithoutVariation:
+    """Does not take the coefficient of variation."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+
+
+def divides(_path: Path) -> Columns:
+    """Raise what nobody expects of a reader."""
+    raise ZeroDivisionError("division\nby zero")
+
+
 GATEWAY = Format(time="at", prompt="in", output="out", unit="ms")
 QUIET = Format(time="at", prompt="in", output="out", unit="s", lines=True)
 
@@ -214,6 +233,21 @@ def test_gaps_that_are_none_are_refused_in_one_line() -> None:
         ArrivalStream(np.random.default_rng(1), process=never)
 
 
+def test_gaps_of_0_without_end_are_refused_in_one_line() -> None:
+    """No sum of them reaches the end of a minute: the run never ended, and grew."""
+    stream = ArrivalStream(np.random.default_rng(1), process=AllAtOnce)
+    with pytest.raises(SpecError, match=r"^arrival process: expected gaps of mean 1, found 1\d{5}"):
+        stream.until(0.0, 5.0, 1.0)
+
+
+@pytest.mark.parametrize("given", [WithoutVariation, f"{HERE}:WithoutVariation", f"{HERE}:short"])
+def test_what_makes_no_arrival_process_is_told_in_one_line(given: object) -> None:
+    """It is somebody's first try, and a traceback through our files does not say whose fault."""
+    name = given if isinstance(given, str) else "WithoutVariation"
+    with pytest.raises(SpecError, match=f"^arrival process {name}: .*argument 'cv'$"):
+        ArrivalStream(np.random.default_rng(1), process=given)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("given", "text"),
     [
@@ -246,10 +280,12 @@ def test_a_reader_of_ones_own_gives_rows(given: object, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("given", "text", "message"),
     [
-        (numbers, "five 20\n", "log: its reader failed: could not convert string 'five'"),
+        (numbers, "five 20\n", "log: its reader numbers failed: ValueError: could not .*'five'"),
         (short, "5 20\n4 10\n", r"log: expected of its reader as many times .* \[1, 2\] rows"),
         (numbers, "5 -20\n4 10\n", r"log: expected of its reader .* from 0 to 1,000,000,000"),
         (numbers, "nan 20\n4 10\n", "log: expected of its reader"),
+        (divides, "5 20\n", "log: its reader divides failed: ZeroDivisionError: division by zero$"),
+        (5, "5 20\n", "log: format: expected a format or a reader, found 5$"),
         (f"{HERE}:nobody", "5 20\n", "trace format: cannot load .*nobody"),
         ("gateway", "5 20\n", "log: format: expected one of azure, .*, found 'gateway'"),
     ],

@@ -99,8 +99,7 @@ FORMATS: Mapping[str, Format] = MappingProxyType(
 
 
 TraceReader = Callable[[Path], Columns]
-"""Reads a file into rows with times in seconds. What it raises of OSError and ValueError is told in
-a line.
+"""Reads a file into rows with times in seconds. What it raises is told in a line.
 """
 
 KIND = "trace format"
@@ -116,8 +115,10 @@ def format_of(given: str | Format | TraceReader, *, source: str) -> str | Format
     """Return the name of a format of ours, or the format or reader of one's own that *given* means:
     an object, module:Name, or what a package brings. Raise SpecError.
     """
-    if not isinstance(given, str) or given in NAMES:
+    if reads_traces(given) or given in NAMES:
         return given
+    if not isinstance(given, str):
+        raise SpecError(f"{source}: format: expected a format or a reader, found {given!r:.60}")
     if is_elsewhere(given, KIND):
         own: Format | TraceReader = resolve(given, kind=KIND, known={})
         if reads_traces(own):

@@ -20,6 +20,7 @@ import numpy as np
 from twin.datafile import unreadable
 from twin.fit.logs import read_logs
 from twin.fit.request_csv import GZIPPED, delimiter_of
+from twin.registry import name_of
 from twin.spec import SpecError
 from twin.traces.exact import header_of, read_csv_rows, read_json_rows, times_are_dates
 from twin.traces.formats import (
@@ -99,8 +100,14 @@ def _own_trace(
     try:
         rows = reader(path)
         checked = _checked(rows.times_s, rows.prompt_tokens, rows.output_tokens)
-    except (ValueError, LookupError, TypeError, AttributeError, *UNREADABLE) as error:
-        raise SpecError(f"{path.name}: its reader failed: {unreadable(error)}") from error
+    except SpecError:
+        raise
+    except Exception as error:
+        # Whatever the code of somebody else raises is said as one line, as bad input is.
+        raise SpecError(
+            f"{path.name}: its reader {name_of(reader)} failed: {type(error).__name__}: "
+            f"{unreadable(error)}"
+        ) from error
     lengths = {len(rows.times_s), len(rows.prompt_tokens), len(rows.output_tokens)}
     if rows.models is not None:
         lengths.add(len(rows.models))
