@@ -145,6 +145,50 @@ def test_the_number_is_changed_where_the_engine_reads_it(
 
 
 @pytest.mark.parametrize(
+    "script",
+    [
+        "vllm serve m --max-num-seqs {} & sleep 60; python bench.py --max-num-seqs 8; wait",
+        "vllm serve m --max-num-seqs {} & /opt/venv/bin/vllm serve m --max-num-seqs {}; wait",
+        "numactl -N 0 vllm serve m --max-num-seqs {} & A=1 vllm serve m --max-num-seqs {}",
+        "timeout -s KILL 100 vllm serve --max-num-seqs {} & vllm serve m --max-num-seqs {}",
+        "taskset -c 0-3 vllm serve --max-num-seqs {} & nice -n 5 vllm serve m --max-num-seqs {}",
+        "stdbuf -oL env -u X A='b c' vllm serve --max-num-seqs {} 2>&1 | tee --max-num-seqs 8",
+        "vllm serve m 2>&1 --max-num-seqs {} & vllm bench serve --max-num-seqs 8",
+        "python -u -m vllm.entrypoints.openai.api_server --max-num-seqs {}; x --max-num-seqs 8",
+        "python3.12 -m sglang.launch_server \\\n --max-num-seqs {}; x --max-num-seqs 8",
+        "bash -c 'exec text-generation-launcher --max-num-seqs {}'; x --max-num-seqs 8",
+        "trtllm-serve m --max-num-seqs {}; lmdeploy serve api_server m --max-num-seqs {}",
+        "bench --backend vllm --max-num-seqs 8 & vllm serve --max-num-seqs {}",
+        "./own.sh --max-num-seqs 8 --max-num-seqs {}",
+    ],
+)
+def test_all_engines_of_a_script_and_nothing_else_are_changed(script: str) -> None:
+    """The last program of a script was taken for the engine, and others by how they were called."""
+    before = containers(command=[*SHELL, script.replace("{}", "64")])
+    after = script.replace("{}", "128")
+    written = {"name": "c", "command": [*SHELL, after]}
+    assert value_of(before, ARGUMENT) == 64
+    assert changed(before, ARGUMENT, 128, container="") == written
+    assert changed(containers(command=[*SHELL, after]), ARGUMENT, 128, container="") == {}
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        "vllm serve m & vllm bench serve --max-num-seqs 8",
+        "./one.sh --max-num-seqs 8 & ./other.sh --max-num-seqs 8",
+        "ARGS='--max-num-seqs 64'; vllm serve m $ARGS & timeout 9 bench vllm --max-num-seqs 8",
+    ],
+)
+def test_a_script_of_which_nobody_knows_the_engine_is_left_alone(script: str) -> None:
+    """Nothing is changed in doubt."""
+    before = containers(command=[*SHELL, script])
+    assert value_of(before, ARGUMENT) is None
+    with pytest.raises(ValueError, match="nothing tells which engine reads --max-num-seqs in"):
+        changed(before, ARGUMENT, 128, container="")
+
+
+@pytest.mark.parametrize(
     ("container", "line"),
     [
         ({"command": SHELL, "args": ["vllm serve m"]}, "the shell command of c has no"),

@@ -44,8 +44,36 @@ _VARIABLE = re.compile(
     r"|\{(?P<braces>[A-Za-z_]\w*)(?::?-(?P<default>[^}]*))?\})"
 )
 _PASSED_ON = re.compile(r"\$(?:[@*1-9]|\{[@*1-9])")  # a shell command that reads what follows it
-_NEXT_COMMAND = re.compile(r"[;&|]|(?<!\\)\n")
-BEFORE_PROGRAMS = ("exec", "nohup", "env", "time", "command", "then", "do", "else", "{", "!")
+_NEXT_COMMAND = re.compile(r"[;|]|(?<![<>])&(?!>)|(?<!\\)\n")
+_SHELL_WORD = re.compile(r"""(?:"[^"]*"|'[^']*'|\S)+""")
+# What may stand before a program: its options that have a value behind them, and its own words.
+_PLAIN = (
+    *("exec", "nohup", "time", "command", "eval", "setsid", "tini", "dumb-init", "sudo"),
+    *("if", "then", "while", "do", "else", "{", "!", *SHELLS),
+)
+_NUMA = (
+    *("-N", "-C", "-m", "-i", "-p", "-P", "--cpunodebind", "--physcpubind", "--membind"),
+    *("--interleave", "--preferred"),
+)
+_BEFORE_PROGRAMS: Mapping[str, tuple[tuple[str, ...], int]] = {
+    **dict.fromkeys(_PLAIN, ((), 0)),
+    "env": (("-u", "--unset", "-C", "--chdir"), 0),
+    "numactl": (_NUMA, 0),
+    "timeout": (("-s", "-k", "--signal", "--kill-after"), 1),
+    "taskset": ((), 1),
+    "chrt": ((), 1),
+    "nice": (("-n", "--adjustment"), 0),
+    "ionice": (("-c", "-n", "--class", "--classdata"), 0),
+    "stdbuf": (("-i", "-o", "-e", "--input", "--output", "--error"), 0),
+    "python": (("-X", "-W"), 0),
+}
+# Programs that read the settings of an engine, and others of the same name that serve nobody.
+_ENGINE = re.compile(
+    r"(?:vllm|vllm\.entrypoints\.\S*(?:api_server|cli\.main)|api_server\.py"
+    r"|(?:sglang\.)?launch_server(?:\.py)?|sglang serve|text-generation-(?:launcher|server)"
+    r"|trtllm-serve|lmdeploy serve)(?!\S)"
+)
+_SERVES_NOBODY = re.compile(r"\S+ (?:bench|chat|complete|collect-env|run-batch)(?!\S)")
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=")
 _SETTING = re.compile(r"-{1,2}[A-Za-z][\w-]*|[A-Za-z_]\w*")  # an argument, or a variable
 
@@ -129,10 +157,10 @@ def _place(container: Json, position: int, argument: str) -> Place | None:
     elif _same(name, argument):
         value = told
     else:
-        found = _inside(argument, word)
-        if not found:
+        if not _inside(argument, word):
             return None
-        value, inside = found[-1]["value"].strip("\"'"), True
+        found = _of_engines(argument, word)
+        value, inside = found[-1]["value"].strip("\"'") if found else "", True
     of_variable = _reference(container, value)
     if of_variable is not None:
         return of_variable
@@ -234,21 +262,17 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
         return {"name": owner["name"], "env": [{"name": place.variable, "value": str(value)}]}
     words = [str(word) for word in owner.get(place.key) or ()]
     word = words[place.index]
+    found = _of_engines(argument, word) if place.inside else []
+    if place.inside and not found:
+        raise ValueError(f"nothing tells which engine reads {argument} in {word!r:.60}")
     if not place.value:
         raise ValueError(f"{argument} has no number of its own in {word!r:.60}")
     if int(place.value) == value and not place.inside:
         return {}
     if place.inside:
-        found, behind = _inside(argument, word), len(word)
-        engine = _program(word, found[-1].start())
         for one in reversed(found):
             start, end = one.span("value")
-            # A script may begin several engines: each reads the last of its own command. What else
-            # it does (warm up, measure) has numbers of its own.
-            counts = one is found[-1] or _NEXT_COMMAND.search(word, end, behind)
-            behind = one.start()
-            its_own = counts and _program(word, behind) == engine
-            if its_own and whole(one["value"].strip("\"'")) is not None:
+            if whole(one["value"].strip("\"'")) is not None:
                 word = word[:start] + re.sub(r"\d+", str(value), one["value"]) + word[end:]
         if word == words[place.index]:
             return {}
@@ -260,17 +284,42 @@ def changed(containers: Sequence[Json], argument: str, value: int, *, container:
     return {"name": owner["name"], place.key: words}
 
 
-def _program(script: str, place: int) -> str:
-    """Return which program the command of a *script* at *place* runs."""
-    begin = max((match.end() for match in _NEXT_COMMAND.finditer(script, 0, place)), default=0)
-    words = [word for word in script[begin:place].replace("(", " ").split() if word != "\\"]
-    while words and (words[0] in BEFORE_PROGRAMS or _ASSIGNED.match(words[0])):
-        words = words[1:]
-    program = words[0] if words else ""
-    if not program.rsplit("/", 1)[-1].startswith("python"):
-        return program
-    # The module or the file that is run.
-    return next((word for word in words[1:] if not word.startswith("-")), "")
+def _of_engines(argument: str, script: str) -> list[re.Match[str]]:
+    """Return where *argument* stands in the commands of a *script* that begin engines, the last
+    place of each: what else a script does (warm up, measure) has numbers of its own. Of programs
+    that nobody knows a single one is the engine.
+    """
+    commands: dict[int, re.Match[str]] = {}
+    for found in _inside(argument, script):
+        ends = (end.end() for end in _NEXT_COMMAND.finditer(script, 0, found.start()))
+        commands[max(ends, default=0)] = found
+    engines, unknown = list[re.Match[str]](), list[re.Match[str]]()
+    for begin, found in commands.items():
+        program = _program(script[begin : found.start()])
+        if not _SERVES_NOBODY.match(program):
+            (engines if _ENGINE.match(program) else unknown).append(found)
+    return engines or (unknown if len(commands) == 1 else [])
+
+
+def _program(command: str) -> str:
+    """Return the program that a *command* of a shell runs, without what stands before it, and what
+    follows it.
+    """
+    text = command.replace("\\\n", " ").replace("(", " ")
+    words = [word.strip("\"'") for word in _SHELL_WORD.findall(text)]
+    while words:
+        if _ASSIGNED.match(words[0]):
+            del words[0]
+            continue
+        name = re.sub(r"^(python)[\d.]*$", r"\1", words[0].rsplit("/", 1)[-1])
+        if name not in _BEFORE_PROGRAMS:
+            return " ".join([name, *words[1:]])
+        valued, own = _BEFORE_PROGRAMS[name]
+        del words[0]
+        while words and (words[0].startswith("-") or own):
+            own -= not words[0].startswith("-")
+            del words[: 2 if words[0] in valued else 1]
+    return ""
 
 
 def _added(container: Json, argument: str, value: int) -> Json:
