@@ -176,7 +176,8 @@ class ServerView(OfPools):
 
     start_up_s is how long its pods took from when they were asked for to ready (None: none did).
     queued_prompt_tokens are those of the requests that wait, preemptions how many requests lost
-    their place in the KV cache within the window (None: this world does not tell).
+    their place in the KV cache within the window (None: this world does not tell). waiting_pods:
+    in how many pods, of those that stay, something waits (None: this world does not tell).
     """
 
     name: str
@@ -215,6 +216,7 @@ class ServerView(OfPools):
     start_up_s: float | None = None
     queued_prompt_tokens: int | None = None
     preemptions: int | None = None
+    waiting_pods: int | None = None
     unknown_gauges: tuple[str, ...] = ()
     gauges: tuple[GaugeSample, ...] = ()
     pods: tuple[PodView, ...] = ()

@@ -83,6 +83,7 @@ _FIGURES = (
     *("running", "waiting", "backlog", "kvUsage"),
     *("rpm", "throughput", "avgInTok", "avgOutTok", "itl", "ttft", "outputTps", "percentilesAgeS"),
     *("reporting", "loadAgeS", "sampleAgeS", "startUpS", "queuedPromptTokens", "preemptions"),
+    "waitingPods",
     *("prefixCacheHitShare", "minReplicas", "maxReplicas", "gpusPerReplica", "graceS"),
 )
 _MAPS = ("percentiles", "gpusReachable", "missing", "hold")

@@ -92,6 +92,17 @@ def test_a_saving_by_chance_of_the_present_load_is_none() -> None:
     assert not pays(replace(move, rate_rpm=1500.0), now_s=1000.0, saving_min=0.02)
 
 
+def test_a_large_replica_that_is_half_used_has_room_that_small_ones_lack() -> None:
+    """A third was to be saved; then answers grew, and nine small ones took what one had room for."""
+    one = one_pool(accelerator="4xH100", replicas=1, max_batch=98)
+    stay = replace(HERE, pools=one, cost_cents_per_h=1591.0, rate_max_rpm=108.0)
+    three = one_pool(accelerator="MI300X", replicas=3, max_batch=25)
+    go = replace(THERE, pools=three, cost_cents_per_h=1035.0, rate_max_rpm=21.0)
+    move = replace(MOVE, view=server_view(wanted=1, ready=1), go=go, stay=stay, known_s=900.0)
+    assert not pays(replace(move, rate_rpm=53.0), now_s=1000.0, saving_min=0.02)
+    assert pays(replace(move, rate_rpm=20.0), now_s=1000.0, saving_min=0.02)
+
+
 def test_who_cannot_be_served_where_it_is_moves() -> None:
     """Whatever it costs; so does who has nothing yet."""
     assert pays(replace(MOVE, stay=None, moved_s=999.0), now_s=1000.0, saving_min=0.1)

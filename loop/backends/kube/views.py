@@ -75,6 +75,7 @@ def server_view(
         sample_age_s=min((one.age_s for one in reporting if one.age_s is not None), default=None),
         start_up_s=start_up_s(server.pods),
         preemptions=figures.preemptions,
+        waiting_pods=sum(gauges.waiting > 0 for gauges in reporting),
         cache_hit_share=figures.cache_hit_share,
         completions_rpm=figures.completions_rpm,
         ttft_ms=figures.ttft_ms,

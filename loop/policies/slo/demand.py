@@ -283,13 +283,9 @@ def _inside_rpm(view: ServerView, inside: int, drain_s: float, replica_rpm: floa
     """Return the rate at which the pods work off what waits in them, *inside* in all."""
     drained_rpm = 60.0 * inside / drain_s
     able_rpm = max(view.ready * replica_rpm, view.completions_rpm or 0.0) or math.inf
-    queues = [pod.waiting for pod in view.pods if pod.phase != "draining"]
-    told = sum(queues)
-    if replica_rpm <= 0.0 or told <= 0:
-        return min(drained_rpm, able_rpm)
-    by_pods = sum(min(60.0 * queue / drain_s, replica_rpm) for queue in queues)
-    # Pods that tell nothing of their own are as full as those that do.
-    return min(drained_rpm, able_rpm, TWICE * by_pods * max(1.0, inside / told))
+    if view.waiting_pods and replica_rpm > 0.0:
+        able_rpm = min(able_rpm, TWICE * view.waiting_pods * replica_rpm)
+    return min(drained_rpm, able_rpm)
 
 
 def _with_spread(memory: Memory, view: ServerView, *, window_s: float) -> Memory:

@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 DWELL_S = 600.0  # between two moves of a server
 MOVERS_MAX = 40  # of which each is looked at: one more solution each
 # Until a server has been where it is for so long, a move must save so much: what looks cheaper on
-# the load of some minutes has fewer, larger or fuller replicas, and these forgive less. Savings of
-# a third were none in the end: longer answers than those of the first minutes take twice the small
-# replicas, while a large one has room for them.
-SOON_S, SOON_SAVING_MIN = 3600.0, 0.45
+# the load of some minutes has fewer, smaller or fuller replicas, and these forgive less.
+SOON_S, SOON_SAVING_MIN = 3600.0, 0.35
 # What is to save money waits until the load has been seen for so long, and is not for one of which
 # nobody knows what it will be: it would pay for both sides, and for the way back.
 LONG_S, UNSURE_MAX = 600.0, 0.5
 # A move is for loads about the present one, by these factors: where one replica more is needed by
-# chance, another accelerator looks cheaper by chance.
-ABOUT = tuple(0.8 + 0.02 * step for step in range(21))
+# chance, another accelerator looks cheaper by chance. More of them are above it: what a large
+# replica that is half used has room for takes more of the small ones. Savings of a third were none
+# in the end.
+ABOUT = tuple(0.8 + 0.04 * step for step in range(21))
 SETTLED_AFTER = 3.0  # start-ups after a move, whatever is still missing then
 
 
