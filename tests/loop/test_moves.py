@@ -93,7 +93,7 @@ def test_a_saving_by_chance_of_the_present_load_is_none() -> None:
 
 
 def test_a_large_replica_that_is_half_used_has_room_that_small_ones_lack() -> None:
-    """A third was to be saved; then answers grew, and nine small ones took what one had room for."""
+    """A third was to be saved; then answers grew, and one had had room for what nine did."""
     one = one_pool(accelerator="4xH100", replicas=1, max_batch=98)
     stay = replace(HERE, pools=one, cost_cents_per_h=1591.0, rate_max_rpm=108.0)
     three = one_pool(accelerator="MI300X", replicas=3, max_batch=25)
