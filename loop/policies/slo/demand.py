@@ -30,7 +30,7 @@ HELD_MIN_S, HELD_SEASON_S = 30.0, 120.0
 # answers that end are the short ones.
 TOKENS_KEPT, ANSWERS_KEPT = 0.95, 0.5
 # What waits in pods is drained by so many replicas for each of them: that it waits says that one
-# takes less than was thought, and with one each a queue of slow answers stayed for an hour.
+# takes less than was thought, and with one each a queue of slow answers stayed for forty minutes.
 TWICE = 2.0
 # A load that varies so much within a window has bursts that come back for sure.
 RESTLESS = 0.6
