@@ -98,6 +98,7 @@ class ServerLine(Answer):
     start_up_s: float | None
     queued_prompt_tokens: int | None
     preemptions: int | None
+    waiting_pods: int | None
     prefix_cache_hit_share: float | None
     min_replicas: int
     max_replicas: int | None
