@@ -45,6 +45,17 @@ def three() -> tuple[dict[str, object], ...]:
     return tuple(manifest(f"dep{i}", server=f"s{i}", replicas=1) for i in (1, 2, 3))
 
 
+def loop_over(world: KubeWorld) -> Controller:
+    """Return a loop of the slo policy over the backend of *world*."""
+    return Controller(
+        backend=world.backend,
+        policy=make_policy("slo"),
+        data=FixedData(system()),
+        clock=ManualClock(),
+        settings=ControllerSettings(epoch=world.epoch),
+    )
+
+
 def replicas(world: KubeWorld) -> list[int]:
     """Return what the three are asked to have."""
     return [world.get(f"dep{i}").spec.replicas for i in (1, 2, 3)]
@@ -121,13 +132,7 @@ def test_a_deployment_that_admission_refuses_is_held_and_told_and_no_failure_of_
     with kube_world(*two) as world:
         world.settled()
         world.suffer(fault("error", "patch", name="dep2", status=status))
-        loop = Controller(
-            backend=world.backend,
-            policy=make_policy("slo"),
-            data=FixedData(system()),
-            clock=ManualClock(),
-            settings=ControllerSettings(epoch=world.epoch),
-        )
+        loop = loop_over(world)
         records = [loop.cycle(60.0 * number) for number in (1, 2, 3)]
         assert [record.failed for record in records] == [failed] * 3
         assert world.get("dep1").spec.replicas > 1 == world.get("dep2").spec.replicas
@@ -188,13 +193,7 @@ def test_a_list_that_fails_fails_the_cycle_in_time_and_the_next_one_starts_clean
 ) -> None:
     """Half a list would be taken for servers that are gone, and their GPUs given away."""
     with kube_world(manifest(), timeouts=HASTY if trouble is SLOW else PATIENT) as world:
-        loop = Controller(
-            backend=world.backend,
-            policy=make_policy("slo"),
-            data=FixedData(system()),
-            clock=ManualClock(),
-            settings=ControllerSettings(epoch=world.epoch),
-        )
+        loop = loop_over(world)
         world.suffer(trouble)  # type: ignore[arg-type] # made by fault()
         begin_s = time.monotonic()
         record = loop.cycle(60.0)
