@@ -316,8 +316,7 @@ def with_room_for_what_runs(decision: Decision, snapshot: Snapshot, data: System
             needed = min(needed, 1) if held is not None and held[0] in wanted else needed
         if target.replicas >= needed:
             continue
-        in_flight = f"{view.running} requests run and {max(view.waiting, view.backlog)} wait"
-        text = f"{needed} of {view.wanted} replicas stay: {in_flight}"
+        text = f"{needed} of {view.wanted} replicas stay: {_in_flight(view)}"
         details = {**target.why.details, "policyReplicas": target.replicas}
         # To stay where it runs: a move would interrupt it.
         gives_up = target.replicas == 0 or _moves(target, view)
@@ -407,7 +406,7 @@ def cut_answers(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, ...
 def _needed_in_flight(target: Target, view: ServerView) -> int:
     """Return how many of the present replicas what is in flight needs, at the batch it may have."""
     if view.running + view.waiting + view.backlog <= 0:
-        return 0
+        return min(view.wanted, 1) if _may_run(view) else 0
     if _moves(target, view) and _explained(view):
         # A move brings new pods before the old ones finish what they run, and another accelerator
         # runs as many requests in another time: what runs here says nothing of how many it needs.
@@ -421,6 +420,17 @@ def _needed_in_flight(target: Target, view: ServerView) -> int:
         inside, caches = view.running + view.waiting, math.ceil(_caches(view))
     held = -(-inside // batch) if batch > 0 else 0
     return min(view.wanted, max(held, caches, 1))
+
+
+def _may_run(view: ServerView) -> bool:
+    """Tell whether something may run in pods that told of themselves, but not of that."""
+    return view.sample_age_s is not None and "running" in view.unknown_gauges
+
+
+def _in_flight(view: ServerView) -> str:
+    if _may_run(view):
+        return "not all of its pods tell what runs in them"
+    return f"{view.running} requests run and {max(view.waiting, view.backlog)} wait"
 
 
 def _caches(view: ServerView) -> float:

@@ -88,7 +88,8 @@ class PodView:
     """One pod as last scraped. since_s: when it entered its phase; created_s: when it was asked for
     [s of the run]. Its own rate and latencies are None if it does not report them.
 
-    sample_age_s is how old its gauges are (None: it was never sampled, they mean nothing); restarts
+    sample_age_s is how old its gauges are (None: it was never sampled, they mean nothing);
+    unknown_gauges are those of them that it did not tell, or not of all its engines; restarts
     how often its containers came up again. queued_prompt_tokens wait, kv_tokens_used are in its KV
     cache (None: this world does not tell).
     """
@@ -107,6 +108,7 @@ class PodView:
     ttft_ms: float | None = None
     itl_ms: float | None = None
     sample_age_s: float | None = None
+    unknown_gauges: tuple[str, ...] = ()
     restarts: int | None = None
     queued_prompt_tokens: int | None = None
     kv_tokens_used: int | None = None

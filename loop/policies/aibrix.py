@@ -25,6 +25,7 @@ from loop.policies.replicas import (
     Options,
     ReplicaBounds,
     decide_each,
+    not_told,
     of_pod,
     sampled,
     target_of,
@@ -205,6 +206,8 @@ class AibrixPolicy:
             why = Why(kind="bound", text="outside of its bounds: the metrics are not asked")
             return Answer(choice=Choice(replicas=limits.clamp(current), why=why), state=kept)
         mean = self._mean(view)
+        if mean is None:
+            return Answer(choice=not_told(view, self.metric) or NOT_SAMPLED, state=kept)
         means = tuple(one for one in kept.means if now_s - one[0] < self.stable_window_s)
         means = (*means, (now_s, mean))
         kept = replace(kept, means=means)
@@ -231,7 +234,8 @@ class AibrixPolicy:
         if replicas != proposal:
             kind, text = "stabilization", f"{text}; {replicas} by the cooldown"
         why = Why(kind=kind, text=text, details={"usage": mean, "proposal": proposal})
-        return Answer(choice=Choice(replicas=limits.clamp(replicas), why=why), state=kept)
+        choice = Choice(replicas=limits.clamp(replicas), why=why)
+        return Answer(choice=choice, state=kept, goes_by=self.metric)
 
     def _kpa(
         self, view: ServerView, target: float, kept: Kept, now_s: float
@@ -255,7 +259,7 @@ class AibrixPolicy:
         most = max(kept.most, proposal) if panics and documented else 0
         return proposal, panics, replace(kept, most=most)
 
-    def _mean(self, view: ServerView) -> float:
+    def _mean(self, view: ServerView) -> float | None:
         values = [
             value
             for pod in view.pods
@@ -263,6 +267,8 @@ class AibrixPolicy:
         ]
         if values:
             return sum(values) / len(values)
+        if not_told(view, self.metric):
+            return None
         return total_of(view, self.metric) / max(view.ready, 1)
 
     def _rates(self) -> Rates:

@@ -260,7 +260,9 @@ class DynamoPolicy:
         if view.ready > 0 and not engines:
             return NO_PODS
         changes = view.wanted != view.ready or view.starting + view.pending > 0
-        reporting = [pod for pod in engines if pod.sample_age_s is not None]
+        reporting = [
+            pod for pod in engines if pod.sample_age_s is not None and not pod.unknown_gauges
+        ]
         if not engines or changes or len(reporting) < len(engines):
             return Why(kind="unchanged", text="replicas are on their way, or do not report")
         shape = view.load

@@ -173,7 +173,13 @@ class HpaPolicy:
             behavior=self.rules,
             down_window_s=self.stabilization_s,
         )
-        return Answer(choice=choice_of(outcome, self.metric, target), state=outcome.memory)
+        # By pods it reckons with those that do not tell as the real one does: full on the way down.
+        by_pods = self.form == "pods" and view.pods
+        return Answer(
+            choice=choice_of(outcome, self.metric, target),
+            state=outcome.memory,
+            goes_by=None if by_pods else self.metric,
+        )
 
     def _bounds(self, bounds: ReplicaBounds) -> Bounds:
         highs = [high for high in (bounds.high, self.max_replicas) if high is not None]

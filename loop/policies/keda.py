@@ -202,7 +202,8 @@ class KedaPolicy:
                 kind="no-load" if replicas == 0 else "metric",
                 text=f"the trigger is {activity}: {self.metric} {total:g}",
             )
-            return Answer(choice=Choice(replicas=replicas, why=why), state=kept)
+            choice = Choice(replicas=replicas, why=why)
+            return Answer(choice=choice, state=kept, goes_by=self.metric)
         if failed:
             if self.fallback_replicas is None or kept.failures <= self.failure_threshold:
                 return Answer(choice=NOT_SAMPLED, state=kept)
@@ -238,4 +239,6 @@ class KedaPolicy:
             down_window_s=self.stabilization_s,
         )
         choice = choice_of(outcome, self.metric, target)
-        return Answer(choice=choice, state=replace(kept, memory=outcome.memory))
+        return Answer(
+            choice=choice, state=replace(kept, memory=outcome.memory), goes_by=self.metric
+        )

@@ -21,6 +21,7 @@ from loop.policies.replicas import (
     ReplicaBounds,
     decide_each,
     in_flight,
+    not_told,
     sampled,
 )
 from loop.replacing import replace
@@ -328,6 +329,7 @@ class KpaPolicy:
         kept = state or self._begin(view, now_s)
         if not sampled(view):
             return Answer(choice=NOT_SAMPLED, state=kept)
+        before = kept
         kept = _recorded(kept, samples_of(view, now_s=now_s, after_s=kept.newest_s))
         if view.max_batch <= 0:
             return Answer(choice=NO_BATCH, state=kept)
@@ -351,7 +353,11 @@ class KpaPolicy:
         if found.replicas == 0:
             idle_s = now_s if kept.idle_since_s is None else kept.idle_since_s
         kept = replace(kept, memory=found.memory, idle_since_s=idle_s)
-        return Answer(choice=self._choice(found, kept, bounds, (stable, panic), now_s), state=kept)
+        choice = self._choice(found, kept, bounds, (stable, panic), now_s)
+        if not_told(view, "in_flight"):
+            # Less than there was, it is enough for more, and nothing to remember.
+            return Answer(choice=choice, state=before, goes_by="in_flight")
+        return Answer(choice=choice, state=kept)
 
     def _choice(
         self,

@@ -22,6 +22,7 @@ from loop.policies.replicas import (
     Options,
     ReplicaBounds,
     decide_each,
+    not_told,
     sampled,
 )
 from loop.types import Decision, ServerView, Snapshot, Why, WhyKind
@@ -297,8 +298,12 @@ class RayServePolicy:
         if pending != NONE_PENDING:
             text = f"{text}, wanted for {now_s - pending.since_s:g} s"
         why = Why(kind=kind, text=text, details={"ongoing": demand})
-        kept = Kept(points=points, pending=pending)
-        return Answer(choice=Choice(replicas=replicas, why=why), state=kept)
+        choice = Choice(replicas=replicas, why=why)
+        if not_told(view, "in_flight"):
+            # Less than there was, it is enough for more, and nothing to remember.
+            kept = replace(kept, pending=pending if pending.direction > 0 else NONE_PENDING)
+            return Answer(choice=choice, state=kept, goes_by="in_flight")
+        return Answer(choice=choice, state=Kept(points=points, pending=pending))
 
     def _config(self, target: float) -> Config:
         return Config(

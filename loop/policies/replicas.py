@@ -10,9 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Generic, Literal, Protocol, TypeVar, get_args
 
 from loop.errors import SpecError
+from loop.replacing import replace
 from loop.spec import cost_cents_per_h
 from loop.types import Decision, PodView, ServerView, Snapshot, Target, Why, one_pool
 
@@ -23,6 +25,14 @@ S = TypeVar("S")
 
 Metric = Literal["in_flight", "running", "waiting", "kv"]
 METRICS: tuple[Metric, ...] = get_args(Metric)
+GAUGES_OF: Mapping[Metric, tuple[str, ...]] = MappingProxyType(
+    {
+        "in_flight": ("running", "waiting"),
+        "running": ("running",),
+        "waiting": ("waiting",),
+        "kv": ("kv_usage",),
+    }
+)
 NOT_SAMPLED = Why(kind="held-unknown", text="nobody has sampled its pods yet")
 NO_BATCH = Why(kind="held-unknown", text="its max batch is not known, so nor is a share of it")
 NO_PODS = Why(kind="held-unknown", text="its pods are not seen one by one")
@@ -51,10 +61,13 @@ class Choice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Answer(Generic[S]):
-    """What a rule makes of one server: a choice, or why it is held; and what it remembers."""
+    """What a rule makes of one server: a choice, or why it is held; and what it remembers. goes_by:
+    the metric of which the sum or the mean over its pods made the choice.
+    """
 
     choice: Choice | Why
     state: S
+    goes_by: Metric | None = None
 
 
 class Rule(Protocol[S]):
@@ -72,18 +85,34 @@ def decide_each(
 ) -> tuple[Decision, Mapping[str, S]]:
     """Return what *rule* wants of each server, within what is allowed to any policy.
 
-    Held is a server for which nothing may be asked, one without an accelerator, and one whose load
-    is not known and of which the rule would take something away. Zero is for servers of which zero
-    arrivals are known, and in which nothing runs or waits.
+    Held is a server for which nothing may be asked, one without an accelerator, and one of which
+    the rule would take something away, while its load is not known, or not all of the metric that
+    the rule goes by. Zero is for servers of which zero arrivals are known, and in which nothing
+    runs or waits.
     """
     targets: dict[str, Target] = {}
     after: dict[str, S] = {}
     for name, view in snapshot.servers.items():
         bounds = bounds_of(view, data)
         answer = rule(view, bounds, state.get(name), snapshot.now_s)
+        if untold := not_told(view, answer.goes_by):
+            answer = _at_least(answer, view, untold, before=state.get(name))
         after[name] = answer.state
         targets[name] = _target(view, answer.choice, bounds, data)
     return Decision(targets=targets), after
+
+
+def _at_least(answer: Answer[S], view: ServerView, untold: Why, *, before: S | None) -> Answer[S]:
+    """Return *answer* where its metric is *untold* by some pods. What the others tell is the least
+    that there can be: enough for more replicas, not for less.
+    """
+    choice = answer.choice
+    if not isinstance(choice, Choice):
+        return answer
+    if choice.replicas < view.wanted:
+        return Answer(choice=untold, state=answer.state if before is None else before)
+    why = replace(choice.why, text=f"{choice.why.text}; {untold.text}")
+    return replace(answer, choice=replace(choice, why=why))
 
 
 def bounds_of(view: ServerView, data: SystemData) -> ReplicaBounds:
@@ -128,10 +157,22 @@ def _target(
 
 
 def _known_idle(view: ServerView) -> bool:
-    return view.load is not None and view.load.rate_rpm == 0.0 and in_flight(view) == 0
+    if view.load is None or view.load.rate_rpm > 0.0 or in_flight(view) > 0:
+        return False
+    # Labels may tell of a server none of whose pods is asked: they count then.
+    return not sampled(view) or not_told(view, "running") is None
 
 
 # -- metrics
+
+
+def not_told(view: ServerView | PodView, metric: Metric | None) -> Why | None:
+    """Return why *metric* is not known of all of a server or pod; None if it is."""
+    gauges = GAUGES_OF[metric] if metric is not None else ()
+    unknown = " and ".join(gauge for gauge in gauges if gauge in view.unknown_gauges)
+    if not unknown:
+        return None
+    return Why(kind="held-unknown", text=f"not all of its pods tell {unknown}")
 
 
 def in_flight(view: ServerView) -> int:
@@ -156,8 +197,8 @@ def total_of(view: ServerView, metric: Metric) -> float:
 
 
 def of_pod(pod: PodView, metric: Metric) -> float | None:
-    """Return a metric of one pod; None if it was not sampled."""
-    if pod.sample_age_s is None:
+    """Return a metric of one pod; None if it was not sampled, or did not tell it."""
+    if pod.sample_age_s is None or not_told(pod, metric) is not None:
         return None
     if metric == "running":
         return float(pod.running)

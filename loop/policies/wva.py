@@ -19,6 +19,7 @@ from loop.policies.replicas import (
     Options,
     ReplicaBounds,
     decide_each,
+    not_told,
     sampled,
 )
 from loop.types import Decision, ServerView, Snapshot, Why
@@ -180,6 +181,10 @@ class WvaPolicy:
     ) -> Answer[None]:
         if not sampled(view):
             return Answer(choice=NOT_SAMPLED, state=None)
+        for metric in ("kv", "waiting"):
+            # It takes who does not tell for saturated, and would ask for more without an end.
+            if untold := not_told(view, metric):
+                return Answer(choice=untold, state=None)
         replicas = self._replicas(view)
         if not replicas and view.ready > 0:
             return Answer(choice=NO_PODS, state=None)

@@ -25,7 +25,7 @@ from loop.schema.models import (
     written,
 )
 from loop.schema.parsing import read, read_value
-from loop.types import Change, Decision, Load, ServerView, Snapshot, Target, Why, one_pool
+from loop.types import Change, Decision, Load, PodView, ServerView, Snapshot, Target, Why, one_pool
 from twin.magnitudes import LARGEST_FIGURE
 
 Json = dict[str, Any]
@@ -130,7 +130,7 @@ def collect_message(seen: Snapshot, estimated: Snapshot, places: Mapping[str, Pl
     rows = [
         _with_concurrency(
             server_spec(view, view.load) if view.load is not None else held_spec(view),
-            [pod.running for pod in view.pods if pod.completions_rpm is not None],
+            [pod.running for pod in view.pods if _tells_what_runs(pod)],
         )
         for view in estimated.servers.values()
         if view.load is not None or view.wanted > 0
@@ -192,13 +192,22 @@ def replica_specs(view: ServerView, load: Load | None) -> list[Json]:
             ttft_ms=pod.ttft_ms,
             replicas_min=0,
         )
-        rows.append(_with_concurrency(server_spec(alone, own), [pod.running]))
+        running = [pod.running] if _tells_what_runs(pod) else []
+        rows.append(_with_concurrency(server_spec(alone, own), running))
     return rows
 
 
+def _tells_what_runs(pod: PodView) -> bool:
+    return pod.completions_rpm is not None and "running" not in pod.unknown_gauges
+
+
 def _with_concurrency(server: Json, running: Sequence[int]) -> Json:
-    """Return the *server* of the wire with the mean of the requests that its pods run."""
-    mean = sum(running) / len(running) if running else 0
+    """Return the *server* of the wire with the mean of the requests that its pods run, if any of
+    them tells.
+    """
+    if not running:
+        return server
+    mean = sum(running) / len(running)
     return server | {"currentAlloc": server["currentAlloc"] | {"avgConcurrency": mean}}
 
 

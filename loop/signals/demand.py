@@ -74,6 +74,10 @@ class Gauges:
     unknown: frozenset[str] = frozenset()
 
 
+# A pod that serves and does not tell: what it runs is not known, and not none.
+NOT_HEARD = Gauges(unknown=frozenset(GAUGES_SHOWN))
+
+
 @made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Figures:
@@ -213,7 +217,8 @@ def _known(
     total = _totals(every)
     ends = max(total.get("ends") or 0.0, total.get("answers") or 0.0)
     rate_rpm = max(0.0, arrivals) * MINUTE_S / length_s
-    missing = _missing(serving, good, settings=settings, now_s=now_s)
+    silent = _silent(serving, good, settings=settings, now_s=now_s)
+    missing = _missing(serving, silent)
     load: Load | None = _load(every, rate_rpm=rate_rpm)
     odd = _odd(every, settings=settings) if rate_rpm else ""
     warnings = [line for line in (missing, _contradiction(every), odd) if line]
@@ -222,7 +227,8 @@ def _known(
         warnings.append(line)
     return replace(
         seen,
-        pods={name: _own(one, good.get(name), settings) for name, one in seen.pods.items()},
+        pods=dict.fromkeys(silent, NOT_HEARD)
+        | {name: _own(one, good.get(name), settings) for name, one in seen.pods.items()},
         load=load,
         completions_rpm=_scaled(_each(ends, good, "ends", "answers"), there_per_s * MINUTE_S),
         ttft_ms=_ttft_ms(every),
@@ -446,19 +452,25 @@ def _unknown(
     return replace(seen, warnings=(line,))
 
 
-def _missing(
+def _silent(
     serving: Sequence[ScrapedPod],
     good: Mapping[str, Sequence[Track]],
     *,
     settings: WindowSettings,
     now_s: float,
-) -> str:
-    missing = [
-        pod for pod in serving if pod.name not in good and now_s - pod.since_s > settings.window_s
+) -> list[str]:
+    """Return the pods that should have told of themselves by now."""
+    return [
+        pod.name
+        for pod in serving
+        if pod.name not in good and now_s - pod.since_s > settings.window_s
     ]
-    if not missing:
+
+
+def _missing(serving: Sequence[ScrapedPod], silent: Sequence[str]) -> str:
+    if not silent:
         return ""
-    reporting = len(serving) - len(missing)
+    reporting = len(serving) - len(silent)
     return f"{reporting} of {len(serving)} ready pods report: the load is scaled up to all of them"
 
 

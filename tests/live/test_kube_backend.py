@@ -829,7 +829,7 @@ class Busy(LabelsOnly):
             figures={
                 server.name: Figures(
                     pods={
-                        pod.name: Gauges(running=number)
+                        pod.name: Gauges(running=number, age_s=0.0)
                         for number, pod in enumerate(sorted(server.pods, key=lambda one: one.name))
                     }
                 )

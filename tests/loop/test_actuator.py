@@ -291,6 +291,16 @@ def test_requests_that_wait_while_nothing_comes_are_in_the_pods() -> None:
     assert with_room_for_what_runs(decided, snapshot, system()).targets["s1"].replicas == 2
 
 
+def test_zero_is_not_for_pods_that_do_not_tell_what_runs_in_them() -> None:
+    """A gauge that nobody tells is no zero; labels may tell of pods that nobody asks."""
+    idle = Load(rate_rpm=0.0, in_tokens=512.0, out_tokens=256.0)
+    view = server_view(load=idle, unknown_gauges=("running",))
+    ended = Decision(targets={"s1": target(replicas=0)})
+    for seen, replicas in ((view, 1), (replace(view, sample_age_s=None), 0)):
+        left = with_room_for_what_runs(ended, snapshot(seen), system())
+        assert left.targets["s1"].replicas == replicas
+
+
 @pytest.mark.parametrize(("rate_rpm", "moves"), [(900.0, True), (60.0, False), (0.0, False)])
 def test_a_move_to_fewer_replicas_needs_a_load_that_explains_what_runs(
     rate_rpm: float, moves: bool

@@ -51,6 +51,8 @@ def test_gauges_that_no_pod_told_or_one_did_not_are_not_known() -> None:
     figures = Figures(pods=dict(zip(names_of_pods, told, strict=True)))
     view = server_view(one, Sight(figures=figures))
     assert (view.running, view.waiting, view.unknown_gauges) == (3, 2, ("waiting",))
+    assert view.waiting_pods is None
+    assert [each.unknown_gauges for each in view.pods] == [(), ("waiting",)]
     # Where there are no pods nothing runs in them.
     assert server_view(server(replicas=0), Sight()).unknown_gauges == ()
 

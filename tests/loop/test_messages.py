@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from loop.schema.messages import (
     update_message,
 )
 from loop.schema.parsing import read
-from loop.testing.fakes import change, server_view
+from loop.testing.fakes import change, pod_view, server_view
 from loop.types import CapacityView, Load, PodView, ServerView, Snapshot, one_pool
 
 PLACES = {"s1": KubeResource(uid="u-1", namespace="infer", name="premium")}
@@ -339,4 +340,16 @@ def test_a_server_of_unknown_load_has_no_replicas_for_a_tuner() -> None:
     seen = Snapshot(now_s=0.0, servers={"s1": server_view(load=None)})
     answer = collect_message(seen, seen, {})
     assert answer["replicas"] == []
-    assert answer["servers"][0]["currentAlloc"]["avgConcurrency"] == 0
+    assert "avgConcurrency" not in answer["servers"][0]["currentAlloc"]
+
+
+def test_how_many_run_in_a_pod_that_does_not_tell_is_not_said() -> None:
+    """A tuner would learn latencies of a batch of none."""
+    told = pod_view("a", running=3, rate_rpm=70.0, completions_rpm=70.0)
+    blind = replace(told, name="b", running=0, unknown_gauges=("running",))
+    seen = Snapshot(now_s=0.0, servers={"s1": server_view(pods=(told, blind))})
+    answer = collect_message(seen, seen, {})
+    assert answer["servers"][0]["currentAlloc"]["avgConcurrency"] == 3
+    rows = {row["name"]: row["currentAlloc"] for row in answer["replicas"]}
+    assert rows["s1/a"]["avgConcurrency"] == 3
+    assert "avgConcurrency" not in rows["s1/b"]

@@ -407,3 +407,55 @@ def test_an_option_that_cannot_be_is_one_line(name: str, option: str, value: obj
     """It is said at the start, with what was expected."""
     with pytest.raises(SpecError, match=f"policy {name}: {option}: expected .*, found"):
         make_policy(name, **{option: value})
+
+
+BY_GAUGES = {
+    **{name: make_policy(name) for name in ("hpa", "keda", "kpa", "ray_serve", "aibrix", "wva")},
+    "dynamo": make_policy("dynamo", throughput_scaling=False, load_scaling=True),
+}
+
+
+@pytest.mark.parametrize("policy", BY_GAUGES.values(), ids=BY_GAUGES)
+@pytest.mark.parametrize("seen_one_by_one", [True, False], ids=["pods", "sum"])
+def test_a_gauge_that_no_pod_tells_takes_no_replicas_away(
+    policy: Policy, seen_one_by_one: bool
+) -> None:
+    """An engine without this metric seemed idle: busy servers were taken down to one replica. Nor
+    does it grow for ever.
+    """
+    unknown = ("running", "waiting", "kv_usage")
+    pods = tuple(pod_view(f"p{i}", unknown_gauges=unknown) for i in range(4))
+    blind = server_view(
+        wanted=4,
+        ready=4,
+        load=BUSY,
+        unknown_gauges=unknown,
+        pods=pods if seen_one_by_one else (),
+    )
+    decisions = played(policy, lambda _now_s, _replicas: blind, until_s=1200.0)
+    assert set(replicas_of(decisions)) == {4}
+    why = decisions[-1].targets["s1"].why
+    assert why.kind in ("held-unknown", "unchanged") or "not all of its pods tell" in why.text
+
+
+@pytest.mark.parametrize("name", ["keda", "kpa", "ray_serve"])
+def test_what_some_pods_tell_is_enough_for_more(name: str) -> None:
+    """The sum over those that tell is the least that there can be."""
+    pods = (pod_view("a", running=40), pod_view("b", unknown_gauges=("running", "waiting")))
+    view = server_view(
+        running=40, max_batch=10, load=BUSY, unknown_gauges=("running", "waiting"), pods=pods
+    )
+    policy = make_policy(name)
+    decisions = played(policy, lambda _now_s, _replicas: view, until_s=8 * policy.tick_s)
+    target = decisions[-1].targets["s1"]
+    assert target.replicas > 2
+    assert "not all of its pods tell running and waiting" in target.why.text
+
+
+@pytest.mark.parametrize("name", ["keda", "kpa"])
+def test_a_server_whose_running_requests_nobody_tells_is_not_known_to_be_idle(name: str) -> None:
+    """Its last replica was ended under the answers in it."""
+    idle = replace(BUSY, rate_rpm=0.0)
+    view = server_view(wanted=1, ready=1, load=idle, unknown_gauges=("running",))
+    decisions = played(make_policy(name), lambda _now_s, _replicas: view, until_s=1200.0)
+    assert set(replicas_of(decisions)) == {1}

@@ -190,6 +190,9 @@ def test_a_ready_pod_that_does_not_report_has_as_much_load_as_the_others() -> No
     found = seen({"a": steady(rps=1.0), "b": steady(rps=1.0)}, *pods)
     assert rate_rpm(found) == pytest.approx(180.0)
     assert found.warnings == ("2 of 3 ready pods report: the load is scaled up to all of them",)
+    # What runs in it is not known, and not none.
+    silent = [gauges for gauges in found.pods.values() if gauges.unknown]
+    assert [gauges.unknown for gauges in silent] == [{"running", "waiting", "kv_usage"}]
 
 
 @given(

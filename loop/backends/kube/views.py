@@ -59,6 +59,8 @@ def server_view(
         for pod in server.pods
         if pod.name in figures.pods and _serves(pod, figures.pods[pod.name])
     ]
+    unknown = _unknown_gauges(server, reporting)
+    caches = [gauges.kv_usage for gauges in reporting if "kv_usage" not in gauges.unknown]
     low, high = _bounds(one, sight, least=least)
     return ServerView(
         name=one.server,
@@ -75,7 +77,9 @@ def server_view(
         sample_age_s=min((one.age_s for one in reporting if one.age_s is not None), default=None),
         start_up_s=start_up_s(server.pods),
         preemptions=figures.preemptions,
-        waiting_pods=sum(gauges.waiting > 0 for gauges in reporting),
+        waiting_pods=None
+        if "waiting" in unknown
+        else sum(gauges.waiting > 0 for gauges in reporting),
         cache_hit_share=figures.cache_hit_share,
         completions_rpm=figures.completions_rpm,
         ttft_ms=figures.ttft_ms,
@@ -87,10 +91,8 @@ def server_view(
         running=sum(gauges.running for gauges in reporting),
         waiting=sum(gauges.waiting for gauges in reporting),
         backlog=sum(gauges.waiting for gauges in reporting),
-        kv_usage=sum(gauges.kv_usage for gauges in reporting) / len(reporting)
-        if reporting
-        else 0.0,
-        unknown_gauges=_unknown_gauges(server, reporting),
+        kv_usage=sum(caches) / len(caches) if caches else 0.0,
+        unknown_gauges=unknown,
         replicas_min=low,
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
@@ -148,6 +150,7 @@ def _pod_view(pod: Pod, one: Deployment, gauges: Gauges) -> PodView:
         ttft_ms=gauges.ttft_ms,
         itl_ms=gauges.itl_ms,
         sample_age_s=gauges.age_s,
+        unknown_gauges=tuple(gauge for gauge in GAUGES_SHOWN if gauge in gauges.unknown),
         restarts=pod.restarts,
     )
 

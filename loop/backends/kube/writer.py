@@ -192,8 +192,7 @@ class Writer:
         """Tell the cluster what runs on each pod of *seen*, so that it ends those that do least;
         that this cannot be told is no reason to fail.
         """
-        for pod in self._pods.get(seen.server, ()):
-            cost = pod.running + pod.waiting
+        for pod, cost in costs_of(self._pods.get(seen.server, ())):
             if pod.phase != "ready" or self._costs.get(pod.name, 0) == cost:
                 continue
             body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
@@ -323,3 +322,16 @@ def _is_its_own(error: ApiError | UnfitError) -> bool:
 def _as_seen(now: Deployment, seen: Deployment) -> Deployment:
     """Return *now* with the names by which the loop knows what it has *seen*."""
     return replace(now, server=seen.server, model=now.model or seen.model)
+
+
+def costs_of(pods: Sequence[PodView]) -> list[tuple[PodView, int]]:
+    """Return what it costs to end each of *pods*, in requests: one that does not tell what runs on
+    it may be the busiest.
+    """
+    told = [None if _is_blind(pod) else pod.running + pod.waiting for pod in pods]
+    most = max((cost for cost in told if cost is not None), default=0)
+    return [(pod, most if cost is None else cost) for pod, cost in zip(pods, told, strict=True)]
+
+
+def _is_blind(pod: PodView) -> bool:
+    return pod.sample_age_s is None or "running" in pod.unknown_gauges

@@ -44,9 +44,10 @@ class Spread:
 
     def with_sample(self, view: ServerView, load: Load, *, window_s: float) -> Spread:
         """Return it with what is in flight in *view*, which sees *load* over *window_s*; nothing is
-        learnt where latencies are not known, or nobody sampled the gauges.
+        learnt where latencies are not known, or nobody sampled the gauges, or not all of them.
         """
-        itl_ms = None if view.sample_age_s is None else view.itl_ms
+        partly = "running" in view.unknown_gauges or "waiting" in view.unknown_gauges
+        itl_ms = None if view.sample_age_s is None or partly else view.itl_ms
         if itl_ms is None or load.rate_rpm <= 0.0 or load.out_tokens <= 0.0:
             return self.without_sample()
         lasts_s = ((view.ttft_ms or 0.0) + load.out_tokens * itl_ms) / 1000.0
