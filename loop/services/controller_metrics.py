@@ -110,6 +110,7 @@ class ControllerMetrics:
         )
         self._error_logs: dict[tuple[str, str], deque[float]] = {}
         self._error_of: dict[str, tuple[str, str]] = {}  # model and accelerator by server
+        self._steady_since_s: dict[str, float] = {}
         self._met: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=ATTAINMENT_CYCLES))
 
     @property
@@ -155,7 +156,14 @@ class ControllerMetrics:
                     self._errors.remove(*key)
         if data is None:
             return
-        for name, errors in model_errors(seen, data).items():
+        found = model_errors(seen, data)
+        since_s = {name: self._steady_since_s.get(name, seen.now_s) for name in found}
+        self._steady_since_s = since_s
+        # Latencies are of a window: who queued at its beginning is still in the means of its end.
+        window_s = (seen.window_s or 0.0) + (seen.scrape_interval_s or 0.0)
+        for name, errors in found.items():
+            if seen.now_s - since_s[name] < window_s:
+                continue
             view = seen.servers[name]
             self._error_of[name] = (view.model, view.accelerator)
             for metric in ERROR_METRICS:

@@ -118,3 +118,29 @@ def test_the_controller_shows_the_errors_of_late() -> None:
     moved = one_pool(accelerator="A100", replicas=BUSY.ready, max_batch=8)
     metrics.observe(record(replace(BUSY, pools=moved, itl_ms=None, completions_rpm=None)))
     assert not [key for key in shown(metrics.registry) if key[0] == "inferno_model_error_ratio"]
+
+
+def test_a_queue_that_has_ended_counts_until_its_window_has_passed() -> None:
+    """Latencies of a window in which requests queued follow from the past: an hour of alerts of a
+    latency model that is right would come of a minute's queue.
+    """
+    metrics = ControllerMetrics()
+    key = ("inferno_model_error_ratio", "ttft", BUSY.name)
+    late = replace(BUSY, ttft_ms=500_000.0)
+    estimate = model_errors(seen(replace(BUSY, ttft_ms=1.0)), system())[BUSY.name].ttft
+    assert estimate is not None
+    right = replace(BUSY, ttft_ms=1.0 / (1.0 + estimate))
+    for now_s, view in (
+        (0.0, right),
+        (60.0, right),
+        (120.0, replace(late, waiting=500)),
+        (150.0, late),
+        (180.0, late),
+        (215.0, right),
+    ):
+        told = record(view)
+        assert told.seen is not None
+        snapshot = replace(told.seen, now_s=now_s, window_s=60.0, scrape_interval_s=5.0)
+        metrics.observe(replace(told, now_s=now_s, seen=snapshot))
+        assert shown(metrics.registry).get(key, 0.0) == pytest.approx(0.0, abs=1e-6)
+    assert key in shown(metrics.registry)
