@@ -124,6 +124,7 @@ class _Fleet:
     def __init__(self) -> None:
         self._t_s: list[float] = []
         self._gpus: dict[str, tuple[_Column, _Column]] = {}
+        self._gpus_seen = False
         self._costs, self._backlogs, self._attainments = _Column(), _Column(), _Column()
 
     def add(self, line: Line) -> None:
@@ -131,6 +132,7 @@ class _Fleet:
         if not line["servers"]:
             return
         rows = {row["type"]: row for row in line["capacity"]}
+        self._gpus_seen |= any(row.get("used") is not None for row in rows.values())
         for kind in [kind for kind in rows if kind not in self._gpus]:
             self._gpus[kind] = (_Column(), _Column())
             for column in self._gpus[kind]:
@@ -156,6 +158,7 @@ class _Fleet:
                 GpuCounts(type=kind, used=used.figures(), available=available.figures())
                 for kind, (used, available) in self._gpus.items()
             ],
+            gpus_are="used" if self._gpus_seen else "wanted",
             cost_usd_per_h=self._costs.figures(),
             backlog=self._backlogs.figures(),
             attainment_t_s=self._t_s,

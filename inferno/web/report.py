@@ -186,6 +186,9 @@ def _records_section(timeline: Timeline) -> Section:
         headings=["server", "cycles within SLO [%]", "cost of what is wanted [$/h]", "changes"],
         rows=rows,
     )
-    hours = timeline.end_s / 3600.0
-    about = f"records of a loop: {len(timeline.servers)} servers, {hours:.1f} h"
+    about = f"records of a loop: {len(timeline.servers)} servers, {_duration(timeline.end_s)}"
     return Section(title=timeline.title, about=about, items=[table])
+
+
+def _duration(span_s: float) -> str:
+    return f"{span_s / 60.0:.0f} min" if span_s < 5400.0 else f"{span_s / 3600.0:.1f} h"

@@ -137,11 +137,13 @@ class GpuCounts:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fleet:
     """All servers together. attainment is the share within target since the instant before, and
-    attainment_of says of what: requests, or servers.
+    attainment_of says of what: requests, or servers. gpus_are says whether pods use them, or the
+    plan asks for them where nobody tells what pods use.
     """
 
     t_s: Sequence[float] = ()
     gpus: Sequence[GpuCounts] = ()
+    gpus_are: Literal["used", "wanted"] = "used"
     cost_usd_per_h: Figures = ()
     backlog: Figures = ()
     attainment_t_s: Sequence[float] = ()

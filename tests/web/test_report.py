@@ -188,6 +188,23 @@ def test_records_of_the_go_loop_give_a_timeline(tmp_path: Path) -> None:
     assert timeline.started == "2026-01-01T00:00:00.000+00:00"
 
 
+def test_gpus_that_nobody_counts_are_those_of_the_plan() -> None:
+    """An adviser over a cluster plans GPUs that no pod has: they are not "in use"."""
+    asked = [{"type": "A100", "available": 8, "allocated": 2, "used": None, "seen": False}]
+    planned = timeline_of_records([line(60.0, row(), capacity=asked)], title="t").fleet
+    assert (planned.gpus_are, planned.gpus[0].used) == ("wanted", [2])
+    assert timeline_of_records(RECORDS, title="t").fleet.gpus_are == "used"
+
+
+def test_a_short_recording_says_for_how_many_minutes(tmp_path: Path) -> None:
+    """0.0 h was what a look of five minutes gave."""
+    for last_s, told in ((300.0, "5 min"), (9000.0, "2.5 h")):
+        lines = [line(0.0, row()), line(last_s, row())]
+        (tmp_path / "cycles.jsonl").write_text("".join(f"{json.dumps(one)}\n" for one in lines))
+        (section,) = report_of([tmp_path / "cycles.jsonl"]).sections
+        assert section.about == f"records of a loop: 1 servers, {told}"
+
+
 def test_parts_appended_in_the_browser_are_the_whole(browser: Browser, tmp_path: Path) -> None:
     """The live page sends what is new; what it shows must not depend on when it was opened."""
     whole = timeline_of_records(RECORDS, title="t")

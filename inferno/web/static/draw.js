@@ -77,7 +77,8 @@ Object.assign(inferno, (() => {
         text: timeline.events.map((event) => wrapped(`${event.kind}: ${event.text}`)), hovertemplate: "%{text}<extra></extra>",
       });
     }
-    return { traces, axis: yAxis("GPUs in use", range), title: "GPUs in use, by type", showlegend: true };
+    const unit = fleet.gpus_are === "wanted" ? "GPUs of what is wanted" : "GPUs in use";
+    return { traces, axis: yAxis(unit, range), title: `${unit}, by type`, showlegend: true };
   }
 
   // Timelines beside each other have equal scales.
@@ -603,7 +604,7 @@ Object.assign(inferno, (() => {
   function joinedFleet(a, b) {
     const names = namesOf("type", a.gpus, b.gpus);
     return {
-      ...a, attainment_of: b.attainment_of,
+      ...a, attainment_of: b.attainment_of, gpus_are: [a, b].some((one) => one.gpus_are === "used") ? "used" : "wanted",
       ...Object.fromEntries(["t_s", "cost_usd_per_h", "backlog", "attainment_t_s", "attainment"].map((key) => [key, [...a[key], ...b[key]]])),
       gpus: joinedCounts("type", names, a.gpus, b.gpus, [a.t_s.length, b.t_s.length], null),
     };

@@ -272,7 +272,7 @@ def metrics_finding(
         text = "none of its pods is ready, so none has metrics"
         return Finding(level="note", subject=f"{name} metrics", text=text)
     if question.labels_stand_in and server.deployment.load is not None:
-        text = f"{found.line}: its load labels count"
+        text = f"{found.line}: its load labels count, unless the controller is given --metrics"
         return Finding(level="note", subject=f"{name} metrics", text=text)
     if problem := shown.problems.get(name):
         todo = "check the port of its metrics, and the permission to get pods/proxy"
