@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import httpx
 
 from loop.backends.deadline import Deadline, watch_opened, within
-from loop.errors import BackendError, LoopError, PausedError, Phase
+from loop.errors import BackendError, LoopError, PausedError, Phase, RefusedError
 
 ANSWER_BYTES_MAX = 64 * 2**20
 LINE_MAX = 300
@@ -82,6 +82,8 @@ class ServiceClient:
             fail(str(problem))
         if status == PAUSED:
             raise PausedError(_said(text)[:LINE_MAX])
+        if refused := _refused(status, text):
+            raise RefusedError(_said(text)[:LINE_MAX], servers=refused)
         if status != httpx.codes.OK:
             fail(f"{status} {_said(text)}")
         try:
@@ -139,6 +141,20 @@ def _said(text: bytes) -> str:
     if isinstance(said, dict) and isinstance(said.get("message"), str):
         return str(said["message"])
     return text[:100].decode("utf-8", errors="replace")
+
+
+def _refused(status: int, text: bytes) -> dict[str, str]:
+    """Return why single servers took no change, if that is all that went wrong."""
+    if status != httpx.codes.SERVICE_UNAVAILABLE:
+        return {}
+    try:
+        said = _read(text)
+    except (ValueError, RecursionError):
+        return {}
+    refused = said.get("refused") if isinstance(said, dict) else None
+    if not isinstance(refused, dict):
+        return {}
+    return {str(name): " ".join(str(line).split())[:LINE_MAX] for name, line in refused.items()}
 
 
 def _read(text: bytes) -> Any:

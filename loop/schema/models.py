@@ -458,6 +458,12 @@ class Problem(Message):
     message: str
 
 
+class Refused(Problem):
+    """Which servers took no change, and why; the others took theirs."""
+
+    refused: dict[str, str]
+
+
 def written(message: Message) -> dict[str, Any]:
     """Return *message* as the JSON object that a Go component reads."""
     return message.model_dump(mode="json", by_alias=True)

@@ -12,11 +12,13 @@ from starlette.responses import Response
 
 from loop.actors import WatchedBackend
 from loop.actuator import plan, planned
-from loop.errors import SpecError
+from loop.errors import RefusedError, SpecError
 from loop.schema.messages import Absent, UpdateRequest, decided
+from loop.schema.models import Problem, Refused, written
 from loop.services.answers import Json, body_of
 from loop.services.logs import change_fields, log
 from loop.services.world_app import create_world_app
+from loop.services.world_metrics import NOTHING
 from loop.types import Change
 
 if TYPE_CHECKING:
@@ -55,11 +57,18 @@ def make_actuator_app(
 
     async def update(body: UpdateRequest) -> Response:
         """Ask the world for what differs from what is wanted already, and wait for no pod."""
-        await desk.ask(lambda: carry_out(watched, body, absent=absent, metrics=metrics))
+        try:
+            await desk.ask(lambda: carry_out(watched, body, absent=absent, metrics=metrics))
+        except RefusedError as refusal:
+            said = Refused(message=str(refusal), refused=dict(refusal.servers))
+            return Json(written(said), status_code=503)
         return Json(DONE)
 
     update.__annotations__["body"] = body_of(UpdateRequest, "go")
-    answers: dict[int | str, dict[str, Any]] = {200: {"model": Literal["Done"]}}
+    answers: dict[int | str, dict[str, Any]] = {
+        200: {"model": Literal["Done"]},
+        503: {"model": Refused | Problem, "description": "The world failed, or took only a part"},
+    }
     app.post("/update", tags=["update"], response_model=None, responses=answers)(update)
     return app
 
@@ -76,14 +85,30 @@ def carry_out(
     for name in sorted(request.allocations.keys() - seen.servers.keys()):
         line = f"{name}: not seen: nothing is asked for it"
         log("not-seen", line, {"server": name}, level=logging.WARNING)
-    metrics.look(
-        seen, desired=planned(seen, changes), held=_held(request, seen, absent), now_s=seen.now_s
-    )
     metrics.warn(["observe"] * len(seen.warnings))
-    if changes:
-        backend.apply(changes)
-    for change in changes:
-        log("change", fields=change_fields(change))
+    done, refused, held = changes, NOTHING, _held(request, seen, absent)
+    taken = False
+    try:
+        if changes:
+            backend.apply(changes)
+        taken = bool(changes)
+    except RefusedError as refusal:
+        refused = refusal.servers
+        done = tuple(change for change in changes if change.server not in refused)
+        taken = bool(done)
+        metrics.warn(["apply"] * len(refused))
+        raise
+    finally:
+        metrics.look(
+            seen,
+            desired=planned(seen, done),
+            held=held | dict.fromkeys(refused, "refused"),
+            now_s=seen.now_s,
+            refused=refused,
+            taken=taken,
+        )
+        for change in done if taken else ():
+            log("change", fields=change_fields(change))
     return changes
 
 

@@ -133,7 +133,18 @@ class ControllerMetrics:
             return
         # While the loop is paused nobody may scale by its metric either.
         desired = planned(record.seen, () if record.paused else record.changes)
-        self.world.look(record.seen, desired=desired, held=held_servers(record), now_s=record.now_s)
+        self.world.look(
+            record.seen,
+            desired=desired,
+            held=held_servers(record),
+            now_s=record.now_s,
+            refused={
+                name: target.why.text
+                for name, target in record.decision.targets.items()
+                if target.held and target.why.kind == "refused"
+            },
+            taken=record.applied and bool(record.changes),
+        )
         self._cost.set(record.total_cost_cents_per_h)
         self._unserved.show(why.kind for why in record.decision.unserved.values())
         gpus = capacity_rows(record)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, TypeVar
 from prometheus_client import CollectorRegistry
 
 from loop.actors import FAILURES_READY_MAX, Owner
-from loop.errors import BackendError, PausedError
+from loop.errors import BackendError, PausedError, RefusedError
 from loop.services.scaffold import Health, create_app, stop_actor
 from loop.services.world_metrics import WorldMetrics
 
@@ -62,7 +62,8 @@ class WorldDesk:
         """
         try:
             answer = await self._answer(act)
-        except PausedError:
+        except (PausedError, RefusedError):
+            # What single servers are refused is no failure of the service: the others are served.
             self._failures, self._last_error = 0, ""
             raise
         except (BackendError, TimeoutError) as problem:

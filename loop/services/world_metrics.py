@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections import Counter as Counted
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
 # The looks in a row at which the source of metrics may be silent before a service is not ready: as
 # many as the failures that a ready actor may have.
 SILENT_READY_MAX = 2
+# The same of looks in which the world took none of the changes that were asked of several servers.
+REFUSED_READY_MAX = 2
+SEVERAL = 2
 
 # Nothing is amiss if a policy keeps what there is, or whoever decides asks for nothing else.
 ON_PURPOSE = frozenset({"unchanged", "held-by-request", "absent"})
 
 Reasons = Mapping[str, str]  # why a server is held, by its name
+NOTHING: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +42,50 @@ class Concern:
 NO_CONCERN = Concern()
 
 
-def concern_of(seen: Snapshot, held: Reasons, *, silent: int) -> Concern:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refusals:
+    """How often in a row the world took no change at all, though it was asked for some, of which
+    servers, and how it said so last.
+    """
+
+    looks: int = 0
+    servers: frozenset[str] = frozenset()
+    line: str = ""
+
+    def after(self, refused: Mapping[str, str], *, taken: bool) -> Refusals:
+        """Return it after a look in which changes of the *refused* servers were not taken, and
+        others were if *taken*.
+        """
+        if taken or not refused:
+            return NO_REFUSALS
+        line = next(iter(refused.values()))
+        return Refusals(looks=self.looks + 1, servers=self.servers | refused.keys(), line=line)
+
+    @property
+    def concern(self) -> Concern:
+        """Return what is amiss: whoever refuses several servers and takes none may refuse all.
+        What one server is refused may be its own, and the others are looked after.
+        """
+        if len(self.servers) < SEVERAL:
+            return NO_CONCERN
+        names = ", ".join(sorted(self.servers)[:NAMED_MAX])
+        line = (
+            f"the cluster takes no change: refused for all of {len(self.servers)} servers "
+            f"({names}): {self.line}"
+        )
+        return Concern(line=line, ready=self.looks <= REFUSED_READY_MAX)
+
+
+NO_REFUSALS = Refusals()
+NAMED_MAX = 3
+
+
+def concern_of(
+    seen: Snapshot, held: Reasons, *, silent: int, refusals: Refusals = NO_REFUSALS
+) -> Concern:
     """Return what is amiss with what was *seen*, the worst first, of which the *held* servers get
-    no changes. *silent* is for how many looks in a row the source of metrics has told nothing.
+    no changes. *silent* is for how many looks in a row the source of metrics has told nothing,
+    *refusals* what the world has refused.
     """
     if seen.source_error:
         line = f"the source of metrics tells nothing: {seen.source_error}"
@@ -50,6 +96,8 @@ def concern_of(seen: Snapshot, held: Reasons, *, silent: int) -> Concern:
             line="no managed server is seen: nothing is controlled (inferno doctor says what is "
             "missing, inferno adopt labels a Deployment)"
         )
+    if refusals.concern.line:
+        return refusals.concern
     reasons = Counted(held.get(name, "unchanged") for name in seen.servers)
     if ON_PURPOSE.isdisjoint(reasons):
         why = ", ".join(f"{reason} {count}" for reason, count in sorted(reasons.items()))
@@ -113,15 +161,25 @@ class WorldMetrics:
         self._sampled_s: dict[str, float] = {}  # the time of the newest sample by server
         self._shown: set[str] = set()
         self._silent = 0
+        self._refusals = NO_REFUSALS
 
     def look(
-        self, seen: Snapshot, *, desired: Mapping[str, OfPools], held: Reasons, now_s: float
+        self,
+        seen: Snapshot,
+        *,
+        desired: Mapping[str, OfPools],
+        held: Reasons,
+        now_s: float,
+        refused: Mapping[str, str] = NOTHING,
+        taken: bool = False,
     ) -> None:
         """Take in what was *seen*, what servers should have (those of which that is not told keep
-        what was shown), which of them are *held*, and why.
+        what was shown), which of them are *held*, and why; and whose changes were *refused*, with
+        what words, and whether others were *taken*.
         """
         self._silent = self._silent + 1 if seen.source_error else 0
-        self.concern = concern_of(seen, held, silent=self._silent)
+        self._refusals = self._refusals.after(refused, taken=taken)
+        self.concern = concern_of(seen, held, silent=self._silent, refusals=self._refusals)
         self.hold(held)
         self._missing.clear()
         for name, view in seen.servers.items():

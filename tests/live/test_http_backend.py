@@ -15,11 +15,12 @@ from loop.backends.http import HttpBackend, remote_policy
 from loop.backends.http_client import ServiceClient
 from loop.controller import Controller
 from loop.data import FixedData
-from loop.errors import BackendError, LoopError, PausedError, SpecError
+from loop.errors import BackendError, LoopError, PausedError, RefusedError, SpecError
 from loop.optimizer.rules import OptimizerSettings
 from loop.optimizer.rules.go_today import GO_TODAY
 from loop.optimizer.rules.ours import OURS
 from loop.policies import make_policy
+from loop.records import held_servers
 from loop.services.optimizer_app import make_optimizer_app
 from loop.settings import service_url
 from loop.spec import SystemData
@@ -284,3 +285,37 @@ def test_a_pause_at_the_actuator_is_a_pause_and_no_failure() -> None:
             assert (record.error, record.applied, record.mode) == ("", False, "advise")
             assert record.paused == "1 changes: somebody paused it"
         assert services.actuator.get("/readyz").status_code == 200
+
+
+class RefusingBackend(FakeBackend):
+    """A world that takes no change of s2."""
+
+    def apply(self, changes: Sequence[Change]) -> None:
+        """Become what is asked, but for s2."""
+        super().apply([one for one in changes if one.server != "s2"])
+        if any(one.server == "s2" for one in changes):
+            raise RefusedError("1 change failed", servers={"s2": "422 no"})
+
+
+def test_what_one_server_is_refused_at_the_actuator_is_no_failure() -> None:
+    """Three such cycles in a row made controller and actuator unready that looked after all the
+    others.
+    """
+    busy = Load(rate_rpm=1500.0, in_tokens=512.0, out_tokens=256.0)
+    behind = RefusingBackend([server_view(name, load=busy) for name in ("s1", "s2")])
+    with serving_world(behind) as services:
+        loop = Controller(
+            backend=services.backend,
+            policy=make_policy("slo"),
+            data=FixedData(system()),
+            clock=ManualClock(),
+        )
+        records = [loop.cycle(60.0 * number) for number in range(1, 5)]
+        ready = services.actuator.get("/readyz").status_code
+        page = services.actuator.get("/metrics").text
+    assert [held_servers(one) for one in records] == [{"s2": "refused"}] * 4
+    assert not any(one.failed for one in records)
+    assert "s2: 422 no" in records[0].warnings
+    assert behind.views["s1"].wanted > behind.views["s2"].wanted
+    assert ready == 200
+    assert 'inferno_held_servers{reason="refused"} 1.0' in page

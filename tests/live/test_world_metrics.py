@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from loop.errors import BackendError
+from loop.records import held_servers
 from loop.schema.messages import update_message
 from loop.services.controller_metrics import ControllerMetrics
 from loop.services.world_metrics import WorldMetrics, concern_of
@@ -226,6 +227,53 @@ def test_nothing_is_amiss_where_some_act_or_all_are_held_on_purpose() -> None:
     two = snapshot(server_view("s1"), server_view("s2"))
     assert not concern_of(two, {"s1": "held-unknown"}, silent=0).line
     assert not concern_of(two, {"s1": "unchanged", "s2": "unchanged"}, silent=0).line
+
+
+def refused_record(*refused: str, taken: bool = False) -> CycleRecord:
+    """Return the record of a cycle whose changes of *refused* were not taken, of four servers."""
+    made = record(*(server_view(f"s{i}") for i in range(4)), applied=True)
+    assert made.decision is not None
+    why = Why(kind="refused", text="500 failed calling webhook")
+    targets = {
+        name: replace(target, held=True, why=why) if name in refused else target
+        for name, target in made.decision.targets.items()
+    }
+    changes = (change("s3", replicas=5),) if taken else ()
+    return replace(made, decision=Decision(targets=targets), changes=changes)
+
+
+@pytest.mark.parametrize(
+    ("records", "ready"),
+    [
+        ([refused_record("s0", "s1")] * 3, [True, True, False]),
+        ([refused_record("s0")] * 3, [True] * 3),
+        ([refused_record("s0", "s1", taken=True)] * 3, [True] * 3),
+        (
+            [*[refused_record("s0", "s1")] * 3, refused_record("s0", taken=True)],
+            [True, True, False, True],
+        ),
+        ([*[refused_record("s0", "s1")] * 3, refused_record()], [True, True, False, True]),
+    ],
+    ids=["all", "one of many", "some are taken", "taken again", "nothing asked for"],
+)
+def test_a_cluster_that_takes_no_change_at_all_makes_it_unready(
+    records: list[CycleRecord], ready: list[bool]
+) -> None:
+    """A webhook that is down for all left a loop that looked well and could do nothing."""
+    metrics, found = ControllerMetrics(), []
+    for each in records:
+        metrics.observe(each)
+        found.append(metrics.concern)
+    assert [concern.ready for concern in found] == ready
+    told = ["takes no change" in concern.line for concern in found]
+    assert told == [bool(held) and len(held) > 1 for held in map(sole_refusals, records)]
+    if not ready[-1]:
+        assert found[-1].line.endswith("all of 2 servers (s0, s1): 500 failed calling webhook")
+
+
+def sole_refusals(made: CycleRecord) -> list[str]:
+    """Return the servers that were refused, if no change was taken."""
+    return [] if made.changes else [*held_servers(made)]
 
 
 def test_a_source_that_is_silent_for_a_moment_leaves_it_ready() -> None:
