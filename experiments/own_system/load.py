@@ -30,14 +30,15 @@ def rates_of(history: History) -> Rates:
     total = float(history.arrived.sum())
     width = math.ceil(REQUESTS_OF_A_MIX / max(total / steps, 1e-9))
     width = max(min(width, round(MIX_S_MAX / step_s), steps), 1)
-    grown = history.grown
+    prompts = history.telling("prompt", "firsts")
+    grown = history.telling("answer_tokens", "answers")
     nothing = np.zeros(steps)
-    firsts = grown.get("firsts", grown.get("ends", nothing))
-    answers = grown.get("answers", grown.get("ends", firsts))
+    firsts = prompts.get("firsts", prompts.get("ends", nothing))
+    answers = grown.get("answers", grown.get("ends", grown.get("firsts", nothing)))
     return Rates(
         times_s=step_s * np.arange(steps, dtype=np.float64),
         rates_rpm=rates_rpm,
-        in_tokens=_means(grown.get("prompt", nothing), firsts, width, NOTHING[0]),
+        in_tokens=_means(prompts.get("prompt", nothing), firsts, width, NOTHING[0]),
         out_tokens=_means(
             grown.get("answer_tokens", grown.get("generation", nothing)),
             answers,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -56,14 +56,16 @@ class Stretch:
 class History:
     """Growth of one server by step of step_s from start_s [Unix time] on: sums over its pods.
 
-    grown is by counter, arrived how many requests came. pods is how many told of each step, spread
-    how many told of it only together with its neighbours. running and waiting are sums over pods.
+    grown is by counter, and by which counters an engine has at all: tokens of one engine and
+    requests of another make no mean. arrived is how many requests came. pods is how many told of
+    each step, spread how many told of it only together with its neighbours. running and waiting are
+    sums over pods.
     """
 
     start_s: float
     step_s: float
     steps: int
-    grown: dict[str, Floats] = field(default_factory=dict)
+    grown: dict[frozenset[str], dict[str, Floats]] = field(default_factory=dict)
     arrived: Floats
     pods: Floats
     spread: Floats
@@ -92,12 +94,13 @@ class History:
             self._begun(track)
         at = np.rint((np.array(times_s) - self.start_s) / self.step_s).astype(np.int64)
         first = round((first_s - self.start_s) / self.step_s)
+        alike = self.grown.setdefault(frozenset(track.grown), {})
         grown = {
             "arrived": (self.arrived, np.diff(track.arrived)),
             "running": (self.running, _middle(track.running)),
             "waiting": (self.waiting, _middle(track.waiting)),
         } | {
-            name: (self.grown.setdefault(name, np.zeros(self.steps)), np.diff(column))
+            name: (alike.setdefault(name, np.zeros(self.steps)), np.diff(column))
             for name, column in track.grown.items()
         }
         new = (at[1:] > first) & (at[1:] > at[:-1]) & (at[:-1] >= 0) & (at[1:] <= self.steps)
@@ -138,26 +141,33 @@ class History:
             return float(column[where][known].sum())
 
         minutes = count * self.step_s / MINUTE_S
-        totals: Mapping[str, float | None] = {
-            name: total(column) for name, column in self.grown.items()
-        }
+        grown = [
+            {name: total(column) for name, column in of_alike.items()}
+            for of_alike in self.grown.values()
+        ]
         arrived, told = total(self.arrived), total(self.pods) + total(self.spread)
-        ends = max(totals.get("ends") or 0.0, totals.get("answers") or 0.0)
+        ends = sum(_ends(of_alike) for of_alike in grown)
         rate_rpm = max(arrived, 0.0) / minutes
-        firsts = totals.get("firsts")
+        latency = _added(grown, "ttft_s", "firsts")
         return Stretch(
-            load=load_of(rate_rpm, totals, ends, came=arrived),
+            load=_load(grown, rate_rpm=rate_rpm, came=arrived),
             per_replica_rpm=rate_rpm / (told / count) if told else None,
             replicas=told / count,
-            requests=firsts if firsts is not None else ends,
-            ttft_ms=_mean(totals.get("ttft_s"), firsts),
-            itl_ms=_itl_ms(totals),
+            requests=sum(of_alike.get("firsts", _ends(of_alike)) for of_alike in grown),
+            ttft_ms=_mean(latency.get("ttft_s"), latency.get("firsts")),
+            itl_ms=_itl_ms(grown),
             completions_rpm=ends / minutes,
             running=total(self.running) / max(told, 1.0),
             waiting=total(self.waiting) / max(told, 1.0),
-            prefix_share=_prefix_share(totals),
-            tokens_per_step=_whole_step(totals),
+            prefix_share=_prefix_share(_added(grown, "cache_hits", "cache_queries")),
+            tokens_per_step=_whole_step(_added(grown, "steps", "firsts")),
         )
+
+    def telling(self, *counters: str) -> dict[str, Floats]:
+        """Return the growth of each counter, by the engines that have all *counters*; by all if
+        none does.
+        """
+        return _added(list(self.grown.values()), *counters)
 
     def holes(self) -> list[tuple[float, float]]:
         """Return from when to when [Unix time] the load is not known."""
@@ -192,15 +202,43 @@ def _middle(column: Sequence[float]) -> Floats:
     return middle
 
 
-def _itl_ms(totals: Mapping[str, float | None]) -> float | None:
+Growth = TypeVar("Growth", float, Floats)
+
+
+def _added(grown: Sequence[Mapping[str, Growth]], *counters: str) -> dict[str, Growth]:
+    """Return the sum over those of *grown* that have all *counters*, over all if none does."""
+    telling = [of_alike for of_alike in grown if of_alike.keys() >= set(counters)] or grown
+    added: dict[str, Growth] = {}
+    for of_alike in telling:
+        for name, growth in of_alike.items():
+            added[name] = added[name] + growth if name in added else growth
+    return added
+
+
+def _ends(grown: Mapping[str, float]) -> float:
+    return max(grown.get("ends", 0.0), grown.get("answers", 0.0))
+
+
+def _load(grown: Sequence[Mapping[str, float]], *, rate_rpm: float, came: float) -> Load:
+    """Return the load, prompts and answers by the engines that tell both tokens and requests."""
+    prompts, answers = (
+        load_of(rate_rpm, found, _ends(found), came=came)
+        for found in (_added(grown, "prompt", "firsts"), _added(grown, "answer_tokens", "answers"))
+    )
+    return replace(prompts, out_tokens=answers.out_tokens)
+
+
+def _itl_ms(grown: Sequence[Mapping[str, float]]) -> float | None:
     """Return the mean time between two tokens, over tokens: as they come, not as answers end."""
+    totals = _added(grown, "steps_s", "steps")
     steps, spent_s = totals.get("steps"), totals.get("steps_s")
     if not steps or spent_s is None:
+        totals = _added(grown, "per_token_s", "per_token")
         return _mean(totals.get("per_token_s"), totals.get("per_token"))
     return _mean(spent_s, (_tokens_per_step(totals) or 1.0) * steps)
 
 
-def _tokens_per_step(totals: Mapping[str, float | None]) -> float | None:
+def _tokens_per_step(totals: Mapping[str, float]) -> float | None:
     steps = totals.get("steps")
     if not steps:
         return None
@@ -208,7 +246,7 @@ def _tokens_per_step(totals: Mapping[str, float | None]) -> float | None:
     return gaps / steps if gaps > TOKENS_PER_STEP_MIN * steps else 1.0
 
 
-def _whole_step(totals: Mapping[str, float | None]) -> float | None:
+def _whole_step(totals: Mapping[str, float]) -> float | None:
     """Return the tokens of a step that no answer ends in: half of the last one is cut on the mean,
     which of answers of a few steps is a good part.
     """
@@ -218,7 +256,7 @@ def _whole_step(totals: Mapping[str, float | None]) -> float | None:
     return told * steps / (steps - 0.5 * answers)
 
 
-def _prefix_share(totals: Mapping[str, float | None]) -> float | None:
+def _prefix_share(totals: Mapping[str, float]) -> float | None:
     hits, asked = totals.get("cache_hits"), totals.get("cache_queries")
     return min(hits / asked, PREFIX_SHARE_MAX) if hits is not None and asked else None
 

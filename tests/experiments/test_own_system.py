@@ -376,6 +376,22 @@ def test_the_past_of_two_pods_adds_up() -> None:
     assert (whole.replicas, whole.running) == (2.0, 3.0)
 
 
+def test_tokens_of_one_engine_and_requests_of_another_make_no_mean() -> None:
+    """A version of the engine that has no more this counter halved every prompt and latency."""
+    every = [float(minute) for minute in range(21)]
+    cut = {"vllm:prompt_tokens_total", "vllm:time_to_first_token_seconds_sum"}
+    other = [series for series in page(every) if series.metric not in cut]
+    answers = [series for series in page(every) if "request_generation" not in series.metric]
+    for beside in (other, answers):
+        whole = history_of(page(every), beside).over(slice(None))
+        assert whole is not None
+        assert whole.load.rate_rpm == pytest.approx(20.0)
+        assert whole.load.in_tokens == whole.load.out_tokens == pytest.approx(100.0)
+        assert (whole.ttft_ms, whole.itl_ms) == (pytest.approx(50.0), pytest.approx(10.0))
+        assert whole.completions_rpm == pytest.approx(20.0, rel=0.06)
+        assert rates_of(history_of(page(every), beside)).in_tokens[5] == pytest.approx(100.0)
+
+
 def test_the_past_of_a_sped_twin_is_told_in_its_own_time() -> None:
     """Ten of its minutes pass in one of Prometheus: every rate was ten times too large."""
     series = page([float(minute) for minute in range(21)], rate=40.0)
