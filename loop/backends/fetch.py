@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
 
 from loop.backends.deadline import Deadline, watch_opened, within
+from twin.magnitudes import whole
 
 MOVED = (301, 302, 307, 308)
 # For clients that fetch.
@@ -92,3 +94,17 @@ def _read(reply: httpx.Response, *, deadline: Deadline, bounds: Bounds) -> bytes
     if deadline.over:  # what has no length ends where the connection does
         raise FetchError(f"the answer took longer than {bounds.total_s:g} s")
     return b"".join(pieces)
+
+
+def retry_after_s(headers: Mapping[str, str]) -> float:
+    """Return for how long an answer says not to ask again, in seconds or as a date, which counts
+    from that of the answer itself: clocks differ. 0 if it says nothing that can be read.
+    """
+    told = headers.get("Retry-After") or ""
+    if (seconds := whole(told.strip())) is not None:
+        return float(seconds)
+    try:
+        until, asked = (parsedate_to_datetime(text) for text in (told, headers.get("Date") or ""))
+        return max(0.0, (until - asked).total_seconds())
+    except (ValueError, TypeError, OverflowError):
+        return 0.0

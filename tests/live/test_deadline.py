@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from loop.backends.deadline import Deadline
-from loop.backends.fetch import NOTHING_KEPT, Bounds, FetchError, fetch
+from loop.backends.fetch import NOTHING_KEPT, Bounds, FetchError, fetch, retry_after_s
 from loop.backends.http_client import ServiceClient
 from loop.errors import BackendError
 from tests.live.served import allowed_s
@@ -88,3 +88,40 @@ def test_a_deadline_that_is_over_ends_what_comes_later_and_one_that_ended_nothin
                 there.sendall(b"x")
             here.setblocking(False)
             assert here.recv(1) == (b"" if over else b"x")
+
+
+@pytest.mark.parametrize(
+    ("told", "wait_s"),
+    [
+        ({}, 0.0),
+        ({"Retry-After": "7"}, 7.0),
+        ({"Retry-After": "-7"}, 0.0),
+        ({"Retry-After": "9" * 5000}, 0.0),
+        ({"Retry-After": "soon"}, 0.0),
+        ({"Retry-After": "Sun, 29 Nov 2026 07:02:00 GMT"}, 0.0),
+        (
+            {
+                "Date": "Sun, 29 Nov 2026 07:00:00 GMT",
+                "Retry-After": "Sun, 29 Nov 2026 07:02:00 GMT",
+            },
+            120.0,
+        ),
+        (
+            {
+                "Date": "Sun, 29 Nov 2026 07:00:00 GMT",
+                "Retry-After": "Sun, 29 Nov 2026 06:00:00 GMT",
+            },
+            0.0,
+        ),
+        (
+            {
+                "Date": "Sun, 29 Nov 2026 07:00:00",
+                "Retry-After": "Sun, 29 Nov 2026 07:02:00 GMT",
+            },
+            0.0,
+        ),
+    ],
+)
+def test_what_an_answer_says_of_when_to_come_back(told: dict[str, str], wait_s: float) -> None:
+    """A proxy says a date where a server says seconds; both are bounded by who waits."""
+    assert retry_after_s(httpx.Headers(told)) == wait_s

@@ -482,6 +482,8 @@ def test_gpus_of_pods_that_give_way_to_ours_are_there_for_ours() -> None:
     [
         ((of_priority(pod("a", gpus=1), 1000, priorityClassName="p"),), "p", False, 8),
         ((of_priority(pod("a", gpus=1), 1000, priorityClassName="p"),), "p", True, 8),
+        # Admission has filled it in, by namespace or as the class of all who name none.
+        ((of_priority(pod("a", gpus=1), 1000, priorityClassName="p"),), None, False, 8),
         # What a class that no pod has yet is worth, nobody tells.
         ((of_priority(pod("a", gpus=1), 1000),), "p", False, 3),
         ((of_priority(pod("a", gpus=1), 1000, preemptionPolicy="Never"),), None, False, 3),

@@ -508,13 +508,26 @@ def test_a_flood_of_warnings_is_cut(warnings: object) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_one_that_says_when_to_come_back_is_not_asked_before(status: int) -> None:
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Retry-After": "120"},
+        {
+            "Date": "Sun, 29 Nov 2026 07:00:00 GMT",
+            "Retry-After": "Sun, 29 Nov 2026 07:02:00 GMT",
+        },
+    ],
+    ids=["seconds", "a date"],
+)
+def test_one_that_says_when_to_come_back_is_not_asked_before(
+    status: int, headers: dict[str, str]
+) -> None:
     """It is asked for too much: to ask twice in each cycle is no help."""
     requests: list[httpx.Request] = []
 
     def handle(request: httpx.Request) -> httpx.Response:
         requests.append(request)
-        return httpx.Response(status, headers={"Retry-After": "120"})
+        return httpx.Response(status, headers=headers)
 
     transport = httpx.MockTransport(handle)
     one = scraped(server(pod("a")))

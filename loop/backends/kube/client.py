@@ -21,7 +21,7 @@ import yaml
 from kubernetes import config as official_config
 from kubernetes.client.exceptions import ApiException
 
-from loop.backends.fetch import MOVED
+from loop.backends.fetch import MOVED, retry_after_s
 from loop.backends.kube import labels
 from loop.backends.kube.kinds import KINDS, OTHER_KINDS
 from loop.backends.kube.objects import Object, continue_of, texts_of
@@ -531,12 +531,10 @@ def _refused(what: str, error: ApiException) -> ApiError:
     except (ValueError, KeyError, TypeError, RecursionError):
         message = str(error.reason or "")
     status = int(error.status or 0)
-    after = (error.headers or {}).get("Retry-After", "") if status in REPEATABLE else ""
-    retry_after_s = float(after) if after.isascii() and after.isdigit() else 0.0
     return ApiError(
         f"{what}: {status} {' '.join(message.split())[:300]}",
         status=status,
-        retry_after_s=retry_after_s,
+        retry_after_s=retry_after_s(error.headers or {}) if status in REPEATABLE else 0.0,
         untrusted=status == 0,  # the official client tells of TLS alone so
     )
 

@@ -80,10 +80,15 @@ class Tenant:
     @property
     def priority(self) -> int | None:
         """Return the priority of its new pods, before which pods of a lower one give way; None if
-        they make nobody give way, or nothing tells: what is in force stands in pods alone.
+        they make nobody give way, or nothing tells: what is in force stands in pods alone. A
+        template that names no class may be given one when a pod is let in.
         """
         class_name = self.pod_spec.get("priorityClassName")
-        told = [pod for pod in self.pods if pod.spec.get("priorityClassName") == class_name]
+        told = [
+            pod
+            for pod in self.pods
+            if class_name is None or pod.spec.get("priorityClassName") == class_name
+        ]
         if any(pod.spec.get("preemptionPolicy") == "Never" for pod in told):
             return None
         return min((pod.priority for pod in told), default=None)

@@ -15,7 +15,15 @@ from typing import Literal
 
 import httpx
 
-from loop.backends.fetch import MOVED, NOTHING_KEPT, Bounds, Fetched, FetchError, fetch
+from loop.backends.fetch import (
+    MOVED,
+    NOTHING_KEPT,
+    Bounds,
+    Fetched,
+    FetchError,
+    fetch,
+    retry_after_s,
+)
 from loop.clocks import MonotonicClock
 from loop.errors import LoopError, SpecError
 from loop.signals.demand import WindowSettings
@@ -168,7 +176,7 @@ class Api:
             except FetchError as error:
                 problem = PrometheusError(str(error))
                 continue
-            wait_s = float(whole(reply.headers.get("Retry-After", "0")) or 0)
+            wait_s = retry_after_s(reply.headers)
             if reply.status in (429, 503) and wait_s > 0.0:
                 self._from_s = self._clock.now_s() + min(wait_s, WAIT_S_MAX)
                 self._why = _complaint(reply)
