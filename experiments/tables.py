@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -53,7 +54,7 @@ RUN_COLUMNS = (
     Column(name="cost_usd_per_h", heading="cost\n[$/h]", form=".2f"),
     Column(name="changes_per_h", heading="changes\n[1/h]", form=".0f"),
 )
-_UNCUT = 120
+_NO_WIDTH = 100_000  # as wide as any table wants to be
 _KEYS = {
     "scenario": "\nscenario",
     "interval_s": "interval\n[s]",
@@ -119,9 +120,10 @@ def print_table(console: Console, table: Table) -> None:
     """Print *table* uncut: in a narrow console, or a file, whole figures are worth more than
     straight lines.
     """
+    needed = Measurement.get(console, console.options.update_width(_NO_WIDTH), table).maximum
     wide = Console(
         file=console.file,
-        width=max(console.width, _UNCUT),
+        width=max(console.width, needed),
         force_terminal=console.is_terminal,
         markup=False,
         emoji=False,

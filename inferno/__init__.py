@@ -1,14 +1,14 @@
 """The command, the only place that wires worlds, loads, loops and experiments; and, for notebooks,
-`inferno.simulate` and `inferno.sweep`.
+`inferno.simulate`, `inferno.sweep` and `inferno.compare`.
 """
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from experiments.config import SAMPLE_DATA
-    from inferno.api import Simulation, Sweep, simulate, sweep
+    from inferno.api import Comparison, Simulation, Sweep, compare, simulate, sweep
 
-__all__ = ["SAMPLE_DATA", "Simulation", "Sweep", "simulate", "sweep"]
+__all__ = ["SAMPLE_DATA", "Comparison", "Simulation", "Sweep", "compare", "simulate", "sweep"]
 
 
 def __getattr__(name: str) -> object:

@@ -1,4 +1,4 @@
-"""The Python API: runs and sweeps with the options of the command, and their results as tables.
+"""The Python API: the options of the command as arguments, results as tables.
 
 It is stable: what changes here is announced in CHANGELOG.md one version before. `experiments` is
 what lies below, and may change.
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
 import pandas as pd
 
+from experiments.compare import CompareConfig, contenders
+from experiments.compare import compare as compare_to_directory
 from experiments.config import EngineChoice, PolicyOption, RunConfig, shipped
 from experiments.grid import SweepConfig
 from experiments.run import RunResult, run
@@ -37,6 +39,15 @@ class Simulation:
     """What became of one run. Times are seconds since its start, latencies are in ms."""
 
     result: RunResult
+
+    def __repr__(self) -> str:
+        """Return a line: a notebook shows what a cell ends with."""
+        told, of = self.result.summary, self.result.config
+        policy = of.policy if isinstance(of.policy, str) else of.policy.name
+        return (
+            f"Simulation({of.scenario}, {policy}, seed {of.seed}: "
+            f"{_share(told['attainment'])}, $ {told['cost_usd_per_h']:.2f} an hour)"
+        )
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -93,6 +104,27 @@ class Sweep:
     results: pd.DataFrame
     notes: tuple[str, ...]
     paths: tuple[Path, ...]
+
+    def __repr__(self) -> str:
+        """Return a line: the table is in results."""
+        failed = int((self.results["error"] != "").sum())
+        return f"Sweep({len(self.results)} runs, {failed} of them failed)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """What became of a comparison. results has a row for each policy, scenario and seed, as
+    results.csv has; advice says which policy to take, a line for each load.
+    """
+
+    results: pd.DataFrame
+    advice: tuple[str, ...]
+    notes: tuple[str, ...]
+    paths: tuple[Path, ...]
+
+    def __repr__(self) -> str:
+        """Return the advice."""
+        return "\n".join(self.advice) or "Comparison(no advice: every run failed)"
 
 
 def simulate(
@@ -205,7 +237,7 @@ def sweep(
         alphas=_several(alpha),
         intervals_s=_several(interval),
         periods_s=_several(period),
-        options={name: _several(value) for name, value in (policy_options or {}).items()},
+        options=_options(policy_options),
         seeds=seeds,
     )
     executor = make_executor(jobs=jobs, scheduler=scheduler)
@@ -215,6 +247,80 @@ def sweep(
         return Sweep(results=done.results, notes=done.notes, paths=())
     done = sweep_to_directory(grid, Path(out), executor=executor, resume=resume, console=console)
     return Sweep(results=done.results, notes=done.notes, paths=tuple(done.paths))
+
+
+def compare(
+    *,
+    policies: Some[str | Policy] = ("slo", "hpa", "static_peak", "clairvoyant"),
+    data: str | PathLike[str] | None = None,
+    scenario: Some[str] = "disturbed",
+    policy_options: Mapping[str, Some[PolicyOption]] | None = None,
+    alpha: Some[float] | None = None,
+    interval: Some[float] | None = None,
+    period: Some[float] | None = None,
+    hours: float | None = None,
+    seed: int = 1,
+    seeds: int = 1,
+    price: float = 0.01,
+    metrics: Literal["measured", "labels"] = "measured",
+    walk: Literal["plain", "reverting"] | None = None,
+    theta: float | None = None,
+    truth: str | PathLike[str] | None = None,
+    dynamic: bool = False,
+    engine: EngineChoice = "auto",
+    budget_usd_per_h: float | None = None,
+    out: str | PathLike[str] | None = None,
+    jobs: int | None = None,
+    scheduler: str | None = None,
+    resume: bool = False,
+    console: Console | None = None,
+) -> Comparison:
+    """Run *policies* under the same loads and seeds, as `inferno compare` does, and say which one
+    to take.
+
+    The first policy is what the others are compared with; "clairvoyant" and "static_peak" are
+    bounds, which know the load. price: what a missed request costs [$], for the clairvoyant, regret
+    and advice. The other arguments are those of `sweep`.
+    """
+    asked = CompareConfig(
+        contenders=contenders(_several(policies), tuple(_options(policy_options).items())),
+        loads=SweepConfig(
+            base=_config(
+                data,
+                None,
+                truth,
+                hours=hours,
+                seed=seed,
+                metrics=metrics,
+                walk=walk,
+                theta=theta,
+                dynamic=dynamic,
+                engine=engine,
+                budget_usd_per_h=budget_usd_per_h,
+            ),
+            scenarios=_several(scenario),
+            alphas=_several(alpha),
+            intervals_s=_several(interval),
+            periods_s=_several(period),
+            seeds=seeds,
+        ),
+        price_usd=price,
+    )
+    executor = make_executor(jobs=jobs, scheduler=scheduler)
+    with TemporaryDirectory() as scratch:
+        done = compare_to_directory(
+            asked,
+            Path(scratch if out is None else out),
+            executor=executor,
+            resume=resume and out is not None,
+            console=console,
+        )
+    return Comparison(
+        results=done.results,
+        advice=done.advice,
+        notes=done.notes,
+        paths=() if out is None else tuple(done.paths),
+    )
 
 
 def _config(
@@ -230,6 +336,16 @@ def _config(
         policy_options=tuple(sorted((policy_options or {}).items())),
         **given,
     )
+
+
+def _options(
+    given: Mapping[str, Some[PolicyOption]] | None,
+) -> dict[str, tuple[PolicyOption, ...]]:
+    return {name: _several(value) for name, value in (given or {}).items()}
+
+
+def _share(attainment: float | None) -> str:
+    return "no target" if attainment is None else f"{100.0 * attainment:.1f} % within target"
 
 
 def _several(values: Some[Value] | None) -> tuple[Value, ...]:

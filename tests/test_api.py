@@ -1,9 +1,11 @@
-"""`inferno.simulate` and `inferno.sweep`: the options of the command, and tables."""
+"""The Python API (`inferno.simulate`, `sweep`, `compare`): options of the command, and tables."""
 
 from __future__ import annotations
 
 import inspect
+import re
 import sys
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,8 @@ import pytest
 import inferno
 from experiments import RunConfig, run
 from inferno.cli.main import find_command
+from loop.spec import SystemData
+from loop.types import Decision, Snapshot, Target, Why
 from twin.spec import SpecError
 
 OF_THE_TERMINAL = {"help", "quiet", "verbose"}
@@ -23,6 +27,8 @@ OF_THE_TERMINAL = {"help", "quiet", "verbose"}
         # and its scheduler says what executes it.
         ("sim", inferno.simulate, ({"out"}, set())),
         ("sweep", inferno.sweep, ({"executor"}, {"console"})),
+        # --policy is --policies by the name that other commands have.
+        ("compare", inferno.compare, ({"executor", "policy"}, {"console"})),
     ],
 )
 def test_its_arguments_are_the_options_of_the_command(
@@ -60,6 +66,56 @@ def test_a_sweep_takes_one_value_or_several(tmp_path: Path) -> None:
     kept = inferno.sweep(**given, alpha=0.1, hours=0.02, jobs=1, out=tmp_path / "out")  # type: ignore[arg-type]
     assert list(kept.results["alpha"]) == [0.1]
     assert tmp_path / "out" / "results.csv" in kept.paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doubled:
+    """Keeps twice the replicas that there were."""
+
+    name: str = "doubled"
+    tick_s: float = 30.0
+
+    def start(self) -> None:
+        """Return no state."""
+
+    def decide(self, snapshot: Snapshot, data: SystemData, state: None) -> tuple[Decision, None]:  # noqa: ARG002 the port
+        """Return as many replicas as two of each."""
+        targets = {
+            name: Target(
+                server=name,
+                pools=tuple(replace(pool, replicas=2) for pool in view.pools),
+                why=Why(kind="metric", text="two of each"),
+            )
+            for name, view in snapshot.servers.items()
+        }
+        return Decision(targets=targets), None
+
+
+@pytest.mark.slow
+def test_a_comparison_takes_a_policy_as_an_object_and_gives_advice(tmp_path: Path) -> None:
+    """Beside others, with an option that is its own; and what a cell of a notebook ends with is a
+    line or two, not each request.
+    """
+    small = inferno.SAMPLE_DATA / "small"
+    done = inferno.compare(
+        policies=("static", Doubled(), "hpa"),
+        policy_options={"hpa.target": (0.6, 0.75)},
+        data=small,
+        scenario="steady",
+        hours=0.05,
+        jobs=1,
+        out=tmp_path / "out",
+    )
+    named = done.results["policy"].drop_duplicates()
+    assert set(named) >= {"static", "doubled", "hpa(target=0.6)", "hpa(target=0.75)"}
+    assert tmp_path / "out" / "results.csv" in done.paths
+    assert repr(done) == "\n".join(done.advice)
+    assert done.advice
+    one = inferno.simulate(data=small, scenario="steady", hours=0.05, policy=Doubled())
+    assert re.fullmatch(
+        r"Simulation\(steady, doubled, seed 1: [\d.]+ % within target, \$ [\d.]+ an hour\)",
+        repr(one),
+    )
 
 
 def test_bad_input_is_one_line() -> None:

@@ -161,7 +161,8 @@ def _run(command: Command, options: Namespace) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_OK
     except KeyboardInterrupt:
-        print(f"inferno {command.name}: interrupted", file=sys.stderr)
+        kept = "; what is finished is kept: --resume goes on" if "resume" in options else ""
+        print(f"inferno {command.name}: interrupted{kept}", file=sys.stderr)
         return EXIT_INTERRUPTED
     except (OSError, UnicodeError, RecursionError, MemoryError) as error:
         if options.verbose:

@@ -17,8 +17,8 @@ pytestmark = pytest.mark.slow
 # In place of the cell tagged "parameters": the same names, with values that take seconds.
 TINY = {
     "compare_policies": """
-base = RunConfig(data=SAMPLE_DATA / "small", hours=0.05)
-policies, scenarios, seeds = ("slo", "hpa"), ("step", "day"), 1
+data, hours, seeds = SAMPLE_DATA / "small", 0.05, 1
+policies, scenarios = ("slo", "hpa"), ("step", "day")
 out, jobs = Path(mkdtemp()), 1
 """,
     "quickstart": """
@@ -81,6 +81,16 @@ def test_a_notebook_carries_the_outputs_of_its_code(repository: Path, name: str)
     assert "image/png" in {kind for output in outputs for kind in output.get("data", {})}
     # A machine's own places do not belong into what everybody reads.
     assert str(Path.home()) not in json.dumps(outputs)
+
+
+@pytest.mark.parametrize("name", sorted(TINY))
+def test_a_notebook_shows_how_far_it_is(repository: Path, name: str) -> None:
+    """A cell that is silent for minutes is taken for one that hangs."""
+    code = [cell for cell in notebook(repository, name).cells if cell.cell_type == "code"]
+    outputs = [output for cell in code for output in cell.outputs]
+    lines = [output.text for output in outputs if output.output_type == "stream"]
+    bars = [text for output in outputs if "<progress" in (text := json.dumps(output))]
+    assert bars or any("1/" in text and "left" in text for text in lines)
 
 
 @pytest.mark.parametrize("name", sorted(TINY))

@@ -33,6 +33,9 @@ Object.assign(inferno, (() => {
 
   const shares = ([low, high]) => [low, Math.min(high, Math.max(100 + 0.08 * (100 - low), low + 1e-3))];
 
+  // The interval of a few seeds reaches below 0; no cost does.
+  const upwards = ([low, high]) => [Math.max(low, 0), high];
+
   // -- cost against attainment
 
   function cost(place, item) {
@@ -63,7 +66,7 @@ Object.assign(inferno, (() => {
       mode: "lines", line: { color: look().bound, dash: "dash", width: 1.2 }, hoverinfo: "skip",
     });
     draw(place, traces, layoutOf(420, "cost [$ an hour]", "requests within target [%]", item.points.length ? {
-      xaxis: { range: view(item.points, "x") }, yaxis: { range: shares(view(item.points, "y")) },
+      xaxis: { range: upwards(view(item.points, "x")) }, yaxis: { range: shares(view(item.points, "y")) },
     } : {}));
   }
 
