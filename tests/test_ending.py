@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from inferno.cli.main import main
+
 BUSY = """
 import atexit, socket, threading
 from inferno.cli.main import end_program
@@ -75,3 +77,44 @@ def test_output_that_cannot_be_written_is_a_failure_and_a_line(repository: Path)
         )
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [b"inferno: No space left on device"]
+
+
+STOPS = '''
+"""Is interrupted as it decides."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stops:
+    name: str = "stops"
+    tick_s: float = 30.0
+
+    def start(self):
+        return 0
+
+    def decide(self, snapshot, data, state):
+        raise KeyboardInterrupt
+'''
+
+
+def test_who_interrupts_a_sweep_is_told_how_it_goes_on(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """After an hour of runs that is the first question."""
+    (tmp_path / "stops.py").write_text(STOPS)
+    words = [
+        "--data",
+        "sample-data/small",
+        "--policy",
+        str(tmp_path / "stops.py"),
+        "--hours",
+        "0.02",
+    ]
+    sweep = ["sweep", *words, "--jobs", "1", "--out", str(tmp_path / "out"), "--quiet"]
+    for command, told in (
+        (sweep, "inferno sweep: interrupted; what is finished is kept: --resume goes on\n"),
+        (["sim", *words, "--out", str(tmp_path / "one")], "inferno sim: interrupted\n"),
+    ):
+        assert main(command) == 130
+        assert capsys.readouterr().err.endswith(told)
