@@ -7,7 +7,7 @@ what lies below, and may change.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -218,28 +218,24 @@ def sweep(
     A script that sweeps on several processes needs `if __name__ == "__main__":`. Raise
     twin.spec.SpecError, one line, for bad input.
     """
-    grid = SweepConfig(
-        base=_config(
-            data,
-            None,
-            truth,
-            hours=hours,
-            seed=seed,
-            metrics=metrics,
-            walk=walk,
-            theta=theta,
-            dynamic=dynamic,
-            engine=engine,
-            budget_usd_per_h=budget_usd_per_h,
-        ),
-        scenarios=_several(scenario),
-        policies=_several(policy),
-        alphas=_several(alpha),
-        intervals_s=_several(interval),
-        periods_s=_several(period),
-        options=_options(policy_options),
+    grid = _grid(
+        data,
+        truth,
+        scenario=scenario,
+        alpha=alpha,
+        interval=interval,
+        period=period,
         seeds=seeds,
+        hours=hours,
+        seed=seed,
+        metrics=metrics,
+        walk=walk,
+        theta=theta,
+        dynamic=dynamic,
+        engine=engine,
+        budget_usd_per_h=budget_usd_per_h,
     )
+    grid = replace(grid, policies=_several(policy), options=_options(policy_options))
     executor = make_executor(jobs=jobs, scheduler=scheduler)
     if out is None:
         with TemporaryDirectory() as scratch:
@@ -284,25 +280,22 @@ def compare(
     """
     asked = CompareConfig(
         contenders=contenders(_several(policies), tuple(_options(policy_options).items())),
-        loads=SweepConfig(
-            base=_config(
-                data,
-                None,
-                truth,
-                hours=hours,
-                seed=seed,
-                metrics=metrics,
-                walk=walk,
-                theta=theta,
-                dynamic=dynamic,
-                engine=engine,
-                budget_usd_per_h=budget_usd_per_h,
-            ),
-            scenarios=_several(scenario),
-            alphas=_several(alpha),
-            intervals_s=_several(interval),
-            periods_s=_several(period),
+        loads=_grid(
+            data,
+            truth,
+            scenario=scenario,
+            alpha=alpha,
+            interval=interval,
+            period=period,
             seeds=seeds,
+            hours=hours,
+            seed=seed,
+            metrics=metrics,
+            walk=walk,
+            theta=theta,
+            dynamic=dynamic,
+            engine=engine,
+            budget_usd_per_h=budget_usd_per_h,
         ),
         price_usd=price,
     )
@@ -335,6 +328,27 @@ def _config(
         truth=None if truth is None else Path(truth),
         policy_options=tuple(sorted((policy_options or {}).items())),
         **given,
+    )
+
+
+def _grid(
+    data: str | PathLike[str] | None,
+    truth: str | PathLike[str] | None,
+    *,
+    scenario: Some[str],
+    alpha: Some[float] | None,
+    interval: Some[float] | None,
+    period: Some[float] | None,
+    seeds: int,
+    **given: Any,
+) -> SweepConfig:
+    return SweepConfig(
+        base=_config(data, None, truth, **given),
+        scenarios=_several(scenario),
+        alphas=_several(alpha),
+        intervals_s=_several(interval),
+        periods_s=_several(period),
+        seeds=seeds,
     )
 
 
