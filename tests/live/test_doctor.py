@@ -173,3 +173,16 @@ def test_a_loop_says_once_what_is_missing_as_soon_as_pods_should_have_been_scrap
             told.append([line for line in lines if "seen instead: llm_requests_total" in line])
     assert [len(lines) for lines in told] == [0, 1, 0]
     assert told[1][0].startswith("s1: metrics (prometheus): found nothing; missing: requests")
+
+
+def test_a_token_that_is_not_known_is_told_as_one(data: str, capsys: Capture) -> None:
+    """The role was told to be given, which it was."""
+    with kube_world(manifest()) as world:
+        config = Path(data) / "kubeconfig"
+        write_kubeconfig(config, world.twin.url, token="another")
+        code = main(["doctor", "--kubeconfig", str(config), "--data", data])
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = (line for line in lines if line.startswith("wrong"))
+    assert "401" in line
+    assert line.endswith("to do: check the address and the credentials of the kubeconfig")
+    assert code == 1

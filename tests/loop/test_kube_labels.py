@@ -112,3 +112,24 @@ def test_a_value_that_can_be_a_label_has_no_problem(value: str) -> None:
 def test_a_value_that_cannot_be_a_label_is_told_before_it_is_sent(value: str) -> None:
     """A server refuses the whole patch for it, replicas included."""
     assert "cannot be a label" in names.value_problem(value)
+
+
+def test_keys_that_look_like_the_loops_own_and_are_none_are_told() -> None:
+    """A slip of the pen in a bound is a bound that does not bind, and nobody notices."""
+    lines = names.unread_keys(
+        [
+            *names.LABELS,
+            *names.ANNOTATIONS,
+            f"{names.LOAD_RPM}.nominal",
+            "app",
+            "inferno.server.clas",
+        ],
+        [*names.ANNOTATIONS, "inferno.server.replica.min", names.CLASS, "note"],
+    )
+    assert lines == [
+        "label inferno.server.clas: the loop reads no such label; did you mean "
+        "inferno.server.class?",
+        "annotation inferno.server.replica.min: the loop reads no such annotation; did you mean "
+        "inferno.server.replicas.min?",
+        "annotation inferno.server.class: the loop reads no such annotation; it is a label",
+    ]

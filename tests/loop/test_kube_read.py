@@ -345,3 +345,10 @@ def test_what_a_list_in_parts_shows_twice_is_there_once() -> None:
     found = read_servers([deployment(), deployment()], [pod("a"), pod("a")], epoch_s=EPOCH_S)
     assert len(found.by_name["s1"].pods) == 1
     assert found.warnings == ()
+
+
+@pytest.mark.parametrize("where", ["labels", "annotations"])
+def test_a_label_that_has_the_name_of_an_annotation_is_meant(where: str) -> None:
+    """kubectl label … inferno.server.paused=true paused nothing, and nobody was told."""
+    one = read_deployment(deployment(**{where: {names.PAUSED: "true", names.APPLY_GPUS: "true"}}))
+    assert (one.paused, one.applies_gpus, one.unread) == (True, True, ())

@@ -457,6 +457,11 @@ class KubeBackend:
         counts, types = self._settings.gpus, self._settings.types
         told = [gpus_note(one.deployment, gpus=counts) for one in servers.by_name.values()]
         told += [
+            f"{name}: {line}"
+            for name, one in servers.by_name.items()
+            for line in one.deployment.unread
+        ]
+        told += [
             f"{name}: label {ACCELERATOR}: expected an accelerator of the data, found "
             f"{found[:FOUND_MAX]!r}{did_you_mean(found, types)}"
             for name, one in servers.by_name.items()

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import gpu_limit
-from loop.backends.kube.client import FORBIDDEN, NOT_FOUND, ApiError, KubeClient
+from loop.backends.kube.client import FORBIDDEN, NOT_FOUND, UNAUTHORIZED, ApiError, KubeClient
 from loop.backends.kube.nodes import read_capacity
 from loop.backends.kube.patches import tenant_of
 from loop.backends.kube.read import (
@@ -48,6 +48,7 @@ PERMISSIONS: tuple[Permission, ...] = (
 SEES_AUTOSCALERS: Permission = ("list", "autoscaling", "horizontalpodautoscalers")
 AUTOSCALERS = "list horizontalpodautoscalers"
 ROLE = "the ClusterRole inferno of yamls/deploy/deploy-loop.yaml allows it"
+CREDENTIALS = "check the address and the credentials of the kubeconfig"
 # By these words in images and command lines one knows an inference server.
 ENGINES = ("vllm", "sglang", "text-generation-inference", "tgi", "tritonserver", "llama.cpp")
 NAMED = 5
@@ -93,8 +94,7 @@ def examine(
         yield Finding(level="ok", subject="api", text=f"Kubernetes {client.version()} answers")
     except ApiError as error:
         if error.status not in (FORBIDDEN, NOT_FOUND):
-            todo = "check the address and the credentials of the kubeconfig"
-            yield Finding(level="wrong", subject="api", text=str(error), todo=todo)
+            yield Finding(level="wrong", subject="api", text=str(error), todo=CREDENTIALS)
             return
         # Some let nobody ask for it; what is needed is asked for below.
         text = f"it answers, but does not tell its version: {error}"
@@ -105,7 +105,8 @@ def examine(
         listed = [one for space in spaces for one in client.all_deployments(space)]
         pods = [pod for space in spaces for pod in client.pods(space)]
     except ApiError as error:
-        yield Finding(level="wrong", subject="deployments", text=str(error), todo=ROLE)
+        todo = CREDENTIALS if error.status == UNAUTHORIZED else ROLE
+        yield Finding(level="wrong", subject="deployments", text=str(error), todo=todo)
         return
     managed = [one for one in listed if _labels(one).get(names.MANAGED) == "true"]
     servers = read_servers(managed, pods, epoch_s=epoch_s)
@@ -116,6 +117,8 @@ def examine(
             yield Finding(level="wrong", subject="deployments", text=line, todo=todo)
     for server in servers.by_name.values():
         yield data_finding(server.deployment, question.data)
+        for line in server.deployment.unread:
+            yield Finding(level="note", subject=server.name, text=line)
     yield from _others(client, servers, spaces)
     yield from _metrics(list(servers.by_name.values()), source, question)
     yield from _capacity(client, servers, question)
@@ -174,8 +177,11 @@ def _deployments(
     if len(others) > NAMED:
         text = f"{len(others) - NAMED} more that look like inference servers are not managed"
         yield Finding(level="note", subject="deployments", text=text)
+    # What is wrong with one of them is told with it, and what to do.
+    own = {f"{name}: {server.deployment.problem}" for name, server in servers.by_name.items()}
     for line in servers.warnings:
-        yield Finding(level="wrong", subject="deployments", text=line)
+        if line not in own:
+            yield Finding(level="wrong", subject="deployments", text=line)
 
 
 def data_finding(one: Deployment, data: SystemData) -> Finding:

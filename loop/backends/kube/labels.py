@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from loop.types import Load
 from twin import magnitudes
+from twin.datafile import did_you_mean
 
 MANAGED = "inferno.server.managed"
 SELECTOR = f"{MANAGED}=true"
@@ -37,6 +38,19 @@ MODEL_ID = "inferno.server.model-id"  # a name that no label can hold, such as o
 STATUS = "inferno.server.status"
 DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"  # Kubernetes' own
 
+OWN = "inferno.server."
+LABELS = frozenset(
+    {MANAGED, NAME, MODEL, CLASS, ACCELERATOR, MAX_BATCH}
+    | {LOAD_RPM, LOAD_IN_TOKENS, LOAD_OUT_TOKENS, LOAD_TOKENS}
+)
+# Where a label has one of these names it is meant as well.
+ANNOTATIONS = frozenset(
+    {REPLICAS_MIN, REPLICAS_MAX, PAUSED, MODEL_ID, STATUS}
+    | {APPLY_NODE_SELECTOR, APPLY_MAX_BATCH, APPLY_GPUS, APPLY_CONTAINER}
+)
+# The emulator keeps the original load there.
+LOADS = f"{OWN}load."
+
 VALUE_MAX = 63
 FOUND_MAX = 60  # of what is told of a wrong value
 _VALUE = re.compile(r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?)?")
@@ -57,6 +71,23 @@ def value_problem(value: str) -> str:
     return (
         f"{value!r} cannot be a label: at most {VALUE_MAX} of A-Z, a-z, 0-9, '.', '_' and '-' are"
     )
+
+
+def unread_keys(labels: Iterable[str], annotations: Iterable[str]) -> list[str]:
+    """Return a line for each key that looks like one of the loop's, and is none: nobody would
+    notice a bound that does not bind.
+    """
+    lines = []
+    for keys, word, known, other in (
+        (labels, "label", LABELS | ANNOTATIONS, frozenset()),
+        (annotations, "annotation", ANNOTATIONS, LABELS),
+    ):
+        for key in keys:
+            if not key.startswith(OWN) or key in known or key.startswith(LOADS):
+                continue
+            meant = "; it is a label" if key in other else did_you_mean(key, known)
+            lines.append(f"{word} {key[:FOUND_MAX]}: the loop reads no such {word}{meant}")
+    return lines
 
 
 def load_of(labels: Mapping[str, str]) -> tuple[Load | None, str]:

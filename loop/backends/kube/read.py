@@ -58,7 +58,7 @@ class Deployment:
     claim is the name that it asks for, server the one that it has: with its namespace where others
     claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
     pod_spec its template's spec, pod_labels its labels. apart: no two of its pods can be on one
-    node.
+    node. unread: lines about keys that look like the loop's own and are none.
     """
 
     namespace: str
@@ -89,6 +89,7 @@ class Deployment:
     replica_failure: str = ""
     replica_failure_since: str = ""
     problem: str = ""
+    unread: tuple[str, ...] = ()
 
     @property
     def place(self) -> str:
@@ -209,6 +210,8 @@ def read_deployment(obj: Json) -> Deployment:
             f"{len(model_id)}"
         )
         model_id = ""
+    # A label of such a name is no less meant: who labels a server as paused wants it left alone.
+    said = {key: labels[key] for key in names.ANNOTATIONS & labels.keys()} | annotations
     for text in (*labels.values(), *annotations.values()):
         if not isinstance(text, str):
             raise TypeError("a label or an annotation is no text")
@@ -237,12 +240,12 @@ def read_deployment(obj: Json) -> Deployment:
         model=model_id or labels.get(names.MODEL) or "",
         service_class=labels.get(names.CLASS) or names.CLASS_DEFAULT,
         accelerator=labels.get(names.ACCELERATOR) or "",
-        max_batch=batch_in_force(annotations, pod_spec) or max_batch,
+        max_batch=batch_in_force(said, pod_spec) or max_batch,
         # Absent means one, the server's own default; zero is written out.
         wanted=1 if replicas is None else replicas,
         load=load,
         bounds=bounds,
-        annotations=annotations,
+        annotations=said,
         selector=selector,
         pod_spec=pod_spec,
         pod_labels=pod_labels,
@@ -253,6 +256,7 @@ def read_deployment(obj: Json) -> Deployment:
         replica_failure=failure,
         replica_failure_since=failure_since,
         problem=bounds_problem or batch_problem or load_problem or model_problem,
+        unread=tuple(names.unread_keys(labels, annotations)),
     )
 
 

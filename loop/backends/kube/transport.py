@@ -34,6 +34,9 @@ class _Answer:
 class _Watched(urllib3.connection.HTTPConnection):
     """A connection that the deadline of a request ends."""
 
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
     def getresponse(self) -> Any:
         """Return the answer, once its head has come."""
         watch(self.sock)
