@@ -8,9 +8,11 @@ from collections import Counter as Counted
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
+
+from loop.types import WarningKind
 
 if TYPE_CHECKING:
     from loop.types import OfPools, Snapshot
@@ -157,6 +159,9 @@ class WorldMetrics:
             ["kind"],
             registry=registry,
         )
+        for kind in get_args(WarningKind):
+            # A series that appears with its first warning would hide that warning from rate().
+            self._warnings.labels(kind)
         self._placed: dict[str, str] = {}  # accelerator by server, as shown
         self._sampled_s: dict[str, float] = {}  # the time of the newest sample by server
         self._shown: set[str] = set()
