@@ -101,9 +101,8 @@ def discovery_text(pods: Sequence[tuple[str, str]], *, host: str) -> str:
 
 
 def _family(name: str) -> str:
-    if name in METRIC_TYPES or name in _GATEWAY:
-        return name
-    return name.rpartition("_")[0]
+    stem = name.rpartition("_")[0]
+    return stem if METRIC_TYPES.get(stem) == "histogram" else name
 
 
 def _type(family: str) -> str:

@@ -151,7 +151,10 @@ def test_a_page_tells_what_vllm_tells_of_requests_cache_and_process() -> None:
     assert per_token_s == pytest.approx(mean_s, rel=0.05)
     born = datetime.fromisoformat(pod["status"]["startTime"]).timestamp()
     assert told["process_start_time_seconds"] == pytest.approx(born, abs=1.0)
-    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    families = list(text_string_to_metric_families(text))
+    # A type of another name is the type of nothing.
+    assert all(family.type != "unknown" for family in families)
+    samples = [each for family in families for each in family.samples]
     reasons = {
         each.labels["finished_reason"]: each.value
         for each in samples
