@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,19 @@ CELL = ("scenario", "interval_s", "policy", "alpha", "period_s")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Metric:
     """A column of the results as a figure shows it: multiplied by *scale*, with its unit and number
-    format.
+    format. It cannot be below 0, nor above *most*.
     """
 
     column: str
     label: str
     scale: float = 1.0
     form: str = ".1f"
+    most: float = inf
 
 
-ATTAINMENT = Metric(column="attainment", label="requests within target [%]", scale=100.0)
+ATTAINMENT = Metric(
+    column="attainment", label="requests within target [%]", scale=100.0, most=100.0
+)
 COST = Metric(column="cost_usd_per_h", label="cost [$/h]", form=".2f")
 
 
@@ -187,7 +191,9 @@ def _view(cells: pd.DataFrame, metric: Metric) -> tuple[float, float]:
     room = max(float(np.ptp(means)), 0.05 * float(means.max()), 1e-9)
     low = max(float((means - bars).min()), float(means.min()) - room)
     high = min(float((means + bars).max()), float(means.max()) + room)
-    return low - 0.1 * room, high + 0.1 * room
+    # The interval of a few seeds reaches further than a share or a cost can be.
+    low, high = max(low - 0.1 * room, 0.0), min(high, metric.most)
+    return low, high + 0.1 * min(room, high - low)
 
 
 def _scatter_legend(policies: Sequence[str], periods: Sequence[float]) -> list[Patch | Line2D]:

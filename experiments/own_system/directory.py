@@ -212,7 +212,7 @@ class _Maker:
                 sheet=sheet,
                 token_cv=self._variation(servers),
             ),
-            self._measured.histories if self._fit else {},
+            self._measured.histories if self._fit else None,
         )
         if latency is None:
             self._about(

@@ -51,6 +51,9 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
     module:Class, FILE.py or FILE.py:Class, or an object as it is. Raise SpecError for a name, an
     option or a value that is not known.
     """
+    if isinstance(policy, type):
+        name = policy.__name__
+        raise SpecError(f"policy: expected an object, as in {name}(…), found the class {name}")
     if not isinstance(policy, str):
         _check(type(policy).__name__, type(policy), options)
         return replace(policy, **options) if options else policy  # type: ignore[type-var]

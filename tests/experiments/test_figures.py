@@ -295,6 +295,19 @@ def test_cost_against_attainment_has_a_panel_per_alpha_with_units() -> None:
     assert len(figure.axes[0].containers) == 6
 
 
+def test_an_axis_ends_where_a_share_and_a_cost_do() -> None:
+    """Two seeds that differ have intervals of 130 points: an axis up to 106 % was three quarters
+    empty.
+    """
+    wild = results(seeds=2)
+    wild["attainment"] = 1.0 - 0.04 * wild["seed"]
+    wild["cost_usd_per_h"] = 0.08 * wild["period_s"] * (1.0 + wild["seed"])
+    for ax in draw_cost_against_attainment(cell_estimates(wild, (ATTAINMENT, COST))).axes:
+        (cheapest, _), (least, most) = ax.get_xlim(), ax.get_ylim()
+        assert cheapest >= 0.0
+        assert 0.0 <= least < most <= 100.0 + 0.1 * (100.0 - least) + 1e-9
+
+
 @pytest.mark.slow
 def test_a_figure_that_no_run_has_is_a_dash(tmp_path: Path) -> None:
     """Servers without targets have no attainment: the maps say so, and nothing fails."""

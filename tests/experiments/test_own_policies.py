@@ -119,6 +119,13 @@ def test_another_code_is_another_run(file: Path) -> None:
     assert read_sources(config(policy=str(file))).run_id != before
 
 
+def test_a_class_in_the_place_of_an_object_is_told_in_a_line() -> None:
+    """The brackets are forgotten soon, and what came was a traceback about signatures."""
+    kind = type(config(policy="slo"))
+    with pytest.raises(SpecError, match=r"policy: expected an object, .*RunConfig\(…\), .* class"):
+        make_policy(kind)  # type: ignore[arg-type]
+
+
 def test_an_object_is_a_policy_too() -> None:
     """A notebook defines one, and sweeps it."""
     one, other = (read_sources(config(policy=Held(share=share))) for share in (1.0, 2.0))

@@ -191,6 +191,7 @@ def test_what_was_not_found_out_is_said_and_written(system: OwnSystem, capsys: C
     """A past that is longer than what Prometheus has: the hole is named, with its begin."""
     folder = imports(system, "gap", "--last", "7d", "--until", date(0), "--latency", "data-sheet")
     said = capsys.readouterr().out
+    assert "stands in for: nothing was to be fitted (--latency data-sheet)" in said
     begin = date(system.hours)[:10]
     assert "## What could not be found out" in said
     line = next(line for line in said.splitlines() if ": its load from" in line)
