@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from twin.fit.datasheet import Accelerator, DataSheetModel, Dtype, estimate
+from twin.fit.datasheet import SEQUENCE_MS, Accelerator, DataSheetModel, Dtype, estimate
 from twin.fit.model_config import ModelFacts
 from twin.spec import Scheduling, SpecError
 
@@ -107,7 +107,11 @@ def model_row(engine: DataSheetModel, tokens: Tokens, scheduling: Scheduling) ->
         "accCount": engine.tp,
         "maxBatchSize": max_batch_of(engine, tokens),
         "atTokens": max(int(tokens[1]), 1),
-        "perfParms": {**perf_parms(engine), "scheduling": scheduling},
+        "perfParms": {
+            **perf_parms(engine),
+            **({"sequenceMs": SEQUENCE_MS} if scheduling == "sync" else {}),
+            "scheduling": scheduling,
+        },
     }
 
 

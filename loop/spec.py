@@ -36,11 +36,11 @@ class Perf:
     take the place of alpha, and p > 1 makes a soft roofline of it (twin.spec.LatencyModel). Of
     the scheduling only the tail of latencies knows, not the means. experts_ms and experts_idle: of
     a mixture of experts few requests leave some alone; attention: tokens of a long prompt take
-    longer. overhead_ms is what a request spends outside
-    the engine. tokens_per_step above 1 is speculative decoding: how many tokens a step adds to an
-    answer on the mean. kv_tokens is the KV capacity of one replica [tokens] (from twin-data.json),
-    None if not known; it caps the batch. start_up_s is how long a replica takes to start, by the
-    same file, None if not known.
+    longer; sequence_ms: what the host does for each request of an iteration. overhead_ms is what a
+    request spends outside the engine. tokens_per_step above 1 is speculative decoding: how many
+    tokens a step adds to an answer on the mean. kv_tokens is the KV capacity of one replica
+    [tokens] (from twin-data.json), None if not known; it caps the batch. start_up_s is how long a
+    replica takes to start, by the same file, None if not known.
     """
 
     model: str
@@ -57,6 +57,7 @@ class Perf:
     experts_ms: float = 0.0
     experts_idle: float = 0.0
     attention: float = 0.0
+    sequence_ms: float = 0.0
     scheduling: Scheduling = "sync"
     overhead_ms: float = 0.0
     tokens_per_step: float = 1.0
@@ -79,6 +80,7 @@ class Perf:
             experts_ms=min(self.experts_ms, weights_ms),
             experts_idle=self.experts_idle,
             attention=self.attention,
+            sequence_ms=self.sequence_ms,
         )
 
 

@@ -28,7 +28,7 @@ OTHER: dict[str, dict[str, Any]] = {
         "kvCache": "twin.engine.kv_cache:counted",
         "startUp": {"meanS": 90, "cv": 0.1},
         "perfParms": {"alpha": 7, "beta": 0.03, "gamma": 0.001, "a": 1, "w": 5, "p": 1.5}
-        | {"expertsMs": 2, "expertsIdle": 0.75, "attention": 3e-5},
+        | {"expertsMs": 2, "expertsIdle": 0.75, "attention": 3e-5, "sequenceMs": 0.02},
     },
     "servers": {
         "queueMax": 9,

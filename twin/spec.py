@@ -86,6 +86,9 @@ class LatencyModel:
 
     A token of a prompt is compared with all before it: for each of them it costs beta · attention
     more. Decodes do so too, but wait for the KV cache meanwhile: that is gamma.
+
+    sequence is what the host does for each request of an iteration (planning, sampling, output)
+    while the GPU waits for it: with asynchronous scheduling it does not, and there is nothing.
     """
 
     alpha_ms: float
@@ -96,6 +99,7 @@ class LatencyModel:
     experts_ms: float = 0.0
     experts_idle: float = 0.0
     attention: float = 0.0
+    sequence_ms: float = 0.0
 
     @property
     def is_plain(self) -> bool:

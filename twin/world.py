@@ -190,6 +190,7 @@ def _latency_model(entry: Entry, known: LatencyModel) -> LatencyModel:
         launch_ms=launch_ms,
         p=entry.number("p", at_least=1, at_most=P_MAX, default=known.p),
         attention=entry.number("attention", at_least=0, at_most=1, default=known.attention),
+        sequence_ms=entry.number("sequenceMs", at_least=0, default=known.sequence_ms),
         **_experts(entry, known, weights_ms=alpha_ms - launch_ms),
     )
 

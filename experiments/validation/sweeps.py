@@ -17,7 +17,7 @@ import numpy.typing as npt
 from scipy.optimize import least_squares, minimize_scalar
 
 from experiments.config import SAMPLE_DATA
-from twin.fit.datasheet import DataSheetModel, estimate, read_accelerators
+from twin.fit.datasheet import SEQUENCE_MS, DataSheetModel, estimate, read_accelerators
 from twin.fit.fitting import LAUNCH_SHARE
 from twin.fit.model_config import read_model
 from twin.fit.points import OperatingPoint, Steady, operate
@@ -37,12 +37,13 @@ SPLITS = {"A → B": (SHAPES_A, SHAPES_B), "B → A": (SHAPES_B, SHAPES_A)}
 # One standard deviation of the logarithm of what one step says.
 ITL_SPREAD, TTFT_SPREAD = 0.05, 0.1
 # What is searched for: the logarithms of what multiplies alpha, beta and gamma of the data sheet,
-# and 1 / p, where the search begins, its bounds, how far off it may be at the start, and how far
-# apart two points are that a slope is taken of.
-START = (0.0, 0.0, 0.0, 1.0 / 1.5)
-LOWEST, HIGHEST = (-2.0, -2.0, -2.0, 0.25), (2.0, 2.0, 2.0, 1.0)
-INVERSE_P_SPREAD = 0.5
-WIDE = (0.05, 0.15, 0.15, 0.1)
+# 1 / p, and with synchronous scheduling what the host does for each request [ms]; where the search
+# begins, its bounds, and how far apart two points are that a slope is taken of.
+START = (0.0, 0.0, 0.0, 1.0 / 1.5, SEQUENCE_MS)
+LOWEST, HIGHEST = (-2.0, -2.0, -2.0, 0.25, 0.0), (2.0, 2.0, 2.0, 1.0, 0.1)
+WIDE = (0.05, 0.15, 0.15, 0.1, 0.01)
+# One standard deviation of the last two, of what is thought at the start.
+INVERSE_P_SPREAD, SEQUENCE_SPREAD_MS = 0.2, 0.01
 # Of the first search, and of one from its end.
 ROUNDS, ROUNDS_AGAIN = 12, 5
 ENOUGH = 1e-3  # a share of the loss, of which a further round is not worth its time
@@ -175,7 +176,8 @@ def fit_points(
     found = []
     for scheduling in SCHEDULINGS:
         fit = Fit(measured, prior, scheduling)
-        begin, loss = fit.best(begin, rounds=rounds)
+        # Asynchronous scheduling leaves nothing of the host to be seen.
+        begin, loss = fit.best(begin[: 5 if scheduling == "sync" else 4], rounds=rounds)
         found.append(fit.model(begin, loss=loss))
         rounds = ROUNDS_AGAIN
     return min(found, key=lambda each: each.loss)
@@ -201,7 +203,7 @@ class Fit:
             self._residuals,
             start,
             jac=self._slopes,
-            bounds=(LOWEST, HIGHEST),
+            bounds=(LOWEST[: len(start)], HIGHEST[: len(start)]),
             loss="soft_l1",
             ftol=ENOUGH,
             max_nfev=rounds,
@@ -224,6 +226,7 @@ class Fit:
                 launch_ms=alpha_ms * LAUNCH_SHARE,
                 attention=self._sheet.attention,
                 p=1.0 / float(values[3]),
+                sequence_ms=float(sum(values[4:])),
             ),
             overhead_ms=0.0,
             scheduling=self._scheduling,
@@ -259,6 +262,7 @@ class Fit:
                 np.log(itl_ms / self._itl_ms) / ITL_SPREAD,
                 self._prior.apart(values[:3]),
                 [(values[3] - START[3]) / INVERSE_P_SPREAD],
+                (values[4:] - SEQUENCE_MS) / SEQUENCE_SPREAD_MS,
             ]
         )
         self._last = values.copy(), residuals
@@ -269,7 +273,7 @@ class Fit:
         if not np.array_equal(values_last, values):
             here = self._residuals(values)
         slopes = []
-        for place, wide in enumerate(WIDE):
+        for place, wide in enumerate(WIDE[: len(values)]):
             # Away from a bound that is near.
             move = wide if values[place] + wide <= HIGHEST[place] else -wide
             there = values.copy()

@@ -29,7 +29,8 @@ class PerfColumns:
     alpha [ms], beta, gamma [ms/token]: latency model as a sum, all that the Go optimizers know; of
     ours alpha is fixed in truth, of which launch [ms] stands alone in a soft roofline with the
     exponent p, and experts [ms] · unread^n is saved by an iteration of n tokens; attention: by
-    which share of beta a token of a prompt takes longer for each before it; overhead [ms]:
+    which share of beta a token of a prompt takes longer for each before it; sequence [ms]: what the
+    host does for each request of an iteration; overhead [ms]:
     what a request spends outside the engine; ahead: iterations that it plans in advance; per_step:
     tokens that a step adds to an answer; acc_count: accelerators of a replica; max_batch [requests]
     was seen at requests of at_tokens [output tokens]; kv_tokens: KV cache of a replica [tokens],
@@ -45,6 +46,7 @@ class PerfColumns:
     experts: Floats
     unread: Floats
     attention: Floats
+    sequence: Floats
     overhead: Floats
     ahead: Floats
     per_step: Floats
@@ -67,6 +69,7 @@ class PerfColumns:
             np.array([model.experts_ms for model in models], dtype=np.float64),
             np.array([model.experts_idle for model in models], dtype=np.float64),
             np.array([model.attention for model in models], dtype=np.float64),
+            np.array([model.sequence_ms for model in models], dtype=np.float64),
             np.array([perf.overhead_ms for perf in found], dtype=np.float64),
             np.array([perf.scheduling == "async" for perf in found], dtype=np.float64),
             np.array([perf.tokens_per_step for perf in found], dtype=np.float64),

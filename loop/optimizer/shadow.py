@@ -12,7 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from loop.optimizer.model.queueing import analyze, longer, make_model, replica_columns
+from loop.optimizer.model.queueing import (
+    analyze,
+    host_as_reading,
+    longer,
+    make_model,
+    replica_columns,
+)
 from loop.spec import Perf, SystemData
 from loop.types import ServerView, Snapshot
 
@@ -65,18 +71,22 @@ def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
         out_tokens=out_tokens,
         token_cv=np.zeros(len(perfs)),
     )
+    gamma, host = host_as_reading(
+        np.array([perf.sequence_ms for perf in perfs]) / per_step,
+        np.array([perf.gamma_ms for perf in perfs]) / per_step,
+    )
     model = make_model(
         replica_columns(
             alpha=fixed / per_step,
             beta=np.array([perf.beta_ms for perf in perfs]) * tokens_longer,
-            gamma=np.array([perf.gamma_ms for perf in perfs]) / per_step,
-            in_tokens=in_tokens,
+            gamma=gamma,
+            in_tokens=in_tokens + host,
             out_tokens=out_tokens,
             max_batch=[_batch(view, perf) for view, perf in views],
             overhead=[perf.overhead_ms for perf in perfs],
             launch=np.array([perf.latency_model.launch_ms for perf in perfs]) / per_step,
             p=[perf.p for perf in perfs],
-            cached=cached,
+            cached=cached + host,
         )
     )
     calm = rate < BUSY_MAX * model.rate_max

@@ -19,6 +19,7 @@ from loop.optimizer.model.queueing import (
     TOKEN_BUDGET,
     ReplicaColumns,
     analyze,
+    host_as_reading,
     longer,
     make_model,
 )
@@ -291,6 +292,7 @@ class _Means:
 
 def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns:
     perf, asked = work.pairs.perf, work.pairs.asked
+    gamma, host = host_as_reading(perf.sequence, perf.gamma)
     return ReplicaColumns(
         perf.alpha,
         perf.beta
@@ -301,8 +303,8 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
             out_tokens=asked.out_tokens,
             token_cv=asked.token_cv,
         ),
-        perf.gamma,
-        asked.in_tokens,
+        gamma,
+        asked.in_tokens + host,
         np.maximum(asked.out_tokens, 1.0),
         work.batch,
         settings.rules.queue(asked.max_queue),
@@ -310,7 +312,7 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         perf.overhead,
         perf.launch,
         perf.p,
-        asked.cached,
+        asked.cached + host,
         asked.token_cv,
         perf.ahead,
         work.pool,

@@ -389,7 +389,7 @@ class _Engine:
             # The soft roofline: what is read and what is computed overlap.
             larger, smaller = max(read_ms, compute_ms), min(read_ms, compute_ms)
             both = larger * math.pow(1.0 + math.pow(smaller / larger, model.p), 1.0 / model.p)
-        return (model.launch_ms + both) / MS
+        return (model.launch_ms + both + model.sequence_ms * decode_requests) / MS
 
     def capacity(self, *, isl: float, osl: float, hit: float) -> Capacity | None:
         """Return the best it can do for requests of so many tokens."""

@@ -174,9 +174,10 @@ class PerfParms(Message):
 
     Ours besides, which the Go tools ignore: a and w [ms] divide alpha into launching and reading
     the weights, p makes a soft roofline of the sum; experts_ms and experts_idle tell the experts of
-    a mixture that few tokens leave unread, attention what a token of a long prompt takes longer
-    (twin.spec.LatencyModel); scheduling and tokens_per_step
-    are those of twin.spec.EngineSpec, overhead_ms what a request spends outside the engine.
+    a mixture that few tokens leave unread, attention what a token of a long prompt takes longer,
+    sequence_ms what the host does for each request of an iteration (twin.spec.LatencyModel);
+    scheduling and tokens_per_step are those of twin.spec.EngineSpec, overhead_ms what a request
+    spends outside the engine.
     """
 
     alpha: NeededFigure = 0.0
@@ -189,6 +190,7 @@ class PerfParms(Message):
     experts_ms: Figure | None = ours_alone()
     experts_idle: Annotated[Figure | None, Rule(at_least=0, at_most=1)] = ours_alone()
     attention: Annotated[Figure | None, Rule(at_least=0, at_most=1)] = ours_alone()
+    sequence_ms: Figure | None = ours_alone()
     overhead_ms: Figure | None = ours_alone()
     tokens_per_step: Annotated[Figure | None, Rule(at_least=1, at_most=TOKENS_PER_STEP_MAX)] = (
         ours_alone()

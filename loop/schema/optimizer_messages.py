@@ -201,11 +201,16 @@ def _ours_alone(row: Perf) -> Json:
     """
     assumed = {
         **{"a": None, "w": None, "p": 1.0, "expertsMs": 0.0, "expertsIdle": 0.0, "attention": 0.0},
-        **{"scheduling": "sync", "overheadMs": SERVED_OVERHEAD_MS, "tokensPerStep": 1.0},
+        **{
+            "sequenceMs": 0.0,
+            "scheduling": "sync",
+            "overheadMs": SERVED_OVERHEAD_MS,
+            "tokensPerStep": 1.0,
+        },
     }
     ours = (
         *(row.launch_ms, row.weights_ms, row.p, row.experts_ms, row.experts_idle, row.attention),
-        *(row.scheduling, row.overhead_ms, row.tokens_per_step),
+        *(row.sequence_ms, row.scheduling, row.overhead_ms, row.tokens_per_step),
     )
     return {
         key: value

@@ -222,6 +222,7 @@ def _perf(row: ModelAcceleratorPerfData) -> Perf:
         experts_ms=latency_model.experts_ms or 0.0,
         experts_idle=latency_model.experts_idle or 0.0,
         attention=latency_model.attention or 0.0,
+        sequence_ms=latency_model.sequence_ms or 0.0,
         overhead_ms=SERVED_OVERHEAD_MS
         if latency_model.overhead_ms is None
         else latency_model.overhead_ms,

@@ -64,17 +64,23 @@ def test_experts_are_a_part_of_the_weights_in_either_file(tmp_path: Path) -> Non
         build(tmp_path, objects)
 
 
-def test_what_a_token_late_in_a_prompt_takes_longer_is_read_from_either_file(
-    tmp_path: Path,
+@pytest.mark.parametrize(
+    ("key", "field", "given", "true"),
+    [("attention", "attention", 3.5e-5, 5e-5), ("sequenceMs", "sequence_ms", 0.02, 0.0)],
+)
+def test_what_prompts_and_requests_take_longer_is_read_from_either_file(
+    tmp_path: Path, key: str, field: str, given: float, true: float
 ) -> None:
     """As the rest of the latency model; the truth alone may differ."""
     objects = files()
     rows = objects["model-data.json"]["models"]
-    rows[0]["perfParms"] |= {"attention": 3.5e-5}
-    assert build(tmp_path, objects).engines["small", "H100"].latency_model.attention == 3.5e-5
-    truth = {"model": "small", "acc": "H100", "perfParms": {"attention": 5e-5}}
+    rows[0]["perfParms"] |= {key: given}
+    found = build(tmp_path, objects).engines["small", "H100"].latency_model
+    assert getattr(found, field) == given
+    truth = {"model": "small", "acc": "H100", "perfParms": {key: true}}
     objects["twin-data.json"] = {"engines": [truth]}
-    assert build(tmp_path, objects).engines["small", "H100"].latency_model.attention == 5e-5
+    found = build(tmp_path, objects).engines["small", "H100"].latency_model
+    assert getattr(found, field) == true
 
 
 def test_a_kv_cache_that_no_request_fits_is_told_by_server(tmp_path: Path) -> None:

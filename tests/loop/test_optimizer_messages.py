@@ -29,6 +29,7 @@ def test_the_question_says_all_that_the_data_do(era: Era) -> None:
         "experts_ms": 3.0,
         "experts_idle": 0.75,
         "attention": 3.5e-5,
+        "sequence_ms": 0.02,
         "scheduling": "async",
         "overhead_ms": 14.0,
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from loop.optimizer.model.queueing import (
     ReplicaColumns,
     analyze,
     decode_work,
+    host_as_reading,
     longer,
     make_model,
     mean_iteration,
@@ -265,6 +266,50 @@ def test_long_prompts_take_the_estimate_as_much_computing_as_the_twin() -> None:
     replica.advance(np.inf, inclusive=True)
     itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 49 for one in requests])
     assert estimate.itl[0] == pytest.approx(itl_ms, rel=0.1)
+
+
+@pytest.mark.parametrize(("gamma", "p"), [(5e-5, 1.0), (0.0, 1.0), (5e-5, 1.5)])
+def test_the_host_takes_the_estimate_as_long_as_the_twin(gamma: float, p: float) -> None:
+    """Forty requests that run together wait for it forty times, and a prompt for its own share."""
+    model = LatencyModel(
+        alpha_ms=7.0, beta_ms=0.022, gamma_ms=gamma, launch_ms=1.4, p=p, sequence_ms=0.05
+    )
+    shape: dict[str, Any] = {"out_tokens": 400.0, "max_batch": 256}
+    reading, host = host_as_reading(np.array([model.sequence_ms]), np.array([gamma]))
+    columns = replica_columns(
+        alpha=7.0,
+        beta=0.022,
+        gamma=reading,
+        launch=1.4,
+        p=p,
+        in_tokens=300.0 + host,
+        cached=host,
+        **shape,
+    )
+    rate_rps = 8.0
+    estimate = analyze(make_model(columns), np.array([rate_rps / 1000.0]))
+    rng = np.random.default_rng(5)
+    requests = [
+        Request(prompt_tokens=300, output_tokens=400, arrival_s=float(t))
+        for t in np.cumsum(rng.exponential(1.0 / rate_rps, 1200))
+    ]
+    replica = Replica(latency_model=model, max_batch=256)
+    for request in requests:
+        replica.submit(request, request.arrival_s)
+    replica.advance(np.inf, inclusive=True)
+    warm = requests[200:]
+    itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 399 for one in warm])
+    assert estimate.itl[0] == pytest.approx(itl_ms, rel=0.04)
+    # A prompt is not longer by what its decodes wait for.
+    lone = replace(columns, in_tokens=np.array([300.0]), cached=np.zeros(1), gamma=np.zeros(1))
+    prefill = analyze(make_model(lone), np.array([1e-6])).prefill
+    assert analyze(make_model(columns), np.array([1e-6])).prefill == pytest.approx(prefill, abs=0.2)
+
+
+def test_nobody_waits_for_a_host_that_does_nothing() -> None:
+    """All figures of before were made so, and both rules of Go know nothing else."""
+    gamma, host = host_as_reading(np.zeros(2), np.array([5e-5, 0.0]))
+    assert (gamma.tolist(), host.tolist()) == ([5e-5, 0.0], [0.0, 0.0])
 
 
 @given(replica=REPLICAS)

@@ -82,8 +82,12 @@ def _spec(rng: Random, crowd: int) -> ClusterSpec:
     model = rng.choice(
         [
             LatencyModel(alpha_ms=250.0, beta_ms=0.0, gamma_ms=0.0),
-            LatencyModel(alpha_ms=97.3, beta_ms=1.7, gamma_ms=0.013, attention=0.003),
-            LatencyModel(alpha_ms=151.1, beta_ms=2.3, gamma_ms=0.11, launch_ms=40.0, p=2.6),
+            LatencyModel(
+                alpha_ms=97.3, beta_ms=1.7, gamma_ms=0.013, attention=0.003, sequence_ms=9.0
+            ),
+            LatencyModel(
+                alpha_ms=151.1, beta_ms=2.3, gamma_ms=0.11, launch_ms=40.0, p=2.6, sequence_ms=7.0
+            ),
             MIXTURE,
         ]
     )

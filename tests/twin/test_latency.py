@@ -82,6 +82,23 @@ def test_a_token_takes_longer_late_in_a_prompt(p: float) -> None:
 
 
 @pytest.mark.parametrize("p", [1.0, 1.5])
+def test_what_the_host_does_for_each_request_overlaps_with_nothing(p: float) -> None:
+    """The GPU waits for it, so it is in no roofline; tokens of a prompt do not ask for it."""
+    model = replace(ROOFLINE, p=p)
+    host = replace(model, sequence_ms=0.02)
+    with_it, without = (
+        iteration_ms(each, tokens=3000, kv_tokens=9000, sequences=40) for each in (host, model)
+    )
+    assert with_it - without == pytest.approx(40 * 0.02)
+    segments = [
+        segment_s(each, tokens=40, kv_tokens=9000, sequences=40, k=100) for each in (host, model)
+    ]
+    (c0_s, c1_s), (c0_without_s, c1_without_s) = segments
+    assert c0_s - c0_without_s == pytest.approx(40 * 0.02e-3)
+    assert c1_s == pytest.approx(c1_without_s)
+
+
+@pytest.mark.parametrize("p", [1.0, 1.5])
 def test_experts_that_no_token_chose_are_not_read(p: float) -> None:
     """One token of two of eight experts reads a quarter of them; a long prompt all of them."""
     dense = LatencyModel(alpha_ms=20.0, beta_ms=0.02, gamma_ms=1e-4, launch_ms=2.0, p=p)

@@ -129,6 +129,22 @@ def test_a_mixture_of_experts_takes_as_long_as_in_the_naive_replica(
     assert differences(replace(script, replica={**script.replica, **changed}), rel=1e-9) == []
 
 
+@pytest.mark.parametrize("tokens_per_step", [1.0, 1.7])
+@pytest.mark.parametrize("seed", first(6, range(40)))
+def test_the_host_is_as_busy_as_in_the_naive_replica(seed: int, tokens_per_step: float) -> None:
+    """With each request of an iteration once: however many tokens a step adds, whoever prefills,
+    and without those that were preempted just before.
+    """
+    script = make_script(seed)
+    model = replace(script.replica["latency_model"], sequence_ms=0.3)
+    changed = {
+        "latency_model": model,
+        "tokens_per_step": tokens_per_step,
+        "max_num_batched_tokens": max(2, script.replica["max_num_batched_tokens"]),
+    }
+    assert differences(replace(script, replica={**script.replica, **changed}), rel=1e-9) == []
+
+
 @pytest.mark.parametrize("scheduling", ["sync", "async"])
 @pytest.mark.parametrize("seed", first(6, range(40)))
 def test_long_prompts_take_as_long_as_in_the_naive_replica(seed: int, scheduling: str) -> None:

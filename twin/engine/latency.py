@@ -19,10 +19,15 @@ CHORD_MAX = 256
 
 
 def iteration_ms(
-    latency_model: LatencyModel, *, tokens: float, kv_tokens: float, pairs: float = 0.0
+    latency_model: LatencyModel,
+    *,
+    tokens: float,
+    kv_tokens: float,
+    sequences: int = 0,
+    pairs: float = 0.0,
 ) -> float:
-    """Return the time of one iteration [ms] that computes *tokens* and reads *kv_tokens* of
-    context.
+    """Return the time of one iteration of *sequences* requests [ms] that computes *tokens* and
+    reads *kv_tokens* of context.
 
     kv_tokens is summed over the scheduled requests, each with the context that it has after the
     iteration; pairs over those that prefill, of each new token with each before it (pairs_twice).
@@ -31,16 +36,17 @@ def iteration_ms(
     saved = 0.0
     if latency_model.experts_ms:
         saved = latency_model.experts_ms * latency_model.experts_idle**tokens
+    host = latency_model.sequence_ms * sequences
     if latency_model.p == 1.0:
-        return latency_model.alpha_ms - saved + compute + latency_model.gamma_ms * kv_tokens
+        return latency_model.alpha_ms - saved + compute + latency_model.gamma_ms * kv_tokens + host
     p = latency_model.p
     read = latency_model.weights_ms - saved + latency_model.gamma_ms * kv_tokens
     larger, smaller = (read, compute) if read > compute else (compute, read)
     if not larger:
-        return latency_model.launch_ms
+        return latency_model.launch_ms + host
     # The larger of the two taken out: no power of it can overflow or vanish.
     overlapped: float = larger * (1.0 + (smaller / larger) ** p) ** (1.0 / p)
-    return latency_model.launch_ms + overlapped
+    return latency_model.launch_ms + overlapped + host
 
 
 def pairs_twice(before: int, chunk: int) -> int:
@@ -51,17 +57,19 @@ def pairs_twice(before: int, chunk: int) -> int:
 
 
 def segment_s(
-    latency_model: LatencyModel, *, tokens: float, kv_tokens: float, k: int
+    latency_model: LatencyModel, *, tokens: float, kv_tokens: float, sequences: int = 0, k: int
 ) -> tuple[float, float]:
-    """Return c0 and c1 of a segment of *k* iterations that compute so many *tokens* each, the first
-    of which reads *kv_tokens* of context; each reads the tokens of the one before, too.
+    """Return c0 and c1 of a segment of *k* iterations of *sequences* requests that compute so many
+    *tokens* each, the first of which reads *kv_tokens* of context; each reads the tokens of the one
+    before, too.
     """
-    first_ms = iteration_ms(latency_model, tokens=tokens, kv_tokens=kv_tokens)
+    first_ms = iteration_ms(latency_model, tokens=tokens, kv_tokens=kv_tokens, sequences=sequences)
     if latency_model.p == 1.0:
         return first_ms / 1000.0, latency_model.gamma_ms * tokens / 1000.0
     if k == 1:
         return first_ms / 1000.0, 0.0
-    last_ms = iteration_ms(latency_model, tokens=tokens, kv_tokens=kv_tokens + (k - 1) * tokens)
+    last_kv = kv_tokens + (k - 1) * tokens
+    last_ms = iteration_ms(latency_model, tokens=tokens, kv_tokens=last_kv, sequences=sequences)
     return first_ms / 1000.0, (last_ms - first_ms) / (k - 1) / 1000.0
 
 

@@ -78,6 +78,7 @@ class Replica:
         "_running",
         "_seat",
         "_seen_s",
+        "_sequence_s",
         "_start_s",
         "_step",
         "_token_budget",
@@ -131,6 +132,7 @@ class Replica:
         self._beta_s = latency_model.beta_ms / 1000.0 / self._unit
         self._gamma_s = latency_model.gamma_ms / 1000.0 / self._unit
         self._pair_s = latency_model.beta_ms / 1000.0 * latency_model.attention
+        self._sequence_s = latency_model.sequence_ms / 1000.0
         # A client waits for it, the next iteration does not: it is in no boundary.
         self._overhead_s = overhead_ms / 1000.0
         # Iterations that are planned before the one that is to begin: what arrives waits for them.
@@ -157,8 +159,7 @@ class Replica:
         self._on_finish = on_finish
         self.telemetry = ReplicaTelemetry()
         self.draining = False
-        self.steps = 0
-        self._next_ticket = self._iteration = 0
+        self.steps = self._next_ticket = self._iteration = 0
         self._clear()
 
     @classmethod
@@ -543,13 +544,23 @@ class Replica:
                 self._preempt(t, free=kv.blocks - kv.used(g, n, context_sum), partial=0)
                 k, context_sum, grown = 1, self._context_sum, self._decodes * step
         if self._curved is None:
-            c0 = self._alpha_s + self._beta_s * grown + self._gamma_s * (context_sum + grown)
+            # Who was preempted just now is none of them any more.
+            c0 = (
+                self._alpha_s
+                + self._beta_s * grown
+                + self._gamma_s * (context_sum + grown)
+                + self._sequence_s * self._decodes
+            )
             c1 = self._gamma_s * grown
         else:
             unit = self._unit
             k = min(k, CHORD_MAX)
             c0, c1 = segment_s(
-                self._curved, tokens=grown / unit, kv_tokens=(context_sum + grown) / unit, k=k
+                self._curved,
+                tokens=grown / unit,
+                kv_tokens=(context_sum + grown) / unit,
+                sequences=self._decodes,
+                k=k,
             )
         self._length = k
         self._start_s = t
@@ -627,9 +638,14 @@ class Replica:
             + self._beta_s * computed
             + self._gamma_s * read
             + self._pair_s * (0.5 * pairs)
+            + self._sequence_s * (n + len(prefills))
             if self._curved is None
             else iteration_ms(
-                self._curved, tokens=computed / unit, kv_tokens=read / unit, pairs=0.5 * pairs
+                self._curved,
+                tokens=computed / unit,
+                kv_tokens=read / unit,
+                sequences=n + len(prefills),
+                pairs=0.5 * pairs,
             )
             / 1000.0
         )

@@ -41,6 +41,9 @@ class Constants:
 CONSTANTS = Constants(
     weights=1.173, layer_ms=0.0422, exchange_ms=0.0237, compute=1.466, kv=1.129, overhead_ms=7.96
 )
+# What the host does for each request of an iteration [ms] while the GPU waits: of one H100, and
+# more of several. 0 with asynchronous scheduling.
+SEQUENCE_MS = 0.015
 # One standard deviation of the logarithm of alpha, beta and gamma about what the formulas say:
 # what a fit takes for the width of its prior. Beta is known least, as most logs hardly show it.
 # Below it gamma is known best: nothing reads faster than the bandwidth, and what was measured on

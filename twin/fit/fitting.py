@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from twin.fit.datasheet import SEQUENCE_MS
 from twin.fit.exposure import Vector
 from twin.fit.replay import ReplayScore, ReplicaLimits, check_fits, score_logs
 from twin.fit.request_csv import RequestRows
@@ -35,6 +36,7 @@ FAMILIES = (
     PLAIN,
     Family(p=1.0, launch_share=0.0, scheduling="async"),
     Family(p=1.5, launch_share=LAUNCH_SHARE, scheduling="sync"),
+    Family(p=1.5, launch_share=LAUNCH_SHARE, scheduling="sync", sequence_ms=SEQUENCE_MS),
     Family(p=1.5, launch_share=LAUNCH_SHARE, scheduling="async"),
 )
 # Another family than the plain one must predict the second halves better by this share.

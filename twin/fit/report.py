@@ -177,6 +177,8 @@ def perf_parms(result: FitResult) -> dict[str, float | str]:
         found["expertsIdle"] = latency_model.experts_idle
     if latency_model.attention:
         found["attention"] = latency_model.attention
+    if latency_model.sequence_ms:
+        found["sequenceMs"] = latency_model.sequence_ms
     if result.family.scheduling != "sync":
         found["scheduling"] = result.family.scheduling
     return found

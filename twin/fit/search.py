@@ -90,18 +90,20 @@ class Expected:
 class Family:
     """What is not searched for but chosen: the form of the latency model, and how it plans.
 
-    p and launch_share, of alpha, are those of twin.spec.LatencyModel.
+    p, launch_share, of alpha, and sequence_ms are those of twin.spec.LatencyModel.
     """
 
     p: float
     launch_share: float
     scheduling: Scheduling
+    sequence_ms: float = 0.0
 
     @property
     def name(self) -> str:
         """Return it in words."""
         form = "sum" if self.p == 1.0 else f"soft roofline (p {self.p:g})"
-        return f"{form}, {self.scheduling} scheduling"
+        host = f", {self.sequence_ms:g} ms a sequence" if self.sequence_ms else ""
+        return f"{form}, {self.scheduling} scheduling{host}"
 
 
 PLAIN = Family(p=1.0, launch_share=0.0, scheduling="sync")
@@ -248,6 +250,7 @@ class Search:
             gamma_ms=gamma_ms,
             launch_ms=alpha_ms * self._family.launch_share,
             p=self._family.p,
+            sequence_ms=self._family.sequence_ms,
             **self._known(alpha_ms),
         )
 

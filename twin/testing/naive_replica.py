@@ -237,7 +237,6 @@ class NaiveReplica:
             self.cache_prefix(job)
             budget -= max(chunk, self.seat)
             self.running.append(job)
-        tokens = sum(job.chunk for job in self.running)
         kv_tokens = sum(job.context + job.chunk for job in self.running)
         # Each token of a prompt with each that comes before it.
         pairs = sum(
@@ -249,8 +248,9 @@ class NaiveReplica:
         return (
             iteration_ms(
                 self.latency_model,
-                tokens=float(tokens),
+                tokens=float(sum(job.chunk for job in self.running)),
                 kv_tokens=float(kv_tokens),
+                sequences=len(self.running),
                 pairs=float(pairs),
             )
             / 1000.0

@@ -25,6 +25,8 @@ RATE_MIN_SHARE = (
 # The highest, unless a caller says otherwise, is this share of the service rate of a full batch.
 RATE_MAX_SHARE = 0.999
 
+HOST_GAMMA = 1e-8  # a million tokens are a hundredth of what the host does for a request
+
 QueueKind = Literal["none", "unbounded", "mixed"]
 
 
@@ -165,6 +167,16 @@ def longer(
     pairs = cached * computed + (1.0 + token_cv**2) * computed**2 / 2.0
     more = attention * pairs / np.maximum(computed + out_tokens, 1.0)
     return np.where(attention > 0.0, 1.0 + more, 1.0)
+
+
+def host_as_reading(sequence: Floats, gamma: Floats) -> tuple[Floats, Floats]:
+    """Return a gamma, and the tokens of context that take so long to read as the host is busy with
+    a request: the estimate knows of nothing else that each request adds to each iteration. To be
+    added to the tokens of a prompt, and to those of it that need no computing.
+    """
+    # Without a gamma there is nothing to read: one so small that real tokens count for nothing.
+    gamma = np.maximum(gamma, HOST_GAMMA * sequence)
+    return gamma, np.where(sequence > 0.0, sequence / np.maximum(gamma, 1e-300), 0.0)
 
 
 @dataclass(frozen=True, slots=True)

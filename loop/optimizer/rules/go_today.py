@@ -86,6 +86,7 @@ def perf(given: PerfColumns) -> PerfColumns:
         experts=none,
         unread=none,
         attention=none,
+        sequence=none,
         overhead=none,
         ahead=none,
     )

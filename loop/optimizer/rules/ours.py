@@ -110,6 +110,7 @@ def perf(given: PerfColumns) -> PerfColumns:
         gamma=steps * given.gamma,
         launch=steps * given.launch,
         experts=steps * given.experts,
+        sequence=steps * given.sequence,
         unread=given.unread**given.per_step,
         overhead=given.overhead + whole,
     )
@@ -133,8 +134,10 @@ def idle(pairs: Pairs, max_batch: Floats) -> tuple[Floats, Floats, Floats]:
     """Return ITL and TTFT of a lone request [ms], and no rate: without load none was sought."""
     perf, asked = pairs.perf, pairs.asked
     read = perf.gamma * (asked.in_tokens + asked.out_tokens / 2.0)
-    itl = iteration_time(perf, compute=perf.beta, read=read - perf.experts * perf.unread)
-    prefill = iteration_time(
+    itl = perf.sequence + iteration_time(
+        perf, compute=perf.beta, read=read - perf.experts * perf.unread
+    )
+    prefill = perf.sequence + iteration_time(
         perf,
         compute=perf.beta
         * (asked.in_tokens - asked.cached)

@@ -37,7 +37,7 @@ ALPHA_S, BETA_S, GAMMA_S, OVERHEAD_S, PREFIX_SHARE = (next(_column) for _ in ran
 # The latency model in ms, unless it is the plain sum.
 BETA_MS, GAMMA_MS, LAUNCH_MS, WEIGHTS_MS, P = (next(_column) for _ in range(5))
 ALPHA_MS, EXPERTS_MS, EXPERTS_IDLE, IS_PLAIN = (next(_column) for _ in range(4))
-ATTENTION = next(_column)
+ATTENTION, SEQUENCE_MS, SEQUENCE_S = (next(_column) for _ in range(3))
 TTFT_SUM_S, ITL_SUM_S, E2E_SUM_S, QUEUE_SUM_S = (next(_column) for _ in range(4))
 REPLICA_FLOATS = next(_column)
 

@@ -96,6 +96,8 @@ from twin.engine.compiled.columns import (
     RUN_LAST,
     RUNNING,
     SEEN_S,
+    SEQUENCE_MS,
+    SEQUENCE_S,
     SERVER,
     START_S,
     STEPS,
@@ -352,23 +354,27 @@ def duration_s(k: int, c0_s: float, c1_s: float) -> float:
 
 
 @compiled
-def _iteration_ms(s: State, r: int, tokens: int, kv_tokens: int, pairs: float) -> float:
+def _iteration_ms(
+    s: State, r: int, tokens: int, kv_tokens: int, sequences: int, pairs: float
+) -> float:
     p = s.floats[r, P]
     compute = s.floats[r, BETA_MS] * (tokens + s.floats[r, ATTENTION] * pairs)
     saved = 0.0
     if s.floats[r, EXPERTS_MS]:
         saved = s.floats[r, EXPERTS_MS] * s.floats[r, EXPERTS_IDLE] ** float(tokens)
+    host = s.floats[r, SEQUENCE_MS] * sequences
     if p == 1.0:
-        return s.floats[r, ALPHA_MS] - saved + compute + s.floats[r, GAMMA_MS] * kv_tokens
+        read = s.floats[r, GAMMA_MS] * kv_tokens
+        return s.floats[r, ALPHA_MS] - saved + compute + read + host
     read = s.floats[r, WEIGHTS_MS] - saved + s.floats[r, GAMMA_MS] * kv_tokens
     if read > compute:
         larger, smaller = read, compute
     else:
         larger, smaller = compute, read
     if larger == 0.0:
-        return s.floats[r, LAUNCH_MS]
+        return s.floats[r, LAUNCH_MS] + host
     overlapped = larger * (1.0 + (smaller / larger) ** p) ** (1.0 / p)
-    return s.floats[r, LAUNCH_MS] + overlapped
+    return s.floats[r, LAUNCH_MS] + overlapped + host
 
 
 @compiled
@@ -591,15 +597,16 @@ def _begin_segment(s: State, r: int, t: float, k: int, n: int, context_sum: int)
     floats = s.floats
     if floats[r, IS_PLAIN]:
         c0_s = floats[r, ALPHA_S] + floats[r, BETA_S] * n + floats[r, GAMMA_S] * (context_sum + n)
+        c0_s += floats[r, SEQUENCE_S] * n
         c1_s = floats[r, GAMMA_S] * n
     else:
         k = min(k, CHORD_MAX)
-        first_ms = _iteration_ms(s, r, n, context_sum + n, 0.0)
+        first_ms = _iteration_ms(s, r, n, context_sum + n, n, 0.0)
         c0_s, c1_s = first_ms / 1000.0, 0.0
         if floats[r, P] == 1.0:
             c1_s = floats[r, GAMMA_MS] * n / 1000.0
         elif k > 1:
-            last_ms = _iteration_ms(s, r, n, context_sum + k * n, 0.0)
+            last_ms = _iteration_ms(s, r, n, context_sum + k * n, n, 0.0)
             c1_s = (last_ms - first_ms) / (k - 1) / 1000.0
     s.ints[r, LENGTH] = k
     floats[r, START_S] = t
@@ -675,15 +682,18 @@ def _preempt_for_prefill(s: State, r: int, t: float, taken: int) -> None:
 
 
 @inlined
-def _begin_iteration(s: State, r: int, t: float, computed: int, read: int, pairs: float) -> None:
+def _begin_iteration(
+    s: State, r: int, t: float, computed: int, read: int, sequences: int, pairs: float
+) -> None:
     floats = s.floats
     s.ints[r, LENGTH] = 1
     floats[r, START_S] = t
     if floats[r, IS_PLAIN]:
         c0_s = floats[r, ALPHA_S] + floats[r, BETA_S] * computed + floats[r, GAMMA_S] * read
         c0_s += floats[r, BETA_S] * floats[r, ATTENTION] * pairs
+        c0_s += floats[r, SEQUENCE_S] * sequences
     else:
-        c0_s = _iteration_ms(s, r, computed, read, pairs) / 1000.0
+        c0_s = _iteration_ms(s, r, computed, read, sequences, pairs) / 1000.0
     floats[r, C0_S] = c0_s
     floats[r, DURATION_S] = c0_s
     floats[r, C1_S] = 0.0
@@ -759,7 +769,7 @@ def _begin_prefill(s: State, r: int, t: float) -> bool:
     if first < 0:
         return False
     ints[r, PREFILL] = first
-    _begin_iteration(s, r, t, computed, read, 0.5 * pairs_twice)
+    _begin_iteration(s, r, t, computed, read, ints[r, RUNNING], 0.5 * pairs_twice)
     return True
 
 

@@ -175,6 +175,8 @@ class ReplicaTable:
             at.EXPERTS_MS: model.experts_ms,
             at.EXPERTS_IDLE: model.experts_idle,
             at.ATTENTION: model.attention,
+            at.SEQUENCE_MS: model.sequence_ms,
+            at.SEQUENCE_S: model.sequence_ms / 1000.0,
             at.IS_PLAIN: model.is_plain,
         }
         s.ints[row, list(ints)] = list(ints.values())
