@@ -170,6 +170,71 @@ FAMILIES: dict[str, tuple[Json, float, float | None, int]] = {
         | {"layer_types": (["mamba"] * 5 + ["attention"] + ["mamba"] * 4) * 4},
         *(32.2, 8.8, 16384),
     ),
+    "Falcon-H1 7B, attention and a state side by side in each layer": (
+        shape("falcon_h1", 44, 3072, 12, num_key_value_heads=2, head_dim=128, vocab_size=130049)
+        | {"intermediate_size": 12288, "mamba_n_heads": 24, "mamba_d_head": 128}
+        | {"mamba_d_state": 256, "mamba_n_groups": 1},
+        *(7.59, None, 45056),
+    ),
+    "Apertus 8B, with two matrices a block": (
+        shape("apertus", 32, 4096, 32, num_key_value_heads=8, vocab_size=131072)
+        | {"intermediate_size": 21504},
+        *(8.05, None, 131072),
+    ),
+    "LFM2 1.2B, as it was first published": (
+        shape("lfm2", 16, 2048, 32, num_key_value_heads=8, vocab_size=65536, block_ff_dim=12288)
+        | {"block_auto_adjust_ff_dim": True, "block_multiple_of": 256, "tie_embedding": True}
+        | {"full_attn_idxs": [2, 5, 8, 10, 12, 14]},
+        *(1.17, None, 12288),
+    ),
+    "Hunyuan A13B, which lists the same for each layer": (
+        shape("hunyuan_v1_moe", 32, 4096, 32, num_key_value_heads=8, vocab_size=128167)
+        | {"intermediate_size": 3072, "moe_intermediate_size": [3072] * 32, "num_experts": 64}
+        | {"moe_topk": [8] * 32, "num_shared_expert": [1] * 32, "tie_word_embeddings": True},
+        *(80.4, 12.75, 131072),
+    ),
+    "LongCat-Flash, layers of two and experts that compute nothing": (
+        {"model_type": "longcat_flash", "num_layers": 28, "hidden_size": 6144}
+        | {"num_attention_heads": 64, "ffn_hidden_size": 12288, "expert_ffn_hidden_size": 2048}
+        | {"n_routed_experts": 512, "zero_expert_num": 256, "moe_topk": 12, "vocab_size": 131072}
+        | {"q_lora_rank": 1536, **LATENT},
+        *(560.6, 27.1, 64512),
+    ),
+    "Arctic, with a dense block beside its experts": (
+        shape("arctic", 35, 7168, 56, num_key_value_heads=8, intermediate_size=4864)
+        | {"num_local_experts": 128, "num_experts_per_tok": 2, "vocab_size": 32000}
+        | {"parallel_attn_mlp_res": True},
+        *(479.0, 17.0, 143360),
+    ),
+    "Llama 3.2 Vision 11B, of which eight layers read the picture": (
+        {
+            "text_config": shape("mllama_text_model", 40, 4096, 32, num_key_value_heads=8)
+            | {"intermediate_size": 14336, "vocab_size": 128256}
+            | {"cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38]}
+        },
+        *(9.78, None, 131072),
+    ),
+    "SmolLM3 3B, which leaves its one table to its class": (
+        shape("smollm3", 36, 2048, 16, num_key_value_heads=4, vocab_size=128256)
+        | {"intermediate_size": 11008},
+        *(3.08, None, 73728),
+    ),
+    "GLM-4.5": (
+        shape("glm4_moe", 92, 5120, 96, num_key_value_heads=8, head_dim=128, vocab_size=151552)
+        | mixture(160, 8, 1536, intermediate_size=12288, n_shared_experts=1)
+        | {"first_k_dense_replace": 3},
+        *(352.8, 32.85, 376832),
+    ),
+    "Gemma 3n E4B, with tables of each layer and caches that others read": (
+        {
+            "text_config": shape("gemma3n_text", 35, 2048, 8, num_key_value_heads=2, head_dim=256)
+            | {"intermediate_size": [16384] * 35, "vocab_size": 262400, "sliding_window": 4096}
+            | {"vocab_size_per_layer_input": 262144, "hidden_size_per_layer_input": 256}
+            | {"num_kv_shared_layers": 15}
+        },
+        # 6.87 with what mixes them.
+        *(6.78, 4.43, 40960),
+    ),
 }
 
 
@@ -196,6 +261,11 @@ def _group(bits: int, kind: str, *, inputs: bool) -> Json:
     return {"quant_method": "compressed-tensors", "config_groups": groups}
 
 
+def _quark(weight: str, inputs: str | None) -> Json:
+    of_all = {"weight": {"dtype": weight}, "input_tensors": inputs and {"dtype": inputs}}
+    return {"quant_method": "quark", "global_quant_config": of_all}
+
+
 @pytest.mark.parametrize(
     ("given", "gigabytes", "is_fp8"),
     [
@@ -210,6 +280,11 @@ def _group(bits: int, kind: str, *, inputs: bool) -> Json:
         ({"quant_method": "modelopt", "quant_algo": "NVFP4", "ignore": ["lm_head"]}, 42.7, False),
         ({"quant_method": "modelopt", "quant_algo": "FP8"}, 72.7, True),
         ({"quant_method": "unheard-of"}, 72.7, False),
+        (_quark("fp4", "fp4"), 40.5, False),
+        (_quark("fp8_e4m3", "fp8_e4m3"), 72.7, True),
+        (_quark("fp8_e4m3", None), 72.7, False),
+        ({"quant_method": "exl3", "bits": 3.5}, 34.1, False),
+        ({"quant_method": "torchao", "quant_type": "Int4WeightOnlyConfig"}, 39.5, False),
         ("awq", 39.5, False),
         (None, 141.1, False),
     ],

@@ -23,7 +23,7 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KV_HEADS = ("num_key_value_heads", "num_kv_heads", "n_head_kv", "kv_n_heads", "n_kv_heads")
 HEAD_DIM = ("head_dim", "attention_head_dim", "kv_channels")
 VOCABULARY = ("vocab_size", "padded_vocab_size")
-INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim")
+INTERMEDIATE = ("intermediate_size", "ffn_hidden_size", "n_inner", "ffn_dim", "block_ff_dim")
 EXPERTS = ("num_local_experts", "n_routed_experts", "num_experts", "moe_num_experts")
 EXPERTS_USED = (
     "num_experts_per_tok",
@@ -34,7 +34,12 @@ EXPERTS_USED = (
     "moe_k",
 )
 EXPERT_SIZE = ("moe_intermediate_size", "expert_ffn_hidden_size")
-SHARED_EXPERTS = ("n_shared_experts", "num_shared_experts", "moe_num_shared_experts")
+SHARED_EXPERTS = (
+    "n_shared_experts",
+    "num_shared_experts",
+    "num_shared_expert",
+    "moe_num_shared_experts",
+)
 SHARED_SIZE = (
     "shared_expert_intermediate_size",
     "moe_shared_expert_intermediate_size",
@@ -48,6 +53,8 @@ NESTED = ("attn_config", "ffn_config")
 # Two matrices a block instead of three, as nothing gates.
 GATELESS = frozenset(
     [
+        "apertus",
+        "arcee",
         "bloom",
         "codegen",
         "falcon",
@@ -73,18 +80,24 @@ TIED = frozenset(
         "bloom",
         "cohere",
         "cohere2",
+        "ernie4_5",
+        "ernie4_5_moe",
         "falcon",
         "gemma",
         "gemma2",
         "gemma3",
         "gemma3_text",
+        "gemma3n_text",
         "gpt2",
         "gpt_bigcode",
         "gpt_neo",
+        "lfm2",
+        "lfm2_moe",
         "mpt",
         "opt",
         "RefinedWeb",
         "RefinedWebModel",
+        "smollm3",
         "starcoder2",
     ]
 )
@@ -189,6 +202,7 @@ def model_facts(document: Mapping[str, Any], *, source: str, name: str) -> Model
     parts = _Parts(embedding=embedding, head=0.0 if config.is_tied() else embedding)
     if config.kind in LEARNED_POSITIONS:
         parts.embedding += float(config.whole(POSITIONS, default=0)) * config.hidden
+    parts.embedding += config.tables_of_layers()
     kinds = config.kinds()
     for place, kind in enumerate(kinds):
         config.add_layer(parts, place=place, kind=kind)
@@ -273,8 +287,12 @@ class _Config:
         usual = 4 * self.hidden
         self.experts = self.whole(EXPERTS, at_least=0, default=0)
         self.experts = self.experts if self.experts > 1 else 0
-        self.used = self.whole(EXPERTS_USED) if self.experts else 0
-        self.intermediate = self.whole(INTERMEDIATE, default=self.whole(EXPERT_SIZE, default=usual))
+        self.used = self._used() if self.experts else 0
+        # A layer of LongCat is two of attention and two dense ones, beside its experts.
+        self.twice = 2 if self.kind == "longcat_flash" else 1
+        self.intermediate = self._intermediate(
+            self.whole(INTERMEDIATE, default=self.whole(EXPERT_SIZE, default=usual))
+        )
         self.expert_size = self.whole(EXPERT_SIZE, default=self.intermediate)
 
     def whole(
@@ -285,8 +303,14 @@ class _Config:
         at_most: int | None = None,
         default: int | None = None,
     ) -> int:
-        """Return the figure that is there under the first of *names*."""
+        """Return the figure that is there under the first of *names*; of a list of one for each
+        layer the one that all have.
+        """
         name = next((name for name in names if self._entry.has(name)), names[0])
+        listed = self.get(name)
+        if isinstance(listed, list) and listed and all(each == listed[0] for each in listed):
+            entry = Entry({name: listed[0]}, source=self._source)
+            return entry.whole(name, at_least=at_least, at_most=at_most)
         return self._entry.whole(name, at_least=at_least, at_most=at_most, default=default)
 
     def get(self, name: str) -> Any:
@@ -308,7 +332,29 @@ class _Config:
 
     def is_tied(self) -> bool:
         """Tell whether the table of inputs is that of the outputs."""
-        return self._entry.flag("tie_word_embeddings", default=self.kind in TIED)
+        tied = self._entry.flag("tie_embedding", default=self.kind in TIED)
+        return self._entry.flag("tie_word_embeddings", default=tied)
+
+    def tables_of_layers(self) -> float:
+        """Return the parameters of the tables of words that each layer has of its own."""
+        size = self.whole(("hidden_size_per_layer_input",), at_least=0, default=0)
+        if not size:
+            return 0.0
+        words = self.whole(("vocab_size_per_layer_input",), default=self.whole(VOCABULARY))
+        return float(words) * size * self.layers
+
+    def _used(self) -> int:
+        """Return how many experts a token takes that compute something."""
+        used = self.whole(EXPERTS_USED)
+        idle = self.whole(("zero_expert_num",), at_least=0, default=0)
+        return max(round(used * self.experts / (self.experts + idle)), 1)
+
+    def _intermediate(self, size: int) -> int:
+        """Return the size of a block: LFM2 takes two thirds of what it says, made round."""
+        if self.get("block_auto_adjust_ff_dim") is not True:
+            return size
+        multiple = self.whole(("block_multiple_of",), default=256)
+        return -(-(2 * size // 3) // multiple) * multiple
 
     def kinds(self) -> list[str]:
         """Return what each layer does in place of, or as, attention."""
@@ -341,6 +387,9 @@ class _Config:
         those = self.get("attn_layer_indices")
         if isinstance(those, list):
             return "attention" if place in those else "mamba"
+        those = self.get("full_attn_idxs")
+        if isinstance(those, list):
+            return "attention" if place in those else "conv"
         linear = self.get("linear_attn_config")
         if isinstance(linear, Mapping) and isinstance(linear.get("full_attn_layers"), list):
             # Kimi counts from 1.
@@ -367,12 +416,14 @@ class _Config:
     def add_layer(self, parts: _Parts, *, place: int, kind: str) -> None:
         """Add the parameters and the KV cache of one layer to *parts*."""
         if kind in ATTENTION:
-            parts.attention += self._attention()
-            seen = 1.0
+            parts.attention += self.twice * self._attention()
+            if self.kind == "falcon_h1":  # both in each layer, side by side
+                parts.attention += self._recurrent("mamba")
+            seen = float(self.twice)
             window = self._window()
             if kind == "sliding_attention" and window is not None:
                 seen = min(window / CONTEXT, 1.0)
-            parts.kv_values += seen * self._kv_values()
+            parts.kv_values += 0.0 if self._reads_others(place) else seen * self._kv_values()
             parts.compared += seen * self._compared()
         elif kind in RECURRENT:
             parts.attention += self._recurrent(kind)
@@ -383,6 +434,13 @@ class _Config:
             self._add_block(parts, is_sparse=self._is_sparse(place))
         elif kind in ("mlp", "moe"):  # which are layers of their own there
             self._add_block(parts, is_sparse=kind == "moe")
+
+    def _reads_others(self, place: int) -> bool:
+        """Tell whether a layer keeps nothing of a token: it reads what the picture gave, or what
+        another layer keeps.
+        """
+        shared = self.whole(("num_kv_shared_layers",), at_least=0, default=0)
+        return place in (self.get("cross_attention_layers") or ()) or place >= self.layers - shared
 
     def _attention(self) -> float:
         hidden, heads = self.hidden, self.heads
@@ -489,6 +547,10 @@ class _Config:
                 size = self.whole(SHARED_SIZE, default=size)
             parts.dense += self.matrices * self.hidden * size
             return
+        if self.twice > 1:
+            parts.dense += self.twice * self.matrices * self.hidden * self.intermediate
+        if self.get("parallel_attn_mlp_res") is True:  # Arctic's dense block beside the experts
+            parts.dense += self.matrices * self.hidden * self.hidden
         each = self.matrices * self.hidden * self.expert_size
         parts.dense += self.hidden * self.experts + self._shared()
         parts.routed += self.experts * each
@@ -513,7 +575,7 @@ class _Config:
             said.append(
                 f"windows of {window} tokens slide: the KV cache is that of a context of {CONTEXT}"
             )
-        if any(kind in RECURRENT for kind in kinds):
+        if any(kind in RECURRENT for kind in kinds) or self.kind == "falcon_h1":
             said.append(
                 "layers with a state in place of a KV cache: no measurement of such a model was "
                 "used, and the memory of the state is left out"

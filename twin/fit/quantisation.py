@@ -31,7 +31,8 @@ def precision(given: object) -> Precision:
     if not isinstance(given, Mapping):
         bits, is_fp8 = _by_name(str(given).lower())
         return Precision(bits=bits, is_fp8=is_fp8, method=str(given))
-    names = [str(given[key]) for key in ("quant_method", "quant_algo", "fmt") if given.get(key)]
+    named = ("quant_method", "quant_algo", "fmt", "quant_type")
+    names = [str(given[key]) for key in named if given.get(key)]
     method = names[0] if names else str(given.get("format") or "unknown")
     bits, is_fp8 = _bits(given, " ".join(names).lower() or method.lower())
     return Precision(bits=bits, is_fp8=is_fp8, method=method, left=_left(given))
@@ -48,8 +49,13 @@ def _bits(given: Mapping[str, object], names: str) -> tuple[float, bool]:
         return _by_group(next(iter(groups.values())))
     if given.get("load_in_4bit") is True:
         return 4.5, False
+    whole = given.get("global_quant_config")
+    if isinstance(whole, Mapping):
+        return _by_quark(whole)
     for key in BITS:
         bits = given.get(key)
+        if isinstance(bits, float) and 1.0 <= bits <= 16.0:  # a mean over layers
+            return bits, False
         if isinstance(bits, int) and _is_bits(bits):
             size = given.get("group_size", given.get("q_group_size"))
             return bits + _scales(16.0, size), False
@@ -63,6 +69,18 @@ def _is_bits(value: object) -> bool:
 def _scales(bits: float, size: object) -> float:
     """Return the bits of scales for a weight, of which *size* share one."""
     return bits / size if isinstance(size, int) and size > 0 else 0.0
+
+
+def _by_quark(given: Mapping[str, object]) -> tuple[float, bool]:
+    """Return bits and whether it is fp8, of what AMD's quark says of all layers."""
+    kinds = {}
+    for key in ("weight", "input_tensors"):
+        one = given.get(key)
+        one = one[0] if isinstance(one, list) and one else one
+        kinds[key] = str(one.get("dtype")).lower() if isinstance(one, Mapping) else ""
+    # Its four bits are those of OCP, whose scales are of 32 weights each.
+    bits, is_fp8 = _by_name(kinds["weight"].replace("fp4", "mxfp4"))
+    return bits, is_fp8 and kinds["input_tensors"].startswith("fp8")
 
 
 def _by_group(group: object) -> tuple[float, bool]:
