@@ -35,11 +35,12 @@ OF_A_SCRAPE = frozenset(
     {"job", "service", "prometheus", "prometheus_replica", "replica", "__replica__"}
     | {"receive", "tenant_id", "cluster", "monitor", "scrape_job"}
 )
-# Engines of one pod that differ in these are never copies of each other (the last two are Ray's).
+# Engines of one pod that differ in these are no copies of each other by their scrapes (the last two
+# are Ray's).
 RANKS = ("engine", "rank", "dp_rank", "tp_rank", "pp_rank", "ReplicaId", "WorkerId")
 # Ranks that compute the same batch together (tensors, stages, experts, contexts): each tells the
 # gauges of all of them. Those of data parallelism have a batch each. Of others nobody knows: they
-# have one batch if they tell the same of it.
+# have one batch if they tell the same of it, and so have those that count requests each.
 _RANK, _OF_A_BATCH_EACH = re.compile(r".*_rank"), re.compile(r"(?:.*_)?(?:dp|data_parallel)_rank")
 _OF_ONE_BATCH = re.compile(
     r"(?:.*_)?(?:tp|pp|ep|cp|sp|tensor|pipeline|expert|context|sequence|stage)(?:_parallel)?_rank"
@@ -172,7 +173,8 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
     """
     pages: list[_Page] = []
     others: list[tuple[Labels, Process]] = []
-    for target, process in sorted(found, key=lambda one: (-len(one[1].by_quantity), one[0])):
+    apart = _with_batches_of_their_own(sorted(found, key=lambda one: one[0]))
+    for target, process in sorted(apart, key=lambda one: (-len(one[1].by_quantity), one[0])):
         if not tells_of_requests(process):
             others.append((target, process))
             continue
@@ -185,7 +187,7 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
             pages[k] = pages[k].joined(further, process.by_quantity)
     seen: set[Labels] = set()
     alone: list[Process] = []
-    for target, process in _with_batches_of_their_own(sorted(others, key=lambda one: one[0])):
+    for target, process in sorted(others, key=lambda one: one[0]):
         batch = tuple(pair for pair in target if not _OF_ONE_BATCH.fullmatch(pair[0]))
         if not pages and batch not in seen:
             seen.add(batch)
@@ -218,28 +220,32 @@ def _whole(found: list[tuple[Labels, Process]]) -> list[Process]:
 
 
 def _with_batches_of_their_own(
-    others: Sequence[tuple[Labels, Process]],
-) -> list[tuple[Labels, Process]]:
-    """Return *others* without those that differ from one before in a rank of which nobody knows
-    what it stands for, and tell the same.
+    found: Sequence[tuple[Labels, Process]],
+) -> Sequence[tuple[Labels, Process]]:
+    """Return *found* without those that differ from one before in a rank, other than that of a
+    batch of its own, and tell the same: each may count the requests of all.
     """
+    if len(found) == 1:
+        return found
     kept: list[tuple[Labels, Process]] = []
     known: dict[Labels, list[Mapping[str, object]]] = defaultdict(list)
-    for target, process in others:
+    for target, process in found:
+        batch = tuple(pair for pair in target if not _may_be_of_one_batch(pair[0]))
+        if len(batch) == len(target):
+            kept.append((target, process))
+            continue
         told = {
             quantity: sorted((own, [value for _, value in points]) for own, points in of.items())
             for quantity, of in process.by_quantity.items()
         }
-        of_it = known[tuple(pair for pair in target if not _of_unknown_rank(pair[0]))]
-        if told not in of_it:
-            of_it.append(told)
+        if told not in known[batch]:
+            known[batch].append(told)
             kept.append((target, process))
     return kept
 
 
-def _of_unknown_rank(label: str) -> bool:
-    of = (_OF_ONE_BATCH, _OF_A_BATCH_EACH)
-    return bool(_RANK.fullmatch(label)) and not any(one.fullmatch(label) for one in of)
+def _may_be_of_one_batch(label: str) -> bool:
+    return bool(_RANK.fullmatch(label)) and not _OF_A_BATCH_EACH.fullmatch(label)
 
 
 def tells_of_requests(process: Process) -> bool:

@@ -589,6 +589,27 @@ def test_gauges_alone_do_not_tell_that_nothing_came() -> None:
     assert "1 of 2 ready pods report" in both.warnings[0]
 
 
+@pytest.mark.parametrize(
+    ("data_rank", "requests_rpm", "running"), [("tp_rank", 60.0, 4), ("dp_rank", 120.0, 8)]
+)
+def test_ranks_that_each_count_the_requests_of_all_count_once(
+    data_rank: str, requests_rpm: float, running: int
+) -> None:
+    """SGLang with metrics of all schedulers: a replica of four GPUs seemed to get four times its
+    load. Ranks of data parallelism may be as like each other as they please.
+    """
+    samples = [Sample(one.t_s, {**one.told, "running": 4.0}) for one in steady(rps=1.0)]
+    series: list[Series] = []
+    for rank in range(2):
+        for scheduler in range(2):
+            labels = {"tp_rank": str(scheduler), "pp_rank": "0", data_rank: str(rank)}
+            series += series_of(samples, labels=labels)
+    found = told_of({"a": series}, pod("a"))
+    assert rate_rpm(found) == pytest.approx(requests_rpm)
+    (seen_there,) = found.pods.values()
+    assert seen_there.running == running
+
+
 @pytest.mark.parametrize("tensor_ranks", [1, 2])
 def test_gauges_under_further_labels_of_the_same_page_are_of_the_same_engine(
     tensor_ranks: int,
