@@ -274,19 +274,21 @@ class Controller:
         return record, replace(memory, policy_state=state)
 
     def _known(self, snapshot: Snapshot) -> SystemData:
-        """Return what the policy is to know: in mode "export", that every server stays on its
-        accelerator, at its batch.
+        """Return what the policy is to know: the batch of each server whose batch is fixed; in mode
+        "export", that every server stays on its accelerator, at its batch.
         """
-        system = self._system
-        if self._settings.mode != "export":
-            return system
+        system, stays = self._system, self._settings.mode == "export"
         servers = dict(system.servers)
         for name, view in snapshot.servers.items():
+            if not (stays or view.batch_fixed):
+                continue
             base = servers.get(name) or ServerData(name=name, model=view.model)
             servers[name] = replace(
-                base, keep_accelerator=True, max_batch=view.max_batch or base.max_batch
+                base,
+                keep_accelerator=stays or base.keep_accelerator,
+                max_batch=view.max_batch or base.max_batch,
             )
-        return replace(system, servers=servers)
+        return system if servers == system.servers else replace(system, servers=servers)
 
     def _act(self, record: CycleRecord) -> CycleRecord:
         # Who pauses the loop while it decides wants this cycle to change nothing either.

@@ -161,7 +161,8 @@ class ServerView(OfPools):
     none), load_age_s how old its newest sample is (None: it has no age), sample_age_s how old the
     gauges are (None: nobody sampled them, they mean nothing). cache_hit_share is the
     share of the prompt tokens that were found in the prefix cache. gpus_per_replica is how many
-    GPUs a replica has on any accelerator (None: as many as the accelerator needs). gpus_reachable
+    GPUs a replica has on any accelerator (None: as many as the accelerator needs). batch_fixed: its
+    max batch stays as it is, whatever is decided. gpus_reachable
     are the GPUs of each type that its pods can be put on (None: all there are). hold is why
     nothing may be asked for this server, whatever a policy decides (None: it may). grace_s is how
     long a pod that ends has for the answers in it (None: as long as it takes). percentiles_ms are
@@ -210,6 +211,7 @@ class ServerView(OfPools):
     sample_age_s: float | None = None
     cache_hit_share: float | None = None
     gpus_per_replica: int | None = None
+    batch_fixed: bool = False
     gpus_reachable: Mapping[str, int] | None = None
     hold: Why | None = None
     grace_s: float | None = None

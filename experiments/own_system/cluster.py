@@ -11,8 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from experiments.datasheet_files import BATCH_MAX, TOKEN_BUDGET, scheduling_of
-from loop.backends.kube.adoption import BATCH_ARGUMENTS
 from loop.backends.kube.arguments import (
+    BATCH_ARGUMENTS,
     GPU_RESOURCES,
     TENSOR_PARALLEL,
     command_words,

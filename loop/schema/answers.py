@@ -103,6 +103,7 @@ class ServerLine(Answer):
     min_replicas: int
     max_replicas: int | None
     gpus_per_replica: int | None
+    batch_fixed: bool
     gpus_reachable: dict[str, int] | None
     missing: MissingReplicas | None
     grace_s: float | None

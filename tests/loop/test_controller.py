@@ -371,3 +371,16 @@ def test_a_simulated_capacity_is_the_world_and_no_fault_of_the_data() -> None:
     """A node that fails in a scenario is meant to."""
     record = controller(FakeBackend([server_view()], capacity={"H100": 1})).cycle(60.0)
     assert not [line for line in record.warnings if "capacity" in line]
+
+
+def test_a_batch_that_stays_as_it_is_is_what_replicas_are_counted_by() -> None:
+    """A replica was planned to take as many at a time as would be best, which nobody gave it."""
+    busy = Load(rate_rpm=600.0, in_tokens=512.0, out_tokens=256.0)
+    found = {}
+    for fixed in (False, True):
+        view = server_view(load=busy, max_batch=8, batch_fixed=fixed)
+        record = controller(FakeBackend([view]), policy=make_policy("slo")).cycle(60.0)
+        assert record.decision is not None
+        found[fixed] = record.decision.targets["s1"]
+    assert found[False].max_batch > 8 == found[True].max_batch
+    assert found[True].replicas > found[False].replicas

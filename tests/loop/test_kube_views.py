@@ -4,6 +4,8 @@ something is wrong.
 
 from __future__ import annotations
 
+import pytest
+
 from loop.backends.kube import labels as names
 from loop.backends.kube.views import Sight, server_view
 from loop.signals.demand import Figures, Gauges
@@ -98,7 +100,42 @@ def test_the_batch_size_in_force_is_that_of_the_command_line_where_it_is_written
     old = pod("a", spec={"containers": [{"name": "vllm", "args": ["--max-num-seqs=32"]}]})
     one = server(old, pod("b"), annotations={names.APPLY_MAX_BATCH: "--max-num-seqs"})
     assert [each.max_batch for each in server_view(one, Sight()).pods] == [32, 64]
-    assert [each.max_batch for each in server_view(server(old), Sight()).pods] == [64]
+    # Without the annotation nobody writes it there, and it is no less in force.
+    assert [each.max_batch for each in server_view(server(old), Sight()).pods] == [32]
+    assert not server_view(one, Sight()).batch_fixed
+
+
+@pytest.mark.parametrize(
+    ("containers", "annotations", "batch", "fixed"),
+    [
+        ([{"name": "vllm", "args": ["--max-num-seqs=32"]}], {}, 32, True),
+        ([{"name": "sgl", "args": ["--max-running-requests", "16"]}], {}, 16, True),
+        ([{"name": "vllm", "args": ["--max-num-seqs=$(SEQS)"]}], {}, 64, False),
+        ([{"name": "vllm", "args": ["--max-model-len=8192"]}], {}, 64, False),
+        ([{"name": "vllm"}], {}, 64, False),
+        (
+            [{"name": "vllm", "args": ["--max-num-seqs=32"]}],
+            {names.APPLY_MAX_BATCH: "--max-num-seqs"},
+            32,
+            False,
+        ),
+    ],
+)
+def test_a_batch_that_nobody_changes_is_that_of_the_command_line(
+    containers: list[dict[str, object]], annotations: dict[str, str], batch: int, fixed: bool
+) -> None:
+    """The label said 117 once the loop had written it, and the engine took 32: too few replicas."""
+    one = server(
+        annotations=annotations,
+        spec={
+            "template": {
+                "metadata": {"labels": {"app": "dep1"}},
+                "spec": {"containers": containers},
+            }
+        },
+    )
+    view = server_view(one, Sight())
+    assert (view.max_batch, view.batch_fixed) == (batch, fixed)
 
 
 def test_nothing_is_asked_for_what_is_being_deleted() -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube import labels as names
-from loop.backends.kube.arguments import value_of
+from loop.backends.kube.arguments import BATCH_ARGUMENTS, batch_of
 from loop.backends.kube.checkup import data_finding
 from loop.backends.kube.nodes import read_node
 from loop.backends.kube.patches import gpu_text
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Json = Mapping[str, Any]
 
 # How vLLM, SGLang and TGI are told the most requests that run at a time.
-BATCH_ARGUMENTS = ("--max-num-seqs", "--max-running-requests", "--max-batch-size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,8 +68,7 @@ def adoption(
         if problem := names.value_problem(value):
             raise SpecError(f"{one.place}: label {key}: {problem}")
     containers = one.pod_spec.get("containers") or ()
-    told = [(name, value_of(containers, name)) for name in BATCH_ARGUMENTS]
-    batch = next(((name, value) for name, value in told if value is not None), None)
+    batch = batch_of(containers)
     if batch is not None:
         labels[names.MAX_BATCH] = str(batch[1])
         notes.append(

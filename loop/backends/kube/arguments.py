@@ -83,6 +83,10 @@ def is_gpu(resource: str) -> bool:
     return resource in GPU_RESOURCES or _PART.fullmatch(resource) is not None
 
 
+# By which engines are told their batch size: vLLM, SGLang, TensorRT-LLM.
+BATCH_ARGUMENTS = ("--max-num-seqs", "--max-running-requests", "--max-batch-size")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
     """Where a setting stands: in which list of which container, in which word, and its value.
@@ -208,6 +212,16 @@ def value_of(containers: Sequence[Json], argument: str, *, container: str = "") 
     """Return the number that *argument* has, None if it has none."""
     place = find(containers, argument, container=container)
     return int(place.value) if place is not None and place.value else None
+
+
+def batch_of(containers: Sequence[Json]) -> tuple[str, int] | None:
+    """Return by which argument the engine in *containers* is told its batch size, and how large it
+    is.
+    """
+    if not any("max" in word for one in containers for word in _words(one)):
+        return None
+    told = ((name, value_of(containers, name)) for name in BATCH_ARGUMENTS)
+    return next(((name, value) for name, value in told if value), None)
 
 
 def text_of(containers: Sequence[Json], argument: str) -> str:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import (
     GpuLimit,
+    batch_of,
     command_words,
     gpu_limit,
     gpu_limits,
@@ -120,6 +121,16 @@ class Deployment:
         """
         asked = self.gpus
         return None if asked is None or self.applies_gpus else asked.count
+
+    @property
+    def batch_fixed(self) -> str:
+        """Return the argument that tells the engine its batch size, which nobody has said that the
+        loop may change: it stays as it is, whatever is decided. "" if there is none.
+        """
+        if self.annotations.get(names.APPLY_MAX_BATCH, "").strip():
+            return ""
+        told = batch_of(self.pod_spec.get("containers") or ())
+        return told[0] if told else ""
 
     @property
     def applies_gpus(self) -> bool:
@@ -298,10 +309,11 @@ def as_text(value: object) -> str:
 
 
 def batch_in_force(annotations: Mapping[str, str], pod_spec: Json) -> int | None:
-    """Return the batch size in force in pods of *pod_spec*, if it is the loop's to write there."""
+    """Return the batch size in force in pods of *pod_spec*, as their command line tells it."""
     argument = annotations.get(names.APPLY_MAX_BATCH, "").strip()
     if not argument:
-        return None
+        told = batch_of(pod_spec.get("containers") or ())
+        return told and told[1]
     container = annotations.get(names.APPLY_CONTAINER, "")
     return value_of(pod_spec.get("containers") or (), argument, container=container)
 

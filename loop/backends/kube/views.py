@@ -96,6 +96,7 @@ def server_view(
         replicas_min=low,
         replicas_max=high,
         gpus_per_replica=one.gpus_fixed,
+        batch_fixed=bool(one.batch_fixed),
         gpus_reachable=gpus_reachable,
         grace_s=one.grace_s,
         missing=missing,
