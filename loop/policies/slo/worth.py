@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 QUANTILE_MIN, QUANTILE_MAX = 0.5, 0.98
 OVERLOAD = 0.3
+# The same, of a load of which nobody knows what it will be: where that has gone, it stays, and its
+# queue grows until further pods are ready.
+OVERLOAD_UNSURE = 0.15
 # of a request within its targets, what one is worth that comes late
 LATE = 0.1
 # Of the margin that pays, so much is had in any case: what is a little too much for a while, queues
@@ -41,7 +44,8 @@ MET_CENTS_LOWEST = 0.5
 class Worth:
     """What a replica costs [cents/h], and a request that meets its targets is worth [cents].
 
-    Replicas that get more than they can take fail nearly all requests when that is OVERLOAD more.
+    Replicas that get more than they can take fail nearly all requests when that is OVERLOAD more,
+    and OVERLOAD_UNSURE of a load that is unsure.
     """
 
     replica_cents_per_h: float
@@ -56,10 +60,13 @@ class Worth:
             return QUANTILE_MIN
         return min(max(1.0 - self.replica_cents_per_h / saved, QUANTILE_MIN), QUANTILE_MAX)
 
-    def missed_rpm(self, rates: Floats, capacities: Floats) -> Floats:
-        """Return how many requests a minute miss their targets, where *capacities* meet *rates*."""
+    def missed_rpm(self, rates: Floats, capacities: Floats, *, unsure: float = 0.0) -> Floats:
+        """Return how many requests a minute miss their targets, where *capacities* meet *rates*.
+        *unsure*: how far nobody knows what the load will be, 0 to 1.
+        """
+        overload = OVERLOAD + unsure * (OVERLOAD_UNSURE - OVERLOAD)
         beyond = rates / np.maximum(capacities, 1e-9) - 1.0
-        return rates * np.clip(beyond / OVERLOAD, 0.0, 1.0)
+        return rates * np.clip(beyond / overload, 0.0, 1.0)
 
     def rate_rpm(self, found: Forecast, *, replica_rpm: float, within: float = 0.0) -> float:
         """Return the load to have replicas for: the number that costs least with the requests that
@@ -76,7 +83,7 @@ class Worth:
         else:
             counts = np.unique(np.linspace(fewest, most, COUNTS_MAX).astype(np.int64))
         capacities = np.multiply.outer(counts, np.array([replica_rpm]))
-        missed = self.missed_rpm(futures, capacities)
+        missed = self.missed_rpm(futures, capacities, unsure=found.unsure)
         cost = self.replica_cents_per_h * counts + 60.0 * self.met_cents * missed.mean(axis=1)
         best = int(counts[int(np.argmin(cost))])
         if best <= fewest:
