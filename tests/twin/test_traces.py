@@ -45,6 +45,50 @@ def test_azure_times_are_read_with_and_without_an_offset(tmp_path: Path):
     assert (trace.in_tokens, trace.out_tokens) == (782 / 3, 154 / 3)
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "timestamp,contexttokens,generatedtokens\n",
+        "timestamp,context_tokens,generated_tokens\n",
+        "Time Stamp,Context Tokens,Generated Tokens\n",
+    ],
+)
+@pytest.mark.parametrize("rows", [3, 3000])
+def test_columns_are_known_however_they_are_written(tmp_path: Path, header: str, rows: int):
+    """Tools that copy a trace rename its columns by habits of their own."""
+    row = "2023-11-16 23:{:02d}:{:02d},374,44\n"
+    text = "".join(row.format(n // 60, n % 60) for n in range(rows))
+    copied, plain = (read_trace(write(tmp_path, head + text)) for head in (header, AZURE))
+    assert copied.times_s.tolist() == plain.times_s.tolist()
+    assert copied.prompt_tokens.tolist() == plain.prompt_tokens.tolist()
+
+
+def test_of_columns_that_differ_in_writing_alone_the_one_of_the_format_is_read(tmp_path: Path):
+    """Else a file of two would be read by chance."""
+    header = "TIMESTAMP,contexttokens,ContextTokens,GeneratedTokens\n"
+    trace = read_trace(write(tmp_path, header + "2023-11-16,1,2,3\n2023-11-17,1,2,3\n"))
+    assert trace.prompt_tokens.tolist() == [2, 2]
+
+
+@pytest.mark.parametrize("indent", [None, 2])
+@pytest.mark.parametrize("also", [{}, {"chat_id": 1}])
+def test_json_lines_may_come_as_one_array(tmp_path: Path, indent: int | None, also: dict[str, int]):
+    """Many tools write them so; blocks and units are those of the lines."""
+    entries = [
+        {"timestamp": at, "input_length": 1024, "output_length": 5, "hash_ids": [at, 7], **also}
+        for at in (0, 3000, 5000)
+    ]
+    lines = read_trace(write(tmp_path, "\n".join(map(json.dumps, entries)), "trace.jsonl"))
+    found = read_trace(write(tmp_path, json.dumps(entries, indent=indent), "trace.json"))
+    assert found.times_s.tolist() == lines.times_s.tolist()
+    assert found.prompt_tokens.tolist() == lines.prompt_tokens.tolist()
+    wrong = [*entries, {"timestamp": 1}]
+    with pytest.raises(SpecError, match=r"entry 4: expected a JSON object with timestamp"):
+        read_trace(write(tmp_path, json.dumps(wrong, indent=indent), "trace.json"))
+    with pytest.raises(SpecError, match=r"trace.json: expected a JSON array, found "):
+        read_trace(write(tmp_path, json.dumps(entries, indent=indent)[:-9], "trace.json"))
+
+
 def test_mooncake_times_are_milliseconds(tmp_path: Path):
     """Its JSON lines carry more fields than are needed."""
     text = (

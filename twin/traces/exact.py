@@ -85,21 +85,16 @@ def _complete(lines: Iterable[str], source: str, delimiter: str) -> Iterator[tup
 
 
 def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
-    """Return the columns of JSON lines. Raise SpecError at the first line that is wrong."""
+    """Return the columns of JSON lines, or of one array. Raise SpecError at the first entry that is
+    wrong.
+    """
     times_s, prompts, outputs = array("d"), array("i"), array("i")
     blocks, counts = array("q"), array("i")
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        where = f"{source}: line {number}"
-        try:
-            entry: Any = json.loads(line)
-        except (ValueError, RecursionError):
-            entry = None
+    for where, entry, text in _entries(source, lines):
         names = (form.time, form.prompt, form.output)
         if not isinstance(entry, dict) or any(name not in entry for name in names):
             expected = f"a JSON object with {', '.join(names)}"
-            found = line.rstrip("\r\n")[:LONGEST_FOUND]
+            found = text.rstrip("\r\n")[:LONGEST_FOUND]
             raise SpecError(f"{where}: expected {expected}, found {found!r}")
         times_s.append(_finite(where, form.time, str(entry[form.time]), float))
         prompts.append(_count(where, form.prompt, str(entry[form.prompt])))
@@ -114,6 +109,35 @@ def read_json_rows(source: str, lines: Iterable[str], form: Format) -> Columns:
         blocks=np.array(blocks, dtype=np.int64),
         block_counts=np.array(counts, dtype=np.int32),
     )
+
+
+def _entries(source: str, lines: Iterable[str]) -> Iterator[tuple[str, Any, str]]:
+    """Yield where each entry is, itself, and its text."""
+    numbered = enumerate(lines, start=1)
+    for number, line in numbered:
+        if not line.strip():
+            continue
+        if line.lstrip().startswith("["):
+            rest = "".join(line for _, line in numbered)
+            for place, entry in enumerate(array_of(source, line + rest), start=1):
+                yield f"{source}: entry {place}", entry, str(entry)
+            return
+        try:
+            entry = json.loads(line)
+        except (ValueError, RecursionError):
+            entry = None
+        yield f"{source}: line {number}", entry, line
+
+
+def array_of(source: str, text: str) -> list[Any]:
+    """Return what *text*, a JSON array, holds. Raise SpecError if it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        told = error if isinstance(error, json.JSONDecodeError) else "what no reader takes"
+        raise SpecError(f"{source}: expected a JSON array, found {told}") from None
+    assert isinstance(found, list)  # by its bracket
+    return found
 
 
 def _blocks(where: str, column: str, found: object) -> list[int]:

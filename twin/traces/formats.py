@@ -4,8 +4,8 @@ reads traces of a form of one's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal, get_args
@@ -137,11 +137,37 @@ def unit_since_1970(first: float) -> TraceUnit | None:
     return next(units, None)
 
 
+def as_written(form: Format, header: Collection[str]) -> Format:
+    """Return *form* with its columns named as *header* has them: in any case, with or without
+    spaces and underscores.
+    """
+
+    def written(column: str) -> str:
+        same = [name for name in header if _folded(name) == _folded(column)]
+        return same[0] if column not in header and len(same) == 1 else column
+
+    return replace(
+        form,
+        time=written(form.time),
+        prompt=written(form.prompt),
+        output=written(form.output),
+        model=form.model and written(form.model),
+        also=tuple(map(written, form.also)),
+    )
+
+
+def _folded(name: str) -> str:
+    return "".join(letter for letter in name.lower() if letter.isalnum())
+
+
 def recognise_columns(source: str, header: set[str], first_line: str) -> str:
     """Return the CSV format that has all of its columns in *header*. Raise SpecError."""
     of_csv = {name: form for name, form in FORMATS.items() if not form.lines}
     for name, form in of_csv.items():
         if header.issuperset(form.columns):
+            return name
+    for name, form in of_csv.items():
+        if header.issuperset(as_written(form, header).columns):
             return name
     if {name.lower() for name in header}.issuperset(LOG_COLUMNS):
         return "log"

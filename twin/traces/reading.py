@@ -22,7 +22,7 @@ from twin.fit.logs import read_logs
 from twin.fit.request_csv import GZIPPED, delimiter_of
 from twin.registry import name_of
 from twin.spec import SpecError
-from twin.traces.exact import header_of, read_csv_rows, read_json_rows, times_are_dates
+from twin.traces.exact import array_of, header_of, read_csv_rows, read_json_rows, times_are_dates
 from twin.traces.formats import (
     FORMATS,
     OF_TODAY_S,
@@ -31,6 +31,7 @@ from twin.traces.formats import (
     Format,
     TraceReader,
     TraceUnit,
+    as_written,
     format_of,
     recognise_columns,
     recognise_keys,
@@ -65,7 +66,7 @@ def read_trace(
     if callable(kind):
         return _own_trace(path, kind, model=model, unit=unit, spread=spread)
     first = _first_line(path)
-    kind = kind or _recognise(path.name, first)
+    kind = kind or _recognise(path, first)
     if kind == "log":
         return _log_trace(path, model=model, unit=unit, spread=spread)
     form = _timed(path, FORMATS[kind] if isinstance(kind, str) else kind, first)
@@ -154,9 +155,12 @@ def _log_trace(path: Path, *, model: str | None, unit: TraceUnit | None, spread:
 
 
 def _timed(path: Path, form: Format, first: str) -> Format:
-    """Return *form* with times as its first row has them: dates, or numbers."""
+    """Return *form* with its columns as the header names them, and times as its first row has
+    them: dates, or numbers.
+    """
     if form.lines:
         return form
+    form = as_written(form, header_of(first))
     try:
         with _opened(path) as text:
             rows = csv.reader(text, delimiter=delimiter_of(first))
@@ -200,17 +204,30 @@ def _unreadable(path: Path, error: Exception) -> SpecError:
     return SpecError(f"{path}: expected a request trace (text in UTF-8), found {unreadable(error)}")
 
 
-def _recognise(source: str, first: str) -> str:
+def _recognise(path: Path, first: str) -> str:
     begin = first.strip()
-    if begin in ("{", "["):  # of a document of many lines, which no trace is
+    if begin == "{":  # of a document of many lines, which no trace is
         return "log"
+    if begin.startswith("["):
+        keys = _keys_of_array(path)
+        return recognise_keys(keys) if keys.issuperset(FORMATS["mooncake"].columns) else "log"
     if not begin.startswith("{"):
-        return recognise_columns(source, set(header_of(first)), first)
+        return recognise_columns(path.name, set(header_of(first)), first)
     try:
         keys = set(json.loads(first))
     except (ValueError, RecursionError):
         keys = set()
     return recognise_keys(keys)
+
+
+def _keys_of_array(path: Path) -> set[str]:
+    """Return the keys of the first entry of an array."""
+    try:
+        with _opened(path) as text:
+            entries = array_of(path.name, text.read())
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+    return set(entries[0]) if entries and isinstance(entries[0], dict) else set()
 
 
 def _fast(path: Path, form: Format, first: str) -> Columns | None:
@@ -219,7 +236,7 @@ def _fast(path: Path, form: Format, first: str) -> Columns | None:
         return None
     try:
         if form.lines:
-            return _fast_lines(path, form)
+            return None if first.lstrip().startswith("[") else _fast_lines(path, form)
         header = header_of(first)
         if any(header.count(column) != 1 for column in form.columns):
             return None
