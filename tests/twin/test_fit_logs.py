@@ -8,14 +8,17 @@ import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
 
+from tests.twin.mutations import mutated
 from twin.fit.logs import left_out, read_logs, with_points_together
 from twin.spec import SpecError
 
+LOGS = Path(__file__).parent / "logs"
 START_S = 1_790_000_000.25
 # queued, first token, last token [s], tokens in and out.
 REQUESTS = [(0.0, 0.5, 1.5, 100, 11), (2.0, 2.25, 2.5, 50, 6), (3.0, 3.5, 3.5, 70, 1)]
@@ -506,3 +509,25 @@ def test_a_table_of_points_has_the_separators_of_a_log(tmp_path: Path, mark: str
     text = "\r\n".join(f'"{line}"' if '"' in mark else line for line in lines)
     [rows] = read_logs(write(tmp_path, "points.csv", text))
     assert [point.rate_rps for point in rows.points] == [1.0, 2.0]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in LOGS.iterdir()))
+def test_whatever_is_wrong_in_a_log_is_told_in_one_line(tmp_path: Path, name: str) -> None:
+    """Logs are cut, merged and edited; 40 of them in which values are others, or gone."""
+    text = (LOGS / name).read_text(encoding="utf-8")
+    is_lines = name.endswith(".jsonl")
+    document = [json.loads(line) for line in text.splitlines()] if is_lines else json.loads(text)
+    rng = Random(name)
+    for _ in range(40):
+        wrong = mutated(document, rng)
+        path = write(tmp_path, name, "\n".join(map(json.dumps, wrong)) if is_lines else wrong)
+        logs, told = [], ""
+        try:
+            logs = read_logs(path)
+        except SpecError as error:
+            told = str(error)
+        assert "\n" not in told
+        for rows in logs:
+            assert np.isfinite([rows.queued_s, rows.first_token_s, rows.last_token_s]).all()
+            assert (rows.first_token_s >= rows.queued_s).all()
+            assert (rows.output_tokens >= 1).all()

@@ -4,10 +4,12 @@ counted here.
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 import pytest
 
+from tests.twin.mutations import mutated
 from twin.fit.model_config import model_facts
 from twin.spec import SpecError
 
@@ -358,3 +360,21 @@ def test_what_cannot_be_counted_is_told(config: Json, line: str) -> None:
     with pytest.raises(SpecError) as caught:
         model_facts(config, source="config.json", name="m")
     assert str(caught.value).startswith(line)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_whatever_is_wrong_in_a_config_is_told_in_one_line(name: str) -> None:
+    """Fifteen of each family in which values are others, or gone: figures, or what is wrong."""
+    rng = Random(name)
+    for _ in range(15):
+        config = mutated(FAMILIES[name][0] | {"architectures": ["SomeForCausalLM"]}, rng)
+        found, told = None, ""
+        try:
+            found = model_facts(config, source="config.json", name=name)
+        except SpecError as error:
+            told = str(error)
+        assert "\n" not in told
+        if found is not None:
+            assert 0.0 < found.active <= found.parameters * 1.000001 < float("inf")
+            assert found.kv_values > 0
+            assert found.used <= found.experts

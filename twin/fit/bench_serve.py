@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from twin.fit.json_figures import finite, log_of, point_rows, shape
+from twin.fit.json_figures import entries, finite, log_of, point_rows, shape
 from twin.fit.points import Latency, OperatingPoint, Percentile
 from twin.fit.request_csv import RequestRows
 from twin.spec import SpecError
@@ -67,7 +67,13 @@ def _means(document: Json, *, source: str) -> RequestRows:
     lost = document.get("failed")
     if lost is None and isinstance(asked, int):
         lost = max(asked - int(completed), 0)
-    return point_rows(source, point, ttft_s=ttft_s, e2e_s=e2e_s, failed=int(lost or 0))
+    return point_rows(
+        source,
+        point,
+        ttft_s=ttft_s,
+        e2e_s=e2e_s,
+        failed=int(finite(lost or 0, where=f"{source}: failed")),
+    )
 
 
 def _percentiles(document: Json, *, source: str) -> Iterator[Percentile]:
@@ -110,9 +116,11 @@ def _requests(document: Json, *, source: str) -> RequestRows:
         for name in ("start_times", "ttfts", "itls", "input_lens", "output_lens")
     ]
     count = len(columns[0])
-    errors = document.get("errors") or [""] * count
+    errors = entries(document, "errors", where=source) or [""] * count
     for name, column in zip(
-        ("ttfts", "itls", "input_lens", "output_lens"), columns[1:], strict=True
+        ("ttfts", "itls", "input_lens", "output_lens", "errors"),
+        [*columns[1:], errors],
+        strict=True,
     ):
         if len(column) != count:
             raise SpecError(f"{source}: {name}: expected {count} entries, found {len(column)}")
@@ -128,7 +136,8 @@ def _requests(document: Json, *, source: str) -> RequestRows:
         gaps = itls if isinstance(itls, list) else [itls]
         first_s = start_s + ttft_s
         last_s = first_s + math.fsum(finite(gap, where=where) for gap in gaps)
-        requests.append((number, [start_s, first_s, last_s, float(prompt), float(output)]))
+        tokens = (finite(each, where=f"{where}: tokens") for each in (prompt, output))
+        requests.append((number, [start_s, first_s, last_s, *tokens]))
     return log_of(source, requests, failed=failed)
 
 

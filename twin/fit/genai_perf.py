@@ -8,7 +8,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from twin.fit.json_figures import Figures, finite, log_of, point_rows, shape
+from twin.fit.json_figures import (
+    Figures,
+    entries,
+    finite,
+    log_of,
+    member,
+    objects,
+    point_rows,
+    shape,
+)
 from twin.fit.points import Latency, OperatingPoint, Percentile
 from twin.fit.request_csv import RequestRows
 from twin.spec import SpecError
@@ -40,7 +49,7 @@ def read_summary(document: Json, *, source: str) -> RequestRows:
     """
     ttft_s, e2e_s = (_summed_s(document, name, "avg", source=source) for name in ("ttft", "e2e"))
     prompt, output = (
-        finite((document.get(name) or {}).get("avg"), where=f"{source}: {name}: avg")
+        finite(member(document, name, where=source).get("avg"), where=f"{source}: {name}: avg")
         for name in ("input_sequence_length", "output_sequence_length")
     )
     percentiles = [
@@ -51,10 +60,10 @@ def read_summary(document: Json, *, source: str) -> RequestRows:
         )
         for name, long in SUMMED.items()
         for label in PERCENTILES
-        if (document.get(long) or {}).get(label)
+        if member(document, long, where=source).get(label)
     ]
     rate, users = _load(document, source=source)
-    failed = (document.get("error_request_count") or {}).get("avg") or 0
+    failed = member(document, "error_request_count", where=source).get("avg") or 0
     point = OperatingPoint(
         rate_rps=rate,
         users=users,
@@ -62,7 +71,13 @@ def read_summary(document: Json, *, source: str) -> RequestRows:
         output_tokens=max(output, 1.0),
         percentiles=tuple(percentiles),
     )
-    return point_rows(source, point, ttft_s=ttft_s, e2e_s=e2e_s, failed=int(failed))
+    return point_rows(
+        source,
+        point,
+        ttft_s=ttft_s,
+        e2e_s=e2e_s,
+        failed=int(finite(failed, where=f"{source}: error_request_count: avg")),
+    )
 
 
 def _summed_s(document: Json, name: Latency, label: str, *, source: str) -> float:
@@ -86,7 +101,7 @@ def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
             return (float(value), None) if key == "request_rate" else (None, int(value))
-    throughput = (document.get("request_throughput") or {}).get("avg")
+    throughput = member(document, "request_throughput", where=source).get("avg")
     if not throughput:
         raise SpecError(
             f"{source}: expected a concurrency or request_rate in input_config, or a "
@@ -116,12 +131,13 @@ def read_perf_analyzer(document: Json, *, source: str) -> list[RequestRows]:
     engines send them.
     """
     logs = []
-    experiments = document["experiments"]
+    experiments = objects(document["experiments"], where=f"{source}: experiment")
     for place, experiment in enumerate(experiments, 1):
         requests, failed = [], 0
-        sent = experiment.get("requests") or []
-        for index, request in enumerate(sent, 1):
-            where = f"{source}: experiment {place}: request {index}"
+        of_run = f"{source}: experiment {place}"
+        sent = entries(experiment, "requests", where=of_run)
+        for index, request in enumerate(objects(sent, where=f"{of_run}: request"), 1):
+            where = f"{of_run}: request {index}"
             figures = _perf_request(request, base_ns=sent[0].get("timestamp"), where=where)
             if figures is None:
                 failed += 1
@@ -129,14 +145,16 @@ def read_perf_analyzer(document: Json, *, source: str) -> list[RequestRows]:
                 requests.append((index, figures))
         run = f"experiment {place}" if len(experiments) > 1 else ""
         logs.append(log_of(source, requests, failed=failed, run=run))
+    if not logs:
+        raise SpecError(f"{source}: experiments: expected some, found none")
     return logs
 
 
 def _perf_request(request: Json, *, base_ns: object, where: str) -> Figures | None:
     """Return the figures of *request*, None if it had no answer."""
-    times = request.get("response_timestamps") or []
-    outputs = request.get("response_outputs") or []
-    prompt, output = request.get("request_inputs", {}).get("input_ids"), None
+    times = entries(request, "response_timestamps", where=where)
+    outputs = entries(request, "response_outputs", where=where)
+    prompt, output = member(request, "request_inputs", where=where).get("input_ids"), None
     prompt = len(prompt) if isinstance(prompt, list) else None
     came: list[int] = []
     for time_ns, sent in zip(times, outputs, strict=False):
@@ -147,7 +165,7 @@ def _perf_request(request: Json, *, base_ns: object, where: str) -> Figures | No
             usage = piece.get("usage")
             if isinstance(usage, Mapping):
                 prompt, output = usage.get("prompt_tokens"), usage.get("completion_tokens")
-        came += [time_ns] * sum(_has_text(piece) for piece in pieces)
+        came += [time_ns] * sum(_has_text(piece, where=where) for piece in pieces)
     if not came or output == 0:
         return None
     if prompt is None:
@@ -159,7 +177,8 @@ def _perf_request(request: Json, *, base_ns: object, where: str) -> Figures | No
         _since_s(time_ns, base_ns, where=where)
         for time_ns in (request.get("timestamp"), came[0], came[-1])
     ]
-    return [*times_s, float(prompt), float(output if output is not None else len(came))]
+    tokens = (prompt, len(came) if output is None else output)
+    return [*times_s, *(finite(each, where=f"{where}: usage") for each in tokens)]
 
 
 def _pieces(sent: object) -> Iterator[Json]:
@@ -182,12 +201,13 @@ def _pieces(sent: object) -> Iterator[Json]:
             yield value
 
 
-def _has_text(piece: Json) -> bool:
+def _has_text(piece: Json, *, where: str) -> bool:
     """Tell whether text came, of a chat, a completion, or Triton."""
     if piece.get("text_output"):
         return True
-    for choice in piece.get("choices") or []:
-        delta = choice.get("delta") or {}
+    choices = entries(piece, "choices", where=where)
+    for choice in objects(choices, where=f"{where}: choice"):
+        delta = member(choice, "delta", where=where)
         if choice.get("text") or delta.get("content") or delta.get("reasoning_content"):
             return True
     return False
@@ -200,15 +220,15 @@ def read_aiperf(documents: Sequence[Json], *, source: str) -> RequestRows:
     """Read the records of profile_export.jsonl: one request a line."""
     requests, failed = [], 0
     base_ns = None
-    for index, record in enumerate(documents, 1):
-        metadata, metrics = record.get("metadata") or {}, record.get("metrics") or {}
+    for index, record in enumerate(objects(documents, where=f"{source}: request"), 1):
+        where = f"{source}: request {index}"
+        metadata, metrics = (member(record, key, where=where) for key in ("metadata", "metrics"))
         if metadata.get("benchmark_phase", "profiling") == "warmup":
             continue
         if record.get("error") or metadata.get("was_cancelled") or not metrics:
             failed += 1
             continue
         base_ns = metadata.get("request_start_ns") if base_ns is None else base_ns
-        where = f"{source}: request {index}"
         figures = _aiperf_request(metadata, metrics, base_ns=base_ns, where=where)
         if figures is None:
             failed += 1

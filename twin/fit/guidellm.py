@@ -4,12 +4,20 @@ only some of them (until 0.5 it kept 10 or 20 unless told otherwise), an operati
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from twin.fit.bench_serve import KEPT_UP
-from twin.fit.json_figures import Figures, finite, log_of, point_rows, shape
+from twin.fit.json_figures import (
+    Figures,
+    entries,
+    finite,
+    log_of,
+    member,
+    point_rows,
+    shape,
+)
 from twin.fit.points import Latency, OperatingPoint, Percentile
 from twin.fit.request_csv import RequestRows
 from twin.spec import SpecError
@@ -42,10 +50,10 @@ def read_report(report: Json, *, source: str) -> list[RequestRows]:
 
 
 def _benchmark(benchmark: Json, *, source: str, number: int, where: str) -> RequestRows | None:
-    groups = _object(benchmark, "requests", where=where)
-    kept = _list(groups, "successful", where=where)
-    metrics = _object(benchmark, "metrics", where=where)
-    if _count(_object(metrics, "request_totals", where=where), "successful", where=where) > len(
+    groups = member(benchmark, "requests", where=where)
+    kept = entries(groups, "successful", where=where)
+    metrics = member(benchmark, "metrics", where=where)
+    if _count(member(metrics, "request_totals", where=where), "successful", where=where) > len(
         kept
     ):
         return _point(benchmark, source=f"{source} benchmark {number}", where=where)
@@ -54,7 +62,7 @@ def _benchmark(benchmark: Json, *, source: str, number: int, where: str) -> Requ
             f"{where}: expected requests by their outcome, found {shape(benchmark)}; write the "
             "report with all requests in it"
         )
-    failed = sum(len(_list(groups, name, where=where)) for name in FAILED)
+    failed = sum(len(entries(groups, name, where=where)) for name in FAILED)
     requests = []
     for index, request in enumerate(kept, 1):
         figures = _request(request, where=f"{where}: {index}")
@@ -65,23 +73,6 @@ def _benchmark(benchmark: Json, *, source: str, number: int, where: str) -> Requ
     if not requests:
         return None
     return log_of(source, requests, failed=failed, run=f"benchmark {number}")
-
-
-# -- members: absent and null are none; what is of another form is told
-
-
-def _object(of: Json, name: str, *, where: str) -> Json:
-    found = of.get(name)
-    if found is None or isinstance(found, Mapping):
-        return found or {}
-    raise SpecError(f"{where}: {name}: expected an object, found {shape(found)}")
-
-
-def _list(of: Json, name: str, *, where: str) -> Sequence[Any]:
-    found = of.get(name)
-    if found is None or isinstance(found, list):
-        return found or []
-    raise SpecError(f"{where}: {name}: expected a list, found {shape(found)}")
 
 
 def _count(of: Json, name: str, *, where: str) -> int:
@@ -96,10 +87,10 @@ def _request(request: object, *, where: str) -> Figures | None:
     """Return the figures of one request, None if it has no times of tokens (no streaming)."""
     if not isinstance(request, Mapping):
         raise SpecError(f"{where}: expected an object, found {shape(request)}")
-    info = _object(request, "info", where=where) or _object(request, "scheduler_info", where=where)
-    timings = _object(info, "timings", where=where)
-    input_metrics = _object(request, "input_metrics", where=where)
-    output_metrics = _object(request, "output_metrics", where=where)
+    info = member(request, "info", where=where) or member(request, "scheduler_info", where=where)
+    timings = member(info, "timings", where=where)
+    input_metrics = member(request, "input_metrics", where=where)
+    output_metrics = member(request, "output_metrics", where=where)
 
     def first_of(*values: object) -> object:
         return next((value for value in values if value is not None), None)
@@ -147,8 +138,8 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
     metrics = benchmark["metrics"]
 
     def of_answered(name: str) -> Json:
-        found = _object(metrics, name, where=f"{where}: metrics")
-        return _object(found, "successful", where=f"{where}: metrics: {name}")
+        found = member(metrics, name, where=f"{where}: metrics")
+        return member(found, "successful", where=f"{where}: metrics: {name}")
 
     def mean(name: str) -> float:
         return finite(of_answered(name).get("mean"), where=f"{where}: metrics: {name}: mean")
@@ -166,9 +157,7 @@ def _point(benchmark: Json, *, source: str, where: str) -> RequestRows:
         )
         for latency, (name, unit_s) in LATENCIES.items()
         for label in PERCENTILES
-        for value in [
-            _object(of_answered(name), "percentiles", where=f"{where}: {name}").get(label)
-        ]
+        for value in [member(of_answered(name), "percentiles", where=f"{where}: {name}").get(label)]
         if value
     ]
     point = OperatingPoint(

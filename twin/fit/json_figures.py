@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -32,6 +33,30 @@ def shape(value: object) -> str:
     if isinstance(value, Mapping):
         return "an object with " + (", ".join(list(map(str, value))[:6]) or "nothing in it")
     return f"a {type(value).__name__}"
+
+
+def member(of: Mapping[str, Any], name: str, *, where: str) -> Mapping[str, Any]:
+    """Return the object *name*: absent and null are an empty one. Raise SpecError for others."""
+    found = of.get(name)
+    if found is None or isinstance(found, Mapping):
+        return found or {}
+    raise SpecError(f"{where}: {name}: expected an object, found {shape(found)}")
+
+
+def entries(of: Mapping[str, Any], name: str, *, where: str) -> Sequence[Any]:
+    """Return the list *name*: absent and null are an empty one. Raise SpecError for others."""
+    found = of.get(name)
+    if found is None or isinstance(found, list):
+        return found or []
+    raise SpecError(f"{where}: {name}: expected a list, found {shape(found)}")
+
+
+def objects(found: Sequence[Any], *, where: str) -> Sequence[Mapping[str, Any]]:
+    """Return *found*; raise SpecError if one of them, a request as a rule, is no object."""
+    for index, one in enumerate(found, 1):
+        if not isinstance(one, Mapping):
+            raise SpecError(f"{where} {index}: expected an object, found {shape(one)}")
+    return found
 
 
 def log_of(

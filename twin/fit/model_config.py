@@ -135,6 +135,7 @@ DEFAULTS: Mapping[str, Mapping[str, Any]] = {
 }
 NO_DECODERS = ("ForMaskedLM", "ForSequenceClassification", "ForTokenClassification")
 LAYERS_MAX = 10_000
+FIGURE_MAX = 10**9  # far above any of a model; what is more is no figure of one
 # The context at which windows that slide are taken: what lies before them is not read.
 CONTEXT = 4096
 
@@ -300,7 +301,7 @@ class _Config:
         names: Sequence[str],
         *,
         at_least: int = 1,
-        at_most: int | None = None,
+        at_most: int = FIGURE_MAX,
         default: int | None = None,
     ) -> int:
         """Return the figure that is there under the first of *names*; of a list of one for each
@@ -317,9 +318,14 @@ class _Config:
         """Return a field as it is, None if it is absent."""
         return self._fields.get(name)
 
+    def _listed(self, name: str) -> list[Any]:
+        """Return the list *name*, an empty one if it is none."""
+        found = self.get(name)
+        return found if isinstance(found, list) else []
+
     def refuse_what_is_no_decoder(self) -> None:
         """Raise SpecError for an encoder, or for layers that this cannot count."""
-        architectures = [str(each) for each in self.get("architectures") or ()]
+        architectures = [str(each) for each in self._listed("architectures")]
         is_encoder = any(each.endswith(NO_DECODERS) for each in architectures)
         if self.get("is_encoder_decoder") is True or is_encoder:
             found = ", ".join(architectures) or self.kind or "is_encoder_decoder"
@@ -345,8 +351,8 @@ class _Config:
 
     def _used(self) -> int:
         """Return how many experts a token takes that compute something."""
-        used = self.whole(EXPERTS_USED)
         idle = self.whole(("zero_expert_num",), at_least=0, default=0)
+        used = self.whole(EXPERTS_USED, at_most=self.experts + idle)
         return max(round(used * self.experts / (self.experts + idle)), 1)
 
     def _intermediate(self, size: int) -> int:
@@ -440,7 +446,7 @@ class _Config:
         another layer keeps.
         """
         shared = self.whole(("num_kv_shared_layers",), at_least=0, default=0)
-        return place in (self.get("cross_attention_layers") or ()) or place >= self.layers - shared
+        return place in self._listed("cross_attention_layers") or place >= self.layers - shared
 
     def _attention(self) -> float:
         hidden, heads = self.hidden, self.heads
@@ -527,7 +533,7 @@ class _Config:
             at_least=0,
             default=0,
         )
-        if place < first or place in (self.get("mlp_only_layers") or ()):
+        if place < first or place in self._listed("mlp_only_layers"):
             return False
         frequency = self.get("moe_layer_freq")
         if isinstance(frequency, list):
