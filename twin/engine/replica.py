@@ -7,6 +7,7 @@ preempt are events of their own. So a request costs a handful of events, however
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable
 from fractions import Fraction
@@ -23,7 +24,13 @@ from twin.engine.latency import (
     segment_s,
 )
 from twin.engine.prefix_cache import PrefixCache
-from twin.engine.telemetry import ReplicaReading, ReplicaTelemetry
+from twin.engine.telemetry import (
+    ITL_ABOVE_S,
+    ITL_BOUNDS_S,
+    ReplicaReading,
+    ReplicaTelemetry,
+    add_progression,
+)
 from twin.request import Request
 from twin.spec import AdmissionRule, EngineSpec, LatencyModel, Scheduling
 
@@ -53,7 +60,6 @@ class Replica:
         "_block_units",
         "_c0_s",
         "_c1_s",
-        "_context_sum",
         "_curved",
         "_decodes",
         "_duration_s",
@@ -67,6 +73,7 @@ class Replica:
         "_longest",
         "_max_batch",
         "_next_ticket",
+        "_offset_sum",
         "_on_finish",
         "_overhead_s",
         "_pair_s",
@@ -118,8 +125,8 @@ class Replica:
         assert queue_max is None or queue_max >= 0, f"queue_max must be >= 0, got {queue_max}"
         # Others ask the model; the plain sum is written out below, a call would cost more.
         self._curved = None if latency_model.is_plain else latency_model
-        # Contexts, blocks and the counter of iterations are counted in units, so many a token, for
-        # a step of speculative decoding adds tokens by the fraction. Without it a unit is a token.
+        # Contexts and blocks are counted in units, so many a token, for a step of speculative
+        # decoding adds tokens by the fraction. Without it a unit is a token, and a step is one.
         mean = Fraction(round(100 * tokens_per_step), 100)
         self._unit, self._step = mean.denominator, mean.numerator
         assert self._step >= self._unit, f"tokens_per_step must be >= 1, got {tokens_per_step}"
@@ -194,10 +201,10 @@ class Replica:
         # partial prefill.
         self._running: dict[int, Request] = {}
         self._partial: Request | None = None
-        # Of the decodes: their number, the sum of their contexts, and (iteration of the last token,
-        # ticket) as one int.
+        # Of the decodes: their number, the sum of their contexts less what iterations added to each
+        # since the first, and (iteration of the last token, ticket) as one int.
         self._decodes = 0
-        self._context_sum = 0
+        self._offset_sum = 0
         self._finishes: list[int] = []
         # The segment in progress: it began at start_s, has length iterations (0: none), and
         # prefills these chunks.
@@ -373,7 +380,7 @@ class Replica:
         # What is prefilling keeps its own figures; those of decodes follow from their offsets.
         last_token_s = self._start_s + duration_s(done, self._c0_s, self._c1_s)
         prefilling = {request.ticket for request, _ in self._prefills}
-        g = self._iteration + done * self._step
+        g = (self._iteration + done) * self._step
         for ticket, request in self._running.items():
             if ticket not in prefilling:
                 request.context = (request.context_offset + g) // self._unit
@@ -388,7 +395,7 @@ class Replica:
         segment.
         """
         prefilling = {request.ticket for request, _ in self._prefills}
-        g = self._iteration + done * self._step
+        g = (self._iteration + done) * self._step
         return sum(request.generated for request in self._waiting) + sum(
             request.generated
             if ticket in prefilling
@@ -417,13 +424,16 @@ class Replica:
         """Return the blocks held by the iteration in progress, *done* iterations into the
         segment.
         """
-        kv = self._kv
-        ahead = (done + 1) * self._step
-        n = self._decodes
-        held = kv.used(self._iteration + ahead, n, self._context_sum + n * ahead)
+        unit, size = self._unit, self._block_units
+        held = self._used_after(done + 1)
         for request, chunk in self._prefills:
-            held += -(-(request.context + chunk) * self._unit // kv.block_size)
+            held += -(-(request.context + chunk) * unit // size)
         return held
+
+    def _used_after(self, iterations: int) -> int:
+        """Return the blocks that the decodes hold so many *iterations* after the last boundary."""
+        n, g = self._decodes, (self._iteration + iterations) * self._step
+        return self._kv.used(g, n, self._offset_sum + n * g)
 
     def _complete(self, t: float) -> None:
         """Book the segment that ends at *t*."""
@@ -431,60 +441,63 @@ class Replica:
         if self._ahead:
             # Planned when the last iteration began.
             self._seen_s = self._start_s + duration_s(k - 1, self._c0_s, self._c1_s)
-        grown = k * self._step
-        g = self._iteration = self._iteration + grown
+        g = self._iteration = self._iteration + k
         n = self._decodes
         if n:
-            self._context_sum += n * grown
-            if not self._prefills and self._prefixes.idle_blocks:
+            if self._prefixes.idle_blocks and not self._prefills:
                 # Nothing is free as little as at the end of a segment: what grew took it.
-                self._prefixes.trim(self._kv.blocks - self._kv.used(g, n, self._context_sum))
-            self.telemetry.decoded(n, k, self._c0_s, self._c1_s, self._duration_s)
-            finishes = self._finishes
+                self._prefixes.trim(self._kv.blocks - self._used_after(0))
+            # ReplicaTelemetry.decoded written out: nearly always all gaps are in one bucket.
+            telemetry, c0_s = self.telemetry, self._c0_s
+            last = bisect_left(ITL_BOUNDS_S, c0_s + self._c1_s * (k - 1))
+            telemetry.itl_sum_s += n * self._duration_s
+            if c0_s > ITL_ABOVE_S[last]:
+                telemetry.itl_buckets[last] += n * k
+            else:
+                add_progression(telemetry.itl_buckets, n, k, c0_s, self._c1_s)
             # All keys of iteration g are below the smallest key of the next one.
             due = (g + 1) << _TICKET_BITS
+            finishes = self._finishes
             while finishes and finishes[0] < due:
                 request = self._running.pop(heappop(finishes) & _TICKET_MASK)
                 self._decodes -= 1
                 offset = request.context_offset
-                self._context_sum -= offset + g
+                self._offset_sum -= offset
                 self._kv.leave(offset)
                 self._finish(request, t)
         if self._prefills:
             self._complete_prefills(t)
 
     def _complete_prefills(self, t: float) -> None:
-        g, unit, step = self._iteration, self._unit, self._step
+        unit, step = self._unit, self._step
         telemetry = self.telemetry
         self._partial = None
         for request, chunk in self._prefills:
-            context = request.context + chunk
-            request.context = context
-            prompt = request.prompt_tokens
-            if context < prompt + request.generated:
+            context = request.context = request.context + chunk
+            made = request.generated
+            if context < request.prompt_tokens + made:
                 self._partial = request
                 continue
             # A preempted request computes its prompt and what it generated anew; its next token is
             # late, not first.
-            if request.generated:
+            if made:
                 telemetry.late_token(t - request.last_token_s)
             else:
                 request.first_token_s = seen_s = t + self._overhead_s
-                telemetry.first_token(seen_s - request.submitted_s, prompt)
-            request.generated += 1
-            left = request.output_tokens - request.generated
+                telemetry.first_token(seen_s - request.submitted_s, request.prompt_tokens)
+            request.generated = made = made + 1
+            left = request.output_tokens - made
             if not left:
                 del self._running[request.ticket]
                 self._finish(request, t)
                 continue
-            context *= unit
-            offset = request.context_offset = context - g
+            g = self._iteration
+            offset = request.context_offset = context * unit - g * step
             self._decodes += 1
-            self._context_sum += context
-            last = g + left * unit
-            if step > 1:
-                # The end of a step; so those of one step come off the heap in admission order.
-                last += -last % step
+            self._offset_sum += offset
+            # The step that makes the last token; those of one step come off the heap in admission
+            # order.
+            last = g - -left * unit // step
             heappush(self._finishes, last << _TICKET_BITS | request.ticket)
             self._kv.join(offset)
         self._prefills = []
@@ -495,9 +508,7 @@ class Replica:
         self.outstanding -= 1
         if request.blocks:
             self._prefixes.release(request.ticket)
-        telemetry = self.telemetry
-        telemetry.ended_tokens += request.output_tokens
-        telemetry.finished(seen_s - request.submitted_s)
+        self.telemetry.finished(seen_s - request.submitted_s, request.output_tokens)
         self._on_finish(request, t)
 
     def _begin(self, t: float) -> None:
@@ -523,44 +534,38 @@ class Replica:
             return
         # The decodes run on alone, to the next finish or to the end of the KV cache. A waiting head
         # need not be asked again before that, see submit.
-        g, step = self._iteration, self._step
-        context_sum = self._context_sum
+        g, grown = self._iteration, n * self._step
         k = (self._finishes[0] >> _TICKET_BITS) - g
-        if step > 1:
-            k //= step
+        # What the next iteration reads: all contexts, with what it adds.
+        read = self._offset_sum + grown * (g + 1)
         if may_prefill:
             if preempted or waiting[0].submitted_s > self._seen_s:
                 # It came after the plan of this iteration, and is in that of the next.
                 k = 1
             elif waiting[0].blocks and self._prefixes.idle_blocks:
-                k = min(k, self._until_eviction(g, n))
+                k = min(k, self._until_eviction())
         # A bound that is cheap: if every decode had one more block than it needs, and it still
         # fits, the exact count need not be asked for.
-        grown = n * step
-        if context_sum + grown * k + n * (self._block_units - 1) > self._kv_units:
-            kv = self._kv
-            k = min(k, kv.iterations_left(g, n, context_sum) // step)
+        if read + grown * (k - 1) + n * (self._block_units - 1) > self._kv_units:
+            k = min(k, self._iterations_left())
             if not k:
-                self._preempt(t, free=kv.blocks - kv.used(g, n, context_sum), partial=0)
-                k, context_sum, grown = 1, self._context_sum, self._decodes * step
+                self._preempt(t, free=self._kv.blocks - self._used_after(0), partial=0)
+                k, n = 1, self._decodes
+                grown = n * self._step
+                read = self._offset_sum + grown * (g + 1)
         if self._curved is None:
-            # Who was preempted just now is none of them any more.
             c0 = (
                 self._alpha_s
                 + self._beta_s * grown
-                + self._gamma_s * (context_sum + grown)
-                + self._sequence_s * self._decodes
+                + self._gamma_s * read
+                + self._sequence_s * n
             )
             c1 = self._gamma_s * grown
         else:
             unit = self._unit
             k = min(k, CHORD_MAX)
             c0, c1 = segment_s(
-                self._curved,
-                tokens=grown / unit,
-                kv_tokens=(context_sum + grown) / unit,
-                sequences=self._decodes,
-                k=k,
+                self._curved, tokens=grown / unit, kv_tokens=read / unit, sequences=n, k=k
             )
         self._length = k
         self._start_s = t
@@ -570,7 +575,12 @@ class Replica:
         self._duration_s = duration = k * c0 + c1 * (k * (k - 1) // 2)
         self.next_boundary_s = t + duration
 
-    def _until_eviction(self, g: int, n: int) -> int:
+    def _iterations_left(self) -> int:
+        """Return for how many iterations the free blocks last the decodes."""
+        n, g = self._decodes, self._iteration * self._step
+        return self._kv.iterations_left(g, n, self._offset_sum + n * g) // self._step
+
+    def _until_eviction(self) -> int:
         """Return after how many iterations a head that is blocked by the KV cache is to be asked
         again: when the first block is evicted, for then less of its prompt may be cached, and less
         of it asks for room at once.
@@ -578,7 +588,7 @@ class Replica:
         kv, idle = self._kv, self._prefixes.idle_blocks
         # As if what nobody uses could not be freed.
         kv.share(-idle)
-        k = kv.iterations_left(g, n, self._context_sum) // self._step
+        k = self._iterations_left()
         kv.share(idle)
         return max(k, 1)
 
@@ -590,7 +600,7 @@ class Replica:
         n, unit, size = self._decodes, self._unit, self._block_units
         decoding = n * self._step
         left = self._token_budget - n * self._seat
-        computed, read = decoding, self._context_sum + decoding
+        computed, read = decoding, self._offset_sum + decoding * (self._iteration + 1)
         # A lower bound of the units in blocks that are free after the decodes took theirs; the
         # exact count is asked for only if it fails.
         free = self._kv_units - read - n * (size - 1)
@@ -724,31 +734,25 @@ class Replica:
         """Return the units in blocks that are free after the decodes took those of the next
         iteration; negative if they lack.
         """
-        kv, step = self._kv, self._step
-        n = self._decodes
-        free = kv.blocks - kv.used(self._iteration + step, n, self._context_sum + n * step)
-        return free * kv.block_size
+        return (self._kv.blocks - self._used_after(1)) * self._block_units
 
     def _demand(self) -> int:
         """Return the new blocks that the decodes ask for in the next iteration."""
-        kv, g, step = self._kv, self._iteration, self._step
-        if step == 1:
-            return kv.demand(g)
-        n, context_sum = self._decodes, self._context_sum
-        return kv.used(g + step, n, context_sum + n * step) - kv.used(g, n, context_sum)
+        if self._step == 1:
+            return self._kv.demand(self._iteration)
+        return self._used_after(1) - self._used_after(0)
 
     def _preempt_for_prefill(self, t: float, taken: int) -> None:
-        kv = self._kv
-        free = kv.blocks - kv.used(self._iteration, self._decodes, self._context_sum)
+        free = self._kv.blocks - self._used_after(0)
         if self._partial is not None:
-            held = -(-self._partial.context * self._unit // kv.block_size)
+            held = -(-self._partial.context * self._unit // self._block_units)
             free -= held
             taken -= held
         self._preempt(t, free=free, partial=taken)
 
     def _left_before_lack(self, free: float, partial: int) -> float:
         """Return what is left of *free* blocks when the first that lacks some asks for its own."""
-        g, size = self._iteration, self._kv.block_size
+        g, size = self._iteration * self._step, self._block_units
         for request in self._running.values():
             if request is self._partial:
                 need = partial
@@ -767,7 +771,7 @@ class Replica:
         # The victims of one iteration are the shortest suffix of the admission order that frees
         # enough, so no walk over the batch is needed; the dictionary has that order for free.
         kv = self._kv
-        g, unit, size = self._iteration, self._unit, kv.block_size
+        g, unit, size = self._iteration * self._step, self._unit, self._block_units
         demand = self._demand()
         while demand + partial > free:
             if self._prefixes.idle_blocks:
@@ -782,7 +786,7 @@ class Replica:
                 kv.leave(victim.context_offset)
                 free += -(-context // size)
                 self._decodes -= 1
-                self._context_sum -= context
+                self._offset_sum -= victim.context_offset
                 victim.generated = context // unit - victim.prompt_tokens + 1
                 victim.last_token_s = t
                 demand = self._demand()

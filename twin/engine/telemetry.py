@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import dataclass
+from math import inf
 
 TTFT_BOUNDS_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
@@ -18,6 +19,9 @@ ITL_BOUNDS_S = (
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0),
 )
 """Upper bounds of vllm:inter_token_latency_seconds."""
+
+ITL_ABOVE_S = (-inf, *ITL_BOUNDS_S)
+"""What each bucket of it lies above."""
 
 LATENCY_BOUNDS_S = (
     *(0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0),
@@ -77,14 +81,14 @@ class ReplicaReading:
 class ReplicaTelemetry:
     """The counters behind a ReplicaReading, current as of the last boundary that the replica
     processed.
+
+    What a histogram counts is counted nowhere else: those that finished are those of e2e_buckets.
     """
 
     __slots__ = (
         "e2e_buckets",
         "e2e_sum_s",
         "ended_tokens",
-        "first_tokens",
-        "generation_steps",
         "itl_buckets",
         "itl_sum_s",
         "preemptions",
@@ -94,18 +98,14 @@ class ReplicaTelemetry:
         "queue_buckets",
         "queue_sum_s",
         "rejections",
-        "successes",
         "ttft_buckets",
         "ttft_sum_s",
     )
 
     def __init__(self) -> None:
         self.prompt_tokens = 0
-        # Steps that added at least one token; and what requests that ended had generated.
-        self.generation_steps = 0
+        # What requests that ended had generated.
         self.ended_tokens = 0
-        self.first_tokens = 0
-        self.successes = 0
         self.rejections = 0
         self.preemptions = 0
         self.prefix_queries = 0
@@ -131,21 +131,18 @@ class ReplicaTelemetry:
 
     def first_token(self, ttft_s: float, prompt_tokens: int) -> None:
         """Count the first token of a request."""
-        self.first_tokens += 1
-        self.generation_steps += 1
         self.prompt_tokens += prompt_tokens
         self.ttft_sum_s += ttft_s
         self.ttft_buckets[bisect_left(TTFT_BOUNDS_S, ttft_s)] += 1
 
     def late_token(self, gap_s: float) -> None:
         """Count the token that ends the recomputation of a preempted request."""
-        self.generation_steps += 1
         self.itl_sum_s += gap_s
         self.itl_buckets[bisect_left(ITL_BOUNDS_S, gap_s)] += 1
 
-    def finished(self, e2e_s: float) -> None:
+    def finished(self, e2e_s: float, output_tokens: int) -> None:
         """Count the end of a request."""
-        self.successes += 1
+        self.ended_tokens += output_tokens
         self.e2e_sum_s += e2e_s
         self.e2e_buckets[bisect_left(LATENCY_BOUNDS_S, e2e_s)] += 1
 
@@ -153,15 +150,8 @@ class ReplicaTelemetry:
         """Count a step of *n* requests in each of *k* iterations that take c0, c0 + c1, …,
         together *duration_s*.
         """
-        steps = n * k
-        self.generation_steps += steps
         self.itl_sum_s += n * duration_s
-        last = bisect_left(ITL_BOUNDS_S, c0_s + c1_s * (k - 1))
-        if k == 1 or not last or c0_s > ITL_BOUNDS_S[last - 1]:
-            # Nearly always all the gaps are in one bucket.
-            self.itl_buckets[last] += steps
-        else:
-            add_progression(self.itl_buckets, n, k, c0_s, c1_s)
+        add_progression(self.itl_buckets, n, k, c0_s, c1_s)
 
     def reading(
         self,
@@ -175,30 +165,30 @@ class ReplicaTelemetry:
         """Return the counters with the gauges given; *segment* is the (n, k, c0, c1, duration) not
         yet counted, *generated* the tokens of what is in flight, None if a step is a token.
         """
-        steps, itl_sum_s, itl_buckets = (
-            self.generation_steps,
-            self.itl_sum_s,
-            self.itl_buckets,
-        )
+        itl_sum_s, itl_buckets = self.itl_sum_s, self.itl_buckets
         if segment is not None:
             n, k, c0_s, c1_s, duration = segment
-            steps += n * k
             itl_sum_s += n * duration
             itl_buckets = itl_buckets.copy()
             add_progression(itl_buckets, n, k, c0_s, c1_s)
+        # Each step after a first token ends a gap.
+        first_tokens, gaps = sum(self.ttft_buckets), sum(itl_buckets)
+        successes = sum(self.e2e_buckets)
         return ReplicaReading(
             prompt_tokens=self.prompt_tokens,
-            generation_tokens=steps if generated is None else self.ended_tokens + generated,
-            successes=self.successes,
+            generation_tokens=(
+                first_tokens + gaps if generated is None else self.ended_tokens + generated
+            ),
+            successes=successes,
             rejections=self.rejections,
             preemptions=self.preemptions,
-            ttft_count=self.first_tokens,
+            ttft_count=first_tokens,
             ttft_sum_s=self.ttft_sum_s,
             ttft_buckets=tuple(self.ttft_buckets),
-            itl_count=steps - self.first_tokens,
+            itl_count=gaps,
             itl_sum_s=itl_sum_s,
             itl_buckets=tuple(itl_buckets),
-            e2e_count=self.successes,
+            e2e_count=successes,
             e2e_sum_s=self.e2e_sum_s,
             e2e_buckets=tuple(self.e2e_buckets),
             queue_count=sum(self.queue_buckets),
