@@ -107,7 +107,7 @@ def _rare_collections() -> Iterator[None]:
     To look through a thousand servers for some took a fifth of the time.
     """
     before = gc.get_threshold()
-    gc.set_threshold(50_000, 20, 100)
+    gc.set_threshold(200_000, 20, 100)
     try:
         yield
     finally:

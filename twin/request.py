@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from itertools import repeat
@@ -89,9 +89,10 @@ class Request:
         "ticket",
     )
 
+    # Names may be given by place: RequestBatch.requests makes all requests of a run, and a call by
+    # names takes twice as long.
     def __init__(
         self,
-        *,
         prompt_tokens: int,
         output_tokens: int,
         arrival_s: float,
@@ -99,27 +100,22 @@ class Request:
         blocks: Sequence[int] = (),
         block_tokens: int = 512,
         id: int = -1,  # the word of the records
+        server_index: int = 0,
     ) -> None:
         assert prompt_tokens >= 1, f"request {id}: prompt_tokens must be >= 1, got {prompt_tokens}"
         assert output_tokens >= 1, f"request {id}: output_tokens must be >= 1, got {output_tokens}"
         self.id = id
         self.server = server
-        self.server_index = 0
+        self.server_index = server_index
         self.prompt_tokens = prompt_tokens
         self.output_tokens = output_tokens
-        self.arrival_s = arrival_s
-        self.submitted_s = arrival_s
+        self.arrival_s = self.submitted_s = arrival_s
         self.blocks = blocks
         self.block_tokens = block_tokens
-        self.generated = 0
-        self.context = 0
-        self.cached_tokens = 0
-        self.context_offset = 0
-        self.ticket = 0
+        self.generated = self.context = self.cached_tokens = self.context_offset = 0
+        self.ticket = self.preemptions = 0
         self.admitted = False
-        self.first_token_s = nan
-        self.last_token_s = nan
-        self.preemptions = 0
+        self.first_token_s = self.last_token_s = nan
 
     def restart(self) -> None:
         """Forget what a lost replica computed, so that another one can serve the request from its
@@ -154,25 +150,31 @@ class RequestBatch:
     def __len__(self) -> int:
         return len(self.times_s)
 
-    def requests(self, server: str, begin: int = 0, end: int | None = None) -> list[Request]:
-        """Return the requests from *begin* to before *end*, addressed to *server*."""
-        return [
-            Request(
-                server=server,
-                arrival_s=time_s,
-                prompt_tokens=prompt,
-                output_tokens=output,
-                blocks=blocks,
-                block_tokens=self.block_tokens,
-            )
-            for time_s, prompt, output, blocks in zip(
-                self.times_s[begin:end].tolist(),
+    def requests(
+        self,
+        server: str,
+        begin: int = 0,
+        end: int | None = None,
+        *,
+        ids: Iterable[int] | None = None,
+        server_index: int = 0,
+    ) -> list[Request]:
+        """Return the requests from *begin* to before *end*, addressed to *server*, and numbered
+        *ids* for the records if they are known.
+        """
+        return list(
+            map(
+                Request,
                 self.prompt_tokens[begin:end].tolist(),
                 self.output_tokens[begin:end].tolist(),
+                self.times_s[begin:end].tolist(),
+                repeat(server),
                 self.blocks[begin:end] if self.blocks else repeat(()),
-                strict=False,
+                repeat(self.block_tokens),
+                repeat(-1) if ids is None else ids,
+                repeat(server_index),
             )
-        ]
+        )
 
 
 ROW = np.dtype(

@@ -27,6 +27,7 @@ from twin.engine.prefix_cache import PrefixCache
 from twin.engine.telemetry import (
     ITL_ABOVE_S,
     ITL_BOUNDS_S,
+    LATENCY_BOUNDS_S,
     ReplicaReading,
     ReplicaTelemetry,
     add_progression,
@@ -508,7 +509,11 @@ class Replica:
         self.outstanding -= 1
         if request.blocks:
             self._prefixes.release(request.ticket)
-        self.telemetry.finished(seen_s - request.submitted_s, request.output_tokens)
+        # ReplicaTelemetry.finished written out.
+        telemetry, e2e_s = self.telemetry, seen_s - request.submitted_s
+        telemetry.ended_tokens += request.output_tokens
+        telemetry.e2e_sum_s += e2e_s
+        telemetry.e2e_buckets[bisect_left(LATENCY_BOUNDS_S, e2e_s)] += 1
         self._on_finish(request, t)
 
     def _begin(self, t: float) -> None:

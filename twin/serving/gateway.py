@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Sequence
+from itertools import count
 from math import inf
 from typing import TYPE_CHECKING, Literal, cast
 
@@ -138,12 +139,10 @@ class Gateway:
         """
         if self._take_compiled(batch, begin, end):
             return
-        requests = batch.requests(self._name, begin, end)
-        index = self._index
-        for number, request in enumerate(requests, start=self.arrivals):
-            request.id, request.server_index = number, index
-            self.arrived_tokens += request.prompt_tokens
+        ids = count(self.arrivals)
+        requests = batch.requests(self._name, begin, end, ids=ids, server_index=self._index)
         self.arrivals += len(requests)
+        self.arrived_tokens += int(batch.prompt_tokens[begin:end].sum())
         if self.backlog or not self.replicas:
             for request in requests:
                 self._keep(request, request.arrival_s)

@@ -69,6 +69,9 @@ class LeastOutstanding(Router):
         self._start = turn
 
     def stretch(self, replicas: Sequence[Engine], requests: int) -> Route:
+        if len(replicas) == 1:
+            (only,) = replicas
+            return lambda _request, _now_s: only
         if len(replicas) < ORDER_REPLICAS or requests < ORDER_REQUESTS:
             return super().stretch(replicas, requests)
         return _Order(self, replicas).route
