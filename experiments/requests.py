@@ -184,7 +184,7 @@ def requests_of(columns: Columns | Requests) -> Requests:
 
 def _sorted(parts: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
     whole = np.concatenate(parts) if parts else np.empty(0, ROW)
-    return whole[np.argsort(whole["id"], kind="stable")]
+    return whole.take(np.argsort(whole["id"]))
 
 
 def _spans(counts: list[int], block_rows: int) -> Iterator[tuple[int, int]]:

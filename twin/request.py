@@ -89,9 +89,7 @@ class Request:
         "ticket",
     )
 
-    # Names may be given by place: RequestBatch.requests makes all requests of a run, and a call by
-    # names takes twice as long.
-    def __init__(
+    def __init__(  # noqa: PLR0917, a call by names takes twice as long, and a run makes millions
         self,
         prompt_tokens: int,
         output_tokens: int,
@@ -316,8 +314,11 @@ class RequestLog:
         rows = np.frombuffer(self._rows, dtype=ROW)
         # One key of both: an id has 44 bits of room above which the server stands.
         key = (rows["server"].astype(np.int64) << 44) + rows["id"]
-        order = np.argsort(key, kind="stable")
-        columns = {name: rows[name][order] for name in ROW.names or ()}
+        # No two keys are equal. Whole rows are put in order and then cut into columns: to pick each
+        # column out of the rows takes three times as long.
+        order = np.argsort(key)
+        rows = rows.take(order)
+        columns = {name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()}
         # Made anew, not cleared: who still looks at the rows goes on to see them.
         self._rows = bytearray()
         return columns, order

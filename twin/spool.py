@@ -33,7 +33,8 @@ class Spool:
         if not len(rows):
             return
         order = np.argsort(rows["server"], kind="stable")
-        rows = rows[order]
+        # An index would take the fields of each row apart, and ten times as long.
+        rows = rows.take(order)
         servers, first = np.unique(rows["server"], return_index=True)
         self._file.seek(self._end)
         self._file.write(rows.data)

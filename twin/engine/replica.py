@@ -559,12 +559,7 @@ class Replica:
                 grown = n * self._step
                 read = self._offset_sum + grown * (g + 1)
         if self._curved is None:
-            c0 = (
-                self._alpha_s
-                + self._beta_s * grown
-                + self._gamma_s * read
-                + self._sequence_s * n
-            )
+            c0 = self._alpha_s + self._beta_s * grown + self._gamma_s * read + self._sequence_s * n
             c1 = self._gamma_s * grown
         else:
             unit = self._unit
