@@ -7,6 +7,7 @@ from __future__ import annotations
 import pytest
 
 from loop.backends.kube import labels as names
+from loop.backends.kube.patches import batch_note
 from loop.backends.kube.views import Sight, server_view
 from loop.signals.demand import Figures, Gauges
 from loop.types import Load
@@ -103,6 +104,27 @@ def test_the_batch_size_in_force_is_that_of_the_command_line_where_it_is_written
     # Without the annotation nobody writes it there, and it is no less in force.
     assert [each.max_batch for each in server_view(server(old), Sight()).pods] == [32]
     assert not server_view(one, Sight()).batch_fixed
+
+
+def test_no_batch_is_worth_the_end_of_all_pods_at_once() -> None:
+    """Where GPUs are scarce Deployments have the strategy Recreate: 32 to 40 was an outage."""
+    pod_spec = {"containers": [{"name": "vllm", "args": ["--max-num-seqs=32"]}]}
+    annotations = {names.APPLY_MAX_BATCH: "--max-num-seqs"}
+    for strategy, replicas, fixed in (
+        ("Recreate", 2, True),
+        ("Recreate", 0, False),
+        ("", 2, False),
+    ):
+        one = server(
+            annotations=annotations,
+            replicas=replicas,
+            spec={
+                "strategy": {"type": strategy},
+                "template": {"metadata": {"labels": {"app": "dep1"}}, "spec": pod_spec},
+            },
+        )
+        assert server_view(one, Sight()).batch_fixed is fixed
+        assert ("Recreate" in batch_note(one.deployment)) is fixed
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, TypeVar
 
 from loop.backends.kube.budgets import Budget, budget_note, read_budgets, strictest
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
-from loop.backends.kube.labels import ACCELERATOR, APPLY_MAX_BATCH, FOUND_MAX, MODEL, STATUS
+from loop.backends.kube.labels import ACCELERATOR, FOUND_MAX, MODEL, STATUS
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.patches import (
     asked_before,
+    batch_note,
     contest_before,
     foreign_change,
     gpus_note,
@@ -456,12 +457,7 @@ class KubeBackend:
         """Return what is so and is to be told once."""
         counts, types = self._settings.gpus, self._settings.types
         told = [gpus_note(one.deployment, gpus=counts) for one in servers.by_name.values()]
-        told += [
-            f"{name}: its batch stays {one.deployment.max_batch}, as {argument} says (annotation "
-            f"{APPLY_MAX_BATCH}: {argument} lets the loop change that)"
-            for name, one in servers.by_name.items()
-            if (argument := one.deployment.batch_fixed)
-        ]
+        told += [batch_note(one.deployment) for one in servers.by_name.values()]
         told += [
             f"{name}: {line}"
             for name, one in servers.by_name.items()

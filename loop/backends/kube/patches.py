@@ -167,7 +167,7 @@ def as_the_template_allows(
     notes = []
     if argument and 0 < desired.max_batch != held.max_batch:
         ratio = desired.max_batch / held.max_batch if held.max_batch > 0 else 0.0
-        if BATCH_RATIO_MIN <= ratio <= BATCH_RATIO_MAX:
+        if deployment.batch_fixed or BATCH_RATIO_MIN <= ratio <= BATCH_RATIO_MAX:
             desired = replace(desired, max_batch=held.max_batch)
     try:
         template = _template_patch(deployment, desired, types=types, gpus=gpus)
@@ -216,6 +216,21 @@ def _less_of(
 def gpu_text(count: int) -> str:
     """Return a count of GPUs as people write it."""
     return "1 GPU" if count == 1 else f"{count} GPUs"
+
+
+def batch_note(one: Deployment) -> str:
+    """Return what to say of a Deployment whose batch size stays as it is, if it does."""
+    if not (argument := one.batch_fixed):
+        return ""
+    if one.recreated and one.annotations.get(names.APPLY_MAX_BATCH):
+        return (
+            f"{one.server}: its batch stays {one.max_batch}, as its strategy is Recreate: a change "
+            "of its template ends all its pods at once, and so does a move to another accelerator"
+        )
+    return (
+        f"{one.server}: its batch stays {one.max_batch}, as {argument} says (annotation "
+        f"{names.APPLY_MAX_BATCH}: {argument} lets the loop change that)"
+    )
 
 
 def gpus_note(deployment: Deployment, *, gpus: GpuCounts) -> str:

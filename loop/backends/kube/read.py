@@ -59,7 +59,8 @@ class Deployment:
     claim is the name that it asks for, server the one that it has: with its namespace where others
     claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
     pod_spec its template's spec, pod_labels its labels. apart: no two of its pods can be on one
-    node. unread: lines about keys that look like the loop's own and are none.
+    node. recreated: a change of its template ends all its pods before it makes new ones. unread:
+    lines about keys that look like the loop's own and are none.
     """
 
     namespace: str
@@ -86,6 +87,7 @@ class Deployment:
     apart: bool
     field_owners: Sequence[Json]
     rollout_paused: bool = False
+    recreated: bool = False
     leaving: bool = False
     replica_failure: str = ""
     replica_failure_since: str = ""
@@ -124,11 +126,12 @@ class Deployment:
 
     @property
     def batch_fixed(self) -> str:
-        """Return the argument that tells the engine its batch size, which nobody has said that the
-        loop may change: it stays as it is, whatever is decided. "" if there is none.
+        """Return the argument that tells the engine its batch size, which the loop must not change,
+        whatever is decided: nobody has said that it may, or all pods would end at once. "" if there
+        is none.
         """
-        if self.annotations.get(names.APPLY_MAX_BATCH, "").strip():
-            return ""
+        if argument := self.annotations.get(names.APPLY_MAX_BATCH, "").strip():
+            return argument if self.recreated and self.max_batch else ""
         told = batch_of(self.pod_spec.get("containers") or ())
         return told[0] if told else ""
 
@@ -263,6 +266,7 @@ def read_deployment(obj: Json) -> Deployment:
         apart=keeps_apart(spec.get("template") or {}),
         field_owners=meta.get("managedFields") or (),
         rollout_paused=spec.get("paused") is True,
+        recreated=(spec.get("strategy") or {}).get("type") == "Recreate" and replicas != 0,
         leaving=bool(meta.get("deletionTimestamp")),
         replica_failure=failure,
         replica_failure_since=failure_since,
