@@ -8,11 +8,13 @@ environment variable.
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 from twin.magnitudes import whole
@@ -218,10 +220,21 @@ def batch_of(containers: Sequence[Json]) -> tuple[str, int] | None:
     """Return by which argument the engine in *containers* is told its batch size, and how large it
     is.
     """
-    if not any("max" in word for one in containers for word in _words(one)):
-        return None
-    told = ((name, value_of(containers, name)) for name in BATCH_ARGUMENTS)
-    return next(((name, value) for name, value in told if value), None)
+    told = [{key: one[key] for key in _TELLING if key in one} for one in containers]
+    return _batch_of(json.dumps(told))
+
+
+# What of a container tells with which arguments it is started, and whether it is the one that
+# serves.
+_TELLING = ("name", "command", "args", "env", "envFrom", "resources")
+
+
+# Command lines are long, change rarely, and are the same in all pods of a server.
+@lru_cache(maxsize=8192)
+def _batch_of(told: str) -> tuple[str, int] | None:
+    containers = json.loads(told)
+    found = ((name, value_of(containers, name)) for name in BATCH_ARGUMENTS)
+    return next(((name, value) for name, value in found if value), None)
 
 
 def text_of(containers: Sequence[Json], argument: str) -> str:

@@ -60,7 +60,9 @@ class Deployment:
     claim the same. max_batch 0 and accelerator "": no label says. version is its resourceVersion;
     pod_spec its template's spec, pod_labels its labels. apart: no two of its pods can be on one
     node. recreated: a change of its template ends all its pods before it makes new ones. unread:
-    lines about keys that look like the loop's own and are none.
+    lines about keys that look like the loop's own and are none. batch_fixed: the argument that
+    tells the engine its batch size, which the loop must not change, whatever is decided: nobody has
+    said that it may, or all pods would end at once.
     """
 
     namespace: str
@@ -93,6 +95,7 @@ class Deployment:
     replica_failure_since: str = ""
     problem: str = ""
     unread: tuple[str, ...] = ()
+    batch_fixed: str = ""
 
     @property
     def place(self) -> str:
@@ -123,17 +126,6 @@ class Deployment:
         """
         asked = self.gpus
         return None if asked is None or self.applies_gpus else asked.count
-
-    @property
-    def batch_fixed(self) -> str:
-        """Return the argument that tells the engine its batch size, which the loop must not change,
-        whatever is decided: nobody has said that it may, or all pods would end at once. "" if there
-        is none.
-        """
-        if argument := self.annotations.get(names.APPLY_MAX_BATCH, "").strip():
-            return argument if self.recreated and self.max_batch else ""
-        told = batch_of(self.pod_spec.get("containers") or ())
-        return told[0] if told else ""
 
     @property
     def applies_gpus(self) -> bool:
@@ -234,12 +226,10 @@ def read_deployment(obj: Json) -> Deployment:
     pod_labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
     _look_through(pod_spec)
     selects(selector, pod_labels)
-    for entry in meta.get("managedFields") or ():
-        fields = entry.get("fieldsV1") or {}
-        (fields.get("f:spec") or {}).keys()
-        ((fields.get("f:metadata") or {}).get("f:labels") or {}).keys()
-        as_text(entry.get("manager") or "")
-        as_text(entry.get("time") or "")
+    _look_through_fields(meta.get("managedFields") or ())
+    argument, batch = _batch(said, pod_spec)
+    recreated = (spec.get("strategy") or {}).get("type") == "Recreate" and replicas != 0
+    fixed = bool(batch) and (recreated or not said.get(names.APPLY_MAX_BATCH, "").strip())
     return Deployment(
         namespace=as_text(meta["namespace"]),
         name=as_text(meta["name"]),
@@ -254,7 +244,8 @@ def read_deployment(obj: Json) -> Deployment:
         model=model_id or labels.get(names.MODEL) or "",
         service_class=labels.get(names.CLASS) or names.CLASS_DEFAULT,
         accelerator=labels.get(names.ACCELERATOR) or "",
-        max_batch=batch_in_force(said, pod_spec) or max_batch,
+        max_batch=batch or max_batch,
+        batch_fixed=argument if fixed else "",
         # Absent means one, the server's own default; zero is written out.
         wanted=1 if replicas is None else replicas,
         load=load,
@@ -266,7 +257,7 @@ def read_deployment(obj: Json) -> Deployment:
         apart=keeps_apart(spec.get("template") or {}),
         field_owners=meta.get("managedFields") or (),
         rollout_paused=spec.get("paused") is True,
-        recreated=(spec.get("strategy") or {}).get("type") == "Recreate" and replicas != 0,
+        recreated=recreated,
         leaving=bool(meta.get("deletionTimestamp")),
         replica_failure=failure,
         replica_failure_since=failure_since,
@@ -312,14 +303,30 @@ def as_text(value: object) -> str:
     return value
 
 
+def _look_through_fields(entries: Iterable[Json]) -> None:
+    """Raise what comes of managed fields that are none."""
+    for entry in entries:
+        fields = entry.get("fieldsV1") or {}
+        (fields.get("f:spec") or {}).keys()
+        ((fields.get("f:metadata") or {}).get("f:labels") or {}).keys()
+        as_text(entry.get("manager") or "")
+        as_text(entry.get("time") or "")
+
+
 def batch_in_force(annotations: Mapping[str, str], pod_spec: Json) -> int | None:
     """Return the batch size in force in pods of *pod_spec*, as their command line tells it."""
-    argument = annotations.get(names.APPLY_MAX_BATCH, "").strip()
-    if not argument:
-        told = batch_of(pod_spec.get("containers") or ())
-        return told and told[1]
-    container = annotations.get(names.APPLY_CONTAINER, "")
-    return value_of(pod_spec.get("containers") or (), argument, container=container)
+    return _batch(annotations, pod_spec)[1]
+
+
+def _batch(annotations: Mapping[str, str], pod_spec: Json) -> tuple[str, int | None]:
+    """Return by which argument the engine in *pod_spec* is told its batch size, and how large it
+    is.
+    """
+    containers = pod_spec.get("containers") or ()
+    if argument := annotations.get(names.APPLY_MAX_BATCH, "").strip():
+        container = annotations.get(names.APPLY_CONTAINER, "")
+        return argument, value_of(containers, argument, container=container)
+    return batch_of(containers) or ("", None)
 
 
 def read_pod(obj: Json, *, epoch_s: float) -> Pod | None:

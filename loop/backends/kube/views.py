@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from loop.backends.kube import labels as names
 from loop.backends.kube.read import Deployment, Pod, Server, batch_in_force
@@ -14,6 +15,7 @@ from loop.types import Load, Missing, PodView, ServerView, Why, one_pool
 NO_FIGURES = Figures()
 NO_GAUGES = Gauges()
 LEAVING = Why(kind="paused", text="it is being deleted")
+COMMAND = ("command", "args", "env", "name")
 PAUSED = Why(kind="paused", text=f'annotation {names.PAUSED} is "true"')
 
 
@@ -169,8 +171,18 @@ def start_up_s(pods: Sequence[Pod]) -> float | None:
 
 
 def _max_batch(pod: Pod, one: Deployment) -> int:
-    """Return the batch size in force in a pod: that of its command line where the loop writes it
-    there.
-    """
+    """Return the batch size in force in a pod: that of its command line, if it says one."""
+    if _started_alike(pod.spec, one.pod_spec):
+        return one.max_batch  # as nearly always
     in_force = batch_in_force(one.annotations, pod.spec)
     return one.max_batch if in_force is None else in_force
+
+
+def _started_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Tell whether the containers of two pod specs have the same command lines."""
+    ours, theirs = one.get("containers") or (), other.get("containers") or ()
+    return len(ours) == len(theirs) and all(
+        mine.get(key) == of.get(key)
+        for mine, of in zip(ours, theirs, strict=True)
+        for key in COMMAND
+    )
