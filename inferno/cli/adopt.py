@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from loop.backends.kube.adoption import Adoption
     from loop.backends.kube.client import KubeClient
 
+ATTEMPTS = 5  # of a write: the status of a new Deployment changes all the time
+BY_ITS_CONTROLLER = "deployment.kubernetes.io/"
 KINDS = ("deployment", "deployments", "deploy", "deployment.apps")
 
 TEXT = """\
@@ -76,7 +78,6 @@ def _run(options: Namespace) -> int:
 def _adopt(client: KubeClient, options: Namespace, *, name: str, data: Any) -> None:
     from loop.backends.kube.adoption import adoption
     from loop.backends.kube.client import ApiError
-    from loop.backends.kube.patches import MANAGER
     from loop.backends.kube.read import read_deployment, read_pod
     from loop.errors import SpecError
 
@@ -110,10 +111,40 @@ def _adopt(client: KubeClient, options: Namespace, *, name: str, data: Any) -> N
     if all(told.items() <= (obj["metadata"].get(k) or {}).items() for k, told in metadata.items()):
         print(f"{one.place}: labelled already; nothing was written")
         return
-    # Whoever changes it between the look and the write is told of, and nothing is written over.
-    version = {"uid": one.uid, "resourceVersion": one.version}
-    client.patch_deployment(space, name, {"metadata": {**metadata, **version}}, manager=MANAGER)
+    _write(client, obj, metadata)
     print(f"{one.place}: labelled; the loop manages it")
+
+
+def _write(client: KubeClient, obj: Mapping[str, Any], metadata: Mapping[str, Any]) -> None:
+    """Write labels and annotations to the Deployment *obj*. Whoever changes it between the look and
+    the write is told of, and nothing is written over; that its status moves is no change of it.
+    """
+    from loop.backends.kube.client import CONFLICT, ApiError
+    from loop.backends.kube.patches import MANAGER
+
+    for attempt in range(ATTEMPTS):
+        place = {key: obj["metadata"][key] for key in ("uid", "resourceVersion")}
+        space, name = obj["metadata"]["namespace"], obj["metadata"]["name"]
+        try:
+            body = {"metadata": {**metadata, **place}}
+            client.patch_deployment(space, name, body, manager=MANAGER)
+            return
+        except ApiError as error:
+            now = client.deployment(space, name) if error.status == CONFLICT else obj
+            if now is obj or _said(now) != _said(obj) or attempt == ATTEMPTS - 1:
+                raise
+            obj = now
+
+
+def _said(obj: Mapping[str, Any]) -> tuple[object, ...]:
+    meta = obj["metadata"]
+    # What its controller notes there is no change of it either.
+    notes = {
+        key: value
+        for key, value in (meta.get("annotations") or {}).items()
+        if not key.startswith(BY_ITS_CONTROLLER)
+    }
+    return meta["uid"], meta.get("generation"), meta.get("labels"), notes
 
 
 def _show(found: Adoption, obj: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from inferno.cli.main import main
 from loop.backends.kube import labels as names
-from tests.live.kube_worlds import KubeWorld, kube_world, manifest
+from tests.live.kube_worlds import KubeWorld, fault, kube_world, manifest
 from tests.loop.data_files import files, write
 from twin.kube.cluster import TOKEN
 from twin.kube.files import write_kubeconfig
@@ -60,6 +60,14 @@ def test_what_is_adopted_is_managed(tmp_path: Path, capsys: Capture) -> None:
         "H100",
         48,
     )
+
+
+def test_a_status_that_moves_between_look_and_write_is_no_conflict(tmp_path: Path) -> None:
+    """A Deployment that has just been made could not be adopted, now and then."""
+    with kube_world(manifest(labels=BARE, container=GPU)) as world:
+        world.suffer(fault("error", "patch", status=409, count=2))
+        assert adopt(world, tmp_path, "--accelerator", "H100") == 0
+        assert world.get().metadata.labels[names.ACCELERATOR] == "H100"
 
 
 def test_the_accelerator_is_read_from_the_cluster(tmp_path: Path) -> None:
