@@ -160,14 +160,15 @@ def _timed(path: Path, form: Format, first: str) -> Format:
     """
     if form.lines:
         return form
-    form = as_written(form, header_of(first))
     try:
+        header = header_of(first)
+        form = as_written(form, header)
         with _opened(path) as text:
             rows = csv.reader(text, delimiter=delimiter_of(first))
             row = next((row for place, row in enumerate(rows) if place and row), [])
     except (csv.Error, *UNREADABLE):
         return form  # whatever is wrong is told where the rows are read
-    if times_are_dates(header_of(first), row, form):
+    if times_are_dates(header, row, form):
         return replace(form, unit="date")
     return replace(form, unit="s") if form.unit == "date" else form
 
