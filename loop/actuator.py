@@ -392,7 +392,7 @@ def cut_answers(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, ...
         if view.grace_s is None or not (change.replicas < view.wanted or moves):
             continue
         load, itl_ms = view.load, view.itl_ms
-        if load is None or itl_ms is None or view.running == 0:
+        if load is None or itl_ms is None or (view.running == 0 and not _may_run(view)):
             continue
         longest_s = LONGEST * load.out_tokens * itl_ms / 1000.0
         if longest_s > view.grace_s:

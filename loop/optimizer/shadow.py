@@ -125,6 +125,7 @@ def _steady(view: ServerView) -> bool:
         and load.out_tokens >= 1.0
         and view.ready == view.wanted > 0
         and not view.starting
+        and "waiting" not in view.unknown_gauges
         and view.waiting <= WAITING_MAX * max(view.running, 1)
     )
 

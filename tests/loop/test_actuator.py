@@ -347,6 +347,11 @@ LONG = Load(rate_rpm=60.0, in_tokens=100.0, out_tokens=1000.0)
         ({"grace_s": None}, {"replicas": 1}, False),
         ({"grace_s": 30.0}, {"replicas": 3}, False),
         ({"grace_s": 30.0, "running": 0}, {"replicas": 1}, False),
+        (
+            {"grace_s": 30.0, "running": 0, "unknown_gauges": ("running",)},
+            {"replicas": 1},
+            True,
+        ),
     ],
 )
 def test_a_reduction_that_may_cut_answers_is_told(

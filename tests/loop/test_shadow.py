@@ -89,6 +89,7 @@ def test_what_is_not_steady_says_nothing() -> None:
         replace(good, ready=0),
         replace(good, load=None),
         replace(good, waiting=20),
+        replace(good, unknown_gauges=("waiting",)),
         replace(good, load=Load(rate_rpm=120.0, in_tokens=0.0, out_tokens=128.0)),
         replace(good, load=Load(rate_rpm=1e6, in_tokens=256.0, out_tokens=128.0)),
         replace(good, pools=one_pool(accelerator="unknown", replicas=good.ready, max_batch=8)),
