@@ -16,8 +16,11 @@ from emulator.to_cluster import ClusterEmulator
 from emulator.walk import Walk
 from inferno.worlds.emulated import EmulatedDeployments
 from loop.backends.kube import labels as names
+from loop.backends.kube.backend import KubeBackend
 from loop.backends.kube.client import KubeClient, Timeouts, connect
-from loop.clocks import MonotonicClock
+from loop.backends.kube.settings import KubeSettings
+from loop.backends.metrics.source import LabelsOnly
+from loop.clocks import MonotonicClock, date_now
 from loop.controller import Controller, ControllerSettings
 from loop.data import FixedData
 from loop.errors import BackendError, SpecError
@@ -29,6 +32,7 @@ from tests.live.kube_worlds import (
     PATIENT,
     KubeWorld,
     ask,
+    cluster_spec,
     eventually,
     fault,
     kube_again,
@@ -37,7 +41,7 @@ from tests.live.kube_worlds import (
 )
 from tests.live.served import allowed_s
 from tests.live.twin_served import DEADLINE_S, serving_twin
-from twin.kube.apiserver.auth import ADMIN
+from twin.kube.apiserver.auth import ADMIN, Identity, Rule
 
 
 def three() -> tuple[dict[str, object], ...]:
@@ -378,3 +382,37 @@ current-context: x
         )
         assert calls.deployments() == []
         calls.close()
+
+
+@pytest.mark.parametrize("writable", [("a",), ()])
+def test_a_role_that_lacks_one_namespace_is_no_failure_of_the_others(
+    writable: tuple[str, ...],
+) -> None:
+    """Three such cycles in a row made a loop unready that looked after all other namespaces."""
+    busy = {names.LOAD_RPM: "1500"}
+    look = Rule(verbs=("get", "list"), resources=("deployments", "pods"))
+    rules = (look, *(Rule(verbs=("patch",), namespaces=(one,)) for one in writable))
+    tokens = {"own": Identity(user="inferno", rules=rules), "admin": ADMIN}
+    with serving_twin(cluster_spec(), tokens=tokens) as twin, twin.api("admin") as api:
+        for space in ("a", "b"):
+            client.CoreV1Api(api).create_namespace({"metadata": {"name": space}})
+            body = manifest("dep", server=f"s-{space}", namespace=space, replicas=1, labels=busy)
+            client.AppsV1Api(api).create_namespaced_deployment(space, body)
+        calls = KubeClient(lambda: twin.api("own"), clock=ManualClock())
+        backend = KubeBackend(
+            calls,
+            LabelsOnly(),
+            clock=ManualClock(),
+            epoch=date_now(),
+            settings=KubeSettings(namespaces=("a", "b")),
+        )
+        loop = Controller(
+            backend=backend,
+            policy=make_policy("slo"),
+            data=FixedData(system()),
+            clock=ManualClock(),
+        )
+        records = [loop.cycle(60.0 * number) for number in (1, 2, 3)]
+        backend.close()
+    assert [record.failed for record in records] == [not writable] * 3
+    assert held_servers(records[-1]) == (dict.fromkeys(["s-b"], "refused") if writable else {})

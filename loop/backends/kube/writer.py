@@ -84,6 +84,7 @@ class Writer:
         self._measured: frozenset[str] = frozenset()
         self._pods: Mapping[str, tuple[PodView, ...]] = {}
         self._costs: dict[str, int] = {}  # what was last told of a pod
+        self._may_write = False  # somewhere: a Deployment has taken a change
 
     def look(
         self,
@@ -153,7 +154,7 @@ class Writer:
             )
             named = [f"{server}: {one.line}" for server, one in failed.items()][:FAILURES_NAMED]
             line = f"{len(failed)} of {len(changes)} changes failed: {'; '.join(named)}{more}"
-            if all(one.own for one in failed.values()):
+            if all(one.own or (one.role and self._may_write) for one in failed.values()):
                 servers = {server: one.line for server, one in failed.items()}
                 raise RefusedError(line, servers=servers)
             raise BackendError(line, phase="apply")
@@ -183,7 +184,7 @@ class Writer:
                 asked = pool_text(asked_of(change))
                 self.told.append(f"{change.server}: deleted before it could be asked for {asked}")
                 return None
-            return _Problem(str(error), own=_is_its_own(error))
+            return _Problem(str(error), own=_is_its_own(error), role=_is_of_a_role(error))
         self.seen[change.server] = now
         self._asked[change.server] = held_by(now)
         return None
@@ -241,6 +242,7 @@ class Writer:
                 now = self._after_conflict(seen, change)
                 continue
             self._rivals.asked(change.server)
+            self._may_write = True
             if asked_of(change).replicas < now.wanted:
                 self.reduced_s[change.server] = self._clock.now_s()
             self._tell(now, change, date)
@@ -301,22 +303,28 @@ class _NotAskedError(UnfitError):
 
 
 class _Problem(NamedTuple):
-    """Why a change did not go through; own: for a reason that is that of one Deployment."""
+    """Why a change did not go through; own: for a reason that is that of one Deployment. role: the
+    account may not change it, which may be so in its namespace only.
+    """
 
     line: str
     own: bool
+    role: bool = False
 
 
 def _is_its_own(error: ApiError | UnfitError) -> bool:
     """Tell whether what kept a change from one Deployment says nothing of the others: what it is,
-    what others did to it, or whoever decides what is let in. An account that may change none is
-    refused for all.
+    what others did to it, or whoever decides what is let in.
     """
     if isinstance(error, UnfitError):
         return not isinstance(error, _NotAskedError)
     if error.status == FORBIDDEN:
-        return MAY_NOT not in str(error)
+        return not _is_of_a_role(error)
     return error.status in OF_AN_OBJECT or WEBHOOK in str(error)
+
+
+def _is_of_a_role(error: ApiError | UnfitError) -> bool:
+    return isinstance(error, ApiError) and error.status == FORBIDDEN and MAY_NOT in str(error)
 
 
 def _as_seen(now: Deployment, seen: Deployment) -> Deployment:
