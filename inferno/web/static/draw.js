@@ -202,7 +202,7 @@ Object.assign(inferno, (() => {
   function serverFigure(timeline, server, beside) {
     const traces = [
       line(timeline, server.traffic.t_s, server.traffic.rate_rpm, "arrivals", {
-        line: { color: look().vermillion, width: 1.6 }, showlegend: false, hovertemplate: "%{y:,.4~r} requests/min<extra></extra>",
+        line: { color: look().ink, width: 1.6 }, showlegend: false, hovertemplate: "%{y:,.4~r} requests/min<extra></extra>",
       }),
       ...replicaTraces(timeline, server), ...decisionTraces(timeline, server),
       ...latencyTraces(timeline, server, "ttft_ms", "y3", server.slo_ttft_ms),
