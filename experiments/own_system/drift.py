@@ -29,8 +29,14 @@ COEFFICIENTS = ("alpha", "beta", "gamma", "overhead")
 # Of one window of one server so many loads are simulated, from light to heavy.
 LOADS = 3
 REQUESTS_MIN = 30
-# Below this a difference is no drift: the twin itself is off by as much.
-TOLERATED = 0.05
+# Above this part of a full batch, measured or predicted, a burst queues: how long is chance.
+BUSY_MAX = 0.75
+# A mean TTFT of so many times the usual is of a queue.
+QUEUED = 2.0
+# Below this a difference is no drift: a change in time, and what was there from the beginning. Of
+# the latter nothing says how far off one replica under Poisson arrivals is from several behind a
+# router, under whatever came: up to an eighth over ten loads of the sample systems.
+TOLERATED, TOLERATED_FROM_START = 0.05, 0.15
 # A difference counts from so many windows on, and if it is so many times what chance makes of them.
 WINDOWS_MIN, SIGMAS = 2, 3.0
 # By how much the squared errors must fall for a change in time, or a coefficient, to be accepted.
@@ -197,10 +203,13 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
             prefix_share=server.prefix_share,
             token_cv=server.token_cv,
         )
-        points.append(point)
-        predicted.append((ttft_ms, itl_ms))
         stretch = point.stretch
         held_ms = ttft_ms + itl_ms * stretch.load.out_tokens
+        in_flight = (stretch.per_replica_rpm or 0.0) * held_ms / 60_000.0
+        if max(stretch.running, in_flight) > BUSY_MAX * max_batch:
+            continue
+        points.append(point)
+        predicted.append((ttft_ms, itl_ms))
         most_rpm = stretch.replicas * max_batch * 60_000.0 / held_ms
         rates[0] += stretch.completions_rpm * len(group)
         rates[1] += min(stretch.load.rate_rpm, most_rpm) * len(group)
@@ -233,6 +242,13 @@ def merged(stretches: Sequence[Stretch]) -> Stretch:
     def by_time(values: Sequence[float]) -> float:
         return float(np.mean(values))
 
+    def without_queues(values: Sequence[float]) -> float:
+        # One that no sample saw is the greater part of a mean, of ten minutes or of a day. A median
+        # would leave out the long prompts, too.
+        told = np.array(values)
+        usual = told <= QUEUED * np.median(told)
+        return float(np.average(told[usual], weights=weights[usual]))
+
     def by_token(values: Sequence[float]) -> float:
         return float(np.average(values, weights=tokens))
 
@@ -251,7 +267,7 @@ def merged(stretches: Sequence[Stretch]) -> Stretch:
         per_replica_rpm=if_told([one.per_replica_rpm for one in stretches], by_time),
         replicas=by_time([one.replicas for one in stretches]),
         requests=float(sum(one.requests for one in stretches)),
-        ttft_ms=if_told([one.ttft_ms for one in stretches]),
+        ttft_ms=if_told([one.ttft_ms for one in stretches], without_queues),
         itl_ms=if_told([one.itl_ms for one in stretches], by_token),
         completions_rpm=by_time([one.completions_rpm for one in stretches]),
         running=by_time([one.running for one in stretches]),
@@ -306,16 +322,20 @@ def _engine(perf: Perf, windows: Sequence[Window]) -> EngineDrift:
     after = _mean(logs[~before], weights[~before]) - base
     plain = replace(plain, ttft_ratio=float(np.exp(after[0])), itl_ratio=float(np.exp(after[1])))
     off = np.abs(after).max()
-    if off < math.log1p(TOLERATED):
+    if off < math.log1p(TOLERATED_FROM_START if split is None else TOLERATED):
         return plain
     if len(windows) < WINDOWS_MIN or off < SIGMAS * _chance(logs[~before], weights[~before]):
         return replace(plain, unsure=True)
     late = [window for window, early in zip(windows, before.tolist(), strict=True) if not early]
+    moved = _moved(perf, late, base=base)
+    if split is None and moved is None:
+        # As likely as an engine: requests that come in bursts, or a router of another kind.
+        return replace(plain, unsure=True)
     return replace(
         plain,
         since_s=float(split if split is not None else times_s.min()),
         from_start=split is None,
-        moved=_moved(perf, late, base=base),
+        moved=moved,
     )
 
 
@@ -365,19 +385,23 @@ def _chance(logs: np.ndarray, weights: np.ndarray) -> float:
 
 
 def _split(logs: np.ndarray, weights: np.ndarray, times_s: np.ndarray) -> float | None:
-    """Return the time from which on the ratios are others than before, None if there is none."""
+    """Return the time from which on the ratios are others than before, None if there is none: with
+    two windows at least on each side, as one may be of a bad hour.
+    """
 
-    def misfit(part: np.ndarray) -> float:
-        if not part.any():
-            return 0.0
+    def misfit(part: np.ndarray) -> np.ndarray:
         apart = logs[part] - _mean(logs[part], weights[part])
-        return float((weights[part, None] * apart**2).sum())
+        of_each: np.ndarray = (weights[part, None] * apart**2).sum(axis=0)
+        return of_each
 
     whole = misfit(np.ones(len(times_s), dtype=bool))
     best: tuple[float, float] | None = None
-    for time_s in np.unique(times_s)[1:].tolist():
+    for time_s in np.unique(times_s)[WINDOWS_MIN : 1 - WINDOWS_MIN].tolist():
         late = times_s >= time_s
-        gain = whole - misfit(late) - misfit(~late)
+        left = misfit(late) + misfit(~late)
+        # Windows that are further apart than their weights let expect say less.
+        apart = np.maximum(left / max(len(logs) - 2, 1), 1.0)
+        gain = float(((whole - left) / apart).sum())
         step = _mean(logs[late], weights[late]) - _mean(logs[~late], weights[~late])
         if np.abs(step).max() >= math.log1p(TOLERATED) and (best is None or gain > best[0]):
             best = (gain, time_s)

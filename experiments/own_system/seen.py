@@ -5,10 +5,13 @@ Prometheus has. Pure.
 from __future__ import annotations
 
 import json
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
+
+import numpy as np
 
 from experiments.own_system.drift import Seen, merged
 from experiments.own_system.points import BLOCK_S, WAITING_MAX, steady_blocks
@@ -18,6 +21,11 @@ from twin.spec import SpecError
 
 Line = Mapping[str, Any]
 FIGURE_MAX = 1e9  # more is no figure of a server
+# How long a cycle remembers a queue or a pod that came: its figures are means of the last minute,
+# over samples that are some seconds old.
+SETTLED_S = 75.0
+# By how much the rates of minutes may lie around their mean, beside chance, as a part of it.
+UNSTEADY_MAX = 0.3
 
 
 def seen_in_histories(
@@ -29,6 +37,7 @@ def seen_in_histories(
         found[name] = [
             Seen(t_s=history.start_s + history.step_s * where.start, stretch=stretch)
             for where, stretch in steady_blocks(history)
+            if is_steady((history.arrived[where] * 60.0 / history.step_s).tolist())
         ]
         if found[name]:
             last = found[name][-1]
@@ -46,6 +55,7 @@ def seen_in_records(
     Raise SpecError for a line that is none; a last one that has no end yet is left out.
     """
     rows: dict[tuple[str, int, str, int, int], list[Seen]] = defaultdict(list)
+    settled = _Settled()
     for number, text in enumerate(lines, 1):
         if not text.strip():
             continue
@@ -65,7 +75,7 @@ def seen_in_records(
         of_dates = 1.0 if line.get("backend") == "sim" else speed
         for row in servers:
             one = _seen(row, t_s, speed=of_dates) if isinstance(row, Mapping) else None
-            if one is not None:
+            if isinstance(row, Mapping) and settled.after(str(row.get("name")), t_s, one) and one:
                 key = (
                     str(row["name"]),
                     int(t_s // BLOCK_S),
@@ -76,8 +86,39 @@ def seen_in_records(
                 rows[key].append(one)
     found: dict[str, list[Seen]] = defaultdict(list)
     for (name, *_), every in rows.items():
-        found[name].append(_together(every))
+        if is_steady([one.stretch.load.rate_rpm for one in every]):
+            found[name].append(_together(every))
     return dict(found)
+
+
+def is_steady(rates_rpm: Sequence[float]) -> bool:
+    """Tell whether requests came as at one rate, but for chance, in minutes with these rates: the
+    twin is asked what it does at their mean.
+    """
+    told = np.array(rates_rpm)
+    mean = float(told.mean())
+    return mean > 0.0 and float(told.var()) / mean**2 <= UNSTEADY_MAX**2 + 1.0 / mean
+
+
+class _Settled:
+    """Who has been steady for how long, record after record."""
+
+    def __init__(self) -> None:
+        self._since_s: dict[str, float | None] = {}
+
+    def after(self, name: str, t_s: float, seen: Seen | None) -> bool:
+        """Take in what was *seen* of a server (None: it was not steady); tell whether it has been
+        steady for as long as its figures look back.
+        """
+        if seen is None:
+            self._since_s[name] = None
+            return False
+        # With the first record nothing says that it was not.
+        since_s = self._since_s.get(name, -math.inf)
+        if since_s is None or since_s > t_s:
+            since_s = t_s
+        self._since_s[name] = since_s
+        return t_s - since_s >= SETTLED_S
 
 
 def _together(every: Sequence[Seen]) -> Seen:

@@ -226,7 +226,7 @@ def verdict(engine: EngineDrift) -> str:
     if engine.unsure:
         count = len(engine.windows)
         return (
-            f"{name}: {off} of what is predicted, which may be chance: {count} "
+            f"{name}: {off} of what is predicted, which may be chance, or bursts: {count} "
             f"window{'s' if count != 1 else ''} of measurements; look at a longer past{started}"
         )
     if engine.since_s is None:

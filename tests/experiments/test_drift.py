@@ -12,14 +12,16 @@ from typing import Any
 import pytest
 
 from experiments.config import RunConfig
-from experiments.own_system.drift import EngineDrift, drift_of
+from experiments.own_system.drift import EngineDrift, Seen, drift_of, merged, predict
+from experiments.own_system.points import Point
 from experiments.own_system.seen import seen_in_histories, seen_in_records
 from inferno.cli.drift import verdict
 from inferno.cli.main import main
 from loop.schema.reading import read_system
-from loop.signals.history import History, empty_history
+from loop.signals.history import History, Stretch, empty_history
 from loop.signals.processes import Series
 from loop.signals.series import tracks_of
+from loop.types import Load
 from tests.live.own_system import CHAT, PARMS, write_truth
 from tests.own_history import past_of
 
@@ -120,6 +122,100 @@ def test_what_moves_is_named_or_said_to_be_unknown(folder: Path, name: str, fact
     assert found.moved is not None
     assert found.moved.name == name.removesuffix("Ms")
     assert found.moved.factor == pytest.approx(factor, rel=0.05)
+
+
+def stretch(rpm: float, *, ttft_ms: float = 1.0, itl_ms: float = 1.0) -> Stretch:
+    return Stretch(
+        load=Load(rate_rpm=rpm, in_tokens=700.0, out_tokens=150.0),
+        per_replica_rpm=rpm,
+        replicas=1.0,
+        requests=2000.0,
+        ttft_ms=ttft_ms,
+        itl_ms=itl_ms,
+        completions_rpm=rpm,
+        running=1.5,
+        waiting=0.0,
+        prefix_share=None,
+        tokens_per_step=None,
+    )
+
+
+@cache
+def predicted(folder: Path, rpm: float) -> tuple[float, float]:
+    """Return the TTFT and the ITL of the server code at a load, by its data."""
+    system = read_system(folder, warn=print)
+    perf, server = system.perf["Qwen2.5-14B", "L40S"], system.servers["code"]
+    return predict(
+        perf,
+        Point(server="code", stretch=stretch(rpm)),
+        max_batch=48,
+        prefix_share=server.prefix_share,
+        token_cv=server.token_cv,
+    )
+
+
+@pytest.mark.parametrize(
+    "ratios",
+    [
+        pytest.param((1.2, 1.0, 1.0, 1.0, 1.0, 1.0), id="a bad hour at the beginning"),
+        pytest.param((1.0, 1.0, 1.0, 1.0, 1.0, 1.2), id="a bad hour at the end"),
+        pytest.param((0.88,) * 6, id="a router that spreads bursts"),
+        pytest.param((0.9, 1.3, 0.8, 1.2, 0.9, 1.2), id="queues come and go"),
+    ],
+)
+def test_a_window_alone_and_what_the_twin_leaves_out_is_no_drift(
+    folder: Path, ratios: tuple[float, ...]
+) -> None:
+    """TTFT of hours over what is predicted. A drift was named in each second run of a loop over a
+    twin that did not drift, and --write would have spoilt good data.
+    """
+    seen = [
+        Seen(
+            t_s=3600.0 * hour + 600.0 * place,
+            stretch=stretch(rpm, ttft_ms=ratio * ttft_ms, itl_ms=itl_ms),
+        )
+        for hour, ratio in enumerate(ratios)
+        for place, rpm in enumerate((6.0, 9.0, 12.0))
+        for ttft_ms, itl_ms in (predicted(folder, rpm),)
+    ]
+    (found,) = drift_of({"code": seen}, read_system(folder, warn=print), window_s=3600.0).engines
+    assert (found.since_s, found.moved) == (None, None)
+
+
+def test_a_queue_that_nobody_saw_is_left_out_of_a_mean_and_long_prompts_are_not() -> None:
+    """A minute of it is a quarter of an hour's mean."""
+    usual = [stretch(9.0, ttft_ms=ms) for ms in (90.0, 100.0, 110.0, 180.0)]
+    assert merged(usual).ttft_ms == pytest.approx(120.0)
+    assert merged([*usual, stretch(9.0, ttft_ms=2000.0)]).ttft_ms == pytest.approx(120.0)
+
+
+def cycle(t_s: float, *, rpm: float = 60.0, waiting: int = 0, starting: int = 0) -> str:
+    figures = {"rpm": rpm, "avgInTok": 9.0, "avgOutTok": 9.0, "itl": 9.0, "ttft": 9.0}
+    row = {"name": "code", **figures, "ready": 1, "running": 4, "waiting": waiting}
+    servers = [{**row, "starting": starting}]
+    return json.dumps({"t_s": t_s, "backend": "sim", "servers": servers})
+
+
+def test_cycles_that_remember_a_queue_or_a_pod_that_came_are_left_out() -> None:
+    """Their figures are means of the last minute."""
+    lines = [
+        cycle(0.0),
+        cycle(30.0, waiting=9),
+        *(cycle(30.0 * place) for place in range(2, 8)),
+        cycle(240.0, starting=1),
+        *(cycle(30.0 * place) for place in range(9, 13)),
+    ]
+    ((found,),) = seen_in_records(lines, source="cycles").values()
+    kept = 1 + 3 + 1  # before the queue; from 150 s to 210 s; from 360 s on
+    assert found.stretch.requests == pytest.approx(60.0 * kept)
+
+
+def test_minutes_that_differ_are_no_steady_load() -> None:
+    """Twice ten and twice a hundred requests a minute are not as fifty-five."""
+    even = [cycle(60.0 * place, rpm=rpm) for place, rpm in enumerate((50.0, 60.0, 55.0, 58.0))]
+    wild = [cycle(60.0 * place, rpm=rpm) for place, rpm in enumerate((10.0, 100.0, 12.0, 98.0))]
+    assert seen_in_records(even, source="cycles")
+    assert not seen_in_records(wild, source="cycles")
 
 
 def test_pods_that_start_slowly_are_told(folder: Path) -> None:
