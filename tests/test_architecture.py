@@ -10,6 +10,8 @@ from types import FrameType
 
 import pytest
 
+from experiments import RunConfig, run
+from experiments.config import SAMPLE_DATA
 from loop.controller import Controller
 from loop.data import FixedData
 from loop.policies import make_policy
@@ -18,6 +20,9 @@ from tests.loop.sim_worlds import sim_world
 
 ROOT = Path(__file__).resolve().parent.parent
 PRODUCT = ("inferno", "twin", "loop", "emulator", "experiments")
+ONE_CYCLE = RunConfig(
+    data=SAMPLE_DATA / "small", scenario="ramp", period_s=60.0, hours=90 / 3600, engine="plain"
+)
 READ_MAX = 25  # files that a reader is asked to read to know a cycle
 
 
@@ -80,6 +85,37 @@ def test_the_walk_names_every_file_that_a_request_runs_through() -> None:
     names = named(walk("One request, followed"))
     assert len(files) > 10
     assert [file for file in sorted(files) if not is_one_of(file, names)] == []
+
+
+STOP = re.compile(r"`([\w/]+\.py)`\s+\(`(\w+)`\)")
+
+
+@pytest.mark.parametrize(
+    ("title", "least"), [("One cycle, followed", 20), ("One request, followed", 10)]
+)
+def test_a_walk_goes_where_the_code_goes(title: str, least: int) -> None:
+    """A run of one cycle passes all its stops, function by function, in the order that is told."""
+    stops = STOP.findall(walk(title).partition("With `inferno controller")[0])
+    names = {name for _, name in stops}
+    passed: list[tuple[str, str]] = []
+
+    def seen(frame: FrameType, event: str, _argument: object) -> None:
+        if event == "call" and frame.f_code.co_name in names:
+            passed.append((frame.f_code.co_filename, frame.f_code.co_name))
+
+    before = sys.getprofile()
+    sys.setprofile(seen)
+    try:
+        run(ONE_CYCLE)
+    finally:
+        sys.setprofile(before)
+    assert len(stops) > least
+    at = iter(passed)
+    assert [
+        stop
+        for stop in stops
+        if not any(name == stop[1] and file.endswith(f"/{stop[0]}") for file, name in at)
+    ] == []
 
 
 def test_a_cycle_is_told_by_some_twenty_files() -> None:
