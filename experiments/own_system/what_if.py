@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -118,7 +119,7 @@ def what_if(
     results = _results(runs, done.rows, scenario=Path(question.now.scenario).stem)
     write_results(results, out)
     good = results[results["error"] == ""]
-    lines = _lines(question, good, then=then.data, load=then.scenario)
+    lines = _lines(question, good, then=then)
     rows = [done.rows[one.run_id] for one in runs]
     for row in rows:
         row["scenario"] = Path(question.now.scenario).stem
@@ -229,7 +230,7 @@ def _interval(found: Interval) -> dict[str, float | None]:
     return {"mean": plain(found.mean), "low": plain(found.low), "high": plain(found.high)}
 
 
-def _lines(question: Question, good: pd.DataFrame, *, then: Path, load: str) -> list[str]:
+def _lines(question: Question, good: pd.DataFrame, *, then: RunConfig) -> list[str]:
     lines = [f"{NOW}: {question.now.data}, {question.now.policy_name}"]
     lines.append(f"{THEN}: {'; '.join(question.lines)}")
     sides = {side: good[good["policy"] == side] for side in (NOW, THEN)}
@@ -243,8 +244,31 @@ def _lines(question: Question, good: pd.DataFrame, *, then: Path, load: str) -> 
             points = signed(100.0 * share, "+.1f")
             line += f" and change the share of requests within target by {points} points"
         lines.append(line)
-    lines.append(f"the changed system: inferno sim --data {then} --scenario {load}")
+    lines.append(f"the changed system alone: {_command(then)}")
     return lines
+
+
+def _command(config: RunConfig) -> str:
+    """Return the command that repeats the first run of *config*."""
+    words = ["inferno", "sim", "--data", str(config.data), "--scenario", config.scenario]
+    words += ["--policy", config.policy_name]
+    for name, value in config.policy_options:
+        words += ["--set", f"{name}={value}"]
+    given = {
+        "alpha": config.disturbance_alpha,
+        "interval": config.interval_s,
+        "period": config.period_s,
+        "hours": config.hours,
+        "walk": config.walk,
+        "theta": config.theta,
+        "truth": config.truth,
+        "metrics": config.metrics if config.metrics != RunConfig().metrics else None,
+        "budget-usd-per-h": config.budget_usd_per_h,
+        "seed": config.seed,
+    }
+    for name, told in given.items():
+        words += [] if told is None else [f"--{name}", str(told)]
+    return shlex.join([*words, *["--dynamic"] * config.dynamic])
 
 
 def _drop(_note: str) -> None:

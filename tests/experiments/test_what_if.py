@@ -7,6 +7,7 @@ from __future__ import annotations
 import gzip
 import json
 import re
+import shlex
 from base64 import b64decode
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,12 @@ def test_both_systems_meet_the_same_requests_and_the_answer_is_written(
     assert figures["difference"]["mean"] == pytest.approx(
         figures["then"]["mean"] - figures["now"]["mean"], abs=1e-9
     )
+    (line,) = re.findall("the changed system alone: inferno (.*)", said)
+    assert main([*shlex.split(line), "--out", str(tmp_path / "alone"), "--quiet"]) == 0
+    alone = json.loads((tmp_path / "alone" / "summary.json").read_text())
+    first = results[results["policy"] == "then"].iloc[0]
+    for name in ("attainment", "cost_usd_per_h"):
+        assert first[name] == pytest.approx(alone[name], rel=1e-9), "what is said is that run"
     assert main(["report", str(out), "--out", str(tmp_path / "page.html")]) == 0
     page = (tmp_path / "page.html").read_text()
     (data,) = re.findall(r'<script type="application/octet-stream" id="data">(.*?)</script>', page)
