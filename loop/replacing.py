@@ -19,7 +19,7 @@ else:
     def replace(one, /, **changes):
         """Return *one* with *changes*; the fields are those of its class."""
         kind = type(one)
-        parts = _PARTS.get(kind) or _parts(kind)
+        parts = _PARTS[kind] if kind in _PARTS else _parts(kind)
         if parts is None:
             return dataclasses.replace(one, **changes)
         copy, by_name = parts
@@ -34,7 +34,7 @@ else:
 
 
 _Parts = tuple[Callable[[Any], Any], Mapping[str, Callable[[Any, Any], None]]]
-_PARTS: dict[type, _Parts] = {}
+_PARTS: dict[type, _Parts | None] = {}
 
 
 def _parts(kind: type) -> _Parts | None:
@@ -49,10 +49,10 @@ def _parts(kind: type) -> _Parts | None:
     plain = all(
         field.init and type(places[field.name]).__name__ == "member_descriptor" for field in fields
     )
-    if "__post_init__" in own or not plain:
-        return None
-    setters = {name: place.__set__ for name, place in places.items() if place is not None}
-    parts = (_copier(kind, list(places)), setters)
+    parts: _Parts | None = None
+    if "__post_init__" not in own and plain:
+        setters = {name: place.__set__ for name, place in places.items() if place is not None}
+        parts = (_copier(kind, list(places)), setters)
     _PARTS[kind] = parts
     return parts
 
