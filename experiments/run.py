@@ -4,10 +4,8 @@ happened.
 
 from __future__ import annotations
 
-import gc
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,6 +33,7 @@ from loop.spec import SloTarget
 from loop.types import CycleRecord
 from twin.engine.compiled.cache import installed
 from twin.engine.compiled.machine_code import ENGINE, has_code
+from twin.garbage import rarely_collected
 from twin.kernel import LOAD, at
 from twin.request import ROW, Outcome, RequestLog
 from twin.serving.cluster import WAITING_MAX, Cluster
@@ -96,22 +95,8 @@ def simulate(
     cycles in a file CYCLES, requests in files without a name.
     """
     fast = chosen_fast(sources)
-    with _rare_collections(), compiled_estimate(wanted=fast and _estimate_pays(sources)):
+    with rarely_collected(), compiled_estimate(wanted=fast and _estimate_pays(sources)):
         return _simulated(sources, fast=fast, progress=progress, directory=directory)
-
-
-@contextmanager
-def _rare_collections() -> Iterator[None]:
-    """Have garbage looked for more seldom: a run makes many objects and hardly a circle of them.
-
-    To look through a thousand servers for some took a fifth of the time.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(200_000, 20, 100)
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _simulated(

@@ -33,6 +33,14 @@ def _add_arguments(parser: ArgumentParser, _arguments: Sequence[str]) -> None:
 
 
 def _run(options: Namespace) -> int:
+    from twin.garbage import rarely_collected
+
+    # What is imported and drawn is a twentieth slower else.
+    with rarely_collected():
+        return _run_once(options)
+
+
+def _run_once(options: Namespace) -> int:
     from experiments.progress import run_with_progress
     from experiments.tables import print_table, run_table, text_console
 
