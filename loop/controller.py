@@ -27,6 +27,7 @@ from loop.errors import BackendError, PausedError, RefusedError, SpecError
 from loop.replacing import replace
 from loop.spec import ServerData, cost_cents_per_h
 from loop.types import Change, CycleRecord, Decision, Mode, Snapshot, Timing, Trigger, Why
+from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -113,6 +114,7 @@ class Controller:
         self._memory = _Memory(estimates={}, policy_state=policy.start())
         self._cycles = 0
         self._beyond: set[str] = set()
+        self._unheard: set[str] = set()
         reading = data.load()
         refuse(reading.system)
         self._system = reading.system
@@ -199,6 +201,7 @@ class Controller:
         record = record.warned("observe", seen.warnings)
         record = record.warned("estimate", reading.warnings)
         record = record.warned("data", self._beyond_capacity(seen))
+        record = record.warned("data", self._unheard_of(seen))
         record = _paused(record, self._pause.reason() or seen.paused)
         return record, replace(memory, estimates=reading.estimates)
 
@@ -216,6 +219,23 @@ class Controller:
             if told > found.get(kind, 0)
         }
         fresh, self._beyond = sorted(lines - self._beyond), lines
+        return fresh
+
+    def _unheard_of(self, seen: Snapshot) -> list[str]:
+        """Return a line for each server whose model or class the data do not know: a policy that
+        sizes holds it. Once, and again if it is another one.
+        """
+        known = {
+            "model": {model for model, _ in self._system.perf},
+            "class": set(self._system.classes),
+        }
+        found = {
+            f"{name}: the data know no {what} {told[:60]!r}{did_you_mean(told, known[what])}"
+            for name, view in seen.servers.items()
+            for what, told in (("model", view.model), ("class", view.service_class))
+            if told and told not in known[what]
+        }
+        fresh, self._unheard = sorted(found - self._unheard), found
         return fresh
 
     def _read_data(self, record: CycleRecord) -> CycleRecord:

@@ -384,3 +384,16 @@ def test_a_batch_that_stays_as_it_is_is_what_replicas_are_counted_by() -> None:
         found[fixed] = record.decision.targets["s1"]
     assert found[False].max_batch > 8 == found[True].max_batch
     assert found[True].replicas > found[False].replicas
+
+
+def test_a_model_or_class_that_the_data_do_not_know_is_told_once() -> None:
+    """Its server was held for ever, and only its row in the record said why."""
+    backend = FakeBackend([server_view("s1", service_class="premium"), server_view("s2")])
+    loop = controller(backend, policy=make_policy("slo"))
+    line = "s1: the data know no class 'premium'; did you mean Premium?"
+    assert [line in loop.cycle(60.0 * i).warnings for i in (1, 2)] == [True, False]
+    backend.views["s1"] = server_view("s1", model="llama_9b")
+    told = loop.cycle(180.0).warnings
+    assert [one for one in told if "know no" in one] == [
+        "s1: the data know no model 'llama_9b'; did you mean llama_8b?"
+    ]
