@@ -8,6 +8,8 @@ from bisect import bisect_left
 from dataclasses import dataclass
 from math import inf
 
+from twin.frozen import made_quickly
+
 TTFT_BOUNDS_S = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75),
     *(1.0, 2.5, 5.0, 7.5, 10.0, 20.0, 40.0, 80.0, 160.0, 640.0, 2560.0),
@@ -30,6 +32,7 @@ LATENCY_BOUNDS_S = (
 """Upper bounds of vllm:e2e_request_latency_seconds and vllm:request_queue_time_seconds."""
 
 
+@made_quickly
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaReading:
     """What a scrape of one replica sees: counters since its start, and gauges of the iteration in

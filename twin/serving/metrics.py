@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from math import ceil
-from operator import add
+from operator import add, sub
 from typing import NamedTuple
 
 import numpy as np
@@ -203,9 +203,7 @@ class PodSeries:
             itl_count=reading.itl_count,
             itl_sum_s=reading.itl_sum_s,
         )
-        growth = Counters._make(
-            now - then for now, then in zip(counters, self.counters, strict=True)
-        )
+        growth = Counters._make(map(sub, counters, self.counters))
         buckets = np.array(
             (*reading.ttft_buckets, *reading.itl_buckets, *reading.e2e_buckets), dtype=np.int64
         )
