@@ -18,6 +18,11 @@ from dataclasses import dataclass
 from multiprocessing.connection import wait as wait_for_sentinel
 from typing import Generic, TypeVar
 
+UNGUARDED = (
+    'what runs on several processes has to stand below if __name__ == "__main__": each of them '
+    "reads the script first, and came here"
+)
+
 Task = TypeVar("Task")
 Value = TypeVar("Value")
 
@@ -63,6 +68,9 @@ def attempt(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Va
 def _on_processes(
     work: Callable[[Task], Value], tasks: Sequence[Task], *, jobs: int
 ) -> Outcomes[Value]:
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        # One line, and no traceback of each process: it cannot go on, and its parent is told.
+        raise SystemExit(UNGUARDED)
     queue = deque(enumerate(tasks))
     while queue:
         flying: dict[Future[Outcome[Value]], tuple[int, Task]] = {}
@@ -91,7 +99,9 @@ def _alone(work: Callable[[Task], Value], index: int, task: Task) -> Outcome[Val
         try:
             return pool.submit(attempt, work, index, task).result()
         except BrokenProcessPool:
-            return Outcome(index=index, error="its process was killed (out of memory?)")
+            return Outcome(
+                index=index, error="its process was killed (out of memory?), or has ended by itself"
+            )
 
 
 @contextmanager

@@ -295,7 +295,8 @@ def _unlimited_kv_cache(spec: ClusterSpec) -> list[str]:
     ]
     if not pairs:
         return []
-    others = f" and {len(pairs) - 1} more pairs" if len(pairs) > 1 else ""
+    more = len(pairs) - 1
+    others = f" and {more} more pair{'s' if more > 1 else ''}" if more else ""
     return [f"{TWIN}: no kvTokens for {pairs[0]}{others}: KV cache is taken as unlimited there"]
 
 

@@ -4,6 +4,7 @@ running.
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -36,6 +37,28 @@ def test_a_task_that_kills_its_process_takes_no_other_with_it() -> None:
     }
     assert [outcomes[i].value for i in range(5)] == [1, 4, None, 16, 25]
     assert "killed" in outcomes[2].error
+
+
+@pytest.mark.costly
+def test_a_script_that_every_process_reads_again_is_told_what_it_lacks(tmp_path: Path) -> None:
+    """Python's own answer is a traceback of forty lines from each process."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from experiments.processes import run_tasks\n"
+        "print([one.error for one in run_tasks(abs, [1, 2], jobs=2)])\n"
+    )
+    repository = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(repository)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert 'if __name__ == "__main__"' in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "ended by itself" in done.stdout
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])

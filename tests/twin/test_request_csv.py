@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from twin.fit.request_csv import parse_request_rows, read_request_rows
+from twin.fit.request_csv import parse_request_rows, read_log_text
 from twin.spec import SpecError
 
 HEADER = "request,queued_s,input_tokens,output_tokens,scheduled_s,first_token_s,last_token_s\n"
@@ -55,7 +55,7 @@ def test_a_byte_order_mark_and_windows_line_ends_are_read(tmp_path: Path) -> Non
     """Spreadsheets write both."""
     path = tmp_path / "log.csv"
     path.write_bytes(("\ufeff" + HEADER + GOOD).replace("\n", "\r\n").encode())
-    assert len(read_request_rows(path)) == 1
+    assert len(parse_request_rows(read_log_text(path), source=path.name)) == 1
 
 
 @pytest.mark.parametrize(
@@ -116,11 +116,11 @@ def test_a_file_that_is_not_there_or_not_text_is_told_in_one_line(tmp_path: Path
     with pytest.raises(
         SpecError, match=r"absent\.csv: expected a request log, found no such file$"
     ):
-        read_request_rows(tmp_path / "absent.csv")
+        read_log_text(tmp_path / "absent.csv")
     (tmp_path / "binary.csv").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(
         SpecError, match=r"binary\.csv: expected a request log \(text in UTF-8\), found .*"
     ):
-        read_request_rows(tmp_path / "binary.csv")
+        read_log_text(tmp_path / "binary.csv")
     with pytest.raises(SpecError, match="expected a request log"):
-        read_request_rows(tmp_path)
+        read_log_text(tmp_path)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from twin.fit.replay import ReplicaLimits, replay, score
-from twin.fit.request_csv import read_request_rows
+from twin.fit.request_csv import parse_request_rows, read_log_text
 from twin.spec import LatencyModel
 
 pytestmark = pytest.mark.slow
@@ -77,7 +77,7 @@ def test_a_saturated_server_is_replayed_and_only_with_its_memory_limit(runs: Pat
         "a fit must take under 30 s of CPU"
     )
 
-    rows = read_request_rows(runs / RTX4090)
+    rows = parse_request_rows(read_log_text(runs / RTX4090), source=RTX4090)
     latency_model = LatencyModel(
         **{f"{name}_ms": value for name, value in found["perfParms"].items()}
     )

@@ -86,17 +86,6 @@ class RequestRows:
         return self.last_token_s - self.queued_s
 
 
-def read_request_rows(path: Path) -> RequestRows:
-    """Read the request log *path*: CSV with a header that has at least COLUMNS, in any order and
-    case.
-
-    Times in seconds on any one clock; other columns are left alone. Rows may come in any order.
-    A request that failed (0 output tokens, or no time of its first or last token) is left out and
-    counted. Raise SpecError, one line with file, line, column, what was expected and what came.
-    """
-    return parse_request_rows(read_log_text(path), source=path.name)
-
-
 def read_log_text(path: Path) -> str:
     """Return the text of the log *path*, gzipped or not. Raise SpecError, one line, if it cannot be
     read.
@@ -118,7 +107,12 @@ def read_log_text(path: Path) -> str:
 
 
 def parse_request_rows(text: str, *, source: str) -> RequestRows:
-    """Read a request log from *text*; see read_request_rows."""
+    """Read a request log: CSV with a header that has at least COLUMNS, in any order and case.
+
+    Times in seconds on any one clock; other columns are left alone. Rows may come in any order.
+    A request that failed (0 output tokens, or no time of its first or last token) is left out and
+    counted. Raise SpecError, one line with *source*, line, column, what was expected and what came.
+    """
     rows = _fields(text, source=source)
     line, header = next(rows, (1, []))
     places = _places(header, where=f"{source}: line {line}")
