@@ -132,7 +132,11 @@ def test_no_batch_is_worth_the_end_of_all_pods_at_once() -> None:
     [
         ([{"name": "vllm", "args": ["--max-num-seqs=32"]}], {}, 32, True),
         ([{"name": "sgl", "args": ["--max-running-requests", "16"]}], {}, 16, True),
+        # Each of the engines of data parallelism takes so many.
+        ([{"name": "vllm", "args": ["--max-num-seqs=32", "-dp", "4"]}], {}, 128, True),
+        ([{"name": "sgl", "args": ["--max-running-requests=16", "--dp-size=4"]}], {}, 16, True),
         ([{"name": "vllm", "args": ["--max-num-seqs=$(SEQS)"]}], {}, 64, False),
+        ([{"name": "vllm", "args": ["--max-num-seqs=" + "9" * 15]}], {}, 64, False),
         ([{"name": "vllm", "args": ["--max-model-len=8192"]}], {}, 64, False),
         ([{"name": "vllm"}], {}, 64, False),
         (

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
-from twin.magnitudes import whole
+from twin.magnitudes import BATCH_MAX, whole
 
 Json = Mapping[str, Any]
 
@@ -86,7 +86,10 @@ def is_gpu(resource: str) -> bool:
 
 
 # By which engines are told their batch size: vLLM, SGLang, TensorRT-LLM.
-BATCH_ARGUMENTS = ("--max-num-seqs", "--max-running-requests", "--max-batch-size")
+PER_ENGINE = "--max-num-seqs"
+BATCH_ARGUMENTS = (PER_ENGINE, "--max-running-requests", "--max-batch-size")
+# How many engines of data parallelism vLLM begins in a pod, each of which has that batch.
+ENGINES_OF_A_POD = ("--data-parallel-size-local", "-dpl", "--data-parallel-size", "-dp")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -233,8 +236,13 @@ _TELLING = ("name", "command", "args", "env", "envFrom", "resources")
 @lru_cache(maxsize=8192)
 def _batch_of(told: str) -> tuple[str, int] | None:
     containers = json.loads(told)
-    found = ((name, value_of(containers, name)) for name in BATCH_ARGUMENTS)
-    return next(((name, value) for name, value in found if value), None)
+    if (found := _first_of(containers, BATCH_ARGUMENTS)) is None:
+        return None
+    argument, batch = found
+    if argument == PER_ENGINE and (engines := _first_of(containers, ENGINES_OF_A_POD)):
+        batch *= engines[1]
+    # Beyond all magnitudes it limits nothing.
+    return (argument, batch) if batch <= BATCH_MAX else None
 
 
 def text_of(containers: Sequence[Json], argument: str) -> str:
