@@ -49,7 +49,7 @@ class ObservingContract:
     @pytest.fixture
     def subject(self) -> Iterator[Subject]:
         """Make the backend under test; a subclass says how."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture subject")
 
     def test_looking_changes_nothing(self, subject: Subject) -> None:
         """Advice, plots and probes look too."""

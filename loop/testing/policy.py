@@ -83,7 +83,7 @@ class PolicyContract:
     @pytest.fixture
     def policy(self) -> Policy:
         """Make the policy under test; a subclass says how."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture policy")
 
     def test_it_says_its_name_and_its_period(self, policy: Policy) -> None:
         """Records carry the name; the tick is the period when no other is given."""

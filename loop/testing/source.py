@@ -69,12 +69,12 @@ class MetricsSourceContract:
     @pytest.fixture
     def source(self) -> MetricsSource:
         """Make the source under test over a world that answers; a subclass says how."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture source")
 
     @pytest.fixture
     def broken(self) -> MetricsSource:
         """Make one over a world that does not answer; a subclass says how."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture broken")
 
     def test_it_says_its_name_and_whence_it_learns(self, source: MetricsSource) -> None:
         """Records carry the name; a source at pods knows nothing of a server without any."""

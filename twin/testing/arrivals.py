@@ -29,7 +29,7 @@ class ArrivalProcessContract:
     @pytest.fixture
     def factory(self) -> ArrivalFactory:
         """Return what makes the process under test; a subclass says what."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture factory")
 
     def test_gaps_are_numbers_from_0_on(self, factory: ArrivalFactory) -> None:
         """With another one time would go back, or stand still."""

@@ -42,7 +42,7 @@ class EngineContract:
     @pytest.fixture
     def factory(self) -> EngineFactory:
         """Return what makes the engine under test; a subclass says what."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture factory")
 
     @each_seed
     def test_every_request_ends_once_and_in_order(self, factory: EngineFactory, seed: int) -> None:

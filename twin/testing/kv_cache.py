@@ -26,7 +26,7 @@ class KvCacheContract:
     @pytest.fixture
     def factory(self) -> KvCacheFactory:
         """Return what makes the cache under test; a subclass says what."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture factory")
 
     @pytest.mark.parametrize("seed", range(40))
     def test_use_demand_and_the_end_of_memory_are_those_of_counting(

@@ -59,7 +59,7 @@ class RouterContract:
     @pytest.fixture
     def factory(self) -> RouterFactory:
         """Return what makes the router under test; a subclass says what."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture factory")
 
     @pytest.mark.parametrize("seed", range(10))
     def test_it_chooses_among_the_replicas_that_there_are(

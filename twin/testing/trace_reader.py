@@ -27,12 +27,12 @@ class TraceReaderContract:
     @pytest.fixture
     def reader(self) -> TraceReader:
         """Return the reader under test; a subclass says which."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture reader")
 
     @pytest.fixture
     def file(self, tmp_path: Path) -> Path:
         """Return a file of two requests and more; a subclass writes it."""
-        raise NotImplementedError
+        raise NotImplementedError("a subclass defines the fixture file")
 
     def test_every_request_has_a_time_and_tokens(self, reader: TraceReader, file: Path) -> None:
         """A column that is shifted by a row would give each request another one's tokens."""
