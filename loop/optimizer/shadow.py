@@ -25,6 +25,8 @@ from loop.types import ServerView, Snapshot
 MS_PER_MINUTE = 60_000.0
 # In a queue beyond this part of what runs, latencies follow from the past and not from the load.
 WAITING_MAX = 0.1
+# No replica runs more at a time; some write a far larger one for "without limit".
+BATCH_MOST = 4096
 # Of the rate that a full batch serves: above it no mean is steady.
 BUSY_MAX = 0.95
 # Of the TTFT: how long requests wait for a place depends on the router, of which nothing is known
@@ -82,7 +84,7 @@ def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
             gamma=gamma,
             in_tokens=in_tokens + host,
             out_tokens=out_tokens,
-            max_batch=[_batch(view, perf) for view, perf in views],
+            max_batch=[min(_batch(view, perf), BATCH_MOST) for view, perf in views],
             overhead=[perf.overhead_ms for perf in perfs],
             launch=np.array([perf.latency_model.launch_ms for perf in perfs]) / per_step,
             p=[perf.p for perf in perfs],

@@ -145,3 +145,16 @@ def test_a_queue_that_has_ended_counts_until_its_window_has_passed() -> None:
         metrics.observe(replace(told, now_s=now_s, seen=snapshot))
         assert shown(metrics.registry).get(key, 0.0) == pytest.approx(0.0, abs=1e-6)
     assert key in shown(metrics.registry)
+
+
+def test_a_batch_without_limit_is_one_that_a_replica_never_fills() -> None:
+    """A label of 2,000,000,000 made a chain of so many states, and no cycle ended any more."""
+    good = replace(BUSY, itl_ms=10.0, ttft_ms=50.0)
+    found = [
+        model_errors(
+            seen(replace(good, pools=one_pool(accelerator="H100", replicas=2, max_batch=batch))),
+            system(),
+        )
+        for batch in (4096, 2_000_000_000)
+    ]
+    assert found[0] == found[1] != {}
