@@ -37,7 +37,7 @@ def seen_in_histories(
         found[name] = [
             Seen(t_s=history.start_s + history.step_s * where.start, stretch=stretch)
             for where, stretch in steady_blocks(history)
-            if is_steady((history.arrived[where] * 60.0 / history.step_s).tolist())
+            if is_steady(history.arrived[where].tolist())
         ]
         if found[name]:
             last = found[name][-1]
@@ -91,13 +91,15 @@ def seen_in_records(
     return dict(found)
 
 
-def is_steady(rates_rpm: Sequence[float]) -> bool:
-    """Tell whether requests came as at one rate, but for chance, in minutes with these rates: the
-    twin is asked what it does at their mean.
+def is_steady(counts: Sequence[float]) -> bool:
+    """Tell whether as many requests came in equal times as *counts* at one rate, but for chance:
+    the twin is asked what it does at their mean.
     """
-    told = np.array(rates_rpm)
+    told = np.array(counts)
     mean = float(told.mean())
-    return mean > 0.0 and float(told.var()) / mean**2 <= UNSTEADY_MAX**2 + 1.0 / mean
+    # The variance of a few counts is itself off by chance: by two standard deviations at most.
+    by_chance = (1.0 + 2.0 * math.sqrt(2.0 / max(len(told) - 1, 1))) / mean if mean else 0.0
+    return mean > 0.0 and float(told.var()) / mean**2 <= UNSTEADY_MAX**2 + by_chance
 
 
 class _Settled:

@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from experiments.config import RunConfig
 from experiments.own_system.drift import EngineDrift, Seen, drift_of, merged, predict
 from experiments.own_system.points import Point
-from experiments.own_system.seen import seen_in_histories, seen_in_records
+from experiments.own_system.seen import is_steady, seen_in_histories, seen_in_records
 from inferno.cli.drift import verdict
 from inferno.cli.main import main
 from loop.schema.reading import read_system
@@ -216,6 +217,16 @@ def test_minutes_that_differ_are_no_steady_load() -> None:
     wild = [cycle(60.0 * place, rpm=rpm) for place, rpm in enumerate((10.0, 100.0, 12.0, 98.0))]
     assert seen_in_records(even, source="cycles")
     assert not seen_in_records(wild, source="cycles")
+
+
+@pytest.mark.parametrize("rate", [0.5, 2.0, 10.0, 200.0])
+def test_what_chance_makes_of_one_rate_is_steady(rate: float) -> None:
+    """A server of two requests a minute has minutes of none and of five."""
+    rng = np.random.default_rng(3)
+    found = [is_steady(rng.poisson(rate, 10).tolist()) for _ in range(200)]
+    assert sum(found) >= 190
+    bursts = [is_steady((rng.poisson(rate, 10) * ([0, 8] * 5)).tolist()) for _ in range(200)]
+    assert sum(bursts) <= (100 if rate < 1.0 else 10)
 
 
 def test_pods_that_start_slowly_are_told(folder: Path) -> None:
