@@ -102,6 +102,27 @@ def test_a_table_of_operating_points_gives_the_latency_model_again(tmp_path: Pat
     assert found.all_rows.e2e_mape < 0.01
 
 
+@pytest.mark.slow
+def test_a_table_of_many_points_is_fitted_from_the_data_sheet_on(tmp_path: Path) -> None:
+    """A search everywhere replays them six times as often, for the same: 48 took minutes."""
+    lines = ["rate_rps,in_tokens,out_tokens,ttft_ms,tpot_ms"]
+    for prompt, output in ((50, 30), (800, 10), (400, 60)):
+        for rate_rps in (0.5, 1.0, 2.0, 4.0, 6.0):
+            load = OperatingPoint(rate_rps=rate_rps, input_tokens=prompt, output_tokens=output)
+            seen = at(load)
+            tail = f"{seen.ttft_s * 1e3},{seen.itl_s * 1e3}"
+            lines.append(f"{rate_rps},{prompt},{output},{tail}")
+    path = tmp_path / "table.csv"
+    path.write_text("\n".join(lines) + "\n")
+    sheet = LatencyModel(alpha_ms=8.5, beta_ms=0.06, gamma_ms=9e-5)
+    limits = ReplicaLimits(max_batch=64, token_budget=2048)
+    found = fit_logs(read_logs(path), limits=limits, prior=prior_of(sheet))
+    assert found.latency_model.alpha_ms == pytest.approx(MODEL.alpha_ms, rel=0.02)
+    assert found.latency_model.beta_ms == pytest.approx(MODEL.beta_ms, rel=0.03)
+    assert found.all_rows.e2e_mape < 0.01
+    assert found.evaluations < 250
+
+
 @pytest.mark.parametrize("tokens_per_step", [1.0, 2.3])
 def test_what_a_proxy_takes_is_not_put_upon_the_prefill(tokens_per_step: float) -> None:
     """Prompts of a few tokens hardly tell beta: it came out 27 times too large, and its range

@@ -17,6 +17,7 @@ from twin.fit.replay import ReplayScore, ReplicaLimits, check_fits, score_logs
 from twin.fit.request_csv import RequestRows
 from twin.fit.search import (
     COEFFICIENTS,
+    MANY_POINTS,
     PLAIN,
     Expected,
     Family,
@@ -99,6 +100,7 @@ def fit_logs(
     """
     part = fitted or slice(max(ROWS_FITTED_MAX // len(logs), ROWS_MIN))
     _check(logs, part, limits)
+    start = start or _sheet(logs, prior)
     search = Search(
         logs,
         part=part,
@@ -147,6 +149,12 @@ def fit_logs(
         preemptions=sum(int(replayed.preemptions.sum()) for replayed in replays),
         evaluations=evaluations,
     )
+
+
+def _sheet(logs: Sequence[RequestRows], prior: Prior | None) -> LatencyModel | None:
+    """Return where to begin with a table so large that a search everywhere would take minutes."""
+    many = max(len(rows.points) for rows in logs) > MANY_POINTS
+    return prior.latency_model if prior is not None and many else None
 
 
 def _figures(model: LatencyModel | None) -> Vector | None:

@@ -233,7 +233,7 @@ def _open(
 
 
 # A fit holds the same points a hundred times.
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=256)
 def _arrivals(
     point: OperatingPoint, seed: int, requests: int, block_size: int
 ) -> tuple[Mapping[str, Any], ...]:

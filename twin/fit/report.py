@@ -79,8 +79,10 @@ def _families(result: FitResult) -> list[str]:
         "",
         f"  chosen: {result.family.name}, as the 1st halves predict the 2nd ones",
     ]
+    width = max(len(family.name) for family in result.families)
     lines += [
-        f"    {family.name:<40} e2e MAPE {score.e2e_mape:>7.2%}  TTFT MAPE {score.ttft_mape:>7.2%}"
+        f"    {family.name:<{width}} e2e MAPE {score.e2e_mape:>7.2%}  TTFT MAPE "
+        f"{score.ttft_mape:>7.2%}"
         for family, score in result.families.items()
     ]
     return lines

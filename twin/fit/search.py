@@ -41,6 +41,8 @@ NEARLY_FACTOR, NEARLY_EXTRA = 1.1, 4.0
 PROBES = (0.5, 0.7, 0.85, 1.2, 1.4, 2.0)
 # A prior says more than Cauchy's loss leaves of it from so many standard deviations on.
 FAR, FAR_MAX = 3.0, 20.0
+# Each point of a table is a simulation of its own: of more of them, a search is to be shorter.
+MANY_POINTS = 12
 OVERHEAD_MAX_S = 0.1  # more than this is a queue before the engine, not an overhead
 
 
@@ -123,6 +125,7 @@ class Search:
         family: Family,
         start: Vector | None = None,
         overhead: Expected | None = None,
+        is_brief: bool = False,
     ) -> None:
         self.evaluations = 0
         self._overhead = overhead
@@ -133,6 +136,7 @@ class Search:
         self._prior = prior
         self._with_overhead = with_overhead
         self._start = start
+        self._is_brief = is_brief
         bounds = [(rows, part.indices(len(rows))) for rows in logs]
         self._misfits = [
             Misfit(
@@ -162,6 +166,7 @@ class Search:
             family=self._family,
             start=self.best_ms,
             overhead=self._overhead,
+            is_brief=any(len(rows.points) > MANY_POINTS for rows in self._logs),
         )
 
     def like(self, family: Family) -> Search:
@@ -210,7 +215,9 @@ class Search:
     def best(self) -> tuple[LatencyModel, float]:
         """Search; return the latency model and the overhead [ms]."""
         start = None if self._start is None else self._start / self._ceilings
-        shares = best_shares(self._residuals, count=len(self._ceilings), start=start)
+        shares = best_shares(
+            self._residuals, count=len(self._ceilings), start=start, is_brief=self._is_brief
+        )
         self.best_ms = shares * self._ceilings
         latency_model = self._model(self.best_ms)
         return latency_model, self._overhead_s(self._found(latency_model)) * 1e3
