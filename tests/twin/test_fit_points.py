@@ -123,6 +123,7 @@ def test_a_table_of_many_points_is_fitted_from_the_data_sheet_on(tmp_path: Path)
     assert found.evaluations < 250
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("tokens_per_step", [1.0, 2.3])
 def test_what_a_proxy_takes_is_not_put_upon_the_prefill(tokens_per_step: float) -> None:
     """Prompts of a few tokens hardly tell beta: it came out 27 times too large, and its range
