@@ -178,7 +178,8 @@ def _run(options: Namespace) -> int:
             epoch=world.wall,
         )
         controller = _led(alone, world.lease) if world.lease else alone
-        metrics, inbox, history = ControllerMetrics(), ThreadInbox(), History()
+        metrics = ControllerMetrics(speed=world.twin_speed)
+        inbox, history = ThreadInbox(), History()
         sockets = listen_well(settings.controller_host, settings.controller_port)
         records = stack.enter_context(Records(options.records)) if options.records else None
         driver = LiveDriver(

@@ -177,6 +177,7 @@ def open_world(settings: Settings, options: Namespace, stack: ExitStack) -> Worl
         lease=live.lease,
         pause=live.pause,
         wall=live.wall,
+        twin_speed=choices.speed,
     )
 
 

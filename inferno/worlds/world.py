@@ -29,11 +29,11 @@ SPEED_MAX = 1e6  # eleven days in a second
 class World:
     """A backend with its policy and data, and whose time passes how fast.
 
-    clock has the world's seconds, epoch is the date of its second 0. advance brings a simulated
-    world to a time; the time of others passes by itself. With a lease the controller acts only
-    while it holds that, and never while people pause it. wall follows the clock of the machine if
-    dates are real ones. notes are what the data leave open, a
-    line each.
+    clock has the world's seconds, speed of them in one of the machine's, and epoch is the date of
+    its second 0. Of a cluster that is a twin at a speed, twin_speed seconds pass in one of clock's.
+    advance brings a simulated world to a time; the time of others passes by itself. With a lease
+    the controller acts only while it holds that, and never while people pause it. wall follows the
+    clock of the machine if dates are real ones. notes are what the data leave open, a line each.
     """
 
     backend: Backend
@@ -43,6 +43,7 @@ class World:
     epoch: datetime
     notes: tuple[str, ...] = ()
     speed: float = 1.0
+    twin_speed: float = 1.0
     advance: Callable[[float], None] | None = None
     lease: Lease | None = None
     pause: Pause = field(default_factory=Pause)

@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from loop.actuator import planned
 from loop.optimizer.shadow import model_errors
+from loop.policies.sped import in_world_time
 from loop.records import capacity_rows, held_servers
 from loop.services.world_metrics import Concern, ReasonGauge, WorldMetrics
 
@@ -48,10 +49,12 @@ PER_SERVER = MappingProxyType(
 
 class ControllerMetrics:
     """Counts cycles and shows the latest decision. `observe` is called by one thread; any may
-    collect from `registry`.
+    collect from `registry`. In a second of the loop *speed* seconds of the world pass, if that is a
+    twin.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, speed: float = 1.0) -> None:
+        self._speed = speed
         self.registry = CollectorRegistry()
         self.world = WorldMetrics(self.registry)
         self._cycles = Counter(
@@ -152,7 +155,8 @@ class ControllerMetrics:
             field = metric.removeprefix("inferno_gpus_")
             gauge.show({row["type"]: row[field] for row in gpus})
         self._show_servers(record.seen.servers, desired, record.data)
-        self._show_errors(record.seen, record.data)
+        # The data have the seconds of the world, and so do estimates by them.
+        self._show_errors(in_world_time(record.seen, speed=self._speed), record.data)
 
     def _show_errors(self, seen: Snapshot, data: SystemData | None) -> None:
         """Show how wrong the data of each server have been of late. On another accelerator it is

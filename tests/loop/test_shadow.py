@@ -121,6 +121,20 @@ def test_the_controller_shows_the_errors_of_late() -> None:
     assert not [key for key in shown(metrics.registry) if key[0] == "inferno_model_error_ratio"]
 
 
+@pytest.mark.parametrize("speed", [1.0, 20.0])
+def test_a_start_up_on_a_faster_world_counts_its_seconds(speed: float) -> None:
+    """Data have the world's: in the loop's, a right start-up looked twenty times too long."""
+    data = system()
+    ((key, perf),) = [one for one in data.perf.items() if one[0] == (BUSY.model, BUSY.accelerator)]
+    known = replace(data, perf={**data.perf, key: replace(perf, start_up_s=90.0)})
+    metrics = ControllerMetrics(speed=speed)
+    view = replace(BUSY, start_up_s=99.0 / speed)
+    metrics.observe(replace(record(view), data=known))
+    page = shown(metrics.registry)
+    own = ("inferno_model_error_ratio", "start_up", BUSY.name)
+    assert page[own] == pytest.approx(0.1)
+
+
 def test_a_queue_that_has_ended_counts_until_its_window_has_passed() -> None:
     """Latencies of a window in which requests queued follow from the past: an hour of alerts of a
     latency model that is right would come of a minute's queue.
