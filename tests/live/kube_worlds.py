@@ -200,13 +200,16 @@ def kube_world(
 
 @contextmanager
 def kube_again(
-    world: KubeWorld, *, may_act: Callable[[], bool] = lambda: True
+    world: KubeWorld,
+    *,
+    may_act: Callable[[], bool] = lambda: True,
+    namespaces: Sequence[str] = ("infer",),
 ) -> Iterator[KubeBackend]:
     """Return a backend over the cluster of *world* that has seen nothing yet, as after a
     restart.
     """
     calls = KubeClient(world.twin.api, clock=world.clock, timeouts=PATIENT)
-    settings = KubeSettings(namespaces=("infer",))
+    settings = KubeSettings(namespaces=tuple(namespaces))
     backend = KubeBackend(
         calls,
         LabelsOnly(),

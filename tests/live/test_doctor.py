@@ -20,7 +20,7 @@ from loop.testing.fakes import ManualClock
 from tests.live.kube_worlds import KubeWorld, cluster_spec, kube_world, manifest
 from tests.live.twin_served import serving_twin
 from tests.loop.data_files import files, write
-from twin.kube.apiserver.auth import Identity, Rule
+from twin.kube.apiserver.auth import ADMIN, Identity, Rule
 from twin.kube.cluster import TOKEN
 from twin.kube.files import write_kubeconfig
 
@@ -186,3 +186,22 @@ def test_a_token_that_is_not_known_is_told_as_one(data: str, capsys: Capture) ->
     assert "401" in line
     assert line.endswith("to do: check the address and the credentials of the kubeconfig")
     assert code == 1
+
+
+def test_a_namespace_that_cannot_be_listed_hides_no_other(data: str, capsys: Capture) -> None:
+    """The loop goes on with the others: so does who looks what is wrong."""
+    rule = Rule(verbs=("get", "list", "patch"), resources=("*",), namespaces=("infer",))
+    body = manifest("dep1")
+    with (
+        serving_twin(
+            cluster_spec(), tokens={TOKEN: Identity(user="narrow", rules=(rule,)), "admin": ADMIN}
+        ) as twin,
+        twin.api("admin") as api,
+    ):
+        client.CoreV1Api(api).create_namespace({"metadata": {"name": "infer"}})
+        client.AppsV1Api(api).create_namespaced_deployment("infer", body)
+        words = ("--namespace", "other,infer", "--metrics", "labels")
+        code, lines = doctor_of(twin.url, data, capsys, *words)
+    assert code == 1
+    assert any(line.startswith("wrong  namespace other: list deployments: 403") for line in lines)
+    assert any(line.startswith("ok     s1: llama_8b") for line in lines)

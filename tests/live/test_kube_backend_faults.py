@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from kubernetes import client
@@ -42,6 +43,7 @@ from tests.live.kube_worlds import (
 from tests.live.served import allowed_s
 from tests.live.twin_served import DEADLINE_S, serving_twin
 from twin.kube.apiserver.auth import ADMIN, Identity, Rule
+from twin.kube.faults import Fault, Match
 
 
 def three() -> tuple[dict[str, object], ...]:
@@ -416,3 +418,59 @@ def test_a_role_that_lacks_one_namespace_is_no_failure_of_the_others(
         backend.close()
     assert [record.failed for record in records] == [not writable] * 3
     assert held_servers(records[-1]) == (dict.fromkeys(["s-b"], "refused") if writable else {})
+
+
+@pytest.mark.parametrize(
+    ("resource", "kind", "status"),
+    [("pods", "error", 403), ("deployments", "error", 404), ("pods", "drop", 0)],
+)
+def test_a_namespace_that_cannot_be_listed_is_held_and_told_and_stops_no_other(
+    resource: str, kind: Any, status: int
+) -> None:
+    """One Role that was taken away ended every cycle for all other namespaces."""
+    busy = {names.LOAD_RPM: "1500"}
+    bodies = [
+        manifest(f"dep-{space}", server=f"s-{space}", namespace=space, replicas=1, labels=busy)
+        for space in ("infer", "other")
+    ]
+    settings = KubeSettings(namespaces=("infer", "other"))
+    spaces = ("infer", "other")
+    with kube_world(*bodies, settings=settings, namespaces=spaces, timeouts=HASTY) as world:
+        world.settled()
+        match = Match(verbs=("list",), resources=(resource,), namespaces=("other",))
+        world.suffer(Fault(kind=kind, match=match, status=status))
+        loop = loop_over(world)
+        records = [loop.cycle(60.0), loop.cycle(120.0)]
+        with kube_again(world, namespaces=spaces) as fresh:
+            first = fresh.observe()
+        world.suffer()
+        after = loop.cycle(180.0)
+    for record in records:
+        assert not record.failed
+        assert held_servers(record) == {"s-other": "held-unknown"}
+        (line,) = [line for line in record.warnings if line.startswith("namespace other")]
+        assert f"it cannot be listed: list {resource}: " in line
+        assert line.endswith("; its servers are held as seen before")
+        assert record.seen is not None
+        assert record.seen.servers["s-other"].wanted == 1
+        assert [line for line in record.warnings if line.startswith("s-other: ")] == [
+            "s-other: nothing is asked for it: its namespace, other, cannot be listed"
+        ]
+    assert [change.server for change in records[0].changes] == ["s-infer"]
+    # Nobody has ever listed it: of Deployments without pods, or of nothing, nothing is asked.
+    hold = first.servers["s-other"].hold if "s-other" in first.servers else None
+    assert (hold is not None) == (resource == "pods")
+    assert any("namespace other: it cannot be listed" in line for line in first.warnings)
+    assert held_servers(after) == {}
+    assert "s-other" in [change.server for change in after.changes]
+
+
+def test_where_no_namespace_can_be_listed_the_cycle_fails() -> None:
+    """Then nothing is known of the cluster, and readiness must tell."""
+    settings = KubeSettings(namespaces=("infer", "other"))
+    spaces = ("infer", "other")
+    with kube_world(manifest(), settings=settings, namespaces=spaces, timeouts=HASTY) as world:
+        world.settled()
+        world.suffer(fault("error", "list", status=403))
+        with pytest.raises(BackendError, match="list deployments: 403"):
+            world.backend.observe()

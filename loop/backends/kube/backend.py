@@ -11,11 +11,12 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.pool import ThreadPool
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from loop.backends.kube.budgets import Budget, budget_note, read_budgets, strictest
 from loop.backends.kube.client import NOT_FOUND, ApiError, KubeClient
 from loop.backends.kube.labels import ACCELERATOR, FOUND_MAX, MODEL, STATUS
+from loop.backends.kube.listing import Failed, LastListed, Listing, unlisted_lines
 from loop.backends.kube.missing import is_told, missing_line, missing_of, unmade
 from loop.backends.kube.nodes import Capacity, Shortages, read_capacity
 from loop.backends.kube.patches import (
@@ -57,16 +58,12 @@ from loop.backends.metrics.source import ShowsNames
 from loop.errors import BackendError, PausedError
 from loop.replacing import replace
 from loop.signals.survey import survey
-from loop.types import Change, Missing, ServerView, Snapshot
+from loop.types import Change, Missing, ServerView, Snapshot, Why
 from twin.datafile import did_you_mean
 
 if TYPE_CHECKING:
-    from multiprocessing.pool import MapResult
-
     from loop.backends.metrics.source import Measurement, MetricsSource
     from loop.ports import Clock, Epoch
-
-Found = TypeVar("Found")
 
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
 SCRAPED_S = 120.0  # a pod that has been ready for so long should have been scraped
@@ -136,6 +133,8 @@ class KubeBackend:
         self._missed: Mapping[str, str] = {}
         self._unmade_s: Mapping[str, float] = {}  # since when pods were not made, by server
         self._memory = Memory()
+        self._deployments, self._pods = LastListed(), LastListed()
+        self._looked: dict[str, LastListed] = defaultdict(LastListed)  # now and then, by kind
         self._rivals = Rivals()
         self._writer = Writer(
             client,
@@ -213,7 +212,12 @@ class KubeBackend:
         }
         views = {
             name: self._view(
-                server, sights[name], missing.get(name), capacity, budgets.get(name), now_s=now_s
+                server,
+                sights[name],
+                missing.get(name),
+                capacity,
+                budgets.get(name),
+                hold=self._hold(server, servers.unlisted, now_s=now_s),
             )
             for name, server in servers.by_name.items()
         }
@@ -224,6 +228,7 @@ class KubeBackend:
             now_s=now_s,
         )
         warnings = (
+            *unlisted_lines(servers),
             *servers.warnings,
             *(
                 f"{name}: label {MODEL}: expected the name of a model, found none"
@@ -303,18 +308,17 @@ class KubeBackend:
         listing = self._each(self._client.deployment_texts, watched or ("",))
         # All at once, where it is known already which lists are needed.
         pods = self._each(self._client.pod_texts, watched) if watched else None
-        listed = [one for part in listing.get() for one in part]
+        listed, unlisted = self._deployments.after(listing)
         if pods is None:
             spaces = self._memory.namespaces(listed)
             # The capacity that others hold is everywhere.
             everywhere = nodes is not None or len(spaces) > SPACES_MAX
             pods = self._each(self._client.pod_texts, [""] if everywhere else spaces)
+        listed_pods, without_pods = self._pods.after(pods)
         servers = read_servers(
-            listed,
-            (one for part in pods.get() for one in part),
-            epoch_s=self._epoch.timestamp(),
-            memory=self._memory,
+            listed, listed_pods, epoch_s=self._epoch.timestamp(), memory=self._memory
         )
+        servers = self._as_before(servers, unlisted={**without_pods, **unlisted}, old=unlisted)
         if nodes is None:
             return servers, None
         return servers, read_capacity(
@@ -345,10 +349,23 @@ class KubeBackend:
             now_s=now_s,
         )
 
-    def _each(
-        self, listing: Callable[[str], list[Found]], spaces: Sequence[str]
-    ) -> MapResult[list[Found]]:
-        return self._pool.map_async(listing, spaces, chunksize=1)
+    def _each(self, listing: Callable[[str], list[Any]], spaces: Sequence[str]) -> Listing:
+        return Listing(self._pool, listing, spaces)
+
+    def _as_before(self, servers: Servers, *, unlisted: Failed, old: Failed) -> Servers:
+        """Return *servers* with what is held in the *unlisted* namespaces; those whose Deployments
+        are *old* are as the loop left them, since it may have asked for something after the list.
+        """
+        if not unlisted:
+            return servers
+        by_name = dict(servers.by_name)
+        for name, server in servers.by_name.items():
+            seen = self._writer.seen.get(name)
+            one = server.deployment
+            if one.namespace in old and seen is not None and seen.uid == one.uid:
+                by_name[name] = replace(server, deployment=seen)
+        lines = {space: str(error) for space, error in unlisted.items()}
+        return replace(servers, by_name=by_name, unlisted=lines)
 
     def _view(
         self,
@@ -358,17 +375,25 @@ class KubeBackend:
         capacity: Capacity | None,
         budget: Budget | None,
         *,
-        now_s: float,
+        hold: Why | None,
     ) -> ServerView:
-        name, contest = server.name, self._settings.contest
+        name = server.name
         return server_view(
             server,
             sight,
             missing=missing,
-            rival=None if contest else self._rivals.hold(name, now_s=now_s),
+            hold=hold,
             gpus_reachable=capacity.reachable.get(name) if capacity else None,
             least=budget.least if budget else 0,
         )
+
+    def _hold(self, server: Server, unlisted: Mapping[str, str], *, now_s: float) -> Why | None:
+        """Return why nothing is to be asked of *server*, None if it may be."""
+        space = server.deployment.namespace
+        if space in unlisted:
+            return Why(kind="held-unknown", text=f"its namespace, {space}, cannot be listed")
+        contest = self._settings.contest
+        return None if contest else self._rivals.hold(server.name, now_s=now_s)
 
     def _sight(self, server: Server, found: Measurement) -> Sight:
         """Return what is known of the load of *server*, and whether it may be asked to have no
@@ -507,6 +532,7 @@ class KubeBackend:
                 unmade_since_s=self._unmade_s.get(name),
             )
             for name, server in servers.by_name.items()
+            if server.deployment.namespace not in servers.unlisted
         }
         found = {name: one for name, one in missings.items() if one is not None}
         kinds = {name: one.kind for name, one in found.items() if is_told(one)}
@@ -551,7 +577,7 @@ class KubeBackend:
                 by = manager_of(one, replicas=expected.replicas != one.wanted)
                 status = one.annotations.get(STATUS, "")
                 self._rivals.changed(name, by=by, now_s=now_s, status=status)
-            if not one.settled:
+            if not one.settled and one.namespace not in servers.unlisted:
                 generation, since_s = self._unsettled.get(name, (0, now_s))
                 unsettled[name] = (
                     one.generation,
@@ -579,23 +605,31 @@ class KubeBackend:
             return
         self._autoscalers_s = now_s
         spaces, told = self._settings.namespaces or ("",), self._writer.told
-        listings = [
-            self._each(listing, spaces)
-            for listing in (self._client.autoscalers, self._client.scaled_objects)
-        ]
+        listings = {
+            "autoscalers": self._each(self._client.autoscalers, spaces),
+            "scaled objects": self._each(self._client.scaled_objects, spaces),
+        }
         budgets = self._each(self._client.disruption_budgets, spaces)
         others = self._each(self._client.left_alone, spaces)
         with suppress(ApiError):
-            found = [one for part in budgets.get() for one in part]
-            self._budgets = read_budgets(found, told=told)
+            self._budgets = read_budgets(self._looked["budgets"].after(budgets)[0], told=told)
         with suppress(ApiError):
-            self._others = left_alone_notes(one for part in others.get() for one in part)
+            self._others = left_alone_notes(self._looked["others"].after(others)[0])
+        objects, refused = [], dict[str, ApiError]()
         try:
-            objects = [one for of in listings for part in of.get() for one in part]
+            for kind, listing in listings.items():
+                found, failed = self._looked[kind].after(listing)
+                objects += found
+                refused |= failed
         except ApiError as error:
             if since_s is None:
                 told.append(f"autoscalers that scale the same servers are not seen: {error}")
             return
+        if refused and since_s is None:
+            told += [
+                f"namespace {space}: autoscalers that scale the same servers are not seen: {error}"
+                for space, error in refused.items()
+            ]
         self._autoscalers = read_autoscalers(objects, told=told)
 
     def _date(self) -> datetime:

@@ -101,12 +101,22 @@ def examine(
         yield Finding(level="note", subject="api", text=text)
     yield from _permissions(client, question)
     spaces = question.namespaces or ("",)
-    try:
-        listed = [one for space in spaces for one in client.all_deployments(space)]
-        pods = [pod for space in spaces for pod in client.pods(space)]
-    except ApiError as error:
-        todo = CREDENTIALS if error.status == UNAUTHORIZED else ROLE
-        yield Finding(level="wrong", subject="deployments", text=str(error), todo=todo)
+    listed: list[Json] = []
+    pods: list[Json] = []
+    unlisted: list[str] = []
+    for space in spaces:
+        try:
+            found, its_pods = client.all_deployments(space), client.pods(space)
+        except ApiError as error:
+            todo = CREDENTIALS if error.status == UNAUTHORIZED else ROLE
+            subject = f"namespace {space}" if space else "deployments"
+            yield Finding(level="wrong", subject=subject, text=str(error), todo=todo)
+            unlisted.append(space)
+        else:
+            listed += found
+            pods += its_pods
+    spaces = [space for space in spaces if space not in unlisted]
+    if not spaces:
         return
     managed = [one for one in listed if _labels(one).get(names.MANAGED) == "true"]
     servers = read_servers(managed, pods, epoch_s=epoch_s)

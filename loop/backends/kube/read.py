@@ -190,11 +190,14 @@ class Server:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Servers:
-    """All servers by name, the pods that belong to none of them, and what was found wrong."""
+    """All servers by name, the pods that belong to none of them, and what was found wrong.
+    unlisted: the namespaces that are shown as they were listed before, and why.
+    """
 
     by_name: Mapping[str, Server]
     unowned: tuple[Pod, ...] = ()
     warnings: tuple[str, ...] = field(default=())
+    unlisted: Mapping[str, str] = field(default_factory=dict)
 
 
 def read_deployment(obj: Json) -> Deployment:

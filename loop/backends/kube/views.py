@@ -44,7 +44,7 @@ def server_view(
     sight: Sight,
     *,
     missing: Missing | None = None,
-    rival: Why | None = None,
+    hold: Why | None = None,
     gpus_reachable: Mapping[str, int] | None = None,
     least: int = 0,
 ) -> ServerView:
@@ -102,7 +102,7 @@ def server_view(
         gpus_reachable=gpus_reachable,
         grace_s=one.grace_s,
         missing=missing,
-        hold=LEAVING if one.leaving else PAUSED if one.paused else rival,
+        hold=LEAVING if one.leaving else PAUSED if one.paused else hold,
         pods=pods,
     )
 

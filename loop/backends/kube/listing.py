@@ -1,0 +1,82 @@
+"""Lists of several namespaces, side by side: one that cannot be listed keeps what it had, and stops
+no other. What is made of the objects is in read.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from loop.backends.kube.client import ApiError
+
+if TYPE_CHECKING:
+    from multiprocessing.pool import ThreadPool
+
+    from loop.backends.kube.read import Servers
+
+Failed = Mapping[str, ApiError]  # what was said, by namespace
+
+
+class Listing:
+    """One kind of objects in each of *spaces*, being asked for on the threads of *pool*."""
+
+    def __init__(
+        self, pool: ThreadPool, listing: Callable[[str], list[Any]], spaces: Sequence[str]
+    ) -> None:
+        self.spaces = spaces
+        self._answers = pool.map_async(partial(_attempt, listing), spaces, chunksize=1)
+
+    def get(self) -> tuple[dict[str, list[Any]], Failed]:
+        """Wait, and return the objects by namespace, and which namespaces could not be listed.
+        Raise ApiError if none could be.
+        """
+        found: dict[str, list[Any]] = {}
+        failed: dict[str, ApiError] = {}
+        for space, answer in zip(self.spaces, self._answers.get(), strict=True):
+            if isinstance(answer, ApiError):
+                failed[space] = answer
+            else:
+                found[space] = answer
+        if failed and not found:
+            raise next(iter(failed.values()))
+        return found, failed
+
+
+class LastListed:
+    """The objects of one kind as they were listed last, by namespace."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, list[Any]] = {}
+
+    def after(self, listing: Listing) -> tuple[list[Any], Failed]:
+        """Return the objects of all namespaces of *listing*, of those that could not be listed now
+        as they were before, and what was said there.
+        """
+        found, failed = listing.get()
+        # Its texts are those that are remembered as read: this keeps no others alive.
+        self._last = {
+            space: found.get(space, self._last.get(space, [])) for space in listing.spaces
+        }
+        return [one for part in self._last.values() for one in part], failed
+
+
+def unlisted_lines(servers: Servers) -> list[str]:
+    """Return a line for each namespace that could not be listed."""
+    known = {server.deployment.namespace for server in servers.by_name.values()}
+    return [
+        f"namespace {space}: it cannot be listed: {error}; "
+        + (
+            "its servers are held as seen before"
+            if space in known
+            else "none of its servers is known"
+        )
+        for space, error in servers.unlisted.items()
+    ]
+
+
+def _attempt(listing: Callable[[str], list[Any]], space: str) -> list[Any] | ApiError:
+    try:
+        return listing(space)
+    except ApiError as error:
+        return error
