@@ -115,7 +115,7 @@ def examine(
         else:
             listed += found
             pods += its_pods
-    spaces = [space for space in spaces if space not in unlisted]
+    spaces = tuple(space for space in spaces if space not in unlisted)
     if not spaces:
         return
     managed = [one for one in listed if _labels(one).get(names.MANAGED) == "true"]
