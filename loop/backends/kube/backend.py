@@ -228,13 +228,7 @@ class KubeBackend:
             now_s=now_s,
         )
         warnings = (
-            *unlisted_lines(servers),
-            *servers.warnings,
-            *(
-                f"{name}: label {MODEL}: expected the name of a model, found none"
-                for name, one in servers.by_name.items()
-                if not (one.deployment.model or one.deployment.problem)
-            ),
+            *_wrong_with(servers),
             *(capacity.warnings if capacity else ()),
             *self._once(self._notes(servers, capacity, most, budgets)),
             *(f"{name}: {missing_line(told)}" for name, told in missing.items() if is_told(told)),
@@ -634,3 +628,12 @@ class KubeBackend:
 
     def _date(self) -> datetime:
         return (self._epoch + timedelta(seconds=self._clock.now_s())).astimezone(UTC)
+
+
+def _wrong_with(servers: Servers) -> Iterator[str]:
+    """Yield what each look tells of what was listed and what was not."""
+    yield from unlisted_lines(servers)
+    yield from servers.warnings
+    for name, one in servers.by_name.items():
+        if not (one.deployment.model or one.deployment.problem):
+            yield f"{name}: label {MODEL}: expected the name of a model, found none"

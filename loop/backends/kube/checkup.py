@@ -4,7 +4,7 @@ to do about it. It changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -103,18 +103,7 @@ def examine(
     spaces = question.namespaces or ("",)
     listed: list[Json] = []
     pods: list[Json] = []
-    unlisted: list[str] = []
-    for space in spaces:
-        try:
-            found, its_pods = client.all_deployments(space), client.pods(space)
-        except ApiError as error:
-            todo = CREDENTIALS if error.status == UNAUTHORIZED else ROLE
-            subject = f"namespace {space}" if space else "deployments"
-            yield Finding(level="wrong", subject=subject, text=str(error), todo=todo)
-            unlisted.append(space)
-        else:
-            listed += found
-            pods += its_pods
+    unlisted = yield from _list(client, spaces, listed, pods)
     spaces = tuple(space for space in spaces if space not in unlisted)
     if not spaces:
         return
@@ -132,6 +121,27 @@ def examine(
     yield from _others(client, servers, spaces)
     yield from _metrics(list(servers.by_name.values()), source, question)
     yield from _capacity(client, servers, question)
+
+
+def _list(
+    client: KubeClient, spaces: Sequence[str], listed: list[Json], pods: list[Json]
+) -> Generator[Finding, None, list[str]]:
+    """Add the Deployments and pods of *spaces*; yield why some cannot be listed, and return
+    which.
+    """
+    unlisted: list[str] = []
+    for space in spaces:
+        try:
+            found, its_pods = client.all_deployments(space), client.pods(space)
+        except ApiError as error:
+            todo = CREDENTIALS if error.status == UNAUTHORIZED else ROLE
+            subject = f"namespace {space}" if space else "deployments"
+            yield Finding(level="wrong", subject=subject, text=str(error), todo=todo)
+            unlisted.append(space)
+        else:
+            listed += found
+            pods += its_pods
+    return unlisted
 
 
 def _permissions(client: KubeClient, question: Question) -> Iterator[Finding]:
