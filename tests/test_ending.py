@@ -4,6 +4,7 @@ its threads are doing.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -68,15 +69,35 @@ def test_a_second_signal_does_not_make_a_failure_of_a_good_end(repository: Path)
     assert ended.returncode == 0
 
 
-def test_output_that_cannot_be_written_is_a_failure_and_a_line(repository: Path) -> None:
+@pytest.mark.parametrize("words", [["--help"], ["sim", "--help"], ["adopt", "--help"]])
+def test_output_that_cannot_be_written_is_a_failure_and_a_line(
+    words: list[str], repository: Path
+) -> None:
     """A full disk must not look like success."""
-    command = [sys.executable, "-m", "inferno.cli.main", "--help"]
+    command = [sys.executable, "-m", "inferno.cli.main", *words]
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(
             command, cwd=repository, stdout=full, stderr=subprocess.PIPE, timeout=30, check=False
         )
     assert ended.returncode == 1
     assert ended.stderr.splitlines() == [b"inferno: No space left on device"]
+
+
+def test_help_whose_reader_goes_away_is_no_failure(repository: Path) -> None:
+    """`inferno sim --help | head -1` has shown what was wanted."""
+    command = f"{sys.executable} -m inferno.cli.main sim --help"
+    read, written = os.pipe()
+    os.close(read)
+    ended = subprocess.run(
+        command.split(),
+        cwd=repository,
+        stdout=written,
+        stderr=subprocess.PIPE,
+        timeout=30,
+        check=False,
+    )
+    os.close(written)
+    assert (ended.returncode, ended.stderr) == (0, b"")
 
 
 STOPS = '''

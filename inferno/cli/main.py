@@ -82,6 +82,8 @@ def program() -> NoReturn:
     """Be the installed command: run what the arguments say, and end the program."""
     try:
         code = main()
+    except BrokenPipeError:
+        code = _unread()
     except OSError as error:  # where the help goes; commands tell of their own
         with suppress(OSError):
             print(f"inferno: {_of_system(error)}", file=sys.stderr)
@@ -156,10 +158,7 @@ def _run(command: Command, options: Namespace) -> int:
         print(f"inferno {command.name}: {error}", file=sys.stderr)
         return EXIT_BAD_INPUT if isinstance(error, SpecError) else EXIT_FAILURE
     except BrokenPipeError:
-        # The reader of our output went away (| head): not an error, but Python must not complain at
-        # exit either.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_OK
+        return _unread()
     except KeyboardInterrupt:
         kept = "; what is finished is kept: --resume goes on" if "resume" in options else ""
         print(f"inferno {command.name}: interrupted{kept}", file=sys.stderr)
@@ -175,6 +174,14 @@ def _run(command: Command, options: Namespace) -> int:
             text = f"{type(error).__name__}: {more}"
         print(f"inferno {command.name}: {text}", file=sys.stderr)
         return EXIT_FAILURE
+
+
+def _unread() -> int:
+    """Return the exit code where the reader of our output went away (| head): not an error, but
+    Python must not complain at exit either.
+    """
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return EXIT_OK
 
 
 def _of_system(error: OSError) -> str:
