@@ -32,7 +32,7 @@ from experiments.own_system.cluster import (
 )
 from experiments.own_system.known import Known, find_config, find_sheet
 from experiments.own_system.latency import Engine, Latency, latency_of
-from experiments.own_system.load import rates_of
+from experiments.own_system.load import NOTHING, rates_of
 from loop.backends.metrics.past import date_text
 from loop.signals.history import History, Stretch
 from loop.spec import TOKEN_CV, Load
@@ -61,14 +61,21 @@ CACHED_MIN = 0.01  # of prompt tokens, below which a prefix cache found nothing 
 class Measured:
     """The past of the servers, over which time, and what Prometheus did not tell. variations are
     the coefficients of variation of token counts, and percentiles_ms those of latencies by latency,
-    of those servers of which they are known.
+    of those servers of which they are known. engines are the histories of the pods that run the
+    engine of now, of servers that ran others before.
     """
 
     histories: Mapping[str, History]
+    engines: Mapping[str, History] = field(default_factory=dict)
     source: str
     problems: tuple[str, ...] = ()
     variations: Mapping[str, float] = field(default_factory=dict)
     percentiles_ms: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+
+    @property
+    def latencies(self) -> Mapping[str, History]:
+        """Return the histories whose latencies are those of the engines of now."""
+        return {**self.histories, **self.engines}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +219,7 @@ class _Maker:
                 sheet=sheet,
                 token_cv=self._variation(servers),
             ),
-            self._measured.histories if self._fit else None,
+            self._measured.latencies if self._fit else None,
         )
         if latency is None:
             self._about(
@@ -364,12 +371,16 @@ class _Maker:
     def _tokens(self, servers: Sequence[Facts]) -> Tokens:
         """Return the mean tokens of a request of *servers*."""
         loads = [self._figures[one.name].load for one in servers if one.name in self._figures]
-        requests = sum(load.rate_rpm for load in loads)
-        if not requests:
-            return ASSUMED_LOAD.in_tokens, ASSUMED_LOAD.out_tokens
+
+        def mean(tokens: Sequence[float], otherwise: float) -> float:
+            # A server whose tokens nobody counted says nothing of those of the others.
+            told = [(load.rate_rpm, n) for load, n in zip(loads, tokens, strict=True) if n]
+            requests = sum(rate for rate, _ in told)
+            return sum(rate * n for rate, n in told) / requests if requests else otherwise
+
         return (
-            sum(load.rate_rpm * load.in_tokens for load in loads) / requests,
-            sum(load.rate_rpm * load.out_tokens for load in loads) / requests,
+            mean([load.in_tokens for load in loads], ASSUMED_LOAD.in_tokens),
+            mean([load.out_tokens for load in loads], ASSUMED_LOAD.out_tokens),
         )
 
     def _variation(self, servers: Sequence[Facts]) -> float:
@@ -412,12 +423,20 @@ class _Maker:
                 self._unknown.append(
                     (
                         one.name,
-                        f"its load from {date_text(begin_s)} on for {minutes:g} min: the mean rate "
-                        "beside that is taken",
+                        f"its load from {date_text(begin_s)} on for {minutes:g} min, in which none "
+                        "of its pods was scraped (there may have been none): the mean rate beside "
+                        "that is taken",
                     )
                 )
-            if not self._figures[one.name].load.in_tokens:
-                self._unknown.append((one.name, "the tokens of its prompts: 512 is taken"))
+            load = self._figures[one.name].load
+            for tokens, whose, taken in (
+                (load.in_tokens, "prompts", NOTHING[0]),
+                (load.out_tokens, "answers", NOTHING[1]),
+            ):
+                if not tokens:
+                    self._unknown.append(
+                        (one.name, f"the tokens of its {whose}: {taken:g} is taken")
+                    )
         for name in [name for name in found if name not in self._measured.variations]:
             self._unknown.append(
                 (
@@ -535,7 +554,13 @@ class _Maker:
     def _load(self, one: Facts, figures: Stretch | None) -> Load:
         """Return the mean load of a server: measured, else that of its labels, else a guess."""
         if figures is not None:
-            return figures.load
+            # What nobody counted is 0; the scenario has the same stand-in.
+            load = figures.load
+            return replace(
+                load,
+                in_tokens=load.in_tokens or NOTHING[0],
+                out_tokens=load.out_tokens or NOTHING[1],
+            )
         if one.load is not None:
             self._unknown.append((one.name, "its load of the past: that of its labels is taken"))
             return one.load

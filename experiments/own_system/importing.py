@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from loop.backends.kube.read import Pod, Server, read_servers, scraped
 from loop.backends.metrics.api import PrometheusError
 from loop.backends.metrics.past import Past, date_text, read_past
 from loop.backends.metrics.prometheus import Prometheus
+from loop.signals.pods import template_of
 from twin.spec import SpecError
 
 Json = Mapping[str, Any]
@@ -114,7 +115,7 @@ def read_system_of(
             f"import: expected Deployments {which}, found none (--select key=value names others)"
         )
     objects, nodes, capacity = _nodes(client, servers, others, known=known, told=told)
-    measured, past = asked_past(prometheus, servers, asked, progress=progress)
+    measured, past = asked_past(prometheus, servers, asked, now_s=now_s, progress=progress)
     kv_tokens = _kv_tokens(prometheus, servers, past, told=told)
     variations = _variations(prometheus, servers, past, told=told)
     percentiles = _percentiles(prometheus, servers, past, told=told)
@@ -188,10 +189,11 @@ def asked_past(
     servers: Sequence[Server],
     asked: Asked,
     *,
+    now_s: float,
     progress: Callable[[float], None],
 ) -> tuple[Measured, Past | None]:
-    """Return the past of *servers*, none without *prometheus*. Raise SpecError if it does not
-    answer at all.
+    """Return the past of *servers*, read at *now_s*, none without *prometheus*. Raise SpecError if
+    it does not answer at all.
     """
     if prometheus is None:
         line = "the load and the latencies of the past: no Prometheus was given (--prometheus)"
@@ -215,8 +217,46 @@ def asked_past(
     if asked.speed != 1.0:
         source += f", of a twin {asked.speed:g} times as fast (dates of its load: its own)"
     histories = {name: history.sped(asked.speed) for name, history in past.histories.items()}
+    engines = {name: of.history.sped(asked.speed) for name, of in past.engines.items() if of.others}
+    problems = [*past.problems, *_silent(servers, past, now_s=now_s), *_replaced(past)]
     past = replace(past, histories=histories)
-    return Measured(histories=histories, source=source, problems=past.problems), past
+    return Measured(
+        histories=histories, engines=engines, source=source, problems=tuple(problems)
+    ), past
+
+
+def _silent(servers: Sequence[Server], past: Past, *, now_s: float) -> Iterator[str]:
+    """Tell of pods that were ready in the past and that Prometheus has nothing of."""
+    for server in servers:
+        ready = {
+            pod.name
+            for pod in server.pods
+            if pod.phase == "ready" and pod.since_s + now_s < past.end_s - BEFORE_S
+        }
+        told = past.pods.get(server.name, frozenset())
+        # Of a server of which nothing at all is known that is told.
+        if told and (silent := ready - told):
+            yield (
+                f"{server.name}: the load of {len(silent)} of its {len(ready)} ready pods, which "
+                f"Prometheus has no metrics of ({min(silent)}): only that of the others is counted"
+            )
+
+
+def _replaced(past: Past) -> Iterator[str]:
+    """Tell of servers of whose engine of now a part of the past tells."""
+    for name, of in past.engines.items():
+        if of.others:
+            begin = of.history.start_s + of.history.step_s * int(of.history.known.argmax())
+            date = datetime.fromtimestamp(begin, UTC).strftime("%Y-%m-%dT%H:%MZ")
+            yield (
+                f"{name}: its latencies before {date_text(begin)}, which are left out: pods of "
+                f"another template had them, perhaps on other GPUs (--until {date} takes them)"
+            )
+        elif of.wanted and of.template and of.wanted != of.template:
+            yield (
+                f"{name}: whether its latencies are those of its pods of now: pods of a template "
+                "that has gone had them, perhaps on other GPUs"
+            )
 
 
 def _kv_tokens(
@@ -241,7 +281,11 @@ def _kv_tokens(
         return {}
     found: dict[str, int] = {}
     for server, of_server in series.items():
+        of = past.engines[server]
         for labels, _ in of_server:
+            pod = str(labels.get("pod", ""))
+            if of.others and pod and template_of(pod) != of.template:
+                continue
             blocks, size = (labels.get(key, "") for key in ("num_gpu_blocks", "block_size"))
             if blocks.isdigit() and size.isdigit() and int(blocks) * int(size) > 0:
                 tokens = int(blocks) * int(size)

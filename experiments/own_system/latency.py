@@ -91,12 +91,7 @@ def latency_of(engine: Engine, histories: Mapping[str, History] | None) -> Laten
     own = [(name, histories[name]) for name in engine.servers if name in histories]
     points = points_of(own)
     if len(points) < POINTS_MIN:
-        why = (
-            f"{len(points)} steady loads were measured, and a fit takes {POINTS_MIN}"
-            if own
-            else "its latencies were not measured"
-        )
-        return _from_sheet(engine, why)
+        return _from_sheet(engine, _too_little(own, len(points)))
     try:
         result = fit_points(engine, rows_of(points, source=engine.model, token_cv=engine.token_cv))
     except SpecError as error:
@@ -137,6 +132,26 @@ def latency_of(engine: Engine, histories: Mapping[str, History] | None) -> Laten
         ttft_misses=score.ttft_mape,
         notes=tuple(notes),
     )
+
+
+def _too_little(histories: Sequence[tuple[str, History]], points: int) -> str:
+    """Return why so few *points* were found."""
+    whole = [told for _, each in histories if (told := each.over(slice(None))) is not None]
+    lacking = [
+        of
+        for of, known in (
+            ("TTFT", any(told.ttft_ms for told in whole)),
+            ("ITL", any(told.itl_ms for told in whole)),
+            ("prompt tokens", any(told.load.in_tokens for told in whole)),
+            ("answer tokens", any(told.load.out_tokens for told in whole)),
+        )
+        if not known
+    ]
+    if not whole or len(lacking) == 4:
+        return "its latencies were not measured"
+    if lacking:
+        return f"nobody measured its {' and '.join(lacking)}"
+    return f"{points} steady loads were measured, and a fit takes {POINTS_MIN}"
 
 
 def fit_points(engine: Engine, rows: RequestRows) -> FitResult:

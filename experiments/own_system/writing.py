@@ -75,7 +75,9 @@ def measured_text(found: Imported) -> str:
         if one is None:
             continue
         load = one.load
-        figures = [load.rate_rpm, load.in_tokens, load.out_tokens, one.ttft_ms, one.itl_ms]
+        # Tokens that nobody counted are 0.
+        tokens = [load.in_tokens or None, load.out_tokens or None]
+        figures = [load.rate_rpm, *tokens, one.ttft_ms, one.itl_ms]
         figures += [own.get(of, {}).get(share) for of, share in columns]
         table.writerow([server, *("" if each is None else f"{each:.5g}" for each in figures)])
     return text.getvalue()

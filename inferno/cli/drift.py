@@ -168,11 +168,12 @@ def _asked(settings: Settings, options: Namespace) -> dict[str, list[Seen]]:
         stack.callback(client.close)
         prometheus = make_prometheus(settings, options)
         stack.callback(prometheus.close)
-        servers, _ = asked_servers(client, asked, now_s=wall_s(), told=told)
-        measured, _ = asked_past(prometheus, servers, asked, progress=_ignore)
+        now_s = wall_s()
+        servers, _ = asked_servers(client, asked, now_s=now_s, told=told)
+        measured, _ = asked_past(prometheus, servers, asked, now_s=now_s, progress=_ignore)
     print_notes([*(line for _, line in told), *measured.problems], quiet=options.quiet)
     took = {server.name: started_in_s(server, speed=asked.speed) for server in servers}
-    return seen_in_histories(measured.histories, start_up_s=took)
+    return seen_in_histories(measured.latencies, start_up_s=took)
 
 
 def _ignore(_share: float) -> None:

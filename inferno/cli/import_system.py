@@ -191,8 +191,8 @@ def report(found: Imported) -> list[str]:
         if figures is not None:
             load = figures.load
             line += (
-                f"; {load.rate_rpm:.4g} requests/min of {load.in_tokens:.0f} + "
-                f"{load.out_tokens:.0f} tokens"
+                f"; {load.rate_rpm:.4g} requests/min of {_tokens(load.in_tokens)} + "
+                f"{_tokens(load.out_tokens)} tokens"
             )
             if figures.ttft_ms is not None and figures.itl_ms is not None:
                 p95 = {
@@ -229,6 +229,10 @@ def report(found: Imported) -> list[str]:
             )
         lines.append(line)
     return [*lines, "", *_unknown(found)]
+
+
+def _tokens(mean: float) -> str:
+    return f"{mean:.0f}" if mean else "unknown"
 
 
 def _ms(value: float) -> str:

@@ -55,6 +55,13 @@ GENERATED_MAX = 58  # Kubernetes cuts the generated part of a name so far …
 SUFFIX = 5  # … and adds so many characters of its own
 
 
+def template_of(pod: str) -> str:
+    """Return what the names of all pods of a pod template begin with. Where Kubernetes has cut it,
+    other templates of the Deployment may have the same.
+    """
+    return pod[:-SUFFIX]
+
+
 def owns(workload: str, pod: str) -> bool:
     """Tell whether *pod* is named as Kubernetes names the pods of the Deployment *workload*:
     workload-templatehash-suffix, of which the part before the suffix is cut at 58 characters.

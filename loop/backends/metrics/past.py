@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from loop.backends.metrics.answers import share
 from loop.backends.metrics.api import PrometheusError
 from loop.backends.metrics.prometheus import Prometheus
 from loop.signals.history import History, empty_history
-from loop.signals.pods import ScrapedServer
-from loop.signals.processes import model_names
-from loop.signals.series import tracks_of
+from loop.signals.names import Names
+from loop.signals.pods import ScrapedServer, template_of
+from loop.signals.processes import Series, model_names
+from loop.signals.series import Track, tracks_of
 
 PIECE_STEPS = 360  # of one question; Prometheus answers 11,000 at most
 PIECE_STEPS_MIN = 15
@@ -22,15 +23,58 @@ OVERLAP_STEPS = 10
 FAILURES_MAX = 6  # in a row, after which nothing more is asked for
 
 
+@dataclass(slots=True, kw_only=True)
+class OfTemplate:
+    """What the pods of one template had, of a server. Others ran another engine, maybe on another
+    accelerator: their latencies say nothing of this one. wanted is the template of the pods that
+    there are now, "" if there are none, and others are those that were met besides.
+
+    Only one is kept: of a week with a hundred rollouts a hundred would be too large.
+    """
+
+    wanted: str
+    history: History
+    template: str = ""
+    others: set[str] = field(default_factory=set)
+
+    def add(self, tracks: Mapping[str, Sequence[Track]], *, first_s: float) -> None:
+        """Take in the tracks of all pods by name, of which what came after *first_s* is new."""
+        spans: dict[str, tuple[float, float]] = {}
+        for pod, of_pod in tracks.items():
+            times_s = [t_s for track in of_pod for t_s in (track.times_s[0], track.times_s[-1])]
+            if not times_s or max(times_s) <= first_s:
+                continue
+            begin_s, end_s = spans.get(template_of(pod), (min(times_s), max(times_s)))
+            span = (min(begin_s, *times_s), max(end_s, *times_s))
+            spans[template_of(pod)] = span
+        if not spans:
+            return
+        # Of two that both told to the end the one that began later is the new one.
+        latest = max(spans, key=lambda of: (of == self.wanted, spans[of][1], spans[of][0]))
+        settled = bool(self.template) and self.template == self.wanted
+        if latest != self.template and not settled:
+            old = self.history
+            self.history = empty_history(start_s=old.start_s, step_s=old.step_s, steps=old.steps)
+            self.others |= {self.template} - {""}
+            self.template = latest
+        self.others |= spans.keys() - {self.template}
+        for pod, of_pod in tracks.items():
+            if template_of(pod) == self.template:
+                self.history.add(of_pod, first_s=first_s)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Past:
     """What Prometheus knew of each server from start_s to end_s [Unix time], what engines call the
-    models that they served, and what it did not answer, a line each.
+    models that they served, and what it did not answer, a line each. engines is the part of each
+    server that the pods of its latest template had, and pods are those that told anything.
     """
 
     start_s: float
     end_s: float
     histories: Mapping[str, History]
+    engines: Mapping[str, OfTemplate]
+    pods: Mapping[str, frozenset[str]]
     model_names: Mapping[str, frozenset[str]]
     problems: tuple[str, ...]
 
@@ -50,12 +94,18 @@ def read_past(
     """
     steps = int((end_s - start_s) / step_s + 1e-6)
     assert steps >= 1, f"expected at least one step, got {start_s} to {end_s} by {step_s}"
-    histories = {
-        one.name: empty_history(start_s=start_s, step_s=step_s, steps=steps) for one in servers
+
+    def nothing() -> History:
+        return empty_history(start_s=start_s, step_s=step_s, steps=steps)
+
+    found = {
+        one.name: _OfServer(
+            whole=nothing(), engine=OfTemplate(wanted=_wanted(one), history=nothing())
+        )
+        for one in servers
     }
     known = {(pod.namespace, pod.name): one.name for one in servers for pod in one.pods}
     namespaces = sorted({one.namespace for one in servers})
-    models: dict[str, frozenset[str]] = {}
     problems: list[str] = []
     todo = [(begin, min(begin + PIECE_STEPS, steps)) for begin in range(0, steps, PIECE_STEPS)][
         ::-1
@@ -86,20 +136,42 @@ def read_past(
             continue
         failures = 0
         for server, pods in share(series, servers, known=known).items():
-            for of_pod in pods.values():
-                models[server] = models.get(server, frozenset()) | model_names(
-                    one.labels for one in of_pod
-                )
-                tracks = tracks_of(of_pod, names=source.table)
-                histories[server].add(tracks, first_s=first_s)
+            found[server].add(pods, names=source.table, first_s=first_s)
         progress(end / steps)
     return Past(
         start_s=start_s,
         end_s=start_s + steps * step_s,
-        histories=histories,
-        model_names=models,
+        histories={name: of.whole for name, of in found.items()},
+        engines={name: of.engine for name, of in found.items()},
+        pods={name: frozenset(of.pods) for name, of in found.items()},
+        model_names={name: frozenset(of.models) for name, of in found.items() if of.models},
         problems=tuple(problems),
     )
+
+
+@dataclass(slots=True, kw_only=True)
+class _OfServer:
+    """What is found of one server, piece by piece."""
+
+    whole: History
+    engine: OfTemplate
+    pods: set[str] = field(default_factory=set)
+    models: set[str] = field(default_factory=set)
+
+    def add(self, pods: Mapping[str, Sequence[Series]], *, names: Names, first_s: float) -> None:
+        """Take in the series of its *pods*, of which what came after *first_s* is new."""
+        tracks = {}
+        for pod, series in pods.items():
+            self.pods.add(pod)
+            self.models |= model_names(one.labels for one in series)
+            tracks[pod] = tracks_of(series, names=names)
+            self.whole.add(tracks[pod], first_s=first_s)
+        self.engine.add(tracks, first_s=first_s)
+
+
+def _wanted(server: ScrapedServer) -> str:
+    newest = max(server.pods, key=lambda pod: pod.created_s, default=None)
+    return template_of(newest.name) if newest else ""
 
 
 def _span(begin_s: float, end_s: float) -> str:

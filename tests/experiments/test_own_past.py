@@ -1,0 +1,194 @@
+"""Claims about the past of an import where it is no even one: a server that moved to another
+accelerator, pods that nobody scrapes, metrics that an engine does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs
+
+import httpx
+import pytest
+
+from experiments.own_system.cluster import facts_of, read_nodes
+from experiments.own_system.directory import Imported, Measured, imported
+from experiments.own_system.importing import Asked, Period, asked_past
+from experiments.own_system.writing import write_import
+from loop.backends.metrics.api import PrometheusSettings
+from loop.backends.metrics.prometheus import Prometheus
+from loop.signals.history import History
+from tests.experiments.test_own_system import KNOWN, SHEETS
+from tests.loop.kube_objects import EPOCH_S, TEMPLATE_HASH, node, pod, server
+
+HOURS = 8.0
+MOVED_S = 14_400.0
+DAY_S = 86_400.0
+OLD, NEW = "dep1-5f6d7c8b9-", f"dep1-{TEMPLATE_HASH}-"
+COUNTERS = {
+    "vllm:request_success_total": 1.0,
+    "vllm:time_to_first_token_seconds_count": 1.0,
+    "vllm:prompt_tokens_total": 100.0,
+    "vllm:request_generation_tokens_count": 1.0,
+    "vllm:request_generation_tokens_sum": 100.0,
+    "vllm:generation_tokens_total": 100.0,
+    "vllm:inter_token_latency_seconds_count": 99.0,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """A pod that served 60 requests a minute from *begin_s* to *end_s* of the past."""
+
+    begin_s: float = 0.0
+    end_s: float = HOURS * 3600.0
+    itl_s: float = 0.01
+    without: tuple[str, ...] = ()
+
+    def value(self, metric: str, t_s: float) -> float:
+        """Return what *metric* has at a time of the past; it repeats itself by load, hour by
+        hour, so that there are several steady loads.
+        """
+        rate = [0.5, 1.0, 1.5, 2.0]
+        hours = int((t_s - self.begin_s) // 3600.0)
+        whole = sum(rate[hour % 4] for hour in range(hours)) * 3600.0
+        served = whole + rate[hours % 4] * (t_s - self.begin_s - 3600.0 * hours)
+        if metric == "vllm:num_requests_running":
+            return 3.0
+        each = COUNTERS | {
+            "vllm:time_to_first_token_seconds_sum": 5.0 * self.itl_s,
+            "vllm:inter_token_latency_seconds_sum": 99.0 * self.itl_s,
+        }
+        return each[metric] * served
+
+
+METRICS = (
+    *COUNTERS,
+    "vllm:time_to_first_token_seconds_sum",
+    "vllm:inter_token_latency_seconds_sum",
+    "vllm:num_requests_running",
+)
+
+
+def past_of(pods: Mapping[str, Told], *, present: tuple[str, ...] = ("aaaaa", "bbbbb")) -> Measured:
+    """Return the past of a Deployment of which Prometheus knew *pods*, and the cluster *present*
+    ones that are two days old.
+    """
+
+    def handle(request: httpx.Request) -> httpx.Response:
+        asked = {key: value[0] for key, value in parse_qs(request.content.decode()).items()}
+        first_s, last_s, step_s = (float(asked[key]) for key in ("start", "end", "step"))
+        times_s = [first_s + k * step_s for k in range(int((last_s - first_s) / step_s) + 1)]
+        result = [
+            {
+                "metric": {"__name__": metric, "namespace": "infer", "pod": name},
+                "values": [
+                    [at_s, f"{told.value(metric, at_s - EPOCH_S)}"]
+                    for at_s in times_s
+                    if told.begin_s <= at_s - EPOCH_S <= told.end_s
+                ],
+            }
+            for name, told in pods.items()
+            for metric in METRICS
+            if metric not in told.without
+        ]
+        data = {"resultType": "matrix", "result": [row for row in result if row["values"]]}
+        return httpx.Response(200, json={"status": "success", "data": data})
+
+    end_s = EPOCH_S + HOURS * 3600.0
+    asked = Asked(period=Period(last_s=HOURS * 3600.0, end_s=end_s))
+    one = server(*(pod(name, since_s=-2 * DAY_S, created_s=-2 * DAY_S) for name in present))
+    transport = httpx.MockTransport(handle)
+    settings = PrometheusSettings(url="http://prometheus:9090")
+    with closing(Prometheus(settings, wall_s=lambda: end_s, transport=transport)) as source:
+        # Seconds of pods are those since EPOCH_S.
+        measured, _ = asked_past(source, [one], asked, now_s=EPOCH_S, progress=lambda _share: None)
+    return measured
+
+
+def itl_ms(history: History) -> float | None:
+    whole = history.over(slice(None))
+    return whole and whole.itl_ms
+
+
+def import_of(measured: Measured) -> Imported:
+    """Return an import of the Deployment with what was *measured*."""
+    one = server(pod("aaaaa"), pod("bbbbb"))
+    nodes = read_nodes([node(product="NVIDIA-H100-80GB-HBM3")], types=SHEETS, told=[])
+    found = facts_of(one, nodes=nodes, models_told=("llama-3.1-8b",))
+    return imported([found], capacity={"H100": 8}, known=KNOWN, measured=measured, fit=True)
+
+
+def test_a_server_that_moved_has_the_latencies_of_where_it_is() -> None:
+    """Half of the past on slower GPUs made a latency model of neither; the load is that of all."""
+    slow = Told(end_s=MOVED_S, itl_s=0.05)
+    fast = Told(begin_s=MOVED_S, itl_s=0.01)
+    measured = past_of(
+        {f"{OLD}aaaaa": slow, f"{OLD}bbbbb": slow, f"{NEW}aaaaa": fast, f"{NEW}bbbbb": fast}
+    )
+    whole = measured.histories["s1"].over(slice(None))
+    assert whole is not None
+    assert whole.load.rate_rpm == pytest.approx(150.0, rel=0.01)
+    assert itl_ms(measured.latencies["s1"]) == pytest.approx(10.0)
+    (line,) = measured.problems
+    assert line.startswith("s1: its latencies before ")
+    assert "which are left out: pods of another template had them" in line
+
+
+def test_pods_of_one_template_that_come_and_go_are_one_engine() -> None:
+    """Nothing is left out of a server that was only scaled, and nothing is told."""
+    half = Told(end_s=MOVED_S)
+    measured = past_of({f"{NEW}aaaaa": Told(), f"{NEW}bbbbb": Told(), f"{NEW}ended": half})
+    assert measured.problems == ()
+    assert measured.latencies["s1"] is measured.histories["s1"]
+
+
+def test_latencies_of_pods_that_have_gone_are_told() -> None:
+    """A rollout of today makes the pods of the whole past those of another template."""
+    measured = past_of({f"{OLD}aaaaa": Told(), f"{OLD}bbbbb": Told()})
+    assert itl_ms(measured.latencies["s1"]) == pytest.approx(10.0)
+    assert any("whether its latencies are those of its pods of now" in s for s in measured.problems)
+
+
+def test_the_load_of_pods_that_nobody_scrapes_is_told() -> None:
+    """One of four, and a quarter of the requests looked like all of them."""
+    four = ("aaaaa", "bbbbb", "ccccc", "ddddd")
+    assert past_of({f"{NEW}{name}": Told() for name in four}, present=four).problems == ()
+    (line,) = past_of({f"{NEW}aaaaa": Told()}, present=four).problems
+    assert line.startswith("s1: the load of 3 of its 4 ready pods, which Prometheus has no metrics")
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        (("vllm:prompt_tokens_total",), "the tokens of its prompts: 512 is taken"),
+        (
+            (
+                "vllm:generation_tokens_total",
+                "vllm:request_generation_tokens_count",
+                "vllm:request_generation_tokens_sum",
+            ),
+            "the tokens of its answers: 128 is taken",
+        ),
+        (
+            ("vllm:inter_token_latency_seconds_count", "vllm:inter_token_latency_seconds_sum"),
+            "nobody measured its ITL",
+        ),
+    ],
+)
+def test_a_metric_that_an_engine_does_not_have_is_no_zero(
+    tmp_path: Path, without: tuple[str, ...], said: str
+) -> None:
+    """Prompts of no tokens, and latencies of none, stood in the files without a word."""
+    told = Told(without=without)
+    found = import_of(past_of({f"{NEW}aaaaa": told, f"{NEW}bbbbb": told}))
+    assert any(said in line for _, line in found.unknown)
+    (row,) = found.files["server-data.json"]["servers"]
+    load = row["currentAlloc"]["load"]
+    assert load["arrivalRate"] == pytest.approx(150.0, rel=0.01)
+    assert min(load["avgInTokens"], load["avgOutTokens"]) >= 100.0
+    write_import(found, tmp_path / "out", told=())
+    text = (tmp_path / "out" / "measured.csv").read_text()
+    assert ",0," not in text
