@@ -381,6 +381,23 @@ def below_minimum(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, .
     )
 
 
+def shut_out(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, ...]:
+    """Return a line for each server that *changes* leave without replicas, because none is all that
+    it may have, while requests come or are in its pods.
+    """
+    lines = []
+    for name, desired in planned(snapshot, changes).items():
+        view = snapshot.servers[name]
+        rate_rpm = view.load.rate_rpm if view.load is not None else 0.0
+        inside = view.running + view.waiting
+        if view.replicas_max == 0 and desired.replicas == 0 and (rate_rpm > 0.0 or inside > 0):
+            lines.append(
+                f"{name}: its maximum is 0 replicas, so nobody serves the {rate_rpm:.4g} "
+                f"requests/min that come and the {inside} in its pods"
+            )
+    return tuple(lines)
+
+
 def cut_answers(snapshot: Snapshot, changes: Iterable[Change]) -> tuple[str, ...]:
     """Return a line for each server whose pods *changes* end, if these have less time to end in
     than its longest answers take.

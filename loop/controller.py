@@ -16,6 +16,7 @@ from loop.actuator import (
     plan,
     planned,
     replicas_only,
+    shut_out,
     with_holds,
     with_room_for_what_runs,
     with_upper_bounds,
@@ -277,6 +278,7 @@ class Controller:
         lines = (
             *(f"{name}: decided, but not seen: nothing is asked for" for name in unseen),
             *below_minimum(record.estimated, changes),
+            *shut_out(record.estimated, changes),
             *cut_answers(record.estimated, changes),
             *(
                 f"{name}: nothing is asked for it: {view.hold.text}"

@@ -16,6 +16,7 @@ from loop.actuator import (
     cut_answers,
     plan,
     planned,
+    shut_out,
     with_room_for_what_runs,
     with_upper_bounds,
     within_budget,
@@ -119,6 +120,22 @@ def test_a_server_left_below_its_minimum_is_told_of() -> None:
         "s1: stays at 1 replicas, below its minimum of 2: nothing is asked for it",
     )
     assert below_minimum(seen, [change(replicas=2)]) == ()
+
+
+def test_a_load_that_a_maximum_of_zero_shuts_out_is_told() -> None:
+    """The bound of a person counts; that it ends what serves must not be silent."""
+    busy = server_view(wanted=2, ready=2, replicas_max=0, running=3)
+    asked = changes(target(replicas=2), views=(busy,))
+    assert [change.replicas for change in asked] == [0]
+    assert shut_out(snapshot(busy), asked) == (
+        "s1: its maximum is 0 replicas, so nobody serves the 120 requests/min that come and the 3 "
+        "in its pods",
+    )
+    ended = server_view(wanted=0, ready=0, replicas_max=0)
+    assert shut_out(snapshot(ended), ()) != ()
+    quiet = replace(busy, running=0, load=Load(rate_rpm=0.0, in_tokens=512, out_tokens=128))
+    assert shut_out(snapshot(quiet), asked) == ()
+    assert shut_out(snapshot(replace(busy, replicas_max=1)), ()) == ()
 
 
 def test_zero_replicas_are_not_asked_for_twice() -> None:
