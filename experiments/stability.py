@@ -106,7 +106,7 @@ def _print(console: Console, done: pd.DataFrame) -> None:
         return
     keys = ["scenario", "policy", "alpha", "period_s", "start_up"]
     lines = []
-    for key, runs in done.groupby(keys, sort=True):
+    for key, runs in done.groupby(keys, sort=False):
         cells = [f"{part:g}" if isinstance(part, float) else str(part) for part in key]
         for name in FIGURES:
             scale = 100.0 if name == "attainment" else 1.0

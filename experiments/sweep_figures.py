@@ -45,11 +45,11 @@ COST = Metric(column="cost_usd_per_h", label="cost [$/h]", form=".2f")
 
 
 def cell_estimates(results: pd.DataFrame, metrics: Sequence[Metric]) -> pd.DataFrame:
-    """Return one row per cell of the grid: for each metric its mean, its 95 % half-width over
-    seeds, and n.
+    """Return one row per cell of the grid, in the order of *results*: for each metric its mean, its
+    95 % half-width over seeds, and n.
     """
     rows: list[dict[str, Any]] = []
-    for key, runs in results.groupby(list(CELL), sort=True):
+    for key, runs in results.groupby(list(CELL), sort=False):
         row: dict[str, Any] = dict(zip(CELL, key, strict=True))
         for metric in metrics:
             over_seeds = estimate(runs[metric.column].to_numpy(dtype=float) * metric.scale)
@@ -66,7 +66,7 @@ def draw_heat_maps(cells: pd.DataFrame, metric: Metric) -> Figure:
     """Draw one map of *metric* over alpha × period for each policy (and scenario, interval), on one
     colour scale.
     """
-    groups = list(cells.groupby(["scenario", "interval_s", "policy"], sort=True))
+    groups = list(cells.groupby(["scenario", "interval_s", "policy"], sort=False))
     alphas, periods = sorted(cells["alpha"].unique()), sorted(cells["period_s"].unique())
     columns = min(len(groups), 3)
     rows = -(-len(groups) // columns)
@@ -125,8 +125,8 @@ def draw_cost_against_attainment(cells: pd.DataFrame) -> Figure:
     """Draw attainment over cost with 95 % bars: a panel per alpha, a colour per policy, a marker
     per period.
     """
-    panels = list(cells.groupby(["scenario", "interval_s", "alpha"], sort=True))
-    policies, periods = sorted(cells["policy"].unique()), sorted(cells["period_s"].unique())
+    panels = list(cells.groupby(["scenario", "interval_s", "alpha"], sort=False))
+    policies, periods = list(cells["policy"].unique()), sorted(cells["period_s"].unique())
     columns = min(len(panels), 3)
     rows = -(-len(panels) // columns)
     figure = new_figure(width_in=3.4 * columns + 1.6, height_in=3.0 * rows + 0.3)

@@ -73,7 +73,8 @@ def summary_table(results: pd.DataFrame, *, columns: Sequence[Column] = COLUMNS)
     table = _table(
         _title(results), [*(_KEYS[name] for name in keys), *(column.heading for column in columns)]
     )
-    for key, runs in done.groupby(keys, sort=True):
+    # Rows of results are in the order that was asked for; so is the table.
+    for key, runs in done.groupby(keys, sort=False):
         table.add_row(
             *(_key(part) for part in key),
             *(_mean_and_half_width(runs, column) for column in columns),
@@ -95,7 +96,7 @@ def paired_table(results: pd.DataFrame, *, metrics: Sequence[Column] = COLUMNS[:
         by.remove("period_s")
     headings = ["\npolicy", *(_KEYS[name] for name in by), *(metric.heading for metric in metrics)]
     table = _table(f"difference from {policies[0]}, in pairs of equal seeds", headings)
-    for key, runs in done.groupby(by, sort=True):
+    for key, runs in done.groupby(by, sort=False):
         for policy in policies[1:]:
             found = [
                 paired_difference(runs, metric.name, first=policies[0], second=policy)

@@ -307,7 +307,7 @@ def _heat_maps(cells: pd.DataFrame, metric: Metric) -> list[Item]:
     low, high = (float(known.min()), float(known.max())) if len(known) else (0.0, 1.0)
     several = [name for name in ("scenario", "interval_s") if cells[name].nunique() > 1]
     maps: list[Item] = []
-    for key, group in cells.groupby(["policy", *several], sort=True):
+    for key, group in cells.groupby(["policy", *several], sort=False):
         if len(group) < 2:  # each policy has a period of its own
             continue
         told = ", ".join(f"{part:g}" if isinstance(part, float) else str(part) for part in key)
@@ -442,7 +442,7 @@ def _sweep_differences(done: pd.DataFrame) -> list[Item]:
     items: list[Item] = []
     for metric in (ATTAINMENT, COST):
         rows = []
-        for key, runs in done.groupby(by, sort=True) if by else [((), done)]:
+        for key, runs in done.groupby(by, sort=False) if by else [((), done)]:
             told = [
                 _TELL.get(name, "{}").format(value) for name, value in zip(by, key, strict=True)
             ]

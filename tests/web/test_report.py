@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import ref
 
+import pandas as pd
 import pytest
 
 from experiments import RunConfig, SweepConfig, run, sweep, write_run
@@ -20,8 +21,9 @@ from experiments.compare import CompareConfig, compare, contenders
 from experiments.executor import LocalProcesses
 from experiments.replay import from_go
 from experiments.stability import stability
+from experiments.sweep_figures import ATTAINMENT, cell_estimates, draw_heat_maps
 from inferno.cli.main import main
-from inferno.web.charts import Note, Table
+from inferno.web.charts import CostChart, HeatMap, Note, Table
 from inferno.web.from_records import timeline_of_records
 from inferno.web.page import page
 from inferno.web.report import report_of, report_page, write_report
@@ -527,6 +529,25 @@ def test_a_run_whose_data_are_gone_is_shown_without_what_needs_them(
     (section,) = report.sections
     assert "Why requests were missed is not known" in [item.title for item in section.items]
     assert len(report.timelines[0].servers) == 4
+
+
+def test_policies_stand_as_they_were_asked_for(grid: Path) -> None:
+    """The first is the one that the others are compared with; the alphabet put it anywhere."""
+    (section,) = report_of([grid]).sections
+    tables = [item for item in section.items if isinstance(item, Table)]
+    place = tables[0].headings.index("policy")
+    assert [row[place] for row in tables[0].rows] == ["slo", "slo", "hpa", "hpa"]
+    maps = [item.title.split(":")[0] for item in section.items if isinstance(item, HeatMap)]
+    assert maps == ["slo", "hpa"] * 2
+    (costs,) = [item for item in section.items if isinstance(item, CostChart)]
+    assert list(dict.fromkeys(point.series for point in costs.points)) == ["slo", "hpa"]
+    results = pd.read_parquet(grid / "results.parquet")
+    cells = cell_estimates(results, (ATTAINMENT,))
+    figure = draw_heat_maps(cells, ATTAINMENT)
+    assert [ax.get_title(loc="left") for ax in figure.axes[:2]] == [
+        "slo, steady",
+        "hpa, steady",
+    ]
 
 
 def test_each_column_of_a_comparison_is_told_what_it_means(compared: Path) -> None:
