@@ -60,7 +60,7 @@ class WindowSettings:
 class Gauges:
     """The latest gauges of one pod, those of its engines added up, and its own figures over the
     window (None: unknown). age_s: of the gauges; unknown: those of them that an engine did not
-    tell, of which the others are what is here.
+    tell, of which the others are what is here; engines: how many tell.
     """
 
     running: int = 0
@@ -72,6 +72,7 @@ class Gauges:
     itl_ms: float | None = None
     age_s: float | None = None
     unknown: frozenset[str] = frozenset()
+    engines: int = 0
 
 
 # A pod that serves and does not tell: what it runs is not known, and not none.
@@ -580,6 +581,7 @@ def _gauges(of_pod: Sequence[Track], *, now_s: float) -> Gauges:
             frozenset(GAUGES_SHOWN).intersection(*(track.tells for track in of_pod))
         ),
         age_s=max(0.0, now_s - max(track.times_s[-1] for track in of_pod)),
+        engines=len(of_pod),
     )
 
 

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from loop.backends.kube.read import scraped
+from loop.backends.kube.views import engines_notes
 from loop.signals.demand import Figures, WindowSettings, figures
 from loop.signals.processes import Labels, Series
 from loop.signals.series import tracks_of
@@ -378,6 +379,9 @@ def test_engines_of_one_pod_that_are_scraped_at_instants_of_their_own_are_added_
     assert rate_rpm(found) == pytest.approx(120.0, rel=0.02)
     assert found.pods[name_of("a")].running == 8
     assert found.pods[name_of("a")].kv_usage == pytest.approx(0.25)
+    assert found.pods[name_of("a")].engines == 2
+    (note,) = engines_notes({"s1": found})
+    assert note.startswith("s1: its pods have 2 engines: ")
 
 
 @pytest.mark.parametrize(
@@ -410,6 +414,7 @@ def test_one_engine_scraped_twice_counts_once(
     found = told_of({"a": series}, pod("a"))
     assert rate_rpm(found) == pytest.approx(60.0, rel=0.01)
     assert found.pods[name_of("a")].running == 4
+    assert engines_notes({"s1": found}) == []
 
 
 PROXY = {"job": "pods", "container": "proxy", "instance": "10.0.0.1:15020"}

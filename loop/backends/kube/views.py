@@ -186,3 +186,19 @@ def _started_alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
         for mine, of in zip(ours, theirs, strict=True)
         for key in COMMAND
     )
+
+
+def engines_notes(figures: Mapping[str, Figures]) -> list[str]:
+    """Return a line for each server whose pods have several engines: whether the data of its model
+    are of one of them or of all, no metric tells.
+    """
+    most = {
+        name: max((pod.engines for pod in one.pods.values()), default=0)
+        for name, one in figures.items()
+    }
+    return [
+        f"{name}: its pods have {count} engines: their load is added up, and a replica is planned "
+        "for as one engine of the data: these should be of a whole pod"
+        for name, count in most.items()
+        if count > 1
+    ]
