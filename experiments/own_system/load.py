@@ -30,21 +30,13 @@ def rates_of(history: History) -> Rates:
     total = float(history.arrived.sum())
     width = math.ceil(REQUESTS_OF_A_MIX / max(total / steps, 1e-9))
     width = max(min(width, round(MIX_S_MAX / step_s), steps), 1)
-    prompts = history.telling("prompt", "firsts")
-    grown = history.telling("answer_tokens", "answers")
-    nothing = np.zeros(steps)
-    firsts = prompts.get("firsts", prompts.get("ends", nothing))
-    answers = grown.get("answers", grown.get("ends", grown.get("firsts", nothing)))
+    prompts = history.counted(("prompt",), ("firsts", "ends"))
+    answers = history.counted(("answer_tokens", "generation"), ("answers", "ends", "firsts"))
     return Rates(
         times_s=step_s * np.arange(steps, dtype=np.float64),
         rates_rpm=rates_rpm,
-        in_tokens=_means(prompts.get("prompt", nothing), firsts, width, NOTHING[0]),
-        out_tokens=_means(
-            grown.get("answer_tokens", grown.get("generation", nothing)),
-            answers,
-            width,
-            NOTHING[1],
-        ),
+        in_tokens=_means(*prompts, width, NOTHING[0]),
+        out_tokens=_means(*answers, width, NOTHING[1]),
         end_s=step_s * steps,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -163,11 +163,20 @@ class History:
             tokens_per_step=_whole_step(_added(grown, "steps", "firsts")),
         )
 
-    def telling(self, *counters: str) -> dict[str, Floats]:
-        """Return the growth of each counter, by the engines that have all *counters*; by all if
-        none does.
+    def counted(self, tokens: Sequence[str], requests: Sequence[str]) -> tuple[Floats, Floats]:
+        """Return by step how many tokens there were, and of how many requests, each by the first of
+        those counters that an engine has: of the engines that have the very first of both, of the
+        others where these had no requests.
         """
-        return _added(list(self.grown.values()), *counters)
+        best, others = [np.zeros((2, self.steps)) for _ in range(2)]
+        every = list(self.grown.values())
+        telling = [one for one in every if one.keys() & tokens and one.keys() & requests] or every
+        for of_alike in telling:
+            into = best if of_alike.keys() >= {tokens[0], requests[0]} else others
+            for row, names in enumerate((tokens, requests)):
+                into[row] += next((of_alike[name] for name in names if name in of_alike), 0.0)
+        found = np.where(best[1] > 0.0, best, best + others)
+        return found[0], found[1]
 
     def holes(self) -> list[tuple[float, float]]:
         """Return from when to when [Unix time] the load is not known."""
@@ -202,16 +211,15 @@ def _middle(column: Sequence[float]) -> Floats:
     return middle
 
 
-Growth = TypeVar("Growth", float, Floats)
-
-
-def _added(grown: Sequence[Mapping[str, Growth]], *counters: str) -> dict[str, Growth]:
-    """Return the sum over those of *grown* that have all *counters*, over all if none does."""
-    telling = [of_alike for of_alike in grown if of_alike.keys() >= set(counters)] or grown
-    added: dict[str, Growth] = {}
-    for of_alike in telling:
+def _added(grown: Sequence[Mapping[str, float]], *counters: str) -> dict[str, float]:
+    """Return the sum over those of *grown* that have all *counters* and of which the last has
+    grown, over all if none does: an engine of another time has nothing to tell of this one.
+    """
+    telling = [one for one in grown if one.keys() >= set(counters) and one[counters[-1]] > 0.0]
+    added: dict[str, float] = {}
+    for of_alike in telling or grown:
         for name, growth in of_alike.items():
-            added[name] = added[name] + growth if name in added else growth
+            added[name] = added.get(name, 0.0) + growth
     return added
 
 

@@ -392,6 +392,30 @@ def test_tokens_of_one_engine_and_requests_of_another_make_no_mean() -> None:
         assert rates_of(history_of(page(every), beside)).in_tokens[5] == pytest.approx(100.0)
 
 
+@pytest.mark.parametrize("turned", [False, True])
+def test_an_engine_of_another_time_does_not_silence_the_one_of_now(turned: bool) -> None:
+    """The counters that a later version had besides made the tokens of all before it 0, and a day
+    of an import was that of the later one.
+    """
+    every = [float(minute) for minute in range(21)]
+    more = {"vllm:time_to_first_token_seconds_count", "vllm:request_generation_tokens_count"}
+    before, after = [], []
+    for metric, labels, points in page(every, rate=300.0):
+        if metric not in more:
+            before.append(Series(metric, labels, points[:11]))
+        times = 2.0 if metric.endswith(("tokens_total", "tokens_sum")) else 1.0
+        after.append(Series(metric, labels, [(at_s, times * told) for at_s, told in points[10:]]))
+    history = history_of(*([after, before] if turned else [before, after]))
+    rates = rates_of(history)
+    for half, tokens in ((slice(0, 10), 100.0), (slice(10, 20), 200.0)):
+        stretch = history.over(half)
+        assert stretch is not None
+        assert stretch.load.rate_rpm == pytest.approx(300.0)
+        assert stretch.load.in_tokens == stretch.load.out_tokens == pytest.approx(tokens)
+        assert rates.in_tokens[half] == pytest.approx(tokens)
+        assert rates.out_tokens[half] == pytest.approx(tokens)
+
+
 def test_the_past_of_a_sped_twin_is_told_in_its_own_time() -> None:
     """Ten of its minutes pass in one of Prometheus: every rate was ten times too large."""
     series = page([float(minute) for minute in range(21)], rate=40.0)
