@@ -209,6 +209,22 @@ def test_a_deployment_without_an_accelerator_label_is_not_scaled_to_zero(
         assert (record.changes, world.get().spec.replicas) == ((), 3)
 
 
+def test_a_server_without_pods_that_could_tell_its_load_is_told_once() -> None:
+    """It was held at zero replicas for ever, and only its record said so."""
+
+    def source(calls: KubeClient) -> PodMetrics:
+        return PodMetrics(ProxiedPages(calls))
+
+    settings = KubeSettings(namespaces=("infer",), labels_stand_in=False)
+    with kube_world(manifest(replicas=0), source=source, settings=settings) as world:
+        first, second = world.backend.observe(), world.backend.observe()
+    assert first.warnings == (
+        "s1: it has no replicas, so nobody can tell whether requests come: it is held there until "
+        "somebody gives it one",
+    )
+    assert second.warnings == ()
+
+
 def test_advice_writes_nothing() -> None:
     """A controller that is tried out on a live cluster must not touch it."""
     with kube_world(manifest(labels={names.LOAD_RPM: "6000"})) as world:

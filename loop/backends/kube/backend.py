@@ -51,7 +51,7 @@ from loop.backends.kube.rivals import (
     rival_notes,
 )
 from loop.backends.kube.settings import KubeSettings
-from loop.backends.kube.views import Sight, engines_notes, server_view
+from loop.backends.kube.views import Sight, engines_notes, server_view, unseen_notes
 from loop.backends.kube.writer import STAMP, Writer
 from loop.backends.metrics.pods import PodMetrics
 from loop.backends.metrics.source import ShowsNames
@@ -64,7 +64,6 @@ from twin.datafile import did_you_mean
 if TYPE_CHECKING:
     from loop.backends.metrics.source import Measurement, MetricsSource
     from loop.ports import Clock, Epoch
-    from loop.signals.demand import Figures
 
 SPACES_MAX = 4  # in more namespaces than that, pods are listed for the whole cluster at once
 SCRAPED_S = 120.0  # a pod that has been ready for so long should have been scraped
@@ -231,7 +230,7 @@ class KubeBackend:
         warnings = (
             *_wrong_with(servers),
             *(capacity.warnings if capacity else ()),
-            *self._once(self._notes(servers, capacity, most, budgets, found.figures)),
+            *self._once(self._notes(servers, capacity, most, budgets, sights)),
             *(f"{name}: {missing_line(told)}" for name, told in missing.items() if is_told(told)),
             *([found.error] if found.error else []),
             *found.warnings,
@@ -473,7 +472,7 @@ class KubeBackend:
         capacity: Capacity | None,
         most: Mapping[str, int],
         budgets: Mapping[str, Budget],
-        figures: Mapping[str, Figures],
+        sights: Mapping[str, Sight],
     ) -> tuple[str, ...]:
         """Return what is so and is to be told once."""
         counts, types = self._settings.gpus, self._settings.types
@@ -502,7 +501,8 @@ class KubeBackend:
             *rival_notes((one.deployment for one in servers.by_name.values()), self._autoscalers),
             *(budget_note(name, one) for name, one in budgets.items()),
             *self._others,
-            *engines_notes(figures),
+            *engines_notes({name: one.figures for name, one in sights.items() if one.figures}),
+            *unseen_notes(servers.by_name.values(), sights),
             *(
                 f"{kind}: the plan has no more than {count} GPUs of it for a while: pods have "
                 f"waited for more in vain for {self._settings.give_up_s:g} s"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -201,4 +201,16 @@ def engines_notes(figures: Mapping[str, Figures]) -> list[str]:
         "for as one engine of the data: these should be of a whole pod"
         for name, count in most.items()
         if count > 1
+    ]
+
+
+def unseen_notes(servers: Iterable[Server], sights: Mapping[str, Sight]) -> list[str]:
+    """Return a line for each of *servers* that has no replicas, where pods alone tell the load."""
+    return [
+        f"{server.name}: it has no replicas, so nobody can tell whether requests come: it is held "
+        "there until somebody gives it one"
+        for server in servers
+        if server.deployment.wanted == 0 and not server.pods
+        for sight in [sights[server.name]]
+        if sight.blind_at_zero and sight.load is None
     ]
