@@ -75,7 +75,7 @@ class ServerLine(Answer):
     avg_out_tok: float | None
     itl: float | None
     ttft: float | None
-    percentiles: dict[str, Any] | None
+    percentiles: dict[str, dict[str, float]] | None
     percentiles_source: str | None
     percentiles_age_s: float | None
     output_tps: float | None
