@@ -5,8 +5,8 @@ snapshots and decisions only.
 from __future__ import annotations
 
 from collections import Counter as Counted
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, get_args
 
@@ -46,22 +46,25 @@ NO_CONCERN = Concern()
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refusals:
-    """How often in a row the world took no change at all, though it was asked for some, of which
-    servers, and how it said so last.
+    """How often the world was asked for changes since it last took one, of which servers, and how
+    it refused them last.
     """
 
     looks: int = 0
     servers: frozenset[str] = frozenset()
     line: str = ""
 
-    def after(self, refused: Mapping[str, str], *, taken: bool) -> Refusals:
-        """Return it after a look in which changes of the *refused* servers were not taken, and
-        others were if *taken*.
+    def after(self, refused: Mapping[str, str], *, taken: bool, there: Collection[str]) -> Refusals:
+        """Return it after a look in which changes of the *refused* servers, of those that are
+        *there*, were not taken, and others were if *taken*. Where nothing was asked for nothing is
+        known anew.
         """
-        if taken or not refused:
+        if taken:
             return NO_REFUSALS
-        line = next(iter(refused.values()))
-        return Refusals(looks=self.looks + 1, servers=self.servers | refused.keys(), line=line)
+        servers = (self.servers | refused.keys()).intersection(there)
+        if not refused:
+            return replace(self, servers=servers)
+        return Refusals(looks=self.looks + 1, servers=servers, line=next(iter(refused.values())))
 
     @property
     def concern(self) -> Concern:
@@ -183,7 +186,7 @@ class WorldMetrics:
         what words, and whether others were *taken*.
         """
         self._silent = self._silent + 1 if seen.source_error else 0
-        self._refusals = self._refusals.after(refused, taken=taken)
+        self._refusals = self._refusals.after(refused, taken=taken, there=seen.servers)
         self.concern = concern_of(seen, held, silent=self._silent, refusals=self._refusals)
         self.hold(held)
         self._missing.clear()

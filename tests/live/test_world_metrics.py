@@ -252,9 +252,13 @@ def refused_record(*refused: str, taken: bool = False) -> CycleRecord:
             [*[refused_record("s0", "s1")] * 3, refused_record("s0", taken=True)],
             [True, True, False, True],
         ),
-        ([*[refused_record("s0", "s1")] * 3, refused_record()], [True, True, False, True]),
+        ([*[refused_record("s0", "s1")] * 3, refused_record()], [True, True, False, False]),
+        (
+            [refused_record("s0", "s1"), refused_record()] * 3,
+            [True] * 4 + [False] * 2,
+        ),
     ],
-    ids=["all", "one of many", "some are taken", "taken again", "nothing asked for"],
+    ids=["all", "one of many", "some are taken", "taken again", "nothing asked for", "in turn"],
 )
 def test_a_cluster_that_takes_no_change_at_all_makes_it_unready(
     records: list[CycleRecord], ready: list[bool]
@@ -266,14 +270,25 @@ def test_a_cluster_that_takes_no_change_at_all_makes_it_unready(
         found.append(metrics.concern)
     assert [concern.ready for concern in found] == ready
     told = ["takes no change" in concern.line for concern in found]
-    assert told == [bool(held) and len(held) > 1 for held in map(sole_refusals, records)]
+    assert told == [all_refused(records[: number + 1]) for number in range(len(records))]
     if not ready[-1]:
         assert found[-1].line.endswith("all of 2 servers (s0, s1): 500 failed calling webhook")
 
 
-def sole_refusals(made: CycleRecord) -> list[str]:
-    """Return the servers that were refused, if no change was taken."""
-    return [] if made.changes else [*held_servers(made)]
+def all_refused(made: list[CycleRecord]) -> bool:
+    """Tell whether the latest cycle that asked for something took nothing, of several servers."""
+    asked = [one for one in made if one.changes or held_servers(one)]
+    return not asked[-1].changes and len(held_servers(asked[-1])) > 1
+
+
+def test_who_refused_what_is_gone_may_take_all_else() -> None:
+    """Nobody will ever ask for it again."""
+    metrics = WorldMetrics(CollectorRegistry())
+    both = {"s1": "no", "s2": "no"}
+    for refused, servers in [(both, ("s1", "s2", "s3"))] * 3 + [({}, ("s1", "s3"))]:
+        seen = snapshot(*map(server_view, servers))
+        metrics.look(seen, desired={}, held={}, now_s=0.0, refused=refused)
+    assert metrics.concern.ready
 
 
 def test_a_source_that_is_silent_for_a_moment_leaves_it_ready() -> None:
