@@ -185,9 +185,14 @@ def _has_body(scope: Scope) -> bool:
 def host_name(host: str) -> str:
     """Return the name or the address in a Host header, without its port; "" if it is none."""
     if host.startswith("["):
-        address, _, port = host[1:].partition("]")
-        return address.lower() if not port or port.startswith(":") else ""
-    return host.partition(":")[0].lower().rstrip(".")
+        name, _, port = host[1:].partition("]")
+        if port and not port.startswith(":"):
+            return ""
+        port = port[1:]
+    else:
+        name, _, port = host.partition(":")
+    # What stands behind a colon and is no port may be the name that was really asked for.
+    return name.lower().rstrip(".") if port.isdecimal() or not port else ""
 
 
 def own_names(

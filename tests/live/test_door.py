@@ -74,6 +74,9 @@ EVIL_HOSTS = (
     "0.0.0.0",
     "10.1.2.3",
     "[::1].x",
+    "[::1]:3300@evil.example",
+    "localhost:3300@evil.example",
+    "localhost:evil.example",
 )
 EVIL_SITES = (
     {"origin": "http://evil.example"},
