@@ -420,6 +420,53 @@ def test_a_role_that_lacks_one_namespace_is_no_failure_of_the_others(
     assert held_servers(records[-1]) == (dict.fromkeys(["s-b"], "refused") if writable else {})
 
 
+@pytest.mark.parametrize("taken_away", ["a", "b", "ab"])
+def test_a_role_that_is_taken_away_everywhere_is_a_failure(taken_away: str) -> None:
+    """A loop that had written once, and never could again, said for ever that all was well."""
+    look = Rule(verbs=("get", "list"), resources=("deployments", "pods"))
+    tokens = {"own": Identity(user="inferno", rules=(look,)), "admin": ADMIN}
+    spaces = ("a", "b") if "b" in taken_away else ("a",)
+    with serving_twin(cluster_spec(), tokens=tokens) as twin, twin.api("admin") as api:
+        apps, roles = client.AppsV1Api(api), client.RbacAuthorizationV1Api(api)
+        writing = [{"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["patch"]}]
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "writing"}
+        binding = {"roleRef": reference, "subjects": [{"kind": "User", "name": "inferno"}]}
+        for space in spaces:
+            client.CoreV1Api(api).create_namespace({"metadata": {"name": space}})
+            meta = {"metadata": {"name": "writing"}}
+            roles.create_namespaced_role(space, meta | {"rules": writing})
+            roles.create_namespaced_role_binding(space, meta | binding)
+            busy = {names.LOAD_RPM: "1500"}
+            body = manifest("dep", server=f"s-{space}", namespace=space, replicas=1, labels=busy)
+            apps.create_namespaced_deployment(space, body)
+        calls = KubeClient(lambda: twin.api("own"), clock=ManualClock())
+        backend = KubeBackend(
+            calls,
+            LabelsOnly(),
+            clock=ManualClock(),
+            epoch=date_now(),
+            settings=KubeSettings(namespaces=spaces),
+        )
+        loop = Controller(
+            backend=backend,
+            policy=make_policy("slo"),
+            data=FixedData(system()),
+            clock=ManualClock(),
+        )
+        first = loop.cycle(60.0)
+        for space in taken_away:
+            roles.delete_namespaced_role(name="writing", namespace=space)
+        for space in spaces:
+            more = {"metadata": {"labels": {names.LOAD_RPM: "9000"}}}
+            apps.patch_namespaced_deployment("dep", space, more)
+        records = [loop.cycle(60.0 * number) for number in (2, 3)]
+        backend.close()
+    assert len(first.changes) == len(spaces)
+    assert [record.failed for record in records] == [len(taken_away) == len(spaces)] * 2
+    if len(taken_away) < len(spaces):
+        assert held_servers(records[-1]) == {f"s-{taken_away}": "refused"}
+
+
 @pytest.mark.parametrize(
     ("resource", "kind", "status"),
     [("pods", "error", 403), ("deployments", "error", 404), ("pods", "drop", 0)],

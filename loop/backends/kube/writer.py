@@ -84,7 +84,9 @@ class Writer:
         self._measured: frozenset[str] = frozenset()
         self._pods: Mapping[str, tuple[PodView, ...]] = {}
         self._costs: dict[str, int] = {}  # what was last told of a pod
-        self._may_write = False  # somewhere: a Deployment has taken a change
+        # The namespaces that last took a change, and those that took one in this round.
+        self._writable: frozenset[str] = frozenset()
+        self._took: set[str] = set()
 
     def look(
         self,
@@ -142,19 +144,23 @@ class Writer:
         KubeBackend.apply.
         """
         until_s = self._clock.now_s() + APPLY_S
+        self._took = set()
         problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
         failed = {
             change.server: problem
             for change, problem in zip(changes, problems, strict=True)
             if problem is not None
         }
+        # A role that was taken away is a role that lacks the namespace from now on.
+        lacking = {self.seen[server].namespace for server, one in failed.items() if one.role}
+        self._writable = (self._writable - lacking) | self._took
         if failed:
             more = (
                 f" and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
             )
             named = [f"{server}: {one.line}" for server, one in failed.items()][:FAILURES_NAMED]
             line = f"{len(failed)} of {len(changes)} changes failed: {'; '.join(named)}{more}"
-            if all(one.own or (one.role and self._may_write) for one in failed.values()):
+            if all(one.own or (one.role and self._writable) for one in failed.values()):
                 servers = {server: one.line for server, one in failed.items()}
                 raise RefusedError(line, servers=servers)
             raise BackendError(line, phase="apply")
@@ -242,7 +248,7 @@ class Writer:
                 now = self._after_conflict(seen, change)
                 continue
             self._rivals.asked(change.server)
-            self._may_write = True
+            self._took.add(now.namespace)
             if asked_of(change).replicas < now.wanted:
                 self.reduced_s[change.server] = self._clock.now_s()
             self._tell(now, change, date)
