@@ -5,6 +5,7 @@ written over.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -178,6 +179,16 @@ def test_a_batch_in_the_template_does_not_change_a_little(wanted: int, asked: in
     """All pods are replaced for it: 16 → 17 is not worth that."""
     pool, note = allowed(change(max_batch=wanted), **with_command(args=["--max-num-seqs=16"]))
     assert (pool.max_batch, note) == (asked, "")
+
+
+def test_a_batch_that_nobody_lets_the_loop_change_is_not_asked_for() -> None:
+    """Its label was written anew each cycle, and was never what the pods had."""
+    fields = with_command(args=["--max-num-seqs=16"])
+    del fields["annotations"]
+    pool, _ = allowed(change(replicas=2, max_batch=128), **fields)
+    assert (pool.replicas, pool.max_batch) == (2, 16)
+    asked = replace(change(), pools=(pool,))
+    assert patch_of(read(**fields), asked, date=DATE, types={}) is None
 
 
 def test_pods_are_not_replaced_twice_within_minutes() -> None:

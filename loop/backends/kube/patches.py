@@ -165,9 +165,10 @@ def as_the_template_allows(
         return held, problem
     argument = deployment.annotations.get(names.APPLY_MAX_BATCH, "").strip()
     notes = []
-    if argument and 0 < desired.max_batch != held.max_batch:
+    if 0 < desired.max_batch != held.max_batch:
         ratio = desired.max_batch / held.max_batch if held.max_batch > 0 else 0.0
-        if deployment.batch_fixed or BATCH_RATIO_MIN <= ratio <= BATCH_RATIO_MAX:
+        is_little = argument and BATCH_RATIO_MIN <= ratio <= BATCH_RATIO_MAX
+        if deployment.batch_fixed or is_little:
             desired = replace(desired, max_batch=held.max_batch)
     try:
         template = _template_patch(deployment, desired, types=types, gpus=gpus)
