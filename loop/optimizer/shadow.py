@@ -50,11 +50,7 @@ def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
     """Return the errors of the estimates of the servers that are steady, and of which the load is
     known.
     """
-    views = [
-        (view, perf)
-        for view in seen.servers.values()
-        if (perf := data.perf.get((view.model, view.accelerator))) is not None and _steady(view)
-    ]
+    views = _steady_ones(seen, data)
     if not views:
         return {}
     loads = [(view.load, view.ready) for view, _ in views]
@@ -73,22 +69,24 @@ def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
         out_tokens=out_tokens,
         token_cv=np.zeros(len(perfs)),
     )
-    gamma, host = host_as_reading(
+    gamma, reading, host = host_as_reading(
         np.array([perf.sequence_ms for perf in perfs]) / per_step,
         np.array([perf.gamma_ms for perf in perfs]) / per_step,
+        np.array([perf.p for perf in perfs]),
     )
     model = make_model(
         replica_columns(
             alpha=fixed / per_step,
             beta=np.array([perf.beta_ms for perf in perfs]) * tokens_longer,
             gamma=gamma,
-            in_tokens=in_tokens + host,
+            in_tokens=in_tokens + reading,
             out_tokens=out_tokens,
             max_batch=[min(_batch(view, perf), BATCH_MOST) for view, perf in views],
             overhead=[perf.overhead_ms for perf in perfs],
             launch=np.array([perf.latency_model.launch_ms for perf in perfs]) / per_step,
             p=[perf.p for perf in perfs],
-            cached=cached + host,
+            cached=cached + reading,
+            host=host,
         )
     )
     calm = rate < BUSY_MAX * model.rate_max
@@ -116,6 +114,15 @@ def model_errors(seen: Snapshot, data: SystemData) -> Mapping[str, Errors]:
         )
         if is_calm
     }
+
+
+def _steady_ones(seen: Snapshot, data: SystemData) -> list[tuple[ServerView, Perf]]:
+    """Return the servers that are steady, with their latency models."""
+    return [
+        (view, perf)
+        for view in seen.servers.values()
+        if (perf := data.perf.get((view.model, view.accelerator))) is not None and _steady(view)
+    ]
 
 
 def _steady(view: ServerView) -> bool:

@@ -292,7 +292,7 @@ class _Means:
 
 def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns:
     perf, asked = work.pairs.perf, work.pairs.asked
-    gamma, host = host_as_reading(perf.sequence, perf.gamma)
+    gamma, reading, host = host_as_reading(perf.sequence, perf.gamma, perf.p)
     return ReplicaColumns(
         perf.alpha,
         perf.beta
@@ -304,7 +304,7 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
             token_cv=asked.token_cv,
         ),
         gamma,
-        asked.in_tokens + host,
+        asked.in_tokens + reading,
         np.maximum(asked.out_tokens, 1.0),
         work.batch,
         settings.rules.queue(asked.max_queue),
@@ -312,13 +312,14 @@ def _replica_columns(work: _Work, settings: OptimizerSettings) -> ReplicaColumns
         perf.overhead,
         perf.launch,
         perf.p,
-        asked.cached + host,
+        asked.cached + reading,
         asked.token_cv,
         perf.ahead,
         work.pool,
         work.dispersion,
         perf.experts,
         perf.unread,
+        host,
     )
 
 
@@ -443,7 +444,7 @@ def _rough_rate(columns: ReplicaColumns) -> Floats:
     """Return about what a full batch serves, but for prefills [requests/ms]."""
     batch = columns.max_batch.astype(np.float64)
     context = columns.in_tokens + 0.5 * columns.out_tokens
-    iteration = columns.alpha + batch * (columns.beta + columns.gamma * context)
+    iteration = columns.alpha + batch * (columns.beta + columns.gamma * context + columns.host)
     rate: Floats = batch / (columns.out_tokens * np.maximum(iteration, 1e-9))
     return rate
 

@@ -52,6 +52,7 @@ def replicas(seed: int) -> Tail:
             some(0.4, rng.uniform(1.0, 9.0, ROWS), 1.0),
             some(0.4, (alpha - launch) * rng.uniform(0.1, 1.0, ROWS), 0.0),
             rng.uniform(0.5, 0.99, ROWS),
+            np.where(p != 1.0, some(0.5, rng.uniform(0.01, 0.1, ROWS), 0.0), 0.0),
         )
     )
 

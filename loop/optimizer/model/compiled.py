@@ -57,10 +57,10 @@ F = TypeVar("F", bound=Callable[..., object])
 (
     ALPHA, BETA, GAMMA, LAUNCH, POWER, IN_TOKENS, CV, MAX_BATCH, MAX_QUEUE, BUDGET, POOL,
     COMPUTED, COMPUTED_TOKENS, DECODES, DECODES_2, ALONE, CONTEXT, AHEAD, TOGETHER, FULL_TIME,
-    DISPERSION, EXPERTS, UNREAD,
-) = range(23)  # fmt: skip
-PROMPTS, MET, COMING, LIVES = 23, 28, 48, 68
-WIDTH, LINES = 72, 4
+    DISPERSION, EXPERTS, UNREAD, HOST,
+) = range(24)  # fmt: skip
+PROMPTS, MET, COMING, LIVES = 24, 29, 49, 69
+WIDTH, LINES = 73, 4
 # What the middle leaves to the end.
 (
     BATCH, SPREAD, EMPTY, FADE, NO_MORE, WAIT_RATE, OVERLOAD, BUSY, FIRST, SECOND, THIRD,
@@ -94,7 +94,7 @@ def pack(tail: Tail) -> Floats:
     bounds = (columns.token_budget, columns.pool, tail.computed, columns.computed)
     lives = (tail.decodes, tail.decodes_2, tail.alone, tail.context)
     others = (tail.ahead, tail.together, tail.full_time)
-    kinds = (columns.dispersion, columns.experts, columns.unread)
+    kinds = (columns.dispersion, columns.experts, columns.unread, columns.host)
     for place, figures in enumerate(own + asked + bounds + lives + others + kinds):
         table[:, place] = figures
     table[:, PROMPTS:MET] = tail.prompts
@@ -182,7 +182,7 @@ def _lo(a: float, b: float) -> float:
 
 
 @compiled
-def _time(f: Floats, tokens: float, read: float) -> float:
+def _time(f: Floats, tokens: float, read: float, requests: float) -> float:
     compute, reading = f[BETA] * tokens, f[GAMMA] * read
     if f[EXPERTS] > 0.0:
         reading -= f[EXPERTS] * f[UNREAD] ** tokens
@@ -193,7 +193,7 @@ def _time(f: Floats, tokens: float, read: float) -> float:
     memory = f[ALPHA] - f[LAUNCH] + reading
     larger = _hi(_hi(memory, compute), 1e-300)
     ratio = _lo(memory, compute) / larger
-    found: float = f[LAUNCH] + larger * (1.0 + ratio**p) ** (1.0 / p)
+    found: float = f[LAUNCH] + larger * (1.0 + ratio**p) ** (1.0 / p) + f[HOST] * requests
     return found
 
 
@@ -251,8 +251,8 @@ def _room(f: Floats, batch: float) -> float:
 def _prefill(f: Floats, batch: float, sharing: float, k: int) -> float:
     read = batch * f[CONTEXT]
     tokens = sharing * f[PROMPTS + k]
-    longer = _time(f, batch + tokens * f[COMPUTED], read + tokens)
-    return (longer - _time(f, batch, read)) / sharing
+    longer = _time(f, batch + tokens * f[COMPUTED], read + tokens, batch + sharing)
+    return (longer - _time(f, batch, read, batch)) / sharing
 
 
 @compiled
@@ -273,14 +273,15 @@ def begin(
 @compiled
 def _stretch(f: Floats, rate: float, batch: float, iterations: float) -> tuple[float, float]:
     read, prompt, share = batch * f[CONTEXT], f[IN_TOKENS], f[COMPUTED]
-    decode = _time(f, batch, read)
+    decode = _time(f, batch, read, batch)
     room = _hi((f[BUDGET] - batch) / _hi(prompt, 1.0), 1.0)
-    prefill = _time(f, batch + prompt * share, read + prompt) - decode
+    prefill = _time(f, batch + prompt * share, read + prompt, batch + 1.0) - decode
     busy = _lo(rate * prefill, BUSY_MAX)
     if f[POWER] != 1.0:
         for _ in range(2):
             sharing = _lo(1.0 + _lo(rate * decode / (1.0 - busy), batch + 1.0), room)
-            more = _time(f, batch + sharing * prompt * share, read + sharing * prompt)
+            tokens, reads = batch + sharing * prompt * share, read + sharing * prompt
+            more = _time(f, tokens, reads, batch + sharing)
             prefill = (more - decode) / sharing
             busy = _lo(rate * prefill, BUSY_MAX)
     iteration = decode / (1.0 - busy)
@@ -342,7 +343,7 @@ def _middle(
     batch = (sums[1] + most * behind) / total
     spread = _hi((sums[2] + most * most * behind) / total - batch * batch, 0.0)
     spread += UNEVEN * (1.0 - 1.0 / pool)
-    decode = _time(f, batch, batch * f[CONTEXT])
+    decode = _time(f, batch, batch * f[CONTEXT], batch)
     at = busy_at[0]
     if len(grid) > 1:
         right = min(max(np.searchsorted(grid, batch), 1), len(grid) - 1)
@@ -428,7 +429,7 @@ def _steepness(f: Floats, batch: float, decode: float, sharing: float) -> float:
 @compiled
 def _with_prompts(f: Floats, batch: float, prompts: float) -> float:
     tokens = prompts * f[IN_TOKENS]
-    return _time(f, batch + tokens * f[COMPUTED], batch * f[CONTEXT] + tokens)
+    return _time(f, batch + tokens * f[COMPUTED], batch * f[CONTEXT] + tokens, batch + prompts)
 
 
 @compiled
@@ -479,7 +480,7 @@ def _ttft_shares(
     varies = _hi((variance + m[BATCH] * m[BATCH]) / some - batch * batch, 0.0)
     if single:
         batch = varies = 0.0
-    decode = _time(f, batch, batch * f[CONTEXT])
+    decode = _time(f, batch, batch * f[CONTEXT], batch)
     rest, k1, k2 = _rest(f, m, rate, decode)
     own, unhampered, alone = _own_prefill(f, m, rate, batch, k1)
     own = _plus(own, _slow_part(f, busy, batch, varies))
@@ -571,7 +572,7 @@ def _own_prefill(
     f: Floats, m: Floats, rate: float, batch: float, mean: float
 ) -> tuple[Skew, Skew, Skew]:
     room = _hi(f[BUDGET] - batch, 1.0)
-    chunk = _time(f, room, room)
+    chunk = _time(f, room, room, 1.0)
     o1 = o2 = o3 = u1 = u2 = u3 = a1 = a2 = a3 = 0.0
     for k in range(len(PROMPT_WEIGHTS)):
         prompt, weight = f[PROMPTS + k], PROMPT_WEIGHTS[k]
@@ -583,7 +584,7 @@ def _own_prefill(
             rate * m[SECOND] * exposed,
             rate * m[THIRD] * exposed,
         )
-        alone = _time(f, computed, prompt) + more * f[ALPHA]
+        alone = _time(f, computed, prompt, 1.0) + more * (f[ALPHA] + f[HOST])
         longer = m[PREFILL + k] + more * mean + came_1
         o1 += longer * weight
         o2 += (longer * longer + came_2) * weight
@@ -602,7 +603,7 @@ def _own_prefill(
 def _slow_part(f: Floats, busy: float, batch: float, variance: float) -> Skew:
     step = _hi(0.2 * batch, 0.5)
     low, high = _hi(batch - step, 0.0), batch + step
-    rise = _time(f, high, high * f[CONTEXT]) - _time(f, low, low * f[CONTEXT])
+    rise = _time(f, high, high * f[CONTEXT], high) - _time(f, low, low * f[CONTEXT], low)
     gain = rise / (high - low) * (1.0 + (0.5 + busy) / (1.0 - busy))
     spread = gain * gain * variance
     return 0.0, spread, 1.4 * spread**1.5 * math.sqrt(variance) / _hi(batch, 1e-9)
@@ -625,12 +626,12 @@ def _line(f: Floats, batch: float) -> Skew:
     context = f[CONTEXT]
     middle, half = _hi(batch, 0.5), _hi(0.25 * batch, 0.5)
     low, high = _hi(batch - 0.5 * half, 0.0), batch + 1.5 * half
-    bottom = _time(f, low, low * context)
-    rise = (_time(f, high, high * context) - bottom) / (high - low)
-    by_tokens = _time(f, high, low * context) - bottom
-    by_reads = _time(f, low, high * context) - bottom
+    bottom = _time(f, low, low * context, low)
+    rise = (_time(f, high, high * context, high) - bottom) / (high - low)
+    by_tokens = _time(f, high, low * context, high) - bottom
+    by_reads = _time(f, low, high * context, low) - bottom
     part = by_tokens / _hi(by_tokens + by_reads, 1e-12)
-    fixed = _time(f, middle, middle * context) - rise * middle
+    fixed = _time(f, middle, middle * context, middle) - rise * middle
     return fixed, rise * part, rise * (1.0 - part) / context
 
 

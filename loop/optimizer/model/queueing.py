@@ -46,6 +46,8 @@ class ReplicaColumns:
     dispersion: variance of counts of arrivals over their mean, 1 of a Poisson process and more of
     one in bursts (of independent gaps it is their squared coefficient of variation). experts [ms]
     and unread: of a mixture of experts an iteration of n tokens saves experts · unread^n of alpha.
+    host: what each request adds to each iteration outside the roofline [ms], for rows of p != 1
+    only (host_as_reading).
     """
 
     alpha: Floats
@@ -66,6 +68,7 @@ class ReplicaColumns:
     dispersion: Floats
     experts: Floats
     unread: Floats
+    host: Floats
 
     def __len__(self) -> int:
         return len(self.alpha)
@@ -95,6 +98,7 @@ class ReplicaColumns:
             self.dispersion[rows],
             self.experts[rows],
             self.unread[rows],
+            self.host[rows],
         )
 
     @property
@@ -143,12 +147,14 @@ def replica_columns(
     dispersion: Any = 1.0,
     experts: Any = 0.0,
     unread: Any = 0.0,
+    host: Any = 0.0,
 ) -> ReplicaColumns:
     """Return columns from scalars and sequences, broadcast to one length."""
     rows = np.broadcast_arrays(
         *np.atleast_1d(
             *(alpha, beta, gamma, in_tokens, out_tokens, max_batch, max_queue, token_budget),
             *(overhead, launch, p, cached, token_cv, ahead, pool, dispersion, experts, unread),
+            host,
         )
     )
     a, b, g, tokens_in, tokens_out, batch, *others = (
@@ -169,14 +175,18 @@ def longer(
     return np.where(attention > 0.0, 1.0 + more, 1.0)
 
 
-def host_as_reading(sequence: Floats, gamma: Floats) -> tuple[Floats, Floats]:
+def host_as_reading(sequence: Floats, gamma: Floats, p: Floats) -> tuple[Floats, Floats, Floats]:
     """Return a gamma, and the tokens of context that take so long to read as the host is busy with
-    a request: the estimate knows of nothing else that each request adds to each iteration. To be
-    added to the tokens of a prompt, and to those of it that need no computing.
+    a request, to be added to the tokens of a prompt, and to those of it that need no computing; and
+    the host of ReplicaColumns. In a sum one ms is as good as another, but a soft roofline hides
+    some of what is read behind the computing, and nothing of the host.
     """
+    outside = np.where(p == 1.0, 0.0, sequence)
+    sequence = np.where(p == 1.0, sequence, 0.0)
     # Without a gamma there is nothing to read: one so small that real tokens count for nothing.
     gamma = np.maximum(gamma, HOST_GAMMA * sequence)
-    return gamma, np.where(sequence > 0.0, sequence / np.maximum(gamma, 1e-300), 0.0)
+    reading = np.where(sequence > 0.0, sequence / np.maximum(gamma, 1e-300), 0.0)
+    return gamma, reading, outside
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,7 +297,7 @@ def mean_iteration(columns: ReplicaColumns, batch: Floats, chunks: Floats) -> Fl
     alone = decode_read - columns.saved(batch) if columns.sparse else decode_read
     without = iteration_time(columns, compute=decode_compute, read=alone)
     with_it = iteration_time(columns, compute=decode_compute + compute, read=decode_read + read)
-    mean: Floats = (1.0 - share) * without + share * with_it
+    mean: Floats = (1.0 - share) * without + share * with_it + columns.host * batch
     return mean
 
 
@@ -302,11 +312,12 @@ def prefill_time(columns: ReplicaColumns, in_service: Floats, chunks: Floats) ->
     own_read = columns.gamma * prefill_reads(columns, chunks)
     compute = (own_compute + columns.beta * m) / each
     read = (own_read + columns.gamma * m * (prompt + (m + 1.0) / 2.0)) / each
-    return chunks * iteration_time(
+    iteration = iteration_time(
         columns,
         compute=np.maximum(0.0, others * compute + own_compute / chunks),
         read=np.maximum(0.0, others * read + own_read / chunks),
     )
+    return chunks * (iteration + columns.host * np.maximum(in_service, 1.0))
 
 
 def prefill_work(columns: ReplicaColumns, chunks: Floats) -> Floats:

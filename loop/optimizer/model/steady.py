@@ -93,9 +93,11 @@ def _prefill(tail: Tail, batch: Floats, sharing: Floats) -> Floats:
     read = batch * tail.context
     tokens = as_column(sharing) * tail.prompts
     longer = tail.wide.duration(
-        as_column(batch) + tokens * as_column(tail.computed), as_column(read) + tokens
+        as_column(batch) + tokens * as_column(tail.computed),
+        as_column(read) + tokens,
+        as_column(batch + sharing),
     )
-    return (longer - as_column(tail.latencies.duration(batch, read))) / as_column(sharing)
+    return (longer - as_column(tail.latencies.duration(batch, read, batch))) / as_column(sharing)
 
 
 def _room(tail: Tail, batch: Floats) -> Floats:
@@ -121,13 +123,15 @@ def _stretch(tail: Tail, rate: Floats) -> tuple[Floats, Floats]:
     columns, grid = tail.columns, np.broadcast_to(tail.grid, (len(tail), len(tail.grid)))
     each, prompt, share = as_column(rate), as_column(columns.in_tokens), as_column(tail.computed)
     read = grid * as_column(tail.context)
-    decode = tail.wide.duration(grid, read)
+    decode = tail.wide.duration(grid, read, grid)
     room = np.maximum((as_column(columns.token_budget) - grid) / np.maximum(prompt, 1.0), 1.0)
-    prefill = tail.wide.duration(grid + prompt * share, read + prompt) - decode
+    prefill = tail.wide.duration(grid + prompt * share, read + prompt, grid + 1.0) - decode
     busy = np.minimum(each * prefill, BUSY_MAX)
     for _ in range(2 if columns.curved else 0):
         sharing = np.minimum(1.0 + np.minimum(each * decode / (1.0 - busy), grid + 1.0), room)
-        more = tail.wide.duration(grid + sharing * prompt * share, read + sharing * prompt)
+        more = tail.wide.duration(
+            grid + sharing * prompt * share, read + sharing * prompt, grid + sharing
+        )
         # Of a sum the share does not matter.
         prefill = np.where(tail.wide.p == 1.0, prefill, (more - decode) / sharing)
         busy = np.minimum(each * prefill, BUSY_MAX)
@@ -172,7 +176,7 @@ def steady_state(tail: Tail, rate: Floats) -> State:
     batch = (one + most * behind) / total
     spread = np.maximum((two + most**2 * behind) / total - batch**2, 0.0)
     spread += UNEVEN * (1.0 - 1.0 / pool)
-    decode = tail.latencies.duration(batch, batch * tail.context)
+    decode = tail.latencies.duration(batch, batch * tail.context, batch)
     sharing = 1.0 + rate * decode / (1.0 - _interpolated(tail, grid_busy, batch))
     sharing = np.minimum(sharing, np.maximum(_room(tail, batch), 1.0))
     prefill = _prefill(tail, batch, sharing)
@@ -409,7 +413,7 @@ def _steepness(tail: Tail, batch: Floats, decode: Floats, sharing: Floats) -> Fl
 
     def with_prompts(prompts: Floats) -> Floats:
         return tail.latencies.duration(
-            batch + prompts * prompt * tail.computed, read + prompts * prompt
+            batch + prompts * prompt * tail.computed, read + prompts * prompt, batch + prompts
         )
 
     whole = with_prompts(sharing)

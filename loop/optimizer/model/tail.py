@@ -163,6 +163,7 @@ class Latencies:
     p: Floats
     experts: Floats
     unread: Floats
+    host: Floats
     curved: bool
     sparse: bool
 
@@ -170,33 +171,36 @@ class Latencies:
     def of(cls, columns: ReplicaColumns) -> Self:
         """Return those of *columns*."""
         parts = (columns.alpha, columns.beta, columns.gamma, columns.launch, columns.p)
-        return cls(*parts, columns.experts, columns.unread, columns.curved, columns.sparse)
+        kinds = (columns.curved, columns.sparse)
+        return cls(*parts, columns.experts, columns.unread, columns.host, *kinds)
 
     @property
     def _parts(self) -> tuple[Floats, ...]:
         parts = (self.alpha, self.beta, self.gamma, self.launch, self.p)
-        return (*parts, self.experts, self.unread)
+        return (*parts, self.experts, self.unread, self.host)
 
     def as_column(self) -> Latencies:
         """Return them for figures with a column per node."""
-        alpha, beta, gamma, launch, p, experts, unread = map(as_column, self._parts)
+        alpha, beta, gamma, launch, p, experts, unread, host = map(as_column, self._parts)
         kinds = (self.curved, self.sparse)
-        return Latencies(alpha, beta, gamma, launch, p, experts, unread, *kinds)
+        return Latencies(alpha, beta, gamma, launch, p, experts, unread, host, *kinds)
 
     def take(self, rows: Rows) -> Latencies:
         """Return the given rows."""
-        alpha, beta, gamma, launch, p, experts, unread = (part[rows] for part in self._parts)
+        alpha, beta, gamma, launch, p, experts, unread, host = (part[rows] for part in self._parts)
         kinds = (self.curved, self.sparse)
-        return Latencies(alpha, beta, gamma, launch, p, experts, unread, *kinds)
+        return Latencies(alpha, beta, gamma, launch, p, experts, unread, host, *kinds)
 
-    def duration(self, tokens: Floats, read: Floats) -> Floats:
-        """Return the time of iterations of so many tokens that read so many of the KV cache."""
+    def duration(self, tokens: Floats, read: Floats, requests: Floats | float) -> Floats:
+        """Return the time of iterations of so many tokens that read so many of the KV cache, and
+        in which so many requests take part.
+        """
         compute, reading = self.beta * tokens, self.gamma * read
         if self.sparse:
             reading = reading - self.experts * self.unread**tokens
         if not self.curved:
             return self.alpha + compute + reading
-        return iteration_time(self, compute=compute, read=reading)
+        return iteration_time(self, compute=compute, read=reading) + self.host * requests
 
 
 def _lognormal(mean: Floats, deviation: Floats) -> tuple[Floats, Floats]:
@@ -283,7 +287,7 @@ def _lone_times(columns: ReplicaColumns, prompts: Floats) -> Floats:
     chunks = np.floor((prompts * share - 1.0) / (as_column(columns.token_budget) - 1.0))
     more = np.maximum(chunks, 0.0)
     wide = Latencies.of(columns).as_column()
-    return wide.duration(prompts * share, prompts) + more * wide.alpha
+    return wide.duration(prompts * share, prompts, 1.0) + more * (wide.alpha + wide.host)
 
 
 def _weights(
@@ -293,7 +297,7 @@ def _weights(
     the full batch.
     """
     batch = np.broadcast_to(states[1:], (len(columns), len(states) - 1))
-    times = Latencies.of(columns).as_column().duration(batch, batch * as_column(context))
+    times = Latencies.of(columns).as_column().duration(batch, batch * as_column(context), batch)
     weights = np.zeros((len(columns), len(states)))
     np.cumsum(np.log(times * as_column(iterations) / batch), axis=1, out=weights[:, 1:])
     weights[states[None, :] > columns.max_batch[:, None]] = -np.inf

@@ -75,7 +75,7 @@ def highest_rates_by_share(
 def _lone_rate(tail: Tail) -> Floats:
     """Return the rate at which a lone request after the other would be served."""
     one = np.ones(len(tail))
-    rate: Floats = 1.0 / ((tail.decodes + 1.0) * tail.latencies.duration(one, tail.context))
+    rate: Floats = 1.0 / ((tail.decodes + 1.0) * tail.latencies.duration(one, tail.context, one))
     return rate
 
 

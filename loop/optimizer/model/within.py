@@ -163,7 +163,7 @@ def _both(first: Floats, later: Floats, goals: Goals) -> Floats:
 def _lone_itl_share(tail: Tail, goal: Floats) -> Floats:
     """Return the share of requests whose mean ITL is at most *goal* in an empty replica."""
     columns, p = tail.columns, tail.columns.p
-    room = np.maximum(goal - columns.launch, 0.0) ** p - columns.beta**p
+    room = np.maximum(goal - columns.launch - columns.host, 0.0) ** p - columns.beta**p
     weights = columns.alpha - columns.experts * columns.unread - columns.launch
     read = np.maximum(room, 0.0) ** (1.0 / p) - weights
     prompt = read / columns.gamma - 1.0 - tail.decodes / 2.0
@@ -207,7 +207,7 @@ def lone_itl(tail: Tail, percentile: Floats) -> Floats:
     half = tail.decodes / 2.0
     prompts = normal_quantile(percentile) * tail.prompt_sigma + tail.prompt_mu
     one = np.ones(len(tail))
-    found: Floats = tail.latencies.duration(one, 1.0 + np.exp(prompts) + half)
+    found: Floats = tail.latencies.duration(one, 1.0 + np.exp(prompts) + half, one)
     return found
 
 
@@ -289,7 +289,7 @@ def _ttft_share(tail: Tail, state: State, goals: Goals) -> Floats:
     batch = state.batch / some
     variance = np.maximum((state.variance + state.batch**2) / some - batch**2, 0.0)
     batch, variance = np.where(single, 0.0, batch), np.where(single, 0.0, variance)
-    met = _iterations(state, tail.latencies.duration(batch, batch * tail.context))
+    met = _iterations(state, tail.latencies.duration(batch, batch * tail.context, batch))
     rest = _rest(tail, state, met)
     own, unhampered, alone = _own_prefill(tail, state, met, batch)
     own = own.plus(_slow_part(tail, state, batch, variance))
@@ -342,8 +342,8 @@ def _slow_part(tail: Tail, state: State, batch: Floats, variance: Floats) -> Ske
     """Return what the batch, which changes slowly, adds to the variance of TTFT."""
     low = np.maximum(batch - np.maximum(0.2 * batch, 0.5), 0.0)
     high = batch + np.maximum(0.2 * batch, 0.5)
-    rise = tail.latencies.duration(high, high * tail.context) - tail.latencies.duration(
-        low, low * tail.context
+    rise = tail.latencies.duration(high, high * tail.context, high) - tail.latencies.duration(
+        low, low * tail.context, low
     )
     gain = rise / (high - low) * (1.0 + (0.5 + state.busy) / (1.0 - state.busy))
     spread = gain**2 * variance
@@ -361,7 +361,7 @@ def _own_prefill(
     computed = tail.prompts * as_column(tail.computed)
     room = np.maximum(columns.token_budget - batch, 1.0)
     more = np.maximum(np.floor((computed - 1.0) / as_column(room)), 0.0)
-    exposed = LEFT_OF_CHUNK * more * as_column(tail.latencies.duration(room, room))
+    exposed = LEFT_OF_CHUNK * more * as_column(tail.latencies.duration(room, room, 1.0))
 
     def beside(alone: Floats) -> Skewed:
         """Return *alone* with the prefills of those who come while it is exposed."""
@@ -374,7 +374,8 @@ def _own_prefill(
             mean_over(longer**3 + 3.0 * longer * second + third, PROMPT_WEIGHTS),
         )
 
-    lone = tail.wide.duration(computed, tail.prompts) + more * as_column(columns.alpha)
+    lone = tail.wide.duration(computed, tail.prompts, 1.0)
+    lone += more * as_column(columns.alpha + columns.host)
     powers = (mean_over(lone**k, PROMPT_WEIGHTS) for k in (1, 2, 3))
     own = beside(state.prefill + more * as_column(met.length.mean))
     return own, Skewed.of_moments(*powers), beside(lone)
@@ -445,12 +446,12 @@ def _line(tail: Tail, state: State) -> _Line:
     context = tail.context
     middle, half = np.maximum(state.batch, 0.5), np.maximum(0.25 * state.batch, 0.5)
     low, high = np.maximum(state.batch - 0.5 * half, 0.0), state.batch + 1.5 * half
-    bottom = tail.latencies.duration(low, low * context)
-    rise = (tail.latencies.duration(high, high * context) - bottom) / (high - low)
-    by_tokens = tail.latencies.duration(high, low * context) - bottom
-    by_reads = tail.latencies.duration(low, high * context) - bottom
+    bottom = tail.latencies.duration(low, low * context, low)
+    rise = (tail.latencies.duration(high, high * context, high) - bottom) / (high - low)
+    by_tokens = tail.latencies.duration(high, low * context, high) - bottom
+    by_reads = tail.latencies.duration(low, high * context, low) - bottom
     part = by_tokens / np.maximum(by_tokens + by_reads, 1e-12)
-    fixed = tail.latencies.duration(middle, middle * context) - rise * middle
+    fixed = tail.latencies.duration(middle, middle * context, middle) - rise * middle
     return _Line(fixed, rise * part, rise * (1.0 - part) / context)
 
 

@@ -137,6 +137,7 @@ def _columns(pairs: Pairs, batch: Ints) -> ReplicaColumns:
         np.ones(len(batch)),
         none,
         none,
+        none,
     )
 
 
