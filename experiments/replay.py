@@ -12,6 +12,7 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from experiments.dates import date_of
 from loop.backends.replay import replay
 from loop.records import record_line
 from twin.datafile import parse_json, unreadable
@@ -111,7 +112,7 @@ def continued(lines: Iterable[Line]) -> Iterator[Line]:
 def _wall_s(line: Line) -> float:
     """Return the wall clock of *line* [s], 0 if it tells none."""
     try:
-        return datetime.fromisoformat(line["ts"]).timestamp()
+        return date_of(line["ts"]).timestamp()
     except (KeyError, TypeError, ValueError):
         return 0.0
 
@@ -160,7 +161,7 @@ def from_go(lines: Iterable[Mapping[str, Any]], *, source: str) -> Iterator[dict
     first: datetime | None = None
     for number, line in enumerate(lines, start=1):
         try:
-            at = datetime.fromisoformat(line["ts"])
+            at = date_of(line["ts"])
             first = first or at
             rows = [_row(row, given.get(row["name"], row)) for row in line["servers"]]
             found = {

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from experiments.dates import date_of
 from experiments.own_system.cluster import facts_of, places_of, read_nodes, selected
 from experiments.own_system.directory import Imported, Measured, imported
 from experiments.own_system.known import Known
@@ -85,12 +86,11 @@ def seconds(text: str, *, option: str) -> float:
 def date_s(text: str) -> float:
     """Return the Unix time of a date; without a zone it is UTC. Raise SpecError if it is none."""
     try:
-        date = datetime.fromisoformat(text)
+        return date_of(text).timestamp()
     except ValueError:
         raise SpecError(
             f"until: expected a date such as 2026-11-28T06:00Z, found {text[:60]!r}"
         ) from None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def read_system_of(

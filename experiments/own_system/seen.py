@@ -8,11 +8,11 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 
+from experiments.dates import date_of
 from experiments.own_system.drift import Seen, merged
 from experiments.own_system.points import BLOCK_S, WAITING_MAX, steady_blocks
 from loop.signals.history import History, Stretch
@@ -145,12 +145,11 @@ def _time_s(line: Line, *, where: str) -> float:
         return t_s
     found = line.get("ts")
     try:
-        date = datetime.fromisoformat(str(found))
+        return date_of(str(found)).timestamp()
     except ValueError:
         raise SpecError(
             f"{where}: ts: expected a date such as 2026-11-28T06:00:00Z, found {found!r:.60}"
         ) from None
-    return (date if date.tzinfo else date.replace(tzinfo=UTC)).timestamp()
 
 
 def _seen(row: Line, t_s: float, *, speed: float) -> Seen | None:

@@ -7,11 +7,12 @@ from __future__ import annotations
 import math
 from array import array
 from collections.abc import Iterable, Iterator, Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from itertools import chain, islice
 from sys import intern
 from typing import Any
 
+from experiments.dates import date_of
 from inferno.web.timeline import (
     Counts,
     Decision,
@@ -332,7 +333,7 @@ def _started(first: Line) -> str:
     if first.get("backend") == "sim":
         return ""
     try:
-        at = datetime.fromisoformat(first["ts"])
+        at = date_of(first["ts"])
     except (KeyError, TypeError, ValueError):
         return ""
     return (at - timedelta(seconds=first["t_s"])).isoformat(timespec="milliseconds")
