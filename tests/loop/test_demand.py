@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import numpy as np
@@ -25,7 +24,7 @@ from loop.types import Load, ServerView
 
 LOAD = Load(rate_rpm=600.0, in_tokens=500.0, out_tokens=100.0)
 WORTH = Worth(replica_cents_per_h=200.0, met_cents=0.5)
-HORIZON = Horizon(lead_s=120.0, start_up_s=60.0, window_s=60.0, down_s=120.0, drain_s=120.0)
+HORIZON = Horizon(lead_s=120.0, window_s=60.0, down_s=120.0, drain_s=120.0)
 
 
 def follow(*views: ServerView, horizon: Horizon = HORIZON, worth: Worth = WORTH) -> list[Demand]:
@@ -174,17 +173,6 @@ def test_a_margin_is_what_its_misses_would_cost(spread: float) -> None:
     assert rates[-1] <= futures[-1] + 100.0
     dear = Worth(replica_cents_per_h=2000.0, met_cents=1.0).rate_rpm(found, replica_rpm=100.0)
     assert dear <= rates[3]
-
-
-def test_a_replica_is_held_until_that_costs_what_its_start_would_miss() -> None:
-    """60 a minute at a cent for 100 s are 100 cents: half an hour at 200 an hour."""
-    assert Worth(replica_cents_per_h=200.0, met_cents=1.0).hold_s(
-        60.0, start_up_s=100.0
-    ) == pytest.approx(1800.0)
-    assert Worth(replica_cents_per_h=200.0, met_cents=0.0).hold_s(60.0, start_up_s=100.0) == 0.0
-    # What nobody knows bounds nothing.
-    assert math.isinf(Worth(replica_cents_per_h=0.0, met_cents=1.0).hold_s(60.0, start_up_s=1.0))
-    assert math.isinf(Worth(replica_cents_per_h=200.0, met_cents=1.0).hold_s(0.0, start_up_s=1.0))
 
 
 def test_a_load_that_nobody_knows_gets_more_of_what_it_may_be() -> None:

@@ -99,12 +99,10 @@ class Demand:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Horizon:
     """How far ahead to look, and how long a demand is held on the way down [s]. lead_s: until pods
-    that are asked for now are ready and what they are needed for is seen; start_up_s: of that, what
-    a pod takes; window_s: of the metrics.
+    that are asked for now are ready and what they are needed for is seen; window_s: of the metrics.
     """
 
     lead_s: float
-    start_up_s: float
     window_s: float
     down_s: float
     drain_s: float
@@ -203,9 +201,7 @@ def _demand(memory: Memory, asked: Asked, *, now_s: float) -> tuple[Demand, Memo
     jumped_rpm = memory.spread.jump * seen_rpm if memory.spread.jump > 1.0 else 0.0
     asked_rpm = max(foreseen.paying_rpm, jumped_rpm)
     demands = memory.demands.with_sample(asked_rpm, now_s=now_s, most=True)
-    held_s = _held_s(found, horizon, within=memory.spread.within)
-    pays_s = asked.worth.hold_s(memory.replica_rpm, start_up_s=horizon.start_up_s)
-    held_rpm = max(demands.since(now_s - min(held_s, max(HELD_MIN_S, pays_s))))
+    held_rpm = max(demands.since(now_s - _held_s(found, horizon, within=memory.spread.within)))
     # Pods that are there serve the present load; others would come too late for it.
     present_rpm = found.now + found.bursty * max(0.0, seen_rpm - found.now)
     served_rpm = min(present_rpm, view.wanted * memory.replica_rpm or present_rpm)

@@ -60,16 +60,6 @@ class Worth:
             return QUANTILE_MIN
         return min(max(1.0 - self.replica_cents_per_h / saved, QUANTILE_MIN), QUANTILE_MAX)
 
-    def hold_s(self, replica_rpm: float, *, start_up_s: float) -> float:
-        """Return how long it pays to hold a replica that is not needed [s]: until that has cost as
-        much as the requests that it would miss by starting again, *replica_rpm* for *start_up_s*
-        (what to do about a rent that may be for nothing: Karlin, Manasse, Rudolph & Sleator 1988).
-        """
-        if replica_rpm <= 0.0 or self.replica_cents_per_h <= 0.0:
-            return math.inf
-        missed_cents = self.met_cents * replica_rpm / 60.0 * start_up_s
-        return 3600.0 * missed_cents / self.replica_cents_per_h
-
     def missed_rpm(self, rates: Floats, capacities: Floats, *, unsure: float = 0.0) -> Floats:
         """Return how many requests a minute miss their targets, where *capacities* meet *rates*.
         *unsure*: how far nobody knows what the load will be, 0 to 1.
