@@ -161,6 +161,10 @@ def test_a_model_may_have_a_name_that_no_label_can_hold() -> None:
     """Names of models have slashes."""
     named = deployment(annotations={names.MODEL_ID: "meta-llama/Llama-3.1-8B"})
     assert servers(named).by_name["s1"].deployment.model == "meta-llama/Llama-3.1-8B"
+    # What fits is no less known as a label: nothing says that it is not read.
+    named = deployment(labels={names.MODEL_ID: "Llama-3.1-8B", names.MODEL: ""})
+    found = servers(named).by_name["s1"].deployment
+    assert (found.model, found.unread) == ("Llama-3.1-8B", ())
 
 
 def test_what_is_wrong_with_one_server_is_told_and_keeps_no_other_out() -> None:

@@ -211,7 +211,12 @@ def read_deployment(obj: Json) -> Deployment:
     if replicas is not None and not (isinstance(replicas, int) and 0 <= replicas <= REPLICAS_MAX):
         raise ValueError(f"replicas: expected a whole number up to {REPLICAS_MAX}")
     pod_spec = (spec.get("template") or {}).get("spec") or {}
-    model_id = (annotations.get(names.MODEL_ID) or "").strip()
+    # A label of such a name is no less meant: who labels a server as paused wants it left alone.
+    said = {key: labels[key] for key in names.ANNOTATIONS & labels.keys()} | annotations
+    for text in (*labels.values(), *annotations.values()):
+        if not isinstance(text, str):
+            raise TypeError("a label or an annotation is no text")
+    model_id = (said.get(names.MODEL_ID) or "").strip()
     model_problem = ""
     if len(model_id) > MODEL_ID_MAX:
         model_problem = (
@@ -219,11 +224,6 @@ def read_deployment(obj: Json) -> Deployment:
             f"{len(model_id)}"
         )
         model_id = ""
-    # A label of such a name is no less meant: who labels a server as paused wants it left alone.
-    said = {key: labels[key] for key in names.ANNOTATIONS & labels.keys()} | annotations
-    for text in (*labels.values(), *annotations.values()):
-        if not isinstance(text, str):
-            raise TypeError("a label or an annotation is no text")
     failure, failure_since = _replica_failure(status)
     selector = spec.get("selector") or {}
     pod_labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
