@@ -531,3 +531,46 @@ def test_whatever_is_wrong_in_a_log_is_told_in_one_line(tmp_path: Path, name: st
             assert np.isfinite([rows.queued_s, rows.first_token_s, rows.last_token_s]).all()
             assert (rows.first_token_s >= rows.queued_s).all()
             assert (rows.output_tokens >= 1).all()
+
+
+def huge_figures() -> dict[str, tuple[object, str]]:
+    """Return logs with a number beyond any float, by what they are, and where it stands."""
+    aiperf_line = json.loads(aiperf().splitlines()[1])
+    aiperf_line["metadata"]["request_start_ns"] = 10**400
+    later = json.loads(aiperf().splitlines()[2])
+    reply = {"response": json.dumps({"choices": [{"delta": {"content": "a"}}]})}
+    sent = {
+        "timestamp": 1,
+        "request_inputs": {"input_ids": [1, 2]},
+        "response_timestamps": [10**9, 10**400],
+        "response_outputs": [reply, reply],
+    }
+    means = {"completed": 10, "total_input_tokens": 100, "total_output_tokens": 100}
+    means |= {"duration": 5.0, "mean_ttft_ms": 10.0, "mean_tpot_ms": 10.0, "mean_e2el_ms": 100.0}
+    summary = {
+        "time_to_first_token": {"unit": "ms", "avg": 100.0},
+        "request_latency": {"unit": "ms", "avg": 900.0},
+        "output_sequence_length": {"avg": 60.0},
+        "input_sequence_length": {"avg": 500.0},
+    }
+    return {
+        "AIPerf": (f"{json.dumps(later)}\n{json.dumps(aiperf_line)}", "request 2: nanoseconds"),
+        "perf_analyzer": (
+            {"experiments": [{"requests": [sent]}]},
+            "experiment 1: request 1: nanoseconds",
+        ),
+        "bench serve": (means | {"request_rate": 10**400}, "request_rate"),
+        "bench serve, users": (means | {"max_concurrency": 10**400}, "max_concurrency"),
+        "GenAI-Perf": (
+            summary | {"input_config": {"concurrency": 1e400}},
+            "input_config: concurrency",
+        ),
+    }
+
+
+@pytest.mark.parametrize("kind", huge_figures())
+def test_a_number_beyond_all_bounds_is_told_in_one_line(tmp_path: Path, kind: str) -> None:
+    """They ended in a traceback."""
+    log, place = huge_figures()[kind]
+    with pytest.raises(SpecError, match=rf"^log.json: {place}: expected a number, found '"):
+        read_logs(write(tmp_path, "log.json", log))

@@ -89,11 +89,13 @@ def _percentiles(document: Json, *, source: str) -> Iterator[Percentile]:
 def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
     """Return the rate [1/s] or the users who ask again at once."""
     given, limit = document.get("request_rate"), document.get("max_concurrency")
-    rate = float(given) if isinstance(given, int | float) and math.isfinite(given) else math.inf
+    rate = math.inf
+    if isinstance(given, int | float) and given != math.inf:
+        rate = finite(given, where=f"{source}: request_rate")
     reached = document.get("request_throughput")
     fell_short = rate == math.inf or (isinstance(reached, int | float) and reached < KEPT_UP * rate)
     if isinstance(limit, int) and limit > 0 and fell_short:
-        return None, limit
+        return None, int(finite(limit, where=f"{source}: max_concurrency"))
     if 0.0 < rate < math.inf:
         return rate, None
     raise SpecError(

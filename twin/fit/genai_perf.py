@@ -100,7 +100,8 @@ def _load(document: Json, *, source: str) -> tuple[float | None, int | None]:
         value = given.get(key)
         value = value[0] if isinstance(value, list) and len(value) == 1 else value
         if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0:
-            return (float(value), None) if key == "request_rate" else (None, int(value))
+            given_as = finite(value, where=f"{source}: input_config: {key}")
+            return (given_as, None) if key == "request_rate" else (None, int(given_as))
     throughput = member(document, "request_throughput", where=source).get("avg")
     if not throughput:
         raise SpecError(
@@ -256,7 +257,7 @@ def _aiperf_request(
 def _since_s(time_ns: object, base_ns: object, *, where: str) -> float:
     """Return the time [s] from *base_ns* to *time_ns*, which since 1970 do not fit a float."""
     if isinstance(time_ns, int) and isinstance(base_ns, int):
-        return (time_ns - base_ns) / 1e9
+        return finite(time_ns - base_ns, where=f"{where}: nanoseconds") / 1e9
     raise SpecError(
         f"{where}: expected its start in whole nanoseconds, found {str(time_ns)[:60]!r}"
     )
