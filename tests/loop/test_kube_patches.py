@@ -191,6 +191,39 @@ def test_a_batch_that_nobody_lets_the_loop_change_is_not_asked_for() -> None:
     assert patch_of(read(**fields), asked, date=DATE, types={}) is None
 
 
+@pytest.mark.parametrize(
+    ("argument", "container", "changed"),
+    [
+        ("--max-num-seqs", {"args": ["--max-num-seqs=16", "-dp", "4"]}, {"args": ["-dp", "4"]}),
+        (
+            "BATCH",
+            {
+                "args": ["--max-num-seqs=$(BATCH)", "--data-parallel-size=4"],
+                "env": [{"name": "BATCH", "value": "16"}],
+            },
+            {"env": [{"name": "BATCH", "value": "32"}]},
+        ),
+    ],
+    ids=["argument", "variable"],
+)
+def test_engines_of_one_pod_share_its_batch(argument: str, container: Json, changed: Json) -> None:
+    """The annotation that adopt names made four engines of 64 a batch of 64, and a batch that was
+    found for all four the batch of each.
+    """
+    fields = with_command(**container)
+    fields["annotations"] |= {names.APPLY_MAX_BATCH: argument}
+    assert read(**fields).max_batch == 64
+    pool, _ = allowed(change(max_batch=131), **fields)
+    assert pool.max_batch == 128
+    made = patch(replace(change(), pools=(pool,)), **fields)
+    if "args" in changed:
+        changed = {"args": ["--max-num-seqs=32", *changed["args"]]}
+    assert made["spec"]["template"]["spec"]["containers"] == [{"name": "vllm", **changed}]
+    fields = with_command(**(container | changed))
+    fields["annotations"] |= {names.APPLY_MAX_BATCH: argument}
+    assert read(**fields).max_batch == 128
+
+
 def test_pods_are_not_replaced_twice_within_minutes() -> None:
     """Each time they load the model anew; replicas go on changing meanwhile."""
     fields = with_command(args=["--max-num-seqs=16"])

@@ -223,8 +223,11 @@ def batch_of(containers: Sequence[Json]) -> tuple[str, int] | None:
     """Return by which argument the engine in *containers* is told its batch size, and how large it
     is.
     """
-    told = [{key: one[key] for key in _TELLING if key in one} for one in containers]
-    return _batch_of(json.dumps(told))
+    return _batch_of(_told(containers))
+
+
+def _told(containers: Sequence[Json]) -> str:
+    return json.dumps([{key: one[key] for key in _TELLING if key in one} for one in containers])
 
 
 # What of a container tells with which arguments it is started, and whether it is the one that
@@ -239,10 +242,28 @@ def _batch_of(told: str) -> tuple[str, int] | None:
     if (found := _first_of(containers, BATCH_ARGUMENTS)) is None:
         return None
     argument, batch = found
-    if argument == PER_ENGINE and (engines := _first_of(containers, ENGINES_OF_A_POD)):
-        batch *= engines[1]
+    batch *= _engines_of(told, argument)
     # Beyond all magnitudes it limits nothing.
     return (argument, batch) if batch <= BATCH_MAX else None
+
+
+def engines_of(containers: Sequence[Json], argument: str, *, container: str = "") -> int:
+    """Return how many engines of a pod have the value of *argument* each: 1, but for the batch of
+    several engines of data parallelism. *container* as in `find`.
+    """
+    named = [one for one in containers if not container or one.get("name") == container]
+    return _engines_of(_told(named), argument)
+
+
+@lru_cache(maxsize=8192)
+def _engines_of(told: str, argument: str) -> int:
+    containers = json.loads(told)
+    if not _same(argument, PER_ENGINE):
+        place = find(containers, PER_ENGINE)
+        if place is None or place.variable != argument:
+            return 1
+    engines = _first_of(containers, ENGINES_OF_A_POD)
+    return engines[1] if engines else 1
 
 
 def text_of(containers: Sequence[Json], argument: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 from loop.backends.kube import labels as names
 from loop.backends.kube.arguments import (
     changed,
+    engines_of,
     gpu_limits,
     side_by_side,
     with_changes,
@@ -165,6 +166,9 @@ def as_the_template_allows(
         return held, problem
     argument = deployment.annotations.get(names.APPLY_MAX_BATCH, "").strip()
     notes = []
+    if argument and desired.max_batch > 0:
+        engines = _engines(deployment)
+        desired = replace(desired, max_batch=max(desired.max_batch // engines, 1) * engines)
     if 0 < desired.max_batch != held.max_batch:
         ratio = desired.max_batch / held.max_batch if held.max_batch > 0 else 0.0
         is_little = argument and BATCH_RATIO_MIN <= ratio <= BATCH_RATIO_MAX
@@ -515,7 +519,7 @@ def _batch_patch(
         container = changed(
             containers,
             argument,
-            desired.max_batch,
+            max(desired.max_batch // _engines(deployment), 1),
             container=deployment.annotations.get(names.APPLY_CONTAINER, ""),
         )
     except ValueError as error:
@@ -523,6 +527,16 @@ def _batch_patch(
             return {}
         raise UnfitError(f"annotation {names.APPLY_MAX_BATCH}: {error}") from None
     return {container["name"]: dict(container)} if container else {}
+
+
+def _engines(deployment: Deployment) -> int:
+    """Return how many engines of a pod have what the loop writes as their batch each."""
+    said = deployment.annotations
+    return engines_of(
+        deployment.pod_spec.get("containers") or (),
+        said.get(names.APPLY_MAX_BATCH, "").strip(),
+        container=said.get(names.APPLY_CONTAINER, ""),
+    )
 
 
 def tenant_of(

@@ -17,6 +17,7 @@ from loop.backends.kube.arguments import (
     GpuLimit,
     batch_of,
     command_words,
+    engines_of,
     gpu_limit,
     gpu_limits,
     limits_of,
@@ -328,7 +329,10 @@ def _batch(annotations: Mapping[str, str], pod_spec: Json) -> tuple[str, int | N
     containers = pod_spec.get("containers") or ()
     if argument := annotations.get(names.APPLY_MAX_BATCH, "").strip():
         container = annotations.get(names.APPLY_CONTAINER, "")
-        return argument, value_of(containers, argument, container=container)
+        batch = value_of(containers, argument, container=container)
+        if batch is not None:
+            batch *= engines_of(containers, argument, container=container)
+        return argument, batch
     return batch_of(containers) or ("", None)
 
 
