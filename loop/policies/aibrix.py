@@ -208,9 +208,10 @@ class AibrixPolicy:
         mean = self._mean(view)
         if mean is None:
             return Answer(choice=not_told(view, self.metric) or NOT_SAMPLED, state=kept)
-        means = tuple(one for one in kept.means if now_s - one[0] < self.stable_window_s)
-        means = (*means, (now_s, mean))
-        kept = replace(kept, means=means)
+        known = tuple(one for one in kept.means if now_s - one[0] < self.stable_window_s)
+        untold = not_told(view, self.metric) is not None
+        # The least that there can be now, and means of all pods, are no one series.
+        kept = replace(kept, means=(*(() if untold else known), (now_s, mean)))
         if self.algorithm == "apa":
             proposal = apa(current, mean=mean, target=target, rates=self._rates())
             panics = False
@@ -229,6 +230,8 @@ class AibrixPolicy:
         log = tuple(one for one in kept.recommendations if now_s - one.at_s < longest_s)
         made = Recommendation(replicas=proposal, at_s=now_s)
         kept = replace(kept, recommendations=(*log, made))
+        if untold:
+            kept = replace(kept, means=known)
         kind: WhyKind = "panic" if panics else "metric"
         text = f"{self.metric} {mean:g} a pod for {target:g}: {proposal}"
         if replicas != proposal:
@@ -260,13 +263,12 @@ class AibrixPolicy:
         return proposal, panics, replace(kept, most=most)
 
     def _mean(self, view: ServerView) -> float | None:
-        values = [
-            value
-            for pod in view.pods
-            if pod.phase == "ready" and (value := of_pod(pod, self.metric)) is not None
-        ]
+        ready = [pod for pod in view.pods if pod.phase == "ready"]
+        values = [value for pod in ready if (value := of_pod(pod, self.metric)) is not None]
         if values:
-            return sum(values) / len(values)
+            # Those that do not tell are no fuller for what the others are: they count as empty, and
+            # nothing is taken away.
+            return sum(values) / len(ready if not_told(view, self.metric) else values)
         if not_told(view, self.metric):
             return None
         return total_of(view, self.metric) / max(view.ready, 1)

@@ -186,14 +186,26 @@ def sampled(view: ServerView) -> bool:
 
 
 def total_of(view: ServerView, metric: Metric) -> float:
-    """Return a metric of the whole server; of the KV cache the sum of the pods' shares."""
+    """Return a metric of the whole server; of the KV cache the sum of the pods' shares. Where some
+    pods do not tell it, it is the sum of those that do: the least that there can be.
+    """
     if metric == "running":
         return float(view.running)
     if metric == "waiting":
         return float(max(view.backlog, view.waiting))
     if metric == "kv":
-        return view.kv_usage * view.ready
+        return _caches(view)
     return float(in_flight(view))
+
+
+def _caches(view: ServerView) -> float:
+    if not not_told(view, "kv"):
+        return view.kv_usage * view.ready
+    # The mean is of those that tell: by the number of all it would speak for the others, too.
+    there = [pod for pod in view.pods if pod.phase in ("ready", "starting")]
+    told = [share for pod in there if (share := of_pod(pod, "kv")) is not None]
+    # Where pods are not seen one by one a mean is that of one at least.
+    return sum(told) if view.pods else view.kv_usage
 
 
 def of_pod(pod: PodView, metric: Metric) -> float | None:

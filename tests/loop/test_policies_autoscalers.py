@@ -452,6 +452,52 @@ def test_what_some_pods_tell_is_enough_for_more(name: str) -> None:
     assert "not all of its pods tell running and waiting" in target.why.text
 
 
+def one_tells_its_cache(_now_s: float, replicas: int) -> ServerView:
+    """Return what is seen where one pod is nearly full, and no other tells its KV cache."""
+    unknown = ("kv_usage",)
+    others = [pod_view(f"p{i}", running=1, unknown_gauges=unknown) for i in range(1, replicas)]
+    return server_view(
+        wanted=replicas,
+        ready=replicas,
+        load=BUSY,
+        running=39 + replicas,
+        kv_usage=0.9,
+        replicas_max=30,
+        unknown_gauges=unknown if others else (),
+        pods=(pod_view("p0", running=40, kv_usage=0.9), *others),
+    )
+
+
+@pytest.mark.parametrize("seen_one_by_one", [True, False], ids=["pods", "sum"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("aibrix", {}),
+        ("aibrix", {"algorithm": "kpa"}),
+        ("aibrix", {"algorithm": "kpa", "mode": "as_documented"}),
+        ("hpa", {"metric": "kv", "target": 0.5, "form": "external"}),
+        ("keda", {"metric": "kv", "target": 0.5}),
+    ],
+)
+def test_a_full_cache_does_not_speak_for_those_that_nobody_tells(
+    name: str, options: dict[str, object], seen_one_by_one: bool
+) -> None:
+    """Its share times all pods grew with each pod that was added: up to the bound, for good."""
+
+    def see(now_s: float, replicas: int) -> ServerView:
+        view = one_tells_its_cache(now_s, replicas)
+        return view if seen_one_by_one else replace(view, pods=())
+
+    policy = make_policy(name, **options)
+    found = replicas_of(played(policy, see, until_s=600.0))
+    # It has 0.9 for 0.5, which is enough for a second one where it is alone.
+    assert found[-1] == 2
+    for wanted in (2, 4):
+        view = see(0.0, wanted)
+        decisions = played(policy, lambda _now_s, _replicas, view=view: view, until_s=600.0)
+        assert set(replicas_of(decisions)) == {wanted}
+
+
 @pytest.mark.parametrize("name", ["keda", "kpa"])
 def test_a_server_whose_running_requests_nobody_tells_is_not_known_to_be_idle(name: str) -> None:
     """Its last replica was ended under the answers in it."""
