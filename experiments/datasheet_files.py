@@ -83,10 +83,12 @@ def max_batch_of(engine: DataSheetModel, tokens: Tokens) -> int:
     return int(min(engine.kv_tokens // sum(tokens), BATCH_MAX))
 
 
-def perf_parms(engine: DataSheetModel) -> Json:
-    """Return the latency model under the names of model-data.json."""
+def perf_parms(engine: DataSheetModel, scheduling: Scheduling | None = None) -> Json:
+    """Return the latency model under the names of model-data.json; with how the engine plans, if
+    that is told, and what follows from it.
+    """
     model = engine.latency_model
-    found = {
+    found: Json = {
         "alpha": round(model.alpha_ms, 4),
         "beta": float(f"{model.beta_ms:.4g}"),
         "gamma": float(f"{model.gamma_ms:.4g}"),
@@ -96,6 +98,10 @@ def perf_parms(engine: DataSheetModel) -> Json:
         found |= {"expertsIdle": round(model.experts_idle, 6)}
     if model.attention:
         found |= {"attention": float(f"{model.attention:.4g}")}
+    if scheduling == "sync":
+        found |= {"sequenceMs": SEQUENCE_MS}
+    if scheduling is not None:
+        found |= {"scheduling": scheduling}
     return found
 
 
@@ -107,11 +113,7 @@ def model_row(engine: DataSheetModel, tokens: Tokens, scheduling: Scheduling) ->
         "accCount": engine.tp,
         "maxBatchSize": max_batch_of(engine, tokens),
         "atTokens": max(int(tokens[1]), 1),
-        "perfParms": {
-            **perf_parms(engine),
-            **({"sequenceMs": SEQUENCE_MS} if scheduling == "sync" else {}),
-            "scheduling": scheduling,
-        },
+        "perfParms": perf_parms(engine, scheduling),
     }
 
 

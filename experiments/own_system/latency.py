@@ -202,9 +202,8 @@ def _from_sheet(engine: Engine, why: str) -> Latency | None:
         return None
     return Latency(
         parms={
-            **_rounded(sheet_parms(engine.sheet)),
+            **_rounded(sheet_parms(engine.sheet, engine.scheduling or "async")),
             "overheadMs": engine.sheet.overhead_ms,
-            "scheduling": engine.scheduling or "async",
         },
         sources={name: "data sheet" for name, _, _ in COEFFICIENTS},
         ranges={},

@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from experiments.own_system.latency import Engine, fit_points
+from experiments.datasheet_files import model_row
+from experiments.own_system.latency import Engine, fit_points, latency_of
 from experiments.validation.sweeps import data_sheet
 from twin.fit.points import OperatingPoint, operate
 from twin.fit.replay import ReplicaLimits
 from twin.fit.request_csv import RequestRows
-from twin.spec import LatencyModel
+from twin.spec import LatencyModel, Scheduling
 
 TRUTH = LatencyModel(alpha_ms=55.0, beta_ms=0.3, gamma_ms=0.0005)
 LIMITS = ReplicaLimits(max_batch=24, token_budget=8192, kv_tokens=100_000)
@@ -84,3 +85,25 @@ def test_a_data_sheet_that_is_far_off_does_not_hold_the_fit() -> None:
     assert found.latency_model.alpha_ms == pytest.approx(55.0, rel=0.03)
     assert found.fitted_rows.e2e_mape < 0.02
     assert found.fitted_rows.ttft_mape < 0.06
+
+
+@pytest.mark.parametrize("scheduling", ["sync", "async"])
+def test_a_data_sheet_says_the_same_to_an_import_as_to_a_beginning(scheduling: Scheduling) -> None:
+    """What the host does in a synchronous engine was in the row of the one and not of the other."""
+    sheet = data_sheet("qwen2.5-14b")
+    engine = Engine(
+        model="m",
+        accelerator="H100",
+        servers=("s",),
+        limits=LIMITS,
+        scheduling=scheduling,
+        sheet=sheet,
+        token_cv=0.5,
+    )
+    found = latency_of(engine, None)
+    assert found is not None
+    began = model_row(sheet, (512.0, 256.0), scheduling)["perfParms"]
+    imported = {name: value for name, value in found.parms.items() if name != "overheadMs"}
+    assert imported.pop("scheduling") == began.pop("scheduling") == scheduling
+    assert imported == pytest.approx(began, rel=1e-3)
+    assert ("sequenceMs" in imported) == (scheduling == "sync")

@@ -545,7 +545,11 @@ def huge_figures() -> dict[str, tuple[object, str]]:
         "response_timestamps": [10**9, 10**400],
         "response_outputs": [reply, reply],
     }
-    means = {"completed": 10, "total_input_tokens": 100, "total_output_tokens": 100}
+    means: dict[str, object] = {
+        "completed": 10,
+        "total_input_tokens": 100,
+        "total_output_tokens": 100,
+    }
     means |= {"duration": 5.0, "mean_ttft_ms": 10.0, "mean_tpot_ms": 10.0, "mean_e2el_ms": 100.0}
     summary = {
         "time_to_first_token": {"unit": "ms", "avg": 100.0},
