@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from twin.spec import LatencyModel
 
 OptimizationTarget = Literal["sla", "throughput", "latency", "load"]
+GAUGES = ("running", "waiting", "kv_usage")
 TTFT_MS, ITL_MS, ISL, OSL = 500.0, 50.0, 3000.0, 150.0
 MINUTE_S, MS = 60.0, 1000.0
 # Of the KV cache and the queue of an engine: above the first one more is wanted, below the second
@@ -260,9 +261,7 @@ class DynamoPolicy:
         if view.ready > 0 and not engines:
             return NO_PODS
         changes = view.wanted != view.ready or view.starting + view.pending > 0
-        reporting = [
-            pod for pod in engines if pod.sample_age_s is not None and not pod.unknown_gauges
-        ]
+        reporting = [pod for pod in engines if _reports(pod)]
         if not engines or changes or len(reporting) < len(engines):
             return Why(kind="unchanged", text="replicas are on their way, or do not report")
         shape = view.load
@@ -274,6 +273,12 @@ class DynamoPolicy:
             step, text = self._by_sla(states, engine, isl=isl)
         else:
             step, text = self._by_utilization(states)
+        unknown = sorted({gauge for pod in reporting for gauge in pod.unknown_gauges})
+        if unknown:
+            # What an engine does not tell, or never has, is taken for none: enough for more only.
+            text = f"{text}; not all of its pods tell {' and '.join(unknown)}"
+            if step < 0:
+                return Why(kind="held-unknown", text=text)
         replicas = max(count + step, least, kept.lower if self._plans else 0)
         replicas = guarded_single(
             count, replicas, gpus=engine.gpus, budget=self._budget, least=least
@@ -324,6 +329,12 @@ class DynamoPolicy:
     @property
     def _budget(self) -> Budget:
         return Budget(least=self.min_gpus, most=self.max_gpus)
+
+
+def _reports(pod: PodView) -> bool:
+    """Tell whether *pod* was sampled, and told any gauge."""
+    told = set(GAUGES) - set(pod.unknown_gauges)
+    return pod.sample_age_s is not None and bool(told)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

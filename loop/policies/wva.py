@@ -16,17 +16,20 @@ from loop.policies.replicas import (
     NOT_SAMPLED,
     Answer,
     Choice,
+    Metric,
     Options,
     ReplicaBounds,
     decide_each,
     not_told,
+    of_pod,
     sampled,
 )
-from loop.types import Decision, ServerView, Snapshot, Why
+from loop.types import Decision, PodView, ServerView, Snapshot, Why
 
 if TYPE_CHECKING:
     from loop.spec import SystemData
 
+GAUGES: tuple[Metric, Metric] = ("kv", "waiting")
 REPLICAS_FOR_LESS = 2  # with fewer that are not saturated none is taken away
 
 
@@ -181,13 +184,15 @@ class WvaPolicy:
     ) -> Answer[None]:
         if not sampled(view):
             return Answer(choice=NOT_SAMPLED, state=None)
-        for metric in ("kv", "waiting"):
-            # It takes who does not tell for saturated, and would ask for more without an end.
-            if untold := not_told(view, metric):
-                return Answer(choice=untold, state=None)
-        replicas = self._replicas(view)
-        if not replicas and view.ready > 0:
-            return Answer(choice=NO_PODS, state=None)
+        untold = not_told(view, "kv") or not_told(view, "waiting")
+        ready = [pod for pod in view.pods if pod.phase == "ready"]
+        if not ready and view.ready > 0:
+            return Answer(choice=untold or NO_PODS, state=None)
+        telling = [pod for pod in ready if not untold or _tells(pod)]
+        if untold and 2 * len(telling) <= len(ready):
+            # A few that are saturated would ask for more for good where no new one tells.
+            return Answer(choice=untold, state=None)
+        replicas = [_replica(pod, name=view.name) for pod in telling]
         thresholds = Thresholds(
             kv_cache=self.kv_cache_threshold,
             queue_length=self.queue_length_threshold,
@@ -201,26 +206,33 @@ class WvaPolicy:
             current=view.wanted,
             pending=max(view.wanted - view.ready, view.starting + view.pending),
         )
-        wanted = targets([variant], scale_up=found.scale_up, scale_down_safe=found.scale_down_safe)
+        wanted = targets(
+            [variant],
+            scale_up=found.scale_up,
+            scale_down_safe=found.scale_down_safe and not untold,
+        )
         text = (
             f"{found.not_saturated} of {found.replicas} replicas are not saturated, with "
             f"{found.spare_kv:.2f} of the KV cache and {found.spare_queue:.1f} requests spare"
         )
         if variant.changes:
             text = f"{text}; replicas are on their way"
+        if untold:
+            text = f"{text}; {untold.text}"
         why = Why(kind="unchanged" if wanted[view.name] == view.wanted else "metric", text=text)
         return Answer(choice=Choice(replicas=wanted[view.name], why=why), state=None)
 
-    def _replicas(self, view: ServerView) -> list[Replica]:
-        replicas = []
-        for pod in view.pods:
-            if pod.phase == "ready":
-                known = pod.sample_age_s is not None
-                replicas.append(
-                    Replica(
-                        variant=view.name,
-                        kv_usage=pod.kv_usage if known else None,
-                        queue=float(pod.waiting) if known else None,
-                    )
-                )
-        return replicas
+
+def _tells(pod: PodView) -> bool:
+    """Tell whether *pod* tells its KV cache or its queue."""
+    return any(of_pod(pod, metric) is not None for metric in GAUGES)
+
+
+def _replica(pod: PodView, *, name: str) -> Replica:
+    """Return what *pod* tells. One that tells one gauge only is judged by that: engines may never
+    have the other.
+    """
+    kv_usage, queue = (of_pod(pod, metric) for metric in GAUGES)
+    if pod.sample_age_s is not None:
+        kv_usage, queue = kv_usage or 0.0, queue or 0.0
+    return Replica(variant=name, kv_usage=kv_usage, queue=queue)

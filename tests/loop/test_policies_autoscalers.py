@@ -18,7 +18,7 @@ from loop.policies.kpa import samples_of
 from loop.policies.ray_serve import NONE_PENDING, Config, decided
 from loop.ports import Policy
 from loop.testing.fakes import pod_view, server_data, server_view, system
-from loop.types import Decision, Load, ServerView, Snapshot
+from loop.types import Decision, Load, PodView, ServerView, Snapshot, Target
 from twin.spec import GaugeSample
 
 BUSY = Load(rate_rpm=600.0, in_tokens=512.0, out_tokens=256.0)
@@ -496,6 +496,56 @@ def test_a_full_cache_does_not_speak_for_those_that_nobody_tells(
         view = see(0.0, wanted)
         decisions = played(policy, lambda _now_s, _replicas, view=view: view, until_s=600.0)
         assert set(replicas_of(decisions)) == {wanted}
+
+
+BY_SATURATION = {
+    "wva": make_policy("wva"),
+    "dynamo": make_policy("dynamo", optimization_target="latency"),
+}
+
+
+def next_of(policy: Policy, *pods: PodView) -> Target:
+    """Return what *policy* wants of a server with these pods."""
+    unknown = {gauge for pod in pods for gauge in pod.unknown_gauges}
+    count = len(pods)
+    view = server_view(
+        wanted=count, ready=count, load=BUSY, unknown_gauges=tuple(sorted(unknown)), pods=pods
+    )
+    sight, data = Snapshot(now_s=600.0, servers={"s1": view}), system()
+    perf = {key: replace(one, kv_tokens=100_000) for key, one in data.perf.items()}
+    decision, _ = policy.decide(sight, replace(data, perf=perf), policy.start())
+    return decision.targets["s1"]
+
+
+@pytest.mark.parametrize("policy", BY_SATURATION.values(), ids=BY_SATURATION)
+def test_an_engine_without_a_kv_gauge_is_scaled_by_its_queue(policy: Policy) -> None:
+    """Some engines never have that gauge: their servers were held with any queue, for good."""
+    full = pod_view("p", running=64, waiting=50, unknown_gauges=("kv_usage",))
+    idle = pod_view("p", unknown_gauges=("kv_usage",))
+    for pod, wanted in ((full, 5), (idle, 4)):
+        target = next_of(policy, *(replace(pod, name=f"p{i}") for i in range(4)))
+        assert target.replicas == wanted
+        assert "not all of its pods tell kv_usage" in target.why.text
+
+
+def test_wva_goes_by_the_pods_that_tell_where_these_are_most() -> None:
+    """One silent pod of four held three full ones; and one full pod among silent ones must not ask
+    for more for good.
+    """
+    policy = make_policy("wva")
+    silent = pod_view("s", unknown_gauges=("running", "waiting", "kv_usage"))
+    full, idle = pod_view("f", kv_usage=0.99, waiting=50), pod_view("i")
+
+    def wanted(*pods: PodView) -> int:
+        named = (replace(pod, name=f"p{i}") for i, pod in enumerate(pods))
+        return next_of(policy, *named).replicas
+
+    assert wanted(full, full, full, silent) == 5
+    assert wanted(full, full, silent, silent) == 4
+    assert wanted(idle, idle, idle, silent) == 4
+    assert wanted(idle, idle, idle, idle) == 3
+    no_cache = replace(idle, unknown_gauges=("kv_usage",))
+    assert wanted(full, no_cache, no_cache, no_cache) == 4
 
 
 @pytest.mark.parametrize("name", ["keda", "kpa"])
