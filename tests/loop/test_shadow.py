@@ -21,6 +21,8 @@ from loop.spec import Load
 from loop.testing.fakes import server_view, system
 from loop.types import ServerView, Snapshot, one_pool
 from tests.live.test_world_metrics import record, shown
+from twin.engine.replica import Replica
+from twin.request import Request
 
 SMALL = SAMPLE_DATA / "small"
 PAIR = ("Qwen2.5-14B", "L40S")
@@ -96,6 +98,28 @@ def test_what_is_not_steady_says_nothing() -> None:
     ):
         assert model_errors(seen(other), system()) == {}
     assert model_errors(seen(), system()) == {}
+
+
+def test_a_host_beside_a_roofline_is_no_error() -> None:
+    """Right data seemed 18 % wrong: the estimate hid the host behind the computing."""
+    data, rate_rps = system(), 62.0
+    key = (BUSY.model, BUSY.accelerator)
+    perf = replace(data.perf[key], alpha_ms=6.49, beta_ms=0.0219, gamma_ms=5e-6, max_batch=256)
+    perf = replace(perf, launch_ms=1.0, weights_ms=5.49, p=1.5, sequence_ms=0.05)
+    requests = [
+        Request(prompt_tokens=200, output_tokens=100, arrival_s=float(t))
+        for t in np.cumsum(np.random.default_rng(11).exponential(1.0 / rate_rps, 3000))
+    ]
+    replica = Replica(latency_model=perf.latency_model, max_batch=256)
+    for request in requests:
+        replica.submit(request, request.arrival_s)
+    replica.advance(np.inf, inclusive=True)
+    itl_ms = 1000 * np.mean([(one.last_token_s - one.first_token_s) / 99 for one in requests[600:]])
+    load = Load(rate_rpm=60.0 * rate_rps * BUSY.ready, in_tokens=200.0, out_tokens=100.0)
+    pools = one_pool(accelerator=BUSY.accelerator, replicas=BUSY.ready, max_batch=256)
+    view = replace(BUSY, load=load, pools=pools, itl_ms=float(itl_ms))
+    found = model_errors(seen(view), replace(data, perf={**data.perf, key: perf}))[BUSY.name]
+    assert found.itl == pytest.approx(0.0, abs=0.08)
 
 
 def test_a_latency_that_was_not_measured_has_no_error() -> None:
