@@ -63,7 +63,7 @@ class Question:
         """Return each change in words."""
         found = self.changes.lines
         if self.policy is not None or self.policy_options:
-            options = ", ".join(f"{name}={value}" for name, value in self.policy_options)
+            options = ", ".join(_option(*one) for one in self.policy_options)
             name = self.policy or self.now.policy_name
             found.insert(0, f"policy {name}{f'({options})' if options else ''}")
         return found
@@ -252,8 +252,8 @@ def _command(config: RunConfig) -> str:
     """Return the command that repeats the first run of *config*."""
     words = ["inferno", "sim", "--data", str(config.data), "--scenario", config.scenario]
     words += ["--policy", config.policy_name]
-    for name, value in config.policy_options:
-        words += ["--set", f"{name}={value}"]
+    for option in config.policy_options:
+        words += ["--set", _option(*option)]
     given = {
         "alpha": config.disturbance_alpha,
         "interval": config.interval_s,
@@ -269,6 +269,11 @@ def _command(config: RunConfig) -> str:
     for name, told in given.items():
         words += [] if told is None else [f"--{name}", str(told)]
     return shlex.join([*words, *["--dynamic"] * config.dynamic])
+
+
+def _option(name: str, value: PolicyOption) -> str:
+    """Return an option of a policy as --set takes it."""
+    return f"{name}={value if isinstance(value, str) else json.dumps(value)}"
 
 
 def _drop(_note: str) -> None:

@@ -142,6 +142,20 @@ def test_both_systems_meet_the_same_requests_and_the_answer_is_written(
     assert b"it would cost" in gzip.decompress(b64decode(data))
 
 
+def test_the_command_of_a_policy_with_a_flag_and_a_none_can_be_run(
+    tmp_path: Path, capsys: Capture
+) -> None:
+    """It named them True and None, which --set refuses."""
+    words = ["what-if", str(SMALL), "--scenario", "steady", "--hours", "0.02", "--seeds", "1"]
+    words += ["--policy", "hpa", "--set", "behavior=true", "--set", "max_replicas=null"]
+    words += ["--set", "metric=running", "--set", "target=0.5"]
+    assert main([*words, "--jobs", "1", "--out", str(tmp_path / "out")]) == 0
+    (line,) = re.findall("the changed system alone: inferno (.*)", capsys.readouterr().out)
+    for option in ("behavior=true", "max_replicas=null", "metric=running", "target=0.5"):
+        assert f"--set {option}" in line
+    assert main([*shlex.split(line), "--out", str(tmp_path / "alone"), "--quiet"]) == 0
+
+
 def test_without_a_change_there_is_nothing_to_answer(tmp_path: Path, capsys: Capture) -> None:
     """One line, exit code 2."""
     assert main(["what-if", str(SMALL), "--out", str(tmp_path / "out")]) == 2
