@@ -188,7 +188,7 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
     told = next((one.max_batch for one in good if one.max_batch), 0)
     max_batch = told or server.current.max_batch or perf.max_batch or 1
     points, predicted = [], []
-    rates = [0.0, 0.0]
+    counted, rates = 0, [0.0, 0.0]
     for place in np.array_split(np.arange(len(good)), min(LOADS, max(len(good), 1))):
         group = [good[k] for k in place.tolist()]
         if not group:
@@ -211,6 +211,7 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
         points.append(point)
         predicted.append((ttft_ms, itl_ms))
         most_rpm = stretch.replicas * max_batch * 60_000.0 / held_ms
+        counted += len(group)
         rates[0] += stretch.completions_rpm * len(group)
         rates[1] += min(stretch.load.rate_rpm, most_rpm) * len(group)
     if not points:
@@ -224,7 +225,7 @@ def _window(server: ServerData, perf: Perf, every: Sequence[Seen], *, t_s: float
         token_cv=server.token_cv,
         prefix_share=server.prefix_share,
         predicted=tuple(predicted),
-        throughput_rpm=(rates[0] / len(good), rates[1] / len(good)),
+        throughput_rpm=(rates[0] / counted, rates[1] / counted),
         start_up_s=(sum(took) / len(took) if took else None, perf.start_up_s),
     )
 

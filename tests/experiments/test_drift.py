@@ -5,6 +5,7 @@ moved; one that does not is left alone.
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -181,6 +182,16 @@ def test_a_window_alone_and_what_the_twin_leaves_out_is_no_drift(
     ]
     (found,) = drift_of({"code": seen}, read_system(folder, warn=print), window_s=3600.0).engines
     assert (found.since_s, found.moved) == (None, None)
+
+
+def test_the_throughput_of_a_window_is_that_of_the_minutes_that_are_compared(folder: Path) -> None:
+    """With a third of an hour left out as too busy, the rest was divided by all of it."""
+    usual = [stretch(rpm, ttft_ms=100.0, itl_ms=20.0) for rpm in (6.0, 6.0, 12.0, 12.0)]
+    busy = replace(stretch(13.0, ttft_ms=100.0, itl_ms=20.0), running=10_000.0)
+    for every in (usual, [*usual, busy], [*usual, busy, busy]):
+        seen = [Seen(t_s=600.0 * place, stretch=one) for place, one in enumerate(every)]
+        (found,) = drift_of({"code": seen}, read_system(folder, warn=print), window_s=4e3).engines
+        assert found.windows[0].throughput_rpm == pytest.approx((9.0, 9.0))
 
 
 def test_a_queue_that_nobody_saw_is_left_out_of_a_mean_and_long_prompts_are_not() -> None:
