@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -217,3 +218,25 @@ def test_of_a_type_that_pods_wait_for_in_vain_there_is_no_more_than_is_held() ->
     assert look(waiting_now, 600.0) == {"H100": 2}
     assert look(content, 660.0) == {"H100": 2}
     assert look(content, 600.0 + RETRY * 600.0) == {}
+
+
+def test_a_pod_that_nobody_lists_any_more_is_short_of_nothing() -> None:
+    """It may have started long since: what was seen before would hold all other namespaces."""
+    shortages = Shortages(give_up_s=600.0)
+    seen_before = [server(pod("a"), waits("b"), replicas=2)]
+
+    def look(now_s: float, *, unlisted: Collection[str]) -> dict[str, int]:
+        return shortages.look(
+            seen_before,
+            types={"H100": "H100"},
+            gpus={("llama_8b", "H100"): 2},
+            now_s=now_s,
+            unlisted=unlisted,
+        )
+
+    space = seen_before[0].deployment.namespace
+    assert look(600.0, unlisted=[space]) == {}
+    assert look(660.0, unlisted=[]) == {"H100": 2}
+    # What was found while it was listed counts for its time, and no longer.
+    assert look(1200.0, unlisted=[space]) == {"H100": 2}
+    assert look(660.0 + RETRY * 600.0, unlisted=[space]) == {}

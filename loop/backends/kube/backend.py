@@ -226,6 +226,7 @@ class KubeBackend:
             types=self._settings.types,
             gpus=self._settings.gpus,
             now_s=now_s,
+            unlisted=servers.unlisted,
         )
         warnings = (
             *_wrong_with(servers),

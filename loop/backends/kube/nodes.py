@@ -564,9 +564,11 @@ class Shortages:
         types: Mapping[str, str],
         gpus: Mapping[tuple[str, str], int],
         now_s: float,
+        unlisted: Collection[str] = (),
     ) -> dict[str, int]:
         """Return the GPUs that can be had at most, by type, from what the pods of *servers* tell
-        now. *types* are by accelerator, *gpus* of a replica by (model, accelerator).
+        now; those of *unlisted* namespaces, as they were seen before, do not tell that they wait.
+        *types* are by accelerator, *gpus* of a replica by (model, accelerator).
         """
         held: dict[str, int] = defaultdict(int)
         short = set()
@@ -578,7 +580,8 @@ class Shortages:
                 if pod.node:
                     held[kind] += pod_gpus(pod).total() or each
                 elif (
-                    pod.trouble is not None
+                    one.namespace not in unlisted
+                    and pod.trouble is not None
                     and pod.trouble.kind == "unschedulable"
                     and now_s - pod.unready_s >= self._give_up_s
                 ):
