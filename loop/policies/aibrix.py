@@ -228,8 +228,10 @@ class AibrixPolicy:
         )
         longest_s = max(self.scale_up_cooldown_s, self.scale_down_cooldown_s)
         log = tuple(one for one in kept.recommendations if now_s - one.at_s < longest_s)
-        made = Recommendation(replicas=proposal, at_s=now_s)
-        kept = replace(kept, recommendations=(*log, made))
+        if not (untold and proposal < current):
+            # Less, for silent pods that count as empty, is nothing that the cooldown may choose.
+            log = (*log, Recommendation(replicas=proposal, at_s=now_s))
+        kept = replace(kept, recommendations=log)
         if untold:
             kept = replace(kept, means=known)
         kind: WhyKind = "panic" if panics else "metric"

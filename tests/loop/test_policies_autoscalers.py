@@ -548,6 +548,36 @@ def test_wva_goes_by_the_pods_that_tell_where_these_are_most() -> None:
     assert wanted(full, no_cache, no_cache, no_cache) == 4
 
 
+def test_aibrix_takes_nothing_away_for_what_it_made_of_silent_pods() -> None:
+    """Half of the pods told nothing for half a minute: the cooldown upward then chose the number
+    that this had seemed to be enough, while the load rose.
+    """
+
+    def see(now_s: float, replicas: int) -> ServerView:
+        replicas = replicas if now_s else 10
+        silent = replicas // 2 if 100.0 <= now_s < 130.0 else 0
+        kv = 0.5 if now_s < 140.0 else 0.9
+        pods = tuple(
+            pod_view(f"p{i}", unknown_gauges=("kv_usage",))
+            if i < silent
+            else pod_view(f"p{i}", kv_usage=kv)
+            for i in range(replicas)
+        )
+        return server_view(
+            wanted=replicas,
+            ready=replicas,
+            load=BUSY,
+            replicas_max=30,
+            unknown_gauges=("kv_usage",) if silent else (),
+            pods=pods,
+        )
+
+    policy = make_policy("aibrix", mode="as_documented", scale_up_cooldown_s=120.0)
+    found = replicas_of(played(policy, see, until_s=300.0))
+    assert min(found) == 10
+    assert max(found) > 10
+
+
 @pytest.mark.parametrize("name", ["keda", "kpa"])
 def test_a_server_whose_running_requests_nobody_tells_is_not_known_to_be_idle(name: str) -> None:
     """Its last replica was ended under the answers in it."""
