@@ -420,6 +420,51 @@ def test_a_role_that_lacks_one_namespace_is_no_failure_of_the_others(
     assert held_servers(records[-1]) == (dict.fromkeys(["s-b"], "refused") if writable else {})
 
 
+def test_a_role_that_lacks_one_deployment_is_no_failure_of_the_others() -> None:
+    """The first refusal after a change of another made the namespace one that takes none, and
+    three such cycles the loop unready.
+    """
+    look = Rule(verbs=("get", "list"), resources=("deployments", "pods"))
+    tokens = {"own": Identity(user="inferno", rules=(look,)), "admin": ADMIN}
+    with serving_twin(cluster_spec(), tokens=tokens) as twin, twin.api("admin") as api:
+        apps, roles = client.AppsV1Api(api), client.RbacAuthorizationV1Api(api)
+        client.CoreV1Api(api).create_namespace({"metadata": {"name": "a"}})
+        rule = {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["patch"]}
+        meta = {"metadata": {"name": "writing"}}
+        some = meta | {"rules": [rule | {"resourceNames": ["dep1", "dep2"]}]}
+        roles.create_namespaced_role("a", some)
+        reference = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "writing"}
+        binding = {"roleRef": reference, "subjects": [{"kind": "User", "name": "inferno"}]}
+        roles.create_namespaced_role_binding("a", meta | binding)
+        busy = {names.LOAD_RPM: "1500"}
+        for i in (1, 2, 3):
+            body = manifest(f"dep{i}", server=f"s{i}", namespace="a", replicas=1, labels=busy)
+            apps.create_namespaced_deployment("a", body)
+        calls = KubeClient(lambda: twin.api("own"), clock=ManualClock())
+        backend = KubeBackend(
+            calls,
+            LabelsOnly(),
+            clock=ManualClock(),
+            epoch=date_now(),
+            settings=KubeSettings(namespaces=("a",)),
+        )
+        loop = Controller(
+            backend=backend,
+            policy=make_policy("slo"),
+            data=FixedData(system()),
+            clock=ManualClock(),
+        )
+        records = [loop.cycle(60.0 * number) for number in (1, 2, 3)]
+        # A refusal where changes went through before means that the role has gone.
+        roles.delete_namespaced_role(name="writing", namespace="a")
+        more = {"metadata": {"labels": {names.LOAD_RPM: "9000"}}}
+        apps.patch_namespaced_deployment("dep1", "a", more)
+        lost = loop.cycle(240.0)
+        backend.close()
+    assert [record.failed for record in (*records, lost)] == [False] * 3 + [True]
+    assert [held_servers(record) for record in records] == [{"s3": "refused"}] * 3
+
+
 @pytest.mark.parametrize("taken_away", ["a", "b", "ab"])
 def test_a_role_that_is_taken_away_everywhere_is_a_failure(taken_away: str) -> None:
     """A loop that had written once, and never could again, said for ever that all was well."""

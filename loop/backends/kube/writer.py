@@ -84,9 +84,10 @@ class Writer:
         self._measured: frozenset[str] = frozenset()
         self._pods: Mapping[str, tuple[PodView, ...]] = {}
         self._costs: dict[str, int] = {}  # what was last told of a pod
-        # The namespaces that last took a change, and those that took one in this round.
-        self._writable: frozenset[str] = frozenset()
-        self._took: set[str] = set()
+        # The servers that last took a change, and those that took one in this round, with their
+        # namespaces.
+        self._writable: dict[str, str] = {}
+        self._took: dict[str, str] = {}
 
     def look(
         self,
@@ -103,6 +104,8 @@ class Writer:
             for name, (one, at_s) in (self._left | left).items()
             if name not in seen and now_s - at_s < QUIET_S
         }
+        there = seen.keys() | self._left.keys()
+        self._writable = {name: at for name, at in self._writable.items() if name in there}
         self.seen, self._pods, self._measured = dict(seen), pods, measured
         self._asked = {name: held_by(one) for name, one in seen.items()}
         alive = {pod.name for of_server in pods.values() for pod in of_server}
@@ -144,16 +147,14 @@ class Writer:
         KubeBackend.apply.
         """
         until_s = self._clock.now_s() + APPLY_S
-        self._took = set()
+        self._took = {}
         problems = self._pool.map(partial(self._ask, until_s=until_s), changes, chunksize=1)
         failed = {
             change.server: problem
             for change, problem in zip(changes, problems, strict=True)
             if problem is not None
         }
-        # A role that was taken away is a role that lacks the namespace from now on.
-        lacking = {self.seen[server].namespace for server, one in failed.items() if one.role}
-        self._writable = (self._writable - lacking) | self._took
+        self._note_writable({server for server, one in failed.items() if one.role})
         if failed:
             more = (
                 f" and {len(failed) - FAILURES_NAMED} more" if len(failed) > FAILURES_NAMED else ""
@@ -164,6 +165,15 @@ class Writer:
                 servers = {server: one.line for server, one in failed.items()}
                 raise RefusedError(line, servers=servers)
             raise BackendError(line, phase="apply")
+
+    def _note_writable(self, refused: set[str]) -> None:
+        """Note which servers can be written to, of which the role of this account *refused* some:
+        one that took changes before tells that its namespace has lost the role, one that never did
+        tells of itself only.
+        """
+        lost = {at for server, at in self._writable.items() if server in refused}
+        kept = {server: at for server, at in self._writable.items() if at not in lost}
+        self._writable = kept | self._took
 
     def _ask(self, change: Change, *, until_s: float) -> _Problem | None:
         """Ask for one change; return what went wrong, if anything did."""
@@ -248,7 +258,7 @@ class Writer:
                 now = self._after_conflict(seen, change)
                 continue
             self._rivals.asked(change.server)
-            self._took.add(now.namespace)
+            self._took[change.server] = now.namespace
             if asked_of(change).replicas < now.wanted:
                 self.reduced_s[change.server] = self._clock.now_s()
             self._tell(now, change, date)
@@ -310,7 +320,7 @@ class _NotAskedError(UnfitError):
 
 class _Problem(NamedTuple):
     """Why a change did not go through; own: for a reason that is that of one Deployment. role: the
-    account may not change it, which may be so in its namespace only.
+    account may not change it, which may be so of it or of its namespace only.
     """
 
     line: str
