@@ -41,6 +41,7 @@ from tests.live.kube_worlds import (
 )
 from tests.live.twin_served import serving_twin
 from twin.kube.apiserver.auth import Identity, Rule
+from twin.kube.faults import Fault, Match
 
 
 def controller(world: KubeWorld, *, mode: Mode = "act", policy: str = "slo") -> Controller:
@@ -822,6 +823,27 @@ def test_a_server_without_a_model_label_has_the_model_that_its_metrics_name() ->
             "s1": "llama_8b",
             "s2": "qwen_14b",
         }
+
+
+def test_a_model_that_metrics_named_outlasts_a_look_that_could_not_list_it() -> None:
+    """What the loop remembers of the Deployment then has no label all the same."""
+    source, spaces = NamingSource(), ("infer", "other")
+    settings = KubeSettings(namespaces=spaces, gpus={("llama_8b", "H100"): 1})
+    bodies = [
+        manifest(server=f"s-{space}", namespace=space, labels={names.MODEL: ""}) for space in spaces
+    ]
+    match = Match(verbs=("list",), resources=("deployments",), namespaces=("other",))
+    with kube_world(
+        *bodies, source=lambda _calls: source, settings=settings, namespaces=spaces
+    ) as world:
+        looks = [world.backend.observe()]
+        source.named = frozenset()
+        looks.append(world.backend.observe())
+        world.suffer(Fault(kind="error", match=match, status=403))
+        looks.append(world.backend.observe())
+        world.suffer()
+        looks.append(world.backend.observe())
+    assert [look.servers["s-other"].model for look in looks] == ["llama_8b"] * 4
 
 
 def test_a_server_whose_model_nothing_names_is_told() -> None:

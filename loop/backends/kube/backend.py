@@ -358,7 +358,9 @@ class KubeBackend:
             seen = self._writer.seen.get(name)
             one = server.deployment
             if one.namespace in old and seen is not None and seen.uid == one.uid:
-                by_name[name] = replace(server, deployment=seen)
+                # The model that metrics named is no label: _with_models finds it again.
+                left = replace(seen, model=one.model)
+                by_name[name] = replace(server, deployment=left)
         lines = {space: str(error) for space, error in unlisted.items()}
         return replace(servers, by_name=by_name, unlisted=lines)
 
