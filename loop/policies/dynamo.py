@@ -277,12 +277,15 @@ class DynamoPolicy:
         if unknown:
             # What an engine does not tell, or never has, is taken for none: enough for more only.
             text = f"{text}; not all of its pods tell {' and '.join(unknown)}"
-            if step < 0:
-                return Why(kind="held-unknown", text=text)
+        spare_unknown = step < 0 and bool(unknown)
+        if spare_unknown:
+            step = 0
         replicas = max(count + step, least, kept.lower if self._plans else 0)
         replicas = guarded_single(
             count, replicas, gpus=engine.gpus, budget=self._budget, least=least
         )
+        if spare_unknown and replicas <= count:
+            return Why(kind="held-unknown", text=text)
         kind: WhyKind = "metric" if replicas == count + step else "bound"
         return Choice(replicas=replicas, why=Why(kind=kind, text=text))
 

@@ -528,6 +528,33 @@ def test_an_engine_without_a_kv_gauge_is_scaled_by_its_queue(policy: Policy) -> 
         assert "not all of its pods tell kv_usage" in target.why.text
 
 
+@pytest.mark.parametrize(("max_gpus", "more"), [(-1, True), (1, False)])
+def test_dynamo_reaches_what_throughput_asks_for_without_a_kv_gauge(
+    max_gpus: int, more: bool
+) -> None:
+    """Its engines seemed to have room to spare, and were held below that for good. A budget that is
+    exceeded takes none of them away.
+    """
+
+    def see(now_s: float, replicas: int) -> ServerView:
+        unknown = ("kv_usage",)
+        count = replicas if now_s else 2
+        pods = tuple(pod_view(f"p{i}", running=1, unknown_gauges=unknown) for i in range(count))
+        return server_view(
+            wanted=count,
+            ready=count,
+            load=replace(BUSY, rate_rpm=20_000.0),
+            unknown_gauges=unknown,
+            pods=pods,
+        )
+
+    policy = make_policy("dynamo", load_scaling=True, predictor="constant", max_gpus=max_gpus)
+    decisions = played(policy, see, until_s=30.0)
+    assert min(replicas_of(decisions)) >= 2
+    assert (max(replicas_of(decisions)) > 2) is more
+    assert decisions[-1].targets["s1"].why.kind == "held-unknown"
+
+
 def test_wva_goes_by_the_pods_that_tell_where_these_are_most() -> None:
     """One silent pod of four held three full ones; and one full pod among silent ones must not ask
     for more for good.
